@@ -1,0 +1,272 @@
+"""`DREAMCell`: the parameters of a DREAM layer, how they start, and one step or one sequence of it.
+
+Shapes: N rows of the batch, T steps, I `input_dim`, H `hidden_dim`, R `rank`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+from dream import checks
+from dream import functional as F
+from dream.config import DREAMConfig
+from dream.errors import ConfigError
+from dream.numerics import logit
+from dream.ops import registry
+from dream.state import DREAMState
+
+TONIC = 0.2  # initial share of a unit's plasticity that stays on when nothing surprises
+
+
+class DREAMCell(nn.Module):
+    """The core of a DREAM layer: fast weights U, gated by surprise, beside a liquid recurrent state h.
+
+    The equations are in `dream.functional.dream_step`. eta, tau and the surprise scale are learned as logarithms and the
+    tonic share as a logit, so that they stay in range; keep weight decay off them (`dream.parameter_groups`). Parameters
+    that the configuration leaves unused have ``requires_grad=False``.
+
+    Args:
+        config: the knobs.
+        backend: implementation of the scan: ``"auto"``, or a name in `dream.ops.registry.BACKENDS`.
+        check_inputs: refuse NaN, inf and timespans that are not positive; one pass over the input for each call.
+
+    Attributes:
+        C, c, W, B, b, A, G_x, G_h: parameters, as in `dream.functional.DREAMParams`.
+        log_eta, logit_tonic, log_tau: (H,) parameters.
+        log_surprise_scale: () parameter.
+        V: (I, R) buffer, random semi-orthogonal sensory filter.
+        error_var_prior: (I,) buffer, error variance that a fresh row expects; moves with each sequence in training mode.
+        prior_updates: () buffer, how often it has moved.
+        plasticity_enabled: False keeps U as it is: it still predicts, but neither learns, decays nor sleeps.
+
+    Raises:
+        ConfigError: `config` is not a DREAMConfig, or the backend is unknown.
+
+    Example:
+        >>> cell = DREAMCell(DREAMConfig(input_dim=64, hidden_dim=128, rank=8))
+        >>> output, state = cell(torch.randn(32, 64), cell.init_state(batch_size=32))
+        >>> output.shape
+        torch.Size([32, 128])
+    """
+
+    V: Tensor
+    error_var_prior: Tensor
+    prior_updates: Tensor
+
+    def __init__(self, config: DREAMConfig, *, backend: str = "auto", check_inputs: bool = True) -> None:
+        super().__init__()
+        if not isinstance(config, DREAMConfig):
+            raise ConfigError(f"`config` must be a DREAMConfig; got {type(config).__name__}. Use DREAMConfig(...).")
+        self.config = config
+        self.backend = registry.check_name(backend)
+        self.check_inputs = check_inputs
+        self.plasticity_enabled = True
+        i, h = config.input_dim, config.hidden_dim
+
+        def parameter(*shape: int, used: bool = True) -> nn.Parameter:
+            return nn.Parameter(torch.empty(shape), requires_grad=used)
+
+        plastic, liquid = config.base_plasticity > 0, config.ltc_enabled
+        hastens = liquid and config.ltc_surprise_scale > 0
+        self.C, self.c = parameter(h, i), parameter(i)
+        self.W = parameter(i, h)
+        self.B, self.b = parameter(i, h), parameter(h)
+        self.A = parameter(h, h)
+        self.G_x, self.G_h = parameter(i, h, used=liquid), parameter(h, h, used=liquid)
+        self.log_eta, self.logit_tonic = parameter(h, used=plastic), parameter(h, used=plastic)
+        self.log_tau = parameter(h, used=liquid)
+        self.log_surprise_scale = parameter(used=hastens)
+        self.register_buffer("V", torch.empty(i, config.rank))
+        self.register_buffer("error_var_prior", torch.empty(i))
+        self.register_buffer("prior_updates", torch.zeros((), dtype=torch.long))
+        self.reset_parameters()
+
+    @torch.no_grad()
+    def reset_parameters(self) -> None:
+        """Start afresh: C, W, B Xavier uniform; A orthogonal; V semi-orthogonal; gates and biases 0; tau log-spaced from
+        ``time_step / 20`` to ``ltc_tau_sys``; the error variance prior 1."""
+        config = self.config
+        for weight in (self.C, self.W, self.B):
+            nn.init.xavier_uniform_(weight)
+        nn.init.orthogonal_(self.A)
+        nn.init.orthogonal_(self.V)
+        for bias in (self.c, self.b, self.G_x, self.G_h):
+            nn.init.zeros_(bias)
+        # An unused logarithm rests at 0: params() gives the effective 0 of a knob that is switched off.
+        self.log_eta.fill_(math.log(config.base_plasticity) if config.base_plasticity > 0 else 0.0)
+        self.logit_tonic.copy_(logit(torch.full_like(self.logit_tonic, TONIC)))
+        slowest, fastest = math.log(config.ltc_tau_sys), math.log(config.time_step / 20)
+        self.log_tau.copy_(torch.linspace(fastest, slowest, config.hidden_dim))
+        self.log_tau[-1] = slowest
+        self.log_surprise_scale.fill_(math.log(config.ltc_surprise_scale) if config.ltc_surprise_scale > 0 else 0.0)
+        self.error_var_prior.fill_(1.0)
+        self.prior_updates.zero_()
+
+    def params(self) -> F.DREAMParams:
+        """The effective parameters, differentiable with respect to the learned ones."""
+        config = self.config
+        eta, scale = self.log_eta.exp(), self.log_surprise_scale.exp()
+        return F.DREAMParams(
+            C=self.C,
+            c=self.c,
+            W=self.W,
+            B=self.B,
+            b=self.b,
+            A=self.A,
+            G_x=self.G_x,
+            G_h=self.G_h,
+            V=self.V,
+            eta=eta if config.base_plasticity > 0 else torch.zeros_like(eta),
+            tonic=torch.sigmoid(self.logit_tonic),
+            tau=self.log_tau.exp(),
+            surprise_scale=scale if config.ltc_surprise_scale > 0 else torch.zeros_like(scale),
+            error_var_prior=self.error_var_prior,
+        )
+
+    def get_config(self) -> DREAMConfig:
+        """The configuration that this cell was made from."""
+        return self.config
+
+    def init_state(
+        self, batch_size: int, device: str | torch.device | None = None, dtype: torch.dtype | None = None
+    ) -> DREAMState:
+        """The state of `batch_size` rows that have seen nothing; on the parameters' device and in their dtype by default.
+
+        Raises:
+            StateError: `batch_size` is not a positive integer.
+        """
+        return DREAMState.fresh(self.config, batch_size, self.error_var_prior.to(device=device, dtype=dtype))
+
+    def forward(
+        self, x: Tensor, state: DREAMState | None = None, timespans: Tensor | None = None
+    ) -> tuple[Tensor, DREAMState]:
+        """One step.
+
+        Args:
+            x: (N, I), input, in units of the data.
+            state: N rows, not changed; fresh ones if None.
+            timespans: (N,), time since the previous step, in steps; 1 if None.
+
+        Returns:
+            output: (N, H), in [-1, 1].
+            new_state: the state after the step.
+
+        Raises:
+            ShapeError, DataError, StateError: an argument that does not fit, or holds NaN or inf.
+        """
+        params = self.params()
+        x = checks.step_input(x, timespans, params, self.config)
+        if self.check_inputs:
+            checks.finite_values(x, timespans, None)
+        state = self.init_state(x.shape[0]) if state is None else state
+        state.check(self.config, x)
+        with torch.autocast(x.device.type, enabled=False):
+            seen = F.read_input(x, params, self.config, timespans)
+            new = F.advance(seen, state, params, self.config, self.plasticity_enabled).state
+        return new.h, new
+
+    def forward_sequence(
+        self,
+        x_seq: Tensor,
+        state: DREAMState | None = None,
+        return_all: bool = True,
+        timespans: Tensor | None = None,
+    ) -> tuple[Tensor, DREAMState]:
+        """A whole sequence; the same as a step at a time, and faster.
+
+        Args:
+            x_seq: (N, T, I), input, in units of the data.
+            state: N rows, not changed; fresh ones if None.
+            return_all: the outputs of all steps, or of the last only.
+            timespans: (N, T), time since the previous step, in steps; 1 if None.
+
+        Returns:
+            output: (N, T, H), or (N, H) for `return_all=False`.
+            final_state: the state after the last step.
+
+        Raises:
+            ShapeError, DataError, StateError: an argument that does not fit, or holds NaN or inf.
+        """
+        output, _, state = self.scan(x_seq, state, timespans)
+        return (output if return_all else output[:, -1]), state
+
+    def scan(
+        self,
+        x: Tensor,
+        state: DREAMState | None = None,
+        timespans: Tensor | None = None,
+        lengths: Tensor | None = None,
+    ) -> tuple[Tensor, F.DREAMTrace, DREAMState]:
+        """`dream.functional.dream_scan` with this cell's parameters; in training mode it then moves the prior:
+
+        ``var_0 += max(beta, 1 / (k + 1)) (mean of e^2 over all valid steps - var_0)``, with k the number of moves so far.
+
+        Args and Returns: as there; `state` None is fresh rows.
+        """
+        params = self.params()
+        x = checks.sequence_input(x, timespans, params, self.config)
+        lengths = checks.valid_lengths(lengths, x)
+        if self.check_inputs:
+            checks.finite_values(x, timespans, lengths)
+        state = self.init_state(x.shape[0]) if state is None else state
+        output, trace, final = F.dream_scan(
+            x, state, params, self.config, timespans, lengths, self.backend, plasticity=self.plasticity_enabled
+        )
+        if self.training:
+            self._move_prior(trace.error, lengths)
+        return output, trace, final
+
+    @torch.no_grad()
+    def _move_prior(self, error: Tensor, lengths: Tensor | None) -> None:
+        steps = error.shape[0] * error.shape[1] if lengths is None else lengths.sum()
+        mean_square = error.square().sum((0, 1)) / steps
+        weight = (1.0 / (self.prior_updates + 1)).clamp_min(self.config.error_smoothing)
+        self.error_var_prior.lerp_(mean_square, weight.to(mean_square.dtype))
+        self.prior_updates.add_(1)
+
+    def predict_next(self, state: DREAMState) -> Tensor:
+        """The input expected next, (N, I), in units of the data: ``c + h C + (h U) V^T``, fast weights included.
+
+        Raises:
+            StateError: the state does not fit this cell.
+        """
+        state.check(self.config, state.h)
+        return F.predict_next(state, self.params(), self.config)
+
+    @torch.no_grad()
+    def consolidate(self, state: DREAMState, steps: int = 1) -> DREAMState:
+        """Sleep on demand: line 11 without its threshold, `steps` times, so that U_target moves towards U.
+
+        ``U_target' = U_target + zeta avg_surprise (U - U_target)``
+
+        Raises:
+            StateError: the state does not fit this cell.
+            ConfigError: `steps` is not a positive integer.
+        """
+        state.check(self.config, state.h)
+        if isinstance(steps, bool) or not isinstance(steps, int) or steps < 1:
+            raise ConfigError(f"`steps` must be a positive integer; got {steps!r}.", key="steps")
+        kept = (1.0 - self.config.sleep_rate * state.avg_surprise) ** steps
+        new = state.clone()
+        new.U_target = torch.lerp(state.U, state.U_target, kept[:, None, None])
+        return new
+
+    @contextmanager
+    def plasticity(self, enabled: bool) -> Iterator[None]:
+        """Within ``with cell.plasticity(False):`` the fast weights stay as they are; they still predict."""
+        before = self.plasticity_enabled
+        self.plasticity_enabled = enabled
+        try:
+            yield
+        finally:
+            self.plasticity_enabled = before
+
+    def extra_repr(self) -> str:
+        """What `print` shows."""
+        c = self.config
+        return f"{c.input_dim}, {c.hidden_dim}, rank={c.rank}"

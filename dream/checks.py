@@ -1,0 +1,121 @@
+"""What a caller may pass: shapes, dtypes, devices, lengths. Each refusal names argument, expected, got and remedy.
+
+Shapes: N rows of the batch, T steps, I `input_dim`.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from dream.config import DREAMConfig
+from dream.errors import DataError, ShapeError
+
+if TYPE_CHECKING:
+    from dream.functional import DREAMParams
+
+
+def step_input(x: Tensor, timespans: Tensor | None, params: DREAMParams, config: DREAMConfig) -> Tensor:
+    """x (N, I), in the dtype that the layer computes in.
+
+    Raises:
+        ShapeError, DataError: see `_input`.
+    """
+    return _input(x, timespans, params, config, ("batch", f"{config.input_dim}"), "Remove the time axis or use a scan.")
+
+
+def sequence_input(x: Tensor, timespans: Tensor | None, params: DREAMParams, config: DREAMConfig) -> Tensor:
+    """x (N, T, I), in the dtype that the layer computes in.
+
+    Raises:
+        ShapeError, DataError: see `_input`.
+    """
+    axes = ("batch", "time", f"{config.input_dim}")
+    hint = "Add a time axis with x.unsqueeze(1)." if x.dim() == 2 else "Batch comes first, features last."
+    return _input(x, timespans, params, config, axes, hint)
+
+
+def _input(
+    x: Tensor, timespans: Tensor | None, params: DREAMParams, config: DREAMConfig, axes: tuple[str, ...], hint: str
+) -> Tensor:
+    """`x` if it fits: number of dimensions, features, no empty axis, the parameters' dtype and device.
+
+    Under autocast a half-precision `x` is what the layer before gives; it is cast up. Half-precision parameters are
+    refused: the statistics need float32.
+    """
+    expected, got = f"({', '.join(axes)})", tuple(x.shape)
+    if x.dim() != len(axes):
+        raise ShapeError(f"`x` must be {expected}; got {got}. {hint}")
+    if x.shape[-1] != config.input_dim:
+        raise ShapeError(f"`x` must be {expected}; got {got}: {x.shape[-1]} features. Set input_dim={x.shape[-1]}.")
+    if 0 in x.shape:
+        empty = axes[got.index(0)]
+        raise ShapeError(f"`x` must be {expected} with no empty axis; got {got}: {empty} is 0. Skip empty batches.")
+    like = params.C
+    if like.dtype in (torch.float16, torch.bfloat16):
+        raise DataError(f"the parameters must be float32 or float64; got {like.dtype}. Use .float() and torch.autocast.")
+    if not x.is_floating_point():
+        raise DataError(f"`x` must be floating; got {x.dtype}. Use x.to({like.dtype}).")
+    if x.device != like.device:
+        raise DataError(f"`x` must be on the parameters' device {like.device}; got {x.device}. Use x.to('{like.device}').")
+    if torch.is_autocast_enabled(x.device.type):
+        x = x.to(like.dtype)
+    if x.dtype != like.dtype:
+        raise DataError(f"`x` must have the parameters' dtype {like.dtype}; got {x.dtype}. Use x.to({like.dtype}).")
+    if timespans is not None:
+        if timespans.shape != x.shape[:-1]:
+            raise ShapeError(f"`timespans` must be {tuple(x.shape[:-1])} like `x`; got {tuple(timespans.shape)}.")
+        if timespans.dtype != x.dtype or timespans.device != x.device:
+            raise DataError(
+                f"`timespans` must be {x.dtype} on {x.device} like `x`; got {timespans.dtype} on {timespans.device}."
+            )
+    return x
+
+
+def valid_lengths(lengths: Tensor | None, x: Tensor) -> Tensor | None:
+    """`lengths` on the device of `x` (N, T, I); None where no row is shorter than T.
+
+    Raises:
+        ShapeError, DataError: not integers (N,), or not all from 1 to T.
+    """
+    if lengths is None:
+        return None
+    rows, steps = x.shape[:2]
+    if lengths.shape != (rows,):
+        raise ShapeError(f"`lengths` must be ({rows},), one for each row; got {tuple(lengths.shape)}.")
+    if lengths.is_floating_point() or lengths.is_complex() or lengths.dtype == torch.bool:
+        raise DataError(f"`lengths` must be integers; got {lengths.dtype}. Use lengths.long().")
+    low, high = (int(bound) for bound in torch.aminmax(lengths))
+    if low < 1 or high > steps:
+        raise DataError(
+            f"`lengths` must lie between 1 and {steps}, the steps of `x`; got {low if low < 1 else high}. "
+            "Drop empty rows, or pad `x` further."
+        )
+    return None if low == steps else lengths.to(x.device)
+
+
+def finite_values(x: Tensor, timespans: Tensor | None, lengths: Tensor | None) -> None:
+    """Refuse NaN and inf in the valid part of `x` (N, T, I) or (N, I), and timespans that are not positive.
+
+    One pass and one synchronisation with the device where all is well.
+
+    Raises:
+        DataError: naming the first bad place.
+    """
+    bad = ~x.isfinite().all(-1)
+    bad_span = torch.zeros_like(bad) if timespans is None else ~(timespans.isfinite() & (timespans > 0))
+    if lengths is not None:
+        valid = torch.arange(x.shape[1], device=x.device) < lengths.to(x.device).unsqueeze(1)
+        bad, bad_span = bad & valid, bad_span & valid
+    if not bool((bad | bad_span).any()):
+        return
+    name, where = ("x", bad) if bool(bad.any()) else ("timespans", bad_span)
+    place = where.nonzero()[0].tolist()
+    at = f"row {place[0]}" + (f", step {place[1]}" if len(place) > 1 else "")
+    rule = "finite" if name == "x" else "finite and positive"
+    raise DataError(
+        f"`{name}` must be {rule}; {int(where.sum())} of {where.numel()} steps are not, the first at {at}. "
+        "Fill or drop them first."
+    )

@@ -1,0 +1,52 @@
+"""What can go wrong, by kind. Every message names the argument, what was expected, what came and what to do."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+
+
+class DREAMError(Exception):
+    """Base of every error that this project raises on purpose."""
+
+
+class ConfigError(DREAMError):
+    """A configuration value, name or file that is not allowed.
+
+    ``key`` is the name of the offending field where there is one, so that a command line can print its full path.
+    """
+
+    def __init__(self, message: str, *, key: str | None = None) -> None:
+        super().__init__(message)
+        self.key = key
+
+
+class ShapeError(DREAMError):
+    """A tensor with a wrong number of dimensions or a wrong size."""
+
+
+class StateError(DREAMError):
+    """A `DREAMState` that does not belong to this layer, batch, dtype or device."""
+
+
+class DataError(DREAMError):
+    """Data that cannot be used: NaN, wrong dtype, wrong lengths, a broken or missing file."""
+
+
+class CheckpointError(DREAMError):
+    """A file of weights or states that is damaged or belongs to something else."""
+
+
+class DREAMWarning(UserWarning):
+    """Something legal that is probably not what was meant."""
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """The sentence that names the known word nearest to `name`, or all of them where none is near.
+
+    >>> nearest("rnak", ["rank", "kappa"])
+    'Did you mean `rank`?'
+    """
+    known = list(known)
+    close = get_close_matches(name, known, n=1, cutoff=0.6)
+    return f"Did you mean `{close[0]}`?" if close else "Known: " + ", ".join(known) + "."

@@ -1,0 +1,239 @@
+"""The DREAM step, once. Every other file calls it: the cell, the scan over time, the tests of faster kernels.
+
+Shapes: N rows of the batch, T steps, I `input_dim`, H `hidden_dim`, R `rank`. All functions are pure: no argument changes.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from dream import checks
+from dream.config import DREAMConfig
+from dream.numerics import excess, root
+from dream.ops import registry
+from dream.state import DREAMState
+
+EPS = 1e-6
+HALF_PLASTICITY = 0.1  # the plasticity at which one step corrects half of a fully surprising error
+OUTLIER = 5.0  # usual deviations beyond which an error counts as this much
+MAX_ENTROPY = 2.0  # nats
+
+
+class DREAMParams(NamedTuple):
+    """The effective parameters of a cell: in the range that the equations use, whatever form they are learned in."""
+
+    C: Tensor  # (H, I) slow prediction of the input from the state
+    c: Tensor  # (I,)
+    W: Tensor  # (I, H) how a prediction error drives the state
+    B: Tensor  # (I, H) how the input drives the state
+    b: Tensor  # (H,)
+    A: Tensor  # (H, H) recurrence
+    G_x: Tensor  # (I, H) the liquid gate: how the input stretches or shrinks each time constant
+    G_h: Tensor  # (H, H) and how the state does
+    V: Tensor  # (I, R) fixed sensory filter of the fast weights
+    eta: Tensor  # (H,) > 0, plasticity of each unit
+    tonic: Tensor  # (H,) in (0, 1), share of it that stays on when nothing surprises
+    tau: Tensor  # (H,) > 0, time constant of each unit, in model time
+    surprise_scale: Tensor  # () >= 0, how far surprise shortens the time constants
+    error_var_prior: Tensor  # (I,) > 0, error variance that a fresh row expects, in squared units of the data
+
+
+class DREAMTrace(NamedTuple):
+    """What a scan saw, (N, T, ...), 0 at padded steps; from a single step the same without the axis T."""
+
+    prediction: Tensor  # (N, T, I) what was expected of x_t before it was seen
+    forecast: Tensor  # (N, T, I) what is expected of x_{t+1} after x_t
+    error: Tensor  # (N, T, I) x - prediction
+    surprise: Tensor  # (N, T) in (0, 1)
+    deviation: Tensor  # (N, T) error in units of what the row is used to
+    u_norm: Tensor  # (N, T) |U| after the step
+
+
+class StepInput(NamedTuple):
+    """All that a step needs of its input and that no state enters, for (N, ...) or (T, N, ...) at once."""
+
+    x: Tensor  # (..., I)
+    drive: Tensor  # (..., H) x B + b
+    gate: Tensor  # (..., H) ln(dt / tau) + x G_x
+    forget: Tensor  # (..., 1, 1) f of line 6
+    entropy: Tensor  # (...) what line 4 has of the prior: 0.5 ln(2 pi e) - mean_i 0.5 ln(var_0_i + EPS)
+
+
+class StepResult(NamedTuple):
+    """A step's new state (its h is the output) and what it saw on the way."""
+
+    state: DREAMState
+    prediction: Tensor
+    surprise: Tensor
+    deviation: Tensor
+    u_norm: Tensor
+
+
+def read_input(x: Tensor, params: DREAMParams, config: DREAMConfig, timespans: Tensor | None) -> StepInput:
+    """The products with the input, large enough to be worth autocasting: x (..., I), timespans (...)."""
+    span = x.new_ones(x.shape[:-1]) if timespans is None else timespans
+    drive = (x @ params.B).to(x.dtype) + params.b
+    gate = drive  # unused without liquid time
+    if config.ltc_enabled:
+        dt = config.time_step * span
+        gate = (x @ params.G_x).to(x.dtype) + (dt.log().unsqueeze(-1) - params.tau.log())
+    rate = config.forgetting_rate * span
+    prior = 0.5 * (math.log(2 * math.pi * math.e) - (params.error_var_prior.detach() + EPS).log().mean())
+    return StepInput(x, drive, gate, (rate / (1.0 + rate))[..., None, None], prior.expand(span.shape))
+
+
+def predict_next(state: DREAMState, params: DREAMParams, config: DREAMConfig) -> Tensor:
+    """Line 1 on `state`: the input expected next, (N, I)."""
+    prediction = params.c + state.h @ params.C
+    if config.base_plasticity == 0:
+        return prediction
+    return prediction + (state.h.unsqueeze(1) @ state.U).squeeze(1) @ params.V.mT
+
+
+def advance(
+    seen: StepInput, state: DREAMState, params: DREAMParams, config: DREAMConfig, plasticity: bool = True
+) -> StepResult:
+    """The equations of one step. Line numbers are those of `dream_step`'s docstring."""
+    x, h, U = seen.x, state.h, state.U
+    U_target, mean, var = state.U_target.detach(), state.error_mean.detach(), state.error_var.detach()
+    threshold, avg_surprise = state.adaptive_tau.detach(), state.avg_surprise.detach()
+    usual_var = var + EPS
+
+    prediction = predict_next(state, params, config)  # 1
+    e = x - prediction  # 2
+    r = root(((e - mean).square() / usual_var).mean(-1))  # 3
+    entropy = (seen.entropy + 0.5 * usual_var.log().mean(-1)).clamp(0.0, MAX_ENTROPY)  # 4
+    S = torch.sigmoid((r - threshold * (1.0 + config.entropy_influence * entropy)) / config.surprise_temperature)  # 5
+
+    learns = plasticity and config.base_plasticity > 0
+    if learns:
+        m = (params.tonic + (1.0 - params.tonic) * S.unsqueeze(-1)) * params.eta  # 6
+        p = m / (m + HALF_PLASTICITY)
+        key = p * h / (1.0 + h.square().sum(-1, keepdim=True))
+        U = U - seen.forget * (U - U_target) + key.unsqueeze(-1) * (e @ params.V).unsqueeze(1)
+        norm = torch.linalg.vector_norm(U, dim=(-2, -1))
+        shrink = 1.0 - config.kappa * excess(norm, config.target_norm)  # 7
+        U, u_norm = U * shrink[:, None, None], (norm * shrink).detach()
+    else:
+        u_norm = torch.linalg.vector_norm(U.detach(), dim=(-2, -1))
+
+    u = torch.tanh(seen.drive + h @ params.A + e @ params.W)  # 8
+    if config.ltc_enabled:  # 9
+        pace = seen.gate + torch.log1p(params.surprise_scale * S).unsqueeze(-1) + h @ params.G_h
+        h = torch.lerp(h, u, torch.sigmoid(pace))
+    else:
+        h = u
+
+    with torch.no_grad():  # 10: measurements, which carry no gradient
+        beta, beta_s, tau_0 = config.error_smoothing, config.surprise_smoothing, config.base_threshold
+        limit = OUTLIER * usual_var.sqrt()
+        d = torch.clamp(e - mean, -limit, limit)
+        mean = mean + beta * d
+        var = (1.0 - beta) * (var + beta * d.square())
+        avg_surprise = avg_surprise + beta_s * (S - avg_surprise)
+        habituated = threshold + beta_s * ((1.0 + tau_0) * r.clamp_max(2.0) - threshold)
+        threshold = habituated.clamp_min(tau_0)
+        if learns and config.sleep_rate > 0:  # 11
+            asleep = avg_surprise * (avg_surprise > config.min_surprise_for_sleep)
+            U_target = U_target + config.sleep_rate * asleep[:, None, None] * (U - U_target)
+
+    new = DREAMState(h, U, U_target, threshold, mean, var, avg_surprise)
+    return StepResult(new, prediction, S.detach(), r.detach(), u_norm)
+
+
+def dream_step(
+    x: Tensor, state: DREAMState, params: DREAMParams, config: DREAMConfig, timespans: Tensor | None = None
+) -> tuple[Tensor, DREAMTrace, DREAMState]:
+    r"""One step for N rows.
+
+    .. code-block:: text
+
+        1  prediction   x_hat = c + h C + (h U) V^T
+        2  error        e     = x - x_hat
+        3  deviation    r     = sqrt( mean_i (e_i - error_mean_i)^2 / (error_var_i + EPS) )
+        4  entropy      E     = clip( mean_i 0.5 ln( 2 pi exp(1) (error_var_i + EPS) / (var_0_i + EPS) ), 0, 2 )
+        5  surprise     S     = sigmoid( (r - adaptive_tau (1 + alpha E)) / gamma )
+        6  plasticity   m_j   = tonic_j + (1 - tonic_j) S;  p_j = m_j eta_j / (m_j eta_j + HALF_PLASTICITY)
+                        f     = lambda span / (1 + lambda span)
+                        U"    = U - f (U - U_target) + (p * h) (e V)^T / (1 + |h|^2)
+        7  homeostasis  U'    = U" (1 - kappa max(0, 1 - target / |U"|_F))
+        8  drive        u     = x B + b + h A + e W
+        9  liquid time  a_j   = sigmoid( ln( dt (1 + s S) / tau_j ) + (x G_x + h G_h)_j ),  dt = time_step span
+                        h'_j  = h_j + a_j (tanh(u_j) - h_j)          (ltc_enabled = False:  h' = tanh(u))
+        10 statistics   d_i   = e_i - error_mean_i, clipped to +- OUTLIER sqrt(error_var_i + EPS)
+                        error_mean' = error_mean + beta d;  error_var' = (1 - beta)(error_var + beta d^2)
+                        avg_surprise' = avg_surprise + beta_s (S - avg_surprise)
+                        adaptive_tau' = max( tau_0, adaptive_tau + beta_s ((1 + tau_0) min(r, 2) - adaptive_tau) )
+        11 sleep        where avg_surprise' > S_min:  U_target' = U_target + zeta avg_surprise' (U' - U_target)
+
+    With ``base_plasticity = 0`` line 1 leaves U out and lines 6, 7 and 11 are skipped. Lines 4, 10 and 11, the state that
+    they keep and the trace but for prediction, forecast and error carry no gradient.
+
+    Args:
+        x: (N, I), input, in units of the data (standardise it).
+        state: N rows; not changed.
+        params: effective parameters.
+        config: knobs.
+        timespans: (N,), time since the previous step, in steps; 1 if None.
+
+    Returns:
+        output: (N, H), the new hidden state, in [-1, 1].
+        trace: what was seen: prediction, forecast and error (N, I), surprise, deviation and u_norm (N,).
+        state: the new state.
+
+    Raises:
+        ShapeError, DataError, StateError: an argument of a wrong shape, dtype or device.
+    """
+    x = checks.step_input(x, timespans, params, config)
+    state.check(config, x)
+    with torch.autocast(x.device.type, enabled=False):
+        seen = read_input(x, params, config, timespans)
+        new, prediction, surprise, deviation, u_norm = advance(seen, state, params, config)
+        forecast = predict_next(new, params, config)
+    return new.h, DREAMTrace(prediction, forecast, x - prediction, surprise, deviation, u_norm), new
+
+
+def dream_scan(
+    x: Tensor,
+    state: DREAMState,
+    params: DREAMParams,
+    config: DREAMConfig,
+    timespans: Tensor | None = None,
+    lengths: Tensor | None = None,
+    backend: str = "auto",
+    *,
+    plasticity: bool = True,
+) -> tuple[Tensor, DREAMTrace, DREAMState]:
+    """`dream_step` over a sequence, by whichever backend is asked for.
+
+    Past its length a row freezes: its output and trace are 0, its state stays, and nothing that lies in the padding,
+    NaN included, has any effect on values or gradients.
+
+    Args:
+        x: (N, T, I), input, in units of the data.
+        state: N rows; not changed.
+        params: effective parameters.
+        config: knobs.
+        timespans: (N, T), time since the previous step, in steps; 1 if None.
+        lengths: (N,), valid steps of each row, from 1 to T; T if None.
+        backend: ``"auto"`` for the fastest that can serve this call, or a name of `dream.ops.registry.BACKENDS`.
+        plasticity: False keeps U as it is: it still predicts, but neither learns, decays nor sleeps.
+
+    Returns:
+        output: (N, T, H).
+        trace: (N, T, ...).
+        state: the state of every row after its last valid step.
+
+    Raises:
+        ShapeError, DataError, StateError: an argument of a wrong shape, dtype or device; lengths below 1 or above T.
+        ConfigError: an unknown backend, or one that cannot serve this call; the message says why.
+    """
+    x = checks.sequence_input(x, timespans, params, config)
+    lengths = checks.valid_lengths(lengths, x)
+    state.check(config, x)
+    scan = registry.choose(backend, x, config)
+    return scan(x, state, params, config, timespans, lengths, plasticity)

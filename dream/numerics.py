@@ -1,0 +1,22 @@
+"""The delicate arithmetic of the step: forms that stay finite, in value and derivative, where the textbook ones do not."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def root(square: Tensor) -> Tensor:
+    """sqrt(square) for square >= 0, with derivative 0 (and not infinity) at 0."""
+    positive = square > 0
+    return torch.where(positive, torch.where(positive, square, 1.0).sqrt(), 0.0)
+
+
+def excess(norm: Tensor, target: float) -> Tensor:
+    """max(0, 1 - target / norm) for norm >= 0 and target > 0; finite at norm = 0."""
+    return 1.0 - target / norm.clamp_min(target)
+
+
+def logit(p: Tensor) -> Tensor:
+    """ln(p / (1 - p)), the inverse of the sigmoid, for p in (0, 1)."""
+    return p.log() - torch.log1p(-p)

@@ -1,0 +1,1 @@
+"""Implementations of `dream_scan`: the reference, which is the definition, and whatever is faster."""

@@ -1,0 +1,58 @@
+"""The definition of the scan: a loop over the step of `dream.functional`. Slow, plain, and right on every device."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from dream import functional as F
+from dream.config import DREAMConfig
+from dream.state import DREAMState, where
+
+
+def scan(
+    x: Tensor,
+    state: DREAMState,
+    params: F.DREAMParams,
+    config: DREAMConfig,
+    timespans: Tensor | None,
+    lengths: Tensor | None,
+    plasticity: bool,
+) -> tuple[Tensor, F.DREAMTrace, DREAMState]:
+    """See `dream.functional.dream_scan`. What no state enters is computed for all steps at once, before the loop."""
+    steps = x.shape[1]
+    valid = None
+    if lengths is not None:
+        valid = torch.arange(steps, device=x.device) < lengths.unsqueeze(1)
+        x = torch.where(valid.unsqueeze(-1), x, 0.0)
+        timespans = None if timespans is None else torch.where(valid, timespans, 1.0)
+
+    seen = F.read_input(x.transpose(0, 1), params, config, None if timespans is None else timespans.mT)
+    with torch.autocast(x.device.type, enabled=False):
+        outputs, results = [], []
+        for t, inputs in enumerate(map(F.StepInput, *(part.unbind(0) for part in seen))):
+            result = F.advance(inputs, state, params, config, plasticity)
+            state = result.state if valid is None else where(valid[:, t], result.state, state)
+            outputs.append(state.h)
+            results.append(result)
+        last_forecast = F.predict_next(state, params, config)
+
+    prediction = torch.stack([r.prediction for r in results], 1)
+    output, trace = (
+        torch.stack(outputs, 1),
+        F.DREAMTrace(
+            prediction=prediction,
+            forecast=torch.cat([prediction[:, 1:], last_forecast.unsqueeze(1)], 1),
+            error=x - prediction,
+            surprise=torch.stack([r.surprise for r in results], 1),
+            deviation=torch.stack([r.deviation for r in results], 1),
+            u_norm=torch.stack([r.u_norm for r in results], 1),
+        ),
+    )
+    if valid is None:
+        return output, trace, state
+
+    def blank(part: Tensor) -> Tensor:
+        return torch.where(valid.view(*valid.shape, *[1] * (part.dim() - 2)), part, 0.0)
+
+    return blank(output), F.DREAMTrace(*map(blank, trace)), state

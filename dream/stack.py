@@ -1,0 +1,147 @@
+"""`DREAMStack`: several DREAM layers, each reading the output of the one below.
+
+Shapes: N rows of the batch, T steps, I `input_dim`, H_k width of layer k.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from itertools import pairwise
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from dream.config import DREAMConfig
+from dream.errors import ConfigError, StateError
+from dream.functional import DREAMTrace
+from dream.layer import DREAM, SequenceModule
+from dream.state import DREAMState
+
+
+class DREAMStack(SequenceModule[list[DREAMState], list[DREAMTrace]]):
+    """Stack of DREAM layers, with dropout between them in training mode.
+
+    State and trace are lists, one entry for each layer. What is expected of the data is the forecast of the first layer,
+    the only one that reads the data itself.
+
+    Args:
+        input_dim: I, number of input features.
+        hidden_dims: width of each layer, first to last.
+        rank: R, rank of each layer's fast weights.
+        dropout: share of each layer's output that is dropped on its way to the next, in [0, 1); not after the last.
+        backend: implementation of the scan: ``"auto"``, or a name in `dream.ops.registry.BACKENDS`.
+        check_inputs: refuse NaN, inf and timespans that are not positive; one pass over the input for each call.
+        **config: the other fields of `DREAMConfig`, the same for all layers.
+
+    Raises:
+        ConfigError: a dimension, knob or backend that is not allowed; no layer; dropout outside [0, 1).
+
+    Example:
+        >>> model = DREAMStack(input_dim=64, hidden_dims=[128, 128, 64], rank=8, dropout=0.1)
+        >>> output, states = model(torch.randn(32, 50, 64))
+        >>> output.shape, len(states)
+        (torch.Size([32, 50, 64]), 3)
+    """
+
+    def __init__(
+        self,
+        input_dim: int = DREAMConfig.input_dim,
+        hidden_dims: Sequence[int] = (DREAMConfig.hidden_dim,),
+        rank: int = DREAMConfig.rank,
+        dropout: float = 0.0,
+        *,
+        backend: str = "auto",
+        check_inputs: bool = True,
+        **config: Any,
+    ) -> None:
+        super().__init__()
+        if isinstance(hidden_dims, (str, int)) or not hidden_dims:
+            raise ConfigError(
+                f"`hidden_dims` must list the width of each layer, such as [128, 64]; got {hidden_dims!r}.",
+                key="hidden_dims",
+            )
+        if "hidden_dim" in config:
+            raise ConfigError("`hidden_dim` is not an argument of DREAMStack; use `hidden_dims`.", key="hidden_dim")
+        if isinstance(dropout, bool) or not isinstance(dropout, (int, float)) or not 0 <= dropout < 1:
+            raise ConfigError(f"`dropout` must be a number from 0 to below 1; got {dropout!r}.", key="dropout")
+        self.dropout = nn.Dropout(dropout)
+        self.layers: nn.ModuleList = nn.ModuleList(
+            # only the data itself needs checking for NaN: what a layer puts out is finite
+            DREAM(i, h, rank, backend=backend, check_inputs=check_inputs and k == 0, **config)
+            for k, (i, h) in enumerate(pairwise([input_dim, *hidden_dims]))
+        )
+
+    def _layers(self) -> Iterator[DREAM]:
+        for layer in self.layers:
+            assert isinstance(layer, DREAM)
+            yield layer
+
+    def _states(self, state: Sequence[DREAMState] | None) -> Sequence[DREAMState | None]:
+        if state is None:
+            return [None] * len(self.layers)
+        if isinstance(state, DREAMState) or len(state) != len(self.layers):
+            got = "one DREAMState" if isinstance(state, DREAMState) else f"a list of {len(state)}"
+            raise StateError(f"`state` must be a list of {len(self.layers)} DREAMState, one for each layer; got {got}.")
+        return state
+
+    @property
+    def check_inputs(self) -> bool:
+        """Whether NaN, inf and timespans that are not positive are refused."""
+        return next(self._layers()).cell.check_inputs
+
+    @property
+    def plasticity_enabled(self) -> bool:
+        """Whether the fast weights of any layer learn; setting it sets all layers."""
+        return any(layer.plasticity_enabled for layer in self._layers())
+
+    @plasticity_enabled.setter
+    def plasticity_enabled(self, enabled: bool) -> None:
+        for layer in self._layers():
+            layer.plasticity_enabled = enabled
+
+    @contextmanager
+    def plasticity(self, enabled: bool) -> Iterator[None]:
+        """Within ``with stack.plasticity(False):`` the fast weights of all layers stay as they are."""
+        with ExitStack() as switches:
+            for layer in self._layers():
+                switches.enter_context(layer.plasticity(enabled))
+            yield
+
+    def scan(
+        self, x: Tensor, lengths: Tensor | None, state: Sequence[DREAMState] | None, timespans: Tensor | None
+    ) -> tuple[Tensor, list[DREAMTrace], list[DREAMState]]:
+        """See `SequenceModule.scan`."""
+        traces, states = [], []
+        for k, (layer, before) in enumerate(zip(self._layers(), self._states(state), strict=True)):
+            x, trace, after = layer.scan(x if k == 0 else self.dropout(x), lengths, before, timespans)
+            traces.append(trace)
+            states.append(after)
+        return x, traces, states
+
+    def init_state(
+        self, batch_size: int, device: str | torch.device | None = None, dtype: torch.dtype | None = None
+    ) -> list[DREAMState]:
+        """Fresh states, one for each layer; see `DREAMCell.init_state`."""
+        return [layer.init_state(batch_size, device, dtype) for layer in self._layers()]
+
+    def predict_next(self, state: Sequence[DREAMState]) -> Tensor:
+        """The data expected next, (N, I): the first layer's forecast."""
+        first = self._states(state)[0]
+        assert first is not None
+        return next(self._layers()).predict_next(first)
+
+    def consolidate(self, state: Sequence[DREAMState], steps: int = 1) -> list[DREAMState]:
+        """Sleep on demand, in every layer; see `DREAMCell.consolidate`."""
+        pairs = zip(self._layers(), self._states(state), strict=True)
+        return [layer.consolidate(one, steps) for layer, one in pairs if one is not None]
+
+    def reset_parameters(self) -> None:
+        """Start every layer afresh."""
+        for layer in self._layers():
+            layer.reset_parameters()
+
+    def get_config(self) -> list[DREAMConfig]:
+        """The configuration of each layer."""
+        return [layer.get_config() for layer in self._layers()]

@@ -1,0 +1,261 @@
+"""`DREAMState`: everything that a DREAM layer carries from one step to the next, and the one place where its shapes live.
+
+Shapes: N rows of the batch, H `hidden_dim`, R `rank`, I `input_dim`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save as to_safetensors
+from torch import Tensor
+from torch.utils import _pytree as pytree
+
+from dream.config import DREAMConfig
+from dream.errors import CheckpointError, DREAMWarning, StateError
+from dream.files import write_atomic
+
+FORMAT = "dream-state"
+VERSION = 1
+
+
+@dataclass
+class DREAMState:
+    """State of a DREAM layer, one row for each sequence.
+
+    Every method returns a new state; none changes this one. Registered with torch's pytrees and with
+    ``torch.load(weights_only=True)``.
+
+    Attributes:
+        h: (N, H), hidden state; in [-1, 1].
+        U: (N, H, R), fast weights.
+        U_target: (N, H, R), what U decays to.
+        adaptive_tau: (N,), habituated surprise threshold, in usual deviations.
+        error_mean: (N, I), running mean of the prediction error, in units of the data.
+        error_var: (N, I), its running variance, in squared units.
+        avg_surprise: (N,), running mean of the surprise, in (0, 1).
+    """
+
+    h: Tensor
+    U: Tensor
+    U_target: Tensor
+    adaptive_tau: Tensor
+    error_mean: Tensor
+    error_var: Tensor
+    avg_surprise: Tensor
+
+    @classmethod
+    def fresh(cls, config: DREAMConfig, batch_size: int, error_var: Tensor) -> DREAMState:
+        """`batch_size` rows that have seen nothing, with the dtype and device of `error_var` (I,), the variance expected.
+
+        Raises:
+            StateError: `batch_size` is not a positive integer.
+        """
+        if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
+            raise StateError(f"`batch_size` must be a positive integer; got {batch_size!r}.")
+
+        def zeros(*shape: int) -> Tensor:
+            return error_var.new_zeros(shape)
+
+        shapes = cls.shapes(config, batch_size)
+        return cls(
+            h=zeros(*shapes["h"]),
+            U=zeros(*shapes["U"]),
+            U_target=zeros(*shapes["U_target"]),
+            adaptive_tau=error_var.new_full(shapes["adaptive_tau"], config.base_threshold),
+            error_mean=zeros(*shapes["error_mean"]),
+            error_var=error_var.detach().expand(shapes["error_var"]).clone(),
+            avg_surprise=zeros(*shapes["avg_surprise"]),
+        )
+
+    @staticmethod
+    def shapes(config: DREAMConfig, batch_size: int) -> dict[str, tuple[int, ...]]:
+        """The shape that each field has for this configuration and number of rows."""
+        n, i, h, r = batch_size, config.input_dim, config.hidden_dim, config.rank
+        return {
+            "h": (n, h),
+            "U": (n, h, r),
+            "U_target": (n, h, r),
+            "adaptive_tau": (n,),
+            "error_mean": (n, i),
+            "error_var": (n, i),
+            "avg_surprise": (n,),
+        }
+
+    @property
+    def batch_size(self) -> int:
+        """N, the number of rows."""
+        return self.h.shape[0]
+
+    def items(self) -> Iterator[tuple[str, Tensor]]:
+        """Pairs of field name and tensor, in order."""
+        for field in dataclasses.fields(self):
+            yield field.name, getattr(self, field.name)
+
+    def shape(self) -> dict[str, tuple[int, ...]]:
+        """The shape of every field."""
+        return {name: tuple(tensor.shape) for name, tensor in self.items()}
+
+    def map(self, function: Callable[[Tensor], Tensor]) -> DREAMState:
+        """A state whose every tensor is `function` of this one's."""
+        return DREAMState(**{name: function(tensor) for name, tensor in self.items()})
+
+    def detach(self) -> DREAMState:
+        """The same values without their history, for truncated back-propagation through time."""
+        return self.map(Tensor.detach)
+
+    def clone(self) -> DREAMState:
+        """A copy that shares no memory with this one."""
+        return self.map(Tensor.clone)
+
+    def to(self, device: str | torch.device | None = None, dtype: torch.dtype | None = None) -> DREAMState:
+        """This state on another device and/or in another floating dtype.
+
+        Raises:
+            StateError: `dtype` is not floating.
+        """
+        if isinstance(device, torch.dtype):
+            device, dtype = None, device
+        if dtype is not None and not dtype.is_floating_point:
+            raise StateError(f"`dtype` must be floating, such as torch.float32; got {dtype}.")
+        return self.map(lambda tensor: tensor.to(device=device, dtype=dtype))
+
+    def __getitem__(self, rows: int | slice | Sequence[int] | Tensor) -> DREAMState:
+        """Some rows: an index, a slice, a list or a tensor of indices, or a mask (N,); the row axis stays.
+
+        Raises:
+            StateError: a row that is not there, or a mask of another length.
+        """
+        index = slice(rows, rows + 1 or None) if isinstance(rows, int) else rows
+        try:
+            selected = self.map(lambda tensor: tensor[index])
+        except IndexError as error:
+            raise StateError(f"`rows` must select among {self.batch_size} rows; {error}.") from None
+        if isinstance(rows, int) and selected.batch_size == 0:
+            raise StateError(f"`rows` must lie within {self.batch_size} rows; got {rows}.")
+        return selected
+
+    @staticmethod
+    def cat(states: Sequence[DREAMState]) -> DREAMState:
+        """The rows of several states, one after another.
+
+        Raises:
+            StateError: no state, or states of different dimensions, dtypes or devices.
+        """
+        if not states:
+            raise StateError("`states` must hold at least one DREAMState; got none.")
+        first = states[0]
+        for state in states[1:]:
+            for (name, a), (_, b) in zip(first.items(), state.items(), strict=True):
+                if a.shape[1:] != b.shape[1:] or a.dtype != b.dtype or a.device != b.device:
+                    raise StateError(
+                        f"`states` must agree but for the number of rows; `{name}` is {_kind(a)} and {_kind(b)}."
+                    )
+        return DREAMState(**{name: torch.cat([getattr(s, name) for s in states]) for name, _ in first.items()})
+
+    def reset(self, mask: Tensor, fresh: DREAMState) -> DREAMState:
+        """The rows where `mask` (N,) is True from `fresh`, the others from this state.
+
+        Raises:
+            StateError: a mask that is not boolean (N,), or a `fresh` that does not match this state.
+        """
+        if mask.dtype != torch.bool or mask.shape != (self.batch_size,):
+            raise StateError(f"`mask` must be a boolean tensor ({self.batch_size},); got {_kind(mask)}.")
+        for (name, a), (_, b) in zip(self.items(), fresh.items(), strict=True):
+            if a.shape != b.shape or a.dtype != b.dtype or a.device != b.device:
+                raise StateError(f"`fresh` must match this state; `{name}` is {_kind(b)} instead of {_kind(a)}.")
+        return where(mask, fresh, self)
+
+    def check(self, config: DREAMConfig, like: Tensor) -> None:
+        """Refuse a state that does not fit `config` and the rows, dtype and device of `like` (N, ...).
+
+        Raises:
+            StateError: naming the field, what was expected and what came.
+        """
+        for name, shape in self.shapes(config, like.shape[0]).items():
+            tensor = getattr(self, name)
+            if tensor.shape != shape or tensor.dtype != like.dtype or tensor.device != like.device:
+                raise StateError(
+                    f"`state.{name}` must be {shape}, {like.dtype}, {like.device}; got {_kind(tensor)}. "
+                    f"Make a fresh one with init_state({like.shape[0]}), or use state[rows] or state.to(...)."
+                )
+
+    def save(self, path: str | os.PathLike[str], config: DREAMConfig) -> None:
+        """Write this state and the configuration that it belongs to, as safetensors; an old file is replaced whole.
+
+        Raises:
+            StateError: the state does not fit `config`.
+            CheckpointError: the file cannot be written; what was there before is untouched.
+        """
+        self.check(config, self.h)
+        header = {"format": FORMAT, "version": str(VERSION), "config": config.to_json()}
+        payload = to_safetensors({name: tensor.detach().contiguous() for name, tensor in self.items()}, header)
+        try:
+            write_atomic(path, payload)
+        except OSError as error:
+            raise CheckpointError(f"`path` must be writable: {os.fspath(path)}; {error.strerror}.") from None
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str], config: DREAMConfig, device: str | torch.device = "cpu") -> DREAMState:
+        """Read a state that `save` wrote, for a layer configured as `config`.
+
+        Raises:
+            CheckpointError: no such file, damaged, of another kind or version, or made for other dimensions.
+
+        Warns:
+            DREAMWarning: it was made with other knobs; they are named.
+        """
+        try:
+            with safe_open(path, framework="pt", device=str(device)) as file:
+                header = file.metadata() or {}
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        except FileNotFoundError:
+            raise CheckpointError(f"`path` must be a file that DREAMState.save wrote; {path} does not exist.") from None
+        except (SafetensorError, OSError) as error:
+            raise CheckpointError(f"`path` must be a file that DREAMState.save wrote; {path} is damaged: {error}.") from None
+        if header.get("format") != FORMAT or header.get("version") != str(VERSION):
+            found = f"{header.get('format', 'no format')} {header.get('version', '')}".strip()
+            raise CheckpointError(f"`path` must hold {FORMAT} {VERSION}; {path} holds {found}.")
+        saved = DREAMConfig.from_json(header["config"])
+        differing = {
+            name: f"{value!r} in the file, {getattr(config, name)!r} here"
+            for name, value in dataclasses.asdict(saved).items()
+            if value != getattr(config, name)
+        }
+        listed = "; ".join(f"`{name}` {what}" for name, what in differing.items())
+        if differing.keys() & {"input_dim", "hidden_dim", "rank"}:
+            raise CheckpointError(f"`config` must have the dimensions of {path}: {listed}.")
+        names = {field.name for field in dataclasses.fields(cls)}
+        if tensors.keys() != names:
+            raise CheckpointError(f"{path} must hold exactly the fields {sorted(names)}; got {sorted(tensors)}.")
+        state = cls(**tensors)
+        try:
+            state.check(config, state.h)
+        except StateError as error:
+            raise CheckpointError(f"{path} is inconsistent: {error}") from None
+        if differing:
+            warnings.warn(f"{path} was saved with other knobs: {listed}.", DREAMWarning, stacklevel=2)
+        return state
+
+
+def where(mask: Tensor, a: DREAMState, b: DREAMState) -> DREAMState:
+    """The rows of `a` where `mask` (N,) is True, those of `b` elsewhere."""
+
+    def choose(name: str, x: Tensor) -> Tensor:
+        return torch.where(mask.view(-1, *[1] * (x.dim() - 1)), x, getattr(b, name))
+
+    return DREAMState(**{name: choose(name, x) for name, x in a.items()})
+
+
+def _kind(tensor: Tensor) -> str:
+    return f"{tuple(tensor.shape)}, {tensor.dtype}, {tensor.device}"
+
+
+pytree.register_dataclass(DREAMState, serialized_type_name="dream.DREAMState")
+torch.serialization.add_safe_globals([DREAMState])
