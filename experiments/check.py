@@ -1,0 +1,45 @@
+"""`dream check`: build everything, run one batch, and say what a fit would do."""
+
+from __future__ import annotations
+
+import time
+
+import lightning as L
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from dream.ops import registry
+from lightning_modules.base import TaskModule
+from lightning_modules.data import ForecastingData
+
+
+def check_experiment(trainer: L.Trainer, model: L.LightningModule, data: L.LightningDataModule) -> None:
+    """Print data, model, one batch and the time that a fit would take. Nothing is written."""
+    assert isinstance(model, TaskModule)
+    assert isinstance(data, ForecastingData)
+    table = Table("", "", title="what `dream fit` would do", title_justify="left", show_header=False)
+    data.setup("fit")
+    for name, text in data.describe():
+        table.add_row(name, text)
+    table.add_section()
+    trainable = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+    table.add_row("model", f"{type(model).__name__}, {trainable:,} trainable parameters")
+    for k, config in enumerate(model.stack.get_config()):
+        table.add_row(f"layer {k}", f"DREAM {config.input_dim} -> {config.hidden_dim}, rank {config.rank}")
+    table.add_row("backends", ", ".join(registry.BACKENDS))
+    table.add_section()
+    batches = data.train_dataloader()
+    batch = next(iter(batches))
+    start = time.perf_counter()
+    loss = model.losses(batch)["loss"]
+    loss.backward()
+    seconds = time.perf_counter() - start
+    table.add_row("one batch", f"loss {float(loss):.4f}, {seconds:.2f} s forward and backward")
+    epochs = trainer.max_epochs if trainer.max_epochs and trainer.max_epochs > 0 else None
+    steps = len(batches)
+    table.add_row("fit", f"{steps} steps an epoch, " + (f"at most {epochs} epochs" if epochs else "no limit on epochs"))
+    if epochs:
+        table.add_row("time", f"about {seconds * steps * epochs / 60:.1f} min at the speed of this batch, or less")
+    table.add_row("device", "cuda" if torch.cuda.is_available() else f"cpu, {torch.get_num_threads()} threads")
+    Console().print(table)

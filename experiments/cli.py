@@ -1,0 +1,76 @@
+"""The `dream` command. Light commands answer at once; those that run something load the Trainer first."""
+
+from __future__ import annotations
+
+import sys
+
+from dream import __version__
+from dream.errors import ConfigError, DREAMError, nearest
+
+USAGE = """\
+usage: dream COMMAND [options]
+
+Run an experiment from a YAML file, by path or by its shipped name:
+  fit       train, then test the best checkpoint       dream fit -c forecasting
+  validate  the validation metrics of a checkpoint     dream validate --ckpt_path RUN_OR_FILE
+  test      the test metrics of a checkpoint           dream test --ckpt_path RUN_OR_FILE
+  predict   forecast what comes after the data         dream predict --ckpt_path RUN_OR_FILE
+  check     build everything, run one batch, report    dream check forecasting
+
+Look around:
+  config    list | show NAME: shipped experiments, presets
+  data      list | get NAME | path: public data sets
+
+Any setting is a flag: dream fit -c forecasting --model.config.rank=8 --data.horizon=48 --seed=1
+All settings of a command: dream fit --help; of the model or data in use: dream fit -c forecasting --print_config
+Your own file: dream fit -c forecasting_csv --data.path=FILE
+"""
+
+TRAINER_COMMANDS = ("fit", "validate", "test", "predict", "check")
+COMMANDS = (*TRAINER_COMMANDS, "config", "data")
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run `dream` with `argv` (the process's own by default).
+
+    Returns:
+        0 if all went well, 2 for a mistake in command, configuration or data (said in at most five lines), 130 after
+        Ctrl-C.
+    """
+    argv = sys.argv[1:] if argv is None else argv
+    try:
+        return _dispatch(argv)
+    except DREAMError as error:
+        lines = str(error).strip().splitlines()[:5]
+        print("dream: " + "\n".join(lines), file=sys.stderr)  # noqa: T201
+        return 2
+    except KeyboardInterrupt:
+        print("dream: interrupted.", file=sys.stderr)  # noqa: T201
+        return 130
+
+
+def _dispatch(argv: list[str]) -> int:
+    command = argv[0] if argv else "--help"
+    if command in ("-h", "--help", "help"):
+        print(USAGE, end="")  # noqa: T201
+        return 0
+    if command == "--version":
+        print(f"dream {__version__}")  # noqa: T201
+        return 0
+    if command == "config":
+        from experiments import config_command
+
+        return config_command.main(argv[1:])
+    if command == "data":
+        from experiments import data_command
+
+        return data_command.main(argv[1:])
+    if command not in TRAINER_COMMANDS:
+        raise ConfigError(f"`{command}` is not a command of dream. {nearest(command, COMMANDS)}")
+    from experiments import run
+
+    return run.main(argv)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,63 @@
+"""`dream config list|show`: the shipped experiments and the layer's presets."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+
+import yaml
+from rich.console import Console
+from rich.syntax import Syntax
+from rich.table import Table
+
+from dream import DREAMConfig
+from dream.config import PRESETS
+from dream.errors import ConfigError, nearest
+from experiments import configs
+
+
+def main(argv: list[str]) -> int:
+    """Run ``dream config`` with these arguments; the exit code.
+
+    Raises:
+        ConfigError: `show` of a name that is not there.
+    """
+    parser = argparse.ArgumentParser("dream config", description="The shipped experiments and the layer's presets.")
+    commands = parser.add_subparsers(dest="command", required=True)
+    commands.add_parser("list", help="name and purpose of each")
+    show = commands.add_parser("show", help="print one as YAML")
+    show.add_argument("name", help="a shipped experiment, a preset, or a path")
+    arguments = parser.parse_args(argv)
+    console = Console()
+    if arguments.command == "list":
+        _list(console)
+    else:
+        _show(console, arguments.name)
+    return 0
+
+
+def _list(console: Console) -> None:
+    experiments = Table("experiment", "what it is for", title="dream fit -c EXPERIMENT", title_justify="left", box=None)
+    for name, path in configs.shipped().items():
+        experiments.add_row(name, configs.headline(path))
+    presets = Table("preset", "what it is for", title="DREAMConfig.preset(PRESET)", title_justify="left", box=None)
+    for name, preset in PRESETS.items():
+        presets.add_row(name, preset.purpose)
+    console.print(experiments)
+    console.print()
+    console.print(presets)
+
+
+def _show(console: Console, name: str) -> None:
+    if name in PRESETS:
+        text = yaml.safe_dump(dataclasses.asdict(DREAMConfig.preset(name)), sort_keys=False)
+    else:
+        try:
+            text = configs.resolve(name).read_text(encoding="utf-8")
+        except ConfigError:
+            known = [*configs.shipped(), *PRESETS]
+            raise ConfigError(f"nothing is called {name!r}. {nearest(name, known)}") from None
+    if console.is_terminal:
+        console.print(Syntax(text, "yaml", background_color="default"))
+    else:
+        print(text, end="")  # noqa: T201 - for a pipe or a file, as it is

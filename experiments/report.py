@@ -1,0 +1,50 @@
+"""What a run says at its end: the table, and where everything is."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from lightning_modules.base import TaskModule
+
+
+def results(values: dict[str, dict[str, float]], folder: Path) -> None:
+    """Print the table, a row for each model, the best of each column in bold, and the paths of what was written."""
+    console = Console()
+    metrics = list(next(iter(values.values())))
+    table = Table("model", *metrics, title="results", title_justify="left")
+    best = {name: min(row[name] for row in values.values()) for name in metrics}
+    for model, row in values.items():
+        cells = [
+            f"[bold]{row[name]:.4f}[/]" if row[name] == best[name] and len(values) > 1 else f"{row[name]:.4f}"
+            for name in metrics
+        ]
+        table.add_row(model, *cells)
+    console.print(table)
+    written(folder, console)
+
+
+def written(folder: Path, console: Console) -> None:
+    """Print what a run left in its folder."""
+    kinds = {
+        "figures": sorted((folder / "figures").glob("*.png")),
+        "metrics": [folder / "metrics.jsonl"],
+        "results": [folder / "results.json"],
+        "config": [folder / "config.yaml"],
+        "best checkpoint": sorted((folder / "checkpoints").glob("best*.ckpt")),
+        "tracked run": sorted((folder / "wandb").glob("*run-*")),
+    }
+    for kind, paths in kinds.items():
+        for path in paths:
+            if path.exists():
+                console.print(f"{kind:>16}  {path}", soft_wrap=True, highlight=False)
+
+
+def predictions(model: TaskModule, values: Any, folder: Path) -> None:
+    """Write the predictions of a task beside the run's other files, and say where."""
+    console = Console()
+    for path in model.write_predictions(values, folder):
+        console.print(f"     predictions  {path}", soft_wrap=True, highlight=False)

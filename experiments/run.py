@@ -1,0 +1,373 @@
+"""`dream fit|validate|test|predict|check`: LightningCLI with our files, our errors and our endings."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+import time
+import warnings
+from argparse import ArgumentError
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any, Literal
+
+import lightning as L
+import torch
+import yaml
+from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint, RichProgressBar
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
+from lightning.pytorch.loggers import WandbLogger
+from lightning.pytorch.utilities import rank_zero_only
+from pydantic import ValidationError
+
+from dream.errors import CheckpointError, ConfigError, DREAMError
+from dream.files import write_atomic
+from experiments import configs, report
+from experiments.check import check_experiment
+from experiments.explain import explain
+from lightning_modules import tracking
+from lightning_modules.base import TaskModule
+from lightning_modules.callbacks import DREAMMonitor, PlainProgress, SaveFigures, TuningAdvisor
+from lightning_modules.checkpoints import AtomicCheckpointIO
+from lightning_modules.data import ForecastingData
+
+RUN_FOLDER = "DREAM_RUN_FOLDER"  # tells the other processes of a run where rank 0 writes
+
+
+@dataclass
+class RunSettings:
+    """Where a run is written down.
+
+    Args:
+        folder: Every run gets a folder of its own below this one.
+        name: Name of that folder; experiment and time of day if not given. Must not exist yet.
+        wandb: Weights & Biases: offline (`wandb sync` can send it later), online or disabled; the environment variable
+            WANDB_MODE, else offline, if not given.
+        project: Name of the project in Weights & Biases.
+    """
+
+    folder: str = "runs"
+    name: str | None = None
+    wandb: Literal["offline", "online", "disabled"] | None = None
+    project: str = "dream"
+
+
+class DREAMTrainer(L.Trainer):
+    """The Trainer, with `check`."""
+
+    def check(self, model: L.LightningModule, datamodule: L.LightningDataModule) -> None:
+        """Build everything, run one batch forward and backward, and say what a fit would do."""
+        check_experiment(self, model, datamodule)
+
+
+class WriteConfig(SaveConfigCallback):
+    """The full resolved configuration: `config.yaml` in the run's folder, and nested in the tracked run."""
+
+    def save_config(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        text = self.parser.dump(self.config, skip_none=False)
+        write_atomic(Path(trainer.default_root_dir) / "config.yaml", text)
+        for logger in trainer.loggers:
+            if isinstance(logger, WandbLogger):
+                logger.experiment.config.update(yaml.safe_load(text), allow_val_change=True)
+
+
+class DREAMCLI(LightningCLI):
+    """One run. `experiment` names it; `flags` are the settings given on the command line, which beat a checkpoint's."""
+
+    def __init__(self, experiment: str, flags: list[str]) -> None:
+        self.experiment, self.flags = experiment, flags
+        self.folder: Path | None = None
+        self.running = False
+        self.started = time.monotonic()
+        strict = {"exit_on_error": False, "allow_abbrev": False}
+        super().__init__(
+            TaskModule,
+            ForecastingData,
+            save_config_callback=WriteConfig,
+            save_config_kwargs={"save_to_log_dir": False},
+            trainer_class=DREAMTrainer,
+            trainer_defaults={
+                "log_every_n_steps": 10,
+                "gradient_clip_val": 1.0,
+                "num_sanity_val_steps": 0,
+                "enable_model_summary": False,
+            },
+            seed_everything_default=0,
+            parser_kwargs={**strict, **{name: dict(strict) for name in self.subcommands()}},
+            subclass_mode_model=True,
+            subclass_mode_data=True,
+            auto_configure_optimizers=False,
+            load_from_checkpoint_support=False,
+        )
+
+    @staticmethod
+    def subcommands() -> dict[str, set[str]]:
+        return {**LightningCLI.subcommands(), "check": {"model", "datamodule"}}
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        parser.add_argument("--seed", type=int, default=0, help="Fixes all that is random.")
+        parser.link_arguments("seed", "seed_everything")
+        parser.add_class_arguments(RunSettings, "run")
+        parser.add_lightning_class_args(ModelCheckpoint, "checkpoint")
+        parser.add_lightning_class_args(EarlyStopping, "early_stopping")
+        parser.add_lightning_class_args(DREAMMonitor, "dream_monitor")
+        parser.add_lightning_class_args(TuningAdvisor, "advisor")
+        parser.add_lightning_class_args(SaveFigures, "figures")
+        parser.set_defaults({"checkpoint.filename": "best", "checkpoint.save_last": True, "early_stopping.patience": 5})
+        for callback in ("checkpoint", "early_stopping"):
+            parser.link_arguments("model.monitor", f"{callback}.monitor", apply_on="instantiate")
+        for name in ("channels", "covariate_count", "look_back", "horizon", "season"):
+            target = {"covariate_count": "covariates"}.get(name, name)
+            parser.link_arguments(f"data.{name}", f"model.init_args.{target}", apply_on="instantiate")
+
+    def keys(self) -> list[str]:
+        """The settings that the parser knows by itself, without those of the model and data classes."""
+        parsers = getattr(self, "_subcommand_parsers", {}).values()
+        return [action.dest for parser in parsers for action in parser._actions if "." in action.dest]
+
+    def _parse_ckpt_path(self) -> None:
+        """Take the model's settings from the checkpoint, but for those given as flags."""
+        values = self.config[self.config.subcommand]
+        path = values.get("ckpt_path")
+        if self.config.subcommand in ("validate", "test", "predict") and path is None:
+            raise ConfigError(
+                "`--ckpt_path` must name a run's folder or a checkpoint file; got none. Train with `dream fit`."
+            )
+        if path is None:
+            return
+        values["ckpt_path"] = str(checkpoint_file(path))
+        explicit = [flag.replace(".init_args", "") for flag in self.flags]
+        for key, value in _leaves(read_settings(values["ckpt_path"])):
+            target = f"model.init_args.{key}"
+            if target in values and not any(flag in (f"--model.{key}", "--model") for flag in explicit):
+                values[target] = value
+
+    def before_instantiate_classes(self) -> None:
+        trainer = self._get(self.config, "trainer")
+        if trainer.default_root_dir is not None:
+            raise ConfigError("`trainer.default_root_dir` is the run's own folder here; set `run.folder`.")
+
+    def instantiate_trainer(self, **kwargs: Any) -> L.Trainer:
+        settings: RunSettings = self._get(self.config_init, "run")
+        config = self._get(self.config_init, "trainer")
+        plain = not sys.stderr.isatty() and config.enable_progress_bar is not False
+        extra = [PlainProgress()] if plain else [] if config.enable_progress_bar is False else [RichProgressBar()]
+        config["callbacks"] = [*(config.callbacks or []), *extra]
+        config["plugins"] = [*(config.plugins or []), AtomicCheckpointIO()]
+        if plain:
+            config["enable_progress_bar"] = False
+        if self.subcommand == "check":
+            config["logger"] = False
+            return super().instantiate_trainer(**kwargs)
+        self.folder = run_folder(settings, self.experiment)
+        if config.logger is None:
+            mode = settings.wandb or os.environ.get("WANDB_MODE", "offline")
+            config["logger"] = [tracking.JSONLLogger(self.folder)]
+            if mode != "disabled":
+                config["logger"].append(tracking.wandb_logger(self.folder, settings.project, mode))
+        checkpoint = self._get(self.config_init, "checkpoint")
+        checkpoint.dirpath = checkpoint.dirpath or str(self.folder / "checkpoints")
+        return super().instantiate_trainer(default_root_dir=str(self.folder), **kwargs)
+
+    def after_instantiate_classes(self) -> None:
+        self.running = True
+
+    def fit(self, **kwargs: Any) -> None:
+        """Train, test the best checkpoint, and say what came out."""
+        self.trainer.fit(**kwargs)
+        best = getattr(self.trainer.checkpoint_callback, "best_model_path", "") or None
+        self.trainer.test(self.model, datamodule=self.datamodule, ckpt_path=best, verbose=False)
+        self.finish()
+
+    def validate(self, **kwargs: Any) -> None:
+        """The validation metrics of a checkpoint."""
+        values = self.trainer.validate(**{**kwargs, "verbose": False})[0]
+        self.model.results = {"DREAM": {name.removeprefix("val/"): value for name, value in values.items()}}
+        self.finish()
+
+    def test(self, **kwargs: Any) -> None:
+        """The test metrics of a checkpoint, beside the naive forecasts."""
+        self.trainer.test(**{**kwargs, "verbose": False})
+        self.finish()
+
+    def predict(self, **kwargs: Any) -> None:
+        """Forecast what comes after the data."""
+        predictions = self.trainer.predict(**kwargs)
+        assert self.folder is not None
+        report.predictions(self.model, predictions, self.folder)
+
+    @rank_zero_only
+    def finish(self) -> None:
+        """Write `results.json` and the tracked table; print the table and where everything is."""
+        assert self.folder is not None
+        results = self.model.results
+        for logger in self.trainer.loggers:
+            if isinstance(logger, WandbLogger):
+                tracking.log_table(logger, results)
+        tracking.write_results(
+            self.folder / "results.json",
+            results,
+            experiment=self.experiment,
+            command=["dream", *sys.argv[1:]],
+            seed=self._get(self.config, "seed"),
+            epochs=self.trainer.current_epoch,
+            seconds=round(time.monotonic() - self.started, 1),
+        )
+        report.results(results, self.folder)
+
+
+def main(argv: list[str]) -> int:
+    """Run a Trainer command; the exit code.
+
+    Raises:
+        DREAMError: a mistake in configuration or data.
+        KeyboardInterrupt: Ctrl-C; what was written is whole.
+    """
+    quiet()
+    argv, experiment = resolve(argv)
+    sys.argv[1:] = argv
+    cli = DREAMCLI.__new__(DREAMCLI)
+    code = 1
+    try:
+        cli.__init__(experiment, [flag.partition("=")[0] for flag in argv if flag.startswith("--")])  # type: ignore[misc]
+        code = 0
+    except SystemExit as stop:
+        if isinstance(stop.__context__, KeyboardInterrupt):
+            where = f"; what is done is in {cli.folder}" if cli.folder else ""
+            print(f"dream: interrupted{where}.", file=sys.stderr)  # noqa: T201
+            return 130
+        return int(stop.code or 0)
+    except (DREAMError, ArgumentError, ValidationError, TypeError, ValueError, RuntimeError) as error:
+        if cli.running and not isinstance(error, DREAMError):
+            raise_if_mismatch(error)
+            raise
+        raise explain(error, cli.keys()) from error
+    finally:
+        if "wandb" in sys.modules and (run := sys.modules["wandb"].run) is not None:
+            run.finish(exit_code=code)
+    return 0
+
+
+def quiet() -> None:
+    """Leave what a person needs: no banners, no advice about worker counts or other products."""
+    logging.basicConfig(format="%(message)s", level=logging.WARNING)
+    for name in ("lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    for message in (".*does not have many workers.*", ".*Checkpoint directory .* exists.*", ".*litlogger.*"):
+        warnings.filterwarnings("ignore", message)
+
+
+def resolve(argv: list[str]) -> tuple[list[str], str]:
+    """`argv` with every configuration's name replaced by its path, and the name of the experiment.
+
+    ``dream check NAME`` means ``-c NAME``; a checkpoint without ``-c`` brings the configuration of its run.
+
+    Raises:
+        ConfigError: no such configuration.
+    """
+    argv = list(argv)
+    if argv[0] == "check" and len(argv) > 1 and not argv[1].startswith("-"):
+        argv.insert(1, "-c")
+    experiment = ""
+    for k, argument in enumerate(argv):
+        flag, equals, value = argument.partition("=")
+        if flag not in ("-c", "--config"):
+            continue
+        place = k if equals else k + 1
+        if place >= len(argv):
+            raise ConfigError("-c must be followed by a YAML file or a shipped name; see `dream config list`.")
+        path = configs.resolve(value if equals else argv[place])
+        argv[place] = f"{flag}={path}" if equals else str(path)
+        experiment = path.parent.name if path.name == "config.yaml" else path.stem
+    asks = {"-h", "--help", "--print_config"} & {argument.partition("=")[0] for argument in argv}
+    if not experiment and not asks:
+        argv[1:1] = ["-c", str(_config_of_checkpoint(argv))]
+        experiment = argv[0]
+    return argv, experiment
+
+
+def _config_of_checkpoint(argv: list[str]) -> Path:
+    for k, argument in enumerate(argv):
+        flag, equals, value = argument.partition("=")
+        if flag == "--ckpt_path" and (equals or k + 1 < len(argv)):
+            config = checkpoint_file(value if equals else argv[k + 1]).parent.parent / "config.yaml"
+            if config.is_file():
+                return config
+    raise ConfigError("-c must name an experiment; got none. `dream config list` shows the shipped ones.")
+
+
+def checkpoint_file(path: str) -> Path:
+    """The checkpoint that `path` means: a file, or the best one of a run's folder.
+
+    Raises:
+        CheckpointError: there is none.
+    """
+    file = Path(path)
+    if file.is_dir():
+        file = file / "checkpoints" / "best.ckpt"
+    if not file.is_file():
+        raise CheckpointError(f"`--ckpt_path` must be a run's folder or a checkpoint file; {file} does not exist.")
+    return file
+
+
+def read_settings(path: str) -> dict[str, Any]:
+    """The model's settings in a checkpoint.
+
+    Raises:
+        CheckpointError: the file is damaged, or not a checkpoint of ours.
+    """
+    try:
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+        settings: dict[str, Any] = checkpoint["hyper_parameters"]
+    except Exception as error:
+        first = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise CheckpointError(f"`--ckpt_path` must be a checkpoint that `dream fit` wrote; {path}: {first}") from error
+    return settings
+
+
+def raise_if_mismatch(error: BaseException) -> None:
+    """Say it in one line where weights of other shapes were asked for.
+
+    Raises:
+        CheckpointError: they were.
+    """
+    text = str(error)
+    if "loading state_dict" in text:
+        first = next((line.strip() for line in text.splitlines()[1:]), "")
+        raise CheckpointError(
+            f"the checkpoint does not fit the model; leave out the flag that changed it. {first}"
+        ) from error
+
+
+def run_folder(settings: RunSettings, experiment: str) -> Path:
+    """A new folder for this run; the same in every process of it.
+
+    Raises:
+        ConfigError: `run.name` is taken, or the folder can't be made.
+    """
+    if rank_zero_only.rank != 0 and RUN_FOLDER in os.environ:
+        return Path(os.environ[RUN_FOLDER])
+    parent = Path(settings.folder)
+    stem = settings.name or f"{experiment}-{datetime.now():%Y-%m-%d_%H-%M-%S}"
+    for attempt in range(1000):
+        folder = parent / (f"{stem}-{attempt + 1}" if attempt else stem)
+        try:
+            folder.mkdir(parents=True)
+        except FileExistsError:
+            if settings.name is None:
+                continue
+            raise ConfigError(f"`run.name` must be new; {folder} exists. Choose another.", key="run.name") from None
+        except OSError as error:
+            raise ConfigError(f"`run.folder` must be writable; {folder}: {error.strerror}.", key="run.folder") from None
+        os.environ[RUN_FOLDER] = str(folder)
+        return folder
+    raise ConfigError(f"`run.folder` already holds 1000 runs called {stem}. Give `run.name`.", key="run.folder")
+
+
+def _leaves(values: dict[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
+    leaves: list[tuple[str, Any]] = []
+    for name, value in values.items():
+        leaves += _leaves(value, f"{prefix}{name}.") if isinstance(value, dict) else [(f"{prefix}{name}", value)]
+    return leaves

@@ -1,0 +1,5 @@
+"""Tasks on DREAM layers as LightningModules, with their data modules, callbacks and logs."""
+
+from lightning_modules.forecasting import ForecastingModule
+
+__all__ = ["ForecastingModule"]

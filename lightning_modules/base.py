@@ -1,0 +1,172 @@
+"""`TaskModule`: what all tasks share: optimiser and schedule, carried state, and what callbacks may look at.
+
+Shapes: N rows of the batch, T steps.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import lightning as L
+import torch
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from dream import DREAMConfig, DREAMStack, DREAMState, DREAMTrace, parameter_groups
+from dream.errors import ConfigError
+
+Schedule = Literal["cosine", "constant"]
+
+
+class Observation(NamedTuple):
+    """What a layer showed in the last batch, without history."""
+
+    surprise: Tensor
+    """(N, T)"""
+    u_norm: Tensor
+    """(N, T)"""
+    threshold: Tensor
+    """(N,) habituated threshold after the last step"""
+
+
+class TaskModule(L.LightningModule, ABC):
+    """Base of all tasks: a `DREAMStack` in `self.stack`, trained with AdamW, state carried over streams.
+
+    Weight decay touches matrices only (`dream.parameter_groups`). The learning rate rises linearly over the first
+    `warmup` share of the steps and then follows half a cosine down to 1 % of `lr`, or stays. Gradient clipping is the
+    Trainer's (``--trainer.gradient_clip_val``).
+
+    State: a batch that carries a reset mask continues the rows of the batch before it. `carried` hands the stack its
+    states, detached, rows fresh where the mask says so; it is cleared at the start of every epoch and around validation.
+
+    Args:
+        lr: Peak learning rate.
+        weight_decay: AdamW's decay of the weight matrices.
+        schedule: Learning rate after the warm-up: `cosine` down to 1 % or `constant`.
+        warmup: Share of all steps in which the learning rate rises.
+    """
+
+    stack: DREAMStack
+    monitor = "val/loss"
+    """The metric that picks the best checkpoint; lower is better."""
+
+    def __init__(
+        self,
+        lr: float = 1e-3,
+        weight_decay: float = 0.01,
+        schedule: Literal["cosine", "constant"] = "cosine",
+        warmup: float = 0.05,
+    ) -> None:
+        super().__init__()
+        for name, value in (("lr", lr), ("weight_decay", weight_decay)):
+            require(name, value, 0 <= value < math.inf and (value > 0 or name != "lr"), "a finite number, above 0 for lr")
+        require("schedule", schedule, schedule in ("cosine", "constant"), "cosine or constant")
+        require("warmup", warmup, 0 <= warmup < 1, "a share of the steps from 0 to below 1")
+        self.lr, self.weight_decay, self.schedule, self.warmup = lr, weight_decay, schedule, warmup
+        self.observed: list[Observation] = []
+        self.results: dict[str, dict[str, float]] = {}
+        """Test results: model, then metric, then value."""
+        self._states: list[DREAMState] | None = None
+
+    def save_settings(self, config: DREAMConfig, **settings: Any) -> None:
+        """Keep `config` and the other arguments of ``__init__`` as plain values, so that any checkpoint loads safely."""
+        self.save_hyperparameters({**settings, "config": asdict(config)})
+
+    def carried(self, reset: Tensor | None, rows: int) -> list[DREAMState] | None:
+        """The states to start a batch of `rows` rows from: None (fresh ones) for windows, the carried ones for streams.
+
+        `reset` (rows,) is True where a row starts a new stream, and None where rows are independent windows.
+        """
+        if reset is None:
+            return None
+        fresh = self.stack.init_state(rows)
+        if self._states is None or self._states[0].batch_size != rows:
+            return fresh
+        return [state.reset(reset, new) for state, new in zip(self._states, fresh, strict=True)]
+
+    def carry(self, states: list[DREAMState], reset: Tensor | None) -> None:
+        """Keep the states at the end of a batch for the next one, if it is one of streams."""
+        if reset is not None:
+            self._states = [state.detach() for state in states]
+
+    def forget_states(self) -> None:
+        """The next batch starts afresh."""
+        self._states = None
+
+    def on_train_epoch_start(self) -> None:
+        self.forget_states()
+
+    def on_validation_epoch_start(self) -> None:
+        self.forget_states()
+
+    def on_validation_epoch_end(self) -> None:
+        self.forget_states()
+
+    def observe(self, traces: list[DREAMTrace], states: list[DREAMState]) -> None:
+        """Leave what the layers showed in this batch where callbacks find it."""
+        self.observed = [
+            Observation(trace.surprise, trace.u_norm, state.adaptive_tau)
+            for trace, state in zip(traces, states, strict=True)
+        ]
+
+    @abstractmethod
+    def losses(self, batch: Any) -> dict[str, Tensor]:
+        """The terms of the training loss for a batch; ``loss`` is what is minimised."""
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        terms = self.losses(batch)
+        for name, value in terms.items():
+            self.log(f"train/{name}", value.detach(), prog_bar=name == "loss", on_step=True, on_epoch=False)
+        return terms["loss"]
+
+    @abstractmethod
+    def write_predictions(self, predictions: list[Any], folder: Path) -> list[Path]:
+        """Write what `predict_step` gave for each batch into `folder`; the paths."""
+
+    def log_results(self, results: dict[str, dict[str, float]]) -> None:
+        """Log test results, the module's own as ``test/METRIC`` and others as ``test/MODEL/METRIC``; keep the table."""
+        self.results = results
+        own = next(iter(results))
+        for model, metrics in results.items():
+            prefix = "test" if model == own else f"test/{model}"
+            self.log_dict({f"{prefix}/{name}": value for name, value in metrics.items()})
+
+    def figures(self) -> dict[str, Figure]:
+        """Pictures of the last test, by file name; empty where there was none."""
+        return {}
+
+    def configure_optimizers(self) -> Any:
+        optimizer = torch.optim.AdamW(parameter_groups(self, self.weight_decay), lr=self.lr)
+        total = max(int(self.trainer.estimated_stepping_batches), 1)
+        rising = max(round(self.warmup * total), 1)
+
+        def factor(step: int) -> float:
+            if step < rising:
+                return (step + 1) / rising
+            if self.schedule == "constant":
+                return 1.0
+            progress = min((step - rising) / max(total - rising, 1), 1.0)
+            return 0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * progress))
+
+        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+
+def is_logging_step(trainer: L.Trainer) -> bool:
+    """Whether this batch is one that ``--trainer.log_every_n_steps`` asks to log."""
+    every: int = trainer.log_every_n_steps  # type: ignore[attr-defined] # set by the Trainer's logger connector
+    return trainer.global_step % every == 0
+
+
+def require(name: str, value: object, holds: bool, rule: str) -> None:
+    """Refuse a setting that breaks its rule.
+
+    Raises:
+        ConfigError: naming the setting, the rule and the value.
+    """
+    if not holds:
+        raise ConfigError(f"`{name}` must be {rule}; got {value!r}.", key=name)

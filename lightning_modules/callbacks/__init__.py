@@ -1,0 +1,8 @@
+"""Callbacks that watch a run: what the layers do, what to tune, pictures, and lines for logs without a terminal."""
+
+from lightning_modules.callbacks.advisor import TuningAdvisor
+from lightning_modules.callbacks.figures import SaveFigures
+from lightning_modules.callbacks.monitor import DREAMMonitor
+from lightning_modules.callbacks.progress import PlainProgress
+
+__all__ = ["DREAMMonitor", "PlainProgress", "SaveFigures", "TuningAdvisor"]

@@ -1,0 +1,94 @@
+"""`TuningAdvisor`: recognises the guide's five symptoms while a run goes on, and says what the guide advises."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections import deque
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import lightning as L
+import numpy as np
+
+from dream.tuning import SYMPTOMS
+from lightning_modules.base import TaskModule, is_logging_step
+
+log = logging.getLogger(__name__)
+
+STALLED = 0.01  # relative fall of the loss below which it counts as not decreasing
+ZIGZAG, SWING = 0.7, 0.2  # share of turns, and size of a typical step relative to the level, of an oscillation
+JUMP = 3.0  # times the typical loss of the window
+LOST = 0.5  # share of the norm of U that must be left
+CALM, ALARMED = 0.2, 0.5  # mean surprise below and above which a stream is known and unknown
+
+
+class Sample(NamedTuple):
+    """One logging step: training loss, and the first layer's mean surprise and mean |U| with its ceiling."""
+
+    loss: float
+    surprise: float
+    u_norm: float
+    target_norm: float
+
+
+class TuningAdvisor(L.Callback):
+    """Watches the last `window` logging steps and reports each symptom of the guide at most once, as a warning in the log.
+
+    With loss l, mean surprise S and mean |U| of the first layer, at each logging step, over a full window:
+
+    - *Loss not decreasing*: the mean of l over the later half is not at least 1 % below that over the earlier half.
+    - *Too much oscillation*: l turns at 70 % or more of its steps, and the median step is above 20 % of the median l.
+    - *Forgets too quickly*: |U| is below half of its peak in the window although S stayed below 0.2: nothing new
+      overwrote it, it decayed.
+    - *Doesn't adapt*: S is above 0.5 in both halves, not falling by 10 %, while |U| is below 10 % of `target_norm`.
+    - *Unstable training*: l is not finite, or its last value is above 3 times the window's median.
+
+    The adjustments are `dream.tuning.SYMPTOMS`.
+
+    Args:
+        window: Logging steps that a symptom must last; at least 4.
+    """
+
+    def __init__(self, window: int = 50) -> None:
+        self.window = max(window, 4)
+        self.samples: deque[Sample] = deque(maxlen=self.window)
+        self.reported: dict[str, str] = {}
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        assert isinstance(pl_module, TaskModule)
+        if not is_logging_step(trainer):
+            return
+        first = pl_module.observed[0]
+        target = pl_module.stack.get_config()[0].target_norm
+        self.samples.append(
+            Sample(float(outputs["loss"]), float(first.surprise.mean()), float(first.u_norm[:, -1].mean()), target)
+        )
+        for symptom in symptoms(self.samples, self.window):
+            if symptom not in self.reported:
+                self.reported[symptom] = str(SYMPTOMS[symptom])
+                log.warning("step %d: %s. Try: %s.", trainer.global_step, symptom, SYMPTOMS[symptom])
+
+
+def symptoms(samples: Sequence[Sample], window: int) -> list[str]:
+    """The symptoms that the last `window` samples show, by the rules of `TuningAdvisor`."""
+    if samples and not math.isfinite(samples[-1].loss):
+        return ["Unstable training"]
+    if len(samples) < window:
+        return []
+    loss, surprise, u_norm, target = np.array(samples, dtype=float).T
+    half = len(loss) // 2
+    steps = np.diff(loss)
+    turns = np.mean(steps[1:] * steps[:-1] < 0)
+    shown = {
+        "Loss not decreasing": loss[half:].mean() > (1 - STALLED) * loss[:half].mean(),
+        "Too much oscillation": turns >= ZIGZAG and np.median(np.abs(steps)) > SWING * np.median(loss),
+        "Forgets too quickly": surprise.max() < CALM and u_norm[-1] < LOST * u_norm.max(),
+        "Doesn't adapt": surprise[:half].mean() > ALARMED
+        and surprise[half:].mean() > max(ALARMED, 0.9 * surprise[:half].mean())
+        and u_norm.mean() < 0.1 * target.mean(),
+        "Unstable training": loss[-1] > JUMP * np.median(loss),
+    }
+    return [name for name, holds in shown.items() if holds]

@@ -1,0 +1,44 @@
+"""`DREAMMonitor`: loss, surprise and norm of U while training, as the guide's tuning workflow asks for."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import lightning as L
+import torch
+from torch import Tensor
+
+from dream.cell import DREAMCell
+from lightning_modules.base import TaskModule, is_logging_step
+
+SURPRISED = 0.5  # above it a step counts as surprising
+
+
+class DREAMMonitor(L.Callback):
+    """Logs, to every logger, for each layer k at each logging step, as ``dream/layer_k/...``:
+
+    ``surprise`` mean over rows and steps; ``surprised`` share of steps above 0.5; ``u_norm`` mean over rows of |U| after
+    the last step; ``threshold`` mean habituated threshold; ``plasticity`` and ``tonic`` means of the learned eta and of
+    the tonic share (layers with fast weights). The first layer's surprise and |U| also go to the progress bar, beside the
+    loss. A logging step is one of ``--trainer.log_every_n_steps``; in between nothing is computed.
+    """
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        assert isinstance(pl_module, TaskModule)
+        if not is_logging_step(trainer):
+            return
+        cells = [module for module in pl_module.stack.modules() if isinstance(module, DREAMCell)]
+        for k, (seen, cell) in enumerate(zip(pl_module.observed, cells, strict=True)):
+            shown = {"surprise": seen.surprise.mean(), "u_norm": seen.u_norm[:, -1].mean()}
+            values: dict[str, Tensor] = shown | {
+                "surprised": (seen.surprise > SURPRISED).to(torch.float32).mean(),
+                "threshold": seen.threshold.mean(),
+            }
+            if cell.config.base_plasticity > 0:
+                params = cell.params()
+                values |= {"plasticity": params.eta.detach().mean(), "tonic": params.tonic.detach().mean()}
+            pl_module.log_dict({f"dream/layer_{k}/{name}": value for name, value in values.items()})
+            if k == 0:
+                pl_module.log_dict(shown, prog_bar=True, logger=False)

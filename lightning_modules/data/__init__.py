@@ -1,0 +1,8 @@
+"""Series to forecast, as LightningDataModules."""
+
+from lightning_modules.data.ett import ETTData
+from lightning_modules.data.load import DriftingLoad
+from lightning_modules.data.table import TableData
+from lightning_modules.data.windows import ForecastingData, WindowBatch
+
+__all__ = ["DriftingLoad", "ETTData", "ForecastingData", "TableData", "WindowBatch"]

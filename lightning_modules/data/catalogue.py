@@ -1,0 +1,183 @@
+"""Public data sets by name: where each comes from, how to know it is whole, where it lies on this machine.
+
+Nothing is downloaded unless `download` is called.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import pooch
+import requests
+from rich.console import Console
+from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+
+from dream.errors import ConfigError, DataError, nearest
+
+_CHUNK_BYTES = 1 << 16
+_TIMEOUT_SECONDS = 20
+
+
+@dataclass(frozen=True)
+class DataFile:
+    """One file as its publisher offers it."""
+
+    url: str
+    sha256: str
+    size: int
+    """Bytes."""
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """A public data set; `files` maps each file's name on this machine to its origin."""
+
+    name: str
+    description: str
+    licence: str
+    source: str
+    files: Mapping[str, DataFile]
+
+
+_ETT_COMMIT = "1d16c8f4f943005d613b5bc962e9eeb06058cf07"
+_ETT_URL = f"https://raw.githubusercontent.com/zhouhaoyi/ETDataset/{_ETT_COMMIT}"
+
+DATASETS: Mapping[str, Dataset] = {
+    "ett": Dataset(
+        name="ett",
+        description="Electricity transformer temperature: 7 columns, two hourly files and one every 15 minutes",
+        licence="CC BY-ND 4.0",
+        source=f"github.com/zhouhaoyi/ETDataset at {_ETT_COMMIT}",
+        files={
+            "ETTh1.csv": DataFile(
+                f"{_ETT_URL}/ETT-small/ETTh1.csv",
+                "f18de3ad269cef59bb07b5438d79bb3042d3be49bdeecf01c1cd6d29695ee066",
+                2_589_657,
+            ),
+            "ETTh2.csv": DataFile(
+                f"{_ETT_URL}/ETT-small/ETTh2.csv",
+                "a3dc2c597b9218c7ce1cd55eb77b283fd459a1d09d753063f944967dd6b9218b",
+                2_417_960,
+            ),
+            "ETTm1.csv": DataFile(
+                f"{_ETT_URL}/ETT-small/ETTm1.csv",
+                "6ce1759b1a18e3328421d5d75fadcb316c449fcd7cec32820c8dafda71986c9e",
+                10_360_719,
+            ),
+            "LICENSE.txt": DataFile(
+                f"{_ETT_URL}/LICENSE",
+                "83cbb5c31415b1d0ee1d20d35dae3fda3a045b85fae9364cc57facc9cd6e0946",
+                17_818,
+            ),
+        },
+    ),
+}
+
+
+def dataset(name: str) -> Dataset:
+    """The data set of that name, or a ConfigError with the nearest known one."""
+    if name not in DATASETS:
+        raise ConfigError(f"There is no data set `{name}`. {nearest(name, DATASETS)}", key="name")
+    return DATASETS[name]
+
+
+def data_folder() -> Path:
+    """The folder with one folder per data set: the variable DREAM_DATA, or else the user's cache."""
+    return Path(os.environ.get("DREAM_DATA") or pooch.os_cache("dream")).expanduser()
+
+
+def data_path(name: str, file: str) -> Path:
+    """Where `file` of data set `name` lies; a DataError with the remedy when it isn't there."""
+    path = data_folder() / dataset(name).name / file
+    if not path.is_file():
+        raise DataError(
+            f"{path} is not there: run `dream data get {name}`, or set DREAM_DATA to the folder that holds `{name}/`."
+        )
+    return path
+
+
+def download(name: str, folder: str | Path | None = None, base_url: str | None = None, progress: bool = True) -> list[Path]:
+    """Fetches what is missing or damaged of a data set into `folder`/`name` and returns its files.
+
+    A file gets its final name only after its SHA-256 was found right. Until then it is `<file>.part`, which a later
+    call continues. `base_url` is a mirror: a folder that serves the same file names.
+    """
+    wanted = dataset(name)
+    target = (Path(folder).expanduser() if folder is not None else data_folder()) / name
+    urls = {file: f"{base_url.rstrip('/')}/{file}" if base_url else part.url for file, part in wanted.files.items()}
+    pooch.get_logger().setLevel("WARNING")
+    registry = {file: f"sha256:{part.sha256}" for file, part in wanted.files.items()}
+    store = pooch.create(path=target, base_url="", registry=registry, urls=urls)
+    return [_fetch_file(store, file, _ResumableDownload(name, target / f"{file}.part", progress)) for file in urls]
+
+
+def _fetch_file(store: pooch.Pooch, file: str, downloader: _ResumableDownload) -> Path:
+    try:
+        return Path(store.fetch(file, downloader=downloader))
+    except OSError as error:
+        raise DataError(f"{store.path}: cannot be written ({error}). Name another folder with `--folder`.") from error
+    except ValueError as error:
+        raise DataError(
+            f"{file} from {store.get_url(file)} has another SHA-256 than the one its publisher's file has, so it was "
+            "removed. Run the command again, or name another source with `--mirror`."
+        ) from error
+
+
+class _ResumableDownload:
+    """A pooch downloader that keeps what has arrived in `part` and asks only for the rest."""
+
+    def __init__(self, name: str, part: Path, progress: bool) -> None:
+        self.name, self.part = name, part
+        self.console = Console(stderr=True)
+        self.quiet = not (progress and self.console.is_terminal)
+
+    def __call__(self, url: str, output_file: str, _pooch: object) -> None:
+        try:
+            self._fetch(url)
+        except requests.RequestException as error:
+            kept = self.part.stat().st_size if self.part.exists() else 0
+            raise DataError(
+                f"{self.part.stem} could not be fetched from {url} ({_reason(error)}); {kept} bytes are kept. "
+                f"`dream data get {self.name}` continues from there; or set DREAM_DATA to a folder that holds "
+                f"`{self.name}/`."
+            ) from error
+        self.part.replace(output_file)
+
+    def _fetch(self, url: str) -> None:
+        have = self.part.stat().st_size if self.part.exists() else 0
+        headers = {"Accept-Encoding": "identity"} | ({"Range": f"bytes={have}-"} if have else {})
+        with requests.get(url, headers=headers, stream=True, timeout=_TIMEOUT_SECONDS) as answer:
+            if answer.status_code == requests.codes.requested_range_not_satisfiable and have:
+                if answer.headers.get("Content-Range") != f"bytes */{have}":
+                    self.part.unlink()
+                    self._fetch(url)
+            else:
+                answer.raise_for_status()
+                self._write(answer, have if answer.status_code == requests.codes.partial_content else 0)
+
+    def _write(self, answer: requests.Response, start: int) -> None:
+        length = answer.headers.get("Content-Length")
+        columns = (BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
+        with (
+            self.part.open("ab" if start else "wb") as file,
+            Progress(TextColumn("{task.description}"), *columns, console=self.console, disable=self.quiet) as bar,
+        ):
+            task = bar.add_task(self.part.stem, completed=start, total=start + int(length) if length else None)
+            for chunk in answer.iter_content(_CHUNK_BYTES):
+                file.write(chunk)
+                bar.advance(task, len(chunk))
+
+
+def _reason(error: requests.RequestException) -> str:
+    if isinstance(error, requests.HTTPError) and error.response is not None:
+        return f"the server answered {error.response.status_code} {error.response.reason}"
+    if isinstance(error, requests.Timeout):
+        return f"no answer within {_TIMEOUT_SECONDS} s"
+    if isinstance(error, requests.exceptions.ChunkedEncodingError):
+        return "the connection was cut"
+    if isinstance(error, ValueError):  # a malformed address
+        return str(error)
+    return "no connection"

@@ -1,0 +1,80 @@
+"""Forecast metrics that torchmetrics lacks, and the set that every forecasting table shows."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torchmetrics import MeanAbsoluteError, MeanSquaredError, Metric, MetricCollection
+
+
+class MeanAbsoluteScaledError(Metric):
+    """MASE: mean over targets of the mean absolute error, in units of the seasonal-naive error on the training rows.
+
+    ``MASE = mean_c( mean |y_c - yhat_c| / scale_c )``,  ``scale_c = mean_t |y_c,t - y_c,t-season|`` over training rows.
+
+    Below 1: better than the seasonal-naive forecast one season ahead within the training rows. Source: Hyndman and
+    Koehler, Another look at measures of forecast accuracy, 2006.
+
+    Args:
+        scale: (C,) the denominator of each target; `ForecastingData.mase_scale`.
+    """
+
+    is_differentiable = False
+    higher_is_better = False
+    full_state_update = False
+    scale: Tensor
+    absolute_error: Tensor
+    count: Tensor
+
+    def __init__(self, scale: Tensor) -> None:
+        super().__init__()
+        self.register_buffer("scale", scale)
+        self.add_state("absolute_error", torch.zeros(scale.shape, dtype=torch.float64), dist_reduce_fx="sum")
+        self.add_state("count", torch.zeros((), dtype=torch.long), dist_reduce_fx="sum")
+
+    def update(self, preds: Tensor, target: Tensor) -> None:
+        """Add forecasts (..., C) of `target` (..., C)."""
+        errors = (preds - target).abs().flatten(0, -2)
+        self.absolute_error += errors.sum(0, dtype=torch.float64)
+        self.count += errors.shape[0]
+
+    def compute(self) -> Tensor:
+        """The MASE of all that was added, ()."""
+        return (self.absolute_error / self.count / self.scale).mean().float()
+
+
+class ForecastMetrics(Metric):
+    """MSE, MAE and MASE on the protocol's scale (standardised), MSE and MAE in the data's own units.
+
+    Args:
+        scaler_scale: (C,) the data's units in one standardised unit, for each target.
+        mase_scale: (C,) see `MeanAbsoluteScaledError`.
+    """
+
+    full_state_update = False
+    units: Tensor
+
+    def __init__(self, scaler_scale: Tensor, mase_scale: Tensor) -> None:
+        super().__init__()
+        self.register_buffer("units", scaler_scale)
+        self.standardised = MetricCollection(
+            {"mse": MeanSquaredError(), "mae": MeanAbsoluteError(), "mase": MeanAbsoluteScaledError(mase_scale)}
+        )
+        self.own = MetricCollection({"mse_data": MeanSquaredError(), "mae_data": MeanAbsoluteError()})
+
+    def update(self, preds: Tensor, target: Tensor) -> None:
+        """Add standardised forecasts (N, horizon, C) of `target`."""
+        preds, target = preds.contiguous(), target.contiguous()
+        self.standardised.update(preds, target)
+        self.own.update(preds * self.units, target * self.units)
+
+    def compute(self) -> dict[str, Tensor]:
+        """Name and value of each metric."""
+        values: dict[str, Tensor] = {**self.standardised.compute(), **self.own.compute()}
+        return values
+
+    def reset(self) -> None:
+        """Forget all that was added."""
+        super().reset()
+        self.standardised.reset()
+        self.own.reset()

@@ -1,0 +1,32 @@
+"""The forecasts that need no training, on the same windows as the models.
+
+Shapes: N windows, L look-back, C targets.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from dream.errors import ConfigError
+
+
+def repeat_last(past: Tensor, horizon: int) -> Tensor:
+    """The last value of `past` (N, L, C) for every row ahead, (N, horizon, C)."""
+    return past[:, -1:].expand(-1, horizon, -1)
+
+
+def seasonal_naive(past: Tensor, horizon: int, season: int) -> Tensor:
+    """The last season of `past` (N, L, C), again and again, (N, horizon, C).
+
+    Raises:
+        ConfigError: `past` is shorter than one season.
+    """
+    length = past.shape[1]
+    if length < season:
+        raise ConfigError(
+            f"`season` must not be longer than the look-back of {length} rows; got {season}. Raise `look_back`.",
+            key="season",
+        )
+    rows = length - season + torch.arange(horizon, device=past.device) % season
+    return past[:, rows]

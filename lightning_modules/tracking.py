@@ -1,0 +1,113 @@
+"""Where a run is written down: our own `metrics.jsonl` and `results.json`, and Weights & Biases beside them."""
+
+from __future__ import annotations
+
+import json
+import math
+import platform
+import subprocess
+from argparse import Namespace
+from collections.abc import Mapping
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from lightning.pytorch.loggers import Logger, WandbLogger
+from lightning.pytorch.utilities import rank_zero_only
+
+import dream
+from dream.files import write_atomic
+
+WandbMode = Literal["offline", "online", "disabled"]
+
+
+class JSONLLogger(Logger):
+    """Writes each logging step as one line of JSON, flushed at once: the record that a crash can't take.
+
+    A line holds ``step`` and the metrics logged with it; values that JSON can't hold (NaN, inf) are strings.
+
+    Args:
+        folder: Where `metrics.jsonl` and `hparams.json` go.
+    """
+
+    def __init__(self, folder: str | Path) -> None:
+        super().__init__()
+        self.folder = Path(folder)
+
+    @property
+    def name(self) -> str:
+        return "metrics"
+
+    @property
+    def version(self) -> str:
+        return self.folder.name
+
+    @property
+    def save_dir(self) -> str:
+        return str(self.folder)
+
+    @property
+    def path(self) -> Path:
+        return self.folder / "metrics.jsonl"
+
+    @rank_zero_only
+    def log_hyperparams(self, params: dict[str, Any] | Namespace, *_: Any, **__: Any) -> None:
+        """Nothing: the whole configuration is in `config.yaml`."""
+
+    @rank_zero_only
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        values = {name: float(value) for name, value in metrics.items()}
+        row = {"step": step, **{k: v if math.isfinite(v) else repr(v) for k, v in values.items()}}
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with self.path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(row) + "\n")
+
+
+def wandb_logger(folder: Path, project: str, mode: WandbMode) -> WandbLogger:
+    """A tracked run in `folder`; ``offline`` writes files that ``wandb sync`` can send later."""
+    folder.mkdir(parents=True, exist_ok=True)
+    return WandbLogger(name=folder.name, project=project, save_dir=folder, mode=mode, settings={"silent": True})
+
+
+def log_table(logger: WandbLogger, results: dict[str, dict[str, float]]) -> None:
+    """The table of results in the tracked run, one row for each model."""
+    metrics = list(next(iter(results.values())))
+    rows = [[model, *(values[name] for name in metrics)] for model, values in results.items()]
+    logger.log_table("results", columns=["model", *metrics], data=rows)
+
+
+def write_results(path: Path, results: dict[str, dict[str, float]], **facts: Any) -> None:
+    """`results` as JSON, with the commit and the versions that gave them, and whatever else is known of the run."""
+    packages = ("torch", "lightning", "numpy", "pandas", "torchmetrics")
+    record = {
+        "results": results,
+        **facts,
+        "commit": commit(),
+        "versions": {
+            "dream": dream.__version__,
+            "python": platform.python_version(),
+            **{name: version(name) for name in packages},
+        },
+        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else platform.machine(),
+        "threads": torch.get_num_threads(),
+    }
+    write_atomic(path, json.dumps(record, indent=2) + "\n")
+
+
+def commit() -> str | None:
+    """The commit of the checkout that this code runs from, ``-dirty`` behind it where files differ; None outside one."""
+    root = Path(dream.__file__).parent.parent
+    if not (root / ".git").exists():
+        return None
+    try:
+        result = subprocess.run(
+            ["git", "-C", str(root), "describe", "--always", "--abbrev=40", "--dirty", "--exclude=*"],
+            capture_output=True,
+            text=True,
+            check=True,
+            timeout=10,
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return result.stdout.strip()
