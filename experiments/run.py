@@ -66,18 +66,21 @@ class WriteConfig(SaveConfigCallback):
     """The full resolved configuration: `config.yaml` in the run's folder, and nested in the tracked run."""
 
     def save_config(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        text = self.parser.dump(self.config, skip_none=False)
-        write_atomic(Path(trainer.default_root_dir) / "config.yaml", text)
+        resolved = yaml.safe_load(self.parser.dump(self.config, skip_none=False))
+        settings = resolved["model"]["init_args"]
+        settings["config"] = pl_module.hparams["config"]  # as built: the data may have set the width of its input
+        write_atomic(Path(trainer.default_root_dir) / "config.yaml", yaml.safe_dump(resolved, sort_keys=False))
+        settings.update(pl_module.hparams)
         for logger in trainer.loggers:
             if isinstance(logger, WandbLogger):
-                logger.experiment.config.update(yaml.safe_load(text), allow_val_change=True)
+                logger.experiment.config.update(resolved, allow_val_change=True)
 
 
 class DREAMCLI(LightningCLI):
-    """One run. `experiment` names it; `flags` are the settings given on the command line, which beat a checkpoint's."""
+    """One run of `command`, as it was typed; `experiment` names it."""
 
-    def __init__(self, experiment: str, flags: list[str]) -> None:
-        self.experiment, self.flags = experiment, flags
+    def __init__(self, experiment: str, command: list[str]) -> None:
+        self.experiment, self.command = experiment, command
         self.folder: Path | None = None
         self.running = False
         self.started = time.monotonic()
@@ -138,10 +141,10 @@ class DREAMCLI(LightningCLI):
         if path is None:
             return
         values["ckpt_path"] = str(checkpoint_file(path))
-        explicit = [flag.replace(".init_args", "") for flag in self.flags]
+        explicit = {argument.partition("=")[0].replace(".init_args", "") for argument in self.command}
         for key, value in _leaves(read_settings(values["ckpt_path"])):
             target = f"model.init_args.{key}"
-            if target in values and not any(flag in (f"--model.{key}", "--model") for flag in explicit):
+            if target in values and f"--model.{key}" not in explicit:
                 values[target] = value
 
     def before_instantiate_classes(self) -> None:
@@ -210,7 +213,7 @@ class DREAMCLI(LightningCLI):
             self.folder / "results.json",
             results,
             experiment=self.experiment,
-            command=["dream", *sys.argv[1:]],
+            command=["dream", *self.command],
             seed=self._get(self.config, "seed"),
             epochs=self.trainer.current_epoch,
             seconds=round(time.monotonic() - self.started, 1),
@@ -226,12 +229,11 @@ def main(argv: list[str]) -> int:
         KeyboardInterrupt: Ctrl-C; what was written is whole.
     """
     quiet()
-    argv, experiment = resolve(argv)
-    sys.argv[1:] = argv
+    sys.argv[1:], experiment = resolve(argv)
     cli = DREAMCLI.__new__(DREAMCLI)
     code = 1
     try:
-        cli.__init__(experiment, [flag.partition("=")[0] for flag in argv if flag.startswith("--")])  # type: ignore[misc]
+        cli.__init__(experiment, argv)  # type: ignore[misc]
         code = 0
     except SystemExit as stop:
         if isinstance(stop.__context__, KeyboardInterrupt):
@@ -255,7 +257,7 @@ def quiet() -> None:
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
     for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.WARNING)
-    for message in (".*does not have many workers.*", ".*Checkpoint directory .* exists.*", ".*litlogger.*"):
+    for message in (".*does not have many workers.*", ".*Checkpoint directory .* exists.*", ".*litlogger.*", ".*LeafSpec.*"):
         warnings.filterwarnings("ignore", message)
 
 
@@ -347,7 +349,7 @@ def run_folder(settings: RunSettings, experiment: str) -> Path:
     Raises:
         ConfigError: `run.name` is taken, or the folder can't be made.
     """
-    if rank_zero_only.rank != 0 and RUN_FOLDER in os.environ:
+    if os.environ.get("LOCAL_RANK", "0") != "0" and RUN_FOLDER in os.environ:
         return Path(os.environ[RUN_FOLDER])
     parent = Path(settings.folder)
     stem = settings.name or f"{experiment}-{datetime.now():%Y-%m-%d_%H-%M-%S}"

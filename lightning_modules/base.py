@@ -73,8 +73,11 @@ class TaskModule(L.LightningModule, ABC):
         self._states: list[DREAMState] | None = None
 
     def save_settings(self, config: DREAMConfig, **settings: Any) -> None:
-        """Keep `config` and the other arguments of ``__init__`` as plain values, so that any checkpoint loads safely."""
-        self.save_hyperparameters({**settings, "config": asdict(config)})
+        """Keep `config` and the other arguments of ``__init__`` as plain values, so that any checkpoint loads safely.
+
+        They are not logged from here: the command logs the whole configuration.
+        """
+        self.save_hyperparameters({**settings, "config": asdict(config)}, logger=False)
 
     def carried(self, reset: Tensor | None, rows: int) -> list[DREAMState] | None:
         """The states to start a batch of `rows` rows from: None (fresh ones) for windows, the carried ones for streams.

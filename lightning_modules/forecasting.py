@@ -10,6 +10,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Literal, NamedTuple
 
+import numpy as np
 import pandas as pd
 import torch
 from matplotlib.figure import Figure
@@ -260,9 +261,11 @@ class ForecastingModule(TaskModule):
             return {}
         data = self.data
         timeline = torch.cat(self._timeline).numpy()
+        origins = timeline[:, 0].astype(int)
+        changes = np.array([row for row in data.drift_rows if origins[0] <= row <= origins[-1]], dtype=np.int64)
         return {
             "forecasts": plots.forecasts(self._examples, data.target_columns, data.times),
-            "adaptation": plots.adaptation(data.times(timeline[:, 0].astype(int)), timeline[:, 1:].T),
+            "adaptation": plots.adaptation(data.times(origins), timeline[:, 1:].T, data.times(changes)),
         }
 
     def predict_step(self, batch: WindowBatch, batch_idx: int) -> Tensor:

@@ -71,7 +71,7 @@ class ForecastMetrics(Metric):
     def compute(self) -> dict[str, Tensor]:
         """Name and value of each metric."""
         values: dict[str, Tensor] = {**self.standardised.compute(), **self.own.compute()}
-        return values
+        return {name: values[name] for name in ("mse", "mae", "mase", "mse_data", "mae_data")}
 
     def reset(self) -> None:
         """Forget all that was added."""

@@ -40,19 +40,20 @@ def forecasts(
             axis.plot(after, example.future[:, row], color=TRUTH, lw=1.4, label="truth")
             axis.plot(after, example.forecast[:, row], color=MODEL, lw=1.8, label="forecast")
             axis.axvline(after[0], color=RIVAL, lw=0.8)
-            _tidy(axis, after)
+            _tidy(axis, after, ticks=3)
             if column == 0:
                 axis.set_ylabel(name)
     figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside upper center", ncols=3, frameon=False)
     return figure
 
 
-def adaptation(time: np.ndarray, series: np.ndarray) -> Figure:
+def adaptation(time: np.ndarray, series: np.ndarray, changes: np.ndarray | None = None) -> Figure:
     """Error of the model and of repeat-last, mean surprise and norm of U for every test window, over time.
 
     Args:
         time: (K,) time stamp or row number of each window's first row ahead.
         series: (4, K) squared error of the model, of repeat-last, mean surprise, norm of U.
+        changes: When the data are known to change, marked by vertical lines.
     """
     error, rival, surprise, norm = series
     figure = Figure(figsize=(10, 6), layout="constrained")
@@ -61,7 +62,6 @@ def adaptation(time: np.ndarray, series: np.ndarray) -> Figure:
     top.plot(time, error, color=MODEL, lw=1.2, label="DREAM")
     top.set_yscale("log")
     top.set_ylabel("squared error\n(standardised)")
-    top.legend(loc="upper left", bbox_to_anchor=(0, 1.18), ncols=2, frameon=False)
     middle.plot(time, surprise, color=NOVEL, lw=1.2)
     middle.set_ylabel("mean surprise")
     middle.set_ylim(0, max(1.05 * float(np.max(surprise)), 1e-3))
@@ -69,14 +69,17 @@ def adaptation(time: np.ndarray, series: np.ndarray) -> Figure:
     bottom.set_ylabel("|U| at the end\nof the window")
     bottom.set_xlabel("first row forecast")
     for axis in (top, middle, bottom):
+        for k, change in enumerate(() if changes is None else changes):
+            axis.axvline(change, color=TRUTH, lw=1, ls=":", label=None if k else "known change")
         _tidy(axis, time)
+    figure.legend(*top.get_legend_handles_labels(), loc="outside upper left", ncols=3, frameon=False)
     return figure
 
 
-def _tidy(axis: Axes, time: np.ndarray) -> None:
+def _tidy(axis: Axes, time: np.ndarray, ticks: int = 8) -> None:
     axis.spines[["top", "right"]].set_visible(False)
     axis.margins(x=0.01)
     if np.issubdtype(np.asarray(time).dtype, np.datetime64):
-        locator = AutoDateLocator(maxticks=6)
+        locator = AutoDateLocator(minticks=2, maxticks=ticks)
         axis.xaxis.set_major_locator(locator)
         axis.xaxis.set_major_formatter(ConciseDateFormatter(locator))

@@ -10,7 +10,7 @@ from argparse import Namespace
 from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from lightning.pytorch.loggers import Logger, WandbLogger
@@ -18,8 +18,6 @@ from lightning.pytorch.utilities import rank_zero_only
 
 import dream
 from dream.files import write_atomic
-
-WandbMode = Literal["offline", "online", "disabled"]
 
 
 class JSONLLogger(Logger):
@@ -64,10 +62,12 @@ class JSONLLogger(Logger):
             file.write(json.dumps(row) + "\n")
 
 
-def wandb_logger(folder: Path, project: str, mode: WandbMode) -> WandbLogger:
+def wandb_logger(folder: Path, project: str, mode: str) -> WandbLogger:
     """A tracked run in `folder`; ``offline`` writes files that ``wandb sync`` can send later."""
     folder.mkdir(parents=True, exist_ok=True)
-    return WandbLogger(name=folder.name, project=project, save_dir=folder, mode=mode, settings={"silent": True})
+    logger = WandbLogger(name=folder.name, project=project, save_dir=folder, mode=mode, settings={"silent": True})
+    logger._wandb_init.pop("anonymous", None)  # Lightning passes it, and wandb warns that it is no more
+    return logger
 
 
 def log_table(logger: WandbLogger, results: dict[str, dict[str, float]]) -> None:

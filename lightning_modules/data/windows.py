@@ -175,6 +175,11 @@ class ForecastingData(L.LightningDataModule, ABC):
         return len(self.columns)
 
     @property
+    def drift_rows(self) -> tuple[int, ...]:
+        """Rows at which the series is known to change, for pictures; none unless a subclass knows."""
+        return ()
+
+    @property
     def covariate_count(self) -> int:
         """The number of columns that are only read."""
         return self.inputs - self.channels
