@@ -18,7 +18,7 @@ from dream.config import DREAMConfig
 from dream.errors import ConfigError
 from dream.numerics import logit
 from dream.ops import registry
-from dream.state import DREAMState
+from dream.state import DREAMState, is_count
 
 TONIC = 0.2  # initial share of a unit's plasticity that stays on when nothing surprises
 
@@ -164,7 +164,7 @@ class DREAMCell(nn.Module):
         if self.check_inputs:
             checks.finite_values(x, timespans, None)
         state = self.init_state(x.shape[0]) if state is None else state
-        state.check(self.config, x)
+        checks.state_of(state, self.config, x)
         with torch.autocast(x.device.type, enabled=False):
             seen = F.read_input(x, params, self.config, timespans)
             new = F.advance(seen, state, params, self.config, self.plasticity_enabled).state
@@ -225,8 +225,8 @@ class DREAMCell(nn.Module):
     def _move_prior(self, error: Tensor, lengths: Tensor | None) -> None:
         steps = error.shape[0] * error.shape[1] if lengths is None else lengths.sum()
         mean_square = error.square().sum((0, 1)) / steps
-        weight = (1.0 / (self.prior_updates + 1)).clamp_min(self.config.error_smoothing)
-        self.error_var_prior.lerp_(mean_square, weight.to(mean_square.dtype))
+        weight = (self.prior_updates + 1).to(mean_square.dtype).reciprocal().clamp_min(self.config.error_smoothing)
+        self.error_var_prior.lerp_(mean_square, weight)
         self.prior_updates.add_(1)
 
     def predict_next(self, state: DREAMState) -> Tensor:
@@ -235,10 +235,14 @@ class DREAMCell(nn.Module):
         Raises:
             StateError: the state does not fit this cell.
         """
-        state.check(self.config, state.h)
-        return F.predict_next(state, self.params(), self.config)
+        self._check_state(state)
+        with torch.autocast(state.h.device.type, enabled=False):
+            return F.predict_next(state, self.params(), self.config)
 
-    @torch.no_grad()
+    def _check_state(self, state: DREAMState) -> None:
+        rows = state.batch_size if isinstance(state, DREAMState) else 1
+        checks.state_of(state, self.config, self.C.new_empty(rows, 0))
+
     def consolidate(self, state: DREAMState, steps: int = 1) -> DREAMState:
         """Sleep on demand: line 11 without its threshold, `steps` times, so that U_target moves towards U.
 
@@ -248,12 +252,13 @@ class DREAMCell(nn.Module):
             StateError: the state does not fit this cell.
             ConfigError: `steps` is not a positive integer.
         """
-        state.check(self.config, state.h)
-        if isinstance(steps, bool) or not isinstance(steps, int) or steps < 1:
+        self._check_state(state)
+        if not is_count(steps):
             raise ConfigError(f"`steps` must be a positive integer; got {steps!r}.", key="steps")
-        kept = (1.0 - self.config.sleep_rate * state.avg_surprise) ** steps
         new = state.clone()
-        new.U_target = torch.lerp(state.U, state.U_target, kept[:, None, None])
+        with torch.no_grad():
+            kept = (1.0 - self.config.sleep_rate * state.avg_surprise) ** steps
+            new.U_target = torch.lerp(state.U, state.U_target, kept[:, None, None])
         return new
 
     @contextmanager

@@ -11,10 +11,35 @@ import torch
 from torch import Tensor
 
 from dream.config import DREAMConfig
-from dream.errors import DataError, ShapeError
+from dream.errors import DataError, ShapeError, StateError
+from dream.state import DREAMState
 
 if TYPE_CHECKING:
     from dream.functional import DREAMParams
+
+
+def tensor(name: str, value: object) -> None:
+    """Refuse what is not a tensor.
+
+    Raises:
+        DataError: it is not.
+    """
+    if not isinstance(value, Tensor):
+        raise DataError(
+            f"`{name}` must be a tensor; got {type(value).__name__}. Use torch.as_tensor, or pad what is packed."
+        )
+
+
+def state_of(value: DREAMState, config: DREAMConfig, like: Tensor) -> None:
+    """Refuse what is not a state for `config` and the rows, dtype and device of `like`.
+
+    Raises:
+        StateError: it is not.
+    """
+    if not isinstance(value, DREAMState):
+        kind = type(value).__name__
+        raise StateError(f"`state` must be a DREAMState; got {kind}. Make a fresh one with init_state({like.shape[0]}).")
+    value.check(config, like)
 
 
 def step_input(x: Tensor, timespans: Tensor | None, params: DREAMParams, config: DREAMConfig) -> Tensor:
@@ -33,8 +58,7 @@ def sequence_input(x: Tensor, timespans: Tensor | None, params: DREAMParams, con
         ShapeError, DataError: see `_input`.
     """
     axes = ("batch", "time", f"{config.input_dim}")
-    hint = "Add a time axis with x.unsqueeze(1)." if x.dim() == 2 else "Batch comes first, features last."
-    return _input(x, timespans, params, config, axes, hint)
+    return _input(x, timespans, params, config, axes, "Add a time axis with x.unsqueeze(1); batch comes first.")
 
 
 def _input(
@@ -45,7 +69,9 @@ def _input(
     Under autocast a half-precision `x` is what the layer before gives; it is cast up. Half-precision parameters are
     refused: the statistics need float32.
     """
-    expected, got = f"({', '.join(axes)})", tuple(x.shape)
+    expected = f"({', '.join(axes)})"
+    tensor("x", x)
+    got = tuple(x.shape)
     if x.dim() != len(axes):
         raise ShapeError(f"`x` must be {expected}; got {got}. {hint}")
     if x.shape[-1] != config.input_dim:
@@ -65,11 +91,14 @@ def _input(
     if x.dtype != like.dtype:
         raise DataError(f"`x` must have the parameters' dtype {like.dtype}; got {x.dtype}. Use x.to({like.dtype}).")
     if timespans is not None:
+        tensor("timespans", timespans)
         if timespans.shape != x.shape[:-1]:
-            raise ShapeError(f"`timespans` must be {tuple(x.shape[:-1])} like `x`; got {tuple(timespans.shape)}.")
+            got = tuple(timespans.shape)
+            raise ShapeError(f"`timespans` must be {tuple(x.shape[:-1])} like `x`; got {got}. Give one for each step.")
         if timespans.dtype != x.dtype or timespans.device != x.device:
             raise DataError(
-                f"`timespans` must be {x.dtype} on {x.device} like `x`; got {timespans.dtype} on {timespans.device}."
+                f"`timespans` must be {x.dtype} on {x.device} like `x`; got {timespans.dtype} on {timespans.device}. "
+                "Use timespans.to(x)."
             )
     return x
 
@@ -82,9 +111,11 @@ def valid_lengths(lengths: Tensor | None, x: Tensor) -> Tensor | None:
     """
     if lengths is None:
         return None
+    tensor("lengths", lengths)
     rows, steps = x.shape[:2]
     if lengths.shape != (rows,):
-        raise ShapeError(f"`lengths` must be ({rows},), one for each row; got {tuple(lengths.shape)}.")
+        got = tuple(lengths.shape)
+        raise ShapeError(f"`lengths` must be ({rows},); got {got}. Give each row its number of valid steps.")
     if lengths.is_floating_point() or lengths.is_complex() or lengths.dtype == torch.bool:
         raise DataError(f"`lengths` must be integers; got {lengths.dtype}. Use lengths.long().")
     low, high = (int(bound) for bound in torch.aminmax(lengths))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import json
+import sys
 import warnings
 from typing import Annotated, Any, NamedTuple
 
@@ -22,11 +23,11 @@ def _plain(value: Any) -> Any:
 
 
 _Scalar = BeforeValidator(_plain)
-PositiveInt = Annotated[int, _Scalar, Field(gt=0)]
-PositiveFloat = Annotated[float, _Scalar, Field(gt=0)]
-NonNegativeFloat = Annotated[float, _Scalar, Field(ge=0)]
-Share = Annotated[float, _Scalar, Field(ge=0, le=1)]
-Smoothing = Annotated[float, _Scalar, Field(ge=0, lt=1)]
+PositiveInt = Annotated[int, Field(gt=0), _Scalar]
+PositiveFloat = Annotated[float, Field(gt=0), _Scalar]
+NonNegativeFloat = Annotated[float, Field(ge=0), _Scalar]
+Share = Annotated[float, Field(ge=0, le=1), _Scalar]
+Smoothing = Annotated[float, Field(ge=0, lt=1), _Scalar]
 Flag = Annotated[bool, _Scalar]
 
 
@@ -109,8 +110,8 @@ class DREAMConfig:
             >>> DREAMConfig.preset("fast_adaptation", input_dim=8).base_plasticity
             0.2
         """
-        if name not in PRESETS:
-            raise ConfigError(f"`name` must be a preset; got {name!r}. {nearest(name, PRESETS)}", key="name")
+        if not isinstance(name, str) or name not in PRESETS:
+            raise ConfigError(f"`name` must be a preset; got {name!r}. {nearest(str(name), PRESETS)}", key="name")
         return cls(**{**PRESETS[name].values, **overrides})
 
     @classmethod
@@ -209,9 +210,13 @@ _warned: set[str] = set()
 
 
 def _warn_once(field: str, message: str) -> None:
-    if field not in _warned:
-        _warned.add(field)
-        warnings.warn(message, DREAMWarning, stacklevel=4)
+    if field in _warned:
+        return
+    _warned.add(field)
+    level, frame = 1, sys._getframe()
+    while frame.f_back is not None and frame.f_globals.get("__name__", "").partition(".")[0] == "dream":
+        level, frame = level + 1, frame.f_back  # point at the caller's line, not into this package
+    warnings.warn(message, DREAMWarning, stacklevel=level)
 
 
 def _advise(config: DREAMConfig) -> None:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from dream import checks
 from dream.config import DREAMConfig
-from dream.numerics import excess, root
+from dream.numerics import root, shrinkage
 from dream.ops import registry
 from dream.state import DREAMState
 
@@ -116,7 +116,7 @@ def advance(
         key = p * h / (1.0 + h.square().sum(-1, keepdim=True))
         U = U - seen.forget * (U - U_target) + key.unsqueeze(-1) * (e @ params.V).unsqueeze(1)
         norm = torch.linalg.vector_norm(U, dim=(-2, -1))
-        shrink = 1.0 - config.kappa * excess(norm, config.target_norm)  # 7
+        shrink = shrinkage(norm, config.target_norm, config.kappa)  # 7
         U, u_norm = U * shrink[:, None, None], (norm * shrink).detach()
     else:
         u_norm = torch.linalg.vector_norm(U.detach(), dim=(-2, -1))
@@ -189,7 +189,7 @@ def dream_step(
         ShapeError, DataError, StateError: an argument of a wrong shape, dtype or device.
     """
     x = checks.step_input(x, timespans, params, config)
-    state.check(config, x)
+    checks.state_of(state, config, x)
     with torch.autocast(x.device.type, enabled=False):
         seen = read_input(x, params, config, timespans)
         new, prediction, surprise, deviation, u_norm = advance(seen, state, params, config)
@@ -234,6 +234,6 @@ def dream_scan(
     """
     x = checks.sequence_input(x, timespans, params, config)
     lengths = checks.valid_lengths(lengths, x)
-    state.check(config, x)
+    checks.state_of(state, config, x)
     scan = registry.choose(backend, x, config)
     return scan(x, state, params, config, timespans, lengths, plasticity)

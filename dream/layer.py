@@ -184,6 +184,15 @@ class DREAM(SequenceModule[DREAMState, DREAMTrace]):
     def plasticity_enabled(self, enabled: bool) -> None:
         self.cell.plasticity_enabled = enabled
 
+    @property
+    def check_inputs(self) -> bool:
+        """Whether NaN, inf and timespans that are not positive are refused."""
+        return self.cell.check_inputs
+
+    @check_inputs.setter
+    def check_inputs(self, enabled: bool) -> None:
+        self.cell.check_inputs = enabled
+
     def plasticity(self, enabled: bool) -> AbstractContextManager[None]:
         """Within ``with layer.plasticity(False):`` the fast weights stay as they are; they still predict."""
         return self.cell.plasticity(enabled)

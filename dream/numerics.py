@@ -12,9 +12,11 @@ def root(square: Tensor) -> Tensor:
     return torch.where(positive, torch.where(positive, square, 1.0).sqrt(), 0.0)
 
 
-def excess(norm: Tensor, target: float) -> Tensor:
-    """max(0, 1 - target / norm) for norm >= 0 and target > 0; finite at norm = 0."""
-    return 1.0 - target / norm.clamp_min(target)
+def shrinkage(norm: Tensor, target: float, kappa: float) -> Tensor:
+    """1 - kappa max(0, 1 - target / norm) for norm >= 0: finite at 0, exactly 1 up to target, and for kappa = 1 without the
+    cancellation that would let a huge norm shrink to more than target."""
+    ratio = target / norm.clamp_min(target)
+    return torch.where(ratio < 1.0, (1.0 - kappa) + kappa * ratio, 1.0)
 
 
 def logit(p: Tensor) -> Tensor:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from itertools import pairwise
+from numbers import Real
 from typing import Any
 
 import torch
@@ -57,16 +58,16 @@ class DREAMStack(SequenceModule[list[DREAMState], list[DREAMTrace]]):
         **config: Any,
     ) -> None:
         super().__init__()
-        if isinstance(hidden_dims, (str, int)) or not hidden_dims:
+        if not isinstance(hidden_dims, Sequence) or isinstance(hidden_dims, str) or not hidden_dims:
             raise ConfigError(
                 f"`hidden_dims` must list the width of each layer, such as [128, 64]; got {hidden_dims!r}.",
                 key="hidden_dims",
             )
         if "hidden_dim" in config:
             raise ConfigError("`hidden_dim` is not an argument of DREAMStack; use `hidden_dims`.", key="hidden_dim")
-        if isinstance(dropout, bool) or not isinstance(dropout, (int, float)) or not 0 <= dropout < 1:
+        if isinstance(dropout, bool) or not isinstance(dropout, (Real, float)) or not 0 <= float(dropout) < 1:
             raise ConfigError(f"`dropout` must be a number from 0 to below 1; got {dropout!r}.", key="dropout")
-        self.dropout = nn.Dropout(dropout)
+        self.dropout: nn.Module = nn.Dropout(float(dropout))
         self.layers: nn.ModuleList = nn.ModuleList(
             # only the data itself needs checking for NaN: what a layer puts out is finite
             DREAM(i, h, rank, backend=backend, check_inputs=check_inputs and k == 0, **config)
@@ -81,15 +82,19 @@ class DREAMStack(SequenceModule[list[DREAMState], list[DREAMTrace]]):
     def _states(self, state: Sequence[DREAMState] | None) -> Sequence[DREAMState | None]:
         if state is None:
             return [None] * len(self.layers)
-        if isinstance(state, DREAMState) or len(state) != len(self.layers):
-            got = "one DREAMState" if isinstance(state, DREAMState) else f"a list of {len(state)}"
+        if not isinstance(state, (list, tuple)) or len(state) != len(self.layers):
+            got = f"a list of {len(state)}" if isinstance(state, (list, tuple)) else f"one {type(state).__name__}"
             raise StateError(f"`state` must be a list of {len(self.layers)} DREAMState, one for each layer; got {got}.")
         return state
 
     @property
     def check_inputs(self) -> bool:
         """Whether NaN, inf and timespans that are not positive are refused."""
-        return next(self._layers()).cell.check_inputs
+        return next(self._layers()).check_inputs
+
+    @check_inputs.setter
+    def check_inputs(self, enabled: bool) -> None:
+        next(self._layers()).check_inputs = enabled
 
     @property
     def plasticity_enabled(self) -> bool:

@@ -11,6 +11,7 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as to_safetensors
@@ -18,14 +19,14 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from dream.config import DREAMConfig
-from dream.errors import CheckpointError, DREAMWarning, StateError
+from dream.errors import CheckpointError, DREAMError, DREAMWarning, StateError
 from dream.files import write_atomic
 
 FORMAT = "dream-state"
 VERSION = 1
 
 
-@dataclass
+@dataclass(eq=False)
 class DREAMState:
     """State of a DREAM layer, one row for each sequence.
 
@@ -57,8 +58,10 @@ class DREAMState:
         Raises:
             StateError: `batch_size` is not a positive integer.
         """
-        if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
+        if not is_count(batch_size):
             raise StateError(f"`batch_size` must be a positive integer; got {batch_size!r}.")
+        if not error_var.is_floating_point():
+            raise StateError(f"`dtype` must be floating, such as torch.float32; got {error_var.dtype}.")
 
         def zeros(*shape: int) -> Tensor:
             return error_var.new_zeros(shape)
@@ -132,14 +135,11 @@ class DREAMState:
         Raises:
             StateError: a row that is not there, or a mask of another length.
         """
-        index = slice(rows, rows + 1 or None) if isinstance(rows, int) else rows
+        index = rows if isinstance(rows, slice) else torch.as_tensor(rows, device=self.h.device).reshape(-1)
         try:
-            selected = self.map(lambda tensor: tensor[index])
+            return self.map(lambda tensor: tensor[index])
         except IndexError as error:
             raise StateError(f"`rows` must select among {self.batch_size} rows; {error}.") from None
-        if isinstance(rows, int) and selected.batch_size == 0:
-            raise StateError(f"`rows` must lie within {self.batch_size} rows; got {rows}.")
-        return selected
 
     @staticmethod
     def cat(states: Sequence[DREAMState]) -> DREAMState:
@@ -195,7 +195,10 @@ class DREAMState:
         """
         self.check(config, self.h)
         header = {"format": FORMAT, "version": str(VERSION), "config": config.to_json()}
-        payload = to_safetensors({name: tensor.detach().contiguous() for name, tensor in self.items()}, header)
+        apart = self.detach().map(
+            lambda tensor: tensor.clone(memory_format=torch.contiguous_format)
+        )  # fields may share memory
+        payload = to_safetensors(dict(apart.items()), header)
         try:
             write_atomic(path, payload)
         except OSError as error:
@@ -222,7 +225,10 @@ class DREAMState:
         if header.get("format") != FORMAT or header.get("version") != str(VERSION):
             found = f"{header.get('format', 'no format')} {header.get('version', '')}".strip()
             raise CheckpointError(f"`path` must hold {FORMAT} {VERSION}; {path} holds {found}.")
-        saved = DREAMConfig.from_json(header["config"])
+        try:
+            saved = DREAMConfig.from_json(header.get("config", ""))
+        except DREAMError as error:
+            raise CheckpointError(f"`path` must hold a configuration; that of {path} is damaged: {error}") from None
         differing = {
             name: f"{value!r} in the file, {getattr(config, name)!r} here"
             for name, value in dataclasses.asdict(saved).items()
@@ -242,6 +248,11 @@ class DREAMState:
         if differing:
             warnings.warn(f"{path} was saved with other knobs: {listed}.", DREAMWarning, stacklevel=2)
         return state
+
+
+def is_count(value: object) -> bool:
+    """Whether `value` is a positive integer, Python's or NumPy's."""
+    return isinstance(value, (int, np.integer)) and not isinstance(value, bool) and bool(value >= 1)
 
 
 def where(mask: Tensor, a: DREAMState, b: DREAMState) -> DREAMState:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import yaml
+
 from dream.errors import ConfigError, nearest
 
 
@@ -23,17 +25,24 @@ def resolve(name_or_path: str) -> Path:
     """The file that ``-c NAME_OR_PATH`` means: a path that exists, else a shipped configuration of that name.
 
     Raises:
-        ConfigError: it is neither.
+        ConfigError: it is neither, or the file is not YAML.
     """
     path = Path(name_or_path)
-    if path.is_file():
-        return path
-    found = shipped().get(name_or_path)
-    if found is None:
-        raise ConfigError(
-            f"-c must be a YAML file or a shipped name; got {name_or_path!r}. {nearest(name_or_path, shipped())}"
-        )
-    return found
+    if not path.is_file():
+        known = shipped()
+        if name_or_path not in known:
+            hint = nearest(name_or_path, known)
+            raise ConfigError(f"-c must be a YAML file or a shipped name; got {name_or_path!r}. {hint}")
+        return known[name_or_path]
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        place = getattr(error, "problem_mark", None)
+        at = f"line {place.line + 1}, column {place.column + 1}: " if place else ""
+        raise ConfigError(f"{path} must be YAML in UTF-8; {at}{getattr(error, 'problem', None) or error}.") from None
+    if not isinstance(content, dict):
+        raise ConfigError(f"{path} must hold sections such as model, data and trainer; got {type(content).__name__}.")
+    return path
 
 
 def headline(path: Path) -> str:

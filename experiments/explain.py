@@ -6,9 +6,12 @@ import dataclasses
 import importlib
 import inspect
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterator
+from difflib import get_close_matches
 
-from dream.errors import ConfigError, DREAMError, nearest
+from dream.errors import ConfigError, DREAMError
+from lightning_modules.base import TaskModule
+from lightning_modules.data import ForecastingData
 
 _CLASS = re.compile(r"class_path[= ]'([\w.]+)'")
 _PARSER_KEY = re.compile(r'Parser key "([\w.]+)":')
@@ -18,41 +21,47 @@ _UNKNOWN = (
     (re.compile(r"Subcommand '\w+' does not accept option '([\w.]+)'"), "{0}"),
     (re.compile(r"unrecognized arguments: --([\w.+]+)"), "{0}"),
 )
+_REQUIRED = re.compile(r"the following arguments are required: ([\w.]+)")
 _EXPECTED = re.compile(r"Expected an? (?:<class '([\w.]+)'>|([^.\n]+))")
 _GOT = re.compile(r"(?:Got value|Given value): (.*)")
-_NO_CLASS = re.compile(r"module '([\w.]+)' has no attribute '(\w+)'|Import path (\S+)|No module named '([\w.]+)'")
+_NO_CLASS = re.compile(r"has no attribute '(\w+)'|dot import path string: ([\w.]+)|No module named '([\w.]+)'")
+_WORDS = {"int": "a whole number", "float": "a number", "bool": "true or false", "str": "a text"}
 
 
-def explain(error: BaseException, parser_keys: Iterable[str]) -> DREAMError:
+def explain(error: BaseException, parser_keys: Collection[str], linked: Collection[str]) -> DREAMError:
     """A DREAMError that says what `error`, raised while parsing or building an experiment, is about.
 
     Args:
         error: what came out of the parser or of a constructor.
         parser_keys: the keys that the parser itself knows, such as ``trainer.max_epochs``.
+        linked: keys that the data set and nobody else, such as ``model.horizon``.
     """
     text = str(error)
-    known = [*parser_keys, *_class_keys(text)]
+    known = [key for key in (*parser_keys, *_class_keys(text)) if key not in linked and not key.endswith(".help")]
     for cause in _chain(error):
         if isinstance(cause, DREAMError):
             return _with_path(cause, known)
-    prefix = _PARSER_KEY.search(text)
-    top = f"{prefix[1]}." if prefix and _CLASS.search(text) else ""
+    keys = _PARSER_KEY.findall(text)
+    section = f"{keys[0]}." if keys and _CLASS.search(text) else ""
     if missing := _NO_CLASS.search(text):
-        name = next(group for group in reversed(missing.groups()) if group)
-        offered = _subclasses(missing[1]) if missing[1] else []
+        name = next(group for group in missing.groups() if group)
+        offered = [cls.__name__ for base in (TaskModule, ForecastingData) for cls in _subclasses(base)]
+        key = f"{section}class_path" if section else keys[0] if keys else "class_path"
         return ConfigError(
-            f"`{top}class_path` names {name!r}, which is not there. {nearest(name, offered) if offered else ''}"
+            f"`{key}` names a class that is not there: {name}.{_hint(name.rpartition('.')[2], offered)}", key=key
         )
     for pattern, form in _UNKNOWN:
         if found := pattern.search(text):
-            key = (top + form.format(*found.groups())).replace(".init_args", "")
-            return ConfigError(f"`{key}` is not a setting. {nearest(key, known)}", key=key)
-    keys = _PARSER_KEY.findall(text)
+            key = _path(section + form.format(*found.groups()))
+            return ConfigError(f"`{key}` is not a setting.{_hint(key, known)}", key=key)
+    if required := _REQUIRED.search(text):
+        key = _path(section + required[1])
+        return ConfigError(f"`{key}` is required; got nothing. Add --{key}=VALUE.", key=key)
     if keys and (expected := [name or phrase for name, phrase in _EXPECTED.findall(text)]):
-        path = ".".join(keys).replace(".init_args", "")
-        rules = [rule for rule in dict.fromkeys(expected) if rule != "NoneType"] or expected
+        key = _path(".".join(keys))
+        rules = [_WORDS.get(rule, rule) for rule in dict.fromkeys(expected) if rule != "NoneType"]
         got = _GOT.search(text)
-        return ConfigError(f"`{path}` must be {' or '.join(rules)}; got {got[1] if got else 'something else'!s}.", key=path)
+        return ConfigError(f"`{key}` must be {' or '.join(rules)}; got {got[1] if got else 'something else'}.", key=key)
     return ConfigError("\n".join(line.strip() for line in text.splitlines()[:4]))
 
 
@@ -62,7 +71,16 @@ def _chain(error: BaseException | None) -> Iterator[BaseException]:
         error = error.__cause__ or error.__context__
 
 
-def _with_path(error: DREAMError, known: Iterable[str]) -> DREAMError:
+def _path(key: str) -> str:
+    return key.replace(".init_args", "")
+
+
+def _hint(key: str, known: Collection[str]) -> str:
+    close = get_close_matches(key, known, n=1, cutoff=0.6)
+    return f" Did you mean `{close[0]}`?" if close else " `--print_config` shows all settings."
+
+
+def _with_path(error: DREAMError, known: Collection[str]) -> DREAMError:
     """`error` with its bare `key` replaced by the full path, where exactly one setting has that name."""
     key = getattr(error, "key", None)
     paths = {path for path in known if key and path.rpartition(".")[2] == key}
@@ -80,24 +98,27 @@ def _class_keys(text: str) -> list[str]:
             cls = getattr(importlib.import_module(module), name)
         except (ImportError, AttributeError, ValueError):
             continue
-        section = "data" if any(base.__name__ == "LightningDataModule" for base in cls.__mro__) else "model"
+        section = "data" if issubclass(cls, ForecastingData) else "model"
         keys += [f"{section}.{key}" for key in settings(cls)]
     return keys
 
 
 def settings(cls: type) -> list[str]:
-    """The arguments of a constructor, the fields of dataclass arguments with their path."""
-    keys = []
-    for name, parameter in inspect.signature(cls).parameters.items():
-        keys.append(name)
-        if dataclasses.is_dataclass(parameter.default):
-            keys += [f"{name}.{field.name}" for field in dataclasses.fields(parameter.default)]
+    """The arguments of a constructor and of those it passes ``**options`` on to; fields of dataclasses with their path."""
+    keys: list[str] = []
+    for base in cls.__mro__:
+        parameters = inspect.signature(base).parameters.values()
+        for parameter in parameters:
+            keys.append(parameter.name)
+            if dataclasses.is_dataclass(parameter.default):
+                keys += [f"{parameter.name}.{field.name}" for field in dataclasses.fields(parameter.default)]
+        if all(parameter.kind is not parameter.VAR_KEYWORD for parameter in parameters):
+            break
     return keys
 
 
-def _subclasses(module: str) -> list[str]:
-    try:
-        members = vars(importlib.import_module(module))
-    except ImportError:
-        return []
-    return [name for name, member in members.items() if inspect.isclass(member)]
+def _subclasses(base: type) -> Iterator[type]:
+    cls: type
+    for cls in base.__subclasses__():
+        yield cls
+        yield from _subclasses(cls)

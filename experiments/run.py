@@ -20,6 +20,7 @@ from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint, RichProg
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import WandbLogger
 from lightning.pytorch.utilities import rank_zero_only
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from pydantic import ValidationError
 
 from dream.errors import CheckpointError, ConfigError, DREAMError
@@ -33,6 +34,14 @@ from lightning_modules.callbacks import DREAMMonitor, PlainProgress, SaveFigures
 from lightning_modules.checkpoints import AtomicCheckpointIO
 from lightning_modules.data import ForecastingData
 
+FROM_DATA = {
+    "channels": "channels",
+    "covariate_count": "covariates",
+    "look_back": "look_back",
+    "horizon": "horizon",
+    "season": "season",
+}
+LINKED = [f"model.{name}" for name in FROM_DATA.values()]
 RUN_FOLDER = "DREAM_RUN_FOLDER"  # tells the other processes of a run where rank 0 writes
 
 
@@ -121,8 +130,7 @@ class DREAMCLI(LightningCLI):
         parser.set_defaults({"checkpoint.filename": "best", "checkpoint.save_last": True, "early_stopping.patience": 5})
         for callback in ("checkpoint", "early_stopping"):
             parser.link_arguments("model.monitor", f"{callback}.monitor", apply_on="instantiate")
-        for name in ("channels", "covariate_count", "look_back", "horizon", "season"):
-            target = {"covariate_count": "covariates"}.get(name, name)
+        for name, target in FROM_DATA.items():
             parser.link_arguments(f"data.{name}", f"model.init_args.{target}", apply_on="instantiate")
 
     def keys(self) -> list[str]:
@@ -170,8 +178,9 @@ class DREAMCLI(LightningCLI):
             config["logger"] = [tracking.JSONLLogger(self.folder)]
             if mode != "disabled":
                 config["logger"].append(tracking.wandb_logger(self.folder, settings.project, mode))
-        checkpoint = self._get(self.config_init, "checkpoint")
-        checkpoint.dirpath = checkpoint.dirpath or str(self.folder / "checkpoints")
+        checkpoint, loaded = self._get(self.config_init, "checkpoint"), self._get(self.config, "ckpt_path")
+        home = self.folder / "checkpoints" if self.subcommand == "fit" else Path(loaded).parent
+        checkpoint.dirpath = checkpoint.dirpath or str(home)
         return super().instantiate_trainer(default_root_dir=str(self.folder), **kwargs)
 
     def after_instantiate_classes(self) -> None:
@@ -229,6 +238,7 @@ def main(argv: list[str]) -> int:
         KeyboardInterrupt: Ctrl-C; what was written is whole.
     """
     quiet()
+    typed = sys.argv[1:]
     sys.argv[1:], experiment = resolve(argv)
     cli = DREAMCLI.__new__(DREAMCLI)
     code = 1
@@ -241,12 +251,15 @@ def main(argv: list[str]) -> int:
             print(f"dream: interrupted{where}.", file=sys.stderr)  # noqa: T201
             return 130
         return int(stop.code or 0)
-    except (DREAMError, ArgumentError, ValidationError, TypeError, ValueError, RuntimeError) as error:
-        if cli.running and not isinstance(error, DREAMError):
+    except (DREAMError, MisconfigurationException) as error:
+        raise explain(error, cli.keys(), LINKED) from error
+    except (ArgumentError, ValidationError, TypeError, ValueError, RuntimeError) as error:
+        if cli.running:
             raise_if_mismatch(error)
             raise
-        raise explain(error, cli.keys()) from error
+        raise explain(error, cli.keys(), LINKED) from error
     finally:
+        sys.argv[1:] = typed
         if "wandb" in sys.modules and (run := sys.modules["wandb"].run) is not None:
             run.finish(exit_code=code)
     return 0

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol
 from torch import Tensor
 
 from dream.config import DREAMConfig
-from dream.errors import ConfigError, nearest
+from dream.errors import ConfigError
 
 if TYPE_CHECKING:
     from dream.functional import DREAMParams, DREAMTrace
@@ -61,7 +61,7 @@ def check_name(name: str) -> str:
     """
     if name != "auto" and name not in BACKENDS:
         raise ConfigError(
-            f"`backend` must be auto or one of {', '.join(BACKENDS)}; got {name!r}. {nearest(str(name), BACKENDS)}",
+            f"`backend` must be {' or '.join(('auto', *BACKENDS))}; got {name!r}.",
             key="backend",
         )
     return name

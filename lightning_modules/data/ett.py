@@ -33,7 +33,7 @@ class ETTData(ForecastingData):
     ) -> None:
         if name not in get_args(Name):
             raise ConfigError(
-                f"`name` must be ETTh1, ETTh2 or ETTm1. Got {name!r}. {nearest(name, get_args(Name))}", key="name"
+                f"`name` must be ETTh1, ETTh2 or ETTm1; got {name!r}. {nearest(name, get_args(Name))}", key="name"
             )
         day = 96 if name == "ETTm1" else 24
         split: list[int | float | str] = [360 * day, 120 * day, 120 * day]

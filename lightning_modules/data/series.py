@@ -226,7 +226,7 @@ def split_rows(count: int, split: Sequence[int | float | str], time: np.ndarray 
 
 
 def _refused(split: Sequence[int | float | str], expected: str) -> ConfigError:
-    return ConfigError(f"`split` must be {expected}. Got {list(split)}.", key="split")
+    return ConfigError(f"`split` must be {expected}; got {list(split)}.", key="split")
 
 
 def _fraction_borders(split: list[float], count: int) -> list[int]:

@@ -29,7 +29,7 @@ class TableData(ForecastingData):
     ) -> None:
         super().__init__(**options)
         if targets == []:
-            raise ConfigError("`targets` must name at least one column, or be null for all. Got [].", key="targets")
+            raise ConfigError("`targets` must name at least one column, or be null for all; got [].", key="targets")
         named = [*(targets or []), *(covariates or [])]
         for name in named:
             if named.count(name) > 1 or name == time_column:

@@ -146,9 +146,9 @@ class ForecastingData(L.LightningDataModule, ABC):
         self.season = require_int("season", season)
         self.num_workers = require_int("num_workers", num_workers, least=0)
         if not isinstance(streams, bool):
-            raise ConfigError(f"`streams` must be true or false. Got {streams!r}.", key="streams")
+            raise ConfigError(f"`streams` must be true or false; got {streams!r}.", key="streams")
         if missing not in ("error", "ffill"):
-            raise ConfigError(f"`missing` must be `error` or `ffill`. Got {missing!r}.", key="missing")
+            raise ConfigError(f"`missing` must be `error` or `ffill`; got {missing!r}.", key="missing")
         self.split, self.streams, self.missing = list(split), streams, missing
 
     @abstractmethod
@@ -306,5 +306,5 @@ def _same(batch: Item) -> Item:
 def require_int(name: str, value: int, least: int = 1) -> int:
     """`value` if it is a whole number of at least `least`, or a ConfigError that names it."""
     if isinstance(value, bool) or not isinstance(value, int) or value < least:
-        raise ConfigError(f"`{name}` must be a whole number of at least {least}. Got {value!r}.", key=name)
+        raise ConfigError(f"`{name}` must be a whole number of at least {least}; got {value!r}.", key=name)
     return value

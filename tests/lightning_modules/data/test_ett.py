@@ -51,5 +51,5 @@ def test_missing_file_names_the_remedy(tmp_path: Path, monkeypatch: pytest.Monke
 
 
 def test_unknown_name() -> None:
-    with pytest.raises(ConfigError, match=r"`name` must be ETTh1, ETTh2 or ETTm1. Got 'ETTm2'"):
+    with pytest.raises(ConfigError, match=r"`name` must be ETTh1, ETTh2 or ETTm1; got 'ETTm2'"):
         ETTData("ETTm2")  # type: ignore[arg-type]

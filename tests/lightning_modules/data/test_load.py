@@ -80,5 +80,5 @@ def test_naive_forecasts_are_beaten_and_adapting_beats_standing_still() -> None:
 
 @pytest.mark.parametrize(("name", "value"), [("feeders", 0), ("rows", 99), ("seed", -1), ("drifts", True)])
 def test_refuses(name: str, value: Any) -> None:
-    with pytest.raises(ConfigError, match=f"`{name}` must be a whole number of at least .*Got {value}"):
+    with pytest.raises(ConfigError, match=f"`{name}` must be a whole number of at least .*got {value}"):
         DriftingLoad(**{name: value})

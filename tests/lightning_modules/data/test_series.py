@@ -206,7 +206,7 @@ class TestSplitRows:
         with pytest.raises(ConfigError, match=message) as error:
             split_rows(10, split, self.TIME)
         assert error.value.key == "split"
-        assert f"Got {split}" in str(error.value)
+        assert f"got {split}" in str(error.value)
 
     def test_dates_need_time_stamps(self) -> None:
         with pytest.raises(ConfigError, match="without time stamps"):

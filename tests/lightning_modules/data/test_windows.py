@@ -247,13 +247,13 @@ class TestForecastingData:
     @pytest.mark.parametrize("name", ["look_back", "horizon", "batch_size", "season"])
     @pytest.mark.parametrize("value", [0, -1, True, 1.5, "3"])
     def test_refuses_what_is_no_positive_number(self, name: str, value: Any) -> None:
-        with pytest.raises(ConfigError, match=f"`{name}` must be a whole number of at least 1. Got") as error:
+        with pytest.raises(ConfigError, match=f"`{name}` must be a whole number of at least 1; got") as error:
             Counting(**{name: value})
         assert error.value.key == name
 
     @pytest.mark.parametrize(("name", "value"), [("streams", 1), ("missing", "drop"), ("num_workers", -1)])
     def test_refuses_other_values(self, name: str, value: Any) -> None:
-        with pytest.raises(ConfigError, match=f"`{name}` must be .*Got"):
+        with pytest.raises(ConfigError, match=f"`{name}` must be .*got"):
             Counting(**{name: value})
 
     @pytest.mark.parametrize(

@@ -1,0 +1,50 @@
+# `make demo` and `make test` set everything up on a machine with Python 3.11+ and make.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+export PIP_CONSTRAINT := $(CURDIR)/constraints.txt
+export DREAM_DATA ?= $(wildcard $(CURDIR)/../shared/data)
+ifeq ($(DREAM_DATA),)
+unexport PIP_CONSTRAINT := $(CURDIR)/constraints.txt
+export DREAM_DATA
+endif
+
+.PHONY: help demo test lint format check clean
+
+help:
+	@echo "make demo    set up and run the forecasting demo (under 3 minutes)"
+	@echo "make test    set up and run the tests"
+	@echo "make lint    set up and run ruff and mypy"
+	@echo "make format  set up and reformat the code"
+	@echo "make clean   remove the virtual environment and caches"
+
+# The stamps hold what was asked for, so that a second call costs nothing and a changed constraint installs again.
+$(BIN)/.installed: pyproject.toml constraints.txt dream/__init__.py
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed; this is " + sys.version.split()[0])'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet torch
+	$(BIN)/python -m pip install --quiet --editable '.[test]'
+	@touch $@
+
+$(BIN)/.linters: $(BIN)/.installed
+	$(BIN)/python -m pip install --quiet --editable '.[test,lint]'
+	@touch $@
+
+demo: $(BIN)/.installed
+	$(BIN)/dream fit -c forecasting
+
+test: $(BIN)/.installed
+	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+lint: $(BIN)/.linters
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy --strict dream
+	$(BIN)/mypy lightning_modules experiments tests
+
+format: $(BIN)/.linters
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean:
+	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache

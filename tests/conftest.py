@@ -1,0 +1,35 @@
+"""Set-up for the whole suite: where the real data lie, what is skipped where, one seed for every test."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+
+_SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
+if "DREAM_DATA" not in os.environ and _SHARED.is_dir():
+    os.environ["DREAM_DATA"] = str(_SHARED)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Skip what this machine cannot run, and say why."""
+    folder = os.environ.get("DREAM_DATA")
+    skips = {}
+    if not torch.cuda.is_available():
+        skips["gpu"] = "no CUDA device"
+    if not folder:
+        skips["data"] = "DREAM_DATA is not set"
+    elif not Path(folder).is_dir():
+        skips["data"] = f"DREAM_DATA={folder} is not a folder"
+    for item in items:
+        for marker, reason in skips.items():
+            if item.get_closest_marker(marker):
+                item.add_marker(pytest.mark.skip(reason=reason))
+
+
+@pytest.fixture(autouse=True)
+def _seed() -> None:
+    """The same random numbers for a test whichever ran before it."""
+    torch.manual_seed(0)

@@ -1,0 +1,258 @@
+"""Files of states: what is written, what is refused, and what a failure leaves behind."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from dream_support import F32, F64, assert_same, random_state, small
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+
+from dream import DREAM, CheckpointError, DREAMError, DREAMState, DREAMWarning, StateError
+from dream.files import write_atomic
+
+
+@pytest.fixture
+def saved(tmp_path: Path) -> Path:
+    path = tmp_path / "state.safetensors"
+    random_state(small(), 3).save(path, small())
+    return path
+
+
+def rewrite(path: Path, change: Callable[[dict[str, torch.Tensor], dict[str, str]], None]) -> None:
+    """The same file with other contents, still valid safetensors."""
+    with safe_open(path, framework="pt") as file:
+        header = dict(file.metadata())
+    tensors = load_file(path)
+    change(tensors, header)
+    save_file(tensors, path, header)
+
+
+@pytest.mark.parametrize("dtype", [F32, F64])
+@pytest.mark.parametrize("rows", [1, 3])
+@pytest.mark.parametrize("kind", [str, Path])
+def test_round_trip(tmp_path: Path, rows: int, dtype: torch.dtype, kind: type) -> None:
+    config, state = small(), random_state(small(), rows, dtype=dtype)
+    path = kind(tmp_path / "state.safetensors")
+    state.save(path, config)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        loaded = DREAMState.load(path, config)
+    assert_same(loaded, state, atol=0, rtol=0)
+    assert [file.name for file in tmp_path.iterdir()] == ["state.safetensors"]
+
+
+def test_it_is_safetensors_with_a_version_and_the_config(saved: Path) -> None:
+    with safe_open(saved, framework="pt") as file:
+        header = file.metadata()
+        assert set(file.keys()) == {field.name for field in dataclasses.fields(DREAMState)}
+    assert int(header["version"]) >= 1
+    assert json.loads(header["config"]) == dataclasses.asdict(small())
+
+
+def test_views_shared_tensors_and_gradients_can_be_saved(tmp_path: Path) -> None:
+    config = small()
+    layer = DREAM.from_config(config)
+    state = layer(torch.randn(4, 6, 3, requires_grad=True))[1]
+    awkward = [state, state[1:3], state[::2], dataclasses.replace(state, U_target=state.U)]
+    awkward.append(dataclasses.replace(state, error_mean=torch.zeros(1, 3).expand(4, 3)))
+    for k, one in enumerate(awkward):
+        one.save(tmp_path / f"{k}.safetensors", config)
+        assert_same(DREAMState.load(tmp_path / f"{k}.safetensors", config), one.detach(), atol=0, rtol=0)
+
+
+def test_going_on_from_a_file_is_going_on(tmp_path: Path) -> None:
+    layer = DREAM(3, 5, 2).eval()
+    x = torch.randn(2, 20, 3)
+    whole, _ = layer(x)
+    _, state = layer(x[:, :9])
+    state.save(tmp_path / "s.safetensors", layer.get_config())
+    rest, _ = layer(x[:, 9:], DREAMState.load(tmp_path / "s.safetensors", layer.get_config()))
+    torch.testing.assert_close(rest, whole[:, 9:], atol=1e-6, rtol=1e-6)
+
+
+@pytest.mark.parametrize(("field", "value"), [("input_dim", 4), ("hidden_dim", 6), ("rank", 3)])
+def test_other_dimensions_are_refused(saved: Path, field: str, value: int) -> None:
+    was = getattr(small(), field)
+    with pytest.raises(CheckpointError, match=rf"`{field}` {was} in the file, {value} here"):
+        DREAMState.load(saved, small(**{field: value}))
+
+
+def test_other_knobs_are_warned_about(saved: Path) -> None:
+    with pytest.warns(
+        DREAMWarning, match=r"`base_threshold` 0\.5 in the file, 0\.4 here; `kappa` 0\.5 in the file, 0\.9"
+    ) as seen:
+        state = DREAMState.load(saved, small(kappa=0.9, base_threshold=0.4))
+    assert len(seen) == 1
+    assert seen[0].filename == __file__
+    assert_same(state, random_state(small(), 3), atol=0, rtol=0)
+
+
+def test_a_state_that_does_not_fit_is_not_saved(tmp_path: Path) -> None:
+    with pytest.raises(StateError, match=r"`state\.U`"):
+        random_state(small(), 3).save(tmp_path / "s.safetensors", small(rank=3))
+    assert list(tmp_path.iterdir()) == []
+
+
+def damage_truncate(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-20])
+
+
+def damage_header(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:30])
+
+
+def damage_empty(path: Path) -> None:
+    path.write_bytes(b"")
+
+
+def damage_noise(path: Path) -> None:
+    path.write_bytes(bytes(range(256)) * 20)
+
+
+def foreign_torch(path: Path) -> None:
+    torch.save({"h": torch.zeros(2)}, path)
+
+
+def foreign_safetensors(path: Path) -> None:
+    save_file({"weight": torch.zeros(2)}, path)
+
+
+def foreign_text(path: Path) -> None:
+    path.write_text("model:\n  rank: 8\n")
+
+
+def later_version(path: Path) -> None:
+    rewrite(path, lambda _, header: header.update(version="999"))
+
+
+def without_config(path: Path) -> None:
+    rewrite(path, lambda _, header: header.pop("config"))
+
+
+def broken_config(path: Path) -> None:
+    rewrite(path, lambda _, header: header.update(config="{"))
+
+
+def illegal_config(path: Path) -> None:
+    rewrite(path, lambda _, header: header.update(config='{"rank": -1}'))
+
+
+def missing_field(path: Path) -> None:
+    rewrite(path, lambda tensors, _: tensors.pop("U"))
+
+
+def extra_field(path: Path) -> None:
+    rewrite(path, lambda tensors, _: tensors.update(W=torch.zeros(2)))
+
+
+def wrong_shape(path: Path) -> None:
+    rewrite(path, lambda tensors, _: tensors.update(U=torch.zeros(3, 5, 9, dtype=F64)))
+
+
+def wrong_dtype(path: Path) -> None:
+    rewrite(path, lambda tensors, _: tensors.update(U=torch.zeros(3, 5, 2, dtype=torch.int64)))
+
+
+def folder(path: Path) -> None:
+    path.unlink()
+    path.mkdir()
+
+
+def missing(path: Path) -> None:
+    path.unlink()
+
+
+DAMAGES = [damage_truncate, damage_header, damage_empty, damage_noise, foreign_torch, foreign_safetensors, foreign_text]
+DAMAGES += [later_version, without_config, broken_config, illegal_config, missing_field, extra_field]
+DAMAGES += [wrong_shape, wrong_dtype, folder, missing]
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_damaged_and_foreign_files_are_refused(saved: Path, damage: Callable[[Path], None]) -> None:
+    damage(saved)
+    with pytest.raises(CheckpointError) as caught:
+        DREAMState.load(saved, small())
+    assert isinstance(caught.value, DREAMError)
+    assert saved.name in str(caught.value)
+    assert caught.value.__cause__ is None
+
+
+def test_a_newer_version_is_named(saved: Path) -> None:
+    later_version(saved)
+    with pytest.raises(CheckpointError, match="999"):
+        DREAMState.load(saved, small())
+
+
+@pytest.mark.parametrize("stage", ["write", "fsync", "rename"])
+@pytest.mark.parametrize("existing", [False, True])
+def test_a_failing_write_leaves_what_was_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stage: str, existing: bool
+) -> None:
+    path, config = tmp_path / "state.safetensors", small()
+    if existing:
+        random_state(config, 3).save(path, config)
+    before = path.read_bytes() if existing else None
+
+    def fail(*_: object, **__: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    if stage == "fsync":
+        monkeypatch.setattr(os, "fsync", fail)
+    elif stage == "rename":
+        monkeypatch.setattr(os, "replace", fail)
+        monkeypatch.setattr(os, "rename", fail)
+        monkeypatch.setattr(Path, "replace", fail)
+        monkeypatch.setattr(Path, "rename", fail)
+    else:
+        monkeypatch.setattr(Path, "open", fail)
+    with pytest.raises(CheckpointError, match=r"`path` must be writable.*No space left"):
+        random_state(config, 2).save(path, config)
+    monkeypatch.undo()
+    assert [file.name for file in tmp_path.iterdir()] == ([path.name] if existing else [])
+    assert not existing or path.read_bytes() == before
+
+
+def test_a_missing_folder_a_file_for_a_folder_and_a_folder_for_a_file(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("text")
+    (tmp_path / "folder").mkdir()
+    for bad in ("none/state.safetensors", "file/state.safetensors", "folder"):
+        with pytest.raises(CheckpointError, match="`path` must be writable"):
+            random_state(small(), 2).save(tmp_path / bad, small())
+    assert sorted(file.name for file in tmp_path.rglob("*")) == ["file", "folder"]
+    assert (tmp_path / "file").read_text() == "text"
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root may write anywhere")
+def test_a_read_only_folder(tmp_path: Path) -> None:
+    tmp_path.chmod(0o500)
+    try:
+        with pytest.raises(CheckpointError, match="`path` must be writable"):
+            random_state(small(), 2).save(tmp_path / "state.safetensors", small())
+    finally:
+        tmp_path.chmod(0o700)
+
+
+def test_an_old_file_is_replaced_whole(tmp_path: Path) -> None:
+    path, config = tmp_path / "state.safetensors", small()
+    random_state(config, 50).save(path, config)
+    random_state(config, 1).save(path, config)
+    assert DREAMState.load(path, config).batch_size == 1
+    assert [file.name for file in tmp_path.iterdir()] == [path.name]
+
+
+def test_write_atomic(tmp_path: Path) -> None:
+    assert write_atomic(tmp_path / "a.txt", "one").read_bytes() == b"one"
+    assert write_atomic(str(tmp_path / "a.txt"), b"\x00two").read_bytes() == b"\x00two"
+    assert [file.name for file in tmp_path.iterdir()] == ["a.txt"]
+
+
+def test_load_to_a_device(saved: Path) -> None:
+    assert DREAMState.load(saved, small(), device=torch.device("cpu")).h.device.type == "cpu"

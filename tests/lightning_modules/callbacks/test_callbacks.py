@@ -1,0 +1,118 @@
+"""What the callbacks see and say during real, small runs."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+
+import pytest
+
+from dream import DREAMConfig
+from dream.tuning import SYMPTOMS
+from lightning_modules.callbacks import DREAMMonitor, PlainProgress, SaveFigures, TuningAdvisor
+from lightning_modules.callbacks.advisor import Sample, symptoms
+from lightning_modules.tracking import JSONLLogger
+from tests.lightning_modules.support import small_data, small_module, small_trainer
+
+NAMES = {"surprise", "surprised", "u_norm", "threshold", "plasticity", "tonic"}
+
+
+class TestMonitor:
+    def test_every_layer_is_logged_with_the_values_of_the_last_batch(self, tmp_path: Path) -> None:
+        data = small_data()
+        module = small_module(data, hidden_dims=[8, 6])
+        logger = JSONLLogger(tmp_path)
+        trainer = small_trainer(tmp_path, logger=logger, callbacks=[DREAMMonitor()])
+        trainer.fit(module, datamodule=data)
+        rows = [json.loads(line) for line in logger.path.read_text().splitlines()]
+        last = [row for row in rows if "dream/layer_0/surprise" in row][-1]
+        for k in range(2):
+            assert {name for name in NAMES if f"dream/layer_{k}/{name}" in last} == NAMES
+        seen = module.observed[0]
+        assert last["dream/layer_0/surprise"] == pytest.approx(float(seen.surprise.mean()))
+        assert last["dream/layer_0/surprised"] == pytest.approx(float((seen.surprise > 0.5).float().mean()))
+        assert last["dream/layer_0/u_norm"] == pytest.approx(float(seen.u_norm[:, -1].mean()))
+        assert last["dream/layer_0/threshold"] == pytest.approx(float(seen.threshold.mean()))
+        assert last["dream/layer_0/plasticity"] == pytest.approx(0.1, rel=0.2)
+        assert "train/loss" in last
+
+    def test_a_layer_without_fast_weights_has_no_plasticity_to_log(self, tmp_path: Path) -> None:
+        data = small_data()
+        logger = JSONLLogger(tmp_path)
+        module = small_module(data, config=DREAMConfig(hidden_dim=8, rank=2, base_plasticity=0))
+        trainer = small_trainer(tmp_path, logger=logger, callbacks=[DREAMMonitor()], max_steps=2)
+        trainer.fit(module, datamodule=data)
+        text = logger.path.read_text()
+        assert "dream/layer_0/surprise" in text
+        assert "dream/layer_0/plasticity" not in text
+
+    def test_the_progress_bar_shows_loss_surprise_and_norm(self, tmp_path: Path) -> None:
+        data = small_data()
+        trainer = small_trainer(tmp_path, callbacks=[DREAMMonitor()], max_steps=3)
+        trainer.fit(small_module(data), datamodule=data)
+        assert {"train/loss", "surprise", "u_norm"} <= trainer.progress_bar_metrics.keys()
+
+
+def series(loss: list[float], surprise: list[float] | float = 0.3, u_norm: list[float] | float = 1.0) -> list[Sample]:
+    surprises = surprise if isinstance(surprise, list) else [surprise] * len(loss)
+    norms = u_norm if isinstance(u_norm, list) else [u_norm] * len(loss)
+    return [Sample(*values, 2.0) for values in zip(loss, surprises, norms, strict=True)]
+
+
+FALLING = [math.exp(-k / 10) for k in range(20)]
+CASES = {
+    "Loss not decreasing": series([1.0 + 0.001 * k for k in range(20)]),
+    "Too much oscillation": series([(1.5 if k % 2 else 0.5) * 0.97**k for k in range(20)]),
+    "Forgets too quickly": series(FALLING, surprise=0.05, u_norm=[2.0 * 0.9**k for k in range(20)]),
+    "Doesn't adapt": series(FALLING, surprise=0.8, u_norm=0.05),
+    "Unstable training": series([*FALLING[:-1], 10.0]),
+}
+
+
+class TestAdvisor:
+    @pytest.mark.parametrize("symptom", CASES)
+    def test_each_symptom_is_recognised_and_no_other(self, symptom: str) -> None:
+        expected = [symptom]
+        if symptom == "Unstable training":  # a loss that explodes has not decreased either
+            expected = ["Loss not decreasing", symptom]
+        assert symptoms(CASES[symptom], 20) == expected
+
+    def test_the_cases_cover_the_guide(self) -> None:
+        assert CASES.keys() == SYMPTOMS.keys()
+
+    def test_a_healthy_run_shows_none(self) -> None:
+        assert symptoms(series(FALLING), 20) == []
+
+    def test_nothing_is_said_before_the_window_is_full(self) -> None:
+        assert symptoms(CASES["Loss not decreasing"][:19], 20) == []
+
+    def test_a_loss_that_is_not_finite_is_unstable_at_once(self) -> None:
+        assert symptoms(series([math.nan]), 20) == ["Unstable training"]
+
+    def test_a_run_gets_the_guides_advice_once(self, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+        data = small_data()
+        advisor = TuningAdvisor(window=4)
+        trainer = small_trainer(tmp_path, callbacks=[advisor], max_epochs=3)
+        trainer.fit(small_module(data, lr=1e-12), datamodule=data)
+        advice = [record.getMessage() for record in caplog.records if "Loss not decreasing" in record.getMessage()]
+        assert len(advice) == 1
+        assert advice[0].endswith("Loss not decreasing. Try: increase `base_plasticity`.")
+        assert advisor.reported["Loss not decreasing"] == "increase `base_plasticity`"
+
+
+def test_figures_are_files(tmp_path: Path) -> None:
+    data = small_data()
+    callback = SaveFigures(dpi=40)
+    small_trainer(tmp_path, callbacks=[callback]).test(small_module(data), datamodule=data, verbose=False)
+    assert {path.name for path in callback.paths} == {"forecasts.png", "adaptation.png"}
+    assert all(path.read_bytes().startswith(b"\x89PNG") and path.stat().st_size > 5000 for path in callback.paths)
+
+
+def test_plain_progress_is_one_line_an_epoch(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    data = small_data()
+    small_trainer(tmp_path, callbacks=[PlainProgress()], max_epochs=2).fit(small_module(data), datamodule=data)
+    lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("epoch")]
+    assert [line.split("  ")[0] for line in lines] == ["epoch 1/2", "epoch 2/2"]
+    assert all("train/loss" in line and "val/mse" in line for line in lines)
+    assert lines[-1].endswith("at most 0 s left")

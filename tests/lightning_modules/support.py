@@ -1,0 +1,34 @@
+"""Small experiments that the tests of tasks, callbacks and logs share."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+
+from dream import DREAMConfig
+from lightning_modules import ForecastingModule
+from lightning_modules.data import DriftingLoad
+
+
+def small_data(**options: Any) -> DriftingLoad:
+    """Two feeders, 400 rows, windows of 24 + 8 rows."""
+    return DriftingLoad(
+        **{"feeders": 2, "rows": 400, "look_back": 24, "horizon": 8, "batch_size": 16, "season": 24} | options
+    )
+
+
+def small_module(data: DriftingLoad | None = None, **options: Any) -> ForecastingModule:
+    """A small layer on `small_data`."""
+    data = data or small_data()
+    config = options.pop("config", DREAMConfig(hidden_dim=8, rank=2))
+    shape = dict(channels=data.channels, look_back=data.look_back, horizon=data.horizon, season=data.season)
+    return ForecastingModule(config, **{**shape, "patch": 4, **options})
+
+
+def small_trainer(folder: Path, **options: Any) -> L.Trainer:
+    """A Trainer on the CPU that prints nothing and, unless told otherwise, writes nothing."""
+    quiet = dict(enable_progress_bar=False, enable_model_summary=False, logger=False, enable_checkpointing=False)
+    settings = dict(accelerator="cpu", default_root_dir=folder, num_sanity_val_steps=0, max_epochs=1, log_every_n_steps=1)
+    return L.Trainer(**{**settings, **quiet, **options})
