@@ -40,7 +40,7 @@ lint: $(BIN)/.linters
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy --strict dream
-	$(BIN)/mypy lightning_modules experiments tests
+	$(BIN)/mypy lightning_modules experiments
 
 format: $(BIN)/.linters
 	$(BIN)/ruff check --fix .

@@ -28,16 +28,17 @@ _NO_CLASS = re.compile(r"has no attribute '(\w+)'|dot import path string: ([\w.]
 _WORDS = {"int": "a whole number", "float": "a number", "bool": "true or false", "str": "a text"}
 
 
-def explain(error: BaseException, parser_keys: Collection[str], linked: Collection[str]) -> DREAMError:
+def explain(error: BaseException, parser_keys: Collection[str], linked: Collection[str], parsed: str = "") -> DREAMError:
     """A DREAMError that says what `error`, raised while parsing or building an experiment, is about.
 
     Args:
         error: what came out of the parser or of a constructor.
         parser_keys: the keys that the parser itself knows, such as ``trainer.max_epochs``.
         linked: keys that the data set and nobody else, such as ``model.horizon``.
+        parsed: the configuration as text, if parsing got that far; it names the classes in use.
     """
     text = str(error)
-    known = [key for key in (*parser_keys, *_class_keys(text)) if key not in linked and not key.endswith(".help")]
+    known = [key for key in (*parser_keys, *_class_keys(text + parsed)) if key not in linked and not key.endswith(".help")]
     for cause in _chain(error):
         if isinstance(cause, DREAMError):
             return _with_path(cause, known)

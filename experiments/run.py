@@ -16,6 +16,7 @@ from typing import Any, Literal
 import lightning as L
 import torch
 import yaml
+from jsonargparse import set_parsing_settings
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint, RichProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import WandbLogger
@@ -23,7 +24,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from pydantic import ValidationError
 
-from dream.errors import CheckpointError, ConfigError, DREAMError
+from dream.errors import CheckpointError, ConfigError, DREAMError, DREAMWarning
 from dream.files import write_atomic
 from experiments import configs, report
 from experiments.check import check_experiment
@@ -77,6 +78,7 @@ class WriteConfig(SaveConfigCallback):
     def save_config(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         resolved = yaml.safe_load(self.parser.dump(self.config, skip_none=False))
         settings = resolved["model"]["init_args"]
+        resolved["run"]["name"] = None  # a name serves once
         settings["config"] = pl_module.hparams["config"]  # as built: the data may have set the width of its input
         write_atomic(Path(trainer.default_root_dir) / "config.yaml", yaml.safe_dump(resolved, sort_keys=False))
         settings.update(pl_module.hparams)
@@ -237,7 +239,12 @@ def main(argv: list[str]) -> int:
         DREAMError: a mistake in configuration or data.
         KeyboardInterrupt: Ctrl-C; what was written is whole.
     """
-    quiet()
+    with warnings.catch_warnings():
+        set_up_words()
+        return _run(argv)
+
+
+def _run(argv: list[str]) -> int:
     typed = sys.argv[1:]
     sys.argv[1:], experiment = resolve(argv)
     cli = DREAMCLI.__new__(DREAMCLI)
@@ -252,12 +259,12 @@ def main(argv: list[str]) -> int:
             return 130
         return int(stop.code or 0)
     except (DREAMError, MisconfigurationException) as error:
-        raise explain(error, cli.keys(), LINKED) from error
+        raise explain(error, cli.keys(), LINKED, str(getattr(cli, "config", ""))) from error
     except (ArgumentError, ValidationError, TypeError, ValueError, RuntimeError) as error:
         if cli.running:
             raise_if_mismatch(error)
             raise
-        raise explain(error, cli.keys(), LINKED) from error
+        raise explain(error, cli.keys(), LINKED, str(getattr(cli, "config", ""))) from error
     finally:
         sys.argv[1:] = typed
         if "wandb" in sys.modules and (run := sys.modules["wandb"].run) is not None:
@@ -265,13 +272,20 @@ def main(argv: list[str]) -> int:
     return 0
 
 
-def quiet() -> None:
-    """Leave what a person needs: no banners, no advice about worker counts or other products."""
+def set_up_words() -> None:
+    """Say what a person needs: help for every field; no banners, no advice about worker counts or other products."""
+    set_parsing_settings(docstring_parse_attribute_docstrings=True)  # the fields' docstrings are their help
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
+    warnings.showwarning = _note
     for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.WARNING)
     for message in (".*does not have many workers.*", ".*Checkpoint directory .* exists.*", ".*litlogger.*", ".*LeafSpec.*"):
         warnings.filterwarnings("ignore", message)
+
+
+def _note(message: Warning | str, category: type[Warning], *_: Any, **__: Any) -> None:
+    kind = "note" if issubclass(category, DREAMWarning) else category.__name__
+    print(f"{kind}: {str(message).strip()}", file=sys.stderr)  # noqa: T201
 
 
 def resolve(argv: list[str]) -> tuple[list[str], str]:
@@ -296,7 +310,8 @@ def resolve(argv: list[str]) -> tuple[list[str], str]:
         path = configs.resolve(value if equals else argv[place])
         argv[place] = f"{flag}={path}" if equals else str(path)
         experiment = path.parent.name if path.name == "config.yaml" else path.stem
-    asks = {"-h", "--help", "--print_config"} & {argument.partition("=")[0] for argument in argv}
+    flags = [argument.partition("=")[0] for argument in argv]
+    asks = any(flag in ("-h", "--print_config") or flag.endswith("help") for flag in flags)
     if not experiment and not asks:
         argv[1:1] = ["-c", str(_config_of_checkpoint(argv))]
         experiment = argv[0]

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.dates import AutoDateLocator, ConciseDateFormatter
+from matplotlib.dates import AutoDateLocator, ConciseDateFormatter, DateFormatter
 from matplotlib.figure import Figure
 
 TRUTH, MODEL, RIVAL, NOVEL, WEIGHTS = "#333333", "#0072b2", "#b0b0b0", "#d55e00", "#009e73"  # safe for colour blindness
@@ -40,7 +40,10 @@ def forecasts(
             axis.plot(after, example.future[:, row], color=TRUTH, lw=1.4, label="truth")
             axis.plot(after, example.forecast[:, row], color=MODEL, lw=1.8, label="forecast")
             axis.axvline(after[0], color=RIVAL, lw=0.8)
-            _tidy(axis, after, ticks=3)
+            _tidy(axis, after)
+            axis.set_xticks([before[0], after[0], after[-1]])
+            if np.issubdtype(after.dtype, np.datetime64):
+                axis.xaxis.set_major_formatter(DateFormatter("%d %b\n%H:%M"))
             if column == 0:
                 axis.set_ylabel(name)
     figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside upper center", ncols=3, frameon=False)
@@ -76,10 +79,10 @@ def adaptation(time: np.ndarray, series: np.ndarray, changes: np.ndarray | None 
     return figure
 
 
-def _tidy(axis: Axes, time: np.ndarray, ticks: int = 8) -> None:
+def _tidy(axis: Axes, time: np.ndarray) -> None:
     axis.spines[["top", "right"]].set_visible(False)
     axis.margins(x=0.01)
     if np.issubdtype(np.asarray(time).dtype, np.datetime64):
-        locator = AutoDateLocator(minticks=2, maxticks=ticks)
+        locator = AutoDateLocator()
         axis.xaxis.set_major_locator(locator)
         axis.xaxis.set_major_formatter(ConciseDateFormatter(locator))

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from dream_contract import WIDTH, Contract
 from torch import Tensor
 
 from dream import DREAM, DREAMCell, DREAMConfig, DREAMStack
+from tests.dream.contract import WIDTH, Contract
 
 
 class TestCell(Contract):

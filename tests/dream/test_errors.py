@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 import torch
-from dream_support import F32, F64, modules, small
 from torch import Tensor
 
 from dream import (
@@ -25,6 +24,7 @@ from dream import (
     dream_scan,
     dream_step,
 )
+from tests.dream.support import F32, F64, modules, small
 
 N, T = 4, 6
 

@@ -6,7 +6,6 @@ from typing import Any
 
 import pytest
 import torch
-from dream_support import F64, small
 
 import dream
 from dream import (
@@ -23,6 +22,7 @@ from dream import (
     dream_scan,
 )
 from dream.errors import nearest
+from tests.dream.support import F64, small
 
 
 def fresh(**changes: Any) -> DREAMState:

@@ -7,10 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from dream_support import F32, F64, assert_same, cell_with, loop
 
 from dream import DREAMConfig, DREAMParams, DREAMState, dream_scan
 from dream.ops.registry import BACKENDS
+from tests.dream.support import F32, F64, assert_same, cell_with, loop
 
 FOLDER = Path(__file__).parent / "golden"
 CASES = [

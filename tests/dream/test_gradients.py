@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 import torch
-from dream_support import DIFFERENTIABLE, F64, STATISTICS, leaves, modules, random_params, random_state, small
 from torch import Tensor
 
 from dream import DREAM, DREAMCell, DREAMConfig, DREAMParams, DREAMState, dream_scan, dream_step
 from dream.ops.registry import BACKENDS
+from tests.dream.support import DIFFERENTIABLE, F64, STATISTICS, leaves, modules, random_params, random_state, small
 
 FROZEN = dict(error_smoothing=0.0, surprise_smoothing=0.0, sleep_rate=0.0)
 SOFT = dict(surprise_temperature=0.5)  # keeps the gate half open

@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 import torch
-from dream_support import F64, assert_same, random_state, small
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pack_sequence
 
 from dream import DREAM, DREAMCell, DREAMConfig, DREAMTrace, ShapeError
 from dream.cell import TONIC
+from tests.dream.support import F64, assert_same, random_state, small
 
 SORTED, UNSORTED = [9, 6, 6, 1], [6, 1, 9, 6]
 

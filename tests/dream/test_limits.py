@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 import torch
-from dream_support import F32, F64, assert_same, loop, random_params, random_state, small
 from torch import Tensor, nn
 
 from dream import DREAM, DREAMConfig, DREAMParams, DREAMState, dream_scan, dream_step
+from tests.dream.support import F32, F64, assert_same, loop, random_params, random_state, small
 
 FAR = 1e9  # a threshold that nothing reaches
 

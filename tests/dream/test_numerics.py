@@ -6,9 +6,9 @@ import math
 
 import pytest
 import torch
-from dream_support import F32, F64
 
 from dream.numerics import logit, root, shrinkage
+from tests.dream.support import F32, F64
 
 DTYPES = pytest.mark.parametrize("dtype", [F32, F64])
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 import torch
-from dream_support import F64, assert_same, cell_with, modules, random_params, random_state, small
 
 from dream import DREAM, DREAMCell, DREAMStack, dream_scan, dream_step
+from tests.dream.support import F64, assert_same, cell_with, modules, random_params, random_state, small
 
 PLASTIC = dict(sleep_rate=0.05, min_surprise_for_sleep=0.0, surprise_smoothing=0.2)
 

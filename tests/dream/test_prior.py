@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 import torch
-from dream_support import F64, assert_same, modules, small
 from torch import Tensor
 
 from dream import DREAM, DREAMCell, DREAMStack, dream_scan
+from tests.dream.support import F64, assert_same, modules, small
 
 
 def batch(rows: int = 3, steps: int = 8, scale: float = 3.0) -> Tensor:

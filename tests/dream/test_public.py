@@ -11,12 +11,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from dream_support import random_params, random_state, small
 
 import dream
 from dream import ConfigError, dream_scan
 from dream.ops import registry
 from dream.ops.registry import BACKENDS, Backend
+from tests.dream.support import random_params, random_state, small
 
 ROOT = Path(dream.__file__).resolve().parents[1]
 PUBLIC = [

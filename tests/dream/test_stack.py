@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 import torch
-from dream_support import F64, assert_same, random_state, small
 from torch import nn
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence
 
 from dream import DREAM, ConfigError, DREAMConfig, DREAMStack, DREAMState, DREAMTrace, StateError
+from tests.dream.support import F64, assert_same, random_state, small
 
 LENGTHS = torch.tensor([6, 1, 9, 6])
 

@@ -13,10 +13,10 @@ import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
-from dream_support import F32, F64, assert_same, random_state, small
 from torch.utils import _pytree as pytree
 
 from dream import DREAM, DREAMCell, DREAMConfig, DREAMStack, DREAMState, StateError
+from tests.dream.support import F32, F64, assert_same, random_state, small
 
 FIELDS = ["h", "U", "U_target", "adaptive_tau", "error_mean", "error_var", "avg_surprise"]
 

@@ -11,12 +11,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from dream_support import F32, F64, assert_same, random_state, small
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from dream import DREAM, CheckpointError, DREAMError, DREAMState, DREAMWarning, StateError
 from dream.files import write_atomic
+from tests.dream.support import F32, F64, assert_same, random_state, small
 
 
 @pytest.fixture

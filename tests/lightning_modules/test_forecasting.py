@@ -178,7 +178,7 @@ def test_figures_show_the_test_part(tmp_path: Path) -> None:
     figures = module.figures()
     assert set(figures) == {"forecasts", "adaptation"}
     windows = len(data.test_dataloader().dataset)
-    _error, surprise, norm = (axis.lines[-1] for axis in figures["adaptation"].axes[:3])
+    _error, surprise, norm = (axis.lines[0] for axis in figures["adaptation"].axes[:3])
     assert len(surprise.get_ydata()) == windows
     assert 0 < np.min(surprise.get_ydata()) < np.max(surprise.get_ydata()) < 1
     assert np.min(norm.get_ydata()) > 0

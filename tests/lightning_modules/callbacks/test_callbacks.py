@@ -6,6 +6,7 @@ import json
 import math
 from pathlib import Path
 
+import lightning as L
 import pytest
 
 from dream import DREAMConfig
@@ -18,18 +19,26 @@ from tests.lightning_modules.support import small_data, small_module, small_trai
 NAMES = {"surprise", "surprised", "u_norm", "threshold", "plasticity", "tonic"}
 
 
+class Spy(L.Callback):
+    """Keeps what the layers showed in the last training batch; validation shows something else after it."""
+
+    def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *_: object) -> None:
+        self.observed = pl_module.observed
+
+
 class TestMonitor:
     def test_every_layer_is_logged_with_the_values_of_the_last_batch(self, tmp_path: Path) -> None:
         data = small_data()
         module = small_module(data, hidden_dims=[8, 6])
         logger = JSONLLogger(tmp_path)
-        trainer = small_trainer(tmp_path, logger=logger, callbacks=[DREAMMonitor()])
+        spy = Spy()
+        trainer = small_trainer(tmp_path, logger=logger, callbacks=[DREAMMonitor(), spy])
         trainer.fit(module, datamodule=data)
         rows = [json.loads(line) for line in logger.path.read_text().splitlines()]
         last = [row for row in rows if "dream/layer_0/surprise" in row][-1]
         for k in range(2):
             assert {name for name in NAMES if f"dream/layer_{k}/{name}" in last} == NAMES
-        seen = module.observed[0]
+        seen = spy.observed[0]
         assert last["dream/layer_0/surprise"] == pytest.approx(float(seen.surprise.mean()))
         assert last["dream/layer_0/surprised"] == pytest.approx(float((seen.surprise > 0.5).float().mean()))
         assert last["dream/layer_0/u_norm"] == pytest.approx(float(seen.u_norm[:, -1].mean()))

@@ -9,13 +9,13 @@ from typing import Any
 
 import pytest
 import torch
-from dream_support import F32, F64, assert_same, rows_of, tensors
 from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn.parallel import DistributedDataParallel
 
 from dream import DREAMCell
 from dream.ops.registry import BACKENDS
+from tests.dream.support import F32, F64, assert_same, rows_of, tensors
 
 WIDTH = 3  # features of every input
 LIVELY = dict(sleep_rate=0.05, min_surprise_for_sleep=0.0, surprise_smoothing=0.1, target_norm=0.5)

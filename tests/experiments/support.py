@@ -1,0 +1,67 @@
+"""Runs of the `dream` command, small enough for tests, and a reader of what Weights & Biases wrote."""
+
+from __future__ import annotations
+
+import json
+import struct
+import zlib
+from pathlib import Path
+from typing import Any
+
+from wandb.proto import wandb_internal_pb2
+
+SMALL = [
+    "--data.rows=400",
+    "--data.feeders=2",
+    "--data.look_back=24",
+    "--data.horizon=8",
+    "--data.batch_size=32",
+    "--model.config.hidden_dim=8",
+    "--model.config.rank=2",
+    "--model.patch=4",
+    "--trainer.accelerator=cpu",
+    "--trainer.max_epochs=2",
+    "--trainer.log_every_n_steps=2",
+]
+
+
+def wandb_records(path: Path) -> list[Any]:
+    """Every record of a `.wandb` file: a 7-byte header, then 32 KiB blocks of (crc32, length, type, data)."""
+    content = path.read_bytes()
+    assert content[:4] == b":W&B"
+    block, place, parts, records = 32 * 1024, 7, b"", []
+    while place + 7 <= len(content):
+        if block - place % block < 7:
+            place += block - place % block
+            continue
+        checksum, length, kind = struct.unpack("<IHB", content[place : place + 7])
+        if kind == 0 and length == 0:
+            break
+        data = content[place + 7 : place + 7 + length]
+        assert zlib.crc32(bytes([kind]) + data) == checksum
+        place += 7 + length
+        parts = parts + data if kind in (3, 4) else data
+        if kind in (1, 4):
+            record = wandb_internal_pb2.Record()
+            record.ParseFromString(parts)
+            records.append(record)
+    return records
+
+
+def wandb_history(path: Path) -> list[dict[str, Any]]:
+    """The rows that were logged to a tracked run."""
+    return [
+        {"/".join(item.nested_key) or item.key: json.loads(item.value_json) for item in record.history.item}
+        for record in wandb_records(path)
+        if record.WhichOneof("record_type") == "history"
+    ]
+
+
+def wandb_config(path: Path) -> dict[str, Any]:
+    """The configuration of a tracked run."""
+    config: dict[str, Any] = {}
+    for record in wandb_records(path):
+        updates = record.run.config.update if record.WhichOneof("record_type") == "run" else record.config.update
+        for item in updates:
+            config["/".join(item.nested_key) or item.key] = json.loads(item.value_json)
+    return config

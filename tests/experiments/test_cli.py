@@ -1,0 +1,190 @@
+"""What the command says: to a newcomer, and to a mistake."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+import dream
+from dream.config import PRESETS
+from experiments import configs
+from experiments.cli import COMMANDS, main
+from tests.experiments.support import SMALL
+
+FORECASTING = """
+model:
+  class_path: lightning_modules.ForecastingModule
+  init_args: {model}
+data:
+  class_path: lightning_modules.data.DriftingLoad
+  init_args: {data}
+"""
+
+
+@pytest.fixture(autouse=True)
+def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Runs in a folder of their own, and leaves `sys.argv` alone."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.argv", ["dream"])
+    return tmp_path
+
+
+def refused(*arguments: str, capsys: pytest.CaptureFixture[str]) -> str:
+    """What `dream` says to a mistake: exit code 2, at most five lines, no traceback, nothing written."""
+    before = sorted(Path.cwd().rglob("*"))
+    assert main(list(arguments)) == 2
+    said = capsys.readouterr()
+    assert said.err.startswith("dream: ")
+    assert len(said.err.splitlines()) <= 5
+    assert "Traceback" not in said.err
+    assert sorted(Path.cwd().rglob("*")) == before
+    return said.err
+
+
+FLAGS = [
+    (["--model.config.rank=-8"], "`model.config.rank` must be above 0; got -8. Recommended: 4-32."),
+    (["--model.config.rank=abc"], "`model.config.rank` must be a whole number; got abc."),
+    (["--model.config.rnk=8"], "`model.config.rnk` is not a setting. Did you mean `model.config.rank`?"),
+    (["--model.config.kappa=1.5"], "`model.config.kappa` must be at most 1; got 1.5."),
+    (["--model.patch=7"], "`model.patch` must be a divisor of look_back, 96; got 7."),
+    (["--model.pach=7"], "`model.pach` is not a setting. Did you mean `model.patch`?"),
+    (["--model.normalization=batch"], "`model.normalization` must be"),
+    (["--model.backend=gpu"], "`model.backend` must be auto or reference; got 'gpu'."),
+    (["--data.look_back=-3"], "`data.look_back` must be a whole number of at least 1; got -3."),
+    (["--data.lookback=3"], "`data.lookback` is not a setting. Did you mean `data.look_back`?"),
+    (["--data=ETTDat"], "`data` names a class that is not there: ETTDat. Did you mean `ETTData`?"),
+    (["--data=TableData"], "`data.path` is required"),
+    (["--data=TableData", "--data.path=none.csv"], "none.csv: no such file."),
+    (["--trainer.max_epochs=abc"], "`trainer.max_epochs` must be a whole number; got abc."),
+    (["--trainer.max_epoch=3"], "`trainer.max_epoch` is not a setting. Did you mean `trainer.max_epochs`?"),
+    (["--trainer.default_root_dir=x"], "`trainer.default_root_dir` is the run's own folder here; set `run.folder`."),
+    (["--seed=abc"], "`seed` must be a whole number; got abc."),
+    (["--nonsense=3"], "`nonsense` is not a setting."),
+    (["--early_stopping.patient=3"], "`early_stopping.patient` is not a setting. Did you mean `early_stopping.patience`?"),
+]
+
+
+@pytest.mark.parametrize(("flags", "message"), FLAGS, ids=[flags[0] for flags, _ in FLAGS])
+def test_a_wrong_flag_gets_path_value_rule_and_nearest_key(
+    flags: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert f"dream: {message}" in refused("check", "forecasting", *flags, capsys=capsys)
+
+
+FILES = [
+    (FORECASTING.format(model="{config: {rnk: 4}}", data="{}"), "`model.config.rnk` is not a setting. Did you mean"),
+    (FORECASTING.format(model="{config: {rank: [1]}}", data="{}"), "`model.config.rank` must be a whole number; got [1]."),
+    (
+        FORECASTING.format(model="{config: {kappa: .nan}}", data="{}"),
+        "`model.config.kappa` must be a finite number; got nan.",
+    ),
+    (
+        FORECASTING.format(model="{}", data="{lok_back: 3}"),
+        "`data.lok_back` is not a setting. Did you mean `data.look_back`?",
+    ),
+    (FORECASTING.format(model="{}", data="{split: [0.5, 0.6, 0.2]}"), "`data.split` must be"),
+    (FORECASTING.format(model="{}", data="{}").replace("DriftingLoad", "DriftingLod"), "`data.class_path` names a class"),
+    (FORECASTING.format(model="{}", data="{}") + "trianer: {max_epochs: 3}\n", "`trianer.max_epochs` is not a setting."),
+    ("model: [b", "bad.yaml must be YAML in UTF-8; line"),
+    ("- 1\n- 2\n", "bad.yaml must hold sections such as model, data and trainer; got list."),
+    ("", "bad.yaml must hold sections such as model, data and trainer; got NoneType."),
+]
+
+
+@pytest.mark.parametrize(("text", "message"), FILES)
+def test_a_wrong_file_gets_path_value_rule_and_nearest_key(
+    text: str, message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path("bad.yaml").write_text(text)
+    assert f"dream: {message}" in refused("check", "bad.yaml", capsys=capsys)
+
+
+def test_a_file_that_is_not_text_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    Path("bad.yaml").write_bytes(b"\xff\xfe\x00")
+    assert "bad.yaml must be YAML in UTF-8" in refused("check", "bad.yaml", capsys=capsys)
+
+
+COMMAND_LINES = [
+    (["chek"], "`chek` is not a command of dream. Did you mean `check`?"),
+    (["fit"], "-c must name an experiment; got none."),
+    (["fit", "-c"], "-c must be followed by a YAML file or a shipped name"),
+    (["fit", "-c", "forcasting"], "-c must be a YAML file or a shipped name; got 'forcasting'. Did you mean `forecasting`?"),
+    (["test", "-c", "forecasting"], "`--ckpt_path` must name a run's folder or a checkpoint file; got none."),
+    (["predict", "--ckpt_path", "none"], "`--ckpt_path` must be a run's folder or a checkpoint file; none does not exist."),
+    (["test", "--ckpt_path", "http://127.0.0.1/a.ckpt"], "`--ckpt_path` must be a run's folder or a checkpoint file;"),
+    (["config", "show", "forcasting"], "nothing is called 'forcasting'. Did you mean `forecasting`?"),
+    (["data", "get", "et"], "Did you mean `ett`?"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "message"), COMMAND_LINES, ids=[" ".join(line) for line, _ in COMMAND_LINES])
+def test_a_wrong_command_is_told_the_right_one(
+    arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert message in refused(*arguments, capsys=capsys)
+
+
+def test_a_checkpoint_that_is_none_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    Path("a.ckpt").write_bytes(b"not a checkpoint")
+    message = refused("test", "-c", "forecasting", "--ckpt_path", "a.ckpt", capsys=capsys)
+    assert "`--ckpt_path` must be a checkpoint that `dream fit` wrote; a.ckpt:" in message
+    torch.save({"weights": 1}, "a.ckpt")
+    message = refused("test", "-c", "forecasting", "--ckpt_path", "a.ckpt", capsys=capsys)
+    assert "hyper_parameters" in message
+
+
+def test_a_name_that_is_taken_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    Path("runs/here").mkdir(parents=True)
+    message = refused("fit", "-c", "forecasting", *SMALL, "--run.name=here", capsys=capsys)
+    assert f"`run.name` must be new; {Path('runs') / 'here'} exists." in message
+
+
+def test_help_names_every_command(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--help"]) == 0
+    shown = capsys.readouterr().out
+    assert all(f"\n  {command} " in shown for command in COMMANDS)
+    assert main([]) == 0
+    assert capsys.readouterr().out == shown
+
+
+def test_help_answers_without_loading_the_trainer() -> None:
+    code = "import sys; from experiments.cli import main; main(['--help']); assert 'lightning' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(dream.__file__).parents[1], capture_output=True)
+
+
+def test_version(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out == f"dream {dream.__version__}\n"
+
+
+def test_the_settings_of_a_command_are_documented(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["fit", "--help"]) == 0
+    shown = capsys.readouterr().out
+    assert "--seed" in shown
+    assert "--run.folder" in shown
+    assert main(["fit", "--model.help=lightning_modules.ForecastingModule"]) == 0
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "R: rank of the fast weights." in shown
+    assert "Rows of the past that are read as one step." in shown
+
+
+def test_config_list_and_show(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["config", "list"]) == 0
+    shown = capsys.readouterr().out
+    assert all(name in shown for name in (*configs.shipped(), *PRESETS))
+    assert main(["config", "show", "forecasting"]) == 0
+    assert capsys.readouterr().out == configs.shipped()["forecasting"].read_text()
+    assert main(["config", "show", "stability"]) == 0
+    assert "time_step: 0.05" in capsys.readouterr().out
+
+
+def test_check_says_what_a_fit_would_do_and_writes_nothing(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["check", "forecasting", *SMALL]) == 0
+    shown = capsys.readouterr().out
+    for word in ("feeder_1, feeder_2", "DREAM 4 -> 8, rank 2", "trainable parameters", "at most 2 epochs", "loss"):
+        assert word in shown
+    assert list(Path.cwd().iterdir()) == []

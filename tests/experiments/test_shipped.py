@@ -1,0 +1,37 @@
+"""Every shipped YAML: it parses, builds, and runs a batch forward and backward."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from experiments import configs
+from experiments.cli import main
+
+MARKS = {name: [pytest.mark.data] for name in configs.shipped() if "_ett" in name}
+
+
+@pytest.mark.parametrize("name", [pytest.param(name, marks=MARKS.get(name, [])) for name in configs.shipped()])
+def test_it_runs_a_batch(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("sys.argv", ["dream"])
+    monkeypatch.chdir(tmp_path)
+    flags = []
+    if name == "forecasting_csv":
+        table = pd.DataFrame({"time": pd.date_range("2024-01-01", periods=1500, freq="h"), "load": np.arange(1500) % 24.0})
+        table.to_csv("load.csv", index=False)
+        flags = ["--data.path=load.csv"]
+    assert main(["check", name, *flags]) == 0, capsys.readouterr().err
+    assert "one batch" in capsys.readouterr().out
+    assert configs.headline(configs.shipped()[name]).endswith((".", "FILE."))
+
+
+def test_a_path_is_as_good_as_a_name(tmp_path: Path) -> None:
+    copy = tmp_path / "mine.yaml"
+    copy.write_text(configs.shipped()["forecasting"].read_text())
+    assert configs.resolve(str(copy)) == copy
+    assert configs.resolve("forecasting") == configs.shipped()["forecasting"]
