@@ -209,14 +209,12 @@ class DREAMCell(nn.Module):
         Args and Returns: as there; `state` None is fresh rows.
         """
         params = self.params()
-        x = checks.sequence_input(x, timespans, params, self.config)
-        lengths = checks.valid_lengths(lengths, x)
+        x, lengths = checks.sequence(x, state, params, self.config, timespans, lengths)
         if self.check_inputs:
             checks.finite_values(x, timespans, lengths)
         state = self.init_state(x.shape[0]) if state is None else state
-        output, trace, final = F.dream_scan(
-            x, state, params, self.config, timespans, lengths, self.backend, plasticity=self.plasticity_enabled
-        )
+        scan = registry.choose(self.backend, x, self.config)
+        output, trace, final = scan(x, state, params, self.config, timespans, lengths, self.plasticity_enabled)
         if self.training:
             self._move_prior(trace.error, lengths)
         return output, trace, final

@@ -51,14 +51,24 @@ def step_input(x: Tensor, timespans: Tensor | None, params: DREAMParams, config:
     return _input(x, timespans, params, config, ("batch", f"{config.input_dim}"), "Remove the time axis or use a scan.")
 
 
-def sequence_input(x: Tensor, timespans: Tensor | None, params: DREAMParams, config: DREAMConfig) -> Tensor:
-    """x (N, T, I), in the dtype that the layer computes in.
+def sequence(
+    x: Tensor,
+    state: DREAMState | None,
+    params: DREAMParams,
+    config: DREAMConfig,
+    timespans: Tensor | None,
+    lengths: Tensor | None,
+) -> tuple[Tensor, Tensor | None]:
+    """x (N, T, I), in the dtype that the layer computes in, and lengths (N,), None where no row is shorter than T.
 
     Raises:
-        ShapeError, DataError: see `_input`.
+        ShapeError, DataError, StateError: see `_input`, `_lengths`, `state_of`.
     """
     axes = ("batch", "time", f"{config.input_dim}")
-    return _input(x, timespans, params, config, axes, "Add a time axis with x.unsqueeze(1); batch comes first.")
+    x = _input(x, timespans, params, config, axes, "Add a time axis with x.unsqueeze(1); batch comes first.")
+    if state is not None:
+        state_of(state, config, x)
+    return x, _lengths(lengths, x)
 
 
 def _input(
@@ -103,7 +113,7 @@ def _input(
     return x
 
 
-def valid_lengths(lengths: Tensor | None, x: Tensor) -> Tensor | None:
+def _lengths(lengths: Tensor | None, x: Tensor) -> Tensor | None:
     """`lengths` on the device of `x` (N, T, I); None where no row is shorter than T.
 
     Raises:

@@ -232,8 +232,6 @@ def dream_scan(
         ShapeError, DataError, StateError: an argument of a wrong shape, dtype or device; lengths below 1 or above T.
         ConfigError: an unknown backend, or one that cannot serve this call; the message says why.
     """
-    x = checks.sequence_input(x, timespans, params, config)
-    lengths = checks.valid_lengths(lengths, x)
-    checks.state_of(state, config, x)
+    x, lengths = checks.sequence(x, state, params, config, timespans, lengths)
     scan = registry.choose(backend, x, config)
     return scan(x, state, params, config, timespans, lengths, plasticity)

@@ -105,8 +105,8 @@ class SequenceModule(nn.Module, ABC, Generic[S, Tr]):
     def trace(
         self,
         x: Tensor,
-        lengths: Tensor | None = None,
         state: S | None = None,
+        lengths: Tensor | None = None,
         *,
         timespans: Tensor | None = None,
     ) -> tuple[Tensor, Tr, S]:

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
+import inspect
 import logging
 import os
 import sys
 import time
 import warnings
 from argparse import ArgumentError
-from dataclasses import dataclass
-from datetime import datetime
 from pathlib import Path
-from typing import Any, Literal
+from pydoc import locate
+from typing import Any
 
 import lightning as L
-import torch
 import yaml
 from jsonargparse import set_parsing_settings
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint, RichProgressBar
@@ -26,9 +25,11 @@ from pydantic import ValidationError
 
 from dream.errors import CheckpointError, ConfigError, DREAMError, DREAMWarning
 from dream.files import write_atomic
-from experiments import configs, report
+from experiments import report
+from experiments.arguments import checkpoint_file, leaves, read_settings, resolve
 from experiments.check import check_experiment
 from experiments.explain import explain
+from experiments.folders import RunSettings, run_folder
 from lightning_modules import tracking
 from lightning_modules.base import TaskModule
 from lightning_modules.callbacks import DREAMMonitor, PlainProgress, SaveFigures, TuningAdvisor
@@ -43,25 +44,6 @@ FROM_DATA = {
     "season": "season",
 }
 LINKED = [f"model.{name}" for name in FROM_DATA.values()]
-RUN_FOLDER = "DREAM_RUN_FOLDER"  # tells the other processes of a run where rank 0 writes
-
-
-@dataclass
-class RunSettings:
-    """Where a run is written down.
-
-    Args:
-        folder: Every run gets a folder of its own below this one.
-        name: Name of that folder; experiment and time of day if not given. Must not exist yet.
-        wandb: Weights & Biases: offline (`wandb sync` can send it later), online or disabled; the environment variable
-            WANDB_MODE, else offline, if not given.
-        project: Name of the project in Weights & Biases.
-    """
-
-    folder: str = "runs"
-    name: str | None = None
-    wandb: Literal["offline", "online", "disabled"] | None = None
-    project: str = "dream"
 
 
 class DREAMTrainer(L.Trainer):
@@ -135,6 +117,22 @@ class DREAMCLI(LightningCLI):
         for name, target in FROM_DATA.items():
             parser.link_arguments(f"data.{name}", f"model.init_args.{target}", apply_on="instantiate")
 
+    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+        super().parse_arguments(parser, args)
+        model = self.config[self.config.subcommand].model
+        model_class = locate(model.class_path)
+        assert isinstance(model_class, type)
+        defaults = inspect.signature(model_class).parameters
+        for source, target in FROM_DATA.items():
+            value = model.init_args.get(target)
+            if (value is not None and value != defaults[target].default) or f"--model.{target}" in self.flags():
+                message = f"`model.{target}` is set by the data; got {value!r}. Set `data.{source}` or leave it out."
+                raise ConfigError(message, key=f"model.{target}")
+
+    def flags(self) -> set[str]:
+        """The settings that were given on the command line, such as ``--model.config.rank``."""
+        return {argument.partition("=")[0].replace(".init_args", "") for argument in self.command}
+
     def keys(self) -> list[str]:
         """The settings that the parser knows by itself, without those of the model and data classes."""
         parsers = getattr(self, "_subcommand_parsers", {}).values()
@@ -151,8 +149,8 @@ class DREAMCLI(LightningCLI):
         if path is None:
             return
         values["ckpt_path"] = str(checkpoint_file(path))
-        explicit = {argument.partition("=")[0].replace(".init_args", "") for argument in self.command}
-        for key, value in _leaves(read_settings(values["ckpt_path"])):
+        explicit = self.flags()
+        for key, value in leaves(read_settings(values["ckpt_path"])):
             target = f"model.init_args.{key}"
             if target in values and f"--model.{key}" not in explicit:
                 values[target] = value
@@ -288,75 +286,6 @@ def _note(message: Warning | str, category: type[Warning], *_: Any, **__: Any) -
     print(f"{kind}: {str(message).strip()}", file=sys.stderr)  # noqa: T201
 
 
-def resolve(argv: list[str]) -> tuple[list[str], str]:
-    """`argv` with every configuration's name replaced by its path, and the name of the experiment.
-
-    ``dream check NAME`` means ``-c NAME``; a checkpoint without ``-c`` brings the configuration of its run.
-
-    Raises:
-        ConfigError: no such configuration.
-    """
-    argv = list(argv)
-    if argv[0] == "check" and len(argv) > 1 and not argv[1].startswith("-"):
-        argv.insert(1, "-c")
-    experiment = ""
-    for k, argument in enumerate(argv):
-        flag, equals, value = argument.partition("=")
-        if flag not in ("-c", "--config"):
-            continue
-        place = k if equals else k + 1
-        if place >= len(argv):
-            raise ConfigError("-c must be followed by a YAML file or a shipped name; see `dream config list`.")
-        path = configs.resolve(value if equals else argv[place])
-        argv[place] = f"{flag}={path}" if equals else str(path)
-        experiment = path.parent.name if path.name == "config.yaml" else path.stem
-    flags = [argument.partition("=")[0] for argument in argv]
-    asks = any(flag in ("-h", "--print_config") or flag.endswith("help") for flag in flags)
-    if not experiment and not asks:
-        argv[1:1] = ["-c", str(_config_of_checkpoint(argv))]
-        experiment = argv[0]
-    return argv, experiment
-
-
-def _config_of_checkpoint(argv: list[str]) -> Path:
-    for k, argument in enumerate(argv):
-        flag, equals, value = argument.partition("=")
-        if flag == "--ckpt_path" and (equals or k + 1 < len(argv)):
-            config = checkpoint_file(value if equals else argv[k + 1]).parent.parent / "config.yaml"
-            if config.is_file():
-                return config
-    raise ConfigError("-c must name an experiment; got none. `dream config list` shows the shipped ones.")
-
-
-def checkpoint_file(path: str) -> Path:
-    """The checkpoint that `path` means: a file, or the best one of a run's folder.
-
-    Raises:
-        CheckpointError: there is none.
-    """
-    file = Path(path)
-    if file.is_dir():
-        file = file / "checkpoints" / "best.ckpt"
-    if not file.is_file():
-        raise CheckpointError(f"`--ckpt_path` must be a run's folder or a checkpoint file; {file} does not exist.")
-    return file
-
-
-def read_settings(path: str) -> dict[str, Any]:
-    """The model's settings in a checkpoint.
-
-    Raises:
-        CheckpointError: the file is damaged, or not a checkpoint of ours.
-    """
-    try:
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-        settings: dict[str, Any] = checkpoint["hyper_parameters"]
-    except Exception as error:
-        first = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise CheckpointError(f"`--ckpt_path` must be a checkpoint that `dream fit` wrote; {path}: {first}") from error
-    return settings
-
-
 def raise_if_mismatch(error: BaseException) -> None:
     """Say it in one line where weights of other shapes were asked for.
 
@@ -369,35 +298,3 @@ def raise_if_mismatch(error: BaseException) -> None:
         raise CheckpointError(
             f"the checkpoint does not fit the model; leave out the flag that changed it. {first}"
         ) from error
-
-
-def run_folder(settings: RunSettings, experiment: str) -> Path:
-    """A new folder for this run; the same in every process of it.
-
-    Raises:
-        ConfigError: `run.name` is taken, or the folder can't be made.
-    """
-    if os.environ.get("LOCAL_RANK", "0") != "0" and RUN_FOLDER in os.environ:
-        return Path(os.environ[RUN_FOLDER])
-    parent = Path(settings.folder)
-    stem = settings.name or f"{experiment}-{datetime.now():%Y-%m-%d_%H-%M-%S}"
-    for attempt in range(1000):
-        folder = parent / (f"{stem}-{attempt + 1}" if attempt else stem)
-        try:
-            folder.mkdir(parents=True)
-        except FileExistsError:
-            if settings.name is None:
-                continue
-            raise ConfigError(f"`run.name` must be new; {folder} exists. Choose another.", key="run.name") from None
-        except OSError as error:
-            raise ConfigError(f"`run.folder` must be writable; {folder}: {error.strerror}.", key="run.folder") from None
-        os.environ[RUN_FOLDER] = str(folder)
-        return folder
-    raise ConfigError(f"`run.folder` already holds 1000 runs called {stem}. Give `run.name`.", key="run.folder")
-
-
-def _leaves(values: dict[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
-    leaves: list[tuple[str, Any]] = []
-    for name, value in values.items():
-        leaves += _leaves(value, f"{prefix}{name}.") if isinstance(value, dict) else [(f"{prefix}{name}", value)]
-    return leaves

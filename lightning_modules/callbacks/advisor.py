@@ -16,7 +16,8 @@ from lightning_modules.base import TaskModule, is_logging_step
 
 log = logging.getLogger(__name__)
 
-STALLED = 0.01  # relative fall of the loss below which it counts as not decreasing
+STALLED = 0.01  # relative fall of the loss within the window below which it counts as not decreasing
+LEARNT = 0.1  # relative fall since the start of the run above which a level loss has converged, not stalled
 ZIGZAG, SWING = 0.7, 0.2  # share of turns, and size of a typical step relative to the level, of an oscillation
 JUMP = 3.0  # times the typical loss of the window
 LOST = 0.5  # share of the norm of U that must be left
@@ -37,7 +38,8 @@ class TuningAdvisor(L.Callback):
 
     With loss l, mean surprise S and mean |U| of the first layer, at each logging step, over a full window:
 
-    - *Loss not decreasing*: the mean of l over the later half is not at least 1 % below that over the earlier half.
+    - *Loss not decreasing*: the median of l over the later half is not at least 1 % below that over the earlier half,
+      nor 10 % below that over the first half window of the run.
     - *Too much oscillation*: l turns at 70 % or more of its steps, and the median step is above 20 % of the median l.
     - *Forgets too quickly*: |U| is below half of its peak in the window although S stayed below 0.2: nothing new
       overwrote it, it decayed.
@@ -54,6 +56,8 @@ class TuningAdvisor(L.Callback):
         self.window = max(window, 4)
         self.samples: deque[Sample] = deque(maxlen=self.window)
         self.reported: dict[str, str] = {}
+        self.start = math.nan
+        """Median loss over the first half window of the run."""
 
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -66,24 +70,27 @@ class TuningAdvisor(L.Callback):
         self.samples.append(
             Sample(float(outputs["loss"]), float(first.surprise.mean()), float(first.u_norm[:, -1].mean()), target)
         )
-        for symptom in symptoms(self.samples, self.window):
+        if len(self.samples) == self.window // 2 and math.isnan(self.start):
+            self.start = float(np.median([sample.loss for sample in self.samples]))
+        for symptom in symptoms(self.samples, self.window, self.start):
             if symptom not in self.reported:
                 self.reported[symptom] = str(SYMPTOMS[symptom])
                 log.warning("step %d: %s. Try: %s.", trainer.global_step, symptom, SYMPTOMS[symptom])
 
 
-def symptoms(samples: Sequence[Sample], window: int) -> list[str]:
-    """The symptoms that the last `window` samples show, by the rules of `TuningAdvisor`."""
+def symptoms(samples: Sequence[Sample], window: int, start: float) -> list[str]:
+    """The symptoms that the last `window` samples show, by the rules of `TuningAdvisor`; `start` is the run's first loss."""
     if samples and not math.isfinite(samples[-1].loss):
         return ["Unstable training"]
     if len(samples) < window:
         return []
     loss, surprise, u_norm, target = np.array(samples, dtype=float).T
     half = len(loss) // 2
+    later = np.median(loss[half:])
     steps = np.diff(loss)
     turns = np.mean(steps[1:] * steps[:-1] < 0)
     shown = {
-        "Loss not decreasing": loss[half:].mean() > (1 - STALLED) * loss[:half].mean(),
+        "Loss not decreasing": later > max((1 - STALLED) * np.median(loss[:half]), (1 - LEARNT) * start),
         "Too much oscillation": turns >= ZIGZAG and np.median(np.abs(steps)) > SWING * np.median(loss),
         "Forgets too quickly": surprise.max() < CALM and u_norm[-1] < LOST * u_norm.max(),
         "Doesn't adapt": surprise[:half].mean() > ALARMED

@@ -30,7 +30,7 @@ class TestLayer(Contract):
         return module(x, state, **kwargs)
 
     def traced(self, module: DREAM, x: Tensor, lengths: Tensor | None = None) -> tuple[Tensor, Any, Any]:
-        return module.trace(x, lengths)
+        return module.trace(x, lengths=lengths)
 
 
 class TestStack(Contract):
@@ -41,4 +41,4 @@ class TestStack(Contract):
         return module(x, state, **kwargs)
 
     def traced(self, module: DREAMStack, x: Tensor, lengths: Tensor | None = None) -> tuple[Tensor, Any, Any]:
-        return module.trace(x, lengths)
+        return module.trace(x, lengths=lengths)

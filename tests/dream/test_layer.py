@@ -100,7 +100,7 @@ def test_full_lengths_are_no_lengths(layer: DREAM) -> None:
 
 def test_the_trace(layer: DREAM) -> None:
     x, lengths, spans = torch.randn(4, 9, 3, dtype=F64), torch.tensor(UNSORTED), torch.rand(4, 9, dtype=F64) + 0.3
-    output, trace, state = layer.trace(x, lengths, timespans=spans)
+    output, trace, state = layer.trace(x, lengths=lengths, timespans=spans)
     assert_same((output, state), layer.forward_with_mask(x, lengths, timespans=spans))
     assert isinstance(trace, DREAMTrace)
     assert set(trace._fields) == {"prediction", "forecast", "surprise", "deviation", "u_norm", "error"}

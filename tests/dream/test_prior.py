@@ -21,7 +21,7 @@ def test_the_rule_over_several_calls(beta: float) -> None:
     prior = torch.ones(3, dtype=F64)
     for k, lengths in enumerate([None, torch.tensor([8, 2, 5]), None, torch.tensor([1, 1, 3]), None]):
         x = batch(scale=1.0 + k)
-        _, trace, _ = layer.trace(x, lengths)
+        _, trace, _ = layer.trace(x, lengths=lengths)
         valid = torch.ones(3, 8, dtype=torch.bool) if lengths is None else torch.arange(8) < lengths[:, None]
         mean_square = trace.error.detach()[valid].square().mean(0)
         prior = prior + max(beta, 1 / (k + 1)) * (mean_square - prior)

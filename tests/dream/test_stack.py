@@ -26,7 +26,7 @@ def by_hand(stack: DREAMStack, x: torch.Tensor, lengths: torch.Tensor | None = N
     """Layer after layer, without dropout."""
     traces, states = [], []
     for layer in stack.layers:
-        x, trace, state = layer.trace(x, lengths)
+        x, trace, state = layer.trace(x, lengths=lengths)
         traces.append(trace)
         states.append(state)
     return x, traces, states
@@ -35,7 +35,7 @@ def by_hand(stack: DREAMStack, x: torch.Tensor, lengths: torch.Tensor | None = N
 def test_each_layer_reads_the_output_of_the_one_below(stack: DREAMStack) -> None:
     x = torch.randn(4, 9, 3, dtype=F64)
     expected = by_hand(stack, x, LENGTHS)
-    assert_same(stack.trace(x, LENGTHS), expected)
+    assert_same(stack.trace(x, lengths=LENGTHS), expected)
     assert_same(stack.forward_with_mask(x, LENGTHS), (expected[0], expected[2]))
     output, states = stack(x)
     assert_same((output, states), by_hand(stack, x)[::2])
@@ -109,10 +109,10 @@ def test_packed_sequences(stack: DREAMStack) -> None:
 
 def test_nan_in_the_padding(stack: DREAMStack) -> None:
     x = torch.randn(4, 9, 3, dtype=F64)
-    clean = stack.trace(x, LENGTHS)
+    clean = stack.trace(x, lengths=LENGTHS)
     for row, length in enumerate(LENGTHS.tolist()):
         x[row, length:] = torch.nan
-    assert_same(stack.trace(x, LENGTHS), clean)
+    assert_same(stack.trace(x, lengths=LENGTHS), clean)
 
 
 def test_chunks_with_states_and_timespans(stack: DREAMStack) -> None:

@@ -1,0 +1,56 @@
+"""Where a run is written down: one new folder for each."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Literal
+
+from dream.errors import ConfigError
+
+RUN_FOLDER = "DREAM_RUN_FOLDER"  # tells the other processes of a run where rank 0 writes
+
+
+@dataclass
+class RunSettings:
+    """Where a run is written down.
+
+    Args:
+        folder: Every run gets a folder of its own below this one.
+        name: Name of that folder; experiment and time of day if not given. Must not exist yet.
+        wandb: Weights & Biases: offline (`wandb sync` can send it later), online or disabled; the environment variable
+            WANDB_MODE, else offline, if not given.
+        project: Name of the project in Weights & Biases.
+    """
+
+    folder: str = "runs"
+    name: str | None = None
+    wandb: Literal["offline", "online", "disabled"] | None = None
+    project: str = "dream"
+
+
+def run_folder(settings: RunSettings, experiment: str) -> Path:
+    """A new folder for this run; the same in every process of it.
+
+    Raises:
+        ConfigError: `run.name` is taken, or the folder can't be made.
+    """
+    if os.environ.get("LOCAL_RANK", "0") != "0" and RUN_FOLDER in os.environ:
+        return Path(os.environ[RUN_FOLDER])
+    parent = Path(settings.folder)
+    stem = settings.name or f"{experiment}-{datetime.now():%Y-%m-%d_%H-%M-%S}"
+    for attempt in range(1000):
+        folder = parent / (f"{stem}-{attempt + 1}" if attempt else stem)
+        try:
+            folder.mkdir(parents=True)
+        except FileExistsError:
+            if settings.name is None:
+                continue
+            raise ConfigError(f"`run.name` must be new; {folder} exists. Choose another.", key="run.name") from None
+        except OSError as error:
+            raise ConfigError(f"`run.folder` must be writable; {folder}: {error.strerror}.", key="run.folder") from None
+        os.environ[RUN_FOLDER] = str(folder)
+        return folder
+    raise ConfigError(f"`run.folder` already holds 1000 runs called {stem}. Give `run.name`.", key="run.folder")
