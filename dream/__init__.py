@@ -22,11 +22,12 @@ from dream.errors import (
     ShapeError,
     StateError,
 )
-from dream.functional import DREAMParams, DREAMTrace, dream_scan, dream_step
+from dream.functional import dream_scan, dream_step
 from dream.layer import DREAM
 from dream.optim import parameter_groups
 from dream.stack import DREAMStack
 from dream.state import DREAMState
+from dream.types import DREAMParams, DREAMTrace
 
 __version__ = "0.1.0"
 

@@ -19,6 +19,7 @@ from dream.errors import ConfigError
 from dream.numerics import logit
 from dream.ops import registry
 from dream.state import DREAMState, is_count
+from dream.types import DREAMParams, DREAMTrace
 
 TONIC = 0.2  # initial share of a unit's plasticity that stays on when nothing surprises
 
@@ -36,7 +37,7 @@ class DREAMCell(nn.Module):
         check_inputs: refuse NaN, inf and timespans that are not positive; one pass over the input for each call.
 
     Attributes:
-        C, c, W, B, b, A, G_x, G_h: parameters, as in `dream.functional.DREAMParams`.
+        C, c, W, B, b, A, G_x, G_h: parameters, as in `dream.DREAMParams`.
         log_eta, logit_tonic, log_tau: (H,) parameters.
         log_surprise_scale: () parameter.
         V: (I, R) buffer, random semi-orthogonal sensory filter.
@@ -107,11 +108,11 @@ class DREAMCell(nn.Module):
         self.error_var_prior.fill_(1.0)
         self.prior_updates.zero_()
 
-    def params(self) -> F.DREAMParams:
+    def params(self) -> DREAMParams:
         """The effective parameters, differentiable with respect to the learned ones."""
         config = self.config
         eta, scale = self.log_eta.exp(), self.log_surprise_scale.exp()
-        return F.DREAMParams(
+        return DREAMParams(
             C=self.C,
             c=self.c,
             W=self.W,
@@ -201,7 +202,7 @@ class DREAMCell(nn.Module):
         state: DREAMState | None = None,
         timespans: Tensor | None = None,
         lengths: Tensor | None = None,
-    ) -> tuple[Tensor, F.DREAMTrace, DREAMState]:
+    ) -> tuple[Tensor, DREAMTrace, DREAMState]:
         """`dream.functional.dream_scan` with this cell's parameters; in training mode it then moves the prior:
 
         ``var_0 += max(beta, 1 / (k + 1)) (mean of e^2 over all valid steps - var_0)``, with k the number of moves so far.

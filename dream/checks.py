@@ -5,17 +5,13 @@ Shapes: N rows of the batch, T steps, I `input_dim`.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import torch
 from torch import Tensor
 
 from dream.config import DREAMConfig
 from dream.errors import DataError, ShapeError, StateError
 from dream.state import DREAMState
-
-if TYPE_CHECKING:
-    from dream.functional import DREAMParams
+from dream.types import DREAMParams
 
 
 def tensor(name: str, value: object) -> None:

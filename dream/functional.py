@@ -16,41 +16,12 @@ from dream.config import DREAMConfig
 from dream.numerics import root, shrinkage
 from dream.ops import registry
 from dream.state import DREAMState
+from dream.types import DREAMParams, DREAMTrace
 
 EPS = 1e-6
 HALF_PLASTICITY = 0.1  # the plasticity at which one step corrects half of a fully surprising error
 OUTLIER = 5.0  # usual deviations beyond which an error counts as this much
 MAX_ENTROPY = 2.0  # nats
-
-
-class DREAMParams(NamedTuple):
-    """The effective parameters of a cell: in the range that the equations use, whatever form they are learned in."""
-
-    C: Tensor  # (H, I) slow prediction of the input from the state
-    c: Tensor  # (I,)
-    W: Tensor  # (I, H) how a prediction error drives the state
-    B: Tensor  # (I, H) how the input drives the state
-    b: Tensor  # (H,)
-    A: Tensor  # (H, H) recurrence
-    G_x: Tensor  # (I, H) the liquid gate: how the input stretches or shrinks each time constant
-    G_h: Tensor  # (H, H) and how the state does
-    V: Tensor  # (I, R) fixed sensory filter of the fast weights
-    eta: Tensor  # (H,) > 0, plasticity of each unit
-    tonic: Tensor  # (H,) in (0, 1), share of it that stays on when nothing surprises
-    tau: Tensor  # (H,) > 0, time constant of each unit, in model time
-    surprise_scale: Tensor  # () >= 0, how far surprise shortens the time constants
-    error_var_prior: Tensor  # (I,) > 0, error variance that a fresh row expects, in squared units of the data
-
-
-class DREAMTrace(NamedTuple):
-    """What a scan saw, (N, T, ...), 0 at padded steps; from a single step the same without the axis T."""
-
-    prediction: Tensor  # (N, T, I) what was expected of x_t before it was seen
-    forecast: Tensor  # (N, T, I) what is expected of x_{t+1} after x_t
-    error: Tensor  # (N, T, I) x - prediction
-    surprise: Tensor  # (N, T) in (0, 1)
-    deviation: Tensor  # (N, T) error in units of what the row is used to
-    u_norm: Tensor  # (N, T) |U| after the step
 
 
 class StepInput(NamedTuple):

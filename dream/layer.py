@@ -16,8 +16,8 @@ from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_
 from dream.cell import DREAMCell
 from dream.config import DREAMConfig
 from dream.errors import ConfigError
-from dream.functional import DREAMTrace
 from dream.state import DREAMState
+from dream.types import DREAMTrace
 
 S = TypeVar("S")  # the state: one DREAMState, or a list of them
 Tr = TypeVar("Tr")  # the trace: one DREAMTrace, or a list of them
@@ -114,7 +114,7 @@ class SequenceModule(nn.Module, ABC, Generic[S, Tr]):
 
         Returns:
             output: (N, T, H).
-            trace: see `dream.functional.DREAMTrace`; a list of one for each layer from a stack.
+            trace: see `dream.DREAMTrace`; a list of one for each layer from a stack.
             state: the state of every row after its last valid step.
         """
         return self.scan(x, lengths, state, timespans)

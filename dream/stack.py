@@ -16,9 +16,9 @@ from torch import Tensor, nn
 
 from dream.config import DREAMConfig
 from dream.errors import ConfigError, StateError
-from dream.functional import DREAMTrace
 from dream.layer import DREAM, SequenceModule
 from dream.state import DREAMState
+from dream.types import DREAMTrace
 
 
 class DREAMStack(SequenceModule[list[DREAMState], list[DREAMTrace]]):

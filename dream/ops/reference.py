@@ -8,17 +8,18 @@ from torch import Tensor
 from dream import functional as F
 from dream.config import DREAMConfig
 from dream.state import DREAMState, where
+from dream.types import DREAMParams, DREAMTrace
 
 
 def scan(
     x: Tensor,
     state: DREAMState,
-    params: F.DREAMParams,
+    params: DREAMParams,
     config: DREAMConfig,
     timespans: Tensor | None,
     lengths: Tensor | None,
     plasticity: bool,
-) -> tuple[Tensor, F.DREAMTrace, DREAMState]:
+) -> tuple[Tensor, DREAMTrace, DREAMState]:
     """See `dream.functional.dream_scan`. What no state enters is computed for all steps at once, before the loop."""
     steps = x.shape[1]
     valid = None
@@ -40,7 +41,7 @@ def scan(
     prediction = torch.stack([r.prediction for r in results], 1)
     output, trace = (
         torch.stack(outputs, 1),
-        F.DREAMTrace(
+        DREAMTrace(
             prediction=prediction,
             forecast=torch.cat([prediction[:, 1:], last_forecast.unsqueeze(1)], 1),
             error=x - prediction,
@@ -55,4 +56,4 @@ def scan(
     def blank(part: Tensor) -> Tensor:
         return torch.where(valid.view(*valid.shape, *[1] * (part.dim() - 2)), part, 0.0)
 
-    return blank(output), F.DREAMTrace(*map(blank, trace)), state
+    return blank(output), DREAMTrace(*map(blank, trace)), state

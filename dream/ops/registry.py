@@ -5,16 +5,14 @@ from __future__ import annotations
 import importlib
 import logging
 from collections.abc import Callable
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import NamedTuple, Protocol
 
 from torch import Tensor
 
 from dream.config import DREAMConfig
 from dream.errors import ConfigError
-
-if TYPE_CHECKING:
-    from dream.functional import DREAMParams, DREAMTrace
-    from dream.state import DREAMState
+from dream.state import DREAMState
+from dream.types import DREAMParams, DREAMTrace
 
 log = logging.getLogger(__name__)
 
