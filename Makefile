@@ -3,10 +3,8 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 export PIP_CONSTRAINT := $(CURDIR)/constraints.txt
-export DREAM_DATA ?= $(wildcard $(CURDIR)/../shared/data)
-ifeq ($(DREAM_DATA),)
-unexport PIP_CONSTRAINT := $(CURDIR)/constraints.txt
-export DREAM_DATA
+ifneq ($(wildcard $(CURDIR)/../shared/data),)
+export DREAM_DATA ?= $(CURDIR)/../shared/data
 endif
 
 .PHONY: help demo test lint format check clean

@@ -210,10 +210,11 @@ class DREAMCell(nn.Module):
         Args and Returns: as there; `state` None is fresh rows.
         """
         params = self.params()
-        x, lengths = checks.sequence(x, state, params, self.config, timespans, lengths)
+        x, lengths = checks.sequence(x, params, self.config, timespans, lengths)
         if self.check_inputs:
             checks.finite_values(x, timespans, lengths)
         state = self.init_state(x.shape[0]) if state is None else state
+        checks.state_of(state, self.config, x)
         scan = registry.choose(self.backend, x, self.config)
         output, trace, final = scan(x, state, params, self.config, timespans, lengths, self.plasticity_enabled)
         if self.training:
@@ -225,7 +226,9 @@ class DREAMCell(nn.Module):
         steps = error.shape[0] * error.shape[1] if lengths is None else lengths.sum()
         mean_square = error.square().sum((0, 1)) / steps
         weight = (self.prior_updates + 1).to(mean_square.dtype).reciprocal().clamp_min(self.config.error_smoothing)
-        self.error_var_prior.lerp_(mean_square, weight)
+        moved = torch.lerp(self.error_var_prior, mean_square, weight)
+        # an error whose square overflows must not stay in the buffer for ever
+        self.error_var_prior.copy_(torch.where(moved.isfinite(), moved, self.error_var_prior))
         self.prior_updates.add_(1)
 
     def predict_next(self, state: DREAMState) -> Tensor:
@@ -255,6 +258,8 @@ class DREAMCell(nn.Module):
         if not is_count(steps):
             raise ConfigError(f"`steps` must be a positive integer; got {steps!r}.", key="steps")
         new = state.clone()
+        if self.config.base_plasticity == 0:
+            return new
         with torch.no_grad():
             kept = (1.0 - self.config.sleep_rate * state.avg_surprise) ** steps
             new.U_target = torch.lerp(state.U, state.U_target, kept[:, None, None])

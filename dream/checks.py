@@ -22,7 +22,7 @@ def tensor(name: str, value: object) -> None:
     """
     if not isinstance(value, Tensor):
         raise DataError(
-            f"`{name}` must be a tensor; got {type(value).__name__}. Use torch.as_tensor, or pad what is packed."
+            f"`{name}` must be a tensor; got {type(value).__name__}. Use torch.as_tensor; forward takes a PackedSequence."
         )
 
 
@@ -49,7 +49,6 @@ def step_input(x: Tensor, timespans: Tensor | None, params: DREAMParams, config:
 
 def sequence(
     x: Tensor,
-    state: DREAMState | None,
     params: DREAMParams,
     config: DREAMConfig,
     timespans: Tensor | None,
@@ -58,12 +57,10 @@ def sequence(
     """x (N, T, I), in the dtype that the layer computes in, and lengths (N,), None where no row is shorter than T.
 
     Raises:
-        ShapeError, DataError, StateError: see `_input`, `_lengths`, `state_of`.
+        ShapeError, DataError: see `_input`, `_lengths`.
     """
     axes = ("batch", "time", f"{config.input_dim}")
     x = _input(x, timespans, params, config, axes, "Add a time axis with x.unsqueeze(1); batch comes first.")
-    if state is not None:
-        state_of(state, config, x)
     return x, _lengths(lengths, x)
 
 
@@ -86,6 +83,9 @@ def _input(
         empty = axes[got.index(0)]
         raise ShapeError(f"`x` must be {expected} with no empty axis; got {got}: {empty} is 0. Skip empty batches.")
     like = params.C
+    if like.shape != (config.hidden_dim, config.input_dim):
+        fits = (config.hidden_dim, config.input_dim)
+        raise ShapeError(f"`params.C` must be {fits}, as `config` says; got {tuple(like.shape)}. Use the cell's own config.")
     if like.dtype in (torch.float16, torch.bfloat16):
         raise DataError(f"the parameters must be float32 or float64; got {like.dtype}. Use .float() and torch.autocast.")
     if not x.is_floating_point():

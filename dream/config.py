@@ -132,7 +132,7 @@ class DREAMConfig:
         """
         try:
             values = json.loads(text)
-        except ValueError as error:
+        except (TypeError, ValueError) as error:
             raise ConfigError(f"`text` must be the JSON of a DREAMConfig; it does not parse: {error}.") from None
         if not isinstance(values, dict):
             raise ConfigError(f"`text` must be a JSON object of fields; got {type(values).__name__}.")

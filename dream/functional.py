@@ -203,6 +203,7 @@ def dream_scan(
         ShapeError, DataError, StateError: an argument of a wrong shape, dtype or device; lengths below 1 or above T.
         ConfigError: an unknown backend, or one that cannot serve this call; the message says why.
     """
-    x, lengths = checks.sequence(x, state, params, config, timespans, lengths)
+    x, lengths = checks.sequence(x, params, config, timespans, lengths)
+    checks.state_of(state, config, x)
     scan = registry.choose(backend, x, config)
     return scan(x, state, params, config, timespans, lengths, plasticity)

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from dream.config import DREAMConfig
 from dream.errors import ConfigError, StateError
 from dream.layer import DREAM, SequenceModule
-from dream.state import DREAMState
+from dream.state import DREAMState, is_count
 from dream.types import DREAMTrace
 
 
@@ -63,6 +63,8 @@ class DREAMStack(SequenceModule[list[DREAMState], list[DREAMTrace]]):
                 f"`hidden_dims` must list the width of each layer, such as [128, 64]; got {hidden_dims!r}.",
                 key="hidden_dims",
             )
+        if not all(map(is_count, hidden_dims)):
+            raise ConfigError(f"`hidden_dims` must hold positive integers; got {hidden_dims!r}.", key="hidden_dims")
         if "hidden_dim" in config:
             raise ConfigError("`hidden_dim` is not an argument of DREAMStack; use `hidden_dims`.", key="hidden_dim")
         if isinstance(dropout, bool) or not isinstance(dropout, (Real, float)) or not 0 <= float(dropout) < 1:
@@ -79,9 +81,7 @@ class DREAMStack(SequenceModule[list[DREAMState], list[DREAMTrace]]):
             assert isinstance(layer, DREAM)
             yield layer
 
-    def _states(self, state: Sequence[DREAMState] | None) -> Sequence[DREAMState | None]:
-        if state is None:
-            return [None] * len(self.layers)
+    def _states(self, state: Sequence[DREAMState]) -> Sequence[DREAMState]:
         if not isinstance(state, (list, tuple)) or len(state) != len(self.layers):
             got = f"a list of {len(state)}" if isinstance(state, (list, tuple)) else f"one {type(state).__name__}"
             raise StateError(f"`state` must be a list of {len(self.layers)} DREAMState, one for each layer; got {got}.")
@@ -119,7 +119,8 @@ class DREAMStack(SequenceModule[list[DREAMState], list[DREAMTrace]]):
     ) -> tuple[Tensor, list[DREAMTrace], list[DREAMState]]:
         """See `SequenceModule.scan`."""
         traces, states = [], []
-        for k, (layer, before) in enumerate(zip(self._layers(), self._states(state), strict=True)):
+        starts = [None] * len(self.layers) if state is None else self._states(state)
+        for k, (layer, before) in enumerate(zip(self._layers(), starts, strict=True)):
             x, trace, after = layer.scan(x if k == 0 else self.dropout(x), lengths, before, timespans)
             traces.append(trace)
             states.append(after)
@@ -133,14 +134,12 @@ class DREAMStack(SequenceModule[list[DREAMState], list[DREAMTrace]]):
 
     def predict_next(self, state: Sequence[DREAMState]) -> Tensor:
         """The data expected next, (N, I): the first layer's forecast."""
-        first = self._states(state)[0]
-        assert first is not None
-        return next(self._layers()).predict_next(first)
+        return next(self._layers()).predict_next(self._states(state)[0])
 
     def consolidate(self, state: Sequence[DREAMState], steps: int = 1) -> list[DREAMState]:
         """Sleep on demand, in every layer; see `DREAMCell.consolidate`."""
         pairs = zip(self._layers(), self._states(state), strict=True)
-        return [layer.consolidate(one, steps) for layer, one in pairs if one is not None]
+        return [layer.consolidate(one, steps) for layer, one in pairs]
 
     def reset_parameters(self) -> None:
         """Start every layer afresh."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -26,7 +26,7 @@ FORMAT = "dream-state"
 VERSION = 1
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, init=False)
 class DREAMState:
     """State of a DREAM layer, one row for each sequence.
 
@@ -50,6 +50,25 @@ class DREAMState:
     error_mean: Tensor
     error_var: Tensor
     avg_surprise: Tensor
+
+    def __init__(
+        self,
+        h: Tensor | Iterable[Tensor],
+        U: Tensor | None = None,
+        U_target: Tensor | None = None,
+        adaptive_tau: Tensor | None = None,
+        error_mean: Tensor | None = None,
+        error_var: Tensor | None = None,
+        avg_surprise: Tensor | None = None,
+    ) -> None:
+        """All seven tensors; or one iterable of them, which is how `torch.nn.parallel.gather` builds what it gathered."""
+        given = (h, U, U_target, adaptive_tau, error_mean, error_var, avg_surprise)
+        tensors = given if isinstance(h, Tensor) else tuple(h)
+        if len(tensors) != len(given) or not all(isinstance(tensor, Tensor) for tensor in tensors):
+            names = ", ".join(field.name for field in dataclasses.fields(self))
+            raise StateError(f"`DREAMState` needs seven tensors: {names}. init_state(batch_size) makes a fresh state.")
+        self.h, self.U, self.U_target = tensors[:3]
+        self.adaptive_tau, self.error_mean, self.error_var, self.avg_surprise = tensors[3:]
 
     @classmethod
     def fresh(cls, config: DREAMConfig, batch_size: int, error_var: Tensor) -> DREAMState:
@@ -100,6 +119,9 @@ class DREAMState:
         """Pairs of field name and tensor, in order."""
         for field in dataclasses.fields(self):
             yield field.name, getattr(self, field.name)
+
+    def __iter__(self) -> Iterator[Tensor]:
+        return (tensor for _, tensor in self.items())
 
     def shape(self) -> dict[str, tuple[int, ...]]:
         """The shape of every field."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -10,62 +11,88 @@ import torch
 from dream.errors import CheckpointError, ConfigError
 from experiments import configs
 
+FROM_DATA = {
+    "channels": "channels",
+    "covariate_count": "covariates",
+    "look_back": "look_back",
+    "horizon": "horizon",
+    "season": "season",
+}
+"""What a model takes from its data: attribute of the data, argument of the model."""
+
 
 def resolve(argv: list[str]) -> tuple[list[str], str]:
-    """`argv` with every configuration's name replaced by its path, and the name of the experiment.
+    """`argv` as the parser takes it, and the name of the experiment.
 
-    ``dream check NAME`` means ``-c NAME``; a checkpoint without ``-c`` brings the configuration of its run.
+    Configurations by their path and first, then a checkpoint's own settings, then the flags: the later beats the earlier,
+    so that what was typed always wins. ``dream check NAME`` means ``-c NAME``; a checkpoint without ``-c`` brings the
+    configuration of its run; ``--seed_everything``, as in Lightning, means ``--seed``.
 
     Raises:
         ConfigError: no such configuration.
+        CheckpointError: no such checkpoint, or one that is not ours.
     """
-    argv = list(argv)
-    if argv[0] == "check" and len(argv) > 1 and not argv[1].startswith("-"):
-        argv.insert(1, "-c")
-    experiment = ""
-    for k, argument in enumerate(argv):
-        flag, equals, value = argument.partition("=")
-        if flag not in ("-c", "--config"):
-            continue
-        place = k if equals else k + 1
-        if place >= len(argv):
-            raise ConfigError("-c must be followed by a YAML file or a shipped name; see `dream config list`.")
-        path = configs.resolve(value if equals else argv[place])
-        argv[place] = f"{flag}={path}" if equals else str(path)
-        experiment = path.parent.name if path.name == "config.yaml" else path.stem
-    flags = [argument.partition("=")[0] for argument in argv]
-    asks = any(flag in ("-h", "--print_config") or flag.endswith("help") for flag in flags)
-    if not experiment and not asks:
-        argv[1:1] = ["-c", str(_config_of_checkpoint(argv))]
-        experiment = argv[0]
-    return argv, experiment
+    command, *rest = argv
+    if command == "check" and rest and not rest[0].startswith("-"):
+        rest.insert(0, "-c")
+    paths, flags = [], []
+    while rest:
+        flag, equals, value = rest.pop(0).partition("=")
+        if flag in ("-c", "--config"):
+            if not equals and not rest:
+                raise ConfigError("-c must be followed by a YAML file or a shipped name; see `dream config list`.")
+            paths.append(configs.resolve(value if equals else rest.pop(0)))
+        else:
+            flags.append(flag.replace("--seed_everything", "--seed") + equals + value)
+    names = [flag.partition("=")[0] for flag in flags]
+    if any(name in ("-h", "--print_config") or name.endswith("help") for name in names):
+        return [command, *_as_flags(paths), *flags], ""
+    checkpoint = None
+    if "--ckpt_path" in names:
+        place = names.index("--ckpt_path")
+        _, equals, value = flags[place].partition("=")
+        if not equals and place + 1 < len(flags):
+            value = flags.pop(place + 1)
+        checkpoint = checkpoint_file(value, "last" if command == "fit" else "best")
+        flags[place] = f"--ckpt_path={checkpoint}"
+    elif command in ("validate", "test", "predict"):
+        raise ConfigError("`--ckpt_path` must name a run's folder or a checkpoint file; got none. Train with `dream fit`.")
+    if not paths:
+        home = checkpoint.parent.parent / "config.yaml" if checkpoint else None
+        if home is None or not home.is_file():
+            raise ConfigError("-c must name an experiment; got none. `dream config list` shows the shipped ones.")
+        paths = [home]
+    last = paths[-1]
+    experiment = last.parent.name if last.name == "config.yaml" else last.stem
+    return [command, *_as_flags(paths), *(checkpoint_flags(checkpoint) if checkpoint else []), *flags], experiment
 
 
-def _config_of_checkpoint(argv: list[str]) -> Path:
-    for k, argument in enumerate(argv):
-        flag, equals, value = argument.partition("=")
-        if flag == "--ckpt_path" and (equals or k + 1 < len(argv)):
-            config = checkpoint_file(value if equals else argv[k + 1]).parent.parent / "config.yaml"
-            if config.is_file():
-                return config
-    raise ConfigError("-c must name an experiment; got none. `dream config list` shows the shipped ones.")
+def _as_flags(paths: list[Path]) -> list[str]:
+    return [word for path in paths for word in ("-c", str(path))]
 
 
-def checkpoint_file(path: str) -> Path:
-    """The checkpoint that `path` means: a file, or the best one of a run's folder.
+def checkpoint_flags(checkpoint: Path) -> list[str]:
+    """The model's settings in a checkpoint as flags, but for those that the data sets."""
+    settings = {key: value for key, value in leaves(read_settings(checkpoint)) if key not in FROM_DATA.values()}
+    texts = {key: value if isinstance(value, str) else json.dumps(value) for key, value in settings.items()}
+    return [f"--model.{key}={text}" for key, text in texts.items()]
+
+
+def checkpoint_file(path: str, name: str) -> Path:
+    """The checkpoint that `path` means: a file, or the one called `name` in a run's folder.
 
     Raises:
         CheckpointError: there is none.
     """
     file = Path(path)
     if file.is_dir():
-        file = file / "checkpoints" / "best.ckpt"
+        file = file / "checkpoints" / f"{name}.ckpt"
     if not file.is_file():
         raise CheckpointError(f"`--ckpt_path` must be a run's folder or a checkpoint file; {file} does not exist.")
-    return file
+    return file.resolve()
 
 
-def read_settings(path: str) -> dict[str, Any]:
+def read_settings(path: Path) -> dict[str, Any]:
     """The model's settings in a checkpoint.
 
     Raises:
@@ -75,8 +102,8 @@ def read_settings(path: str) -> dict[str, Any]:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
         settings: dict[str, Any] = checkpoint["hyper_parameters"]
     except Exception as error:
-        first = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise CheckpointError(f"`--ckpt_path` must be a checkpoint that `dream fit` wrote; {path}: {first}") from error
+        reason = (str(error) or type(error).__name__).split(". ")[0].splitlines()[0][:80]
+        raise CheckpointError(f"`--ckpt_path` must be a checkpoint that `dream fit` wrote; {path}: {reason}.") from error
     return settings
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 
 import lightning as L
@@ -9,13 +10,18 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
+from dream.errors import DataError
 from dream.ops import registry
 from lightning_modules.base import TaskModule
 from lightning_modules.data import ForecastingData
 
 
 def check_experiment(trainer: L.Trainer, model: L.LightningModule, data: L.LightningDataModule) -> None:
-    """Print data, model, one batch and the time that a fit would take. Nothing is written."""
+    """Print data, model, one batch and the time that a fit would take. Nothing is written.
+
+    Raises:
+        DataError: the loss is not finite.
+    """
     assert isinstance(model, TaskModule)
     assert isinstance(data, ForecastingData)
     table = Table("", "", title="what `dream fit` would do", title_justify="left", show_header=False)
@@ -36,6 +42,8 @@ def check_experiment(trainer: L.Trainer, model: L.LightningModule, data: L.Light
     loss = model.losses(batch)["loss"]
     loss.backward()
     value = float(loss.detach())
+    if not math.isfinite(value):
+        raise DataError(f"the loss of the first batch must be finite; got {value}. Look at the data and the loss's weights.")
     seconds = time.perf_counter() - start
     table.add_row("one batch", f"loss {value:.4f}, {seconds:.2f} s forward and backward")
     epochs = trainer.max_epochs if trainer.max_epochs and trainer.max_epochs > 0 else None

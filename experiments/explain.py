@@ -22,10 +22,16 @@ _UNKNOWN = (
     (re.compile(r"unrecognized arguments: --([\w.+]+)"), "{0}"),
 )
 _REQUIRED = re.compile(r"the following arguments are required: ([\w.]+)")
-_EXPECTED = re.compile(r"Expected an? (?:<class '([\w.]+)'>|([^.\n]+))")
+_SUBTYPES = re.compile(r"Subtypes: \[(.*)\]")
+_EXPECTED = re.compile(r"Expected an? (.*?)(?:\. Got value: |$)", re.MULTILINE)
 _GOT = re.compile(r"(?:Got value|Given value): (.*)")
-_NO_CLASS = re.compile(r"has no attribute '(\w+)'|dot import path string: ([\w.]+)|No module named '([\w.]+)'")
-_WORDS = {"int": "a whole number", "float": "a number", "bool": "true or false", "str": "a text"}
+_NO_CLASS = re.compile(
+    r"has no attribute '(\w+)'|dot import path string: ([\w.]+)|No module named '([\w.]+)'"
+    r"|path but ([\w.]+) either not accessible"
+)
+_TYPE = re.compile(r"Literal\[(?P<choices>[^\]]*)\]|list\[(?P<item>\w+)\]|<class '(?P<name>[\w.]+)'>|(?P<word>\w+)")
+_WORDS = {"int": "a whole number", "float": "a number", "bool": "true or false", "str": "a text", "list": "a list"}
+_QUOTED = re.compile(r"`(\w+)(?:=[^`]*)?`")
 
 
 def explain(error: BaseException, parser_keys: Collection[str], linked: Collection[str], parsed: str = "") -> DREAMError:
@@ -48,9 +54,8 @@ def explain(error: BaseException, parser_keys: Collection[str], linked: Collecti
         name = next(group for group in missing.groups() if group)
         offered = [cls.__name__ for base in (TaskModule, ForecastingData) for cls in _subclasses(base)]
         key = f"{section}class_path" if section else keys[0] if keys else "class_path"
-        return ConfigError(
-            f"`{key}` names a class that is not there: {name}.{_hint(name.rpartition('.')[2], offered)}", key=key
-        )
+        hint = _hint(name.rpartition(".")[2], offered)
+        return ConfigError(f"`{key}` names a class that is not there, or not of the right kind: {name}.{hint}", key=key)
     for pattern, form in _UNKNOWN:
         if found := pattern.search(text):
             key = _path(section + form.format(*found.groups()))
@@ -58,12 +63,29 @@ def explain(error: BaseException, parser_keys: Collection[str], linked: Collecti
     if required := _REQUIRED.search(text):
         key = _path(section + required[1])
         return ConfigError(f"`{key}` is required; got nothing. Add --{key}=VALUE.", key=key)
-    if keys and (expected := [name or phrase for name, phrase in _EXPECTED.findall(text)]):
-        key = _path(".".join(keys))
-        rules = [_WORDS.get(rule, rule) for rule in dict.fromkeys(expected) if rule != "NoneType"]
-        got = _GOT.search(text)
-        return ConfigError(f"`{key}` must be {' or '.join(rules)}; got {got[1] if got else 'something else'}.", key=key)
-    return ConfigError("\n".join(line.strip() for line in text.splitlines()[:4]))
+    if keys:
+        key, innermost = _path(".".join(dict.fromkeys(keys))), text[text.rindex(f'"{keys[-1]}"') :]
+        got = _GOT.search(innermost)
+        return ConfigError(f"`{key}` must be {_rule(innermost)}; got {got[1] if got else 'something else'}.", key=key)
+    lines = "\n".join(line.strip() for line in text.splitlines()[:4])
+    quoted = _QUOTED.search(lines)
+    return _with_path(ConfigError(lines, key=quoted[1] if quoted else None), known)
+
+
+def _rule(text: str) -> str:
+    """What jsonargparse expected, in words."""
+    subtypes = _SUBTYPES.search(text)
+    expected = _EXPECTED.search(text)
+    words = []
+    for found in _TYPE.finditer(subtypes[1] if subtypes else expected[1] if expected else ""):
+        if found["choices"]:
+            words += [choice.strip(" '") for choice in found["choices"].split(",")]
+        elif found["item"]:
+            words.append(f"a list such as [{'1, 2' if found['item'] == 'int' else 'a, b'}]")
+        elif found["name"] and found["name"] != "NoneType":
+            short = found["name"].rpartition(".")[2]
+            words.append(_WORDS.get(short, f"a {short}, given by class_path and init_args"))
+    return " or ".join(dict.fromkeys(words)) or "a section with settings of its own"
 
 
 def _chain(error: BaseException | None) -> Iterator[BaseException]:
@@ -73,12 +95,22 @@ def _chain(error: BaseException | None) -> Iterator[BaseException]:
 
 
 def _path(key: str) -> str:
-    return key.replace(".init_args", "")
+    """`key` as a user writes it: without the subcommand and the levels that only jsonargparse needs."""
+    head, _, tail = key.partition(".")
+    return (tail if head in ("fit", "validate", "test", "predict", "check") else key).replace(".init_args", "")
 
 
 def _hint(key: str, known: Collection[str]) -> str:
-    close = get_close_matches(key, known, n=1, cutoff=0.6)
-    return f" Did you mean `{close[0]}`?" if close else " `--print_config` shows all settings."
+    """The setting nearest to `key`: the same section first, then a section with a similar name."""
+    section, _, name = key.rpartition(".")
+    names = [path.rpartition(".")[2] for path in known if path.rpartition(".")[0] == section]
+    if close := get_close_matches(name, names, n=1, cutoff=0.6):
+        return f" Did you mean `{section}.{close[0]}`?" if section else f" Did you mean `{close[0]}`?"
+    head, _, tail = key.partition(".")
+    sections = {path.partition(".")[0] for path in known if "." in path} | {"model", "data", "seed"}
+    if head not in sections and (close := get_close_matches(head, sections, n=1, cutoff=0.6)):
+        return f" Did you mean `{close[0]}{'.' if tail else ''}{tail}`?"
+    return " `--print_config` shows all settings."
 
 
 def _with_path(error: DREAMError, known: Collection[str]) -> DREAMError:
@@ -87,7 +119,7 @@ def _with_path(error: DREAMError, known: Collection[str]) -> DREAMError:
     paths = {path for path in known if key and path.rpartition(".")[2] == key}
     if len(paths) != 1:
         return error
-    return ConfigError(str(error).replace(f"`{key}`", f"`{paths.pop()}`", 1), key=key)
+    return ConfigError(str(error).replace(f"`{key}", f"`{paths.pop()}", 1), key=key)
 
 
 def _class_keys(text: str) -> list[str]:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import shutil
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -54,3 +56,13 @@ def run_folder(settings: RunSettings, experiment: str) -> Path:
         os.environ[RUN_FOLDER] = str(folder)
         return folder
     raise ConfigError(f"`run.folder` already holds 1000 runs called {stem}. Give `run.name`.", key="run.folder")
+
+
+def discard_if_empty(folder: Path) -> None:
+    """Remove the folder of a run that was refused before it wrote anything, and the default folder around it if empty."""
+    if any(path.is_file() for path in folder.rglob("*")):
+        return
+    shutil.rmtree(folder, ignore_errors=True)
+    if folder.parent == Path(RunSettings.folder):
+        with suppress(OSError):  # other runs are in it
+            folder.parent.rmdir()

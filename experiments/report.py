@@ -14,6 +14,10 @@ from lightning_modules.base import TaskModule
 def results(values: dict[str, dict[str, float]], folder: Path) -> None:
     """Print the table, a row for each model, the best of each column in bold, and the paths of what was written."""
     console = Console()
+    if not values:
+        console.print("nothing was tested: no table.")
+        written(folder, console)
+        return
     metrics = list(next(iter(values.values())))
     table = Table("model", *metrics, title="results", title_justify="left")
     best = {name: min(row[name] for row in values.values()) for name in metrics}

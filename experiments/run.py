@@ -14,35 +14,29 @@ from pydoc import locate
 from typing import Any
 
 import lightning as L
+import torch
 import yaml
-from jsonargparse import set_parsing_settings
+from jsonargparse import Namespace, set_parsing_settings
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint, RichProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import WandbLogger
 from lightning.pytorch.utilities import rank_zero_only
-from lightning.pytorch.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.utilities.exceptions import MisconfigurationException, SIGTERMException
 from pydantic import ValidationError
 
 from dream.errors import CheckpointError, ConfigError, DREAMError, DREAMWarning
 from dream.files import write_atomic
-from experiments import report
-from experiments.arguments import checkpoint_file, leaves, read_settings, resolve
+from experiments import folders, report
+from experiments.arguments import FROM_DATA, resolve
 from experiments.check import check_experiment
 from experiments.explain import explain
-from experiments.folders import RunSettings, run_folder
+from experiments.folders import RunSettings
 from lightning_modules import tracking
 from lightning_modules.base import TaskModule
 from lightning_modules.callbacks import DREAMMonitor, PlainProgress, SaveFigures, TuningAdvisor
 from lightning_modules.checkpoints import AtomicCheckpointIO
 from lightning_modules.data import ForecastingData
 
-FROM_DATA = {
-    "channels": "channels",
-    "covariate_count": "covariates",
-    "look_back": "look_back",
-    "horizon": "horizon",
-    "season": "season",
-}
 LINKED = [f"model.{name}" for name in FROM_DATA.values()]
 
 
@@ -112,6 +106,7 @@ class DREAMCLI(LightningCLI):
         parser.add_lightning_class_args(TuningAdvisor, "advisor")
         parser.add_lightning_class_args(SaveFigures, "figures")
         parser.set_defaults({"checkpoint.filename": "best", "checkpoint.save_last": True, "early_stopping.patience": 5})
+        parser.set_defaults({"early_stopping.strict": False})  # a run without validation has nothing to stop on
         for callback in ("checkpoint", "early_stopping"):
             parser.link_arguments("model.monitor", f"{callback}.monitor", apply_on="instantiate")
         for name, target in FROM_DATA.items():
@@ -119,48 +114,35 @@ class DREAMCLI(LightningCLI):
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         super().parse_arguments(parser, args)
-        model = self.config[self.config.subcommand].model
-        model_class = locate(model.class_path)
-        assert isinstance(model_class, type)
-        defaults = inspect.signature(model_class).parameters
+        values = self.config[self.config.subcommand]
+        if not 0 <= values.seed < 2**32:
+            raise ConfigError(f"`seed` must lie between 0 and {2**32 - 1}; got {values.seed}.", key="seed")
+        if values.trainer.default_root_dir is not None:
+            raise ConfigError("`trainer.default_root_dir` is the run's own folder here; set `run.folder`.")
+        settings = values.model.init_args
+        if not isinstance(settings.get("config", Namespace()), Namespace):
+            raise ConfigError(f"`model.config` must be a section with settings such as rank; got {settings.config!r}.")
+        typed = {argument.partition("=")[0].replace(".init_args", "") for argument in self.command}
+        defaults = import_default_arguments(values.model.class_path)
         for source, target in FROM_DATA.items():
-            value = model.init_args.get(target)
-            if (value is not None and value != defaults[target].default) or f"--model.{target}" in self.flags():
+            value = settings.get(target)
+            if f"--model.{target}" in typed or value not in (None, defaults[target]):
                 message = f"`model.{target}` is set by the data; got {value!r}. Set `data.{source}` or leave it out."
                 raise ConfigError(message, key=f"model.{target}")
-
-    def flags(self) -> set[str]:
-        """The settings that were given on the command line, such as ``--model.config.rank``."""
-        return {argument.partition("=")[0].replace(".init_args", "") for argument in self.command}
 
     def keys(self) -> list[str]:
         """The settings that the parser knows by itself, without those of the model and data classes."""
         parsers = getattr(self, "_subcommand_parsers", {}).values()
-        return [action.dest for parser in parsers for action in parser._actions if "." in action.dest]
+        return [action.dest for parser in parsers for action in parser._actions]
 
     def _parse_ckpt_path(self) -> None:
-        """Take the model's settings from the checkpoint, but for those given as flags."""
-        values = self.config[self.config.subcommand]
-        path = values.get("ckpt_path")
-        if self.config.subcommand in ("validate", "test", "predict") and path is None:
-            raise ConfigError(
-                "`--ckpt_path` must name a run's folder or a checkpoint file; got none. Train with `dream fit`."
-            )
-        if path is None:
-            return
-        values["ckpt_path"] = str(checkpoint_file(path))
-        explicit = self.flags()
-        for key, value in leaves(read_settings(values["ckpt_path"])):
-            target = f"model.init_args.{key}"
-            if target in values and f"--model.{key}" not in explicit:
-                values[target] = value
-
-    def before_instantiate_classes(self) -> None:
-        trainer = self._get(self.config, "trainer")
-        if trainer.default_root_dir is not None:
-            raise ConfigError("`trainer.default_root_dir` is the run's own folder here; set `run.folder`.")
+        """Nothing: `arguments.resolve` has put a checkpoint's settings before the flags, which so beat them."""
 
     def instantiate_trainer(self, **kwargs: Any) -> L.Trainer:
+        self.model.prepare(self.datamodule)
+        loaded = self._get(self.config, "ckpt_path")
+        if loaded is not None:
+            check_weights(self.model, loaded)
         settings: RunSettings = self._get(self.config_init, "run")
         config = self._get(self.config_init, "trainer")
         plain = not sys.stderr.isatty() and config.enable_progress_bar is not False
@@ -172,13 +154,13 @@ class DREAMCLI(LightningCLI):
         if self.subcommand == "check":
             config["logger"] = False
             return super().instantiate_trainer(**kwargs)
-        self.folder = run_folder(settings, self.experiment)
+        self.folder = folders.run_folder(settings, self.experiment)
         if config.logger is None:
             mode = settings.wandb or os.environ.get("WANDB_MODE", "offline")
             config["logger"] = [tracking.JSONLLogger(self.folder)]
             if mode != "disabled":
                 config["logger"].append(tracking.wandb_logger(self.folder, settings.project, mode))
-        checkpoint, loaded = self._get(self.config_init, "checkpoint"), self._get(self.config, "ckpt_path")
+        checkpoint = self._get(self.config_init, "checkpoint")
         home = self.folder / "checkpoints" if self.subcommand == "fit" else Path(loaded).parent
         checkpoint.dirpath = checkpoint.dirpath or str(home)
         return super().instantiate_trainer(default_root_dir=str(self.folder), **kwargs)
@@ -251,20 +233,21 @@ def _run(argv: list[str]) -> int:
         cli.__init__(experiment, argv)  # type: ignore[misc]
         code = 0
     except SystemExit as stop:
-        if isinstance(stop.__context__, KeyboardInterrupt):
-            where = f"; what is done is in {cli.folder}" if cli.folder else ""
-            print(f"dream: interrupted{where}.", file=sys.stderr)  # noqa: T201
-            return 130
-        return int(stop.code or 0)
+        if not isinstance(stop, SIGTERMException) and not isinstance(stop.__context__, KeyboardInterrupt):
+            return int(stop.code or 0)
+        where = f"; what is done is in {cli.folder}" if cli.folder else ""
+        print(f"dream: interrupted{where}.", file=sys.stderr)  # noqa: T201
+        return 143 if isinstance(stop, SIGTERMException) else 130
     except (DREAMError, MisconfigurationException) as error:
         raise explain(error, cli.keys(), LINKED, str(getattr(cli, "config", ""))) from error
     except (ArgumentError, ValidationError, TypeError, ValueError, RuntimeError) as error:
         if cli.running:
-            raise_if_mismatch(error)
             raise
         raise explain(error, cli.keys(), LINKED, str(getattr(cli, "config", ""))) from error
     finally:
         sys.argv[1:] = typed
+        if cli.folder:
+            folders.discard_if_empty(cli.folder)
         if "wandb" in sys.modules and (run := sys.modules["wandb"].run) is not None:
             run.finish(exit_code=code)
     return 0
@@ -286,15 +269,25 @@ def _note(message: Warning | str, category: type[Warning], *_: Any, **__: Any) -
     print(f"{kind}: {str(message).strip()}", file=sys.stderr)  # noqa: T201
 
 
-def raise_if_mismatch(error: BaseException) -> None:
-    """Say it in one line where weights of other shapes were asked for.
+def check_weights(model: TaskModule, checkpoint: str) -> None:
+    """Refuse weights of other shapes than the model's before anything is written.
 
     Raises:
-        CheckpointError: they were.
+        CheckpointError: naming the first that differs.
     """
-    text = str(error)
-    if "loading state_dict" in text:
-        first = next((line.strip() for line in text.splitlines()[1:]), "")
-        raise CheckpointError(
-            f"the checkpoint does not fit the model; leave out the flag that changed it. {first}"
-        ) from error
+    weights = torch.load(checkpoint, map_location="cpu", weights_only=True)["state_dict"]
+    expected = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+    found = {name: tuple(tensor.shape) for name, tensor in weights.items()}
+    for name in expected.keys() | found.keys():
+        if expected.get(name) != found.get(name):
+            raise CheckpointError(
+                f"the checkpoint does not fit the model: `{name}` is {found.get(name)} in {checkpoint} and "
+                f"{expected.get(name)} here. Leave out the setting that changed it."
+            )
+
+
+def import_default_arguments(class_path: str) -> dict[str, Any]:
+    """The defaults of the arguments of a class."""
+    found = locate(class_path)
+    assert isinstance(found, type)
+    return {name: parameter.default for name, parameter in inspect.signature(found).parameters.items()}

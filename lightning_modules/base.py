@@ -62,8 +62,8 @@ class TaskModule(L.LightningModule, ABC):
         warmup: float = 0.05,
     ) -> None:
         super().__init__()
-        for name, value in (("lr", lr), ("weight_decay", weight_decay)):
-            require(name, value, 0 <= value < math.inf and (value > 0 or name != "lr"), "a finite number, above 0 for lr")
+        require("lr", lr, 0 < lr < math.inf, "a finite number above 0")
+        require("weight_decay", weight_decay, 0 <= weight_decay < math.inf, "a finite number of at least 0")
         require("schedule", schedule, schedule in ("cosine", "constant"), "cosine or constant")
         require("warmup", warmup, 0 <= warmup < 1, "a share of the steps from 0 to below 1")
         self.lr, self.weight_decay, self.schedule, self.warmup = lr, weight_decay, schedule, warmup
@@ -117,6 +117,17 @@ class TaskModule(L.LightningModule, ABC):
         ]
 
     @abstractmethod
+    def prepare(self, data: L.LightningDataModule) -> None:
+        """Take from the data what the task needs to know; called before anything runs or is written.
+
+        Raises:
+            ConfigError, DataError: the data and this module do not fit together.
+        """
+
+    def setup(self, stage: str) -> None:
+        self.prepare(self.trainer.datamodule)  # type: ignore[attr-defined]
+
+    @abstractmethod
     def losses(self, batch: Any) -> dict[str, Tensor]:
         """The terms of the training loss for a batch; ``loss`` is what is minimised."""
 
@@ -133,7 +144,7 @@ class TaskModule(L.LightningModule, ABC):
     def log_results(self, results: dict[str, dict[str, float]]) -> None:
         """Log test results, the module's own as ``test/METRIC`` and others as ``test/MODEL/METRIC``; keep the table."""
         self.results = results
-        own = next(iter(results))
+        own = next(iter(results), None)
         for model, metrics in results.items():
             prefix = "test" if model == own else f"test/{model}"
             self.log_dict({f"{prefix}/{name}": value for name, value in metrics.items()})

@@ -6,10 +6,12 @@ M rows of the layer's batch: N C if channels are independent, N if they are not.
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Literal, NamedTuple
 
+import lightning as L
 import numpy as np
 import pandas as pd
 import torch
@@ -74,6 +76,8 @@ class ForecastingModule(TaskModule):
     """
 
     monitor = "val/mse"
+    data: ForecastingData
+    """What it was prepared for; there once `prepare` has run."""
     units: Tensor
     mase_scale: Tensor
 
@@ -101,7 +105,7 @@ class ForecastingModule(TaskModule):
         super().__init__(lr, weight_decay, schedule, warmup)
         config = config if isinstance(config, DREAMConfig) else DREAMConfig(**config)
         require("patch", patch, patch > 0 and look_back % patch == 0, f"a divisor of look_back, {look_back}")
-        require("prediction_weight", prediction_weight, prediction_weight >= 0, "at least 0")
+        require("prediction_weight", prediction_weight, 0 <= prediction_weight < math.inf, "a finite number of at least 0")
         require("encoder", encoder, encoder in ("identity", "linear"), "identity or linear")
         require("normalization", normalization, normalization in ("last", "instance", "none"), "last, instance or none")
         width = patch * ((1 if channel_independent else channels) + covariates)
@@ -175,22 +179,16 @@ class ForecastingModule(TaskModule):
             return past[:, -1:], past.new_ones(()).expand_as(past[:, :1])
         return past.mean(1, keepdim=True), past.std(1, keepdim=True, correction=0).clamp_min(SCALE_FLOOR)
 
-    @property
-    def data(self) -> ForecastingData:
-        """The Trainer's data module."""
-        data = self.trainer.datamodule  # type: ignore[attr-defined]
+    def prepare(self, data: L.LightningDataModule) -> None:
         if not isinstance(data, ForecastingData):
             raise ConfigError(f"`data` must be a ForecastingData; got {type(data).__name__}. Try TableData.", key="data")
-        return data
-
-    def setup(self, stage: str) -> None:
-        data = self.data
         if data.streams and self.normalization != "none":
             raise ConfigError(
                 f"`model.normalization` must be none with `data.streams`; got {self.normalization!r}: each chunk of a "
                 "stream would get another level.",
                 key="normalization",
             )
+        self.data = data
         self.units.copy_(torch.as_tensor(data.prepared.scaler.scale[: self.channels]))
         self.mase_scale.copy_(data.mase_scale)
 
@@ -277,5 +275,8 @@ class ForecastingModule(TaskModule):
         """`forecast.csv`: a row for each row ahead, with its time, a column for each target, in the data's own units."""
         values = predictions[0][0].cpu().numpy()
         table = pd.DataFrame(values, columns=list(self.data.target_columns))
-        table.insert(0, "time", self.data.future_times(len(self.data.series.values)))
+        name = "time"
+        while name in table:
+            name += "_"
+        table.insert(0, name, self.data.future_times(len(self.data.series.values)))
         return [write_atomic(folder / "forecast.csv", table.to_csv(index=False))]

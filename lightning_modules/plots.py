@@ -41,7 +41,7 @@ def forecasts(
             axis.plot(after, example.forecast[:, row], color=MODEL, lw=1.8, label="forecast")
             axis.axvline(after[0], color=RIVAL, lw=0.8)
             _tidy(axis, after)
-            axis.set_xticks([before[0], after[0], after[-1]])
+            axis.set_xticks([before[0], after[0]])
             if np.issubdtype(after.dtype, np.datetime64):
                 axis.xaxis.set_major_formatter(DateFormatter("%d %b\n%H:%M"))
             if column == 0:

@@ -41,6 +41,20 @@ def test_commands(tmp_path: Path) -> None:
     assert "predictions" in done.stdout
 
 
+def test_every_figure_is_filled_in() -> None:
+    assert not re.findall(r"\b[A-Z]+_(?:DREAM|LAST|SEASON|TIME)\b", README)
+
+
+def test_a_user_without_the_shared_data_gets_the_exact_versions(tmp_path: Path) -> None:
+    """`make` hands the constraints to pip whether the data are there or not."""
+    makefile = Path(__file__).parents[1] / "Makefile"
+    environment = {name: value for name, value in os.environ.items() if name not in ("DREAM_DATA", "PIP_CONSTRAINT")}
+    command = ["make", "--no-print-directory", "-f", str(makefile), "--eval=show: ; @env", "show"]
+    shown = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=True).stdout
+    assert f"PIP_CONSTRAINT={tmp_path}/constraints.txt\n" in shown
+    assert "DREAM_DATA" not in shown
+
+
 def test_the_set_up_commands_are_make_targets() -> None:
     makefile = (Path(__file__).parents[1] / "Makefile").read_text(encoding="utf-8")
     targets = re.findall(r"^    make (\w+)", README, flags=re.MULTILINE)

@@ -57,7 +57,7 @@ def check_name(name: str) -> str:
     Raises:
         ConfigError: it is neither.
     """
-    if name != "auto" and name not in BACKENDS:
+    if not isinstance(name, str) or (name != "auto" and name not in BACKENDS):
         raise ConfigError(
             f"`backend` must be {' or '.join(('auto', *BACKENDS))}; got {name!r}.",
             key="backend",

@@ -69,7 +69,7 @@ class DriftingLoad(ForecastingData):
         time = np.datetime64("2024-01-01T00", "ns") + np.arange(self.rows) * np.timedelta64(1, "h")
         columns = tuple(f"feeder_{number}" for number in range(1, self.feeders + 1))
         source = f"drifting load (feeders {self.feeders}, rows {self.rows}, seed {self.seed}, drifts {self.drifts})"
-        return Series(values.astype(np.float32), columns, time, source)
+        return Series(values, columns, time, source)
 
 
 def _autoregressive(random: np.random.Generator, rows: int, columns: int, memory: float) -> np.ndarray:

@@ -35,7 +35,7 @@ class Series:
     """Rows in time order."""
 
     values: np.ndarray
-    """float32 (T, D), in the source's units; NaN where a value is missing."""
+    """float64 (T, D), in the source's units; NaN where a value is missing."""
     columns: tuple[str, ...]
     time: np.ndarray | None
     """datetime64[ns] (T,), strictly increasing; None where rows have only their number."""
@@ -64,6 +64,8 @@ def read_table(
     time = None if time_column is None else _time_stamps(frame[time_column], time_column, path)
     if columns is None:
         others = [name for name in frame.columns if name != time_column and name not in covariates]
+        nameless = [name for name in others if name.startswith("Unnamed: ") and frame[name].isna().all()]  # a comma too many
+        others = [name for name in others if name not in nameless]
         columns = [name for name in others if frame[name].isna().all() or _to_numbers(frame[name]).notna().any()]
         if left_out := [name for name in others if name not in columns]:
             logger.warning("%s: columns without a single number are left out: %s.", path, ", ".join(left_out))
@@ -90,6 +92,8 @@ def _read_frame(path: Path) -> pd.DataFrame:
             header, frame = table.column_names, table.to_pandas(ignore_metadata=True)
         else:
             header = pd.read_csv(path, header=None, nrows=1, dtype=str, keep_default_na=False).iloc[0].tolist()
+            if len(header) == 1 and (used := next((sign for sign in ";\t|" if sign in header[0]), None)):
+                raise DataError(f"{path}: values must be separated by commas; the first line uses {used!r}. Save it as CSV.")
             with warnings.catch_warnings():
                 warnings.simplefilter("error", pd.errors.ParserWarning)  # a row longer than the header
                 frame = pd.read_csv(path, low_memory=False, index_col=False)
@@ -137,7 +141,9 @@ def _time_stamps(column: pd.Series, name: str, path: Path) -> np.ndarray:
     parsed = _parse_dates(column)
     if parsed.isna().any():
         row = int(parsed.isna().to_numpy().argmax())
-        raise DataError(f"{path}: time column `{name}` must hold dates; row {row} holds {column.iloc[row]!r}.")
+        raise DataError(
+            f"{path}: time column `{name}` must hold dates such as 2016-07-01 00:00; row {row} holds {column.iloc[row]!r}."
+        )
     time = parsed.to_numpy(dtype="datetime64[ns]")
     step = np.diff(time)
     if (step <= np.timedelta64(0)).any():
@@ -164,9 +170,8 @@ def _numbers(column: pd.Series, name: str, path: Path) -> np.ndarray:
             f"{path}: column `{name}` must hold numbers; row {row} holds {column.iloc[row]!r} ({int(bad.sum())} such "
             "values). Repair the value, empty the cell if it is missing, or leave the column out."
         )
-    with np.errstate(over="ignore"):
-        values = converted.to_numpy(dtype=np.float64, na_value=np.nan).astype(np.float32)
-    if (bad := np.isinf(values)).any():
+    values = converted.to_numpy(dtype=np.float64, na_value=np.nan)
+    if (bad := np.abs(values) > np.finfo(np.float32).max).any():
         raise DataError(
             f"{path}: column `{name}` must be finite; {int(bad.sum())} values are infinite or beyond float32, "
             f"the first in row {int(bad.argmax())}."
@@ -192,7 +197,7 @@ def fill_missing(series: Series, policy: Literal["error", "ffill"]) -> Series:
             "Carry the last known value forward with `--data.missing=ffill`, or fill them in the source."
         )
     logger.warning("%s: missing values take the last known value of their column: %s.", series.source, listed)
-    return replace(series, values=pd.DataFrame(series.values).ffill().bfill().to_numpy(dtype=np.float32))
+    return replace(series, values=pd.DataFrame(series.values).ffill().bfill().to_numpy(dtype=np.float64))
 
 
 class Split(NamedTuple):

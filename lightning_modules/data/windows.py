@@ -201,7 +201,7 @@ class ForecastingData(L.LightningDataModule, ABC):
                 )
         series = fill_missing(self.series, self.missing)
         scaler = Scaler.fit(series.values[split.train], series.columns)
-        return Prepared(series, split, scaler, torch.from_numpy(scaler.transform(series.values)))
+        return Prepared(series, split, scaler, torch.from_numpy(scaler.transform(series.values)).float())
 
     def setup(self, stage: str | None = None) -> None:
         """Reads, splits and standardises the data; calling it again changes nothing."""
@@ -261,8 +261,8 @@ class ForecastingData(L.LightningDataModule, ABC):
         return torch.where(repeats, torch.ones_like(scale), scale)
 
     def unscale(self, targets: Tensor) -> Tensor:
-        """Standardised targets (..., C) back in the source's units."""
-        return self.prepared.scaler.inverse(targets, slice(self.channels))
+        """Standardised targets (..., C) back in the source's units, in float64."""
+        return self.prepared.scaler.inverse(targets.double(), slice(self.channels))
 
     def times(self, origins: Tensor | np.ndarray) -> np.ndarray:
         """The time stamp of each row, or the row's number for a series without time stamps.

@@ -146,3 +146,12 @@ def test_consolidation_of_layer_and_stack() -> None:
     states = stack(x)[1]
     each = [part.consolidate(one, 3) for part, one in zip(stack.layers, states, strict=True)]
     assert_same(stack.consolidate(states, 3), each)
+
+
+def test_without_fast_weights_there_is_nothing_to_consolidate() -> None:
+    cell = DREAMCell(small(base_plasticity=0.0))
+    state = cell.init_state(2)
+    state.U, state.avg_surprise = torch.ones_like(state.U), torch.ones_like(state.avg_surprise)
+    after = cell.consolidate(state, steps=10)
+    assert torch.equal(after.U_target, state.U_target)
+    assert torch.equal(after.U, state.U)

@@ -123,3 +123,15 @@ def test_it_carries_no_gradient_and_shares_no_history() -> None:
     second, _ = layer(x)
     (first.sum() + second.sum()).backward()  # the buffer that moved in between is no part of the graph
     assert layer.cell.error_var_prior.grad_fn is None
+
+
+def test_an_error_whose_square_overflows_does_not_stay() -> None:
+    layer = DREAM(4, 8, 2).train()
+    x = torch.randn(2, 3, 4)
+    layer(x)
+    before = layer.cell.error_var_prior.clone()
+    x[0, 1] = 1e20
+    layer(x)
+    assert layer.cell.error_var_prior.isfinite().all()
+    torch.testing.assert_close(layer.cell.error_var_prior, before)
+    assert layer.eval()(torch.randn(2, 3, 4))[0].isfinite().all()

@@ -169,7 +169,7 @@ def test_bad_widths(widths: Any) -> None:
 
 @pytest.mark.parametrize("widths", [[5, 0], [5, -1], [5, 2.5], [5, True]])
 def test_bad_width_of_a_layer(widths: list[Any]) -> None:
-    with pytest.raises(ConfigError, match=r"hidden_dim.*must be .*; got"):
+    with pytest.raises(ConfigError, match=r"hidden_dim.*must .*; got"):
         DREAMStack(3, widths, 2)
 
 

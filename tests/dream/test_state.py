@@ -235,3 +235,26 @@ def test_a_state_is_made_for_its_config_only() -> None:
     for other in (small(hidden_dim=6), small(rank=3), small(input_dim=4)):
         with pytest.raises(StateError):
             layer(torch.randn(2, 4, 3), DREAMCell(other).init_state(2))
+
+
+def test_data_parallel_scatters_and_gathers_states(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The copy between devices is torch's and needs several: only that is replaced, by a plain concatenation."""
+    from torch.nn.parallel import scatter_gather
+
+    monkeypatch.setattr(scatter_gather.Gather, "apply", lambda _device, dim, *tensors: torch.cat(tensors, dim))
+    state = DREAM(3, 5, 2)(torch.randn(4, 6, 3))[1]
+    whole = scatter_gather.gather([state[:1], state[1:]], "cpu")
+    assert isinstance(whole, DREAMState)
+    for (name, tensor), (_, expected) in zip(whole.items(), state.items(), strict=True):
+        assert torch.equal(tensor, expected), name
+    assert next(iter(state)) is state.h
+    assert len([*state]) == 7
+
+
+@pytest.mark.gpu
+def test_data_parallel_gathers_states_on_a_device() -> None:
+    from torch.nn.parallel import gather
+
+    state = DREAM(3, 5, 2)(torch.randn(4, 6, 3))[1].detach().to("cuda:0")
+    whole = gather([state[:1], state[1:]], "cuda:0")
+    assert torch.equal(whole.U, state.U)

@@ -53,10 +53,25 @@ FLAGS = [
     (["--model.patch=7"], "`model.patch` must be a divisor of look_back, 96; got 7."),
     (["--model.pach=7"], "`model.pach` is not a setting. Did you mean `model.patch`?"),
     (["--model.normalization=batch"], "`model.normalization` must be"),
+    (["--model.normalization=lats"], "`model.normalization` must be last or instance or none; got lats."),
+    (["--model.encoder=id"], "`model.encoder` must be identity or linear; got id."),
+    (["--model.hidden_dims=3"], "`model.hidden_dims` must be a list such as [1, 2]; got 3."),
+    (["--model.config=3"], "`model.config` must be a section with settings of its own; got"),
+    (["--model=torch.nn.Linear"], "`model` names a class that is not there, or not of the right kind: torch.nn.Linear."),
+    (["--data.missing=ffil"], "`data.missing` must be error or ffill; got ffil."),
+    (["--data.streams=true"], "`model.normalization` must be none with `data.streams`; got 'instance'"),
+    (["--data.season=5000"], "`season` is 5000 rows and the training part has only"),
+    (["--run.wandb=yes"], "`run.wandb` must be offline or online or disabled; got"),
+    (["--trainer.precision=foo"], "`trainer.precision` must be 64 or 32 or 16 or transformer-engine"),
+    (["--trainer.max_epochs=-5"], "`trainer.max_epochs` must be a non-negative integer or -1."),
+    (["--trainer.accelerator=tpux"], "You selected an invalid accelerator name: `trainer.accelerator='tpux'`."),
+    (["--model.prediction_weight=.inf"], "`model.prediction_weight` must be a finite number of at least 0; got inf."),
+    (["--seed=-1"], "`seed` must lie between 0 and 4294967295; got -1."),
+    (["--modle.patch=4"], "`modle.patch` is not a setting. Did you mean `model.patch`?"),
     (["--model.backend=gpu"], "`model.backend` must be auto or reference; got 'gpu'."),
     (["--data.look_back=-3"], "`data.look_back` must be a whole number of at least 1; got -3."),
     (["--data.lookback=3"], "`data.lookback` is not a setting. Did you mean `data.look_back`?"),
-    (["--data=ETTDat"], "`data` names a class that is not there: ETTDat. Did you mean `ETTData`?"),
+    (["--data=ETTDat"], "`data` names a class that is not there, or not of the right kind: ETTDat. Did you mean `ETTData`?"),
     (["--data=TableData"], "`data.path` is required"),
     (["--data=TableData", "--data.path=none.csv"], "none.csv: no such file."),
     (["--trainer.max_epochs=abc"], "`trainer.max_epochs` must be a whole number; got abc."),
@@ -91,6 +106,23 @@ FILES = [
     (FORECASTING.format(model="{}", data="{}").replace("DriftingLoad", "DriftingLod"), "`data.class_path` names a class"),
     (FORECASTING.format(model="{}", data="{}") + "trianer: {max_epochs: 3}\n", "`trianer.max_epochs` is not a setting."),
     (FORECASTING.format(model="{season: 7}", data="{}"), "`model.season` is set by the data; got 7. Set `data.season`"),
+    (
+        FORECASTING.format(model="{config: 7}", data="{}"),
+        "`model.config` must be a section with settings such as rank;",
+    ),
+    (
+        FORECASTING.format(model="{}", data="{}").replace("model:", "modle:"),
+        "`modle.class_path` is not a setting. Did you",
+    ),
+    (
+        FORECASTING.format(model="{dropout: null}", data="{}"),
+        "`model.dropout` must be a number from 0 to below 1;",
+    ),
+    (
+        "model: 3\ndata: {class_path: lightning_modules.data.DriftingLoad}",
+        "`model` must be a TaskModule, given by",
+    ),
+    ("data: {class_path: lightning_modules.data.DriftingLoad}", "`model` is required; got nothing."),
     ("model: [b", "bad.yaml must be YAML in UTF-8; line"),
     ("- 1\n- 2\n", "bad.yaml must hold sections such as model, data and trainer; got list."),
     ("", "bad.yaml must hold sections such as model, data and trainer; got NoneType."),
@@ -133,7 +165,7 @@ def test_a_wrong_command_is_told_the_right_one(
 def test_a_checkpoint_that_is_none_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
     Path("a.ckpt").write_bytes(b"not a checkpoint")
     message = refused("test", "-c", "forecasting", "--ckpt_path", "a.ckpt", capsys=capsys)
-    assert "`--ckpt_path` must be a checkpoint that `dream fit` wrote; a.ckpt:" in message
+    assert "`--ckpt_path` must be a checkpoint that `dream fit` wrote;" in message
     torch.save({"weights": 1}, "a.ckpt")
     message = refused("test", "-c", "forecasting", "--ckpt_path", "a.ckpt", capsys=capsys)
     assert "hyper_parameters" in message
@@ -190,3 +222,22 @@ def test_check_says_what_a_fit_would_do_and_writes_nothing(capsys: pytest.Captur
     for word in ("feeder_1, feeder_2", "DREAM 4 -> 8, rank 2", "trainable parameters", "at most 2 epochs", "loss"):
         assert word in shown
     assert list(Path.cwd().iterdir()) == []
+
+
+def test_a_refused_fit_leaves_nothing(capsys: pytest.CaptureFixture[str]) -> None:
+    message = refused("fit", "-c", "forecasting", *SMALL, "--data.streams=true", "--data.batch_size=2", capsys=capsys)
+    assert "`model.normalization` must be none with `data.streams`" in message
+    refused("fit", "-c", "forecasting", *SMALL, "--trainer.devices=[1,2]", "--trainer.accelerator=cuda", capsys=capsys)
+
+
+def test_flags_beat_the_file_wherever_they_stand(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["check", *SMALL, "-c", "forecasting"]) == 0
+    assert "DREAM 4 -> 8, rank 2" in capsys.readouterr().out
+
+
+def test_the_seed_has_lightnings_name_too(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["check", "forecasting", *SMALL, "--seed_everything=3"]) == 0
+    first = capsys.readouterr().out
+    assert main(["check", "forecasting", *SMALL, "--seed=3"]) == 0
+    loss = next(line for line in first.splitlines() if "loss" in line).split(",")[0]
+    assert loss in capsys.readouterr().out

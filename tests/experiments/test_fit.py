@@ -122,14 +122,23 @@ def test_a_flag_beats_the_checkpoint(run: tuple[Path, subprocess.CompletedProces
     assert settings["rank"] == 2  # from the checkpoint
 
 
+def test_a_group_of_settings_beats_the_checkpoint_too(run: tuple[Path, subprocess.CompletedProcess[str]]) -> None:
+    folder, _ = run
+    arguments = ["--ckpt_path", str(folder), "--model.config", "{base_threshold: 0.6}", "--run.name=group"]
+    done = dream("validate", *arguments, "--run.wandb=disabled", folder=folder.parent.parent)
+    assert done.returncode == 0, done.stderr
+    settings = yaml.safe_load((folder.parent / "group" / "config.yaml").read_text())["model"]["init_args"]["config"]
+    assert settings["base_threshold"] == 0.6
+    assert settings["rank"] == 2  # from the checkpoint
+
+
 def test_weights_that_do_not_fit_are_refused_in_one_line(run: tuple[Path, subprocess.CompletedProcess[str]]) -> None:
     folder, _ = run
     done = dream(
         "test", "--ckpt_path", str(folder), "--model.config.rank=3", "--run.wandb=disabled", folder=folder.parent.parent
     )
     assert done.returncode == 2
-    assert "\ndream: the checkpoint does not fit the model" in done.stderr
-    assert "size mismatch for stack.layers.0.cell.V" in done.stderr
+    assert "\ndream: the checkpoint does not fit the model: `stack.layers.0.cell.V` is (4, 2) in" in done.stderr
     assert len(done.stderr.splitlines()) <= 3
 
 
@@ -156,16 +165,24 @@ def test_validate_gives_the_value_that_chose_the_checkpoint(run: tuple[Path, sub
     assert value == pytest.approx(best, rel=1e-6)
 
 
-def test_an_interrupted_run_leaves_no_broken_file(tmp_path: Path) -> None:
+@pytest.mark.parametrize("limit", ["--trainer.limit_test_batches=0", "--trainer.limit_val_batches=0"])
+def test_parts_may_be_left_out(limit: str, tmp_path: Path) -> None:
+    done = dream("fit", "-c", "forecasting", *SMALL, limit, "--trainer.max_epochs=1", folder=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert ("nothing was tested" in done.stdout) == ("test" in limit)
+
+
+@pytest.mark.parametrize(("sent", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_an_interrupted_run_leaves_no_broken_file(sent: signal.Signals, code: int, tmp_path: Path) -> None:
     arguments = ["fit", "-c", "forecasting", *SMALL, "--trainer.max_epochs=100000", "--run.name=cut"]
     process = subprocess.Popen([*DREAM, *arguments], cwd=tmp_path, env=ENVIRONMENT, stderr=subprocess.PIPE, text=True)
     folder = tmp_path / "runs" / "cut"
     deadline = time.monotonic() + 120
     while not (folder / "checkpoints" / "last.ckpt").exists() and time.monotonic() < deadline:
         time.sleep(0.2)
-    process.send_signal(signal.SIGINT)
+    process.send_signal(sent)
     _, said = process.communicate(timeout=60)
-    assert process.returncode == 130, said
+    assert process.returncode == code, said
     assert f"interrupted; what is done is in {Path('runs') / 'cut'}" in said
     assert "Traceback" not in said
     for path in folder.glob("checkpoints/*.ckpt"):

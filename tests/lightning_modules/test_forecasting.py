@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -202,6 +203,15 @@ def test_predictions_continue_the_data_in_its_own_units(tmp_path: Path) -> None:
     np.testing.assert_allclose(table[list(data.target_columns)].to_numpy(), expected.numpy(), rtol=1e-4)
 
 
+def test_a_target_may_be_called_time(tmp_path: Path) -> None:
+    data = small_data()
+    module = small_module(data)
+    module.prepare(data)
+    data.series = replace(data.series, columns=("time", "load"))
+    (path,) = module.write_predictions([torch.zeros(1, 8, 2)], tmp_path)
+    assert list(pd.read_csv(path).columns) == ["time_", "time", "load"]
+
+
 def test_a_checkpoint_loads_safely_and_gives_the_same_forecasts(tmp_path: Path) -> None:
     data = small_data()
     module = small_module(data, hidden_dims=[8, 6], encoder="linear")
@@ -238,14 +248,14 @@ def test_the_learning_rate_rises_and_falls(tmp_path: Path) -> None:
         ({"patch": 0}, r"`patch` must be a divisor of look_back, 24; got 0"),
         ({"encoder": "conv"}, r"`encoder` must be identity or linear; got 'conv'"),
         ({"normalization": "batch"}, r"`normalization` must be last, instance or none; got 'batch'"),
-        ({"prediction_weight": -1.0}, r"`prediction_weight` must be at least 0; got -1\.0"),
-        ({"lr": 0.0}, r"`lr` must be a finite number, above 0 for lr; got 0\.0"),
+        ({"prediction_weight": -1.0}, r"`prediction_weight` must be a finite number of at least 0; got -1\.0"),
+        ({"lr": 0.0}, r"`lr` must be a finite number above 0; got 0\.0"),
         ({"weight_decay": math.nan}, r"`weight_decay` must be a finite number.*; got nan"),
         ({"warmup": 1.0}, r"`warmup` must be a share of the steps.*; got 1\.0"),
         ({"schedule": "linear"}, r"`schedule` must be cosine or constant; got 'linear'"),
         ({"dropout": 1.0}, r"`dropout` must be a number from 0 to below 1; got 1\.0"),
         ({"backend": "gpu"}, r"`backend` must be auto or reference; got 'gpu'"),
-        ({"hidden_dims": [8, 0]}, r"`hidden_dim` must be above 0; got 0"),
+        ({"hidden_dims": [8, 0]}, r"`hidden_dims` must hold positive integers; got \[8, 0\]"),
     ],
 )
 def test_settings_that_make_no_sense_are_refused(setting: dict[str, object], rule: str) -> None:

@@ -27,7 +27,7 @@ def test_global_generator_is_neither_read_nor_moved() -> None:
 def test_rows_and_columns() -> None:
     data = DriftingLoad(feeders=3, rows=500)
     assert data.series.values.shape == (500, 3)
-    assert data.series.values.dtype == np.float32
+    assert data.series.values.dtype == np.float64
     assert (data.series.values > 0).all()
     assert data.target_columns == ("feeder_1", "feeder_2", "feeder_3")
     assert data.series.time is not None

@@ -28,10 +28,30 @@ def make_series(values: list[list[float]], time: np.ndarray | None = None) -> Se
     return Series(array, tuple("abc"[: array.shape[1]]), time, "memory")
 
 
+def test_a_large_offset_keeps_its_signal(tmp_path: Path) -> None:
+    wave = np.sin(np.arange(50.0))
+    pd.DataFrame({"meter": 1e8 + wave}).to_csv(tmp_path / "meter.csv", index=False)
+    series = read_table(tmp_path / "meter.csv")
+    scaler = Scaler.fit(series.values, series.columns)
+    np.testing.assert_allclose(scaler.transform(series.values)[:, 0], (wave - wave.mean()) / wave.std(), atol=1e-6)
+
+
+def test_a_comma_too_many_at_the_end_is_no_column(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("a,b,\n1,2,\n3,4,\n")
+    assert read_table(tmp_path / "a.csv").columns == ("a", "b")
+
+
+@pytest.mark.parametrize("sign", [";", "\t", "|"])
+def test_another_separator_is_named(tmp_path: Path, sign: str) -> None:
+    (tmp_path / "a.csv").write_text(f"date{sign}load\n2024-01-01{sign}1,5\n")
+    with pytest.raises(DataError, match="values must be separated by commas; the first line uses"):
+        read_table(tmp_path / "a.csv")
+
+
 class TestReadTable:
     def check(self, series: Series) -> None:
         assert series.columns == ("load", "heat")
-        assert series.values.dtype == np.float32
+        assert series.values.dtype == np.float64
         np.testing.assert_array_equal(series.values, [[1.5, 10], [np.nan, 20], [3.5, 30]])
         assert series.time is not None
         assert series.time.dtype == np.dtype("datetime64[ns]")
@@ -86,7 +106,10 @@ class TestReadTable:
             ("place\nnorth\n", "no column to predict holds numbers"),
             ("t,a\n2024-01-02,1\n2024-01-01,2\n", r"row 1 \(2024-01-01\) is earlier than 2024-01-02"),
             ("t,a\n2024-01-01,1\n2024-01-02,1\n2024-01-02,2\n", r"row 2 \(2024-01-02\) repeats the one before"),
-            ("t,a\n2024-01-01,1\n2024-01-02,1\nsoon,2\n", "`t` must hold dates; row 2 holds 'soon'"),
+            (
+                "t,a\n2024-01-01,1\n2024-01-02,1\nsoon,2\n",
+                "`t` must hold dates such as 2016-07-01 00:00; row 2",
+            ),
         ],
     )
     def test_refuses(self, tmp_path: Path, text: str | bytes, message: str) -> None:
@@ -148,7 +171,7 @@ class TestFillMissing:
     def test_ffill_uses_the_past(self, caplog: pytest.LogCaptureFixture) -> None:
         filled = fill_missing(self.GAPS, "ffill")
         np.testing.assert_array_equal(filled.values, [[2, 1], [2, 1], [2, 1], [4, 4]])
-        assert filled.values.dtype == np.float32
+        assert filled.values.dtype == np.float64
         assert [record.levelno for record in caplog.records] == [logging.WARNING]
         assert "a 2, b 2" in caplog.text
         assert np.isnan(self.GAPS.values[0, 0])
