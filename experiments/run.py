@@ -123,7 +123,7 @@ class DREAMCLI(LightningCLI):
         if not isinstance(settings.get("config", Namespace()), Namespace):
             raise ConfigError(f"`model.config` must be a section with settings such as rank; got {settings.config!r}.")
         typed = {argument.partition("=")[0].replace(".init_args", "") for argument in self.command}
-        defaults = import_default_arguments(values.model.class_path)
+        defaults = default_arguments(values.model.class_path)
         for source, target in FROM_DATA.items():
             value = settings.get(target)
             if f"--model.{target}" in typed or value not in (None, defaults[target]):
@@ -286,7 +286,7 @@ def check_weights(model: TaskModule, checkpoint: str) -> None:
             )
 
 
-def import_default_arguments(class_path: str) -> dict[str, Any]:
+def default_arguments(class_path: str) -> dict[str, Any]:
     """The defaults of the arguments of a class."""
     found = locate(class_path)
     assert isinstance(found, type)
