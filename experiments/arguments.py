@@ -101,6 +101,7 @@ def read_settings(path: Path) -> dict[str, Any]:
     try:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
         settings: dict[str, Any] = checkpoint["hyper_parameters"]
+        _ = checkpoint["state_dict"]
     except Exception as error:
         reason = (str(error) or type(error).__name__).split(". ")[0].splitlines()[0][:80]
         raise CheckpointError(f"`--ckpt_path` must be a checkpoint that `dream fit` wrote; {path}: {reason}.") from error

@@ -25,7 +25,6 @@ def check_experiment(trainer: L.Trainer, model: L.LightningModule, data: L.Light
     assert isinstance(model, TaskModule)
     assert isinstance(data, ForecastingData)
     table = Table("", "", title="what `dream fit` would do", title_justify="left", show_header=False)
-    data.setup("fit")
     for name, text in data.describe():
         table.add_row(name, text)
     table.add_section()

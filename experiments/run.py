@@ -126,7 +126,7 @@ class DREAMCLI(LightningCLI):
         defaults = default_arguments(values.model.class_path)
         for source, target in FROM_DATA.items():
             value = settings.get(target)
-            if f"--model.{target}" in typed or value not in (None, defaults[target]):
+            if f"--model.{target}" in typed or value not in (None, defaults.get(target)):
                 message = f"`model.{target}` is set by the data; got {value!r}. Set `data.{source}` or leave it out."
                 raise ConfigError(message, key=f"model.{target}")
 
@@ -278,7 +278,7 @@ def check_weights(model: TaskModule, checkpoint: str) -> None:
     weights = torch.load(checkpoint, map_location="cpu", weights_only=True)["state_dict"]
     expected = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
     found = {name: tuple(tensor.shape) for name, tensor in weights.items()}
-    for name in expected.keys() | found.keys():
+    for name in [*expected, *found]:
         if expected.get(name) != found.get(name):
             raise CheckpointError(
                 f"the checkpoint does not fit the model: `{name}` is {found.get(name)} in {checkpoint} and "

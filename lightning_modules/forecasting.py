@@ -142,8 +142,9 @@ class ForecastingModule(TaskModule):
         self.stack = DREAMStack(hidden_dims=hidden_dims, dropout=dropout, backend=backend, **knobs)
         self.dropout = nn.Dropout(dropout)
         self.head = nn.Linear(hidden_dims[-1] + config.input_dim, horizon if channel_independent else horizon * channels)
-        self.register_buffer("units", torch.ones(channels))
-        self.register_buffer("mase_scale", torch.ones(channels))
+        # Facts about the data at hand, not about the model: a checkpoint must not bring those of other data.
+        self.register_buffer("units", torch.ones(channels), persistent=False)
+        self.register_buffer("mase_scale", torch.ones(channels), persistent=False)
         self._metrics: dict[str, ForecastMetrics] = {}
         self._timeline: list[Tensor] = []
         self._examples: list[plots.Example] = []
@@ -273,6 +274,8 @@ class ForecastingModule(TaskModule):
 
     def write_predictions(self, predictions: list[Tensor], folder: Path) -> list[Path]:
         """`forecast.csv`: a row for each row ahead, with its time, a column for each target, in the data's own units."""
+        if not predictions:
+            return []
         values = predictions[0][0].cpu().numpy()
         table = pd.DataFrame(values, columns=list(self.data.target_columns))
         name = "time"

@@ -26,7 +26,7 @@ class JSONLLogger(Logger):
     A line holds ``step`` and the metrics logged with it; values that JSON can't hold (NaN, inf) are strings.
 
     Args:
-        folder: Where `metrics.jsonl` and `hparams.json` go.
+        folder: Where `metrics.jsonl` goes.
     """
 
     def __init__(self, folder: str | Path) -> None:

@@ -39,16 +39,14 @@ def scan(
         last_forecast = F.predict_next(state, params, config)
 
     prediction = torch.stack([r.prediction for r in results], 1)
-    output, trace = (
-        torch.stack(outputs, 1),
-        DREAMTrace(
-            prediction=prediction,
-            forecast=torch.cat([prediction[:, 1:], last_forecast.unsqueeze(1)], 1),
-            error=x - prediction,
-            surprise=torch.stack([r.surprise for r in results], 1),
-            deviation=torch.stack([r.deviation for r in results], 1),
-            u_norm=torch.stack([r.u_norm for r in results], 1),
-        ),
+    output = torch.stack(outputs, 1)
+    trace = DREAMTrace(
+        prediction=prediction,
+        forecast=torch.cat([prediction[:, 1:], last_forecast.unsqueeze(1)], 1),
+        error=x - prediction,
+        surprise=torch.stack([r.surprise for r in results], 1),
+        deviation=torch.stack([r.deviation for r in results], 1),
+        u_norm=torch.stack([r.u_norm for r in results], 1),
     )
     if valid is None:
         return output, trace, state

@@ -12,7 +12,7 @@ import lightning as L
 import numpy as np
 
 from dream.tuning import SYMPTOMS
-from lightning_modules.base import TaskModule, is_logging_step
+from lightning_modules.base import TaskModule, is_logging_step, require
 
 log = logging.getLogger(__name__)
 
@@ -50,10 +50,14 @@ class TuningAdvisor(L.Callback):
 
     Args:
         window: Logging steps that a symptom must last; at least 4.
+
+    Raises:
+        ConfigError: a shorter window.
     """
 
     def __init__(self, window: int = 50) -> None:
-        self.window = max(window, 4)
+        require("window", window, window >= 4, "at least 4 logging steps")
+        self.window = window
         self.samples: deque[Sample] = deque(maxlen=self.window)
         self.reported: dict[str, str] = {}
         self.start = math.nan

@@ -106,7 +106,7 @@ class TestStreams:
         _output, _, states = module.stack.trace(whole)
         torch.testing.assert_close(second.states[0].U, states[0].U)
         torch.testing.assert_close(second.traces[0].surprise, module.stack.trace(whole)[1][0].surprise[:, 6:])
-        assert not second.states[0].U.requires_grad or second.states[0].U.grad_fn is not None
+        assert second.states[0].U.grad_fn is not None
         assert all(not tensor.requires_grad for tensor in vars(module._states[0]).values())
 
     def test_only_the_rows_of_the_mask_start_afresh(self) -> None:
@@ -223,6 +223,18 @@ def test_a_checkpoint_loads_safely_and_gives_the_same_forecasts(tmp_path: Path) 
     again = ForecastingModule.load_from_checkpoint(tmp_path / "a.ckpt", weights_only=True)
     past = torch.randn(2, 24, 2)
     torch.testing.assert_close(again.eval()(past).future, module.eval()(past).future)
+
+
+def test_a_checkpoint_is_measured_in_the_units_of_the_data_at_hand(tmp_path: Path) -> None:
+    first, other = small_data(), small_data(seed=8)
+    trained = small_module(first)
+    trainer = small_trainer(tmp_path)
+    trainer.fit(trained, datamodule=first)
+    trainer.save_checkpoint(tmp_path / "a.ckpt")
+    module = small_module(other)
+    small_trainer(tmp_path).test(module, datamodule=other, ckpt_path=tmp_path / "a.ckpt", verbose=False, weights_only=True)
+    errors = [(other.unscale(repeat_last(b.past, 8)) - other.unscale(b.future)).abs() for b in other.test_dataloader()]
+    assert module.results["repeat-last"]["mae_data"] == pytest.approx(float(torch.cat(errors).mean()), rel=1e-4)
 
 
 def test_the_learning_rate_rises_and_falls(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 import lightning as L
 import pytest
 
-from dream import DREAMConfig
+from dream import ConfigError, DREAMConfig
 from dream.tuning import SYMPTOMS
 from lightning_modules.callbacks import DREAMMonitor, PlainProgress, SaveFigures, TuningAdvisor
 from lightning_modules.callbacks.advisor import Sample, symptoms
@@ -99,6 +99,10 @@ class TestAdvisor:
 
     def test_a_loss_that_is_not_finite_is_unstable_at_once(self) -> None:
         assert symptoms(series([math.nan]), 20, start=1.0) == ["Unstable training"]
+
+    def test_a_window_too_short_to_judge_is_refused(self) -> None:
+        with pytest.raises(ConfigError, match="`window` must be at least 4 logging steps; got 3"):
+            TuningAdvisor(window=3)
 
     def test_a_run_gets_the_guides_advice_once(self, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
         data = small_data()
