@@ -17,7 +17,7 @@ from dream import functional as F
 from dream.config import DREAMConfig
 from dream.errors import ConfigError
 from dream.numerics import logit
-from dream.ops import registry
+from dream.ops import cpu, registry
 from dream.state import DREAMState, is_count
 from dream.types import DREAMParams, DREAMTrace
 
@@ -129,6 +129,15 @@ class DREAMCell(nn.Module):
             error_var_prior=self.error_var_prior,
         )
 
+    def _learned(self) -> tuple[Tensor | None, ...]:
+        """The parameters as they are learned, in the order of `DREAMParams`."""
+        return (
+            *(self.C, self.c, self.W, self.B, self.b, self.A, self.G_x, self.G_h, self.V),
+            *(self.log_eta, self.logit_tonic, self.log_tau),
+            self.log_surprise_scale if self.config.ltc_surprise_scale > 0 else None,
+            self.error_var_prior,
+        )
+
     def get_config(self) -> DREAMConfig:
         """The configuration that this cell was made from."""
         return self.config
@@ -160,12 +169,16 @@ class DREAMCell(nn.Module):
         Raises:
             ShapeError, DataError, StateError: an argument that does not fit, or holds NaN or inf.
         """
-        params = self.params()
-        x = checks.step_input(x, timespans, params, self.config)
+        x = checks.step_input(x, timespans, self.C, self.config)
         if self.check_inputs:
             checks.finite_values(x, timespans, None)
         state = self.init_state(x.shape[0]) if state is None else state
         checks.state_of(state, self.config, x)
+        streams = x.shape[0] == 1 and not torch.is_grad_enabled() and not torch.compiler.is_compiling()
+        if streams and registry.choose(self.backend, x, self.config) is cpu.scan:
+            new = cpu.step(x, state, self._learned(), self.config, timespans, self.plasticity_enabled)
+            return new.h, new
+        params = self.params()
         with torch.autocast(x.device.type, enabled=False):
             seen = F.read_input(x, params, self.config, timespans)
             new = F.advance(seen, state, params, self.config, self.plasticity_enabled).state
@@ -210,7 +223,7 @@ class DREAMCell(nn.Module):
         Args and Returns: as there; `state` None is fresh rows.
         """
         params = self.params()
-        x, lengths = checks.sequence(x, params, self.config, timespans, lengths)
+        x, lengths = checks.sequence(x, params.C, self.config, timespans, lengths)
         if self.check_inputs:
             checks.finite_values(x, timespans, lengths)
         state = self.init_state(x.shape[0]) if state is None else state

@@ -5,13 +5,14 @@ Shapes: N rows of the batch, T steps, I `input_dim`.
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
 from dream.config import DREAMConfig
 from dream.errors import DataError, ShapeError, StateError
 from dream.state import DREAMState
-from dream.types import DREAMParams
 
 
 def tensor(name: str, value: object) -> None:
@@ -38,34 +39,35 @@ def state_of(value: DREAMState, config: DREAMConfig, like: Tensor) -> None:
     value.check(config, like)
 
 
-def step_input(x: Tensor, timespans: Tensor | None, params: DREAMParams, config: DREAMConfig) -> Tensor:
-    """x (N, I), in the dtype that the layer computes in.
+def step_input(x: Tensor, timespans: Tensor | None, like: Tensor, config: DREAMConfig) -> Tensor:
+    """x (N, I), in the dtype that the layer computes in, which is that of `like`, its parameter C.
 
     Raises:
         ShapeError, DataError: see `_input`.
     """
-    return _input(x, timespans, params, config, ("batch", f"{config.input_dim}"), "Remove the time axis or use a scan.")
+    return _input(x, timespans, like, config, ("batch", f"{config.input_dim}"), "Remove the time axis or use a scan.")
 
 
 def sequence(
     x: Tensor,
-    params: DREAMParams,
+    like: Tensor,
     config: DREAMConfig,
     timespans: Tensor | None,
     lengths: Tensor | None,
 ) -> tuple[Tensor, Tensor | None]:
-    """x (N, T, I), in the dtype that the layer computes in, and lengths (N,), None where no row is shorter than T.
+    """x (N, T, I), in the dtype that the layer computes in, which is that of `like`, its parameter C; and lengths (N,), None
+    where no row is shorter than T.
 
     Raises:
         ShapeError, DataError: see `_input`, `_lengths`.
     """
     axes = ("batch", "time", f"{config.input_dim}")
-    x = _input(x, timespans, params, config, axes, "Add a time axis with x.unsqueeze(1); batch comes first.")
+    x = _input(x, timespans, like, config, axes, "Add a time axis with x.unsqueeze(1); batch comes first.")
     return x, _lengths(lengths, x)
 
 
 def _input(
-    x: Tensor, timespans: Tensor | None, params: DREAMParams, config: DREAMConfig, axes: tuple[str, ...], hint: str
+    x: Tensor, timespans: Tensor | None, like: Tensor, config: DREAMConfig, axes: tuple[str, ...], hint: str
 ) -> Tensor:
     """`x` if it fits: number of dimensions, features, no empty axis, the parameters' dtype and device.
 
@@ -82,7 +84,6 @@ def _input(
     if 0 in x.shape:
         empty = axes[got.index(0)]
         raise ShapeError(f"`x` must be {expected} with no empty axis; got {got}: {empty} is 0. Skip empty batches.")
-    like = params.C
     if like.shape != (config.hidden_dim, config.input_dim):
         fits = (config.hidden_dim, config.input_dim)
         raise ShapeError(f"`params.C` must be {fits}, as `config` says; got {tuple(like.shape)}. Use the cell's own config.")
@@ -141,6 +142,11 @@ def finite_values(x: Tensor, timespans: Tensor | None, lengths: Tensor | None) -
     Raises:
         DataError: naming the first bad place.
     """
+    # a sum is finite only where every term is
+    if math.isfinite(x.sum().item()) and (
+        timespans is None or (math.isfinite(timespans.sum().item()) and timespans.amin() > 0)
+    ):
+        return
     bad = ~x.isfinite().all(-1)
     bad_span = torch.zeros_like(bad) if timespans is None else ~(timespans.isfinite() & (timespans > 0))
     if lengths is not None:

@@ -159,7 +159,7 @@ def dream_step(
     Raises:
         ShapeError, DataError, StateError: an argument of a wrong shape, dtype or device.
     """
-    x = checks.step_input(x, timespans, params, config)
+    x = checks.step_input(x, timespans, params.C, config)
     checks.state_of(state, config, x)
     with torch.autocast(x.device.type, enabled=False):
         seen = read_input(x, params, config, timespans)
@@ -203,7 +203,7 @@ def dream_scan(
         ShapeError, DataError, StateError: an argument of a wrong shape, dtype or device; lengths below 1 or above T.
         ConfigError: an unknown backend, or one that cannot serve this call; the message says why.
     """
-    x, lengths = checks.sequence(x, params, config, timespans, lengths)
+    x, lengths = checks.sequence(x, params.C, config, timespans, lengths)
     checks.state_of(state, config, x)
     scan = registry.choose(backend, x, config)
     return scan(x, state, params, config, timespans, lengths, plasticity)

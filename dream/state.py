@@ -117,8 +117,8 @@ class DREAMState:
 
     def items(self) -> Iterator[tuple[str, Tensor]]:
         """Pairs of field name and tensor, in order."""
-        for field in dataclasses.fields(self):
-            yield field.name, getattr(self, field.name)
+        for name in self.__dataclass_fields__:
+            yield name, getattr(self, name)
 
     def __iter__(self) -> Iterator[Tensor]:
         return (tensor for _, tensor in self.items())

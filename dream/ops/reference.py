@@ -11,6 +11,11 @@ from dream.state import DREAMState, where
 from dream.types import DREAMParams, DREAMTrace
 
 
+def refusal(x: Tensor, config: DREAMConfig) -> str | None:
+    """None: it serves every call."""
+    return None
+
+
 def scan(
     x: Tensor,
     state: DREAMState,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib
 import logging
-from collections.abc import Callable
 from typing import NamedTuple, Protocol
 
 from torch import Tensor
@@ -34,10 +33,13 @@ class Scan(Protocol):
 
 
 class Backend(NamedTuple):
-    """Where an implementation lives (imported when first used), and a verifier: None, or why it can't serve a call."""
+    """A module, imported when first asked, with `scan` and `refusal`: None, or why it can't serve a call."""
 
     module: str
-    refusal: Callable[[Tensor, DREAMConfig], str | None]
+
+    def refusal(self, x: Tensor, config: DREAMConfig) -> str | None:
+        reason: str | None = importlib.import_module(self.module).refusal(x, config)
+        return reason
 
     def load(self) -> Scan:
         scan: Scan = importlib.import_module(self.module).scan
@@ -45,7 +47,8 @@ class Backend(NamedTuple):
 
 
 BACKENDS: dict[str, Backend] = {  # fastest first; the last serves everything
-    "reference": Backend("dream.ops.reference", lambda _x, _config: None),
+    "cpu": Backend("dream.ops.cpu"),
+    "reference": Backend("dream.ops.reference"),
 }
 
 _reported: set[tuple[str, str]] = set()

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn.parallel import DistributedDataParallel
 
-from dream import DREAMCell
+from dream import ConfigError, DREAMCell
 from dream.ops.registry import BACKENDS
 from tests.dream.support import F32, F64, assert_same, rows_of, tensors
 
@@ -91,7 +91,7 @@ class Contract(ABC):
         elif copier == "deepcopy":
             twin = copy.deepcopy(module)
         else:
-            twin = self.make(**LIVELY).double().eval()
+            twin = self.make(backend=backend, **LIVELY).double().eval()
             assert (self.sequence(twin, x)[0] - self.sequence(module, x)[0]).abs().max() > 1e-3
             assert twin.load_state_dict(module.state_dict(), strict=True) == ([], [])
         assert_same(self.traced(twin, x), self.traced(module, x), atol=0.0, rtol=0.0)
@@ -263,6 +263,10 @@ class Contract(ABC):
         module, x = self.still(backend, F32), torch.randn(3, 63, WIDTH)
         lengths = torch.tensor([63, 1, 40])
         expected = self.traced(module, x, lengths)
+        if backend == "cpu":
+            with pytest.raises(ConfigError, match="these are on cuda"):
+                self.traced(module.cuda(), x.cuda(), lengths)
+            return
         got = self.traced(module.cuda(), x.cuda(), lengths)
         for name, tensor in tensors(got).items():
             assert tensor.device.type == "cuda", name

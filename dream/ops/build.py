@@ -1,0 +1,62 @@
+"""How the kernel is compiled: by the wheel's build for machines of its kind, or at first use for this one.
+
+No import of `dream` or torch here: the build of a wheel runs this file on its own.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import subprocess
+import tempfile
+from pathlib import Path
+
+SOURCES = Path(__file__).with_name("kernel")
+LEVELS = {  # what torch calls the instructions that a processor has: what the compiler is told
+    "AVX512": ("-march=x86-64-v4", "-mprefer-vector-width=512"),
+    "AVX2": ("-march=x86-64-v3",),
+}
+FLAGS = (
+    *("-std=c++17", "-O3", "-fno-math-errno", "-fno-trapping-math", "-ffp-contract=fast"),
+    *("-shared", "-fPIC", "-pthread", "-static-libstdc++", "-static-libgcc"),
+)
+SECONDS = 120  # a compiler that takes longer hangs: some six are usual
+
+
+def name(level: str) -> str:
+    """The library's file name for one of `LEVELS`; another one as soon as a source or a flag changes."""
+    content = hashlib.sha256(repr((FLAGS, LEVELS[level])).encode())
+    for source in sorted(SOURCES.glob("*.[hc]*")):
+        content.update(source.read_bytes())
+    return f"dream-{level.lower()}-{content.hexdigest()[:16]}.so"
+
+
+def compiler() -> str | None:
+    """The C++ compiler: the variable CXX, or the first of c++, g++ and clang++ on the path; None if there is none."""
+    named = os.environ.get("CXX")
+    return shutil.which(named) if named else next(filter(None, map(shutil.which, ("c++", "g++", "clang++"))), None)
+
+
+def build(level: str, folder: Path) -> Path:
+    """Compile for one of `LEVELS` into `folder`, which must exist; an unfinished file never has the library's name.
+
+    Raises:
+        OSError: there is no compiler, the folder cannot be written, or compilation failed; the message says which.
+    """
+    found = compiler()
+    if found is None:
+        raise OSError(f"there is no C++ compiler ({os.environ.get('CXX', 'c++, g++ or clang++')}) to build it with")
+    path = folder / name(level)
+    with tempfile.TemporaryDirectory(dir=folder) as scratch:
+        unfinished = Path(scratch, path.name)
+        command = [found, *FLAGS, *LEVELS[level], str(SOURCES / "kernel.cpp"), "-o", str(unfinished)]
+        try:
+            subprocess.run(command, check=True, capture_output=True, text=True, timeout=SECONDS)
+        except subprocess.TimeoutExpired:
+            raise OSError(f"{found} did not finish within {SECONDS} s") from None
+        except subprocess.CalledProcessError as error:
+            lines = [line for line in error.stderr.splitlines() if "error" in line] or error.stderr.splitlines()
+            raise OSError(f"{found} failed: {lines[0].strip() if lines else f'exit code {error.returncode}'}") from None
+        unfinished.replace(path)
+    return path

@@ -1,0 +1,303 @@
+// The forward pass: lines 1 to 11 for a block of rows, all steps.
+#pragma once
+
+#include "scan.h"
+
+constexpr long AHEAD = 8;  // steps whose input products are made together
+
+// The parameters, each product's in one matrix: Packed, or Loose.
+template <class T, template <class> class Matrix>
+struct ForwardWeights {
+    explicit ForwardWeights(const Scan<T>& s)
+        : z(s),
+          gate(s.liquid ? z.H : 0),
+          state(s.hidden, z.H + gate + z.I),
+          error(s.inputs, z.R + z.H),
+          input(s.inputs, z.H + gate),
+          plasticity(s, z.H),
+          filter(s.plastic ? s.rank * z.I : 0),
+          c(z.I),
+          valid(z.I),
+          bias(z.H + gate),
+          s_scale(hastening(s)) {
+        constexpr long L = Simd<T>::lanes;
+        const long I = s.inputs, H = s.hidden, R = s.rank;
+        state.place(s.A, H, H, H, 1, 0, 0);
+        if (s.liquid) state.place(s.G_h, H, H, H, 1, 0, z.H);
+        state.place(s.C, H, I, I, 1, 0, z.H + gate);
+        error.place(s.V, I, R, R, 1, 0, 0);
+        error.place(s.W, I, H, H, 1, 0, z.R);
+        input.place(s.B, I, H, H, 1, 0, 0);
+        if (s.liquid) input.place(s.G_x, I, H, H, 1, 0, z.H);
+        std::memcpy(bias, s.b, H * sizeof(T));
+        for (long j = 0; j < gate; j += L) {
+            const Vec<T> tau = load(s.tau + j, H - j);
+            store(bias + z.H + j, Vec<T>(-(s.raw ? tau : log<T>(tau))), H - j);
+        }
+        std::memcpy(c, s.c, I * sizeof(T));
+        Vec<T> logs{};
+        for (long i = 0; i < z.I; i += L) {
+            store(valid + i, all(T(1)), I - i);
+            logs += load(valid + i) * log<T>(load(s.error_var_prior + i, I - i) + EPS<T>);
+        }
+        prior = T(0.5) * (T(2.8378770664093453) - sum<T>(logs) / T(I));  // ln(2 pi e)
+        for (long i = 0; i < I && s.plastic; ++i)
+            for (long r = 0; r < R; ++r) filter[r * z.I + i] = s.V[i * R + r];
+    }
+    Sizes<T> z;
+    long gate;                              // width of the gate's part
+    Matrix<T> state, error, input;          // [A | G_h | C], [V | W], [B | G_x]
+    Plasticity<T> plasticity;
+    Buffer<T> filter, c, valid, bias;       // V^T (R, I); c; 1 where there is an input; b and -ln tau
+    T s_scale, prior;                       // s; what line 4 has of var_0
+};
+
+template <class T>
+struct ForwardRoom {
+    template <class Weights>
+    ForwardRoom(const Scan<T>& s, const Weights& w, long rows)
+        : h(rows * w.z.H), e(rows * w.z.I), from_h(rows * w.state.width), from_e(rows * w.error.width),
+          x(AHEAD * rows * w.z.I), from_x(AHEAD * rows * w.input.width), mean(rows * w.z.I), var(rows * w.z.I), key(w.z.H),
+          q(rows * w.z.R), U(s.plastic ? rows * w.z.U() : 0), U_target(s.learns ? rows * w.z.U() : 0), row(rows) {}
+
+    struct Row {
+        long steps;
+        T threshold, avg, r, S, squares;  // squares: |h|^2
+        T scale, sleep;                   // what is still to be done to U and U_target: line 7, then line 11
+        T u_norm;
+    };
+    Buffer<T> h, e, from_h, from_e, x, from_x, mean, var, key, q, U, U_target;
+    Buffer<Row> row;
+};
+
+// q = h U.
+template <class T>
+void read_U(const T* U, const T* h, T* q, long ranks, long H) {
+    constexpr long L = Simd<T>::lanes;
+    for (long r = 0; r < ranks; r += UNROLL) {
+        Vec<T> sums[UNROLL] = {};
+        for (long j = 0; j < H; j += L) {
+            const Vec<T> hj = load(h + j);
+#pragma GCC unroll 4
+            for (long k = 0; k < UNROLL; ++k) sums[k] += hj * load(U + (r + k) * H + j);
+        }
+        for (long k = 0; k < UNROLL; ++k) q[r + k] = sum<T>(sums[k]);
+    }
+}
+
+// One pass: what is left of the step before (line 7's factor; line 11, where SLEEPS), then U" of line 6, its norm and
+// q = h U". Returns |U"|^2.
+template <class T, bool SLEEPS>
+T learn(T* U, T* U_target, const T* key, const T* g, const T* h, T* q, T scale, T sleep, T forget, long ranks, long H) {
+    constexpr long L = Simd<T>::lanes;
+    const T kept = (T(1) - forget + forget * sleep) * scale, of_target = forget * (T(1) - sleep);
+    Vec<T> squares[UNROLL] = {};
+    for (long r = 0; r < ranks; r += UNROLL) {
+        Vec<T> sums[UNROLL] = {};
+        for (long j = 0; j < H; j += L) {
+            const Vec<T> hj = load(h + j), kj = load(key + j);
+#pragma GCC unroll 4
+            for (long k = 0; k < UNROLL; ++k) {
+                T* at = U + (r + k) * H + j;
+                T* target_at = U_target + (r + k) * H + j;
+                const Vec<T> old = load(at), target = load(target_at), u = kept * old + of_target * target + kj * g[r + k];
+                if (SLEEPS) store(target_at, Vec<T>((T(1) - sleep) * target + (sleep * scale) * old));
+                store(at, u);
+                squares[k] += u * u;
+                sums[k] += hj * u;
+            }
+        }
+        for (long k = 0; k < UNROLL; ++k) q[r + k] = sum<T>(sums[k]);
+    }
+    return sum<T>((squares[0] + squares[1]) + (squares[2] + squares[3]));
+}
+
+template <class T, class Weights>
+void forward(const Scan<T>& s, const Weights& w, ForwardRoom<T>& room, long first, int rows) {
+    constexpr long L = Simd<T>::lanes;
+    const Sizes<T>& z = w.z;
+    const long I = s.inputs, H = s.hidden, R = s.rank, gate = w.gate, N = s.rows;
+    const long wide = s.liquid ? 2 * H : H;
+    const T log_step = T(std::log(s.time_step));
+    const T beta = T(s.beta), beta_s = T(s.beta_s), base = T(s.base);
+    long longest = 0;
+
+    for (int n = 0; n < rows; ++n) {
+        const long row = first + n;
+        auto& st = room.row[n];
+        T *h = room.h + n * z.H, *mean = room.mean + n * z.I, *var = room.var + n * z.I, *q = room.q + n * z.R;
+        std::memcpy(h, s.h + row * H, H * sizeof(T));
+        std::memcpy(mean, s.error_mean + row * I, I * sizeof(T));
+        std::memcpy(var, s.error_var + row * I, I * sizeof(T));
+        std::memset(q, 0, z.R * sizeof(T));
+        st = {steps_of(s, row), s.adaptive_tau[row], s.avg_surprise[row], 0, 0, 0, T(1), T(0), 0};
+        longest = std::max(longest, st.steps);
+        for (long j = 0; j < H; ++j) st.squares += h[j] * h[j];
+        if (s.plastic) {
+            T* U = room.U + n * z.U();
+            to_lanes(s.U + row * H * R, U, s, z.H);
+            if (s.learns) to_lanes(s.U_target + row * H * R, room.U_target + n * z.U(), s, z.H);
+            read_U(U, h, q, z.ranks, z.H);
+        }
+        if (!s.learns) {  // its norm does not change
+            double squares = 0;
+            for (long k = 0; k < H * R; ++k) squares += double(s.U[row * H * R + k]) * double(s.U[row * H * R + k]);
+            st.u_norm = T(std::sqrt(squares));
+        }
+    }
+
+    for (long t = 0; t < longest; ++t) {
+        if (s.U_kept && s.plastic && t % s.every == 0) {
+            for (int n = 0; n < rows; ++n) {
+                const auto& st = room.row[n];
+                const T* U = room.U + n * z.U();
+                const T* target = room.U_target + n * z.U();
+                const long at = ((t / s.every) * N + first + n) * R * H;
+                for (long r = 0; r < R; ++r)
+                    for (long j = 0; j < z.H; j += L) {
+                        const Vec<T> u = st.scale * load(U + r * z.H + j);
+                        store(s.U_kept + at + r * H + j, u, H - j);
+                        if (!s.learns) continue;
+                        const Vec<T> v = load(target + r * z.H + j);
+                        store(s.U_target_kept + at + r * H + j, Vec<T>(v + st.sleep * (u - v)), H - j);
+                    }
+            }
+        }
+
+        if (t % AHEAD == 0) {  // the input's products for some steps at once
+            const long ahead = std::min(AHEAD, longest - t);
+            for (long k = 0; k < ahead; ++k)
+                for (int n = 0; n < rows; ++n)
+                    std::memcpy(room.x + (k * rows + n) * z.I, s.x + (first + n) * s.x_row + (t + k) * s.x_step, I * sizeof(T));
+            w.input.times(room.x, z.I, room.from_x, w.input.width, int(ahead * rows));
+        }
+        w.state.times(room.h, z.H, room.from_h, w.state.width, rows);
+        for (int n = 0; n < rows; ++n) {
+            auto& st = room.row[n];
+            if (t >= st.steps) continue;
+            const long at = t * N + first + n;
+            const T *x = room.x + (t % AHEAD * rows + n) * z.I, *expected = room.from_h + n * w.state.width + z.H + gate, *q = room.q + n * z.R;
+            T *e = room.e + n * z.I, *mean = room.mean + n * z.I, *var = room.var + n * z.I;
+            Vec<T> squares{}, logs{};
+            for (long i = 0; i < z.I; i += L) {
+                Vec<T> prediction = load(w.c + i) + load(expected + i);  // 1
+                if (s.plastic)
+                    for (long r = 0; r < R; ++r) prediction += q[r] * load(w.filter + r * z.I + i);
+                const Vec<T> error = load(x + i) - prediction;  // 2
+                store(e + i, error);
+                store(s.prediction + at * I + i, prediction, I - i);
+                store(s.error + at * I + i, error, I - i);
+                const Vec<T> usual = load(var + i) + EPS<T>, apart = error - load(mean + i);
+                squares += apart * apart / usual;
+                logs += load(w.valid + i) * log<T>(usual);
+            }
+            const T r = std::sqrt(sum<T>(squares) / T(I));                                                        // 3
+            const T entropy = std::min(std::max(w.prior + T(0.5) * sum<T>(logs) / T(I), T(0)), MAX_ENTROPY<T>);  // 4
+            const T over = (r - st.threshold * (T(1) + T(s.influence) * entropy)) / T(s.temperature);
+            st.r = r;
+            st.S = sigmoid<T>(all(over))[0];  // 5
+            const T per_deviation = r > 0 ? T(1) / (T(I) * r) : T(0);
+            for (long i = 0; i < z.I; i += L) {  // 10
+                const Vec<T> old_mean = load(mean + i), old_var = load(var + i), usual = old_var + EPS<T>;
+                const Vec<T> apart = load(e + i) - old_mean, limit = OUTLIER<T> * square_root<T>(usual);
+                const Vec<T> d = clamp<T>(apart, -limit, limit);
+                store(mean + i, Vec<T>(old_mean + beta * d));
+                store(var + i, Vec<T>((T(1) - beta) * (old_var + beta * d * d)));
+                if (s.slope) store(s.slope + at * I + i, Vec<T>(apart / usual * per_deviation), I - i);
+            }
+            st.avg += beta_s * (st.S - st.avg);
+            st.threshold = std::max(base, st.threshold + beta_s * ((T(1) + base) * std::min(r, T(2)) - st.threshold));
+            s.surprise[at] = st.S;
+            s.deviation[at] = r;
+        }
+
+        w.error.times(room.e, z.I, room.from_e, w.error.width, rows);
+        for (int n = 0; n < rows; ++n) {
+            auto& st = room.row[n];
+            if (t >= st.steps) continue;
+            const long at = t * N + first + n;
+            const T *from_h = room.from_h + n * w.state.width, *from_e = room.from_e + n * w.error.width;
+            const T *g = from_e, *from_x = room.from_x + (t % AHEAD * rows + n) * w.input.width;
+            T *h = room.h + n * z.H, *q = room.q + n * z.R;
+            const T S = st.S, scale = T(1) / (T(1) + st.squares);
+            const T pace = (s.timespans ? std::log(T(s.time_step) * span_at(s, first + n, t)) : log_step) + std::log1p(w.s_scale * S);
+            Vec<T> squares{};
+            for (long j = 0; j < z.H; j += L) {
+                const Vec<T> hj = load(h + j);
+                if (s.learns) {
+                    const Vec<T> m = load(w.plasticity.floor + j) + S * load(w.plasticity.lift + j);
+                    store(room.key + j, Vec<T>(m / (m + HALF_PLASTICITY<T>)*hj * scale));  // 6
+                }
+                const Vec<T> drive = load(from_x + j) + load(w.bias + j);
+                const Vec<T> u = tanh<T>(drive + load(from_h + j) + load(from_e + z.R + j));  // 8
+                Vec<T> next = u;
+                if (s.liquid) {  // 9
+                    const Vec<T> own = load(from_x + z.H + j) + load(w.bias + z.H + j);
+                    const Vec<T> a = sigmoid<T>(own + load(from_h + z.H + j) + pace), apart = u - hj;
+                    next = a < T(0.5) ? hj + a * apart : u - apart * (T(1) - a);
+                    if (s.slope) store(s.gates + at * wide + H + j, a, H - j);
+                }
+                if (s.slope) store(s.gates + at * wide + j, u, H - j);
+                store(h + j, next);
+                store(s.output + at * H + j, next, H - j);
+                squares += next * next;
+            }
+            st.squares = sum<T>(squares);
+            if (s.read) std::memcpy(s.read + at * R, q, R * sizeof(T));
+            if (s.filtered) std::memcpy(s.filtered + at * R, g, R * sizeof(T));
+            if (s.learns) {
+                T *U = room.U + n * z.U(), *target = room.U_target + n * z.U();
+                const auto pass = st.sleep != 0 ? learn<T, true> : learn<T, false>;
+                const T norm = std::sqrt(pass(U, target, room.key, g, h, q, st.scale, st.sleep, forget(s, first + n, t), z.ranks, z.H));
+                st.scale = shrinkage(norm, s);  // 7, done to U by the next pass over it
+                st.sleep = st.avg > T(s.awake) ? T(s.zeta) * st.avg : T(0);  // 11, likewise
+                st.u_norm = norm * st.scale;
+                for (long r = 0; r < R; ++r) q[r] *= st.scale;
+                if (s.norm) {
+                    s.norm[at] = norm;
+                    s.asleep[at] = st.sleep;
+                }
+            } else if (s.plastic) {
+                read_U(room.U + n * z.U(), h, q, z.ranks, z.H);
+            }
+            s.u_norm[at] = st.u_norm;
+        }
+    }
+
+    for (int n = 0; n < rows; ++n) {
+        const long row = first + n;
+        auto& st = room.row[n];
+        std::memcpy(s.h_ + row * H, room.h + n * z.H, H * sizeof(T));
+        std::memcpy(s.error_mean_ + row * I, room.mean + n * z.I, I * sizeof(T));
+        std::memcpy(s.error_var_ + row * I, room.var + n * z.I, I * sizeof(T));
+        s.adaptive_tau_[row] = st.threshold;
+        s.avg_surprise_[row] = st.avg;
+        if (s.learns) {
+            T *U = room.U + n * z.U(), *target = room.U_target + n * z.U();
+            for (long k = 0; k < z.U(); k += L) {
+                const Vec<T> u = st.scale * load(U + k), v = load(target + k);
+                store(U + k, u);
+                store(target + k, Vec<T>(v + st.sleep * (u - v)));
+            }
+            from_lanes(U, s.U_ + row * H * R, s, z.H);
+            from_lanes(target, s.U_target_ + row * H * R, s, z.H);
+        } else {
+            std::memcpy(s.U_ + row * H * R, s.U + row * H * R, H * R * sizeof(T));
+            std::memcpy(s.U_target_ + row * H * R, s.U_target + row * H * R, H * R * sizeof(T));
+        }
+        for (long t = st.steps; t < s.steps; ++t) {  // padding
+            const long at = t * N + row;
+            auto blank = [at](T* array, long width) {
+                if (array) std::memset(array + at * width, 0, width * sizeof(T));
+            };
+            blank(s.output, H);
+            blank(s.prediction, I);
+            blank(s.error, I);
+            blank(s.read, R);
+            blank(s.filtered, R);
+            blank(s.surprise, 1);
+            blank(s.deviation, 1);
+            blank(s.u_norm, 1);
+        }
+    }
+}

@@ -1,0 +1,98 @@
+// The C interface: one scan forward, or backward, its blocks of rows shared among threads. No exception leaves it.
+#include <atomic>
+#include <system_error>
+#include <thread>
+#include <vector>
+
+#include "backward.h"
+#include "forward.h"
+
+using Team = void (*)(void (*)(void*), void*, unsigned, unsigned);
+
+// Run work() in up to `threads` threads: torch's own pool where `team` is its GOMP_parallel, so that its idle threads don't
+// spin beside ours; else threads that end with the call.
+template <class Work>
+void parallel(Work& work, int64_t threads, Team team) {
+    if (threads == 1) return work();
+    const auto enter = [](void* shared) { (*static_cast<Work*>(shared))(); };
+    if (team) return team(enter, &work, unsigned(threads), 0);
+    std::vector<std::thread> others;
+    try {
+        for (int64_t k = 1; k < threads; ++k) others.emplace_back(enter, &work);
+    } catch (const std::system_error&) {  // fewer, then: work is shared as it goes
+    }
+    work();
+    for (auto& other : others) other.join();
+}
+
+// compute(weights, room, block, first, rows) for every block of rows. 0, or 1 where memory or threads were short.
+template <class T, class Room, class Weights, class Compute>
+int run(const Scan<T>& s, const Weights& weights, Team team, Compute compute) try {
+    const Blocks<T> blocks(s);
+    std::atomic<long> next{0};
+    std::atomic<int> failed{0};
+    auto work = [&] {
+        try {
+            Room room(s, weights, blocks.size);
+            for (long block; (block = next.fetch_add(1)) < blocks.count;) {
+                const long first = block * blocks.size;
+                compute(room, block, first, int(std::min(blocks.size, s.rows - first)));
+            }
+        } catch (const std::bad_alloc&) {
+            failed = 1;
+        }
+    };
+    parallel(work, std::min<int64_t>(s.threads, blocks.count), team);
+    return failed;
+} catch (const std::exception&) {
+    return 1;
+}
+
+template <class T, template <class> class Matrix>
+int run_forward(const Scan<T>& s, Team team) try {
+    const ForwardWeights<T, Matrix> weights(s);
+    return run<T, ForwardRoom<T>>(s, weights, team,
+                                  [&](auto& room, long, long first, int rows) { forward(s, weights, room, first, rows); });
+} catch (const std::bad_alloc&) {
+    return 1;
+}
+
+template <class T>
+int run_forward(const Scan<T>& s, Team team) {
+    return s.rows * s.steps == 1 ? run_forward<T, Loose>(s, team) : run_forward<T, Packed>(s, team);
+}
+
+template <class T>
+int run_backward(const Scan<T>& s, Team team) try {
+    const BackwardWeights<T> weights(s);
+    return run<T, BackwardRoom<T>>(s, weights, team, [&](auto& room, long block, long first, int rows) {
+        backward(s, weights, room, block, first, rows);
+    });
+} catch (const std::bad_alloc&) {
+    return 1;
+}
+
+template <class T>
+void apply(int function, const T* x, T* y, int64_t n) {
+    for (int64_t k = 0; k < n; k += Simd<T>::lanes) {
+        const Vec<T> v = load(x + k, n - k);
+        store(y + k, function == 0 ? tanh<T>(v) : function == 1 ? sigmoid<T>(v) : log<T>(v), n - k);
+    }
+}
+
+extern "C" {
+int64_t dream_size() { return sizeof(Scan<float>); }
+int64_t dream_blocks(int64_t rows, int64_t threads) {
+    Scan<float> s{};
+    s.rows = rows, s.threads = threads;
+    return Blocks<float>(s).count;
+}
+// 0, or 1 where memory was short.
+int dream_forward_f32(const Scan<float>* s, Team team) { return run_forward(*s, team); }
+int dream_forward_f64(const Scan<double>* s, Team team) { return run_forward(*s, team); }
+int dream_backward_f32(const Scan<float>* s, Team team) { return run_backward(*s, team); }
+int dream_backward_f64(const Scan<double>* s, Team team) { return run_backward(*s, team); }
+// tanh, sigmoid, log (0, 1, 2) of n numbers, for the tests.
+void dream_apply_f32(int function, const float* x, float* y, int64_t n) { apply(function, x, y, n); }
+void dream_apply_f64(int function, const double* x, double* y, int64_t n) { apply(function, x, y, n); }
+}

@@ -1,0 +1,169 @@
+// What a scan is given, and what its forward and backward passes share.
+//
+// Shapes: N rows, T steps, I inputs, H hidden, R rank; K = every, S = ceil(T / K) segments, Z blocks of rows. Arrays are
+// contiguous; time comes first, (T, N, ...). Symbols are those of dream/functional.py.
+#pragma once
+
+#include <cmath>
+#include <utility>
+
+#include "product.h"
+
+// The same in dream/ops/native.py, field by field.
+template <class T>
+struct Scan {
+    int64_t rows, steps, inputs, hidden, rank, every, threads;
+    int64_t plastic;     // there are fast weights: line 1 reads U
+    int64_t learns;      // lines 6, 7 and 11
+    int64_t liquid;      // line 9
+    int64_t raw;         // eta, tau and the surprise scale come as logarithms, tonic as a logit
+    int64_t x_row, x_step, span_row, span_step;  // strides
+    double influence, temperature, beta, beta_s, base, kappa, target, zeta, awake, rate, time_step;
+
+    const T *C, *c, *W, *B, *b, *A, *G_x, *G_h, *V, *eta, *tonic, *tau;  // parameters, row-major
+    const T *surprise_scale, *error_var_prior;  // s, where null 0; var_0
+    const T *x, *timespans;   // (N, T, I) and (N, T) by their strides, the last axis contiguous; no timespans: 1
+    const int64_t* lengths;   // (N); null: T
+    const T *h, *U, *U_target, *adaptive_tau, *error_mean, *error_var, *avg_surprise;  // state before
+
+    T *output, *prediction, *error, *surprise, *deviation, *u_norm;                   // (T, N, ...)
+    T *h_, *U_, *U_target_, *adaptive_tau_, *error_mean_, *error_var_, *avg_surprise_;  // state after
+
+    // kept for the backward pass; null: not wanted
+    T* gates;            // (T, N, 2H) tanh(u), and a of line 9
+    T* slope;            // (T, N, I) dr / de
+    T *read, *filtered;  // (T, N, R) h U and e V
+    T *norm, *asleep;    // (T, N) |U"| and zeta avg_surprise' where line 11 acts
+    T *U_kept, *U_target_kept;  // (S, N, R, H) before the first step of each segment
+
+    // backward: gradients of what came out, then of what went in
+    const T *d_output, *d_prediction, *d_error, *d_h, *d_U;  // any may be null
+    T* d_sums;                                               // (T, N, 2H + I): of u, of the pace, of the prediction
+    T* d_x;                                                  // (T, N, I), through the error
+    T* d_filtered;                                           // (T, N, R)
+    T *d_pace, *d_forget;                                    // (T, N), the pace's sum over H; f; d_forget may be null
+    T* d_m;                                                  // (Z, 2, H) sum of dm, and of dm S
+    T *d_h0, *d_U0;
+};
+
+template <class T>
+constexpr T EPS = T(1e-6);
+template <class T>
+constexpr T HALF_PLASTICITY = T(0.1);
+template <class T>
+constexpr T OUTLIER = T(5);
+template <class T>
+constexpr T MAX_ENTROPY = T(2);
+constexpr long UNROLL = 4;  // ranks whose fast weights are passed over together
+
+// Padded sizes: I, H and R in whole vectors, and the ranks of U in whole groups.
+template <class T>
+struct Sizes {
+    explicit Sizes(const Scan<T>& s)
+        : I(padded<T>(s.inputs)), H(padded<T>(s.hidden)), ranks((s.rank + UNROLL - 1) / UNROLL * UNROLL), R(padded<T>(ranks)) {}
+    long I, H, ranks, R;
+    long U() const { return ranks * H; }
+};
+
+// Rows are computed in blocks that share their products; a block never depends on another.
+template <class T>
+struct Blocks {
+    explicit Blocks(const Scan<T>& s) {
+        constexpr long most = 8;
+        const long rounds = (s.rows + most * s.threads - 1) / (most * s.threads);
+        size = (s.rows + s.threads * rounds - 1) / (s.threads * rounds);
+        count = (s.rows + size - 1) / size;
+    }
+    long size, count;
+};
+
+template <class T>
+inline T shrinkage(T norm, const Scan<T>& s) {  // line 7
+    const T target = T(s.target), kappa = T(s.kappa);
+    return norm > target ? (T(1) - kappa) + kappa * (target / norm) : T(1);
+}
+
+template <class T>
+inline long steps_of(const Scan<T>& s, long row) {
+    return s.lengths ? s.lengths[row] : s.steps;
+}
+
+// f of line 6 at one step of a row; its derivative by the span is rate * (1 - f)^2.
+template <class T>
+inline T span_at(const Scan<T>& s, long row, long t) {
+    return s.timespans ? s.timespans[row * s.span_row + t * s.span_step] : T(1);
+}
+
+template <class T>
+inline T forget(const Scan<T>& s, long row, long t) {
+    const T rate = T(s.rate) * span_at(s, row, t);
+    return rate / (T(1) + rate);
+}
+
+// What plasticity needs of a unit, padded: m = floor + S * lift, the share of eta that is always on and what surprise adds.
+template <class T>
+struct Plasticity {
+    Plasticity(const Scan<T>& s, long H) : floor(s.learns ? H : 0), lift(s.learns ? H : 0) {
+        constexpr long L = Simd<T>::lanes;
+        for (long j = 0; j < H && s.learns; j += L) {
+            Vec<T> eta = load(s.eta + j, s.hidden - j), tonic = load(s.tonic + j, s.hidden - j);
+            if (s.raw) eta = exp<T>(eta), tonic = sigmoid<T>(tonic);
+            store(floor + j, Vec<T>(tonic * eta), s.hidden - j);
+            store(lift + j, Vec<T>((T(1) - tonic) * eta), s.hidden - j);
+        }
+    }
+    Buffer<T> floor, lift;
+
+    // key_j = p_j h_j / (1 + |h|^2) of line 6; returns 1 / (1 + |h|^2).
+    T key(const T* h, long hidden, long H, T S, T* key) const {
+        constexpr long L = Simd<T>::lanes;
+        Vec<T> squares{};
+        for (long j = 0; j < H; j += L) {
+            const Vec<T> hj = load(h + j, hidden - j);
+            squares += hj * hj;
+        }
+        const T scale = T(1) / (T(1) + sum<T>(squares));
+        for (long j = 0; j < H; j += L) {
+            const Vec<T> m = load(floor + j) + S * load(lift + j);
+            store(key + j, Vec<T>(m / (m + HALF_PLASTICITY<T>)*load(h + j, hidden - j) * scale));
+        }
+        return scale;
+    }
+};
+
+// s, how far surprise shortens the time constants.
+template <class T>
+inline T hastening(const Scan<T>& s) {
+    return !s.surprise_scale ? T(0) : s.raw ? std::exp(*s.surprise_scale) : *s.surprise_scale;
+}
+
+// to (columns, rows) = from (rows, columns), strides between rows `down` and `to_down`; L by L tiles in registers.
+template <class T>
+inline void transpose(const T* from, long rows, long columns, long down, T* to, long to_down) {
+    constexpr long L = Simd<T>::lanes;
+    for (long r = 0; r < rows; r += L)
+        for (long c = 0; c < columns; c += L) {
+            Vec<T> tile[L];
+#pragma GCC unroll 16
+            for (long k = 0; k < L; ++k) tile[k] = r + k < rows ? load(from + (r + k) * down + c, columns - c) : Vec<T>{};
+#pragma GCC unroll 4
+            for (long half = 1; half < L; half *= 2)  // exchange the off-diagonal squares of this size
+#pragma GCC unroll 16
+                for (long k = 0; k < L; ++k)
+                    if (!(k & half)) exchange<T>(tile[k], tile[k + half], half);
+#pragma GCC unroll 16
+            for (long k = 0; k < L; ++k)
+                if (c + k < columns) store(to + (c + k) * to_down + r, tile[k], rows - r);
+        }
+}
+
+// U (H, R) <-> its working form (ranks, H), the long axis contiguous.
+template <class T>
+inline void to_lanes(const T* U, T* lanes, const Scan<T>& s, long H) {
+    transpose(U, s.hidden, s.rank, s.rank, lanes, H);
+}
+
+template <class T>
+inline void from_lanes(const T* lanes, T* U, const Scan<T>& s, long H) {
+    transpose(lanes, s.rank, s.hidden, H, U, s.rank);
+}

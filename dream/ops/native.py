@@ -1,0 +1,170 @@
+"""The compiled kernel: brought by a wheel, taken from the cache, or built into it at first use; called through ctypes.
+
+``python -m dream.ops.native`` says where it is, or why there is none.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import logging
+import os
+import platform
+import stat
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import torch
+
+from dream.ops import build
+
+log = logging.getLogger(__name__)
+
+STATE = ("h", "U", "U_target", "adaptive_tau", "error_mean", "error_var", "avg_surprise")
+NEW_STATE = tuple(f"{name}_" for name in STATE)
+INTEGERS = (
+    *("rows", "steps", "inputs", "hidden", "rank", "every", "threads", "plastic", "learns", "liquid", "raw"),
+    *("x_row", "x_step", "span_row", "span_step"),
+)
+NUMBERS = (*("influence", "temperature", "beta", "beta_s", "base", "kappa", "target", "zeta", "awake", "rate", "time_step"),)
+POINTERS = (
+    *("C", "c", "W", "B", "b", "A", "G_x", "G_h", "V", "eta", "tonic", "tau", "surprise_scale", "error_var_prior"),
+    *("x", "timespans", "lengths", *STATE),
+    *("output", "prediction", "error", "surprise", "deviation", "u_norm", *NEW_STATE),
+    *("gates", "slope", "read", "filtered", "norm", "asleep", "U_kept", "U_target_kept"),
+    *("d_output", "d_prediction", "d_error", "d_h", "d_U"),
+    *("d_sums", "d_x", "d_filtered", "d_pace", "d_forget", "d_m", "d_h0", "d_U0"),
+)
+
+
+class Scan(ctypes.Structure):
+    """The arguments of the kernel: `struct Scan` in kernel/scan.h, field by field."""
+
+    _fields_ = (
+        *((name, ctypes.c_int64) for name in INTEGERS),
+        *((name, ctypes.c_double) for name in NUMBERS),
+        *((name, ctypes.c_void_p) for name in POINTERS),
+    )
+
+
+class Kernel:
+    """The functions of a compiled library."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._library = ctypes.CDLL(str(path))
+        self._library.dream_size.restype = ctypes.c_int64
+        self._library.dream_blocks.restype = ctypes.c_int64
+        if self._library.dream_size() != ctypes.sizeof(Scan):
+            raise OSError(f"{path} is of another version")
+        self._forward = {torch.float32: self._library.dream_forward_f32, torch.float64: self._library.dream_forward_f64}
+        self._backward = {torch.float32: self._library.dream_backward_f32, torch.float64: self._library.dream_backward_f64}
+        self._apply = {torch.float32: self._library.dream_apply_f32, torch.float64: self._library.dream_apply_f64}
+        # torch's own pool of threads, where it has one by this name: a second pool would wait for the idle threads of the
+        # first, which spin. After a fork neither pool nor torch's parallel operators work in the child.
+        try:
+            torch_itself = ctypes.CDLL(str(Path(torch.__file__).parent / "lib" / "libtorch_cpu.so"))
+            self._team: ctypes.c_void_p | None = ctypes.cast(torch_itself.GOMP_parallel, ctypes.c_void_p)
+        except (OSError, AttributeError):
+            self._team = None
+        if hasattr(os, "register_at_fork"):
+            os.register_at_fork(after_in_child=self._after_fork)
+
+    def _after_fork(self) -> None:
+        self._team = None
+        torch.set_num_threads(1)
+
+    def forward(self, scan: Scan, dtype: torch.dtype) -> None:
+        """All steps; writes what `scan` points to.
+
+        Raises:
+            MemoryError: there is not enough for the working copies of state and weights.
+        """
+        self._run(self._forward[dtype], scan)
+
+    def backward(self, scan: Scan, dtype: torch.dtype) -> None:
+        """The adjoints of all steps, likewise."""
+        self._run(self._backward[dtype], scan)
+
+    def _run(self, function: Callable[..., int], scan: Scan) -> None:
+        if function(ctypes.byref(scan), self._team):
+            raise MemoryError("The CPU kernel found no memory for its working copies. Use smaller batches.")
+
+    def blocks(self, rows: int, threads: int) -> int:
+        """The number of blocks of rows that `threads` share."""
+        return int(self._library.dream_blocks(ctypes.c_int64(rows), ctypes.c_int64(threads)))
+
+    def apply(self, function: str, x: torch.Tensor) -> torch.Tensor:
+        """``"tanh"``, ``"sigmoid"`` or ``"log"`` of the numbers in `x`, as the kernel computes it."""
+        x = x.contiguous()
+        y = torch.empty_like(x)
+        which = ("tanh", "sigmoid", "log").index(function)
+        pointers = ctypes.c_void_p(x.data_ptr()), ctypes.c_void_p(y.data_ptr())
+        self._apply[x.dtype](which, *pointers, ctypes.c_int64(x.numel()))
+        return y
+
+
+def _folders() -> Iterator[Path]:
+    """Where a built library may be kept: the user's cache, or else a temporary folder that only this user can write."""
+    try:
+        cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "dream" / "kernel"
+        cache.mkdir(parents=True, exist_ok=True)
+        if os.access(cache, os.W_OK):
+            yield cache
+    except (OSError, RuntimeError):
+        pass
+    mine = os.getuid() if hasattr(os, "getuid") else 0
+    shared = Path(tempfile.gettempdir(), f"dream-kernel-{mine}")
+    try:
+        shared.mkdir(mode=0o700, exist_ok=True)
+        found = shared.lstat()
+        if stat.S_ISDIR(found.st_mode) and found.st_uid == mine and not found.st_mode & 0o077:
+            yield shared
+            return
+    except OSError:
+        pass
+    yield Path(tempfile.mkdtemp(prefix="dream-kernel-"))
+
+
+def _find() -> Kernel:
+    """Load the kernel; build it first where no wheel brought it and no cache has it.
+
+    Raises:
+        OSError: this machine cannot have it; the message says why.
+    """
+    machine, level = platform.machine().lower(), torch.backends.cpu.get_cpu_capability()
+    if machine not in ("x86_64", "amd64") or level not in build.LEVELS:
+        raise OSError(f"the CPU kernel needs an x86-64 processor with AVX2; this is {machine} with {level.lower()}")
+    name = build.name(level)
+    brought = build.SOURCES / name
+    if brought.is_file():
+        return Kernel(brought)
+    reason: OSError | None = None
+    for folder in _folders():
+        try:
+            if not (folder / name).is_file():
+                log.warning("compiling the CPU kernel for this machine, once, into %s: some ten seconds", folder)
+                build.build(level, folder)
+            return Kernel(folder / name)
+        except OSError as error:
+            reason = reason or error
+    raise OSError(f"the CPU kernel is not there: no wheel brought it, and {reason}")
+
+
+_found: Kernel | str | None = None  # or why there is none
+
+
+def kernel() -> Kernel | str:
+    """The kernel of this machine, or why there is none; looked for once."""
+    global _found
+    if _found is None:
+        try:
+            _found = _find()
+        except OSError as error:
+            _found = str(error)
+    return _found
+
+
+if __name__ == "__main__":
+    found = kernel()
+    print(found if isinstance(found, str) else found.path)  # noqa: T201
