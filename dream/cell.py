@@ -216,7 +216,7 @@ class DREAMCell(nn.Module):
         timespans: Tensor | None = None,
         lengths: Tensor | None = None,
     ) -> tuple[Tensor, DREAMTrace, DREAMState]:
-        """`dream.functional.dream_scan` with this cell's parameters; in training mode it then moves the prior:
+        """`dream.scan.dream_scan` with this cell's parameters; in training mode it then moves the prior:
 
         ``var_0 += max(beta, 1 / (k + 1)) (mean of e^2 over all valid steps - var_0)``, with k the number of moves so far.
 

@@ -18,7 +18,6 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
-from dream import functional as F
 from dream.config import DREAMConfig
 from dream.ops import native
 from dream.state import DREAMState
@@ -30,7 +29,7 @@ DTYPES = (torch.float32, torch.float64)
 FLAGS = ("plastic", "learns", "liquid", "keeps")
 KNOBS = native.NUMBERS
 INPUTS = ("x", "timespans", "lengths", *DREAMParams._fields, *native.STATE)
-TRACE = ("prediction", "error", "surprise", "deviation", "u_norm")
+TRACE = ("error", "surprise", "deviation", "u_norm", "prediction")
 OUTPUTS = ("output", *TRACE, *native.NEW_STATE, "kept")
 DIFFERENTIABLE = {"output": "d_output", "prediction": "d_prediction", "error": "d_error", "h_": "d_h", "U_": "d_U"}
 SAVED = (
@@ -60,7 +59,7 @@ class _Sizes:
         self.kept: dict[str, tuple[int, ...]] = {
             "gates": (t, n, wide),
             "slope": (t, n, i),
-            "read": (t, n, r),
+            "read": (t + 1, n, r),
             "filtered": (t, n, r),
             "norm": (t, n) if learns else none,
             "asleep": (t, n) if learns else none,
@@ -69,14 +68,15 @@ class _Sizes:
         }
         self.shapes: dict[str, tuple[int, ...]] = {
             "output": (t, n, h),
-            **dict.fromkeys(("prediction", "error"), (t, n, i)),
+            "error": (t, n, i),
+            "prediction": (t + 1, n, i),
             **dict.fromkeys(("surprise", "deviation", "u_norm"), (t, n)),
             "h_": (n, h),
             **dict.fromkeys(("U_", "U_target_"), (n, h, r)),
             **dict.fromkeys(("adaptive_tau_", "avg_surprise_"), (n,)),
             **dict.fromkeys(("error_mean_", "error_var_"), (n, i)),
             "kept": (sum(map(math.prod, self.kept.values())),) if keeps else none,
-            "d_sums": (t, n, wide + i),
+            "d_sums": (t + 1, n, wide + i),
             "d_x": (t, n, i),
             "d_filtered": (t, n, r),
             "d_pace": (t, n),
@@ -99,7 +99,7 @@ class _Sizes:
         assert x is not None
         strides = (x.stride(0), x.stride(1), *((0, 0) if spans is None else (spans.stride(0), spans.stride(1))))
         sizes = (self.rows, self.steps, self.inputs, self.hidden, self.rank, self.every, torch.get_num_threads())
-        scan = native.Scan(*sizes, *self.flags, False, *strides, *knobs)
+        scan = native.Scan(*sizes, *self.flags, True, False, *strides, *knobs)
         for name, array in arrays.items():
             if array is not None and array.numel() and name != "kept":
                 setattr(scan, name, array.data_ptr())
@@ -190,7 +190,8 @@ def _gradients(
     rows, hidden = saved["h"].shape
     wide = 2 * hidden if liquid else hidden
     sums = d["d_sums"].flatten(0, 1)
-    of_input, of_u, of_prediction = sums[:, :wide], sums[:, :hidden], sums[:, wide:]  # [u | pace], u, x_hat
+    steps = sums[:-rows]  # without the forecast
+    of_input, of_u, of_prediction = steps[:, :wide], steps[:, :hidden], sums[:, wide:]  # [u | pace], u, x_hat
     given: dict[str, Tensor | None] = {"h": d["d_h0"], "U": d["d_U0"] if plastic else outer["U_"]}
     if "x" in needs:
         inflow = torch.cat([saved["B"], saved["G_x"]], 1) if liquid else saved["B"]
@@ -202,7 +203,7 @@ def _gradients(
         given["B"], given["G_x"] = by_input[:, :hidden], by_input[:, hidden:] if liquid else None
     if needs & {"A", "G_h", "C"}:
         by_state = saved["h"].mT @ sums[:rows]
-        by_state = torch.addmm(by_state, saved["output"][:-1].flatten(0, 1).mT, sums[rows:])
+        by_state = torch.addmm(by_state, saved["output"].flatten(0, 1).mT, sums[rows:])
         given["A"], given["C"] = by_state[:, :hidden], by_state[:, wide:]
         given["G_h"] = by_state[:, hidden:wide] if liquid else None
     if needs & {"b", "tau", "c"}:
@@ -271,7 +272,7 @@ def scan(
     lengths: Tensor | None,
     plasticity: bool,
 ) -> tuple[Tensor, DREAMTrace, DREAMState]:
-    """See `dream.functional.dream_scan`."""
+    """See `dream.scan.dream_scan`."""
     steps = x.shape[1]
     valid = None
     if lengths is not None:
@@ -283,16 +284,13 @@ def scan(
     plastic = config.base_plasticity > 0
     with torch.autocast("cpu", enabled=False):
         results = _forward(*inputs, _knobs(config), [plastic, plastic and plasticity, config.ltc_enabled, keeps])
-        output, prediction, error, surprise, deviation, u_norm, *new, _ = results
-        final = DREAMState(*new)
-        last = F.predict_next(final, params, config).unsqueeze(1)
-    prediction = prediction.transpose(0, 1)
-    forecast = torch.cat([prediction[:, 1:], last], 1)
-    if valid is not None and lengths is not None:
-        ends = torch.arange(steps, device=x.device) == lengths.unsqueeze(1) - 1
-        forecast = torch.where(valid.unsqueeze(-1), torch.where(ends.unsqueeze(-1), last, forecast), 0.0)
+        output, error, surprise, deviation, u_norm, expected, *new, _ = results
+    expected = expected.transpose(0, 1)
+    prediction, forecast = expected[:, :-1], expected[:, 1:]
+    if valid is not None:  # where a row has ended stands its forecast
+        prediction = torch.where(valid.unsqueeze(-1), prediction, 0.0)
     trace = DREAMTrace(prediction, forecast, error.transpose(0, 1), surprise.mT, deviation.mT, u_norm.mT)
-    return output.transpose(0, 1), trace, final
+    return output.transpose(0, 1), trace, DREAMState(*new)
 
 
 def step(
@@ -317,13 +315,13 @@ def step(
     """
     inputs, hidden, plastic = config.input_dim, config.hidden_dim, config.base_plasticity > 0
     sizes = (1, 1, inputs, hidden, config.rank, 1, 1)
-    flags = (plastic, plastic and plasticity, config.ltc_enabled, True)
+    flags = (plastic, plastic and plasticity, config.ltc_enabled, False, True)
     old = [part.contiguous() for part in state]
     new = [torch.empty_like(part) for part in old]
     given = [x.contiguous(), timespans, None, *old]
     unread = torch.empty(hidden + 2 * inputs + 3, dtype=x.dtype)  # output, which is h, and what a trace would hold
     at, item = unread.data_ptr(), x.element_size()
-    ends = itertools.accumulate((0, hidden, inputs, inputs, 1, 1))
+    ends = itertools.accumulate((0, hidden, inputs, 1, 1, 1))
     weights = [None if weight is None else weight.contiguous() for weight in learned]
     pointers = [None if array is None else array.data_ptr() for array in (*weights, *given)]
     pointers += [at + end * item for end in ends]

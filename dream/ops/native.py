@@ -23,14 +23,14 @@ log = logging.getLogger(__name__)
 STATE = ("h", "U", "U_target", "adaptive_tau", "error_mean", "error_var", "avg_surprise")
 NEW_STATE = tuple(f"{name}_" for name in STATE)
 INTEGERS = (
-    *("rows", "steps", "inputs", "hidden", "rank", "every", "threads", "plastic", "learns", "liquid", "raw"),
+    *("rows", "steps", "inputs", "hidden", "rank", "every", "threads", "plastic", "learns", "liquid", "forecasts", "raw"),
     *("x_row", "x_step", "span_row", "span_step"),
 )
 NUMBERS = (*("influence", "temperature", "beta", "beta_s", "base", "kappa", "target", "zeta", "awake", "rate", "time_step"),)
 POINTERS = (
     *("C", "c", "W", "B", "b", "A", "G_x", "G_h", "V", "eta", "tonic", "tau", "surprise_scale", "error_var_prior"),
     *("x", "timespans", "lengths", *STATE),
-    *("output", "prediction", "error", "surprise", "deviation", "u_norm", *NEW_STATE),
+    *("output", "error", "surprise", "deviation", "u_norm", "prediction", *NEW_STATE),
     *("gates", "slope", "read", "filtered", "norm", "asleep", "U_kept", "U_target_kept"),
     *("d_output", "d_prediction", "d_error", "d_h", "d_U"),
     *("d_sums", "d_x", "d_filtered", "d_pace", "d_forget", "d_m", "d_h0", "d_U0"),

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import importlib
 import logging
+from collections.abc import Callable
 from typing import NamedTuple, Protocol
 
 from torch import Tensor
 
 from dream.config import DREAMConfig
 from dream.errors import ConfigError
+from dream.ops import cpu, reference
 from dream.state import DREAMState
 from dream.types import DREAMParams, DREAMTrace
 
@@ -33,22 +34,15 @@ class Scan(Protocol):
 
 
 class Backend(NamedTuple):
-    """A module, imported when first asked, with `scan` and `refusal`: None, or why it can't serve a call."""
+    """An implementation, and a verifier: None, or why it can't serve a call."""
 
-    module: str
-
-    def refusal(self, x: Tensor, config: DREAMConfig) -> str | None:
-        reason: str | None = importlib.import_module(self.module).refusal(x, config)
-        return reason
-
-    def load(self) -> Scan:
-        scan: Scan = importlib.import_module(self.module).scan
-        return scan
+    scan: Scan
+    refusal: Callable[[Tensor, DREAMConfig], str | None]
 
 
 BACKENDS: dict[str, Backend] = {  # fastest first; the last serves everything
-    "cpu": Backend("dream.ops.cpu"),
-    "reference": Backend("dream.ops.reference"),
+    "cpu": Backend(cpu.scan, cpu.refusal),
+    "reference": Backend(reference.scan, reference.refusal),
 }
 
 _reported: set[tuple[str, str]] = set()
@@ -79,11 +73,11 @@ def choose(name: str, x: Tensor, config: DREAMConfig) -> Scan:
         reason = BACKENDS[name].refusal(x, config)
         if reason is not None:
             raise ConfigError(f"`backend`={name!r} cannot serve this call: {reason}. Use backend='auto'.", key="backend")
-        return BACKENDS[name].load()
+        return BACKENDS[name].scan
     for candidate, backend in BACKENDS.items():
         reason = backend.refusal(x, config)
         if reason is None:
-            return backend.load()
+            return backend.scan
         if (candidate, reason) not in _reported:
             _reported.add((candidate, reason))
             log.warning("backend %s is not used: %s", candidate, reason)

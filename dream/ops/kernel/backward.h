@@ -131,9 +131,10 @@ void backward(const Scan<T>& s, const BackwardWeights<T>& w, BackwardRoom<T>& ro
             std::memset(dU, 0, z.U() * sizeof(T));
             if (s.d_U) to_lanes(s.d_U + row * H * R, dU, s, z.H);
         }
-        for (long t = st.steps; t < s.steps; ++t) {  // padding
+        for (long t = st.steps; t <= s.steps; ++t) {  // padding; at its first step the forecast is still to come
             const long at = t * N + row;
             std::memset(s.d_sums + at * (wide + I), 0, (wide + I) * sizeof(T));
+            if (t == s.steps) break;
             std::memset(s.d_x + at * I, 0, I * sizeof(T));
             std::memset(s.d_filtered + at * R, 0, R * sizeof(T));
             s.d_pace[at] = 0;
@@ -188,16 +189,28 @@ void backward(const Scan<T>& s, const BackwardWeights<T>& w, BackwardRoom<T>& ro
                 T *by_g = room.by_g + n * z.R, *by_g_U = room.by_g_U + n * z.R;
                 const T* h = before(s.output, s.h, t, row, H);
                 if (t == st.steps - 1) {
-                    if (s.d_output)
-                        for (long j = 0; j < z.H; j += L)
-                            store(dh + j, Vec<T>(load(dh + j) + load(s.d_output + at * H + j, H - j)));
+                    T *dq = room.dq + n * z.R, *via_h = room.via_h + n * z.H;
+                    std::memset(dq, 0, z.R * sizeof(T));
+                    std::memset(via_h, 0, z.H * sizeof(T));
+                    if (s.d_prediction) {  // the forecast: line 1 on the last state
+                        std::memset(sums, 0, room.width * sizeof(T));
+                        std::memcpy(sums + to_predict, s.d_prediction + (at + N) * I, I * sizeof(T));
+                        std::memcpy(s.d_sums + (at + N) * (wide + I) + wide, sums + to_predict, I * sizeof(T));
+                        if (s.plastic) w.read.times(sums + to_predict, room.width, dq, z.R, 1);
+                        w.state.times(sums + z.R, room.width, via_h, z.H, 1);
+                    }
                     recall(n, t);
-                    if (s.learns) {
-                        T* U = room.states + (n * slots + st.steps - start) * z.U();
-                        std::memset(room.dq + n * z.R, 0, z.R * sizeof(T));
-                        st.along = adjoint<T, true>(U, U, room.dU + n * z.U(), h, H, room.dq + n * z.R, T(1), T(0), T(0),
-                                                    room.key + n * z.H, g, +room.from_U, by_key, by_key_U, by_g, by_g_U,
-                                                    z.ranks, z.H);
+                    if (s.plastic) {
+                        const T* U = room.states + (n * slots + (s.learns ? st.steps - start : 0)) * z.U();
+                        st.along = adjoint<T, true>(U, U, room.dU + n * z.U(), s.output + at * H, H, dq, T(1), T(0), T(0),
+                                                    room.key + n * z.H, g, room.from_U, by_key, by_key_U, by_g, by_g_U, z.ranks,
+                                                    z.H);
+                        for (long j = 0; j < z.H; j += L) store(via_h + j, Vec<T>(load(via_h + j) + load(room.from_U + j)));
+                    }
+                    for (long j = 0; j < z.H; j += L) {
+                        Vec<T> d = load(dh + j) + load(via_h + j);
+                        if (s.d_output) d += load(s.d_output + at * H + j, H - j);
+                        store(dh + j, d);
                     }
                 }
                 const T S = s.surprise[at];

@@ -146,8 +146,8 @@ void forward(const Scan<T>& s, const Weights& w, ForwardRoom<T>& room, long firs
         }
     }
 
-    for (long t = 0; t < longest; ++t) {
-        if (s.U_kept && s.plastic && t % s.every == 0) {
+    for (long t = 0; t < longest + (s.forecasts ? 1 : 0); ++t) {
+        if (s.U_kept && s.plastic && t % s.every == 0 && t < s.steps) {
             for (int n = 0; n < rows; ++n) {
                 const auto& st = room.row[n];
                 const T* U = room.U + n * z.U();
@@ -164,7 +164,7 @@ void forward(const Scan<T>& s, const Weights& w, ForwardRoom<T>& room, long firs
             }
         }
 
-        if (t % AHEAD == 0) {  // the input's products for some steps at once
+        if (t % AHEAD == 0 && t < longest) {  // the input's products for some steps at once
             const long ahead = std::min(AHEAD, longest - t);
             for (long k = 0; k < ahead; ++k)
                 for (int n = 0; n < rows; ++n)
@@ -174,18 +174,24 @@ void forward(const Scan<T>& s, const Weights& w, ForwardRoom<T>& room, long firs
         w.state.times(room.h, z.H, room.from_h, w.state.width, rows);
         for (int n = 0; n < rows; ++n) {
             auto& st = room.row[n];
-            if (t >= st.steps) continue;
+            if (t > st.steps || (t == st.steps && !s.forecasts)) continue;
             const long at = t * N + first + n;
-            const T *x = room.x + (t % AHEAD * rows + n) * z.I, *expected = room.from_h + n * w.state.width + z.H + gate, *q = room.q + n * z.R;
+            const T *expected = room.from_h + n * w.state.width + z.H + gate, *q = room.q + n * z.R;
             T *e = room.e + n * z.I, *mean = room.mean + n * z.I, *var = room.var + n * z.I;
-            Vec<T> squares{}, logs{};
+            if (s.read) std::memcpy(s.read + at * R, q, R * sizeof(T));
             for (long i = 0; i < z.I; i += L) {
                 Vec<T> prediction = load(w.c + i) + load(expected + i);  // 1
                 if (s.plastic)
                     for (long r = 0; r < R; ++r) prediction += q[r] * load(w.filter + r * z.I + i);
-                const Vec<T> error = load(x + i) - prediction;  // 2
-                store(e + i, error);
+                store(e + i, prediction);
                 store(s.prediction + at * I + i, prediction, I - i);
+            }
+            if (t == st.steps) continue;
+            const T* x = room.x + (t % AHEAD * rows + n) * z.I;
+            Vec<T> squares{}, logs{};
+            for (long i = 0; i < z.I; i += L) {
+                const Vec<T> error = load(x + i) - load(e + i);  // 2
+                store(e + i, error);
                 store(s.error + at * I + i, error, I - i);
                 const Vec<T> usual = load(var + i) + EPS<T>, apart = error - load(mean + i);
                 squares += apart * apart / usual;
@@ -211,6 +217,7 @@ void forward(const Scan<T>& s, const Weights& w, ForwardRoom<T>& room, long firs
             s.deviation[at] = r;
         }
 
+        if (t == longest) break;
         w.error.times(room.e, z.I, room.from_e, w.error.width, rows);
         for (int n = 0; n < rows; ++n) {
             auto& st = room.row[n];
@@ -243,7 +250,6 @@ void forward(const Scan<T>& s, const Weights& w, ForwardRoom<T>& room, long firs
                 squares += next * next;
             }
             st.squares = sum<T>(squares);
-            if (s.read) std::memcpy(s.read + at * R, q, R * sizeof(T));
             if (s.filtered) std::memcpy(s.filtered + at * R, g, R * sizeof(T));
             if (s.learns) {
                 T *U = room.U + n * z.U(), *target = room.U_target + n * z.U();
@@ -285,15 +291,18 @@ void forward(const Scan<T>& s, const Weights& w, ForwardRoom<T>& room, long firs
             std::memcpy(s.U_ + row * H * R, s.U + row * H * R, H * R * sizeof(T));
             std::memcpy(s.U_target_ + row * H * R, s.U_target + row * H * R, H * R * sizeof(T));
         }
-        for (long t = st.steps; t < s.steps; ++t) {  // padding
+        for (long t = st.steps; t <= s.steps; ++t) {  // padding
             const long at = t * N + row;
             auto blank = [at](T* array, long width) {
                 if (array) std::memset(array + at * width, 0, width * sizeof(T));
             };
+            if (t > st.steps) {
+                blank(s.prediction, I);
+                blank(s.read, R);
+            }
+            if (t == s.steps) break;
             blank(s.output, H);
-            blank(s.prediction, I);
             blank(s.error, I);
-            blank(s.read, R);
             blank(s.filtered, R);
             blank(s.surprise, 1);
             blank(s.deviation, 1);

@@ -16,6 +16,7 @@ struct Scan {
     int64_t plastic;     // there are fast weights: line 1 reads U
     int64_t learns;      // lines 6, 7 and 11
     int64_t liquid;      // line 9
+    int64_t forecasts;   // line 1 once more, after the last step
     int64_t raw;         // eta, tau and the surprise scale come as logarithms, tonic as a logit
     int64_t x_row, x_step, span_row, span_step;  // strides
     double influence, temperature, beta, beta_s, base, kappa, target, zeta, awake, rate, time_step;
@@ -26,19 +27,21 @@ struct Scan {
     const int64_t* lengths;   // (N); null: T
     const T *h, *U, *U_target, *adaptive_tau, *error_mean, *error_var, *avg_surprise;  // state before
 
-    T *output, *prediction, *error, *surprise, *deviation, *u_norm;                   // (T, N, ...)
+    T *output, *error, *surprise, *deviation, *u_norm;                                // (T, N, ...)
+    T* prediction;  // (T + 1, N, I), of each step's input before it and, where it forecasts, of the next after the last
     T *h_, *U_, *U_target_, *adaptive_tau_, *error_mean_, *error_var_, *avg_surprise_;  // state after
 
     // kept for the backward pass; null: not wanted
     T* gates;            // (T, N, 2H) tanh(u), and a of line 9
     T* slope;            // (T, N, I) dr / de
-    T *read, *filtered;  // (T, N, R) h U and e V
+    T* read;             // (T + 1, N, R) h U
+    T* filtered;         // (T, N, R) e V
     T *norm, *asleep;    // (T, N) |U"| and zeta avg_surprise' where line 11 acts
     T *U_kept, *U_target_kept;  // (S, N, R, H) before the first step of each segment
 
     // backward: gradients of what came out, then of what went in
     const T *d_output, *d_prediction, *d_error, *d_h, *d_U;  // any may be null
-    T* d_sums;                                               // (T, N, 2H + I): of u, of the pace, of the prediction
+    T* d_sums;                                               // (T + 1, N, 2H + I): of u, of the pace, of the prediction
     T* d_x;                                                  // (T, N, I), through the error
     T* d_filtered;                                           // (T, N, R)
     T *d_pace, *d_forget;                                    // (T, N), the pace's sum over H; f; d_forget may be null
