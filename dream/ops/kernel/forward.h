@@ -147,7 +147,7 @@ void forward(const Scan<T>& s, const Weights& w, ForwardRoom<T>& room, long firs
     }
 
     for (long t = 0; t < longest + (s.forecasts ? 1 : 0); ++t) {
-        if (s.U_kept && s.plastic && t % s.every == 0 && t < s.steps) {
+        if (s.U_kept && s.plastic && t % s.every == 0 && t < longest) {
             for (int n = 0; n < rows; ++n) {
                 const auto& st = room.row[n];
                 const T* U = room.U + n * z.U();
@@ -293,20 +293,28 @@ void forward(const Scan<T>& s, const Weights& w, ForwardRoom<T>& room, long firs
         }
         for (long t = st.steps; t <= s.steps; ++t) {  // padding
             const long at = t * N + row;
-            auto blank = [at](T* array, long width) {
-                if (array) std::memset(array + at * width, 0, width * sizeof(T));
+            auto blank = [](T* array, long index, long width) {
+                if (array) std::memset(array + index * width, 0, width * sizeof(T));
             };
             if (t > st.steps) {
-                blank(s.prediction, I);
-                blank(s.read, R);
+                blank(s.prediction, at, I);
+                blank(s.read, at, R);
             }
             if (t == s.steps) break;
-            blank(s.output, H);
-            blank(s.error, I);
-            blank(s.filtered, R);
-            blank(s.surprise, 1);
-            blank(s.deviation, 1);
-            blank(s.u_norm, 1);
+            if (t % s.every == 0 && t >= longest) {
+                blank(s.U_kept, t / s.every * N + row, R * H);
+                blank(s.U_target_kept, t / s.every * N + row, R * H);
+            }
+            blank(s.output, at, H);
+            blank(s.error, at, I);
+            blank(s.filtered, at, R);
+            blank(s.gates, at, wide);
+            blank(s.slope, at, I);
+            blank(s.norm, at, 1);
+            blank(s.asleep, at, 1);
+            blank(s.surprise, at, 1);
+            blank(s.deviation, at, 1);
+            blank(s.u_norm, at, 1);
         }
     }
 }
