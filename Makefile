@@ -7,11 +7,12 @@ ifneq ($(wildcard $(CURDIR)/../shared/data),)
 export DREAM_DATA ?= $(CURDIR)/../shared/data
 endif
 
-.PHONY: help demo test lint format check clean
+.PHONY: help demo test bench lint format clean
 
 help:
 	@echo "make demo    set up and run the forecasting demo (under 3 minutes)"
 	@echo "make test    set up and run the tests"
+	@echo "make bench   set up and time the layer beside nn.LSTM and others (about 5 minutes)"
 	@echo "make lint    set up and run ruff and mypy"
 	@echo "make format  set up and reformat the code"
 	@echo "make clean   remove the virtual environment and caches"
@@ -33,6 +34,13 @@ demo: $(BIN)/.installed
 
 test: $(BIN)/.installed
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+$(BIN)/.benchmarks: $(BIN)/.installed
+	$(BIN)/python -m pip install --quiet --editable '.[test,bench]'
+	@touch $@
+
+bench: $(BIN)/.benchmarks
+	$(BIN)/python -m experiments.benchmarks.layer
 
 lint: $(BIN)/.linters
 	$(BIN)/ruff check .

@@ -1,6 +1,6 @@
 """The compiled kernel: brought by a wheel, taken from the cache, or built into it at first use; called through ctypes.
 
-``python -m dream.ops.native`` says where it is, or why there is none.
+``python -m dream.ops`` says where it is, or why there is none.
 """
 
 from __future__ import annotations
@@ -139,16 +139,17 @@ def _find() -> Kernel:
     brought = build.SOURCES / name
     if brought.is_file():
         return Kernel(brought)
-    reason: OSError | None = None
+    reasons = []
     for folder in _folders():
         try:
-            if not (folder / name).is_file():
-                log.warning("compiling the CPU kernel for this machine, once, into %s: some ten seconds", folder)
-                build.build(level, folder)
-            return Kernel(folder / name)
+            return Kernel(folder / name)  # compiled before
+        except OSError:  # or not, or damaged
+            log.warning("compiling the CPU kernel for this machine, once, into %s: some ten seconds", folder)
+        try:
+            return Kernel(build.build(level, folder))
         except OSError as error:
-            reason = reason or error
-    raise OSError(f"the CPU kernel is not there: no wheel brought it, and {reason}")
+            reasons.append(str(error))
+    raise OSError(f"the CPU kernel is not there: no wheel brought it, and {reasons[0]}")
 
 
 _found: Kernel | str | None = None  # or why there is none
@@ -163,8 +164,3 @@ def kernel() -> Kernel | str:
         except OSError as error:
             _found = str(error)
     return _found
-
-
-if __name__ == "__main__":
-    found = kernel()
-    print(found if isinstance(found, str) else found.path)  # noqa: T201

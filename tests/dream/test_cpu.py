@@ -100,8 +100,12 @@ def outlets(result: tuple[Tensor, DREAMTrace, DREAMState]) -> dict[str, Tensor]:
     """What gradients come out of."""
     output, trace, final = result
     return {
-        **{"output": output, "prediction": trace.prediction, "forecast": trace.forecast, "error": trace.error},
-        **{"h": final.h, "U": final.U},
+        "output": output,
+        "prediction": trace.prediction,
+        "forecast": trace.forecast,
+        "error": trace.error,
+        "h": final.h,
+        "U": final.U,
     }
 
 
@@ -126,7 +130,7 @@ def compare(problem: Problem, through: Sequence[str] | None = None, plasticity: 
     for name, gradient in gradients["reference"].items():
         other = gradients["cpu"][name]
         if gradient is None or other is None:
-            assert (gradient is None or not gradient.any()) and (other is None or not other.any()), name
+            assert not any(one.any() for one in (gradient, other) if one is not None), name
         else:
             close(other, gradient, "gradient", name)
 
@@ -190,7 +194,7 @@ def test_a_second_backward_pass_gives_the_same() -> None:
 
 
 @pytest.mark.parametrize("segment", [1, 5, 64])
-def test_how_often_U_is_kept_changes_nothing(monkeypatch: pytest.MonkeyPatch, segment: int) -> None:
+def test_how_often_fast_weights_are_kept_changes_nothing(monkeypatch: pytest.MonkeyPatch, segment: int) -> None:
     """Between kept states U is recomputed, not rolled back: also where homeostasis, forgetting and sleep lose nearly all."""
     harsh = dict(kappa=1.0, target_norm=0.01, forgetting_rate=3.0, sleep_rate=1.0, base_plasticity=50.0)
     problem = Problem((3, 65, 3, 9, 2), spans=True, **harsh)
@@ -447,5 +451,5 @@ def test_auto_takes_it_and_says_why_not(caplog: pytest.LogCaptureFixture, monkey
     assert [record.getMessage() for record in caplog.records] == [
         "backend cpu is not used: it serves tensors on the CPU; these are on meta"
     ]
-    with pytest.raises(ConfigError, match="float32 and float64; this is torch.float16"):
+    with pytest.raises(ConfigError, match=r"float32 and float64; this is torch\.float16"):
         registry.choose("cpu", torch.zeros(1, 1, 3, dtype=torch.float16), config)
