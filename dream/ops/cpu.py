@@ -2,7 +2,7 @@
 
 `scan` is what the registry calls, `step` what a cell calls for one row and one step without gradients. In between, the
 custom operators `dream::scan` and `dream::scan_backward` hold what autograd and torch.compile must know; the equations
-are in kernel/forward.h and kernel/backward.h.
+are in kernel/forward.h, their adjoints and the gradients in kernel/backward.h.
 
 Shapes: N rows of the batch, T steps, I `input_dim`, H `hidden_dim`, R `rank`. Results are time-major, (T, N, ...).
 """
@@ -23,7 +23,7 @@ from dream.ops import native
 from dream.state import DREAMState
 from dream.types import DREAMParams, DREAMTrace
 
-SEGMENT = 16  # steps from one kept state of U to the next; the backward pass recomputes those in between
+SEGMENT = 128  # steps of one row, or of up to 8 rows together, from one kept state of U to the next
 DTYPES = (torch.float32, torch.float64)
 
 FLAGS = ("plastic", "learns", "liquid", "keeps")
@@ -32,17 +32,15 @@ INPUTS = ("x", "timespans", "lengths", *DREAMParams._fields, *native.STATE)
 TRACE = ("error", "surprise", "deviation", "u_norm", "prediction")
 OUTPUTS = ("output", *TRACE, *native.NEW_STATE, "kept")
 DIFFERENTIABLE = {"output": "d_output", "prediction": "d_prediction", "error": "d_error", "h_": "d_h", "U_": "d_U"}
-SAVED = (
-    *("x", "timespans", "lengths", "C", "W", "B", "A", "G_x", "G_h", "V", "eta", "tonic", "tau", "surprise_scale"),
-    *("h", "output", "error", "surprise", "kept"),
-)
-ADJOINTS = ("d_sums", "d_x", "d_filtered", "d_pace", "d_forget", "d_m", "d_h0", "d_U0")
+LEARNED = ("C", "c", "W", "B", "b", "A", "G_x", "G_h", "V", "eta", "tonic", "tau", "surprise_scale")
+SAVED = ("x", "timespans", "lengths", *LEARNED, "h", "output", "error", "surprise", "kept")
+GRADIENTS = ("x", "timespans", *LEARNED, "h", "U")  # of these
 OPTIONAL = ("timespans", "lengths", *DIFFERENTIABLE.values())
 
 
-def _schema(inputs: Sequence[str], outputs: Sequence[str]) -> str:
+def _schema(inputs: Sequence[str], outputs: Sequence[str], more: str = "") -> str:
     tensors = ", ".join(f"Tensor{'?' if name in OPTIONAL else ''} {name}" for name in inputs)
-    return f"({tensors}, float[] knobs, bool[] flags) -> ({', '.join('Tensor' for _ in outputs)})"
+    return f"({tensors}, float[] knobs, bool[] flags{more}) -> ({', '.join('Tensor' for _ in outputs)})"
 
 
 class _Sizes:
@@ -53,7 +51,7 @@ class _Sizes:
         h, r = self.hidden, self.rank = given["h"].shape[1], given["V"].shape[1]
         plastic, learns, liquid, keeps = flags
         wide = self.wide = 2 * h if liquid else h
-        self.every = SEGMENT if learns else t
+        self.every = max(1, SEGMENT // min(n, 8)) if learns else t
         none, segments = (0,), (t + self.every - 1) // self.every
         self.flags = (plastic, learns, liquid)
         self.kept: dict[str, tuple[int, ...]] = {
@@ -76,21 +74,6 @@ class _Sizes:
             **dict.fromkeys(("adaptive_tau_", "avg_surprise_"), (n,)),
             **dict.fromkeys(("error_mean_", "error_var_"), (n, i)),
             "kept": (sum(map(math.prod, self.kept.values())),) if keeps else none,
-            "d_sums": (t + 1, n, wide + i),
-            "d_x": (t, n, i),
-            "d_filtered": (t, n, r),
-            "d_pace": (t, n),
-            "d_forget": (t, n) if learns and given["timespans"] is not None else none,
-            "d_m": (2, h),
-            "d_h0": (n, h),
-            "d_U0": (n, h, r),
-        }
-
-    def parts(self, kept: Tensor) -> dict[str, Tensor]:
-        """The arrays that lie one after another in `kept`."""
-        sizes = [math.prod(shape) for shape in self.kept.values()]
-        return {
-            name: part.view(shape) for (name, shape), part in zip(self.kept.items(), torch.split(kept, sizes), strict=True)
         }
 
     def arguments(self, arrays: Mapping[str, Tensor | None], knobs: Sequence[float]) -> native.Scan:
@@ -136,25 +119,36 @@ def _scan(*arguments: Any) -> tuple[Tensor, ...]:
     return tuple(made.values())
 
 
+def _scan_fake(*arguments: Any) -> tuple[Tensor, ...]:
+    *tensors, _, flags = arguments
+    sizes = _Sizes(dict(zip(INPUTS, tensors, strict=True)), flags)
+    return tuple(tensors[0].new_empty(sizes.shapes[name]) for name in OUTPUTS)
+
+
+def _gradient_shapes(arrays: Mapping[str, Any], wanted: Sequence[bool]) -> dict[str, tuple[int, ...]]:
+    """The shape of what a gradient is of; empty where it is not wanted."""
+    n, h, r = *arrays["h"].shape, arrays["V"].shape[1]
+    return {
+        name: ((n, h, r) if name == "U" else tuple(arrays[name].shape)) if wants else (0,)
+        for name, wants in zip(GRADIENTS, wanted, strict=True)
+    }
+
+
 def _scan_backward(*arguments: Any) -> tuple[Tensor, ...]:
-    *tensors, knobs, flags = arguments
+    *tensors, knobs, flags, wanted = arguments
     arrays = _arrays((*SAVED, *DIFFERENTIABLE.values()), tensors)
-    sizes = _Sizes(arrays, flags)
-    x, kernel = tensors[0], _kernel()
-    made = {name: x.new_empty(sizes.shapes[name]) for name in ADJOINTS}
-    by_block = x.new_empty(kernel.blocks(sizes.rows, torch.get_num_threads()), *sizes.shapes["d_m"])
-    kernel.backward(sizes.arguments(arrays | made | {"d_m": by_block}, knobs), x.dtype)
-    made["d_m"] = by_block.sum(0)
+    x = tensors[0]
+    made = {name: x.new_empty(shape) for name, shape in _gradient_shapes(arrays, wanted).items()}
+    start = {"h": "d_h0", "U": "d_U0"}
+    into = {start.get(name, f"d_{name}"): gradient for name, gradient in made.items()}
+    _kernel().backward(_Sizes(arrays, flags).arguments(arrays | into, knobs), x.dtype)
     return tuple(made.values())
 
 
-def _fake(names: Sequence[str], outputs: Sequence[str]) -> Any:
-    def shapes(*arguments: Any) -> tuple[Tensor, ...]:
-        *tensors, _, flags = arguments
-        sizes = _Sizes(dict(zip(names, tensors, strict=True)), flags)
-        return tuple(tensors[0].new_empty(sizes.shapes[name]) for name in outputs)
-
-    return shapes
+def _scan_backward_fake(*arguments: Any) -> tuple[Tensor, ...]:
+    *tensors, _, _, wanted = arguments
+    arrays = dict(zip((*SAVED, *DIFFERENTIABLE.values()), tensors, strict=True))
+    return tuple(tensors[0].new_empty(shape) for shape in _gradient_shapes(arrays, wanted).values())
 
 
 def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
@@ -167,77 +161,32 @@ def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None
 
 
 def _differentiate(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
-    """The adjoints of all steps, by the kernel; from them the parameters' gradients, each one product over all steps."""
-    saved = dict(zip(SAVED, ctx.saved_tensors, strict=True))
     outer = dict(zip(OUTPUTS, gradients, strict=True))
-    if not any(outer[name] is not None for name in DIFFERENTIABLE):
-        return (None,) * (len(INPUTS) + 2)
-    with torch.autocast("cpu", enabled=False):
-        adjoints = _backward(*saved.values(), *(outer[name] for name in DIFFERENTIABLE), ctx.knobs, ctx.flags)
-        given = _gradients(saved, dict(zip(ADJOINTS, adjoints, strict=True)), outer, ctx)
-    return (
-        *(given.get(name) if wanted else None for name, wanted in zip(INPUTS, ctx.needs_input_grad, strict=False)),
-        None,
-        None,
-    )
-
-
-def _gradients(
-    saved: Mapping[str, Any], d: Mapping[str, Tensor], outer: Mapping[str, Tensor | None], ctx: Any
-) -> dict[str, Tensor | None]:
-    needs = {name for name, wanted in zip(INPUTS, ctx.needs_input_grad, strict=False) if wanted}
-    plastic, learns, liquid, _ = ctx.flags
-    rows, hidden = saved["h"].shape
-    wide = 2 * hidden if liquid else hidden
-    sums = d["d_sums"].flatten(0, 1)
-    steps = sums[:-rows]  # without the forecast
-    of_input, of_u, of_prediction = steps[:, :wide], steps[:, :hidden], sums[:, wide:]  # [u | pace], u, x_hat
-    given: dict[str, Tensor | None] = {"h": d["d_h0"], "U": d["d_U0"] if plastic else outer["U_"]}
-    if "x" in needs:
-        inflow = torch.cat([saved["B"], saved["G_x"]], 1) if liquid else saved["B"]
-        d_x = torch.addmm(d["d_x"].flatten(0, 1), of_input, inflow.mT)
-        given["x"] = d_x.view_as(d["d_x"]).transpose(0, 1)
-    if needs & {"B", "G_x"}:
-        x = saved["x"].transpose(0, 1).reshape(-1, saved["x"].shape[-1])
-        by_input = x.mT @ of_input
-        given["B"], given["G_x"] = by_input[:, :hidden], by_input[:, hidden:] if liquid else None
-    if needs & {"A", "G_h", "C"}:
-        by_state = saved["h"].mT @ sums[:rows]
-        by_state = torch.addmm(by_state, saved["output"].flatten(0, 1).mT, sums[rows:])
-        given["A"], given["C"] = by_state[:, :hidden], by_state[:, wide:]
-        given["G_h"] = by_state[:, hidden:wide] if liquid else None
-    if needs & {"b", "tau", "c"}:
-        total = sums.sum(0)
-        given["b"], given["c"] = total[:hidden], total[wide:]
-        given["tau"] = -total[hidden:wide] / saved["tau"] if liquid else None
-    if "W" in needs:
-        given["W"] = saved["error"].flatten(0, 1).mT @ of_u
-    if "surprise_scale" in needs:
-        S = saved["surprise"]
-        given["surprise_scale"] = (d["d_pace"] * S / (1.0 + saved["surprise_scale"] * S)).sum()
-    if needs & {"eta", "tonic"} and learns:
-        m, m_S = d["d_m"]
-        eta, tonic = saved["eta"], saved["tonic"]
-        given["eta"], given["tonic"] = tonic * m + (1.0 - tonic) * m_S, eta * (m - m_S)
-    if "V" in needs and plastic:
-        read = _Sizes(saved, ctx.flags).parts(saved["kept"])["read"].flatten(0, 1)
-        given["V"] = saved["error"].flatten(0, 1).mT @ d["d_filtered"].flatten(0, 1) + of_prediction.mT @ read
-    if "timespans" in needs:
-        spans, rate = saved["timespans"], ctx.knobs[KNOBS.index("rate")]
-        given["timespans"] = d["d_pace"].mT / spans if liquid else torch.zeros_like(spans)
-        if learns:
-            given["timespans"] = given["timespans"] + d["d_forget"].mT * rate / (1.0 + rate * spans).square()
-    return given
+    needs = dict(zip(INPUTS, ctx.needs_input_grad, strict=False))
+    given: dict[str, Tensor | None] = {}
+    if any(outer[name] is not None for name in DIFFERENTIABLE):
+        plastic, learns, liquid, _ = ctx.flags
+        unused = {"U": not plastic, "eta": not learns, "tonic": not learns}
+        unused |= dict.fromkeys(("G_x", "G_h", "tau", "surprise_scale"), not liquid)
+        wanted = [needs[name] and not unused.get(name, False) for name in GRADIENTS]
+        parts = (*ctx.saved_tensors, *(outer[name] for name in DIFFERENTIABLE))
+        results = _backward(*parts, ctx.knobs, ctx.flags, wanted)
+        given = {name: result for name, result, wants in zip(GRADIENTS, results, wanted, strict=True) if wants}
+        if needs["U"] and not plastic:
+            given["U"] = outer["U_"]  # carried as it is
+    return *(given.get(name) for name in INPUTS), None, None
 
 
 _forward = torch.library.custom_op("dream::scan", _scan, mutates_args=(), schema=_schema(INPUTS, OUTPUTS))
-_forward.register_fake(_fake(INPUTS, OUTPUTS))
+_forward.register_fake(_scan_fake)
 _forward.register_autograd(_differentiate, setup_context=_save)
-_ADJOINT_INPUTS = (*SAVED, *DIFFERENTIABLE.values())
 _backward = torch.library.custom_op(
-    "dream::scan_backward", _scan_backward, mutates_args=(), schema=_schema(_ADJOINT_INPUTS, ADJOINTS)
+    "dream::scan_backward",
+    _scan_backward,
+    mutates_args=(),
+    schema=_schema((*SAVED, *DIFFERENTIABLE.values()), GRADIENTS, ", bool[] wanted"),
 )
-_backward.register_fake(_fake(_ADJOINT_INPUTS, ADJOINTS))
+_backward.register_fake(_scan_backward_fake)
 
 
 def _knobs(config: DREAMConfig) -> list[float]:

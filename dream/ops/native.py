@@ -32,8 +32,9 @@ POINTERS = (
     *("x", "timespans", "lengths", *STATE),
     *("output", "error", "surprise", "deviation", "u_norm", "prediction", *NEW_STATE),
     *("gates", "slope", "read", "filtered", "norm", "asleep", "U_kept", "U_target_kept"),
-    *("d_output", "d_prediction", "d_error", "d_h", "d_U"),
-    *("d_sums", "d_x", "d_filtered", "d_pace", "d_forget", "d_m", "d_h0", "d_U0"),
+    *("d_output", "d_prediction", "d_error", "d_h", "d_U", "d_x", "d_timespans"),
+    *("d_C", "d_c", "d_W", "d_B", "d_b", "d_A", "d_G_x", "d_G_h", "d_V", "d_eta", "d_tonic", "d_tau", "d_surprise_scale"),
+    *("d_h0", "d_U0"),
 )
 
 
@@ -54,7 +55,6 @@ class Kernel:
         self.path = path
         self._library = ctypes.CDLL(str(path))
         self._library.dream_size.restype = ctypes.c_int64
-        self._library.dream_blocks.restype = ctypes.c_int64
         if self._library.dream_size() != ctypes.sizeof(Scan):
             raise OSError(f"{path} is of another version")
         self._forward = {torch.float32: self._library.dream_forward_f32, torch.float64: self._library.dream_forward_f64}
@@ -89,10 +89,6 @@ class Kernel:
     def _run(self, function: Callable[..., int], scan: Scan) -> None:
         if function(ctypes.byref(scan), self._team):
             raise MemoryError("The CPU kernel found no memory for its working copies. Use smaller batches.")
-
-    def blocks(self, rows: int, threads: int) -> int:
-        """The number of blocks of rows that `threads` share."""
-        return int(self._library.dream_blocks(ctypes.c_int64(rows), ctypes.c_int64(threads)))
 
     def apply(self, function: str, x: torch.Tensor) -> torch.Tensor:
         """``"tanh"``, ``"sigmoid"`` or ``"log"`` of the numbers in `x`, as the kernel computes it."""

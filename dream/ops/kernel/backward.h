@@ -1,7 +1,7 @@
 // The backward pass by the adjoints of h (N, H) and U (N, H, R), for a block of rows, from the last step to the first.
 //
 // U is kept before every K-th step only; a segment's others are recomputed from the kept factors e V, S, h and |U"|, without
-// a matrix product. Parameter gradients are products over all steps, which the caller does with what is left in d_sums.
+// a matrix product. At the end of a segment its share of the parameters' gradients is added, while its rows are in the cache.
 #pragma once
 
 #include "scan.h"
@@ -9,29 +9,97 @@
 template <class T>
 struct BackwardWeights {
     explicit BackwardWeights(const Scan<T>& s)
-        : z(s), error(z.R + s.hidden, z.I), read(s.inputs, z.R), state((s.liquid ? 2 : 1) * z.H + s.inputs, z.H), plasticity(s, z.H), s_scale(hastening(s)) {
-        const long I = s.inputs, H = s.hidden, R = s.rank, gate = s.liquid ? z.H : 0;
+        : z(s),
+          gate(s.liquid ? z.H : 0),
+          width(z.R + z.H + gate + z.I),
+          error(z.R + s.hidden, z.I),
+          read(s.inputs, z.R),
+          state(z.H + gate + s.inputs, z.H),
+          input(s.d_x ? z.H + gate : 0, z.I),
+          plasticity(s, z.H),
+          s_scale(hastening(s)) {
+        const long I = s.inputs, H = s.hidden, R = s.rank;
         error.place(s.V, R, I, 1, R, 0, 0);
         error.place(s.W, H, I, 1, H, z.R, 0);
         read.place(s.V, I, R, R, 1, 0, 0);
         state.place(s.A, H, H, 1, H, 0, 0);
         if (s.liquid) state.place(s.G_h, H, H, 1, H, z.H, 0);
         state.place(s.C, I, H, 1, I, z.H + gate, 0);
+        if (s.d_x) input.place(s.B, H, I, 1, H, 0, 0);
+        if (s.d_x && s.liquid) input.place(s.G_x, H, I, 1, H, z.H, 0);
     }
     Sizes<T> z;
-    Packed<T> error, read, state;  // [V^T; W^T], V, [A^T; G_h^T; C^T]
+    long gate, width;  // of the gate's part; of a row of sums: [of e V | of u | of the pace | of the prediction]
+    Packed<T> error, read, state, input;  // [V^T; W^T], V, [A^T; G_h^T; C^T], [B^T; G_x^T]
     Plasticity<T> plasticity;
     T s_scale;
+};
+
+// The parameters' gradients from some of the rows.
+template <class T>
+struct Gradients {
+    Gradients(const Scan<T>& s, const BackwardWeights<T>& w)
+        : width(w.width), R(w.z.R), H(w.z.H), I(w.z.I), wanted(s.wants_parameters()), state(wanted ? s.hidden * (width - R) : 0),
+          input(wanted ? s.inputs * (width - R - I) : 0), error(wanted ? s.inputs * (R + H) : 0), read(wanted ? s.rank * I : 0),
+          total(width), m(2 * H) {}
+
+    void add(const Gradients& other, const Scan<T>& s) {
+        auto sum = [](T* to, const T* from, long n) {
+            for (long k = 0; k < n; ++k) to[k] += from[k];
+        };
+        if (wanted) {
+            sum(state, other.state, s.hidden * (width - R));
+            sum(input, other.input, s.inputs * (width - R - I));
+            sum(error, other.error, s.inputs * (R + H));
+            sum(read, other.read, s.rank * I);
+        }
+        sum(total, other.total, width);
+        sum(m, other.m, 2 * H);
+        surprise_scale += other.surprise_scale;
+    }
+
+    void write(const Scan<T>& s) const {
+        const long i = s.inputs, h = s.hidden, r = s.rank, gate = s.liquid ? H : 0;
+        auto copy = [](T* to, long rows, long columns, const T* from, long down) {
+            for (long k = 0; to && k < rows; ++k) std::memcpy(to + k * columns, from + k * down, columns * sizeof(T));
+        };
+        copy(s.d_A, h, h, state, width - R);
+        copy(s.d_C, h, i, state + H + gate, width - R);
+        copy(s.d_B, i, h, input, width - R - I);
+        if (s.liquid) copy(s.d_G_h, h, h, state + H, width - R);
+        if (s.liquid) copy(s.d_G_x, i, h, input + H, width - R - I);
+        copy(s.d_W, i, h, error + R, R + H);
+        copy(s.d_V, i, r, error, R + H);
+        for (long k = 0; s.d_V && k < i; ++k)
+            for (long l = 0; l < r; ++l) s.d_V[k * r + l] += read[l * I + k];
+        copy(s.d_b, 1, h, total + R, h);
+        copy(s.d_c, 1, i, total + R + H + gate, i);
+        for (long j = 0; j < h; ++j) {
+            const T shared = m[j], surprised = m[H + j];  // sums of dm, and of dm S
+            if (s.d_tau && s.liquid) s.d_tau[j] = -total[R + H + j] / s.tau[j];
+            if (s.d_eta) s.d_eta[j] = s.tonic[j] * shared + (T(1) - s.tonic[j]) * surprised;
+            if (s.d_tonic) s.d_tonic[j] = s.eta[j] * (shared - surprised);
+        }
+        if (s.d_surprise_scale) *s.d_surprise_scale = surprise_scale;
+    }
+
+    long width, R, H, I;
+    bool wanted;
+    Buffer<T> state, input, error, read, total, m;  // [A | G_h | C], [B | G_x], [V | W], V^T; sums over rows; see write
+    T surprise_scale = 0;
 };
 
 template <class T>
 struct BackwardRoom {
     BackwardRoom(const Scan<T>& s, const BackwardWeights<T>& w, long rows)
-        : width(w.z.R + (s.liquid ? 2 : 1) * w.z.H + w.z.I), dh(rows * w.z.H), sums(rows * width), de(rows * w.z.I), dq(rows * w.z.R),
-          via_h(rows * w.z.H), key(rows * w.z.H), g(rows * w.z.R), m(2 * w.z.H), dU(s.plastic ? rows * w.z.U() : 0),
+        : dh(rows * w.z.H), sums((s.every + 1) * rows * w.width), de(rows * w.z.I), dq(rows * w.z.R), via_h(rows * w.z.H),
+          key(rows * w.z.H), g(rows * w.z.R), dx(s.d_x ? s.every * rows * w.z.I : 0), dU(s.plastic ? rows * w.z.U() : 0),
           states(s.plastic ? rows * (s.learns ? s.every + 1 : 1) * w.z.U() : 0),
-          targets(s.d_forget && s.learns ? rows * s.every * w.z.U() : 0), target(s.learns ? w.z.U() : 0),
-          by_key(rows * w.z.H), by_key_U(rows * w.z.H), from_U(w.z.H), by_g(rows * w.z.R), by_g_U(rows * w.z.R), row(rows) {}
+          targets(s.d_timespans && s.learns ? rows * s.every * w.z.U() : 0), target(s.learns ? w.z.U() : 0),
+          by_key(rows * w.z.H), by_key_U(rows * w.z.H), from_U(w.z.H), by_g(rows * w.z.R), by_g_U(rows * w.z.R),
+          nothing(w.z.I), one(1), rows_of((s.every + 1) * rows), row(rows) {
+        one[0] = 1;
+    }
 
     struct Row {
         long steps;
@@ -39,10 +107,16 @@ struct BackwardRoom {
         T d_S, squares, unit;  // of this step: what S gets from lines 6 and 9; the gradient of |h|^2; 1 / (1 + |h|^2)
         T scale, shrink;   // dU" = scale dU' - shrink U'
     };
-    long width;  // of a row of sums: [of e V | of u | of the pace | of the prediction]
-    Buffer<T> dh, sums, de, dq, via_h, key, g, m, dU, states, targets, target;
+    // What a step leaves for the gradients: where its rows of sums, state, input, error and h U are.
+    struct Rows {
+        explicit Rows(long n) : sums(n), h(n), x(n), e(n), q(n), one(n) {}
+        Buffer<const T*> sums, h, x, e, q, one;
+        long count = 0;
+    };
+    Buffer<T> dh, sums, de, dq, via_h, key, g, dx, dU, states, targets, target;
     // Of the step to come: dU' g, U' g (H) and key dU', key U' (R); of the one at hand: U dq (H).
-    Buffer<T> by_key, by_key_U, from_U, by_g, by_g_U;
+    Buffer<T> by_key, by_key_U, from_U, by_g, by_g_U, nothing, one;
+    Rows rows_of;
     Buffer<Row> row;
 };
 
@@ -107,16 +181,15 @@ T adjoint(const T* U, const T* after, T* dU, const T* h, long hidden, const T* d
 }
 
 template <class T>
-void backward(const Scan<T>& s, const BackwardWeights<T>& w, BackwardRoom<T>& room, long block, long first, int rows) {
+void backward(const Scan<T>& s, const BackwardWeights<T>& w, BackwardRoom<T>& room, Gradients<T>& gradients, long first, int rows) {
     constexpr long L = Simd<T>::lanes;
     const Sizes<T>& z = w.z;
-    const long I = s.inputs, H = s.hidden, R = s.rank, gate = s.liquid ? z.H : 0, N = s.rows;
+    const long I = s.inputs, H = s.hidden, R = s.rank, gate = w.gate, N = s.rows, T_ = s.steps;
     const long wide = s.liquid ? 2 * H : H, to_predict = z.R + z.H + gate;  // where the prediction's part of `sums` is
     const long slots = s.learns ? s.every + 1 : 1;
     auto before = [&](const T* after, const T* start, long t, long row, long width) {  // of h: before step t
         return t > 0 ? after + ((t - 1) * N + row) * width : start + row * width;
     };
-    std::memset(room.m, 0, 2 * z.H * sizeof(T));
     long longest = 0;
     for (int n = 0; n < rows; ++n) {
         const long row = first + n;
@@ -131,15 +204,9 @@ void backward(const Scan<T>& s, const BackwardWeights<T>& w, BackwardRoom<T>& ro
             std::memset(dU, 0, z.U() * sizeof(T));
             if (s.d_U) to_lanes(s.d_U + row * H * R, dU, s, z.H);
         }
-        for (long t = st.steps; t <= s.steps; ++t) {  // padding; at its first step the forecast is still to come
-            const long at = t * N + row;
-            std::memset(s.d_sums + at * (wide + I), 0, (wide + I) * sizeof(T));
-            if (t == s.steps) break;
-            std::memset(s.d_x + at * I, 0, I * sizeof(T));
-            std::memset(s.d_filtered + at * R, 0, R * sizeof(T));
-            s.d_pace[at] = 0;
-            if (s.d_forget) s.d_forget[at] = 0;
-        }
+        const long padding = T_ - st.steps;
+        if (s.d_x) std::memset(s.d_x + (row * T_ + st.steps) * I, 0, padding * I * sizeof(T));
+        if (s.d_timespans) std::memset(s.d_timespans + row * T_ + st.steps, 0, padding * sizeof(T));
     }
     // key and g of step t: what the pass over U for the step after it needs; zeros before the first step.
     auto recall = [&](int n, long t) {
@@ -174,17 +241,28 @@ void backward(const Scan<T>& s, const BackwardWeights<T>& w, BackwardRoom<T>& ro
                 T *key = room.from_U, *g = room.dq + n * z.R;
                 w.plasticity.key(h, H, z.H, s.surprise[at], key);
                 std::memcpy(g, s.filtered + at * R, R * sizeof(T));
-                replay(states + slot * z.U(), +room.target, s.d_forget ? room.targets + (n * s.every + slot) * z.U() : nullptr, key,
+                replay(states + slot * z.U(), +room.target, s.d_timespans ? room.targets + (n * s.every + slot) * z.U() : nullptr, key,
                        g, shrinkage(s.norm[at], s), s.asleep[at], forget(s, first + n, t), z.ranks, z.H);
             }
         }
 
+        auto& left = room.rows_of;
+        left.count = 0;
+        auto leave = [&](const T* sums, const T* h, const T* x, const T* e, const T* q) {
+            left.sums[left.count] = sums;
+            left.h[left.count] = h;
+            left.x[left.count] = x;
+            left.e[left.count] = e;
+            left.q[left.count] = q;
+            left.one[left.count++] = room.one;
+        };
         for (long t = end - 1; t >= start; --t) {
+            T* all_sums = room.sums + (t - start) * rows * w.width;
             for (int n = 0; n < rows; ++n) {
                 auto& st = room.row[n];
                 if (t >= st.steps) continue;
                 const long row = first + n, at = t * N + row;
-                T *dh = room.dh + n * z.H, *sums = room.sums + n * room.width, *g = room.g + n * z.R;
+                T *dh = room.dh + n * z.H, *sums = all_sums + n * w.width, *g = room.g + n * z.R;
                 T *by_key = room.by_key + n * z.H, *by_key_U = room.by_key_U + n * z.H;
                 T *by_g = room.by_g + n * z.R, *by_g_U = room.by_g_U + n * z.R;
                 const T* h = before(s.output, s.h, t, row, H);
@@ -193,11 +271,12 @@ void backward(const Scan<T>& s, const BackwardWeights<T>& w, BackwardRoom<T>& ro
                     std::memset(dq, 0, z.R * sizeof(T));
                     std::memset(via_h, 0, z.H * sizeof(T));
                     if (s.d_prediction) {  // the forecast: line 1 on the last state
-                        std::memset(sums, 0, room.width * sizeof(T));
-                        std::memcpy(sums + to_predict, s.d_prediction + (at + N) * I, I * sizeof(T));
-                        std::memcpy(s.d_sums + (at + N) * (wide + I) + wide, sums + to_predict, I * sizeof(T));
-                        if (s.plastic) w.read.times(sums + to_predict, room.width, dq, z.R, 1);
-                        w.state.times(sums + z.R, room.width, via_h, z.H, 1);
+                        T* last = sums + rows * w.width;  // the place of the step that would follow
+                        std::memset(last, 0, w.width * sizeof(T));
+                        std::memcpy(last + to_predict, s.d_prediction + (at + N) * I, I * sizeof(T));
+                        if (s.plastic) w.read.times(last + to_predict, w.width, dq, z.R, 1);
+                        w.state.times(last + z.R, w.width, via_h, z.H, 1);
+                        leave(last, s.output + at * H, room.nothing, room.nothing, s.read + (at + N) * R);
                     }
                     recall(n, t);
                     if (s.plastic) {
@@ -221,12 +300,9 @@ void backward(const Scan<T>& s, const BackwardWeights<T>& w, BackwardRoom<T>& ro
                                     ? T(s.kappa) * (T(s.target) / norm) * (st.along / scale / norm) / norm / scale
                                     : T(0);
                     for (long r = 0; r < z.R; ++r) sums[r] = scale * by_g[r] - (st.shrink != 0 ? st.shrink * by_g_U[r] : T(0));
-                    std::memcpy(s.d_filtered + at * R, sums, R * sizeof(T));
                 } else {
                     std::memset(sums, 0, z.R * sizeof(T));
-                    std::memset(s.d_filtered + at * R, 0, R * sizeof(T));
                 }
-                T* d_sums = s.d_sums + at * (wide + I);
                 const T* gates = s.gates + at * wide;
                 Vec<T> d_surprise{}, d_pace{}, d_squares{};
                 for (long j = 0; j < z.H; j += L) {
@@ -238,11 +314,9 @@ void backward(const Scan<T>& s, const BackwardWeights<T>& w, BackwardRoom<T>& ro
                         d_h = d - d_u;
                         d_pace += pace;
                         store(sums + z.R + z.H + j, pace);
-                        store(d_sums + H + j, pace, H - j);
                     }
                     const Vec<T> of_u = d_u * (T(1) - u * u);  // 8
                     store(sums + z.R + j, of_u);
-                    store(d_sums + j, of_u, H - j);
                     if (s.learns) {  // 6
                         const Vec<T> lift = load(w.plasticity.lift + j), m = load(w.plasticity.floor + j) + S * lift;
                         const Vec<T> room_left = T(1) / (m + HALF_PLASTICITY<T>), p = m * room_left;
@@ -252,36 +326,38 @@ void backward(const Scan<T>& s, const BackwardWeights<T>& w, BackwardRoom<T>& ro
                         d_h += d_key * p;
                         d_squares += d_key * p * hj;
                         const Vec<T> d_m = d_key * hj * HALF_PLASTICITY<T> * room_left * room_left;
-                        store(room.m + j, Vec<T>(load(room.m + j) + d_m));
-                        store(room.m + z.H + j, Vec<T>(load(room.m + z.H + j) + d_m * S));
+                        store(gradients.m + j, Vec<T>(load(gradients.m + j) + d_m));
+                        store(gradients.m + z.H + j, Vec<T>(load(gradients.m + z.H + j) + d_m * S));
                         d_surprise += d_m * lift;
                     }
                     store(dh + j, d_h);
                 }
                 st.squares = -sum<T>(d_squares) * st.unit;
                 const T pace = sum<T>(d_pace);
-                s.d_pace[at] = pace;
-                st.d_S = sum<T>(d_surprise) + pace * w.s_scale / (T(1) + w.s_scale * S);
+                const T hastened = pace / (T(1) + w.s_scale * S);
+                st.d_S = sum<T>(d_surprise) + hastened * w.s_scale;
+                gradients.surprise_scale += hastened * S;
+                if (s.d_timespans) s.d_timespans[row * T_ + t] = s.liquid ? pace / span_at(s, row, t) : T(0);
+                leave(sums, h, s.x + row * s.x_row + t * s.x_step, s.error + at * I, s.read + at * R);
             }
 
-            w.error.times(room.sums, room.width, room.de, z.I, rows);
+            w.error.times(all_sums, w.width, room.de, z.I, rows);
             for (int n = 0; n < rows; ++n) {
                 if (t >= room.row[n].steps) continue;
                 const long at = t * N + first + n;
                 const T S = s.surprise[at], d_r = room.row[n].d_S * S * (T(1) - S) / T(s.temperature);  // 5
-                T *predicts = room.sums + n * room.width + to_predict, *d_sums = s.d_sums + at * (wide + I) + wide;
+                T* predicts = all_sums + n * w.width + to_predict;
                 for (long i = 0; i < z.I; i += L) {  // 3, 2
                     Vec<T> de = load(room.de + n * z.I + i) + d_r * load(s.slope + at * I + i, I - i);
                     if (s.d_error) de += load(s.d_error + at * I + i, I - i);
                     Vec<T> d_prediction = -de;
                     if (s.d_prediction) d_prediction += load(s.d_prediction + at * I + i, I - i);
-                    store(s.d_x + at * I + i, de, I - i);
+                    if (s.d_x) store(s.d_x + ((first + n) * T_ + t) * I + i, de, I - i);
                     store(predicts + i, d_prediction);
-                    store(d_sums + i, d_prediction, I - i);
                 }
             }
-            if (s.plastic) w.read.times(room.sums + to_predict, room.width, room.dq, z.R, rows);
-            w.state.times(room.sums + z.R, room.width, room.via_h, z.H, rows);
+            if (s.plastic) w.read.times(all_sums + to_predict, w.width, room.dq, z.R, rows);
+            w.state.times(all_sums + z.R, w.width, room.via_h, z.H, rows);
 
             for (int n = 0; n < rows; ++n) {
                 auto& st = room.row[n];
@@ -293,12 +369,13 @@ void backward(const Scan<T>& s, const BackwardWeights<T>& w, BackwardRoom<T>& ro
                     T *key = room.key + n * z.H, *g = room.g + n * z.R, *dU = room.dU + n * z.U(), *dq = room.dq + n * z.R;
                     const T *U = room.states + (n * slots + (s.learns ? t - start : 0)) * z.U(), *after = U + (s.learns ? z.U() : 0);
                     const T forgets = s.learns ? forget(s, row, t) : T(0);
-                    if (s.d_forget && s.learns) {
+                    if (s.d_timespans && s.learns) {
                         const T* target = room.targets + (n * s.every + t - start) * z.U();
                         Vec<T> total{};
                         for (long k = 0; k < z.U(); k += L)
                             total += (st.scale * load(dU + k) - st.shrink * load(after + k)) * (load(target + k) - load(U + k));
-                        s.d_forget[at] = sum<T>(total);
+                        const T stays = T(1) - forgets;  // df / dspan = rate (1 - f)^2
+                        s.d_timespans[row * T_ + t] += sum<T>(total) * T(s.rate) * stays * stays;
                     }
                     const bool shrunk = (recall(n, t - 1) > T(s.target)) | (st.scale != T(1));
                     auto pass = shrunk ? adjoint<T, true> : adjoint<T, false>;
@@ -316,12 +393,29 @@ void backward(const Scan<T>& s, const BackwardWeights<T>& w, BackwardRoom<T>& ro
                 }
             }
         }
+
+        if (s.d_x) {
+            w.input.times(room.sums + z.R, w.width, room.dx, z.I, int((end - start) * rows));
+            for (long t = start; t < end; ++t)
+                for (int n = 0; n < rows; ++n)
+                    for (long i = 0; i < z.I && t < room.row[n].steps; i += L) {
+                        T* at = s.d_x + ((first + n) * T_ + t) * I + i;
+                        store(at, Vec<T>(load(at, I - i) + load(room.dx + ((t - start) * rows + n) * z.I + i)), I - i);
+                    }
+        }
+        if (gradients.wanted) {
+            auto rows_by = [&](const T* const* a) { return Outer<T>(a, left.sums, left.count); };
+            rows_by(left.h).add(gradients.state, H, w.width - z.R, w.width - z.R, z.R);
+            rows_by(left.x).add(gradients.input, I, z.H + gate, z.H + gate, z.R);
+            rows_by(left.e).add(gradients.error, I, z.R + z.H, z.R + z.H);
+            if (s.d_V) rows_by(left.q).add(gradients.read, R, z.I, z.I, to_predict);
+            rows_by(left.one).add(gradients.total, 1, w.width, w.width);
+        }
     }
 
     for (int n = 0; n < rows; ++n) {
         const long row = first + n;
-        std::memcpy(s.d_h0 + row * H, room.dh + n * z.H, H * sizeof(T));
-        if (s.plastic) from_lanes(room.dU + n * z.U(), s.d_U0 + row * H * R, s, z.H);
+        if (s.d_h0) std::memcpy(s.d_h0 + row * H, room.dh + n * z.H, H * sizeof(T));
+        if (s.d_U0 && s.plastic) from_lanes(room.dU + n * z.U(), s.d_U0 + row * H * R, s, z.H);
     }
-    for (long k = 0; k < 2; ++k) std::memcpy(s.d_m + (block * 2 + k) * H, room.m + k * z.H, H * sizeof(T));
 }

@@ -25,50 +25,61 @@ void parallel(Work& work, int64_t threads, Team team) {
     for (auto& other : others) other.join();
 }
 
-// compute(weights, room, block, first, rows) for every block of rows. 0, or 1 where memory or threads were short.
+// compute(room, share, first, rows) for every block of rows. Blocks go to shares in turn, whichever thread takes a share, so
+// that sums over a share do not depend on chance. 0, or 1 where memory or threads were short.
 template <class T, class Room, class Weights, class Compute>
-int run(const Scan<T>& s, const Weights& weights, Team team, Compute compute) try {
+int run(const Scan<T>& s, const Weights& weights, int64_t shares, Team team, Compute compute) {
     const Blocks<T> blocks(s);
-    std::atomic<long> next{0};
+    std::atomic<int64_t> next{0};
     std::atomic<int> failed{0};
     auto work = [&] {
         try {
             Room room(s, weights, blocks.size);
-            for (long block; (block = next.fetch_add(1)) < blocks.count;) {
-                const long first = block * blocks.size;
-                compute(room, block, first, int(std::min(blocks.size, s.rows - first)));
-            }
+            for (int64_t share; (share = next.fetch_add(1)) < shares;)
+                for (long block = share; block < blocks.count; block += shares) {
+                    const long first = block * blocks.size;
+                    compute(room, share, first, int(std::min(blocks.size, s.rows - first)));
+                }
         } catch (const std::bad_alloc&) {
             failed = 1;
         }
     };
-    parallel(work, std::min<int64_t>(s.threads, blocks.count), team);
+    parallel(work, shares, team);
     return failed;
-} catch (const std::exception&) {
-    return 1;
-}
-
-template <class T, template <class> class Matrix>
-int run_forward(const Scan<T>& s, Team team) try {
-    const ForwardWeights<T, Matrix> weights(s);
-    return run<T, ForwardRoom<T>>(s, weights, team,
-                                  [&](auto& room, long, long first, int rows) { forward(s, weights, room, first, rows); });
-} catch (const std::bad_alloc&) {
-    return 1;
 }
 
 template <class T>
+int64_t shares_of(const Scan<T>& s) {
+    return std::min<int64_t>(s.threads, Blocks<T>(s).count);
+}
+
+template <class T, template <class> class Matrix>
 int run_forward(const Scan<T>& s, Team team) {
+    const ForwardWeights<T, Matrix> weights(s);
+    return run<T, ForwardRoom<T>>(s, weights, shares_of(s), team, [&](auto& room, int64_t, long first, int rows) {
+        forward(s, weights, room, first, rows);
+    });
+}
+
+template <class T>
+int run_forward(const Scan<T>& s, Team team) try {
     return s.rows * s.steps == 1 ? run_forward<T, Loose>(s, team) : run_forward<T, Packed>(s, team);
+} catch (const std::exception&) {
+    return 1;
 }
 
 template <class T>
 int run_backward(const Scan<T>& s, Team team) try {
     const BackwardWeights<T> weights(s);
-    return run<T, BackwardRoom<T>>(s, weights, team, [&](auto& room, long block, long first, int rows) {
-        backward(s, weights, room, block, first, rows);
-    });
-} catch (const std::bad_alloc&) {
+    std::vector<Gradients<T>> gradients;
+    for (int64_t share = 0; share < shares_of(s); ++share) gradients.emplace_back(s, weights);
+    const int failed = run<T, BackwardRoom<T>>(
+        s, weights, int64_t(gradients.size()), team,
+        [&](auto& room, int64_t share, long first, int rows) { backward(s, weights, room, gradients[share], first, rows); });
+    for (size_t share = 1; share < gradients.size(); ++share) gradients[0].add(gradients[share], s);
+    gradients[0].write(s);
+    return failed;
+} catch (const std::exception&) {
     return 1;
 }
 
@@ -82,11 +93,6 @@ void apply(int function, const T* x, T* y, int64_t n) {
 
 extern "C" {
 int64_t dream_size() { return sizeof(Scan<float>); }
-int64_t dream_blocks(int64_t rows, int64_t threads) {
-    Scan<float> s{};
-    s.rows = rows, s.threads = threads;
-    return Blocks<float>(s).count;
-}
 // 0, or 1 where memory was short.
 int dream_forward_f32(const Scan<float>* s, Team team) { return run_forward(*s, team); }
 int dream_forward_f64(const Scan<double>* s, Team team) { return run_forward(*s, team); }

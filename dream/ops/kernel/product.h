@@ -182,3 +182,57 @@ class Loose {
 
     std::vector<Part> parts_;
 };
+
+// G (columns of a, width) += sum over k of a_k^T b_k, for `count` rows a_k and b_k where they lie: a gradient from the rows
+// that a segment has just left in the cache. width is in whole vectors, and `down` from one row of G to the next.
+template <class T>
+class Outer {
+  public:
+    Outer(const T* const* a, const T* const* b, long count) : a_(a), b_(b), count_(count) {}
+
+    // b0: the first column of b that takes part.
+    void add(T* G, long columns, long width, long down, long b0 = 0) const {
+        constexpr long step = PANEL * Simd<T>::lanes;
+        for (long n = 0; n < width; n += step)
+            switch ((width - n) / Simd<T>::lanes) {
+                case 1: strip<1>(G + n, columns, down, b0 + n); break;
+                case 2: strip<2>(G + n, columns, down, b0 + n); break;
+                default: strip<PANEL>(G + n, columns, down, b0 + n);
+            }
+    }
+
+  private:
+    template <int NR>
+    void strip(T* G, long columns, long down, long n) const {
+        long m = 0;
+        for (; m + TILE <= columns; m += TILE) tile<TILE, NR>(G + m * down, m, down, n);
+        for (; m < columns; ++m) tile<1, NR>(G + m * down, m, down, n);
+    }
+
+    template <int MR, int NR>
+    void tile(T* G, long m, long down, long n) const {
+        constexpr int lanes = Simd<T>::lanes;
+        Vec<T> sums[MR][NR];
+#pragma GCC unroll 8
+        for (int i = 0; i < MR; ++i)
+#pragma GCC unroll 8
+            for (int j = 0; j < NR; ++j) sums[i][j] = load(G + i * down + j * lanes);
+        for (long k = 0; k < count_; ++k) {
+            const T *a = a_[k] + m, *b = b_[k] + n;
+            Vec<T> right[NR];
+#pragma GCC unroll 8
+            for (int j = 0; j < NR; ++j) right[j] = load(b + j * lanes);
+#pragma GCC unroll 8
+            for (int i = 0; i < MR; ++i)
+#pragma GCC unroll 8
+                for (int j = 0; j < NR; ++j) sums[i][j] += a[i] * right[j];
+        }
+#pragma GCC unroll 8
+        for (int i = 0; i < MR; ++i)
+#pragma GCC unroll 8
+            for (int j = 0; j < NR; ++j) store(G + i * down + j * lanes, sums[i][j]);
+    }
+
+    const T *const *a_, *const *b_;
+    long count_;
+};

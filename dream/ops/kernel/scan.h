@@ -1,6 +1,6 @@
 // What a scan is given, and what its forward and backward passes share.
 //
-// Shapes: N rows, T steps, I inputs, H hidden, R rank; K = every, S = ceil(T / K) segments, Z blocks of rows. Arrays are
+// Shapes: N rows, T steps, I inputs, H hidden, R rank; K = every, S = ceil(T / K) segments. Arrays are
 // contiguous; time comes first, (T, N, ...). Symbols are those of dream/functional.py.
 #pragma once
 
@@ -39,14 +39,17 @@ struct Scan {
     T *norm, *asleep;    // (T, N) |U"| and zeta avg_surprise' where line 11 acts
     T *U_kept, *U_target_kept;  // (S, N, R, H) before the first step of each segment
 
-    // backward: gradients of what came out, then of what went in
-    const T *d_output, *d_prediction, *d_error, *d_h, *d_U;  // any may be null
-    T* d_sums;                                               // (T + 1, N, 2H + I): of u, of the pace, of the prediction
-    T* d_x;                                                  // (T, N, I), through the error
-    T* d_filtered;                                           // (T, N, R)
-    T *d_pace, *d_forget;                                    // (T, N), the pace's sum over H; f; d_forget may be null
-    T* d_m;                                                  // (Z, 2, H) sum of dm, and of dm S
+    // backward: gradients of what came out, then of what went in; any may be null
+    const T *d_output, *d_prediction, *d_error, *d_h, *d_U;
+    T *d_x, *d_timespans;  // (N, T, I), (N, T)
+    T *d_C, *d_c, *d_W, *d_B, *d_b, *d_A, *d_G_x, *d_G_h, *d_V, *d_eta, *d_tonic, *d_tau, *d_surprise_scale;
     T *d_h0, *d_U0;
+
+    bool wants_parameters() const {
+        for (const T* wanted : {d_C, d_c, d_W, d_B, d_b, d_A, d_G_x, d_G_h, d_V, d_eta, d_tonic, d_tau, d_surprise_scale})
+            if (wanted) return true;
+        return false;
+    }
 };
 
 template <class T>
