@@ -33,7 +33,7 @@ TRACE = ("error", "surprise", "deviation", "u_norm", "prediction")
 OUTPUTS = ("output", *TRACE, *native.NEW_STATE, "kept")
 DIFFERENTIABLE = {"output": "d_output", "prediction": "d_prediction", "error": "d_error", "h_": "d_h", "U_": "d_U"}
 LEARNED = ("C", "c", "W", "B", "b", "A", "G_x", "G_h", "V", "eta", "tonic", "tau", "surprise_scale")
-SAVED = ("x", "timespans", "lengths", *LEARNED, "h", "output", "error", "surprise", "kept")
+SAVED = ("x", "timespans", "lengths", *LEARNED, "h", "output", "error", "surprise", "U_", "U_target_", "kept")
 GRADIENTS = ("x", "timespans", *LEARNED, "h", "U")  # of these
 OPTIONAL = ("timespans", "lengths", *DIFFERENTIABLE.values())
 

@@ -1,7 +1,8 @@
 // The backward pass by the adjoints of h (N, H) and U (N, H, R), for a block of rows, from the last step to the first.
 //
-// U is kept before every K-th step only; a segment's others are recomputed from the kept factors e V, S, h and |U"|, without
-// a matrix product. At the end of a segment its share of the parameters' gradients is added, while its rows are in the cache.
+// U is kept before every K-th step only. Within a segment the steps' updates are taken back, one after another, from the state
+// after it: lines 11, 7 and 6 can be inverted from the kept factors e V, S, h and |U"|. Where that would lose digits (strong
+// homeostasis, forgetting or sleep), U is recomputed from the state before the segment. At the end of a segment its share of the parameters' gradients is added, while its rows are in the cache.
 #pragma once
 
 #include "scan.h"
@@ -93,9 +94,9 @@ template <class T>
 struct BackwardRoom {
     BackwardRoom(const Scan<T>& s, const BackwardWeights<T>& w, long rows)
         : dh(rows * w.z.H), sums((s.every + 1) * rows * w.width), de(rows * w.z.I), dq(rows * w.z.R), via_h(rows * w.z.H),
-          key(rows * w.z.H), g(rows * w.z.R), dx(s.d_x ? s.every * rows * w.z.I : 0), dU(s.plastic ? rows * w.z.U() : 0),
-          states(s.plastic ? rows * (s.learns ? s.every + 1 : 1) * w.z.U() : 0),
-          targets(s.d_timespans && s.learns ? rows * s.every * w.z.U() : 0), target(s.learns ? w.z.U() : 0),
+          key(rows * w.z.H), g(rows * w.z.R), key_now(rows * w.z.H), g_now(rows * w.z.R), dx(s.d_x ? s.every * rows * w.z.I : 0), dU(s.plastic ? rows * w.z.U() : 0),
+          U(s.plastic ? rows * w.z.U() : 0), target(s.learns ? rows * w.z.U() : 0),
+          targets(s.d_timespans && s.learns ? rows * s.every * w.z.U() : 0),
           by_key(rows * w.z.H), by_key_U(rows * w.z.H), from_U(w.z.H), by_g(rows * w.z.R), by_g_U(rows * w.z.R),
           nothing(w.z.I), one(1), rows_of((s.every + 1) * rows), row(rows) {
         one[0] = 1;
@@ -103,9 +104,10 @@ struct BackwardRoom {
 
     struct Row {
         long steps;
-        T along;           // <dU', U'>
+        T along;               // <dU', U'>
         T d_S, squares, unit;  // of this step: what S gets from lines 6 and 9; the gradient of |h|^2; 1 / (1 + |h|^2)
-        T scale, shrink;   // dU" = scale dU' - shrink U'
+        T scale, shrink;       // dU" = scale dU' - shrink U'
+        bool replayed;         // in this segment
     };
     // What a step leaves for the gradients: where its rows of sums, state, input, error and h U are.
     struct Rows {
@@ -113,7 +115,11 @@ struct BackwardRoom {
         Buffer<const T*> sums, h, x, e, q, one;
         long count = 0;
     };
-    Buffer<T> dh, sums, de, dq, via_h, key, g, dx, dU, states, targets, target;
+    Buffer<T> dh, sums, de, dq, via_h;
+    Buffer<T> key, g, key_now, g_now;  // of line 6, for the next step to be done, which comes before, and for the one at hand
+    Buffer<T> dx, dU;
+    Buffer<T> U, target;                 // taken back step by step
+    Buffer<T> states, targets;           // recomputed: U before each step of a segment, and after its last
     // Of the step to come: dU' g, U' g (H) and key dU', key U' (R); of the one at hand: U dq (H).
     Buffer<T> by_key, by_key_U, from_U, by_g, by_g_U, nothing, one;
     Rows rows_of;
@@ -135,46 +141,62 @@ void replay(T* U, T* target, T* targets, const T* key, const T* g, T scale, T sl
         }
 }
 
-// What a step's adjoint of U asks for once, together with what the step before it will ask for:
+// What the pass over U for one step works with; U', U" and U are U after the step, before line 7, and before the step.
+template <class T>
+struct Pass {
+    const T *after, *h, *dq;  // U'; h and dq of the step
+    T scale, shrink, forget;  // dU" = scale dU' - shrink U'; f
+    const T *key, *g;         // of the step before
+    const T *key_now, *g_now;
+    T sleep;
+    T *from_U, *by_key, *by_key_U, *by_g, *by_g_U;
+};
+
+// What a step's adjoint of U asks for, together with what the step before it will ask for:
 //   from_U = U dq;  dU = (1 - forget) (scale dU' - shrink U') + h dq^T;
 //   then by_key = dU g, by_g = key dU and, where a norm was shrunk, the same of U and <dU, U>, with g and key of the step before.
-// `after` is U'. Returns <dU, U>.
-template <class T, bool SHRUNK>
-T adjoint(const T* U, const T* after, T* dU, const T* h, long hidden, const T* dq, T scale, T shrink, T forget, const T* key,
-          const T* g, T* from_U, T* by_key, T* by_key_U, T* by_g, T* by_g_U, long ranks, long H) {
+// BACK: U and target come as they are after the step and are first taken back to before it. Returns <dU, U>.
+template <class T, bool SHRUNK, bool BACK>
+T adjoint(T* U, T* target, T* dU, const Pass<T>& p, long hidden, long ranks, long H) {
     constexpr long L = Simd<T>::lanes;
-    const T stays = T(1) - forget;
+    const T stays = T(1) - p.forget, awake = T(1) / (T(1) - p.sleep), regain = T(1) / stays, grow = regain / p.scale;
     Vec<T> along[UNROLL] = {};
     for (long r = 0; r < ranks; r += UNROLL) {
         Vec<T> keyed[UNROLL] = {}, keyed_U[UNROLL] = {};
         for (long j = 0; j < H; j += L) {
-            const Vec<T> hj = load(h + j, hidden - j), kj = load(key + j);
-            Vec<T> read = r ? load(from_U + j) : Vec<T>{}, d_key = r ? load(by_key + j) : Vec<T>{};
-            Vec<T> d_key_U = SHRUNK && r ? load(by_key_U + j) : Vec<T>{};
+            const Vec<T> hj = load(p.h + j, hidden - j), kj = load(p.key + j);
+            const Vec<T> learned = BACK ? load(p.key_now + j) * regain : Vec<T>{};
+            Vec<T> read = r ? load(p.from_U + j) : Vec<T>{}, d_key = r ? load(p.by_key + j) : Vec<T>{};
+            Vec<T> d_key_U = SHRUNK && r ? load(p.by_key_U + j) : Vec<T>{};
 #pragma GCC unroll 4
             for (long k = 0; k < UNROLL; ++k) {
                 const long at = (r + k) * H + j;
-                const Vec<T> u = load(U + at);
-                Vec<T> d = load(dU + at);
-                if (SHRUNK) d = scale * d - shrink * load(after + at);
-                d = stays * d + hj * dq[r + k];
+                Vec<T> u = load(U + at), d = load(dU + at);
+                if (SHRUNK) d = p.scale * d - p.shrink * (BACK ? u : load(p.after + at));
+                if (BACK) {
+                    const Vec<T> v = (load(target + at) - p.sleep * u) * awake;  // 11
+                    u = grow * u - (p.forget * regain) * v - learned * p.g_now[r + k];  // 7, 6
+                    store(target + at, v);
+                    store(U + at, u);
+                }
+                d = stays * d + hj * p.dq[r + k];
                 store(dU + at, d);
-                read += u * dq[r + k];
-                d_key += d * g[r + k];
+                read += u * p.dq[r + k];
+                d_key += d * p.g[r + k];
                 keyed[k] += d * kj;
                 if (SHRUNK) {
                     along[k] += d * u;
-                    d_key_U += u * g[r + k];
+                    d_key_U += u * p.g[r + k];
                     keyed_U[k] += u * kj;
                 }
             }
-            store(from_U + j, read);
-            store(by_key + j, d_key);
-            if (SHRUNK) store(by_key_U + j, d_key_U);
+            store(p.from_U + j, read);
+            store(p.by_key + j, d_key);
+            if (SHRUNK) store(p.by_key_U + j, d_key_U);
         }
         for (long k = 0; k < UNROLL; ++k) {
-            by_g[r + k] = sum<T>(keyed[k]);
-            if (SHRUNK) by_g_U[r + k] = sum<T>(keyed_U[k]);
+            p.by_g[r + k] = sum<T>(keyed[k]);
+            if (SHRUNK) p.by_g_U[r + k] = sum<T>(keyed_U[k]);
         }
     }
     return sum<T>((along[0] + along[1]) + (along[2] + along[3]));
@@ -186,7 +208,7 @@ void backward(const Scan<T>& s, const BackwardWeights<T>& w, BackwardRoom<T>& ro
     const Sizes<T>& z = w.z;
     const long I = s.inputs, H = s.hidden, R = s.rank, gate = w.gate, N = s.rows, T_ = s.steps;
     const long wide = s.liquid ? 2 * H : H, to_predict = z.R + z.H + gate;  // where the prediction's part of `sums` is
-    const long slots = s.learns ? s.every + 1 : 1;
+    const long slots = s.every + 1;
     auto before = [&](const T* after, const T* start, long t, long row, long width) {  // of h: before step t
         return t > 0 ? after + ((t - 1) * N + row) * width : start + row * width;
     };
@@ -194,7 +216,7 @@ void backward(const Scan<T>& s, const BackwardWeights<T>& w, BackwardRoom<T>& ro
     for (int n = 0; n < rows; ++n) {
         const long row = first + n;
         auto& st = room.row[n];
-        st = {steps_of(s, row), 0, 0, 0, 0, T(1), 0};
+        st = {steps_of(s, row), 0, 0, 0, 0, T(1), 0, false};
         longest = std::max(longest, st.steps);
         T* dh = room.dh + n * z.H;
         std::memset(dh, 0, z.H * sizeof(T));
@@ -225,24 +247,43 @@ void backward(const Scan<T>& s, const BackwardWeights<T>& w, BackwardRoom<T>& ro
     for (long segment = (longest - 1) / s.every; segment >= 0; --segment) {
         const long start = segment * s.every, end = std::min(start + s.every, longest);
         for (int n = 0; n < rows && s.plastic; ++n) {
-            const long last = std::min(end, room.row[n].steps), kept = (segment * N + first + n) * R * H;
-            T* states = room.states + n * slots * z.U();
-            auto fetch = [&](const T* from, T* to) {
-                for (long r = 0; r < R; ++r) std::memcpy(to + r * z.H, from + kept + r * H, H * sizeof(T));
-            };
+            auto& st = room.row[n];
+            const long row = first + n, last = std::min(end, st.steps);
             if (last <= start) continue;
-            fetch(s.U_kept, states);
-            if (!s.learns) continue;
-            fetch(s.U_target_kept, room.target);
+            T *U = room.U + n * z.U(), *target = room.target + n * z.U();
+            auto fetch = [&](const T* from, long which, T* to) {
+                for (long r = 0; r < R; ++r) std::memcpy(to + r * z.H, from + (which * N + row) * R * H + r * H, H * sizeof(T));
+            };
+            if (!s.learns) {
+                fetch(s.U_kept, 0, U);
+                continue;
+            }
+            T loss = T(1);  // how much an error grows from the end of the segment to its start
             for (long t = start; t < last; ++t) {
-                const long at = t * N + first + n, slot = t - start;
-                // by_g and from_U are free until the first step of the segment; what is in flight stays in key and g of `room`
-                const T* h = before(s.output, s.h, t, first + n, H);
-                T *key = room.from_U, *g = room.dq + n * z.R;
-                w.plasticity.key(h, H, z.H, s.surprise[at], key);
-                std::memcpy(g, s.filtered + at * R, R * sizeof(T));
-                replay(states + slot * z.U(), +room.target, s.d_timespans ? room.targets + (n * s.every + slot) * z.U() : nullptr, key,
-                       g, shrinkage(s.norm[at], s), s.asleep[at], forget(s, first + n, t), z.ranks, z.H);
+                const long at = t * N + row;
+                loss *= shrinkage(s.norm[at], s) * (T(1) - forget(s, row, t)) * (T(1) - s.asleep[at]);
+            }
+            st.replayed = !(loss > T(1) / T(8)) || s.d_timespans;
+            if (!st.replayed && last == st.steps) {
+                to_lanes(s.U_ + row * H * R, U, s, z.H);
+                to_lanes(s.U_target_ + row * H * R, target, s, z.H);
+            } else if (!st.replayed) {
+                fetch(s.U_kept, segment + 1, U);
+                fetch(s.U_target_kept, segment + 1, target);
+            } else {
+                if (!room.states) room.states = Buffer<T>(rows * slots * z.U());
+                T* states = room.states + n * slots * z.U();
+                fetch(s.U_kept, segment, states);
+                fetch(s.U_target_kept, segment, target);
+                T *key = room.key_now + n * z.H, *g = room.g_now + n * z.R;
+                for (long t = start; t < last; ++t) {
+                    const long at = t * N + row, slot = t - start;
+                    w.plasticity.key(before(s.output, s.h, t, row, H), H, z.H, s.surprise[at], key);
+                    std::memcpy(g, s.filtered + at * R, R * sizeof(T));
+                    T* targets = s.d_timespans ? room.targets + (n * s.every + slot) * z.U() : nullptr;
+                    replay(states + slot * z.U(), target, targets, key, g, shrinkage(s.norm[at], s), s.asleep[at],
+                           forget(s, row, t), z.ranks, z.H);
+                }
             }
         }
 
@@ -280,10 +321,10 @@ void backward(const Scan<T>& s, const BackwardWeights<T>& w, BackwardRoom<T>& ro
                     }
                     recall(n, t);
                     if (s.plastic) {
-                        const T* U = room.states + (n * slots + (s.learns ? st.steps - start : 0)) * z.U();
-                        st.along = adjoint<T, true>(U, U, room.dU + n * z.U(), s.output + at * H, H, dq, T(1), T(0), T(0),
-                                                    room.key + n * z.H, g, room.from_U, by_key, by_key_U, by_g, by_g_U, z.ranks,
-                                                    z.H);
+                        T* U = st.replayed ? room.states + (n * slots + st.steps - start) * z.U() : room.U + n * z.U();
+                        const Pass<T> last{U,       s.output + at * H, dq, T(1), T(0), T(0), room.key + n * z.H, g, nullptr,
+                                           nullptr, T(0), room.from_U, by_key, by_key_U, by_g, by_g_U};
+                        st.along = adjoint<T, true, false>(U, nullptr, room.dU + n * z.U(), last, H, z.ranks, z.H);
                         for (long j = 0; j < z.H; j += L) store(via_h + j, Vec<T>(load(via_h + j) + load(room.from_U + j)));
                     }
                     for (long j = 0; j < z.H; j += L) {
@@ -323,6 +364,7 @@ void backward(const Scan<T>& s, const BackwardWeights<T>& w, BackwardRoom<T>& ro
                         Vec<T> d_key = st.scale * load(by_key + j);
                         if (st.shrink != 0) d_key -= st.shrink * load(by_key_U + j);
                         d_key *= st.unit;
+                        store(room.key_now + n * z.H + j, Vec<T>(p * hj * st.unit));
                         d_h += d_key * p;
                         d_squares += d_key * p * hj;
                         const Vec<T> d_m = d_key * hj * HALF_PLASTICITY<T> * room_left * room_left;
@@ -366,21 +408,42 @@ void backward(const Scan<T>& s, const BackwardWeights<T>& w, BackwardRoom<T>& ro
                 T* dh = room.dh + n * z.H;
                 const T *h = before(s.output, s.h, t, row, H), *via_h = room.via_h + n * z.H;
                 if (s.plastic) {
-                    T *key = room.key + n * z.H, *g = room.g + n * z.R, *dU = room.dU + n * z.U(), *dq = room.dq + n * z.R;
-                    const T *U = room.states + (n * slots + (s.learns ? t - start : 0)) * z.U(), *after = U + (s.learns ? z.U() : 0);
+                    T *U = room.U + n * z.U(), *target = room.target + n * z.U(), *dU = room.dU + n * z.U();
+                    const T* after = U;
+                    if (st.replayed) {
+                        U = room.states + (n * slots + t - start) * z.U();
+                        after = U + z.U();
+                    }
                     const T forgets = s.learns ? forget(s, row, t) : T(0);
                     if (s.d_timespans && s.learns) {
-                        const T* target = room.targets + (n * s.every + t - start) * z.U();
+                        const T* targets = room.targets + (n * s.every + t - start) * z.U();
                         Vec<T> total{};
                         for (long k = 0; k < z.U(); k += L)
-                            total += (st.scale * load(dU + k) - st.shrink * load(after + k)) * (load(target + k) - load(U + k));
+                            total += (st.scale * load(dU + k) - st.shrink * load(after + k)) * (load(targets + k) - load(U + k));
                         const T stays = T(1) - forgets;  // df / dspan = rate (1 - f)^2
                         s.d_timespans[row * T_ + t] += sum<T>(total) * T(s.rate) * stays * stays;
                     }
-                    const bool shrunk = (recall(n, t - 1) > T(s.target)) | (st.scale != T(1));
-                    auto pass = shrunk ? adjoint<T, true> : adjoint<T, false>;
-                    st.along = pass(U, after, dU, h, H, dq, st.scale, st.shrink, forgets, key, g, +room.from_U, room.by_key + n * z.H,
-                                    room.by_key_U + n * z.H, room.by_g + n * z.R, room.by_g_U + n * z.R, z.ranks, z.H);
+                    if (s.learns) std::memcpy(room.g_now + n * z.R, s.filtered + at * R, R * sizeof(T));
+                    const bool shrunk = (recall(n, t - 1) > T(s.target)) | (st.scale != T(1)), back = s.learns && !st.replayed;
+                    const Pass<T> pass{after,
+                                       h,
+                                       room.dq + n * z.R,
+                                       st.scale,
+                                       st.shrink,
+                                       forgets,
+                                       room.key + n * z.H,
+                                       room.g + n * z.R,
+                                       room.key_now + n * z.H,
+                                       room.g_now + n * z.R,
+                                       s.learns ? s.asleep[at] : T(0),
+                                       room.from_U,
+                                       room.by_key + n * z.H,
+                                       room.by_key_U + n * z.H,
+                                       room.by_g + n * z.R,
+                                       room.by_g_U + n * z.R};
+                    auto run = back ? (shrunk ? adjoint<T, true, true> : adjoint<T, false, true>)
+                                    : (shrunk ? adjoint<T, true, false> : adjoint<T, false, false>);
+                    st.along = run(U, target, dU, pass, H, z.ranks, z.H);
                 } else {
                     std::memset(room.from_U, 0, z.H * sizeof(T));
                 }
