@@ -216,14 +216,14 @@ class DREAMCell(nn.Module):
         timespans: Tensor | None = None,
         lengths: Tensor | None = None,
     ) -> tuple[Tensor, DREAMTrace, DREAMState]:
-        """`dream.scan.dream_scan` with this cell's parameters; in training mode it then moves the prior:
+        """`dream.functional.dream_scan` with this cell's parameters; in training mode it then moves the prior:
 
         ``var_0 += max(beta, 1 / (k + 1)) (mean of e^2 over all valid steps - var_0)``, with k the number of moves so far.
 
         Args and Returns: as there; `state` None is fresh rows.
         """
         params = self.params()
-        x, lengths = checks.sequence(x, params.C, self.config, timespans, lengths)
+        x, lengths = checks.sequence(x, params, self.config, timespans, lengths)
         if self.check_inputs:
             checks.finite_values(x, timespans, lengths)
         state = self.init_state(x.shape[0]) if state is None else state

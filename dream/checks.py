@@ -6,6 +6,7 @@ Shapes: N rows of the batch, T steps, I `input_dim`.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -13,6 +14,7 @@ from torch import Tensor
 from dream.config import DREAMConfig
 from dream.errors import DataError, ShapeError, StateError
 from dream.state import DREAMState
+from dream.types import DREAMParams
 
 
 def tensor(name: str, value: object) -> None:
@@ -39,6 +41,28 @@ def state_of(value: DREAMState, config: DREAMConfig, like: Tensor) -> None:
     value.check(config, like)
 
 
+def parameters(values: Sequence[Tensor | None], config: DREAMConfig, x: Tensor) -> None:
+    """Refuse parameters, in the order of `DREAMParams`, whose shapes, dtype or device are not those of `config` and `x`.
+
+    Raises:
+        ShapeError, DataError: naming the first.
+    """
+    i, h = config.input_dim, config.hidden_dim
+    into, unit, square = (i, h), (h,), (h, h)
+    shapes = ((h, i), (i,), into, into, unit, square, into, square, (i, config.rank), unit, unit, unit, (), (i,))
+    for name, value, shape in zip(DREAMParams._fields, values, shapes, strict=True):
+        if value is None:
+            continue
+        if value.shape != shape:
+            got = tuple(value.shape)
+            raise ShapeError(f"`params.{name}` must be {shape}, as `config` says; got {got}. Use the cell's own config.")
+        if value.dtype != x.dtype or value.device != x.device:
+            kind = f"{value.dtype} on {value.device}"
+            raise DataError(
+                f"`params.{name}` must be {x.dtype} on {x.device} like `x`; got {kind}. Move all parameters alike."
+            )
+
+
 def step_input(x: Tensor, timespans: Tensor | None, like: Tensor, config: DREAMConfig) -> Tensor:
     """x (N, I), in the dtype that the layer computes in, which is that of `like`, its parameter C.
 
@@ -50,19 +74,19 @@ def step_input(x: Tensor, timespans: Tensor | None, like: Tensor, config: DREAMC
 
 def sequence(
     x: Tensor,
-    like: Tensor,
+    params: DREAMParams,
     config: DREAMConfig,
     timespans: Tensor | None,
     lengths: Tensor | None,
 ) -> tuple[Tensor, Tensor | None]:
-    """x (N, T, I), in the dtype that the layer computes in, which is that of `like`, its parameter C; and lengths (N,), None
-    where no row is shorter than T.
+    """x (N, T, I), in the dtype that the layer computes in, and lengths (N,), None where no row is shorter than T.
 
     Raises:
         ShapeError, DataError: see `_input`, `_lengths`.
     """
     axes = ("batch", "time", f"{config.input_dim}")
-    x = _input(x, timespans, like, config, axes, "Add a time axis with x.unsqueeze(1); batch comes first.")
+    x = _input(x, timespans, params.C, config, axes, "Add a time axis with x.unsqueeze(1); batch comes first.")
+    parameters(params, config, x)
     return x, _lengths(lengths, x)
 
 
@@ -84,9 +108,6 @@ def _input(
     if 0 in x.shape:
         empty = axes[got.index(0)]
         raise ShapeError(f"`x` must be {expected} with no empty axis; got {got}: {empty} is 0. Skip empty batches.")
-    if like.shape != (config.hidden_dim, config.input_dim):
-        fits = (config.hidden_dim, config.input_dim)
-        raise ShapeError(f"`params.C` must be {fits}, as `config` says; got {tuple(like.shape)}. Use the cell's own config.")
     if like.dtype in (torch.float16, torch.bfloat16):
         raise DataError(f"the parameters must be float32 or float64; got {like.dtype}. Use .float() and torch.autocast.")
     if not x.is_floating_point():

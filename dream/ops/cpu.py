@@ -18,7 +18,9 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
+from dream import checks
 from dream.config import DREAMConfig
+from dream.errors import ConfigError
 from dream.ops import native
 from dream.state import DREAMState
 from dream.types import DREAMParams, DREAMTrace
@@ -26,8 +28,6 @@ from dream.types import DREAMParams, DREAMTrace
 SEGMENT = 128  # steps of one row, or of up to 8 rows together, from one kept state of U to the next
 DTYPES = (torch.float32, torch.float64)
 
-FLAGS = ("plastic", "learns", "liquid", "keeps")
-KNOBS = native.NUMBERS
 INPUTS = ("x", "timespans", "lengths", *DREAMParams._fields, *native.STATE)
 TRACE = ("error", "surprise", "deviation", "u_norm", "prediction")
 OUTPUTS = ("output", *TRACE, *native.NEW_STATE, "kept")
@@ -50,7 +50,7 @@ class _Sizes:
         n, t, i = self.rows, self.steps, self.inputs = given["x"].shape
         h, r = self.hidden, self.rank = given["h"].shape[1], given["V"].shape[1]
         plastic, learns, liquid, keeps = flags
-        wide = self.wide = 2 * h if liquid else h
+        wide = 2 * h if liquid else h
         self.every = max(1, SEGMENT // min(n, 8)) if learns else t
         none, segments = (0,), (t + self.every - 1) // self.every
         self.flags = (plastic, learns, liquid)
@@ -127,11 +127,11 @@ def _scan_fake(*arguments: Any) -> tuple[Tensor, ...]:
 
 def _gradient_shapes(arrays: Mapping[str, Any], wanted: Sequence[bool]) -> dict[str, tuple[int, ...]]:
     """The shape of what a gradient is of; empty where it is not wanted."""
-    n, h, r = *arrays["h"].shape, arrays["V"].shape[1]
-    return {
-        name: ((n, h, r) if name == "U" else tuple(arrays[name].shape)) if wants else (0,)
-        for name, wants in zip(GRADIENTS, wanted, strict=True)
+    shapes = {
+        name: tuple(arrays[name].shape) for name, wants in zip(GRADIENTS, wanted, strict=True) if wants and name != "U"
     }
+    U = (*arrays["h"].shape, arrays["V"].shape[1])
+    return dict.fromkeys(GRADIENTS, (0,)) | shapes | ({"U": U} if wanted[-1] else {})
 
 
 def _scan_backward(*arguments: Any) -> tuple[Tensor, ...]:
@@ -177,6 +177,10 @@ def _differentiate(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, 
     return *(given.get(name) for name in INPUTS), None, None
 
 
+def _refuse_second_derivatives(*_: Any) -> None:
+    raise ConfigError("`backend`='cpu' has no second derivatives. Use backend='reference' for them.", key="backend")
+
+
 _forward = torch.library.custom_op("dream::scan", _scan, mutates_args=(), schema=_schema(INPUTS, OUTPUTS))
 _forward.register_fake(_scan_fake)
 _forward.register_autograd(_differentiate, setup_context=_save)
@@ -187,10 +191,11 @@ _backward = torch.library.custom_op(
     schema=_schema((*SAVED, *DIFFERENTIABLE.values()), GRADIENTS, ", bool[] wanted"),
 )
 _backward.register_fake(_scan_backward_fake)
+_backward.register_autograd(_refuse_second_derivatives)
 
 
 def _knobs(config: DREAMConfig) -> list[float]:
-    """In the order of `KNOBS`."""
+    """In the order of `native.NUMBERS`."""
     c = config
     return [
         *(c.entropy_influence, c.surprise_temperature, c.error_smoothing, c.surprise_smoothing, c.base_threshold),
@@ -221,7 +226,7 @@ def scan(
     lengths: Tensor | None,
     plasticity: bool,
 ) -> tuple[Tensor, DREAMTrace, DREAMState]:
-    """See `dream.scan.dream_scan`."""
+    """See `dream.functional.dream_scan`."""
     steps = x.shape[1]
     valid = None
     if lengths is not None:
@@ -235,7 +240,7 @@ def scan(
         results = _forward(*inputs, _knobs(config), [plastic, plastic and plasticity, config.ltc_enabled, keeps])
         output, error, surprise, deviation, u_norm, expected, *new, _ = results
     expected = expected.transpose(0, 1)
-    prediction, forecast = expected[:, :-1], expected[:, 1:]
+    prediction, forecast = expected[:, :-1], expected[:, 1:].clone()  # which may be changed without changing each other
     if valid is not None:  # where a row has ended stands its forecast
         prediction = torch.where(valid.unsqueeze(-1), prediction, 0.0)
     trace = DREAMTrace(prediction, forecast, error.transpose(0, 1), surprise.mT, deviation.mT, u_norm.mT)
@@ -256,12 +261,13 @@ def step(
         x: (1, I).
         state: one row.
         learned: the parameters in the order of `DREAMParams`, but eta, tau and surprise scale as logarithms and tonic as a
-            logit, contiguous; None for a surprise scale of 0.
+            logit; None for a surprise scale of 0.
         config, timespans, plasticity: see `scan`.
 
     Returns:
         The state after the step.
     """
+    checks.parameters(learned, config, x)
     inputs, hidden, plastic = config.input_dim, config.hidden_dim, config.base_plasticity > 0
     sizes = (1, 1, inputs, hidden, config.rank, 1, 1)
     flags = (plastic, plastic and plasticity, config.ltc_enabled, False, True)

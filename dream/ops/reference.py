@@ -25,7 +25,7 @@ def scan(
     lengths: Tensor | None,
     plasticity: bool,
 ) -> tuple[Tensor, DREAMTrace, DREAMState]:
-    """See `dream.scan.dream_scan`. What no state enters is computed for all steps at once, before the loop."""
+    """See `dream.functional.dream_scan`. What no state enters is computed for all steps at once, before the loop."""
     steps = x.shape[1]
     valid = None
     if lengths is not None:

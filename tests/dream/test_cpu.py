@@ -193,6 +193,27 @@ def test_a_second_backward_pass_gives_the_same() -> None:
     assert torch.equal(torch.autograd.grad(loss, inputs["A"])[0], first)
 
 
+def test_second_derivatives_are_refused() -> None:
+    problem = Problem((2, 3, 3, 5, 2))
+    inputs = problem.inputs()
+    loss = problem.scan(inputs, "cpu")[0].square().sum()
+    slope = torch.autograd.grad(loss, inputs["A"], create_graph=True)[0]
+    with pytest.raises(ConfigError, match=r"no second derivatives\. Use backend='reference'"):
+        slope.sum().backward()
+
+
+def test_results_share_no_memory() -> None:
+    """What is changed in place, such as a forecast put back into the unit of the data, changes nothing else."""
+    problem = Problem((2, 5, 3, 5, 2))
+    with torch.no_grad():
+        result = problem.scan(problem.inputs(), "cpu")
+    for name, tensor in tensors(result).items():
+        others = {other: value.clone() for other, value in tensors(result).items() if other != name}
+        tensor.fill_(123.0)
+        for other, value in others.items():
+            assert torch.equal(tensors(result)[other], value), (name, other)
+
+
 @pytest.mark.parametrize("segment", [1, 5, 64])
 def test_how_often_fast_weights_are_kept_changes_nothing(monkeypatch: pytest.MonkeyPatch, segment: int) -> None:
     """Between kept states U is recomputed, not rolled back: also where homeostasis, forgetting and sleep lose nearly all."""

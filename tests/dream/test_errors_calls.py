@@ -15,11 +15,13 @@ from dream import (
     DataError,
     DREAMCell,
     DREAMError,
+    DREAMParams,
     DREAMStack,
     DREAMState,
     ShapeError,
     StateError,
     dream_scan,
+    dream_step,
 )
 from dream.errors import nearest
 from tests.dream.support import F64, small
@@ -68,6 +70,21 @@ def test_unknown_backends() -> None:
     config = small()
     with pytest.raises(ConfigError, match=r"`backend` must be auto or .*reference.*; got 'cuda'"):
         dream_scan(torch.randn(4, 6, 3), fresh(), DREAMCell(config).params(), config, backend="cuda")
+
+
+@pytest.mark.parametrize("name", DREAMParams._fields)
+def test_parameters_of_another_configuration(name: str) -> None:
+    """A compiled kernel would read beyond them."""
+    config, x = small(), torch.randn(4, 6, 3)
+    params = DREAMCell(config).params()
+    for other, kind, stated in (
+        (torch.zeros(2, 7), ShapeError, rf"`params\.{name}` must be \(.*\), as `config` says; got \(2, 7\)"),
+        (getattr(params, name).double(), DataError, "float64"),
+    ):
+        with pytest.raises(kind, match=stated):
+            dream_scan(x, fresh(), params._replace(**{name: other}), config)
+        with pytest.raises(kind, match=stated):
+            dream_step(x[:, 0], fresh(), params._replace(**{name: other}), config)
 
 
 def test_the_family() -> None:

@@ -16,26 +16,65 @@ constexpr int TILE = 4;  // of 16
 #endif
 constexpr int PANEL = 3;
 
+// Memory of a thread that its last calls have let go of: the next call of the same sizes finds it mapped and warm.
+class Pool {
+  public:
+    static constexpr size_t most = size_t(32) << 20;  // bytes
+
+    void* take(size_t size) {
+        for (size_t k = free_.size(); k-- > 0;)
+            if (free_[k].first == size) {
+                void* found = free_[k].second;
+                free_.erase(free_.begin() + k);
+                held_ -= size;
+                return found;
+            }
+        return ::operator new(size, std::align_val_t(64));
+    }
+    void give(void* memory, size_t size) {
+        while (held_ + size > most && !free_.empty()) drop();  // the oldest first
+        if (size > most) return ::operator delete(memory, std::align_val_t(64));
+        free_.emplace_back(size, memory);
+        held_ += size;
+    }
+    ~Pool() {
+        while (!free_.empty()) drop();
+    }
+
+  private:
+    void drop() {
+        held_ -= free_.front().first;
+        ::operator delete(free_.front().second, std::align_val_t(64));
+        free_.erase(free_.begin());
+    }
+    std::vector<std::pair<size_t, void*>> free_;
+    size_t held_ = 0;
+};
+inline thread_local Pool pool;
+
 // Zeroed memory, aligned for vectors.
 template <class T>
 class Buffer {
   public:
-    explicit Buffer(size_t n = 0) {
+    explicit Buffer(size_t n = 0) : size_((n * sizeof(T) + 63) / 64 * 64) {
         if (n == 0) return;
-        const size_t size = (n * sizeof(T) + BYTES - 1) / BYTES * BYTES;
-        data_ = static_cast<T*>(::operator new(size, std::align_val_t(64)));
-        std::memset(data_, 0, size);
+        data_ = static_cast<T*>(pool.take(size_));
+        std::memset(data_, 0, size_);
     }
-    Buffer(Buffer&& other) noexcept : data_(std::exchange(other.data_, nullptr)) {}
+    Buffer(Buffer&& other) noexcept { *this = std::move(other); }
     Buffer& operator=(Buffer&& other) noexcept {
         std::swap(data_, other.data_);
+        std::swap(size_, other.size_);
         return *this;
     }
-    ~Buffer() { ::operator delete(data_, std::align_val_t(64)); }
+    ~Buffer() {
+        if (data_) pool.give(data_, size_);
+    }
     operator T*() const { return data_; }
 
   private:
     T* data_ = nullptr;
+    size_t size_ = 0;
 };
 
 // B (depth, width), both in whole vectors; what is not placed is 0.
