@@ -51,7 +51,7 @@ class _Sizes:
         h, r = self.hidden, self.rank = given["h"].shape[1], given["V"].shape[1]
         plastic, learns, liquid, keeps = flags
         wide = 2 * h if liquid else h
-        self.every = max(1, SEGMENT // min(n, 8)) if learns else t
+        self.every = max(1, SEGMENT // min(n, 8))
         none, segments = (0,), (t + self.every - 1) // self.every
         self.flags = (plastic, learns, liquid)
         self.kept: dict[str, tuple[int, ...]] = {
@@ -61,7 +61,7 @@ class _Sizes:
             "filtered": (t, n, r),
             "norm": (t, n) if learns else none,
             "asleep": (t, n) if learns else none,
-            "U_kept": (segments, n, r, h) if plastic else none,
+            "U_kept": (segments if learns else 1, n, r, h) if plastic else none,
             "U_target_kept": (segments, n, r, h) if learns else none,
         }
         self.shapes: dict[str, tuple[int, ...]] = {

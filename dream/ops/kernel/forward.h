@@ -147,7 +147,7 @@ void forward(const Scan<T>& s, const Weights& w, ForwardRoom<T>& room, long firs
     }
 
     for (long t = 0; t < longest + (s.forecasts ? 1 : 0); ++t) {
-        if (s.U_kept && s.plastic && t % s.every == 0 && t < longest) {
+        if (s.U_kept && t % s.every == 0 && t < longest && (s.learns || t == 0)) {
             for (int n = 0; n < rows; ++n) {
                 const auto& st = room.row[n];
                 const T* U = room.U + n * z.U();
@@ -301,7 +301,7 @@ void forward(const Scan<T>& s, const Weights& w, ForwardRoom<T>& room, long firs
                 blank(s.read, at, R);
             }
             if (t == s.steps) break;
-            if (t % s.every == 0 && t >= longest) {
+            if (t % s.every == 0 && t >= longest && s.learns) {
                 blank(s.U_kept, t / s.every * N + row, R * H);
                 blank(s.U_target_kept, t / s.every * N + row, R * H);
             }
