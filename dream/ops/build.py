@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import shlex
 import shutil
 import subprocess
 import tempfile
@@ -32,10 +33,13 @@ def name(level: str) -> str:
     return f"dream-{level.lower()}-{content.hexdigest()[:16]}.so"
 
 
-def compiler() -> str | None:
-    """The C++ compiler: the variable CXX, or the first of c++, g++ and clang++ on the path; None if there is none."""
-    named = os.environ.get("CXX")
-    return shutil.which(named) if named else next(filter(None, map(shutil.which, ("c++", "g++", "clang++"))), None)
+def compiler() -> list[str] | None:
+    """The command of the C++ compiler: the variable CXX, or the first of c++, g++ and clang++ on the path; None without."""
+    named = shlex.split(os.environ.get("CXX", ""))
+    if named:
+        return named if shutil.which(named[0]) else None
+    found = next(filter(None, map(shutil.which, ("c++", "g++", "clang++"))), None)
+    return [found] if found else None
 
 
 def build(level: str, folder: Path) -> Path:
@@ -50,13 +54,13 @@ def build(level: str, folder: Path) -> Path:
     path = folder / name(level)
     with tempfile.TemporaryDirectory(dir=folder) as scratch:
         unfinished = Path(scratch, path.name)
-        command = [found, *FLAGS, *LEVELS[level], str(SOURCES / "kernel.cpp"), "-o", str(unfinished)]
+        command = [*found, *FLAGS, *LEVELS[level], str(SOURCES / "kernel.cpp"), "-o", str(unfinished)]
         try:
             subprocess.run(command, check=True, capture_output=True, text=True, timeout=SECONDS)
         except subprocess.TimeoutExpired:
-            raise OSError(f"{found} did not finish within {SECONDS} s") from None
+            raise OSError(f"{found[0]} did not finish within {SECONDS} s") from None
         except subprocess.CalledProcessError as error:
             lines = [line for line in error.stderr.splitlines() if "error" in line] or error.stderr.splitlines()
-            raise OSError(f"{found} failed: {lines[0].strip() if lines else f'exit code {error.returncode}'}") from None
+            raise OSError(f"{found[0]} failed: {lines[0].strip() if lines else f'exit code {error.returncode}'}") from None
         unfinished.replace(path)
     return path

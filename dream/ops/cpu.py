@@ -213,6 +213,13 @@ def refusal(x: Tensor, config: DREAMConfig) -> str | None:
         return "torch.func cannot see into it"
     if forward_ad._current_level >= 0:
         return "it has no forward-mode derivative"
+    reason: str | None = _lacking()
+    return reason
+
+
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+def _lacking() -> str | None:
+    """Why there is no kernel, or None; for torch.compile a constant, not code to trace."""
     kernel = native.kernel()
     return kernel if isinstance(kernel, str) else None
 

@@ -11,7 +11,7 @@ import os
 import platform
 import stat
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -48,6 +48,20 @@ class Scan(ctypes.Structure):
     )
 
 
+_forked = False
+
+
+def _after_fork() -> None:
+    """In a forked child torch's threads are gone and its parallel operators hang, where they had run before the fork."""
+    global _forked
+    _forked = True
+    torch.set_num_threads(1)
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
+
+
 class Kernel:
     """The functions of a compiled library."""
 
@@ -61,18 +75,12 @@ class Kernel:
         self._backward = {torch.float32: self._library.dream_backward_f32, torch.float64: self._library.dream_backward_f64}
         self._apply = {torch.float32: self._library.dream_apply_f32, torch.float64: self._library.dream_apply_f64}
         # torch's own pool of threads, where it has one by this name: a second pool would wait for the idle threads of the
-        # first, which spin. After a fork neither pool nor torch's parallel operators work in the child.
+        # first, which spin.
         try:
             torch_itself = ctypes.CDLL(str(Path(torch.__file__).parent / "lib" / "libtorch_cpu.so"))
             self._team: ctypes.c_void_p | None = ctypes.cast(torch_itself.GOMP_parallel, ctypes.c_void_p)
         except (OSError, AttributeError):
             self._team = None
-        if hasattr(os, "register_at_fork"):
-            os.register_at_fork(after_in_child=self._after_fork)
-
-    def _after_fork(self) -> None:
-        self._team = None
-        torch.set_num_threads(1)
 
     def forward(self, scan: Scan, dtype: torch.dtype) -> None:
         """All steps; writes what `scan` points to.
@@ -87,39 +95,38 @@ class Kernel:
         self._run(self._backward[dtype], scan)
 
     def _run(self, function: Callable[..., int], scan: Scan) -> None:
-        if function(ctypes.byref(scan), self._team):
+        if function(ctypes.byref(scan), None if _forked else self._team):
             raise MemoryError("The CPU kernel found no memory for its working copies. Use smaller batches.")
 
     def apply(self, function: str, x: torch.Tensor) -> torch.Tensor:
-        """``"tanh"``, ``"sigmoid"`` or ``"log"`` of the numbers in `x`, as the kernel computes it."""
+        """``"tanh"``, ``"sigmoid"``, ``"log"`` or ``"exp"`` of the numbers in `x`, as the kernel computes it."""
         x = x.contiguous()
         y = torch.empty_like(x)
-        which = ("tanh", "sigmoid", "log").index(function)
+        which = ("tanh", "sigmoid", "log", "exp").index(function)
         pointers = ctypes.c_void_p(x.data_ptr()), ctypes.c_void_p(y.data_ptr())
         self._apply[x.dtype](which, *pointers, ctypes.c_int64(x.numel()))
         return y
 
 
-def _folders() -> Iterator[Path]:
-    """Where a built library may be kept: the user's cache, or else a temporary folder that only this user can write."""
+def _folders() -> list[Path]:
+    """Where a built library may be kept: the user's cache, and a temporary folder that only this user can write."""
+    folders = []
     try:
         cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "dream" / "kernel"
         cache.mkdir(parents=True, exist_ok=True)
         if os.access(cache, os.W_OK):
-            yield cache
+            folders.append(cache)
     except (OSError, RuntimeError):
         pass
-    mine = os.getuid() if hasattr(os, "getuid") else 0
-    shared = Path(tempfile.gettempdir(), f"dream-kernel-{mine}")
+    shared = Path(tempfile.gettempdir(), f"dream-kernel-{os.getuid()}")
     try:
         shared.mkdir(mode=0o700, exist_ok=True)
         found = shared.lstat()
-        if stat.S_ISDIR(found.st_mode) and found.st_uid == mine and not found.st_mode & 0o077:
-            yield shared
-            return
+        if stat.S_ISDIR(found.st_mode) and found.st_uid == os.getuid() and not found.st_mode & 0o077:
+            folders.append(shared)
     except OSError:
         pass
-    yield Path(tempfile.mkdtemp(prefix="dream-kernel-"))
+    return folders
 
 
 def _find() -> Kernel:
@@ -131,16 +138,17 @@ def _find() -> Kernel:
     machine, level = platform.machine().lower(), torch.backends.cpu.get_cpu_capability()
     if machine not in ("x86_64", "amd64") or level not in build.LEVELS:
         raise OSError(f"the CPU kernel needs an x86-64 processor with AVX2; this is {machine} with {level.lower()}")
-    name = build.name(level)
-    brought = build.SOURCES / name
-    if brought.is_file():
-        return Kernel(brought)
-    reasons = []
-    for folder in _folders():
+    if os.name != "posix":
+        raise OSError("the CPU kernel is for Linux and macOS so far")
+    name, folders = build.name(level), _folders()
+    for folder in (build.SOURCES, *folders):  # from a wheel, or compiled before
         try:
-            return Kernel(folder / name)  # compiled before
-        except OSError:  # or not, or damaged
-            log.warning("compiling the CPU kernel for this machine, once, into %s: some ten seconds", folder)
+            return Kernel(folder / name)
+        except OSError:  # it is not there, or damaged
+            continue
+    reasons = []
+    for folder in folders or [Path(tempfile.mkdtemp(prefix="dream-kernel-"))]:
+        log.warning("compiling the CPU kernel for this machine, once, into %s: some ten seconds", folder)
         try:
             return Kernel(build.build(level, folder))
         except OSError as error:

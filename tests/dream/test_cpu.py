@@ -72,6 +72,7 @@ class Problem:
         self.spans = torch.rand(n, t, dtype=dtype) * 2 + 0.3 if spans else None
         self.lengths = torch.randint(1, t + 1, (n,)) if padded else None
         if padded:
+            self.lengths[: n // 2] = max(1, t // 4)  # a whole block ends early
             self.x[torch.arange(t) >= self.lengths.unsqueeze(1)] = float("nan")
 
     def inputs(self) -> dict[str, Tensor]:
@@ -92,7 +93,7 @@ class Problem:
 
 
 def close(got: Tensor, expected: Tensor, kind: str, name: str) -> None:
-    tolerance = TOLERANCES[expected.dtype, kind] * max(1.0, float(expected.detach().abs().max()))
+    tolerance = TOLERANCES[expected.dtype, kind] * max(1e-2, float(expected.detach().abs().max()))
     torch.testing.assert_close(got, expected, atol=tolerance, rtol=0.0, msg=lambda message: f"{kind} of {name}: {message}")
 
 
@@ -135,10 +136,19 @@ def compare(problem: Problem, through: Sequence[str] | None = None, plasticity: 
             close(other, gradient, "gradient", name)
 
 
+@pytest.mark.parametrize("padded", [False, True], ids=["whole", "padded"])
 @pytest.mark.parametrize("dtype", [F64, F32], ids=["float64", "float32"])
 @pytest.mark.parametrize("sizes", SIZES, ids=str)
-def test_values_and_gradients_at_odd_sizes(sizes: tuple[int, ...], dtype: torch.dtype) -> None:
-    compare(Problem(sizes, dtype))
+def test_values_and_gradients_at_odd_sizes(sizes: tuple[int, ...], dtype: torch.dtype, padded: bool) -> None:
+    compare(Problem(sizes, dtype, padded, spans=padded))
+
+
+def test_rows_that_end_on_the_border_of_a_segment() -> None:
+    problem = Problem((9, 50, 3, 9, 2), padded=True)
+    problem.x.nan_to_num_(1.0)
+    every = cpu.SEGMENT // 8
+    problem.lengths = torch.tensor([every, every + 1, every - 1, 2 * every, 50, 1, 50, 2 * every + 1, every])
+    compare(problem)
 
 
 @pytest.mark.parametrize("plasticity", [True, False], ids=["plastic", "held"])
@@ -150,22 +160,27 @@ def test_values_and_gradients_of_every_variant(knobs: str, padded: bool, plastic
 
 
 @pytest.mark.parametrize("through", ["output", "prediction", "forecast", "error", "h", "U"])
+@pytest.mark.parametrize("plasticity", [True, False], ids=["plastic", "held"])
 @pytest.mark.parametrize("padded", [False, True], ids=["whole", "padded"])
-def test_gradients_through_one_result_alone(through: str, padded: bool) -> None:
-    compare(Problem((3, 18, 3, 9, 2), padded=padded), [through])
+def test_gradients_through_one_result_alone(through: str, padded: bool, plasticity: bool) -> None:
+    compare(Problem((9, 40, 3, 9, 2), padded=padded), [through], plasticity)
 
 
-@pytest.mark.parametrize("wanted", [*LEARNED, "x", "h", "U", "spans"])
-def test_any_input_alone_may_want_a_gradient(wanted: str) -> None:
+SUBSETS = [*([name] for name in (*LEARNED, "x", "h", "U", "spans")), ["h", "U"], ["x", "eta"], ["C", "spans", "V"]]
+
+
+@pytest.mark.parametrize("wanted", SUBSETS, ids="+".join)
+def test_some_inputs_may_want_gradients_and_others_not(wanted: list[str]) -> None:
     problem = Problem((2, 5, 3, 9, 2), spans=True)
     gradients = []
     for backend in ("reference", "cpu"):
-        inputs = {name: leaf.detach().requires_grad_(name == wanted) for name, leaf in problem.inputs().items()}
+        inputs = {name: leaf.detach().requires_grad_(name in wanted) for name, leaf in problem.inputs().items()}
         output, trace, _ = problem.scan(inputs, backend)
         (output.sum() + trace.forecast.square().sum()).backward()
-        assert all(leaf.grad is None for name, leaf in inputs.items() if name != wanted)
-        gradients.append(inputs[wanted].grad)
-    close(gradients[1], gradients[0], "gradient", wanted)
+        assert all((leaf.grad is None) == (name not in wanted) for name, leaf in inputs.items())
+        gradients.append(inputs)
+    for name in wanted:
+        close(gradients[1][name].grad, gradients[0][name].grad, "gradient", name)
 
 
 def test_other_memory_layouts_and_integer_types() -> None:
@@ -214,20 +229,83 @@ def test_results_share_no_memory() -> None:
             assert torch.equal(tensors(result)[other], value), (name, other)
 
 
-@pytest.mark.parametrize("segment", [1, 5, 64])
-def test_how_often_fast_weights_are_kept_changes_nothing(monkeypatch: pytest.MonkeyPatch, segment: int) -> None:
-    """Between kept states U is recomputed, not rolled back: also where homeostasis, forgetting and sleep lose nearly all."""
+def gradients_of(problem: Problem, segment: int, monkeypatch: pytest.MonkeyPatch) -> list[Tensor]:
+    """With U kept so often: at every `segment`-th step of one row, an eighth of that for eight."""
+    monkeypatch.setattr(cpu, "SEGMENT", segment)
+    inputs = problem.inputs()
+    output, trace, final = problem.scan(inputs, "cpu")
+    (output.sum() + trace.forecast.square().sum() + final.U.sum()).backward()
+    return [leaf.grad for leaf in inputs.values()]
+
+
+@pytest.mark.parametrize("rows", [1, 9])
+def test_steps_that_are_taken_back(monkeypatch: pytest.MonkeyPatch, rows: int) -> None:
+    """Between kept states the updates of U are inverted. Over 128 steps and longer that loses no more than rounding."""
+    mild = dict(sleep_rate=0.005, target_norm=2.0, forgetting_rate=0.01)
+    for dtype in (F64, F32):
+        problem = Problem((rows, 300, 3, 9, 4), dtype, **mild)
+        each = gradients_of(problem, 1, monkeypatch)
+        seldom = gradients_of(problem, 128, monkeypatch)
+        assert not all(torch.equal(a, b) for a, b in zip(each, seldom, strict=True))  # they were not recomputed
+        for a, b in zip(seldom, each, strict=True):
+            close(a, b, "gradient", "all")
+        compare(problem)
+
+
+@pytest.mark.parametrize("segment", [8, 24, 512])
+def test_steps_that_cannot_be_taken_back(monkeypatch: pytest.MonkeyPatch, segment: int) -> None:
+    """Where homeostasis, forgetting and sleep lose nearly all of U, it is recomputed; how often it is kept changes nothing."""
     harsh = dict(kappa=1.0, target_norm=0.01, forgetting_rate=3.0, sleep_rate=1.0, base_plasticity=50.0)
-    problem = Problem((3, 65, 3, 9, 2), spans=True, **harsh)
-    gradients = []
-    for steps in (cpu.SEGMENT, segment):
-        monkeypatch.setattr(cpu, "SEGMENT", steps)
-        inputs = problem.inputs()
-        output, trace, final = problem.scan(inputs, "cpu")
-        (output.sum() + trace.forecast.sum() + final.U.sum()).backward()
-        gradients.append([leaf.grad for leaf in inputs.values()])
-    assert_same(gradients[1], gradients[0], atol=1e-14, rtol=1e-12)
+    problem = Problem((3, 65, 3, 9, 2), **harsh)
+    first = gradients_of(problem, 128, monkeypatch)
+    assert_same(gradients_of(problem, segment, monkeypatch), first, atol=1e-13, rtol=1e-11)
     compare(problem)
+
+
+HOSTILE: dict[str, dict[str, Any]] = {
+    "spikes_without_homeostasis": dict(kappa=0.0),
+    "spikes_and_full_homeostasis": dict(kappa=1.0, target_norm=2.0),
+    "sleeps_at_once": dict(sleep_rate=1.0, surprise_smoothing=0.99),
+    "hardly_plastic": dict(base_plasticity=1e-6),
+    "very_plastic": dict(base_plasticity=1e6),
+    "statistics_held": dict(error_smoothing=0.0, surprise_smoothing=0.0),
+}
+
+
+@pytest.mark.parametrize("knobs", HOSTILE)
+def test_hostile_input_and_knobs(knobs: str) -> None:
+    """Spikes inside segments, long and short spans, U of norm 0: gradients agree, each row's on its own scale."""
+    problem = Problem((3, 40, 3, 9, 4), spans=True, **HOSTILE[knobs])
+    problem.x[0, 20] *= 1e6
+    problem.spans[1, 10:30] = torch.tensor([1e6, 1e-6], dtype=F64).repeat(10)
+    problem.state.U[2] = 0.0
+    for spans in (problem.spans, None):
+        problem.spans = spans
+        gradients = []
+        for backend in ("reference", "cpu"):
+            inputs = problem.inputs()
+            output, trace, final = problem.scan(inputs, backend)
+            (output.sum() + trace.forecast.tanh().sum() + final.U.tanh().sum()).backward()
+            gradients.append({name: inputs[name].grad for name in ("x", "h", "U")})
+        for name, expected in gradients[0].items():
+            scale = expected.abs().flatten(1).amax(1).clamp_min(1e-3)
+            difference = (gradients[1][name] - expected).abs().flatten(1).amax(1)
+            assert (difference <= 1e-9 * scale).all(), (name, difference / scale)
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), 1e30])
+def test_a_row_that_is_lost_takes_no_other_with_it(bad: float) -> None:
+    """Blocks of rows share working memory, whose padding must not carry a NaN from one to the next."""
+    problem = Problem((26, 20, 7, 13, 5), F32)
+    expected = problem.scan(problem.inputs(), "cpu")
+    problem.x[[0, 9]] = bad
+    inputs = problem.inputs()
+    got = problem.scan(inputs, "cpu")
+    others = [row for row in range(26) if row not in (0, 9)]
+    for (name, a), b in zip(tensors(got).items(), tensors(expected).values(), strict=True):
+        torch.testing.assert_close(a[others], b[others], atol=1e-6, rtol=1e-6, msg=lambda m, n=name: f"{n}: {m}")
+    sum(part[others].sum() for part in outlets(got).values()).backward()
+    assert all(inputs[name].grad[others].isfinite().all() for name in ("x", "h", "U"))
 
 
 def test_the_operators_keep_torchs_contract() -> None:
@@ -277,7 +355,7 @@ def test_transforms_and_forward_derivatives_take_the_reference(caplog: pytest.Lo
 
 
 @pytest.mark.parametrize("dtype", [F32, F64], ids=["float32", "float64"])
-@pytest.mark.parametrize("function", ["tanh", "sigmoid", "log"])
+@pytest.mark.parametrize("function", ["tanh", "sigmoid", "log", "exp"])
 def test_elementary_functions(function: str, dtype: torch.dtype) -> None:
     """Over the whole range, against float64 (float32) or the library's own (float64)."""
     kernel = native.kernel()
@@ -289,15 +367,20 @@ def test_elementary_functions(function: str, dtype: torch.dtype) -> None:
         edges = torch.tensor([0.0, -0.0, 87.0, -88.0, 709.0, -746.0, 1e30, -1e30, float("inf"), -float("inf")], dtype=F64)
         tiny = torch.logspace(-30, -1, 10_001, dtype=F64)
         x = torch.cat([near, edges, tiny, -tiny]).to(dtype)
+    if function == "exp":  # held to where it is normal
+        x = x[x.abs() < 87]
     got, expected = kernel.apply(function, x).to(F64), getattr(torch, function)(x.to(F64))
-    scale = expected.abs().clamp_min(1.0) if function == "log" else torch.ones_like(expected)
+    scale = torch.ones_like(expected) if function in ("tanh", "sigmoid") else expected.abs()
+    if function == "log":
+        scale = scale.clamp_min(1.0)
     limit = 2e-7 if dtype == F32 else 1e-15
     assert ((got - expected).abs() / scale).max() < limit
     if function == "tanh":
         assert got.abs().max() <= 1.0
         relative = (got / expected - 1.0)[expected.abs() > 1e-29]
         assert relative.abs().max() < 3 * limit  # small numbers keep their digits
-    assert kernel.apply(function, torch.tensor([float("nan")], dtype=dtype)).isnan().all() or function == "log"
+    if function != "log":  # of a variance, whose error is NaN too
+        assert kernel.apply(function, torch.tensor([float("nan")], dtype=dtype)).isnan().all()
 
 
 @pytest.mark.parametrize("sizes", [(1, 40, 7, 13, 5), (7, 30, 7, 13, 5), (33, 20, 7, 40, 5)], ids=str)
@@ -421,7 +504,15 @@ def test_long_and_hostile() -> None:
 @pytest.mark.parametrize("knobs", KNOBS)
 def test_streaming_one_row(monkeypatch: pytest.MonkeyPatch, knobs: str, dtype: torch.dtype) -> None:
     """One row, one step, no gradients: the kernel alone. The same as the reference, whatever the layout."""
-    problem = Problem((1, 30, 7, 13, 5), dtype, spans=True, **KNOBS[knobs])
+    calls: list[int] = []
+    step = cpu.step
+    monkeypatch.setattr(cpu, "step", lambda *arguments: calls.append(1) or step(*arguments))
+    stream(dtype, **KNOBS[knobs])
+    assert len(calls) == 30
+
+
+def stream(dtype: torch.dtype, **knobs: Any) -> None:
+    problem = Problem((1, 30, 7, 13, 9), dtype, spans=True, **knobs)
     fast = DREAM.from_config(problem.config, backend="cpu").to(dtype).cell
     slow = DREAM.from_config(problem.config, backend="reference").to(dtype).cell
     with torch.no_grad():
@@ -429,9 +520,6 @@ def test_streaming_one_row(monkeypatch: pytest.MonkeyPatch, knobs: str, dtype: t
             parameter.add_(0.1 * torch.randn_like(parameter))
         fast.A = torch.nn.Parameter(fast.A.mT.contiguous().mT)  # not contiguous
         slow.load_state_dict(fast.state_dict())
-        calls = []
-        step = cpu.step
-        monkeypatch.setattr(cpu, "step", lambda *arguments: calls.append(1) or step(*arguments))
         ours = theirs = problem.state
         for t in range(30):
             fast.plasticity_enabled = slow.plasticity_enabled = t % 7 != 3
@@ -441,11 +529,9 @@ def test_streaming_one_row(monkeypatch: pytest.MonkeyPatch, knobs: str, dtype: t
             assert torch.equal(h, new.h)
             assert_same(ours, before, atol=0.0, rtol=0.0)
             ours, theirs = new, slow(problem.x[:, t], theirs, spans)[1]
-        assert len(calls) == 30
     for (name, a), (_, b) in zip(ours.items(), theirs.items(), strict=True):
         close(a, b, "value", name)
     assert fast(problem.x[:, 0])[0].requires_grad  # with gradients it is the reference step
-    assert len(calls) == 30
 
 
 @pytest.mark.skipif(torch.backends.cpu.get_cpu_capability() != "AVX512", reason="this processor has no more than AVX2")
@@ -454,12 +540,46 @@ def test_with_avx2_only() -> None:
     code = (
         "from tests.dream import test_cpu as t; import torch; from dream.ops import native;"
         "assert 'avx2' in native.kernel().path.name;"
-        "t.compare(t.Problem((9, 35, 7, 40, 5), t.F32)); t.compare(t.Problem((9, 35, 7, 13, 5), t.F64, True, True));"
+        "torch.use_deterministic_algorithms(True);"
+        "[t.compare(t.Problem(sizes, dtype, padded, padded))"
+        " for sizes in t.SIZES for dtype in (t.F32, t.F64) for padded in (False, True)];"
+        "[t.stream(dtype) for dtype in (t.F32, t.F64)];"
         "print('agrees')"
     )
     environment = os.environ | {"ATEN_CPU_CAPABILITY": "avx2"}
-    found = subprocess.run([sys.executable, "-W", "ignore", "-c", code], env=environment, capture_output=True, text=True)
+    command = [sys.executable, "-W", "ignore", "-c", code]
+    found = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=200)
     assert found.stdout.strip() == "agrees", found.stderr
+
+
+def test_fewer_threads_than_were_asked_for() -> None:
+    """OpenMP may give one thread for four; every share of the rows is computed all the same, in the same order of sums."""
+    code = (
+        "import torch; from tests.dream import test_cpu as t; torch.set_num_threads(4); torch.manual_seed(0);"
+        "p = t.Problem((34, 40, 3, 9, 4), kappa=1.0, target_norm=0.01); t.compare(p);"
+        "i = p.inputs(); p.scan(i, 'cpu')[0].square().sum().backward(); print(float(i['A'].grad.sum()).hex())"
+    )
+    answers = []
+    for limit in ("1", "4"):
+        environment = os.environ | {"OMP_THREAD_LIMIT": limit, "OMP_NUM_THREADS": "4"}
+        command = [sys.executable, "-W", "ignore", "-c", code]
+        found = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=200)
+        assert found.returncode == 0, found.stderr
+        answers.append(found.stdout)
+    assert answers[0] == answers[1]
+
+
+@pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork.*:DeprecationWarning")
+def test_first_used_in_a_forked_child() -> None:
+    code = (
+        "import os, torch; from tests.dream import test_cpu as t; torch.set_num_threads(2);"
+        "big = torch.randn(2000, 2000); (big @ big).exp_();"  # torch's threads have run
+        "child = os.fork();\n"
+        "if not child: torch.set_num_threads(2); t.run_a_little(2, False); os._exit(7)\n"
+        "print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))"
+    )
+    command = [sys.executable, "-W", "ignore", "-c", code]
+    assert subprocess.run(command, capture_output=True, text=True, timeout=100).stdout.strip() == "7"
 
 
 def test_auto_takes_it_and_says_why_not(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -98,7 +98,7 @@ struct BackwardRoom {
           U(s.plastic ? rows * w.z.U() : 0), target(s.learns ? rows * w.z.U() : 0),
           targets(s.d_timespans && s.learns ? rows * s.every * w.z.U() : 0),
           by_key(rows * w.z.H), by_key_U(rows * w.z.H), from_U(w.z.H), by_g(rows * w.z.R), by_g_U(rows * w.z.R),
-          nothing(w.z.I), one(1), rows_of((s.every + 1) * rows), row(rows) {
+          nothing(w.z.I), one(1), rows_of((s.every + 1) * rows), row(rows), rows(rows) {
         one[0] = 1;
     }
 
@@ -124,6 +124,7 @@ struct BackwardRoom {
     Buffer<T> by_key, by_key_U, from_U, by_g, by_g_U, nothing, one;
     Rows rows_of;
     Buffer<Row> row;
+    long rows;  // that there is room for
 };
 
 // U before each step of a segment, and after its last, from U and U_target before the first; with `targets`, these too.
@@ -252,26 +253,33 @@ void backward(const Scan<T>& s, const BackwardWeights<T>& w, BackwardRoom<T>& ro
             if (last <= start) continue;
             T *U = room.U + n * z.U(), *target = room.target + n * z.U();
             auto fetch = [&](const T* from, long which, T* to) {
+                std::memset(to, 0, z.U() * sizeof(T));  // padding, too: another row's NaN may lie there
                 for (long r = 0; r < R; ++r) std::memcpy(to + r * z.H, from + (which * N + row) * R * H + r * H, H * sizeof(T));
             };
             if (!s.learns) {
                 fetch(s.U_kept, 0, U);
                 continue;
             }
-            T loss = T(1);  // how much an error grows from the end of the segment to its start
+            // An error grows from the segment's end to its start by 1 / kept, and is made where U is largest.
+            T kept = T(1), largest = T(0), least = std::numeric_limits<T>::max();
             for (long t = start; t < last; ++t) {
                 const long at = t * N + row;
-                loss *= shrinkage(s.norm[at], s) * (T(1) - forget(s, row, t)) * (T(1) - s.asleep[at]);
+                kept *= shrinkage(s.norm[at], s) * (T(1) - forget(s, row, t)) * (T(1) - s.asleep[at]);
+                largest = std::max(largest, s.norm[at]);
+                least = std::min(least, s.norm[at]);
             }
-            st.replayed = !(loss > T(1) / T(8)) || s.d_timespans;
+            const bool even = largest <= T(100) * std::max(least, T(s.target));
+            st.replayed = !(kept > T(1) / T(8) && even) || s.d_timespans;
             if (!st.replayed && last == st.steps) {
+                std::memset(U, 0, z.U() * sizeof(T));
+                std::memset(target, 0, z.U() * sizeof(T));
                 to_lanes(s.U_ + row * H * R, U, s, z.H);
                 to_lanes(s.U_target_ + row * H * R, target, s, z.H);
             } else if (!st.replayed) {
                 fetch(s.U_kept, segment + 1, U);
                 fetch(s.U_target_kept, segment + 1, target);
             } else {
-                if (!room.states) room.states = Buffer<T>(rows * slots * z.U());
+                if (!room.states) room.states = Buffer<T>(room.rows * slots * z.U());
                 T* states = room.states + n * slots * z.U();
                 fetch(s.U_kept, segment, states);
                 fetch(s.U_target_kept, segment, target);
@@ -337,7 +345,7 @@ void backward(const Scan<T>& s, const BackwardWeights<T>& w, BackwardRoom<T>& ro
                 if (s.learns) {  // 7
                     const T norm = s.norm[at], scale = shrinkage(norm, s);
                     st.scale = scale;
-                    st.shrink = norm > T(s.target)
+                    st.shrink = norm > T(s.target) && scale > T(0) && std::isfinite(norm)
                                     ? T(s.kappa) * (T(s.target) / norm) * (st.along / scale / norm) / norm / scale
                                     : T(0);
                     for (long r = 0; r < z.R; ++r) sums[r] = scale * by_g[r] - (st.shrink != 0 ? st.shrink * by_g_U[r] : T(0));
@@ -424,7 +432,7 @@ void backward(const Scan<T>& s, const BackwardWeights<T>& w, BackwardRoom<T>& ro
                         s.d_timespans[row * T_ + t] += sum<T>(total) * T(s.rate) * stays * stays;
                     }
                     if (s.learns) std::memcpy(room.g_now + n * z.R, s.filtered + at * R, R * sizeof(T));
-                    const bool shrunk = (recall(n, t - 1) > T(s.target)) | (st.scale != T(1)), back = s.learns && !st.replayed;
+                    const bool shrunk = (recall(n, t - 1) > T(s.target)) | (st.scale != T(1)) | (st.shrink != T(0)), back = s.learns && !st.replayed;
                     const Pass<T> pass{after,
                                        h,
                                        room.dq + n * z.R,

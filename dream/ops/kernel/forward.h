@@ -30,10 +30,7 @@ struct ForwardWeights {
         input.place(s.B, I, H, H, 1, 0, 0);
         if (s.liquid) input.place(s.G_x, I, H, H, 1, 0, z.H);
         std::memcpy(bias, s.b, H * sizeof(T));
-        for (long j = 0; j < gate; j += L) {
-            const Vec<T> tau = load(s.tau + j, H - j);
-            store(bias + z.H + j, Vec<T>(-(s.raw ? tau : log<T>(tau))), H - j);
-        }
+        for (long j = 0; j < H && s.liquid; ++j) bias[z.H + j] = -(s.raw ? s.tau[j] : std::log(s.tau[j]));
         std::memcpy(c, s.c, I * sizeof(T));
         Vec<T> logs{};
         for (long i = 0; i < z.I; i += L) {
@@ -126,16 +123,22 @@ void forward(const Scan<T>& s, const Weights& w, ForwardRoom<T>& room, long firs
         const long row = first + n;
         auto& st = room.row[n];
         T *h = room.h + n * z.H, *mean = room.mean + n * z.I, *var = room.var + n * z.I, *q = room.q + n * z.R;
-        std::memcpy(h, s.h + row * H, H * sizeof(T));
-        std::memcpy(mean, s.error_mean + row * I, I * sizeof(T));
-        std::memcpy(var, s.error_var + row * I, I * sizeof(T));
+        auto fetch = [](T* to, const T* from, long n, long whole) {  // what lies beyond n may be another row's NaN
+            std::memcpy(to, from, n * sizeof(T));
+            std::memset(to + n, 0, (whole - n) * sizeof(T));
+        };
+        fetch(h, s.h + row * H, H, z.H);
+        fetch(mean, s.error_mean + row * I, I, z.I);
+        fetch(var, s.error_var + row * I, I, z.I);
         std::memset(q, 0, z.R * sizeof(T));
         st = {steps_of(s, row), s.adaptive_tau[row], s.avg_surprise[row], 0, 0, 0, T(1), T(0), 0};
         longest = std::max(longest, st.steps);
         for (long j = 0; j < H; ++j) st.squares += h[j] * h[j];
         if (s.plastic) {
             T* U = room.U + n * z.U();
+            std::memset(U, 0, z.U() * sizeof(T));
             to_lanes(s.U + row * H * R, U, s, z.H);
+            if (s.learns) std::memset(room.U_target + n * z.U(), 0, z.U() * sizeof(T));
             if (s.learns) to_lanes(s.U_target + row * H * R, room.U_target + n * z.U(), s, z.H);
             read_U(U, h, q, z.ranks, z.H);
         }
@@ -212,7 +215,7 @@ void forward(const Scan<T>& s, const Weights& w, ForwardRoom<T>& room, long firs
                 if (s.slope) store(s.slope + at * I + i, Vec<T>(apart / usual * per_deviation), I - i);
             }
             st.avg += beta_s * (st.S - st.avg);
-            st.threshold = std::max(base, st.threshold + beta_s * ((T(1) + base) * std::min(r, T(2)) - st.threshold));
+            st.threshold = std::max(st.threshold + beta_s * ((T(1) + base) * std::min(r, T(2)) - st.threshold), base);
             s.surprise[at] = st.S;
             s.deviation[at] = r;
         }
@@ -227,7 +230,7 @@ void forward(const Scan<T>& s, const Weights& w, ForwardRoom<T>& room, long firs
             const T *g = from_e, *from_x = room.from_x + (t % AHEAD * rows + n) * w.input.width;
             T *h = room.h + n * z.H, *q = room.q + n * z.R;
             const T S = st.S, scale = T(1) / (T(1) + st.squares);
-            const T pace = (s.timespans ? std::log(T(s.time_step) * span_at(s, first + n, t)) : log_step) + std::log1p(w.s_scale * S);
+            const T pace = log_step + (s.timespans ? std::log(span_at(s, first + n, t)) : T(0)) + std::log1p(w.s_scale * S);
             Vec<T> squares{};
             for (long j = 0; j < z.H; j += L) {
                 const Vec<T> hj = load(h + j);

@@ -1,6 +1,6 @@
 // The C interface: one scan forward, or backward, its blocks of rows shared among threads. No exception leaves it.
 #include <atomic>
-#include <system_error>
+#include <exception>
 #include <thread>
 #include <vector>
 
@@ -17,9 +17,10 @@ void parallel(Work& work, int64_t threads, Team team) {
     const auto enter = [](void* shared) { (*static_cast<Work*>(shared))(); };
     if (team) return team(enter, &work, unsigned(threads), 0);
     std::vector<std::thread> others;
+    others.reserve(threads - 1);
     try {
         for (int64_t k = 1; k < threads; ++k) others.emplace_back(enter, &work);
-    } catch (const std::system_error&) {  // fewer, then: work is shared as it goes
+    } catch (const std::exception&) {  // fewer, then: work is shared as it goes
     }
     work();
     for (auto& other : others) other.join();
@@ -87,7 +88,7 @@ template <class T>
 void apply(int function, const T* x, T* y, int64_t n) {
     for (int64_t k = 0; k < n; k += Simd<T>::lanes) {
         const Vec<T> v = load(x + k, n - k);
-        store(y + k, function == 0 ? tanh<T>(v) : function == 1 ? sigmoid<T>(v) : log<T>(v), n - k);
+        store(y + k, function == 0 ? tanh<T>(v) : function == 1 ? sigmoid<T>(v) : function == 2 ? log<T>(v) : exp<T>(v), n - k);
     }
 }
 
@@ -98,7 +99,7 @@ int dream_forward_f32(const Scan<float>* s, Team team) { return run_forward(*s, 
 int dream_forward_f64(const Scan<double>* s, Team team) { return run_forward(*s, team); }
 int dream_backward_f32(const Scan<float>* s, Team team) { return run_backward(*s, team); }
 int dream_backward_f64(const Scan<double>* s, Team team) { return run_backward(*s, team); }
-// tanh, sigmoid, log (0, 1, 2) of n numbers, for the tests.
+// tanh, sigmoid, log, exp (0 to 3) of n numbers, for the tests.
 void dream_apply_f32(int function, const float* x, float* y, int64_t n) { apply(function, x, y, n); }
 void dream_apply_f64(int function, const double* x, double* y, int64_t n) { apply(function, x, y, n); }
 }

@@ -31,11 +31,15 @@ class Pool {
             }
         return ::operator new(size, std::align_val_t(64));
     }
-    void give(void* memory, size_t size) {
-        while (held_ + size > most && !free_.empty()) drop();  // the oldest first
+    void give(void* memory, size_t size) noexcept {
         if (size > most) return ::operator delete(memory, std::align_val_t(64));
-        free_.emplace_back(size, memory);
-        held_ += size;
+        while (held_ + size > most) drop();  // the oldest first
+        try {
+            free_.emplace_back(size, memory);
+            held_ += size;
+        } catch (const std::bad_alloc&) {
+            ::operator delete(memory, std::align_val_t(64));
+        }
     }
     ~Pool() {
         while (!free_.empty()) drop();

@@ -8,7 +8,6 @@
 #include <cstring>
 #include <limits>
 #include <type_traits>
-#include <utility>
 
 #include <immintrin.h>
 
@@ -101,8 +100,12 @@ template <class T>
 inline __attribute__((always_inline)) void exchange(Vec<T>& a, Vec<T>& b, long half) {
     constexpr int lanes = Simd<T>::lanes;
 #if defined(__clang__)
-    for (int k = 0; k < lanes; ++k)
-        if (!(k & half)) std::swap(a[k + half], b[k]);
+    for (int k = 0; k < lanes; ++k) {
+        if (k & half) continue;
+        const T kept = a[k + half];
+        a[k + half] = b[k];
+        b[k] = kept;
+    }
 #else
     Bits<T> low, high;  // lanes of a, then of b
     for (int k = 0; k < lanes; ++k) {
