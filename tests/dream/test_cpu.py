@@ -254,7 +254,7 @@ def test_steps_that_are_taken_back(monkeypatch: pytest.MonkeyPatch, rows: int) -
 
 @pytest.mark.parametrize("segment", [8, 24, 512])
 def test_steps_that_cannot_be_taken_back(monkeypatch: pytest.MonkeyPatch, segment: int) -> None:
-    """Where homeostasis, forgetting and sleep lose nearly all of U, it is recomputed; how often it is kept changes nothing."""
+    """Where homeostasis, forgetting and sleep lose nearly all of U, it is recomputed: how often it is kept is no matter."""
     harsh = dict(kappa=1.0, target_norm=0.01, forgetting_rate=3.0, sleep_rate=1.0, base_plasticity=50.0)
     problem = Problem((3, 65, 3, 9, 2), **harsh)
     first = gradients_of(problem, 128, monkeypatch)

@@ -26,8 +26,9 @@ void parallel(Work& work, int64_t threads, Team team) {
     for (auto& other : others) other.join();
 }
 
-// compute(room, share, first, rows) for every block of rows. Blocks go to shares in turn, whichever thread takes a share, so
-// that sums over a share do not depend on chance. 0, or 1 where memory or threads were short.
+// compute(room, share, first, rows) for every block of rows. A share is some neighbouring blocks, so that threads do not write
+// to the same cache lines, and the same ones whichever thread takes it, so that sums over a share do not depend on chance.
+// 0, or 1 where memory or threads were short.
 template <class T, class Room, class Weights, class Compute>
 int run(const Scan<T>& s, const Weights& weights, int64_t shares, Team team, Compute compute) {
     const Blocks<T> blocks(s);
@@ -37,7 +38,7 @@ int run(const Scan<T>& s, const Weights& weights, int64_t shares, Team team, Com
         try {
             Room room(s, weights, blocks.size);
             for (int64_t share; (share = next.fetch_add(1)) < shares;)
-                for (long block = share; block < blocks.count; block += shares) {
+                for (long block = share * blocks.count / shares; block < (share + 1) * blocks.count / shares; ++block) {
                     const long first = block * blocks.size;
                     compute(room, share, first, int(std::min(blocks.size, s.rows - first)));
                 }
