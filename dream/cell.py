@@ -176,7 +176,7 @@ class DREAMCell(nn.Module):
         checks.state_of(state, self.config, x)
         streams = x.shape[0] == 1 and not torch.is_grad_enabled() and not torch.compiler.is_compiling()
         if streams and registry.choose(self.backend, x, self.config) is cpu.scan:
-            new = cpu.step(x, state, self._learned(), self.config, timespans, self.plasticity_enabled)
+            new = cpu.step(x, state, self._learned(), self.config, timespans, self.plasticity_enabled, self)
             return new.h, new
         params = self.params()
         with torch.autocast(x.device.type, enabled=False):

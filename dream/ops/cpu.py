@@ -9,10 +9,10 @@ Shapes: N rows of the batch, T steps, I `input_dim`, H `hidden_dim`, R `rank`. R
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
@@ -254,6 +254,31 @@ def scan(
     return output.transpose(0, 1), trace, DREAMState(*new)
 
 
+class _Prepared(NamedTuple):
+    """The arguments of a step that stay the same from one to the next, and what they hold for."""
+
+    pointers: list[int | None]
+    settings: tuple[DREAMConfig, bool, torch.dtype]
+    scan: native.Scan
+    learned: list[Tensor | None]  # copies of what was not contiguous; else the parameters, which may change in place
+
+
+_prepared: WeakKeyDictionary[Any, _Prepared] = WeakKeyDictionary()
+
+
+def _prepare(
+    learned: Sequence[Tensor | None], pointers: list[int | None], config: DREAMConfig, plasticity: bool, x: Tensor
+) -> _Prepared:
+    checks.parameters(learned, config, x)
+    plastic = config.base_plasticity > 0
+    sizes = (1, 1, config.input_dim, config.hidden_dim, config.rank, 1, 1)
+    flags = (plastic, plastic and plasticity, config.ltc_enabled, False, True)
+    held = [None if weight is None else weight.contiguous() for weight in learned]
+    addresses = [None if weight is None else weight.data_ptr() for weight in held]
+    scan = native.Scan(*sizes, *flags, 0, 0, 0, 0, *_knobs(config), *addresses)
+    return _Prepared(pointers, (config, plasticity, x.dtype), scan, held)
+
+
 def step(
     x: Tensor,
     state: DREAMState,
@@ -261,6 +286,7 @@ def step(
     config: DREAMConfig,
     timespans: Tensor | None,
     plasticity: bool,
+    owner: object,
 ) -> DREAMState:
     """One step of one row without gradients: the kernel alone, with nothing of autograd or its dispatch around it.
 
@@ -270,23 +296,35 @@ def step(
         learned: the parameters in the order of `DREAMParams`, but eta, tau and surprise scale as logarithms and tonic as a
             logit; None for a surprise scale of 0.
         config, timespans, plasticity: see `scan`.
+        owner: whose parameters they are; what does not change from one step of an owner to the next is prepared once.
 
     Returns:
         The state after the step.
     """
-    checks.parameters(learned, config, x)
-    inputs, hidden, plastic = config.input_dim, config.hidden_dim, config.base_plasticity > 0
-    sizes = (1, 1, inputs, hidden, config.rank, 1, 1)
-    flags = (plastic, plastic and plasticity, config.ltc_enabled, False, True)
+    pointers = [None if weight is None else weight.data_ptr() for weight in learned]
+    prepared = _prepared.get(owner)
+    settings = (config, plasticity, x.dtype)
+    if prepared is None or prepared.pointers != pointers or prepared.settings != settings:
+        prepared = _prepare(learned, pointers, config, plasticity, x)
+        if all(mine is theirs for mine, theirs in zip(prepared.learned, learned, strict=True)):
+            _prepared[owner] = prepared
+    scan = native.Scan.from_buffer_copy(prepared.scan)  # another thread may step with the same owner
+    x = x.contiguous()
     old = [part.contiguous() for part in state]
     new = [torch.empty_like(part) for part in old]
-    given = [x.contiguous(), timespans, None, *old]
+    inputs, hidden, item = config.input_dim, config.hidden_dim, x.element_size()
     unread = torch.empty(hidden + 2 * inputs + 3, dtype=x.dtype)  # output, which is h, and what a trace would hold
-    at, item = unread.data_ptr(), x.element_size()
-    ends = itertools.accumulate((0, hidden, inputs, 1, 1, 1))
-    weights = [None if weight is None else weight.contiguous() for weight in learned]
-    pointers = [None if array is None else array.data_ptr() for array in (*weights, *given)]
-    pointers += [at + end * item for end in ends]
-    pointers += [part.data_ptr() for part in new]
-    _kernel().forward(native.Scan(*sizes, *flags, 0, 0, 0, 0, *_knobs(config), *pointers), x.dtype)
+    scan.output = at = unread.data_ptr()
+    scan.error = at = at + hidden * item
+    scan.surprise = at = at + inputs * item
+    scan.deviation = at = at + item
+    scan.u_norm = at = at + item
+    scan.prediction = at + item
+    scan.x = x.data_ptr()
+    if timespans is not None:
+        scan.timespans = timespans.data_ptr()
+    for name, before, after in zip(native.STATE, old, new, strict=True):
+        setattr(scan, name, before.data_ptr())
+        setattr(scan, f"{name}_", after.data_ptr())
+    _kernel().forward(scan, x.dtype)
     return DREAMState(*new)

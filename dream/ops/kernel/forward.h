@@ -54,7 +54,7 @@ struct ForwardRoom {
     template <class Weights>
     ForwardRoom(const Scan<T>& s, const Weights& w, long rows)
         : h(rows * w.z.H), e(rows * w.z.I), from_h(rows * w.state.width), from_e(rows * w.error.width),
-          x(AHEAD * rows * w.z.I), from_x(AHEAD * rows * w.input.width), mean(rows * w.z.I), var(rows * w.z.I), key(w.z.H),
+          x(std::min(AHEAD, long(s.steps)) * rows * w.z.I), from_x(std::min(AHEAD, long(s.steps)) * rows * w.input.width), mean(rows * w.z.I), var(rows * w.z.I), key(w.z.H),
           q(rows * w.z.R), U(s.plastic ? rows * w.z.U() : 0), U_target(s.learns ? rows * w.z.U() : 0), row(rows) {}
 
     struct Row {
@@ -136,9 +136,9 @@ void forward(const Scan<T>& s, const Weights& w, ForwardRoom<T>& room, long firs
         for (long j = 0; j < H; ++j) st.squares += h[j] * h[j];
         if (s.plastic) {
             T* U = room.U + n * z.U();
-            std::memset(U, 0, z.U() * sizeof(T));
+            if (z.U() != H * R) std::memset(U, 0, z.U() * sizeof(T));
             to_lanes(s.U + row * H * R, U, s, z.H);
-            if (s.learns) std::memset(room.U_target + n * z.U(), 0, z.U() * sizeof(T));
+            if (s.learns && z.U() != H * R) std::memset(room.U_target + n * z.U(), 0, z.U() * sizeof(T));
             if (s.learns) to_lanes(s.U_target + row * H * R, room.U_target + n * z.U(), s, z.H);
             read_U(U, h, q, z.ranks, z.H);
         }
