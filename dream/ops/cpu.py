@@ -2,7 +2,7 @@
 
 `scan` is what the registry calls, `step` what a cell calls for one row and one step without gradients. In between, the
 custom operators `dream::scan` and `dream::scan_backward` hold what autograd and torch.compile must know; the equations
-are in kernel/forward.h, their adjoints and the gradients in kernel/backward.h.
+are in kernel/forward.h, their adjoints in kernel/backward.h, what both do to U in kernel/fast_weights.h.
 
 Shapes: N rows of the batch, T steps, I `input_dim`, H `hidden_dim`, R `rank`. Results are time-major, (T, N, ...).
 """

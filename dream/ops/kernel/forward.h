@@ -1,7 +1,7 @@
 // The forward pass: lines 1 to 11 for a block of rows, all steps.
 #pragma once
 
-#include "scan.h"
+#include "fast_weights.h"
 
 constexpr long AHEAD = 8;  // steps whose input products are made together
 
@@ -54,8 +54,8 @@ struct ForwardRoom {
     template <class Weights>
     ForwardRoom(const Scan<T>& s, const Weights& w, long rows)
         : h(rows * w.z.H), e(rows * w.z.I), from_h(rows * w.state.width), from_e(rows * w.error.width),
-          x(std::min(AHEAD, long(s.steps)) * rows * w.z.I), from_x(std::min(AHEAD, long(s.steps)) * rows * w.input.width), mean(rows * w.z.I), var(rows * w.z.I), key(w.z.H),
-          q(rows * w.z.R), U(s.plastic ? rows * w.z.U() : 0), U_target(s.learns ? rows * w.z.U() : 0), row(rows) {}
+          ahead(std::min(AHEAD, long(s.steps)) * rows), x(ahead * w.z.I), from_x(ahead * w.input.width), mean(rows * w.z.I),
+          var(rows * w.z.I), key(w.z.H), q(rows * w.z.R), U(s.plastic ? rows * w.z.U() : 0), U_target(s.learns ? rows * w.z.U() : 0), row(rows) {}
 
     struct Row {
         long steps;
@@ -63,51 +63,11 @@ struct ForwardRoom {
         T scale, sleep;                   // what is still to be done to U and U_target: line 7, then line 11
         T u_norm;
     };
-    Buffer<T> h, e, from_h, from_e, x, from_x, mean, var, key, q, U, U_target;
+    Buffer<T> h, e, from_h, from_e;
+    long ahead;  // rows of x whose products are made together, at most
+    Buffer<T> x, from_x, mean, var, key, q, U, U_target;
     Buffer<Row> row;
 };
-
-// q = h U.
-template <class T>
-void read_U(const T* U, const T* h, T* q, long ranks, long H) {
-    constexpr long L = Simd<T>::lanes;
-    for (long r = 0; r < ranks; r += UNROLL) {
-        Vec<T> sums[UNROLL] = {};
-        for (long j = 0; j < H; j += L) {
-            const Vec<T> hj = load(h + j);
-#pragma GCC unroll 4
-            for (long k = 0; k < UNROLL; ++k) sums[k] += hj * load(U + (r + k) * H + j);
-        }
-        for (long k = 0; k < UNROLL; ++k) q[r + k] = sum<T>(sums[k]);
-    }
-}
-
-// One pass: what is left of the step before (line 7's factor; line 11, where SLEEPS), then U" of line 6, its norm and
-// q = h U". Returns |U"|^2.
-template <class T, bool SLEEPS>
-T learn(T* U, T* U_target, const T* key, const T* g, const T* h, T* q, T scale, T sleep, T forget, long ranks, long H) {
-    constexpr long L = Simd<T>::lanes;
-    const T kept = (T(1) - forget + forget * sleep) * scale, of_target = forget * (T(1) - sleep);
-    Vec<T> squares[UNROLL] = {};
-    for (long r = 0; r < ranks; r += UNROLL) {
-        Vec<T> sums[UNROLL] = {};
-        for (long j = 0; j < H; j += L) {
-            const Vec<T> hj = load(h + j), kj = load(key + j);
-#pragma GCC unroll 4
-            for (long k = 0; k < UNROLL; ++k) {
-                T* at = U + (r + k) * H + j;
-                T* target_at = U_target + (r + k) * H + j;
-                const Vec<T> old = load(at), target = load(target_at), u = kept * old + of_target * target + kj * g[r + k];
-                if (SLEEPS) store(target_at, Vec<T>((T(1) - sleep) * target + (sleep * scale) * old));
-                store(at, u);
-                squares[k] += u * u;
-                sums[k] += hj * u;
-            }
-        }
-        for (long k = 0; k < UNROLL; ++k) q[r + k] = sum<T>(sums[k]);
-    }
-    return sum<T>((squares[0] + squares[1]) + (squares[2] + squares[3]));
-}
 
 template <class T, class Weights>
 void forward(const Scan<T>& s, const Weights& w, ForwardRoom<T>& room, long first, int rows) {
@@ -257,7 +217,8 @@ void forward(const Scan<T>& s, const Weights& w, ForwardRoom<T>& room, long firs
             if (s.learns) {
                 T *U = room.U + n * z.U(), *target = room.U_target + n * z.U();
                 const auto pass = st.sleep != 0 ? learn<T, true> : learn<T, false>;
-                const T norm = std::sqrt(pass(U, target, room.key, g, h, q, st.scale, st.sleep, forget(s, first + n, t), z.ranks, z.H));
+                const T forgets = forget(s, first + n, t);
+                const T norm = std::sqrt(pass(U, target, room.key, g, h, q, st.scale, st.sleep, forgets, z.ranks, z.H));
                 st.scale = shrinkage(norm, s);  // 7, done to U by the next pass over it
                 st.sleep = st.avg > T(s.awake) ? T(s.zeta) * st.avg : T(0);  // 11, likewise
                 st.u_norm = norm * st.scale;

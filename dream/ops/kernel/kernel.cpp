@@ -77,7 +77,9 @@ int run_backward(const Scan<T>& s, Team team) try {
     for (int64_t share = 0; share < shares_of(s); ++share) gradients.emplace_back(s, weights);
     const int failed = run<T, BackwardRoom<T>>(
         s, weights, int64_t(gradients.size()), team,
-        [&](auto& room, int64_t share, long first, int rows) { backward(s, weights, room, gradients[share], first, rows); });
+        [&](auto& room, int64_t share, long first, int rows) {
+            Backward<T>(s, weights, room, gradients[share], first, rows).run();
+        });
     for (size_t share = 1; share < gradients.size(); ++share) gradients[0].add(gradients[share], s);
     gradients[0].write(s);
     return failed;

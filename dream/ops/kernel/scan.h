@@ -142,34 +142,3 @@ template <class T>
 inline T hastening(const Scan<T>& s) {
     return !s.surprise_scale ? T(0) : s.raw ? std::exp(*s.surprise_scale) : *s.surprise_scale;
 }
-
-// to (columns, rows) = from (rows, columns), strides between rows `down` and `to_down`; L by L tiles in registers.
-template <class T>
-inline void transpose(const T* from, long rows, long columns, long down, T* to, long to_down) {
-    constexpr long L = Simd<T>::lanes;
-    for (long r = 0; r < rows; r += L)
-        for (long c = 0; c < columns; c += L) {
-            Vec<T> tile[L];
-#pragma GCC unroll 16
-            for (long k = 0; k < L; ++k) tile[k] = r + k < rows ? load(from + (r + k) * down + c, columns - c) : Vec<T>{};
-#pragma GCC unroll 4
-            for (long half = 1; half < L; half *= 2)  // exchange the off-diagonal squares of this size
-#pragma GCC unroll 16
-                for (long k = 0; k < L; ++k)
-                    if (!(k & half)) exchange<T>(tile[k], tile[k + half], half);
-#pragma GCC unroll 16
-            for (long k = 0; k < L; ++k)
-                if (c + k < columns) store(to + (c + k) * to_down + r, tile[k], rows - r);
-        }
-}
-
-// U (H, R) <-> its working form (ranks, H), the long axis contiguous.
-template <class T>
-inline void to_lanes(const T* U, T* lanes, const Scan<T>& s, long H) {
-    transpose(U, s.hidden, s.rank, s.rank, lanes, H);
-}
-
-template <class T>
-inline void from_lanes(const T* lanes, T* U, const Scan<T>& s, long H) {
-    transpose(lanes, s.rank, s.hidden, H, U, s.rank);
-}
