@@ -22,6 +22,7 @@ from dream import checks
 from dream.config import DREAMConfig
 from dream.errors import ConfigError
 from dream.ops import native
+from dream.ops.padding import without_padding
 from dream.state import DREAMState
 from dream.types import DREAMParams, DREAMTrace
 
@@ -234,12 +235,7 @@ def scan(
     plasticity: bool,
 ) -> tuple[Tensor, DREAMTrace, DREAMState]:
     """See `dream.functional.dream_scan`."""
-    steps = x.shape[1]
-    valid = None
-    if lengths is not None:
-        valid = torch.arange(steps, device=x.device) < lengths.unsqueeze(1)
-        x = torch.where(valid.unsqueeze(-1), x, 0.0)
-        timespans = None if timespans is None else torch.where(valid, timespans, 1.0)
+    x, timespans, valid = without_padding(x, timespans, lengths)
     inputs = (x, timespans, None if lengths is None else lengths.long(), *params, *state)
     keeps = torch.is_grad_enabled() and any(tensor is not None and tensor.requires_grad for tensor in inputs)
     plastic = config.base_plasticity > 0

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from dream import functional as F
 from dream.config import DREAMConfig
+from dream.ops.padding import without_padding
 from dream.state import DREAMState, where
 from dream.types import DREAMParams, DREAMTrace
 
@@ -26,13 +27,7 @@ def scan(
     plasticity: bool,
 ) -> tuple[Tensor, DREAMTrace, DREAMState]:
     """See `dream.functional.dream_scan`. What no state enters is computed for all steps at once, before the loop."""
-    steps = x.shape[1]
-    valid = None
-    if lengths is not None:
-        valid = torch.arange(steps, device=x.device) < lengths.unsqueeze(1)
-        x = torch.where(valid.unsqueeze(-1), x, 0.0)
-        timespans = None if timespans is None else torch.where(valid, timespans, 1.0)
-
+    x, timespans, valid = without_padding(x, timespans, lengths)
     seen = F.read_input(x.transpose(0, 1), params, config, None if timespans is None else timespans.mT)
     with torch.autocast(x.device.type, enabled=False):
         outputs, results = [], []

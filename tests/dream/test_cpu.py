@@ -23,7 +23,7 @@ from dream import DREAM, ConfigError, DREAMConfig, DREAMParams, DREAMState, DREA
 from dream.ops import cpu, native, reference, registry
 from tests.dream.support import F32, F64, assert_same, leaves, random_params, random_state, tensors
 
-TOLERANCES = {  # of a value or gradient, relative to the largest of its tensor
+TOLERANCES = {  # of a value or gradient, relative to the largest of its tensor, or to 0.01 where that is smaller
     (F64, "value"): 1e-12,
     (F64, "gradient"): 1e-11,
     (F32, "value"): 2e-5,

@@ -55,11 +55,12 @@ struct ForwardRoom {
     ForwardRoom(const Scan<T>& s, const Weights& w, long rows)
         : h(rows * w.z.H), e(rows * w.z.I), from_h(rows * w.state.width), from_e(rows * w.error.width),
           ahead(std::min(AHEAD, long(s.steps)) * rows), x(ahead * w.z.I), from_x(ahead * w.input.width), mean(rows * w.z.I),
-          var(rows * w.z.I), key(w.z.H), q(rows * w.z.R), U(s.plastic ? rows * w.z.U() : 0), U_target(s.learns ? rows * w.z.U() : 0), row(rows) {}
+          var(rows * w.z.I), key(w.z.H), q(rows * w.z.R), U(s.plastic ? rows * w.z.U() : 0),
+          U_target(s.learns ? rows * w.z.U() : 0), row(rows) {}
 
     struct Row {
         long steps;
-        T threshold, avg, r, S, squares;  // squares: |h|^2
+        T threshold, avg, S, squares;  // squares: |h|^2
         T scale, sleep;                   // what is still to be done to U and U_target: line 7, then line 11
         T u_norm;
     };
@@ -91,7 +92,7 @@ void forward(const Scan<T>& s, const Weights& w, ForwardRoom<T>& room, long firs
         fetch(mean, s.error_mean + row * I, I, z.I);
         fetch(var, s.error_var + row * I, I, z.I);
         std::memset(q, 0, z.R * sizeof(T));
-        st = {steps_of(s, row), s.adaptive_tau[row], s.avg_surprise[row], 0, 0, 0, T(1), T(0), 0};
+        st = {steps_of(s, row), s.adaptive_tau[row], s.avg_surprise[row], 0, 0, T(1), T(0), 0};
         longest = std::max(longest, st.steps);
         for (long j = 0; j < H; ++j) st.squares += h[j] * h[j];
         if (s.plastic) {
@@ -163,7 +164,6 @@ void forward(const Scan<T>& s, const Weights& w, ForwardRoom<T>& room, long firs
             const T r = std::sqrt(sum<T>(squares) / T(I));                                                        // 3
             const T entropy = std::min(std::max(w.prior + T(0.5) * sum<T>(logs) / T(I), T(0)), MAX_ENTROPY<T>);  // 4
             const T over = (r - st.threshold * (T(1) + T(s.influence) * entropy)) / T(s.temperature);
-            st.r = r;
             st.S = sigmoid<T>(all(over))[0];  // 5
             const T per_deviation = r > 0 ? T(1) / (T(I) * r) : T(0);
             for (long i = 0; i < z.I; i += L) {  // 10

@@ -52,6 +52,7 @@ struct Scan {
     }
 };
 
+// The constants of the definition, as in dream/functional.py.
 template <class T>
 constexpr T EPS = T(1e-6);
 template <class T>
@@ -94,12 +95,12 @@ inline long steps_of(const Scan<T>& s, long row) {
     return s.lengths ? s.lengths[row] : s.steps;
 }
 
-// f of line 6 at one step of a row; its derivative by the span is rate * (1 - f)^2.
 template <class T>
 inline T span_at(const Scan<T>& s, long row, long t) {
     return s.timespans ? s.timespans[row * s.span_row + t * s.span_step] : T(1);
 }
 
+// f of line 6 at one step of a row; its derivative by the span is rate * (1 - f)^2.
 template <class T>
 inline T forget(const Scan<T>& s, long row, long t) {
     const T rate = T(s.rate) * span_at(s, row, t);
