@@ -53,7 +53,7 @@ def read_input(x: Tensor, params: DREAMParams, config: DREAMConfig, timespans: T
         dt = config.time_step * span
         gate = (x @ params.G_x).to(x.dtype) + (dt.log().unsqueeze(-1) - params.tau.log())
     rate = config.forgetting_rate * span
-    prior = 0.5 * (math.log(2 * math.pi * math.e) - (params.error_var_prior.detach() + EPS).log().mean())
+    prior = prior_entropy(params.error_var_prior)
     return StepInput(x, drive, gate, (rate / (1.0 + rate))[..., None, None], prior.expand(span.shape))
 
 
@@ -65,6 +65,44 @@ def predict_next(state: DREAMState, params: DREAMParams, config: DREAMConfig) ->
     return prediction + (state.h.unsqueeze(1) @ state.U).squeeze(1) @ params.V.mT
 
 
+def prior_entropy(error_var_prior: Tensor) -> Tensor:
+    """What line 4 has of the prior (I,): ``0.5 ln(2 pi e) - mean_i 0.5 ln(var_0_i + EPS)``, ()."""
+    return 0.5 * (math.log(2 * math.pi * math.e) - (error_var_prior.detach() + EPS).log().mean())
+
+
+def gauge(
+    e: Tensor, mean: Tensor, var: Tensor, threshold: Tensor, prior: Tensor, config: DREAMConfig
+) -> tuple[Tensor, Tensor]:
+    """Lines 3 to 5: deviation and surprise (N,) of an error `e` (N, I), given the row's statistics and `prior_entropy`."""
+    usual_var = var + EPS
+    r = root(((e - mean).square() / usual_var).mean(-1))
+    entropy = (prior + 0.5 * usual_var.log().mean(-1)).clamp(0.0, MAX_ENTROPY)
+    return r, torch.sigmoid((r - threshold * (1.0 + config.entropy_influence * entropy)) / config.surprise_temperature)
+
+
+def habituate(
+    e: Tensor,
+    r: Tensor,
+    S: Tensor,
+    mean: Tensor,
+    var: Tensor,
+    threshold: Tensor,
+    avg_surprise: Tensor,
+    config: DREAMConfig,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Line 10: the new error mean and variance, threshold and average surprise."""
+    beta, beta_s, tau_0 = config.error_smoothing, config.surprise_smoothing, config.base_threshold
+    limit = OUTLIER * (var + EPS).sqrt()
+    d = torch.clamp(e - mean, -limit, limit)
+    habituated = threshold + beta_s * ((1.0 + tau_0) * r.clamp_max(2.0) - threshold)
+    return (
+        mean + beta * d,
+        (1.0 - beta) * (var + beta * d.square()),
+        habituated.clamp_min(tau_0),
+        avg_surprise + beta_s * (S - avg_surprise),
+    )
+
+
 def advance(
     seen: StepInput, state: DREAMState, params: DREAMParams, config: DREAMConfig, plasticity: bool = True
 ) -> StepResult:
@@ -72,13 +110,10 @@ def advance(
     x, h, U = seen.x, state.h, state.U
     U_target, mean, var = state.U_target.detach(), state.error_mean.detach(), state.error_var.detach()
     threshold, avg_surprise = state.adaptive_tau.detach(), state.avg_surprise.detach()
-    usual_var = var + EPS
 
     prediction = predict_next(state, params, config)  # 1
     e = x - prediction  # 2
-    r = root(((e - mean).square() / usual_var).mean(-1))  # 3
-    entropy = (seen.entropy + 0.5 * usual_var.log().mean(-1)).clamp(0.0, MAX_ENTROPY)  # 4
-    S = torch.sigmoid((r - threshold * (1.0 + config.entropy_influence * entropy)) / config.surprise_temperature)  # 5
+    r, S = gauge(e, mean, var, threshold, seen.entropy, config)  # 3, 4, 5
 
     learns = plasticity and config.base_plasticity > 0
     if learns:
@@ -100,14 +135,7 @@ def advance(
         h = u
 
     with torch.no_grad():  # 10: measurements, which carry no gradient
-        beta, beta_s, tau_0 = config.error_smoothing, config.surprise_smoothing, config.base_threshold
-        limit = OUTLIER * usual_var.sqrt()
-        d = torch.clamp(e - mean, -limit, limit)
-        mean = mean + beta * d
-        var = (1.0 - beta) * (var + beta * d.square())
-        avg_surprise = avg_surprise + beta_s * (S - avg_surprise)
-        habituated = threshold + beta_s * ((1.0 + tau_0) * r.clamp_max(2.0) - threshold)
-        threshold = habituated.clamp_min(tau_0)
+        mean, var, threshold, avg_surprise = habituate(e, r, S, mean, var, threshold, avg_surprise, config)
         if learns and config.sleep_rate > 0:  # 11
             asleep = avg_surprise * (avg_surprise > config.min_surprise_for_sleep)
             U_target = U_target + config.sleep_rate * asleep[:, None, None] * (U - U_target)

@@ -88,6 +88,11 @@ class DREAMStack(SequenceModule[list[DREAMState], list[DREAMTrace]]):
         return state
 
     @property
+    def output_dim(self) -> int:
+        """Width of the output: that of the last layer."""
+        return self.get_config()[-1].hidden_dim
+
+    @property
     def check_inputs(self) -> bool:
         """Whether NaN, inf and timespans that are not positive are refused."""
         return next(self._layers()).check_inputs

@@ -13,7 +13,8 @@ from rich.table import Table
 from dream.errors import DataError
 from dream.ops import registry
 from lightning_modules.base import TaskModule
-from lightning_modules.data import ForecastingData
+from lightning_modules.cores import BaselineCore, trainable
+from lightning_modules.data import TaskData
 
 
 def check_experiment(trainer: L.Trainer, model: L.LightningModule, data: L.LightningDataModule) -> None:
@@ -23,15 +24,19 @@ def check_experiment(trainer: L.Trainer, model: L.LightningModule, data: L.Light
         DataError: the loss is not finite.
     """
     assert isinstance(model, TaskModule)
-    assert isinstance(data, ForecastingData)
+    assert isinstance(data, TaskData)
     table = Table("", "", title="what `dream fit` would do", title_justify="left", show_header=False)
     for name, text in data.describe():
         table.add_row(name, text)
     table.add_section()
-    trainable = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
-    table.add_row("model", f"{type(model).__name__}, {trainable:,} trainable parameters")
-    for k, config in enumerate(model.stack.get_config()):
-        table.add_row(f"layer {k}", f"DREAM {config.input_dim} -> {config.hidden_dim}, rank {config.rank}")
+    table.add_row("model", f"{type(model).__name__}, {trainable(model):,} trainable parameters")
+    if isinstance(model.stack, BaselineCore):
+        table.add_row(
+            "core", f"{model.title}, output {model.stack.output_dim}, {trainable(model.stack):,} trainable parameters"
+        )
+    else:
+        for k, config in enumerate(model.stack.get_config()):
+            table.add_row(f"layer {k}", f"DREAM {config.input_dim} -> {config.hidden_dim}, rank {config.rank}")
     table.add_row("backends", ", ".join(registry.BACKENDS))
     table.add_section()
     batches = data.train_dataloader()

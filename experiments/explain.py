@@ -11,7 +11,7 @@ from difflib import get_close_matches
 
 from dream.errors import ConfigError, DREAMError
 from lightning_modules.base import TaskModule
-from lightning_modules.data import ForecastingData
+from lightning_modules.data import TaskData
 
 _CLASS = re.compile(r"class_path[= ]'([\w.]+)'")
 _PARSER_KEY = re.compile(r'Parser key "([\w.]+)":')
@@ -52,7 +52,7 @@ def explain(error: BaseException, parser_keys: Collection[str], linked: Collecti
     section = f"{keys[0]}." if keys and _CLASS.search(text) else ""
     if missing := _NO_CLASS.search(text):
         name = next(group for group in missing.groups() if group)
-        offered = [cls.__name__ for base in (TaskModule, ForecastingData) for cls in _subclasses(base)]
+        offered = [cls.__name__ for base in (TaskModule, TaskData) for cls in _subclasses(base)]
         key = f"{section}class_path" if section else keys[0] if keys else "class_path"
         hint = _hint(name.rpartition(".")[2], offered)
         return ConfigError(f"`{key}` names a class that is not there, or not of the right kind: {name}.{hint}", key=key)
@@ -131,7 +131,7 @@ def _class_keys(text: str) -> list[str]:
             cls = getattr(importlib.import_module(module), name)
         except (ImportError, AttributeError, ValueError):
             continue
-        section = "data" if issubclass(cls, ForecastingData) else "model"
+        section = "data" if issubclass(cls, TaskData) else "model"
         keys += [f"{section}.{key}" for key in settings(cls)]
     return keys
 

@@ -11,7 +11,7 @@ from rich.table import Table
 from lightning_modules.base import TaskModule
 
 
-def results(values: dict[str, dict[str, float]], folder: Path) -> None:
+def results(values: dict[str, dict[str, float]], folder: Path, higher_is_better: frozenset[str]) -> None:
     """Print the table, a row for each model, the best of each column in bold, and the paths of what was written."""
     console = Console()
     if not values:
@@ -20,15 +20,18 @@ def results(values: dict[str, dict[str, float]], folder: Path) -> None:
         return
     metrics = list(next(iter(values.values())))
     table = Table("model", *metrics, title="results", title_justify="left")
-    best = {name: min(row[name] for row in values.values()) for name in metrics}
+    pick = {name: max if name in higher_is_better else min for name in metrics}
+    best = {name: pick[name](row[name] for row in values.values() if name in row) for name in metrics}
     for model, row in values.items():
-        cells = [
-            f"[bold]{row[name]:.4f}[/]" if row[name] == best[name] and len(values) > 1 else f"{row[name]:.4f}"
-            for name in metrics
-        ]
-        table.add_row(model, *cells)
+        table.add_row(model, *(_cell(row.get(name), best[name], len(values) > 1) for name in metrics))
     console.print(table)
     written(folder, console)
+
+
+def _cell(value: float | None, best: float, bold: bool) -> str:
+    if value is None:
+        return "-"
+    return f"[bold]{value:.4f}[/]" if bold and value == best else f"{value:.4f}"
 
 
 def written(folder: Path, console: Console) -> None:

@@ -35,7 +35,8 @@ from lightning_modules import tracking
 from lightning_modules.base import TaskModule
 from lightning_modules.callbacks import DREAMMonitor, PlainProgress, SaveFigures, TuningAdvisor
 from lightning_modules.checkpoints import AtomicCheckpointIO
-from lightning_modules.data import ForecastingData
+from lightning_modules.cores import trainable
+from lightning_modules.data import TaskData
 
 LINKED = [f"model.{name}" for name in FROM_DATA.values()]
 
@@ -74,7 +75,7 @@ class DREAMCLI(LightningCLI):
         strict = {"exit_on_error": False, "allow_abbrev": False}
         super().__init__(
             TaskModule,
-            ForecastingData,
+            TaskData,
             save_config_callback=WriteConfig,
             save_config_kwargs={"save_to_log_dir": False},
             trainer_class=DREAMTrainer,
@@ -109,6 +110,7 @@ class DREAMCLI(LightningCLI):
         parser.set_defaults({"early_stopping.strict": False})  # a run without validation has nothing to stop on
         for callback in ("checkpoint", "early_stopping"):
             parser.link_arguments("model.monitor", f"{callback}.monitor", apply_on="instantiate")
+            parser.link_arguments("model.monitor_mode", f"{callback}.mode", apply_on="instantiate")
         for name, target in FROM_DATA.items():
             parser.link_arguments(f"data.{name}", f"model.init_args.{target}", apply_on="instantiate")
 
@@ -178,16 +180,16 @@ class DREAMCLI(LightningCLI):
     def validate(self, **kwargs: Any) -> None:
         """The validation metrics of a checkpoint."""
         values = self.trainer.validate(**{**kwargs, "verbose": False})[0]
-        self.model.results = {"DREAM": {name.removeprefix("val/"): value for name, value in values.items()}}
+        self.model.results = {self.model.title: {name.removeprefix("val/"): value for name, value in values.items()}}
         self.finish()
 
     def test(self, **kwargs: Any) -> None:
-        """The test metrics of a checkpoint, beside the naive forecasts."""
+        """The test metrics of a checkpoint, beside its rivals'."""
         self.trainer.test(**{**kwargs, "verbose": False})
         self.finish()
 
     def predict(self, **kwargs: Any) -> None:
-        """Forecast what comes after the data."""
+        """What the task says of the data, as files: see its `write_predictions`."""
         predictions = self.trainer.predict(**kwargs)
         assert self.folder is not None
         report.predictions(self.model, predictions, self.folder)
@@ -208,8 +210,9 @@ class DREAMCLI(LightningCLI):
             seed=self._get(self.config, "seed"),
             epochs=self.trainer.current_epoch,
             seconds=round(time.monotonic() - self.started, 1),
+            parameters=trainable(self.model),
         )
-        report.results(results, self.folder)
+        report.results(results, self.folder, self.model.higher_is_better)
 
 
 def main(argv: list[str]) -> int:

@@ -9,15 +9,16 @@ import math
 from abc import ABC, abstractmethod
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import lightning as L
 import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from dream import DREAMConfig, DREAMStack, DREAMState, DREAMTrace, parameter_groups
+from dream import DREAMConfig, DREAMState, DREAMTrace, parameter_groups
 from dream.errors import ConfigError
+from lightning_modules.cores import TITLES, CoreName, build_core
 
 Schedule = Literal["cosine", "constant"]
 
@@ -34,7 +35,7 @@ class Observation(NamedTuple):
 
 
 class TaskModule(L.LightningModule, ABC):
-    """Base of all tasks: a `DREAMStack` in `self.stack`, trained with AdamW, state carried over streams.
+    """Base of all tasks: a core in `self.stack`, DREAM or a rival of it, trained with AdamW, state carried over streams.
 
     Weight decay touches matrices only (`dream.parameter_groups`). The learning rate rises linearly over the first
     `warmup` share of the steps and then follows half a cosine down to 1 % of `lr`, or stays. Gradient clipping is the
@@ -50,9 +51,12 @@ class TaskModule(L.LightningModule, ABC):
         warmup: Share of all steps in which the learning rate rises.
     """
 
-    stack: DREAMStack
-    monitor = "val/loss"
-    """The metric that picks the best checkpoint; lower is better."""
+    monitor: ClassVar[str] = "val/loss"
+    """The metric that picks the best checkpoint."""
+    monitor_mode: ClassVar[Literal["min", "max"]] = "min"
+    """Whether the best is the lowest or the highest."""
+    higher_is_better: ClassVar[frozenset[str]] = frozenset()
+    """The metrics of the table of results in which more is better; in all others less is."""
 
     def __init__(
         self,
@@ -71,6 +75,14 @@ class TaskModule(L.LightningModule, ABC):
         self.results: dict[str, dict[str, float]] = {}
         """Test results: model, then metric, then value."""
         self._states: list[DREAMState] | None = None
+
+    def make_core(
+        self, core: CoreName, config: DREAMConfig, hidden_dims: list[int] | None, dropout: float, backend: str
+    ) -> None:
+        """Set `self.stack`, what reads the sequence, and `self.title`, its name in tables; see `build_core`."""
+        self.stack = build_core(core, config, hidden_dims, dropout, backend)
+        plastic = core != "dream" or config.base_plasticity > 0
+        self.title = TITLES[core] if plastic else f"{TITLES[core]} without plasticity"
 
     def save_settings(self, config: DREAMConfig, **settings: Any) -> None:
         """Keep `config` and the other arguments of ``__init__`` as plain values, so that any checkpoint loads safely.

@@ -7,7 +7,7 @@ M rows of the layer's batch: N C if channels are independent, N if they are not.
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -19,14 +19,14 @@ from matplotlib.figure import Figure
 from torch import Tensor, nn
 from torch.nn.functional import mse_loss
 
-from dream import DREAMConfig, DREAMStack, DREAMState, DREAMTrace
+from dream import DREAMConfig, DREAMState, DREAMTrace
 from dream.errors import ConfigError
 from dream.files import write_atomic
-from lightning_modules import plots
 from lightning_modules.base import TaskModule, require
 from lightning_modules.data.windows import ForecastingData, WindowBatch
-from lightning_modules.metrics import ForecastMetrics
+from lightning_modules.metrics.forecasting import ForecastMetrics
 from lightning_modules.naive import repeat_last, seasonal_naive
+from lightning_modules.plots import forecasting as plots
 
 SCALE_FLOOR = 1e-3  # of a training deviation: below it a window counts as constant
 EXAMPLES = 4  # windows that the figure of forecasts shows
@@ -72,7 +72,9 @@ class ForecastingModule(TaskModule):
         weight_decay: AdamW's decay of the weight matrices.
         schedule: Learning rate after the warm-up: `cosine` down to 1 % or `constant`.
         warmup: Share of all steps in which the learning rate rises.
-        backend: Implementation of the scan, see `dream.ops.registry`.
+        core: What reads the patches: `dream`, or a rival of as many parameters: `lstm`, `gru`, `rnn`, or `linear`, which
+            holds the last patches as they are.
+        backend: Implementation of DREAM's scan, see `dream.ops.registry`.
     """
 
     monitor = "val/mse"
@@ -100,6 +102,7 @@ class ForecastingModule(TaskModule):
         weight_decay: float = 0.01,
         schedule: Literal["cosine", "constant"] = "cosine",
         warmup: float = 0.05,
+        core: Literal["dream", "lstm", "gru", "rnn", "linear"] = "dream",
         backend: str = "auto",
     ) -> None:
         super().__init__(lr, weight_decay, schedule, warmup)
@@ -129,19 +132,19 @@ class ForecastingModule(TaskModule):
             weight_decay=weight_decay,
             schedule=schedule,
             warmup=warmup,
+            core=core,
             backend=backend,
         )
         self.config = config
         self.channels, self.horizon, self.season, self.patch = channels, horizon, season, patch
         self.channel_independent, self.normalization = channel_independent, normalization
         self.prediction_weight = prediction_weight
-        knobs = asdict(config)
-        hidden_dims = hidden_dims or [config.hidden_dim]
-        del knobs["hidden_dim"]
         self.encoder = nn.Identity() if encoder == "identity" else nn.Linear(width, config.input_dim)
-        self.stack = DREAMStack(hidden_dims=hidden_dims, dropout=dropout, backend=backend, **knobs)
+        self.make_core(core, config, hidden_dims, dropout, backend)
         self.dropout = nn.Dropout(dropout)
-        self.head = nn.Linear(hidden_dims[-1] + config.input_dim, horizon if channel_independent else horizon * channels)
+        self.head = nn.Linear(
+            self.stack.output_dim + config.input_dim, horizon if channel_independent else horizon * channels
+        )
         # Facts about the data at hand, not about the model: a checkpoint must not bring those of other data.
         self.register_buffer("units", torch.ones(channels), persistent=False)
         self.register_buffer("mase_scale", torch.ones(channels), persistent=False)
@@ -208,11 +211,11 @@ class ForecastingModule(TaskModule):
         self._metrics = {}
 
     def validation_step(self, batch: WindowBatch, batch_idx: int) -> None:
-        self._metric("DREAM").update(self(batch.past).future, batch.future)
+        self._metric(self.title).update(self(batch.past).future, batch.future)
 
     def on_validation_epoch_end(self) -> None:
         super().on_validation_epoch_end()
-        values = self._metric("DREAM").compute()
+        values = self._metric(self.title).compute()
         self.log_dict({f"val/{name}": value for name, value in values.items()}, prog_bar=False)
 
     def on_test_epoch_start(self) -> None:
@@ -221,7 +224,7 @@ class ForecastingModule(TaskModule):
     def test_step(self, batch: WindowBatch, batch_idx: int) -> None:
         forecast = self(batch.past)
         targets = batch.past[..., : self.channels]
-        rivals = {"DREAM": forecast.future, "repeat-last": repeat_last(targets, self.horizon)}
+        rivals = {self.title: forecast.future, "repeat-last": repeat_last(targets, self.horizon)}
         if self.season <= targets.shape[1]:
             rivals["seasonal-naive"] = seasonal_naive(targets, self.horizon, self.season)
         for name, future in rivals.items():
@@ -245,7 +248,7 @@ class ForecastingModule(TaskModule):
                     int(batch.origin[0]),
                     unscale(batch.past[0, :, : self.channels]).cpu().numpy(),
                     unscale(batch.future[0]).cpu().numpy(),
-                    unscale(rivals["DREAM"][0]).cpu().numpy(),
+                    unscale(rivals[self.title][0]).cpu().numpy(),
                 )
             )
 
@@ -264,7 +267,7 @@ class ForecastingModule(TaskModule):
         changes = np.array([row for row in data.drift_rows if origins[0] <= row <= origins[-1]], dtype=np.int64)
         return {
             "forecasts": plots.forecasts(self._examples, data.target_columns, data.times),
-            "adaptation": plots.adaptation(data.times(origins), timeline[:, 1:].T, data.times(changes)),
+            "adaptation": plots.adaptation(data.times(origins), timeline[:, 1:].T, data.times(changes), self.title),
         }
 
     def predict_step(self, batch: WindowBatch, batch_idx: int) -> Tensor:

@@ -73,7 +73,7 @@ def wandb_logger(folder: Path, project: str, mode: str) -> WandbLogger:
 def log_table(logger: WandbLogger, results: dict[str, dict[str, float]]) -> None:
     """The table of results in the tracked run, one row for each model."""
     metrics = list(next(iter(results.values()), {}))
-    rows = [[model, *(values[name] for name in metrics)] for model, values in results.items()]
+    rows = [[model, *(values.get(name) for name in metrics)] for model, values in results.items()]
     logger.log_table("results", columns=["model", *metrics], data=rows)
 
 

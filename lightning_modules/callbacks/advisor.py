@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import lightning as L
 import numpy as np
 
+from dream import DREAMStack
 from dream.tuning import SYMPTOMS
 from lightning_modules.base import TaskModule, is_logging_step, require
 
@@ -46,6 +47,8 @@ class TuningAdvisor(L.Callback):
     - *Doesn't adapt*: S is above 0.5 in both halves, not falling by 10 %, while |U| is below 10 % of `target_norm`.
     - *Unstable training*: l is not finite, or its last value is above 3 times the window's median.
 
+    A rival of DREAM is not watched: the adjustments are of DREAM's knobs.
+
     The adjustments are `dream.tuning.SYMPTOMS`.
 
     Args:
@@ -67,7 +70,7 @@ class TuningAdvisor(L.Callback):
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         assert isinstance(pl_module, TaskModule)
-        if not is_logging_step(trainer):
+        if not is_logging_step(trainer) or not isinstance(pl_module.stack, DREAMStack):
             return
         first = pl_module.observed[0]
         target = pl_module.stack.get_config()[0].target_norm

@@ -30,14 +30,14 @@ class DREAMMonitor(L.Callback):
         if not is_logging_step(trainer):
             return
         cells = [module for module in pl_module.stack.modules() if isinstance(module, DREAMCell)]
-        for k, (seen, cell) in enumerate(zip(pl_module.observed, cells, strict=True)):
+        for k, seen in enumerate(pl_module.observed):
             shown = {"surprise": seen.surprise.mean(), "u_norm": seen.u_norm[:, -1].mean()}
             values: dict[str, Tensor] = shown | {
                 "surprised": (seen.surprise > SURPRISED).to(torch.float32).mean(),
                 "threshold": seen.threshold.mean(),
             }
-            if cell.config.base_plasticity > 0:
-                params = cell.params()
+            if k < len(cells) and cells[k].config.base_plasticity > 0:  # a rival of DREAM has no cells
+                params = cells[k].params()
                 values |= {"plasticity": params.eta.detach().mean(), "tonic": params.tonic.detach().mean()}
             pl_module.log_dict({f"dream/layer_{k}/{name}": value for name, value in values.items()})
             if k == 0:

@@ -1,8 +1,9 @@
-"""Series to forecast, as LightningDataModules."""
+"""The data of each task, as LightningDataModules."""
 
+from lightning_modules.data.base import TaskData
 from lightning_modules.data.ett import ETTData
 from lightning_modules.data.load import DriftingLoad
 from lightning_modules.data.table import TableData
 from lightning_modules.data.windows import ForecastingData, WindowBatch
 
-__all__ = ["DriftingLoad", "ETTData", "ForecastingData", "TableData", "WindowBatch"]
+__all__ = ["DriftingLoad", "ETTData", "ForecastingData", "TableData", "TaskData", "WindowBatch"]

@@ -7,8 +7,9 @@ from typing import Any
 
 import numpy as np
 
+from lightning_modules.data.base import require_int
 from lightning_modules.data.series import Series
-from lightning_modules.data.windows import ForecastingData, require_int
+from lightning_modules.data.windows import ForecastingData
 
 _HOURS_BETWEEN_FEEDERS = 12
 _WARM_UP = 400

@@ -11,13 +11,13 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal, NamedTuple, TypeVar, cast
 
-import lightning as L
 import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from dream.errors import ConfigError, DataError
+from lightning_modules.data.base import TaskData, require_int
 from lightning_modules.data.series import Scaler, Series, Split, fill_missing, split_rows
 
 logger = logging.getLogger(__name__)
@@ -105,7 +105,7 @@ class Prepared:
     values: Tensor
 
 
-class ForecastingData(L.LightningDataModule, ABC):
+class ForecastingData(TaskData, ABC):
     """One series cut in time order into training, validation and test part, as windows to forecast.
 
     Windows move by one row. Training windows lie inside the training part; validation and test windows have their
@@ -173,11 +173,6 @@ class ForecastingData(L.LightningDataModule, ABC):
     def inputs(self) -> int:
         """D, the number of columns that a model reads."""
         return len(self.columns)
-
-    @property
-    def drift_rows(self) -> tuple[int, ...]:
-        """Rows at which the series is known to change, for pictures; none unless a subclass knows."""
-        return ()
 
     @property
     def covariate_count(self) -> int:
@@ -301,10 +296,3 @@ class ForecastingData(L.LightningDataModule, ABC):
 
 def _same(batch: Item) -> Item:
     return batch
-
-
-def require_int(name: str, value: int, least: int = 1) -> int:
-    """`value` if it is a whole number of at least `least`, or a ConfigError that names it."""
-    if isinstance(value, bool) or not isinstance(value, int) or value < least:
-        raise ConfigError(f"`{name}` must be a whole number of at least {least}; got {value!r}.", key=name)
-    return value

@@ -1,4 +1,4 @@
-"""The pictures: numbers in, `matplotlib` figures out. Nothing here touches a screen."""
+"""The pictures of forecasting: forecasts against truth, and what happens around a drift."""
 
 from __future__ import annotations
 
@@ -6,11 +6,10 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.dates import AutoDateLocator, ConciseDateFormatter, DateFormatter
+from matplotlib.dates import DateFormatter
 from matplotlib.figure import Figure
 
-TRUTH, MODEL, RIVAL, NOVEL, WEIGHTS = "#333333", "#0072b2", "#b0b0b0", "#d55e00", "#009e73"  # safe for colour blindness
+from lightning_modules.plots.common import MODEL, NOVEL, RIVAL, TRUTH, WEIGHTS, tidy
 
 
 class Example(NamedTuple):
@@ -40,7 +39,7 @@ def forecasts(
             axis.plot(after, example.future[:, row], color=TRUTH, lw=1.4, label="truth")
             axis.plot(after, example.forecast[:, row], color=MODEL, lw=1.8, label="forecast")
             axis.axvline(after[0], color=RIVAL, lw=0.8)
-            _tidy(axis, after)
+            tidy(axis, after)
             axis.set_xticks([before[0], after[0]])
             if np.issubdtype(after.dtype, np.datetime64):
                 axis.xaxis.set_major_formatter(DateFormatter("%d %b\n%H:%M"))
@@ -50,19 +49,20 @@ def forecasts(
     return figure
 
 
-def adaptation(time: np.ndarray, series: np.ndarray, changes: np.ndarray | None = None) -> Figure:
+def adaptation(time: np.ndarray, series: np.ndarray, changes: np.ndarray | None = None, title: str = "DREAM") -> Figure:
     """Error of the model and of repeat-last, mean surprise and norm of U for every test window, over time.
 
     Args:
         time: (K,) time stamp or row number of each window's first row ahead.
         series: (4, K) squared error of the model, of repeat-last, mean surprise, norm of U.
         changes: When the data are known to change, marked by vertical lines.
+        title: Name of the model.
     """
     error, rival, surprise, norm = series
     figure = Figure(figsize=(10, 6), layout="constrained")
     top, middle, bottom = figure.subplots(3, 1, sharex=True)
     top.plot(time, rival, color=RIVAL, lw=1, label="repeat-last")
-    top.plot(time, error, color=MODEL, lw=1.2, label="DREAM")
+    top.plot(time, error, color=MODEL, lw=1.2, label=title)
     top.set_yscale("log")
     top.set_ylabel("squared error\n(standardised)")
     middle.plot(time, surprise, color=NOVEL, lw=1.2)
@@ -74,15 +74,6 @@ def adaptation(time: np.ndarray, series: np.ndarray, changes: np.ndarray | None 
     for axis in (top, middle, bottom):
         for k, change in enumerate(() if changes is None else changes):
             axis.axvline(change, color=TRUTH, lw=1, ls=":", label=None if k else "known change")
-        _tidy(axis, time)
+        tidy(axis, time)
     figure.legend(*top.get_legend_handles_labels(), loc="outside upper left", ncols=3, frameon=False)
     return figure
-
-
-def _tidy(axis: Axes, time: np.ndarray) -> None:
-    axis.spines[["top", "right"]].set_visible(False)
-    axis.margins(x=0.01)
-    if np.issubdtype(np.asarray(time).dtype, np.datetime64):
-        locator = AutoDateLocator()
-        axis.xaxis.set_major_locator(locator)
-        axis.xaxis.set_major_formatter(ConciseDateFormatter(locator))

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from dream import ConfigError
-from lightning_modules.metrics import ForecastMetrics, MeanAbsoluteScaledError
+from lightning_modules.metrics.forecasting import ForecastMetrics, MeanAbsoluteScaledError
 from lightning_modules.naive import repeat_last, seasonal_naive
 
 

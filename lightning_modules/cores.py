@@ -1,0 +1,240 @@
+"""What a task reads a sequence with: DREAM, or one of its rivals behind the same call.
+
+Shapes: N rows of the batch, T steps, I inputs, W width of the output, K rows that the linear core holds.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, replace
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
+
+from dream import DREAMConfig, DREAMStack, DREAMState, DREAMTrace, checks, functional
+from dream.errors import ConfigError, StateError, nearest
+
+CoreName = Literal["dream", "lstm", "gru", "rnn", "linear"]
+TITLES = {"dream": "DREAM", "lstm": "LSTM", "gru": "GRU", "rnn": "RNN", "linear": "linear"}
+
+
+class BaselineCore(nn.Module, ABC):
+    """A frozen memory with DREAM's interface: it predicts its next input by a linear map and measures its own error.
+
+    ``forecast_t = output_t R + r``,  ``prediction_t = forecast_(t-1)``; deviation and surprise are lines 3 to 5 and 10 of
+    `dream.functional.dream_step` on that error, with the knobs of `config`, so that they mean the same as DREAM's. There
+    are no fast weights: ``u_norm`` is 0 and plasticity changes nothing.
+
+    The state is a `DREAMState` whose `h` (N, M) holds the memory and whose U has rank 0, so that whatever carries,
+    resets, saves and selects rows of DREAM's states does the same here. Time between steps, where given, is one more
+    input: its logarithm.
+
+    Args:
+        config: I (`input_dim`) and the knobs of the gate.
+        width: W, width of the output.
+        memory: M, values that a row remembers.
+    """
+
+    error_var_prior: Tensor
+    prior_updates: Tensor
+
+    def __init__(self, config: DREAMConfig, width: int, memory: int) -> None:
+        super().__init__()
+        self.config = replace(config, base_plasticity=0.0)
+        self.output_dim, self.memory = width, memory
+        self.readout = nn.Linear(width, config.input_dim)
+        self.plasticity_enabled = False
+        self.register_buffer("error_var_prior", torch.ones(config.input_dim))
+        self.register_buffer("prior_updates", torch.zeros((), dtype=torch.long))
+
+    @abstractmethod
+    def remember(self, x: Tensor, memory: Tensor, lengths: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Output (N, T, W) and memory (N, M) after the last valid step; `x` (N, T, I + 1) with the time as last input."""
+
+    @abstractmethod
+    def recall(self, memory: Tensor) -> Tensor:
+        """The output (N, W) that `memory` (N, M) came with."""
+
+    def trace(
+        self,
+        x: Tensor,
+        state: Sequence[DREAMState] | None = None,
+        lengths: Tensor | None = None,
+        *,
+        timespans: Tensor | None = None,
+    ) -> tuple[Tensor, list[DREAMTrace], list[DREAMState]]:
+        """See `dream.DREAMStack.trace`; one layer, however many the memory has."""
+        rows, steps, _ = x.shape
+        checks.finite_values(x, timespans, lengths)
+        before = self.init_state(rows)[0] if state is None else state[0]
+        if before.h.shape != (rows, self.memory):
+            raise StateError(
+                f"`state.h` must be {(rows, self.memory)}, the memory of this core; got {tuple(before.h.shape)}. "
+                f"Make a fresh one with init_state({rows})."
+            )
+        valid = x.new_ones((rows, steps), dtype=torch.bool)
+        if lengths is not None:
+            valid = torch.arange(steps, device=x.device) < lengths.to(x.device).unsqueeze(1)
+            x = torch.where(valid.unsqueeze(-1), x, 0.0)
+        span = x.new_zeros((rows, steps)) if timespans is None else torch.where(valid, timespans, 1.0).log()
+        output, memory = self.remember(torch.cat([x, span.unsqueeze(-1)], -1), before.h, lengths)
+        mask = valid.unsqueeze(-1)
+        output = output * mask
+        forecast = self.readout(output) * mask
+        first = self.readout(self.recall(before.h)).unsqueeze(1)
+        prediction = torch.cat([first, forecast[:, :-1]], 1) * mask
+        error = x - prediction
+        deviation, surprise, after = self._measure(error.detach(), valid, before)
+        if self.training:
+            self._move_prior(error.detach(), valid)
+        trace = DREAMTrace(prediction, forecast, error, surprise, deviation, torch.zeros_like(surprise))
+        return output, [trace], [replace(after, h=memory)]
+
+    @torch.no_grad()
+    def _measure(self, error: Tensor, valid: Tensor, state: DREAMState) -> tuple[Tensor, Tensor, DREAMState]:
+        """Deviation and surprise (N, T), and the state with its statistics after the last valid step."""
+        prior = functional.prior_entropy(self.error_var_prior)
+        statistics = (state.error_mean, state.error_var, state.adaptive_tau, state.avg_surprise)
+        deviations, surprises = [], []
+        for step in range(error.shape[1]):
+            e, mask = error[:, step], valid[:, step]
+            mean, var, threshold, avg_surprise = statistics
+            r, S = functional.gauge(e, mean, var, threshold, prior, self.config)
+            new = functional.habituate(e, r, S, mean, var, threshold, avg_surprise, self.config)
+            statistics = tuple(  # type: ignore[assignment] # as many as before
+                torch.where(mask.view(-1, *[1] * (a.dim() - 1)), a, b) for a, b in zip(new, statistics, strict=True)
+            )
+            deviations.append(r * mask)
+            surprises.append(S * mask)
+        mean, var, threshold, avg_surprise = statistics
+        after = replace(state, error_mean=mean, error_var=var, adaptive_tau=threshold, avg_surprise=avg_surprise)
+        return torch.stack(deviations, 1), torch.stack(surprises, 1), after
+
+    @torch.no_grad()
+    def _move_prior(self, error: Tensor, valid: Tensor) -> None:
+        """As DREAM's: towards the mean squared error of the batch, by 1 / (moves so far), at least `error_smoothing`."""
+        weight = (self.prior_updates + 1).to(error.dtype).reciprocal().clamp_min(self.config.error_smoothing)
+        self.error_var_prior.lerp_(error.square().sum((0, 1)) / valid.sum(), weight)
+        self.prior_updates.add_(1)
+
+    def init_state(
+        self, batch_size: int, device: str | torch.device | None = None, dtype: torch.dtype | None = None
+    ) -> list[DREAMState]:
+        """Fresh rows: nothing remembered."""
+        prior = self.error_var_prior.to(device=device, dtype=dtype)
+        fresh = DREAMState.fresh(self.config, batch_size, prior)
+        nothing = prior.new_zeros((batch_size, self.memory))
+        return [replace(fresh, h=nothing, U=nothing[..., None][..., :0], U_target=nothing[..., None][..., :0])]
+
+    def predict_next(self, state: Sequence[DREAMState]) -> Tensor:
+        """The data expected next, (N, I)."""
+        expected: Tensor = self.readout(self.recall(state[0].h))
+        return expected
+
+    @contextmanager
+    def plasticity(self, enabled: bool) -> Iterator[None]:
+        """Nothing: there are no fast weights to hold."""
+        yield
+
+    def get_config(self) -> list[DREAMConfig]:
+        """The configuration whose gate this core measures its surprise with."""
+        return [self.config]
+
+
+class RecurrentCore(BaselineCore):
+    """`nn.LSTM`, `nn.GRU` or `nn.RNN`, as many layers as asked for, all of one width."""
+
+    def __init__(self, kind: Literal["lstm", "gru", "rnn"], config: DREAMConfig, width: int, layers: int, dropout: float):
+        self.parts = 2 if kind == "lstm" else 1  # of the memory: h, and the LSTM's c
+        super().__init__(config, width, self.parts * layers * width)
+        cell = {"lstm": nn.LSTM, "gru": nn.GRU, "rnn": nn.RNN}[kind]
+        between = dropout if layers > 1 else 0.0
+        self.cells = cell(config.input_dim + 1, width, layers, batch_first=True, dropout=between)
+
+    def remember(self, x: Tensor, memory: Tensor, lengths: Tensor | None) -> tuple[Tensor, Tensor]:
+        rows, layers, width = len(x), self.cells.num_layers, self.cells.hidden_size
+        parts = memory.view(rows, self.parts, layers, width).permute(1, 2, 0, 3).contiguous()
+        start = (parts[0], parts[1]) if self.parts == 2 else parts[0]
+        if lengths is None:
+            output, end = self.cells(x, start)
+        else:
+            packed = pack_padded_sequence(x, lengths.cpu(), batch_first=True, enforce_sorted=False)
+            output, end = self.cells(packed, start)
+            output, _ = pad_packed_sequence(output, batch_first=True, total_length=x.shape[1])
+        ended = torch.stack(end) if self.parts == 2 else end.unsqueeze(0)
+        return output, ended.permute(2, 0, 1, 3).reshape(rows, -1)
+
+    def recall(self, memory: Tensor) -> Tensor:
+        return memory.view(len(memory), self.parts, self.cells.num_layers, -1)[:, 0, -1]
+
+
+class LinearCore(BaselineCore):
+    """The last K rows as they are: with a linear head, a linear (vector) autoregression, as in the DLinear family.
+
+    K is the number of rows whose values are about as many as DREAM's units, ``max(1, W // I)``. It has no weights but its
+    readout's. Source: Zeng et al., Are transformers effective for time series forecasting?, 2023.
+    """
+
+    def __init__(self, config: DREAMConfig, width: int) -> None:
+        self.rows = max(1, round(width / config.input_dim))
+        super().__init__(config, self.rows * config.input_dim, self.rows * config.input_dim)
+
+    def remember(self, x: Tensor, memory: Tensor, lengths: Tensor | None) -> tuple[Tensor, Tensor]:
+        rows, steps, inputs = len(x), x.shape[1], self.config.input_dim
+        seen = torch.cat([memory.view(rows, self.rows, inputs), x[..., :inputs]], 1)
+        output = seen.unfold(1, self.rows, 1)[:, 1:].transpose(2, 3).reshape(rows, steps, -1)
+        last = torch.full((rows,), steps, device=x.device) if lengths is None else lengths.to(x.device)
+        return output, output[torch.arange(rows, device=x.device), last - 1]
+
+    def recall(self, memory: Tensor) -> Tensor:
+        return memory
+
+
+def trainable(module: nn.Module) -> int:
+    """The number of parameters that training changes."""
+    return sum(parameter.numel() for parameter in module.parameters() if parameter.requires_grad)
+
+
+def build_core(
+    core: CoreName,
+    config: DREAMConfig,
+    hidden_dims: Sequence[int] | None = None,
+    dropout: float = 0.0,
+    backend: str = "auto",
+) -> DREAMStack | BaselineCore:
+    """The core called `core`; a recurrent rival is as wide as makes its trainable parameters match those of DREAM.
+
+    Args:
+        core: `dream`, `lstm`, `gru`, `rnn`, or `linear`, which holds the last rows as they are.
+        config: The DREAM layer, or the one to match.
+        hidden_dims: Width of each layer; one of `config.hidden_dim` if None.
+        dropout: Share dropped between layers, in training.
+        backend: Implementation of DREAM's scan, see `dream.ops.registry`.
+
+    Raises:
+        ConfigError: there is no such core.
+    """
+    names = get_args(CoreName)
+    if core not in names:
+        raise ConfigError(
+            f"`core` must be {', '.join(names[:-1])} or {names[-1]}; got {core!r}. {nearest(core, names)}", key="core"
+        )
+    widths = list(hidden_dims or [config.hidden_dim])
+    knobs = asdict(config)
+    del knobs["hidden_dim"]
+    if core == "dream":
+        return DREAMStack(hidden_dims=widths, dropout=dropout, backend=backend, **knobs)
+    if core == "linear":
+        return LinearCore(config, widths[-1])
+    budget = trainable(DREAMStack(hidden_dims=widths, **knobs))
+    low, high = 1, 4 * max(widths) + 4
+    with torch.device("meta"):
+        while high - low > 1:
+            middle = (low + high) // 2
+            size = trainable(RecurrentCore(core, config, middle, len(widths), dropout))
+            low, high = (middle, high) if size <= budget else (low, middle)
+    return RecurrentCore(core, config, low, len(widths), dropout)

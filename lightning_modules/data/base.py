@@ -1,0 +1,40 @@
+"""`TaskData`: what the command asks of any task's data."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+
+import lightning as L
+
+from dream.errors import ConfigError
+
+
+class TaskData(L.LightningDataModule, ABC):
+    """Base of all data modules.
+
+    What a model needs to know of its data to be built, such as the number of columns, is an attribute here and an argument
+    there; the command hands it over (`experiments.arguments.FROM_DATA`). Everything else a module takes in `prepare`.
+    """
+
+    num_workers: int = 0
+    """Processes that prepare batches; 0 prepares them in the main process."""
+
+    @property
+    def drift_rows(self) -> tuple[int, ...]:
+        """Rows at which the data are known to change, for pictures; none unless a subclass knows."""
+        return ()
+
+    @abstractmethod
+    def describe(self) -> list[tuple[str, str]]:
+        """What a person wants to know before training, as (name, text) rows."""
+
+
+def require_int(name: str, value: int, least: int = 1) -> int:
+    """`value` if it is a whole number of at least `least`.
+
+    Raises:
+        ConfigError: naming it.
+    """
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        raise ConfigError(f"`{name}` must be a whole number of at least {least}; got {value!r}.", key=name)
+    return value

@@ -1,0 +1,1 @@
+"""The metrics of each task that torchmetrics lacks, and the sets that the tables show."""

@@ -1,0 +1,24 @@
+"""What all pictures share: colours that are safe for colour blindness, and axes without clutter."""
+
+from __future__ import annotations
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.dates import AutoDateLocator, ConciseDateFormatter
+
+TRUTH, MODEL, RIVAL, NOVEL, WEIGHTS = "#333333", "#0072b2", "#b0b0b0", "#d55e00", "#009e73"
+
+
+def tidy(axis: Axes, time: np.ndarray) -> None:
+    """Take away the frame's upper right half, and write dates in as few words as they need.
+
+    Args:
+        axis: what to tidy.
+        time: what its x axis shows: time stamps or row numbers.
+    """
+    axis.spines[["top", "right"]].set_visible(False)
+    axis.margins(x=0.01)
+    if np.issubdtype(np.asarray(time).dtype, np.datetime64):
+        locator = AutoDateLocator()
+        axis.xaxis.set_major_locator(locator)
+        axis.xaxis.set_major_formatter(ConciseDateFormatter(locator))
