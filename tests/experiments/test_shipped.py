@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import pandas as pd
@@ -10,7 +11,9 @@ import pytest
 
 from experiments import configs
 from experiments.cli import main
+from lightning_modules.cores import CoreName
 
+DEFAULTS = ("forecasting",)
 MARKS = {name: [pytest.mark.data] for name in configs.shipped() if "_ett" in name}
 
 
@@ -28,6 +31,13 @@ def test_it_runs_a_batch(
     assert main(["check", name, *flags]) == 0, capsys.readouterr().err
     assert "one batch" in capsys.readouterr().out
     assert configs.headline(configs.shipped()[name]).endswith((".", "FILE."))
+
+
+@pytest.mark.parametrize("core", [core for core in get_args(CoreName) if core != "dream"])
+@pytest.mark.parametrize("name", DEFAULTS)
+def test_every_rival_runs_a_batch(name: str, core: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.argv", ["dream"])
+    assert main(["check", name, f"--model.core={core}"]) == 0
 
 
 def test_a_path_is_as_good_as_a_name(tmp_path: Path) -> None:
