@@ -14,6 +14,8 @@ from experiments import configs
 FROM_DATA = {
     "channels": "channels",
     "covariate_count": "covariates",
+    "known_count": "known",
+    "aged_count": "aged",
     "look_back": "look_back",
     "horizon": "horizon",
     "season": "season",

@@ -32,14 +32,25 @@ class DriftingLoad(ForecastingData):
         rows: Number of hours.
         seed: Seed of the generator; nothing else is random.
         drifts: Number of regime changes; 0 keeps one regime.
+        temperature: Give the temperature as a known covariate, the last `horizon` rows as a perfect weather forecast: their
+            loads are not known yet.
     """
 
-    def __init__(self, feeders: int = 6, rows: int = 6000, seed: int = 7, drifts: int = 6, **options: Any) -> None:
+    def __init__(
+        self,
+        feeders: int = 6,
+        rows: int = 6000,
+        seed: int = 7,
+        drifts: int = 6,
+        temperature: bool = False,
+        **options: Any,
+    ) -> None:
         super().__init__(**options)
         self.feeders = require_int("feeders", feeders)
         self.rows = require_int("rows", rows, least=100)
         self.seed = require_int("seed", seed, least=0)
         self.drifts = require_int("drifts", drifts, least=0)
+        self.known_covariates = ["temperature"] if temperature else None
 
     @cached_property
     def drift_rows(self) -> tuple[int, ...]:
@@ -69,6 +80,9 @@ class DriftingLoad(ForecastingData):
         values += 0.06 * size * (now + np.einsum("tfg,tg->tf", draw(-1.5, 1.5, self.feeders), earlier))
         time = np.datetime64("2024-01-01T00", "ns") + np.arange(self.rows) * np.timedelta64(1, "h")
         columns = tuple(f"feeder_{number}" for number in range(1, self.feeders + 1))
+        if self.known_covariates:
+            values[-self.horizon :] = np.nan
+            values, columns = np.concatenate([values, temperature], axis=1), (*columns, "temperature")
         source = f"drifting load (feeders {self.feeders}, rows {self.rows}, seed {self.seed}, drifts {self.drifts})"
         return Series(values, columns, time, source)
 

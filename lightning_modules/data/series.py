@@ -181,11 +181,14 @@ def _numbers(column: pd.Series, name: str, path: Path) -> np.ndarray:
     return values
 
 
-def fill_missing(series: Series, policy: Literal["error", "ffill"]) -> Series:
-    """Refuses missing values, or carries each column's last known value forward.
+def fill_missing(series: Series, policy: Literal["error", "ffill", "mask"], before: np.ndarray | None = None) -> Series:
+    """Refuses missing values (`error`), or carries each column's last known value forward (`ffill`, `mask`).
 
-    Carrying forward uses the past only. The exception is a gap at the very start of a column, which takes the first
-    known value because there is no past to take it from.
+    Carrying forward uses the past only. A gap at the very start of a column has no past: it takes the column's value of
+    `before` (D,), or without it the first known value, the one exception.
+
+    Raises:
+        DataError: values are missing and the policy is `error`.
     """
     counts = np.isnan(series.values).sum(axis=0)
     if not counts.any():
@@ -193,11 +196,14 @@ def fill_missing(series: Series, policy: Literal["error", "ffill"]) -> Series:
     listed = ", ".join(f"{name} {count}" for name, count in zip(series.columns, counts, strict=True) if count)
     if policy == "error":
         raise DataError(
-            f"{series.source}: values are missing ({listed}). "
-            "Carry the last known value forward with `--data.missing=ffill`, or fill them in the source."
+            f"{series.source}: values are missing ({listed}). Show the model what is missing with `--data.missing=mask`, "
+            "carry the last known value forward with `--data.missing=ffill`, or fill them in the source."
         )
-    logger.warning("%s: missing values take the last known value of their column: %s.", series.source, listed)
-    return replace(series, values=pd.DataFrame(series.values).ffill().bfill().to_numpy(dtype=np.float64))
+    if policy == "ffill":
+        logger.warning("%s: missing values take the last known value of their column: %s.", series.source, listed)
+    filled = pd.DataFrame(series.values).ffill()
+    filled = filled.bfill() if before is None else filled.fillna(pd.Series(before))
+    return replace(series, values=filled.to_numpy(dtype=np.float64))
 
 
 class Split(NamedTuple):
@@ -273,18 +279,26 @@ class Scaler:
 
     @classmethod
     def fit(cls, rows: np.ndarray, columns: Sequence[str]) -> Scaler:
-        """Takes mean and scale from `rows` (T, D), which must be training rows only."""
-        constant = rows.min(axis=0) == rows.max(axis=0)
-        mean = np.where(constant, rows[0], rows.mean(axis=0, dtype=np.float64)).astype(np.float64)
-        scale = np.where(constant, 1.0, rows.std(axis=0, dtype=np.float64))
+        """Takes mean and scale from the values in `rows` (T, D), which must be training rows only; NaN is no value.
+
+        Raises:
+            DataError: a column holds no value at all in `rows`.
+        """
+        if (empty := np.isnan(rows).all(axis=0)).any():
+            names = ", ".join(name for name, none in zip(columns, empty.tolist(), strict=True) if none)
+            raise DataError(f"columns without a value in the training rows: {names}. Leave them out or change `split`.")
+        low = np.nanmin(rows, axis=0)
+        constant = low == np.nanmax(rows, axis=0)
+        mean = np.where(constant, low, np.nanmean(rows, axis=0, dtype=np.float64)).astype(np.float64)
+        scale = np.where(constant, 1.0, np.nanstd(rows, axis=0, dtype=np.float64))
         if constant.any():
             names = ", ".join(name for name, same in zip(columns, constant, strict=True) if same)
             logger.warning("Columns that never change in the training rows are only centred (scale 1): %s.", names)
         return cls(mean, scale)
 
-    def transform(self, values: Values) -> Values:
-        """Standardises the last axis (D columns)."""
-        mean, scale = self._like(values, slice(None))
+    def transform(self, values: Values, columns: slice | Sequence[int] = slice(None)) -> Values:
+        """Standardises the last axis; `columns` says which of the D columns it holds."""
+        mean, scale = self._like(values, columns)
         return (values - mean) / scale
 
     def inverse(self, values: Values, columns: slice | Sequence[int] = slice(None)) -> Values:

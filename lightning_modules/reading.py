@@ -1,0 +1,112 @@
+"""How a forecaster reads the past: in patches, each relative to the level of the rows that lead to it.
+
+Shapes: N rows of the batch, L look-back, D inputs, R relative inputs (the first ones), P rows in a patch, n patches,
+K origins, C targets.
+"""
+
+from __future__ import annotations
+
+from typing import Literal, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+Normalization = Literal["last", "mean", "instance", "none"]
+SCALE_FLOOR = 1e-3  # of a training deviation: below it a window counts as constant
+
+
+class Reading(NamedTuple):
+    """The past of a batch."""
+
+    patches: Tensor
+    """(N, n, P, D)"""
+    level: Tensor
+    """(N, K, R) what a forecast is relative to, in standardised units"""
+    scale: Tensor
+    """(N, K, R)"""
+    recent: Tensor
+    """(N, K, D - R) mean over the look-back of the inputs that are not relative"""
+    every: int
+    """patches from one origin to the next; the last patch before the first origin is number ``every - 1``"""
+
+
+def read(
+    past: Tensor, look_back: int, patch: int, origins: int | None, relative: int, normalization: Normalization
+) -> Reading:
+    """Cut `past` into patches and make its first `relative` inputs relative.
+
+    Without `origins`, `past` (N, L, D) is a window: all its patches are relative to the level and scale of the window, and
+    its end is the origin. With it, `past` (N, L + new, D) is a stream: its first L rows were read before, its new ones
+    hold `origins` equal steps, and each patch is relative to the L rows that end with it. So both give the same level and
+    scale at an origin, and neither sees a row after the patch or window.
+    """
+    rows, _, inputs = past.shape
+    if origins is None:
+        windows, new, every = past.unsqueeze(1), past, look_back // patch
+    else:
+        windows = past[:, patch:].unfold(1, look_back, patch).transpose(2, 3)
+        new, every = past[:, look_back:], (past.shape[1] - look_back) // (patch * origins)
+    patches = new.reshape(rows, -1, patch, inputs)
+    level, scale = _level_and_scale(windows[..., :relative], normalization)
+    moved = (patches[..., :relative] - level.unsqueeze(2)) / scale.unsqueeze(2)
+    at = slice(None) if origins is None else slice(every - 1, None, every)
+    recent = windows[:, at, :, relative:].mean(2)
+    return Reading(torch.cat([moved, patches[..., relative:]], -1), level[:, at], scale[:, at], recent, every)
+
+
+def _level_and_scale(windows: Tensor, normalization: Normalization) -> tuple[Tensor, Tensor]:
+    """Level and scale (..., R) of `windows` (..., L, R)."""
+    last = windows[..., -1, :]
+    if normalization == "none":
+        return torch.zeros_like(last), torch.ones_like(last)
+    if normalization == "last":
+        return last, torch.ones_like(last)
+    level = windows.mean(-2)
+    if normalization == "mean":
+        return level, torch.ones_like(last)
+    return level, windows.std(-2, correction=0).clamp_min(SCALE_FLOOR)
+
+
+def by_channel(patches: Tensor, channels: int, inputs: int) -> Tensor:
+    """One row for each target: its own column, then all that is not a target, (N C, n, P times columns of a row).
+
+    Args:
+        patches: (N, n, P, D), the first `inputs` columns being the data and the others, if any, their ages.
+        channels: C.
+        inputs: Columns of the data.
+    """
+    windows, count, _, _ = patches.shape
+    ages = patches[..., inputs:]
+    own = [part[..., :channels].permute(0, 3, 1, 2).unsqueeze(-1) for part in (patches, ages) if part.shape[-1]]
+    shared = torch.cat([patches[..., channels:inputs], ages[..., channels:]], -1)
+    shared = shared.unsqueeze(1).expand(-1, channels, -1, -1, -1)
+    return torch.cat([own[0], shared, *own[1:]], -1).reshape(windows * channels, count, -1)
+
+
+class KnownEffect(nn.Module):
+    """What values known in advance add to the forecast of their row.
+
+    ``effect = tanh(s F + [k, k_recent] G + g) E + e``, s being the features of the origin, k the known covariates of the row
+    ahead and k_recent their mean over the look-back. E and e start at zero: at first nothing is added.
+
+    Args:
+        features: Width of s.
+        known: Number of known covariates.
+        outputs: Values to forecast in a row.
+        width: Width of the hidden layer.
+    """
+
+    def __init__(self, features: int, known: int, outputs: int, width: int = 32) -> None:
+        super().__init__()
+        self.state = nn.Linear(features, width, bias=False)
+        self.ahead = nn.Linear(2 * known, width)
+        self.out = nn.Linear(width, outputs)
+        nn.init.zeros_(self.out.weight)
+        nn.init.zeros_(self.out.bias)
+
+    def forward(self, features: Tensor, known: Tensor, recent: Tensor) -> Tensor:
+        """(M, K, H, outputs) from `features` (M, K, F), `known` (N, K, H, k), `recent` (N, K, k); M a multiple of N."""
+        ahead = self.ahead(torch.cat([known, recent.unsqueeze(2).expand_as(known)], -1))
+        ahead = ahead.repeat_interleave(len(features) // len(ahead), 0)
+        effect: Tensor = self.out(torch.tanh(self.state(features).unsqueeze(2) + ahead))
+        return effect
