@@ -25,9 +25,10 @@ from dream.files import write_atomic
 from lightning_modules.backtest import Backtest
 from lightning_modules.base import TaskModule, require
 from lightning_modules.data.windows import ForecastingData, WindowBatch
+from lightning_modules.heads import KnownEffect, PatchHead
 from lightning_modules.metrics.forecasting import ForecastMetrics
 from lightning_modules.metrics.quantiles import crps
-from lightning_modules.reading import KnownEffect, by_channel, read
+from lightning_modules.reading import by_channel, read
 
 
 class Forecast(NamedTuple):
@@ -73,6 +74,8 @@ class ForecastingModule(TaskModule):
         normalization: What targets and covariates are made relative to before they are read, and forecasts put back after:
             the last row of the look-back (`last`), its mean (`mean`), its mean and deviation (`instance`), or nothing
             (`none`). Known covariates stay on the scale of the training rows.
+        head: How the features of an origin become its forecast: one linear map to the whole horizon (`linear`), or one to
+            every patch ahead that reads the patch's position too (`patches`), which overfits a long horizon less.
         loss: What the point forecast is trained for: `mse` or `mae`; with `quantiles` it is the median, so `mae`.
         quantiles: Levels to forecast as well, increasing, 0.5 among them, such as [0.1, 0.5, 0.9].
         hidden_dims: Width of each layer of the stack; one of `config.hidden_dim` if not given.
@@ -108,6 +111,7 @@ class ForecastingModule(TaskModule):
         channel_independent: bool = True,
         encoder: Literal["identity", "linear"] = "identity",
         normalization: Literal["last", "mean", "instance", "none"] = "instance",
+        head: Literal["linear", "patches"] = "linear",
         loss: Literal["mse", "mae"] = "mse",
         quantiles: list[float] | None = None,
         hidden_dims: list[int] | None = None,
@@ -127,6 +131,7 @@ class ForecastingModule(TaskModule):
         require("encoder", encoder, encoder in ("identity", "linear"), "identity or linear")
         kinds = ("last", "mean", "instance", "none")
         require("normalization", normalization, normalization in kinds, "last, mean, instance or none")
+        require("head", head, head in ("linear", "patches"), "linear or patches")
         require("loss", loss, loss in ("mse", "mae"), "mse or mae")
         levels = list(quantiles or [])
         rising = levels == sorted(set(levels)) and all(0 < level < 1 for level in levels)
@@ -150,6 +155,7 @@ class ForecastingModule(TaskModule):
             channel_independent=channel_independent,
             encoder=encoder,
             normalization=normalization,
+            head=head,
             loss=loss,
             quantiles=quantiles,
             hidden_dims=hidden_dims,
@@ -171,7 +177,9 @@ class ForecastingModule(TaskModule):
         self.make_core(core, config, hidden_dims, dropout, backend)
         self.dropout = nn.Dropout(dropout)
         features, outputs = self.stack.output_dim + config.input_dim, columns * max(len(levels), 1)
-        self.head = nn.Linear(features, horizon * outputs)
+        self.head: nn.Module = nn.Linear(features, horizon * outputs)
+        if head == "patches":
+            self.head = PatchHead(features, self.stack.output_dim, horizon, patch, outputs, dropout)
         self.known_effect = KnownEffect(features, known, outputs) if known else None
         # Facts about the data at hand, not about the model: a checkpoint must not bring those of other data.
         self.register_buffer("units", torch.ones(channels), persistent=False)

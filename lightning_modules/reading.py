@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Literal, NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 Normalization = Literal["last", "mean", "instance", "none"]
 SCALE_FLOOR = 1e-3  # of a training deviation: below it a window counts as constant
@@ -81,32 +81,3 @@ def by_channel(patches: Tensor, channels: int, inputs: int) -> Tensor:
     shared = torch.cat([patches[..., channels:inputs], ages[..., channels:]], -1)
     shared = shared.unsqueeze(1).expand(-1, channels, -1, -1, -1)
     return torch.cat([own[0], shared, *own[1:]], -1).reshape(windows * channels, count, -1)
-
-
-class KnownEffect(nn.Module):
-    """What values known in advance add to the forecast of their row.
-
-    ``effect = tanh(s F + [k, k_recent] G + g) E + e``, s being the features of the origin, k the known covariates of the row
-    ahead and k_recent their mean over the look-back. E and e start at zero: at first nothing is added.
-
-    Args:
-        features: Width of s.
-        known: Number of known covariates.
-        outputs: Values to forecast in a row.
-        width: Width of the hidden layer.
-    """
-
-    def __init__(self, features: int, known: int, outputs: int, width: int = 32) -> None:
-        super().__init__()
-        self.state = nn.Linear(features, width, bias=False)
-        self.ahead = nn.Linear(2 * known, width)
-        self.out = nn.Linear(width, outputs)
-        nn.init.zeros_(self.out.weight)
-        nn.init.zeros_(self.out.bias)
-
-    def forward(self, features: Tensor, known: Tensor, recent: Tensor) -> Tensor:
-        """(M, K, H, outputs) from `features` (M, K, F), `known` (N, K, H, k), `recent` (N, K, k); M a multiple of N."""
-        ahead = self.ahead(torch.cat([known, recent.unsqueeze(2).expand_as(known)], -1))
-        ahead = ahead.repeat_interleave(len(features) // len(ahead), 0)
-        effect: Tensor = self.out(torch.tanh(self.state(features).unsqueeze(2) + ahead))
-        return effect

@@ -185,4 +185,4 @@ class ShuffledPhases(Sampler[int]):
 
     def __iter__(self) -> Iterator[int]:
         first = int(torch.randint(self.streams.phases, ())) * self.streams.chunks
-        return iter(range(first, first + self.streams.chunks))
+        yield from range(first, first + self.streams.chunks)

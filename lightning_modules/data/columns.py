@@ -17,7 +17,7 @@ from lightning_modules.data.series import Series
 _CYCLES: dict[str, Callable[[pd.DatetimeIndex], tuple[pd.Index, int]]] = {
     "minute": lambda time: (time.minute, 60),
     "hour": lambda time: (time.hour, 24),
-    "weekday": lambda time: (time.weekday, 7),
+    "weekday": lambda time: (time.day_of_week, 7),
     "day": lambda time: (time.day - 1, 31),
     "month": lambda time: (time.month - 1, 12),
 }

@@ -128,10 +128,7 @@ class ForecastingData(TaskData, ABC):
         if not self.known_count:
             return whole
         targets = whole.values[:, : len(whole.columns) - len(self.covariates or []) - self.known_count]
-        known = np.flatnonzero(~np.isnan(targets).all(axis=1))
-        if not len(known):
-            raise DataError(f"{whole.source}: no row holds a value of a target.")
-        rows = int(known[-1]) + 1
+        rows = int(np.flatnonzero(~np.isnan(targets).all(axis=1))[-1]) + 1
         return replace(whole, values=whole.values[:rows], time=None if whole.time is None else whole.time[:rows])
 
     @property

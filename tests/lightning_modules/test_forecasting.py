@@ -198,8 +198,10 @@ class TestRolling:
 
     def test_the_state_goes_on_from_before_the_test_part(self, tested: tuple) -> None:
         module, data, _folder = tested
-        warm_up, first = (next(item for item in data.test_dataloader() if keep(item)) for keep in (
-            lambda item: item.reset.all(), lambda item: item.origin.min() >= data.prepared.split.test.start))
+        warm_up, first = (
+            next(item for item in data.test_dataloader() if keep(item))
+            for keep in (lambda item: item.reset.all(), lambda item: item.origin.min() >= data.prepared.split.test.start)
+        )
         assert warm_up.origin.max() < data.prepared.split.test.start == first.origin.min()
         module.forget_states()
         with torch.no_grad():
@@ -334,7 +336,10 @@ def test_the_learning_rate_rises_and_falls(tmp_path: Path) -> None:
         ({"encoder": "conv"}, r"`encoder` must be identity or linear; got 'conv'"),
         ({"normalization": "batch"}, r"`normalization` must be last, mean, instance or none; got 'batch'"),
         ({"loss": "huber"}, r"`loss` must be mse or mae; got 'huber'"),
-        ({"loss": "mae", "quantiles": [0.9, 0.5]}, r"`quantiles` must be increasing levels.* 0\.5 among them.*; got \[0\.9, 0\.5\]"),
+        (
+            {"loss": "mae", "quantiles": [0.9, 0.5]},
+            r"`quantiles` must be increasing levels.* 0\.5 among them.*; got \[0\.9, 0\.5\]",
+        ),
         ({"loss": "mae", "quantiles": [0.1, 0.9]}, r"`quantiles` must be increasing levels"),
         ({"loss": "mae", "quantiles": [0.5, 1.0]}, r"`quantiles` must be increasing levels"),
         ({"quantiles": [0.1, 0.5, 0.9]}, r"`loss` must be mae with `quantiles`.*; got 'mse'"),
