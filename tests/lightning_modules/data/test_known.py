@@ -61,7 +61,7 @@ class TestKnown:
         forecast = data(table(tmp_path), horizon=6)
         list(forecast.test_dataloader())
         with pytest.raises(
-            DataError, match="forecast of 6 rows needs the known covariates price .* there are 4. Append rows"
+            DataError, match=r"forecast of 6 rows needs the known covariates price .* there are 4. Append rows"
         ):
             forecast.predict_dataloader()
 
@@ -75,7 +75,7 @@ class TestKnown:
         np.testing.assert_allclose(own, np.sin(2 * np.pi * hour / 24), atol=1e-6)
 
     def test_a_column_has_one_role(self, tmp_path: Path) -> None:
-        with pytest.raises(ConfigError, match="column `price` must be used once; .* `known_covariates`"):
+        with pytest.raises(ConfigError, match=r"column `price` must be used once; .* `known_covariates`"):
             data(table(tmp_path), covariates=["price"])
 
     def test_the_embedded_load_has_a_temperature(self) -> None:
@@ -122,7 +122,7 @@ class TestMask:
         frame.to_csv(path, index=False)
         known = data(path, missing="mask").prepared.tables.known
         assert torch.equal(known[ROWS : ROWS + 2, 0], known[ROWS - 1, 0].expand(2))
-        with pytest.raises(DataError, match="values are missing .price 2.*--data.missing=mask"):
+        with pytest.raises(DataError, match=r"values are missing .price 2.*--data.missing=mask"):
             data(path).setup()
 
     def test_an_empty_training_part_is_refused(self, tmp_path: Path) -> None:
