@@ -62,6 +62,7 @@ class ForecastingModule(TaskModule):
         channels: Number of targets; set by the data.
         covariates: Number of columns that are only read; set by the data.
         known: Number of columns that are known for the horizon too; set by the data.
+        calendar: How many of them are the calendar's, the last ones; set by the data.
         aged: Number of columns whose age is read too; set by the data.
         look_back: Rows of the past; set by the data.
         horizon: Rows to forecast; set by the data.
@@ -73,7 +74,7 @@ class ForecastingModule(TaskModule):
             `config.input_dim`.
         normalization: What targets and covariates are made relative to before they are read, and forecasts put back after:
             the last row of the look-back (`last`), its mean (`mean`), its mean and deviation (`instance`), or nothing
-            (`none`). Known covariates stay on the scale of the training rows.
+            (`none`). Known covariates are made relative in level but not in scale, the calendar not at all.
         head: How the features of an origin become its forecast: one linear map to the whole horizon (`linear`), or one to
             every patch ahead that reads the patch's position too (`patches`), which overfits a long horizon less.
         loss: What the point forecast is trained for: `mse` or `mae`; with `quantiles` it is the median, so `mae`.
@@ -103,6 +104,7 @@ class ForecastingModule(TaskModule):
         channels: int = 1,
         covariates: int = 0,
         known: int = 0,
+        calendar: int = 0,
         aged: int = 0,
         look_back: int = 96,
         horizon: int = 24,
@@ -147,6 +149,7 @@ class ForecastingModule(TaskModule):
             channels=channels,
             covariates=covariates,
             known=known,
+            calendar=calendar,
             aged=aged,
             look_back=look_back,
             horizon=horizon,
@@ -170,7 +173,7 @@ class ForecastingModule(TaskModule):
         )
         self.config = config
         self.channels, self.look_back, self.horizon, self.season, self.patch = channels, look_back, horizon, season, patch
-        self.relative, self.inputs = channels + covariates, channels + covariates + known
+        self.relative, self.centred, self.inputs = channels + covariates, known - calendar, channels + covariates + known
         self.channel_independent, self.normalization, self.loss = channel_independent, normalization, loss
         self.prediction_weight = prediction_weight
         self.encoder = nn.Identity() if encoder == "identity" else nn.Linear(width, config.input_dim)
@@ -207,7 +210,7 @@ class ForecastingModule(TaskModule):
         """
         streams = len(past)
         shape = (self.look_back, self.patch, None if reset is None else origins)
-        reading = read(past, *shape, self.relative, self.normalization)
+        reading = read(past, *shape, self.relative, self.centred, self.normalization)
         patches, copies = reading.patches.flatten(2), 1
         if self.channel_independent:
             patches, copies = by_channel(reading.patches, self.channels, self.inputs), self.channels
@@ -226,8 +229,10 @@ class ForecastingModule(TaskModule):
         if self.known_effect is not None:
             if known is None:
                 raise ConfigError("`known` must hold the known covariates of the horizon; got None.", key="known")
-            recent = reading.recent[..., : self.inputs - self.relative]
-            values = values + self.known_effect(features, known if reset is not None else known.unsqueeze(1), recent)
+            known = known if reset is not None else known.unsqueeze(1)
+            level = reading.level[:, :, None, self.relative :]
+            known = torch.cat([known[..., : self.centred] - level, known[..., self.centred :]], -1)
+            values = values + self.known_effect(features, known)
         if self.channel_independent:
             values = values.unflatten(0, (streams, self.channels)).movedim(1, 3)  # (N, K, H, C, Q)
         else:

@@ -43,8 +43,8 @@ class PatchHead(nn.Module):
 class KnownEffect(nn.Module):
     """What values known in advance add to the forecast of their row.
 
-    ``effect = tanh(s F + [k, k_recent] G + g) E + e``, s being the features of the origin, k the known covariates of the row
-    ahead and k_recent their mean over the look-back. E and e start at zero: at first nothing is added.
+    ``effect = tanh(s F + k G + g) E + e``, s being the features of the origin and k the known covariates of the row ahead.
+    E and e start at zero: at first nothing is added.
 
     Args:
         features: Width of s.
@@ -56,14 +56,13 @@ class KnownEffect(nn.Module):
     def __init__(self, features: int, known: int, outputs: int, width: int = 32) -> None:
         super().__init__()
         self.state = nn.Linear(features, width, bias=False)
-        self.ahead = nn.Linear(2 * known, width)
+        self.ahead = nn.Linear(known, width)
         self.out = nn.Linear(width, outputs)
         nn.init.zeros_(self.out.weight)
         nn.init.zeros_(self.out.bias)
 
-    def forward(self, features: Tensor, known: Tensor, recent: Tensor) -> Tensor:
-        """(M, K, H, outputs) from `features` (M, K, F), `known` (N, K, H, k), `recent` (N, K, k); M a multiple of N."""
-        ahead = self.ahead(torch.cat([known, recent.unsqueeze(2).expand_as(known)], -1))
-        ahead = ahead.repeat_interleave(len(features) // len(ahead), 0)
+    def forward(self, features: Tensor, known: Tensor) -> Tensor:
+        """(M, K, H, outputs) from `features` (M, K, F) and `known` (N, K, H, known covariates)."""
+        ahead = self.ahead(known).repeat_interleave(len(features) // len(known), 0)
         effect: Tensor = self.out(torch.tanh(self.state(features).unsqueeze(2) + ahead))
         return effect

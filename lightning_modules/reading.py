@@ -1,7 +1,7 @@
 """How a forecaster reads the past: in patches, each relative to the level of the rows that lead to it.
 
-Shapes: N rows of the batch, L look-back, D inputs, R relative inputs (the first ones), P rows in a patch, n patches,
-K origins, C targets.
+Shapes: N rows of the batch, L look-back, D inputs, R relative inputs (the first ones), Z centred ones (after them), P rows
+in a patch, n patches, K origins, C targets.
 """
 
 from __future__ import annotations
@@ -21,19 +21,17 @@ class Reading(NamedTuple):
     patches: Tensor
     """(N, n, P, D)"""
     level: Tensor
-    """(N, K, R) what a forecast is relative to, in standardised units"""
+    """(N, K, R + Z) what the inputs are relative to at each origin, in standardised units"""
     scale: Tensor
-    """(N, K, R)"""
-    recent: Tensor
-    """(N, K, D - R) mean over the look-back of the inputs that are not relative"""
+    """(N, K, R + Z) and in units of what; 1 for the Z centred inputs"""
     every: int
     """patches from one origin to the next; the last patch before the first origin is number ``every - 1``"""
 
 
 def read(
-    past: Tensor, look_back: int, patch: int, origins: int | None, relative: int, normalization: Normalization
+    past: Tensor, look_back: int, patch: int, origins: int | None, relative: int, centred: int, normalization: Normalization
 ) -> Reading:
-    """Cut `past` into patches and make its first `relative` inputs relative.
+    """Cut `past` into patches; make its first `relative` inputs relative, and the `centred` ones after them in level only.
 
     Without `origins`, `past` (N, L, D) is a window: all its patches are relative to the level and scale of the window, and
     its end is the origin. With it, `past` (N, L + new, D) is a stream: its first L rows were read before, its new ones
@@ -41,30 +39,30 @@ def read(
     scale at an origin, and neither sees a row after the patch or window.
     """
     rows, _, inputs = past.shape
+    moving = relative + centred
     if origins is None:
         windows, new, every = past.unsqueeze(1), past, look_back // patch
     else:
         windows = past[:, patch:].unfold(1, look_back, patch).transpose(2, 3)
         new, every = past[:, look_back:], (past.shape[1] - look_back) // (patch * origins)
     patches = new.reshape(rows, -1, patch, inputs)
-    level, scale = _level_and_scale(windows[..., :relative], normalization)
-    moved = (patches[..., :relative] - level.unsqueeze(2)) / scale.unsqueeze(2)
+    level, scale = _level_and_scale(windows[..., :moving], relative, normalization)
+    moved = (patches[..., :moving] - level.unsqueeze(2)) / scale.unsqueeze(2)
     at = slice(None) if origins is None else slice(every - 1, None, every)
-    recent = windows[:, at, :, relative:].mean(2)
-    return Reading(torch.cat([moved, patches[..., relative:]], -1), level[:, at], scale[:, at], recent, every)
+    return Reading(torch.cat([moved, patches[..., moving:]], -1), level[:, at], scale[:, at], every)
 
 
-def _level_and_scale(windows: Tensor, normalization: Normalization) -> tuple[Tensor, Tensor]:
-    """Level and scale (..., R) of `windows` (..., L, R)."""
+def _level_and_scale(windows: Tensor, scaled: int, normalization: Normalization) -> tuple[Tensor, Tensor]:
+    """Level and scale (..., inputs) of `windows` (..., L, inputs); the scale of all but the first `scaled` is 1."""
     last = windows[..., -1, :]
     if normalization == "none":
         return torch.zeros_like(last), torch.ones_like(last)
     if normalization == "last":
         return last, torch.ones_like(last)
-    level = windows.mean(-2)
-    if normalization == "mean":
-        return level, torch.ones_like(last)
-    return level, windows.std(-2, correction=0).clamp_min(SCALE_FLOOR)
+    level, scale = windows.mean(-2), torch.ones_like(last)
+    if normalization == "instance":
+        scale[..., :scaled] = windows[..., :scaled].std(-2, correction=0).clamp_min(SCALE_FLOOR)
+    return level, scale
 
 
 def by_channel(patches: Tensor, channels: int, inputs: int) -> Tensor:

@@ -41,6 +41,7 @@ def table(folder: Path, **options: Any) -> TableData:
 def fitted(data: ForecastingData, **options: Any) -> ForecastingModule:
     """A small module for the columns of `data`."""
     columns = dict(channels=data.channels, covariates=data.covariate_count, known=data.known_count, aged=data.aged_count)
+    columns |= dict(calendar=data.calendar_count)
     shape = dict(look_back=data.look_back, horizon=data.horizon, season=data.season)
     config = options.pop("config", DREAMConfig(hidden_dim=8, rank=2))
     return ForecastingModule(config, **{**columns, **shape, "patch": 4, **options})
@@ -73,13 +74,24 @@ class TestKnown:
         torch.testing.assert_close(rest, whole[:, 2:])
 
 
-def test_known_effect_reads_the_row_and_the_recent_mean() -> None:
+@pytest.mark.parametrize("normalization", ["last", "mean", "instance"])
+def test_known_covariates_count_relative_to_the_past_and_the_calendar_as_it_is(normalization: str) -> None:
+    module = small_module(known=2, calendar=1, normalization=normalization).eval()
+    torch.nn.init.normal_(module.known_effect.out.weight)
+    past, known = torch.randn(3, 24, 4), torch.randn(3, 8, 2)
+    before = module(past, known=known).future
+    for column, same in ((2, True), (3, False)):
+        step = torch.zeros(4)
+        step[column] = 5.0
+        assert torch.allclose(module(past + step, known=known + step[2:]).future, before, atol=1e-4) is same
+
+
+def test_known_effect_reads_its_row_and_the_features() -> None:
     effect = KnownEffect(features=3, known=1, outputs=1, width=4)
     torch.nn.init.normal_(effect.out.weight)
-    features, known, recent = torch.randn(4, 1, 3), torch.randn(2, 1, 5, 1), torch.randn(2, 1, 1)
-    made = effect(features, known, recent)
-    ahead = torch.cat([known[1, 0, 2], recent[1, 0]])
-    hidden = torch.tanh(effect.state.weight @ features[3, 0] + effect.ahead.weight @ ahead + effect.ahead.bias)
+    features, known = torch.randn(4, 1, 3), torch.randn(2, 1, 5, 1)
+    made = effect(features, known)
+    hidden = torch.tanh(effect.state.weight @ features[3, 0] + effect.ahead(known[1, 0, 2]))
     torch.testing.assert_close(made[3, 0, 2], effect.out(hidden))
 
 
@@ -96,13 +108,13 @@ class TestReading:
     def test_patches_of_a_stream_are_relative_to_the_look_back_that_ends_with_them(self) -> None:
         past = torch.randn(2, 12 + 8, 3)
         for normalization in ("last", "mean", "instance", "none"):
-            reading = read(past, 12, 4, 1, 2, normalization)
+            reading = read(past, 12, 4, 1, 1, 1, normalization)
             for k in range(2):
-                window = read(past[:, 4 * k + 4 : 4 * k + 16], 12, 4, None, 2, normalization)
+                window = read(past[:, 4 * k + 4 : 4 * k + 16], 12, 4, None, 1, 1, normalization)
                 torch.testing.assert_close(reading.patches[:, k], window.patches[:, -1])
             torch.testing.assert_close(reading.level, window.level)
             torch.testing.assert_close(reading.scale, window.scale)
-            torch.testing.assert_close(reading.recent, past[:, None, 8:, 2:].mean(2))
+            assert (reading.scale[..., 1] == 1).all()
 
     def test_each_target_gets_its_own_column_and_its_age(self) -> None:
         # two targets, one covariate, one calendar column, ages of the first three
@@ -195,7 +207,7 @@ class TestTimespans:
         seen = torch.ones(6, 6)
         seen[2:4, 1] = 3.0
         forecast = module(past, timespans=spans)
-        relative = read(past, 24, 4, None, 2, "instance").patches
+        relative = read(past, 24, 4, None, 2, 0, "instance").patches
         _, traces, _ = module.stack.trace(by_channel(relative, 2, 2), timespans=seen)
         torch.testing.assert_close(forecast.traces[0].forecast, traces[0].forecast)
         assert not torch.allclose(forecast.future[1], module(past).future[1])
