@@ -92,6 +92,7 @@ class ForecastingModule(TaskModule):
     """
 
     monitor = "val/mse"
+    unranked = frozenset({"coverage"})
     data: ForecastingData
     """What it was prepared for; there once `prepare` has run."""
     units: Tensor
