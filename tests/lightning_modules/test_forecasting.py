@@ -221,8 +221,8 @@ class TestRolling:
 
 
 def test_it_learns(tmp_path: Path) -> None:
-    data = small_data(rows=1200)
-    module = small_module(data, config=DREAMConfig(hidden_dim=32, rank=4), lr=5e-3)
+    data = small_data(rows=900)
+    module = small_module(data, config=DREAMConfig(hidden_dim=16, rank=4), lr=1e-2)
     logger = JSONLLogger(tmp_path)
     trainer = small_trainer(tmp_path, max_epochs=4, logger=logger)
     trainer.fit(module, datamodule=data)
@@ -315,7 +315,7 @@ def test_a_checkpoint_is_measured_in_the_units_of_the_data_at_hand(tmp_path: Pat
 def test_the_learning_rate_rises_and_falls(tmp_path: Path) -> None:
     data = small_data()
     module = small_module(data, lr=0.01, warmup=0.2)
-    trainer = small_trainer(tmp_path, max_epochs=5)
+    trainer = small_trainer(tmp_path, max_epochs=5, limit_train_batches=10, limit_val_batches=1)
     trainer.fit(module, datamodule=data)
     factor = trainer.lr_scheduler_configs[0].scheduler.lr_lambdas[0]
     total = trainer.global_step
