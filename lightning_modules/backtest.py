@@ -31,16 +31,19 @@ class Backtest:
     Args:
         data: What is tested on.
         levels: Levels of the quantile forecasts; none for point forecasts.
-        batches: Number of batches that will be added, to choose the examples from.
         device: Where the forecasts are.
     """
 
-    def __init__(self, data: ForecastingData, levels: list[float], batches: int, device: torch.device) -> None:
+    def __init__(self, data: ForecastingData, levels: list[float], device: torch.device) -> None:
         self.data, self.levels, self.device = data, levels, device
         self.metrics: dict[str, ForecastMetrics] = {}
         self.rows: list[Tensor] = []
         self.examples: list[plots.Example] = []
-        self.shown = {round(k * (batches - 1) / (EXAMPLES - 1)) for k in range(EXAMPLES)}
+        test = data.prepared.split.test
+        last = (
+            test.stop - data.horizon - (data.stride if data.rolling else 1) + 1
+        )  # the last origin, or at most a stride before
+        self.wanted = np.linspace(test.start, max(last, test.start), EXAMPLES).astype(int).tolist()
         self.naive = {"repeat-last": partial(repeat_last, horizon=data.horizon)}
         if data.season <= data.look_back:
             self.naive["seasonal-naive"] = partial(seasonal_naive, horizon=data.horizon, season=data.season)
@@ -55,11 +58,10 @@ class Backtest:
         windows: WindowBatch,
         surprise: Tensor,
         u_norm: Tensor,
-        batch: int,
     ) -> None:
         """Add the forecasts (N, H, C) and their quantiles (N, H, C, Q) for `windows`, by the name of who made them.
 
-        `surprise` (N,) and `u_norm` (N,) are those of the first one; `batch` numbers the call.
+        `surprise` (N,) and `u_norm` (N,) are those of the first one. Windows come in the order of time.
         """
         past = windows.past[..., : self.data.channels]
         made = dict(own)
@@ -73,18 +75,17 @@ class Backtest:
         row = torch.stack([windows.origin.to(surprise), *errors, surprise, u_norm], 1)
         self.rows.append(row.double().cpu())
         self.columns = [*drawn, "surprise", "u_norm"]
-        if batch in self.shown:
-            unscale, (future, quantiles) = self.data.unscale, next(iter(own.values()))
-            bands = None if quantiles is None else unscale(quantiles[0].transpose(-1, -2)).transpose(-1, -2)
-            self.examples.append(
-                plots.Example(
-                    int(windows.origin[0]),
-                    unscale(past[0]).cpu().numpy(),
-                    unscale(windows.future[0]).cpu().numpy(),
-                    unscale(future[0]).cpu().numpy(),
-                    None if bands is None else bands.cpu().numpy(),
-                )
-            )
+        future, quantiles = next(iter(own.values()))
+        for window, origin in enumerate(windows.origin.tolist()):
+            if self.wanted and origin >= self.wanted[0]:
+                self.wanted = [row for row in self.wanted if row > origin]
+                band = None if quantiles is None else self._unscaled(quantiles[window].movedim(-1, 0)).transpose(1, 2, 0)
+                before, truth, forecast = map(self._unscaled, (past[window], windows.future[window], future[window]))
+                self.examples.append(plots.Example(origin, before, truth, forecast, band))
+
+    def _unscaled(self, values: Tensor) -> np.ndarray:
+        """Standardised targets (..., C) in the data's own units."""
+        return self.data.unscale(values).cpu().numpy()
 
     def _metric(self, model: str) -> ForecastMetrics:
         if model not in self.metrics:

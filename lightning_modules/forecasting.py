@@ -303,8 +303,7 @@ class ForecastingModule(TaskModule):
 
     def on_test_epoch_start(self) -> None:
         self.forget_states()
-        batches = int(self.trainer.num_test_batches[0])
-        self._backtest = Backtest(self.data, self.levels.tolist(), batches, self.device)
+        self._backtest = Backtest(self.data, self.levels.tolist(), self.device)
 
     def test_step(self, batch: WindowBatch, batch_idx: int) -> None:
         forecast = self.on(batch)
@@ -323,7 +322,7 @@ class ForecastingModule(TaskModule):
                 f"{self.title}, windows afresh": (afresh.future, afresh.quantiles),
             }
         assert self._backtest is not None
-        self._backtest.add(own, windows, surprise, u_norm, batch_idx)
+        self._backtest.add(own, windows, surprise, u_norm)
 
     def on_test_epoch_end(self) -> None:
         self.forget_states()

@@ -186,8 +186,7 @@ class ForecastingData(TaskData, ABC):
     def train_dataloader(self) -> DataLoader[WindowBatch]:
         if not self.streams:
             return self._loader(self._windows(self.prepared.split.train), self.batch_size, shuffle=True)
-        if self.trainer is not None and self.trainer.world_size > 1:
-            raise ConfigError("`streams` trains on one device; set `trainer.devices=1`.", key="streams")
+        self._require_one_device("streams")
         streams = self._training_streams()
         return self._loader(streams, None, sampler=ShuffledPhases(streams))
 
@@ -230,8 +229,13 @@ class ForecastingData(TaskData, ABC):
 
     def _evaluation(self, rows: slice) -> DataLoader[WindowBatch]:
         if self.rolling:
+            self._require_one_device("rolling")
             return self._loader(self._rolling(rows.start, rows.stop - self.horizon), None)
         return self._loader(self._windows(rows), self.batch_size)
+
+    def _require_one_device(self, setting: str) -> None:
+        if self.trainer is not None and self.trainer.world_size > 1:
+            raise ConfigError(f"`{setting}` carries state on one device; set `trainer.devices=1`.", key=setting)
 
     def _loader(
         self,

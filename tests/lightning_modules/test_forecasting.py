@@ -193,7 +193,9 @@ class TestRolling:
         assert table["row"].tolist() == list(range(test.start, test.stop - 8 + 1, 4))
         for name in ("DREAM, carried state", "DREAM, windows afresh", "repeat-last"):
             assert table[name].mean() == pytest.approx(module.results[name]["mse"], rel=1e-5)
-        lines = {line.get_label(): line for line in module.figures()["adaptation"].axes[0].lines}
+        figures = module.figures()
+        assert len(figures["forecasts"].axes) == 2 * 4  # two targets at four origins
+        lines = {line.get_label(): line for line in figures["adaptation"].axes[0].lines}
         np.testing.assert_allclose(lines["DREAM, carried state"].get_ydata(), table["DREAM, carried state"], rtol=1e-6)
 
     def test_the_state_goes_on_from_before_the_test_part(self, tested: tuple) -> None:
