@@ -39,18 +39,19 @@ def forecasts(
         shown = min(len(example.past), 3 * horizon)
         before = times(np.arange(example.origin - shown, example.origin))
         after = times(np.arange(example.origin, example.origin + horizon))
+        thin = 1.0 if horizon <= 200 else 0.5
         for row, name in enumerate(names):
             axis = axes[row, column]
-            axis.plot(before, example.past[-shown:, row], color=TRUTH, lw=1, alpha=0.6, label="past")
-            axis.plot(after, example.future[:, row], color=TRUTH, lw=1.4, label="truth")
-            axis.plot(after, example.forecast[:, row], color=MODEL, lw=1.8, label="forecast")
+            axis.plot(before, example.past[-shown:, row], color=TRUTH, lw=thin, alpha=0.6, label="past")
+            axis.plot(after, example.future[:, row], color=TRUTH, lw=1.4 * thin, label="truth")
+            axis.plot(after, example.forecast[:, row], color=MODEL, lw=1.8 * thin, label="forecast")
             bands = np.empty((horizon, 0)) if example.quantiles is None else example.quantiles[:, row]
             for pair in range(bands.shape[1] // 2):
                 label = None if pair else "quantiles"
                 axis.fill_between(after, bands[:, pair], bands[:, -1 - pair], color=MODEL, alpha=0.2, lw=0, label=label)
             axis.axvline(after[0], color=RIVAL, lw=0.8)
             tidy(axis, after)
-            axis.set_xticks([before[0], after[0]])
+            axis.set_xticks([after[0], before[0] if shown > horizon else after[-1]])
             if np.issubdtype(after.dtype, np.datetime64):
                 axis.xaxis.set_major_formatter(DateFormatter("%d %b\n%H:%M"))
             if column == 0:
