@@ -20,7 +20,8 @@ from lightning_modules.naive import error_quantiles, repeat_last, seasonal_naive
 from lightning_modules.plots import forecasting as plots
 
 EXAMPLES = 4  # windows that the figure of forecasts shows
-SPREAD = 256  # training windows whose errors give a naive forecast its quantiles
+SPREAD = 256  # training windows whose errors give a naive forecast its quantiles, fewer where they hold more than
+MOST = 15_000_000  # values, since torch.quantile takes no more
 
 
 class Backtest:
@@ -49,7 +50,8 @@ class Backtest:
             self.naive["seasonal-naive"] = partial(seasonal_naive, horizon=data.horizon, season=data.season)
         self.spread: dict[str, Tensor] = {}
         if levels:
-            past, future = (part.to(device) for part in data.training_windows(SPREAD))
+            count = max(min(SPREAD, MOST // (data.horizon * data.channels)), 1)
+            past, future = (part.to(device) for part in data.training_windows(count))
             self.spread = {name: error_quantiles(naive, past, future, levels) for name, naive in self.naive.items()}
 
     def add(
