@@ -2,8 +2,27 @@
 
 from lightning_modules.data.base import TaskData
 from lightning_modules.data.ett import ETTData
+from lightning_modules.data.labelled import StreamTable
 from lightning_modules.data.load import DriftingLoad
+from lightning_modules.data.nab import NABData
+from lightning_modules.data.planted import PlantedAnomalies
+from lightning_modules.data.skab import SKABData
+from lightning_modules.data.streams import AnomalyData, Stream, StreamBatch
 from lightning_modules.data.table import TableData
 from lightning_modules.data.windows import ForecastingData, WindowBatch
 
-__all__ = ["DriftingLoad", "ETTData", "ForecastingData", "TableData", "TaskData", "WindowBatch"]
+__all__ = [
+    "AnomalyData",
+    "DriftingLoad",
+    "ETTData",
+    "ForecastingData",
+    "NABData",
+    "PlantedAnomalies",
+    "SKABData",
+    "Stream",
+    "StreamBatch",
+    "StreamTable",
+    "TableData",
+    "TaskData",
+    "WindowBatch",
+]

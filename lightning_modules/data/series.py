@@ -97,7 +97,9 @@ def _read_frame(path: Path, separator: str) -> pd.DataFrame:
             header = header.iloc[0].tolist()
             if len(header) == 1 and (used := next((sign for sign in ",;\t|" if sign in header[0]), None)):
                 wanted = "commas" if separator == "," else repr(separator)
-                raise DataError(f"{path}: values must be separated by {wanted}; the first line uses {used!r}. Save it as CSV.")
+                raise DataError(
+                    f"{path}: values must be separated by {wanted}; the first line uses {used!r}. Save it as CSV."
+                )
             with warnings.catch_warnings():
                 warnings.simplefilter("error", pd.errors.ParserWarning)  # a row longer than the header
                 frame = pd.read_csv(path, sep=separator, low_memory=False, index_col=False)
