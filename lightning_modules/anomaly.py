@@ -5,7 +5,7 @@ Shapes: N streams, T rows of a chunk, C columns, I = 2 C inputs of the layer: le
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -26,7 +26,15 @@ from lightning_modules.data.streams import AnomalyData, Stream, StreamBatch
 from lightning_modules.metrics import nab
 from lightning_modules.metrics.anomaly import event_metrics, row_metrics, vus_pr
 from lightning_modules.plots import anomaly as plots
-from lightning_modules.scoring import LEVEL_LIMIT, WARM_UP, AnomalyScore, RunningScale, WindowedGaussian, tail_threshold
+from lightning_modules.scoring import (
+    LEVEL_LIMIT,
+    MEASURES,
+    WARM_UP,
+    AnomalyScore,
+    RunningScale,
+    WindowedGaussian,
+    tail_threshold,
+)
 
 LOSS_LIMIT = 25.0  # squared usual deviations: an outlier in the training part teaches no more than that
 FIGURES = 3
@@ -80,6 +88,8 @@ class AnomalyModule(TaskModule):
         tail_memory: Rows after which a tail fades.
         adapt: Whether fast weights, running scales and tails go on learning after the training part. False is for streams
             whose normal behaviour stays and whose anomalies last, so that they would become usual.
+        measures: What is scored, of `error` and `burst` of the prediction, `level` and `drift` of the data; see
+            `AnomalyScore`.
         gap: Rows within which a lower score is no new alarm, as a share of the training part.
         threshold: `tail`: peaks over threshold of the training part's scores; `quantile`: their quantile.
         risk: Share of rows like those of the training part that may exceed the threshold.
@@ -107,6 +117,7 @@ class AnomalyModule(TaskModule):
         memory: int = 3000,
         tail_memory: int = 10000,
         adapt: bool = True,
+        measures: list[str] = list(MEASURES),  # noqa: B006 - shown by --print_config, never changed
         gap: float = 1 / 3,
         threshold: Literal["tail", "quantile"] = "tail",
         risk: float = 1e-3,
@@ -121,6 +132,8 @@ class AnomalyModule(TaskModule):
         config = config if isinstance(config, DREAMConfig) else DREAMConfig(**config)
         require("memory", memory, memory >= WARM_UP, f"at least {WARM_UP} rows")
         require("tail_memory", tail_memory, tail_memory >= WARM_UP, f"at least {WARM_UP} rows")
+        known = bool(measures) and set(measures) <= set(MEASURES)
+        require("measures", measures, known, f"one or more of {', '.join(MEASURES)}")
         require("gap", gap, 0 <= gap <= 10, "a share of the training part from 0 to 10")
         require("threshold", threshold, threshold in ("tail", "quantile"), "tail or quantile")
         require("risk", risk, 0 < risk < 1, "a share of the rows above 0 and below 1")
@@ -135,6 +148,7 @@ class AnomalyModule(TaskModule):
             memory=memory,
             tail_memory=tail_memory,
             adapt=adapt,
+            measures=measures,
             gap=gap,
             threshold=threshold,
             risk=risk,
@@ -146,7 +160,7 @@ class AnomalyModule(TaskModule):
             backend=backend,
         )
         self.channels, self.memory, self.tail_memory, self.adapt = channels, memory, tail_memory, adapt
-        self.gap, self.threshold, self.risk, self.buffer = gap, threshold, risk, buffer
+        self.measures, self.gap, self.threshold, self.risk, self.buffer = list(measures), gap, threshold, risk, buffer
         self.make_core(core, config, hidden_dims, dropout, backend)
         off = [f"{self.title}, plasticity off"] if core == "dream" and config.base_plasticity > 0 else []
         self.detectors = [self.title, *off, REPEAT]
@@ -246,7 +260,7 @@ class AnomalyModule(TaskModule):
         if batch.start == 0 or self._score is None:
             self._states, self._held = self.stack.init_state(streams), self.stack.init_state(streams)
             gap = np.round(self.gap * np.tile(batch.training.cpu().numpy(), len(detectors))).astype(int)
-            self._score = AnomalyScore(len(detectors) * streams, self.channels, self.tail_memory, gap)
+            self._score = AnomalyScore(len(detectors) * streams, self.channels, self.tail_memory, gap, self.measures)
             self._last = np.zeros((streams, self.channels))
         assert self._states is not None
         assert self._held is not None
@@ -346,21 +360,21 @@ class AnomalyModule(TaskModule):
         for row, stream in enumerate(self.data.streams):
             verdict = self.verdict(stream, *seen[:, row, : len(stream.values)])
             table = pd.DataFrame(stream.values, columns=list(stream.columns))
-            added = {
+            added: dict[str, np.ndarray | float] = {
                 "score": verdict.score,
                 "threshold": verdict.threshold,
                 "flag": verdict.flag.astype(int),
                 "alarm": verdict.raised.astype(int),
             }
             for name, values in added.items():
-                table[_free(name, stream.columns)] = values
-            table.insert(0, _free("time", table.columns), stream.times)
-            table.insert(0, _free("stream", table.columns), stream.name)
+                table.insert(table.shape[1], _free(name, stream.columns), values)
+            table.insert(0, _free("time", stream.columns), stream.times)
+            table.insert(0, _free("stream", stream.columns), stream.name)
             tables.append(table)
         return [write_atomic(folder / "scores.csv", pd.concat(tables).to_csv(index=False))]
 
 
-def _free(name: str, taken: Iterator[str] | object) -> str:
-    while name in taken:  # type: ignore[operator]
+def _free(name: str, taken: Collection[str]) -> str:
+    while name in taken:
         name += "_"
     return name

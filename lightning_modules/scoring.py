@@ -6,14 +6,17 @@ mix. What a class carries is all that it knows of the past.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
-from scipy.special import ndtr
+import torch
 
 DECADES = 10.0  # a score of 1 means a tail probability of 1e-10 or less
 LEVEL_LIMIT, STEP_LIMIT = 8.0, 50.0  # in usual deviations: further out is as far as it gets
 DRIFT_ROWS, BURST_ROWS = 24, 12  # rows over which a level, and an error, are averaged
 TAIL_SHARE, TAIL_PRIOR, TAIL_CLIP = 0.05, 20.0, 20.0
 WARM_UP = 50  # rows before a tail says anything
+MEASURES = ("error", "burst", "level", "drift")
 GAUSSIAN_ROWS, GAUSSIAN_REFRESH = 6400, 100  # the benchmark's own
 
 
@@ -116,12 +119,12 @@ class TailProbability:
 class AnomalyScore:
     """The score and the alarm of each row, from the layer's input and what it had predicted.
 
-    With x_t the levels and steps of `RunningScale` and e_t = x_t - prediction, four measures:
+    With the level and the step of column c from `RunningScale`, and the errors e of their predictions, four measures:
 
-        error = sqrt(mean_i e_i^2)            burst = running mean of error over 12 rows
-        level = sqrt(mean_c level_c^2)        drift = sqrt(mean_c (running mean of level_c over 24 rows)^2)
+        error_c = sqrt((e_level,c^2 + e_step,c^2) / 2)      burst_c = running mean of error_c over 12 rows
+        level_c = |level_c|                                 drift_c = |running mean of level_c over 24 rows|
 
-        score = min(1, max over measures of -log10 P / 10)                     P: `TailProbability`
+        score = min(1, max over measures and columns of -log10 P / 10)         P: `TailProbability` of each on its own
         alarm = min(1, max(0, score - log10(rows so far) / 20))                if score is the highest of the last `gap` rows
                 0                                                              otherwise
 
@@ -133,28 +136,31 @@ class AnomalyScore:
         columns: C.
         memory: Rows after which the tails' past fades.
         gap: (N,) rows after which a lower score may be an alarm again.
+        measures: Which of `MEASURES` count.
     """
 
-    def __init__(self, streams: int, columns: int, memory: int, gap: np.ndarray) -> None:
-        self.columns, self.tail = columns, TailProbability(streams, 4, memory)
-        self.burst, self.drift = np.zeros(streams), np.zeros((streams, columns))
-        self.rows, self.gap = np.zeros(streams), np.maximum(gap, 1)
+    def __init__(self, streams: int, columns: int, memory: int, gap: np.ndarray, measures: Sequence[str] = MEASURES) -> None:
+        self.columns, self.measures = columns, tuple(measures)
+        self.tail = TailProbability(streams, columns * len(measures), memory)
+        self.burst, self.drift = np.zeros((streams, columns)), np.zeros((streams, columns))
+        self.rows, self.gap = 0, np.maximum(gap, 1)
         self.recent = np.full((streams, int(self.gap.max())), -1.0)
 
     def step(self, x: np.ndarray, prediction: np.ndarray, learning: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Score and alarm, (N,) each, for `x` and its `prediction`, (N, 2 C)."""
-        error, levels = _size(x - prediction), x[:, : self.columns]
+        squares, levels = (x - prediction) ** 2, x[:, : self.columns]
+        error = np.sqrt((squares[:, : self.columns] + squares[:, self.columns :]) / 2)
         self.burst = self.burst + (error - self.burst) / BURST_ROWS
         self.drift = self.drift + (levels - self.drift) / DRIFT_ROWS
-        measures = np.stack([error, self.burst, _size(levels), _size(self.drift)], 1)
-        decades = self.tail.step(measures, learning).max(1)
+        seen = {"error": error, "burst": self.burst, "level": np.abs(levels), "drift": np.abs(self.drift)}
+        decades = self.tail.step(np.concatenate([seen[name] for name in self.measures], 1), learning).max(1)
         return np.minimum(decades / DECADES, 1.0), self._alarm(decades)
 
     def _alarm(self, decades: np.ndarray) -> np.ndarray:
         self.rows += 1
         climax = decades > self.recent.max(1)
-        rarity = decades - 0.5 * np.log10(np.maximum(self.rows, WARM_UP))
-        self.recent[np.arange(len(decades)), (self.rows - 1).astype(int) % self.gap] = decades
+        rarity = decades - 0.5 * np.log10(max(self.rows, WARM_UP))
+        self.recent[np.arange(len(decades)), self.rows % self.gap] = decades
         return np.where(climax, np.clip(rarity / DECADES, 0.0, 1.0), 0.0)
 
 
@@ -178,17 +184,11 @@ class WindowedGaussian:
         if self.rows % GAUSSIAN_REFRESH == 0 and self.rows:
             known = self.past[:, : min(self.rows, GAUSSIAN_ROWS)]
             self.mean, self.scale = known.mean(1), np.maximum(known.std(1), 1e-9)
-        score = ndtr(np.abs(values - self.mean) / self.scale).max(1) if self.rows >= GAUSSIAN_REFRESH else None
+        away = np.abs(values - self.mean) / self.scale if self.rows >= GAUSSIAN_REFRESH else np.zeros_like(values)
         self.past[:, self.rows % GAUSSIAN_ROWS] = values
         self.rows += 1
-        score = np.full(len(values), 0.5) if score is None else score
-        return score, score.copy()
-
-
-def _size(x: np.ndarray) -> np.ndarray:
-    """(N,) root of the mean square of (N, K)."""
-    size: np.ndarray = np.sqrt(np.mean(x * x, axis=1))
-    return size
+        score = torch.special.ndtr(torch.from_numpy(away.max(1))).numpy()
+        return score, score
 
 
 def tail_threshold(scores: np.ndarray, risk: float) -> float:

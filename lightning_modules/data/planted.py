@@ -32,9 +32,9 @@ class PlantedAnomalies(AnomalyData):
         y_c(t) = level_c + sum_k mix_ck s_k(t) + noise
 
     with as many sources s_k as sensors, half of them rhythms (24 to 90 rows) and half first-order autoregressive. Planted
-    in turn, one sensor at a time, after the training part: a spike (2 rows), a shifted level, a flat line, noise of four
-    times the deviation, and a sensor decoupled from the others (the sources reach it 40 rows late). Two thirds into the
-    stream the regime changes for good: levels and rhythms of all sensors move, which no label marks.
+    in turn, one sensor at a time, after the training part: a spike (2 rows), a shifted level, a flat line, noise of one and
+    a half times the deviation, and a sensor decoupled from the others (the sources reach it 40 rows late). Two thirds into
+    the stream the regime changes for good: levels and rhythms of all sensors move, which no label marks.
 
     Args:
         sensors: Number of columns.
@@ -82,7 +82,7 @@ class PlantedAnomalies(AnomalyData):
         rhythms = (self.sensors + 1) // 2
         period, phase = random.uniform(24, 90, (2, rhythms))[regime[:, 0]], random.uniform(0, 2 * np.pi, rhythms)
         waves = np.sin(2 * np.pi * time / period + phase)
-        shocks = 0.3 * random.standard_normal((total, self.sensors))
+        shocks = 0.04 * random.standard_normal((total, self.sensors))
         slow = np.zeros_like(shocks)
         for row in range(1, total):
             slow[row] = 0.9 * slow[row - 1] + shocks[row]
@@ -90,7 +90,7 @@ class PlantedAnomalies(AnomalyData):
         mix = random.uniform(-1, 1, (self.sensors, self.sensors))
         level = 10 * random.uniform(-1, 1, (2, self.sensors))
         clean = level[0] + regime * 0.2 * level[1] + sources @ mix
-        noise = 0.1 * random.standard_normal(clean.shape)
+        noise = 0.02 * random.standard_normal(clean.shape)
         values, late = (clean + noise)[SETTLING:], (clean + noise)[SETTLING - 40 : -40]
         label = np.zeros(self.rows, dtype=bool)
         deviation = values[: self.training].std(0)
@@ -105,7 +105,7 @@ class PlantedAnomalies(AnomalyData):
             elif kind == "flat line":
                 part[:] = part[0]
             elif kind == "noise":
-                part += 4 * deviation[column] * random.standard_normal(len(part))
+                part += 1.5 * deviation[column] * random.standard_normal(len(part))
             else:
                 part[:] = late[rows, column]
         names = tuple(f"sensor_{number}" for number in range(1, self.sensors + 1))

@@ -60,6 +60,6 @@ def detection(stream: Stream, found: Detection, changes: Sequence[int] = ()) -> 
             axis.axvline(time[change], color=TRUTH, lw=1, ls=":", label="change of regime")
         tidy(axis, time)
     seen = {label: handle for axis in axes for handle, label in zip(*axis.get_legend_handles_labels(), strict=True)}
-    figure.legend(seen.values(), seen.keys(), loc="outside upper left", ncols=len(seen), frameon=False)
+    figure.legend(seen.values(), seen.keys(), loc="outside lower center", ncols=len(seen), frameon=False)
     figure.suptitle(stream.name, fontsize="medium")
     return figure
