@@ -22,9 +22,7 @@ from dream import DREAMConfig, DREAMState
 from dream.errors import ConfigError
 from dream.files import write_atomic
 from lightning_modules.base import TaskModule, require
-from lightning_modules.data.streams import AnomalyData, Stream, StreamBatch
-from lightning_modules.metrics import nab
-from lightning_modules.metrics.anomaly import event_metrics, row_metrics, vus_pr
+from lightning_modules.data.streams import AnomalyData, StreamBatch
 from lightning_modules.plots import anomaly as plots
 from lightning_modules.scoring import (
     LEVEL_LIMIT,
@@ -33,8 +31,8 @@ from lightning_modules.scoring import (
     AnomalyScore,
     RunningScale,
     WindowedGaussian,
-    tail_threshold,
 )
+from lightning_modules.verdicts import HIGHER_IS_BETTER, Verdict, assess
 
 LOSS_LIMIT = 25.0  # squared usual deviations: an outlier in the training part teaches no more than that
 FIGURES = 3
@@ -50,18 +48,6 @@ class Scan(NamedTuple):
     """(N, T)"""
     u_norm: Tensor
     """(N, T)"""
-
-
-class Verdict(NamedTuple):
-    """What a detector says of one stream; row for row (T,) but for the threshold."""
-
-    score: np.ndarray
-    alarm: np.ndarray
-    threshold: float
-    flag: np.ndarray
-    """score above the threshold, after the training part"""
-    raised: np.ndarray
-    """flagged, and an alarm"""
 
 
 class AnomalyModule(TaskModule):
@@ -101,9 +87,7 @@ class AnomalyModule(TaskModule):
         backend: Implementation of the scan, see `dream.ops.registry`.
     """
 
-    higher_is_better: ClassVar[frozenset[str]] = frozenset(
-        [*nab.PROFILES, "roc_auc", "ap", "vus_pr", "event_precision", "event_recall", "event_f1", "f1"]
-    )
+    higher_is_better: ClassVar[frozenset[str]] = HIGHER_IS_BETTER
     data: AnomalyData
     """What it was prepared for; there once `prepare` has run."""
 
@@ -167,6 +151,7 @@ class AnomalyModule(TaskModule):
         """The rows of the table that are scored the same way, the module's own first."""
         self._scale: RunningScale | None = None
         self._held: list[DREAMState] | None = None
+        self._last = np.zeros((0, channels))
         self._score: AnomalyScore | None = None
         self._gaussian: WindowedGaussian | None = None
         self._seen: list[np.ndarray] = []
@@ -295,38 +280,17 @@ class AnomalyModule(TaskModule):
     def on_test_epoch_end(self) -> None:
         seen = np.concatenate(self._seen, -1)
         for number, name in enumerate([*self.detectors, GAUSSIAN]):
-            self.verdicts[name] = [
-                self.verdict(stream, *seen[:, number, row, : len(stream.values)])
-                for row, stream in enumerate(self.data.streams)
-            ]
-        self.log_results({name: self.metrics(verdicts) for name, verdicts in self.verdicts.items()})
+            self.verdicts[name] = self._verdicts(seen[:, number])
+        streams, buffer, corpus = self.data.streams, self.buffer, self.data.nab
+        self.log_results({name: assess(streams, found, buffer, corpus) for name, found in self.verdicts.items()})
 
-    def verdict(self, stream: Stream, score: np.ndarray, alarm: np.ndarray) -> Verdict:
-        """The threshold from the training part, and what is above it after that."""
-        known = score[WARM_UP : stream.training]
-        limit = (
-            float(np.quantile(known, 1 - self.risk)) if self.threshold == "quantile" else tail_threshold(known, self.risk)
-        )
-        flag = (score > limit) & (np.arange(len(score)) >= stream.training)
-        return Verdict(score, alarm, limit, flag, flag & (alarm > 0))
-
-    def metrics(self, verdicts: list[Verdict]) -> dict[str, float]:
-        """The metrics of a detector over the rows after the training parts; without labels the share flagged."""
-        streams = self.data.streams
-        parts = [slice(stream.training, None) for stream in streams]
-        scores = [verdict.score[part] for verdict, part in zip(verdicts, parts, strict=True)]
-        flags = [verdict.flag[part] for verdict, part in zip(verdicts, parts, strict=True)]
-        if not self.data.labelled:
-            return {"flagged": 100 * float(np.concatenate(flags).mean())}
-        labels = [stream.label[part] for stream, part in zip(streams, parts, strict=True) if stream.label is not None]
-        raised = [verdict.raised[part] for verdict, part in zip(verdicts, parts, strict=True)]
-        values: dict[str, float] = {}
-        if self.data.nab:
-            corpus = {s.name: nab.Stream(v.alarm, s.windows) for s, v in zip(streams, verdicts, strict=True)}
-            values |= {name: score.value for name, score in nab.nab_scores(corpus).items()}
-        values |= row_metrics(scores, flags, labels)
-        values["vus_pr"] = vus_pr(scores, labels, self.buffer)
-        return values | event_metrics(raised, labels)
+    def _verdicts(self, scores: np.ndarray) -> list[Verdict]:
+        """What the scores and alarms (2, N, T) of a detector say of each stream."""
+        found = zip(self.data.streams, *scores, strict=True)
+        return [
+            Verdict.of(stream, score[: len(stream.values)], alarm[: len(stream.values)], self.threshold, self.risk)
+            for stream, score, alarm in found
+        ]
 
     def figures(self) -> dict[str, Figure]:
         """Data with labels and alarms, score and threshold, surprise and norm of U, of up to three streams."""
@@ -355,10 +319,8 @@ class AnomalyModule(TaskModule):
         """`scores.csv`: a row for each row of each stream: where it is, the columns, score, threshold, flag, alarm."""
         if not predictions:
             return []
-        seen = np.concatenate(predictions, -1)
         tables = []
-        for row, stream in enumerate(self.data.streams):
-            verdict = self.verdict(stream, *seen[:, row, : len(stream.values)])
+        for stream, verdict in zip(self.data.streams, self._verdicts(np.concatenate(predictions, -1)), strict=True):
             table = pd.DataFrame(stream.values, columns=list(stream.columns))
             added: dict[str, np.ndarray | float] = {
                 "score": verdict.score,

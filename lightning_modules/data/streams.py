@@ -138,11 +138,6 @@ class AnomalyData(TaskData, ABC):
         return len(self.columns)
 
     @property
-    def labelled(self) -> bool:
-        """Whether every stream says where its anomalies are."""
-        return all(stream.label is not None for stream in self.streams)
-
-    @property
     def nab(self) -> bool:
         """Whether the benchmark's own score applies."""
         return False
