@@ -22,7 +22,7 @@ from dream import DREAMConfig, DREAMState
 from dream.errors import ConfigError
 from dream.files import write_atomic
 from lightning_modules.base import TaskModule, require
-from lightning_modules.data.streams import AnomalyData, StreamBatch
+from lightning_modules.data.anomaly import AnomalyData, StreamBatch
 from lightning_modules.plots import anomaly as plots
 from lightning_modules.scoring import (
     LEVEL_LIMIT,
@@ -162,7 +162,7 @@ class AnomalyModule(TaskModule):
 
     def prepare(self, data: L.LightningDataModule) -> None:
         if not isinstance(data, AnomalyData):
-            raise ConfigError(f"`data` must be an AnomalyData; got {type(data).__name__}. Try StreamTable.", key="data")
+            raise ConfigError(f"`data` must be an AnomalyData; got {type(data).__name__}. Try AnomalyTable.", key="data")
         self.data = data
 
     def relative(self, batch: StreamBatch) -> tuple[np.ndarray, np.ndarray]:

@@ -10,7 +10,7 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
-from lightning_modules.data.streams import Stream
+from lightning_modules.data.anomaly import Stream
 from lightning_modules.metrics import nab
 from lightning_modules.metrics.anomaly import event_metrics, row_metrics, vus_pr
 from lightning_modules.scoring import WARM_UP, tail_threshold

@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from dream.errors import DataError
-from lightning_modules.data.catalogue import data_folder
-from lightning_modules.data.streams import AnomalyData, Stream
+from dream.errors import ConfigError
+from lightning_modules.data.anomaly import AnomalyData, Stream
+from lightning_modules.data.catalogue import data_path
 from lightning_modules.metrics.nab import probation
 
 
@@ -32,18 +32,17 @@ class NABData(AnomalyData):
         return True
 
     def read(self) -> list[Stream]:
-        folder = data_folder() / "nab"
-        labels = folder / "labels" / "combined_windows.json"
-        if not labels.is_file():
-            raise DataError(f"{labels} is not there: set DREAM_DATA to the folder that holds `nab/`, see docs/anomaly.md.")
+        labels = data_path("nab", "labels/combined_windows.json")
         windows: dict[str, list[tuple[str, str]]] = json.loads(labels.read_text())
         groups = sorted({name.partition("/")[0] for name in windows})
         if unknown := set(self.groups or []) - set(groups):
-            raise DataError(f"`groups` must name groups of NAB: {', '.join(groups)}; got {', '.join(sorted(unknown))}.")
+            raise ConfigError(
+                f"`groups` must name groups of NAB: {', '.join(groups)}; got {', '.join(sorted(unknown))}.", key="groups"
+            )
         names = [name for name in sorted(windows) if name.partition("/")[0] in (self.groups or groups)]
         streams = []
         for name in names:
-            table = pd.read_csv(folder / "data" / name)
+            table = pd.read_csv(data_path("nab", f"data/{name}"))
             time = pd.to_datetime(table["timestamp"]).to_numpy("datetime64[ns]")
             label = np.zeros(len(time), dtype=bool)
             for first, last in windows[name]:

@@ -8,8 +8,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from lightning_modules.data.anomaly import AnomalyData, Stream
 from lightning_modules.data.base import require_int
-from lightning_modules.data.streams import AnomalyData, Stream
 
 KINDS = ("spike", "shift", "flat line", "noise", "decoupled")
 SETTLING = 200  # rows between the start of the stream and the first row kept

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
+from pathlib import PurePosixPath
 
-from dream.errors import DataError
-from lightning_modules.data.catalogue import data_folder
-from lightning_modules.data.labelled import labelled_stream
+from lightning_modules.data.anomaly import AnomalyData, Stream
+from lightning_modules.data.anomaly_table import labelled_stream
+from lightning_modules.data.catalogue import data_path, dataset
 from lightning_modules.data.series import read_table
-from lightning_modules.data.streams import AnomalyData, Stream
 
 SENSORS = (
     "Accelerometer1RMS",
@@ -20,6 +19,7 @@ SENSORS = (
     "Voltage",
     "Volume Flow RateRMS",
 )
+GROUPS = ("valve1/", "valve2/", "other/")
 TRAINING_ROWS = 400
 
 
@@ -29,14 +29,10 @@ class SKABData(AnomalyData):
     The board's outlier task asks for `f1`, `far` and `mar` over the test rows of all files together.
     """
 
-    def __init__(self, **options: Any) -> None:
-        super().__init__(**options)
-
     def read(self) -> list[Stream]:
-        folder = data_folder() / "skab"
-        paths = [path for group in ("valve1", "valve2", "other") for path in (folder / group).glob("*.csv")]
-        if not paths:
-            raise DataError(f"{folder} holds no data: set DREAM_DATA to the folder that holds `skab/`, see docs/anomaly.md.")
-        paths.sort(key=lambda path: (path.parent.name, int(path.stem)))
-        tables = [read_table(path, "datetime", SENSORS, ["anomaly"], ";") for path in paths]
-        return [labelled_stream(table, True, TRAINING_ROWS) for table in tables]
+        files = [PurePosixPath(file) for file in dataset("skab").files if file.startswith(GROUPS)]
+        streams = []
+        for file in sorted(files, key=lambda file: (file.parent.name, int(file.stem))):
+            table = read_table(data_path("skab", str(file)), "datetime", SENSORS, ["anomaly"], ";")
+            streams.append(labelled_stream(str(file), table, True, TRAINING_ROWS))
+        return streams

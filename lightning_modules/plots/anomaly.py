@@ -8,10 +8,11 @@ from typing import NamedTuple
 import numpy as np
 from matplotlib.figure import Figure
 
-from lightning_modules.data.streams import Stream
+from lightning_modules.data.anomaly import Stream
 from lightning_modules.plots.common import MODEL, NOVEL, RIVAL, TRUTH, WEIGHTS, tidy
 
 MOST_COLUMNS = 4
+POINTS = 1000  # of a longer stream the picture shows surprise as a running mean
 
 
 class Detection(NamedTuple):
@@ -46,8 +47,10 @@ def detection(stream: Stream, found: Detection, changes: Sequence[int] = ()) -> 
     score.plot(time[[stream.training, -1]], [found.threshold] * 2, color=NOVEL, lw=1, ls="--", label="threshold")
     score.set_ylabel("score")
     score.set_ylim(0, 1.02)
-    surprise.plot(time, found.surprise[:rows], color=NOVEL, lw=0.6)
-    surprise.set_ylabel("surprise")
+    width = max(rows // POINTS, 1)
+    mean = np.convolve(found.surprise[:rows], np.ones(width) / width)[:rows]
+    surprise.plot(time, mean, color=NOVEL, lw=0.6)
+    surprise.set_ylabel("surprise" if width == 1 else f"surprise,\n{width} rows")
     surprise.set_ylim(0, 1.02)
     norm.plot(time, found.u_norm[:rows], color=WEIGHTS, lw=0.8)
     norm.set_ylabel("|U|")

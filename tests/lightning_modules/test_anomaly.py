@@ -196,5 +196,5 @@ def test_settings_that_are_refused(options: dict[str, Any], message: str) -> Non
 
 
 def test_other_data_are_refused() -> None:
-    with pytest.raises(ConfigError, match=r"`data` must be an AnomalyData; got DriftingLoad\. Try StreamTable"):
+    with pytest.raises(ConfigError, match=r"`data` must be an AnomalyData; got DriftingLoad\. Try AnomalyTable"):
         module().prepare(small_data())

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
 from dream.errors import ConfigError, DataError
+from lightning_modules.data.anomaly import AnomalyData, Stream
 from lightning_modules.data.series import Series, fill_missing, read_table
-from lightning_modules.data.streams import AnomalyData, Stream
 
 
-class StreamTable(AnomalyData):
+class AnomalyTable(AnomalyData):
     """A CSV or Parquet file with one row per time step.
 
     Args:
@@ -56,11 +57,13 @@ class StreamTable(AnomalyData):
         table = read_table(self.path, self.time_column, self.watched, label, self.separator)
         count = len(table.values)
         training = int(self.training * count) if self.training < 1 else int(self.training)
-        return [labelled_stream(table, bool(label), training, self.missing)]
+        return [labelled_stream(Path(self.path).name, table, bool(label), training, self.missing)]
 
 
-def labelled_stream(table: Series, labelled: bool, training: int, missing: Literal["error", "ffill"] = "error") -> Stream:
-    """The stream in `table`, whose last column, if it is `labelled`, says where the anomalies are.
+def labelled_stream(
+    name: str, table: Series, labelled: bool, training: int, missing: Literal["error", "ffill"] = "error"
+) -> Stream:
+    """The stream `name` in `table`, whose last column, if it is `labelled`, says where the anomalies are.
 
     Raises:
         DataError: a label that is neither 0 nor 1, or values that are missing.
@@ -76,4 +79,4 @@ def labelled_stream(table: Series, labelled: bool, training: int, missing: Liter
         label = marks == 1
         table = Series(table.values[:, :-1], table.columns[:-1], table.time, table.source)
     table = fill_missing(table, missing)
-    return Stream(table.source, table.values, table.columns, training, label, table.time)
+    return Stream(name, table.values, table.columns, training, label, table.time)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from pathlib import Path
 
@@ -10,7 +11,8 @@ import pytest
 import torch
 
 from dream.errors import ConfigError, DataError
-from lightning_modules.data import AnomalyData, NABData, PlantedAnomalies, SKABData, Stream, StreamTable
+from lightning_modules.data import AnomalyData, AnomalyTable, NABData, PlantedAnomalies, SKABData, Stream
+from lightning_modules.data.catalogue import data_path, dataset
 from lightning_modules.data.planted import KINDS
 
 
@@ -64,15 +66,15 @@ ROWS = "".join(f"2024-01-01 00:{row // 60:02}:{row % 60:02};{row};{row % 7};{row
 
 def test_a_table_with_labels_and_another_separator(tmp_path: Path) -> None:
     path = table(tmp_path, "when;a;b;wrong\n" + ROWS)
-    (stream,) = StreamTable(path, label_column="wrong", separator=";", training=120).streams
+    (stream,) = AnomalyTable(path, label_column="wrong", separator=";", training=120).streams
     assert (stream.columns, stream.training, stream.windows) == (("a", "b"), 120, [(150, 199)])
     assert str(stream.times[61]) == "2024-01-01T00:01:01.000000000"
-    (stream,) = StreamTable(path, columns=["b"], separator=";", training=0.6).streams
+    (stream,) = AnomalyTable(path, columns=["b"], separator=";", training=0.6).streams
     assert (stream.columns, stream.training, stream.label) == (("b",), 120, None)
 
 
 def test_a_label_is_0_or_1(tmp_path: Path) -> None:
-    data = StreamTable(table(tmp_path, "when;a;b;wrong\n" + ROWS), label_column="b", separator=";")
+    data = AnomalyTable(table(tmp_path, "when;a;b;wrong\n" + ROWS), label_column="b", separator=";")
     with pytest.raises(DataError, match="label column `b` must be 0 or 1; row 2 holds 2"):
         data.setup()
 
@@ -80,8 +82,8 @@ def test_a_label_is_0_or_1(tmp_path: Path) -> None:
 def test_missing_values_and_labels(tmp_path: Path) -> None:
     path = table(tmp_path, "a,wrong\n" + "1,0\n" * 150 + ",1\n" + "2,0\n" * 50)
     with pytest.raises(DataError, match=r"values are missing \(a 1\)"):
-        StreamTable(path, label_column="wrong", training=0.6).setup()
-    (stream,) = StreamTable(path, label_column="wrong", training=0.6, missing="ffill").streams
+        AnomalyTable(path, label_column="wrong", training=0.6).setup()
+    (stream,) = AnomalyTable(path, label_column="wrong", training=0.6, missing="ffill").streams
     assert stream.values[150] == 1
 
 
@@ -99,7 +101,7 @@ def test_missing_values_and_labels(tmp_path: Path) -> None:
 )
 def test_settings_that_are_refused(options: dict[str, object], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
-        StreamTable("table.csv", **options)  # type: ignore[arg-type]
+        AnomalyTable("table.csv", **options)  # type: ignore[arg-type]
 
 
 def test_the_plant_is_the_same_every_time_and_labelled_where_it_was_planted() -> None:
@@ -154,7 +156,7 @@ def test_nab_is_whole() -> None:
     assert sum(len(stream.windows) for stream in data.streams) == 116
     assert {stream.training for stream in data.streams} >= {750, 604, 169}
     assert len(NABData(groups=["realTraffic"]).streams) == 7
-    with pytest.raises(DataError, match="`groups` must name groups of NAB"):
+    with pytest.raises(ConfigError, match="`groups` must name groups of NAB"):
         NABData(groups=["nowhere"]).setup()
 
 
@@ -175,3 +177,20 @@ def test_a_missing_benchmark_names_the_remedy(
     monkeypatch.setenv("DREAM_DATA", str(tmp_path))
     with pytest.raises(DataError, match="set DREAM_DATA to the folder that holds"):
         data().setup()
+
+
+def test_the_benchmarks_are_in_the_catalogue_file_by_file() -> None:
+    nab, skab = dataset("nab").files, dataset("skab").files
+    assert len([file for file in nab if file.startswith("data/")]) == 58
+    assert len([file for file in skab if file.startswith(("valve1/", "valve2/", "other/"))]) == 34
+    assert nab["labels/combined_windows.json"].url.endswith("/labels/combined_windows.json")
+    assert skab["valve1/0.csv"].url.endswith("/data/valve1/0.csv")
+
+
+@pytest.mark.data
+@pytest.mark.parametrize("name", ["nab", "skab"])
+def test_what_is_there_is_what_its_publisher_offers(name: str) -> None:
+    benchmark(name)
+    for file, origin in dataset(name).files.items():
+        content = data_path(name, file).read_bytes()
+        assert (len(content), hashlib.sha256(content).hexdigest()) == (origin.size, origin.sha256), file
