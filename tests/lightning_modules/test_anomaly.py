@@ -60,8 +60,7 @@ def test_the_future_changes_nothing(core: Any, adapt: bool) -> None:
     assert (before[0, :, :, 201:] != after[0, :, :, 201:]).mean() > 0.4
 
 
-@pytest.mark.parametrize("adapt", [True, False])
-@pytest.mark.parametrize("chunk", [1, 37, 120])
+@pytest.mark.parametrize(("chunk", "adapt"), [(1, True), (37, False), (120, True)])
 def test_chunks_and_single_rows_give_what_the_whole_gives(chunk: int, adapt: bool) -> None:
     model = module(adapt=adapt).double()
     assert judged(Streams(chunk=chunk), model) == pytest.approx(judged(Streams(), model), rel=1e-9, abs=1e-9)
