@@ -48,15 +48,17 @@ def read_table(
     time_column: str | None = None,
     columns: Sequence[str] | None = None,
     covariates: Sequence[str] = (),
+    separator: str = ",",
 ) -> Series:
     """Reads a CSV (.csv, .txt, also .gz) or Parquet (.parquet, .pq) file with one row per time step.
 
     Without `time_column`, the Parquet file's first date column or else the file's first column gives the time stamps
     if it holds dates; otherwise rows have only their number. Time stamps with a zone are converted to UTC. Without
-    `columns`, every other column is read except those in which no value is a number. `covariates` come last.
+    `columns`, every other column is read except those in which no value is a number. `covariates` come last. `separator`
+    stands between the values of a line of text.
     """
     path = Path(path).expanduser()
-    frame = _read_frame(path)
+    frame = _read_frame(path, separator)
     if time_column is None:
         time_column = _find_time_column(frame)
     else:
@@ -77,7 +79,7 @@ def read_table(
     return Series(values, tuple(columns), time, str(path))
 
 
-def _read_frame(path: Path) -> pd.DataFrame:
+def _read_frame(path: Path, separator: str) -> pd.DataFrame:
     name = path.name.lower()
     if not name.endswith(_PARQUET + _TEXT):
         raise DataError(f"{path}: expected a file ending in {', '.join(_TEXT + _PARQUET)}.")
@@ -91,12 +93,16 @@ def _read_frame(path: Path) -> pd.DataFrame:
                 table = file.read()
             header, frame = table.column_names, table.to_pandas(ignore_metadata=True)
         else:
-            header = pd.read_csv(path, header=None, nrows=1, dtype=str, keep_default_na=False).iloc[0].tolist()
-            if len(header) == 1 and (used := next((sign for sign in ";\t|" if sign in header[0]), None)):
-                raise DataError(f"{path}: values must be separated by commas; the first line uses {used!r}. Save it as CSV.")
+            header = pd.read_csv(path, sep=separator, header=None, nrows=1, dtype=str, keep_default_na=False)
+            header = header.iloc[0].tolist()
+            if len(header) == 1 and (used := next((sign for sign in ",;\t|" if sign in header[0]), None)):
+                wanted = "commas" if separator == "," else repr(separator)
+                raise DataError(
+                    f"{path}: values must be separated by {wanted}; the first line uses {used!r}. Save it as CSV."
+                )
             with warnings.catch_warnings():
                 warnings.simplefilter("error", pd.errors.ParserWarning)  # a row longer than the header
-                frame = pd.read_csv(path, low_memory=False, index_col=False)
+                frame = pd.read_csv(path, sep=separator, low_memory=False, index_col=False)
     except UnicodeDecodeError as error:
         raise DataError(f"{path}: not UTF-8 text ({error.reason} at byte {error.start}). Save it as UTF-8.") from error
     except pd.errors.EmptyDataError as error:

@@ -13,8 +13,9 @@ from experiments import configs
 from experiments.cli import main
 from lightning_modules.cores import CoreName
 
-DEFAULTS = ("forecasting",)
-MARKS = {name: [pytest.mark.data] for name in configs.shipped() if "_ett" in name}
+DEFAULTS = ("forecasting", "anomaly")
+PUBLIC = ("_ett", "_nab", "_skab")
+MARKS = {name: [pytest.mark.data] for name in configs.shipped() if any(part in name for part in PUBLIC)}
 
 
 @pytest.mark.parametrize("name", [pytest.param(name, marks=MARKS.get(name, [])) for name in configs.shipped()])
@@ -24,7 +25,7 @@ def test_it_runs_a_batch(
     monkeypatch.setattr("sys.argv", ["dream"])
     monkeypatch.chdir(tmp_path)
     flags = []
-    if name == "forecasting_csv":
+    if name in ("forecasting_csv", "anomaly_csv"):
         table = pd.DataFrame({"time": pd.date_range("2024-01-01", periods=1500, freq="h"), "load": np.arange(1500) % 24.0})
         table.to_csv("load.csv", index=False)
         flags = ["--data.path=load.csv"]
