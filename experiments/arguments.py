@@ -35,15 +35,8 @@ def resolve(argv: list[str]) -> tuple[list[str], str]:
     command, *rest = argv
     if command == "check" and rest and not rest[0].startswith("-"):
         rest.insert(0, "-c")
-    paths, flags = [], []
-    while rest:
-        flag, equals, value = rest.pop(0).partition("=")
-        if flag in ("-c", "--config"):
-            if not equals and not rest:
-                raise ConfigError("-c must be followed by a YAML file or a shipped name; see `dream config list`.")
-            paths.append(configs.resolve(value if equals else rest.pop(0)))
-        else:
-            flags.append(flag.replace("--seed_everything", "--seed") + equals + value)
+    paths, others = split_configs(rest)
+    flags = [flag.replace("--seed_everything", "--seed") for flag in others]
     names = [flag.partition("=")[0] for flag in flags]
     if any(name in ("-h", "--print_config") or name.endswith("help") for name in names):
         return [command, *_as_flags(paths), *flags], ""
@@ -65,6 +58,24 @@ def resolve(argv: list[str]) -> tuple[list[str], str]:
     last = paths[-1]
     experiment = last.parent.name if last.name == "config.yaml" else last.stem
     return [command, *_as_flags(paths), *(checkpoint_flags(checkpoint) if checkpoint else []), *flags], experiment
+
+
+def split_configs(words: list[str]) -> tuple[list[Path], list[str]]:
+    """The files that every ``-c`` among `words` names, and the other words, both in their order.
+
+    Raises:
+        ConfigError: ``-c`` without a name, or a name that is neither a YAML file nor shipped.
+    """
+    paths, others, rest = [], [], list(words)
+    while rest:
+        flag, equals, value = rest.pop(0).partition("=")
+        if flag in ("-c", "--config"):
+            if not equals and not rest:
+                raise ConfigError("-c must be followed by a YAML file or a shipped name; see `dream config list`.")
+            paths.append(configs.resolve(value if equals else rest.pop(0)))
+        else:
+            others.append(flag + equals + value)
+    return paths, others
 
 
 def _as_flags(paths: list[Path]) -> list[str]:

@@ -17,6 +17,9 @@ Run an experiment from a YAML file, by path or by its shipped name:
   predict   forecast what comes after the data         dream predict --ckpt_path RUN_OR_FILE
   check     build everything, run one batch, report    dream check forecasting
 
+Compare:
+  compare   several models and seeds, one table         dream compare -c forecasting --models dream lstm --seeds 3
+
 Look around:
   config    list | show NAME: shipped experiments, presets
   data      list | get NAME | path: public data sets
@@ -27,7 +30,7 @@ Your own file: dream fit -c forecasting_csv --data.path=FILE
 """
 
 TRAINER_COMMANDS = ("fit", "validate", "test", "predict", "check")
-COMMANDS = (*TRAINER_COMMANDS, "config", "data")
+COMMANDS = (*TRAINER_COMMANDS, "compare", "config", "data")
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -65,6 +68,10 @@ def _dispatch(argv: list[str]) -> int:
         from experiments import data_command
 
         return data_command.main(argv[1:])
+    if command == "compare":
+        from experiments import compare
+
+        return compare.main(argv[1:])
     if command not in TRAINER_COMMANDS:
         raise ConfigError(f"`{command}` is not a command of dream. {nearest(command, COMMANDS)}")
     from experiments import run

@@ -25,12 +25,16 @@ class RunSettings:
         wandb: Weights & Biases: offline (`wandb sync` can send it later), online or disabled; the environment variable
             WANDB_MODE, else offline, if not given.
         project: Name of the project in Weights & Biases.
+        group: Name of the group of runs that this one belongs to, in Weights & Biases.
+        table: Print the table and the paths of what was written at the end.
     """
 
     folder: str = "runs"
     name: str | None = None
     wandb: Literal["offline", "online", "disabled"] | None = None
     project: str = "dream"
+    group: str | None = None
+    table: bool = True
 
 
 def run_folder(settings: RunSettings, experiment: str) -> Path:

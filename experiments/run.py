@@ -53,7 +53,7 @@ class WriteConfig(SaveConfigCallback):
     """The full resolved configuration: `config.yaml` in the run's folder, and nested in the tracked run."""
 
     def save_config(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        resolved = yaml.safe_load(self.parser.dump(self.config, skip_none=False))
+        resolved = yaml.safe_load(self.parser.dump(self.config, skip_unset=False))
         settings = resolved["model"]["init_args"]
         resolved["run"]["name"] = None  # a name serves once
         settings["config"] = pl_module.hparams["config"]  # as built: the data may have set the width of its input
@@ -161,7 +161,7 @@ class DREAMCLI(LightningCLI):
             mode = settings.wandb or os.environ.get("WANDB_MODE", "offline")
             config["logger"] = [tracking.JSONLLogger(self.folder)]
             if mode != "disabled":
-                config["logger"].append(tracking.wandb_logger(self.folder, settings.project, mode))
+                config["logger"].append(tracking.wandb_logger(self.folder, settings.project, mode, settings.group))
         checkpoint = self._get(self.config_init, "checkpoint")
         home = self.folder / "checkpoints" if self.subcommand == "fit" else Path(loaded).parent
         checkpoint.dirpath = checkpoint.dirpath or str(home)
@@ -212,7 +212,8 @@ class DREAMCLI(LightningCLI):
             seconds=round(time.monotonic() - self.started, 1),
             parameters=trainable(self.model),
         )
-        report.results(results, self.folder, self.model.higher_is_better)
+        if self._get(self.config_init, "run").table:
+            report.results(results, self.folder, self.model.higher_is_better)
 
 
 def main(argv: list[str]) -> int:

@@ -62,10 +62,12 @@ class JSONLLogger(Logger):
             file.write(json.dumps(row) + "\n")
 
 
-def wandb_logger(folder: Path, project: str, mode: str) -> WandbLogger:
-    """A tracked run in `folder`; ``offline`` writes files that ``wandb sync`` can send later."""
+def wandb_logger(folder: Path, project: str, mode: str, group: str | None = None) -> WandbLogger:
+    """A tracked run in `folder`, one of `group`; ``offline`` writes files that ``wandb sync`` can send later."""
     folder.mkdir(parents=True, exist_ok=True)
-    logger = WandbLogger(name=folder.name, project=project, save_dir=folder, mode=mode, settings={"silent": True})
+    logger = WandbLogger(
+        name=folder.name, project=project, save_dir=folder, mode=mode, group=group, settings={"silent": True}
+    )
     logger._wandb_init.pop("anonymous", None)  # Lightning passes it, and wandb warns that it is no more
     return logger
 

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import json
+import os
 import struct
+import sys
 import zlib
 from pathlib import Path
 from typing import Any
 
 from wandb.proto import wandb_internal_pb2
 
+DREAM = [sys.executable, "-W", "error::UserWarning:experiments", "-m", "experiments.cli"]
+ENVIRONMENT = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2]), "COLUMNS": "200"}
 SMALL = [
     "--data.rows=400",
     "--data.feeders=2",

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -14,10 +12,7 @@ import pytest
 import torch
 import yaml
 
-from tests.experiments.support import SMALL, wandb_config, wandb_history
-
-DREAM = [sys.executable, "-W", "error::UserWarning:experiments", "-m", "experiments.cli"]
-ENVIRONMENT = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2]), "COLUMNS": "200"}
+from tests.experiments.support import DREAM, ENVIRONMENT, SMALL, wandb_config, wandb_history
 
 
 def dream(*arguments: str, folder: Path) -> subprocess.CompletedProcess[str]:

@@ -1,0 +1,156 @@
+"""`dream compare`: the same experiment with several models and seeds, cell by cell, and one table of them all."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from dream.errors import ConfigError
+from dream.files import write_atomic
+from experiments import baselines, comparison, run
+from experiments.arguments import split_configs
+from experiments.folders import RunSettings
+
+USAGE = """\
+usage: dream compare -c EXPERIMENT [--models NAME ...] [--seeds N] [--folder FOLDER] [any setting of `dream fit`]
+
+Runs `dream fit` for every model and seed, the same data and budget, and shows mean and spread over the seeds.
+
+  --models   of {models}; all of them if not given.
+             Recurrent rivals get as many parameters as DREAM; naive rivals are rows of every run.
+  --seeds    N seeds, 0 to N - 1; 3 if not given
+  --folder   where it goes; runs/compare-EXPERIMENT if not given
+
+Cells that are done are not run again: the same command goes on where it was stopped.
+"""
+
+
+@dataclass
+class Plan:
+    """What was asked for."""
+
+    paths: list[Path]
+    """The YAML files."""
+    flags: list[str]
+    """Settings of every run."""
+    models: list[str] = field(default_factory=lambda: list(baselines.MODELS))
+    seeds: int = 3
+    folder: Path = Path()
+
+    @property
+    def cells(self) -> list[tuple[str, int]]:
+        """Model and seed of every run, seed by seed, so that an early stop leaves whole rows to compare."""
+        return [(model, seed) for seed in range(self.seeds) for model in self.models]
+
+    def identity(self) -> dict[str, Any]:
+        """What all cells share; a folder holds the cells of one identity only."""
+        return {"experiment": [path.read_text(encoding="utf-8") for path in self.paths], "flags": sorted(self.flags)}
+
+
+def main(argv: list[str]) -> int:
+    """Run `dream compare` with the words after it.
+
+    Returns:
+        0; 130 or 143 if it was interrupted, what is done being kept.
+
+    Raises:
+        ConfigError: words that make no sense, or a folder that holds another comparison.
+    """
+    if not argv or {"-h", "--help"} & set(argv):
+        print(USAGE.format(models=", ".join(baselines.MODELS)), end="")  # noqa: T201
+        return 0
+    plan = parse(argv)
+    claim(plan)
+    todo = [cell for cell in plan.cells if not comparison.results_file(plan.folder, *cell).is_file()]
+    start = time.monotonic()
+    code = 0
+    for done, (model, seed) in enumerate(todo):
+        left = f", about {(time.monotonic() - start) / done * (len(todo) - done) / 60:.1f} min left" if done else ""
+        number = len(plan.cells) - len(todo) + done + 1
+        print(f"[{number}/{len(plan.cells)}] {model}, seed {seed}{left}", file=sys.stderr, flush=True)  # noqa: T201
+        try:
+            code = run_cell(plan, model, seed)
+        except KeyboardInterrupt:  # before the run could say so itself
+            print("dream: interrupted.", file=sys.stderr)  # noqa: T201
+            code = 130
+        if code:
+            break
+        print(comparison.headline(plan.folder, model, seed), file=sys.stderr, flush=True)  # noqa: T201
+    comparison.show(plan.folder, plan.cells, asked=plan.identity())
+    return code
+
+
+def parse(argv: list[str]) -> Plan:
+    """The plan that the words mean.
+
+    Raises:
+        ConfigError: no experiment, an unknown model, or seeds that are no number.
+    """
+    paths, rest = split_configs(argv)
+    own: dict[str, list[str]] = {}
+    flags: list[str] = []
+    while rest:
+        word = rest.pop(0)
+        name, equals, value = word.partition("=")
+        if name not in ("--models", "--seeds", "--folder"):
+            flags.append(word)
+            continue
+        values = [value] if equals else []
+        while not equals and rest and not rest[0].startswith("-"):
+            values.append(rest.pop(0))
+        own[name] = [part for text in values for part in text.split(",") if part]
+    if not paths:
+        raise ConfigError("-c must name an experiment; got none. `dream config list` shows the shipped ones.")
+    for taken in ("--seed", "--seed_everything", "--run.name", "--run.folder", "--ckpt_path", "--model.core"):
+        if any(flag.partition("=")[0] == taken for flag in flags):
+            raise ConfigError(f"`{taken}` is set by compare for each run; leave it out. See `dream compare --help`.")
+    plan = Plan(paths, flags)
+    if "--models" in own:
+        if not own["--models"]:
+            raise ConfigError(f"`--models` must name at least one of {', '.join(baselines.MODELS)}; got none.", key="models")
+        plan.models = list(dict.fromkeys(own["--models"]))
+        for model in plan.models:
+            baselines.flags(model)
+    if "--seeds" in own:
+        text = " ".join(own["--seeds"])
+        if not text.isdecimal() or int(text) < 1:
+            raise ConfigError(f"`--seeds` must be a whole number of at least 1; got {text!r}.", key="seeds")
+        plan.seeds = int(text)
+    plan.folder = (
+        Path(" ".join(own["--folder"])) if own.get("--folder") else Path(RunSettings.folder) / f"compare-{paths[-1].stem}"
+    )
+    return plan
+
+
+def claim(plan: Plan) -> None:
+    """Make the folder this comparison's own.
+
+    Raises:
+        ConfigError: it holds cells of other settings, or can't be written.
+    """
+    path = plan.folder / "plan.json"
+    if path.is_file():
+        if json.loads(path.read_text()) != plan.identity():
+            raise ConfigError(
+                f"`--folder` {plan.folder} holds runs with other settings. Give --folder=NEW, or delete it.", key="folder"
+            )
+        return
+    try:
+        plan.folder.mkdir(parents=True, exist_ok=True)
+        write_atomic(path, json.dumps(plan.identity(), indent=2) + "\n")
+    except OSError as error:
+        raise ConfigError(f"`--folder` must be writable; {plan.folder}: {error.strerror}.", key="folder") from None
+
+
+def run_cell(plan: Plan, model: str, seed: int) -> int:
+    """One `dream fit`; its exit code. What an interrupted attempt left is removed first."""
+    folder = comparison.results_file(plan.folder, model, seed).parent
+    shutil.rmtree(folder, ignore_errors=True)
+    command = ["fit", *(word for path in plan.paths for word in ("-c", str(path))), *plan.flags, *baselines.flags(model)]
+    own = {"folder": plan.folder, "name": folder.name, "group": plan.folder.name, "table": "false"}
+    return run.main([*command, f"--seed={seed}", *(f"--run.{name}={value}" for name, value in own.items())])

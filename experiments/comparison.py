@@ -1,0 +1,110 @@
+"""What a comparison says: mean and spread over the seeds, as a table, a file and a picture. Never the best seed."""
+
+from __future__ import annotations
+
+import json
+import os
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+from rich.console import Console
+from rich.table import Table
+
+from lightning_modules import tracking
+from lightning_modules.plots.comparison import comparison
+
+WIDTH = 160  # of a table that goes to a file
+
+
+@dataclass
+class Row:
+    """One model of the table: every value that its runs gave."""
+
+    parameters: int | None
+    """Trainable ones; None for what a run computes beside its own model."""
+    seconds: list[float] = field(default_factory=list)
+    """Wall time of each run, training and test."""
+    values: dict[int, dict[str, float]] = field(default_factory=dict)
+    """Metrics by seed."""
+
+    def of(self, metric: str) -> list[float]:
+        """The values of `metric`, one for each seed that has it."""
+        return [values[metric] for values in self.values.values() if metric in values]
+
+
+def results_file(folder: Path, model: str, seed: int) -> Path:
+    """What a finished run of a comparison leaves."""
+    return folder / f"{model}-seed{seed}" / "results.json"
+
+
+def headline(folder: Path, model: str, seed: int) -> str:
+    """The own row of a run, in one line."""
+    record = json.loads(results_file(folder, model, seed).read_text())
+    name, metrics = next(iter(record["results"].items()))
+    values = "  ".join(f"{metric} {value:.4g}" for metric, value in metrics.items())
+    return f"      {name}: {values}  ({record['seconds']:.0f} s)"
+
+
+def written(values: Sequence[float]) -> str:
+    """Mean and spread, or the value where all seeds agree."""
+    mean = statistics.fmean(values)
+    return f"{mean:.4g} ± {spread(values):.2g}" if spread(values) > 0 else f"{mean:.4g}"
+
+
+def gather(records: Sequence[tuple[int, dict[str, Any]]]) -> dict[str, Row]:
+    """The rows of all runs, given as (seed, content of `results.json`): trained models first.
+
+    A row that several runs of a seed have, such as repeat-last, is taken once.
+    """
+    rows: dict[str, Row] = {}
+    for seed, record in records:
+        for place, (name, metrics) in enumerate(record["results"].items()):
+            row = rows.setdefault(name, Row(None if place else record["parameters"]))
+            if seed not in row.values:
+                row.values[seed] = metrics
+                row.seconds.append(record["seconds"])
+    return dict(sorted(rows.items(), key=lambda item: item[1].parameters is None))
+
+
+def spread(values: Sequence[float]) -> float:
+    """Standard deviation (of a sample) over the seeds; 0 for one."""
+    return statistics.stdev(values) if len(values) > 1 else 0.0
+
+
+def show(folder: Path, cells: Sequence[tuple[str, int]], **facts: Any) -> None:
+    """Print the table of the cells that are done; write `comparison.json` and `comparison.png`, and track both."""
+    console = Console()
+    console.width = max(console.width, WIDTH) if not console.is_terminal else console.width
+    files = {cell: path for cell in cells if (path := results_file(folder, *cell)).is_file()}
+    if not files:
+        console.print("no run is done: no table.")
+        return
+    rows = gather([(seed, json.loads(path.read_text())) for (_, seed), path in files.items()])
+    metrics = list(dict.fromkeys(metric for row in rows.values() for values in row.values.values() for metric in values))
+    seeds = sorted({seed for _, seed in files})
+    table = Table(
+        "model", *metrics, "parameters", "seconds", title=f"mean ± deviation over seeds {seeds}", title_justify="left"
+    )
+    for name, row in rows.items():
+        cells_of = [written(v) if (v := row.of(m)) else "-" for m in metrics]
+        own = ("", "") if row.parameters is None else (f"{row.parameters:,}", f"{statistics.fmean(row.seconds):.0f}")
+        table.add_row(name, *cells_of, *own)
+    console.print(table)
+    if len(files) < len(cells):
+        console.print(f"{len(files)} of {len(cells)} runs are done; the same command does the others.")
+    means = {name: {m: statistics.fmean(v) for m in metrics if (v := row.of(m))} for name, row in rows.items()}
+    path, picture = folder / "comparison.json", folder / "comparison.png"
+    tracking.write_results(path, means, seeds=seeds, rows={name: vars(row) for name, row in rows.items()}, **facts)
+    comparison({name: row.of(metrics[0]) for name, row in rows.items()}, metrics[0]).savefig(picture, dpi=120)
+    console.print(f"      comparison  {path}\n          figure  {picture}", soft_wrap=True, highlight=False)
+    settings = yaml.safe_load((next(iter(files.values())).parent / "config.yaml").read_text(encoding="utf-8"))["run"]
+    mode = settings["wandb"] or os.environ.get("WANDB_MODE", "offline")
+    if mode != "disabled":
+        logger = tracking.wandb_logger(folder, settings["project"], mode, group=folder.name)
+        tracking.log_table(logger, means)
+        logger.log_image("figures/comparison", [str(picture)])
+        logger.experiment.finish()

@@ -1,0 +1,123 @@
+"""`dream compare`: every model and seed once, one table, nothing run twice, nothing lost."""
+
+from __future__ import annotations
+
+import json
+import signal
+import statistics
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+
+from dream.errors import ConfigError
+from experiments import baselines, comparison
+from experiments.cli import main
+from experiments.compare import parse
+from tests.experiments.support import DREAM, ENVIRONMENT, SMALL, wandb_config
+
+BRIEF = ["compare", "-c", "forecasting", *SMALL, "--trainer.max_epochs=1", "--trainer.limit_train_batches=3"]
+
+
+def test_it_runs_each_cell_once_and_tables_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("sys.argv", ["dream"])
+    monkeypatch.chdir(tmp_path)
+    command = [*BRIEF, "--models", "dream,lstm", "linear", "--seeds", "2"]
+    assert main(command) == 0
+    said = capsys.readouterr()
+    folder = tmp_path / "runs" / "compare-forecasting"
+    files = {(m, s): folder / f"{m}-seed{s}" / "results.json" for m in ("dream", "lstm", "linear") for s in (0, 1)}
+    records = {cell: json.loads(path.read_text()) for cell, path in files.items()}
+    shown = json.loads((folder / "comparison.json").read_text())
+    assert list(shown["results"]) == ["DREAM", "LSTM", "linear", "repeat-last", "seasonal-naive"]
+    for title, model in (("DREAM", "dream"), ("LSTM", "lstm"), ("linear", "linear")):
+        values = [records[model, seed]["results"][title]["mse"] for seed in (0, 1)]
+        assert values[0] != values[1]
+        assert shown["results"][title]["mse"] == pytest.approx(statistics.fmean(values))
+        assert f"{statistics.fmean(values):.4g} ± {statistics.stdev(values):.2g}" in said.out
+        assert shown["rows"][title]["parameters"] == records[model, 0]["parameters"]
+        assert f"{title}: mse {values[0]:.4g}" in said.err
+    assert shown["rows"]["DREAM"]["parameters"] > shown["rows"]["LSTM"]["parameters"] > 0
+    assert shown["rows"]["repeat-last"]["parameters"] is None
+    assert (folder / "comparison.png").stat().st_size > 5000
+    assert "[6/6] linear, seed 1, about" in said.err
+    tracked = sorted(folder.glob("*/wandb/offline-run-*/*.wandb"))
+    assert len(tracked) == 6
+    assert wandb_config(tracked[0])["run"]["group"] == "compare-forecasting"
+    assert len(list(folder.glob("wandb/offline-run-*/*.wandb"))) == 1
+
+    before = {path: path.stat().st_mtime_ns for path in files.values()}
+    files["lstm", 1].unlink()  # as an interrupted run leaves it
+    assert main(command) == 0
+    said = capsys.readouterr()
+    assert "[6/6] lstm, seed 1\n" in said.err
+    assert said.err.count("[") == 1
+    assert {path for path in files.values() if path.stat().st_mtime_ns != before[path]} == {files["lstm", 1]}
+    again = json.loads(files["lstm", 1].read_text())
+    assert again["results"] == records["lstm", 1]["results"]
+
+    assert main([*command, "--model.lr=0.5"]) == 2
+    assert "holds runs with other settings. Give --folder=NEW" in capsys.readouterr().err
+
+
+def test_an_interrupted_comparison_keeps_what_is_done(tmp_path: Path) -> None:
+    process = subprocess.Popen(
+        [*DREAM, *BRIEF, "--models", "linear", "rnn", "--seeds=50", "--folder=cut"],
+        cwd=tmp_path,
+        env=ENVIRONMENT,
+        stderr=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    deadline = time.monotonic() + 120
+    while not (tmp_path / "cut" / "rnn-seed0").exists() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    out, said = process.communicate(timeout=60)
+    assert process.returncode == 130, said
+    assert "Traceback" not in said
+    assert "interrupted" in said
+    assert "of 100 runs are done; the same command does the others." in out
+    assert "linear" in json.loads((tmp_path / "cut" / "comparison.json").read_text())["results"]
+
+
+def test_rows_are_gathered_over_seeds() -> None:
+    def record(own: str, value: float, naive: float) -> dict[str, object]:
+        return {"results": {own: {"mse": value}, "naive": {"mse": naive}}, "seconds": 2.0, "parameters": 7}
+
+    rows = comparison.gather([(0, record("A", 1.0, 5.0)), (0, record("B", 2.0, 5.0)), (1, record("A", 3.0, 6.0))])
+    assert list(rows) == ["A", "B", "naive"]
+    assert rows["A"].of("mse") == [1.0, 3.0]
+    assert rows["B"].of("mse") == [2.0]
+    assert rows["naive"].of("mse") == [5.0, 6.0]
+    assert (rows["A"].parameters, rows["naive"].parameters) == (7, None)
+    assert comparison.written([1.0, 3.0]) == "2 ± 1.4"
+    assert comparison.written([5.0, 5.0]) == "5"
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ([], "-c must name an experiment"),
+        (["-c", "forecasting", "--models", "lstn"], "got 'lstn'. Did you mean `lstm`?"),
+        (["-c", "forecasting", "--models"], "`--models` must name at least one of dream, "),
+        (["-c", "forecasting", "--seeds", "none"], "`--seeds` must be a whole number of at least 1; got 'none'"),
+        (["-c", "forecasting", "--seeds=0"], "`--seeds` must be a whole number of at least 1; got '0'"),
+        (["-c", "forecasting", "--seed=3"], "`--seed` is set by compare for each run"),
+        (["-c", "forecasting", "--model.core=gru"], "`--model.core` is set by compare for each run"),
+    ],
+)
+def test_what_makes_no_sense_is_refused(words: list[str], message: str) -> None:
+    with pytest.raises(ConfigError) as refused:
+        parse(words)
+    assert message in str(refused.value)
+
+
+def test_the_defaults() -> None:
+    plan = parse(["-c", "forecasting", "--model.lr=0.1"])
+    assert plan.models == list(baselines.MODELS)
+    assert len(plan.cells) == 3 * len(baselines.MODELS)
+    assert (plan.flags, plan.folder) == (["--model.lr=0.1"], Path("runs/compare-forecasting"))
