@@ -30,3 +30,15 @@ def seasonal_naive(past: Tensor, horizon: int, season: int) -> Tensor:
         )
     rows = length - season + torch.arange(horizon, device=past.device) % season
     return past[:, rows]
+
+
+def previous_label(labels: Tensor, delay: int = 0) -> Tensor:
+    """For each of `labels` (T,) the newest one that is known before it, (T,); class 0 before the first."""
+    return torch.cat([labels.new_zeros(delay + 1), labels])[: len(labels)]
+
+
+def majority_class(labels: Tensor, classes: int, delay: int = 0) -> Tensor:
+    """For each of `labels` (T,) the most frequent one of those known before it, (T,); the lowest of those that tie."""
+    counts = torch.nn.functional.one_hot(labels, classes).cumsum(0)
+    known = torch.cat([counts.new_zeros(delay + 1, classes), counts])[: len(labels)]
+    return known.argmax(1)

@@ -1,9 +1,23 @@
 """The data of each task, as LightningDataModules."""
 
 from lightning_modules.data.base import TaskData
+from lightning_modules.data.drifting_stream import DriftingStream
 from lightning_modules.data.ett import ETTData
 from lightning_modules.data.load import DriftingLoad
+from lightning_modules.data.online import OnlineData
+from lightning_modules.data.online_sets import PublicStream, TableStream
 from lightning_modules.data.table import TableData
 from lightning_modules.data.windows import ForecastingData, WindowBatch
 
-__all__ = ["DriftingLoad", "ETTData", "ForecastingData", "TableData", "TaskData", "WindowBatch"]
+__all__ = [
+    "DriftingLoad",
+    "DriftingStream",
+    "ETTData",
+    "ForecastingData",
+    "OnlineData",
+    "PublicStream",
+    "TableData",
+    "TableStream",
+    "TaskData",
+    "WindowBatch",
+]

@@ -314,6 +314,21 @@ class StreamNetwork(nn.Module):
         return features.level.unsqueeze(2) + features.scale.unsqueeze(2) * outputs
 
 
+def class_shares(said: Tensor, estimates: bool) -> Tensor:
+    """The head's figures for each class (..., C) as shares that sum to 1.
+
+    Args:
+        said: Logits, or where `estimates` the shares themselves as least squares estimates them, which may lie outside 0 to
+            1 and are clipped.
+        estimates: Which of the two.
+    """
+    if not estimates:
+        return said.softmax(-1)
+    kept = said.clamp(0, 1)
+    total = kept.sum(-1, keepdim=True)
+    return torch.where(total > 0, kept / total, 1 / said.shape[-1])
+
+
 def _plain(told: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Known classes are read as they are: nothing where there is none yet, level 0, scale 1."""
     return told.nan_to_num(), torch.zeros_like(told), torch.ones_like(told)
