@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import copy
 import math
-from dataclasses import asdict
+from dataclasses import asdict, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Literal, get_args
 
@@ -21,14 +22,15 @@ from dream import DREAMConfig, DREAMStack
 from dream.errors import ConfigError
 from lightning_modules.base import TaskModule, require
 from lightning_modules.cores import BaselineCore, title
-from lightning_modules.data.online import OnlineData, StreamBatch
+from lightning_modules.data.online import STRIDE, OnlineData, StreamBatch
 from lightning_modules.record import StreamRecord
-from lightning_modules.stream import Features, Reading, Shape, StreamLearner, StreamNetwork, Updates
+from lightning_modules.stream import Features, Reading, Shape, StreamLearner, StreamNetwork, StreamState, Updates
 from lightning_modules.stream.network import class_shares
 
 Mode = Literal[
     "fast weights + head", "head", "fast weights", "frozen", "fast weights + all weights", "all weights"
 ]
+SMALLEST = 1e-6  # root mean square of a target that never moves
 OUTLIER = 3.0  # root mean squares beyond which an error in training counts linearly
 
 
@@ -37,7 +39,8 @@ class OnlineModule(TaskModule):
 
     A `lightning_modules.stream.StreamNetwork` reads the rows. Training on crops minimises ``huber((head - wanted) / rms,
     3) + prediction_weight * MSE(layer's predictions, layer's input)``, where `wanted` is the target relative to the present
-    level and rms its root mean square in the batch; for classification the first term is the cross-entropy.
+    level and rms its root mean square in the batch, for each row ahead; for classification the first term is the
+    cross-entropy. A crop starts with normaliser, profile and past rows as the stream had left them there, and a fresh core.
 
     The test runs the same trained weights over the whole stream from its first row, once for each mode, side by side. Up
     to the first scored row every mode learns; from there on only what its name says moves: the fast weights, the head or
@@ -141,21 +144,39 @@ class OnlineModule(TaskModule):
             raise ConfigError(f"`data` must be an OnlineData; got {type(data).__name__}. Try TableStream.", key="data")
         self.data = data
 
-    def _read(self, batch: StreamBatch) -> tuple[Features, Tensor, dict[str, Tensor]]:
-        """Features and the head's outputs (N, T, H, C) of crops, and what was seen on the way."""
-        network, shape = self.network, self.network.shape
-        told = None
-        if shape.told:
-            known = one_hot(batch.targets, shape.targets).double() if shape.task == "classification" else batch.targets
-            late = self.label_delay + 1
-            told = torch.cat([torch.full_like(known[:, :late], torch.nan), known[:, : known.shape[1] - late]], 1)
-        features, state = network.features(batch.rows, network.init_state(len(batch.rows)), told)
+    def _told(self, targets: Tensor) -> Tensor | None:
+        """The newest known target of every row (N, T, C), given those of the rows; None where rows are their own targets."""
+        shape = self.network.shape
+        if not shape.told:
+            return None
+        known = one_hot(targets, shape.targets).double() if shape.task == "classification" else targets
+        late = self.label_delay + 1
+        return torch.cat([torch.full_like(known[:, :late], torch.nan), known[:, : known.shape[1] - late]], 1)
+
+    @cached_property
+    def _starts(self) -> list[StreamState]:
+        """What the rows before each possible start of a crop leave in normaliser, profile and window; the core is fresh."""
+        network, (inputs, targets) = self.network, self.data.values
+        told = self._told(targets[None])
+        state, states = network.init_state(), []
+        for start in range(0, self.data.borders[1], STRIDE):
+            states.append(state)
+            part = slice(start, start + STRIDE)
+            state = network.relate(inputs[None, part], state, None if told is None else told[:, part])[1]
+        return states
+
+    def _read(self, batch: StreamBatch) -> tuple[Features, Tensor, Tensor]:
+        """Features and the head's outputs (N, T, H, C) of crops, and the loss of the first layer's own predictions."""
+        network = self.network
+        start = StreamState.cat([self._starts[row // STRIDE] for row in batch.start.tolist()])
+        start = replace(start, core=network.stack.init_state(len(batch.start) * network.lanes))
+        told = self._told(batch.targets)
+        features, state = network.features(batch.rows, start, told)
         self.observe(features.traces, state.core)
-        outputs = network.outputs(features)
-        return features, outputs, {"prediction_loss": features.traces[0].error.square().mean()}
+        return features, network.outputs(features), features.traces[0].error.square().mean()
 
     def losses(self, batch: StreamBatch) -> dict[str, Tensor]:
-        features, outputs, terms = self._read(batch)
+        features, outputs, prediction = self._read(batch)
         scored = slice(self.data.context, None)
         shape = self.network.shape
         if shape.task == "classification":
@@ -165,9 +186,9 @@ class OnlineModule(TaskModule):
             if shape.task == "forecasting":
                 future = batch.targets[:, 1:].unfold(1, shape.horizon, 1).transpose(2, 3)
             wanted = ((future - features.level.unsqueeze(2)) / features.scale.unsqueeze(2))[:, scored].to(outputs)
-            rms = wanted.square().mean().sqrt().clamp_min(torch.finfo(wanted.dtype).tiny)
+            rms = wanted.square().mean((0, 1, 3), keepdim=True).sqrt().clamp_min(SMALLEST)
             fit = huber_loss(outputs[:, scored] / rms, wanted / rms, delta=OUTLIER)
-        return {"loss": fit + self.prediction_weight * terms["prediction_loss"], "fit": fit, **terms}
+        return {"loss": fit + self.prediction_weight * prediction, "fit": fit, "prediction_loss": prediction}
 
     def validation_step(self, batch: StreamBatch, batch_idx: int) -> None:
         self.log("val/loss", self.losses(batch)["fit"], batch_size=len(batch.rows))

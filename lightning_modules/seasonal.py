@@ -46,9 +46,12 @@ class SeasonalProfile:
     def __init__(self, season: int, rate: float, horizon: int) -> None:
         require("profile_rate", rate, 0 <= rate < 1, "a number from 0 to below 1")
         self.season, self.rate = season, rate
-        count = min(STEPS, horizon) if rate > 0 and season > 1 else 0
-        self.steps = sorted({round(1 + k * (horizon - 1) / max(count - 1, 1)) for k in range(count)})
-        """Rows ahead that a head is shown, evenly spaced up to the horizon."""
+        count = min(STEPS, horizon)
+        spaced = [round(1 + k * (horizon - 1) / max(count - 1, 1)) for k in range(count)]
+        self.outlook = [1, max(season // 4, 2)] if rate > 0 and season > 1 else []
+        """Rows ahead that a core is shown: the next, and a quarter of a season on."""
+        self.steps = list(dict.fromkeys([*self.outlook, *spaced])) if self.outlook else []
+        """Rows ahead that a head is shown: those, and some evenly spaced up to the horizon."""
 
     def init_state(self, streams: int, columns: int, device: torch.device | None = None) -> SeasonalState:
         """The state of streams that have not begun."""
@@ -60,13 +63,22 @@ class SeasonalProfile:
         """Expected changes (N, T, C, K) after each row of x (N, T, C), without missing values, and the state after."""
         if not self.steps:
             return x.new_zeros(*x.shape, 0), state
-        first, level, profile = int(state.row[0, 0]), state.level, state.profile.clone()
+        level, profile, stream = state.level, state.profile.clone(), torch.arange(len(x), device=x.device)
         ahead, changes = torch.tensor([0, *self.steps], device=x.device), []
-        for number, value in enumerate(x.unbind(1), first):
-            slot, season = number % self.season, number // self.season
-            level = level + max(self.rate / self.season, 1 / (number + 1)) * (value - level)
-            profile[:, slot] += max(self.rate, 1 / (season + 1)) * (value - level - profile[:, slot])
-            changes.append(profile[:, (ahead + slot) % self.season])
+        for step, value in enumerate(x.unbind(1)):
+            number = state.row + step  # (N, 1)
+            slot, season = (number[:, 0] % self.season).long(), (number / self.season).floor()
+            level = level + (1 / (number + 1)).clamp_min(self.rate / self.season) * (value - level)
+            visited = profile[stream, slot]
+            share = (1 / (season + 1)).clamp_min(self.rate)
+            profile[stream, slot] = visited + share * (value - level - visited)
+            changes.append(profile[stream.unsqueeze(1), (ahead + slot.unsqueeze(1)) % self.season])
         shown = torch.stack(changes, 1)  # (N, T, K + 1, C)
         new = SeasonalState(state.row + x.shape[1], level, profile)
         return (shown[:, :, 1:] - shown[:, :, :1]).transpose(2, 3), new
+
+    def phase(self, steps: int, state: SeasonalState) -> Tensor:
+        """Where in the season the next rows are: sine and cosine of one and two turns a season, (N, steps, 4)."""
+        number = state.row + torch.arange(steps, device=state.row.device)
+        angle = 2 * torch.pi / self.season * number.unsqueeze(-1) * torch.tensor([1.0, 2.0], device=number.device)
+        return torch.cat([angle.sin(), angle.cos()], -1)

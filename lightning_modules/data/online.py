@@ -20,6 +20,7 @@ from dream.errors import ConfigError, DataError
 from lightning_modules.data.base import TaskData, require_int
 from lightning_modules.data.series import Scaler, Series, fill_missing
 
+STRIDE = 8  # rows between the starts of training crops
 Task = Literal["forecasting", "regression", "classification"]
 
 
@@ -227,7 +228,7 @@ class OnlineData(TaskData, ABC):
     def train_dataloader(self) -> DataLoader[StreamBatch]:
         """Random crops of the warm-up part; none where it is empty."""
         warm_up = self.borders[0]
-        crops = _Crops(self, range(max(warm_up - self.crop - self.ahead + 1, 0)), self.crop)
+        crops = _Crops(self, range(0, max(warm_up - self.crop - self.ahead + 1, 0), STRIDE), self.crop)
         if not len(crops):
             return self._loader(crops, self.batch_size)
         return self._loader(crops, self.batch_size, sampler=RandomSampler(crops, replacement=True, num_samples=self.crops))
@@ -235,7 +236,7 @@ class OnlineData(TaskData, ABC):
     def val_dataloader(self) -> DataLoader[StreamBatch]:
         """Crops whose scored rows follow each other over the validation part."""
         warm_up, stop, _ = self.borders
-        first, step = max(warm_up - self.context, 0), self.crop - self.context
+        first, step = max(warm_up - self.context, 0) // STRIDE * STRIDE, -(-(self.crop - self.context) // STRIDE) * STRIDE
         starts = range(first, stop - self.crop - self.ahead + 1, step) if stop > warm_up > 0 else range(0)
         return self._loader(_Crops(self, starts, self.crop), self.batch_size)
 

@@ -60,8 +60,14 @@ class PublicStream(OnlineData):
             known = f"{', '.join(names[:-1])} or {names[-1]}"
             raise ConfigError(f"`name` must be {known}; got {name!r}. {nearest(name, names)}", key="name")
         protocol = PROTOCOLS[name]
-        cut = dict(warm_up=protocol.warm_up, validation=protocol.validation, rows=protocol.rows, season=protocol.season)
-        super().__init__(horizon=horizon, **{**cut, **options})
+        super().__init__(
+            horizon=horizon,
+            warm_up=protocol.warm_up,
+            validation=protocol.validation,
+            rows=protocol.rows,
+            season=protocol.season,
+            **options,
+        )
         self.name = name
 
     def read(self) -> Stream:

@@ -6,7 +6,7 @@ L lanes (C if channels are independent, else 1), F features of a lane, O outputs
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal, NamedTuple, get_args
 
@@ -20,6 +20,7 @@ from lightning_modules.cores import CoreName, build_core
 from lightning_modules.normalizers import Kind, Normalizer, NormalizerState
 from lightning_modules.seasonal import SeasonalProfile, SeasonalState
 
+READ_LIMIT, HEAD_LIMIT = 5.0, 30.0  # units beyond which what the core and the head read is cut off
 LONGEST = 10_000  # rows that may be kept for the head
 Task = Literal["forecasting", "regression", "classification"]
 
@@ -131,9 +132,24 @@ class StreamState:
         seasonal = SeasonalState(**{name: tensors[f"seasonal.{name}"] for name, _ in self.seasonal.items()})
         return StreamState(normalizer("normalizer"), normalizer("told"), seasonal, core, tensors["window"])
 
-    def detach(self) -> StreamState:
-        """The same without history."""
-        return replace(self, core=[state.detach() for state in self.core])
+    @staticmethod
+    def cat(states: Sequence[StreamState]) -> StreamState:
+        """The streams of several states, one after another."""
+        named = [state.tensors() for state in states]
+        return states[0].with_tensors({name: torch.cat([one[name] for one in named]) for name in named[0]})
+
+
+class Relative(NamedTuple):
+    """Rows made relative, before the core reads them."""
+
+    seen: Tensor
+    """(N, T, L, width) what the core reads"""
+    shown: Tensor
+    """(N, T, L, ...) what the head reads besides the core's"""
+    level: Tensor
+    """(N, T, C)"""
+    scale: Tensor
+    """(N, T, C)"""
 
 
 class Features(NamedTuple):
@@ -173,9 +189,10 @@ class StreamNetwork(nn.Module):
     """Reads rows, carries its state, and gives features, of which a linear head makes predictions.
 
     A row x_t is normalised causally; the core reads it, beside the last known target where the targets are not among the
-    inputs. The features of a lane are the core's output, its forecast of the next row, rows of the past and moving averages
-    relative to the present: ``(x_(t-l) - level_t) / scale_t``, 0 where there is none yet, and what a seasonal profile
-    expects to change, in units of ``scale_t``.
+    inputs, the moving averages, and what a seasonal profile expects of the next row and a quarter of a season on. The features of a lane are the core's
+    output, its forecast of its next input, rows of the past and moving averages relative to the present: ``(x_(t-l) -
+    level_t) / scale_t``, 0 where there is none yet, what the profile expects to change, in units of ``scale_t``, and where
+    in the season the row is. What the core reads is cut off at 5 units, what the head reads at 30.
 
     Predictions: forecasting and regression ``level_t + scale_t * head``; classification: the head itself, one figure
     (logit, or share) for each class.
@@ -213,15 +230,17 @@ class StreamNetwork(nn.Module):
         self.shape, self.reading = shape, reading
         self.lanes = shape.targets if reading.channel_independent else 1
         covariates = shape.inputs - shape.targets
-        self.width = 1 + covariates if reading.channel_independent else shape.inputs + shape.told
-        self.config = replace(config, input_dim=self.width)
+        columns = 1 + covariates if reading.channel_independent else shape.inputs + shape.told
+        own = 1 if reading.channel_independent else shape.targets
         self.normalizer = Normalizer(reading.normalization, reading.rate)
-        self.stack = build_core(core, self.config, hidden_dims or [config.hidden_dim], dropout, backend)
         seasonal_rate = reading.profile_rate if shape.task == "forecasting" else 0.0
         self.seasonal = SeasonalProfile(shape.season, seasonal_rate, shape.horizon)
-        shown = (len(reading.distances) + len(reading.means)) * self.width
-        shown += len(self.seasonal.steps) * (1 if reading.channel_independent else shape.targets)
-        features = shown + reading.output * self.stack.output_dim + reading.forecast * self.width
+        ahead = len(self.seasonal.steps)
+        width = columns * (1 + len(reading.means)) + own * len(self.seasonal.outlook)
+        self.config = replace(config, input_dim=width)
+        self.stack = build_core(core, self.config, hidden_dims or [config.hidden_dim], dropout, backend)
+        shown = (len(reading.distances) + len(reading.means)) * columns + own * ahead + 4 * min(ahead, 1)
+        features = shown + reading.output * self.stack.output_dim + reading.forecast * width
         require("lags", reading.lags, features > 0, "above 0 where the head reads nothing else")
         outputs = shape.horizon * (1 if reading.channel_independent else shape.targets)
         self.head = Head(self.lanes, features, outputs)
@@ -247,9 +266,20 @@ class StreamNetwork(nn.Module):
             told: (N, T, C) the newest target that is known when each row is read, NaN where there is none yet: its value
                 for regression, 1 for its class and 0 elsewhere for classification; None for forecasting.
         """
+        relative, new = self.relate(rows, state, told)
+        seen, reading = relative.seen.to(self.head.weight.dtype), self.reading
+        output, traces, core = self.stack.trace(seen.transpose(1, 2).flatten(0, 1), state=state.core)
+        parts = [output] if reading.output else []
+        parts += [traces[0].forecast] if reading.forecast else []
+        lanes = [part.unflatten(0, (len(rows), self.lanes)).transpose(1, 2) for part in parts]  # (N, T, L, ...)
+        values = torch.cat([*lanes, relative.shown.to(seen)], -1)
+        return Features(values, relative.level, relative.scale, traces), replace(new, core=core)
+
+    def relate(self, rows: Tensor, state: StreamState, told: Tensor | None = None) -> tuple[Relative, StreamState]:
+        """Make `rows` relative to what came before, as `features` does; the state goes on but for the core's."""
         shape, reading = self.shape, self.reading
-        relative, normalizer = self.normalizer(rows, state.normalizer)
-        read, level, scale, told_state = relative.read, relative.level, relative.scale, state.told
+        (read, level, scale), normalizer = self.normalizer(rows, state.normalizer)
+        told_state = state.told
         if shape.told:
             assert told is not None
             if shape.task == "regression":
@@ -258,23 +288,36 @@ class StreamNetwork(nn.Module):
                 known, told = _plain(told), told.nan_to_num()
             rows = torch.cat([rows, told], -1)
             read, level, scale = (torch.cat(pair, -1) for pair in zip((read, level, scale), known, strict=True))
-        seen = self._to_lanes(read).to(self.head.weight.dtype)  # (N, T, L, width)
-        streams, steps = seen.shape[:2]
-        output, traces, core = self.stack.trace(seen.transpose(1, 2).flatten(0, 1), state=state.core)
-        parts = [output] if reading.output else []
-        parts += [traces[0].forecast] if reading.forecast else []
-        lanes = [part.unflatten(0, (streams, self.lanes)).transpose(1, 2) for part in parts]  # (N, T, L, ...)
         window = torch.cat([state.window, rows], 1)
-        past = ((self._past(window, steps) - level.unsqueeze(2)) / scale.unsqueeze(2)).nan_to_num()  # (N, T, lags, columns)
-        lanes.append(self._to_lanes(past.flatten(0, 1)).unflatten(0, (streams, steps)).transpose(2, 3).flatten(3).to(seen))
+        past = ((self._past(window, rows.shape[1]) - level.unsqueeze(2)) / scale.unsqueeze(2)).nan_to_num()
+        past = past.clamp(-HEAD_LIMIT, HEAD_LIMIT)  # (N, T, lags + means, columns)
         changes, seasonal = self.seasonal(rows[..., : shape.targets], state.seasonal)
-        changes = changes / scale[..., : shape.targets].unsqueeze(-1)
-        lanes.append((changes if reading.channel_independent else changes.flatten(2).unsqueeze(2)).to(seen))
-        values = torch.cat(lanes, -1)
+        changes = (changes / scale[..., : shape.targets].unsqueeze(-1)).clamp(-HEAD_LIMIT, HEAD_LIMIT)  # (N, T, C, K)
+        means = past[:, :, len(reading.distances) :] / self._mean_units(rows).view(-1, 1)
+        seen = [self._to_lanes(read), self._rows_to_lanes(means), self._changes_to_lanes(changes[..., : len(self.seasonal.outlook)])]
+        shown = [self._rows_to_lanes(past), self._changes_to_lanes(changes)]
+        if self.seasonal.steps:
+            phase = self.seasonal.phase(rows.shape[1], state.seasonal)
+            shown.append(phase.unsqueeze(2).expand(-1, -1, self.lanes, -1))
         target = slice(0, shape.targets) if shape.task == "forecasting" else slice(shape.inputs, None)
         keep = window[:, window.shape[1] - state.window.shape[1] :].clone()
-        new = StreamState(normalizer, told_state, seasonal, core, keep)
-        return Features(values, level[..., target], scale[..., target], traces), new
+        limited = torch.cat(seen, -1).clamp(-READ_LIMIT, READ_LIMIT)
+        related = Relative(limited, torch.cat(shown, -1), level[..., target], scale[..., target])
+        return related, StreamState(normalizer, told_state, seasonal, state.core, keep)
+
+    def _mean_units(self, like: Tensor) -> Tensor:
+        """How far a random walk is from its mean over each window, in units of its steps; 1 where levels are read."""
+        lengths = like.new_tensor(self.reading.means)
+        return (lengths / 3).sqrt().clamp_min(1) if self.reading.normalization == "differences" else torch.ones_like(lengths)
+
+    def _rows_to_lanes(self, past: Tensor) -> Tensor:
+        """(N, T, rows, columns) to (N, T, L, ...)."""
+        lanes = self._to_lanes(past.flatten(0, 1)).unflatten(0, past.shape[:2])  # (N, T, rows, L, ...)
+        return lanes.transpose(2, 3).flatten(3)
+
+    def _changes_to_lanes(self, changes: Tensor) -> Tensor:
+        """(N, T, C, K) to (N, T, L, ...)."""
+        return changes if self.reading.channel_independent else changes.flatten(2).unsqueeze(2)
 
     def _past(self, window: Tensor, steps: int) -> Tensor:
         """Rows and moving averages that the head reads, (N, steps, lags + means, columns), for the last rows of `window`."""

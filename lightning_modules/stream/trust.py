@@ -10,15 +10,16 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-RECORD = 100.0  # what the forecasts so far must outweigh, in squared units of the head
+RECORD = 20.0  # rows of forecasts of the usual size that the record so far must outweigh
 
 
 class Trust:
     """Shrinks forecasts towards the present level, for each target and row ahead, by what would have been best so far.
 
     With p the forecast change and y the change that came, in units of the head, and discount g for each row:
-    ``a = clip(sum g^age p y / (100 + sum g^age p^2), 0, 1)``, the least-squares factor between "nothing changes" and the
-    forecast. Where forecasts have been no better than repeating the level, a falls to 0.
+    ``a = clip(sum g^age p y / (sum g^age p^2 (1 + 20 / n)), 0, 1)`` with ``n = sum g^age``: the least-squares factor between
+    "nothing changes" and the forecast, held back as if 20 rows had shown nothing. Where forecasts have been no better than
+    repeating the level, a falls to 0.
 
     Args:
         horizon: H.
@@ -31,10 +32,12 @@ class Trust:
         self.discount = discount
         self.agreement = torch.zeros(horizon, targets, dtype=torch.float64, device=device)
         self.size = torch.zeros_like(self.agreement)
+        self.count = torch.zeros((), dtype=torch.float64, device=device)
 
     def factor(self) -> Tensor:
         """a for each row ahead and target, (H, C)."""
-        return (self.agreement / (self.size + RECORD)).clamp(0, 1)
+        size = self.size * (1 + RECORD / self.count)
+        return torch.where(size > 0, self.agreement / size, 0.0).clamp(0, 1)
 
     def add(self, said: Tensor, came: Tensor) -> None:
         """Enter forecast changes (M, H, C), oldest first, and what came."""
@@ -42,11 +45,12 @@ class Trust:
         weight, faded = (self.discount**ages).view(-1, 1, 1), self.discount ** len(said)
         self.agreement = faded * self.agreement + (weight * said * came).sum(0)
         self.size = faded * self.size + (weight * said * said).sum(0)
+        self.count = faded * self.count + weight.sum()
 
     def tensors(self) -> dict[str, Tensor]:
         """The record, by name."""
-        return {"agreement": self.agreement, "size": self.size}
+        return {"agreement": self.agreement, "size": self.size, "count": self.count}
 
     def load(self, tensors: Mapping[str, Tensor]) -> None:
         """Put back what `tensors` gave."""
-        self.agreement, self.size = tensors["agreement"], tensors["size"]
+        self.agreement, self.size, self.count = tensors["agreement"], tensors["size"], tensors["count"]
