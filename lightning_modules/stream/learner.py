@@ -18,6 +18,8 @@ from lightning_modules.stream.network import Features, StreamNetwork
 from lightning_modules.stream.rules import AllSteps, Moves, Updates, build_rule
 from lightning_modules.stream.trust import Trust
 
+SEEN_ENOUGH = 10  # rows for each feature of the head before its forecasts are judged
+
 
 class Steps(NamedTuple):
     """What a learner said about each row of a chunk, and what its first layer saw."""
@@ -150,13 +152,17 @@ class StreamLearner:
         """Learn from what is known before row `self.row` is predicted, if an update is due."""
         known = self.row - self.lag + 1
         if self.learning and self.row % self.every == 0 and known > self.learnt:
-            if self.trust is not None:
-                level, scale = self.memory("level", self.learnt, known), self.memory("scale", self.learnt, known)
-                came = self.memory.changes(self.learnt, known, level, scale)
-                self.trust.add(self.memory("said", self.learnt, known), came)
+            self._keep_record(self.learnt, known)
             with self.network.stack.plasticity(self.plasticity):
                 self.rule.update(self.memory, known, known - self.learnt)
             self.learnt = known
+
+    def _keep_record(self, start: int, stop: int) -> None:
+        """Enter how the forecasts of these rows did, once the head has seen enough rows to be judged."""
+        start = max(start, SEEN_ENOUGH * self.network.head.weight.shape[-1])
+        if self.trust is not None and start < stop:
+            level, scale = self.memory("level", start, stop), self.memory("scale", start, stop)
+            self.trust.add(self.memory("said", start, stop), self.memory.changes(start, stop, level, scale))
 
     def _needed(self) -> int:
         """The oldest row that a later update may ask for."""
