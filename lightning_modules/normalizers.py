@@ -55,7 +55,8 @@ class Normalizer:
 
     - `differences`: ``read = (x - last) / scale``, ``level = x``, and for the scale ``v' = v + a_k ((x - last)^2 - v)``.
       The first value has no difference and reads 0.
-    - `running`: ``m' = m + a_k (x - m)``, ``v' = (1 - a_k)(v + a_k (x - m)^2)``, ``level = m'``, ``read = (x - m') / scale``.
+    - `running`: ``m' = m + a_k (x - m)``, ``v' = (1 - a_k)(v + a_k (x - m)^2)``, ``level = m'``,
+      ``read = (x - m') / scale``.
     - `none`: ``read = x``, ``level = 0``, ``scale = 1``.
 
     ``scale^2 = v' + 0.01 w'`` where w averages over all rows so far what v averages over the last 1 / rate: a column that
@@ -106,9 +107,7 @@ class Normalizer:
         scale = var + FLOOR * usual
         scale = torch.where(scale > 0, scale, 1.0).sqrt()
         read = torch.where(seen, step / scale, 0.0)
-        return Normalized(read, level, scale), NormalizerState(
-            count[:, -1], values[:, -1], mean, var[:, -1], usual[:, -1]
-        )
+        return Normalized(read, level, scale), NormalizerState(count[:, -1], values[:, -1], mean, var[:, -1], usual[:, -1])
 
 
 def _average(values: Tensor, share: Tensor, start: Tensor) -> Tensor:

@@ -27,9 +27,7 @@ from lightning_modules.record import StreamRecord
 from lightning_modules.stream import Features, Reading, Shape, StreamLearner, StreamNetwork, StreamState, Updates
 from lightning_modules.stream.network import class_shares
 
-Mode = Literal[
-    "fast weights + head", "head", "fast weights", "frozen", "fast weights + all weights", "all weights"
-]
+Mode = Literal["fast weights + head", "head", "fast weights", "frozen", "fast weights + all weights", "all weights"]
 SMALLEST = 1e-6  # root mean square of a target that never moves
 OUTLIER = 3.0  # root mean squares beyond which an error in training counts linearly
 
@@ -106,7 +104,9 @@ class OnlineModule(TaskModule):
         all_updates = all_updates if isinstance(all_updates, Updates) else Updates(**all_updates)
         require("prediction_weight", prediction_weight, 0 <= prediction_weight < math.inf, "a finite number of at least 0")
         known = all(mode in get_args(Mode) for mode in modes)
-        require("modes", modes, bool(modes) and known and len(set(modes)) == len(modes), f"some of {get_args(Mode)}, each once")
+        require(
+            "modes", modes, bool(modes) and known and len(set(modes)) == len(modes), f"some of {get_args(Mode)}, each once"
+        )
         shape = Shape(task, inputs, channels, horizon, season)
         self.network = StreamNetwork(shape, reading, config, core, hidden_dims, dropout, backend)
         self.title = title(core, config)

@@ -5,6 +5,7 @@ Shapes: M rows, H rows ahead, C targets.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -32,8 +33,8 @@ class StreamRecord:
         modes: The modes that will be added.
     """
 
-    def __init__(self, data: OnlineData, title: str, modes: list[str]) -> None:
-        self.data, self.title, self.modes = data, title, modes
+    def __init__(self, data: OnlineData, title: str, modes: Sequence[str]) -> None:
+        self.data, self.title, self.modes = data, title, list(modes)
         classes = data.channels if data.task == "classification" else None
         self.metrics: dict[str, MetricCollection] = {name: prequential_metrics(classes) for name in (*modes, *self.rivals)}
         self.errors: dict[str, list[Tensor]] = {name: [] for name in self.metrics}
@@ -128,7 +129,7 @@ class StreamRecord:
         )
 
     def write(self, said: Tensor, folder: Path) -> list[Path]:
-        """Write what was said of every row (M, H, C) in the data's own units: of all rows, or for forecasting of the last."""
+        """Write what was said of the rows (M, H, C), in the data's own units: of all, or for forecasting of the last."""
         data, names = self.data, list(self.data.stream.targets)
         said, rows = said.cpu(), np.arange(len(said))
         if data.task == "forecasting":

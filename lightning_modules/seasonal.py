@@ -32,7 +32,9 @@ class SeasonalState:
 
 
 class SeasonalProfile:
-    """At row t, in slot s = t mod S: ``level' = level + a / S (x - level)``, ``profile_s' = profile_s + a (x - level' - profile_s)``.
+    """At row t, in slot s = t mod S, with rate a:
+
+    ``level' = level + a / S (x - level)``,  ``profile_s' = profile_s + a (x - level' - profile_s)``
 
     The first visits of a slot, and the first rows of the level, are averaged evenly. What it expects of the column h rows
     later, relative to now, is ``profile_((t + h) mod S) - profile_s``.

@@ -106,7 +106,7 @@ DATASETS: Mapping[str, Dataset] = {
     ),
     "exchange_rate": Dataset(
         name="exchange_rate",
-        description="Daily exchange rates of eight countries, no header; unpack exchange_rate.txt.gz into the folder by hand",
+        description="Daily exchange rates of eight countries; unpack exchange_rate.txt.gz into the folder by hand",
         licence="none stated",
         source=f"github.com/laiguokun/multivariate-time-series-data at {_EXCHANGE_COMMIT}, folder exchange_rate",
         files={},

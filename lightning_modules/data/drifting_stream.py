@@ -52,7 +52,11 @@ class DriftingStream(OnlineData):
         if drift not in get_args(Drift):
             raise ConfigError(f"`drift` must be {', '.join(get_args(Drift))}; got {drift!r}.", key="drift")
         self.kind: Task = kind
-        self.drift, self.drifts, self.seed = drift, require_int("drifts", drifts, least=0), require_int("seed", seed, least=0)
+        self.drift, self.drifts, self.seed = (
+            drift,
+            require_int("drifts", drifts, least=0),
+            require_int("seed", seed, least=0),
+        )
         self.columns, self.length = require_int("columns", columns), require_int("length", length, least=100)
 
     @cached_property

@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, cast
 
 import numpy as np
 import torch
@@ -116,7 +117,9 @@ class OnlineData(TaskData, ABC):
         if context >= crop:
             raise ConfigError(f"`context` must be below `crop`, {crop}; got {context}.", key="context")
         for name, part in (("warm_up", warm_up), ("validation", validation)):
-            if isinstance(part, bool) or not (isinstance(part, int) and part >= 0 or isinstance(part, float) and 0 <= part < 1):
+            if isinstance(part, bool) or not (
+                (isinstance(part, int) and part >= 0) or (isinstance(part, float) and 0 <= part < 1)
+            ):
                 raise ConfigError(f"`{name}` must be a number of rows or a share from 0 to below 1; got {part!r}.", key=name)
         if missing not in ("error", "ffill"):
             raise ConfigError(f"`missing` must be `error` or `ffill`; got {missing!r}.", key="missing")
@@ -163,8 +166,8 @@ class OnlineData(TaskData, ABC):
         ahead = self.horizon if self.task == "forecasting" else 1
         if end > count or both + ahead >= end:
             raise ConfigError(
-                f"`warm_up` and `validation` must leave rows for the stream; got {warm_up} and {both - warm_up} of {end} rows "
-                f"({count} there are).",
+                f"`warm_up` and `validation` must leave rows for the stream; got {warm_up} and {both - warm_up} "
+                f"of {end} rows ({count} there are).",
                 key="warm_up",
             )
         if 0 < warm_up < self.crop + self.ahead:
@@ -223,7 +226,7 @@ class OnlineData(TaskData, ABC):
         return StreamBatch(rows[None], wanted[None], torch.tensor([start]))
 
     def _loader(self, crops: _Crops, batch_size: int, **options: Any) -> DataLoader[StreamBatch]:
-        return DataLoader(crops, batch_size, collate_fn=_same, **options)
+        return DataLoader(crops, batch_size, collate_fn=cast("Callable[[list[Any]], Any]", _same), **options)
 
     def train_dataloader(self) -> DataLoader[StreamBatch]:
         """Random crops of the warm-up part; none where it is empty."""
@@ -248,7 +251,7 @@ class OnlineData(TaskData, ABC):
         return self.test_dataloader()
 
     def times(self, rows: np.ndarray) -> np.ndarray:
-        """The time stamp of each row, or the row's number for a stream without; rows after the last at the usual distance."""
+        """The time stamp of each row, or its number for a stream without; rows after the last at the usual distance."""
         time = self.stream.series.time
         if time is None:
             return rows

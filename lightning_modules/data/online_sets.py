@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
@@ -68,16 +69,16 @@ class PublicStream(OnlineData):
             season=protocol.season,
             **options,
         )
-        self.name = name
+        self.protocol = protocol
 
     def read(self) -> Stream:
-        protocol = PROTOCOLS[self.name]
+        protocol = self.protocol
         path = data_path(protocol.dataset, protocol.file)
-        if self.name == "exchange":
+        if protocol.dataset == "exchange_rate":
             values = pd.read_csv(path, header=None).to_numpy(dtype=np.float64)
             names = tuple(f"currency_{number}" for number in range(1, values.shape[1] + 1))
             return Stream(Series(values, names, None, str(path)), "forecasting", names)
-        if self.name == "elec2":
+        if protocol.dataset == "elec2":
             frame = pd.read_csv(path)
             truth, classes = pd.factorize(frame.pop("class"), sort=True)
             series = Series(frame.to_numpy(dtype=np.float64), tuple(frame.columns), None, str(path))
@@ -121,8 +122,8 @@ class TableStream(OnlineData):
         if self.targets is None:
             series = read_table(self.path, self.time_column)
             return Stream(series, "forecasting", series.columns)
-        everything = read_table(self.path, self.time_column, covariates=[])
-        frame = _read_frame_of(everything.source, self.targets)
+        everything = read_table(self.path, self.time_column)
+        frame = _text_of(everything.source, self.targets)
         numeric = all(pd.api.types.is_numeric_dtype(frame[name]) for name in self.targets)
         asked: Task | str = self.asked
         if asked == "auto":
@@ -147,10 +148,8 @@ class TableStream(OnlineData):
         return Stream(inputs, "classification", tuple(map(str, classes)), truth.astype(np.int64))
 
 
-def _read_frame_of(path: str, columns: list[str]) -> pd.DataFrame:
+def _text_of(path: str, columns: list[str]) -> pd.DataFrame:
     """The columns as they are in the file, text included."""
-    from pathlib import Path
-
     frame = _read_frame(Path(path))
     for name in columns:
         if name not in frame:

@@ -66,14 +66,14 @@ class OnlineObject(ABC):
         """What else makes this object, as JSON: arguments of ``__init__`` and what was met since."""
         return {}
 
-    def _set_extra(self, extra: Mapping[str, Any]) -> None:
+    def _set_extra(self, extra: Mapping[str, Any]) -> None:  # noqa: B027 - most have met nothing
         """Put back what `_extra` gave of what was met since."""
 
     def _tensors(self) -> dict[str, Tensor]:
         """Tensors that are carried besides the learner's."""
         return {}
 
-    def _load_tensors(self, tensors: Mapping[str, Tensor]) -> None:
+    def _load_tensors(self, tensors: Mapping[str, Tensor]) -> None:  # noqa: B027 - most carry nothing
         """Put back what `_tensors` gave."""
 
     def _start(self) -> StreamLearner:
@@ -96,7 +96,9 @@ class OnlineObject(ABC):
         columns = self.columns or [str(name) for name in x]
         for name in x:
             if name not in columns:
-                raise DataError(f"`x` must hold the columns of the first row; `{name}` is new. {nearest(str(name), columns)}")
+                raise DataError(
+                    f"`x` must hold the columns of the first row; `{name}` is new. {nearest(str(name), columns)}"
+                )
         for name in columns:
             if name not in x:
                 raise DataError(f"`x` must hold the columns of the first row; `{name}` is missing. Give None if not known.")

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from dream import DREAMConfig
@@ -69,9 +68,7 @@ class DREAMForecaster(OnlineObject):
     def _load_tensors(self, tensors: Mapping[str, Tensor]) -> None:
         self.said = tensors.get("said")
 
-    def learn_one(
-        self, y: float | Mapping[str, float], x: Mapping[str, float | None] | None = None
-    ) -> DREAMForecaster:
+    def learn_one(self, y: float | Mapping[str, float], x: Mapping[str, float | None] | None = None) -> DREAMForecaster:
         """Read the next row: `y`, a number or a dictionary of them, is forecast; `x`, a dictionary, is only read.
 
         Raises:

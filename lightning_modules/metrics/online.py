@@ -22,6 +22,7 @@ class KappaTemporal(Metric):
     right: Tensor
     repeated: Tensor
     count: Tensor
+    last: Tensor
 
     def __init__(self) -> None:
         super().__init__()

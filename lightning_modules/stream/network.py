@@ -17,7 +17,7 @@ from dream import DREAMConfig, DREAMState, DREAMTrace
 from dream.errors import ConfigError
 from lightning_modules.base import require
 from lightning_modules.cores import CoreName, build_core
-from lightning_modules.normalizers import Kind, Normalizer, NormalizerState
+from lightning_modules.normalizers import Kind, Normalized, Normalizer, NormalizerState
 from lightning_modules.seasonal import SeasonalProfile, SeasonalState
 
 READ_LIMIT, HEAD_LIMIT = 5.0, 30.0  # units beyond which what the core and the head read is cut off
@@ -64,8 +64,8 @@ class Reading:
         rate: Rate of the running figures of the normaliser.
         channel_independent: Forecasting only: a stream of its own, with its own state, fast weights and head, for each
             target; the core's slow weights are shared. Covariates are shown to every one.
-        lags: Rows that the head reads directly, relative to the present level: the last so many, this one included, or a list
-            of distances such as [0, 1, 48], 0 for this row.
+        lags: Rows that the head reads directly, relative to the present level: the last so many, this one included, or a
+            list of distances such as [0, 1, 48], 0 for this row.
         means: Lengths of moving averages, this row included, that the head reads relative to the present level.
         profile_rate: Forecasting only: share of a new season in a seasonal profile of the targets (see
             `lightning_modules.seasonal.SeasonalProfile`), of which the head reads what it expects to change; 0 for none.
@@ -189,10 +189,11 @@ class StreamNetwork(nn.Module):
     """Reads rows, carries its state, and gives features, of which a linear head makes predictions.
 
     A row x_t is normalised causally; the core reads it, beside the last known target where the targets are not among the
-    inputs, the moving averages, and what a seasonal profile expects of the next row and a quarter of a season on. The features of a lane are the core's
-    output, its forecast of its next input, rows of the past and moving averages relative to the present: ``(x_(t-l) -
-    level_t) / scale_t``, 0 where there is none yet, what the profile expects to change, in units of ``scale_t``, and where
-    in the season the row is. What the core reads is cut off at 5 units, what the head reads at 30.
+    inputs, the moving averages, and what a seasonal profile expects of the next row and a quarter of a season on. The
+    features of a lane are the core's output, its forecast of its next input, rows of the past and moving averages relative
+    to the present: ``(x_(t-l) - level_t) / scale_t``, 0 where there is none yet, what the profile expects to change, in
+    units of ``scale_t``, and where in the season the row is. What the core reads is cut off at 5 units, what the head reads
+    at 30.
 
     Predictions: forecasting and regression ``level_t + scale_t * head``; classification: the head itself, one figure
     (logit, or share) for each class.
@@ -285,7 +286,7 @@ class StreamNetwork(nn.Module):
             if shape.task == "regression":
                 known, told_state = self.normalizer(told, state.told)
             else:
-                known, told = _plain(told), told.nan_to_num()
+                known, told = Normalized(told.nan_to_num(), torch.zeros_like(told), torch.ones_like(told)), told.nan_to_num()
             rows = torch.cat([rows, told], -1)
             read, level, scale = (torch.cat(pair, -1) for pair in zip((read, level, scale), known, strict=True))
         window = torch.cat([state.window, rows], 1)
@@ -294,7 +295,11 @@ class StreamNetwork(nn.Module):
         changes, seasonal = self.seasonal(rows[..., : shape.targets], state.seasonal)
         changes = (changes / scale[..., : shape.targets].unsqueeze(-1)).clamp(-HEAD_LIMIT, HEAD_LIMIT)  # (N, T, C, K)
         means = past[:, :, len(reading.distances) :] / self._mean_units(rows).view(-1, 1)
-        seen = [self._to_lanes(read), self._rows_to_lanes(means), self._changes_to_lanes(changes[..., : len(self.seasonal.outlook)])]
+        seen = [
+            self._to_lanes(read),
+            self._rows_to_lanes(means),
+            self._changes_to_lanes(changes[..., : len(self.seasonal.outlook)]),
+        ]
         shown = [self._rows_to_lanes(past), self._changes_to_lanes(changes)]
         if self.seasonal.steps:
             phase = self.seasonal.phase(rows.shape[1], state.seasonal)
@@ -325,7 +330,9 @@ class StreamNetwork(nn.Module):
         parts = [window[:, first - lag : window.shape[1] - lag] for lag in self.reading.distances]
         if self.reading.means:
             there = ~window.isnan()
-            sums, counts = (nn.functional.pad(part.cumsum(1), (0, 0, 1, 0)) for part in (window.nan_to_num(), there.double()))
+            sums, counts = (
+                nn.functional.pad(part.cumsum(1), (0, 0, 1, 0)) for part in (window.nan_to_num(), there.double())
+            )
             for mean in self.reading.means:
                 now, then = slice(first + 1, None), slice(first + 1 - mean, window.shape[1] + 1 - mean)
                 parts.append((sums[:, now] - sums[:, then]) / (counts[:, now] - counts[:, then]))
@@ -370,8 +377,3 @@ def class_shares(said: Tensor, estimates: bool) -> Tensor:
     kept = said.clamp(0, 1)
     total = kept.sum(-1, keepdim=True)
     return torch.where(total > 0, kept / total, 1 / said.shape[-1])
-
-
-def _plain(told: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Known classes are read as they are: nothing where there is none yet, level 0, scale 1."""
-    return told.nan_to_num(), torch.zeros_like(told), torch.ones_like(told)

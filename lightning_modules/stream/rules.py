@@ -74,7 +74,7 @@ class Rule(ABC):
     def update(self, memory: Memory, known: int, new: int) -> None:
         """Learn from the rows before number `known`, the last `new` of which were not learnt from before."""
 
-    def before(self, row: int, state: StreamState) -> None:
+    def before(self, row: int, state: StreamState) -> None:  # noqa: B027 - only a replay of the core needs it
         """Take note of the state before `row`, at which an update may start, is read."""
 
     def oldest(self, known: int) -> int:
@@ -177,8 +177,8 @@ class LeastSquares(Rule):
     """The head by least squares over all rows so far, each discounted by ``forgetting ** age``.
 
     With features z (a 1 for the bias included), wanted outputs y and discount g, at each update of m new rows:
-    ``A' = g^m A + sum z z^T``, ``B' = g^m B + sum z y^T``, ``W = (A' + d I)^-1 (B' + d W_0)``, ``d = 1 + ridge mean(diag A')``,
-    where W_0 are the weights at the start of the stream; for each lane, in float64.
+    ``A' = g^m A + sum z z^T``, ``B' = g^m B + sum z y^T``, ``W = (A' + d I)^-1 (B' + d W_0)``,
+    ``d = 1 + ridge mean(diag A')``, where W_0 are the weights at the start of the stream; for each lane, in float64.
 
     This is recursive least squares with exponential forgetting whose prior does not fade: directions that the stream no
     longer excites return to W_0 and cannot blow up. For classification y is 1 for the class and 0 elsewhere, so that
