@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import copy
 import math
+import warnings
 from dataclasses import asdict, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import lightning as L
 import torch
@@ -192,6 +193,11 @@ class OnlineModule(TaskModule):
 
     def validation_step(self, batch: StreamBatch, batch_idx: int) -> None:
         self.log("val/loss", self.losses(batch)["fit"], batch_size=len(batch.rows))
+
+    def configure_optimizers(self) -> Any:
+        with warnings.catch_warnings():  # a stream without a warm-up has nothing to train on, and is meant so
+            warnings.filterwarnings("ignore", ".*across ranks is zero.*")
+            return super().configure_optimizers()
 
     def make_learner(self, mode: str) -> StreamLearner:
         """A learner for `mode` on a copy of the weights."""

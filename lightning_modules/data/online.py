@@ -225,8 +225,9 @@ class OnlineData(TaskData, ABC):
             wanted = torch.cat([wanted, wanted.new_full((lacking, *wanted.shape[1:]), torch.nan)])
         return StreamBatch(rows[None], wanted[None], torch.tensor([start]))
 
-    def _loader(self, crops: _Crops, batch_size: int, **options: Any) -> DataLoader[StreamBatch]:
-        return DataLoader(crops, batch_size, collate_fn=cast("Callable[[list[Any]], Any]", _same), **options)
+    def _loader(self, crops: _Crops, batch_size: int, sampler: RandomSampler | None = None) -> DataLoader[StreamBatch]:
+        collate = cast("Callable[[list[Any]], Any]", _same)
+        return DataLoader(dataset=crops, batch_size=batch_size, sampler=sampler, collate_fn=collate)
 
     def train_dataloader(self) -> DataLoader[StreamBatch]:
         """Random crops of the warm-up part; none where it is empty."""
@@ -236,12 +237,16 @@ class OnlineData(TaskData, ABC):
             return self._loader(crops, self.batch_size)
         return self._loader(crops, self.batch_size, sampler=RandomSampler(crops, replacement=True, num_samples=self.crops))
 
-    def val_dataloader(self) -> DataLoader[StreamBatch]:
-        """Crops whose scored rows follow each other over the validation part."""
+    def val_dataloader(self) -> DataLoader[StreamBatch] | list[DataLoader[StreamBatch]]:
+        """Crops whose scored rows follow each other over the validation part; none where there is nothing to train on."""
         warm_up, stop, _ = self.borders
-        first, step = max(warm_up - self.context, 0) // STRIDE * STRIDE, -(-(self.crop - self.context) // STRIDE) * STRIDE
-        starts = range(first, stop - self.crop - self.ahead + 1, step) if stop > warm_up > 0 else range(0)
-        return self._loader(_Crops(self, starts, self.crop), self.batch_size)
+        rows = stop - warm_up - self.ahead
+        if rows <= 0 or warm_up == 0:
+            return []
+        step = min(-(-(self.crop - self.context) // STRIDE) * STRIDE, rows)
+        first, length = max(warm_up - self.context, 0) // STRIDE * STRIDE, self.context + step
+        starts = range(first, stop - length - self.ahead + 1, -(-step // STRIDE) * STRIDE)
+        return self._loader(_Crops(self, starts, length), self.batch_size)
 
     def test_dataloader(self) -> DataLoader[StreamBatch]:
         """All rows in order, in chunks."""

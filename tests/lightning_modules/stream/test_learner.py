@@ -122,9 +122,7 @@ def test_rivals_of_dream_learn_by_the_same_rules(core: str) -> None:
     rows, _ = stream("forecasting")
     for updates, moves in (UPDATES["least squares"], UPDATES["all weights"]):
         cut = [StreamLearner(network("forecasting", core), updates, moves) for _ in range(2)]  # type: ignore[arg-type]
-        torch.testing.assert_close(
-            run(cut[0], rows, None, [ROWS]), run(cut[1], rows, None, [31, 35]), rtol=1e-4, atol=1e-4
-        )
+        torch.testing.assert_close(run(cut[0], rows, None, [ROWS]), run(cut[1], rows, None, [31, 35]), rtol=1e-4, atol=1e-4)
 
 
 def test_frozen_fast_weights_stay() -> None:
@@ -169,13 +167,17 @@ def test_features_are_what_the_equations_say() -> None:
     features, _ = net.features(rows[None], net.init_state())
     level, scale = net.normalizer(rows[None], net.normalizer.init_state(1, 3))[0][1:]
     row = 20
-    expected = [(value - level[0, row]) / scale[0, row] for value in (rows[row], rows[row - 2], rows[row - 4 : row + 1].mean(0))]
+    expected = [
+        (value - level[0, row]) / scale[0, row] for value in (rows[row], rows[row - 2], rows[row - 4 : row + 1].mean(0))
+    ]
     torch.testing.assert_close(features.values[0, row, 0], torch.cat(expected).float())
     assert not features.values[0, 1, 0, 3:6].any()  # two rows before the second there is none
 
 
 def test_least_squares_cannot_move_all_weights() -> None:
-    with pytest.raises(ConfigError, match=r"`updates\.rule` must be adam or sgd where all weights move; got 'least_squares'"):
+    with pytest.raises(
+        ConfigError, match=r"`updates\.rule` must be adam or sgd where all weights move; got 'least_squares'"
+    ):
         StreamLearner(network("forecasting"), Updates("least_squares"), "all")
 
 

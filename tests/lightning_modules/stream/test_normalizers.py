@@ -106,7 +106,9 @@ class TestSeason:
         profile, x = SeasonalProfile(5, 0.2, 2), torch.randn(1, 40, 2, dtype=torch.float64)
         whole, _ = profile(x, profile.init_state(1, 2))
         early, late = (profile(x[:, :n], profile.init_state(1, 2))[1] for n in (7, 18))
-        both = type(early)(*(torch.cat(pair) for pair in zip(*(map(lambda i: i[1], s.items()) for s in (early, late)), strict=True)))
+        both = type(early)(
+            *(torch.cat(pair) for pair in zip(*([value for _, value in s.items()] for s in (early, late)), strict=True))
+        )
         changes, _ = profile(torch.cat([x[:, 7:17], x[:, 18:28]]), both)
         torch.testing.assert_close(changes[0], whole[0, 7:17])
         torch.testing.assert_close(changes[1], whole[0, 18:28])
