@@ -95,12 +95,12 @@ class Normalizer:
             share = torch.where(seen & (count > 1), (count - 1).clamp_min(1).reciprocal().clamp_min(self.rate), 0.0)
             level, mean = values, state.mean
             squares, values_so_far = step.square(), (count - 1).clamp_min(1)
-            var = _average(squares, share, state.var)
+            var = running_mean(squares, share, state.var)
         else:
-            means = _average(values, share, state.mean)
+            means = running_mean(values, share, state.mean)
             earlier = torch.cat([state.mean.unsqueeze(1), means[:, :-1]], 1)
             squares, values_so_far = (1 - share) * (values - earlier).square(), count.clamp_min(1)
-            var = _average(squares, share, state.var)
+            var = running_mean(squares, share, state.var)
             level, mean, step = means, means[:, -1], values - means
         so_far = (state.count - int(self.kind == "differences")).clamp_min(0) * state.usual
         usual = (so_far.unsqueeze(1) + (squares * seen).cumsum(1)) / values_so_far
@@ -110,7 +110,7 @@ class Normalizer:
         return Normalized(read, level, scale), NormalizerState(count[:, -1], values[:, -1], mean, var[:, -1], usual[:, -1])
 
 
-def _average(values: Tensor, share: Tensor, start: Tensor) -> Tensor:
+def running_mean(values: Tensor, share: Tensor, start: Tensor) -> Tensor:
     """Running means (N, T, D): ``m_t = m_(t-1) + share_t (values_t - m_(t-1))`` from `start` (N, D)."""
     means, mean = [], start
     for value, weight in zip(values.unbind(1), share.unbind(1), strict=True):

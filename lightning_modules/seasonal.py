@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from lightning_modules.base import require
+from lightning_modules.normalizers import running_mean
 
 STEPS = 12  # steps ahead that a head is shown, at most
 
@@ -65,22 +66,36 @@ class SeasonalProfile:
         """Expected changes (N, T, C, K) after each row of x (N, T, C), without missing values, and the state after."""
         if not self.steps:
             return x.new_zeros(*x.shape, 0), state
-        level, profile, stream = state.level, state.profile.clone(), torch.arange(len(x), device=x.device)
-        ahead, changes = torch.tensor([0, *self.steps], device=x.device), []
-        for step, value in enumerate(x.unbind(1)):
-            number = state.row + step  # (N, 1)
-            slot, season = (number[:, 0] % self.season).long(), (number / self.season).floor()
-            level = level + (1 / (number + 1)).clamp_min(self.rate / self.season) * (value - level)
-            visited = profile[stream, slot]
-            share = (1 / (season + 1)).clamp_min(self.rate)
-            profile[stream, slot] = visited + share * (value - level - visited)
-            changes.append(profile[stream.unsqueeze(1), (ahead + slot.unsqueeze(1)) % self.season])
-        shown = torch.stack(changes, 1)  # (N, T, K + 1, C)
-        new = SeasonalState(state.row + x.shape[1], level, profile)
-        return (shown[:, :, 1:] - shown[:, :, :1]).transpose(2, 3), new
+        changes = []
+        for block in x.split(self.season, 1):
+            shown, state = self._block(block, state)
+            changes.append(shown)
+        return torch.cat(changes, 1), state
+
+    def _block(self, x: Tensor, state: SeasonalState) -> tuple[Tensor, SeasonalState]:
+        """At most one season of rows, so that no slot is visited twice."""
+        rows = torch.arange(x.shape[1], device=x.device)
+        number = state.row + rows  # (N, T)
+        slot, season = (number % self.season).long(), (number / self.season).floor()
+        levels = running_mean(x, (1 / (number + 1)).clamp_min(self.rate / self.season).unsqueeze(-1), state.level)
+        before = _rows_of(state.profile, slot)
+        share = (1 / (season + 1)).clamp_min(self.rate).unsqueeze(-1)
+        after = before + share * (x - levels - before)
+        profile = state.profile.scatter(1, slot.unsqueeze(-1).expand_as(after), after)
+        ahead = torch.tensor(self.steps, device=x.device)
+        wanted = ((slot.unsqueeze(-1) + ahead) % self.season).flatten(1)  # (N, T K)
+        visited = (rows.unsqueeze(-1) + ahead % self.season >= self.season) | (ahead % self.season == 0)  # (T, K)
+        new, old = (_rows_of(table, wanted).unflatten(1, visited.shape) for table in (profile, state.profile))
+        changes = torch.where(visited.unsqueeze(-1), new, old) - after.unsqueeze(2)  # (N, T, K, C)
+        return changes.transpose(2, 3), SeasonalState(state.row + x.shape[1], levels[:, -1], profile)
 
     def phase(self, steps: int, state: SeasonalState) -> Tensor:
         """Where in the season the next rows are: sine and cosine of one and two turns a season, (N, steps, 4)."""
         number = state.row + torch.arange(steps, device=state.row.device)
         angle = 2 * torch.pi / self.season * number.unsqueeze(-1) * torch.tensor([1.0, 2.0], device=number.device)
         return torch.cat([angle.sin(), angle.cos()], -1)
+
+
+def _rows_of(table: Tensor, index: Tensor) -> Tensor:
+    """The rows `index` (N, M) of each stream's `table` (N, S, C), (N, M, C)."""
+    return table.gather(1, index.unsqueeze(-1).expand(-1, -1, table.shape[-1]))

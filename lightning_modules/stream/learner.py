@@ -14,8 +14,9 @@ from torch.nn.functional import one_hot
 
 from lightning_modules.base import require
 from lightning_modules.stream.memory import Memory
-from lightning_modules.stream.network import Features, StreamNetwork
+from lightning_modules.stream.network import StreamNetwork
 from lightning_modules.stream.rules import AllSteps, Moves, Updates, build_rule
+from lightning_modules.stream.state import Features
 from lightning_modules.stream.trust import Trust
 
 SEEN_ENOUGH = 10  # rows for each feature of the head before its forecasts are judged

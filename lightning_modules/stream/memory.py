@@ -10,7 +10,8 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from lightning_modules.stream.network import Features, StreamNetwork
+from lightning_modules.stream.network import StreamNetwork
+from lightning_modules.stream.state import Features
 
 
 class Memory:

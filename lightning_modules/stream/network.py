@@ -6,167 +6,21 @@ L lanes (C if channels are independent, else 1), F features of a lane, O outputs
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from typing import Literal, NamedTuple, get_args
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
 
-from dream import DREAMConfig, DREAMState, DREAMTrace
+from dream import DREAMConfig
 from dream.errors import ConfigError
 from lightning_modules.base import require
 from lightning_modules.cores import CoreName, build_core
-from lightning_modules.normalizers import Kind, Normalized, Normalizer, NormalizerState
-from lightning_modules.seasonal import SeasonalProfile, SeasonalState
+from lightning_modules.normalizers import Normalized, Normalizer
+from lightning_modules.seasonal import SeasonalProfile
+from lightning_modules.stream.settings import Reading, Shape
+from lightning_modules.stream.state import Features, Relative, StreamState
 
 READ_LIMIT, HEAD_LIMIT = 5.0, 30.0  # units beyond which what the core and the head read is cut off
-LONGEST = 10_000  # rows that may be kept for the head
-Task = Literal["forecasting", "regression", "classification"]
-
-
-@dataclass(frozen=True)
-class Shape:
-    """What the data give and ask for.
-
-    Args:
-        task: `forecasting`: the next `horizon` rows of the first `targets` input columns; `regression` and
-            `classification`: the target of the row that was just read.
-        inputs: D, columns that are read.
-        targets: C, columns to predict; for classification the number of classes.
-        horizon: Rows to forecast; 1 for the other tasks.
-        season: Rows in one season.
-    """
-
-    task: Task
-    inputs: int
-    targets: int
-    horizon: int = 1
-    season: int = 1
-
-    def __post_init__(self) -> None:
-        require("task", self.task, self.task in get_args(Task), "forecasting, regression or classification")
-        least = 2 if self.task == "classification" else 1
-        require("targets", self.targets, self.targets >= least, f"at least {least}")
-
-    @property
-    def told(self) -> int:
-        """Columns that are read besides the inputs: the last target that is known, where it is not an input itself."""
-        return 0 if self.task == "forecasting" else self.targets
-
-
-@dataclass(frozen=True)
-class Reading:
-    """How rows are read.
-
-    Args:
-        normalization: `differences`, `running` or `none`; see `lightning_modules.normalizers.Normalizer`.
-        rate: Rate of the running figures of the normaliser.
-        channel_independent: Forecasting only: a stream of its own, with its own state, fast weights and head, for each
-            target; the core's slow weights are shared. Covariates are shown to every one.
-        lags: Rows that the head reads directly, relative to the present level: the last so many, this one included, or a
-            list of distances such as [0, 1, 48], 0 for this row.
-        means: Lengths of moving averages, this row included, that the head reads relative to the present level.
-        profile_rate: Forecasting only: share of a new season in a seasonal profile of the targets (see
-            `lightning_modules.seasonal.SeasonalProfile`), of which the head reads what it expects to change; 0 for none.
-        output: Whether the head reads the output of the last layer.
-        forecast: Whether the head reads the first layer's forecast of its next input.
-    """
-
-    normalization: Kind = "running"
-    rate: float = 0.01
-    channel_independent: bool = False
-    lags: int | list[int] = 1
-    means: list[int] = field(default_factory=list)
-    profile_rate: float = 0.0
-    output: bool = True
-    forecast: bool = True
-
-    def __post_init__(self) -> None:
-        fits = [0 <= lag <= LONGEST for lag in self.distances]
-        require("lags", self.lags, all(fits) and self.lags != [], f"a number or a list of whole numbers from 0 to {LONGEST}")
-        require("means", self.means, all(1 <= mean <= LONGEST for mean in self.means), f"lengths from 1 to {LONGEST}")
-
-    @property
-    def distances(self) -> list[int]:
-        """How far back each row that the head reads lies."""
-        return list(range(self.lags)) if isinstance(self.lags, int) else list(self.lags)
-
-    @property
-    def past(self) -> int:
-        """Rows before the present one that must be kept."""
-        return max([0, *self.distances, *(mean - 1 for mean in self.means)])
-
-
-@dataclass(eq=False)
-class StreamState:
-    """All that N streams carry from row to row."""
-
-    normalizer: NormalizerState
-    told: NormalizerState
-    """The normaliser of the known targets of a regression."""
-    seasonal: SeasonalState
-    core: list[DREAMState]
-    """A row for each lane of each stream."""
-    window: Tensor
-    """(N, past, D + told) rows before the present one; NaN before the first."""
-
-    def tensors(self) -> dict[str, Tensor]:
-        """Every tensor by a name of its own."""
-        named = {f"normalizer.{name}": value for name, value in self.normalizer.items()}
-        named |= {f"told.{name}": value for name, value in self.told.items()}
-        named |= {f"seasonal.{name}": value for name, value in self.seasonal.items()}
-        named |= {f"core.{k}.{name}": value for k, state in enumerate(self.core) for name, value in state.items()}
-        return named | {"window": self.window}
-
-    def with_tensors(self, tensors: Mapping[str, Tensor]) -> StreamState:
-        """A state of the same build from what `tensors` gave."""
-
-        def normalizer(prefix: str) -> NormalizerState:
-            return NormalizerState(**{name: tensors[f"{prefix}.{name}"] for name, _ in self.normalizer.items()})
-
-        core = [
-            DREAMState(**{name: tensors[f"core.{k}.{name}"] for name, _ in state.items()})
-            for k, state in enumerate(self.core)
-        ]
-        seasonal = SeasonalState(**{name: tensors[f"seasonal.{name}"] for name, _ in self.seasonal.items()})
-        return StreamState(normalizer("normalizer"), normalizer("told"), seasonal, core, tensors["window"])
-
-    @staticmethod
-    def cat(states: Sequence[StreamState]) -> StreamState:
-        """The streams of several states, one after another."""
-        named = [state.tensors() for state in states]
-        return states[0].with_tensors({name: torch.cat([one[name] for one in named]) for name in named[0]})
-
-
-class Relative(NamedTuple):
-    """Rows made relative, before the core reads them."""
-
-    seen: Tensor
-    """(N, T, L, width) what the core reads"""
-    shown: Tensor
-    """(N, T, L, ...) what the head reads besides the core's"""
-    level: Tensor
-    """(N, T, C)"""
-    scale: Tensor
-    """(N, T, C)"""
-
-
-class Features(NamedTuple):
-    """What the head reads for each row, and what its outputs are relative to."""
-
-    values: Tensor
-    """(N, T, L, F), in the dtype of the core."""
-    level: Tensor
-    """(N, T, C) in the data's unit, float64; zeros for classification."""
-    scale: Tensor
-    """(N, T, C) the data's units in one unit of the head; ones for classification."""
-    traces: list[DREAMTrace]
-    """(N L, T, ...) what each layer of the core saw."""
-
-    def rows(self, rows: slice) -> Features:
-        """Some of the rows, without the traces."""
-        return Features(self.values[:, rows], self.level[:, rows], self.scale[:, rows], [])
 
 
 class Head(nn.Module):

@@ -18,7 +18,8 @@ from torch.nn.functional import cross_entropy, mse_loss, one_hot
 
 from lightning_modules.base import require
 from lightning_modules.stream.memory import Memory
-from lightning_modules.stream.network import StreamNetwork, StreamState
+from lightning_modules.stream.network import StreamNetwork
+from lightning_modules.stream.state import StreamState
 
 Method = Literal["adam", "sgd", "least_squares"]
 Moves = Literal["head", "all"]
