@@ -23,6 +23,9 @@ from lightning_modules.plots import online as plots
 from lightning_modules.plots.drift import page_hinkley
 from lightning_modules.stream import Steps
 
+ALARM = 25.0  # sum of rises of the error, in its deviations, that counts as a change
+SMALLEST = 1e-12  # added to squared errors before their logarithm is taken
+
 
 class StreamRecord:
     """What each mode said of each row of a stream, scored, and the same for the rivals.
@@ -115,7 +118,8 @@ class StreamRecord:
         rows = np.arange(first, first + len(surprise))
         own = errors[self.modes[0]]
         classes = self.data.task == "classification"
-        detected = page_hinkley(own if classes else np.log(own + np.finfo(float).tiny))
+        # the errors of overlapping windows go together: their sum wanders as far as the root of the horizon
+        detected = page_hinkley(own if classes else np.log(own + SMALLEST), threshold=ALARM * self.data.horizon**0.5)
         known = [row for row in self.data.drift_rows if rows[0] <= row <= rows[-1]]
         return plots.stream(
             self.data.times(rows),
@@ -138,7 +142,7 @@ class StreamRecord:
         else:
             table, name = pd.DataFrame(said[:, 0].numpy(), columns=names), "predictions.csv"
             if data.task == "classification":
-                table.insert(0, "class_", np.array(names)[said[:, 0].argmax(-1).numpy()])
+                table.insert(0, "predicted", np.array(names)[said[:, 0].argmax(-1).numpy()])
         column = "time"
         while column in table:
             column += "_"

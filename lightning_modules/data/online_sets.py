@@ -88,7 +88,7 @@ class PublicStream(OnlineData):
 
 
 class TableStream(OnlineData):
-    """A CSV or Parquet file with one row per step.
+    """A CSV or Parquet file with one row per step; its columns of numbers, but for the targets, are read.
 
     Args:
         path: The file: .csv or .txt (also .gz), .parquet or .pq.
@@ -122,13 +122,16 @@ class TableStream(OnlineData):
         if self.targets is None:
             series = read_table(self.path, self.time_column)
             return Stream(series, "forecasting", series.columns)
-        everything = read_table(self.path, self.time_column)
-        frame = _text_of(everything.source, self.targets)
-        numeric = all(pd.api.types.is_numeric_dtype(frame[name]) for name in self.targets)
+        frame = _read_frame(Path(self.path).expanduser())
+        for name in self.targets:
+            if name not in frame:
+                raise DataError(f"{self.path}: no column `{name}`. {nearest(name, map(str, frame.columns))}")
+        numbers = [name for name in frame if pd.api.types.is_numeric_dtype(frame[name])]
+        numeric = all(name in numbers for name in self.targets)
         asked: Task | str = self.asked
         if asked == "auto":
             asked = "classification" if len(self.targets) == 1 and not numeric else "forecasting"
-        others = [name for name in everything.columns if name not in self.targets]
+        others = [name for name in numbers if name not in self.targets and name != self.time_column]
         if asked == "forecasting":
             return Stream(read_table(self.path, self.time_column, self.targets, others), "forecasting", tuple(self.targets))
         if not others:
@@ -146,12 +149,3 @@ class TableStream(OnlineData):
         if len(classes) < 2:
             raise DataError(f"{self.path}: column `{label.name}` must hold at least two classes; got {list(classes)}.")
         return Stream(inputs, "classification", tuple(map(str, classes)), truth.astype(np.int64))
-
-
-def _text_of(path: str, columns: list[str]) -> pd.DataFrame:
-    """The columns as they are in the file, text included."""
-    frame = _read_frame(Path(path))
-    for name in columns:
-        if name not in frame:
-            raise DataError(f"{path}: no column `{name}`. {nearest(name, map(str, frame.columns))}")
-    return frame[columns]

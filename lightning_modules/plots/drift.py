@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 
-def page_hinkley(values: np.ndarray, tolerance: float = 0.5, threshold: float = 25.0, settle: int = 100) -> list[int]:
+def page_hinkley(values: np.ndarray, tolerance: float = 0.25, threshold: float = 25.0, settle: int = 100) -> list[int]:
     """Rows at which the mean of `values` (T,) rose, by the Page-Hinkley test.
 
     In units of the running deviation since the last alarm, ``m_t = m_(t-1) + (x_t - mean_t) / std_t - tolerance`` and an

@@ -152,7 +152,7 @@ def test_predictions_are_written(kind: str, file: str, tmp_path: Path) -> None:
     else:
         assert len(table) == 260
         np.testing.assert_allclose(table["below"] + table["above"], 1.0)
-        assert ((table["class_"] == "above") == (table["above"] > table["below"])).all()
+        assert ((table["predicted"] == "above") == (table["above"] > table["below"])).all()
 
 
 def test_kappa_temporal_is_relative_to_the_previous_label() -> None:
