@@ -126,7 +126,7 @@ class TableStream(OnlineData):
         for name in self.targets:
             if name not in frame:
                 raise DataError(f"{self.path}: no column `{name}`. {nearest(name, map(str, frame.columns))}")
-        numbers = [name for name in frame if pd.api.types.is_numeric_dtype(frame[name])]
+        numbers = [str(name) for name in frame if pd.api.types.is_numeric_dtype(frame[name])]
         numeric = all(name in numbers for name in self.targets)
         asked: Task | str = self.asked
         if asked == "auto":
