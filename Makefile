@@ -33,7 +33,7 @@ demo: $(BIN)/.installed
 	$(BIN)/dream fit -c forecasting
 
 test: $(BIN)/.installed
-	$(BIN)/python -m pytest $(PYTEST_ARGS)
+	$(BIN)/python -m pytest --numprocesses auto --dist loadfile $(PYTEST_ARGS)
 
 $(BIN)/.benchmarks: $(BIN)/.installed
 	$(BIN)/python -m pip install --quiet --editable '.[test,bench]'

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import pandas as pd
@@ -10,7 +11,9 @@ import pytest
 
 from experiments import configs
 from experiments.cli import main
+from lightning_modules.cores import CoreName
 
+DEFAULTS = ("forecasting", "online")
 REAL = ("etth1", "etth2", "ettm1", "elec2", "exchange", "wth")
 MARKS = {name: [pytest.mark.data] for name in configs.shipped() if name.endswith(REAL)}
 
@@ -30,6 +33,13 @@ def test_it_runs_a_batch(
     said = capsys.readouterr().out
     assert "one batch" in said or "nothing to train on" in said
     assert configs.headline(configs.shipped()[name]).endswith((".", "FILE."))
+
+
+@pytest.mark.parametrize("core", [core for core in get_args(CoreName) if core != "dream"])
+@pytest.mark.parametrize("name", DEFAULTS)
+def test_every_rival_runs_a_batch(name: str, core: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.argv", ["dream"])
+    assert main(["check", name, f"--model.core={core}"]) == 0
 
 
 def test_a_path_is_as_good_as_a_name(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ import pytest
 
 from dream import ConfigError, DREAMConfig
 from dream.tuning import SYMPTOMS
-from lightning_modules.callbacks import DREAMMonitor, PlainProgress, SaveFigures, TuningAdvisor
+from lightning_modules.callbacks import DREAMMonitor, PlainProgress, SaveFigures, TuningAdvisor, progress
 from lightning_modules.callbacks.advisor import Sample, symptoms
 from lightning_modules.tracking import JSONLLogger
 from tests.lightning_modules.support import small_data, small_module, small_trainer
@@ -130,3 +130,15 @@ def test_plain_progress_is_one_line_an_epoch(tmp_path: Path, capsys: pytest.Capt
     assert [line.split("  ")[0] for line in lines] == ["epoch 1/2", "epoch 2/2"]
     assert all("train/loss" in line and "val/mse" in line for line in lines)
     assert lines[-1].endswith("at most 0 s left")
+
+
+def test_plain_progress_says_how_far_a_long_test_is(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(progress, "QUIET", 0.0)
+    data = small_data()
+    small_trainer(tmp_path, callbacks=[PlainProgress()]).test(small_module(data), datamodule=data, verbose=False)
+    lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("test")]
+    batches = len(data.test_dataloader())
+    assert [line.split("  ")[0] for line in lines] == [f"test {k / batches:.0%}" for k in range(1, batches)]
+    assert all(line.endswith("s left") for line in lines)
