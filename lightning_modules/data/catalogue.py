@@ -26,6 +26,7 @@ class DataFile:
     """One file as its publisher offers it."""
 
     url: str
+    """Empty where the publisher offers it only in another form."""
     sha256: str
     size: int
     """Bytes."""
@@ -109,7 +110,13 @@ DATASETS: Mapping[str, Dataset] = {
         description="Daily exchange rates of eight countries; unpack exchange_rate.txt.gz into the folder by hand",
         licence="none stated",
         source=f"github.com/laiguokun/multivariate-time-series-data at {_EXCHANGE_COMMIT}, folder exchange_rate",
-        files={},
+        files={
+            "exchange_rate.txt": DataFile(
+                "",
+                "0127465b51e3cd3c360f8eb2be30cfd294689a2a55903eb8245aafc396626c7f",
+                546_336,
+            ),
+        },
     ),
 }
 
@@ -143,8 +150,8 @@ def download(name: str, folder: str | Path | None = None, base_url: str | None =
     call continues. `base_url` is a mirror: a folder that serves the same file names.
     """
     wanted = dataset(name)
-    if not wanted.files:
-        raise DataError(f"`{name}` is not offered as a plain file: {wanted.description}. Get it from {wanted.source}.")
+    if base_url is None and not all(part.url for part in wanted.files.values()):
+        raise DataError(f"`{name}` is not offered as a plain file. {wanted.description}. It is at {wanted.source}.")
     target = (Path(folder).expanduser() if folder is not None else data_folder()) / name
     urls = {file: f"{base_url.rstrip('/')}/{file}" if base_url else part.url for file, part in wanted.files.items()}
     pooch.get_logger().setLevel("WARNING")

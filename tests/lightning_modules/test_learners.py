@@ -50,21 +50,21 @@ def say(model: Any, x: dict[str, float]) -> Any:
 class TestEvery:
     def test_it_goes_on_from_a_file_bit_for_bit(self, name: str, tmp_path: Path) -> None:
         model = MAKE[name]()
-        learn(model, 0, 45)
+        learn(model, 0, 30)
         model.save(tmp_path / "model.safetensors")
         other = type(model).load(tmp_path / "model.safetensors")
-        for k in range(45, 80):
+        for k in range(30, 55):
             assert say(model, ROWS[k]) == say(other, ROWS[k])
             learn(model, k, k + 1)
             learn(other, k, k + 1)
 
     def test_asking_changes_nothing(self, name: str) -> None:
         quiet, asked = MAKE[name](), MAKE[name]()
-        for k in range(50):
+        for k in range(30):
             say(asked, {"b": 3.0, "a": float(k)})
             learn(quiet, k, k + 1)
             learn(asked, k, k + 1)
-        assert say(quiet, ROWS[50]) == say(asked, ROWS[50])
+        assert say(quiet, ROWS[30]) == say(asked, ROWS[30])
 
     def test_a_file_before_the_first_row(self, name: str, tmp_path: Path) -> None:
         model = MAKE[name]()

@@ -211,3 +211,10 @@ def test_catalogue_agrees_with_the_files_at_hand() -> None:
     for file, entry in DATASETS["ett"].files.items():
         body = data_path("ett", file).read_bytes()
         assert (hashlib.sha256(body).hexdigest(), len(body)) == (entry.sha256, entry.size)
+
+
+def test_what_is_not_offered_as_a_plain_file_is_said() -> None:
+    with pytest.raises(
+        DataError, match=r"`exchange_rate` is not offered as a plain file\. .* unpack exchange_rate\.txt\.gz"
+    ):
+        download("exchange_rate")
