@@ -203,3 +203,26 @@ class TestTrust:
 
     def test_nothing_is_believed_before_the_first_record(self) -> None:
         assert not Trust(2, 2, 0.99).factor().any()
+
+    def test_the_record_is_of_known_rows_only_and_goes_on_from_a_file(self) -> None:
+        generator = torch.Generator().manual_seed(0)
+        rows = torch.sin(torch.arange(120) / 3).double().unsqueeze(1) + 0.1 * torch.randn(120, 1, generator=generator)
+        reading = Reading("differences", 0.05, lags=2, output=False, forecast=False)
+        updates = Updates("least_squares", every=2, trust=0.95)
+
+        def fresh() -> StreamLearner:
+            return StreamLearner(
+                StreamNetwork(Shape("forecasting", 1, 1, 3), reading, DREAMConfig(hidden_dim=4, rank=1)), updates
+            )
+
+        whole = fresh()
+        said = run(whole, rows, None, [1] * 120)
+        assert whole.trust is not None
+        assert whole.trust.factor().max() > 0.3
+        changed = torch.cat([rows[:80], rows[:40]])
+        assert torch.equal(run(fresh(), changed, None, [1] * 120)[:80], said[:80])
+        torch.testing.assert_close(run(fresh(), rows, None, [50, 70]), said, rtol=1e-4, atol=1e-4)
+        first, second = fresh(), fresh()
+        run(first, rows, None, [1] * 70)
+        second.load({name: value.detach().clone() for name, value in first.tensors().items()})
+        assert torch.equal(run(second, rows[70:], None, [1] * 50), said[70:])
