@@ -20,6 +20,9 @@ FROM_DATA = {
     "look_back": "look_back",
     "horizon": "horizon",
     "season": "season",
+    "task": "task",
+    "inputs": "inputs",
+    "label_delay": "label_delay",
 }
 """What a model takes from its data: attribute of the data, argument of the model."""
 

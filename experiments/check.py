@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import math
 import time
+from typing import Any
 
 import lightning as L
 import torch
 from rich.console import Console
 from rich.table import Table
+from torch.utils.data import DataLoader
 
 from dream.errors import DataError
 from dream.ops import registry
@@ -40,6 +42,16 @@ def check_experiment(trainer: L.Trainer, model: L.LightningModule, data: L.Light
     table.add_row("backends", ", ".join(registry.BACKENDS))
     table.add_section()
     batches = data.train_dataloader()
+    if len(batches):
+        _run_batch(table, trainer, model, batches)
+    else:
+        table.add_row("fit", "nothing to train on: the test starts from the first weights")
+    table.add_row("device", "cuda" if torch.cuda.is_available() else f"cpu, {torch.get_num_threads()} threads")
+    Console().print(table)
+
+
+def _run_batch(table: Table, trainer: L.Trainer, model: TaskModule, batches: DataLoader[Any]) -> None:
+    """Train on one batch, and add what it says about a fit."""
     batch = next(iter(batches))
     model.losses(batch)["loss"].backward()  # the first call also loads kernels
     start = time.perf_counter()
@@ -55,5 +67,3 @@ def check_experiment(trainer: L.Trainer, model: L.LightningModule, data: L.Light
     table.add_row("fit", f"{steps} steps an epoch, " + (f"at most {epochs} epochs" if epochs else "no limit on epochs"))
     if epochs:
         table.add_row("time", f"about {seconds * steps * epochs / 60:.1f} min at the speed of this batch, or less")
-    table.add_row("device", "cuda" if torch.cuda.is_available() else f"cpu, {torch.get_num_threads()} threads")
-    Console().print(table)

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from dream import DREAMConfig, DREAMState, DREAMTrace, parameter_groups
 from dream.errors import ConfigError
-from lightning_modules.cores import TITLES, CoreName, build_core
+from lightning_modules.cores import CoreName, build_core, title
 
 Schedule = Literal["cosine", "constant"]
 
@@ -83,8 +83,7 @@ class TaskModule(L.LightningModule, ABC):
     ) -> None:
         """Set `self.stack`, what reads the sequence, and `self.title`, its name in tables; see `build_core`."""
         self.stack = build_core(core, config, hidden_dims, dropout, backend)
-        plastic = core != "dream" or config.base_plasticity > 0
-        self.title = TITLES[core] if plastic else f"{TITLES[core]} without plasticity"
+        self.title = title(core, config)
 
     def save_settings(self, config: DREAMConfig, **settings: Any) -> None:
         """Keep `config` and the other arguments of ``__init__`` as plain values, so that any checkpoint loads safely.

@@ -199,6 +199,12 @@ def trainable(module: nn.Module) -> int:
     return sum(parameter.numel() for parameter in module.parameters() if parameter.requires_grad)
 
 
+def title(core: CoreName, config: DREAMConfig) -> str:
+    """The name of a core in tables."""
+    plastic = core != "dream" or config.base_plasticity > 0
+    return TITLES[core] if plastic else f"{TITLES[core]} without plasticity"
+
+
 def build_core(
     core: CoreName,
     config: DREAMConfig,

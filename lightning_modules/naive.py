@@ -43,3 +43,15 @@ def error_quantiles(forecast: Callable[[Tensor], Tensor], past: Tensor, future: 
     errors = future - forecast(past)
     found = torch.nanquantile(errors, errors.new_tensor(levels), dim=0)
     return found.nan_to_num(0.0).movedim(0, -1)
+
+
+def previous_label(labels: Tensor, delay: int = 0) -> Tensor:
+    """For each of `labels` (T,) the newest one that is known before it, (T,); class 0 before the first."""
+    return torch.cat([labels.new_zeros(delay + 1), labels])[: len(labels)]
+
+
+def majority_class(labels: Tensor, classes: int, delay: int = 0) -> Tensor:
+    """For each of `labels` (T,) the most frequent one of those known before it, (T,); the lowest of those that tie."""
+    counts = torch.nn.functional.one_hot(labels, classes).cumsum(0)
+    known = torch.cat([counts.new_zeros(delay + 1, classes), counts])[: len(labels)]
+    return known.argmax(1)

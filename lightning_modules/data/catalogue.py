@@ -26,6 +26,7 @@ class DataFile:
     """One file as its publisher offers it."""
 
     url: str
+    """Empty where the publisher offers it only in another form."""
     sha256: str
     size: int
     """Bytes."""
@@ -55,6 +56,9 @@ _ETT_URL = f"https://raw.githubusercontent.com/zhouhaoyi/ETDataset/{_ETT_COMMIT}
 _NAB_COMMIT = "ea702d75cc2258d9d7dd35ca8e5e2539d71f3140"
 _SKAB_COMMIT = "b2c0d46c2971dcbfe71e26087b6d231998bb91c2"
 _SKAB_URL = f"https://raw.githubusercontent.com/waico/SKAB/{_SKAB_COMMIT}"
+_ELEC2_COMMIT = "6b1ca2c503e3e5c2086ca1a9e83fc44fbba25407"
+_WTH_COMMIT = "e1f744055217a7834096324bdf85ec7ed3fb31c1"
+_EXCHANGE_COMMIT = "7f402f185cc2435b5e66aed13a3b560ed142e023"
 
 DATASETS: Mapping[str, Dataset] = {
     "ett": Dataset(
@@ -106,6 +110,45 @@ DATASETS: Mapping[str, Dataset] = {
             ),
         },
     ),
+    "elec2": Dataset(
+        name="elec2",
+        description="Electricity prices of New South Wales: 8 inputs every half hour, price up or down",
+        licence="none stated there; redistributed by CapyMOA under BSD-3-Clause",
+        source=f"github.com/w4k2/stream-datasets at {_ELEC2_COMMIT}",
+        files={
+            "electricity.csv": DataFile(
+                f"https://raw.githubusercontent.com/w4k2/stream-datasets/{_ELEC2_COMMIT}/electricity.csv",
+                "c10a416790ef8ab96089e5adfd2febb7c9cec72bd80dfecb2342f2283b86b88a",
+                3_091_689,
+            ),
+        },
+    ),
+    "wth": Dataset(
+        name="wth",
+        description="Hourly local weather: 12 columns, 2010 to 2013",
+        licence="Apache-2.0 (repository); measurements of the U.S. National Centers for Environmental Information",
+        source=f"github.com/arrayofstar/2022_Informer_Paddle at {_WTH_COMMIT}",
+        files={
+            "WTH.csv": DataFile(
+                f"https://raw.githubusercontent.com/arrayofstar/2022_Informer_Paddle/{_WTH_COMMIT}/data/WTH.csv",
+                "5635e7f2d8f947f9abc6bc7077c907fb760eef111855a6805f096e9acff581bc",
+                2_031_564,
+            ),
+        },
+    ),
+    "exchange_rate": Dataset(
+        name="exchange_rate",
+        description="Daily exchange rates of eight countries; unpack exchange_rate.txt.gz into the folder by hand",
+        licence="none stated",
+        source=f"github.com/laiguokun/multivariate-time-series-data at {_EXCHANGE_COMMIT}, folder exchange_rate",
+        files={
+            "exchange_rate.txt": DataFile(
+                "",
+                "0127465b51e3cd3c360f8eb2be30cfd294689a2a55903eb8245aafc396626c7f",
+                546_336,
+            ),
+        },
+    ),
 }
 
 
@@ -138,6 +181,8 @@ def download(name: str, folder: str | Path | None = None, base_url: str | None =
     call continues. `base_url` is a mirror: a folder that serves the same file names.
     """
     wanted = dataset(name)
+    if base_url is None and not all(part.url for part in wanted.files.values()):
+        raise DataError(f"`{name}` is not offered as a plain file. {wanted.description}. It is at {wanted.source}.")
     target = (Path(folder).expanduser() if folder is not None else data_folder()) / name
     urls = {file: f"{base_url.rstrip('/')}/{file}" if base_url else part.url for file, part in wanted.files.items()}
     pooch.get_logger().setLevel("WARNING")

@@ -58,7 +58,7 @@ def read_table(
     stands between the values of a line of text.
     """
     path = Path(path).expanduser()
-    frame = _read_frame(path, separator)
+    frame = read_frame(path, separator)
     if time_column is None:
         time_column = _find_time_column(frame)
     else:
@@ -79,7 +79,8 @@ def read_table(
     return Series(values, tuple(columns), time, str(path))
 
 
-def _read_frame(path: Path, separator: str) -> pd.DataFrame:
+def read_frame(path: Path, separator: str = ",") -> pd.DataFrame:
+    """The table in a file, as it is; its messages name the file."""
     name = path.name.lower()
     if not name.endswith(_PARQUET + _TEXT):
         raise DataError(f"{path}: expected a file ending in {', '.join(_TEXT + _PARQUET)}.")

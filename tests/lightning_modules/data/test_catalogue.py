@@ -200,14 +200,22 @@ def test_every_entry_is_complete() -> None:
         assert entry.licence
         for file in entry.files.values():
             assert re.fullmatch("[0-9a-f]{64}", file.sha256)
-            assert file.url.startswith("https://")
+            assert file.url.startswith("https://") or (not file.url and "by hand" in entry.description)
             assert file.size > 0
 
 
 @pytest.mark.data
-def test_catalogue_agrees_with_the_files_at_hand() -> None:
-    if not (data_folder() / "ett").is_dir():
-        pytest.skip("DREAM_DATA names no folder with ett/")
-    for file, entry in DATASETS["ett"].files.items():
-        body = data_path("ett", file).read_bytes()
+@pytest.mark.parametrize("name", ["ett", "elec2", "wth", "exchange_rate"])
+def test_catalogue_agrees_with_the_files_at_hand(name: str) -> None:
+    if not (data_folder() / name).is_dir():
+        pytest.skip(f"DREAM_DATA names no folder with {name}/")
+    for file, entry in DATASETS[name].files.items():
+        body = data_path(name, file).read_bytes()
         assert (hashlib.sha256(body).hexdigest(), len(body)) == (entry.sha256, entry.size)
+
+
+def test_what_is_not_offered_as_a_plain_file_is_said() -> None:
+    with pytest.raises(
+        DataError, match=r"`exchange_rate` is not offered as a plain file\. .* unpack exchange_rate\.txt\.gz"
+    ):
+        download("exchange_rate")

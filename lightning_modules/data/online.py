@@ -1,0 +1,313 @@
+"""One stream for prequential learning: what was measured before it, and the stream itself, row by row.
+
+Shapes: N crops, T rows, D input columns, C targets, H rows ahead.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Literal, NamedTuple, cast
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, RandomSampler
+
+from dream.errors import ConfigError, DataError
+from lightning_modules.data.base import TaskData, require_int
+from lightning_modules.data.series import Scaler, Series, fill_missing
+
+STRIDE = 8  # rows between the starts of training crops
+Task = Literal["forecasting", "regression", "classification"]
+
+
+@dataclass(frozen=True, eq=False)
+class Stream:
+    """A series, and what is to be said of each of its rows."""
+
+    series: Series
+    """The input columns; for forecasting the columns to predict come first."""
+    task: Task
+    targets: tuple[str, ...]
+    """Names of the columns to predict; for classification of the classes."""
+    truth: np.ndarray | None = None
+    """Regression: (T, C) float64; classification: (T,) int64 class numbers; forecasting: None, the inputs themselves."""
+
+
+class StreamBatch(NamedTuple):
+    """Consecutive rows: crops to train on, or a chunk of the stream."""
+
+    rows: Tensor
+    """(N, T, D) float64 inputs, standardised for forecasting and regression."""
+    targets: Tensor
+    """(N, T + H, C) for forecasting: the target columns of these rows and the next H, NaN after the last;
+    (N, T, C) for regression, (N, T) class numbers for classification."""
+    start: Tensor
+    """(N,) number of the first row"""
+
+
+class _Crops(Dataset[StreamBatch]):
+    """Pieces of `length` rows that begin at the rows of `starts`."""
+
+    def __init__(self, data: OnlineData, starts: range, length: int) -> None:
+        self.data, self.starts, self.length = data, starts, length
+
+    def __len__(self) -> int:
+        return len(self.starts)
+
+    def __getitem__(self, index: int) -> StreamBatch:
+        """One piece, as a batch of one."""
+        return self.__getitems__([index])
+
+    def __getitems__(self, indices: list[int]) -> StreamBatch:
+        pieces = [self.data.piece(self.starts[index], self.length) for index in indices]
+        return StreamBatch(*(torch.cat(parts) for parts in zip(*pieces, strict=True)))
+
+
+class OnlineData(TaskData, ABC):
+    """One stream in time order: a warm-up part to train on, a validation part, and the stream to be scored.
+
+    Training reads random crops of the warm-up part. The test goes over all rows once, in order, from the first; those of
+    the warm-up and validation part are read, and learnt from, but not scored. Forecasts are scored whose `horizon` rows
+    all lie in the stream.
+
+    Forecasting and regression: inputs and targets are standardised by mean and deviation of the warm-up rows, errors are
+    on that scale. Without a warm-up part nothing is.
+
+    Args:
+        horizon: Rows ahead to forecast; 1 for regression and classification.
+        warm_up: Rows to train on: a number, or a share of all rows; 0 to start from nothing.
+        validation: Rows that pick the best weights, after the warm-up: a number, or a share of all rows.
+        rows: Rows to use, from the first; all if null.
+        label_delay: Rows that each target comes late.
+        season: Rows in one season, for the seasonal profile and the seasonal-naive forecast; 1 for none.
+        crop: Rows of a training crop.
+        context: Rows at the start of a crop that are read but not scored, while a fresh state settles.
+        batch_size: Crops in a batch.
+        crops: Crops in a training epoch.
+        chunk: Rows of the stream in a batch of the test; they are learnt from one by one whatever it is.
+        missing: What to do about missing inputs: stop with an error, or carry the last known value forward.
+    """
+
+    def __init__(
+        self,
+        horizon: int = 1,
+        warm_up: int | float = 0.2,
+        validation: int | float = 0.05,
+        rows: int | None = None,
+        label_delay: int = 0,
+        season: int = 1,
+        crop: int = 192,
+        context: int = 48,
+        batch_size: int = 32,
+        crops: int = 1024,
+        chunk: int = 512,
+        missing: Literal["error", "ffill"] = "error",
+    ) -> None:
+        super().__init__()
+        self.horizon, self.label_delay = require_int("horizon", horizon), require_int("label_delay", label_delay, least=0)
+        self.rows = None if rows is None else require_int("rows", rows)
+        self.season, self.crop = require_int("season", season), require_int("crop", crop)
+        self.context, self.batch_size = require_int("context", context, least=0), require_int("batch_size", batch_size)
+        self.crops, self.chunk = require_int("crops", crops), require_int("chunk", chunk)
+        if context >= crop:
+            raise ConfigError(f"`context` must be below `crop`, {crop}; got {context}.", key="context")
+        for name, part in (("warm_up", warm_up), ("validation", validation)):
+            if isinstance(part, bool) or not (
+                (isinstance(part, int) and part >= 0) or (isinstance(part, float) and 0 <= part < 1)
+            ):
+                raise ConfigError(f"`{name}` must be a number of rows or a share from 0 to below 1; got {part!r}.", key=name)
+        if missing not in ("error", "ffill"):
+            raise ConfigError(f"`missing` must be `error` or `ffill`; got {missing!r}.", key="missing")
+        self.warm_up, self.validation, self.missing = warm_up, validation, missing
+
+    @abstractmethod
+    def read(self) -> Stream:
+        """Reads the whole stream."""
+
+    @cached_property
+    def stream(self) -> Stream:
+        """As read, without missing values, checked against `horizon`."""
+        stream = self.read()
+        if stream.task != "forecasting" and self.horizon != 1:
+            raise ConfigError(f"`horizon` must be 1 for {stream.task}; got {self.horizon}.", key="horizon")
+        series = fill_missing(stream.series, self.missing)
+        return Stream(series, stream.task, stream.targets, stream.truth)
+
+    @property
+    def task(self) -> Task:
+        """What is asked of each row."""
+        return self.stream.task
+
+    @property
+    def inputs(self) -> int:
+        """D, the number of columns that a model reads."""
+        return len(self.stream.series.columns)
+
+    @property
+    def channels(self) -> int:
+        """C, the number of columns that a model predicts; for classification the number of classes."""
+        return len(self.stream.targets)
+
+    @cached_property
+    def borders(self) -> tuple[int, int, int]:
+        """The first row after the warm-up, after the validation part, and after the stream."""
+        count = len(self.stream.series.values)
+        end = count if self.rows is None else self.rows
+        warm_up, both = _rows(self.warm_up, count), _rows(self.validation, count)
+        if isinstance(self.warm_up, float) and isinstance(self.validation, float):
+            both = math.floor((self.warm_up + self.validation) * count + 1e-6)
+        else:
+            both += warm_up
+        ahead = self.horizon if self.task == "forecasting" else 1
+        if end > count or both + ahead >= end:
+            raise ConfigError(
+                f"`warm_up` and `validation` must leave rows for the stream; got {warm_up} and {both - warm_up} "
+                f"of {end} rows ({count} there are).",
+                key="warm_up",
+            )
+        if 0 < warm_up < self.crop + self.ahead:
+            raise ConfigError(
+                f"`warm_up` must hold a crop of {self.crop} rows and its {self.ahead} rows ahead, or be 0; got {warm_up} "
+                "rows. Lower `crop`.",
+                key="warm_up",
+            )
+        return warm_up, both, end
+
+    @property
+    def ahead(self) -> int:
+        """Rows after its own that the target of a row needs."""
+        return self.horizon if self.task == "forecasting" else 0
+
+    @property
+    def scored(self) -> range:
+        """The rows whose predictions are scored."""
+        _, start, end = self.borders
+        return range(max(start - 1, 0), end - self.horizon) if self.task == "forecasting" else range(start, end)
+
+    @cached_property
+    def values(self) -> tuple[Tensor, Tensor]:
+        """Inputs (T, D) and targets (T, C) or (T,), as models read them."""
+        stream, (warm_up, _, end) = self.stream, self.borders
+        rows = stream.series.values[:end]
+        scaled = warm_up > 0 and stream.task != "classification"
+        if scaled:
+            rows = self.scaler.transform(rows)
+        inputs = torch.from_numpy(np.ascontiguousarray(rows, dtype=np.float64))
+        if stream.truth is None:
+            return inputs, inputs[:, : self.channels]
+        truth = stream.truth[:end]
+        if scaled:
+            truth = Scaler.fit(truth[:warm_up], stream.targets).transform(truth)
+        return inputs, torch.from_numpy(np.ascontiguousarray(truth))
+
+    @cached_property
+    def scaler(self) -> Scaler:
+        """Mean and deviation of the inputs over the warm-up rows."""
+        series = self.stream.series
+        return Scaler.fit(series.values[: self.borders[0]], series.columns)
+
+    def setup(self, stage: str | None = None) -> None:
+        """Reads and standardises the data; calling it again changes nothing."""
+        _ = self.values
+
+    def piece(self, start: int, length: int) -> StreamBatch:
+        """The rows from `start`, at most `length`, as a batch of one."""
+        inputs, targets = self.values
+        rows = inputs[start : start + length]
+        wanted = targets[start : start + len(rows) + self.ahead]
+        lacking = len(rows) + self.ahead - len(wanted)
+        if lacking:
+            wanted = torch.cat([wanted, wanted.new_full((lacking, *wanted.shape[1:]), torch.nan)])
+        return StreamBatch(rows[None], wanted[None], torch.tensor([start]))
+
+    def _loader(self, crops: _Crops, batch_size: int, sampler: RandomSampler | None = None) -> DataLoader[StreamBatch]:
+        collate = cast("Callable[[list[Any]], Any]", _same)
+        return DataLoader(dataset=crops, batch_size=batch_size, sampler=sampler, collate_fn=collate)
+
+    def train_dataloader(self) -> DataLoader[StreamBatch]:
+        """Random crops of the warm-up part; none where it is empty."""
+        warm_up = self.borders[0]
+        crops = _Crops(self, range(0, max(warm_up - self.crop - self.ahead + 1, 0), STRIDE), self.crop)
+        if not len(crops):
+            return self._loader(crops, self.batch_size)
+        return self._loader(crops, self.batch_size, sampler=RandomSampler(crops, replacement=True, num_samples=self.crops))
+
+    def val_dataloader(self) -> DataLoader[StreamBatch] | list[DataLoader[StreamBatch]]:
+        """Crops whose scored rows follow each other over the validation part; none where there is nothing to train on."""
+        warm_up, stop, _ = self.borders
+        rows = stop - warm_up - self.ahead
+        if rows <= 0 or warm_up == 0:
+            return []
+        step = min(-(-(self.crop - self.context) // STRIDE) * STRIDE, rows)
+        first, length = max(warm_up - self.context, 0) // STRIDE * STRIDE, self.context + step
+        starts = range(first, stop - length - self.ahead + 1, -(-step // STRIDE) * STRIDE)
+        return self._loader(_Crops(self, starts, length), self.batch_size)
+
+    def test_dataloader(self) -> DataLoader[StreamBatch]:
+        """All rows in order, in chunks."""
+        return self._loader(_Crops(self, range(0, self.borders[2], self.chunk), self.chunk), 1)
+
+    def predict_dataloader(self) -> DataLoader[StreamBatch]:
+        return self.test_dataloader()
+
+    def times(self, rows: np.ndarray) -> np.ndarray:
+        """The time stamp of each row, or its number for a stream without; rows after the last at the usual distance."""
+        time = self.stream.series.time
+        if time is None:
+            return rows
+        step = np.median(np.diff(time).astype(np.int64)).astype("timedelta64[ns]")
+        return time[np.minimum(rows, len(time) - 1)] + np.maximum(rows - len(time) + 1, 0) * step
+
+    def unscale(self, values: Tensor) -> Tensor:
+        """Predictions (..., C) of a forecasting or regression stream in the data's own units."""
+        warm_up = self.borders[0]
+        if warm_up == 0:
+            return values
+        truth = self.stream.truth
+        columns = self.stream.series.values[:, : self.channels] if truth is None else truth
+        return Scaler.fit(columns[:warm_up], self.stream.targets).inverse(values)
+
+    def describe(self) -> list[tuple[str, str]]:
+        stream, (warm_up, stop, end) = self.stream, self.borders
+        time = stream.series.time
+        names = "classes" if stream.task == "classification" else "targets"
+        parts = {"warm-up": (0, warm_up), "validation": (warm_up, stop), "stream": (stop, end)}
+        rows = [(name, f"rows {a} to {b - 1}" if b > a else "none") for name, (a, b) in parts.items()]
+        stamps = "row numbers" if time is None else " to ".join(np.datetime_as_string(time[[0, end - 1]], unit="s"))
+        return [
+            ("source", stream.series.source),
+            ("task", f"{stream.task}, {self.horizon} rows ahead" if self.ahead else stream.task),
+            ("rows", str(len(stream.series.values))),
+            ("inputs", ", ".join(stream.series.columns)),
+            (names, ", ".join(stream.targets)),
+            ("time", stamps),
+            *rows,
+            ("targets come", f"{self.label_delay} rows late" if self.label_delay else "at once"),
+        ]
+
+
+def _rows(part: int | float, count: int) -> int:
+    return part if isinstance(part, int) else math.floor(part * count + 1e-6)
+
+
+def _same(batch: StreamBatch) -> StreamBatch:
+    return batch
+
+
+def check_truth(truth: np.ndarray, source: str, name: str) -> None:
+    """Refuse targets that are not all there.
+
+    Raises:
+        DataError: naming the first row without one.
+    """
+    missing = np.isnan(truth).reshape(len(truth), -1).any(1) if truth.dtype.kind == "f" else np.zeros(len(truth), bool)
+    if missing.any():
+        raise DataError(
+            f"{source}: column `{name}` must hold a value in every row; row {int(missing.argmax())} has none. Leave out the "
+            "rows without one."
+        )

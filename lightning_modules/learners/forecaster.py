@@ -1,0 +1,101 @@
+"""`DREAMForecaster`: the next rows of a stream."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor
+
+from dream import DREAMConfig
+from dream.errors import DataError
+from lightning_modules.base import require
+from lightning_modules.learners.base import OnlineObject, known_number
+from lightning_modules.learners.supervised import LAYER
+from lightning_modules.stream import Reading, Shape, Updates
+from lightning_modules.stream.rules import Moves
+
+
+class DREAMForecaster(OnlineObject):
+    """Reads a stream of one number or of several, and forecasts its next rows.
+
+    Args:
+        config, reading, updates, moves, seed: See `OnlineObject`.
+        horizon: Rows ahead that are learnt, and the most that can be forecast.
+        season: Rows in one season, for the seasonal profile.
+
+    Example:
+        >>> model = DREAMForecaster(horizon=3)
+        >>> for k in range(300):
+        ...     model = model.learn_one([0.0, 1.0, 0.0, -1.0][k % 4])
+        >>> [round(value, 1) + 0.0 for value in model.forecast()]
+        [0.0, 1.0, 0.0]
+    """
+
+    kind = "forecaster"
+
+    def __init__(
+        self,
+        config: DREAMConfig = LAYER,
+        reading: Reading = Reading("differences", 0.002, lags=8),  # noqa: B008 - frozen
+        updates: Updates = Updates("least_squares", forgetting=0.9995, ridge=1e-6),  # noqa: B008 - frozen
+        moves: Moves = "head",
+        seed: int = 0,
+        horizon: int = 1,
+        season: int = 1,
+    ) -> None:
+        super().__init__(config, reading, updates, moves, seed)
+        require("horizon", horizon, isinstance(horizon, int) and horizon >= 1, "a whole number of at least 1")
+        require("season", season, isinstance(season, int) and season >= 1, "a whole number of at least 1")
+        self.horizon, self.season = horizon, season
+        self.targets: list[str] | None = None
+        """Names of the columns to forecast; None where rows are plain numbers."""
+        self.said: Tensor | None = None
+        """(H, C) forecast after the last row."""
+
+    def _shape(self) -> Shape:
+        return Shape("forecasting", len(self.columns), len(self.targets or [""]), self.horizon, self.season)
+
+    def _extra(self) -> dict[str, Any]:
+        return {"arguments": {"horizon": self.horizon, "season": self.season}, "targets": self.targets}
+
+    def _set_extra(self, extra: Mapping[str, Any]) -> None:
+        self.targets = extra["targets"]
+
+    def _tensors(self) -> dict[str, Tensor]:
+        return {} if self.said is None else {"said": self.said}
+
+    def _load_tensors(self, tensors: Mapping[str, Tensor]) -> None:
+        self.said = tensors.get("said")
+
+    def learn_one(self, y: float | Mapping[str, float], x: Mapping[str, float | None] | None = None) -> DREAMForecaster:
+        """Read the next row: `y`, a number or a dictionary of them, is forecast; `x`, a dictionary, is only read.
+
+        Raises:
+            DataError: columns or a value that do not fit.
+        """
+        many = isinstance(y, Mapping)
+        if self.learner is not None and many != (self.targets is not None):
+            raise DataError(f"`y` must be of the kind of the first row, a number or a dictionary; got {y!r}.")
+        own = {str(name): value for name, value in y.items()} if isinstance(y, Mapping) else {"y": y}
+        values: dict[str, float | None] = {name: known_number(f"y['{name}']" if many else "y", own[name]) for name in own}
+        if twice := [name for name in values if name in (x or {})]:
+            raise DataError(f"`x` must hold other columns than `y`; `{twice[0]}` is in both.")
+        row = self._row(values | dict(x or {}), settle=True)
+        if self.learner is None:
+            self.targets = list(values) if many else None
+        self.said = self._start().process(row[None]).predictions[0]
+        return self
+
+    def forecast(self, horizon: int | None = None) -> list[Any]:
+        """The next `horizon` rows, all that are learnt if None: numbers, or dictionaries where rows are; empty before any.
+
+        Raises:
+            ConfigError: more rows than are learnt.
+        """
+        ahead = self.horizon if horizon is None else horizon
+        require("horizon", horizon, isinstance(ahead, int) and 1 <= ahead <= self.horizon, f"from 1 to {self.horizon}")
+        if self.said is None:
+            return []
+        rows = self.said[:ahead].tolist()
+        return [row[0] if self.targets is None else dict(zip(self.targets, row, strict=True)) for row in rows]

@@ -1,0 +1,153 @@
+"""`DREAMClassifier` and `DREAMRegressor`: the target of a row from its columns and from all rows before."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dream import DREAMConfig
+from dream.errors import DataError
+from lightning_modules.base import require
+from lightning_modules.learners.base import OnlineObject, known_number, plain
+from lightning_modules.stream import Reading, Shape, Updates
+from lightning_modules.stream.network import class_shares
+from lightning_modules.stream.rules import Moves
+
+LAYER = DREAMConfig.preset("online_learning", hidden_dim=64, rank=4)
+
+
+class DREAMClassifier(OnlineObject):
+    """Says the class of each row of a stream, and learns it when it is told.
+
+    Every class is known from the row in which it first comes. Ties go to the class that came first.
+
+    Args:
+        config, reading, updates, moves, seed: See `OnlineObject`.
+        classes: Most classes that may come.
+
+    Example:
+        >>> model = DREAMClassifier(seed=1)
+        >>> for k in range(200):
+        ...     row, truth = {"a": k % 7 - 3.0, "b": 1.0}, k % 7 > 3
+        ...     model = model.learn_one(row, truth)
+        >>> model.predict_one({"a": 3.0, "b": 1.0}), model.predict_one({"a": -3.0, "b": 1.0})
+        (True, False)
+    """
+
+    kind = "classifier"
+
+    def __init__(
+        self,
+        config: DREAMConfig = LAYER,
+        reading: Reading = Reading(rate=0.02),  # noqa: B008 - frozen
+        updates: Updates = Updates("sgd", replay=1, lr=0.05),  # noqa: B008 - frozen
+        moves: Moves = "head",
+        seed: int = 0,
+        classes: int = 10,
+    ) -> None:
+        super().__init__(config, reading, updates, moves, seed)
+        require("classes", classes, isinstance(classes, int) and classes >= 2, "a whole number of at least 2")
+        self.most = classes
+        self.labels: list[Hashable] = []
+        """The classes met so far, in the order in which they came."""
+
+    def _shape(self) -> Shape:
+        return Shape("classification", len(self.columns), self.most)
+
+    def _extra(self) -> dict[str, Any]:
+        return {"arguments": {"classes": self.most}, "labels": self.labels}
+
+    def _set_extra(self, extra: Mapping[str, Any]) -> None:
+        self.labels = list(extra["labels"])
+
+    def learn_one(self, x: Mapping[str, float | None], y: Hashable) -> DREAMClassifier:
+        """Learn that row `x` is of class `y`: a text, a number, True or False.
+
+        Raises:
+            DataError: columns, a value or a class that do not fit.
+        """
+        label = plain(y)
+        if label not in self.labels and len(self.labels) == self.most:
+            raise DataError(f"`y` must be one of at most {self.most} classes; {y!r} is one more. Raise `classes`.")
+        row = self._row(x, settle=True)
+        if label not in self.labels:
+            self.labels.append(label)
+        self._start().process(row[None], torch.tensor([self.labels.index(label)]))
+        return self
+
+    def predict_proba_one(self, x: Mapping[str, float | None]) -> dict[Hashable, float]:
+        """The probability of each class met so far, empty before the first.
+
+        Raises:
+            DataError: columns or a value that do not fit.
+        """
+        row = self._row(x)
+        if self.learner is None:
+            return {}
+        said = self.learner.peek(row)[0, : len(self.labels)]
+        shares = class_shares(said, self.updates.rule == "least_squares")
+        return dict(zip(self.labels, shares.tolist(), strict=True))
+
+    def predict_one(self, x: Mapping[str, float | None]) -> Hashable | None:
+        """The most probable class, None before the first.
+
+        Raises:
+            DataError: columns or a value that do not fit.
+        """
+        shares = self.predict_proba_one(x)
+        return max(shares, key=lambda label: shares[label]) if shares else None
+
+
+class DREAMRegressor(OnlineObject):
+    """Says a number for each row of a stream, and learns it when it is told.
+
+    Args:
+        config, reading, updates, moves, seed: See `OnlineObject`.
+
+    Example:
+        >>> model = DREAMRegressor()
+        >>> for k in range(200):
+        ...     x = {"a": (k * 37 % 100) / 50 - 1}
+        ...     model = model.learn_one(x, 3 * x["a"] + 2)
+        >>> abs(model.predict_one({"a": 0.5}) - 3.5) < 0.3
+        True
+    """
+
+    kind = "regressor"
+
+    def __init__(
+        self,
+        config: DREAMConfig = LAYER,
+        reading: Reading = Reading(rate=0.001),  # noqa: B008 - frozen
+        updates: Updates = Updates("least_squares", forgetting=0.999),  # noqa: B008 - frozen
+        moves: Moves = "head",
+        seed: int = 0,
+    ) -> None:
+        super().__init__(config, reading, updates, moves, seed)
+
+    def _shape(self) -> Shape:
+        return Shape("regression", len(self.columns), 1)
+
+    def learn_one(self, x: Mapping[str, float | None], y: float) -> DREAMRegressor:
+        """Learn that row `x` belongs to the number `y`.
+
+        Raises:
+            DataError: columns or a value that do not fit.
+        """
+        target = torch.tensor([[known_number("y", y)]], dtype=torch.float64)
+        row = self._row(x, settle=True)
+        self._start().process(row[None], target)
+        return self
+
+    def predict_one(self, x: Mapping[str, float | None]) -> float:
+        """What is expected of row `x`; 0 before the first was learnt.
+
+        Raises:
+            DataError: columns or a value that do not fit.
+        """
+        row = self._row(x)
+        said: Tensor | None = None if self.learner is None else self.learner.peek(row)
+        return 0.0 if said is None else float(said[0, 0])

@@ -1,0 +1,233 @@
+"""`StreamNetwork`: causal normaliser, recurrent core and linear head, with everything they carry from row to row.
+
+Shapes: N streams, T rows, D input columns, C targets (classes for classification), H rows ahead (1 unless forecasting),
+L lanes (C if channels are independent, else 1), F features of a lane, O outputs of a lane.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+from torch import Tensor, nn
+
+from dream import DREAMConfig
+from dream.errors import ConfigError
+from lightning_modules.base import require
+from lightning_modules.cores import CoreName, build_core
+from lightning_modules.normalizers import Normalized, Normalizer
+from lightning_modules.seasonal import SeasonalProfile
+from lightning_modules.stream.settings import Reading, Shape
+from lightning_modules.stream.state import Features, Relative, StreamState
+
+READ_LIMIT, HEAD_LIMIT = 5.0, 30.0  # units beyond which what the core and the head read is cut off
+
+
+class Head(nn.Module):
+    """A linear map of its own for each lane: ``outputs_l = weight_l features_l + bias_l``; zero at first.
+
+    A forecast of zero is the present level, so an untrained head repeats it.
+    """
+
+    def __init__(self, lanes: int, features: int, outputs: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(lanes, outputs, features))
+        self.bias = nn.Parameter(torch.zeros(lanes, outputs))
+
+    def forward(self, values: Tensor) -> Tensor:
+        """(..., L, F) to (..., L, O)."""
+        return torch.einsum("...lf,lof->...lo", values, self.weight) + self.bias
+
+
+class StreamNetwork(nn.Module):
+    """Reads rows, carries its state, and gives features, of which a linear head makes predictions.
+
+    A row x_t is normalised causally; the core reads it, beside the last known target where the targets are not among the
+    inputs, the moving averages, and what a seasonal profile expects of the next row and a quarter of a season on. The
+    features of a lane are the core's output, its forecast of its next input, rows of the past and moving averages relative
+    to the present: ``(x_(t-l) - level_t) / scale_t``, 0 where there is none yet, what the profile expects to change, in
+    units of ``scale_t``, and where in the season the row is. What the core reads is cut off at 5 units, what the head reads
+    at 30.
+
+    Predictions: forecasting and regression ``level_t + scale_t * head``; classification: the head itself, one figure
+    (logit, or share) for each class.
+
+    Args:
+        shape: What the data give and ask for.
+        reading: How rows are read.
+        config: The DREAM layer; its `input_dim` is set to what a lane reads.
+        core: The recurrent core: DREAM or a baseline of as many parameters.
+        hidden_dims: Width of each layer; one of `config.hidden_dim` if None.
+        dropout: Share dropped between layers, in training.
+        backend: Implementation of the scan, see `dream.ops.registry`.
+
+    Raises:
+        ConfigError: settings that do not fit together.
+    """
+
+    def __init__(
+        self,
+        shape: Shape,
+        reading: Reading,
+        config: DREAMConfig,
+        core: CoreName = "dream",
+        hidden_dims: list[int] | None = None,
+        dropout: float = 0.0,
+        backend: str = "auto",
+    ) -> None:
+        super().__init__()
+        if reading.channel_independent and shape.task != "forecasting":
+            raise ConfigError(
+                f"`channel_independent` must be false for {shape.task}; got true: only forecasting has a channel for each "
+                "target.",
+                key="channel_independent",
+            )
+        self.shape, self.reading = shape, reading
+        self.lanes = shape.targets if reading.channel_independent else 1
+        covariates = shape.inputs - shape.targets
+        columns = 1 + covariates if reading.channel_independent else shape.inputs + shape.told
+        own = 1 if reading.channel_independent else shape.targets
+        self.normalizer = Normalizer(reading.normalization, reading.rate)
+        seasonal_rate = reading.profile_rate if shape.task == "forecasting" else 0.0
+        self.seasonal = SeasonalProfile(shape.season, seasonal_rate, shape.horizon)
+        ahead = len(self.seasonal.steps)
+        width = columns * (1 + len(reading.means)) + own * len(self.seasonal.outlook)
+        self.config = replace(config, input_dim=width)
+        self.stack = build_core(core, self.config, hidden_dims or [config.hidden_dim], dropout, backend)
+        shown = (len(reading.distances) + len(reading.means)) * columns + own * ahead + 4 * min(ahead, 1)
+        features = shown + reading.output * self.stack.output_dim + reading.forecast * width
+        require("lags", reading.lags, features > 0, "above 0 where the head reads nothing else")
+        outputs = shape.horizon * (1 if reading.channel_independent else shape.targets)
+        self.head = Head(self.lanes, features, outputs)
+
+    def init_state(self, streams: int = 1) -> StreamState:
+        """The state of streams that have not begun."""
+        shape, device = self.shape, self.head.weight.device
+        columns = shape.inputs + shape.told
+        return StreamState(
+            self.normalizer.init_state(streams, shape.inputs, device),
+            self.normalizer.init_state(streams, shape.told, device),
+            self.seasonal.init_state(streams, shape.targets, device),
+            self.stack.init_state(streams * self.lanes),
+            torch.full((streams, self.reading.past, columns), torch.nan, dtype=torch.float64, device=device),
+        )
+
+    def features(self, rows: Tensor, state: StreamState, told: Tensor | None = None) -> tuple[Features, StreamState]:
+        """Read `rows` (N, T, D), float64, going on from `state`, which is not changed.
+
+        Args:
+            rows: In the data's unit, standardised or not; NaN where a value is missing.
+            state: What the rows before left.
+            told: (N, T, C) the newest target that is known when each row is read, NaN where there is none yet: its value
+                for regression, 1 for its class and 0 elsewhere for classification; None for forecasting.
+        """
+        relative, new = self.relate(rows, state, told)
+        seen, reading = relative.seen.to(self.head.weight.dtype), self.reading
+        output, traces, core = self.stack.trace(seen.transpose(1, 2).flatten(0, 1), state=state.core)
+        parts = [output] if reading.output else []
+        parts += [traces[0].forecast] if reading.forecast else []
+        lanes = [part.unflatten(0, (len(rows), self.lanes)).transpose(1, 2) for part in parts]  # (N, T, L, ...)
+        values = torch.cat([*lanes, relative.shown.to(seen)], -1)
+        return Features(values, relative.level, relative.scale, traces), replace(new, core=core)
+
+    def relate(self, rows: Tensor, state: StreamState, told: Tensor | None = None) -> tuple[Relative, StreamState]:
+        """Make `rows` relative to what came before, as `features` does; the state goes on but for the core's."""
+        shape, reading = self.shape, self.reading
+        (read, level, scale), normalizer = self.normalizer(rows, state.normalizer)
+        told_state = state.told
+        if shape.told:
+            assert told is not None
+            if shape.task == "regression":
+                known, told_state = self.normalizer(told, state.told)
+            else:
+                known, told = Normalized(told.nan_to_num(), torch.zeros_like(told), torch.ones_like(told)), told.nan_to_num()
+            rows = torch.cat([rows, told], -1)
+            read, level, scale = (torch.cat(pair, -1) for pair in zip((read, level, scale), known, strict=True))
+        window = torch.cat([state.window, rows], 1)
+        past = ((self._past(window, rows.shape[1]) - level.unsqueeze(2)) / scale.unsqueeze(2)).nan_to_num()
+        past = past.clamp(-HEAD_LIMIT, HEAD_LIMIT)  # (N, T, lags + means, columns)
+        changes, seasonal = self.seasonal(rows[..., : shape.targets], state.seasonal)
+        changes = (changes / scale[..., : shape.targets].unsqueeze(-1)).clamp(-HEAD_LIMIT, HEAD_LIMIT)  # (N, T, C, K)
+        means = past[:, :, len(reading.distances) :] / self._mean_units(rows).view(-1, 1)
+        seen = [
+            self._to_lanes(read),
+            self._rows_to_lanes(means),
+            self._changes_to_lanes(changes[..., : len(self.seasonal.outlook)]),
+        ]
+        shown = [self._rows_to_lanes(past), self._changes_to_lanes(changes)]
+        if self.seasonal.steps:
+            phase = self.seasonal.phase(rows.shape[1], state.seasonal)
+            shown.append(phase.unsqueeze(2).expand(-1, -1, self.lanes, -1))
+        target = slice(0, shape.targets) if shape.task == "forecasting" else slice(shape.inputs, None)
+        keep = window[:, window.shape[1] - state.window.shape[1] :].clone()
+        limited = torch.cat(seen, -1).clamp(-READ_LIMIT, READ_LIMIT)
+        related = Relative(limited, torch.cat(shown, -1), level[..., target], scale[..., target])
+        return related, StreamState(normalizer, told_state, seasonal, state.core, keep)
+
+    def _mean_units(self, like: Tensor) -> Tensor:
+        """How far a random walk is from its mean over each window, in units of its steps; 1 where levels are read."""
+        lengths = like.new_tensor(self.reading.means)
+        return (lengths / 3).sqrt().clamp_min(1) if self.reading.normalization == "differences" else torch.ones_like(lengths)
+
+    def _rows_to_lanes(self, past: Tensor) -> Tensor:
+        """(N, T, rows, columns) to (N, T, L, ...)."""
+        lanes = self._to_lanes(past.flatten(0, 1)).unflatten(0, past.shape[:2])  # (N, T, rows, L, ...)
+        return lanes.transpose(2, 3).flatten(3)
+
+    def _changes_to_lanes(self, changes: Tensor) -> Tensor:
+        """(N, T, C, K) to (N, T, L, ...)."""
+        return changes if self.reading.channel_independent else changes.flatten(2).unsqueeze(2)
+
+    def _past(self, window: Tensor, steps: int) -> Tensor:
+        """Rows and moving averages that the head reads, (N, steps, lags + means, columns), for the last rows of `window`."""
+        first = window.shape[1] - steps
+        parts = [window[:, first - lag : window.shape[1] - lag] for lag in self.reading.distances]
+        if self.reading.means:
+            there = ~window.isnan()
+            sums, counts = (
+                nn.functional.pad(part.cumsum(1), (0, 0, 1, 0)) for part in (window.nan_to_num(), there.double())
+            )
+            for mean in self.reading.means:
+                now, then = slice(first + 1, None), slice(first + 1 - mean, window.shape[1] + 1 - mean)
+                parts.append((sums[:, now] - sums[:, then]) / (counts[:, now] - counts[:, then]))
+        return torch.stack(parts, 2) if parts else window.new_zeros(len(window), steps, 0, window.shape[2])
+
+    def _to_lanes(self, columns: Tensor) -> Tensor:
+        """(N, T, columns) to (N, T, L, width): every target beside all covariates, or all columns together."""
+        if not self.reading.channel_independent:
+            return columns.unsqueeze(2)
+        own, shared = columns[..., : self.shape.targets], columns[..., self.shape.targets :]
+        return torch.cat([own.unsqueeze(-1), shared.unsqueeze(2).expand(-1, -1, self.lanes, -1)], -1)
+
+    def outputs(self, features: Features) -> Tensor:
+        """What the head makes of each row, in its own units: (N, T, H, C)."""
+        return self.to_targets(self.head(features.values))
+
+    def to_targets(self, lanes: Tensor) -> Tensor:
+        """The head's outputs (..., L, O) as (..., H, C)."""
+        if self.reading.channel_independent:
+            return lanes.transpose(-1, -2)
+        return lanes.squeeze(-2).unflatten(-1, (self.shape.horizon, self.shape.targets))
+
+    def to_lanes(self, targets: Tensor) -> Tensor:
+        """Targets (..., H, C) as the head's outputs (..., L, O)."""
+        return targets.transpose(-1, -2) if self.reading.channel_independent else targets.flatten(-2).unsqueeze(-2)
+
+    def to_data(self, outputs: Tensor, features: Features) -> Tensor:
+        """The head's figures (N, T, H, C) in the data's unit, float64; for classification as they are."""
+        return features.level.unsqueeze(2) + features.scale.unsqueeze(2) * outputs
+
+
+def class_shares(said: Tensor, estimates: bool) -> Tensor:
+    """The head's figures for each class (..., C) as shares that sum to 1.
+
+    Args:
+        said: Logits, or where `estimates` the shares themselves as least squares estimates them, which may lie outside 0 to
+            1 and are clipped.
+        estimates: Which of the two.
+    """
+    if not estimates:
+        return said.softmax(-1)
+    kept = said.clamp(0, 1)
+    total = kept.sum(-1, keepdim=True)
+    return torch.where(total > 0, kept / total, 1 / said.shape[-1])

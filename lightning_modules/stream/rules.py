@@ -1,0 +1,225 @@
+"""What moves the weights while a stream is read: gradient steps over a replay window, or recursive least squares.
+
+Shapes: M rows, L lanes, F features of a lane, O outputs of a lane.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections import deque
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor
+from torch.nn.functional import cross_entropy, mse_loss, one_hot
+
+from lightning_modules.base import require
+from lightning_modules.stream.memory import Memory
+from lightning_modules.stream.network import StreamNetwork
+from lightning_modules.stream.state import StreamState
+
+Method = Literal["adam", "sgd", "least_squares"]
+Moves = Literal["head", "all"]
+
+
+@dataclass(frozen=True)
+class Updates:
+    """How the weights follow the stream.
+
+    Args:
+        rule: `adam` and `sgd`: gradient steps on the mean loss over the replay window; `least_squares`: the head solved
+            anew from all rows so far, older ones discounted.
+        every: Rows between two updates.
+        replay: Rows of the replay window: the newest ones whose target is known (gradient rules).
+        steps: Gradient steps in one update.
+        lr: Learning rate of the gradient steps.
+        forgetting: Discount of each row before (least squares); 1 forgets nothing, 0.999 has a memory of 1,000 rows.
+        ridge: Pull towards the weights at the start of the stream, as a share of the features' mean square (least squares).
+        trust: Discount per row of the record by which forecasts are shrunk, see `lightning_modules.stream.trust.Trust`; 0
+            for none.
+    """
+
+    rule: Method = "adam"
+    every: int = 1
+    replay: int = 32
+    steps: int = 1
+    lr: float = 1e-3
+    forgetting: float = 1.0
+    ridge: float = 1e-3
+    trust: float = 0.0
+
+    def __post_init__(self) -> None:
+        require("updates.rule", self.rule, self.rule in get_args(Method), "adam, sgd or least_squares")
+        for name in ("every", "replay", "steps"):
+            require(f"updates.{name}", getattr(self, name), getattr(self, name) >= 1, "a whole number of at least 1")
+        require("updates.lr", self.lr, 0 < self.lr < math.inf, "a finite number above 0")
+        require("updates.forgetting", self.forgetting, 0 < self.forgetting <= 1, "above 0 and at most 1")
+        require("updates.ridge", self.ridge, 0 <= self.ridge < math.inf, "a finite number of at least 0")
+        require("updates.trust", self.trust, 0 <= self.trust < 1, "a number from 0 to below 1")
+
+
+def head_loss(network: StreamNetwork, outputs: Tensor, wanted: Tensor) -> Tensor:
+    """Mean loss of the head's `outputs` (M, L, O): squared error in its own units, or cross-entropy of the class."""
+    if network.shape.task == "classification":
+        return cross_entropy(outputs.squeeze(1), wanted)
+    return mse_loss(outputs, wanted)
+
+
+class Rule(ABC):
+    """Moves weights of a network when targets have become known."""
+
+    @abstractmethod
+    def update(self, memory: Memory, known: int, new: int) -> None:
+        """Learn from the rows before number `known`, the last `new` of which were not learnt from before."""
+
+    def before(self, row: int, state: StreamState) -> None:  # noqa: B027 - only a replay of the core needs it
+        """Take note of the state before `row`, at which an update may start, is read."""
+
+    def oldest(self, known: int) -> int:
+        """The oldest row that a later update asks for, besides those that were not learnt from, when `known` are known."""
+        return known
+
+    @abstractmethod
+    def tensors(self) -> dict[str, Tensor]:
+        """What the rule carries besides the weights."""
+
+    @abstractmethod
+    def load(self, tensors: Mapping[str, Tensor]) -> None:
+        """Put back what `tensors` gave."""
+
+
+class _GradientRule(Rule):
+    """An optimiser over some weights, its state as tensors."""
+
+    def __init__(self, network: StreamNetwork, updates: Updates, weights: list[Tensor]) -> None:
+        self.network, self.steps, self.replay = network, updates.steps, updates.replay
+        kind = torch.optim.SGD if updates.rule == "sgd" else torch.optim.Adam
+        self.optimizer = kind(weights, lr=updates.lr)
+
+    def oldest(self, known: int) -> int:
+        return known - self.replay
+
+    def _step(self, outputs: Tensor, wanted: Tensor) -> None:
+        self.optimizer.zero_grad()
+        head_loss(self.network, outputs, wanted).backward()
+        self.optimizer.step()
+
+    def tensors(self) -> dict[str, Tensor]:
+        state = self.optimizer.state_dict()["state"]
+        return {f"{weight}.{name}": value for weight, values in state.items() for name, value in values.items()}
+
+    def load(self, tensors: Mapping[str, Tensor]) -> None:
+        content = self.optimizer.state_dict()
+        for key, value in tensors.items():
+            weight, _, name = key.partition(".")
+            content["state"].setdefault(int(weight), {})[name] = value
+        self.optimizer.load_state_dict(content)
+
+
+class HeadSteps(_GradientRule):
+    """Gradient steps on the head, with the features as they were when their rows were read."""
+
+    def __init__(self, network: StreamNetwork, updates: Updates) -> None:
+        super().__init__(network, updates, list(network.head.parameters()))
+
+    def update(self, memory: Memory, known: int, new: int) -> None:
+        values, wanted = memory.pairs(max(known - self.replay, memory.first), known)
+        for _ in range(self.steps):
+            self._step(self.network.head(values), wanted)
+
+
+class AllSteps(_GradientRule):
+    """Gradient steps on all weights: the replay window is read again, from the state that was carried into it.
+
+    That state was noted at the last update at or before the start of the window, so that up to `every` rows more are read.
+    """
+
+    def __init__(self, network: StreamNetwork, updates: Updates) -> None:
+        super().__init__(network, updates, [weight for weight in network.parameters() if weight.requires_grad])
+        self.notes: deque[tuple[int, StreamState]] = deque()
+
+    def before(self, row: int, state: StreamState) -> None:
+        self.notes.append((row, state))
+
+    def oldest(self, known: int) -> int:
+        return self.notes[0][0] if self.notes else known
+
+    def update(self, memory: Memory, known: int, new: int) -> None:
+        start = max(known - self.replay, 0)
+        while len(self.notes) > 1 and self.notes[1][0] <= start:
+            self.notes.popleft()
+        row, state = self.notes[0]
+        start = max(start, row)
+        rows, told = memory("rows", row, known)[None], memory("told", row, known)[None]
+        for _ in range(self.steps):
+            features, _ = self.network.features(rows, state, told)
+            level, scale = features.level[0, start - row :], features.scale[0, start - row :]
+            self._step(self.network.head(features.values[0, start - row :]), memory.wanted(start, known, level, scale))
+
+    def tensors(self) -> dict[str, Tensor]:
+        notes = {f"{k}.{name}": value for k, (_, s) in enumerate(self.notes) for name, value in s.tensors().items()}
+        rows = torch.tensor([row for row, _ in self.notes], dtype=torch.int64)
+        return {"rows": rows} | {f"note.{name}": value for name, value in notes.items()} | super().tensors()
+
+    def load(self, tensors: Mapping[str, Tensor]) -> None:
+        like = self.network.init_state()
+        self.notes = deque()
+        for k, row in enumerate(tensors["rows"].tolist()):
+            prefix = f"note.{k}."
+            named = {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
+            self.notes.append((row, like.with_tensors(named)))
+        super().load({n: value for n, value in tensors.items() if n != "rows" and not n.startswith("note.")})
+
+
+class LeastSquares(Rule):
+    """The head by least squares over all rows so far, each discounted by ``forgetting ** age``.
+
+    With features z (a 1 for the bias included), wanted outputs y and discount g, at each update of m new rows:
+    ``A' = g^m A + sum z z^T``, ``B' = g^m B + sum z y^T``, ``W = (A' + d I)^-1 (B' + d W_0)``,
+    ``d = 1 + ridge mean(diag A')``, where W_0 are the weights at the start of the stream; for each lane, in float64.
+
+    This is recursive least squares with exponential forgetting whose prior does not fade: directions that the stream no
+    longer excites return to W_0 and cannot blow up. For classification y is 1 for the class and 0 elsewhere, so that
+    the head estimates the share of each class. Source: Haykin, Adaptive Filter Theory, 2002, chapter 9.
+    """
+
+    def __init__(self, network: StreamNetwork, updates: Updates) -> None:
+        head, self.network = network.head, network
+        self.forgetting, self.ridge = updates.forgetting, updates.ridge
+        first = torch.cat([head.weight, head.bias.unsqueeze(-1)], -1).detach()
+        self.prior = first.transpose(1, 2).double()  # (L, F + 1, O)
+        self.gram = self.prior.new_zeros(self.prior.shape[0], self.prior.shape[1], self.prior.shape[1])
+        self.moment = torch.zeros_like(self.prior)
+
+    @torch.no_grad()
+    def update(self, memory: Memory, known: int, new: int) -> None:
+        values, wanted = memory.pairs(known - new, known)
+        if self.network.shape.task == "classification":
+            wanted = one_hot(wanted, self.network.shape.targets).unsqueeze(1)
+        z = values.transpose(0, 1).double()
+        z = torch.cat([z, z.new_ones(*z.shape[:2], 1)], -1)
+        discount = self.forgetting**new
+        self.gram = torch.baddbmm(self.gram, z.mT, z, beta=discount)
+        self.moment = torch.baddbmm(self.moment, z.mT, wanted.transpose(0, 1).double(), beta=discount)
+        pull = 1 + self.ridge * self.gram.diagonal(dim1=1, dim2=2).mean(1).view(-1, 1, 1)
+        factor = torch.linalg.cholesky(self.gram + pull * torch.eye(z.shape[-1], dtype=z.dtype, device=z.device))
+        weights = torch.cholesky_solve(self.moment + pull * self.prior, factor).transpose(1, 2)
+        self.network.head.weight.copy_(weights[..., :-1])
+        self.network.head.bias.copy_(weights[..., -1])
+
+    def tensors(self) -> dict[str, Tensor]:
+        return {"prior": self.prior, "gram": self.gram, "moment": self.moment}
+
+    def load(self, tensors: Mapping[str, Tensor]) -> None:
+        self.prior, self.gram, self.moment = tensors["prior"], tensors["gram"], tensors["moment"]
+
+
+def build_rule(network: StreamNetwork, updates: Updates, moves: Moves) -> Rule:
+    """The rule for those updates."""
+    if moves == "all":
+        require("updates.rule", updates.rule, updates.rule != "least_squares", "adam or sgd where all weights move")
+        return AllSteps(network, updates)
+    return LeastSquares(network, updates) if updates.rule == "least_squares" else HeadSteps(network, updates)
