@@ -12,6 +12,7 @@ from lightning_modules.data.anomaly import Stream
 from lightning_modules.plots.common import MODEL, NOVEL, RIVAL, TRUTH, WEIGHTS, tidy
 
 MOST_COLUMNS = 4
+LABEL = 14  # characters of a column's name that fit beside its axis
 POINTS = 1000  # of a longer stream the picture shows surprise as a running mean
 
 
@@ -41,7 +42,7 @@ def detection(stream: Stream, found: Detection, changes: Sequence[int] = ()) -> 
     for axis, name, values in zip(axes, columns, stream.values.T, strict=False):
         axis.plot(time, values, color=TRUTH, lw=0.7)
         axis.plot(raised, values[found.raised], "v", color=NOVEL, ms=5, label="alarm")
-        axis.set_ylabel(name)
+        axis.set_ylabel(name if len(name) <= LABEL else f"{name[: LABEL - 1]}…")
     score, surprise, norm = axes[-3:]
     score.plot(time, found.score, color=MODEL, lw=0.8)
     score.plot(time[[stream.training, -1]], [found.threshold] * 2, color=NOVEL, lw=1, ls="--", label="threshold")
