@@ -12,12 +12,10 @@ from typing import Any
 
 import yaml
 from rich.console import Console
-from rich.table import Table
 
+from experiments.report import table
 from lightning_modules import tracking
 from lightning_modules.plots.comparison import comparison
-
-WIDTH = 160  # of a table that goes to a file
 
 
 @dataclass
@@ -34,6 +32,13 @@ class Row:
     def of(self, metric: str) -> list[float]:
         """The values of `metric`, one for each seed that has it."""
         return [values[metric] for values in self.values.values() if metric in values]
+
+    def cells(self, metrics: Sequence[str]) -> dict[str, str]:
+        """What the table shows of it."""
+        shown = {metric: written(values) for metric in metrics if (values := self.of(metric))}
+        if self.parameters is not None:
+            shown |= {"parameters": f"{self.parameters:,}", "seconds": f"{statistics.fmean(self.seconds):.0f}"}
+        return shown
 
 
 def results_file(folder: Path, model: str, seed: int) -> Path:
@@ -78,7 +83,6 @@ def spread(values: Sequence[float]) -> float:
 def show(folder: Path, cells: Sequence[tuple[str, int]], **facts: Any) -> None:
     """Print the table of the cells that are done; write `comparison.json` and `comparison.png`, and track both."""
     console = Console()
-    console.width = max(console.width, WIDTH) if not console.is_terminal else console.width
     files = {cell: path for cell in cells if (path := results_file(folder, *cell)).is_file()}
     if not files:
         console.print("no run is done: no table.")
@@ -86,14 +90,9 @@ def show(folder: Path, cells: Sequence[tuple[str, int]], **facts: Any) -> None:
     rows = gather([(seed, json.loads(path.read_text())) for (_, seed), path in files.items()])
     metrics = list(dict.fromkeys(metric for row in rows.values() for values in row.values.values() for metric in values))
     seeds = sorted({seed for _, seed in files})
-    table = Table(
-        "model", *metrics, "parameters", "seconds", title=f"mean ± deviation over seeds {seeds}", title_justify="left"
+    console.print(
+        table({name: row.cells(metrics) for name, row in rows.items()}, f"mean ± deviation over seeds {seeds}", console)
     )
-    for name, row in rows.items():
-        cells_of = [written(v) if (v := row.of(m)) else "-" for m in metrics]
-        own = ("", "") if row.parameters is None else (f"{row.parameters:,}", f"{statistics.fmean(row.seconds):.0f}")
-        table.add_row(name, *cells_of, *own)
-    console.print(table)
     if len(files) < len(cells):
         console.print(f"{len(files)} of {len(cells)} runs are done; the same command does the others.")
     means = {name: {m: statistics.fmean(v) for m in metrics if (v := row.of(m))} for name, row in rows.items()}

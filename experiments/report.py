@@ -17,22 +17,35 @@ def results(
     higher_is_better: frozenset[str],
     unranked: frozenset[str] = frozenset(),
 ) -> None:
-    """Print the table, a row for each model, the best of each column in bold, and the paths of what was written."""
+    """Print the table, the best model by each metric in bold, and the paths of what was written."""
     console = Console()
     if not values:
         console.print("nothing was tested: no table.")
         written(folder, console)
         return
     metrics = list(next(iter(values.values())))
-    table = Table("model", *metrics, title="results", title_justify="left")
     pick = {name: max if name in higher_is_better else min for name in metrics}
     best = {name: pick[name](row[name] for row in values.values() if name in row) for name in metrics}
-    for model, row in values.items():
-        table.add_row(
-            model, *(_cell(row.get(name), best[name], len(values) > 1 and name not in unranked) for name in metrics)
-        )
-    console.print(table)
+    cells = {
+        model: {name: _cell(row.get(name), best[name], len(values) > 1 and name not in unranked) for name in metrics}
+        for model, row in values.items()
+    }
+    console.print(table(cells, "results", console))
     written(folder, console)
+
+
+def table(cells: dict[str, dict[str, str]], title: str, console: Console) -> Table:
+    """`cells` by model and column: a row for each model, or a column for each where that is too wide for the console."""
+    columns = list(dict.fromkeys(column for row in cells.values() for column in row))
+    upright = Table("model", *columns, title=title, title_justify="left")
+    for model, row in cells.items():
+        upright.add_row(model, *(row.get(column, "-") for column in columns))
+    if console.measure(upright).maximum <= console.width:
+        return upright
+    turned = Table("", *cells, title=title, title_justify="left")
+    for column in columns:
+        turned.add_row(column, *(row.get(column, "-") for row in cells.values()))
+    return turned
 
 
 def _cell(value: float | None, best: float, bold: bool) -> str:

@@ -25,6 +25,7 @@ from lightning_modules.base import TaskModule, require
 from lightning_modules.data.anomaly import AnomalyData, StreamBatch
 from lightning_modules.plots import anomaly as plots
 from lightning_modules.scoring import (
+    GATE_MEASURES,
     LEVEL_LIMIT,
     MEASURES,
     WARM_UP,
@@ -44,6 +45,8 @@ class Scan(NamedTuple):
 
     prediction: Tensor
     """(N, T, I)"""
+    deviation: Tensor
+    """(N, T)"""
     surprise: Tensor
     """(N, T)"""
     u_norm: Tensor
@@ -74,8 +77,8 @@ class AnomalyModule(TaskModule):
         tail_memory: Rows after which a tail fades.
         adapt: Whether fast weights, running scales and tails go on learning after the training part. False is for streams
             whose normal behaviour stays and whose anomalies last, so that they would become usual.
-        measures: What is scored, of `error` and `burst` of the prediction, `level` and `drift` of the data; see
-            `AnomalyScore`.
+        measures: What is scored, of `error` and `burst` of the prediction, `level` and `drift` of the data, `deviation` and
+            `surprise` of the layer; see `AnomalyScore`.
         gap: Rows within which a lower score is no new alarm, as a share of the training part.
         threshold: `tail`: peaks over threshold of the training part's scores; `quantile`: their quantile.
         risk: Share of rows like those of the training part that may exceed the threshold.
@@ -116,8 +119,8 @@ class AnomalyModule(TaskModule):
         config = config if isinstance(config, DREAMConfig) else DREAMConfig(**config)
         require("memory", memory, memory >= WARM_UP, f"at least {WARM_UP} rows")
         require("tail_memory", tail_memory, tail_memory >= WARM_UP, f"at least {WARM_UP} rows")
-        known = bool(measures) and set(measures) <= set(MEASURES)
-        require("measures", measures, known, f"one or more of {', '.join(MEASURES)}")
+        choice = (*MEASURES, *GATE_MEASURES)
+        require("measures", measures, bool(measures) and set(measures) <= set(choice), f"one or more of {', '.join(choice)}")
         require("gap", gap, 0 <= gap <= 10, "a share of the training part from 0 to 10")
         require("threshold", threshold, threshold in ("tail", "quantile"), "tail or quantile")
         require("risk", risk, 0 < risk < 1, "a share of the rows above 0 and below 1")
@@ -199,7 +202,7 @@ class AnomalyModule(TaskModule):
                 continue
             with self.stack.plasticity(plastic and self.stack.plasticity_enabled):
                 _, traces, after = self.stack.trace(x[rows], [state[rows] for state in states], lengths[rows])
-            pieces.append(Scan(traces[0].prediction, traces[0].surprise, traces[0].u_norm))
+            pieces.append(Scan(traces[0].prediction, traces[0].deviation, traces[0].surprise, traces[0].u_norm))
             ends.append(after)
             order.append(rows)
         back = torch.argsort(torch.cat(order))
@@ -250,17 +253,20 @@ class AnomalyModule(TaskModule):
         assert self._states is not None
         assert self._held is not None
         scan, self._states = self.scan(self._limited(x), batch.lengths, learning, self._states)
-        predictions = [scan.prediction.cpu().numpy()]
+        scans = [scan]
         if f"{self.title}, plasticity off" in detectors:
             held, self._held = self.scan(self._limited(x), batch.lengths, np.zeros_like(learning), self._held)
-            predictions.append(held.prediction.cpu().numpy())
+            scans.append(held)
+        predictions = [one.prediction.cpu().numpy() for one in scans]
+        gates = [torch.stack([one.deviation, one.surprise], -1).cpu().numpy() for one in scans]
         if REPEAT in detectors:
             levels = np.concatenate([self._last[:, None], x[:, :-1, : self.channels]], 1)
             predictions.append(np.concatenate([levels, np.zeros_like(levels)], -1))
+            gates.append(np.zeros_like(gates[0]))  # there is no layer: nothing of it counts
         self._last = x[:, -1, : self.channels]
-        seen, expected = np.tile(x, (len(detectors), 1, 1)), np.concatenate(predictions)
+        seen, expected, gate = np.tile(x, (len(detectors), 1, 1)), np.concatenate(predictions), np.concatenate(gates)
         learns = np.tile(learning, (len(detectors), 1))
-        judged = [self._score.step(seen[:, row], expected[:, row], learns[:, row]) for row in range(rows)]
+        judged = [self._score.step(seen[:, row], expected[:, row], gate[:, row], learns[:, row]) for row in range(rows)]
         scores = np.stack([np.stack(column, 1) for column in zip(*judged, strict=True)])
         shown = torch.stack([scan.surprise, scan.u_norm]).cpu().numpy()
         return scores.reshape(2, len(detectors), streams, rows), shown

@@ -16,7 +16,8 @@ LEVEL_LIMIT, STEP_LIMIT = 8.0, 50.0  # in usual deviations: further out is as fa
 DRIFT_ROWS, BURST_ROWS = 24, 12  # rows over which a level, and an error, are averaged
 TAIL_SHARE, TAIL_PRIOR, TAIL_CLIP = 0.05, 20.0, 20.0
 WARM_UP = 50  # rows before a tail says anything
-MEASURES = ("error", "burst", "level", "drift")
+MEASURES = ("error", "burst", "level", "drift")  # of every column
+GATE_MEASURES = ("deviation", "surprise")  # of the layer: one for all columns
 GAUSSIAN_ROWS, GAUSSIAN_REFRESH = 6400, 100  # the benchmark's own
 
 
@@ -119,10 +120,11 @@ class TailProbability:
 class AnomalyScore:
     """The score and the alarm of each row, from the layer's input and what it had predicted.
 
-    With the level and the step of column c from `RunningScale`, and the errors e of their predictions, four measures:
+    With the level and the step of column c from `RunningScale`, and the errors e of their predictions, the measures are
 
         error_c = sqrt((e_level,c^2 + e_step,c^2) / 2)      burst_c = running mean of error_c over 12 rows
         level_c = |level_c|                                 drift_c = |running mean of level_c over 24 rows|
+        deviation, surprise: r and S of the layer itself, lines 3 and 5 of `dream.functional.dream_step`
 
         score = min(1, max over measures and columns of -log10 P / 10)         P: `TailProbability` of each on its own
         alarm = min(1, max(0, score - log10(rows so far) / 20))                if score is the highest of the last `gap` rows
@@ -136,23 +138,27 @@ class AnomalyScore:
         columns: C.
         memory: Rows after which the tails' past fades.
         gap: (N,) rows after which a lower score may be an alarm again.
-        measures: Which of `MEASURES` count.
+        measures: Which of `MEASURES` and `GATE_MEASURES` count.
     """
 
     def __init__(self, streams: int, columns: int, memory: int, gap: np.ndarray, measures: Sequence[str] = MEASURES) -> None:
         self.columns, self.measures = columns, tuple(measures)
-        self.tail = TailProbability(streams, columns * len(measures), memory)
+        width = sum(1 if name in GATE_MEASURES else columns for name in measures)
+        self.tail = TailProbability(streams, width, memory)
         self.burst, self.drift = np.zeros((streams, columns)), np.zeros((streams, columns))
         self.rows, self.gap = 0, np.maximum(gap, 1)
         self.recent = np.full((streams, int(self.gap.max())), -1.0)
 
-    def step(self, x: np.ndarray, prediction: np.ndarray, learning: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Score and alarm, (N,) each, for `x` and its `prediction`, (N, 2 C)."""
+    def step(
+        self, x: np.ndarray, prediction: np.ndarray, gate: np.ndarray, learning: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Score and alarm, (N,) each, for `x` and its `prediction`, (N, 2 C); `gate` (N, 2) is deviation and surprise."""
         squares, levels = (x - prediction) ** 2, x[:, : self.columns]
         error = np.sqrt((squares[:, : self.columns] + squares[:, self.columns :]) / 2)
         self.burst = self.burst + (error - self.burst) / BURST_ROWS
         self.drift = self.drift + (levels - self.drift) / DRIFT_ROWS
         seen = {"error": error, "burst": self.burst, "level": np.abs(levels), "drift": np.abs(self.drift)}
+        seen |= {name: gate[:, [place]] for place, name in enumerate(GATE_MEASURES)}
         decades = self.tail.step(np.concatenate([seen[name] for name in self.measures], 1), learning).max(1)
         return np.minimum(decades / DECADES, 1.0), self._alarm(decades)
 
