@@ -181,9 +181,10 @@ class ForecastingModule(TaskModule):
         self.make_core(core, config, hidden_dims, dropout, backend)
         self.dropout = nn.Dropout(dropout)
         features, outputs = self.stack.output_dim + config.input_dim, columns * max(len(levels), 1)
-        self.head: nn.Module = nn.Linear(features, horizon * outputs)
         if head == "patches":
-            self.head = PatchHead(features, self.stack.output_dim, horizon, patch, outputs, dropout)
+            self.head: nn.Module = PatchHead(features, self.stack.output_dim, horizon, patch, outputs, dropout)
+        else:
+            self.head = nn.Linear(features, horizon * outputs)
         self.known_effect = KnownEffect(features, known, outputs) if known else None
         # Facts about the data at hand, not about the model: a checkpoint must not bring those of other data.
         self.register_buffer("units", torch.ones(channels), persistent=False)
