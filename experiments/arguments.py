@@ -14,6 +14,9 @@ from experiments import configs
 FROM_DATA = {
     "channels": "channels",
     "covariate_count": "covariates",
+    "known_count": "known",
+    "calendar_count": "calendar",
+    "aged_count": "aged",
     "look_back": "look_back",
     "horizon": "horizon",
     "season": "season",

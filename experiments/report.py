@@ -11,7 +11,12 @@ from rich.table import Table
 from lightning_modules.base import TaskModule
 
 
-def results(values: dict[str, dict[str, float]], folder: Path, higher_is_better: frozenset[str]) -> None:
+def results(
+    values: dict[str, dict[str, float]],
+    folder: Path,
+    higher_is_better: frozenset[str],
+    unranked: frozenset[str] = frozenset(),
+) -> None:
     """Print the table, a row for each model, the best of each column in bold, and the paths of what was written."""
     console = Console()
     if not values:
@@ -23,7 +28,9 @@ def results(values: dict[str, dict[str, float]], folder: Path, higher_is_better:
     pick = {name: max if name in higher_is_better else min for name in metrics}
     best = {name: pick[name](row[name] for row in values.values() if name in row) for name in metrics}
     for model, row in values.items():
-        table.add_row(model, *(_cell(row.get(name), best[name], len(values) > 1) for name in metrics))
+        table.add_row(
+            model, *(_cell(row.get(name), best[name], len(values) > 1 and name not in unranked) for name in metrics)
+        )
     console.print(table)
     written(folder, console)
 
@@ -40,6 +47,7 @@ def written(folder: Path, console: Console) -> None:
         "figures": sorted((folder / "figures").glob("*.png")),
         "metrics": [folder / "metrics.jsonl"],
         "results": [folder / "results.json"],
+        "origins": [folder / "origins.csv"],
         "config": [folder / "config.yaml"],
         "best checkpoint": sorted((folder / "checkpoints").glob("best*.ckpt")),
         "tracked run": sorted((folder / "wandb").glob("*run-*")),

@@ -213,7 +213,7 @@ class DREAMCLI(LightningCLI):
             parameters=trainable(self.model),
         )
         if self._get(self.config_init, "run").table:
-            report.results(results, self.folder, self.model.higher_is_better)
+            report.results(results, self.folder, self.model.higher_is_better, self.model.unranked)
 
 
 def main(argv: list[str]) -> int:

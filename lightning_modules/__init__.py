@@ -1,10 +1,12 @@
 """Tasks on DREAM layers as LightningModules, with their data, callbacks and logs, and objects that learn row by row."""
 
+from lightning_modules.anomaly import AnomalyModule
 from lightning_modules.forecasting import ForecastingModule
 from lightning_modules.learners import DREAMAnomalyDetector, DREAMClassifier, DREAMForecaster, DREAMRegressor
 from lightning_modules.online import OnlineModule
 
 __all__ = [
+    "AnomalyModule",
     "DREAMAnomalyDetector",
     "DREAMClassifier",
     "DREAMForecaster",

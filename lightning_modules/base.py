@@ -57,6 +57,8 @@ class TaskModule(L.LightningModule, ABC):
     """Whether the best is the lowest or the highest."""
     higher_is_better: ClassVar[frozenset[str]] = frozenset()
     """The metrics of the table of results in which more is better; in all others less is."""
+    unranked: ClassVar[frozenset[str]] = frozenset()
+    """The metrics of which neither more nor less is better, such as coverage."""
 
     def __init__(
         self,

@@ -1,7 +1,8 @@
 """`ForecastingModule`: direct forecasts of many rows ahead from a window or a stream of the past.
 
-Shapes: N windows, L look-back, H horizon, D inputs (targets first, then covariates), C targets, P rows in a patch,
-M rows of the layer's batch: N C if channels are independent, N if they are not.
+Shapes: N windows or streams, L look-back, H horizon, D inputs (targets, covariates, known covariates, ages of the values),
+C targets, Q quantiles, P rows in a patch, K origins in a batch of streams, M rows of the layer's batch: N C if channels
+are independent, N if they are not.
 """
 
 from __future__ import annotations
@@ -12,7 +13,6 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 import lightning as L
-import numpy as np
 import pandas as pd
 import torch
 from matplotlib.figure import Figure
@@ -22,21 +22,22 @@ from torch.nn.functional import mse_loss
 from dream import DREAMConfig, DREAMState, DREAMTrace
 from dream.errors import ConfigError
 from dream.files import write_atomic
+from lightning_modules.backtest import Backtest
 from lightning_modules.base import TaskModule, require
 from lightning_modules.data.windows import ForecastingData, WindowBatch
+from lightning_modules.heads import KnownEffect, PatchHead
 from lightning_modules.metrics.forecasting import ForecastMetrics
-from lightning_modules.naive import repeat_last, seasonal_naive
-from lightning_modules.plots import forecasting as plots
-
-SCALE_FLOOR = 1e-3  # of a training deviation: below it a window counts as constant
-EXAMPLES = 4  # windows that the figure of forecasts shows
+from lightning_modules.metrics.quantiles import crps
+from lightning_modules.reading import by_channel, read
 
 
 class Forecast(NamedTuple):
-    """What the module makes of a batch."""
+    """What the module makes of a batch. Of streams, future and quantiles have an axis K after N."""
 
     future: Tensor
     """(N, H, C) standardised forecasts"""
+    quantiles: Tensor | None
+    """(N, H, C, Q) standardised quantile forecasts that never cross; None without `quantiles`"""
     prediction_loss: Tensor
     """() mean squared error of the first layer's own predictions of its input"""
     traces: list[DREAMTrace]
@@ -46,25 +47,38 @@ class Forecast(NamedTuple):
 class ForecastingModule(TaskModule):
     """Forecasts `horizon` rows of every target at once.
 
-    The past is made relative (`normalization`), cut into patches of `patch` rows, encoded, and read by a `DREAMStack`;
-    a linear head reads the last output and the first layer's forecast of the next patch, so that the fast weights reach
-    the result directly. Loss: ``MSE(forecast, future) + prediction_weight * MSE(layer's predictions, layer's input)``,
-    the second target detached, since a learnt encoder would otherwise make its output constant.
+    The past is made relative (`normalization`), cut into patches of `patch` rows, encoded, and read by a core, DREAM unless
+    told otherwise; a linear head reads the last output and the first layer's forecast of the next patch, so that the fast
+    weights reach the result directly. What is known of the horizon adds its effect (`KnownEffect`). Loss:
+    ``fit + prediction_weight * MSE(layer's predictions, layer's input)``; fit is the MSE or the MAE of the forecast, or with
+    `quantiles` their CRPS, over the targets that are known. The second target is detached, since a learnt encoder would
+    otherwise make its output constant.
+
+    Streams (`data.streams`, `data.rolling`) carry the state from batch to batch. Each of their patches is relative to the
+    look-back that ends with it, so the level may drift as far as it likes.
 
     Args:
         config: The DREAM layer. With the identity encoder its `input_dim` is set to the width of the data.
         channels: Number of targets; set by the data.
         covariates: Number of columns that are only read; set by the data.
+        known: Number of columns that are known for the horizon too; set by the data.
+        calendar: How many of them are the calendar's, the last ones; set by the data.
+        aged: Number of columns whose age is read too; set by the data.
         look_back: Rows of the past; set by the data.
         horizon: Rows to forecast; set by the data.
         season: Rows in one season, for the seasonal-naive row of the table; set by the data.
-        patch: Rows of the past that are read as one step. Must divide `look_back`.
+        patch: Rows of the past that are read as one step. Must divide `look_back`, and for streams `data.stride`.
         channel_independent: One row of the batch, and so fast weights of its own, for each target; covariates are
             shown to every one. Otherwise one row reads all columns together.
         encoder: `identity`: the layer reads, and predicts, the data itself; `linear`: a learnt projection to
             `config.input_dim`.
-        normalization: What a window is made relative to before it is read, and put back after: its last row (`last`),
-            its own mean and deviation (`instance`), or nothing (`none`; needed for streams, whose level may not jump).
+        normalization: What targets and covariates are made relative to before they are read, and forecasts put back after:
+            the last row of the look-back (`last`), its mean (`mean`), its mean and deviation (`instance`), or nothing
+            (`none`). Known covariates are made relative in level but not in scale, the calendar not at all.
+        head: How the features of an origin become its forecast: one linear map to the whole horizon (`linear`), or one to
+            every patch ahead that reads the patch's position too (`patches`), which overfits a long horizon less.
+        loss: What the point forecast is trained for: `mse` or `mae`; with `quantiles` it is the median, so `mae`.
+        quantiles: Levels to forecast as well, increasing, 0.5 among them, such as [0.1, 0.5, 0.9].
         hidden_dims: Width of each layer of the stack; one of `config.hidden_dim` if not given.
         dropout: Share dropped between layers and before the head, in training.
         prediction_weight: Weight of the layer's own prediction loss.
@@ -78,23 +92,31 @@ class ForecastingModule(TaskModule):
     """
 
     monitor = "val/mse"
+    unranked = frozenset({"coverage"})
     data: ForecastingData
     """What it was prepared for; there once `prepare` has run."""
     units: Tensor
     mase_scale: Tensor
+    levels: Tensor
 
     def __init__(
         self,
         config: DREAMConfig = DREAMConfig.preset("time_series_forecasting"),  # noqa: B008 - frozen
         channels: int = 1,
         covariates: int = 0,
+        known: int = 0,
+        calendar: int = 0,
+        aged: int = 0,
         look_back: int = 96,
         horizon: int = 24,
         season: int = 24,
         patch: int = 12,
         channel_independent: bool = True,
         encoder: Literal["identity", "linear"] = "identity",
-        normalization: Literal["last", "instance", "none"] = "instance",
+        normalization: Literal["last", "mean", "instance", "none"] = "instance",
+        head: Literal["linear", "patches"] = "linear",
+        loss: Literal["mse", "mae"] = "mse",
+        quantiles: list[float] | None = None,
         hidden_dims: list[int] | None = None,
         dropout: float = 0.1,
         prediction_weight: float = 0.1,
@@ -110,14 +132,26 @@ class ForecastingModule(TaskModule):
         require("patch", patch, patch > 0 and look_back % patch == 0, f"a divisor of look_back, {look_back}")
         require("prediction_weight", prediction_weight, 0 <= prediction_weight < math.inf, "a finite number of at least 0")
         require("encoder", encoder, encoder in ("identity", "linear"), "identity or linear")
-        require("normalization", normalization, normalization in ("last", "instance", "none"), "last, instance or none")
-        width = patch * ((1 if channel_independent else channels) + covariates)
+        kinds = ("last", "mean", "instance", "none")
+        require("normalization", normalization, normalization in kinds, "last, mean, instance or none")
+        require("head", head, head in ("linear", "patches"), "linear or patches")
+        require("loss", loss, loss in ("mse", "mae"), "mse or mae")
+        levels = list(quantiles or [])
+        rising = levels == sorted(set(levels)) and all(0 < level < 1 for level in levels)
+        rule = "increasing levels between 0 and 1 with 0.5 among them, such as [0.1, 0.5, 0.9]"
+        require("quantiles", quantiles, rising and (not levels or 0.5 in levels), rule)
+        require("loss", loss, not levels or loss == "mae", "mae with `quantiles`, whose point forecast is the median")
+        columns, ages = (1, min(aged, 1)) if channel_independent else (channels, min(aged, channels))
+        width = patch * (columns + ages + covariates + known + max(aged - channels, 0))
         if encoder == "identity":
             config = replace(config, input_dim=width)
         self.save_settings(
             config,
             channels=channels,
             covariates=covariates,
+            known=known,
+            calendar=calendar,
+            aged=aged,
             look_back=look_back,
             horizon=horizon,
             season=season,
@@ -125,6 +159,9 @@ class ForecastingModule(TaskModule):
             channel_independent=channel_independent,
             encoder=encoder,
             normalization=normalization,
+            head=head,
+            loss=loss,
+            quantiles=quantiles,
             hidden_dims=hidden_dims,
             dropout=dropout,
             prediction_weight=prediction_weight,
@@ -136,153 +173,195 @@ class ForecastingModule(TaskModule):
             backend=backend,
         )
         self.config = config
-        self.channels, self.horizon, self.season, self.patch = channels, horizon, season, patch
-        self.channel_independent, self.normalization = channel_independent, normalization
+        self.channels, self.look_back, self.horizon, self.season, self.patch = channels, look_back, horizon, season, patch
+        self.relative, self.centred, self.inputs = channels + covariates, known - calendar, channels + covariates + known
+        self.channel_independent, self.normalization, self.loss = channel_independent, normalization, loss
         self.prediction_weight = prediction_weight
         self.encoder = nn.Identity() if encoder == "identity" else nn.Linear(width, config.input_dim)
         self.make_core(core, config, hidden_dims, dropout, backend)
         self.dropout = nn.Dropout(dropout)
-        self.head = nn.Linear(
-            self.stack.output_dim + config.input_dim, horizon if channel_independent else horizon * channels
-        )
+        features, outputs = self.stack.output_dim + config.input_dim, columns * max(len(levels), 1)
+        self.head: nn.Module = nn.Linear(features, horizon * outputs)
+        if head == "patches":
+            self.head = PatchHead(features, self.stack.output_dim, horizon, patch, outputs, dropout)
+        self.known_effect = KnownEffect(features, known, outputs) if known else None
         # Facts about the data at hand, not about the model: a checkpoint must not bring those of other data.
         self.register_buffer("units", torch.ones(channels), persistent=False)
         self.register_buffer("mase_scale", torch.ones(channels), persistent=False)
-        self._metrics: dict[str, ForecastMetrics] = {}
-        self._timeline: list[Tensor] = []
-        self._examples: list[plots.Example] = []
+        self.register_buffer("levels", torch.tensor(levels), persistent=False)
+        self._validation: list[ForecastMetrics] = []  # in a list, since what it holds belongs into no checkpoint
+        self._backtest: Backtest | None = None
 
-    def forward(self, past: Tensor, reset: Tensor | None = None) -> Forecast:
-        """Forecast from `past` (N, L, D); `reset` (N,) for a batch that continues streams."""
-        windows, look_back, _ = past.shape
-        level, scale = self._relative_to(past)
-        relative = (past - level) / scale
+    def forward(
+        self,
+        past: Tensor,
+        reset: Tensor | None = None,
+        known: Tensor | None = None,
+        timespans: Tensor | None = None,
+        origins: int = 1,
+    ) -> Forecast:
+        """Forecast from `past` (N, L, D), or with `reset` (N,) from the next rows of streams, (N, L + K stride, D).
+
+        Args:
+            past: see `WindowBatch`, as are the others.
+            reset: True where a stream starts afresh; None for windows.
+            known: (N, H, covariates), of streams (N, K, H, covariates).
+            timespans: (N, rows of `past`).
+            origins: K, forecasts of each stream.
+        """
+        streams = len(past)
+        shape = (self.look_back, self.patch, None if reset is None else origins)
+        reading = read(past, *shape, self.relative, self.centred, self.normalization)
+        patches, copies = reading.patches.flatten(2), 1
         if self.channel_independent:
-            own = relative[..., : self.channels].transpose(1, 2).reshape(-1, look_back, 1)
-            shared = relative[..., self.channels :].repeat_interleave(self.channels, 0)
-            relative = torch.cat([own, shared], -1)
-            reset = None if reset is None else reset.repeat_interleave(self.channels)
-        patches = relative.reshape(len(relative), look_back // self.patch, -1)  # (M, L / P, P * inputs of a row)
+            patches, copies = by_channel(reading.patches, self.channels, self.inputs), self.channels
+        steps = patches.shape[1]
+        if timespans is not None:
+            timespans = timespans[:, -steps * self.patch :].unflatten(1, (steps, self.patch)).mean(2)
+            timespans = timespans.repeat_interleave(copies, 0)
+        reset = None if reset is None else reset.repeat_interleave(copies)
         seen = self.encoder(patches)
-        output, traces, states = self.stack.trace(seen, state=self.carried(reset, len(seen)))
+        output, traces, states = self.stack.trace(seen, state=self.carried(reset, len(seen)), timespans=timespans)
         self.carry(states, reset)
         self.observe(traces, states)
-        heads = self.head(torch.cat([self.dropout(output[:, -1]), traces[0].forecast[:, -1]], -1))
+        at = slice(reading.every - 1, None, reading.every)
+        features = torch.cat([self.dropout(output[:, at]), traces[0].forecast[:, at]], -1)
+        values = self.head(features).unflatten(-1, (self.horizon, -1))  # (M, K, H, outputs)
+        if self.known_effect is not None:
+            if known is None:
+                raise ConfigError("`known` must hold the known covariates of the horizon; got None.", key="known")
+            known = known if reset is not None else known.unsqueeze(1)
+            level = reading.level[:, :, None, self.relative :]
+            known = torch.cat([known[..., : self.centred] - level, known[..., self.centred :]], -1)
+            values = values + self.known_effect(features, known)
         if self.channel_independent:
-            future = heads.reshape(windows, self.channels, self.horizon).transpose(1, 2)
+            values = values.unflatten(0, (streams, self.channels)).movedim(1, 3)  # (N, K, H, C, Q)
         else:
-            future = heads.reshape(windows, self.horizon, self.channels)
-        future = future * scale[..., : self.channels] + level[..., : self.channels]
-        return Forecast(future, mse_loss(traces[0].prediction, seen.detach()), traces, states)
+            values = values.unflatten(-1, (self.channels, -1))
+        level, scale = (part[:, :, None, : self.channels, None] for part in (reading.level, reading.scale))
+        values = values * scale + level
+        if reset is None:
+            values = values.squeeze(1)
+        quantiles = values.sort(-1).values if len(self.levels) else None
+        future = values[..., 0] if quantiles is None else quantiles[..., self._median]
+        return Forecast(future, quantiles, mse_loss(traces[0].prediction, seen.detach()), traces, states)
 
-    def _relative_to(self, past: Tensor) -> tuple[Tensor, Tensor]:
-        """Level and scale (N, 1, D) that a window is read, and its forecast given, relative to."""
-        if self.normalization == "none":
-            return past.new_zeros(()).expand_as(past[:, :1]), past.new_ones(()).expand_as(past[:, :1])
-        if self.normalization == "last":
-            return past[:, -1:], past.new_ones(()).expand_as(past[:, :1])
-        return past.mean(1, keepdim=True), past.std(1, keepdim=True, correction=0).clamp_min(SCALE_FLOOR)
+    @property
+    def _median(self) -> int:
+        return self.levels.tolist().index(0.5)
+
+    def on(self, batch: WindowBatch) -> Forecast:
+        """The forecasts of a batch."""
+        origins = 1 if batch.reset is None else batch.origin.shape[1]
+        forecast: Forecast = self(batch.past, batch.reset, batch.known, batch.timespans, origins)
+        return forecast
 
     def prepare(self, data: L.LightningDataModule) -> None:
         if not isinstance(data, ForecastingData):
             raise ConfigError(f"`data` must be a ForecastingData; got {type(data).__name__}. Try TableData.", key="data")
-        if data.streams and self.normalization != "none":
+        if (data.streams or data.rolling) and data.stride % self.patch:
             raise ConfigError(
-                f"`model.normalization` must be none with `data.streams`; got {self.normalization!r}: each chunk of a "
-                "stream would get another level.",
-                key="normalization",
+                f"`data.stride` must be a multiple of `model.patch`, {self.patch}, for streams; got {data.stride}.",
+                key="stride",
             )
         self.data = data
         self.units.copy_(torch.as_tensor(data.prepared.scaler.scale[: self.channels]))
         self.mase_scale.copy_(data.mase_scale)
 
     def losses(self, batch: WindowBatch) -> dict[str, Tensor]:
-        forecast: Forecast = self(batch.past, batch.reset)
-        mse, prediction = mse_loss(forecast.future, batch.future), forecast.prediction_loss
-        return {"loss": mse + self.prediction_weight * prediction, "mse": mse, "prediction_loss": prediction}
-
-    def _metric(self, model: str) -> ForecastMetrics:
-        if model not in self._metrics:
-            self._metrics[model] = ForecastMetrics(self.units.clone(), self.mase_scale.clone()).to(self.device)
-        return self._metrics[model]
+        forecast = self.on(batch)
+        valid = ~batch.future.isnan()
+        target, future = batch.future[valid], forecast.future[valid]
+        known = max(target.numel(), 1)  # a batch whose targets are all missing trains the layer's predictions only
+        error = target - future
+        terms = {"mse": error.square().sum() / known}
+        if forecast.quantiles is not None:
+            terms["crps"] = crps(forecast.quantiles[valid], target, self.levels).sum() / known
+        elif self.loss == "mae":
+            terms["mae"] = error.abs().sum() / known
+        fit, prediction = list(terms.values())[-1], forecast.prediction_loss
+        return {"loss": fit + self.prediction_weight * prediction, **terms, "prediction_loss": prediction}
 
     def on_validation_epoch_start(self) -> None:
         super().on_validation_epoch_start()
-        self._metrics = {}
+        metrics = ForecastMetrics(self.units.clone(), self.mase_scale.clone(), self.levels.tolist())
+        self._validation = [metrics.to(self.device)]
 
     def validation_step(self, batch: WindowBatch, batch_idx: int) -> None:
-        self._metric(self.title).update(self(batch.past).future, batch.future)
+        forecast = self.on(batch)
+        if self._counts(batch, self.data.prepared.split.val):
+            self._validation[0].update(forecast.future, batch.future, forecast.quantiles)
 
     def on_validation_epoch_end(self) -> None:
         super().on_validation_epoch_end()
-        values = self._metric(self.title).compute()
-        self.log_dict({f"val/{name}": value for name, value in values.items()}, prog_bar=False)
+        self.log_dict({f"val/{name}": value for name, value in self._validation[0].compute().items()}, prog_bar=False)
+
+    @staticmethod
+    def _counts(batch: WindowBatch, part: slice) -> bool:
+        """Whether a batch belongs to the part, or comes before it and only prepares the state."""
+        return int(batch.origin.min()) >= part.start
 
     def on_test_epoch_start(self) -> None:
-        self._metrics, self._timeline, self._examples = {}, [], []
+        self.forget_states()
+        self._backtest = Backtest(self.data, self.levels.tolist(), self.device)
 
     def test_step(self, batch: WindowBatch, batch_idx: int) -> None:
-        forecast = self(batch.past)
-        targets = batch.past[..., : self.channels]
-        rivals = {self.title: forecast.future, "repeat-last": repeat_last(targets, self.horizon)}
-        if self.season <= targets.shape[1]:
-            rivals["seasonal-naive"] = seasonal_naive(targets, self.horizon, self.season)
-        for name, future in rivals.items():
-            self._metric(name).update(future, batch.future)
-        self._remember(batch, batch_idx, rivals)
-
-    def _remember(self, batch: WindowBatch, batch_idx: int, rivals: dict[str, Tensor]) -> None:
-        """Keep what the figures show: one row for each window, and a few whole windows."""
-        first, windows = self.observed[0], len(batch.origin)
-        errors = [(future - batch.future).square().mean((1, 2)) for future in list(rivals.values())[:2]]
-        surprise = first.surprise.mean(1).reshape(windows, -1).mean(1)
-        u_norm = first.u_norm[:, -1].reshape(windows, -1).mean(1)
-        row = torch.stack([batch.origin.to(surprise), *errors, surprise, u_norm], 1)
-        self._timeline.append(row.double().cpu())
-        batches = self.trainer.num_test_batches[0]
-        shown = {round(k * (batches - 1) / max(EXAMPLES - 1, 1)) for k in range(EXAMPLES)}
-        if batch_idx in shown:
-            unscale = self.data.unscale
-            self._examples.append(
-                plots.Example(
-                    int(batch.origin[0]),
-                    unscale(batch.past[0, :, : self.channels]).cpu().numpy(),
-                    unscale(batch.future[0]).cpu().numpy(),
-                    unscale(rivals[self.title][0]).cpu().numpy(),
-                )
-            )
+        forecast = self.on(batch)
+        if not self._counts(batch, self.data.prepared.split.test):
+            return
+        shape = (len(batch.past), self.channels if self.channel_independent else 1, batch.origin[0].numel(), -1)
+        surprise = self.observed[0].surprise.reshape(shape).mean((1, 3)).flatten()
+        u_norm = self.observed[0].u_norm.reshape(shape)[..., -1].mean(1).flatten()
+        windows = batch.afresh(self.look_back)
+        own = {self.title: (forecast.future, forecast.quantiles)}
+        if batch.reset is not None:
+            afresh = self.on(windows)
+            quantiles = None if forecast.quantiles is None else forecast.quantiles.flatten(0, 1)
+            own = {
+                f"{self.title}, carried state": (forecast.future.flatten(0, 1), quantiles),
+                f"{self.title}, windows afresh": (afresh.future, afresh.quantiles),
+            }
+        assert self._backtest is not None
+        self._backtest.add(own, windows, surprise, u_norm)
 
     def on_test_epoch_end(self) -> None:
-        self.log_results(
-            {name: {k: float(v) for k, v in metric.compute().items()} for name, metric in self._metrics.items()}
-        )
+        self.forget_states()
+        assert self._backtest is not None
+        self.log_results(self._backtest.results())
+
+    def on_test_end(self) -> None:
+        """With `data.rolling`, `origins.csv` in the run's folder: the errors at every origin."""
+        if self.data.rolling and self.trainer.is_global_zero and self._backtest is not None:
+            table = self._backtest.origins().to_csv(index=False)
+            write_atomic(Path(self.trainer.default_root_dir) / "origins.csv", table)
 
     def figures(self) -> dict[str, Figure]:
-        """Forecasts against truth for a few test windows; error, surprise and U norm over the whole test part."""
-        if not self._timeline:
-            return {}
-        data = self.data
-        timeline = torch.cat(self._timeline).numpy()
-        origins = timeline[:, 0].astype(int)
-        changes = np.array([row for row in data.drift_rows if origins[0] <= row <= origins[-1]], dtype=np.int64)
-        return {
-            "forecasts": plots.forecasts(self._examples, data.target_columns, data.times),
-            "adaptation": plots.adaptation(data.times(origins), timeline[:, 1:].T, data.times(changes), self.title),
-        }
+        """Forecasts against truth for a few origins; error, surprise and U norm over the whole test part."""
+        return {} if self._backtest is None else self._backtest.figures()
 
     def predict_step(self, batch: WindowBatch, batch_idx: int) -> Tensor:
-        """Forecasts in the data's own units, (N, H, C)."""
-        future: Tensor = self(batch.past).future
-        return self.data.unscale(future)
+        """Forecasts in the data's own units, (N, H, C), or with quantiles (N, H, C, 1 + Q); of a stream the last one."""
+        forecast = self.on(batch)
+        values = forecast.future.unsqueeze(-1)
+        if forecast.quantiles is not None:
+            values = torch.cat([values, forecast.quantiles], -1)
+        if batch.reset is not None:
+            values = values[:, -1]
+        return self.data.unscale(values.transpose(-1, -2)).transpose(-1, -2)
 
     def write_predictions(self, predictions: list[Tensor], folder: Path) -> list[Path]:
-        """`forecast.csv`: a row for each row ahead, with its time, a column for each target, in the data's own units."""
+        """`forecast.csv`: a row for each row ahead, with its time, a column for each target, in the data's own units.
+
+        With quantiles, TARGET is the median and TARGET_q0.1 the quantile of level 0.1.
+        """
         if not predictions:
             return []
-        values = predictions[0][0].cpu().numpy()
-        table = pd.DataFrame(values, columns=list(self.data.target_columns))
+        values = predictions[-1][0].cpu().numpy()  # (H, C, 1 + Q)
+        suffixes = ["", *(f"_q{level:g}" for level in self.levels.tolist())]
+        shown = [k for k, suffix in enumerate(suffixes) if suffix != "_q0.5"]
+        columns = {f"{name}{suffixes[k]}": values[:, c, k] for c, name in enumerate(self.data.target_columns) for k in shown}
         name = "time"
-        while name in table:
+        while name in columns:
             name += "_"
-        table.insert(0, name, self.data.future_times(len(self.data.series.values)))
+        table = pd.DataFrame({name: self.data.future_times(len(self.data.series.values)), **columns})
         return [write_atomic(folder / "forecast.csv", table.to_csv(index=False))]

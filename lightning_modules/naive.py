@@ -5,6 +5,8 @@ Shapes: N windows, L look-back, C targets.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+
 import torch
 from torch import Tensor
 
@@ -30,6 +32,17 @@ def seasonal_naive(past: Tensor, horizon: int, season: int) -> Tensor:
         )
     rows = length - season + torch.arange(horizon, device=past.device) % season
     return past[:, rows]
+
+
+def error_quantiles(forecast: Callable[[Tensor], Tensor], past: Tensor, future: Tensor, levels: Sequence[float]) -> Tensor:
+    """Quantiles (H, C, Q) of ``future - forecast(past)`` at each row ahead, over windows of the training part.
+
+    Added to a point forecast they make it a quantile forecast. NaN in `future` (N, H, C) is left out; where nothing is known
+    of a row ahead the quantiles are 0.
+    """
+    errors = future - forecast(past)
+    found = torch.nanquantile(errors, errors.new_tensor(levels), dim=0)
+    return found.nan_to_num(0.0).movedim(0, -1)
 
 
 def previous_label(labels: Tensor, delay: int = 0) -> Tensor:

@@ -43,9 +43,19 @@ class Dataset:
     files: Mapping[str, DataFile]
 
 
+def _listed(name: str, url: str) -> dict[str, DataFile]:
+    """The files in ``sums/NAME.txt``, a line each of SHA-256, bytes and path, the last also below `url`."""
+    lines = (Path(__file__).parent / "sums" / f"{name}.txt").read_text(encoding="utf-8").splitlines()
+    rows = [line.split(" ", 2) for line in lines]
+    return {path: DataFile(f"{url}/{path}", sha, int(size)) for sha, size, path in rows}
+
+
 _ETT_COMMIT = "1d16c8f4f943005d613b5bc962e9eeb06058cf07"
 _ETT_URL = f"https://raw.githubusercontent.com/zhouhaoyi/ETDataset/{_ETT_COMMIT}"
 
+_NAB_COMMIT = "ea702d75cc2258d9d7dd35ca8e5e2539d71f3140"
+_SKAB_COMMIT = "b2c0d46c2971dcbfe71e26087b6d231998bb91c2"
+_SKAB_URL = f"https://raw.githubusercontent.com/waico/SKAB/{_SKAB_COMMIT}"
 _ELEC2_COMMIT = "6b1ca2c503e3e5c2086ca1a9e83fc44fbba25407"
 _WTH_COMMIT = "e1f744055217a7834096324bdf85ec7ed3fb31c1"
 _EXCHANGE_COMMIT = "7f402f185cc2435b5e66aed13a3b560ed142e023"
@@ -76,6 +86,27 @@ DATASETS: Mapping[str, Dataset] = {
                 f"{_ETT_URL}/LICENSE",
                 "83cbb5c31415b1d0ee1d20d35dae3fda3a045b85fae9364cc57facc9cd6e0946",
                 17_818,
+            ),
+        },
+    ),
+    "nab": Dataset(
+        name="nab",
+        description="Numenta Anomaly Benchmark: 58 streams of one column, 116 labelled windows",
+        licence="MIT",
+        source=f"github.com/numenta/NAB at {_NAB_COMMIT}",
+        files=_listed("nab", f"https://raw.githubusercontent.com/numenta/NAB/{_NAB_COMMIT}"),
+    ),
+    "skab": Dataset(
+        name="skab",
+        description="Skoltech Anomaly Benchmark: 34 labelled experiments on a water circuit, 8 sensors, and a normal one",
+        licence="GPL-3.0",
+        source=f"github.com/waico/SKAB at {_SKAB_COMMIT}",
+        files=_listed("skab", f"{_SKAB_URL}/data")
+        | {
+            "LICENSE.txt": DataFile(
+                f"{_SKAB_URL}/LICENSE",
+                "3972dc9744f6499f0f9b2dbf76696f2ae7ad8af9b23dde66d6af86c9dfb36986",
+                35_149,
             ),
         },
     ),

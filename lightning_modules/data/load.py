@@ -32,14 +32,25 @@ class DriftingLoad(ForecastingData):
         rows: Number of hours.
         seed: Seed of the generator; nothing else is random.
         drifts: Number of regime changes; 0 keeps one regime.
+        temperature: Let warm and cold fronts pass, which all loads follow, and give the temperature as a known covariate:
+            of the last `horizon` rows, whose loads are not known yet, as a perfect weather forecast.
     """
 
-    def __init__(self, feeders: int = 6, rows: int = 6000, seed: int = 7, drifts: int = 6, **options: Any) -> None:
+    def __init__(
+        self,
+        feeders: int = 6,
+        rows: int = 6000,
+        seed: int = 7,
+        drifts: int = 6,
+        temperature: bool = False,
+        **options: Any,
+    ) -> None:
         super().__init__(**options)
         self.feeders = require_int("feeders", feeders)
         self.rows = require_int("rows", rows, least=100)
         self.seed = require_int("seed", seed, least=0)
         self.drifts = require_int("drifts", drifts, least=0)
+        self.known_covariates = ["temperature"] if temperature else None
 
     @cached_property
     def drift_rows(self) -> tuple[int, ...]:
@@ -67,8 +78,15 @@ class DriftingLoad(ForecastingData):
         noise = _autoregressive(random, self.rows + _HOURS_BETWEEN_FEEDERS, self.feeders, 0.8)
         earlier, now = noise[: self.rows], noise[_HOURS_BETWEEN_FEEDERS:]
         values += 0.06 * size * (now + np.einsum("tfg,tg->tf", draw(-1.5, 1.5, self.feeders), earlier))
+        if self.known_covariates:
+            fronts = _autoregressive(random, self.rows, 1, 0.9)
+            values += size * draw(-0.2, -0.1) * fronts
+            values[-self.horizon :] = np.nan
+            temperature += fronts
         time = np.datetime64("2024-01-01T00", "ns") + np.arange(self.rows) * np.timedelta64(1, "h")
         columns = tuple(f"feeder_{number}" for number in range(1, self.feeders + 1))
+        if self.known_covariates:
+            values, columns = np.concatenate([values, temperature], axis=1), (*columns, "temperature")
         source = f"drifting load (feeders {self.feeders}, rows {self.rows}, seed {self.seed}, drifts {self.drifts})"
         return Series(values, columns, time, source)
 

@@ -11,7 +11,7 @@ import pandas as pd
 from dream.errors import ConfigError, DataError, nearest
 from lightning_modules.data.catalogue import data_path
 from lightning_modules.data.online import OnlineData, Stream, Task, check_truth
-from lightning_modules.data.series import Series, _read_frame, read_table
+from lightning_modules.data.series import Series, read_frame, read_table
 
 Name = Literal["ETTh1", "ETTh2", "ETTm1", "WTH", "exchange", "elec2"]
 Asked = Literal["auto", "forecasting", "regression", "classification"]
@@ -122,7 +122,7 @@ class TableStream(OnlineData):
         if self.targets is None:
             series = read_table(self.path, self.time_column)
             return Stream(series, "forecasting", series.columns)
-        frame = _read_frame(Path(self.path).expanduser())
+        frame = read_frame(Path(self.path).expanduser())
         for name in self.targets:
             if name not in frame:
                 raise DataError(f"{self.path}: no column `{name}`. {nearest(name, map(str, frame.columns))}")

@@ -48,15 +48,17 @@ def read_table(
     time_column: str | None = None,
     columns: Sequence[str] | None = None,
     covariates: Sequence[str] = (),
+    separator: str = ",",
 ) -> Series:
     """Reads a CSV (.csv, .txt, also .gz) or Parquet (.parquet, .pq) file with one row per time step.
 
     Without `time_column`, the Parquet file's first date column or else the file's first column gives the time stamps
     if it holds dates; otherwise rows have only their number. Time stamps with a zone are converted to UTC. Without
-    `columns`, every other column is read except those in which no value is a number. `covariates` come last.
+    `columns`, every other column is read except those in which no value is a number. `covariates` come last. `separator`
+    stands between the values of a line of text.
     """
     path = Path(path).expanduser()
-    frame = _read_frame(path)
+    frame = read_frame(path, separator)
     if time_column is None:
         time_column = _find_time_column(frame)
     else:
@@ -77,7 +79,8 @@ def read_table(
     return Series(values, tuple(columns), time, str(path))
 
 
-def _read_frame(path: Path) -> pd.DataFrame:
+def read_frame(path: Path, separator: str = ",") -> pd.DataFrame:
+    """The table in a file, as it is; its messages name the file."""
     name = path.name.lower()
     if not name.endswith(_PARQUET + _TEXT):
         raise DataError(f"{path}: expected a file ending in {', '.join(_TEXT + _PARQUET)}.")
@@ -91,12 +94,16 @@ def _read_frame(path: Path) -> pd.DataFrame:
                 table = file.read()
             header, frame = table.column_names, table.to_pandas(ignore_metadata=True)
         else:
-            header = pd.read_csv(path, header=None, nrows=1, dtype=str, keep_default_na=False).iloc[0].tolist()
-            if len(header) == 1 and (used := next((sign for sign in ";\t|" if sign in header[0]), None)):
-                raise DataError(f"{path}: values must be separated by commas; the first line uses {used!r}. Save it as CSV.")
+            header = pd.read_csv(path, sep=separator, header=None, nrows=1, dtype=str, keep_default_na=False)
+            header = header.iloc[0].tolist()
+            if len(header) == 1 and (used := next((sign for sign in ",;\t|" if sign in header[0]), None)):
+                wanted = "commas" if separator == "," else repr(separator)
+                raise DataError(
+                    f"{path}: values must be separated by {wanted}; the first line uses {used!r}. Save it as CSV."
+                )
             with warnings.catch_warnings():
                 warnings.simplefilter("error", pd.errors.ParserWarning)  # a row longer than the header
-                frame = pd.read_csv(path, low_memory=False, index_col=False)
+                frame = pd.read_csv(path, sep=separator, low_memory=False, index_col=False)
     except UnicodeDecodeError as error:
         raise DataError(f"{path}: not UTF-8 text ({error.reason} at byte {error.start}). Save it as UTF-8.") from error
     except pd.errors.EmptyDataError as error:
@@ -181,11 +188,14 @@ def _numbers(column: pd.Series, name: str, path: Path) -> np.ndarray:
     return values
 
 
-def fill_missing(series: Series, policy: Literal["error", "ffill"]) -> Series:
-    """Refuses missing values, or carries each column's last known value forward.
+def fill_missing(series: Series, policy: Literal["error", "ffill", "mask"], before: np.ndarray | None = None) -> Series:
+    """Refuses missing values (`error`), or carries each column's last known value forward (`ffill`, `mask`).
 
-    Carrying forward uses the past only. The exception is a gap at the very start of a column, which takes the first
-    known value because there is no past to take it from.
+    Carrying forward uses the past only. A gap at the very start of a column has no past: it takes the column's value of
+    `before` (D,), or without it the first known value, the one exception.
+
+    Raises:
+        DataError: values are missing and the policy is `error`.
     """
     counts = np.isnan(series.values).sum(axis=0)
     if not counts.any():
@@ -193,11 +203,14 @@ def fill_missing(series: Series, policy: Literal["error", "ffill"]) -> Series:
     listed = ", ".join(f"{name} {count}" for name, count in zip(series.columns, counts, strict=True) if count)
     if policy == "error":
         raise DataError(
-            f"{series.source}: values are missing ({listed}). "
-            "Carry the last known value forward with `--data.missing=ffill`, or fill them in the source."
+            f"{series.source}: values are missing ({listed}). Show the model what is missing with `--data.missing=mask`, "
+            "carry the last known value forward with `--data.missing=ffill`, or fill them in the source."
         )
-    logger.warning("%s: missing values take the last known value of their column: %s.", series.source, listed)
-    return replace(series, values=pd.DataFrame(series.values).ffill().bfill().to_numpy(dtype=np.float64))
+    if policy == "ffill":
+        logger.warning("%s: missing values take the last known value of their column: %s.", series.source, listed)
+    filled = pd.DataFrame(series.values).ffill()
+    filled = filled.bfill() if before is None else filled.fillna(pd.Series(before))
+    return replace(series, values=filled.to_numpy(dtype=np.float64))
 
 
 class Split(NamedTuple):
@@ -273,18 +286,26 @@ class Scaler:
 
     @classmethod
     def fit(cls, rows: np.ndarray, columns: Sequence[str]) -> Scaler:
-        """Takes mean and scale from `rows` (T, D), which must be training rows only."""
-        constant = rows.min(axis=0) == rows.max(axis=0)
-        mean = np.where(constant, rows[0], rows.mean(axis=0, dtype=np.float64)).astype(np.float64)
-        scale = np.where(constant, 1.0, rows.std(axis=0, dtype=np.float64))
+        """Takes mean and scale from the values in `rows` (T, D), which must be training rows only; NaN is no value.
+
+        Raises:
+            DataError: a column holds no value at all in `rows`.
+        """
+        if (empty := np.isnan(rows).all(axis=0)).any():
+            names = ", ".join(name for name, none in zip(columns, empty.tolist(), strict=True) if none)
+            raise DataError(f"columns without a value in the training rows: {names}. Leave them out or change `split`.")
+        low = np.nanmin(rows, axis=0)
+        constant = low == np.nanmax(rows, axis=0)
+        mean = np.where(constant, low, np.nanmean(rows, axis=0, dtype=np.float64)).astype(np.float64)
+        scale = np.where(constant, 1.0, np.nanstd(rows, axis=0, dtype=np.float64))
         if constant.any():
             names = ", ".join(name for name, same in zip(columns, constant, strict=True) if same)
             logger.warning("Columns that never change in the training rows are only centred (scale 1): %s.", names)
         return cls(mean, scale)
 
-    def transform(self, values: Values) -> Values:
-        """Standardises the last axis (D columns)."""
-        mean, scale = self._like(values, slice(None))
+    def transform(self, values: Values, columns: slice | Sequence[int] = slice(None)) -> Values:
+        """Standardises the last axis; `columns` says which of the D columns it holds."""
+        mean, scale = self._like(values, columns)
         return (values - mean) / scale
 
     def inverse(self, values: Values, columns: slice | Sequence[int] = slice(None)) -> Values:

@@ -17,6 +17,8 @@ class TableData(ForecastingData):
         time_column: The column of time stamps; None finds it, and counts rows where there is none.
         targets: Columns to predict; None for all columns of numbers but the time column and the covariates.
         covariates: Columns that are read but not predicted.
+        known_covariates: Columns that are read, not predicted, and known for the horizon too, such as prices, plans or a
+            weather forecast. `dream predict` reads their future values from rows after the last one that has a target.
     """
 
     def __init__(
@@ -25,20 +27,25 @@ class TableData(ForecastingData):
         time_column: str | None = None,
         targets: list[str] | None = None,
         covariates: list[str] | None = None,
+        known_covariates: list[str] | None = None,
         **options: Any,
     ) -> None:
         super().__init__(**options)
         if targets == []:
             raise ConfigError("`targets` must name at least one column, or be null for all; got [].", key="targets")
-        named = [*(targets or []), *(covariates or [])]
-        for name in named:
-            if named.count(name) > 1 or name == time_column:
-                raise ConfigError(
-                    f"column `{name}` must be used once; it is named more than once among `targets`, `covariates` "
-                    "and `time_column`.",
-                    key="covariates" if name in (covariates or []) else "targets",
-                )
-        self.path, self.time_column, self.targets, self.covariates = path, time_column, targets, covariates
+        roles = {"targets": targets, "covariates": covariates, "known_covariates": known_covariates}
+        named = [name for names in roles.values() for name in names or []]
+        for role, names in roles.items():
+            for name in names or []:
+                if named.count(name) > 1 or name == time_column:
+                    raise ConfigError(
+                        f"column `{name}` must be used once; it is named more than once among `targets`, `covariates`, "
+                        "`known_covariates` and `time_column`.",
+                        key=role,
+                    )
+        self.path, self.time_column, self.targets = path, time_column, targets
+        self.covariates, self.known_covariates = covariates, known_covariates
 
     def read(self) -> Series:
-        return read_table(self.path, self.time_column, self.targets, self.covariates or [])
+        others = [*(self.covariates or []), *(self.known_covariates or [])]
+        return read_table(self.path, self.time_column, self.targets, others)

@@ -1,15 +1,16 @@
-"""From one long series to batches of windows, without copying the series.
+"""`ForecastingData`: one long series, cut in time order, as windows or streams to forecast.
 
-Shapes: N windows, D inputs (targets, then covariates), C targets, T rows. Values are standardised.
+Shapes: D inputs (targets, covariates, known covariates, calendar, ages of the values), C targets, T rows. Values are
+standardised.
 """
 
 from __future__ import annotations
 
 import logging
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from dataclasses import replace
 from functools import cached_property
-from typing import Literal, NamedTuple, TypeVar, cast
+from typing import Literal, TypeVar, cast
 
 import numpy as np
 import torch
@@ -18,91 +19,24 @@ from torch.utils.data import DataLoader, Dataset
 
 from dream.errors import ConfigError, DataError
 from lightning_modules.data.base import TaskData, require_int
-from lightning_modules.data.series import Scaler, Series, Split, fill_missing, split_rows
+from lightning_modules.data.batches import (
+    ShuffledPhases,
+    StreamDataset,
+    WindowBatch,
+    WindowDataset,
+    rolling_stream,
+    training_streams,
+)
+from lightning_modules.data.columns import calendar_columns, continued, with_calendar
+from lightning_modules.data.prepared import Layout, Prepared, prepare
+from lightning_modules.data.series import Series, split_rows
 
 logger = logging.getLogger(__name__)
 
 Item = TypeVar("Item")
 _PARTS = ("training", "validation", "test")
-
-
-class WindowBatch(NamedTuple):
-    """Windows of one series."""
-
-    past: Tensor
-    """(N, look_back, D) inputs."""
-    future: Tensor
-    """(N, horizon, C) targets of the rows right after `past`; NaN where they are not known yet."""
-    origin: Tensor
-    """(N,) int64: the row of the series that `future` starts with."""
-    reset: Tensor | None = None
-    """(N,) bool, only for streams: True where this row of the batch starts a new stream and carried state must go."""
-
-
-class WindowDataset(Dataset[WindowBatch]):
-    """Every window, stride 1, of the series `values` (T, D) whose future lies inside `rows`.
-
-    The first `targets` columns are predicted. The past may reach back before `rows`, not before the series.
-    """
-
-    def __init__(self, values: Tensor, targets: int, look_back: int, horizon: int, rows: slice) -> None:
-        self.origins = range(max(rows.start, look_back), rows.stop - horizon + 1)
-        self.look_back = look_back
-        self.pasts = values.unfold(0, look_back, 1).transpose(1, 2)
-        self.futures = values[:, :targets].unfold(0, horizon, 1).transpose(1, 2)
-
-    def __len__(self) -> int:
-        return len(self.origins)
-
-    def __getitem__(self, index: int) -> WindowBatch:
-        """One window, as a batch of one."""
-        return self.__getitems__([index])
-
-    def __getitems__(self, indices: list[int]) -> WindowBatch:
-        origin = torch.tensor([self.origins[index] for index in indices])
-        return WindowBatch(self.pasts[origin - self.look_back], self.futures[origin], origin)
-
-
-class StreamBatches(Dataset[WindowBatch]):
-    """Batches in which row i continues row i of the batch before, for training with carried state.
-
-    The rows are cut into `batch_size` parallel lanes of equal length, and each lane into adjacent chunks of
-    `look_back` rows. Item t holds every lane's chunk t with the `horizon` rows after it. Chunks and futures lie inside
-    `rows`; what doesn't fill a chunk is left out at the old end.
-    """
-
-    def __init__(self, values: Tensor, targets: int, look_back: int, horizon: int, rows: slice, batch_size: int) -> None:
-        available = rows.stop - rows.start
-        self.chunks = max(available - horizon, 0) // (batch_size * look_back)
-        if self.chunks == 0:
-            raise DataError(
-                f"{batch_size} streams need batch_size * look_back + horizon = {batch_size * look_back + horizon} "
-                f"training rows; there are {available}. Lower `batch_size` or `look_back`."
-            )
-        lane = self.chunks * look_back
-        start = rows.stop - horizon - batch_size * lane
-        self.first_origins = torch.arange(batch_size) * lane + start + look_back
-        self.windows = WindowDataset(values, targets, look_back, horizon, slice(start, rows.stop))
-
-    def __len__(self) -> int:
-        return self.chunks
-
-    def __getitem__(self, index: int) -> WindowBatch:
-        """Chunk `index` of every lane."""
-        windows, chunk = self.windows, range(self.chunks)[index]
-        origin = self.first_origins + chunk * windows.look_back
-        reset = torch.full((len(origin),), chunk == 0)
-        return WindowBatch(windows.pasts[origin - windows.look_back], windows.futures[origin], origin, reset)
-
-
-@dataclass(frozen=True, eq=False)
-class Prepared:
-    """A series without gaps (in the source's units), its parts, and its standardised values, float32 (T, D)."""
-
-    series: Series
-    split: Split
-    scaler: Scaler
-    values: Tensor
+_CHUNK = 32  # origins of a rolling test that are forecast at once
+_WARM_UP = 8  # look-backs that a rolling test reads before its first origin
 
 
 class ForecastingData(TaskData, ABC):
@@ -120,13 +54,22 @@ class ForecastingData(TaskData, ABC):
         split: Training, validation and test part, in time order. Three fractions, three row counts, or two to three
             ISO dates (the first moment after training, after validation and, if given, after test).
         streams: Train on contiguous streams that carry their state from batch to batch, not on shuffled windows.
-        missing: What to do about missing values: stop with an error, or carry the last known value forward.
+        rolling: Validate and test with carried state: the part is read once, as one stream, with a forecast every
+            `stride` rows. Otherwise every window, stride 1, is read afresh.
+        stride: Rows from one forecast of a stream to the next; None means `look_back`.
+        missing: What to do about missing values: stop with an error (`error`), carry the last known value forward
+            (`ffill`), or also show the model how old each value is and leave missing targets out of loss and metrics
+            (`mask`).
+        calendar: Known covariates made from the time stamps: any of minute, hour, weekday, day (of the month), month.
+        timespans: Tell the layer how much time lies between rows, in units of the median step, for irregular stamps.
         num_workers: Processes that prepare batches; 0 prepares them in the main process.
     """
 
     targets: list[str] | None = None
     covariates: list[str] | None = None
-    """Columns to predict (None for all but the covariates), and columns that are only read."""
+    known_covariates: list[str] | None = None
+    """Columns to predict (None for all but the covariates), columns that are only read, and columns whose values are known
+    for the horizon too."""
 
     def __init__(
         self,
@@ -136,7 +79,11 @@ class ForecastingData(TaskData, ABC):
         season: int = 24,
         split: list[int | float | str] = [0.7, 0.1, 0.2],  # noqa: B006 - shown by --print_config, never changed
         streams: bool = False,
-        missing: Literal["error", "ffill"] = "error",
+        rolling: bool = False,
+        stride: int | None = None,
+        missing: Literal["error", "ffill", "mask"] = "error",
+        calendar: list[str] | None = None,
+        timespans: bool = False,
         num_workers: int = 0,
     ) -> None:
         super().__init__()
@@ -145,20 +92,44 @@ class ForecastingData(TaskData, ABC):
         self.batch_size = require_int("batch_size", batch_size)
         self.season = require_int("season", season)
         self.num_workers = require_int("num_workers", num_workers, least=0)
-        if not isinstance(streams, bool):
-            raise ConfigError(f"`streams` must be true or false; got {streams!r}.", key="streams")
-        if missing not in ("error", "ffill"):
-            raise ConfigError(f"`missing` must be `error` or `ffill`; got {missing!r}.", key="missing")
-        self.split, self.streams, self.missing = list(split), streams, missing
+        self.stride = self.look_back if stride is None else require_int("stride", stride)
+        for name, value in (("streams", streams), ("rolling", rolling), ("timespans", timespans)):
+            if not isinstance(value, bool):
+                raise ConfigError(f"`{name}` must be true or false; got {value!r}.", key=name)
+        if missing not in ("error", "ffill", "mask"):
+            raise ConfigError(f"`missing` must be error, ffill or mask; got {missing!r}.", key="missing")
+        self.split, self.streams, self.rolling, self.missing = list(split), streams, rolling, missing
+        self.timespans, self.calendar = timespans, list(calendar or [])
+        self.calendar_count = len(calendar_columns(self.calendar))
 
     @abstractmethod
     def read(self) -> Series:
-        """Reads the whole series, its columns being the targets and then the covariates."""
+        """Reads the whole series, its columns being the targets, then the covariates, then the known covariates.
+
+        After the last row with a target may come rows that hold known covariates only.
+        """
+
+    @cached_property
+    def whole(self) -> Series:
+        """As read, with the calendar; also for the horizon after the last row, where only the calendar is known there."""
+        series = self.read()
+        if not self.calendar:
+            return series
+        if series.time is not None and not self.known_covariates:
+            ahead = np.full((self.horizon, series.values.shape[1]), np.nan)
+            time = continued(series.time, np.arange(len(series.time) + self.horizon))
+            series = replace(series, values=np.concatenate([series.values, ahead]), time=time)
+        return with_calendar(series, self.calendar)
 
     @cached_property
     def series(self) -> Series:
-        """As read: in the source's units, missing values still missing."""
-        return self.read()
+        """The rows up to the last known target, in the source's units, missing values still missing."""
+        whole = self.whole
+        if not self.known_count:
+            return whole
+        targets = whole.values[:, : len(whole.columns) - len(self.covariates or []) - self.known_count]
+        rows = int(np.flatnonzero(~np.isnan(targets).all(axis=1))[-1]) + 1
+        return replace(whole, values=whole.values[:rows], time=None if whole.time is None else whole.time[:rows])
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -167,17 +138,27 @@ class ForecastingData(TaskData, ABC):
 
     @property
     def target_columns(self) -> tuple[str, ...]:
-        return self.columns[: self.inputs - len(self.covariates or [])]
+        return self.columns[: len(self.columns) - self.covariate_count - self.known_count]
 
     @property
     def inputs(self) -> int:
-        """D, the number of columns that a model reads."""
-        return len(self.columns)
+        """D, the number of values that a model reads in a row."""
+        return len(self.columns) + self.aged_count
 
     @property
     def covariate_count(self) -> int:
-        """The number of columns that are only read."""
-        return self.inputs - self.channels
+        """The number of columns that are only read, and known in the past only."""
+        return len(self.covariates or [])
+
+    @property
+    def known_count(self) -> int:
+        """The number of columns that are known for the horizon too, the calendar's among them."""
+        return len(self.known_covariates or []) + self.calendar_count
+
+    @property
+    def aged_count(self) -> int:
+        """The number of columns whose age a model reads: with the mask policy all but the calendar's, otherwise none."""
+        return len(self.columns) - self.calendar_count if self.missing == "mask" else 0
 
     @property
     def channels(self) -> int:
@@ -194,9 +175,9 @@ class ForecastingData(TaskData, ABC):
                     f"{self.series.source}: the {name} part has {part.stop - part.start} rows and one window needs "
                     f"{rows} (look_back {self.look_back}, horizon {self.horizon}). Shorten them or change `split`."
                 )
-        series = fill_missing(self.series, self.missing)
-        scaler = Scaler.fit(series.values[split.train], series.columns)
-        return Prepared(series, split, scaler, torch.from_numpy(scaler.transform(series.values)).float())
+        layout = Layout(self.channels, self.known_count, self.calendar_count)
+        rows = len(self.series.values)
+        return prepare(self.whole, rows, split, layout, self.horizon, self.missing, self.timespans)
 
     def setup(self, stage: str | None = None) -> None:
         """Reads, splits and standardises the data; calling it again changes nothing."""
@@ -205,36 +186,70 @@ class ForecastingData(TaskData, ABC):
     def train_dataloader(self) -> DataLoader[WindowBatch]:
         if not self.streams:
             return self._loader(self._windows(self.prepared.split.train), self.batch_size, shuffle=True)
-        if self.trainer is not None and self.trainer.world_size > 1:
-            raise ConfigError("`streams` trains on one device; set `trainer.devices=1`.", key="streams")
-        return self._loader(self._stream_batches(), None)
+        self._require_one_device("streams")
+        streams = self._training_streams()
+        return self._loader(streams, None, sampler=ShuffledPhases(streams))
 
     def val_dataloader(self) -> DataLoader[WindowBatch]:
-        return self._loader(self._windows(self.prepared.split.val), self.batch_size)
+        return self._evaluation(self.prepared.split.val)
 
     def test_dataloader(self) -> DataLoader[WindowBatch]:
-        return self._loader(self._windows(self.prepared.split.test), self.batch_size)
+        return self._evaluation(self.prepared.split.test)
 
     def predict_dataloader(self) -> DataLoader[WindowBatch]:
-        """One window: the last rows of the series, with a future that nobody knows yet (NaN)."""
-        values, future = self.prepared.values, torch.full((1, self.horizon, self.channels), torch.nan)
-        return self._loader([WindowBatch(values[None, -self.look_back :], future, torch.tensor([len(values)]))], None)
+        """What leads to the forecast after the last row, with a future that nobody knows yet (NaN): one window, or with
+        `rolling` a stream whose last origin it is.
+
+        Raises:
+            DataError: the known covariates end before the horizon does.
+        """
+        rows, known = len(self.series.values), self.prepared.tables.known
+        if known is not None and (ahead := len(known) - rows) < self.horizon:
+            raise DataError(
+                f"{self.series.source}: a forecast of {self.horizon} rows needs the known covariates "
+                f"{', '.join(self.known_covariates or [])} of as many rows after the last target; there are {ahead}. Append "
+                "rows with their time and known covariates and with empty targets, or shorten `horizon`."
+            )
+        if self.rolling:
+            return self._loader(self._rolling(rows, rows), None)
+        origin = torch.tensor([rows])
+        window = self.prepared.tables.cut(origin[:, None] + torch.arange(-self.look_back, 0), origin, self.horizon)
+        return self._loader([window], None)
 
     def _windows(self, rows: slice) -> WindowDataset:
-        return WindowDataset(self.prepared.values, self.channels, self.look_back, self.horizon, rows)
+        return WindowDataset(self.prepared.tables, self.look_back, self.horizon, rows)
 
-    def _stream_batches(self) -> StreamBatches:
-        shape = (self.channels, self.look_back, self.horizon)
-        return StreamBatches(self.prepared.values, *shape, self.prepared.split.train, self.batch_size)
+    def _training_streams(self) -> StreamDataset:
+        rows = self.prepared.split.train
+        return training_streams(self.prepared.tables, self.look_back, self.horizon, rows, self.batch_size, self.stride)
+
+    def _rolling(self, first: int, last: int) -> StreamDataset:
+        shape = (self.look_back, self.horizon, first, last, self.stride)
+        return rolling_stream(self.prepared.tables, *shape, _CHUNK, _WARM_UP * self.look_back)
+
+    def _evaluation(self, rows: slice) -> DataLoader[WindowBatch]:
+        if self.rolling:
+            self._require_one_device("rolling")
+            return self._loader(self._rolling(rows.start, rows.stop - self.horizon), None)
+        return self._loader(self._windows(rows), self.batch_size)
+
+    def _require_one_device(self, setting: str) -> None:
+        if self.trainer is not None and self.trainer.world_size > 1:
+            raise ConfigError(f"`{setting}` carries state on one device; set `trainer.devices=1`.", key=setting)
 
     def _loader(
-        self, windows: Dataset[WindowBatch] | list[WindowBatch], batch_size: int | None, shuffle: bool = False
+        self,
+        windows: Dataset[WindowBatch] | list[WindowBatch],
+        batch_size: int | None,
+        shuffle: bool = False,
+        sampler: ShuffledPhases | None = None,
     ) -> DataLoader[WindowBatch]:
         workers = 0 if isinstance(windows, list) else self.num_workers
         return DataLoader(
             dataset=cast("Dataset[WindowBatch]", windows),
             batch_size=batch_size,
-            shuffle=shuffle,
+            shuffle=None if sampler else shuffle,
+            sampler=sampler,
             collate_fn=_same,
             num_workers=workers,
             persistent_workers=workers > 0,
@@ -246,14 +261,22 @@ class ForecastingData(TaskData, ABC):
 
         It is 1 for a target that repeats itself exactly, whose MASE is then its plain mean absolute error.
         """
-        rows = self.prepared.values[self.prepared.split.train, : self.channels]
+        rows = self.prepared.tables.targets[self.prepared.split.train]
         if len(rows) <= self.season:
             raise DataError(f"`season` is {self.season} rows and the training part has only {len(rows)}. Lower it.")
-        scale = (rows[self.season :] - rows[: -self.season]).abs().mean(dim=0)
+        scale = (rows[self.season :] - rows[: -self.season]).abs().nanmean(dim=0)
+        if scale.isnan().any():
+            raise DataError("MASE needs known training values one `season` apart; a target has none. Change `season`.")
         if (repeats := scale == 0).any():
             names = ", ".join(name for name, same in zip(self.target_columns, repeats.tolist(), strict=True) if same)
             logger.warning("Targets that repeat exactly every season have a MASE scale of 1: %s.", names)
         return torch.where(repeats, torch.ones_like(scale), scale)
+
+    def training_windows(self, most: int) -> tuple[Tensor, Tensor]:
+        """Targets (N, look_back, C) and future (N, horizon, C) of at most `most` training windows, evenly spread."""
+        windows = self._windows(self.prepared.split.train)
+        batch = windows.__getitems__(np.linspace(0, len(windows) - 1, min(most, len(windows))).astype(int).tolist())
+        return batch.past[..., : self.channels], batch.future
 
     def unscale(self, targets: Tensor) -> Tensor:
         """Standardised targets (..., C) back in the source's units, in float64."""
@@ -264,11 +287,8 @@ class ForecastingData(TaskData, ABC):
 
         Rows after the last one follow at the median distance of the known time stamps.
         """
-        rows, time = torch.as_tensor(origins).cpu().numpy(), self.series.time
-        if time is None:
-            return rows
-        step = np.median(np.diff(time).astype(np.int64)).astype("timedelta64[ns]")
-        return time[np.minimum(rows, len(time) - 1)] + np.maximum(rows - len(time) + 1, 0) * step
+        rows = torch.as_tensor(origins).cpu().numpy()
+        return rows if self.whole.time is None else continued(self.whole.time, rows)
 
     def future_times(self, origin: int, horizon: int | None = None) -> np.ndarray:
         """The time stamps of the `horizon` rows that start with row `origin`."""
@@ -280,13 +300,16 @@ class ForecastingData(TaskData, ABC):
         counts = zip(series.columns, np.isnan(series.values).sum(axis=0), strict=True)
         windows = [f"{len(self._windows(part))} windows" for part in split]
         if self.streams:
-            windows[0] = f"{len(self._stream_batches())} batches of {self.batch_size} streams"
+            windows[0] = f"{self._training_streams().chunks} batches of {self.batch_size} streams"
+        if self.rolling:
+            windows[1:] = [f"a forecast every {self.stride} rows with carried state"] * 2
         parts = [f"rows {part.start} to {part.stop - 1}, {what}" for part, what in zip(split, windows, strict=True)]
         return [
             ("source", series.source),
             ("rows", str(len(series.values))),
             ("targets", ", ".join(self.target_columns)),
             ("covariates", ", ".join(self.covariates or []) or "none"),
+            ("known covariates", ", ".join(series.columns[len(series.columns) - self.known_count :]) or "none"),
             ("time", "row numbers" if time is None else " to ".join(np.datetime_as_string(time[[0, -1]], unit="s"))),
             *zip(_PARTS, parts, strict=True),
             ("missing", ", ".join(f"{name} {count}" for name, count in counts if count) or "none"),

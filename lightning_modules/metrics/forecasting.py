@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 from torchmetrics import MeanAbsoluteError, MeanSquaredError, Metric, MetricCollection
+
+from lightning_modules.metrics.quantiles import QuantileMetrics
 
 
 class MeanAbsoluteScaledError(Metric):
@@ -30,51 +34,63 @@ class MeanAbsoluteScaledError(Metric):
         super().__init__()
         self.register_buffer("scale", scale)
         self.add_state("absolute_error", torch.zeros(scale.shape, dtype=torch.float64), dist_reduce_fx="sum")
-        self.add_state("count", torch.zeros((), dtype=torch.long), dist_reduce_fx="sum")
+        self.add_state("count", torch.zeros(scale.shape, dtype=torch.long), dist_reduce_fx="sum")
 
     def update(self, preds: Tensor, target: Tensor) -> None:
-        """Add forecasts (..., C) of `target` (..., C)."""
+        """Add forecasts (..., C) of `target` (..., C); NaN in `target` is left out."""
         errors = (preds - target).abs().flatten(0, -2)
-        self.absolute_error += errors.sum(0, dtype=torch.float64)
-        self.count += errors.shape[0]
+        self.absolute_error += errors.nansum(0, dtype=torch.float64)
+        self.count += (~target.isnan()).flatten(0, -2).sum(0)
 
     def compute(self) -> Tensor:
-        """The MASE of all that was added, ()."""
-        return (self.absolute_error / self.count / self.scale).mean().float()
+        """The MASE of all that was added, (); targets without a single value are left out."""
+        return (self.absolute_error / self.count / self.scale).nanmean().float()
 
 
 class ForecastMetrics(Metric):
-    """MSE, MAE and MASE on the protocol's scale (standardised), MSE and MAE in the data's own units.
+    """MSE, MAE and MASE on the protocol's scale (standardised), MSE and MAE in the data's own units; for quantile
+    forecasts CRPS and coverage too.
 
     Args:
         scaler_scale: (C,) the data's units in one standardised unit, for each target.
         mase_scale: (C,) see `MeanAbsoluteScaledError`.
+        levels: Levels of the quantile forecasts, increasing; see `QuantileMetrics`.
     """
 
     full_state_update = False
     units: Tensor
 
-    def __init__(self, scaler_scale: Tensor, mase_scale: Tensor) -> None:
+    def __init__(self, scaler_scale: Tensor, mase_scale: Tensor, levels: Sequence[float] = ()) -> None:
         super().__init__()
         self.register_buffer("units", scaler_scale)
-        self.standardised = MetricCollection(
-            {"mse": MeanSquaredError(), "mae": MeanAbsoluteError(), "mase": MeanAbsoluteScaledError(mase_scale)}
-        )
+        self.standardised = MetricCollection({"mse": MeanSquaredError(), "mae": MeanAbsoluteError()})
+        self.mase = MeanAbsoluteScaledError(mase_scale)
         self.own = MetricCollection({"mse_data": MeanSquaredError(), "mae_data": MeanAbsoluteError()})
+        self.quantiles = QuantileMetrics(levels) if levels else None
 
-    def update(self, preds: Tensor, target: Tensor) -> None:
-        """Add standardised forecasts (N, horizon, C) of `target`."""
-        preds, target = preds.contiguous(), target.contiguous()
-        self.standardised.update(preds, target)
-        self.own.update(preds * self.units, target * self.units)
+    def update(self, preds: Tensor, target: Tensor, quantiles: Tensor | None = None) -> None:
+        """Add standardised forecasts (N, horizon, C), and quantile forecasts (N, horizon, C, Q), of `target`.
+
+        NaN in `target` is left out.
+        """
+        valid = ~target.isnan()
+        if valid.any():
+            units = self.units.expand_as(target)[valid]
+            self.mase.update(preds, target)
+            self.standardised.update(preds[valid], target[valid])
+            self.own.update(preds[valid] * units, target[valid] * units)
+            if self.quantiles is not None and quantiles is not None:
+                self.quantiles.update(quantiles, target)
 
     def compute(self) -> dict[str, Tensor]:
         """Name and value of each metric."""
-        values: dict[str, Tensor] = {**self.standardised.compute(), **self.own.compute()}
-        return {name: values[name] for name in ("mse", "mae", "mase", "mse_data", "mae_data")}
+        values: dict[str, Tensor] = {**self.standardised.compute(), "mase": self.mase.compute(), **self.own.compute()}
+        listed = {name: values[name] for name in ("mse", "mae", "mase", "mse_data", "mae_data")}
+        return listed if self.quantiles is None else {**listed, **self.quantiles.compute()}
 
     def reset(self) -> None:
         """Forget all that was added."""
         super().reset()
-        self.standardised.reset()
-        self.own.reset()
+        for part in (self.standardised, self.mase, self.own, self.quantiles):
+            if part is not None:
+                part.reset()

@@ -53,13 +53,16 @@ FLAGS = [
     (["--model.patch=7"], "`model.patch` must be a divisor of look_back, 96; got 7."),
     (["--model.pach=7"], "`model.pach` is not a setting. Did you mean `model.patch`?"),
     (["--model.normalization=batch"], "`model.normalization` must be"),
-    (["--model.normalization=lats"], "`model.normalization` must be last or instance or none; got lats."),
+    (["--model.normalization=lats"], "`model.normalization` must be last or mean or instance or none; got lats."),
     (["--model.encoder=id"], "`model.encoder` must be identity or linear; got id."),
     (["--model.hidden_dims=3"], "`model.hidden_dims` must be a list such as [1, 2]; got 3."),
     (["--model.config=3"], "`model.config` must be a section with settings of its own; got"),
     (["--model=torch.nn.Linear"], "`model` names a class that is not there, or not of the right kind: torch.nn.Linear."),
-    (["--data.missing=ffil"], "`data.missing` must be error or ffill; got ffil."),
-    (["--data.streams=true"], "`model.normalization` must be none with `data.streams`; got 'instance'"),
+    (["--data.missing=ffil"], "`data.missing` must be error or ffill or mask; got ffil."),
+    (
+        ["--data.rolling=true", "--data.stride=30"],
+        "`data.stride` must be a multiple of `model.patch`, 12, for streams; got 30.",
+    ),
     (["--data.season=5000"], "`season` is 5000 rows and the training part has only"),
     (["--run.wandb=yes"], "`run.wandb` must be offline or online or disabled; got"),
     (["--trainer.precision=foo"], "`trainer.precision` must be 64 or 32 or 16 or transformer-engine"),
@@ -225,8 +228,8 @@ def test_check_says_what_a_fit_would_do_and_writes_nothing(capsys: pytest.Captur
 
 
 def test_a_refused_fit_leaves_nothing(capsys: pytest.CaptureFixture[str]) -> None:
-    message = refused("fit", "-c", "forecasting", *SMALL, "--data.streams=true", "--data.batch_size=2", capsys=capsys)
-    assert "`model.normalization` must be none with `data.streams`" in message
+    message = refused("fit", "-c", "forecasting", *SMALL, "--data.rolling=true", "--data.stride=6", capsys=capsys)
+    assert "`data.stride` must be a multiple of `model.patch`, 4" in message
     refused("fit", "-c", "forecasting", *SMALL, "--trainer.devices=[1,2]", "--trainer.accelerator=cuda", capsys=capsys)
 
 

@@ -13,9 +13,9 @@ from experiments import configs
 from experiments.cli import main
 from lightning_modules.cores import CoreName
 
-DEFAULTS = ("forecasting", "online")
-REAL = ("etth1", "etth2", "ettm1", "elec2", "exchange", "wth")
-MARKS = {name: [pytest.mark.data] for name in configs.shipped() if name.endswith(REAL)}
+DEFAULTS = ("forecasting", "anomaly", "online")
+PUBLIC = ("etth1", "etth2", "ettm1", "elec2", "exchange", "wth", "nab", "skab")
+MARKS = {name: [pytest.mark.data] for name in configs.shipped() if name.endswith(PUBLIC)}
 
 
 @pytest.mark.parametrize("name", [pytest.param(name, marks=MARKS.get(name, [])) for name in configs.shipped()])

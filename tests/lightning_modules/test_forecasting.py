@@ -15,7 +15,8 @@ from torch.nn.functional import mse_loss
 
 from dream import ConfigError, DREAMConfig
 from lightning_modules import ForecastingModule
-from lightning_modules.data.windows import WindowBatch
+from lightning_modules.data import DriftingLoad
+from lightning_modules.data.batches import WindowBatch, WindowDataset
 from lightning_modules.naive import repeat_last
 from lightning_modules.tracking import JSONLLogger
 from tests.lightning_modules.support import small_data, small_module, small_trainer
@@ -32,7 +33,7 @@ def with_zero_head(**options: object) -> ForecastingModule:
 class TestForward:
     def test_normalisation_is_put_back(self, independent: bool) -> None:
         past = 3 + torch.randn(5, 24, 2)
-        expected = {"instance": past.mean(1), "last": past[:, -1], "none": torch.zeros(5, 2)}
+        expected = {"instance": past.mean(1), "mean": past.mean(1), "last": past[:, -1], "none": torch.zeros(5, 2)}
         for normalization, level in expected.items():
             module = with_zero_head(normalization=normalization, channel_independent=independent)
             torch.testing.assert_close(module(past).future, level[:, None].expand(-1, 8, -1))
@@ -95,59 +96,135 @@ def test_the_prediction_loss_cannot_pull_the_encoder_towards_a_constant() -> Non
     assert weight is None or not weight.any()
 
 
+def stream(past: torch.Tensor, reset: bool, origins: int = 2) -> tuple[torch.Tensor, torch.Tensor, None, None, int]:
+    """The arguments of a module for the next rows of streams."""
+    return past, torch.full((len(past),), reset), None, None, origins
+
+
 class TestStreams:
-    def test_carried_state_makes_chunks_equal_to_one_long_pass(self) -> None:
-        module = small_module(normalization="none").eval()
-        past = torch.randn(3, 48, 2)
-        start, go_on = torch.ones(3, dtype=torch.bool), torch.zeros(3, dtype=torch.bool)
-        module(past[:, :24], start)
-        second = module(past[:, 24:], go_on)
-        whole = past.transpose(1, 2).reshape(6, 12, 4)
-        _output, _, states = module.stack.trace(whole)
-        torch.testing.assert_close(second.states[0].U, states[0].U)
-        torch.testing.assert_close(second.traces[0].surprise, module.stack.trace(whole)[1][0].surprise[:, 6:])
-        assert second.states[0].U.grad_fn is not None
+    @pytest.mark.parametrize("normalization", ["none", "last", "mean", "instance"])
+    @pytest.mark.parametrize("independent", [True, False])
+    def test_two_batches_are_one_long_pass(self, normalization: str, independent: bool) -> None:
+        module = small_module(normalization=normalization, channel_independent=independent).eval()
+        past = torch.randn(3, 24 + 48, 2)
+        whole = module(*stream(past, True, origins=4))
+        first, second = module(*stream(past[:, :48], True)), module(*stream(past[:, 24:], False))
+        torch.testing.assert_close(torch.cat([first.future, second.future], 1), whole.future)
+        torch.testing.assert_close(second.states[0].U, whole.states[0].U)
         assert all(not tensor.requires_grad for tensor in vars(module._states[0]).values())
 
+    def test_the_future_changes_nothing_before_it(self) -> None:
+        module, past = small_module().eval(), torch.randn(2, 24 + 48, 2)
+        changed = past.clone()
+        changed[:, 24 + 24 :] = torch.randn(2, 24, 2)  # after the second of four origins
+        one, other = module(*stream(past, True, 4)).future, module(*stream(changed, True, 4)).future
+        assert torch.equal(one[:, :2], other[:, :2])
+        assert not torch.equal(one[:, 2:], other[:, 2:])
+
+    def test_a_stream_without_memory_forecasts_like_windows(self) -> None:
+        """Level and scale at an origin are those of the window that ends there, and the newest patch is the same."""
+        module, past = small_module(look_back=24, patch=24, horizon=8).eval(), torch.randn(2, 24 + 48, 2)
+        batch = WindowBatch(past, torch.zeros(2, 2, 8, 2), torch.tensor([[48, 72]] * 2), torch.ones(2, dtype=torch.bool))
+        carried, afresh = module.on(batch).future, module.on(batch.afresh(24)).future
+        torch.testing.assert_close(carried[:, 0], afresh.unflatten(0, (2, 2))[:, 0])
+        assert not torch.allclose(carried[:, 1], afresh.unflatten(0, (2, 2))[:, 1])  # the second has read the first patch
+
     def test_only_the_rows_of_the_mask_start_afresh(self) -> None:
-        module, past = small_module(normalization="none").eval(), torch.randn(2, 24, 2)
-        module(past, torch.ones(2, dtype=torch.bool))
-        alone = module(past).states[0]
-        mixed = module(past, torch.tensor([True, False])).states[0]
+        module, past = small_module().eval(), torch.randn(2, 48, 2)
+        alone = module(*stream(past, True)).states[0]
+        mixed = module(past, torch.tensor([True, False]), None, None, 2).states[0]
         torch.testing.assert_close(mixed.U[:2], alone.U[:2])
         assert not torch.allclose(mixed.U[2:], alone.U[2:])
 
     def test_windows_neither_use_nor_touch_the_carried_state(self) -> None:
-        module, past = small_module(normalization="none").eval(), torch.randn(2, 24, 2)
-        module(past, torch.ones(2, dtype=torch.bool))
+        module, past = small_module().eval(), torch.randn(2, 48, 2)
+        module(*stream(past, True))
         before = module._states
-        module(past)
+        module(past[:, :24])
         assert module._states is before
 
     @pytest.mark.parametrize("boundary", ["on_train_epoch_start", "on_validation_epoch_start"])
     def test_epochs_and_validation_start_afresh(self, boundary: str) -> None:
-        module = small_module(normalization="none").eval()
-        module(torch.randn(2, 24, 2), torch.ones(2, dtype=torch.bool))
+        module = small_module().eval()
+        module(*stream(torch.randn(2, 48, 2), True))
         getattr(module, boundary)()
         assert module._states is None
 
     def test_training_on_streams(self, tmp_path: Path) -> None:
-        data = small_data(streams=True, batch_size=4)
-        module = small_module(data, normalization="none")
+        data = small_data(streams=True, batch_size=4, stride=8)
+        module = small_module(data)
         trainer = small_trainer(tmp_path, max_epochs=2)
         trainer.fit(module, datamodule=data)
         assert trainer.global_step == 2 * len(data.train_dataloader())
         assert all(parameter.isfinite().all() for parameter in module.parameters())
 
-    def test_a_jumping_level_is_refused(self, tmp_path: Path) -> None:
-        data = small_data(streams=True, batch_size=4)
-        with pytest.raises(ConfigError, match=r"`model\.normalization` must be none with `data\.streams`; got 'instance'"):
-            small_trainer(tmp_path).fit(small_module(data), datamodule=data)
+    def test_a_stride_that_cuts_patches_is_refused(self, tmp_path: Path) -> None:
+        data = small_data(rolling=True, stride=6)
+        with pytest.raises(ConfigError, match=r"`data\.stride` must be a multiple of `model\.patch`, 4, for streams; got 6"):
+            small_module(data).prepare(data)
+
+
+@pytest.fixture(scope="module")
+def tested(tmp_path_factory: pytest.TempPathFactory) -> tuple[ForecastingModule, DriftingLoad, Path]:
+    """A rolling test, and where it wrote."""
+    folder = tmp_path_factory.mktemp("rolling")
+    data = small_data(rolling=True, stride=4)
+    module = small_module(data)
+    small_trainer(folder).test(module, datamodule=data, verbose=False)
+    return module, data, folder
+
+
+class TestRolling:
+    def test_carried_state_stands_beside_windows_afresh_on_the_same_origins(self, tested: tuple) -> None:
+        module, data, _folder = tested
+        assert list(module.results) == ["DREAM, carried state", "DREAM, windows afresh", "repeat-last", "seasonal-naive"]
+        windows = WindowDataset(data.prepared.tables, 24, 8, data.prepared.split.test)
+        batch = windows.__getitems__(list(range(0, len(windows), 4)))
+        module.eval()
+        with torch.no_grad():
+            afresh = float(mse_loss(module.on(batch).future, batch.future))
+        assert module.results["DREAM, windows afresh"]["mse"] == pytest.approx(afresh, rel=1e-5)
+        naive = float(mse_loss(repeat_last(batch.past, 8), batch.future))
+        assert module.results["repeat-last"]["mse"] == pytest.approx(naive, rel=1e-5)
+
+    def test_every_origin_is_in_the_table_and_the_figure(self, tested: tuple) -> None:
+        module, data, folder = tested
+        table, test = pd.read_csv(folder / "origins.csv"), data.prepared.split.test
+        assert table["row"].tolist() == list(range(test.start, test.stop - 8 + 1, 4))
+        for name in ("DREAM, carried state", "DREAM, windows afresh", "repeat-last"):
+            assert table[name].mean() == pytest.approx(module.results[name]["mse"], rel=1e-5)
+        figures = module.figures()
+        assert len(figures["forecasts"].axes) == 2 * 4  # two targets at four origins
+        lines = {line.get_label(): line for line in figures["adaptation"].axes[0].lines}
+        np.testing.assert_allclose(lines["DREAM, carried state"].get_ydata(), table["DREAM, carried state"], rtol=1e-6)
+
+    def test_the_state_goes_on_from_before_the_test_part(self, tested: tuple) -> None:
+        module, data, _folder = tested
+        warm_up, first = (
+            next(item for item in data.test_dataloader() if keep(item))
+            for keep in (lambda item: item.reset.all(), lambda item: item.origin.min() >= data.prepared.split.test.start)
+        )
+        assert warm_up.origin.max() < data.prepared.split.test.start == first.origin.min()
+        module.forget_states()
+        with torch.no_grad():
+            module.eval().on(warm_up)
+            carried = module.on(first)
+        error = float((carried.future[0, 0] - first.future[0, 0]).square().mean())
+        assert module._backtest.origins()["DREAM, carried state"].iloc[0] == pytest.approx(error, rel=1e-5)
+
+    def test_prediction_goes_on_from_the_carried_state(self, tested: tuple, tmp_path: Path) -> None:
+        module, data, _folder = tested
+        batches = list(data.predict_dataloader())
+        assert batches[-1].origin.tolist() == [[len(data.series.values)]]
+        assert batches[-1].future.isnan().all()
+        predictions = small_trainer(tmp_path).predict(module, datamodule=data)
+        assert predictions[-1].shape == (1, 8, 2, 1)
+        assert predictions[-1].isfinite().all()
 
 
 def test_it_learns(tmp_path: Path) -> None:
-    data = small_data(rows=1200)
-    module = small_module(data, config=DREAMConfig(hidden_dim=32, rank=4), lr=5e-3)
+    data = small_data(rows=900)
+    module = small_module(data, config=DREAMConfig(hidden_dim=16, rank=4), lr=1e-2)
     logger = JSONLLogger(tmp_path)
     trainer = small_trainer(tmp_path, max_epochs=4, logger=logger)
     trainer.fit(module, datamodule=data)
@@ -208,7 +285,7 @@ def test_a_target_may_be_called_time(tmp_path: Path) -> None:
     module = small_module(data)
     module.prepare(data)
     data.series = replace(data.series, columns=("time", "load"))
-    (path,) = module.write_predictions([torch.zeros(1, 8, 2)], tmp_path)
+    (path,) = module.write_predictions([torch.zeros(1, 8, 2, 1)], tmp_path)
     assert list(pd.read_csv(path).columns) == ["time_", "time", "load"]
 
 
@@ -240,7 +317,7 @@ def test_a_checkpoint_is_measured_in_the_units_of_the_data_at_hand(tmp_path: Pat
 def test_the_learning_rate_rises_and_falls(tmp_path: Path) -> None:
     data = small_data()
     module = small_module(data, lr=0.01, warmup=0.2)
-    trainer = small_trainer(tmp_path, max_epochs=5)
+    trainer = small_trainer(tmp_path, max_epochs=5, limit_train_batches=10, limit_val_batches=1)
     trainer.fit(module, datamodule=data)
     factor = trainer.lr_scheduler_configs[0].scheduler.lr_lambdas[0]
     total = trainer.global_step
@@ -259,7 +336,15 @@ def test_the_learning_rate_rises_and_falls(tmp_path: Path) -> None:
         ({"patch": 5}, r"`patch` must be a divisor of look_back, 24; got 5"),
         ({"patch": 0}, r"`patch` must be a divisor of look_back, 24; got 0"),
         ({"encoder": "conv"}, r"`encoder` must be identity or linear; got 'conv'"),
-        ({"normalization": "batch"}, r"`normalization` must be last, instance or none; got 'batch'"),
+        ({"normalization": "batch"}, r"`normalization` must be last, mean, instance or none; got 'batch'"),
+        ({"loss": "huber"}, r"`loss` must be mse or mae; got 'huber'"),
+        (
+            {"loss": "mae", "quantiles": [0.9, 0.5]},
+            r"`quantiles` must be increasing levels.* 0\.5 among them.*; got \[0\.9, 0\.5\]",
+        ),
+        ({"loss": "mae", "quantiles": [0.1, 0.9]}, r"`quantiles` must be increasing levels"),
+        ({"loss": "mae", "quantiles": [0.5, 1.0]}, r"`quantiles` must be increasing levels"),
+        ({"quantiles": [0.1, 0.5, 0.9]}, r"`loss` must be mae with `quantiles`.*; got 'mse'"),
         ({"prediction_weight": -1.0}, r"`prediction_weight` must be a finite number of at least 0; got -1\.0"),
         ({"lr": 0.0}, r"`lr` must be a finite number above 0; got 0\.0"),
         ({"weight_decay": math.nan}, r"`weight_decay` must be a finite number.*; got nan"),

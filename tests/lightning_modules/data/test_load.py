@@ -65,7 +65,7 @@ def test_naive_forecasts_are_beaten_and_adapting_beats_standing_still() -> None:
 
     weights = ridge(*cases(range(48, split.train.stop - 23, 4)), 30)
     repeat, seasonal, still, adaptive = [], [], [], []
-    for origin in range(split.test.start, split.test.stop - 47, 24):
+    for origin in range(split.test.start, split.test.stop - 47, 48):
         past, future = cases(range(origin, origin + 24, 6))
         recent_past, recent_future = cases(range(origin - 24 - 300, origin - 23))
         update = ridge(recent_past, recent_future - recent_past @ weights, 1000)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import warnings
+from itertools import pairwise
 from typing import Any
 
 import lightning as L
@@ -9,8 +10,16 @@ import pytest
 import torch
 
 from dream.errors import ConfigError, DataError
+from lightning_modules.data.batches import (
+    ShuffledPhases,
+    Tables,
+    WindowBatch,
+    WindowDataset,
+    rolling_stream,
+    training_streams,
+)
 from lightning_modules.data.series import Series
-from lightning_modules.data.windows import ForecastingData, StreamBatches, WindowBatch, WindowDataset
+from lightning_modules.data.windows import ForecastingData
 
 ROWS = 60
 
@@ -21,7 +30,7 @@ class Counting(ForecastingData):
     covariates = ["down"]
 
     def __init__(self, change: slice | None = None, dated: bool = True, **options: Any) -> None:
-        super().__init__(**{"look_back": 5, "horizon": 3, "batch_size": 4, "season": 2, **options})
+        super().__init__(**{"look_back": 5, "horizon": 3, "batch_size": 4, "season": 2, "stride": 5, **options})
         self.change, self.dated, self.reads = change, dated, 0
 
     def read(self) -> Series:
@@ -35,13 +44,16 @@ class Counting(ForecastingData):
 
 
 @pytest.fixture
-def values() -> torch.Tensor:
-    return torch.arange(ROWS * 3.0).view(ROWS, 3)
+def tables() -> Tables:
+    """60 rows of three columns, two of them targets, one known; row r follows r steps after the one before."""
+    values = torch.arange(ROWS * 3.0).view(ROWS, 3)
+    ahead = torch.full((3, 2), torch.nan)
+    return Tables(values, torch.cat([values[:, :2], ahead]), values[:, 2:], torch.arange(ROWS) + 1.0)
 
 
 class TestWindowDataset:
-    def test_contents(self, values: torch.Tensor) -> None:
-        windows = WindowDataset(values, 2, look_back=5, horizon=3, rows=slice(0, 20))
+    def test_contents(self, tables: Tables) -> None:
+        windows, values = WindowDataset(tables, look_back=5, horizon=3, rows=slice(0, 20)), tables.values
         assert len(windows) == 20 - 5 - 3 + 1
         batch = windows.__getitems__([0, 12, 7])
         assert batch.origin.tolist() == [5, 17, 12]
@@ -49,48 +61,85 @@ class TestWindowDataset:
         for window, origin in enumerate(batch.origin.tolist()):
             assert torch.equal(batch.past[window], values[origin - 5 : origin])
             assert torch.equal(batch.future[window], values[origin : origin + 3, :2])
+            assert torch.equal(batch.known[window], values[origin : origin + 3, 2:])
+            assert batch.timespans[window].tolist() == [*range(origin - 4, origin + 1)]
         assert torch.equal(windows[12].past[0], batch.past[1])
+        assert batch.afresh(5) is batch
 
-    def test_past_reaches_back_before_the_part(self, values: torch.Tensor) -> None:
-        windows = WindowDataset(values, 3, look_back=5, horizon=3, rows=slice(40, 50))
+    def test_past_reaches_back_before_the_part(self, tables: Tables) -> None:
+        windows = WindowDataset(tables, look_back=5, horizon=3, rows=slice(40, 50))
         assert list(windows.origins) == list(range(40, 48))
-        assert torch.equal(windows[0].past[0], values[35:40])
+        assert torch.equal(windows[0].past[0], tables.values[35:40])
 
-    def test_series_is_not_copied(self, values: torch.Tensor) -> None:
-        windows = WindowDataset(values, 2, look_back=5, horizon=3, rows=slice(0, ROWS))
-        for view in (windows.pasts, windows.futures):
-            assert view.untyped_storage().data_ptr() == values.untyped_storage().data_ptr()
-
-    def test_index_past_the_end(self, values: torch.Tensor) -> None:
-        windows = WindowDataset(values, 2, look_back=5, horizon=3, rows=slice(0, 10))
+    def test_index_past_the_end(self, tables: Tables) -> None:
+        windows = WindowDataset(tables, look_back=5, horizon=3, rows=slice(0, 10))
         assert len(windows) == 3
         with pytest.raises(IndexError):
             windows[3]
 
 
+def check_streams(batches: list[WindowBatch], tables: Tables, stride: int) -> None:
+    """Every item goes on where the one before ended, and everything in it belongs to its origins."""
+    for before, batch in pairwise(batches):
+        assert torch.equal(batch.origin[:, 0] - before.origin[:, -1], torch.full((len(batch.origin),), stride))
+    for batch in batches:
+        assert torch.equal(batch.origin.diff(dim=1), torch.full((len(batch.origin), batch.origin.shape[1] - 1), stride))
+        for lane, origins in enumerate(batch.origin.tolist()):
+            assert torch.equal(batch.past[lane], tables.values[origins[0] - stride - 5 : origins[-1]])
+            for k, origin in enumerate(origins):
+                assert torch.equal(batch.future[lane, k], tables.targets[origin : origin + 3])
+                assert torch.equal(batch.known[lane, k], tables.known[origin : origin + 3])
+        windows = batch.afresh(5)
+        for window, origin in enumerate(batch.origin.flatten().tolist()):
+            assert windows.origin[window] == origin
+            assert torch.equal(windows.past[window], tables.values[origin - 5 : origin])
+            assert torch.equal(windows.timespans[window], tables.timespans[origin - 5 : origin])
+            assert torch.equal(windows.future[window], tables.targets[origin : origin + 3])
+
+
 class TestStreams:
     @pytest.mark.parametrize("lanes", [1, 2, 4])
-    def test_lanes_reproduce_the_series(self, values: torch.Tensor, lanes: int) -> None:
-        streams = StreamBatches(values, 2, look_back=5, horizon=3, rows=slice(0, 50), batch_size=lanes)
-        batches = [streams[index] for index in range(len(streams))]
-        lane_rows = torch.cat([batch.past for batch in batches], dim=1)
-        used = lanes * len(streams) * 5
-        assert torch.equal(lane_rows.reshape(-1, 3), values[47 - used : 47])
-        for batch in batches:
-            for past, future, origin in zip(batch.past, batch.future, batch.origin.tolist(), strict=True):
-                assert torch.equal(past, values[origin - 5 : origin])
-                assert torch.equal(future, values[origin : origin + 3, :2])
-        assert int(batches[-1].origin[-1]) + 3 == 50
+    @pytest.mark.parametrize("stride", [2, 5])
+    def test_lanes_reproduce_the_series(self, tables: Tables, lanes: int, stride: int) -> None:
+        streams = training_streams(tables, look_back=5, horizon=3, rows=slice(0, 50), lanes=lanes, stride=stride)
+        batches = [streams[index] for index in range(streams.chunks)]
+        check_streams(batches, tables, stride)
+        new = torch.cat([batch.past[:, 5:] for batch in batches], dim=1).reshape(-1, 3)
+        assert torch.equal(new, tables.values[47 - len(new) : 47])
+        assert int(batches[-1].origin[-1, -1]) + 3 == 50
+        assert [bool(batch.reset.all()) for batch in batches] == [True] + [False] * (len(batches) - 1)
 
-    def test_only_the_first_batch_resets(self, values: torch.Tensor) -> None:
-        streams = StreamBatches(values, 2, look_back=5, horizon=3, rows=slice(0, 50), batch_size=3)
-        batches = [streams[index] for index in range(len(streams))]
-        assert [batch.reset.tolist() for batch in batches if batch.reset is not None] == [[True] * 3] + [[False] * 3] * 2
+    def test_each_phase_begins_elsewhere(self, tables: Tables) -> None:
+        streams = training_streams(tables, look_back=5, horizon=3, rows=slice(0, 50), lanes=2, stride=5)
+        assert streams.phases == 5
+        starts = set()
+        for _ in range(20):
+            batches = [streams[index] for index in ShuffledPhases(streams)]
+            check_streams(batches, tables, 5)
+            assert batches[0].reset.all()
+            starts.add(int(batches[0].origin[0, 0]))
+        assert starts == {22, 21, 20, 19, 18}
+        with pytest.raises(IndexError):
+            streams[len(streams)]
 
-    def test_too_short(self, values: torch.Tensor) -> None:
-        with pytest.raises(DataError, match=r"4 streams need .* = 23 training rows; there are 22. Lower `batch_size`"):
-            StreamBatches(values, 2, look_back=5, horizon=3, rows=slice(0, 22), batch_size=4)
-        assert len(StreamBatches(values, 2, look_back=5, horizon=3, rows=slice(0, 23), batch_size=4)) == 1
+    def test_too_short(self, tables: Tables) -> None:
+        shape = {"look_back": 5, "horizon": 3, "lanes": 4, "stride": 5}
+        with pytest.raises(DataError, match=r"4 streams need .* = 28 training rows; there are 27\. Lower `batch_size`"):
+            training_streams(tables, rows=slice(0, 27), **shape)
+        assert len(training_streams(tables, rows=slice(0, 28), **shape)) == 1
+
+    @pytest.mark.parametrize(("warm_up", "before"), [(0, 0), (12, 4), (1000, 8)])
+    def test_a_rolling_stream_has_every_origin_and_warms_up(self, tables: Tables, warm_up: int, before: int) -> None:
+        streams = rolling_stream(tables, 5, 3, first=35, last=48, stride=3, chunk=4, warm_up=warm_up)
+        batches = list(streams)
+        check_streams(batches, tables, 3)
+        origins = torch.cat([batch.origin for batch in batches], 1)[0].tolist()
+        assert origins == [35 - 3 * k for k in range(before, 0, -1)] + [35, 38, 41, 44, 47]
+        assert all((batch.origin < 35).all() or (batch.origin >= 35).all() for batch in batches)
+
+    def test_a_rolling_stream_begins_when_the_series_allows(self, tables: Tables) -> None:
+        streams = rolling_stream(tables, 5, 3, first=6, last=20, stride=3, chunk=4, warm_up=100)
+        assert next(iter(streams)).origin[0, 0] == 8
 
 
 class TestForecastingData:
@@ -156,7 +205,7 @@ class TestForecastingData:
     def test_streams_train_in_order(self) -> None:
         first, second, *_ = list(Counting(streams=True, batch_size=2).train_dataloader())
         assert first.reset.tolist() == [True, True]
-        assert (second.origin - first.origin).tolist() == [5, 5]
+        assert (second.origin - first.origin).tolist() == [[5], [5]]
         assert next(iter(Counting(streams=True).val_dataloader())).reset is None
 
     def test_predict_gives_the_window_after_the_last_row(self) -> None:

@@ -1,0 +1,87 @@
+"""`prepare`: a series without gaps, standardised, as the tables that batches are cut from.
+
+Shapes: T rows, D columns (targets, covariates, known covariates, calendar), C targets, H horizon.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from lightning_modules.data.batches import Tables
+from lightning_modules.data.columns import age, timespans
+from lightning_modules.data.series import Scaler, Series, Split, fill_missing
+
+
+@dataclass(frozen=True, eq=False)
+class Prepared:
+    """A series without gaps (in the source's units), its parts, its scaler, and its standardised tables, float32."""
+
+    series: Series
+    split: Split
+    scaler: Scaler
+    tables: Tables
+
+    @property
+    def values(self) -> Tensor:
+        """(T, D) inputs, and with the mask policy their ages after them."""
+        return self.tables.values
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How many of a series' columns are what: first `channels` targets, last `known` known ones, `calendar` of them made."""
+
+    channels: int
+    known: int
+    calendar: int
+
+
+def prepare(
+    whole: Series,
+    rows: int,
+    split: Split,
+    layout: Layout,
+    horizon: int,
+    missing: Literal["error", "ffill", "mask"],
+    timed: bool,
+) -> Prepared:
+    """Fill, scale and lay out `whole`, whose first `rows` rows are the series and the others hold known covariates only.
+
+    The mask policy fills causally: with the last known value, and before the first with the mean of the training rows. It
+    adds the age of each value (`columns.age`) to the inputs and leaves missing targets NaN.
+
+    Raises:
+        DataError: values are missing under the error policy, a column is empty in the training rows, or there are no time
+            stamps for `timed`.
+    """
+    series = replace(whole, values=whole.values[:rows], time=None if whole.time is None else whole.time[:rows])
+    observed = series
+    if missing == "mask":
+        scaler = Scaler.fit(series.values[split.train], series.columns)
+        series = fill_missing(series, missing, scaler.mean)
+    else:
+        observed = series = fill_missing(series, missing)
+        scaler = Scaler.fit(series.values[split.train], series.columns)
+    values = scaler.transform(series.values)
+    targets = scaler.transform(observed.values)[:, : layout.channels]
+    targets = np.concatenate([targets, np.full((horizon, layout.channels), np.nan)])
+    known = None
+    if layout.known:
+        ahead = replace(whole, values=np.concatenate([series.values[-1:], whole.values[rows:]])[:, -layout.known :])
+        ahead = fill_missing(replace(ahead, columns=whole.columns[-layout.known :]), missing)
+        after = scaler.transform(ahead.values[1:], slice(-layout.known, None))
+        known = _float(np.concatenate([values[:, -layout.known :], after]))
+    if missing == "mask":
+        aged = len(series.columns) - layout.calendar
+        values = np.concatenate([values, age(observed.values[:, :aged])], axis=1)
+    spans = _float(timespans(series)) if timed else None
+    return Prepared(series, split, scaler, Tables(_float(values), _float(targets), known, spans))
+
+
+def _float(values: np.ndarray) -> Tensor:
+    return torch.from_numpy(values).float()

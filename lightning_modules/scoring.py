@@ -1,0 +1,211 @@
+"""From a stream of values and prediction errors to a score in [0, 1]: causal, one row in, one score out.
+
+Shapes: N streams, C columns, K measures. Everything is NumPy in float64, one row of every stream at a time; streams never
+mix. What a class carries is all that it knows of the past.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+
+DECADES = 10.0  # a score of 1 means a tail probability of 1e-10 or less
+LEVEL_LIMIT, STEP_LIMIT = 8.0, 50.0  # in usual deviations: further out is as far as it gets
+DRIFT_ROWS, BURST_ROWS = 24, 12  # rows over which a level, and an error, are averaged
+TAIL_SHARE, TAIL_PRIOR, TAIL_CLIP = 0.05, 20.0, 20.0
+WARM_UP = 50  # rows before a tail says anything
+MEASURES = ("error", "burst", "level", "drift")
+GAUSSIAN_ROWS, GAUSSIAN_REFRESH = 6400, 100  # the benchmark's own
+
+
+class RunningScale:
+    """Level and difference of each column in units of what the stream is used to.
+
+    ``level_t = (y_t - m) / s`` and ``step_t = (y_t - y_(t-1) - m') / s'``, with running means and deviations of the rows
+    before t, of rate ``max(1 / memory, 1 / rows so far)``; limited to +-8 and +-50. 0 while nothing is known.
+
+    Args:
+        streams: N.
+        columns: C.
+        memory: Rows after which the past fades.
+    """
+
+    def __init__(self, streams: int, columns: int, memory: int) -> None:
+        self.memory, self.rows = memory, np.zeros(streams)
+        self.last = np.zeros((streams, columns))
+        self.mean, self.var = np.zeros((streams, 2 * columns)), np.zeros((streams, 2 * columns))
+        self.limit = np.repeat([LEVEL_LIMIT, STEP_LIMIT], columns)
+
+    def step(self, values: np.ndarray, learning: np.ndarray) -> np.ndarray:
+        """Levels, then steps, (N, 2 C), of `values` (N, C); streams where `learning` (N,) is False learn nothing."""
+        steps = np.where(self.rows[:, None] > 0, values - self.last, 0.0)
+        x = np.concatenate([values, steps], 1)
+        scale = np.sqrt(self.var)
+        known = scale > 0
+        z = np.where(known, (x - self.mean) / np.where(known, scale, 1.0), 0.0)
+        rate = (learning * np.maximum(1 / self.memory, 1 / (self.rows + 1)))[:, None]
+        away = x - self.mean
+        self.mean = self.mean + rate * away
+        self.var = (1 - rate) * (self.var + rate * away * away)
+        self.rows += 1
+        self.last = values.copy()
+        return np.clip(z, -self.limit, self.limit)
+
+
+class TailProbability:
+    """How improbable a measure is in its own recent past: ``-log10 P(A >= a)``, for K measures of each stream.
+
+    Above u, the running 95 % quantile, the tail is a generalised Pareto distribution (peaks over threshold):
+
+        P(A >= a) = 0.05 (1 + xi (a - u) / sigma)^(-1 / xi)
+        xi = max(0, (1 - M^2 / V) / 2),   sigma = M (1 - xi)
+
+    M and V are mean and variance of the excesses over u so far, as if 20 exponential excesses as large as the mean of all a
+    had been seen before; one excess counts as at most 20 usual ones. Below u the value rises linearly from 0 to that at
+    u. u moves by stochastic approximation. All of it fades after `memory` rows. 0 for the first 50 rows.
+
+    Source: Pickands, Statistical inference using extreme order statistics, 1975, by the method of moments.
+
+    Args:
+        streams: N.
+        measures: K.
+        memory: Rows after which the past fades.
+    """
+
+    def __init__(self, streams: int, measures: int, memory: int) -> None:
+        shape = (streams, measures)
+        self.memory, self.rows = memory, np.zeros((streams, 1))
+        self.mean, self.quantile = np.zeros(shape), np.zeros(shape)
+        self.count, self.sum, self.squares = np.zeros(shape), np.zeros(shape), np.zeros(shape)
+
+    def step(self, a: np.ndarray, learning: np.ndarray) -> np.ndarray:
+        """(N, K) for the measures `a` (N, K) >= 0; streams where `learning` (N,) is False learn nothing."""
+        excess = a - self.quantile
+        surprising = self._log_tail(a, excess)
+        self._learn(a, excess, learning[:, None].astype(np.float64))
+        return surprising
+
+    def _log_tail(self, a: np.ndarray, excess: np.ndarray) -> np.ndarray:
+        weight = self.count + TAIL_PRIOR
+        mean = (self.sum + TAIL_PRIOR * self.mean) / weight
+        var = np.maximum((self.squares + 2 * TAIL_PRIOR * self.mean**2) / weight - mean**2, 1e-12)
+        shape = np.maximum(0.5 * (1 - mean**2 / var), 0.0)
+        beyond = np.maximum(excess, 0.0) / np.maximum(mean * (1 - shape), 1e-9)
+        heavy = shape > 1e-3
+        nepers = np.where(heavy, np.log1p(shape * beyond) / np.where(heavy, shape, 1.0), beyond)
+        below = -np.log10(TAIL_SHARE) * np.minimum(a / np.maximum(self.quantile, 1e-9), 1.0)
+        tail = np.where(excess > 0, nepers / np.log(10) - np.log10(TAIL_SHARE), below)
+        return np.where(self.rows >= WARM_UP, tail, 0.0)
+
+    def _learn(self, a: np.ndarray, excess: np.ndarray, learning: np.ndarray) -> None:
+        rate = learning * np.maximum(1 / self.memory, 1 / (self.rows + 1))
+        self.mean = self.mean + rate * (a - self.mean)
+        over = a > self.quantile
+        moved = self.quantile + rate * self.mean / TAIL_SHARE * (over - TAIL_SHARE)
+        moved = np.where(self.rows < 10, np.maximum(self.quantile, a), np.maximum(moved, 0.0))
+        self.quantile = np.where(learning > 0, moved, self.quantile)
+        seen = learning * (excess > 0) * (self.rows >= WARM_UP // 2)
+        usual = np.maximum(self.sum / np.maximum(self.count, 1.0), self.mean)
+        excess = seen * np.minimum(excess, TAIL_CLIP * usual)
+        most = TAIL_SHARE * self.memory
+        kept = 1 - seen * (self.count >= most) / most
+        self.count = kept * self.count + seen
+        self.sum, self.squares = kept * self.sum + excess, kept * self.squares + excess**2
+        self.rows = self.rows + learning
+
+
+class AnomalyScore:
+    """The score and the alarm of each row, from the layer's input and what it had predicted.
+
+    With the level and the step of column c from `RunningScale`, and the errors e of their predictions, four measures:
+
+        error_c = sqrt((e_level,c^2 + e_step,c^2) / 2)      burst_c = running mean of error_c over 12 rows
+        level_c = |level_c|                                 drift_c = |running mean of level_c over 24 rows|
+
+        score = min(1, max over measures and columns of -log10 P / 10)         P: `TailProbability` of each on its own
+        alarm = min(1, max(0, score - log10(rows so far) / 20))                if score is the highest of the last `gap` rows
+                0                                                              otherwise
+
+    A long stream sees more rare rows than a short one: the second term asks for half a decade more for each decade of
+    rows. What follows a higher score within `gap` rows is no new alarm.
+
+    Args:
+        streams: N.
+        columns: C.
+        memory: Rows after which the tails' past fades.
+        gap: (N,) rows after which a lower score may be an alarm again.
+        measures: Which of `MEASURES` count.
+    """
+
+    def __init__(self, streams: int, columns: int, memory: int, gap: np.ndarray, measures: Sequence[str] = MEASURES) -> None:
+        self.columns, self.measures = columns, tuple(measures)
+        self.tail = TailProbability(streams, columns * len(measures), memory)
+        self.burst, self.drift = np.zeros((streams, columns)), np.zeros((streams, columns))
+        self.rows, self.gap = 0, np.maximum(gap, 1)
+        self.recent = np.full((streams, int(self.gap.max())), -1.0)
+
+    def step(self, x: np.ndarray, prediction: np.ndarray, learning: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Score and alarm, (N,) each, for `x` and its `prediction`, (N, 2 C)."""
+        squares, levels = (x - prediction) ** 2, x[:, : self.columns]
+        error = np.sqrt((squares[:, : self.columns] + squares[:, self.columns :]) / 2)
+        self.burst = self.burst + (error - self.burst) / BURST_ROWS
+        self.drift = self.drift + (levels - self.drift) / DRIFT_ROWS
+        seen = {"error": error, "burst": self.burst, "level": np.abs(levels), "drift": np.abs(self.drift)}
+        decades = self.tail.step(np.concatenate([seen[name] for name in self.measures], 1), learning).max(1)
+        return np.minimum(decades / DECADES, 1.0), self._alarm(decades)
+
+    def _alarm(self, decades: np.ndarray) -> np.ndarray:
+        self.rows += 1
+        climax = decades > self.recent.max(1)
+        rarity = decades - 0.5 * np.log10(max(self.rows, WARM_UP))
+        self.recent[np.arange(len(decades)), self.rows % self.gap] = decades
+        return np.where(climax, np.clip(rarity / DECADES, 0.0, 1.0), 0.0)
+
+
+class WindowedGaussian:
+    """The classic rival: ``score = Phi(|y - m| / s)``, m and s of up to 6400 past rows, taken anew every 100 rows.
+
+    Of several columns the most deviating one counts. An alarm is the score itself. Source: the benchmark NAB's detector of
+    that name, whose two constants these are.
+
+    Args:
+        streams: N.
+        columns: C.
+    """
+
+    def __init__(self, streams: int, columns: int) -> None:
+        self.past = np.zeros((streams, GAUSSIAN_ROWS, columns))
+        self.rows, self.mean, self.scale = 0, np.zeros((streams, columns)), np.ones((streams, columns))
+
+    def step(self, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Score and alarm, (N,) each, for `values` (N, C)."""
+        if self.rows % GAUSSIAN_REFRESH == 0 and self.rows:
+            known = self.past[:, : min(self.rows, GAUSSIAN_ROWS)]
+            self.mean, self.scale = known.mean(1), np.maximum(known.std(1), 1e-9)
+        away = np.abs(values - self.mean) / self.scale if self.rows >= GAUSSIAN_REFRESH else np.zeros_like(values)
+        self.past[:, self.rows % GAUSSIAN_ROWS] = values
+        self.rows += 1
+        score = torch.special.ndtr(torch.from_numpy(away.max(1))).numpy()
+        return score, score
+
+
+def tail_threshold(scores: np.ndarray, risk: float) -> float:
+    """The score that a share `risk` of rows like those in `scores` (T,) is expected to exceed, without any label.
+
+    Peaks over threshold: with u the 90 % quantile and M, V mean and variance of the excesses over it,
+    ``u + sigma ((0.1 / risk)^xi - 1) / xi``, ``xi = max(0, (1 - M^2 / V) / 2)``, ``sigma = M (1 - xi)``. A `risk` of 10 %
+    or more is the plain quantile.
+    """
+    if risk >= 0.1:
+        return float(np.quantile(scores, 1 - risk))
+    start = float(np.quantile(scores, 0.9))
+    excess = scores[scores > start] - start
+    if len(excess) == 0:
+        return start
+    mean, var = float(excess.mean()), max(float(excess.var()), 1e-12)
+    shape = max(0.5 * (1 - mean**2 / var), 0.0)
+    ratio = np.log(0.1 / risk)
+    reach = np.expm1(shape * ratio) / shape if shape > 1e-3 else ratio
+    return float(start + mean * (1 - shape) * reach)
