@@ -143,6 +143,8 @@ class OnlineModule(TaskModule):
     def prepare(self, data: L.LightningDataModule) -> None:
         if not isinstance(data, OnlineData):
             raise ConfigError(f"`data` must be an OnlineData; got {type(data).__name__}. Try TableStream.", key="data")
+        if getattr(self, "data", None) is not data:
+            self.__dict__.pop("_starts", None)  # they are of other data
         self.data = data
 
     def _told(self, targets: Tensor) -> Tensor | None:
@@ -157,7 +159,7 @@ class OnlineModule(TaskModule):
     @cached_property
     def _starts(self) -> list[StreamState]:
         """What the rows before each possible start of a crop leave in normaliser, profile and window; the core is fresh."""
-        network, (inputs, targets) = self.network, self.data.values
+        network, (inputs, targets) = self.network, (part.to(self.device) for part in self.data.values)
         told = self._told(targets[None])
         state, states = network.init_state(), []
         for start in range(0, self.data.borders[1], STRIDE):
