@@ -104,7 +104,7 @@ class AnomalyModule(TaskModule):
         memory: int = 3000,
         tail_memory: int = 10000,
         adapt: bool = True,
-        measures: list[str] = list(MEASURES),  # noqa: B006 - shown by --print_config, never changed
+        measures: list[str] = [*MEASURES, "surprise"],  # noqa: B006 - shown by --print_config, never changed
         gap: float = 1 / 3,
         threshold: Literal["tail", "quantile"] = "tail",
         risk: float = 1e-3,

@@ -95,12 +95,18 @@ def test_streams_and_measures_do_not_mix() -> None:
 
 
 def judge(
-    x: np.ndarray, prediction: np.ndarray, measures: Sequence[str] = MEASURES, gap: int = 20, learns: int = 10**9
+    x: np.ndarray,
+    prediction: np.ndarray,
+    measures: Sequence[str] = MEASURES,
+    gap: int = 20,
+    learns: int = 10**9,
+    gate: np.ndarray | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """`AnomalyScore` over one stream that learns for `learns` rows; `x` and `prediction` (T, 2 C)."""
     score = AnomalyScore(1, x.shape[1] // 2, 5000, np.array([gap]), measures)
-    rows = enumerate(zip(x, prediction, strict=True))
-    found = [score.step(a[None], b[None], np.array([row < learns])) for row, (a, b) in rows]
+    gate = np.zeros((len(x), 2)) if gate is None else gate
+    rows = enumerate(zip(x, prediction, gate, strict=True))
+    found = [score.step(a[None], b[None], c[None], np.array([row < learns])) for row, (a, b, c) in rows]
     return np.array([s[0] for s, _ in found]), np.array([a[0] for _, a in found])
 
 
@@ -137,6 +143,10 @@ def test_each_measure_sees_its_own() -> None:
     spike = calm.copy()
     spike[1400, 0] = 7.9
     assert np.argmax(judge(spike, spike, measures=["level"])[0]) == 1400
+    gate = random.uniform(0, 0.2, size=(1500, 2))
+    gate[1400, 0] = gate[1300, 1] = 0.95
+    assert np.argmax(judge(calm, calm, measures=["deviation"], gate=gate)[0]) == 1400
+    assert np.argmax(judge(calm, calm, measures=["surprise"], gate=gate)[0]) == 1300
 
 
 def test_one_column_of_many_is_enough() -> None:
