@@ -9,7 +9,7 @@ import numpy as np
 from matplotlib.dates import DateFormatter
 from matplotlib.figure import Figure
 
-from lightning_modules.plots.common import MODEL, NOVEL, RIVAL, TRUTH, WEIGHTS, tidy
+from lightning_modules.plots.common import MODEL, NOVEL, RIVAL, TRUTH, WEIGHTS, log_scale, tidy
 
 OTHER = "#cc79a7"  # a second way to run the model
 
@@ -81,7 +81,7 @@ def adaptation(
     colours = [MODEL, *[OTHER] * (len(errors) - 2), RIVAL]
     for order, (name, colour) in enumerate(zip(errors, colours, strict=False)):
         top.plot(time, errors[name], color=colour, lw=1 if order else 1.2, label=name, zorder=3 - order)
-    top.set_yscale("log")
+    log_scale(top)
     top.set_ylabel("squared error\n(standardised)")
     middle.plot(time, surprise, color=NOVEL, lw=1.2)
     middle.set_ylabel("mean surprise")

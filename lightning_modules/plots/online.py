@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import numpy as np
 from matplotlib.figure import Figure
 
-from lightning_modules.plots.common import MODEL, NOVEL, TRUTH, WEIGHTS, tidy
+from lightning_modules.plots.common import MODEL, NOVEL, TRUTH, WEIGHTS, log_scale, tidy
 
 MODES = (MODEL, "#cc79a7", "#56b4e9", "#e69f00", WEIGHTS, "#7a5195")  # the first is the one that the table names first
 MOST = 2000  # points of a line
@@ -54,7 +54,7 @@ def stream(
         color = str(greys[number - own]) if rival else MODES[number % len(MODES)]
         top.plot(time[points], values, color=color, lw=1 if number else 1.6, ls="--" if rival else "-", label=name)
     if min(values.min() for values in lines.values()) > 0 and label != "share of errors":
-        top.set_yscale("log")
+        log_scale(top)
     top.set_ylabel(f"{label}\n(mean of {window} rows)")
     middle.plot(time[points], rolling(surprise, window)[points], color=NOVEL, lw=1.2)
     middle.set_ylabel("surprise")
