@@ -14,7 +14,9 @@ from dream.errors import ConfigError
 from dream.files import write_atomic
 from experiments import baselines, comparison, run
 from experiments.arguments import split_configs
-from experiments.folders import RunSettings
+from experiments.folders import RunSettings, discard_if_empty
+
+PLAN = "plan.json"  # what the cells of a folder share
 
 USAGE = """\
 usage: dream compare -c EXPERIMENT [--models NAME ...] [--seeds N] [--folder FOLDER] [any setting of `dream fit`]
@@ -49,7 +51,7 @@ class Plan:
 
     def identity(self) -> dict[str, Any]:
         """What all cells share; a folder holds the cells of one identity only."""
-        return {"experiment": [path.read_text(encoding="utf-8") for path in self.paths], "flags": sorted(self.flags)}
+        return {"experiment": [path.read_text(encoding="utf-8") for path in self.paths], "flags": self.flags}
 
 
 def main(argv: list[str]) -> int:
@@ -59,14 +61,26 @@ def main(argv: list[str]) -> int:
         0; 130 or 143 if it was interrupted, what is done being kept.
 
     Raises:
-        ConfigError: words that make no sense, or a folder that holds another comparison.
+        DREAMError: words that make no sense, a folder that holds another comparison, or a run that was refused.
     """
     if not argv or {"-h", "--help"} & set(argv):
         print(USAGE.format(models=", ".join(baselines.MODELS)), end="")  # noqa: T201
         return 0
     plan = parse(argv)
     claim(plan)
-    todo = [cell for cell in plan.cells if not comparison.results_file(plan.folder, *cell).is_file()]
+    try:
+        return run_cells(plan)
+    finally:
+        if any(comparison.record(plan.folder, *cell) for cell in plan.cells):
+            comparison.show(plan.folder, plan.cells, asked=plan.identity())
+        elif not held(plan):
+            (plan.folder / PLAN).unlink(missing_ok=True)
+            discard_if_empty(plan.folder)
+
+
+def run_cells(plan: Plan) -> int:
+    """Every cell that is not done, until one ends badly; its exit code."""
+    todo = [cell for cell in plan.cells if comparison.record(plan.folder, *cell) is None]
     start = time.monotonic()
     code = 0
     for done, (model, seed) in enumerate(todo):
@@ -78,10 +92,10 @@ def main(argv: list[str]) -> int:
         except KeyboardInterrupt:  # before the run could say so itself
             print("dream: interrupted.", file=sys.stderr)  # noqa: T201
             code = 130
-        if code:
+        record = comparison.record(plan.folder, model, seed)
+        if code or record is None:  # --print_config and the like run nothing
             break
-        print(comparison.headline(plan.folder, model, seed), file=sys.stderr, flush=True)  # noqa: T201
-    comparison.show(plan.folder, plan.cells, asked=plan.identity())
+        print(comparison.headline(record), file=sys.stderr, flush=True)  # noqa: T201
     return code
 
 
@@ -103,7 +117,7 @@ def parse(argv: list[str]) -> Plan:
         values = [value] if equals else []
         while not equals and rest and not rest[0].startswith("-"):
             values.append(rest.pop(0))
-        own[name] = [part for text in values for part in text.split(",") if part]
+        own[name] = values
     if not paths:
         raise ConfigError("-c must name an experiment; got none. `dream config list` shows the shipped ones.")
     for taken in ("--seed", "--seed_everything", "--run.name", "--run.folder", "--ckpt_path", "--model.core"):
@@ -111,9 +125,9 @@ def parse(argv: list[str]) -> Plan:
             raise ConfigError(f"`{taken}` is set by compare for each run; leave it out. See `dream compare --help`.")
     plan = Plan(paths, flags)
     if "--models" in own:
-        if not own["--models"]:
+        plan.models = list(dict.fromkeys(name for text in own["--models"] for name in text.split(",") if name))
+        if not plan.models:
             raise ConfigError(f"`--models` must name at least one of {', '.join(baselines.MODELS)}; got none.", key="models")
-        plan.models = list(dict.fromkeys(own["--models"]))
         for model in plan.models:
             baselines.flags(model)
     if "--seeds" in own:
@@ -121,9 +135,10 @@ def parse(argv: list[str]) -> Plan:
         if not text.isdecimal() or int(text) < 1:
             raise ConfigError(f"`--seeds` must be a whole number of at least 1; got {text!r}.", key="seeds")
         plan.seeds = int(text)
-    plan.folder = (
-        Path(" ".join(own["--folder"])) if own.get("--folder") else Path(RunSettings.folder) / f"compare-{paths[-1].stem}"
-    )
+    folder = own.get("--folder", [str(Path(RunSettings.folder) / f"compare-{paths[-1].stem}")])
+    if len(folder) != 1 or not folder[0]:
+        raise ConfigError(f"`--folder` must be one folder, in quotes if there are spaces in it; got {folder}.", key="folder")
+    plan.folder = Path(folder[0])
     return plan
 
 
@@ -133,23 +148,26 @@ def claim(plan: Plan) -> None:
     Raises:
         ConfigError: it holds cells of other settings, or can't be written.
     """
-    path = plan.folder / "plan.json"
-    if path.is_file():
-        if json.loads(path.read_text()) != plan.identity():
-            raise ConfigError(
-                f"`--folder` {plan.folder} holds runs with other settings. Give --folder=NEW, or delete it.", key="folder"
-            )
-        return
+    path, text = plan.folder / PLAN, json.dumps(plan.identity(), indent=2) + "\n"
+    if held(plan) and not (path.is_file() and path.read_text() == text):
+        raise ConfigError(
+            f"`--folder` {plan.folder} holds runs with other settings. Give --folder=NEW, or delete it.", key="folder"
+        )
     try:
         plan.folder.mkdir(parents=True, exist_ok=True)
-        write_atomic(path, json.dumps(plan.identity(), indent=2) + "\n")
+        write_atomic(path, text)
     except OSError as error:
         raise ConfigError(f"`--folder` must be writable; {plan.folder}: {error.strerror}.", key="folder") from None
 
 
+def held(plan: Plan) -> bool:
+    """Whether the folder holds a run that is done."""
+    return any(plan.folder.glob("*/results.json"))
+
+
 def run_cell(plan: Plan, model: str, seed: int) -> int:
     """One `dream fit`; its exit code. What an interrupted attempt left is removed first."""
-    folder = comparison.results_file(plan.folder, model, seed).parent
+    folder = comparison.cell_folder(plan.folder, model, seed)
     shutil.rmtree(folder, ignore_errors=True)
     command = ["fit", *(word for path in plan.paths for word in ("-c", str(path))), *plan.flags, *baselines.flags(model)]
     own = {"folder": plan.folder, "name": folder.name, "group": plan.folder.name, "table": "false"}

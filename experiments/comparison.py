@@ -17,6 +17,8 @@ from experiments.report import table
 from lightning_modules import tracking
 from lightning_modules.plots.comparison import comparison
 
+CONFIG = "config.yaml"
+
 
 @dataclass
 class Row:
@@ -41,14 +43,25 @@ class Row:
         return shown
 
 
-def results_file(folder: Path, model: str, seed: int) -> Path:
-    """What a finished run of a comparison leaves."""
-    return folder / f"{model}-seed{seed}" / "results.json"
+def cell_folder(folder: Path, model: str, seed: int) -> Path:
+    """Where a comparison keeps a run."""
+    return folder / f"{model}-seed{seed}"
 
 
-def headline(folder: Path, model: str, seed: int) -> str:
+def record(folder: Path, model: str, seed: int) -> dict[str, Any] | None:
+    """What a run that is done left in `results.json`; None where it is not done, or its files are damaged."""
+    cell = cell_folder(folder, model, seed)
+    if not (cell / CONFIG).is_file():
+        return None
+    try:
+        found = json.loads((cell / "results.json").read_text())
+    except (OSError, ValueError):
+        return None
+    return found if isinstance(found, dict) and found.get("results") else None
+
+
+def headline(record: dict[str, Any]) -> str:
     """The own row of a run, in one line."""
-    record = json.loads(results_file(folder, model, seed).read_text())
     name, metrics = next(iter(record["results"].items()))
     values = "  ".join(f"{metric} {value:.4g}" for metric, value in metrics.items())
     return f"      {name}: {values}  ({record['seconds']:.0f} s)"
@@ -83,24 +96,21 @@ def spread(values: Sequence[float]) -> float:
 def show(folder: Path, cells: Sequence[tuple[str, int]], **facts: Any) -> None:
     """Print the table of the cells that are done; write `comparison.json` and `comparison.png`, and track both."""
     console = Console()
-    files = {cell: path for cell in cells if (path := results_file(folder, *cell)).is_file()}
-    if not files:
-        console.print("no run is done: no table.")
-        return
-    rows = gather([(seed, json.loads(path.read_text())) for (_, seed), path in files.items()])
+    done = {cell: found for cell in cells if (found := record(folder, *cell)) is not None}
+    rows = gather([(seed, found) for (_, seed), found in done.items()])
     metrics = list(dict.fromkeys(metric for row in rows.values() for values in row.values.values() for metric in values))
-    seeds = sorted({seed for _, seed in files})
+    seeds = sorted({seed for _, seed in done})
     console.print(
         table({name: row.cells(metrics) for name, row in rows.items()}, f"mean ± deviation over seeds {seeds}", console)
     )
-    if len(files) < len(cells):
-        console.print(f"{len(files)} of {len(cells)} runs are done; the same command does the others.")
+    if len(done) < len(cells):
+        console.print(f"{len(done)} of {len(cells)} runs are done; the same command does the others.")
     means = {name: {m: statistics.fmean(v) for m in metrics if (v := row.of(m))} for name, row in rows.items()}
     path, picture = folder / "comparison.json", folder / "comparison.png"
     tracking.write_results(path, means, seeds=seeds, rows={name: vars(row) for name, row in rows.items()}, **facts)
     comparison({name: row.of(metrics[0]) for name, row in rows.items()}, metrics[0]).savefig(picture, dpi=120)
     console.print(f"      comparison  {path}\n          figure  {picture}", soft_wrap=True, highlight=False)
-    settings = yaml.safe_load((next(iter(files.values())).parent / "config.yaml").read_text(encoding="utf-8"))["run"]
+    settings = yaml.safe_load((cell_folder(folder, *next(iter(done))) / CONFIG).read_text(encoding="utf-8"))["run"]
     mode = settings["wandb"] or os.environ.get("WANDB_MODE", "offline")
     if mode != "disabled":
         logger = tracking.wandb_logger(folder, settings["project"], mode, group=folder.name)

@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
+from rich.console import Console, Group
+from rich.measure import Measurement
 from rich.table import Table
 
 from lightning_modules.base import TaskModule
@@ -34,18 +35,36 @@ def results(
     written(folder, console)
 
 
-def table(cells: dict[str, dict[str, str]], title: str, console: Console) -> Table:
-    """`cells` by model and column: a row for each model, or a column for each where that is too wide for the console."""
+def table(cells: dict[str, dict[str, str]], title: str, console: Console) -> Group:
+    """`cells` by model and column: a row for each model; where that is too wide for the console a column for each; where
+    that is too wide, too, a row for each again, in several tables below each other."""
     columns = list(dict.fromkeys(column for row in cells.values() for column in row))
-    upright = Table("model", *columns, title=title, title_justify="left")
-    for model, row in cells.items():
-        upright.add_row(model, *(row.get(column, "-") for column in columns))
-    if console.measure(upright).maximum <= console.width:
-        return upright
+
+    def upright(some: list[str]) -> Table:
+        made = Table("model", *some, title=title, title_justify="left")
+        for model, row in cells.items():
+            made.add_row(model, *(row.get(column, "-") for column in some))
+        return made
+
     turned = Table("", *cells, title=title, title_justify="left")
     for column in columns:
         turned.add_row(column, *(row.get(column, "-") for row in cells.values()))
-    return turned
+    for whole in (upright(columns), turned):
+        if _fits(whole, console):
+            return Group(whole)
+    parts: list[list[str]] = [columns[:1]]
+    for column in columns[1:]:
+        if _fits(upright([*parts[-1], column]), console):
+            parts[-1].append(column)
+        else:
+            parts.append([column])
+    return Group(*map(upright, parts))
+
+
+def _fits(made: Table, console: Console) -> bool:
+    """Whether no line of the table would be cut or folded."""
+    unlimited = console.options.update_width(10**6)
+    return Measurement.get(console, unlimited, made).maximum <= console.width
 
 
 def _cell(value: float | None, best: float, bold: bool) -> str:

@@ -264,7 +264,13 @@ def set_up_words() -> None:
     warnings.showwarning = _note
     for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.WARNING)
-    for message in (".*does not have many workers.*", ".*Checkpoint directory .* exists.*", ".*litlogger.*", ".*LeafSpec.*"):
+    for message in (
+        ".*does not have many workers.*",
+        ".*Checkpoint directory .* exists.*",
+        "The dirpath has changed.*",  # a run's folder that is given by its relative path
+        ".*litlogger.*",
+        ".*LeafSpec.*",
+    ):
         warnings.filterwarnings("ignore", message)
 
 

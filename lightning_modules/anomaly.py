@@ -33,7 +33,7 @@ from lightning_modules.scoring import (
     RunningScale,
     WindowedGaussian,
 )
-from lightning_modules.verdicts import HIGHER_IS_BETTER, Verdict, assess
+from lightning_modules.verdicts import FLAGGED, HIGHER_IS_BETTER, Verdict, assess
 
 LOSS_LIMIT = 25.0  # squared usual deviations: an outlier in the training part teaches no more than that
 FIGURES = 3
@@ -91,6 +91,7 @@ class AnomalyModule(TaskModule):
     """
 
     higher_is_better: ClassVar[frozenset[str]] = HIGHER_IS_BETTER
+    unranked: ClassVar[frozenset[str]] = frozenset({FLAGGED})
     data: AnomalyData
     """What it was prepared for; there once `prepare` has run."""
 

@@ -15,6 +15,7 @@ from lightning_modules.metrics import nab
 from lightning_modules.metrics.anomaly import event_metrics, row_metrics, vus_pr
 from lightning_modules.scoring import WARM_UP, tail_threshold
 
+FLAGGED = "flagged"
 HIGHER_IS_BETTER = frozenset([*nab.PROFILES, "roc_auc", "ap", "vus_pr", "event_precision", "event_recall", "event_f1", "f1"])
 
 
@@ -41,22 +42,20 @@ class Verdict(NamedTuple):
 
 
 def assess(streams: Sequence[Stream], verdicts: Sequence[Verdict], buffer: int, corpus: bool) -> dict[str, float]:
-    """The metrics of a detector over the rows after the training parts; without labels the share flagged, in percent.
+    """The metrics of a detector over the rows after the training parts; the share flagged, in percent, where those have no
+    labels, or labels of one kind only, which can't tell a good detector from a bad one.
 
     Args:
         streams: what was judged.
         verdicts: one for each stream.
         buffer: longest buffer of VUS-PR, in rows.
         corpus: whether the streams are the benchmark NAB, whose own score comes first then.
-
-    Raises:
-        DataError: labels of one kind only.
     """
     parts = [slice(stream.training, None) for stream in streams]
     flags = [verdict.flag[part] for verdict, part in zip(verdicts, parts, strict=True)]
     labels = [stream.label[part] for stream, part in zip(streams, parts, strict=True) if stream.label is not None]
-    if len(labels) < len(streams):
-        return {"flagged": 100 * float(np.concatenate(flags).mean())}
+    if len(labels) < len(streams) or len(np.unique(np.concatenate(labels))) < 2:
+        return {FLAGGED: 100 * float(np.concatenate(flags).mean())}
     scores = [verdict.score[part] for verdict, part in zip(verdicts, parts, strict=True)]
     raised = [verdict.raised[part] for verdict, part in zip(verdicts, parts, strict=True)]
     values: dict[str, float] = {}

@@ -37,7 +37,7 @@ class AnomalyTable(AnomalyData):
         **options: Any,
     ) -> None:
         super().__init__(**options)
-        if not training > 0 or (training > 1 and training != int(training)):
+        if not training > 0 or (training > 1 and not float(training).is_integer()):
             raise ConfigError(
                 f"`training` must be a share above 0 and below 1, or a number of rows; got {training!r}.", key="training"
             )

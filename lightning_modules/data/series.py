@@ -99,7 +99,8 @@ def read_frame(path: Path, separator: str = ",") -> pd.DataFrame:
             if len(header) == 1 and (used := next((sign for sign in ",;\t|" if sign in header[0]), None)):
                 wanted = "commas" if separator == "," else repr(separator)
                 raise DataError(
-                    f"{path}: values must be separated by {wanted}; the first line uses {used!r}. Save it as CSV."
+                    f"{path}: values must be separated by {wanted}; the first line uses {used!r}. Save it as CSV; "
+                    "AnomalyTable also takes `--data.separator`."
                 )
             with warnings.catch_warnings():
                 warnings.simplefilter("error", pd.errors.ParserWarning)  # a row longer than the header
@@ -203,8 +204,9 @@ def fill_missing(series: Series, policy: Literal["error", "ffill", "mask"], befo
     listed = ", ".join(f"{name} {count}" for name, count in zip(series.columns, counts, strict=True) if count)
     if policy == "error":
         raise DataError(
-            f"{series.source}: values are missing ({listed}). Show the model what is missing with `--data.missing=mask`, "
-            "carry the last known value forward with `--data.missing=ffill`, or fill them in the source."
+            f"{series.source}: values are missing ({listed}). Carry the last known value forward with "
+            "`--data.missing=ffill`, show a forecaster what is missing with `--data.missing=mask`, or fill them in the "
+            "source."
         )
     if policy == "ffill":
         logger.warning("%s: missing values take the last known value of their column: %s.", series.source, listed)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import signal
 import statistics
@@ -10,11 +11,13 @@ import time
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
 from dream.errors import ConfigError
-from experiments import baselines, comparison
+from experiments import baselines, comparison, run
 from experiments.cli import main
 from experiments.compare import parse
+from experiments.report import table
 from tests.experiments.support import DREAM, ENVIRONMENT, SMALL, wandb_config
 
 BRIEF = ["compare", "-c", "forecasting", *SMALL, "--trainer.max_epochs=1", "--trainer.limit_train_batches=3"]
@@ -84,6 +87,86 @@ def test_an_interrupted_comparison_keeps_what_is_done(tmp_path: Path) -> None:
     assert "linear" in json.loads((tmp_path / "cut" / "comparison.json").read_text())["results"]
 
 
+def fake_fit(words: list[str]) -> int:
+    """Leaves what `dream fit` leaves, at once; refuses ``--bad``."""
+    if "--bad" in words:
+        raise ConfigError("`bad` is not a setting.")
+    flags = dict(word.removeprefix("--").split("=") for word in words if "=" in word)
+    cell = Path(flags["run.folder"]) / flags["run.name"]
+    cell.mkdir(parents=True)
+    (cell / "config.yaml").write_text("run: {wandb: disabled, project: dream}")
+    record = {"results": {flags.get("model.core", "dream"): {"mse": 1.0}}, "seconds": 1.0, "parameters": 5}
+    (cell / "results.json").write_text(json.dumps(record))
+    return 0
+
+
+@pytest.fixture
+def fits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The cells that were run, in a folder of the test's own, by `fake_fit`."""
+    names: list[str] = []
+
+    def fit(words: list[str]) -> int:
+        names.extend(word.removeprefix("--run.name=") for word in words if word.startswith("--run.name="))
+        return fake_fit(words)
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(run, "main", fit)
+    return names
+
+
+TWO = ["compare", "-c", "forecasting", "--models", "dream,lstm", "--seeds=1"]
+
+
+def test_a_refused_setting_claims_nothing(fits: list[str], tmp_path: Path) -> None:
+    assert main([*TWO, "--bad"]) == 2
+    assert not list(tmp_path.iterdir())
+    assert main(TWO) == 0
+    assert fits == ["dream-seed0", "dream-seed0", "lstm-seed0"]
+
+
+def test_the_order_of_values_is_part_of_the_settings(fits: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([*TWO, "--data.rows", "400", "--data.horizon", "8"]) == 0
+    assert main([*TWO, "--data.rows", "8", "--data.horizon", "400"]) == 2
+    assert "holds runs with other settings" in capsys.readouterr().err
+
+
+def test_a_damaged_cell_is_run_again(fits: list[str]) -> None:
+    assert main([*TWO, "--folder=my runs, all"]) == 0
+    folder = Path("my runs, all")
+    (folder / "dream-seed0" / "results.json").write_text('{"resul')
+    (folder / "lstm-seed0" / "config.yaml").unlink()
+    assert main([*TWO, "--folder=my runs, all"]) == 0
+    assert fits == ["dream-seed0", "lstm-seed0"] * 2
+
+
+def test_a_run_that_fails_leaves_the_table_of_the_others(
+    fits: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([*TWO[:-2], "dream", "--seeds=1"]) == 0
+    monkeypatch.setattr(run, "main", lambda words: fake_fit([*words, "--bad"]))
+    capsys.readouterr()
+    assert main(TWO) == 2
+    said = capsys.readouterr()
+    assert "1 of 2 runs are done" in said.out
+    assert "`bad` is not a setting" in said.err
+
+
+def test_what_runs_nothing_ends_without_a_table(fits: list[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(run, "main", lambda words: 0)  # as --print_config
+    assert main(TWO) == 0
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(("models", "width", "tables"), [(9, 60, 9), (2, 60, 1), (9, 200, 1)])
+def test_no_cell_of_a_table_is_cut(models: int, width: int, tables: int) -> None:
+    console = Console(width=width, record=True, file=io.StringIO())
+    cells = {f"the model {k}": {f"metric {m}": f"{k}.{m}234 ± 0.00123" for m in range(9)} for k in range(models)}
+    console.print(table(cells, "title", console))
+    text = console.export_text()
+    assert all(value in text for row in cells.values() for value in row.values())
+    assert text.count("title") <= tables
+
+
 def test_rows_are_gathered_over_seeds() -> None:
     def record(own: str, value: float, naive: float) -> dict[str, object]:
         return {"results": {own: {"mse": value}, "naive": {"mse": naive}}, "seconds": 2.0, "parameters": 7}
@@ -106,6 +189,8 @@ def test_rows_are_gathered_over_seeds() -> None:
         (["-c", "forecasting", "--models"], "`--models` must name at least one of dream, "),
         (["-c", "forecasting", "--seeds", "none"], "`--seeds` must be a whole number of at least 1; got 'none'"),
         (["-c", "forecasting", "--seeds=0"], "`--seeds` must be a whole number of at least 1; got '0'"),
+        (["-c", "forecasting", "--folder"], "`--folder` must be one folder, in quotes if there are spaces in it; got []"),
+        (["-c", "forecasting", "--folder", "my", "runs"], "`--folder` must be one folder"),
         (["-c", "forecasting", "--seed=3"], "`--seed` is set by compare for each run"),
         (["-c", "forecasting", "--model.core=gru"], "`--model.core` is set by compare for each run"),
     ],

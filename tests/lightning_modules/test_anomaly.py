@@ -176,6 +176,13 @@ def test_streams_without_labels_get_the_share_flagged(tmp_path: Path) -> None:
         assert np.mean(verdict.score[50 : stream.training] > verdict.threshold) == pytest.approx(0.05, abs=0.02)
 
 
+def test_labels_of_one_kind_are_no_reason_to_lose_a_run(tmp_path: Path) -> None:
+    data = Streams([replace(stream, label=np.arange(len(stream.values)) == 5) for stream in Streams().streams])
+    model = module()
+    small_trainer(tmp_path).test(model, datamodule=data, verbose=False)
+    assert {tuple(row) for row in model.results.values()} == {tuple(model.unranked)} == {("flagged",)}
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

@@ -128,7 +128,7 @@ def test_cold_starts() -> None:
     assert DREAMClassifier(LAYER).predict_proba_one({"a": 1.0}) == {}
     assert DREAMRegressor(LAYER).predict_one({"a": 1.0}) == 0.0
     assert DREAMForecaster(LAYER).forecast() == []
-    assert DREAMAnomalyDetector(LAYER).score_one({"a": 1.0}) == 0.5
+    assert DREAMAnomalyDetector(LAYER).score_one({"a": 1.0}) == 0
     assert DREAMClassifier(LAYER).learn_one({"a": 1.0}, True).predict_one({"a": 2.0}) is True
 
 
@@ -143,6 +143,21 @@ def test_they_learn() -> None:
         learn(regressor, k, k + 1)
     assert right >= 25  # of 30
     assert math.sqrt(np.mean(squares)) < 0.4  # of a deviation of 2
+
+
+def test_a_detector_scores_as_the_anomaly_task_and_keeps_it_in_a_file(tmp_path: Path) -> None:
+    model = MAKE["detector"]()
+    learn(model, 0, 70)
+    model.learn_one({"a": None, "b": 0.1})
+    model.save(tmp_path / "model")
+    other = DREAMAnomalyDetector.load(tmp_path / "model")
+    for k in range(70, 80):
+        usual, odd, unknown = ({"a": a, "b": ROWS[k]["b"]} for a in (ROWS[k]["a"], 12.0, None))
+        scores = [model.score_one(x) for x in (usual, odd, unknown)]
+        assert scores == [other.score_one(x) for x in (usual, odd, unknown)]
+        assert scores[1] > 0.3 > max(scores[0], scores[2]) > 0
+        learn(model, k, k + 1)
+        learn(other, k, k + 1)
 
 
 def test_a_missing_value_is_no_error() -> None:

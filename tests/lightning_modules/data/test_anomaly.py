@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import os
 from pathlib import Path
 
@@ -95,6 +96,7 @@ def test_missing_values_and_labels(tmp_path: Path) -> None:
         ({"columns": ["a"], "label_column": "a"}, "`label_column` must not be one of the columns to watch; 'a' is both"),
         ({"separator": ", "}, "`separator` must be one character"),
         ({"missing": "drop"}, "`missing` must be"),
+        ({"training": math.inf}, "`training` must be a share above 0 and below 1, or a number of rows; got inf"),
         ({"validation": 0}, "`validation` must be a share"),
         ({"chunk": 0}, "`chunk` must be a whole number"),
     ],

@@ -44,7 +44,7 @@ def test_a_comma_too_many_at_the_end_is_no_column(tmp_path: Path) -> None:
 @pytest.mark.parametrize("sign", [";", "\t", "|"])
 def test_another_separator_is_named(tmp_path: Path, sign: str) -> None:
     (tmp_path / "a.csv").write_text(f"date{sign}load\n2024-01-01{sign}1,5\n")
-    with pytest.raises(DataError, match="values must be separated by commas; the first line uses"):
+    with pytest.raises(DataError, match=r"separated by commas; the first line uses .* takes `--data\.separator`"):
         read_table(tmp_path / "a.csv")
 
 
@@ -165,7 +165,7 @@ class TestFillMissing:
     GAPS = make_series([[np.nan, 1], [2, np.nan], [np.nan, np.nan], [4, 4]])
 
     def test_error_counts_and_names_the_remedy(self) -> None:
-        with pytest.raises(DataError, match=r"\(a 2, b 2\).*--data.missing=ffill"):
+        with pytest.raises(DataError, match=r"\(a 2, b 2\).*--data.missing=ffill`, show a forecaster"):
             fill_missing(self.GAPS, "error")
 
     def test_ffill_uses_the_past(self, caplog: pytest.LogCaptureFixture) -> None:
