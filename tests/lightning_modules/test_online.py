@@ -135,6 +135,8 @@ def test_bad_settings_are_refused() -> None:
         module_of(data_of(), reading=Reading(channel_independent=True))
     with pytest.raises(ConfigError, match="a number or a list of whole numbers from 0 to 10000; got -1"):
         Reading(lags=-1)
+    with pytest.raises(ConfigError, match=r"`updates.every` must be a whole number of at least 1; got 1.5"):
+        Updates(every=1.5)  # type: ignore[arg-type]
     with pytest.raises(ConfigError, match="`lags` must be above 0 where the head reads nothing else; got 0"):
         module_of(data_of(), reading=Reading(lags=0, output=False, forecast=False))
 
