@@ -190,7 +190,7 @@ def number(name: str, value: object) -> float:
     """
     if value is None:
         return float("nan")
-    if isinstance(value, Real) and not abs(value) > LARGEST:
+    if isinstance(value, Real) and not abs(value) > LARGEST:  # type: ignore[operator] # of numbers.Real
         return float(value)
     raise DataError(f"`{name}` must be a finite number within float32, or None where it is missing; got {value!r:.80}.")
 

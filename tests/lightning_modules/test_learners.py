@@ -177,8 +177,8 @@ def test_what_is_no_row_is_refused(call: Any, message: str) -> None:
 def test_columns_may_be_numbered() -> None:
     named, numbered = DREAMRegressor(LAYER), DREAMRegressor(LAYER)
     named.learn_one({"0": 1.0, "1": 2.0}, 3.0)
-    numbered.learn_one({0: 1.0, 1: 2.0}, 3.0)
-    assert numbered.predict_one({1: 4.0, 0: 0.0}) == named.predict_one({"0": 0.0, "1": 4.0})
+    numbered.learn_one({0: 1.0, 1: 2.0}, 3.0)  # type: ignore[dict-item]
+    assert numbered.predict_one({1: 4.0, 0: 0.0}) == named.predict_one({"0": 0.0, "1": 4.0})  # type: ignore[dict-item]
 
 
 def test_limits_are_said() -> None:
