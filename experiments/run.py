@@ -142,6 +142,8 @@ class DREAMCLI(LightningCLI):
 
     def instantiate_trainer(self, **kwargs: Any) -> L.Trainer:
         self.model.prepare(self.datamodule)
+        if self.subcommand == "predict":
+            self.datamodule.predict_dataloader()  # refuses what cannot be predicted before anything is written
         loaded = self._get(self.config, "ckpt_path")
         if loaded is not None:
             check_weights(self.model, loaded)

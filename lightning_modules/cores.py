@@ -229,7 +229,7 @@ def build_core(
         raise ConfigError(
             f"`core` must be {', '.join(names[:-1])} or {names[-1]}; got {core!r}. {nearest(core, names)}", key="core"
         )
-    widths = list(hidden_dims or [config.hidden_dim])
+    widths = [config.hidden_dim] if hidden_dims is None else list(hidden_dims)
     knobs = asdict(config)
     del knobs["hidden_dim"]
     if core == "dream":

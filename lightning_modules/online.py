@@ -145,6 +145,9 @@ class OnlineModule(TaskModule):
             raise ConfigError(f"`data` must be an OnlineData; got {type(data).__name__}. Try TableStream.", key="data")
         if getattr(self, "data", None) is not data:
             self.__dict__.pop("_starts", None)  # they are of other data
+        data.setup()
+        for mode in self.modes:  # settings that do not fit are refused now, not after the training
+            self.make_learner(mode)
         self.data = data
 
     def _told(self, targets: Tensor) -> Tensor | None:

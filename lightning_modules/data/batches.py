@@ -30,7 +30,7 @@ class WindowBatch(NamedTuple):
     known: Tensor | None = None
     """(N, H, covariates) values of the known covariates beside `future`; of a stream (N, K, H, covariates)."""
     timespans: Tensor | None = None
-    """(N, rows of `past`) time since the row before, in units of the median step."""
+    """(N, rows of `past`) time since the row before, in units of the median training step."""
 
     def afresh(self, look_back: int) -> WindowBatch:
         """The windows of `look_back` rows that end at each origin, N K of them, without carried state."""
@@ -59,7 +59,7 @@ class Tables(NamedTuple):
     known: Tensor | None = None
     """(rows, covariates) known covariates, beyond the end of the series as far as they are known."""
     timespans: Tensor | None = None
-    """(T,) time since the row before, in units of the median step."""
+    """(T,) time since the row before, in units of the median training step."""
 
     def cut(self, past: Tensor, origin: Tensor, horizon: int, reset: Tensor | None = None) -> WindowBatch:
         """The batch whose past has the row numbers `past` (N, rows), and whose futures start at `origin`."""

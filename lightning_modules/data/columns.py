@@ -93,8 +93,8 @@ def continued(time: np.ndarray, rows: np.ndarray) -> np.ndarray:
     return time[np.minimum(rows, len(time) - 1)] + np.maximum(rows - len(time) + 1, 0) * step
 
 
-def timespans(series: Series) -> np.ndarray:
-    """Time between each row and the one before, in units of the median step, (T,); 1 for the first row.
+def timespans(series: Series, train: slice) -> np.ndarray:
+    """Time between each row and the one before, in units of the median step of the rows `train`, (T,); 1 for the first row.
 
     Raises:
         DataError: rows have no time stamps.
@@ -105,4 +105,4 @@ def timespans(series: Series) -> np.ndarray:
             "or leave `timespans` out."
         )
     step = np.diff(series.time).astype(np.int64)
-    return np.concatenate([[1.0], step / np.median(step)])
+    return np.concatenate([[1.0], step / np.median(np.diff(series.time[train]).astype(np.int64))])

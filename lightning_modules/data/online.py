@@ -90,7 +90,8 @@ class OnlineData(TaskData, ABC):
         batch_size: Crops in a batch.
         crops: Crops in a training epoch.
         chunk: Rows of the stream in a batch of the test; they are learnt from one by one whatever it is.
-        missing: What to do about missing inputs: stop with an error, or carry the last known value forward.
+        missing: What to do about missing inputs: stop with an error, or carry the last known value forward; before the first
+            known value stands the mean of the warm-up.
     """
 
     def __init__(
@@ -135,7 +136,10 @@ class OnlineData(TaskData, ABC):
         stream = self.read()
         if stream.task != "forecasting" and self.horizon != 1:
             raise ConfigError(f"`horizon` must be 1 for {stream.task}; got {self.horizon}.", key="horizon")
-        series = fill_missing(stream.series, self.missing)
+        values, before = stream.series.values, None
+        if self.missing == "ffill" and np.isnan(values[0]).any():  # the first known value may lie in the future
+            before = Scaler.fit(values[: max(_rows(self.warm_up, len(values)), 1)], stream.series.columns).mean
+        series = fill_missing(stream.series, self.missing, before)
         return Stream(series, stream.task, stream.targets, stream.truth)
 
     @property
@@ -164,10 +168,12 @@ class OnlineData(TaskData, ABC):
         else:
             both += warm_up
         ahead = self.horizon if self.task == "forecasting" else 1
-        if end > count or both + ahead >= end:
+        if end > count:
+            raise ConfigError(f"`rows` must be at most the {count} rows there are; got {end}.", key="rows")
+        if both + ahead >= end:
             raise ConfigError(
-                f"`warm_up` and `validation` must leave rows for the stream; got {warm_up} and {both - warm_up} "
-                f"of {end} rows ({count} there are).",
+                f"`warm_up` and `validation` must leave rows for the stream; got {warm_up} and {both - warm_up} of {end} "
+                f"rows, which leaves {max(end - both, 0)} where more than {ahead} are needed. Lower them or `horizon`.",
                 key="warm_up",
             )
         if 0 < warm_up < self.crop + self.ahead:

@@ -11,7 +11,7 @@ import pandas as pd
 from dream.errors import ConfigError, DataError, nearest
 from lightning_modules.data.catalogue import data_path
 from lightning_modules.data.online import OnlineData, Stream, Task, check_truth
-from lightning_modules.data.series import Series, read_frame, read_table
+from lightning_modules.data.series import Series, find_time_column, number_columns, read_frame, read_table
 
 Name = Literal["ETTh1", "ETTh2", "ETTm1", "WTH", "exchange", "elec2"]
 Asked = Literal["auto", "forecasting", "regression", "classification"]
@@ -94,8 +94,8 @@ class TableStream(OnlineData):
         path: The file: .csv or .txt (also .gz), .parquet or .pq.
         targets: Columns to predict; null for all columns of numbers, which are then forecast.
         task: `forecasting`: the next `horizon` rows of the targets, from all columns; `regression` and `classification`:
-            the target of a row from its other columns; `auto`: classification for one target column that holds no
-            numbers, else forecasting.
+            the target of a row from its other columns; `auto`: classification for one target column that holds words
+            or truth values, else forecasting.
         time_column: The column of time stamps; null finds it, and counts rows where there is none.
     """
 
@@ -126,12 +126,13 @@ class TableStream(OnlineData):
         for name in self.targets:
             if name not in frame:
                 raise DataError(f"{self.path}: no column `{name}`. {nearest(name, map(str, frame.columns))}")
-        numbers = [str(name) for name in frame if pd.api.types.is_numeric_dtype(frame[name])]
-        numeric = all(name in numbers for name in self.targets)
+        dtypes = [frame[name].dtype for name in self.targets]
+        numeric = all(pd.api.types.is_numeric_dtype(dtype) and not pd.api.types.is_bool_dtype(dtype) for dtype in dtypes)
         asked: Task | str = self.asked
         if asked == "auto":
             asked = "classification" if len(self.targets) == 1 and not numeric else "forecasting"
-        others = [name for name in numbers if name not in self.targets and name != self.time_column]
+        time_column = self.time_column or find_time_column(frame)
+        others = number_columns(frame, self.path, [*self.targets, time_column])
         if asked == "forecasting":
             return Stream(read_table(self.path, self.time_column, self.targets, others), "forecasting", tuple(self.targets))
         if not others:
@@ -148,4 +149,9 @@ class TableStream(OnlineData):
         truth, classes = pd.factorize(label, sort=True)
         if len(classes) < 2:
             raise DataError(f"{self.path}: column `{label.name}` must hold at least two classes; got {list(classes)}.")
+        if len(classes) > len(label) / 2:
+            raise DataError(
+                f"{self.path}: column `{label.name}` must hold classes that come again; {len(classes)} differ in "
+                f"{len(label)} rows. Name another of `targets`, or set `task` to regression for numbers."
+            )
         return Stream(inputs, "classification", tuple(map(str, classes)), truth.astype(np.int64))

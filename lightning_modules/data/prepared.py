@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from dream.errors import DataError
 from lightning_modules.data.batches import Tables
 from lightning_modules.data.columns import age, timespans
 from lightning_modules.data.series import Scaler, Series, Split, fill_missing
@@ -59,14 +60,13 @@ def prepare(
         DataError: values are missing under the error policy, a column is empty in the training rows, or there are no time
             stamps for `timed`.
     """
-    series = replace(whole, values=whole.values[:rows], time=None if whole.time is None else whole.time[:rows])
-    observed = series
-    if missing == "mask":
-        scaler = Scaler.fit(series.values[split.train], series.columns)
-        series = fill_missing(series, missing, scaler.mean)
-    else:
-        observed = series = fill_missing(series, missing)
-        scaler = Scaler.fit(series.values[split.train], series.columns)
+    read = replace(whole, values=whole.values[:rows], time=None if whole.time is None else whole.time[:rows])
+    scaler = Scaler.fit(read.values[split.train], read.columns)
+    series = fill_missing(read, missing, scaler.mean if missing == "mask" else None)
+    observed = read if missing == "mask" else series
+    for name, part in zip(("validation", "test"), split[1:], strict=True):
+        if np.isnan(observed.values[part, : layout.channels]).all():
+            raise DataError(f"{whole.source}: the {name} part holds no known target to score. Change `split`.")
     values = scaler.transform(series.values)
     targets = scaler.transform(observed.values)[:, : layout.channels]
     targets = np.concatenate([targets, np.full((horizon, layout.channels), np.nan)])
@@ -79,7 +79,7 @@ def prepare(
     if missing == "mask":
         aged = len(series.columns) - layout.calendar
         values = np.concatenate([values, age(observed.values[:, :aged])], axis=1)
-    spans = _float(timespans(series)) if timed else None
+    spans = _float(timespans(series, split.train)) if timed else None
     return Prepared(series, split, scaler, Tables(_float(values), _float(targets), known, spans))
 
 

@@ -60,17 +60,12 @@ def read_table(
     path = Path(path).expanduser()
     frame = read_frame(path, separator)
     if time_column is None:
-        time_column = _find_time_column(frame)
+        time_column = find_time_column(frame)
     else:
         _require(frame, [time_column], path)
     time = None if time_column is None else _time_stamps(frame[time_column], time_column, path)
     if columns is None:
-        others = [name for name in frame.columns if name != time_column and name not in covariates]
-        nameless = [name for name in others if name.startswith("Unnamed: ") and frame[name].isna().all()]  # a comma too many
-        others = [name for name in others if name not in nameless]
-        columns = [name for name in others if frame[name].isna().all() or _to_numbers(frame[name]).notna().any()]
-        if left_out := [name for name in others if name not in columns]:
-            logger.warning("%s: columns without a single number are left out: %s.", path, ", ".join(left_out))
+        columns = number_columns(frame, path, [time_column, *covariates])
         if not columns:
             raise DataError(f"{path}: no column to predict holds numbers. Found: {', '.join(frame.columns)}.")
     columns = [*columns, *covariates]
@@ -121,6 +116,17 @@ def read_frame(path: Path, separator: str = ",") -> pd.DataFrame:
     return frame
 
 
+def number_columns(frame: pd.DataFrame, path: str | Path, without: Sequence[str | None]) -> list[str]:
+    """Every column but `without` and those in which no value is a number, which are logged."""
+    others = [name for name in frame.columns if name not in without]
+    nameless = [name for name in others if name.startswith("Unnamed: ") and frame[name].isna().all()]  # a comma too many
+    others = [name for name in others if name not in nameless]
+    found = [name for name in others if frame[name].isna().all() or _to_numbers(frame[name]).notna().any()]
+    if left_out := [name for name in others if name not in found]:
+        logger.warning("%s: columns without a single number are left out: %s.", path, ", ".join(left_out))
+    return found
+
+
 def _require(frame: pd.DataFrame, columns: Sequence[str], path: Path) -> None:
     for name in columns:
         if name not in frame:
@@ -133,7 +139,8 @@ def _parse_dates(column: pd.Series) -> pd.Series:
         return pd.to_datetime(column, errors="coerce", utc=True).dt.tz_localize(None)
 
 
-def _find_time_column(frame: pd.DataFrame) -> str | None:
+def find_time_column(frame: pd.DataFrame) -> str | None:
+    """The first column of dates, or else the first column if most of its values can be read as dates."""
     dated = [name for name in frame.columns if pd.api.types.is_datetime64_any_dtype(frame[name])]
     first: str = [*dated, frame.columns[0]][0]
     numeric = pd.api.types.is_numeric_dtype(frame[first])
@@ -295,7 +302,7 @@ class Scaler:
         """
         if (empty := np.isnan(rows).all(axis=0)).any():
             names = ", ".join(name for name, none in zip(columns, empty.tolist(), strict=True) if none)
-            raise DataError(f"columns without a value in the training rows: {names}. Leave them out or change `split`.")
+            raise DataError(f"columns without a value in the training rows: {names}. Leave them out or lengthen that part.")
         low = np.nanmin(rows, axis=0)
         constant = low == np.nanmax(rows, axis=0)
         mean = np.where(constant, low, np.nanmean(rows, axis=0, dtype=np.float64)).astype(np.float64)

@@ -61,7 +61,7 @@ class ForecastingData(TaskData, ABC):
             (`ffill`), or also show the model how old each value is and leave missing targets out of loss and metrics
             (`mask`).
         calendar: Known covariates made from the time stamps: any of minute, hour, weekday, day (of the month), month.
-        timespans: Tell the layer how much time lies between rows, in units of the median step, for irregular stamps.
+        timespans: Tell the layer how much time lies between rows, in units of the median training step, for uneven stamps.
         num_workers: Processes that prepare batches; 0 prepares them in the main process.
     """
 

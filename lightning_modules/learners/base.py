@@ -5,14 +5,16 @@ Shapes: D input columns, H rows ahead, C targets (classes for classification).
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Hashable, Mapping
 from dataclasses import asdict
 from numbers import Real
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Self, get_args
 
+import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as to_safetensors
@@ -26,6 +28,7 @@ from lightning_modules.stream import Reading, Shape, StreamLearner, StreamNetwor
 from lightning_modules.stream.rules import Moves
 
 VERSION = 1
+LARGEST = torch.finfo(torch.float32).max  # beyond it squares would overflow
 
 
 class OnlineObject(ABC):
@@ -54,6 +57,8 @@ class OnlineObject(ABC):
         seed: int = 0,
     ) -> None:
         require("config", type(config).__name__, isinstance(config, DREAMConfig), "a DREAMConfig")
+        require("moves", moves, moves in get_args(Moves), "head or all")
+        require("seed", seed, isinstance(seed, int), "a whole number")
         self.config, self.reading, self.updates, self.moves, self.seed = config, reading, updates, moves, seed
         self.columns: list[str] = []
         self.learner: StreamLearner | None = None
@@ -93,16 +98,15 @@ class OnlineObject(ABC):
         """
         if not isinstance(x, Mapping) or not x:
             raise DataError(f"`x` must be a dictionary from column name to number, not empty; got {x!r}.")
-        columns = self.columns or [str(name) for name in x]
-        for name in x:
+        named = {str(name): value for name, value in x.items()}
+        columns = self.columns or list(named)
+        for name in named:
             if name not in columns:
-                raise DataError(
-                    f"`x` must hold the columns of the first row; `{name}` is new. {nearest(str(name), columns)}"
-                )
+                raise DataError(f"`x` must hold the columns of the first row; `{name}` is new. {nearest(name, columns)}")
         for name in columns:
-            if name not in x:
+            if name not in named:
                 raise DataError(f"`x` must hold the columns of the first row; `{name}` is missing. Give None if not known.")
-        values = [number(f"x['{name}']", x[name]) for name in columns]
+        values = [number(f"x['{name}']", named[name]) for name in columns]
         if settle:
             self.columns = columns
         return torch.tensor(values, dtype=torch.float64)
@@ -123,8 +127,9 @@ class OnlineObject(ABC):
         )
         header = {"format": "dream-learner", "version": str(VERSION), "kind": self.kind}
         header |= {"settings": json.dumps(settings), "columns": json.dumps(self.columns)}
-        tensors = {} if self.learner is None else self.learner.tensors() | self._tensors()
-        payload = to_safetensors({name: value.detach().clone().contiguous() for name, value in tensors.items()}, header)
+        held = {} if self.learner is None else self.learner.tensors() | self._tensors()
+        tensors = {name: value.detach().clone().contiguous() for name, value in held.items()}
+        payload = to_safetensors(tensors, header | {"checksum": checksum(header, tensors)})
         try:
             write_atomic(path, payload)
         except OSError as error:
@@ -149,6 +154,8 @@ class OnlineObject(ABC):
         found = (header.get("format"), header.get("version"), header.get("kind"))
         if found != ("dream-learner", str(VERSION), cls.kind):
             raise CheckpointError(f"`path` must hold dream-learner {VERSION} of a {cls.__name__}; {path} holds {found}.")
+        if header.pop("checksum", None) != checksum(header, tensors):
+            raise CheckpointError(f"`path` must be a file that {cls.__name__}.save wrote; {path} is damaged.")
         settings = json.loads(header["settings"])
         extra = settings.pop("extra")
         settings |= dict(
@@ -165,6 +172,16 @@ class OnlineObject(ABC):
         return new
 
 
+def checksum(header: Mapping[str, str], tensors: Mapping[str, Tensor]) -> str:
+    """SHA-256 of all that a file holds, so that no changed byte goes unnoticed."""
+    parts = sorted(tensors.items())
+    listed = [sorted(header.items()), [(name, str(value.dtype), list(value.shape)) for name, value in parts]]
+    digest = hashlib.sha256(json.dumps(listed).encode())
+    for _, value in parts:
+        digest.update(value.numpy(force=True).tobytes())
+    return digest.hexdigest()
+
+
 def number(name: str, value: object) -> float:
     """`value` as a float, NaN where it is None.
 
@@ -173,9 +190,9 @@ def number(name: str, value: object) -> float:
     """
     if value is None:
         return float("nan")
-    if isinstance(value, Real) and abs(float(value)) != float("inf"):
+    if isinstance(value, Real) and not abs(value) > LARGEST:  # type: ignore[operator] # of numbers.Real
         return float(value)
-    raise DataError(f"`{name}` must be a finite number, or None where it is missing; got {value!r}.")
+    raise DataError(f"`{name}` must be a finite number within float32, or None where it is missing; got {value!r:.80}.")
 
 
 def known_number(name: str, value: object) -> float:
@@ -194,9 +211,9 @@ def plain(label: Hashable) -> Hashable:
     """A label as JSON keeps it: NumPy's scalars as Python's.
 
     Raises:
-        DataError: it is neither a text, a number nor a truth value.
+        DataError: it is neither a text, a number nor a truth value, or NaN.
     """
-    value = label.item() if hasattr(label, "item") else label
-    if not isinstance(value, (str, int, float, bool)):
+    value = label.item() if isinstance(label, np.generic) else label
+    if not isinstance(value, (str, int, float, bool)) or value != value:
         raise DataError(f"`y` must be a text, a number, True or False; got {label!r}.")
     return value

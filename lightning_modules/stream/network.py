@@ -93,7 +93,7 @@ class StreamNetwork(nn.Module):
         ahead = len(self.seasonal.steps)
         width = columns * (1 + len(reading.means)) + own * len(self.seasonal.outlook)
         self.config = replace(config, input_dim=width)
-        self.stack = build_core(core, self.config, hidden_dims or [config.hidden_dim], dropout, backend)
+        self.stack = build_core(core, self.config, hidden_dims, dropout, backend)
         shown = (len(reading.distances) + len(reading.means)) * columns + own * ahead + 4 * min(ahead, 1)
         features = shown + reading.output * self.stack.output_dim + reading.forecast * width
         require("lags", reading.lags, features > 0, "above 0 where the head reads nothing else")

@@ -54,7 +54,8 @@ class Updates:
     def __post_init__(self) -> None:
         require("updates.rule", self.rule, self.rule in get_args(Method), "adam, sgd or least_squares")
         for name in ("every", "replay", "steps"):
-            require(f"updates.{name}", getattr(self, name), getattr(self, name) >= 1, "a whole number of at least 1")
+            value = getattr(self, name)
+            require(f"updates.{name}", value, isinstance(value, int) and value >= 1, "a whole number of at least 1")
         require("updates.lr", self.lr, 0 < self.lr < math.inf, "a finite number above 0")
         require("updates.forgetting", self.forgetting, 0 < self.forgetting <= 1, "above 0 and at most 1")
         require("updates.ridge", self.ridge, 0 <= self.ridge < math.inf, "a finite number of at least 0")

@@ -70,8 +70,9 @@ class Reading:
     forecast: bool = True
 
     def __post_init__(self) -> None:
-        fits = [0 <= lag <= LONGEST for lag in self.distances]
-        require("lags", self.lags, all(fits) and self.lags != [], f"a number or a list of whole numbers from 0 to {LONGEST}")
+        lags = [self.lags] if isinstance(self.lags, int) else self.lags
+        fits = [0 <= lag <= LONGEST for lag in lags]
+        require("lags", self.lags, all(fits) and fits != [], f"a number or a list of whole numbers from 0 to {LONGEST}")
         require("means", self.means, all(1 <= mean <= LONGEST for mean in self.means), f"lengths from 1 to {LONGEST}")
 
     @property

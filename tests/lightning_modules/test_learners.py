@@ -104,9 +104,12 @@ class TestEvery:
         stranger = DREAMRegressor if not isinstance(model, DREAMRegressor) else DREAMClassifier
         with pytest.raises(CheckpointError, match=f"of a {stranger.__name__}"):
             stranger.load(path)
-        path.write_bytes(path.read_bytes()[:100])
-        with pytest.raises(CheckpointError, match="is damaged"):
-            type(model).load(path)
+        whole = path.read_bytes()
+        settings, values = whole.index(b"normalization"), len(whole) - 1
+        for damaged in (whole[:100], *(whole[:at] + bytes([whole[at] ^ 1]) + whole[at + 1 :] for at in (settings, values))):
+            path.write_bytes(damaged)
+            with pytest.raises(CheckpointError, match="is damaged"):
+                type(model).load(path)
 
 
 def test_a_classifier_says_what_the_tasks_engine_says() -> None:
@@ -175,12 +178,22 @@ def test_a_missing_value_is_no_error() -> None:
         (lambda: DREAMRegressor(LAYER).learn_one({"a": 1.0}, None), "`y` must be a finite number; got None"),  # type: ignore[arg-type]
         (lambda: DREAMClassifier(LAYER).learn_one({"a": 1.0}, (1, 2)), "`y` must be a text, a number, True or False"),
         (lambda: DREAMForecaster(LAYER).learn_one(math.inf), "`y` must be a finite number"),
+        (lambda: DREAMRegressor(LAYER).learn_one({"a": 1.0}, 10**400), "`y` must be a finite number within float32"),
+        (lambda: DREAMClassifier(LAYER).learn_one({"a": 1.0}, math.nan), "`y` must be a text, a number.*got nan"),
+        (lambda: DREAMClassifier(LAYER).learn_one({"a": 1.0}, VALUES), "`y` must be a text, a number"),  # type: ignore[arg-type]
         (lambda: DREAMForecaster(LAYER).learn_one({"a": 1.0}, {"a": 2.0}), "`a` is in both"),
     ],
 )
 def test_what_is_no_row_is_refused(call: Any, message: str) -> None:
     with pytest.raises(DataError, match=message):
         call()
+
+
+def test_columns_may_be_numbered() -> None:
+    named, numbered = DREAMRegressor(LAYER), DREAMRegressor(LAYER)
+    named.learn_one({"0": 1.0, "1": 2.0}, 3.0)
+    numbered.learn_one({0: 1.0, 1: 2.0}, 3.0)  # type: ignore[dict-item]
+    assert numbered.predict_one({1: 4.0, 0: 0.0}) == named.predict_one({"0": 0.0, "1": 4.0})  # type: ignore[dict-item]
 
 
 def test_limits_are_said() -> None:

@@ -133,8 +133,34 @@ def test_bad_settings_are_refused() -> None:
         module_of(data_of(), modes=["head", "head"])
     with pytest.raises(ConfigError, match="`channel_independent` must be false for regression"):
         module_of(data_of(), reading=Reading(channel_independent=True))
+    with pytest.raises(ConfigError, match="a number or a list of whole numbers from 0 to 10000; got -1"):
+        Reading(lags=-1)
+    with pytest.raises(ConfigError, match=r"`updates.every` must be a whole number of at least 1; got 1.5"):
+        Updates(every=1.5)  # type: ignore[arg-type]
     with pytest.raises(ConfigError, match="`lags` must be above 0 where the head reads nothing else; got 0"):
         module_of(data_of(), reading=Reading(lags=0, output=False, forecast=False))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (dict(updates=Updates(trust=0.9)), "`updates.trust` must be 0 for classification"),
+        (dict(all_updates=Updates("least_squares"), modes=["all weights"]), "`updates.rule` must be adam or sgd where all"),
+        (dict(hidden_dims=[]), "`hidden_dims` must list the width of each layer"),
+    ],
+)
+def test_bad_settings_are_refused_before_anything_runs(options: dict[str, Any], message: str) -> None:
+    data = data_of("classification")
+    with pytest.raises(ConfigError, match=message):
+        module_of(data, **options).prepare(data)
+
+
+def test_rows_that_do_not_suffice_are_refused_before_anything_runs() -> None:
+    data = data_of()
+    module = module_of(data)
+    short = data_of(warm_up=0.99)
+    with pytest.raises(ConfigError, match="must leave rows for the stream"):
+        module.prepare(short)
 
 
 @pytest.mark.parametrize(("kind", "file"), [("forecasting", "forecast.csv"), ("classification", "predictions.csv")])

@@ -65,10 +65,10 @@ def test_age_counts_rows_since_the_last_value_and_looks_back_only() -> None:
 
 
 def test_timespans_are_in_median_steps() -> None:
-    assert timespans(series(hours(0, 2, 4, 5, 7))).tolist() == [1, 1, 1, 0.5, 1]
-    assert timespans(series(hours(0, 0.7, 1.4, 2.1))).tolist() == [1, 1, 1, 1]
+    assert timespans(series(hours(0, 2, 4, 5, 6)), slice(0, 3)).tolist() == [1, 1, 1, 0.5, 0.5]
+    assert timespans(series(hours(0, 0.7, 1.4, 2.1)), slice(0, 3)).tolist() == [1, 1, 1, 1]
     with pytest.raises(DataError, match="`timespans` needs time stamps"):
-        timespans(series(None))
+        timespans(series(None), slice(0, 3))
 
 
 def test_time_goes_on_at_the_median_step() -> None:

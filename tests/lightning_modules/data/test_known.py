@@ -128,9 +128,14 @@ class TestMask:
         with pytest.raises(DataError, match=r"values are missing .price 2.*--data.missing=mask"):
             data(path).setup()
 
-    def test_an_empty_training_part_is_refused(self, tmp_path: Path) -> None:
+    @pytest.mark.parametrize("missing", ["mask", "ffill"])
+    def test_an_empty_training_part_is_refused(self, missing: str, tmp_path: Path) -> None:
         with pytest.raises(DataError, match="columns without a value in the training rows: load"):
-            data(table(tmp_path, gaps=list(range(57))), missing="mask").setup()
+            data(table(tmp_path, gaps=list(range(57))), missing=missing).setup()
+
+    def test_a_validation_part_without_a_target_is_refused(self, tmp_path: Path) -> None:
+        with pytest.raises(DataError, match="the validation part holds no known target to score"):
+            data(table(tmp_path, gaps=list(range(56, 64))), missing="mask").setup()
 
 
 class TestTimespans:

@@ -76,6 +76,8 @@ class TestCut:
         [
             ({"warm_up": 1.5}, "`warm_up` must be a number of rows or a share from 0 to below 1; got 1.5"),
             ({"warm_up": 300, "validation": 100}, "must leave rows for the stream; got 300 and 100"),
+            ({"horizon": 500, "kind": "forecasting"}, "leaves 300 where more than 500 are needed"),
+            ({"rows": 500}, "`rows` must be at most the 400 rows there are; got 500"),
             ({"warm_up": 20}, "`warm_up` must hold a crop of 32 rows"),
             ({"context": 32}, "`context` must be below `crop`, 32; got 32"),
             ({"horizon": 2}, "`horizon` must be 1 for regression; got 2"),
@@ -151,6 +153,28 @@ class TestTable:
     ) -> None:
         with pytest.raises(error, match=message):
             _ = TableStream(str(table(tmp_path)), **options).task
+
+    def test_truth_values_are_classes(self, tmp_path: Path) -> None:
+        data = TableStream(str(table(tmp_path, word=np.arange(400) % 3 == 0)), targets=["word"])
+        assert (data.task, data.stream.targets) == ("classification", ("False", "True"))
+
+    def test_a_bad_cell_of_a_column_that_is_read_is_named(self, tmp_path: Path) -> None:
+        values = np.arange(400).astype(object)
+        values[9] = "oops"
+        with pytest.raises(DataError, match="column `b` must hold numbers; row 9 holds 'oops'"):
+            _ = TableStream(str(table(tmp_path, b=values)), targets=["word"]).task
+
+    def test_classes_that_never_come_again_are_refused(self, tmp_path: Path) -> None:
+        with pytest.raises(DataError, match="`a` must hold classes that come again"):
+            _ = TableStream(str(table(tmp_path)), targets=["a"], task="classification").task
+
+    def test_what_comes_later_does_not_fill_a_gap(self, tmp_path: Path) -> None:
+        gap = np.where(np.arange(400) < 30, np.nan, np.arange(400.0))
+        data = TableStream(str(table(tmp_path, b=gap)), missing="ffill", warm_up=60, validation=20, crop=32, context=8)
+        assert data.stream.series.values[:30, 1].tolist() == [44.5] * 30  # the mean of 30 to 59
+        late = TableStream(str(table(tmp_path, b=gap)), missing="ffill", warm_up=20, validation=20, crop=8, context=0)
+        with pytest.raises(DataError, match="without a value in the training rows: b"):
+            _ = late.stream
 
     def test_a_row_without_its_class_is_refused(self, tmp_path: Path) -> None:
         words = np.array(["yes", "no"] * 200, dtype=object)
