@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import struct
+import subprocess
 import sys
 import zlib
 from pathlib import Path
@@ -27,6 +29,16 @@ SMALL = [
     "--trainer.max_epochs=2",
     "--trainer.log_every_n_steps=2",
 ]
+
+
+def start(*arguments: str, folder: Path) -> subprocess.Popen[str]:
+    """The command in a process of its own that hears Ctrl-C, even where the suite runs in the background, which does not."""
+
+    def listen() -> None:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    return subprocess.Popen([*DREAM, *arguments], cwd=folder, env=ENVIRONMENT, preexec_fn=listen, **pipes)
 
 
 def wandb_records(path: Path) -> list[Any]:

@@ -6,7 +6,6 @@ import io
 import json
 import signal
 import statistics
-import subprocess
 import time
 from pathlib import Path
 
@@ -18,7 +17,7 @@ from experiments import baselines, comparison, run
 from experiments.cli import main
 from experiments.compare import parse
 from experiments.report import table
-from tests.experiments.support import DREAM, ENVIRONMENT, SMALL, wandb_config
+from tests.experiments.support import SMALL, start, wandb_config
 
 BRIEF = ["compare", "-c", "forecasting", *SMALL, "--trainer.max_epochs=1", "--trainer.limit_train_batches=3"]
 
@@ -67,14 +66,7 @@ def test_it_runs_each_cell_once_and_tables_them(
 
 
 def test_an_interrupted_comparison_keeps_what_is_done(tmp_path: Path) -> None:
-    process = subprocess.Popen(
-        [*DREAM, *BRIEF, "--models", "linear", "rnn", "--seeds=50", "--folder=cut"],
-        cwd=tmp_path,
-        env=ENVIRONMENT,
-        stderr=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-    )
+    process = start(*BRIEF, "--models", "linear", "rnn", "--seeds=50", "--folder=cut", folder=tmp_path)
     deadline = time.monotonic() + 120
     while not (tmp_path / "cut" / "rnn-seed0").exists() and time.monotonic() < deadline:
         time.sleep(0.05)

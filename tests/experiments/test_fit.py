@@ -12,7 +12,7 @@ import pytest
 import torch
 import yaml
 
-from tests.experiments.support import DREAM, ENVIRONMENT, SMALL, wandb_config, wandb_history
+from tests.experiments.support import DREAM, ENVIRONMENT, SMALL, start, wandb_config, wandb_history
 
 
 def dream(*arguments: str, folder: Path) -> subprocess.CompletedProcess[str]:
@@ -170,7 +170,7 @@ def test_parts_may_be_left_out(limit: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize(("sent", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_an_interrupted_run_leaves_no_broken_file(sent: signal.Signals, code: int, tmp_path: Path) -> None:
     arguments = ["fit", "-c", "forecasting", *SMALL, "--trainer.max_epochs=100000", "--run.name=cut"]
-    process = subprocess.Popen([*DREAM, *arguments], cwd=tmp_path, env=ENVIRONMENT, stderr=subprocess.PIPE, text=True)
+    process = start(*arguments, folder=tmp_path)
     folder = tmp_path / "runs" / "cut"
     deadline = time.monotonic() + 120
     while not (folder / "checkpoints" / "last.ckpt").exists() and time.monotonic() < deadline:
