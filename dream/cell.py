@@ -238,10 +238,7 @@ class DREAMCell(nn.Module):
     def _move_prior(self, error: Tensor, lengths: Tensor | None) -> None:
         steps = error.shape[0] * error.shape[1] if lengths is None else lengths.sum()
         mean_square = error.square().sum((0, 1)) / steps
-        weight = (self.prior_updates + 1).to(mean_square.dtype).reciprocal().clamp_min(self.config.error_smoothing)
-        moved = torch.lerp(self.error_var_prior, mean_square, weight)
-        # an error whose square overflows must not stay in the buffer for ever
-        self.error_var_prior.copy_(torch.where(moved.isfinite(), moved, self.error_var_prior))
+        self.error_var_prior.copy_(F.moved_prior(self.error_var_prior, self.prior_updates, mean_square, self.config))
         self.prior_updates.add_(1)
 
     def predict_next(self, state: DREAMState) -> Tensor:

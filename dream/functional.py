@@ -103,6 +103,14 @@ def habituate(
     )
 
 
+def moved_prior(prior: Tensor, moves: Tensor, mean_square: Tensor, config: DREAMConfig) -> Tensor:
+    """var_0 (I,) after a batch in training: ``var_0 + max(beta, 1 / (k + 1)) (mean of e^2 - var_0)``, k the moves so far."""
+    weight = (moves + 1).to(mean_square.dtype).reciprocal().clamp_min(config.error_smoothing)
+    moved = torch.lerp(prior, mean_square, weight)
+    # an error whose square overflows must not stay for ever
+    return torch.where(moved.isfinite(), moved, prior)
+
+
 def advance(
     seen: StepInput, state: DREAMState, params: DREAMParams, config: DREAMConfig, plasticity: bool = True
 ) -> StepResult:

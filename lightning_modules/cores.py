@@ -116,9 +116,10 @@ class BaselineCore(nn.Module, ABC):
 
     @torch.no_grad()
     def _move_prior(self, error: Tensor, valid: Tensor) -> None:
-        """As DREAM's: towards the mean squared error of the batch, by 1 / (moves so far), at least `error_smoothing`."""
-        weight = (self.prior_updates + 1).to(error.dtype).reciprocal().clamp_min(self.config.error_smoothing)
-        self.error_var_prior.lerp_(error.square().sum((0, 1)) / valid.sum(), weight)
+        """As DREAM's."""
+        mean_square = error.square().sum((0, 1)) / valid.sum()
+        moved = functional.moved_prior(self.error_var_prior, self.prior_updates, mean_square, self.config)
+        self.error_var_prior.copy_(moved)
         self.prior_updates.add_(1)
 
     def init_state(

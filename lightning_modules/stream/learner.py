@@ -101,7 +101,8 @@ class StreamLearner:
                 said, predictions = self._predict(part)
                 outputs.append(predictions)
                 self.memory.add_features(part, said)
-                seen.append(part.traces[0]) if whole is None else None
+                if whole is None:
+                    seen.append(part.traces[0])
                 self.row, start = self.row + stop - start, stop
                 if not self.forecasts:
                     self._update()

@@ -140,3 +140,9 @@ def test_what_does_not_fit_is_refused() -> None:
         core.trace(torch.full((1, 2, 3), torch.nan))
     with pytest.raises(StateError, match=r"`state.h` must be \(3, "):
         core.trace(rows(), build_core("gru", CONFIG).init_state(3))
+
+
+def test_one_overflowing_error_does_not_stay_in_the_prior() -> None:
+    core = build_core("linear", CONFIG).train()
+    core.trace(torch.full((1, 2, 3), 1e30))
+    assert torch.equal(core.error_var_prior, torch.ones(3))
