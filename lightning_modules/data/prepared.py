@@ -58,7 +58,7 @@ def prepare(
 
     Raises:
         DataError: values are missing under the error policy, a column is empty in the training rows, or there are no time
-            stamps for `timed`.
+            stamps for `timed`, or a value is out of all proportion to the training rows.
     """
     read = replace(whole, values=whole.values[:rows], time=None if whole.time is None else whole.time[:rows])
     scaler = Scaler.fit(read.values[split.train], read.columns)
@@ -67,14 +67,14 @@ def prepare(
     for name, part in zip(("validation", "test"), split[1:], strict=True):
         if np.isnan(observed.values[part, : layout.channels]).all():
             raise DataError(f"{whole.source}: the {name} part holds no known target to score. Change `split`.")
-    values = scaler.transform(series.values)
+    values = scaler.standardise(series.values, series.columns, whole.source)
     targets = scaler.transform(observed.values)[:, : layout.channels]
     targets = np.concatenate([targets, np.full((horizon, layout.channels), np.nan)])
     known = None
     if layout.known:
         ahead = replace(whole, values=np.concatenate([series.values[-1:], whole.values[rows:]])[:, -layout.known :])
         ahead = fill_missing(replace(ahead, columns=whole.columns[-layout.known :]), missing)
-        after = scaler.transform(ahead.values[1:], slice(-layout.known, None))
+        after = scaler.standardise(ahead.values[1:], ahead.columns, whole.source, slice(-layout.known, None), first=rows)
         known = _float(np.concatenate([values[:, -layout.known :], after]))
     if missing == "mask":
         aged = len(series.columns) - layout.calendar

@@ -21,10 +21,14 @@ import pyarrow.parquet as parquet
 import torch
 
 from dream.errors import ConfigError, DataError, nearest
+from dream.numerics import largest
 
 logger = logging.getLogger(__name__)
 
 Values = TypeVar("Values", np.ndarray, torch.Tensor)
+
+LARGEST = largest(torch.float32)  # a value whose square is finite in the dtype that layers compute in
+FARTHEST = 1e15  # training deviations from the mean: sums of squares over a batch stay finite in float32
 
 _PARQUET = (".parquet", ".pq")
 _TEXT = (".csv", ".txt", ".csv.gz", ".txt.gz")
@@ -186,10 +190,11 @@ def _numbers(column: pd.Series, name: str, path: Path) -> np.ndarray:
             "values). Repair the value, empty the cell if it is missing, or leave the column out."
         )
     values = converted.to_numpy(dtype=np.float64, na_value=np.nan)
-    if (bad := np.abs(values) > np.finfo(np.float32).max).any():
+    if (bad := np.abs(values) > LARGEST).any():
+        row = int(bad.argmax())
         raise DataError(
-            f"{path}: column `{name}` must be finite; {int(bad.sum())} values are infinite or beyond float32, "
-            f"the first in row {int(bad.argmax())}."
+            f"{path}: column `{name}` must be finite and at most {LARGEST:.1e} in size, so that squares are finite in "
+            f"float32; row {row} holds {values[row]:g} ({int(bad.sum())} such values). Repair or scale it."
         )
     if np.isnan(values).all():
         raise DataError(f"{path}: column `{name}` holds no value at all. Leave it out.")
@@ -307,6 +312,7 @@ class Scaler:
         constant = low == np.nanmax(rows, axis=0)
         mean = np.where(constant, low, np.nanmean(rows, axis=0, dtype=np.float64)).astype(np.float64)
         scale = np.where(constant, 1.0, np.nanstd(rows, axis=0, dtype=np.float64))
+        scale = np.where(scale > 0, scale, 1.0)  # a deviation whose square vanishes
         if constant.any():
             names = ", ".join(name for name, same in zip(columns, constant, strict=True) if same)
             logger.warning("Columns that never change in the training rows are only centred (scale 1): %s.", names)
@@ -316,6 +322,25 @@ class Scaler:
         """Standardises the last axis; `columns` says which of the D columns it holds."""
         mean, scale = self._like(values, columns)
         return (values - mean) / scale
+
+    def standardise(
+        self, values: np.ndarray, names: Sequence[str], source: str, columns: slice = slice(None), first: int = 0
+    ) -> np.ndarray:
+        """`transform` of the rows from number `first` of `source`, whose columns have these names.
+
+        Raises:
+            DataError: naming the first value that is out of all proportion to the training rows.
+        """
+        with np.errstate(over="ignore"):
+            result = self.transform(values, columns)
+        if (bad := np.abs(result) > FARTHEST).any():
+            row, column = (int(part) for part in np.argwhere(bad)[0])
+            raise DataError(
+                f"{source}: column `{names[column]}` must lie within {FARTHEST:g} deviations of its mean in the training rows "
+                f"(here {self.scale[columns][column]:.3g}); row {first + row} holds {values[row, column]:g}. Repair the value, "
+                "leave the column out or lengthen the training part."
+            )
+        return result
 
     def inverse(self, values: Values, columns: slice | Sequence[int] = slice(None)) -> Values:
         """Back to the source's units; `columns` says which of the D columns the last axis holds."""
