@@ -278,6 +278,12 @@ class OnlineData(TaskData, ABC):
         columns = self.stream.series.values[:, : self.channels] if truth is None else truth
         return Scaler.fit(columns[:warm_up], self.stream.targets).inverse(values)
 
+    def rows_of(self, batch: StreamBatch) -> Tensor:
+        return torch.stack([batch.start, batch.start + batch.rows.shape[1] - 1], 1)
+
+    def source_of(self, row: int) -> str:
+        return self.stream.series.source
+
     def describe(self) -> list[tuple[str, str]]:
         stream, (warm_up, stop, end) = self.stream, self.borders
         time = stream.series.time

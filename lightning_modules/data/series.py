@@ -336,9 +336,9 @@ class Scaler:
         if (bad := np.abs(result) > FARTHEST).any():
             row, column = (int(part) for part in np.argwhere(bad)[0])
             raise DataError(
-                f"{source}: column `{names[column]}` must lie within {FARTHEST:g} deviations of its mean in the training rows "
-                f"(here {self.scale[columns][column]:.3g}); row {first + row} holds {values[row, column]:g}. Repair the value, "
-                "leave the column out or lengthen the training part."
+                f"{source}: column `{names[column]}` must lie within {FARTHEST:g} deviations of its mean in the training "
+                f"rows (here {self.scale[columns][column]:.3g}); row {first + row} holds {values[row, column]:g}. Repair "
+                "it, leave the column out or lengthen the training part."
             )
         return result
 

@@ -1,4 +1,4 @@
-"""Values that are too large, as they stand or once standardised, are refused by file, column and row; the largest legal pass."""
+"""Values that are too large, as they stand or standardised, are refused by file, column and row; the largest legal pass."""
 
 from __future__ import annotations
 
