@@ -17,7 +17,7 @@ import lightning as L
 import torch
 import yaml
 from jsonargparse import Namespace, set_parsing_settings
-from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint, RichProgressBar
+from lightning.pytorch.callbacks import EarlyStopping, RichProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import WandbLogger
 from lightning.pytorch.utilities import rank_zero_only
@@ -33,7 +33,14 @@ from experiments.explain import explain
 from experiments.folders import RunSettings
 from lightning_modules import tracking
 from lightning_modules.base import TaskModule
-from lightning_modules.callbacks import DREAMMonitor, PlainProgress, SaveFigures, TuningAdvisor
+from lightning_modules.callbacks import (
+    BestCheckpoint,
+    DREAMMonitor,
+    NaNGuard,
+    PlainProgress,
+    SaveFigures,
+    TuningAdvisor,
+)
 from lightning_modules.checkpoints import AtomicCheckpointIO
 from lightning_modules.cores import trainable
 from lightning_modules.data import TaskData
@@ -101,7 +108,8 @@ class DREAMCLI(LightningCLI):
         parser.add_argument("--seed", type=int, default=0, help="Fixes all that is random.")
         parser.link_arguments("seed", "seed_everything")
         parser.add_class_arguments(RunSettings, "run")
-        parser.add_lightning_class_args(ModelCheckpoint, "checkpoint")
+        parser.add_lightning_class_args(NaNGuard, "nan_guard")
+        parser.add_lightning_class_args(BestCheckpoint, "checkpoint")
         parser.add_lightning_class_args(EarlyStopping, "early_stopping")
         parser.add_lightning_class_args(DREAMMonitor, "dream_monitor")
         parser.add_lightning_class_args(TuningAdvisor, "advisor")
