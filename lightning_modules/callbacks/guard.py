@@ -78,6 +78,8 @@ class NaNGuard(L.Callback):
         require("max_skipped", max_skipped, max_skipped >= 1, "at least 1")
         self.on_bad_batch, self.max_skipped = on_bad_batch, max_skipped
         self.skipped, self.in_a_row = 0, 0
+        self._error: str | None = None
+        self._data: TaskData | None = None
         self._rows: Tensor | None = None
         self._before: list[tuple[Tensor, Tensor]] = []
         self._parts: list[Part] = []
@@ -85,6 +87,7 @@ class NaNGuard(L.Callback):
         self._checked: list[DREAMCell] = []
 
     def state_dict(self) -> dict[str, Any]:
+        self._count()
         return {"skipped": self.skipped, "in_a_row": self.in_a_row}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -97,7 +100,9 @@ class NaNGuard(L.Callback):
                     f"the optimiser must be able to rest on a flag, as AdamW(..., fused=True) is; got "
                     f"{type(optimizer).__name__} without `fused`. Give it fused=True, or leave NaNGuard out."
                 )
-        self._parts, self._steps, self._before = [], [], []
+        data = trainer.datamodule  # type: ignore[attr-defined]
+        self._data = data if isinstance(data, TaskData) else None
+        self._parts, self._steps, self._before, self._error = [], [], [], None
         self._release(pl_module)
 
     def _release(self, module: nn.Module) -> None:
@@ -113,8 +118,7 @@ class NaNGuard(L.Callback):
         self._checked = []
 
     def on_train_batch_start(self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int) -> None:
-        data = trainer.datamodule  # type: ignore[attr-defined]
-        self._rows = data.rows_of(batch) if isinstance(data, TaskData) else None
+        self._rows = None if self._data is None else self._data.rows_of(batch)
         if not self._before:
             self._before = [(buffer, buffer.clone()) for buffer in pl_module.buffers()]
 
@@ -148,10 +152,10 @@ class NaNGuard(L.Callback):
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         if is_logging_step(trainer):
-            self._look(trainer, pl_module)
+            self._look(pl_module)
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        self._look(trainer, pl_module)
+        self._look(pl_module)
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self._end(trainer, pl_module)
@@ -183,32 +187,38 @@ class NaNGuard(L.Callback):
             raise DREAMError(f"{message}. The weights are finite: look at the validation rows, or lower `lr`.")
         log.warning("%s; it is no candidate for the best checkpoint.", message)
 
-    def _look(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Wait for the flags since the last look, and report what was bad."""
+    def _look(self, pl_module: L.LightningModule) -> None:
+        """Report what was bad since the last look.
+
+        Raises:
+            DREAMError: the run must stop.
+        """
+        self._count()
+        if self._error is not None:
+            raise DREAMError(self._error)
+        pl_module.log("guard/skipped", float(self.skipped))
+
+    def _count(self) -> None:
+        """Wait for the flags since the last time; count and name the bad steps."""
         steps, self._steps = self._steps, []
-        if not steps:
-            return
-        flags = torch.stack([step.bad for step in steps]).tolist()  # the one wait
+        flags = torch.stack([step.bad for step in steps]).tolist() if steps else []  # the one wait
         for step, bad in zip(steps, flags, strict=True):
             self.in_a_row = self.in_a_row + 1 if bad else 0
             self.skipped += bad
-            if not bad:
+            if not bad or self._error is not None:
                 continue
-            message = f"step {step.number}: {self._say(step, trainer)}"
+            message = f"step {step.number}: {self._say(step)}"
             if self.on_bad_batch == "stop":
-                raise DREAMError(
-                    f"{message}. The step moved no weight. Repair the rows, or set nan_guard.on_bad_batch=skip."
-                )
-            if self.in_a_row > self.max_skipped:
-                raise DREAMError(
+                self._error = f"{message}. The step moved no weight. Repair the rows, or set nan_guard.on_bad_batch=skip."
+            elif self.in_a_row > self.max_skipped:
+                self._error = (
                     f"{message}. It is bad step {self.in_a_row} in a row, more than `nan_guard.max_skipped` allows. None of "
                     "them moved a weight. Repair the rows, or lower `lr`."
                 )
-            log.warning("%s. Skipped; %d so far.", message, self.skipped)
-        pl_module.log("guard/skipped", float(self.skipped))
+            else:
+                log.warning("%s. Skipped; %d so far.", message, self.skipped)
 
-    @staticmethod
-    def _say(step: Step, trainer: L.Trainer) -> str:
+    def _say(self, step: Step) -> str:
         """Which tensors of a bad step are not finite, and which rows of the source it held."""
         wrong = ["the loss"] if any(bool(part.loss) for part in step.parts) else []
         named = [name for name, bad in zip(step.names, step.gradients.tolist(), strict=True) if bad]
@@ -219,25 +229,25 @@ class NaNGuard(L.Callback):
         wrong += [f"surprise and norm of U of layer {k}" for k in layers]
         if not wrong:
             return "something on another process is not finite"
-        rows = [place for part in step.parts for place in _places(part, trainer.datamodule)]  # type: ignore[attr-defined]
+        rows = [place for part in step.parts for place in self._places(part)]
         shown = "; ".join(rows[:SHOWN]) + (f"; {len(rows) - SHOWN} more" if len(rows) > SHOWN else "")
         return f"not finite: {', '.join(wrong)}. In the batch: {shown or 'rows that the data cannot name'}"
 
-
-def _places(part: Part, data: TaskData) -> list[str]:
-    """The rows of the source where layers were lost or, where none was, all that the batch held."""
-    if part.rows is None:
-        return []
-    rows = part.rows.tolist()
-    lost = torch.stack([layer.reshape(len(rows), -1, layer.shape[-1]).any(1) for layer in part.lost]).any(0)  # (N, T)
-    found = []
-    for row, ((first, last), steps) in enumerate(zip(rows, lost.tolist(), strict=True)):
-        if True in steps:
-            each = (last - first + 1) // len(steps)
-            start = first + steps.index(True) * each
-            at = f"row {start}" if each == 1 else f"rows {start} to {start + each - 1}"
-            found.append(f"{data.source_of(row)}, from {at} on")
-    return found or [f"{data.source_of(row)}, rows {first} to {last}" for row, (first, last) in enumerate(rows)]
+    def _places(self, part: Part) -> list[str]:
+        """The rows of the source where layers were lost or, where none was, all that the batch held."""
+        data = self._data
+        if data is None or part.rows is None:
+            return []
+        rows = part.rows.tolist()
+        lost = torch.stack([layer.reshape(len(rows), -1, layer.shape[-1]).any(1) for layer in part.lost]).any(0)  # (N, T)
+        found = []
+        for row, ((first, last), steps) in enumerate(zip(rows, lost.tolist(), strict=True)):
+            if True in steps:
+                each = (last - first + 1) // len(steps)
+                start = first + steps.index(True) * each
+                at = f"row {start}" if each == 1 else f"rows {start} to {start + each - 1}"
+                found.append(f"{data.source_of(row)}, from {at} on")
+        return found or [f"{data.source_of(row)}, rows {first} to {last}" for row, (first, last) in enumerate(rows)]
 
 
 class BestCheckpoint(ModelCheckpoint):

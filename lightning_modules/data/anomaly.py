@@ -9,7 +9,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import NamedTuple, cast
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -18,6 +18,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from dream.errors import ConfigError, DataError
 from lightning_modules.data.base import TaskData, require_int
+from lightning_modules.data.order import loader, one_by_one
 from lightning_modules.metrics.anomaly import runs
 
 LEAST_TRAINING = 100  # rows
@@ -165,7 +166,7 @@ class AnomalyData(TaskData, ABC):
         return self.test_dataloader()
 
     def _loader(self, chunks: Chunks) -> DataLoader[StreamBatch]:
-        return DataLoader(cast("Dataset[StreamBatch]", chunks), batch_size=None, shuffle=False)
+        return loader(chunks, one_by_one(len(chunks)))
 
     def rows_of(self, batch: StreamBatch) -> Tensor:
         streams, rows = batch.values.shape[:2]

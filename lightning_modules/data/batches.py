@@ -6,14 +6,14 @@ L look-back, H horizon, K origins in one batch of a stream.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset, Sampler
+from torch.utils.data import Dataset
 
 from dream.errors import DataError
+from lightning_modules.data.order import EpochOrder
 
 
 class WindowBatch(NamedTuple):
@@ -79,11 +79,8 @@ class WindowDataset(Dataset[WindowBatch]):
     def __len__(self) -> int:
         return len(self.origins)
 
-    def __getitem__(self, index: int) -> WindowBatch:
-        """One window, as a batch of one."""
-        return self.__getitems__([index])
-
-    def __getitems__(self, indices: list[int]) -> WindowBatch:
+    def __getitem__(self, indices: list[int]) -> WindowBatch:
+        """These windows."""
         origin = torch.tensor([self.origins[index] for index in indices])
         return self.tables.cut(origin[:, None] + torch.arange(-self.look_back, 0), origin, self.horizon)
 
@@ -174,15 +171,11 @@ def rolling_stream(
     return StreamDataset(tables, look_back, horizon, start, stride, before + (last - first) // stride + 1, chunk)
 
 
-class ShuffledPhases(Sampler[int]):
+def one_phase(streams: StreamDataset) -> EpochOrder:
     """The items of one phase in order, another phase each epoch."""
 
-    def __init__(self, streams: StreamDataset) -> None:
-        self.streams = streams
+    def items(generator: torch.Generator) -> range:
+        first = int(torch.randint(streams.phases, (), generator=generator)) * streams.chunks
+        return range(first, first + streams.chunks)
 
-    def __len__(self) -> int:
-        return self.streams.chunks
-
-    def __iter__(self) -> Iterator[int]:
-        first = int(torch.randint(self.streams.phases, ())) * self.streams.chunks
-        yield from range(first, first + self.streams.chunks)
+    return EpochOrder(streams.chunks, items)

@@ -7,18 +7,18 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Literal, NamedTuple, cast
+from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, RandomSampler
+from torch.utils.data import DataLoader, Dataset
 
 from dream.errors import ConfigError, DataError
 from lightning_modules.data.base import TaskData, require_int
+from lightning_modules.data.order import drawn, in_order, loader
 from lightning_modules.data.series import Scaler, Series, fill_missing
 
 STRIDE = 8  # rows between the starts of training crops
@@ -59,11 +59,8 @@ class _Crops(Dataset[StreamBatch]):
     def __len__(self) -> int:
         return len(self.starts)
 
-    def __getitem__(self, index: int) -> StreamBatch:
-        """One piece, as a batch of one."""
-        return self.__getitems__([index])
-
-    def __getitems__(self, indices: list[int]) -> StreamBatch:
+    def __getitem__(self, indices: list[int]) -> StreamBatch:
+        """These pieces."""
         pieces = [self.data.piece(self.starts[index], self.length) for index in indices]
         return StreamBatch(*(torch.cat(parts) for parts in zip(*pieces, strict=True)))
 
@@ -231,17 +228,11 @@ class OnlineData(TaskData, ABC):
             wanted = torch.cat([wanted, wanted.new_full((lacking, *wanted.shape[1:]), torch.nan)])
         return StreamBatch(rows[None], wanted[None], torch.tensor([start]))
 
-    def _loader(self, crops: _Crops, batch_size: int, sampler: RandomSampler | None = None) -> DataLoader[StreamBatch]:
-        collate = cast("Callable[[list[Any]], Any]", _same)
-        return DataLoader(dataset=crops, batch_size=batch_size, sampler=sampler, collate_fn=collate)
-
     def train_dataloader(self) -> DataLoader[StreamBatch]:
         """Random crops of the warm-up part; none where it is empty."""
         warm_up = self.borders[0]
         crops = _Crops(self, range(0, max(warm_up - self.crop - self.ahead + 1, 0), STRIDE), self.crop)
-        if not len(crops):
-            return self._loader(crops, self.batch_size)
-        return self._loader(crops, self.batch_size, sampler=RandomSampler(crops, replacement=True, num_samples=self.crops))
+        return loader(crops, drawn(len(crops), self.crops, self.batch_size))
 
     def val_dataloader(self) -> DataLoader[StreamBatch] | list[DataLoader[StreamBatch]]:
         """Crops whose scored rows follow each other over the validation part; none where there is nothing to train on."""
@@ -252,11 +243,12 @@ class OnlineData(TaskData, ABC):
         step = min(-(-(self.crop - self.context) // STRIDE) * STRIDE, rows)
         first, length = max(warm_up - self.context, 0) // STRIDE * STRIDE, self.context + step
         starts = range(first, stop - length - self.ahead + 1, -(-step // STRIDE) * STRIDE)
-        return self._loader(_Crops(self, starts, length), self.batch_size)
+        return loader(_Crops(self, starts, length), in_order(len(starts), self.batch_size))
 
     def test_dataloader(self) -> DataLoader[StreamBatch]:
         """All rows in order, in chunks."""
-        return self._loader(_Crops(self, range(0, self.borders[2], self.chunk), self.chunk), 1)
+        starts = range(0, self.borders[2], self.chunk)
+        return loader(_Crops(self, starts, self.chunk), in_order(len(starts), 1))
 
     def predict_dataloader(self) -> DataLoader[StreamBatch]:
         return self.test_dataloader()
@@ -305,10 +297,6 @@ class OnlineData(TaskData, ABC):
 
 def _rows(part: int | float, count: int) -> int:
     return part if isinstance(part, int) else math.floor(part * count + 1e-6)
-
-
-def _same(batch: StreamBatch) -> StreamBatch:
-    return batch
 
 
 def check_truth(truth: np.ndarray, source: str, name: str) -> None:

@@ -10,30 +10,30 @@ import logging
 from abc import ABC, abstractmethod
 from dataclasses import replace
 from functools import cached_property
-from typing import Literal, TypeVar, cast
+from typing import Literal
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 
 from dream.errors import ConfigError, DataError
 from lightning_modules.data.base import TaskData, require_int
 from lightning_modules.data.batches import (
-    ShuffledPhases,
     StreamDataset,
     WindowBatch,
     WindowDataset,
+    one_phase,
     rolling_stream,
     training_streams,
 )
 from lightning_modules.data.columns import calendar_columns, continued, with_calendar
+from lightning_modules.data.order import in_order, loader, one_by_one, shuffled
 from lightning_modules.data.prepared import Layout, Prepared, prepare
 from lightning_modules.data.series import Series, split_rows
 
 logger = logging.getLogger(__name__)
 
-Item = TypeVar("Item")
 _PARTS = ("training", "validation", "test")
 _CHUNK = 32  # origins of a rolling test that are forecast at once
 _WARM_UP = 8  # look-backs that a rolling test reads before its first origin
@@ -185,10 +185,11 @@ class ForecastingData(TaskData, ABC):
 
     def train_dataloader(self) -> DataLoader[WindowBatch]:
         if not self.streams:
-            return self._loader(self._windows(self.prepared.split.train), self.batch_size, shuffle=True)
+            windows = self._windows(self.prepared.split.train)
+            return loader(windows, shuffled(len(windows), self.batch_size), self.num_workers)
         self._require_one_device("streams")
         streams = self._training_streams()
-        return self._loader(streams, None, sampler=ShuffledPhases(streams))
+        return loader(streams, one_phase(streams), self.num_workers)
 
     def val_dataloader(self) -> DataLoader[WindowBatch]:
         return self._evaluation(self.prepared.split.val)
@@ -211,10 +212,10 @@ class ForecastingData(TaskData, ABC):
                 "rows with their time and known covariates and with empty targets, or shorten `horizon`."
             )
         if self.rolling:
-            return self._loader(self._rolling(rows, rows), None)
+            return self._stream(self._rolling(rows, rows))
         origin = torch.tensor([rows])
         window = self.prepared.tables.cut(origin[:, None] + torch.arange(-self.look_back, 0), origin, self.horizon)
-        return self._loader([window], None)
+        return loader([window], one_by_one(1))
 
     def _windows(self, rows: slice) -> WindowDataset:
         return WindowDataset(self.prepared.tables, self.look_back, self.horizon, rows)
@@ -230,30 +231,16 @@ class ForecastingData(TaskData, ABC):
     def _evaluation(self, rows: slice) -> DataLoader[WindowBatch]:
         if self.rolling:
             self._require_one_device("rolling")
-            return self._loader(self._rolling(rows.start, rows.stop - self.horizon), None)
-        return self._loader(self._windows(rows), self.batch_size)
+            return self._stream(self._rolling(rows.start, rows.stop - self.horizon))
+        windows = self._windows(rows)
+        return loader(windows, in_order(len(windows), self.batch_size), self.num_workers)
+
+    def _stream(self, stream: StreamDataset) -> DataLoader[WindowBatch]:
+        return loader(stream, one_by_one(len(stream)), self.num_workers)
 
     def _require_one_device(self, setting: str) -> None:
         if self.trainer is not None and self.trainer.world_size > 1:
             raise ConfigError(f"`{setting}` carries state on one device; set `trainer.devices=1`.", key=setting)
-
-    def _loader(
-        self,
-        windows: Dataset[WindowBatch] | list[WindowBatch],
-        batch_size: int | None,
-        shuffle: bool = False,
-        sampler: ShuffledPhases | None = None,
-    ) -> DataLoader[WindowBatch]:
-        workers = 0 if isinstance(windows, list) else self.num_workers
-        return DataLoader(
-            dataset=cast("Dataset[WindowBatch]", windows),
-            batch_size=batch_size,
-            shuffle=None if sampler else shuffle,
-            sampler=sampler,
-            collate_fn=_same,
-            num_workers=workers,
-            persistent_workers=workers > 0,
-        )
 
     @cached_property
     def mase_scale(self) -> Tensor:
@@ -275,7 +262,7 @@ class ForecastingData(TaskData, ABC):
     def training_windows(self, most: int) -> tuple[Tensor, Tensor]:
         """Targets (N, look_back, C) and future (N, horizon, C) of at most `most` training windows, evenly spread."""
         windows = self._windows(self.prepared.split.train)
-        batch = windows.__getitems__(np.linspace(0, len(windows) - 1, min(most, len(windows))).astype(int).tolist())
+        batch = windows[np.linspace(0, len(windows) - 1, min(most, len(windows))).astype(int).tolist()]
         return batch.past[..., : self.channels], batch.future
 
     def unscale(self, targets: Tensor) -> Tensor:
@@ -323,7 +310,3 @@ class ForecastingData(TaskData, ABC):
             ("missing", ", ".join(f"{name} {count}" for name, count in counts if count) or "none"),
             ("scaling", "mean 0 and deviation 1 over the training rows"),
         ]
-
-
-def _same(batch: Item) -> Item:
-    return batch

@@ -109,7 +109,9 @@ FILES = {
     "a column that is not there": forecast(csv(), "no column `c`", "--data.targets=[c]"),
     "a label that is not there": anomaly(csv(), "no column `lable`. Did you mean `label`?", "--data.label_column=lable"),
     "a target that is not there": online(csv(), "no column `klass`", "--data.targets=[klass]"),
-    "duplicate time stamps": forecast(cell("time", 30, "2024-01-02 05:00"), "row 30 (2024-01-02 05:00) repeats the one before"),
+    "duplicate time stamps": forecast(
+        cell("time", 30, "2024-01-02 05:00"), "row 30 (2024-01-02 05:00) repeats the one before"
+    ),
     "unsorted time stamps": online(swapped(50, 90), "must increase from row to row; row 50"),
     "a time stamp that is none": anomaly(cell("time", 12, "noon"), "row 12 holds 'noon'"),
     "a missing time stamp": forecast(cell("time", 12, None), "row 12 holds nan"),
@@ -126,8 +128,12 @@ FILES = {
     "beyond float64": forecast(cell("b", 63, "1e999"), "column `b` must be finite"),
     "a whole number beyond 64 bits": anomaly(cell("b", 64, "9" * 400), "data.csv: "),
     "too far from the training rows": forecast(
-        csv(lambda t: t.assign(a=np.where(t.index == 230, 1e9, t.a * 1e-12))), "row 230 holds 1e+09", "--data.look_back=12",
-        "--data.horizon=2", "--data.season=2", "--data.targets=[a]"
+        csv(lambda t: t.assign(a=np.where(t.index == 230, 1e9, t.a * 1e-12))),
+        "row 230 holds 1e+09",
+        "--data.look_back=12",
+        "--data.horizon=2",
+        "--data.season=2",
+        "--data.targets=[a]",
     ),
     "missing values": forecast(cell("a", 9, None), "values are missing (a 1)"),
     "missing values in a stream": anomaly(cell("a", 9, None), "values are missing (a 1)"),
@@ -155,9 +161,7 @@ FILES = {
     "Parquet called text": forecast(parquet(frame()), "data.csv: "),
     "Parquet without rows": anomaly(parquet(frame()[:0]), "there are column names but no rows", name="data.parquet"),
     "Parquet without columns": forecast(parquet(pd.DataFrame(index=range(5))), "data.parquet: ", name="data.parquet"),
-    "nested Parquet": online(
-        parquet(pd.DataFrame({"a": [[1.0, 2.0]] * ROWS})), "data.parquet: ", name="data.parquet"
-    ),
+    "nested Parquet": online(parquet(pd.DataFrame({"a": [[1.0, 2.0]] * ROWS})), "data.parquet: ", name="data.parquet"),
     "truncated gzip": forecast(gzip.compress(csv())[:-200], "data.csv.gz: cannot be read", name="data.csv.gz"),
     "text called gzip": anomaly(csv(), "data.csv.gz: cannot be read", name="data.csv.gz"),
     "a spreadsheet": online(b"PK\3\4" + bytes(90), "expected a file ending in", name="data.xlsx"),
@@ -171,8 +175,9 @@ SETTINGS = {
     "training beyond the rows": anomaly(csv(), "it has 500 of 240", "--data.training=500"),
     "chunk 0": anomaly(csv(), "`data.chunk` must be a whole number of at least 1; got 0", "--data.chunk=0"),
     "crop 0": online(csv(), "`data.crop` must be a whole number of at least 1; got 0", "--data.crop=0"),
-    "context of a whole crop": online(csv(), "`data.context` must be below `crop`, 16; got 16", "--data.crop=16",
-                                      "--data.context=16"),
+    "context of a whole crop": online(
+        csv(), "`data.context` must be below `crop`, 16; got 16", "--data.crop=16", "--data.context=16"
+    ),
     "all rows to warm up": online(csv(), "must leave rows for the stream", "--data.warm_up=240"),
     "a warm-up below 0": online(csv(), "`data.warm_up` must be a number of rows or a share", "--data.warm_up=-1"),
     "no separator": anomaly(csv(), "`data.separator` must be one character", "--data.separator="),
@@ -225,7 +230,9 @@ OTHERS = {
     "text as checkpoint": loaded(b"weights: 1\n", "must be a checkpoint that `dream fit` wrote", "predict"),
     "another program's checkpoint": loaded(checkpoint(hyper_parameters=7), "ckpt_path", "validate"),
     "a crafted pickle": loaded(pickle.dumps(Trap()), "must be a checkpoint that `dream fit` wrote"),
-    "a trap in a checkpoint": loaded(checkpoint(state_dict=Trap()), "must be a checkpoint that `dream fit` wrote", "predict"),
+    "a trap in a checkpoint": loaded(
+        checkpoint(state_dict=Trap()), "must be a checkpoint that `dream fit` wrote", "predict"
+    ),
     "no configuration": Case(["fit"], {}, "-c must name an experiment"),
     "a configuration that is not there": Case(["fit", "-c", "forcasting"], {}, "Did you mean"),
     "broken YAML": config(b"model: [1, 2\ndata: {", "mine.yaml"),

@@ -179,7 +179,7 @@ class TestRolling:
         module, data, _folder = tested
         assert list(module.results) == ["DREAM, carried state", "DREAM, windows afresh", "repeat-last", "seasonal-naive"]
         windows = WindowDataset(data.prepared.tables, 24, 8, data.prepared.split.test)
-        batch = windows.__getitems__(list(range(0, len(windows), 4)))
+        batch = windows[list(range(0, len(windows), 4))]
         module.eval()
         with torch.no_grad():
             afresh = float(mse_loss(module.on(batch).future, batch.future))

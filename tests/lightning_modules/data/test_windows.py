@@ -11,10 +11,10 @@ import torch
 
 from dream.errors import ConfigError, DataError
 from lightning_modules.data.batches import (
-    ShuffledPhases,
     Tables,
     WindowBatch,
     WindowDataset,
+    one_phase,
     rolling_stream,
     training_streams,
 )
@@ -55,7 +55,7 @@ class TestWindowDataset:
     def test_contents(self, tables: Tables) -> None:
         windows, values = WindowDataset(tables, look_back=5, horizon=3, rows=slice(0, 20)), tables.values
         assert len(windows) == 20 - 5 - 3 + 1
-        batch = windows.__getitems__([0, 12, 7])
+        batch = windows[[0, 12, 7]]
         assert batch.origin.tolist() == [5, 17, 12]
         assert batch.reset is None
         for window, origin in enumerate(batch.origin.tolist()):
@@ -63,19 +63,19 @@ class TestWindowDataset:
             assert torch.equal(batch.future[window], values[origin : origin + 3, :2])
             assert torch.equal(batch.known[window], values[origin : origin + 3, 2:])
             assert batch.timespans[window].tolist() == [*range(origin - 4, origin + 1)]
-        assert torch.equal(windows[12].past[0], batch.past[1])
+        assert torch.equal(windows[[12]].past[0], batch.past[1])
         assert batch.afresh(5) is batch
 
     def test_past_reaches_back_before_the_part(self, tables: Tables) -> None:
         windows = WindowDataset(tables, look_back=5, horizon=3, rows=slice(40, 50))
         assert list(windows.origins) == list(range(40, 48))
-        assert torch.equal(windows[0].past[0], tables.values[35:40])
+        assert torch.equal(windows[[0]].past[0], tables.values[35:40])
 
     def test_index_past_the_end(self, tables: Tables) -> None:
         windows = WindowDataset(tables, look_back=5, horizon=3, rows=slice(0, 10))
         assert len(windows) == 3
         with pytest.raises(IndexError):
-            windows[3]
+            windows[[3]]
 
 
 def check_streams(batches: list[WindowBatch], tables: Tables, stride: int) -> None:
@@ -113,8 +113,10 @@ class TestStreams:
         streams = training_streams(tables, look_back=5, horizon=3, rows=slice(0, 50), lanes=2, stride=5)
         assert streams.phases == 5
         starts = set()
-        for _ in range(20):
-            batches = [streams[index] for index in ShuffledPhases(streams)]
+        order = one_phase(streams)
+        for epoch in range(20):
+            order.set_epoch(epoch)
+            batches = [streams[index] for index in order]
             check_streams(batches, tables, 5)
             assert batches[0].reset.all()
             starts.add(int(batches[0].origin[0, 0]))

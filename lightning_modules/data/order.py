@@ -1,0 +1,89 @@
+"""In which order an epoch goes through its data."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, TypeVar, cast
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+Item = TypeVar("Item")
+
+
+class EpochOrder(Sampler[Any]):
+    """What to ask a data set for, batch by batch: a function of seed and epoch, whatever was drawn before.
+
+    So an epoch can go on from any of its batches: set `first`, which the next iteration starts with.
+
+    Args:
+        batches: Batches in an epoch.
+        keys: Given a generator of the epoch's own, the keys of its batches.
+    """
+
+    def __init__(self, batches: int, keys: Callable[[torch.Generator], Sequence[Any]]) -> None:
+        self.batches, self.keys = batches, keys
+        self.seed = torch.initial_seed()
+        """That of the run: the last that torch was seeded with."""
+        self.epoch, self.first = 0, 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """The next iteration is of this epoch; the Trainer calls it. A new epoch starts with its first batch."""
+        self.first = self.first if epoch == self.epoch else 0
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return self.batches
+
+    def __iter__(self) -> Iterator[Any]:
+        generator = torch.Generator().manual_seed(
+            int(np.random.SeedSequence((self.seed, self.epoch)).generate_state(1, np.uint64)[0])
+        )
+        first, self.first = self.first, 0
+        yield from self.keys(generator)[first : self.batches]
+
+
+def in_order(count: int, batch_size: int) -> EpochOrder:
+    """Every item, from the first to the last, in lists of `batch_size`."""
+    return _of_indices(count, batch_size, lambda _: torch.arange(count))
+
+
+def one_by_one(count: int) -> EpochOrder:
+    """Every item, from the first to the last."""
+    return EpochOrder(count, lambda _: range(count))
+
+
+def shuffled(count: int, batch_size: int) -> EpochOrder:
+    """Every item once, in lists of `batch_size`."""
+    return _of_indices(count, batch_size, lambda generator: torch.randperm(count, generator=generator))
+
+
+def drawn(count: int, draws: int, batch_size: int) -> EpochOrder:
+    """`draws` items of `count`, with replacement, in lists of `batch_size`; no batch where there are none to draw."""
+    if count == 0:
+        return in_order(0, batch_size)
+    return _of_indices(draws, batch_size, lambda generator: torch.randint(count, (draws,), generator=generator))
+
+
+def _of_indices(total: int, batch_size: int, indices: Callable[[torch.Generator], torch.Tensor]) -> EpochOrder:
+    return EpochOrder(
+        -(-total // batch_size), lambda generator: [part.tolist() for part in indices(generator).split(batch_size)]
+    )
+
+
+def loader(dataset: Sequence[Item] | Dataset[Item], order: EpochOrder, num_workers: int = 0) -> DataLoader[Item]:
+    """The batches ``dataset[key]`` in this order. It draws nothing from the global generators."""
+    return DataLoader(
+        dataset=cast("Dataset[Item]", dataset),
+        batch_size=None,
+        sampler=order,
+        num_workers=num_workers,
+        persistent_workers=num_workers > 0,
+        generator=torch.Generator().manual_seed(torch.initial_seed()),
+        collate_fn=_same,
+    )
+
+
+def _same(batch: Item) -> Item:
+    return batch
