@@ -26,7 +26,7 @@ from lightning_modules.data.series import Roles, check_file, find_roles, require
 from lightning_modules.data.stored import Shard, StoredSeries, digest, read_shard, writing
 
 VERSION = 1
-BLOCK = 1 << 22
+BLOCK = 1 << 21
 """Bytes of a file that are read at once; a few times as many are needed in memory."""
 
 
