@@ -149,10 +149,13 @@ def claim(plan: Plan) -> None:
         ConfigError: it holds cells of other settings, or can't be written.
     """
     path, text = plan.folder / PLAN, json.dumps(plan.identity(), indent=2) + "\n"
-    if held(plan) and not (path.is_file() and path.read_text() == text):
-        raise ConfigError(
-            f"`--folder` {plan.folder} holds runs with other settings. Give --folder=NEW, or delete it.", key="folder"
-        )
+    if not (path.is_file() and path.read_text() == text):
+        if held(plan):
+            raise ConfigError(
+                f"`--folder` {plan.folder} holds runs with other settings. Give --folder=NEW, or delete it.", key="folder"
+            )
+        for cell in plan.cells:  # of an interrupted comparison with other settings
+            shutil.rmtree(comparison.cell_folder(plan.folder, *cell), ignore_errors=True)
     try:
         plan.folder.mkdir(parents=True, exist_ok=True)
         write_atomic(path, text)
@@ -166,9 +169,8 @@ def held(plan: Plan) -> bool:
 
 
 def run_cell(plan: Plan, model: str, seed: int) -> int:
-    """One `dream fit`; its exit code. What an interrupted attempt left is removed first."""
+    """One `dream fit`; its exit code. What was interrupted goes on."""
     folder = comparison.cell_folder(plan.folder, model, seed)
-    shutil.rmtree(folder, ignore_errors=True)
     command = ["fit", *(word for path in plan.paths for word in ("-c", str(path))), *plan.flags, *baselines.flags(model)]
     own = {"folder": plan.folder, "name": folder.name, "group": plan.folder.name, "table": "false"}
-    return run.main([*command, f"--seed={seed}", *(f"--run.{name}={value}" for name, value in own.items())])
+    return run.main([*command, f"--seed={seed}", "--resume", *(f"--run.{name}={value}" for name, value in own.items())])

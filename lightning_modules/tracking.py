@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import logging
 import math
+import os
 import platform
 import subprocess
 from argparse import Namespace
@@ -17,7 +19,10 @@ from lightning.pytorch.loggers import Logger, WandbLogger
 from lightning.pytorch.utilities import rank_zero_only
 
 import dream
+from dream.errors import DataError
 from dream.files import write_atomic
+
+log = logging.getLogger(__name__)
 
 
 class JSONLLogger(Logger):
@@ -57,16 +62,46 @@ class JSONLLogger(Logger):
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
         values = {name: float(value) for name, value in metrics.items()}
         row = {"step": step, **{k: v if math.isfinite(v) else repr(v) for k, v in values.items()}}
-        self.folder.mkdir(parents=True, exist_ok=True)
-        with self.path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(row) + "\n")
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            with self.path.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(row) + "\n")
+        except OSError as error:
+            raise DataError(f"{self.path} could not be written: {error.strerror}. Free or change the disk.") from error
+
+    @rank_zero_only
+    def sync(self) -> int:
+        """Have the disk hold all rows; their length in bytes."""
+        if not self.path.exists():
+            return 0
+        with self.path.open("rb") as file:
+            os.fsync(file.fileno())
+            return os.fstat(file.fileno()).st_size
+
+    @rank_zero_only
+    def cut(self, length: int) -> None:
+        """Drop the rows after the first `length` bytes: a run that goes on from there writes them again."""
+        if not self.path.exists():
+            return
+        if (held := self.path.stat().st_size) < length:
+            log.warning("%s has lost rows: it holds %d bytes of %d. The run goes on after them.", self.path, held, length)
+        else:
+            os.truncate(self.path, length)
 
 
-def wandb_logger(folder: Path, project: str, mode: str, group: str | None = None) -> WandbLogger:
-    """A tracked run in `folder`, one of `group`; ``offline`` writes files that ``wandb sync`` can send later."""
+def wandb_logger(folder: Path, project: str, mode: str, group: str | None = None, id: str | None = None) -> WandbLogger:
+    """A tracked run in `folder`, one of `group`; ``offline`` writes files that ``wandb sync`` can send later. A run of the
+    same `id` is gone on with."""
     folder.mkdir(parents=True, exist_ok=True)
     logger = WandbLogger(
-        name=folder.name, project=project, save_dir=folder, mode=mode, group=group, settings={"silent": True}
+        name=folder.name,
+        project=project,
+        save_dir=folder,
+        mode=mode,
+        group=group,
+        id=id,
+        resume="allow",
+        settings={"silent": True},
     )
     logger._wandb_init.pop("anonymous", None)  # Lightning passes it, and wandb warns that it is no more
     return logger
