@@ -1,8 +1,8 @@
 """Training on a file ten times the memory that it may take: `python -m experiments.soak.memory`.
 
 A process of its own imports everything, fits a small file so that all libraries are loaded, and may then take only so much
-memory more (RLIMIT_DATA, which counts private memory and no maps of files). Under that limit it runs `dream fit` on a CSV of ten times the
-size: on disk, which must end well with flat memory, and in memory, which must not.
+memory more (RLIMIT_DATA, which counts private memory and no maps of files). Under that limit it runs `dream fit` on a CSV
+of ten times the size: on disk, which must end well with flat memory, and in memory, which must not.
 """
 
 from __future__ import annotations
