@@ -4,6 +4,7 @@ from lightning_modules.anomaly import AnomalyModule
 from lightning_modules.forecasting import ForecastingModule
 from lightning_modules.learners import DREAMAnomalyDetector, DREAMClassifier, DREAMForecaster, DREAMRegressor
 from lightning_modules.online import OnlineModule
+from lightning_modules.stream import StateStore
 
 __all__ = [
     "AnomalyModule",
@@ -13,4 +14,5 @@ __all__ = [
     "DREAMRegressor",
     "ForecastingModule",
     "OnlineModule",
+    "StateStore",
 ]

@@ -364,5 +364,5 @@ class ForecastingModule(TaskModule):
         name = "time"
         while name in columns:
             name += "_"
-        table = pd.DataFrame({name: self.data.future_times(len(self.data.series.values)), **columns})
+        table = pd.DataFrame({name: self.data.future_times(len(self.data.series)), **columns})
         return [write_atomic(folder / "forecast.csv", table.to_csv(index=False))]

@@ -14,8 +14,8 @@ from torch.utils.data import DataLoader
 from lightning_modules import checkpoints
 from lightning_modules.base import TaskModule, require
 from lightning_modules.data.base import require_int
-from lightning_modules.learners.base import checksum
 from lightning_modules.randomness import random_state, set_random_state
+from lightning_modules.sealed import checksum
 from lightning_modules.signals import StopSignals
 from lightning_modules.tracking import JSONLLogger
 

@@ -6,6 +6,7 @@ L look-back, H horizon, K origins in one batch of a stream.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -174,8 +175,8 @@ def rolling_stream(
 def one_phase(streams: StreamDataset) -> EpochOrder:
     """The items of one phase in order, another phase each epoch."""
 
-    def items(generator: torch.Generator) -> range:
+    def items(generator: torch.Generator) -> Callable[[int], int]:
         first = int(torch.randint(streams.phases, (), generator=generator)) * streams.chunks
-        return range(first, first + streams.chunks)
+        return lambda number: first + number
 
     return EpochOrder(streams.chunks, items)

@@ -23,6 +23,7 @@ _CYCLES: dict[str, Callable[[pd.DatetimeIndex], tuple[pd.Index, int]]] = {
 }
 CALENDAR = tuple(_CYCLES)
 """What can be asked of a time stamp."""
+_STEPS = 1 << 20  # time stamps that are looked at together
 
 
 def calendar_columns(names: Sequence[str]) -> tuple[str, ...]:
@@ -54,19 +55,25 @@ def calendar(time: np.ndarray, names: Sequence[str]) -> np.ndarray:
     return np.stack(values, axis=1)
 
 
-def age(values: np.ndarray) -> np.ndarray:
-    """How old the last known value of each column is at each row: a / (1 + a) after a rows, so 0 where it is known.
+def rows_since(values: np.ndarray, before: np.ndarray | float = np.inf) -> np.ndarray:
+    """How many rows ago each column was last known, at each row: 0 where it is known, infinite where it never was.
 
     Args:
         values: (T, D), NaN where a value is missing.
+        before: (D,), the same for the row before the first.
 
     Returns:
-        (T, D) in [0, 1]; 1 before the first known value.
+        (T, D) float64.
     """
     row = np.arange(len(values), dtype=np.float64)[:, None]
-    seen = np.maximum.accumulate(np.where(np.isnan(values), -np.inf, row), axis=0)
-    rows = row - seen
-    return np.where(np.isinf(rows), 1.0, 1 - 1 / (1 + rows))
+    seen = np.where(np.isnan(values), -np.inf, row)
+    return row - np.maximum(np.maximum.accumulate(seen, axis=0), -1 - np.asarray(before))
+
+
+def age(since: np.ndarray) -> np.ndarray:
+    """How old a value is that was last known `since` rows ago: a / (1 + a) after a rows, so 0 where it is known, and 1 where
+    it never was."""
+    return np.where(np.isinf(since), 1.0, 1 - 1 / (1 + since))
 
 
 def with_calendar(series: Series, names: Sequence[str]) -> Series:
@@ -87,22 +94,45 @@ def with_calendar(series: Series, names: Sequence[str]) -> Series:
     return replace(series, values=values, columns=(*series.columns, *made))
 
 
+def median_step(time: np.ndarray) -> float:
+    """The median distance between the stamps of `time` (T,), in nanoseconds.
+
+    It is found 16 bits at a time by counting, so that stamps on disk need not fit into memory.
+    """
+    count = len(time) - 1
+    below, above = (_kth_step(time, k) for k in ((count - 1) // 2, count // 2))
+    return (below + above) / 2
+
+
+def _kth_step(time: np.ndarray, k: int) -> int:
+    """The step that `k` others precede by size; steps are positive."""
+    found = 0
+    for bits in (48, 32, 16, 0):
+        counts = np.zeros(1 << 16, dtype=np.int64)
+        for start in range(0, len(time) - 1, _STEPS):
+            step = np.diff(time[start : start + _STEPS + 1]).astype(np.int64)
+            digits = (step[step >> bits >> 16 == found] >> bits) & 0xFFFF
+            counts += np.bincount(digits, minlength=1 << 16)
+        digit = int(np.searchsorted(counts.cumsum(), k, side="right"))
+        k -= int(counts[:digit].sum())
+        found = found << 16 | digit
+    return found
+
+
 def continued(time: np.ndarray, rows: np.ndarray) -> np.ndarray:
     """The time stamps of `rows`; those after the last of `time` (T,) follow at the median distance."""
-    step = np.median(np.diff(time).astype(np.int64)).astype("timedelta64[ns]")
-    return time[np.minimum(rows, len(time) - 1)] + np.maximum(rows - len(time) + 1, 0) * step
+    after = np.maximum(rows - len(time) + 1, 0)
+    if not after.any():
+        return time[rows]
+    return time[np.minimum(rows, len(time) - 1)] + after * np.timedelta64(int(median_step(time)), "ns")
 
 
-def timespans(series: Series, train: slice) -> np.ndarray:
-    """Time between each row and the one before, in units of the median step of the rows `train`, (T,); 1 for the first row.
+def timespans(time: np.ndarray, before: np.datetime64 | None, step: float) -> np.ndarray:
+    """Time between each row and the one before, in units of `step` nanoseconds, (T,).
 
-    Raises:
-        DataError: rows have no time stamps.
+    The row before the first of `time` has the stamp `before`; without one the first is 1.
     """
-    if series.time is None:
-        raise DataError(
-            f"{series.source}: `timespans` needs time stamps and the rows have only numbers. Name the `time_column`, "
-            "or leave `timespans` out."
-        )
-    step = np.diff(series.time).astype(np.int64)
-    return np.concatenate([[1.0], step / np.median(np.diff(series.time[train]).astype(np.int64))])
+    spans = np.diff(time, prepend=time[:1] if before is None else before).astype(np.int64) / step
+    if before is None:
+        spans[:1] = 1.0
+    return spans

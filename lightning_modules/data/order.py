@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeVar, cast
 
@@ -10,19 +11,21 @@ import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 Item = TypeVar("Item")
+_ROUNDS = 6
 
 
 class EpochOrder(Sampler[Any]):
     """What to ask a data set for, batch by batch: a function of seed and epoch, whatever was drawn before.
 
-    So an epoch can go on from any of its batches: set `first`, which the next iteration starts with.
+    So an epoch can go on from any of its batches: set `first`, which the next iteration starts with. An order takes no
+    memory, however many items there are.
 
     Args:
         batches: Batches in an epoch.
-        keys: Given a generator of the epoch's own, the keys of its batches.
+        keys: Given a generator of the epoch's own, a function from the number of a batch to its key.
     """
 
-    def __init__(self, batches: int, keys: Callable[[torch.Generator], Sequence[Any]]) -> None:
+    def __init__(self, batches: int, keys: Callable[[torch.Generator], Callable[[int], Any]]) -> None:
         self.batches, self.keys = batches, keys
         self.seed = torch.initial_seed()
         """That of the run: the last that torch was seeded with."""
@@ -41,35 +44,71 @@ class EpochOrder(Sampler[Any]):
             int(np.random.SeedSequence((self.seed, self.epoch)).generate_state(1, np.uint64)[0])
         )
         first, self.first = self.first, 0
-        yield from self.keys(generator)[first : self.batches]
+        keys = self.keys(generator)
+        yield from map(keys, range(first, self.batches))
 
 
 def in_order(count: int, batch_size: int) -> EpochOrder:
     """Every item, from the first to the last, in lists of `batch_size`."""
-    return _of_indices(count, batch_size, lambda _: torch.arange(count))
+    return _of_indices(count, batch_size, lambda _: np.asarray)
 
 
 def one_by_one(count: int) -> EpochOrder:
     """Every item, from the first to the last."""
-    return EpochOrder(count, lambda _: range(count))
+    return EpochOrder(count, lambda _: int)
 
 
 def shuffled(count: int, batch_size: int) -> EpochOrder:
     """Every item once, in lists of `batch_size`."""
-    return _of_indices(count, batch_size, lambda generator: torch.randperm(count, generator=generator))
+    return _of_indices(count, batch_size, lambda generator: permutation(count, generator))
 
 
 def drawn(count: int, draws: int, batch_size: int) -> EpochOrder:
     """`draws` items of `count`, with replacement, in lists of `batch_size`; no batch where there are none to draw."""
     if count == 0:
         return in_order(0, batch_size)
-    return _of_indices(draws, batch_size, lambda generator: torch.randint(count, (draws,), generator=generator))
+
+    def indices(generator: torch.Generator) -> Callable[[range], np.ndarray]:
+        items = torch.randint(count, (draws,), generator=generator).numpy()
+        return lambda places: items[places.start : places.stop]
+
+    return _of_indices(draws, batch_size, indices)
 
 
-def _of_indices(total: int, batch_size: int, indices: Callable[[torch.Generator], torch.Tensor]) -> EpochOrder:
-    return EpochOrder(
-        -(-total // batch_size), lambda generator: [part.tolist() for part in indices(generator).split(batch_size)]
-    )
+def permutation(count: int, generator: torch.Generator) -> Callable[[range], np.ndarray]:
+    """A function from places to items, 0 to `count` - 1, that gives every item once.
+
+    A Feistel network permutes the numbers below the next square, and walks on from those that are none of ours (Black and
+    Rogaway, Ciphers with arbitrary finite domains, 2002).
+    """
+    side = np.uint64(math.isqrt(max(count - 1, 0)) + 1)
+    keys = torch.randint(1 << 62, (_ROUNDS,), generator=generator).numpy().astype(np.uint64)
+
+    def mixed(numbers: np.ndarray) -> np.ndarray:
+        left, right = numbers // side, numbers % side
+        for key in keys:
+            spread = (right ^ key) * np.uint64(0x9E3779B97F4A7C15)  # constants of splitmix64
+            spread = (spread ^ spread >> np.uint64(30)) * np.uint64(0xBF58476D1CE4E5B9)
+            left, right = right, (left + (spread >> np.uint64(32))) % side
+        return left * side + right
+
+    def items(places: range) -> np.ndarray:
+        found = mixed(np.arange(places.start, places.stop, dtype=np.uint64))
+        while (outside := found >= count).any():
+            found[outside] = mixed(found[outside])
+        return found.astype(np.int64)
+
+    return items
+
+
+def _of_indices(
+    total: int, batch_size: int, indices: Callable[[torch.Generator], Callable[[range], np.ndarray]]
+) -> EpochOrder:
+    def batches(generator: torch.Generator) -> Callable[[int], list[int]]:
+        items = indices(generator)
+        return lambda number: items(range(total)[number * batch_size : (number + 1) * batch_size]).tolist()
+
+    return EpochOrder(-(-total // batch_size), batches)
 
 
 def loader(dataset: Sequence[Item] | Dataset[Item], order: EpochOrder, num_workers: int = 0) -> DataLoader[Item]:

@@ -1,4 +1,4 @@
-"""A multivariate series: reading it, filling its gaps, cutting it in time order, scaling it.
+"""A multivariate series: reading it, filling its gaps, scaling it.
 
 Shapes: T rows, D columns. Rows are counted from 0 everywhere, messages included.
 """
@@ -6,32 +6,31 @@ Shapes: T rows, D columns. Rows are counted from 0 everywhere, messages included
 from __future__ import annotations
 
 import logging
-import math
 import warnings
 import zlib
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from datetime import date, datetime
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, TypeVar
+from typing import Any, BinaryIO, Literal, NamedTuple, TypeVar
 
 import numpy as np
 import pandas as pd
+import pyarrow
 import pyarrow.parquet as parquet
 import torch
+from pandas.tseries.api import guess_datetime_format
 
-from dream.errors import ConfigError, DataError, nearest
-from dream.numerics import largest
+from dream.errors import DataError, nearest
+from lightning_modules.data.limits import local, require_header, require_printable, require_proportion, require_size, show
 
 logger = logging.getLogger(__name__)
 
+Missing = Literal["error", "ffill", "mask"]
 Values = TypeVar("Values", np.ndarray, torch.Tensor)
 
-LARGEST = largest(torch.float32)  # a value whose square is finite in the dtype that layers compute in
-FARTHEST = 1e15  # training deviations from the mean: sums of squares over a batch stay finite in float32
-
-_PARQUET = (".parquet", ".pq")
-_TEXT = (".csv", ".txt", ".csv.gz", ".txt.gz")
+PARQUET = (".parquet", ".pq")
+TEXT = (".csv", ".txt", ".csv.gz", ".txt.gz")
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,6 +44,31 @@ class Series:
     """datetime64[ns] (T,), strictly increasing; None where rows have only their number."""
     source: str
     """The file or generator, for messages."""
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+    def head(self, rows: int) -> Series:
+        """The first rows."""
+        return self._part(slice(rows))
+
+    def _part(self, rows: slice) -> Series:
+        return replace(self, values=self.values[rows], time=None if self.time is None else self.time[rows])
+
+    def blocks(self, rows: slice) -> Iterator[Series]:
+        """These rows, piece by piece: of a series in memory one, of a `StoredSeries` as many as its shards."""
+        yield self._part(rows)
+
+
+class Roles(NamedTuple):
+    """Which columns of a file are read."""
+
+    time: str | None
+    """The column of time stamps."""
+    columns: tuple[str, ...]
+    """The columns of numbers, covariates last."""
+    date: str | None
+    """The first time stamp, whose format is that of all."""
 
 
 def read_table(
@@ -61,63 +85,109 @@ def read_table(
     `columns`, every other column is read except those in which no value is a number. `covariates` come last. `separator`
     stands between the values of a line of text.
     """
-    path = Path(path).expanduser()
+    path = check_file(path)
     frame = read_frame(path, separator)
+    roles = find_roles(frame, path, time_column, columns, covariates)
+    series = to_series(frame, roles, path)
+    require_values(~np.isnan(series.values).all(axis=0), series.columns, path)
+    return series
+
+
+def find_roles(
+    frame: pd.DataFrame, path: Path, time_column: str | None, columns: Sequence[str] | None, covariates: Sequence[str]
+) -> Roles:
+    """What `read_table` reads of a table, told by its rows."""
+    require_printable(frame.columns.tolist(), path)
     if time_column is None:
         time_column = find_time_column(frame)
     else:
         _require(frame, [time_column], path)
-    time = None if time_column is None else _time_stamps(frame[time_column], time_column, path)
     if columns is None:
         columns = number_columns(frame, path, [time_column, *covariates])
         if not columns:
             raise DataError(f"{path}: no column to predict holds numbers. Found: {', '.join(frame.columns)}.")
     columns = [*columns, *covariates]
     _require(frame, columns, path)
-    values = np.stack([_numbers(frame[name], name, path) for name in columns], axis=1)
-    return Series(values, tuple(columns), time, str(path))
+    stamps = [] if time_column is None else frame[time_column].dropna().tolist()
+    return Roles(time_column, tuple(columns), stamps[0] if stamps and isinstance(stamps[0], str) else None)
 
 
-def read_frame(path: Path, separator: str = ",") -> pd.DataFrame:
-    """The table in a file, as it is; its messages name the file."""
-    name = path.name.lower()
-    if not name.endswith(_PARQUET + _TEXT):
-        raise DataError(f"{path}: expected a file ending in {', '.join(_TEXT + _PARQUET)}.")
+def to_series(frame: pd.DataFrame, roles: Roles, path: Path, before: np.datetime64 | None = None) -> Series:
+    """The rows of a table, or of a part of one that follows the time stamp `before`; its index numbers the rows."""
+    time = None if roles.time is None else _time_stamps(frame[roles.time], roles, path, before)
+    values = np.stack([_numbers(frame[name], name, path) for name in roles.columns], axis=1)
+    return Series(values, roles.columns, time, str(path))
+
+
+def require_values(known: np.ndarray, columns: Sequence[str], path: Path) -> None:
+    """Refuses a column without a single value: `known` (D,) is False."""
+    for name, some in zip(columns, known.tolist(), strict=True):
+        if not some:
+            raise DataError(f"{path}: column `{name}` holds no value at all. Leave it out.")
+
+
+def check_file(path: str | Path) -> Path:
+    """The path of a table; a DataError where there is none."""
+    path = local(path)
+    if not path.name.lower().endswith(PARQUET + TEXT):
+        raise DataError(f"{path}: expected a file ending in {', '.join(TEXT + PARQUET)}.")
     if not path.is_file():
         raise DataError(f"{path}: {'is a folder, not a file' if path.is_dir() else 'no such file'}. Check `path`.")
     if path.stat().st_size == 0:
         raise DataError(f"{path}: the file is empty.")
-    try:
-        if name.endswith(_PARQUET):
+    return path
+
+
+def read_frame(path: Path, separator: str = ",") -> pd.DataFrame:
+    """The table in a file, as it is; its messages name the file."""
+    path = check_file(path)
+    with readable(path):
+        if path.name.lower().endswith(PARQUET):
             with parquet.ParquetFile(path) as file:
-                table = file.read()
-            header, frame = table.column_names, table.to_pandas(ignore_metadata=True)
+                frame = parse_parquet(file.read(), path)
         else:
-            header = pd.read_csv(path, sep=separator, header=None, nrows=1, dtype=str, keep_default_na=False)
-            header = header.iloc[0].tolist()
-            if len(header) == 1 and (used := next((sign for sign in ",;\t|" if sign in header[0]), None)):
-                wanted = "commas" if separator == "," else repr(separator)
-                raise DataError(
-                    f"{path}: values must be separated by {wanted}; the first line uses {used!r}. Save it as CSV; "
-                    "AnomalyTable also takes `--data.separator`."
-                )
-            with warnings.catch_warnings():
-                warnings.simplefilter("error", pd.errors.ParserWarning)  # a row longer than the header
-                frame = pd.read_csv(path, sep=separator, low_memory=False, index_col=False)
+            frame = parse_text(path, path, separator)
+    if frame.empty:
+        raise DataError(f"{path}: there are column names but no rows.")
+    return frame
+
+
+@contextmanager
+def readable(path: Path, first: int = 0) -> Iterator[None]:
+    """Says of a file that cannot be read why, in a DataError; what is read starts with row `first`."""
+    try:
+        yield
     except UnicodeDecodeError as error:
         raise DataError(f"{path}: not UTF-8 text ({error.reason} at byte {error.start}). Save it as UTF-8.") from error
     except pd.errors.EmptyDataError as error:
         raise DataError(f"{path}: the file is empty.") from error
     except (ValueError, OSError, EOFError, zlib.error, pd.errors.ParserWarning) as error:
         reason = str(error).strip().splitlines()[0]
-        raise DataError(f"{path}: cannot be read, it is damaged or of another format: {reason}") from error
-    if repeated := sorted({column for column in header if header.count(column) > 1}):
-        raise DataError(f"{path}: column names must differ; more than once: {', '.join(repeated)}.")
-    if pd.to_numeric(pd.Series(header), errors="coerce").notna().all():
-        raise DataError(f"{path}: the first line must name the columns; it holds numbers: {', '.join(header[:4])}.")
-    if frame.empty:
-        raise DataError(f"{path}: there are column names but no rows.")
-    return frame
+        counted = f" (lines counted from row {first})" if first else ""
+        raise DataError(f"{path}: cannot be read, it is damaged or of another format: {reason}{counted}") from error
+
+
+def parse_parquet(table: pyarrow.Table, path: Path) -> pd.DataFrame:
+    """The rows of a Parquet file, or some of them."""
+    require_header(table.column_names, path)
+    return table.to_pandas(ignore_metadata=True)
+
+
+def parse_text(source: Path | BinaryIO, path: Path, separator: str) -> pd.DataFrame:
+    """The lines of `path` in `source`, the first of which names the columns."""
+    header = pd.read_csv(source, sep=separator, header=None, nrows=1, dtype=str, keep_default_na=False).iloc[0].tolist()
+    if len(header) == 1 and (used := next((sign for sign in ",;\t|" if sign in header[0]), None)):
+        wanted = "commas" if separator == "," else repr(separator)
+        raise DataError(
+            f"{path}: values must be separated by {wanted}; the first line uses {used!r}. Save it as CSV; "
+            "AnomalyTable also takes `--data.separator`."
+        )
+    require_header(header, path)
+    if not isinstance(source, Path):
+        source.seek(0)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", pd.errors.ParserWarning)  # a row longer than the header
+        return pd.read_csv(source, sep=separator, low_memory=False, index_col=False)
 
 
 def number_columns(frame: pd.DataFrame, path: str | Path, without: Sequence[str | None]) -> list[str]:
@@ -137,10 +207,11 @@ def _require(frame: pd.DataFrame, columns: Sequence[str], path: Path) -> None:
             raise DataError(f"{path}: no column `{name}`. {nearest(name, map(str, frame.columns))}")
 
 
-def _parse_dates(column: pd.Series) -> pd.Series:
+def _parse_dates(column: pd.Series, like: str | None = None) -> pd.Series:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # pandas warns when it falls back to its slower parser
-        return pd.to_datetime(column, errors="coerce", utc=True).dt.tz_localize(None)
+        form = None if like is None else guess_datetime_format(like)
+        return pd.to_datetime(column, errors="coerce", utc=True, format=form).dt.tz_localize(None)
 
 
 def find_time_column(frame: pd.DataFrame) -> str | None:
@@ -151,26 +222,35 @@ def find_time_column(frame: pd.DataFrame) -> str | None:
     return None if numeric or _parse_dates(frame[first]).notna().mean() <= 0.5 else first
 
 
-def _time_stamps(column: pd.Series, name: str, path: Path) -> np.ndarray:
-    if pd.api.types.is_numeric_dtype(column):
+def _time_stamps(column: pd.Series, roles: Roles, path: Path, before: np.datetime64 | None) -> np.ndarray:
+    name = roles.time
+    if pd.api.types.is_numeric_dtype(column) and column.notna().any():
         raise DataError(
             f"{path}: time column `{name}` must hold dates such as 2016-07-01 00:00; it holds numbers "
-            f"such as {column.iloc[0]}. Leave `time_column` out to count rows instead."
+            f"such as {column.dropna().iloc[0]}. Leave `time_column` out to count rows instead."
         )
-    parsed = _parse_dates(column)
-    if parsed.isna().any():
-        row = int(parsed.isna().to_numpy().argmax())
+    parsed = _parse_dates(column, roles.date)
+    if (bad := parsed.isna().to_numpy()).any():
+        place = int(bad.argmax())
         raise DataError(
-            f"{path}: time column `{name}` must hold dates such as 2016-07-01 00:00; row {row} holds {column.iloc[row]!r}."
+            f"{path}: time column `{name}` must hold dates such as 2016-07-01 00:00; row {column.index[place]} holds "
+            f"{show(column.iloc[place])}."
+        )
+    if (far := ((parsed < pd.Timestamp.min) | (parsed > pd.Timestamp.max)).to_numpy()).any():
+        place = int(far.argmax())
+        raise DataError(
+            f"{path}: time column `{name}` must hold dates from 1678 to 2261, which nanoseconds can count; row "
+            f"{column.index[place]} holds {show(column.iloc[place])}. Repair it."
         )
     time = parsed.to_numpy(dtype="datetime64[ns]")
-    step = np.diff(time)
+    step = np.diff(time, prepend=time[0] - np.timedelta64(1) if before is None else before)
     if (step <= np.timedelta64(0)).any():
-        row = int((step <= np.timedelta64(0)).argmax()) + 1
-        what = "repeats the one before" if time[row] == time[row - 1] else f"is earlier than {column.iloc[row - 1]} before"
+        place = int((step <= np.timedelta64(0)).argmax())
+        earlier = column.iloc[place - 1] if place else before
+        what = "repeats the one before" if step[place] == np.timedelta64(0) else f"is earlier than {earlier} before"
         raise DataError(
-            f"{path}: time column `{name}` must increase from row to row; row {row} ({column.iloc[row]}) {what}. "
-            "Sort the rows and remove duplicates."
+            f"{path}: time column `{name}` must increase from row to row; row {column.index[place]} ({column.iloc[place]}) "
+            f"{what}. Sort the rows and remove duplicates."
         )
     return time
 
@@ -184,24 +264,17 @@ def _to_numbers(column: pd.Series) -> pd.Series:
 def _numbers(column: pd.Series, name: str, path: Path) -> np.ndarray:
     converted = _to_numbers(column)
     if (bad := (converted.isna() & column.notna()).to_numpy()).any():
-        row = int(bad.argmax())
+        place = int(bad.argmax())
         raise DataError(
-            f"{path}: column `{name}` must hold numbers; row {row} holds {column.iloc[row]!r} ({int(bad.sum())} such "
-            "values). Repair the value, empty the cell if it is missing, or leave the column out."
+            f"{path}: column `{name}` must hold numbers; row {column.index[place]} holds {show(column.iloc[place])} "
+            f"({int(bad.sum())} such values). Repair the value, empty the cell if it is missing, or leave the column out."
         )
     values = converted.to_numpy(dtype=np.float64, na_value=np.nan)
-    if (bad := np.abs(values) > LARGEST).any():
-        row = int(bad.argmax())
-        raise DataError(
-            f"{path}: column `{name}` must be finite and at most {LARGEST:.1e} in size, so that squares are finite in "
-            f"float32; row {row} holds {values[row]:g} ({int(bad.sum())} such values). Repair or scale it."
-        )
-    if np.isnan(values).all():
-        raise DataError(f"{path}: column `{name}` holds no value at all. Leave it out.")
+    require_size(pd.Series(values, column.index), name, path)
     return values
 
 
-def fill_missing(series: Series, policy: Literal["error", "ffill", "mask"], before: np.ndarray | None = None) -> Series:
+def fill_missing(series: Series, policy: Missing, before: np.ndarray | None = None) -> Series:
     """Refuses missing values (`error`), or carries each column's last known value forward (`ffill`, `mask`).
 
     Carrying forward uses the past only. A gap at the very start of a column has no past: it takes the column's value of
@@ -211,82 +284,29 @@ def fill_missing(series: Series, policy: Literal["error", "ffill", "mask"], befo
         DataError: values are missing and the policy is `error`.
     """
     counts = np.isnan(series.values).sum(axis=0)
-    if not counts.any():
-        return series
-    listed = ", ".join(f"{name} {count}" for name, count in zip(series.columns, counts, strict=True) if count)
+    report_missing(counts, series.columns, series.source, policy)
+    return replace(series, values=carry_forward(series.values, before)) if counts.any() else series
+
+
+def report_missing(counts: np.ndarray, columns: Sequence[str], source: str, policy: Missing) -> None:
+    """Refuses missing values, of which each column has `counts` (D,), or says that they are filled."""
+    if not counts.any() or policy == "mask":
+        return
+    listed = ", ".join(f"{name} {count}" for name, count in zip(columns, counts, strict=True) if count)
     if policy == "error":
         raise DataError(
-            f"{series.source}: values are missing ({listed}). Carry the last known value forward with "
+            f"{source}: values are missing ({listed}). Carry the last known value forward with "
             "`--data.missing=ffill`, show a forecaster what is missing with `--data.missing=mask`, or fill them in the "
             "source."
         )
-    if policy == "ffill":
-        logger.warning("%s: missing values take the last known value of their column: %s.", series.source, listed)
-    filled = pd.DataFrame(series.values).ffill()
+    logger.warning("%s: missing values take the last known value of their column: %s.", source, listed)
+
+
+def carry_forward(values: np.ndarray, before: np.ndarray | None = None) -> np.ndarray:
+    """`values` (T, D) with the last known value of its column in place of each NaN; see `fill_missing`."""
+    filled = pd.DataFrame(values).ffill()
     filled = filled.bfill() if before is None else filled.fillna(pd.Series(before))
-    return replace(series, values=filled.to_numpy(dtype=np.float64))
-
-
-class Split(NamedTuple):
-    """The rows of each part, in time order and without overlap."""
-
-    train: slice
-    val: slice
-    test: slice
-
-
-def split_rows(count: int, split: Sequence[int | float | str], time: np.ndarray | None = None) -> Split:
-    """Cuts `count` rows into training, validation and test part, in this order.
-
-    `split` is one of: three fractions whose sum is at most 1; three row counts whose sum is at most `count`; two or
-    three ISO dates, each the first moment that no longer belongs to training, validation and (if given) test.
-    """
-    kinds = {type(part) for part in split}
-    if kinds <= {str, date, datetime} and len(split) in (2, 3):
-        borders = _date_borders([str(part) for part in split], count, time)
-    elif kinds == {int} and len(split) == 3:
-        borders = _count_borders([int(part) for part in split], count)
-    elif kinds == {float} and len(split) == 3:
-        borders = _fraction_borders([float(part) for part in split], count)
-    else:
-        raise _refused(split, "three fractions such as [0.7, 0.1, 0.2], three row counts, or two to three dates, not mixed")
-    parts = Split(*(slice(start, stop) for start, stop in zip([0, *borders], borders, strict=False)))
-    for name, part in zip(("training", "validation", "test"), parts, strict=True):
-        if part.stop <= part.start:
-            raise _refused(split, f"at least one row in each part; the {name} part of these {count} rows is empty")
-    return parts
-
-
-def _refused(split: Sequence[int | float | str], expected: str) -> ConfigError:
-    return ConfigError(f"`split` must be {expected}; got {list(split)}.", key="split")
-
-
-def _fraction_borders(split: list[float], count: int) -> list[int]:
-    total = sum(split)
-    if not all(part > 0 for part in split) or total > 1 + 1e-9:
-        raise _refused(split, f"three positive fractions with a sum of at most 1 (here {total:g})")
-    # Training and test are rounded down and validation takes the rest: the convention of published protocols.
-    train, test, end = (math.floor(part * count + 1e-6) for part in (split[0], split[2], min(total, 1)))
-    return [train, end - test, end]
-
-
-def _count_borders(split: list[int], count: int) -> list[int]:
-    if min(split) < 1 or sum(split) > count:
-        raise _refused(split, f"three positive row counts with a sum of at most the {count} rows there are")
-    return [split[0], split[0] + split[1], sum(split)]
-
-
-def _date_borders(split: list[str], count: int, time: np.ndarray | None) -> list[int]:
-    if time is None:
-        raise _refused(split, "fractions or row counts for data without time stamps (or name its `time_column`)")
-    try:
-        dates = pd.to_datetime(split, utc=True, format="ISO8601").tz_localize(None).to_numpy("datetime64[ns]")
-    except ValueError as error:
-        raise _refused(split, "ISO dates such as 2017-07-01") from error
-    if (np.diff(dates) <= np.timedelta64(0)).any():
-        raise _refused(split, "dates in increasing order: end of training, end of validation, end of test")
-    borders = np.searchsorted(time, dates).tolist()
-    return borders if len(borders) == 3 else [*borders, count]
+    return filled.to_numpy(dtype=np.float64)
 
 
 @dataclass(frozen=True, eq=False)
@@ -305,13 +325,24 @@ class Scaler:
         Raises:
             DataError: a column holds no value at all in `rows`.
         """
-        if (empty := np.isnan(rows).all(axis=0)).any():
+        return cls.fit_blocks(lambda: [rows], columns)
+
+    @classmethod
+    def fit_blocks(cls, blocks: Callable[[], Iterable[np.ndarray]], columns: Sequence[str]) -> Scaler:
+        """As `fit`, from rows that come block by block; they are gone through twice."""
+        width = len(columns)
+        count, total, low, high = np.zeros(width), np.zeros(width), np.full(width, np.inf), np.full(width, -np.inf)
+        for rows in blocks():
+            count += (~np.isnan(rows)).sum(axis=0)
+            total += np.nansum(rows, axis=0, dtype=np.float64)
+            low, high = np.fmin(low, np.fmin.reduce(rows)), np.fmax(high, np.fmax.reduce(rows))
+        if (empty := count == 0).any():
             names = ", ".join(name for name, none in zip(columns, empty.tolist(), strict=True) if none)
             raise DataError(f"columns without a value in the training rows: {names}. Leave them out or lengthen that part.")
-        low = np.nanmin(rows, axis=0)
-        constant = low == np.nanmax(rows, axis=0)
-        mean = np.where(constant, low, np.nanmean(rows, axis=0, dtype=np.float64)).astype(np.float64)
-        scale = np.where(constant, 1.0, np.nanstd(rows, axis=0, dtype=np.float64))
+        constant = low == high
+        mean = np.where(constant, low, total / count)
+        squares = sum((np.nansum(np.square(rows - mean), axis=0) for rows in blocks()), np.zeros(width))
+        scale = np.where(constant, 1.0, np.sqrt(squares / count))
         scale = np.where(scale > 0, scale, 1.0)  # a deviation whose square vanishes
         if constant.any():
             names = ", ".join(name for name, same in zip(columns, constant, strict=True) if same)
@@ -329,17 +360,11 @@ class Scaler:
         """`transform` of the rows from number `first` of `source`, whose columns have these names.
 
         Raises:
-            DataError: naming the first value that is out of all proportion to the training rows.
+            DataError: a value is out of all proportion to the training rows.
         """
         with np.errstate(over="ignore"):
             result = self.transform(values, columns)
-        if (bad := np.abs(result) > FARTHEST).any():
-            row, column = (int(part) for part in np.argwhere(bad)[0])
-            raise DataError(
-                f"{source}: column `{names[column]}` must lie within {FARTHEST:g} deviations of its mean in the training "
-                f"rows (here {self.scale[columns][column]:.3g}); row {first + row} holds {values[row, column]:g}. Repair "
-                "it, leave the column out or lengthen the training part."
-            )
+        require_proportion(result, values, names, self.scale[columns], source, first)
         return result
 
     def inverse(self, values: Values, columns: slice | Sequence[int] = slice(None)) -> Values:

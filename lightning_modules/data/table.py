@@ -5,8 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 from dream.errors import ConfigError
-from lightning_modules.data.series import Series, read_table
+from lightning_modules.data.convert import stored_table
+from lightning_modules.data.series import Series, check_file, read_table
+from lightning_modules.data.stored import StoredSeries
 from lightning_modules.data.windows import ForecastingData
+
+LARGE = 1 << 28
+"""Bytes of text from which on a file stays on disk."""
 
 
 class TableData(ForecastingData):
@@ -19,6 +24,8 @@ class TableData(ForecastingData):
         covariates: Columns that are read but not predicted.
         known_covariates: Columns that are read, not predicted, and known for the horizon too, such as prices, plans or a
             weather forecast. `dream predict` reads their future values from rows after the last one that has a target.
+        mapped: Keep the data on disk: the file is converted once, beside the cache (DREAM_CACHE), and read by memory map.
+            null: if it has more than 256 MiB, or 64 MiB compressed (.gz, Parquet).
     """
 
     def __init__(
@@ -28,6 +35,7 @@ class TableData(ForecastingData):
         targets: list[str] | None = None,
         covariates: list[str] | None = None,
         known_covariates: list[str] | None = None,
+        mapped: bool | None = None,
         **options: Any,
     ) -> None:
         super().__init__(**options)
@@ -43,9 +51,16 @@ class TableData(ForecastingData):
                         "`known_covariates` and `time_column`.",
                         key=role,
                     )
+        if mapped not in (None, True, False):
+            raise ConfigError(f"`mapped` must be true, false or null; got {mapped!r}.", key="mapped")
+        self.mapped = mapped
         self.path, self.time_column, self.targets = path, time_column, targets
         self.covariates, self.known_covariates = covariates, known_covariates
 
-    def read(self) -> Series:
+    def read(self) -> Series | StoredSeries:
+        path = check_file(self.path)
+        plain = path.name.lower().endswith((".csv", ".txt"))
+        large = path.stat().st_size > (LARGE if plain else LARGE // 4)
         others = [*(self.covariates or []), *(self.known_covariates or [])]
-        return read_table(self.path, self.time_column, self.targets, others)
+        reader = stored_table if (large if self.mapped is None else self.mapped) else read_table
+        return reader(path, self.time_column, self.targets, others)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import logging
 from abc import ABC, abstractmethod
-from dataclasses import replace
 from functools import cached_property
 from typing import Literal
 
@@ -27,15 +26,18 @@ from lightning_modules.data.batches import (
     rolling_stream,
     training_streams,
 )
-from lightning_modules.data.columns import calendar_columns, continued, with_calendar
+from lightning_modules.data.columns import calendar_columns, continued
 from lightning_modules.data.order import in_order, loader, one_by_one, shuffled
-from lightning_modules.data.prepared import Layout, Prepared, prepare
-from lightning_modules.data.series import Series, split_rows
+from lightning_modules.data.prepared import Prepared, Recipe, prepare
+from lightning_modules.data.series import Series
+from lightning_modules.data.split import split_rows
+from lightning_modules.data.stored import StoredSeries
 
 logger = logging.getLogger(__name__)
 
 _PARTS = ("training", "validation", "test")
 _CHUNK = 32  # origins of a rolling test that are forecast at once
+_ROWS = 1 << 16  # rows that are looked at together
 _WARM_UP = 8  # look-backs that a rolling test reads before its first origin
 
 
@@ -103,38 +105,35 @@ class ForecastingData(TaskData, ABC):
         self.calendar_count = len(calendar_columns(self.calendar))
 
     @abstractmethod
-    def read(self) -> Series:
+    def read(self) -> Series | StoredSeries:
         """Reads the whole series, its columns being the targets, then the covariates, then the known covariates.
 
         After the last row with a target may come rows that hold known covariates only.
         """
 
     @cached_property
-    def whole(self) -> Series:
-        """As read, with the calendar; also for the horizon after the last row, where only the calendar is known there."""
-        series = self.read()
-        if not self.calendar:
-            return series
-        if series.time is not None and not self.known_covariates:
-            ahead = np.full((self.horizon, series.values.shape[1]), np.nan)
-            time = continued(series.time, np.arange(len(series.time) + self.horizon))
-            series = replace(series, values=np.concatenate([series.values, ahead]), time=time)
-        return with_calendar(series, self.calendar)
+    def whole(self) -> Series | StoredSeries:
+        """As read."""
+        return self.read()
 
     @cached_property
-    def series(self) -> Series:
+    def series(self) -> Series | StoredSeries:
         """The rows up to the last known target, in the source's units, missing values still missing."""
         whole = self.whole
         if not self.known_count:
             return whole
-        targets = whole.values[:, : len(whole.columns) - len(self.covariates or []) - self.known_count]
-        rows = int(np.flatnonzero(~np.isnan(targets).all(axis=1))[-1]) + 1
-        return replace(whole, values=whole.values[:rows], time=None if whole.time is None else whole.time[:rows])
+        channels = len(whole.columns) - self.covariate_count - len(self.known_covariates or [])
+        rows, last = 0, 0
+        for block in whole.blocks(slice(None)):
+            known = np.flatnonzero(~np.isnan(block.values[:, :channels]).all(axis=1))
+            last = rows + int(known[-1]) + 1 if len(known) else last
+            rows += len(block)
+        return whole.head(last)
 
     @property
     def columns(self) -> tuple[str, ...]:
         """The inputs' names."""
-        return self.series.columns
+        return (*self.series.columns, *calendar_columns(self.calendar))
 
     @property
     def target_columns(self) -> tuple[str, ...]:
@@ -167,7 +166,7 @@ class ForecastingData(TaskData, ABC):
 
     @cached_property
     def prepared(self) -> Prepared:
-        split = split_rows(len(self.series.values), self.split, self.series.time)
+        split = split_rows(len(self.series), self.split, self.series.time)
         needed = (self.look_back + self.horizon, self.horizon, self.horizon)
         for name, part, rows in zip(_PARTS, split, needed, strict=True):
             if part.stop - part.start < rows:
@@ -175,9 +174,9 @@ class ForecastingData(TaskData, ABC):
                     f"{self.series.source}: the {name} part has {part.stop - part.start} rows and one window needs "
                     f"{rows} (look_back {self.look_back}, horizon {self.horizon}). Shorten them or change `split`."
                 )
-        layout = Layout(self.channels, self.known_count, self.calendar_count)
-        rows = len(self.series.values)
-        return prepare(self.whole, rows, split, layout, self.horizon, self.missing, self.timespans)
+        known, calendar = len(self.known_covariates or []), tuple(self.calendar)
+        recipe = Recipe(len(self.series), split, self.channels, known, calendar, self.horizon, self.missing, self.timespans)
+        return prepare(self.whole, recipe)
 
     def setup(self, stage: str | None = None) -> None:
         """Reads, splits and standardises the data; calling it again changes nothing."""
@@ -204,7 +203,7 @@ class ForecastingData(TaskData, ABC):
         Raises:
             DataError: the known covariates end before the horizon does.
         """
-        rows, known = len(self.series.values), self.prepared.tables.known
+        rows, known = len(self.series), self.prepared.tables.known
         if known is not None and (ahead := len(known) - rows) < self.horizon:
             raise DataError(
                 f"{self.series.source}: a forecast of {self.horizon} rows needs the known covariates "
@@ -251,7 +250,12 @@ class ForecastingData(TaskData, ABC):
         rows = self.prepared.tables.targets[self.prepared.split.train]
         if len(rows) <= self.season:
             raise DataError(f"`season` is {self.season} rows and the training part has only {len(rows)}. Lower it.")
-        scale = (rows[self.season :] - rows[: -self.season]).abs().nanmean(dim=0)
+        total, count = torch.zeros(self.channels, dtype=torch.float64), torch.zeros(self.channels, dtype=torch.int64)
+        for later, earlier in zip(rows[self.season :].split(_ROWS), rows[: -self.season].split(_ROWS), strict=True):
+            change = (later - earlier).abs()
+            total += change.nansum(dim=0, dtype=torch.float64)
+            count += (~change.isnan()).sum(dim=0)
+        scale = (total / count).float()
         if scale.isnan().any():
             raise DataError("MASE needs known training values one `season` apart; a target has none. Change `season`.")
         if (repeats := scale == 0).any():
@@ -292,7 +296,7 @@ class ForecastingData(TaskData, ABC):
     def describe(self) -> list[tuple[str, str]]:
         """What a person wants to know before training, as (name, text) rows."""
         series, split, time = self.series, self.prepared.split, self.series.time
-        counts = zip(series.columns, np.isnan(series.values).sum(axis=0), strict=True)
+        counts = zip(series.columns, self.prepared.missing, strict=True)
         windows = [f"{len(self._windows(part))} windows" for part in split]
         if self.streams:
             windows[0] = f"{self._training_streams().chunks} batches of {self.batch_size} streams"
@@ -301,10 +305,10 @@ class ForecastingData(TaskData, ABC):
         parts = [f"rows {part.start} to {part.stop - 1}, {what}" for part, what in zip(split, windows, strict=True)]
         return [
             ("source", series.source),
-            ("rows", str(len(series.values))),
+            ("rows", str(len(series))),
             ("targets", ", ".join(self.target_columns)),
             ("covariates", ", ".join(self.covariates or []) or "none"),
-            ("known covariates", ", ".join(series.columns[len(series.columns) - self.known_count :]) or "none"),
+            ("known covariates", ", ".join(self.columns[len(self.columns) - self.known_count :]) or "none"),
             ("time", "row numbers" if time is None else " to ".join(np.datetime_as_string(time[[0, -1]], unit="s"))),
             *zip(_PARTS, parts, strict=True),
             ("missing", ", ".join(f"{name} {count}" for name, count in counts if count) or "none"),

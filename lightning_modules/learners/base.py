@@ -5,7 +5,6 @@ Shapes: D input columns, H rows ahead, C targets (classes for classification).
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 from abc import ABC, abstractmethod
@@ -16,15 +15,13 @@ from typing import Any, ClassVar, Self, get_args
 
 import numpy as np
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save as to_safetensors
 from torch import Tensor
 
 from dream import DREAMConfig
-from dream.errors import CheckpointError, DataError, nearest
-from dream.files import write_atomic
+from dream.errors import DataError, nearest
 from dream.numerics import largest
 from lightning_modules.base import require
+from lightning_modules.sealed import read_sealed, write_sealed
 from lightning_modules.stream import Reading, Shape, StreamLearner, StreamNetwork, Updates
 from lightning_modules.stream.rules import Moves
 
@@ -63,6 +60,11 @@ class OnlineObject(ABC):
         self.config, self.reading, self.updates, self.moves, self.seed = config, reading, updates, moves, seed
         self.columns: list[str] = []
         self.learner: StreamLearner | None = None
+
+    @classmethod
+    def _kind(cls) -> dict[str, str]:
+        """What marks a file as one of this class."""
+        return {"format": "dream-learner", "version": str(VERSION), "kind": cls.kind}
 
     @abstractmethod
     def _shape(self) -> Shape:
@@ -126,15 +128,8 @@ class OnlineObject(ABC):
             seed=self.seed,
             extra=self._extra(),
         )
-        header = {"format": "dream-learner", "version": str(VERSION), "kind": self.kind}
-        header |= {"settings": json.dumps(settings), "columns": json.dumps(self.columns)}
-        held = {} if self.learner is None else self.learner.tensors() | self._tensors()
-        tensors = {name: value.detach().clone().contiguous() for name, value in held.items()}
-        payload = to_safetensors(tensors, header | {"checksum": checksum(header, tensors)})
-        try:
-            write_atomic(path, payload)
-        except OSError as error:
-            raise CheckpointError(f"`path` must be writable: {os.fspath(path)}; {error.strerror}.") from None
+        header = self._kind() | {"settings": json.dumps(settings), "columns": json.dumps(self.columns)}
+        write_sealed(path, header, {} if self.learner is None else self.learner.tensors() | self._tensors())
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Self:
@@ -143,20 +138,7 @@ class OnlineObject(ABC):
         Raises:
             CheckpointError: no such file, damaged, or of another kind or version.
         """
-        try:
-            with safe_open(path, framework="pt") as file:
-                header = file.metadata() or {}
-                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        except FileNotFoundError:
-            raise CheckpointError(f"`path` must be a file that {cls.__name__}.save wrote; {path} does not exist.") from None
-        except (SafetensorError, OSError) as error:
-            message = f"`path` must be a file that {cls.__name__}.save wrote; {path} is damaged: {error}."
-            raise CheckpointError(message) from None
-        found = (header.get("format"), header.get("version"), header.get("kind"))
-        if found != ("dream-learner", str(VERSION), cls.kind):
-            raise CheckpointError(f"`path` must hold dream-learner {VERSION} of a {cls.__name__}; {path} holds {found}.")
-        if header.pop("checksum", None) != checksum(header, tensors):
-            raise CheckpointError(f"`path` must be a file that {cls.__name__}.save wrote; {path} is damaged.")
+        header, tensors = read_sealed(path, f"save of a {cls.__name__}", cls._kind())
         settings = json.loads(header["settings"])
         extra = settings.pop("extra")
         settings |= dict(
@@ -171,16 +153,6 @@ class OnlineObject(ABC):
             new._start().load(tensors)
             new._load_tensors(tensors)
         return new
-
-
-def checksum(header: Mapping[str, str], tensors: Mapping[str, Tensor]) -> str:
-    """SHA-256 of all that a file holds, so that no changed byte goes unnoticed."""
-    parts = sorted(tensors.items())
-    listed = [sorted(header.items()), [(name, str(value.dtype), list(value.shape)) for name, value in parts]]
-    digest = hashlib.sha256(json.dumps(listed).encode())
-    for _, value in parts:
-        digest.update(value.numpy(force=True).tobytes())
-    return digest.hexdigest()
 
 
 def number(name: str, value: object) -> float:

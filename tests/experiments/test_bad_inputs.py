@@ -1,15 +1,18 @@
-"""Bad files, settings, configurations and checkpoints through the command: exit 2, five lines, no traceback, nothing written."""
+"""Bad files, settings, configurations and checkpoints through the command: exit 2, five lines, nothing written."""
 
 from __future__ import annotations
 
+import functools
 import gzip
+import inspect
 import io
 import os
 import pickle
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
+from unittest import mock
 
 import numpy as np
 import pandas as pd
@@ -17,6 +20,7 @@ import pytest
 import torch
 
 from experiments.cli import main
+from tests.experiments.support import SMALL
 
 ROWS = 240
 START = pd.Timestamp("2024-01-01")
@@ -90,7 +94,7 @@ FILES = {
     "empty": forecast(b"", "data.csv: the file is empty"),
     "blank lines only": forecast(b"\n\n\n", "data.csv: the file is empty"),
     "header only": anomaly(b"time,a,b\n", "data.csv: there are column names but no rows"),
-    "no header": online(csv().split(b"\n", 1)[1], "data.csv: "),
+    "no header": online(csv(lambda t: t[["time", "a"]]).split(b"\n", 1)[1], "the first line must name the columns"),
     "header of numbers": forecast(b"1,2\n3,4\n5,6\n", "the first line must name the columns"),
     "ragged, longer": forecast(csv() + b"2024-02-01 00:00,1,2,0,up,7,8\n", "data.csv: cannot be read"),
     "ragged, shorter": forecast(csv() + b"2024-02-01 00:00,1\n", "values are missing", "--data.targets=[a,b]"),
@@ -104,24 +108,22 @@ FILES = {
     "newline in a name": anomaly(csv(lambda t: t.rename(columns={"a": "a\n" * 9})), "column names must be printable"),
     "escape in a name": online(csv(lambda t: t.rename(columns={"a": "\x1b[31ma"})), "column names must be printable"),
     "the same name twice": forecast(csv(lambda t: t.set_axis(["time", "a", "a", "c", "d"], axis=1)), "more than once: a"),
-    "a very long line": forecast(b"x" * 3_000_000 + b"\n1\n", "data.csv: "),
+    "a very long line": forecast(b"x" * 3_000_000 + b",y\n1,2\n", "no column `z`", "--data.targets=[z]"),
     "a very long value": anomaly(cell("a", 7, "y" * 200_000), "row 7 holds 'yyy", "--data.columns=[a]"),
     "a column that is not there": forecast(csv(), "no column `c`", "--data.targets=[c]"),
     "a label that is not there": anomaly(csv(), "no column `lable`. Did you mean `label`?", "--data.label_column=lable"),
     "a target that is not there": online(csv(), "no column `klass`", "--data.targets=[klass]"),
-    "duplicate time stamps": forecast(
-        cell("time", 30, "2024-01-02 05:00"), "row 30 (2024-01-02 05:00) repeats the one before"
-    ),
+    "duplicate time stamps": forecast(cell("time", 30, "2024-01-02 05:00"), "row 30 (2024-01-02 05:00) repeats"),
     "unsorted time stamps": online(swapped(50, 90), "must increase from row to row; row 50"),
     "a time stamp that is none": anomaly(cell("time", 12, "noon"), "row 12 holds 'noon'"),
     "a missing time stamp": forecast(cell("time", 12, None), "row 12 holds nan"),
     "mixed time zones": forecast(cell("time", 12, "2024-01-01 12:00+02:00"), "row 12"),
-    "time before nanoseconds": anomaly(cell("time", 0, "1500-01-01 00:00"), "row 0"),
-    "time after nanoseconds": online(cell("time", ROWS - 1, "3500-01-01 00:00"), f"row {ROWS - 1}"),
+    "time before nanoseconds": anomaly(cell("time", 0, "1500-01-01 00:00"), "row 0 holds '1500"),
+    "time after nanoseconds": online(cell("time", ROWS - 1, "3500-01-01 00:00"), f"row {ROWS - 1} holds '3500"),
     "numbers as time": forecast(csv(), "`a` must hold dates", "--data.time_column=a"),
     "mixed types": forecast(cell("b", 40, "broken"), "column `b` must hold numbers; row 40 holds 'broken'"),
     "thousands separators": anomaly(cell("a", 5, "1,234.5"), "column `a` must hold numbers; row 5 holds '1,234.5'"),
-    "decimal commas": online(cell("a", 5, "0,5"), "row 5 holds '0,5'", "--data.targets=[a]"),
+    "decimal commas": online(cell("a", 5, "0,5"), "row 5 holds '0,5'", "--data.targets=[a]", "--data.task=forecasting"),
     "inf": forecast(cell("a", 60, "inf"), "column `a` must be finite"),
     "minus inf": anomaly(cell("b", 61, "-Infinity"), "column `b` must be finite"),
     "squares overflow": online(cell("b", 62, "1e20"), "column `b` must be finite", "--data.targets=[b]"),
@@ -184,7 +186,7 @@ SETTINGS = {
     "a split that is too large": forecast(csv(), "a sum of at most 1", "--data.split=[0.9,0.2,0.2]"),
     "a split of nothing": forecast(csv(), "`data.split` must be", "--data.split=[]"),
     "dates that are none": forecast(csv(), "ISO dates such as", "--data.split=[soon,later]"),
-    "no targets": forecast(csv(), "`targets` must name at least one column", "--data.targets=[]"),
+    "no targets": forecast(csv(), "`data.targets` must name at least one column", "--data.targets=[]"),
     "a rank of words": anomaly(csv(), "`model.config.rank` must be a whole number; got many", "--model.config.rank=many"),
     "a learning rate of nan": forecast(csv(), "`model.lr` must be a finite number above 0; got nan", "--model.lr=.nan"),
     "no epochs that are a number": forecast(csv(), "`trainer.max_epochs` must be", "--trainer.max_epochs=[1]"),
@@ -214,25 +216,27 @@ def loaded(content: bytes, said: str, command: str = "test") -> Case:
     return Case([command, "-c", "forecasting", "--ckpt_path=it.ckpt"], {"it.ckpt": content}, said)
 
 
+WROTE = "must be one that `dream fit` wrote"
+DATA = b"data:\n  class_path: lightning_modules.data.DriftingLoad\n"
 MODEL = b"model:\n  class_path: lightning_modules.ForecastingModule\n"
 OTHERS = {
     "no such file": Case(["fit", "-c", "forecasting_csv", "--data.path=none.csv"], {}, "none.csv: no such file"),
     "a folder": Case(["fit", "-c", "anomaly_csv", "--data.path=data.csv"], {"data.csv/x": b""}, "is a folder, not a file"),
-    "a path of NUL": Case(["check", "-c", "online_csv", "--data.path=a\0b.csv"], {}, "`data.path`"),
+    "a path of NUL": Case(["check", "-c", "online_csv", "--data.path=a\0b.csv"], {}, "a?b.csv: no such file"),
     "a URL as path": Case(["fit", "-c", "forecasting_csv", "--data.path=https://127.0.0.1:9/x.csv"], {}, "not an address"),
     "a URL as file": Case(["fit", "-c", "anomaly_csv", "--data.path=file:///etc/x.csv"], {}, "not an address"),
     "a bucket as path": Case(["fit", "-c", "online_csv", "--data.path=s3://bucket/x.parquet"], {}, "not an address"),
-    "a URL as checkpoint": Case(["test", "-c", "forecasting", "--ckpt_path=http://127.0.0.1:9/x.ckpt"], {}, "ckpt_path"),
+    "a URL as checkpoint": Case(
+        ["test", "-c", "forecasting", "--ckpt_path=http://127.0.0.1:9/x.ckpt"], {}, "must be a local file"
+    ),
     "a URL as configuration": Case(["fit", "-c", "http://127.0.0.1:9/x.yaml"], {}, "x.yaml"),
     "a missing checkpoint": Case(["predict", "-c", "forecasting", "--ckpt_path=it.ckpt"], {}, "does not exist"),
-    "an empty checkpoint": loaded(b"", "must be a checkpoint that `dream fit` wrote"),
-    "a truncated checkpoint": loaded(checkpoint()[:-300], "must be a checkpoint that `dream fit` wrote"),
-    "text as checkpoint": loaded(b"weights: 1\n", "must be a checkpoint that `dream fit` wrote", "predict"),
-    "another program's checkpoint": loaded(checkpoint(hyper_parameters=7), "ckpt_path", "validate"),
-    "a crafted pickle": loaded(pickle.dumps(Trap()), "must be a checkpoint that `dream fit` wrote"),
-    "a trap in a checkpoint": loaded(
-        checkpoint(state_dict=Trap()), "must be a checkpoint that `dream fit` wrote", "predict"
-    ),
+    "an empty checkpoint": loaded(b"", WROTE),
+    "a truncated checkpoint": loaded(checkpoint()[:-300], WROTE),
+    "text as checkpoint": loaded(b"weights: 1\n", WROTE, "predict"),
+    "another program's checkpoint": loaded(checkpoint(hyper_parameters=7), WROTE, "validate"),
+    "a crafted pickle": loaded(pickle.dumps(Trap()), WROTE),
+    "a trap in a checkpoint": loaded(checkpoint(state_dict=Trap()), WROTE, "predict"),
     "no configuration": Case(["fit"], {}, "-c must name an experiment"),
     "a configuration that is not there": Case(["fit", "-c", "forcasting"], {}, "Did you mean"),
     "broken YAML": config(b"model: [1, 2\ndata: {", "mine.yaml"),
@@ -242,19 +246,26 @@ OTHERS = {
     "YAML that is not text": config(bytes(range(256)), "mine.yaml"),
     "YAML with a trap": config(b"model: !!python/object/apply:os.mkdir [trapped]\n", "mine.yaml"),
     "YAML that refers to itself": config(b"model: &m\n  class_path: *m\n", ""),
-    "an unknown section": config(MODEL + b"modle: {}\n", "`modle` is not a setting"),
+    "an unknown section": config(MODEL + DATA + b"modle:\n  patch: 4\n", "`modle` is not a setting"),
     "an unknown setting": config(MODEL + b"  init_args:\n    pach: 4\n", "`model.pach` is not a setting"),
     "a setting of the wrong kind": config(MODEL + b"  init_args:\n    patch: [4]\n", "`model.patch` must be a whole number"),
     "a section that is a text": config(b"model: big\n", "`model`"),
-    "a class that is no model": config(b"model:\n  class_path: os.system\n", "names a class that is not there"),
+    "a class that is no model": config(b"model:\n  class_path: os.system\n", "`model` must be a TaskModule"),
     "a class from nowhere": config(b"data:\n  class_path: nowhere.Data\n", "names a class that is not there"),
     "an unknown command": Case(["fti"], {}, "`fti` is not a command"),
     "an unknown data set": Case(["data", "get", "etth"], {}, "There is no data set `etth`"),
-    "a mirror that is no address": Case(["data", "get", "elec2", "--folder=here", "--mirror=nowhere"], {}, "could not be"),
+    "a mirror that is no address": Case(["data", "get", "elec2", "--folder=x", "--mirror=y"], {}, "`mirror` must be an"),
     "an unknown model to compare": Case(["compare", "-c", "forecasting", "--models", "dreem"], {}, "dreem"),
     "no seeds to compare": Case(["compare", "-c", "forecasting", "--seeds", "0"], {}, "seeds"),
 }
 TABLE = FILES | SETTINGS | OTHERS
+
+
+@pytest.fixture(scope="module", autouse=True)
+def parsed_once() -> Iterator[None]:
+    """The source of a class, whose docstrings become the help of its settings, is read once and not in every command."""
+    with mock.patch.object(inspect, "getsource", functools.cache(inspect.getsource)):
+        yield
 
 
 @pytest.fixture(autouse=True)
@@ -290,3 +301,39 @@ def test_it_is_refused(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert said in shown.err
     assert "Traceback" not in shown.err + shown.out
     assert listing() == before
+
+
+LEGAL = {
+    "a byte order mark": b"\xef\xbb\xbf" + csv(),
+    "a constant column": csv(lambda table: table.assign(b=3.0)),
+    "carriage returns": csv().replace(b"\n", b"\r\n"),
+    "time zones": csv(lambda table: table.assign(time=table.time + "+02:00")),
+    "large but legal numbers": csv(lambda table: table.assign(b=table.b / table.b.abs().max() * 1.8e19)),
+    "numbers next to nothing": csv(lambda table: table.assign(b=table.b * 1e-300)),
+}
+
+
+@pytest.mark.parametrize("name", LEGAL)
+def test_it_is_unusual_and_legal(name: str, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture) -> None:
+    Path("data.csv").write_bytes(LEGAL[name])
+    small = ["--data.look_back=12", "--data.horizon=2", "--data.season=2", "--model.patch=4", "--data.targets=[a,b]"]
+    assert main(["check", "-c", "forecasting_csv", "--data.path=data.csv", *small]) == 0
+    shown = capsys.readouterr()
+    assert "a, b" in shown.out
+    assert "nan" not in shown.out
+    assert ("never change" in caplog.text) == (name == "a constant column")
+    assert sorted(path.name for path in Path.cwd().iterdir()) == ["data.csv"]
+
+
+def test_a_run_that_is_lost(capsys: pytest.CaptureFixture[str]) -> None:
+    """A learning rate at which nothing stays finite: the run stops in five lines and leaves good checkpoints only."""
+    flags = [*SMALL, "--model.lr=1e30", "--nan_guard.max_skipped=2", "--run.wandb=disabled", "--run.folder=runs"]
+    assert main(["fit", "-c", "forecasting", *flags]) == 2
+    said = capsys.readouterr().err
+    assert "Traceback" not in said
+    last = said.splitlines()[-1]
+    assert last.startswith("dream: step ")
+    assert "in a row, more than `nan_guard.max_skipped` allows" in last
+    for path in Path("runs").rglob("*.ckpt"):
+        weights = torch.load(path, weights_only=True)["state_dict"]
+        assert all(value.isfinite().all() for value in weights.values())

@@ -7,7 +7,16 @@ import pandas as pd
 import pytest
 
 from dream.errors import ConfigError, DataError
-from lightning_modules.data.columns import age, calendar, calendar_columns, continued, timespans, with_calendar
+from lightning_modules.data.columns import (
+    age,
+    calendar,
+    calendar_columns,
+    continued,
+    median_step,
+    rows_since,
+    timespans,
+    with_calendar,
+)
 from lightning_modules.data.series import Series
 
 
@@ -59,16 +68,26 @@ def test_calendar_needs_time_stamps_and_free_names() -> None:
 def test_age_counts_rows_since_the_last_value_and_looks_back_only() -> None:
     gap = np.nan
     values = np.array([[gap, 1], [2, gap], [gap, gap], [gap, 4]])
-    np.testing.assert_allclose(age(values), [[1, 0], [0, 1 / 2], [1 / 2, 2 / 3], [2 / 3, 0]])
+    np.testing.assert_allclose(age(rows_since(values)), [[1, 0], [0, 1 / 2], [1 / 2, 2 / 3], [2 / 3, 0]])
     for row in range(4):
-        np.testing.assert_array_equal(age(values)[: row + 1], age(values[: row + 1]))
+        before = rows_since(values[: row + 1])
+        np.testing.assert_array_equal(rows_since(values)[: row + 1], before)
+        np.testing.assert_array_equal(rows_since(values)[row + 1 :], rows_since(values[row + 1 :], before[-1]))
 
 
-def test_timespans_are_in_median_steps() -> None:
-    assert timespans(series(hours(0, 2, 4, 5, 6)), slice(0, 3)).tolist() == [1, 1, 1, 0.5, 0.5]
-    assert timespans(series(hours(0, 0.7, 1.4, 2.1)), slice(0, 3)).tolist() == [1, 1, 1, 1]
-    with pytest.raises(DataError, match="`timespans` needs time stamps"):
-        timespans(series(None), slice(0, 3))
+def test_timespans_are_in_steps() -> None:
+    time = hours(0, 2, 4, 5, 6)
+    assert timespans(time, None, median_step(time[:3])).tolist() == [1, 1, 1, 0.5, 0.5]
+    assert timespans(time[2:], time[1], 3600e9).tolist() == [2, 1, 1]
+
+
+@pytest.mark.parametrize("rows", [2, 3, 50, 51])
+def test_median_step_is_numpys(rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("lightning_modules.data.columns._STEPS", 7)
+    for longest in (3, 1 << 20, 1 << 50):
+        steps = np.random.default_rng(rows).integers(1, longest, rows - 1)
+        time = np.datetime64("2024-01-01", "ns") + np.concatenate([[0], steps.cumsum()]).astype("timedelta64[ns]")
+        assert median_step(time) == np.median(np.diff(time).astype(np.int64))
 
 
 def test_time_goes_on_at_the_median_step() -> None:

@@ -12,7 +12,8 @@ import pytest
 import torch
 
 from dream.errors import ConfigError, DataError
-from lightning_modules.data.series import Scaler, Series, fill_missing, read_table, split_rows
+from lightning_modules.data.series import Scaler, Series, fill_missing, read_table
+from lightning_modules.data.split import split_rows
 
 CSV = "date,load,heat\n2024-01-01 00:00,1.5,10\n2024-01-01 01:00,,20\n2024-01-01 02:00,3.5,30\n"
 

@@ -1,0 +1,115 @@
+"""A table in a file, block by block, from any block on."""
+
+from __future__ import annotations
+
+import gzip
+import re
+from collections.abc import Iterator
+from contextlib import nullcontext
+from io import BytesIO
+from pathlib import Path
+from typing import BinaryIO, NamedTuple, cast
+
+import pandas as pd
+import pyarrow
+import pyarrow.parquet as parquet
+
+from dream.errors import DataError
+from lightning_modules.data.series import PARQUET, parse_parquet, parse_text, readable
+
+_LONGEST = 64  # blocks without the end of a row, which a quote that nobody closes makes
+
+
+class Block(NamedTuple):
+    """Some rows of a file."""
+
+    frame: pd.DataFrame
+    """Its index numbers the rows from the file's first on."""
+    stop: int
+    """Where the next block starts: a byte of (unpacked) text, a row of Parquet."""
+    done: float
+    """The share of the file that has been read."""
+
+
+def file_blocks(path: Path, separator: str, start: int, rows: int, size: int) -> Iterator[Block]:
+    """The rows of a text or Parquet file in blocks of about `size` bytes.
+
+    Args:
+        path: The file; `check_file` has seen it.
+        separator: What stands between the values of a line of text.
+        start: Where to begin: 0, or the `stop` of a block.
+        rows: Rows before `start`.
+        size: Bytes of text, or of the numbers in the rows of Parquet; a block holds at least one row.
+
+    Raises:
+        DataError: the file cannot be read.
+    """
+    packed = path.name.lower().endswith(PARQUET)
+    blocks = _parquet_blocks(path, start, size) if packed else _text_blocks(path, separator, start, rows, size)
+    for block in blocks:
+        if len(block.frame):
+            block.frame.index = pd.RangeIndex(rows, rows + len(block.frame))
+            rows += len(block.frame)
+            yield block
+
+
+def _text_blocks(path: Path, separator: str, start: int, rows: int, size: int) -> Iterator[Block]:
+    with path.open("rb") as raw, gzip.open(raw) if path.suffix.lower() == ".gz" else nullcontext(raw) as opened:
+        file, total = cast(BinaryIO, opened), path.stat().st_size
+        with readable(path):
+            header = _header(file, separator, size)
+            place = max(start, len(header))
+            file.seek(place)
+        rest, more = b"", True
+        while more:
+            with readable(path, rows):
+                chunk = file.read(size)
+                more = bool(chunk)
+                rest += chunk
+                cut = _end_of_rows(rest, separator) if more else len(rest)
+                if more and not cut:
+                    if len(rest) > _LONGEST * size:
+                        raise DataError(f"{path}: row {rows} does not end within {len(rest)} bytes. Is a quote left open?")
+                    continue
+                frame = parse_text(BytesIO(header + rest[:cut]), path, separator)
+            place, rest = place + cut, rest[cut:]
+            rows += len(frame)
+            yield Block(frame, place, raw.tell() / total)
+
+
+def _header(file: BinaryIO, separator: str, size: int) -> bytes:
+    """All up to the end of the first line that is not blank."""
+    text = b""
+    while chunk := file.read(size):
+        text += chunk
+        if found := re.match(rb"\s*[^\s][^\n]*\n", _without_quoted(text, separator)):
+            return text[: found.end()]
+    return text
+
+
+def _end_of_rows(text: bytes, separator: str) -> int:
+    """Where the last row that is whole in `text` ends."""
+    return _without_quoted(text, separator).rfind(b"\n") + 1
+
+
+def _without_quoted(text: bytes, separator: str) -> bytes:
+    """`text` with every quoted value, which may hold ends of lines, overwritten; a quote inside of a value is none."""
+    if b'"' not in text:
+        return text
+    quoted = rb'(?:^|(?<=[\n%b]))"[^"]*+(?:""[^"]*+)*+(?:"|\Z)' % re.escape(separator.encode())
+    return re.sub(quoted, lambda found: b"-" * len(found[0]), text)
+
+
+def _parquet_blocks(path: Path, start: int, size: int) -> Iterator[Block]:
+    with readable(path), parquet.ParquetFile(path, memory_map=True) as file:
+        counts = [file.metadata.row_group(k).num_rows for k in range(file.num_row_groups)]
+        group, first = 0, 0
+        while group < len(counts) and first + counts[group] <= start:
+            first += counts[group]
+            group += 1
+        rows = max(size // (8 * max(len(file.schema_arrow.names), 1)), 1)
+        for batch in file.iter_batches(batch_size=rows, row_groups=range(group, len(counts))):
+            frame = parse_parquet(pyarrow.Table.from_batches([batch]), path)
+            stop = first + len(frame)
+            yield Block(frame.iloc[max(start - first, 0) :].copy(), stop, stop / file.metadata.num_rows)
+            first = stop

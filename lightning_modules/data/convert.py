@@ -1,0 +1,154 @@
+"""`stored_table`: a text or Parquet file of any size as a `StoredSeries`.
+
+It is read once, in blocks, by the rules of `read_table`; each block becomes an Arrow shard. What the first block holds
+decides which columns are read. A conversion that was stopped goes on with the first shard that is missing, since each says
+where in the file the next begins.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pooch
+import pyarrow
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+
+from dream.errors import DataError
+from dream.files import write_atomic
+from lightning_modules.data.blocks import Block, file_blocks
+from lightning_modules.data.series import Roles, check_file, find_roles, require_values, to_series
+from lightning_modules.data.stored import Shard, StoredSeries, digest, read_shard, writing
+
+VERSION = 1
+BLOCK = 1 << 21
+"""Bytes of a file that are read at once; a few times as many are needed in memory."""
+
+
+def cache_folder() -> Path:
+    """The folder for what is made of files and can be made again: the variable DREAM_CACHE, or else the user's cache."""
+    return Path(os.environ.get("DREAM_CACHE") or pooch.os_cache("dream")).expanduser()
+
+
+def stored_table(
+    path: str | Path,
+    time_column: str | None = None,
+    columns: Sequence[str] | None = None,
+    covariates: Sequence[str] = (),
+    separator: str = ",",
+) -> StoredSeries:
+    """What `read_table` reads, on disk: converted if it has not been, or if the file has changed since.
+
+    Raises:
+        DataError: what `read_table` refuses, or the cache cannot be written.
+    """
+    path = check_file(path).resolve()
+    asked = json.dumps([str(path), time_column, columns, list(covariates), separator])
+    folder = cache_folder() / "tables" / f"{path.name.partition('.')[0]}-{digest(asked.encode())[:16]}"
+    with writing(folder):
+        _forget_other(folder, path)
+        if not (folder / "table.json").exists():
+            _Conversion(path, folder, separator).run(time_column, columns, covariates)
+    table = json.loads((folder / "table.json").read_text())
+    shards = tuple(Shard(*shard) for shard in table["shards"])
+    time = np.memmap(folder / "time", dtype="datetime64[ns]", mode="r") if table["time"] else None
+    return StoredSeries(folder, shards, tuple(table["columns"]), time, str(path), shards[-1].stop)
+
+
+def _forget_other(folder: Path, path: Path) -> None:
+    """Empty the folder if it holds another state of the file than the present one."""
+    state = path.stat()
+    source = json.dumps({"version": VERSION, "path": str(path), "bytes": state.st_size, "changed": state.st_mtime_ns})
+    note = folder / "source.json"
+    if not note.exists() or note.read_text() != source:
+        for old in [entry for entry in folder.iterdir() if entry.name != "lock"]:
+            shutil.rmtree(old) if old.is_dir() else old.unlink()
+        write_atomic(note, source)
+
+
+class _Conversion:
+    """Of one file into one folder."""
+
+    def __init__(self, path: Path, folder: Path, separator: str) -> None:
+        self.path, self.folder, self.separator = path, folder, separator
+        self.shards: list[Shard] = []
+        self.stop = 0
+        self.last: np.datetime64 | None = None
+
+    def run(self, time_column: str | None, columns: Sequence[str] | None, covariates: Sequence[str]) -> None:
+        """Shards, `time` and at last `table.json`."""
+        note = self.folder / "roles.json"
+        roles = None
+        if note.exists():
+            given = json.loads(note.read_text())
+            roles = Roles(given["time"], tuple(given["columns"]), given["date"])
+        known = self._made()
+        rows = self.shards[-1].stop if self.shards else 0
+        bar = Progress(
+            *(TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn()),
+            console=(console := Console(stderr=True)),
+            disable=not console.is_terminal,
+        )
+        with bar:
+            task = bar.add_task(f"converting {self.path.name}", total=1.0)
+            for block in file_blocks(self.path, self.separator, self.stop, rows, BLOCK):
+                if roles is None:
+                    roles = find_roles(block.frame, self.path, time_column, columns, covariates)
+                    write_atomic(note, json.dumps(roles._asdict()))
+                known.append(self._add(block, roles))
+                bar.update(task, completed=block.done)
+        if roles is None or not self.shards:
+            raise DataError(f"{self.path}: there are column names but no rows.")
+        require_values(np.any(known, axis=0), roles.columns, self.path)
+        if roles.time is not None:
+            self._write_time(roles.time)
+        table = {"columns": roles.columns, "time": roles.time, "shards": self.shards}
+        write_atomic(self.folder / "table.json", json.dumps(table))
+
+    def _made(self) -> list[list[bool]]:
+        """Take over the shards that are there; for each, which columns hold a value."""
+        known = []
+        for path in sorted(self.folder.glob("*.arrow")):
+            table = read_shard(path)
+            note = json.loads(table.schema.metadata[b"dream"])
+            first = self.shards[-1].stop if self.shards else 0
+            self.shards.append(Shard(path.name, first, first + len(table)))
+            self.stop = note["stop"]
+            known.append(note["known"])
+            if note["time"] is not None:
+                self.last = table[note["time"]].to_numpy()[-1]
+        return known
+
+    def _add(self, block: Block, roles: Roles) -> list[bool]:
+        """Write a shard; which columns hold a value in it."""
+        series = to_series(block.frame, roles, self.path, self.last)
+        known = (~np.isnan(series.values)).any(axis=0).tolist()
+        columns = dict(zip(series.columns, series.values.T, strict=True))
+        if roles.time is not None and series.time is not None:
+            columns[roles.time] = series.time
+            self.last = series.time[-1]
+        note = json.dumps({"stop": block.stop, "known": known, "time": roles.time})
+        table = pyarrow.table(columns).replace_schema_metadata({"dream": note})
+        sink = pyarrow.BufferOutputStream()
+        with pyarrow.ipc.new_file(sink, table.schema) as writer:
+            writer.write_table(table)
+        content = sink.getvalue().to_pybytes()
+        first = self.shards[-1].stop if self.shards else 0
+        shard = Shard(f"{len(self.shards):06d}-{digest(content)}.arrow", first, first + len(series))
+        write_atomic(self.folder / shard.name, content)
+        self.shards.append(shard)
+        self.stop = block.stop
+        return known
+
+    def _write_time(self, column: str) -> None:
+        """The stamps of all shards in one file, which is searched by row and by stamp."""
+        with (self.folder / "time").open("wb") as file:
+            for shard in self.shards:
+                file.write(read_shard(self.folder / shard.name)[column].to_numpy().view(np.int64).data)
+            file.flush()
+            os.fsync(file.fileno())

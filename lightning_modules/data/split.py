@@ -1,0 +1,75 @@
+"""Cutting a series in time order."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from datetime import date, datetime
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+
+from dream.errors import ConfigError
+
+
+class Split(NamedTuple):
+    """The rows of each part, in time order and without overlap."""
+
+    train: slice
+    val: slice
+    test: slice
+
+
+def split_rows(count: int, split: Sequence[int | float | str], time: np.ndarray | None = None) -> Split:
+    """Cuts `count` rows into training, validation and test part, in this order.
+
+    `split` is one of: three fractions whose sum is at most 1; three row counts whose sum is at most `count`; two or
+    three ISO dates, each the first moment that no longer belongs to training, validation and (if given) test.
+    """
+    kinds = {type(part) for part in split}
+    if kinds <= {str, date, datetime} and len(split) in (2, 3):
+        borders = _date_borders([str(part) for part in split], count, time)
+    elif kinds == {int} and len(split) == 3:
+        borders = _count_borders([int(part) for part in split], count)
+    elif kinds == {float} and len(split) == 3:
+        borders = _fraction_borders([float(part) for part in split], count)
+    else:
+        raise _refused(split, "three fractions such as [0.7, 0.1, 0.2], three row counts, or two to three dates, not mixed")
+    parts = Split(*(slice(start, stop) for start, stop in zip([0, *borders], borders, strict=False)))
+    for name, part in zip(("training", "validation", "test"), parts, strict=True):
+        if part.stop <= part.start:
+            raise _refused(split, f"at least one row in each part; the {name} part of these {count} rows is empty")
+    return parts
+
+
+def _refused(split: Sequence[int | float | str], expected: str) -> ConfigError:
+    return ConfigError(f"`split` must be {expected}; got {list(split)}.", key="split")
+
+
+def _fraction_borders(split: list[float], count: int) -> list[int]:
+    total = sum(split)
+    if not all(part > 0 for part in split) or total > 1 + 1e-9:
+        raise _refused(split, f"three positive fractions with a sum of at most 1 (here {total:g})")
+    # Training and test are rounded down and validation takes the rest: the convention of published protocols.
+    train, test, end = (math.floor(part * count + 1e-6) for part in (split[0], split[2], min(total, 1)))
+    return [train, end - test, end]
+
+
+def _count_borders(split: list[int], count: int) -> list[int]:
+    if min(split) < 1 or sum(split) > count:
+        raise _refused(split, f"three positive row counts with a sum of at most the {count} rows there are")
+    return [split[0], split[0] + split[1], sum(split)]
+
+
+def _date_borders(split: list[str], count: int, time: np.ndarray | None) -> list[int]:
+    if time is None:
+        raise _refused(split, "fractions or row counts for data without time stamps (or name its `time_column`)")
+    try:
+        dates = pd.to_datetime(split, utc=True, format="ISO8601").tz_localize(None).to_numpy("datetime64[ns]")
+    except ValueError as error:
+        raise _refused(split, "ISO dates such as 2017-07-01") from error
+    if (np.diff(dates) <= np.timedelta64(0)).any():
+        raise _refused(split, "dates in increasing order: end of training, end of validation, end of test")
+    borders = np.searchsorted(time, dates).tolist()
+    return borders if len(borders) == 3 else [*borders, count]

@@ -1,0 +1,64 @@
+"""Safetensors files with a header and a checksum of all that they hold."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save as to_safetensors
+from torch import Tensor
+
+from dream.errors import CheckpointError
+from dream.files import write_atomic
+
+Path = str | os.PathLike[str]
+
+
+def write_sealed(path: Path, header: Mapping[str, str], tensors: Mapping[str, Tensor]) -> None:
+    """Write `tensors`, which may share memory, and `header` to a file, whole or not at all.
+
+    Raises:
+        CheckpointError: the file cannot be written.
+    """
+    apart = {name: value.detach().clone().contiguous() for name, value in tensors.items()}
+    payload = to_safetensors(apart, {**header, "checksum": checksum(header, apart)})
+    try:
+        write_atomic(path, payload)
+    except OSError as error:
+        raise CheckpointError(f"`path` must be writable: {os.fspath(path)}; {error.strerror}.") from None
+
+
+def read_sealed(path: Path, writer: str, kind: Mapping[str, str]) -> tuple[dict[str, str], dict[str, Tensor]]:
+    """Header and tensors of a file that `write_sealed` wrote with a header that holds `kind`.
+
+    Raises:
+        CheckpointError: no such file, of another kind, or changed since `writer` wrote it.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            header = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except FileNotFoundError:
+        raise CheckpointError(f"`path` must be a file that {writer} wrote; {path} does not exist.") from None
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(f"`path` must be a file that {writer} wrote; {path} is damaged: {error}.") from None
+    found = {name: header.get(name) for name in kind}
+    if found != kind:
+        wanted, held = (" ".join(map(str, part.values())) for part in (kind, found))
+        raise CheckpointError(f"`path` must be a file that {writer} wrote: {wanted}; {path} holds {held}.")
+    if header.pop("checksum", None) != checksum(header, tensors):
+        raise CheckpointError(f"`path` must be a file that {writer} wrote; {path} is damaged.")
+    return header, tensors
+
+
+def checksum(header: Mapping[str, str], tensors: Mapping[str, Tensor]) -> str:
+    """SHA-256 of all that a file holds, so that no changed byte goes unnoticed."""
+    parts = sorted(tensors.items())
+    listed = [sorted(header.items()), [(name, str(value.dtype), list(value.shape)) for name, value in parts]]
+    digest = hashlib.sha256(json.dumps(listed).encode())
+    for _, value in parts:
+        digest.update(value.numpy(force=True).tobytes())
+    return digest.hexdigest()

@@ -1,0 +1,373 @@
+"""`StateStore`: what millions of streams carry, on disk, with a bounded part of it in memory.
+
+Shapes: N streams asked for together.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import numpy as np
+from filelock import FileLock, Timeout
+from torch import Tensor
+
+from dream import DREAMState
+from dream.errors import CheckpointError, ConfigError, StateError
+from dream.files import write_atomic
+from lightning_modules.sealed import read_sealed, write_sealed
+from lightning_modules.stream.records import Layout, layout_of, pack, unpack
+
+Key = str | int
+KIND = {"format": "dream-store", "version": "1"}
+_OWN = re.compile(r"lock|(first|[01]+)\.\d+\.safetensors|\..+\.tmp")
+_RECORD = 200  # bytes that a record takes besides its values: the key, the entry, two objects
+
+
+@dataclass
+class _Shard:
+    """The streams whose keys' hashes end in the same bits."""
+
+    records: dict[Key, tuple[Layout, bytes]] = field(default_factory=dict)
+    size: int = 0
+    changed: bool = False
+
+    def put(self, key: Key, layout: Layout, content: bytes) -> None:
+        self.size += len(content) - (len(self.records[key][1]) if key in self.records else -_RECORD)
+        self.records[key] = (layout, content)
+        self.changed = True
+
+    def drop(self, key: Key) -> None:
+        self.size -= len(self.records.pop(key)[1]) + _RECORD
+        self.changed = True
+
+
+class StateStore:
+    """A mapping from the key of a stream to what the stream carries, of which memory holds the part that was used last.
+
+    The streams lie in shards, one safetensors file for at most `shard_size` keys. A shard that grows beyond is split in two
+    by the next bit of its keys' hashes (extendible hashing; Fagin, Nievergelt, Pippenger and Strong, 1979), so nobody needs
+    to know how many streams will come. A shard in memory that has changed is written when its room is needed, and by
+    `flush`.
+
+    What is on disk is always the last flush, as a whole: after a crash every stream is at the state that it had then. A
+    `with` block flushes if it ends well. One process at a time may use a folder.
+
+    Args:
+        folder: Where the files are; made if it is not there.
+        shard_size: Keys in one file, at most; settled when the store is made.
+        memory: Bytes of shards to hold in memory, at most; one shard is held in any case.
+
+    Raises:
+        StateError: another process uses the folder.
+        CheckpointError: the folder holds something else, or what it held was damaged or altered.
+
+    Example, two pumps read by one layer, each with fast weights of its own:
+        >>> import tempfile, torch
+        >>> from dream import DREAM
+        >>> layer, folder = DREAM(1, 16), tempfile.mkdtemp()
+        >>> with StateStore(folder) as store:
+        ...     state = store.get(["pump-1", "pump-2"], layer.init_state)
+        ...     _, state = layer(torch.randn(2, 5, 1), state)
+        ...     store.put(["pump-1", "pump-2"], state)
+        >>> with StateStore(folder) as store:
+        ...     again = store.get(["pump-2"], layer.init_state)
+        >>> torch.equal(again.U, state[1].U)
+        True
+
+    And a forecaster for each of them, with a head of its own:
+        >>> from dream import DREAMConfig
+        >>> from lightning_modules.stream import Reading, Shape, StreamLearner, StreamNetwork, Updates
+        >>> def learner():
+        ...     network = StreamNetwork(Shape("forecasting", 1, 1, 1), Reading("differences"), DREAMConfig(hidden_dim=8))
+        ...     return StreamLearner(network, Updates("least_squares"))
+        >>> with StateStore(folder) as store:
+        ...     for row in range(3):
+        ...         for key in ("pump-3", "pump-4"):
+        ...             model = learner()
+        ...             if key in store:
+        ...                 model.load(store[key])
+        ...             said = model.process(torch.full((1, 1), float(row), dtype=torch.float64))
+        ...             store[key] = model.tensors()
+        ...     model.load(store["pump-3"])
+        >>> model.row
+        3
+    """
+
+    def __init__(self, folder: str | os.PathLike[str], shard_size: int = 4096, memory: int = 256 << 20) -> None:
+        for name, value in (("shard_size", shard_size), ("memory", memory)):
+            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+                raise ConfigError(f"`{name}` must be a whole number of at least 1; got {value!r}.", key=name)
+        self.folder, self.shard_size, self.memory = Path(folder), shard_size, memory
+        self.held: OrderedDict[str, _Shard] = OrderedDict()
+        """Shards in memory by the bits of their keys' hashes, the one used last at the end."""
+        self.held_bytes = 0
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            self._lock = FileLock(self.folder / "lock", timeout=0)
+            self._lock.acquire()
+        except Timeout:
+            raise StateError(f"`folder` must be used by one process at a time; another one uses {self.folder}.") from None
+        except OSError as error:
+            raise CheckpointError(f"`folder` must be writable: {self.folder}; {error.strerror}.") from None
+        try:
+            self._open()
+        except BaseException:
+            self._lock.release()
+            raise
+
+    def _open(self) -> None:
+        """Take up what the last flush left, and remove what came after it."""
+        index: dict[str, Any] = {"files": {"": None}, "counts": {"": 0}, "written": 0, "shard_size": self.shard_size}
+        path = self.folder / "index.json"
+        if path.exists():
+            try:
+                seal, _, text = path.read_text(encoding="utf-8").partition("\n")
+            except ValueError:
+                seal, text = "", ""
+            if seal != hashlib.sha256(text.encode()).hexdigest():
+                raise CheckpointError(f"{path} is damaged, or no StateStore wrote it.")
+            index = json.loads(text)
+        elif foreign := sorted(path.name for path in self.folder.iterdir() if not _OWN.fullmatch(path.name)):
+            raise CheckpointError(f"`folder` must be empty or a StateStore's; {self.folder} holds {foreign[0]}.")
+        self.shard_size, self.written = int(index["shard_size"]), int(index["written"])
+        self.files: dict[str, str | None] = index["files"]
+        """The file of each shard by its bits, as of now; None for a shard that was never written."""
+        self.counts: dict[str, int] = index["counts"]
+        self.flushed = {name for name in self.files.values() if name}
+        for old in list(self.folder.iterdir()):
+            if _OWN.fullmatch(old.name) and old.name not in (*self.flushed, "lock"):
+                old.unlink()
+
+    # one stream
+
+    def __getitem__(self, key: Key) -> dict[str, Tensor]:
+        """The tensors of a stream; a KeyError where there are none."""
+        layout, content = self._shard(_bits(key)).records[key]
+        return {name: value[0] for name, value in unpack(np.frombuffer(content, np.uint8)[None], layout).items()}
+
+    def __setitem__(self, key: Key, tensors: Mapping[str, Tensor]) -> None:
+        """Keep these tensors of a stream in place of what there was."""
+        self._put([key], {name: value.unsqueeze(0) for name, value in tensors.items()})
+
+    def __delitem__(self, key: Key) -> None:
+        """Forget a stream; a KeyError where it is not known."""
+        bits = self._place(_bits(key))
+        shard = self._load(bits)
+        before = shard.size
+        shard.drop(key)
+        self.counts[bits] -= 1
+        self.held_bytes += shard.size - before
+
+    def __contains__(self, key: object) -> bool:
+        return isinstance(key, (str, int)) and key in self._shard(_bits(key)).records
+
+    def __len__(self) -> int:
+        return sum(self.counts.values())
+
+    def __iter__(self) -> Iterator[Key]:
+        """All keys, shard by shard; none may come or go meanwhile."""
+        for bits in list(self.counts):
+            yield from list(self._load(bits).records)
+
+    # many streams
+
+    def get(self, keys: Sequence[Key], fresh: Callable[[int], DREAMState]) -> DREAMState:
+        """What these streams carry, (N, ...) in this order, on the device of `fresh`.
+
+        Args:
+            keys: Of the streams, each once.
+            fresh: Makes the state of streams that are not known yet, such as `DREAM.init_state`.
+
+        Raises:
+            StateError: a stream that carries something else than `fresh` makes, or a key given twice.
+        """
+        state = fresh(len(_once(keys)))
+        tensors = dict(state.items())
+        layout, content = layout_of(tensors), pack(tensors)
+        for bits, places in self._by_shard(keys).items():
+            records = self._load(bits).records
+            for place in places:
+                if (found := records.get(keys[place])) is None:
+                    continue
+                if found[0] != layout:
+                    raise StateError(
+                        f"`fresh` must make what the streams carry; stream {keys[place]!r} carries {_listed(found[0])} and "
+                        f"`fresh` makes {_listed(layout)}. Was the store filled by another layer?"
+                    )
+                content[place] = np.frombuffer(found[1], np.uint8)
+        return DREAMState(**unpack(content, layout)).to(state.h.device)
+
+    def put(self, keys: Sequence[Key], state: DREAMState) -> None:
+        """Keep the rows of `state` as what these streams carry.
+
+        Raises:
+            StateError: as many keys as rows are needed, each once.
+            CheckpointError: a shard cannot be written.
+        """
+        if len(_once(keys)) != state.batch_size:
+            raise StateError(f"`keys` must name a stream for each of {state.batch_size} rows; got {len(keys)}.")
+        self._put(keys, dict(state.items()))
+
+    def _put(self, keys: Sequence[Key], tensors: Mapping[str, Tensor]) -> None:
+        layout, content = layout_of(tensors), pack(tensors)
+        for bits, places in self._by_shard(keys).items():
+            shard = self._load(bits)
+            before = shard.size
+            for place in places:
+                shard.put(keys[place], layout, content[place].tobytes())
+            self.counts[bits] = len(shard.records)
+            self.held_bytes += shard.size - before
+            self._split(bits)
+            self._make_room()
+
+    # shards
+
+    def _by_shard(self, keys: Sequence[Key]) -> dict[str, list[int]]:
+        """The places of the keys in `keys`, by shard: first those that are in memory."""
+        found: dict[str, list[int]] = {}
+        for place, key in enumerate(keys):
+            found.setdefault(self._place(_bits(key)), []).append(place)
+        return dict(sorted(found.items(), key=lambda item: item[0] not in self.held))
+
+    def _place(self, bits: str) -> str:
+        """The shard of a key whose hash has these bits."""
+        return next(bits[:length] for length in range(len(bits) + 1) if bits[:length] in self.counts)
+
+    def _shard(self, bits: str) -> _Shard:
+        return self._load(self._place(bits))
+
+    def _load(self, bits: str) -> _Shard:
+        """A shard, now the one used last."""
+        if not self._lock.is_locked:
+            raise StateError(f"the store in {self.folder} is closed; open it anew.")
+        if bits not in self.held:
+            self.held[bits] = self._read(self.files[bits])
+            self.held_bytes += self.held[bits].size
+        self.held.move_to_end(bits)
+        self._make_room()
+        return self.held[bits]
+
+    def _make_room(self) -> None:
+        """Write and forget the shards that were not used for longest, until the rest fits."""
+        while self.held_bytes > self.memory and len(self.held) > 1:
+            bits, shard = next(iter(self.held.items()))
+            self._write(bits, shard)
+            self.held_bytes -= self.held.pop(bits).size
+
+    def _split(self, bits: str) -> None:
+        """Part a shard that holds too many keys by the next bit of their hashes, and so on."""
+        if len(self.held[bits].records) <= self.shard_size:
+            return
+        whole = self.held.pop(bits)
+        self.held_bytes -= whole.size
+        del self.counts[bits]
+        self._forget_file(self.files.pop(bits))
+        halves = {bits + bit: _Shard(changed=True) for bit in "01"}
+        for key, record in whole.records.items():
+            halves[_bits(key)[: len(bits) + 1]].put(key, *record)
+        for name, half in halves.items():
+            self.held[name], self.files[name], self.counts[name] = half, None, len(half.records)
+            self.held_bytes += half.size
+        for name in halves:
+            self._split(name)
+
+    def _read(self, name: str | None) -> _Shard:
+        shard = _Shard()
+        if name is None:
+            return shard
+        header, tensors = read_sealed(self.folder / name, "a StateStore", KIND)
+        for number, keys in enumerate(json.loads(header["keys"])):
+            prefix = f"{number}."
+            part = {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
+            part = {field_name: part[field_name] for field_name in json.loads(header["fields"])[number]}
+            layout = layout_of(part)
+            for key, row in zip(keys, pack(part), strict=True):
+                shard.put(key, layout, row.tobytes())
+        shard.changed = False
+        return shard
+
+    def _write(self, bits: str, shard: _Shard) -> None:
+        """Write a shard, if it has changed, to a new file; that of the last flush stays until the next."""
+        if not shard.changed:
+            return
+        groups: dict[Layout, list[Key]] = {}
+        for key, (layout, _) in shard.records.items():
+            groups.setdefault(layout, []).append(key)
+        tensors: dict[str, Tensor] = {}
+        for number, (layout, keys) in enumerate(groups.items()):
+            rows = np.stack([np.frombuffer(shard.records[key][1], np.uint8) for key in keys])
+            tensors |= {f"{number}.{name}": value for name, value in unpack(rows, layout).items()}
+        self.written += 1
+        name = f"{bits or 'first'}.{self.written}.safetensors"
+        names = [[part.name for part in layout] for layout in groups]
+        header = KIND | {"keys": json.dumps(list(groups.values())), "fields": json.dumps(names)}
+        write_sealed(self.folder / name, header, tensors)
+        self._forget_file(self.files[bits])
+        self.files[bits], shard.changed = name, False
+
+    def _forget_file(self, name: str | None) -> None:
+        """Remove a file that is of no use any more, unless it belongs to the last flush."""
+        if name is not None and name not in self.flushed:
+            (self.folder / name).unlink()
+
+    def flush(self) -> None:
+        """Write all that has changed; from here on this is what a crash leaves.
+
+        Raises:
+            CheckpointError: something cannot be written; the last flush stays.
+        """
+        for bits, shard in self.held.items():
+            self._write(bits, shard)
+        index = {"files": self.files, "counts": self.counts, "written": self.written, "shard_size": self.shard_size}
+        text = json.dumps(index)
+        try:
+            write_atomic(self.folder / "index.json", f"{hashlib.sha256(text.encode()).hexdigest()}\n{text}")
+        except OSError as error:
+            raise CheckpointError(f"`folder` must be writable: {self.folder}; {error.strerror}.") from None
+        old, self.flushed = self.flushed, {name for name in self.files.values() if name}
+        for name in old - self.flushed:
+            (self.folder / name).unlink()
+
+    def close(self) -> None:
+        """Let others use the folder. What has changed since the last flush is gone."""
+        self.held.clear()
+        self.held_bytes = 0
+        self._lock.release()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        try:
+            if kind is None:
+                self.flush()
+        finally:
+            self.close()
+
+
+def _bits(key: Key) -> str:
+    """The bits of a hash of `key` that is the same everywhere and always; a text and a number never share a key."""
+    if isinstance(key, bool) or not isinstance(key, (str, int)):
+        raise StateError(f"`key` must be a text or a whole number; got {key!r}.")
+    digest = hashlib.blake2b(json.dumps(key).encode(), digest_size=8).digest()
+    return f"{int.from_bytes(digest, 'big'):064b}"
+
+
+def _once(keys: Sequence[Key]) -> Sequence[Key]:
+    if len(set(keys)) < len(keys):
+        twice = next(key for place, key in enumerate(keys) if key in keys[:place])
+        raise StateError(f"`keys` must name each stream once; {twice!r} comes twice.")
+    return keys
+
+
+def _listed(layout: Layout) -> str:
+    return ", ".join(f"{name} {shape}" for name, _, shape in layout)
