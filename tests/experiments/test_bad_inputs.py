@@ -246,7 +246,9 @@ OTHERS = {
     "YAML that is not text": config(bytes(range(256)), "mine.yaml"),
     "YAML with a trap": config(b"model: !!python/object/apply:os.mkdir [trapped]\n", "mine.yaml"),
     "YAML that refers to itself": config(b"model: &m\n  class_path: *m\n", ""),
-    "an unknown section": config(MODEL + DATA + b"modle:\n  patch: 4\n", "`modle` is not a setting"),
+    "an unknown section": config(
+        MODEL + DATA + b"modle:\n  patch: 4\n", "`modle.patch` is not a setting. Did you mean `model.patch`?"
+    ),
     "an unknown setting": config(MODEL + b"  init_args:\n    pach: 4\n", "`model.pach` is not a setting"),
     "a setting of the wrong kind": config(MODEL + b"  init_args:\n    patch: [4]\n", "`model.patch` must be a whole number"),
     "a section that is a text": config(b"model: big\n", "`model`"),
