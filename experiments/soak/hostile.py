@@ -90,9 +90,11 @@ def through_layer(steps: int, backend: str = "auto", train: bool = False, **knob
     return {"steps": steps, "rows": len(KINDS), "largest |h|": h, "largest |U|": u, "finite": finite, "refused": []}
 
 
-def _stream(steps: int) -> Iterator[np.ndarray]:
-    """One stream that goes through all kinds again and again, a piece of each in turn."""
-    kinds = [pieces(kind, steps, seed) for seed, kind in enumerate(KINDS)]
+def _stream(steps: int, first: str) -> Iterator[np.ndarray]:
+    """One stream that goes through all kinds again and again, a piece of each in turn, from kind `first` on."""
+    start = list(KINDS).index(first)
+    order = [*list(KINDS)[start:], *list(KINDS)[:start]]
+    kinds = [pieces(kind, steps, seed) for seed, kind in enumerate(order)]
     left = steps
     while left > 0:
         for kind in kinds:
@@ -102,7 +104,9 @@ def _stream(steps: int) -> Iterator[np.ndarray]:
                 yield part
 
 
-def through_learner(steps: int, task: str = "forecasting", rule: str = "least_squares") -> dict[str, Any]:
+def through_learner(
+    steps: int, task: str = "forecasting", rule: str = "least_squares", first: str = "constants", **updates: Any
+) -> dict[str, Any]:
     """A `StreamLearner` on one stream of all kinds; missing values too."""
     torch.manual_seed(0)
     random = np.random.default_rng(9)
@@ -113,9 +117,9 @@ def through_learner(steps: int, task: str = "forecasting", rule: str = "least_sq
         Reading("differences" if forecasting else "running", 0.01, lags=2),
         DREAMConfig(hidden_dim=16, rank=2),
     )
-    learner = StreamLearner(network, Updates(rule, every=25, lr=1e-2, replay=50))  # type: ignore[arg-type]
+    learner = StreamLearner(network, Updates(rule, **{"every": 25, "lr": 1e-2, "replay": 50} | updates))  # type: ignore[arg-type]
     u, finite, refused, done = 0.0, True, [], 0
-    for part in _stream(steps):
+    for part in _stream(steps, first):
         rows = torch.from_numpy(np.where(random.random(part.shape) < 0.01, np.nan, part))
         wanted = {
             "forecasting": None,
@@ -140,8 +144,8 @@ def through_objects(steps: int) -> dict[str, Any]:
     forecaster, detector = DREAMForecaster(config=config), DREAMAnomalyDetector(config=config, window=100)
     regressor, classifier = DREAMRegressor(config=config), DREAMClassifier(config=config)
     finite, refused, row = True, [], 0
-    for part in _stream(steps):
-        for values in part[:: max(1, CHUNK // 50)].tolist():
+    for part in _stream(steps, "constants"):
+        for values in part.tolist():
             x = dict(zip("abc", values, strict=True))
             said: list[float] = []
             try:
@@ -167,10 +171,12 @@ def main(steps: int = 100_000) -> dict[str, dict[str, Any]]:
         "layer without homeostasis": lambda: through_layer(steps, kappa=0.0),
         "layer, training": lambda: through_layer(steps // 10, train=True),
         "layer, reference": lambda: through_layer(steps // 50, backend="reference"),
-        **{f"learner, {task}": lambda task=task: through_learner(steps, task)  # type: ignore[misc]
-           for task in ("forecasting", "regression", "classification")},
-        "learner, sgd": lambda: through_learner(steps // 5, "regression", "sgd"),
-        "objects": lambda: through_objects(steps // 10),
+        "learner, forecasting": lambda: through_learner(steps, forgetting=0.999, trust=0.99),
+        "learner, regression": lambda: through_learner(steps, "regression", forgetting=0.999),
+        "learner, classification": lambda: through_learner(steps, "classification"),
+        "learner, adam, denormals first": lambda: through_learner(steps // 5, rule="adam", first="denormals"),
+        "learner, sgd, denormals first": lambda: through_learner(steps // 5, "regression", "sgd", "denormals"),
+        "objects": lambda: through_objects(steps // 50),
     }
     figures = {}
     print(f"kinds: {', '.join(KINDS)}")  # noqa: T201

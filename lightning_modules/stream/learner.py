@@ -180,7 +180,9 @@ class StreamLearner:
         start = max(start, SEEN_ENOUGH * self.network.head.weight.shape[-1])
         if self.trust is not None and start < stop:
             level, scale = self.memory("level", start, stop), self.memory("scale", start, stop)
-            self.trust.add(self.memory("said", start, stop), self.memory.changes(start, stop, level, scale))
+            came = self.memory.changes(start, stop, level, scale)
+            said = torch.where(came.isnan(), 0.0, self.memory("said", start, stop))  # a missing target says nothing
+            self.trust.add(said, came.nan_to_num())
 
     def _needed(self) -> int:
         """The oldest row that a later update may ask for."""
