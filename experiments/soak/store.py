@@ -16,7 +16,7 @@ from dream import DREAM
 from experiments.soak.memory import MIB, memory
 from lightning_modules import StateStore
 
-BATCH = 50_000
+BATCH = 200_000
 
 
 def main(argv: list[str] | None = None) -> dict[str, Any]:
@@ -27,8 +27,8 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
     parser.add_argument("--quick", action="store_true", help="50,000 keys and 4 MiB")
     arguments = parser.parse_args(argv)
     keys, room = (50_000, 4) if arguments.quick else (arguments.keys, arguments.memory)
-    batch = min(BATCH, keys // 10)
-    layer = DREAM(1, 4, rank=2)
+    batch = min(BATCH, keys // 5)
+    layer = DREAM(4, 4, rank=4)  # 184 bytes a stream
     draw = np.random.default_rng(0)
     filled, updated = (draw.permutation(keys) for _ in range(2))
     layer.init_state(batch)
