@@ -100,6 +100,15 @@ def without_resume(command: list[str]) -> list[str]:
     return [word for word in command if word != "--resume" and not word.startswith("--resume=")]
 
 
+def results(folder: Path) -> dict[str, dict[str, float]] | None:
+    """What the run in `folder` came to; None where it has not ended, or the file is damaged."""
+    try:
+        found: dict[str, dict[str, float]] = json.loads((folder / RESULTS).read_text(encoding="utf-8"))["results"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return found
+
+
 def earlier_run(settings: RunSettings, command: list[str]) -> Path | None:
     """The run that ``--resume`` means: the one of that name, or else the newest of the same command that has not ended, or
     else the newest that has; None where there is none yet.
@@ -117,7 +126,7 @@ def earlier_run(settings: RunSettings, command: list[str]) -> Path | None:
         return folder if folder.is_dir() else None
     wanted = without_resume(command)
     runs = [path.parent for path in parent.glob(f"*/{RUN}") if read_run(path.parent).get("command") == wanted]
-    return max(runs, key=lambda run: (not (run / RESULTS).exists(), (run / RUN).stat().st_mtime), default=None)
+    return max(runs, key=lambda run: (results(run) is None, (run / RUN).stat().st_mtime), default=None)
 
 
 def hold(folder: Path) -> int:

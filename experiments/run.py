@@ -199,8 +199,9 @@ class DREAMCLI(LightningCLI):
             self.stack.callback(os.close, folders.hold(self.folder))
         else:
             self.stack.callback(os.close, folders.hold(earlier))
-            if (earlier / folders.RESULTS).exists():
-                report.ended(earlier, self.model)
+            if (ended := folders.results(earlier)) is not None:
+                print(f"the run in {earlier} has ended; this is what came out:")  # noqa: T201
+                report.results(ended, earlier, self.model.higher_is_better, self.model.unranked)
                 sys.exit(0)
             saving.resumes = True
             values = self.config.get(str(self.subcommand), self.config)
