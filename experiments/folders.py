@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 from contextlib import suppress
 from dataclasses import dataclass
@@ -11,8 +10,6 @@ from pathlib import Path
 from typing import Literal
 
 from dream.errors import ConfigError
-
-RUN_FOLDER = "DREAM_RUN_FOLDER"  # tells the other processes of a run where rank 0 writes
 
 
 @dataclass
@@ -38,13 +35,11 @@ class RunSettings:
 
 
 def run_folder(settings: RunSettings, experiment: str) -> Path:
-    """A new folder for this run; the same in every process of it.
+    """A new folder for this run.
 
     Raises:
         ConfigError: `run.name` is taken, or the folder can't be made.
     """
-    if os.environ.get("LOCAL_RANK", "0") != "0" and RUN_FOLDER in os.environ:
-        return Path(os.environ[RUN_FOLDER])
     parent = Path(settings.folder)
     stem = settings.name or f"{experiment}-{datetime.now():%Y-%m-%d_%H-%M-%S}"
     for attempt in range(1000):
@@ -57,7 +52,6 @@ def run_folder(settings: RunSettings, experiment: str) -> Path:
             raise ConfigError(f"`run.name` must be new; {folder} exists. Choose another.", key="run.name") from None
         except OSError as error:
             raise ConfigError(f"`run.folder` must be writable; {folder}: {error.strerror}.", key="run.folder") from None
-        os.environ[RUN_FOLDER] = str(folder)
         return folder
     raise ConfigError(f"`run.folder` already holds 1000 runs called {stem}. Give `run.name`.", key="run.folder")
 

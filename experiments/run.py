@@ -26,7 +26,7 @@ from pydantic import ValidationError
 
 from dream.errors import CheckpointError, ConfigError, DREAMError, DREAMWarning
 from dream.files import write_atomic
-from experiments import folders, report
+from experiments import folders, launch, report
 from experiments.arguments import FROM_DATA, resolve
 from experiments.check import check_experiment
 from experiments.explain import explain
@@ -83,6 +83,7 @@ class DREAMCLI(LightningCLI):
                 "log_every_n_steps": 10,
                 "gradient_clip_val": 1.0,
                 "num_sanity_val_steps": 0,
+                "use_distributed_sampler": False,  # the data know what is whose
                 "enable_model_summary": False,
             },
             seed_everything_default=0,
@@ -149,6 +150,7 @@ class DREAMCLI(LightningCLI):
             check_weights(self.model, loaded)
         settings: RunSettings = self._get(self.config_init, "run")
         config = self._get(self.config_init, "trainer")
+        launch.spread(config)
         plain = not sys.stderr.isatty() and config.enable_progress_bar is not False
         extra = [PlainProgress()] if plain else [] if config.enable_progress_bar is False else [RichProgressBar()]
         config["callbacks"] = [*(config.callbacks or []), *extra]
@@ -158,11 +160,11 @@ class DREAMCLI(LightningCLI):
         if self.subcommand == "check":
             config["logger"] = False
             return super().instantiate_trainer(**kwargs)
-        self.folder = folders.run_folder(settings, self.experiment)
+        self.folder = Path(launch.decided_by_first(lambda: str(folders.run_folder(settings, self.experiment))))
         if config.logger is None:
             mode = settings.wandb or os.environ.get("WANDB_MODE", "offline")
             config["logger"] = [tracking.JSONLLogger(self.folder)]
-            if mode != "disabled":
+            if mode != "disabled" and launch.is_first():
                 config["logger"].append(tracking.wandb_logger(self.folder, settings.project, mode, settings.group))
         checkpoint = self._get(self.config_init, "checkpoint")
         home = self.folder / "checkpoints" if self.subcommand == "fit" else Path(loaded).parent
@@ -194,7 +196,8 @@ class DREAMCLI(LightningCLI):
         """What the task says of the data, as files: see its `write_predictions`."""
         predictions = self.trainer.predict(**kwargs)
         assert self.folder is not None
-        report.predictions(self.model, predictions, self.folder)
+        if self.trainer.is_global_zero:
+            report.predictions(self.model, predictions, self.folder)
 
     @rank_zero_only
     def finish(self) -> None:
@@ -231,6 +234,8 @@ def main(argv: list[str]) -> int:
 
 
 def _run(argv: list[str]) -> int:
+    if launch.started_by_trainer():
+        launch.end_with_parent()
     typed = sys.argv[1:]
     sys.argv[1:], experiment = resolve(argv)
     cli = DREAMCLI.__new__(DREAMCLI)
@@ -247,12 +252,15 @@ def _run(argv: list[str]) -> int:
     except (DREAMError, MisconfigurationException) as error:
         raise explain(error, cli.keys(), LINKED, str(getattr(cli, "config", ""))) from error
     except (ArgumentError, ValidationError, TypeError, ValueError, RuntimeError) as error:
+        if launch.lost(error):
+            print(launch.farewell(error, cli.folder), file=sys.stderr)  # noqa: T201
+            return code
         if cli.running:
             raise
         raise explain(error, cli.keys(), LINKED, str(getattr(cli, "config", ""))) from error
     finally:
         sys.argv[1:] = typed
-        if cli.folder:
+        if cli.folder and launch.is_first():
             folders.discard_if_empty(cli.folder)
         if "wandb" in sys.modules and (run := sys.modules["wandb"].run) is not None:
             run.finish(exit_code=code)
@@ -266,6 +274,7 @@ def set_up_words() -> None:
     warnings.showwarning = _note
     for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.WARNING)
+    launch.set_up_words()
     for message in (
         ".*does not have many workers.*",
         ".*Checkpoint directory .* exists.*",

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from dream import DREAMConfig, DREAMState, DREAMTrace, parameter_groups
 from dream.errors import ConfigError
+from lightning_modules import ranks
 from lightning_modules.cores import CoreName, build_core, title
 
 Schedule = Literal["cosine", "constant"]
@@ -76,7 +77,10 @@ class TaskModule(L.LightningModule, ABC):
         self.observed: list[Observation] = []
         self.results: dict[str, dict[str, float]] = {}
         """Test results: model, then metric, then value."""
+        self.rows_per_stream = 1
+        """Rows of the carried states that belong to one stream of the data, and so to one process."""
         self._states: list[DREAMState] | None = None
+        self._steps_read: int | Tensor = 0
 
     def make_core(
         self, core: CoreName, config: DREAMConfig, hidden_dims: list[int] | None, dropout: float, backend: str
@@ -122,8 +126,9 @@ class TaskModule(L.LightningModule, ABC):
     def on_validation_epoch_end(self) -> None:
         self.forget_states()
 
-    def observe(self, traces: list[DREAMTrace], states: list[DREAMState]) -> None:
-        """Leave what the layers showed in this batch where callbacks find it."""
+    def observe(self, traces: list[DREAMTrace], states: list[DREAMState], lengths: Tensor | None = None) -> None:
+        """Leave what the layers showed in this batch, whose rows have `lengths` (N,), T if None, where callbacks find it."""
+        self._steps_read = traces[0].surprise.numel() if lengths is None else lengths.sum()
         self.observed = [
             Observation(trace.surprise, trace.u_norm, state.adaptive_tau)
             for trace, state in zip(traces, states, strict=True)
@@ -142,13 +147,23 @@ class TaskModule(L.LightningModule, ABC):
 
     @abstractmethod
     def losses(self, batch: Any) -> dict[str, Tensor]:
-        """The terms of the training loss for a batch; ``loss`` is what is minimised."""
+        """The terms of the training loss for a batch; ``loss`` is what is minimised.
+
+        Of several processes each sees its part of the batch. The mean of a term over the processes must be its value for
+        the whole batch, so a mean over rows is their sum divided by `ranks.mean` of their number.
+        """
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
         terms = self.losses(batch)
-        for name, value in terms.items():
-            self.log(f"train/{name}", value.detach(), prog_bar=name == "loss", on_step=True, on_epoch=False)
+        ranks.mean_over_ranks_(self._priors(), 0.0 if getattr(batch, "spare", False) else self._steps_read)
+        values = ranks.mean(torch.stack(list(terms.values())))
+        for name, value in zip(terms, values, strict=True):
+            self.log(f"train/{name}", value, prog_bar=name == "loss", on_step=True, on_epoch=False)
         return terms["loss"]
+
+    def _priors(self) -> list[Tensor]:
+        """The error variances that fresh rows expect, which a batch has moved: the layers themselves never communicate."""
+        return [buffer for name, buffer in self.stack.named_buffers() if name.endswith("error_var_prior")]
 
     @abstractmethod
     def write_predictions(self, predictions: list[Any], folder: Path) -> list[Path]:

@@ -40,6 +40,18 @@ def gather(value: Item) -> list[Item]:
     return cast("list[Item]", found)
 
 
+def anywhere(flag: bool, device: torch.device | str = "cpu") -> bool:
+    """Whether `flag` is set in any of the ranks: what all of them must do at the same step, such as stop, is asked so.
+
+    `device` is that of the model, since NCCL speaks between GPUs only.
+    """
+    if world_size() == 1:
+        return flag
+    flags = torch.tensor(int(flag), device=device)
+    dist.all_reduce(flags, dist.ReduceOp.MAX)
+    return bool(flags)
+
+
 def mean(values: Tensor) -> Tensor:
     """The mean of `values` over the ranks, in floating point and without a gradient.
 
