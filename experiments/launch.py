@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import logging
 import os
 import re
@@ -11,10 +12,12 @@ import warnings
 from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import torch.distributed as dist
 from jsonargparse import Namespace
 from lightning.pytorch.strategies import DDPStrategy
+from torch.nn.parallel import DistributedDataParallel
 
 from dream.errors import ConfigError
 from lightning_modules import ranks
@@ -44,11 +47,7 @@ def set_up_words() -> None:
     """Warnings are the first process's to say; that one is lost is said in our words."""
     logging.getLogger(LAUNCHER).setLevel(logging.INFO)
     logging.getLogger(LAUNCHER).addFilter(_say_lost)
-    for message in (
-        ".*sync_dist=True.*",  # what the tasks log is the mean over processes already
-        ".*find_unused_parameters=True was specified.*",
-    ):
-        warnings.filterwarnings("ignore", message)
+    warnings.filterwarnings("ignore", ".*sync_dist=True.*")  # what the tasks log is the mean over processes already
     if not is_first():
         warnings.filterwarnings("ignore")
         logging.disable(logging.WARNING)
@@ -60,11 +59,15 @@ def _say_lost(record: logging.LogRecord) -> bool:
     return True
 
 
-def spread(trainer: Namespace) -> None:
+def spread(trainer: Namespace, unreached: bool) -> None:
     """Settle devices, nodes and strategy of the Trainer's settings where they are left open.
 
     One device, unless torchrun started the processes: then those. Several of them train by DDP, without a broadcast of
     buffers: what the layers measure is averaged by the tasks (`lightning_modules.ranks`).
+
+    Args:
+        trainer: What is settled, in place.
+        unreached: `TaskModule.unreached` of what is trained.
 
     Raises:
         ConfigError: several nodes without torchrun, whose processes could not agree on a folder.
@@ -84,8 +87,11 @@ def spread(trainer: Namespace) -> None:
             key="trainer.num_nodes",
         )
     if trainer.strategy == "auto" and (trainer.num_nodes > 1 or trainer.devices not in (1, "1")):
-        # a stack may hold layers that no loss reaches, such as an anomaly detector's second one
-        trainer.strategy = DDPStrategy(find_unused_parameters=True, broadcast_buffers=False, timeout=TIMEOUT)
+        known = inspect.signature(DistributedDataParallel).parameters
+        keep_buffers: dict[str, Any] = {
+            "forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers": False
+        }
+        trainer.strategy = DDPStrategy(find_unused_parameters=unreached, timeout=TIMEOUT, **keep_buffers)
 
 
 def decided_by_first(decide: Callable[[], str]) -> str:

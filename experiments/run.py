@@ -150,7 +150,7 @@ class DREAMCLI(LightningCLI):
             check_weights(self.model, loaded)
         settings: RunSettings = self._get(self.config_init, "run")
         config = self._get(self.config_init, "trainer")
-        launch.spread(config)
+        launch.spread(config, self.model.unreached)
         plain = not sys.stderr.isatty() and config.enable_progress_bar is not False
         extra = [PlainProgress()] if plain else [] if config.enable_progress_bar is False else [RichProgressBar()]
         config["callbacks"] = [*(config.callbacks or []), *extra]

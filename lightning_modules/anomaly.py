@@ -18,7 +18,7 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from dream import DREAMConfig, DREAMState
+from dream import DREAMConfig, DREAMStack, DREAMState
 from dream.errors import ConfigError
 from dream.files import write_atomic
 from lightning_modules import ranks
@@ -224,6 +224,11 @@ class AnomalyModule(TaskModule):
         self.observe(traces, states, lengths)
         errors = (x - traces[0].prediction).square().clamp(max=LOSS_LIMIT).mean(-1)
         return (errors * batch.counted).sum(), batch.counted.sum()
+
+    @property
+    def unreached(self) -> bool:
+        """The first layer predicts."""
+        return isinstance(self.stack, DREAMStack) and len(self.stack.layers) > 1
 
     def losses(self, batch: StreamBatch) -> dict[str, Tensor]:
         total, count = self._prediction_loss(batch)

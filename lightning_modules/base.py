@@ -80,7 +80,8 @@ class TaskModule(L.LightningModule, ABC):
         self.rows_per_stream = 1
         """Rows of the carried states that belong to one stream of the data, and so to one process."""
         self._states: list[DREAMState] | None = None
-        self._steps_read: int | Tensor = 0
+        self.steps_read: int | Tensor = 0
+        """Valid steps that the layers read in the last batch, over its rows."""
 
     def make_core(
         self, core: CoreName, config: DREAMConfig, hidden_dims: list[int] | None, dropout: float, backend: str
@@ -128,7 +129,7 @@ class TaskModule(L.LightningModule, ABC):
 
     def observe(self, traces: list[DREAMTrace], states: list[DREAMState], lengths: Tensor | None = None) -> None:
         """Leave what the layers showed in this batch, whose rows have `lengths` (N,), T if None, where callbacks find it."""
-        self._steps_read = traces[0].surprise.numel() if lengths is None else lengths.sum()
+        self.steps_read = traces[0].surprise.numel() if lengths is None else lengths.sum()
         self.observed = [
             Observation(trace.surprise, trace.u_norm, state.adaptive_tau)
             for trace, state in zip(traces, states, strict=True)
@@ -145,6 +146,11 @@ class TaskModule(L.LightningModule, ABC):
     def setup(self, stage: str) -> None:
         self.prepare(self.trainer.datamodule)  # type: ignore[attr-defined]
 
+    @property
+    def unreached(self) -> bool:
+        """Whether some of the trainable parameters are in no loss, so that processes must not wait for their gradients."""
+        return False
+
     @abstractmethod
     def losses(self, batch: Any) -> dict[str, Tensor]:
         """The terms of the training loss for a batch; ``loss`` is what is minimised.
@@ -155,7 +161,9 @@ class TaskModule(L.LightningModule, ABC):
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
         terms = self.losses(batch)
-        ranks.mean_over_ranks_(self._priors(), 0.0 if getattr(batch, "spare", False) else self._steps_read)
+        if getattr(batch, "spare", False):
+            self.steps_read = 0
+        ranks.mean_over_ranks_(self._priors(), self.steps_read)
         values = ranks.mean(torch.stack(list(terms.values())))
         for name, value in zip(terms, values, strict=True):
             self.log(f"train/{name}", value, prog_bar=name == "loss", on_step=True, on_epoch=False)

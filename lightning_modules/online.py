@@ -182,9 +182,14 @@ class OnlineModule(TaskModule):
         self.observe(features.traces, state.core)
         return features, network.outputs(features), features.traces[0].error.square().mean()
 
+    @property
+    def unreached(self) -> bool:
+        """The head need not read the last layer's output."""
+        return isinstance(self.stack, DREAMStack) and len(self.stack.layers) > 1 and not self.network.reading.output
+
     def losses(self, batch: StreamBatch) -> dict[str, Tensor]:
         features, outputs, prediction = self._read(batch)
-        crops = torch.tensor(0.0 if batch.spare else len(batch.rows), device=self.device)
+        crops = torch.tensor(0 if batch.spare else len(batch.rows), device=self.device)
         share = crops / ranks.mean(crops)  # of the rows of a usual process
         scored = slice(self.data.context, None)
         shape = self.network.shape
@@ -202,7 +207,7 @@ class OnlineModule(TaskModule):
         return {"loss": fit + self.prediction_weight * prediction, "fit": fit, "prediction_loss": prediction}
 
     def validation_step(self, batch: StreamBatch, batch_idx: int) -> None:
-        crops = ranks.mean(torch.tensor(0.0 if batch.spare else len(batch.rows), device=self.device)) * ranks.world_size()
+        crops = ranks.mean(torch.tensor(0 if batch.spare else len(batch.rows), device=self.device)) * ranks.world_size()
         self.log("val/loss", ranks.mean(self.losses(batch)["fit"]), batch_size=round(float(crops)))
 
     def configure_optimizers(self) -> Any:

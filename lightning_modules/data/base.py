@@ -33,8 +33,8 @@ class TaskData(L.LightningDataModule, ABC):
         _, world = self.share
         if streams < world:
             raise ConfigError(
-                f"`{name}` must give each of the {world} processes a stream; there are {streams}. Lower `trainer.devices` or "
-                "`trainer.num_nodes`, or have more streams.",
+                f"`{name}` must give each of the {world} processes a stream; there are {streams}. Lower `trainer.devices` "
+                "or `trainer.num_nodes`, or have more streams.",
                 key=name,
             )
 
