@@ -130,8 +130,8 @@ def lost(error: BaseException) -> bool:
 
 def farewell(error: BaseException, folder: Path | None) -> str:
     """What to say then."""
-    who = f"rank {ranks.rank()} of {ranks.world_size()}"
+    what = re.sub(r"^\[.*?\] ?", "", str(error).strip()).splitlines()[0].split(". ")[0]
     return (
-        f"dream: {who} has lost another process of the run and ends: {str(error).strip().splitlines()[0][:160]}\n"
+        f"dream: a process of this run is gone, so rank {ranks.rank()} of {ranks.world_size()} ends, too: {what[:120]}.\n"
         f"What is done is in {folder}; the same command with --resume goes on from there."
     )

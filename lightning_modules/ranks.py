@@ -58,7 +58,8 @@ def mean(values: Tensor) -> Tensor:
     DDP averages gradients. So a loss that is the mean over M rows, of which this rank has some, is the sum over its rows
     divided by ``mean(their number)``: the average over ranks is then the sum over all rows divided by M.
     """
-    together = values.detach().to(torch.promote_types(values.dtype, torch.float32), copy=True)
+    dtype = torch.promote_types(values.dtype, torch.promote_types(torch.float32, torch.get_default_dtype()))
+    together = values.detach().to(dtype, copy=True)
     if world_size() > 1:
         dist.all_reduce(together)
         together /= world_size()

@@ -7,10 +7,15 @@ last one too small to give every process a row, or streams of unequal length; th
 from __future__ import annotations
 
 import argparse
+import os
+import signal
 import subprocess
 import sys
 import tempfile
+import time
+import uuid
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -77,6 +82,7 @@ def online() -> tuple[TaskModule, TaskData]:
 
 CASES: dict[str, Callable[[], tuple[TaskModule, TaskData]]] = {
     "forecasting, windows": forecasting,
+    "forecasting, windows, gradients of 2 batches": forecasting,
     "forecasting, streams": lambda: forecasting(streams=True, stride=8, rows=300, batch_size=3),
     "forecasting, streams, GRU": lambda: forecasting(streams=True, stride=8, rows=300, batch_size=3, core="gru"),
     "anomaly": anomaly,
@@ -104,7 +110,7 @@ class _Record(L.Callback):
         self.gradients.append(torch.cat(found).double().cpu())
 
 
-def train(name: str, double: bool, accumulate: int = 1) -> Trace:
+def train(name: str, double: bool) -> Trace:
     """Train one of the `CASES`, in as many processes as this one is of."""
     torch.manual_seed(0)
     model, data = CASES[name]()
@@ -121,7 +127,7 @@ def train(name: str, double: bool, accumulate: int = 1) -> Trace:
         max_epochs=EPOCHS,
         num_sanity_val_steps=0,
         use_distributed_sampler=False,
-        accumulate_grad_batches=accumulate,
+        accumulate_grad_batches=2 if name.endswith("of 2 batches") else 1,
         precision="64-true" if double else "32-true",
     )
     trainer.fit(model, datamodule=data)
@@ -129,16 +135,16 @@ def train(name: str, double: bool, accumulate: int = 1) -> Trace:
     return Trace(record.gradients, weights, {k: float(v) for k, v in trainer.callback_metrics.items()})
 
 
-def train_all(double: bool, accumulate: int = 1) -> dict[str, Trace]:
+def train_all(double: bool) -> dict[str, Trace]:
     """Every case."""
-    return {name: train(name, double, accumulate) for name in CASES}
+    return {name: train(name, double) for name in CASES}
 
 
-def in_processes(count: int, double: bool, accumulate: int = 1) -> dict[str, Trace]:
+def in_processes(count: int, double: bool) -> dict[str, Trace]:
     """`train_all` in `count` processes on this host, by gloo; what rank 0 saw."""
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "traces.pt"
-        command = ["-m", "experiments.soak.ranks", f"--out={out}", f"--double={int(double)}", f"--accumulate={accumulate}"]
+        command = ["-m", "experiments.soak.ranks", f"--out={out}", *(["--double"] if double else [])]
         subprocess.run([*TORCHRUN, f"--nproc-per-node={count}", *command], check=True, timeout=300)
         return {name: Trace(*trace) for name, trace in torch.load(out, weights_only=True).items()}
 
@@ -153,15 +159,91 @@ def difference(one: Trace, other: Trace) -> float:
     return max(float((a - b).abs().max() / a.abs().max()) for a, b in pairs)
 
 
+class Family:
+    """A command and all processes that come of it, known by a mark in their environment (Linux)."""
+
+    def __init__(self, command: list[str], folder: Path) -> None:
+        self.mark = uuid.uuid4().hex
+        self.log = folder / f"{self.mark}.log"
+        with self.log.open("w") as log:
+            environment = {**os.environ, "DREAM_FAMILY": self.mark, "COLUMNS": "200"}
+            self.process = subprocess.Popen(command, cwd=folder, env=environment, stdout=log, stderr=log)
+
+    def members(self) -> dict[int, dict[str, str]]:
+        """The living ones by number, with their environment."""
+        found = {}
+        for path in Path("/proc").glob("[0-9]*/environ"):
+            with suppress(OSError):
+                words = path.read_bytes().decode(errors="replace").split("\0")
+                environment = dict(word.split("=", 1) for word in words if "=" in word)
+                if environment.get("DREAM_FAMILY") == self.mark:
+                    found[int(path.parent.name)] = environment
+        return found
+
+    def rank(self, number: int) -> int:
+        """The process that is this rank on its host."""
+        return next(pid for pid in self.members() if self._rank(pid) == number)
+
+    def _rank(self, pid: int) -> int | None:
+        words = Path(f"/proc/{pid}/cmdline").read_text().split("\0")
+        runs = "experiments.cli" in words and "torch.distributed.run" not in words
+        return int(self.members()[pid].get("LOCAL_RANK", "0")) if runs else None
+
+    def end(self) -> None:
+        """Kill whoever is left."""
+        for pid in self.members():
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        self.process.wait()
+
+
+def until(holds: Callable[[], bool], seconds: float) -> float:
+    """Seconds until `holds`.
+
+    Raises:
+        TimeoutError: it did not within `seconds`.
+    """
+    start = time.monotonic()
+    while not holds():
+        if time.monotonic() - start > seconds:
+            raise TimeoutError(f"waited {seconds} s")
+        time.sleep(0.1)
+    return time.monotonic() - start
+
+
+class Ending(NamedTuple):
+    """How a run ended of which a process was killed."""
+
+    seconds: float
+    """From the kill until the last process was gone"""
+    code: int
+    said: str
+
+
+def kill(victim: int, torchrun: bool, folder: Path, *flags: str) -> Ending:
+    """Start a fit of two processes, by torchrun or by the Trainer, and kill one of them while it trains."""
+    command = ["-m", "experiments.cli", "fit", *flags, "--run.name=killed", f"--run.folder={folder}"]
+    devices = ["--trainer.devices=2", "--trainer.accelerator=cpu", "--trainer.max_epochs=100000"]
+    start = [*TORCHRUN, "--nproc-per-node=2"] if torchrun else [sys.executable]
+    family = Family([*start, *command, *devices], folder)
+    try:
+        metrics = folder / "killed" / "metrics.jsonl"
+        until(lambda: metrics.exists() and "train" in metrics.read_text(), 120)
+        os.kill(family.rank(victim), signal.SIGKILL)
+        seconds = until(lambda: family.process.poll() is not None and not family.members(), 60)
+        return Ending(seconds, family.process.returncode, family.log.read_text())
+    finally:
+        family.end()
+
+
 def main(argv: list[str] | None = None) -> int:
     """Print the figures; see the module."""
     parser = argparse.ArgumentParser(prog="python -m experiments.soak.ranks", description=__doc__.split("\n\n")[0])
     parser.add_argument("--out", type=Path, help=argparse.SUPPRESS)
-    parser.add_argument("--double", type=int, default=0, help=argparse.SUPPRESS)
-    parser.add_argument("--accumulate", type=int, default=1, help=argparse.SUPPRESS)
+    parser.add_argument("--double", action="store_true", help=argparse.SUPPRESS)
     arguments = parser.parse_args(argv)
     if arguments.out:
-        traces = {name: tuple(trace) for name, trace in train_all(bool(arguments.double), arguments.accumulate).items()}
+        traces = {name: tuple(trace) for name, trace in train_all(arguments.double).items()}
         if launch.is_first():
             torch.save(traces, arguments.out)
         return 0
@@ -171,6 +253,14 @@ def main(argv: list[str] | None = None) -> int:
     for name in CASES:
         table.add_row(name, *(f"{difference(one[name], two[name]):.1e}" for one, two in runs.values()))
     console.print(table)
+    for torchrun in (True, False):
+        for victim in (0, 1):
+            with tempfile.TemporaryDirectory() as folder:
+                ending = kill(victim, torchrun, Path(folder), "-c", "forecasting")
+            how = "torchrun" if torchrun else "the Trainer"
+            console.print(
+                f"rank {victim} killed, started by {how}: all gone after {ending.seconds:.1f} s, code {ending.code}"
+            )
     return 0
 
 
