@@ -221,14 +221,13 @@ class Ending(NamedTuple):
 
 
 def kill(victim: int, torchrun: bool, folder: Path, *flags: str) -> Ending:
-    """Start a fit of two processes, by torchrun or by the Trainer, and kill one of them while it trains."""
+    """Start a fit of two processes, by torchrun or by the Trainer, and kill one of them when there is a checkpoint."""
     command = ["-m", "experiments.cli", "fit", *flags, "--run.name=killed", f"--run.folder={folder}"]
     devices = ["--trainer.devices=2", "--trainer.accelerator=cpu", "--trainer.max_epochs=100000"]
     start = [*TORCHRUN, "--nproc-per-node=2"] if torchrun else [sys.executable]
     family = Family([*start, *command, *devices], folder)
     try:
-        metrics = folder / "killed" / "metrics.jsonl"
-        until(lambda: metrics.exists() and "train" in metrics.read_text(), 120)
+        until(lambda: any(folder.glob("killed/checkpoints/*.ckpt")), 120)
         os.kill(family.rank(victim), signal.SIGKILL)
         seconds = until(lambda: family.process.poll() is not None and not family.members(), 60)
         return Ending(seconds, family.process.returncode, family.log.read_text())
@@ -258,9 +257,8 @@ def main(argv: list[str] | None = None) -> int:
             with tempfile.TemporaryDirectory() as folder:
                 ending = kill(victim, torchrun, Path(folder), "-c", "forecasting")
             how = "torchrun" if torchrun else "the Trainer"
-            console.print(
-                f"rank {victim} killed, started by {how}: all gone after {ending.seconds:.1f} s, code {ending.code}"
-            )
+            ended = f"all gone after {ending.seconds:.1f} s, code {ending.code}"
+            console.print(f"rank {victim} killed, started by {how}: {ended}")
     return 0
 
 
