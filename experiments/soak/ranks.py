@@ -22,13 +22,14 @@ from typing import Any, NamedTuple
 import lightning as L
 import numpy as np
 import torch
-from jsonargparse import Namespace
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
 from dream import DREAMConfig
 from experiments import launch
+from experiments.benchmarks import ranks as benchmark
+from experiments.benchmarks.ranks import TORCHRUN, quiet_trainer
 from lightning_modules import AnomalyModule, ForecastingModule, OnlineModule
 from lightning_modules.base import TaskModule
 from lightning_modules.data import AnomalyData, DriftingLoad, DriftingStream, Stream, TaskData
@@ -114,19 +115,11 @@ def train(name: str, double: bool) -> Trace:
     """Train one of the `CASES`, in as many processes as this one is of."""
     torch.manual_seed(0)
     model, data = CASES[name]()
-    where = Namespace(devices="auto", num_nodes=1, strategy="auto")
-    launch.spread(where, model.unreached)
     record = _Record()
-    off: dict[str, Any] = {f"enable_{what}": False for what in ("progress_bar", "model_summary", "checkpointing")}
-    trainer = L.Trainer(
-        **vars(where),
-        **off,
-        accelerator="cpu",
-        logger=False,
+    trainer = quiet_trainer(
+        model,
         callbacks=[record],
         max_epochs=EPOCHS,
-        num_sanity_val_steps=0,
-        use_distributed_sampler=False,
         accumulate_grad_batches=2 if name.endswith("of 2 batches") else 1,
         precision="64-true" if double else "32-true",
     )
@@ -147,9 +140,6 @@ def in_processes(count: int, double: bool) -> dict[str, Trace]:
         command = ["-m", "experiments.soak.ranks", f"--out={out}", *(["--double"] if double else [])]
         subprocess.run([*TORCHRUN, f"--nproc-per-node={count}", *command], check=True, timeout=300)
         return {name: Trace(*trace) for name, trace in torch.load(out, weights_only=True).items()}
-
-
-TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--rdzv-backend=c10d", "--rdzv-endpoint=localhost:0"]
 
 
 def difference(one: Trace, other: Trace) -> float:
@@ -259,7 +249,8 @@ def main(argv: list[str] | None = None) -> int:
             how = "torchrun" if torchrun else "the Trainer"
             ended = f"all gone after {ending.seconds:.1f} s, code {ending.code}"
             console.print(f"rank {victim} killed, started by {how}: {ended}")
-    return 0
+    with tempfile.TemporaryDirectory() as folder:
+        return benchmark.main(["--repeats=3", f"--out={folder}/ranks.json"])
 
 
 if __name__ == "__main__":
