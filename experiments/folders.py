@@ -16,7 +16,6 @@ from typing import Any, Literal
 from dream.errors import ConfigError
 from dream.files import write_atomic
 
-RUN_FOLDER = "DREAM_RUN_FOLDER"  # tells the other processes of a run where rank 0 writes
 RUN = "run.json"
 """What a run is of, written before anything else."""
 RESULTS = "results.json"
@@ -46,13 +45,11 @@ class RunSettings:
 
 
 def run_folder(settings: RunSettings, experiment: str, command: list[str]) -> Path:
-    """A new folder for this run; the same in every process of it.
+    """A new folder for this run.
 
     Raises:
         ConfigError: `run.name` is taken, or the folder can't be made.
     """
-    if os.environ.get("LOCAL_RANK", "0") != "0" and RUN_FOLDER in os.environ:
-        return Path(os.environ[RUN_FOLDER])
     parent = Path(settings.folder)
     stem = settings.name or f"{experiment}-{datetime.now():%Y-%m-%d_%H-%M-%S}"
     for attempt in range(1000):
@@ -67,7 +64,6 @@ def run_folder(settings: RunSettings, experiment: str, command: list[str]) -> Pa
             raise ConfigError(message, key="run.name") from None
         except OSError as error:
             raise ConfigError(f"`run.folder` must be writable; {folder}: {error.strerror}.", key="run.folder") from None
-        os.environ[RUN_FOLDER] = str(folder)
         return folder
     raise ConfigError(f"`run.folder` already holds 1000 runs called {stem}. Give `run.name`.", key="run.folder")
 
