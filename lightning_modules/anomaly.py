@@ -18,9 +18,10 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from dream import DREAMConfig, DREAMState
+from dream import DREAMConfig, DREAMStack, DREAMState
 from dream.errors import ConfigError
 from dream.files import write_atomic
+from lightning_modules import ranks
 from lightning_modules.base import TaskModule, require
 from lightning_modules.data.anomaly import AnomalyData, StreamBatch
 from lightning_modules.plots import anomaly as plots
@@ -217,15 +218,21 @@ class AnomalyModule(TaskModule):
         """Sum of the limited squared errors of the rows that count, (), and their number, ()."""
         relative, _ = self.relative(batch)
         x, reset = self._limited(relative), torch.full((len(batch.values),), batch.start == 0, device=self.device)
-        _, traces, states = self.stack.trace(x, self.carried(reset, len(x)), batch.lengths.clamp(min=1))
+        lengths = batch.lengths.clamp(min=1)
+        _, traces, states = self.stack.trace(x, self.carried(reset, len(x)), lengths)
         self.carry(states, reset)
-        self.observe(traces, states)
+        self.observe(traces, states, lengths)
         errors = (x - traces[0].prediction).square().clamp(max=LOSS_LIMIT).mean(-1)
         return (errors * batch.counted).sum(), batch.counted.sum()
 
+    @property
+    def unreached(self) -> bool:
+        """The first layer predicts."""
+        return isinstance(self.stack, DREAMStack) and len(self.stack.layers) > 1
+
     def losses(self, batch: StreamBatch) -> dict[str, Tensor]:
         total, count = self._prediction_loss(batch)
-        return {"loss": total / count}
+        return {"loss": total / ranks.mean(count).to(total)}
 
     def on_validation_epoch_start(self) -> None:
         super().on_validation_epoch_start()
@@ -236,7 +243,7 @@ class AnomalyModule(TaskModule):
 
     def on_validation_epoch_end(self) -> None:
         super().on_validation_epoch_end()
-        total, count = torch.stack(self._val).sum(0)
+        total, count = ranks.mean(torch.stack(self._val).sum(0))
         self.log("val/loss", total / count)
 
     def judge(self, batch: StreamBatch, detectors: list[str]) -> tuple[np.ndarray, np.ndarray]:

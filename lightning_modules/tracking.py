@@ -69,9 +69,8 @@ class JSONLLogger(Logger):
         except OSError as error:
             raise DataError(f"{self.path} could not be written: {error.strerror}. Free or change the disk.") from error
 
-    @rank_zero_only
     def sync(self) -> int:
-        """Have the disk hold all rows; their length in bytes."""
+        """Have the disk hold all rows; their length in bytes, as far as they are written by now."""
         if not self.path.exists():
             return 0
         with self.path.open("rb") as file:
