@@ -37,6 +37,7 @@ from lightning_modules.callbacks import DREAMMonitor, PlainProgress, SaveFigures
 from lightning_modules.checkpoints import AtomicCheckpointIO
 from lightning_modules.cores import trainable
 from lightning_modules.data import TaskData
+from lightning_modules.redaction import redacted
 
 LINKED = [f"model.{name}" for name in FROM_DATA.values()]
 
@@ -53,7 +54,7 @@ class WriteConfig(SaveConfigCallback):
     """The full resolved configuration: `config.yaml` in the run's folder, and nested in the tracked run."""
 
     def save_config(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        resolved = yaml.safe_load(self.parser.dump(self.config, skip_unset=False))
+        resolved = redacted(yaml.safe_load(self.parser.dump(self.config, skip_unset=False)))
         settings = resolved["model"]["init_args"]
         resolved["run"]["name"] = None  # a name serves once
         settings["config"] = pl_module.hparams["config"]  # as built: the data may have set the width of its input
@@ -211,7 +212,7 @@ class DREAMCLI(LightningCLI):
             self.folder / "results.json",
             results,
             experiment=self.experiment,
-            command=["dream", *self.command],
+            command=["dream", *redacted(self.command)],
             seed=self._get(self.config, "seed"),
             epochs=self.trainer.current_epoch,
             seconds=round(time.monotonic() - self.started, 1),

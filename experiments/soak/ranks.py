@@ -36,7 +36,7 @@ from lightning_modules.data import AnomalyData, DriftingLoad, DriftingStream, St
 from lightning_modules.data.series import Series
 from lightning_modules.stream import Reading
 
-CONFIG = DREAMConfig(hidden_dim=8, rank=2, base_plasticity=0.2)
+CONFIG = DREAMConfig(hidden_dim=64, rank=4, base_plasticity=0.2)
 EPOCHS = 2
 
 
