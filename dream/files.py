@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
 
 
-def write_atomic(path: str | os.PathLike[str], content: bytes | str) -> Path:
-    """Write `content` to `path` so that a reader, a crash or a full disk never meets half of it.
+@contextmanager
+def atomic(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
+    """A file to write and read back that takes the place of `path` when the block ends, and only if it ends well.
 
-    A temporary file in the same folder is written, flushed to disk and renamed over the old one.
+    It is a temporary file in the same folder, flushed to disk and renamed over the old one; then the folder is flushed, so
+    that the new name outlives a power failure, too.
 
     Raises:
         OSError: the file cannot be written; the old one is untouched and no temporary file is left.
@@ -17,11 +23,32 @@ def write_atomic(path: str | os.PathLike[str], content: bytes | str) -> Path:
     target = Path(path)
     temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
     try:
-        with temporary.open("wb") as file:
-            file.write(content.encode() if isinstance(content, str) else content)
+        with temporary.open("w+b") as file:
+            yield file
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(target)
     finally:
         temporary.unlink(missing_ok=True)
-    return target
+    folder = os.open(target.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+
+
+def write_atomic(path: str | os.PathLike[str], content: bytes | str) -> Path:
+    """Write `content` to `path` so that a reader, a crash or a full disk never meets half of it; see `atomic`.
+
+    Raises:
+        OSError: the file cannot be written; the old one is untouched.
+    """
+    with atomic(path) as file:
+        file.write(content.encode() if isinstance(content, str) else content)
+    return Path(path)
+
+
+def sha256(file: BinaryIO) -> str:
+    """The SHA-256 of a whole file, in hexadecimal digits."""
+    file.seek(0)
+    return hashlib.file_digest(file, "sha256").hexdigest()

@@ -6,10 +6,9 @@ import json
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from dream.errors import CheckpointError, ConfigError
 from experiments import configs
+from lightning_modules import checkpoints
 
 FROM_DATA = {
     "channels": "channels",
@@ -90,7 +89,11 @@ def _as_flags(paths: list[Path]) -> list[str]:
 
 def checkpoint_flags(checkpoint: Path) -> list[str]:
     """The model's settings in a checkpoint as flags, but for those that the data sets."""
-    settings = {key: value for key, value in leaves(read_settings(checkpoint)) if key not in FROM_DATA.values()}
+    settings = {
+        key: value
+        for key, value in leaves(checkpoints.read(checkpoint)["hyper_parameters"])
+        if key not in FROM_DATA.values()
+    }
     texts = {key: value if isinstance(value, str) else json.dumps(value) for key, value in settings.items()}
     return [f"--model.{key}={text}" for key, text in texts.items()]
 
@@ -101,28 +104,13 @@ def checkpoint_file(path: str, name: str) -> Path:
     Raises:
         CheckpointError: there is none.
     """
-    file = Path(path)
-    if file.is_dir():
-        file = file / "checkpoints" / f"{name}.ckpt"
-    if not file.is_file():
-        raise CheckpointError(f"`--ckpt_path` must be a run's folder or a checkpoint file; {file} does not exist.")
-    return file.resolve()
-
-
-def read_settings(path: Path) -> dict[str, Any]:
-    """The model's settings in a checkpoint.
-
-    Raises:
-        CheckpointError: the file is damaged, or not a checkpoint of ours.
-    """
-    try:
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-        settings: dict[str, Any] = checkpoint["hyper_parameters"]
-        _ = checkpoint["state_dict"]
-    except Exception as error:
-        reason = (str(error) or type(error).__name__).split(". ")[0].splitlines()[0][:80]
-        raise CheckpointError(f"`--ckpt_path` must be a checkpoint that `dream fit` wrote; {path}: {reason}.") from error
-    return settings
+    folder = Path(path) / "checkpoints"
+    if not Path(path).is_dir():
+        return checkpoints.local(path).resolve()
+    found = checkpoints.newest(folder) if name == "last" else folder / f"{name}.ckpt"
+    if found is None or not found.is_file():
+        raise CheckpointError(f"`ckpt_path` must be a run's folder or a checkpoint file; {folder} holds no {name} one.")
+    return found.resolve()
 
 
 def leaves(values: dict[str, Any], prefix: str = "") -> list[tuple[str, Any]]:

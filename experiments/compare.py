@@ -14,7 +14,7 @@ from dream.errors import ConfigError
 from dream.files import write_atomic
 from experiments import baselines, comparison, run
 from experiments.arguments import split_configs
-from experiments.folders import RunSettings, discard_if_empty
+from experiments.folders import RESULTS, RunSettings, discard_if_empty
 
 PLAN = "plan.json"  # what the cells of a folder share
 
@@ -149,10 +149,13 @@ def claim(plan: Plan) -> None:
         ConfigError: it holds cells of other settings, or can't be written.
     """
     path, text = plan.folder / PLAN, json.dumps(plan.identity(), indent=2) + "\n"
-    if held(plan) and not (path.is_file() and path.read_text() == text):
-        raise ConfigError(
-            f"`--folder` {plan.folder} holds runs with other settings. Give --folder=NEW, or delete it.", key="folder"
-        )
+    if not (path.is_file() and path.read_text() == text):
+        if held(plan):
+            raise ConfigError(
+                f"`--folder` {plan.folder} holds runs with other settings. Give --folder=NEW, or delete it.", key="folder"
+            )
+        for cell in plan.cells:  # of an interrupted comparison with other settings
+            shutil.rmtree(comparison.cell_folder(plan.folder, *cell), ignore_errors=True)
     try:
         plan.folder.mkdir(parents=True, exist_ok=True)
         write_atomic(path, text)
@@ -162,13 +165,14 @@ def claim(plan: Plan) -> None:
 
 def held(plan: Plan) -> bool:
     """Whether the folder holds a run that is done."""
-    return any(plan.folder.glob("*/results.json"))
+    return any(plan.folder.glob(f"*/{RESULTS}"))
 
 
 def run_cell(plan: Plan, model: str, seed: int) -> int:
-    """One `dream fit`; its exit code. What an interrupted attempt left is removed first."""
+    """One `dream fit`; its exit code. What was interrupted goes on; what ended and is damaged starts over."""
     folder = comparison.cell_folder(plan.folder, model, seed)
-    shutil.rmtree(folder, ignore_errors=True)
+    if (folder / RESULTS).exists():
+        shutil.rmtree(folder)
     command = ["fit", *(word for path in plan.paths for word in ("-c", str(path))), *plan.flags, *baselines.flags(model)]
     own = {"folder": plan.folder, "name": folder.name, "group": plan.folder.name, "table": "false"}
-    return run.main([*command, f"--seed={seed}", *(f"--run.{name}={value}" for name, value in own.items())])
+    return run.main([*command, f"--seed={seed}", "--resume", *(f"--run.{name}={value}" for name, value in own.items())])

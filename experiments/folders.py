@@ -1,15 +1,26 @@
-"""Where a run is written down: one new folder for each."""
+"""Where a run is written down: a folder for each, which knows the command that it is of."""
 
 from __future__ import annotations
 
+import fcntl
+import json
+import os
 import shutil
+import uuid
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from dream.errors import ConfigError
+from dream.files import write_atomic
+from lightning_modules.redaction import redacted
+
+RUN = "run.json"
+"""What a run is of, written before anything else."""
+RESULTS = "results.json"
+"""What came out; there when a run has ended well."""
 
 
 @dataclass
@@ -18,7 +29,7 @@ class RunSettings:
 
     Args:
         folder: Every run gets a folder of its own below this one.
-        name: Name of that folder; experiment and time of day if not given. Must not exist yet.
+        name: Name of that folder; experiment and time of day if not given. Must not exist yet, unless the run goes on.
         wandb: Weights & Biases: offline (`wandb sync` can send it later), online or disabled; the environment variable
             WANDB_MODE, else offline, if not given.
         project: Name of the project in Weights & Biases.
@@ -34,7 +45,7 @@ class RunSettings:
     table: bool = True
 
 
-def run_folder(settings: RunSettings, experiment: str) -> Path:
+def run_folder(settings: RunSettings, experiment: str, command: list[str]) -> Path:
     """A new folder for this run.
 
     Raises:
@@ -46,19 +57,93 @@ def run_folder(settings: RunSettings, experiment: str) -> Path:
         folder = parent / (f"{stem}-{attempt + 1}" if attempt else stem)
         try:
             folder.mkdir(parents=True)
+            write_run(folder, command)
         except FileExistsError:
             if settings.name is None:
                 continue
-            raise ConfigError(f"`run.name` must be new; {folder} exists. Choose another.", key="run.name") from None
+            message = f"`run.name` must be new; {folder} exists. Choose another, or go on with that run with --resume."
+            raise ConfigError(message, key="run.name") from None
         except OSError as error:
             raise ConfigError(f"`run.folder` must be writable; {folder}: {error.strerror}.", key="run.folder") from None
         return folder
     raise ConfigError(f"`run.folder` already holds 1000 runs called {stem}. Give `run.name`.", key="run.folder")
 
 
+def write_run(folder: Path, command: list[str]) -> None:
+    """Write down what the run in `folder` is of, and a name for its tracked run.
+
+    Raises:
+        OSError: the folder is not writable.
+    """
+    facts = {
+        "command": without_resume(command),
+        "tracked": uuid.uuid4().hex[:8],
+        "started": f"{datetime.now():%Y-%m-%d %H:%M:%S}",
+    }
+    write_atomic(folder / RUN, json.dumps(facts, indent=2) + "\n")
+
+
+def read_run(folder: Path) -> dict[str, Any]:
+    """What `write_run` wrote, empty where nothing was."""
+    try:
+        facts: dict[str, Any] = json.loads((folder / RUN).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return facts
+
+
+def without_resume(command: list[str]) -> list[str]:
+    """The command that starts the run which `command` goes on with, as it may be written down."""
+    return [word for word in redacted(command) if word != "--resume" and not word.startswith("--resume=")]
+
+
+def results(folder: Path) -> dict[str, dict[str, float]] | None:
+    """What the run in `folder` came to; None where it has not ended, or the file is damaged."""
+    try:
+        found: dict[str, dict[str, float]] = json.loads((folder / RESULTS).read_text(encoding="utf-8"))["results"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return found
+
+
+def earlier_run(settings: RunSettings, command: list[str]) -> Path | None:
+    """The run that ``--resume`` means: the one of that name, or else the newest of the same command that has not ended, or
+    else the newest that has; None where there is none yet.
+
+    Raises:
+        ConfigError: the folder of that name holds something else.
+    """
+    parent = Path(settings.folder)
+    if settings.name is not None:
+        folder = parent / settings.name
+        if folder.is_dir() and not read_run(folder):
+            if any(folder.iterdir()):
+                raise ConfigError(f"`run.name` must be that of a run; {folder} holds something else.", key="run.name")
+            write_run(folder, command)  # it was stopped between making the folder and this
+        return folder if folder.is_dir() else None
+    wanted = without_resume(command)
+    runs = [path.parent for path in parent.glob(f"*/{RUN}") if read_run(path.parent).get("command") == wanted]
+    return max(runs, key=lambda run: (results(run) is None, (run / RUN).stat().st_mtime), default=None)
+
+
+def hold(folder: Path) -> int:
+    """Keep other processes from going on with the run in `folder` as long as this one lives; a file descriptor.
+
+    Raises:
+        ConfigError: another process runs it.
+    """
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(descriptor)
+        raise ConfigError(f"the run in {folder} is still going on in another process. Wait for it, or stop it.") from None
+    return descriptor
+
+
 def discard_if_empty(folder: Path) -> None:
     """Remove the folder of a run that was refused before it wrote anything, and the default folder around it if empty."""
-    if any(path.is_file() for path in folder.rglob("*")):
+    if any(path.is_file() and path.name != RUN for path in folder.rglob("*")):
         return
     shutil.rmtree(folder, ignore_errors=True)
     if folder.parent == Path(RunSettings.folder):

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import inspect
+import json
 import logging
 import os
 import sys
 import time
 import warnings
 from argparse import ArgumentError
+from contextlib import ExitStack
 from pathlib import Path
 from pydoc import locate
 from typing import Any
 
 import lightning as L
-import torch
 import yaml
 from jsonargparse import Namespace, set_parsing_settings
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint, RichProgressBar
@@ -24,22 +25,26 @@ from lightning.pytorch.utilities import rank_zero_only
 from lightning.pytorch.utilities.exceptions import MisconfigurationException, SIGTERMException
 from pydantic import ValidationError
 
-from dream.errors import CheckpointError, ConfigError, DREAMError, DREAMWarning
+from dream.errors import ConfigError, DREAMError, DREAMWarning
 from dream.files import write_atomic
 from experiments import folders, launch, report
 from experiments.arguments import FROM_DATA, resolve
 from experiments.check import check_experiment
 from experiments.explain import explain
 from experiments.folders import RunSettings
-from lightning_modules import tracking
+from experiments.resume import check_weights, refuse_other_settings, resolve_config
+from lightning_modules import checkpoints, tracking
 from lightning_modules.base import TaskModule
-from lightning_modules.callbacks import DREAMMonitor, PlainProgress, SaveFigures, TuningAdvisor
+from lightning_modules.callbacks import DREAMMonitor, PlainProgress, SaveFigures, SaveProgress, TuningAdvisor
 from lightning_modules.checkpoints import AtomicCheckpointIO
 from lightning_modules.cores import trainable
 from lightning_modules.data import TaskData
+from lightning_modules.loops import make_resumable
 from lightning_modules.redaction import redacted
 
 LINKED = [f"model.{name}" for name in FROM_DATA.values()]
+CONFIG = "config.yaml"
+SAVES = "checkpoints"
 
 
 class DREAMTrainer(L.Trainer):
@@ -54,23 +59,22 @@ class WriteConfig(SaveConfigCallback):
     """The full resolved configuration: `config.yaml` in the run's folder, and nested in the tracked run."""
 
     def save_config(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        resolved = redacted(yaml.safe_load(self.parser.dump(self.config, skip_unset=False)))
-        settings = resolved["model"]["init_args"]
-        resolved["run"]["name"] = None  # a name serves once
-        settings["config"] = pl_module.hparams["config"]  # as built: the data may have set the width of its input
-        write_atomic(Path(trainer.default_root_dir) / "config.yaml", yaml.safe_dump(resolved, sort_keys=False))
-        settings.update(pl_module.hparams)
+        resolved = resolve_config(self.parser, self.config, pl_module)
+        write_atomic(Path(trainer.default_root_dir) / CONFIG, yaml.safe_dump(resolved, sort_keys=False))
+        resolved["model"]["init_args"].update(pl_module.hparams)
         for logger in trainer.loggers:
             if isinstance(logger, WandbLogger):
                 logger.experiment.config.update(resolved, allow_val_change=True)
 
 
 class DREAMCLI(LightningCLI):
-    """One run of `command`, as it was typed; `experiment` names it."""
+    """One run of `command`, as it was typed; `experiment` names it, and `stack` is closed when it has ended."""
 
-    def __init__(self, experiment: str, command: list[str]) -> None:
-        self.experiment, self.command = experiment, command
+    def __init__(self, experiment: str, command: list[str], stack: ExitStack) -> None:
+        self.experiment, self.command, self.stack = experiment, command, stack
         self.folder: Path | None = None
+        self.newest: str | None = None
+        """What a run that is resumed goes on from."""
         self.running = False
         self.started = time.monotonic()
         strict = {"exit_on_error": False, "allow_abbrev": False}
@@ -103,12 +107,19 @@ class DREAMCLI(LightningCLI):
         parser.add_argument("--seed", type=int, default=0, help="Fixes all that is random.")
         parser.link_arguments("seed", "seed_everything")
         parser.add_class_arguments(RunSettings, "run")
+        parser.add_argument(
+            "--resume",
+            action="store_true",
+            help="Go on with the run of this name, or the last of this command; start it where there is none.",
+        )
+        parser.add_lightning_class_args(SaveProgress, "save")
         parser.add_lightning_class_args(ModelCheckpoint, "checkpoint")
         parser.add_lightning_class_args(EarlyStopping, "early_stopping")
         parser.add_lightning_class_args(DREAMMonitor, "dream_monitor")
         parser.add_lightning_class_args(TuningAdvisor, "advisor")
         parser.add_lightning_class_args(SaveFigures, "figures")
-        parser.set_defaults({"checkpoint.filename": "best", "checkpoint.save_last": True, "early_stopping.patience": 5})
+        parser.set_defaults({"checkpoint.filename": "best", "checkpoint.enable_version_counter": False})
+        parser.set_defaults({"early_stopping.patience": 5})
         parser.set_defaults({"early_stopping.strict": False})  # a run without validation has nothing to stop on
         for callback in ("checkpoint", "early_stopping"):
             parser.link_arguments("model.monitor", f"{callback}.monitor", apply_on="instantiate")
@@ -123,6 +134,8 @@ class DREAMCLI(LightningCLI):
             raise ConfigError(f"`seed` must lie between 0 and {2**32 - 1}; got {values.seed}.", key="seed")
         if values.trainer.default_root_dir is not None:
             raise ConfigError("`trainer.default_root_dir` is the run's own folder here; set `run.folder`.")
+        if values.resume and self.config.subcommand != "fit":
+            raise ConfigError("`--resume` goes on with a fit; leave it out here.", key="resume")
         settings = values.model.init_args
         if not isinstance(settings.get("config", Namespace()), Namespace):
             raise ConfigError(f"`model.config` must be a section with settings such as rank; got {settings.config!r}.")
@@ -150,6 +163,7 @@ class DREAMCLI(LightningCLI):
         if loaded is not None:
             check_weights(self.model, loaded)
         settings: RunSettings = self._get(self.config_init, "run")
+        saving: SaveProgress = self._get(self.config_init, "save")
         config = self._get(self.config_init, "trainer")
         launch.spread(config, self.model.unreached)
         plain = not sys.stderr.isatty() and config.enable_progress_bar is not False
@@ -161,22 +175,61 @@ class DREAMCLI(LightningCLI):
         if self.subcommand == "check":
             config["logger"] = False
             return super().instantiate_trainer(**kwargs)
-        self.folder = Path(launch.decided_by_first(lambda: str(folders.run_folder(settings, self.experiment))))
+        self.stack.enter_context(saving.signals)
+        self.open_folder(settings, saving)
+        assert self.folder is not None
         if config.logger is None:
             mode = settings.wandb or os.environ.get("WANDB_MODE", "offline")
             config["logger"] = [tracking.JSONLLogger(self.folder)]
             if mode != "disabled" and launch.is_first():
-                config["logger"].append(tracking.wandb_logger(self.folder, settings.project, mode, settings.group))
+                tracked = folders.read_run(self.folder).get("tracked")
+                config["logger"].append(tracking.wandb_logger(self.folder, settings.project, mode, settings.group, tracked))
         checkpoint = self._get(self.config_init, "checkpoint")
-        home = self.folder / "checkpoints" if self.subcommand == "fit" else Path(loaded).parent
+        home = self.folder / SAVES if self.subcommand == "fit" else Path(loaded).parent
         checkpoint.dirpath = checkpoint.dirpath or str(home)
-        return super().instantiate_trainer(default_root_dir=str(self.folder), **kwargs)
+        trainer = super().instantiate_trainer(default_root_dir=str(self.folder), **kwargs)
+        make_resumable(trainer, saving)
+        return trainer
+
+    def open_folder(self, settings: RunSettings, saving: SaveProgress) -> None:
+        """Set `self.folder` to a new one, or with ``--resume`` to the run's own, and `self.newest` to what it goes on from;
+        the same in every process of the run.
+
+        Raises:
+            ConfigError: the run was started with other settings, or is still going on.
+            CheckpointError: all that was saved of it is damaged.
+        """
+        values = self.config.get(str(self.subcommand), self.config)
+
+        def decide() -> str:
+            earlier = folders.earlier_run(settings, self.command) if values.resume else None
+            folder = earlier or folders.run_folder(settings, self.experiment, self.command)
+            self.stack.callback(os.close, folders.hold(folder))
+            newest = None
+            if earlier is not None and folders.results(earlier) is None:
+                refuse_other_settings(folder / CONFIG, resolve_config(self._parser(self.subcommand), values, self.model))
+                newest = checkpoints.newest(folder / SAVES)
+            return json.dumps([str(folder), earlier is not None, newest and str(newest)])
+
+        folder, saving.resumes, newest = json.loads(launch.decided_by_first(decide))
+        if saving.resumes and (ended := folders.results(Path(folder))) is not None:
+            if launch.is_first():
+                print(f"the run in {folder} has ended; this is what came out:")  # noqa: T201
+                report.results(ended, Path(folder), self.model.higher_is_better, self.model.unranked)
+            sys.exit(0)
+        self.folder, self.newest = Path(folder), newest
+        if self.subcommand == "fit":
+            saving.folder = self.folder / SAVES
 
     def after_instantiate_classes(self) -> None:
         self.running = True
 
     def fit(self, **kwargs: Any) -> None:
         """Train, test the best checkpoint, and say what came out."""
+        if self.newest is not None:
+            if launch.is_first():
+                print(f"going on from {self.newest}", file=sys.stderr, flush=True)  # noqa: T201
+            kwargs["ckpt_path"] = self.newest
         self.trainer.fit(**kwargs)
         best = getattr(self.trainer.checkpoint_callback, "best_model_path", "") or None
         self.trainer.test(self.model, datamodule=self.datamodule, ckpt_path=best, verbose=False)
@@ -209,7 +262,7 @@ class DREAMCLI(LightningCLI):
             if isinstance(logger, WandbLogger):
                 tracking.log_table(logger, results)
         tracking.write_results(
-            self.folder / "results.json",
+            self.folder / folders.RESULTS,
             results,
             experiment=self.experiment,
             command=["dream", *redacted(self.command)],
@@ -240,14 +293,16 @@ def _run(argv: list[str]) -> int:
     typed = sys.argv[1:]
     sys.argv[1:], experiment = resolve(argv)
     cli = DREAMCLI.__new__(DREAMCLI)
+    cli.folder = None
+    stack = ExitStack()
     code = 1
     try:
-        cli.__init__(experiment, argv)  # type: ignore[misc]
+        cli.__init__(experiment, argv, stack)  # type: ignore[misc]
         code = 0
     except SystemExit as stop:
         if not isinstance(stop, SIGTERMException) and not isinstance(stop.__context__, KeyboardInterrupt):
             return int(stop.code or 0)
-        where = f"; what is done is in {cli.folder}" if cli.folder else ""
+        where = f"; what is done is in {cli.folder}; --resume goes on with it" if cli.folder else ""
         print(f"dream: interrupted{where}.", file=sys.stderr)  # noqa: T201
         return 143 if isinstance(stop, SIGTERMException) else 130
     except (DREAMError, MisconfigurationException) as error:
@@ -261,6 +316,7 @@ def _run(argv: list[str]) -> int:
         raise explain(error, cli.keys(), LINKED, str(getattr(cli, "config", ""))) from error
     finally:
         sys.argv[1:] = typed
+        stack.close()
         if cli.folder and launch.is_first():
             folders.discard_if_empty(cli.folder)
         if "wandb" in sys.modules and (run := sys.modules["wandb"].run) is not None:
@@ -289,23 +345,6 @@ def set_up_words() -> None:
 def _note(message: Warning | str, category: type[Warning], *_: Any, **__: Any) -> None:
     kind = "note" if issubclass(category, DREAMWarning) else category.__name__
     print(f"{kind}: {str(message).strip()}", file=sys.stderr)  # noqa: T201
-
-
-def check_weights(model: TaskModule, checkpoint: str) -> None:
-    """Refuse weights of other shapes than the model's before anything is written.
-
-    Raises:
-        CheckpointError: naming the first that differs.
-    """
-    weights = torch.load(checkpoint, map_location="cpu", weights_only=True)["state_dict"]
-    expected = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
-    found = {name: tuple(tensor.shape) for name, tensor in weights.items()}
-    for name in [*expected, *found]:
-        if expected.get(name) != found.get(name):
-            raise CheckpointError(
-                f"the checkpoint does not fit the model: `{name}` is {found.get(name)} in {checkpoint} and "
-                f"{expected.get(name)} here. Leave out the setting that changed it."
-            )
 
 
 def default_arguments(class_path: str) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from typing import Any, ClassVar, Literal, NamedTuple
 
 import lightning as L
 import torch
+from lightning.pytorch.trainer.states import TrainerFn
 from matplotlib.figure import Figure
 from torch import Tensor
 
@@ -77,6 +78,8 @@ class TaskModule(L.LightningModule, ABC):
         self.observed: list[Observation] = []
         self.results: dict[str, dict[str, float]] = {}
         """Test results: model, then metric, then value."""
+        self.earlier: dict[str, Any] | None = None
+        """What the `test_progress` of a test was that the next one goes on with."""
         self.rows_per_stream = 1
         """Rows of the carried states that belong to one stream of the data, and so to one process."""
         self._states: list[DREAMState] | None = None
@@ -117,6 +120,24 @@ class TaskModule(L.LightningModule, ABC):
     def forget_states(self) -> None:
         """The next batch starts afresh."""
         self._states = None
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        carried = self._states and [ranks.whole(state, self.rows_per_stream) for state in self._states]
+        checkpoint["carried"] = carried and [dict(state.items()) for state in carried]
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        carried = checkpoint["carried"]
+        if carried is not None and self._trainer is not None and self.trainer.state.fn == TrainerFn.FITTING:
+            self._states = [ranks.mine(DREAMState(**tensors), self.rows_per_stream) for tensors in carried]
+
+    def test_progress(self) -> dict[str, Any] | None:
+        """What a test needs to go on after this batch: tensors and plain values, in dictionaries and lists. None where a
+        test starts over."""
+        return None
+
+    def on_train_start(self) -> None:
+        if self._states is not None:
+            self._states = [state.to(self.device) for state in self._states]
 
     def on_train_epoch_start(self) -> None:
         self.forget_states()

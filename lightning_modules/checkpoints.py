@@ -1,32 +1,169 @@
-"""Checkpoint files that are whole or absent."""
+"""Checkpoint files: whole or absent, told apart from damaged ones, and loaded without running anything in them.
+
+Beside each file NAME lies NAME.sha256, in the format of `sha256sum`. It is written first, and while a file is replaced it
+holds the sums of both, so that a run that is killed at any moment leaves no file that is whole and called damaged.
+"""
 
 from __future__ import annotations
 
-import io
+import logging
+import re
 from pathlib import Path
 from typing import Any
 
 import torch
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 
+import dream
 from dream.errors import CheckpointError
-from dream.files import write_atomic
+from dream.files import atomic, sha256, write_atomic
+
+log = logging.getLogger(__name__)
+
+FORMAT = 1
+"""Number of what a checkpoint holds; it rises when an older reader would misunderstand it."""
+STEP = "step-{:08d}.ckpt"
+"""Name of the file that a run goes on from."""
+
+
+def identity(task: str) -> dict[str, Any]:
+    """What a checkpoint says of itself."""
+    return {"format": FORMAT, "version": dream.__version__, "task": task}
+
+
+def sums_file(path: Path) -> Path:
+    """Where the SHA-256 of a checkpoint stands."""
+    return path.with_name(f"{path.name}.sha256")
+
+
+def _sums(path: Path) -> list[str]:
+    """The sums that are right for a file; none where none are written down."""
+    try:
+        return re.findall(r"^[0-9a-f]{64}", sums_file(path).read_text(encoding="utf-8"), flags=re.MULTILINE)
+    except OSError:
+        return []
+
+
+def intact(path: Path) -> bool:
+    """Whether a file is what was written; a file that came without its sum is taken as it is."""
+    sums = _sums(path)
+    if not sums:
+        return True
+    with path.open("rb") as file:
+        return sha256(file) in sums
+
+
+def steps(folder: Path) -> list[Path]:
+    """The files that a run can go on from, the newest first."""
+    return sorted(folder.glob(STEP.replace("{:08d}", "*")), reverse=True)
+
+
+def newest(folder: Path) -> Path | None:
+    """The newest intact file that a run can go on from; those that are damaged are named in the log.
+
+    Returns:
+        None where the run had not been saved yet.
+
+    Raises:
+        CheckpointError: all of them are damaged.
+    """
+    found = steps(folder)
+    for path in found:
+        if intact(path):
+            return path
+        log.warning("%s is damaged: its SHA-256 is not the one beside it. The one before is used.", path)
+    if found:
+        raise CheckpointError(f"`{folder}` must hold an intact checkpoint; all {len(found)} are damaged. Start a new run.")
+    return None
+
+
+def remove(path: Path) -> None:
+    """Remove a checkpoint and its sum."""
+    path.unlink(missing_ok=True)
+    sums_file(path).unlink(missing_ok=True)
+
+
+def read(path: str | Path, task: str | None = None) -> dict[str, Any]:
+    """All that a checkpoint holds, on the CPU, wherever it was written; nothing in it is run.
+
+    Args:
+        path: A file.
+        task: Name of the module that will use it, if it is known.
+
+    Raises:
+        CheckpointError: no such file, a URL, damaged, not a checkpoint of ours, of another format, or of another task.
+    """
+    path = local(path)
+    if not intact(path):
+        raise CheckpointError(f"{path} is damaged: its SHA-256 is not the one beside it. Use another, or an earlier one.")
+    try:
+        checkpoint: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+        found = checkpoint["dream"]
+        _ = checkpoint["state_dict"], checkpoint["hyper_parameters"], found["version"], found["task"]
+        number = int(found["format"])
+    except Exception as error:
+        reason = (str(error) or type(error).__name__).split(". ")[0].splitlines()[0][:80]
+        raise CheckpointError(f"`ckpt_path` must be a checkpoint that `dream fit` wrote; {path}: {reason}.") from error
+    if number != FORMAT:
+        raise CheckpointError(
+            f"{path} has format {number}, written by dream {found['version']}; dream {dream.__version__} reads format "
+            f"{FORMAT}. Use that version, or train again."
+        )
+    if task is not None and found["task"] != task:
+        raise CheckpointError(
+            f"{path} holds a {found['task']}; here is a {task}. Use the configuration it was trained with."
+        )
+    return checkpoint
+
+
+def local(path: str | Path) -> Path:
+    """`path` as a file of this machine.
+
+    Raises:
+        CheckpointError: a URL, or no such file.
+    """
+    if "://" in str(path):
+        raise CheckpointError(f"`ckpt_path` must be a local file; got {path}. Download it, and check where it comes from.")
+    if not Path(path).is_file():
+        raise CheckpointError(f"`ckpt_path` must be a run's folder or a checkpoint file; {path} does not exist.")
+    return Path(path)
+
+
+def write(content: dict[str, Any], path: Path) -> None:
+    """Write `content` to `path`, and its SHA-256 beside it.
+
+    Raises:
+        CheckpointError: the file cannot be written; the one before is untouched.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with atomic(path) as file:
+            torch.save(content, file)
+            ours = f"{sha256(file)}  {path.name}\n"
+            before = [f"{known}  {path.name}\n" for known in _sums(path)] if path.exists() else []
+            write_atomic(sums_file(path), ours + "".join(before))
+        if before:
+            write_atomic(sums_file(path), ours)
+    except (OSError, RuntimeError) as error:
+        cause = error if isinstance(error, OSError) else error.__context__  # torch's writer speaks of a wrong position
+        reason = cause.strerror if isinstance(cause, OSError) else str(error).splitlines()[0]
+        message = f"the checkpoint {path} could not be written: {reason}. Free or change the disk; the one before is whole."
+        raise CheckpointError(message) from error
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
-    """Saves through a temporary file in the same folder, so that a killed run leaves the old checkpoint or the new one."""
+    """Reads and writes the checkpoints of the Trainer."""
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any | None = None) -> None:
-        """Write `checkpoint` to `path`.
+        """See `write`."""
+        write(checkpoint, Path(path))
 
-        Raises:
-            CheckpointError: the file cannot be written; the one before is untouched.
-        """
-        content = io.BytesIO()
-        torch.save(checkpoint, content)
-        try:
-            Path(path).parent.mkdir(parents=True, exist_ok=True)
-            write_atomic(path, content.getvalue())
-        except OSError as error:
-            message = f"the checkpoint {path} could not be written: {error.strerror}. Free or change the disk."
-            raise CheckpointError(message) from error
+    def load_checkpoint(
+        self, path: str | Path, map_location: Any | None = None, weights_only: bool | None = None
+    ) -> dict[str, Any]:
+        """See `read`."""
+        return read(path)
+
+    def remove_checkpoint(self, path: str | Path) -> None:
+        """See `remove`."""
+        remove(Path(path))

@@ -230,6 +230,16 @@ class OnlineModule(TaskModule):
     def on_test_epoch_start(self) -> None:
         self.learners = {mode: self.make_learner(mode) for mode in self.modes}
         self.record = StreamRecord(self.data, self.title, self.modes)
+        if self.earlier is not None:
+            for mode, learner in self.learners.items():
+                learner.load({name: value.to(self.device) for name, value in self.earlier["learners"][mode].items()})
+            self.record.load(self.earlier["record"])
+            self.earlier = None
+
+    def test_progress(self) -> dict[str, Any]:
+        assert self.record is not None
+        learners = {mode: learner.tensors() for mode, learner in self.learners.items()}
+        return {"learners": learners, "record": self.record.tensors()}
 
     def test_step(self, batch: StreamBatch, batch_idx: int) -> None:
         assert self.record is not None

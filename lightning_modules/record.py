@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -40,6 +41,8 @@ class StreamRecord:
         self.data, self.title, self.modes = data, title, list(modes)
         classes = data.channels if data.task == "classification" else None
         self.metrics: dict[str, MetricCollection] = {name: prequential_metrics(classes) for name in (*modes, *self.rivals)}
+        for metric in self.metrics.values():
+            metric.persistent()  # a stream can be stopped and gone on with
         self.errors: dict[str, list[Tensor]] = {name: [] for name in self.metrics}
         self.seen: list[Tensor] = []
         """Surprise and norm of U of the first mode, (M, 2)"""
@@ -95,6 +98,21 @@ class StreamRecord:
         self.metrics[model].update(said.contiguous(), truth)
         wrong = (said != truth).double() if truth.dim() == 1 else (said - truth).square().mean((1, 2))
         self.errors[model].append(wrong)
+
+    def tensors(self) -> dict[str, Any]:
+        """All that was entered, by kind and then by model."""
+        return {
+            "metrics": {name: dict(metric.state_dict()) for name, metric in self.metrics.items()},
+            "errors": {name: torch.cat(parts) for name, parts in self.errors.items() if parts},
+            "seen": self.seen and torch.cat(self.seen),
+        }
+
+    def load(self, tensors: dict[str, Any]) -> None:
+        """Go on from what `tensors` gave to a record of the same modes."""
+        for name, state in tensors["metrics"].items():
+            self.metrics[name].load_state_dict(state)
+        self.errors |= {name: [parts] for name, parts in tensors["errors"].items()}
+        self.seen = [tensors["seen"]] if len(tensors["seen"]) else []
 
     def results(self) -> dict[str, dict[str, float]]:
         """The metrics of every mode, the module's own first, and of every rival."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import math
 import os
 import platform
@@ -19,8 +20,11 @@ from lightning.pytorch.loggers import Logger, WandbLogger
 from lightning.pytorch.utilities import rank_zero_only
 
 import dream
+from dream.errors import DataError
 from dream.files import write_atomic
 from lightning_modules.redaction import redacted
+
+log = logging.getLogger(__name__)
 
 
 class JSONLLogger(Logger):
@@ -60,13 +64,35 @@ class JSONLLogger(Logger):
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
         values = {name: float(value) for name, value in metrics.items()}
         row = {"step": step, **{k: v if math.isfinite(v) else repr(v) for k, v in values.items()}}
-        self.folder.mkdir(parents=True, exist_ok=True)
-        with self.path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(row) + "\n")
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            with self.path.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(row) + "\n")
+        except OSError as error:
+            raise DataError(f"{self.path} could not be written: {error.strerror}. Free or change the disk.") from error
+
+    def sync(self) -> int:
+        """Have the disk hold all rows; their length in bytes, as far as they are written by now."""
+        if not self.path.exists():
+            return 0
+        with self.path.open("rb") as file:
+            os.fsync(file.fileno())
+            return os.fstat(file.fileno()).st_size
+
+    @rank_zero_only
+    def cut(self, length: int) -> None:
+        """Drop the rows after the first `length` bytes: a run that goes on from there writes them again."""
+        if not self.path.exists():
+            return
+        if (held := self.path.stat().st_size) < length:
+            log.warning("%s has lost rows: it holds %d bytes of %d. The run goes on after them.", self.path, held, length)
+        else:
+            os.truncate(self.path, length)
 
 
-def wandb_logger(folder: Path, project: str, mode: str, group: str | None = None) -> WandbLogger:
-    """A tracked run in `folder`, one of `group`; ``offline`` writes files that ``wandb sync`` can send later.
+def wandb_logger(folder: Path, project: str, mode: str, group: str | None = None, id: str | None = None) -> WandbLogger:
+    """A tracked run in `folder`, one of `group`; ``offline`` writes files that ``wandb sync`` can send later. A run of the
+    same `id` is gone on with.
 
     Weights & Biases reports its own errors and usage to its makers only where WANDB_ERROR_REPORTING asks for it.
     """
@@ -74,7 +100,14 @@ def wandb_logger(folder: Path, project: str, mode: str, group: str | None = None
     os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
     settings = {"silent": True, "x_disable_meta": redacted(sys.argv) != sys.argv}  # it would write the command down
     logger = WandbLogger(
-        name=folder.name, project=project, save_dir=folder, mode=mode, group=redacted(group), settings=settings
+        name=folder.name,
+        project=project,
+        save_dir=folder,
+        mode=mode,
+        group=redacted(group),
+        id=id,
+        resume="allow",
+        settings=settings,
     )
     logger._wandb_init.pop("anonymous", None)  # Lightning passes it, and wandb warns that it is no more
     return logger

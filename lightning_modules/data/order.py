@@ -38,7 +38,8 @@ class EpochOrder(Sampler[Any]):
         return self
 
     def set_epoch(self, epoch: int) -> None:
-        """The next iteration is of this epoch; the Trainer calls it."""
+        """The next iteration is of this epoch; the Trainer calls it. A new epoch starts with its first batch."""
+        self.first = self.first if epoch == self.epoch else 0
         self.epoch = epoch
 
     def __len__(self) -> int:

@@ -22,7 +22,10 @@ class TestEpochOrder:
         for first in range(6):
             order.first = first
             assert list(order) == whole[first:]
-            assert list(order) == whole  # the next epoch starts with its first batch
+            assert list(order) == whole  # only once
+        order.first = 6
+        order.set_epoch(4)
+        assert len(list(order)) == 6  # a new epoch starts with its first batch
 
     def test_neither_the_order_nor_the_loader_touches_the_global_generator(self, order: EpochOrder) -> None:
         rows = loader([torch.arange(3)], EpochOrder(1, lambda _: [0]))

@@ -1,0 +1,87 @@
+"""Whether what was saved belongs to what is asked for now."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import yaml
+from jsonargparse import Namespace
+from lightning.pytorch.cli import LightningArgumentParser
+
+from dream.errors import CheckpointError, ConfigError
+from experiments.arguments import leaves
+from lightning_modules import checkpoints
+from lightning_modules.base import TaskModule
+from lightning_modules.redaction import redacted
+
+_TRAINER = (
+    "accelerator",
+    "strategy",
+    "devices",
+    "num_nodes",
+    "logger",
+    "callbacks",
+    "plugins",
+    "enable_progress_bar",
+    "max_time",
+)
+FREE = ("run.", "save.", "resume", *(f"trainer.{name}" for name in _TRAINER))
+"""Settings that a run may go on with others of: where and how it is run, not what comes out."""
+MOST = 5  # differences that are named
+
+
+def resolve_config(parser: LightningArgumentParser, config: Namespace, model: L.LightningModule) -> dict[str, Any]:
+    """All settings of a run as plain values, without secrets, the layer's as built: the data may have set the width of its
+    input."""
+    resolved: dict[str, Any] = redacted(yaml.safe_load(parser.dump(config, skip_unset=False)))
+    resolved["run"]["name"] = None  # a name serves once
+    resolved["resume"] = False
+    resolved["model"]["init_args"]["config"] = model.hparams["config"]
+    return resolved
+
+
+def refuse_other_settings(path: Path, here: dict[str, Any]) -> None:
+    """Refuse to go on with a run whose settings, in the file `path`, differ from `here` in what decides the results.
+
+    Raises:
+        ConfigError: naming the settings that differ.
+    """
+    if not path.is_file():
+        return  # the run was stopped before it wrote them
+    changed = differences(yaml.safe_load(path.read_text(encoding="utf-8")), here)
+    if changed:
+        raise ConfigError(
+            f"the run in {path.parent} was started with other settings: {'; '.join(changed[:MOST])}. Go on with those, or "
+            "start a new run."
+        )
+
+
+def differences(there: dict[str, Any], here: dict[str, Any]) -> list[str]:
+    """The settings that differ, but for those that are free to."""
+    theirs, ours = dict(leaves(there)), dict(leaves(here))
+    names = [name for name in dict.fromkeys((*theirs, *ours)) if not name.startswith(FREE)]
+    return [
+        f"`{name}` {theirs.get(name)!r} there and {ours.get(name)!r} here"
+        for name in names
+        if theirs.get(name) != ours.get(name)
+    ]
+
+
+def check_weights(model: TaskModule, checkpoint: str) -> None:
+    """Refuse weights of another task, or of other shapes than the model's, before anything is written.
+
+    Raises:
+        CheckpointError: naming the first that differs, and the settings that do.
+    """
+    loaded = checkpoints.read(checkpoint, type(model).__name__)
+    expected = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+    found = {name: tuple(tensor.shape) for name, tensor in loaded["state_dict"].items()}
+    for name in dict.fromkeys([*expected, *found]):
+        if expected.get(name) != found.get(name):
+            changed = differences({"model": loaded["hyper_parameters"]}, {"model": dict(model.hparams)})
+            raise CheckpointError(
+                f"the checkpoint does not fit the model: `{name}` is {found.get(name)} in {checkpoint} and "
+                f"{expected.get(name)} here. Settings that differ: {'; '.join(changed[:MOST])}. Leave out what changed them."
+            )

@@ -1,0 +1,165 @@
+"""A run that is killed, stopped, torn or starved goes on as if nothing had been."""
+
+from __future__ import annotations
+
+import json
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.experiments import kills
+
+SMALL = [
+    "--model.config.hidden_dim=8",
+    "--model.config.rank=2",
+    "--trainer.accelerator=cpu",
+    "--trainer.log_every_n_steps=1",
+]
+STREAMS = [
+    *("fit", "-c", "forecasting", *SMALL, "--data.rows=600", "--data.feeders=2", "--data.look_back=24", "--data.horizon=8"),
+    *("--data.batch_size=4", "--data.streams=true", "--data.stride=4", "--model.patch=4", "--model.dropout=0.2"),
+    *("--trainer.max_epochs=3", "--save.every_n_steps=2"),
+]
+"""Training on streams with dropout: carried states and random numbers in every step."""
+ONLINE = ["fit", "-c", "online", *SMALL, "--trainer.max_epochs=2", "--data.crops=128", "--save.every_minutes=0.0001"]
+"""Random crops, then a test that learns for many batches."""
+
+
+def whole(command: list[str], folder: Path) -> dict[str, Any]:
+    """What the command comes to if nobody disturbs it."""
+    assert kills.run(folder, [*command, "--run.name=whole"]) == 0, (folder / "said.txt").read_text()
+    return kills.left(folder / "runs" / "whole")
+
+
+@pytest.fixture(scope="module")
+def streams(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
+    folder = tmp_path_factory.mktemp("streams")
+    return folder, whole(STREAMS, folder)
+
+
+@pytest.fixture(scope="module")
+def online(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
+    folder = tmp_path_factory.mktemp("online")
+    return folder, whole(ONLINE, folder)
+
+
+def go_on(folder: Path, command: list[str], name: str, place: str = "", at: float = 0, sent: int = signal.SIGKILL) -> int:
+    return kills.run(folder, [*command, f"--run.name={name}", "--resume"], place, at, sent)
+
+
+def said(folder: Path) -> str:
+    return (folder / "said.txt").read_text()
+
+
+def test_killed_in_a_step_a_save_a_validation(streams: tuple[Path, dict[str, Any]]) -> None:
+    folder, expected = streams
+    for place, at in (("step", 3), ("save", 7), ("validation", 1), ("save", 12), ("step", 2), ("save", 4)):
+        assert go_on(folder, STREAMS, "killed", place, at) == -signal.SIGKILL, (place, said(folder))
+    assert go_on(folder, STREAMS, "killed") == 0, said(folder)
+    assert kills.differences(expected, kills.left(folder / "runs" / "killed")) == []
+
+
+def test_killed_in_the_online_stream(online: tuple[Path, dict[str, Any]]) -> None:
+    folder, expected = online
+    for place, at in (("step", 3), ("validation", 1), ("stream", 2), ("stream", 3), ("save", 3)):
+        assert go_on(folder, ONLINE, "killed", place, at) == -signal.SIGKILL, (place, said(folder))
+    assert go_on(folder, ONLINE, "killed") == 0, said(folder)
+    assert kills.differences(expected, kills.left(folder / "runs" / "killed")) == []
+
+
+def test_a_signal_saves_within_a_step(online: tuple[Path, dict[str, Any]]) -> None:
+    folder, expected = online
+    command = [*ONLINE, "--save.every_minutes=60"]  # nothing but the signal asks for a save within an epoch
+    saves = folder / "runs" / "stopped" / "checkpoints"
+    for place, at, sent, code, file in (
+        ("step", 3, signal.SIGTERM, 143, "step-00000003.ckpt"),
+        ("validation", 1, signal.SIGINT, 130, "step-00000004.ckpt"),
+        ("stream", 2, signal.SIGTERM, 143, "test.ckpt"),
+        ("stream", 2, signal.SIGINT, 130, "test.ckpt"),
+    ):
+        before = (saves / file).read_bytes() if (saves / file).exists() else b""
+        assert go_on(folder, command, "stopped", place, at, sent) == code, (place, said(folder))
+        assert (saves / file).read_bytes() != before
+        assert (
+            said(folder).splitlines()[-1] == "dream: interrupted; what is done is in runs/stopped; --resume goes on with it."
+        )
+    assert go_on(folder, command, "stopped") == 0, said(folder)
+    assert kills.differences(expected, kills.left(folder / "runs" / "stopped")) == []
+    assert not (saves / "test.ckpt").exists()
+
+
+def test_a_torn_save_is_named_and_the_one_before_serves(streams: tuple[Path, dict[str, Any]]) -> None:
+    folder, expected = streams
+    assert go_on(folder, STREAMS, "torn", "step", 7) == -signal.SIGKILL
+    older, newest = sorted((folder / "runs" / "torn" / "checkpoints").glob("step-*.ckpt"))
+    content = newest.read_bytes()
+    newest.write_bytes(content[:-100])
+    altered = bytearray(content)
+    altered[len(altered) // 2] ^= 1
+    assert go_on(folder, STREAMS, "torn") == 0, said(folder)
+    assert f"{newest.relative_to(folder)} is damaged" in said(folder)
+    assert f"going on from {older.relative_to(folder)}" in said(folder)
+    assert kills.differences(expected, kills.left(folder / "runs" / "torn")) == []
+
+
+def test_nothing_intact_is_an_error_and_nothing_is_lost(streams: tuple[Path, dict[str, Any]]) -> None:
+    folder = streams[0]
+    assert go_on(folder, STREAMS, "damaged", "step", 5) == -signal.SIGKILL
+    saves = list((folder / "runs" / "damaged" / "checkpoints").glob("step-*.ckpt"))
+    for path in saves:
+        path.write_bytes(path.read_bytes()[:50])
+    assert go_on(folder, STREAMS, "damaged") == 2
+    assert "must hold an intact checkpoint; all 2 are damaged" in said(folder).splitlines()[-1]
+    assert all(path.stat().st_size == 50 for path in saves)
+
+
+def test_a_full_disk_stops_the_run_and_leaves_the_save_before(streams: tuple[Path, dict[str, Any]]) -> None:
+    folder, expected = streams
+    assert go_on(folder, STREAMS, "full", "step", 5) == -signal.SIGKILL
+    saves = folder / "runs" / "full" / "checkpoints"
+    before = {path.name: path.read_bytes() for path in saves.iterdir() if path.name.startswith("step")}
+    command = [*STREAMS, "--run.name=full", "--resume"]
+    assert kills.run(folder, command, largest_file=10_000) == 2
+    assert "could not be written: File too large. Free or change the disk" in said(folder).splitlines()[-1]
+    assert {path.name: path.read_bytes() for path in saves.iterdir() if path.name.startswith("step")} == before
+    assert not [path.name for path in saves.iterdir() if path.name.endswith(".tmp")]
+    assert go_on(folder, STREAMS, "full") == 0
+    assert kills.differences(expected, kills.left(folder / "runs" / "full")) == []
+
+
+def test_resume_without_a_name_finds_the_run_of_the_same_command(streams: tuple[Path, dict[str, Any]]) -> None:
+    folder, expected = streams
+    command = [*STREAMS, "--run.folder=unnamed"]
+    assert kills.run(folder, [*command, "--resume"], "step", 5) == -signal.SIGKILL  # there is none yet: it starts
+    assert kills.run(folder, [*command, "--seed=1"], "step", 3) == -signal.SIGKILL  # newer, but another command
+    assert kills.run(folder, [*command, "--resume"]) == 0, said(folder)
+    ended = [path.parent for path in (folder / "unnamed").glob("*/results.json")]
+    assert len(list((folder / "unnamed").iterdir())) == 2
+    assert kills.differences(expected, kills.left(ended[0])) == []
+
+
+def test_other_settings_are_refused_and_named(streams: tuple[Path, dict[str, Any]]) -> None:
+    folder = streams[0]
+    assert go_on(folder, STREAMS, "other", "step", 3) == -signal.SIGKILL
+    assert go_on(folder, [*STREAMS, "--model.config.rank=3", "--seed=4"], "other") == 2
+    line = said(folder).splitlines()[-1]
+    assert "`seed` 0 there and 4 here" in line
+    assert "`model.init_args.config.rank` 2 there and 3 here" in line
+
+
+def test_a_run_that_has_ended_shows_what_came_out(streams: tuple[Path, dict[str, Any]]) -> None:
+    folder, expected = streams
+    files = {path: path.stat().st_mtime_ns for path in (folder / "runs" / "whole").rglob("*")}
+    assert go_on(folder, STREAMS, "whole") == 0
+    assert "the run in runs/whole has ended" in said(folder)
+    assert {path: path.stat().st_mtime_ns for path in (folder / "runs" / "whole").rglob("*")} == files
+    assert json.loads((folder / "runs" / "whole" / "results.json").read_text())["results"] == expected["results"]
+
+
+def test_one_seed_three_runs_one_result(streams: tuple[Path, dict[str, Any]]) -> None:
+    folder, expected = streams
+    for name in ("second", "third"):
+        assert kills.run(folder, [*STREAMS, f"--run.name={name}"]) == 0
+        assert kills.differences(expected, kills.left(folder / "runs" / name)) == []
