@@ -15,6 +15,7 @@ from typing import Any, Literal
 
 from dream.errors import ConfigError
 from dream.files import write_atomic
+from lightning_modules.redaction import redacted
 
 RUN = "run.json"
 """What a run is of, written before anything else."""
@@ -92,8 +93,8 @@ def read_run(folder: Path) -> dict[str, Any]:
 
 
 def without_resume(command: list[str]) -> list[str]:
-    """The command that starts the run which `command` goes on with."""
-    return [word for word in command if word != "--resume" and not word.startswith("--resume=")]
+    """The command that starts the run which `command` goes on with, as it may be written down."""
+    return [word for word in redacted(command) if word != "--resume" and not word.startswith("--resume=")]
 
 
 def results(folder: Path) -> dict[str, dict[str, float]] | None:

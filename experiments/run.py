@@ -40,6 +40,7 @@ from lightning_modules.checkpoints import AtomicCheckpointIO
 from lightning_modules.cores import trainable
 from lightning_modules.data import TaskData
 from lightning_modules.loops import make_resumable
+from lightning_modules.redaction import redacted
 
 LINKED = [f"model.{name}" for name in FROM_DATA.values()]
 CONFIG = "config.yaml"
@@ -264,7 +265,7 @@ class DREAMCLI(LightningCLI):
             self.folder / folders.RESULTS,
             results,
             experiment=self.experiment,
-            command=["dream", *self.command],
+            command=["dream", *redacted(self.command)],
             seed=self._get(self.config, "seed"),
             epochs=self.trainer.current_epoch,
             seconds=round(time.monotonic() - self.started, 1),

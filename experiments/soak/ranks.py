@@ -36,7 +36,8 @@ from lightning_modules.data import AnomalyData, DriftingLoad, DriftingStream, St
 from lightning_modules.data.series import Series
 from lightning_modules.stream import Reading
 
-CONFIG = DREAMConfig(hidden_dim=8, rank=2, base_plasticity=0.2)
+ROOT = Path(__file__).parents[2]
+CONFIG = DREAMConfig(hidden_dim=64, rank=4, base_plasticity=0.2)
 EPOCHS = 2
 
 
@@ -156,7 +157,7 @@ class Family:
         self.mark = uuid.uuid4().hex
         self.log = folder / f"{self.mark}.log"
         with self.log.open("w") as log:
-            environment = {**os.environ, "DREAM_FAMILY": self.mark, "COLUMNS": "200"}
+            environment = {**os.environ, "DREAM_FAMILY": self.mark, "PYTHONPATH": str(ROOT)}
             self.process = subprocess.Popen(command, cwd=folder, env=environment, stdout=log, stderr=log)
 
     def members(self) -> dict[int, dict[str, str]]:
