@@ -12,7 +12,7 @@ from typing import Any
 
 from dream.errors import ConfigError
 from dream.files import write_atomic
-from experiments import baselines, comparison, run
+from experiments import baselines, comparison, launch, run
 from experiments.arguments import split_configs
 from experiments.folders import RESULTS, RunSettings, discard_if_empty
 
@@ -66,6 +66,8 @@ def main(argv: list[str]) -> int:
     if not argv or {"-h", "--help"} & set(argv):
         print(USAGE.format(models=", ".join(baselines.MODELS)), end="")  # noqa: T201
         return 0
+    if launch.started_by_torchrun():
+        raise ConfigError("`dream compare` starts its runs one by one; leave out torchrun and give --trainer.devices=N.")
     plan = parse(argv)
     claim(plan)
     try:

@@ -23,6 +23,7 @@ from dream.errors import ConfigError
 from lightning_modules import ranks
 
 DECIDED = "DREAM_DECIDED"  # tells the processes that the Trainer starts what the first one has decided
+PLACE = (DECIDED, "LOCAL_RANK", "NODE_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")  # what the Trainer sets
 LAUNCHER = "lightning.fabric.strategies.launchers.subprocess_script"
 TIMEOUT = timedelta(minutes=10)  # how long a process may be silent: it may read data, or write them down, meanwhile
 LOST = re.compile(r"gloo|nccl|connection (closed|reset)|broken pipe|socket|timed out|store->get|heartbeat", re.IGNORECASE)
@@ -109,6 +110,22 @@ def decided_by_first(decide: Callable[[], str]) -> str:
     if not started_by_trainer():
         os.environ[DECIDED] = decide()
     return os.environ[DECIDED]
+
+
+def leaving() -> Callable[[], None]:
+    """How to part from the other processes when a run has ended well, so that another may follow in this one."""
+    before = {name: os.environ.get(name) for name in PLACE}
+
+    def leave() -> None:
+        if ranks.world_size() > 1:
+            dist.destroy_process_group()
+        for name, text in before.items():
+            if text is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = text
+
+    return leave
 
 
 def end_with_parent() -> None:

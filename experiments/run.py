@@ -295,15 +295,18 @@ def _run(argv: list[str]) -> int:
     cli = DREAMCLI.__new__(DREAMCLI)
     cli.folder = None
     stack = ExitStack()
+    leave = launch.leaving()
     code = 1
     try:
         cli.__init__(experiment, argv, stack)  # type: ignore[misc]
         code = 0
+        leave()
     except SystemExit as stop:
         if not isinstance(stop, SIGTERMException) and not isinstance(stop.__context__, KeyboardInterrupt):
             return int(stop.code or 0)
         where = f"; what is done is in {cli.folder}; --resume goes on with it" if cli.folder else ""
-        print(f"dream: interrupted{where}.", file=sys.stderr)  # noqa: T201
+        if launch.is_first():
+            print(f"dream: interrupted{where}.", file=sys.stderr)  # noqa: T201
         return 143 if isinstance(stop, SIGTERMException) else 130
     except (DREAMError, MisconfigurationException) as error:
         raise explain(error, cli.keys(), LINKED, str(getattr(cli, "config", ""))) from error

@@ -9,7 +9,7 @@ from collections.abc import Collection
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
-from typing import ClassVar, Literal, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import lightning as L
 import numpy as np
@@ -38,6 +38,7 @@ from lightning_modules.verdicts import FLAGGED, HIGHER_IS_BETTER, Verdict, asses
 
 LOSS_LIMIT = 25.0  # squared usual deviations: an outlier in the training part teaches no more than that
 FIGURES = 3
+SCALE = ("rows", "last", "mean", "var")  # what a running scale knows of each stream
 REPEAT, GAUSSIAN = "repeat-last", "windowed Gaussian"
 
 
@@ -169,6 +170,19 @@ class AnomalyModule(TaskModule):
         if not isinstance(data, AnomalyData):
             raise ConfigError(f"`data` must be an AnomalyData; got {type(data).__name__}. Try AnomalyTable.", key="data")
         self.data = data
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """The running scales go on with the carried states."""
+        super().on_save_checkpoint(checkpoint)
+        scale = self._scale
+        checkpoint["scale"] = scale and {name: ranks.whole(torch.from_numpy(getattr(scale, name))) for name in SCALE}
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        super().on_load_checkpoint(checkpoint)
+        if checkpoint["scale"] is not None:
+            own = {name: ranks.mine(rows).numpy() for name, rows in checkpoint["scale"].items()}
+            self._scale = RunningScale(len(own["rows"]), self.channels, self.memory)
+            vars(self._scale).update(own)
 
     def relative(self, batch: StreamBatch) -> tuple[np.ndarray, np.ndarray]:
         """The layer's input (N, T, I) before it is limited, and where the streams learn, (N, T); carries the scales."""

@@ -116,6 +116,8 @@ class SaveProgress(L.Callback):
             if ranks.rank() >= len(states):
                 torch.manual_seed(torch.initial_seed() + ranks.rank())  # there was no such rank; its numbers are its own
             self._loaded = None
+        elif ranks.rank() > 0:
+            torch.manual_seed(torch.initial_seed() + ranks.rank())  # rows of different processes drop different units
         self.wait()
 
     def wait(self) -> None:

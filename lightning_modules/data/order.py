@@ -10,6 +10,8 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from lightning_modules import ranks
+
 Item = TypeVar("Item")
 _ROUNDS = 6
 
@@ -123,6 +125,7 @@ def _of_indices(
 
 def loader(dataset: Sequence[Item] | Dataset[Item], order: EpochOrder, num_workers: int = 0) -> DataLoader[Item]:
     """The batches ``dataset[key]`` in this order. It draws nothing from the global generators."""
+    order.seed = ranks.gather(order.seed)[0]  # processes draw apart, but take their shares of one order
     return DataLoader(
         dataset=cast("Dataset[Item]", dataset),
         batch_size=None,

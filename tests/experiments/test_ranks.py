@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import signal
 import subprocess
@@ -15,7 +16,7 @@ from jsonargparse import Namespace
 from lightning.pytorch.strategies import DDPStrategy
 
 from dream.errors import ConfigError
-from experiments import launch
+from experiments import compare, launch
 from experiments.cli import main
 from experiments.soak import processes
 from experiments.soak.ranks import kill
@@ -107,3 +108,20 @@ def test_what_is_left_open_is_settled(
 def test_several_nodes_without_torchrun_are_refused() -> None:
     with pytest.raises(ConfigError, match=r"`trainer.num_nodes` of 2 needs processes that torchrun starts"):
         launch.spread(Namespace(devices="auto", num_nodes=2, strategy="auto"), unreached=False)
+
+
+def test_a_comparison_starts_its_own_processes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(launch, "started_by_torchrun", lambda: True)
+    with pytest.raises(ConfigError, match="leave out torchrun"):
+        compare.main(["-c", "forecasting"])
+
+
+def test_a_run_leaves_the_environment_as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MASTER_PORT", "1")
+    monkeypatch.delenv("LOCAL_RANK", raising=False)
+    leave = launch.leaving()
+    monkeypatch.setenv("MASTER_PORT", "2")
+    monkeypatch.setenv("LOCAL_RANK", "0")
+    leave()
+    assert os.environ["MASTER_PORT"] == "1"
+    assert "LOCAL_RANK" not in os.environ
