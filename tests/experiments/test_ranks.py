@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
+import signal
 import subprocess
+import time
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +18,9 @@ from lightning.pytorch.strategies import DDPStrategy
 from dream.errors import ConfigError
 from experiments import compare, launch
 from experiments.cli import main
+from experiments.soak import processes
 from experiments.soak.ranks import kill
-from tests.experiments.support import DREAM, ENVIRONMENT, SMALL, wandb_history
+from tests.experiments.support import DREAM, ENVIRONMENT, SMALL, start, wandb_history
 
 FIT = ["fit", "-c", "forecasting", *SMALL, "--model.dropout=0"]
 
@@ -45,6 +49,32 @@ def test_two_processes_write_one_run_with_the_results_of_one(
         [row for row in rows[1] if "train/loss" in row]
     )
     assert (two / "results.json").is_file()
+
+
+def test_two_processes_are_stopped_and_go_on_as_two_or_as_one(tmp_path: Path) -> None:
+    command = [*FIT, "--data.streams=true", "--data.stride=8", "--data.batch_size=3", "--trainer.max_epochs=12"]
+    two = [*command, "--trainer.devices=2", "--run.wandb=disabled"]
+    process = start(*two, "--run.name=cut", folder=tmp_path)
+    saves = tmp_path / "runs" / "cut" / "checkpoints"
+    deadline = time.monotonic() + 120
+    while not list(saves.glob("step-*.ckpt")) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    process.send_signal(signal.SIGTERM)
+    said = process.communicate(timeout=120)[1]
+    assert process.returncode == 143, said
+    shutil.copytree(tmp_path / "runs" / "cut", tmp_path / "runs" / "alone")
+    for words in (
+        [*two, "--run.name=whole"],
+        [*two, "--run.name=cut", "--resume"],
+        [*command, "--run.name=alone", "--resume", "--run.wandb=disabled"],
+    ):
+        done = subprocess.run([*DREAM, *words], cwd=tmp_path, env=ENVIRONMENT, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+    whole, cut, alone = (processes.left(tmp_path / "runs" / name) for name in ("whole", "cut", "alone"))
+    assert len(whole["checkpoints"]) == 2
+    assert processes.differences(whole, cut) == []
+    for ours, theirs in zip(map(json.loads, alone["metrics"]), map(json.loads, whole["metrics"]), strict=True):
+        assert ours == pytest.approx(theirs, rel=1e-3)
 
 
 @pytest.mark.parametrize(("torchrun", "victim"), [(False, 1), (True, 0)])
