@@ -6,8 +6,8 @@ import inspect
 import logging
 import os
 import re
+import sys
 import threading
-import time
 import warnings
 from collections.abc import Callable
 from datetime import timedelta
@@ -24,6 +24,7 @@ from lightning_modules import ranks
 
 DECIDED = "DREAM_DECIDED"  # tells the processes that the Trainer starts what the first one has decided
 PLACE = (DECIDED, "LOCAL_RANK", "NODE_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")  # what the Trainer sets
+_parted = threading.Event()
 LAUNCHER = "lightning.fabric.strategies.launchers.subprocess_script"
 TIMEOUT = timedelta(minutes=10)  # how long a process may be silent: it may read data, or write them down, meanwhile
 LOST = re.compile(r"gloo|nccl|connection (closed|reset)|broken pipe|socket|timed out|store->get|heartbeat", re.IGNORECASE)
@@ -113,12 +114,14 @@ def decided_by_first(decide: Callable[[], str]) -> str:
 
 
 def leaving() -> Callable[[], None]:
-    """How to part from the other processes when a run has ended well, so that another may follow in this one."""
+    """How to part from the other processes, all at once, when a run has ended well; another may follow in this one."""
     before = {name: os.environ.get(name) for name in PLACE}
 
     def leave() -> None:
         if ranks.world_size() > 1:
+            dist.barrier()
             dist.destroy_process_group()
+        _parted.set()
         for name, text in before.items():
             if text is None:
                 os.environ.pop(name, None)
@@ -129,12 +132,14 @@ def leaving() -> Callable[[], None]:
 
 
 def end_with_parent() -> None:
-    """End this process within two seconds of the one that started it, however that ended."""
+    """End this process within two seconds of the one that started it, however that ended, unless it has parted from it."""
     parent = os.getppid()
 
     def watch() -> None:
         while os.getppid() == parent:
-            time.sleep(1)
+            if _parted.wait(1):
+                return
+        print("dream: the first process of this run is gone, so this one ends, too.", file=sys.stderr, flush=True)  # noqa: T201
         os._exit(1)
 
     threading.Thread(target=watch, name="end-with-parent", daemon=True).start()

@@ -299,8 +299,8 @@ def _run(argv: list[str]) -> int:
     code = 1
     try:
         cli.__init__(experiment, argv, stack)  # type: ignore[misc]
-        code = 0
         leave()
+        code = 0
     except SystemExit as stop:
         if not isinstance(stop, SIGTERMException) and not isinstance(stop.__context__, KeyboardInterrupt):
             return int(stop.code or 0)
