@@ -7,7 +7,7 @@ ifneq ($(wildcard $(CURDIR)/../shared/data),)
 export DREAM_DATA ?= $(CURDIR)/../shared/data
 endif
 
-.PHONY: help demo test bench lint format clean
+.PHONY: help demo test bench lint format sbom clean
 
 help:
 	@echo "make demo    set up and run the forecasting demo (under 3 minutes)"
@@ -15,6 +15,7 @@ help:
 	@echo "make bench   set up and time the layer beside nn.LSTM and others (about 5 minutes)"
 	@echo "make lint    set up and run ruff and mypy"
 	@echo "make format  set up and reformat the code"
+	@echo "make sbom    set up and write dist/sbom.json: every pinned package, as CycloneDX"
 	@echo "make clean   remove the virtual environment and caches"
 
 # The stamps hold what was asked for, so that a second call costs nothing and a changed constraint installs again.
@@ -51,6 +52,16 @@ lint: $(BIN)/.linters
 format: $(BIN)/.linters
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+$(BIN)/.sbom: $(BIN)/.installed
+	$(BIN)/python -m pip install --quiet --editable '.[test,sbom]'
+	@touch $@
+
+# -W: it warns that requirements alone do not say what depends on what
+sbom: $(BIN)/.sbom
+	@mkdir -p dist
+	$(BIN)/python -W ignore -m cyclonedx_py requirements constraints.txt --pyproject pyproject.toml --mc-type library \
+		--output-format JSON --output-reproducible --output-file dist/sbom.json
 
 clean:
 	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache

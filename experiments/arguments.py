@@ -109,7 +109,7 @@ def checkpoint_file(path: str, name: str) -> Path:
         return checkpoints.local(path).resolve()
     found = checkpoints.newest(folder) if name == "last" else folder / f"{name}.ckpt"
     if found is None or not found.is_file():
-        raise CheckpointError(f"`--ckpt_path` must be a run's folder or a checkpoint file; {folder} holds no {name} one.")
+        raise CheckpointError(f"`ckpt_path` must be a run's folder or a checkpoint file; {folder} holds no {name} one.")
     return found.resolve()
 
 

@@ -12,9 +12,9 @@ from typing import Any
 
 from dream.errors import ConfigError
 from dream.files import write_atomic
-from experiments import baselines, comparison, run
+from experiments import baselines, comparison, launch, run
 from experiments.arguments import split_configs
-from experiments.folders import RunSettings, discard_if_empty
+from experiments.folders import RESULTS, RunSettings, discard_if_empty
 
 PLAN = "plan.json"  # what the cells of a folder share
 
@@ -66,6 +66,8 @@ def main(argv: list[str]) -> int:
     if not argv or {"-h", "--help"} & set(argv):
         print(USAGE.format(models=", ".join(baselines.MODELS)), end="")  # noqa: T201
         return 0
+    if launch.started_by_torchrun():
+        raise ConfigError("`dream compare` starts its runs one by one; leave out torchrun and give --trainer.devices=N.")
     plan = parse(argv)
     claim(plan)
     try:
@@ -165,12 +167,14 @@ def claim(plan: Plan) -> None:
 
 def held(plan: Plan) -> bool:
     """Whether the folder holds a run that is done."""
-    return any(plan.folder.glob("*/results.json"))
+    return any(plan.folder.glob(f"*/{RESULTS}"))
 
 
 def run_cell(plan: Plan, model: str, seed: int) -> int:
-    """One `dream fit`; its exit code. What was interrupted goes on."""
+    """One `dream fit`; its exit code. What was interrupted goes on; what ended and is damaged starts over."""
     folder = comparison.cell_folder(plan.folder, model, seed)
+    if (folder / RESULTS).exists():
+        shutil.rmtree(folder)
     command = ["fit", *(word for path in plan.paths for word in ("-c", str(path))), *plan.flags, *baselines.flags(model)]
     own = {"folder": plan.folder, "name": folder.name, "group": plan.folder.name, "table": "false"}
     return run.main([*command, f"--seed={seed}", "--resume", *(f"--run.{name}={value}" for name, value in own.items())])

@@ -15,8 +15,8 @@ from typing import Any, Literal
 
 from dream.errors import ConfigError
 from dream.files import write_atomic
+from lightning_modules.redaction import redacted
 
-RUN_FOLDER = "DREAM_RUN_FOLDER"  # tells the other processes of a run where rank 0 writes
 RUN = "run.json"
 """What a run is of, written before anything else."""
 RESULTS = "results.json"
@@ -46,13 +46,11 @@ class RunSettings:
 
 
 def run_folder(settings: RunSettings, experiment: str, command: list[str]) -> Path:
-    """A new folder for this run; the same in every process of it.
+    """A new folder for this run.
 
     Raises:
         ConfigError: `run.name` is taken, or the folder can't be made.
     """
-    if os.environ.get("LOCAL_RANK", "0") != "0" and RUN_FOLDER in os.environ:
-        return Path(os.environ[RUN_FOLDER])
     parent = Path(settings.folder)
     stem = settings.name or f"{experiment}-{datetime.now():%Y-%m-%d_%H-%M-%S}"
     for attempt in range(1000):
@@ -67,7 +65,6 @@ def run_folder(settings: RunSettings, experiment: str, command: list[str]) -> Pa
             raise ConfigError(message, key="run.name") from None
         except OSError as error:
             raise ConfigError(f"`run.folder` must be writable; {folder}: {error.strerror}.", key="run.folder") from None
-        os.environ[RUN_FOLDER] = str(folder)
         return folder
     raise ConfigError(f"`run.folder` already holds 1000 runs called {stem}. Give `run.name`.", key="run.folder")
 
@@ -96,8 +93,17 @@ def read_run(folder: Path) -> dict[str, Any]:
 
 
 def without_resume(command: list[str]) -> list[str]:
-    """The command that starts the run which `command` goes on with."""
-    return [word for word in command if word != "--resume" and not word.startswith("--resume=")]
+    """The command that starts the run which `command` goes on with, as it may be written down."""
+    return [word for word in redacted(command) if word != "--resume" and not word.startswith("--resume=")]
+
+
+def results(folder: Path) -> dict[str, dict[str, float]] | None:
+    """What the run in `folder` came to; None where it has not ended, or the file is damaged."""
+    try:
+        found: dict[str, dict[str, float]] = json.loads((folder / RESULTS).read_text(encoding="utf-8"))["results"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return found
 
 
 def earlier_run(settings: RunSettings, command: list[str]) -> Path | None:
@@ -117,7 +123,7 @@ def earlier_run(settings: RunSettings, command: list[str]) -> Path | None:
         return folder if folder.is_dir() else None
     wanted = without_resume(command)
     runs = [path.parent for path in parent.glob(f"*/{RUN}") if read_run(path.parent).get("command") == wanted]
-    return max(runs, key=lambda run: (not (run / RESULTS).exists(), (run / RUN).stat().st_mtime), default=None)
+    return max(runs, key=lambda run: (results(run) is None, (run / RUN).stat().st_mtime), default=None)
 
 
 def hold(folder: Path) -> int:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -72,13 +71,6 @@ def _cell(value: float | None, best: float, bold: bool) -> str:
     if value is None:
         return "-"
     return f"[bold]{value:.4f}[/]" if bold and value == best else f"{value:.4f}"
-
-
-def ended(folder: Path, model: TaskModule) -> None:
-    """Print the table of a run that has ended."""
-    Console().print(f"the run in {folder} has ended; this is what came out.", soft_wrap=True, highlight=False)
-    values = json.loads((folder / "results.json").read_text(encoding="utf-8"))["results"]
-    results(values, folder, model.higher_is_better, model.unranked)
 
 
 def written(folder: Path, console: Console) -> None:

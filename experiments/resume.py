@@ -14,6 +14,7 @@ from dream.errors import CheckpointError, ConfigError
 from experiments.arguments import leaves
 from lightning_modules import checkpoints
 from lightning_modules.base import TaskModule
+from lightning_modules.redaction import redacted
 
 _TRAINER = (
     "accelerator",
@@ -32,8 +33,9 @@ MOST = 5  # differences that are named
 
 
 def resolve_config(parser: LightningArgumentParser, config: Namespace, model: L.LightningModule) -> dict[str, Any]:
-    """All settings of a run as plain values, the layer's as built: the data may have set the width of its input."""
-    resolved: dict[str, Any] = yaml.safe_load(parser.dump(config, skip_unset=False))
+    """All settings of a run as plain values, without secrets, the layer's as built: the data may have set the width of its
+    input."""
+    resolved: dict[str, Any] = redacted(yaml.safe_load(parser.dump(config, skip_unset=False)))
     resolved["run"]["name"] = None  # a name serves once
     resolved["resume"] = False
     resolved["model"]["init_args"]["config"] = model.hparams["config"]

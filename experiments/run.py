@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import json
 import logging
 import os
 import sys
@@ -26,7 +27,7 @@ from pydantic import ValidationError
 
 from dream.errors import ConfigError, DREAMError, DREAMWarning
 from dream.files import write_atomic
-from experiments import folders, report
+from experiments import folders, launch, report
 from experiments.arguments import FROM_DATA, resolve
 from experiments.check import check_experiment
 from experiments.explain import explain
@@ -47,9 +48,11 @@ from lightning_modules.checkpoints import AtomicCheckpointIO
 from lightning_modules.cores import trainable
 from lightning_modules.data import TaskData
 from lightning_modules.loops import make_resumable
+from lightning_modules.redaction import redacted
 
 LINKED = [f"model.{name}" for name in FROM_DATA.values()]
 CONFIG = "config.yaml"
+SAVES = "checkpoints"
 
 
 class DREAMTrainer(L.Trainer):
@@ -78,7 +81,7 @@ class DREAMCLI(LightningCLI):
     def __init__(self, experiment: str, command: list[str], stack: ExitStack) -> None:
         self.experiment, self.command, self.stack = experiment, command, stack
         self.folder: Path | None = None
-        self.newest: Path | None = None
+        self.newest: str | None = None
         """What a run that is resumed goes on from."""
         self.running = False
         self.started = time.monotonic()
@@ -93,6 +96,7 @@ class DREAMCLI(LightningCLI):
                 "log_every_n_steps": 10,
                 "gradient_clip_val": 1.0,
                 "num_sanity_val_steps": 0,
+                "use_distributed_sampler": False,  # the data know what is whose
                 "enable_model_summary": False,
             },
             seed_everything_default=0,
@@ -171,6 +175,7 @@ class DREAMCLI(LightningCLI):
         settings: RunSettings = self._get(self.config_init, "run")
         saving: SaveProgress = self._get(self.config_init, "save")
         config = self._get(self.config_init, "trainer")
+        launch.spread(config, self.model.unreached)
         plain = not sys.stderr.isatty() and config.enable_progress_bar is not False
         extra = [PlainProgress()] if plain else [] if config.enable_progress_bar is False else [RichProgressBar()]
         config["callbacks"] = [*(config.callbacks or []), *extra]
@@ -186,39 +191,45 @@ class DREAMCLI(LightningCLI):
         if config.logger is None:
             mode = settings.wandb or os.environ.get("WANDB_MODE", "offline")
             config["logger"] = [tracking.JSONLLogger(self.folder)]
-            if mode != "disabled":
+            if mode != "disabled" and launch.is_first():
                 tracked = folders.read_run(self.folder).get("tracked")
                 config["logger"].append(tracking.wandb_logger(self.folder, settings.project, mode, settings.group, tracked))
         checkpoint = self._get(self.config_init, "checkpoint")
-        home = self.folder / "checkpoints" if self.subcommand == "fit" else Path(loaded).parent
+        home = self.folder / SAVES if self.subcommand == "fit" else Path(loaded).parent
         checkpoint.dirpath = checkpoint.dirpath or str(home)
         trainer = super().instantiate_trainer(default_root_dir=str(self.folder), **kwargs)
         make_resumable(trainer, saving)
         return trainer
 
     def open_folder(self, settings: RunSettings, saving: SaveProgress) -> None:
-        """Set `self.folder` to a new one, or with ``--resume`` to the run's own, and `self.newest` to what it goes on from.
+        """Set `self.folder` to a new one, or with ``--resume`` to the run's own, and `self.newest` to what it goes on from;
+        the same in every process of the run.
 
         Raises:
             ConfigError: the run was started with other settings, or is still going on.
             CheckpointError: all that was saved of it is damaged.
         """
-        earlier = folders.earlier_run(settings, self.command) if self._get(self.config, "resume") else None
-        if earlier is None:
-            self.folder = folders.run_folder(settings, self.experiment, self.command)
-            self.stack.callback(os.close, folders.hold(self.folder))
-        else:
-            self.stack.callback(os.close, folders.hold(earlier))
-            if (earlier / folders.RESULTS).exists():
-                report.ended(earlier, self.model)
-                sys.exit(0)
-            saving.resumes = True
-            values = self.config.get(str(self.subcommand), self.config)
-            refuse_other_settings(earlier / CONFIG, resolve_config(self._parser(self.subcommand), values, self.model))
-            self.newest = checkpoints.newest(earlier / "checkpoints")
-            self.folder = earlier
+        values = self.config.get(str(self.subcommand), self.config)
+
+        def decide() -> str:
+            earlier = folders.earlier_run(settings, self.command) if values.resume else None
+            folder = earlier or folders.run_folder(settings, self.experiment, self.command)
+            self.stack.callback(os.close, folders.hold(folder))
+            newest = None
+            if earlier is not None and folders.results(earlier) is None:
+                refuse_other_settings(folder / CONFIG, resolve_config(self._parser(self.subcommand), values, self.model))
+                newest = checkpoints.newest(folder / SAVES)
+            return json.dumps([str(folder), earlier is not None, newest and str(newest)])
+
+        folder, saving.resumes, newest = json.loads(launch.decided_by_first(decide))
+        if saving.resumes and (ended := folders.results(Path(folder))) is not None:
+            if launch.is_first():
+                print(f"the run in {folder} has ended; this is what came out:")  # noqa: T201
+                report.results(ended, Path(folder), self.model.higher_is_better, self.model.unranked)
+            sys.exit(0)
+        self.folder, self.newest = Path(folder), newest
         if self.subcommand == "fit":
-            saving.folder = self.folder / "checkpoints"
+            saving.folder = self.folder / SAVES
 
     def after_instantiate_classes(self) -> None:
         self.running = True
@@ -226,8 +237,9 @@ class DREAMCLI(LightningCLI):
     def fit(self, **kwargs: Any) -> None:
         """Train, test the best checkpoint, and say what came out."""
         if self.newest is not None:
-            print(f"going on from {self.newest}", file=sys.stderr, flush=True)  # noqa: T201
-            kwargs["ckpt_path"] = str(self.newest)
+            if launch.is_first():
+                print(f"going on from {self.newest}", file=sys.stderr, flush=True)  # noqa: T201
+            kwargs["ckpt_path"] = self.newest
         self.trainer.fit(**kwargs)
         best = getattr(self.trainer.checkpoint_callback, "best_model_path", "") or None
         self.trainer.test(self.model, datamodule=self.datamodule, ckpt_path=best, verbose=False)
@@ -248,7 +260,8 @@ class DREAMCLI(LightningCLI):
         """What the task says of the data, as files: see its `write_predictions`."""
         predictions = self.trainer.predict(**kwargs)
         assert self.folder is not None
-        report.predictions(self.model, predictions, self.folder)
+        if self.trainer.is_global_zero:
+            report.predictions(self.model, predictions, self.folder)
 
     @rank_zero_only
     def finish(self) -> None:
@@ -262,7 +275,7 @@ class DREAMCLI(LightningCLI):
             self.folder / folders.RESULTS,
             results,
             experiment=self.experiment,
-            command=["dream", *self.command],
+            command=["dream", *redacted(self.command)],
             seed=self._get(self.config, "seed"),
             epochs=self.trainer.current_epoch,
             seconds=round(time.monotonic() - self.started, 1),
@@ -285,31 +298,39 @@ def main(argv: list[str]) -> int:
 
 
 def _run(argv: list[str]) -> int:
+    if launch.started_by_trainer():
+        launch.end_with_parent()
     typed = sys.argv[1:]
     sys.argv[1:], experiment = resolve(argv)
     cli = DREAMCLI.__new__(DREAMCLI)
     cli.folder = None
     stack = ExitStack()
+    leave = launch.leaving()
     code = 1
     try:
         cli.__init__(experiment, argv, stack)  # type: ignore[misc]
+        leave()
         code = 0
     except SystemExit as stop:
         if not isinstance(stop, SIGTERMException) and not isinstance(stop.__context__, KeyboardInterrupt):
             return int(stop.code or 0)
         where = f"; what is done is in {cli.folder}; --resume goes on with it" if cli.folder else ""
-        print(f"dream: interrupted{where}.", file=sys.stderr)  # noqa: T201
+        if launch.is_first():
+            print(f"dream: interrupted{where}.", file=sys.stderr)  # noqa: T201
         return 143 if isinstance(stop, SIGTERMException) else 130
     except (DREAMError, MisconfigurationException) as error:
         raise explain(error, cli.keys(), LINKED, str(getattr(cli, "config", ""))) from error
     except (ArgumentError, ValidationError, TypeError, ValueError, RuntimeError) as error:
+        if launch.lost(error):
+            print(launch.farewell(error, cli.folder), file=sys.stderr)  # noqa: T201
+            return code
         if cli.running:
             raise
         raise explain(error, cli.keys(), LINKED, str(getattr(cli, "config", ""))) from error
     finally:
         sys.argv[1:] = typed
         stack.close()
-        if cli.folder:
+        if cli.folder and launch.is_first():
             folders.discard_if_empty(cli.folder)
         if "wandb" in sys.modules and (run := sys.modules["wandb"].run) is not None:
             run.finish(exit_code=code)
@@ -323,6 +344,7 @@ def set_up_words() -> None:
     warnings.showwarning = _note
     for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.WARNING)
+    launch.set_up_words()
     for message in (
         ".*does not have many workers.*",
         ".*Checkpoint directory .* exists.*",

@@ -9,7 +9,7 @@ from collections.abc import Collection
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
-from typing import ClassVar, Literal, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import lightning as L
 import numpy as np
@@ -18,9 +18,10 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from dream import DREAMConfig, DREAMState
+from dream import DREAMConfig, DREAMStack, DREAMState
 from dream.errors import ConfigError
 from dream.files import write_atomic
+from lightning_modules import ranks
 from lightning_modules.base import TaskModule, require
 from lightning_modules.data.anomaly import AnomalyData, StreamBatch
 from lightning_modules.plots import anomaly as plots
@@ -37,6 +38,7 @@ from lightning_modules.verdicts import FLAGGED, HIGHER_IS_BETTER, Verdict, asses
 
 LOSS_LIMIT = 25.0  # squared usual deviations: an outlier in the training part teaches no more than that
 FIGURES = 3
+SCALE = ("rows", "last", "mean", "var")  # what a running scale knows of each stream
 REPEAT, GAUSSIAN = "repeat-last", "windowed Gaussian"
 
 
@@ -169,6 +171,19 @@ class AnomalyModule(TaskModule):
             raise ConfigError(f"`data` must be an AnomalyData; got {type(data).__name__}. Try AnomalyTable.", key="data")
         self.data = data
 
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """The running scales go on with the carried states."""
+        super().on_save_checkpoint(checkpoint)
+        scale = self._scale
+        checkpoint["scale"] = scale and {name: ranks.whole(torch.from_numpy(getattr(scale, name))) for name in SCALE}
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        super().on_load_checkpoint(checkpoint)
+        if checkpoint["scale"] is not None:
+            own = {name: ranks.mine(rows).numpy() for name, rows in checkpoint["scale"].items()}
+            self._scale = RunningScale(len(own["rows"]), self.channels, self.memory)
+            vars(self._scale).update(own)
+
     def relative(self, batch: StreamBatch) -> tuple[np.ndarray, np.ndarray]:
         """The layer's input (N, T, I) before it is limited, and where the streams learn, (N, T); carries the scales."""
         values = batch.values.cpu().numpy()
@@ -217,15 +232,21 @@ class AnomalyModule(TaskModule):
         """Sum of the limited squared errors of the rows that count, (), and their number, ()."""
         relative, _ = self.relative(batch)
         x, reset = self._limited(relative), torch.full((len(batch.values),), batch.start == 0, device=self.device)
-        _, traces, states = self.stack.trace(x, self.carried(reset, len(x)), batch.lengths.clamp(min=1))
+        lengths = batch.lengths.clamp(min=1)
+        _, traces, states = self.stack.trace(x, self.carried(reset, len(x)), lengths)
         self.carry(states, reset)
-        self.observe(traces, states)
+        self.observe(traces, states, lengths)
         errors = (x - traces[0].prediction).square().clamp(max=LOSS_LIMIT).mean(-1)
         return (errors * batch.counted).sum(), batch.counted.sum()
 
+    @property
+    def unreached(self) -> bool:
+        """The first layer predicts."""
+        return isinstance(self.stack, DREAMStack) and len(self.stack.layers) > 1
+
     def losses(self, batch: StreamBatch) -> dict[str, Tensor]:
         total, count = self._prediction_loss(batch)
-        return {"loss": total / count}
+        return {"loss": total / ranks.mean(count).to(total)}
 
     def on_validation_epoch_start(self) -> None:
         super().on_validation_epoch_start()
@@ -236,7 +257,7 @@ class AnomalyModule(TaskModule):
 
     def on_validation_epoch_end(self) -> None:
         super().on_validation_epoch_end()
-        total, count = torch.stack(self._val).sum(0)
+        total, count = ranks.mean(torch.stack(self._val).sum(0))
         self.log("val/loss", total / count)
 
     def judge(self, batch: StreamBatch, detectors: list[str]) -> tuple[np.ndarray, np.ndarray]:

@@ -20,6 +20,7 @@ from lightning_modules.naive import error_quantiles, repeat_last, seasonal_naive
 from lightning_modules.plots import forecasting as plots
 
 EXAMPLES = 4  # windows that the figure of forecasts shows
+DRAWN = 200_000  # origins that the figure of errors shows
 SPREAD = 256  # training windows whose errors give a naive forecast its quantiles, fewer where they hold more than
 MOST = 15_000_000  # values, since torch.quantile takes no more
 
@@ -41,6 +42,8 @@ class Backtest:
         self.rows: list[Tensor] = []
         self.examples: list[plots.Example] = []
         test = data.prepared.split.test
+        self.every = 1 if data.rolling else max((test.stop - test.start) // DRAWN, 1)
+        """Only so many-th origins of a long test part are drawn, so that a file of any size is tested in bounded memory."""
         last = (
             test.stop - data.horizon - (data.stride if data.rolling else 1) + 1
         )  # the last origin, or at most a stride before
@@ -74,8 +77,9 @@ class Backtest:
             self._metric(name).update(future, windows.future, quantiles)
         drawn = [*own, "repeat-last"]
         errors = [(made[name][0] - windows.future).square().flatten(1).nanmean(1) for name in drawn]
-        row = torch.stack([windows.origin.to(surprise), *errors, surprise, u_norm], 1)
-        self.rows.append(row.double().cpu())
+        origin, values = windows.origin.cpu(), torch.stack([*errors, surprise, u_norm], 1).cpu()
+        row = torch.cat([origin[:, None].double(), values.double()], 1)  # float32 cannot count beyond 16 million rows
+        self.rows.append(row[origin % self.every == 0])
         self.columns = [*drawn, "surprise", "u_norm"]
         future, quantiles = next(iter(own.values()))
         for window, origin in enumerate(windows.origin.tolist()):
@@ -100,7 +104,7 @@ class Backtest:
         return {name: {k: float(v) for k, v in metric.compute().items()} for name, metric in self.metrics.items()}
 
     def origins(self) -> pd.DataFrame:
-        """A row for each origin: its first row ahead, the squared error (standardised) of each, surprise and norm of U."""
+        """A row for each origin drawn: its first row ahead, the squared errors (standardised), surprise and norm of U."""
         if not self.rows:
             return pd.DataFrame()
         rows = torch.cat(self.rows).numpy()

@@ -20,6 +20,7 @@ from torch import Tensor
 from dream import DREAMConfig, DREAMState, DREAMTrace, parameter_groups
 from dream.errors import ConfigError
 from dream.state import where
+from lightning_modules import ranks
 from lightning_modules.cores import CoreName, build_core, title
 
 Schedule = Literal["cosine", "constant"]
@@ -82,7 +83,11 @@ class TaskModule(L.LightningModule, ABC):
         """() norm of all gradients before they are clipped, where a callback has computed it already."""
         self.earlier: dict[str, Any] | None = None
         """What the `test_progress` of a test was that the next one goes on with."""
+        self.rows_per_stream = 1
+        """Rows of the carried states that belong to one stream of the data, and so to one process."""
         self._states: list[DREAMState] | None = None
+        self.steps_read: int | Tensor = 0
+        """Valid steps that the layers read in the last batch, over its rows."""
 
     def make_core(
         self, core: CoreName, config: DREAMConfig, hidden_dims: list[int] | None, dropout: float, backend: str
@@ -125,13 +130,13 @@ class TaskModule(L.LightningModule, ABC):
         self._states = None
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        carried = self._states
-        checkpoint["carried"] = None if carried is None else [dict(state.items()) for state in carried]
+        carried = self._states and [ranks.whole(state, self.rows_per_stream) for state in self._states]
+        checkpoint["carried"] = carried and [dict(state.items()) for state in carried]
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         carried = checkpoint["carried"]
         if carried is not None and self._trainer is not None and self.trainer.state.fn == TrainerFn.FITTING:
-            self._states = [DREAMState(**tensors) for tensors in carried]
+            self._states = [ranks.mine(DREAMState(**tensors), self.rows_per_stream) for tensors in carried]
 
     def test_progress(self) -> dict[str, Any] | None:
         """What a test needs to go on after this batch: tensors and plain values, in dictionaries and lists. None where a
@@ -151,8 +156,9 @@ class TaskModule(L.LightningModule, ABC):
     def on_validation_epoch_end(self) -> None:
         self.forget_states()
 
-    def observe(self, traces: list[DREAMTrace], states: list[DREAMState]) -> None:
-        """Leave what the layers showed in this batch where callbacks find it."""
+    def observe(self, traces: list[DREAMTrace], states: list[DREAMState], lengths: Tensor | None = None) -> None:
+        """Leave what the layers showed in this batch, whose rows have `lengths` (N,), T if None, where callbacks find it."""
+        self.steps_read = traces[0].surprise.numel() if lengths is None else lengths.sum()
         self.observed = [
             Observation(trace.surprise, trace.u_norm, state.adaptive_tau)
             for trace, state in zip(traces, states, strict=True)
@@ -169,15 +175,32 @@ class TaskModule(L.LightningModule, ABC):
     def setup(self, stage: str) -> None:
         self.prepare(self.trainer.datamodule)  # type: ignore[attr-defined]
 
+    @property
+    def unreached(self) -> bool:
+        """Whether some of the trainable parameters are in no loss, so that processes must not wait for their gradients."""
+        return False
+
     @abstractmethod
     def losses(self, batch: Any) -> dict[str, Tensor]:
-        """The terms of the training loss for a batch; ``loss`` is what is minimised."""
+        """The terms of the training loss for a batch; ``loss`` is what is minimised.
+
+        Of several processes each sees its part of the batch. The mean of a term over the processes must be its value for
+        the whole batch, so a mean over rows is their sum divided by `ranks.mean` of their number.
+        """
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
         terms = self.losses(batch)
-        for name, value in terms.items():
-            self.log(f"train/{name}", value.detach(), prog_bar=name == "loss", on_step=True, on_epoch=False)
+        if getattr(batch, "spare", False):
+            self.steps_read = 0
+        ranks.mean_over_ranks_(self._priors(), self.steps_read)
+        values = ranks.mean(torch.stack(list(terms.values())))
+        for name, value in zip(terms, values, strict=True):
+            self.log(f"train/{name}", value, prog_bar=name == "loss", on_step=True, on_epoch=False)
         return terms["loss"]
+
+    def _priors(self) -> list[Tensor]:
+        """The error variances that fresh rows expect, which a batch has moved: the layers themselves never communicate."""
+        return [buffer for name, buffer in self.stack.named_buffers() if name.endswith("error_var_prior")]
 
     @abstractmethod
     def write_predictions(self, predictions: list[Any], folder: Path) -> list[Path]:

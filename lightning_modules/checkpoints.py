@@ -103,7 +103,7 @@ def read(path: str | Path, task: str | None = None) -> dict[str, Any]:
         number = int(found["format"])
     except Exception as error:
         reason = (str(error) or type(error).__name__).split(". ")[0].splitlines()[0][:80]
-        raise CheckpointError(f"a checkpoint must be one that `dream fit` wrote; {path}: {reason}.") from error
+        raise CheckpointError(f"`ckpt_path` must be a checkpoint that `dream fit` wrote; {path}: {reason}.") from error
     if number != FORMAT:
         raise CheckpointError(
             f"{path} has format {number}, written by dream {found['version']}; dream {dream.__version__} reads format "
@@ -123,9 +123,9 @@ def local(path: str | Path) -> Path:
         CheckpointError: a URL, or no such file.
     """
     if "://" in str(path):
-        raise CheckpointError(f"a checkpoint must be a local file; got {path}. Download it and check where it comes from.")
+        raise CheckpointError(f"`ckpt_path` must be a local file; got {path}. Download it, and check where it comes from.")
     if not Path(path).is_file():
-        raise CheckpointError(f"a checkpoint must be a run's folder or a file; {path} does not exist.")
+        raise CheckpointError(f"`ckpt_path` must be a run's folder or a checkpoint file; {path} does not exist.")
     return Path(path)
 
 
@@ -144,8 +144,9 @@ def write(content: dict[str, Any], path: Path) -> None:
             write_atomic(sums_file(path), ours + "".join(before))
         if before:
             write_atomic(sums_file(path), ours)
-    except (OSError, RuntimeError) as error:  # torch's own writer raises the latter on a full disk
-        reason = (error.strerror if isinstance(error, OSError) else None) or str(error).splitlines()[0]
+    except (OSError, RuntimeError) as error:
+        cause = error if isinstance(error, OSError) else error.__context__  # torch's writer speaks of a wrong position
+        reason = cause.strerror if isinstance(cause, OSError) else str(error).splitlines()[0]
         message = f"the checkpoint {path} could not be written: {reason}. Free or change the disk; the one before is whole."
         raise CheckpointError(message) from error
 

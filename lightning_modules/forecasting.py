@@ -22,6 +22,7 @@ from torch.nn.functional import mse_loss
 from dream import DREAMConfig, DREAMState, DREAMTrace
 from dream.errors import ConfigError
 from dream.files import write_atomic
+from lightning_modules import ranks
 from lightning_modules.backtest import Backtest
 from lightning_modules.base import TaskModule, require
 from lightning_modules.data.windows import ForecastingData, WindowBatch
@@ -177,6 +178,7 @@ class ForecastingModule(TaskModule):
         self.relative, self.centred, self.inputs = channels + covariates, known - calendar, channels + covariates + known
         self.channel_independent, self.normalization, self.loss = channel_independent, normalization, loss
         self.prediction_weight = prediction_weight
+        self.rows_per_stream = channels if channel_independent else 1
         self.encoder = nn.Identity() if encoder == "identity" else nn.Linear(width, config.input_dim)
         self.make_core(core, config, hidden_dims, dropout, backend)
         self.dropout = nn.Dropout(dropout)
@@ -273,14 +275,16 @@ class ForecastingModule(TaskModule):
         forecast = self.on(batch)
         valid = ~batch.future.isnan()
         target, future = batch.future[valid], forecast.future[valid]
-        known = max(target.numel(), 1)  # a batch whose targets are all missing trains the layer's predictions only
+        rows = 0 if batch.spare else len(batch.past)
+        known, usual = ranks.mean(torch.tensor([target.numel(), rows], device=self.device))
+        known = torch.where(known > 0, known, 1)  # a batch whose targets are all missing trains the layer's predictions only
         error = target - future
         terms = {"mse": error.square().sum() / known}
         if forecast.quantiles is not None:
             terms["crps"] = crps(forecast.quantiles[valid], target, self.levels).sum() / known
         elif self.loss == "mae":
             terms["mae"] = error.abs().sum() / known
-        fit, prediction = list(terms.values())[-1], forecast.prediction_loss
+        fit, prediction = list(terms.values())[-1], rows / usual * forecast.prediction_loss
         return {"loss": fit + self.prediction_weight * prediction, **terms, "prediction_loss": prediction}
 
     def on_validation_epoch_start(self) -> None:
@@ -290,7 +294,7 @@ class ForecastingModule(TaskModule):
 
     def validation_step(self, batch: WindowBatch, batch_idx: int) -> None:
         forecast = self.on(batch)
-        if self._counts(batch, self.data.prepared.split.val):
+        if self._counts(batch, self.data.prepared.split.val):  # a spare one has no known future
             self._validation[0].update(forecast.future, batch.future, forecast.quantiles)
 
     def on_validation_epoch_end(self) -> None:

@@ -21,6 +21,7 @@ from torch.nn.functional import cross_entropy, huber_loss, one_hot
 
 from dream import DREAMConfig, DREAMStack
 from dream.errors import ConfigError
+from lightning_modules import ranks
 from lightning_modules.base import TaskModule, require
 from lightning_modules.cores import BaselineCore, title
 from lightning_modules.data.online import STRIDE, OnlineData, StreamBatch
@@ -181,8 +182,15 @@ class OnlineModule(TaskModule):
         self.observe(features.traces, state.core)
         return features, network.outputs(features), features.traces[0].error.square().mean()
 
+    @property
+    def unreached(self) -> bool:
+        """The head need not read the last layer's output."""
+        return isinstance(self.stack, DREAMStack) and len(self.stack.layers) > 1 and not self.network.reading.output
+
     def losses(self, batch: StreamBatch) -> dict[str, Tensor]:
         features, outputs, prediction = self._read(batch)
+        crops = torch.tensor(0 if batch.spare else len(batch.rows), device=self.device)
+        share = crops / ranks.mean(crops)  # of the rows of a usual process
         scored = slice(self.data.context, None)
         shape = self.network.shape
         if shape.task == "classification":
@@ -193,12 +201,15 @@ class OnlineModule(TaskModule):
                 future = batch.targets[:, 1:].unfold(1, shape.horizon, 1).transpose(2, 3)
             changes = (future - features.level.unsqueeze(2)) / features.scale.unsqueeze(2)
             wanted = changes[:, scored].clamp(-CHANGE_LIMIT, CHANGE_LIMIT).to(outputs)
-            rms = wanted.square().mean((0, 1, 3), keepdim=True).sqrt().clamp_min(SMALLEST)
+            squares = ranks.mean(share * wanted.square().mean((0, 1, 3), keepdim=True))
+            rms = squares.sqrt().clamp_min(SMALLEST)
             fit = huber_loss(outputs[:, scored] / rms, wanted / rms, delta=OUTLIER)
+        fit, prediction = share * fit, share * prediction
         return {"loss": fit + self.prediction_weight * prediction, "fit": fit, "prediction_loss": prediction}
 
     def validation_step(self, batch: StreamBatch, batch_idx: int) -> None:
-        self.log("val/loss", self.losses(batch)["fit"], batch_size=len(batch.rows))
+        crops = ranks.mean(torch.tensor(0 if batch.spare else len(batch.rows), device=self.device)) * ranks.world_size()
+        self.log("val/loss", ranks.mean(self.losses(batch)["fit"]), batch_size=round(float(crops)))
 
     def configure_optimizers(self) -> Any:
         with warnings.catch_warnings():  # a stream without a warm-up has nothing to train on, and is meant so

@@ -8,6 +8,7 @@ import math
 import os
 import platform
 import subprocess
+import sys
 from argparse import Namespace
 from collections.abc import Mapping
 from importlib.metadata import version
@@ -21,6 +22,7 @@ from lightning.pytorch.utilities import rank_zero_only
 import dream
 from dream.errors import DataError
 from dream.files import write_atomic
+from lightning_modules.redaction import redacted
 
 log = logging.getLogger(__name__)
 
@@ -69,9 +71,8 @@ class JSONLLogger(Logger):
         except OSError as error:
             raise DataError(f"{self.path} could not be written: {error.strerror}. Free or change the disk.") from error
 
-    @rank_zero_only
     def sync(self) -> int:
-        """Have the disk hold all rows; their length in bytes."""
+        """Have the disk hold all rows; their length in bytes, as far as they are written by now."""
         if not self.path.exists():
             return 0
         with self.path.open("rb") as file:
@@ -91,17 +92,22 @@ class JSONLLogger(Logger):
 
 def wandb_logger(folder: Path, project: str, mode: str, group: str | None = None, id: str | None = None) -> WandbLogger:
     """A tracked run in `folder`, one of `group`; ``offline`` writes files that ``wandb sync`` can send later. A run of the
-    same `id` is gone on with."""
+    same `id` is gone on with.
+
+    Weights & Biases reports its own errors and usage to its makers only where WANDB_ERROR_REPORTING asks for it.
+    """
     folder.mkdir(parents=True, exist_ok=True)
+    os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
+    settings = {"silent": True, "x_disable_meta": redacted(sys.argv) != sys.argv}  # it would write the command down
     logger = WandbLogger(
         name=folder.name,
         project=project,
         save_dir=folder,
         mode=mode,
-        group=group,
+        group=redacted(group),
         id=id,
         resume="allow",
-        settings={"silent": True},
+        settings=settings,
     )
     logger._wandb_init.pop("anonymous", None)  # Lightning passes it, and wandb warns that it is no more
     return logger

@@ -1,1 +1,1 @@
-"""Long trials of what must never fail, each a part with `main()` that prints its figures and returns them."""
+"""The long form of the promises that the tests keep in short: `python -m experiments.soak` prints the figures."""

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from dream.cell import DREAMCell
+from lightning_modules import ranks
 from lightning_modules.base import TaskModule, is_logging_step
 
 SURPRISED = 0.5  # above it a step counts as surprising
@@ -39,6 +40,7 @@ class DREAMMonitor(L.Callback):
             if k < len(cells) and cells[k].config.base_plasticity > 0:  # a rival of DREAM has no cells
                 params = cells[k].params()
                 values |= {"plasticity": params.eta.detach().mean(), "tonic": params.tonic.detach().mean()}
+            ranks.mean_over_ranks_(list(values.values()), pl_module.steps_read)
             pl_module.log_dict({f"dream/layer_{k}/{name}": value for name, value in values.items()})
             if k == 0:
                 pl_module.log_dict(shown, prog_bar=True, logger=False)

@@ -11,7 +11,7 @@ import torch
 from lightning.pytorch.trainer.states import TrainerFn
 from torch.utils.data import DataLoader
 
-from lightning_modules import checkpoints
+from lightning_modules import checkpoints, ranks
 from lightning_modules.base import TaskModule, require
 from lightning_modules.data.base import require_int
 from lightning_modules.randomness import random_state, set_random_state
@@ -69,8 +69,9 @@ class SaveProgress(L.Callback):
 
     def on_step_done(self, trainer: L.Trainer) -> None:
         """Between two steps of an epoch."""
-        stop = self.signals.received is not None
-        if stop or self._due or (self.every_n_steps and trainer.global_step % self.every_n_steps == 0):
+        stop = self._agreed(trainer, self.signals.received is not None)
+        due = self._agreed(trainer, self._due)
+        if stop or due or (self.every_n_steps and trainer.global_step % self.every_n_steps == 0):
             self.save(trainer)
         if stop:
             self.signals.stop()
@@ -78,11 +79,15 @@ class SaveProgress(L.Callback):
     def on_epoch_done(self, trainer: L.Trainer) -> None:
         """Between two epochs."""
         self.save(trainer)
-        if self.signals.received is not None:
+        if self._agreed(trainer, self.signals.received is not None):
             self.signals.stop()
 
+    @staticmethod
+    def _agreed(trainer: L.Trainer, flag: bool) -> bool:
+        return ranks.anywhere(flag, trainer.strategy.root_device)
+
     def on_validation_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *_: Any) -> None:
-        if self.signals.received is not None:
+        if self.signals.received is not None and ranks.world_size() == 1:  # others may be through with their part
             if trainer.state.fn == TrainerFn.FITTING:
                 self.save(trainer)  # as before this validation, which will start over
             self.signals.stop()
@@ -90,7 +95,7 @@ class SaveProgress(L.Callback):
     def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
         checkpoint["dream"] = checkpoints.identity(type(pl_module).__name__)
         checkpoint["progress"] = {
-            "random": random_state(),
+            "random": ranks.gather(random_state()),
             "metrics": sum(logger.sync() for logger in metrics_files(trainer)),
             "should_stop": trainer.should_stop,
         }
@@ -106,8 +111,13 @@ class SaveProgress(L.Callback):
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if self._loaded is not None:
-            set_random_state(self._loaded["random"])
+            states = self._loaded["random"]
+            set_random_state(states[min(ranks.rank(), len(states) - 1)])
+            if ranks.rank() >= len(states):
+                torch.manual_seed(torch.initial_seed() + ranks.rank())  # there was no such rank; its numbers are its own
             self._loaded = None
+        elif ranks.rank() > 0:
+            torch.manual_seed(torch.initial_seed() + ranks.rank())  # rows of different processes drop different units
         self.wait()
 
     def wait(self) -> None:

@@ -66,16 +66,26 @@ class StreamBatch(NamedTuple):
 
 
 class Chunks(Dataset[StreamBatch]):
-    """Every stream's rows up to `stops`, in chunks of `chunk` rows; those before `counted_from` are read but don't count."""
+    """Every stream's rows up to `stops`, in chunks of `chunk` rows; those before `counted_from` are read but don't count.
+
+    A process that has a `share` takes every W-th stream from its own number on, and as many chunks as the longest of all.
+    """
 
     def __init__(
-        self, streams: Sequence[Stream], stops: Sequence[int], chunk: int, counted_from: Sequence[int] | None = None
+        self,
+        streams: Sequence[Stream],
+        stops: Sequence[int],
+        chunk: int,
+        counted_from: Sequence[int] | None = None,
+        share: tuple[int, int] = (0, 1),
     ) -> None:
-        self.stops = torch.tensor(stops)
-        self.counted_from = torch.zeros_like(self.stops) if counted_from is None else torch.tensor(counted_from)
+        longest, (rank, world) = max(stops), share
+        part = slice(rank, None, world)
+        streams = streams[part]
+        self.stops = torch.tensor(stops[part])
+        self.counted_from = torch.zeros_like(self.stops) if counted_from is None else torch.tensor(counted_from[part])
         self.training = torch.tensor([stream.training for stream in streams])
         self.chunk = chunk
-        longest = int(self.stops.max())
         padded = [np.concatenate([s.values, s.values[-1:].repeat(max(longest - len(s.values), 0), 0)]) for s in streams]
         self.values = torch.from_numpy(np.stack([values[:longest] for values in padded]))
 
@@ -152,11 +162,12 @@ class AnomalyData(TaskData, ABC):
         _ = self.streams
 
     def train_dataloader(self) -> DataLoader[StreamBatch]:
-        return self._loader(Chunks(self.streams, self._fitted, self.train_chunk))
+        self.require_streams("streams", len(self.streams))
+        return self._loader(Chunks(self.streams, self._fitted, self.train_chunk, share=self.share))
 
     def val_dataloader(self) -> DataLoader[StreamBatch]:
         parts = [stream.training for stream in self.streams]
-        return self._loader(Chunks(self.streams, parts, self.chunk, counted_from=self._fitted))
+        return self._loader(Chunks(self.streams, parts, self.chunk, self._fitted, self.share))
 
     def test_dataloader(self) -> DataLoader[StreamBatch]:
         return self._loader(Chunks(self.streams, [len(stream.values) for stream in self.streams], self.chunk))

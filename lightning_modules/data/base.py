@@ -22,6 +22,25 @@ class TaskData(L.LightningDataModule, ABC):
     """Processes that prepare batches; 0 prepares them in the main process."""
 
     @property
+    def share(self) -> tuple[int, int]:
+        """Rank and number of the processes that split each batch: those of the Trainer that this is attached to."""
+        return (0, 1) if self.trainer is None else (self.trainer.global_rank, self.trainer.world_size)
+
+    def require_streams(self, name: str, streams: int) -> None:
+        """Refuse more processes than streams, some of which would have nothing to carry on.
+
+        Raises:
+            ConfigError: naming the setting that says how many streams there are.
+        """
+        _, world = self.share
+        if streams < world:
+            raise ConfigError(
+                f"`{name}` must give each of the {world} processes a stream; there are {streams}. Lower `trainer.devices` "
+                "or `trainer.num_nodes`, or have more streams.",
+                key=name,
+            )
+
+    @property
     def drift_rows(self) -> tuple[int, ...]:
         """Rows at which the data are known to change, for pictures; none unless a subclass knows."""
         return ()

@@ -32,6 +32,8 @@ class WindowBatch(NamedTuple):
     """(N, H, covariates) values of the known covariates beside `future`; of a stream (N, K, H, covariates)."""
     timespans: Tensor | None = None
     """(N, rows of `past`) time since the row before, in units of the median training step."""
+    spare: bool = False
+    """True where nothing of this batch counts: it keeps a process in step whose part of the batch is empty."""
 
     def afresh(self, look_back: int) -> WindowBatch:
         """The windows of `look_back` rows that end at each origin, N K of them, without carried state."""
@@ -81,9 +83,10 @@ class WindowDataset(Dataset[WindowBatch]):
         return len(self.origins)
 
     def __getitem__(self, indices: list[int]) -> WindowBatch:
-        """These windows."""
-        origin = torch.tensor([self.origins[index] for index in indices])
-        return self.tables.cut(origin[:, None] + torch.arange(-self.look_back, 0), origin, self.horizon)
+        """These windows; for none of them a spare one, whose future is unknown."""
+        origin = torch.tensor([self.origins[index] for index in indices or [0]])
+        batch = self.tables.cut(origin[:, None] + torch.arange(-self.look_back, 0), origin, self.horizon)
+        return batch if indices else batch._replace(future=torch.full_like(batch.future, torch.nan), spare=True)
 
 
 class StreamDataset(Dataset[WindowBatch]):
@@ -118,6 +121,11 @@ class StreamDataset(Dataset[WindowBatch]):
         self.tables, self.look_back, self.horizon = tables, look_back, horizon
         self.starts, self.stride, self.origins, self.chunk, self.phases = starts, stride, origins, chunk, phases
         self.chunks = -(-origins // chunk)
+
+    def shared(self, rank: int, world: int) -> StreamDataset:
+        """These streams, of whose lanes this process takes every `world`-th from number `rank` on."""
+        self.starts = self.starts[rank::world]
+        return self
 
     def __len__(self) -> int:
         return self.chunks * self.phases

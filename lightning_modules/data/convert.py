@@ -8,6 +8,7 @@ where in the file the next begins.
 from __future__ import annotations
 
 import json
+import logging
 import os
 import shutil
 from collections.abc import Sequence
@@ -24,6 +25,8 @@ from dream.files import write_atomic
 from lightning_modules.data.blocks import Block, file_blocks
 from lightning_modules.data.series import Roles, check_file, find_roles, require_values, to_series
 from lightning_modules.data.stored import Shard, StoredSeries, digest, read_shard, writing
+
+logger = logging.getLogger(__name__)
 
 VERSION = 1
 BLOCK = 1 << 21
@@ -53,6 +56,7 @@ def stored_table(
     with writing(folder):
         _forget_other(folder, path)
         if not (folder / "table.json").exists():
+            logger.warning("%s: stays on disk; converting it once, in %s.", path, folder)
             _Conversion(path, folder, separator).run(time_column, columns, covariates)
     table = json.loads((folder / "table.json").read_text())
     shards = tuple(Shard(*shard) for shard in table["shards"])
@@ -87,6 +91,8 @@ class _Conversion:
         if note.exists():
             given = json.loads(note.read_text())
             roles = Roles(given["time"], tuple(given["columns"]), given["date"])
+        for torn in self.folder.glob(".*.tmp"):
+            torn.unlink()
         known = self._made()
         rows = self.shards[-1].stop if self.shards else 0
         bar = Progress(

@@ -48,6 +48,8 @@ class StreamBatch(NamedTuple):
     (N, T, C) for regression, (N, T) class numbers for classification."""
     start: Tensor
     """(N,) number of the first row"""
+    spare: bool = False
+    """True where nothing of this batch counts: it keeps a process in step whose part of the batch is empty."""
 
 
 class _Crops(Dataset[StreamBatch]):
@@ -60,9 +62,10 @@ class _Crops(Dataset[StreamBatch]):
         return len(self.starts)
 
     def __getitem__(self, indices: list[int]) -> StreamBatch:
-        """These pieces."""
-        pieces = [self.data.piece(self.starts[index], self.length) for index in indices]
-        return StreamBatch(*(torch.cat(parts) for parts in zip(*pieces, strict=True)))
+        """These pieces; for none of them a spare one."""
+        pieces = [self.data.piece(self.starts[index], self.length) for index in indices or [0]]
+        rows, targets, start, _ = zip(*pieces, strict=True)
+        return StreamBatch(torch.cat(rows), torch.cat(targets), torch.cat(start), spare=not indices)
 
 
 class OnlineData(TaskData, ABC):
@@ -84,7 +87,7 @@ class OnlineData(TaskData, ABC):
         season: Rows in one season, for the seasonal profile and the seasonal-naive forecast; 1 for none.
         crop: Rows of a training crop.
         context: Rows at the start of a crop that are read but not scored, while a fresh state settles.
-        batch_size: Crops in a batch.
+        batch_size: Crops in a batch, of all processes together.
         crops: Crops in a training epoch.
         chunk: Rows of the stream in a batch of the test; they are learnt from one by one whatever it is.
         missing: What to do about missing inputs: stop with an error, or carry the last known value forward; before the first
@@ -232,7 +235,7 @@ class OnlineData(TaskData, ABC):
         """Random crops of the warm-up part; none where it is empty."""
         warm_up = self.borders[0]
         crops = _Crops(self, range(0, max(warm_up - self.crop - self.ahead + 1, 0), STRIDE), self.crop)
-        return loader(crops, drawn(len(crops), self.crops, self.batch_size))
+        return loader(crops, drawn(len(crops), self.crops, self.batch_size).shared(*self.share))
 
     def val_dataloader(self) -> DataLoader[StreamBatch] | list[DataLoader[StreamBatch]]:
         """Crops whose scored rows follow each other over the validation part; none where there is nothing to train on."""
@@ -243,7 +246,7 @@ class OnlineData(TaskData, ABC):
         step = min(-(-(self.crop - self.context) // STRIDE) * STRIDE, rows)
         first, length = max(warm_up - self.context, 0) // STRIDE * STRIDE, self.context + step
         starts = range(first, stop - length - self.ahead + 1, -(-step // STRIDE) * STRIDE)
-        return loader(_Crops(self, starts, length), in_order(len(starts), self.batch_size))
+        return loader(_Crops(self, starts, length), in_order(len(starts), self.batch_size).shared(*self.share))
 
     def test_dataloader(self) -> DataLoader[StreamBatch]:
         """All rows in order, in chunks."""

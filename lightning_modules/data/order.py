@@ -10,6 +10,8 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from lightning_modules import ranks
+
 Item = TypeVar("Item")
 _ROUNDS = 6
 
@@ -30,6 +32,15 @@ class EpochOrder(Sampler[Any]):
         self.seed = torch.initial_seed()
         """That of the run: the last that torch was seeded with."""
         self.epoch, self.first = 0, 0
+        self.part: slice | None = None
+
+    def shared(self, rank: int, world: int) -> EpochOrder:
+        """This order, of whose keys, which must be lists, this process takes every `world`-th item from number `rank` on.
+
+        So the batches of all processes together are those of one; the part of a short one may be empty.
+        """
+        self.part = slice(rank, None, world)
+        return self
 
     def set_epoch(self, epoch: int) -> None:
         """The next iteration is of this epoch; the Trainer calls it. A new epoch starts with its first batch."""
@@ -45,7 +56,8 @@ class EpochOrder(Sampler[Any]):
         )
         first, self.first = self.first, 0
         keys = self.keys(generator)
-        yield from map(keys, range(first, self.batches))
+        for key in map(keys, range(first, self.batches)):
+            yield key if self.part is None else key[self.part]
 
 
 def in_order(count: int, batch_size: int) -> EpochOrder:
@@ -113,6 +125,7 @@ def _of_indices(
 
 def loader(dataset: Sequence[Item] | Dataset[Item], order: EpochOrder, num_workers: int = 0) -> DataLoader[Item]:
     """The batches ``dataset[key]`` in this order. It draws nothing from the global generators."""
+    order.seed = ranks.gather(order.seed)[0]  # processes draw apart, but take their shares of one order
     return DataLoader(
         dataset=cast("Dataset[Item]", dataset),
         batch_size=None,

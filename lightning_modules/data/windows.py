@@ -50,7 +50,7 @@ class ForecastingData(TaskData, ABC):
     Args:
         look_back: Rows of the past that a window holds.
         horizon: Rows of the future to forecast.
-        batch_size: Windows in a batch; with `streams`, the number of parallel streams.
+        batch_size: Windows in a batch, of all processes together; with `streams`, the number of parallel streams.
         season: Rows in one season, e.g. 24 for hourly data with a daily rhythm. MASE and the seasonal-naive forecast
             use it.
         split: Training, validation and test part, in time order. Three fractions, three row counts, or two to three
@@ -185,13 +185,13 @@ class ForecastingData(TaskData, ABC):
     def train_dataloader(self) -> DataLoader[WindowBatch]:
         if not self.streams:
             windows = self._windows(self.prepared.split.train)
-            return loader(windows, shuffled(len(windows), self.batch_size), self.num_workers)
-        self._require_one_device("streams")
-        streams = self._training_streams()
+            return loader(windows, shuffled(len(windows), self.batch_size).shared(*self.share), self.num_workers)
+        self.require_streams("batch_size", self.batch_size)
+        streams = self._training_streams().shared(*self.share)
         return loader(streams, one_phase(streams), self.num_workers)
 
     def val_dataloader(self) -> DataLoader[WindowBatch]:
-        return self._evaluation(self.prepared.split.val)
+        return self._evaluation(self.prepared.split.val, self.share)
 
     def test_dataloader(self) -> DataLoader[WindowBatch]:
         return self._evaluation(self.prepared.split.test)
@@ -227,19 +227,14 @@ class ForecastingData(TaskData, ABC):
         shape = (self.look_back, self.horizon, first, last, self.stride)
         return rolling_stream(self.prepared.tables, *shape, _CHUNK, _WARM_UP * self.look_back)
 
-    def _evaluation(self, rows: slice) -> DataLoader[WindowBatch]:
+    def _evaluation(self, rows: slice, share: tuple[int, int] = (0, 1)) -> DataLoader[WindowBatch]:
         if self.rolling:
-            self._require_one_device("rolling")
             return self._stream(self._rolling(rows.start, rows.stop - self.horizon))
         windows = self._windows(rows)
-        return loader(windows, in_order(len(windows), self.batch_size), self.num_workers)
+        return loader(windows, in_order(len(windows), self.batch_size).shared(*share), self.num_workers)
 
     def _stream(self, stream: StreamDataset) -> DataLoader[WindowBatch]:
         return loader(stream, one_by_one(len(stream)), self.num_workers)
-
-    def _require_one_device(self, setting: str) -> None:
-        if self.trainer is not None and self.trainer.world_size > 1:
-            raise ConfigError(f"`{setting}` carries state on one device; set `trainer.devices=1`.", key=setting)
 
     @cached_property
     def mase_scale(self) -> Tensor:

@@ -24,29 +24,50 @@ from dream import DREAMState
 from dream.errors import CheckpointError, ConfigError, StateError
 from dream.files import write_atomic
 from lightning_modules.sealed import read_sealed, write_sealed
-from lightning_modules.stream.records import Layout, layout_of, pack, unpack
+from lightning_modules.stream.records import Key, Layout, Table, layout_of, pack, unpack
 
-Key = str | int
 KIND = {"format": "dream-store", "version": "1"}
 _OWN = re.compile(r"lock|(first|[01]+)\.\d+\.safetensors|\..+\.tmp")
-_RECORD = 200  # bytes that a record takes besides its values: the key, the entry, two objects
 
 
 @dataclass
 class _Shard:
-    """The streams whose keys' hashes end in the same bits."""
+    """The streams whose keys' hashes begin with the same bits."""
 
-    records: dict[Key, tuple[Layout, bytes]] = field(default_factory=dict)
-    size: int = 0
+    tables: dict[Layout, Table] = field(default_factory=dict)
     changed: bool = False
 
-    def put(self, key: Key, layout: Layout, content: bytes) -> None:
-        self.size += len(content) - (len(self.records[key][1]) if key in self.records else -_RECORD)
-        self.records[key] = (layout, content)
+    def __len__(self) -> int:
+        return sum(map(len, self.tables.values()))
+
+    @property
+    def keys(self) -> list[Key]:
+        return [key for table in self.tables.values() for key in table.keys]
+
+    @property
+    def size(self) -> int:
+        """Bytes in memory."""
+        return sum(table.size for table in self.tables.values())
+
+    def layout(self, key: Key) -> Layout | None:
+        """That of a stream; None where it is not known."""
+        return next((layout for layout, table in self.tables.items() if key in table.rows), None)
+
+    def put(self, keys: Sequence[Key], layout: Layout, content: np.ndarray) -> None:
+        """Keep `content` (N, B) of these streams."""
+        for other in [other for other in self.tables if other != layout]:
+            for key in self.tables[other].rows.keys() & set(keys):
+                self.drop(key)
+        self.tables.setdefault(layout, Table([], content[:0])).put(keys, content)
         self.changed = True
 
     def drop(self, key: Key) -> None:
-        self.size -= len(self.records.pop(key)[1]) + _RECORD
+        """Forget a stream; a KeyError where it is not known."""
+        if (layout := self.layout(key)) is None:
+            raise KeyError(key)
+        self.tables[layout].drop(key)
+        if not len(self.tables[layout]):
+            del self.tables[layout]
         self.changed = True
 
 
@@ -151,8 +172,10 @@ class StateStore:
 
     def __getitem__(self, key: Key) -> dict[str, Tensor]:
         """The tensors of a stream; a KeyError where there are none."""
-        layout, content = self._shard(_bits(key)).records[key]
-        return {name: value[0] for name, value in unpack(np.frombuffer(content, np.uint8)[None], layout).items()}
+        shard = self._shard(_bits(key))
+        if (layout := shard.layout(key)) is None:
+            raise KeyError(key)
+        return {name: value[0] for name, value in unpack(shard.tables[layout].of([key]), layout).items()}
 
     def __setitem__(self, key: Key, tensors: Mapping[str, Tensor]) -> None:
         """Keep these tensors of a stream in place of what there was."""
@@ -168,7 +191,7 @@ class StateStore:
         self.held_bytes += shard.size - before
 
     def __contains__(self, key: object) -> bool:
-        return isinstance(key, (str, int)) and key in self._shard(_bits(key)).records
+        return isinstance(key, (str, int)) and self._shard(_bits(key)).layout(key) is not None
 
     def __len__(self) -> int:
         return sum(self.counts.values())
@@ -176,7 +199,7 @@ class StateStore:
     def __iter__(self) -> Iterator[Key]:
         """All keys, shard by shard; none may come or go meanwhile."""
         for bits in list(self.counts):
-            yield from list(self._load(bits).records)
+            yield from self._load(bits).keys
 
     # many streams
 
@@ -194,16 +217,17 @@ class StateStore:
         tensors = dict(state.items())
         layout, content = layout_of(tensors), pack(tensors)
         for bits, places in self._by_shard(keys).items():
-            records = self._load(bits).records
-            for place in places:
-                if (found := records.get(keys[place])) is None:
-                    continue
-                if found[0] != layout:
+            shard = self._load(bits)
+            named = {keys[place]: place for place in places}
+            for found, table in shard.tables.items():
+                known = [key for key in named if key in table.rows]
+                if known and found != layout:
                     raise StateError(
-                        f"`fresh` must make what the streams carry; stream {keys[place]!r} carries {_listed(found[0])} and "
+                        f"`fresh` must make what the streams carry; stream {known[0]!r} carries {_listed(found)} and "
                         f"`fresh` makes {_listed(layout)}. Was the store filled by another layer?"
                     )
-                content[place] = np.frombuffer(found[1], np.uint8)
+                if known:
+                    content[[named[key] for key in known]] = table.of(known)
         return DREAMState(**unpack(content, layout)).to(state.h.device)
 
     def put(self, keys: Sequence[Key], state: DREAMState) -> None:
@@ -222,9 +246,8 @@ class StateStore:
         for bits, places in self._by_shard(keys).items():
             shard = self._load(bits)
             before = shard.size
-            for place in places:
-                shard.put(keys[place], layout, content[place].tobytes())
-            self.counts[bits] = len(shard.records)
+            shard.put([keys[place] for place in places], layout, content[places])
+            self.counts[bits] = len(shard)
             self.held_bytes += shard.size - before
             self._split(bits)
             self._make_room()
@@ -265,17 +288,20 @@ class StateStore:
 
     def _split(self, bits: str) -> None:
         """Part a shard that holds too many keys by the next bit of their hashes, and so on."""
-        if len(self.held[bits].records) <= self.shard_size:
+        if len(self.held[bits]) <= self.shard_size:
             return
         whole = self.held.pop(bits)
         self.held_bytes -= whole.size
         del self.counts[bits]
         self._forget_file(self.files.pop(bits))
         halves = {bits + bit: _Shard(changed=True) for bit in "01"}
-        for key, record in whole.records.items():
-            halves[_bits(key)[: len(bits) + 1]].put(key, *record)
+        for layout, table in whole.tables.items():
+            names = [_bits(key)[: len(bits) + 1] for key in table.keys]
+            for name, half in halves.items():
+                if keys := [key for key, place in zip(table.keys, names, strict=True) if place == name]:
+                    half.tables[layout] = Table(keys, table.of(keys))
         for name, half in halves.items():
-            self.held[name], self.files[name], self.counts[name] = half, None, len(half.records)
+            self.held[name], self.files[name], self.counts[name] = half, None, len(half)
             self.held_bytes += half.size
         for name in halves:
             self._split(name)
@@ -289,27 +315,21 @@ class StateStore:
             prefix = f"{number}."
             part = {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
             part = {field_name: part[field_name] for field_name in json.loads(header["fields"])[number]}
-            layout = layout_of(part)
-            for key, row in zip(keys, pack(part), strict=True):
-                shard.put(key, layout, row.tobytes())
-        shard.changed = False
+            shard.tables[layout_of(part)] = Table(keys, pack(part))
         return shard
 
     def _write(self, bits: str, shard: _Shard) -> None:
         """Write a shard, if it has changed, to a new file; that of the last flush stays until the next."""
         if not shard.changed:
             return
-        groups: dict[Layout, list[Key]] = {}
-        for key, (layout, _) in shard.records.items():
-            groups.setdefault(layout, []).append(key)
         tensors: dict[str, Tensor] = {}
-        for number, (layout, keys) in enumerate(groups.items()):
-            rows = np.stack([np.frombuffer(shard.records[key][1], np.uint8) for key in keys])
-            tensors |= {f"{number}.{name}": value for name, value in unpack(rows, layout).items()}
+        for number, (layout, table) in enumerate(shard.tables.items()):
+            values = unpack(table.content[: len(table)], layout)
+            tensors |= {f"{number}.{name}": value for name, value in values.items()}
         self.written += 1
         name = f"{bits or 'first'}.{self.written}.safetensors"
-        names = [[part.name for part in layout] for layout in groups]
-        header = KIND | {"keys": json.dumps(list(groups.values())), "fields": json.dumps(names)}
+        names = [[part.name for part in layout] for layout in shard.tables]
+        header = KIND | {"keys": json.dumps([table.keys for table in shard.tables.values()]), "fields": json.dumps(names)}
         write_sealed(self.folder / name, header, tensors)
         self._forget_file(self.files[bits])
         self.files[bits], shard.changed = name, False
@@ -358,7 +378,7 @@ def _bits(key: Key) -> str:
     """The bits of a hash of `key` that is the same everywhere and always; a text and a number never share a key."""
     if isinstance(key, bool) or not isinstance(key, (str, int)):
         raise StateError(f"`key` must be a text or a whole number; got {key!r}.")
-    digest = hashlib.blake2b(json.dumps(key).encode(), digest_size=8).digest()
+    digest = hashlib.blake2b((f"s{key}" if isinstance(key, str) else f"i{key}").encode(), digest_size=8).digest()
     return f"{int.from_bytes(digest, 'big'):064b}"
 
 

@@ -151,8 +151,8 @@ COMMAND_LINES = [
     (["fit", "-c"], "-c must be followed by a YAML file or a shipped name"),
     (["fit", "-c", "forcasting"], "-c must be a YAML file or a shipped name; got 'forcasting'. Did you mean `forecasting`?"),
     (["test", "-c", "forecasting"], "`--ckpt_path` must name a run's folder or a checkpoint file; got none."),
-    (["predict", "--ckpt_path", "none"], "`--ckpt_path` must be a run's folder or a checkpoint file; none does not exist."),
-    (["test", "--ckpt_path", "http://127.0.0.1/a.ckpt"], "`--ckpt_path` must be a run's folder or a checkpoint file;"),
+    (["predict", "--ckpt_path", "none"], "`ckpt_path` must be a run's folder or a checkpoint file; none does not exist."),
+    (["test", "--ckpt_path", "http://127.0.0.1/a.ckpt"], "`ckpt_path` must be a local file; got http://127.0.0.1/a.ckpt."),
     (["config", "show", "forcasting"], "nothing is called 'forcasting'. Did you mean `forecasting`?"),
     (["data", "get", "et"], "Did you mean `ett`?"),
 ]
@@ -168,10 +168,10 @@ def test_a_wrong_command_is_told_the_right_one(
 def test_a_checkpoint_that_is_none_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
     Path("a.ckpt").write_bytes(b"not a checkpoint")
     message = refused("test", "-c", "forecasting", "--ckpt_path", "a.ckpt", capsys=capsys)
-    assert "`--ckpt_path` must be a checkpoint that `dream fit` wrote;" in message
+    assert "`ckpt_path` must be a checkpoint that `dream fit` wrote;" in message
     torch.save({"weights": 1}, "a.ckpt")
     message = refused("test", "-c", "forecasting", "--ckpt_path", "a.ckpt", capsys=capsys)
-    assert "hyper_parameters" in message
+    assert "a.ckpt: 'dream'" in message
 
 
 def test_a_name_that_is_taken_is_refused(capsys: pytest.CaptureFixture[str]) -> None:

@@ -9,28 +9,14 @@ from typing import Any
 
 import pytest
 
-from tests.experiments import kills
-
-SMALL = [
-    "--model.config.hidden_dim=8",
-    "--model.config.rank=2",
-    "--trainer.accelerator=cpu",
-    "--trainer.log_every_n_steps=1",
-]
-STREAMS = [
-    *("fit", "-c", "forecasting", *SMALL, "--data.rows=600", "--data.feeders=2", "--data.look_back=24", "--data.horizon=8"),
-    *("--data.batch_size=4", "--data.streams=true", "--data.stride=4", "--model.patch=4", "--model.dropout=0.2"),
-    *("--trainer.max_epochs=3", "--save.every_n_steps=2"),
-]
-"""Training on streams with dropout: carried states and random numbers in every step."""
-ONLINE = ["fit", "-c", "online", *SMALL, "--trainer.max_epochs=2", "--data.crops=128", "--save.every_minutes=0.0001"]
-"""Random crops, then a test that learns for many batches."""
+from experiments.soak import processes
+from experiments.soak.kills import ONLINE, STREAMS
 
 
 def whole(command: list[str], folder: Path) -> dict[str, Any]:
     """What the command comes to if nobody disturbs it."""
-    assert kills.run(folder, [*command, "--run.name=whole"]) == 0, (folder / "said.txt").read_text()
-    return kills.left(folder / "runs" / "whole")
+    assert processes.run(folder, [*command, "--run.name=whole"]) == 0, (folder / "said.txt").read_text()
+    return processes.left(folder / "runs" / "whole")
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +32,7 @@ def online(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, An
 
 
 def go_on(folder: Path, command: list[str], name: str, place: str = "", at: float = 0, sent: int = signal.SIGKILL) -> int:
-    return kills.run(folder, [*command, f"--run.name={name}", "--resume"], place, at, sent)
+    return processes.run(folder, [*command, f"--run.name={name}", "--resume"], place, at, sent)
 
 
 def said(folder: Path) -> str:
@@ -58,7 +44,7 @@ def test_killed_in_a_step_a_save_a_validation(streams: tuple[Path, dict[str, Any
     for place, at in (("step", 3), ("save", 7), ("validation", 1), ("save", 12), ("step", 2), ("save", 4)):
         assert go_on(folder, STREAMS, "killed", place, at) == -signal.SIGKILL, (place, said(folder))
     assert go_on(folder, STREAMS, "killed") == 0, said(folder)
-    assert kills.differences(expected, kills.left(folder / "runs" / "killed")) == []
+    assert processes.differences(expected, processes.left(folder / "runs" / "killed")) == []
 
 
 def test_killed_in_the_online_stream(online: tuple[Path, dict[str, Any]]) -> None:
@@ -66,7 +52,7 @@ def test_killed_in_the_online_stream(online: tuple[Path, dict[str, Any]]) -> Non
     for place, at in (("step", 3), ("validation", 1), ("stream", 2), ("stream", 3), ("save", 3)):
         assert go_on(folder, ONLINE, "killed", place, at) == -signal.SIGKILL, (place, said(folder))
     assert go_on(folder, ONLINE, "killed") == 0, said(folder)
-    assert kills.differences(expected, kills.left(folder / "runs" / "killed")) == []
+    assert processes.differences(expected, processes.left(folder / "runs" / "killed")) == []
 
 
 def test_a_signal_saves_within_a_step(online: tuple[Path, dict[str, Any]]) -> None:
@@ -86,7 +72,7 @@ def test_a_signal_saves_within_a_step(online: tuple[Path, dict[str, Any]]) -> No
             said(folder).splitlines()[-1] == "dream: interrupted; what is done is in runs/stopped; --resume goes on with it."
         )
     assert go_on(folder, command, "stopped") == 0, said(folder)
-    assert kills.differences(expected, kills.left(folder / "runs" / "stopped")) == []
+    assert processes.differences(expected, processes.left(folder / "runs" / "stopped")) == []
     assert not (saves / "test.ckpt").exists()
 
 
@@ -101,7 +87,7 @@ def test_a_torn_save_is_named_and_the_one_before_serves(streams: tuple[Path, dic
     assert go_on(folder, STREAMS, "torn") == 0, said(folder)
     assert f"{newest.relative_to(folder)} is damaged" in said(folder)
     assert f"going on from {older.relative_to(folder)}" in said(folder)
-    assert kills.differences(expected, kills.left(folder / "runs" / "torn")) == []
+    assert processes.differences(expected, processes.left(folder / "runs" / "torn")) == []
 
 
 def test_nothing_intact_is_an_error_and_nothing_is_lost(streams: tuple[Path, dict[str, Any]]) -> None:
@@ -121,23 +107,23 @@ def test_a_full_disk_stops_the_run_and_leaves_the_save_before(streams: tuple[Pat
     saves = folder / "runs" / "full" / "checkpoints"
     before = {path.name: path.read_bytes() for path in saves.iterdir() if path.name.startswith("step")}
     command = [*STREAMS, "--run.name=full", "--resume"]
-    assert kills.run(folder, command, largest_file=10_000) == 2
+    assert processes.run(folder, command, largest_file=10_000) == 2
     assert "could not be written: File too large. Free or change the disk" in said(folder).splitlines()[-1]
     assert {path.name: path.read_bytes() for path in saves.iterdir() if path.name.startswith("step")} == before
     assert not [path.name for path in saves.iterdir() if path.name.endswith(".tmp")]
     assert go_on(folder, STREAMS, "full") == 0
-    assert kills.differences(expected, kills.left(folder / "runs" / "full")) == []
+    assert processes.differences(expected, processes.left(folder / "runs" / "full")) == []
 
 
 def test_resume_without_a_name_finds_the_run_of_the_same_command(streams: tuple[Path, dict[str, Any]]) -> None:
     folder, expected = streams
     command = [*STREAMS, "--run.folder=unnamed"]
-    assert kills.run(folder, [*command, "--resume"], "step", 5) == -signal.SIGKILL  # there is none yet: it starts
-    assert kills.run(folder, [*command, "--seed=1"], "step", 3) == -signal.SIGKILL  # newer, but another command
-    assert kills.run(folder, [*command, "--resume"]) == 0, said(folder)
+    assert processes.run(folder, [*command, "--resume"], "step", 5) == -signal.SIGKILL  # there is none yet: it starts
+    assert processes.run(folder, [*command, "--seed=1"], "step", 3) == -signal.SIGKILL  # newer, but another command
+    assert processes.run(folder, [*command, "--resume"]) == 0, said(folder)
     ended = [path.parent for path in (folder / "unnamed").glob("*/results.json")]
     assert len(list((folder / "unnamed").iterdir())) == 2
-    assert kills.differences(expected, kills.left(ended[0])) == []
+    assert processes.differences(expected, processes.left(ended[0])) == []
 
 
 def test_other_settings_are_refused_and_named(streams: tuple[Path, dict[str, Any]]) -> None:
@@ -161,5 +147,5 @@ def test_a_run_that_has_ended_shows_what_came_out(streams: tuple[Path, dict[str,
 def test_one_seed_three_runs_one_result(streams: tuple[Path, dict[str, Any]]) -> None:
     folder, expected = streams
     for name in ("second", "third"):
-        assert kills.run(folder, [*STREAMS, f"--run.name={name}"]) == 0
-        assert kills.differences(expected, kills.left(folder / "runs" / name)) == []
+        assert processes.run(folder, [*STREAMS, f"--run.name={name}"]) == 0
+        assert processes.differences(expected, processes.left(folder / "runs" / name)) == []

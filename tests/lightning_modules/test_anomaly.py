@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
+from lightning.pytorch.trainer.states import TrainerFn
 
 from dream import DREAMConfig
 from dream.errors import ConfigError
@@ -204,3 +207,17 @@ def test_settings_that_are_refused(options: dict[str, Any], message: str) -> Non
 def test_other_data_are_refused() -> None:
     with pytest.raises(ConfigError, match=r"`data` must be an AnomalyData; got DriftingLoad\. Try AnomalyTable"):
         module().prepare(small_data())
+
+
+def test_training_goes_on_in_the_middle_of_the_streams() -> None:
+    batches = list(Streams(train_chunk=40).train_dataloader())
+    first = module().train()
+    for batch in batches[:2]:
+        first.losses(batch)
+    checkpoint = {"state_dict": copy.deepcopy(first.state_dict())}
+    first.on_save_checkpoint(checkpoint)
+    second = module().train()
+    second.load_state_dict(checkpoint["state_dict"])
+    second._trainer = SimpleNamespace(state=SimpleNamespace(fn=TrainerFn.FITTING))  # type: ignore[assignment]
+    second.on_load_checkpoint(checkpoint)
+    assert second.losses(batches[2])["loss"] == first.losses(batches[2])["loss"]

@@ -358,3 +358,16 @@ def test_the_learning_rate_rises_and_falls(tmp_path: Path) -> None:
 def test_settings_that_make_no_sense_are_refused(setting: dict[str, object], rule: str) -> None:
     with pytest.raises(ConfigError, match=rule):
         small_module(**setting)
+
+
+def test_of_a_long_test_part_some_origins_are_drawn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("lightning_modules.backtest.DRAWN", 20)
+    data = small_data()
+    module = small_module(data)
+    small_trainer(tmp_path).test(module, datamodule=data, verbose=False)
+    assert module._backtest is not None
+    test = data.prepared.split.test
+    every = (test.stop - test.start) // 20
+    expected = [row for row in range(test.start, test.stop - 8 + 1) if row % every == 0]
+    assert module._backtest.origins()["row"].tolist() == expected
+    assert max(len(line.get_ydata()) for line in module.figures()["adaptation"].axes[0].lines) == len(expected)

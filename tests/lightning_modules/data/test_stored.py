@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import errno
 import gzip
+import os
+import tracemalloc
 from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyarrow
 import pytest
 import torch
 
@@ -25,6 +28,7 @@ ROWS, AHEAD = 90, 6
 @pytest.fixture(autouse=True)
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("DREAM_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(os, "fsync", lambda _: None)  # thousands of small files need not outlive a power failure
     return tmp_path / "cache"
 
 
@@ -58,8 +62,9 @@ ROLES = {"targets": ["load", "heat"], "covariates": ["wind"], "known_covariates"
 
 
 class TestSameTables:
-    @pytest.mark.parametrize("size", [7, 900, 1 << 20])
-    @pytest.mark.parametrize("missing", ["error", "ffill", "mask"])
+    @pytest.mark.parametrize(
+        ("size", "missing"), [(7, "mask"), (900, "error"), (900, "ffill"), (900, "mask"), (1 << 20, "ffill")]
+    )
     @pytest.mark.parametrize(
         "options",
         [{"calendar": ["hour", "weekday"], "timespans": True}, ROLES, {**ROLES, "calendar": ["month"], "streams": True}],
@@ -120,6 +125,33 @@ class TestSameTables:
         assert isinstance(TableData(str(path)).read(), type(read_table(path)))
         monkeypatch.setattr("lightning_modules.data.table.LARGE", path.stat().st_size - 1)
         assert isinstance(TableData(str(path)).read(), stored.StoredSeries)
+
+
+def test_memory_does_not_grow_with_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    set_block(monkeypatch, 1 << 14)
+    monkeypatch.setattr("lightning_modules.data.windows._ROWS", 1 << 9)
+    monkeypatch.setattr("lightning_modules.data.columns._STEPS", 1 << 9)
+    path = tmp_path / "table.csv"
+
+    def peak(rows: int, mapped: bool) -> int:
+        values = pd.DataFrame(np.random.default_rng(0).normal(size=(rows, 8)).round(4), columns=list("abcdefgh"))
+        values.insert(0, "date", pd.date_range("2000-01-01", periods=rows, freq="h"))
+        values.to_csv(path, index=False)
+        tracemalloc.start()
+        try:
+            made = data(path, mapped, calendar=["hour"], timespans=True)
+            _, _ = made.mase_scale, made.describe()
+            for loader in (made.train_dataloader(), made.test_dataloader()):
+                for _, _ in zip(loader, range(20), strict=False):
+                    pass
+            return tracemalloc.get_traced_memory()[1] + pyarrow.default_memory_pool().max_memory()
+        finally:
+            tracemalloc.stop()
+
+    peak(500, True)  # what is loaded on first use
+    small, large = peak(2000, True), peak(8000, True)
+    assert large < 1.15 * small
+    assert peak(8000, False) > 2 * large
 
 
 class TestBlocks:

@@ -1,0 +1,159 @@
+"""Runs of several processes: how they split, what they agree on before they can talk, and how one lost ends them all."""
+
+from __future__ import annotations
+
+import inspect
+import logging
+import os
+import re
+import sys
+import threading
+import warnings
+from collections.abc import Callable
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import torch.distributed as dist
+from jsonargparse import Namespace
+from lightning.pytorch.strategies import DDPStrategy
+from torch.nn.parallel import DistributedDataParallel
+
+from dream.errors import ConfigError
+from lightning_modules import ranks
+
+DECIDED = "DREAM_DECIDED"  # tells the processes that the Trainer starts what the first one has decided
+PLACE = (DECIDED, "LOCAL_RANK", "NODE_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")  # what the Trainer sets
+_parted = threading.Event()
+LAUNCHER = "lightning.fabric.strategies.launchers.subprocess_script"
+TIMEOUT = timedelta(minutes=10)  # how long a process may be silent: it may read data, or write them down, meanwhile
+LOST = re.compile(r"gloo|nccl|connection (closed|reset)|broken pipe|socket|timed out|store->get|heartbeat", re.IGNORECASE)
+
+
+def started_by_torchrun() -> bool:
+    """Whether torchrun started this process."""
+    return dist.is_available() and dist.is_torchelastic_launched()
+
+
+def started_by_trainer() -> bool:
+    """Whether the first process of this run started this one."""
+    return DECIDED in os.environ and os.environ.get("LOCAL_RANK", "0") != "0" and not started_by_torchrun()
+
+
+def is_first() -> bool:
+    """Whether this is the process that writes: the only one, or rank 0."""
+    return os.environ["RANK"] == "0" if started_by_torchrun() else not started_by_trainer()
+
+
+def set_up_words() -> None:
+    """Warnings are the first process's to say; that one is lost is said in our words."""
+    logging.getLogger(LAUNCHER).setLevel(logging.INFO)
+    logging.getLogger(LAUNCHER).addFilter(_say_lost)
+    warnings.filterwarnings("ignore", ".*sync_dist=True.*")  # what the tasks log is the mean over processes already
+    if not is_first():
+        warnings.filterwarnings("ignore")
+        logging.disable(logging.WARNING)
+
+
+def _say_lost(record: logging.LogRecord) -> bool:
+    if found := re.search(r"PID (\d+) terminated with code (-?\d+)", record.getMessage()):
+        record.msg = f"dream: a process of this run, {found[1]}, ended with code {found[2]}; all others are ended."
+    return True
+
+
+def spread(trainer: Namespace, unreached: bool) -> None:
+    """Settle devices, nodes and strategy of the Trainer's settings where they are left open.
+
+    One device, unless torchrun started the processes: then those. Several of them train by DDP, without a broadcast of
+    buffers: what the layers measure is averaged by the tasks (`lightning_modules.ranks`).
+
+    Args:
+        trainer: What is settled, in place.
+        unreached: `TaskModule.unreached` of what is trained.
+
+    Raises:
+        ConfigError: several nodes without torchrun, whose processes could not agree on a folder.
+    """
+    if started_by_torchrun():
+        local, world = int(os.environ["LOCAL_WORLD_SIZE"]), int(os.environ["WORLD_SIZE"])
+        if trainer.devices == "auto":
+            trainer.devices = local
+        if trainer.num_nodes == 1:
+            trainer.num_nodes = world // local
+    elif trainer.devices == "auto":
+        trainer.devices = 1
+    if trainer.num_nodes > 1 and not started_by_torchrun():
+        raise ConfigError(
+            f"`trainer.num_nodes` of {trainer.num_nodes} needs processes that torchrun starts on every node; this one was "
+            "not. See docs/scale.md.",
+            key="trainer.num_nodes",
+        )
+    if trainer.strategy == "auto" and (trainer.num_nodes > 1 or trainer.devices not in (1, "1")):
+        known = inspect.signature(DistributedDataParallel).parameters
+        keep_buffers: dict[str, Any] = {
+            "forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers": False
+        }
+        trainer.strategy = DDPStrategy(find_unused_parameters=unreached, timeout=TIMEOUT, **keep_buffers)
+
+
+def decided_by_first(decide: Callable[[], str]) -> str:
+    """What `decide` says in the first process of a run, in every one of them; before they are joined to a group.
+
+    Processes that the Trainer starts are told by their environment, those of torchrun by its store.
+    """
+    if started_by_torchrun():
+        address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+        store = dist.TCPStore(address, port, is_master=False, timeout=TIMEOUT)
+        key = f"dream/decided/{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}"
+        if os.environ["RANK"] == "0":
+            store.set(key, decide())
+        return str(store.get(key).decode())
+    if not started_by_trainer():
+        os.environ[DECIDED] = decide()
+    return os.environ[DECIDED]
+
+
+def leaving() -> Callable[[], None]:
+    """How to part from the other processes, all at once, when a run has ended well; another may follow in this one."""
+    before = {name: os.environ.get(name) for name in PLACE}
+
+    def leave() -> None:
+        if ranks.world_size() > 1:
+            dist.barrier()
+            dist.destroy_process_group()
+        _parted.set()
+        for name, text in before.items():
+            if text is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = text
+
+    return leave
+
+
+def end_with_parent() -> None:
+    """End this process within two seconds of the one that started it, however that ended, unless it has parted from it."""
+    parent = os.getppid()
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            if _parted.wait(1):
+                return
+        print("dream: the first process of this run is gone, so this one ends, too.", file=sys.stderr, flush=True)  # noqa: T201
+        os._exit(1)
+
+    threading.Thread(target=watch, name="end-with-parent", daemon=True).start()
+
+
+def lost(error: BaseException) -> bool:
+    """Whether `error` says that another process of the run is gone."""
+    return ranks.world_size() > 1 and isinstance(error, RuntimeError) and LOST.search(str(error)) is not None
+
+
+def farewell(error: BaseException, folder: Path | None) -> str:
+    """What to say then."""
+    what = re.sub(r"^\[.*?\] ?", "", str(error).strip()).splitlines()[0].split(". ")[0]
+    return (
+        f"dream: a process of this run is gone, so rank {ranks.rank()} of {ranks.world_size()} ends, too: {what[:120]}.\n"
+        f"What is done is in {folder}; the same command with --resume goes on from there."
+    )

@@ -1,0 +1,103 @@
+"""Several processes train what one does: whose rows are whose, and the gradients of every step."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from dream import DREAMConfig, DREAMState
+from dream.errors import ConfigError
+from experiments.soak import ranks as soak
+from lightning_modules import ranks
+from lightning_modules.data import TaskData
+from lightning_modules.data.order import in_order, shuffled
+from tests.lightning_modules.support import small_data
+
+
+def among(data: TaskData, rank: int, world: int) -> Any:
+    """`data` as a process of several sees it."""
+    data.trainer = SimpleNamespace(global_rank=rank, world_size=world)  # type: ignore[assignment]
+    return data
+
+
+@pytest.mark.parametrize(("rows", "group"), [(7, 1), (12, 2), (9, 3)])
+def test_rows_are_dealt_out_and_put_together_again(rows: int, group: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = DREAMConfig(input_dim=3, hidden_dim=64, rank=4)
+    state = DREAMState.fresh(config, rows, torch.ones(3)).map(torch.rand_like)
+    values = torch.arange(rows * 2.0).view(rows, 2)
+    monkeypatch.setattr(ranks, "world_size", lambda: 3)
+    hands: list[tuple[Tensor, DREAMState]] = []
+    for rank in range(3):
+        monkeypatch.setattr(ranks, "rank", lambda rank=rank: rank)
+        hands.append((ranks.mine(values, group), ranks.mine(state, group)))
+    assert hands[1][0].tolist() == values[[k for k in range(rows) if k // group % 3 == 1]].tolist()
+    monkeypatch.setattr(ranks, "gather", lambda own: [hand[isinstance(own, DREAMState)] for hand in hands])
+    assert torch.equal(ranks.whole(hands[0][0], group), values)
+    assert all(torch.equal(a, b) for a, b in zip(ranks.whole(hands[2][1], group), state, strict=True))
+
+
+def test_alone_nothing_changes() -> None:
+    counts, prior = torch.tensor([3, 4]), torch.rand(5)
+    before = prior.clone()
+    ranks.mean_over_ranks_([prior], weight=0)
+    assert torch.equal(prior, before)
+    assert ranks.mean(counts).tolist() == [3, 4]
+    assert ranks.gather("a") == ["a"]
+    assert not ranks.anywhere(False)
+    assert torch.equal(ranks.whole(prior), prior)
+
+
+@pytest.mark.parametrize("order", [in_order, shuffled])
+def test_the_parts_of_a_batch_are_the_batch(order: Any) -> None:
+    whole = list(order(10, 4))
+    parts = [list(order(10, 4).shared(rank, 3)) for rank in range(3)]
+    together = [sorted(item for part in batch for item in part) for batch in zip(*parts, strict=True)]
+    assert together == [sorted(batch) for batch in whole]
+    assert parts[2][-1] == []  # the last batch has two items
+
+
+def test_a_process_without_rows_gets_one_that_does_not_count() -> None:
+    batches = [list(among(soak.forecasting()[1], rank, 2).train_dataloader()) for rank in (0, 1)]
+    assert [len(batch.past) for batch in batches[0]] == [7, 7, 7, 7, 1]
+    assert [len(batch.past) for batch in batches[1]] == [6, 6, 6, 6, 1]
+    assert [batch.spare for batch in batches[1]] == [False] * 4 + [True]
+    assert batches[1][-1].future.isnan().all()
+    crops = list(among(soak.online()[1], 1, 2).train_dataloader())
+    assert [batch.spare for batch in crops] == [False, False, True]
+
+
+def test_streams_are_dealt_out_and_all_processes_take_as_many_steps() -> None:
+    whole = list(soak.anomaly()[1].train_dataloader())
+    parts = [list(among(soak.anomaly()[1], rank, 2).train_dataloader()) for rank in (0, 1)]
+    assert len(parts[0]) == len(parts[1]) == len(whole)
+    for one, first, second in zip(whole, *parts, strict=True):
+        assert torch.equal(one.values[[0, 2, 1]], torch.cat([first.values, second.values]))
+        assert torch.equal(one.counted[[0, 2, 1]], torch.cat([first.counted, second.counted]))
+    lanes = soak.CASES["forecasting, streams"]
+    streams = [list(data.train_dataloader()) for data in (lanes()[1], among(lanes()[1], 0, 2), among(lanes()[1], 1, 2))]
+    for one, first, second in zip(*streams, strict=True):
+        assert torch.equal(one.origin[[0, 2, 1]], torch.cat([first.origin, second.origin]))
+
+
+@pytest.mark.parametrize(
+    ("data", "name"), [(soak.anomaly()[1], "streams"), (small_data(streams=True, batch_size=3), "batch_size")]
+)
+def test_more_processes_than_streams_are_refused(data: TaskData, name: str) -> None:
+    with pytest.raises(ConfigError, match=rf"`{name}` must give each of the 4 processes a stream; there are 3"):
+        among(data, 3, 4).train_dataloader()
+
+
+def test_two_processes_take_the_steps_of_one() -> None:
+    one, two = soak.train_all(double=True), soak.in_processes(2, double=True)
+    for name, alone in one.items():
+        assert len(alone.gradients) > 2
+        assert soak.difference(alone, two[name]) < 1e-9, name
+        assert torch.allclose(alone.weights, two[name].weights, rtol=0, atol=1e-6), name
+        assert alone.metrics.keys() == two[name].metrics.keys()
+        ours, theirs = (np.array(list(trace.metrics.values())) for trace in (two[name], alone))
+        np.testing.assert_allclose(ours, theirs, rtol=1e-6, err_msg=name)
