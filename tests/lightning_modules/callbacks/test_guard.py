@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from torch import Tensor
 
 from dream import ConfigError, DREAMConfig, DREAMError
 from dream.cell import DREAMCell
+from experiments.soak.ranks import TORCHRUN
 from lightning_modules import AnomalyModule, OnlineModule
 from lightning_modules.base import TaskModule
 from lightning_modules.callbacks import BestCheckpoint, NaNGuard
@@ -331,3 +333,16 @@ def test_an_optimiser_that_cannot_rest_is_refused(tmp_path: Path) -> None:
     module.configure_optimizers = lambda: torch.optim.AdamW(module.parameters())  # type: ignore[method-assign]
     with pytest.raises(ConfigError, match=r"the optimiser must be able to rest .*got AdamW without `fused`"):
         fit(tmp_path, NaNGuard(), module=module)
+
+
+def test_a_batch_that_is_bad_in_one_process_is_skipped_by_all(tmp_path: Path) -> None:
+    command = [*TORCHRUN, "--nproc-per-node=2", "-m", "tests.lightning_modules.callbacks.two_guards", str(tmp_path / "out")]
+    done = subprocess.run(command, check=True, capture_output=True, text=True, timeout=120)
+    one, two = (torch.load(tmp_path / f"out.{rank}", weights_only=True) for rank in (0, 1))
+    assert torch.equal(one["weights"], two["weights"])
+    assert one["skipped"] == two["skipped"] == 1
+    steps = one["weights"]
+    assert torch.equal(steps[0], steps[1])
+    assert not torch.equal(steps[1], steps[2])
+    assert "step 2: not finite: surprise and norm of U of layer 0. In the batch: drifting load" in done.stderr
+    assert "step 2: something on another process is not finite" in done.stderr
