@@ -5,7 +5,6 @@ Shapes: N rows of the batch, T steps, I `input_dim`.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
 import torch
@@ -13,6 +12,7 @@ from torch import Tensor
 
 from dream.config import DREAMConfig
 from dream.errors import DataError, ShapeError, StateError
+from dream.numerics import largest
 from dream.state import DREAMState
 from dream.types import DREAMParams
 
@@ -156,30 +156,37 @@ def _lengths(lengths: Tensor | None, x: Tensor) -> Tensor | None:
 
 
 def finite_values(x: Tensor, timespans: Tensor | None, lengths: Tensor | None) -> None:
-    """Refuse NaN and inf in the valid part of `x` (N, T, I) or (N, I), and timespans that are not positive.
+    """Refuse, in the valid part of `x` (N, T, I) or (N, I), what is not a number or so large that its square is not
+    finite; and timespans that are not positive, or as large.
 
-    One pass and one synchronisation with the device where all is well.
+    One pass where all is well.
 
     Raises:
         DataError: naming the first bad place.
     """
-    # a sum is finite only where every term is
-    if math.isfinite(x.sum().item()) and (
-        timespans is None or (math.isfinite(timespans.sum().item()) and timespans.amin() > 0)
-    ):
-        return
-    bad = ~x.isfinite().all(-1)
-    bad_span = torch.zeros_like(bad) if timespans is None else ~(timespans.isfinite() & (timespans > 0))
+    most = largest(x.dtype)
+    low, high = (bound.item() for bound in torch.aminmax(x.detach()))
+    if -most <= low and high <= most:  # neither holds for NaN
+        if timespans is None:
+            return
+        low, high = (bound.item() for bound in torch.aminmax(timespans.detach()))
+        if low > 0 and high <= most:
+            return
+    bad = ~(x.abs() <= most).all(-1)
+    bad_span = torch.zeros_like(bad) if timespans is None else ~((timespans > 0) & (timespans <= most))
     if lengths is not None:
         valid = torch.arange(x.shape[1], device=x.device) < lengths.to(x.device).unsqueeze(1)
         bad, bad_span = bad & valid, bad_span & valid
     if not bool((bad | bad_span).any()):
         return
-    name, where = ("x", bad) if bool(bad.any()) else ("timespans", bad_span)
+    name, value, where = ("x", x, bad) if bool(bad.any()) else ("timespans", timespans, bad_span)
+    assert value is not None
     place = where.nonzero()[0].tolist()
     at = f"row {place[0]}" + (f", step {place[1]}" if len(place) > 1 else "")
-    rule = "finite" if name == "x" else "finite and positive"
+    if bool((value[tuple(place)].abs() > most).any()) and bool(value[tuple(place)].isfinite().all()):
+        rule, remedy = f"at most {most:.1e} in size, so that its square is finite in {x.dtype}", "Scale them first."
+    else:
+        rule, remedy = "finite" if name == "x" else "finite and positive", "Fill or drop them first."
     raise DataError(
-        f"`{name}` must be {rule}; {int(where.sum())} of {where.numel()} steps are not, the first at {at}. "
-        "Fill or drop them first."
+        f"`{name}` must be {rule}; {int(where.sum())} of {where.numel()} steps are not, the first at {at}. {remedy}"
     )

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from dream import checks
 from dream.config import DREAMConfig
-from dream.numerics import root, shrinkage
+from dream.numerics import largest, norm, root, shrinkage
 from dream.ops import registry
 from dream.state import DREAMState
 from dream.types import DREAMParams, DREAMTrace
@@ -22,6 +22,7 @@ EPS = 1e-6
 HALF_PLASTICITY = 0.1  # the plasticity at which one step corrects half of a fully surprising error
 OUTLIER = 5.0  # usual deviations beyond which an error counts as this much
 MAX_ENTROPY = 2.0  # nats
+FARTHEST = 1e15  # usual deviations beyond which line 3 doesn't look, so that their squares stay finite
 
 
 class StepInput(NamedTuple):
@@ -50,8 +51,8 @@ def read_input(x: Tensor, params: DREAMParams, config: DREAMConfig, timespans: T
     drive = (x @ params.B).to(x.dtype) + params.b
     gate = drive  # unused without liquid time
     if config.ltc_enabled:
-        dt = config.time_step * span
-        gate = (x @ params.G_x).to(x.dtype) + (dt.log().unsqueeze(-1) - params.tau.log())
+        log_dt = math.log(config.time_step) + span.log()  # of a product that may underflow
+        gate = (x @ params.G_x).to(x.dtype) + (log_dt.unsqueeze(-1) - params.tau.log())
     rate = config.forgetting_rate * span
     prior = prior_entropy(params.error_var_prior)
     return StepInput(x, drive, gate, (rate / (1.0 + rate))[..., None, None], prior.expand(span.shape))
@@ -75,7 +76,7 @@ def gauge(
 ) -> tuple[Tensor, Tensor]:
     """Lines 3 to 5: deviation and surprise (N,) of an error `e` (N, I), given the row's statistics and `prior_entropy`."""
     usual_var = var + EPS
-    r = root(((e - mean).square() / usual_var).mean(-1))
+    r = root(((e - mean) / usual_var.sqrt()).clamp(-FARTHEST, FARTHEST).square().mean(-1))
     entropy = (prior + 0.5 * usual_var.log().mean(-1)).clamp(0.0, MAX_ENTROPY)
     return r, torch.sigmoid((r - threshold * (1.0 + config.entropy_influence * entropy)) / config.surprise_temperature)
 
@@ -92,7 +93,7 @@ def habituate(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Line 10: the new error mean and variance, threshold and average surprise."""
     beta, beta_s, tau_0 = config.error_smoothing, config.surprise_smoothing, config.base_threshold
-    limit = OUTLIER * (var + EPS).sqrt()
+    limit = (OUTLIER * (var + EPS).sqrt()).clamp_max(largest(var.dtype) / 2)  # keeps var finite, whatever comes
     d = torch.clamp(e - mean, -limit, limit)
     habituated = threshold + beta_s * ((1.0 + tau_0) * r.clamp_max(2.0) - threshold)
     return (
@@ -106,9 +107,8 @@ def habituate(
 def moved_prior(prior: Tensor, moves: Tensor, mean_square: Tensor, config: DREAMConfig) -> Tensor:
     """var_0 (I,) after a batch in training: ``var_0 + max(beta, 1 / (k + 1)) (mean of e^2 - var_0)``, k the moves so far."""
     weight = (moves + 1).to(mean_square.dtype).reciprocal().clamp_min(config.error_smoothing)
-    moved = torch.lerp(prior, mean_square, weight)
-    # an error whose square overflows must not stay for ever
-    return torch.where(moved.isfinite(), moved, prior)
+    # an error whose square overflows must not stay for ever; nor one that leaves `habituate` no room
+    return torch.where(mean_square <= (largest(prior.dtype) / 2) ** 2, torch.lerp(prior, mean_square, weight), prior)
 
 
 def advance(
@@ -129,11 +129,11 @@ def advance(
         p = m / (m + HALF_PLASTICITY)
         key = p * h / (1.0 + h.square().sum(-1, keepdim=True))
         U = U - seen.forget * (U - U_target) + key.unsqueeze(-1) * (e @ params.V).unsqueeze(1)
-        norm = torch.linalg.vector_norm(U, dim=(-2, -1))
-        shrink = shrinkage(norm, config.target_norm, config.kappa)  # 7
-        U, u_norm = U * shrink[:, None, None], (norm * shrink).detach()
+        grown = norm(U)
+        shrink = shrinkage(grown, config.target_norm, config.kappa)  # 7
+        U, u_norm = U * shrink[:, None, None], (grown * shrink).detach()
     else:
-        u_norm = torch.linalg.vector_norm(U.detach(), dim=(-2, -1))
+        u_norm = norm(U.detach())
 
     u = torch.tanh(seen.drive + h @ params.A + e @ params.W)  # 8
     if config.ltc_enabled:  # 9
@@ -176,6 +176,9 @@ def dream_step(
                         avg_surprise' = avg_surprise + beta_s (S - avg_surprise)
                         adaptive_tau' = max( tau_0, adaptive_tau + beta_s ((1 + tau_0) min(r, 2) - adaptive_tau) )
         11 sleep        where avg_surprise' > S_min:  U_target' = U_target + zeta avg_surprise' (U' - U_target)
+
+    So that inputs whose squares are finite give finite results, no term of line 3 counts for more than FARTHEST^2, and no d
+    of line 10 for more than half of the largest number whose square is finite.
 
     With ``base_plasticity = 0`` line 1 leaves U out and lines 6, 7 and 11 are skipped. Lines 4, 10 and 11, the state that
     they keep and the trace but for prediction, forecast and error carry no gradient.

@@ -2,8 +2,25 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
+
+
+def largest(dtype: torch.dtype) -> float:
+    """The largest x whose square is finite in `dtype`: 1.8e19 for float32, 1.3e154 for float64."""
+    return math.sqrt(torch.finfo(dtype).max)
+
+
+def norm(matrix: Tensor) -> Tensor:
+    """The Frobenius norm over the last two axes, finite although squares overflow: they are taken in a larger unit.
+
+    The unit, the fourth root of the dtype's range, is a power of two, so that nothing is rounded.
+    """
+    unit = 2.0 ** (math.frexp(torch.finfo(matrix.dtype).max)[1] // 4)
+    size: Tensor = torch.linalg.vector_norm(matrix / unit, dim=(-2, -1))
+    return size * unit
 
 
 def root(square: Tensor) -> Tensor:

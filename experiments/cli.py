@@ -29,6 +29,7 @@ All settings of a command: dream fit --help; of the model or data in use: dream 
 Your own file: dream fit -c forecasting_csv --data.path=FILE
 """
 
+LONGEST = 1000  # characters of a line of a message
 TRAINER_COMMANDS = ("fit", "validate", "test", "predict", "check")
 COMMANDS = (*TRAINER_COMMANDS, "compare", "config", "data")
 
@@ -44,12 +45,18 @@ def main(argv: list[str] | None = None) -> int:
     try:
         return _dispatch(argv)
     except DREAMError as error:
-        lines = str(error).strip().splitlines()[:5]
+        lines = [_shown(line) for line in str(error).strip().splitlines()[:5]]
         print("dream: " + "\n".join(lines), file=sys.stderr)  # noqa: T201
         return 2
     except KeyboardInterrupt:
         print("dream: interrupted.", file=sys.stderr)  # noqa: T201
         return 130
+
+
+def _shown(line: str) -> str:
+    """A line without what a terminal would obey, and not endless."""
+    plain = "".join(sign if sign.isprintable() else "?" for sign in line)
+    return plain if len(plain) <= LONGEST else f"{plain[:LONGEST]}..."
 
 
 def _dispatch(argv: list[str]) -> int:

@@ -18,7 +18,7 @@ from typing import Any
 import lightning as L
 import yaml
 from jsonargparse import Namespace, set_parsing_settings
-from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint, RichProgressBar
+from lightning.pytorch.callbacks import EarlyStopping, RichProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import WandbLogger
 from lightning.pytorch.utilities import rank_zero_only
@@ -35,7 +35,15 @@ from experiments.folders import RunSettings
 from experiments.resume import check_weights, refuse_other_settings, resolve_config
 from lightning_modules import checkpoints, tracking
 from lightning_modules.base import TaskModule
-from lightning_modules.callbacks import DREAMMonitor, PlainProgress, SaveFigures, SaveProgress, TuningAdvisor
+from lightning_modules.callbacks import (
+    BestCheckpoint,
+    DREAMMonitor,
+    NaNGuard,
+    PlainProgress,
+    SaveFigures,
+    SaveProgress,
+    TuningAdvisor,
+)
 from lightning_modules.checkpoints import AtomicCheckpointIO
 from lightning_modules.cores import trainable
 from lightning_modules.data import TaskData
@@ -99,9 +107,10 @@ class DREAMCLI(LightningCLI):
             load_from_checkpoint_support=False,
         )
 
-    @staticmethod
-    def subcommands() -> dict[str, set[str]]:
-        return {**LightningCLI.subcommands(), "check": {"model", "datamodule"}}
+    def subcommands(self) -> dict[str, set[str]]:  # type: ignore[override] # not static
+        """The one that was typed: the parsers of the others would take seconds to build."""
+        every = {**LightningCLI.subcommands(), "check": {"model", "datamodule"}}
+        return {self.command[0]: every[self.command[0]]}
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         parser.add_argument("--seed", type=int, default=0, help="Fixes all that is random.")
@@ -113,7 +122,8 @@ class DREAMCLI(LightningCLI):
             help="Go on with the run of this name, or the last of this command; start it where there is none.",
         )
         parser.add_lightning_class_args(SaveProgress, "save")
-        parser.add_lightning_class_args(ModelCheckpoint, "checkpoint")
+        parser.add_lightning_class_args(NaNGuard, "nan_guard")
+        parser.add_lightning_class_args(BestCheckpoint, "checkpoint")
         parser.add_lightning_class_args(EarlyStopping, "early_stopping")
         parser.add_lightning_class_args(DREAMMonitor, "dream_monitor")
         parser.add_lightning_class_args(TuningAdvisor, "advisor")

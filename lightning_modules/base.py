@@ -19,6 +19,7 @@ from torch import Tensor
 
 from dream import DREAMConfig, DREAMState, DREAMTrace, parameter_groups
 from dream.errors import ConfigError
+from dream.state import where
 from lightning_modules import ranks
 from lightning_modules.cores import CoreName, build_core, title
 
@@ -78,6 +79,8 @@ class TaskModule(L.LightningModule, ABC):
         self.observed: list[Observation] = []
         self.results: dict[str, dict[str, float]] = {}
         """Test results: model, then metric, then value."""
+        self.gradient_norm: Tensor | None = None
+        """() norm of all gradients before they are clipped, where a callback has computed it already."""
         self.earlier: dict[str, Any] | None = None
         """What the `test_progress` of a test was that the next one goes on with."""
         self.rows_per_stream = 1
@@ -113,9 +116,14 @@ class TaskModule(L.LightningModule, ABC):
         return [state.reset(reset, new) for state, new in zip(self._states, fresh, strict=True)]
 
     def carry(self, states: list[DREAMState], reset: Tensor | None) -> None:
-        """Keep the states at the end of a batch for the next one, if it is one of streams."""
+        """Keep the states at the end of a batch for the next one, if it is one of streams.
+
+        A row whose new state is not finite goes on from what it had before the batch.
+        """
         if reset is not None:
-            self._states = [state.detach() for state in states]
+            before = self.carried(reset, len(reset))
+            assert before is not None
+            self._states = [where(finite(state), state.detach(), old) for state, old in zip(states, before, strict=True)]
 
     def forget_states(self) -> None:
         """The next batch starts afresh."""
@@ -210,8 +218,23 @@ class TaskModule(L.LightningModule, ABC):
         """Pictures of the last test, by file name; empty where there was none."""
         return {}
 
+    def configure_gradient_clipping(
+        self,
+        optimizer: torch.optim.Optimizer,
+        gradient_clip_val: float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        """As the Trainer is told; a norm that is known already is not computed again."""
+        if self.gradient_norm is None or not gradient_clip_val or gradient_clip_algorithm not in (None, "norm"):
+            self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
+            return
+        parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+        torch.nn.utils.clip_grads_with_norm_(parameters, gradient_clip_val, self.gradient_norm)
+
     def configure_optimizers(self) -> Any:
-        optimizer = torch.optim.AdamW(parameter_groups(self, self.weight_decay), lr=self.lr)
+        # fused: faster, and a flag on the device can make it rest (see NaNGuard)
+        optimizer = torch.optim.AdamW(parameter_groups(self, self.weight_decay), lr=self.lr, fused=True)
+        optimizer._step_supports_amp_scaling = False  # or float16 could not be clipped
         total = max(int(self.trainer.estimated_stepping_batches), 1)
         rising = max(round(self.warmup * total), 1)
 
@@ -225,6 +248,11 @@ class TaskModule(L.LightningModule, ABC):
 
         scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+
+def finite(state: DREAMState) -> Tensor:
+    """(N,) whether all that a row carries is finite."""
+    return torch.stack([part.detach().reshape(len(part), -1).isfinite().all(1) for part in state]).all(0)
 
 
 def is_logging_step(trainer: L.Trainer) -> bool:

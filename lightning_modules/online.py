@@ -27,7 +27,7 @@ from lightning_modules.cores import BaselineCore, title
 from lightning_modules.data.online import STRIDE, OnlineData, StreamBatch
 from lightning_modules.record import StreamRecord
 from lightning_modules.stream import Features, Reading, Shape, StreamLearner, StreamNetwork, StreamState, Updates
-from lightning_modules.stream.network import class_shares
+from lightning_modules.stream.network import CHANGE_LIMIT, class_shares
 
 Mode = Literal["fast weights + head", "head", "fast weights", "frozen", "fast weights + all weights", "all weights"]
 SMALLEST = 1e-6  # root mean square of a target that never moves
@@ -199,7 +199,8 @@ class OnlineModule(TaskModule):
             future = batch.targets.unsqueeze(2)
             if shape.task == "forecasting":
                 future = batch.targets[:, 1:].unfold(1, shape.horizon, 1).transpose(2, 3)
-            wanted = ((future - features.level.unsqueeze(2)) / features.scale.unsqueeze(2))[:, scored].to(outputs)
+            changes = (future - features.level.unsqueeze(2)) / features.scale.unsqueeze(2)
+            wanted = changes[:, scored].clamp(-CHANGE_LIMIT, CHANGE_LIMIT).to(outputs)
             squares = ranks.mean(share * wanted.square().mean((0, 1, 3), keepdim=True))
             rms = squares.sqrt().clamp_min(SMALLEST)
             fit = huber_loss(outputs[:, scored] / rms, wanted / rms, delta=OUTLIER)

@@ -47,11 +47,11 @@ class RunningScale:
         known = scale > 0
         z = np.where(known, (x - self.mean) / np.where(known, scale, 1.0), 0.0)
         rate = (learning * np.maximum(1 / self.memory, 1 / (self.rows + 1)))[:, None]
-        away = x - self.mean
+        away = np.where(np.isfinite(x), x - self.mean, 0.0)  # what is no number is passed on, and not learnt
         self.mean = self.mean + rate * away
         self.var = (1 - rate) * (self.var + rate * away * away)
         self.rows += 1
-        self.last = values.copy()
+        self.last = np.where(np.isfinite(values), values, self.last)
         return np.clip(z, -self.limit, self.limit)
 
 

@@ -179,6 +179,13 @@ class AnomalyData(TaskData, ABC):
     def _loader(self, chunks: Chunks) -> DataLoader[StreamBatch]:
         return loader(chunks, one_by_one(len(chunks)))
 
+    def rows_of(self, batch: StreamBatch) -> Tensor:
+        streams, rows = batch.values.shape[:2]
+        return batch.lengths.new_tensor([[batch.start, batch.start + rows - 1]]).expand(streams, 2)
+
+    def source_of(self, row: int) -> str:
+        return self.streams[row].name
+
     def describe(self) -> list[tuple[str, str]]:
         """What a person wants to know before training, as (name, text) rows."""
         rows = [len(stream.values) for stream in self.streams]

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from typing import Any
 
 import lightning as L
+from torch import Tensor
 
 from dream.errors import ConfigError
 
@@ -42,6 +44,17 @@ class TaskData(L.LightningDataModule, ABC):
     def drift_rows(self) -> tuple[int, ...]:
         """Rows at which the data are known to change, for pictures; none unless a subclass knows."""
         return ()
+
+    @abstractmethod
+    def rows_of(self, batch: Any) -> Tensor:
+        """The first and last row of the source that the layer reads in each row of `batch`, (N, 2), on its device.
+
+        They are equally many in all rows, and a whole number of them for each step of the layer.
+        """
+
+    @abstractmethod
+    def source_of(self, row: int) -> str:
+        """The file, stream or generator that row `row` of a batch comes from, for messages."""
 
     @abstractmethod
     def describe(self) -> list[tuple[str, str]]:

@@ -181,6 +181,8 @@ def download(name: str, folder: str | Path | None = None, base_url: str | None =
     call continues. `base_url` is a mirror: a folder that serves the same file names.
     """
     wanted = dataset(name)
+    if base_url is not None and not base_url.startswith(("https://", "http://")):
+        raise ConfigError(f"`mirror` must be an address such as https://example.org/sets; got {base_url!r}.", key="mirror")
     if base_url is None and not all(part.url for part in wanted.files.values()):
         raise DataError(f"`{name}` is not offered as a plain file. {wanted.description}. It is at {wanted.source}.")
     target = (Path(folder).expanduser() if folder is not None else data_folder()) / name

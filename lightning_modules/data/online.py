@@ -202,13 +202,13 @@ class OnlineData(TaskData, ABC):
         rows = stream.series.values[:end]
         scaled = warm_up > 0 and stream.task != "classification"
         if scaled:
-            rows = self.scaler.transform(rows)
+            rows = self.scaler.standardise(rows, stream.series.columns, stream.series.source)
         inputs = torch.from_numpy(np.ascontiguousarray(rows, dtype=np.float64))
         if stream.truth is None:
             return inputs, inputs[:, : self.channels]
         truth = stream.truth[:end]
         if scaled:
-            truth = Scaler.fit(truth[:warm_up], stream.targets).transform(truth)
+            truth = Scaler.fit(truth[:warm_up], stream.targets).standardise(truth, stream.targets, stream.series.source)
         return inputs, torch.from_numpy(np.ascontiguousarray(truth))
 
     @cached_property
@@ -272,6 +272,12 @@ class OnlineData(TaskData, ABC):
         truth = self.stream.truth
         columns = self.stream.series.values[:, : self.channels] if truth is None else truth
         return Scaler.fit(columns[:warm_up], self.stream.targets).inverse(values)
+
+    def rows_of(self, batch: StreamBatch) -> Tensor:
+        return torch.stack([batch.start, batch.start + batch.rows.shape[1] - 1], 1)
+
+    def source_of(self, row: int) -> str:
+        return self.stream.series.source
 
     def describe(self) -> list[tuple[str, str]]:
         stream, (warm_up, stop, end) = self.stream, self.borders

@@ -72,7 +72,7 @@ def prepare(whole: Series | StoredSeries, recipe: Recipe) -> Prepared:
 
     Raises:
         DataError: values are missing under the error policy, a column is empty in the training rows, or there are no time
-            stamps for the calendar or the time between rows.
+            stamps for the calendar or the time between rows, or a value is out of all proportion to the training rows.
     """
     if recipe.timed and whole.time is None:
         raise DataError(
@@ -127,12 +127,12 @@ class _Making:
         recipe, whole = self.recipe, self.whole
         targets, known = slice(recipe.channels), slice(len(self.columns) - self.known, None)
         since: np.ndarray | float = np.inf
-        stamp, step = None, 1.0
+        row, stamp, step = 0, None, 1.0
         if recipe.timed and whole.time is not None:
             step = median_step(whole.time[recipe.split.train])
         for block in self._blocks(slice(recipe.rows)):
             filled = carry_forward(block.values, before)
-            values = scaler.transform(filled)
+            values = scaler.standardise(filled, self.columns, whole.source, first=row)
             observed = block.values if recipe.missing == "mask" else filled
             piece = {"values": values, "targets": scaler.transform(observed[:, targets], targets)}
             if self.known:
@@ -142,15 +142,16 @@ class _Making:
                 piece["values"], since = np.concatenate([values, age(ages)], axis=1), ages[-1]
             if recipe.timed and block.time is not None:
                 piece["timespans"], stamp = timespans(block.time, stamp, step), block.time[-1]
-            before = filled[-1]
+            before, row = filled[-1], row + len(filled)
             yield {name: part.astype(np.float32) for name, part in piece.items()}
         yield {"targets": np.full((recipe.horizon, recipe.channels), np.nan, dtype=np.float32)}
         before = before[known]
         for block in chain(self._blocks(slice(recipe.rows, None)), self._calendar_ahead()) if self.known else ():
             ahead = replace(block, values=block.values[:, known], columns=self.columns[known])
             filled = fill_missing(ahead, recipe.missing, before).values
-            before = filled[-1] if len(filled) else before
-            yield {"known": scaler.transform(filled, known).astype(np.float32)}
+            values = scaler.standardise(filled, ahead.columns, whole.source, known, row)
+            before, row = filled[-1] if len(filled) else before, row + len(filled)
+            yield {"known": values.astype(np.float32)}
 
     def _calendar_ahead(self) -> Iterator[Series]:
         """The horizon after the last row, where nothing but the calendar is known."""

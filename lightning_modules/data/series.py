@@ -22,6 +22,7 @@ import torch
 from pandas.tseries.api import guess_datetime_format
 
 from dream.errors import DataError, nearest
+from lightning_modules.data.limits import local, require_header, require_printable, require_proportion, require_size, show
 
 logger = logging.getLogger(__name__)
 
@@ -96,6 +97,7 @@ def find_roles(
     frame: pd.DataFrame, path: Path, time_column: str | None, columns: Sequence[str] | None, covariates: Sequence[str]
 ) -> Roles:
     """What `read_table` reads of a table, told by its rows."""
+    require_printable(frame.columns.tolist(), path)
     if time_column is None:
         time_column = find_time_column(frame)
     else:
@@ -126,7 +128,7 @@ def require_values(known: np.ndarray, columns: Sequence[str], path: Path) -> Non
 
 def check_file(path: str | Path) -> Path:
     """The path of a table; a DataError where there is none."""
-    path = Path(path).expanduser()
+    path = local(path)
     if not path.name.lower().endswith(PARQUET + TEXT):
         raise DataError(f"{path}: expected a file ending in {', '.join(TEXT + PARQUET)}.")
     if not path.is_file():
@@ -167,7 +169,7 @@ def readable(path: Path, first: int = 0) -> Iterator[None]:
 
 def parse_parquet(table: pyarrow.Table, path: Path) -> pd.DataFrame:
     """The rows of a Parquet file, or some of them."""
-    _check_header(table.column_names, path)
+    require_header(table.column_names, path)
     return table.to_pandas(ignore_metadata=True)
 
 
@@ -180,19 +182,12 @@ def parse_text(source: Path | BinaryIO, path: Path, separator: str) -> pd.DataFr
             f"{path}: values must be separated by {wanted}; the first line uses {used!r}. Save it as CSV; "
             "AnomalyTable also takes `--data.separator`."
         )
-    _check_header(header, path)
+    require_header(header, path)
     if not isinstance(source, Path):
         source.seek(0)
     with warnings.catch_warnings():
         warnings.simplefilter("error", pd.errors.ParserWarning)  # a row longer than the header
         return pd.read_csv(source, sep=separator, low_memory=False, index_col=False)
-
-
-def _check_header(header: list[str], path: Path) -> None:
-    if repeated := sorted({column for column in header if header.count(column) > 1}):
-        raise DataError(f"{path}: column names must differ; more than once: {', '.join(repeated)}.")
-    if pd.to_numeric(pd.Series(header), errors="coerce").notna().all():
-        raise DataError(f"{path}: the first line must name the columns; it holds numbers: {', '.join(header[:4])}.")
 
 
 def number_columns(frame: pd.DataFrame, path: str | Path, without: Sequence[str | None]) -> list[str]:
@@ -239,7 +234,13 @@ def _time_stamps(column: pd.Series, roles: Roles, path: Path, before: np.datetim
         place = int(bad.argmax())
         raise DataError(
             f"{path}: time column `{name}` must hold dates such as 2016-07-01 00:00; row {column.index[place]} holds "
-            f"{column.iloc[place]!r}."
+            f"{show(column.iloc[place])}."
+        )
+    if (far := ((parsed < pd.Timestamp.min) | (parsed > pd.Timestamp.max)).to_numpy()).any():
+        place = int(far.argmax())
+        raise DataError(
+            f"{path}: time column `{name}` must hold dates from 1678 to 2261, which nanoseconds can count; row "
+            f"{column.index[place]} holds {show(column.iloc[place])}. Repair it."
         )
     time = parsed.to_numpy(dtype="datetime64[ns]")
     step = np.diff(time, prepend=time[0] - np.timedelta64(1) if before is None else before)
@@ -265,15 +266,11 @@ def _numbers(column: pd.Series, name: str, path: Path) -> np.ndarray:
     if (bad := (converted.isna() & column.notna()).to_numpy()).any():
         place = int(bad.argmax())
         raise DataError(
-            f"{path}: column `{name}` must hold numbers; row {column.index[place]} holds {column.iloc[place]!r} "
+            f"{path}: column `{name}` must hold numbers; row {column.index[place]} holds {show(column.iloc[place])} "
             f"({int(bad.sum())} such values). Repair the value, empty the cell if it is missing, or leave the column out."
         )
     values = converted.to_numpy(dtype=np.float64, na_value=np.nan)
-    if (bad := np.abs(values) > np.finfo(np.float32).max).any():
-        raise DataError(
-            f"{path}: column `{name}` must be finite; {int(bad.sum())} values are infinite or beyond float32, "
-            f"the first in row {column.index[int(bad.argmax())]}."
-        )
+    require_size(pd.Series(values, column.index), name, path)
     return values
 
 
@@ -346,6 +343,7 @@ class Scaler:
         mean = np.where(constant, low, total / count)
         squares = sum((np.nansum(np.square(rows - mean), axis=0) for rows in blocks()), np.zeros(width))
         scale = np.where(constant, 1.0, np.sqrt(squares / count))
+        scale = np.where(scale > 0, scale, 1.0)  # a deviation whose square vanishes
         if constant.any():
             names = ", ".join(name for name, same in zip(columns, constant, strict=True) if same)
             logger.warning("Columns that never change in the training rows are only centred (scale 1): %s.", names)
@@ -355,6 +353,19 @@ class Scaler:
         """Standardises the last axis; `columns` says which of the D columns it holds."""
         mean, scale = self._like(values, columns)
         return (values - mean) / scale
+
+    def standardise(
+        self, values: np.ndarray, names: Sequence[str], source: str, columns: slice = slice(None), first: int = 0
+    ) -> np.ndarray:
+        """`transform` of the rows from number `first` of `source`, whose columns have these names.
+
+        Raises:
+            DataError: a value is out of all proportion to the training rows.
+        """
+        with np.errstate(over="ignore"):
+            result = self.transform(values, columns)
+        require_proportion(result, values, names, self.scale[columns], source, first)
+        return result
 
     def inverse(self, values: Values, columns: slice | Sequence[int] = slice(None)) -> Values:
         """Back to the source's units; `columns` says which of the D columns the last axis holds."""

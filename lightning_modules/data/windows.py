@@ -280,6 +280,14 @@ class ForecastingData(TaskData, ABC):
         """The time stamps of the `horizon` rows that start with row `origin`."""
         return self.times(np.arange(origin, origin + (horizon or self.horizon)))
 
+    def rows_of(self, batch: WindowBatch) -> Tensor:
+        first = batch.origin - self.look_back if batch.reset is None else batch.origin[:, 0] - self.stride
+        last = batch.origin - 1 if batch.reset is None else batch.origin[:, -1] - 1
+        return torch.stack([first, last], 1)
+
+    def source_of(self, row: int) -> str:
+        return self.series.source
+
     def describe(self) -> list[tuple[str, str]]:
         """What a person wants to know before training, as (name, text) rows."""
         series, split, time = self.series, self.prepared.split, self.series.time

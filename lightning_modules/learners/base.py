@@ -19,13 +19,14 @@ from torch import Tensor
 
 from dream import DREAMConfig
 from dream.errors import DataError, nearest
+from dream.numerics import largest
 from lightning_modules.base import require
 from lightning_modules.sealed import read_sealed, write_sealed
 from lightning_modules.stream import Reading, Shape, StreamLearner, StreamNetwork, Updates
 from lightning_modules.stream.rules import Moves
 
 VERSION = 1
-LARGEST = torch.finfo(torch.float32).max  # beyond it squares would overflow
+LARGEST = largest(torch.float32)
 
 
 class OnlineObject(ABC):
@@ -164,7 +165,9 @@ def number(name: str, value: object) -> float:
         return float("nan")
     if isinstance(value, Real) and not abs(value) > LARGEST:  # type: ignore[operator] # of numbers.Real
         return float(value)
-    raise DataError(f"`{name}` must be a finite number within float32, or None where it is missing; got {value!r:.80}.")
+    raise DataError(
+        f"`{name}` must be a finite number of at most {LARGEST:.1e} in size, or None where it is missing; got {value!r:.80}."
+    )
 
 
 def known_number(name: str, value: object) -> float:

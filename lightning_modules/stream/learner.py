@@ -12,6 +12,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import one_hot
 
+from dream.errors import DataError
+from dream.numerics import largest
 from lightning_modules.base import require
 from lightning_modules.stream.memory import Memory
 from lightning_modules.stream.network import StreamNetwork
@@ -19,6 +21,7 @@ from lightning_modules.stream.rules import AllSteps, Moves, Updates, build_rule
 from lightning_modules.stream.state import Features
 from lightning_modules.stream.trust import Trust
 
+LARGEST = largest(torch.float32)  # a value whose square is finite in the dtype of the core
 SEEN_ENOUGH = 10  # rows for each feature of the head before its forecasts are judged
 
 
@@ -84,10 +87,15 @@ class StreamLearner:
             rows: (T, D) float64.
             targets: (T, C) float64 for regression, (T,) class numbers for classification, None for forecasting, whose
                 targets are rows. Row t's is used for nothing before row t has been predicted.
+
+        Raises:
+            DataError: a value that is infinite, or so large that its square is not finite in float32; nothing was read.
         """
+        self._check("rows", rows)
         if self.forecasts:
             targets = rows[:, : self.network.shape.targets]
         assert targets is not None
+        self._check("targets", targets)
         with torch.inference_mode(False), torch.enable_grad():
             rows, targets = rows.clone(), targets.clone()  # tensors that were made in inference mode cannot be learnt from
             told = self._tell(targets)
@@ -110,6 +118,14 @@ class StreamLearner:
             self.memory.forget(self._needed())
         surprise, u_norm = (torch.cat([getattr(t, name).mean(0) for t in traces]) for name in ("surprise", "u_norm"))
         return Steps(torch.cat(outputs), surprise, u_norm)
+
+    def _check(self, name: str, values: Tensor) -> None:
+        if bool((bad := values.abs() > LARGEST).any()):
+            place = bad.nonzero()[0].tolist()
+            raise DataError(
+                f"`{name}` must hold finite numbers of at most {LARGEST:.1e} in size, or NaN where a value is missing; row "
+                f"{self.row + place[0]} of the stream holds {float(values[tuple(place)]):g}. Repair or scale it."
+            )
 
     def peek(self, row: Tensor) -> Tensor:
         """What would be said of `row` (D,) if it came next, (H, C); nothing changes."""
@@ -164,7 +180,9 @@ class StreamLearner:
         start = max(start, SEEN_ENOUGH * self.network.head.weight.shape[-1])
         if self.trust is not None and start < stop:
             level, scale = self.memory("level", start, stop), self.memory("scale", start, stop)
-            self.trust.add(self.memory("said", start, stop), self.memory.changes(start, stop, level, scale))
+            came = self.memory.changes(start, stop, level, scale)
+            said = torch.where(came.isnan(), 0.0, self.memory("said", start, stop))  # a missing target says nothing
+            self.trust.add(said, came.nan_to_num())
 
     def _needed(self) -> int:
         """The oldest row that a later update may ask for."""

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from lightning_modules.stream.network import StreamNetwork
+from lightning_modules.stream.network import CHANGE_LIMIT, StreamNetwork
 from lightning_modules.stream.state import Features
 
 
@@ -62,20 +62,25 @@ class Memory:
         return self("values", start, stop), self.wanted(start, stop, level, scale)
 
     def wanted(self, start: int, stop: int, level: Tensor, scale: Tensor) -> Tensor:
-        """What the head should have said of the rows, given the level and scale (M, C) that it is relative to."""
+        """What the head should have said of the rows, given the level and scale (M, C) that it is relative to.
+
+        Of a target that is missing, what it said: there is nothing to correct.
+        """
         if self.network.shape.task == "classification":
             return self("targets", start, stop)
         changes = self.changes(start, stop, level, scale)
+        changes = torch.where(changes.isnan(), self("said", start, stop), changes)
         return self.network.to_lanes(changes).to(self.network.head.weight.dtype)
 
     def changes(self, start: int, stop: int, level: Tensor, scale: Tensor) -> Tensor:
-        """What came, relative to `level` and `scale` (M, C) of the rows, (M, H, C), float64; not for classification."""
+        """What came, relative to `level` and `scale` (M, C) of the rows, (M, H, C), float64; NaN where it is missing. Not
+        for classification."""
         shape = self.network.shape
         if shape.task == "forecasting":
             future = self("targets", start + 1, stop + shape.horizon).unfold(0, shape.horizon, 1).transpose(1, 2)
         else:
             future = self("targets", start, stop).unsqueeze(1)
-        return (future - level.unsqueeze(1)) / scale.unsqueeze(1)
+        return ((future - level.unsqueeze(1)) / scale.unsqueeze(1)).clamp(-CHANGE_LIMIT, CHANGE_LIMIT)
 
     def forget(self, before: int) -> None:
         """Let go of the rows before that number.

@@ -21,6 +21,7 @@ from lightning_modules.stream.settings import Reading, Shape
 from lightning_modules.stream.state import Features, Relative, StreamState
 
 READ_LIMIT, HEAD_LIMIT = 5.0, 30.0  # units beyond which what the core and the head read is cut off
+CHANGE_LIMIT = 1e6  # units beyond which a change that the head learns counts as this much
 
 
 class Head(nn.Module):

@@ -143,8 +143,7 @@ def test_the_hidden_state_stays_within_one(
     output, trace, final = dream_scan(x, random_state(config, 3, dtype=dtype), params._replace(**big), config)
     assert output.abs().max() <= 1.0
     assert all(tensor.isfinite().all() for _, tensor in final.items())
-    if inputs < 1e18:  # squares finite too
-        assert all(part.isfinite().all() for part in trace)
+    assert all(part.isfinite().all() for part in trace)
 
 
 @pytest.mark.parametrize("rank", [2, 6])

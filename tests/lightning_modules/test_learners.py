@@ -178,7 +178,8 @@ def test_a_missing_value_is_no_error() -> None:
         (lambda: DREAMRegressor(LAYER).learn_one({"a": 1.0}, None), "`y` must be a finite number; got None"),  # type: ignore[arg-type]
         (lambda: DREAMClassifier(LAYER).learn_one({"a": 1.0}, (1, 2)), "`y` must be a text, a number, True or False"),
         (lambda: DREAMForecaster(LAYER).learn_one(math.inf), "`y` must be a finite number"),
-        (lambda: DREAMRegressor(LAYER).learn_one({"a": 1.0}, 10**400), "`y` must be a finite number within float32"),
+        (lambda: DREAMRegressor(LAYER).learn_one({"a": 1.0}, 10**400), "`y` must be a finite number of at most 1.8e.19"),
+        (lambda: DREAMRegressor(LAYER).learn_one({"a": -1.9e19}, 1.0), r"`x\['a'\]` must be .* of at most 1.8e.19 in size"),
         (lambda: DREAMClassifier(LAYER).learn_one({"a": 1.0}, math.nan), "`y` must be a text, a number.*got nan"),
         (lambda: DREAMClassifier(LAYER).learn_one({"a": 1.0}, VALUES), "`y` must be a text, a number"),  # type: ignore[arg-type]
         (lambda: DREAMForecaster(LAYER).learn_one({"a": 1.0}, {"a": 2.0}), "`a` is in both"),

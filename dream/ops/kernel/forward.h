@@ -70,6 +70,27 @@ struct ForwardRoom {
     Buffer<Row> row;
 };
 
+// Line 3 where an error may be FARTHEST usual deviations away, and count no more.
+template <class T>
+T far_deviation(const Scan<T>& s, const T* e, const T* mean, const T* var) {
+    T squares = 0;
+    for (long i = 0; i < s.inputs; ++i) {
+        const T z = (e[i] - mean[i]) / std::sqrt(var[i] + EPS<T>);
+        const T counted = z > FARTHEST<T> ? FARTHEST<T> : z < -FARTHEST<T> ? -FARTHEST<T> : z;  // NaN stays NaN
+        squares += counted * counted;
+    }
+    return std::sqrt(squares / T(s.inputs));
+}
+
+// The norm of n numbers whose squares overflow: as in dream/numerics.py.
+template <class T>
+T large_norm(const T* U, long n) {
+    constexpr T unit = T(sizeof(T) == 4 ? 0x1p32 : 0x1p256);
+    T squares = 0;
+    for (long k = 0; k < n; ++k) squares += (U[k] / unit) * (U[k] / unit);
+    return std::sqrt(squares) * unit;
+}
+
 template <class T, class Weights>
 void forward(const Scan<T>& s, const Weights& w, ForwardRoom<T>& room, long first, int rows) {
     constexpr long L = Simd<T>::lanes;
@@ -78,6 +99,7 @@ void forward(const Scan<T>& s, const Weights& w, ForwardRoom<T>& room, long firs
     const long wide = s.liquid ? 2 * H : H;
     const T log_step = T(std::log(s.time_step));
     const T beta = T(s.beta), beta_s = T(s.beta_s), base = T(s.base);
+    const T near = FARTHEST<T> / std::sqrt(T(I));  // below it no deviation of line 3 is beyond FARTHEST
     long longest = 0;
 
     for (int n = 0; n < rows; ++n) {
@@ -106,7 +128,7 @@ void forward(const Scan<T>& s, const Weights& w, ForwardRoom<T>& room, long firs
         if (!s.learns) {  // its norm does not change
             double squares = 0;
             for (long k = 0; k < H * R; ++k) squares += double(s.U[row * H * R + k]) * double(s.U[row * H * R + k]);
-            st.u_norm = T(std::sqrt(squares));
+            st.u_norm = std::isfinite(squares) ? T(std::sqrt(squares)) : large_norm(s.U + row * H * R, H * R);
         }
     }
 
@@ -161,14 +183,16 @@ void forward(const Scan<T>& s, const Weights& w, ForwardRoom<T>& room, long firs
                 squares += apart * apart / usual;
                 logs += load(w.valid + i) * log<T>(usual);
             }
-            const T r = std::sqrt(sum<T>(squares) / T(I));                                                        // 3
+            T r = std::sqrt(sum<T>(squares) / T(I));  // 3
+            if (!(r < near)) r = far_deviation(s, e, mean, var);
             const T entropy = std::min(std::max(w.prior + T(0.5) * sum<T>(logs) / T(I), T(0)), MAX_ENTROPY<T>);  // 4
             const T over = (r - st.threshold * (T(1) + T(s.influence) * entropy)) / T(s.temperature);
             st.S = sigmoid<T>(all(over))[0];  // 5
             const T per_deviation = r > 0 ? T(1) / (T(I) * r) : T(0);
             for (long i = 0; i < z.I; i += L) {  // 10
                 const Vec<T> old_mean = load(mean + i), old_var = load(var + i), usual = old_var + EPS<T>;
-                const Vec<T> apart = load(e + i) - old_mean, limit = OUTLIER<T> * square_root<T>(usual);
+                const Vec<T> apart = load(e + i) - old_mean, far = OUTLIER<T> * square_root<T>(usual);
+                const Vec<T> limit = far < HALF_LARGEST<T> ? far : all(HALF_LARGEST<T>);
                 const Vec<T> d = clamp<T>(apart, -limit, limit);
                 store(mean + i, Vec<T>(old_mean + beta * d));
                 store(var + i, Vec<T>((T(1) - beta) * (old_var + beta * d * d)));
@@ -218,7 +242,8 @@ void forward(const Scan<T>& s, const Weights& w, ForwardRoom<T>& room, long firs
                 T *U = room.U + n * z.U(), *target = room.U_target + n * z.U();
                 const auto pass = st.sleep != 0 ? learn<T, true> : learn<T, false>;
                 const T forgets = forget(s, first + n, t);
-                const T norm = std::sqrt(pass(U, target, room.key, g, h, q, st.scale, st.sleep, forgets, z.ranks, z.H));
+                T norm = std::sqrt(pass(U, target, room.key, g, h, q, st.scale, st.sleep, forgets, z.ranks, z.H));
+                if (!std::isfinite(norm)) norm = large_norm(U, z.U());
                 st.scale = shrinkage(norm, s);  // 7, done to U by the next pass over it
                 st.sleep = st.avg > T(s.awake) ? T(s.zeta) * st.avg : T(0);  // 11, likewise
                 st.u_norm = norm * st.scale;

@@ -61,6 +61,11 @@ template <class T>
 constexpr T OUTLIER = T(5);
 template <class T>
 constexpr T MAX_ENTROPY = T(2);
+template <class T>
+constexpr T FARTHEST = T(1e15);
+// Half of the largest number whose square is finite; as in dream/numerics.py.
+template <class T>
+constexpr T HALF_LARGEST = T(sizeof(T) == 4 ? 0x1p63 : 0x1p511);
 constexpr long UNROLL = 4;  // ranks whose fast weights are passed over together
 
 // Padded sizes: I, H and R in whole vectors, and the ranks of U in whole groups.

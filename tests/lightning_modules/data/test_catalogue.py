@@ -163,8 +163,9 @@ def test_silent_server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_bad_addresses(server: Server, tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="No scheme supplied"):
+    with pytest.raises(ConfigError, match=r"`mirror` must be an address such as .*; got 'mirror'"):
         download("toy", tmp_path, "mirror")
+    assert names(tmp_path) == []
     catalogue.DATASETS["toy"].files["b.bin"] = DataFile(f"{server.url}/b.bin", "0" * 64, 1)  # type: ignore[index]
     with pytest.raises(DataError, match="the server answered 404"):
         download("toy", tmp_path)

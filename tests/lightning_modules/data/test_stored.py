@@ -259,7 +259,7 @@ def stored_writer(monkeypatch: pytest.MonkeyPatch) -> tuple[Any, list[str]]:
         ("0.5,0.7\n1,2\n", "first line must name the columns"),
         ("a;b\n1;2\n", "values must be separated by commas"),
         ("a,b\n1,2\n1,3\n3,y\n", r"`b` must hold numbers; row 2 holds 'y' \(1 such values\)"),
-        ("a,b\n1,2\n1,inf\n3,-inf\n", "`b` must be finite; .* first in row 1"),
+        ("a,b\n1,2\n1,inf\n3,-inf\n", "`b` must be finite and at most 1.8e.19 .* row 1 holds inf"),
         ("a,b\n1,\n2,\n", "`b` holds no value at all"),
         ("place\nnorth\n", "no column to predict holds numbers"),
         ("t,a\n2024-01-02,1\n2024-01-01,2\n", r"row 1 \(2024-01-01\) is earlier than 2024-01-02"),

@@ -1,0 +1,259 @@
+"""`NaNGuard`: a batch whose loss, gradients or fast weights are not finite never moves a weight, and is named.
+
+Shapes: N rows of the batch, M rows of the layer's batch (N, or a whole number of them for each), T steps.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from typing import Any, Literal, NamedTuple
+
+import lightning as L
+import torch
+from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.trainer.states import TrainerFn
+from torch import Tensor, nn
+
+from dream.cell import DREAMCell
+from dream.errors import ConfigError, DREAMError
+from lightning_modules.base import TaskModule, is_logging_step, require
+from lightning_modules.data.base import TaskData
+
+log = logging.getLogger(__name__)
+
+SHOWN = 4  # rows that a message lists
+
+
+class Part(NamedTuple):
+    """What one forward and backward pass of a step showed, all on the device."""
+
+    loss: Tensor
+    """() bool: it is not finite."""
+    lost: list[Tensor]
+    """(M, T) bool for each layer: surprise or |U| is not finite."""
+    rows: Tensor | None
+    """(N, 2) first and last row of the source; None where the data cannot say."""
+
+
+class Step(NamedTuple):
+    """What one step of the optimiser showed, all on the device."""
+
+    number: int
+    bad: Tensor
+    """() bool, the same on all processes."""
+    gradients: Tensor
+    """(P,) bool for each parameter that has a gradient: its norm is not finite."""
+    names: list[str]
+    """(P,)"""
+    parts: list[Part]
+
+
+class NaNGuard(L.Callback):
+    """Keeps weights, optimiser, priors and carried states clean of NaN and inf, and says where they came from.
+
+    A step is bad where its loss, the norm of its gradients, or the surprise or norm of U of any row and layer is not finite.
+    That is one flag on the device, which the optimiser reads (`found_inf`, as of a gradient scaler): in a bad step weights,
+    moments and step count stay bit for bit, and the layers' priors go back to what they were. Rows of a stream whose state
+    is lost go on from the state before (`TaskModule.carry`). With several processes the flag is that of the worst.
+
+    The device is waited for once per logging step (``--trainer.log_every_n_steps``) and at the end of an epoch. Then
+    ``guard/skipped``, the bad steps so far, is logged, and each bad one is named: which of loss, gradients (by parameter)
+    and layers, the step, and the rows of the source. While training, the guard stands in for the layers' own
+    `check_inputs`, which would wait in every step.
+
+    A monitored metric of a validation that is not finite is reported the same way, and `BestCheckpoint` does not take it.
+
+    Args:
+        on_bad_batch: What to do about a bad step: `skip` it and go on, or `stop` the run at the next logging step. The
+            weights are those of the steps before it either way.
+        max_skipped: Bad steps in a row after which `skip` stops too, since the run is lost.
+
+    Raises:
+        ConfigError: a setting that is not allowed.
+    """
+
+    def __init__(self, on_bad_batch: Literal["skip", "stop"] = "skip", max_skipped: int = 10) -> None:
+        require("on_bad_batch", on_bad_batch, on_bad_batch in ("skip", "stop"), "skip or stop")
+        require("max_skipped", max_skipped, max_skipped >= 1, "at least 1")
+        self.on_bad_batch, self.max_skipped = on_bad_batch, max_skipped
+        self.skipped, self.in_a_row = 0, 0
+        self._error: str | None = None
+        self._data: TaskData | None = None
+        self._rows: Tensor | None = None
+        self._before: list[tuple[Tensor, Tensor]] = []
+        self._parts: list[Part] = []
+        self._steps: list[Step] = []
+        self._checked: list[DREAMCell] = []
+
+    def state_dict(self) -> dict[str, Any]:
+        self._count()
+        return {"skipped": self.skipped, "in_a_row": self.in_a_row}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.skipped, self.in_a_row = state_dict["skipped"], state_dict["in_a_row"]
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        for optimizer in trainer.optimizers:
+            if not all(group.get("fused") for group in optimizer.param_groups):
+                raise ConfigError(
+                    f"the optimiser must be able to rest on a flag, as AdamW(..., fused=True) is; got "
+                    f"{type(optimizer).__name__} without `fused`. Give it fused=True, or leave NaNGuard out."
+                )
+        data = trainer.datamodule  # type: ignore[attr-defined]
+        self._data = data if isinstance(data, TaskData) else None
+        self._parts, self._steps, self._before, self._error = [], [], [], None
+        self._release(pl_module)
+
+    def _release(self, module: nn.Module) -> None:
+        """Switch the layers' own checks off."""
+        cells = (part for part in module.modules() if isinstance(part, DREAMCell))
+        self._checked = [cell for cell in cells if cell.check_inputs]
+        for cell in self._checked:
+            cell.check_inputs = False
+
+    def _restore(self) -> None:
+        for cell in self._checked:
+            cell.check_inputs = True
+        self._checked = []
+
+    def on_train_batch_start(self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int) -> None:
+        self._rows = None if self._data is None else self._data.rows_of(batch)
+        if not self._before:
+            self._before = [(buffer, buffer.clone()) for buffer in pl_module.buffers()]
+
+    def on_before_backward(self, trainer: L.Trainer, pl_module: L.LightningModule, loss: Tensor) -> None:
+        assert isinstance(pl_module, TaskModule)
+        lost = [~(seen.surprise.detach() + seen.u_norm.detach()).isfinite() for seen in pl_module.observed]
+        self._parts.append(Part(~loss.detach().isfinite(), lost, self._rows))
+
+    @torch.no_grad()
+    def on_before_optimizer_step(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, optimizer: torch.optim.Optimizer
+    ) -> None:
+        assert isinstance(pl_module, TaskModule)
+        named = [(name, weight.grad) for name, weight in pl_module.named_parameters() if weight.grad is not None]
+        norms = torch.stack(torch._foreach_norm([gradient for _, gradient in named]))
+        pl_module.gradient_norm = torch.linalg.vector_norm(norms)
+        flags = [~pl_module.gradient_norm.isfinite()]
+        flags += [flag for part in self._parts for flag in (part.loss, *(lost.any() for lost in part.lost))]
+        found = torch.stack(flags).any().float()
+        if trainer.world_size > 1:
+            torch.distributed.all_reduce(found, op=torch.distributed.ReduceOp.MAX)
+        bad = found > 0
+        optimizer.found_inf = found  # type: ignore[attr-defined]
+        for buffer, before in self._before:
+            buffer.copy_(torch.where(bad, before, buffer))
+        number, names = trainer.global_step + 1, [name for name, _ in named]
+        self._steps.append(Step(number, bad, ~norms.isfinite(), names, self._parts))
+        self._parts, self._before = [], []
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        if is_logging_step(trainer):
+            self._look(pl_module)
+
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._look(pl_module)
+
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._end(trainer, pl_module)
+
+    def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
+        self._end(trainer, pl_module)
+
+    def _end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        assert isinstance(pl_module, TaskModule)
+        self._restore()
+        pl_module.gradient_norm = None
+        for optimizer in trainer.optimizers:
+            if hasattr(optimizer, "found_inf"):
+                del optimizer.found_inf
+
+    def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._restore()
+
+    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        assert isinstance(pl_module, TaskModule)
+        if trainer.state.fn != TrainerFn.FITTING or trainer.sanity_checking:
+            return
+        self._release(pl_module)
+        value = trainer.callback_metrics.get(pl_module.monitor)
+        if value is None or math.isfinite(value):
+            return
+        message = f"`{pl_module.monitor}` of the validation after step {trainer.global_step} is {float(value)}"
+        if self.on_bad_batch == "stop":
+            raise DREAMError(f"{message}. The weights are finite: look at the validation rows, or lower `lr`.")
+        log.warning("%s; it is no candidate for the best checkpoint.", message)
+
+    def _look(self, pl_module: L.LightningModule) -> None:
+        """Report what was bad since the last look.
+
+        Raises:
+            DREAMError: the run must stop.
+        """
+        self._count()
+        if self._error is not None:
+            raise DREAMError(self._error)
+        pl_module.log("guard/skipped", float(self.skipped))
+
+    def _count(self) -> None:
+        """Wait for the flags since the last time; count and name the bad steps."""
+        steps, self._steps = self._steps, []
+        flags = torch.stack([step.bad for step in steps]).tolist() if steps else []  # the one wait
+        for step, bad in zip(steps, flags, strict=True):
+            self.in_a_row = self.in_a_row + 1 if bad else 0
+            self.skipped += bad
+            if not bad or self._error is not None:
+                continue
+            message = f"step {step.number}: {self._say(step)}"
+            if self.on_bad_batch == "stop":
+                self._error = f"{message}. The step moved no weight. Repair the rows, or set nan_guard.on_bad_batch=skip."
+            elif self.in_a_row > self.max_skipped:
+                self._error = (
+                    f"{message}. It is bad step {self.in_a_row} in a row, more than `nan_guard.max_skipped` allows. None of "
+                    "them moved a weight. Repair the rows, or lower `lr`."
+                )
+            else:
+                log.warning("%s. Skipped; %d so far.", message, self.skipped)
+
+    def _say(self, step: Step) -> str:
+        """Which tensors of a bad step are not finite, and which rows of the source it held."""
+        wrong = ["the loss"] if any(bool(part.loss) for part in step.parts) else []
+        named = [name for name, bad in zip(step.names, step.gradients.tolist(), strict=True) if bad]
+        if named:
+            more = f" and of {len(named) - 1} more" if len(named) > 1 else ""
+            wrong.append(f"the gradient of `{named[0]}`{more}")
+        layers = sorted({k for part in step.parts for k, lost in enumerate(part.lost) if bool(lost.any())})
+        wrong += [f"surprise and norm of U of layer {k}" for k in layers]
+        if not wrong:
+            return "something on another process is not finite"
+        rows = [place for part in step.parts for place in self._places(part)]
+        shown = "; ".join(rows[:SHOWN]) + (f"; {len(rows) - SHOWN} more" if len(rows) > SHOWN else "")
+        return f"not finite: {', '.join(wrong)}. In the batch: {shown or 'rows that the data cannot name'}"
+
+    def _places(self, part: Part) -> list[str]:
+        """The rows of the source where layers were lost or, where none was, all that the batch held."""
+        data = self._data
+        if data is None or part.rows is None:
+            return []
+        rows = part.rows.tolist()
+        lost = torch.stack([layer.reshape(len(rows), -1, layer.shape[-1]).any(1) for layer in part.lost]).any(0)  # (N, T)
+        found = []
+        for row, ((first, last), steps) in enumerate(zip(rows, lost.tolist(), strict=True)):
+            if True in steps:
+                each = (last - first + 1) // len(steps)
+                start = first + steps.index(True) * each
+                at = f"row {start}" if each == 1 else f"rows {start} to {start + each - 1}"
+                found.append(f"{data.source_of(row)}, from {at} on")
+        return found or [f"{data.source_of(row)}, rows {first} to {last}" for row, (first, last) in enumerate(rows)]
+
+
+class BestCheckpoint(ModelCheckpoint):
+    """Lightning's ModelCheckpoint, for which a metric that is not finite is never among the best."""
+
+    def check_monitor_top_k(self, trainer: L.Trainer, current: Tensor | None = None) -> bool:
+        if current is not None and not bool(current.isfinite()):
+            return False
+        return super().check_monitor_top_k(trainer, current)

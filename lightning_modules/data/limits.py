@@ -1,0 +1,95 @@
+"""What a table may hold: names that can be shown, dates that can be counted, numbers whose squares float32 holds.
+
+Each function refuses with a DataError that names file, column and row.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+
+from dream.errors import DataError
+from dream.numerics import largest
+
+LARGEST = largest(torch.float32)  # a value whose square is finite in the dtype that layers compute in
+FARTHEST = 1e15  # training deviations from the mean: sums of squares over a batch stay finite in float32
+LONGEST = 80  # characters of a value or name that a message shows
+
+_ADDRESS = re.compile(r"\s*[a-zA-Z][a-zA-Z0-9+.-]+:/")
+_UNSHOWN = {"Cc", "Cs", "Zl", "Zp"}  # categories: control, surrogate, line and paragraph separator
+
+
+def local(path: str | Path) -> Path:
+    """`path` as a path on this machine: nothing is ever fetched because a setting names it."""
+    if _ADDRESS.match(str(path)):
+        raise DataError(f"`path` must be a file on this machine, not an address; got {path}. Download it first.")
+    return Path(path).expanduser()
+
+
+def require_header(header: Sequence[str], path: Path) -> None:
+    """Refuses a first line that names a column twice, or holds numbers and dates only."""
+    seen: set[str] = set()
+    repeated = sorted({name for name in header if name in seen or seen.add(name)})  # type: ignore[func-returns-value]
+    if repeated:
+        raise DataError(f"{path}: column names must differ; more than once: {', '.join(map(_short, repeated[:4]))}.")
+    cells = pd.Series(list(header))
+    numbers = pd.to_numeric(cells, errors="coerce").notna()
+    dates = pd.to_datetime(cells.mask(numbers), errors="coerce", format="ISO8601").notna()
+    if numbers.any() and (numbers | dates).all():
+        shown = ", ".join(map(_short, header[:4]))
+        raise DataError(f"{path}: the first line must name the columns; it holds numbers: {shown}.")
+
+
+def require_printable(names: Sequence[str], path: Path) -> None:
+    """Refuses names of columns that a line of text cannot show."""
+    for name in names:
+        if any(unicodedata.category(sign) in _UNSHOWN for sign in name):
+            raise DataError(f"{path}: column names must be printable, on one line; got {show(name)}. Rename it.")
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= LONGEST else f"{text[:LONGEST]}..."
+
+
+def show(value: object) -> str:
+    """`value` as a message shows it."""
+    return _short(repr(value))
+
+
+def require_size(values: pd.Series, name: str, path: Path) -> None:
+    """Refuses inf, and numbers so large that their squares are not finite; the index numbers the rows."""
+    if (bad := (values.abs() > LARGEST).to_numpy()).any():
+        place = int(bad.argmax())
+        raise DataError(
+            f"{path}: column `{name}` must be finite and at most {LARGEST:.1e} in size, so that squares are finite in "
+            f"float32; row {values.index[place]} holds {values.iloc[place]:g} ({int(bad.sum())} such values). Repair or "
+            "scale it."
+        )
+
+
+def require_proportion(
+    result: np.ndarray, values: np.ndarray, names: Sequence[str], scale: np.ndarray, source: str, first: int
+) -> None:
+    """Refuses rows out of all proportion to the training rows: `result` (T, D) are the standardised `values`.
+
+    Args:
+        result: NaN where a value is missing.
+        values: In the source's units.
+        names: Of the D columns.
+        scale: (D,) deviation of each in the training rows.
+        source: The file or generator.
+        first: Number of the first row.
+    """
+    if (bad := np.abs(result) > FARTHEST).any():
+        row, column = (int(part) for part in np.argwhere(bad)[0])
+        raise DataError(
+            f"{source}: column `{names[column]}` must lie within {FARTHEST:g} deviations of its mean in the training rows "
+            f"(here {scale[column]:.3g}); row {first + row} holds {values[row, column]:g}. Repair it, leave the column out "
+            "or lengthen the training part."
+        )
