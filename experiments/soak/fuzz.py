@@ -239,8 +239,13 @@ def check(flags: dict[str, str]) -> str:
     return "checked" if code == 0 else "refused"
 
 
-def main(examples: int = 500) -> dict[str, dict[str, int]]:
-    """Run all parts, with so many examples of each (a fiftieth of them of whole commands), in a folder of their own."""
+def main(arguments: list[str] | None = None) -> dict[str, dict[str, int]]:
+    """Run all parts, with so many examples of each (a fiftieth of them of whole commands), in a folder of their own; what
+    came of them. Anything but an answer or a DREAMError comes out as it is.
+    """
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--examples", type=int, default=500)
+    examples: int = parser.parse_args(arguments).examples
     counts: dict[str, Counter[str]] = {}
     bounded = settings(
         max_examples=examples, derandomize=True, database=None, deadline=None, suppress_health_check=list(HealthCheck)
@@ -298,6 +303,4 @@ def main(examples: int = 500) -> dict[str, dict[str, int]]:
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--examples", type=int, default=500)
-    main(parser.parse_args().examples)
+    main()

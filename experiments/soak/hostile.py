@@ -164,8 +164,15 @@ def through_objects(steps: int) -> dict[str, Any]:
     return {"steps": row, "rows": 1, "finite": finite, "refused": refused}
 
 
-def main(steps: int = 100_000) -> dict[str, dict[str, Any]]:
-    """Run every part, print its figures and return them."""
+def main(arguments: list[str] | None = None) -> dict[str, dict[str, Any]]:
+    """Run every part, print its figures and return them.
+
+    Raises:
+        AssertionError: something was not finite.
+    """
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--steps", type=int, default=100_000)
+    steps: int = parser.parse_args(arguments).steps
     parts: dict[str, Callable[[], dict[str, Any]]] = {
         "layer": lambda: through_layer(steps),
         "layer without homeostasis": lambda: through_layer(steps, kappa=0.0),
@@ -184,10 +191,10 @@ def main(steps: int = 100_000) -> dict[str, dict[str, Any]]:
         start = time.monotonic()
         figures[name] = run() | {"seconds": round(time.monotonic() - start, 1)}
         print(name, figures[name], flush=True)  # noqa: T201
+    lost = [name for name, seen in figures.items() if not seen["finite"]]
+    assert not lost, f"not finite: {', '.join(lost)}"
     return figures
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--steps", type=int, default=100_000)
-    main(parser.parse_args().steps)
+    main()

@@ -13,7 +13,7 @@ from experiments.soak import fuzz
 def test_fuzz(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("sys.argv", ["dream"])
-    figures = fuzz.main(40)
+    figures = fuzz.main(["--examples=40"])
     assert sum(figures["dream check"].values()) >= 5
     for part in fuzz.readers("t.csv"):
         assert sum(figures[part].values()) >= 40
