@@ -10,7 +10,6 @@ import time
 from pathlib import Path
 from typing import Any
 
-from dream.files import write_atomic
 from lightning_modules import tracking
 
 PARTS = {
