@@ -7,12 +7,13 @@ ifneq ($(wildcard $(CURDIR)/../shared/data),)
 export DREAM_DATA ?= $(CURDIR)/../shared/data
 endif
 
-.PHONY: help demo test bench lint format sbom clean
+.PHONY: help demo test bench soak lint format sbom clean
 
 help:
 	@echo "make demo    set up and run the forecasting demo (under 3 minutes)"
 	@echo "make test    set up and run the tests"
 	@echo "make bench   set up and time the layer beside nn.LSTM and others (about 5 minutes)"
+	@echo "make soak    set up and run what the tests run in short for long: kills, hostile data, memory (about 20 minutes)"
 	@echo "make lint    set up and run ruff and mypy"
 	@echo "make format  set up and reformat the code"
 	@echo "make sbom    set up and write dist/sbom.json: every pinned package, as CycloneDX"
@@ -42,6 +43,10 @@ $(BIN)/.benchmarks: $(BIN)/.installed
 
 bench: $(BIN)/.benchmarks
 	$(BIN)/python -m experiments.benchmarks.layer
+
+soak: $(BIN)/.installed
+	$(BIN)/python -m experiments.soak
+	$(BIN)/python -m pytest --quiet tests/experiments/test_bad_inputs.py
 
 lint: $(BIN)/.linters
 	$(BIN)/ruff check .

@@ -6,12 +6,12 @@ import hashlib
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from io import BufferedRandom, BufferedReader
 from pathlib import Path
-from typing import BinaryIO
 
 
 @contextmanager
-def atomic(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
+def atomic(path: str | os.PathLike[str]) -> Iterator[BufferedRandom]:
     """A file to write and read back that takes the place of `path` when the block ends, and only if it ends well.
 
     It is a temporary file in the same folder, flushed to disk and renamed over the old one; then the folder is flushed, so
@@ -48,7 +48,7 @@ def write_atomic(path: str | os.PathLike[str], content: bytes | str) -> Path:
     return Path(path)
 
 
-def sha256(file: BinaryIO) -> str:
+def sha256(file: BufferedReader | BufferedRandom) -> str:
     """The SHA-256 of a whole file, in hexadecimal digits."""
     file.seek(0)
     return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,64 @@
+"""`python -m experiments.soak`: every part of the soak in turn, each in a process of its own; figures as text and JSON."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from dream.files import write_atomic
+from lightning_modules import tracking
+
+PARTS = {
+    "kills": "runs killed at random moments go on, bit for bit",
+    "hostile": "100,000 steps of hostile streams",
+    "fuzz": "random files and settings",
+    "memory": "a file ten times the memory that may be taken",
+    "store": "the states of a million streams",
+    "ranks": "two processes train what one does, and one is killed",
+}
+"""Modules beside this one: each has a `main()` that prints figures, gives them back as a dictionary, and fails if a promise
+does not hold."""
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the parts; the number of those that failed."""
+    parser = argparse.ArgumentParser(prog="python -m experiments.soak", description=__doc__)
+    parser.add_argument("parts", nargs="*", metavar="PART", help=f"of {', '.join(PARTS)}; all if none is named")
+    parser.add_argument("--out", type=Path, default=Path("runs/soak.json"), help="where the figures go")
+    asked = parser.parse_args(arguments)
+    for name in asked.parts:
+        if name not in PARTS:
+            parser.error(f"`{name}` is not one of {', '.join(PARTS)}")
+    record: dict[str, Any] = {}
+    failed = 0
+    for name in asked.parts or PARTS:
+        print(f"== {name}: {PARTS[name]}", flush=True)  # noqa: T201
+        start = time.monotonic()
+        figures = asked.out.with_name(f"{name}.json")
+        figures.unlink(missing_ok=True)
+        code = subprocess.run([sys.executable, "-c", RUN.format(part=name, path=str(figures))], check=False).returncode
+        held = json.loads(figures.read_text()) if figures.exists() else None
+        figures.unlink(missing_ok=True)
+        record[name] = {"held": code == 0, "seconds": round(time.monotonic() - start), "figures": held}
+        failed += code != 0
+        asked.out.parent.mkdir(parents=True, exist_ok=True)
+        tracking.write_results(asked.out, {}, parts=record)
+    print(f"{len(record) - failed} of {len(record)} parts hold; the figures are in {asked.out}")  # noqa: T201
+    return failed
+
+
+RUN = """
+import json, pathlib
+from experiments.soak import {part}
+path = pathlib.Path({path!r})
+path.parent.mkdir(parents=True, exist_ok=True)
+path.write_text(json.dumps({part}.main([])))
+"""
+
+if __name__ == "__main__":
+    sys.exit(main())
