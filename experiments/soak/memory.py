@@ -43,7 +43,7 @@ FIT = [
 
 
 def write_csv(path: Path, size: int) -> int:
-    """Hours of `COLUMNS` noisy rhythms, at least `size` bytes; the number of rows."""
+    """Minutes of `COLUMNS` noisy rhythms, at least `size` bytes; the number of rows."""
     draw = np.random.default_rng(0)
     day = np.sin(2 * np.pi * np.arange(_LINES) / 24)[:, None] * draw.uniform(0.5, 2, COLUMNS)
     values = day + draw.normal(0, 0.5, (_LINES, COLUMNS))
@@ -52,8 +52,7 @@ def write_csv(path: Path, size: int) -> int:
     with path.open("w") as file:
         file.write("date," + ",".join(f"sensor{k}" for k in range(COLUMNS)) + "\n")
         while file.tell() < size:
-            hours = np.datetime64("2000-01-01T00", "h") + np.arange(rows, rows + _LINES)
-            stamps = np.datetime_as_string(hours.astype("datetime64[m]")).tolist()
+            stamps = np.datetime_as_string(np.datetime64("2000-01-01T00:00") + np.arange(rows, rows + _LINES)).tolist()
             count = _LINES if size - file.tell() > 2 * _LINES * len(lines[0]) else min(_LINES, 1000)
             file.writelines(f"{stamp},{line}\n" for stamp, line in zip(stamps[:count], lines, strict=False))
             rows += count
