@@ -176,7 +176,7 @@ def main(steps: int = 100_000) -> dict[str, dict[str, Any]]:
         "learner, classification": lambda: through_learner(steps, "classification"),
         "learner, adam, denormals first": lambda: through_learner(steps // 5, rule="adam", first="denormals"),
         "learner, sgd, denormals first": lambda: through_learner(steps // 5, "regression", "sgd", "denormals"),
-        "objects": lambda: through_objects(steps // 50),
+        "objects": lambda: through_objects(steps // 200),
     }
     figures = {}
     print(f"kinds: {', '.join(KINDS)}")  # noqa: T201
