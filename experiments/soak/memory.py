@@ -25,6 +25,7 @@ import numpy as np
 MIB = 1 << 20
 COLUMNS = 16
 TIMES = 10  # the file, in what may be taken
+FLAT = 8 * MIB  # that the last steps may take more than the first
 _LINES = 50_000
 FIT = [
     "fit",
@@ -124,7 +125,11 @@ def limited(small: str, large: str, allowed: int, steps: int, mapped: bool) -> N
 
 
 def main(argv: list[str] | None = None) -> dict[str, Any]:
-    """Generate, train, print; the figures, in MiB and seconds."""
+    """Generate, train, print; the figures, in MiB and seconds.
+
+    Raises:
+        SystemExit: a fit on disk that fails or whose memory grows with the steps, or one in memory that does not fail.
+    """
     parser = argparse.ArgumentParser(prog="experiments.soak.memory", description=__doc__)
     parser.add_argument("--allowed", type=int, default=64, help="MiB that may be taken after everything is loaded")
     parser.add_argument("--steps", type=int, default=300, help="training steps")
@@ -158,6 +163,8 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
     }
     for key, value in figures.items():
         print(f"{key.replace('_', ' '):>30}  {value}")  # noqa: T201
+    if not figures["in_memory_fails"] or found["last_steps"] - found["first_steps"] > FLAT:
+        raise SystemExit("memory grows with the steps, or the limit does not limit")
     return figures
 
 
