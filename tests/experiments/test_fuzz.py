@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pytest
 
-pytest.importorskip("hypothesis")
 from experiments.soak import fuzz
 
 
