@@ -43,6 +43,7 @@ $(BIN)/.benchmarks: $(BIN)/.installed
 
 bench: $(BIN)/.benchmarks
 	$(BIN)/python -m experiments.benchmarks.layer
+	$(BIN)/python -m experiments.benchmarks.ranks
 
 soak: $(BIN)/.installed
 	$(BIN)/python -m experiments.soak
