@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import subprocess
 import sys
 import time
 from pathlib import Path
 from typing import Any
 
-from dream.files import write_atomic
 from lightning_modules import tracking
 
 PARTS = {
@@ -41,7 +41,8 @@ def main(arguments: list[str] | None = None) -> int:
         start = time.monotonic()
         figures = asked.out.with_name(f"{name}.json")
         figures.unlink(missing_ok=True)
-        code = subprocess.run([sys.executable, "-c", RUN.format(part=name, path=str(figures))], check=False).returncode
+        words = [sys.executable, "-c", RUN.format(part=name, path=str(figures))]
+        code = subprocess.run(words, env={**os.environ, **SETTLED}, check=False).returncode
         held = json.loads(figures.read_text()) if figures.exists() else None
         figures.unlink(missing_ok=True)
         record[name] = {"held": code == 0, "seconds": round(time.monotonic() - start), "figures": held}
@@ -52,12 +53,13 @@ def main(arguments: list[str] | None = None) -> int:
     return failed
 
 
+SETTLED = {"MALLOC_MMAP_THRESHOLD_": "131072"}  # glibc gives back what is freed, so that resident memory says something
 RUN = """
 import json, pathlib
 from experiments.soak import {part}
 path = pathlib.Path({path!r})
 path.parent.mkdir(parents=True, exist_ok=True)
-path.write_text(json.dumps({part}.main([])))
+path.write_text(json.dumps({part}.main()))
 """
 
 if __name__ == "__main__":

@@ -164,8 +164,15 @@ def through_objects(steps: int) -> dict[str, Any]:
     return {"steps": row, "rows": 1, "finite": finite, "refused": refused}
 
 
-def main(steps: int = 100_000) -> dict[str, dict[str, Any]]:
-    """Run every part, print its figures and return them."""
+def main(arguments: list[str] | None = None) -> dict[str, dict[str, Any]]:
+    """Run every part, print its figures and return them.
+
+    Raises:
+        AssertionError: something was not finite.
+    """
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--steps", type=int, default=100_000)
+    steps: int = parser.parse_args(arguments).steps
     parts: dict[str, Callable[[], dict[str, Any]]] = {
         "layer": lambda: through_layer(steps),
         "layer without homeostasis": lambda: through_layer(steps, kappa=0.0),
@@ -176,7 +183,7 @@ def main(steps: int = 100_000) -> dict[str, dict[str, Any]]:
         "learner, classification": lambda: through_learner(steps, "classification"),
         "learner, adam, denormals first": lambda: through_learner(steps // 5, rule="adam", first="denormals"),
         "learner, sgd, denormals first": lambda: through_learner(steps // 5, "regression", "sgd", "denormals"),
-        "objects": lambda: through_objects(steps // 50),
+        "objects": lambda: through_objects(steps // 200),
     }
     figures = {}
     print(f"kinds: {', '.join(KINDS)}")  # noqa: T201
@@ -184,10 +191,10 @@ def main(steps: int = 100_000) -> dict[str, dict[str, Any]]:
         start = time.monotonic()
         figures[name] = run() | {"seconds": round(time.monotonic() - start, 1)}
         print(name, figures[name], flush=True)  # noqa: T201
+    lost = [name for name, seen in figures.items() if not seen["finite"]]
+    assert not lost, f"not finite: {', '.join(lost)}"
     return figures
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--steps", type=int, default=100_000)
-    main(parser.parse_args().steps)
+    main()

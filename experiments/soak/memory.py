@@ -25,6 +25,7 @@ import numpy as np
 MIB = 1 << 20
 COLUMNS = 16
 TIMES = 10  # the file, in what may be taken
+FLAT = 8 * MIB  # that the last steps may take more than the first
 _LINES = 50_000
 FIT = [
     "fit",
@@ -43,7 +44,7 @@ FIT = [
 
 
 def write_csv(path: Path, size: int) -> int:
-    """Hours of `COLUMNS` noisy rhythms, at least `size` bytes; the number of rows."""
+    """Minutes of `COLUMNS` noisy rhythms, at least `size` bytes; the number of rows."""
     draw = np.random.default_rng(0)
     day = np.sin(2 * np.pi * np.arange(_LINES) / 24)[:, None] * draw.uniform(0.5, 2, COLUMNS)
     values = day + draw.normal(0, 0.5, (_LINES, COLUMNS))
@@ -52,8 +53,7 @@ def write_csv(path: Path, size: int) -> int:
     with path.open("w") as file:
         file.write("date," + ",".join(f"sensor{k}" for k in range(COLUMNS)) + "\n")
         while file.tell() < size:
-            hours = np.datetime64("2000-01-01T00", "h") + np.arange(rows, rows + _LINES)
-            stamps = np.datetime_as_string(hours.astype("datetime64[m]")).tolist()
+            stamps = np.datetime_as_string(np.datetime64("2000-01-01T00:00") + np.arange(rows, rows + _LINES)).tolist()
             count = _LINES if size - file.tell() > 2 * _LINES * len(lines[0]) else min(_LINES, 1000)
             file.writelines(f"{stamp},{line}\n" for stamp, line in zip(stamps[:count], lines, strict=False))
             rows += count
@@ -125,7 +125,11 @@ def limited(small: str, large: str, allowed: int, steps: int, mapped: bool) -> N
 
 
 def main(argv: list[str] | None = None) -> dict[str, Any]:
-    """Generate, train, print; the figures, in MiB and seconds."""
+    """Generate, train, print; the figures, in MiB and seconds.
+
+    Raises:
+        SystemExit: a fit on disk that fails or whose memory grows with the steps, or one in memory that does not fail.
+    """
     parser = argparse.ArgumentParser(prog="experiments.soak.memory", description=__doc__)
     parser.add_argument("--allowed", type=int, default=64, help="MiB that may be taken after everything is loaded")
     parser.add_argument("--steps", type=int, default=300, help="training steps")
@@ -159,6 +163,8 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
     }
     for key, value in figures.items():
         print(f"{key.replace('_', ' '):>30}  {value}")  # noqa: T201
+    if not figures["in_memory_fails"] or found["last_steps"] - found["first_steps"] > FLAT:
+        raise SystemExit("memory grows with the steps, or the limit does not limit")
     return figures
 
 

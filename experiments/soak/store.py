@@ -24,7 +24,11 @@ BATCH = 100_000
 
 
 def main(argv: list[str] | None = None) -> dict[str, Any]:
-    """Fill, update and read a store in random order, print; the figures, in MiB and seconds."""
+    """Fill, update and read a store in random order, print; the figures, in MiB and seconds.
+
+    Raises:
+        SystemExit: a stream has another state than it was given, or memory grows with the work.
+    """
     parser = argparse.ArgumentParser(prog="experiments.soak.store", description=__doc__)
     parser.add_argument("--keys", type=int, default=1_000_000)
     parser.add_argument("--memory", type=int, default=64, help="MiB of shards in memory")
@@ -84,6 +88,9 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
     }
     for name, value in figures.items():
         print(f"{name.replace('_', ' '):>30}  {value}")  # noqa: T201
+    updates = resident[len(resident) // 2 :]
+    if held > room * MIB or updates[-1] > updates[0] + room / 4:
+        raise SystemExit("memory grows with the work")
     return figures
 
 

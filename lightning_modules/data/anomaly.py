@@ -184,7 +184,8 @@ class AnomalyData(TaskData, ABC):
         return batch.lengths.new_tensor([[batch.start, batch.start + rows - 1]]).expand(streams, 2)
 
     def source_of(self, row: int) -> str:
-        return self.streams[row].name
+        rank, world = self.share
+        return self.streams[rank + row * world].name
 
     def describe(self) -> list[tuple[str, str]]:
         """What a person wants to know before training, as (name, text) rows."""

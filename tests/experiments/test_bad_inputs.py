@@ -216,7 +216,7 @@ def loaded(content: bytes, said: str, command: str = "test") -> Case:
     return Case([command, "-c", "forecasting", "--ckpt_path=it.ckpt"], {"it.ckpt": content}, said)
 
 
-WROTE = "must be one that `dream fit` wrote"
+WROTE = "a checkpoint that `dream fit` wrote"
 DATA = b"data:\n  class_path: lightning_modules.data.DriftingLoad\n"
 MODEL = b"model:\n  class_path: lightning_modules.ForecastingModule\n"
 OTHERS = {
@@ -235,7 +235,7 @@ OTHERS = {
     "a truncated checkpoint": loaded(checkpoint()[:-300], WROTE),
     "text as checkpoint": loaded(b"weights: 1\n", WROTE, "predict"),
     "another program's checkpoint": loaded(checkpoint(hyper_parameters=7), WROTE, "validate"),
-    "a crafted pickle": loaded(pickle.dumps(Trap()), WROTE),
+    "a crafted pickle": loaded(pickle.dumps(Trap(), protocol=2), WROTE),
     "a trap in a checkpoint": loaded(checkpoint(state_dict=Trap()), WROTE, "predict"),
     "no configuration": Case(["fit"], {}, "-c must name an experiment"),
     "a configuration that is not there": Case(["fit", "-c", "forcasting"], {}, "Did you mean"),

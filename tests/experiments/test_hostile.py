@@ -25,7 +25,7 @@ def test_a_layer_that_trains(backend: str) -> None:
     assert hostile.through_layer(500, backend, train=True)["finite"]
 
 
-@pytest.mark.parametrize("first", hostile.KINDS)
+@pytest.mark.parametrize("first", ["constants", "denormals", "huge legal values"])
 @pytest.mark.parametrize(
     ("task", "rule"),
     [

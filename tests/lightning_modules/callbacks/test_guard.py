@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +13,11 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from dream import ConfigError, DREAMConfig, DREAMError
 from dream.cell import DREAMCell
+from experiments.soak.ranks import TORCHRUN
 from lightning_modules import AnomalyModule, OnlineModule
 from lightning_modules.base import TaskModule
 from lightning_modules.callbacks import BestCheckpoint, NaNGuard
@@ -331,3 +334,47 @@ def test_an_optimiser_that_cannot_rest_is_refused(tmp_path: Path) -> None:
     module.configure_optimizers = lambda: torch.optim.AdamW(module.parameters())  # type: ignore[method-assign]
     with pytest.raises(ConfigError, match=r"the optimiser must be able to rest .*got AdamW without `fused`"):
         fit(tmp_path, NaNGuard(), module=module)
+
+
+def test_the_device_is_not_waited_for_in_a_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A wait is a tensor that becomes a number or a list of Python's: there is one at each look, and none besides."""
+    hooks = ("on_train_batch_start", "on_before_backward", "on_before_optimizer_step", "_count")
+    waits, within, tolist = dict.fromkeys(hooks, 0), [""], torch.Tensor.tolist
+
+    class Counting(TorchDispatchMode):
+        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            waits[within[0]] += func is torch.ops.aten._local_scalar_dense.default
+            return func(*args, **(kwargs or {}))
+
+    def listed(tensor: Tensor) -> Any:
+        if within[0]:
+            waits[within[0]] += 1
+        return tolist(tensor)
+
+    def counted(name: str, call: Any) -> Any:
+        def hook(*args: Any) -> None:
+            within[0] = name
+            with Counting():
+                call(*args)
+            within[0] = ""
+
+        return hook
+
+    for name in hooks:
+        monkeypatch.setattr(NaNGuard, name, counted(name, getattr(NaNGuard, name)))
+    monkeypatch.setattr(torch.Tensor, "tolist", listed)
+    fit(tmp_path, NaNGuard(), log_every_n_steps=4, limit_train_batches=10)
+    assert waits == dict(zip(hooks, (0, 0, 0, 3), strict=True))  # steps 4 and 8, and the end of the epoch
+
+
+def test_a_batch_that_is_bad_in_one_process_is_skipped_by_all(tmp_path: Path) -> None:
+    command = [*TORCHRUN, "--nproc-per-node=2", "-m", "tests.lightning_modules.callbacks.two_guards", str(tmp_path / "out")]
+    done = subprocess.run(command, check=True, capture_output=True, text=True, timeout=120)
+    one, two = (torch.load(tmp_path / f"out.{rank}", weights_only=True) for rank in (0, 1))
+    assert torch.equal(one["weights"], two["weights"])
+    assert one["skipped"] == two["skipped"] == 1
+    steps = one["weights"]
+    assert torch.equal(steps[0], steps[1])
+    assert not torch.equal(steps[1], steps[2])
+    assert "step 2: not finite: surprise and norm of U of layer 0. In the batch: drifting load" in done.stderr
+    assert "step 2: something on another process is not finite" in done.stderr
