@@ -85,6 +85,27 @@ def measured(plan: Plan, steps: int) -> float:
         return float(out.read_text())
 
 
+def speeds(repeats: int, steps: int) -> dict[str, list[float]]:
+    """Windows a second of every plan, all plans in turn, the one with a single thread first."""
+    plans = list(dict.fromkeys([Plan(1, 1), Plan(1, cores()), Plan(2, max(cores() // 2, 1))]))
+    found: dict[str, list[float]] = {str(plan): [] for plan in plans}
+    for _ in range(repeats):
+        for plan in plans:
+            found[str(plan)].append(measured(plan, steps))
+    return found
+
+
+def cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def ratios(found: dict[str, list[float]]) -> dict[str, float]:
+    """Median of every plan's `speeds`, relative to the first's."""
+    medians = {name: statistics.median(values) for name, values in found.items()}
+    return {name: value / next(iter(medians.values())) for name, value in medians.items()}
+
+
 def main(argv: list[str] | None = None) -> int:
     """Run the benchmark; see the module."""
     parser = argparse.ArgumentParser(prog="python -m experiments.benchmarks.ranks", description=__doc__.split("\n\n")[0])
@@ -98,21 +119,14 @@ def main(argv: list[str] | None = None) -> int:
         if launch.is_first():
             arguments.out.write_text(str(speed))
         return 0
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    plans = list(dict.fromkeys([Plan(1, 1), Plan(1, cores), Plan(2, max(cores // 2, 1))]))
-    speeds: dict[str, list[float]] = {str(plan): [] for plan in plans}
-    for _ in range(arguments.repeats):
-        for plan in plans:
-            speeds[str(plan)].append(measured(plan, arguments.steps))
-    medians = {name: statistics.median(values) for name, values in speeds.items()}
-    base = medians[str(plans[0])]
-    table = Table("processes", "windows a second", "ratio", title=f"training, {BATCH} windows a batch, {cores} cores")
-    for name, value in medians.items():
-        table.add_row(name, f"{value:.0f}", f"{value / base:.2f}")
+    found = speeds(arguments.repeats, arguments.steps)
+    table = Table("processes", "windows a second", "ratio", title=f"training, {BATCH} windows a batch, {cores()} cores")
+    for name, ratio in ratios(found).items():
+        table.add_row(name, f"{statistics.median(found[name]):.0f}", f"{ratio:.2f}")
     Console().print(table)
     arguments.out.parent.mkdir(parents=True, exist_ok=True)
-    ratios = {name: {"ratio": value / base} for name, value in medians.items()}
-    write_results(arguments.out, ratios, windows_per_second=speeds, batch=BATCH, cores=cores, steps=arguments.steps)
+    results = {name: {"ratio": ratio} for name, ratio in ratios(found).items()}
+    write_results(arguments.out, results, windows_per_second=found, batch=BATCH, cores=cores(), steps=arguments.steps)
     Console().print(f"every figure: {arguments.out}")
     return 0
 

@@ -39,6 +39,8 @@ from lightning_modules.stream import Reading
 ROOT = Path(__file__).parents[2]
 CONFIG = DREAMConfig(hidden_dim=64, rank=4, base_plasticity=0.2)
 EPOCHS = 2
+LIMITS = {"float64": 1e-9, "float32": 1e-5}
+"""Largest difference between the gradients of a step, relative to the largest of them; they drift apart as weights do."""
 
 
 class Gaps(DriftingLoad):
@@ -135,11 +137,17 @@ def train_all(double: bool) -> dict[str, Trace]:
 
 
 def in_processes(count: int, double: bool) -> dict[str, Trace]:
-    """`train_all` in `count` processes on this host, by gloo; what rank 0 saw."""
+    """`train_all` in `count` processes of one thread on this host, by gloo; what rank 0 saw.
+
+    With more threads the first weights, which are made orthogonal, would differ in the last digits.
+    """
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "traces.pt"
         command = ["-m", "experiments.soak.ranks", f"--out={out}", *(["--double"] if double else [])]
-        subprocess.run([*TORCHRUN, f"--nproc-per-node={count}", *command], check=True, timeout=300)
+        start, environment = [*TORCHRUN, f"--nproc-per-node={count}"], {**os.environ, "OMP_NUM_THREADS": "1"}
+        done = subprocess.run([*start, *command], env=environment, capture_output=True, text=True, timeout=300)
+        if done.returncode:
+            raise RuntimeError(done.stderr)
         return {name: Trace(*trace) for name, trace in torch.load(out, weights_only=True).items()}
 
 
@@ -226,8 +234,12 @@ def kill(victim: int, torchrun: bool, folder: Path, *flags: str) -> Ending:
         family.end()
 
 
-def main(argv: list[str] | None = None) -> int:
-    """Print the figures; see the module."""
+def main(argv: list[str] | None = None) -> dict[str, Any]:
+    """Print the figures, and give them back; see the module.
+
+    Raises:
+        AssertionError: a promise does not hold.
+    """
     parser = argparse.ArgumentParser(prog="python -m experiments.soak.ranks", description=__doc__.split("\n\n")[0])
     parser.add_argument("--out", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--double", action="store_true", help=argparse.SUPPRESS)
@@ -236,23 +248,29 @@ def main(argv: list[str] | None = None) -> int:
         traces = {name: tuple(trace) for name, trace in train_all(arguments.double).items()}
         if launch.is_first():
             torch.save(traces, arguments.out)
-        return 0
+        return {}
     console = Console()
-    table = Table("", "float64", "float32", title="largest relative difference of a gradient, 2 processes and 1")
-    runs = {double: (train_all(double), in_processes(2, double)) for double in (True, False)}
+    figures: dict[str, Any] = {"difference of gradients": {}, "killed": {}}
+    table = Table("", *LIMITS, title="largest relative difference of a gradient, 2 processes and 1")
+    runs = {kind: [in_processes(count, kind == "float64") for count in (1, 2)] for kind in LIMITS}
     for name in CASES:
-        table.add_row(name, *(f"{difference(one[name], two[name]):.1e}" for one, two in runs.values()))
+        found = {kind: difference(one[name], two[name]) for kind, (one, two) in runs.items()}
+        figures["difference of gradients"][name] = found
+        table.add_row(name, *(f"{value:.1e}" for value in found.values()))
+        assert all(value < LIMITS[kind] for kind, value in found.items()), found
     console.print(table)
     for torchrun in (True, False):
         for victim in (0, 1):
             with tempfile.TemporaryDirectory() as folder:
-                ending = kill(victim, torchrun, Path(folder), "-c", "forecasting")
-            how = "torchrun" if torchrun else "the Trainer"
-            ended = f"all gone after {ending.seconds:.1f} s, code {ending.code}"
-            console.print(f"rank {victim} killed, started by {how}: {ended}")
-    with tempfile.TemporaryDirectory() as folder:
-        return benchmark.main(["--repeats=3", f"--out={folder}/ranks.json"])
+                ending = kill(victim, torchrun, Path(folder), "-c", "forecasting", "--run.wandb=disabled")
+            how = f"rank {victim} killed, started by {'torchrun' if torchrun else 'the Trainer'}"
+            figures["killed"][how] = {"seconds": round(ending.seconds, 1), "code": ending.code}
+            console.print(f"{how}: all gone after {ending.seconds:.1f} s, code {ending.code}")
+            assert ending.code != 0
+    figures["windows a second"] = speeds = benchmark.speeds(repeats=3, steps=40)
+    console.print("throughput: " + ", ".join(f"{name} {ratio:.2f}" for name, ratio in benchmark.ratios(speeds).items()))
+    return figures
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()
