@@ -58,6 +58,7 @@ def _child(folder: str, command: list[str], place: str, at: float, sent: int, la
     os.dup2(said.fileno(), 1)
     os.dup2(said.fileno(), 2)
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    multiprocessing.set_start_method("fork", force=True)  # as in a process that was started by hand: workers end with it
     torch.set_num_threads(1)
     os.environ["WANDB_MODE"] = "disabled"
     resource.setrlimit(resource.RLIMIT_FSIZE, (largest_file, resource.getrlimit(resource.RLIMIT_FSIZE)[1]))

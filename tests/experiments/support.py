@@ -14,6 +14,8 @@ from typing import Any
 
 from wandb.proto import wandb_internal_pb2
 
+from experiments.soak.processes import PROCESSES
+
 DREAM = [sys.executable, "-W", "error::UserWarning:experiments", "-m", "experiments.cli"]
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2]), "COLUMNS": "200"}
 SMALL = [
@@ -39,6 +41,30 @@ def start(*arguments: str, folder: Path) -> subprocess.Popen[str]:
 
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     return subprocess.Popen([*DREAM, *arguments], cwd=folder, env=ENVIRONMENT, preexec_fn=listen, **pipes)
+
+
+def forked(*arguments: str, folder: Path) -> subprocess.CompletedProcess[str]:
+    """The command in a process of its own, forked from one that has loaded everything: as `subprocess.run`, in less time."""
+    process = PROCESSES.Process(target=_dream, args=(arguments, str(folder)))
+    process.start()
+    process.join(240)
+    assert process.exitcode is not None, f"{arguments} did not end"
+    said = [folder / f".{process.pid}.{kind}" for kind in ("out", "err")]
+    texts = [path.read_text() for path in said]
+    for path in said:
+        path.unlink()
+    return subprocess.CompletedProcess(["dream", *arguments], process.exitcode, *texts)
+
+
+def _dream(arguments: tuple[str, ...], folder: str) -> None:
+    os.chdir(folder)
+    os.environ.update(ENVIRONMENT)
+    for kind, descriptor in (("out", 1), ("err", 2)):
+        with Path(f".{os.getpid()}.{kind}").open("w") as file:
+            os.dup2(file.fileno(), descriptor)
+    from experiments.cli import main
+
+    sys.exit(main(list(arguments)))
 
 
 def wandb_records(path: Path) -> list[Any]:

@@ -12,18 +12,15 @@ import pytest
 import torch
 import yaml
 
-from tests.experiments.support import DREAM, ENVIRONMENT, SMALL, start, wandb_config, wandb_history
-
-
-def dream(*arguments: str, folder: Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([*DREAM, *arguments], cwd=folder, env=ENVIRONMENT, capture_output=True, text=True, timeout=240)
+from tests.experiments.support import DREAM, ENVIRONMENT, SMALL, forked, start, wandb_config, wandb_history
 
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, subprocess.CompletedProcess[str]]:
     """A finished fit: its folder, and what it said."""
     folder = tmp_path_factory.mktemp("fit")
-    done = dream("fit", "-c", "forecasting", *SMALL, "--run.name=one", "--seed=3", folder=folder)
+    command = [*DREAM, "fit", "-c", "forecasting", *SMALL, "--run.name=one", "--seed=3"]
+    done = subprocess.run(command, cwd=folder, env=ENVIRONMENT, capture_output=True, text=True, timeout=240)
     assert done.returncode == 0, done.stderr
     return folder / "runs" / "one", done
 
@@ -84,7 +81,7 @@ def test_the_tracked_configuration_is_nested_and_resolved(run: tuple[Path, subpr
 def test_the_configuration_runs_again_and_gives_the_same(run: tuple[Path, subprocess.CompletedProcess[str]]) -> None:
     folder, _ = run
     assert yaml.safe_load((folder / "config.yaml").read_text())["seed"] == 3
-    again = dream("fit", "-c", str(folder / "config.yaml"), "--run.name=two", folder=folder.parent.parent)
+    again = forked("fit", "-c", str(folder / "config.yaml"), "--run.name=two", folder=folder.parent.parent)
     assert again.returncode == 0, again.stderr
     first, second = (json.loads((folder.parent / name / "results.json").read_text())["results"] for name in ("one", "two"))
     assert first == second
@@ -92,7 +89,9 @@ def test_the_configuration_runs_again_and_gives_the_same(run: tuple[Path, subpro
 
 def test_a_checkpoint_is_tested_as_it_was_trained(run: tuple[Path, subprocess.CompletedProcess[str]]) -> None:
     folder, _ = run
-    done = dream("test", "--ckpt_path", str(folder), "--run.name=three", "--run.wandb=disabled", folder=folder.parent.parent)
+    done = forked(
+        "test", "--ckpt_path", str(folder), "--run.name=three", "--run.wandb=disabled", folder=folder.parent.parent
+    )
     assert done.returncode == 0, done.stderr
     first, again = (json.loads((folder.parent / name / "results.json").read_text())["results"] for name in ("one", "three"))
     assert first == again
@@ -107,7 +106,7 @@ def test_a_flag_beats_the_checkpoint(run: tuple[Path, subprocess.CompletedProces
         "--model.config.base_threshold=0.7",
         "--run.name=four",
     ]
-    done = dream("test", *arguments, "--run.wandb=disabled", folder=folder.parent.parent)
+    done = forked("test", *arguments, "--run.wandb=disabled", folder=folder.parent.parent)
     assert done.returncode == 0, done.stderr
     first, changed = (json.loads((folder.parent / name / "results.json").read_text())["results"] for name in ("one", "four"))
     assert first["DREAM"] != changed["DREAM"]
@@ -120,7 +119,7 @@ def test_a_flag_beats_the_checkpoint(run: tuple[Path, subprocess.CompletedProces
 def test_a_group_of_settings_beats_the_checkpoint_too(run: tuple[Path, subprocess.CompletedProcess[str]]) -> None:
     folder, _ = run
     arguments = ["--ckpt_path", str(folder), "--model.config", "{base_threshold: 0.6}", "--run.name=group"]
-    done = dream("validate", *arguments, "--run.wandb=disabled", folder=folder.parent.parent)
+    done = forked("validate", *arguments, "--run.wandb=disabled", folder=folder.parent.parent)
     assert done.returncode == 0, done.stderr
     settings = yaml.safe_load((folder.parent / "group" / "config.yaml").read_text())["model"]["init_args"]["config"]
     assert settings["base_threshold"] == 0.6
@@ -129,7 +128,7 @@ def test_a_group_of_settings_beats_the_checkpoint_too(run: tuple[Path, subproces
 
 def test_weights_that_do_not_fit_are_refused_in_one_line(run: tuple[Path, subprocess.CompletedProcess[str]]) -> None:
     folder, _ = run
-    done = dream(
+    done = forked(
         "test", "--ckpt_path", str(folder), "--model.config.rank=3", "--run.wandb=disabled", folder=folder.parent.parent
     )
     assert done.returncode == 2
@@ -139,7 +138,7 @@ def test_weights_that_do_not_fit_are_refused_in_one_line(run: tuple[Path, subpro
 
 def test_predict_continues_the_data(run: tuple[Path, subprocess.CompletedProcess[str]]) -> None:
     folder, _ = run
-    done = dream(
+    done = forked(
         "predict", "--ckpt_path", str(folder), "--run.name=five", "--run.wandb=disabled", folder=folder.parent.parent
     )
     assert done.returncode == 0, done.stderr
@@ -150,7 +149,7 @@ def test_predict_continues_the_data(run: tuple[Path, subprocess.CompletedProcess
 
 def test_validate_gives_the_value_that_chose_the_checkpoint(run: tuple[Path, subprocess.CompletedProcess[str]]) -> None:
     folder, _ = run
-    done = dream(
+    done = forked(
         "validate", "--ckpt_path", str(folder), "--run.name=six", "--run.wandb=disabled", folder=folder.parent.parent
     )
     assert done.returncode == 0, done.stderr
@@ -162,7 +161,7 @@ def test_validate_gives_the_value_that_chose_the_checkpoint(run: tuple[Path, sub
 
 @pytest.mark.parametrize("limit", ["--trainer.limit_test_batches=0", "--trainer.limit_val_batches=0"])
 def test_parts_may_be_left_out(limit: str, tmp_path: Path) -> None:
-    done = dream("fit", "-c", "forecasting", *SMALL, limit, "--trainer.max_epochs=1", folder=tmp_path)
+    done = forked("fit", "-c", "forecasting", *SMALL, limit, "--trainer.max_epochs=1", folder=tmp_path)
     assert done.returncode == 0, done.stderr
     assert ("nothing was tested" in done.stdout) == ("test" in limit)
 
