@@ -6,6 +6,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from dream.errors import CheckpointError, ConfigError
 from experiments import configs
 from lightning_modules import checkpoints
@@ -60,6 +62,8 @@ def resolve(argv: list[str]) -> tuple[list[str], str]:
         if home is None or not home.is_file():
             raise ConfigError("-c must name an experiment; got none. `dream config list` shows the shipped ones.")
         paths = [home]
+    if checkpoint is not None:
+        refuse_other_task(checkpoint, paths)
     last = paths[-1]
     experiment = last.parent.name if last.name == "config.yaml" else last.stem
     return [command, *_as_flags(paths), *(checkpoint_flags(checkpoint) if checkpoint else []), *flags], experiment
@@ -96,6 +100,23 @@ def checkpoint_flags(checkpoint: Path) -> list[str]:
     }
     texts = {key: value if isinstance(value, str) else json.dumps(value) for key, value in settings.items()}
     return [f"--model.{key}={text}" for key, text in texts.items()]
+
+
+def refuse_other_task(checkpoint: Path, paths: list[Path]) -> None:
+    """Refuse a checkpoint of another task than the one that the configurations `paths` name last.
+
+    Raises:
+        CheckpointError: naming both.
+    """
+    try:
+        contents = [yaml.safe_load(path.read_text(encoding="utf-8")) for path in paths]
+    except yaml.YAMLError:
+        return  # the parser says where
+    models = [
+        content["model"] for content in contents if isinstance(content, dict) and isinstance(content.get("model"), dict)
+    ]
+    named = [str(model["class_path"]) for model in models if "class_path" in model]
+    checkpoints.read(checkpoint, named[-1].rpartition(".")[2] if named else None)
 
 
 def checkpoint_file(path: str, name: str) -> Path:

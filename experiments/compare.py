@@ -15,6 +15,7 @@ from dream.files import write_atomic
 from experiments import baselines, comparison, launch, run
 from experiments.arguments import split_configs
 from experiments.folders import RESULTS, RunSettings, discard_if_empty
+from lightning_modules.redaction import redacted
 
 PLAN = "plan.json"  # what the cells of a folder share
 
@@ -51,7 +52,8 @@ class Plan:
 
     def identity(self) -> dict[str, Any]:
         """What all cells share; a folder holds the cells of one identity only."""
-        return {"experiment": [path.read_text(encoding="utf-8") for path in self.paths], "flags": self.flags}
+        texts = [path.read_text(encoding="utf-8") for path in self.paths]
+        return {"experiment": redacted(texts), "flags": redacted(self.flags)}
 
 
 def main(argv: list[str]) -> int:

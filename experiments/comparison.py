@@ -7,12 +7,14 @@ import os
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 import yaml
 from rich.console import Console
 
+from dream.files import write_atomic
 from experiments.report import table
 from lightning_modules import tracking
 from lightning_modules.plots.comparison import comparison
@@ -108,7 +110,9 @@ def show(folder: Path, cells: Sequence[tuple[str, int]], **facts: Any) -> None:
     means = {name: {m: statistics.fmean(v) for m in metrics if (v := row.of(m))} for name, row in rows.items()}
     path, picture = folder / "comparison.json", folder / "comparison.png"
     tracking.write_results(path, means, seeds=seeds, rows={name: vars(row) for name, row in rows.items()}, **facts)
-    comparison({name: row.of(metrics[0]) for name, row in rows.items()}, metrics[0]).savefig(picture, dpi=120)
+    drawn = BytesIO()
+    comparison({name: row.of(metrics[0]) for name, row in rows.items()}, metrics[0]).savefig(drawn, dpi=120)
+    write_atomic(picture, drawn.getvalue())
     console.print(f"      comparison  {path}\n          figure  {picture}", soft_wrap=True, highlight=False)
     settings = yaml.safe_load((cell_folder(folder, *next(iter(done))) / CONFIG).read_text(encoding="utf-8"))["run"]
     mode = settings["wandb"] or os.environ.get("WANDB_MODE", "offline")

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
-import os
+import logging
 import shutil
 import uuid
 from contextlib import suppress
@@ -13,12 +12,17 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal
 
+from filelock import FileLock, Timeout
+
 from dream.errors import ConfigError
 from dream.files import write_atomic
 from lightning_modules.redaction import redacted
 
+log = logging.getLogger(__name__)
+
 RUN = "run.json"
 """What a run is of, written before anything else."""
+LOCK = ".lock"
 RESULTS = "results.json"
 """What came out; there when a run has ended well."""
 
@@ -117,7 +121,7 @@ def earlier_run(settings: RunSettings, command: list[str]) -> Path | None:
     if settings.name is not None:
         folder = parent / settings.name
         if folder.is_dir() and not read_run(folder):
-            if any(folder.iterdir()):
+            if any(path.name != LOCK for path in folder.iterdir()):
                 raise ConfigError(f"`run.name` must be that of a run; {folder} holds something else.", key="run.name")
             write_run(folder, command)  # it was stopped between making the folder and this
         return folder if folder.is_dir() else None
@@ -126,24 +130,25 @@ def earlier_run(settings: RunSettings, command: list[str]) -> Path | None:
     return max(runs, key=lambda run: (results(run) is None, (run / RUN).stat().st_mtime), default=None)
 
 
-def hold(folder: Path) -> int:
-    """Keep other processes from going on with the run in `folder` as long as this one lives; a file descriptor.
+def hold(folder: Path) -> FileLock:
+    """Keep other processes from going on with the run in `folder` until the lock is released, or this process ends.
 
     Raises:
         ConfigError: another process runs it.
     """
-    descriptor = os.open(folder, os.O_RDONLY)
+    lock = FileLock(folder / LOCK, blocking=False)
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        os.close(descriptor)
+        lock.acquire()
+    except Timeout:
         raise ConfigError(f"the run in {folder} is still going on in another process. Wait for it, or stop it.") from None
-    return descriptor
+    except (OSError, NotImplementedError) as error:
+        log.warning("%s cannot be locked (%s): see to it that no other process goes on with this run.", folder, error)
+    return lock
 
 
 def discard_if_empty(folder: Path) -> None:
     """Remove the folder of a run that was refused before it wrote anything, and the default folder around it if empty."""
-    if any(path.is_file() and path.name != RUN for path in folder.rglob("*")):
+    if any(path.is_file() and path.name not in (RUN, LOCK) for path in folder.rglob("*")):
         return
     shutil.rmtree(folder, ignore_errors=True)
     if folder.parent == Path(RunSettings.folder):

@@ -47,10 +47,17 @@ def refuse_other_settings(path: Path, here: dict[str, Any]) -> None:
 
     Raises:
         ConfigError: naming the settings that differ.
+        CheckpointError: the file is damaged.
     """
     if not path.is_file():
         return  # the run was stopped before it wrote them
-    changed = differences(yaml.safe_load(path.read_text(encoding="utf-8")), here)
+    try:
+        there = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError):
+        there = None
+    if not isinstance(there, dict):
+        raise CheckpointError(f"{path} must hold the settings of the run; it is damaged. Start a new run.")
+    changed = differences(there, here)
     if changed:
         raise ConfigError(
             f"the run in {path.parent} was started with other settings: {'; '.join(changed[:MOST])}. Go on with those, or "

@@ -25,7 +25,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from lightning.pytorch.utilities.exceptions import MisconfigurationException, SIGTERMException
 from pydantic import ValidationError
 
-from dream.errors import ConfigError, DREAMError, DREAMWarning
+from dream.errors import ConfigError, DataError, DREAMError, DREAMWarning
 from dream.files import write_atomic
 from experiments import folders, launch, report
 from experiments.arguments import FROM_DATA, resolve
@@ -44,11 +44,13 @@ from lightning_modules.callbacks import (
     SaveProgress,
     TuningAdvisor,
 )
+from lightning_modules.callbacks.saving import TEST
 from lightning_modules.checkpoints import AtomicCheckpointIO
 from lightning_modules.cores import trainable
 from lightning_modules.data import TaskData
 from lightning_modules.loops import make_resumable
 from lightning_modules.redaction import redacted
+from lightning_modules.signals import StopSignals
 
 LINKED = [f"model.{name}" for name in FROM_DATA.values()]
 CONFIG = "config.yaml"
@@ -80,6 +82,7 @@ class DREAMCLI(LightningCLI):
 
     def __init__(self, experiment: str, command: list[str], stack: ExitStack) -> None:
         self.experiment, self.command, self.stack = experiment, command, stack
+        self.signals = stack.enter_context(StopSignals())
         self.folder: Path | None = None
         self.newest: str | None = None
         """What a run that is resumed goes on from."""
@@ -144,6 +147,12 @@ class DREAMCLI(LightningCLI):
             raise ConfigError(f"`seed` must lie between 0 and {2**32 - 1}; got {values.seed}.", key="seed")
         if values.trainer.default_root_dir is not None:
             raise ConfigError("`trainer.default_root_dir` is the run's own folder here; set `run.folder`.")
+        if values.trainer.overfit_batches:
+            raise ConfigError(
+                "`trainer.overfit_batches` is not for these tasks, which order their batches themselves. Set "
+                "`trainer.limit_train_batches`.",
+                key="trainer.overfit_batches",
+            )
         if values.resume and self.config.subcommand != "fit":
             raise ConfigError("`--resume` goes on with a fit; leave it out here.", key="resume")
         settings = values.model.init_args
@@ -185,7 +194,7 @@ class DREAMCLI(LightningCLI):
         if self.subcommand == "check":
             config["logger"] = False
             return super().instantiate_trainer(**kwargs)
-        self.stack.enter_context(saving.signals)
+        saving.signals = self.signals
         self.open_folder(settings, saving)
         assert self.folder is not None
         if config.logger is None:
@@ -214,9 +223,9 @@ class DREAMCLI(LightningCLI):
         def decide() -> str:
             earlier = folders.earlier_run(settings, self.command) if values.resume else None
             folder = earlier or folders.run_folder(settings, self.experiment, self.command)
-            self.stack.callback(os.close, folders.hold(folder))
+            self.stack.callback(folders.hold(folder).release)
             newest = None
-            if earlier is not None and folders.results(earlier) is None:
+            if earlier is not None:
                 refuse_other_settings(folder / CONFIG, resolve_config(self._parser(self.subcommand), values, self.model))
                 newest = checkpoints.newest(folder / SAVES)
             return json.dumps([str(folder), earlier is not None, newest and str(newest)])
@@ -227,7 +236,7 @@ class DREAMCLI(LightningCLI):
                 print(f"the run in {folder} has ended; this is what came out:")  # noqa: T201
                 report.results(ended, Path(folder), self.model.higher_is_better, self.model.unranked)
             sys.exit(0)
-        self.folder, self.newest = Path(folder), newest
+        self.folder, self.newest, saving.from_save = Path(folder), newest, newest is not None
         if self.subcommand == "fit":
             saving.folder = self.folder / SAVES
 
@@ -281,6 +290,7 @@ class DREAMCLI(LightningCLI):
             seconds=round(time.monotonic() - self.started, 1),
             parameters=trainable(self.model),
         )
+        checkpoints.remove(self.folder / SAVES / TEST)
         if self._get(self.config_init, "run").table:
             report.results(results, self.folder, self.model.higher_is_better, self.model.unranked)
 
@@ -314,12 +324,18 @@ def _run(argv: list[str]) -> int:
     except SystemExit as stop:
         if not isinstance(stop, SIGTERMException) and not isinstance(stop.__context__, KeyboardInterrupt):
             return int(stop.code or 0)
-        where = f"; what is done is in {cli.folder}; --resume goes on with it" if cli.folder else ""
+        where = f"; what is done is in {cli.folder}" if cli.folder else ""
+        where += "; --resume goes on with it" if cli.folder and argv[0] == "fit" else ""
         if launch.is_first():
             print(f"dream: interrupted{where}.", file=sys.stderr)  # noqa: T201
         return 143 if isinstance(stop, SIGTERMException) else 130
     except (DREAMError, MisconfigurationException) as error:
         raise explain(error, cli.keys(), LINKED, str(getattr(cli, "config", ""))) from error
+    except OSError as error:
+        raise DataError(
+            f"{error.filename or 'a file of the run'} could not be read or written: {error.strerror or error}. "
+            f"Free or change the disk; what is done is in {cli.folder}."
+        ) from error
     except (ArgumentError, ValidationError, TypeError, ValueError, RuntimeError) as error:
         if launch.lost(error):
             print(launch.farewell(error, cli.folder), file=sys.stderr)  # noqa: T201

@@ -171,6 +171,10 @@ class AnomalyModule(TaskModule):
             raise ConfigError(f"`data` must be an AnomalyData; got {type(data).__name__}. Try AnomalyTable.", key="data")
         self.data = data
 
+    def forget_states(self) -> None:
+        super().forget_states()
+        self._scale = None
+
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """The running scales go on with the carried states."""
         super().on_save_checkpoint(checkpoint)

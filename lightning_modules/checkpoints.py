@@ -39,9 +39,11 @@ def sums_file(path: Path) -> Path:
 def _sums(path: Path) -> list[str]:
     """The sums that are right for a file; none where none are written down."""
     try:
-        return re.findall(r"^[0-9a-f]{64}", sums_file(path).read_text(encoding="utf-8"), flags=re.MULTILINE)
-    except OSError:
+        return re.findall(r"^[0-9a-f]{64}", sums_file(path).read_text(encoding="utf-8"), flags=re.MULTILINE) or ["damaged"]
+    except FileNotFoundError:
         return []
+    except (OSError, UnicodeDecodeError):
+        return ["damaged"]
 
 
 def intact(path: Path) -> bool:
@@ -69,9 +71,9 @@ def newest(folder: Path) -> Path | None:
     """
     found = steps(folder)
     for path in found:
-        if intact(path):
+        if _sums(path) and intact(path):
             return path
-        log.warning("%s is damaged: its SHA-256 is not the one beside it. The one before is used.", path)
+        log.warning("%s is damaged: its SHA-256 is not beside it. The one before is used.", path)
     if found:
         raise CheckpointError(f"`{folder}` must hold an intact checkpoint; all {len(found)} are damaged. Start a new run.")
     return None
@@ -94,16 +96,13 @@ def read(path: str | Path, task: str | None = None) -> dict[str, Any]:
         CheckpointError: no such file, a URL, damaged, not a checkpoint of ours, of another format, or of another task.
     """
     path = local(path)
-    if not intact(path):
-        raise CheckpointError(f"{path} is damaged: its SHA-256 is not the one beside it. Use another, or an earlier one.")
+    checkpoint = load(path)
     try:
-        checkpoint: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
         found = checkpoint["dream"]
         _ = checkpoint["state_dict"], checkpoint["hyper_parameters"], found["version"], found["task"]
         number = int(found["format"])
     except Exception as error:
-        reason = (str(error) or type(error).__name__).split(". ")[0].splitlines()[0][:80]
-        raise CheckpointError(f"`ckpt_path` must be a checkpoint that `dream fit` wrote; {path}: {reason}.") from error
+        raise _not_ours(path, error) from error
     if number != FORMAT:
         raise CheckpointError(
             f"{path} has format {number}, written by dream {found['version']}; dream {dream.__version__} reads format "
@@ -114,6 +113,28 @@ def read(path: str | Path, task: str | None = None) -> dict[str, Any]:
             f"{path} holds a {found['task']}; here is a {task}. Use the configuration it was trained with."
         )
     return checkpoint
+
+
+def load(path: Path) -> dict[str, Any]:
+    """The content of a file that `write` wrote, on the CPU; nothing in it is run.
+
+    Raises:
+        CheckpointError: it is damaged.
+    """
+    if not intact(path):
+        raise CheckpointError(
+            f"{path} is damaged: its SHA-256 is not beside it. Take another of its run, step-*.ckpt, or train again."
+        )
+    try:
+        content: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:
+        raise _not_ours(path, error) from error
+    return content
+
+
+def _not_ours(path: Path, error: Exception) -> CheckpointError:
+    reason = (str(error) or type(error).__name__).split(". ")[0].splitlines()[0][:80]
+    return CheckpointError(f"`ckpt_path` must be a checkpoint that `dream fit` wrote; {path}: {reason}.")
 
 
 def local(path: str | Path) -> Path:

@@ -232,8 +232,10 @@ class OnlineModule(TaskModule):
         self.learners = {mode: self.make_learner(mode) for mode in self.modes}
         self.record = StreamRecord(self.data, self.title, self.modes)
         if self.earlier is not None:
-            for mode, learner in self.learners.items():
-                learner.load({name: value.to(self.device) for name, value in self.earlier["learners"][mode].items()})
+            with torch.inference_mode(False):  # or they could not be learnt from
+                for mode, learner in self.learners.items():
+                    held = self.earlier["learners"][mode]
+                    learner.load({name: value.to(self.device, copy=True) for name, value in held.items()})
             self.record.load(self.earlier["record"])
             self.earlier = None
 

@@ -34,7 +34,10 @@ STREAMS = [
     *("--trainer.max_epochs=3", "--save.every_n_steps=2"),
 ]
 """Training on streams with dropout: carried states and random numbers in every step."""
-ONLINE = ["fit", "-c", "online", *SMALL, "--trainer.max_epochs=2", "--data.crops=128", "--save.every_minutes=0.0001"]
+ONLINE = [
+    *("fit", "-c", "online", *SMALL, "--trainer.max_epochs=2", "--data.crops=128", "--save.every_minutes=0.0001"),
+    *('--model.modes=["fast weights + head","all weights"]', "--data.rows=3000"),
+]
 """Random crops, then a test that learns for many batches."""
 CALLS = {"step": 12, "save": 30, "validation": 3, "stream": 12, "time": 8}
 """Each place, and up to which call, or second, a kill may wait there."""

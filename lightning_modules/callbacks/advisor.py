@@ -66,6 +66,13 @@ class TuningAdvisor(L.Callback):
         self.start = math.nan
         """Median loss over the first half window of the run."""
 
+    def state_dict(self) -> dict[str, Any]:
+        return {"samples": [tuple(sample) for sample in self.samples], "reported": self.reported, "start": self.start}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.samples.extend(Sample(*sample) for sample in state_dict["samples"])
+        self.reported, self.start = dict(state_dict["reported"]), state_dict["start"]
+
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:

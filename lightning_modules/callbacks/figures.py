@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from io import BytesIO
 from pathlib import Path
 
 import lightning as L
 from lightning.pytorch.loggers import WandbLogger
 from lightning.pytorch.utilities import rank_zero_only
 
+from dream.files import write_atomic
 from lightning_modules.base import TaskModule
 
 
@@ -30,7 +32,9 @@ class SaveFigures(L.Callback):
         for name, figure in pl_module.figures().items():
             folder.mkdir(parents=True, exist_ok=True)
             path = folder / f"{name}.png"
-            figure.savefig(path, dpi=self.dpi)
+            drawn = BytesIO()
+            figure.savefig(drawn, dpi=self.dpi)
+            write_atomic(path, drawn.getvalue())
             self.paths.append(path)
             for logger in trainer.loggers:
                 if isinstance(logger, WandbLogger):

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from pathlib import Path
 from typing import Any
 
 import lightning as L
 import torch
+from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.trainer.states import TrainerFn
 from torch.utils.data import DataLoader
 
+from dream.errors import CheckpointError
 from lightning_modules import checkpoints, ranks
 from lightning_modules.base import TaskModule, require
 from lightning_modules.data.base import require_int
@@ -18,6 +21,8 @@ from lightning_modules.randomness import random_state, set_random_state
 from lightning_modules.sealed import checksum
 from lightning_modules.signals import StopSignals
 from lightning_modules.tracking import JSONLLogger
+
+log = logging.getLogger(__name__)
 
 TEST = "test.ckpt"
 """How far a test is."""
@@ -44,7 +49,9 @@ class SaveProgress(L.Callback):
         self.folder: Path | None = None
         """Where the saves go; None where nothing is saved."""
         self.resumes = False
-        """Whether the run goes on in its own folder; otherwise a checkpoint starts a new run."""
+        """Whether the run goes on in its own folder."""
+        self.from_save = False
+        """Whether it goes on from a save of its own; otherwise a checkpoint starts a new run."""
         self.signals = StopSignals()
         self._loaded: dict[str, Any] | None = None
         self._saved = time.monotonic()
@@ -60,7 +67,9 @@ class SaveProgress(L.Callback):
         trainer.save_checkpoint(self.folder / checkpoints.STEP.format(trainer.global_step))
         self._saved = time.monotonic()
         if trainer.is_global_zero:
-            for path in checkpoints.steps(self.folder)[self.keep :]:
+            saves = checkpoints.steps(self.folder)
+            own = saves.index(self.folder / checkpoints.STEP.format(trainer.global_step))
+            for path in (*saves[:own], *saves[own + self.keep :]):  # later ones are damaged: the run went on from before
                 checkpoints.remove(path)
 
     @property
@@ -102,12 +111,16 @@ class SaveProgress(L.Callback):
 
     def on_load_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
         self._loaded = checkpoint["progress"]
+        best = trainer.checkpoint_callback
+        if self.from_save and isinstance(best, ModelCheckpoint) and best.state_key in checkpoint["callbacks"]:
+            checkpoint["callbacks"][best.state_key] = moved(checkpoint["callbacks"][best.state_key], str(best.dirpath))
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if self.resumes:
+            own = self._loaded if self.from_save else None
             for logger in metrics_files(trainer):
-                logger.cut(self._loaded["metrics"] if self._loaded else 0)
-            trainer.should_stop = bool(self._loaded and self._loaded["should_stop"])
+                logger.cut(own["metrics"] if own else 0)
+            trainer.should_stop = bool(own and own["should_stop"])
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if self._loaded is not None:
@@ -132,14 +145,13 @@ class SaveProgress(L.Callback):
     def on_test_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         assert isinstance(pl_module, TaskModule)
         self.wait()
-        if (
-            self.folder is None
-            or not self.resumes
-            or not (path := self.folder / TEST).is_file()
-            or not checkpoints.intact(path)
-        ):
+        if self.folder is None or not self.resumes or not (path := self.folder / TEST).is_file():
             return
-        saved = torch.load(path, map_location="cpu", weights_only=True)
+        try:
+            saved = checkpoints.load(path)
+        except CheckpointError as error:
+            log.warning("%s The test starts over.", error)
+            return
         loader = trainer.test_dataloaders
         if saved["weights"] == checksum({}, pl_module.state_dict()) and isinstance(loader, DataLoader):
             pl_module.earlier, self._batches = saved["progress"], saved["batches"]
@@ -160,8 +172,23 @@ class SaveProgress(L.Callback):
 
     def on_test_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self.signals.wait, self._batches = False, 0
-        if self.folder is not None and trainer.is_global_zero:
-            checkpoints.remove(self.folder / TEST)
+        if self.signals.received is not None:
+            self.signals.stop()
+
+
+def moved(state: dict[str, Any], folder: str) -> dict[str, Any]:
+    """The `state` of a ModelCheckpoint whose files are now in `folder`; it forgets the best of another one."""
+
+    def here(path: str) -> str:
+        return str(Path(folder) / Path(path).name) if path else path
+
+    paths = {name: here(state[name]) for name in ("best_model_path", "kth_best_model_path", "last_model_path")}
+    return {
+        **state,
+        **paths,
+        "best_k_models": {here(p): score for p, score in state["best_k_models"].items()},
+        "dirpath": folder,
+    }
 
 
 def metrics_files(trainer: L.Trainer) -> list[JSONLLogger]:
