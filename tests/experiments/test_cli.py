@@ -13,6 +13,7 @@ import dream
 from dream.config import PRESETS
 from experiments import configs
 from experiments.cli import COMMANDS, main
+from lightning_modules import checkpoints
 from tests.experiments.support import SMALL
 
 FORECASTING = """
@@ -150,6 +151,7 @@ COMMAND_LINES = [
     (["fit"], "-c must name an experiment; got none."),
     (["fit", "-c"], "-c must be followed by a YAML file or a shipped name"),
     (["fit", "-c", "forcasting"], "-c must be a YAML file or a shipped name; got 'forcasting'. Did you mean `forecasting`?"),
+    (["fit", "-c", "forecasting", "--trainer.overfit_batches=2"], "`trainer.overfit_batches` is not for these tasks"),
     (["test", "-c", "forecasting"], "`--ckpt_path` must name a run's folder or a checkpoint file; got none."),
     (["predict", "--ckpt_path", "none"], "`ckpt_path` must be a run's folder or a checkpoint file; none does not exist."),
     (["test", "--ckpt_path", "http://127.0.0.1/a.ckpt"], "`ckpt_path` must be a local file; got http://127.0.0.1/a.ckpt."),
@@ -245,3 +247,25 @@ def test_the_seed_has_lightnings_name_too(capsys: pytest.CaptureFixture[str]) ->
         lines = capsys.readouterr().out.splitlines()
         losses.append(next(line for line in lines if "one batch" in line).split(",")[0])
     assert losses[0] == losses[1] != losses[2]
+
+
+def test_a_disk_that_fills_up_at_the_end_is_said_in_one_line(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise OSError(28, "No space left on device", "results.json")
+
+    monkeypatch.setattr("lightning_modules.tracking.write_results", full)
+    assert main(["fit", "-c", "forecasting", *SMALL, "--run.wandb=disabled", "--run.name=full"]) == 2
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert last.startswith(
+        "dream: results.json could not be read or written: No space left on device. Free or change the disk;"
+    )
+
+
+def test_a_checkpoint_of_another_task_is_called_so(capsys: pytest.CaptureFixture[str]) -> None:
+    checkpoints.write(
+        {"dream": checkpoints.identity("ForecastingModule"), "state_dict": {}, "hyper_parameters": {}}, Path("a.ckpt")
+    )
+    message = refused("validate", "-c", "anomaly", "--ckpt_path=a.ckpt", capsys=capsys)
+    assert "a.ckpt holds a ForecastingModule; here is a AnomalyModule." in message

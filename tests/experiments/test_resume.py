@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import signal
 from pathlib import Path
 from typing import Any
@@ -142,6 +143,8 @@ def test_a_run_that_has_ended_shows_what_came_out(streams: tuple[Path, dict[str,
     assert "the run in runs/whole has ended" in said(folder)
     assert {path: path.stat().st_mtime_ns for path in (folder / "runs" / "whole").rglob("*")} == files
     assert json.loads((folder / "runs" / "whole" / "results.json").read_text())["results"] == expected["results"]
+    assert go_on(folder, [*STREAMS, "--seed=5"], "whole") == 2
+    assert "`seed` 0 there and 5 here" in said(folder).splitlines()[-1]
 
 
 def test_one_seed_three_runs_one_result(streams: tuple[Path, dict[str, Any]]) -> None:
@@ -149,3 +152,58 @@ def test_one_seed_three_runs_one_result(streams: tuple[Path, dict[str, Any]]) ->
     for name in ("second", "third"):
         assert processes.run(folder, [*STREAMS, f"--run.name={name}"]) == 0
         assert processes.differences(expected, processes.left(folder / "runs" / name)) == []
+
+
+def test_a_run_that_was_moved_keeps_its_best(streams: tuple[Path, dict[str, Any]]) -> None:
+    folder, expected = streams
+    first = [*STREAMS, "--save.every_n_steps=1000", "--run.name=moved"]
+    assert processes.run(folder, first, "validation", 3) == -signal.SIGKILL  # two epochs are judged
+    (folder / "elsewhere").mkdir()
+    (folder / "runs" / "moved").rename(folder / "elsewhere" / "moved")
+    assert processes.run(folder, [*first, f"--run.folder={folder / 'elsewhere'}", "--resume"]) == 0, said(folder)
+    moved = processes.left(folder / "elsewhere" / "moved")
+    assert moved["checkpoints"]["best.ckpt"]["epoch"] == expected["checkpoints"]["best.ckpt"]["epoch"]
+    assert (moved["metrics"], moved["results"]) == (expected["metrics"], expected["results"])
+
+
+def test_a_damaged_newer_save_never_costs_the_good_one(streams: tuple[Path, dict[str, Any]]) -> None:
+    folder, expected = streams
+    saves = folder / "runs" / "one" / "checkpoints"
+    assert go_on(folder, STREAMS, "one", "step", 7) == -signal.SIGKILL
+    newest = max(saves.glob("step-*.ckpt"))
+    newest.write_bytes(b"torn")
+    assert go_on(folder, [*STREAMS, "--save.keep=1", "--save.every_n_steps=1"], "one", "step", 2) == -signal.SIGKILL
+    (left,) = saves.glob("step-*.ckpt")
+    assert left.name < newest.name
+    assert go_on(folder, STREAMS, "one") == 0, said(folder)
+    assert processes.differences(expected, processes.left(folder / "runs" / "one")) == []
+
+
+def test_a_run_that_starts_from_a_checkpoint_writes_its_own_metrics(streams: tuple[Path, dict[str, Any]]) -> None:
+    folder = streams[0]
+    start = min((folder / "runs" / "whole" / "checkpoints").glob("step-*.ckpt"))
+    command = [*STREAMS, f"--ckpt_path={start}", "--trainer.max_epochs=5", "--save.every_n_steps=1000"]
+    assert go_on(folder, command, "further", "step", 3) == -signal.SIGKILL  # before its first save
+    assert go_on(folder, command, "further") == 0, said(folder)
+    rows = [json.loads(line) for line in (folder / "runs" / "further" / "metrics.jsonl").read_text().splitlines()]
+    trained = [row["step"] for row in rows if "train/loss" in row]
+    assert len(trained) == len(set(trained)) > 5
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("config.yaml", b"a: [", "config.yaml must hold the settings of the run; it is damaged"),
+        ("config.yaml", b"", "config.yaml must hold the settings of the run; it is damaged"),
+        ("checkpoints/best.ckpt", b"x", "best.ckpt is damaged: its SHA-256 is not beside it"),
+        ("checkpoints/best.ckpt.sha256", b"\xff\xfe", "best.ckpt is damaged: its SHA-256 is not beside it"),
+    ],
+)
+def test_damage_beside_the_saves_is_named(
+    name: str, content: bytes, message: str, streams: tuple[Path, dict[str, Any]], tmp_path: Path
+) -> None:
+    shutil.copytree(streams[0] / "runs" / "whole", tmp_path / "runs" / "whole")
+    (tmp_path / "runs" / "whole" / "results.json").unlink()
+    (tmp_path / "runs" / "whole" / name).write_bytes(content)
+    assert go_on(tmp_path, STREAMS, "whole") == 2
+    assert message in said(tmp_path).splitlines()[-1]
