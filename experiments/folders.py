@@ -121,7 +121,7 @@ def earlier_run(settings: RunSettings, command: list[str]) -> Path | None:
     if settings.name is not None:
         folder = parent / settings.name
         if folder.is_dir() and not read_run(folder):
-            if any(path.name != LOCK for path in folder.iterdir()):
+            if any(not path.name.startswith(".") for path in folder.iterdir()):  # those are locks, and files half written
                 raise ConfigError(f"`run.name` must be that of a run; {folder} holds something else.", key="run.name")
             write_run(folder, command)  # it was stopped between making the folder and this
         return folder if folder.is_dir() else None
@@ -131,7 +131,8 @@ def earlier_run(settings: RunSettings, command: list[str]) -> Path | None:
 
 
 def hold(folder: Path) -> FileLock:
-    """Keep other processes from going on with the run in `folder` until the lock is released, or this process ends.
+    """Keep other processes from going on with the run in `folder` until the lock is released, or this process ends; then
+    remove what one that was killed had half written.
 
     Raises:
         ConfigError: another process runs it.
@@ -143,6 +144,8 @@ def hold(folder: Path) -> FileLock:
         raise ConfigError(f"the run in {folder} is still going on in another process. Wait for it, or stop it.") from None
     except (OSError, NotImplementedError) as error:
         log.warning("%s cannot be locked (%s): see to it that no other process goes on with this run.", folder, error)
+    for path in folder.rglob(".*.tmp"):
+        path.unlink(missing_ok=True)
     return lock
 
 

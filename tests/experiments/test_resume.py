@@ -48,6 +48,15 @@ def test_killed_in_a_step_a_save_a_validation(streams: tuple[Path, dict[str, Any
     assert processes.differences(expected, processes.left(folder / "runs" / "killed")) == []
 
 
+def test_killed_before_anything_is_written(streams: tuple[Path, dict[str, Any]]) -> None:
+    folder, expected = streams
+    for at in (1, 2, 3, 4):  # the first files of a run, each flushed and then its folder
+        assert go_on(folder, STREAMS, "early", "save", at) == -signal.SIGKILL, (at, said(folder))
+    assert go_on(folder, STREAMS, "early") == 0, said(folder)
+    assert processes.differences(expected, processes.left(folder / "runs" / "early")) == []
+    assert not list((folder / "runs" / "early").rglob("*.tmp"))
+
+
 def test_killed_in_the_online_stream(online: tuple[Path, dict[str, Any]]) -> None:
     folder, expected = online
     for place, at in (("step", 3), ("validation", 1), ("stream", 2), ("stream", 3), ("save", 3)):
