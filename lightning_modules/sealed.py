@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import pathlib
 from collections.abc import Mapping
 from typing import Any
 
@@ -63,7 +64,7 @@ def checksum(header: Mapping[str, str], tensors: Mapping[str, Tensor]) -> str:
     digest = hashlib.sha256(json.dumps(listed).encode())
     for _, value in parts:
         plain = value.detach().cpu().resolve_conj().resolve_neg().contiguous()
-        digest.update(plain.reshape(-1).view(torch.uint8).numpy())  # NumPy knows no bfloat16 and no float8
+        digest.update(plain.reshape(-1).view(torch.uint8).numpy().data)  # NumPy knows no bfloat16 and no float8
     return digest.hexdigest()
 
 
@@ -80,8 +81,7 @@ def read_note(path: Path) -> Any:
         OSError: it cannot be read.
         ValueError: it holds something else, or was changed.
     """
-    with open(path, encoding="utf-8") as file:
-        seal, _, text = file.read().partition("\n")
+    seal, _, text = pathlib.Path(path).read_text(encoding="utf-8").partition("\n")
     if seal != hashlib.sha256(text.encode()).hexdigest():
         raise ValueError(f"{os.fspath(path)} is damaged")
     return json.loads(text)

@@ -52,5 +52,5 @@ def test_a_changed_note_is_refused(tmp_path: Path) -> None:
     content = path.read_bytes()
     for damage in (b"", content[:-1], content.replace(b"1, n", b"2, n"), b"\xff" + content):
         path.write_bytes(damage)
-        with pytest.raises(ValueError, match="is damaged|utf-8"):
+        with pytest.raises(ValueError, match=r"is damaged|utf-8"):
             read_note(path)
