@@ -6,6 +6,7 @@ import errno
 import gzip
 import os
 import tracemalloc
+from collections.abc import Callable
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -229,6 +230,59 @@ class TestConversion:
         second = stored_table(path)
         assert (second.folder, len(second)) == (first.folder, 2)
         assert len(list(second.folder.glob("*.arrow"))) == 1
+
+    @pytest.mark.parametrize("damage", [None, lambda old: old[:-3], lambda old: old[:-3] + b"xyz"])
+    @pytest.mark.parametrize("name", ["values", "arrays.json", "time", "table.json"])
+    def test_what_can_be_made_anew_is(
+        self,
+        tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch,
+        caplog: pytest.LogCaptureFixture,
+        name: str,
+        damage: Callable[[bytes], bytes] | None,
+    ) -> None:
+        set_block(monkeypatch, 300)
+        path = table(tmp_path, ahead=0)
+        good = data(path, True, calendar=["hour"])
+        tables, times = [part.clone() for part in good.prepared.tables if part is not None], good.future_times(ROWS)
+        file = next(tmp_path.glob(f"cache/tables/**/{name}"))
+        before = file.read_bytes()
+        parts = {part.name: part.stat().st_mtime_ns for part in tmp_path.glob("cache/tables/*/*.arrow")}
+        if damage is None:
+            file.unlink()
+        else:
+            file.write_bytes(damage(before))
+        with caplog.at_level("WARNING"):
+            again = data(path, True, calendar=["hour"])
+            found = [part for part in again.prepared.tables if part is not None]
+        if (name, damage) != ("table.json", None):
+            assert any(name in line and "made anew" in line for line in caplog.messages)
+        for mine, other in zip(found, tables, strict=True):
+            torch.testing.assert_close(mine, other, rtol=0, atol=0, equal_nan=True)
+        assert again.future_times(ROWS).tolist() == times.tolist()
+        assert file.read_bytes() == before
+        assert parts == {part.name: part.stat().st_mtime_ns for part in tmp_path.glob("cache/tables/*/*.arrow")}
+
+    @pytest.mark.parametrize("lost", [["000003-*"], ["000000-*"], ["000002-*", "000004-*"], ["roles.json"]])
+    @pytest.mark.parametrize("torn", [True, False])
+    def test_no_row_is_lost_with_a_part(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lost: list[str], torn: bool
+    ) -> None:
+        set_block(monkeypatch, 300)
+        path = table(tmp_path, gaps=True)
+        series = stored_table(path)
+        time = np.array(series.time)
+        (series.folder / "table.json").unlink()
+        for name in lost:
+            file = next(series.folder.glob(name))
+            if torn and name == "roles.json":
+                file.write_text("{")
+            else:
+                file.unlink()
+        again, whole = stored_table(path), read_table(path)
+        np.testing.assert_array_equal(np.concatenate([block.values for block in again.blocks(slice(None))]), whole.values)
+        np.testing.assert_array_equal(again.time, time)
+        assert sorted(part.name for part in series.folder.glob("*.arrow")) == [shard.name for shard in again.shards]
 
     def test_tables_are_made_once_for_each_setting(self, tmp_path: Path) -> None:
         path = table(tmp_path, ahead=0)
