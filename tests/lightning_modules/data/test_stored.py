@@ -115,6 +115,33 @@ class TestSameTables:
         assert whole.time is not None
         np.testing.assert_array_equal(series.time, whole.time)
 
+    @pytest.mark.parametrize("blank", [(), (2,), (50,), (2, 3, 50)])
+    def test_of_truth_values_with_gaps(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, blank: tuple[int, ...]
+    ) -> None:
+        set_block(monkeypatch, 20)
+        path = tmp_path / "table.csv"
+        cells = ["" if row in blank else str(row % 3 == 0) for row in range(60)]
+        path.write_text("open,load\n" + "".join(f"{cell},{row}\n" for row, cell in enumerate(cells)))
+        expected = [[np.nan if row in blank else float(row % 3 == 0), row] for row in range(60)]
+        np.testing.assert_array_equal(read_table(path).values, expected)
+        blocks = [block.values for block in stored_table(path).blocks(slice(None))]
+        assert len(blocks) > 10
+        np.testing.assert_array_equal(np.concatenate(blocks), expected)
+
+    def test_messages_name_the_file_as_it_was_typed(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        path = table(tmp_path, gaps=True)
+        monkeypatch.chdir(tmp_path)
+        messages = []
+        for mapped in (True, False):
+            with pytest.raises(DataError, match=r"^table\.csv: values are missing") as found:
+                data(Path(path.name), mapped, missing="error").setup()
+            messages.append(str(found.value))
+        assert messages[0] == messages[1]
+        (tmp_path / "table.csv").write_text("a,b\n1,2\n3,x\n")
+        with pytest.raises(DataError, match=r"^table\.csv: column `b` must hold numbers"):
+            stored_table(path.name)
+
     def test_workers_share_the_map(self, tmp_path: Path) -> None:
         path = table(tmp_path, ahead=0)
         batches = [list(data(path, True, num_workers=workers).test_dataloader()) for workers in (0, 2)]
