@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 
-from dream.errors import StateError
+from dream.errors import StateError, shown
 
 Key = str | int
 """Of a stream."""
@@ -31,8 +31,8 @@ def bits_of(key: object) -> str:
 
 def require_keys(keys: Sequence[Key]) -> None:
     """Refuses, with a StateError, what is no key, one that comes twice, and none at all."""
-    if isinstance(keys, str):
-        raise StateError(f"`keys` must be a list of keys; got the text {keys!r}. Write [{keys!r}] for one stream.")
+    if isinstance(keys, str) or not isinstance(keys, Sequence):
+        raise StateError(f"`keys` must be a list of keys, for one stream too; got {shown(keys)}.")
     found: set[Key] = set()
     for key in keys:
         bits_of(key)

@@ -190,8 +190,8 @@ class StateStore:
 
     def __iter__(self) -> Iterator[Key]:
         """All keys, shard by shard; none may come or go meanwhile."""
-        self._require_open()
         for bits in list(self.counts):
+            self._require_open()
             yield from self._load(bits).keys
 
     # many streams
