@@ -50,3 +50,12 @@ def nearest(name: str, known: Iterable[str]) -> str:
     known = list(known)
     close = get_close_matches(name, known, n=1, cutoff=0.6)
     return f"Did you mean `{close[0]}`?" if close else "Known: " + ", ".join(known) + "."
+
+
+def shown(value: object, longest: int = 80) -> str:
+    """`value` as a message shows it, cut to `longest` characters."""
+    try:
+        text = repr(value)
+    except ValueError:  # Python prints no whole number of more than 4,300 digits
+        return "a number too long to print"
+    return text if len(text) <= longest else f"{text[:longest]}..."

@@ -1,12 +1,15 @@
-"""Safetensors files with a header and a checksum of all that they hold."""
+"""Files with a checksum of all that they hold: safetensors with a header, and small notes in JSON."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import os
+import pathlib
 from collections.abc import Mapping
+from typing import Any
 
+import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as to_safetensors
 from torch import Tensor
@@ -60,5 +63,25 @@ def checksum(header: Mapping[str, str], tensors: Mapping[str, Tensor]) -> str:
     listed = [sorted(header.items()), [(name, str(value.dtype), list(value.shape)) for name, value in parts]]
     digest = hashlib.sha256(json.dumps(listed).encode())
     for _, value in parts:
-        digest.update(value.numpy(force=True).tobytes())
+        plain = value.detach().cpu().resolve_conj().resolve_neg().contiguous()
+        digest.update(plain.reshape(-1).view(torch.uint8).numpy().data)  # NumPy knows no bfloat16 and no float8
     return digest.hexdigest()
+
+
+def note(content: Any) -> str:
+    """`content` as JSON, below the SHA-256 of it."""
+    text = json.dumps(content)
+    return f"{hashlib.sha256(text.encode()).hexdigest()}\n{text}"
+
+
+def read_note(path: Path) -> Any:
+    """The content of a file that holds a `note`.
+
+    Raises:
+        OSError: it cannot be read.
+        ValueError: it holds something else, or was changed.
+    """
+    seal, _, text = pathlib.Path(path).read_text(encoding="utf-8").partition("\n")
+    if seal != hashlib.sha256(text.encode()).hexdigest():
+        raise ValueError(f"{os.fspath(path)} is damaged")
+    return json.loads(text)

@@ -1,8 +1,8 @@
 """`stored_table`: a text or Parquet file of any size as a `StoredSeries`.
 
 It is read once, in blocks, by the rules of `read_table`; each block becomes an Arrow shard. What the first block holds
-decides which columns are read. A conversion that was stopped goes on with the first shard that is missing, since each says
-where in the file the next begins.
+decides which columns are read. A conversion that was stopped, or has lost a part, goes on with the first shard that is
+missing, since each says where in the file the next begins.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import os
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pooch
@@ -21,14 +22,15 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
 from dream.errors import DataError
-from dream.files import write_atomic
+from dream.files import atomic, sha256, write_atomic
 from lightning_modules.data.blocks import Block, file_blocks
 from lightning_modules.data.series import Roles, check_file, find_roles, require_values, to_series
-from lightning_modules.data.stored import Shard, StoredSeries, digest, read_shard, writing
+from lightning_modules.data.stored import Shard, StoredSeries, digest, read_shard, require_sha256, writing
+from lightning_modules.sealed import note, read_note
 
 logger = logging.getLogger(__name__)
 
-VERSION = 1
+VERSION = 2
 BLOCK = 1 << 21
 """Bytes of a file that are read at once; a few times as many are needed in memory."""
 
@@ -50,29 +52,42 @@ def stored_table(
     Raises:
         DataError: what `read_table` refuses, or the cache cannot be written.
     """
-    path = check_file(path).resolve()
-    asked = json.dumps([str(path), time_column, columns, list(covariates), separator])
-    folder = cache_folder() / "tables" / f"{path.name.partition('.')[0]}-{digest(asked.encode())[:16]}"
+    path = check_file(path)
+    real = path.resolve()
+    asked = json.dumps([str(real), time_column, columns, list(covariates), separator])
+    folder = cache_folder() / "tables" / f"{real.name.partition('.')[0]}-{digest(asked.encode())[:16]}"
     with writing(folder):
-        _forget_other(folder, path)
-        if not (folder / "table.json").exists():
+        _forget_other(folder, real)
+        if (table := _made(folder)) is None:
             logger.warning("%s: stays on disk; converting it once, in %s.", path, folder)
-            _Conversion(path, folder, separator).run(time_column, columns, covariates)
-    table = json.loads((folder / "table.json").read_text())
+            table = _Conversion(path, folder, separator).run(time_column, columns, covariates)
     shards = tuple(Shard(*shard) for shard in table["shards"])
     time = np.memmap(folder / "time", dtype="datetime64[ns]", mode="r") if table["time"] else None
     return StoredSeries(folder, shards, tuple(table["columns"]), time, str(path), shards[-1].stop)
+
+
+def _made(folder: Path) -> dict[str, Any] | None:
+    """What `table.json` tells; None where there is none yet, or it or `time` is not what was written."""
+    try:
+        table: dict[str, Any] = read_note(folder / "table.json")
+        if table["time"] is not None:
+            require_sha256(folder / "time", table["stamps"])
+    except (OSError, ValueError) as error:
+        if (folder / "table.json").exists():
+            logger.warning("%s: made anew from the parts that are there.", error)
+        return None
+    return table
 
 
 def _forget_other(folder: Path, path: Path) -> None:
     """Empty the folder if it holds another state of the file than the present one."""
     state = path.stat()
     source = json.dumps({"version": VERSION, "path": str(path), "bytes": state.st_size, "changed": state.st_mtime_ns})
-    note = folder / "source.json"
-    if not note.exists() or note.read_text() != source:
+    known = folder / "source.json"
+    if not known.exists() or known.read_bytes() != source.encode():
         for old in [entry for entry in folder.iterdir() if entry.name != "lock"]:
             shutil.rmtree(old) if old.is_dir() else old.unlink()
-        write_atomic(note, source)
+        write_atomic(known, source)
 
 
 class _Conversion:
@@ -84,16 +99,12 @@ class _Conversion:
         self.stop = 0
         self.last: np.datetime64 | None = None
 
-    def run(self, time_column: str | None, columns: Sequence[str] | None, covariates: Sequence[str]) -> None:
-        """Shards, `time` and at last `table.json`."""
-        note = self.folder / "roles.json"
-        roles = None
-        if note.exists():
-            given = json.loads(note.read_text())
-            roles = Roles(given["time"], tuple(given["columns"]), given["date"])
+    def run(self, time_column: str | None, columns: Sequence[str] | None, covariates: Sequence[str]) -> dict[str, Any]:
+        """Writes shards, `time` and at last `table.json`, whose content it returns."""
         for torn in self.folder.glob(".*.tmp"):
             torn.unlink()
-        known = self._made()
+        roles = self._roles()
+        known = self._take_over(roles)
         rows = self.shards[-1].stop if self.shards else 0
         bar = Progress(
             *(TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn()),
@@ -105,29 +116,47 @@ class _Conversion:
             for block in file_blocks(self.path, self.separator, self.stop, rows, BLOCK):
                 if roles is None:
                     roles = find_roles(block.frame, self.path, time_column, columns, covariates)
-                    write_atomic(note, json.dumps(roles._asdict()))
+                    write_atomic(self.folder / "roles.json", note(roles._asdict()))
                 known.append(self._add(block, roles))
                 bar.update(task, completed=block.done)
         if roles is None or not self.shards:
             raise DataError(f"{self.path}: there are column names but no rows.")
         require_values(np.any(known, axis=0), roles.columns, self.path)
-        if roles.time is not None:
-            self._write_time(roles.time)
-        table = {"columns": roles.columns, "time": roles.time, "shards": self.shards}
-        write_atomic(self.folder / "table.json", json.dumps(table))
+        stamps = None if roles.time is None else self._write_time(roles.time)
+        table = {"columns": roles.columns, "time": roles.time, "stamps": stamps, "shards": self.shards}
+        write_atomic(self.folder / "table.json", note(table))
+        return table
 
-    def _made(self) -> list[list[bool]]:
-        """Take over the shards that are there; for each, which columns hold a value."""
-        known = []
+    def _roles(self) -> Roles | None:
+        """Those that the first block gave; None where they are not known."""
+        try:
+            given = read_note(self.folder / "roles.json")
+        except (OSError, ValueError):
+            return None
+        return Roles(given["time"], tuple(given["columns"]), given["date"])
+
+    def _take_over(self, roles: Roles | None) -> list[list[bool]]:
+        """The shards that are there up to the first that is missing; for each, which columns hold a value.
+
+        What comes after a gap is removed, and everything if the roles of the columns are not known.
+        """
+        known, useless = [], []
         for path in sorted(self.folder.glob("*.arrow")):
+            if roles is None or not path.name.startswith(f"{len(self.shards):06d}-"):
+                useless.append(path)
+                continue
             table = read_shard(path)
-            note = json.loads(table.schema.metadata[b"dream"])
+            told = json.loads(table.schema.metadata[b"dream"])
             first = self.shards[-1].stop if self.shards else 0
             self.shards.append(Shard(path.name, first, first + len(table)))
-            self.stop = note["stop"]
-            known.append(note["known"])
-            if note["time"] is not None:
-                self.last = table[note["time"]].to_numpy()[-1]
+            self.stop = told["stop"]
+            known.append(told["known"])
+            if told["time"] is not None:
+                self.last = table[told["time"]].to_numpy()[-1]
+        if useless:
+            logger.warning("%s: made anew from here on, since what comes before is missing or was altered.", useless[0])
+        for path in useless:
+            path.unlink()
         return known
 
     def _add(self, block: Block, roles: Roles) -> list[bool]:
@@ -138,8 +167,8 @@ class _Conversion:
         if roles.time is not None and series.time is not None:
             columns[roles.time] = series.time
             self.last = series.time[-1]
-        note = json.dumps({"stop": block.stop, "known": known, "time": roles.time})
-        table = pyarrow.table(columns).replace_schema_metadata({"dream": note})
+        told = json.dumps({"stop": block.stop, "known": known, "time": roles.time})
+        table = pyarrow.table(columns).replace_schema_metadata({"dream": told})
         sink = pyarrow.BufferOutputStream()
         with pyarrow.ipc.new_file(sink, table.schema) as writer:
             writer.write_table(table)
@@ -151,10 +180,9 @@ class _Conversion:
         self.stop = block.stop
         return known
 
-    def _write_time(self, column: str) -> None:
-        """The stamps of all shards in one file, which is searched by row and by stamp."""
-        with (self.folder / "time").open("wb") as file:
+    def _write_time(self, column: str) -> str:
+        """The stamps of all shards in one file, which is searched by row and by stamp; its SHA-256."""
+        with atomic(self.folder / "time") as file:
             for shard in self.shards:
                 file.write(read_shard(self.folder / shard.name)[column].to_numpy().view(np.int64).data)
-            file.flush()
-            os.fsync(file.fileno())
+            return sha256(file)

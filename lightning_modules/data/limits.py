@@ -14,12 +14,12 @@ import numpy as np
 import pandas as pd
 import torch
 
-from dream.errors import DataError
+from dream.errors import DataError, shown
 from dream.numerics import largest
 
 LARGEST = largest(torch.float32)  # a value whose square is finite in the dtype that layers compute in
 FARTHEST = 1e15  # training deviations from the mean: sums of squares over a batch stay finite in float32
-LONGEST = 80  # characters of a value or name that a message shows
+LONGEST = 80  # characters of a name that a message shows
 
 _ADDRESS = re.compile(r"\s*[a-zA-Z][a-zA-Z0-9+.-]+:/")
 _UNSHOWN = {"Cc", "Cs", "Zl", "Zp"}  # categories: control, surrogate, line and paragraph separator
@@ -50,16 +50,11 @@ def require_printable(names: Sequence[str], path: Path) -> None:
     """Refuses names of columns that a line of text cannot show."""
     for name in names:
         if any(unicodedata.category(sign) in _UNSHOWN for sign in name):
-            raise DataError(f"{path}: column names must be printable, on one line; got {show(name)}. Rename it.")
+            raise DataError(f"{path}: column names must be printable, on one line; got {shown(name)}. Rename it.")
 
 
 def _short(text: str) -> str:
     return text if len(text) <= LONGEST else f"{text[:LONGEST]}..."
-
-
-def show(value: object) -> str:
-    """`value` as a message shows it."""
-    return _short(repr(value))
 
 
 def require_size(values: pd.Series, name: str, path: Path) -> None:

@@ -21,8 +21,8 @@ import pyarrow.parquet as parquet
 import torch
 from pandas.tseries.api import guess_datetime_format
 
-from dream.errors import DataError, nearest
-from lightning_modules.data.limits import local, require_header, require_printable, require_proportion, require_size, show
+from dream.errors import DataError, nearest, shown
+from lightning_modules.data.limits import local, require_header, require_printable, require_proportion, require_size
 
 logger = logging.getLogger(__name__)
 
@@ -234,13 +234,13 @@ def _time_stamps(column: pd.Series, roles: Roles, path: Path, before: np.datetim
         place = int(bad.argmax())
         raise DataError(
             f"{path}: time column `{name}` must hold dates such as 2016-07-01 00:00; row {column.index[place]} holds "
-            f"{show(column.iloc[place])}."
+            f"{shown(column.iloc[place])}."
         )
     if (far := ((parsed < pd.Timestamp.min) | (parsed > pd.Timestamp.max)).to_numpy()).any():
         place = int(far.argmax())
         raise DataError(
             f"{path}: time column `{name}` must hold dates from 1678 to 2261, which nanoseconds can count; row "
-            f"{column.index[place]} holds {show(column.iloc[place])}. Repair it."
+            f"{column.index[place]} holds {shown(column.iloc[place])}. Repair it."
         )
     time = parsed.to_numpy(dtype="datetime64[ns]")
     step = np.diff(time, prepend=time[0] - np.timedelta64(1) if before is None else before)
@@ -258,7 +258,8 @@ def _time_stamps(column: pd.Series, roles: Roles, path: Path, before: np.datetim
 def _to_numbers(column: pd.Series) -> pd.Series:
     if pd.api.types.is_numeric_dtype(column):
         return column
-    return pd.to_numeric(column.astype(str).where(column.notna()), errors="coerce")
+    text = column.astype(str).replace({"False": "0", "True": "1"})  # without gaps their column is numeric
+    return pd.to_numeric(text.where(column.notna()), errors="coerce")
 
 
 def _numbers(column: pd.Series, name: str, path: Path) -> np.ndarray:
@@ -266,7 +267,7 @@ def _numbers(column: pd.Series, name: str, path: Path) -> np.ndarray:
     if (bad := (converted.isna() & column.notna()).to_numpy()).any():
         place = int(bad.argmax())
         raise DataError(
-            f"{path}: column `{name}` must hold numbers; row {column.index[place]} holds {show(column.iloc[place])} "
+            f"{path}: column `{name}` must hold numbers; row {column.index[place]} holds {shown(column.iloc[place])} "
             f"({int(bad.sum())} such values). Repair the value, empty the cell if it is missing, or leave the column out."
         )
     values = converted.to_numpy(dtype=np.float64, na_value=np.nan)

@@ -6,22 +6,26 @@ Shapes: T rows, D columns.
 from __future__ import annotations
 
 import hashlib
-import json
+import logging
 import os
 import shutil
+from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow
 from filelock import FileLock
 
 from dream.errors import DataError
-from dream.files import write_atomic
+from dream.files import sha256, write_atomic
 from lightning_modules.data.series import Series
+from lightning_modules.sealed import note, read_note
+
+logger = logging.getLogger(__name__)
 
 Pieces = Iterator[dict[str, np.ndarray]]
 """Rows of named arrays, one after another."""
@@ -73,24 +77,24 @@ class StoredSeries:
         return np.stack([table[name].to_numpy() for name in self.columns], axis=1)
 
     def keep(self, recipe: str, pieces: Pieces) -> dict[str, np.ndarray]:
-        """The arrays in `pieces`, as read-only memory maps; made once for each `recipe`.
+        """The arrays in `pieces`, as read-only memory maps; made once for each `recipe`, and anew if they were altered.
 
         Raises:
             DataError: they cannot be written.
         """
         folder = self.folder / f"prepared-{digest(recipe.encode())}"
         with writing(self.folder):
-            if not folder.exists():
+            if (arrays := _mapped(folder)) is None:
                 unfinished = self.folder / "prepared.part"
-                shutil.rmtree(unfinished, ignore_errors=True)
+                for old in (unfinished, folder):
+                    shutil.rmtree(old, ignore_errors=True)
                 unfinished.mkdir()
                 _write(pieces, unfinished)
                 unfinished.rename(folder)
-        shapes = json.loads((folder / "arrays.json").read_text())
-        return {
-            name: np.memmap(folder / name, dtype=dtype, mode="r", shape=tuple(shape))
-            for name, (dtype, shape) in shapes.items()
-        }
+                arrays = _mapped(folder)
+        if arrays is None:
+            raise DataError(f"{folder}: another program alters it. Set DREAM_CACHE to another folder.")
+        return arrays
 
 
 def read_shard(path: Path) -> pyarrow.Table:
@@ -124,6 +128,7 @@ def in_memory(pieces: Pieces) -> dict[str, np.ndarray]:
 def _write(pieces: Pieces, folder: Path) -> None:
     """The arrays in `pieces` as raw files, on disk when this returns."""
     shapes: dict[str, tuple[str, list[int]]] = {}
+    sums: defaultdict[str, Any] = defaultdict(hashlib.sha256)
     with ExitStack() as stack:
         files = {}
         for piece in pieces:
@@ -131,12 +136,37 @@ def _write(pieces: Pieces, folder: Path) -> None:
                 if name not in files:
                     files[name] = stack.enter_context((folder / name).open("wb"))
                     shapes[name] = (rows.dtype.str, [0, *rows.shape[1:]])
-                files[name].write(np.ascontiguousarray(rows).data)
+                content = np.ascontiguousarray(rows).data
+                files[name].write(content)
+                sums[name].update(content)
                 shapes[name][1][0] += len(rows)
         for file in files.values():
             file.flush()
             os.fsync(file.fileno())
-    write_atomic(folder / "arrays.json", json.dumps(shapes))
+    arrays = {name: (*shape, sums[name].hexdigest()) for name, shape in shapes.items()}
+    write_atomic(folder / "arrays.json", note(arrays))
+
+
+def _mapped(folder: Path) -> dict[str, np.ndarray] | None:
+    """The arrays that `_write` wrote to `folder`, as memory maps; None where they are not what it wrote."""
+    if not folder.exists():
+        return None
+    arrays: dict[str, np.ndarray] = {}
+    try:
+        for name, (dtype, shape, checksum) in read_note(folder / "arrays.json").items():
+            require_sha256(folder / name, checksum)
+            arrays[name] = np.memmap(folder / name, dtype=dtype, mode="r", shape=tuple(shape))
+    except (OSError, ValueError) as error:
+        logger.warning("%s: %s is made anew.", error, folder)
+        return None
+    return arrays
+
+
+def require_sha256(path: Path, expected: str) -> None:
+    """Reads a whole file; a ValueError if its SHA-256 is another, an OSError if it cannot be read."""
+    with path.open("rb") as file:
+        if sha256(file) != expected:
+            raise ValueError(f"{path} is damaged")
 
 
 def digest(content: bytes | memoryview | pyarrow.Buffer) -> str:

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from dream import DREAMConfig
-from dream.errors import DataError, nearest
+from dream.errors import DataError, nearest, shown
 from dream.numerics import largest
 from lightning_modules.base import require
 from lightning_modules.sealed import read_sealed, write_sealed
@@ -100,7 +100,7 @@ class OnlineObject(ABC):
             DataError: a column too many or too few, or a value that is not a number.
         """
         if not isinstance(x, Mapping) or not x:
-            raise DataError(f"`x` must be a dictionary from column name to number, not empty; got {x!r}.")
+            raise DataError(f"`x` must be a dictionary from column name to number, not empty; got {shown(x)}.")
         named = {str(name): value for name, value in x.items()}
         columns = self.columns or list(named)
         for name in named:
@@ -166,7 +166,8 @@ def number(name: str, value: object) -> float:
     if isinstance(value, Real) and not abs(value) > LARGEST:  # type: ignore[operator] # of numbers.Real
         return float(value)
     raise DataError(
-        f"`{name}` must be a finite number of at most {LARGEST:.1e} in size, or None where it is missing; got {value!r:.80}."
+        f"`{name}` must be a finite number of at most {LARGEST:.1e} in size, or None where it is missing; got "
+        f"{shown(value)}."
     )
 
 
@@ -186,9 +187,13 @@ def plain(label: Hashable) -> Hashable:
     """A label as JSON keeps it: NumPy's scalars as Python's.
 
     Raises:
-        DataError: it is neither a text, a number nor a truth value, or NaN.
+        DataError: it is neither a text, a number nor a truth value, or NaN, or a number too long to print.
     """
     value = label.item() if isinstance(label, np.generic) else label
     if not isinstance(value, (str, int, float, bool)) or value != value:
-        raise DataError(f"`y` must be a text, a number, True or False; got {label!r}.")
+        raise DataError(f"`y` must be a text, a number, True or False; got {shown(label)}.")
+    try:
+        json.dumps(value)
+    except ValueError:
+        raise DataError(f"`y` must be a number of at most 4,300 digits; got {shown(label)}.") from None
     return value

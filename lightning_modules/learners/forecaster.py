@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from dream import DREAMConfig
-from dream.errors import DataError
+from dream.errors import DataError, shown
 from lightning_modules.base import require
 from lightning_modules.learners.base import OnlineObject, known_number
 from lightning_modules.learners.supervised import LAYER
@@ -76,7 +76,7 @@ class DREAMForecaster(OnlineObject):
         """
         many = isinstance(y, Mapping)
         if self.learner is not None and many != (self.targets is not None):
-            raise DataError(f"`y` must be of the kind of the first row, a number or a dictionary; got {y!r}.")
+            raise DataError(f"`y` must be of the kind of the first row, a number or a dictionary; got {shown(y)}.")
         own = {str(name): value for name, value in y.items()} if isinstance(y, Mapping) else {"y": y}
         values: dict[str, float | None] = {name: known_number(f"y['{name}']" if many else "y", own[name]) for name in own}
         if twice := [name for name in values if name in (x or {})]:

@@ -5,70 +5,28 @@ Shapes: N streams asked for together.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import re
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-import numpy as np
 from filelock import FileLock, Timeout
 from torch import Tensor
 
 from dream import DREAMState
 from dream.errors import CheckpointError, ConfigError, StateError
 from dream.files import write_atomic
-from lightning_modules.sealed import read_sealed, write_sealed
-from lightning_modules.stream.records import Key, Layout, Table, layout_of, pack, unpack
+from lightning_modules.sealed import note, read_note, read_sealed, write_sealed
+from lightning_modules.stream.keys import Key, bits_of, require_keys
+from lightning_modules.stream.records import Layout, Shard, Table, layout_of, pack, require_tensors, unpack
 
 KIND = {"format": "dream-store", "version": "1"}
-_OWN = re.compile(r"lock|(first|[01]+)\.\d+\.safetensors|\..+\.tmp")
-
-
-@dataclass
-class _Shard:
-    """The streams whose keys' hashes begin with the same bits."""
-
-    tables: dict[Layout, Table] = field(default_factory=dict)
-    changed: bool = False
-
-    def __len__(self) -> int:
-        return sum(map(len, self.tables.values()))
-
-    @property
-    def keys(self) -> list[Key]:
-        return [key for table in self.tables.values() for key in table.keys]
-
-    @property
-    def size(self) -> int:
-        """Bytes in memory."""
-        return sum(table.size for table in self.tables.values())
-
-    def layout(self, key: Key) -> Layout | None:
-        """That of a stream; None where it is not known."""
-        return next((layout for layout, table in self.tables.items() if key in table.rows), None)
-
-    def put(self, keys: Sequence[Key], layout: Layout, content: np.ndarray) -> None:
-        """Keep `content` (N, B) of these streams."""
-        for other in [other for other in self.tables if other != layout]:
-            for key in self.tables[other].rows.keys() & set(keys):
-                self.drop(key)
-        self.tables.setdefault(layout, Table([], content[:0])).put(keys, content)
-        self.changed = True
-
-    def drop(self, key: Key) -> None:
-        """Forget a stream; a KeyError where it is not known."""
-        if (layout := self.layout(key)) is None:
-            raise KeyError(key)
-        self.tables[layout].drop(key)
-        if not len(self.tables[layout]):
-            del self.tables[layout]
-        self.changed = True
+_SHARD = r"(first|[01]+)\.\d+\.safetensors"
+_TORN = rf"\.(index\.json|{_SHARD})\.\d+\.tmp"
 
 
 class StateStore:
@@ -88,8 +46,8 @@ class StateStore:
         memory: Bytes of shards to hold in memory, at most; one shard is held in any case.
 
     Raises:
-        StateError: another process uses the folder.
-        CheckpointError: the folder holds something else, or what it held was damaged or altered.
+        StateError: another process uses the folder; later, the store was closed, or a key is none.
+        CheckpointError: the folder holds something else, or what it held was damaged, altered or lost.
 
     Example, two pumps read by one layer, each with fast weights of its own:
         >>> import tempfile, torch
@@ -128,7 +86,7 @@ class StateStore:
             if isinstance(value, bool) or not isinstance(value, int) or value < 1:
                 raise ConfigError(f"`{name}` must be a whole number of at least 1; got {value!r}.", key=name)
         self.folder, self.shard_size, self.memory = Path(folder), shard_size, memory
-        self.held: OrderedDict[str, _Shard] = OrderedDict()
+        self.held: OrderedDict[str, Shard] = OrderedDict()
         """Shards in memory by the bits of their keys' hashes, the one used last at the end."""
         self.held_bytes = 0
         try:
@@ -146,44 +104,75 @@ class StateStore:
             raise
 
     def _open(self) -> None:
-        """Take up what the last flush left, and remove what came after it."""
-        index: dict[str, Any] = {"files": {"": None}, "counts": {"": 0}, "written": 0, "shard_size": self.shard_size}
+        """Take up what the last flush left, and remove what came after it; a new store starts with an empty flush."""
         path = self.folder / "index.json"
+        found = {entry.name for entry in self.folder.iterdir()}
+        index: dict[str, Any] = {"files": {"": None}, "counts": {"": 0}, "written": 0, "shard_size": self.shard_size}
         if path.exists():
             try:
-                seal, _, text = path.read_text(encoding="utf-8").partition("\n")
-            except ValueError:
-                seal, text = "", ""
-            if seal != hashlib.sha256(text.encode()).hexdigest():
-                raise CheckpointError(f"{path} is damaged, or no StateStore wrote it.")
-            index = json.loads(text)
-        elif foreign := sorted(path.name for path in self.folder.iterdir() if not _OWN.fullmatch(path.name)):
+                index = read_note(path)
+            except (OSError, ValueError):
+                raise CheckpointError(
+                    f"{path} is damaged, or no StateStore wrote it. Put back a copy of the whole folder, or name another."
+                ) from None
+        elif foreign := sorted(name for name in found if name != "lock" and not re.fullmatch(_TORN, name)):
+            if re.fullmatch(_SHARD, foreign[0]):
+                raise CheckpointError(
+                    f"{self.folder} holds parts of a StateStore, such as {foreign[0]}, but not the index.json that says "
+                    "which are valid. Put back a copy of the whole folder, or name another. Nothing was changed."
+                )
             raise CheckpointError(f"`folder` must be empty or a StateStore's; {self.folder} holds {foreign[0]}.")
         self.shard_size, self.written = int(index["shard_size"]), int(index["written"])
         self.files: dict[str, str | None] = index["files"]
         """The file of each shard by its bits, as of now; None for a shard that was never written."""
         self.counts: dict[str, int] = index["counts"]
         self.flushed = {name for name in self.files.values() if name}
-        for old in list(self.folder.iterdir()):
-            if _OWN.fullmatch(old.name) and old.name not in (*self.flushed, "lock"):
-                old.unlink()
+        if lost := sorted(self.flushed - found):
+            raise CheckpointError(
+                f"{path} names {lost[0]}, which is not there. Put back a copy of the whole folder, or name another. Nothing "
+                "was changed."
+            )
+        if not path.exists():
+            self._write_index()
+        for name in found - self.flushed:
+            if re.fullmatch(rf"{_SHARD}|{_TORN}", name):
+                (self.folder / name).unlink()
+
+    def _write_index(self) -> None:
+        index = {"files": self.files, "counts": self.counts, "written": self.written, "shard_size": self.shard_size}
+        try:
+            write_atomic(self.folder / "index.json", note(index))
+        except OSError as error:
+            raise CheckpointError(f"`folder` must be writable: {self.folder}; {error.strerror}.") from None
+
+    def _require_open(self) -> None:
+        """Refuses a store that was closed: the folder may be another process's by now."""
+        if not self._lock.is_locked:
+            raise StateError(f"the store in {self.folder} is closed; open it anew.")
 
     # one stream
 
     def __getitem__(self, key: Key) -> dict[str, Tensor]:
-        """The tensors of a stream; a KeyError where there are none."""
-        shard = self._shard(_bits(key))
+        """The tensors of a stream; a KeyError where it is not known."""
+        self._require_open()
+        shard = self._shard(bits_of(key))
         if (layout := shard.layout(key)) is None:
             raise KeyError(key)
         return {name: value[0] for name, value in unpack(shard.tables[layout].of([key]), layout).items()}
 
     def __setitem__(self, key: Key, tensors: Mapping[str, Tensor]) -> None:
-        """Keep these tensors of a stream in place of what there was."""
+        """Keep these tensors of a stream, at least one, in place of what there was.
+
+        Raises:
+            StateError: something that the store cannot keep.
+        """
+        require_tensors(tensors)
         self._put([key], {name: value.unsqueeze(0) for name, value in tensors.items()})
 
     def __delitem__(self, key: Key) -> None:
         """Forget a stream; a KeyError where it is not known."""
-        bits = self._place(_bits(key))
+        self._require_open()
+        bits = self._place(bits_of(key))
         shard = self._load(bits)
         before = shard.size
         shard.drop(key)
@@ -191,14 +180,18 @@ class StateStore:
         self.held_bytes += shard.size - before
 
     def __contains__(self, key: object) -> bool:
-        return isinstance(key, (str, int)) and self._shard(_bits(key)).layout(key) is not None
+        """Whether a stream is known; a StateError for what is no key."""
+        self._require_open()
+        return self._shard(bits_of(key)).layout(key) is not None  # type: ignore[arg-type] # `bits_of` takes keys only
 
     def __len__(self) -> int:
+        self._require_open()
         return sum(self.counts.values())
 
     def __iter__(self) -> Iterator[Key]:
         """All keys, shard by shard; none may come or go meanwhile."""
         for bits in list(self.counts):
+            self._require_open()
             yield from self._load(bits).keys
 
     # many streams
@@ -211,9 +204,11 @@ class StateStore:
             fresh: Makes the state of streams that are not known yet, such as `DREAM.init_state`.
 
         Raises:
-            StateError: a stream that carries something else than `fresh` makes, or a key given twice.
+            StateError: a stream that carries something else than `fresh` makes, no keys, or a key given twice.
         """
-        state = fresh(len(_once(keys)))
+        self._require_open()
+        require_keys(keys)
+        state = fresh(len(keys))
         tensors = dict(state.items())
         layout, content = layout_of(tensors), pack(tensors)
         for bits, places in self._by_shard(keys).items():
@@ -234,14 +229,16 @@ class StateStore:
         """Keep the rows of `state` as what these streams carry.
 
         Raises:
-            StateError: as many keys as rows are needed, each once.
+            StateError: as many keys as rows are needed, each once; or the store was closed.
             CheckpointError: a shard cannot be written.
         """
-        if len(_once(keys)) != state.batch_size:
+        require_keys(keys)
+        if len(keys) != state.batch_size:
             raise StateError(f"`keys` must name a stream for each of {state.batch_size} rows; got {len(keys)}.")
         self._put(keys, dict(state.items()))
 
     def _put(self, keys: Sequence[Key], tensors: Mapping[str, Tensor]) -> None:
+        self._require_open()
         layout, content = layout_of(tensors), pack(tensors)
         for bits, places in self._by_shard(keys).items():
             shard = self._load(bits)
@@ -258,20 +255,18 @@ class StateStore:
         """The places of the keys in `keys`, by shard: first those that are in memory."""
         found: dict[str, list[int]] = {}
         for place, key in enumerate(keys):
-            found.setdefault(self._place(_bits(key)), []).append(place)
+            found.setdefault(self._place(bits_of(key)), []).append(place)
         return dict(sorted(found.items(), key=lambda item: item[0] not in self.held))
 
     def _place(self, bits: str) -> str:
         """The shard of a key whose hash has these bits."""
         return next(bits[:length] for length in range(len(bits) + 1) if bits[:length] in self.counts)
 
-    def _shard(self, bits: str) -> _Shard:
+    def _shard(self, bits: str) -> Shard:
         return self._load(self._place(bits))
 
-    def _load(self, bits: str) -> _Shard:
+    def _load(self, bits: str) -> Shard:
         """A shard, now the one used last."""
-        if not self._lock.is_locked:
-            raise StateError(f"the store in {self.folder} is closed; open it anew.")
         if bits not in self.held:
             self.held[bits] = self._read(self.files[bits])
             self.held_bytes += self.held[bits].size
@@ -294,9 +289,9 @@ class StateStore:
         self.held_bytes -= whole.size
         del self.counts[bits]
         self._forget_file(self.files.pop(bits))
-        halves = {bits + bit: _Shard(changed=True) for bit in "01"}
+        halves = {bits + bit: Shard(changed=True) for bit in "01"}
         for layout, table in whole.tables.items():
-            names = [_bits(key)[: len(bits) + 1] for key in table.keys]
+            names = [bits_of(key)[: len(bits) + 1] for key in table.keys]
             for name, half in halves.items():
                 if keys := [key for key, place in zip(table.keys, names, strict=True) if place == name]:
                     half.tables[layout] = Table(keys, table.of(keys))
@@ -306,8 +301,8 @@ class StateStore:
         for name in halves:
             self._split(name)
 
-    def _read(self, name: str | None) -> _Shard:
-        shard = _Shard()
+    def _read(self, name: str | None) -> Shard:
+        shard = Shard()
         if name is None:
             return shard
         header, tensors = read_sealed(self.folder / name, "a StateStore", KIND)
@@ -318,7 +313,7 @@ class StateStore:
             shard.tables[layout_of(part)] = Table(keys, pack(part))
         return shard
 
-    def _write(self, bits: str, shard: _Shard) -> None:
+    def _write(self, bits: str, shard: Shard) -> None:
         """Write a shard, if it has changed, to a new file; that of the last flush stays until the next."""
         if not shard.changed:
             return
@@ -337,25 +332,22 @@ class StateStore:
     def _forget_file(self, name: str | None) -> None:
         """Remove a file that is of no use any more, unless it belongs to the last flush."""
         if name is not None and name not in self.flushed:
-            (self.folder / name).unlink()
+            (self.folder / name).unlink(missing_ok=True)
 
     def flush(self) -> None:
         """Write all that has changed; from here on this is what a crash leaves.
 
         Raises:
             CheckpointError: something cannot be written; the last flush stays.
+            StateError: the store was closed.
         """
+        self._require_open()
         for bits, shard in self.held.items():
             self._write(bits, shard)
-        index = {"files": self.files, "counts": self.counts, "written": self.written, "shard_size": self.shard_size}
-        text = json.dumps(index)
-        try:
-            write_atomic(self.folder / "index.json", f"{hashlib.sha256(text.encode()).hexdigest()}\n{text}")
-        except OSError as error:
-            raise CheckpointError(f"`folder` must be writable: {self.folder}; {error.strerror}.") from None
+        self._write_index()
         old, self.flushed = self.flushed, {name for name in self.files.values() if name}
         for name in old - self.flushed:
-            (self.folder / name).unlink()
+            (self.folder / name).unlink(missing_ok=True)
 
     def close(self) -> None:
         """Let others use the folder. What has changed since the last flush is gone."""
@@ -368,25 +360,10 @@ class StateStore:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         try:
-            if kind is None:
+            if kind is None and self._lock.is_locked:
                 self.flush()
         finally:
             self.close()
-
-
-def _bits(key: Key) -> str:
-    """The bits of a hash of `key` that is the same everywhere and always; a text and a number never share a key."""
-    if isinstance(key, bool) or not isinstance(key, (str, int)):
-        raise StateError(f"`key` must be a text or a whole number; got {key!r}.")
-    digest = hashlib.blake2b((f"s{key}" if isinstance(key, str) else f"i{key}").encode(), digest_size=8).digest()
-    return f"{int.from_bytes(digest, 'big'):064b}"
-
-
-def _once(keys: Sequence[Key]) -> Sequence[Key]:
-    if len(set(keys)) < len(keys):
-        twice = next(key for place, key in enumerate(keys) if key in keys[:place])
-        raise StateError(f"`keys` must name each stream once; {twice!r} comes twice.")
-    return keys
 
 
 def _listed(layout: Layout) -> str:

@@ -178,6 +178,16 @@ def test_a_missing_value_is_no_error() -> None:
         (lambda: DREAMRegressor(LAYER).learn_one({"a": 1.0}, None), "`y` must be a finite number; got None"),  # type: ignore[arg-type]
         (lambda: DREAMClassifier(LAYER).learn_one({"a": 1.0}, (1, 2)), "`y` must be a text, a number, True or False"),
         (lambda: DREAMForecaster(LAYER).learn_one(math.inf), "`y` must be a finite number"),
+        (
+            lambda: DREAMRegressor(LAYER).learn_one({"a": 10**5000}, 1.0),
+            r"`x\['a'\]` must be .*; got a number too long to print",
+        ),
+        (
+            lambda: DREAMForecaster(LAYER).learn_one(10**5000),
+            "`y` must be a finite number.*; got a number too long to print",
+        ),
+        (lambda: DREAMRegressor(LAYER).learn_one(10**5000, 1.0), "`x` must be a dictionary.*too long to print"),  # type: ignore[arg-type]
+        (lambda: DREAMClassifier(LAYER).learn_one({"a": 1.0}, 10**5000), "`y` must be a number of at most 4,300 digits"),
         (lambda: DREAMRegressor(LAYER).learn_one({"a": 1.0}, 10**400), "`y` must be a finite number of at most 1.8e.19"),
         (lambda: DREAMRegressor(LAYER).learn_one({"a": -1.9e19}, 1.0), r"`x\['a'\]` must be .* of at most 1.8e.19 in size"),
         (lambda: DREAMClassifier(LAYER).learn_one({"a": 1.0}, math.nan), "`y` must be a text, a number.*got nan"),

@@ -6,6 +6,7 @@ import errno
 import gzip
 import os
 import tracemalloc
+from collections.abc import Callable
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -113,6 +114,33 @@ class TestSameTables:
         np.testing.assert_array_equal(np.concatenate([block.values for block in series.blocks(slice(None))]), whole.values)
         assert whole.time is not None
         np.testing.assert_array_equal(series.time, whole.time)
+
+    @pytest.mark.parametrize("blank", [(), (2,), (50,), (2, 3, 50)])
+    def test_of_truth_values_with_gaps(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, blank: tuple[int, ...]
+    ) -> None:
+        set_block(monkeypatch, 20)
+        path = tmp_path / "table.csv"
+        cells = ["" if row in blank else str(row % 3 == 0) for row in range(60)]
+        path.write_text("open,load\n" + "".join(f"{cell},{row}\n" for row, cell in enumerate(cells)))
+        expected = [[np.nan if row in blank else float(row % 3 == 0), row] for row in range(60)]
+        np.testing.assert_array_equal(read_table(path).values, expected)
+        blocks = [block.values for block in stored_table(path).blocks(slice(None))]
+        assert len(blocks) > 10
+        np.testing.assert_array_equal(np.concatenate(blocks), expected)
+
+    def test_messages_name_the_file_as_it_was_typed(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        path = table(tmp_path, gaps=True)
+        monkeypatch.chdir(tmp_path)
+        messages = []
+        for mapped in (True, False):
+            with pytest.raises(DataError, match=r"^table\.csv: values are missing") as found:
+                data(Path(path.name), mapped, missing="error").setup()
+            messages.append(str(found.value))
+        assert messages[0] == messages[1]
+        (tmp_path / "table.csv").write_text("a,b\n1,2\n3,x\n")
+        with pytest.raises(DataError, match=r"^table\.csv: column `b` must hold numbers"):
+            stored_table(path.name)
 
     def test_workers_share_the_map(self, tmp_path: Path) -> None:
         path = table(tmp_path, ahead=0)
@@ -229,6 +257,59 @@ class TestConversion:
         second = stored_table(path)
         assert (second.folder, len(second)) == (first.folder, 2)
         assert len(list(second.folder.glob("*.arrow"))) == 1
+
+    @pytest.mark.parametrize("damage", [None, lambda old: old[:-3], lambda old: old[:-3] + b"xyz"])
+    @pytest.mark.parametrize("name", ["values", "arrays.json", "time", "table.json"])
+    def test_what_can_be_made_anew_is(
+        self,
+        tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch,
+        caplog: pytest.LogCaptureFixture,
+        name: str,
+        damage: Callable[[bytes], bytes] | None,
+    ) -> None:
+        set_block(monkeypatch, 300)
+        path = table(tmp_path, ahead=0)
+        good = data(path, True, calendar=["hour"])
+        tables, times = [part.clone() for part in good.prepared.tables if part is not None], good.future_times(ROWS)
+        file = next(tmp_path.glob(f"cache/tables/**/{name}"))
+        before = file.read_bytes()
+        parts = {part.name: part.stat().st_mtime_ns for part in tmp_path.glob("cache/tables/*/*.arrow")}
+        if damage is None:
+            file.unlink()
+        else:
+            file.write_bytes(damage(before))
+        with caplog.at_level("WARNING"):
+            again = data(path, True, calendar=["hour"])
+            found = [part for part in again.prepared.tables if part is not None]
+        if (name, damage) != ("table.json", None):
+            assert any(name in line and "made anew" in line for line in caplog.messages)
+        for mine, other in zip(found, tables, strict=True):
+            torch.testing.assert_close(mine, other, rtol=0, atol=0, equal_nan=True)
+        assert again.future_times(ROWS).tolist() == times.tolist()
+        assert file.read_bytes() == before
+        assert parts == {part.name: part.stat().st_mtime_ns for part in tmp_path.glob("cache/tables/*/*.arrow")}
+
+    @pytest.mark.parametrize("lost", [["000003-*"], ["000000-*"], ["000002-*", "000004-*"], ["roles.json"]])
+    @pytest.mark.parametrize("torn", [True, False])
+    def test_no_row_is_lost_with_a_part(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lost: list[str], torn: bool
+    ) -> None:
+        set_block(monkeypatch, 300)
+        path = table(tmp_path, gaps=True)
+        series = stored_table(path)
+        time = np.array(series.time)
+        (series.folder / "table.json").unlink()
+        for name in lost:
+            file = next(series.folder.glob(name))
+            if torn and name == "roles.json":
+                file.write_text("{")
+            else:
+                file.unlink()
+        again, whole = stored_table(path), read_table(path)
+        np.testing.assert_array_equal(np.concatenate([block.values for block in again.blocks(slice(None))]), whole.values)
+        np.testing.assert_array_equal(again.time, time)
+        assert sorted(part.name for part in series.folder.glob("*.arrow")) == [shard.name for shard in again.shards]
 
     def test_tables_are_made_once_for_each_setting(self, tmp_path: Path) -> None:
         path = table(tmp_path, ahead=0)

@@ -107,6 +107,16 @@ class TestAgainstADictionary:
             assert store[1]["a"].item() == 1
             assert store["1"]["b"].tolist() == [2, 3]
 
+    def test_tensors_that_numpy_does_not_know(self, tmp_path: Path) -> None:
+        state = some(2).map(lambda part: part.bfloat16())
+        with StateStore(tmp_path) as store:
+            store.put(["a", "b"], state)
+            store["c"] = {"x": torch.ones(3).to(torch.float8_e4m3fn)}
+        with StateStore(tmp_path) as store:
+            back = store.get(["a", "b"], lambda rows: LAYER.init_state(rows).map(lambda part: part.bfloat16()))
+            assert same(back, state)
+            assert store["c"]["x"].float().tolist() == [1, 1, 1]
+
     def test_states_come_on_the_device_and_in_the_order_asked_for(self, tmp_path: Path) -> None:
         state = some(3)
         with StateStore(tmp_path, shard_size=1) as store:
@@ -177,6 +187,38 @@ class TestCrash:
             left = {path.name for path in folder.glob("*.safetensors")}
             assert left == {name for name in store.files.values() if name}
 
+    def test_a_closed_store_leaves_the_next_one_alone(self, tmp_path: Path) -> None:
+        stale = fill(tmp_path, 3)
+        stale.close()
+        with StateStore(tmp_path) as store:
+            store.put(range(100), some(100))
+            store.flush()
+            for use in (
+                lambda: stale["a"],
+                lambda: stale.__setitem__("a", {"x": torch.ones(1)}),
+                lambda: stale.__delitem__(1),
+                lambda: 1 in stale,
+                lambda: len(stale),
+                lambda: list(stale),
+                lambda: stale.get([1], LAYER.init_state),
+                lambda: stale.put([1], some(1)),
+                stale.flush,
+            ):
+                with pytest.raises(StateError, match="is closed; open it anew"):
+                    use()
+            state = store.get(range(100), LAYER.init_state)
+        with StateStore(tmp_path) as store:
+            assert same(store.get(range(100), LAYER.init_state), state)
+
+    def test_closing_in_the_block_is_the_end_of_it(self, tmp_path: Path) -> None:
+        with StateStore(tmp_path) as store:
+            store["a"] = {"x": torch.tensor(1)}
+            store.flush()
+            store["a"] = {"x": torch.tensor(2)}
+            store.close()
+        with StateStore(tmp_path) as store:
+            assert store["a"]["x"] == 1
+
     def test_an_error_in_the_block_leaves_the_last_flush(self, tmp_path: Path) -> None:
         with StateStore(tmp_path) as store:
             store["a"] = {"x": torch.tensor(1)}
@@ -201,6 +243,28 @@ class TestRefusals:
         index.write_text(index.read_text().replace("4", "5"))
         with pytest.raises(CheckpointError, match=r"index\.json is damaged"):
             StateStore(tmp_path)
+
+    @pytest.mark.parametrize("lost", ["index.json", "*.safetensors"])
+    def test_nothing_is_deleted_where_a_part_is_lost(self, tmp_path: Path, lost: str) -> None:
+        with StateStore(tmp_path, shard_size=10) as store:
+            store.put(range(40), some(40))
+        min(tmp_path.glob(lost)).unlink()
+        (tmp_path / "0.9.safetensors").write_bytes(b"of a later flush")
+        left = sorted(path.name for path in tmp_path.iterdir())
+        wanted = r"not the index\.json that says" if lost == "index.json" else r"index\.json names .* is not there"
+        for _ in range(2):
+            with pytest.raises(CheckpointError, match=wanted + r".*Put back a copy .* Nothing was changed"):
+                StateStore(tmp_path)
+        assert sorted(path.name for path in tmp_path.iterdir()) == left
+
+    def test_a_store_that_was_never_flushed_is_one(self, tmp_path: Path) -> None:
+        (tmp_path / ".index.json.7.tmp").write_text("torn")
+        fill(tmp_path, 1).close()
+        assert list(tmp_path.glob("*.safetensors"))
+        (tmp_path / ".notes.tmp").write_text("mine")
+        with StateStore(tmp_path) as store:
+            assert len(store) == 0
+        assert sorted(path.name for path in tmp_path.iterdir()) == [".notes.tmp", "index.json", "lock"]
 
     def test_another_process_is_refused(self, tmp_path: Path) -> None:
         with StateStore(tmp_path), pytest.raises(StateError, match="one process at a time"):
@@ -237,6 +301,21 @@ class TestRefusals:
             (lambda store: store.put(["a"], some(2)), "`keys` must name a stream for each of 2 rows; got 1"),
             (lambda store: store.put(["a", "b", "a"], some(3)), "`keys` must name each stream once; 'a' comes twice"),
             (lambda store: store.get([True], LAYER.init_state), "`key` must be a text or a whole number; got True"),
+            (lambda store: True in store, "`key` must be a text or a whole number; got True"),
+            (lambda store: 1.0 in store, "`key` must be a text or a whole number; got 1.0"),
+            (lambda store: store.put([["a"]], some(1)), r"`key` must be a text or a whole number; got \['a'\]"),
+            (lambda store: store["\ud800"], "`key` must be a text that UTF-8 can hold.*surrogates"),
+            (lambda store: store.put([10**5000], some(1)), r"`key` must be .*at most 4,300 digits\).*got one that cannot"),
+            (lambda store: store.put("a", some(1)), "`keys` must be a list of keys, for one stream too; got 'a'"),
+            (lambda store: store.get(iter(["a"]), LAYER.init_state), "`keys` must be a list of keys.*list_iterator"),
+            (lambda store: store.get([], LAYER.init_state), "`keys` must name at least one stream; got none"),
+            (lambda store: store.__setitem__("a", {}), "must be a dictionary of tensors, at least one; got {}"),
+            (lambda store: store.__setitem__("a", torch.ones(1)), r"must be a dictionary of tensors.*got tensor\("),
+            (lambda store: store.__setitem__("a", {"x": 3}), "must be tensors; `x` is of type int"),
+            (lambda store: store.__setitem__("a", {"\ud800": torch.ones(1)}), "names of tensors must be printable texts"),
+            (lambda store: store.__setitem__("a", {"x": torch.ones(1).cdouble()}), "`x` is torch.complex128"),
+            (lambda store: store.__setitem__("a", {"x": torch.ones(1).to_sparse()}), "`x` is .*torch.sparse_coo"),
+            (lambda store: store.__setitem__("a", {"x": torch.ones(1, device="meta")}), "`x` is .* on meta"),
             (lambda store: store.get(["known"], DREAM(2, 5).init_state), r"'known' carries h \(4,\).* makes h \(5,\)"),
         ],
     )

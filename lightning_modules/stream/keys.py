@@ -1,0 +1,43 @@
+"""Keys of streams."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+
+from dream.errors import StateError, shown
+
+Key = str | int
+"""Of a stream."""
+
+
+def bits_of(key: object) -> str:
+    """The bits of a hash of `key` that is the same everywhere and always; a text and a number never share a key.
+
+    Raises:
+        StateError: it is no key.
+    """
+    if isinstance(key, bool) or not isinstance(key, (str, int)):
+        raise StateError(f"`key` must be a text or a whole number; got {key!r}.")
+    try:
+        content = b"s" + key.encode() if isinstance(key, str) else b"i%d" % key
+    except ValueError as error:
+        raise StateError(
+            "`key` must be a text that UTF-8 can hold or a whole number that Python can print (at most 4,300 digits); got "
+            f"one that cannot: {error}."
+        ) from None
+    return f"{int.from_bytes(hashlib.blake2b(content, digest_size=8).digest(), 'big'):064b}"
+
+
+def require_keys(keys: Sequence[Key]) -> None:
+    """Refuses, with a StateError, what is no key, one that comes twice, and none at all."""
+    if isinstance(keys, str) or not isinstance(keys, Sequence):
+        raise StateError(f"`keys` must be a list of keys, for one stream too; got {shown(keys)}.")
+    found: set[Key] = set()
+    for key in keys:
+        bits_of(key)
+        if key in found:
+            raise StateError(f"`keys` must name each stream once; {key!r} comes twice.")
+        found.add(key)
+    if not found:
+        raise StateError("`keys` must name at least one stream; got none.")
