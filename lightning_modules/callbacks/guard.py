@@ -225,7 +225,9 @@ class NaNGuard(L.Callback):
                 continue
             message = f"step {step.number}: {self._say(step)}"
             if self.on_bad_batch == "stop":
-                self._error = f"{message}. The step moved no weight. Repair the rows, lower `lr`, or set nan_guard.on_bad_batch=skip."
+                self._error = (
+                    f"{message}. The step moved no weight. Repair the rows, lower `lr`, or set nan_guard.on_bad_batch=skip."
+                )
             elif self.in_a_row > self.max_skipped:
                 self._error = (
                     f"{message}. It is bad step {self.in_a_row} in a row, more than `nan_guard.max_skipped` allows. None of "
