@@ -276,11 +276,9 @@ class AnomalyModule(TaskModule):
             DREAMError: naming the stream and the first row.
         """
         streams = len(batch.lengths)
-        there = torch.arange(batch.values.shape[1]) < batch.lengths.cpu()[:, None]
-        by_row = {}
-        for name, values in outputs.items():
-            flat = torch.as_tensor(values).cpu().flatten(2)
-            by_row[name] = flat.masked_fill(~there[..., None], 0.0).transpose(0, 1).flatten(0, 1)  # (T N, .)
+        gone = torch.arange(batch.values.shape[1]) >= batch.lengths.cpu()[:, None]
+        flat = {name: torch.as_tensor(values).cpu().flatten(2) for name, values in outputs.items()}
+        by_row = {name: v.masked_fill(gone[..., None], 0.0).transpose(0, 1).flatten(0, 1) for name, v in flat.items()}
         require_finite(by_row, lambda k: f"{self.data.source_of(k % streams)}, row {batch.start + k // streams}")
 
     def judge(self, batch: StreamBatch, detectors: list[str]) -> tuple[np.ndarray, np.ndarray]:

@@ -23,12 +23,13 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 from dream.errors import DataError
 from dream.files import write_atomic
 from lightning_modules.data.blocks import Block, file_blocks
-from lightning_modules.data.series import Roles, check_file, find_roles, require_values, to_series
+from lightning_modules.data.dates import find_formats
+from lightning_modules.data.series import Roles, check_file, find_roles, report_order, require_values, to_series
 from lightning_modules.data.stored import Shard, StoredSeries, digest, read_shard, writing
 
 logger = logging.getLogger(__name__)
 
-VERSION = 1
+VERSION = 2
 BLOCK = 1 << 21
 """Bytes of a file that are read at once; a few times as many are needed in memory."""
 
@@ -90,7 +91,7 @@ class _Conversion:
         roles = None
         if note.exists():
             given = json.loads(note.read_text())
-            roles = Roles(given["time"], tuple(given["columns"]), given["date"])
+            roles = Roles(given["time"], tuple(given["columns"]), tuple(given["formats"]))
         for torn in self.folder.glob(".*.tmp"):
             torn.unlink()
         known = self._made()
@@ -105,6 +106,9 @@ class _Conversion:
             for block in file_blocks(self.path, self.separator, self.stop, rows, BLOCK):
                 if roles is None:
                     roles = find_roles(block.frame, self.path, time_column, columns, covariates)
+                    if roles.time is not None and len(roles.formats) > 1:
+                        roles = roles._replace(formats=self._formats(roles.time, roles.formats))
+                        report_order(roles, self.path)
                     write_atomic(note, json.dumps(roles._asdict()))
                 known.append(self._add(block, roles))
                 bar.update(task, completed=block.done)
@@ -115,6 +119,13 @@ class _Conversion:
             self._write_time(roles.time)
         table = {"columns": roles.columns, "time": roles.time, "shards": self.shards}
         write_atomic(self.folder / "table.json", json.dumps(table))
+
+    def _formats(self, column: str, formats: tuple[str | None, ...]) -> tuple[str | None, ...]:
+        """Which formats the time stamps have: the first rows leave the order of days and months open."""
+        for block in file_blocks(self.path, self.separator, 0, 0, BLOCK):
+            if len(formats := find_formats(block.frame[column], formats)) == 1:
+                break
+        return formats
 
     def _made(self) -> list[list[bool]]:
         """Take over the shards that are there; for each, which columns hold a value."""
