@@ -15,6 +15,7 @@ import lightning as L
 import numpy as np
 import pandas as pd
 import torch
+from lightning.pytorch.trainer.states import TrainerFn
 from matplotlib.figure import Figure
 from torch import Tensor
 
@@ -22,7 +23,7 @@ from dream import DREAMConfig, DREAMStack, DREAMState
 from dream.errors import ConfigError
 from dream.files import write_atomic
 from lightning_modules import ranks
-from lightning_modules.base import TaskModule, require
+from lightning_modules.base import TaskModule, require, require_finite
 from lightning_modules.data.anomaly import AnomalyData, StreamBatch
 from lightning_modules.plots import anomaly as plots
 from lightning_modules.scoring import (
@@ -232,15 +233,20 @@ class AnomalyModule(TaskModule):
     def _limited(self, x: np.ndarray) -> Tensor:
         return torch.from_numpy(np.clip(x, -LEVEL_LIMIT, LEVEL_LIMIT)).to(self.device, self.dtype)  # type: ignore[arg-type]
 
-    def _prediction_loss(self, batch: StreamBatch) -> tuple[Tensor, Tensor]:
-        """Sum of the limited squared errors of the rows that count, (), and their number, ()."""
+    def _predict(self, batch: StreamBatch) -> tuple[Tensor, Tensor]:
+        """What the layer reads and what it predicts of it, (N, T, I) both; the states go on."""
         relative, _ = self.relative(batch)
         x, reset = self._limited(relative), torch.full((len(batch.values),), batch.start == 0, device=self.device)
         lengths = batch.lengths.clamp(min=1)
         _, traces, states = self.stack.trace(x, self.carried(reset, len(x)), lengths)
         self.carry(states, reset)
         self.observe(traces, states, lengths)
-        errors = (x - traces[0].prediction).square().clamp(max=LOSS_LIMIT).mean(-1)
+        return x, traces[0].prediction
+
+    @staticmethod
+    def _prediction_loss(batch: StreamBatch, x: Tensor, prediction: Tensor) -> tuple[Tensor, Tensor]:
+        """Sum of the limited squared errors of the rows that count, (), and their number, ()."""
+        errors = (x - prediction).square().clamp(max=LOSS_LIMIT).mean(-1)
         return (errors * batch.counted).sum(), batch.counted.sum()
 
     @property
@@ -249,7 +255,7 @@ class AnomalyModule(TaskModule):
         return isinstance(self.stack, DREAMStack) and len(self.stack.layers) > 1
 
     def losses(self, batch: StreamBatch) -> dict[str, Tensor]:
-        total, count = self._prediction_loss(batch)
+        total, count = self._prediction_loss(batch, *self._predict(batch))
         return {"loss": total / ranks.mean(count).to(total)}
 
     def on_validation_epoch_start(self) -> None:
@@ -257,17 +263,35 @@ class AnomalyModule(TaskModule):
         self._val = []
 
     def validation_step(self, batch: StreamBatch, batch_idx: int) -> None:
-        self._val.append(torch.stack(self._prediction_loss(batch)))
+        x, prediction = self._predict(batch)
+        if self.trainer.state.fn != TrainerFn.FITTING:  # there NaNGuard says so, and a later epoch may be better
+            self._require_finite(batch, {"the prediction": prediction})
+        self._val.append(torch.stack(self._prediction_loss(batch, x, prediction)))
 
     def on_validation_epoch_end(self) -> None:
         super().on_validation_epoch_end()
         total, count = ranks.mean(torch.stack(self._val).sum(0))
         self.log("val/loss", total / count)
 
+    def _require_finite(self, batch: StreamBatch, outputs: dict[str, Tensor | np.ndarray]) -> None:
+        """Refuse outputs (N, T, ...) that are not finite in a row of a stream.
+
+        Raises:
+            DREAMError: naming the stream and the first row.
+        """
+        streams = len(batch.lengths)
+        gone = torch.arange(batch.values.shape[1]) >= batch.lengths.cpu()[:, None]
+        flat = {name: torch.as_tensor(values).cpu().flatten(2) for name, values in outputs.items()}
+        by_row = {name: v.masked_fill(gone[..., None], 0.0).transpose(0, 1).flatten(0, 1) for name, v in flat.items()}
+        require_finite(by_row, lambda k: f"{self.data.source_of(k % streams)}, row {batch.start + k // streams}")
+
     def judge(self, batch: StreamBatch, detectors: list[str]) -> tuple[np.ndarray, np.ndarray]:
         """Score and alarm, (2, D, N, T), of `detectors` (D of them) for a chunk, and its surprise and norm of U, (2, N, T).
 
         Carries everything from chunk to chunk; a chunk that starts at row 0 starts afresh.
+
+        Raises:
+            DREAMError: a prediction or a score is not finite.
         """
         x, learning = self.relative(batch)
         streams, rows, _ = x.shape
@@ -295,7 +319,13 @@ class AnomalyModule(TaskModule):
         judged = [self._score.step(seen[:, row], expected[:, row], gate[:, row], learns[:, row]) for row in range(rows)]
         scores = np.stack([np.stack(column, 1) for column in zip(*judged, strict=True)])
         shown = torch.stack([scan.surprise, scan.u_norm]).cpu().numpy()
-        return scores.reshape(2, len(detectors), streams, rows), shown
+        scores = scores.reshape(2, len(detectors), streams, rows)
+        made: dict[str, Tensor | np.ndarray] = {
+            "the prediction": scans[0].prediction,
+            "the score": scores.transpose(2, 3, 0, 1),
+        }
+        self._require_finite(batch, made)
+        return scores, shown
 
     def on_test_epoch_start(self) -> None:
         self._seen, self._shown, self.verdicts = [], [], {}

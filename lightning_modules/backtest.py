@@ -76,7 +76,7 @@ class Backtest:
         for name, (future, quantiles) in made.items():
             self._metric(name).update(future, windows.future, quantiles)
         drawn = [*own, "repeat-last"]
-        errors = [(made[name][0] - windows.future).square().flatten(1).nanmean(1) for name in drawn]
+        errors = [(made[name][0].double() - windows.future).square().flatten(1).nanmean(1) for name in drawn]
         origin, values = windows.origin.cpu(), torch.stack([*errors, surprise, u_norm], 1).cpu()
         row = torch.cat([origin[:, None].double(), values.double()], 1)  # float32 cannot count beyond 16 million rows
         self.rows.append(row[origin % self.every == 0])

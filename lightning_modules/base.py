@@ -7,23 +7,28 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, ClassVar, Literal, NamedTuple
 
 import lightning as L
+import numpy as np
 import torch
 from lightning.pytorch.trainer.states import TrainerFn
 from matplotlib.figure import Figure
 from torch import Tensor
 
 from dream import DREAMConfig, DREAMState, DREAMTrace, parameter_groups
-from dream.errors import ConfigError
+from dream.errors import ConfigError, DREAMError
 from dream.state import where
 from lightning_modules import ranks
 from lightning_modules.cores import CoreName, build_core, title
 
 Schedule = Literal["cosine", "constant"]
+
+DIVERGED = "The weights have diverged: lower `model.lr`, or go on from an earlier checkpoint."
+"""What to do about numbers that are not finite, made of data that are."""
 
 
 class Observation(NamedTuple):
@@ -212,7 +217,9 @@ class TaskModule(L.LightningModule, ABC):
         own = next(iter(results), None)
         for model, metrics in results.items():
             prefix = "test" if model == own else f"test/{model}"
-            self.log_dict({f"{prefix}/{name}": value for name, value in metrics.items()})
+            # float64, since the squared errors of legal values can be beyond float32
+            wide = {name: torch.tensor(value, dtype=torch.float64) for name, value in metrics.items()}
+            self.log_dict({f"{prefix}/{name}": value for name, value in wide.items()})
 
     def figures(self) -> dict[str, Figure]:
         """Pictures of the last test, by file name; empty where there was none."""
@@ -253,6 +260,22 @@ class TaskModule(L.LightningModule, ABC):
 def finite(state: DREAMState) -> Tensor:
     """(N,) whether all that a row carries is finite."""
     return torch.stack([part.detach().reshape(len(part), -1).isfinite().all(1) for part in state]).all(0)
+
+
+def require_finite(outputs: Mapping[str, Tensor | np.ndarray], place: Callable[[int], str]) -> None:
+    """Refuse what a model says if some of it is not finite; waits for the device once.
+
+    Args:
+        outputs: By name, each with the same first axis (M, ...).
+        place: The source and rows that entry k of that axis was made of.
+
+    Raises:
+        DREAMError: naming the outputs that are not finite, and where the first entry is that has one.
+    """
+    bad = torch.stack([~torch.as_tensor(part).isfinite().flatten(1).all(1) for part in outputs.values()]).cpu()  # (., M)
+    if bad.any():
+        named = " and ".join(name for name, lost in zip(outputs, bad.any(1).tolist(), strict=True) if lost)
+        raise DREAMError(f"not finite: {named}, first of {place(int(bad.any(0).int().argmax()))}. {DIVERGED}")
 
 
 def is_logging_step(trainer: L.Trainer) -> bool:

@@ -15,6 +15,7 @@ from typing import Literal, NamedTuple
 import lightning as L
 import pandas as pd
 import torch
+from lightning.pytorch.trainer.states import TrainerFn
 from matplotlib.figure import Figure
 from torch import Tensor, nn
 from torch.nn.functional import mse_loss
@@ -24,7 +25,7 @@ from dream.errors import ConfigError
 from dream.files import write_atomic
 from lightning_modules import ranks
 from lightning_modules.backtest import Backtest
-from lightning_modules.base import TaskModule, require
+from lightning_modules.base import TaskModule, require, require_finite
 from lightning_modules.data.windows import ForecastingData, WindowBatch
 from lightning_modules.heads import KnownEffect, PatchHead
 from lightning_modules.metrics.forecasting import ForecastMetrics
@@ -292,8 +293,23 @@ class ForecastingModule(TaskModule):
         metrics = ForecastMetrics(self.units.clone(), self.mase_scale.clone(), self.levels.tolist())
         self._validation = [metrics.to(self.device)]
 
+    def _require_finite(self, batch: WindowBatch, future: Tensor, quantiles: Tensor | None) -> None:
+        """Refuse forecasts of a batch that are not finite.
+
+        Raises:
+            DREAMError: naming the rows that the first of them was made of.
+        """
+
+        def place(row: int) -> str:
+            first, last = self.data.rows_of(batch)[row].tolist()
+            return f"{self.data.source_of(row)}, rows {first} to {last}"
+
+        require_finite({"the forecast": future} | ({} if quantiles is None else {"its quantiles": quantiles}), place)
+
     def validation_step(self, batch: WindowBatch, batch_idx: int) -> None:
         forecast = self.on(batch)
+        if self.trainer.state.fn != TrainerFn.FITTING:  # there NaNGuard says so, and a later epoch may be better
+            self._require_finite(batch, forecast.future, forecast.quantiles)
         if self._counts(batch, self.data.prepared.split.val):  # a spare one has no known future
             self._validation[0].update(forecast.future, batch.future, forecast.quantiles)
 
@@ -312,6 +328,7 @@ class ForecastingModule(TaskModule):
 
     def test_step(self, batch: WindowBatch, batch_idx: int) -> None:
         forecast = self.on(batch)
+        self._require_finite(batch, forecast.future, forecast.quantiles)
         if not self._counts(batch, self.data.prepared.split.test):
             return
         shape = (len(batch.past), self.channels if self.channel_independent else 1, batch.origin[0].numel(), -1)
@@ -321,6 +338,7 @@ class ForecastingModule(TaskModule):
         own = {self.title: (forecast.future, forecast.quantiles)}
         if batch.reset is not None:
             afresh = self.on(windows)
+            self._require_finite(windows, afresh.future, afresh.quantiles)
             quantiles = None if forecast.quantiles is None else forecast.quantiles.flatten(0, 1)
             own = {
                 f"{self.title}, carried state": (forecast.future.flatten(0, 1), quantiles),
@@ -352,7 +370,9 @@ class ForecastingModule(TaskModule):
             values = torch.cat([values, forecast.quantiles], -1)
         if batch.reset is not None:
             values = values[:, -1]
-        return self.data.unscale(values.transpose(-1, -2)).transpose(-1, -2)
+        values = self.data.unscale(values.transpose(-1, -2)).transpose(-1, -2)
+        self._require_finite(batch, values[..., 0], values[..., 1:] if len(self.levels) else None)
+        return values
 
     def write_predictions(self, predictions: list[Tensor], folder: Path) -> list[Path]:
         """`forecast.csv`: a row for each row ahead, with its time, a column for each target, in the data's own units.

@@ -15,6 +15,7 @@ from typing import Any, Literal, get_args
 
 import lightning as L
 import torch
+from lightning.pytorch.trainer.states import TrainerFn
 from matplotlib.figure import Figure
 from torch import Tensor
 from torch.nn.functional import cross_entropy, huber_loss, one_hot
@@ -22,11 +23,11 @@ from torch.nn.functional import cross_entropy, huber_loss, one_hot
 from dream import DREAMConfig, DREAMStack
 from dream.errors import ConfigError
 from lightning_modules import ranks
-from lightning_modules.base import TaskModule, require
+from lightning_modules.base import TaskModule, require, require_finite
 from lightning_modules.cores import BaselineCore, title
 from lightning_modules.data.online import STRIDE, OnlineData, StreamBatch
 from lightning_modules.record import StreamRecord
-from lightning_modules.stream import Features, Reading, Shape, StreamLearner, StreamNetwork, StreamState, Updates
+from lightning_modules.stream import Features, Reading, Shape, Steps, StreamLearner, StreamNetwork, StreamState, Updates
 from lightning_modules.stream.network import CHANGE_LIMIT, class_shares
 
 Mode = Literal["fast weights + head", "head", "fast weights", "frozen", "fast weights + all weights", "all weights"]
@@ -208,8 +209,12 @@ class OnlineModule(TaskModule):
         return {"loss": fit + self.prediction_weight * prediction, "fit": fit, "prediction_loss": prediction}
 
     def validation_step(self, batch: StreamBatch, batch_idx: int) -> None:
+        terms = self.losses(batch)
+        if self.trainer.state.fn != TrainerFn.FITTING:  # there NaNGuard says so, and a later epoch may be better
+            place = f"crops of {self.data.source_of(0)} from rows {batch.start.tolist()}"
+            require_finite({"the loss": terms["fit"].reshape(1, 1)}, lambda _: place)
         crops = ranks.mean(torch.tensor(0 if batch.spare else len(batch.rows), device=self.device)) * ranks.world_size()
-        self.log("val/loss", ranks.mean(self.losses(batch)["fit"]), batch_size=round(float(crops)))
+        self.log("val/loss", ranks.mean(terms["fit"]), batch_size=round(float(crops)))
 
     def configure_optimizers(self) -> Any:
         with warnings.catch_warnings():  # a stream without a warm-up has nothing to train on, and is meant so
@@ -248,15 +253,25 @@ class OnlineModule(TaskModule):
         assert self.record is not None
         first = self.data.scored.start
         start, rows = int(batch.start[0]), batch.rows[0]
-        supervised = self.network.shape.task != "forecasting"
         border = min(max(first - start, 0), len(rows))
         for mode, learner in self.learners.items():
             for part in (slice(0, border), slice(border, len(rows))):
                 if part.start == part.stop:
                     continue
                 learner.learning = part.stop <= border or "head" in mode or "all weights" in mode
-                steps = learner.process(rows[part], batch.targets[0, part] if supervised else None)
-                self.record.add(mode, start + part.start, steps)
+                self.record.add(mode, start + part.start, self._process(learner, batch, part))
+
+    def _process(self, learner: StreamLearner, batch: StreamBatch, part: slice) -> Steps:
+        """What a learner says of these rows of a chunk.
+
+        Raises:
+            DREAMError: it is not finite from some row on.
+        """
+        supervised = self.network.shape.task != "forecasting"
+        steps = learner.process(batch.rows[0, part], batch.targets[0, part] if supervised else None)
+        first = int(batch.start[0]) + part.start
+        require_finite({"the prediction": steps.predictions}, lambda k: f"{self.data.source_of(0)}, row {first + k}")
+        return steps
 
     def on_test_epoch_end(self) -> None:
         assert self.record is not None
@@ -272,8 +287,7 @@ class OnlineModule(TaskModule):
 
     def predict_step(self, batch: StreamBatch, batch_idx: int) -> Tensor:
         """Predictions of each row of a chunk by the first mode, in the data's own units; shares of the classes."""
-        supervised = self.network.shape.task != "forecasting"
-        said = self.learners[self.modes[0]].process(batch.rows[0], batch.targets[0] if supervised else None).predictions
+        said = self._process(self.learners[self.modes[0]], batch, slice(0, len(batch.rows[0]))).predictions
         if self.network.shape.task != "classification":
             return self.data.unscale(said)
         return class_shares(said, self.updates.rule == "least_squares" and "all weights" not in self.modes[0])

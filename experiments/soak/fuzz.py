@@ -180,6 +180,7 @@ def readers(path: str) -> dict[str, Callable[[], TaskData]]:
     return {
         "forecasting": lambda: TableData(path, missing="ffill", **window),
         "forecasting, masked": lambda: TableData(path, missing="mask", calendar=["hour"], timespans=True, **window),
+        "forecasting, mapped": lambda: TableData(path, missing="mask", mapped=True, **window),
         "forecasting, chosen": lambda: TableData(path, targets=["a"], known_covariates=["b"], **window),
         "anomaly": lambda: AnomalyTable(path, missing="ffill", training=100),
         "anomaly, labelled": lambda: AnomalyTable(path, columns=["a"], label_column="label", training=100, separator=","),
@@ -288,6 +289,8 @@ def main(arguments: list[str] | None = None) -> dict[str, dict[str, int]]:
         warnings.simplefilter("ignore")
         logging.disable(logging.WARNING)
         os.chdir(folder)
+        cache = os.environ.get("DREAM_CACHE")
+        os.environ["DREAM_CACHE"] = str(Path(folder) / "cache")
         try:
             for part in (fuzz_files, fuzz_config, fuzz_yaml, fuzz_flags):
                 start = time.monotonic()
@@ -295,6 +298,8 @@ def main(arguments: list[str] | None = None) -> dict[str, dict[str, int]]:
                 print(f"{part.__name__}: {time.monotonic() - start:.1f} s", flush=True)  # noqa: T201
         finally:
             os.chdir(home)
+            os.environ.pop("DREAM_CACHE")
+            os.environ |= {} if cache is None else {"DREAM_CACHE": cache}
             logging.disable(logging.NOTSET)
     figures = {part: dict(outcomes) for part, outcomes in counts.items()}
     for name, outcomes in figures.items():

@@ -7,6 +7,7 @@ DREAMError that names the row.
 from __future__ import annotations
 
 import argparse
+import re
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -143,7 +144,7 @@ def through_objects(steps: int) -> dict[str, Any]:
     config = DREAMConfig(hidden_dim=8, rank=2)
     forecaster, detector = DREAMForecaster(config=config), DREAMAnomalyDetector(config=config, window=100)
     regressor, classifier = DREAMRegressor(config=config), DREAMClassifier(config=config)
-    finite, refused, row = True, [], 0
+    finite, refused, done = True, [], 0
     for part in _stream(steps, "constants"):
         for values in part.tolist():
             x = dict(zip("abc", values, strict=True))
@@ -157,18 +158,29 @@ def through_objects(steps: int) -> dict[str, Any]:
                 regressor.learn_one(x, x["c"])
                 classifier.learn_one(x, x["a"] > 0)
                 said += classifier.predict_proba_one(x).values()
+                done += 1
             except DREAMError as error:
-                refused.append(f"row {row}: {error}")
+                refused.append(str(error))
             finite &= all(np.isfinite(said))
-            row += 1
-    return {"steps": row, "rows": 1, "finite": finite, "refused": refused}
+    return {"steps": done, "rows": 1, "finite": finite, "refused": refused}
+
+
+def require_named(name: str, seen: dict[str, Any]) -> None:
+    """Every refusal of a part says which row it is about, and not all that the part was shown was refused.
+
+    Raises:
+        AssertionError: otherwise.
+    """
+    nameless = [said for said in seen["refused"] if not re.search(r"\brows? \d", said)]
+    assert not nameless, f"{name}: a refusal without a row: {nameless[0]}"
+    assert seen["steps"] > 0, f"{name}: everything was refused, first with: {seen['refused'][:1]}"
 
 
 def main(arguments: list[str] | None = None) -> dict[str, dict[str, Any]]:
     """Run every part, print its figures and return them.
 
     Raises:
-        AssertionError: something was not finite.
+        AssertionError: something was not finite, a refusal names no row, or a part did nothing else but refuse.
     """
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--steps", type=int, default=100_000)
@@ -193,6 +205,8 @@ def main(arguments: list[str] | None = None) -> dict[str, dict[str, Any]]:
         print(name, figures[name], flush=True)  # noqa: T201
     lost = [name for name, seen in figures.items() if not seen["finite"]]
     assert not lost, f"not finite: {', '.join(lost)}"
+    for name, seen in figures.items():
+        require_named(name, seen)
     return figures
 
 

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from dream.cell import DREAMCell
 from dream.errors import ConfigError, DREAMError
-from lightning_modules.base import TaskModule, is_logging_step, require
+from lightning_modules.base import DIVERGED, TaskModule, is_logging_step, require
 from lightning_modules.data.base import TaskData
 
 log = logging.getLogger(__name__)
@@ -62,6 +62,9 @@ class NaNGuard(L.Callback):
     and layers, the step, and the rows of the source. While training, the guard stands in for the layers' own
     `check_inputs`, which would wait in every step.
 
+    A step whose loss and gradients are finite can still leave weights that are not, where `lr` is far too large: the same
+    wait tells, and the run stops. No save holds such weights, nor comes after a step for which the run must stop.
+
     A monitored metric of a validation that is not finite is reported the same way, and `BestCheckpoint` does not take it.
 
     Args:
@@ -84,6 +87,7 @@ class NaNGuard(L.Callback):
         self._before: list[tuple[Tensor, Tensor]] = []
         self._parts: list[Part] = []
         self._steps: list[Step] = []
+        self._kept: dict[str, Tensor] = {}
         self._checked: list[DREAMCell] = []
 
     def state_dict(self) -> dict[str, Any]:
@@ -92,6 +96,10 @@ class NaNGuard(L.Callback):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.skipped, self.in_a_row = state_dict["skipped"], state_dict["in_a_row"]
+
+    def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Nothing is written yet: the saves so far are those before the step for which the run must stop."""
+        self._require_none()
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         for optimizer in trainer.optimizers:
@@ -103,6 +111,7 @@ class NaNGuard(L.Callback):
         data = trainer.datamodule  # type: ignore[attr-defined]
         self._data = data if isinstance(data, TaskData) else None
         self._parts, self._steps, self._before, self._error = [], [], [], None
+        self._kept = {name: value for name, value in pl_module.state_dict().items() if value.is_floating_point()}
         self._release(pl_module)
 
     def _release(self, module: nn.Module) -> None:
@@ -194,14 +203,21 @@ class NaNGuard(L.Callback):
             DREAMError: the run must stop.
         """
         self._count()
-        if self._error is not None:
-            raise DREAMError(self._error)
+        self._require_none()
         pl_module.log("guard/skipped", float(self.skipped))
 
+    def _require_none(self) -> None:
+        if self._error is not None:
+            raise DREAMError(self._error)
+
     def _count(self) -> None:
-        """Wait for the flags since the last time; count and name the bad steps."""
+        """Wait for the flags since the last time; count and name the bad steps, and weights that are not finite."""
         steps, self._steps = self._steps, []
-        flags = torch.stack([step.bad for step in steps]).tolist() if steps else []  # the one wait
+        if not steps:
+            return
+        weights = [~value.isfinite().all() for value in self._kept.values()]
+        found = torch.stack([*(step.bad for step in steps), *weights]).tolist()  # the one wait
+        flags, lost = found[: len(steps)], found[len(steps) :]
         for step, bad in zip(steps, flags, strict=True):
             self.in_a_row = self.in_a_row + 1 if bad else 0
             self.skipped += bad
@@ -209,7 +225,9 @@ class NaNGuard(L.Callback):
                 continue
             message = f"step {step.number}: {self._say(step)}"
             if self.on_bad_batch == "stop":
-                self._error = f"{message}. The step moved no weight. Repair the rows, or set nan_guard.on_bad_batch=skip."
+                self._error = (
+                    f"{message}. The step moved no weight. Repair the rows, lower `lr`, or set nan_guard.on_bad_batch=skip."
+                )
             elif self.in_a_row > self.max_skipped:
                 self._error = (
                     f"{message}. It is bad step {self.in_a_row} in a row, more than `nan_guard.max_skipped` allows. None of "
@@ -217,14 +235,16 @@ class NaNGuard(L.Callback):
                 )
             else:
                 log.warning("%s. Skipped; %d so far.", message, self.skipped)
+        if any(lost) and self._error is None:
+            named = [name for name, bad in zip(self._kept, lost, strict=True) if bad]
+            self._error = f"after step {steps[-1].number} these values are not finite: those of {_shown(named)}. {DIVERGED}"
 
     def _say(self, step: Step) -> str:
         """Which tensors of a bad step are not finite, and which rows of the source it held."""
         wrong = ["the loss"] if any(bool(part.loss) for part in step.parts) else []
         named = [name for name, bad in zip(step.names, step.gradients.tolist(), strict=True) if bad]
         if named:
-            more = f" and of {len(named) - 1} more" if len(named) > 1 else ""
-            wrong.append(f"the gradient of `{named[0]}`{more}")
+            wrong.append(f"the gradient of {_shown(named)}")
         layers = sorted({k for part in step.parts for k, lost in enumerate(part.lost) if bool(lost.any())})
         wrong += [f"surprise and norm of U of layer {k}" for k in layers]
         if not wrong:
@@ -248,6 +268,10 @@ class NaNGuard(L.Callback):
                 at = f"row {start}" if each == 1 else f"rows {start} to {start + each - 1}"
                 found.append(f"{data.source_of(row)}, from {at} on")
         return found or [f"{data.source_of(row)}, rows {first} to {last}" for row, (first, last) in enumerate(rows)]
+
+
+def _shown(names: list[str]) -> str:
+    return f"`{names[0]}`" + (f" and of {len(names) - 1} more" if len(names) > 1 else "")
 
 
 class BestCheckpoint(ModelCheckpoint):

@@ -24,7 +24,8 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 from dream.errors import DataError
 from dream.files import atomic, sha256, write_atomic
 from lightning_modules.data.blocks import Block, file_blocks
-from lightning_modules.data.series import Roles, check_file, find_roles, require_values, to_series
+from lightning_modules.data.dates import find_formats
+from lightning_modules.data.series import Roles, check_file, find_roles, report_order, require_values, to_series
 from lightning_modules.data.stored import Shard, StoredSeries, digest, read_shard, require_sha256, writing
 from lightning_modules.sealed import note, read_note
 
@@ -116,6 +117,9 @@ class _Conversion:
             for block in file_blocks(self.path, self.separator, self.stop, rows, BLOCK):
                 if roles is None:
                     roles = find_roles(block.frame, self.path, time_column, columns, covariates)
+                    if roles.time is not None and len(roles.formats) > 1:
+                        roles = roles._replace(formats=self._formats(roles.time, roles.formats))
+                        report_order(roles, self.path)
                     write_atomic(self.folder / "roles.json", note(roles._asdict()))
                 known.append(self._add(block, roles))
                 bar.update(task, completed=block.done)
@@ -127,13 +131,20 @@ class _Conversion:
         write_atomic(self.folder / "table.json", note(table))
         return table
 
+    def _formats(self, column: str, formats: tuple[str | None, ...]) -> tuple[str | None, ...]:
+        """Which formats the time stamps have: the first rows leave the order of days and months open."""
+        for block in file_blocks(self.path, self.separator, 0, 0, BLOCK):
+            if len(formats := find_formats(block.frame[column], formats)) == 1:
+                break
+        return formats
+
     def _roles(self) -> Roles | None:
         """Those that the first block gave; None where they are not known."""
         try:
             given = read_note(self.folder / "roles.json")
         except (OSError, ValueError):
             return None
-        return Roles(given["time"], tuple(given["columns"]), given["date"])
+        return Roles(given["time"], tuple(given["columns"]), tuple(given["formats"]))
 
     def _take_over(self, roles: Roles | None) -> list[list[bool]]:
         """The shards that are there up to the first that is missing; for each, which columns hold a value.

@@ -10,8 +10,9 @@ import pandas as pd
 
 from dream.errors import ConfigError, DataError, nearest
 from lightning_modules.data.catalogue import data_path
+from lightning_modules.data.dates import find_time_column
 from lightning_modules.data.online import OnlineData, Stream, Task, check_truth
-from lightning_modules.data.series import Series, find_time_column, number_columns, read_frame, read_table
+from lightning_modules.data.series import Series, number_columns, read_frame, read_table
 
 Name = Literal["ETTh1", "ETTh2", "ETTm1", "WTH", "exchange", "elec2"]
 Asked = Literal["auto", "forecasting", "regression", "classification"]

@@ -19,9 +19,9 @@ import pandas as pd
 import pyarrow
 import pyarrow.parquet as parquet
 import torch
-from pandas.tseries.api import guess_datetime_format
 
 from dream.errors import DataError, nearest, shown
+from lightning_modules.data.dates import find_formats, find_time_column, time_stamps
 from lightning_modules.data.limits import local, require_header, require_printable, require_proportion, require_size
 
 logger = logging.getLogger(__name__)
@@ -67,8 +67,9 @@ class Roles(NamedTuple):
     """The column of time stamps."""
     columns: tuple[str, ...]
     """The columns of numbers, covariates last."""
-    date: str | None
-    """The first time stamp, whose format is that of all."""
+    formats: tuple[str | None, ...]
+    """The formats that the time stamps may have, that of `find_formats`; more than one where days and months could be
+    told apart by no row, and the first holds."""
 
 
 def read_table(
@@ -81,13 +82,16 @@ def read_table(
     """Reads a CSV (.csv, .txt, also .gz) or Parquet (.parquet, .pq) file with one row per time step.
 
     Without `time_column`, the Parquet file's first date column or else the file's first column gives the time stamps
-    if it holds dates; otherwise rows have only their number. Time stamps with a zone are converted to UTC. Without
+    if it holds dates; otherwise rows have only their number. Time stamps are ISO 8601, each row as precise as it likes, or
+    all of the format of the first; of days and months the order is the one that all rows have, months first where both
+    would do. Those with a zone are converted to UTC. Without
     `columns`, every other column is read except those in which no value is a number. `covariates` come last. `separator`
     stands between the values of a line of text.
     """
     path = check_file(path)
     frame = read_frame(path, separator)
     roles = find_roles(frame, path, time_column, columns, covariates)
+    report_order(roles, path)
     series = to_series(frame, roles, path)
     require_values(~np.isnan(series.values).all(axis=0), series.columns, path)
     return series
@@ -108,13 +112,19 @@ def find_roles(
             raise DataError(f"{path}: no column to predict holds numbers. Found: {', '.join(frame.columns)}.")
     columns = [*columns, *covariates]
     _require(frame, columns, path)
-    stamps = [] if time_column is None else frame[time_column].dropna().tolist()
-    return Roles(time_column, tuple(columns), stamps[0] if stamps and isinstance(stamps[0], str) else None)
+    return Roles(time_column, tuple(columns), () if time_column is None else find_formats(frame[time_column]))
+
+
+def report_order(roles: Roles, path: Path) -> None:
+    """Say which order of days and months was taken where no row tells."""
+    if len(roles.formats) > 1:
+        used, other = roles.formats[:2]
+        logger.warning("%s: no row tells whether `%s` is %s or %s; read as the first.", path, roles.time, used, other)
 
 
 def to_series(frame: pd.DataFrame, roles: Roles, path: Path, before: np.datetime64 | None = None) -> Series:
     """The rows of a table, or of a part of one that follows the time stamp `before`; its index numbers the rows."""
-    time = None if roles.time is None else _time_stamps(frame[roles.time], roles, path, before)
+    time = None if roles.time is None else time_stamps(frame[roles.time], roles.formats[0], path, before)
     values = np.stack([_numbers(frame[name], name, path) for name in roles.columns], axis=1)
     return Series(values, roles.columns, time, str(path))
 
@@ -205,54 +215,6 @@ def _require(frame: pd.DataFrame, columns: Sequence[str], path: Path) -> None:
     for name in columns:
         if name not in frame:
             raise DataError(f"{path}: no column `{name}`. {nearest(name, map(str, frame.columns))}")
-
-
-def _parse_dates(column: pd.Series, like: str | None = None) -> pd.Series:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # pandas warns when it falls back to its slower parser
-        form = None if like is None else guess_datetime_format(like)
-        return pd.to_datetime(column, errors="coerce", utc=True, format=form).dt.tz_localize(None)
-
-
-def find_time_column(frame: pd.DataFrame) -> str | None:
-    """The first column of dates, or else the first column if most of its values can be read as dates."""
-    dated = [name for name in frame.columns if pd.api.types.is_datetime64_any_dtype(frame[name])]
-    first: str = [*dated, frame.columns[0]][0]
-    numeric = pd.api.types.is_numeric_dtype(frame[first])
-    return None if numeric or _parse_dates(frame[first]).notna().mean() <= 0.5 else first
-
-
-def _time_stamps(column: pd.Series, roles: Roles, path: Path, before: np.datetime64 | None) -> np.ndarray:
-    name = roles.time
-    if pd.api.types.is_numeric_dtype(column) and column.notna().any():
-        raise DataError(
-            f"{path}: time column `{name}` must hold dates such as 2016-07-01 00:00; it holds numbers "
-            f"such as {column.dropna().iloc[0]}. Leave `time_column` out to count rows instead."
-        )
-    parsed = _parse_dates(column, roles.date)
-    if (bad := parsed.isna().to_numpy()).any():
-        place = int(bad.argmax())
-        raise DataError(
-            f"{path}: time column `{name}` must hold dates such as 2016-07-01 00:00; row {column.index[place]} holds "
-            f"{shown(column.iloc[place])}."
-        )
-    if (far := ((parsed < pd.Timestamp.min) | (parsed > pd.Timestamp.max)).to_numpy()).any():
-        place = int(far.argmax())
-        raise DataError(
-            f"{path}: time column `{name}` must hold dates from 1678 to 2261, which nanoseconds can count; row "
-            f"{column.index[place]} holds {shown(column.iloc[place])}. Repair it."
-        )
-    time = parsed.to_numpy(dtype="datetime64[ns]")
-    step = np.diff(time, prepend=time[0] - np.timedelta64(1) if before is None else before)
-    if (step <= np.timedelta64(0)).any():
-        place = int((step <= np.timedelta64(0)).argmax())
-        earlier = column.iloc[place - 1] if place else before
-        what = "repeats the one before" if step[place] == np.timedelta64(0) else f"is earlier than {earlier} before"
-        raise DataError(
-            f"{path}: time column `{name}` must increase from row to row; row {column.index[place]} ({column.iloc[place]}) "
-            f"{what}. Sort the rows and remove duplicates."
-        )
-    return time
 
 
 def _to_numbers(column: pd.Series) -> pd.Series:

@@ -38,13 +38,14 @@ class MeanAbsoluteScaledError(Metric):
 
     def update(self, preds: Tensor, target: Tensor) -> None:
         """Add forecasts (..., C) of `target` (..., C); NaN in `target` is left out."""
-        errors = (preds - target).abs().flatten(0, -2)
-        self.absolute_error += errors.nansum(0, dtype=torch.float64)
-        self.count += (~target.isnan()).flatten(0, -2).sum(0)
+        known = ~target.isnan()
+        errors = torch.where(known, preds - target, 0.0).abs().flatten(0, -2)
+        self.absolute_error += errors.sum(0, dtype=torch.float64)
+        self.count += known.flatten(0, -2).sum(0)
 
     def compute(self) -> Tensor:
         """The MASE of all that was added, (); targets without a single value are left out."""
-        return (self.absolute_error / self.count / self.scale).nanmean().float()
+        return (self.absolute_error / self.count / self.scale)[self.count > 0].mean().float()
 
 
 class ForecastMetrics(Metric):
@@ -66,6 +67,8 @@ class ForecastMetrics(Metric):
         self.standardised = MetricCollection({"mse": MeanSquaredError(), "mae": MeanAbsoluteError()})
         self.mase = MeanAbsoluteScaledError(mase_scale)
         self.own = MetricCollection({"mse_data": MeanSquaredError(), "mae_data": MeanAbsoluteError()})
+        for part in (self.standardised, self.own):
+            part.set_dtype(torch.float64)  # the square of a legal error can be beyond float32
         self.quantiles = QuantileMetrics(levels) if levels else None
 
     def update(self, preds: Tensor, target: Tensor, quantiles: Tensor | None = None) -> None:
@@ -75,10 +78,10 @@ class ForecastMetrics(Metric):
         """
         valid = ~target.isnan()
         if valid.any():
-            units = self.units.expand_as(target)[valid]
+            units, said, came = self.units.expand_as(target)[valid], preds[valid].double(), target[valid].double()
             self.mase.update(preds, target)
-            self.standardised.update(preds[valid], target[valid])
-            self.own.update(preds[valid] * units, target[valid] * units)
+            self.standardised.update(said, came)
+            self.own.update(said * units, came * units)
             if self.quantiles is not None and quantiles is not None:
                 self.quantiles.update(quantiles, target)
 

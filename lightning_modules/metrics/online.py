@@ -47,7 +47,8 @@ class KappaTemporal(Metric):
 def prequential_metrics(classes: int | None) -> MetricCollection:
     """The metrics of a stream: of `classes`, or of values where that is None."""
     if classes is None:
-        return MetricCollection({"mse": MeanSquaredError(), "mae": MeanAbsoluteError()})
+        values = MetricCollection({"mse": MeanSquaredError(), "mae": MeanAbsoluteError()})
+        return values.set_dtype(torch.float64)  # the square of a legal error can be beyond float32
     return MetricCollection(
         {
             "accuracy": MulticlassAccuracy(classes, average="micro"),

@@ -16,7 +16,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy, mse_loss, one_hot
 
-from lightning_modules.base import require
+from dream.errors import DREAMError
+from lightning_modules.base import DIVERGED, require
 from lightning_modules.stream.memory import Memory
 from lightning_modules.stream.network import StreamNetwork
 from lightning_modules.stream.state import StreamState
@@ -197,6 +198,11 @@ class LeastSquares(Rule):
 
     @torch.no_grad()
     def update(self, memory: Memory, known: int, new: int) -> None:
+        """See `Rule.update`.
+
+        Raises:
+            DREAMError: there is no solution, since the features are not finite.
+        """
         values, wanted = memory.pairs(known - new, known)
         if self.network.shape.task == "classification":
             wanted = one_hot(wanted, self.network.shape.targets).unsqueeze(1)
@@ -206,7 +212,13 @@ class LeastSquares(Rule):
         self.gram = torch.baddbmm(self.gram, z.mT, z, beta=discount)
         self.moment = torch.baddbmm(self.moment, z.mT, wanted.transpose(0, 1).double(), beta=discount)
         pull = 1 + self.ridge * self.gram.diagonal(dim1=1, dim2=2).mean(1).view(-1, 1, 1)
-        factor = torch.linalg.cholesky(self.gram + pull * torch.eye(z.shape[-1], dtype=z.dtype, device=z.device))
+        try:
+            factor = torch.linalg.cholesky(self.gram + pull * torch.eye(z.shape[-1], dtype=z.dtype, device=z.device))
+        except torch.linalg.LinAlgError as error:
+            raise DREAMError(
+                f"not finite: the features of rows {known - new} to {known - 1} of the stream, to which the head cannot be "
+                f"fitted. {DIVERGED}"
+            ) from error
         weights = torch.cholesky_solve(self.moment + pull * self.prior, factor).transpose(1, 2)
         self.network.head.weight.copy_(weights[..., :-1])
         self.network.head.bias.copy_(weights[..., -1])

@@ -59,3 +59,16 @@ def test_the_streams_are_what_they_are_called(kind: str) -> None:
     sizes = {"spikes of 1e6": (9e5, 2e6), "denormals": (1e-45, 1.2e-38), "huge legal values": (1.8e19, 1.85e19)}
     low, high = sizes.get(kind, (0.0, 1e8))
     assert low <= np.abs(values).max() <= high
+
+
+@pytest.mark.parametrize(
+    ("steps", "refused", "message"),
+    [
+        (5, ["`a` is too large"], "a part: a refusal without a row: `a` is too large"),
+        (0, ["row 7 is too large"], "a part: everything was refused, first with: .'row 7 is too large'"),
+    ],
+)
+def test_a_refusal_names_a_row_and_is_not_all(steps: int, refused: list[str], message: str) -> None:
+    hostile.require_named("a part", {"steps": 5, "refused": ["row 7 of the stream holds 1e30"]})
+    with pytest.raises(AssertionError, match=message):
+        hostile.require_named("a part", {"steps": steps, "refused": refused})

@@ -7,6 +7,7 @@ import torch
 
 from dream import ConfigError
 from lightning_modules.metrics.forecasting import ForecastMetrics, MeanAbsoluteScaledError
+from lightning_modules.metrics.online import prequential_metrics
 from lightning_modules.naive import repeat_last, seasonal_naive
 
 
@@ -35,6 +36,26 @@ def test_both_scales() -> None:
     metrics.reset()
     metrics.update(torch.zeros(1, 1, 2), torch.zeros(1, 1, 2))
     assert not any(metrics.compute().values())
+
+
+def test_forecasts_that_are_no_numbers_do_not_score_better() -> None:
+    metric = MeanAbsoluteScaledError(torch.ones(2))
+    preds, target = torch.full((10, 2), 3.0), torch.ones(10, 2)
+    preds[:9, 0], target[5:, 1] = torch.nan, torch.nan
+    metric.update(preds, target)
+    assert metric.compute().isnan()
+    only = MeanAbsoluteScaledError(torch.ones(2))
+    only.update(preds[9:], target[9:])  # the second target is not known there
+    assert only.compute() == pytest.approx(2.0)
+
+
+def test_squares_beyond_float32_are_finite() -> None:
+    metrics = ForecastMetrics(torch.tensor([1.8e19]), torch.ones(1))
+    metrics.update(torch.full((2, 3, 1), 3.0), torch.zeros(2, 3, 1))
+    assert float(metrics.compute()["mse_data"]) == pytest.approx((3 * 1.8e19) ** 2)
+    online = prequential_metrics(None)
+    online.update(torch.full((3, 1, 1), 3e19), torch.zeros(3, 1, 1).double())
+    assert float(online.compute()["mse"]) == pytest.approx(9e38)
 
 
 def test_naive_forecasts() -> None:

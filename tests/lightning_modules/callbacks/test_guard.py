@@ -173,6 +173,48 @@ def test_stop(tmp_path: Path) -> None:
     assert same(spoil.before[3], spoil.after[3])
 
 
+class SaveAll(L.Callback):
+    """Saves after every step, as `SaveProgress` does, and keeps the last save."""
+
+    def on_train_batch_end(self, trainer: L.Trainer, *_: Any) -> None:
+        folder = Path(trainer.default_root_dir)
+        trainer.save_checkpoint(folder / f"{trainer.global_step}.ckpt")
+        for old in folder.glob("*.ckpt"):
+            if old.stem != str(trainer.global_step):
+                old.unlink()
+
+
+def last_save(folder: Path) -> tuple[str, bool]:
+    """The name of the only save, and whether its weights are finite."""
+    (path,) = folder.glob("*.ckpt")
+    weights = torch.load(path, weights_only=True)["state_dict"]
+    return path.stem, all(bool(value.isfinite().all()) for value in weights.values())
+
+
+def test_stop_is_not_lost_by_a_save(tmp_path: Path) -> None:
+    """A save that counts the bad step, without stopping, would let a resumed run go on past it."""
+    with pytest.raises(DREAMError, match=r"^step 4: not finite: the loss.*lower `lr`"):
+        fit(tmp_path, Spoil(3), NaNGuard("stop"), SaveAll(), log_every_n_steps=50)
+    assert last_save(tmp_path) == ("3", True)
+
+
+@pytest.mark.parametrize("lr", [1e39, 1e300])
+@pytest.mark.parametrize("every", [1, 50])
+def test_weights_that_are_not_finite_are_never_saved(lr: float, every: int, tmp_path: Path) -> None:
+    """Loss and gradients of the step that breaks them are as good as ever."""
+    module = small_module(**STEADY)
+
+    class Leap(L.Callback):
+        def on_train_batch_start(self, trainer: L.Trainer, *_: Any) -> None:
+            if trainer.global_step == 2:
+                trainer.optimizers[0].param_groups[0]["lr"] = lr
+
+    message = r"^after step 3 these values are not finite: those of `.*lower `model.lr`"
+    with pytest.raises(DREAMError, match=message):
+        fit(tmp_path, Leap(), NaNGuard(), SaveAll(), module=module, log_every_n_steps=every)
+    assert last_save(tmp_path) == ("2", True)
+
+
 def test_a_run_that_is_lost_stops(tmp_path: Path, said: pytest.LogCaptureFixture) -> None:
     guard = NaNGuard(max_skipped=3)
     with pytest.raises(DREAMError, match=r"step 7: .*It is bad step 4 in a row, more than `nan_guard.max_skipped`"):

@@ -350,7 +350,7 @@ def stored_writer(monkeypatch: pytest.MonkeyPatch) -> tuple[Any, list[str]]:
         ("t,a\n2024-01-02,1\n2024-01-01,2\n", r"row 1 \(2024-01-01\) is earlier than 2024-01-02"),
         ("t,a\n2024-01-01,1\n2024-01-02,1\n2024-01-02,2\n", r"row 2 \(2024-01-02\) repeats the one before"),
         ("t,a\n2024-01-01,1\n2024-01-02,1\nsoon,2\n", "`t` must hold dates such as 2016-07-01 00:00; row 2 holds 'soon'"),
-        ("t,a\n01/02/2024,1\n01/03/2024,1\n13/03/2024,2\n", "`t` must hold dates .*; row 2 holds '13/03/2024'"),
+        ("t,a\n01/02/2024,1\n01/13/2024,1\n13/03/2024,2\n", "`t` must hold dates .*; row 2 holds '13/03/2024'"),
     ],
 )
 @pytest.mark.parametrize("size", [1, 1 << 20])
@@ -366,3 +366,65 @@ def test_refuses_what_is_refused_in_memory(
         stored_table(path)
     if size > 1:
         assert str(on_disk.value) == str(in_memory.value)
+
+
+HOURS = pd.date_range("2024-01-01", periods=24 * 40, freq="h")
+
+
+def stamped(folder: Path, stamps: list[str]) -> Path:
+    path = folder / "stamped.csv"
+    pd.DataFrame({"time": stamps, "a": np.arange(len(stamps))}).to_csv(path, index=False)
+    return path
+
+
+@pytest.mark.parametrize(
+    "stamps",
+    [
+        HOURS.strftime("%d/%m/%Y %H:%M").tolist(),  # the first blocks leave the order of days and months open
+        HOURS.strftime("%d.%m.%Y %H:%M").tolist(),
+        HOURS.strftime("%m/%d/%Y %H:%M").tolist(),
+        [f"{at:%Y-%m-%d}" if at.hour == 0 else f"{at:%Y-%m-%d %H:%M}" for at in HOURS],
+        [f"{at:%Y-%m-%d %H:%M:%S}" + ".000" * (at.hour % 3 == 1) for at in HOURS],
+        [f"{at:%Y-%m-%d}T{at:%H:%M:%S}" + "+00:00" * (at.hour % 2) for at in HOURS],
+    ],
+)
+def test_common_kinds_of_dates(stamps: list[str], tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = stamped(tmp_path, stamps)
+    set_block(monkeypatch, 800)
+    for series in (read_table(path), stored_table(path)):
+        assert series.columns == ("a",)
+        np.testing.assert_array_equal(np.array(series.time), HOURS.to_numpy(dtype="datetime64[ns]"))
+    swapped = [*stamps[:500], stamps[501], stamps[500], *stamps[502:]]
+    path = stamped(tmp_path, swapped)
+    for read in (read_table, stored_table):
+        with pytest.raises(DataError, match=r"`time` must increase from row to row; row 501 "):
+            read(path)
+
+
+@pytest.mark.parametrize("wrong", ["02.01.2024 00:00", "yesterday", ""])
+def test_dates_that_partly_are_none_name_the_row(
+    wrong: str, tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However many they are: the column is not left out for it."""
+    set_block(monkeypatch, 800)
+    stamps = HOURS.strftime("%Y-%m-%d %H:%M").tolist()
+    path = stamped(tmp_path, [*stamps[:3], *[wrong] * (len(stamps) - 3)])
+    for read in (read_table, stored_table):
+        with pytest.raises(DataError, match=r"`time` must hold dates such as .*; row 3 holds"):
+            read(path)
+
+
+def test_an_order_of_days_and_months_that_no_row_tells(
+    tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = stamped(tmp_path, [f"01/{month:02}/2024" for month in range(1, 13)])
+    set_block(monkeypatch, 60)
+    for read in (read_table, stored_table):
+        caplog.clear()
+        assert read(path).time[1] == np.datetime64("2024-01-02")
+        assert "no row tells whether `time` is %m/%d/%Y or %d/%m/%Y; read as the first." in caplog.text
+
+
+@pytest.mark.parametrize("names", [["1.5 kg", "x", "2 kg"], ["May", "Harry", "Jo"], ["10-11", "12-34", "x", "y"]])
+def test_text_that_is_no_date_is_left_out(names: list[str], tmp_path: Path) -> None:
+    assert read_table(stamped(tmp_path, names)).time is None
