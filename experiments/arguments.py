@@ -10,6 +10,7 @@ import yaml
 
 from dream.errors import CheckpointError, ConfigError
 from experiments import configs
+from experiments.folders import CONFIG, SAVES
 from lightning_modules import checkpoints
 
 FROM_DATA = {
@@ -58,15 +59,14 @@ def resolve(argv: list[str]) -> tuple[list[str], str]:
     elif command in ("validate", "test", "predict"):
         raise ConfigError("`--ckpt_path` must name a run's folder or a checkpoint file; got none. Train with `dream fit`.")
     if not paths:
-        home = checkpoint.parent.parent / "config.yaml" if checkpoint else None
+        home = checkpoint.parent.parent / CONFIG if checkpoint else None
         if home is None or not home.is_file():
             raise ConfigError("-c must name an experiment; got none. `dream config list` shows the shipped ones.")
         paths = [home]
-    if checkpoint is not None:
-        refuse_other_task(checkpoint, paths)
+    held = checkpoint_flags(checkpoint, paths) if checkpoint else []
     last = paths[-1]
-    experiment = last.parent.name if last.name == "config.yaml" else last.stem
-    return [command, *_as_flags(paths), *(checkpoint_flags(checkpoint) if checkpoint else []), *flags], experiment
+    experiment = last.parent.name if last.name == CONFIG else last.stem
+    return [command, *_as_flags(paths), *held, *flags], experiment
 
 
 def split_configs(words: list[str]) -> tuple[list[Path], list[str]]:
@@ -91,32 +91,27 @@ def _as_flags(paths: list[Path]) -> list[str]:
     return [word for path in paths for word in ("-c", str(path))]
 
 
-def checkpoint_flags(checkpoint: Path) -> list[str]:
-    """The model's settings in a checkpoint as flags, but for those that the data sets."""
-    settings = {
-        key: value
-        for key, value in leaves(checkpoints.read(checkpoint)["hyper_parameters"])
-        if key not in FROM_DATA.values()
-    }
+def checkpoint_flags(checkpoint: Path, paths: list[Path]) -> list[str]:
+    """The model's settings in a checkpoint as flags, but for those that the data sets.
+
+    Raises:
+        CheckpointError: it is of another task than the one that the configurations `paths` name.
+    """
+    held = checkpoints.read(checkpoint, task(paths))["hyper_parameters"]
+    settings = {key: value for key, value in leaves(held) if key not in FROM_DATA.values()}
     texts = {key: value if isinstance(value, str) else json.dumps(value) for key, value in settings.items()}
     return [f"--model.{key}={text}" for key, text in texts.items()]
 
 
-def refuse_other_task(checkpoint: Path, paths: list[Path]) -> None:
-    """Refuse a checkpoint of another task than the one that the configurations `paths` name last.
-
-    Raises:
-        CheckpointError: naming both.
-    """
+def task(paths: list[Path]) -> str | None:
+    """Name of the module that the configurations `paths` name last; None where none does."""
     try:
         contents = [yaml.safe_load(path.read_text(encoding="utf-8")) for path in paths]
     except yaml.YAMLError:
-        return  # the parser says where
-    models = [
-        content["model"] for content in contents if isinstance(content, dict) and isinstance(content.get("model"), dict)
-    ]
-    named = [str(model["class_path"]) for model in models if "class_path" in model]
-    checkpoints.read(checkpoint, named[-1].rpartition(".")[2] if named else None)
+        return None  # the parser says where
+    models = [content["model"] for content in contents if isinstance(content, dict) and "model" in content]
+    named = [str(model["class_path"]) for model in models if isinstance(model, dict) and "class_path" in model]
+    return named[-1].rpartition(".")[2] if named else None
 
 
 def checkpoint_file(path: str, name: str) -> Path:
@@ -125,7 +120,7 @@ def checkpoint_file(path: str, name: str) -> Path:
     Raises:
         CheckpointError: there is none.
     """
-    folder = Path(path) / "checkpoints"
+    folder = Path(path) / SAVES
     if not Path(path).is_dir():
         return checkpoints.local(path).resolve()
     found = checkpoints.newest(folder) if name == "last" else folder / f"{name}.ckpt"

@@ -25,6 +25,7 @@ Look around:
   data      list | get NAME | path: public data sets
 
 Any setting is a flag: dream fit -c forecasting --model.config.rank=8 --data.horizon=48 --seed=1
+Go on with a run that was stopped or killed: the same command and --resume
 All settings of a command: dream fit --help; of the model or data in use: dream fit -c forecasting --print_config
 Your own file: dream fit -c forecasting_csv --data.path=FILE
 """

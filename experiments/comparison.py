@@ -15,11 +15,10 @@ import yaml
 from rich.console import Console
 
 from dream.files import write_atomic
+from experiments.folders import CONFIG, RESULTS
 from experiments.report import table
 from lightning_modules import tracking
 from lightning_modules.plots.comparison import comparison
-
-CONFIG = "config.yaml"
 
 
 @dataclass
@@ -56,7 +55,7 @@ def record(folder: Path, model: str, seed: int) -> dict[str, Any] | None:
     if not (cell / CONFIG).is_file():
         return None
     try:
-        found = json.loads((cell / "results.json").read_text())
+        found = json.loads((cell / RESULTS).read_text())
     except (OSError, ValueError):
         return None
     return found if isinstance(found, dict) and found.get("results") else None

@@ -22,6 +22,10 @@ log = logging.getLogger(__name__)
 
 RUN = "run.json"
 """What a run is of, written before anything else."""
+CONFIG = "config.yaml"
+"""All its settings."""
+SAVES = "checkpoints"
+"""The folder of its checkpoints."""
 LOCK = ".lock"
 RESULTS = "results.json"
 """What came out; there when a run has ended well."""

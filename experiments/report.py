@@ -9,6 +9,7 @@ from rich.console import Console, Group
 from rich.measure import Measurement
 from rich.table import Table
 
+from experiments.folders import CONFIG, RESULTS, SAVES
 from lightning_modules.base import TaskModule
 
 
@@ -78,10 +79,10 @@ def written(folder: Path, console: Console) -> None:
     kinds = {
         "figures": sorted((folder / "figures").glob("*.png")),
         "metrics": [folder / "metrics.jsonl"],
-        "results": [folder / "results.json"],
+        "results": [folder / RESULTS],
         "origins": [folder / "origins.csv"],
-        "config": [folder / "config.yaml"],
-        "best checkpoint": sorted((folder / "checkpoints").glob("best*.ckpt")),
+        "config": [folder / CONFIG],
+        "best checkpoint": sorted((folder / SAVES).glob("best*.ckpt")),
         "tracked run": sorted((folder / "wandb").glob("*run-*")),
     }
     for kind, paths in kinds.items():

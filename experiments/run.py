@@ -31,7 +31,7 @@ from experiments import folders, launch, report
 from experiments.arguments import FROM_DATA, resolve
 from experiments.check import check_experiment
 from experiments.explain import explain
-from experiments.folders import RunSettings
+from experiments.folders import CONFIG, RESULTS, SAVES, RunSettings
 from experiments.resume import check_weights, refuse_other_settings, resolve_config
 from lightning_modules import checkpoints, tracking
 from lightning_modules.base import TaskModule
@@ -53,8 +53,6 @@ from lightning_modules.redaction import redacted
 from lightning_modules.signals import StopSignals
 
 LINKED = [f"model.{name}" for name in FROM_DATA.values()]
-CONFIG = "config.yaml"
-SAVES = "checkpoints"
 
 
 class DREAMTrainer(L.Trainer):
@@ -281,7 +279,7 @@ class DREAMCLI(LightningCLI):
             if isinstance(logger, WandbLogger):
                 tracking.log_table(logger, results)
         tracking.write_results(
-            self.folder / folders.RESULTS,
+            self.folder / RESULTS,
             results,
             experiment=self.experiment,
             command=["dream", *redacted(self.command)],
@@ -332,9 +330,10 @@ def _run(argv: list[str]) -> int:
     except (DREAMError, MisconfigurationException) as error:
         raise explain(error, cli.keys(), LINKED, str(getattr(cli, "config", ""))) from error
     except OSError as error:
+        done = f"; what is done is in {cli.folder}" if cli.folder else ""
         raise DataError(
             f"{error.filename or 'a file of the run'} could not be read or written: {error.strerror or error}. "
-            f"Free or change the disk; what is done is in {cli.folder}."
+            f"Free or change the disk{done}."
         ) from error
     except (ArgumentError, ValidationError, TypeError, ValueError, RuntimeError) as error:
         if launch.lost(error):

@@ -39,7 +39,6 @@ from lightning_modules.verdicts import FLAGGED, HIGHER_IS_BETTER, Verdict, asses
 
 LOSS_LIMIT = 25.0  # squared usual deviations: an outlier in the training part teaches no more than that
 FIGURES = 3
-SCALE = ("rows", "last", "mean", "var")  # what a running scale knows of each stream
 REPEAT, GAUSSIAN = "repeat-last", "windowed Gaussian"
 
 
@@ -179,15 +178,14 @@ class AnomalyModule(TaskModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """The running scales go on with the carried states."""
         super().on_save_checkpoint(checkpoint)
-        scale = self._scale
-        checkpoint["scale"] = scale and {name: ranks.whole(torch.from_numpy(getattr(scale, name))) for name in SCALE}
+        held = self._scale.arrays() if self._scale else {}
+        checkpoint["scale"] = {name: ranks.whole(torch.from_numpy(rows)) for name, rows in held.items()}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         super().on_load_checkpoint(checkpoint)
-        if checkpoint["scale"] is not None:
-            own = {name: ranks.mine(rows).numpy() for name, rows in checkpoint["scale"].items()}
+        if own := {name: ranks.mine(rows).numpy() for name, rows in checkpoint["scale"].items()}:
             self._scale = RunningScale(len(own["rows"]), self.channels, self.memory)
-            vars(self._scale).update(own)
+            self._scale.load(own)
 
     def relative(self, batch: StreamBatch) -> tuple[np.ndarray, np.ndarray]:
         """The layer's input (N, T, I) before it is limited, and where the streams learn, (N, T); carries the scales."""
@@ -320,11 +318,7 @@ class AnomalyModule(TaskModule):
         scores = np.stack([np.stack(column, 1) for column in zip(*judged, strict=True)])
         shown = torch.stack([scan.surprise, scan.u_norm]).cpu().numpy()
         scores = scores.reshape(2, len(detectors), streams, rows)
-        made: dict[str, Tensor | np.ndarray] = {
-            "the prediction": scans[0].prediction,
-            "the score": scores.transpose(2, 3, 0, 1),
-        }
-        self._require_finite(batch, made)
+        self._require_finite(batch, {"the prediction": scans[0].prediction, "the score": scores.transpose(2, 3, 0, 1)})
         return scores, shown
 
     def on_test_epoch_start(self) -> None:

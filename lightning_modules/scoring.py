@@ -6,7 +6,7 @@ mix. What a class carries is all that it knows of the past.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
@@ -38,6 +38,14 @@ class RunningScale:
         self.last = np.zeros((streams, columns))
         self.mean, self.var = np.zeros((streams, 2 * columns)), np.zeros((streams, 2 * columns))
         self.limit = np.repeat([LEVEL_LIMIT, STEP_LIMIT], columns)
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """What it knows of each stream, (N, ...), by name."""
+        return {"rows": self.rows, "last": self.last, "mean": self.mean, "var": self.var}
+
+    def load(self, arrays: Mapping[str, np.ndarray]) -> None:
+        """Go on from what `arrays` gave."""
+        self.rows, self.last, self.mean, self.var = (arrays[name] for name in ("rows", "last", "mean", "var"))
 
     def step(self, values: np.ndarray, learning: np.ndarray) -> np.ndarray:
         """Levels, then steps, (N, 2 C), of `values` (N, C); streams where `learning` (N,) is False learn nothing."""

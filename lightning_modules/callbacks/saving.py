@@ -31,9 +31,9 @@ TEST = "test.ckpt"
 class SaveProgress(L.Callback):
     """Saves the run at the end of every epoch, every so many steps or minutes, and when it is told to stop.
 
-    A save holds weights, optimiser, schedule, the place in the data, carried states, the state of all random generators,
-    the other callbacks' and the length of `metrics.jsonl`; a run that goes on from it takes the same steps as one that was
-    never stopped. The last `keep` are kept, beside the best. A test over a stream that learns is saved, too.
+    A save holds weights, optimiser, schedule, the place in the data, carried states, the states of all random generators
+    and of the other callbacks, and the length of `metrics.jsonl`; a run that goes on from it takes the same steps as one
+    that was never stopped. The last `keep` are kept, beside the best. A test over a stream that learns is saved, too.
 
     Args:
         keep: Saves to keep.

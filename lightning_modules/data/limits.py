@@ -18,7 +18,7 @@ from dream.errors import DataError, shown
 from dream.numerics import largest
 
 LARGEST = largest(torch.float32)  # a value whose square is finite in the dtype that layers compute in
-FARTHEST = 1e15  # training deviations from the mean: sums of squares over a batch stay finite in float32
+MOST_DEVIATIONS = 1e15  # training deviations from the mean: sums of squares over a batch stay finite in float32
 LONGEST = 80  # characters of a name that a message shows
 
 _ADDRESS = re.compile(r"\s*[a-zA-Z][a-zA-Z0-9+.-]+:/")
@@ -42,8 +42,9 @@ def require_header(header: Sequence[str], path: Path) -> None:
     numbers = pd.to_numeric(cells, errors="coerce").notna()
     dates = pd.to_datetime(cells.mask(numbers), errors="coerce", format="ISO8601").notna()
     if numbers.any() and (numbers | dates).all():
-        shown = ", ".join(map(_short, header[:4]))
-        raise DataError(f"{path}: the first line must name the columns; it holds numbers: {shown}.")
+        raise DataError(
+            f"{path}: the first line must name the columns; it holds numbers: {', '.join(map(_short, header[:4]))}."
+        )
 
 
 def require_printable(names: Sequence[str], path: Path) -> None:
@@ -81,10 +82,10 @@ def require_proportion(
         source: The file or generator.
         first: Number of the first row.
     """
-    if (bad := np.abs(result) > FARTHEST).any():
+    if (bad := np.abs(result) > MOST_DEVIATIONS).any():
         row, column = (int(part) for part in np.argwhere(bad)[0])
         raise DataError(
-            f"{source}: column `{names[column]}` must lie within {FARTHEST:g} deviations of its mean in the training rows "
-            f"(here {scale[column]:.3g}); row {first + row} holds {values[row, column]:g}. Repair it, leave the column out "
-            "or lengthen the training part."
+            f"{source}: column `{names[column]}` must lie within {MOST_DEVIATIONS:g} deviations of its mean in the "
+            f"training rows (here {scale[column]:.3g}); row {first + row} holds {values[row, column]:g}. Repair it, leave "
+            "the column out or lengthen the training part."
         )

@@ -19,14 +19,13 @@ from torch import Tensor
 
 from dream import DREAMConfig
 from dream.errors import DataError, nearest, shown
-from dream.numerics import largest
 from lightning_modules.base import require
+from lightning_modules.data.limits import LARGEST
 from lightning_modules.sealed import read_sealed, write_sealed
 from lightning_modules.stream import Reading, Shape, StreamLearner, StreamNetwork, Updates
 from lightning_modules.stream.rules import Moves
 
 VERSION = 1
-LARGEST = largest(torch.float32)
 
 
 class OnlineObject(ABC):

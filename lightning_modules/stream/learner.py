@@ -13,15 +13,14 @@ from torch import Tensor
 from torch.nn.functional import one_hot
 
 from dream.errors import DataError
-from dream.numerics import largest
 from lightning_modules.base import require
+from lightning_modules.data.limits import LARGEST
 from lightning_modules.stream.memory import Memory
 from lightning_modules.stream.network import StreamNetwork
 from lightning_modules.stream.rules import AllSteps, Moves, Updates, build_rule
 from lightning_modules.stream.state import Features
 from lightning_modules.stream.trust import Trust
 
-LARGEST = largest(torch.float32)  # a value whose square is finite in the dtype of the core
 SEEN_ENOUGH = 10  # rows for each feature of the head before its forecasts are judged
 
 
