@@ -25,6 +25,7 @@ FROM_DATA = {
     "task": "task",
     "inputs": "inputs",
     "label_delay": "label_delay",
+    "symbols": "symbols",
 }
 """What a model takes from its data: attribute of the data, argument of the model."""
 

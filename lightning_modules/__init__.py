@@ -2,6 +2,7 @@
 
 from lightning_modules.anomaly import AnomalyModule
 from lightning_modules.forecasting import ForecastingModule
+from lightning_modules.language import LanguageModule
 from lightning_modules.learners import DREAMAnomalyDetector, DREAMClassifier, DREAMForecaster, DREAMRegressor
 from lightning_modules.online import OnlineModule
 from lightning_modules.stream import StateStore
@@ -13,6 +14,7 @@ __all__ = [
     "DREAMForecaster",
     "DREAMRegressor",
     "ForecastingModule",
+    "LanguageModule",
     "OnlineModule",
     "StateStore",
 ]

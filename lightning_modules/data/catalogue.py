@@ -59,6 +59,9 @@ _SKAB_URL = f"https://raw.githubusercontent.com/waico/SKAB/{_SKAB_COMMIT}"
 _ELEC2_COMMIT = "6b1ca2c503e3e5c2086ca1a9e83fc44fbba25407"
 _WTH_COMMIT = "e1f744055217a7834096324bdf85ec7ed3fb31c1"
 _EXCHANGE_COMMIT = "7f402f185cc2435b5e66aed13a3b560ed142e023"
+_SHAKESPEARE_COMMIT = "6f9487a6fe5b420b7ca9afb0d7c078e37c1d1b4e"
+_WIKITEXT_COMMIT = "77f55b912142e11fcfdf5b530231fb9c52f181e8"
+_WIKITEXT_URL = f"https://raw.githubusercontent.com/pytorch/examples/{_WIKITEXT_COMMIT}/word_language_model/data/wikitext-2"
 
 DATASETS: Mapping[str, Dataset] = {
     "ett": Dataset(
@@ -146,6 +149,42 @@ DATASETS: Mapping[str, Dataset] = {
                 "",
                 "0127465b51e3cd3c360f8eb2be30cfd294689a2a55903eb8245aafc396626c7f",
                 546_336,
+            ),
+        },
+    ),
+    "tiny_shakespeare": Dataset(
+        name="tiny_shakespeare",
+        description="A million characters of Shakespeare in one file",
+        licence="MIT (repository); the text is in the public domain",
+        source=f"github.com/karpathy/char-rnn at {_SHAKESPEARE_COMMIT}",
+        files={
+            "input.txt": DataFile(
+                f"https://raw.githubusercontent.com/karpathy/char-rnn/{_SHAKESPEARE_COMMIT}/data/tinyshakespeare/input.txt",
+                "86c4e6aa9db7c042ec79f339dcb96d42b0075e16b8fc2e86bf0ca57e2dc565ed",
+                1_115_394,
+            ),
+        },
+    ),
+    "wikitext2": Dataset(
+        name="wikitext2",
+        description="Two million words of Wikipedia articles in training, validation and test files",
+        licence="Creative Commons Attribution-ShareAlike",
+        source=f"github.com/pytorch/examples at {_WIKITEXT_COMMIT}",
+        files={
+            "train.txt": DataFile(
+                f"{_WIKITEXT_URL}/train.txt",
+                "9e9fa1ad55b1c2c95b08e37dd8e653f638fac2c6de904b79e813611eefbc985f",
+                10_797_148,
+            ),
+            "valid.txt": DataFile(
+                f"{_WIKITEXT_URL}/valid.txt",
+                "f0737ed31fc1329026e95cb8b98e19c2a182c39c240ab909dc31abf2f8af58e8",
+                1_121_681,
+            ),
+            "test.txt": DataFile(
+                f"{_WIKITEXT_URL}/test.txt",
+                "d790b833ef8cf03a90db7bf1271b7520b83c45ce07ba3c1a9699df81e239eca0",
+                1_256_449,
             ),
         },
     ),

@@ -1,0 +1,81 @@
+"""The cross-entropy of a large vocabulary, without ever holding the scores of all tokens.
+
+Shapes: M tokens, I features, V symbols.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+SCORES = 1 << 23
+"""Scores that are held at once: 32 MiB in float32."""
+
+
+def tied_nats(features: Tensor, weight: Tensor, bias: Tensor, targets: Tensor) -> Tensor:
+    """``-ln softmax(y E^T + b)[target]`` of each token, (M,) in nats and 0 where the target is negative; without a gradient.
+
+    Args:
+        features: y, (M, I).
+        weight: E, (V, I).
+        bias: b, (V,).
+        targets: (M,) int64.
+    """
+    with torch.no_grad():
+        parts = [_nats(*_scored(features[part], weight, bias, targets[part])) for part in _parts(features, weight)]
+        return torch.cat(parts) if parts else features.new_zeros(0)
+
+
+def tied_loss(features: Tensor, weight: Tensor, bias: Tensor, targets: Tensor) -> Tensor:
+    """The sum () of `tied_nats`, with its gradient.
+
+    The gradient is computed along with the value, part by part: ``softmax - one hot`` is known there, and neither scores nor
+    probabilities are kept or computed twice. (PyTorch's own `linear_cross_entropy` does so too, from version 2.13 on.)
+    """
+    total: Tensor = _TiedLoss.apply(features, weight, bias, targets)
+    return total
+
+
+def _parts(features: Tensor, weight: Tensor) -> Iterator[slice]:
+    rows = max(SCORES // len(weight), 1)
+    return (slice(start, start + rows) for start in range(0, len(features), rows))
+
+
+def _scored(features: Tensor, weight: Tensor, bias: Tensor, targets: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Scores (M, V), targets (M, 1) that can be gathered, and whether each counts, (M, 1)."""
+    with torch.autocast(features.device.type, enabled=False):
+        scores = torch.addmm(bias, features.to(weight.dtype), weight.t())
+    targets = targets.unsqueeze(1)
+    return scores, targets.clamp(min=0), targets >= 0
+
+
+def _nats(scores: Tensor, targets: Tensor, counted: Tensor) -> Tensor:
+    return ((scores.logsumexp(1, keepdim=True) - scores.gather(1, targets)) * counted).squeeze(1)
+
+
+class _TiedLoss(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, features: Tensor, weight: Tensor, bias: Tensor, targets: Tensor) -> Tensor:
+        d_features, d_weight, d_bias = torch.empty_like(features), torch.zeros_like(weight), torch.zeros_like(bias)
+        total = weight.new_zeros(())
+        for part in _parts(features, weight):
+            scores, target, counted = _scored(features[part], weight, bias, targets[part])
+            total += _nats(scores, target, counted).sum()
+            scores = scores.softmax(1)  # from here on the derivative by the scores
+            scores.scatter_add_(1, target, torch.full_like(target, -1, dtype=scores.dtype)).mul_(counted)
+            with torch.autocast(features.device.type, enabled=False):
+                d_features[part] = (scores @ weight).to(features.dtype)
+                d_weight.addmm_(scores.t(), features[part].to(weight.dtype))
+            d_bias += scores.sum(0)
+        ctx.save_for_backward(d_features, d_weight, d_bias)
+        return total
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override] # one output
+        d_features, d_weight, d_bias = ctx.saved_tensors
+        return d_features * gradient.to(d_features.dtype), d_weight * gradient, d_bias * gradient, None
