@@ -183,11 +183,12 @@ class DREAMCLI(LightningCLI):
         saving: SaveProgress = self._get(self.config_init, "save")
         config = self._get(self.config_init, "trainer")
         launch.spread(config, self.model.unreached)
-        plain = not sys.stderr.isatty() and config.enable_progress_bar is not False
-        extra = [PlainProgress()] if plain else [] if config.enable_progress_bar is False else [RichProgressBar()]
+        silent = config.enable_progress_bar is False or (self.subcommand == "predict" and self.model.speaks)
+        plain = not sys.stderr.isatty() and not silent
+        extra = [PlainProgress()] if plain else [] if silent else [RichProgressBar()]
         config["callbacks"] = [*(config.callbacks or []), *extra]
         config["plugins"] = [*(config.plugins or []), AtomicCheckpointIO()]
-        if plain:
+        if plain or silent:
             config["enable_progress_bar"] = False
         if self.subcommand == "check":
             config["logger"] = False

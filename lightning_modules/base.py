@@ -67,6 +67,8 @@ class TaskModule(L.LightningModule, ABC):
     """The metrics of the table of results in which more is better; in all others less is."""
     unranked: ClassVar[frozenset[str]] = frozenset()
     """The metrics of which neither more nor less is better, such as coverage."""
+    speaks: ClassVar[bool] = False
+    """Whether a prediction writes to the terminal as it goes, where a progress bar would be in its way."""
 
     def __init__(
         self,
@@ -175,6 +177,13 @@ class TaskModule(L.LightningModule, ABC):
 
         Raises:
             ConfigError, DataError: the data and this module do not fit together.
+        """
+
+    def refuse_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Refuse a checkpoint of other data than those that this is prepared for, where that can be told.
+
+        Raises:
+            CheckpointError: saying what differs.
         """
 
     def setup(self, stage: str) -> None:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -73,7 +72,7 @@ class LanguageModule(TaskModule):
     """
 
     monitor = "val/nats"
-    writes_to_terminal = True
+    speaks = True
     data: LanguageData
     """What it was prepared for; there once `prepare` has run."""
 
@@ -110,7 +109,7 @@ class LanguageModule(TaskModule):
         )
         self.prediction_weight, self.sampling = prediction_weight, sampling
         self.vocabulary: Vocabulary | None = None
-        """The symbols that it knows: those of the data, or of the checkpoint."""
+        """The symbols of the data or of the checkpoint; None before there is either."""
         self.embedding = nn.Embedding(symbols, config.input_dim)
         self.make_core(core, config, hidden_dims, dropout, backend)
         self.dropout = nn.Dropout(dropout)
@@ -147,26 +146,38 @@ class LanguageModule(TaskModule):
             raise ConfigError(f"`data` must be a LanguageData; got {type(data).__name__}. Try TextFile.", key="data")
         self.data, self.vocabulary = data, data.vocabulary
 
+    @property
+    def known(self) -> Vocabulary:
+        """The symbols that it knows.
+
+        Raises:
+            ConfigError: it has met neither data nor a checkpoint.
+        """
+        if self.vocabulary is None:
+            raise ConfigError("the module has no vocabulary yet: load a checkpoint, or `prepare` it for data.")
+        return self.vocabulary
+
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """The vocabulary, too: without it the numbers of a checkpoint mean nothing."""
         super().on_save_checkpoint(checkpoint)
-        checkpoint["vocabulary"] = None if self.vocabulary is None else self.vocabulary.plain()
+        checkpoint["vocabulary"] = self.known.plain()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         super().on_load_checkpoint(checkpoint)
+        self.refuse_checkpoint(checkpoint)
+        self.vocabulary = Vocabulary.from_plain(checkpoint["vocabulary"])
+
+    def refuse_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         held = Vocabulary.from_plain(checkpoint["vocabulary"])
         if self.vocabulary not in (None, held):
             raise CheckpointError(
-                "the checkpoint was trained on a text with other symbols than the one here. Name the text it was trained on, "
-                "or train anew."
+                f"the checkpoint knows {len(held)} {held.unit}, which are not the {len(self.known)} {self.known.unit} of the "
+                "training text here. Name the text it was trained on, and its `data.unit`, or train anew."
             )
-        self.vocabulary = held
 
     def losses(self, batch: TextBatch) -> dict[str, Tensor]:
         reading = self.on(batch)
-        total = tied_loss(
-            reading.features.flatten(0, 1), self.embedding.weight, self.bias, batch.targets.flatten()
-        )
+        total = tied_loss(reading.features.flatten(0, 1), self.embedding.weight, self.bias, batch.targets.flatten())
         lanes = len(batch.tokens)
         counted, usual = ranks.mean(torch.stack([(batch.targets != IGNORED).sum(), torch.tensor(lanes, device=self.device)]))
         nats, prediction = total / counted, lanes / usual * reading.prediction_loss
@@ -261,18 +272,13 @@ class LanguageModule(TaskModule):
             ConfigError: the module has no vocabulary yet.
             DREAMError: scores that are not finite.
         """
-        vocabulary = self._vocabulary()
+        vocabulary = self.known
         pieces = cut_text(vocabulary.unit, sampling.prompt) if sampling.prompt else cut_text(vocabulary.unit, "\n")
         scores, states = self._next(vocabulary.encode(pieces), None, learn=True)
         for _ in range(sampling.length):
             token = choose(scores, sampling, vocabulary.unknown)
             yield token
             scores, states = self._next(np.array([token]), states, sampling.learn)
-
-    def _vocabulary(self) -> Vocabulary:
-        if self.vocabulary is None:
-            raise ConfigError("the module has no vocabulary yet: load a checkpoint, or `prepare` it for data.")
-        return self.vocabulary
 
     def generate(self, prompt: str = "", **settings: Any) -> Iterator[str]:
         """Text that goes on after `prompt`, piece by piece; never half a character.
@@ -286,14 +292,14 @@ class LanguageModule(TaskModule):
         Example:
             >>> "".join(module.generate("The ", length=100, temperature=0.8))  # doctest: +SKIP
         """
-        decoder = Decoder(self._vocabulary())
+        decoder = Decoder(self.known)
         for token in self.tokens(Sampling(prompt, **settings)):
             yield decoder.feed(token)
         yield decoder.end()
 
     def predict_step(self, batch: TextBatch, batch_idx: int) -> list[int]:
         """The tokens that were written; the terminal shows the text as it comes."""
-        decoder, written = Decoder(self._vocabulary()), []
+        decoder, written = Decoder(self.known), []
         speaks = self.trainer.is_global_zero
         if speaks:
             show(self.sampling.prompt)
@@ -309,7 +315,7 @@ class LanguageModule(TaskModule):
         """`text.txt`: the prompt and what was written after it; of bytes those that were written."""
         if not predictions:
             return []
-        vocabulary, tokens = self._vocabulary(), predictions[0]
+        vocabulary, tokens = self.known, predictions[0]
         prompt = self.sampling.prompt.encode("utf-8", "surrogateescape")
         text = bytes(tokens) if vocabulary.unit == "bytes" else vocabulary.decode(tokens).encode()
         return [write_atomic(folder / "text.txt", prompt + text)]
@@ -322,5 +328,5 @@ def metrics(nats: np.ndarray, characters: int) -> dict[str, float]:
     return {
         "nats": mean,
         "bits_per_character": total / math.log(2) / max(characters, 1),
-        "perplexity": math.exp(min(mean, 700.0)),
+        "perplexity": math.exp(mean) if mean < 700 else math.inf,
     }

@@ -46,15 +46,15 @@ def _parts(features: Tensor, weight: Tensor) -> Iterator[slice]:
 
 
 def _scored(features: Tensor, weight: Tensor, bias: Tensor, targets: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Scores (M, V), targets (M, 1) that can be gathered, and whether each counts, (M, 1)."""
+    """Log-probabilities (M, V), targets (M, 1) that can be gathered, and whether each counts, (M, 1)."""
     with torch.autocast(features.device.type, enabled=False):
-        scores = torch.addmm(bias, features.to(weight.dtype), weight.t())
+        logs = torch.addmm(bias, features.to(weight.dtype), weight.t()).log_softmax(1)
     targets = targets.unsqueeze(1)
-    return scores, targets.clamp(min=0), targets >= 0
+    return logs, targets.clamp(min=0), targets >= 0
 
 
-def _nats(scores: Tensor, targets: Tensor, counted: Tensor) -> Tensor:
-    return ((scores.logsumexp(1, keepdim=True) - scores.gather(1, targets)) * counted).squeeze(1)
+def _nats(logs: Tensor, targets: Tensor, counted: Tensor) -> Tensor:
+    return (-logs.gather(1, targets) * counted).squeeze(1)
 
 
 class _TiedLoss(torch.autograd.Function):
@@ -63,14 +63,14 @@ class _TiedLoss(torch.autograd.Function):
         d_features, d_weight, d_bias = torch.empty_like(features), torch.zeros_like(weight), torch.zeros_like(bias)
         total = weight.new_zeros(())
         for part in _parts(features, weight):
-            scores, target, counted = _scored(features[part], weight, bias, targets[part])
-            total += _nats(scores, target, counted).sum()
-            scores = scores.softmax(1)  # from here on the derivative by the scores
-            scores.scatter_add_(1, target, torch.full_like(target, -1, dtype=scores.dtype)).mul_(counted)
+            logs, target, counted = _scored(features[part], weight, bias, targets[part])
+            total += _nats(logs, target, counted).sum()
+            d_scores = logs.exp_()
+            d_scores.scatter_add_(1, target, torch.full_like(target, -1, dtype=logs.dtype)).mul_(counted)
             with torch.autocast(features.device.type, enabled=False):
-                d_features[part] = (scores @ weight).to(features.dtype)
-                d_weight.addmm_(scores.t(), features[part].to(weight.dtype))
-            d_bias += scores.sum(0)
+                d_features[part] = (d_scores @ weight).to(features.dtype)
+                d_weight.addmm_(d_scores.t(), features[part].to(weight.dtype))
+            d_bias += d_scores.sum(0)
         ctx.save_for_backward(d_features, d_weight, d_bias)
         return total
 

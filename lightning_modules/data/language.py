@@ -94,8 +94,8 @@ class LanguageData(TaskData, ABC):
 
     The training part is read as `batch_size` lanes side by side, `steps` tokens in a batch; lanes and borders of batches
     lie elsewhere in each epoch, as far as the tokens that do not fill a batch allow. The validation part is read as
-    `batch_size` lanes, the test part as one stream from its first token to its last, from a fresh state. In both, every token
-    but the first of a lane is predicted, once.
+    `batch_size` lanes, the test part as one stream from its first token to its last, both from a fresh state. Of either part
+    every token but the first is predicted, once.
 
     Args:
         unit: What a token is: a byte of any file, a character (`chars`), or a word.
@@ -103,8 +103,8 @@ class LanguageData(TaskData, ABC):
         batch_size: Lanes, read side by side.
         steps: Tokens between two gradient steps: how far gradients reach back.
         chunk: Tokens read at once in the test; results do not depend on it.
-        validation: Share of the text, before the test part, that picks the best epoch; not used where it is a text of its own.
-        test: Share of the text, its end, that is tested; not used where it is a text of its own.
+        validation: Share of the text, before the test part, that picks the best epoch; unused where that is another text.
+        test: Share of the text, its end, that is tested; unused where that is another text.
     """
 
     def __init__(
@@ -132,7 +132,8 @@ class LanguageData(TaskData, ABC):
                 raise ConfigError(f"`{name}` must be a share above 0 and below 1; got {share!r}.", key=name)
         if validation + test >= 1:
             raise ConfigError(
-                f"`validation` and `test` must leave something to train on; they are {validation:g} and {test:g}.", key="test"
+                f"`validation` and `test` must leave something to train on; they are {validation:g} and {test:g}.",
+                key="test",
             )
         self.validation, self.test = validation, test
 
@@ -168,8 +169,8 @@ class LanguageData(TaskData, ABC):
 
     @property
     def vocabulary(self) -> Vocabulary:
-        """The symbols of the training part."""
-        return self.parts.vocabulary
+        """The symbols of the training part; of bytes, which need no text, all 256."""
+        return Vocabulary(self.unit) if self.unit == "bytes" else self.parts.vocabulary
 
     @property
     def symbols(self) -> int:
@@ -182,8 +183,9 @@ class LanguageData(TaskData, ABC):
         return characters(self.unit, pieces[: count + 1]) - characters(self.unit, pieces[:1])
 
     def setup(self, stage: str | None = None) -> None:
-        """Reads the text; calling it again changes nothing."""
-        _ = self.parts
+        """Reads the text, but for predictions; calling it again changes nothing."""
+        if stage != "predict":
+            _ = self.parts
 
     def train_dataloader(self) -> DataLoader[TextBatch]:
         self.require_streams("batch_size", self.batch_size)
@@ -210,9 +212,8 @@ class LanguageData(TaskData, ABC):
         return loader(lanes, one_by_one(lanes.chunks))
 
     def predict_dataloader(self) -> DataLoader[TextBatch]:
-        """One batch: what is written has its beginning from `model.sampling`, not from here."""
-        lanes = Lanes(self.parts.tokens["test"], 1, 1, 1, (0, 1))
-        return loader(lanes, one_by_one(1))
+        """One batch, of nothing: what is written begins with `model.sampling.prompt`, and needs no text."""
+        return loader(Lanes(np.zeros(1, np.uint8), 1, 1, 1, (0, 1)), one_by_one(1))
 
     def rows_of(self, batch: TextBatch) -> Tensor:
         return torch.stack([batch.first, batch.first + batch.tokens.shape[1] - 1], 1)

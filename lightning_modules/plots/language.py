@@ -8,7 +8,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from lightning_modules.plots.common import MODEL, NOVEL, RIVAL, WEIGHTS, tidy
-from lightning_modules.plots.online import MOST, MODES, rolling
+from lightning_modules.plots.online import MODES, MOST, rolling
 
 
 def reading(nats: Mapping[str, np.ndarray], surprise: np.ndarray, u_norm: np.ndarray) -> Figure:
