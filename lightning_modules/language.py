@@ -51,10 +51,10 @@ class LanguageModule(TaskModule):
     times the mean squared error of what the first layer had expected; the embeddings are no part of the second's gradient,
     since they would become equal otherwise.
 
-    Table: the module, its state carried over the whole test text, its fast weights learning while it is read; the same weights
-    with plasticity off, from fast weights 0 (DREAM with fast weights only); the same with the state forgotten every
-    `data.steps` tokens; `unigram` and `bigram`, counted in the training part (`NGrams`). Bits per character are all bits over
-    all characters of the text, whatever a token is; perplexity is that of a token.
+    Table: the module, its state carried over the whole test text, its fast weights learning while it is read; the same
+    weights with plasticity off, from fast weights 0 (DREAM with fast weights only); the same with the state forgotten every
+    `data.steps` tokens; `unigram` and `bigram`, counted in the training part (`NGrams`). Bits per character are all bits
+    over all characters of the text, whatever a token is; perplexity is that of a token.
 
     Args:
         config: The DREAM layer; its `input_dim` is the width of an embedding.
@@ -171,8 +171,8 @@ class LanguageModule(TaskModule):
         held = Vocabulary.from_plain(checkpoint["vocabulary"])
         if self.vocabulary not in (None, held):
             raise CheckpointError(
-                f"the checkpoint knows {len(held)} {held.unit}, which are not the {len(self.known)} {self.known.unit} of the "
-                "training text here. Name the text it was trained on, and its `data.unit`, or train anew."
+                f"the checkpoint knows {len(held)} {held.unit}, which are not the {len(self.known)} {self.known.unit} of "
+                "the training text here. Name the text it was trained on, and its `data.unit`, or train anew."
             )
 
     def losses(self, batch: TextBatch) -> dict[str, Tensor]:

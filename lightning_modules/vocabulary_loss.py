@@ -76,6 +76,6 @@ class _TiedLoss(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override] # one output
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         d_features, d_weight, d_bias = ctx.saved_tensors
         return d_features * gradient.to(d_features.dtype), d_weight * gradient, d_bias * gradient, None

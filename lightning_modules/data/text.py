@@ -187,5 +187,5 @@ def require_unit(unit: str) -> Unit:
     """
     for known in get_args(Unit):
         if unit == known:
-            return known  # type: ignore[no-any-return] # get_args forgets
+            return known
     raise ConfigError(f"`unit` must be bytes, chars or words; got {unit!r}.", key="unit")
