@@ -183,15 +183,16 @@ class LanguageModule(TaskModule):
         nats, prediction = total / counted, lanes / usual * reading.prediction_loss
         return {"loss": nats + self.prediction_weight * prediction, "nats": nats, "prediction_loss": prediction}
 
-    def _require_finite(self, batch: TextBatch, nats: Tensor) -> None:
-        """Refuse a loss that is not finite.
+    def _require_finite(self, batch: TextBatch, nats: Tensor, part: str) -> None:
+        """Refuse a loss (N, T) that is not finite.
 
         Raises:
-            DREAMError: naming the lane and token of the first.
+            DREAMError: naming the token of the part that was read before the first of them.
         """
-        by_token = {"the loss": nats.transpose(0, 1).reshape(-1, 1)}
-        lanes = len(nats)
-        require_finite(by_token, lambda k: f"lane {k % lanes}, token {int(batch.first[k % lanes]) + k // lanes}")
+        name, steps = self.data.parts.names[part], nats.shape[1]
+        require_finite(
+            {"the loss": nats.reshape(-1, 1)}, lambda k: f"{name}, token {int(batch.first[k // steps]) + k % steps}"
+        )
 
     def on_validation_epoch_start(self) -> None:
         super().on_validation_epoch_start()
@@ -200,7 +201,7 @@ class LanguageModule(TaskModule):
     def validation_step(self, batch: TextBatch, batch_idx: int) -> None:
         nats = self.nats(self.on(batch), batch.targets)
         if self.trainer.state.fn != TrainerFn.FITTING:  # there NaNGuard says so, and a later epoch may be better
-            self._require_finite(batch, nats)
+            self._require_finite(batch, nats, "val")
         self._val.append(torch.stack([nats.double().sum(), (batch.targets != IGNORED).sum()]))
 
     def on_validation_epoch_end(self) -> None:
@@ -216,7 +217,7 @@ class LanguageModule(TaskModule):
     def test_step(self, batch: TextBatch, batch_idx: int) -> None:
         reading = self.on(batch)
         found = {self.title: self.nats(reading, batch.targets)}
-        self._require_finite(batch, found[self.title])
+        self._require_finite(batch, found[self.title], "test")
         if self.plastic:
             with self.stack.plasticity(False):
                 off: Reading = self(batch.tokens, self._held)
@@ -262,7 +263,7 @@ class LanguageModule(TaskModule):
         finally:
             self.train(training)
         scores = torch.addmv(self.bias, self.embedding.weight, reading.features[0, -1])
-        require_finite({"the scores": scores.unsqueeze(0)}, lambda _: "the next token")
+        require_finite({"the scores": scores.unsqueeze(0)}, lambda _: "what follows the text so far")
         return scores, reading.states
 
     def tokens(self, sampling: Sampling) -> Iterator[int]:

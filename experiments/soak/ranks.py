@@ -16,6 +16,7 @@ import time
 import uuid
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -30,9 +31,10 @@ from dream import DREAMConfig
 from experiments import launch
 from experiments.benchmarks import ranks as benchmark
 from experiments.benchmarks.ranks import TORCHRUN, quiet_trainer
-from lightning_modules import AnomalyModule, ForecastingModule, OnlineModule
+from lightning_modules import AnomalyModule, ForecastingModule, LanguageModule, OnlineModule
 from lightning_modules.base import TaskModule
-from lightning_modules.data import AnomalyData, DriftingLoad, DriftingStream, Stream, TaskData
+from lightning_modules.data import AnomalyData, DriftingLoad, DriftingStream, LanguageData, Stream, TaskData
+from lightning_modules.data.language import Text
 from lightning_modules.data.series import Series
 from lightning_modules.stream import Reading
 
@@ -61,6 +63,13 @@ class Uneven(AnomalyData):
         return [Stream(str(n), random.normal(size=(n, 2)).cumsum(0), ("a", "b"), known) for n, known in lengths.items()]
 
 
+class Noise(LanguageData):
+    """Letters without any sense."""
+
+    def read(self) -> dict[str, Text]:
+        return {"train": Text("noise", np.random.default_rng(0).integers(97, 101, 700, np.uint8).tobytes())}
+
+
 def forecasting(**options: Any) -> tuple[TaskModule, TaskData]:
     """Windows: 53 in batches of 13; or as many streams as `batch_size` says."""
     core = options.pop("core", "dream")
@@ -84,12 +93,19 @@ def online() -> tuple[TaskModule, TaskData]:
     return OnlineModule(CONFIG, **shape, reading=Reading("running", 0.05, lags=2)), data  # type: ignore[arg-type]
 
 
+def language() -> tuple[TaskModule, TaskData]:
+    """Five lanes."""
+    data = Noise("chars", batch_size=5, steps=20, validation=0.1)
+    return LanguageModule(replace(CONFIG, input_dim=8), data.symbols, prediction_weight=0.1), data
+
+
 CASES: dict[str, Callable[[], tuple[TaskModule, TaskData]]] = {
     "forecasting, windows": forecasting,
     "forecasting, windows, gradients of 2 batches": forecasting,
     "forecasting, streams": lambda: forecasting(streams=True, stride=8, rows=300, batch_size=3),
     "forecasting, streams, GRU": lambda: forecasting(streams=True, stride=8, rows=300, batch_size=3, core="gru"),
     "anomaly": anomaly,
+    "language": language,
     "online": online,
 }
 

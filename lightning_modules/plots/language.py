@@ -38,7 +38,7 @@ def reading(nats: Mapping[str, np.ndarray], surprise: np.ndarray, u_norm: np.nda
     middle.plot(points, rolling(surprise, window)[points], color=NOVEL, lw=1.2)
     middle.set_ylabel("surprise")
     middle.set_ylim(0, None)
-    bottom.plot(points, u_norm[points], color=WEIGHTS, lw=1.2)
+    bottom.plot(points, rolling(u_norm, window)[points], color=WEIGHTS, lw=1.2)
     bottom.set_ylabel("|U|")
     bottom.set_xlabel("token")
     for axis in (top, gain, middle, bottom):

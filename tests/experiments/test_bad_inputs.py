@@ -88,6 +88,10 @@ def online(content: bytes, said: str, *flags: str, name: str = "data.csv") -> Ca
     return of("online", content, said, *flags, name=name)
 
 
+def text(content: bytes, said: str, *flags: str) -> Case:
+    return Case(["check", "-c", "language_file", "--data.path=data.txt", *flags], {"data.txt": content}, said)
+
+
 LABEL = "--data.label_column=label"
 CLASS = "--data.targets=[class]"
 FILES = {
@@ -195,6 +199,33 @@ SETTINGS = {
 }
 
 
+CHARS, WORDS, SIZE = "--data.unit=chars", "--data.unit=words", "--data.vocabulary_size="
+LINES = b"All work and no play makes Jack a dull boy.\n" * 60
+TEXTS = {
+    "an empty text": text(b"", "data.txt: is empty"),
+    "a few bytes of text": text(b"abc", "data.txt: the train part must have at least 1025 bytes; it has 2"),
+    "a text of few words": text(b"a b c\n", "the train part must have at least 1025 words", WORDS),
+    "a test part of nothing": text(LINES, "the test part must have at least 2 bytes; it has 1", "--data.test=0.0001"),
+    "a binary file as characters": text(LINES + b"\xff\xd8", "byte 2640 is 0xff (invalid start byte)", CHARS),
+    "half a character": text(LINES + b"\xe2\x82", "byte 2640 is 0xe2 (unexpected end of data)", WORDS),
+    "a text with NUL": text(LINES + b"a\0b", "byte 2641 is NUL, so it is no text", CHARS),
+    "a text in UTF-16": text(LINES.decode().encode("utf-16"), "data.txt: not UTF-8 text: byte 0 is 0xff", CHARS),
+    "a unit that is none": text(LINES, "`data.unit` must be", "--data.unit=letters"),
+    "words of no vocabulary": text(LINES, "`data.vocabulary_size` must be a whole number of at least 2", WORDS, SIZE + "1"),
+    "a vocabulary of bytes": text(LINES, "`data.vocabulary_size` is for words; `unit` is bytes", SIZE + "100"),
+    "nothing left to train on": text(LINES, "must leave something to train on", "--data.test=0.97"),
+    "no lanes": text(LINES, "`data.batch_size` must be a whole number of at least 1; got 0", "--data.batch_size=0"),
+    "a temperature below 0": text(LINES, "`model.sampling.temperature` must be", "--model.sampling.temperature=-1"),
+    "nothing to choose from": text(LINES, "`model.sampling.top_k` must be at least 1", "--model.sampling.top_k=0"),
+    "no text to write": text(LINES, "`model.sampling.length` must be at least 1", "--model.sampling.length=0"),
+    "symbols that are set": text(LINES, "`model.symbols` is set by the data", "--model.symbols=7"),
+    "a folder as text": Case(["check", "-c", "language_file", "--data.path=a"], {"a/x": b""}, "is a folder, not a file"),
+    "no such text": Case(["check", "-c", "language_file", "--data.path=a.txt"], {}, "a.txt: no such file"),
+    "no text named": Case(["check", "-c", "language_file"], {}, "data.path"),
+    "a URL as text": Case(["check", "-c", "language_file", "--data.path=http://127.0.0.1:9/a.txt"], {}, "not an address"),
+}
+
+
 class Trap:
     """What a pickle of it runs when it is loaded."""
 
@@ -260,7 +291,7 @@ OTHERS = {
     "an unknown model to compare": Case(["compare", "-c", "forecasting", "--models", "dreem"], {}, "dreem"),
     "no seeds to compare": Case(["compare", "-c", "forecasting", "--seeds", "0"], {}, "seeds"),
 }
-TABLE = FILES | SETTINGS | OTHERS
+TABLE = FILES | SETTINGS | TEXTS | OTHERS
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -13,8 +13,8 @@ from experiments import configs
 from experiments.cli import main
 from lightning_modules.cores import CoreName
 
-DEFAULTS = ("forecasting", "anomaly", "online")
-PUBLIC = ("etth1", "etth2", "ettm1", "elec2", "exchange", "wth", "nab", "skab")
+DEFAULTS = ("forecasting", "anomaly", "online", "language")
+PUBLIC = ("etth1", "etth2", "ettm1", "elec2", "exchange", "wth", "nab", "skab", "shakespeare", "wikitext2")
 MARKS = {name: [pytest.mark.data] for name in configs.shipped() if name.endswith(PUBLIC)}
 
 
@@ -29,6 +29,9 @@ def test_it_runs_a_batch(
         table = pd.DataFrame({"time": pd.date_range("2024-01-01", periods=1500, freq="h"), "load": np.arange(1500) % 24.0})
         table.to_csv("load.csv", index=False)
         flags = ["--data.path=load.csv"]
+    if name == "language_file":
+        Path("text.txt").write_text("All work and no play makes Jack a dull boy.\n" * 60)
+        flags = ["--data.path=text.txt"]
     assert main(["check", name, *flags]) == 0, capsys.readouterr().err
     said = capsys.readouterr().out
     assert "one batch" in said or "nothing to train on" in said
