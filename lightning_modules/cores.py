@@ -48,6 +48,7 @@ class BaselineCore(nn.Module, ABC):
         self.output_dim, self.memory = width, memory
         self.readout = nn.Linear(width, config.input_dim)
         self.plasticity_enabled = False
+        self.check_inputs = True
         self.register_buffer("error_var_prior", torch.ones(config.input_dim))
         self.register_buffer("prior_updates", torch.zeros((), dtype=torch.long))
 
@@ -69,7 +70,8 @@ class BaselineCore(nn.Module, ABC):
     ) -> tuple[Tensor, list[DREAMTrace], list[DREAMState]]:
         """See `dream.DREAMStack.trace`; one layer, however many the memory has."""
         rows, steps, _ = x.shape
-        checks.finite_values(x, timespans, lengths)
+        if self.check_inputs:
+            checks.finite_values(x, timespans, lengths)
         before = self.init_state(rows)[0] if state is None else state[0]
         if before.h.shape != (rows, self.memory):
             raise StateError(

@@ -112,6 +112,7 @@ class LanguageModule(TaskModule):
         """The symbols of the data or of the checkpoint; None before there is either."""
         self.embedding = nn.Embedding(symbols, config.input_dim)
         self.make_core(core, config, hidden_dims, dropout, backend)
+        self.stack.check_inputs = False  # it reads embeddings, no data: if they diverge, the loss says so
         self.dropout = nn.Dropout(dropout)
         self.head = nn.Linear(self.stack.output_dim + config.input_dim, config.input_dim)
         self.bias = nn.Parameter(torch.zeros(symbols))

@@ -306,7 +306,14 @@ def test_what_is_refused() -> None:
     for settings in ({"length": 0}, {"temperature": -1.0}, {"temperature": math.nan}, {"top_k": 0}):
         with pytest.raises(ConfigError, match=f"`{next(iter(settings))}` must be"):
             Sampling(**settings)  # type: ignore[arg-type]
-    model = module(Letters())
-    torch.nn.init.constant_(model.head.bias, math.nan)
+
+
+@pytest.mark.parametrize("core", ["dream", "gru"])
+def test_embeddings_that_have_diverged(core: Any, tmp_path: Path) -> None:
+    data = Letters()
+    model = module(data, core=core)
+    torch.nn.init.constant_(model.embedding.weight, math.inf)
     with pytest.raises(DREAMError, match="not finite: the scores, first of what follows the text so far"):
         next(model.generate("ab"))
+    with pytest.raises(DREAMError, match="not finite: the loss, first of letters, token 0"):
+        judged(model, data, tmp_path)

@@ -1,0 +1,108 @@
+"""Language by the command: a run, what it writes afterwards, and a run that is killed."""
+
+from __future__ import annotations
+
+import json
+import signal
+from pathlib import Path
+
+import pytest
+
+from experiments.cli import main
+from experiments.soak import processes
+from tests.experiments.support import start
+
+TEXT = "The quick brown fox jumps over the lazy dog.\nPack my box with five dozen liquor jugs!\n" * 30
+SMALL = [
+    *("-c", "language_file", "--data.path=text.txt", "--data.batch_size=4", "--data.steps=24"),
+    *("--model.config.input_dim=8", "--model.config.hidden_dim=12", "--model.config.rank=4", "--trainer.accelerator=cpu"),
+    *("--trainer.log_every_n_steps=1", "--trainer.max_epochs=2", "--run.wandb=disabled"),
+]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of characters, and one of bytes."""
+    folder = tmp_path_factory.mktemp("language")
+    (folder / "text.txt").write_text(TEXT)
+    for unit in ("chars", "bytes"):
+        assert processes.run(folder, ["fit", *SMALL, f"--data.unit={unit}", f"--run.name={unit}"]) == 0
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def here(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(folder)
+    monkeypatch.setattr("sys.argv", ["dream"])
+
+
+def predicted(unit: str, name: str, *flags: str) -> bytes:
+    command = ["predict", f"--ckpt_path=runs/{unit}", f"--run.name={name}", "--run.wandb=disabled", *flags]
+    assert main([*command, "--trainer.accelerator=cpu"]) == 0
+    return Path("runs", name, "text.txt").read_bytes()
+
+
+@pytest.mark.parametrize("unit", ["chars", "bytes"])
+def test_it_writes_on(unit: str, capsys: pytest.CaptureFixture[str]) -> None:
+    flags = ["--model.sampling.prompt=The \N{EURO SIGN} fox", "--model.sampling.length=40", "--seed=3"]
+    one = predicted(unit, f"{unit}-one", *flags, "--model.sampling.temperature=0.8")
+    shown = capsys.readouterr()
+    assert one.decode(errors="replace").startswith("The \N{EURO SIGN} fox")
+    assert len(one.decode() if unit == "chars" else one[2:]) == 49
+    if unit == "chars":
+        assert shown.out.startswith(one.decode() + "\n")
+    assert f"runs/{unit}-one/text.txt" in shown.out
+    assert shown.err == ""
+    assert predicted(unit, f"{unit}-two", *flags, "--model.sampling.temperature=0.8") == one
+    assert predicted(unit, f"{unit}-three", *flags, "--model.sampling.temperature=2") != one
+    assert predicted(unit, f"{unit}-four", *flags[:2], "--model.sampling.temperature=0.8", "--seed=4") != one
+
+
+def test_an_empty_prompt_is_a_line_of_its_own() -> None:
+    text = predicted("chars", "empty", "--model.sampling.length=30", "--model.sampling.top_k=1").decode()
+    assert len(text) == 30
+    assert set(text) <= set(TEXT)
+
+
+def test_a_text_with_other_characters_is_refused_before_anything_is_written(capsys: pytest.CaptureFixture[str]) -> None:
+    Path("other.txt").write_text(TEXT.replace("q", "Q"))
+    before = sorted(Path("runs").iterdir())
+    for command in ("predict", "test"):
+        assert main([command, "--ckpt_path=runs/chars", "--data.path=other.txt"]) == 2
+        assert "are not the 33 chars of the training text here. Name the text" in capsys.readouterr().err
+    assert sorted(Path("runs").iterdir()) == before
+
+
+def test_bytes_are_written_without_the_text(tmp_path: Path) -> None:
+    assert predicted("bytes", "gone", "--data.path=gone.txt", "--model.sampling.length=5")
+
+
+def test_a_test_is_repeated_exactly() -> None:
+    fitted = json.loads(Path("runs/chars/results.json").read_text())["results"]
+    assert list(fitted) == ["DREAM", "DREAM, plasticity off", "DREAM, no carried state", "unigram", "bigram"]
+    assert list(fitted["DREAM"]) == ["nats", "bits_per_character", "perplexity"]
+    assert fitted["DREAM"]["nats"] < fitted["unigram"]["nats"]
+    assert main(["test", "--ckpt_path=runs/chars", "--run.name=again", "--run.wandb=disabled", "--data.chunk=48"]) == 0
+    again = json.loads(Path("runs/again/results.json").read_text())["results"]
+    for name, row in fitted.items():
+        assert again[name] == pytest.approx(row, rel=1e-5)
+
+
+def test_the_text_appears_as_it_is_made(folder: Path) -> None:
+    flags = ["--ckpt_path=runs/bytes", "--run.wandb=disabled", "--model.sampling.length=1000000000"]
+    process = start("predict", *flags, "--model.sampling.prompt=fox", folder=folder)
+    assert process.stdout is not None
+    assert process.stdout.read(200).startswith("fox")
+    process.send_signal(signal.SIGINT)
+    assert "interrupted" in process.communicate(timeout=60)[1]
+    assert process.returncode == 130
+
+
+def test_killed_in_a_step_a_save_a_validation(folder: Path) -> None:
+    command = ["fit", *SMALL, "--model.dropout=0.2", "--save.every_n_steps=2"]
+    assert processes.run(folder, [*command, "--run.name=whole"]) == 0
+    expected = processes.left(folder / "runs" / "whole")
+    for place, at in (("step", 3), ("save", 7), ("validation", 2), ("step", 5)):
+        assert processes.run(folder, [*command, "--run.name=killed", "--resume"], place, at) == -signal.SIGKILL, place
+    assert processes.run(folder, [*command, "--run.name=killed", "--resume"]) == 0
+    assert processes.differences(expected, processes.left(folder / "runs" / "killed")) == []
