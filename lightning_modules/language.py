@@ -83,7 +83,7 @@ class LanguageModule(TaskModule):
         core: Literal["dream", "lstm", "gru", "rnn", "linear"] = "dream",
         hidden_dims: list[int] | None = None,
         dropout: float = 0.0,
-        prediction_weight: float = 0.0,
+        prediction_weight: float = 0.1,
         sampling: Sampling = Sampling(),  # noqa: B008 - frozen
         lr: float = 3e-3,
         weight_decay: float = 0.01,
