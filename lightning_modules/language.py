@@ -26,8 +26,7 @@ from lightning_modules.base import TaskModule, require, require_finite
 from lightning_modules.data.language import IGNORED, LanguageData, TextBatch
 from lightning_modules.data.text import Decoder, Vocabulary, cut_text
 from lightning_modules.generation import Sampling, choose, show
-from lightning_modules.ngrams import NGrams
-from lightning_modules.plots import language as plots
+from lightning_modules.text_scores import TextScores
 from lightning_modules.vocabulary_loss import tied_loss, tied_nats
 
 
@@ -48,8 +47,8 @@ class LanguageModule(TaskModule):
     ``x_t = E[token_t]``,  ``y_t = W [h_t ; forecast_t] + w``,  ``P(token_(t+1)) = softmax(E y_t / sqrt(I) + b)``: embeddings
     are tied, and the head reads the output of the stack and what its first layer expects of the next embedding, so that the
     fast weights reach the result directly. Loss: the mean of ``-ln P`` over the tokens, in nats, plus ``prediction_weight``
-    times the mean squared error of what the first layer had expected; the embeddings are no part of the second's gradient,
-    since they would become equal otherwise.
+    times the mean squared error of what the first layer had expected of each embedding. That target is detached, since the
+    embeddings would become equal otherwise.
 
     Table: the module, its state carried over the whole test text, its fast weights learning while it is read; the same
     weights with plasticity off, from fast weights 0 (DREAM with fast weights only); the same with the state forgotten every
@@ -119,9 +118,7 @@ class LanguageModule(TaskModule):
         self.plastic = core == "dream" and config.base_plasticity > 0
         self._held: list[DREAMState] | None = None
         self._val: list[Tensor] = []
-        self._read: list[np.ndarray] = []
-        self._nats: dict[str, list[np.ndarray]] = {}
-        self._shown: list[np.ndarray] = []
+        self._scores: TextScores | None = None
 
     def forward(self, tokens: Tensor, states: list[DREAMState] | None = None) -> Reading:
         """Read `tokens` (N, T) from `states`, fresh ones if None."""
@@ -185,14 +182,15 @@ class LanguageModule(TaskModule):
         return {"loss": nats + self.prediction_weight * prediction, "nats": nats, "prediction_loss": prediction}
 
     def _require_finite(self, batch: TextBatch, nats: Tensor, part: str) -> None:
-        """Refuse a loss (N, T) that is not finite.
+        """Refuse a loss (N, T, ...) that is not finite.
 
         Raises:
             DREAMError: naming the token of the part that was read before the first of them.
         """
         name, steps = self.data.parts.names[part], nats.shape[1]
         require_finite(
-            {"the loss": nats.reshape(-1, 1)}, lambda k: f"{name}, token {int(batch.first[k // steps]) + k % steps}"
+            {"the loss": nats.flatten(0, 1).unsqueeze(1)},
+            lambda k: f"{name}, token {int(batch.first[k // steps]) + k % steps}",
         )
 
     def on_validation_epoch_start(self) -> None:
@@ -212,23 +210,20 @@ class LanguageModule(TaskModule):
 
     def on_test_epoch_start(self) -> None:
         self.forget_states()
-        self._held = None
-        self._read, self._nats, self._shown = [], {}, []
+        self._held, self._scores = None, TextScores()
 
     def test_step(self, batch: TextBatch, batch_idx: int) -> None:
         reading = self.on(batch)
         found = {self.title: self.nats(reading, batch.targets)}
-        self._require_finite(batch, found[self.title], "test")
         if self.plastic:
             with self.stack.plasticity(False):
                 off: Reading = self(batch.tokens, self._held)
             self._held = off.states
             found[f"{self.title}, plasticity off"] = self.nats(off, batch.targets)
         found[f"{self.title}, no carried state"] = self._restarted(batch)
-        for name, nats in found.items():
-            self._nats.setdefault(name, []).append(nats[0].cpu().numpy())
-        self._read.append(torch.stack([batch.tokens[0], batch.targets[0]]).cpu().numpy())
-        self._shown.append(torch.stack([reading.traces[0].surprise[0], reading.traces[0].u_norm[0]]).cpu().numpy())
+        self._require_finite(batch, torch.stack(list(found.values()), -1), "test")
+        assert self._scores is not None
+        self._scores.add(batch, found, reading.traces[0])
 
     def _restarted(self, batch: TextBatch) -> Tensor:
         """The loss (1, T) where the state is forgotten every `data.steps` tokens, whose pieces are read side by side."""
@@ -239,18 +234,13 @@ class LanguageModule(TaskModule):
         return self.nats(self(tokens), targets).view(1, -1)[:, :count]
 
     def on_test_epoch_end(self) -> None:
-        before, targets = np.concatenate(self._read, 1)
-        counted = NGrams(self.data.parts.tokens["train"], self.data.symbols)
-        self._nats |= {"unigram": [counted.unigram(targets)], "bigram": [counted.bigram(before, targets)]}
-        characters = self.data.scored_characters(len(targets))
-        self.log_results({name: metrics(np.concatenate(parts), characters) for name, parts in self._nats.items()})
+        assert self._scores is not None
+        self._scores.count_rivals(self.data)
+        self.log_results(self._scores.results(self.data))
 
     def figures(self) -> dict[str, Figure]:
         """Loss over the test text, what adaptation gives, surprise and norm of U."""
-        if not self._shown:
-            return {}
-        nats = {name: np.concatenate(parts) for name, parts in self._nats.items()}
-        return {"text": plots.reading(nats, *np.concatenate(self._shown, 1))}
+        return {} if self._scores is None else {"text": self._scores.figure()}
 
     @torch.no_grad()
     def _next(self, tokens: np.ndarray, states: list[DREAMState] | None, learn: bool) -> tuple[Tensor, list[DREAMState]]:
@@ -275,12 +265,13 @@ class LanguageModule(TaskModule):
             DREAMError: scores that are not finite.
         """
         vocabulary = self.known
-        pieces = cut_text(vocabulary.unit, sampling.prompt) if sampling.prompt else cut_text(vocabulary.unit, "\n")
-        scores, states = self._next(vocabulary.encode(pieces), None, learn=True)
-        for _ in range(sampling.length):
+        pieces = cut_text(vocabulary.unit, sampling.prompt or "\n")
+        read, states = vocabulary.encode(pieces), None
+        for number in range(sampling.length):
+            scores, states = self._next(read, states, learn=sampling.learn or number == 0)
             token = choose(scores, sampling, vocabulary.unknown)
             yield token
-            scores, states = self._next(np.array([token]), states, sampling.learn)
+            read = np.array([token])
 
     def generate(self, prompt: str = "", **settings: Any) -> Iterator[str]:
         """Text that goes on after `prompt`, piece by piece; never half a character.
@@ -294,14 +285,14 @@ class LanguageModule(TaskModule):
         Example:
             >>> "".join(module.generate("The ", length=100, temperature=0.8))  # doctest: +SKIP
         """
-        decoder = Decoder(self.known)
+        decoder = Decoder(self.known, prompt)
         for token in self.tokens(Sampling(prompt, **settings)):
             yield decoder.feed(token)
         yield decoder.end()
 
     def predict_step(self, batch: TextBatch, batch_idx: int) -> list[int]:
         """The tokens that were written; the terminal shows the text as it comes."""
-        decoder, written = Decoder(self.known), []
+        decoder, written = Decoder(self.known, self.sampling.prompt), []
         speaks = self.trainer.is_global_zero
         if speaks:
             show(self.sampling.prompt)
@@ -317,18 +308,8 @@ class LanguageModule(TaskModule):
         """`text.txt`: the prompt and what was written after it; of bytes those that were written."""
         if not predictions:
             return []
-        vocabulary, tokens = self.known, predictions[0]
+        decoder, tokens = Decoder(self.known, self.sampling.prompt), predictions[0]
+        text = "".join(map(decoder.feed, tokens)).encode()
+        written = bytes(tokens) if self.known.unit == "bytes" else text
         prompt = self.sampling.prompt.encode("utf-8", "surrogateescape")
-        text = bytes(tokens) if vocabulary.unit == "bytes" else vocabulary.decode(tokens).encode()
-        return [write_atomic(folder / "text.txt", prompt + text)]
-
-
-def metrics(nats: np.ndarray, characters: int) -> dict[str, float]:
-    """What a table says of the loss of each token, (T,) in nats, of a text of so many characters."""
-    total = float(nats.sum(dtype=np.float64))
-    mean = total / len(nats)
-    return {
-        "nats": mean,
-        "bits_per_character": total / math.log(2) / max(characters, 1),
-        "perplexity": math.exp(mean) if mean < 700 else math.inf,
-    }
+        return [write_atomic(folder / "text.txt", prompt + written)]

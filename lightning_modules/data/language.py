@@ -50,8 +50,9 @@ class Parts(NamedTuple):
     vocabulary: Vocabulary
     """Of the training part."""
     tokens: dict[str, np.ndarray]
-    """Of `train`, `val` and `test`, (., )"""
-    pieces: dict[str, Pieces]
+    """Of `train`, `val` and `test`, each of its own length."""
+    test: Pieces
+    """The test part as it is written."""
     names: dict[str, str]
     """Where each part comes from."""
 
@@ -165,7 +166,8 @@ class LanguageData(TaskData, ABC):
                     f"{names[part]}: the {part} part must have at least {count} {self.unit}; it has {len(pieces[part])}. "
                     "Lower `batch_size` or `steps`, or take a longer text."
                 )
-        return Parts(vocabulary, {part: vocabulary.encode(held) for part, held in pieces.items()}, pieces, names)
+        tokens = {part: vocabulary.encode(held) for part, held in pieces.items()}
+        return Parts(vocabulary, tokens, pieces["test"], names)
 
     @property
     def vocabulary(self) -> Vocabulary:
@@ -179,7 +181,7 @@ class LanguageData(TaskData, ABC):
 
     def scored_characters(self, count: int) -> int:
         """Characters of the first `count` tokens of the test part that are predicted, which begin with its second one."""
-        pieces = self.parts.pieces["test"]
+        pieces = self.parts.test
         return characters(self.unit, pieces[: count + 1]) - characters(self.unit, pieces[:1])
 
     def setup(self, stage: str | None = None) -> None:

@@ -152,12 +152,17 @@ class Vocabulary:
 
 
 class Decoder:
-    """Text out of numbers, one by one; never half a character."""
+    """Text out of numbers, one by one; never half a character.
 
-    def __init__(self, vocabulary: Vocabulary) -> None:
+    Args:
+        vocabulary: What the numbers mean.
+        after: The text before, from which a word must be kept apart.
+    """
+
+    def __init__(self, vocabulary: Vocabulary, after: str = "") -> None:
         self.vocabulary = vocabulary
         self._utf8 = codecs.getincrementaldecoder("utf-8")("replace")
-        self._within = False
+        self._within = not after[-1:].isspace() and after != ""
 
     def feed(self, token: int) -> str:
         """The text that `token` completes, which may be none."""

@@ -18,7 +18,7 @@ from lightning_modules.data import LanguageData
 from lightning_modules.data.language import IGNORED, Text
 from lightning_modules.data.text import Unit
 from lightning_modules.generation import Sampling, choose, show
-from lightning_modules.language import metrics
+from lightning_modules.text_scores import metrics
 from tests.lightning_modules.support import small_data, small_trainer
 
 CONFIG = DREAMConfig(input_dim=6, hidden_dim=10, rank=4, base_plasticity=0.2)
@@ -48,7 +48,8 @@ def module(data: LanguageData, **options: Any) -> LanguageModule:
 def judged(model: LanguageModule, data: LanguageData, folder: Path, **options: Any) -> dict[str, np.ndarray]:
     """The loss of each token of the test part, by row of the table."""
     small_trainer(folder, **options).test(model, datamodule=data, verbose=False)
-    return {name: np.concatenate(parts) for name, parts in model._nats.items()}
+    assert model._scores is not None
+    return model._scores.losses()
 
 
 def by_hand(model: LanguageModule, tokens: np.ndarray, plastic: bool = True) -> np.ndarray:
@@ -238,8 +239,8 @@ def test_what_it_writes_itself_teaches_it_only_if_asked(learn: bool, monkeypatch
     monkeypatch.setattr(model, "_next", noted)
     written(model, "abcabc", length=5, learn=learn)
     assert norms[0] > 0  # the prompt has taught it
-    assert len(norms) == 6
-    assert len(set(norms)) == (6 if learn else 1)
+    assert len(norms) == 5
+    assert len(set(norms)) == (5 if learn else 1)
 
 
 @pytest.mark.parametrize("unit", ["bytes", "chars", "words"])

@@ -104,9 +104,14 @@ def test_files_of_their_own_are_parts_of_their_own(tmp_path: Path) -> None:
         (tmp_path / name).write_text(text)
     options: dict[str, Any] = dict(unit="chars", batch_size=1, steps=2, validation=0.3, test=0.2)
     three = TextFile(str(tmp_path / "a"), str(tmp_path / "b"), str(tmp_path / "c"), **options)
-    assert three.parts.pieces == {"train": "abcdefghij", "val": "klmnop", "test": "qrs"}
+    assert three.vocabulary.symbols[1:] == tuple("abcdefghij")
+    assert ({part: len(tokens) for part, tokens in three.parts.tokens.items()}, three.parts.test) == (
+        {"train": 10, "val": 6, "test": 3},
+        "qrs",
+    )
     two = TextFile(str(tmp_path / "a"), test_path=str(tmp_path / "c"), **options)
-    assert two.parts.pieces == {"train": "abcdefg", "val": "hij", "test": "qrs"}
+    assert two.vocabulary.decode(two.parts.tokens["train"]) == "abcdefg"
+    assert (len(two.parts.tokens["val"]), two.parts.test) == (3, "qrs")
     assert two.parts.names == {"train": "a", "val": "a", "test": "c"}
     assert two.vocabulary.symbols[1:] == tuple("abcdefg")
     assert (two.parts.tokens["test"] == 0).all()
@@ -115,7 +120,7 @@ def test_files_of_their_own_are_parts_of_their_own(tmp_path: Path) -> None:
 def test_characters_of_what_is_predicted(tmp_path: Path) -> None:
     (tmp_path / "a").write_text("one two three\nfour five six\nseven eight nine ten\n")
     words = TextFile(str(tmp_path / "a"), unit="words", batch_size=1, steps=1, validation=0.2, test=0.5)
-    assert words.parts.pieces["test"] == ["six", "<eos>", "seven", "eight", "nine", "ten", "<eos>"]
+    assert words.parts.test == ["six", "<eos>", "seven", "eight", "nine", "ten", "<eos>"]
     assert [words.scored_characters(count) for count in range(7)] == [0, 1, 6, 12, 17, 21, 22]
 
 

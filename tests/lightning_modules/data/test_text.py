@@ -78,6 +78,13 @@ def test_no_half_character_is_shown() -> None:
     assert decoder.end() == "\N{REPLACEMENT CHARACTER}"
 
 
+@pytest.mark.parametrize(("before", "text"), [("", "a b\na"), ("see", " a b\na"), ("see ", "a b\na"), ("see\n", "a b\na")])
+def test_words_are_kept_apart_from_what_stands_before_them(before: str, text: str) -> None:
+    vocabulary = Vocabulary.of("words", ["a", "b", "<eos>"])
+    decoder = Decoder(vocabulary, before)
+    assert "".join(map(decoder.feed, vocabulary.encode(["a", "b", "<eos>", "a"]))) == text
+
+
 @given(st.binary(max_size=30))
 def test_bytes_that_are_no_text_are_shown_all_the_same(content: bytes) -> None:
     shown = Vocabulary("bytes").decode(list(content))
