@@ -28,6 +28,8 @@ FROM_DATA = {
     "symbols": "symbols",
 }
 """What a model takes from its data: attribute of the data, argument of the model."""
+VERBATIM = ("model.sampling.prompt",)
+"""Settings that are text as it stands; the parser would take such flags for YAML, such as `null` or `Title: text`."""
 
 
 def resolve(argv: list[str]) -> tuple[list[str], str]:
@@ -67,7 +69,7 @@ def resolve(argv: list[str]) -> tuple[list[str], str]:
     held = checkpoint_flags(checkpoint, paths) if checkpoint else []
     last = paths[-1]
     experiment = last.parent.name if last.name == CONFIG else last.stem
-    return [command, *_as_flags(paths), *held, *flags], experiment
+    return [command, *_as_flags(paths), *held, *_with_texts(flags)], experiment
 
 
 def split_configs(words: list[str]) -> tuple[list[Path], list[str]]:
@@ -90,6 +92,30 @@ def split_configs(words: list[str]) -> tuple[list[Path], list[str]]:
 
 def _as_flags(paths: list[Path]) -> list[str]:
     return [word for path in paths for word in ("-c", str(path))]
+
+
+def _with_texts(flags: list[str]) -> list[str]:
+    """`flags` with those in `VERBATIM` as configurations, in which a text can be quoted.
+
+    Raises:
+        ConfigError: a text that is not UTF-8.
+    """
+    made, rest = [], list(flags)
+    while rest:
+        flag, equals, value = rest.pop(0).partition("=")
+        name = flag.removeprefix("--").replace(".init_args.", ".")
+        if name not in VERBATIM or not (equals or rest):
+            made.append(flag + equals + value)
+            continue
+        text = value if equals else rest.pop(0)
+        if any(0xD800 <= ord(sign) < 0xE000 for sign in text):
+            raise ConfigError(f"`{name}` must be text in UTF-8; got {text!r}.", key=name)
+        section, *keys = name.split(".")
+        nest: Any = text
+        for key in reversed([section, "init_args", *keys]):
+            nest = {key: nest}
+        made += ["-c", yaml.safe_dump(nest)]
+    return made
 
 
 def checkpoint_flags(checkpoint: Path, paths: list[Path]) -> list[str]:

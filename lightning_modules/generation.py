@@ -33,6 +33,8 @@ class Sampling:
     learn: bool = False
 
     def __post_init__(self) -> None:
+        whole = not any(0xD800 <= ord(sign) < 0xE000 for sign in self.prompt)
+        require("prompt", self.prompt, whole, "text that UTF-8 can write, without surrogates")
         require("length", self.length, self.length >= 1, "at least 1 token")
         require("temperature", self.temperature, 0 <= self.temperature < math.inf, "a finite number of at least 0")
         require("top_k", self.top_k, self.top_k is None or self.top_k >= 1, "at least 1 token, or null")

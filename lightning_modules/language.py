@@ -311,5 +311,4 @@ class LanguageModule(TaskModule):
         decoder, tokens = Decoder(self.known, self.sampling.prompt), predictions[0]
         text = "".join(map(decoder.feed, tokens)).encode()
         written = bytes(tokens) if self.known.unit == "bytes" else text
-        prompt = self.sampling.prompt.encode("utf-8", "surrogateescape")
-        return [write_atomic(folder / "text.txt", prompt + written)]
+        return [write_atomic(folder / "text.txt", self.sampling.prompt.encode() + written)]

@@ -54,8 +54,8 @@ def cut(unit: Unit, content: bytes, name: str) -> Pieces:
 
 def cut_text(unit: Unit, text: str) -> Pieces:
     """The pieces of a text."""
-    if unit == "bytes":  # a command line hands over bytes that are no text as surrogates
-        return np.frombuffer(text.encode("utf-8", "surrogateescape"), np.uint8)
+    if unit == "bytes":
+        return np.frombuffer(text.encode(), np.uint8)
     return text if unit == "chars" else text.replace("\n", f" {LINE_END} ").split()
 
 
@@ -140,7 +140,7 @@ class Vocabulary:
             return np.asarray(pieces, np.uint8)
         if self.unit == "words":
             return np.fromiter((self._numbers.get(word, 0) for word in pieces), np.int32, len(pieces))
-        codes = np.frombuffer(str(pieces).encode("utf-32-le", "surrogatepass"), "<u4")
+        codes = np.frombuffer(str(pieces).encode("utf-32-le"), "<u4")
         order = np.argsort(self._codes)
         place = order[np.searchsorted(self._codes, codes, sorter=order).clip(max=len(order) - 1)]
         return np.where(self._codes[place] == codes, place, 0).astype(np.int32)

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import io
 import json
 import signal
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 
 from experiments.cli import main
 from experiments.soak import processes
-from tests.experiments.support import start
 
 TEXT = "The quick brown fox jumps over the lazy dog.\nPack my box with five dozen liquor jugs!\n" * 30
 SMALL = [
@@ -58,6 +59,20 @@ def test_it_writes_on(unit: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert predicted(unit, f"{unit}-four", *flags[:2], "--model.sampling.temperature=0.8", "--seed=4") != one
 
 
+@pytest.mark.parametrize(
+    "prompt", ["null", "a: b", "- fox", "# dog", "12", "[x", " \t\n", "'quoted'", "\x1b[31m\N{FOX FACE}"]
+)
+def test_a_prompt_is_taken_as_it_stands(prompt: str, capsys: pytest.CaptureFixture[str]) -> None:
+    name = f"prompt-{prompt.encode().hex()}"
+    assert predicted("bytes", name, "--model.sampling.length=1", "--model.sampling.prompt", prompt)[:-1] == prompt.encode()
+    assert "\x1b" not in capsys.readouterr().out
+
+
+def test_a_prompt_that_is_no_text(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["predict", "--ckpt_path=runs/bytes", "--model.sampling.prompt=fox\udcff"]) == 2
+    assert "`model.sampling.prompt` must be text in UTF-8; got 'fox\\udcff'" in capsys.readouterr().err
+
+
 def test_an_empty_prompt_is_a_line_of_its_own() -> None:
     text = predicted("chars", "empty", "--model.sampling.length=30", "--model.sampling.top_k=1").decode()
     assert len(text) == 30
@@ -88,14 +103,16 @@ def test_a_test_is_repeated_exactly() -> None:
         assert again[name] == pytest.approx(row, rel=1e-5)
 
 
-def test_the_text_appears_as_it_is_made(folder: Path) -> None:
-    flags = ["--ckpt_path=runs/bytes", "--run.wandb=disabled", "--model.sampling.length=1000000000"]
-    process = start("predict", *flags, "--model.sampling.prompt=fox", folder=folder)
-    assert process.stdout is not None
-    assert process.stdout.read(200).startswith("fox")
-    process.send_signal(signal.SIGINT)
-    assert "interrupted" in process.communicate(timeout=60)[1]
-    assert process.returncode == 130
+def test_the_text_appears_as_it_is_made(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Terminal(io.StringIO):
+        shown: ClassVar[list[str]] = []
+
+        def flush(self) -> None:
+            self.shown.append(self.getvalue())
+
+    monkeypatch.setattr("sys.stdout", Terminal())
+    text = predicted("chars", "shown", "--model.sampling.length=9", "--model.sampling.prompt=fox").decode()
+    assert [f"{text[: 3 + written]}" for written in range(10)] == list(dict.fromkeys(Terminal.shown))[:10]
 
 
 def test_killed_in_a_step_a_save_a_validation(folder: Path) -> None:
