@@ -14,7 +14,7 @@ Run an experiment from a YAML file, by path or by its shipped name:
   fit       train, then test the best checkpoint       dream fit -c forecasting
   validate  the validation metrics of a checkpoint     dream validate --ckpt_path RUN_OR_FILE
   test      the test metrics of a checkpoint           dream test --ckpt_path RUN_OR_FILE
-  predict   its forecasts or scores, as files          dream predict --ckpt_path RUN_OR_FILE
+  predict   its forecasts, scores or text              dream predict --ckpt_path RUN_OR_FILE
   check     build everything, run one batch, report    dream check forecasting
 
 Compare:

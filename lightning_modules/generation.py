@@ -45,7 +45,7 @@ def choose(scores: Tensor, sampling: Sampling, unknown: int | None = None) -> in
 
     Draws from torch's global generator; the token `unknown` is never chosen.
     """
-    scores = scores.double().cpu()
+    scores = scores.cpu().double()
     if unknown is not None:
         scores[unknown] = -math.inf
     if sampling.temperature == 0:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import signal
+import sys
 from pathlib import Path
 from typing import ClassVar
 
@@ -113,6 +114,14 @@ def test_the_text_appears_as_it_is_made(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setattr("sys.stdout", Terminal())
     text = predicted("chars", "shown", "--model.sampling.length=9", "--model.sampling.prompt=fox").decode()
     assert [f"{text[: 3 + written]}" for written in range(10)] == list(dict.fromkeys(Terminal.shown))[:10]
+
+
+def test_no_bar_is_drawn_into_the_text(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
+    text = predicted("chars", "terminal", "--model.sampling.length=20").decode()
+    first, last = capsys.readouterr().out.split(text + "\n")
+    assert first == ""
+    assert last.split() == ["predictions", "runs/terminal/text.txt"]
 
 
 def test_killed_in_a_step_a_save_a_validation(folder: Path) -> None:
