@@ -34,7 +34,7 @@ def reading(nats: Mapping[str, np.ndarray], surprise: np.ndarray, u_norm: np.nda
             gain.plot(points, values - lines[own], color=color, lw=1.2)
     gain.axhline(0.0, color=MODEL, lw=1)
     top.set_ylabel(f"nats\n(mean of {window} tokens)")
-    gain.set_ylabel(f"more than\n{own}")
+    gain.set_ylabel(f"nats more\nthan {own}")
     middle.plot(points, rolling(surprise, window)[points], color=NOVEL, lw=1.2)
     middle.set_ylabel("surprise")
     middle.set_ylim(0, None)
