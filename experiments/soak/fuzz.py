@@ -25,7 +25,7 @@ from dream import DREAMConfig, DREAMError
 from dream.errors import ConfigError
 from experiments import configs
 from experiments.cli import main as command
-from lightning_modules.data import AnomalyTable, TableData, TableStream
+from lightning_modules.data import AnomalyTable, TableData, TableStream, TextFile
 from lightning_modules.data.base import TaskData
 
 try:
@@ -174,9 +174,10 @@ def files(draw: st.DrawFn) -> tuple[str, bytes]:
 
 
 def readers(path: str) -> dict[str, Callable[[], TaskData]]:
-    """Every way to read a table of one's own."""
+    """Every way to read a table of one's own, which is a text, too."""
     small: dict[str, Any] = dict(crop=16, context=4, batch_size=4, crops=4)
     window: dict[str, Any] = dict(look_back=8, horizon=2, season=2, batch_size=4)
+    text: dict[str, Any] = dict(batch_size=2, steps=4)
     return {
         "forecasting": lambda: TableData(path, missing="ffill", **window),
         "forecasting, masked": lambda: TableData(path, missing="mask", calendar=["hour"], timespans=True, **window),
@@ -187,6 +188,9 @@ def readers(path: str) -> dict[str, Callable[[], TaskData]]:
         "online": lambda: TableStream(path, missing="ffill", **small),
         "regression": lambda: TableStream(path, targets=["b"], task="regression", **small),
         "classification": lambda: TableStream(path, targets=["kind"], missing="ffill", warm_up=0, validation=0, **small),
+        "bytes": lambda: TextFile(path, unit="bytes", **text),
+        "characters": lambda: TextFile(path, unit="chars", **text),
+        "words": lambda: TextFile(path, unit="words", **text),
     }
 
 
