@@ -153,6 +153,8 @@ def test_the_public_sets_are_cut_as_others_do() -> None:
     shakespeare = TinyShakespeare(unit="chars")
     assert len(shakespeare.parts.tokens["test"]) == 111_540
     assert sum(map(len, shakespeare.parts.tokens.values())) == 1_115_394
+    assert shakespeare.vocabulary.decode(shakespeare.parts.tokens["val"][:13]) == "First Citizen"
+    assert "PETRUCHIO" in shakespeare.vocabulary.decode(shakespeare.parts.tokens["train"][-22_000:])
     assert shakespeare.symbols == 66  # 65, and the unknown one
     words = WikiText2(unit="words")
     assert {part: len(tokens) for part, tokens in words.parts.tokens.items()} == {
