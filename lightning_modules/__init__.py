@@ -4,6 +4,7 @@ from lightning_modules.anomaly import AnomalyModule
 from lightning_modules.forecasting import ForecastingModule
 from lightning_modules.learners import DREAMAnomalyDetector, DREAMClassifier, DREAMForecaster, DREAMRegressor
 from lightning_modules.online import OnlineModule
+from lightning_modules.speech import SpeechModule
 from lightning_modules.stream import StateStore
 
 __all__ = [
@@ -14,5 +15,6 @@ __all__ = [
     "DREAMRegressor",
     "ForecastingModule",
     "OnlineModule",
+    "SpeechModule",
     "StateStore",
 ]

@@ -11,10 +11,13 @@ from lightning_modules.data.online import OnlineData
 from lightning_modules.data.online_sets import PublicStream, TableStream
 from lightning_modules.data.planted import PlantedAnomalies
 from lightning_modules.data.skab import SKABData
+from lightning_modules.data.speech import SpeechData
+from lightning_modules.data.speech_sets import FSDD
 from lightning_modules.data.table import TableData
 from lightning_modules.data.windows import ForecastingData, WindowBatch
 
 __all__ = [
+    "FSDD",
     "AnomalyData",
     "AnomalyTable",
     "DriftingLoad",
@@ -26,6 +29,7 @@ __all__ = [
     "PlantedAnomalies",
     "PublicStream",
     "SKABData",
+    "SpeechData",
     "Stream",
     "StreamBatch",
     "TableData",
