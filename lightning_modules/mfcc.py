@@ -134,8 +134,8 @@ class MFCC:
         """
         if samples.shape[1] < self.least:
             raise DataError(
-                f"a recording must last at least {self.least / self.sample_rate:g} s, {WIDTH} frames, to have derivatives; got "
-                f"{samples.shape[1] / self.sample_rate:g} s ({samples.shape[1]} samples). Leave it out."
+                f"a recording must last at least {self.least / self.sample_rate:g} s, {WIDTH} frames, to have derivatives; "
+                f"got {samples.shape[1] / self.sample_rate:g} s ({samples.shape[1]} samples). Leave it out."
             )
         values = self.coefficients(samples)
         rows, frames, _ = values.shape

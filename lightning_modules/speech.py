@@ -28,6 +28,7 @@ from lightning_modules import ranks
 from lightning_modules.base import TaskModule, require, require_finite
 from lightning_modules.data.speech import SpeechBatch, SpeechData
 from lightning_modules.decoding import BLANK, beam_search, greedy
+from lightning_modules.plots import speech as plots
 
 NEAREST = "nearest mean"
 
@@ -162,8 +163,8 @@ class SpeechModule(TaskModule):
         learnt = tuple(checkpoint["vocabulary"])
         if self.vocabulary and self.vocabulary != learnt:
             raise CheckpointError(
-                f"the checkpoint says {', '.join(learnt)}; the data hold {', '.join(self.vocabulary)}. Set `data.vocabulary` to "
-                "what the checkpoint says."
+                f"the checkpoint says {', '.join(learnt)}; the data hold {', '.join(self.vocabulary)}. Set "
+                "`data.vocabulary` to what the checkpoint says."
             )
         self.vocabulary = learnt
 
@@ -259,7 +260,7 @@ class SpeechModule(TaskModule):
         pairs = list(zip(heard, seen, strict=True))
         found = {}
         for suffix, decode in (("", self._likeliest), ("_greedy", greedy)):
-            said = [self.written(decode(row)) for batch, part in pairs for row in valid_steps(batch, part)]
+            said = [self.decoded(decode(row)) for batch, part in pairs for row in valid_steps(batch, part)]
             found[f"wer{suffix}"] = float(word_error_rate(said, truth))
             found[f"cer{suffix}"] = float(char_error_rate(said, truth))
         return found
@@ -271,21 +272,52 @@ class SpeechModule(TaskModule):
         """Tokens as text, blanks at its ends and doubled ones left out."""
         return " ".join(self.data.glue.join(self.vocabulary[number] for number in numbers).split())
 
+    def decoded(self, numbers: list[int]) -> str:
+        """What was decoded as text: there the blank is number 0."""
+        return self.written([number - 1 for number in numbers])
+
     def figures(self) -> dict[str, Figure]:
-        return {}
+        """One utterance of the test: features, surprise, norm of U and posteriors; for classification who is taken for whom.
+
+        The posteriors of a classification are those at each step if the utterance ended there.
+        """
+        if not self._heard:
+            return {}
+        batch = self._heard[len(self._heard) // 2]
+        row = len(batch.names) // 2
+        features = batch.features[row : row + 1, : int(batch.lengths[row])]
+        with torch.no_grad():
+            output, traces, _ = self.stack.trace(features)
+            seen = torch.cat([output, traces[0].error], -1) if self.error else output
+            if self.task == "classification":
+                seen = seen.cumsum(1) / torch.arange(1, seen.shape[1] + 1, device=seen.device)[:, None]
+            posteriors = self.head(seen)[0].softmax(-1)
+        said = self.written(batch.tokens[row, : int(batch.counts[row])].tolist())
+        names = self.vocabulary if self.task == "classification" else ("blank", *self.vocabulary)
+        step = self.data.stack * self.data.mfcc.hop
+        parts = (features[0], traces[0].surprise[0], traces[0].u_norm[0], posteriors)
+        values = (part.float().cpu().numpy() for part in parts)
+        time = step * np.arange(features.shape[1])
+        found = {"utterance": plots.utterance(plots.Heard(f"{batch.names[row]}: {said}", time, *values, names))}
+        if self.task == "classification":
+            truth = torch.cat([batch.tokens[:, 0].cpu() for batch in self._heard]).numpy()
+            guess = torch.cat(self._seen[self.title]).argmax(1).numpy()
+            found["confusion"] = plots.confusion(truth, guess, self.vocabulary)
+        return found
 
     def predict_step(self, batch: SpeechBatch, batch_idx: int) -> list[tuple[str, str, float]]:
         """Name, what is said, and the probability of it, of each utterance."""
         log_probs = self(batch.features, batch.lengths).log_probs
         self._require_finite(batch, log_probs)
         if self.task == "classification":
-            likeliest = log_probs.max(-1)
-            said = [([number], value) for number, value in zip(likeliest.indices.tolist(), likeliest.values.tolist())]
+            values, numbers = log_probs.max(-1)
+            said = [
+                (self.vocabulary[number], value) for number, value in zip(numbers.tolist(), values.tolist(), strict=True)
+            ]
         else:
-            said = [beam_search(row, self.beam) for row in valid_steps(batch, log_probs.cpu())]
-        return [
-            (name, self.written(numbers), math.exp(value)) for name, (numbers, value) in zip(batch.names, said, strict=True)
-        ]
+            found = [beam_search(row, self.beam) for row in valid_steps(batch, log_probs.cpu())]
+            said = [(self.decoded(numbers), value) for numbers, value in found]
+        return [(name, text, math.exp(value)) for name, (text, value) in zip(batch.names, said, strict=True)]
 
     def write_predictions(self, predictions: list[list[tuple[str, str, float]]], folder: Path) -> list[Path]:
         """`labels.csv` or `transcripts.csv`: a row for each recording: file, what is said, its probability."""

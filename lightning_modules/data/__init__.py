@@ -12,8 +12,9 @@ from lightning_modules.data.online_sets import PublicStream, TableStream
 from lightning_modules.data.planted import PlantedAnomalies
 from lightning_modules.data.skab import SKABData
 from lightning_modules.data.speech import SpeechData
-from lightning_modules.data.speech_sets import FSDD
+from lightning_modules.data.speech_sets import FSDD, SpeechFolder
 from lightning_modules.data.table import TableData
+from lightning_modules.data.tone_words import ToneWords
 from lightning_modules.data.windows import ForecastingData, WindowBatch
 
 __all__ = [
@@ -30,10 +31,12 @@ __all__ = [
     "PublicStream",
     "SKABData",
     "SpeechData",
+    "SpeechFolder",
     "Stream",
     "StreamBatch",
     "TableData",
     "TableStream",
     "TaskData",
+    "ToneWords",
     "WindowBatch",
 ]

@@ -153,8 +153,8 @@ DATASETS: Mapping[str, Dataset] = {
     "fsdd": Dataset(
         name="fsdd",
         description=(
-            "Free Spoken Digit Dataset: 3,000 recordings of ten digits by six speakers, 8 kHz; pack the folder recordings/ as "
-            "recordings.zip by hand, or point DREAM_DATA at a folder that has it"
+            "Free Spoken Digit Dataset: 3,000 recordings of ten digits by six speakers, 8 kHz; pack its folder "
+            "recordings as recordings.zip by hand"
         ),
         licence="CC BY-SA 4.0",
         source=f"github.com/Jakobovski/free-spoken-digit-dataset at {_FSDD_COMMIT}, folder recordings",

@@ -5,6 +5,7 @@ Shapes: N utterances of a batch, T steps of the longest, F features of a frame, 
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -52,6 +53,8 @@ class Utterance(NamedTuple):
     """Their numbers."""
     gaps: tuple[int, ...] = ()
     """Samples of silence after each but the last."""
+    speed: float = 1.0
+    """How many times as fast, and as high, as they were recorded."""
 
 
 class SpeechBatch(NamedTuple):
@@ -96,6 +99,9 @@ class SpeechData(TaskData, ABC):
     strings of `string[0]` to `string[1]` recordings with `silence` between them. Those of the training part are drawn
     anew each epoch; those of validation and test stay.
 
+    With `speeds`, each utterance of the training part is played at one of them, drawn anew each epoch: faster is shorter and
+    higher, like another voice (Ko et al., Audio augmentation for speech recognition, 2015).
+
     Args:
         task: `classification`: which of the things that are said; `recognition`: the sequence of tokens.
         tokens: What recognition writes: whole `words` (a closed vocabulary) or `characters`.
@@ -104,6 +110,7 @@ class SpeechData(TaskData, ABC):
         stack: Frames that make one step of the layer.
         string: Least and most recordings of a string, for recognition; single recordings if not given.
         silence: Least and most seconds of silence between the recordings of a string.
+        speeds: Speeds that training utterances are played at; 1 is as recorded.
         validation: Share of the training recordings that picks the best epoch, where the source names none.
         seed: Of that choice, and of the strings of validation and test.
         batch_size: Utterances in a batch, of all processes together.
@@ -118,6 +125,7 @@ class SpeechData(TaskData, ABC):
         stack: int = 1,
         string: list[int] | None = None,
         silence: list[float] = [0.0, 0.1],  # noqa: B006 - shown by --print_config, never changed
+        speeds: list[float] = [0.9, 1.0, 1.1],  # noqa: B006 - shown by --print_config, never changed
         validation: float = 0.1,
         seed: int = 0,
         batch_size: int = 32,
@@ -135,12 +143,14 @@ class SpeechData(TaskData, ABC):
             raise ConfigError(f"`string` must be null for classification; got {string}. Set `task`.", key="string")
         if not (len(silence) == 2 and 0 <= silence[0] <= silence[1] <= 60):
             raise ConfigError(f"`silence` must be two times from 0 to 60 s, least and most; got {silence}.", key="silence")
+        if not speeds or not all(0.5 <= speed <= 2 for speed in speeds):
+            raise ConfigError(f"`speeds` must hold one or more from 0.5 to 2; got {speeds}.", key="speeds")
         if not 0 < validation < 1:
             raise ConfigError(f"`validation` must be a share above 0 and below 1; got {validation!r}.", key="validation")
         self._task, self.kind, self._vocabulary = task, tokens, vocabulary
         self.mfcc = mfcc if isinstance(mfcc, MFCC) else MFCC(**mfcc)
         self.stack, self.seed = require_int("stack", stack), require_int("seed", seed, least=0)
-        self.string, self.silence, self.validation = string, silence, validation
+        self.string, self.silence, self.speeds, self.validation = string, silence, speeds, validation
         self.batch_size = require_int("batch_size", batch_size)
         self._features: dict[Utterance, Tensor] = {}
 
@@ -163,9 +173,9 @@ class SpeechData(TaskData, ABC):
         if "val" not in parts:
             for place in spread([r if r.part == "train" else None for r in found], self.validation, self.seed):
                 parts[place] = "val"
-        for part in ("train", "val", "test"):
-            if part not in parts:
-                raise DataError(f"{self.source}: the {part} part of its {len(found)} recordings is empty. Bring more.")
+        missing = [part for part in ("train", "val", "test") if part not in parts]
+        if missing and (set(parts) != {"predict"} or self._vocabulary is None):
+            raise DataError(f"{self.source}: the {missing[0]} part of its {len(found)} recordings is empty. Bring more.")
         return [Recording(r.name, r.samples, r.said, part, r.speaker) for r, part in zip(found, parts, strict=True)]
 
     @property
@@ -215,9 +225,15 @@ class SpeechData(TaskData, ABC):
 
     def _joined(self, part: Part, generator: torch.Generator) -> list[Utterance]:
         """The utterances of a part, in random order; as many, of as many recordings each, whatever is drawn."""
+        speeds = self.speeds if part == "train" else [1.0]
+
+        def speed() -> float:
+            return speeds[int(torch.randint(len(speeds), (), generator=generator))]
+
         numbers = [k for k, recording in enumerate(self.recordings) if recording.part == part]
         if self.string is None or part == "predict":
-            return [Utterance((numbers[k],)) for k in torch.randperm(len(numbers), generator=generator).tolist()]
+            order = torch.randperm(len(numbers), generator=generator).tolist()
+            return [Utterance((numbers[k],), (), speed()) for k in order]
         lengths = np.random.default_rng([self.seed, get_args(Part).index(part)])
         rate = self.mfcc.sample_rate
         least, most = (round(seconds * rate) for seconds in self.silence)
@@ -228,7 +244,7 @@ class SpeechData(TaskData, ABC):
             while len(order) >= self.string[0]:
                 count = min(int(lengths.integers(self.string[0], self.string[1], endpoint=True)), len(order))
                 gaps = torch.randint(least, most + 1, (count - 1,), generator=generator).tolist()
-                found.append(Utterance(tuple(order[:count]), tuple(gaps)))
+                found.append(Utterance(tuple(order[:count]), tuple(gaps), speed()))
                 order = order[count:]
         return [found[k] for k in torch.randperm(len(found), generator=generator).tolist()]
 
@@ -237,12 +253,15 @@ class SpeechData(TaskData, ABC):
         pieces = []
         for number, gap in zip(utterance.recordings, (*utterance.gaps, 0), strict=True):
             pieces += [self.recordings[number].samples, np.zeros(gap, np.float32)]
-        return np.concatenate(pieces)
+        joined = np.concatenate(pieces)
+        if utterance.speed == 1:
+            return joined
+        return np.interp(np.arange(0, len(joined), utterance.speed), np.arange(len(joined)), joined).astype(np.float32)
 
     def frames(self, utterance: Utterance) -> int:
         """Frames of an utterance."""
         samples = sum(len(self.recordings[number].samples) for number in utterance.recordings) + sum(utterance.gaps)
-        return 1 + samples // self.mfcc.hop_samples
+        return 1 + math.ceil(samples / utterance.speed) // self.mfcc.hop_samples
 
     def features(self, utterance: Utterance) -> Tensor:
         """(T, K F) what the layer reads of an utterance.
@@ -257,8 +276,10 @@ class SpeechData(TaskData, ABC):
         except DataError as error:
             raise DataError(f"{self.name_of(utterance)}: {error}") from None
         values = (values - values.mean(0)) / values.std(0, correction=0).clamp_min(FLOOR)
-        stacked = pad(values, (0, 0, 0, -len(values) % self.stack)).reshape(-1, self.inputs)
-        return stacked
+        values = pad(values, (0, 0, 0, -len(values) % self.stack)).reshape(-1, self.inputs)
+        if self.string is None or utterance in self._staying:
+            self._features[utterance] = values
+        return values
 
     def name_of(self, utterance: Utterance) -> str:
         """Its recordings."""
@@ -298,13 +319,15 @@ class SpeechData(TaskData, ABC):
         """
         if self._features:
             return
-        for part, utterances in self.utterances.items():
+        for utterances in self.utterances.values():
             for utterance in utterances:
                 features = self.features(utterance)
                 if self._task == "recognition":
                     self._require_steps(utterance, len(features))
-                if part != "train" or self.string is None:
-                    self._features[utterance] = features
+
+    @cached_property
+    def _staying(self) -> set[Utterance]:
+        return {utterance for part in ("val", "test", "predict") for utterance in self.utterances[part]}
 
     def _require_steps(self, utterance: Utterance, steps: int) -> None:
         numbers = self.numbers(utterance)
