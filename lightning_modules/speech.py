@@ -169,7 +169,9 @@ class SpeechModule(TaskModule):
         self.vocabulary = learnt
 
     def forward(self, features: Tensor, lengths: Tensor) -> Reading:
-        """Read padded `features` (N, T, I) of which each row has `lengths` (N,)."""
+        """Read padded `features` (N, T, I), of which each row has `lengths` (N,)."""
+        if self.training:
+            features = self.varied(features, lengths)
         output, traces, states = self.stack.trace(features, lengths=lengths)
         first = traces[0].error
         seen = torch.cat([output, first], -1) if self.error else output
@@ -199,15 +201,18 @@ class SpeechModule(TaskModule):
             features = features.masked_fill(hidden.unsqueeze(-1), 0.0)
         return features
 
+    @staticmethod
+    def counted(batch: SpeechBatch) -> Tensor:
+        """(2,) the utterances and steps of a batch that count."""
+        rows = torch.ones_like(batch.lengths).sum()
+        return (0 if batch.spare else 1) * torch.stack([rows, batch.lengths.sum()])
+
     def losses(self, batch: SpeechBatch) -> dict[str, Tensor]:
-        reading = self(self.varied(batch.features, batch.lengths) if self.training else batch.features, batch.lengths)
+        reading = self(batch.features, batch.lengths)
         self.observe(reading.traces, reading.states, batch.lengths)
-        counted = 0 if batch.spare else 1
-        rows, steps = ranks.mean(
-            counted * torch.stack([torch.tensor(len(batch.lengths)).to(batch.lengths), batch.lengths.sum()])
-        )
-        fit = counted * self.misfit(reading.log_probs, batch).sum() / rows
-        prediction = counted * reading.prediction_loss / steps
+        own = 0 if batch.spare else 1
+        rows, steps = ranks.mean(self.counted(batch))
+        fit, prediction = own * self.misfit(reading.log_probs, batch).sum() / rows, own * reading.prediction_loss / steps
         return {"loss": fit + self.prediction_weight * prediction, "fit": fit, "prediction_loss": prediction}
 
     def _require_finite(self, batch: SpeechBatch, log_probs: Tensor) -> None:
@@ -221,8 +226,8 @@ class SpeechModule(TaskModule):
         log_probs = self(batch.features, batch.lengths).log_probs
         if self.trainer.state.fn != TrainerFn.FITTING:  # there NaNGuard says so, and a later epoch may be better
             self._require_finite(batch, log_probs)
-        values = self.misfit(log_probs, batch)
-        self._val.append((0 if batch.spare else 1) * torch.stack([values.sum(), torch.ones_like(values).sum()]))
+        rows = self.counted(batch)[0]
+        self._val.append(torch.stack([rows.clamp(max=1) * self.misfit(log_probs, batch).sum(), rows]))
 
     def on_validation_epoch_end(self) -> None:
         super().on_validation_epoch_end()

@@ -61,7 +61,7 @@ class SpeechBatch(NamedTuple):
     """Utterances, padded to the longest."""
 
     features: Tensor
-    """(N, T, K F) float32; 0 past the end"""
+    """(N, T, K F) float32, standardised; 0 past the end"""
     lengths: Tensor
     """(N,) int64 steps of each"""
     tokens: Tensor
@@ -92,8 +92,8 @@ class SpeechData(TaskData, ABC):
     """Utterances as MFCC features: single recordings, or strings of recordings of one speaker.
 
     Features are standardised over the frames of each utterance (cepstral mean and variance normalisation), so that neither
-    loudness nor microphone counts, and computed once. No recording is in two parts. Batches hold utterances of similar
-    length, in another random order each epoch.
+    loudness nor microphone counts and nothing is taken from other recordings; they are computed once. No recording is in
+    two parts. Batches hold utterances of similar length, in another random order each epoch.
 
     With `string`, the recordings of a part are joined: every recording of each speaker once, in random order, cut into
     strings of `string[0]` to `string[1]` recordings with `silence` between them. Those of the training part are drawn
@@ -249,7 +249,7 @@ class SpeechData(TaskData, ABC):
         return [found[k] for k in torch.randperm(len(found), generator=generator).tolist()]
 
     def samples(self, utterance: Utterance) -> np.ndarray:
-        """(S,) the recordings of an utterance with the silence between them."""
+        """(S,) the recordings of an utterance with the silence between them, at its speed."""
         pieces = []
         for number, gap in zip(utterance.recordings, (*utterance.gaps, 0), strict=True):
             pieces += [self.recordings[number].samples, np.zeros(gap, np.float32)]
@@ -362,6 +362,8 @@ class SpeechData(TaskData, ABC):
         return EpochOrder(len(batches), lambda _: batches.__getitem__)
 
     def _loader(self, part: Part, order: EpochOrder, shared: bool = True) -> DataLoader[SpeechBatch]:
+        if not self.utterances[part]:
+            raise DataError(f"{self.source}: the {part} part is empty. Bring recordings that are labelled.")
         if shared:
             order = order.shared(*self.share)
         return loader(_Batches(self, len(order), self.utterances[part][0]), order)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from itertools import permutations
 from typing import Any
 
 import numpy as np
@@ -12,19 +11,20 @@ from lightning_modules.data.base import require_int
 from lightning_modules.data.speech import Recording, SpeechData
 
 NAMES = ("alpha", "bravo", "charlie", "delta", "echo", "foxtrot", "golf", "hotel", "india", "juliett", "kilo", "lima")
-NOTES = (220.0, 286.0, 371.8, 483.3)  # Hz, of a middle voice, each 1.3 times the one below
+NOTES = tuple(180.0 * 1.3**k for k in range(6))  # Hz, of a middle voice
+SUNG = ((0, 2, 4, 1), (5, 1, 3, 0), (2, 0, 5, 3), (4, 1, 0, 5), (1, 3, 5, 2), (3, 4, 2, 0))
 OVERTONES = 5
 NOTE, EDGE = 0.08, 0.01  # seconds of a note at a middle tempo, and of its rise, its fall and its glide to the next
 
 
 class ToneWords(SpeechData):
-    """Words of three notes, generated: the same arguments give the same recordings, bit for bit.
+    """Words of four notes, generated: the same arguments give the same recordings, bit for bit.
 
-    Each word is another sequence of three different ones of four notes; up to six words share the same three, so that the
-    order tells what the notes alone do not. A voice has its own pitch (up to a quarter above or below the middle, so that a
-    note of one is the next of another), tempo and timbre (the strengths of five overtones). Every take has its own
-    detuning, lengths of notes, loudness, silence around it, and white noise 6 to 20 dB below it. The last quarter of the
-    voices is the test part: nobody hears them before.
+    Words 7 to 12 are words 1 to 6 with their middle notes swapped, so that their order tells what the notes, the first and
+    the last of them do not. A voice has its own pitch (15 % above or below the middle, more than half of the way to the next
+    note), tempo and timbre (the strengths of five overtones). Every take has its own detuning, lengths of notes, loudness,
+    silence around it, and white noise 10 to 25 dB below it. The last quarter of the voices is the test part: nobody hears
+    them before.
 
     Args:
         words: Number of words, up to 12.
@@ -33,7 +33,7 @@ class ToneWords(SpeechData):
         seed: Seed of the generator, and of the choice of validation recordings and strings; nothing else is random.
     """
 
-    def __init__(self, words: int = 10, voices: int = 20, takes: int = 5, **options: Any) -> None:
+    def __init__(self, words: int = 12, voices: int = 20, takes: int = 5, **options: Any) -> None:
         super().__init__(**options)
         require("words", words, 2 <= words <= len(NAMES), f"from 2 to {len(NAMES)}")
         self.words = require_int("words", words)
@@ -46,15 +46,15 @@ class ToneWords(SpeechData):
 
     def read(self) -> list[Recording]:
         random = np.random.default_rng([self.seed, 2])
-        order = list(permutations(NOTES))
+        sung = [*SUNG, *((a, c, b, d) for a, b, c, d in SUNG)]
         tested = max(self.voices // 4, 1)
         found = []
         for voice in range(self.voices):
             pitch, tempo = random.uniform(0.85, 1.18), random.uniform(0.8, 1.25)
             timbre = random.uniform(0.2, 1, OVERTONES) / np.arange(1, OVERTONES + 1) ** random.uniform(0, 1)
-            for word, notes in zip(NAMES[: self.words], order, strict=False):
+            for word, notes in zip(NAMES[: self.words], sung, strict=False):
                 for take in range(self.takes):
-                    samples = self._spoken([note * pitch for note in notes], tempo, timbre, random)
+                    samples = self._spoken([NOTES[note] * pitch for note in notes], tempo, timbre, random)
                     part = "test" if voice >= self.voices - tested else "train"
                     found.append(Recording(f"{word}-voice{voice}-{take}", samples, word, part, f"voice{voice}"))
         return found
@@ -72,6 +72,6 @@ class ToneWords(SpeechData):
         tone = sum(strength * np.sin(k * phase) for k, strength in enumerate(timbre, 1)) * loud
         before, after = random.uniform(0.02, 0.08, 2) * rate
         clean = np.pad(tone / np.sqrt(np.mean(tone**2)), (round(before), round(after)))
-        noise = 10 ** (-random.uniform(6, 20) / 20) * random.standard_normal(len(clean))
+        noise = 10 ** (-random.uniform(10, 25) / 20) * random.standard_normal(len(clean))
         volume = 0.1 * random.uniform(0.3, 1)
         return (volume * (clean + noise)).astype(np.float32)
