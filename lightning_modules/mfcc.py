@@ -119,7 +119,7 @@ class MFCC:
 
     def coefficients(self, samples: Tensor) -> Tensor:
         """(N, T, Q) coefficients of `samples` (N, S), T = 1 + S // hop."""
-        window = torch.hann_window(self.window_samples)
+        window = torch.hann_window(self.window_samples, dtype=samples.dtype)
         shape = dict(hop_length=self.hop_samples, win_length=self.window_samples, pad_mode="constant", return_complex=True)
         power = torch.stft(samples, self.fft, window=window, **shape).abs().square()
         level = 10 * (self.filters @ power).clamp_min(AMIN).log10()

@@ -30,9 +30,9 @@ from dream import DREAMConfig
 from experiments import launch
 from experiments.benchmarks import ranks as benchmark
 from experiments.benchmarks.ranks import TORCHRUN, quiet_trainer
-from lightning_modules import AnomalyModule, ForecastingModule, OnlineModule
+from lightning_modules import AnomalyModule, ForecastingModule, OnlineModule, SpeechModule
 from lightning_modules.base import TaskModule
-from lightning_modules.data import AnomalyData, DriftingLoad, DriftingStream, Stream, TaskData
+from lightning_modules.data import AnomalyData, DriftingLoad, DriftingStream, Stream, TaskData, ToneWords
 from lightning_modules.data.series import Series
 from lightning_modules.stream import Reading
 
@@ -84,6 +84,13 @@ def online() -> tuple[TaskModule, TaskData]:
     return OnlineModule(CONFIG, **shape, reading=Reading("running", 0.05, lags=2)), data  # type: ignore[arg-type]
 
 
+def speech(**options: Any) -> tuple[TaskModule, TaskData]:
+    """16 utterances of unequal length in batches of 5; or strings of them in batches of 3."""
+    data = ToneWords(**{"words": 3, "voices": 3, "takes": 3, "batch_size": 5, "stack": 3} | options)  # type: ignore[arg-type]
+    shape = dict(task=data.task, inputs=data.inputs, channels=data.channels)
+    return SpeechModule(CONFIG, **shape, dropout=0.0, mask=0.0, noise=0.0), data  # type: ignore[arg-type]
+
+
 CASES: dict[str, Callable[[], tuple[TaskModule, TaskData]]] = {
     "forecasting, windows": forecasting,
     "forecasting, windows, gradients of 2 batches": forecasting,
@@ -91,6 +98,8 @@ CASES: dict[str, Callable[[], tuple[TaskModule, TaskData]]] = {
     "forecasting, streams, GRU": lambda: forecasting(streams=True, stride=8, rows=300, batch_size=3, core="gru"),
     "anomaly": anomaly,
     "online": online,
+    "speech": speech,
+    "speech, strings": lambda: speech(task="recognition", string=[1, 2], batch_size=3),
 }
 
 

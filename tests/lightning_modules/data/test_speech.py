@@ -43,8 +43,7 @@ def test_the_order_of_the_notes_tells_what_their_mean_does_not() -> None:
     ridge = x[train].T @ x[train] + 10 * torch.eye(x.shape[1])
     weights = torch.linalg.solve(ridge, x[train].T @ torch.nn.functional.one_hot(y[train]).float())
     right = (x @ weights).argmax(1) == y
-    print(right[train].float().mean(), right[~train].float().mean())
-    assert right[~train].float().mean() < 0.75
+    assert right[~train].float().mean() < 0.6
 
 
 @pytest.mark.parametrize("options", [{}, STRINGS])
