@@ -8,7 +8,6 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from functools import cached_property
-from typing import cast
 
 import numpy as np
 import torch
@@ -56,16 +55,14 @@ class MFCC:
     n_mfcc: int = 13
 
     def __post_init__(self) -> None:
-        require("mfcc.sample_rate", self.sample_rate, self.sample_rate >= 1000, "at least 1000 Hz")
+        require("sample_rate", self.sample_rate, self.sample_rate >= 1000, "at least 1000 Hz")
         for name in ("window", "hop"):
             seconds = getattr(self, name)
-            require(f"mfcc.{name}", seconds, 8 / self.sample_rate <= seconds <= 1, "from 8 samples to 1 second")
-        require("mfcc.n_fft", self.n_fft, self.window_samples <= self.fft <= 1 << 16, "from the window's samples to 65536")
-        require("mfcc.n_mfcc", self.n_mfcc, 1 <= self.n_mfcc <= self.n_mels, "from 1 to `n_mels`")
+            require(name, seconds, 8 / self.sample_rate <= seconds <= 1, "from 8 samples to 1 second")
+        require("n_fft", self.n_fft, self.window_samples <= self.fft <= 1 << 16, "from the window's samples to 65536")
+        require("n_mfcc", self.n_mfcc, 1 <= self.n_mfcc <= self.n_mels, "from 1 to `n_mels`")
         empty = int((self.filters.amax(1) == 0).sum())
-        require(
-            "mfcc.n_mels", self.n_mels, empty == 0, f"few enough for every band to hold a frequency of `n_fft` {self.fft}"
-        )
+        require("n_mels", self.n_mels, empty == 0, f"few enough for every band to hold a frequency of `n_fft` {self.fft}")
 
     @property
     def window_samples(self) -> int:
@@ -120,8 +117,9 @@ class MFCC:
     def coefficients(self, samples: Tensor) -> Tensor:
         """(N, T, Q) coefficients of `samples` (N, S), T = 1 + S // hop."""
         window = torch.hann_window(self.window_samples, dtype=samples.dtype)
-        shape = dict(hop_length=self.hop_samples, win_length=self.window_samples, pad_mode="constant", return_complex=True)
-        power = torch.stft(samples, self.fft, window=window, **shape).abs().square()
+        hop, width = self.hop_samples, self.window_samples
+        spectrum = torch.stft(samples, self.fft, hop, width, window, pad_mode="constant", return_complex=True)
+        power = spectrum.abs().square()
         level = 10 * (self.filters @ power).clamp_min(AMIN).log10()
         level = torch.maximum(level, level.amax((1, 2), keepdim=True) - TOP_DB)
         return (self.dct @ level).transpose(1, 2)
@@ -152,4 +150,4 @@ def _mel(hertz: float) -> float:
 def _hertz(mel: np.ndarray) -> np.ndarray:
     border = _LOG_FROM / _LINEAR
     logarithmic = _LOG_FROM * np.exp(_LOG_STEP * (np.maximum(mel, border) - border))
-    return cast("np.ndarray", np.where(mel < border, _LINEAR * mel, logarithmic))
+    return np.where(mel < border, _LINEAR * mel, logarithmic)

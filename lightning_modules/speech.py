@@ -300,10 +300,11 @@ class SpeechModule(TaskModule):
         said = self.written(batch.tokens[row, : int(batch.counts[row])].tolist())
         names = self.vocabulary if self.task == "classification" else ("blank", *self.vocabulary)
         step = self.data.stack * self.data.mfcc.hop
-        parts = (features[0], traces[0].surprise[0], traces[0].u_norm[0], posteriors)
-        values = (part.float().cpu().numpy() for part in parts)
         time = step * np.arange(features.shape[1])
-        found = {"utterance": plots.utterance(plots.Heard(f"{batch.names[row]}: {said}", time, *values, names))}
+        parts = (features[0], traces[0].surprise[0], traces[0].u_norm[0], posteriors)
+        drawn = [part.float().cpu().numpy() for part in parts]
+        title = f"{batch.names[row]}: {said}"
+        found = {"utterance": plots.utterance(plots.Heard(title, time, drawn[0], drawn[1], drawn[2], drawn[3], names))}
         if self.task == "classification":
             truth = torch.cat([batch.tokens[:, 0].cpu() for batch in self._heard]).numpy()
             guess = torch.cat(self._seen[self.title]).argmax(1).numpy()

@@ -1,8 +1,9 @@
 """Runs that are killed at random moments and go on: `python -m experiments.soak.kills`.
 
 Three runs, one that trains on streams with dropout, one that learns online and one on speech, are each left alone once.
-Then they are started with ``--resume`` again and again and killed with SIGKILL: inside a step, a save, a validation, the online stream, or after a
-random time. Each time a run comes to its end, all that it left must be that of the undisturbed one, bit for bit.
+Then they are started with ``--resume`` again and again and killed with SIGKILL: inside a step, a save, a validation, the
+online stream, or after a random time. Each time a run comes to its end, all that it left must be that of the undisturbed
+one, bit for bit.
 """
 
 from __future__ import annotations

@@ -86,7 +86,7 @@ def online() -> tuple[TaskModule, TaskData]:
 
 def speech(**options: Any) -> tuple[TaskModule, TaskData]:
     """16 utterances of unequal length in batches of 5; or strings of them in batches of 3."""
-    data = ToneWords(**{"words": 3, "voices": 3, "takes": 3, "batch_size": 5, "stack": 3} | options)  # type: ignore[arg-type]
+    data = ToneWords(**{"words": 3, "voices": 3, "takes": 3, "batch_size": 5, "stack": 3} | options)
     shape = dict(task=data.task, inputs=data.inputs, channels=data.channels)
     return SpeechModule(CONFIG, **shape, dropout=0.0, mask=0.0, noise=0.0), data  # type: ignore[arg-type]
 

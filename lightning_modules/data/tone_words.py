@@ -8,7 +8,7 @@ import numpy as np
 
 from lightning_modules.base import require
 from lightning_modules.data.base import require_int
-from lightning_modules.data.speech import Recording, SpeechData
+from lightning_modules.data.speech import Part, Recording, SpeechData
 
 NAMES = ("alpha", "bravo", "charlie", "delta", "echo", "foxtrot", "golf", "hotel", "india", "juliett", "kilo", "lima")
 NOTES = tuple(180.0 * 1.3**k for k in range(6))  # Hz, of a middle voice
@@ -55,7 +55,7 @@ class ToneWords(SpeechData):
             for word, notes in zip(NAMES[: self.words], sung, strict=False):
                 for take in range(self.takes):
                     samples = self._spoken([NOTES[note] * pitch for note in notes], tempo, timbre, random)
-                    part = "test" if voice >= self.voices - tested else "train"
+                    part: Part = "test" if voice >= self.voices - tested else "train"
                     found.append(Recording(f"{word}-voice{voice}-{take}", samples, word, part, f"voice{voice}"))
         return found
 

@@ -239,7 +239,7 @@ SPOKEN = {
     "a WAV as archive": speech(wav(), "cannot be read as a zip archive", "--data.archive=a.wav"),
     "too few recordings": speech(wav(), "part of its 2 recordings is empty", table=b"path,label\na.wav,x\n1.wav,y\n"),
     "a stack of 0": speech(wav(), "`data.stack` must be a whole number of at least 1; got 0", "--data.stack=0"),
-    "a hop of nothing": speech(wav(), "`mfcc.hop` must be from 8 samples", "--data.mfcc.hop=0"),
+    "a hop of nothing": speech(wav(), "`data.mfcc.hop` must be from 8 samples", "--data.mfcc.hop=0"),
     "no test part": speech(wav(), "`data.test` must be a share", "--data.test=0"),
     "a beam of 0": speech(wav(), "`model.beam` must be from 1 to 1000; got 0", "--model.beam=0"),
 }

@@ -89,13 +89,13 @@ def test_a_recording_shorter_than_a_derivative_is_refused() -> None:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        (dict(sample_rate=10), "`mfcc.sample_rate` must be at least 1000 Hz; got 10"),
-        (dict(window=2.0), "`mfcc.window` must be from 8 samples to 1 second; got 2.0"),
-        (dict(hop=0.0), "`mfcc.hop` must be from 8 samples"),
-        (dict(n_fft=100), "`mfcc.n_fft` must be from the window's samples"),
-        (dict(n_mfcc=41), "`mfcc.n_mfcc` must be from 1 to `n_mels`; got 41"),
-        (dict(n_mels=200), "`mfcc.n_mels` must be few enough for every band to hold a frequency of `n_fft` 256; got 200"),
-        (dict(n_mels=0), "`mfcc.n_mfcc` must be from 1 to `n_mels`"),
+        (dict(sample_rate=10), "`sample_rate` must be at least 1000 Hz; got 10"),
+        (dict(window=2.0), "`window` must be from 8 samples to 1 second; got 2.0"),
+        (dict(hop=0.0), "`hop` must be from 8 samples"),
+        (dict(n_fft=100), "`n_fft` must be from the window's samples"),
+        (dict(n_mfcc=41), "`n_mfcc` must be from 1 to `n_mels`; got 41"),
+        (dict(n_mels=200), "`n_mels` must be few enough for every band to hold a frequency of `n_fft` 256; got 200"),
+        (dict(n_mels=0), "`n_mfcc` must be from 1 to `n_mels`"),
     ],
 )
 def test_settings_that_make_no_sense_are_refused(settings: dict[str, Any], message: str) -> None:
