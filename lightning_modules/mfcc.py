@@ -124,17 +124,25 @@ class MFCC:
         level = torch.maximum(level, level.amax((1, 2), keepdim=True) - TOP_DB)
         return (self.dct @ level).transpose(1, 2)
 
+    def require_length(self, samples: int) -> None:
+        """Refuse a recording of too few samples.
+
+        Raises:
+            DataError: there are fewer than `least`.
+        """
+        if samples < self.least:
+            raise DataError(
+                f"a recording must last at least {self.least / self.sample_rate:g} s, {WIDTH} frames, to have derivatives; "
+                f"got {samples / self.sample_rate:g} s ({samples} samples). Leave it out."
+            )
+
     def __call__(self, samples: Tensor) -> Tensor:
         """(N, T, 3 Q) features of `samples` (N, S), float32 between -1 and 1: coefficients, deltas, double deltas.
 
         Raises:
             DataError: the rows are shorter than `least`.
         """
-        if samples.shape[1] < self.least:
-            raise DataError(
-                f"a recording must last at least {self.least / self.sample_rate:g} s, {WIDTH} frames, to have derivatives; "
-                f"got {samples.shape[1] / self.sample_rate:g} s ({samples.shape[1]} samples). Leave it out."
-            )
+        self.require_length(samples.shape[1])
         values = self.coefficients(samples)
         rows, frames, _ = values.shape
         series = values.transpose(1, 2).reshape(rows * self.n_mfcc, 1, frames)

@@ -26,7 +26,8 @@ from dream.errors import CheckpointError, ConfigError
 from dream.files import write_atomic
 from lightning_modules import ranks
 from lightning_modules.base import TaskModule, require, require_finite
-from lightning_modules.data.speech import SpeechBatch, SpeechData
+from lightning_modules.data.speech import SpeechData
+from lightning_modules.data.utterances import SpeechBatch
 from lightning_modules.decoding import BLANK, beam_search, greedy
 from lightning_modules.plots import speech as plots
 
@@ -145,6 +146,7 @@ class SpeechModule(TaskModule):
         self._val: list[Tensor] = []
         self._seen: dict[str, list[Tensor]] = {}
         self._heard: list[SpeechBatch] = []
+        self._shown: plots.Heard | None = None
         self.vocabulary: tuple[str, ...] = ()
         """The classes or tokens; there once `prepare` has run."""
 
@@ -253,6 +255,7 @@ class SpeechModule(TaskModule):
         if self.task == "classification":
             accuracy = (self.data.nearest_mean(heard) == torch.cat([batch.tokens[:, 0] for batch in heard])).float().mean()
             results[NEAREST] = {"accuracy": float(accuracy)}
+        self._shown = self._overheard()
         self.log_results(results)
 
     def _scores(self, heard: list[SpeechBatch], seen: list[Tensor]) -> dict[str, float]:
@@ -281,34 +284,36 @@ class SpeechModule(TaskModule):
         """What was decoded as text: there the blank is number 0."""
         return self.written([number - 1 for number in numbers])
 
-    def figures(self) -> dict[str, Figure]:
-        """One utterance of the test: features, surprise, norm of U and posteriors; for classification who is taken for whom.
-
-        The posteriors of a classification are those at each step if the utterance ended there.
-        """
-        if not self._heard:
-            return {}
+    def _overheard(self) -> plots.Heard:
+        """An utterance in the middle of the test; posteriors of a classification as if it ended at each step."""
         batch = self._heard[len(self._heard) // 2]
         row = len(batch.names) // 2
-        features = batch.features[row : row + 1, : int(batch.lengths[row])]
-        with torch.no_grad():
-            output, traces, _ = self.stack.trace(features)
-            seen = torch.cat([output, traces[0].error], -1) if self.error else output
-            if self.task == "classification":
-                seen = seen.cumsum(1) / torch.arange(1, seen.shape[1] + 1, device=seen.device)[:, None]
-            posteriors = self.head(seen)[0].softmax(-1)
+        output, traces, _ = self.stack.trace(batch.features[row : row + 1, : int(batch.lengths[row])])
+        seen = torch.cat([output, traces[0].error], -1) if self.error else output
+        if self.task == "classification":
+            seen = seen.cumsum(1) / torch.arange(1, seen.shape[1] + 1, device=seen.device)[:, None]
+        steps, mfcc = seen.shape[1], self.data.mfcc
+        features = batch.features[row, :steps].reshape(-1, mfcc.features)
         said = self.written(batch.tokens[row, : int(batch.counts[row])].tolist())
-        names = self.vocabulary if self.task == "classification" else ("blank", *self.vocabulary)
-        step = self.data.stack * self.data.mfcc.hop
-        time = step * np.arange(features.shape[1])
-        parts = (features[0], traces[0].surprise[0], traces[0].u_norm[0], posteriors)
-        drawn = [part.float().cpu().numpy() for part in parts]
-        title = f"{batch.names[row]}: {said}"
-        found = {"utterance": plots.utterance(plots.Heard(title, time, drawn[0], drawn[1], drawn[2], drawn[3], names))}
+        return plots.Heard(
+            f"{batch.names[row]}: {said}",
+            self.data.stack * mfcc.hop * np.arange(steps),
+            features=features.cpu().numpy(),
+            surprise=traces[0].surprise[0].cpu().numpy(),
+            u_norm=traces[0].u_norm[0].cpu().numpy(),
+            posteriors=self.head(seen)[0].softmax(-1).cpu().numpy(),
+            names=self.vocabulary if self.task == "classification" else ("blank", *self.vocabulary),
+        )
+
+    def figures(self) -> dict[str, Figure]:
+        """One utterance: features, surprise, norm of U and posteriors; for classification also what is taken for what."""
+        if self._shown is None:
+            return {}
+        found = {"utterance": plots.utterance(self._shown)}
         if self.task == "classification":
             truth = torch.cat([batch.tokens[:, 0].cpu() for batch in self._heard]).numpy()
-            guess = torch.cat(self._seen[self.title]).argmax(1).numpy()
-            found["confusion"] = plots.confusion(truth, guess, self.vocabulary)
+            said = torch.cat(self._seen[self.title]).argmax(1).numpy()
+            found["confusion"] = plots.confusion(truth, said, self.vocabulary)
         return found
 
     def predict_step(self, batch: SpeechBatch, batch_idx: int) -> list[tuple[str, str, float]]:

@@ -1,6 +1,6 @@
 """Recordings of speech: which word is said, or which words one after the other.
 
-Shapes: N utterances of a batch, T steps of the longest, F features of a frame, K frames in a step, L tokens of the longest.
+Shapes: N utterances of a batch, T steps of the longest, F features of a frame, K frames in a step.
 """
 
 from __future__ import annotations
@@ -9,10 +9,10 @@ import math
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from functools import cached_property
+from dataclasses import replace
+from functools import cached_property, partial
 from itertools import pairwise
-from typing import Literal, NamedTuple, get_args
+from typing import Literal, get_args
 
 import numpy as np
 import torch
@@ -24,54 +24,13 @@ from torch.utils.data import DataLoader, Dataset
 from dream.errors import ConfigError, DataError
 from lightning_modules.data.base import TaskData, require_int
 from lightning_modules.data.order import EpochOrder, loader, similar
+from lightning_modules.data.utterances import Part, Recording, SpeechBatch, Utterance, spread, strings
 from lightning_modules.mfcc import MFCC
 from lightning_modules.naive import nearest_mean
 
 Task = Literal["classification", "recognition"]
 Tokens = Literal["words", "characters"]
-Part = Literal["train", "val", "test", "predict"]
 FLOOR = 1e-3  # of a feature's unit: a deviation below it, as in silence, counts as that
-
-
-@dataclass(frozen=True, eq=False)
-class Recording:
-    """Somebody says something."""
-
-    name: str
-    samples: np.ndarray
-    """float32 (S,), full scale 1."""
-    said: str | None
-    """Words with blanks between them; None where nobody has written it down."""
-    part: Part
-    speaker: str = ""
-
-
-class Utterance(NamedTuple):
-    """Recordings of one speaker, joined."""
-
-    recordings: tuple[int, ...]
-    """Their numbers."""
-    gaps: tuple[int, ...] = ()
-    """Samples of silence after each but the last."""
-    speed: float = 1.0
-    """How many times as fast, and as high, as they were recorded."""
-
-
-class SpeechBatch(NamedTuple):
-    """Utterances, padded to the longest."""
-
-    features: Tensor
-    """(N, T, K F) float32, standardised; 0 past the end"""
-    lengths: Tensor
-    """(N,) int64 steps of each"""
-    tokens: Tensor
-    """(N, L) int64 numbers of the tokens that are said, of classification the class (L = 1); -1 past the end"""
-    counts: Tensor
-    """(N,) int64 tokens of each; 0 where it is not known what is said"""
-    names: list[str]
-    """(N) of the recordings"""
-    spare: bool = False
-    """True where nothing of this batch counts: it keeps a process in step whose part of the batch is empty."""
 
 
 class _Batches(Dataset[SpeechBatch]):
@@ -176,7 +135,7 @@ class SpeechData(TaskData, ABC):
         missing = [part for part in ("train", "val", "test") if part not in parts]
         if missing and (set(parts) != {"predict"} or self._vocabulary is None):
             raise DataError(f"{self.source}: the {missing[0]} part of its {len(found)} recordings is empty. Bring more.")
-        return [Recording(r.name, r.samples, r.said, part, r.speaker) for r, part in zip(found, parts, strict=True)]
+        return [replace(recording, part=part) for recording, part in zip(found, parts, strict=True)]
 
     @property
     def task(self) -> Task:
@@ -221,32 +180,24 @@ class SpeechData(TaskData, ABC):
     @cached_property
     def utterances(self) -> dict[Part, list[Utterance]]:
         """Of each part, those of the training part for the first epoch."""
-        return {part: self._joined(part, torch.Generator().manual_seed(self.seed)) for part in get_args(Part)}
+        return {part: self._drawn(part, torch.Generator().manual_seed(self.seed)) for part in get_args(Part)}
 
-    def _joined(self, part: Part, generator: torch.Generator) -> list[Utterance]:
+    def _drawn(self, part: Part, generator: torch.Generator) -> list[Utterance]:
         """The utterances of a part, in random order; as many, of as many recordings each, whatever is drawn."""
-        speeds = self.speeds if part == "train" else [1.0]
-
-        def speed() -> float:
-            return speeds[int(torch.randint(len(speeds), (), generator=generator))]
-
         numbers = [k for k, recording in enumerate(self.recordings) if recording.part == part]
         if self.string is None or part == "predict":
-            order = torch.randperm(len(numbers), generator=generator).tolist()
-            return [Utterance((numbers[k],), (), speed()) for k in order]
-        lengths = np.random.default_rng([self.seed, get_args(Part).index(part)])
-        rate = self.mfcc.sample_rate
-        least, most = (round(seconds * rate) for seconds in self.silence)
-        found = []
-        for speaker in sorted({self.recordings[k].speaker for k in numbers}):
-            own = [k for k in numbers if self.recordings[k].speaker == speaker]
-            order = [own[k] for k in torch.randperm(len(own), generator=generator).tolist()]
-            while len(order) >= self.string[0]:
-                count = min(int(lengths.integers(self.string[0], self.string[1], endpoint=True)), len(order))
-                gaps = torch.randint(least, most + 1, (count - 1,), generator=generator).tolist()
-                found.append(Utterance(tuple(order[:count]), tuple(gaps), speed()))
-                order = order[count:]
-        return [found[k] for k in torch.randperm(len(found), generator=generator).tolist()]
+            found = [Utterance((k,)) for k in range(len(numbers))]
+        else:
+            speakers = [self.recordings[k].speaker for k in numbers]
+            least, most = (round(seconds * self.mfcc.sample_rate) for seconds in self.silence)
+            found = strings(speakers, self.string, (least, most), self.seed, generator)
+        speeds = self.speeds if part == "train" else [1.0]
+        fast = torch.randint(len(speeds), (len(found),), generator=generator).tolist()
+        order = torch.randperm(len(found), generator=generator).tolist()
+        return [
+            Utterance(tuple(numbers[k] for k in found[place].recordings), found[place].gaps, speeds[pick])
+            for place, pick in zip(order, fast, strict=True)
+        ]
 
     def samples(self, utterance: Utterance) -> np.ndarray:
         """(S,) the recordings of an utterance with the silence between them, at its speed."""
@@ -258,23 +209,20 @@ class SpeechData(TaskData, ABC):
             return joined
         return np.interp(np.arange(0, len(joined), utterance.speed), np.arange(len(joined)), joined).astype(np.float32)
 
+    def length(self, utterance: Utterance) -> int:
+        """Samples of an utterance."""
+        samples = sum(len(self.recordings[number].samples) for number in utterance.recordings) + sum(utterance.gaps)
+        return math.ceil(samples / utterance.speed)
+
     def frames(self, utterance: Utterance) -> int:
         """Frames of an utterance."""
-        samples = sum(len(self.recordings[number].samples) for number in utterance.recordings) + sum(utterance.gaps)
-        return 1 + math.ceil(samples / utterance.speed) // self.mfcc.hop_samples
+        return 1 + self.length(utterance) // self.mfcc.hop_samples
 
     def features(self, utterance: Utterance) -> Tensor:
-        """(T, K F) what the layer reads of an utterance.
-
-        Raises:
-            DataError: it is too short.
-        """
+        """(T, K F) what the layer reads of an utterance."""
         if (kept := self._features.get(utterance)) is not None:
             return kept
-        try:
-            values = self.mfcc(torch.from_numpy(self.samples(utterance))[None])[0]
-        except DataError as error:
-            raise DataError(f"{self.name_of(utterance)}: {error}") from None
+        values = self.mfcc(torch.from_numpy(self.samples(utterance))[None])[0]
         values = (values - values.mean(0)) / values.std(0, correction=0).clamp_min(FLOOR)
         values = pad(values, (0, 0, 0, -len(values) % self.stack)).reshape(-1, self.inputs)
         if self.string is None or utterance in self._staying:
@@ -312,37 +260,42 @@ class SpeechData(TaskData, ABC):
         )
 
     def setup(self, stage: str | None = None) -> None:
-        """Reads the recordings and computes the features of those utterances that stay; calling it again changes nothing.
+        """Reads and checks the recordings; calling it again changes nothing.
 
         Raises:
-            DataError: an utterance has fewer steps than recognition needs to say its tokens.
+            DataError: a recording is too short to have features, or to have a step for each of its tokens.
         """
-        if self._features:
-            return
-        for utterances in self.utterances.values():
-            for utterance in utterances:
-                features = self.features(utterance)
-                if self._task == "recognition":
-                    self._require_steps(utterance, len(features))
+        for number, recording in enumerate(self.recordings):
+            self._require_length(Utterance((number,), (), max(self.speeds) if recording.part == "train" else 1.0))
 
     @cached_property
     def _staying(self) -> set[Utterance]:
         return {utterance for part in ("val", "test", "predict") for utterance in self.utterances[part]}
 
-    def _require_steps(self, utterance: Utterance, steps: int) -> None:
-        numbers = self.numbers(utterance)
-        needed = len(numbers) + sum(a == b for a, b in pairwise(numbers))  # a blank between two that are equal
+    def _require_length(self, utterance: Utterance) -> None:
+        """Of a single recording, alone or as a part of any string."""
+        name = self.name_of(utterance) + (f" at speed {utterance.speed:g}" if utterance.speed != 1 else "")
+        try:
+            self.mfcc.require_length(self.length(utterance))
+        except DataError as error:
+            raise DataError(f"{name}: {error}") from None
+        if self._task == "classification":
+            return
+        tokens, frames = self.numbers(utterance), self.frames(utterance)
+        needed = len(tokens) + sum(a == b for a, b in pairwise(tokens))  # a blank between two that are equal
+        if self.string is None:
+            steps = -(-frames // self.stack)
+        else:  # the frames that it adds to any string, in which its last token may come again
+            steps, needed = (frames - 1) // self.stack, needed + 1
         if steps < needed:
             raise DataError(
-                f"{self.name_of(utterance)}: {len(numbers)} tokens need {needed} steps; there are {steps}. Lower `stack` or "
-                "`mfcc.hop`, or repair what is said there."
+                f"{name}: {len(tokens)} tokens need {needed} steps; there are {steps}. Lower `stack` or `mfcc.hop`, or "
+                "repair what is said there."
             )
 
     def train_dataloader(self) -> DataLoader[SpeechBatch]:
-        def drawn(generator: torch.Generator) -> list[Utterance]:
-            return self._joined("train", generator)
-
-        return self._loader("train", similar(len(self.utterances["train"]), drawn, self.frames, self.batch_size))
+        draw = partial(self._drawn, "train")
+        return self._loader("train", similar(len(self.utterances["train"]), draw, self.frames, self.batch_size))
 
     def val_dataloader(self) -> DataLoader[SpeechBatch]:
         return self._loader("val", self._in_order("val"))
@@ -363,7 +316,7 @@ class SpeechData(TaskData, ABC):
 
     def _loader(self, part: Part, order: EpochOrder, shared: bool = True) -> DataLoader[SpeechBatch]:
         if not self.utterances[part]:
-            raise DataError(f"{self.source}: the {part} part is empty. Bring recordings that are labelled.")
+            raise DataError(f"{self.source}: there is no utterance in the {part} part. Bring more recordings of it.")
         if shared:
             order = order.shared(*self.share)
         return loader(_Batches(self, len(order), self.utterances[part][0]), order)
@@ -402,13 +355,3 @@ class SpeechData(TaskData, ABC):
 def thirds(features: Tensor) -> Tensor:
     """(3 F,) the means of `features` (T, F) over the first, middle and last third of the steps."""
     return torch.cat([part.mean(0) for part in features.tensor_split(3)])
-
-
-def spread(recordings: Sequence[Recording | None], share: float, seed: int) -> list[int]:
-    """The numbers of a `share` of the recordings, at least one, spread evenly over what is said and by whom."""
-    random = np.random.default_rng(seed)
-    keys = [(r.said or "", r.speaker, random.random(), k) for k, r in enumerate(recordings) if r is not None]
-    count = max(round(share * len(keys)), 1)
-    places = ((np.arange(count) + 0.5) * len(keys) / count).astype(int)
-    ordered = sorted(keys)
-    return [ordered[place][-1] for place in places] if keys else []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path, PurePath
 from typing import Any, cast, get_args
 
@@ -12,7 +13,8 @@ from lightning_modules.data.audio import WavZip, read_wav
 from lightning_modules.data.catalogue import data_path
 from lightning_modules.data.limits import local, require_header, require_printable
 from lightning_modules.data.series import check_file, readable
-from lightning_modules.data.speech import Part, Recording, SpeechData, spread
+from lightning_modules.data.speech import SpeechData
+from lightning_modules.data.utterances import Part, Recording, spread
 
 DIGITS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 _TESTED = 5  # of each digit and speaker, the first
@@ -100,9 +102,7 @@ class SpeechFolder(SpeechData):
             found.append(Recording(name, samples, " ".join(said.split()) or None, cast("Part", part), speaker))
         if parts is None:
             tested = set(spread([r if r.said else None for r in found], self.test, self.seed))
-            found = [
-                Recording(r.name, r.samples, r.said, "test", r.speaker) if k in tested else r for k, r in enumerate(found)
-            ]
+            found = [replace(r, part="test") if k in tested else r for k, r in enumerate(found)]
         return found
 
 

@@ -8,7 +8,8 @@ import numpy as np
 
 from lightning_modules.base import require
 from lightning_modules.data.base import require_int
-from lightning_modules.data.speech import Part, Recording, SpeechData
+from lightning_modules.data.speech import SpeechData
+from lightning_modules.data.utterances import Part, Recording
 
 NAMES = ("alpha", "bravo", "charlie", "delta", "echo", "foxtrot", "golf", "hotel", "india", "juliett", "kilo", "lima")
 NOTES = tuple(180.0 * 1.3**k for k in range(6))  # Hz, of a middle voice
@@ -30,7 +31,6 @@ class ToneWords(SpeechData):
         words: Number of words, up to 12.
         voices: Number of voices.
         takes: How often each voice says each word.
-        seed: Seed of the generator, and of the choice of validation recordings and strings; nothing else is random.
     """
 
     def __init__(self, words: int = 12, voices: int = 20, takes: int = 5, **options: Any) -> None:

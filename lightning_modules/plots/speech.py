@@ -40,7 +40,7 @@ class Heard(NamedTuple):
     seconds: np.ndarray
     """(T,) where each step begins"""
     features: np.ndarray
-    """(T, I)"""
+    """(frames, features), a whole number of frames for each step"""
     surprise: np.ndarray
     """(T,)"""
     u_norm: np.ndarray

@@ -14,7 +14,7 @@ from torchmetrics.text import WordErrorRate
 from dream import CheckpointError, ConfigError, DREAMConfig, DREAMError
 from lightning_modules import SpeechModule
 from lightning_modules.data import ToneWords
-from lightning_modules.data.speech import SpeechBatch, Utterance
+from lightning_modules.data.utterances import SpeechBatch, Utterance
 from lightning_modules.decoding import beam_search
 from lightning_modules.naive import nearest_mean
 from tests.lightning_modules.support import small_data, small_module, small_trainer
@@ -127,9 +127,9 @@ def test_what_is_hidden_is_one_stretch_of_at_most_its_share() -> None:
 
 
 def test_it_learns_to_tell_words_apart(tmp_path: Path) -> None:
-    data = data_of(words=4, voices=8, takes=4)
+    data = data_of(words=3, voices=8, takes=6)
     module = module_of(data, lr=1e-2, noise=0.1, dropout=0.0)
-    trainer = small_trainer(tmp_path, max_epochs=15)
+    trainer = small_trainer(tmp_path, max_epochs=20)
     trainer.fit(module, datamodule=data)
     trainer.test(module, datamodule=data, verbose=False)
     assert list(module.results) == ["DREAM", "DREAM, plasticity off", "nearest mean"]

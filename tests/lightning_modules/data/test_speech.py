@@ -13,7 +13,7 @@ import torch
 
 from dream import ConfigError, DataError
 from lightning_modules.data import FSDD, SpeechFolder, ToneWords
-from lightning_modules.data.speech import Utterance
+from lightning_modules.data.utterances import Utterance
 from lightning_modules.mfcc import MFCC
 from tests.lightning_modules.data.test_audio import wav
 
@@ -241,7 +241,7 @@ def test_a_folder_to_predict_only(tmp_path: Path) -> None:
     data = SpeechFolder(str(folder(tmp_path, ["a.wav,", "b.wav,"])), vocabulary=["yes", "no"])
     data.setup()
     assert len(data.utterances["predict"]) == 2
-    with pytest.raises(DataError, match="the train part is empty"):
+    with pytest.raises(DataError, match="there is no utterance in the train part"):
         data.train_dataloader()
 
 
