@@ -177,6 +177,13 @@ class TaskModule(L.LightningModule, ABC):
             ConfigError, DataError: the data and this module do not fit together.
         """
 
+    def refuse_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Refuse a checkpoint of other data than those that this is prepared for, where that can be told.
+
+        Raises:
+            CheckpointError: saying what differs.
+        """
+
     def setup(self, stage: str) -> None:
         self.prepare(self.trainer.datamodule)  # type: ignore[attr-defined]
 

@@ -162,13 +162,16 @@ class SpeechModule(TaskModule):
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         super().on_load_checkpoint(checkpoint)
+        self.refuse_checkpoint(checkpoint)
+        self.vocabulary = tuple(checkpoint["vocabulary"])
+
+    def refuse_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         learnt = tuple(checkpoint["vocabulary"])
-        if self.vocabulary and self.vocabulary != learnt:
+        if self.vocabulary not in ((), learnt):
             raise CheckpointError(
                 f"the checkpoint says {', '.join(learnt)}; the data hold {', '.join(self.vocabulary)}. Set "
                 "`data.vocabulary` to what the checkpoint says."
             )
-        self.vocabulary = learnt
 
     def forward(self, features: Tensor, lengths: Tensor) -> Reading:
         """Read padded `features` (N, T, I), of which each row has `lengths` (N,)."""
