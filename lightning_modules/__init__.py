@@ -5,6 +5,7 @@ from lightning_modules.forecasting import ForecastingModule
 from lightning_modules.language import LanguageModule
 from lightning_modules.learners import DREAMAnomalyDetector, DREAMClassifier, DREAMForecaster, DREAMRegressor
 from lightning_modules.online import OnlineModule
+from lightning_modules.speech import SpeechModule
 from lightning_modules.stream import StateStore
 
 __all__ = [
@@ -16,5 +17,6 @@ __all__ = [
     "ForecastingModule",
     "LanguageModule",
     "OnlineModule",
+    "SpeechModule",
     "StateStore",
 ]

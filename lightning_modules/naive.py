@@ -55,3 +55,17 @@ def majority_class(labels: Tensor, classes: int, delay: int = 0) -> Tensor:
     counts = torch.nn.functional.one_hot(labels, classes).cumsum(0)
     known = torch.cat([counts.new_zeros(delay + 1, classes), counts])[: len(labels)]
     return known.argmax(1)
+
+
+def nearest_mean(known: Tensor, labels: Tensor, asked: Tensor) -> Tensor:
+    """For each of `asked` (N, D) the class whose mean is nearest, in units of the deviation within classes, (N,).
+
+    Args:
+        known: (M, D) examples.
+        labels: (M,) their classes, numbers from 0.
+        asked: see there.
+    """
+    member = torch.nn.functional.one_hot(labels).to(known)
+    means = member.T @ known / member.sum(0).clamp_min(1).unsqueeze(1)
+    deviation = (known - means[labels]).std(0).clamp_min(1e-12)
+    return torch.cdist(asked / deviation, means / deviation).argmin(1)

@@ -1,8 +1,9 @@
 """Runs that are killed at random moments and go on: `python -m experiments.soak.kills`.
 
-Two runs, one that trains on streams with dropout and one that learns online, are each left alone once. Then they are started
-with ``--resume`` again and again and killed with SIGKILL: inside a step, a save, a validation, the online stream, or after a
-random time. Each time a run comes to its end, all that it left must be that of the undisturbed one, bit for bit.
+Three runs, one that trains on streams with dropout, one that learns online and one on speech, are each left alone once.
+Then they are started with ``--resume`` again and again and killed with SIGKILL: inside a step, a save, a validation, the
+online stream, or after a random time. Each time a run comes to its end, all that it left must be that of the undisturbed
+one, bit for bit.
 """
 
 from __future__ import annotations
@@ -39,6 +40,11 @@ ONLINE = [
     *('--model.modes=["fast weights + head","all weights"]', "--data.rows=3000"),
 ]
 """Random crops, then a test that learns for many batches."""
+SPEECH = [
+    *("fit", "-c", "speech_recognition", *SMALL, "--data.words=3", "--data.voices=4", "--data.takes=4"),
+    *("--trainer.max_epochs=3", "--save.every_n_steps=2"),
+]
+"""Strings of words that are drawn anew each epoch, with noise, hidden stretches and dropout."""
 CALLS = {"step": 12, "save": 30, "validation": 3, "stream": 12, "time": 8}
 """Each place, and up to which call, or second, a kill may wait there."""
 
@@ -55,10 +61,11 @@ def main(arguments: list[str] | None = None) -> dict[str, Any]:
     asked = parser.parse_args(arguments)
     draw, start = random.Random(asked.seed), time.monotonic()
     killed: Counter[str] = Counter()
-    finished, attempts = 0, {"streams": 0, "online": 0}
+    finished, commands = 0, {"streams": STREAMS, "online": ONLINE, "speech": SPEECH}
+    attempts = dict.fromkeys(commands, 0)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        commands, expected = {"streams": STREAMS, "online": ONLINE}, {}
+        expected = {}
         for kind, command in commands.items():
             expect_end(processes.run(folder, [*command, f"--run.name={kind}"]), folder)
             expected[kind] = processes.left(folder / "runs" / kind)

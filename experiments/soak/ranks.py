@@ -31,9 +31,9 @@ from dream import DREAMConfig
 from experiments import launch
 from experiments.benchmarks import ranks as benchmark
 from experiments.benchmarks.ranks import TORCHRUN, quiet_trainer
-from lightning_modules import AnomalyModule, ForecastingModule, LanguageModule, OnlineModule
+from lightning_modules import AnomalyModule, ForecastingModule, LanguageModule, OnlineModule, SpeechModule
 from lightning_modules.base import TaskModule
-from lightning_modules.data import AnomalyData, DriftingLoad, DriftingStream, LanguageData, Stream, TaskData
+from lightning_modules.data import AnomalyData, DriftingLoad, DriftingStream, LanguageData, Stream, TaskData, ToneWords
 from lightning_modules.data.language import Text
 from lightning_modules.data.series import Series
 from lightning_modules.stream import Reading
@@ -99,6 +99,13 @@ def language() -> tuple[TaskModule, TaskData]:
     return LanguageModule(replace(CONFIG, input_dim=8), data.symbols, prediction_weight=0.1), data
 
 
+def speech(**options: Any) -> tuple[TaskModule, TaskData]:
+    """16 utterances of unequal length in batches of 5; or strings of them in batches of 3."""
+    data = ToneWords(**{"words": 3, "voices": 3, "takes": 3, "batch_size": 5, "stack": 3} | options)
+    shape = dict(task=data.task, inputs=data.inputs, channels=data.channels)
+    return SpeechModule(CONFIG, **shape, dropout=0.0, mask=0.0, noise=0.0), data  # type: ignore[arg-type]
+
+
 CASES: dict[str, Callable[[], tuple[TaskModule, TaskData]]] = {
     "forecasting, windows": forecasting,
     "forecasting, windows, gradients of 2 batches": forecasting,
@@ -107,6 +114,8 @@ CASES: dict[str, Callable[[], tuple[TaskModule, TaskData]]] = {
     "anomaly": anomaly,
     "language": language,
     "online": online,
+    "speech": speech,
+    "speech, strings": lambda: speech(task="recognition", string=[1, 2], batch_size=3),
 }
 
 

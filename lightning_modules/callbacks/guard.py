@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import math
+from collections.abc import Callable
 from typing import Any, Literal, NamedTuple
 
 import lightning as L
@@ -34,6 +35,8 @@ class Part(NamedTuple):
     """(M, T) bool for each layer: surprise or |U| is not finite."""
     rows: Tensor | None
     """(N, 2) first and last row of the source; None where the data cannot say."""
+    source: Callable[[int], str] | None
+    """The name of the source of each of the N."""
 
 
 class Step(NamedTuple):
@@ -84,6 +87,7 @@ class NaNGuard(L.Callback):
         self._error: str | None = None
         self._data: TaskData | None = None
         self._rows: Tensor | None = None
+        self._source: Callable[[int], str] | None = None
         self._before: list[tuple[Tensor, Tensor]] = []
         self._parts: list[Part] = []
         self._steps: list[Step] = []
@@ -128,13 +132,14 @@ class NaNGuard(L.Callback):
 
     def on_train_batch_start(self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int) -> None:
         self._rows = None if self._data is None else self._data.rows_of(batch)
+        self._source = None if self._data is None else self._data.sources(batch)
         if not self._before:
             self._before = [(buffer, buffer.clone()) for buffer in pl_module.buffers()]
 
     def on_before_backward(self, trainer: L.Trainer, pl_module: L.LightningModule, loss: Tensor) -> None:
         assert isinstance(pl_module, TaskModule)
         lost = [~(seen.surprise.detach() + seen.u_norm.detach()).isfinite() for seen in pl_module.observed]
-        self._parts.append(Part(~loss.detach().isfinite(), lost, self._rows))
+        self._parts.append(Part(~loss.detach().isfinite(), lost, self._rows, self._source))
 
     @torch.no_grad()
     def on_before_optimizer_step(
@@ -255,8 +260,7 @@ class NaNGuard(L.Callback):
 
     def _places(self, part: Part) -> list[str]:
         """The rows of the source where layers were lost or, where none was, all that the batch held."""
-        data = self._data
-        if data is None or part.rows is None:
+        if part.rows is None or part.source is None:
             return []
         rows = part.rows.tolist()
         lost = torch.stack([layer.reshape(len(rows), -1, layer.shape[-1]).any(1) for layer in part.lost]).any(0)  # (N, T)
@@ -266,8 +270,8 @@ class NaNGuard(L.Callback):
                 each = (last - first + 1) // len(steps)
                 start = first + steps.index(True) * each
                 at = f"row {start}" if each == 1 else f"rows {start} to {start + each - 1}"
-                found.append(f"{data.source_of(row)}, from {at} on")
-        return found or [f"{data.source_of(row)}, rows {first} to {last}" for row, (first, last) in enumerate(rows)]
+                found.append(f"{part.source(row)}, from {at} on")
+        return found or [f"{part.source(row)}, rows {first} to {last}" for row, (first, last) in enumerate(rows)]
 
 
 def _shown(names: list[str]) -> str:

@@ -12,11 +12,15 @@ from lightning_modules.data.online import OnlineData
 from lightning_modules.data.online_sets import PublicStream, TableStream
 from lightning_modules.data.planted import PlantedAnomalies
 from lightning_modules.data.skab import SKABData
+from lightning_modules.data.speech import SpeechData
+from lightning_modules.data.speech_sets import FSDD, SpeechFolder
 from lightning_modules.data.table import TableData
 from lightning_modules.data.texts import PythonDocs, TextFile, TinyShakespeare, WikiText2
+from lightning_modules.data.tone_words import ToneWords
 from lightning_modules.data.windows import ForecastingData, WindowBatch
 
 __all__ = [
+    "FSDD",
     "AnomalyData",
     "AnomalyTable",
     "DriftingLoad",
@@ -30,6 +34,8 @@ __all__ = [
     "PublicStream",
     "PythonDocs",
     "SKABData",
+    "SpeechData",
+    "SpeechFolder",
     "Stream",
     "StreamBatch",
     "TableData",
@@ -38,6 +44,7 @@ __all__ = [
     "TextBatch",
     "TextFile",
     "TinyShakespeare",
+    "ToneWords",
     "WikiText2",
     "WindowBatch",
 ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from typing import Any
 
 import lightning as L
@@ -55,6 +56,10 @@ class TaskData(L.LightningDataModule, ABC):
     @abstractmethod
     def source_of(self, row: int) -> str:
         """The file, stream or generator that row `row` of a batch comes from, for messages."""
+
+    def sources(self, batch: Any) -> Callable[[int], str]:
+        """`source_of` for the rows of `batch`, where a row comes from another source in each batch."""
+        return self.source_of
 
     @abstractmethod
     def describe(self) -> list[tuple[str, str]]:

@@ -58,6 +58,7 @@ _SKAB_COMMIT = "b2c0d46c2971dcbfe71e26087b6d231998bb91c2"
 _SKAB_URL = f"https://raw.githubusercontent.com/waico/SKAB/{_SKAB_COMMIT}"
 _ELEC2_COMMIT = "6b1ca2c503e3e5c2086ca1a9e83fc44fbba25407"
 _WTH_COMMIT = "e1f744055217a7834096324bdf85ec7ed3fb31c1"
+_FSDD_COMMIT = "26eb9aaf76e81b692f806f9140c2d2777410d7a1"
 _EXCHANGE_COMMIT = "7f402f185cc2435b5e66aed13a3b560ed142e023"
 _SHAKESPEARE_COMMIT = "6f9487a6fe5b420b7ca9afb0d7c078e37c1d1b4e"
 _WIKITEXT_COMMIT = "77f55b912142e11fcfdf5b530231fb9c52f181e8"
@@ -185,6 +186,22 @@ DATASETS: Mapping[str, Dataset] = {
                 f"{_WIKITEXT_URL}/test.txt",
                 "d790b833ef8cf03a90db7bf1271b7520b83c45ce07ba3c1a9699df81e239eca0",
                 1_256_449,
+            ),
+        },
+    ),
+    "fsdd": Dataset(
+        name="fsdd",
+        description=(
+            "Free Spoken Digit Dataset: 3,000 recordings of ten digits by six speakers, 8 kHz; pack its folder "
+            "recordings as recordings.zip by hand"
+        ),
+        licence="CC BY-SA 4.0",
+        source=f"github.com/Jakobovski/free-spoken-digit-dataset at {_FSDD_COMMIT}, folder recordings",
+        files={
+            "recordings.zip": DataFile(
+                "",
+                "62d3263d3cad054e93a0d2f03ffd9eb5e1ef63d0bf93f1d4ea90493e79ae4890",
+                16_157_653,
             ),
         },
     ),

@@ -14,6 +14,7 @@ from lightning_modules import ranks
 
 Item = TypeVar("Item")
 _ROUNDS = 6
+_POOL = 8  # batches that are sorted together
 
 
 class EpochOrder(Sampler[Any]):
@@ -85,6 +86,23 @@ def drawn(count: int, draws: int, batch_size: int) -> EpochOrder:
         return lambda places: items[places.start : places.stop]
 
     return _of_indices(draws, batch_size, indices)
+
+
+def similar(
+    count: int, items: Callable[[torch.Generator], Sequence[Item]], size: Callable[[Item], int], batch_size: int
+) -> EpochOrder:
+    """The `count` items of an epoch, each once, in lists of `batch_size` that are of similar `size`, in random order.
+
+    `items`, given the epoch's generator, puts them together, in random order.
+    """
+
+    def batches(generator: torch.Generator) -> Callable[[int], list[Item]]:
+        drawn, pool = items(generator), _POOL * batch_size
+        ordered = [item for start in range(0, count, pool) for item in sorted(drawn[start : start + pool], key=size)]
+        place = torch.randperm(-(-count // batch_size), generator=generator).tolist()
+        return lambda number: ordered[place[number] * batch_size : (place[number] + 1) * batch_size]
+
+    return EpochOrder(-(-count // batch_size), batches)
 
 
 def permutation(count: int, generator: torch.Generator) -> Callable[[range], np.ndarray]:

@@ -9,6 +9,7 @@ import io
 import os
 import pickle
 import socket
+import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,6 +18,7 @@ from unittest import mock
 import numpy as np
 import pandas as pd
 import pytest
+import soundfile
 import torch
 
 from experiments.cli import main
@@ -92,6 +94,34 @@ def text(content: bytes, said: str, *flags: str) -> Case:
     return Case(["check", "-c", "language_file", "--data.path=data.txt", *flags], {"data.txt": content}, said)
 
 
+def wav(samples: np.ndarray | None = None, rate: int = 8000, kind: str = "PCM_16") -> bytes:
+    """A WAV file; noise if nothing is given."""
+    buffer = io.BytesIO()
+    noise = 0.1 * np.random.default_rng(0).standard_normal(3000)
+    soundfile.write(buffer, noise if samples is None else samples, rate, format="WAV", subtype=kind)
+    return buffer.getvalue()
+
+
+def packed(**members: bytes) -> bytes:
+    """A zip archive."""
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, content in members.items():
+            archive.writestr(name, content)
+    return buffer.getvalue()
+
+
+def speech(content: bytes, said: str, *flags: str, table: bytes | None = None, name: str = "a.wav") -> Case:
+    """Eleven recordings, the first of which is `content`; or another `table`, or an archive."""
+    rows = [f"{name if k == 0 else f'{k}.wav'},{'yes' if k % 2 else 'no'}" for k in range(11)]
+    files = {name: content, **{f"{k}.wav": wav() for k in range(1, 11)}}
+    files["data.csv"] = "\n".join(["path,label", *rows]).encode() if table is None else table
+    rate = "--data.mfcc.sample_rate=8000"
+    return Case(["check", "-c", "speech_folder", "--data.path=data.csv", rate, *flags], files, said)
+
+
+ONE_CLASS = b"path,label\n" + b"\n".join(b"%d.wav,yes" % k for k in range(1, 11))
+TWICE = ONE_CLASS + b"\n1.wav,no\n"
 LABEL = "--data.label_column=label"
 CLASS = "--data.targets=[class]"
 FILES = {
@@ -171,6 +201,51 @@ FILES = {
     "truncated gzip": forecast(gzip.compress(csv())[:-200], "data.csv.gz: cannot be read", name="data.csv.gz"),
     "text called gzip": anomaly(csv(), "data.csv.gz: cannot be read", name="data.csv.gz"),
     "a spreadsheet": online(b"PK\3\4" + bytes(90), "expected a file ending in", name="data.xlsx"),
+}
+SPOKEN = {
+    "a WAV with a wrong header": speech(b"RIFX" + wav()[4:], "a.wav: must be a WAV file (RIFF, WAVE); it starts with"),
+    "a WAV that is none": speech(b"ID3 music", "a.wav: must be a WAV file"),
+    "an empty WAV": speech(b"", "a.wav: must be a WAV file"),
+    "a truncated WAV": speech(wav()[:-500], "a.wav: truncated"),
+    "a WAV with a broken chunk": speech(wav()[:16] + b"\xff" * 20 + wav()[36:], "a.wav: "),
+    "a WAV without samples": speech(wav(np.zeros(0)), "a.wav: there is no sample in it"),
+    "a WAV of 5 samples": speech(wav(np.zeros(5)), "a.wav at speed 1.1: a recording must last at least 0.08 s"),
+    "NaN in a WAV": speech(wav(np.full(900, np.nan), kind="FLOAT"), "number 0 is nan"),
+    "inf in a WAV": speech(wav(np.full(900, np.inf), kind="DOUBLE"), "number 0 is inf"),
+    "another sample rate": speech(wav(rate=44100), "a.wav: the sample rate must be 8000 Hz; it has 44100"),
+    "a WAV that is not there": speech(wav(), "z.wav: no such file", table=b"path,label\nz.wav,yes\n1.wav,no\n"),
+    "a path out of the folder": speech(wav(), "row 1 holds '../a.wav'", table=b"path,label\n../a.wav,yes\n1.wav,no\n"),
+    "an absolute path": speech(wav(), "row 1 holds '/etc/passwd'", table=b"path,label\n/etc/passwd,yes\n1.wav,no\n"),
+    "an address as a path": speech(wav(), "must lie below", table=b"path,label\n../../s3://a.wav,yes\n"),
+    "no column of paths": speech(wav(), "there must be a column `path`", table=b"file,label\na.wav,yes\n"),
+    "nothing said in the table": speech(wav(), "a column `label` or `text`", table=b"path,word\na.wav,yes\n"),
+    "a table without rows": speech(wav(), "there are column names but no rows", table=b"path,label\n"),
+    "an empty table": speech(wav(), "data.csv: the file is empty", table=b""),
+    "a table of bytes": speech(wav(), "data.csv: ", table=wav()),
+    "one class of recordings": speech(wav(), "at least two things must be said", table=ONE_CLASS),
+    "a recording twice": speech(wav(), "every recording must be there once; 1.wav", table=TWICE),
+    "a part that is none": speech(
+        wav(), "`split` must be train, val or test; row 1", table=b"path,label,split\na.wav,x,all\n"
+    ),
+    "a member out of the archive": speech(
+        packed(**{"../a.wav": wav()}), "members must lie within the archive", "--data.archive=a.zip", name="a.zip"
+    ),
+    "an absolute member": speech(
+        packed(**{"/etc/a.wav": wav()}), "members must lie within the archive", "--data.archive=a.zip", name="a.zip"
+    ),
+    "a bomb in the archive": speech(
+        packed(bomb=bytes((1 << 26) + 1)), "'bomb' unpacks to 67108865", "--data.archive=a.zip", name="a.zip"
+    ),
+    "a broken archive": speech(
+        packed(a=wav())[:-30], "cannot be read as a zip archive", "--data.archive=a.zip", name="a.zip"
+    ),
+    "a member that is not there": speech(packed(a=wav()), "there is no member", "--data.archive=a.zip", name="a.zip"),
+    "a WAV as archive": speech(wav(), "cannot be read as a zip archive", "--data.archive=a.wav"),
+    "too few recordings": speech(wav(), "part of its 2 recordings is empty", table=b"path,label\na.wav,x\n1.wav,y\n"),
+    "a stack of 0": speech(wav(), "`data.stack` must be a whole number of at least 1; got 0", "--data.stack=0"),
+    "a hop of nothing": speech(wav(), "`data.mfcc.hop` must be from 8 samples", "--data.mfcc.hop=0"),
+    "no test part": speech(wav(), "`data.test` must be a share", "--data.test=0"),
+    "a beam of 0": speech(wav(), "`model.beam` must be from 1 to 1000; got 0", "--model.beam=0"),
 }
 SETTINGS = {
     "look_back 0": forecast(csv(), "`data.look_back` must be a whole number of at least 1; got 0", "--data.look_back=0"),
@@ -291,7 +366,7 @@ OTHERS = {
     "an unknown model to compare": Case(["compare", "-c", "forecasting", "--models", "dreem"], {}, "dreem"),
     "no seeds to compare": Case(["compare", "-c", "forecasting", "--seeds", "0"], {}, "seeds"),
 }
-TABLE = FILES | SETTINGS | TEXTS | OTHERS
+TABLE = FILES | SPOKEN | SETTINGS | TEXTS | OTHERS
 
 
 @pytest.fixture(scope="module", autouse=True)

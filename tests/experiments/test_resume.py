@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from experiments.soak import processes
-from experiments.soak.kills import ONLINE, STREAMS
+from experiments.soak.kills import ONLINE, SPEECH, STREAMS
 
 
 def whole(command: list[str], folder: Path) -> dict[str, Any]:
@@ -63,6 +63,14 @@ def test_killed_in_the_online_stream(online: tuple[Path, dict[str, Any]]) -> Non
         assert go_on(folder, ONLINE, "killed", place, at) == -signal.SIGKILL, (place, said(folder))
     assert go_on(folder, ONLINE, "killed") == 0, said(folder)
     assert processes.differences(expected, processes.left(folder / "runs" / "killed")) == []
+
+
+def test_killed_in_speech(tmp_path: Path) -> None:
+    expected = whole(SPEECH, tmp_path)
+    for place, at in (("step", 3), ("validation", 1)):
+        assert go_on(tmp_path, SPEECH, "killed", place, at) == -signal.SIGKILL, (place, said(tmp_path))
+    assert go_on(tmp_path, SPEECH, "killed") == 0, said(tmp_path)
+    assert processes.differences(expected, processes.left(tmp_path / "runs" / "killed")) == []
 
 
 def test_a_signal_saves_within_a_step(online: tuple[Path, dict[str, Any]]) -> None:

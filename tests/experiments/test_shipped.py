@@ -8,13 +8,27 @@ from typing import get_args
 import numpy as np
 import pandas as pd
 import pytest
+import soundfile
 
 from experiments import configs
 from experiments.cli import main
 from lightning_modules.cores import CoreName
 
-DEFAULTS = ("forecasting", "anomaly", "online", "language")
-PUBLIC = ("etth1", "etth2", "ettm1", "elec2", "exchange", "wth", "nab", "skab", "shakespeare", "wikitext2")
+DEFAULTS = ("forecasting", "anomaly", "online", "language", "speech", "speech_recognition")
+PUBLIC = (
+    "etth1",
+    "etth2",
+    "ettm1",
+    "elec2",
+    "exchange",
+    "wth",
+    "nab",
+    "skab",
+    "shakespeare",
+    "wikitext2",
+    "fsdd",
+    "fsdd_digits",
+)
 MARKS = {name: [pytest.mark.data] for name in configs.shipped() if name.endswith(PUBLIC)}
 
 
@@ -32,10 +46,22 @@ def test_it_runs_a_batch(
     if name == "language_file":
         Path("text.txt").write_text("All work and no play makes Jack a dull boy.\n" * 60)
         flags = ["--data.path=text.txt"]
+    if name == "speech_folder":
+        write_recordings(tmp_path)
+        flags = ["--data.path=recordings.csv"]
     assert main(["check", name, *flags]) == 0, capsys.readouterr().err
     said = capsys.readouterr().out
     assert "one batch" in said or "nothing to train on" in said
     assert configs.headline(configs.shipped()[name]).endswith((".", "FILE."))
+
+
+def write_recordings(folder: Path) -> None:
+    """Twenty noises called low and high, and the table of them."""
+    random, lines = np.random.default_rng(0), ["path,label"]
+    for k in range(20):
+        soundfile.write(folder / f"{k}.wav", 0.1 * random.standard_normal(4000), 16000)
+        lines.append(f"{k}.wav,{'low' if k % 2 else 'high'}")
+    (folder / "recordings.csv").write_text("\n".join(lines))
 
 
 @pytest.mark.parametrize("core", [core for core in get_args(CoreName) if core != "dream"])

@@ -69,6 +69,8 @@ def test_a_process_without_rows_gets_one_that_does_not_count() -> None:
     assert batches[1][-1].future.isnan().all()
     crops = list(among(soak.online()[1], 1, 2).train_dataloader())
     assert [batch.spare for batch in crops] == [False, False, True]
+    words = list(among(soak.speech()[1], 1, 2).train_dataloader())
+    assert sorted(batch.spare for batch in words) == [False, False, False, True]
 
 
 def test_streams_are_dealt_out_and_all_processes_take_as_many_steps() -> None:

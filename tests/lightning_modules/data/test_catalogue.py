@@ -206,7 +206,7 @@ def test_every_entry_is_complete() -> None:
 
 
 @pytest.mark.data
-@pytest.mark.parametrize("name", ["ett", "elec2", "wth", "exchange_rate", "tiny_shakespeare", "wikitext2"])
+@pytest.mark.parametrize("name", ["ett", "elec2", "wth", "exchange_rate", "tiny_shakespeare", "wikitext2", "fsdd"])
 def test_catalogue_agrees_with_the_files_at_hand(name: str) -> None:
     if not (data_folder() / name).is_dir():
         pytest.skip(f"DREAM_DATA names no folder with {name}/")
