@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+import os
 import sys
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -56,7 +58,16 @@ def choose(scores: Tensor, sampling: Sampling, unknown: int | None = None) -> in
 
 
 def show(text: str) -> None:
-    """Write `text` to the terminal at once, without what a terminal would obey or cannot show."""
+    """Write `text` to the terminal at once, without what a terminal would obey or cannot show.
+
+    Raises:
+        BrokenPipeError: nobody reads on, as in ``dream predict ... | head``; what is written later goes nowhere.
+    """
     encoding = sys.stdout.encoding or "utf-8"
-    sys.stdout.write(harmless(text).encode(encoding, "backslashreplace").decode(encoding))
-    sys.stdout.flush()
+    try:
+        sys.stdout.write(harmless(text).encode(encoding, "backslashreplace").decode(encoding))
+        sys.stdout.flush()
+    except BrokenPipeError:
+        with Path(os.devnull).open("w") as nowhere:
+            os.dup2(nowhere.fileno(), sys.stdout.fileno())  # or Python would complain at its end
+        raise

@@ -252,6 +252,15 @@ def test_any_prompt_will_do(unit: Unit) -> None:
         assert "\N{REPLACEMENT CHARACTER}" not in text or unit == "bytes"
         assert "<unk>" not in text
     assert written(model, "", length=8) == written(model, "\n", length=8)
+    if unit == "words":
+        assert written(model, " \t", length=8) == written(model, "", length=8)
+
+
+def test_writing_with_mixed_precision() -> None:
+    model = module(Letters())
+    whole = written(model, "abc", length=8, temperature=0)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert written(model, "abc", length=8, temperature=0)[0] == whole[0]
 
 
 def test_writing_leaves_the_model_as_it_was() -> None:
