@@ -313,7 +313,8 @@ def test_what_is_refused() -> None:
         next(LanguageModule(CONFIG, 5).generate())
     with pytest.raises(ConfigError, match="`prediction_weight` must be"):
         LanguageModule(CONFIG, 5, prediction_weight=-1.0)
-    for settings in ({"length": 0}, {"temperature": -1.0}, {"temperature": math.nan}, {"top_k": 0}, {"prompt": "\ud800"}):
+    sizes = ({"length": 0}, {"length": 2.5}, {"top_k": 0}, {"top_k": 2.5})
+    for settings in (*sizes, {"temperature": -1.0}, {"temperature": math.nan}, {"prompt": "\ud800"}):
         with pytest.raises(ConfigError, match=f"`{next(iter(settings))}` must be"):
             Sampling(**settings)  # type: ignore[arg-type]
 
