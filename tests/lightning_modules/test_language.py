@@ -313,6 +313,8 @@ def test_what_is_refused() -> None:
         next(LanguageModule(CONFIG, 5).generate())
     with pytest.raises(ConfigError, match="`prediction_weight` must be"):
         LanguageModule(CONFIG, 5, prediction_weight=-1.0)
+    with pytest.raises(ConfigError, match="`dropout` must be a number from 0 to below 1"):
+        LanguageModule(CONFIG, 5, core="lstm", dropout=1.0)
     sizes = ({"length": 0}, {"length": 2.5}, {"top_k": 0}, {"top_k": 2.5})
     for settings in (*sizes, {"temperature": -1.0}, {"temperature": math.nan}, {"prompt": "\ud800"}):
         with pytest.raises(ConfigError, match=f"`{next(iter(settings))}` must be"):
