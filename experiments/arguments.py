@@ -49,7 +49,7 @@ def resolve(argv: list[str]) -> tuple[list[str], str]:
     paths, others = split_configs(rest)
     flags = [flag.replace("--seed_everything", "--seed") for flag in others]
     names = [flag.partition("=")[0] for flag in flags]
-    if any(name in ("-h", "--print_config") or name.endswith("help") for name in names):
+    if any(name in ("-h", "--print_config") or (name.startswith("--") and name.endswith("help")) for name in names):
         return [command, *_as_flags(paths), *flags], ""
     checkpoint = None
     if "--ckpt_path" in names:

@@ -239,7 +239,7 @@ def build_core(
         return DREAMStack(hidden_dims=widths, dropout=dropout, backend=backend, **knobs)
     if core == "linear":
         return LinearCore(config, widths[-1])
-    budget = trainable(DREAMStack(hidden_dims=widths, **knobs))
+    budget = trainable(DREAMStack(hidden_dims=widths, dropout=dropout, **knobs))
     low, high = 1, 4 * max(widths) + 4
     with torch.device("meta"):
         while high - low > 1:

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import math
+import os
 import sys
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from lightning_modules.base import require
+from lightning_modules.data.base import require_int
 from lightning_modules.data.text import harmless
 
 
@@ -18,8 +21,8 @@ class Sampling:
     """How text is written.
 
     Args:
-        prompt: What it begins with; the beginning of a line if empty. Characters and words that the training text does not
-            have are read as the unknown one.
+        prompt: What it begins with; the beginning of a line if it holds no token. Characters and words that the training
+            text does not have are read as the unknown one.
         length: Tokens to write after the prompt.
         temperature: Below 1 the likely is likelier still, above 1 less so; 0 always takes the most likely token.
         top_k: Choose among so many of the most likely tokens; among all if not given.
@@ -35,9 +38,10 @@ class Sampling:
     def __post_init__(self) -> None:
         whole = not any(0xD800 <= ord(sign) < 0xE000 for sign in self.prompt)
         require("prompt", self.prompt, whole, "text that UTF-8 can write, without surrogates")
-        require("length", self.length, self.length >= 1, "at least 1 token")
+        require_int("length", self.length)
         require("temperature", self.temperature, 0 <= self.temperature < math.inf, "a finite number of at least 0")
-        require("top_k", self.top_k, self.top_k is None or self.top_k >= 1, "at least 1 token, or null")
+        if self.top_k is not None:
+            require_int("top_k", self.top_k)
 
 
 def choose(scores: Tensor, sampling: Sampling, unknown: int | None = None) -> int:
@@ -56,7 +60,16 @@ def choose(scores: Tensor, sampling: Sampling, unknown: int | None = None) -> in
 
 
 def show(text: str) -> None:
-    """Write `text` to the terminal at once, without what a terminal would obey or cannot show."""
+    """Write `text` to the terminal at once, without what a terminal would obey or cannot show.
+
+    Raises:
+        BrokenPipeError: nobody reads on, as in ``dream predict ... | head``; what is written later goes nowhere.
+    """
     encoding = sys.stdout.encoding or "utf-8"
-    sys.stdout.write(harmless(text).encode(encoding, "backslashreplace").decode(encoding))
-    sys.stdout.flush()
+    try:
+        sys.stdout.write(harmless(text).encode(encoding, "backslashreplace").decode(encoding))
+        sys.stdout.flush()
+    except BrokenPipeError:
+        with Path(os.devnull).open("w") as nowhere:
+            os.dup2(nowhere.fileno(), sys.stdout.fileno())  # or Python would complain at its end
+        raise

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -27,7 +28,7 @@ from lightning_modules.data.language import IGNORED, LanguageData, TextBatch
 from lightning_modules.data.text import Decoder, Vocabulary, cut_text
 from lightning_modules.generation import Sampling, choose, show
 from lightning_modules.text_scores import TextScores
-from lightning_modules.vocabulary_loss import tied_loss, tied_nats
+from lightning_modules.vocabulary_loss import tied_loss, tied_nats, tied_scores
 
 
 class Reading(NamedTuple):
@@ -253,9 +254,9 @@ class LanguageModule(TaskModule):
                 reading: Reading = self(read, states)
         finally:
             self.train(training)
-        scores = torch.addmv(self.bias, self.embedding.weight, reading.features[0, -1])
-        require_finite({"the scores": scores.unsqueeze(0)}, lambda _: "what follows the text so far")
-        return scores, reading.states
+        scores = tied_scores(reading.features[:, -1], self.embedding.weight, self.bias)
+        require_finite({"the scores": scores}, lambda _: "what follows the text so far")
+        return scores[0], reading.states
 
     def tokens(self, sampling: Sampling) -> Iterator[int]:
         """What the model writes after the prompt, token by token; the fast weights learn from the prompt.
@@ -265,8 +266,8 @@ class LanguageModule(TaskModule):
             DREAMError: scores that are not finite.
         """
         vocabulary = self.known
-        pieces = cut_text(vocabulary.unit, sampling.prompt or "\n")
-        read, states = vocabulary.encode(pieces), None
+        pieces = cut_text(vocabulary.unit, sampling.prompt)
+        read, states = vocabulary.encode(pieces if len(pieces) else cut_text(vocabulary.unit, "\n")), None
         for number in range(sampling.length):
             scores, states = self._next(read, states, learn=sampling.learn or number == 0)
             token = choose(scores, sampling, vocabulary.unknown)
@@ -291,17 +292,15 @@ class LanguageModule(TaskModule):
         yield decoder.end()
 
     def predict_step(self, batch: TextBatch, batch_idx: int) -> list[int]:
-        """The tokens that were written; the terminal shows the text as it comes."""
+        """The tokens that were written; the terminal shows the text as it comes, and ends it by being closed."""
         decoder, written = Decoder(self.known, self.sampling.prompt), []
-        speaks = self.trainer.is_global_zero
-        if speaks:
-            show(self.sampling.prompt)
-        for token in self.tokens(self.sampling):
-            written.append(token)
-            if speaks:
-                show(decoder.feed(token))
-        if speaks:
-            show(decoder.end() + "\n")
+        say = show if self.trainer.is_global_zero else str
+        with suppress(BrokenPipeError):
+            say(self.sampling.prompt)
+            for token in self.tokens(self.sampling):
+                written.append(token)
+                say(decoder.feed(token))
+            say(decoder.end() + "\n")
         return written
 
     def write_predictions(self, predictions: list[list[int]], folder: Path) -> list[Path]:

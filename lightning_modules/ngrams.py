@@ -7,6 +7,9 @@ from __future__ import annotations
 
 import numpy as np
 
+BLOCK = 1 << 20
+"""Tokens that are counted at once."""
+
 
 class NGrams:
     """Unigram and interpolated bigram of a training text.
@@ -15,17 +18,27 @@ class NGrams:
     different symbols that follow a. Source of the second: Witten and Bell, The zero-frequency problem, 1991.
 
     Args:
-        tokens: (n,) the training text.
+        tokens: (n,) the training text, of at least two tokens.
         symbols: V.
     """
 
     def __init__(self, tokens: np.ndarray, symbols: int) -> None:
         self.symbols = symbols
-        self._share = (np.bincount(tokens, minlength=symbols) + 1.0) / (len(tokens) + symbols)
-        pairs, self._counts = np.unique(self._codes(tokens[:-1], tokens[1:]), return_counts=True)
-        self._pairs = pairs
-        self._total = np.bincount(tokens[:-1], minlength=symbols)
-        self._followers = np.bincount(pairs // symbols, minlength=symbols)
+        self._pairs, self._counts = self._counted(tokens)
+        before, after = np.divmod(self._pairs, symbols)
+        self._total = np.bincount(before, self._counts, symbols)
+        self._followers = np.bincount(before, minlength=symbols)
+        count = np.bincount(after, self._counts, symbols)
+        count[tokens[0]] += 1  # nothing is before it
+        self._share = (count + 1) / (len(tokens) + symbols)
+
+    def _counted(self, tokens: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """The codes of the pairs that there are, in order, and how often each is; a long text takes little memory."""
+        blocks = (tokens[start : start + BLOCK + 1] for start in range(0, len(tokens) - 1, BLOCK))
+        parts = [np.unique(self._codes(block[:-1], block[1:]), return_counts=True) for block in blocks]
+        codes, counts = (np.concatenate(held) for held in zip(*parts, strict=True))
+        pairs, place = np.unique(codes, return_inverse=True)
+        return pairs, np.bincount(place, counts)
 
     def _codes(self, before: np.ndarray, after: np.ndarray) -> np.ndarray:
         return before.astype(np.int64) * self.symbols + after
@@ -37,7 +50,7 @@ class NGrams:
     def bigram(self, before: np.ndarray, targets: np.ndarray) -> np.ndarray:
         """(T,) nats of `targets` (T,), each after the symbol in `before` (T,)."""
         codes = self._codes(before, targets)
-        place = np.searchsorted(self._pairs, codes).clip(max=max(len(self._pairs) - 1, 0))
+        place = np.searchsorted(self._pairs, codes).clip(max=len(self._pairs) - 1)
         seen = np.where(self._pairs[place] == codes, self._counts[place], 0)
         followers, total = self._followers[before], self._total[before]
         known = np.maximum(followers + total, 1)  # a symbol that nothing follows says nothing

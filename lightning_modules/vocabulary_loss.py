@@ -16,6 +16,12 @@ SCORES = 1 << 23
 """Scores that are held at once: 32 MiB in float32."""
 
 
+def tied_scores(features: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """``y E^T + b``, (M, V) in the precision of the weights, whatever that of the features is; shapes as in `tied_nats`."""
+    with torch.autocast(features.device.type, enabled=False):
+        return torch.addmm(bias, features.to(weight.dtype), weight.t())
+
+
 def tied_nats(features: Tensor, weight: Tensor, bias: Tensor, targets: Tensor) -> Tensor:
     """``-ln softmax(y E^T + b)[target]`` of each token, (M,) in nats and 0 where the target is negative; without a gradient.
 
@@ -47,10 +53,8 @@ def _parts(features: Tensor, weight: Tensor) -> Iterator[slice]:
 
 def _scored(features: Tensor, weight: Tensor, bias: Tensor, targets: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Log-probabilities (M, V), targets (M, 1) that can be gathered, and whether each counts, (M, 1)."""
-    with torch.autocast(features.device.type, enabled=False):
-        logs = torch.addmm(bias, features.to(weight.dtype), weight.t()).log_softmax(1)
     targets = targets.unsqueeze(1)
-    return logs, targets.clamp(min=0), targets >= 0
+    return tied_scores(features, weight, bias).log_softmax(1), targets.clamp(min=0), targets >= 0
 
 
 def _nats(logs: Tensor, targets: Tensor, counted: Tensor) -> Tensor:

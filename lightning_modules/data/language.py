@@ -157,7 +157,6 @@ class LanguageData(TaskData, ABC):
                 stop, left = int(left * len(whole)), left - share
                 pieces[part] = whole[int(left * len(whole)) : stop]
         pieces["train"] = whole[: int(left * len(whole))]
-        vocabulary = Vocabulary.of(self.unit, pieces["train"], self.vocabulary_size)
         names = {part: texts.get(part, texts["train"]).name for part in pieces}
         least = {"train": self.batch_size * self.steps + 1, "val": self.batch_size + 1, "test": 2}
         for part, count in least.items():
@@ -166,6 +165,12 @@ class LanguageData(TaskData, ABC):
                     f"{names[part]}: the {part} part must have at least {count} {self.unit}; it has {len(pieces[part])}. "
                     "Lower `batch_size` or `steps`, or take a longer text."
                 )
+        vocabulary = Vocabulary.of(self.unit, pieces["train"], self.vocabulary_size)
+        if len(vocabulary) < 2:
+            raise DataError(
+                f"{names['train']}: the train part must have {self.unit} that are not the unknown one, "
+                f"{vocabulary.symbols[0]}; it has no other. Take another text."
+            )
         tokens = {part: vocabulary.encode(held) for part, held in pieces.items()}
         return Parts(vocabulary, tokens, pieces["test"], names)
 
@@ -202,6 +207,7 @@ class LanguageData(TaskData, ABC):
         return loader(lanes, EpochOrder(lanes.chunks, one_phase))
 
     def val_dataloader(self) -> DataLoader[TextBatch]:
+        self.require_streams("batch_size", self.batch_size)
         tokens = self.parts.tokens["val"]
         per_lane = -(-(len(tokens) - 1) // self.batch_size)
         lanes = Lanes(tokens, self.batch_size, per_lane, self.steps, self.share)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import codecs
 import re
+import unicodedata
 from collections import Counter
 from collections.abc import Sequence
 from typing import Any, Literal, get_args
@@ -61,19 +62,19 @@ def cut_text(unit: Unit, text: str) -> Pieces:
 
 def characters(unit: Unit, pieces: Pieces) -> int:
     """How many characters `pieces` are: bytes, those that begin one in UTF-8, or each byte where they are no text; words,
-    with one space between two of a line."""
+    with one space between two of a line. Bytes may begin and end within a character."""
     if unit == "chars":
         return len(pieces)
     if unit == "words":
         return len(_written(list(pieces)))
     held = np.asarray(pieces)
+    begins = held & 0xC0 != 0x80
+    within = int(np.logical_and.accumulate(~begins[:3]).sum())  # bytes of a character that began before
     try:
-        held.tobytes().decode("utf-8")
-    except UnicodeDecodeError as error:
-        whole = error.start >= len(held) - 3 and "unexpected end" in error.reason  # a text may be cut within a character
-        if not whole:
-            return len(held)
-    return int((held & 0xC0 != 0x80).sum())
+        codecs.getincrementaldecoder("utf-8")().decode(held[within:].tobytes())  # which waits for the rest of the last one
+    except UnicodeDecodeError:
+        return len(held)
+    return int(begins.sum())
 
 
 def _written(words: Sequence[str]) -> str:
@@ -180,8 +181,12 @@ class Decoder:
 
 
 def harmless(text: str) -> str:
-    """`text` as a terminal may show it: control characters, but for line ends and tabs, as Python writes them."""
-    return "".join(sign if sign.isprintable() or sign in "\n\t" else repr(sign)[1:-1] for sign in text)
+    """`text` as a terminal may show it: what is neither printable nor a space, line end or tab, as Python writes it."""
+    return "".join(sign if _shown(sign) else repr(sign)[1:-1] for sign in text)
+
+
+def _shown(sign: str) -> bool:
+    return sign.isprintable() or sign in "\n\t" or unicodedata.category(sign) == "Zs"  # Python escapes all spaces but one
 
 
 def require_unit(unit: str) -> Unit:

@@ -13,8 +13,8 @@ from lightning_modules.data.language import LanguageData, Text
 from lightning_modules.data.limits import local
 
 
-def read_file(path: str | Path) -> Text:
-    """The content of a file.
+def read_file(path: str | Path, key: str = "path") -> Text:
+    """The content of a file, which the setting `key` names.
 
     Raises:
         DataError: it is not there, is no file, or cannot be read.
@@ -22,7 +22,7 @@ def read_file(path: str | Path) -> Text:
     file = local(path)
     if not file.is_file():
         kind = "is a folder, not a file" if file.is_dir() else "is no plain file" if file.exists() else "no such file"
-        raise DataError(f"{file}: {kind}. Check `path`.")
+        raise DataError(f"{file}: {kind}. Check `{key}`.")
     try:
         return Text(file.name, file.read_bytes())
     except OSError as error:
@@ -54,11 +54,10 @@ class TextFile(LanguageData):
 
     def __init__(self, path: str, val_path: str | None = None, test_path: str | None = None, **options: Any) -> None:
         super().__init__(**options)
-        paths = {"train": path, "val": val_path, "test": test_path}
-        self.paths = {part: place for part, place in paths.items() if place is not None}
+        self.paths = {"train": path} | {k: v for k, v in (("val", val_path), ("test", test_path)) if v is not None}
 
     def read(self) -> Mapping[str, Text]:
-        return {part: read_file(path) for part, path in self.paths.items()}
+        return {part: read_file(path, "path" if part == "train" else f"{part}_path") for part, path in self.paths.items()}
 
 
 class TinyShakespeare(LanguageData):

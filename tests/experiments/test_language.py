@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import signal
 import sys
 from pathlib import Path
@@ -60,7 +61,7 @@ def test_it_writes_on(unit: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert predicted(unit, f"{unit}-four", *flags[:2], "--model.sampling.temperature=0.8", "--seed=4") != one
 
 
-@pytest.mark.parametrize("prompt", ["null", "a: b", "# dog", " \t\n", "\x1b[31m\N{FOX FACE}"])
+@pytest.mark.parametrize("prompt", ["null", "a: b", "# dog", " \t\n", "\x1b[31m\N{FOX FACE}", "I need help"])
 def test_a_prompt_is_taken_as_it_stands(prompt: str, capsys: pytest.CaptureFixture[str]) -> None:
     name = f"prompt-{prompt.encode().hex()}"
     assert predicted("bytes", name, "--model.sampling.length=1", "--model.sampling.prompt", prompt)[:-1] == prompt.encode()
@@ -112,6 +113,15 @@ def test_the_text_appears_as_it_is_made(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setattr("sys.stdout", Terminal())
     text = predicted("chars", "shown", "--model.sampling.length=9", "--model.sampling.prompt=fox").decode()
     assert [f"{text[: 3 + written]}" for written in range(10)] == list(dict.fromkeys(Terminal.shown))[:10]
+
+
+def test_nobody_reads_on(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    with os.fdopen(writing, "w") as closed:
+        monkeypatch.setattr("sys.stdout", closed)
+        assert predicted("chars", "closed", "--model.sampling.length=1000", "--model.sampling.prompt=fox") == b"fox"
+    assert capfd.readouterr().err == ""
 
 
 def test_no_bar_is_drawn_into_the_text(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

@@ -252,6 +252,15 @@ def test_any_prompt_will_do(unit: Unit) -> None:
         assert "\N{REPLACEMENT CHARACTER}" not in text or unit == "bytes"
         assert "<unk>" not in text
     assert written(model, "", length=8) == written(model, "\n", length=8)
+    if unit == "words":
+        assert written(model, " \t", length=8) == written(model, "", length=8)
+
+
+def test_writing_with_mixed_precision() -> None:
+    model = module(Letters())
+    whole = written(model, "abc", length=8, temperature=0)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert written(model, "abc", length=8, temperature=0)[0] == whole[0]
 
 
 def test_writing_leaves_the_model_as_it_was() -> None:
@@ -304,7 +313,10 @@ def test_what_is_refused() -> None:
         next(LanguageModule(CONFIG, 5).generate())
     with pytest.raises(ConfigError, match="`prediction_weight` must be"):
         LanguageModule(CONFIG, 5, prediction_weight=-1.0)
-    for settings in ({"length": 0}, {"temperature": -1.0}, {"temperature": math.nan}, {"top_k": 0}, {"prompt": "\ud800"}):
+    with pytest.raises(ConfigError, match="`dropout` must be a number from 0 to below 1"):
+        LanguageModule(CONFIG, 5, core="lstm", dropout=1.0)
+    sizes = ({"length": 0}, {"length": 2.5}, {"top_k": 0}, {"top_k": 2.5})
+    for settings in (*sizes, {"temperature": -1.0}, {"temperature": math.nan}, {"prompt": "\ud800"}):
         with pytest.raises(ConfigError, match=f"`{next(iter(settings))}` must be"):
             Sampling(**settings)  # type: ignore[arg-type]
 

@@ -7,12 +7,15 @@ import math
 import numpy as np
 import pytest
 
+from lightning_modules import ngrams
 from lightning_modules.ngrams import NGrams
 
 A, B, C, D = range(4)
 
 
-def test_counted_by_hand() -> None:
+@pytest.mark.parametrize("block", [1, 2, 5, 1 << 20])
+def test_counted_by_hand(block: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ngrams, "BLOCK", block)
     counted = NGrams(np.array([A, B, A, B, A, C]), 4)
     share = {A: 4 / 10, B: 3 / 10, C: 2 / 10, D: 1 / 10}
     assert counted.unigram(np.array([A, B, C, D])) == pytest.approx([-math.log(share[k]) for k in (A, B, C, D)])

@@ -95,8 +95,9 @@ def test_processes_share_the_lanes() -> None:
     for one, first, second in zip(whole, *parts, strict=True):
         assert torch.equal(one.tokens[[0, 2, 1]], torch.cat([first.tokens, second.tokens]))
     data.trainer = SimpleNamespace(global_rank=0, world_size=4)  # type: ignore[assignment]
-    with pytest.raises(ConfigError, match="`batch_size` must give each of the 4 processes a stream; there are 3"):
-        data.train_dataloader()
+    for loader in (data.train_dataloader, data.val_dataloader):
+        with pytest.raises(ConfigError, match="`batch_size` must give each of the 4 processes a stream; there are 3"):
+            loader()
 
 
 def test_files_of_their_own_are_parts_of_their_own(tmp_path: Path) -> None:
@@ -129,6 +130,18 @@ def test_a_text_that_is_too_short_for_its_lanes() -> None:
         _ = Counting(batch_size=16, steps=10).parts
     with pytest.raises(DataError, match="counting: the val part must have at least 4 bytes; it has 3"):
         _ = Counting(validation=0.01).parts
+
+
+def test_a_text_of_nothing_but_unknowns(tmp_path: Path) -> None:
+    (tmp_path / "a").write_text("<unk> " * 100)
+    with pytest.raises(DataError, match="a: the train part must have words that are not the unknown one, <unk>; it has no"):
+        _ = TextFile(str(tmp_path / "a"), unit="words", batch_size=1, steps=2).parts
+
+
+def test_a_file_that_is_not_there_is_named_with_its_setting(tmp_path: Path) -> None:
+    (tmp_path / "a").write_text("abcdefghij" * 9)
+    with pytest.raises(DataError, match=r"gone: no such file\. Check `test_path`\."):
+        _ = TextFile(str(tmp_path / "a"), test_path=str(tmp_path / "gone")).parts
 
 
 def test_predicting_bytes_needs_no_text(tmp_path: Path) -> None:

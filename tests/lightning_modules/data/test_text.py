@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from unicodedata import category
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -42,6 +44,16 @@ def test_characters_of_bytes_are_those_of_their_text_even_where_it_is_cut() -> N
     held = np.frombuffer("a\N{EURO SIGN}b".encode(), np.uint8)
     assert [characters("bytes", held[:stop]) for stop in range(6)] == [0, 1, 2, 2, 2, 3]
     assert characters("bytes", np.array([0xFF, 0x80, 0x80, 0x80, 0x80], np.uint8)) == 5
+
+
+def test_characters_of_a_text_that_begins_and_ends_within_one() -> None:
+    held = np.frombuffer("x\N{CYRILLIC SMALL LETTER ZHE}\N{EURO SIGN}y\N{FOX FACE}z".encode(), np.uint8)
+    places = np.array([0, 1, 3, 6, 7, 11])  # where a character begins
+    for start in range(len(held)):
+        for stop in range(start, len(held) + 1):
+            assert characters("bytes", held[start:stop]) == ((start <= places) & (places < stop)).sum(), (start, stop)
+    latin = np.frombuffer("Stra\xdfe, \xbfqu\xe9?".encode("latin-1"), np.uint8)
+    assert characters("bytes", latin) == 13
 
 
 def test_what_the_training_text_does_not_have_is_unknown() -> None:
@@ -93,11 +105,11 @@ def test_bytes_that_are_no_text_are_shown_all_the_same(content: bytes) -> None:
 
 @given(st.text(max_size=30))
 def test_a_terminal_is_given_no_orders(text: str) -> None:
-    assert all(sign.isprintable() or sign in "\n\t" for sign in harmless(text))
+    assert all(sign.isprintable() or sign in "\n\t" or category(sign) == "Zs" for sign in harmless(text))
 
 
 def test_what_can_be_shown_is() -> None:
-    plain = "a\tb\nGr\xfc\xdfe, \N{EURO SIGN} 5 \\n"
+    plain = "a\tb\nGr\xfc\xdfe, \N{EURO SIGN}\N{NO-BREAK SPACE}5\N{IDEOGRAPHIC SPACE}\\n"
     assert harmless(plain) == plain
     assert harmless("\x1b[2Ja\r\x9b\N{RIGHT-TO-LEFT OVERRIDE}") == "\\x1b[2Ja\\r\\x9b\\u202e"
 
