@@ -292,10 +292,10 @@ class LanguageModule(TaskModule):
         yield decoder.end()
 
     def predict_step(self, batch: TextBatch, batch_idx: int) -> list[int]:
-        """The tokens that were written; the terminal shows the text as it comes, and ends it by being closed."""
+        """The tokens that were written; the terminal shows the text as it comes. Ctrl-C or a closed pipe ends it."""
         decoder, written = Decoder(self.known, self.sampling.prompt), []
         say = show if self.trainer.is_global_zero else str
-        with suppress(BrokenPipeError):
+        with suppress(BrokenPipeError, KeyboardInterrupt):
             say(self.sampling.prompt)
             for token in self.tokens(self.sampling):
                 written.append(token)

@@ -103,7 +103,7 @@ class LanguageData(TaskData, ABC):
         vocabulary_size: Of words: keep so many, the most frequent ones, and read all others as `<unk>`; all if not given.
         batch_size: Lanes, read side by side.
         steps: Tokens between two gradient steps: how far gradients reach back.
-        chunk: Tokens read at once in the test; results do not depend on it.
+        chunk: Tokens read at once in the test, `steps` at least; results do not depend on it.
         validation: Share of the text, before the test part, that picks the best epoch; unused where that is another text.
         test: Share of the text, its end, that is tested; unused where that is another text.
     """

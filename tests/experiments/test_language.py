@@ -124,6 +124,22 @@ def test_nobody_reads_on(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureF
     assert capfd.readouterr().err == ""
 
 
+def test_ctrl_c_ends_the_text(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Terminal(io.StringIO):
+        pressed = False
+
+        def write(self, text: str) -> int:
+            if len(self.getvalue()) == 6 and not self.pressed:
+                self.pressed = True
+                os.kill(os.getpid(), signal.SIGINT)
+            return super().write(text)
+
+    monkeypatch.setattr("sys.stdout", Terminal())
+    text = predicted("chars", "stopped", "--model.sampling.length=5000", "--model.sampling.prompt=fox").decode()
+    assert text.startswith("fox")
+    assert len(text) == 7
+
+
 def test_no_bar_is_drawn_into_the_text(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
     text = predicted("chars", "terminal", "--model.sampling.length=20").decode()
