@@ -15,9 +15,9 @@ import sys
 from pathlib import Path
 
 from rich.console import Console
-from rich.table import Table
 
 from experiments import compare
+from experiments.report import table
 from lightning_modules.tracking import write_results
 
 SPEAKERS = ("george", "jackson", "lucas", "nicolas", "theo", "yweweler")
@@ -50,13 +50,12 @@ def main(argv: list[str] | None = None) -> int:
             return code
         records[speaker] = json.loads((folder / "comparison.json").read_text())["results"]
     results = folds(records)
-    table = Table("model", *SPEAKERS, "mean", title=f"accuracy on a speaker held out, mean of {arguments.seeds} seeds")
-    for model, row in results.items():
-        table.add_row(model, *(f"{value:.4f}" for value in row.values()))
-    Console().print(table)
+    console = Console()
+    cells = {model: {name: f"{value:.4f}" for name, value in row.items()} for model, row in results.items()}
+    console.print(table(cells, f"accuracy on a speaker held out, mean of {arguments.seeds} seeds", console))
     out = arguments.folder / "speakers.json"
     write_results(out, results, seeds=list(range(arguments.seeds)), settings=settings)
-    Console().print(f"every figure: {out}; every run: {arguments.folder}")
+    console.print(f"every figure: {out}; every run: {arguments.folder}")
     return 0
 
 

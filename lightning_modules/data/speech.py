@@ -347,7 +347,7 @@ class SpeechData(TaskData, ABC):
             ("recordings", f"{len(seconds)}, {min(seconds):.2f} to {max(seconds):.2f} s, {len(speakers)} speakers"),
             ("task", self._task if self.string is None else f"{self._task} of strings of {self.string} recordings"),
             ("classes" if self._task == "classification" else f"tokens, {self.kind}", ", ".join(self.vocabulary)),
-            ("features", f"{self.mfcc.features} every {1000 * self.mfcc.hop:g} ms, {self.stack} frames in a step"),
+            ("features", f"{self.mfcc.features} every {1000 * self.mfcc.hop:g} ms, {self.stack} of them a step"),
             *((name, f"{count} utterances") for name, count in counts.items()),
         ]
 
