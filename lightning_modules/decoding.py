@@ -27,9 +27,9 @@ def beam_search(log_probs: np.ndarray, width: int) -> tuple[list[int], float]:
     """The likeliest thing that `log_probs` (T, V) say, and the logarithm of its probability, over all its alignments.
 
     Prefix beam search: the `width` likeliest beginnings are kept at each step, each with the probability of all its
-    alignments that end in a blank and of those that end in its last token. Exact if `width` holds all beginnings; else a
-    lower bound. Source: Hannun et al., First-pass large vocabulary continuous speech recognition using bi-directional
-    recurrent DNNs, 2014, here without a language model.
+    alignments that end in a blank and of those that end in its last token. Exact if `width` holds all beginnings and no
+    token is ever below `LEAST`; else a lower bound. Source: Hannun et al., First-pass large vocabulary continuous speech
+    recognition using bi-directional recurrent DNNs, 2014, here without a language model.
     """
     beams: dict[tuple[int, ...], tuple[float, float]] = {(): (0.0, -np.inf)}
     for step in log_probs:

@@ -39,7 +39,7 @@ class MFCC:
         sample_rate: Hz of the recordings.
         window: Length of the window, in seconds.
         hop: Seconds from frame to frame.
-        n_fft: Samples of the Fourier transform; the power of two from the window on if not given.
+        n_fft: Samples of the Fourier transform, an even number; the power of two from the window on if not given.
         n_mels: Mel bands.
         n_mfcc: Coefficients kept.
 
@@ -59,10 +59,11 @@ class MFCC:
         for name in ("window", "hop"):
             seconds = getattr(self, name)
             require(name, seconds, 8 / self.sample_rate <= seconds <= 1, "from 8 samples to 1 second")
-        require("n_fft", self.n_fft, self.window_samples <= self.fft <= 1 << 16, "from the window's samples to 65536")
+        fits = self.window_samples <= self.fft <= 1 << 16 and self.fft % 2 == 0
+        require("n_fft", self.n_fft, fits, "even, from the window's samples to 65536")
         require("n_mfcc", self.n_mfcc, 1 <= self.n_mfcc <= self.n_mels, "from 1 to `n_mels`")
-        empty = int((self.filters.amax(1) == 0).sum())
-        require("n_mels", self.n_mels, empty == 0, f"few enough for every band to hold a frequency of `n_fft` {self.fft}")
+        full = self.n_mels <= self.fft and bool((self.filters.amax(1) > 0).all())
+        require("n_mels", self.n_mels, full, f"few enough for every band to hold a frequency of `n_fft` {self.fft}")
 
     @property
     def window_samples(self) -> int:

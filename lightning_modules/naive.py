@@ -60,12 +60,15 @@ def majority_class(labels: Tensor, classes: int, delay: int = 0) -> Tensor:
 def nearest_mean(known: Tensor, labels: Tensor, asked: Tensor) -> Tensor:
     """For each of `asked` (N, D) the class whose mean is nearest, in units of the deviation within classes, (N,).
 
+    A class without an example is never the nearest.
+
     Args:
         known: (M, D) examples.
         labels: (M,) their classes, numbers from 0.
         asked: see there.
     """
     member = torch.nn.functional.one_hot(labels).to(known)
-    means = member.T @ known / member.sum(0).clamp_min(1).unsqueeze(1)
-    deviation = (known - means[labels]).std(0).clamp_min(1e-12)
-    return torch.cdist(asked / deviation, means / deviation).argmin(1)
+    count = member.sum(0)
+    means = member.T @ known / count.clamp_min(1).unsqueeze(1)
+    deviation = (known - means[labels]).std(0, correction=0).clamp_min(1e-12)
+    return torch.cdist(asked / deviation, means / deviation).masked_fill(count == 0, torch.inf).argmin(1)

@@ -59,7 +59,8 @@ class SpeechModule(TaskModule):
     of each utterance is hidden (`mask`) and noise is added to the features (`noise`).
 
     Table: the module; the same weights with plasticity off (DREAM with fast weights only); for classification
-    `nearest mean`: the class whose mean of utterances' mean features is nearest, in units of their deviation.
+    `nearest mean`: the class to whose mean the utterance is nearest, in units of the deviation within classes; an
+    utterance counts as the mean features of its first, middle and last third.
 
     Args:
         config: The DREAM layer; its `input_dim` is set to the width of a step.

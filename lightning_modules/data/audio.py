@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import lzma
 import zipfile
 import zlib
 from pathlib import Path, PurePosixPath
@@ -36,7 +37,7 @@ def decode(content: bytes, name: str, sample_rate: int) -> np.ndarray:
         raise DataError(f"{name}: truncated: its header says {declared} bytes; there are {len(content)}. Bring it again.")
     try:
         with soundfile.SoundFile(io.BytesIO(content)) as file:
-            rate, channels = file.samplerate, file.read(dtype="float32", always_2d=True)
+            rate, channels = file.samplerate, file.read(file.frames, dtype="float32", always_2d=True)
     except soundfile.LibsndfileError as error:
         raise DataError(f"{name}: cannot be read as WAV ({error.error_string.rstrip('. ')}). Convert it again.") from None
     if rate != sample_rate:
@@ -109,6 +110,6 @@ class WavZip:
             content = self.archive.read(name)
         except KeyError:
             raise DataError(f"{self.path}: there is no member {name!r}. Bring the archive again.") from None
-        except (zipfile.BadZipFile, zlib.error, RuntimeError, OSError, EOFError, ValueError) as error:
+        except (zipfile.BadZipFile, zlib.error, lzma.LZMAError, RuntimeError, OSError, EOFError, ValueError) as error:
             raise DataError(f"{self.path}: {name!r} cannot be read ({error}). Bring the archive again.") from None
         return decode(content, f"{self.path}, {name}", sample_rate)

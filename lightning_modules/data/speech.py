@@ -133,7 +133,13 @@ class SpeechData(TaskData, ABC):
             for place in spread([r if r.part == "train" else None for r in found], self.validation, self.seed):
                 parts[place] = "val"
         missing = [part for part in ("train", "val", "test") if part not in parts]
-        if missing and (set(parts) != {"predict"} or self._vocabulary is None):
+        if set(parts) == {"predict"}:
+            if self._vocabulary is None:
+                raise ConfigError(
+                    f"`vocabulary` must be that of the checkpoint where nothing is written down ({self.source}); got None.",
+                    key="vocabulary",
+                )
+        elif missing:
             raise DataError(f"{self.source}: the {missing[0]} part of its {len(found)} recordings is empty. Bring more.")
         return [replace(recording, part=part) for recording, part in zip(found, parts, strict=True)]
 
@@ -179,7 +185,7 @@ class SpeechData(TaskData, ABC):
 
     @cached_property
     def utterances(self) -> dict[Part, list[Utterance]]:
-        """Of each part, those of the training part for the first epoch."""
+        """Of each part; of the training part one draw, as many as any epoch draws."""
         return {part: self._drawn(part, torch.Generator().manual_seed(self.seed)) for part in get_args(Part)}
 
     def _drawn(self, part: Part, generator: torch.Generator) -> list[Utterance]:
@@ -263,8 +269,11 @@ class SpeechData(TaskData, ABC):
         """Reads and checks the recordings; calling it again changes nothing.
 
         Raises:
-            DataError: a recording is too short to have features, or to have a step for each of its tokens.
+            DataError: a recording is too short to have features, or to have a step for each of its tokens; a part has too
+                few recordings for a string.
         """
+        for part in sorted({recording.part for recording in self.recordings}):
+            self._require_utterances(part)
         for number, recording in enumerate(self.recordings):
             self._require_length(Utterance((number,), (), max(self.speeds) if recording.part == "train" else 1.0))
 
@@ -315,11 +324,15 @@ class SpeechData(TaskData, ABC):
         return EpochOrder(len(batches), lambda _: batches.__getitem__)
 
     def _loader(self, part: Part, order: EpochOrder, shared: bool = True) -> DataLoader[SpeechBatch]:
-        if not self.utterances[part]:
-            raise DataError(f"{self.source}: there is no utterance in the {part} part. Bring more recordings of it.")
+        self._require_utterances(part)
         if shared:
             order = order.shared(*self.share)
         return loader(_Batches(self, len(order), self.utterances[part][0]), order)
+
+    def _require_utterances(self, part: Part) -> None:
+        if not self.utterances[part]:
+            few = "" if self.string is None else f" (no speaker has {self.string[0]} recordings there, see `string`)"
+            raise DataError(f"{self.source}: there is no utterance in the {part} part{few}. Bring more recordings of it.")
 
     def rows_of(self, batch: SpeechBatch) -> Tensor:
         return batch.lengths.new_tensor([[0, batch.features.shape[1] - 1]]).expand(len(batch.lengths), 2)
@@ -332,11 +345,13 @@ class SpeechData(TaskData, ABC):
 
     def nearest_mean(self, heard: Sequence[SpeechBatch]) -> Tensor:
         """(N,) the class that the utterances of these batches are nearest to: see `lightning_modules.naive.nearest_mean`."""
-        known = [(self.features(utterance), self.numbers(utterance)[0]) for utterance in self.utterances["train"]]
+        known = [self.features(utterance) for utterance in self.utterances["train"]]
+        labels = torch.tensor([self.numbers(utterance)[0] for utterance in self.utterances["train"]])
         asked = [row[:length] for batch in heard for row, length in zip(batch.features, batch.lengths.tolist(), strict=True)]
-        means = torch.stack([thirds(features) for features, _ in known])
-        labels = torch.tensor([label for _, label in known])
-        return nearest_mean(means, labels, torch.stack([thirds(features) for features in asked]))
+        means, places = (  # of frames, since there may be fewer steps than thirds
+            torch.stack([thirds(steps.reshape(-1, self.mfcc.features)) for steps in part]) for part in (known, asked)
+        )
+        return nearest_mean(means, labels, places)
 
     def describe(self) -> list[tuple[str, str]]:
         seconds = [len(recording.samples) / self.mfcc.sample_rate for recording in self.recordings]
@@ -353,5 +368,5 @@ class SpeechData(TaskData, ABC):
 
 
 def thirds(features: Tensor) -> Tensor:
-    """(3 F,) the means of `features` (T, F) over the first, middle and last third of the steps."""
+    """(3 F,) the means of `features` (T, F) over the first, middle and last third of T, at least 3."""
     return torch.cat([part.mean(0) for part in features.tensor_split(3)])

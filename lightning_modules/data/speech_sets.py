@@ -39,7 +39,11 @@ class FSDD(SpeechData):
     def read(self) -> list[Recording]:
         archive = WavZip(data_path("fsdd", "recordings.zip"))
         parsed = {name: name.rpartition("/")[2].removesuffix(".wav").split("_") for name in archive.names}
-        if wrong := [name for name, parts in parsed.items() if len(parts) != 3 or not (parts[0] + parts[2]).isdecimal()]:
+        if wrong := [
+            name
+            for name, parts in parsed.items()
+            if len(parts) != 3 or parts[0] not in set("0123456789") or not parts[2].isdecimal()
+        ]:
             raise DataError(f"{archive.path}: members must be called DIGIT_SPEAKER_NUMBER.wav; got {wrong[0]!r}.")
         speakers = sorted({speaker for _, speaker, _ in parsed.values()})
         kind, _, held = self.chosen.partition("=")
@@ -83,11 +87,12 @@ class SpeechFolder(SpeechData):
     def read(self) -> list[Recording]:
         table = read_manifest(check_file(self.path))
         archive = None if self.archive is None else WavZip(local(self.archive))
-        column = "text" if "text" in table else "label"
+        column = next(name for name in ("label", "text")[:: 1 if self.task == "classification" else -1] if name in table)
+        texts = table[column].str.split().str.join(" ")
         speakers = table["speaker"] if "speaker" in table else pd.Series("", table.index)
-        parts = table["split"].where(table[column] != "", "predict") if "split" in table else None
+        parts = table["split"].where(texts != "", "predict") if "split" in table else None
         found = []
-        for row, name, said, speaker in zip(table.index, table["path"], table[column], speakers, strict=True):
+        for row, name, said, speaker in zip(table.index, table["path"], texts, speakers, strict=True):
             part = parts[row] if parts is not None else "train" if said else "predict"
             if part not in get_args(Part):
                 raise DataError(f"{self.path}: `split` must be train, val or test; row {row} holds {shown(part)}.")
@@ -99,7 +104,7 @@ class SpeechFolder(SpeechData):
             place = Path(self.path).expanduser().parent / name
             rate = self.mfcc.sample_rate
             samples = read_wav(place, rate) if archive is None else archive.read(name, rate)
-            found.append(Recording(name, samples, " ".join(said.split()) or None, cast("Part", part), speaker))
+            found.append(Recording(PurePath(name).as_posix(), samples, said or None, cast("Part", part), speaker))
         if parts is None:
             tested = set(spread([r if r.said else None for r in found], self.test, self.seed))
             found = [replace(r, part="test") if k in tested else r for k, r in enumerate(found)]

@@ -22,8 +22,8 @@ def confusion(truth: np.ndarray, said: np.ndarray, classes: Sequence[str]) -> Fi
     figure = Figure(figsize=(2 + 0.42 * min(size, 40), 1.6 + 0.42 * min(size, 40)), layout="constrained")
     axis = figure.subplots()
     axis.imshow(shares, cmap="Blues", vmin=0, vmax=1)
-    axis.set_xticks(range(size), classes, rotation=60, ha="right")
-    axis.set_yticks(range(size), classes)
+    axis.set_xticks(range(size), classes, rotation=60, ha="right", parse_math=False)
+    axis.set_yticks(range(size), classes, parse_math=False)  # `$` is a sign like any other
     axis.set_xlabel("said to be")
     axis.set_ylabel("is")
     if size <= COUNTED:
@@ -73,9 +73,11 @@ def utterance(heard: Heard) -> Figure:
     posteriors.set_ylabel("posterior")
     posteriors.set_ylim(0, 1.02)
     posteriors.set_xlabel("s")
-    posteriors.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False, fontsize="small")
+    legend = posteriors.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False, fontsize="small")
+    for text in legend.get_texts():
+        text.set_parse_math(False)
     for axis in (features, surprise, norm, posteriors):
         tidy(axis, time)
         axis.margins(x=0)
-    figure.suptitle(heard.title, fontsize="medium")
+    figure.suptitle(heard.title, fontsize="medium", parse_math=False)
     return figure

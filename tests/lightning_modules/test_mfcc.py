@@ -92,9 +92,11 @@ def test_a_recording_shorter_than_a_derivative_is_refused() -> None:
         (dict(sample_rate=10), "`sample_rate` must be at least 1000 Hz; got 10"),
         (dict(window=2.0), "`window` must be from 8 samples to 1 second; got 2.0"),
         (dict(hop=0.0), "`hop` must be from 8 samples"),
-        (dict(n_fft=100), "`n_fft` must be from the window's samples"),
+        (dict(n_fft=100), "`n_fft` must be even, from the window's samples"),
+        (dict(n_fft=301), "`n_fft` must be even, from the window's samples to 65536; got 301"),
         (dict(n_mfcc=41), "`n_mfcc` must be from 1 to `n_mels`; got 41"),
         (dict(n_mels=200), "`n_mels` must be few enough for every band to hold a frequency of `n_fft` 256; got 200"),
+        (dict(n_mels=10**9), "`n_mels` must be few enough"),
         (dict(n_mels=0), "`n_mfcc` must be from 1 to `n_mels`"),
     ],
 )

@@ -6,6 +6,7 @@ import math
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
@@ -17,6 +18,7 @@ from lightning_modules.data import ToneWords
 from lightning_modules.data.utterances import SpeechBatch, Utterance
 from lightning_modules.decoding import beam_search
 from lightning_modules.naive import nearest_mean
+from lightning_modules.plots import speech as plots
 from tests.lightning_modules.support import small_data, small_module, small_trainer
 
 STRINGS = dict(task="recognition", string=[1, 3], stack=3)
@@ -203,6 +205,15 @@ def test_the_nearest_mean() -> None:
     asked = torch.tensor([[0.9, 1.0], [0.1, 20.0]])
     labels = torch.tensor([0, 0, 1, 1])
     assert nearest_mean(known, labels, asked).tolist() == [1, 0]  # the first column varies between classes only
+    assert nearest_mean(known, labels + 1, torch.zeros(1, 2)).tolist() == [1]  # nothing is known of class 0
+    assert nearest_mean(known[:1], labels[:1], asked).tolist() == [0, 0]
+
+
+def test_names_in_pictures_are_no_formulas() -> None:
+    classes = ["a $x^$ b", "$\\nothing$"]
+    shown = plots.Heard(classes[0], np.arange(3.0), *(np.full(size, 0.5) for size in ((3, 2), 3, 3, (3, 2))), classes)
+    for figure in (plots.confusion(np.array([0, 1]), np.array([1, 1]), classes), plots.utterance(shown)):
+        figure.draw_without_rendering()
 
 
 @pytest.mark.parametrize(

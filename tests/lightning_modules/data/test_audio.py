@@ -39,6 +39,13 @@ def test_samples_come_back() -> None:
     assert decode(wav(TONE), "a.wav", 8000).dtype == np.float32
 
 
+def test_compressed_samples_come_back() -> None:
+    for kind in ("ULAW", "MS_ADPCM", "GSM610"):  # the last cannot tell its length in advance
+        samples = decode(wav(TONE, kind=kind), "a.wav", 8000)
+        assert len(samples) >= len(TONE)
+        assert np.corrcoef(samples[: len(TONE)], TONE)[0, 1] > 0.98
+
+
 def test_channels_are_averaged() -> None:
     both = np.stack([TONE, np.zeros_like(TONE)], 1)
     np.testing.assert_allclose(decode(wav(both, kind="FLOAT"), "a.wav", 8000), TONE / 2, atol=1e-7)
@@ -137,6 +144,15 @@ def lying(content: bytes) -> bytes:
 def test_a_damaged_member_is_named(change: Callable[[bytes], bytes], tmp_path: Path) -> None:
     path = archive(tmp_path / "a.zip", {"one.wav": wav(np.random.default_rng(0).uniform(-1, 1, 3000))})
     path.write_bytes(change(path.read_bytes()))
+    with pytest.raises(DataError, match=r"a\.zip.*one\.wav"):
+        WavZip(path).read("one.wav", 8000)
+
+
+def test_a_damaged_member_of_another_compression_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "a.zip"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_LZMA) as file:
+        file.writestr("one.wav", wav(TONE))
+    path.write_bytes(damaged(path.read_bytes()))
     with pytest.raises(DataError, match=r"a\.zip.*one\.wav"):
         WavZip(path).read("one.wav", 8000)
 

@@ -167,6 +167,13 @@ def test_stacked_frames_are_the_frames() -> None:
     assert len(frames) == plain.frames(utterance)
 
 
+def test_the_nearest_mean_hears_steps_of_many_frames() -> None:
+    data = tone_words(stack=1000)
+    (batch,) = tone_words(stack=1000, batch_size=50).test_dataloader()
+    assert batch.features.shape[1] == 1  # no thirds of that
+    assert len(set(data.nearest_mean([batch]).tolist())) > 1
+
+
 def test_characters_and_a_vocabulary_of_ones_own() -> None:
     data = tone_words(**STRINGS, tokens="characters")
     assert data.vocabulary == tuple(sorted(set("alphabravocharlie ")))
@@ -243,6 +250,8 @@ def test_a_folder_to_predict_only(tmp_path: Path) -> None:
     assert len(data.utterances["predict"]) == 2
     with pytest.raises(DataError, match="there is no utterance in the train part"):
         data.train_dataloader()
+    with pytest.raises(ConfigError, match="`vocabulary` must be that of the checkpoint where nothing is written down"):
+        SpeechFolder(data.path).setup()
 
 
 def test_a_folder_in_an_archive_is_not_unpacked(tmp_path: Path) -> None:
@@ -259,9 +268,29 @@ def test_a_folder_in_an_archive_is_not_unpacked(tmp_path: Path) -> None:
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.zip", "plain", "table.csv"]
 
 
-def test_a_recording_that_is_there_twice_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"every recording must be there once; a/0\.wav is there more often"):
-        SpeechFolder(str(folder(tmp_path, [*ROWS, ROWS[0]]))).setup()
+@pytest.mark.parametrize("prefix", ["", "./", "a/../", ".//"])
+def test_a_recording_that_is_there_twice_is_refused(prefix: str, tmp_path: Path) -> None:
+    said = "must lie below" if ".." in prefix else r"every recording must be there once; a/0\.wav is there more often"
+    with pytest.raises(DataError, match=said):
+        SpeechFolder(str(folder(tmp_path, [*ROWS, prefix + ROWS[0]]))).setup()
+
+
+def test_blanks_are_nothing_said(tmp_path: Path) -> None:
+    rows = [f"{row},{'test' if k > 15 else 'train'}" for k, row in enumerate(ROWS)]
+    data = SpeechFolder(str(folder(tmp_path, [*rows, "b/new.wav,  ,train"], head="path,label,split")))
+    assert [recording.name for recording in data.recordings if recording.part == "predict"] == ["b/new.wav"]
+
+
+def test_of_label_and_text_the_task_reads_its_own(tmp_path: Path) -> None:
+    path = str(folder(tmp_path, [f"{row},go {k}" for k, row in enumerate(ROWS)], head="path,label,text"))
+    assert SpeechFolder(path).vocabulary == ("null", "yes")
+    assert SpeechFolder(path, task="recognition").vocabulary == tuple(sorted(["go", *map(str, range(20))]))
+
+
+def test_strings_that_no_speaker_can_fill_are_refused_before_anything_runs(tmp_path: Path) -> None:
+    data = SpeechFolder(str(folder(tmp_path, ROWS)), task="recognition", string=[3, 4])
+    with pytest.raises(DataError, match=r"no utterance in the val part \(no speaker has 3 recordings there, see `string`\)"):
+        data.setup()
 
 
 @pytest.mark.data
