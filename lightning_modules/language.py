@@ -284,7 +284,9 @@ class LanguageModule(TaskModule):
             **settings: The other fields of `Sampling`.
 
         Example:
-            >>> "".join(module.generate("The ", length=100, temperature=0.8))  # doctest: +SKIP
+            >>> module = LanguageModule(DREAMConfig(input_dim=8, hidden_dim=8, rank=2))
+            >>> module.vocabulary = Vocabulary("bytes")
+            >>> text = "".join(module.generate("The ", length=100, temperature=0.8))
         """
         decoder = Decoder(self.known, prompt)
         for token in self.tokens(Sampling(prompt, **settings)):

@@ -291,8 +291,12 @@ TEXTS = {
     "nothing left to train on": text(LINES, "must leave something to train on", "--data.test=0.97"),
     "no lanes": text(LINES, "`data.batch_size` must be a whole number of at least 1; got 0", "--data.batch_size=0"),
     "a temperature below 0": text(LINES, "`model.sampling.temperature` must be", "--model.sampling.temperature=-1"),
-    "nothing to choose from": text(LINES, "`model.sampling.top_k` must be at least 1", "--model.sampling.top_k=0"),
-    "no text to write": text(LINES, "`model.sampling.length` must be at least 1", "--model.sampling.length=0"),
+    "nothing to choose from": text(
+        LINES, "`model.sampling.top_k` must be a whole number of at least 1", "--model.sampling.top_k=0"
+    ),
+    "no text to write": text(
+        LINES, "`model.sampling.length` must be a whole number of at least 1", "--model.sampling.length=0"
+    ),
     "symbols that are set": text(LINES, "`model.symbols` is set by the data", "--model.symbols=7"),
     "a folder as text": Case(["check", "-c", "language_file", "--data.path=a"], {"a/x": b""}, "is a folder, not a file"),
     "no such text": Case(["check", "-c", "language_file", "--data.path=a.txt"], {}, "a.txt: no such file"),
