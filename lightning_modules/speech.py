@@ -179,12 +179,15 @@ class SpeechModule(TaskModule):
         if self.training:
             features = self.varied(features, lengths)
         output, traces, states = self.stack.trace(features, lengths=lengths)
-        first = traces[0].error
-        seen = torch.cat([output, first], -1) if self.error else output
+        seen = self.head_input(output, traces)
         if self.task == "classification":
             seen = seen.sum(1) / lengths.unsqueeze(-1)
         log_probs = self.head(self.dropout(seen)).log_softmax(-1)
-        return Reading(log_probs, first.square().mean(-1).sum(), traces, states)
+        return Reading(log_probs, traces[0].error.square().mean(-1).sum(), traces, states)
+
+    def head_input(self, output: Tensor, traces: list[DREAMTrace]) -> Tensor:
+        """z, (N, T, W), or (N, T, W + I) with the prediction error beside the output."""
+        return torch.cat([output, traces[0].error], -1) if self.error else output
 
     def misfit(self, log_probs: Tensor, batch: SpeechBatch) -> Tensor:
         """(N,) the loss of each utterance: its cross-entropy, or its CTC loss by token."""
@@ -293,7 +296,7 @@ class SpeechModule(TaskModule):
         batch = self._heard[len(self._heard) // 2]
         row = len(batch.names) // 2
         output, traces, _ = self.stack.trace(batch.features[row : row + 1, : int(batch.lengths[row])])
-        seen = torch.cat([output, traces[0].error], -1) if self.error else output
+        seen = self.head_input(output, traces)
         if self.task == "classification":
             seen = seen.cumsum(1) / torch.arange(1, seen.shape[1] + 1, device=seen.device)[:, None]
         steps, mfcc = seen.shape[1], self.data.mfcc
