@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 SCORES = 1 << 23
-"""Scores that are held at once: 32 MiB in float32."""
+"""Scores that are computed at once: 32 MiB in float32, and as much again for their logarithms."""
 
 
 def tied_scores(features: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
