@@ -234,7 +234,7 @@ def test_the_layer_that_is_not_chosen_suits_the_columns(columns: int, monkeypatc
         for row in rows:
             regressor.learn_one(row, 1.0)
             forecaster.learn_one(row)
-    assert regressor.learner is not None
-    assert forecaster.learner is not None
-    assert regressor.learner.network.config.rank == 4
-    assert forecaster.learner.network.config.rank == min(columns, 4)
+    for model in (regressor, forecaster):
+        assert model.learner is not None
+        config = model.learner.network.config
+        assert config.rank == min(config.input_dim, 4)
