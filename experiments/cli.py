@@ -20,6 +20,9 @@ Run an experiment from a YAML file, by path or by its shipped name:
 Compare:
   compare   several models and seeds, one table         dream compare -c forecasting --models dream lstm --seeds 3
 
+Search:
+  sweep     the settings with the best validation value dream sweep -c forecasting --space forecasting
+
 Look around:
   config    list | show NAME: shipped experiments, presets
   data      list | get NAME | path: public data sets
@@ -32,7 +35,7 @@ Your own file: dream fit -c forecasting_csv --data.path=FILE
 
 LONGEST = 1000  # characters of a line of a message
 TRAINER_COMMANDS = ("fit", "validate", "test", "predict", "check")
-COMMANDS = (*TRAINER_COMMANDS, "compare", "config", "data")
+COMMANDS = (*TRAINER_COMMANDS, "compare", "sweep", "config", "data")
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -80,6 +83,10 @@ def _dispatch(argv: list[str]) -> int:
         from experiments import compare
 
         return compare.main(argv[1:])
+    if command == "sweep":
+        from experiments.sweep import command as sweep
+
+        return sweep.main(argv[1:])
     if command not in TRAINER_COMMANDS:
         raise ConfigError(f"`{command}` is not a command of dream. {nearest(command, COMMANDS)}")
     from experiments import run
