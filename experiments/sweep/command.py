@@ -196,7 +196,9 @@ def _try_corners(plan: Plan) -> tuple[int, Any]:
 def _write_template(plan: Plan, path: Path) -> int:
     code, module = _try_corners(plan)
     if module is not None:
-        command = ["fit", *plan.fixed, "--run.test=false"]
+        names = [path.stem if path in configs.shipped().values() else str(path) for path in plan.paths]
+        shared = [*(word for name in names for word in ("-c", name)), *plan.flags, f"--seed={plan.seed}"]
+        command = ["fit", *redacted(shared), "--run.test=false"]
         text = wandb_template.text(plan.space, command, module.monitor, module.monitor_mode)
         try:
             write_atomic(path, text)
