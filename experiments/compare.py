@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from dream.errors import ConfigError
-from experiments import baselines, comparison, launch, run
+from experiments import baselines, comparison, ending, launch, run
 from experiments.arguments import one_folder, split_configs, split_own, whole_number
 from experiments.folders import PLAN, RESULTS, claim, discard_if_empty
 from lightning_modules.redaction import redacted
@@ -89,9 +89,9 @@ def run_cells(plan: Plan) -> int:
         print(f"[{number}/{len(plan.cells)}] {model}, seed {seed}{left}", file=sys.stderr, flush=True)  # noqa: T201
         try:
             code = run_cell(plan, model, seed)
-        except KeyboardInterrupt:  # before the run could say so itself
+        except KeyboardInterrupt as stop:  # before the run could say so itself
             print("dream: interrupted.", file=sys.stderr)  # noqa: T201
-            code = 130
+            code = ending.code(stop)
         record = comparison.record(plan.folder, model, seed)
         if code or record is None:  # --print_config and the like run nothing
             break

@@ -11,18 +11,16 @@ from pathlib import Path
 from typing import Any
 
 import optuna
-from lightning.pytorch.utilities.exceptions import SIGTERMException
 from optuna.trial import FrozenTrial, TrialState
 
 from dream.errors import CheckpointError, ConfigError, DataError, DREAMError
 from dream.files import write_atomic
-from experiments import configs, folders, launch, run
+from experiments import configs, ending, folders, launch, run
 from experiments.arguments import one_folder, split_configs, split_own, whole_number
 from experiments.folders import CONFIG
 from experiments.sweep import outcome, space, wandb_template, workers
 from experiments.sweep.study import ENDED, PRUNERS, STORE, Pruning, Study
 from lightning_modules.redaction import redacted
-from lightning_modules.signals import StopSignals
 
 USAGE = """\
 usage: dream sweep -c EXPERIMENT --space SPACE [--trials N] [--workers N] [--pruner NAME] [--folder FOLDER] [--seed N]
@@ -103,13 +101,13 @@ def main(argv: list[str]) -> int:
         raise ConfigError("`dream sweep` starts its runs itself; leave out torchrun and give --workers=N.")
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     plan = parse(argv)
-    with StopSignals(), warnings.catch_warnings():
+    with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
         try:
             return _sweep(plan, argv)
-        except (KeyboardInterrupt, SIGTERMException) as stop:  # between two trials
-            print(f"dream: interrupted; what is done is in {plan.folder}.", file=sys.stderr)  # noqa: T201
-            return 143 if isinstance(stop, SIGTERMException) else 130
+        except KeyboardInterrupt as stop:  # between two trials
+            say(f"dream: interrupted; what is done is in {plan.folder}.")
+            return ending.code(stop)
         except optuna.exceptions.StorageInternalError as error:
             message = f"{plan.folder / STORE} could not be read or written: {error.__cause__}. Free or change the disk."
             raise DataError(message) from error

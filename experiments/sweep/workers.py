@@ -11,9 +11,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lightning.pytorch.utilities.exceptions import SIGTERMException
-
 from dream.errors import DREAMError
+from experiments import ending
 from experiments.sweep import outcome
 from experiments.sweep.study import ENDED, Study
 
@@ -52,9 +51,9 @@ def run(plan: Plan, study: Study, argv: list[str]) -> int:
         try:
             _watch(study, started, plan.trials)
             break
-        except (KeyboardInterrupt, SIGTERMException) as stop:
-            code = 143 if isinstance(stop, SIGTERMException) else 130
-            _send(started, signal.SIGTERM if isinstance(stop, SIGTERMException) else signal.SIGINT)
+        except KeyboardInterrupt as stop:
+            code = ending.code(stop)
+            _send(started, signal.SIGTERM if isinstance(stop, ending.Terminated) else signal.SIGINT)
             _say("dream: stopping after the steps under way; Ctrl-C stops at once.")
     if code:
         _say(f"dream: interrupted; what is done is in {plan.folder}.")
