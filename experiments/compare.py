@@ -12,8 +12,8 @@ from typing import Any
 
 from dream.errors import ConfigError
 from dream.files import write_atomic
-from experiments import baselines, comparison, launch, run
-from experiments.arguments import split_configs
+from experiments import baselines, comparison, launch, own_code, run
+from experiments.arguments import configurations, experiment_name, split_configs
 from experiments.folders import RESULTS, RunSettings, discard_if_empty
 from lightning_modules.redaction import redacted
 
@@ -44,6 +44,8 @@ class Plan:
     models: list[str] = field(default_factory=lambda: list(baselines.MODELS))
     seeds: int = 3
     folder: Path = Path()
+    own: dict[str, bytes] = field(default_factory=dict)
+    """The Python files beside the YAML files that these take classes from."""
 
     @property
     def cells(self) -> list[tuple[str, int]]:
@@ -53,7 +55,8 @@ class Plan:
     def identity(self) -> dict[str, Any]:
         """What all cells share; a folder holds the cells of one identity only."""
         texts = [path.read_text(encoding="utf-8") for path in self.paths]
-        return {"experiment": redacted(texts), "flags": redacted(self.flags)}
+        own = {name: content.decode("utf-8", "replace") for name, content in self.own.items()}
+        return {"experiment": redacted(texts), "flags": redacted(self.flags)} | ({"own": own} if own else {})
 
 
 def main(argv: list[str]) -> int:
@@ -127,7 +130,8 @@ def parse(argv: list[str]) -> Plan:
     for taken in ("--seed", "--seed_everything", "--run.name", "--run.folder", "--ckpt_path", "--model.core"):
         if any(flag.partition("=")[0] == taken for flag in flags):
             raise ConfigError(f"`{taken}` is set by compare for each run; leave it out. See `dream compare --help`.")
-    plan = Plan(paths, flags)
+    configurations(paths)  # loads the Python files beside them
+    plan = Plan(paths, flags, own=own_code.sources())
     if "--models" in own:
         plan.models = list(dict.fromkeys(name for text in own["--models"] for name in text.split(",") if name))
         if not plan.models:
@@ -139,7 +143,7 @@ def parse(argv: list[str]) -> Plan:
         if not text.isdecimal() or int(text) < 1:
             raise ConfigError(f"`--seeds` must be a whole number of at least 1; got {text!r}.", key="seeds")
         plan.seeds = int(text)
-    folder = own.get("--folder", [str(Path(RunSettings.folder) / f"compare-{paths[-1].stem}")])
+    folder = own.get("--folder", [str(Path(RunSettings.folder) / f"compare-{experiment_name(paths)}")])
     if len(folder) != 1 or not folder[0]:
         raise ConfigError(f"`--folder` must be one folder, in quotes if there are spaces in it; got {folder}.", key="folder")
     plan.folder = Path(folder[0])

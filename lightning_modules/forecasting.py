@@ -184,10 +184,7 @@ class ForecastingModule(TaskModule):
         self.make_core(core, config, hidden_dims, dropout, backend)
         self.dropout = nn.Dropout(dropout)
         features, outputs = self.stack.output_dim + config.input_dim, columns * max(len(levels), 1)
-        if head == "patches":
-            self.head: nn.Module = PatchHead(features, self.stack.output_dim, horizon, patch, outputs, dropout)
-        else:
-            self.head = nn.Linear(features, horizon * outputs)
+        self.head = self.make_head(features, outputs)
         self.known_effect = KnownEffect(features, known, outputs) if known else None
         # Facts about the data at hand, not about the model: a checkpoint must not bring those of other data.
         self.register_buffer("units", torch.ones(channels), persistent=False)
@@ -195,6 +192,24 @@ class ForecastingModule(TaskModule):
         self.register_buffer("levels", torch.tensor(levels), persistent=False)
         self._validation: list[ForecastMetrics] = []  # in a list, since what it holds belongs into no checkpoint
         self._backtest: Backtest | None = None
+
+    def make_head(self, features: int, outputs: int) -> nn.Module:
+        """What makes the forecast of an origin out of its features; a subclass may return another.
+
+        Called once, by ``__init__``, when `horizon`, `season`, `patch`, `stack` and `hparams` are there.
+
+        Args:
+            features: F, the number of features: the output of the core, then the first layer's forecast of the next patch.
+            outputs: Values to forecast in a row: one, or one for each of `quantiles`; of each target if channels are not
+                independent.
+
+        Returns:
+            A module that maps features (M, K, F) to (M, K, horizon outputs), row by row.
+        """
+        if self.hparams["head"] == "patches":
+            dropout = self.hparams["dropout"]
+            return PatchHead(features, self.stack.output_dim, self.horizon, self.patch, outputs, dropout)
+        return nn.Linear(features, self.horizon * outputs)
 
     def forward(
         self,
