@@ -125,7 +125,7 @@ def contents(paths: list[Path]) -> list[Any]:
 def own_files(paths: list[Path]) -> Iterator[Path]:
     """The Python files beside the configurations `paths` that they take classes from."""
     for path, content in zip(paths, contents(paths), strict=True):
-        for class_path, _ in own_code.class_paths(content):
+        for class_path, *_ in own_code.class_paths(content):
             if file := own_code.file_of(class_path, [path.parent]):
                 yield file
 
@@ -141,14 +141,13 @@ def configurations(paths: list[Path], kept: Path | None = None) -> list[str]:
     own_code.begin([*first, *(path.parent for path in reversed(paths))])
     words = []
     for path, content in zip(paths, contents(paths), strict=True):
-        places = [*first, path.parent]
-        found = {(name, section): own_code.file_of(name, places) for name, section in own_code.class_paths(content)}
-        names = {name: own_code.load(name, file, section) for (name, section), file in found.items() if file}
-        if names or (isinstance(content, dict) and "preset" in content):
-            text = own_code.qualified(content, names)
-            words += ["-c", yaml.safe_dump(presets.spelled_out(text) if "preset" in text else text, sort_keys=False)]
-        else:
-            words += ["-c", str(path)]
+        changed = False
+        for name, section, place, key in own_code.class_paths(content):
+            if file := own_code.file_of(name, [*first, path.parent]):
+                place[key], changed = own_code.load(name, file, section), True
+        if isinstance(content, dict) and "preset" in content:
+            content, changed = presets.spelled_out(content), True
+        words += ["-c", yaml.safe_dump(content, sort_keys=False) if changed else str(path)]
     return words
 
 
@@ -245,7 +244,8 @@ def checkpoint_flags(checkpoint: Path, paths: list[Path]) -> list[str]:
 
 def task(paths: list[Path]) -> str | None:
     """Name of the module that the configurations `paths` name last; None where none does."""
-    named = [name for content in contents(paths) for name, section in own_code.class_paths(content) if section == "model"]
+    found = [(name, section) for content in contents(paths) for name, section, *_ in own_code.class_paths(content)]
+    named = [name for name, section in found if section == "model"]
     return named[-1].rpartition(".")[2] if named else None
 
 

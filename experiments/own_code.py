@@ -48,26 +48,26 @@ def file_of(class_path: object, folders: Sequence[Path]) -> Path | None:
     return next((file for file in files if file.is_file()), None)
 
 
-def class_paths(content: Any, section: str = "") -> Iterator[tuple[str, str]]:
-    """Every class path in the content of a YAML file, and the section whose class it is: `model`, `data`, or neither."""
-    if isinstance(content, list):
-        for part in content:
-            yield from class_paths(part, "-")
-    elif isinstance(content, dict):
-        for key, value in content.items():
-            if isinstance(value, str) and (key == "class_path" or (not section and key in KINDS)):
-                yield value, section or key
-            else:
-                yield from class_paths(value, key if not section else "-")
-
-
-def qualified(content: Any, names: dict[str, str]) -> Any:
-    """`content` of a YAML file with the class paths in `names` replaced."""
-    if isinstance(content, dict):
-        return {key: qualified(value, names) for key, value in content.items()}
-    if isinstance(content, list):
-        return [qualified(part, names) for part in content]
-    return names.get(content, content) if isinstance(content, str) else content
+def class_paths(content: Any) -> Iterator[tuple[str, str, dict[str, Any], str]]:
+    """Every class path in the content of a YAML file, the section whose class it is (`model`, `data`, or "" for others), and
+    the dictionary and key where it stands."""
+    if not isinstance(content, dict):
+        return
+    for section in KINDS:
+        if isinstance(content.get(section), str):
+            yield content[section], section, content, section
+    own = {id(content.get(section)): section for section in KINDS}
+    left: list[Any] = [content]
+    seen = {id(content)}  # a damaged file may refer to itself
+    while left:
+        part = left.pop()
+        if isinstance(part, dict) and isinstance(part.get("class_path"), str):
+            yield part["class_path"], own.get(id(part), ""), part, "class_path"
+        inner = part.values() if isinstance(part, dict) else part
+        for value in inner:
+            if isinstance(value, dict | list) and id(value) not in seen:
+                seen.add(id(value))
+                left.append(value)
 
 
 def load(class_path: str, file: Path, section: str) -> str:
@@ -88,7 +88,7 @@ def load(class_path: str, file: Path, section: str) -> str:
     if not isinstance(found, type):
         own = [key for key, value in vars(module).items() if isinstance(value, type) and value.__module__ == module.__name__]
         hint = nearest(name, own) if own else "It defines no class."
-        raise ConfigError(f"{file} must define the class `{name}`, which `{section}` names; it does not. {hint}")
+        raise ConfigError(f"{file} must define the class `{name}`; it does not. {hint}")
     kind = KINDS.get(section, object)
     if not issubclass(found, kind):
         raise ConfigError(

@@ -381,6 +381,7 @@ def set_up_words() -> None:
         "The dirpath has changed.*",  # a run's folder that is given by its relative path
         ".*litlogger.*",
         "LightningCLI's args parameter.*",  # ours come from `arguments.resolve`
+        rf"(?s).*Hit failing import.*{own_code.PACKAGE}",  # classes of an earlier run of this process
         ".*LeafSpec.*",
     ):
         warnings.filterwarnings("ignore", message)
