@@ -14,22 +14,8 @@ from dream.errors import CheckpointError, ConfigError, DREAMWarning
 from experiments import configs, folders, own_code, presets
 from experiments.folders import CONFIG, SAVES, RunSettings
 from lightning_modules import checkpoints
+from lightning_modules.base import FROM_DATA
 
-FROM_DATA = {
-    "channels": "channels",
-    "covariate_count": "covariates",
-    "known_count": "known",
-    "calendar_count": "calendar",
-    "aged_count": "aged",
-    "look_back": "look_back",
-    "horizon": "horizon",
-    "season": "season",
-    "task": "task",
-    "inputs": "inputs",
-    "label_delay": "label_delay",
-    "symbols": "symbols",
-}
-"""What a model takes from its data: attribute of the data, argument of the model."""
 VERBATIM = ("model.sampling.prompt",)
 """Settings that are text as it stands; the parser would take such flags for YAML, such as `null` or `Title: text`."""
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import json
 import logging
 import os
@@ -28,13 +27,13 @@ from pydantic import ValidationError
 from dream.errors import ConfigError, DataError, DREAMError, DREAMWarning
 from dream.files import write_atomic
 from experiments import folders, launch, own_code, presets, report
-from experiments.arguments import FROM_DATA, resolve
+from experiments.arguments import resolve
 from experiments.check import check_experiment
 from experiments.explain import chain, explain
 from experiments.folders import CONFIG, RESULTS, SAVES, RunSettings
 from experiments.resume import check_weights, refuse_other_settings, resolve_config
 from lightning_modules import checkpoints, tracking
-from lightning_modules.base import TaskModule
+from lightning_modules.base import FROM_DATA, TaskModule, default_arguments
 from lightning_modules.callbacks import (
     BestCheckpoint,
     DREAMMonitor,
@@ -162,7 +161,7 @@ class DREAMCLI(LightningCLI):
         if not isinstance(settings.get("config", Namespace()), Namespace):
             raise ConfigError(f"`model.config` must be a section with settings such as rank; got {settings.config!r}.")
         typed = {argument.partition("=")[0].replace(".init_args", "") for argument in self.command}
-        defaults = default_arguments(values.model.class_path)
+        defaults = default_arguments(locate(values.model.class_path))
         for source, target in FROM_DATA.items():
             value = settings.get(target)
             if f"--model.{target}" in typed or value not in (None, defaults.get(target)):
@@ -390,11 +389,3 @@ def set_up_words() -> None:
 def _note(message: Warning | str, category: type[Warning], *_: Any, **__: Any) -> None:
     kind = "note" if issubclass(category, DREAMWarning) else category.__name__
     print(f"{kind}: {str(message).strip()}", file=sys.stderr)  # noqa: T201
-
-
-def default_arguments(class_path: str) -> dict[str, Any]:
-    """The defaults of the arguments of a class, and of those that it passes on to the classes it derives from."""
-    found = locate(class_path)
-    assert isinstance(found, type)
-    bases = found.__mro__[found.__mro__.index(TaskModule) :: -1]
-    return {name: parameter.default for base in bases for name, parameter in inspect.signature(base).parameters.items()}
