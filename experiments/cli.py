@@ -19,6 +19,7 @@ Run an experiment from a YAML file, by path or by its shipped name:
 
 Compare:
   compare   several models and seeds, one table         dream compare -c forecasting --models dream lstm --seeds 3
+  report    a run or a comparison as one HTML page      dream report runs/compare-forecasting
 
 Look around:
   config    list | show NAME: shipped experiments, presets
@@ -32,7 +33,7 @@ Your own file: dream fit -c forecasting_csv --data.path=FILE
 
 LONGEST = 1000  # characters of a line of a message
 TRAINER_COMMANDS = ("fit", "validate", "test", "predict", "check")
-COMMANDS = (*TRAINER_COMMANDS, "compare", "config", "data")
+COMMANDS = (*TRAINER_COMMANDS, "compare", "report", "config", "data")
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -80,6 +81,10 @@ def _dispatch(argv: list[str]) -> int:
         from experiments import compare
 
         return compare.main(argv[1:])
+    if command == "report":
+        from experiments import report
+
+        return report.main(argv[1:])
     if command not in TRAINER_COMMANDS:
         raise ConfigError(f"`{command}` is not a command of dream. {nearest(command, COMMANDS)}")
     from experiments import run

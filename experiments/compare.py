@@ -14,10 +14,8 @@ from dream.errors import ConfigError
 from dream.files import write_atomic
 from experiments import baselines, comparison, launch, run
 from experiments.arguments import split_configs
-from experiments.folders import RESULTS, RunSettings, discard_if_empty
+from experiments.folders import PLAN, RESULTS, RunSettings, discard_if_empty
 from lightning_modules.redaction import redacted
-
-PLAN = "plan.json"  # what the cells of a folder share
 
 USAGE = """\
 usage: dream compare -c EXPERIMENT [--models NAME ...] [--seeds N] [--folder FOLDER] [any setting of `dream fit`]

@@ -16,7 +16,6 @@ from filelock import FileLock, Timeout
 
 from dream.errors import ConfigError
 from dream.files import write_atomic
-from lightning_modules.redaction import redacted
 
 log = logging.getLogger(__name__)
 
@@ -29,6 +28,8 @@ SAVES = "checkpoints"
 LOCK = ".lock"
 RESULTS = "results.json"
 """What came out; there when a run has ended well."""
+PLAN = "plan.json"
+"""What the runs of a comparison share; it makes a folder the folder of one."""
 
 
 @dataclass
@@ -102,6 +103,8 @@ def read_run(folder: Path) -> dict[str, Any]:
 
 def without_resume(command: list[str]) -> list[str]:
     """The command that starts the run which `command` goes on with, as it may be written down."""
+    from lightning_modules.redaction import redacted  # loads all tasks, which those who only read a folder don't need
+
     return [word for word in redacted(command) if word != "--resume" and not word.startswith("--resume=")]
 
 

@@ -251,9 +251,11 @@ class SpeechModule(TaskModule):
         self._heard.append(batch)
         for name in self.rows:
             with self.stack.plasticity(name == self.title and self.stack.plasticity_enabled):
-                log_probs = self(batch.features, batch.lengths).log_probs
-            self._require_finite(batch, log_probs)
-            self._seen[name].append(log_probs.cpu())
+                reading: Reading = self(batch.features, batch.lengths)
+            if name == self.title:
+                self.observe(reading.traces, reading.states, batch.lengths)
+            self._require_finite(batch, reading.log_probs)
+            self._seen[name].append(reading.log_probs.cpu())
 
     def on_test_epoch_end(self) -> None:
         heard = [batch._replace(**{name: getattr(batch, name).cpu() for name in batch._fields[:4]}) for batch in self._heard]

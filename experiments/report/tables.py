@@ -1,0 +1,109 @@
+"""What a run was and what came out, as facts and as a table whose best values are marked."""
+
+from __future__ import annotations
+
+import math
+import shlex
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import chain
+from typing import Any
+
+from experiments.comparison import written
+from experiments.report.folder import ComparisonFolder, RunFolder
+
+UNKNOWN = "not recorded"
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A value in a table."""
+
+    text: str
+    best: bool = False
+    exact: str = ""
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table with a name for every row."""
+
+    columns: list[str]
+    rows: dict[str, list[Cell]]
+    note: str
+
+
+def facts(run: RunFolder) -> list[tuple[str, str]]:
+    """What a run was, as (name, text) rows."""
+    ended = run.ended
+    command = ended.get("command") or (["dream", *run.facts["command"]] if run.facts.get("command") else None)
+    versions = ended.get("versions")
+    known = {
+        "command": shlex.join(map(str, command)) if command else None,
+        "seed": ended.get("seed"),
+        "started": run.facts.get("started"),
+        "seconds": ended.get("seconds"),
+        "epochs": ended.get("epochs"),
+        "parameters": f"{ended['parameters']:,}" if isinstance(ended.get("parameters"), int) else None,
+        "commit": ended.get("commit"),
+        "versions": ", ".join(f"{name} {text}" for name, text in versions.items()) if isinstance(versions, dict) else None,
+        "device": ended.get("device"),
+    }
+    return [(name, UNKNOWN if value is None else str(value)) for name, value in known.items()]
+
+
+def direction(metric: str, ended: Mapping[str, Any]) -> str:
+    """``up`` if more of a metric is better, ``down`` if less, nothing where neither is, or nobody wrote it down."""
+    if "higher_is_better" not in ended or metric in ended.get("unranked", ()):
+        return ""
+    return "up" if metric in ended["higher_is_better"] else "down"
+
+
+def table(
+    cells: Mapping[str, Mapping[str, tuple[float, str]]], ended: Mapping[str, Any], extra: Sequence[str] = ()
+) -> Table:
+    """`cells` by row and metric, a number and its text each; the best number of a metric is marked."""
+    metrics = list(dict.fromkeys(chain.from_iterable(cells.values())))
+    best = {}
+    for metric in metrics:
+        known = [cell[metric][0] for cell in cells.values() if metric in cell and math.isfinite(cell[metric][0])]
+        way = direction(metric, ended) if metric not in extra else ""
+        if way and len(known) > 1:
+            best[metric] = max(known) if way == "up" else min(known)
+    arrows = {"up": " ↑", "down": " ↓", "": ""}
+    columns = [metric + (arrows[direction(metric, ended)] if metric not in extra else "") for metric in metrics]
+
+    def made(row: Mapping[str, tuple[float, str]], metric: str) -> Cell:
+        value, text = row.get(metric, (math.nan, "-"))
+        return Cell(text, value == best.get(metric), repr(value) if metric in row else "")
+
+    rows = {name: [made(row, metric) for metric in metrics] for name, row in cells.items()}
+    note = "Whether more or less of a metric is better was not recorded, so none is marked as the best."
+    if "higher_is_better" in ended:
+        note = "Arrows: more (↑) or less (↓) is better." + (" Bold: the best of its column." if best else "")
+    return Table(columns, rows, note)
+
+
+def run_table(run: RunFolder) -> Table | None:
+    """The results of a run."""
+    cells = {
+        model: {name: (float(value), f"{value:.4g}") for name, value in values.items() if isinstance(value, (int, float))}
+        for model, values in run.results.items()
+    }
+    return table(cells, run.ended) if cells else None
+
+
+def comparison_table(folder: ComparisonFolder) -> Table | None:
+    """Mean and deviation over the seeds of every row."""
+    rows = folder.rows
+    if not rows:
+        return None
+    metrics = list(dict.fromkeys(name for row in rows.values() for values in row.values.values() for name in values))
+    cells: dict[str, dict[str, tuple[float, str]]] = {}
+    for model, row in rows.items():
+        cells[model] = {metric: (statistics.fmean(v), written(v)) for metric in metrics if (v := row.of(metric))}
+        if row.parameters is not None:
+            seconds = statistics.fmean(row.seconds)
+            cells[model] |= {"parameters": (row.parameters, f"{row.parameters:,}"), "seconds": (seconds, f"{seconds:.0f}")}
+    return table(cells, next(iter(folder.done.values())).ended, ("parameters", "seconds"))
