@@ -244,9 +244,11 @@ class LanguageModule(TaskModule):
     def on_test_end(self) -> None:
         """`text.txt` in the run's folder: what `sampling` asks for, written by the weights that were tested."""
         if self.trainer.is_global_zero:
+            folder = Path(self.trainer.default_root_dir)
+            folder.mkdir(parents=True, exist_ok=True)
             with torch.random.fork_rng():
                 torch.manual_seed(SAMPLE)
-                self.write_predictions([list(self.tokens(self.sampling))], Path(self.trainer.default_root_dir))
+                self.write_predictions([list(self.tokens(self.sampling))], folder)
 
     def figures(self) -> dict[str, Figure]:
         """Loss over the test text, what adaptation gives, surprise and norm of U."""

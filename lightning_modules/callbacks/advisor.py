@@ -85,6 +85,7 @@ class TuningAdvisor(L.Callback):
     def write(self, folder: str | Path) -> None:
         """`remarks.json`: the window and what was reported so far, in the order of the steps."""
         remarks = [{"step": step, "symptom": symptom, "adjustment": text} for symptom, (step, text) in self.reported.items()]
+        Path(folder).mkdir(parents=True, exist_ok=True)
         write_atomic(Path(folder) / REMARKS, json.dumps({"window": self.window, "remarks": remarks}, indent=2) + "\n")
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:

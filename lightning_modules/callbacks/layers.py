@@ -115,7 +115,9 @@ class LayerRecord(L.Callback):
         cells = [module for module in pl_module.stack.modules() if isinstance(module, DREAMCell)]
         layers = [tally.plain() | fast_weights(cell) for tally, cell in zip(self.tallies, cells, strict=True)]
         record = {"places": "steps" if self.streams else "rows", "layers": layers}
-        write_atomic(Path(trainer.default_root_dir) / LAYERS, json.dumps(record) + "\n")
+        folder = Path(trainer.default_root_dir)
+        folder.mkdir(parents=True, exist_ok=True)
+        write_atomic(folder / LAYERS, json.dumps(record) + "\n")
 
 
 def fast_weights(cell: DREAMCell) -> dict[str, Any]:
