@@ -114,7 +114,8 @@ class RunFolder:
         self.config = read_text(self.path / CONFIG, 200_000)
         found = read_json(self.path / LAYERS)
         self.places = str(found.get("places", "steps"))
-        self.layers = [layer for layer in found.get("layers") or [] if isinstance(layer, dict)]
+        layers = found.get("layers")
+        self.layers = [layer for layer in layers if isinstance(layer, dict)] if isinstance(layers, list) else []
 
     @property
     def results(self) -> dict[str, dict[str, float]]:

@@ -37,10 +37,11 @@ class Table:
 def facts(run: RunFolder) -> list[tuple[str, str]]:
     """What a run was, as (name, text) rows."""
     ended = run.ended
-    command = ended.get("command") or (["dream", *run.facts["command"]] if run.facts.get("command") else None)
+    started = run.facts.get("command")
+    command = ended.get("command") or (["dream", *started] if isinstance(started, list) else None)
     versions = ended.get("versions")
     known = {
-        "command": shlex.join(map(str, command)) if command else None,
+        "command": shlex.join(map(str, command)) if isinstance(command, list) else None,
         "seed": ended.get("seed"),
         "started": run.facts.get("started"),
         "seconds": ended.get("seconds"),

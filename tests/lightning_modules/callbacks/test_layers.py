@@ -126,9 +126,8 @@ def test_streams_of_every_task_leave_the_same_however_they_are_cut(tmp_path: Pat
 
     def language(steps: int) -> tuple[TaskModule, Any, int]:
         data = TextFile(path=str(tmp_path / "text.txt"), batch_size=2, steps=steps, unit="chars")
-        module = LanguageModule(
-            DREAMConfig(input_dim=8, hidden_dim=8, rank=2), symbols=data.symbols, sampling=Sampling(length=5)
-        )
+        wide = DREAMConfig(input_dim=8, hidden_dim=8, rank=2)
+        module = LanguageModule(wide, symbols=data.symbols, sampling=Sampling(length=5))
         return module, data, len(data.parts.tokens["test"]) - 1
 
     def speech(size: int) -> tuple[TaskModule, Any, int]:
