@@ -19,7 +19,7 @@ Run an experiment from a YAML file, by path or by its shipped name:
 
 Compare:
   compare   several models and seeds, one table         dream compare -c forecasting --models dream lstm --seeds 3
-  report    a run or a comparison as one HTML page      dream report runs/compare-forecasting
+  report    a run, comparison, sweep: one HTML page     dream report runs/compare-forecasting
 
 Look around:
   config    list | show NAME: shipped experiments, presets

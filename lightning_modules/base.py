@@ -52,6 +52,12 @@ class Observation(NamedTuple):
             return torch.ones_like(self.surprise, dtype=torch.bool)
         return torch.arange(self.surprise.shape[1], device=self.surprise.device) < self.lengths.unsqueeze(1)
 
+    def mean(self, values: Tensor) -> Tensor:
+        """() mean of `values` (N, T) over the steps that are no padding; never waits for the device"""
+        if self.lengths is None:
+            return values.mean()
+        return torch.where(self.valid, values, 0.0).sum() / self.lengths.sum().clamp_min(1)
+
     @property
     def last_u_norm(self) -> Tensor:
         """(N,) norm of U after the last valid step of each row"""

@@ -1,4 +1,4 @@
-"""`dream report`: all that a run or a comparison left, as one page that needs nothing else."""
+"""`dream report`: all that a run, a comparison or a sweep left, as one page that needs nothing else."""
 
 from __future__ import annotations
 
@@ -10,20 +10,22 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from dream.errors import DataError
 from dream.files import write_atomic
-from experiments.report.folder import RunFolder, open_folder
-from experiments.report.page import comparison_page, run_page
+from experiments.report.folder import RunFolder, SweepFolder, open_folder
+from experiments.report.page import comparison_page, run_page, sweep_page
 
 
 def main(argv: list[str]) -> int:
     """Run `dream report` with the words after it; print where the page is.
 
     Raises:
-        ConfigError: the folder is neither that of a run nor that of a comparison.
-        DataError: the page can't be written.
+        ConfigError: the folder is not that of a run, a comparison or a sweep.
+        DataError: a figure can't be read, or the page can't be written.
     """
-    parser = argparse.ArgumentParser("dream report", description="One HTML page of all that a run or a comparison left.")
+    parser = argparse.ArgumentParser(
+        "dream report", description="One HTML page of all that a run, a comparison or a sweep left."
+    )
     parser.add_argument(
-        "folder", type=Path, metavar="RUN_OR_COMPARISON", help="its folder, such as runs/compare-forecasting"
+        "folder", type=Path, metavar="FOLDER", help="a run's, a comparison's or a sweep's, such as runs/compare-forecasting"
     )
     parser.add_argument(
         "--output", type=Path, metavar="FILE", help="where the page goes; report.html in that folder if not given"
@@ -31,7 +33,10 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--open", action="store_true", help="show it in the browser")
     arguments = parser.parse_args(argv)
     path = arguments.output or arguments.folder / "report.html"
-    text = render(arguments.folder)
+    try:
+        text = render(arguments.folder)
+    except OSError as error:
+        raise DataError(f"{error.filename} could not be read: {error.strerror}. Mend it, or remove it.") from None
     try:
         write_atomic(path, text)
     except OSError as error:
@@ -43,13 +48,16 @@ def main(argv: list[str]) -> int:
 
 
 def render(path: Path) -> str:
-    """The page of the run or the comparison in a folder.
+    """The page of the run, the comparison or the sweep in a folder.
 
     Raises:
-        ConfigError: it is neither.
+        ConfigError: it is none of them.
     """
     found = open_folder(path)
-    parts = run_page(found) if isinstance(found, RunFolder) else comparison_page(found)
+    if isinstance(found, SweepFolder):
+        parts = sweep_page(found)
+    else:
+        parts = run_page(found) if isinstance(found, RunFolder) else comparison_page(found)
     loader = PackageLoader("experiments.report", "")
     environment = Environment(
         loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True

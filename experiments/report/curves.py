@@ -7,7 +7,7 @@ from itertools import chain
 from typing import Any
 
 from experiments.report.charts import Chart, Charts
-from experiments.report.folder import Line, RunFolder, mean_line, number
+from experiments.report.folder import Line, RunFolder, SweepFolder, mean_line, number
 
 Groups = Mapping[str, Sequence[RunFolder]]
 """Runs that differ in their seed only, by the name of what they run."""
@@ -140,3 +140,16 @@ def line_of(layer: Mapping[str, Any], kind: str) -> Line:
 def summed(rows: Sequence[Sequence[int] | None]) -> list[int]:
     """The sums of columns."""
     return [sum(column) for column in zip(*(row for row in rows if row), strict=False)]
+
+
+def trial_curves(folder: SweepFolder, charts: Charts) -> list[Chart]:
+    """What every trial of a sweep came to, epoch by epoch, the best one in front."""
+    held = [trial["epochs"] for trial in folder.trials if isinstance(trial.get("epochs"), dict)]
+    lines = [[(float(k), float(v)) for k, v in epochs.items() if k.isdecimal() and number(v) is not None] for epochs in held]
+    lines = [line for line in lines if line]
+    if not lines or folder.best is None:
+        return []
+    monitor = str(folder.ended.get("monitor"))
+    caption = "Thick: the best trial; thin: the others. Lines that end early were given up or failed."
+    name = folder.best.path.name
+    return [charts.lines(f"{monitor} of the trials", caption, {name: lines[0]}, "epoch", monitor, {name: lines[1:]})]

@@ -1,4 +1,4 @@
-"""What a run or a comparison left in its folder, read without the packages that made it; what is missing or damaged is None.
+"""What a run, a comparison or a sweep left in its folder, read without the packages that made it; what is missing is None.
 
 Everything here may be old, unfinished or cut off in the middle of a line: a reader says what is there.
 """
@@ -16,7 +16,7 @@ from dream.errors import ConfigError
 from experiments.comparison import Row, gather
 from experiments.folders import CONFIG, PLAN, RESULTS, RUN
 
-METRICS, LAYERS, REMARKS = "metrics.jsonl", "layers.json", "remarks.json"
+METRICS, LAYERS, REMARKS, SWEEP = "metrics.jsonl", "layers.json", "remarks.json", "sweep.json"
 POINTS = 400  # of a line, and up to twice as many
 Line = list[tuple[float, float]]
 
@@ -162,20 +162,40 @@ class ComparisonFolder:
         return gather(records)
 
 
-def open_folder(path: Path) -> RunFolder | ComparisonFolder:
-    """The run or the comparison in a folder.
+@dataclass
+class SweepFolder:
+    """A sweep's folder."""
+
+    path: Path
+
+    def __post_init__(self) -> None:
+        self.plan = read_json(self.path / PLAN)
+        self.ended = read_json(self.path / SWEEP)
+        """Its trials and what gave them; empty before there was one."""
+        trials = self.ended.get("trials")
+        self.trials = [trial for trial in trials if isinstance(trial, dict)] if isinstance(trials, list) else []
+        sign = -1 if self.ended.get("mode") == "max" else 1
+        self.trials.sort(key=lambda trial: math.inf if (value := number(trial.get("value"))) is None else sign * value)
+        found = [trial for trial in self.trials if number(trial.get("value")) is not None]
+        self.best = RunFolder(self.path / str(found[0].get("folder"))) if found else None
+
+
+def open_folder(path: Path) -> RunFolder | ComparisonFolder | SweepFolder:
+    """The run, the comparison or the sweep in a folder.
 
     Raises:
-        ConfigError: it is neither.
+        ConfigError: it is none of them.
     """
+    if (path / SWEEP).is_file() or "space" in read_json(path / PLAN):
+        return SweepFolder(path)
     if (path / PLAN).is_file():
         return ComparisonFolder(path)
     if any((path / name).is_file() for name in (RUN, RESULTS, METRICS)):
         return RunFolder(path)
     what = "is empty or holds something else" if path.is_dir() else "is no folder"
     raise ConfigError(
-        f"`dream report` takes the folder of a run or of a comparison, such as runs/forecasting-2026-01-31_12-00-00; {path} "
-        f"{what}."
+        f"`dream report` takes the folder of a run, a comparison or a sweep, such as runs/forecasting-2026-01-31_12-00-00; "
+        f"{path} {what}."
     )
 
 

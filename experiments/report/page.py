@@ -6,17 +6,17 @@ import base64
 import csv
 import io
 import shlex
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
-from experiments.folders import RESULTS
 from experiments.report.charts import Charts
-from experiments.report.curves import Groups, learning_curves, test_layers, training_layers
-from experiments.report.folder import ComparisonFolder, RunFolder, read_text
-from experiments.report.tables import UNKNOWN, comparison_table, facts, run_table
+from experiments.report.curves import Groups, learning_curves, test_layers, training_layers, trial_curves
+from experiments.report.folder import ComparisonFolder, RunFolder, SweepFolder, read_text
+from experiments.report.tables import UNKNOWN, comparison_table, facts, run_table, trial_table
 
 ROWS, TEXT = 12, 2000  # rows of a table, and characters of a text, that are shown of a file
 MOST = 100_000  # characters of a table that are read
@@ -28,6 +28,7 @@ FIGURES = {
     "text": "Loss over the test text: the further a line lies above the model's own, the more its fast weights are worth.",
     "utterance": "One utterance: features, surprise, |U| and what the model believes as it listens.",
     "confusion": "What is taken for what: everything off the diagonal is a mistake.",
+    "sweep": "Every trial: look for settings at which good trials gather, and for a best one at the edge of what was tried.",
     "comparison": "Every run as a point, the mean as a bar: models whose points overlap are not told apart by these seeds.",
 }
 
@@ -43,17 +44,19 @@ class Picture:
     height: int
 
 
-def pictures(paths: Sequence[Path]) -> list[Picture]:
-    """The PNG files among `paths` that are whole enough to have a size."""
-    made = []
+def pictures(paths: Sequence[Path]) -> dict[str, list[Any]]:
+    """The PNG files `paths`, and the names of those that are not whole."""
+    made: list[Picture] = []
+    damaged: list[str] = []
     for path in paths:
         content = path.read_bytes()
         if not content.startswith(b"\x89PNG\r\n\x1a\n") or not content.endswith(b"IEND\xaeB`\x82"):
+            damaged.append(path.name)
             continue
         width, height = (int.from_bytes(content[start : start + 4]) for start in (16, 20))
         caption = FIGURES.get(path.stem.rstrip("_0123456789"), "A figure that the run left.")
         made.append(Picture(path.stem, caption, base64.b64encode(content).decode(), width, height))
-    return made
+    return {"pictures": made, "damaged": damaged}
 
 
 def files(run: RunFolder) -> list[dict[str, Any]]:
@@ -61,7 +64,7 @@ def files(run: RunFolder) -> list[dict[str, Any]]:
     made: list[dict[str, Any]] = []
     if (text := read_text(run.path / "text.txt", TEXT + 1)) is not None:
         made.append({"name": "text.txt", "text": text[:TEXT], "more": len(text) > TEXT})
-    for name in ("transcripts.csv", "labels.csv", "forecast.csv", "predictions.csv", "scores.csv"):
+    for name in ("heard.csv", "transcripts.csv", "labels.csv", "forecast.csv", "predictions.csv", "scores.csv"):
         rows = list(islice(csv.reader(io.StringIO(read_text(run.path / name, MOST) or "")), ROWS + 2))
         if rows:
             made += [{"name": name, "columns": rows[0], "rows": rows[1 : ROWS + 1], "more": len(rows) > ROWS + 1}]
@@ -98,7 +101,7 @@ def run_page(run: RunFolder) -> dict[str, Any]:
         "ended": bool(run.ended),
         "facts": facts(run),
         "table": run_table(run),
-        "pictures": pictures(sorted((run.path / "figures").glob("*.png"))),
+        **pictures(sorted((run.path / "figures").glob("*.png"))),
         "files": files(run),
         "config": run.config,
         **shared_parts(groups, charts),
@@ -131,19 +134,51 @@ def comparison_page(folder: ComparisonFolder) -> dict[str, Any]:
         "ended": bool(done) and len(done) == len(folder.runs),
         "facts": list(said.items()),
         "table": comparison_table(folder),
-        "pictures": pictures(sorted(folder.path.glob("comparison.png"))),
+        **pictures(sorted(folder.path.glob("comparison.png"))),
         "files": [],
         "config": first.config if first else None,
         **shared_parts(groups, Charts()),
     }
 
 
-def shared_parts(groups: Groups, charts: Charts) -> dict[str, Any]:
-    """The parts that runs and comparisons have."""
+def sweep_page(folder: SweepFolder) -> dict[str, Any]:
+    """The parts of the page of a sweep; charts, remarks and settings are those of its best trial."""
+    best, charts = folder.best, Charts()
+    own = dict(facts(best)) if best else {}
+    flags = folder.plan.get("flags")
+    states = Counter(str(trial.get("state")) for trial in folder.trials)
+    weights = folder.ended.get("importance")
+    said = {
+        "experiment": str(best.ended.get("experiment")) if best else UNKNOWN,
+        "trials": ", ".join(f"{count} {state}" for state, count in states.items()) or UNKNOWN,
+        "best": best.path.name if best else UNKNOWN,
+        "settings": (shlex.join(map(str, flags)) or "none beside the experiment's") if isinstance(flags, list) else UNKNOWN,
+        "importance": ", ".join(f"{name} {share:.2f}" for name, share in weights.items()) if weights else UNKNOWN,
+        **{name: own.get(name, UNKNOWN) for name in ("commit", "versions", "device")},
+    }
+    parts = shared_parts({"": [best]} if best else {}, charts)
     return {
+        "title": folder.path.name,
+        "kind": "sweep",
+        "folder": folder.path.name,
+        "ended": bool(folder.trials) and "unfinished" not in states,
+        "facts": list(said.items()),
+        "table": trial_table(folder),
+        **pictures(sorted(folder.path.glob("sweep.png"))),
+        "files": [],
+        "config": best.config if best else None,
+        **parts,
+        "of": f"the best trial, {best.path.name}" if best else "",
+        "learning": [*trial_curves(folder, charts), *parts["learning"]],
+    }
+
+
+def shared_parts(groups: Groups, charts: Charts) -> dict[str, Any]:
+    """The parts that every page has."""
+    return {
+        "of": "",
         "learning": learning_curves(groups, charts),
         "training": training_layers(groups, charts),
         "test": test_layers(groups, charts),
         "remarks": remarks(groups),
-        "results_file": RESULTS,
     }

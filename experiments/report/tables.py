@@ -11,9 +11,10 @@ from itertools import chain
 from typing import Any
 
 from experiments.comparison import written
-from experiments.report.folder import ComparisonFolder, RunFolder
+from experiments.report.folder import ComparisonFolder, RunFolder, SweepFolder
 
 UNKNOWN = "not recorded"
+TRIALS = 30  # trials that are shown
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,8 @@ class Table:
     columns: list[str]
     rows: dict[str, list[Cell]]
     note: str
+    head: str = "model"
+    """What a row is."""
 
 
 def facts(run: RunFolder) -> list[tuple[str, str]]:
@@ -108,3 +111,28 @@ def comparison_table(folder: ComparisonFolder) -> Table | None:
             seconds = statistics.fmean(row.seconds)
             cells[model] |= {"parameters": (row.parameters, f"{row.parameters:,}"), "seconds": (seconds, f"{seconds:.0f}")}
     return table(cells, next(iter(folder.done.values())).ended, ("parameters", "seconds"))
+
+
+def trial_table(folder: SweepFolder) -> Table | None:
+    """The best trials with their settings."""
+    if not folder.trials:
+        return None
+    monitor = str(folder.ended.get("monitor"))
+    names = list(dict.fromkeys(name for trial in folder.trials for name in trial.get("params") or {}))
+
+    def made(value: object, best: bool = False) -> Cell:
+        text = "-" if value is None else f"{value:.4g}" if isinstance(value, float) else str(value)
+        return Cell(text, best, str(value))
+
+    rows = {}
+    for place, trial in enumerate(folder.trials[:TRIALS]):
+        params = trial.get("params") or {}
+        first = made(trial.get("value"), best=place == 0 and folder.best is not None)
+        rows[str(trial.get("trial"))] = [
+            first, made(trial.get("state")), *(made(params.get(name)) for name in names), made(trial.get("seconds"))
+        ]  # fmt: skip
+    way = "↑" if folder.ended.get("mode") == "max" else "↓"
+    note = "The best trials first, by validation: no trial has looked at the test part."
+    if len(folder.trials) > TRIALS:
+        note += f" These are {TRIALS} of {len(folder.trials)}; all are in sweep.json."
+    return Table([f"{monitor} {way}", "state", *names, "seconds"], rows, note, "trial")

@@ -102,11 +102,8 @@ class TuningAdvisor(L.Callback):
             return
         first = pl_module.observed[0]
         target = pl_module.stack.get_config()[0].target_norm
-        self.samples.append(
-            Sample(
-                float(outputs["loss"]), float(first.surprise[first.valid].mean()), float(first.last_u_norm.mean()), target
-            )
-        )
+        loss, surprise = float(outputs["loss"]), float(first.mean(first.surprise))
+        self.samples.append(Sample(loss, surprise, float(first.last_u_norm.mean()), target))
         if len(self.samples) == self.window // 2 and math.isnan(self.start):
             self.start = float(np.median([sample.loss for sample in self.samples]))
         for symptom in symptoms(self.samples, self.window, self.start):

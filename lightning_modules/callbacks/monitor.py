@@ -33,10 +33,9 @@ class DREAMMonitor(L.Callback):
             return
         cells = [module for module in pl_module.stack.modules() if isinstance(module, DREAMCell)]
         for k, seen in enumerate(pl_module.observed):
-            valid = seen.valid
-            shown = {"surprise": seen.surprise[valid].mean(), "u_norm": seen.last_u_norm.mean()}
+            shown = {"surprise": seen.mean(seen.surprise), "u_norm": seen.last_u_norm.mean()}
             values: dict[str, Tensor] = shown | {
-                "surprised": (seen.surprise[valid] > SURPRISED).to(torch.float32).mean(),
+                "surprised": seen.mean((seen.surprise > SURPRISED).to(torch.float32)),
                 "threshold": seen.threshold.mean(),
             }
             if k < len(cells) and cells[k].config.base_plasticity > 0:  # a rival of DREAM has no cells

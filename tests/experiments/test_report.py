@@ -12,8 +12,8 @@ import pytest
 
 from experiments.cli import main
 from experiments.report import render
-from experiments.report.folder import POINTS, ComparisonFolder, RunFolder, Series, mean_line, read_metrics
-from experiments.report.tables import comparison_table, run_table
+from experiments.report.folder import POINTS, ComparisonFolder, RunFolder, Series, SweepFolder, mean_line, read_metrics
+from experiments.report.tables import comparison_table, run_table, trial_table
 
 PIXEL = bytes.fromhex(
     "89504e470d0a1a0a0000000d49484452000000010000000108000000003a7e9b550000000a49444154789c6360000000020001e221bc330000000049454e44ae426082"
@@ -110,6 +110,7 @@ def test_a_run_is_told_as_it_was(run: Path) -> None:
     assert [tag["alt"] for name, tag in page.tags if name == "img"] == [
         "stream. " + str(text.split("stream. ")[1].split('"')[0])
     ]
+    assert "Left out, since it is damaged: torn.png." in page.text
     assert "Step 7: Doesn't" in page.text
     assert "<code>rank</code>" in text
     assert "Once <script>" in page.text
@@ -236,7 +237,7 @@ def test_the_command_writes_the_page_and_says_where(
     monkeypatch.setattr("webbrowser.open", shown.append)
     assert main(["report", str(run)]) == 0
     assert capsys.readouterr().out == f"{run}/report.html\n"
-    assert (run / "report.html").read_text().lstrip().startswith("<!DOCTYPE html>")
+    assert (run / "report.html").read_text().startswith("<!DOCTYPE html>")
     assert shown == []
     assert main(["report", str(run), "--output", str(tmp_path / "other.html"), "--open"]) == 0
     assert shown == [(tmp_path / "other.html").as_uri()]
@@ -249,6 +250,34 @@ def test_another_folder_is_refused(tmp_path: Path, name: str, what: str, capsys:
     (tmp_path / "notes.txt").write_text("mine")
     assert main(["report", str(tmp_path / name)]) == 2
     said = capsys.readouterr().err
-    assert "`dream report` takes the folder of a run or of a comparison" in said
+    assert "`dream report` takes the folder of a run, a comparison or a sweep" in said
     assert f"{tmp_path / name} {what}." in said
     assert not (tmp_path / "report.html").exists()
+
+
+def test_a_sweep_is_its_trials_best_first(tmp_path: Path) -> None:
+    trials = [
+        {"trial": 0, "state": "pruned", "value": 0.75, "params": {"model.lr": 0.1}, "epochs": {"0": 0.75}},
+        {"trial": 1, "state": "failed", "value": None, "params": {"model.lr": EVIL}, "epochs": {}},
+        {"trial": 2, "state": "complete", "value": 0.5, "params": {"model.lr": 1.0}, "epochs": {"0": 0.6, "1": 0.5},
+         "seconds": 4.2, "folder": "trial-0002"},
+    ]  # fmt: skip
+    swept = {"monitor": "val/mse", "mode": "min", "importance": {"model.lr": 1.0}, "trials": trials}
+    folder = made(tmp_path / "sweep", plan_json={"space": "model.lr: [1]", "flags": []}, sweep_json=swept)
+    made(folder / "trial-0002", results_json=ENDED, metrics_jsonl=lines({"step": 1, "train/loss": 0.5}))
+    found = trial_table(SweepFolder(folder))
+    assert found is not None
+    assert found.columns == ["val/mse ↓", "state", "model.lr", "seconds"]
+    assert {name: [cell.text for cell in row] for name, row in found.rows.items()} == {
+        "2": ["0.5", "complete", "1", "4.2"],
+        "0": ["0.75", "pruned", "0.1", "-"],
+        "1": ["-", "failed", EVIL, "-"],
+    }
+    assert [row[0].best for row in found.rows.values()] == [True, False, False]
+    text = render(folder)
+    assert re.findall(r"<h3>(.*?)</h3>", text) == ["val/mse of the trials", "train/loss"]
+    assert "of the best trial, trial-0002." in text
+    assert "1 complete, 1 pruned, 1 failed" in text
+    assert "<script" not in text
+    (folder / "sweep.json").unlink()
+    assert "Not recorded: nothing was tested to its end." in render(folder)
