@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from html import escape
 from io import StringIO
 from itertools import count
 from typing import Any
@@ -130,5 +131,4 @@ def inline(svg: str, prefix: str, title: str) -> str:
         svg = svg.replace(colour, variable)
     head, _, body = svg.partition(">")
     head = re.sub(r' (width|height)="[^"]*"', "", head)
-    name = title.replace("&", "&amp;").replace("<", "&lt;").replace('"', "&quot;")
-    return f'{head} role="img" aria-label="{name}">{body}'
+    return f'{head} role="img" aria-label="{escape(title)}">{body}'

@@ -12,6 +12,7 @@ import pytest
 
 from experiments.cli import main
 from experiments.report import render
+from experiments.report.charts import Charts
 from experiments.report.folder import POINTS, ComparisonFolder, RunFolder, Series, SweepFolder, mean_line, read_metrics
 from experiments.report.tables import comparison_table, run_table, trial_table
 
@@ -133,6 +134,18 @@ def test_nothing_is_run_loaded_or_counted_twice(run: Path) -> None:
     used |= set(re.findall(r"url\(#(.*?)\)", text))
     assert used
     assert used <= set(ids)
+
+
+def test_names_in_charts_are_text() -> None:
+    name, line = f'{EVIL} & "$x$"', [(0.0, 1.0), (1.0, 2.0)]
+    for chart in (
+        Charts().lines(name, "", {name: line, "b": line}, name, name),
+        Charts().histogram(name, "", {name: [1, 2], "b": [2, 1]}, {name: [0, 1, 2], "b": [0, 1, 2]}, name, name),
+    ):
+        page = Page(chart.svg)
+        assert "script" not in {tag for tag, _ in page.tags}
+        assert page.text.count(name) == 3
+        assert page.tags[0][1]["aria-label"] == name
 
 
 def test_the_table_holds_the_results_and_marks_the_best(run: Path) -> None:
