@@ -17,6 +17,7 @@ nb_execution_mode = "off"  # the notebooks hold what they gave; the tests run th
 copybutton_exclude = ".linenos, .gp, .go"
 
 default_role = "code"  # the docstrings' single backquotes
+autodoc_inherit_docstrings = False  # Lightning's own are for its own site
 autodoc_member_order = "bysource"
 autodoc_typehints = "none"  # they stand in the signature
 autodoc_default_options = {"members": True, "show-inheritance": True}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import yaml
 
 from dream.errors import CheckpointError, ConfigError
 from experiments import configs
-from experiments.folders import CONFIG, SAVES
+from experiments.folders import CONFIG, SAVES, RunSettings
 from lightning_modules import checkpoints
 
 FROM_DATA = {
@@ -88,6 +89,46 @@ def split_configs(words: list[str]) -> tuple[list[Path], list[str]]:
         else:
             others.append(flag + equals + value)
     return paths, others
+
+
+def split_own(words: list[str], names: Collection[str]) -> tuple[dict[str, list[str]], list[str]]:
+    """The values of each of `names` among `words`, ``--name=value`` or ``--name value ...``, and the other words."""
+    own: dict[str, list[str]] = {}
+    others, rest = [], list(words)
+    while rest:
+        word = rest.pop(0)
+        name, equals, value = word.partition("=")
+        if name not in names:
+            others.append(word)
+            continue
+        own[name] = [value] if equals else []
+        while not equals and rest and not rest[0].startswith("-"):
+            own[name].append(rest.pop(0))
+    return own, others
+
+
+def whole_number(name: str, values: list[str], least: int = 1) -> int:
+    """The number that the flag `name` was given.
+
+    Raises:
+        ConfigError: it is none, or below `least`.
+    """
+    text = " ".join(values)
+    if not text.isdecimal() or int(text) < least:
+        raise ConfigError(f"`--{name}` must be a whole number of at least {least}; got {text!r}.", key=name)
+    return int(text)
+
+
+def one_folder(own: dict[str, list[str]], name: str) -> Path:
+    """The folder that ``--folder`` names among the flags of `split_own`; `name` beside the runs if it was not given.
+
+    Raises:
+        ConfigError: it names none, or several.
+    """
+    given = own.get("--folder", [str(Path(RunSettings.folder) / name)])
+    if len(given) != 1 or not given[0]:
+        raise ConfigError(f"`--folder` must be one folder, in quotes if there are spaces in it; got {given}.", key="folder")
+    return Path(given[0])
 
 
 def _as_flags(paths: list[Path]) -> list[str]:

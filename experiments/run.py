@@ -10,6 +10,7 @@ import sys
 import time
 import warnings
 from argparse import ArgumentError
+from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from pydoc import locate
@@ -78,6 +79,9 @@ class WriteConfig(SaveConfigCallback):
 
 class DREAMCLI(LightningCLI):
     """One run of `command`, as it was typed; `experiment` names it, and `stack` is closed when it has ended."""
+
+    callbacks: Sequence[L.Callback] = ()
+    """More of them, which are no setting."""
 
     def __init__(self, experiment: str, command: list[str], stack: ExitStack) -> None:
         self.experiment, self.command, self.stack = experiment, command, stack
@@ -188,7 +192,7 @@ class DREAMCLI(LightningCLI):
         plain = not sys.stderr.isatty() and not silent
         extra = [PlainProgress()] if plain else [] if silent else [RichProgressBar()]
         # what a test records comes before `saving`, which saves it
-        config["callbacks"] = [*(config.callbacks or []), LayerRecord(), *extra]
+        config["callbacks"] = [*(config.callbacks or []), LayerRecord(), *extra, *self.callbacks]
         config["plugins"] = [*(config.plugins or []), AtomicCheckpointIO()]
         if plain or silent:
             config["enable_progress_bar"] = False
@@ -245,12 +249,18 @@ class DREAMCLI(LightningCLI):
         self.running = True
 
     def fit(self, **kwargs: Any) -> None:
-        """Train, test the best checkpoint, and say what came out."""
+        """Train, test the best checkpoint (`RunSettings.test`), and say what came out."""
         if self.newest is not None:
             if launch.is_first():
                 print(f"going on from {self.newest}", file=sys.stderr, flush=True)  # noqa: T201
             kwargs["ckpt_path"] = self.newest
         self.trainer.fit(**kwargs)
+        if not self._get(self.config_init, "run").test:
+            assert self.folder is not None
+            metrics = tracking.best_validation(self.folder, self.model.monitor, self.model.monitor_mode)
+            self.model.results = {self.model.title: metrics} if metrics else {}
+            self.finish()
+            return
         best = getattr(self.trainer.checkpoint_callback, "best_model_path", "") or None
         self.trainer.test(self.model, datamodule=self.datamodule, ckpt_path=best, verbose=False)
         self.finish()
@@ -299,24 +309,46 @@ class DREAMCLI(LightningCLI):
             summary.results(results, self.folder, self.model.higher_is_better, self.model.unranked)
 
 
-def main(argv: list[str]) -> int:
-    """Run a Trainer command; the exit code.
+class Building(DREAMCLI):
+    """Builds everything that `dream check` does, and runs nothing."""
+
+    def _run_subcommand(self, subcommand: str) -> None:
+        """Nothing."""
+
+
+def main(argv: list[str], callbacks: Sequence[L.Callback] = ()) -> int:
+    """Run a Trainer command, with more `callbacks`; the exit code.
 
     Raises:
         DREAMError: a mistake in configuration or data.
         KeyboardInterrupt: Ctrl-C; what was written is whole.
     """
+    cli = DREAMCLI.__new__(DREAMCLI)
+    cli.callbacks = callbacks
     with warnings.catch_warnings():
         set_up_words()
-        return _run(argv)
+        return _run(cli, argv)
 
 
-def _run(argv: list[str]) -> int:
+def build(argv: list[str]) -> tuple[int, TaskModule | None]:
+    """Build the experiment that `dream check` with the words `argv` is of: the exit code, and the module, which knows its
+    data; None where there is none, as after ``--print_config``.
+
+    Raises:
+        DREAMError: a mistake in configuration or data.
+    """
+    cli = Building.__new__(Building)
+    with warnings.catch_warnings():
+        set_up_words()
+        code = _run(cli, ["check", *argv])
+    return code, getattr(cli, "model", None)
+
+
+def _run(cli: DREAMCLI, argv: list[str]) -> int:
     if launch.started_by_trainer():
         launch.end_with_parent()
     typed = sys.argv[1:]
     sys.argv[1:], experiment = resolve(argv)
-    cli = DREAMCLI.__new__(DREAMCLI)
     cli.folder = None
     stack = ExitStack()
     leave = launch.leaving()

@@ -323,6 +323,13 @@ class AnomalyModule(TaskModule):
         self._require_finite(batch, {"the prediction": scans[0].prediction, "the score": scores.transpose(2, 3, 0, 1)})
         return scores, shown[..., 0].cpu().numpy()
 
+    def setup(self, stage: str) -> None:
+        super().setup(stage)
+        for name in ("limit_test_batches", "limit_predict_batches"):
+            limit = getattr(self.trainer, name)
+            whole = limit == 0 or (isinstance(limit, float) and limit == 1)  # 1 is one batch, 1.0 all of them
+            require(f"trainer.{name}", limit, whole, "1.0, or 0 for none, since a stream is judged as a whole")
+
     def on_test_epoch_start(self) -> None:
         self._seen, self._shown, self.verdicts = [], [], {}
 
