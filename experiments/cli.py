@@ -29,6 +29,7 @@ Search:
   sweep     the settings with the best validation value dream sweep -c forecasting --space forecasting
 
 Look around:
+  report    one HTML page of a run, comparison or sweep: dream report runs/compare-forecasting
   config    list | show NAME: shipped experiments, presets
   data      list | get NAME | path: public data sets
 
@@ -40,7 +41,7 @@ Your own file: dream fit -c forecasting_csv --data.path=FILE
 """
 
 TRAINER_COMMANDS = ("fit", "validate", "test", "predict", "check")
-COMMANDS = (*TRAINER_COMMANDS, "compare", "sweep", "config", "data", "new")
+COMMANDS = (*TRAINER_COMMANDS, "compare", "sweep", "report", "config", "data", "new")
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -78,6 +79,10 @@ def _dispatch(argv: list[str]) -> int:
         from experiments.sweep import command as sweep
 
         return sweep.main(argv[1:])
+    if command == "report":
+        from experiments import report
+
+        return report.main(argv[1:])
     if command not in TRAINER_COMMANDS:
         from dream.errors import ConfigError, nearest
 

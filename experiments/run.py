@@ -27,7 +27,7 @@ from pydantic import ValidationError
 
 from dream.errors import ConfigError, DataError, DREAMError, DREAMWarning
 from dream.files import write_atomic
-from experiments import folders, launch, own_code, presets, report
+from experiments import folders, launch, own_code, presets, summary
 from experiments.arguments import resolve
 from experiments.check import check_experiment
 from experiments.explain import chain, explain
@@ -38,6 +38,7 @@ from lightning_modules.base import FROM_DATA, TaskModule, default_arguments
 from lightning_modules.callbacks import (
     BestCheckpoint,
     DREAMMonitor,
+    LayerRecord,
     NaNGuard,
     PlainProgress,
     SaveFigures,
@@ -194,7 +195,8 @@ class DREAMCLI(LightningCLI):
         silent = config.enable_progress_bar is False or (self.subcommand == "predict" and self.model.speaks)
         plain = not sys.stderr.isatty() and not silent
         extra = [PlainProgress()] if plain else [] if silent else [RichProgressBar()]
-        config["callbacks"] = [*(config.callbacks or []), *extra, *self.callbacks]
+        # what a test records comes before `saving`, which saves it
+        config["callbacks"] = [*(config.callbacks or []), LayerRecord(), *extra, *self.callbacks]
         config["plugins"] = [*(config.plugins or []), AtomicCheckpointIO()]
         if plain or silent:
             config["enable_progress_bar"] = False
@@ -241,7 +243,7 @@ class DREAMCLI(LightningCLI):
         if saving.resumes and (ended := folders.results(Path(folder))) is not None:
             if launch.is_first():
                 print(f"the run in {folder} has ended; this is what came out:")  # noqa: T201
-                report.results(ended, Path(folder), self.model.higher_is_better, self.model.unranked)
+                summary.results(ended, Path(folder), self.model.higher_is_better, self.model.unranked)
             sys.exit(0)
         self.folder, self.newest, saving.from_save = Path(folder), newest, newest is not None
         if self.subcommand == "fit":
@@ -283,7 +285,7 @@ class DREAMCLI(LightningCLI):
         predictions = self.trainer.predict(**kwargs)
         assert self.folder is not None
         if self.trainer.is_global_zero:
-            report.predictions(self.model, predictions, self.folder)
+            summary.predictions(self.model, predictions, self.folder)
 
     @rank_zero_only
     def finish(self) -> None:
@@ -302,10 +304,13 @@ class DREAMCLI(LightningCLI):
             epochs=self.trainer.current_epoch,
             seconds=round(time.monotonic() - self.started, 1),
             parameters=trainable(self.model),
+            higher_is_better=sorted(self.model.higher_is_better),
+            unranked=sorted(self.model.unranked),
+            monitor=self.model.monitor,
         )
         checkpoints.remove(self.folder / SAVES / TEST)
         if self._get(self.config_init, "run").table:
-            report.results(results, self.folder, self.model.higher_is_better, self.model.unranked)
+            summary.results(results, self.folder, self.model.higher_is_better, self.model.unranked)
 
 
 class Building(DREAMCLI):
