@@ -222,7 +222,8 @@ def _warn_once(field: str, message: str) -> None:
 def _advise(config: DREAMConfig) -> None:
     for name, knob in KNOBS.items():
         value = getattr(config, name)
-        if not knob.recommends(value):
+        full = name == "rank" and value == config.input_dim  # there is nothing to compress
+        if not knob.recommends(value) and not full:
             effect = knob.increase if knob.high is not None and value > knob.high else knob.decrease
             _warn_once(name, f"`{name}`={value:g} lies outside the recommended range {knob.range}: {effect}.")
     if config.rank > config.input_dim:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import warnings
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from experiments import configs, folders, own_code, presets
 from experiments.folders import CONFIG, SAVES, RunSettings
 from lightning_modules import checkpoints
 from lightning_modules.base import FROM_DATA
+from lightning_modules.redaction import redacted
 
 VERBATIM = ("model.sampling.prompt",)
 """Settings that are text as it stands; the parser would take such flags for YAML, such as `null` or `Title: text`."""
@@ -77,6 +78,13 @@ def experiment_name(paths: list[Path]) -> str:
     """What an experiment is called: as the last of its YAML files, or as the folder of one called `CONFIG`."""
     last = paths[-1].resolve()
     return last.parent.name if last.name == CONFIG else last.stem
+
+
+def identity(paths: list[Path], flags: list[str], own: dict[str, bytes]) -> dict[str, Any]:
+    """What runs of the same YAML files, flags and Python files beside them share, as JSON."""
+    texts = [path.read_text(encoding="utf-8") for path in paths]
+    code = {name: content.decode("utf-8", "replace") for name, content in own.items()}
+    return {"experiment": redacted(texts), "flags": redacted(flags)} | ({"own": code} if code else {})
 
 
 def taken(name: str, words: list[str]) -> tuple[list[str], str | None]:
@@ -153,6 +161,46 @@ def split_configs(words: list[str]) -> tuple[list[Path], list[str]]:
         else:
             others.append(flag + equals + value)
     return paths, others
+
+
+def split_own(words: list[str], names: Collection[str]) -> tuple[dict[str, list[str]], list[str]]:
+    """The values of each of `names` among `words`, ``--name=value`` or ``--name value ...``, and the other words."""
+    own: dict[str, list[str]] = {}
+    others, rest = [], list(words)
+    while rest:
+        word = rest.pop(0)
+        name, equals, value = word.partition("=")
+        if name not in names:
+            others.append(word)
+            continue
+        own[name] = [value] if equals else []
+        while not equals and rest and not rest[0].startswith("-"):
+            own[name].append(rest.pop(0))
+    return own, others
+
+
+def whole_number(name: str, values: list[str], least: int = 1) -> int:
+    """The number that the flag `name` was given.
+
+    Raises:
+        ConfigError: it is none, or below `least`.
+    """
+    text = " ".join(values)
+    if not text.isdecimal() or int(text) < least:
+        raise ConfigError(f"`--{name}` must be a whole number of at least {least}; got {text!r}.", key=name)
+    return int(text)
+
+
+def one_folder(own: dict[str, list[str]], name: str) -> Path:
+    """The folder that ``--folder`` names among the flags of `split_own`; `name` beside the runs if it was not given.
+
+    Raises:
+        ConfigError: it names none, or several.
+    """
+    given = own.get("--folder", [str(Path(RunSettings.folder) / name)])
+    if len(given) != 1 or not given[0]:
+        raise ConfigError(f"`--folder` must be one folder, in quotes if there are spaces in it; got {given}.", key="folder")
+    return Path(given[0])
 
 
 def _with_own(flags: list[str], paths: list[Path], kept: Path | None = None) -> list[str]:

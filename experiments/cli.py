@@ -1,11 +1,13 @@
-"""The `dream` command. Light commands answer at once; those that run something load the Trainer first."""
+"""The `dream` command. Light commands answer at once; those that run something load the Trainer first.
+
+What takes time to import is imported where it is needed, so that Ctrl-C meets `ended` from the start.
+"""
 
 from __future__ import annotations
 
 import sys
 
-from dream import __version__
-from dream.errors import ConfigError, DREAMError, nearest
+from experiments.ending import ended
 
 USAGE = """\
 usage: dream COMMAND [options]
@@ -23,7 +25,11 @@ Start your own:
 Compare:
   compare   several models and seeds, one table         dream compare -c forecasting --models dream lstm --seeds 3
 
+Search:
+  sweep     the settings with the best validation value dream sweep -c forecasting --space forecasting
+
 Look around:
+  report    one HTML page of a run, comparison or sweep: dream report runs/compare-forecasting
   config    list | show NAME: shipped experiments, presets
   data      list | get NAME | path: public data sets
 
@@ -34,34 +40,13 @@ All settings of a command: dream fit --help; of the model or data in use: dream 
 Your own file: dream fit -c forecasting_csv --data.path=FILE
 """
 
-LONGEST = 1000  # characters of a line of a message
 TRAINER_COMMANDS = ("fit", "validate", "test", "predict", "check")
-COMMANDS = (*TRAINER_COMMANDS, "compare", "config", "data", "new")
+COMMANDS = (*TRAINER_COMMANDS, "compare", "sweep", "report", "config", "data", "new")
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run `dream` with `argv` (the process's own by default).
-
-    Returns:
-        0 if all went well, 2 for a mistake in command, configuration or data (said in at most five lines), 130 after
-        Ctrl-C.
-    """
-    argv = sys.argv[1:] if argv is None else argv
-    try:
-        return _dispatch(argv)
-    except DREAMError as error:
-        lines = [_shown(line) for line in str(error).strip().splitlines()[:5]]
-        print("dream: " + "\n".join(lines), file=sys.stderr)  # noqa: T201
-        return 2
-    except KeyboardInterrupt:
-        print("dream: interrupted.", file=sys.stderr)  # noqa: T201
-        return 130
-
-
-def _shown(line: str) -> str:
-    """A line without what a terminal would obey, and not endless."""
-    plain = "".join(sign if sign.isprintable() else "?" for sign in line)
-    return plain if len(plain) <= LONGEST else f"{plain[:LONGEST]}..."
+    """Run `dream` with `argv` (the process's own by default); the exit code, see `ended`."""
+    return ended(lambda: _dispatch(sys.argv[1:] if argv is None else argv))
 
 
 def _dispatch(argv: list[str]) -> int:
@@ -70,6 +55,8 @@ def _dispatch(argv: list[str]) -> int:
         print(USAGE, end="")  # noqa: T201
         return 0
     if command == "--version":
+        from dream import __version__
+
         print(f"dream {__version__}")  # noqa: T201
         return 0
     if command == "config":
@@ -88,7 +75,17 @@ def _dispatch(argv: list[str]) -> int:
         from experiments import compare
 
         return compare.main(argv[1:])
+    if command == "sweep":
+        from experiments.sweep import command as sweep
+
+        return sweep.main(argv[1:])
+    if command == "report":
+        from experiments import report
+
+        return report.main(argv[1:])
     if command not in TRAINER_COMMANDS:
+        from dream.errors import ConfigError, nearest
+
         raise ConfigError(f"`{command}` is not a command of dream. {nearest(command, COMMANDS)}")
     from experiments import run
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 import sys
 import time
@@ -11,13 +10,17 @@ from pathlib import Path
 from typing import Any
 
 from dream.errors import ConfigError
-from dream.files import write_atomic
-from experiments import baselines, comparison, launch, own_code, run
-from experiments.arguments import configurations, experiment_name, split_configs
-from experiments.folders import RESULTS, RunSettings, discard_if_empty
-from lightning_modules.redaction import redacted
-
-PLAN = "plan.json"  # what the cells of a folder share
+from experiments import baselines, comparison, ending, launch, own_code, run
+from experiments.arguments import (
+    configurations,
+    experiment_name,
+    identity,
+    one_folder,
+    split_configs,
+    split_own,
+    whole_number,
+)
+from experiments.folders import PLAN, RESULTS, claim, discard_if_empty
 
 USAGE = """\
 usage: dream compare -c EXPERIMENT [--models NAME ...] [--seeds N] [--folder FOLDER] [any setting of `dream fit`]
@@ -54,9 +57,7 @@ class Plan:
 
     def identity(self) -> dict[str, Any]:
         """What all cells share; a folder holds the cells of one identity only."""
-        texts = [path.read_text(encoding="utf-8") for path in self.paths]
-        own = {name: content.decode("utf-8", "replace") for name, content in self.own.items()}
-        return {"experiment": redacted(texts), "flags": redacted(self.flags)} | ({"own": own} if own else {})
+        return identity(self.paths, self.flags, self.own)
 
 
 def main(argv: list[str]) -> int:
@@ -74,7 +75,7 @@ def main(argv: list[str]) -> int:
     if launch.started_by_torchrun():
         raise ConfigError("`dream compare` starts its runs one by one; leave out torchrun and give --trainer.devices=N.")
     plan = parse(argv)
-    claim(plan)
+    claim(plan.folder, plan.identity(), held(plan), [comparison.cell_folder(plan.folder, *cell) for cell in plan.cells])
     try:
         return run_cells(plan)
     finally:
@@ -96,9 +97,9 @@ def run_cells(plan: Plan) -> int:
         print(f"[{number}/{len(plan.cells)}] {model}, seed {seed}{left}", file=sys.stderr, flush=True)  # noqa: T201
         try:
             code = run_cell(plan, model, seed)
-        except KeyboardInterrupt:  # before the run could say so itself
+        except KeyboardInterrupt as stop:  # before the run could say so itself
             print("dream: interrupted.", file=sys.stderr)  # noqa: T201
-            code = 130
+            code = ending.code(stop)
         record = comparison.record(plan.folder, model, seed)
         if code or record is None:  # --print_config and the like run nothing
             break
@@ -113,18 +114,7 @@ def parse(argv: list[str]) -> Plan:
         ConfigError: no experiment, an unknown model, or seeds that are no number.
     """
     paths, rest = split_configs(argv)
-    own: dict[str, list[str]] = {}
-    flags: list[str] = []
-    while rest:
-        word = rest.pop(0)
-        name, equals, value = word.partition("=")
-        if name not in ("--models", "--seeds", "--folder"):
-            flags.append(word)
-            continue
-        values = [value] if equals else []
-        while not equals and rest and not rest[0].startswith("-"):
-            values.append(rest.pop(0))
-        own[name] = values
+    own, flags = split_own(rest, ("--models", "--seeds", "--folder"))
     if not paths:
         raise ConfigError("-c must name an experiment; got none. `dream config list` shows the shipped ones.")
     for taken in ("--seed", "--seed_everything", "--run.name", "--run.folder", "--ckpt_path", "--model.core"):
@@ -139,36 +129,9 @@ def parse(argv: list[str]) -> Plan:
         for model in plan.models:
             baselines.flags(model)
     if "--seeds" in own:
-        text = " ".join(own["--seeds"])
-        if not text.isdecimal() or int(text) < 1:
-            raise ConfigError(f"`--seeds` must be a whole number of at least 1; got {text!r}.", key="seeds")
-        plan.seeds = int(text)
-    folder = own.get("--folder", [str(Path(RunSettings.folder) / f"compare-{experiment_name(paths)}")])
-    if len(folder) != 1 or not folder[0]:
-        raise ConfigError(f"`--folder` must be one folder, in quotes if there are spaces in it; got {folder}.", key="folder")
-    plan.folder = Path(folder[0])
+        plan.seeds = whole_number("seeds", own["--seeds"])
+    plan.folder = one_folder(own, f"compare-{experiment_name(paths)}")
     return plan
-
-
-def claim(plan: Plan) -> None:
-    """Make the folder this comparison's own.
-
-    Raises:
-        ConfigError: it holds cells of other settings, or can't be written.
-    """
-    path, text = plan.folder / PLAN, json.dumps(plan.identity(), indent=2) + "\n"
-    if not (path.is_file() and path.read_text() == text):
-        if held(plan):
-            raise ConfigError(
-                f"`--folder` {plan.folder} holds runs with other settings. Give --folder=NEW, or delete it.", key="folder"
-            )
-        for cell in plan.cells:  # of an interrupted comparison with other settings
-            shutil.rmtree(comparison.cell_folder(plan.folder, *cell), ignore_errors=True)
-    try:
-        plan.folder.mkdir(parents=True, exist_ok=True)
-        write_atomic(path, text)
-    except OSError as error:
-        raise ConfigError(f"`--folder` must be writable; {plan.folder}: {error.strerror}.", key="folder") from None
 
 
 def held(plan: Plan) -> bool:

@@ -16,9 +16,9 @@ def folder() -> Path:
     return inside if inside.is_dir() else here.parent / "configs"
 
 
-def shipped() -> dict[str, Path]:
-    """Name and path of every shipped configuration."""
-    return {path.stem: path for path in sorted(folder().glob("*.yaml"))}
+def shipped(kind: str = "") -> dict[str, Path]:
+    """Name and path of every shipped configuration of an experiment, or of what the folder `kind` holds: `spaces`."""
+    return {path.stem: path for path in sorted((folder() / kind).glob("*.yaml"))}
 
 
 def resolve(name_or_path: str) -> Path:

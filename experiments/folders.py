@@ -6,6 +6,7 @@ import json
 import logging
 import shutil
 import uuid
+from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
@@ -16,7 +17,6 @@ from filelock import FileLock, Timeout
 
 from dream.errors import ConfigError
 from dream.files import write_atomic
-from lightning_modules.redaction import redacted
 
 log = logging.getLogger(__name__)
 
@@ -27,6 +27,8 @@ CONFIG = "config.yaml"
 SAVES = "checkpoints"
 """The folder of its checkpoints."""
 LOCK = ".lock"
+PLAN = "plan.json"
+"""What the runs below a folder share, where one command runs several."""
 RESULTS = "results.json"
 """What came out; there when a run has ended well."""
 
@@ -43,6 +45,8 @@ class RunSettings:
         project: Name of the project in Weights & Biases.
         group: Name of the group of runs that this one belongs to, in Weights & Biases.
         table: Print the table and the paths of what was written at the end.
+        test: Test the best checkpoint of a fit. Otherwise nothing looks at the test part, and the results are the metrics of
+            the best validation.
     """
 
     folder: str = "runs"
@@ -51,6 +55,7 @@ class RunSettings:
     project: str = "dream"
     group: str | None = None
     table: bool = True
+    test: bool = True
 
 
 def run_folder(settings: RunSettings, experiment: str, command: list[str]) -> Path:
@@ -102,6 +107,8 @@ def read_run(folder: Path) -> dict[str, Any]:
 
 def without_resume(command: list[str]) -> list[str]:
     """The command that starts the run which `command` goes on with, as it may be written down."""
+    from lightning_modules.redaction import redacted  # loads all tasks, which those who only read a folder don't need
+
     return [word for word in redacted(command) if word != "--resume" and not word.startswith("--resume=")]
 
 
@@ -151,6 +158,32 @@ def hold(folder: Path) -> FileLock:
     for path in folder.rglob(".*.tmp"):
         path.unlink(missing_ok=True)
     return lock
+
+
+def claim(folder: Path, identity: dict[str, Any], held: bool, unfinished: Iterable[Path] = ()) -> None:
+    """Make `folder` that of the runs which share `identity`.
+
+    Args:
+        folder: Made if it is not there.
+        identity: What the runs have in common, without secrets.
+        held: Whether there are runs in it that are done.
+        unfinished: Folders of runs that are not, which are removed where they are of another identity.
+
+    Raises:
+        ConfigError: it holds runs of another identity, or can't be written.
+    """
+    path, text = folder / PLAN, json.dumps(identity, indent=2) + "\n"
+    if not (path.is_file() and path.read_text() == text):
+        if held:
+            message = f"`--folder` {folder} holds runs with other settings. Give --folder=NEW, or delete it."
+            raise ConfigError(message, key="folder")
+        for run in unfinished:
+            shutil.rmtree(run, ignore_errors=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        write_atomic(path, text)
+    except OSError as error:
+        raise ConfigError(f"`--folder` must be writable; {folder}: {error.strerror}.", key="folder") from None
 
 
 def discard_if_empty(folder: Path) -> None:

@@ -131,15 +131,17 @@ def leaving() -> Callable[[], None]:
     return leave
 
 
-def end_with_parent() -> None:
-    """End this process within two seconds of the one that started it, however that ended, unless it has parted from it."""
+def end_with_parent(for_good: bool = False) -> None:
+    """End this process within two seconds of the one that started it, however that ended; unless it has parted from it, or
+    even then where it is `for_good`."""
     parent = os.getppid()
+    parted = threading.Event() if for_good else _parted
 
     def watch() -> None:
         while os.getppid() == parent:
-            if _parted.wait(1):
+            if parted.wait(1):
                 return
-        print("dream: the first process of this run is gone, so this one ends, too.", file=sys.stderr, flush=True)  # noqa: T201
+        print("dream: the process that started this one is gone, so it ends, too.", file=sys.stderr, flush=True)  # noqa: T201
         os._exit(1)
 
     threading.Thread(target=watch, name="end-with-parent", daemon=True).start()

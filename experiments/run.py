@@ -9,6 +9,7 @@ import sys
 import time
 import warnings
 from argparse import ArgumentError
+from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from pydoc import locate
@@ -26,7 +27,7 @@ from pydantic import ValidationError
 
 from dream.errors import ConfigError, DataError, DREAMError, DREAMWarning
 from dream.files import write_atomic
-from experiments import folders, launch, own_code, presets, report
+from experiments import folders, launch, own_code, presets, summary
 from experiments.arguments import resolve
 from experiments.check import check_experiment
 from experiments.explain import chain, explain
@@ -37,6 +38,7 @@ from lightning_modules.base import FROM_DATA, TaskModule, default_arguments
 from lightning_modules.callbacks import (
     BestCheckpoint,
     DREAMMonitor,
+    LayerRecord,
     NaNGuard,
     PlainProgress,
     SaveFigures,
@@ -79,6 +81,9 @@ class WriteConfig(SaveConfigCallback):
 class DREAMCLI(LightningCLI):
     """One run of `command`, as it was typed, and `words`, as the parser takes it; `experiment` names it, and `stack` is
     closed when it has ended."""
+
+    callbacks: Sequence[L.Callback] = ()
+    """More of them, which are no setting."""
 
     def __init__(self, experiment: str, command: list[str], words: list[str], stack: ExitStack) -> None:
         self.experiment, self.command, self.stack = experiment, command, stack
@@ -190,7 +195,8 @@ class DREAMCLI(LightningCLI):
         silent = config.enable_progress_bar is False or (self.subcommand == "predict" and self.model.speaks)
         plain = not sys.stderr.isatty() and not silent
         extra = [PlainProgress()] if plain else [] if silent else [RichProgressBar()]
-        config["callbacks"] = [*(config.callbacks or []), *extra]
+        # what a test records comes before `saving`, which saves it
+        config["callbacks"] = [*(config.callbacks or []), LayerRecord(), *extra, *self.callbacks]
         config["plugins"] = [*(config.plugins or []), AtomicCheckpointIO()]
         if plain or silent:
             config["enable_progress_bar"] = False
@@ -237,7 +243,7 @@ class DREAMCLI(LightningCLI):
         if saving.resumes and (ended := folders.results(Path(folder))) is not None:
             if launch.is_first():
                 print(f"the run in {folder} has ended; this is what came out:")  # noqa: T201
-                report.results(ended, Path(folder), self.model.higher_is_better, self.model.unranked)
+                summary.results(ended, Path(folder), self.model.higher_is_better, self.model.unranked)
             sys.exit(0)
         self.folder, self.newest, saving.from_save = Path(folder), newest, newest is not None
         if self.subcommand == "fit":
@@ -247,12 +253,18 @@ class DREAMCLI(LightningCLI):
         self.running = True
 
     def fit(self, **kwargs: Any) -> None:
-        """Train, test the best checkpoint, and say what came out."""
+        """Train, test the best checkpoint (`RunSettings.test`), and say what came out."""
         if self.newest is not None:
             if launch.is_first():
                 print(f"going on from {self.newest}", file=sys.stderr, flush=True)  # noqa: T201
             kwargs["ckpt_path"] = self.newest
         self.trainer.fit(**kwargs)
+        if not self._get(self.config_init, "run").test:
+            assert self.folder is not None
+            metrics = tracking.best_validation(self.folder, self.model.monitor, self.model.monitor_mode)
+            self.model.results = {self.model.title: metrics} if metrics else {}
+            self.finish()
+            return
         best = getattr(self.trainer.checkpoint_callback, "best_model_path", "") or None
         self.trainer.test(self.model, datamodule=self.datamodule, ckpt_path=best, verbose=False)
         self.finish()
@@ -273,7 +285,7 @@ class DREAMCLI(LightningCLI):
         predictions = self.trainer.predict(**kwargs)
         assert self.folder is not None
         if self.trainer.is_global_zero:
-            report.predictions(self.model, predictions, self.folder)
+            summary.predictions(self.model, predictions, self.folder)
 
     @rank_zero_only
     def finish(self) -> None:
@@ -292,30 +304,55 @@ class DREAMCLI(LightningCLI):
             epochs=self.trainer.current_epoch,
             seconds=round(time.monotonic() - self.started, 1),
             parameters=trainable(self.model),
+            higher_is_better=sorted(self.model.higher_is_better),
+            unranked=sorted(self.model.unranked),
+            monitor=self.model.monitor,
         )
         checkpoints.remove(self.folder / SAVES / TEST)
         if self._get(self.config_init, "run").table:
-            report.results(results, self.folder, self.model.higher_is_better, self.model.unranked)
+            summary.results(results, self.folder, self.model.higher_is_better, self.model.unranked)
 
 
-def main(argv: list[str]) -> int:
-    """Run a Trainer command; the exit code.
+class Building(DREAMCLI):
+    """Builds everything that `dream check` does, and runs nothing."""
+
+    def _run_subcommand(self, subcommand: str) -> None:
+        """Nothing."""
+
+
+def main(argv: list[str], callbacks: Sequence[L.Callback] = ()) -> int:
+    """Run a Trainer command, with more `callbacks`; the exit code.
 
     Raises:
         DREAMError: a mistake in configuration or data.
         KeyboardInterrupt: Ctrl-C; what was written is whole.
     """
+    cli = DREAMCLI.__new__(DREAMCLI)
+    cli.callbacks = callbacks
     with warnings.catch_warnings():
         set_up_words()
-        return _run(argv)
+        return _run(cli, argv)
 
 
-def _run(argv: list[str]) -> int:
+def build(argv: list[str]) -> tuple[int, TaskModule | None]:
+    """Build the experiment that `dream check` with the words `argv` is of: the exit code, and the module, which knows its
+    data; None where there is none, as after ``--print_config``.
+
+    Raises:
+        DREAMError: a mistake in configuration or data.
+    """
+    cli = Building.__new__(Building)
+    with warnings.catch_warnings():
+        set_up_words()
+        code = _run(cli, ["check", *argv])
+    return code, getattr(cli, "model", None)
+
+
+def _run(cli: DREAMCLI, argv: list[str]) -> int:
     if launch.started_by_trainer():
         launch.end_with_parent()
     words, experiment = resolve(argv)
     typed, sys.argv[1:] = sys.argv[1:], argv  # the Trainer starts other processes with them
-    cli = DREAMCLI.__new__(DREAMCLI)
     cli.folder = None
     stack = ExitStack()
     leave = launch.leaving()

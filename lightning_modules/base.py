@@ -48,7 +48,7 @@ DIVERGED = "The weights have diverged: lower `model.lr`, or go on from an earlie
 
 
 class Observation(NamedTuple):
-    """What a layer showed in the last batch, without history."""
+    """What a layer showed in the last batch, without history; in a test, of the steps that are scored."""
 
     surprise: Tensor
     """(N, T)"""
@@ -56,6 +56,30 @@ class Observation(NamedTuple):
     """(N, T)"""
     threshold: Tensor
     """(N,) habituated threshold after the last step"""
+    lengths: Tensor | None = None
+    """(N,) valid steps of each row; None for T"""
+    streams: bool = False
+    """Whether rows are streams that go on side by side from batch to batch; otherwise they are read one after the other."""
+
+    @property
+    def valid(self) -> Tensor:
+        """(N, T) which steps are no padding"""
+        if self.lengths is None:
+            return torch.ones_like(self.surprise, dtype=torch.bool)
+        return torch.arange(self.surprise.shape[1], device=self.surprise.device) < self.lengths.unsqueeze(1)
+
+    def mean(self, values: Tensor) -> Tensor:
+        """() mean of `values` (N, T) over the steps that are no padding; never waits for the device"""
+        if self.lengths is None:
+            return values.mean()
+        return torch.where(self.valid, values, 0.0).sum() / self.lengths.sum().clamp_min(1)
+
+    @property
+    def last_u_norm(self) -> Tensor:
+        """(N,) norm of U after the last valid step of each row"""
+        if self.lengths is None:
+            return self.u_norm[:, -1]
+        return self.u_norm.gather(1, (self.lengths - 1).clamp_min(0).unsqueeze(1)).squeeze(1)
 
 
 class TaskModule(L.LightningModule, ABC):
@@ -192,11 +216,13 @@ class TaskModule(L.LightningModule, ABC):
     def on_validation_epoch_end(self) -> None:
         self.forget_states()
 
-    def observe(self, traces: list[DREAMTrace], states: list[DREAMState], lengths: Tensor | None = None) -> None:
+    def observe(
+        self, traces: list[DREAMTrace], states: list[DREAMState], lengths: Tensor | None = None, streams: bool = False
+    ) -> None:
         """Leave what the layers showed in this batch, whose rows have `lengths` (N,), T if None, where callbacks find it."""
         self.steps_read = traces[0].surprise.numel() if lengths is None else lengths.sum()
         self.observed = [
-            Observation(trace.surprise, trace.u_norm, state.adaptive_tau)
+            Observation(trace.surprise, trace.u_norm, state.adaptive_tau, lengths, streams)
             for trace, state in zip(traces, states, strict=True)
         ]
 

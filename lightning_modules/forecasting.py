@@ -240,7 +240,7 @@ class ForecastingModule(TaskModule):
         seen = self.encoder(patches)
         output, traces, states = self.stack.trace(seen, state=self.carried(reset, len(seen)), timespans=timespans)
         self.carry(states, reset)
-        self.observe(traces, states)
+        self.observe(traces, states, streams=reset is not None)
         at = slice(reading.every - 1, None, reading.every)
         features = torch.cat([self.dropout(output[:, at]), traces[0].forecast[:, at]], -1)
         values = self.head(features).unflatten(-1, (self.horizon, -1))  # (M, K, H, outputs)
@@ -343,14 +343,17 @@ class ForecastingModule(TaskModule):
         forecast = self.on(batch)
         self._require_finite(batch, forecast.future, forecast.quantiles)
         if not self._counts(batch, self.data.prepared.split.test):
+            self.observed = []
             return
+        seen = self.observed
         shape = (len(batch.past), self.channels if self.channel_independent else 1, batch.origin[0].numel(), -1)
-        surprise = self.observed[0].surprise.reshape(shape).mean((1, 3)).flatten()
-        u_norm = self.observed[0].u_norm.reshape(shape)[..., -1].mean(1).flatten()
+        surprise = seen[0].surprise.reshape(shape).mean((1, 3)).flatten()
+        u_norm = seen[0].u_norm.reshape(shape)[..., -1].mean(1).flatten()
         windows = batch.afresh(self.look_back)
         own = {self.title: (forecast.future, forecast.quantiles)}
         if batch.reset is not None:
             afresh = self.on(windows)
+            self.observed = seen
             self._require_finite(windows, afresh.future, afresh.quantiles)
             quantiles = None if forecast.quantiles is None else forecast.quantiles.flatten(0, 1)
             own = {

@@ -162,5 +162,5 @@ class StreamRecord:
             table, name = pd.DataFrame(said[:, 0].numpy(), columns=names), "predictions.csv"
             if data.task == "classification":
                 table.insert(0, "predicted", np.array(names)[said[:, 0].argmax(-1).numpy()])
-        table.insert(0, free("time", table.columns.map(str)), data.times(rows))
+        table.insert(0, free("time", [str(column) for column in table.columns]), data.times(rows))
         return [write_atomic(folder / name, table.to_csv(index=False))]

@@ -13,7 +13,7 @@ from argparse import Namespace
 from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from lightning.pytorch.loggers import Logger, WandbLogger
@@ -88,6 +88,18 @@ class JSONLLogger(Logger):
             log.warning("%s has lost rows: it holds %d bytes of %d. The run goes on after them.", self.path, held, length)
         else:
             os.truncate(self.path, length)
+
+
+def best_validation(folder: Path, monitor: str, mode: Literal["min", "max"]) -> dict[str, float]:
+    """The metrics of the validation whose `monitor` is the lowest or highest in `metrics.jsonl` of the run in `folder`, by
+    their names without ``val/``; the first of several, and empty where there was none."""
+    path = JSONLLogger(folder).path
+    rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.is_file() else []
+    seen = [row for row in rows if isinstance(row.get(monitor), float)]  # NaN and inf are texts
+    if not seen:
+        return {}
+    best = (min if mode == "min" else max)(seen, key=lambda row: row[monitor])
+    return {name.removeprefix("val/"): value for name, value in best.items() if name.startswith("val/")}
 
 
 def wandb_logger(folder: Path, project: str, mode: str, group: str | None = None, id: str | None = None) -> WandbLogger:

@@ -17,7 +17,7 @@ from pathlib import Path
 from rich.console import Console
 
 from experiments import compare
-from experiments.report import table
+from experiments.summary import table
 from lightning_modules.tracking import write_results
 
 SPEAKERS = ("george", "jackson", "lucas", "nicolas", "theo", "yweweler")

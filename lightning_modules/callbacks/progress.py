@@ -1,4 +1,4 @@
-"""`PlainProgress`: a line for each epoch, and now and then in a test, for logs and pipes, where a bar would be noise."""
+"""`PlainProgress`: a line for each epoch, and now and then within what takes longer, for logs and pipes."""
 
 from __future__ import annotations
 
@@ -9,26 +9,35 @@ from typing import Any
 import lightning as L
 from lightning.pytorch.utilities import rank_zero_only
 
-QUIET = 10.0  # seconds of a test without a word
+from lightning_modules.waiting import Lines
 
 
 class PlainProgress(L.Callback):
-    """Prints, to stderr, epoch, loss, the monitored metric, seconds so far and an estimate of those left; in a test that
-    takes longer, every ten seconds how far it is."""
+    """Prints, to stderr, epoch, loss, the monitored metric, seconds so far and an estimate of those left; and every ten
+    seconds how far an epoch, a validation, a test or a prediction is."""
 
     def __init__(self) -> None:
         self._start = 0.0
         self._first_epoch = 0
-        self._said = 0.0
+        self._epoch, self._stage = Lines(), Lines()
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self._start, self._first_epoch = time.monotonic(), trainer.current_epoch
+
+    def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._epoch.begin()
+
+    @rank_zero_only
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        self._epoch.tell(self._name(trainer), (batch_idx + 1) / trainer.num_training_batches)
 
     @rank_zero_only
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         elapsed = time.monotonic() - self._start
         done = trainer.current_epoch - self._first_epoch + 1
-        parts = [f"epoch {trainer.current_epoch + 1}" + (f"/{trainer.max_epochs}" if trainer.max_epochs else "")]
+        parts = [self._name(trainer)]
         known = [name for name in ("train/loss", getattr(pl_module, "monitor", "")) if name in trainer.callback_metrics]
         parts += [f"{name} {float(trainer.callback_metrics[name]):.4f}" for name in known]
         parts.append(f"{elapsed:.0f} s")
@@ -37,8 +46,30 @@ class PlainProgress(L.Callback):
             parts.append(f"at most {left:.0f} s left")
         print("  ".join(parts), file=sys.stderr, flush=True)  # noqa: T201 - the point of this callback
 
+    @staticmethod
+    def _name(trainer: L.Trainer) -> str:
+        return f"epoch {trainer.current_epoch + 1}" + (f"/{trainer.max_epochs}" if trainer.max_epochs else "")
+
+    def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._stage.begin()
+
     def on_test_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        self._start = self._said = time.monotonic()
+        self._stage.begin()
+
+    def on_predict_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._stage.begin()
+
+    @rank_zero_only
+    def on_validation_batch_end(
+        self,
+        trainer: L.Trainer,
+        pl_module: L.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        self._stage.tell("validation", (batch_idx + 1) / trainer.num_val_batches[dataloader_idx])
 
     @rank_zero_only
     def on_test_batch_end(
@@ -50,14 +81,16 @@ class PlainProgress(L.Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        now = time.monotonic()
-        batches = trainer.num_test_batches[dataloader_idx]
-        if now - self._said < QUIET or batch_idx + 1 == batches:
-            return
-        self._said = now
-        elapsed, share = now - self._start, (batch_idx + 1) / batches
-        print(  # noqa: T201
-            f"test {share:.0%}  {elapsed:.0f} s  about {elapsed / share * (1 - share):.0f} s left",
-            file=sys.stderr,
-            flush=True,
-        )
+        self._stage.tell("test", (batch_idx + 1) / trainer.num_test_batches[dataloader_idx])
+
+    @rank_zero_only
+    def on_predict_batch_end(
+        self,
+        trainer: L.Trainer,
+        pl_module: L.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        self._stage.tell("prediction", (batch_idx + 1) / trainer.num_predict_batches[dataloader_idx])

@@ -16,6 +16,7 @@ from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
 from dream.errors import ConfigError, DataError, nearest
+from lightning_modules.waiting import Lines
 
 _CHUNK_BYTES = 1 << 16
 _TIMEOUT_SECONDS = 20
@@ -268,6 +269,7 @@ class _ResumableDownload:
         self.name, self.part = name, part
         self.console = Console(stderr=True)
         self.quiet = not (progress and self.console.is_terminal)
+        self.lines = Lines() if progress and self.quiet else None
 
     def __call__(self, url: str, output_file: str, _pooch: object) -> None:
         try:
@@ -304,6 +306,8 @@ class _ResumableDownload:
             for chunk in answer.iter_content(_CHUNK_BYTES):
                 file.write(chunk)
                 bar.advance(task, len(chunk))
+                if self.lines and length:
+                    self.lines.tell(self.part.stem, file.tell() / (start + int(length)))
 
 
 def _reason(error: requests.RequestException) -> str:

@@ -18,8 +18,6 @@ from typing import Any
 import numpy as np
 import pooch
 import pyarrow
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
 from dream.errors import DataError
 from dream.files import atomic, sha256, write_atomic
@@ -28,6 +26,7 @@ from lightning_modules.data.dates import find_formats
 from lightning_modules.data.series import Roles, check_file, find_roles, report_order, require_values, to_series
 from lightning_modules.data.stored import Shard, StoredSeries, digest, read_shard, require_sha256, writing
 from lightning_modules.sealed import note, read_note
+from lightning_modules.waiting import waiting
 
 logger = logging.getLogger(__name__)
 
@@ -107,13 +106,7 @@ class _Conversion:
         roles = self._roles()
         known = self._take_over(roles)
         rows = self.shards[-1].stop if self.shards else 0
-        bar = Progress(
-            *(TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn()),
-            console=(console := Console(stderr=True)),
-            disable=not console.is_terminal,
-        )
-        with bar:
-            task = bar.add_task(f"converting {self.path.name}", total=1.0)
+        with waiting(f"converting {self.path.name}") as tell:
             for block in file_blocks(self.path, self.separator, self.stop, rows, BLOCK):
                 if roles is None:
                     roles = find_roles(block.frame, self.path, time_column, columns, covariates)
@@ -122,7 +115,7 @@ class _Conversion:
                         report_order(roles, self.path)
                     write_atomic(self.folder / "roles.json", note(roles._asdict()))
                 known.append(self._add(block, roles))
-                bar.update(task, completed=block.done)
+                tell(block.done)
         if roles is None or not self.shards:
             raise DataError(f"{self.path}: there are column names but no rows.")
         require_values(np.any(known, axis=0), roles.columns, self.path)

@@ -156,16 +156,17 @@ def test_a_run_goes_on_with_its_own_copy() -> None:
     assert sys.modules[f"{own_code.PACKAGE}.head"].Mine.which == "new"
 
 
-def test_a_comparison_of_other_code_is_another(capsys: pytest.CaptureFixture[str]) -> None:
-    from experiments.compare import claim, parse
+def test_a_comparison_or_a_sweep_of_other_code_is_another() -> None:
+    from experiments import compare
+    from experiments.sweep import command as sweep
 
-    write("head.Mine", head=FORECASTER)
-    plan = parse(["-c", "exp/config.yaml"])
-    assert plan.folder == Path("runs/compare-exp")
-    claim(plan)
-    (plan.folder / "dream-seed0").mkdir()
-    (plan.folder / "dream-seed0" / "results.json").write_text("{}")
-    claim(parse(["-c", "exp/config.yaml"]))
-    write("head.Mine", head=FORECASTER + "\n")
-    with pytest.raises(ConfigError, match="holds runs with other settings"):
-        claim(parse(["-c", "exp/config.yaml"]))
+    for parse, words, folder in (
+        (compare.parse, ["-c", "exp/config.yaml"], "runs/compare-exp"),
+        (sweep.parse, ["-c", "exp/config.yaml", "--space=forecasting"], "runs/sweep-exp"),
+    ):
+        write("head.Mine", head=FORECASTER)
+        plan = parse(words)
+        assert plan.folder == Path(folder)
+        assert parse(words).identity() == plan.identity()
+        write("head.Mine", head=FORECASTER + "\n")
+        assert parse(words).identity() != plan.identity()

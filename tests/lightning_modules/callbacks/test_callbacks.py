@@ -11,7 +11,8 @@ import pytest
 
 from dream import ConfigError, DREAMConfig
 from dream.tuning import SYMPTOMS
-from lightning_modules.callbacks import DREAMMonitor, PlainProgress, SaveFigures, TuningAdvisor, progress
+from lightning_modules import waiting
+from lightning_modules.callbacks import DREAMMonitor, PlainProgress, SaveFigures, TuningAdvisor
 from lightning_modules.callbacks.advisor import Sample, symptoms
 from lightning_modules.tracking import JSONLLogger
 from tests.lightning_modules.support import small_data, small_module, small_trainer
@@ -112,7 +113,13 @@ class TestAdvisor:
         advice = [record.getMessage() for record in caplog.records if "Loss not decreasing" in record.getMessage()]
         assert len(advice) == 1
         assert advice[0].endswith("Loss not decreasing. Try: increase `base_plasticity`.")
-        assert advisor.reported["Loss not decreasing"] == "increase `base_plasticity`"
+        step, adjustment = advisor.reported["Loss not decreasing"]
+        assert adjustment == "increase `base_plasticity`"
+        assert advice[0].startswith(f"step {step}: ")
+        written = json.loads((tmp_path / "remarks.json").read_text())
+        assert written["window"] == 4
+        assert [remark["symptom"] for remark in written["remarks"]] == list(advisor.reported)
+        assert {"step": step, "symptom": "Loss not decreasing", "adjustment": adjustment} in written["remarks"]
 
 
 def test_figures_are_files(tmp_path: Path) -> None:
@@ -132,13 +139,25 @@ def test_plain_progress_is_one_line_an_epoch(tmp_path: Path, capsys: pytest.Capt
     assert lines[-1].endswith("at most 0 s left")
 
 
-def test_plain_progress_says_how_far_a_long_test_is(
+def test_plain_progress_says_how_far_what_takes_long_is(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(progress, "QUIET", 0.0)
-    data = small_data()
-    small_trainer(tmp_path, callbacks=[PlainProgress()]).test(small_module(data), datamodule=data, verbose=False)
-    lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("test")]
-    batches = len(data.test_dataloader())
-    assert [line.split("  ")[0] for line in lines] == [f"test {k / batches:.0%}" for k in range(1, batches)]
+    monkeypatch.setattr(waiting, "QUIET", 0.0)
+    data, module = small_data(), small_module(small_data())
+    trainer = small_trainer(tmp_path, callbacks=[PlainProgress()], max_epochs=1)
+    trainer.fit(module, datamodule=data)
+    trainer.test(module, datamodule=data, verbose=False)
+    trainer.predict(module, datamodule=data)
+    lines = capsys.readouterr().err.splitlines()
+    loaders = {
+        "epoch 1/1": data.train_dataloader(),
+        "validation": data.val_dataloader(),
+        "test": data.test_dataloader(),
+        "prediction": data.predict_dataloader(),
+    }
+    for stage, loader in loaders.items():
+        batches = len(loader)
+        said = [line.split("  ")[0] for line in lines if line.startswith(f"{stage} ") and "train/loss" not in line]
+        assert said == [f"{stage} {k / batches:.0%}" for k in range(1, batches)], stage
+    assert sum("train/loss" in line for line in lines) == 1
     assert all(line.endswith("s left") for line in lines)

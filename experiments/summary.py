@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console, Group
 from rich.measure import Measurement
 from rich.table import Table
 
 from experiments.folders import CONFIG, RESULTS, SAVES
-from lightning_modules.base import TaskModule
+
+if TYPE_CHECKING:
+    from lightning_modules.base import TaskModule
 
 
 def results(
@@ -36,18 +38,18 @@ def results(
     written(folder, console)
 
 
-def table(cells: dict[str, dict[str, str]], title: str, console: Console) -> Group:
-    """`cells` by model and column: a row for each model; where that is too wide for the console a column for each; where
+def table(cells: dict[str, dict[str, str]], title: str, console: Console, head: str = "model") -> Group:
+    """`cells` by `head` and column: a row for each model; where that is too wide for the console a column for each; where
     that is too wide, too, a row for each again, in several tables below each other."""
     columns = list(dict.fromkeys(column for row in cells.values() for column in row))
 
     def upright(some: list[str]) -> Table:
-        made = Table("model", *some, title=title, title_justify="left")
+        made = Table(head, *some, title=title, title_justify="left")
         for model, row in cells.items():
             made.add_row(model, *(row.get(column, "-") for column in some))
         return made
 
-    turned = Table("", *cells, title=title, title_justify="left")
+    turned = Table(head, *cells, title=title, title_justify="left")
     for column in columns:
         turned.add_row(column, *(row.get(column, "-") for row in cells.values()))
     for whole in (upright(columns), turned):

@@ -1,0 +1,149 @@
+"""What a change of the rule does to a layer that goes on learning, and to a frozen LSTM of as many parameters.
+
+``python -m experiments.benchmarks.adaptation`` trains both to predict the next row of streams that follow one rule, then
+lets them read new streams, in which the rule is replaced by another and comes back. Nothing but DREAM's own fast weights
+changes while they read: no optimiser, no labels. It prints the error in each stretch, mean over the seeds, draws error,
+surprise and norm of U over time, and writes all of it as JSON.
+
+A stream follows ``x_t = 0.9 Q x_(t-1) + e_t``, Q a random rotation (the rule) and e_t normal with variance 1 - 0.9^2 = 0.19
+in each of six columns: x keeps variance 1 under every rule, and nobody can err by less than 0.19. Each seed draws its own
+rules, streams and weights. DREAM is the preset `fast_adaptation` with 64 units.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from io import BytesIO
+from itertools import pairwise
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from rich.console import Console
+from rich.progress import Progress
+from torch import Tensor
+
+from dream import DREAMConfig
+from dream.files import write_atomic
+from experiments.summary import table
+from lightning_modules.cores import build_core, trainable
+from lightning_modules.plots.adaptation import adaptation
+from lightning_modules.tracking import write_results
+
+COLUMNS, MEMORY = 6, 0.9
+NOISE = 1 - MEMORY**2
+STEPS, BATCH, TRAINED_ON = 300, 32, 128  # steps of the optimiser, streams and rows of each
+CHANGES = (400, 1200, 1600)  # rows at which the other rule comes, the first comes back, the stream ends
+WARM_UP = 50  # first rows, which no figure counts
+NAMES = {"DREAM": "dream", "LSTM, frozen": "lstm"}
+RESTING = "DREAM, fast weights at rest"
+
+
+def rotation(random: torch.Generator) -> Tensor:
+    """A rule: a random rotation of the columns, (D, D)."""
+    return torch.linalg.qr(torch.randn(COLUMNS, COLUMNS, generator=random))[0]
+
+
+def streams(rules: Sequence[Tensor], ends: Sequence[int], rows: int, random: torch.Generator) -> Tensor:
+    """`rows` streams (N, T, D) that follow each of `rules` up to the row in `ends`."""
+    x, seen = torch.randn(rows, COLUMNS, generator=random), []
+    for rule, (first, last) in zip(rules, pairwise((0, *ends)), strict=True):
+        for _ in range(first, last):
+            x = MEMORY * x @ rule.mT + NOISE**0.5 * torch.randn(x.shape, generator=random)
+            seen.append(x)
+    return torch.stack(seen, 1)
+
+
+class Reading(NamedTuple):
+    """What one seed gave, at every row of the streams, mean over them."""
+
+    errors: dict[str, np.ndarray]
+    """Squared error of each model, (T,), mean over the columns."""
+    surprise: np.ndarray
+    """(T,) of DREAM"""
+    u_norm: np.ndarray
+    """(T,) of DREAM"""
+    parameters: dict[str, int]
+    """Trainable ones of each model."""
+
+
+def run(seed: int, steps: int, progress: Progress) -> Reading:
+    """Train with `seed`, then read."""
+    random = torch.Generator().manual_seed(seed)
+    torch.manual_seed(seed)
+    usual, other = rotation(random), rotation(random)
+    config = DREAMConfig.preset("fast_adaptation", input_dim=COLUMNS, hidden_dim=64, rank=COLUMNS)
+    models = {name: build_core(core, config) for name, core in NAMES.items()}  # type: ignore[arg-type] # a dict of str
+    optimizers = {name: torch.optim.Adam(model.parameters(), lr=3e-3) for name, model in models.items()}
+    task = progress.add_task(f"seed {seed}: training", total=steps)
+    for step in range(steps):
+        x = streams([usual], [TRAINED_ON], BATCH, random)
+        for name, model in models.items():
+            optimizers[name].param_groups[0]["lr"] = 3e-3 * (1 - step / steps)
+            loss = model.trace(x)[1][0].error.square().mean()
+            optimizers[name].zero_grad()
+            loss.backward()
+            optimizers[name].step()
+        progress.advance(task)
+    progress.update(task, description=f"seed {seed}: reading")
+    errors: dict[str, np.ndarray] = {}
+    with torch.no_grad():
+        x = streams([usual, other, usual], CHANGES, BATCH, random)
+        traces = {name: model.eval().trace(x)[1][0] for name, model in models.items()}
+        with models["DREAM"].plasticity(False):
+            traces[RESTING] = models["DREAM"].trace(x)[1][0]
+    for name, trace in traces.items():
+        errors[name] = trace.error.square().mean((0, 2)).double().numpy()
+    own = traces["DREAM"]
+    counts = {name: trainable(model) for name, model in models.items()}
+    return Reading(errors, own.surprise.mean(0).double().numpy(), own.u_norm.mean(0).double().numpy(), counts)
+
+
+def stretches(errors: np.ndarray) -> dict[str, float]:
+    """The error (T,) before the change, in the 20 rows after it and much later, and so for the return of the first rule."""
+    change, back, end = CHANGES
+    spans = {
+        "before": (WARM_UP, change),
+        "change, +20": (change, change + 20),
+        "+200 to +800": (change + 200, back),
+        "return, +20": (back, back + 20),
+        "+200 to +400": (back + 200, end),
+    }
+    return {name: float(errors[first:last].mean()) for name, (first, last) in spans.items()}
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the benchmark; see the module."""
+    parser = argparse.ArgumentParser(
+        prog="python -m experiments.benchmarks.adaptation", description=__doc__.split("\n\n")[0]
+    )
+    out = Path("runs/benchmarks/adaptation.json")
+    parser.add_argument("--seeds", type=int, default=3, help="0 to N - 1 (default: 3)")
+    parser.add_argument("--steps", type=int, default=STEPS, help=f"of training (default: {STEPS})")
+    parser.add_argument("--out", type=Path, default=out, help="where the JSON goes, and a .png beside it")
+    arguments = parser.parse_args(argv)
+    console = Console()
+    seeds = range(max(arguments.seeds, 1))
+    with Progress(console=console) as progress:
+        runs = [run(seed, arguments.steps, progress) for seed in seeds]
+    errors = {name: np.stack([found.errors[name] for found in runs]) for name in runs[0].errors}  # (seeds, T)
+    surprise, u_norm = np.stack([found.surprise for found in runs]), np.stack([found.u_norm for found in runs])
+    results = {name: stretches(values.mean(0)) for name, values in errors.items()}
+    cells = {name: {span: f"{value:.3f}" for span, value in row.items()} for name, row in results.items()}
+    console.print(table(cells, f"squared error, mean of {len(seeds)} seeds", console))
+    every = {name: [stretches(row) for row in values] for name, values in errors.items()}
+    facts = {"seeds": list(seeds), "steps": arguments.steps, "parameters": runs[0].parameters, "every_seed": every}
+    arguments.out.parent.mkdir(parents=True, exist_ok=True)
+    write_results(arguments.out, results, **facts)
+    drawn = BytesIO()
+    adaptation(errors, surprise, u_norm, CHANGES[:-1], NOISE).savefig(drawn, dpi=120)
+    picture = write_atomic(arguments.out.with_suffix(".png"), drawn.getvalue())
+    console.print(f"every figure: {arguments.out}\nthe picture: {picture}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

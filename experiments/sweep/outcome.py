@@ -1,0 +1,148 @@
+"""What a sweep came to: a table of the best trials, `sweep.json`, `sweep.png` and `best.yaml`."""
+
+from __future__ import annotations
+
+import json
+import math
+import shlex
+from collections.abc import Mapping
+from io import BytesIO
+from typing import Any
+
+import optuna
+import yaml
+from optuna.trial import FrozenTrial, TrialState
+from rich.console import Console
+
+from dream.files import write_atomic
+from experiments import folders
+from experiments.folders import CONFIG, RESULTS, RunSettings
+from experiments.summary import table
+from experiments.sweep.study import REASON, Study
+from lightning_modules import tracking
+from lightning_modules.plots.sweep import sweep
+
+SHOWN = 10
+"""Trials in the table."""
+ENOUGH = 10
+"""Trials that have run to their end from which on it says which settings matter."""
+STATES = {
+    TrialState.COMPLETE: "complete",
+    TrialState.PRUNED: "pruned",
+    TrialState.FAIL: "failed",
+    TrialState.RUNNING: "unfinished",
+}
+
+
+def settings(params: Mapping[str, Any]) -> str:
+    """The settings of a trial in one line."""
+    return "  ".join(f"{name}={_short(value)}" for name, value in params.items())
+
+
+def _short(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def value(study: Study, number: int) -> float | None:
+    """The best validation value of a trial whose run has ended; None where it has not, or there is none."""
+    results = folders.results(study.place(number)) or {}
+    return next(iter(results.values()), {}).get(study.monitor.removeprefix("val/"))
+
+
+def headline(study: Study, trial: FrozenTrial) -> str:
+    """What a trial came to, in one line."""
+    if trial.state == TrialState.FAIL:
+        return f"failed: {trial.user_attrs.get(REASON)}"
+    best = value(study, trial.number)
+    return f"{study.monitor} {math.nan if best is None else best:.4g}, {STATES[trial.state]}"
+
+
+def show(study: Study, most: int, identity: dict[str, Any]) -> None:
+    """Print the best trials and where everything is; write `sweep.json`, `sweep.png` and `best.yaml`."""
+    trials = study.trials
+    if not trials:
+        return
+    console = Console()
+    records = [_record(study, trial) for trial in trials]
+    sign = 1 if study.mode == "min" else -1
+    ranked = sorted(records, key=lambda record: math.inf if record["value"] is None else sign * record["value"])
+    judged = [record for record in ranked if record["value"] is not None]
+    cells = {str(record["trial"]): _cells(study, record) for record in ranked[:SHOWN]}
+    console.print(table(cells, _title(study), console, "trial"))
+    for record in records:
+        if record["state"] == "failed":
+            console.print(f"trial {record['trial']} failed: {record['reason']}", highlight=False, markup=False)
+    ended = sum(record["state"] != "unfinished" for record in records)
+    if ended < most:
+        console.print(f"{ended} of {most} trials are done; the same command does the others.")
+    weights = importances(study)
+    if weights:
+        shown = settings({name: round(weight, 2) for name, weight in weights.items()})
+        console.print(f"importance of the settings: {shown}", highlight=False, markup=False)
+    tracking.write_results(
+        study.folder / "sweep.json",
+        {study.place(record["trial"]).name: {study.monitor: record["value"]} for record in judged},
+        monitor=study.monitor,
+        mode=study.mode,
+        best=judged[0]["trial"] if judged else None,
+        importance=weights,
+        trials=records,
+        asked=identity,
+    )
+    drawn = BytesIO()
+    sweep(records, study.monitor, study.mode).savefig(drawn, dpi=120)
+    write_atomic(study.folder / "sweep.png", drawn.getvalue())
+    written = {"trials": str(study.folder / "sweep.json"), "figure": str(study.folder / "sweep.png")}
+    if judged and (best := study.place(judged[0]["trial"])).joinpath(CONFIG).is_file():
+        written["best settings"] = str(write_atomic(study.folder / "best.yaml", _runnable(best)))
+        words = ["dream", "test", "-c", written["best settings"], "--ckpt_path", str(best)]
+        written["its test"] = shlex.join(words)
+    for kind, what in written.items():
+        console.print(f"{kind:>16}  {what}", soft_wrap=True, highlight=False, markup=False)
+
+
+def _title(study: Study) -> str:
+    return f"best trials by {study.monitor}, {'lowest' if study.mode == 'min' else 'highest'} first"
+
+
+def _record(study: Study, trial: FrozenTrial) -> dict[str, Any]:
+    """What `sweep.json` says of a trial."""
+    folder = study.place(trial.number)
+    record = {
+        "trial": trial.number,
+        "state": STATES[trial.state],
+        "value": value(study, trial.number),
+        "params": trial.params,
+        "epochs": {str(epoch): seen for epoch, seen in sorted(trial.intermediate_values.items())},
+        "seconds": None,
+        "folder": folder.name,
+    }
+    if trial.state == TrialState.FAIL:
+        record["reason"] = trial.user_attrs.get(REASON)
+    if record["value"] is not None:
+        record["seconds"] = json.loads((folder / RESULTS).read_text(encoding="utf-8"))["seconds"]
+    return record
+
+
+def _cells(study: Study, record: dict[str, Any]) -> dict[str, str]:
+    shown = "-" if record["value"] is None else f"{record['value']:.4g}"
+    seconds = "-" if record["seconds"] is None else f"{record['seconds']:.0f}"
+    params = {name: _short(value) for name, value in record["params"].items()}
+    return {study.monitor: shown, "state": record["state"], **params, "seconds": seconds}
+
+
+def importances(study: Study) -> dict[str, float]:
+    """The share of each setting in what tells good trials from others (PED-ANOVA), the largest first; empty where fewer
+    than `ENOUGH` trials have run to their end."""
+    complete = [trial for trial in study.trials if trial.state == TrialState.COMPLETE]
+    if len(complete) < ENOUGH or len(complete[0].params) < 2 or len({trial.value for trial in complete}) < 2:
+        return {}
+    return optuna.importance.get_param_importances(study.held, evaluator=optuna.importance.PedAnovaImportanceEvaluator())
+
+
+def _runnable(best: Any) -> str:
+    """The whole configuration of the run in `best`, as an experiment of its own."""
+    config = yaml.safe_load((best / CONFIG).read_text(encoding="utf-8"))
+    for name in ("folder", "name", "group", "table", "test"):
+        config["run"][name] = getattr(RunSettings, name)
+    return yaml.safe_dump(config, sort_keys=False)

@@ -1,0 +1,134 @@
+"""A search space: the settings that a sweep varies, and what it tries of each."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Hashable, Mapping
+from itertools import cycle, islice
+from pathlib import Path
+from typing import Any
+
+import yaml
+from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
+
+from dream.errors import ConfigError, nearest
+from experiments import configs
+from experiments.resume import FREE
+
+RANGE = ("low", "high", "log", "step")
+"""What an entry that is a mapping may hold."""
+TAKEN = ("seed", "ckpt_path", *FREE)
+"""Settings, or beginnings of them, that say where and how a run is run; a sweep does not vary them."""
+
+Space = dict[str, BaseDistribution]
+"""Every setting, by its dotted name, with the values that it may take."""
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML in which no key stands twice, and 1e-3 is a number as in the configurations of experiments."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
+        names = [key.value for key, _ in node.value]
+        for (key, _), place in zip(node.value, range(len(names)), strict=True):
+            if key.value in names[:place]:
+                raise yaml.constructor.ConstructorError(None, None, f"`{key.value}` stands there twice", key.start_mark)
+        return super().construct_mapping(node, deep)
+
+
+_Loader.add_implicit_resolver("tag:yaml.org,2002:float", re.compile(r"^[-+]?[0-9]+[eE][-+]?[0-9]+$"), list("-+0123456789"))
+
+
+def resolve(name_or_path: str) -> Path:
+    """The file that ``--space NAME_OR_PATH`` means: a path that exists, else a shipped space of that name.
+
+    Raises:
+        ConfigError: it is neither.
+    """
+    path, known = Path(name_or_path), configs.shipped("spaces")
+    if path.is_file():
+        return path
+    if name_or_path not in known:
+        hint = nearest(name_or_path, known)
+        raise ConfigError(f"`--space` must be a YAML file or a shipped space; got {name_or_path!r}. {hint}", key="space")
+    return known[name_or_path]
+
+
+def read(path: Path) -> Space:
+    """The space in the file `path`: a mapping from settings to a list of values, or to ``low`` and ``high``.
+
+    Raises:
+        ConfigError: naming the setting, what was expected of it, and what is there.
+    """
+    try:
+        content = yaml.load(path.read_text(encoding="utf-8"), _Loader)
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        place = getattr(error, "problem_mark", None)
+        at = f"line {place.line + 1}, column {place.column + 1}: " if place else ""
+        raise ConfigError(f"{path} must be YAML in UTF-8; {at}{getattr(error, 'problem', None) or error}.") from None
+    if not isinstance(content, dict) or not content:
+        raise ConfigError(f"{path} must map settings to what to try, such as `model.lr: [0.001, 0.01]`; got {content!r}.")
+    return {str(name): _distribution(str(name), entry) for name, entry in content.items()}
+
+
+def _distribution(name: str, entry: Any) -> BaseDistribution:
+    _require(not name.startswith(TAKEN), name, "a setting of the experiment; this one is set for the sweep as a whole", name)
+    _require(".init_args." not in name, name, f"written as `{name.replace('.init_args.', '.')}`", name)
+    if isinstance(entry, list):
+        _require(bool(entry), name, "a list of at least one value", entry)
+        choices = [value if isinstance(value, str) else json.dumps(value, default=str) for value in entry]
+        _require(len(set(choices)) == len(choices), name, "a list of values that differ", entry)
+        plain = all(value is None or isinstance(value, (bool, int, float, str)) for value in entry)
+        return CategoricalDistribution(entry if plain else choices)
+    _require(isinstance(entry, dict), name, "a list of values, or low and high", entry)
+    for key in entry:
+        rule = f"given by a list or by {', '.join(RANGE)}, and sections as `{name}.{key}: [...]`"
+        _require(key in RANGE, name, rule, {key: entry[key]})
+    for key in ("low", "high"):
+        _require(key in entry, name, "given by low and high, or by a list", entry)
+    numbers = {key: entry[key] for key in ("low", "high", "step") if entry.get(key) is not None}
+    for key, number in numbers.items():
+        number_like = isinstance(number, (int, float)) and not isinstance(number, bool) and math.isfinite(number)
+        _require(number_like, name, f"given by finite numbers; `{key}` is not", number)
+    low, high, step, log = entry["low"], entry["high"], entry.get("step"), entry.get("log", False)
+    _require(isinstance(log, bool), name, "given with `log` true or false", log)
+    _require(low <= high, name, "given with low of at most high", entry)
+    _require(not log or low > 0, name, "given with low above 0 where log is true", entry)
+    _require(step is None or step > 0, name, "given with a step above 0", entry)
+    _require(step is None or not log, name, "given with either log or step, not both", entry)
+    _require(step is None or _divides(step, high - low), name, "given with high a whole number of steps above low", entry)
+    if all(isinstance(number, int) for number in numbers.values()):
+        return IntDistribution(low, high, log=log, step=step or 1)
+    return FloatDistribution(low, high, log=log, step=step)
+
+
+def _divides(step: float, width: float) -> bool:
+    return math.isclose(width / step, round(width / step), abs_tol=1e-9)
+
+
+def _require(holds: bool, name: str, rule: str, got: object) -> None:
+    if not holds:
+        raise ConfigError(f"`{name}` in the space must be {rule}; got {got!r}. docs/sweeps.md shows how.", key=name)
+
+
+def flags(values: Mapping[str, Any]) -> list[str]:
+    """`values` of settings as a command line has them."""
+    return [f"--{name}={value if isinstance(value, str) else json.dumps(value)}" for name, value in values.items()]
+
+
+def corners(space: Space) -> list[dict[str, Any]]:
+    """The fewest combinations in which every choice of every list and both ends of every range are there."""
+    tried = {name: _ends(distribution) for name, distribution in space.items()}
+    most = max(len(values) for values in tried.values())
+    return [
+        dict(zip(tried, values, strict=True))
+        for values in zip(*(islice(cycle(values), most) for values in tried.values()), strict=True)
+    ]
+
+
+def _ends(distribution: BaseDistribution) -> list[Any]:
+    if isinstance(distribution, CategoricalDistribution):
+        return list(distribution.choices)
+    assert isinstance(distribution, (IntDistribution, FloatDistribution))
+    return [distribution.low, distribution.high]

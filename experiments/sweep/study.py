@@ -1,0 +1,181 @@
+"""The trials of a sweep, in one SQLite file that several processes share: none is run twice, none is lost."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Literal
+
+import lightning as L
+import numpy as np
+import optuna
+from filelock import FileLock, Timeout
+from lightning.pytorch.trainer.states import TrainerFn
+from optuna.pruners import BasePruner, MedianPruner, NopPruner
+from optuna.trial import FrozenTrial, Trial, TrialState, create_trial
+from sqlalchemy.engine import URL
+from sqlalchemy.exc import SQLAlchemyError
+
+from dream.errors import CheckpointError
+from experiments.folders import LOCK
+from experiments.sweep.space import Space
+from lightning_modules.base import TaskModule
+
+STORE = "sweep.db"
+PRUNED, REASON = "pruned", "reason"
+"""What is kept of a trial beside its settings: that it was stopped early, why it failed."""
+ENDED = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
+PATIENCE = 60  # seconds that a process waits while another one writes
+Mode = Literal["min", "max"]
+PRUNERS: dict[str, BasePruner] = {"median": MedianPruner(n_startup_trials=5, n_warmup_steps=2), "none": NopPruner()}
+"""When a trial is hopeless. `median`: its best value is worse than the median of those of the others after as many epochs,
+once five have ended and its third epoch is over."""
+
+
+class Study:
+    """What a sweep has tried, and what it tries next.
+
+    Args:
+        folder: Where `sweep.db` and the folders of the trials are.
+        pruner: One of `PRUNERS`.
+    """
+
+    def __init__(self, folder: Path, pruner: str = "median") -> None:
+        self.folder, self.pruner = folder, pruner
+
+    def create(self, monitor: str, mode: Mode) -> None:
+        """Begin: trials are judged by the validation metric `monitor`, of which the lowest or highest is best."""
+        study = optuna.create_study(
+            storage=self._storage(), study_name="sweep", direction="minimize" if mode == "min" else "maximize"
+        )
+        study.set_user_attr("monitor", monitor)
+
+    @property
+    def exists(self) -> bool:
+        """Whether `create` has been called, in this process or before."""
+        return (self.folder / STORE).exists() and bool(optuna.get_all_study_names(self._storage()))
+
+    def _storage(self) -> optuna.storages.RDBStorage:
+        url = URL.create("sqlite", database=str(self.folder / STORE)).render_as_string()
+        try:
+            return optuna.storages.RDBStorage(url, engine_kwargs={"connect_args": {"timeout": PATIENCE}})
+        except (SQLAlchemyError, RuntimeError) as error:
+            raise CheckpointError(
+                f"{self.folder / STORE} must hold the trials of a sweep; it is damaged, or of another version of optuna "
+                f"({str(error).splitlines()[0][:100]}). Give --folder=NEW."
+            ) from None
+
+    def open(self) -> None:
+        """Look into the file.
+
+        Raises:
+            CheckpointError: it is damaged.
+        """
+        self.held = optuna.load_study(
+            study_name="sweep",
+            storage=self._storage(),
+            sampler=optuna.samplers.RandomSampler(),  # not used: see `_propose`
+            pruner=PRUNERS[self.pruner],
+        )
+
+    @property
+    def trials(self) -> list[FrozenTrial]:
+        """All of them by number, as they stand now."""
+        return self.held.get_trials()
+
+    @property
+    def monitor(self) -> str:
+        """The validation metric by which trials are judged."""
+        return str(self.held.user_attrs["monitor"])
+
+    @property
+    def mode(self) -> Mode:
+        """Whether the best is the lowest or the highest."""
+        return "min" if self.held.direction == optuna.study.StudyDirection.MINIMIZE else "max"
+
+    def place(self, number: int) -> Path:
+        """Where the run of a trial is."""
+        return self.folder / f"trial-{number:04d}"
+
+    @contextmanager
+    def next(self, space: Space, most: int, seed: int) -> Iterator[FrozenTrial | None]:
+        """A trial to run, which is this process's until the block ends; None where there is nothing left for it to do.
+
+        First those that were under way when their process ended, then new ones, until there are `most`. What a new one
+        tries depends on `seed`, its number and the trials that have ended.
+        """
+        trial, lock = None, None
+        with FileLock(self.folder / LOCK):
+            for held in self.held.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
+                lock = self._claim(held.number)
+                if lock and self.trials[held.number].state == TrialState.RUNNING:  # it may have ended since
+                    trial = held
+                    break
+                if lock:
+                    lock.release()
+            number = len(self.trials)
+            if trial is None and number < most:
+                lock = self._claim(number)
+                self.held.add_trial(
+                    create_trial(state=TrialState.RUNNING, params=self._propose(space, seed), distributions=space)
+                )
+                trial = self.trials[number]
+        try:
+            yield trial
+        finally:
+            if lock:
+                lock.release()
+
+    def _claim(self, number: int) -> FileLock | None:
+        lock = FileLock(self.folder / f".{self.place(number).name}.lock", blocking=False)
+        try:
+            return lock if lock.acquire() else None
+        except Timeout:
+            return None
+
+    def _propose(self, space: Space, seed: int) -> dict[str, Any]:
+        """What to try next, proposed by a copy in memory, so that a process which is killed here leaves no half of it."""
+        trials = self.trials
+        own = int(np.random.SeedSequence([seed, len(trials)]).generate_state(1)[0])
+        copy = optuna.create_study(direction=self.held.direction, sampler=optuna.samplers.TPESampler(seed=own))
+        copy.add_trials(trials)
+        return copy.ask(space).params
+
+    def tell(self, number: int, value: float | None = None, reason: str = "") -> None:
+        """A trial has ended with this best value; or with none, for this reason."""
+        trial = Trial(self.held, self.trials[number]._trial_id)
+        if value is None:
+            trial.set_user_attr(REASON, reason)
+            self.held.tell(number, state=TrialState.FAIL)
+        elif PRUNED in trial.user_attrs:
+            self.held.tell(number, state=TrialState.PRUNED)
+        else:
+            self.held.tell(number, value)
+
+
+class Pruning(L.Callback):
+    """Tells a study what each epoch of a trial came to, and ends the trial when the study's pruner finds it hopeless.
+
+    A run of several processes is told of, but not ended.
+
+    Args:
+        study: where the trial is.
+        number: the trial's.
+    """
+
+    def __init__(self, study: Study, number: int) -> None:
+        self.trial = Trial(study.held, study.trials[number]._trial_id)
+        self.number, self.study = number, study
+
+    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        assert isinstance(pl_module, TaskModule)
+        value = trainer.callback_metrics.get(pl_module.monitor)
+        if trainer.state.fn != TrainerFn.FITTING or trainer.sanity_checking or value is None or not math.isfinite(value):
+            return
+        if trainer.current_epoch not in self.study.trials[self.number].intermediate_values:  # else from before a kill
+            self.trial.report(float(value), trainer.current_epoch)
+        if trainer.world_size == 1 and self.trial.should_prune():
+            self.trial.set_user_attr(PRUNED, True)
+            trainer.should_stop = True

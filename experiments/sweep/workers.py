@@ -1,0 +1,110 @@
+"""Several processes that run the trials of one sweep."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from dream.errors import DREAMError
+from experiments import ending
+from experiments.sweep import outcome
+from experiments.sweep.study import ENDED, Study
+
+if TYPE_CHECKING:
+    from experiments.sweep.command import Plan
+
+WORKER = "DREAM_SWEEP_WORKER"  # tells a process that it is one
+LOOK = 0.5  # seconds between two looks at what the workers have done
+
+
+def is_worker() -> bool:
+    """Whether this process was started by `run`."""
+    return WORKER in os.environ
+
+
+def run(plan: Plan, study: Study, argv: list[str]) -> int:
+    """Start the workers, say what they come to, and wait for them; the exit code.
+
+    Each runs the same command in a session of its own, so that Ctrl-C reaches it once, through this process; what it says
+    goes to `worker-K.log`. It gets its share of the cores, unless OMP_NUM_THREADS says otherwise.
+
+    Raises:
+        DREAMError: with what a worker said that could not go on; the others are stopped.
+    """
+    left = plan.trials - sum(trial.state in ENDED for trial in study.trials)
+    count = min(plan.workers, left)
+    threads = str(max(1, (os.cpu_count() or 1) // max(count, 1)))
+    environment = {"OMP_NUM_THREADS": threads, **os.environ, WORKER: "1"}
+    logs = [plan.folder / f"worker-{number}.log" for number in range(1, count + 1)]
+    if started := [_start(argv, log, environment) for log in logs]:
+        _say(
+            f"{count} workers, {environment['OMP_NUM_THREADS']} threads each; what they say is in {plan.folder}/worker-*.log"
+        )
+    code = 0
+    while True:
+        try:
+            _watch(study, started, plan.trials)
+            break
+        except KeyboardInterrupt as stop:
+            code = ending.code(stop)
+            _send(started, signal.SIGTERM if isinstance(stop, ending.Terminated) else signal.SIGINT)
+            _say("dream: stopping after the steps under way; Ctrl-C stops at once.")
+    if code:
+        _say(f"dream: interrupted; what is done is in {plan.folder}.")
+        return code
+    for log, process in zip(logs, started, strict=True):
+        if process.returncode == 2:
+            raise DREAMError(log.read_text(encoding="utf-8", errors="replace").rpartition("dream: ")[2].strip())
+        if process.returncode:
+            _say(f"dream: a worker ended with code {process.returncode}; {log} says more. The same command goes on.")
+            code = 1
+    return code
+
+
+def _start(argv: list[str], log: Path, environment: dict[str, str]) -> subprocess.Popen[bytes]:
+    with log.open("ab") as file:
+        return subprocess.Popen(
+            [sys.executable, "-m", "experiments.cli", "sweep", *argv],
+            stdin=subprocess.DEVNULL,
+            stdout=file,
+            stderr=file,
+            env=environment,
+            start_new_session=True,
+        )
+
+
+def _send(started: list[subprocess.Popen[bytes]], number: signal.Signals) -> None:
+    for process in started:
+        if process.poll() is None:
+            with suppress(ProcessLookupError):
+                process.send_signal(number)
+
+
+def _watch(study: Study, started: list[subprocess.Popen[bytes]], most: int) -> None:
+    """Say which trials end, until no worker is left; stop all when one could not go on."""
+    begin, before = time.monotonic(), {trial.number for trial in study.trials if trial.state in ENDED}
+    known, stopped = set(before), False
+    while True:
+        running = any(process.poll() is None for process in started)
+        ended = [trial for trial in study.trials if trial.state in ENDED and trial.number not in known]
+        for trial in ended:
+            known.add(trial.number)
+            left = (time.monotonic() - begin) / (len(known) - len(before)) * (most - len(known))
+            came = outcome.headline(study, trial)
+            _say(f"[{len(known)}/{most}] trial {trial.number}: {came}, about {left / 60:.1f} min left")
+        if not running:
+            return
+        if not stopped and any(process.poll() in (1, 2) for process in started):
+            stopped = True
+            _send(started, signal.SIGINT)
+        time.sleep(LOOK)
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)  # noqa: T201
