@@ -5,7 +5,6 @@ Shapes: N streams, T rows of a chunk, C columns, I = 2 C inputs of the layer: le
 
 from __future__ import annotations
 
-from collections.abc import Collection
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -35,6 +34,7 @@ from lightning_modules.scoring import (
     RunningScale,
     WindowedGaussian,
 )
+from lightning_modules.tables import score_table
 from lightning_modules.verdicts import FLAGGED, HIGHER_IS_BETTER, Verdict, assess
 
 LOSS_LIMIT = 25.0  # squared usual deviations: an outlier in the training part teaches no more than that
@@ -380,28 +380,12 @@ class AnomalyModule(TaskModule):
         """Score and alarm of the chunk, (2, N, T)."""
         return self.judge(batch, self.detectors[:1])[0][:, 0]
 
+    def prediction_table(self, predictions: list[np.ndarray]) -> pd.DataFrame:
+        """What `predict_step` gave, a row for each row of each stream, see `score_table`."""
+        return score_table(self.data.streams, self._verdicts(np.concatenate(predictions, -1)))
+
     def write_predictions(self, predictions: list[np.ndarray], folder: Path) -> list[Path]:
-        """`scores.csv`: a row for each row of each stream: where it is, the columns, score, threshold, flag, alarm."""
+        """`scores.csv`: the `prediction_table`."""
         if not predictions:
             return []
-        tables = []
-        for stream, verdict in zip(self.data.streams, self._verdicts(np.concatenate(predictions, -1)), strict=True):
-            table = pd.DataFrame(stream.values, columns=list(stream.columns))
-            added: dict[str, np.ndarray | float] = {
-                "score": verdict.score,
-                "threshold": verdict.threshold,
-                "flag": verdict.flag.astype(int),
-                "alarm": verdict.raised.astype(int),
-            }
-            for name, values in added.items():
-                table.insert(table.shape[1], _free(name, stream.columns), values)
-            table.insert(0, _free("time", stream.columns), stream.times)
-            table.insert(0, _free("stream", stream.columns), stream.name)
-            tables.append(table)
-        return [write_atomic(folder / "scores.csv", pd.concat(tables).to_csv(index=False))]
-
-
-def _free(name: str, taken: Collection[str]) -> str:
-    while name in taken:
-        name += "_"
-    return name
+        return [write_atomic(folder / "scores.csv", self.prediction_table(predictions).to_csv(index=False))]

@@ -5,12 +5,13 @@ Shapes: N rows of the batch, T steps.
 
 from __future__ import annotations
 
+import inspect
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, ClassVar, Literal, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple, Self
 
 import lightning as L
 import numpy as np
@@ -27,6 +28,21 @@ from lightning_modules.cores import CoreName, build_core, title
 
 Schedule = Literal["cosine", "constant"]
 
+FROM_DATA = {
+    "channels": "channels",
+    "covariate_count": "covariates",
+    "known_count": "known",
+    "calendar_count": "calendar",
+    "aged_count": "aged",
+    "look_back": "look_back",
+    "horizon": "horizon",
+    "season": "season",
+    "task": "task",
+    "inputs": "inputs",
+    "label_delay": "label_delay",
+    "symbols": "symbols",
+}
+"""What a model takes from its data: attribute of the data, argument of the model."""
 DIVERGED = "The weights have diverged: lower `model.lr`, or go on from an earlier checkpoint."
 """What to do about numbers that are not finite, made of data that are."""
 
@@ -119,6 +135,19 @@ class TaskModule(L.LightningModule, ABC):
         self._states: list[DREAMState] | None = None
         self.steps_read: int | Tensor = 0
         """Valid steps that the layers read in the last batch, over its rows."""
+
+    @classmethod
+    def for_data(cls, data: L.LightningDataModule, **settings: Any) -> Self:
+        """A module for `data`, which give what they know, such as the number of columns; the other arguments are `settings`.
+
+        Raises:
+            ConfigError: a setting that the data give.
+            DataError: the data cannot be read.
+        """
+        known = {argument: name for name, argument in FROM_DATA.items() if argument in default_arguments(cls)}
+        for argument in known.keys() & settings:
+            raise ConfigError(f"`{argument}` is given by the data; leave it out here.", key=argument)
+        return cls(**{argument: getattr(data, name) for argument, name in known.items()}, **settings)
 
     def make_core(
         self, core: CoreName, config: DREAMConfig, hidden_dims: list[int] | None, dropout: float, backend: str
@@ -290,6 +319,14 @@ class TaskModule(L.LightningModule, ABC):
 
         scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+
+def default_arguments(cls: object) -> dict[str, Any]:
+    """The defaults of the arguments of a module, and of those that it passes on to the modules that it derives from."""
+    assert isinstance(cls, type)
+    assert issubclass(cls, TaskModule)
+    bases = cls.__mro__[cls.__mro__.index(TaskModule) :: -1]
+    return {name: parameter.default for base in bases for name, parameter in inspect.signature(base).parameters.items()}
 
 
 def finite(state: DREAMState) -> Tensor:

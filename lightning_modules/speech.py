@@ -351,11 +351,15 @@ class SpeechModule(TaskModule):
             said = [(self.decoded(numbers), value) for numbers, value in found]
         return [(name, text, math.exp(value)) for name, (text, value) in zip(batch.names, said, strict=True)]
 
-    def write_predictions(self, predictions: list[list[tuple[str, str, float]]], folder: Path) -> list[Path]:
-        """`labels.csv` or `transcripts.csv`: a row for each recording: file, what is said, its probability."""
+    def prediction_table(self, predictions: list[list[tuple[str, str, float]]]) -> pd.DataFrame:
+        """What `predict_step` gave, a row for each recording: file, what is said, its probability."""
         table = pd.DataFrame([row for batch in predictions for row in batch], columns=["file", "said", "score"])
+        return table.sort_values("file")
+
+    def write_predictions(self, predictions: list[list[tuple[str, str, float]]], folder: Path) -> list[Path]:
+        """`labels.csv` or `transcripts.csv`: the `prediction_table`."""
         name = "labels.csv" if self.task == "classification" else "transcripts.csv"
-        return [write_atomic(folder / name, table.sort_values("file").to_csv(index=False))]
+        return [write_atomic(folder / name, self.prediction_table(predictions).to_csv(index=False))]
 
 
 def valid_steps(batch: SpeechBatch, log_probs: Tensor) -> list[np.ndarray]:
