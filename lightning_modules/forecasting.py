@@ -341,11 +341,10 @@ class ForecastingModule(TaskModule):
 
     def test_step(self, batch: WindowBatch, batch_idx: int) -> None:
         forecast = self.on(batch)
+        seen, self.observed = self.observed, []  # of the batches that count, and not of the windows afresh
         self._require_finite(batch, forecast.future, forecast.quantiles)
         if not self._counts(batch, self.data.prepared.split.test):
-            self.observed = []
             return
-        seen = self.observed
         shape = (len(batch.past), self.channels if self.channel_independent else 1, batch.origin[0].numel(), -1)
         surprise = seen[0].surprise.reshape(shape).mean((1, 3)).flatten()
         u_norm = seen[0].u_norm.reshape(shape)[..., -1].mean(1).flatten()
@@ -353,7 +352,6 @@ class ForecastingModule(TaskModule):
         own = {self.title: (forecast.future, forecast.quantiles)}
         if batch.reset is not None:
             afresh = self.on(windows)
-            self.observed = seen
             self._require_finite(windows, afresh.future, afresh.quantiles)
             quantiles = None if forecast.quantiles is None else forecast.quantiles.flatten(0, 1)
             own = {
@@ -362,6 +360,7 @@ class ForecastingModule(TaskModule):
             }
         assert self._backtest is not None
         self._backtest.add(own, windows, surprise, u_norm)
+        self.observed = seen
 
     def on_test_epoch_end(self) -> None:
         self.forget_states()

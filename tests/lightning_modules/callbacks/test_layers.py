@@ -70,6 +70,17 @@ def test_a_tally_of_rows_has_a_place_for_each() -> None:
     )
 
 
+def test_the_means_of_a_batch_leave_out_its_padding() -> None:
+    surprise, u_norm = torch.tensor([[0.5, 0.25, 0.0], [1.0, 0.0, 0.0]]), torch.tensor([[1.0, 2.0, 0.0], [4.0, 0.0, 0.0]])
+    seen = Observation(surprise, u_norm, torch.zeros(2), torch.tensor([2, 1]))
+    assert float(seen.mean(seen.surprise)) == pytest.approx(1.75 / 3)
+    assert seen.last_u_norm.tolist() == [2.0, 4.0]
+    assert seen.valid.tolist() == [[True, True, False], [True, False, False]]
+    whole = seen._replace(lengths=None)
+    assert float(whole.mean(surprise)) == pytest.approx(1.75 / 6)
+    assert whole.last_u_norm.tolist() == [0.0, 0.0]
+
+
 def test_what_is_not_finite_counts_nowhere() -> None:
     surprise, tally = torch.tensor([[0.0, 1.0, torch.nan, 0.5]]), LayerTally()
     tally.add(Observation(surprise, torch.tensor([[1.0, 2.0, 3.0, torch.inf]]), torch.zeros(1), streams=True))
