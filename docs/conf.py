@@ -28,8 +28,8 @@ napoleon_numpy_docstring = False
 def setup(app):
     """Keep napoleon from taking "H: size of the state", an attribute's symbol and meaning, for its type and meaning."""
 
-    def dash(app, what, name, obj, options, lines):
-        if what in ("attribute", "property") and lines:
-            lines[0] = lines[0].replace(": ", " -- ", 1)
+    def keep(app, what, name, obj, options, lines):
+        if what in ("attribute", "property"):
+            lines.insert(0, "")  # it looks for a type in the first line only
 
-    app.connect("autodoc-process-docstring", dash, priority=100)
+    app.connect("autodoc-process-docstring", keep, priority=100)
