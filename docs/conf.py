@@ -30,6 +30,6 @@ def setup(app):
 
     def keep(app, what, name, obj, options, lines):
         if what in ("attribute", "property"):
-            lines.insert(0, "")  # it looks for a type in the first line only
+            lines[:0] = ["..", ""]  # it looks for a type in the first line only: here an empty comment
 
     app.connect("autodoc-process-docstring", keep, priority=100)
