@@ -1,8 +1,8 @@
 """README.md and every page of docs/ do what they say: every block of code runs, in one folder for each page, from top to
 bottom, as a reader types it.
 
-What takes minutes is cut short and otherwise the same: a fit takes two steps, a comparison one seed, and of the public data
-sets a fit is a check. Blocks of `sh` are for machines that a test has not got: their syntax is checked.
+What takes minutes is cut short and otherwise the same: a fit takes two steps, a comparison one model and seed, and of the
+public data sets a fit is a check. Blocks of `sh` are for machines that a test has not got: their syntax is checked.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import re
 import runpy
 import shlex
 import subprocess
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -68,7 +69,9 @@ def shortened(words: list[str]) -> list[str]:
         typed.add("--trainer.limit_test_batches")
     cuts = [f"{name}={value}" for name, value in SHORT.items() if name not in typed]
     if words[0] == "compare":
-        words = [word if before != "--seeds" else "1" for before, word in zip(["", *words], words, strict=False)]
+        words = [word if before != "--seeds" else "1" for before, word in pairwise(["", *words])]
+        first = words.index("--models") + 1
+        words = words[: first + 1] + [word for word in words[first + 1 :] if word.startswith("-") or word.isdecimal()]
     return [*words, *SMALL.get(experiment(words) or "", []), *cuts]
 
 
