@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 import os
 import sys
 import time
@@ -17,7 +16,7 @@ from typing import Any
 
 import lightning as L
 import yaml
-from jsonargparse import Namespace, set_parsing_settings
+from jsonargparse import Namespace
 from lightning.pytorch.callbacks import EarlyStopping, RichProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import WandbLogger
@@ -25,9 +24,9 @@ from lightning.pytorch.utilities import rank_zero_only
 from lightning.pytorch.utilities.exceptions import MisconfigurationException, SIGTERMException
 from pydantic import ValidationError
 
-from dream.errors import ConfigError, DataError, DREAMError, DREAMWarning
+from dream.errors import ConfigError, DataError, DREAMError
 from dream.files import write_atomic
-from experiments import folders, launch, own_code, presets, summary
+from experiments import folders, launch, own_code, presets, summary, wording
 from experiments.arguments import resolve
 from experiments.check import check_experiment
 from experiments.explain import chain, explain
@@ -330,7 +329,7 @@ def main(argv: list[str], callbacks: Sequence[L.Callback] = ()) -> int:
     cli = DREAMCLI.__new__(DREAMCLI)
     cli.callbacks = callbacks
     with warnings.catch_warnings():
-        set_up_words()
+        wording.set_up()
         return _run(cli, argv)
 
 
@@ -343,7 +342,7 @@ def build(argv: list[str]) -> tuple[int, TaskModule | None]:
     """
     cli = Building.__new__(Building)
     with warnings.catch_warnings():
-        set_up_words()
+        wording.set_up()
         code = _run(cli, ["check", *argv])
     return code, getattr(cli, "model", None)
 
@@ -401,28 +400,3 @@ def _explained(error: BaseException, cli: DREAMCLI) -> DREAMError:
         return theirs
     found.args = (own_code.plain(str(found)),)
     return found
-
-
-def set_up_words() -> None:
-    """Say what a person needs: help for every field; no banners, no advice about worker counts or other products."""
-    set_parsing_settings(docstring_parse_attribute_docstrings=True)  # the fields' docstrings are their help
-    logging.basicConfig(format="%(message)s", level=logging.WARNING)
-    warnings.showwarning = _note
-    for name in ("lightning.pytorch", "lightning.fabric"):
-        logging.getLogger(name).setLevel(logging.WARNING)
-    launch.set_up_words()
-    for message in (
-        ".*does not have many workers.*",
-        ".*Checkpoint directory .* exists.*",
-        "The dirpath has changed.*",  # a run's folder that is given by its relative path
-        ".*litlogger.*",
-        "LightningCLI's args parameter.*",  # ours come from `arguments.resolve`
-        rf"(?s).*Hit failing import.*{own_code.PACKAGE}",  # classes of an earlier run of this process
-        ".*LeafSpec.*",
-    ):
-        warnings.filterwarnings("ignore", message)
-
-
-def _note(message: Warning | str, category: type[Warning], *_: Any, **__: Any) -> None:
-    kind = "note" if issubclass(category, DREAMWarning) else category.__name__
-    print(f"{kind}: {str(message).strip()}", file=sys.stderr)  # noqa: T201
