@@ -83,7 +83,7 @@ class DREAMConfig:
     target_norm: PositiveFloat = 2.0
     """target: Frobenius norm of U that homeostasis allows. Up: larger weights. Recommended range: 1-5."""
     kappa: Share = 0.5
-    """kappa: strength of homeostasis. Up: stronger; 0: none; 1: |U| never exceeds target. Recommended range: 0.1-1."""
+    """kappa: strength of homeostasis. Up: stronger; 0: none; 1: U never exceeds target. Recommended range: 0.1-1."""
     sleep_rate: Share = 0.005
     """zeta: consolidation of U into U_target, per step. Up: faster; 0: none. Recommended range: 0.001-0.01."""
     min_surprise_for_sleep: Share = 0.2

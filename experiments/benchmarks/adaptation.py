@@ -23,15 +23,16 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from rich.console import Console
-from rich.progress import Progress
 from torch import Tensor
 
 from dream import DREAMConfig
 from dream.files import write_atomic
+from experiments.ending import ended
 from experiments.summary import table
 from lightning_modules.cores import build_core, trainable
 from lightning_modules.plots.adaptation import adaptation
 from lightning_modules.tracking import write_results
+from lightning_modules.waiting import waiting
 
 COLUMNS, MEMORY = 6, 0.9
 NOISE = 1 - MEMORY**2
@@ -70,7 +71,7 @@ class Reading(NamedTuple):
     """Trainable ones of each model."""
 
 
-def run(seed: int, steps: int, progress: Progress) -> Reading:
+def run(seed: int, steps: int) -> Reading:
     """Train with `seed`, then read."""
     random = torch.Generator().manual_seed(seed)
     torch.manual_seed(seed)
@@ -78,17 +79,16 @@ def run(seed: int, steps: int, progress: Progress) -> Reading:
     config = DREAMConfig.preset("fast_adaptation", input_dim=COLUMNS, hidden_dim=64, rank=COLUMNS)
     models = {name: build_core(core, config) for name, core in NAMES.items()}  # type: ignore[arg-type] # a dict of str
     optimizers = {name: torch.optim.Adam(model.parameters(), lr=3e-3) for name, model in models.items()}
-    task = progress.add_task(f"seed {seed}: training", total=steps)
-    for step in range(steps):
-        x = streams([usual], [TRAINED_ON], BATCH, random)
-        for name, model in models.items():
-            optimizers[name].param_groups[0]["lr"] = 3e-3 * (1 - step / steps)
-            loss = model.trace(x)[1][0].error.square().mean()
-            optimizers[name].zero_grad()
-            loss.backward()
-            optimizers[name].step()
-        progress.advance(task)
-    progress.update(task, description=f"seed {seed}: reading")
+    with waiting(f"seed {seed}: training") as tell:
+        for step in range(steps):
+            x = streams([usual], [TRAINED_ON], BATCH, random)
+            for name, model in models.items():
+                optimizers[name].param_groups[0]["lr"] = 3e-3 * (1 - step / steps)
+                loss = model.trace(x)[1][0].error.square().mean()
+                optimizers[name].zero_grad()
+                loss.backward()
+                optimizers[name].step()
+            tell((step + 1) / steps)
     errors: dict[str, np.ndarray] = {}
     with torch.no_grad():
         x = streams([usual, other, usual], CHANGES, BATCH, random)
@@ -127,8 +127,7 @@ def main(argv: list[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
     console = Console()
     seeds = range(max(arguments.seeds, 1))
-    with Progress(console=console) as progress:
-        runs = [run(seed, arguments.steps, progress) for seed in seeds]
+    runs = [run(seed, arguments.steps) for seed in seeds]
     errors = {name: np.stack([found.errors[name] for found in runs]) for name in runs[0].errors}  # (seeds, T)
     surprise, u_norm = np.stack([found.surprise for found in runs]), np.stack([found.u_norm for found in runs])
     results = {name: stretches(values.mean(0)) for name, values in errors.items()}
@@ -146,4 +145,4 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(ended(main))

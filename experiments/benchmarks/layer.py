@@ -13,18 +13,20 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from itertools import count
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import torch
 from rich.console import Console
-from rich.progress import Progress
 from rich.table import Table
 from torch import nn
 
 from dream import DREAM, DREAMCell, DREAMConfig
+from experiments.ending import ended
 from lightning_modules.tracking import write_results
+from lightning_modules.waiting import waiting
 
 SIZES = [(39, 256, 16), (10, 128, 8), (20, 128, 16), (300, 512, 32), (64, 256, 16)]  # I, H, R
 USUAL, LONG, STREAM = (32, 100), (8, 1000), (1, 2000)  # N, T
@@ -201,16 +203,16 @@ def main(argv: list[str] | None = None) -> int:
     cases = [*usual, *long, *growth["T"], *growth["N"]]
     timings: dict[str, dict[str, list[float]]] = {}
     console = Console()
-    with Progress(console=console) as progress:
-        task = progress.add_task("timing", total=(len(cases) + 1) * (WARM_UP + arguments.repeats))
+    ticks, total = count(1), (len(cases) + 1) * (WARM_UP + arguments.repeats)
+    with waiting("timing") as tell:
+
+        def tick() -> None:
+            tell(next(ticks) / total)
+
         for case in cases:
-            progress.update(task, description=str(case))
             works = {name: call(model, case) for name, model in models(case.size, every=case in usual).items()}
-            timings[str(case)] = alternate(works, arguments.repeats, arguments.slow_repeats, lambda: progress.advance(task))
-        progress.update(task, description="one row, step by step")
-        timings["500 streaming steps"] = alternate(
-            streaming(500), arguments.repeats, arguments.slow_repeats, lambda: progress.advance(task)
-        )
+            timings[str(case)] = alternate(works, arguments.repeats, arguments.slow_repeats, tick)
+        timings["500 streaming steps"] = alternate(streaming(500), arguments.repeats, arguments.slow_repeats, tick)
     medians = {row: {name: statistics.median(v) for name, v in of.items()} for row, of in timings.items()}
     memory = {name: peak_memory(name) for name in models(MIDDLE, every=False)}
 
@@ -249,4 +251,4 @@ def _processor() -> str | None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(ended(main))

@@ -24,10 +24,12 @@ from rich.table import Table
 
 from dream import DREAMConfig
 from experiments import launch
+from experiments.ending import ended
 from lightning_modules import ForecastingModule
 from lightning_modules.base import TaskModule
 from lightning_modules.data import DriftingLoad
 from lightning_modules.tracking import write_results
+from lightning_modules.waiting import waiting
 
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--rdzv-backend=c10d", "--rdzv-endpoint=localhost:0"]
 WARM_UP = 5  # steps
@@ -89,9 +91,10 @@ def speeds(repeats: int, steps: int) -> dict[str, list[float]]:
     """Windows a second of every plan, all plans in turn, the one with a single thread first."""
     plans = list(dict.fromkeys([Plan(1, 1), Plan(1, cores()), Plan(2, max(cores() // 2, 1))]))
     found: dict[str, list[float]] = {str(plan): [] for plan in plans}
-    for _ in range(repeats):
-        for plan in plans:
+    with waiting("training") as tell:
+        for number, plan in enumerate(plans * repeats, 1):
             found[str(plan)].append(measured(plan, steps))
+            tell(number / (len(plans) * repeats))
     return found
 
 
@@ -115,6 +118,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--worker", action="store_true", help=argparse.SUPPRESS)
     arguments = parser.parse_args(argv)
     if arguments.worker:
+        launch.end_with_parent(for_good=True)
         speed = train(arguments.steps)
         if launch.is_first():
             arguments.out.write_text(str(speed))
@@ -132,4 +136,4 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(ended(main))

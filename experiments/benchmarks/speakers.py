@@ -17,6 +17,7 @@ from pathlib import Path
 from rich.console import Console
 
 from experiments import compare
+from experiments.ending import ended
 from experiments.summary import table
 from lightning_modules.tracking import write_results
 
@@ -42,7 +43,8 @@ def main(argv: list[str] | None = None) -> int:
     arguments, settings = parser.parse_known_args(argv)
     asked = ["--models", *arguments.models, f"--seeds={arguments.seeds}"]
     records = {}
-    for speaker in SPEAKERS:
+    for number, speaker in enumerate(SPEAKERS, 1):
+        print(f"speaker {number} of {len(SPEAKERS)}: {speaker}", file=sys.stderr, flush=True)  # noqa: T201
         folder = arguments.folder / speaker
         fold = ["-c", "speech_fsdd", f"--data.split=speaker={speaker}", *asked, f"--folder={folder}", *settings]
         code = compare.main(fold)
@@ -60,4 +62,4 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(ended(main))

@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from experiments.ending import ended
 from lightning_modules import tracking
 
 PARTS = {
@@ -36,13 +37,14 @@ def main(arguments: list[str] | None = None) -> int:
             parser.error(f"`{name}` is not one of {', '.join(PARTS)}")
     record: dict[str, Any] = {}
     failed = 0
-    for name in asked.parts or PARTS:
-        print(f"== {name}: {PARTS[name]}", flush=True)  # noqa: T201
+    parts = asked.parts or list(PARTS)
+    for number, name in enumerate(parts, 1):
+        print(f"== {number} of {len(parts)}, {name}: {PARTS[name]}", flush=True)  # noqa: T201
         start = time.monotonic()
         figures = asked.out.with_name(f"{name}.json")
         figures.unlink(missing_ok=True)
         words = [sys.executable, "-c", RUN.format(part=name, path=str(figures))]
-        code = subprocess.run(words, env={**os.environ, **SETTLED}, check=False).returncode
+        code = run_part(words)
         held = json.loads(figures.read_text()) if figures.exists() else None
         figures.unlink(missing_ok=True)
         record[name] = {"held": code == 0, "seconds": round(time.monotonic() - start), "figures": held}
@@ -53,14 +55,31 @@ def main(arguments: list[str] | None = None) -> int:
     return failed
 
 
+def run_part(words: list[str]) -> int:
+    """Run a part; its exit code. It hears of Ctrl-C and SIGTERM from here, once, so that it can end what it has started."""
+    process = subprocess.Popen(words, env={**os.environ, **SETTLED}, start_new_session=True)
+    try:
+        return process.wait()
+    except KeyboardInterrupt:
+        process.terminate()
+        process.wait()
+        raise
+
+
 SETTLED = {"MALLOC_MMAP_THRESHOLD_": "131072"}  # glibc gives back what is freed, so that resident memory says something
 RUN = """
-import json, pathlib
-from experiments.soak import {part}
-path = pathlib.Path({path!r})
-path.parent.mkdir(parents=True, exist_ok=True)
-path.write_text(json.dumps({part}.main()))
+import json, pathlib, sys
+from experiments.ending import ended
+
+def work():
+    from experiments.soak import {part}
+    path = pathlib.Path({path!r})
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps({part}.main([])))
+    return 0
+
+sys.exit(ended(work))
 """
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(ended(main))

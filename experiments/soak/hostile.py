@@ -19,6 +19,7 @@ from dream import DREAM, DREAMConfig, DREAMError
 from dream.numerics import largest
 from lightning_modules.learners import DREAMAnomalyDetector, DREAMClassifier, DREAMForecaster, DREAMRegressor
 from lightning_modules.stream import Reading, Shape, StreamLearner, StreamNetwork, Updates
+from lightning_modules.waiting import waiting
 
 COLUMNS = 3
 CHUNK = 500
@@ -199,10 +200,12 @@ def main(arguments: list[str] | None = None) -> dict[str, dict[str, Any]]:
     }
     figures = {}
     print(f"kinds: {', '.join(KINDS)}")  # noqa: T201
-    for name, run in parts.items():
-        start = time.monotonic()
-        figures[name] = run() | {"seconds": round(time.monotonic() - start, 1)}
-        print(name, figures[name], flush=True)  # noqa: T201
+    with waiting("hostile streams") as tell:
+        for name, run in parts.items():
+            start = time.monotonic()
+            figures[name] = run() | {"seconds": round(time.monotonic() - start, 1)}
+            print(name, figures[name], flush=True)  # noqa: T201
+            tell(len(figures) / len(parts))
     lost = [name for name, seen in figures.items() if not seen["finite"]]
     assert not lost, f"not finite: {', '.join(lost)}"
     for name, seen in figures.items():

@@ -19,9 +19,9 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.progress import track
 
 from experiments.soak import processes
+from lightning_modules.waiting import waiting
 
 SMALL = [
     "--model.config.hidden_dim=8",
@@ -69,8 +69,8 @@ def main(arguments: list[str] | None = None) -> dict[str, Any]:
         for kind, command in commands.items():
             expect_end(processes.run(folder, [*command, f"--run.name={kind}"]), folder)
             expected[kind] = processes.left(folder / "runs" / kind)
-        for _ in track(range(asked.kills), "killing", console=Console(stderr=True)):
-            while True:
+        with waiting("killing") as tell:
+            while killed.total() < asked.kills:
                 kind = draw.choice(list(commands))
                 place = draw.choice(list(CALLS))
                 at = draw.uniform(0.5, CALLS[place]) if place == "time" else draw.randint(1, CALLS[place])
@@ -78,7 +78,8 @@ def main(arguments: list[str] | None = None) -> dict[str, Any]:
                 code = processes.run(folder, [*commands[kind], f"--run.name={run}", "--resume"], place, at)
                 if code == -signal.SIGKILL:
                     killed[place] += 1
-                    break
+                    tell(killed.total() / asked.kills)
+                    continue
                 finished += compare(code, folder, run, expected[kind])
                 attempts[kind] += 1
         for kind, command in commands.items():

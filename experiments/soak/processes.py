@@ -45,11 +45,15 @@ def run(
     """
     process = PROCESSES.Process(target=_child, args=(str(folder), command, place, at, sent, largest_file))
     process.start()
-    process.join(240)
-    if process.exitcode is None:
-        process.kill()
-        raise TimeoutError(f"{command} did not end")
-    return process.exitcode
+    try:
+        process.join(240)
+        if process.exitcode is None:
+            raise TimeoutError(f"{command} did not end")
+        return process.exitcode
+    finally:
+        if process.exitcode is None:
+            process.kill()
+            process.join()
 
 
 def _child(folder: str, command: list[str], place: str, at: float, sent: int, largest_file: int) -> None:

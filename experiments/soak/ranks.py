@@ -270,6 +270,7 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
     parser.add_argument("--double", action="store_true", help=argparse.SUPPRESS)
     arguments = parser.parse_args(argv)
     if arguments.out:
+        launch.end_with_parent(for_good=True)
         traces = {name: tuple(trace) for name, trace in train_all(arguments.double).items()}
         if launch.is_first():
             torch.save(traces, arguments.out)

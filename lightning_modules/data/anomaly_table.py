@@ -13,7 +13,7 @@ from lightning_modules.data.in_memory import InMemory
 from lightning_modules.data.series import Series, fill_missing, read_table
 
 
-class AnomalyTable(InMemory, AnomalyData):
+class AnomalyTable(AnomalyData, InMemory):
     """A CSV or Parquet file with one row per time step; `AnomalyTable.of` takes a DataFrame or an array.
 
     Args:

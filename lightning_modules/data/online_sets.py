@@ -89,7 +89,7 @@ class PublicStream(OnlineData):
         return Stream(series, "forecasting", series.columns)
 
 
-class TableStream(InMemory, OnlineData):
+class TableStream(OnlineData, InMemory):
     """A CSV or Parquet file with one row per step; its columns of numbers, but for the targets, are read. `TableStream.of`
     takes a DataFrame or an array.
 

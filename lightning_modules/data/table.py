@@ -15,7 +15,7 @@ LARGE = 1 << 28
 """Bytes of text from which on a file stays on disk."""
 
 
-class TableData(InMemory, ForecastingData):
+class TableData(ForecastingData, InMemory):
     """A CSV or Parquet file with one row per time step; `TableData.of` takes a DataFrame or an array.
 
     Args:

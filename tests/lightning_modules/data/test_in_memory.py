@@ -10,6 +10,7 @@ import pytest
 
 from dream import DREAMConfig
 from dream.errors import ConfigError, DataError
+from experiments.explain import settings
 from lightning_modules import AnomalyModule, ForecastingModule, OnlineModule
 from lightning_modules.data import AnomalyTable, TableData, TableStream
 from lightning_modules.data.in_memory import InMemory
@@ -96,3 +97,9 @@ def test_so_does_one_that_is_derived() -> None:
     data = TableData.of(frame(), **SETTINGS[TableData])
     model = Mine.for_data(data, patch=4, wide=True)
     assert (model.horizon, model.patch, model.wide) == (4, 4, True)
+
+
+@pytest.mark.parametrize("kind", SETTINGS, ids=lambda kind: kind.__name__)
+def test_what_is_passed_on_is_still_known_as_a_setting(kind: type[InMemory]) -> None:
+    common = {TableData: "look_back", AnomalyTable: "train_chunk", TableStream: "horizon"}[kind]
+    assert {"path", common} <= set(settings(kind))
