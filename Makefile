@@ -7,15 +7,16 @@ ifneq ($(wildcard $(CURDIR)/../shared/data),)
 export DREAM_DATA ?= $(CURDIR)/../shared/data
 endif
 
-.PHONY: help demo test bench soak lint format sbom clean
+.PHONY: help demo test bench soak lint format docs sbom clean
 
 help:
 	@echo "make demo    set up and run the forecasting demo (under 3 minutes)"
 	@echo "make test    set up and run the tests"
-	@echo "make bench   set up and time the layer beside nn.LSTM and others (about 5 minutes)"
+	@echo "make bench   set up and time the layer beside nn.LSTM and others, and see it adapt (about 6 minutes)"
 	@echo "make soak    set up and run what the tests run in short for long: kills, hostile data, memory (about 20 minutes)"
 	@echo "make lint    set up and run ruff and mypy"
 	@echo "make format  set up and reformat the code"
+	@echo "make docs    set up and build the documentation site, build/docs/index.html"
 	@echo "make sbom    set up and write dist/sbom.json: every pinned package, as CycloneDX"
 	@echo "make clean   remove the virtual environment and caches"
 
@@ -44,6 +45,7 @@ $(BIN)/.benchmarks: $(BIN)/.installed
 bench: $(BIN)/.benchmarks
 	$(BIN)/python -m experiments.benchmarks.layer
 	$(BIN)/python -m experiments.benchmarks.ranks
+	$(BIN)/python -m experiments.benchmarks.adaptation
 
 soak: $(BIN)/.installed
 	$(BIN)/python -m experiments.soak
@@ -58,6 +60,14 @@ lint: $(BIN)/.linters
 format: $(BIN)/.linters
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+$(BIN)/.docs: $(BIN)/.installed
+	$(BIN)/python -m pip install --quiet --editable '.[test,docs]'
+	@touch $@
+
+docs: $(BIN)/.docs
+	$(BIN)/sphinx-build --quiet --fail-on-warning --keep-going -b html -d build/doctrees docs build/docs
+	@echo "build/docs/index.html"
 
 $(BIN)/.sbom: $(BIN)/.installed
 	$(BIN)/python -m pip install --quiet --editable '.[test,sbom]'

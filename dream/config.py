@@ -83,7 +83,7 @@ class DREAMConfig:
     target_norm: PositiveFloat = 2.0
     """target: Frobenius norm of U that homeostasis allows. Up: larger weights. Recommended range: 1-5."""
     kappa: Share = 0.5
-    """kappa: strength of homeostasis. Up: stronger; 0: none; 1: |U| never exceeds target. Recommended range: 0.1-1."""
+    """kappa: strength of homeostasis. Up: stronger; 0: none; 1: U never exceeds target. Recommended range: 0.1-1."""
     sleep_rate: Share = 0.005
     """zeta: consolidation of U into U_target, per step. Up: faster; 0: none. Recommended range: 0.001-0.01."""
     min_surprise_for_sleep: Share = 0.2
@@ -222,7 +222,8 @@ def _warn_once(field: str, message: str) -> None:
 def _advise(config: DREAMConfig) -> None:
     for name, knob in KNOBS.items():
         value = getattr(config, name)
-        if not knob.recommends(value):
+        full = name == "rank" and value == config.input_dim  # there is nothing to compress
+        if not knob.recommends(value) and not full:
             effect = knob.increase if knob.high is not None and value > knob.high else knob.decrease
             _warn_once(name, f"`{name}`={value:g} lies outside the recommended range {knob.range}: {effect}.")
     if config.rank > config.input_dim:

@@ -19,6 +19,9 @@ Run an experiment from a YAML file, by path or by its shipped name:
   predict   its forecasts, scores or text              dream predict --ckpt_path RUN_OR_FILE
   check     build everything, run one batch, report    dream check forecasting
 
+Start your own:
+  new       a small experiment to edit, for a task      dream new forecasting FOLDER
+
 Compare:
   compare   several models and seeds, one table         dream compare -c forecasting --models dream lstm --seeds 3
 
@@ -26,9 +29,11 @@ Search:
   sweep     the settings with the best validation value dream sweep -c forecasting --space forecasting
 
 Look around:
+  report    one HTML page of a run, comparison or sweep: dream report runs/compare-forecasting
   config    list | show NAME: shipped experiments, presets
   data      list | get NAME | path: public data sets
 
+A preset sets several settings of the layer at once: dream fit -c forecasting --preset stability
 Any setting is a flag: dream fit -c forecasting --model.config.rank=8 --data.horizon=48 --seed=1
 Go on with a run that was stopped or killed: the same command and --resume
 All settings of a command: dream fit --help; of the model or data in use: dream fit -c forecasting --print_config
@@ -36,7 +41,7 @@ Your own file: dream fit -c forecasting_csv --data.path=FILE
 """
 
 TRAINER_COMMANDS = ("fit", "validate", "test", "predict", "check")
-COMMANDS = (*TRAINER_COMMANDS, "compare", "sweep", "config", "data")
+COMMANDS = (*TRAINER_COMMANDS, "compare", "sweep", "report", "config", "data", "new")
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -62,6 +67,10 @@ def _dispatch(argv: list[str]) -> int:
         from experiments import data_command
 
         return data_command.main(argv[1:])
+    if command == "new":
+        from experiments import new
+
+        return new.main(argv[1:])
     if command == "compare":
         from experiments import compare
 
@@ -70,6 +79,10 @@ def _dispatch(argv: list[str]) -> int:
         from experiments.sweep import command as sweep
 
         return sweep.main(argv[1:])
+    if command == "report":
+        from experiments import report
+
+        return report.main(argv[1:])
     if command not in TRAINER_COMMANDS:
         from dream.errors import ConfigError, nearest
 

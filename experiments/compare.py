@@ -10,10 +10,17 @@ from pathlib import Path
 from typing import Any
 
 from dream.errors import ConfigError
-from experiments import baselines, comparison, ending, launch, run
-from experiments.arguments import one_folder, split_configs, split_own, whole_number
+from experiments import baselines, comparison, ending, launch, own_code, run
+from experiments.arguments import (
+    configurations,
+    experiment_name,
+    identity,
+    one_folder,
+    split_configs,
+    split_own,
+    whole_number,
+)
 from experiments.folders import PLAN, RESULTS, claim, discard_if_empty
-from lightning_modules.redaction import redacted
 
 USAGE = """\
 usage: dream compare -c EXPERIMENT [--models NAME ...] [--seeds N] [--folder FOLDER] [any setting of `dream fit`]
@@ -40,6 +47,8 @@ class Plan:
     models: list[str] = field(default_factory=lambda: list(baselines.MODELS))
     seeds: int = 3
     folder: Path = Path()
+    own: dict[str, bytes] = field(default_factory=dict)
+    """The Python files beside the YAML files that these take classes from."""
 
     @property
     def cells(self) -> list[tuple[str, int]]:
@@ -48,8 +57,7 @@ class Plan:
 
     def identity(self) -> dict[str, Any]:
         """What all cells share; a folder holds the cells of one identity only."""
-        texts = [path.read_text(encoding="utf-8") for path in self.paths]
-        return {"experiment": redacted(texts), "flags": redacted(self.flags)}
+        return identity(self.paths, self.flags, self.own)
 
 
 def main(argv: list[str]) -> int:
@@ -112,7 +120,8 @@ def parse(argv: list[str]) -> Plan:
     for taken in ("--seed", "--seed_everything", "--run.name", "--run.folder", "--ckpt_path", "--model.core"):
         if any(flag.partition("=")[0] == taken for flag in flags):
             raise ConfigError(f"`{taken}` is set by compare for each run; leave it out. See `dream compare --help`.")
-    plan = Plan(paths, flags)
+    configurations(paths)  # loads the Python files beside them
+    plan = Plan(paths, flags, own=own_code.sources())
     if "--models" in own:
         plan.models = list(dict.fromkeys(name for text in own["--models"] for name in text.split(",") if name))
         if not plan.models:
@@ -121,7 +130,7 @@ def parse(argv: list[str]) -> Plan:
             baselines.flags(model)
     if "--seeds" in own:
         plan.seeds = whole_number("seeds", own["--seeds"])
-    plan.folder = one_folder(own, f"compare-{paths[-1].stem}")
+    plan.folder = one_folder(own, f"compare-{experiment_name(paths)}")
     return plan
 
 

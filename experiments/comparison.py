@@ -16,9 +16,7 @@ from rich.console import Console
 
 from dream.files import write_atomic
 from experiments.folders import CONFIG, RESULTS
-from experiments.report import table
-from lightning_modules import tracking
-from lightning_modules.plots.comparison import comparison
+from experiments.summary import table
 
 
 @dataclass
@@ -96,6 +94,9 @@ def spread(values: Sequence[float]) -> float:
 
 def show(folder: Path, cells: Sequence[tuple[str, int]], **facts: Any) -> None:
     """Print the table of the cells that are done; write `comparison.json` and `comparison.png`, and track both."""
+    from lightning_modules import tracking  # loads all tasks, which those who only read the rows don't need
+    from lightning_modules.plots.comparison import comparison
+
     console = Console()
     done = {cell: found for cell in cells if (found := record(folder, *cell)) is not None}
     rows = gather([(seed, found) for (_, seed), found in done.items()])

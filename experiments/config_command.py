@@ -40,7 +40,8 @@ def _list(console: Console) -> None:
     experiments = Table("experiment", "what it is for", title="dream fit -c EXPERIMENT", title_justify="left", box=None)
     for name, path in configs.shipped().items():
         experiments.add_row(name, configs.headline(path))
-    presets = Table("preset", "what it is for", title="DREAMConfig.preset(PRESET)", title_justify="left", box=None)
+    title = "dream fit -c EXPERIMENT --preset PRESET; in Python DREAMConfig.preset(PRESET)"
+    presets = Table("preset", "what it is for", title=title, title_justify="left", box=None)
     for name, preset in PRESETS.items():
         presets.add_row(name, preset.purpose)
     console.print(experiments)

@@ -45,7 +45,7 @@ def explain(error: BaseException, parser_keys: Collection[str], linked: Collecti
     """
     text = str(error)
     known = [key for key in (*parser_keys, *_class_keys(text + parsed)) if key not in linked and not key.endswith(".help")]
-    for cause in _chain(error):
+    for cause in chain(error):
         if isinstance(cause, DREAMError):
             return _with_path(cause, known)
     keys = _PARSER_KEY.findall(text)
@@ -88,7 +88,8 @@ def _rule(text: str) -> str:
     return " or ".join(dict.fromkeys(words)) or "a section with settings of its own"
 
 
-def _chain(error: BaseException | None) -> Iterator[BaseException]:
+def chain(error: BaseException | None) -> Iterator[BaseException]:
+    """`error`, what it came from, what that came from, and so on."""
     while error is not None:
         yield error
         error = error.__cause__ or error.__context__

@@ -11,6 +11,7 @@ from jsonargparse import Namespace
 from lightning.pytorch.cli import LightningArgumentParser
 
 from dream.errors import CheckpointError, ConfigError
+from experiments import own_code
 from experiments.arguments import leaves
 from lightning_modules import checkpoints
 from lightning_modules.base import TaskModule
@@ -35,9 +36,10 @@ MOST = 5  # differences that are named
 def resolve_config(parser: LightningArgumentParser, config: Namespace, model: L.LightningModule) -> dict[str, Any]:
     """All settings of a run as plain values, without secrets, the layer's as built: the data may have set the width of its
     input."""
-    resolved: dict[str, Any] = redacted(yaml.safe_load(parser.dump(config, skip_unset=False)))
+    resolved: dict[str, Any] = redacted(yaml.safe_load(own_code.plain(parser.dump(config, skip_unset=False))))
     resolved["run"]["name"] = None  # a name serves once
     resolved["resume"] = False
+    del resolved["preset"]  # spelled out
     resolved["model"]["init_args"]["config"] = model.hparams["config"]
     return resolved
 

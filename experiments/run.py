@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import json
 import logging
 import os
@@ -28,17 +27,18 @@ from pydantic import ValidationError
 
 from dream.errors import ConfigError, DataError, DREAMError, DREAMWarning
 from dream.files import write_atomic
-from experiments import folders, launch, report
-from experiments.arguments import FROM_DATA, resolve
+from experiments import folders, launch, own_code, presets, summary
+from experiments.arguments import resolve
 from experiments.check import check_experiment
-from experiments.explain import explain
+from experiments.explain import chain, explain
 from experiments.folders import CONFIG, RESULTS, SAVES, RunSettings
 from experiments.resume import check_weights, refuse_other_settings, resolve_config
 from lightning_modules import checkpoints, tracking
-from lightning_modules.base import TaskModule
+from lightning_modules.base import FROM_DATA, TaskModule, default_arguments
 from lightning_modules.callbacks import (
     BestCheckpoint,
     DREAMMonitor,
+    LayerRecord,
     NaNGuard,
     PlainProgress,
     SaveFigures,
@@ -65,10 +65,12 @@ class DREAMTrainer(L.Trainer):
 
 
 class WriteConfig(SaveConfigCallback):
-    """The full resolved configuration: `config.yaml` in the run's folder, and nested in the tracked run."""
+    """The full resolved configuration: `config.yaml` in the run's folder, with the Python files that it takes classes from
+    beside it, and nested in the tracked run."""
 
     def save_config(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         resolved = resolve_config(self.parser, self.config, pl_module)
+        own_code.keep(Path(trainer.default_root_dir))
         write_atomic(Path(trainer.default_root_dir) / CONFIG, yaml.safe_dump(resolved, sort_keys=False))
         resolved["model"]["init_args"].update(pl_module.hparams)
         for logger in trainer.loggers:
@@ -77,12 +79,13 @@ class WriteConfig(SaveConfigCallback):
 
 
 class DREAMCLI(LightningCLI):
-    """One run of `command`, as it was typed; `experiment` names it, and `stack` is closed when it has ended."""
+    """One run of `command`, as it was typed, and `words`, as the parser takes it; `experiment` names it, and `stack` is
+    closed when it has ended."""
 
     callbacks: Sequence[L.Callback] = ()
     """More of them, which are no setting."""
 
-    def __init__(self, experiment: str, command: list[str], stack: ExitStack) -> None:
+    def __init__(self, experiment: str, command: list[str], words: list[str], stack: ExitStack) -> None:
         self.experiment, self.command, self.stack = experiment, command, stack
         self.signals = stack.enter_context(StopSignals())
         self.folder: Path | None = None
@@ -94,6 +97,7 @@ class DREAMCLI(LightningCLI):
         super().__init__(
             TaskModule,
             TaskData,
+            args=words,
             save_config_callback=WriteConfig,
             save_config_kwargs={"save_to_log_dir": False},
             trainer_class=DREAMTrainer,
@@ -120,6 +124,7 @@ class DREAMCLI(LightningCLI):
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         parser.add_argument("--seed", type=int, default=0, help="Fixes all that is random.")
         parser.link_arguments("seed", "seed_everything")
+        parser.add_argument("--preset", type=str | None, help=presets.HELP)
         parser.add_class_arguments(RunSettings, "run")
         parser.add_argument(
             "--resume",
@@ -161,7 +166,7 @@ class DREAMCLI(LightningCLI):
         if not isinstance(settings.get("config", Namespace()), Namespace):
             raise ConfigError(f"`model.config` must be a section with settings such as rank; got {settings.config!r}.")
         typed = {argument.partition("=")[0].replace(".init_args", "") for argument in self.command}
-        defaults = default_arguments(values.model.class_path)
+        defaults = default_arguments(locate(values.model.class_path))
         for source, target in FROM_DATA.items():
             value = settings.get(target)
             if f"--model.{target}" in typed or value not in (None, defaults.get(target)):
@@ -190,7 +195,8 @@ class DREAMCLI(LightningCLI):
         silent = config.enable_progress_bar is False or (self.subcommand == "predict" and self.model.speaks)
         plain = not sys.stderr.isatty() and not silent
         extra = [PlainProgress()] if plain else [] if silent else [RichProgressBar()]
-        config["callbacks"] = [*(config.callbacks or []), *extra, *self.callbacks]
+        # what a test records comes before `saving`, which saves it
+        config["callbacks"] = [*(config.callbacks or []), LayerRecord(), *extra, *self.callbacks]
         config["plugins"] = [*(config.plugins or []), AtomicCheckpointIO()]
         if plain or silent:
             config["enable_progress_bar"] = False
@@ -237,7 +243,7 @@ class DREAMCLI(LightningCLI):
         if saving.resumes and (ended := folders.results(Path(folder))) is not None:
             if launch.is_first():
                 print(f"the run in {folder} has ended; this is what came out:")  # noqa: T201
-                report.results(ended, Path(folder), self.model.higher_is_better, self.model.unranked)
+                summary.results(ended, Path(folder), self.model.higher_is_better, self.model.unranked)
             sys.exit(0)
         self.folder, self.newest, saving.from_save = Path(folder), newest, newest is not None
         if self.subcommand == "fit":
@@ -279,7 +285,7 @@ class DREAMCLI(LightningCLI):
         predictions = self.trainer.predict(**kwargs)
         assert self.folder is not None
         if self.trainer.is_global_zero:
-            report.predictions(self.model, predictions, self.folder)
+            summary.predictions(self.model, predictions, self.folder)
 
     @rank_zero_only
     def finish(self) -> None:
@@ -298,10 +304,13 @@ class DREAMCLI(LightningCLI):
             epochs=self.trainer.current_epoch,
             seconds=round(time.monotonic() - self.started, 1),
             parameters=trainable(self.model),
+            higher_is_better=sorted(self.model.higher_is_better),
+            unranked=sorted(self.model.unranked),
+            monitor=self.model.monitor,
         )
         checkpoints.remove(self.folder / SAVES / TEST)
         if self._get(self.config_init, "run").table:
-            report.results(results, self.folder, self.model.higher_is_better, self.model.unranked)
+            summary.results(results, self.folder, self.model.higher_is_better, self.model.unranked)
 
 
 class Building(DREAMCLI):
@@ -342,14 +351,14 @@ def build(argv: list[str]) -> tuple[int, TaskModule | None]:
 def _run(cli: DREAMCLI, argv: list[str]) -> int:
     if launch.started_by_trainer():
         launch.end_with_parent()
-    typed = sys.argv[1:]
-    sys.argv[1:], experiment = resolve(argv)
+    words, experiment = resolve(argv)
+    typed, sys.argv[1:] = sys.argv[1:], argv  # the Trainer starts other processes with them
     cli.folder = None
     stack = ExitStack()
     leave = launch.leaving()
     code = 1
     try:
-        cli.__init__(experiment, argv, stack)  # type: ignore[misc]
+        cli.__init__(experiment, argv, words, stack)  # type: ignore[misc]
         leave()
         code = 0
     except SystemExit as stop:
@@ -362,7 +371,7 @@ def _run(cli: DREAMCLI, argv: list[str]) -> int:
             print(f"dream: interrupted{where}.", file=sys.stderr)  # noqa: T201
         return 143 if isinstance(stop, SIGTERMException) else 130
     except (DREAMError, MisconfigurationException) as error:
-        raise explain(error, cli.keys(), LINKED, str(getattr(cli, "config", ""))) from error
+        raise _explained(error, cli) from error
     except OSError as error:
         done = f"; what is done is in {cli.folder}" if cli.folder else ""
         raise DataError(
@@ -375,7 +384,7 @@ def _run(cli: DREAMCLI, argv: list[str]) -> int:
             return code
         if cli.running:
             raise
-        raise explain(error, cli.keys(), LINKED, str(getattr(cli, "config", ""))) from error
+        raise _explained(error, cli) from error
     finally:
         sys.argv[1:] = typed
         stack.close()
@@ -384,6 +393,15 @@ def _run(cli: DREAMCLI, argv: list[str]) -> int:
         if "wandb" in sys.modules and (run := sys.modules["wandb"].run) is not None:
             run.finish(exit_code=code)
     return 0
+
+
+def _explained(error: BaseException, cli: DREAMCLI) -> DREAMError:
+    """What `error` says in our words, or where in a file of the user's it was raised."""
+    found = explain(error, cli.keys(), LINKED, str(getattr(cli, "config", "")))
+    if not any(isinstance(cause, DREAMError) for cause in chain(error)) and (theirs := own_code.explained(error)):
+        return theirs
+    found.args = (own_code.plain(str(found)),)
+    return found
 
 
 def set_up_words() -> None:
@@ -399,6 +417,8 @@ def set_up_words() -> None:
         ".*Checkpoint directory .* exists.*",
         "The dirpath has changed.*",  # a run's folder that is given by its relative path
         ".*litlogger.*",
+        "LightningCLI's args parameter.*",  # ours come from `arguments.resolve`
+        rf"(?s).*Hit failing import.*{own_code.PACKAGE}",  # classes of an earlier run of this process
         ".*LeafSpec.*",
     ):
         warnings.filterwarnings("ignore", message)
@@ -407,10 +427,3 @@ def set_up_words() -> None:
 def _note(message: Warning | str, category: type[Warning], *_: Any, **__: Any) -> None:
     kind = "note" if issubclass(category, DREAMWarning) else category.__name__
     print(f"{kind}: {str(message).strip()}", file=sys.stderr)  # noqa: T201
-
-
-def default_arguments(class_path: str) -> dict[str, Any]:
-    """The defaults of the arguments of a class."""
-    found = locate(class_path)
-    assert isinstance(found, type)
-    return {name: parameter.default for name, parameter in inspect.signature(found).parameters.items()}

@@ -5,7 +5,6 @@ Shapes: N streams, T rows of a chunk, C columns, I = 2 C inputs of the layer: le
 
 from __future__ import annotations
 
-from collections.abc import Collection
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -23,7 +22,7 @@ from dream import DREAMConfig, DREAMStack, DREAMState
 from dream.errors import ConfigError
 from dream.files import write_atomic
 from lightning_modules import ranks
-from lightning_modules.base import TaskModule, require, require_finite
+from lightning_modules.base import Observation, TaskModule, require, require_finite
 from lightning_modules.data.anomaly import AnomalyData, StreamBatch
 from lightning_modules.plots import anomaly as plots
 from lightning_modules.scoring import (
@@ -35,6 +34,7 @@ from lightning_modules.scoring import (
     RunningScale,
     WindowedGaussian,
 )
+from lightning_modules.tables import score_table
 from lightning_modules.verdicts import FLAGGED, HIGHER_IS_BETTER, Verdict, assess
 
 LOSS_LIMIT = 25.0  # squared usual deviations: an outlier in the training part teaches no more than that
@@ -43,16 +43,16 @@ REPEAT, GAUSSIAN = "repeat-last", "windowed Gaussian"
 
 
 class Scan(NamedTuple):
-    """What the layer made of a chunk."""
+    """What the layers, of which there are K, made of a chunk."""
 
     prediction: Tensor
     """(N, T, I)"""
     deviation: Tensor
     """(N, T)"""
     surprise: Tensor
-    """(N, T)"""
+    """(N, T, K)"""
     u_norm: Tensor
-    """(N, T)"""
+    """(N, T, K)"""
 
 
 class AnomalyModule(TaskModule):
@@ -221,7 +221,8 @@ class AnomalyModule(TaskModule):
                 continue
             with self.stack.plasticity(plastic and self.stack.plasticity_enabled):
                 _, traces, after = self.stack.trace(x[rows], [state[rows] for state in states], lengths[rows])
-            pieces.append(Scan(traces[0].prediction, traces[0].deviation, traces[0].surprise, traces[0].u_norm))
+            shown = (torch.stack([getattr(trace, name) for trace in traces], -1) for name in ("surprise", "u_norm"))
+            pieces.append(Scan(traces[0].prediction, traces[0].deviation, *shown))
             ends.append(after)
             order.append(rows)
         back = torch.argsort(torch.cat(order))
@@ -306,7 +307,7 @@ class AnomalyModule(TaskModule):
             held, self._held = self.scan(self._limited(x), batch.lengths, np.zeros_like(learning), self._held)
             scans.append(held)
         predictions = [one.prediction.cpu().numpy() for one in scans]
-        gates = [torch.stack([one.deviation, one.surprise], -1).cpu().numpy() for one in scans]
+        gates = [torch.stack([one.deviation, one.surprise[..., 0]], -1).cpu().numpy() for one in scans]
         if REPEAT in detectors:
             levels = np.concatenate([self._last[:, None], x[:, :-1, : self.channels]], 1)
             predictions.append(np.concatenate([levels, np.zeros_like(levels)], -1))
@@ -315,11 +316,19 @@ class AnomalyModule(TaskModule):
         seen, expected, gate = np.tile(x, (len(detectors), 1, 1)), np.concatenate(predictions), np.concatenate(gates)
         learns = np.tile(learning, (len(detectors), 1))
         judged = [self._score.step(seen[:, row], expected[:, row], gate[:, row], learns[:, row]) for row in range(rows)]
-        scores = np.stack([np.stack(column, 1) for column in zip(*judged, strict=True)])
-        shown = torch.stack([scan.surprise, scan.u_norm]).cpu().numpy()
-        scores = scores.reshape(2, len(detectors), streams, rows)
+        scores = np.stack([np.stack(part, 1) for part in zip(*judged, strict=True)]).reshape(2, -1, streams, rows)
+        shown = torch.stack([scan.surprise, scan.u_norm])  # (2, N, T, K)
+        ends = enumerate(state.adaptive_tau for state in self._states)
+        self.observed = [Observation(shown[0, ..., k], shown[1, ..., k], tau, batch.lengths, True) for k, tau in ends]
         self._require_finite(batch, {"the prediction": scans[0].prediction, "the score": scores.transpose(2, 3, 0, 1)})
-        return scores, shown
+        return scores, shown[..., 0].cpu().numpy()
+
+    def setup(self, stage: str) -> None:
+        super().setup(stage)
+        for name in ("limit_test_batches", "limit_predict_batches"):
+            limit = getattr(self.trainer, name)
+            whole = limit == 0 or (isinstance(limit, float) and limit == 1)  # 1 is one batch, 1.0 all of them
+            require(f"trainer.{name}", limit, whole, "1.0, or 0 for none, since a stream is judged as a whole")
 
     def on_test_epoch_start(self) -> None:
         self._seen, self._shown, self.verdicts = [], [], {}
@@ -371,28 +380,12 @@ class AnomalyModule(TaskModule):
         """Score and alarm of the chunk, (2, N, T)."""
         return self.judge(batch, self.detectors[:1])[0][:, 0]
 
+    def prediction_table(self, predictions: list[np.ndarray]) -> pd.DataFrame:
+        """What `predict_step` gave, a row for each row of each stream, see `score_table`."""
+        return score_table(self.data.streams, self._verdicts(np.concatenate(predictions, -1)))
+
     def write_predictions(self, predictions: list[np.ndarray], folder: Path) -> list[Path]:
-        """`scores.csv`: a row for each row of each stream: where it is, the columns, score, threshold, flag, alarm."""
+        """`scores.csv`: the `prediction_table`."""
         if not predictions:
             return []
-        tables = []
-        for stream, verdict in zip(self.data.streams, self._verdicts(np.concatenate(predictions, -1)), strict=True):
-            table = pd.DataFrame(stream.values, columns=list(stream.columns))
-            added: dict[str, np.ndarray | float] = {
-                "score": verdict.score,
-                "threshold": verdict.threshold,
-                "flag": verdict.flag.astype(int),
-                "alarm": verdict.raised.astype(int),
-            }
-            for name, values in added.items():
-                table.insert(table.shape[1], _free(name, stream.columns), values)
-            table.insert(0, _free("time", stream.columns), stream.times)
-            table.insert(0, _free("stream", stream.columns), stream.name)
-            tables.append(table)
-        return [write_atomic(folder / "scores.csv", pd.concat(tables).to_csv(index=False))]
-
-
-def _free(name: str, taken: Collection[str]) -> str:
-    while name in taken:
-        name += "_"
-    return name
+        return [write_atomic(folder / "scores.csv", self.prediction_table(predictions).to_csv(index=False))]

@@ -5,12 +5,13 @@ Shapes: N rows of the batch, T steps.
 
 from __future__ import annotations
 
+import inspect
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, ClassVar, Literal, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple, Self
 
 import lightning as L
 import numpy as np
@@ -27,12 +28,27 @@ from lightning_modules.cores import CoreName, build_core, title
 
 Schedule = Literal["cosine", "constant"]
 
+FROM_DATA = {
+    "channels": "channels",
+    "covariate_count": "covariates",
+    "known_count": "known",
+    "calendar_count": "calendar",
+    "aged_count": "aged",
+    "look_back": "look_back",
+    "horizon": "horizon",
+    "season": "season",
+    "task": "task",
+    "inputs": "inputs",
+    "label_delay": "label_delay",
+    "symbols": "symbols",
+}
+"""What a model takes from its data: attribute of the data, argument of the model."""
 DIVERGED = "The weights have diverged: lower `model.lr`, or go on from an earlier checkpoint."
 """What to do about numbers that are not finite, made of data that are."""
 
 
 class Observation(NamedTuple):
-    """What a layer showed in the last batch, without history."""
+    """What a layer showed in the last batch, without history; in a test, of the steps that are scored."""
 
     surprise: Tensor
     """(N, T)"""
@@ -40,6 +56,30 @@ class Observation(NamedTuple):
     """(N, T)"""
     threshold: Tensor
     """(N,) habituated threshold after the last step"""
+    lengths: Tensor | None = None
+    """(N,) valid steps of each row; None for T"""
+    streams: bool = False
+    """Whether rows are streams that go on side by side from batch to batch; otherwise they are read one after the other."""
+
+    @property
+    def valid(self) -> Tensor:
+        """(N, T) which steps are no padding"""
+        if self.lengths is None:
+            return torch.ones_like(self.surprise, dtype=torch.bool)
+        return torch.arange(self.surprise.shape[1], device=self.surprise.device) < self.lengths.unsqueeze(1)
+
+    def mean(self, values: Tensor) -> Tensor:
+        """() mean of `values` (N, T) over the steps that are no padding; never waits for the device"""
+        if self.lengths is None:
+            return values.mean()
+        return torch.where(self.valid, values, 0.0).sum() / self.lengths.sum().clamp_min(1)
+
+    @property
+    def last_u_norm(self) -> Tensor:
+        """(N,) norm of U after the last valid step of each row"""
+        if self.lengths is None:
+            return self.u_norm[:, -1]
+        return self.u_norm.gather(1, (self.lengths - 1).clamp_min(0).unsqueeze(1)).squeeze(1)
 
 
 class TaskModule(L.LightningModule, ABC):
@@ -95,6 +135,19 @@ class TaskModule(L.LightningModule, ABC):
         self._states: list[DREAMState] | None = None
         self.steps_read: int | Tensor = 0
         """Valid steps that the layers read in the last batch, over its rows."""
+
+    @classmethod
+    def for_data(cls, data: L.LightningDataModule, **settings: Any) -> Self:
+        """A module for `data`, which give what they know, such as the number of columns; the other arguments are `settings`.
+
+        Raises:
+            ConfigError: a setting that the data give.
+            DataError: the data cannot be read.
+        """
+        known = {argument: name for name, argument in FROM_DATA.items() if argument in default_arguments(cls)}
+        for argument in known.keys() & settings:
+            raise ConfigError(f"`{argument}` is given by the data; leave it out here.", key=argument)
+        return cls(**{argument: getattr(data, name) for argument, name in known.items()}, **settings)
 
     def make_core(
         self, core: CoreName, config: DREAMConfig, hidden_dims: list[int] | None, dropout: float, backend: str
@@ -163,11 +216,13 @@ class TaskModule(L.LightningModule, ABC):
     def on_validation_epoch_end(self) -> None:
         self.forget_states()
 
-    def observe(self, traces: list[DREAMTrace], states: list[DREAMState], lengths: Tensor | None = None) -> None:
+    def observe(
+        self, traces: list[DREAMTrace], states: list[DREAMState], lengths: Tensor | None = None, streams: bool = False
+    ) -> None:
         """Leave what the layers showed in this batch, whose rows have `lengths` (N,), T if None, where callbacks find it."""
         self.steps_read = traces[0].surprise.numel() if lengths is None else lengths.sum()
         self.observed = [
-            Observation(trace.surprise, trace.u_norm, state.adaptive_tau)
+            Observation(trace.surprise, trace.u_norm, state.adaptive_tau, lengths, streams)
             for trace, state in zip(traces, states, strict=True)
         ]
 
@@ -264,6 +319,14 @@ class TaskModule(L.LightningModule, ABC):
 
         scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+
+def default_arguments(cls: object) -> dict[str, Any]:
+    """The defaults of the arguments of a module, and of those that it passes on to the modules that it derives from."""
+    assert isinstance(cls, type)
+    assert issubclass(cls, TaskModule)
+    bases = cls.__mro__[cls.__mro__.index(TaskModule) :: -1]
+    return {name: parameter.default for base in bases for name, parameter in inspect.signature(base).parameters.items()}
 
 
 def finite(state: DREAMState) -> Tensor:

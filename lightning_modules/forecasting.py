@@ -31,6 +31,7 @@ from lightning_modules.heads import KnownEffect, PatchHead
 from lightning_modules.metrics.forecasting import ForecastMetrics
 from lightning_modules.metrics.quantiles import crps
 from lightning_modules.reading import by_channel, read
+from lightning_modules.tables import forecast_table
 
 
 class Forecast(NamedTuple):
@@ -184,10 +185,7 @@ class ForecastingModule(TaskModule):
         self.make_core(core, config, hidden_dims, dropout, backend)
         self.dropout = nn.Dropout(dropout)
         features, outputs = self.stack.output_dim + config.input_dim, columns * max(len(levels), 1)
-        if head == "patches":
-            self.head: nn.Module = PatchHead(features, self.stack.output_dim, horizon, patch, outputs, dropout)
-        else:
-            self.head = nn.Linear(features, horizon * outputs)
+        self.head = self.make_head(features, outputs)
         self.known_effect = KnownEffect(features, known, outputs) if known else None
         # Facts about the data at hand, not about the model: a checkpoint must not bring those of other data.
         self.register_buffer("units", torch.ones(channels), persistent=False)
@@ -195,6 +193,21 @@ class ForecastingModule(TaskModule):
         self.register_buffer("levels", torch.tensor(levels), persistent=False)
         self._validation: list[ForecastMetrics] = []  # in a list, since what it holds belongs into no checkpoint
         self._backtest: Backtest | None = None
+
+    def make_head(self, features: int, outputs: int) -> nn.Module:
+        """What maps the features (M, K, F) of origins to forecasts (M, K, horizon outputs); a subclass may return another.
+
+        ``__init__`` calls it once, when `horizon`, `season`, `patch`, `stack` and `hparams` are there.
+
+        Args:
+            features: F: the output of the core, then the first layer's forecast of the next patch.
+            outputs: Values to forecast in a row: one, or one for each of `quantiles`; of each target if channels are not
+                independent.
+        """
+        if self.hparams["head"] == "patches":
+            dropout = self.hparams["dropout"]
+            return PatchHead(features, self.stack.output_dim, self.horizon, self.patch, outputs, dropout)
+        return nn.Linear(features, self.horizon * outputs)
 
     def forward(
         self,
@@ -227,7 +240,7 @@ class ForecastingModule(TaskModule):
         seen = self.encoder(patches)
         output, traces, states = self.stack.trace(seen, state=self.carried(reset, len(seen)), timespans=timespans)
         self.carry(states, reset)
-        self.observe(traces, states)
+        self.observe(traces, states, streams=reset is not None)
         at = slice(reading.every - 1, None, reading.every)
         features = torch.cat([self.dropout(output[:, at]), traces[0].forecast[:, at]], -1)
         values = self.head(features).unflatten(-1, (self.horizon, -1))  # (M, K, H, outputs)
@@ -328,12 +341,13 @@ class ForecastingModule(TaskModule):
 
     def test_step(self, batch: WindowBatch, batch_idx: int) -> None:
         forecast = self.on(batch)
+        seen, self.observed = self.observed, []  # of the batches that count, and not of the windows afresh
         self._require_finite(batch, forecast.future, forecast.quantiles)
         if not self._counts(batch, self.data.prepared.split.test):
             return
         shape = (len(batch.past), self.channels if self.channel_independent else 1, batch.origin[0].numel(), -1)
-        surprise = self.observed[0].surprise.reshape(shape).mean((1, 3)).flatten()
-        u_norm = self.observed[0].u_norm.reshape(shape)[..., -1].mean(1).flatten()
+        surprise = seen[0].surprise.reshape(shape).mean((1, 3)).flatten()
+        u_norm = seen[0].u_norm.reshape(shape)[..., -1].mean(1).flatten()
         windows = batch.afresh(self.look_back)
         own = {self.title: (forecast.future, forecast.quantiles)}
         if batch.reset is not None:
@@ -346,6 +360,7 @@ class ForecastingModule(TaskModule):
             }
         assert self._backtest is not None
         self._backtest.add(own, windows, surprise, u_norm)
+        self.observed = seen
 
     def on_test_epoch_end(self) -> None:
         self.forget_states()
@@ -363,7 +378,7 @@ class ForecastingModule(TaskModule):
         return {} if self._backtest is None else self._backtest.figures()
 
     def predict_step(self, batch: WindowBatch, batch_idx: int) -> Tensor:
-        """Forecasts in the data's own units, (N, H, C), or with quantiles (N, H, C, 1 + Q); of a stream the last one."""
+        """Forecasts in the data's own units, (N, H, C, 1 + Q), the quantiles last; of a stream the last one."""
         forecast = self.on(batch)
         values = forecast.future.unsqueeze(-1)
         if forecast.quantiles is not None:
@@ -374,19 +389,13 @@ class ForecastingModule(TaskModule):
         self._require_finite(batch, values[..., 0], values[..., 1:] if len(self.levels) else None)
         return values
 
-    def write_predictions(self, predictions: list[Tensor], folder: Path) -> list[Path]:
-        """`forecast.csv`: a row for each row ahead, with its time, a column for each target, in the data's own units.
+    def prediction_table(self, predictions: list[Tensor]) -> pd.DataFrame:
+        """The last of the forecasts that `predict_step` gave: a row for each row ahead, see `forecast_table`."""
+        values, times = predictions[-1][0].cpu().numpy(), self.data.future_times(len(self.data.series))
+        return forecast_table(values, times, self.data.target_columns, self.levels.tolist())
 
-        With quantiles, TARGET is the median and TARGET_q0.1 the quantile of level 0.1.
-        """
+    def write_predictions(self, predictions: list[Tensor], folder: Path) -> list[Path]:
+        """`forecast.csv`: the `prediction_table`."""
         if not predictions:
             return []
-        values = predictions[-1][0].cpu().numpy()  # (H, C, 1 + Q)
-        suffixes = ["", *(f"_q{level:g}" for level in self.levels.tolist())]
-        shown = [k for k, suffix in enumerate(suffixes) if suffix != "_q0.5"]
-        columns = {f"{name}{suffixes[k]}": values[:, c, k] for c, name in enumerate(self.data.target_columns) for k in shown}
-        name = "time"
-        while name in columns:
-            name += "_"
-        table = pd.DataFrame({name: self.data.future_times(len(self.data.series)), **columns})
-        return [write_atomic(folder / "forecast.csv", table.to_csv(index=False))]
+        return [write_atomic(folder / "forecast.csv", self.prediction_table(predictions).to_csv(index=False))]

@@ -30,6 +30,8 @@ from lightning_modules.generation import Sampling, choose, show
 from lightning_modules.text_scores import TextScores
 from lightning_modules.vocabulary_loss import tied_loss, tied_nats, tied_scores
 
+SAMPLE = 0  # seed of the text that a test leaves
+
 
 class Reading(NamedTuple):
     """What the module made of a chunk."""
@@ -137,7 +139,7 @@ class LanguageModule(TaskModule):
         """Read a batch; the states go on."""
         reading: Reading = self(batch.tokens, self.carried(batch.reset, len(batch.tokens)))
         self.carry(reading.states, batch.reset)
-        self.observe(reading.traces, reading.states)
+        self.observe(reading.traces, reading.states, streams=True)
         return reading
 
     def prepare(self, data: L.LightningDataModule) -> None:
@@ -238,6 +240,15 @@ class LanguageModule(TaskModule):
         assert self._scores is not None
         self._scores.count_rivals(self.data)
         self.log_results(self._scores.results(self.data))
+
+    def on_test_end(self) -> None:
+        """`text.txt` in the run's folder: what `sampling` asks for, written by the weights that were tested."""
+        if self.trainer.is_global_zero:
+            folder = Path(self.trainer.default_root_dir)
+            folder.mkdir(parents=True, exist_ok=True)
+            with torch.random.fork_rng():
+                torch.manual_seed(SAMPLE)
+                self.write_predictions([list(self.tokens(self.sampling))], folder)
 
     def figures(self) -> dict[str, Figure]:
         """Loss over the test text, what adaptation gives, surprise and norm of U."""

@@ -259,7 +259,10 @@ class OnlineModule(TaskModule):
                 if part.start == part.stop:
                     continue
                 learner.learning = part.stop <= border or "head" in mode or "all weights" in mode
-                self.record.add(mode, start + part.start, self._process(learner, batch, part))
+                steps = self._process(learner, batch, part)
+                self.record.add(mode, start + part.start, steps)
+                if mode == self.modes[0] and part.start >= border:
+                    self.observe(steps.traces, learner.state.core, streams=True)
 
     def _process(self, learner: StreamLearner, batch: StreamBatch, part: slice) -> Steps:
         """What a learner says of these rows of a chunk.

@@ -23,6 +23,7 @@ from lightning_modules.metrics.online import prequential_metrics
 from lightning_modules.plots import online as plots
 from lightning_modules.plots.drift import page_hinkley
 from lightning_modules.stream import Steps
+from lightning_modules.tables import free
 
 ALARM = 25.0  # sum of rises of the error, in its deviations, that counts as a change
 SMALLEST = 1e-12  # added to squared errors before their logarithm is taken
@@ -161,8 +162,5 @@ class StreamRecord:
             table, name = pd.DataFrame(said[:, 0].numpy(), columns=names), "predictions.csv"
             if data.task == "classification":
                 table.insert(0, "predicted", np.array(names)[said[:, 0].argmax(-1).numpy()])
-        column = "time"
-        while column in table:
-            column += "_"
-        table.insert(0, column, data.times(rows))
+        table.insert(0, free("time", [str(column) for column in table.columns]), data.times(rows))
         return [write_atomic(folder / name, table.to_csv(index=False))]

@@ -147,6 +147,7 @@ class SpeechModule(TaskModule):
         self._val: list[Tensor] = []
         self._seen: dict[str, list[Tensor]] = {}
         self._heard: list[SpeechBatch] = []
+        self._transcripts: list[tuple[str, str, str]] = []
         self._shown: plots.Heard | None = None
         self.vocabulary: tuple[str, ...] = ()
         """The classes or tokens; there once `prepare` has run."""
@@ -245,15 +246,17 @@ class SpeechModule(TaskModule):
 
     def on_test_epoch_start(self) -> None:
         self._seen = {name: [] for name in self.rows}
-        self._heard = []
+        self._heard, self._transcripts = [], []
 
     def test_step(self, batch: SpeechBatch, batch_idx: int) -> None:
         self._heard.append(batch)
         for name in self.rows:
             with self.stack.plasticity(name == self.title and self.stack.plasticity_enabled):
-                log_probs = self(batch.features, batch.lengths).log_probs
-            self._require_finite(batch, log_probs)
-            self._seen[name].append(log_probs.cpu())
+                reading: Reading = self(batch.features, batch.lengths)
+            if name == self.title:
+                self.observe(reading.traces, reading.states, batch.lengths)
+            self._require_finite(batch, reading.log_probs)
+            self._seen[name].append(reading.log_probs.cpu())
 
     def on_test_epoch_end(self) -> None:
         heard = [batch._replace(**{name: getattr(batch, name).cpu() for name in batch._fields[:4]}) for batch in self._heard]
@@ -276,9 +279,20 @@ class SpeechModule(TaskModule):
         found = {}
         for suffix, decode in (("", self._likeliest), ("_greedy", greedy)):
             said = [self.decoded(decode(row)) for batch, part in pairs for row in valid_steps(batch, part)]
+            if not self._transcripts:  # the module's own, by beam search, come first
+                names = [name for batch in heard for name in batch.names]
+                self._transcripts = list(zip(names, said, truth, strict=True))
             found[f"wer{suffix}"] = float(word_error_rate(said, truth))
             found[f"cer{suffix}"] = float(char_error_rate(said, truth))
         return found
+
+    def on_test_end(self) -> None:
+        """For recognition `heard.csv` in the run's folder: what was heard in each recording, and what is said in it."""
+        if self._transcripts and self.trainer.is_global_zero:
+            folder = Path(self.trainer.default_root_dir)
+            folder.mkdir(parents=True, exist_ok=True)
+            table = pd.DataFrame(self._transcripts, columns=["file", "heard", "said"])
+            write_atomic(folder / "heard.csv", table.sort_values("file").to_csv(index=False))
 
     def _likeliest(self, log_probs: np.ndarray) -> list[int]:
         return beam_search(log_probs, self.beam)[0]
@@ -337,11 +351,15 @@ class SpeechModule(TaskModule):
             said = [(self.decoded(numbers), value) for numbers, value in found]
         return [(name, text, math.exp(value)) for name, (text, value) in zip(batch.names, said, strict=True)]
 
-    def write_predictions(self, predictions: list[list[tuple[str, str, float]]], folder: Path) -> list[Path]:
-        """`labels.csv` or `transcripts.csv`: a row for each recording: file, what is said, its probability."""
+    def prediction_table(self, predictions: list[list[tuple[str, str, float]]]) -> pd.DataFrame:
+        """What `predict_step` gave, a row for each recording: file, what is said, its probability."""
         table = pd.DataFrame([row for batch in predictions for row in batch], columns=["file", "said", "score"])
+        return table.sort_values("file")
+
+    def write_predictions(self, predictions: list[list[tuple[str, str, float]]], folder: Path) -> list[Path]:
+        """`labels.csv` or `transcripts.csv`: the `prediction_table`."""
         name = "labels.csv" if self.task == "classification" else "transcripts.csv"
-        return [write_atomic(folder / name, table.sort_values("file").to_csv(index=False))]
+        return [write_atomic(folder / name, self.prediction_table(predictions).to_csv(index=False))]
 
 
 def valid_steps(batch: SpeechBatch, log_probs: Tensor) -> list[np.ndarray]:

@@ -28,7 +28,7 @@ from torch import Tensor
 from dream import DREAMConfig
 from dream.files import write_atomic
 from experiments.ending import ended
-from experiments.report import table
+from experiments.summary import table
 from lightning_modules.cores import build_core, trainable
 from lightning_modules.plots.adaptation import adaptation
 from lightning_modules.tracking import write_results

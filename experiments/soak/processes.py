@@ -103,7 +103,8 @@ def _find(name: str) -> Any:
 
 
 def left(folder: Path) -> dict[str, Any]:
-    """What a run came to: weights, optimiser and schedule of the best and the last, the metrics file, the results."""
+    """What a run came to: weights, optimiser and schedule of the best and the last, the metrics file, the results, what its
+    layers showed and the advisor's remarks."""
     saves = folder / "checkpoints"
     held = {path.name: torch.load(path, weights_only=True) for path in (saves / "best.ckpt", max(saves.glob("step-*.ckpt")))}
     parts = ("state_dict", "optimizer_states", "lr_schedulers", "carried", "loops", "progress", "epoch", "global_step")
@@ -111,6 +112,7 @@ def left(folder: Path) -> dict[str, Any]:
         "checkpoints": {name: {part: content[part] for part in parts} for name, content in held.items()},
         "metrics": (folder / "metrics.jsonl").read_text().splitlines(),
         "results": json.loads((folder / "results.json").read_text())["results"],
+        "records": [json.loads((folder / name).read_text()) for name in ("layers.json", "remarks.json")],
     }
 
 

@@ -15,8 +15,16 @@ from optuna.trial import FrozenTrial, TrialState
 
 from dream.errors import CheckpointError, ConfigError, DataError, DREAMError
 from dream.files import write_atomic
-from experiments import configs, ending, folders, launch, run
-from experiments.arguments import one_folder, split_configs, split_own, whole_number
+from experiments import configs, ending, folders, launch, own_code, run
+from experiments.arguments import (
+    configurations,
+    experiment_name,
+    identity,
+    one_folder,
+    split_configs,
+    split_own,
+    whole_number,
+)
 from experiments.folders import CONFIG
 from experiments.sweep import outcome, space, wandb_template, workers
 from experiments.sweep.study import ENDED, PRUNERS, STORE, Pruning, Study
@@ -65,15 +73,14 @@ class Plan:
     pruner: str = "median"
     seed: int = 0
     folder: Path = field(default_factory=Path)
+    own: dict[str, bytes] = field(default_factory=dict)
+    """The Python files beside the YAML files that these take classes from."""
     template: Path | None = None
     """Where the search goes as a configuration for Weights & Biases."""
 
     def identity(self) -> dict[str, Any]:
         """What all trials share; a folder holds the trials of one identity only."""
-        texts = [path.read_text(encoding="utf-8") for path in self.paths]
-        return {
-            "experiment": redacted(texts),
-            "flags": redacted(self.flags),
+        return identity(self.paths, self.flags, self.own) | {
             "space": self.space_path.read_text(encoding="utf-8"),
             "seed": self.seed,
             "pruner": self.pruner,
@@ -131,7 +138,8 @@ def parse(argv: list[str]) -> Plan:
         if taken in names:
             raise ConfigError(f"`{taken}` is set by sweep for each trial; leave it out. See `dream sweep --help`.")
     path = space.resolve(own["--space"][0])
-    plan = Plan(paths, flags, path, space.read(path))
+    configurations(paths)  # loads the Python files beside them
+    plan = Plan(paths, flags, path, space.read(path), own=own_code.sources())
     for name in (name.removeprefix("--").replace(".init_args.", ".") for name in names):
         if name in plan.space:
             raise ConfigError(f"`{name}` is in the space and on the command line. Leave it out of one of them.", key=name)
@@ -143,7 +151,7 @@ def parse(argv: list[str]) -> Plan:
     plan.pruner = " ".join(own.get("--pruner", [plan.pruner]))
     if plan.pruner not in PRUNERS:
         raise ConfigError(f"`--pruner` must be one of {', '.join(PRUNERS)}; got {plan.pruner!r}.", key="pruner")
-    plan.folder = one_folder(own, f"sweep-{paths[-1].stem}")
+    plan.folder = one_folder(own, f"sweep-{experiment_name(paths)}")
     if "--wandb-template" in own:
         plan.template = Path(" ".join(own["--wandb-template"]))
     return plan

@@ -17,7 +17,7 @@ from rich.console import Console
 from dream.files import write_atomic
 from experiments import folders
 from experiments.folders import CONFIG, RESULTS, RunSettings
-from experiments.report import table
+from experiments.summary import table
 from experiments.sweep.study import REASON, Study
 from lightning_modules import tracking
 from lightning_modules.plots.sweep import sweep

@@ -3,6 +3,7 @@
 from lightning_modules.callbacks.advisor import TuningAdvisor
 from lightning_modules.callbacks.figures import SaveFigures
 from lightning_modules.callbacks.guard import BestCheckpoint, NaNGuard
+from lightning_modules.callbacks.layers import LayerRecord
 from lightning_modules.callbacks.monitor import DREAMMonitor
 from lightning_modules.callbacks.progress import PlainProgress
 from lightning_modules.callbacks.saving import SaveProgress
@@ -10,6 +11,7 @@ from lightning_modules.callbacks.saving import SaveProgress
 __all__ = [
     "BestCheckpoint",
     "DREAMMonitor",
+    "LayerRecord",
     "NaNGuard",
     "PlainProgress",
     "SaveFigures",

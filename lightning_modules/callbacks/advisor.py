@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import math
 from collections import deque
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import lightning as L
 import numpy as np
+from lightning.pytorch.utilities import rank_zero_only
 
 from dream import DREAMStack
+from dream.files import write_atomic
 from dream.tuning import SYMPTOMS
 from lightning_modules.base import TaskModule, is_logging_step, require
 
 log = logging.getLogger(__name__)
+
+REMARKS = "remarks.json"
 
 STALLED = 0.01  # relative fall of the loss within the window below which it counts as not decreasing
 LEARNT = 0.1  # relative fall since the start of the run above which a level loss has converged, not stalled
@@ -35,7 +41,8 @@ class Sample(NamedTuple):
 
 
 class TuningAdvisor(L.Callback):
-    """Watches the last `window` logging steps and reports each symptom of the guide at most once, as a warning in the log.
+    """Watches the last `window` logging steps and reports each symptom of the guide at most once, as a warning in the log
+    and in `remarks.json` in the run's folder, which says of each its step, the symptom and the adjustment.
 
     With loss l, mean surprise S and mean |U| of the first layer, at each logging step, over a full window:
 
@@ -62,7 +69,8 @@ class TuningAdvisor(L.Callback):
         require("window", window, window >= 4, "at least 4 logging steps")
         self.window = window
         self.samples: deque[Sample] = deque(maxlen=self.window)
-        self.reported: dict[str, str] = {}
+        self.reported: dict[str, tuple[int, str]] = {}
+        """Step and adjustment of each symptom that was met."""
         self.start = math.nan
         """Median loss over the first half window of the run."""
 
@@ -73,6 +81,19 @@ class TuningAdvisor(L.Callback):
         self.samples.extend(Sample(*sample) for sample in state_dict["samples"])
         self.reported, self.start = dict(state_dict["reported"]), state_dict["start"]
 
+    @rank_zero_only
+    def write(self, folder: str | Path) -> None:
+        """`remarks.json`: the window and what was reported so far, in the order of the steps."""
+        remarks = [{"step": step, "symptom": symptom, "adjustment": text} for symptom, (step, text) in self.reported.items()]
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        write_atomic(Path(folder) / REMARKS, json.dumps({"window": self.window, "remarks": remarks}, indent=2) + "\n")
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """A run that goes on forgets what it reported after the step that it goes on from."""
+        assert isinstance(pl_module, TaskModule)
+        if isinstance(pl_module.stack, DREAMStack):
+            self.write(trainer.default_root_dir)
+
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
@@ -81,14 +102,14 @@ class TuningAdvisor(L.Callback):
             return
         first = pl_module.observed[0]
         target = pl_module.stack.get_config()[0].target_norm
-        self.samples.append(
-            Sample(float(outputs["loss"]), float(first.surprise.mean()), float(first.u_norm[:, -1].mean()), target)
-        )
+        loss, surprise = float(outputs["loss"]), float(first.mean(first.surprise))
+        self.samples.append(Sample(loss, surprise, float(first.last_u_norm.mean()), target))
         if len(self.samples) == self.window // 2 and math.isnan(self.start):
             self.start = float(np.median([sample.loss for sample in self.samples]))
         for symptom in symptoms(self.samples, self.window, self.start):
             if symptom not in self.reported:
-                self.reported[symptom] = str(SYMPTOMS[symptom])
+                self.reported[symptom] = (trainer.global_step, str(SYMPTOMS[symptom]))
+                self.write(trainer.default_root_dir)
                 log.warning("step %d: %s. Try: %s.", trainer.global_step, symptom, SYMPTOMS[symptom])
 
 

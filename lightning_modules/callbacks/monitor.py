@@ -18,10 +18,11 @@ SURPRISED = 0.5  # above it a step counts as surprising
 class DREAMMonitor(L.Callback):
     """Logs, to every logger, for each layer k at each logging step, as ``dream/layer_k/...``:
 
-    ``surprise`` mean over rows and steps; ``surprised`` share of steps above 0.5; ``u_norm`` mean over rows of |U| after
-    the last step; ``threshold`` mean habituated threshold; ``plasticity`` and ``tonic`` means of the learned eta and of
-    the tonic share (layers with fast weights). The first layer's surprise and |U| also go to the progress bar, beside the
-    loss. A logging step is one of ``--trainer.log_every_n_steps``; in between nothing is computed.
+    ``surprise`` mean over rows and steps, without padding; ``surprised`` share of steps above 0.5; ``u_norm`` mean over
+    rows of |U| after the last step; ``threshold`` mean habituated threshold; ``plasticity`` and ``tonic`` means of the
+    learned eta and of the tonic share (layers with fast weights). The first layer's surprise and |U| also go to the
+    progress bar, beside the loss. A logging step is one of ``--trainer.log_every_n_steps``; in between nothing is
+    computed.
     """
 
     def on_train_batch_end(
@@ -32,9 +33,9 @@ class DREAMMonitor(L.Callback):
             return
         cells = [module for module in pl_module.stack.modules() if isinstance(module, DREAMCell)]
         for k, seen in enumerate(pl_module.observed):
-            shown = {"surprise": seen.surprise.mean(), "u_norm": seen.u_norm[:, -1].mean()}
+            shown = {"surprise": seen.mean(seen.surprise), "u_norm": seen.last_u_norm.mean()}
             values: dict[str, Tensor] = shown | {
-                "surprised": (seen.surprise > SURPRISED).to(torch.float32).mean(),
+                "surprised": seen.mean((seen.surprise > SURPRISED).to(torch.float32)),
                 "threshold": seen.threshold.mean(),
             }
             if k < len(cells) and cells[k].config.base_plasticity > 0:  # a rival of DREAM has no cells

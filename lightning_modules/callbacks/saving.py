@@ -16,6 +16,7 @@ from torch.utils.data import DataLoader
 from dream.errors import CheckpointError
 from lightning_modules import checkpoints, ranks
 from lightning_modules.base import TaskModule, require
+from lightning_modules.callbacks.layers import LayerRecord, LayerTally
 from lightning_modules.data.base import require_int
 from lightning_modules.randomness import random_state, set_random_state
 from lightning_modules.sealed import checksum
@@ -155,6 +156,8 @@ class SaveProgress(L.Callback):
         loader = trainer.test_dataloaders
         if saved["weights"] == checksum({}, pl_module.state_dict()) and isinstance(loader, DataLoader):
             pl_module.earlier, self._batches = saved["progress"], saved["batches"]
+            for tally, tensors in zip(layer_tallies(trainer), saved["layers"], strict=True):
+                tally.load(tensors)
             loader.sampler.first = self._batches  # type: ignore[attr-defined] # of our order of batches
 
     def on_test_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *_: Any) -> None:
@@ -165,7 +168,9 @@ class SaveProgress(L.Callback):
             progress = pl_module.test_progress()
             if progress is not None:
                 weights = checksum({}, pl_module.state_dict())
-                checkpoints.write({"weights": weights, "batches": self._batches, "progress": progress}, self.folder / TEST)
+                layers = [tally.tensors() for tally in layer_tallies(trainer)]
+                saved = {"weights": weights, "batches": self._batches, "progress": progress, "layers": layers}
+                checkpoints.write(saved, self.folder / TEST)
             self._saved = time.monotonic()
         if stop:
             self.signals.stop()
@@ -189,6 +194,11 @@ def moved(state: dict[str, Any], folder: str) -> dict[str, Any]:
         "best_k_models": {here(p): score for p, score in state["best_k_models"].items()},
         "dirpath": folder,
     }
+
+
+def layer_tallies(trainer: L.Trainer) -> list[LayerTally]:
+    """What the test has shown of each layer so far; empty where nothing records it."""
+    return [tally for record in trainer.callbacks if isinstance(record, LayerRecord) for tally in record.tallies]  # type: ignore[attr-defined]
 
 
 def metrics_files(trainer: L.Trainer) -> list[JSONLLogger]:

@@ -9,11 +9,12 @@ import numpy as np
 
 from dream.errors import ConfigError, DataError
 from lightning_modules.data.anomaly import AnomalyData, Stream
+from lightning_modules.data.in_memory import InMemory
 from lightning_modules.data.series import Series, fill_missing, read_table
 
 
-class AnomalyTable(AnomalyData):
-    """A CSV or Parquet file with one row per time step.
+class AnomalyTable(AnomalyData, InMemory):
+    """A CSV or Parquet file with one row per time step; `AnomalyTable.of` takes a DataFrame or an array.
 
     Args:
         path: The file: .csv or .txt (also .gz), .parquet or .pq.
@@ -54,7 +55,7 @@ class AnomalyTable(AnomalyData):
 
     def read(self) -> list[Stream]:
         label = [] if self.label_column is None else [self.label_column]
-        table = read_table(self.path, self.time_column, self.watched, label, self.separator)
+        table = read_table(self.table, self.time_column, self.watched, label, self.separator)
         count = len(table.values)
         training = int(self.training * count) if self.training < 1 else int(self.training)
         return [labelled_stream(Path(self.path).name, table, bool(label), training, self.missing)]

@@ -16,7 +16,8 @@ class TaskData(L.LightningDataModule, ABC):
     """Base of all data modules.
 
     What a model needs to know of its data to be built, such as the number of columns, is an attribute here and an argument
-    there; the command hands it over (`experiments.arguments.FROM_DATA`). Everything else a module takes in `prepare`.
+    there; the command and `TaskModule.for_data` hand it over (`lightning_modules.base.FROM_DATA`). Everything else a module
+    takes in `prepare`.
     """
 
     num_workers: int = 0

@@ -11,6 +11,7 @@ import pandas as pd
 from dream.errors import ConfigError, DataError, nearest
 from lightning_modules.data.catalogue import data_path
 from lightning_modules.data.dates import find_time_column
+from lightning_modules.data.in_memory import InMemory
 from lightning_modules.data.online import OnlineData, Stream, Task, check_truth
 from lightning_modules.data.series import Series, number_columns, read_frame, read_table
 
@@ -88,8 +89,9 @@ class PublicStream(OnlineData):
         return Stream(series, "forecasting", series.columns)
 
 
-class TableStream(OnlineData):
-    """A CSV or Parquet file with one row per step; its columns of numbers, but for the targets, are read.
+class TableStream(OnlineData, InMemory):
+    """A CSV or Parquet file with one row per step; its columns of numbers, but for the targets, are read. `TableStream.of`
+    takes a DataFrame or an array.
 
     Args:
         path: The file: .csv or .txt (also .gz), .parquet or .pq.
@@ -121,9 +123,9 @@ class TableStream(OnlineData):
 
     def read(self) -> Stream:
         if self.targets is None:
-            series = read_table(self.path, self.time_column)
+            series = read_table(self.table, self.time_column)
             return Stream(series, "forecasting", series.columns)
-        frame = read_frame(Path(self.path).expanduser())
+        frame = read_frame(Path(self.path).expanduser()) if self.frame is None else self.frame
         for name in self.targets:
             if name not in frame:
                 raise DataError(f"{self.path}: no column `{name}`. {nearest(name, map(str, frame.columns))}")
@@ -135,12 +137,12 @@ class TableStream(OnlineData):
         time_column = self.time_column or find_time_column(frame)
         others = number_columns(frame, self.path, [*self.targets, time_column])
         if asked == "forecasting":
-            return Stream(read_table(self.path, self.time_column, self.targets, others), "forecasting", tuple(self.targets))
+            return Stream(read_table(self.table, self.time_column, self.targets, others), "forecasting", tuple(self.targets))
         if not others:
             raise DataError(f"{self.path}: {asked} needs a column of numbers besides `{self.targets[0]}`; there is none.")
-        inputs = read_table(self.path, self.time_column, others)
+        inputs = read_table(self.table, self.time_column, others)
         if asked == "regression":
-            truth = read_table(self.path, self.time_column, self.targets).values
+            truth = read_table(self.table, self.time_column, self.targets).values
             check_truth(truth, str(self.path), self.targets[0])
             return Stream(inputs, "regression", tuple(self.targets), truth)
         label = frame[self.targets[0]]

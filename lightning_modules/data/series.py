@@ -22,6 +22,7 @@ import torch
 
 from dream.errors import DataError, nearest, shown
 from lightning_modules.data.dates import find_formats, find_time_column, time_stamps
+from lightning_modules.data.in_memory import NAME
 from lightning_modules.data.limits import local, require_header, require_printable, require_proportion, require_size
 
 logger = logging.getLogger(__name__)
@@ -73,13 +74,13 @@ class Roles(NamedTuple):
 
 
 def read_table(
-    path: str | Path,
+    path: str | Path | pd.DataFrame,
     time_column: str | None = None,
     columns: Sequence[str] | None = None,
     covariates: Sequence[str] = (),
     separator: str = ",",
 ) -> Series:
-    """Reads a CSV (.csv, .txt, also .gz) or Parquet (.parquet, .pq) file with one row per time step.
+    """Reads a CSV (.csv, .txt, also .gz) or Parquet (.parquet, .pq) file, or a table in memory, with one row per time step.
 
     Without `time_column`, the Parquet file's first date column or else the file's first column gives the time stamps
     if it holds dates; otherwise rows have only their number. Time stamps are ISO 8601, each row as precise as it likes, or
@@ -88,8 +89,8 @@ def read_table(
     `columns`, every other column is read except those in which no value is a number. `covariates` come last. `separator`
     stands between the values of a line of text.
     """
-    path = check_file(path)
-    frame = read_frame(path, separator)
+    frame = path if isinstance(path, pd.DataFrame) else read_frame(check_file(path), separator)
+    path = Path(NAME) if isinstance(path, pd.DataFrame) else check_file(path)
     roles = find_roles(frame, path, time_column, columns, covariates)
     report_order(roles, path)
     series = to_series(frame, roles, path)

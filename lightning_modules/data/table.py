@@ -6,6 +6,7 @@ from typing import Any
 
 from dream.errors import ConfigError
 from lightning_modules.data.convert import stored_table
+from lightning_modules.data.in_memory import InMemory
 from lightning_modules.data.series import Series, check_file, read_table
 from lightning_modules.data.stored import StoredSeries
 from lightning_modules.data.windows import ForecastingData
@@ -14,8 +15,8 @@ LARGE = 1 << 28
 """Bytes of text from which on a file stays on disk."""
 
 
-class TableData(ForecastingData):
-    """A CSV or Parquet file with one row per time step.
+class TableData(ForecastingData, InMemory):
+    """A CSV or Parquet file with one row per time step; `TableData.of` takes a DataFrame or an array.
 
     Args:
         path: The file: .csv or .txt (also .gz), .parquet or .pq.
@@ -58,9 +59,11 @@ class TableData(ForecastingData):
         self.covariates, self.known_covariates = covariates, known_covariates
 
     def read(self) -> Series | StoredSeries:
+        others = [*(self.covariates or []), *(self.known_covariates or [])]
+        if self.frame is not None:
+            return read_table(self.frame, self.time_column, self.targets, others)
         path = check_file(self.path)
         plain = path.name.lower().endswith((".csv", ".txt"))
         large = path.stat().st_size > (LARGE if plain else LARGE // 4)
-        others = [*(self.covariates or []), *(self.known_covariates or [])]
         reader = stored_table if (large if self.mapped is None else self.mapped) else read_table
         return reader(path, self.time_column, self.targets, others)

@@ -238,7 +238,7 @@ class ForecastingData(TaskData, ABC):
 
     @cached_property
     def mase_scale(self) -> Tensor:
-        """(C,) the denominator of MASE: mean over the standardised training rows of |y_t - y_(t - season)|.
+        """(C,) the denominator of MASE: mean of ``|y_t - y_(t - season)|`` over the standardised training rows.
 
         It is 1 for a target that repeats itself exactly, whose MASE is then its plain mean absolute error.
         """

@@ -13,10 +13,10 @@ from torch import Tensor
 from dream import DREAMConfig
 from lightning_modules.base import require
 from lightning_modules.learners.base import OnlineObject
-from lightning_modules.learners.supervised import LAYER
 from lightning_modules.scoring import AnomalyScore, RunningScale
 from lightning_modules.stream import Reading, Shape, Updates
 from lightning_modules.stream.rules import Moves
+from lightning_modules.stream.settings import LAYER
 
 
 class DREAMAnomalyDetector(OnlineObject):

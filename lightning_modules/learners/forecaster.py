@@ -11,9 +11,9 @@ from dream import DREAMConfig
 from dream.errors import DataError, shown
 from lightning_modules.base import require
 from lightning_modules.learners.base import OnlineObject, known_number
-from lightning_modules.learners.supervised import LAYER
 from lightning_modules.stream import Reading, Shape, Updates
 from lightning_modules.stream.rules import Moves
+from lightning_modules.stream.settings import LAYER
 
 
 class DREAMForecaster(OnlineObject):

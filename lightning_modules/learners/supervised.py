@@ -15,8 +15,7 @@ from lightning_modules.learners.base import OnlineObject, known_number, plain
 from lightning_modules.stream import Reading, Shape, Updates
 from lightning_modules.stream.network import class_shares
 from lightning_modules.stream.rules import Moves
-
-LAYER = DREAMConfig.preset("online_learning", hidden_dim=64, rank=4)
+from lightning_modules.stream.settings import LAYER
 
 
 class DREAMClassifier(OnlineObject):

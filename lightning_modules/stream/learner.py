@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import one_hot
 
+from dream import DREAMTrace
 from dream.errors import DataError
 from lightning_modules.base import require
 from lightning_modules.data.limits import LARGEST
@@ -33,6 +34,8 @@ class Steps(NamedTuple):
     """(T,) mean over lanes"""
     u_norm: Tensor
     """(T,) mean over lanes"""
+    traces: list[DREAMTrace]
+    """Of every layer, (lanes, T, ...)"""
 
 
 class StreamLearner:
@@ -109,14 +112,20 @@ class StreamLearner:
                 outputs.append(predictions)
                 self.memory.add_features(part, said)
                 if whole is None:
-                    seen.append(part.traces[0])
+                    seen.append(part.traces)
                 self.row, start = self.row + stop - start, stop
                 if not self.forecasts:
                     self._update()
-            traces = seen if whole is None else [whole.traces[0]]
+            traces = (
+                whole.traces
+                if whole is not None
+                else [
+                    DREAMTrace(*(torch.cat(pieces, 1) for pieces in zip(*layer, strict=True)))
+                    for layer in zip(*seen, strict=True)
+                ]
+            )
             self.memory.forget(self._needed())
-        surprise, u_norm = (torch.cat([getattr(t, name).mean(0) for t in traces]) for name in ("surprise", "u_norm"))
-        return Steps(torch.cat(outputs), surprise, u_norm)
+        return Steps(torch.cat(outputs), traces[0].surprise.mean(0), traces[0].u_norm.mean(0), traces)
 
     def _check(self, name: str, values: Tensor) -> None:
         if bool((bad := values.abs() > LARGEST).any()):

@@ -17,7 +17,7 @@ from lightning_modules.base import require
 from lightning_modules.cores import CoreName, build_core
 from lightning_modules.normalizers import Normalized, Normalizer
 from lightning_modules.seasonal import SeasonalProfile
-from lightning_modules.stream.settings import Reading, Shape
+from lightning_modules.stream.settings import LAYER, Reading, Shape
 from lightning_modules.stream.state import Features, Relative, StreamState
 
 READ_LIMIT, HEAD_LIMIT = 5.0, 30.0  # units beyond which what the core and the head read is cut off
@@ -93,7 +93,8 @@ class StreamNetwork(nn.Module):
         self.seasonal = SeasonalProfile(shape.season, seasonal_rate, shape.horizon)
         ahead = len(self.seasonal.steps)
         width = columns * (1 + len(reading.means)) + own * len(self.seasonal.outlook)
-        self.config = replace(config, input_dim=width)
+        rank = min(config.rank, width) if config == LAYER else config.rank
+        self.config = replace(config, input_dim=width, rank=rank)
         self.stack = build_core(core, self.config, hidden_dims, dropout, backend)
         shown = (len(reading.distances) + len(reading.means)) * columns + own * ahead + 4 * min(ahead, 1)
         features = shown + reading.output * self.stack.output_dim + reading.forecast * width

@@ -5,10 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal, get_args
 
+from dream import DREAMConfig
 from lightning_modules.base import require
 from lightning_modules.normalizers import Kind
 
 LONGEST = 10_000  # rows that may be kept for the head
+LAYER = DREAMConfig.preset("online_learning", hidden_dim=64, rank=4)
+"""The layer where none is chosen; its rank is then at most the width of what it reads."""
 Task = Literal["forecasting", "regression", "classification"]
 
 

@@ -9,6 +9,7 @@ import struct
 import subprocess
 import sys
 import zlib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -43,28 +44,39 @@ def start(*arguments: str, folder: Path) -> subprocess.Popen[str]:
     return subprocess.Popen([*DREAM, *arguments], cwd=folder, env=ENVIRONMENT, preexec_fn=listen, **pipes)
 
 
-def forked(*arguments: str, folder: Path) -> subprocess.CompletedProcess[str]:
+def forked(*arguments: str, folder: Path, **variables: str) -> subprocess.CompletedProcess[str]:
     """The command in a process of its own, forked from one that has loaded everything: as `subprocess.run`, in less time."""
-    process = PROCESSES.Process(target=_dream, args=(arguments, str(folder)))
+    return in_fork(_dream, list(arguments), folder=folder, **variables)
+
+
+def in_fork(
+    function: Callable[[Any], int | None], argument: Any, *, folder: Path, **variables: str
+) -> subprocess.CompletedProcess[str]:
+    """`function` of `argument` in `folder`, with these variables of the environment, in such a process."""
+    process = PROCESSES.Process(target=_call, args=(function, argument, str(folder), variables))
     process.start()
     process.join(240)
-    assert process.exitcode is not None, f"{arguments} did not end"
+    assert process.exitcode is not None, f"{argument} did not end"
     said = [folder / f".{process.pid}.{kind}" for kind in ("out", "err")]
     texts = [path.read_text() for path in said]
     for path in said:
         path.unlink()
-    return subprocess.CompletedProcess(["dream", *arguments], process.exitcode, *texts)
+    return subprocess.CompletedProcess([function.__name__, argument], process.exitcode, *texts)
 
 
-def _dream(arguments: tuple[str, ...], folder: str) -> None:
+def _call(function: Callable[[Any], int | None], argument: Any, folder: str, variables: dict[str, str]) -> None:
     os.chdir(folder)
-    os.environ.update(ENVIRONMENT)
+    os.environ.update(ENVIRONMENT | variables)
     for kind, descriptor in (("out", 1), ("err", 2)):
         with Path(f".{os.getpid()}.{kind}").open("w") as file:
             os.dup2(file.fileno(), descriptor)
+    sys.exit(function(argument))
+
+
+def _dream(arguments: list[str]) -> int:
     from experiments.cli import main
 
-    sys.exit(main(list(arguments)))
+    return main(arguments)
 
 
 def wandb_records(path: Path) -> list[Any]:

@@ -193,10 +193,14 @@ def test_help_names_every_command(capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr().out == shown
 
 
-def test_help_answers_without_loading_the_trainer() -> None:
-    code = (
-        "import sys; from experiments.cli import main; main(['--help']); assert not {'torch', 'lightning'} & {*sys.modules}"
-    )
+def test_help_answers_at_once() -> None:
+    code = "import sys; from experiments.cli import main; main(['--help']); assert 'torch' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(dream.__file__).parents[1], capture_output=True)
+
+
+def test_help_and_report_answer_without_loading_the_trainer() -> None:
+    code = "import sys, experiments.report; from experiments.cli import main; main(['--help']);"
+    code += "assert not {'lightning', 'wandb', 'pandas'} & sys.modules.keys()"
     subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(dream.__file__).parents[1], capture_output=True)
 
 

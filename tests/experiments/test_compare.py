@@ -16,7 +16,7 @@ from dream.errors import ConfigError
 from experiments import baselines, comparison, run
 from experiments.cli import main
 from experiments.compare import parse
-from experiments.report import table
+from experiments.summary import table
 from tests.experiments.support import SMALL, start, wandb_config
 
 BRIEF = ["compare", "-c", "forecasting", *SMALL, "--trainer.max_epochs=1", "--trainer.limit_train_batches=3"]

@@ -209,6 +209,13 @@ def test_other_data_are_refused() -> None:
         module().prepare(small_data())
 
 
+def test_half_a_test_is_refused_before_anything_is_trained(tmp_path: Path) -> None:
+    trainer = small_trainer(tmp_path, limit_test_batches=1)
+    with pytest.raises(ConfigError, match=r"`trainer.limit_test_batches` must be 1.0, or 0 for none.*got 1\."):
+        trainer.fit(module(), datamodule=Streams())
+    assert trainer.global_step == 0
+
+
 def test_training_goes_on_in_the_middle_of_the_streams() -> None:
     batches = list(Streams(train_chunk=40).train_dataloader())
     first = module().train()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -221,3 +222,19 @@ def test_forecasts_have_the_form_of_the_rows() -> None:
         model.learn_one({"a": x["a"]}, {"b": x["b"]})
     assert [list(row) for row in model.forecast()] == [["a"], ["a"]]
     assert len(model.forecast(1)) == 1
+
+
+@pytest.mark.parametrize("columns", [1, 2, 6])
+def test_the_layer_that_is_not_chosen_suits_the_columns(columns: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("dream.config._warned", set())
+    rows = [{f"x{k}": float(np.sin(t + k)) for k in range(columns)} for t in range(5)]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # among them the one of a rank above the width
+        regressor, forecaster = DREAMRegressor(), DREAMForecaster()
+        for row in rows:
+            regressor.learn_one(row, 1.0)
+            forecaster.learn_one(row)
+    for model in (regressor, forecaster):
+        assert model.learner is not None
+        config = model.learner.network.config
+        assert config.rank == min(config.input_dim, 4)

@@ -113,7 +113,13 @@ class TestAdvisor:
         advice = [record.getMessage() for record in caplog.records if "Loss not decreasing" in record.getMessage()]
         assert len(advice) == 1
         assert advice[0].endswith("Loss not decreasing. Try: increase `base_plasticity`.")
-        assert advisor.reported["Loss not decreasing"] == "increase `base_plasticity`"
+        step, adjustment = advisor.reported["Loss not decreasing"]
+        assert adjustment == "increase `base_plasticity`"
+        assert advice[0].startswith(f"step {step}: ")
+        written = json.loads((tmp_path / "remarks.json").read_text())
+        assert written["window"] == 4
+        assert [remark["symptom"] for remark in written["remarks"]] == list(advisor.reported)
+        assert {"step": step, "symptom": "Loss not decreasing", "adjustment": adjustment} in written["remarks"]
 
 
 def test_figures_are_files(tmp_path: Path) -> None:

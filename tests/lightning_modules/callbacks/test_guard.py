@@ -153,8 +153,8 @@ def test_fast_weights_alone(tmp_path: Path, said: pytest.LogCaptureFixture) -> N
     data = small_data()
 
     class Hidden(type(small_module(data))):  # type: ignore[misc]
-        def observe(self, traces: Any, states: Any) -> None:
-            super().observe(traces, states)
+        def observe(self, *shown: Any, **how: Any) -> None:
+            super().observe(*shown, **how)
             if self.trainer.global_step == 1:
                 self.observed[0].u_norm[5, -1] = math.inf
 

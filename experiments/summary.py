@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console, Group
 from rich.measure import Measurement
 from rich.table import Table
 
 from experiments.folders import CONFIG, RESULTS, SAVES
-from lightning_modules.base import TaskModule
+
+if TYPE_CHECKING:
+    from lightning_modules.base import TaskModule
 
 
 def results(

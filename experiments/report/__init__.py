@@ -1,0 +1,65 @@
+"""`dream report`: all that a run, a comparison or a sweep left, as one page that needs nothing else."""
+
+from __future__ import annotations
+
+import argparse
+import webbrowser
+from pathlib import Path
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from dream.errors import DataError
+from dream.files import write_atomic
+from experiments.report.folder import RunFolder, SweepFolder, open_folder
+from experiments.report.page import comparison_page, run_page, sweep_page
+
+
+def main(argv: list[str]) -> int:
+    """Run `dream report` with the words after it; print where the page is.
+
+    Raises:
+        ConfigError: the folder is not that of a run, a comparison or a sweep.
+        DataError: a figure can't be read, or the page can't be written.
+    """
+    parser = argparse.ArgumentParser(
+        "dream report", description="One HTML page of all that a run, a comparison or a sweep left."
+    )
+    parser.add_argument(
+        "folder", type=Path, metavar="FOLDER", help="a run's, a comparison's or a sweep's, such as runs/compare-forecasting"
+    )
+    parser.add_argument(
+        "--output", type=Path, metavar="FILE", help="where the page goes; report.html in that folder if not given"
+    )
+    parser.add_argument("--open", action="store_true", help="show it in the browser")
+    arguments = parser.parse_args(argv)
+    path = arguments.output or arguments.folder / "report.html"
+    try:
+        text = render(arguments.folder)
+    except OSError as error:
+        raise DataError(f"{error.filename} could not be read: {error.strerror}. Mend it, or remove it.") from None
+    try:
+        write_atomic(path, text)
+    except OSError as error:
+        raise DataError(f"`--output` must be a file that can be written; {path}: {error.strerror}. Name another.") from None
+    print(path)  # noqa: T201
+    if arguments.open:
+        webbrowser.open(path.resolve().as_uri())
+    return 0
+
+
+def render(path: Path) -> str:
+    """The page of the run, the comparison or the sweep in a folder.
+
+    Raises:
+        ConfigError: it is none of them.
+    """
+    found = open_folder(path)
+    if isinstance(found, SweepFolder):
+        parts = sweep_page(found)
+    else:
+        parts = run_page(found) if isinstance(found, RunFolder) else comparison_page(found)
+    loader = PackageLoader("experiments.report", "")
+    environment = Environment(
+        loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    return environment.get_template("page.html").render(**parts)

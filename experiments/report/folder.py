@@ -1,0 +1,206 @@
+"""What a run, a comparison or a sweep left in its folder, read without the packages that made it; what is missing is None.
+
+Everything here may be old, unfinished or cut off in the middle of a line: a reader says what is there.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from dream.errors import ConfigError
+from experiments.comparison import Row, gather
+from experiments.folders import CONFIG, PLAN, RESULTS, RUN
+
+METRICS, LAYERS, REMARKS, SWEEP = "metrics.jsonl", "layers.json", "remarks.json", "sweep.json"
+POINTS = 400  # of a line, and up to twice as many
+Line = list[tuple[float, float]]
+
+
+@dataclass
+class Series:
+    """The values of a metric over steps: means of runs of neighbours, so that no length of a run makes it longer."""
+
+    width: int = 1
+    points: list[tuple[float, float, int]] = field(default_factory=list)
+    """Sum of the steps, sum of the values, number of them."""
+
+    def add(self, step: float, value: float) -> None:
+        """Enter a value."""
+        if self.points and self.points[-1][2] < self.width:
+            steps, values, number = self.points.pop()
+            self.points.append((steps + step, values + value, number + 1))
+        else:
+            self.points.append((step, value, 1))
+        if len(self.points) > 2 * POINTS:
+            pairs = zip(self.points[::2], [*self.points[1::2], (0.0, 0.0, 0)][: len(self.points[::2])], strict=True)
+            self.points = [(a[0] + b[0], a[1] + b[1], a[2] + b[2]) for a, b in pairs]
+            self.width *= 2
+
+    @property
+    def line(self) -> Line:
+        """Step and value of each point."""
+        return [(steps / number, values / number) for steps, values, number in self.points]
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The dictionary in a file; empty where there is none, or the file is damaged."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def read_text(path: Path, most: int) -> str | None:
+    """The first `most` characters of a file; None where there is none."""
+    try:
+        with path.open(encoding="utf-8", errors="replace") as file:
+            return file.read(most)
+    except OSError:
+        return None
+
+
+def read_metrics(path: Path) -> dict[str, Line]:
+    """Every metric of `metrics.jsonl` over its steps; lines that are cut off, and values that are not finite, left out."""
+    series: dict[str, Series] = {}
+    try:
+        with path.open(encoding="utf-8", errors="replace") as file:
+            for text in file:
+                enter(text, series)
+    except OSError:
+        return {}
+    return {name: one.line for name, one in series.items()}
+
+
+def enter(text: str, series: dict[str, Series]) -> None:
+    """Enter a line of `metrics.jsonl`."""
+    try:
+        row = json.loads(text)
+    except ValueError:
+        return
+    step = number(row.pop("step", None)) if isinstance(row, dict) else None
+    if step is None:
+        return
+    for name, value in row.items():
+        if (known := number(value)) is not None:
+            series.setdefault(name, Series()).add(step, known)
+
+
+def number(value: object) -> float | None:
+    """A finite number, or None: a logger writes others as text, and JSON knows NaN."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return None
+    return float(value) if math.isfinite(value) else None
+
+
+@dataclass
+class RunFolder:
+    """A run's folder."""
+
+    path: Path
+
+    def __post_init__(self) -> None:
+        self.facts = read_json(self.path / RUN)
+        """Command and start."""
+        self.ended = read_json(self.path / RESULTS)
+        """Results and what gave them; empty before the end."""
+        self.metrics = read_metrics(self.path / METRICS)
+        self.remarks = read_json(self.path / REMARKS)
+        self.config = read_text(self.path / CONFIG, 200_000)
+        found = read_json(self.path / LAYERS)
+        self.places = str(found.get("places", "steps"))
+        layers = found.get("layers")
+        self.layers = [layer for layer in layers if isinstance(layer, dict)] if isinstance(layers, list) else []
+
+    @property
+    def results(self) -> dict[str, dict[str, float]]:
+        """The table: model, metric, value."""
+        table = self.ended.get("results")
+        rows = table.items() if isinstance(table, dict) else ()
+        return {model: values for model, values in rows if isinstance(values, dict)}
+
+    @property
+    def monitor(self) -> str | None:
+        """The validation metric that picks the best checkpoint; where that was not recorded the first one there is."""
+        named = self.ended.get("monitor")
+        return named or next((name for name in self.metrics if name.startswith("val/")), None)
+
+
+@dataclass
+class ComparisonFolder:
+    """A comparison's folder."""
+
+    path: Path
+
+    def __post_init__(self) -> None:
+        self.plan = read_json(self.path / PLAN)
+        self.runs: dict[tuple[str, int], RunFolder] = {}
+        """By model and seed, in the order in which they ran."""
+        found = []
+        for folder in sorted(path.parent for path in self.path.glob(f"*-seed*/{RUN}")):
+            model, _, seed = folder.name.rpartition("-seed")
+            if seed.isdecimal():
+                run = RunFolder(folder)
+                found.append((int(seed), str(run.facts.get("started", "")), model, run))
+        for seed_number, _, model, run in sorted(found, key=lambda item: item[:3]):
+            self.runs[model, seed_number] = run
+
+    @property
+    def done(self) -> dict[tuple[str, int], RunFolder]:
+        """The runs that have ended."""
+        return {cell: run for cell, run in self.runs.items() if run.results}
+
+    @property
+    def rows(self) -> dict[str, Row]:
+        """The table; see `experiments.comparison.gather`."""
+        records = [(seed, {"parameters": None, "seconds": math.nan, **run.ended}) for (_, seed), run in self.done.items()]
+        return gather(records)
+
+
+@dataclass
+class SweepFolder:
+    """A sweep's folder."""
+
+    path: Path
+
+    def __post_init__(self) -> None:
+        self.plan = read_json(self.path / PLAN)
+        self.ended = read_json(self.path / SWEEP)
+        """Its trials and what gave them; empty before there was one."""
+        trials = self.ended.get("trials")
+        self.trials = [trial for trial in trials if isinstance(trial, dict)] if isinstance(trials, list) else []
+        sign = -1 if self.ended.get("mode") == "max" else 1
+        self.trials.sort(key=lambda trial: math.inf if (value := number(trial.get("value"))) is None else sign * value)
+        found = [trial for trial in self.trials if number(trial.get("value")) is not None]
+        self.best = RunFolder(self.path / str(found[0].get("folder"))) if found else None
+
+
+def open_folder(path: Path) -> RunFolder | ComparisonFolder | SweepFolder:
+    """The run, the comparison or the sweep in a folder.
+
+    Raises:
+        ConfigError: it is none of them.
+    """
+    if (path / SWEEP).is_file() or "space" in read_json(path / PLAN):
+        return SweepFolder(path)
+    if (path / PLAN).is_file():
+        return ComparisonFolder(path)
+    if any((path / name).is_file() for name in (RUN, RESULTS, METRICS)):
+        return RunFolder(path)
+    what = "is empty or holds something else" if path.is_dir() else "is no folder"
+    raise ConfigError(
+        f"`dream report` takes the folder of a run, a comparison or a sweep, such as runs/forecasting-2026-01-31_12-00-00; "
+        f"{path} {what}."
+    )
+
+
+def mean_line(lines: Iterable[Line]) -> Line:
+    """The mean over `lines` at the steps that all of them have."""
+    known: list[Mapping[float, float]] = [dict(line) for line in lines]
+    shared = set.intersection(*(set(line) for line in known)) if known else set()
+    return [(step, sum(line[step] for line in known) / len(known)) for step in sorted(shared)]

@@ -1,0 +1,184 @@
+"""What the page of a report holds, part by part, beside its tables and charts: pictures, texts, remarks."""
+
+from __future__ import annotations
+
+import base64
+import csv
+import io
+import shlex
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import chain, islice
+from pathlib import Path
+from typing import Any
+
+from experiments.report.charts import Charts
+from experiments.report.curves import Groups, learning_curves, test_layers, training_layers, trial_curves
+from experiments.report.folder import ComparisonFolder, RunFolder, SweepFolder, read_text
+from experiments.report.tables import UNKNOWN, comparison_table, facts, run_table, trial_table
+
+ROWS, TEXT = 12, 2000  # rows of a table, and characters of a text, that are shown of a file
+MOST = 100_000  # characters of a table that are read
+FIGURES = {
+    "forecasts": "Forecasts beside what came: look for where they leave the truth, and whether they are late or too flat.",
+    "adaptation": "Error, surprise and |U| over the test: after a change surprise should jump, and the error fall again.",
+    "stream": "Error of every mode and rival over the stream: after a change, the mode that falls back first adapts best.",
+    "anomalies": "Data, score and threshold: alarms should stand on the shaded anomalies, and nowhere else.",
+    "text": "Loss over the test text: the further a line lies above the model's own, the more its fast weights are worth.",
+    "utterance": "One utterance: features, surprise, |U| and what the model believes as it listens.",
+    "confusion": "What is taken for what: everything off the diagonal is a mistake.",
+    "sweep": "Every trial: look for settings at which good trials gather, and for a best one at the edge of what was tried.",
+    "comparison": "Every run as a point, the mean as a bar: models whose points overlap are not told apart by these seeds.",
+}
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A picture that a run left."""
+
+    name: str
+    caption: str
+    data: str
+    width: int
+    height: int
+
+
+def pictures(paths: Sequence[Path]) -> dict[str, list[Any]]:
+    """The PNG files `paths`, and the names of those that are not whole."""
+    made: list[Picture] = []
+    damaged: list[str] = []
+    for path in paths:
+        content = path.read_bytes()
+        if not content.startswith(b"\x89PNG\r\n\x1a\n") or not content.endswith(b"IEND\xaeB`\x82"):
+            damaged.append(path.name)
+            continue
+        width, height = (int.from_bytes(content[start : start + 4]) for start in (16, 20))
+        caption = FIGURES.get(path.stem.rstrip("_0123456789"), "A figure that the run left.")
+        made.append(Picture(path.stem, caption, base64.b64encode(content).decode(), width, height))
+    return {"pictures": made, "damaged": damaged}
+
+
+def files(run: RunFolder) -> list[dict[str, Any]]:
+    """The beginnings of the texts and tables that a test or a prediction left."""
+    made: list[dict[str, Any]] = []
+    if (text := read_text(run.path / "text.txt", TEXT + 1)) is not None:
+        made.append({"name": "text.txt", "text": text[:TEXT], "more": len(text) > TEXT})
+    for name in ("heard.csv", "transcripts.csv", "labels.csv", "forecast.csv", "predictions.csv", "scores.csv"):
+        rows = list(islice(csv.reader(io.StringIO(read_text(run.path / name, MOST) or "")), ROWS + 2))
+        if rows:
+            made += [{"name": name, "columns": rows[0], "rows": rows[1 : ROWS + 1], "more": len(rows) > ROWS + 1}]
+    return made
+
+
+def remarks(groups: Groups) -> dict[tuple[str, ...], list[str]]:
+    """What the advisor said, and the names of the runs of which it said so."""
+    found: dict[tuple[str, ...], list[str]] = {}
+    for run in chain.from_iterable(groups.values()):
+        found.setdefault(tuple(remarks_on(run)), []).append(run.path.name)
+    return found
+
+
+def remarks_on(run: RunFolder) -> list[str]:
+    """What the advisor said of a run, a sentence each."""
+    said = run.remarks.get("remarks")
+    if not isinstance(said, list):
+        return ["Not recorded: the advisor watches DREAM layers while they train."]
+    window = run.remarks.get("window")
+    if not said and isinstance(window, int) and len(run.metrics.get("train/loss", ())) < window:
+        return [f"None: the run had fewer logging steps than the {window} that a symptom must last."]
+    made = [f"Step {one.get('step')}: {one.get('symptom')}. Try: {one.get('adjustment')}." for one in said]
+    return made or ["None: none of the guide's five symptoms was seen."]
+
+
+def run_page(run: RunFolder) -> dict[str, Any]:
+    """The parts of the page of a run."""
+    groups, charts = {"": [run]}, Charts()
+    return {
+        "title": str(run.ended.get("experiment") or run.path.name),
+        "kind": "run",
+        "folder": run.path.name,
+        "ended": bool(run.ended),
+        "facts": facts(run),
+        "table": run_table(run),
+        **pictures(sorted((run.path / "figures").glob("*.png"))),
+        "files": files(run),
+        "config": run.config,
+        **shared_parts(groups, charts),
+    }
+
+
+def comparison_page(folder: ComparisonFolder) -> dict[str, Any]:
+    """The parts of the page of a comparison."""
+    groups: dict[str, list[RunFolder]] = {}
+    for (model, _), run in folder.runs.items():
+        groups.setdefault(model, []).append(run)
+    done = list(folder.done.values())
+    first = done[0] if done else None
+    own = dict(facts(first)) if first else {}
+    flags = folder.plan.get("flags")
+    said = {
+        "experiment": str(first.ended.get("experiment")) if first else UNKNOWN,
+        "runs": f"{len(done)} of {len(folder.runs)} that were started have ended",
+        "models": ", ".join(groups) or UNKNOWN,
+        "seeds": ", ".join(str(seed) for seed in sorted({seed for _, seed in folder.runs})) or UNKNOWN,
+        "settings": (shlex.join(map(str, flags)) or "none beside the experiment's") if isinstance(flags, list) else UNKNOWN,
+        "started": next((str(run.facts["started"]) for run in folder.runs.values() if "started" in run.facts), UNKNOWN),
+        "commits": ", ".join(sorted({str(run.ended.get("commit") or UNKNOWN) for run in done})) or UNKNOWN,
+        **{name: own.get(name, UNKNOWN) for name in ("versions", "device")},
+    }
+    return {
+        "title": folder.path.name,
+        "kind": "comparison",
+        "folder": folder.path.name,
+        "ended": bool(done) and len(done) == len(folder.runs),
+        "facts": list(said.items()),
+        "table": comparison_table(folder),
+        **pictures(sorted(folder.path.glob("comparison.png"))),
+        "files": [],
+        "config": first.config if first else None,
+        **shared_parts(groups, Charts()),
+    }
+
+
+def sweep_page(folder: SweepFolder) -> dict[str, Any]:
+    """The parts of the page of a sweep; charts, remarks and settings are those of its best trial."""
+    best, charts = folder.best, Charts()
+    own = dict(facts(best)) if best else {}
+    flags = folder.plan.get("flags")
+    states = Counter(str(trial.get("state")) for trial in folder.trials)
+    weights = folder.ended.get("importance")
+    said = {
+        "experiment": str(best.ended.get("experiment")) if best else UNKNOWN,
+        "trials": ", ".join(f"{count} {state}" for state, count in states.items()) or UNKNOWN,
+        "best": best.path.name if best else UNKNOWN,
+        "settings": (shlex.join(map(str, flags)) or "none beside the experiment's") if isinstance(flags, list) else UNKNOWN,
+        "importance": ", ".join(f"{name} {share:.2f}" for name, share in weights.items()) if weights else UNKNOWN,
+        **{name: own.get(name, UNKNOWN) for name in ("commit", "versions", "device")},
+    }
+    parts = shared_parts({"": [best]} if best else {}, charts)
+    return {
+        "title": folder.path.name,
+        "kind": "sweep",
+        "folder": folder.path.name,
+        "ended": bool(folder.trials) and "unfinished" not in states,
+        "facts": list(said.items()),
+        "table": trial_table(folder),
+        **pictures(sorted(folder.path.glob("sweep.png"))),
+        "files": [],
+        "config": best.config if best else None,
+        **parts,
+        "of": f"the best trial, {best.path.name}" if best else "",
+        "learning": [*trial_curves(folder, charts), *parts["learning"]],
+    }
+
+
+def shared_parts(groups: Groups, charts: Charts) -> dict[str, Any]:
+    """The parts that every page has."""
+    return {
+        "of": "",
+        "learning": learning_curves(groups, charts),
+        "training": training_layers(groups, charts),
+        "test": test_layers(groups, charts),
+        "remarks": remarks(groups),
+    }

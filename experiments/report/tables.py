@@ -1,0 +1,138 @@
+"""What a run was and what came out, as facts and as a table whose best values are marked."""
+
+from __future__ import annotations
+
+import math
+import shlex
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import chain
+from typing import Any
+
+from experiments.comparison import written
+from experiments.report.folder import ComparisonFolder, RunFolder, SweepFolder
+
+UNKNOWN = "not recorded"
+TRIALS = 30  # trials that are shown
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A value in a table."""
+
+    text: str
+    best: bool = False
+    exact: str = ""
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table with a name for every row."""
+
+    columns: list[str]
+    rows: dict[str, list[Cell]]
+    note: str
+    head: str = "model"
+    """What a row is."""
+
+
+def facts(run: RunFolder) -> list[tuple[str, str]]:
+    """What a run was, as (name, text) rows."""
+    ended = run.ended
+    started = run.facts.get("command")
+    command = ended.get("command") or (["dream", *started] if isinstance(started, list) else None)
+    versions = ended.get("versions")
+    known = {
+        "command": shlex.join(map(str, command)) if isinstance(command, list) else None,
+        "seed": ended.get("seed"),
+        "started": run.facts.get("started"),
+        "seconds": ended.get("seconds"),
+        "epochs": ended.get("epochs"),
+        "parameters": f"{ended['parameters']:,}" if isinstance(ended.get("parameters"), int) else None,
+        "commit": ended.get("commit"),
+        "versions": ", ".join(f"{name} {text}" for name, text in versions.items()) if isinstance(versions, dict) else None,
+        "device": ended.get("device"),
+    }
+    return [(name, UNKNOWN if value is None else str(value)) for name, value in known.items()]
+
+
+def direction(metric: str, ended: Mapping[str, Any]) -> str:
+    """``up`` if more of a metric is better, ``down`` if less, nothing where neither is, or nobody wrote it down."""
+    if "higher_is_better" not in ended or metric in ended.get("unranked", ()):
+        return ""
+    return "up" if metric in ended["higher_is_better"] else "down"
+
+
+def table(
+    cells: Mapping[str, Mapping[str, tuple[float, str]]], ended: Mapping[str, Any], extra: Sequence[str] = ()
+) -> Table:
+    """`cells` by row and metric, a number and its text each; the best number of a metric is marked."""
+    metrics = list(dict.fromkeys(chain.from_iterable(cells.values())))
+    best = {}
+    for metric in metrics:
+        known = [cell[metric][0] for cell in cells.values() if metric in cell and math.isfinite(cell[metric][0])]
+        way = direction(metric, ended) if metric not in extra else ""
+        if way and len(known) > 1:
+            best[metric] = max(known) if way == "up" else min(known)
+    arrows = {"up": " ↑", "down": " ↓", "": ""}
+    columns = [metric + (arrows[direction(metric, ended)] if metric not in extra else "") for metric in metrics]
+
+    def made(row: Mapping[str, tuple[float, str]], metric: str) -> Cell:
+        value, text = row.get(metric, (math.nan, "-"))
+        return Cell(text, value == best.get(metric), repr(value) if metric in row else "")
+
+    rows = {name: [made(row, metric) for metric in metrics] for name, row in cells.items()}
+    note = "Whether more or less of a metric is better was not recorded, so none is marked as the best."
+    if "higher_is_better" in ended:
+        note = "Arrows: more (↑) or less (↓) is better." + (" Bold: the best of its column." if best else "")
+    return Table(columns, rows, note)
+
+
+def run_table(run: RunFolder) -> Table | None:
+    """The results of a run."""
+    cells = {
+        model: {name: (float(value), f"{value:.4g}") for name, value in values.items() if isinstance(value, (int, float))}
+        for model, values in run.results.items()
+    }
+    return table(cells, run.ended) if cells else None
+
+
+def comparison_table(folder: ComparisonFolder) -> Table | None:
+    """Mean and deviation over the seeds of every row."""
+    rows = folder.rows
+    if not rows:
+        return None
+    metrics = list(dict.fromkeys(name for row in rows.values() for values in row.values.values() for name in values))
+    cells: dict[str, dict[str, tuple[float, str]]] = {}
+    for model, row in rows.items():
+        cells[model] = {metric: (statistics.fmean(v), written(v)) for metric in metrics if (v := row.of(metric))}
+        if row.parameters is not None:
+            seconds = statistics.fmean(row.seconds)
+            cells[model] |= {"parameters": (row.parameters, f"{row.parameters:,}"), "seconds": (seconds, f"{seconds:.0f}")}
+    return table(cells, next(iter(folder.done.values())).ended, ("parameters", "seconds"))
+
+
+def trial_table(folder: SweepFolder) -> Table | None:
+    """The best trials with their settings."""
+    if not folder.trials:
+        return None
+    monitor = str(folder.ended.get("monitor"))
+    names = list(dict.fromkeys(name for trial in folder.trials for name in trial.get("params") or {}))
+
+    def made(value: object, best: bool = False) -> Cell:
+        text = "-" if value is None else f"{value:.4g}" if isinstance(value, float) else str(value)
+        return Cell(text, best, str(value))
+
+    rows = {}
+    for place, trial in enumerate(folder.trials[:TRIALS]):
+        params = trial.get("params") or {}
+        first = made(trial.get("value"), best=place == 0 and folder.best is not None)
+        rows[str(trial.get("trial"))] = [
+            first, made(trial.get("state")), *(made(params.get(name)) for name in names), made(trial.get("seconds"))
+        ]  # fmt: skip
+    way = "↑" if folder.ended.get("mode") == "max" else "↓"
+    note = "The best trials first, by validation: no trial has looked at the test part."
+    if len(folder.trials) > TRIALS:
+        note += f" These are {TRIALS} of {len(folder.trials)}; all are in sweep.json."
+    return Table([f"{monitor} {way}", "state", *names, "seconds"], rows, note, "trial")

@@ -1,0 +1,134 @@
+"""`LayerRecord`: how often each surprise came in a test, surprise and norm of U over it, and the plasticity learnt."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import numpy as np
+import torch
+from lightning.pytorch.utilities import rank_zero_only
+from torch import Tensor
+
+from dream import DREAMStack
+from dream.cell import DREAMCell
+from dream.files import write_atomic
+from lightning_modules.base import Observation, TaskModule
+
+BINS = 64  # of a histogram over [0, 1]; a power of two, so that their borders are exact
+POINTS = 256  # of a line over the test, and up to twice as many
+LAYERS = "layers.json"
+
+
+class LayerTally:
+    """What a layer showed so far: memory that no length of a test adds to, and no wait for the device.
+
+    How a test is cut into batches makes no difference to it.
+
+    Args:
+        device: Where the sums lie.
+    """
+
+    def __init__(self, device: torch.device | str = "cpu") -> None:
+        self.counts = torch.zeros(BINS + 1, dtype=torch.int64, device=device)
+        """Steps by surprise; the last are those that don't count."""
+        self.sums = torch.zeros(3, 2 * POINTS, dtype=torch.float64, device=device)
+        """Surprise, norm of U and number of steps, by point"""
+        self.width, self.place = 1, 0
+        """Places of a point, and places so far: steps of streams, or rows of a batch that are read one after the other."""
+
+    def add(self, seen: Observation) -> None:
+        """Enter a batch."""
+        surprise, u_norm = seen.surprise.detach().double(), seen.u_norm.detach().double()
+        valid = seen.valid & (surprise + u_norm).isfinite()
+        bins = torch.where(valid, (surprise * BINS).clamp(0, BINS - 1), BINS).long().flatten()
+        self.counts.scatter_add_(0, bins, torch.ones_like(bins))
+        values = torch.stack([surprise, u_norm, torch.ones_like(surprise)])
+        values = torch.where(valid, values, 0.0).sum(1 if seen.streams else 2)
+        length = values.shape[1]
+        while self.place + length > self.width * 2 * POINTS:
+            self.sums = torch.cat([self.sums.unflatten(1, (POINTS, 2)).sum(2), torch.zeros_like(self.sums[:, :POINTS])], 1)
+            self.width *= 2
+        points = torch.arange(self.place, self.place + length, device=values.device) // self.width
+        self.sums.index_add_(1, points, values)
+        self.place += length
+
+    def tensors(self) -> dict[str, Tensor]:
+        """All that was entered."""
+        return {"counts": self.counts, "sums": self.sums, "place": torch.tensor([self.width, self.place])}
+
+    def load(self, tensors: Mapping[str, Tensor]) -> None:
+        """Go on from what `tensors` gave."""
+        self.counts, self.sums = (tensors[name].to(self.counts.device, copy=True) for name in ("counts", "sums"))
+        self.width, self.place = tensors["place"].tolist()
+
+    def plain(self) -> dict[str, Any]:
+        """For JSON: `surprise_counts` by bin; of every point of a line the place where it begins, and the means there."""
+        surprise, u_norm, number = self.sums.cpu().numpy()
+        there = np.flatnonzero(number)
+        return {
+            "surprise_counts": self.counts[:BINS].tolist(),
+            "place": (there * self.width).tolist(),
+            "surprise": (surprise[there] / number[there]).tolist(),
+            "u_norm": (u_norm[there] / number[there]).tolist(),
+        }
+
+
+class LayerRecord(L.Callback):
+    """Writes `layers.json` into the run's folder at the end of a test, for each DREAM layer:
+
+    ``surprise_counts`` the steps of the test in each 64th of [0, 1] of surprise; ``place``, ``surprise`` and ``u_norm``
+    their means over the test, at 512 places at most; of layers with fast weights ``plasticity`` and ``tonic``, histograms
+    of the learned eta and of the tonic share over the units, and ``target_norm``, the ceiling of |U|.
+
+    Steps are those that the module observes in the test, all rows of a batch. A rival of DREAM has no layers to record.
+    Every process reads the whole of a test, so the first one's record is that of the run. A test that goes on with an
+    earlier one goes on with its record: `SaveProgress` keeps both.
+    """
+
+    def __init__(self) -> None:
+        self.tallies: list[LayerTally] = []
+        self.streams = False
+
+    def on_test_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        assert isinstance(pl_module, TaskModule)
+        self.tallies, pl_module.observed = [], []
+        if isinstance(pl_module.stack, DREAMStack):
+            self.tallies = [LayerTally(pl_module.device) for _ in pl_module.stack.layers]
+
+    def on_test_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *_: Any) -> None:
+        assert isinstance(pl_module, TaskModule)
+        if not self.tallies or not pl_module.observed:
+            return
+        for tally, seen in zip(self.tallies, pl_module.observed, strict=True):
+            tally.add(seen)
+        self.streams, pl_module.observed = pl_module.observed[0].streams, []
+
+    @rank_zero_only
+    def on_test_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        assert isinstance(pl_module, TaskModule)
+        if not any(tally.place for tally in self.tallies):
+            return
+        cells = [module for module in pl_module.stack.modules() if isinstance(module, DREAMCell)]
+        layers = [tally.plain() | fast_weights(cell) for tally, cell in zip(self.tallies, cells, strict=True)]
+        record = {"places": "steps" if self.streams else "rows", "layers": layers}
+        folder = Path(trainer.default_root_dir)
+        folder.mkdir(parents=True, exist_ok=True)
+        write_atomic(folder / LAYERS, json.dumps(record) + "\n")
+
+
+def fast_weights(cell: DREAMCell) -> dict[str, Any]:
+    """Histograms of the learned eta and of the tonic share over the units of a layer, and the ceiling of |U|; empty where
+    it has no fast weights."""
+    if cell.config.base_plasticity == 0:
+        return {}
+    params = cell.params()
+    found: dict[str, Any] = {"target_norm": cell.config.target_norm}
+    for name, values in (("plasticity", params.eta), ("tonic", params.tonic)):
+        limits = (0.0, 1.0) if name == "tonic" else None
+        counts, borders = np.histogram(values.detach().double().cpu().numpy(), BINS // 2, limits)
+        found[name] = {"counts": counts.tolist(), "borders": borders.tolist()}
+    return found
