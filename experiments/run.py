@@ -364,7 +364,8 @@ def _run(cli: DREAMCLI, argv: list[str]) -> int:
         if not isinstance(stop, SIGTERMException) and not isinstance(stop.__context__, KeyboardInterrupt):
             return int(stop.code or 0)
         where = f"; what is done is in {cli.folder}" if cli.folder else ""
-        where += "; --resume goes on with it" if cli.folder and argv[0] == "fit" else ""
+        how = "the same command" if "--resume" in argv else "--resume"
+        where += f"; {how} goes on with it" if cli.folder and argv[0] == "fit" else ""
         if launch.is_first():
             print(f"dream: interrupted{where}.", file=sys.stderr)  # noqa: T201
         return 143 if isinstance(stop, SIGTERMException) else 130
