@@ -10,6 +10,7 @@ extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx_co
 html_theme = "furo"
 html_title = "DREAM"
 html_show_sphinx = False
+html_show_copyright = False
 html_copy_source = False
 
 myst_heading_anchors = 3

@@ -48,7 +48,7 @@ class Study:
     def create(self, monitor: str, mode: Mode) -> None:
         """Begin, unless another process has: trials are judged by the validation metric `monitor`, of which the lowest or
         highest is best."""
-        direction = "minimize" if mode == "min" else "maximize"
+        direction = optuna.study.StudyDirection.MINIMIZE if mode == "min" else optuna.study.StudyDirection.MAXIMIZE
         with FileLock(self.folder / LOCK):
             study = optuna.create_study(
                 storage=self._storage(), study_name="sweep", direction=direction, load_if_exists=True
