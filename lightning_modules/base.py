@@ -271,6 +271,16 @@ class TaskModule(L.LightningModule, ABC):
         """The error variances that fresh rows expect, which a batch has moved: the layers themselves never communicate."""
         return [buffer for name, buffer in self.stack.named_buffers() if name.endswith("error_var_prior")]
 
+    @property
+    def run_folder(self) -> Path | None:
+        """Where a test leaves its files: the folder that the Trainer was given, made if it is not there; None where it was
+        given none, or another process writes. Nobody wants them in the working directory."""
+        folder = Path(self.trainer.default_root_dir)
+        if folder == Path.cwd() or not self.trainer.is_global_zero:
+            return None
+        folder.mkdir(parents=True, exist_ok=True)
+        return folder
+
     @abstractmethod
     def write_predictions(self, predictions: list[Any], folder: Path) -> list[Path]:
         """Write what `predict_step` gave for each batch into `folder`; the paths."""

@@ -368,9 +368,8 @@ class ForecastingModule(TaskModule):
 
     def on_test_end(self) -> None:
         """With `data.rolling`, `origins.csv` in the run's folder: the errors at every origin."""
-        if self.data.rolling and self.trainer.is_global_zero and self._backtest is not None:
-            table = self._backtest.origins().to_csv(index=False)
-            write_atomic(Path(self.trainer.default_root_dir) / "origins.csv", table)
+        if self.data.rolling and self._backtest is not None and (folder := self.run_folder):
+            write_atomic(folder / "origins.csv", self._backtest.origins().to_csv(index=False))
 
     def figures(self) -> dict[str, Figure]:
         """Forecasts against truth for a few origins; error, surprise and U norm over the whole test part."""

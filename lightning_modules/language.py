@@ -243,9 +243,7 @@ class LanguageModule(TaskModule):
 
     def on_test_end(self) -> None:
         """`text.txt` in the run's folder: what `sampling` asks for, written by the weights that were tested."""
-        if self.trainer.is_global_zero:
-            folder = Path(self.trainer.default_root_dir)
-            folder.mkdir(parents=True, exist_ok=True)
+        if folder := self.run_folder:
             with torch.random.fork_rng():
                 torch.manual_seed(SAMPLE)
                 self.write_predictions([list(self.tokens(self.sampling))], folder)

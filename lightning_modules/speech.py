@@ -288,9 +288,7 @@ class SpeechModule(TaskModule):
 
     def on_test_end(self) -> None:
         """For recognition `heard.csv` in the run's folder: what was heard in each recording, and what is said in it."""
-        if self._transcripts and self.trainer.is_global_zero:
-            folder = Path(self.trainer.default_root_dir)
-            folder.mkdir(parents=True, exist_ok=True)
+        if self._transcripts and (folder := self.run_folder):
             table = pd.DataFrame(self._transcripts, columns=["file", "heard", "said"])
             write_atomic(folder / "heard.csv", table.sort_values("file").to_csv(index=False))
 

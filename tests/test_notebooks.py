@@ -1,0 +1,73 @@
+"""Every notebook of docs/notebooks runs from top to bottom, and comes to what it says; what is committed is clean."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import nbformat
+import pytest
+from nbclient import NotebookClient
+
+from experiments.new import TASKS
+
+FOLDER = Path(__file__).parents[1] / "docs" / "notebooks"
+Results = dict[str, dict[str, float]]
+
+
+def lower(metric: str, *rivals: str) -> Callable[[Results], bool]:
+    return lambda results: results["DREAM"][metric] < min(results[rival][metric] for rival in rivals)
+
+
+def higher(metric: str, *rivals: str) -> Callable[[Results], bool]:
+    return lambda results: results["DREAM"][metric] > max(results[rival][metric] for rival in rivals)
+
+
+HOLDS: dict[str, Callable[[Results], bool]] = {
+    "forecasting": lower("mse", "repeat-last", "seasonal-naive"),
+    "anomaly": higher("roc_auc", "repeat-last", "windowed Gaussian"),
+    "online": lambda results: (
+        results["DREAM, fast weights + head"]["mse"] < min(results[name]["mse"] for name in ("DREAM, frozen", "repeat-last"))
+    ),
+    "language": lower("nats", "DREAM, plasticity off", "unigram", "bigram"),
+    "speech": higher("accuracy", "nearest mean"),
+}
+"""What the notebooks show: DREAM before these rivals."""
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_it_runs_and_dream_beats_its_rivals(task: str, tmp_path: Path) -> None:
+    notebook = nbformat.read(FOLDER / f"{task}.ipynb", as_version=4)
+    notebook.cells.append(nbformat.v4.new_code_cell("print(results.to_json(orient='index'))"))
+    client = NotebookClient(notebook, timeout=200, kernel_name="python3", resources={"metadata": {"path": str(tmp_path)}})
+    client.execute()
+    results = json.loads(client.nb.cells[-1].outputs[0].text)
+    assert HOLDS[task](results), results
+    assert all(output.output_type != "stream" for output in outputs(notebook)[:-1])
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_what_is_committed_was_run_and_holds_nothing_of_one_machine(task: str) -> None:
+    text = (FOLDER / f"{task}.ipynb").read_text(encoding="utf-8")
+    notebook = nbformat.reads(text, as_version=4)
+    nbformat.validate(notebook)
+    code = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    assert [cell.execution_count for cell in code] == list(range(1, len(code) + 1))
+    assert 8 <= len(notebook.cells) <= 14
+    assert {output.output_type for output in outputs(notebook)} <= {"execute_result", "display_data"}
+    assert 1 <= sum("image/png" in output.data for output in outputs(notebook)) <= 2
+    shown = "".join(str(output.data.get("text/plain", "")) for output in outputs(notebook))
+    assert "DREAM" in shown
+    assert not re.search(r"/(home|root|tmp|work|usr)/|0x[0-9a-f]{6}", text)
+    assert notebook.metadata == {
+        "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
+        "language_info": {"name": "python"},
+    }
+
+
+def outputs(notebook: nbformat.NotebookNode) -> list[Any]:
+    return [output for cell in notebook.cells if cell.cell_type == "code" for output in cell.outputs]
