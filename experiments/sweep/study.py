@@ -14,6 +14,7 @@ import optuna
 from filelock import FileLock, Timeout
 from lightning.pytorch.trainer.states import TrainerFn
 from optuna.pruners import BasePruner, MedianPruner, NopPruner
+from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, Trial, TrialState, create_trial
 from sqlalchemy.engine import URL
 from sqlalchemy.exc import SQLAlchemyError
@@ -48,7 +49,7 @@ class Study:
     def create(self, monitor: str, mode: Mode) -> None:
         """Begin, unless another process has: trials are judged by the validation metric `monitor`, of which the lowest or
         highest is best."""
-        direction = optuna.study.StudyDirection.MINIMIZE if mode == "min" else optuna.study.StudyDirection.MAXIMIZE
+        direction = StudyDirection.MINIMIZE if mode == "min" else StudyDirection.MAXIMIZE
         with FileLock(self.folder / LOCK):
             study = optuna.create_study(
                 storage=self._storage(), study_name="sweep", direction=direction, load_if_exists=True
@@ -99,7 +100,7 @@ class Study:
     @property
     def mode(self) -> Mode:
         """Whether the best is the lowest or the highest."""
-        return "min" if self.held.direction == optuna.study.StudyDirection.MINIMIZE else "max"
+        return "min" if self.held.direction == StudyDirection.MINIMIZE else "max"
 
     def place(self, number: int) -> Path:
         """Where the run of a trial is."""
