@@ -5,17 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import lightning as L
 import yaml
-from jsonargparse import Namespace
-from lightning.pytorch.cli import LightningArgumentParser
 
 from dream.errors import CheckpointError, ConfigError
-from experiments import own_code
 from experiments.arguments import leaves
 from lightning_modules import checkpoints
 from lightning_modules.base import TaskModule
-from lightning_modules.redaction import redacted
 
 _TRAINER = (
     "accelerator",
@@ -31,17 +26,6 @@ _TRAINER = (
 FREE = ("run.", "save.", "resume", *(f"trainer.{name}" for name in _TRAINER))
 """Settings that a run may go on with others of: where and how it is run, not what comes out."""
 MOST = 5  # differences that are named
-
-
-def resolve_config(parser: LightningArgumentParser, config: Namespace, model: L.LightningModule) -> dict[str, Any]:
-    """All settings of a run as plain values, without secrets, the layer's as built: the data may have set the width of its
-    input."""
-    resolved: dict[str, Any] = redacted(yaml.safe_load(own_code.plain(parser.dump(config, skip_unset=False))))
-    resolved["run"]["name"] = None  # a name serves once
-    resolved["resume"] = False
-    del resolved["preset"]  # spelled out
-    resolved["model"]["init_args"]["config"] = model.hparams["config"]
-    return resolved
 
 
 def refuse_other_settings(path: Path, here: dict[str, Any]) -> None:

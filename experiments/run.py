@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 import os
 import sys
 import time
@@ -16,23 +15,23 @@ from pydoc import locate
 from typing import Any
 
 import lightning as L
-import yaml
-from jsonargparse import Namespace, set_parsing_settings
+from jsonargparse import Namespace
 from lightning.pytorch.callbacks import EarlyStopping, RichProgressBar
-from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import WandbLogger
 from lightning.pytorch.utilities import rank_zero_only
 from lightning.pytorch.utilities.exceptions import MisconfigurationException, SIGTERMException
 from pydantic import ValidationError
 
-from dream.errors import ConfigError, DataError, DREAMError, DREAMWarning
-from dream.files import write_atomic
-from experiments import folders, launch, own_code, presets, summary
+from dream.config import PRESETS
+from dream.errors import ConfigError, DataError, DREAMError
+from experiments import folders, launch, own_code, presets, summary, wording
 from experiments.arguments import resolve
 from experiments.check import check_experiment
 from experiments.explain import chain, explain
 from experiments.folders import CONFIG, RESULTS, SAVES, RunSettings
-from experiments.resume import check_weights, refuse_other_settings, resolve_config
+from experiments.resolved import WriteConfig, resolve_config
+from experiments.resume import check_weights, refuse_other_settings
 from lightning_modules import checkpoints, tracking
 from lightning_modules.base import FROM_DATA, TaskModule, default_arguments
 from lightning_modules.callbacks import (
@@ -53,6 +52,16 @@ from lightning_modules.loops import make_resumable
 from lightning_modules.redaction import redacted
 from lightning_modules.signals import StopSignals
 
+CALLBACKS: dict[str, type[L.Callback]] = {
+    "save": SaveProgress,
+    "nan_guard": NaNGuard,
+    "checkpoint": BestCheckpoint,
+    "early_stopping": EarlyStopping,
+    "dream_monitor": DREAMMonitor,
+    "advisor": TuningAdvisor,
+    "figures": SaveFigures,
+}
+"""Those of every run, by the section of their settings."""
 LINKED = [f"model.{name}" for name in FROM_DATA.values()]
 
 
@@ -62,20 +71,6 @@ class DREAMTrainer(L.Trainer):
     def check(self, model: L.LightningModule, datamodule: L.LightningDataModule) -> None:
         """Build everything, run one batch forward and backward, and say what a fit would do."""
         check_experiment(self, model, datamodule)
-
-
-class WriteConfig(SaveConfigCallback):
-    """The full resolved configuration: `config.yaml` in the run's folder, with the Python files that it takes classes from
-    beside it, and nested in the tracked run."""
-
-    def save_config(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        resolved = resolve_config(self.parser, self.config, pl_module)
-        own_code.keep(Path(trainer.default_root_dir))
-        write_atomic(Path(trainer.default_root_dir) / CONFIG, yaml.safe_dump(resolved, sort_keys=False))
-        resolved["model"]["init_args"].update(pl_module.hparams)
-        for logger in trainer.loggers:
-            if isinstance(logger, WandbLogger):
-                logger.experiment.config.update(resolved, allow_val_change=True)
 
 
 class DREAMCLI(LightningCLI):
@@ -131,19 +126,13 @@ class DREAMCLI(LightningCLI):
             action="store_true",
             help="Go on with the run of this name, or the last of this command; start it where there is none.",
         )
-        parser.add_lightning_class_args(SaveProgress, "save")
-        parser.add_lightning_class_args(NaNGuard, "nan_guard")
-        parser.add_lightning_class_args(BestCheckpoint, "checkpoint")
-        parser.add_lightning_class_args(EarlyStopping, "early_stopping")
-        parser.add_lightning_class_args(DREAMMonitor, "dream_monitor")
-        parser.add_lightning_class_args(TuningAdvisor, "advisor")
-        parser.add_lightning_class_args(SaveFigures, "figures")
+        for section, callback in CALLBACKS.items():
+            parser.add_lightning_class_args(callback, section)
         parser.set_defaults({"checkpoint.filename": "best", "checkpoint.enable_version_counter": False})
-        parser.set_defaults({"early_stopping.patience": 5})
-        parser.set_defaults({"early_stopping.strict": False})  # a run without validation has nothing to stop on
-        for callback in ("checkpoint", "early_stopping"):
-            parser.link_arguments("model.monitor", f"{callback}.monitor", apply_on="instantiate")
-            parser.link_arguments("model.monitor_mode", f"{callback}.mode", apply_on="instantiate")
+        parser.set_defaults({"early_stopping.patience": 5, "early_stopping.strict": False})  # or no run without validation
+        for section in ("checkpoint", "early_stopping"):
+            parser.link_arguments("model.monitor", f"{section}.monitor", apply_on="instantiate")
+            parser.link_arguments("model.monitor_mode", f"{section}.mode", apply_on="instantiate")
         for name, target in FROM_DATA.items():
             parser.link_arguments(f"data.{name}", f"model.init_args.{target}", apply_on="instantiate")
 
@@ -164,7 +153,10 @@ class DREAMCLI(LightningCLI):
             raise ConfigError("`--resume` goes on with a fit; leave it out here.", key="resume")
         settings = values.model.init_args
         if not isinstance(settings.get("config", Namespace()), Namespace):
-            raise ConfigError(f"`model.config` must be a section with settings such as rank; got {settings.config!r}.")
+            hint = "A preset is named by --preset." if settings.config in PRESETS else ""
+            raise ConfigError(
+                f"`model.config` must be a section with settings such as rank; got {settings.config!r}. {hint}"
+            )
         typed = {argument.partition("=")[0].replace(".init_args", "") for argument in self.command}
         defaults = default_arguments(locate(values.model.class_path))
         for source, target in FROM_DATA.items():
@@ -330,7 +322,7 @@ def main(argv: list[str], callbacks: Sequence[L.Callback] = ()) -> int:
     cli = DREAMCLI.__new__(DREAMCLI)
     cli.callbacks = callbacks
     with warnings.catch_warnings():
-        set_up_words()
+        wording.set_up()
         return _run(cli, argv)
 
 
@@ -343,7 +335,7 @@ def build(argv: list[str]) -> tuple[int, TaskModule | None]:
     """
     cli = Building.__new__(Building)
     with warnings.catch_warnings():
-        set_up_words()
+        wording.set_up()
         code = _run(cli, ["check", *argv])
     return code, getattr(cli, "model", None)
 
@@ -365,7 +357,8 @@ def _run(cli: DREAMCLI, argv: list[str]) -> int:
         if not isinstance(stop, SIGTERMException) and not isinstance(stop.__context__, KeyboardInterrupt):
             return int(stop.code or 0)
         where = f"; what is done is in {cli.folder}" if cli.folder else ""
-        where += "; --resume goes on with it" if cli.folder and argv[0] == "fit" else ""
+        how = "the same command" if "--resume" in argv else "--resume"
+        where += f"; {how} goes on with it" if cli.folder and argv[0] == "fit" else ""
         if launch.is_first():
             print(f"dream: interrupted{where}.", file=sys.stderr)  # noqa: T201
         return 143 if isinstance(stop, SIGTERMException) else 130
@@ -401,28 +394,3 @@ def _explained(error: BaseException, cli: DREAMCLI) -> DREAMError:
         return theirs
     found.args = (own_code.plain(str(found)),)
     return found
-
-
-def set_up_words() -> None:
-    """Say what a person needs: help for every field; no banners, no advice about worker counts or other products."""
-    set_parsing_settings(docstring_parse_attribute_docstrings=True)  # the fields' docstrings are their help
-    logging.basicConfig(format="%(message)s", level=logging.WARNING)
-    warnings.showwarning = _note
-    for name in ("lightning.pytorch", "lightning.fabric"):
-        logging.getLogger(name).setLevel(logging.WARNING)
-    launch.set_up_words()
-    for message in (
-        ".*does not have many workers.*",
-        ".*Checkpoint directory .* exists.*",
-        "The dirpath has changed.*",  # a run's folder that is given by its relative path
-        ".*litlogger.*",
-        "LightningCLI's args parameter.*",  # ours come from `arguments.resolve`
-        rf"(?s).*Hit failing import.*{own_code.PACKAGE}",  # classes of an earlier run of this process
-        ".*LeafSpec.*",
-    ):
-        warnings.filterwarnings("ignore", message)
-
-
-def _note(message: Warning | str, category: type[Warning], *_: Any, **__: Any) -> None:
-    kind = "note" if issubclass(category, DREAMWarning) else category.__name__
-    print(f"{kind}: {str(message).strip()}", file=sys.stderr)  # noqa: T201

@@ -346,8 +346,7 @@ class ForecastingModule(TaskModule):
         if not self._counts(batch, self.data.prepared.split.test):
             return
         shape = (len(batch.past), self.channels if self.channel_independent else 1, batch.origin[0].numel(), -1)
-        surprise = seen[0].surprise.reshape(shape).mean((1, 3)).flatten()
-        u_norm = seen[0].u_norm.reshape(shape)[..., -1].mean(1).flatten()
+        surprise, u_norm = seen[0].surprise.reshape(shape), seen[0].u_norm.reshape(shape)
         windows = batch.afresh(self.look_back)
         own = {self.title: (forecast.future, forecast.quantiles)}
         if batch.reset is not None:
@@ -359,7 +358,7 @@ class ForecastingModule(TaskModule):
                 f"{self.title}, windows afresh": (afresh.future, afresh.quantiles),
             }
         assert self._backtest is not None
-        self._backtest.add(own, windows, surprise, u_norm)
+        self._backtest.add(own, windows, surprise.mean((1, 3)).flatten(), u_norm[..., -1].mean(1).flatten())
         self.observed = seen
 
     def on_test_epoch_end(self) -> None:

@@ -86,10 +86,15 @@ def test_layers(groups: Groups, charts: Charts) -> list[Chart]:
         for k in range(max((len(run.layers) for run in runs), default=0))
     }
     places = {run.places for runs in groups.values() for run in runs if run.layers}
-    x = "steps of the test" if places == {"steps"} else "rows of the test, in the order in which they were read"
+    x = "steps of the test" if places == {"steps"} else "rows read in the test: a window of a channel, or an utterance"
     made = []
     for kind, title, label, caption in (
-        ("surprise", "Surprise over the test", "mean surprise S (0 to 1)", "Rises mark what the model did not expect."),
+        (
+            "surprise",
+            "Surprise over the test",
+            "mean surprise S (0 to 1)",
+            "Means over neighbours: rises mark what was unexpected.",
+        ),
         (
             "u_norm",
             "Fast weights over the test",

@@ -171,7 +171,7 @@ def _sweep(plan: Plan, argv: list[str]) -> int:
     try:
         if not study.exists:
             code, module = _try_corners(plan)
-            if module is None:
+            if code or module is None:
                 return code
             study.create(module.monitor, module.monitor_mode)
     finally:
@@ -194,14 +194,14 @@ def _try_corners(plan: Plan) -> tuple[int, Any]:
             code, module = run.build([*plan.fixed, *words])
         except DREAMError as error:
             raise type(error)(f"{error}\nThat is of a trial with {shlex.join(words)}; see {plan.space_path}.") from error
-        if module is None:
+        if code or module is None:
             break
     return code, module
 
 
 def _write_template(plan: Plan, path: Path) -> int:
     code, module = _try_corners(plan)
-    if module is not None:
+    if not code and module is not None:
         names = [path.stem if path in configs.shipped().values() else str(path) for path in plan.paths]
         shared = [*(word for name in names for word in ("-c", name)), *plan.flags, f"--seed={plan.seed}"]
         command = ["fit", *redacted(shared), "--run.test=false"]

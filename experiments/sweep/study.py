@@ -46,16 +46,22 @@ class Study:
         self.folder, self.pruner = folder, pruner
 
     def create(self, monitor: str, mode: Mode) -> None:
-        """Begin: trials are judged by the validation metric `monitor`, of which the lowest or highest is best."""
-        study = optuna.create_study(
-            storage=self._storage(), study_name="sweep", direction="minimize" if mode == "min" else "maximize"
-        )
-        study.set_user_attr("monitor", monitor)
+        """Begin, unless another process has: trials are judged by the validation metric `monitor`, of which the lowest or
+        highest is best."""
+        direction = "minimize" if mode == "min" else "maximize"
+        with FileLock(self.folder / LOCK):
+            study = optuna.create_study(
+                storage=self._storage(), study_name="sweep", direction=direction, load_if_exists=True
+            )
+            study.set_user_attr("monitor", monitor)
 
     @property
     def exists(self) -> bool:
         """Whether `create` has been called, in this process or before."""
-        return (self.folder / STORE).exists() and bool(optuna.get_all_study_names(self._storage()))
+        if not (self.folder / STORE).exists():
+            return False
+        with FileLock(self.folder / LOCK):
+            return bool(optuna.get_all_study_names(self._storage()))
 
     def _storage(self) -> optuna.storages.RDBStorage:
         url = URL.create("sqlite", database=str(self.folder / STORE)).render_as_string()

@@ -45,5 +45,5 @@ def _parameter(distribution: BaseDistribution) -> dict[str, Any]:
         return {"distribution": "int_uniform", **ends}  # there is no logarithmic one of whole numbers
     if distribution.step is not None:
         steps = round((distribution.high - distribution.low) / distribution.step)
-        return {"values": [distribution.low + k * distribution.step for k in range(steps + 1)]}
+        return {"values": [round(distribution.low + k * distribution.step, 12) for k in range(steps + 1)]}
     return {"distribution": "log_uniform_values" if distribution.log else "uniform", **ends}

@@ -62,9 +62,9 @@ def run(plan: Plan, study: Study, argv: list[str]) -> int:
         if process.returncode == 2:
             raise DREAMError(log.read_text(encoding="utf-8", errors="replace").rpartition("dream: ")[2].strip())
         if process.returncode:
-            _say(f"dream: a worker ended with code {process.returncode}; {log} says more. The same command goes on.")
-            code = 1
-    return code
+            _say(f"dream: a worker ended with code {process.returncode}; {log} says more.")
+    left = plan.trials - sum(trial.state in ENDED for trial in study.trials)
+    return int(left > 0 and any(process.returncode for process in started))
 
 
 def _start(argv: list[str], log: Path, environment: dict[str, str]) -> subprocess.Popen[bytes]:

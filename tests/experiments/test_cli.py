@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -11,10 +12,12 @@ import torch
 
 import dream
 from dream.config import PRESETS
+from dream.errors import ConfigError
 from experiments import configs
 from experiments.cli import COMMANDS, main
+from experiments.ending import ended
 from lightning_modules import checkpoints
-from tests.experiments.support import SMALL
+from tests.experiments.support import ENVIRONMENT, SMALL
 
 FORECASTING = """
 model:
@@ -190,6 +193,11 @@ def test_help_names_every_command(capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr().out == shown
 
 
+def test_help_answers_at_once() -> None:
+    code = "import sys; from experiments.cli import main; main(['--help']); assert 'torch' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(dream.__file__).parents[1], capture_output=True)
+
+
 def test_help_and_report_answer_without_loading_the_trainer() -> None:
     code = "import sys, experiments.report; from experiments.cli import main; main(['--help']);"
     code += "assert not {'lightning', 'wandb', 'pandas'} & sys.modules.keys()"
@@ -270,3 +278,36 @@ def test_a_checkpoint_of_another_task_is_called_so(capsys: pytest.CaptureFixture
     )
     message = refused("validate", "-c", "anomaly", "--ckpt_path=a.ckpt", capsys=capsys)
     assert "a.ckpt holds a ForecastingModule; here is a AnomalyModule." in message
+
+
+def test_sigterm_and_ctrl_c_end_any_command_from_the_first_import_on(tmp_path: Path) -> None:
+    hang = "import time; from experiments.ending import ended; ended(lambda: print('here', flush=True) or time.sleep(60))"
+    code = f"import sys; {hang.replace('ended(lambda', 'sys.exit(ended(lambda')})"
+    for sent, expected in ((signal.SIGTERM, 143), (signal.SIGINT, 130)):
+        process = subprocess.Popen(
+            [sys.executable, "-c", code],
+            env=ENVIRONMENT,
+            text=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+        )
+        assert process.stdout is not None
+        assert process.stdout.readline() == "here\n"
+        process.send_signal(sent)
+        assert process.communicate(timeout=30)[1] == "dream: interrupted.\n"
+        assert process.returncode == expected
+
+
+def test_ending_gives_the_signal_back(capsys: pytest.CaptureFixture[str]) -> None:
+    before = signal.getsignal(signal.SIGTERM)
+
+    def refused() -> int:
+        assert signal.getsignal(signal.SIGTERM) != before
+        raise ConfigError("`a` must be 1; got 2.\n" * 9)
+
+    assert ended(refused) == 2
+    assert signal.getsignal(signal.SIGTERM) == before
+    assert capsys.readouterr().err == "dream: " + "`a` must be 1; got 2.\n" * 5
+    with pytest.raises(ZeroDivisionError):
+        ended(lambda: 1 // 0)

@@ -32,7 +32,7 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """The reports of a comparison and of one of its runs."""
     folder = tmp_path_factory.mktemp("report")
     command = ["compare", "-c", "forecasting", *SMALL, "--models", "dream", "lstm", "--seeds=2", "--run.wandb=disabled"]
-    done = forked(*command, "--trainer.log_every_n_steps=1", folder=folder)
+    done = forked(*command, "--trainer.log_every_n_steps=1", "--trainer.limit_train_batches=6", folder=folder)
     assert done.returncode == 0, done.stderr
     comparison = folder / "runs" / "compare-forecasting"
     found = {}

@@ -86,9 +86,8 @@ def test_a_signal_saves_within_a_step(online: tuple[Path, dict[str, Any]]) -> No
         before = (saves / file).read_bytes() if (saves / file).exists() else b""
         assert go_on(folder, command, "stopped", place, at, sent) == code, (place, said(folder))
         assert (saves / file).read_bytes() != before
-        assert (
-            said(folder).splitlines()[-1] == "dream: interrupted; what is done is in runs/stopped; --resume goes on with it."
-        )
+        done = "dream: interrupted; what is done is in runs/stopped; the same command goes on with it."
+        assert said(folder).splitlines()[-1] == done
     assert go_on(folder, command, "stopped") == 0, said(folder)
     assert processes.differences(expected, processes.left(folder / "runs" / "stopped")) == []
     assert not (saves / "test.ckpt").exists()

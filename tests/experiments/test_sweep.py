@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
+import subprocess
+import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import chdir
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import pytest
@@ -18,12 +23,13 @@ from dream.errors import ConfigError
 from dream.tuning import KNOBS
 from experiments import configs, folders
 from experiments.cli import main
+from experiments.ending import ended
 from experiments.run import build
 from experiments.soak import processes
-from experiments.sweep import space
+from experiments.sweep import space, workers
 from experiments.sweep.command import parse
 from experiments.sweep.study import Study
-from tests.experiments.support import SMALL, forked, start
+from tests.experiments.support import SMALL, forked
 
 FLAGS = [
     *("sweep", "-c", "forecasting", "--space=space.yaml", "--folder=whole", "--run.wandb=disabled"),
@@ -143,25 +149,72 @@ def test_hopeless_trials_are_pruned_and_diverged_ones_fail_and_it_goes_on(tmp_pa
         assert (tmp_path / "whole" / trial["folder"] / "checkpoints" / "best.ckpt").is_file()
 
 
-def test_workers_share_the_trials_and_ctrl_c_ends_them_all(tmp_path: Path) -> None:
+def test_two_processes_of_one_sweep_share_its_trials(tmp_path: Path) -> None:
     (tmp_path / "space.yaml").write_text(SPACE)
-    process = start(*FLAGS, "--trials=40", "--workers=2", folder=tmp_path)
-    folder, deadline = tmp_path / "whole", time.monotonic() + 120
-    logs = [folder / f"worker-{number}.log" for number in (1, 2)]
-    while not all(path.exists() and "val/mse" in path.read_text() for path in logs) and time.monotonic() < deadline:
-        time.sleep(0.05)
-    process.send_signal(signal.SIGINT)
-    out, said = process.communicate(timeout=60)
-    assert process.returncode == 130, said
-    assert "Traceback" not in said
-    assert "interrupted; what is done is in whole" in said
-    assert "of 40 trials are done; the same command does the others." in out
-    trials = sweep_record(folder)["trials"]
-    assert [trial["trial"] for trial in trials] == list(range(len(trials)))
-    begun = [line.split("/")[0] for path in logs for line in path.read_text().splitlines() if line.startswith("[")]
-    assert sorted(begun) == sorted({f"[{trial['trial'] + 1}" for trial in trials})
-    assert all("interrupted" in path.read_text() for path in logs)
-    assert {trial["state"] for trial in trials} <= {"complete", "unfinished"}
+    with ThreadPoolExecutor() as pool:
+        both = [pool.submit(forked, *FLAGS, "--trials=4", folder=tmp_path) for _ in range(2)]
+        done = [each.result() for each in both]
+    assert [each.returncode for each in done] == [0, 0], [each.stderr for each in done]
+    begun = [[line.split("/")[0] for line in each.stderr.splitlines() if line.startswith("[")] for each in done]
+    assert all(begun)
+    assert sorted(begun[0] + begun[1]) == ["[1", "[2", "[3", "[4"]
+    assert {state for _, state, *_ in chosen(tmp_path / "whole")} == {"complete"}
+
+
+WORKER = """
+import signal, sys, time
+def stop(number, frame):
+    print("heard", number, flush=True)
+    sys.exit(128 + number)
+signal.signal(signal.SIGTERM, stop)
+signal.signal(signal.SIGINT, stop)
+print("ready", flush=True)
+if {refused}:
+    time.sleep(1)
+    print("note: so\\ndream: `a` must be 1; got 2.", flush=True)
+    sys.exit(2)
+time.sleep(60)
+"""
+
+
+@pytest.mark.parametrize("refused", [False, True])
+def test_workers_end_together(
+    refused: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "space.yaml").write_text(SPACE)
+    monkeypatch.chdir(tmp_path)
+    plan = parse([*FLAGS[1:], "--workers=2"])
+    plan.folder.mkdir()
+    study = Study(plan.folder)
+    study.create("val/mse", "min")
+    study.open()
+    started: list[subprocess.Popen[bytes]] = []
+
+    def stub(argv: list[str], log: Path, environment: dict[str, str]) -> subprocess.Popen[bytes]:
+        assert environment[workers.WORKER]
+        code = WORKER.format(refused=refused and not started)
+        with log.open("wb") as file:
+            started.append(subprocess.Popen([sys.executable, "-c", code], stdout=file, start_new_session=True))
+        return started[-1]
+
+    def terminate() -> None:
+        while not all(path.exists() and b"ready" in path.read_bytes() for path in logs):
+            time.sleep(0.05)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    logs = [plan.folder / f"worker-{number}.log" for number in (1, 2)]
+    monkeypatch.setattr(workers, "_start", stub)
+    if not refused:
+        Thread(target=terminate, daemon=True).start()
+    assert ended(lambda: workers.run(plan, study, [])) == (2 if refused else 143)
+    said = capsys.readouterr().err
+    assert all(process.returncode is not None for process in started)
+    if refused:
+        assert said.splitlines()[-1] == "dream: `a` must be 1; got 2."
+        assert logs[1].read_text() == f"ready\nheard {signal.SIGINT:d}\n"
+    else:
+        assert said.splitlines()[-1] == "dream: interrupted; what is done is in whole."
+        assert [path.read_text() for path in logs] == [f"ready\nheard {signal.SIGTERM:d}\n"] * 2
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,42 @@
+"""All settings of a run, as what was typed, the YAML files and the data made them: what its `config.yaml` holds."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import yaml
+from jsonargparse import Namespace
+from lightning.pytorch.cli import LightningArgumentParser, SaveConfigCallback
+from lightning.pytorch.loggers import WandbLogger
+
+from dream.files import write_atomic
+from experiments import own_code
+from experiments.folders import CONFIG
+from lightning_modules.redaction import redacted
+
+
+def resolve_config(parser: LightningArgumentParser, config: Namespace, model: L.LightningModule) -> dict[str, Any]:
+    """All settings of a run as plain values, without secrets, the layer's as built: the data may have set the width of its
+    input."""
+    resolved: dict[str, Any] = redacted(yaml.safe_load(own_code.plain(parser.dump(config, skip_unset=False))))
+    resolved["run"]["name"] = None  # a name serves once
+    resolved["resume"] = False
+    del resolved["preset"]  # spelled out
+    resolved["model"]["init_args"]["config"] = model.hparams["config"]
+    return resolved
+
+
+class WriteConfig(SaveConfigCallback):
+    """The full resolved configuration: `config.yaml` in the run's folder, with the Python files that it takes classes from
+    beside it, and nested in the tracked run."""
+
+    def save_config(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        resolved = resolve_config(self.parser, self.config, pl_module)
+        own_code.keep(Path(trainer.default_root_dir))
+        write_atomic(Path(trainer.default_root_dir) / CONFIG, yaml.safe_dump(resolved, sort_keys=False))
+        resolved["model"]["init_args"].update(pl_module.hparams)
+        for logger in trainer.loggers:
+            if isinstance(logger, WandbLogger):
+                logger.experiment.config.update(resolved, allow_val_change=True)

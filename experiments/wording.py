@@ -1,0 +1,38 @@
+"""What a person reads while a run goes on: notes in one line, no banners, no advice about other products."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import warnings
+from typing import Any
+
+from jsonargparse import set_parsing_settings
+
+from dream.errors import DREAMWarning
+from experiments import launch, own_code
+
+
+def set_up() -> None:
+    """Help for every field, and of what libraries say only what a person needs."""
+    set_parsing_settings(docstring_parse_attribute_docstrings=True)  # the fields' docstrings are their help
+    logging.basicConfig(format="%(message)s", level=logging.WARNING)
+    warnings.showwarning = _note
+    for name in ("lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    launch.set_up_words()
+    for message in (
+        ".*does not have many workers.*",
+        ".*Checkpoint directory .* exists.*",
+        "The dirpath has changed.*",  # a run's folder that is given by its relative path
+        ".*litlogger.*",
+        "LightningCLI's args parameter.*",  # ours come from `arguments.resolve`
+        rf"(?s).*Hit failing import.*{own_code.PACKAGE}",  # classes of an earlier run of this process
+        ".*LeafSpec.*",
+    ):
+        warnings.filterwarnings("ignore", message)
+
+
+def _note(message: Warning | str, category: type[Warning], *_: Any, **__: Any) -> None:
+    kind = "note" if issubclass(category, DREAMWarning) else category.__name__
+    print(f"{kind}: {str(message).strip()}", file=sys.stderr)  # noqa: T201
