@@ -15,7 +15,7 @@ from optuna.trial import FrozenTrial, TrialState
 from rich.console import Console
 
 from dream.files import write_atomic
-from experiments import folders
+from experiments import folders, own_code
 from experiments.folders import CONFIG, RESULTS, RunSettings
 from experiments.summary import table
 from experiments.sweep.study import REASON, Study
@@ -94,6 +94,7 @@ def show(study: Study, most: int, identity: dict[str, Any]) -> None:
     write_atomic(study.folder / "sweep.png", drawn.getvalue())
     written = {"trials": str(study.folder / "sweep.json"), "figure": str(study.folder / "sweep.png")}
     if judged and (best := study.place(judged[0]["trial"])).joinpath(CONFIG).is_file():
+        own_code.keep(study.folder)
         written["best settings"] = str(write_atomic(study.folder / "best.yaml", _runnable(best)))
         words = ["dream", "test", "-c", written["best settings"], "--ckpt_path", str(best)]
         written["its test"] = shlex.join(words)

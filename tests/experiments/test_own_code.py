@@ -13,6 +13,7 @@ from experiments import folders, own_code
 from experiments.arguments import resolve
 from experiments.cli import main
 from lightning_modules import ForecastingModule
+from tests.experiments.support import forked
 
 CONFIG = """
 model:
@@ -170,3 +171,15 @@ def test_a_comparison_or_a_sweep_of_other_code_is_another() -> None:
         assert parse(words).identity() == plan.identity()
         write("head.Mine", head=FORECASTER + "\n")
         assert parse(words).identity() != plan.identity()
+
+
+def test_the_best_settings_of_a_sweep_have_the_code_beside_them(tmp_path: Path) -> None:
+    write("head.Mine", head=FORECASTER)
+    Path("space.yaml").write_text("model.lr: [0.001, 0.002]\n")
+    short = ["--trials", "1", "--trainer.max_epochs=1", "--trainer.limit_train_batches=1", "--run.wandb=disabled"]
+    small = ["--model.patch=4", "--model.config.hidden_dim=8", "--model.config.rank=2"]
+    done = forked("sweep", "-c", "exp/config.yaml", "--space", "space.yaml", *short, *small, folder=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert Path("runs/sweep-exp/head.py").read_text() == FORECASTER
+    words, _ = resolve(["test", "-c", "runs/sweep-exp/best.yaml", "--ckpt_path", "runs/sweep-exp/trial-0000"])
+    assert f"{own_code.PACKAGE}.head.Mine" in words[2]
