@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import statistics
 from collections.abc import Sequence
@@ -17,6 +18,9 @@ from rich.console import Console
 from dream.files import write_atomic
 from experiments.folders import CONFIG, RESULTS
 from experiments.summary import table
+
+COMPARISON = "comparison.json"
+"""What came out of all runs so far."""
 
 
 @dataclass
@@ -88,7 +92,9 @@ def gather(records: Sequence[tuple[int, dict[str, Any]]]) -> dict[str, Row]:
 
 
 def spread(values: Sequence[float]) -> float:
-    """Standard deviation (of a sample) over the seeds; 0 for one."""
+    """Standard deviation (of a sample) over the seeds; 0 for one, NaN where a value is not finite."""
+    if not all(map(math.isfinite, values)):
+        return math.nan
     return statistics.stdev(values) if len(values) > 1 else 0.0
 
 
@@ -108,8 +114,9 @@ def show(folder: Path, cells: Sequence[tuple[str, int]], **facts: Any) -> None:
     if len(done) < len(cells):
         console.print(f"{len(done)} of {len(cells)} runs are done; the same command does the others.")
     means = {name: {m: statistics.fmean(v) for m in metrics if (v := row.of(m))} for name, row in rows.items()}
-    path, picture = folder / "comparison.json", folder / "comparison.png"
-    tracking.write_results(path, means, seeds=seeds, rows={name: vars(row) for name, row in rows.items()}, **facts)
+    path, picture = folder / COMPARISON, folder / "comparison.png"
+    facts = {"seeds": seeds, "cells": list(cells), "rows": {name: vars(row) for name, row in rows.items()}, **facts}
+    tracking.write_results(path, means, **facts)
     drawn = BytesIO()
     comparison({name: row.of(metrics[0]) for name, row in rows.items()}, metrics[0]).savefig(drawn, dpi=120)
     write_atomic(picture, drawn.getvalue())

@@ -255,7 +255,7 @@ class DREAMCLI(LightningCLI):
             assert self.folder is not None
             metrics = tracking.best_validation(self.folder, self.model.monitor, self.model.monitor_mode)
             self.model.results = {self.model.title: metrics} if metrics else {}
-            self.finish()
+            self.finish("validation")
             return
         best = getattr(self.trainer.checkpoint_callback, "best_model_path", "") or None
         self.trainer.test(self.model, datamodule=self.datamodule, ckpt_path=best, verbose=False)
@@ -265,7 +265,7 @@ class DREAMCLI(LightningCLI):
         """The validation metrics of a checkpoint."""
         values = self.trainer.validate(**{**kwargs, "verbose": False})[0]
         self.model.results = {self.model.title: {name.removeprefix("val/"): value for name, value in values.items()}}
-        self.finish()
+        self.finish("validation")
 
     def test(self, **kwargs: Any) -> None:
         """The test metrics of a checkpoint, beside its rivals'."""
@@ -280,8 +280,8 @@ class DREAMCLI(LightningCLI):
             summary.predictions(self.model, predictions, self.folder)
 
     @rank_zero_only
-    def finish(self) -> None:
-        """Write `results.json` and the tracked table; print the table and where everything is."""
+    def finish(self, part: str = "test") -> None:
+        """Write `results.json` and the tracked table, of that part of the data; print the table and where everything is."""
         assert self.folder is not None
         results = self.model.results
         for logger in self.trainer.loggers:
@@ -290,6 +290,7 @@ class DREAMCLI(LightningCLI):
         tracking.write_results(
             self.folder / RESULTS,
             results,
+            part=part,
             experiment=self.experiment,
             command=["dream", *redacted(self.command)],
             seed=self._get(self.config, "seed"),

@@ -100,9 +100,12 @@ def folder(tmp_path: Path) -> Path:
 
 @pytest.mark.parametrize("page", PAGES)
 def test_every_block_runs(page: str, folder: Path) -> None:
+    fences = [line for line in PAGES[page].splitlines() if line.lstrip(" >-*").startswith(("```", "~~~"))]
+    assert len(fences) == 2 * len(BLOCK.findall(PAGES[page])), "a block that is indented, or not closed, would not be run"
+    assert not re.search(r"^ {4,}(dream|python) ", BLOCK.sub("", PAGES[page]), flags=re.MULTILINE), "nor would this"
     for words in commands(page):
-        assert words[0] in ("dream", "cd"), words
-        if words[0] == "dream" and not is_public(words) and shlex.join(words) not in DONE:
+        assert words[0] == "dream", words
+        if not is_public(words) and shlex.join(words) not in DONE:
             done = run(shortened(words[1:]), folder)
             assert done.returncode == 0, f"{shlex.join(words)}\n{done.stdout}{done.stderr}"
             if "--run.name" not in shlex.join(words) and not any(word.startswith("runs/") for word in words):

@@ -1,8 +1,8 @@
 """What a change of the rule does to a layer that goes on learning, and to a frozen LSTM of as many parameters.
 
 ``python -m experiments.benchmarks.adaptation`` trains both to predict the next row of streams that follow one rule, then
-lets them read new streams, in which the rule is replaced by another and comes back. Nothing but DREAM's own fast weights
-changes while they read: no optimiser, no labels. It prints the error in each stretch, mean over the seeds, draws error,
+lets them read new streams, in which the rule is replaced by another and comes back. No trained weight changes while they
+read: DREAM has its fast weights, the LSTM its state. It prints the error in each stretch, mean over the seeds, draws error,
 surprise and norm of U over time, and writes all of it as JSON.
 
 A stream follows ``x_t = 0.9 Q x_(t-1) + e_t``, Q a random rotation (the rule) and e_t normal with variance 1 - 0.9^2 = 0.19

@@ -38,7 +38,7 @@ def main(argv: list[str]) -> int:
     except OSError as error:
         raise DataError(f"{error.filename} could not be read: {error.strerror}. Mend it, or remove it.") from None
     try:
-        write_atomic(path, text)
+        write_atomic(path, text.encode(errors="replace"))  # names of files may be no UTF-8
     except OSError as error:
         raise DataError(f"`--output` must be a file that can be written; {path}: {error.strerror}. Name another.") from None
     print(path)  # noqa: T201

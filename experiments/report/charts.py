@@ -9,6 +9,7 @@ from html import escape
 from io import StringIO
 from itertools import count
 from typing import Any
+from warnings import catch_warnings, filterwarnings
 
 from matplotlib import rc_context
 from matplotlib.axes import Axes
@@ -19,6 +20,8 @@ from experiments.report.folder import Line
 
 INK, FRAME = "#010101", "#020202"
 SERIES = ("#030301", "#030302", "#030303", "#030304", "#030305", "#030306")
+STROKES = ("-", "--", ":")  # of lines beyond the colours
+LETTERS = 40  # of a name in a legend
 COLOURS = {INK: "var(--ink)", FRAME: "var(--line)", **{colour: f"var(--series-{k})" for k, colour in enumerate(SERIES)}}
 """Colours that stand for those of the page, which names them in its template."""
 STYLE: Any = {
@@ -60,7 +63,8 @@ class Charts:
 
     def draw(self, title: str, caption: str, fill: Callable[[Axes], None]) -> Chart:
         """A chart whose only axes `fill` fills."""
-        with rc_context(STYLE):
+        with rc_context(STYLE), catch_warnings():
+            filterwarnings("ignore", message="Glyph .* missing")  # the page's letters are the reader's, not matplotlib's
             figure = Figure(figsize=SIZE, layout="constrained")
             fill(figure.subplots())
             written = StringIO()
@@ -85,7 +89,10 @@ class Charts:
                     axis.plot(*zip(*one, strict=True), color=colour, lw=0.7, alpha=0.45)
                 if line:
                     marker = "o" if len(line) < FEW else None
-                    axis.plot(*zip(*line, strict=True), color=colour, lw=1.5, marker=marker, ms=3.0, label=name)
+                    stroke = STROKES[k // len(SERIES) % len(STROKES)]
+                    axis.plot(
+                        *zip(*line, strict=True), stroke, color=colour, lw=1.5, marker=marker, ms=3.0, label=label(name)
+                    )
             axis.set(xlabel=x, ylabel=y)
             axis.xaxis.set_major_locator(MaxNLocator(6, integer=True))
             if len(lines) > 1:
@@ -107,7 +114,7 @@ class Charts:
         def fill(axis: Axes) -> None:
             for k, (name, values) in enumerate(counts.items()):
                 colour = SERIES[k % len(SERIES)]
-                axis.stairs(values, borders[name], color=colour, lw=1.4, label=name)
+                axis.stairs(values, borders[name], color=colour, lw=1.4, label=label(name))
                 axis.stairs(values, borders[name], color=colour, alpha=0.18, fill=True)
             axis.set(xlabel=x, ylabel=y)
             axis.xaxis.set_major_locator(MaxNLocator(6))
@@ -116,6 +123,11 @@ class Charts:
                 axis.legend(loc="best", fontsize=8)
 
         return self.draw(title, caption, fill)
+
+
+def label(name: str) -> str:
+    """A name as a legend has room for it."""
+    return name if len(name) <= LETTERS else f"{name[: LETTERS - 1]}…"
 
 
 def inline(svg: str, prefix: str, title: str) -> str:

@@ -7,17 +7,24 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Mapping
+from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass, field
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from rich import progress
+from rich.console import Console
+
 from dream.errors import ConfigError
-from experiments.comparison import Row, gather
+from experiments.comparison import COMPARISON, Row, gather
 from experiments.folders import CONFIG, PLAN, RESULTS, RUN
 
 METRICS, LAYERS, REMARKS, SWEEP = "metrics.jsonl", "layers.json", "remarks.json", "sweep.json"
 POINTS = 400  # of a line, and up to twice as many
+LONG, CHUNK = 20_000_000, 1_000_000  # bytes of a file whose reading shows a bar, and of what is read at once
 Line = list[tuple[float, float]]
 
 
@@ -26,19 +33,20 @@ class Series:
     """The values of a metric over steps: means of runs of neighbours, so that no length of a run makes it longer."""
 
     width: int = 1
-    points: list[tuple[float, float, int]] = field(default_factory=list)
+    points: list[list[float]] = field(default_factory=list)
     """Sum of the steps, sum of the values, number of them."""
 
     def add(self, step: float, value: float) -> None:
         """Enter a value."""
-        if self.points and self.points[-1][2] < self.width:
-            steps, values, number = self.points.pop()
-            self.points.append((steps + step, values + value, number + 1))
-        else:
-            self.points.append((step, value, 1))
+        if self.points and (last := self.points[-1])[2] < self.width:
+            last[0] += step
+            last[1] += value
+            last[2] += 1
+            return
+        self.points.append([step, value, 1])
         if len(self.points) > 2 * POINTS:
-            pairs = zip(self.points[::2], [*self.points[1::2], (0.0, 0.0, 0)][: len(self.points[::2])], strict=True)
-            self.points = [(a[0] + b[0], a[1] + b[1], a[2] + b[2]) for a, b in pairs]
+            pairs = zip_longest(self.points[::2], self.points[1::2], fillvalue=[0.0, 0.0, 0])
+            self.points = [[a + b for a, b in zip(*pair, strict=True)] for pair in pairs]
             self.width *= 2
 
     @property
@@ -65,19 +73,24 @@ def read_text(path: Path, most: int) -> str | None:
         return None
 
 
-def read_metrics(path: Path) -> dict[str, Line]:
-    """Every metric of `metrics.jsonl` over its steps; lines that are cut off, and values that are not finite, left out."""
+def read_metrics(path: Path) -> tuple[dict[str, Line], Counter[str]]:
+    """Every metric of `metrics.jsonl` over its steps, and the number of its values that are not finite, which are left out;
+    so are lines that are cut off."""
     series: dict[str, Series] = {}
+    lost: Counter[str] = Counter()
     try:
-        with path.open(encoding="utf-8", errors="replace") as file:
-            for text in file:
-                enter(text, series)
+        console = Console(stderr=True)
+        short = path.stat().st_size < LONG or not console.is_terminal
+        with progress.open(path, "rb", description=path.name, console=console, transient=True, disable=short) as file:
+            while some := file.readlines(CHUNK):
+                for text in some:
+                    enter(text, series, lost)
     except OSError:
-        return {}
-    return {name: one.line for name, one in series.items()}
+        pass
+    return {name: one.line for name, one in series.items()}, lost
 
 
-def enter(text: str, series: dict[str, Series]) -> None:
+def enter(text: bytes, series: dict[str, Series], lost: Counter[str]) -> None:
     """Enter a line of `metrics.jsonl`."""
     try:
         row = json.loads(text)
@@ -87,8 +100,12 @@ def enter(text: str, series: dict[str, Series]) -> None:
     if step is None:
         return
     for name, value in row.items():
-        if (known := number(value)) is not None:
-            series.setdefault(name, Series()).add(step, known)
+        if (known := number(value)) is None:
+            lost[name] += 1
+        elif name in series:
+            series[name].add(step, known)
+        else:
+            series[name] = Series(points=[[step, known, 1]])
 
 
 def number(value: object) -> float | None:
@@ -109,7 +126,7 @@ class RunFolder:
         """Command and start."""
         self.ended = read_json(self.path / RESULTS)
         """Results and what gave them; empty before the end."""
-        self.metrics = read_metrics(self.path / METRICS)
+        self.metrics, self.lost = read_metrics(self.path / METRICS)
         self.remarks = read_json(self.path / REMARKS)
         self.config = read_text(self.path / CONFIG, 200_000)
         found = read_json(self.path / LAYERS)
@@ -149,11 +166,20 @@ class ComparisonFolder:
                 found.append((int(seed), str(run.facts.get("started", "")), model, run))
         for seed_number, _, model, run in sorted(found, key=lambda item: item[:3]):
             self.runs[model, seed_number] = run
+        self.ended = read_json(self.path / COMPARISON)
+        """Written when the command ends, whatever is done by then."""
 
     @property
     def done(self) -> dict[tuple[str, int], RunFolder]:
         """The runs that have ended."""
         return {cell: run for cell, run in self.runs.items() if run.results}
+
+    @property
+    def asked(self) -> set[tuple[str, int]]:
+        """The runs that were started or asked for."""
+        cells = self.ended.get("cells")
+        pairs = [cell for cell in cells if isinstance(cell, list)] if isinstance(cells, list) else []
+        return {*self.runs, *((str(model), int(seed)) for model, seed in pairs)}
 
     @property
     def rows(self) -> dict[str, Row]:
@@ -192,15 +218,21 @@ def open_folder(path: Path) -> RunFolder | ComparisonFolder | SweepFolder:
         return ComparisonFolder(path)
     if any((path / name).is_file() for name in (RUN, RESULTS, METRICS)):
         return RunFolder(path)
-    what = "is empty or holds something else" if path.is_dir() else "is no folder"
-    raise ConfigError(
-        f"`dream report` takes the folder of a run, a comparison or a sweep, such as runs/forecasting-2026-01-31_12-00-00; "
-        f"{path} {what}."
+    what = "is empty or holds something else" if path.is_dir() else "is a file" if path.exists() else "is not there"
+    home = path if path.is_dir() else path.parent
+    near = [found.parent for place in ("", "*/") for name in (PLAN, RUN) for found in home.glob(place + name)]
+    such = max(
+        near, key=lambda found: (found == home, found.stat().st_mtime), default="runs/forecasting-2026-01-31_12-00-00"
     )
+    raise ConfigError(f"`dream report` takes the folder of a run, a comparison or a sweep, such as {such}; {path} {what}.")
 
 
 def mean_line(lines: Iterable[Line]) -> Line:
-    """The mean over `lines` at the steps that all of them have."""
-    known: list[Mapping[float, float]] = [dict(line) for line in lines]
-    shared = set.intersection(*(set(line) for line in known)) if known else set()
-    return [(step, sum(line[step] for line in known) / len(known)) for step in sorted(shared)]
+    """The mean over `lines` where all of them go, at the steps of the first; in between a line is straight."""
+    parts = [np.array(line, dtype=float).T for line in lines if line]
+    if not parts:
+        return []
+    first, last = max(steps[0] for steps, _ in parts), min(steps[-1] for steps, _ in parts)
+    shared = parts[0][0][(first <= parts[0][0]) & (parts[0][0] <= last)]
+    mean = np.mean([np.interp(shared, *part) for part in parts], axis=0)
+    return list(zip(shared.tolist(), mean.tolist(), strict=True))

@@ -7,7 +7,7 @@ import csv
 import io
 import shlex
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import chain, islice
 from pathlib import Path
@@ -18,6 +18,7 @@ from experiments.report.curves import Groups, learning_curves, test_layers, trai
 from experiments.report.folder import ComparisonFolder, RunFolder, SweepFolder, read_text
 from experiments.report.tables import UNKNOWN, comparison_table, facts, run_table, trial_table
 
+FIGURES_FOLDER = "figures"
 ROWS, TEXT = 12, 2000  # rows of a table, and characters of a text, that are shown of a file
 MOST = 100_000  # characters of a table that are read
 FIGURES = {
@@ -44,8 +45,8 @@ class Picture:
     height: int
 
 
-def pictures(paths: Sequence[Path]) -> dict[str, list[Any]]:
-    """The PNG files `paths`, and the names of those that are not whole."""
+def pictures(paths: Iterable[Path], of: str = "") -> dict[str, list[Any]]:
+    """The PNG files `paths`, and the names of those that are not whole; `of` stands before the names of a run's own."""
     made: list[Picture] = []
     damaged: list[str] = []
     for path in paths:
@@ -55,19 +56,25 @@ def pictures(paths: Sequence[Path]) -> dict[str, list[Any]]:
             continue
         width, height = (int.from_bytes(content[start : start + 4]) for start in (16, 20))
         caption = FIGURES.get(path.stem.rstrip("_0123456789"), "A figure that the run left.")
-        made.append(Picture(path.stem, caption, base64.b64encode(content).decode(), width, height))
+        name = of + path.stem if path.parent.name == FIGURES_FOLDER else path.stem
+        made.append(Picture(name, caption, base64.b64encode(content).decode(), width, height))
     return {"pictures": made, "damaged": damaged}
 
 
-def files(run: RunFolder) -> list[dict[str, Any]]:
-    """The beginnings of the texts and tables that a test or a prediction left."""
+def figures(run: RunFolder) -> list[Path]:
+    """The figures of a run."""
+    return sorted((run.path / FIGURES_FOLDER).glob("*.png"))
+
+
+def files(run: RunFolder, of: str = "") -> list[dict[str, Any]]:
+    """The beginnings of the texts and tables that a test or a prediction left; `of` stands before their names."""
     made: list[dict[str, Any]] = []
     if (text := read_text(run.path / "text.txt", TEXT + 1)) is not None:
-        made.append({"name": "text.txt", "text": text[:TEXT], "more": len(text) > TEXT})
+        made.append({"name": of + "text.txt", "text": text[:TEXT], "more": len(text) > TEXT})
     for name in ("heard.csv", "transcripts.csv", "labels.csv", "forecast.csv", "predictions.csv", "scores.csv"):
         rows = list(islice(csv.reader(io.StringIO(read_text(run.path / name, MOST) or "")), ROWS + 2))
         if rows:
-            made += [{"name": name, "columns": rows[0], "rows": rows[1 : ROWS + 1], "more": len(rows) > ROWS + 1}]
+            made += [{"name": of + name, "columns": rows[0], "rows": rows[1 : ROWS + 1], "more": len(rows) > ROWS + 1}]
     return made
 
 
@@ -101,7 +108,7 @@ def run_page(run: RunFolder) -> dict[str, Any]:
         "ended": bool(run.ended),
         "facts": facts(run),
         "table": run_table(run),
-        **pictures(sorted((run.path / "figures").glob("*.png"))),
+        **pictures(figures(run)),
         "files": files(run),
         "config": run.config,
         **shared_parts(groups, charts),
@@ -115,11 +122,12 @@ def comparison_page(folder: ComparisonFolder) -> dict[str, Any]:
         groups.setdefault(model, []).append(run)
     done = list(folder.done.values())
     first = done[0] if done else None
+    of = f"{first.path.name}: " if first else ""
     own = dict(facts(first)) if first else {}
     flags = folder.plan.get("flags")
     said = {
         "experiment": str(first.ended.get("experiment")) if first else UNKNOWN,
-        "runs": f"{len(done)} of {len(folder.runs)} that were started have ended",
+        "runs": f"{len(done)} of {len(folder.asked)} have ended",
         "models": ", ".join(groups) or UNKNOWN,
         "seeds": ", ".join(str(seed) for seed in sorted({seed for _, seed in folder.runs})) or UNKNOWN,
         "settings": (shlex.join(map(str, flags)) or "none beside the experiment's") if isinstance(flags, list) else UNKNOWN,
@@ -131,11 +139,11 @@ def comparison_page(folder: ComparisonFolder) -> dict[str, Any]:
         "title": folder.path.name,
         "kind": "comparison",
         "folder": folder.path.name,
-        "ended": bool(done) and len(done) == len(folder.runs),
+        "ended": bool(done) and bool(folder.ended) and len(done) == len(folder.asked),
         "facts": list(said.items()),
         "table": comparison_table(folder),
-        **pictures(sorted(folder.path.glob("comparison.png"))),
-        "files": [],
+        **pictures([*folder.path.glob("comparison.png"), *(figures(first) if first else [])], of),
+        "files": files(first, of) if first else [],
         "config": first.config if first else None,
         **shared_parts(groups, Charts()),
     }
@@ -164,7 +172,7 @@ def sweep_page(folder: SweepFolder) -> dict[str, Any]:
         "ended": bool(folder.trials) and "unfinished" not in states,
         "facts": list(said.items()),
         "table": trial_table(folder),
-        **pictures(sorted(folder.path.glob("sweep.png"))),
+        **pictures(folder.path.glob("sweep.png")),
         "files": [],
         "config": best.config if best else None,
         **parts,
@@ -178,6 +186,7 @@ def shared_parts(groups: Groups, charts: Charts) -> dict[str, Any]:
     return {
         "of": "",
         "learning": learning_curves(groups, charts),
+        "lost": sum((run.lost for run in chain.from_iterable(groups.values())), Counter()),
         "training": training_layers(groups, charts),
         "test": test_layers(groups, charts),
         "remarks": remarks(groups),

@@ -86,6 +86,8 @@ def table(
     note = "Whether more or less of a metric is better was not recorded, so none is marked as the best."
     if "higher_is_better" in ended:
         note = "Arrows: more (↑) or less (↓) is better." + (" Bold: the best of its column." if best else "")
+    if ended.get("part") == "validation":
+        note = f"Of the validation part: nothing was tested. {note}"
     return Table(columns, rows, note)
 
 

@@ -25,7 +25,8 @@ REMARKS = "remarks.json"
 
 STALLED = 0.01  # relative fall of the loss within the window below which it counts as not decreasing
 LEARNT = 0.1  # relative fall since the start of the run above which a level loss has converged, not stalled
-ZIGZAG, SWING = 0.7, 0.2  # share of turns, and size of a typical step relative to the level, of an oscillation
+ZIGZAG = 0.8  # share of turns of an oscillation; noise turns at two thirds of its steps
+SWING = 0.2  # size of a typical step relative to the start of the run: near 0 any noise is large beside the loss itself
 JUMP = 3.0  # times the typical loss of the window
 LOST = 0.5  # share of the norm of U that must be left
 CALM, ALARMED = 0.2, 0.5  # mean surprise below and above which a stream is known and unknown
@@ -48,11 +49,13 @@ class TuningAdvisor(L.Callback):
 
     - *Loss not decreasing*: the median of l over the later half is not at least 1 % below that over the earlier half,
       nor 10 % below that over the first half window of the run.
-    - *Too much oscillation*: l turns at 70 % or more of its steps, and the median step is above 20 % of the median l.
+    - *Too much oscillation*: l turns at 80 % or more of its steps, and the median step is above 20 % of the median l over
+      the first half window of the run.
     - *Forgets too quickly*: |U| is below half of its peak in the window although S stayed below 0.2: nothing new
       overwrote it, it decayed.
     - *Doesn't adapt*: S is above 0.5 in both halves, not falling by 10 %, while |U| is below 10 % of `target_norm`.
-    - *Unstable training*: l is not finite, or its last value is above 3 times the window's median.
+    - *Unstable training*: l is not finite, or its last value is above 3 times the window's median and above 30 % of the
+      median over the first half window of the run.
 
     A rival of DREAM is not watched: the adjustments are of DREAM's knobs.
 
@@ -126,11 +129,11 @@ def symptoms(samples: Sequence[Sample], window: int, start: float) -> list[str]:
     turns = np.mean(steps[1:] * steps[:-1] < 0)
     shown = {
         "Loss not decreasing": later > max((1 - STALLED) * np.median(loss[:half]), (1 - LEARNT) * start),
-        "Too much oscillation": turns >= ZIGZAG and np.median(np.abs(steps)) > SWING * np.median(loss),
+        "Too much oscillation": turns >= ZIGZAG and np.median(np.abs(steps)) > SWING * start,
         "Forgets too quickly": surprise.max() < CALM and u_norm[-1] < LOST * u_norm.max(),
         "Doesn't adapt": surprise[:half].mean() > ALARMED
         and surprise[half:].mean() > max(ALARMED, 0.9 * surprise[:half].mean())
         and u_norm.mean() < 0.1 * target.mean(),
-        "Unstable training": loss[-1] > JUMP * np.median(loss),
+        "Unstable training": loss[-1] > JUMP * max(np.median(loss), LEARNT * start),
     }
     return [name for name, holds in shown.items() if holds]

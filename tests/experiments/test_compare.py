@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import math
 import signal
 import statistics
 import time
@@ -171,6 +172,7 @@ def test_rows_are_gathered_over_seeds() -> None:
     assert (rows["A"].parameters, rows["naive"].parameters) == (7, None)
     assert comparison.written([1.0, 3.0]) == "2 ± 1.4"
     assert comparison.written([5.0, 5.0]) == "5"
+    assert [comparison.written([value, 1.0]) for value in (math.nan, math.inf)] == ["nan", "inf"]
 
 
 @pytest.mark.parametrize(

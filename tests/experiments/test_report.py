@@ -173,10 +173,14 @@ def test_where_no_direction_was_recorded_nothing_is_the_best(run: Path) -> None:
 
 
 def test_curves_are_the_points_that_were_logged(run: Path) -> None:
-    metrics = read_metrics(run / "metrics.jsonl")
+    metrics, lost = read_metrics(run / "metrics.jsonl")
     assert metrics["train/loss"] == [(9.0, 2.0), (19.0, 1.0)]
     assert metrics["dream/layer_0/surprise"] == [(9.0, 0.5)]
-    assert mean_line([[(1.0, 2.0), (2.0, 4.0)], [(1.0, 4.0)]]) == [(1.0, 3.0)]
+    assert lost == {"dream/layer_0/surprise": 1, "train/loss": 1}
+    assert "Left out, since they are not finite: 1 of dream/layer_0/surprise, 1 of train/loss." in Page(render(run)).text
+    assert mean_line([[(1.0, 2.0), (2.0, 4.0)], [(1.0, 4.0)], []]) == [(1.0, 3.0)]
+    assert mean_line([[(1.0, 2.0), (2.0, 4.0), (9.0, 0.0)], [(0.0, 1.0), (4.0, 5.0)]]) == [(1.0, 2.0), (2.0, 3.5)]
+    assert mean_line([]) == mean_line([[(1.0, 2.0)], [(3.0, 4.0)]]) == []
 
 
 def test_a_long_run_makes_no_longer_lines() -> None:
@@ -238,9 +242,36 @@ def test_a_comparison_is_the_mean_over_its_seeds(tmp_path: Path) -> None:
     }
     assert [cell.best for cell in found.rows["DREAM"]] == [True, False, False]
     text = Page(render(folder)).text
-    assert "3 of 4 that were started have ended" in text
+    assert "3 of 4 have ended" in text
     assert "--model.lr=0.1" in text
     assert "the same command does the others" in text
+    made_of = {"cells": [["dream", 0], ["lstm", 0], ["dream", 1], ["lstm", 1], ["gru", 1]]}
+    (folder / "comparison.json").write_text(json.dumps(made_of))
+    assert "3 of 5 have ended" in Page(render(folder)).text
+    made_of["cells"][3:] = []
+    (folder / "comparison.json").write_text(json.dumps(made_of))
+    (folder / "lstm-seed1" / "run.json").unlink()
+    assert "Not finished" not in render(folder)
+
+
+def test_a_comparison_shows_what_its_first_run_drew_and_wrote(tmp_path: Path) -> None:
+    folder = made(tmp_path / "compare", plan_json={"experiment": [""], "flags": []}, comparison_png=PIXEL)
+    for model in ("dream", "lstm"):
+        made(folder / f"{model}-seed0", run_json={"started": model}, results_json=ENDED, figures__stream_png=PIXEL,
+             text_txt=f"of {model}")  # fmt: skip
+    text = render(folder)
+    titles = re.findall(r"<h3>(.*?)</h3>", text)
+    assert [title for title in titles if ":" in title or title == "comparison"] == [
+        "comparison", "dream-seed0: stream", "dream-seed0: text.txt"
+    ]  # fmt: skip
+    assert "of dream" in text
+    assert "of lstm" not in text
+
+
+def test_values_of_the_validation_are_called_so(run: Path) -> None:
+    assert "nothing was tested" not in render(run)
+    (run / "results.json").write_text(json.dumps({**ENDED, "part": "validation"}))
+    assert "Of the validation part: nothing was tested." in Page(render(run)).text
 
 
 def test_the_command_writes_the_page_and_says_where(
@@ -254,11 +285,15 @@ def test_the_command_writes_the_page_and_says_where(
     assert shown == []
     assert main(["report", str(run), "--output", str(tmp_path / "other.html"), "--open"]) == 0
     assert shown == [(tmp_path / "other.html").as_uri()]
-    assert main(["report", str(run), "--output", str(tmp_path / "no" / "other.html")]) == 2
+    odd = run.rename(tmp_path / "caf\udce9")  # a name that is no UTF-8
+    assert main(["report", str(odd), "--output", str(tmp_path / "odd.html")]) == 0
+    assert main(["report", str(odd), "--output", str(tmp_path / "no" / "other.html")]) == 2
     assert "`--output` must be a file that can be written" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize(("name", "what"), [("", "is empty or holds something else"), ("nothing", "is no folder")])
+@pytest.mark.parametrize(
+    ("name", "what"), [("", "is empty or holds something else"), ("nothing", "is not there"), ("notes.txt", "is a file")]
+)
 def test_another_folder_is_refused(tmp_path: Path, name: str, what: str, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "notes.txt").write_text("mine")
     assert main(["report", str(tmp_path / name)]) == 2
@@ -266,6 +301,9 @@ def test_another_folder_is_refused(tmp_path: Path, name: str, what: str, capsys:
     assert "`dream report` takes the folder of a run, a comparison or a sweep" in said
     assert f"{tmp_path / name} {what}." in said
     assert not (tmp_path / "report.html").exists()
+    made(tmp_path / "mine", run_json={})
+    assert main(["report", str(tmp_path / name)]) == 2
+    assert f"such as {tmp_path / 'mine'};" in capsys.readouterr().err
 
 
 def test_a_sweep_is_its_trials_best_first(tmp_path: Path) -> None:

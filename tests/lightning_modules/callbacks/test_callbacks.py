@@ -7,6 +7,7 @@ import math
 from pathlib import Path
 
 import lightning as L
+import numpy as np
 import pytest
 
 from dream import ConfigError, DREAMConfig
@@ -94,6 +95,13 @@ class TestAdvisor:
 
     def test_a_converged_run_is_not_stalled(self) -> None:
         assert symptoms(CASES["Loss not decreasing"], 20, start=2.0) == []
+
+    def test_the_noise_of_a_loss_near_zero_is_neither_oscillation_nor_instability(self) -> None:
+        random = np.random.default_rng(0)
+        noise = (0.08 * random.uniform(0.2, 1.0, 2000)).tolist()
+        noise[::50] = [0.28] * 40  # a hard batch now and then
+        assert not any(symptoms(series(noise[k : k + 50]), 50, start=1.0) for k in range(1950))
+        assert symptoms(series([*noise[:49], 0.35]), 50, start=1.0) == ["Unstable training"]
 
     def test_nothing_is_said_before_the_window_is_full(self) -> None:
         assert symptoms(CASES["Loss not decreasing"][:19], 20, start=1.0) == []
