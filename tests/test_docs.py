@@ -70,8 +70,9 @@ def shortened(words: list[str]) -> list[str]:
     cuts = [f"{name}={value}" for name, value in SHORT.items() if name not in typed]
     if words[0] == "compare":
         words = [word if before != "--seeds" else "1" for before, word in pairwise(["", *words])]
-        first = words.index("--models") + 1
-        words = words[: first + 1] + [word for word in words[first + 1 :] if word.startswith("-") or word.isdecimal()]
+        start = words.index("--models") + 1
+        stop = next((k for k in range(start, len(words)) if words[k].startswith("-")), len(words))
+        words = words[: start + 1] + words[stop:]
     return [*words, *SMALL.get(experiment(words) or "", []), *cuts]
 
 
