@@ -12,6 +12,8 @@ html_title = "DREAM"
 html_show_sphinx = False
 html_show_copyright = False
 html_copy_source = False
+html_static_path = ["_static"]
+html_css_files = ["site.css"]
 
 myst_heading_anchors = 3
 nb_execution_mode = "off"  # the notebooks hold what they gave; the tests run them
