@@ -33,7 +33,8 @@ CALM, ALARMED = 0.2, 0.5  # mean surprise below and above which a stream is know
 
 
 class Sample(NamedTuple):
-    """One logging step: training loss, and the first layer's mean surprise and mean |U| with its ceiling."""
+    """One logging step: training loss, and the first layer's mean surprise and mean |U| with its ceiling, 0 where fast
+    weights are switched off."""
 
     loss: float
     surprise: float
@@ -48,14 +49,16 @@ class TuningAdvisor(L.Callback):
     With loss l, mean surprise S and mean |U| of the first layer, at each logging step, over a full window:
 
     - *Loss not decreasing*: the median of l over the later half is not at least 1 % below that over the earlier half,
-      nor 10 % below that over the first half window of the run.
-    - *Too much oscillation*: l turns at 80 % or more of its steps, and the median step is above 20 % of the median l over
-      the first half window of the run.
+      nor 10 % below that at the start of the run.
+    - *Too much oscillation*: l turns at 80 % or more of its steps, and the median step is above 20 % of l at the start.
     - *Forgets too quickly*: |U| is below half of its peak in the window although S stayed below 0.2: nothing new
       overwrote it, it decayed.
     - *Doesn't adapt*: S is above 0.5 in both halves, not falling by 10 %, while |U| is below 10 % of `target_norm`.
-    - *Unstable training*: l is not finite, or its last value is above 3 times the window's median and above 30 % of the
-      median over the first half window of the run.
+    - *Unstable training*: l is not finite, or its last value is above 3 times the window's median and above 30 % of l
+      at the start.
+
+    The start is the median over the first tenth of a window: later ones are often half learnt, and epochs have their ups and
+    downs. Fast weights that are switched off (`base_plasticity` 0) neither forget nor have to adapt.
 
     A rival of DREAM is not watched: the adjustments are of DREAM's knobs.
 
@@ -75,7 +78,7 @@ class TuningAdvisor(L.Callback):
         self.reported: dict[str, tuple[int, str]] = {}
         """Step and adjustment of each symptom that was met."""
         self.start = math.nan
-        """Median loss over the first half window of the run."""
+        """Median loss over the first tenth of a window of the run."""
 
     def state_dict(self) -> dict[str, Any]:
         return {"samples": [tuple(sample) for sample in self.samples], "reported": self.reported, "start": self.start}
@@ -104,10 +107,11 @@ class TuningAdvisor(L.Callback):
         if not is_logging_step(trainer) or not isinstance(pl_module.stack, DREAMStack):
             return
         first = pl_module.observed[0]
-        target = pl_module.stack.get_config()[0].target_norm
+        config = pl_module.stack.get_config()[0]
+        target = config.target_norm if config.base_plasticity > 0 else 0.0
         loss, surprise = float(outputs["loss"]), float(first.mean(first.surprise))
         self.samples.append(Sample(loss, surprise, float(first.last_u_norm.mean()), target))
-        if len(self.samples) == self.window // 2 and math.isnan(self.start):
+        if len(self.samples) == max(self.window // 10, 1) and math.isnan(self.start):
             self.start = float(np.median([sample.loss for sample in self.samples]))
         for symptom in symptoms(self.samples, self.window, self.start):
             if symptom not in self.reported:

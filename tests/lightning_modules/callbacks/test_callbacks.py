@@ -103,6 +103,10 @@ class TestAdvisor:
         assert not any(symptoms(series(noise[k : k + 50]), 50, start=1.0) for k in range(1950))
         assert symptoms(series([*noise[:49], 0.35]), 50, start=1.0) == ["Unstable training"]
 
+    def test_fast_weights_that_are_off_need_not_adapt(self) -> None:
+        off = [sample._replace(u_norm=0.0, target_norm=0.0) for sample in CASES["Doesn't adapt"]]
+        assert symptoms(off, 20, start=1.0) == []
+
     def test_nothing_is_said_before_the_window_is_full(self) -> None:
         assert symptoms(CASES["Loss not decreasing"][:19], 20, start=1.0) == []
 
