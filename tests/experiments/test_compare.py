@@ -35,6 +35,7 @@ def test_it_runs_each_cell_once_and_tables_them(
     files = {(m, s): folder / f"{m}-seed{s}" / "results.json" for m in ("dream", "lstm", "linear") for s in (0, 1)}
     records = {cell: json.loads(path.read_text()) for cell, path in files.items()}
     shown = json.loads((folder / "comparison.json").read_text())
+    assert sorted(map(tuple, shown["cells"])) == sorted(files)
     assert list(shown["results"]) == ["DREAM", "LSTM", "linear", "repeat-last", "seasonal-naive"]
     for title, model in (("DREAM", "dream"), ("LSTM", "lstm"), ("linear", "linear")):
         values = [records[model, seed]["results"][title]["mse"] for seed in (0, 1)]
