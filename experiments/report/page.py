@@ -93,7 +93,8 @@ def remarks_on(run: RunFolder) -> list[str]:
         return ["Not recorded: the advisor watches DREAM layers while they train."]
     window = run.remarks.get("window")
     if not said and isinstance(window, int) and len(run.metrics.get("train/loss", ())) < window:
-        return [f"None: the run had fewer logging steps than the {window} that a symptom must last."]
+        few = f"None: the run had fewer logging steps than the {window} that a symptom must last."
+        return [f"{few} A smaller `trainer.log_every_n_steps` gives more."]
     made = [f"Step {one.get('step')}: {one.get('symptom')}. Try: {one.get('adjustment')}." for one in said]
     return made or ["None: none of the guide's five symptoms was seen."]
 
