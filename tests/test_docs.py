@@ -1,8 +1,8 @@
 """README.md and every page of docs/ do what they say: every block of code runs, in one folder for each page, from top to
 bottom, as a reader types it.
 
-What takes minutes is cut short and otherwise the same: a comparison takes one model and seed, a fit takes two steps, and where
-no later command needs its run, or it is of a public data set, it is a check. What starts two processes is run as one:
+What takes minutes is cut short and otherwise the same: a comparison takes one model and seed, a fit takes two steps, and
+where no later command needs its run, or it is of a public data set, it is a check. What starts two processes is run as one:
 test_ranks.py has the others. Blocks of `sh` are for machines that a test has not got: their syntax is checked.
 """
 
