@@ -22,6 +22,9 @@ RANGE = ("low", "high", "log", "step")
 TAKEN = ("seed", "ckpt_path", *FREE)
 """Settings, or beginnings of them, that say where and how a run is run; a sweep does not vary them."""
 
+LARGEST = 1e15
+"""Of the numbers of a range: all whole ones up to it are floats, too, with which optuna computes."""
+
 Space = dict[str, BaseDistribution]
 """Every setting, by its dotted name, with the values that it may take."""
 
@@ -89,8 +92,8 @@ def _distribution(name: str, entry: Any) -> BaseDistribution:
         _require(key in entry, name, "given by low and high, or by a list", entry)
     numbers = {key: entry[key] for key in ("low", "high", "step") if entry.get(key) is not None}
     for key, number in numbers.items():
-        number_like = isinstance(number, (int, float)) and not isinstance(number, bool) and math.isfinite(number)
-        _require(number_like, name, f"given by finite numbers; `{key}` is not", number)
+        number_like = isinstance(number, (int, float)) and not isinstance(number, bool) and abs(number) <= LARGEST
+        _require(number_like, name, f"given by numbers between -1e15 and 1e15; `{key}` is not", number)
     low, high, step, log = entry["low"], entry["high"], entry.get("step"), entry.get("log", False)
     _require(isinstance(log, bool), name, "given with `log` true or false", log)
     _require(low <= high, name, "given with low of at most high", entry)

@@ -168,9 +168,9 @@ def test_a_comparison_or_a_sweep_of_other_code_is_another() -> None:
         write("head.Mine", head=FORECASTER)
         plan = parse(words)
         assert plan.folder == Path(folder)
-        assert parse(words).identity() == plan.identity()
+        assert parse(words).asked == plan.asked
         write("head.Mine", head=FORECASTER + "\n")
-        assert parse(words).identity() != plan.identity()
+        assert parse(words).asked != plan.asked
 
 
 def test_the_best_settings_of_a_sweep_have_the_code_beside_them(tmp_path: Path) -> None:

@@ -123,7 +123,7 @@ def test_hopeless_trials_are_pruned_and_diverged_ones_fail_and_it_goes_on(tmp_pa
     command = [*flags, "--trainer.max_epochs=5", "--data.look_back=24", "--nan_guard.max_skipped=1"]
     with chdir(tmp_path):
         plan = parse(command[1:])
-        folders.claim(plan.folder, plan.identity(), False)
+        folders.claim(plan.folder, plan.asked, False)
         study = Study(plan.folder)
         study.create("val/mse", "min")
         study.open()
@@ -231,6 +231,7 @@ def test_workers_end_together(
         ("model.lr: {low: 0, high: 10, step: 3}", "a whole number of steps above low"),
         ("model.lr: {low: 0}", "given by low and high"),
         ("model.lr: {low: 0, high: .inf}", "`high` is not; got inf"),
+        (f"model.lr: {{low: 0, high: 1{'0' * 400}}}", "between -1e15 and 1e15; `high` is not; got 1000"),
         ("model.lr: {low: a, high: b}", "`low` is not; got 'a'"),
         ("model.lr: {low: true, high: 2}", "`low` is not; got True"),
         ("model.lr: {min: 0, max: 1}", "by low, high, log, step"),
