@@ -109,8 +109,11 @@ def main(argv: list[str]) -> int:
             say(f"dream: interrupted; what is done is in {plan.folder}.")
             return ending.code(stop)
         except optuna.exceptions.StorageInternalError as error:
-            message = f"{plan.folder / STORE} could not be read or written: {error.__cause__}. Free or change the disk."
-            raise DataError(message) from error
+            reason = str(error.__cause__).partition("\n")[0]
+            raise DataError(
+                f"{plan.folder / STORE} could not be read or written: {reason}. Free or change the disk; if the file is "
+                "damaged, give --folder=NEW."
+            ) from error
 
 
 def parse(argv: list[str]) -> Plan:

@@ -19,7 +19,7 @@ from experiments.resume import FREE
 
 RANGE = ("low", "high", "log", "step")
 """What an entry that is a mapping may hold."""
-TAKEN = ("seed", "ckpt_path", *FREE)
+TAKEN = ("seed", "ckpt_path", "config", *FREE)
 """Settings, or beginnings of them, that say where and how a run is run; a sweep does not vary them."""
 
 LARGEST = 1e15
@@ -40,7 +40,8 @@ class _Loader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
-_Loader.add_implicit_resolver("tag:yaml.org,2002:float", re.compile(r"^[-+]?[0-9]+[eE][-+]?[0-9]+$"), list("-+0123456789"))
+_FLOAT = re.compile(r"^[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+$")
+_Loader.add_implicit_resolver("tag:yaml.org,2002:float", _FLOAT, list("-+0123456789"))
 
 
 def resolve(name_or_path: str) -> Path:
