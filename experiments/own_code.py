@@ -12,7 +12,7 @@ import re
 import sys
 import traceback
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -79,7 +79,7 @@ def load(class_path: str, file: Path, section: str) -> str:
     """
     stem, name = class_path.split(".")
     try:
-        with _no_bytecode():
+        with _no_bytecode(), redirect_stdout(sys.stderr):  # what it prints is not among what a command gives
             module = importlib.import_module(f"{PACKAGE}.{stem}")
     except (Exception, SystemExit) as error:
         raise ConfigError(f"{_place(error, file)}: {_reason(error, file)}") from error
