@@ -36,7 +36,7 @@ demo: $(BIN)/.installed
 	$(BIN)/dream fit -c forecasting
 
 test: $(BIN)/.installed
-	$(BIN)/python -m pytest --numprocesses auto --dist loadfile $(PYTEST_ARGS)
+	$(BIN)/python -m pytest --numprocesses auto --dist loadfile --no-loadscope-reorder $(PYTEST_ARGS)
 
 $(BIN)/.benchmarks: $(BIN)/.installed
 	$(BIN)/python -m pip install --quiet --editable '.[test,bench]'

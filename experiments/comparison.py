@@ -115,7 +115,7 @@ def show(folder: Path, cells: Sequence[tuple[str, int]], **facts: Any) -> None:
     write_atomic(picture, drawn.getvalue())
     console.print(f"      comparison  {path}\n          figure  {picture}", soft_wrap=True, highlight=False)
     settings = yaml.safe_load((cell_folder(folder, *next(iter(done))) / CONFIG).read_text(encoding="utf-8"))["run"]
-    mode = settings["wandb"] or os.environ.get("WANDB_MODE", "offline")
+    mode = settings["wandb"] or os.environ.get("WANDB_MODE") or "offline"
     if mode != "disabled":
         logger = tracking.wandb_logger(folder, settings["project"], mode, group=folder.name)
         tracking.log_table(logger, means)

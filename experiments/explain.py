@@ -115,9 +115,10 @@ def _hint(key: str, known: Collection[str]) -> str:
 
 
 def _with_path(error: DREAMError, known: Collection[str]) -> DREAMError:
-    """`error` with its bare `key` replaced by the full path, where exactly one setting has that name."""
+    """`error` with its bare `key` replaced by the full path, where exactly one setting has that name; those of `run` are
+    refused by their path."""
     key = getattr(error, "key", None)
-    paths = {path for path in known if key and path.rpartition(".")[2] == key}
+    paths = {path for path in known if key and path.rpartition(".")[2] == key and not path.startswith("run.")}
     if len(paths) != 1:
         return error
     return ConfigError(str(error).replace(f"`{key}", f"`{paths.pop()}", 1), key=key)

@@ -199,7 +199,7 @@ class DREAMCLI(LightningCLI):
         self.open_folder(settings, saving)
         assert self.folder is not None
         if config.logger is None:
-            mode = settings.wandb or os.environ.get("WANDB_MODE", "offline")
+            mode = settings.wandb or os.environ.get("WANDB_MODE") or "offline"
             config["logger"] = [tracking.JSONLLogger(self.folder)]
             if mode != "disabled" and launch.is_first():
                 tracked = folders.read_run(self.folder).get("tracked")

@@ -31,7 +31,7 @@ CAPPED = {
     "speech": ["--data.machines=4", "--data.takes=2"],
 }
 QUIET = ["--run.wandb=disabled", "--run.table=false", "--figures.dpi=20"]
-SHORT = ["--trainer.max_epochs=1", "--trainer.limit_train_batches=2", "--preset=stability", *QUIET]
+SHORT = ["--trainer.max_epochs=1", "--trainer.limit_train_batches=2", "--model.config.hidden_dim=8", *QUIET]
 TEXT = "The Rains fell, and the rivers rose; nobody rows. " * 120
 
 
