@@ -87,6 +87,19 @@ def identity(paths: list[Path], flags: list[str], own: dict[str, bytes]) -> dict
     return {"experiment": redacted(texts), "flags": redacted(flags)} | ({"own": code} if code else {})
 
 
+def refuse_changes(before: dict[str, Any], now: dict[str, Any], folder: Path) -> None:
+    """The runs below `folder` are of one `identity`; refuse to begin another if it was `before` and is `now` of another.
+
+    Raises:
+        ConfigError: a file was changed in between.
+    """
+    if now != before:
+        raise ConfigError(
+            f"a YAML or Python file of the experiment was changed after the first run in {folder} began. Change it back and "
+            "give the same command, or start anew with --folder=NEW."
+        )
+
+
 def taken(name: str, words: list[str]) -> tuple[list[str], str | None]:
     """`words` without the flag `name`, and its value, the last one; None where it is not among them.
 

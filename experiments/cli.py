@@ -13,25 +13,19 @@ USAGE = """\
 usage: dream COMMAND [options]
 
 Run an experiment from a YAML file, by path or by its shipped name:
-  fit       train, then test the best checkpoint       dream fit -c forecasting
-  validate  the validation metrics of a checkpoint     dream validate --ckpt_path RUN_OR_FILE
-  test      the test metrics of a checkpoint           dream test --ckpt_path RUN_OR_FILE
-  predict   its forecasts, scores or text              dream predict --ckpt_path RUN_OR_FILE
-  check     build everything, run one batch, report    dream check forecasting
+  fit       train, then test the best checkpoint         dream fit -c forecasting
+  validate  the validation metrics of a checkpoint       dream validate --ckpt_path RUN_OR_FILE
+  test      the test metrics of a checkpoint             dream test --ckpt_path RUN_OR_FILE
+  predict   its forecasts, scores or text                dream predict --ckpt_path RUN_OR_FILE
+  check     build everything, run one batch, report      dream check forecasting
 
-Start your own:
-  new       a small experiment to edit, for a task      dream new forecasting FOLDER
-
-Compare:
-  compare   several models and seeds, one table         dream compare -c forecasting --models dream lstm --seeds 3
-
-Search:
-  sweep     the settings with the best validation value dream sweep -c forecasting --space forecasting
-
-Look around:
-  report    one HTML page of a run, comparison or sweep: dream report runs/compare-forecasting
-  config    list | show NAME: shipped experiments, presets
-  data      list | get NAME | path: public data sets
+Around experiments:
+  new       a small experiment of your own, to edit      dream new forecasting FOLDER
+  compare   several models and seeds, one table          dream compare -c forecasting --models dream lstm --seeds 3
+  sweep     search for the best settings                 dream sweep -c forecasting --space forecasting
+  report    a run, comparison or sweep as one HTML page  dream report RUN_OR_FOLDER
+  config    shipped experiments, presets and spaces      dream config list
+  data      public data sets                             dream data list
 
 A preset sets several settings of the layer at once: dream fit -c forecasting --preset stability
 Any setting is a flag: dream fit -c forecasting --model.config.rank=8 --data.horizon=48 --seed=1
@@ -41,7 +35,7 @@ Your own file: dream fit -c forecasting_csv --data.path=FILE
 """
 
 TRAINER_COMMANDS = ("fit", "validate", "test", "predict", "check")
-COMMANDS = (*TRAINER_COMMANDS, "compare", "sweep", "report", "config", "data", "new")
+COMMANDS = (*TRAINER_COMMANDS, "new", "compare", "sweep", "report", "config", "data")
 
 
 def main(argv: list[str] | None = None) -> int:

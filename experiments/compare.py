@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import sys
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,11 +15,13 @@ from experiments.arguments import (
     experiment_name,
     identity,
     one_folder,
+    refuse_changes,
     split_configs,
     split_own,
     whole_number,
 )
 from experiments.folders import PLAN, RESULTS, claim, discard_if_empty
+from experiments.wording import say
 
 USAGE = """\
 usage: dream compare -c EXPERIMENT [--models NAME ...] [--seeds N] [--folder FOLDER] [any setting of `dream fit`]
@@ -47,17 +48,13 @@ class Plan:
     models: list[str] = field(default_factory=lambda: list(baselines.MODELS))
     seeds: int = 3
     folder: Path = Path()
-    own: dict[str, bytes] = field(default_factory=dict)
-    """The Python files beside the YAML files that these take classes from."""
+    asked: dict[str, Any] = field(default_factory=dict)
+    """What all cells share; a folder holds the cells of one identity only."""
 
     @property
     def cells(self) -> list[tuple[str, int]]:
         """Model and seed of every run, seed by seed, so that an early stop leaves whole rows to compare."""
         return [(model, seed) for seed in range(self.seeds) for model in self.models]
-
-    def identity(self) -> dict[str, Any]:
-        """What all cells share; a folder holds the cells of one identity only."""
-        return identity(self.paths, self.flags, self.own)
 
 
 def main(argv: list[str]) -> int:
@@ -75,18 +72,18 @@ def main(argv: list[str]) -> int:
     if launch.started_by_torchrun():
         raise ConfigError("`dream compare` starts its runs one by one; leave out torchrun and give --trainer.devices=N.")
     plan = parse(argv)
-    claim(plan.folder, plan.identity(), held(plan), [comparison.cell_folder(plan.folder, *cell) for cell in plan.cells])
+    claim(plan.folder, plan.asked, held(plan), [comparison.cell_folder(plan.folder, *cell) for cell in plan.cells])
     try:
-        return run_cells(plan)
+        return run_cells(plan, argv)
     finally:
         if any(comparison.record(plan.folder, *cell) for cell in plan.cells):
-            comparison.show(plan.folder, plan.cells, asked=plan.identity())
+            comparison.show(plan.folder, plan.cells, asked=plan.asked)
         elif not held(plan):
             (plan.folder / PLAN).unlink(missing_ok=True)
             discard_if_empty(plan.folder)
 
 
-def run_cells(plan: Plan) -> int:
+def run_cells(plan: Plan, argv: list[str]) -> int:
     """Every cell that is not done, until one ends badly; its exit code."""
     todo = [cell for cell in plan.cells if comparison.record(plan.folder, *cell) is None]
     start = time.monotonic()
@@ -94,16 +91,17 @@ def run_cells(plan: Plan) -> int:
     for done, (model, seed) in enumerate(todo):
         left = f", about {(time.monotonic() - start) / done * (len(todo) - done) / 60:.1f} min left" if done else ""
         number = len(plan.cells) - len(todo) + done + 1
-        print(f"[{number}/{len(plan.cells)}] {model}, seed {seed}{left}", file=sys.stderr, flush=True)  # noqa: T201
+        refuse_changes(plan.asked, parse(argv).asked, plan.folder)
+        say(f"[{number}/{len(plan.cells)}] {model}, seed {seed}{left}")
         try:
             code = run_cell(plan, model, seed)
         except KeyboardInterrupt as stop:  # before the run could say so itself
-            print("dream: interrupted.", file=sys.stderr)  # noqa: T201
+            say("dream: interrupted.")
             code = ending.code(stop)
         record = comparison.record(plan.folder, model, seed)
         if code or record is None:  # --print_config and the like run nothing
             break
-        print(comparison.headline(record), file=sys.stderr, flush=True)  # noqa: T201
+        say(comparison.headline(record))
     return code
 
 
@@ -121,7 +119,7 @@ def parse(argv: list[str]) -> Plan:
         if any(flag.partition("=")[0] == taken for flag in flags):
             raise ConfigError(f"`{taken}` is set by compare for each run; leave it out. See `dream compare --help`.")
     configurations(paths)  # loads the Python files beside them
-    plan = Plan(paths, flags, own=own_code.sources())
+    plan = Plan(paths, flags, asked=identity(paths, flags, own_code.sources()))
     if "--models" in own:
         plan.models = list(dict.fromkeys(name for text in own["--models"] for name in text.split(",") if name))
         if not plan.models:

@@ -6,7 +6,7 @@ import signal
 import sys
 import threading
 from collections.abc import Callable
-from types import FrameType
+from types import FrameType, TracebackType
 from typing import NoReturn
 
 LONGEST = 1000  # characters of a line of a message
@@ -39,6 +39,14 @@ def ended(work: Callable[[], int]) -> int:
     finally:
         if heard:
             signal.signal(signal.SIGTERM, before)
+
+
+def uncaught(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    """What came of an error outside of `ended`, as `sys.excepthook` has it: to Ctrl-C, one sentence."""
+    if issubclass(kind, KeyboardInterrupt):
+        print("dream: interrupted.", file=sys.stderr)  # noqa: T201
+    else:
+        sys.__excepthook__(kind, error, trace)
 
 
 def code(stop: BaseException) -> int:

@@ -20,6 +20,14 @@ from experiments import presets
 
 TEMPLATES = Path(__file__).parent / "templates"
 TASKS = tuple(sorted(path.name for path in TEMPLATES.iterdir() if (path / "config.yaml").is_file()))
+NEXT = """
+Next:
+  dream check {config}
+  dream fit -c {config} --run.name=first
+  dream report runs/first
+  dream sweep -c {config} --space {space}
+{readme} says what each does, and has the others.
+"""
 _SETTING = re.compile(r"( {6})(\w+): ([^#]*?)(  #.*)?")  # of the layer, in a template's config.yaml
 
 
@@ -43,11 +51,10 @@ def main(argv: list[str]) -> int:
     tree = Tree(f"{folder}/")
     for path in sorted(folder.iterdir()):
         tree.add(path.name)
-    console = Console(highlight=False)
+    console = Console(highlight=False, markup=False, emoji=False)  # a folder may be called [a] or :b:
     console.print(tree)
-    config = shlex.quote(str(folder / "config.yaml"))
-    console.print(f"\nNext:\n  dream check {config}\n  dream fit -c {config} --run.name=first", soft_wrap=True)
-    console.print(f"  {folder / 'README.md'} has the others.", soft_wrap=True)
+    config, space = (shlex.quote(str(folder / name)) for name in ("config.yaml", "space.yaml"))
+    console.print(NEXT.format(config=config, space=space, readme=folder / "README.md"), end="", soft_wrap=True)
     return 0
 
 
@@ -59,7 +66,8 @@ def write(task: str, folder: Path, values: dict[str, Any]) -> None:
     """
     if task not in TASKS:
         raise ConfigError(f"`TASK` must be one of {', '.join(TASKS)}; got {task!r}. {nearest(task, TASKS)}")
-    half = folder.absolute().with_name(f".{folder.absolute().name}.{os.getpid()}.tmp")
+    target, temporary = folder.absolute(), f".{os.getpid()}.tmp"
+    half = target / temporary if target.is_dir() else target.with_name(f".{target.name}{temporary}")
     try:
         if folder.is_file() or (folder.is_dir() and any(folder.iterdir())):
             raise ConfigError(f"`FOLDER` must be new or empty; {folder} is not. Choose another name.")
@@ -68,7 +76,11 @@ def write(task: str, folder: Path, values: dict[str, Any]) -> None:
         for path in sorted((TEMPLATES / task).iterdir()):
             if path.is_file():
                 (half / path.name).write_text(_filled(path, folder, values), encoding="utf-8")
-        half.replace(folder)
+        if target.is_dir():  # which may be the one that a terminal is in
+            for path in half.iterdir():
+                path.replace(target / path.name)
+        else:
+            half.replace(target)
     except OSError as error:
         raise ConfigError(f"`FOLDER` must be writable; {error.filename or folder}: {error.strerror}.") from None
     finally:

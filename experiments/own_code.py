@@ -12,7 +12,7 @@ import re
 import sys
 import traceback
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -74,14 +74,17 @@ def load(class_path: str, file: Path, section: str) -> str:
     """Load the class that `class_path` names in `file`; its full name.
 
     Raises:
-        ConfigError: the file cannot be loaded, has no such class, or one that is not of the kind of its section.
+        ConfigError: the file cannot be loaded, has no such class, or one that is not of the kind of its section; or beside
+            another configuration is a file of the same name, too.
     """
     stem, name = class_path.split(".")
     try:
-        with _no_bytecode():
+        with _no_bytecode(), redirect_stdout(sys.stderr):  # what it prints is not among what a command gives
             module = importlib.import_module(f"{PACKAGE}.{stem}")
     except (Exception, SystemExit) as error:
         raise ConfigError(f"{_place(error, file)}: {_reason(error, file)}") from error
+    if (other := Path(str(module.__file__))) != file.parent.resolve() / file.name:
+        raise ConfigError(f"`{stem}` must be one file, since a run keeps it; there are {file} and {other}. Rename one.")
     for loaded, path in _files():
         _sources.setdefault(loaded, path.read_bytes())
     found = getattr(module, name, None)

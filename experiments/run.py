@@ -248,7 +248,7 @@ class DREAMCLI(LightningCLI):
         """Train, test the best checkpoint (`RunSettings.test`), and say what came out."""
         if self.newest is not None:
             if launch.is_first():
-                print(f"going on from {self.newest}", file=sys.stderr, flush=True)  # noqa: T201
+                wording.say(f"going on from {self.newest}")
             kwargs["ckpt_path"] = self.newest
         self.trainer.fit(**kwargs)
         if not self._get(self.config_init, "run").test:
@@ -361,7 +361,7 @@ def _run(cli: DREAMCLI, argv: list[str]) -> int:
         how = "the same command" if "--resume" in argv else "--resume"
         where += f"; {how} goes on with it" if cli.folder and argv[0] == "fit" else ""
         if launch.is_first():
-            print(f"dream: interrupted{where}.", file=sys.stderr)  # noqa: T201
+            wording.say(f"dream: interrupted{where}.")
         return 143 if isinstance(stop, SIGTERMException) else 130
     except (DREAMError, MisconfigurationException) as error:
         raise _explained(error, cli) from error
@@ -373,7 +373,7 @@ def _run(cli: DREAMCLI, argv: list[str]) -> int:
         ) from error
     except (ArgumentError, ValidationError, TypeError, ValueError, RuntimeError) as error:
         if launch.lost(error):
-            print(launch.farewell(error, cli.folder), file=sys.stderr)  # noqa: T201
+            wording.say(launch.farewell(error, cli.folder))
             return code
         if cli.running:
             raise

@@ -33,6 +33,11 @@ def set_up() -> None:
         warnings.filterwarnings("ignore", message)
 
 
+def say(text: str) -> None:
+    """To whoever waits, and not among what a command gives."""
+    print(text, file=sys.stderr, flush=True)  # noqa: T201
+
+
 def _note(message: Warning | str, category: type[Warning], *_: Any, **__: Any) -> None:
     kind = "note" if issubclass(category, DREAMWarning) else category.__name__
-    print(f"{kind}: {str(message).strip()}", file=sys.stderr)  # noqa: T201
+    say(f"{kind}: {str(message).strip()}")

@@ -16,8 +16,9 @@ HEARD = (signal.SIGTERM, signal.SIGINT)
 class StopSignals:
     """Hears SIGTERM and Ctrl-C while the ``with`` block runs, in the main thread.
 
-    While `wait` is on, the first is kept in `received`, for whoever comes to the end of a step to see; at other times, and
-    from the second Ctrl-C on, it raises at once: KeyboardInterrupt or, for SIGTERM, Lightning's SIGTERMException.
+    The first is kept in `received`, for whoever comes to the end of a step to see. Unless `wait` is on, and from the second
+    Ctrl-C on, it raises at once, too: KeyboardInterrupt or, for SIGTERM, Lightning's SIGTERMException. (Python ignores what
+    is raised while it collects garbage; then the end of the first step sees it.)
     """
 
     def __init__(self) -> None:
@@ -41,8 +42,8 @@ class StopSignals:
                 signal.signal(number, self._handle)
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
-        if self.wait and self.received is None:
-            self.received = signal.Signals(number)
+        first, self.received = self.received is None, self.received or signal.Signals(number)
+        if self.wait and first:
             print("dream: stopping after this step; Ctrl-C stops at once.", file=sys.stderr, flush=True)  # noqa: T201
         elif number == signal.SIGINT:
             raise KeyboardInterrupt

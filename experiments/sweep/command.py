@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shlex
-import sys
 import time
 import warnings
 from dataclasses import dataclass, field
@@ -11,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import optuna
-from optuna.trial import FrozenTrial, TrialState
+from optuna.trial import FrozenTrial
 
 from dream.errors import CheckpointError, ConfigError, DataError, DREAMError
 from dream.files import write_atomic
@@ -21,6 +20,7 @@ from experiments.arguments import (
     experiment_name,
     identity,
     one_folder,
+    refuse_changes,
     split_configs,
     split_own,
     whole_number,
@@ -28,6 +28,7 @@ from experiments.arguments import (
 from experiments.folders import CONFIG
 from experiments.sweep import outcome, space, wandb_template, workers
 from experiments.sweep.study import ENDED, PRUNERS, STORE, Pruning, Study
+from experiments.wording import say
 from lightning_modules.redaction import redacted
 
 USAGE = """\
@@ -73,18 +74,10 @@ class Plan:
     pruner: str = "median"
     seed: int = 0
     folder: Path = field(default_factory=Path)
-    own: dict[str, bytes] = field(default_factory=dict)
-    """The Python files beside the YAML files that these take classes from."""
+    asked: dict[str, Any] = field(default_factory=dict)
+    """What all trials share; a folder holds the trials of one identity only."""
     template: Path | None = None
     """Where the search goes as a configuration for Weights & Biases."""
-
-    def identity(self) -> dict[str, Any]:
-        """What all trials share; a folder holds the trials of one identity only."""
-        return identity(self.paths, self.flags, self.own) | {
-            "space": self.space_path.read_text(encoding="utf-8"),
-            "seed": self.seed,
-            "pruner": self.pruner,
-        }
 
     @property
     def fixed(self) -> list[str]:
@@ -116,8 +109,11 @@ def main(argv: list[str]) -> int:
             say(f"dream: interrupted; what is done is in {plan.folder}.")
             return ending.code(stop)
         except optuna.exceptions.StorageInternalError as error:
-            message = f"{plan.folder / STORE} could not be read or written: {error.__cause__}. Free or change the disk."
-            raise DataError(message) from error
+            reason = str(error.__cause__).partition("\n")[0]
+            raise DataError(
+                f"{plan.folder / STORE} could not be read or written: {reason}. Free or change the disk; if the file is "
+                "damaged, give --folder=NEW."
+            ) from error
 
 
 def parse(argv: list[str]) -> Plan:
@@ -139,7 +135,7 @@ def parse(argv: list[str]) -> Plan:
             raise ConfigError(f"`{taken}` is set by sweep for each trial; leave it out. See `dream sweep --help`.")
     path = space.resolve(own["--space"][0])
     configurations(paths)  # loads the Python files beside them
-    plan = Plan(paths, flags, path, space.read(path), own=own_code.sources())
+    plan = Plan(paths, flags, path, space.read(path))
     for name in (name.removeprefix("--").replace(".init_args.", ".") for name in names):
         if name in plan.space:
             raise ConfigError(f"`{name}` is in the space and on the command line. Leave it out of one of them.", key=name)
@@ -154,6 +150,11 @@ def parse(argv: list[str]) -> Plan:
     plan.folder = one_folder(own, f"sweep-{experiment_name(paths)}")
     if "--wandb-template" in own:
         plan.template = Path(" ".join(own["--wandb-template"]))
+    plan.asked = identity(paths, flags, own_code.sources()) | {
+        "space": path.read_text(encoding="utf-8"),
+        "seed": plan.seed,
+        "pruner": plan.pruner,
+    }
     return plan
 
 
@@ -165,9 +166,9 @@ def _sweep(plan: Plan, argv: list[str]) -> int:
     if workers.is_worker():
         launch.end_with_parent(for_good=True)
         study.open()
-        return _run_trials(plan, study)
+        return _run_trials(plan, study, argv)
     held = (plan.folder / STORE).exists() or any(plan.folder.glob(f"*/{folders.RESULTS}"))
-    folders.claim(plan.folder, plan.identity(), held)
+    folders.claim(plan.folder, plan.asked, held)
     try:
         if not study.exists:
             code, module = _try_corners(plan)
@@ -180,23 +181,27 @@ def _sweep(plan: Plan, argv: list[str]) -> int:
             folders.discard_if_empty(plan.folder)
     study.open()
     try:
-        return workers.run(plan, study, argv) if plan.workers > 1 else _run_trials(plan, study)
+        return workers.run(plan, study, argv) if plan.workers > 1 else _run_trials(plan, study, argv)
     finally:
-        outcome.show(study, plan.trials, plan.identity())
+        outcome.show(study, plan.trials, plan.asked)
 
 
 def _try_corners(plan: Plan) -> tuple[int, Any]:
     """Build an experiment with every end of every range and every choice, so that mistakes show before anything is run."""
     code, module = 0, None
     for corner in space.corners(plan.space):
-        words = space.flags(corner)
-        try:
-            code, module = run.build([*plan.fixed, *words])
-        except DREAMError as error:
-            raise type(error)(f"{error}\nThat is of a trial with {shlex.join(words)}; see {plan.space_path}.") from error
+        code, module = _build(plan, corner)
         if code or module is None:
             break
     return code, module
+
+
+def _build(plan: Plan, params: dict[str, Any]) -> tuple[int, Any]:
+    words = space.flags(params)
+    try:
+        return run.build([*plan.fixed, *words])
+    except DREAMError as error:
+        raise type(error)(f"{error}\nThat is of a trial with {shlex.join(words)}; see {plan.space_path}.") from error
 
 
 def _write_template(plan: Plan, path: Path) -> int:
@@ -215,10 +220,11 @@ def _write_template(plan: Plan, path: Path) -> int:
     return code
 
 
-def _run_trials(plan: Plan, study: Study) -> int:
+def _run_trials(plan: Plan, study: Study, argv: list[str]) -> int:
     """Trials until there is none left for this process, or one is interrupted; the exit code."""
     begin, done = time.monotonic(), 0
     while True:
+        refuse_changes(plan.asked, parse(argv).asked, plan.folder)
         with study.next(plan.space, plan.trials, plan.seed) as trial:
             if trial is None:
                 return 0
@@ -236,18 +242,17 @@ def _run_trial(plan: Plan, study: Study, trial: FrozenTrial) -> int:
     """One `dream fit`, or what is left of it; the exit code.
 
     Raises:
-        DREAMError: the trial could not be run, and neither could others. It goes on when the sweep does.
+        DREAMError: no trial could be run, for want of a file or of room, say. This one goes on when the sweep does.
     """
     folder = study.place(trial.number)
     own = {"folder": plan.folder, "name": folder.name, "group": plan.folder.name, "table": "false", "test": "false"}
     words = [*plan.fixed, *space.flags(trial.params), "--resume", *(f"--run.{name}={value}" for name, value in own.items())]
     try:
-        code = 0 if folders.results(folder) is not None else run.main(["fit", *words], [Pruning(study, trial.number)])
+        code = run.main(["fit", *words], [Pruning(study, trial.number)])
     except DREAMError as error:
-        under_way = (folder / CONFIG).is_file()
-        of_machine = isinstance(error, (DataError, CheckpointError)) and under_way
-        first = all(each.state not in (TrialState.COMPLETE, TrialState.PRUNED) for each in study.trials)
-        if of_machine or (first and not under_way):
+        if not (folder / CONFIG).is_file():
+            _build(plan, space.corners(plan.space)[0])  # raises if it is not the combination that is refused
+        elif isinstance(error, (DataError, CheckpointError)):
             raise
         study.tell(trial.number, reason=str(error))
         return 0
@@ -255,8 +260,3 @@ def _run_trial(plan: Plan, study: Study, trial: FrozenTrial) -> int:
         value = outcome.value(study, trial.number)
         study.tell(trial.number, value, f"there was no validation with a finite `{study.monitor}`")
     return code
-
-
-def say(text: str) -> None:
-    """To whoever waits."""
-    print(text, file=sys.stderr, flush=True)  # noqa: T201

@@ -25,7 +25,7 @@ from lightning_modules.plots.sweep import sweep
 SHOWN = 10
 """Trials in the table."""
 ENOUGH = 10
-"""Trials that have run to their end from which on it says which settings matter."""
+"""Trials that have run to their end, and to different values, from which on it says which settings matter."""
 STATES = {
     TrialState.COMPLETE: "complete",
     TrialState.PRUNED: "pruned",
@@ -136,7 +136,7 @@ def importances(study: Study) -> dict[str, float]:
     """The share of each setting in what tells good trials from others (PED-ANOVA), the largest first; empty where fewer
     than `ENOUGH` trials have run to their end."""
     complete = [trial for trial in study.trials if trial.state == TrialState.COMPLETE]
-    if len(complete) < ENOUGH or len(complete[0].params) < 2 or len({trial.value for trial in complete}) < 2:
+    if len({trial.value for trial in complete}) < ENOUGH or len(complete[0].params) < 2:
         return {}
     return optuna.importance.get_param_importances(study.held, evaluator=optuna.importance.PedAnovaImportanceEvaluator())
 

@@ -19,8 +19,11 @@ from experiments.resume import FREE
 
 RANGE = ("low", "high", "log", "step")
 """What an entry that is a mapping may hold."""
-TAKEN = ("seed", "ckpt_path", *FREE)
+TAKEN = ("seed", "ckpt_path", "config", *FREE)
 """Settings, or beginnings of them, that say where and how a run is run; a sweep does not vary them."""
+
+LARGEST = 1e15
+"""Of the numbers of a range: all whole ones up to it are floats, too, with which optuna computes."""
 
 Space = dict[str, BaseDistribution]
 """Every setting, by its dotted name, with the values that it may take."""
@@ -37,7 +40,8 @@ class _Loader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
-_Loader.add_implicit_resolver("tag:yaml.org,2002:float", re.compile(r"^[-+]?[0-9]+[eE][-+]?[0-9]+$"), list("-+0123456789"))
+_FLOAT = re.compile(r"^[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+$")
+_Loader.add_implicit_resolver("tag:yaml.org,2002:float", _FLOAT, list("-+0123456789"))
 
 
 def resolve(name_or_path: str) -> Path:
@@ -89,8 +93,8 @@ def _distribution(name: str, entry: Any) -> BaseDistribution:
         _require(key in entry, name, "given by low and high, or by a list", entry)
     numbers = {key: entry[key] for key in ("low", "high", "step") if entry.get(key) is not None}
     for key, number in numbers.items():
-        number_like = isinstance(number, (int, float)) and not isinstance(number, bool) and math.isfinite(number)
-        _require(number_like, name, f"given by finite numbers; `{key}` is not", number)
+        number_like = isinstance(number, (int, float)) and not isinstance(number, bool) and abs(number) <= LARGEST
+        _require(number_like, name, f"given by numbers between -1e15 and 1e15; `{key}` is not", number)
     low, high, step, log = entry["low"], entry["high"], entry.get("step"), entry.get("log", False)
     _require(isinstance(log, bool), name, "given with `log` true or false", log)
     _require(low <= high, name, "given with low of at most high", entry)

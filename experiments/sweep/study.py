@@ -62,7 +62,7 @@ class Study:
         if not (self.folder / STORE).exists():
             return False
         with FileLock(self.folder / LOCK):
-            return bool(optuna.get_all_study_names(self._storage()))
+            return "sweep" in optuna.get_all_study_names(self._storage())
 
     def _storage(self) -> optuna.storages.RDBStorage:
         url = URL.create("sqlite", database=str(self.folder / STORE)).render_as_string()

@@ -15,6 +15,7 @@ from dream.errors import DREAMError
 from experiments import ending
 from experiments.sweep import outcome
 from experiments.sweep.study import ENDED, Study
+from experiments.wording import say
 
 if TYPE_CHECKING:
     from experiments.sweep.command import Plan
@@ -43,7 +44,7 @@ def run(plan: Plan, study: Study, argv: list[str]) -> int:
     environment = {"OMP_NUM_THREADS": threads, **os.environ, WORKER: "1"}
     logs = [plan.folder / f"worker-{number}.log" for number in range(1, count + 1)]
     if started := [_start(argv, log, environment) for log in logs]:
-        _say(
+        say(
             f"{count} workers, {environment['OMP_NUM_THREADS']} threads each; what they say is in {plan.folder}/worker-*.log"
         )
     code = 0
@@ -54,15 +55,15 @@ def run(plan: Plan, study: Study, argv: list[str]) -> int:
         except KeyboardInterrupt as stop:
             code = ending.code(stop)
             _send(started, signal.SIGTERM if isinstance(stop, ending.Terminated) else signal.SIGINT)
-            _say("dream: stopping after the steps under way; Ctrl-C stops at once.")
+            say("dream: stopping after the steps under way; Ctrl-C stops at once.")
     if code:
-        _say(f"dream: interrupted; what is done is in {plan.folder}.")
+        say(f"dream: interrupted; what is done is in {plan.folder}.")
         return code
     for log, process in zip(logs, started, strict=True):
         if process.returncode == 2:
             raise DREAMError(log.read_text(encoding="utf-8", errors="replace").rpartition("dream: ")[2].strip())
         if process.returncode:
-            _say(f"dream: a worker ended with code {process.returncode}; {log} says more.")
+            say(f"dream: a worker ended with code {process.returncode}; {log} says more.")
     left = plan.trials - sum(trial.state in ENDED for trial in study.trials)
     return int(left > 0 and any(process.returncode for process in started))
 
@@ -97,14 +98,10 @@ def _watch(study: Study, started: list[subprocess.Popen[bytes]], most: int) -> N
             known.add(trial.number)
             left = (time.monotonic() - begin) / (len(known) - len(before)) * (most - len(known))
             came = outcome.headline(study, trial)
-            _say(f"[{len(known)}/{most}] trial {trial.number}: {came}, about {left / 60:.1f} min left")
+            say(f"[{len(known)}/{most}] trial {trial.number}: {came}, about {left / 60:.1f} min left")
         if not running:
             return
         if not stopped and any(process.poll() in (1, 2) for process in started):
             stopped = True
             _send(started, signal.SIGINT)
         time.sleep(LOOK)
-
-
-def _say(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)  # noqa: T201

@@ -57,7 +57,7 @@ def _points(axis: Axes, places: np.ndarray, values: np.ndarray, pruned: np.ndarr
     axis.plot(places[~pruned], values[~pruned], "o", color=MODEL, ms=5, alpha=0.8, label="complete")
     if pruned.any():
         axis.plot(places[pruned], values[pruned], "x", color=RIVAL, ms=5, label="pruned")
-    if len(values) and (high := np.quantile(values, 0.75)) > 0 and values.max() > WIDE * high:
+    if len(values) and values.min() > 0 and values.max() > WIDE * np.quantile(values, 0.75):
         axis.set_yscale("log")
 
 

@@ -228,6 +228,12 @@ def test_config_list_and_show(capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr().out == configs.shipped()["forecasting"].read_text()
     assert main(["config", "show", "stability"]) == 0
     assert "time_step: 0.05" in capsys.readouterr().out
+    assert "dream sweep -c EXPERIMENT --space SPACE" in shown
+    assert all(configs.headline(path)[:30] in shown for path in configs.shipped("spaces").values())
+    assert main(["config", "show", "--space", "online"]) == 0
+    assert capsys.readouterr().out == configs.shipped("spaces")["online"].read_text()
+    assert main(["config", "show", "--space", "onlin"]) == 2
+    assert capsys.readouterr().err == "dream: no space is called 'onlin'. Did you mean `online`?\n"
 
 
 def test_check_says_what_a_fit_would_do_and_writes_nothing(capsys: pytest.CaptureFixture[str]) -> None:
@@ -297,6 +303,15 @@ def test_sigterm_and_ctrl_c_end_any_command_from_the_first_import_on(tmp_path: P
         process.send_signal(sent)
         assert process.communicate(timeout=30)[1] == "dream: interrupted.\n"
         assert process.returncode == expected
+
+
+@pytest.mark.parametrize("module", ["benchmarks.layer", "soak.memory"])
+def test_ctrl_c_while_a_module_loads_is_one_sentence(module: str, tmp_path: Path) -> None:
+    (tmp_path / "torch.py").write_text("raise KeyboardInterrupt")
+    variables = {**ENVIRONMENT, "PYTHONPATH": f"{tmp_path}:{ENVIRONMENT['PYTHONPATH']}"}
+    command = [sys.executable, "-m", f"experiments.{module}"]
+    done = subprocess.run(command, env=variables, cwd=tmp_path, capture_output=True, text=True, timeout=30)
+    assert (done.returncode, done.stderr) == (-signal.SIGINT, "dream: interrupted.\n")
 
 
 def test_ending_gives_the_signal_back(capsys: pytest.CaptureFixture[str]) -> None:

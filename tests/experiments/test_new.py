@@ -160,11 +160,11 @@ def test_a_preset_is_written_out_and_every_comment_stays(preset: str) -> None:
 def test_a_preset_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("sys.argv", ["dream"])
-    assert main(["new", "forecasting", "a/b", "--preset", "fast_adaptation"]) == 0
+    assert main(["new", "forecasting", "a/[b]", "--preset", "fast_adaptation"]) == 0
     said = capsys.readouterr().out
     assert all(name in said for name in ("README.md", "config.yaml", "head.py", "space.yaml"))
-    assert "dream fit -c a/b/config.yaml --run.name=first" in said
-    assert main(["check", "a/b/config.yaml", "--data.rows=600"]) == 0
+    assert "dream fit -c 'a/[b]/config.yaml' --run.name=first\n  dream report runs/first\n  dream sweep" in said
+    assert main(["check", "a/[b]/config.yaml", "--data.rows=600"]) == 0
     assert "rank 8" in (shown := capsys.readouterr().out)
     assert "-> 128" in shown
 
@@ -188,12 +188,16 @@ def test_mistakes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytes
         assert main(["new", *words]) == 2
         assert message in capsys.readouterr().err
     assert sorted(str(path) for path in Path().rglob("*")) == ["empty", "full", "full/notes.txt"]
-    assert main(["new", "speech", "empty"]) == 0
+    Path("link").symlink_to("empty")
+    assert main(["new", "speech", "link"]) == 0
+    assert sorted(path.name for path in Path("empty").iterdir()) == ["README.md", "config.yaml", "sounds.py", "space.yaml"]
     monkeypatch.setattr(new, "_filled", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left on device")))
     assert main(["new", "speech", "x"]) == 2
     assert "No space left on device" in capsys.readouterr().err
     assert not Path("x").exists()
-    assert not list(Path().glob(".*"))
+    Path("[red]").mkdir()
+    assert main(["new", "speech", "[red]"]) == 2
+    assert not list(Path().rglob(".*"))
 
 
 def test_the_templates_name_settings_of_the_layer_that_exist() -> None:

@@ -120,6 +120,21 @@ def test_an_error_while_it_is_built_names_file_and_line(capsys: pytest.CaptureFi
     assert len(said.splitlines()) <= 5
 
 
+def test_two_files_of_one_name_are_refused_and_what_a_file_prints_is_not_among_the_settings(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    write("head.Mine", head=FORECASTER + "print('loaded')")
+    assert main(["fit", "-c", "exp/config.yaml", "--print_config"]) == 0
+    said = capsys.readouterr()
+    assert "loaded" in said.err
+    assert "loaded" not in said.out
+    Path("other").mkdir()
+    Path("other/head.py").write_text(FORECASTER)
+    Path("other/more.yaml").write_text("model: {class_path: head.Mine}\n")
+    assert main(["check", "exp/config.yaml", "-c", "other/more.yaml"]) == 2
+    assert "`head` must be one file, since a run keeps it; there are exp/head.py and" in capsys.readouterr().err
+
+
 def test_a_flag_names_a_class_too() -> None:
     write(head=FORECASTER)
     for flags in (["--model=head.Mine"], ["--model", "head.Mine"], ["--model.class_path=head.Mine"]):
@@ -168,9 +183,9 @@ def test_a_comparison_or_a_sweep_of_other_code_is_another() -> None:
         write("head.Mine", head=FORECASTER)
         plan = parse(words)
         assert plan.folder == Path(folder)
-        assert parse(words).identity() == plan.identity()
+        assert parse(words).asked == plan.asked
         write("head.Mine", head=FORECASTER + "\n")
-        assert parse(words).identity() != plan.identity()
+        assert parse(words).asked != plan.asked
 
 
 def test_the_best_settings_of_a_sweep_have_the_code_beside_them(tmp_path: Path) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -26,9 +28,10 @@ from experiments.cli import main
 from experiments.ending import ended
 from experiments.run import build
 from experiments.soak import processes
-from experiments.sweep import space, workers
+from experiments.sweep import command, space, workers
 from experiments.sweep.command import parse
 from experiments.sweep.study import Study
+from lightning_modules import ForecastingModule
 from tests.experiments.support import SMALL, forked
 
 FLAGS = [
@@ -123,7 +126,7 @@ def test_hopeless_trials_are_pruned_and_diverged_ones_fail_and_it_goes_on(tmp_pa
     command = [*flags, "--trainer.max_epochs=5", "--data.look_back=24", "--nan_guard.max_skipped=1"]
     with chdir(tmp_path):
         plan = parse(command[1:])
-        folders.claim(plan.folder, plan.identity(), False)
+        folders.claim(plan.folder, plan.asked, False)
         study = Study(plan.folder)
         study.create("val/mse", "min")
         study.open()
@@ -147,6 +150,54 @@ def test_hopeless_trials_are_pruned_and_diverged_ones_fail_and_it_goes_on(tmp_pa
         assert list(trial["epochs"]) == ["0", "1", "2"]
         assert trial["value"] == min(trial["epochs"].values())
         assert (tmp_path / "whole" / trial["folder"] / "checkpoints" / "best.ckpt").is_file()
+
+
+def test_a_refused_combination_is_a_failed_trial_also_where_it_is_the_first(tmp_path: Path) -> None:
+    (tmp_path / "space.yaml").write_text("data.look_back: [24, 32]\nmodel.patch: [8, 16]\n")
+    flags = [flag for flag in FLAGS if "patch" not in flag]
+    done = forked(*flags, "--seed=3", "--trials=2", folder=tmp_path)  # the one that tries 24 and 16, then 32 and 8
+    assert done.returncode == 0, done.stderr
+    first, second = sweep_record(tmp_path / "whole")["trials"]
+    assert (first["state"], second["state"]) == ("failed", "complete")
+    assert first["reason"] == "`model.patch` must be a divisor of look_back, 24; got 16."
+    assert not (tmp_path / "whole" / first["folder"]).exists()
+
+
+def test_results_of_other_settings_are_not_those_of_a_trial(swept: tuple[Path, str], tmp_path: Path) -> None:
+    folder = tmp_path / "whole"
+    shutil.copytree(swept[0], folder)
+    (tmp_path / "space.yaml").write_text(SPACE)
+    (folder / "sweep.db").unlink()
+    config = folder / "trial-0000" / "config.yaml"
+    config.write_text(re.sub(r"(?m)^( +lr: ).*", r"\g<1>0.5", config.read_text()))
+    done = forked(*FLAGS, "--trials=2", folder=tmp_path)
+    assert done.returncode == 0, done.stderr
+    first, second = sweep_record(folder)["trials"]
+    assert first["state"] == "failed"
+    assert "was started with other settings: `model.init_args.lr` 0.5 there" in first["reason"]
+    assert second["value"] == sweep_record(swept[0])["trials"][1]["value"]
+
+
+@pytest.mark.parametrize("file", ["space.yaml", "exp.yaml"])
+def test_an_edit_ends_a_sweep_before_its_next_trial(
+    file: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("space.yaml").write_text(SPACE)
+    Path("exp.yaml").write_text("trainer: {max_epochs: 1}")
+
+    def edited(*_: Any) -> int:
+        Path(file).write_text(Path(file).read_text() + "\n")
+        return 0
+
+    monkeypatch.setattr(command.run, "build", lambda _: (0, ForecastingModule))
+    monkeypatch.setattr(command.run, "main", edited)
+    assert main(["sweep", "-c", "exp.yaml", "--space=space.yaml", "--folder=whole"]) == 2
+    said = capsys.readouterr()
+    assert "was changed after the first run in whole began" in said.err
+    assert "1 of 20 trials are done" in said.out
+    Path(file).write_text(Path(file).read_text()[:-1])
+    assert main(["sweep", "-c", "exp.yaml", "--space=space.yaml", "--folder=whole", "--trials=1"]) == 0
 
 
 def test_two_processes_of_one_sweep_share_its_trials(tmp_path: Path) -> None:
@@ -231,6 +282,7 @@ def test_workers_end_together(
         ("model.lr: {low: 0, high: 10, step: 3}", "a whole number of steps above low"),
         ("model.lr: {low: 0}", "given by low and high"),
         ("model.lr: {low: 0, high: .inf}", "`high` is not; got inf"),
+        (f"model.lr: {{low: 0, high: 1{'0' * 400}}}", "between -1e15 and 1e15; `high` is not; got 1000"),
         ("model.lr: {low: a, high: b}", "`low` is not; got 'a'"),
         ("model.lr: {low: true, high: 2}", "`low` is not; got True"),
         ("model.lr: {min: 0, max: 1}", "by low, high, log, step"),

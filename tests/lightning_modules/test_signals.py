@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
+import weakref
 
 import pytest
 from lightning.pytorch.utilities.exceptions import SIGTERMException
@@ -40,6 +42,18 @@ def test_ctrl_c_after_it_stops_at_once(first: signal.Signals) -> None:
 def test_where_nothing_waits_it_stops_at_once(number: signal.Signals, kind: type[BaseException]) -> None:
     with StopSignals(), pytest.raises(kind):
         os.kill(os.getpid(), number)
+
+
+def test_one_that_is_raised_where_python_ignores_it_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    ignored = []
+    monkeypatch.setattr(sys, "unraisablehook", ignored.append)
+    with StopSignals() as signals:
+        collected = signals.__class__()
+        reference = weakref.ref(collected, lambda _: os.kill(os.getpid(), signal.SIGTERM))
+        del collected
+    assert reference() is None
+    assert ignored[0].exc_type is SIGTERMException
+    assert signals.received is signal.SIGTERM
 
 
 def test_what_was_heard_before_is_heard_again() -> None:
