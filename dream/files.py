@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 from collections.abc import Iterator
@@ -15,12 +16,14 @@ def atomic(path: str | os.PathLike[str]) -> Iterator[BufferedRandom]:
     """A file to write and read back that takes the place of `path` when the block ends, and only if it ends well.
 
     It is a temporary file in the same folder, flushed to disk and renamed over the old one; then the folder is flushed, so
-    that the new name outlives a power failure, too.
+    that the new name outlives a power failure, too. A link stays one: what it points to is replaced.
 
     Raises:
-        OSError: the file cannot be written; the old one is untouched and no temporary file is left.
+        OSError: the file cannot be written, or is a device or a pipe; the old one is untouched and no temporary file is left.
     """
-    target = Path(path)
+    target = Path(os.path.realpath(path)) if os.path.islink(path) else Path(path)
+    if target.exists() and not (target.is_file() or target.is_dir()):
+        raise OSError(errno.EINVAL, "it is no regular file", str(path))
     temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
     try:
         with temporary.open("w+b") as file:

@@ -256,3 +256,17 @@ def test_write_atomic(tmp_path: Path) -> None:
 
 def test_load_to_a_device(saved: Path) -> None:
     assert DREAMState.load(saved, small(), device=torch.device("cpu")).h.device.type == "cpu"
+
+
+def test_links_and_devices_stay_what_they_are(tmp_path: Path) -> None:
+    link, pipe = tmp_path / "link", tmp_path / "pipe"
+    (tmp_path / "file").write_text("one")
+    link.symlink_to("file")
+    write_atomic(link, "two")
+    assert link.is_symlink()
+    assert (tmp_path / "file").read_text() == "two"
+    os.mkfifo(pipe)
+    with pytest.raises(OSError, match="no regular file"):
+        write_atomic(pipe, "two")
+    assert pipe.is_fifo()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "link", "pipe"]
