@@ -19,9 +19,10 @@ def atomic(path: str | os.PathLike[str]) -> Iterator[BufferedRandom]:
     that the new name outlives a power failure, too. A link stays one: what it points to is replaced.
 
     Raises:
-        OSError: the file cannot be written, or is a device or a pipe; the old one is untouched and no temporary file is left.
+        OSError: the file cannot be written, or is a device or a pipe; the old one is untouched, no temporary file is left.
     """
-    target = Path(os.path.realpath(path)) if os.path.islink(path) else Path(path)
+    target = Path(path)
+    target = target.resolve() if target.is_symlink() else target
     if target.exists() and not (target.is_file() or target.is_dir()):
         raise OSError(errno.EINVAL, "it is no regular file", str(path))
     temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
