@@ -9,7 +9,8 @@ from pathlib import Path
 
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
 PROGRAM = """
-import sys
+import os
+from pathlib import Path
 
 import torch
 import torch.distributed as dist
@@ -64,7 +65,9 @@ assert model.embedding.weight.to_local().shape == (500, 16)
 for (name, one), many in zip(alone.state_dict().items(), model.state_dict().values()):
     whole = many.full_tensor() if hasattr(many, "full_tensor") else many
     torch.testing.assert_close(whole, one, rtol=0, atol=1e-9, msg=name)
+Path(f"agrees-{rank}").touch()
 dist.destroy_process_group()
+os._exit(0)  # gloo's threads may outlive the interpreter, which then aborts
 """
 
 
@@ -74,3 +77,4 @@ def test_a_sharded_embedding_takes_the_steps_of_a_whole_one(tmp_path: Path) -> N
     command = [sys.executable, *run, "program.py"]
     done = subprocess.run(command, env=ENVIRONMENT, cwd=tmp_path, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
+    assert sorted(path.name for path in tmp_path.glob("agrees-*")) == ["agrees-0", "agrees-1"]
