@@ -59,38 +59,18 @@ class PlainProgress(L.Callback):
     def on_predict_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self._stage.begin()
 
-    @rank_zero_only
-    def on_validation_batch_end(
-        self,
-        trainer: L.Trainer,
-        pl_module: L.LightningModule,
-        outputs: Any,
-        batch: Any,
-        batch_idx: int,
-        dataloader_idx: int = 0,
-    ) -> None:
-        self._stage.tell("validation", (batch_idx + 1) / trainer.num_val_batches[dataloader_idx])
+    def on_validation_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *seen: Any) -> None:
+        self._tell("validation", trainer.num_val_batches, *seen)
+
+    def on_test_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *seen: Any) -> None:
+        self._tell("test", trainer.num_test_batches, *seen)
+
+    def on_predict_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *seen: Any) -> None:
+        self._tell("prediction", trainer.num_predict_batches, *seen)
 
     @rank_zero_only
-    def on_test_batch_end(
-        self,
-        trainer: L.Trainer,
-        pl_module: L.LightningModule,
-        outputs: Any,
-        batch: Any,
-        batch_idx: int,
-        dataloader_idx: int = 0,
+    def _tell(
+        self, stage: str, batches: list[int | float], outputs: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0
     ) -> None:
-        self._stage.tell("test", (batch_idx + 1) / trainer.num_test_batches[dataloader_idx])
-
-    @rank_zero_only
-    def on_predict_batch_end(
-        self,
-        trainer: L.Trainer,
-        pl_module: L.LightningModule,
-        outputs: Any,
-        batch: Any,
-        batch_idx: int,
-        dataloader_idx: int = 0,
-    ) -> None:
-        self._stage.tell("prediction", (batch_idx + 1) / trainer.num_predict_batches[dataloader_idx])
+        """How far a stage is, of so many batches of each loader."""
+        self._stage.tell(stage, (batch_idx + 1) / batches[dataloader_idx])
