@@ -48,7 +48,7 @@ bench: $(BIN)/.benchmarks
 	$(BIN)/python -m experiments.benchmarks.adaptation
 
 soak: $(BIN)/.installed
-	$(BIN)/python -m experiments.soak
+	$(BIN)/python -m tests.soak
 	$(BIN)/python -m pytest --quiet tests/experiments/test_bad_inputs.py
 
 lint: $(BIN)/.linters

@@ -4,7 +4,6 @@ import sys
 
 from experiments import ending
 
-if sys.argv[:1] == [
-    "-m"
-]:  # Python looks for a module to run; those here take seconds to load, before `ended` hears of Ctrl-C
+# Python looks for a module to run; those here take seconds to load, before `ended` hears of Ctrl-C
+if sys.argv[:1] == ["-m"]:
     sys.excepthook = ending.uncaught

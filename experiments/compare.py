@@ -9,8 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from dream.errors import ConfigError
-from experiments import baselines, comparison, ending, launch, own_code, run
-from experiments.arguments import (
+from experiments import baselines, comparison, ending, launch, run
+from experiments.folders import PLAN, RESULTS, claim, discard_if_empty
+from experiments.invocation import own_code
+from experiments.invocation.arguments import (
     configurations,
     experiment_name,
     identity,
@@ -20,7 +22,6 @@ from experiments.arguments import (
     split_own,
     whole_number,
 )
-from experiments.folders import PLAN, RESULTS, claim, discard_if_empty
 from experiments.wording import say
 
 USAGE = """\

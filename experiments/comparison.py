@@ -100,8 +100,8 @@ def spread(values: Sequence[float]) -> float:
 
 def show(folder: Path, cells: Sequence[tuple[str, int]], **facts: Any) -> None:
     """Print the table of the cells that are done; write `comparison.json` and `comparison.png`, and track both."""
-    from lightning_modules import tracking  # loads all tasks, which those who only read the rows don't need
-    from lightning_modules.plots.comparison import comparison
+    from experiments.comparison_plot import comparison
+    from lightning_modules.run import tracking  # loads all tasks, which those who only read the rows don't need
 
     console = Console()
     done = {cell: found for cell in cells if (found := record(folder, *cell)) is not None}

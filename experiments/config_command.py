@@ -13,7 +13,7 @@ from rich.table import Table
 from dream import DREAMConfig
 from dream.config import PRESETS
 from dream.errors import ConfigError, nearest
-from experiments import configs
+from experiments.invocation import configs
 
 
 def main(argv: list[str]) -> int:

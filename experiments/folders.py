@@ -107,7 +107,7 @@ def read_run(folder: Path) -> dict[str, Any]:
 
 def without_resume(command: list[str]) -> list[str]:
     """The command that starts the run which `command` goes on with, as it may be written down."""
-    from lightning_modules.redaction import redacted  # loads all tasks, which those who only read a folder don't need
+    from lightning_modules.run.redaction import redacted  # loads all tasks, which those who only read a folder don't need
 
     return [word for word in redacted(command) if word != "--resume" and not word.startswith("--resume=")]
 

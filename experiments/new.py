@@ -16,7 +16,7 @@ from rich.tree import Tree
 
 from dream.config import PRESETS
 from dream.errors import ConfigError, nearest
-from experiments import presets
+from experiments.invocation import presets
 
 TEMPLATES = Path(__file__).parent / "templates"
 TASKS = tuple(sorted(path.name for path in TEMPLATES.iterdir() if (path / "config.yaml").is_file()))

@@ -12,9 +12,9 @@ from lightning.pytorch.cli import LightningArgumentParser, SaveConfigCallback
 from lightning.pytorch.loggers import WandbLogger
 
 from dream.files import write_atomic
-from experiments import own_code
 from experiments.folders import CONFIG
-from lightning_modules.redaction import redacted
+from experiments.invocation import own_code
+from lightning_modules.run.redaction import redacted
 
 
 def resolve_config(parser: LightningArgumentParser, config: Namespace, model: L.LightningModule) -> dict[str, Any]:

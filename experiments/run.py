@@ -25,32 +25,29 @@ from pydantic import ValidationError
 
 from dream.config import PRESETS
 from dream.errors import ConfigError, DataError, DREAMError
-from experiments import folders, launch, own_code, presets, summary, wording
-from experiments.arguments import resolve
+from experiments import folders, launch, summary, wording
 from experiments.check import check_experiment
-from experiments.explain import chain, explain
 from experiments.folders import CONFIG, RESULTS, SAVES, RunSettings
+from experiments.invocation import own_code, presets
+from experiments.invocation.arguments import resolve
+from experiments.invocation.explain import chain, explain
+from experiments.invocation.resume import check_weights, refuse_other_settings
 from experiments.resolved import WriteConfig, resolve_config
-from experiments.resume import check_weights, refuse_other_settings
-from lightning_modules import checkpoints, tracking
 from lightning_modules.base import FROM_DATA, TaskModule, default_arguments
-from lightning_modules.callbacks import (
-    BestCheckpoint,
-    DREAMMonitor,
-    LayerRecord,
-    NaNGuard,
-    PlainProgress,
-    SaveFigures,
-    SaveProgress,
-    TuningAdvisor,
-)
-from lightning_modules.callbacks.saving import TEST
-from lightning_modules.checkpoints import AtomicCheckpointIO
 from lightning_modules.cores import trainable
 from lightning_modules.data import TaskData
-from lightning_modules.loops import make_resumable
-from lightning_modules.redaction import redacted
-from lightning_modules.signals import StopSignals
+from lightning_modules.run import checkpoints, tracking
+from lightning_modules.run.advisor import TuningAdvisor
+from lightning_modules.run.checkpoints import AtomicCheckpointIO
+from lightning_modules.run.figures import SaveFigures
+from lightning_modules.run.guard import BestCheckpoint, NaNGuard
+from lightning_modules.run.layers import LayerRecord
+from lightning_modules.run.loops import make_resumable
+from lightning_modules.run.monitor import DREAMMonitor
+from lightning_modules.run.progress import PlainProgress
+from lightning_modules.run.redaction import redacted
+from lightning_modules.run.saving import TEST, SaveProgress
+from lightning_modules.run.signals import StopSignals
 
 CALLBACKS: dict[str, type[L.Callback]] = {
     "save": SaveProgress,

@@ -10,7 +10,8 @@ from typing import Any
 from jsonargparse import set_parsing_settings
 
 from dream.errors import DREAMWarning
-from experiments import launch, own_code
+from experiments import launch
+from experiments.invocation import own_code
 
 
 def set_up() -> None:

@@ -6,7 +6,7 @@ from lightning_modules.language import LanguageModule
 from lightning_modules.learners import DREAMAnomalyDetector, DREAMClassifier, DREAMForecaster, DREAMRegressor
 from lightning_modules.online import OnlineModule
 from lightning_modules.speech import SpeechModule
-from lightning_modules.stream import StateStore
+from lightning_modules.store import StateStore
 
 __all__ = [
     "AnomalyModule",

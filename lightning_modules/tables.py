@@ -1,4 +1,4 @@
-"""What models say of data, as tables.
+"""Forecasts as tables, and names of columns that are free.
 
 Shapes: H rows ahead, C targets, Q quantiles.
 """
@@ -9,9 +9,6 @@ from collections.abc import Collection, Sequence
 
 import numpy as np
 import pandas as pd
-
-from lightning_modules.data.anomaly import Stream
-from lightning_modules.verdicts import Verdict
 
 
 def free(name: str, taken: Collection[str]) -> str:
@@ -34,22 +31,3 @@ def forecast_table(values: np.ndarray, times: np.ndarray, names: Sequence[str], 
     shown = [k for k, suffix in enumerate(suffixes) if suffix != "_q0.5"]
     columns = {f"{name}{suffixes[k]}": values[:, c, k] for c, name in enumerate(names) for k in shown}
     return pd.DataFrame({free("time", columns): times, **columns})
-
-
-def score_table(streams: Sequence[Stream], verdicts: Sequence[Verdict]) -> pd.DataFrame:
-    """A row for each row of each stream: where it is, its columns, score, threshold, flag and alarm."""
-    tables = []
-    for stream, verdict in zip(streams, verdicts, strict=True):
-        table = pd.DataFrame(stream.values, columns=list(stream.columns))
-        added: dict[str, np.ndarray | float] = {
-            "score": verdict.score,
-            "threshold": verdict.threshold,
-            "flag": verdict.flag.astype(int),
-            "alarm": verdict.raised.astype(int),
-        }
-        for name, values in added.items():
-            table.insert(table.shape[1], free(name, stream.columns), values)
-        table.insert(0, free("time", stream.columns), stream.times)
-        table.insert(0, free("stream", stream.columns), stream.name)
-        tables.append(table)
-    return pd.concat(tables)

@@ -22,7 +22,7 @@ import yaml
 
 from dream.config import PRESETS
 from dream.tuning import KNOBS
-from experiments import configs
+from experiments.invocation import configs
 from tests.experiments.support import forked, in_fork
 from tests.experiments.test_shipped import PUBLIC, write_recordings
 

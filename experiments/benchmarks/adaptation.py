@@ -27,11 +27,11 @@ from torch import Tensor
 
 from dream import DREAMConfig
 from dream.files import write_atomic
+from experiments.benchmarks.adaptation_plot import adaptation
 from experiments.ending import ended
 from experiments.summary import table
 from lightning_modules.cores import build_core, trainable
-from lightning_modules.plots.adaptation import adaptation
-from lightning_modules.tracking import write_results
+from lightning_modules.run.tracking import write_results
 from lightning_modules.waiting import waiting
 
 COLUMNS, MEMORY = 6, 0.9

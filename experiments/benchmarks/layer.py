@@ -25,7 +25,7 @@ from torch import nn
 
 from dream import DREAM, DREAMCell, DREAMConfig
 from experiments.ending import ended
-from lightning_modules.tracking import write_results
+from lightning_modules.run.tracking import write_results
 from lightning_modules.waiting import waiting
 
 SIZES = [(39, 256, 16), (10, 128, 8), (20, 128, 16), (300, 512, 32), (64, 256, 16)]  # I, H, R

@@ -27,8 +27,8 @@ from experiments import launch
 from experiments.ending import ended
 from lightning_modules import ForecastingModule
 from lightning_modules.base import TaskModule
-from lightning_modules.data import DriftingLoad
-from lightning_modules.tracking import write_results
+from lightning_modules.forecasting import DriftingLoad
+from lightning_modules.run.tracking import write_results
 from lightning_modules.waiting import waiting
 
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--rdzv-backend=c10d", "--rdzv-endpoint=localhost:0"]

@@ -19,7 +19,7 @@ from rich.console import Console
 from experiments import compare
 from experiments.ending import ended
 from experiments.summary import table
-from lightning_modules.tracking import write_results
+from lightning_modules.run.tracking import write_results
 
 SPEAKERS = ("george", "jackson", "lucas", "nicolas", "theo", "yweweler")
 

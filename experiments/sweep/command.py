@@ -14,8 +14,10 @@ from optuna.trial import FrozenTrial
 
 from dream.errors import CheckpointError, ConfigError, DataError, DREAMError
 from dream.files import write_atomic
-from experiments import configs, ending, folders, launch, own_code, run
-from experiments.arguments import (
+from experiments import ending, folders, launch, run
+from experiments.folders import CONFIG
+from experiments.invocation import configs, own_code
+from experiments.invocation.arguments import (
     configurations,
     experiment_name,
     identity,
@@ -25,11 +27,10 @@ from experiments.arguments import (
     split_own,
     whole_number,
 )
-from experiments.folders import CONFIG
 from experiments.sweep import outcome, space, wandb_template, workers
 from experiments.sweep.study import ENDED, PRUNERS, STORE, Pruning, Study
 from experiments.wording import say
-from lightning_modules.redaction import redacted
+from lightning_modules.run.redaction import redacted
 
 USAGE = """\
 usage: dream sweep -c EXPERIMENT --space SPACE [--trials N] [--workers N] [--pruner NAME] [--folder FOLDER] [--seed N]

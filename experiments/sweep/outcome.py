@@ -15,12 +15,13 @@ from optuna.trial import FrozenTrial, TrialState
 from rich.console import Console
 
 from dream.files import write_atomic
-from experiments import folders, own_code
+from experiments import folders
 from experiments.folders import CONFIG, RESULTS, RunSettings
+from experiments.invocation import own_code
 from experiments.summary import table
+from experiments.sweep.plots import sweep
 from experiments.sweep.study import REASON, Study
-from lightning_modules import tracking
-from lightning_modules.plots.sweep import sweep
+from lightning_modules.run import tracking
 
 SHOWN = 10
 """Trials in the table."""

@@ -14,8 +14,8 @@ import yaml
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 
 from dream.errors import ConfigError, nearest
-from experiments import configs
-from experiments.resume import FREE
+from experiments.invocation import configs
+from experiments.invocation.resume import FREE
 
 RANGE = ("low", "high", "log", "step")
 """What an entry that is a mapping may hold."""

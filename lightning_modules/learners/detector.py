@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 from dream import DREAMConfig
+from lightning_modules.anomaly.scores import AnomalyScore, RunningScale
 from lightning_modules.base import require
 from lightning_modules.learners.base import OnlineObject
-from lightning_modules.scoring import AnomalyScore, RunningScale
 from lightning_modules.stream import Reading, Shape, Updates
 from lightning_modules.stream.rules import Moves
 from lightning_modules.stream.settings import LAYER

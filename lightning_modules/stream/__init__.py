@@ -5,6 +5,5 @@ from lightning_modules.stream.network import StreamNetwork
 from lightning_modules.stream.rules import Updates
 from lightning_modules.stream.settings import Reading, Shape
 from lightning_modules.stream.state import Features, StreamState
-from lightning_modules.stream.store import StateStore
 
-__all__ = ["Features", "Reading", "Shape", "StateStore", "Steps", "StreamLearner", "StreamNetwork", "StreamState", "Updates"]
+__all__ = ["Features", "Reading", "Shape", "Steps", "StreamLearner", "StreamNetwork", "StreamState", "Updates"]

@@ -15,8 +15,8 @@ from dream import DREAMConfig
 from dream.errors import ConfigError
 from lightning_modules.base import require
 from lightning_modules.cores import CoreName, build_core
-from lightning_modules.normalizers import Normalized, Normalizer
-from lightning_modules.seasonal import SeasonalProfile
+from lightning_modules.stream.normalizers import Normalized, Normalizer
+from lightning_modules.stream.seasonal import SeasonalProfile
 from lightning_modules.stream.settings import LAYER, Reading, Shape
 from lightning_modules.stream.state import Features, Relative, StreamState
 

@@ -7,7 +7,7 @@ from typing import Literal, get_args
 
 from dream import DREAMConfig
 from lightning_modules.base import require
-from lightning_modules.normalizers import Kind
+from lightning_modules.stream.normalizers import Kind
 
 LONGEST = 10_000  # rows that may be kept for the head
 LAYER = DREAMConfig.preset("online_learning", hidden_dim=64, rank=4)
@@ -50,7 +50,7 @@ class Reading:
     """How rows are read.
 
     Args:
-        normalization: `differences`, `running` or `none`; see `lightning_modules.normalizers.Normalizer`.
+        normalization: `differences`, `running` or `none`; see `lightning_modules.stream.normalizers.Normalizer`.
         rate: Rate of the running figures of the normaliser.
         channel_independent: Forecasting only: a stream of its own, with its own state, fast weights and head, for each
             target; the core's slow weights are shared. Covariates are shown to every one.
@@ -58,7 +58,7 @@ class Reading:
             list of distances such as [0, 1, 48], 0 for this row.
         means: Lengths of moving averages, this row included, that the head reads relative to the present level.
         profile_rate: Forecasting only: share of a new season in a seasonal profile of the targets (see
-            `lightning_modules.seasonal.SeasonalProfile`), of which the head reads what it expects to change; 0 for none.
+            `lightning_modules.stream.seasonal.SeasonalProfile`), of which the head reads the change it expects; 0 for none.
         output: Whether the head reads the output of the last layer.
         forecast: Whether the head reads the first layer's forecast of its next input.
     """

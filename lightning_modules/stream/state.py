@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 
 from dream import DREAMState, DREAMTrace
-from lightning_modules.normalizers import NormalizerState
-from lightning_modules.seasonal import SeasonalState
+from lightning_modules.stream.normalizers import NormalizerState
+from lightning_modules.stream.seasonal import SeasonalState
 
 
 @dataclass(eq=False)

@@ -15,7 +15,7 @@ from typing import Any
 
 from wandb.proto import wandb_internal_pb2
 
-from experiments.soak.processes import PROCESSES
+from tests.soak.processes import PROCESSES
 
 DREAM = [sys.executable, "-W", "error::UserWarning:experiments", "-m", "experiments.cli"]
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2]), "COLUMNS": "200"}

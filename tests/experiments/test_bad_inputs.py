@@ -327,7 +327,7 @@ def loaded(content: bytes, said: str, command: str = "test") -> Case:
 
 
 WROTE = "a checkpoint that `dream fit` wrote"
-DATA = b"data:\n  class_path: lightning_modules.data.DriftingLoad\n"
+DATA = b"data:\n  class_path: lightning_modules.forecasting.DriftingLoad\n"
 MODEL = b"model:\n  class_path: lightning_modules.ForecastingModule\n"
 OTHERS = {
     "no such file": Case(["fit", "-c", "forecasting_csv", "--data.path=none.csv"], {}, "none.csv: no such file"),

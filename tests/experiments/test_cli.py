@@ -13,10 +13,10 @@ import torch
 import dream
 from dream.config import PRESETS
 from dream.errors import ConfigError
-from experiments import configs
 from experiments.cli import COMMANDS, main
 from experiments.ending import ended
-from lightning_modules import checkpoints
+from experiments.invocation import configs
+from lightning_modules.run import checkpoints
 from tests.experiments.support import ENVIRONMENT, SMALL
 
 FORECASTING = """
@@ -24,7 +24,7 @@ model:
   class_path: lightning_modules.ForecastingModule
   init_args: {model}
 data:
-  class_path: lightning_modules.data.DriftingLoad
+  class_path: lightning_modules.forecasting.DriftingLoad
   init_args: {data}
 """
 
@@ -126,10 +126,10 @@ FILES = [
         "`model.dropout` must be a number from 0 to below 1;",
     ),
     (
-        "model: 3\ndata: {class_path: lightning_modules.data.DriftingLoad}",
+        "model: 3\ndata: {class_path: lightning_modules.forecasting.DriftingLoad}",
         "`model` must be a TaskModule, given by",
     ),
-    ("data: {class_path: lightning_modules.data.DriftingLoad}", "`model` is required; got nothing."),
+    ("data: {class_path: lightning_modules.forecasting.DriftingLoad}", "`model` is required; got nothing."),
     ("model: [b", "bad.yaml must be YAML in UTF-8; line"),
     ("- 1\n- 2\n", "bad.yaml must hold sections such as model, data and trainer; got list."),
     ("", "bad.yaml must hold sections such as model, data and trainer; got NoneType."),
@@ -270,7 +270,7 @@ def test_a_disk_that_fills_up_at_the_end_is_said_in_one_line(
     def full(*_: object, **__: object) -> None:
         raise OSError(28, "No space left on device", "results.json")
 
-    monkeypatch.setattr("lightning_modules.tracking.write_results", full)
+    monkeypatch.setattr("lightning_modules.run.tracking.write_results", full)
     assert main(["fit", "-c", "forecasting", *SMALL, "--run.wandb=disabled", "--run.name=full"]) == 2
     last = capsys.readouterr().err.splitlines()[-1]
     assert last.startswith(
@@ -305,11 +305,11 @@ def test_sigterm_and_ctrl_c_end_any_command_from_the_first_import_on(tmp_path: P
         assert process.returncode == expected
 
 
-@pytest.mark.parametrize("module", ["benchmarks.layer", "soak.memory"])
+@pytest.mark.parametrize("module", ["experiments.benchmarks.layer", "tests.soak.memory"])
 def test_ctrl_c_while_a_module_loads_is_one_sentence(module: str, tmp_path: Path) -> None:
     (tmp_path / "torch.py").write_text("raise KeyboardInterrupt")
     variables = {**ENVIRONMENT, "PYTHONPATH": f"{tmp_path}:{ENVIRONMENT['PYTHONPATH']}"}
-    command = [sys.executable, "-m", f"experiments.{module}"]
+    command = [sys.executable, "-m", module]
     done = subprocess.run(command, env=variables, cwd=tmp_path, capture_output=True, text=True, timeout=30)
     assert (done.returncode, done.stderr) == (-signal.SIGINT, "dream: interrupted.\n")
 

@@ -13,7 +13,7 @@ from typing import ClassVar
 import pytest
 
 from experiments.cli import main
-from experiments.soak import processes
+from tests.soak import processes
 
 TEXT = "The quick brown fox jumps over the lazy dog.\nPack my box with five dozen liquor jugs!\n" * 30
 SMALL = [

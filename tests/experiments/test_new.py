@@ -17,10 +17,10 @@ import yaml
 
 from dream.config import PRESETS, DREAMConfig
 from experiments import new
-from experiments.arguments import leaves
 from experiments.cli import COMMANDS, main
-from experiments.presets import values
-from lightning_modules import checkpoints
+from experiments.invocation.arguments import leaves
+from experiments.invocation.presets import values
+from lightning_modules.run import checkpoints
 from tests.experiments.support import forked
 
 CAPPED = {

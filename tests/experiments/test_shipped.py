@@ -10,8 +10,8 @@ import pandas as pd
 import pytest
 import soundfile
 
-from experiments import configs
 from experiments.cli import main
+from experiments.invocation import configs
 from lightning_modules.cores import CoreName
 
 DEFAULTS = ("forecasting", "anomaly", "online", "language", "speech", "speech_recognition")

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from lightning_modules.redaction import redacted
+from lightning_modules.run.redaction import redacted
 from tests.experiments.support import ENVIRONMENT, SMALL
 
 # Loaded at the start of every Python process: notes, and refuses, whatever would leave this machine.

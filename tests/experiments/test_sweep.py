@@ -23,16 +23,17 @@ from wandb.sdk.launch.sweeps.utils import create_sweep_command_args
 
 from dream.errors import ConfigError
 from dream.tuning import KNOBS
-from experiments import configs, folders
+from experiments import folders
 from experiments.cli import main
 from experiments.ending import ended
+from experiments.invocation import configs
 from experiments.run import build
-from experiments.soak import processes
 from experiments.sweep import command, space, workers
 from experiments.sweep.command import parse
 from experiments.sweep.study import Study
 from lightning_modules import ForecastingModule
 from tests.experiments.support import SMALL, forked
+from tests.soak import processes
 
 FLAGS = [
     *("sweep", "-c", "forecasting", "--space=space.yaml", "--folder=whole", "--run.wandb=disabled"),

@@ -9,7 +9,7 @@ import lightning as L
 
 from dream import DREAMConfig
 from lightning_modules import ForecastingModule
-from lightning_modules.data import DriftingLoad
+from lightning_modules.forecasting import DriftingLoad
 
 
 def small_data(**options: Any) -> DriftingLoad:

@@ -12,11 +12,11 @@ from torch import Tensor
 
 from dream import DREAMConfig, DREAMState
 from dream.errors import ConfigError
-from experiments.soak import ranks as soak
 from lightning_modules import ranks
 from lightning_modules.data import TaskData
 from lightning_modules.data.order import in_order, shuffled
 from tests.lightning_modules.support import small_data
+from tests.soak import ranks as soak
 
 
 def among(data: TaskData, rank: int, world: int) -> Any:

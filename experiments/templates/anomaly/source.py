@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from lightning_modules.data import AnomalyData, Stream
+from lightning_modules.anomaly import AnomalyData, Stream
 
 COLUMNS = ("power", "temperature", "pressure")
 TRAINING = 600  # rows at the start of each pump that are taken for normal

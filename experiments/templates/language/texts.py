@@ -9,8 +9,8 @@ from pydoc_data.topics import topics
 from typing import Any
 
 from dream.errors import DataError
-from lightning_modules.data import LanguageData
-from lightning_modules.data.language import Text
+from lightning_modules.language import LanguageData
+from lightning_modules.language.data import Text
 
 KINDS = (".txt", ".md", ".rst")
 

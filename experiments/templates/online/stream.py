@@ -6,9 +6,9 @@ from typing import Any
 
 import numpy as np
 
-from lightning_modules.data import OnlineData
-from lightning_modules.data.online import Stream
 from lightning_modules.data.series import Series
+from lightning_modules.online import OnlineData
+from lightning_modules.online.data import Stream
 
 INPUTS = ("outdoor", "sun", "people")
 

@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from lightning_modules.data import SpeechData
-from lightning_modules.data.utterances import Part, Recording
+from lightning_modules.speech import SpeechData
+from lightning_modules.speech.utterances import Part, Recording
 
 SECONDS = 0.4
 

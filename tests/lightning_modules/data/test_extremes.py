@@ -11,9 +11,11 @@ import pytest
 import torch
 
 from dream import DataError, DREAMConfig
-from lightning_modules.data import AnomalyTable, TableData, TableStream
+from lightning_modules.anomaly import AnomalyTable
 from lightning_modules.data.base import TaskData
+from lightning_modules.forecasting import TableData
 from lightning_modules.learners import DREAMAnomalyDetector, DREAMForecaster
+from lightning_modules.online import TableStream
 from lightning_modules.stream import Reading, Shape, StreamLearner, StreamNetwork, Updates
 from tests.lightning_modules.support import small_data, small_module
 

@@ -10,10 +10,12 @@ import pytest
 
 from dream import DREAMConfig
 from dream.errors import ConfigError, DataError
-from experiments.explain import settings
+from experiments.invocation.explain import settings
 from lightning_modules import AnomalyModule, ForecastingModule, OnlineModule
-from lightning_modules.data import AnomalyTable, TableData, TableStream
+from lightning_modules.anomaly import AnomalyTable
 from lightning_modules.data.in_memory import InMemory
+from lightning_modules.forecasting import TableData
+from lightning_modules.online import TableStream
 
 ROWS = 400
 SETTINGS = {

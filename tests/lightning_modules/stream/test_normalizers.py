@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from dream import ConfigError
-from lightning_modules.normalizers import Normalized, Normalizer, NormalizerState
-from lightning_modules.seasonal import SeasonalProfile
+from lightning_modules.stream.normalizers import Normalized, Normalizer, NormalizerState
+from lightning_modules.stream.seasonal import SeasonalProfile
 
 
 def whole(normalizer: Normalizer, x: Tensor) -> tuple[Normalized, NormalizerState]:

@@ -1,0 +1,81 @@
+"""Whether what was saved belongs to what is asked for now."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from dream.errors import CheckpointError, ConfigError
+from experiments.invocation.arguments import leaves
+from lightning_modules.base import TaskModule
+from lightning_modules.run import checkpoints
+
+_TRAINER = (
+    "accelerator",
+    "strategy",
+    "devices",
+    "num_nodes",
+    "logger",
+    "callbacks",
+    "plugins",
+    "enable_progress_bar",
+    "max_time",
+)
+FREE = ("run.", "save.", "resume", *(f"trainer.{name}" for name in _TRAINER))
+"""Settings that a run may go on with others of: where and how it is run, not what comes out."""
+MOST = 5  # differences that are named
+
+
+def refuse_other_settings(path: Path, here: dict[str, Any]) -> None:
+    """Refuse to go on with a run whose settings, in the file `path`, differ from `here` in what decides the results.
+
+    Raises:
+        ConfigError: naming the settings that differ.
+        CheckpointError: the file is damaged.
+    """
+    if not path.is_file():
+        return  # the run was stopped before it wrote them
+    try:
+        there = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError):
+        there = None
+    if not isinstance(there, dict):
+        raise CheckpointError(f"{path} must hold the settings of the run; it is damaged. Start a new run.")
+    changed = differences(there, here)
+    if changed:
+        raise ConfigError(
+            f"the run in {path.parent} was started with other settings: {'; '.join(changed[:MOST])}. Go on with those, or "
+            "start a new run."
+        )
+
+
+def differences(there: dict[str, Any], here: dict[str, Any]) -> list[str]:
+    """The settings that differ, but for those that are free to."""
+    theirs, ours = dict(leaves(there)), dict(leaves(here))
+    names = [name for name in dict.fromkeys((*theirs, *ours)) if not name.startswith(FREE)]
+    return [
+        f"`{name}` {theirs.get(name)!r} there and {ours.get(name)!r} here"
+        for name in names
+        if theirs.get(name) != ours.get(name)
+    ]
+
+
+def check_weights(model: TaskModule, checkpoint: str) -> None:
+    """Refuse weights of another task, of other data, or of other shapes than the model's, before anything is written.
+
+    Raises:
+        CheckpointError: naming the first that differs, and the settings that do.
+    """
+    loaded = checkpoints.read(checkpoint, type(model).__name__)
+    model.refuse_checkpoint(loaded)
+    expected = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+    found = {name: tuple(tensor.shape) for name, tensor in loaded["state_dict"].items()}
+    for name in dict.fromkeys([*expected, *found]):
+        if expected.get(name) != found.get(name):
+            changed = differences({"model": loaded["hyper_parameters"]}, {"model": dict(model.hparams)})
+            raise CheckpointError(
+                f"the checkpoint does not fit the model: `{name}` is {found.get(name)} in {checkpoint} and "
+                f"{expected.get(name)} here. Settings that differ: {'; '.join(changed[:MOST])}. Leave out what changed them."
+            )

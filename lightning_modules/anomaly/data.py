@@ -1,0 +1,203 @@
+"""Streams in which anomalies are to be found: side by side in padded batches, chunk after chunk.
+
+Shapes: N streams, T rows, C columns. Values stay in the source's units: whoever reads them normalises causally.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from dream.errors import ConfigError, DataError
+from lightning_modules.anomaly.metrics import runs
+from lightning_modules.data.base import TaskData, require_int
+from lightning_modules.data.order import loader, one_by_one
+
+LEAST_TRAINING = 100  # rows
+
+
+@dataclass(frozen=True, eq=False)
+class Stream:
+    """Rows in time order, the first `training` of which are there to learn from."""
+
+    name: str
+    values: np.ndarray
+    """float64 (T, C), in the source's units, without gaps."""
+    columns: tuple[str, ...]
+    training: int
+    """Rows that are known beforehand, and never scored."""
+    label: np.ndarray | None = None
+    """bool (T,), True where a person says that there is an anomaly; None where nobody says anything."""
+    time: np.ndarray | None = None
+    """datetime64[ns] (T,), as recorded; None where rows have only their number."""
+
+    @property
+    def times(self) -> np.ndarray:
+        """Time stamps, or row numbers."""
+        return np.arange(len(self.values)) if self.time is None else self.time
+
+    @property
+    def windows(self) -> list[tuple[int, int]]:
+        """First and last row of each stretch that is labelled anomalous."""
+        return [] if self.label is None else [(int(a), int(b)) for a, b in runs(self.label)]
+
+
+class StreamBatch(NamedTuple):
+    """One chunk of every stream: row i continues row i of the batch before."""
+
+    values: Tensor
+    """(N, T, C) float64; past the end of a stream its last row again and again."""
+    lengths: Tensor
+    """(N,) int64 rows that the stream has in this chunk, 0 if it has ended."""
+    counted: Tensor
+    """(N, T) bool: the rows whose loss or score counts."""
+    training: Tensor
+    """(N,) int64 rows of each stream's training part."""
+    start: int
+    """The row of the streams that the chunk starts with; with 0, carried state must go."""
+
+
+class Chunks(Dataset[StreamBatch]):
+    """Every stream's rows up to `stops`, in chunks of `chunk` rows; those before `counted_from` are read but don't count.
+
+    A process that has a `share` takes every W-th stream from its own number on, and as many chunks as the longest of all.
+    """
+
+    def __init__(
+        self,
+        streams: Sequence[Stream],
+        stops: Sequence[int],
+        chunk: int,
+        counted_from: Sequence[int] | None = None,
+        share: tuple[int, int] = (0, 1),
+    ) -> None:
+        longest, (rank, world) = max(stops), share
+        part = slice(rank, None, world)
+        streams = streams[part]
+        self.stops = torch.tensor(stops[part])
+        self.counted_from = torch.zeros_like(self.stops) if counted_from is None else torch.tensor(counted_from[part])
+        self.training = torch.tensor([stream.training for stream in streams])
+        self.chunk = chunk
+        padded = [np.concatenate([s.values, s.values[-1:].repeat(max(longest - len(s.values), 0), 0)]) for s in streams]
+        self.values = torch.from_numpy(np.stack([values[:longest] for values in padded]))
+
+    def __len__(self) -> int:
+        return -(-self.values.shape[1] // self.chunk)
+
+    def __getitem__(self, index: int) -> StreamBatch:
+        """Chunk `index` of every stream."""
+        start = range(len(self))[index] * self.chunk
+        values = self.values[:, start : start + self.chunk]
+        rows = torch.arange(start, start + values.shape[1])
+        counted = (rows >= self.counted_from[:, None]) & (rows < self.stops[:, None])
+        lengths = (self.stops - start).clamp(0, values.shape[1])
+        return StreamBatch(values, lengths, counted, self.training, start)
+
+
+class AnomalyData(TaskData, ABC):
+    """Streams with a training part each, read side by side.
+
+    Training reads the training parts, but for the last `validation` share of each, which picks the best epoch; neither
+    sees a label. Test and prediction read every stream from its first row to its last, in order.
+
+    Args:
+        train_chunk: Rows between two gradient steps: how far gradients reach back.
+        chunk: Rows read at once in test and prediction; results do not depend on it.
+        validation: Share of each training part, its end, that picks the best epoch.
+    """
+
+    def __init__(self, train_chunk: int = 100, chunk: int = 1024, validation: float = 0.2) -> None:
+        super().__init__()
+        self.train_chunk = require_int("train_chunk", train_chunk)
+        self.chunk = require_int("chunk", chunk)
+        if not 0 < validation < 1:
+            raise ConfigError(f"`validation` must be a share above 0 and below 1; got {validation!r}.", key="validation")
+        self.validation = validation
+
+    @abstractmethod
+    def read(self) -> list[Stream]:
+        """Reads the streams; all have the same columns."""
+
+    @cached_property
+    def streams(self) -> list[Stream]:
+        """As read."""
+        streams = self.read()
+        for stream in streams:
+            if stream.training < LEAST_TRAINING or stream.training >= len(stream.values):
+                raise DataError(
+                    f"{stream.name}: the training part must have at least {LEAST_TRAINING} rows and leave some to score; "
+                    f"it has {stream.training} of {len(stream.values)}. Change `training`."
+                )
+        return streams
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """The columns' names."""
+        return self.streams[0].columns
+
+    @property
+    def channels(self) -> int:
+        """C, the number of columns."""
+        return len(self.columns)
+
+    @property
+    def nab(self) -> bool:
+        """Whether the benchmark's own score applies."""
+        return False
+
+    @property
+    def _fitted(self) -> list[int]:
+        return [max(round((1 - self.validation) * stream.training), 1) for stream in self.streams]
+
+    def setup(self, stage: str | None = None) -> None:
+        """Reads the data; calling it again changes nothing."""
+        _ = self.streams
+
+    def train_dataloader(self) -> DataLoader[StreamBatch]:
+        self.require_streams("streams", len(self.streams))
+        return self._loader(Chunks(self.streams, self._fitted, self.train_chunk, share=self.share))
+
+    def val_dataloader(self) -> DataLoader[StreamBatch]:
+        parts = [stream.training for stream in self.streams]
+        return self._loader(Chunks(self.streams, parts, self.chunk, self._fitted, self.share))
+
+    def test_dataloader(self) -> DataLoader[StreamBatch]:
+        return self._loader(Chunks(self.streams, [len(stream.values) for stream in self.streams], self.chunk))
+
+    def predict_dataloader(self) -> DataLoader[StreamBatch]:
+        """The same rows as in the test."""
+        return self.test_dataloader()
+
+    def _loader(self, chunks: Chunks) -> DataLoader[StreamBatch]:
+        return loader(chunks, one_by_one(len(chunks)))
+
+    def rows_of(self, batch: StreamBatch) -> Tensor:
+        streams, rows = batch.values.shape[:2]
+        return batch.lengths.new_tensor([[batch.start, batch.start + rows - 1]]).expand(streams, 2)
+
+    def source_of(self, row: int) -> str:
+        rank, world = self.share
+        return self.streams[rank + row * world].name
+
+    def describe(self) -> list[tuple[str, str]]:
+        """What a person wants to know before training, as (name, text) rows."""
+        rows = [len(stream.values) for stream in self.streams]
+        known = [stream for stream in self.streams if stream.label is not None]
+        events = sum(len(stream.windows) for stream in known)
+        anomalous = sum(int(stream.label[stream.training :].sum()) for stream in known if stream.label is not None)
+        return [
+            ("streams", f"{len(rows)}, such as {self.streams[0].name}"),
+            ("rows", f"{sum(rows)}, {min(rows)} to {max(rows)} in a stream"),
+            ("columns", ", ".join(self.columns)),
+            ("training", f"{sum(stream.training for stream in self.streams)} rows, without labels"),
+            ("anomalies", f"{events} stretches, {anomalous} of the rows that are scored" if known else "not labelled"),
+            ("scaling", "causal: by the running level and scale of each stream"),
+        ]

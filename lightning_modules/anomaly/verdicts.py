@@ -1,0 +1,88 @@
+"""From the scores of a detector to what it claims of a stream, and how right it is.
+
+Shapes: T rows of a stream.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal, NamedTuple
+
+import numpy as np
+import pandas as pd
+
+from lightning_modules.anomaly import nab_score as nab
+from lightning_modules.anomaly.data import Stream
+from lightning_modules.anomaly.metrics import event_metrics, row_metrics, vus_pr
+from lightning_modules.anomaly.scores import WARM_UP, tail_threshold
+from lightning_modules.tables import free
+
+FLAGGED = "flagged"
+HIGHER_IS_BETTER = frozenset([*nab.PROFILES, "roc_auc", "ap", "vus_pr", "event_precision", "event_recall", "event_f1", "f1"])
+
+
+class Verdict(NamedTuple):
+    """What a detector says of one stream; (T,) but for the threshold."""
+
+    score: np.ndarray
+    alarm: np.ndarray
+    threshold: float
+    flag: np.ndarray
+    """Score above the threshold, after the training part."""
+    raised: np.ndarray
+    """Flagged, and an alarm."""
+
+    @classmethod
+    def of(
+        cls, stream: Stream, score: np.ndarray, alarm: np.ndarray, threshold: Literal["tail", "quantile"], risk: float
+    ) -> Verdict:
+        """With a threshold from the scores of the training part, which a share `risk` of such rows may exceed."""
+        known = score[WARM_UP : stream.training]
+        limit = tail_threshold(known, risk) if threshold == "tail" else float(np.quantile(known, 1 - risk))
+        flag = (score > limit) & (np.arange(len(score)) >= stream.training)
+        return cls(score, alarm, limit, flag, flag & (alarm > 0))
+
+
+def assess(streams: Sequence[Stream], verdicts: Sequence[Verdict], buffer: int, corpus: bool) -> dict[str, float]:
+    """The metrics of a detector over the rows after the training parts; the share flagged, in percent, where those have no
+    labels, or labels of one kind only, which can't tell a good detector from a bad one.
+
+    Args:
+        streams: what was judged.
+        verdicts: one for each stream.
+        buffer: longest buffer of VUS-PR, in rows.
+        corpus: whether the streams are the benchmark NAB, whose own score comes first then.
+    """
+    parts = [slice(stream.training, None) for stream in streams]
+    flags = [verdict.flag[part] for verdict, part in zip(verdicts, parts, strict=True)]
+    labels = [stream.label[part] for stream, part in zip(streams, parts, strict=True) if stream.label is not None]
+    if len(labels) < len(streams) or len(np.unique(np.concatenate(labels))) < 2:
+        return {FLAGGED: 100 * float(np.concatenate(flags).mean())}
+    scores = [verdict.score[part] for verdict, part in zip(verdicts, parts, strict=True)]
+    raised = [verdict.raised[part] for verdict, part in zip(verdicts, parts, strict=True)]
+    values: dict[str, float] = {}
+    if corpus:
+        alarms = {s.name: nab.Stream(v.alarm, s.windows) for s, v in zip(streams, verdicts, strict=True)}
+        values = {name: score.value for name, score in nab.nab_scores(alarms).items()}
+    values |= row_metrics(scores, flags, labels)
+    values["vus_pr"] = vus_pr(scores, labels, buffer)
+    return values | event_metrics(raised, labels)
+
+
+def score_table(streams: Sequence[Stream], verdicts: Sequence[Verdict]) -> pd.DataFrame:
+    """A row for each row of each stream: where it is, its columns, score, threshold, flag and alarm."""
+    tables = []
+    for stream, verdict in zip(streams, verdicts, strict=True):
+        table = pd.DataFrame(stream.values, columns=list(stream.columns))
+        added: dict[str, np.ndarray | float] = {
+            "score": verdict.score,
+            "threshold": verdict.threshold,
+            "flag": verdict.flag.astype(int),
+            "alarm": verdict.raised.astype(int),
+        }
+        for name, values in added.items():
+            table.insert(table.shape[1], free(name, stream.columns), values)
+        table.insert(0, free("time", stream.columns), stream.times)
+        table.insert(0, free("stream", stream.columns), stream.name)
+        tables.append(table)
+    return pd.concat(tables)

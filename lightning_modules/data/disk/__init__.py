@@ -1,0 +1,1 @@
+"""Tables of any size, converted block by block and kept on disk."""

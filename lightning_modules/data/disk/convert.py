@@ -1,0 +1,192 @@
+"""`stored_table`: a text or Parquet file of any size as a `StoredSeries`.
+
+It is read once, in blocks, by the rules of `read_table`; each block becomes an Arrow shard. What the first block holds
+decides which columns are read. A conversion that was stopped, or has lost a part, goes on with the first shard that is
+missing, since each says where in the file the next begins.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pooch
+import pyarrow
+
+from dream.errors import DataError
+from dream.files import atomic, sha256, write_atomic
+from dream.sealed import note, read_note
+from lightning_modules.data.dates import find_formats
+from lightning_modules.data.disk.blocks import Block, file_blocks
+from lightning_modules.data.disk.stored import Shard, StoredSeries, digest, read_shard, require_sha256, writing
+from lightning_modules.data.series import Roles, check_file, find_roles, report_order, require_values, to_series
+from lightning_modules.waiting import waiting
+
+logger = logging.getLogger(__name__)
+
+VERSION = 2
+BLOCK = 1 << 21
+"""Bytes of a file that are read at once; a few times as many are needed in memory."""
+
+
+def cache_folder() -> Path:
+    """The folder for what is made of files and can be made again: the variable DREAM_CACHE, or else the user's cache."""
+    return Path(os.environ.get("DREAM_CACHE") or pooch.os_cache("dream")).expanduser()
+
+
+def stored_table(
+    path: str | Path,
+    time_column: str | None = None,
+    columns: Sequence[str] | None = None,
+    covariates: Sequence[str] = (),
+    separator: str = ",",
+) -> StoredSeries:
+    """What `read_table` reads, on disk: converted if it has not been, or if the file has changed since.
+
+    Raises:
+        DataError: what `read_table` refuses, or the cache cannot be written.
+    """
+    path = check_file(path)
+    real = path.resolve()
+    asked = json.dumps([str(real), time_column, columns, list(covariates), separator])
+    folder = cache_folder() / "tables" / f"{real.name.partition('.')[0]}-{digest(asked.encode())[:16]}"
+    with writing(folder):
+        _forget_other(folder, real)
+        if (table := _made(folder)) is None:
+            logger.warning("%s: stays on disk; converting it once, in %s.", path, folder)
+            table = _Conversion(path, folder, separator).run(time_column, columns, covariates)
+    shards = tuple(Shard(*shard) for shard in table["shards"])
+    time = np.memmap(folder / "time", dtype="datetime64[ns]", mode="r") if table["time"] else None
+    return StoredSeries(folder, shards, tuple(table["columns"]), time, str(path), shards[-1].stop)
+
+
+def _made(folder: Path) -> dict[str, Any] | None:
+    """What `table.json` tells; None where there is none yet, or it or `time` is not what was written."""
+    try:
+        table: dict[str, Any] = read_note(folder / "table.json")
+        if table["time"] is not None:
+            require_sha256(folder / "time", table["stamps"])
+    except (OSError, ValueError) as error:
+        if (folder / "table.json").exists():
+            logger.warning("%s: made anew from the parts that are there.", error)
+        return None
+    return table
+
+
+def _forget_other(folder: Path, path: Path) -> None:
+    """Empty the folder if it holds another state of the file than the present one."""
+    state = path.stat()
+    source = json.dumps({"version": VERSION, "path": str(path), "bytes": state.st_size, "changed": state.st_mtime_ns})
+    known = folder / "source.json"
+    if not known.exists() or known.read_bytes() != source.encode():
+        for old in [entry for entry in folder.iterdir() if entry.name != "lock"]:
+            shutil.rmtree(old) if old.is_dir() else old.unlink()
+        write_atomic(known, source)
+
+
+class _Conversion:
+    """Of one file into one folder."""
+
+    def __init__(self, path: Path, folder: Path, separator: str) -> None:
+        self.path, self.folder, self.separator = path, folder, separator
+        self.shards: list[Shard] = []
+        self.stop = 0
+        self.last: np.datetime64 | None = None
+
+    def run(self, time_column: str | None, columns: Sequence[str] | None, covariates: Sequence[str]) -> dict[str, Any]:
+        """Writes shards, `time` and at last `table.json`, whose content it returns."""
+        for torn in self.folder.glob(".*.tmp"):
+            torn.unlink()
+        roles = self._roles()
+        known = self._take_over(roles)
+        rows = self.shards[-1].stop if self.shards else 0
+        with waiting(f"converting {self.path.name}") as tell:
+            for block in file_blocks(self.path, self.separator, self.stop, rows, BLOCK):
+                if roles is None:
+                    roles = find_roles(block.frame, self.path, time_column, columns, covariates)
+                    if roles.time is not None and len(roles.formats) > 1:
+                        roles = roles._replace(formats=self._formats(roles.time, roles.formats))
+                        report_order(roles, self.path)
+                    write_atomic(self.folder / "roles.json", note(roles._asdict()))
+                known.append(self._add(block, roles))
+                tell(block.done)
+        if roles is None or not self.shards:
+            raise DataError(f"{self.path}: there are column names but no rows.")
+        require_values(np.any(known, axis=0), roles.columns, self.path)
+        stamps = None if roles.time is None else self._write_time(roles.time)
+        table = {"columns": roles.columns, "time": roles.time, "stamps": stamps, "shards": self.shards}
+        write_atomic(self.folder / "table.json", note(table))
+        return table
+
+    def _formats(self, column: str, formats: tuple[str | None, ...]) -> tuple[str | None, ...]:
+        """Which formats the time stamps have: the first rows leave the order of days and months open."""
+        for block in file_blocks(self.path, self.separator, 0, 0, BLOCK):
+            if len(formats := find_formats(block.frame[column], formats)) == 1:
+                break
+        return formats
+
+    def _roles(self) -> Roles | None:
+        """Those that the first block gave; None where they are not known."""
+        try:
+            given = read_note(self.folder / "roles.json")
+        except (OSError, ValueError):
+            return None
+        return Roles(given["time"], tuple(given["columns"]), tuple(given["formats"]))
+
+    def _take_over(self, roles: Roles | None) -> list[list[bool]]:
+        """The shards that are there up to the first that is missing; for each, which columns hold a value.
+
+        What comes after a gap is removed, and everything if the roles of the columns are not known.
+        """
+        known, useless = [], []
+        for path in sorted(self.folder.glob("*.arrow")):
+            if roles is None or not path.name.startswith(f"{len(self.shards):06d}-"):
+                useless.append(path)
+                continue
+            table = read_shard(path)
+            told = json.loads(table.schema.metadata[b"dream"])
+            first = self.shards[-1].stop if self.shards else 0
+            self.shards.append(Shard(path.name, first, first + len(table)))
+            self.stop = told["stop"]
+            known.append(told["known"])
+            if told["time"] is not None:
+                self.last = table[told["time"]].to_numpy()[-1]
+        if useless:
+            logger.warning("%s: made anew from here on, since what comes before is missing or was altered.", useless[0])
+        for path in useless:
+            path.unlink()
+        return known
+
+    def _add(self, block: Block, roles: Roles) -> list[bool]:
+        """Write a shard; which columns hold a value in it."""
+        series = to_series(block.frame, roles, self.path, self.last)
+        known = (~np.isnan(series.values)).any(axis=0).tolist()
+        columns = dict(zip(series.columns, series.values.T, strict=True))
+        if roles.time is not None and series.time is not None:
+            columns[roles.time] = series.time
+            self.last = series.time[-1]
+        told = json.dumps({"stop": block.stop, "known": known, "time": roles.time})
+        table = pyarrow.table(columns).replace_schema_metadata({"dream": told})
+        sink = pyarrow.BufferOutputStream()
+        with pyarrow.ipc.new_file(sink, table.schema) as writer:
+            writer.write_table(table)
+        content = sink.getvalue().to_pybytes()
+        first = self.shards[-1].stop if self.shards else 0
+        shard = Shard(f"{len(self.shards):06d}-{digest(content)}.arrow", first, first + len(series))
+        write_atomic(self.folder / shard.name, content)
+        self.shards.append(shard)
+        self.stop = block.stop
+        return known
+
+    def _write_time(self, column: str) -> str:
+        """The stamps of all shards in one file, which is searched by row and by stamp; its SHA-256."""
+        with atomic(self.folder / "time") as file:
+            for shard in self.shards:
+                file.write(read_shard(self.folder / shard.name)[column].to_numpy().view(np.int64).data)
+            return sha256(file)

@@ -1,0 +1,192 @@
+"""`StoredSeries`: a series that stays on disk, as Arrow shards beside the cache, and what is made of it, as memory maps.
+
+Shapes: T rows, D columns.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+import shutil
+from collections import defaultdict
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pyarrow
+from filelock import FileLock
+
+from dream.errors import DataError
+from dream.files import sha256, write_atomic
+from dream.sealed import note, read_note
+from lightning_modules.data.series import Series
+
+logger = logging.getLogger(__name__)
+
+Pieces = Iterator[dict[str, np.ndarray]]
+"""Rows of named arrays, one after another."""
+
+
+class Shard(NamedTuple):
+    """An Arrow file with some of the rows; half of its SHA-256 is part of its name."""
+
+    name: str
+    first: int
+    stop: int
+
+
+@dataclass(frozen=True, eq=False)
+class StoredSeries:
+    """Rows in time order, on disk; a `Series` that is only ever read block by block."""
+
+    folder: Path
+    shards: tuple[Shard, ...]
+    columns: tuple[str, ...]
+    time: np.ndarray | None
+    """datetime64[ns] (T,), a memory map."""
+    source: str
+    rows: int
+
+    def __len__(self) -> int:
+        return self.rows
+
+    def head(self, rows: int) -> StoredSeries:
+        """The first rows."""
+        return replace(self, rows=rows, time=None if self.time is None else self.time[:rows])
+
+    def blocks(self, rows: slice) -> Iterator[Series]:
+        """These rows, shard by shard.
+
+        Raises:
+            DataError: a shard is not what was written.
+        """
+        start, stop, _ = rows.indices(len(self))
+        for shard in self.shards:
+            first, last = max(start, shard.first), min(stop, shard.stop)
+            if first < last:
+                values = self._load(shard)[first - shard.first : last - shard.first]
+                yield Series(values, self.columns, None if self.time is None else self.time[first:last], self.source)
+
+    def _load(self, shard: Shard) -> np.ndarray:
+        """The values of a shard, (rows, D)."""
+        table = read_shard(self.folder / shard.name)
+        return np.stack([table[name].to_numpy() for name in self.columns], axis=1)
+
+    def keep(self, recipe: str, pieces: Pieces) -> dict[str, np.ndarray]:
+        """The arrays in `pieces`, as read-only memory maps; made once for each `recipe`, and anew if they were altered.
+
+        Raises:
+            DataError: they cannot be written.
+        """
+        folder = self.folder / f"prepared-{digest(recipe.encode())}"
+        with writing(self.folder):
+            if (arrays := _mapped(folder)) is None:
+                unfinished = self.folder / "prepared.part"
+                for old in (unfinished, folder):
+                    shutil.rmtree(old, ignore_errors=True)
+                unfinished.mkdir()
+                _write(pieces, unfinished)
+                unfinished.rename(folder)
+                arrays = _mapped(folder)
+        if arrays is None:
+            raise DataError(f"{folder}: another program alters it. Set DREAM_CACHE to another folder.")
+        return arrays
+
+
+def read_shard(path: Path) -> pyarrow.Table:
+    """The rows in an Arrow file that has half of its SHA-256 in its name.
+
+    Raises:
+        DataError: it is not what was written.
+    """
+    try:
+        with pyarrow.memory_map(str(path)) as file:
+            content = file.read_buffer()
+    except (OSError, pyarrow.ArrowInvalid):  # an empty file cannot be mapped
+        content = b""
+    if digest(content) not in path.name:
+        raise DataError(
+            f"{path}: this part of a converted file is missing or was altered. Delete the folder {path.parent} and run "
+            "again, which converts the file anew."
+        )
+    return pyarrow.ipc.open_file(content).read_all()
+
+
+def in_memory(pieces: Pieces) -> dict[str, np.ndarray]:
+    """The arrays in `pieces`."""
+    parts: dict[str, list[np.ndarray]] = {}
+    for piece in pieces:
+        for name, rows in piece.items():
+            parts.setdefault(name, []).append(rows)
+    return {name: rows[0] if len(rows) == 1 else np.concatenate(rows) for name, rows in parts.items()}
+
+
+def _write(pieces: Pieces, folder: Path) -> None:
+    """The arrays in `pieces` as raw files, on disk when this returns."""
+    shapes: dict[str, tuple[str, list[int]]] = {}
+    sums: defaultdict[str, Any] = defaultdict(hashlib.sha256)
+    with ExitStack() as stack:
+        files = {}
+        for piece in pieces:
+            for name, rows in piece.items():
+                if name not in files:
+                    files[name] = stack.enter_context((folder / name).open("wb"))
+                    shapes[name] = (rows.dtype.str, [0, *rows.shape[1:]])
+                content = np.ascontiguousarray(rows).data
+                files[name].write(content)
+                sums[name].update(content)
+                shapes[name][1][0] += len(rows)
+        for file in files.values():
+            file.flush()
+            os.fsync(file.fileno())
+    arrays = {name: (*shape, sums[name].hexdigest()) for name, shape in shapes.items()}
+    write_atomic(folder / "arrays.json", note(arrays))
+
+
+def _mapped(folder: Path) -> dict[str, np.ndarray] | None:
+    """The arrays that `_write` wrote to `folder`, as memory maps; None where they are not what it wrote."""
+    if not folder.exists():
+        return None
+    arrays: dict[str, np.ndarray] = {}
+    try:
+        for name, (dtype, shape, checksum) in read_note(folder / "arrays.json").items():
+            require_sha256(folder / name, checksum)
+            arrays[name] = np.memmap(folder / name, dtype=dtype, mode="r", shape=tuple(shape))
+    except (OSError, ValueError) as error:
+        logger.warning("%s: %s is made anew.", error, folder)
+        return None
+    return arrays
+
+
+def require_sha256(path: Path, expected: str) -> None:
+    """Reads a whole file; a ValueError if its SHA-256 is another, an OSError if it cannot be read."""
+    with path.open("rb") as file:
+        if sha256(file) != expected:
+            raise ValueError(f"{path} is damaged")
+
+
+def digest(content: bytes | memoryview | pyarrow.Buffer) -> str:
+    """Half of the SHA-256 of `content`."""
+    return hashlib.sha256(content).hexdigest()[:32]
+
+
+@contextmanager
+def writing(folder: Path) -> Iterator[None]:
+    """Alone in `folder`: another process waits.
+
+    Raises:
+        DataError: it cannot be written.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with FileLock(folder / "lock"):
+            yield
+    except OSError as error:
+        raise DataError(
+            f"{folder}: cannot be written ({error.strerror or error}). What is done is kept and the same command goes on "
+            "from there: make room, or set DREAM_CACHE to a folder with more."
+        ) from error

@@ -1,0 +1,311 @@
+"""`ForecastingData`: one long series, cut in time order, as windows or streams to forecast.
+
+Shapes: D inputs (targets, covariates, known covariates, calendar, ages of the values), C targets, T rows. Values are
+standardised.
+"""
+
+from __future__ import annotations
+
+import logging
+from abc import ABC, abstractmethod
+from functools import cached_property
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from dream.errors import ConfigError, DataError
+from lightning_modules.data.base import TaskData, require_int
+from lightning_modules.data.columns import calendar_columns, continued
+from lightning_modules.data.disk.stored import StoredSeries
+from lightning_modules.data.order import in_order, loader, one_by_one, shuffled
+from lightning_modules.data.series import Series
+from lightning_modules.data.split import split_rows
+from lightning_modules.forecasting.batches import (
+    StreamDataset,
+    WindowBatch,
+    WindowDataset,
+    one_phase,
+    rolling_stream,
+    training_streams,
+)
+from lightning_modules.forecasting.prepared import Prepared, Recipe, prepare
+
+logger = logging.getLogger(__name__)
+
+_PARTS = ("training", "validation", "test")
+_CHUNK = 32  # origins of a rolling test that are forecast at once
+_ROWS = 1 << 16  # rows that are looked at together
+_WARM_UP = 8  # look-backs that a rolling test reads before its first origin
+
+
+class ForecastingData(TaskData, ABC):
+    """One series cut in time order into training, validation and test part, as windows to forecast.
+
+    Windows move by one row. Training windows lie inside the training part; validation and test windows have their
+    future inside their part, and their past may reach back before it. The data are read on first use and once.
+
+    Args:
+        look_back: Rows of the past that a window holds.
+        horizon: Rows of the future to forecast.
+        batch_size: Windows in a batch, of all processes together; with `streams`, the number of parallel streams.
+        season: Rows in one season, e.g. 24 for hourly data with a daily rhythm. MASE and the seasonal-naive forecast
+            use it.
+        split: Training, validation and test part, in time order. Three fractions, three row counts, or two to three
+            ISO dates (the first moment after training, after validation and, if given, after test).
+        streams: Train on contiguous streams that carry their state from batch to batch, not on shuffled windows.
+        rolling: Validate and test with carried state: the part is read once, as one stream, with a forecast every
+            `stride` rows. Otherwise every window, stride 1, is read afresh.
+        stride: Rows from one forecast of a stream to the next; None means `look_back`.
+        missing: What to do about missing values: stop with an error (`error`), carry the last known value forward
+            (`ffill`), or also show the model how old each value is and leave missing targets out of loss and metrics
+            (`mask`).
+        calendar: Known covariates made from the time stamps: any of minute, hour, weekday, day (of the month), month.
+        timespans: Tell the layer how much time lies between rows, in units of the median training step, for uneven stamps.
+        num_workers: Processes that prepare batches; 0 prepares them in the main process.
+    """
+
+    targets: list[str] | None = None
+    covariates: list[str] | None = None
+    known_covariates: list[str] | None = None
+    """Columns to predict (None for all but the covariates), columns that are only read, and columns whose values are known
+    for the horizon too."""
+
+    def __init__(
+        self,
+        look_back: int = 96,
+        horizon: int = 24,
+        batch_size: int = 32,
+        season: int = 24,
+        split: list[int | float | str] = [0.7, 0.1, 0.2],  # noqa: B006 - shown by --print_config, never changed
+        streams: bool = False,
+        rolling: bool = False,
+        stride: int | None = None,
+        missing: Literal["error", "ffill", "mask"] = "error",
+        calendar: list[str] | None = None,
+        timespans: bool = False,
+        num_workers: int = 0,
+    ) -> None:
+        super().__init__()
+        self.look_back = require_int("look_back", look_back)
+        self.horizon = require_int("horizon", horizon)
+        self.batch_size = require_int("batch_size", batch_size)
+        self.season = require_int("season", season)
+        self.num_workers = require_int("num_workers", num_workers, least=0)
+        self.stride = self.look_back if stride is None else require_int("stride", stride)
+        for name, value in (("streams", streams), ("rolling", rolling), ("timespans", timespans)):
+            if not isinstance(value, bool):
+                raise ConfigError(f"`{name}` must be true or false; got {value!r}.", key=name)
+        if missing not in ("error", "ffill", "mask"):
+            raise ConfigError(f"`missing` must be error, ffill or mask; got {missing!r}.", key="missing")
+        self.split, self.streams, self.rolling, self.missing = list(split), streams, rolling, missing
+        self.timespans, self.calendar = timespans, list(calendar or [])
+        self.calendar_count = len(calendar_columns(self.calendar))
+
+    @abstractmethod
+    def read(self) -> Series | StoredSeries:
+        """Reads the whole series, its columns being the targets, then the covariates, then the known covariates.
+
+        After the last row with a target may come rows that hold known covariates only.
+        """
+
+    @cached_property
+    def whole(self) -> Series | StoredSeries:
+        """As read."""
+        return self.read()
+
+    @cached_property
+    def series(self) -> Series | StoredSeries:
+        """The rows up to the last known target, in the source's units, missing values still missing."""
+        whole = self.whole
+        if not self.known_count:
+            return whole
+        channels = len(whole.columns) - self.covariate_count - len(self.known_covariates or [])
+        rows, last = 0, 0
+        for block in whole.blocks(slice(None)):
+            known = np.flatnonzero(~np.isnan(block.values[:, :channels]).all(axis=1))
+            last = rows + int(known[-1]) + 1 if len(known) else last
+            rows += len(block)
+        return whole.head(last)
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """The inputs' names."""
+        return (*self.series.columns, *calendar_columns(self.calendar))
+
+    @property
+    def target_columns(self) -> tuple[str, ...]:
+        return self.columns[: len(self.columns) - self.covariate_count - self.known_count]
+
+    @property
+    def inputs(self) -> int:
+        """D, the number of values that a model reads in a row."""
+        return len(self.columns) + self.aged_count
+
+    @property
+    def covariate_count(self) -> int:
+        """The number of columns that are only read, and known in the past only."""
+        return len(self.covariates or [])
+
+    @property
+    def known_count(self) -> int:
+        """The number of columns that are known for the horizon too, the calendar's among them."""
+        return len(self.known_covariates or []) + self.calendar_count
+
+    @property
+    def aged_count(self) -> int:
+        """The number of columns whose age a model reads: with the mask policy all but the calendar's, otherwise none."""
+        return len(self.columns) - self.calendar_count if self.missing == "mask" else 0
+
+    @property
+    def channels(self) -> int:
+        """C, the number of columns that a model predicts."""
+        return len(self.target_columns)
+
+    @cached_property
+    def prepared(self) -> Prepared:
+        split = split_rows(len(self.series), self.split, self.series.time)
+        needed = (self.look_back + self.horizon, self.horizon, self.horizon)
+        for name, part, rows in zip(_PARTS, split, needed, strict=True):
+            if part.stop - part.start < rows:
+                raise DataError(
+                    f"{self.series.source}: the {name} part has {part.stop - part.start} rows and one window needs "
+                    f"{rows} (look_back {self.look_back}, horizon {self.horizon}). Shorten them or change `split`."
+                )
+        known, calendar = len(self.known_covariates or []), tuple(self.calendar)
+        recipe = Recipe(len(self.series), split, self.channels, known, calendar, self.horizon, self.missing, self.timespans)
+        return prepare(self.whole, recipe)
+
+    def setup(self, stage: str | None = None) -> None:
+        """Reads, splits and standardises the data; calling it again changes nothing."""
+        _ = self.prepared
+
+    def train_dataloader(self) -> DataLoader[WindowBatch]:
+        if not self.streams:
+            windows = self._windows(self.prepared.split.train)
+            return loader(windows, shuffled(len(windows), self.batch_size).shared(*self.share), self.num_workers)
+        self.require_streams("batch_size", self.batch_size)
+        streams = self._training_streams().shared(*self.share)
+        return loader(streams, one_phase(streams), self.num_workers)
+
+    def val_dataloader(self) -> DataLoader[WindowBatch]:
+        return self._evaluation(self.prepared.split.val, self.share)
+
+    def test_dataloader(self) -> DataLoader[WindowBatch]:
+        return self._evaluation(self.prepared.split.test)
+
+    def predict_dataloader(self) -> DataLoader[WindowBatch]:
+        """What leads to the forecast after the last row, with a future that nobody knows yet (NaN): one window, or with
+        `rolling` a stream whose last origin it is.
+
+        Raises:
+            DataError: the known covariates end before the horizon does.
+        """
+        rows, known = len(self.series), self.prepared.tables.known
+        if known is not None and (ahead := len(known) - rows) < self.horizon:
+            raise DataError(
+                f"{self.series.source}: a forecast of {self.horizon} rows needs the known covariates "
+                f"{', '.join(self.known_covariates or [])} of as many rows after the last target; there are {ahead}. Append "
+                "rows with their time and known covariates and with empty targets, or shorten `horizon`."
+            )
+        if self.rolling:
+            return self._stream(self._rolling(rows, rows))
+        origin = torch.tensor([rows])
+        window = self.prepared.tables.cut(origin[:, None] + torch.arange(-self.look_back, 0), origin, self.horizon)
+        return loader([window], one_by_one(1))
+
+    def _windows(self, rows: slice) -> WindowDataset:
+        return WindowDataset(self.prepared.tables, self.look_back, self.horizon, rows)
+
+    def _training_streams(self) -> StreamDataset:
+        rows = self.prepared.split.train
+        return training_streams(self.prepared.tables, self.look_back, self.horizon, rows, self.batch_size, self.stride)
+
+    def _rolling(self, first: int, last: int) -> StreamDataset:
+        shape = (self.look_back, self.horizon, first, last, self.stride)
+        return rolling_stream(self.prepared.tables, *shape, _CHUNK, _WARM_UP * self.look_back)
+
+    def _evaluation(self, rows: slice, share: tuple[int, int] = (0, 1)) -> DataLoader[WindowBatch]:
+        if self.rolling:
+            return self._stream(self._rolling(rows.start, rows.stop - self.horizon))
+        windows = self._windows(rows)
+        return loader(windows, in_order(len(windows), self.batch_size).shared(*share), self.num_workers)
+
+    def _stream(self, stream: StreamDataset) -> DataLoader[WindowBatch]:
+        return loader(stream, one_by_one(len(stream)), self.num_workers)
+
+    @cached_property
+    def mase_scale(self) -> Tensor:
+        """(C,) the denominator of MASE: mean of ``|y_t - y_(t - season)|`` over the standardised training rows.
+
+        It is 1 for a target that repeats itself exactly, whose MASE is then its plain mean absolute error.
+        """
+        rows = self.prepared.tables.targets[self.prepared.split.train]
+        if len(rows) <= self.season:
+            raise DataError(f"`season` is {self.season} rows and the training part has only {len(rows)}. Lower it.")
+        total, count = torch.zeros(self.channels, dtype=torch.float64), torch.zeros(self.channels, dtype=torch.int64)
+        for later, earlier in zip(rows[self.season :].split(_ROWS), rows[: -self.season].split(_ROWS), strict=True):
+            change = (later - earlier).abs()
+            total += change.nansum(dim=0, dtype=torch.float64)
+            count += (~change.isnan()).sum(dim=0)
+        scale = (total / count).float()
+        if scale.isnan().any():
+            raise DataError("MASE needs known training values one `season` apart; a target has none. Change `season`.")
+        if (repeats := scale == 0).any():
+            names = ", ".join(name for name, same in zip(self.target_columns, repeats.tolist(), strict=True) if same)
+            logger.warning("Targets that repeat exactly every season have a MASE scale of 1: %s.", names)
+        return torch.where(repeats, torch.ones_like(scale), scale)
+
+    def training_windows(self, most: int) -> tuple[Tensor, Tensor]:
+        """Targets (N, look_back, C) and future (N, horizon, C) of at most `most` training windows, evenly spread."""
+        windows = self._windows(self.prepared.split.train)
+        batch = windows[np.linspace(0, len(windows) - 1, min(most, len(windows))).astype(int).tolist()]
+        return batch.past[..., : self.channels], batch.future
+
+    def unscale(self, targets: Tensor) -> Tensor:
+        """Standardised targets (..., C) back in the source's units, in float64."""
+        return self.prepared.scaler.inverse(targets.double(), slice(self.channels))
+
+    def times(self, origins: Tensor | np.ndarray) -> np.ndarray:
+        """The time stamp of each row, or the row's number for a series without time stamps.
+
+        Rows after the last one follow at the median distance of the known time stamps.
+        """
+        rows = torch.as_tensor(origins).cpu().numpy()
+        return rows if self.whole.time is None else continued(self.whole.time, rows)
+
+    def future_times(self, origin: int, horizon: int | None = None) -> np.ndarray:
+        """The time stamps of the `horizon` rows that start with row `origin`."""
+        return self.times(np.arange(origin, origin + (horizon or self.horizon)))
+
+    def rows_of(self, batch: WindowBatch) -> Tensor:
+        first = batch.origin - self.look_back if batch.reset is None else batch.origin[:, 0] - self.stride
+        last = batch.origin - 1 if batch.reset is None else batch.origin[:, -1] - 1
+        return torch.stack([first, last], 1)
+
+    def source_of(self, row: int) -> str:
+        return self.series.source
+
+    def describe(self) -> list[tuple[str, str]]:
+        """What a person wants to know before training, as (name, text) rows."""
+        series, split, time = self.series, self.prepared.split, self.series.time
+        counts = zip(series.columns, self.prepared.missing, strict=True)
+        windows = [f"{len(self._windows(part))} windows" for part in split]
+        if self.streams:
+            windows[0] = f"{self._training_streams().chunks} batches of {self.batch_size} streams"
+        if self.rolling:
+            windows[1:] = [f"a forecast every {self.stride} rows with carried state"] * 2
+        parts = [f"rows {part.start} to {part.stop - 1}, {what}" for part, what in zip(split, windows, strict=True)]
+        return [
+            ("source", series.source),
+            ("rows", str(len(series))),
+            ("targets", ", ".join(self.target_columns)),
+            ("covariates", ", ".join(self.covariates or []) or "none"),
+            ("known covariates", ", ".join(self.columns[len(self.columns) - self.known_count :]) or "none"),
+            ("time", "row numbers" if time is None else " to ".join(np.datetime_as_string(time[[0, -1]], unit="s"))),
+            *zip(_PARTS, parts, strict=True),
+            ("missing", ", ".join(f"{name} {count}" for name, count in counts if count) or "none"),
+            ("scaling", "mean 0 and deviation 1 over the training rows"),
+        ]

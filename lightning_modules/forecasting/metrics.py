@@ -1,0 +1,99 @@
+"""Forecast metrics that torchmetrics lacks, and the set that every forecasting table shows."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torchmetrics import MeanAbsoluteError, MeanSquaredError, Metric, MetricCollection
+
+from lightning_modules.forecasting.quantiles import QuantileMetrics
+
+
+class MeanAbsoluteScaledError(Metric):
+    """MASE: mean over targets of the mean absolute error, in units of the seasonal-naive error on the training rows.
+
+    ``MASE = mean_c( mean |y_c - yhat_c| / scale_c )``,  ``scale_c = mean_t |y_c,t - y_c,t-season|`` over training rows.
+
+    Below 1: better than the seasonal-naive forecast one season ahead within the training rows. Source: Hyndman and
+    Koehler, Another look at measures of forecast accuracy, 2006.
+
+    Args:
+        scale: (C,) the denominator of each target; `ForecastingData.mase_scale`.
+    """
+
+    is_differentiable = False
+    higher_is_better = False
+    full_state_update = False
+    scale: Tensor
+    absolute_error: Tensor
+    count: Tensor
+
+    def __init__(self, scale: Tensor) -> None:
+        super().__init__()
+        self.register_buffer("scale", scale)
+        self.add_state("absolute_error", torch.zeros(scale.shape, dtype=torch.float64), dist_reduce_fx="sum")
+        self.add_state("count", torch.zeros(scale.shape, dtype=torch.long), dist_reduce_fx="sum")
+
+    def update(self, preds: Tensor, target: Tensor) -> None:
+        """Add forecasts (..., C) of `target` (..., C); NaN in `target` is left out."""
+        known = ~target.isnan()
+        errors = torch.where(known, preds - target, 0.0).abs().flatten(0, -2)
+        self.absolute_error += errors.sum(0, dtype=torch.float64)
+        self.count += known.flatten(0, -2).sum(0)
+
+    def compute(self) -> Tensor:
+        """The MASE of all that was added, (); targets without a single value are left out."""
+        return (self.absolute_error / self.count / self.scale)[self.count > 0].mean().float()
+
+
+class ForecastMetrics(Metric):
+    """MSE, MAE and MASE on the protocol's scale (standardised), MSE and MAE in the data's own units; for quantile
+    forecasts CRPS and coverage too.
+
+    Args:
+        scaler_scale: (C,) the data's units in one standardised unit, for each target.
+        mase_scale: (C,) see `MeanAbsoluteScaledError`.
+        levels: Levels of the quantile forecasts, increasing; see `QuantileMetrics`.
+    """
+
+    full_state_update = False
+    units: Tensor
+
+    def __init__(self, scaler_scale: Tensor, mase_scale: Tensor, levels: Sequence[float] = ()) -> None:
+        super().__init__()
+        self.register_buffer("units", scaler_scale)
+        self.standardised = MetricCollection({"mse": MeanSquaredError(), "mae": MeanAbsoluteError()})
+        self.mase = MeanAbsoluteScaledError(mase_scale)
+        self.own = MetricCollection({"mse_data": MeanSquaredError(), "mae_data": MeanAbsoluteError()})
+        for part in (self.standardised, self.own):
+            part.set_dtype(torch.float64)  # the square of a legal error can be beyond float32
+        self.quantiles = QuantileMetrics(levels) if levels else None
+
+    def update(self, preds: Tensor, target: Tensor, quantiles: Tensor | None = None) -> None:
+        """Add standardised forecasts (N, horizon, C), and quantile forecasts (N, horizon, C, Q), of `target`.
+
+        NaN in `target` is left out.
+        """
+        valid = ~target.isnan()
+        if valid.any():
+            units, said, came = self.units.expand_as(target)[valid], preds[valid].double(), target[valid].double()
+            self.mase.update(preds, target)
+            self.standardised.update(said, came)
+            self.own.update(said * units, came * units)
+            if self.quantiles is not None and quantiles is not None:
+                self.quantiles.update(quantiles, target)
+
+    def compute(self) -> dict[str, Tensor]:
+        """Name and value of each metric."""
+        values: dict[str, Tensor] = {**self.standardised.compute(), "mase": self.mase.compute(), **self.own.compute()}
+        listed = {name: values[name] for name in ("mse", "mae", "mase", "mse_data", "mae_data")}
+        return listed if self.quantiles is None else {**listed, **self.quantiles.compute()}
+
+    def reset(self) -> None:
+        """Forget all that was added."""
+        super().reset()
+        for part in (self.standardised, self.mase, self.own, self.quantiles):
+            if part is not None:
+                part.reset()

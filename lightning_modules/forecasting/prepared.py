@@ -1,0 +1,162 @@
+"""`prepare`: a series without gaps, standardised, as the tables that batches are cut from.
+
+Everything goes block by block (`Series.blocks`), with what a block needs to know of those before it carried along, so that a
+series on disk (`StoredSeries`) gets the tables of one in memory without ever being there.
+
+Shapes: T rows, D columns (targets, covariates, known covariates, calendar), C targets, H horizon.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from itertools import chain
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from dream.errors import DataError
+from lightning_modules.data.columns import (
+    age,
+    calendar_columns,
+    continued,
+    median_step,
+    rows_since,
+    timespans,
+    with_calendar,
+)
+from lightning_modules.data.disk.stored import Pieces, StoredSeries, in_memory
+from lightning_modules.data.series import Missing, Scaler, Series, carry_forward, fill_missing, report_missing
+from lightning_modules.data.split import Split
+from lightning_modules.forecasting.batches import Tables
+
+
+@dataclass(frozen=True, eq=False)
+class Prepared:
+    """The parts of a series, its scaler, how many values each column lacks, and its standardised tables, float32."""
+
+    split: Split
+    scaler: Scaler
+    missing: np.ndarray
+    tables: Tables
+
+    @property
+    def values(self) -> Tensor:
+        """(T, D) inputs, and with the mask policy their ages after them."""
+        return self.tables.values
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What is made of a file's columns: first `channels` targets, and after the covariates `known` known ones."""
+
+    rows: int
+    """T; rows after these hold known covariates only."""
+    split: Split
+    channels: int
+    known: int
+    """Without the calendar's."""
+    calendar: tuple[str, ...]
+    horizon: int
+    missing: Missing
+    timed: bool
+
+
+def prepare(whole: Series | StoredSeries, recipe: Recipe) -> Prepared:
+    """Fill, scale and lay out `whole`.
+
+    The mask policy fills causally: with the last known value, and before the first with the mean of the training rows. It
+    adds the age of each value (`columns.age`) to the inputs and leaves missing targets NaN.
+
+    Raises:
+        DataError: values are missing under the error policy, a column is empty in the training rows, or there are no time
+            stamps for the calendar or the time between rows, or a value is out of all proportion to the training rows.
+    """
+    if recipe.timed and whole.time is None:
+        raise DataError(
+            f"{whole.source}: `timespans` needs time stamps and the rows have only numbers. Name the `time_column`, "
+            "or leave `timespans` out."
+        )
+    made = _Making(whole, recipe).arrays
+    arrays = whole.keep(repr(recipe), made()) if isinstance(whole, StoredSeries) else in_memory(made())
+    report_missing(arrays["missing"], whole.columns, whole.source, recipe.missing)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # a memory map is read-only, and nothing writes to tables
+        parts = {name: torch.from_numpy(arrays[name]) for name in Tables._fields if name in arrays}
+    scaler = Scaler(np.array(arrays["mean"]), np.array(arrays["scale"]))
+    return Prepared(recipe.split, scaler, np.array(arrays["missing"]), Tables(**parts))
+
+
+class _Making:
+    """One pass over the rows to learn what is missing, two over the training rows to fit the scaler, one to make tables."""
+
+    def __init__(self, whole: Series | StoredSeries, recipe: Recipe) -> None:
+        self.whole, self.recipe = whole, recipe
+        self.columns = (*whole.columns, *calendar_columns(recipe.calendar))
+        self.known = recipe.known + len(self.columns) - len(whole.columns)
+
+    def _blocks(self, rows: slice) -> Iterator[Series]:
+        names = self.recipe.calendar
+        return (with_calendar(block, names) if names else block for block in self.whole.blocks(rows))
+
+    def arrays(self) -> Pieces:
+        """The arrays to keep, piece by piece; the small ones in one."""
+        recipe = self.recipe
+        missing, first = np.zeros(len(self.columns), dtype=np.int64), np.full(len(self.columns), np.nan)
+        for block in self._blocks(slice(recipe.rows)):
+            gaps = np.isnan(block.values)
+            missing += gaps.sum(axis=0)
+            first = np.where(np.isnan(first), block.values[(~gaps).argmax(axis=0), np.arange(len(first))], first)
+        if recipe.missing == "error":
+            report_missing(missing, self.columns, self.whole.source, "error")
+        scaler = Scaler.fit_blocks(lambda: (block.values for block in self._blocks(recipe.split.train)), self.columns)
+        if recipe.missing == "mask":
+            self._require_targets()
+        yield {"mean": scaler.mean, "scale": scaler.scale, "missing": missing[: len(self.whole.columns)]}
+        yield from self._tables(scaler, scaler.mean if recipe.missing == "mask" else first)
+
+    def _require_targets(self) -> None:
+        for name, part in zip(("validation", "test"), self.recipe.split[1:], strict=True):
+            if all(np.isnan(block.values[:, : self.recipe.channels]).all() for block in self.whole.blocks(part)):
+                raise DataError(f"{self.whole.source}: the {name} part holds no known target to score. Change `split`.")
+
+    def _tables(self, scaler: Scaler, before: np.ndarray) -> Pieces:
+        """What `Tables` holds; `before` (D,) fills the gaps before a column's first value."""
+        recipe, whole = self.recipe, self.whole
+        targets, known = slice(recipe.channels), slice(len(self.columns) - self.known, None)
+        since: np.ndarray | float = np.inf
+        row, stamp, step = 0, None, 1.0
+        if recipe.timed and whole.time is not None:
+            step = median_step(whole.time[recipe.split.train])
+        for block in self._blocks(slice(recipe.rows)):
+            filled = carry_forward(block.values, before)
+            values = scaler.standardise(filled, self.columns, whole.source, first=row)
+            observed = block.values if recipe.missing == "mask" else filled
+            piece = {"values": values, "targets": scaler.transform(observed[:, targets], targets)}
+            if self.known:
+                piece["known"] = values[:, known]
+            if recipe.missing == "mask":
+                ages = rows_since(block.values[:, : len(whole.columns)], since)
+                piece["values"], since = np.concatenate([values, age(ages)], axis=1), ages[-1]
+            if recipe.timed and block.time is not None:
+                piece["timespans"], stamp = timespans(block.time, stamp, step), block.time[-1]
+            before, row = filled[-1], row + len(filled)
+            yield {name: part.astype(np.float32) for name, part in piece.items()}
+        yield {"targets": np.full((recipe.horizon, recipe.channels), np.nan, dtype=np.float32)}
+        before = before[known]
+        for block in chain(self._blocks(slice(recipe.rows, None)), self._calendar_ahead()) if self.known else ():
+            ahead = replace(block, values=block.values[:, known], columns=self.columns[known])
+            filled = fill_missing(ahead, recipe.missing, before).values
+            values = scaler.standardise(filled, ahead.columns, whole.source, known, row)
+            before, row = filled[-1] if len(filled) else before, row + len(filled)
+            yield {"known": values.astype(np.float32)}
+
+    def _calendar_ahead(self) -> Iterator[Series]:
+        """The horizon after the last row, where nothing but the calendar is known."""
+        whole = self.whole
+        if self.recipe.calendar and not self.recipe.known and whole.time is not None:
+            values = np.full((self.recipe.horizon, len(whole.columns)), np.nan)
+            time = continued(whole.time, len(whole) + np.arange(self.recipe.horizon))
+            yield with_calendar(Series(values, whole.columns, time, whole.source), self.recipe.calendar)

@@ -1,0 +1,69 @@
+"""Forecasting data from a CSV or Parquet file of one's own."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from dream.errors import ConfigError
+from lightning_modules.data.disk.convert import stored_table
+from lightning_modules.data.disk.stored import StoredSeries
+from lightning_modules.data.in_memory import InMemory
+from lightning_modules.data.series import Series, check_file, read_table
+from lightning_modules.forecasting.data import ForecastingData
+
+LARGE = 1 << 28
+"""Bytes of text from which on a file stays on disk."""
+
+
+class TableData(ForecastingData, InMemory):
+    """A CSV or Parquet file with one row per time step; `TableData.of` takes a DataFrame or an array.
+
+    Args:
+        path: The file: .csv or .txt (also .gz), .parquet or .pq.
+        time_column: The column of time stamps; None finds it, and counts rows where there is none.
+        targets: Columns to predict; None for all columns of numbers but the time column and the covariates.
+        covariates: Columns that are read but not predicted.
+        known_covariates: Columns that are read, not predicted, and known for the horizon too, such as prices, plans or a
+            weather forecast. `dream predict` reads their future values from rows after the last one that has a target.
+        mapped: Keep the data on disk: the file is converted once, beside the cache (DREAM_CACHE), and read by memory map.
+            null: if it has more than 256 MiB, or 64 MiB compressed (.gz, Parquet).
+    """
+
+    def __init__(
+        self,
+        path: str,
+        time_column: str | None = None,
+        targets: list[str] | None = None,
+        covariates: list[str] | None = None,
+        known_covariates: list[str] | None = None,
+        mapped: bool | None = None,
+        **options: Any,
+    ) -> None:
+        super().__init__(**options)
+        if targets == []:
+            raise ConfigError("`targets` must name at least one column, or be null for all; got [].", key="targets")
+        roles = {"targets": targets, "covariates": covariates, "known_covariates": known_covariates}
+        named = [name for names in roles.values() for name in names or []]
+        for role, names in roles.items():
+            for name in names or []:
+                if named.count(name) > 1 or name == time_column:
+                    raise ConfigError(
+                        f"column `{name}` must be used once; it is named more than once among `targets`, `covariates`, "
+                        "`known_covariates` and `time_column`.",
+                        key=role,
+                    )
+        if mapped not in (None, True, False):
+            raise ConfigError(f"`mapped` must be true, false or null; got {mapped!r}.", key="mapped")
+        self.mapped = mapped
+        self.path, self.time_column, self.targets = path, time_column, targets
+        self.covariates, self.known_covariates = covariates, known_covariates
+
+    def read(self) -> Series | StoredSeries:
+        others = [*(self.covariates or []), *(self.known_covariates or [])]
+        if self.frame is not None:
+            return read_table(self.frame, self.time_column, self.targets, others)
+        path = check_file(self.path)
+        plain = path.name.lower().endswith((".csv", ".txt"))
+        large = path.stat().st_size > (LARGE if plain else LARGE // 4)
+        reader = stored_table if (large if self.mapped is None else self.mapped) else read_table
+        return reader(path, self.time_column, self.targets, others)

@@ -1,0 +1,166 @@
+"""`StreamRecord`: scores and pictures of one pass over a stream, beside the rivals that need no training.
+
+Shapes: M rows, H rows ahead, C targets.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from matplotlib.figure import Figure
+from torch import Tensor
+from torchmetrics import MetricCollection
+
+from dream.files import write_atomic
+from lightning_modules import naive
+from lightning_modules.online import plots
+from lightning_modules.online.data import OnlineData
+from lightning_modules.online.drift import page_hinkley
+from lightning_modules.online.metrics import prequential_metrics
+from lightning_modules.stream import Steps
+from lightning_modules.tables import free
+
+ALARM = 25.0  # sum of rises of the error, in its deviations, that counts as a change
+SMALLEST = 1e-12  # added to squared errors before their logarithm is taken
+
+
+class StreamRecord:
+    """What each mode said of each row of a stream, scored, and the same for the rivals.
+
+    Args:
+        data: The stream.
+        title: Name of the model, for tables.
+        modes: The modes that will be added.
+    """
+
+    def __init__(self, data: OnlineData, title: str, modes: Sequence[str]) -> None:
+        self.data, self.title, self.modes = data, title, list(modes)
+        classes = data.channels if data.task == "classification" else None
+        self.metrics: dict[str, MetricCollection] = {name: prequential_metrics(classes) for name in (*modes, *self.rivals)}
+        for metric in self.metrics.values():
+            metric.persistent()  # a stream can be stopped and gone on with
+        self.errors: dict[str, list[Tensor]] = {name: [] for name in self.metrics}
+        self.seen: list[Tensor] = []
+        """Surprise and norm of U of the first mode, (M, 2)"""
+
+    @property
+    def rivals(self) -> list[str]:
+        """The predictions that need no training."""
+        if self.data.task == "classification":
+            return ["previous label", "majority class"]
+        if self.data.task == "regression":
+            return ["repeat-last"]
+        seasonal = self.data.season > 1 and self.data.scored.start + 1 >= self.data.season
+        return ["repeat-last", *(["seasonal-naive"] if seasonal else [])]
+
+    def add(self, mode: str, start: int, steps: Steps) -> None:
+        """Enter what `mode` said of the rows from `start`; the rivals' say with that of the first mode."""
+        scored = self.data.scored
+        first, stop = max(start, scored.start), min(start + len(steps.predictions), scored.stop)
+        if first >= stop:
+            return
+        rows, part = torch.arange(first, stop), slice(first - start, stop - start)
+        said = steps.predictions[part].cpu()
+        self._score(mode, rows, said[:, 0].argmax(-1) if self.data.task == "classification" else said)
+        if mode == self.modes[0]:
+            self.seen.append(torch.stack([steps.surprise[part], steps.u_norm[part]], 1).cpu())
+            for rival in self.rivals:
+                self._score(rival, rows, self._naive(rival, rows))
+
+    def _truth(self, rows: Tensor) -> Tensor:
+        """(M,) classes, or (M, H, C) values."""
+        targets = self.data.values[1]
+        if self.data.task == "classification":
+            return targets[rows]
+        if self.data.task == "regression":
+            return targets[rows].unsqueeze(1)
+        return targets[rows.unsqueeze(1) + torch.arange(1, self.data.horizon + 1)]
+
+    def _naive(self, rival: str, rows: Tensor) -> Tensor:
+        targets, data = self.data.values[1], self.data
+        if rival == "previous label":
+            return naive.previous_label(targets, data.label_delay)[rows]
+        if rival == "majority class":
+            return naive.majority_class(targets, data.channels, data.label_delay)[rows]
+        if data.task == "regression":
+            late = torch.cat([torch.zeros_like(targets[: data.label_delay + 1]), targets])[rows]
+            return late.unsqueeze(1)
+        length = 1 if rival == "repeat-last" else data.season
+        past = targets[rows.unsqueeze(1) + torch.arange(1 - length, 1)]
+        return naive.repeat_last(past, data.horizon) if length == 1 else naive.seasonal_naive(past, data.horizon, length)
+
+    def _score(self, model: str, rows: Tensor, said: Tensor) -> None:
+        truth = self._truth(rows)
+        self.metrics[model].update(said.contiguous(), truth)
+        wrong = (said != truth).double() if truth.dim() == 1 else (said - truth).square().mean((1, 2))
+        self.errors[model].append(wrong)
+
+    def tensors(self) -> dict[str, Any]:
+        """All that was entered, by kind and then by model."""
+        return {
+            "metrics": {name: dict(metric.state_dict()) for name, metric in self.metrics.items()},
+            "errors": {name: torch.cat(parts) for name, parts in self.errors.items() if parts},
+            "seen": self.seen and torch.cat(self.seen),
+        }
+
+    def load(self, tensors: dict[str, Any]) -> None:
+        """Go on from what `tensors` gave to a record of the same modes."""
+        for name, state in tensors["metrics"].items():
+            self.metrics[name].load_state_dict(state)
+        self.errors |= {name: [parts] for name, parts in tensors["errors"].items()}
+        self.seen = [tensors["seen"]] if len(tensors["seen"]) else []
+
+    def results(self) -> dict[str, dict[str, float]]:
+        """The metrics of every mode, the module's own first, and of every rival."""
+        names = {mode: f"{self.title}, {mode}" for mode in self.modes}
+        scored = {name: metric for name, metric in self.metrics.items() if self.errors[name]}
+        return {
+            names.get(name, name): {key: float(value) for key, value in metric.compute().items()}
+            for name, metric in scored.items()
+        }
+
+    @property
+    def empty(self) -> bool:
+        """Whether nothing was scored."""
+        return not self.seen
+
+    def figure(self) -> Figure:
+        """See `lightning_modules.online.plots.stream`."""
+        errors = {name: torch.cat(parts).numpy() for name, parts in self.errors.items()}
+        surprise, u_norm = torch.cat(self.seen).double().numpy().T
+        first = self.data.scored.start
+        rows = np.arange(first, first + len(surprise))
+        own = errors[self.modes[0]]
+        classes = self.data.task == "classification"
+        # the errors of overlapping windows go together: their sum wanders as far as the root of the horizon
+        detected = page_hinkley(own if classes else np.log(own + SMALLEST), threshold=ALARM * self.data.horizon**0.5)
+        known = [row for row in self.data.drift_rows if rows[0] <= row <= rows[-1]]
+        return plots.stream(
+            self.data.times(rows),
+            errors,
+            len(self.modes),
+            surprise,
+            u_norm,
+            self.data.times(np.array(known, dtype=np.int64)),
+            self.data.times(first + np.array(detected, dtype=np.int64)),
+            "share of errors" if classes else "squared error (standardised)",
+        )
+
+    def write(self, said: Tensor, folder: Path) -> list[Path]:
+        """Write what was said of the rows (M, H, C), in the data's own units: of all, or for forecasting of the last."""
+        data, names = self.data, list(self.data.stream.targets)
+        said, rows = said.cpu(), np.arange(len(said))
+        if data.task == "forecasting":
+            said, rows = said[-1], len(said) + np.arange(data.horizon)
+            table, name = pd.DataFrame(said.numpy(), columns=names), "forecast.csv"
+        else:
+            table, name = pd.DataFrame(said[:, 0].numpy(), columns=names), "predictions.csv"
+            if data.task == "classification":
+                table.insert(0, "predicted", np.array(names)[said[:, 0].argmax(-1).numpy()])
+        table.insert(0, free("time", [str(column) for column in table.columns]), data.times(rows))
+        return [write_atomic(folder / name, table.to_csv(index=False))]

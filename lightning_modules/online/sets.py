@@ -1,0 +1,160 @@
+"""Streams from files: one's own table, and the public sets under their published online protocol."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal, NamedTuple, get_args
+
+import numpy as np
+import pandas as pd
+
+from dream.errors import ConfigError, DataError, nearest
+from lightning_modules.data.catalogue import data_path
+from lightning_modules.data.dates import find_time_column
+from lightning_modules.data.in_memory import InMemory
+from lightning_modules.data.series import Series, number_columns, read_frame, read_table
+from lightning_modules.online.data import OnlineData, Stream, Task, check_truth
+
+Name = Literal["ETTh1", "ETTh2", "ETTm1", "WTH", "exchange", "elec2"]
+Asked = Literal["auto", "forecasting", "regression", "classification"]
+
+
+class Protocol(NamedTuple):
+    """A public set: where it lies, and how its stream is cut."""
+
+    dataset: str
+    file: str
+    warm_up: int | float
+    validation: int | float
+    rows: int | None
+    season: int
+
+
+_MONTH = 30 * 24
+PROTOCOLS = {
+    "ETTh1": Protocol("ett", "ETTh1.csv", 4 * _MONTH, _MONTH, 20 * _MONTH, 24),
+    "ETTh2": Protocol("ett", "ETTh2.csv", 4 * _MONTH, _MONTH, 20 * _MONTH, 24),
+    "ETTm1": Protocol("ett", "ETTm1.csv", 16 * _MONTH, 4 * _MONTH, 80 * _MONTH, 96),
+    "WTH": Protocol("wth", "WTH.csv", 0.2, 0.05, None, 24),
+    "exchange": Protocol("exchange_rate", "exchange_rate.txt", 0.2, 0.05, None, 1),
+    "elec2": Protocol("elec2", "electricity.csv", 0, 0, None, 48),
+}
+
+
+class PublicStream(OnlineData):
+    """A public set under the leak-free online protocol of FSNet and OneNet, or Elec2 over all of its rows.
+
+    ETT: 4 months of 30 days to train on, 1 to validate, 15 as the stream; WTH and exchange: 20, 5 and 75 %; Elec2
+    (classification): every row is scored, from the first.
+
+    Args:
+        name: Which set.
+        horizon: Rows ahead to forecast; published results use 1, 24 and 48.
+    """
+
+    def __init__(
+        self,
+        name: Literal["ETTh1", "ETTh2", "ETTm1", "WTH", "exchange", "elec2"] = "ETTh2",
+        horizon: int = 1,
+        **options: Any,
+    ) -> None:
+        if name not in PROTOCOLS:
+            names = get_args(Name)
+            known = f"{', '.join(names[:-1])} or {names[-1]}"
+            raise ConfigError(f"`name` must be {known}; got {name!r}. {nearest(name, names)}", key="name")
+        protocol = PROTOCOLS[name]
+        super().__init__(
+            horizon=horizon,
+            warm_up=protocol.warm_up,
+            validation=protocol.validation,
+            rows=protocol.rows,
+            season=protocol.season,
+            **options,
+        )
+        self.protocol = protocol
+
+    def read(self) -> Stream:
+        protocol = self.protocol
+        path = data_path(protocol.dataset, protocol.file)
+        if protocol.dataset == "exchange_rate":
+            values = pd.read_csv(path, header=None).to_numpy(dtype=np.float64)
+            names = tuple(f"currency_{number}" for number in range(1, values.shape[1] + 1))
+            return Stream(Series(values, names, None, str(path)), "forecasting", names)
+        if protocol.dataset == "elec2":
+            frame = pd.read_csv(path)
+            truth, classes = pd.factorize(frame.pop("class"), sort=True)
+            series = Series(frame.to_numpy(dtype=np.float64), tuple(frame.columns), None, str(path))
+            return Stream(series, "classification", tuple(classes), truth.astype(np.int64))
+        series = read_table(path, "date")
+        return Stream(series, "forecasting", series.columns)
+
+
+class TableStream(OnlineData, InMemory):
+    """A CSV or Parquet file with one row per step; its columns of numbers, but for the targets, are read. `TableStream.of`
+    takes a DataFrame or an array.
+
+    Args:
+        path: The file: .csv or .txt (also .gz), .parquet or .pq.
+        targets: Columns to predict; null for all columns of numbers, which are then forecast.
+        task: `forecasting`: the next `horizon` rows of the targets, from all columns; `regression` and `classification`:
+            the target of a row from its other columns; `auto`: classification for one target column that holds words
+            or truth values, else forecasting.
+        time_column: The column of time stamps; null finds it, and counts rows where there is none.
+    """
+
+    def __init__(
+        self,
+        path: str,
+        targets: list[str] | None = None,
+        task: Literal["auto", "forecasting", "regression", "classification"] = "auto",
+        time_column: str | None = None,
+        **options: Any,
+    ) -> None:
+        super().__init__(**options)
+        if task not in get_args(Asked):
+            raise ConfigError(f"`task` must be {', '.join(get_args(Asked))}; got {task!r}.", key="task")
+        if targets is not None and (not targets or len(set(targets)) < len(targets)):
+            raise ConfigError(f"`targets` must name columns, each once, or be null for all; got {targets}.", key="targets")
+        if task in ("regression", "classification") and targets is None:
+            raise ConfigError(f"`targets` must name the column to predict for {task}; got null.", key="targets")
+        if task == "classification" and targets is not None and len(targets) != 1:
+            raise ConfigError(f"`targets` must name one column for classification; got {targets}.", key="targets")
+        self.path, self.targets, self.asked, self.time_column = path, targets, task, time_column
+
+    def read(self) -> Stream:
+        if self.targets is None:
+            series = read_table(self.table, self.time_column)
+            return Stream(series, "forecasting", series.columns)
+        frame = read_frame(Path(self.path).expanduser()) if self.frame is None else self.frame
+        for name in self.targets:
+            if name not in frame:
+                raise DataError(f"{self.path}: no column `{name}`. {nearest(name, map(str, frame.columns))}")
+        dtypes = [frame[name].dtype for name in self.targets]
+        numeric = all(pd.api.types.is_numeric_dtype(dtype) and not pd.api.types.is_bool_dtype(dtype) for dtype in dtypes)
+        asked: Task | str = self.asked
+        if asked == "auto":
+            asked = "classification" if len(self.targets) == 1 and not numeric else "forecasting"
+        time_column = self.time_column or find_time_column(frame)
+        others = number_columns(frame, self.path, [*self.targets, time_column])
+        if asked == "forecasting":
+            return Stream(read_table(self.table, self.time_column, self.targets, others), "forecasting", tuple(self.targets))
+        if not others:
+            raise DataError(f"{self.path}: {asked} needs a column of numbers besides `{self.targets[0]}`; there is none.")
+        inputs = read_table(self.table, self.time_column, others)
+        if asked == "regression":
+            truth = read_table(self.table, self.time_column, self.targets).values
+            check_truth(truth, str(self.path), self.targets[0])
+            return Stream(inputs, "regression", tuple(self.targets), truth)
+        label = frame[self.targets[0]]
+        if label.isna().any():
+            row = int(label.isna().to_numpy().argmax())
+            raise DataError(f"{self.path}: column `{label.name}` must hold a class in every row; row {row} has none.")
+        truth, classes = pd.factorize(label, sort=True)
+        if len(classes) < 2:
+            raise DataError(f"{self.path}: column `{label.name}` must hold at least two classes; got {list(classes)}.")
+        if len(classes) > len(label) / 2:
+            raise DataError(
+                f"{self.path}: column `{label.name}` must hold classes that come again; {len(classes)} differ in "
+                f"{len(label)} rows. Name another of `targets`, or set `task` to regression for numbers."
+            )
+        return Stream(inputs, "classification", tuple(map(str, classes)), truth.astype(np.int64))

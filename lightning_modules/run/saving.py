@@ -1,0 +1,207 @@
+"""`SaveProgress`: a run that can be stopped at any step, and goes on as if it never had been."""
+
+from __future__ import annotations
+
+import logging
+import time
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import torch
+from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.trainer.states import TrainerFn
+from torch.utils.data import DataLoader
+
+from dream.errors import CheckpointError
+from dream.sealed import checksum
+from lightning_modules import ranks
+from lightning_modules.base import TaskModule, require
+from lightning_modules.data.base import require_int
+from lightning_modules.run import checkpoints
+from lightning_modules.run.layers import LayerRecord, LayerTally
+from lightning_modules.run.randomness import random_state, set_random_state
+from lightning_modules.run.signals import StopSignals
+from lightning_modules.run.tracking import JSONLLogger
+
+log = logging.getLogger(__name__)
+
+TEST = "test.ckpt"
+"""How far a test is."""
+
+
+class SaveProgress(L.Callback):
+    """Saves the run at the end of every epoch, every so many steps or minutes, and when it is told to stop.
+
+    A save holds weights, optimiser, schedule, the place in the data, carried states, the states of all random generators
+    and of the other callbacks, and the length of `metrics.jsonl`; a run that goes on from it takes the same steps as one
+    that was never stopped. The last `keep` are kept, beside the best. A test over a stream that learns is saved, too.
+
+    Args:
+        keep: Saves to keep.
+        every_n_steps: Also save after so many steps; at the ends of epochs only if not given.
+        every_minutes: Also save when the last save is so long ago.
+    """
+
+    def __init__(self, keep: int = 2, every_n_steps: int | None = None, every_minutes: float = 5.0) -> None:
+        self.keep = require_int("keep", keep)
+        self.every_n_steps = None if every_n_steps is None else require_int("every_n_steps", every_n_steps)
+        require("every_minutes", every_minutes, every_minutes > 0, "a number above 0")
+        self.every_minutes = every_minutes
+        self.folder: Path | None = None
+        """Where the saves go; None where nothing is saved."""
+        self.resumes = False
+        """Whether the run goes on in its own folder."""
+        self.from_save = False
+        """Whether it goes on from a save of its own; otherwise a checkpoint starts a new run."""
+        self.signals = StopSignals()
+        self._loaded: dict[str, Any] | None = None
+        self._saved = time.monotonic()
+        self._batches = 0
+
+    def save(self, trainer: L.Trainer) -> None:
+        """Save the run now, and remove the oldest saves.
+
+        Raises:
+            CheckpointError: it cannot be written; the saves before are whole.
+        """
+        assert self.folder is not None
+        trainer.save_checkpoint(self.folder / checkpoints.STEP.format(trainer.global_step))
+        self._saved = time.monotonic()
+        if trainer.is_global_zero:
+            saves = checkpoints.steps(self.folder)
+            own = saves.index(self.folder / checkpoints.STEP.format(trainer.global_step))
+            for path in (*saves[:own], *saves[own + self.keep :]):  # later ones are damaged: the run went on from before
+                checkpoints.remove(path)
+
+    @property
+    def _due(self) -> bool:
+        return time.monotonic() - self._saved > 60 * self.every_minutes
+
+    def on_step_done(self, trainer: L.Trainer) -> None:
+        """Between two steps of an epoch."""
+        stop = self._agreed(trainer, self.signals.received is not None)
+        due = self._agreed(trainer, self._due)
+        if stop or due or (self.every_n_steps and trainer.global_step % self.every_n_steps == 0):
+            self.save(trainer)
+        if stop:
+            self.signals.stop()
+
+    def on_epoch_done(self, trainer: L.Trainer) -> None:
+        """Between two epochs."""
+        self.save(trainer)
+        if self._agreed(trainer, self.signals.received is not None):
+            self.signals.stop()
+
+    @staticmethod
+    def _agreed(trainer: L.Trainer, flag: bool) -> bool:
+        return ranks.anywhere(flag, trainer.strategy.root_device)
+
+    def on_validation_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *_: Any) -> None:
+        if self.signals.received is not None and ranks.world_size() == 1:  # others may be through with their part
+            if trainer.state.fn == TrainerFn.FITTING:
+                self.save(trainer)  # as before this validation, which will start over
+            self.signals.stop()
+
+    def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
+        checkpoint["dream"] = checkpoints.identity(type(pl_module).__name__)
+        checkpoint["progress"] = {
+            "random": ranks.gather(random_state()),
+            "metrics": sum(logger.sync() for logger in metrics_files(trainer)),
+            "should_stop": trainer.should_stop,
+        }
+
+    def on_load_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
+        self._loaded = checkpoint["progress"]
+        best = trainer.checkpoint_callback
+        if self.from_save and isinstance(best, ModelCheckpoint) and best.state_key in checkpoint["callbacks"]:
+            checkpoint["callbacks"][best.state_key] = moved(checkpoint["callbacks"][best.state_key], str(best.dirpath))
+
+    def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if self.resumes:
+            own = self._loaded if self.from_save else None
+            for logger in metrics_files(trainer):
+                logger.cut(own["metrics"] if own else 0)
+            trainer.should_stop = bool(own and own["should_stop"])
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if self._loaded is not None:
+            states = self._loaded["random"]
+            set_random_state(states[min(ranks.rank(), len(states) - 1)])
+            if ranks.rank() >= len(states):
+                torch.manual_seed(torch.initial_seed() + ranks.rank())  # there was no such rank; its numbers are its own
+            self._loaded = None
+        elif ranks.rank() > 0:
+            torch.manual_seed(torch.initial_seed() + ranks.rank())  # rows of different processes drop different units
+        self.wait()
+
+    def wait(self) -> None:
+        """From now on a signal waits for the end of the step."""
+        self.signals.wait = True
+        self.signals.listen()
+        self._saved = time.monotonic()
+
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self.signals.wait = False
+
+    def on_test_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        assert isinstance(pl_module, TaskModule)
+        self.wait()
+        if self.folder is None or not self.resumes or not (path := self.folder / TEST).is_file():
+            return
+        try:
+            saved = checkpoints.load(path)
+        except CheckpointError as error:
+            log.warning("%s The test starts over.", error)
+            return
+        loader = trainer.test_dataloaders
+        if saved["weights"] == checksum({}, pl_module.state_dict()) and isinstance(loader, DataLoader):
+            pl_module.earlier, self._batches = saved["progress"], saved["batches"]
+            for tally, tensors in zip(layer_tallies(trainer), saved["layers"], strict=True):
+                tally.load(tensors)
+            loader.sampler.first = self._batches  # type: ignore[attr-defined] # of our order of batches
+
+    def on_test_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *_: Any) -> None:
+        assert isinstance(pl_module, TaskModule)
+        self._batches += 1
+        stop = self.signals.received is not None
+        if self.folder is not None and trainer.is_global_zero and (stop or self._due):
+            progress = pl_module.test_progress()
+            if progress is not None:
+                weights = checksum({}, pl_module.state_dict())
+                layers = [tally.tensors() for tally in layer_tallies(trainer)]
+                saved = {"weights": weights, "batches": self._batches, "progress": progress, "layers": layers}
+                checkpoints.write(saved, self.folder / TEST)
+            self._saved = time.monotonic()
+        if stop:
+            self.signals.stop()
+
+    def on_test_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self.signals.wait, self._batches = False, 0
+        if self.signals.received is not None:
+            self.signals.stop()
+
+
+def moved(state: dict[str, Any], folder: str) -> dict[str, Any]:
+    """The `state` of a ModelCheckpoint whose files are now in `folder`; it forgets the best of another one."""
+
+    def here(path: str) -> str:
+        return str(Path(folder) / Path(path).name) if path else path
+
+    paths = {name: here(state[name]) for name in ("best_model_path", "kth_best_model_path", "last_model_path")}
+    return {
+        **state,
+        **paths,
+        "best_k_models": {here(p): score for p, score in state["best_k_models"].items()},
+        "dirpath": folder,
+    }
+
+
+def layer_tallies(trainer: L.Trainer) -> list[LayerTally]:
+    """What the test has shown of each layer so far; empty where nothing records it."""
+    return [tally for record in trainer.callbacks if isinstance(record, LayerRecord) for tally in record.tallies]  # type: ignore[attr-defined]
+
+
+def metrics_files(trainer: L.Trainer) -> list[JSONLLogger]:
+    """The loggers that write `metrics.jsonl`."""
+    return [logger for logger in trainer.loggers if isinstance(logger, JSONLLogger)]

@@ -1,0 +1,168 @@
+"""Where a run is written down: our own `metrics.jsonl` and `results.json`, and Weights & Biases beside them."""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import os
+import platform
+import subprocess
+import sys
+from argparse import Namespace
+from collections.abc import Mapping
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from lightning.pytorch.loggers import Logger, WandbLogger
+from lightning.pytorch.utilities import rank_zero_only
+
+import dream
+from dream.errors import DataError
+from dream.files import write_atomic
+from lightning_modules.run.redaction import redacted
+
+log = logging.getLogger(__name__)
+
+
+class JSONLLogger(Logger):
+    """Writes each logging step as one line of JSON, flushed at once: the record that a crash can't take.
+
+    A line holds ``step`` and the metrics logged with it; values that JSON can't hold (NaN, inf) are strings.
+
+    Args:
+        folder: Where `metrics.jsonl` goes.
+    """
+
+    def __init__(self, folder: str | Path) -> None:
+        super().__init__()
+        self.folder = Path(folder)
+
+    @property
+    def name(self) -> str:
+        return "metrics"
+
+    @property
+    def version(self) -> str:
+        return self.folder.name
+
+    @property
+    def save_dir(self) -> str:
+        return str(self.folder)
+
+    @property
+    def path(self) -> Path:
+        return self.folder / "metrics.jsonl"
+
+    @rank_zero_only
+    def log_hyperparams(self, params: dict[str, Any] | Namespace, *_: Any, **__: Any) -> None:
+        """Nothing: the whole configuration is in `config.yaml`."""
+
+    @rank_zero_only
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        values = {name: float(value) for name, value in metrics.items()}
+        row = {"step": step, **{k: v if math.isfinite(v) else repr(v) for k, v in values.items()}}
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            with self.path.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(row) + "\n")
+        except OSError as error:
+            raise DataError(f"{self.path} could not be written: {error.strerror}. Free or change the disk.") from error
+
+    def sync(self) -> int:
+        """Have the disk hold all rows; their length in bytes, as far as they are written by now."""
+        if not self.path.exists():
+            return 0
+        with self.path.open("rb") as file:
+            os.fsync(file.fileno())
+            return os.fstat(file.fileno()).st_size
+
+    @rank_zero_only
+    def cut(self, length: int) -> None:
+        """Drop the rows after the first `length` bytes: a run that goes on from there writes them again."""
+        if not self.path.exists():
+            return
+        if (held := self.path.stat().st_size) < length:
+            log.warning("%s has lost rows: it holds %d bytes of %d. The run goes on after them.", self.path, held, length)
+        else:
+            os.truncate(self.path, length)
+
+
+def best_validation(folder: Path, monitor: str, mode: Literal["min", "max"]) -> dict[str, float]:
+    """The metrics of the validation whose `monitor` is the lowest or highest in `metrics.jsonl` of the run in `folder`, by
+    their names without ``val/``; the first of several, and empty where there was none."""
+    path = JSONLLogger(folder).path
+    rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.is_file() else []
+    seen = [row for row in rows if isinstance(row.get(monitor), float)]  # NaN and inf are texts
+    if not seen:
+        return {}
+    best = (min if mode == "min" else max)(seen, key=lambda row: row[monitor])
+    return {name.removeprefix("val/"): value for name, value in best.items() if name.startswith("val/")}
+
+
+def wandb_logger(folder: Path, project: str, mode: str, group: str | None = None, id: str | None = None) -> WandbLogger:
+    """A tracked run in `folder`, one of `group`; ``offline`` writes files that ``wandb sync`` can send later. A run of the
+    same `id` is gone on with.
+
+    Weights & Biases reports its own errors and usage to its makers only where WANDB_ERROR_REPORTING asks for it.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
+    settings = {"silent": True, "x_disable_meta": redacted(sys.argv) != sys.argv}  # it would write the command down
+    logger = WandbLogger(
+        name=folder.name,
+        project=project,
+        save_dir=folder,
+        mode=mode,
+        group=redacted(group),
+        id=id,
+        resume="allow",
+        settings=settings,
+    )
+    logger._wandb_init.pop("anonymous", None)  # Lightning passes it, and wandb warns that it is no more
+    return logger
+
+
+def log_table(logger: WandbLogger, results: dict[str, dict[str, float]]) -> None:
+    """The table of results in the tracked run, one row for each model."""
+    metrics = list(next(iter(results.values()), {}))
+    rows = [[model, *(values.get(name) for name in metrics)] for model, values in results.items()]
+    logger.log_table("results", columns=["model", *metrics], data=rows)
+
+
+def write_results(path: Path, results: dict[str, dict[str, float]], **facts: Any) -> None:
+    """`results` as JSON, with the commit and the versions that gave them, and whatever else is known of the run."""
+    packages = ("torch", "lightning", "numpy", "pandas", "torchmetrics")
+    record = {
+        "results": results,
+        **facts,
+        "commit": commit(),
+        "versions": {
+            "dream": dream.__version__,
+            "python": platform.python_version(),
+            **{name: version(name) for name in packages},
+        },
+        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else platform.machine(),
+        "threads": torch.get_num_threads(),
+    }
+    write_atomic(path, json.dumps(record, indent=2) + "\n")
+
+
+def commit() -> str | None:
+    """The commit of the checkout that this code runs from, ``-dirty`` behind it where files differ; None outside one."""
+    root = Path(dream.__file__).parent.parent
+    if not (root / ".git").exists():
+        return None
+    try:
+        result = subprocess.run(
+            ["git", "-C", str(root), "describe", "--always", "--abbrev=40", "--dirty", "--exclude=*"],
+            capture_output=True,
+            text=True,
+            check=True,
+            timeout=10,
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return result.stdout.strip()

@@ -1,0 +1,372 @@
+"""Recordings of speech: which word is said, or which words one after the other.
+
+Shapes: N utterances of a batch, T steps of the longest, F features of a frame, K frames in a step.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import cached_property, partial
+from itertools import pairwise
+from typing import Literal, get_args
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn.functional import pad
+from torch.nn.utils.rnn import pad_sequence
+from torch.utils.data import DataLoader, Dataset
+
+from dream.errors import ConfigError, DataError
+from lightning_modules.data.base import TaskData, require_int
+from lightning_modules.data.order import EpochOrder, loader, similar
+from lightning_modules.naive import nearest_mean
+from lightning_modules.speech.mfcc import MFCC
+from lightning_modules.speech.utterances import Part, Recording, SpeechBatch, Utterance, spread, strings
+
+Task = Literal["classification", "recognition"]
+Tokens = Literal["words", "characters"]
+FLOOR = 1e-3  # of a feature's unit: a deviation below it, as in silence, counts as that
+
+
+class _Batches(Dataset[SpeechBatch]):
+    """Any utterances as a batch."""
+
+    def __init__(self, data: SpeechData, count: int, spare: Utterance) -> None:
+        self.data, self.count, self.spare = data, count, spare
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __getitem__(self, utterances: list[Utterance]) -> SpeechBatch:
+        """These utterances; for none of them a spare batch."""
+        return self.data.batch(utterances or [self.spare])._replace(spare=not utterances)
+
+
+class SpeechData(TaskData, ABC):
+    """Utterances as MFCC features: single recordings, or strings of recordings of one speaker.
+
+    Features are standardised over the frames of each utterance (cepstral mean and variance normalisation), so that neither
+    loudness nor microphone counts and nothing is taken from other recordings; they are computed once. No recording is in
+    two parts. Batches hold utterances of similar length, in another random order each epoch.
+
+    With `string`, the recordings of a part are joined: every recording of each speaker once, in random order, cut into
+    strings of `string[0]` to `string[1]` recordings with `silence` between them. Those of the training part are drawn
+    anew each epoch; those of validation and test stay.
+
+    With `speeds`, each utterance of the training part is played at one of them, drawn anew each epoch: faster is shorter and
+    higher, like another voice (Ko et al., Audio augmentation for speech recognition, 2015).
+
+    Args:
+        task: `classification`: which of the things that are said; `recognition`: the sequence of tokens.
+        tokens: What recognition writes: whole `words` (a closed vocabulary) or `characters`.
+        vocabulary: The tokens or classes; those of the recordings if not given.
+        mfcc: The features.
+        stack: Frames that make one step of the layer.
+        string: Least and most recordings of a string, for recognition; single recordings if not given.
+        silence: Least and most seconds of silence between the recordings of a string.
+        speeds: Speeds that training utterances are played at; 1 is as recorded.
+        validation: Share of the training recordings that picks the best epoch, where the source names none.
+        seed: Of that choice, and of the strings of validation and test.
+        batch_size: Utterances in a batch, of all processes together.
+    """
+
+    def __init__(
+        self,
+        task: Literal["classification", "recognition"] = "classification",
+        tokens: Literal["words", "characters"] = "words",
+        vocabulary: list[str] | None = None,
+        mfcc: MFCC = MFCC(),  # noqa: B008 - frozen
+        stack: int = 1,
+        string: list[int] | None = None,
+        silence: list[float] = [0.0, 0.1],  # noqa: B006 - shown by --print_config, never changed
+        speeds: list[float] = [0.9, 1.0, 1.1],  # noqa: B006 - shown by --print_config, never changed
+        validation: float = 0.1,
+        seed: int = 0,
+        batch_size: int = 32,
+    ) -> None:
+        super().__init__()
+        if task not in get_args(Task):
+            raise ConfigError(f"`task` must be {' or '.join(get_args(Task))}; got {task!r}.", key="task")
+        if tokens not in get_args(Tokens):
+            raise ConfigError(f"`tokens` must be {' or '.join(get_args(Tokens))}; got {tokens!r}.", key="tokens")
+        if vocabulary is not None and (len(vocabulary) < 2 or len(set(vocabulary)) < len(vocabulary)):
+            raise ConfigError(f"`vocabulary` must name two things or more, each once; got {vocabulary}.", key="vocabulary")
+        if string is not None and not (len(string) == 2 and 1 <= string[0] <= string[1] <= 1000):
+            raise ConfigError(f"`string` must be two numbers from 1 to 1000, least and most; got {string}.", key="string")
+        if string is not None and task == "classification":
+            raise ConfigError(f"`string` must be null for classification; got {string}. Set `task`.", key="string")
+        if not (len(silence) == 2 and 0 <= silence[0] <= silence[1] <= 60):
+            raise ConfigError(f"`silence` must be two times from 0 to 60 s, least and most; got {silence}.", key="silence")
+        if not speeds or not all(0.5 <= speed <= 2 for speed in speeds):
+            raise ConfigError(f"`speeds` must hold one or more from 0.5 to 2; got {speeds}.", key="speeds")
+        if not 0 < validation < 1:
+            raise ConfigError(f"`validation` must be a share above 0 and below 1; got {validation!r}.", key="validation")
+        self._task, self.kind, self._vocabulary = task, tokens, vocabulary
+        self.mfcc = mfcc if isinstance(mfcc, MFCC) else MFCC(**mfcc)
+        self.stack, self.seed = require_int("stack", stack), require_int("seed", seed, least=0)
+        self.string, self.silence, self.speeds, self.validation = string, silence, speeds, validation
+        self.batch_size = require_int("batch_size", batch_size)
+        self._features: dict[Utterance, Tensor] = {}
+
+    @abstractmethod
+    def read(self) -> list[Recording]:
+        """Reads the recordings."""
+
+    @property
+    @abstractmethod
+    def source(self) -> str:
+        """Where they come from, for people."""
+
+    @cached_property
+    def recordings(self) -> list[Recording]:
+        """As read; some for validation, and every one in one part only."""
+        found = self.read()
+        if again := [name for name, times in Counter(recording.name for recording in found).items() if times > 1]:
+            raise DataError(f"{self.source}: every recording must be there once; {again[0]} is there more often.")
+        parts = [recording.part for recording in found]
+        if "val" not in parts:
+            for place in spread([r if r.part == "train" else None for r in found], self.validation, self.seed):
+                parts[place] = "val"
+        missing = [part for part in ("train", "val", "test") if part not in parts]
+        if set(parts) == {"predict"}:
+            if self._vocabulary is None:
+                raise ConfigError(
+                    f"`vocabulary` must be that of the checkpoint where nothing is written down ({self.source}); got None.",
+                    key="vocabulary",
+                )
+        elif missing:
+            raise DataError(f"{self.source}: the {missing[0]} part of its {len(found)} recordings is empty. Bring more.")
+        return [replace(recording, part=part) for recording, part in zip(found, parts, strict=True)]
+
+    @property
+    def task(self) -> Task:
+        """What is asked of each utterance."""
+        return self._task
+
+    @property
+    def inputs(self) -> int:
+        """K F, the width of a step."""
+        return self.stack * self.mfcc.features
+
+    @property
+    def channels(self) -> int:
+        """The number of classes or tokens."""
+        return len(self.vocabulary)
+
+    def split(self, said: str) -> list[str]:
+        """What is said as classes or tokens."""
+        if self._task == "classification":
+            return [said]
+        return said.split() if self.kind == "words" else list(said)
+
+    @property
+    def glue(self) -> str:
+        """What stands between tokens that make a text."""
+        return " " if self.kind == "words" else ""
+
+    @cached_property
+    def vocabulary(self) -> tuple[str, ...]:
+        """The classes or tokens, in the order of their numbers."""
+        said = {token for r in self.recordings if r.said is not None for token in self.split(r.said)}
+        if self._task == "recognition" and self.kind == "characters" and self.string is not None:
+            said.add(" ")
+        if self._vocabulary is None:
+            if len(said) < 2:
+                raise DataError(f"{self.source}: at least two things must be said; got {sorted(said)}.")
+            return tuple(sorted(said))
+        if unknown := sorted(said - set(self._vocabulary)):
+            raise ConfigError(f"`vocabulary` must hold all that is said; {unknown[0]!r} is not in it.", key="vocabulary")
+        return tuple(self._vocabulary)
+
+    @cached_property
+    def utterances(self) -> dict[Part, list[Utterance]]:
+        """Of each part; of the training part one draw, as many as any epoch draws."""
+        return {part: self._drawn(part, torch.Generator().manual_seed(self.seed)) for part in get_args(Part)}
+
+    def _drawn(self, part: Part, generator: torch.Generator) -> list[Utterance]:
+        """The utterances of a part, in random order; as many, of as many recordings each, whatever is drawn."""
+        numbers = [k for k, recording in enumerate(self.recordings) if recording.part == part]
+        if self.string is None or part == "predict":
+            found = [Utterance((k,)) for k in range(len(numbers))]
+        else:
+            speakers = [self.recordings[k].speaker for k in numbers]
+            least, most = (round(seconds * self.mfcc.sample_rate) for seconds in self.silence)
+            found = strings(speakers, self.string, (least, most), self.seed, generator)
+        speeds = self.speeds if part == "train" else [1.0]
+        fast = torch.randint(len(speeds), (len(found),), generator=generator).tolist()
+        order = torch.randperm(len(found), generator=generator).tolist()
+        return [
+            Utterance(tuple(numbers[k] for k in found[place].recordings), found[place].gaps, speeds[pick])
+            for place, pick in zip(order, fast, strict=True)
+        ]
+
+    def samples(self, utterance: Utterance) -> np.ndarray:
+        """(S,) the recordings of an utterance with the silence between them, at its speed."""
+        pieces = []
+        for number, gap in zip(utterance.recordings, (*utterance.gaps, 0), strict=True):
+            pieces += [self.recordings[number].samples, np.zeros(gap, np.float32)]
+        joined = np.concatenate(pieces)
+        if utterance.speed == 1:
+            return joined
+        return np.interp(np.arange(0, len(joined), utterance.speed), np.arange(len(joined)), joined).astype(np.float32)
+
+    def length(self, utterance: Utterance) -> int:
+        """Samples of an utterance."""
+        samples = sum(len(self.recordings[number].samples) for number in utterance.recordings) + sum(utterance.gaps)
+        return math.ceil(samples / utterance.speed)
+
+    def frames(self, utterance: Utterance) -> int:
+        """Frames of an utterance."""
+        return 1 + self.length(utterance) // self.mfcc.hop_samples
+
+    def features(self, utterance: Utterance) -> Tensor:
+        """(T, K F) what the layer reads of an utterance."""
+        if (kept := self._features.get(utterance)) is not None:
+            return kept
+        values = self.mfcc(torch.from_numpy(self.samples(utterance))[None])[0]
+        values = (values - values.mean(0)) / values.std(0, correction=0).clamp_min(FLOOR)
+        values = pad(values, (0, 0, 0, -len(values) % self.stack)).reshape(-1, self.inputs)
+        if self.string is None or utterance in self._staying:
+            self._features[utterance] = values
+        return values
+
+    def name_of(self, utterance: Utterance) -> str:
+        """Its recordings."""
+        return " + ".join(self.recordings[number].name for number in utterance.recordings)
+
+    def said(self, utterance: Utterance) -> str | None:
+        """What is said in an utterance; None where it is not known."""
+        texts = [self.recordings[number].said for number in utterance.recordings]
+        return None if None in texts else " ".join(text for text in texts if text is not None)
+
+    def numbers(self, utterance: Utterance) -> list[int]:
+        """The numbers of its tokens; none where it is not known what is said."""
+        said = self.said(utterance)
+        return [] if said is None else [self._numbers[token] for token in self.split(said)]
+
+    @cached_property
+    def _numbers(self) -> dict[str, int]:
+        return {token: number for number, token in enumerate(self.vocabulary)}
+
+    def batch(self, utterances: Sequence[Utterance]) -> SpeechBatch:
+        """Utterances, padded."""
+        features = [self.features(utterance) for utterance in utterances]
+        tokens = [torch.tensor(self.numbers(utterance), dtype=torch.int64) for utterance in utterances]
+        return SpeechBatch(
+            pad_sequence(features, batch_first=True),
+            torch.tensor([len(part) for part in features]),
+            pad_sequence(tokens, batch_first=True, padding_value=-1),
+            torch.tensor([len(part) for part in tokens]),
+            [self.name_of(utterance) for utterance in utterances],
+        )
+
+    def setup(self, stage: str | None = None) -> None:
+        """Reads and checks the recordings; calling it again changes nothing.
+
+        Raises:
+            DataError: a recording is too short to have features, or to have a step for each of its tokens; a part has too
+                few recordings for a string.
+        """
+        for part in sorted({recording.part for recording in self.recordings}):
+            self._require_utterances(part)
+        for number, recording in enumerate(self.recordings):
+            self._require_length(Utterance((number,), (), max(self.speeds) if recording.part == "train" else 1.0))
+
+    @cached_property
+    def _staying(self) -> set[Utterance]:
+        return {utterance for part in ("val", "test", "predict") for utterance in self.utterances[part]}
+
+    def _require_length(self, utterance: Utterance) -> None:
+        """Of a single recording, alone or as a part of any string."""
+        name = self.name_of(utterance) + (f" at speed {utterance.speed:g}" if utterance.speed != 1 else "")
+        try:
+            self.mfcc.require_length(self.length(utterance))
+        except DataError as error:
+            raise DataError(f"{name}: {error}") from None
+        if self._task == "classification":
+            return
+        tokens, frames = self.numbers(utterance), self.frames(utterance)
+        needed = len(tokens) + sum(a == b for a, b in pairwise(tokens))  # a blank between two that are equal
+        if self.string is None:
+            steps = -(-frames // self.stack)
+        else:  # the frames that it adds to any string, in which its last token may come again
+            steps, needed = (frames - 1) // self.stack, needed + 1
+        if steps < needed:
+            raise DataError(
+                f"{name}: {len(tokens)} tokens need {needed} steps; there are {steps}. Lower `stack` or `mfcc.hop`, or "
+                "repair what is said there."
+            )
+
+    def train_dataloader(self) -> DataLoader[SpeechBatch]:
+        draw = partial(self._drawn, "train")
+        return self._loader("train", similar(len(self.utterances["train"]), draw, self.frames, self.batch_size))
+
+    def val_dataloader(self) -> DataLoader[SpeechBatch]:
+        return self._loader("val", self._in_order("val"))
+
+    def test_dataloader(self) -> DataLoader[SpeechBatch]:
+        return self._loader("test", self._in_order("test"), shared=False)
+
+    def predict_dataloader(self) -> DataLoader[SpeechBatch]:
+        """The recordings without a text or label; the test part where there are none."""
+        part: Part = "predict" if self.utterances["predict"] else "test"
+        return self._loader(part, self._in_order(part), shared=False)
+
+    def _in_order(self, part: Part) -> EpochOrder:
+        """From the shortest to the longest."""
+        order = sorted(self.utterances[part], key=self.frames)
+        batches = [order[k : k + self.batch_size] for k in range(0, len(order), self.batch_size)]
+        return EpochOrder(len(batches), lambda _: batches.__getitem__)
+
+    def _loader(self, part: Part, order: EpochOrder, shared: bool = True) -> DataLoader[SpeechBatch]:
+        self._require_utterances(part)
+        if shared:
+            order = order.shared(*self.share)
+        return loader(_Batches(self, len(order), self.utterances[part][0]), order)
+
+    def _require_utterances(self, part: Part) -> None:
+        if not self.utterances[part]:
+            few = "" if self.string is None else f" (no speaker has {self.string[0]} recordings there, see `string`)"
+            raise DataError(f"{self.source}: there is no utterance in the {part} part{few}. Bring more recordings of it.")
+
+    def rows_of(self, batch: SpeechBatch) -> Tensor:
+        return batch.lengths.new_tensor([[0, batch.features.shape[1] - 1]]).expand(len(batch.lengths), 2)
+
+    def source_of(self, row: int) -> str:
+        return self.source
+
+    def sources(self, batch: SpeechBatch) -> Callable[[int], str]:
+        return batch.names.__getitem__
+
+    def nearest_mean(self, heard: Sequence[SpeechBatch]) -> Tensor:
+        """(N,) the class that the utterances of these batches are nearest to: see `lightning_modules.naive.nearest_mean`."""
+        known = [self.features(utterance) for utterance in self.utterances["train"]]
+        labels = torch.tensor([self.numbers(utterance)[0] for utterance in self.utterances["train"]])
+        asked = [row[:length] for batch in heard for row, length in zip(batch.features, batch.lengths.tolist(), strict=True)]
+        means, places = (  # of frames, since there may be fewer steps than thirds
+            torch.stack([thirds(steps.reshape(-1, self.mfcc.features)) for steps in part]) for part in (known, asked)
+        )
+        return nearest_mean(means, labels, places)
+
+    def describe(self) -> list[tuple[str, str]]:
+        seconds = [len(recording.samples) / self.mfcc.sample_rate for recording in self.recordings]
+        speakers = {recording.speaker for recording in self.recordings}
+        counts = {part: len(found) for part, found in self.utterances.items() if found}
+        return [
+            ("source", self.source),
+            ("recordings", f"{len(seconds)}, {min(seconds):.2f} to {max(seconds):.2f} s, {len(speakers)} speakers"),
+            ("task", self._task if self.string is None else f"{self._task} of strings of {self.string} recordings"),
+            ("classes" if self._task == "classification" else f"tokens, {self.kind}", ", ".join(self.vocabulary)),
+            ("features", f"{self.mfcc.features} every {1000 * self.mfcc.hop:g} ms, {self.stack} of them a step"),
+            *((name, f"{count} utterances") for name, count in counts.items()),
+        ]
+
+
+def thirds(features: Tensor) -> Tensor:
+    """(3 F,) the means of `features` (T, F) over the first, middle and last third of T, at least 3."""
+    return torch.cat([part.mean(0) for part in features.tensor_split(3)])

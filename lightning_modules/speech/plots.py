@@ -1,0 +1,83 @@
+"""The pictures of speech: which class is taken for which, and one utterance as the layer heard it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from lightning_modules.plots import NOVEL, WEIGHTS, tidy
+
+COUNTED = 20  # classes up to which cells show their counts
+LINES = 10  # of posteriors, those that come nearest to 1
+
+
+def confusion(truth: np.ndarray, said: np.ndarray, classes: Sequence[str]) -> Figure:
+    """How often each class (N,) was said to be which (N,): a row for each truth."""
+    size = len(classes)
+    counts = np.bincount(truth * size + said, minlength=size * size).reshape(size, size)
+    shares = counts / counts.sum(1, keepdims=True).clip(1)
+    figure = Figure(figsize=(2 + 0.42 * min(size, 40), 1.6 + 0.42 * min(size, 40)), layout="constrained")
+    axis = figure.subplots()
+    axis.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+    axis.set_xticks(range(size), classes, rotation=60, ha="right", parse_math=False)
+    axis.set_yticks(range(size), classes, parse_math=False)  # `$` is a sign like any other
+    axis.set_xlabel("said to be")
+    axis.set_ylabel("is")
+    if size <= COUNTED:
+        for row, column in np.argwhere(counts):
+            light = shares[row, column] > 0.5
+            axis.text(column, row, str(counts[row, column]), ha="center", va="center", color="white" if light else "black")
+    return figure
+
+
+class Heard(NamedTuple):
+    """One utterance."""
+
+    title: str
+    seconds: np.ndarray
+    """(T,) where each step begins"""
+    features: np.ndarray
+    """(frames, features), a whole number of frames for each step"""
+    surprise: np.ndarray
+    """(T,)"""
+    u_norm: np.ndarray
+    """(T,)"""
+    posteriors: np.ndarray
+    """(T, V)"""
+    names: Sequence[str]
+    """(V) of what the posteriors are of"""
+
+
+def utterance(heard: Heard) -> Figure:
+    """Features, surprise, norm of U and posteriors over the time of an utterance."""
+    figure = Figure(figsize=(10, 7.5), layout="constrained")
+    features, surprise, norm, posteriors = figure.subplots(4, 1, sharex=True, height_ratios=[1.6, 0.8, 0.8, 1.4])
+    time = heard.seconds
+    end = 2 * time[-1] - time[-2] if len(time) > 1 else time[-1] + 1
+    extent = (time[0], end, -0.5, heard.features.shape[1] - 0.5)
+    features.imshow(heard.features.T, aspect="auto", origin="lower", extent=extent, cmap="RdBu_r", vmin=-3, vmax=3)
+    features.set_ylabel("feature")
+    surprise.plot(time, heard.surprise, color=NOVEL, lw=1)
+    surprise.set_ylabel("surprise")
+    surprise.set_ylim(0, 1.02)
+    norm.plot(time, heard.u_norm, color=WEIGHTS, lw=1)
+    norm.set_ylabel("|U|")
+    norm.set_ylim(bottom=0)
+    shown = sorted(np.argsort(-heard.posteriors.max(0), kind="stable")[:LINES])
+    for number in shown:
+        style = "--" if heard.names[number] == "blank" else "-"
+        posteriors.plot(time, heard.posteriors[:, number], style, lw=1.2, label=heard.names[number])
+    posteriors.set_ylabel("posterior")
+    posteriors.set_ylim(0, 1.02)
+    posteriors.set_xlabel("s")
+    legend = posteriors.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False, fontsize="small")
+    for text in legend.get_texts():
+        text.set_parse_math(False)
+    for axis in (features, surprise, norm, posteriors):
+        tidy(axis, time)
+        axis.margins(x=0)
+    figure.suptitle(heard.title, fontsize="medium", parse_math=False)
+    return figure

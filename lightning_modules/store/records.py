@@ -1,0 +1,160 @@
+"""Tensors of many streams as rows of bytes, which take no more memory than the values do.
+
+Shapes: N streams, B bytes of a stream.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cache
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from safetensors.torch import save as to_safetensors
+from torch import Tensor
+
+from dream.errors import StateError
+from lightning_modules.store.keys import Key
+
+_KEY = 150  # bytes that a key takes in memory, and its row's number
+
+
+class Field(NamedTuple):
+    """One tensor of a stream."""
+
+    name: str
+    dtype: torch.dtype
+    shape: tuple[int, ...]
+
+
+Layout = tuple[Field, ...]
+"""The tensors of a stream, in the order of its bytes."""
+
+
+def require_tensors(tensors: Mapping[str, Tensor]) -> None:
+    """Refuses, with a StateError, what cannot be kept in a file: no tensors, or others than of plain numbers in memory."""
+    if not isinstance(tensors, Mapping) or not tensors:
+        raise StateError(f"what a stream carries must be a dictionary of tensors, at least one; got {tensors!r:.80}.")
+    for name, value in tensors.items():
+        if not isinstance(name, str) or not name.isprintable():
+            raise StateError(f"names of tensors must be printable texts; got {name!r:.80}.")
+        if not isinstance(value, Tensor):
+            raise StateError(f"what a stream carries must be tensors; `{name}` is of type {type(value).__name__}.")
+        if value.layout != torch.strided or value.is_meta or not _storable(value.dtype):
+            raise StateError(
+                f"what a stream carries must be dense tensors with values, of a type that safetensors knows; `{name}` is "
+                f"{value.dtype}, {value.layout} on {value.device}."
+            )
+
+
+@cache
+def _storable(dtype: torch.dtype) -> bool:
+    try:
+        to_safetensors({"x": torch.empty(0, dtype=dtype)})
+    except KeyError:
+        return False
+    return True
+
+
+def layout_of(tensors: Mapping[str, Tensor]) -> Layout:
+    """The layout of streams whose tensors (N, ...) these are."""
+    return tuple(Field(name, value.dtype, tuple(value.shape[1:])) for name, value in tensors.items())
+
+
+def pack(tensors: Mapping[str, Tensor]) -> np.ndarray:
+    """The bytes of each stream, uint8 (N, B), of tensors (N, ...)."""
+    flat = [value.detach().cpu().reshape(len(value), -1).contiguous() for value in tensors.values()]
+    return np.concatenate([value.view(torch.uint8).numpy() for value in flat], axis=1)
+
+
+def unpack(content: np.ndarray, layout: Layout) -> dict[str, Tensor]:
+    """The tensors (N, ...) whose bytes are `content` (N, B)."""
+    tensors, start = {}, 0
+    for name, dtype, shape in layout:
+        stop = start + dtype.itemsize * int(np.prod(shape, dtype=np.int64))
+        part = torch.from_numpy(np.array(content[:, start:stop]).reshape(-1))
+        tensors[name], start = part.view(dtype).reshape(len(content), *shape), stop
+    return tensors
+
+
+class Table:
+    """Streams of one layout."""
+
+    def __init__(self, keys: Sequence[Key], content: np.ndarray) -> None:
+        self.keys, self.content = list(keys), content
+        """The key of each row; the rows, uint8 (at least N, B)."""
+        self.rows = {key: row for row, key in enumerate(self.keys)}
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+    @property
+    def size(self) -> int:
+        """Bytes in memory."""
+        return self.content.nbytes + _KEY * len(self)
+
+    def put(self, keys: Sequence[Key], content: np.ndarray) -> None:
+        """Keep `content` (N, B) of these streams in place of what there was."""
+        for key in keys:
+            if self.rows.setdefault(key, len(self.keys)) == len(self.keys):
+                self.keys.append(key)
+        if len(self) > len(self.content):
+            room = np.empty((len(self) + len(self) // 4, self.content.shape[1]), dtype=np.uint8)
+            room[: len(self.content)] = self.content
+            self.content = room
+        self.content[[self.rows[key] for key in keys]] = content
+
+    def drop(self, key: Key) -> None:
+        """Forget a stream; the last row takes its place."""
+        row, last = self.rows.pop(key), self.keys.pop()
+        if last != key:
+            self.keys[row], self.rows[last] = last, row
+            self.content[row] = self.content[len(self)]
+
+    def of(self, keys: Sequence[Key]) -> np.ndarray:
+        """The content of these streams, (N, B), a copy."""
+        rows: np.ndarray = self.content[[self.rows[key] for key in keys]]
+        return rows
+
+
+@dataclass
+class Shard:
+    """The streams whose keys' hashes begin with the same bits."""
+
+    tables: dict[Layout, Table] = field(default_factory=dict)
+    changed: bool = False
+
+    def __len__(self) -> int:
+        return sum(map(len, self.tables.values()))
+
+    @property
+    def keys(self) -> list[Key]:
+        return [key for table in self.tables.values() for key in table.keys]
+
+    @property
+    def size(self) -> int:
+        """Bytes in memory."""
+        return sum(table.size for table in self.tables.values())
+
+    def layout(self, key: Key) -> Layout | None:
+        """That of a stream; None where it is not known."""
+        return next((layout for layout, table in self.tables.items() if key in table.rows), None)
+
+    def put(self, keys: Sequence[Key], layout: Layout, content: np.ndarray) -> None:
+        """Keep `content` (N, B) of these streams."""
+        for other in [other for other in self.tables if other != layout]:
+            for key in self.tables[other].rows.keys() & set(keys):
+                self.drop(key)
+        self.tables.setdefault(layout, Table([], content[:0])).put(keys, content)
+        self.changed = True
+
+    def drop(self, key: Key) -> None:
+        """Forget a stream; a KeyError where it is not known."""
+        if (layout := self.layout(key)) is None:
+            raise KeyError(key)
+        self.tables[layout].drop(key)
+        if not len(self.tables[layout]):
+            del self.tables[layout]
+        self.changed = True

@@ -1,0 +1,166 @@
+"""Recordings from files and archives, whole and broken."""
+
+from __future__ import annotations
+
+import io
+import struct
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+
+from dream import DataError
+from lightning_modules.speech.audio import MOST_BYTES, WavZip, decode, read_wav
+
+
+def wav(samples: np.ndarray, rate: int = 8000, kind: str = "PCM_16") -> bytes:
+    """A WAV file."""
+    buffer = io.BytesIO()
+    soundfile.write(buffer, samples, rate, format="WAV", subtype=kind)
+    return buffer.getvalue()
+
+
+def archive(path: Path, members: dict[str, bytes]) -> Path:
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as file:
+        for name, content in members.items():
+            file.writestr(name, content)
+    return path
+
+
+TONE = 0.5 * np.sin(np.arange(2000) / 5)
+
+
+def test_samples_come_back() -> None:
+    for kind, error in (("PCM_16", 2**-15), ("PCM_24", 2**-23), ("FLOAT", 1e-7)):
+        np.testing.assert_allclose(decode(wav(TONE, kind=kind), "a.wav", 8000), TONE, atol=error)
+    assert decode(wav(TONE), "a.wav", 8000).dtype == np.float32
+
+
+def test_compressed_samples_come_back() -> None:
+    for kind in ("ULAW", "MS_ADPCM", "GSM610"):  # the last cannot tell its length in advance
+        samples = decode(wav(TONE, kind=kind), "a.wav", 8000)
+        assert len(samples) >= len(TONE)
+        assert np.corrcoef(samples[: len(TONE)], TONE)[0, 1] > 0.98
+
+
+def test_channels_are_averaged() -> None:
+    both = np.stack([TONE, np.zeros_like(TONE)], 1)
+    np.testing.assert_allclose(decode(wav(both, kind="FLOAT"), "a.wav", 8000), TONE / 2, atol=1e-7)
+
+
+def test_a_silent_recording_is_legal() -> None:
+    assert (decode(wav(np.zeros(900)), "a.wav", 8000) == 0).all()
+
+
+def ogg() -> bytes:
+    buffer = io.BytesIO()
+    soundfile.write(buffer, TONE, 8000, format="OGG")
+    return buffer.getvalue()
+
+
+def infinite(value: float) -> bytes:
+    samples = TONE.copy()
+    samples[7] = value
+    return wav(samples, kind="FLOAT")
+
+
+BROKEN: dict[str, tuple[bytes, str]] = {
+    "empty": (b"", "must be a WAV file"),
+    "text": (b"hello, this is no recording", "must be a WAV file"),
+    "another header": (b"RIFX" + wav(TONE)[4:], "it starts with b'RIFX"),
+    "another kind of RIFF": (wav(TONE)[:8] + b"AVI " + wav(TONE)[12:], "must be a WAV file"),
+    "another format": (ogg(), "must be a WAV file"),
+    "truncated": (wav(TONE)[:-700], "truncated: its header says 4044 bytes; there are 3344"),
+    "header only": (b"RIFF" + struct.pack("<I", 4) + b"WAVE", "cannot be read as WAV"),
+    "a broken chunk": (wav(TONE)[:16] + b"\xff" * 20 + wav(TONE)[36:], "a.wav: "),
+    "no samples": (wav(np.zeros(0)), "there is no sample"),
+    "NaN": (infinite(np.nan), "number 7 is nan"),
+    "inf": (infinite(np.inf), "number 7 is inf"),
+    "far too loud": (infinite(1e30), "number 7 is 1e"),
+    "another rate": (wav(TONE, rate=44100), "the sample rate must be 8000 Hz; it has 44100"),
+}
+
+
+@pytest.mark.parametrize("name", BROKEN)
+def test_what_is_broken_is_refused(name: str) -> None:
+    content, message = BROKEN[name]
+    with pytest.raises(DataError) as refused:
+        decode(content, "a.wav", 8000)
+    assert str(refused.value).startswith("a.wav: ")
+    assert message in str(refused.value)
+
+
+def test_files(tmp_path: Path) -> None:
+    (tmp_path / "a.wav").write_bytes(wav(TONE))
+    assert len(read_wav(tmp_path / "a.wav", 8000)) == 2000
+    with pytest.raises(DataError, match=r"b\.wav: no such file"):
+        read_wav(tmp_path / "b.wav", 8000)
+    with pytest.raises(DataError, match="not an address"):
+        read_wav("https://example.org/a.wav", 8000)
+    with (tmp_path / "large.wav").open("wb") as file:
+        file.truncate(MOST_BYTES + 1)
+    with pytest.raises(DataError, match=r"must have at most \d+ bytes; it has"):
+        read_wav(tmp_path / "large.wav", 8000)
+
+
+def test_members_are_read_by_their_names_and_nothing_is_unpacked(tmp_path: Path) -> None:
+    found = WavZip(archive(tmp_path / "a.zip", {"x/one.wav": wav(TONE), "two.WAV": wav(TONE[:900]), "readme.txt": b"x"}))
+    assert found.names == ["x/one.wav", "two.WAV"]
+    assert [len(found.read(name, 8000)) for name in found.names] == [2000, 900]
+    assert [path.name for path in tmp_path.iterdir()] == ["a.zip"]
+    with pytest.raises(DataError, match=r"there is no member 'three\.wav'"):
+        found.read("three.wav", 8000)
+    with pytest.raises(DataError, match=r"a\.zip, readme\.txt: must be a WAV file"):
+        found.read("readme.txt", 8000)
+
+
+@pytest.mark.parametrize("name", ["../a.wav", "/etc/a.wav", "x/../../a.wav", "..\\a.wav", "C:\\a.wav"])
+def test_members_outside_of_the_archive_are_refused(name: str, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="members must lie within the archive"):
+        WavZip(archive(tmp_path / "slip.zip", {"good.wav": wav(TONE), name: wav(TONE)}))
+
+
+def test_a_bomb_is_refused_before_it_is_read(tmp_path: Path) -> None:
+    path = archive(tmp_path / "bomb.zip", {"zeros.wav": bytes(MOST_BYTES + 1)})
+    assert path.stat().st_size < MOST_BYTES // 100
+    with pytest.raises(DataError, match=r"'zeros\.wav' unpacks to \d+"):
+        WavZip(path)
+
+
+def damaged(content: bytes) -> bytes:
+    return content[:200] + bytes(byte ^ 0x5A for byte in content[200:260]) + content[260:]
+
+
+def lying(content: bytes) -> bytes:
+    """The archive's own list says that a member is small; it is not."""
+    place = content.rindex(b"PK\1\2") + 24
+    return content[:place] + struct.pack("<I", 100) + content[place + 4 :]
+
+
+@pytest.mark.parametrize("change", [damaged, lying])
+def test_a_damaged_member_is_named(change: Callable[[bytes], bytes], tmp_path: Path) -> None:
+    path = archive(tmp_path / "a.zip", {"one.wav": wav(np.random.default_rng(0).uniform(-1, 1, 3000))})
+    path.write_bytes(change(path.read_bytes()))
+    with pytest.raises(DataError, match=r"a\.zip.*one\.wav"):
+        WavZip(path).read("one.wav", 8000)
+
+
+def test_a_damaged_member_of_another_compression_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "a.zip"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_LZMA) as file:
+        file.writestr("one.wav", wav(TONE))
+    path.write_bytes(damaged(path.read_bytes()))
+    with pytest.raises(DataError, match=r"a\.zip.*one\.wav"):
+        WavZip(path).read("one.wav", 8000)
+
+
+@pytest.mark.parametrize("content", [b"", b"PK\3\4 no archive", b"x" * 500])
+def test_what_is_no_archive_is_refused(content: bytes, tmp_path: Path) -> None:
+    (tmp_path / "a.zip").write_bytes(content)
+    with pytest.raises(DataError, match=r"a\.zip: cannot be read as a zip archive"):
+        WavZip(tmp_path / "a.zip")
+    with pytest.raises(DataError, match="cannot be read as a zip archive"):
+        WavZip(tmp_path / "none.zip")

@@ -1,0 +1,238 @@
+"""The speech task: padding, heads, rivals, what is written, and that it learns."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from torchmetrics.text import WordErrorRate
+
+from dream import CheckpointError, ConfigError, DREAMConfig, DREAMError
+from lightning_modules import SpeechModule
+from lightning_modules.naive import nearest_mean
+from lightning_modules.speech import ToneWords, plots
+from lightning_modules.speech.decoding import beam_search
+from lightning_modules.speech.utterances import SpeechBatch, Utterance
+from tests.lightning_modules.support import small_data, small_module, small_trainer
+
+STRINGS = dict(task="recognition", string=[1, 3], stack=3)
+
+
+def data_of(**options: Any) -> ToneWords:
+    return ToneWords(**{"words": 3, "voices": 4, "takes": 4, "batch_size": 8} | options)
+
+
+def module_of(data: ToneWords, **options: Any) -> SpeechModule:
+    shape = dict(task=data.task, inputs=data.inputs, channels=data.channels)
+    module = SpeechModule(**{**shape, "config": DREAMConfig(hidden_dim=16, rank=4), **options})
+    module.prepare(data)
+    return module
+
+
+def first(data: ToneWords) -> SpeechBatch:
+    return next(iter(data.train_dataloader()))
+
+
+@pytest.mark.parametrize("core", ["dream", "lstm", "linear"])
+@pytest.mark.parametrize("options", [{}, STRINGS])
+def test_padding_changes_nothing(core: str, options: dict[str, Any]) -> None:
+    data = data_of(**options)
+    module = module_of(data, core=core, error=core == "dream").eval()
+    batch = first(data)
+    padded = torch.cat([batch.features, torch.full((len(batch.features), 7, data.inputs), torch.nan)], 1)
+    together, longer = module(batch.features, batch.lengths), module(padded, batch.lengths)
+    assert len(set(batch.lengths.tolist())) > 1
+    for row, length in enumerate(batch.lengths.tolist()):
+        alone = module(batch.features[row : row + 1, :length], torch.tensor([length])).log_probs[0]
+        for reading in (together, longer):
+            found = reading.log_probs[row] if data.task == "classification" else reading.log_probs[row, :length]
+            torch.testing.assert_close(found, alone, atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(together.prediction_loss, longer.prediction_loss)
+
+
+def test_the_core_is_read_as_with_a_mask() -> None:
+    data = data_of()
+    module, batch = module_of(data).eval(), first(data)
+    output, _, _ = module.stack.trace(batch.features, lengths=batch.lengths)
+    masked, _ = module.stack.forward_with_mask(batch.features, batch.lengths)
+    assert torch.equal(output, masked)
+
+
+def test_the_losses_are_those_of_the_formulas() -> None:
+    data = data_of()
+    module, batch = module_of(data, prediction_weight=0.5).eval(), first(data)
+    with torch.no_grad():
+        terms, reading = module.losses(batch), module(batch.features, batch.lengths)
+    right = reading.log_probs[torch.arange(len(batch.names)), batch.tokens[:, 0]]
+    assert float(terms["fit"]) == pytest.approx(float(-right.mean()), rel=1e-5)
+    error = [trace.square().mean(-1) for trace in reading.traces[0].error]
+    mean = sum(part.sum() for part in error) / batch.lengths.sum()
+    assert float(terms["prediction_loss"]) == pytest.approx(float(mean), rel=1e-5)
+    assert float(terms["loss"]) == pytest.approx(float(terms["fit"] + 0.5 * terms["prediction_loss"]), rel=1e-6)
+
+
+def test_the_loss_of_recognition_is_the_probability_that_decoding_sums() -> None:
+    data = data_of(**STRINGS)
+    module = module_of(data).eval()
+    batch = data.batch([Utterance((k,)) for k in data.utterances["test"][0].recordings[:1]])
+    with torch.no_grad():
+        log_probs = module(batch.features, batch.lengths).log_probs
+    tokens, score = beam_search(log_probs[0].double().numpy(), 500)
+    said = batch._replace(tokens=torch.tensor([tokens]) - 1, counts=torch.tensor([len(tokens)]))
+    assert float(module.misfit(log_probs, said)) * len(tokens) == pytest.approx(-score, rel=0.01)
+
+
+def test_a_spare_batch_counts_for_nothing() -> None:
+    data = data_of()
+    module = module_of(data)
+    spare = data.train_dataloader().dataset[[]]
+    with torch.no_grad():
+        assert float(module.losses(spare._replace(spare=False))["fit"]) > 0
+        assert module.counted(spare).tolist() == [0, 0]
+        assert module.counted(first(data)).tolist() == [8, int(first(data).lengths.sum())]
+
+
+def test_variations_are_drawn_from_the_global_generator_and_in_training_only() -> None:
+    data = data_of()
+    module, batch = module_of(data, noise=0.3, mask=0.5), first(data)
+
+    def varied(seed: int) -> torch.Tensor:
+        torch.manual_seed(seed)
+        return module.varied(batch.features, batch.lengths)
+
+    assert torch.equal(varied(7), varied(7))
+    assert not torch.equal(varied(7), varied(8))
+    module.eval()
+    before = torch.get_rng_state()
+    assert torch.equal(*(module(batch.features, batch.lengths).log_probs for _ in range(2)))
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_what_is_hidden_is_one_stretch_of_at_most_its_share() -> None:
+    data = data_of()
+    module = module_of(data, noise=0.0, mask=0.4)
+    lengths = torch.tensor([50, 20, 5])
+    hidden = module.varied(torch.ones(3, 50, data.inputs), lengths)[..., 0] == 0
+    assert hidden.any()
+    for row, length in enumerate(lengths.tolist()):
+        places = hidden[row].nonzero().flatten()
+        assert len(places) <= 0.4 * length + 1
+        if len(places):
+            assert places[-1] < length
+            assert len(places) == places[-1] - places[0] + 1
+
+
+def test_it_learns_to_tell_words_apart(tmp_path: Path) -> None:
+    data = data_of(words=3, voices=8, takes=6)
+    module = module_of(data, lr=1e-2, noise=0.1, dropout=0.0)
+    trainer = small_trainer(tmp_path, max_epochs=20)
+    trainer.fit(module, datamodule=data)
+    trainer.test(module, datamodule=data, verbose=False)
+    assert list(module.results) == ["DREAM", "DREAM, plasticity off", "nearest mean"]
+    own = module.results["DREAM"]
+    assert own["accuracy"] > 0.8
+    seen = torch.cat(module._seen["DREAM"])
+    truth = torch.cat([batch.tokens[:, 0] for batch in data.test_dataloader()])
+    assert own["accuracy"] == pytest.approx(float((seen.argmax(1) == truth).float().mean()))
+    assert own["cross_entropy"] == pytest.approx(float(-seen[torch.arange(len(truth)), truth].mean()), rel=1e-5)
+    assert module.results["DREAM, plasticity off"]["cross_entropy"] != own["cross_entropy"]
+    assert set(module.figures()) == {"utterance", "confusion"}
+    (path,) = module.write_predictions(trainer.predict(module, datamodule=data) or [], tmp_path)
+    table = pd.read_csv(path)
+    assert path.name == "labels.csv"
+    assert sorted(table["file"]) == sorted(r.name for r in data.recordings if r.part == "test")
+    right = (table["said"] == table["file"].str.split("-").str[0]).mean()
+    assert right == pytest.approx(own["accuracy"])
+    assert table["score"].between(1 / data.channels, 1).all()
+
+
+def test_strings_are_written_down(tmp_path: Path) -> None:
+    data = data_of(**STRINGS)
+    module = module_of(data, core="gru", lr=1e-2)
+    trainer = small_trainer(tmp_path, max_epochs=2)
+    trainer.fit(module, datamodule=data)
+    trainer.test(module, datamodule=data, verbose=False)
+    assert list(module.results) == ["GRU"]
+    assert list(module.results["GRU"]) == ["wer", "cer", "wer_greedy", "cer_greedy"]
+    assert set(module.figures()) == {"utterance"}
+    (path,) = module.write_predictions(trainer.predict(module, datamodule=data) or [], tmp_path)
+    table = pd.read_csv(path, keep_default_na=False)
+    assert path.name == "transcripts.csv"
+    truth = {data.name_of(utterance): data.said(utterance) for utterance in data.utterances["test"]}
+    assert set(table["file"]) == set(truth)
+    rate = WordErrorRate()(table["said"].tolist(), [truth[name] for name in table["file"]])
+    assert module.results["GRU"]["wer"] == pytest.approx(float(rate))
+    assert (table["score"] <= 1).all()
+
+
+def test_text_has_no_blanks_at_its_ends() -> None:
+    module = module_of(data_of(**STRINGS, tokens="characters"))
+    blank = module.vocabulary.index(" ")
+    a, b = (module.vocabulary.index(letter) for letter in "ab")
+    assert module.written([blank, a, blank, blank, b, b, blank]) == "a bb"
+    assert module.decoded([a + 1, b + 1]) == "ab"
+
+
+def test_the_vocabulary_is_kept_and_must_be_the_same() -> None:
+    module = module_of(data_of())
+    checkpoint: dict[str, Any] = {}
+    module.on_save_checkpoint(checkpoint)
+    assert checkpoint["vocabulary"] == ["alpha", "bravo", "charlie"]
+    other = module_of(data_of(vocabulary=["charlie", "bravo", "alpha"]))
+    with pytest.raises(
+        CheckpointError, match=r"the checkpoint says alpha, bravo, charlie; the data hold charlie, bravo, alpha"
+    ):
+        other.on_load_checkpoint(checkpoint)
+
+
+def test_probabilities_that_are_not_finite_are_refused_by_name() -> None:
+    data = data_of()
+    module, batch = module_of(data).eval(), first(data)
+    with torch.no_grad():
+        module.head.weight.fill_(math.nan)
+    with pytest.raises(DREAMError, match=rf"not finite: the probabilities, first of {batch.names[0]}"):
+        module.predict_step(batch, 0)
+
+
+def test_the_nearest_mean() -> None:
+    known = torch.tensor([[0.0, 0.0], [0.0, 2.0], [1.0, 10.0], [1.0, 14.0]])
+    asked = torch.tensor([[0.9, 1.0], [0.1, 20.0]])
+    labels = torch.tensor([0, 0, 1, 1])
+    assert nearest_mean(known, labels, asked).tolist() == [1, 0]  # the first column varies between classes only
+    assert nearest_mean(known, labels + 1, torch.zeros(1, 2)).tolist() == [1]  # nothing is known of class 0
+    assert nearest_mean(known[:1], labels[:1], asked).tolist() == [0, 0]
+
+
+def test_names_in_pictures_are_no_formulas() -> None:
+    classes = ["a $x^$ b", "$\\nothing$"]
+    shown = plots.Heard(classes[0], np.arange(3.0), *(np.full(size, 0.5) for size in ((3, 2), 3, 3, (3, 2))), classes)
+    for figure in (plots.confusion(np.array([0, 1]), np.array([1, 1]), classes), plots.utterance(shown)):
+        figure.draw_without_rendering()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (dict(mask=0.7), "`mask` must be a share from 0 to 0.5; got 0.7"),
+        (dict(noise=-1.0), "`noise` must be from 0 to 10 deviations"),
+        (dict(beam=0), "`beam` must be from 1 to 1000; got 0"),
+        (dict(dropout=1.0), "`dropout` must be a share from 0 to below 1"),
+        (dict(prediction_weight=-1.0), "`prediction_weight` must be a finite number"),
+    ],
+)
+def test_settings_that_make_no_sense_are_refused(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError) as refused:
+        SpeechModule(**options)
+    assert message in str(refused.value)
+
+
+def test_other_data_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"`data` must be a SpeechData; got DriftingLoad\. Try SpeechFolder"):
+        SpeechModule().prepare(small_data())
+    with pytest.raises(ConfigError, match="`data` must be a ForecastingData; got ToneWords"):
+        small_module().prepare(data_of())

@@ -1,0 +1,85 @@
+"""`python -m tests.soak`: every part of the soak in turn, each in a process of its own; figures as text and JSON."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from experiments.ending import ended
+from lightning_modules.run import tracking
+
+PARTS = {
+    "kills": "runs killed at random moments go on, bit for bit",
+    "hostile": "100,000 steps of hostile streams",
+    "fuzz": "random files and settings",
+    "memory": "a file ten times the memory that may be taken",
+    "store": "the states of a million streams",
+    "ranks": "two processes train what one does, and one is killed",
+}
+"""Modules beside this one: each has a `main()` that prints figures, gives them back as a dictionary, and fails if a promise
+does not hold."""
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the parts; the number of those that failed."""
+    parser = argparse.ArgumentParser(prog="python -m tests.soak", description=__doc__)
+    parser.add_argument("parts", nargs="*", metavar="PART", help=f"of {', '.join(PARTS)}; all if none is named")
+    parser.add_argument("--out", type=Path, default=Path("runs/soak.json"), help="where the figures go")
+    asked = parser.parse_args(arguments)
+    for name in asked.parts:
+        if name not in PARTS:
+            parser.error(f"`{name}` is not one of {', '.join(PARTS)}")
+    record: dict[str, Any] = {}
+    failed = 0
+    parts = asked.parts or list(PARTS)
+    for number, name in enumerate(parts, 1):
+        print(f"== {number} of {len(parts)}, {name}: {PARTS[name]}", flush=True)  # noqa: T201
+        start = time.monotonic()
+        figures = asked.out.with_name(f"{name}.json")
+        figures.unlink(missing_ok=True)
+        words = [sys.executable, "-c", RUN.format(part=name, path=str(figures))]
+        code = run_part(words)
+        held = json.loads(figures.read_text()) if figures.exists() else None
+        figures.unlink(missing_ok=True)
+        record[name] = {"held": code == 0, "seconds": round(time.monotonic() - start), "figures": held}
+        failed += code != 0
+        asked.out.parent.mkdir(parents=True, exist_ok=True)
+        tracking.write_results(asked.out, {}, parts=record)
+    print(f"{len(record) - failed} of {len(record)} parts hold; the figures are in {asked.out}")  # noqa: T201
+    return failed
+
+
+def run_part(words: list[str]) -> int:
+    """Run a part; its exit code. It hears of Ctrl-C and SIGTERM from here, once, so that it can end what it has started."""
+    process = subprocess.Popen(words, env={**os.environ, **SETTLED}, start_new_session=True)
+    try:
+        return process.wait()
+    except KeyboardInterrupt:
+        process.terminate()
+        process.wait()
+        raise
+
+
+SETTLED = {"MALLOC_MMAP_THRESHOLD_": "131072"}  # glibc gives back what is freed, so that resident memory says something
+RUN = """
+import json, pathlib, sys
+from experiments.ending import ended
+
+def work():
+    from tests.soak import {part}
+    path = pathlib.Path({path!r})
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps({part}.main([])))
+    return 0
+
+sys.exit(ended(work))
+"""
+
+if __name__ == "__main__":
+    sys.exit(ended(main))

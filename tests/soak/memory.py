@@ -1,0 +1,182 @@
+"""Training on a file ten times the memory that it may take: `python -m tests.soak.memory`.
+
+A process of its own imports everything, fits a small file so that all libraries are loaded, and may then take only so much
+memory more (RLIMIT_DATA, which counts private memory and no maps of files). Under that limit it runs `dream fit` on a CSV
+of ten times the size: on disk, which must end well with flat memory, and in memory, which must not.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import resource
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import numpy as np
+
+MIB = 1 << 20
+COLUMNS = 16
+TIMES = 10  # the file, in what may be taken
+FLAT = 8 * MIB  # that the last steps may take more than the first
+_LINES = 50_000
+FIT = [
+    "fit",
+    "-c",
+    "forecasting_csv",
+    "--data.batch_size=32",
+    "--model.config.hidden_dim=16",
+    "--trainer.accelerator=cpu",
+    "--trainer.limit_val_batches=20",
+    "--trainer.limit_test_batches=20",
+    "--trainer.enable_progress_bar=false",
+    "--run.wandb=disabled",
+    "--run.table=false",
+    '--trainer.callbacks+={"class_path": "tests.soak.memory.Watch"}',
+]
+
+
+def write_csv(path: Path, size: int) -> int:
+    """Minutes of `COLUMNS` noisy rhythms, at least `size` bytes; the number of rows."""
+    draw = np.random.default_rng(0)
+    day = np.sin(2 * np.pi * np.arange(_LINES) / 24)[:, None] * draw.uniform(0.5, 2, COLUMNS)
+    values = day + draw.normal(0, 0.5, (_LINES, COLUMNS))
+    lines = [",".join(f"{value:.4f}" for value in row) for row in values.tolist()]
+    rows = 0
+    with path.open("w") as file:
+        file.write("date," + ",".join(f"sensor{k}" for k in range(COLUMNS)) + "\n")
+        while file.tell() < size:
+            stamps = np.datetime_as_string(np.datetime64("2000-01-01T00:00") + np.arange(rows, rows + _LINES)).tolist()
+            count = _LINES if size - file.tell() > 2 * _LINES * len(lines[0]) else min(_LINES, 1000)
+            file.writelines(f"{stamp},{line}\n" for stamp, line in zip(stamps[:count], lines, strict=False))
+            rows += count
+    return rows
+
+
+def memory() -> dict[str, int]:
+    """Bytes of this process: `anonymous` resident memory, all `resident`, and private memory as RLIMIT_DATA counts it."""
+    lines = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
+    names = {"anonymous": "RssAnon", "resident": "VmRSS", "data": "VmData"}
+    return {key: int(lines[name].split()[0]) * 1024 for key, name in names.items()}
+
+
+class Watch(L.Callback):
+    """Notes the memory before the first training step and after each."""
+
+    samples: list[dict[str, int]] = []
+    started = 0.0
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        Watch.samples, Watch.started = [memory()], time.monotonic()
+
+    def on_train_batch_end(self, *_: Any, **__: Any) -> None:
+        Watch.samples.append(memory())
+
+
+def limited(small: str, large: str, allowed: int, steps: int, mapped: bool) -> None:
+    """In a process of its own: fit `small`, allow `allowed` bytes more, fit `large`, print the figures as JSON."""
+    from experiments.cli import main as dream
+
+    fit = [*FIT, f"--trainer.max_steps={steps}", f"--data.mapped={str(mapped).lower()}"]
+    if dream([*fit, f"--data.path={small}"]):
+        raise SystemExit("the small file did not train")
+    peak, done = memory(), threading.Event()
+
+    def look() -> None:
+        while not done.wait(0.02):
+            now = memory()
+            peak.update({key: max(peak[key], now[key]) for key in peak})
+
+    watcher = threading.Thread(target=look)
+    watcher.start()
+    before = memory()
+    resource.setrlimit(resource.RLIMIT_DATA, (before["data"] + allowed, resource.RLIM_INFINITY))
+    begun = time.monotonic()
+    code = dream([*fit, f"--data.path={large}"])
+    ended = time.monotonic()
+    done.set()
+    watcher.join()
+    if code:
+        raise SystemExit(code)
+    samples = [sample["anonymous"] for sample in Watch.samples]
+    tenth = max(len(samples) // 10, 1)
+    print(  # noqa: T201
+        json.dumps(
+            {
+                "steps": len(samples) - 1,
+                "before": before["anonymous"],
+                "peak": peak["anonymous"],
+                "peak_resident": peak["resident"],
+                "peak_data": peak["data"] - before["data"],
+                "first_steps": max(samples[1 : 1 + tenth]),
+                "last_steps": max(samples[-tenth:]),
+                "prepare_seconds": Watch.started - begun,
+                "step_seconds": ended - Watch.started,
+            }
+        )
+    )
+
+
+def main(argv: list[str] | None = None) -> dict[str, Any]:
+    """Generate, train, print; the figures, in MiB and seconds.
+
+    Raises:
+        SystemExit: a fit on disk that fails or whose memory grows with the steps, or one in memory that does not fail.
+    """
+    parser = argparse.ArgumentParser(prog="tests.soak.memory", description=__doc__)
+    parser.add_argument("--allowed", type=int, default=64, help="MiB that may be taken after everything is loaded")
+    parser.add_argument("--steps", type=int, default=300, help="training steps")
+    parser.add_argument("--quick", action="store_true", help="32 MiB and 50 steps")
+    arguments = parser.parse_args(argv)
+    allowed, steps = (32, 50) if arguments.quick else (arguments.allowed, arguments.steps)
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        write_csv(folder / "small.csv", 1 * MIB)
+        rows = write_csv(folder / "large.csv", TIMES * allowed * MIB)
+        size = (folder / "large.csv").stat().st_size
+        ours = _run(folder, allowed * MIB, steps, mapped=True)
+        if ours.returncode:
+            raise SystemExit(f"training on disk did not end well:\n{ours.stderr[-2000:]}")
+        found = json.loads(ours.stdout.splitlines()[-1])
+        control = _run(folder, allowed * MIB, steps, mapped=False)
+    figures: dict[str, Any] = {
+        "rows": rows,
+        "file_mib": round(size / MIB, 1),
+        "allowed_mib": allowed,
+        "steps": found["steps"],
+        "loaded_anonymous_mib": round(found["before"] / MIB, 1),
+        "peak_above_mib": round((found["peak"] - found["before"]) / MIB, 1),
+        "peak_private_above_mib": round(found["peak_data"] / MIB, 1),
+        "first_steps_above_mib": round((found["first_steps"] - found["before"]) / MIB, 1),
+        "last_steps_above_mib": round((found["last_steps"] - found["before"]) / MIB, 1),
+        "peak_resident_mib": round(found["peak_resident"] / MIB, 1),
+        "convert_and_prepare_seconds": round(found["prepare_seconds"], 1),
+        "train_and_test_seconds": round(found["step_seconds"], 1),
+        "in_memory_fails": control.returncode != 0,
+    }
+    for key, value in figures.items():
+        print(f"{key.replace('_', ' '):>30}  {value}")  # noqa: T201
+    if not figures["in_memory_fails"] or found["last_steps"] - found["first_steps"] > FLAT:
+        raise SystemExit("memory grows with the steps, or the limit does not limit")
+    return figures
+
+
+def _run(folder: Path, allowed: int, steps: int, mapped: bool) -> subprocess.CompletedProcess[str]:
+    call = (str(folder / "small.csv"), str(folder / "large.csv"), allowed, steps, mapped)
+    code = f"from tests.soak.memory import limited; limited(*{call!r})"
+    root = str(Path(__file__).parents[2])
+    # one arena and one thread: what the allocator and the libraries set aside for threads is no data
+    own = {"DREAM_CACHE": str(folder / "cache"), "MALLOC_ARENA_MAX": "1", "OMP_NUM_THREADS": "1", "PYTHONPATH": root}
+    command = [sys.executable, "-c", code]
+    return subprocess.run(command, cwd=folder, env={**os.environ, **own}, capture_output=True, text=True, check=False)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

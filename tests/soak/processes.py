@@ -1,0 +1,130 @@
+"""Runs of the command in processes of their own that are killed at a chosen place, and what a run leaves, to compare."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import resource
+import signal
+import sys
+import threading
+from pathlib import Path
+from typing import Any
+
+import torch
+
+PLACES = {
+    "step": "torch.optim.AdamW.step",
+    "save": "os.fsync",
+    "validation": "lightning_modules.base.TaskModule.on_validation_batch_start",
+    "stream": "lightning_modules.base.TaskModule.on_test_batch_start",
+}
+"""What is called there."""
+PROCESSES = multiprocessing.get_context("forkserver")
+PROCESSES.set_forkserver_preload(["experiments.run", "lightning_modules.data", "lightning_modules.online.module"])
+
+
+def run(
+    folder: Path,
+    command: list[str],
+    place: str = "",
+    at: float = 0,
+    sent: int = signal.SIGKILL,
+    largest_file: int = resource.RLIM_INFINITY,
+) -> int:
+    """The exit code of `command`, run in `folder`; minus the signal's number where one ended it.
+
+    Args:
+        folder: Working directory.
+        command: Words after ``dream``.
+        place: Where `sent` arrives: at the call number `at` of one of `PLACES`, or ``time``: after `at` seconds.
+        at: see there.
+        sent: A signal.
+        largest_file: Bytes beyond which a file can't be written, as on a full disk.
+    """
+    process = PROCESSES.Process(target=_child, args=(str(folder), command, place, at, sent, largest_file))
+    process.start()
+    try:
+        process.join(240)
+        if process.exitcode is None:
+            raise TimeoutError(f"{command} did not end")
+        return process.exitcode
+    finally:
+        if process.exitcode is None:
+            process.kill()
+            process.join()
+
+
+def _child(folder: str, command: list[str], place: str, at: float, sent: int, largest_file: int) -> None:
+    os.chdir(folder)
+    said = Path("said.txt").open("a")  # noqa: SIM115 - as long as the process lives
+    os.dup2(said.fileno(), 1)
+    os.dup2(said.fileno(), 2)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    multiprocessing.set_start_method("fork", force=True)  # as in a process that was started by hand: workers end with it
+    torch.set_num_threads(1)
+    os.environ["WANDB_MODE"] = "disabled"
+    resource.setrlimit(resource.RLIMIT_FSIZE, (largest_file, resource.getrlimit(resource.RLIMIT_FSIZE)[1]))
+    from experiments.cli import main
+
+    if place == "time":
+        threading.Timer(at, os.kill, (os.getpid(), sent)).start()
+    elif place:
+        _interrupt(PLACES[place], int(at), sent)
+    sys.exit(main(command))
+
+
+def _interrupt(place: str, number: int, sent: int) -> None:
+    owner_name, _, name = place.rpartition(".")
+    owner = _find(owner_name)
+    before, calls = getattr(owner, name), 0
+
+    def called(*args: Any, **kwargs: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        if calls == number:
+            os.kill(os.getpid(), sent)
+        return before(*args, **kwargs)
+
+    setattr(owner, name, called)
+
+
+def _find(name: str) -> Any:
+    parts = name.split(".")
+    for cut in range(len(parts), 0, -1):
+        module = sys.modules.get(".".join(parts[:cut]))
+        if module is not None:
+            found: Any = module
+            for part in parts[cut:]:
+                found = getattr(found, part)
+            return found
+    raise LookupError(name)
+
+
+def left(folder: Path) -> dict[str, Any]:
+    """What a run came to: weights, optimiser and schedule of the best and the last, the metrics file, the results, what its
+    layers showed and the advisor's remarks."""
+    saves = folder / "checkpoints"
+    held = {path.name: torch.load(path, weights_only=True) for path in (saves / "best.ckpt", max(saves.glob("step-*.ckpt")))}
+    parts = ("state_dict", "optimizer_states", "lr_schedulers", "carried", "loops", "progress", "epoch", "global_step")
+    return {
+        "checkpoints": {name: {part: content[part] for part in parts} for name, content in held.items()},
+        "metrics": (folder / "metrics.jsonl").read_text().splitlines(),
+        "results": json.loads((folder / "results.json").read_text())["results"],
+        "records": [json.loads((folder / name).read_text()) for name in ("layers.json", "remarks.json")],
+    }
+
+
+def differences(ours: Any, theirs: Any, name: str = "") -> list[str]:
+    """Where two nests of dictionaries, lists, tensors and plain values differ, bit for bit."""
+    if isinstance(ours, dict) and isinstance(theirs, dict) and ours.keys() == theirs.keys():
+        return [line for key in ours for line in differences(ours[key], theirs[key], f"{name}/{key}")]
+    if isinstance(ours, (list, tuple)) and isinstance(theirs, (list, tuple)) and len(ours) == len(theirs):
+        return [line for k, pair in enumerate(zip(ours, theirs, strict=True)) for line in differences(*pair, f"{name}/{k}")]
+    if isinstance(ours, torch.Tensor) and isinstance(theirs, torch.Tensor):
+        same = ours.dtype == theirs.dtype and torch.equal(ours.nan_to_num(1e9), theirs.nan_to_num(1e9))
+        return [] if same else [f"{name}: tensors"]
+    if isinstance(ours, torch.Tensor) or isinstance(theirs, torch.Tensor) or type(ours) is not type(theirs):
+        return [f"{name}: {type(ours)} and {type(theirs)}"]
+    return [] if ours == theirs or (ours != ours and theirs != theirs) else [f"{name}: {ours!r:.80} and {theirs!r:.80}"]

@@ -1,0 +1,307 @@
+"""Several processes train what one does: gradients of every step, a process that is killed, throughput.
+
+``python -m tests.soak.ranks`` prints the figures. Each of the `CASES` has batches that do not divide evenly, with a
+last one too small to give every process a row, or streams of unequal length; there is no dropout, which is drawn apart.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+import uuid
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import lightning as L
+import numpy as np
+import torch
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor
+
+from dream import DREAMConfig
+from experiments import launch
+from experiments.benchmarks import ranks as benchmark
+from experiments.benchmarks.ranks import TORCHRUN, quiet_trainer
+from lightning_modules import AnomalyModule, ForecastingModule, LanguageModule, OnlineModule, SpeechModule
+from lightning_modules.anomaly import AnomalyData, Stream
+from lightning_modules.base import TaskModule
+from lightning_modules.data import TaskData
+from lightning_modules.data.series import Series
+from lightning_modules.forecasting import DriftingLoad
+from lightning_modules.language import LanguageData
+from lightning_modules.language.data import Text
+from lightning_modules.online import DriftingStream
+from lightning_modules.speech import ToneWords
+from lightning_modules.stream import Reading
+
+ROOT = Path(__file__).parents[2]
+CONFIG = DREAMConfig(hidden_dim=64, rank=4, base_plasticity=0.2)
+EPOCHS = 2
+LIMITS = {"float64": 1e-9, "float32": 1e-5}
+"""Largest difference between the gradients of a step, relative to the largest of them; they drift apart as weights do."""
+
+
+class Gaps(DriftingLoad):
+    """A load of which every seventh value is missing."""
+
+    def read(self) -> Series:
+        series = super().read()
+        series.values[np.random.default_rng(0).random(series.values.shape) < 1 / 7] = np.nan
+        return series
+
+
+class Uneven(AnomalyData):
+    """Three streams of unequal length."""
+
+    def read(self) -> list[Stream]:
+        random = np.random.default_rng(0)
+        lengths = {240: 120, 300: 150, 420: 200}
+        return [Stream(str(n), random.normal(size=(n, 2)).cumsum(0), ("a", "b"), known) for n, known in lengths.items()]
+
+
+class Noise(LanguageData):
+    """Letters without any sense."""
+
+    def read(self) -> dict[str, Text]:
+        return {"train": Text("noise", np.random.default_rng(0).integers(97, 101, 700, np.uint8).tobytes())}
+
+
+def forecasting(**options: Any) -> tuple[TaskModule, TaskData]:
+    """Windows: 53 in batches of 13; or as many streams as `batch_size` says."""
+    core = options.pop("core", "dream")
+    small = dict(
+        feeders=2, rows=120, look_back=16, horizon=4, season=8, split=[0.6, 0.2, 0.2], missing="mask", batch_size=13
+    )
+    data = Gaps(**small | options)  # type: ignore[arg-type]
+    shape = dict(channels=data.channels, aged=data.aged_count, look_back=16, horizon=4, season=8, patch=4)
+    return ForecastingModule(CONFIG, **shape, dropout=0.0, core=core), data  # type: ignore[arg-type]
+
+
+def anomaly() -> tuple[TaskModule, TaskData]:
+    """Three streams; the second layer is in no loss."""
+    return AnomalyModule(CONFIG, channels=2, hidden_dims=[8, 6]), Uneven(train_chunk=50, chunk=100)
+
+
+def online() -> tuple[TaskModule, TaskData]:
+    """17 crops in batches of 8."""
+    data = DriftingStream("forecasting", length=300, columns=3, horizon=3, crop=32, context=8, crops=17, batch_size=8)
+    shape = dict(task=data.task, inputs=data.inputs, channels=data.channels, horizon=data.horizon)
+    return OnlineModule(CONFIG, **shape, reading=Reading("running", 0.05, lags=2)), data  # type: ignore[arg-type]
+
+
+def language() -> tuple[TaskModule, TaskData]:
+    """Five lanes."""
+    data = Noise("chars", batch_size=5, steps=20, validation=0.1)
+    return LanguageModule(replace(CONFIG, input_dim=8), data.symbols, prediction_weight=0.1), data
+
+
+def speech(**options: Any) -> tuple[TaskModule, TaskData]:
+    """16 utterances of unequal length in batches of 5; or strings of them in batches of 3."""
+    data = ToneWords(**{"words": 3, "voices": 3, "takes": 3, "batch_size": 5, "stack": 3} | options)
+    shape = dict(task=data.task, inputs=data.inputs, channels=data.channels)
+    return SpeechModule(CONFIG, **shape, dropout=0.0, mask=0.0, noise=0.0), data  # type: ignore[arg-type]
+
+
+CASES: dict[str, Callable[[], tuple[TaskModule, TaskData]]] = {
+    "forecasting, windows": forecasting,
+    "forecasting, windows, gradients of 2 batches": forecasting,
+    "forecasting, streams": lambda: forecasting(streams=True, stride=8, rows=300, batch_size=3),
+    "forecasting, streams, GRU": lambda: forecasting(streams=True, stride=8, rows=300, batch_size=3, core="gru"),
+    "anomaly": anomaly,
+    "language": language,
+    "online": online,
+    "speech": speech,
+    "speech, strings": lambda: speech(task="recognition", string=[1, 2], batch_size=3),
+}
+
+
+class Trace(NamedTuple):
+    """What a training was."""
+
+    gradients: list[Tensor]
+    """All gradients before each optimiser step, in one vector"""
+    weights: Tensor
+    """All weights and buffers after the last step, in one vector"""
+    metrics: dict[str, float]
+    """What was logged last"""
+
+
+class _Record(L.Callback):
+    def __init__(self) -> None:
+        self.gradients: list[Tensor] = []
+
+    def on_before_optimizer_step(self, trainer: L.Trainer, pl_module: L.LightningModule, optimizer: Any) -> None:
+        found = [p.grad.flatten() for p in pl_module.parameters() if p.grad is not None]
+        self.gradients.append(torch.cat(found).double().cpu())
+
+
+def train(name: str, double: bool) -> Trace:
+    """Train one of the `CASES`, in as many processes as this one is of."""
+    torch.manual_seed(0)
+    model, data = CASES[name]()
+    record = _Record()
+    trainer = quiet_trainer(
+        model,
+        callbacks=[record],
+        max_epochs=EPOCHS,
+        accumulate_grad_batches=2 if name.endswith("of 2 batches") else 1,
+        precision="64-true" if double else "32-true",
+    )
+    trainer.fit(model, datamodule=data)
+    weights = torch.cat([value.double().flatten() for value in model.state_dict().values()])
+    return Trace(record.gradients, weights, {k: float(v) for k, v in trainer.callback_metrics.items()})
+
+
+def train_all(double: bool) -> dict[str, Trace]:
+    """Every case."""
+    return {name: train(name, double) for name in CASES}
+
+
+def in_processes(count: int, double: bool) -> dict[str, Trace]:
+    """`train_all` in `count` processes of one thread on this host, by gloo; what rank 0 saw.
+
+    With more threads the first weights, which are made orthogonal, would differ in the last digits.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        out = Path(folder) / "traces.pt"
+        command = ["-m", "tests.soak.ranks", f"--out={out}", *(["--double"] if double else [])]
+        start, environment = [*TORCHRUN, f"--nproc-per-node={count}"], {**os.environ, "OMP_NUM_THREADS": "1"}
+        done = subprocess.run([*start, *command], env=environment, capture_output=True, text=True, timeout=300)
+        if done.returncode:
+            raise RuntimeError(done.stderr)
+        return {name: Trace(*trace) for name, trace in torch.load(out, weights_only=True).items()}
+
+
+def difference(one: Trace, other: Trace) -> float:
+    """The largest difference between the gradients of a step, relative to the largest gradient of that step."""
+    assert len(one.gradients) == len(other.gradients)
+    pairs = zip(one.gradients, other.gradients, strict=True)
+    return max(float((a - b).abs().max() / a.abs().max()) for a, b in pairs)
+
+
+class Family:
+    """A command and all processes that come of it, known by a mark in their environment (Linux)."""
+
+    def __init__(self, command: list[str], folder: Path) -> None:
+        self.mark = uuid.uuid4().hex
+        self.log = folder / f"{self.mark}.log"
+        with self.log.open("w") as log:
+            environment = {**os.environ, "DREAM_FAMILY": self.mark, "PYTHONPATH": str(ROOT)}
+            self.process = subprocess.Popen(command, cwd=folder, env=environment, stdout=log, stderr=log)
+
+    def members(self) -> dict[int, dict[str, str]]:
+        """The living ones by number, with their environment."""
+        found = {}
+        for path in Path("/proc").glob("[0-9]*/environ"):
+            with suppress(OSError):
+                words = path.read_bytes().decode(errors="replace").split("\0")
+                environment = dict(word.split("=", 1) for word in words if "=" in word)
+                if environment.get("DREAM_FAMILY") == self.mark:
+                    found[int(path.parent.name)] = environment
+        return found
+
+    def rank(self, number: int) -> int:
+        """The process that is this rank on its host."""
+        return next(pid for pid in self.members() if self._rank(pid) == number)
+
+    def _rank(self, pid: int) -> int | None:
+        words = Path(f"/proc/{pid}/cmdline").read_text().split("\0")
+        runs = "experiments.cli" in words and "torch.distributed.run" not in words
+        return int(self.members()[pid].get("LOCAL_RANK", "0")) if runs else None
+
+    def end(self) -> None:
+        """Kill whoever is left."""
+        for pid in self.members():
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        self.process.wait()
+
+
+def until(holds: Callable[[], bool], seconds: float) -> float:
+    """Seconds until `holds`.
+
+    Raises:
+        TimeoutError: it did not within `seconds`.
+    """
+    start = time.monotonic()
+    while not holds():
+        if time.monotonic() - start > seconds:
+            raise TimeoutError(f"waited {seconds} s")
+        time.sleep(0.1)
+    return time.monotonic() - start
+
+
+class Ending(NamedTuple):
+    """How a run ended of which a process was killed."""
+
+    seconds: float
+    """From the kill until the last process was gone"""
+    code: int
+    said: str
+
+
+def kill(victim: int, torchrun: bool, folder: Path, *flags: str) -> Ending:
+    """Start a fit of two processes, by torchrun or by the Trainer, and kill one of them when there is a checkpoint."""
+    command = ["-m", "experiments.cli", "fit", *flags, "--run.name=killed", f"--run.folder={folder}"]
+    devices = ["--trainer.devices=2", "--trainer.accelerator=cpu", "--trainer.max_epochs=100000"]
+    start = [*TORCHRUN, "--nproc-per-node=2"] if torchrun else [sys.executable]
+    family = Family([*start, *command, *devices], folder)
+    try:
+        until(lambda: any(folder.glob("killed/checkpoints/*.ckpt")), 120)
+        os.kill(family.rank(victim), signal.SIGKILL)
+        seconds = until(lambda: family.process.poll() is not None and not family.members(), 60)
+        return Ending(seconds, family.process.returncode, family.log.read_text())
+    finally:
+        family.end()
+
+
+def main(argv: list[str] | None = None) -> dict[str, Any]:
+    """Print the figures, and give them back; see the module.
+
+    Raises:
+        AssertionError: a promise does not hold.
+    """
+    parser = argparse.ArgumentParser(prog="python -m tests.soak.ranks", description=__doc__.split("\n\n")[0])
+    parser.add_argument("--out", type=Path, help=argparse.SUPPRESS)
+    parser.add_argument("--double", action="store_true", help=argparse.SUPPRESS)
+    arguments = parser.parse_args(argv)
+    if arguments.out:
+        launch.end_with_parent(for_good=True)
+        traces = {name: tuple(trace) for name, trace in train_all(arguments.double).items()}
+        if launch.is_first():
+            torch.save(traces, arguments.out)
+        return {}
+    console = Console()
+    figures: dict[str, Any] = {"difference of gradients": {}, "killed": {}}
+    table = Table("", *LIMITS, title="largest relative difference of a gradient, 2 processes and 1")
+    runs = {kind: [in_processes(count, kind == "float64") for count in (1, 2)] for kind in LIMITS}
+    for name in CASES:
+        found = {kind: difference(one[name], two[name]) for kind, (one, two) in runs.items()}
+        figures["difference of gradients"][name] = found
+        table.add_row(name, *(f"{value:.1e}" for value in found.values()))
+        assert all(value < LIMITS[kind] for kind, value in found.items()), found
+    console.print(table)
+    for torchrun in (True, False):
+        for victim in (0, 1):
+            with tempfile.TemporaryDirectory() as folder:
+                ending = kill(victim, torchrun, Path(folder), "-c", "forecasting", "--run.wandb=disabled")
+            how = f"rank {victim} killed, started by {'torchrun' if torchrun else 'the Trainer'}"
+            figures["killed"][how] = {"seconds": round(ending.seconds, 1), "code": ending.code}
+            console.print(f"{how}: all gone after {ending.seconds:.1f} s, code {ending.code}")
+            assert ending.code != 0
+    figures["windows a second"] = speeds = benchmark.speeds(repeats=3, steps=40)
+    console.print("throughput: " + ", ".join(f"{name} {ratio:.2f}" for name, ratio in benchmark.ratios(speeds).items()))
+    return figures
+
+
+if __name__ == "__main__":
+    main()
