@@ -1,4 +1,5 @@
-"""A wheel brings the CPU kernel compiled for its platform; where there is no compiler, a wheel without the kernel."""
+"""A wheel brings the CPU kernel compiled for its platform; where there is no compiler, a wheel without the
+kernel."""
 
 from __future__ import annotations
 
@@ -15,7 +16,8 @@ class KernelHook(BuildHookInterface):
     """Compile for every level of instructions; which one fits is found when it is loaded."""
 
     def initialize(self, version: str, build_data: dict[str, Any]) -> None:
-        """Add the libraries to the wheel. An editable install has none: there the kernel is compiled when first used."""
+        """Add the libraries to the wheel. An editable install has none: there the kernel is compiled when
+        first used."""
         if version == "editable" or platform.machine().lower() not in ("x86_64", "amd64"):
             return
         compiling = runpy.run_path(str(Path(self.root, "dream", "ops", "build.py")))

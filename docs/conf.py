@@ -29,7 +29,8 @@ napoleon_numpy_docstring = False
 
 
 def setup(app):
-    """Keep napoleon from taking "H: size of the state", an attribute's symbol and meaning, for its type and meaning."""
+    """Keep napoleon from taking "H: size of the state", an attribute's symbol and meaning, for its type and
+    meaning."""
 
     def keep(app, what, name, obj, options, lines):
         if what in ("attribute", "property"):

@@ -1,4 +1,5 @@
-"""Writes `tuning.md`, the tuning guide, from `dream.tuning` and `dream.config`: ``python docs/tuning_page.py``."""
+"""Writes `tuning.md`, the tuning guide, from `dream.tuning` and `dream.config`:
+``python docs/tuning_page.py``."""
 
 from __future__ import annotations
 
@@ -14,7 +15,13 @@ GROUPS = {
     "Size": ("input_dim", "hidden_dim", "rank"),
     "Time": ("time_step", "ltc_enabled", "ltc_tau_sys", "ltc_surprise_scale"),
     "Fast weights": ("base_plasticity", "forgetting_rate", "target_norm", "kappa"),
-    "Surprise": ("base_threshold", "entropy_influence", "surprise_temperature", "error_smoothing", "surprise_smoothing"),
+    "Surprise": (
+        "base_threshold",
+        "entropy_influence",
+        "surprise_temperature",
+        "error_smoothing",
+        "surprise_smoothing",
+    ),
     "Sleep": ("sleep_rate", "min_surprise_for_sleep"),
 }
 HEAD = """\
@@ -107,13 +114,21 @@ def knobs(names: tuple[str, ...]) -> str:
 def preset(name: str) -> tuple[str, str, str]:
     """Name, purpose and values of a preset."""
     values = {field: value for field, value in PRESETS[name].values.items() if field != "input_dim"}
-    return f"`{name}`", PRESETS[name].purpose, ", ".join(f"`{field}={value}`" for field, value in values.items())
+    return (
+        f"`{name}`",
+        PRESETS[name].purpose,
+        ", ".join(f"`{field}={value}`" for field, value in values.items()),
+    )
 
 
 def page() -> str:
     """The whole page."""
     assert sorted(name for names in GROUPS.values() for name in names) == sorted(KNOBS)
-    parts = [HEAD, table(("symptom", "adjust"), *((name, settings(remedy)) for name, remedy in SYMPTOMS.items())), ADVISOR]
+    parts = [
+        HEAD,
+        table(("symptom", "adjust"), *((name, settings(remedy)) for name, remedy in SYMPTOMS.items())),
+        ADVISOR,
+    ]
     parts += ["## 4. Tune for your goal\n\n"]
     parts += [table(("goal", "adjust"), *((name, settings(remedy)) for name, remedy in GOALS.items()))]
     parts += ["\n`dream sweep` tries ranges of such settings for you ([sweeps](sweeps.md)).\n"]

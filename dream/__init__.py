@@ -1,4 +1,5 @@
-"""DREAM: Dynamic Recall and Elastic Adaptive Memory, a recurrent PyTorch layer that keeps learning while it reads.
+"""DREAM: Dynamic Recall and Elastic Adaptive Memory, a recurrent PyTorch layer that keeps learning while it
+reads.
 
 Example:
     >>> import torch

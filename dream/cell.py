@@ -27,21 +27,23 @@ TONIC = 0.2  # initial share of a unit's plasticity that stays on when nothing s
 class DREAMCell(nn.Module):
     """The core of a DREAM layer: fast weights U, gated by surprise, beside a liquid recurrent state h.
 
-    The equations are in `dream.functional.dream_step`. eta, tau and the surprise scale are learned as logarithms and the
-    tonic share as a logit, so that they stay in range; keep weight decay off them (`dream.parameter_groups`). Parameters
-    that the configuration leaves unused have ``requires_grad=False``.
+    The equations are in `dream.functional.dream_step`. eta, tau and the surprise scale are learned as
+    logarithms and the tonic share as a logit, so that they stay in range; keep weight decay off them
+    (`dream.parameter_groups`). Parameters that the configuration leaves unused have ``requires_grad=False``.
 
     Args:
         config: the knobs.
         backend: implementation of the scan: ``"auto"``, or a name in `dream.ops.registry.BACKENDS`.
-        check_inputs: refuse NaN, inf and timespans that are not positive; one pass over the input for each call.
+        check_inputs: refuse NaN, inf and timespans that are not positive; one pass over the input for each
+            call.
 
     Attributes:
         C, c, W, B, b, A, G_x, G_h: parameters, as in `dream.DREAMParams`.
         log_eta, logit_tonic, log_tau: (H,) parameters.
         log_surprise_scale: () parameter.
         V: (I, R) buffer, random semi-orthogonal sensory filter.
-        error_var_prior: (I,) buffer, error variance that a fresh row expects; moves with each sequence in training mode.
+        error_var_prior: (I,) buffer, error variance that a fresh row expects; moves with each sequence in
+            training mode.
         prior_updates: () buffer, how often it has moved.
         plasticity_enabled: False keeps U as it is: it still predicts, but neither learns, decays nor sleeps.
 
@@ -62,7 +64,9 @@ class DREAMCell(nn.Module):
     def __init__(self, config: DREAMConfig, *, backend: str = "auto", check_inputs: bool = True) -> None:
         super().__init__()
         if not isinstance(config, DREAMConfig):
-            raise ConfigError(f"`config` must be a DREAMConfig; got {type(config).__name__}. Use DREAMConfig(...).")
+            raise ConfigError(
+                f"`config` must be a DREAMConfig; got {type(config).__name__}. Use DREAMConfig(...)."
+            )
         self.config = config
         self.backend = registry.check_name(backend)
         self.check_inputs = check_inputs
@@ -89,8 +93,8 @@ class DREAMCell(nn.Module):
 
     @torch.no_grad()
     def reset_parameters(self) -> None:
-        """Start afresh: C, W, B Xavier uniform; A orthogonal; V semi-orthogonal; gates and biases 0; tau log-spaced from
-        ``time_step / 20`` to ``ltc_tau_sys``; the error variance prior 1."""
+        """Start afresh: C, W, B Xavier uniform; A orthogonal; V semi-orthogonal; gates and biases 0; tau
+        log-spaced from ``time_step / 20`` to ``ltc_tau_sys``; the error variance prior 1."""
         config = self.config
         for weight in (self.C, self.W, self.B):
             nn.init.xavier_uniform_(weight)
@@ -104,7 +108,9 @@ class DREAMCell(nn.Module):
         slowest, fastest = math.log(config.ltc_tau_sys), math.log(config.time_step / 20)
         self.log_tau.copy_(torch.linspace(fastest, slowest, config.hidden_dim))
         self.log_tau[-1] = slowest
-        self.log_surprise_scale.fill_(math.log(config.ltc_surprise_scale) if config.ltc_surprise_scale > 0 else 0.0)
+        self.log_surprise_scale.fill_(
+            math.log(config.ltc_surprise_scale) if config.ltc_surprise_scale > 0 else 0.0
+        )
         self.error_var_prior.fill_(1.0)
         self.prior_updates.zero_()
 
@@ -145,7 +151,8 @@ class DREAMCell(nn.Module):
     def init_state(
         self, batch_size: int, device: str | torch.device | None = None, dtype: torch.dtype | None = None
     ) -> DREAMState:
-        """The state of `batch_size` rows that have seen nothing; on the parameters' device and in their dtype by default.
+        """The state of `batch_size` rows that have seen nothing; on the parameters' device and in their dtype
+        by default.
 
         Raises:
             StateError: `batch_size` is not a positive integer.
@@ -216,9 +223,11 @@ class DREAMCell(nn.Module):
         timespans: Tensor | None = None,
         lengths: Tensor | None = None,
     ) -> tuple[Tensor, DREAMTrace, DREAMState]:
-        """`dream.functional.dream_scan` with this cell's parameters; in training mode it then moves the prior:
+        """`dream.functional.dream_scan` with this cell's parameters; in training mode it then moves the
+        prior:
 
-        ``var_0 += max(beta, 1 / (k + 1)) (mean of e^2 over all valid steps - var_0)``, with k the number of moves so far.
+        ``var_0 += max(beta, 1 / (k + 1)) (mean of e^2 over all valid steps - var_0)``, with k the number of
+        moves so far.
 
         Args and Returns: as there; `state` None is fresh rows.
         """
@@ -229,7 +238,9 @@ class DREAMCell(nn.Module):
         state = self.init_state(x.shape[0]) if state is None else state
         checks.state_of(state, self.config, x)
         scan = registry.choose(self.backend, x, self.config)
-        output, trace, final = scan(x, state, params, self.config, timespans, lengths, self.plasticity_enabled)
+        output, trace, final = scan(
+            x, state, params, self.config, timespans, lengths, self.plasticity_enabled
+        )
         if self.training:
             self._move_prior(trace.error, lengths)
         return output, trace, final
@@ -238,11 +249,14 @@ class DREAMCell(nn.Module):
     def _move_prior(self, error: Tensor, lengths: Tensor | None) -> None:
         steps = error.shape[0] * error.shape[1] if lengths is None else lengths.sum()
         mean_square = error.square().sum((0, 1)) / steps
-        self.error_var_prior.copy_(F.moved_prior(self.error_var_prior, self.prior_updates, mean_square, self.config))
+        self.error_var_prior.copy_(
+            F.moved_prior(self.error_var_prior, self.prior_updates, mean_square, self.config)
+        )
         self.prior_updates.add_(1)
 
     def predict_next(self, state: DREAMState) -> Tensor:
-        """The input expected next, (N, I), in units of the data: ``c + h C + (h U) V^T``, fast weights included.
+        """The input expected next, (N, I), in units of the data: ``c + h C + (h U) V^T``, fast weights
+        included.
 
         Raises:
             StateError: the state does not fit this cell.

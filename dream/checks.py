@@ -1,4 +1,5 @@
-"""What a caller may pass: shapes, dtypes, devices, lengths. Each refusal names argument, expected, got and remedy.
+"""What a caller may pass: shapes, dtypes, devices, lengths. Each refusal names argument, expected, got and
+remedy.
 
 Shapes: N rows of the batch, T steps, I `input_dim`.
 """
@@ -25,7 +26,8 @@ def tensor(name: str, value: object) -> None:
     """
     if not isinstance(value, Tensor):
         raise DataError(
-            f"`{name}` must be a tensor; got {type(value).__name__}. Use torch.as_tensor; forward takes a PackedSequence."
+            f"`{name}` must be a tensor; got {type(value).__name__}. Use torch.as_tensor; forward takes a "
+            "PackedSequence."
         )
 
 
@@ -37,29 +39,50 @@ def state_of(value: DREAMState, config: DREAMConfig, like: Tensor) -> None:
     """
     if not isinstance(value, DREAMState):
         kind = type(value).__name__
-        raise StateError(f"`state` must be a DREAMState; got {kind}. Make a fresh one with init_state({like.shape[0]}).")
+        raise StateError(
+            f"`state` must be a DREAMState; got {kind}. Make a fresh one with init_state({like.shape[0]})."
+        )
     value.check(config, like)
 
 
 def parameters(values: Sequence[Tensor | None], config: DREAMConfig, x: Tensor) -> None:
-    """Refuse parameters, in the order of `DREAMParams`, whose shapes, dtype or device are not those of `config` and `x`.
+    """Refuse parameters, in the order of `DREAMParams`, whose shapes, dtype or device are not those of
+    `config` and `x`.
 
     Raises:
         ShapeError, DataError: naming the first.
     """
     i, h = config.input_dim, config.hidden_dim
     into, unit, square = (i, h), (h,), (h, h)
-    shapes = ((h, i), (i,), into, into, unit, square, into, square, (i, config.rank), unit, unit, unit, (), (i,))
+    shapes = (
+        (h, i),
+        (i,),
+        into,
+        into,
+        unit,
+        square,
+        into,
+        square,
+        (i, config.rank),
+        unit,
+        unit,
+        unit,
+        (),
+        (i,),
+    )
     for name, value, shape in zip(DREAMParams._fields, values, shapes, strict=True):
         if value is None:
             continue
         if value.shape != shape:
             got = tuple(value.shape)
-            raise ShapeError(f"`params.{name}` must be {shape}, as `config` says; got {got}. Use the cell's own config.")
+            raise ShapeError(
+                f"`params.{name}` must be {shape}, as `config` says; got {got}. Use the cell's own config."
+            )
         if value.dtype != x.dtype or value.device != x.device:
             kind = f"{value.dtype} on {value.device}"
             raise DataError(
-                f"`params.{name}` must be {x.dtype} on {x.device} like `x`; got {kind}. Move all parameters alike."
+                f"`params.{name}` must be {x.dtype} on {x.device} like `x`; got {kind}. Move all parameters "
+                "alike."
             )
 
 
@@ -69,7 +92,9 @@ def step_input(x: Tensor, timespans: Tensor | None, like: Tensor, config: DREAMC
     Raises:
         ShapeError, DataError: see `_input`.
     """
-    return _input(x, timespans, like, config, ("batch", f"{config.input_dim}"), "Remove the time axis or use a scan.")
+    return _input(
+        x, timespans, like, config, ("batch", f"{config.input_dim}"), "Remove the time axis or use a scan."
+    )
 
 
 def sequence(
@@ -79,13 +104,16 @@ def sequence(
     timespans: Tensor | None,
     lengths: Tensor | None,
 ) -> tuple[Tensor, Tensor | None]:
-    """x (N, T, I), in the dtype that the layer computes in, and lengths (N,), None where no row is shorter than T.
+    """x (N, T, I), in the dtype that the layer computes in, and lengths (N,), None where no row is shorter
+    than T.
 
     Raises:
         ShapeError, DataError: see `_input`, `_lengths`.
     """
     axes = ("batch", "time", f"{config.input_dim}")
-    x = _input(x, timespans, params.C, config, axes, "Add a time axis with x.unsqueeze(1); batch comes first.")
+    x = _input(
+        x, timespans, params.C, config, axes, "Add a time axis with x.unsqueeze(1); batch comes first."
+    )
     parameters(params, config, x)
     return x, _lengths(lengths, x)
 
@@ -95,37 +123,49 @@ def _input(
 ) -> Tensor:
     """`x` if it fits: number of dimensions, features, no empty axis, the parameters' dtype and device.
 
-    Under autocast a half-precision `x` is what the layer before gives; it is cast up. Half-precision parameters are
-    refused: the statistics need float32.
-    """
+    Under autocast a half-precision `x` is what the layer before gives; it is cast up. Half-precision
+    parameters are refused: the statistics need float32."""
     expected = f"({', '.join(axes)})"
     tensor("x", x)
     got = tuple(x.shape)
     if x.dim() != len(axes):
         raise ShapeError(f"`x` must be {expected}; got {got}. {hint}")
     if x.shape[-1] != config.input_dim:
-        raise ShapeError(f"`x` must be {expected}; got {got}: {x.shape[-1]} features. Set input_dim={x.shape[-1]}.")
+        raise ShapeError(
+            f"`x` must be {expected}; got {got}: {x.shape[-1]} features. Set input_dim={x.shape[-1]}."
+        )
     if 0 in x.shape:
         empty = axes[got.index(0)]
-        raise ShapeError(f"`x` must be {expected} with no empty axis; got {got}: {empty} is 0. Skip empty batches.")
+        raise ShapeError(
+            f"`x` must be {expected} with no empty axis; got {got}: {empty} is 0. Skip empty batches."
+        )
     if like.dtype in (torch.float16, torch.bfloat16):
-        raise DataError(f"the parameters must be float32 or float64; got {like.dtype}. Use .float() and torch.autocast.")
+        raise DataError(
+            f"the parameters must be float32 or float64; got {like.dtype}. Use .float() and torch.autocast."
+        )
     if not x.is_floating_point():
         raise DataError(f"`x` must be floating; got {x.dtype}. Use x.to({like.dtype}).")
     if x.device != like.device:
-        raise DataError(f"`x` must be on the parameters' device {like.device}; got {x.device}. Use x.to('{like.device}').")
+        raise DataError(
+            f"`x` must be on the parameters' device {like.device}; got {x.device}. Use x.to('{like.device}')."
+        )
     if torch.is_autocast_enabled(x.device.type):
         x = x.to(like.dtype)
     if x.dtype != like.dtype:
-        raise DataError(f"`x` must have the parameters' dtype {like.dtype}; got {x.dtype}. Use x.to({like.dtype}).")
+        raise DataError(
+            f"`x` must have the parameters' dtype {like.dtype}; got {x.dtype}. Use x.to({like.dtype})."
+        )
     if timespans is not None:
         tensor("timespans", timespans)
         if timespans.shape != x.shape[:-1]:
             got = tuple(timespans.shape)
-            raise ShapeError(f"`timespans` must be {tuple(x.shape[:-1])} like `x`; got {got}. Give one for each step.")
+            raise ShapeError(
+                f"`timespans` must be {tuple(x.shape[:-1])} like `x`; got {got}. Give one for each step."
+            )
         if timespans.dtype != x.dtype or timespans.device != x.device:
             raise DataError(
-                f"`timespans` must be {x.dtype} on {x.device} like `x`; got {timespans.dtype} on {timespans.device}. "
+                f"`timespans` must be {x.dtype} on {x.device} like `x`; got {timespans.dtype} on "
+                f"{timespans.device}. "
                 "Use timespans.to(x)."
             )
     return x
@@ -156,8 +196,8 @@ def _lengths(lengths: Tensor | None, x: Tensor) -> Tensor | None:
 
 
 def finite_values(x: Tensor, timespans: Tensor | None, lengths: Tensor | None) -> None:
-    """Refuse, in the valid part of `x` (N, T, I) or (N, I), what is not a number or so large that its square is not
-    finite; and timespans that are not positive, or as large.
+    """Refuse, in the valid part of `x` (N, T, I) or (N, I), what is not a number or so large that its square
+    is not finite; and timespans that are not positive, or as large.
 
     One pass where all is well.
 
@@ -184,9 +224,13 @@ def finite_values(x: Tensor, timespans: Tensor | None, lengths: Tensor | None) -
     place = where.nonzero()[0].tolist()
     at = f"row {place[0]}" + (f", step {place[1]}" if len(place) > 1 else "")
     if bool((value[tuple(place)].abs() > most).any()) and bool(value[tuple(place)].isfinite().all()):
-        rule, remedy = f"at most {most:.1e} in size, so that its square is finite in {x.dtype}", "Scale them first."
+        rule, remedy = (
+            f"at most {most:.1e} in size, so that its square is finite in {x.dtype}",
+            "Scale them first.",
+        )
     else:
         rule, remedy = "finite" if name == "x" else "finite and positive", "Fill or drop them first."
     raise DataError(
-        f"`{name}` must be {rule}; {int(where.sum())} of {where.numel()} steps are not, the first at {at}. {remedy}"
+        f"`{name}` must be {rule}; {int(where.sum())} of {where.numel()} steps are not, the first at {at}. "
+        f"{remedy}"
     )

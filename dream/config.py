@@ -1,4 +1,5 @@
-"""`DREAMConfig`: the knobs of a DREAM cell, validated when it is made, and the named configurations of the guide."""
+"""`DREAMConfig`: the knobs of a DREAM cell, validated when it is made, and the named configurations of the
+guide."""
 
 from __future__ import annotations
 
@@ -38,15 +39,16 @@ Flag = Annotated[bool, _Scalar]
 class DREAMConfig:
     """Configuration of a DREAM cell.
 
-    A frozen dataclass: change one with ``dataclasses.replace(config, rank=8)``, which validates again. Symbols are those
-    of the equations in `dream.functional.dream_step`. Defaults are those of the guide; they are also its `asr` and
-    `speech_recognition` configurations.
+    A frozen dataclass: change one with ``dataclasses.replace(config, rank=8)``, which validates again.
+    Symbols are those of the equations in `dream.functional.dream_step`. Defaults are those of the guide; they
+    are also its `asr` and `speech_recognition` configurations.
 
     Raises:
         ConfigError: a value of a wrong type, not finite or out of bounds, or an unknown name.
 
     Warns:
-        DREAMWarning: once per field and process, a legal value outside the recommended range; `rank` above `input_dim`.
+        DREAMWarning: once per field and process, a legal value outside the recommended range; `rank` above
+            `input_dim`.
 
     Example:
         >>> config = DREAMConfig(input_dim=64, hidden_dim=256, rank=16, base_plasticity=0.15)
@@ -55,7 +57,8 @@ class DREAMConfig:
     """
 
     input_dim: PositiveInt = 39
-    """I: number of input features. Recommended range: the data's own; 39 is 13 MFCC with deltas and double deltas."""
+    """I: number of input features. Recommended range: the data's own; 39 is 13 MFCC with deltas and double
+    deltas."""
     hidden_dim: PositiveInt = 256
     """H: size of the hidden state. Up: more capacity, slower. Recommended range: 64-512."""
     rank: PositiveInt = 16
@@ -63,45 +66,51 @@ class DREAMConfig:
     time_step: PositiveFloat = 0.1
     """dt: model time of one step. Up: faster dynamics. Recommended range: 0.01-0.2."""
     forgetting_rate: NonNegativeFloat = 0.01
-    """lambda: decay of U towards U_target, per step. Up: faster forgetting; 0: none. Recommended range: 0.001-0.05."""
+    """lambda: decay of U towards U_target, per step. Up: faster forgetting; 0: none. Recommended range:
+    0.001-0.05."""
     base_plasticity: NonNegativeFloat = 0.1
-    """eta: learning rate that each unit starts with. Up: faster learning; 0: no fast weights. Recommended range:
-    0.05-0.3."""
+    """eta: learning rate that each unit starts with. Up: faster learning; 0: no fast weights. Recommended
+    range: 0.05-0.3."""
     base_threshold: PositiveFloat = 0.5
-    """tau_0: surprise threshold of a fresh row, in usual deviations. Up: less sensitive. Recommended range: 0.3-0.7."""
+    """tau_0: surprise threshold of a fresh row, in usual deviations. Up: less sensitive. Recommended range:
+    0.3-0.7."""
     entropy_influence: NonNegativeFloat = 0.2
-    """alpha: how far a noisy stream raises the threshold. Up: more uncertainty weighting; 0: none. Recommended range:
-    0.1-0.5."""
+    """alpha: how far a noisy stream raises the threshold. Up: more uncertainty weighting; 0: none.
+    Recommended range: 0.1-0.5."""
     surprise_temperature: PositiveFloat = 0.1
     """gamma: softness of the gate. Up: smoother gating; down: sharper. Recommended range: 0.05-0.2."""
     error_smoothing: Smoothing = 0.01
     """beta: EMA rate of the error statistics, per step. Up: follows faster, used to noise sooner; 0 freezes.
     Recommended range: 0.01-0.1."""
     surprise_smoothing: Smoothing = 0.01
-    """beta_s: EMA rate of threshold and mean surprise, per step. Up: used to novelty sooner; 0 freezes. Recommended
-    range: 0.01-0.1."""
+    """beta_s: EMA rate of threshold and mean surprise, per step. Up: used to novelty sooner; 0 freezes.
+    Recommended range: 0.01-0.1."""
     target_norm: PositiveFloat = 2.0
     """target: Frobenius norm of U that homeostasis allows. Up: larger weights. Recommended range: 1-5."""
     kappa: Share = 0.5
-    """kappa: strength of homeostasis. Up: stronger; 0: none; 1: U never exceeds target. Recommended range: 0.1-1."""
+    """kappa: strength of homeostasis. Up: stronger; 0: none; 1: U never exceeds target. Recommended range:
+    0.1-1."""
     sleep_rate: Share = 0.005
-    """zeta: consolidation of U into U_target, per step. Up: faster; 0: none. Recommended range: 0.001-0.01."""
+    """zeta: consolidation of U into U_target, per step. Up: faster; 0: none. Recommended range:
+    0.001-0.01."""
     min_surprise_for_sleep: Share = 0.2
     """S_min: mean surprise above which a row consolidates. Up: less often. Recommended range: 0.1-0.5."""
     ltc_enabled: Flag = True
     """Whether each unit has a liquid time constant; False: a plain tanh RNN step."""
     ltc_tau_sys: PositiveFloat = 10.0
-    """tau_sys: the slowest unit's time constant, in model time. Up: slower integration. Recommended range: 5-30."""
+    """tau_sys: the slowest unit's time constant, in model time. Up: slower integration. Recommended range:
+    5-30."""
     ltc_surprise_scale: NonNegativeFloat = 10.0
-    """s: how far surprise shortens the time constants. Up: more dynamic; 0: not at all. Recommended range: 5-30."""
+    """s: how far surprise shortens the time constants. Up: more dynamic; 0: not at all. Recommended range:
+    5-30."""
 
     @classmethod
     def preset(cls, name: str, **overrides: Any) -> DREAMConfig:
         """A configuration of the guide by name, with fields changed where `overrides` says so.
 
-        Names: `asr`, `fast_adaptation`, `long_term_memory`, `stability` (quick presets); `speech_recognition`,
-        `time_series_forecasting`, `anomaly_detection`, `language_modeling`, `online_learning` (by task). `asr` and
-        `speech_recognition` are today's defaults.
+        Names: `asr`, `fast_adaptation`, `long_term_memory`, `stability` (quick presets);
+        `speech_recognition`, `time_series_forecasting`, `anomaly_detection`, `language_modeling`,
+        `online_learning` (by task). `asr` and `speech_recognition` are today's defaults.
 
         Raises:
             ConfigError: an unknown preset, or an override that is not allowed.
@@ -111,7 +120,9 @@ class DREAMConfig:
             0.2
         """
         if not isinstance(name, str) or name not in PRESETS:
-            raise ConfigError(f"`name` must be a preset; got {name!r}. {nearest(str(name), PRESETS)}", key="name")
+            raise ConfigError(
+                f"`name` must be a preset; got {name!r}. {nearest(str(name), PRESETS)}", key="name"
+            )
         return cls(**{**PRESETS[name].values, **overrides})
 
     @classmethod
@@ -133,7 +144,9 @@ class DREAMConfig:
         try:
             values = json.loads(text)
         except (TypeError, ValueError) as error:
-            raise ConfigError(f"`text` must be the JSON of a DREAMConfig; it does not parse: {error}.") from None
+            raise ConfigError(
+                f"`text` must be the JSON of a DREAMConfig; it does not parse: {error}."
+            ) from None
         if not isinstance(values, dict):
             raise ConfigError(f"`text` must be a JSON object of fields; got {type(values).__name__}.")
         return cls(**values)
@@ -147,33 +160,99 @@ class Preset(NamedTuple):
 
 
 PRESETS: dict[str, Preset] = {
-    "asr": Preset("speech features, balanced sensitivity (the defaults)",
-                  dict(input_dim=39, hidden_dim=256, rank=16, ltc_tau_sys=10.0, base_threshold=0.5)),
-    "fast_adaptation": Preset("learn quickly, forget slowly, liquid time constants that move",
-                              dict(input_dim=64, hidden_dim=128, rank=8, base_plasticity=0.2, forgetting_rate=0.005,
-                                   ltc_surprise_scale=20.0)),
-    "long_term_memory": Preset("large, slow and lasting",
-                               dict(input_dim=64, hidden_dim=512, rank=32, ltc_tau_sys=20.0, forgetting_rate=0.001,
-                                    target_norm=3.0)),
-    "stability": Preset("small steps, small weights, less sensitive to noise",
-                        dict(input_dim=64, hidden_dim=256, rank=16, time_step=0.05, ltc_tau_sys=15.0, target_norm=1.5,
-                             error_smoothing=0.05)),
-    "speech_recognition": Preset("MFCC with deltas (the defaults)",
-                                 dict(input_dim=39, hidden_dim=256, rank=16, ltc_enabled=True, ltc_tau_sys=10.0,
-                                      base_plasticity=0.1, forgetting_rate=0.01)),
-    "time_series_forecasting": Preset("slower integration, slow forgetting",
-                                      dict(input_dim=10, hidden_dim=128, rank=8, ltc_enabled=True, ltc_tau_sys=15.0,
-                                           base_plasticity=0.15, forgetting_rate=0.005)),
-    "anomaly_detection": Preset("more sensitive, fast adaptation",
-                                dict(input_dim=20, hidden_dim=128, rank=16, ltc_enabled=True, base_threshold=0.3,
-                                     surprise_temperature=0.15, base_plasticity=0.2)),
-    "language_modeling": Preset("long-term dependencies, very slow forgetting",
-                                dict(input_dim=300, hidden_dim=512, rank=32, ltc_enabled=True, ltc_tau_sys=20.0,
-                                     forgetting_rate=0.001, target_norm=3.0)),
-    "online_learning": Preset("high adaptivity, faster forgetting",
-                              dict(input_dim=64, hidden_dim=256, rank=16, ltc_enabled=True, ltc_surprise_scale=20.0,
-                                   base_plasticity=0.2, forgetting_rate=0.02, base_threshold=0.4)),
-}  # fmt: skip
+    "asr": Preset(
+        "speech features, balanced sensitivity (the defaults)",
+        dict(input_dim=39, hidden_dim=256, rank=16, ltc_tau_sys=10.0, base_threshold=0.5),
+    ),
+    "fast_adaptation": Preset(
+        "learn quickly, forget slowly, liquid time constants that move",
+        dict(
+            input_dim=64,
+            hidden_dim=128,
+            rank=8,
+            base_plasticity=0.2,
+            forgetting_rate=0.005,
+            ltc_surprise_scale=20.0,
+        ),
+    ),
+    "long_term_memory": Preset(
+        "large, slow and lasting",
+        dict(input_dim=64, hidden_dim=512, rank=32, ltc_tau_sys=20.0, forgetting_rate=0.001, target_norm=3.0),
+    ),
+    "stability": Preset(
+        "small steps, small weights, less sensitive to noise",
+        dict(
+            input_dim=64,
+            hidden_dim=256,
+            rank=16,
+            time_step=0.05,
+            ltc_tau_sys=15.0,
+            target_norm=1.5,
+            error_smoothing=0.05,
+        ),
+    ),
+    "speech_recognition": Preset(
+        "MFCC with deltas (the defaults)",
+        dict(
+            input_dim=39,
+            hidden_dim=256,
+            rank=16,
+            ltc_enabled=True,
+            ltc_tau_sys=10.0,
+            base_plasticity=0.1,
+            forgetting_rate=0.01,
+        ),
+    ),
+    "time_series_forecasting": Preset(
+        "slower integration, slow forgetting",
+        dict(
+            input_dim=10,
+            hidden_dim=128,
+            rank=8,
+            ltc_enabled=True,
+            ltc_tau_sys=15.0,
+            base_plasticity=0.15,
+            forgetting_rate=0.005,
+        ),
+    ),
+    "anomaly_detection": Preset(
+        "more sensitive, fast adaptation",
+        dict(
+            input_dim=20,
+            hidden_dim=128,
+            rank=16,
+            ltc_enabled=True,
+            base_threshold=0.3,
+            surprise_temperature=0.15,
+            base_plasticity=0.2,
+        ),
+    ),
+    "language_modeling": Preset(
+        "long-term dependencies, very slow forgetting",
+        dict(
+            input_dim=300,
+            hidden_dim=512,
+            rank=32,
+            ltc_enabled=True,
+            ltc_tau_sys=20.0,
+            forgetting_rate=0.001,
+            target_norm=3.0,
+        ),
+    ),
+    "online_learning": Preset(
+        "high adaptivity, faster forgetting",
+        dict(
+            input_dim=64,
+            hidden_dim=256,
+            rank=16,
+            ltc_enabled=True,
+            ltc_surprise_scale=20.0,
+            base_plasticity=0.2,
+            forgetting_rate=0.02,
+            base_threshold=0.4,
+        ),
+    ),
+}
 
 
 _RULES = {
@@ -198,9 +277,13 @@ def _config_error(error: ValidationError) -> ConfigError:
         if finding["type"] == "unexpected_keyword_argument":
             sentences.append(f"`{name}` is not a field of DREAMConfig. {nearest(name, names)}")
         elif name not in names:
-            sentences.append(f"DREAMConfig takes at most {len(names)} positional arguments; name them instead.")
+            sentences.append(
+                f"DREAMConfig takes at most {len(names)} positional arguments; name them instead."
+            )
         else:
-            rule = _RULES.get(finding["type"], "valid ({type})").format(type=finding["type"], **finding.get("ctx", {}))
+            rule = _RULES.get(finding["type"], "valid ({type})").format(
+                type=finding["type"], **finding.get("ctx", {})
+            )
             hint = f" Recommended: {KNOBS[name].range}." if KNOBS[name].range else ""
             sentences.append(f"`{name}` must be {rule}; got {got!r}.{hint}")
     return ConfigError(" ".join(sentences), key=str(findings[0]["loc"][0]) if findings[0]["loc"] else None)
@@ -229,7 +312,8 @@ def _advise(config: DREAMConfig) -> None:
     if config.rank > config.input_dim:
         _warn_once(
             "rank > input_dim",
-            f"`rank`={config.rank} is above `input_dim`={config.input_dim}: it costs without adding anything. "
+            f"`rank`={config.rank} is above `input_dim`={config.input_dim}: it costs without adding "
+            "anything. "
             f"Use rank={config.input_dim} or lower.",
         )
 

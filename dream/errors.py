@@ -1,4 +1,5 @@
-"""What can go wrong, by kind. Every message names the argument, what was expected, what came and what to do."""
+"""What can go wrong, by kind. Every message names the argument, what was expected, what came and what to
+do."""
 
 from __future__ import annotations
 
@@ -13,8 +14,8 @@ class DREAMError(Exception):
 class ConfigError(DREAMError):
     """A configuration value, name or file that is not allowed.
 
-    ``key`` is the name of the offending field where there is one, so that a command line can print its full path.
-    """
+    ``key`` is the name of the offending field where there is one, so that a command line can print its full
+    path."""
 
     def __init__(self, message: str, *, key: str | None = None) -> None:
         super().__init__(message)

@@ -1,7 +1,7 @@
 """The DREAM step, once. Every other file calls it: the cell, the scan over time, the tests of faster kernels.
 
-Shapes: N rows of the batch, T steps, I `input_dim`, H `hidden_dim`, R `rank`. All functions are pure: no argument changes.
-"""
+Shapes: N rows of the batch, T steps, I `input_dim`, H `hidden_dim`, R `rank`. All functions are pure: no
+argument changes."""
 
 from __future__ import annotations
 
@@ -74,11 +74,14 @@ def prior_entropy(error_var_prior: Tensor) -> Tensor:
 def gauge(
     e: Tensor, mean: Tensor, var: Tensor, threshold: Tensor, prior: Tensor, config: DREAMConfig
 ) -> tuple[Tensor, Tensor]:
-    """Lines 3 to 5: deviation and surprise (N,) of an error `e` (N, I), given the row's statistics and `prior_entropy`."""
+    """Lines 3 to 5: deviation and surprise (N,) of an error `e` (N, I), given the row's statistics and
+    `prior_entropy`."""
     usual_var = var + EPS
     r = root(((e - mean) / usual_var.sqrt()).clamp(-FARTHEST, FARTHEST).square().mean(-1))
     entropy = (prior + 0.5 * usual_var.log().mean(-1)).clamp(0.0, MAX_ENTROPY)
-    return r, torch.sigmoid((r - threshold * (1.0 + config.entropy_influence * entropy)) / config.surprise_temperature)
+    return r, torch.sigmoid(
+        (r - threshold * (1.0 + config.entropy_influence * entropy)) / config.surprise_temperature
+    )
 
 
 def habituate(
@@ -93,7 +96,9 @@ def habituate(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Line 10: the new error mean and variance, threshold and average surprise."""
     beta, beta_s, tau_0 = config.error_smoothing, config.surprise_smoothing, config.base_threshold
-    limit = (OUTLIER * (var + EPS).sqrt()).clamp_max(largest(var.dtype) / 2)  # keeps var finite, whatever comes
+    limit = (OUTLIER * (var + EPS).sqrt()).clamp_max(
+        largest(var.dtype) / 2
+    )  # keeps var finite, whatever comes
     d = torch.clamp(e - mean, -limit, limit)
     habituated = threshold + beta_s * ((1.0 + tau_0) * r.clamp_max(2.0) - threshold)
     return (
@@ -105,10 +110,13 @@ def habituate(
 
 
 def moved_prior(prior: Tensor, moves: Tensor, mean_square: Tensor, config: DREAMConfig) -> Tensor:
-    """var_0 (I,) after a batch in training: ``var_0 + max(beta, 1 / (k + 1)) (mean of e^2 - var_0)``, k the moves so far."""
+    """var_0 (I,) after a batch in training: ``var_0 + max(beta, 1 / (k + 1)) (mean of e^2 - var_0)``, k the
+    moves so far."""
     weight = (moves + 1).to(mean_square.dtype).reciprocal().clamp_min(config.error_smoothing)
     # an error whose square overflows must not stay for ever; nor one that leaves `habituate` no room
-    return torch.where(mean_square <= (largest(prior.dtype) / 2) ** 2, torch.lerp(prior, mean_square, weight), prior)
+    return torch.where(
+        mean_square <= (largest(prior.dtype) / 2) ** 2, torch.lerp(prior, mean_square, weight), prior
+    )
 
 
 def advance(
@@ -159,29 +167,26 @@ def dream_step(
 
     .. code-block:: text
 
-        1  prediction   x_hat = c + h C + (h U) V^T
-        2  error        e     = x - x_hat
-        3  deviation    r     = sqrt( mean_i (e_i - error_mean_i)^2 / (error_var_i + EPS) )
-        4  entropy      E     = clip( mean_i 0.5 ln( 2 pi exp(1) (error_var_i + EPS) / (var_0_i + EPS) ), 0, 2 )
-        5  surprise     S     = sigmoid( (r - adaptive_tau (1 + alpha E)) / gamma )
-        6  plasticity   m_j   = tonic_j + (1 - tonic_j) S;  p_j = m_j eta_j / (m_j eta_j + HALF_PLASTICITY)
+        1 prediction x_hat = c + h C + (h U) V^T 2 error e = x - x_hat 3 deviation r = sqrt( mean_i (e_i -
+        error_mean_i)^2 / (error_var_i + EPS) ) 4 entropy E = clip( mean_i 0.5 ln( 2 pi exp(1) (error_var_i +
+        EPS) / (var_0_i + EPS) ), 0, 2 ) 5 surprise S = sigmoid( (r - adaptive_tau (1 + alpha E)) / gamma ) 6
+        plasticity m_j = tonic_j + (1 - tonic_j) S; p_j = m_j eta_j / (m_j eta_j + HALF_PLASTICITY)
                         f     = lambda span / (1 + lambda span)
                         U"    = U - f (U - U_target) + (p * h) (e V)^T / (1 + |h|^2)
-        7  homeostasis  U'    = U" (1 - kappa max(0, 1 - target / |U"|_F))
-        8  drive        u     = x B + b + h A + e W
-        9  liquid time  a_j   = sigmoid( ln( dt (1 + s S) / tau_j ) + (x G_x + h G_h)_j ),  dt = time_step span
+        7 homeostasis U' = U" (1 - kappa max(0, 1 - target / |U"|_F)) 8 drive u = x B + b + h A + e W 9 liquid
+        time a_j = sigmoid( ln( dt (1 + s S) / tau_j ) + (x G_x + h G_h)_j ), dt = time_step span
                         h'_j  = h_j + a_j (tanh(u_j) - h_j)          (ltc_enabled = False:  h' = tanh(u))
         10 statistics   d_i   = e_i - error_mean_i, clipped to +- OUTLIER sqrt(error_var_i + EPS)
-                        error_mean' = error_mean + beta d;  error_var' = (1 - beta)(error_var + beta d^2)
-                        avg_surprise' = avg_surprise + beta_s (S - avg_surprise)
-                        adaptive_tau' = max( tau_0, adaptive_tau + beta_s ((1 + tau_0) min(r, 2) - adaptive_tau) )
-        11 sleep        where avg_surprise' > S_min:  U_target' = U_target + zeta avg_surprise' (U' - U_target)
+                        error_mean' = error_mean + beta d; error_var' = (1 - beta)(error_var + beta d^2)
+                        avg_surprise' = avg_surprise + beta_s (S - avg_surprise) adaptive_tau' = max( tau_0,
+                        adaptive_tau + beta_s ((1 + tau_0) min(r, 2) - adaptive_tau) )
+        11 sleep where avg_surprise' > S_min: U_target' = U_target + zeta avg_surprise' (U' - U_target)
 
-    So that inputs whose squares are finite give finite results, no term of line 3 counts for more than FARTHEST^2, and no d
-    of line 10 for more than half of the largest number whose square is finite.
+    So that inputs whose squares are finite give finite results, no term of line 3 counts for more than
+    FARTHEST^2, and no d of line 10 for more than half of the largest number whose square is finite.
 
-    With ``base_plasticity = 0`` line 1 leaves U out and lines 6, 7 and 11 are skipped. Lines 4, 10 and 11, the state that
-    they keep and the trace but for prediction, forecast and error carry no gradient.
+    With ``base_plasticity = 0`` line 1 leaves U out and lines 6, 7 and 11 are skipped. Lines 4, 10 and 11,
+    the state that they keep and the trace but for prediction, forecast and error carry no gradient.
 
     Args:
         x: (N, I), input, in units of the data (standardise it).
@@ -221,8 +226,8 @@ def dream_scan(
 ) -> tuple[Tensor, DREAMTrace, DREAMState]:
     """`dream_step` over a sequence, by whichever backend is asked for.
 
-    Past its length a row freezes: its output and trace are 0, its state stays, and nothing that lies in the padding,
-    NaN included, has any effect on values or gradients.
+    Past its length a row freezes: its output and trace are 0, its state stays, and nothing that lies in the
+    padding, NaN included, has any effect on values or gradients.
 
     Args:
         x: (N, T, I), input, in units of the data.
@@ -231,7 +236,8 @@ def dream_scan(
         config: knobs.
         timespans: (N, T), time since the previous step, in steps; 1 if None.
         lengths: (N,), valid steps of each row, from 1 to T; T if None.
-        backend: ``"auto"`` for the fastest that can serve this call, or a name of `dream.ops.registry.BACKENDS`.
+        backend: ``"auto"`` for the fastest that can serve this call, or a name of
+            `dream.ops.registry.BACKENDS`.
         plasticity: False keeps U as it is: it still predicts, but neither learns, decays nor sleeps.
 
     Returns:
@@ -240,7 +246,8 @@ def dream_scan(
         state: the state of every row after its last valid step.
 
     Raises:
-        ShapeError, DataError, StateError: an argument of a wrong shape, dtype or device; lengths below 1 or above T.
+        ShapeError, DataError, StateError: an argument of a wrong shape, dtype or device; lengths below 1 or
+            above T.
         ConfigError: an unknown backend, or one that cannot serve this call; the message says why.
     """
     x, lengths = checks.sequence(x, params, config, timespans, lengths)

@@ -27,12 +27,19 @@ class SequenceModule(nn.Module, ABC, Generic[S, Tr]):
     """What a layer and a stack share: padded, masked and packed input, all steps or the last one."""
 
     @abstractmethod
-    def scan(self, x: Tensor, lengths: Tensor | None, state: S | None, timespans: Tensor | None) -> tuple[Tensor, Tr, S]:
+    def scan(
+        self, x: Tensor, lengths: Tensor | None, state: S | None, timespans: Tensor | None
+    ) -> tuple[Tensor, Tr, S]:
         """Output (N, T, H), trace and final state of a padded batch."""
 
     @overload
     def forward(
-        self, x: Tensor, state: S | None = None, return_sequences: bool = True, *, timespans: Tensor | None = None
+        self,
+        x: Tensor,
+        state: S | None = None,
+        return_sequences: bool = True,
+        *,
+        timespans: Tensor | None = None,
     ) -> tuple[Tensor, S]: ...
     @overload
     def forward(
@@ -57,8 +64,8 @@ class SequenceModule(nn.Module, ABC, Generic[S, Tr]):
             x: (N, T, I), input, in units of the data (standardise it); or a PackedSequence.
             state: N rows, not changed, in the order of the batch before packing; fresh ones if None.
             return_sequences: the outputs of all steps, or of each row's last.
-            timespans: (N, T), time since the previous step, in steps; 1 if None. For a PackedSequence (N, longest),
-                rows in the order before packing.
+            timespans: (N, T), time since the previous step, in steps; 1 if None. For a PackedSequence (N,
+                longest), rows in the order before packing.
 
         Returns:
             output: (N, T, H), packed like `x` if that is packed; (N, H) for `return_sequences=False`.
@@ -97,7 +104,8 @@ class SequenceModule(nn.Module, ABC, Generic[S, Tr]):
             state: the state of every row after its last valid step.
 
         Raises:
-            ShapeError, DataError, StateError: an argument that does not fit, or holds NaN or inf in its valid part.
+            ShapeError, DataError, StateError: an argument that does not fit, or holds NaN or inf in its valid
+                part.
         """
         output, _, new = self.scan(x, lengths, state, timespans)
         return output, new
@@ -110,7 +118,8 @@ class SequenceModule(nn.Module, ABC, Generic[S, Tr]):
         *,
         timespans: Tensor | None = None,
     ) -> tuple[Tensor, Tr, S]:
-        """Like `forward_with_mask`, with what the layer saw on the way: predictions, errors, surprise, norm of U.
+        """Like `forward_with_mask`, with what the layer saw on the way: predictions, errors, surprise, norm
+        of U.
 
         Returns:
             output: (N, T, H).
@@ -121,18 +130,20 @@ class SequenceModule(nn.Module, ABC, Generic[S, Tr]):
 
 
 class DREAM(SequenceModule[DREAMState, DREAMTrace]):
-    """A recurrent layer whose fast weights learn while it reads, gated by surprise, with liquid time constants.
+    """A recurrent layer whose fast weights learn while it reads, gated by surprise, with liquid time
+    constants.
 
-    At each step the layer predicts its input, measures how surprising the error is in units of what this sequence is
-    used to, lets its fast weights learn from it, and moves its state at a pace that surprise and a gate set. The
-    equations are in `dream.functional.dream_step`.
+    At each step the layer predicts its input, measures how surprising the error is in units of what this
+    sequence is used to, lets its fast weights learn from it, and moves its state at a pace that surprise and
+    a gate set. The equations are in `dream.functional.dream_step`.
 
     Args:
         input_dim: I, number of input features.
         hidden_dim: H, size of the state and of the output.
         rank: R, rank of the fast weights.
         backend: implementation of the scan: ``"auto"``, or a name in `dream.ops.registry.BACKENDS`.
-        check_inputs: refuse NaN, inf and timespans that are not positive; one pass over the input for each call.
+        check_inputs: refuse NaN, inf and timespans that are not positive; one pass over the input for each
+            call.
         **config: the other fields of `DREAMConfig`.
 
     Raises:
@@ -171,7 +182,9 @@ class DREAM(SequenceModule[DREAMState, DREAMTrace]):
             0.3
         """
         if not isinstance(config, DREAMConfig):
-            raise ConfigError(f"`config` must be a DREAMConfig; got {type(config).__name__}. Use DREAMConfig(...).")
+            raise ConfigError(
+                f"`config` must be a DREAMConfig; got {type(config).__name__}. Use DREAMConfig(...)."
+            )
         values = {name: getattr(config, name) for name in config.__dataclass_fields__}
         return cls(**values, backend=backend, check_inputs=check_inputs)
 

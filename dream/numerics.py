@@ -1,4 +1,5 @@
-"""The delicate arithmetic of the step: forms that stay finite, in value and derivative, where the textbook ones do not."""
+"""The delicate arithmetic of the step: forms that stay finite, in value and derivative, where the textbook
+ones do not."""
 
 from __future__ import annotations
 
@@ -14,7 +15,8 @@ def largest(dtype: torch.dtype) -> float:
 
 
 def norm(matrix: Tensor) -> Tensor:
-    """The Frobenius norm over the last two axes, finite although squares overflow: they are taken in a larger unit.
+    """The Frobenius norm over the last two axes, finite although squares overflow: they are taken in a larger
+    unit.
 
     The unit, the fourth root of the dtype's range, is a power of two, so that nothing is rounded.
     """
@@ -30,8 +32,8 @@ def root(square: Tensor) -> Tensor:
 
 
 def shrinkage(norm: Tensor, target: float, kappa: float) -> Tensor:
-    """1 - kappa max(0, 1 - target / norm) for norm >= 0: finite at 0, exactly 1 up to target, and for kappa = 1 without the
-    cancellation that would let a huge norm shrink to more than target."""
+    """1 - kappa max(0, 1 - target / norm) for norm >= 0: finite at 0, exactly 1 up to target, and for kappa =
+    1 without the cancellation that would let a huge norm shrink to more than target."""
     ratio = target / norm.clamp_min(target)
     return torch.where(ratio < 1.0, (1.0 - kappa) + kappa * ratio, 1.0)
 

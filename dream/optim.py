@@ -10,8 +10,9 @@ from torch import nn
 def parameter_groups(module: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
     """The trainable parameters of `module`, for any torch optimiser, with weight decay on matrices only.
 
-    Everything of one dimension or none goes without: eta, tau, tonic share and surprise scale, which are learned as
-    logarithms and logits and must never be pulled towards 0, and all biases and normalisation scales.
+    Everything of one dimension or none goes without: eta, tau, tonic share and surprise scale, which are
+    learned as logarithms and logits and must never be pulled towards 0, and all biases and normalisation
+    scales.
 
     Args:
         module: any module, DREAM or not.

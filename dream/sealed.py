@@ -47,7 +47,9 @@ def read_sealed(path: Path, writer: str, kind: Mapping[str, str]) -> tuple[dict[
     except FileNotFoundError:
         raise CheckpointError(f"`path` must be a file that {writer} wrote; {path} does not exist.") from None
     except (SafetensorError, OSError) as error:
-        raise CheckpointError(f"`path` must be a file that {writer} wrote; {path} is damaged: {error}.") from None
+        raise CheckpointError(
+            f"`path` must be a file that {writer} wrote; {path} is damaged: {error}."
+        ) from None
     found = {name: header.get(name) for name in kind}
     if found != kind:
         wanted, held = (" ".join(map(str, part.values())) for part in (kind, found))
@@ -64,7 +66,9 @@ def checksum(header: Mapping[str, str], tensors: Mapping[str, Tensor]) -> str:
     digest = hashlib.sha256(json.dumps(listed).encode())
     for _, value in parts:
         plain = value.detach().cpu().resolve_conj().resolve_neg().contiguous()
-        digest.update(plain.reshape(-1).view(torch.uint8).numpy().data)  # NumPy knows no bfloat16 and no float8
+        digest.update(
+            plain.reshape(-1).view(torch.uint8).numpy().data
+        )  # NumPy knows no bfloat16 and no float8
     return digest.hexdigest()
 
 

@@ -24,16 +24,18 @@ from dream.types import DREAMTrace
 class DREAMStack(SequenceModule[list[DREAMState], list[DREAMTrace]]):
     """Stack of DREAM layers, with dropout between them in training mode.
 
-    State and trace are lists, one entry for each layer. What is expected of the data is the forecast of the first layer,
-    the only one that reads the data itself.
+    State and trace are lists, one entry for each layer. What is expected of the data is the forecast of the
+    first layer, the only one that reads the data itself.
 
     Args:
         input_dim: I, number of input features.
         hidden_dims: width of each layer, first to last.
         rank: R, rank of each layer's fast weights.
-        dropout: share of each layer's output that is dropped on its way to the next, in [0, 1); not after the last.
+        dropout: share of each layer's output that is dropped on its way to the next, in [0, 1); not after the
+            last.
         backend: implementation of the scan: ``"auto"``, or a name in `dream.ops.registry.BACKENDS`.
-        check_inputs: refuse NaN, inf and timespans that are not positive; one pass over the input for each call.
+        check_inputs: refuse NaN, inf and timespans that are not positive; one pass over the input for each
+            call.
         **config: the other fields of `DREAMConfig`, the same for all layers.
 
     Raises:
@@ -64,11 +66,17 @@ class DREAMStack(SequenceModule[list[DREAMState], list[DREAMTrace]]):
                 key="hidden_dims",
             )
         if not all(map(is_count, hidden_dims)):
-            raise ConfigError(f"`hidden_dims` must hold positive integers; got {hidden_dims!r}.", key="hidden_dims")
+            raise ConfigError(
+                f"`hidden_dims` must hold positive integers; got {hidden_dims!r}.", key="hidden_dims"
+            )
         if "hidden_dim" in config:
-            raise ConfigError("`hidden_dim` is not an argument of DREAMStack; use `hidden_dims`.", key="hidden_dim")
+            raise ConfigError(
+                "`hidden_dim` is not an argument of DREAMStack; use `hidden_dims`.", key="hidden_dim"
+            )
         if isinstance(dropout, bool) or not isinstance(dropout, (Real, float)) or not 0 <= float(dropout) < 1:
-            raise ConfigError(f"`dropout` must be a number from 0 to below 1; got {dropout!r}.", key="dropout")
+            raise ConfigError(
+                f"`dropout` must be a number from 0 to below 1; got {dropout!r}.", key="dropout"
+            )
         self.dropout: nn.Module = nn.Dropout(float(dropout))
         self.layers: nn.ModuleList = nn.ModuleList(
             # only the data itself needs checking for NaN: what a layer puts out is finite
@@ -83,8 +91,14 @@ class DREAMStack(SequenceModule[list[DREAMState], list[DREAMTrace]]):
 
     def _states(self, state: Sequence[DREAMState]) -> Sequence[DREAMState]:
         if not isinstance(state, (list, tuple)) or len(state) != len(self.layers):
-            got = f"a list of {len(state)}" if isinstance(state, (list, tuple)) else f"one {type(state).__name__}"
-            raise StateError(f"`state` must be a list of {len(self.layers)} DREAMState, one for each layer; got {got}.")
+            got = (
+                f"a list of {len(state)}"
+                if isinstance(state, (list, tuple))
+                else f"one {type(state).__name__}"
+            )
+            raise StateError(
+                f"`state` must be a list of {len(self.layers)} DREAMState, one for each layer; got {got}."
+            )
         return state
 
     @property

@@ -1,4 +1,5 @@
-"""`DREAMState`: everything that a DREAM layer carries from one step to the next, and the one place where its shapes live.
+"""`DREAMState`: everything that a DREAM layer carries from one step to the next, and the one place where its
+shapes live.
 
 Shapes: N rows of the batch, H `hidden_dim`, R `rank`, I `input_dim`.
 """
@@ -61,18 +62,22 @@ class DREAMState:
         error_var: Tensor | None = None,
         avg_surprise: Tensor | None = None,
     ) -> None:
-        """All seven tensors; or one iterable of them, which is how `torch.nn.parallel.gather` builds what it gathered."""
+        """All seven tensors; or one iterable of them, which is how `torch.nn.parallel.gather` builds what it
+        gathered."""
         given = (h, U, U_target, adaptive_tau, error_mean, error_var, avg_surprise)
         tensors = given if isinstance(h, Tensor) else tuple(h)
         if len(tensors) != len(given) or not all(isinstance(tensor, Tensor) for tensor in tensors):
             names = ", ".join(field.name for field in dataclasses.fields(self))
-            raise StateError(f"`DREAMState` needs seven tensors: {names}. init_state(batch_size) makes a fresh state.")
+            raise StateError(
+                f"`DREAMState` needs seven tensors: {names}. init_state(batch_size) makes a fresh state."
+            )
         self.h, self.U, self.U_target = tensors[:3]
         self.adaptive_tau, self.error_mean, self.error_var, self.avg_surprise = tensors[3:]
 
     @classmethod
     def fresh(cls, config: DREAMConfig, batch_size: int, error_var: Tensor) -> DREAMState:
-        """`batch_size` rows that have seen nothing, with the dtype and device of `error_var` (I,), the variance expected.
+        """`batch_size` rows that have seen nothing, with the dtype and device of `error_var` (I,), the
+        variance expected.
 
         Raises:
             StateError: `batch_size` is not a positive integer.
@@ -177,9 +182,12 @@ class DREAMState:
             for (name, a), (_, b) in zip(first.items(), state.items(), strict=True):
                 if a.shape[1:] != b.shape[1:] or a.dtype != b.dtype or a.device != b.device:
                     raise StateError(
-                        f"`states` must agree but for the number of rows; `{name}` is {_kind(a)} and {_kind(b)}."
+                        f"`states` must agree but for the number of rows; `{name}` is {_kind(a)} and "
+                        f"{_kind(b)}."
                     )
-        return DREAMState(**{name: torch.cat([getattr(s, name) for s in states]) for name, _ in first.items()})
+        return DREAMState(
+            **{name: torch.cat([getattr(s, name) for s in states]) for name, _ in first.items()}
+        )
 
     def reset(self, mask: Tensor, fresh: DREAMState) -> DREAMState:
         """The rows where `mask` (N,) is True from `fresh`, the others from this state.
@@ -191,7 +199,9 @@ class DREAMState:
             raise StateError(f"`mask` must be a boolean tensor ({self.batch_size},); got {_kind(mask)}.")
         for (name, a), (_, b) in zip(self.items(), fresh.items(), strict=True):
             if a.shape != b.shape or a.dtype != b.dtype or a.device != b.device:
-                raise StateError(f"`fresh` must match this state; `{name}` is {_kind(b)} instead of {_kind(a)}.")
+                raise StateError(
+                    f"`fresh` must match this state; `{name}` is {_kind(b)} instead of {_kind(a)}."
+                )
         return where(mask, fresh, self)
 
     def check(self, config: DREAMConfig, like: Tensor) -> None:
@@ -209,7 +219,8 @@ class DREAMState:
                 )
 
     def save(self, path: str | os.PathLike[str], config: DREAMConfig) -> None:
-        """Write this state and the configuration that it belongs to, as safetensors; an old file is replaced whole.
+        """Write this state and the configuration that it belongs to, as safetensors; an old file is replaced
+        whole.
 
         Raises:
             StateError: the state does not fit `config`.
@@ -227,7 +238,9 @@ class DREAMState:
             raise CheckpointError(f"`path` must be writable: {os.fspath(path)}; {error.strerror}.") from None
 
     @classmethod
-    def load(cls, path: str | os.PathLike[str], config: DREAMConfig, device: str | torch.device = "cpu") -> DREAMState:
+    def load(
+        cls, path: str | os.PathLike[str], config: DREAMConfig, device: str | torch.device = "cpu"
+    ) -> DREAMState:
         """Read a state that `save` wrote, for a layer configured as `config`.
 
         Raises:
@@ -241,16 +254,22 @@ class DREAMState:
                 header = file.metadata() or {}
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         except FileNotFoundError:
-            raise CheckpointError(f"`path` must be a file that DREAMState.save wrote; {path} does not exist.") from None
+            raise CheckpointError(
+                f"`path` must be a file that DREAMState.save wrote; {path} does not exist."
+            ) from None
         except (SafetensorError, OSError) as error:
-            raise CheckpointError(f"`path` must be a file that DREAMState.save wrote; {path} is damaged: {error}.") from None
+            raise CheckpointError(
+                f"`path` must be a file that DREAMState.save wrote; {path} is damaged: {error}."
+            ) from None
         if header.get("format") != FORMAT or header.get("version") != str(VERSION):
             found = f"{header.get('format', 'no format')} {header.get('version', '')}".strip()
             raise CheckpointError(f"`path` must hold {FORMAT} {VERSION}; {path} holds {found}.")
         try:
             saved = DREAMConfig.from_json(header.get("config", ""))
         except DREAMError as error:
-            raise CheckpointError(f"`path` must hold a configuration; that of {path} is damaged: {error}") from None
+            raise CheckpointError(
+                f"`path` must hold a configuration; that of {path} is damaged: {error}"
+            ) from None
         differing = {
             name: f"{value!r} in the file, {getattr(config, name)!r} here"
             for name, value in dataclasses.asdict(saved).items()
@@ -261,7 +280,9 @@ class DREAMState:
             raise CheckpointError(f"`config` must have the dimensions of {path}: {listed}.")
         names = {field.name for field in dataclasses.fields(cls)}
         if tensors.keys() != names:
-            raise CheckpointError(f"{path} must hold exactly the fields {sorted(names)}; got {sorted(tensors)}.")
+            raise CheckpointError(
+                f"{path} must hold exactly the fields {sorted(names)}; got {sorted(tensors)}."
+            )
         state = cls(**tensors)
         try:
             state.check(config, state.h)

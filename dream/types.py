@@ -11,7 +11,8 @@ from torch import Tensor
 
 
 class DREAMParams(NamedTuple):
-    """The effective parameters of a cell: in the range that the equations use, whatever form they are learned in."""
+    """The effective parameters of a cell: in the range that the equations use, whatever form they are learned
+    in."""
 
     C: Tensor  # (H, I) slow prediction of the input from the state
     c: Tensor  # (I,)

@@ -12,8 +12,8 @@ MODELS: dict[str, tuple[str, ...]] = {
     "rnn": ("--model.core=rnn",),
     "linear": ("--model.core=linear",),
 }
-"""Name and flags. The recurrent rivals have as many parameters as DREAM (`lightning_modules.cores`); what needs no training,
-such as repeat-last, is a row of every run."""
+"""Name and flags. The recurrent rivals have as many parameters as DREAM (`lightning_modules.cores`); what
+needs no training, such as repeat-last, is a row of every run."""
 
 
 def flags(name: str) -> list[str]:

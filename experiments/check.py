@@ -34,11 +34,15 @@ def check_experiment(trainer: L.Trainer, model: L.LightningModule, data: L.Light
     table.add_row("model", f"{type(model).__name__}, {trainable(model):,} trainable parameters")
     if isinstance(model.stack, BaselineCore):
         table.add_row(
-            "core", f"{model.title}, output {model.stack.output_dim}, {trainable(model.stack):,} trainable parameters"
+            "core",
+            f"{model.title}, output {model.stack.output_dim}, {trainable(model.stack):,} trainable "
+            "parameters",
         )
     else:
         for k, config in enumerate(model.stack.get_config()):
-            table.add_row(f"layer {k}", f"DREAM {config.input_dim} -> {config.hidden_dim}, rank {config.rank}")
+            table.add_row(
+                f"layer {k}", f"DREAM {config.input_dim} -> {config.hidden_dim}, rank {config.rank}"
+            )
     table.add_row("backends", ", ".join(registry.BACKENDS))
     table.add_section()
     batches = data.train_dataloader()
@@ -46,7 +50,9 @@ def check_experiment(trainer: L.Trainer, model: L.LightningModule, data: L.Light
         _run_batch(table, trainer, model, batches)
     else:
         table.add_row("fit", "nothing to train on: the test starts from the first weights")
-    table.add_row("device", "cuda" if torch.cuda.is_available() else f"cpu, {torch.get_num_threads()} threads")
+    table.add_row(
+        "device", "cuda" if torch.cuda.is_available() else f"cpu, {torch.get_num_threads()} threads"
+    )
     Console().print(table)
 
 
@@ -59,11 +65,18 @@ def _run_batch(table: Table, trainer: L.Trainer, model: TaskModule, batches: Dat
     loss.backward()
     value = float(loss.detach())
     if not math.isfinite(value):
-        raise DataError(f"the loss of the first batch must be finite; got {value}. Look at the data and the loss's weights.")
+        raise DataError(
+            f"the loss of the first batch must be finite; got {value}. Look at the data and the loss's "
+            "weights."
+        )
     seconds = time.perf_counter() - start
     table.add_row("one batch", f"loss {value:.4f}, {seconds:.2f} s forward and backward")
     epochs = trainer.max_epochs if trainer.max_epochs and trainer.max_epochs > 0 else None
     steps = len(batches)
-    table.add_row("fit", f"{steps} steps an epoch, " + (f"at most {epochs} epochs" if epochs else "no limit on epochs"))
+    table.add_row(
+        "fit", f"{steps} steps an epoch, " + (f"at most {epochs} epochs" if epochs else "no limit on epochs")
+    )
     if epochs:
-        table.add_row("time", f"about {seconds * steps * epochs / 60:.1f} min at the speed of this batch, or less")
+        table.add_row(
+            "time", f"about {seconds * steps * epochs / 60:.1f} min at the speed of this batch, or less"
+        )

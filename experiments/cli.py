@@ -21,7 +21,7 @@ Run an experiment from a YAML file, by path or by its shipped name:
 
 Around experiments:
   new       a small experiment of your own, to edit      dream new forecasting FOLDER
-  compare   several models and seeds, one table          dream compare -c forecasting --models dream lstm --seeds 3
+  compare   several models and seeds, one table          dream compare -c forecasting --models dream lstm
   sweep     search for the best settings                 dream sweep -c forecasting --space forecasting
   report    a run, comparison or sweep as one HTML page  dream report RUN_OR_FOLDER
   config    shipped experiments, presets and spaces      dream config list
@@ -30,7 +30,7 @@ Around experiments:
 A preset sets several settings of the layer at once: dream fit -c forecasting --preset stability
 Any setting is a flag: dream fit -c forecasting --model.config.rank=8 --data.horizon=48 --seed=1
 Go on with a run that was stopped or killed: the same command and --resume
-All settings of a command: dream fit --help; of the model or data in use: dream fit -c forecasting --print_config
+All settings of a command: dream fit --help; of the model or data: dream fit -c forecasting --print_config
 Your own file: dream fit -c forecasting_csv --data.path=FILE
 """
 

@@ -1,4 +1,5 @@
-"""`dream compare`: the same experiment with several models and seeds, cell by cell, and one table of them all."""
+"""`dream compare`: the same experiment with several models and seeds, cell by cell, and one table of them
+all."""
 
 from __future__ import annotations
 
@@ -25,7 +26,8 @@ from experiments.invocation.arguments import (
 from experiments.wording import say
 
 USAGE = """\
-usage: dream compare -c EXPERIMENT [--models NAME ...] [--seeds N] [--folder FOLDER] [any setting of `dream fit`]
+usage: dream compare -c EXPERIMENT [--models NAME ...] [--seeds N] [--folder FOLDER]
+                     [any setting of `dream fit`]
 
 Runs `dream fit` for every model and seed, the same data and budget, and shows mean and spread over the seeds.
 
@@ -65,15 +67,23 @@ def main(argv: list[str]) -> int:
         0; 130 or 143 if it was interrupted, what is done being kept.
 
     Raises:
-        DREAMError: words that make no sense, a folder that holds another comparison, or a run that was refused.
+        DREAMError: words that make no sense, a folder that holds another comparison, or a run that was
+            refused.
     """
     if not argv or {"-h", "--help"} & set(argv):
         print(USAGE.format(models=", ".join(baselines.MODELS)), end="")  # noqa: T201
         return 0
     if launch.started_by_torchrun():
-        raise ConfigError("`dream compare` starts its runs one by one; leave out torchrun and give --trainer.devices=N.")
+        raise ConfigError(
+            "`dream compare` starts its runs one by one; leave out torchrun and give --trainer.devices=N."
+        )
     plan = parse(argv)
-    claim(plan.folder, plan.asked, held(plan), [comparison.cell_folder(plan.folder, *cell) for cell in plan.cells])
+    claim(
+        plan.folder,
+        plan.asked,
+        held(plan),
+        [comparison.cell_folder(plan.folder, *cell) for cell in plan.cells],
+    )
     try:
         return run_cells(plan, argv)
     finally:
@@ -90,7 +100,11 @@ def run_cells(plan: Plan, argv: list[str]) -> int:
     start = time.monotonic()
     code = 0
     for done, (model, seed) in enumerate(todo):
-        left = f", about {(time.monotonic() - start) / done * (len(todo) - done) / 60:.1f} min left" if done else ""
+        left = (
+            f", about {(time.monotonic() - start) / done * (len(todo) - done) / 60:.1f} min left"
+            if done
+            else ""
+        )
         number = len(plan.cells) - len(todo) + done + 1
         refuse_changes(plan.asked, parse(argv).asked, plan.folder)
         say(f"[{number}/{len(plan.cells)}] {model}, seed {seed}{left}")
@@ -118,13 +132,19 @@ def parse(argv: list[str]) -> Plan:
         raise ConfigError("-c must name an experiment; got none. `dream config list` shows the shipped ones.")
     for taken in ("--seed", "--seed_everything", "--run.name", "--run.folder", "--ckpt_path", "--model.core"):
         if any(flag.partition("=")[0] == taken for flag in flags):
-            raise ConfigError(f"`{taken}` is set by compare for each run; leave it out. See `dream compare --help`.")
+            raise ConfigError(
+                f"`{taken}` is set by compare for each run; leave it out. See `dream compare --help`."
+            )
     configurations(paths)  # loads the Python files beside them
     plan = Plan(paths, flags, asked=identity(paths, flags, own_code.sources()))
     if "--models" in own:
-        plan.models = list(dict.fromkeys(name for text in own["--models"] for name in text.split(",") if name))
+        plan.models = list(
+            dict.fromkeys(name for text in own["--models"] for name in text.split(",") if name)
+        )
         if not plan.models:
-            raise ConfigError(f"`--models` must name at least one of {', '.join(baselines.MODELS)}; got none.", key="models")
+            raise ConfigError(
+                f"`--models` must name at least one of {', '.join(baselines.MODELS)}; got none.", key="models"
+            )
         for model in plan.models:
             baselines.flags(model)
     if "--seeds" in own:
@@ -143,6 +163,13 @@ def run_cell(plan: Plan, model: str, seed: int) -> int:
     folder = comparison.cell_folder(plan.folder, model, seed)
     if (folder / RESULTS).exists():
         shutil.rmtree(folder)
-    command = ["fit", *(word for path in plan.paths for word in ("-c", str(path))), *plan.flags, *baselines.flags(model)]
+    command = [
+        "fit",
+        *(word for path in plan.paths for word in ("-c", str(path))),
+        *plan.flags,
+        *baselines.flags(model),
+    ]
     own = {"folder": plan.folder, "name": folder.name, "group": plan.folder.name, "table": "false"}
-    return run.main([*command, f"--seed={seed}", "--resume", *(f"--run.{name}={value}" for name, value in own.items())])
+    return run.main(
+        [*command, f"--seed={seed}", "--resume", *(f"--run.{name}={value}" for name, value in own.items())]
+    )

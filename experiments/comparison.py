@@ -1,4 +1,5 @@
-"""What a comparison says: mean and spread over the seeds, as a table, a file and a picture. Never the best seed."""
+"""What a comparison says: mean and spread over the seeds, as a table, a file and a picture. Never the best
+seed."""
 
 from __future__ import annotations
 
@@ -42,7 +43,10 @@ class Row:
         """What the table shows of it."""
         shown = {metric: written(values) for metric in metrics if (values := self.of(metric))}
         if self.parameters is not None:
-            shown |= {"parameters": f"{self.parameters:,}", "seconds": f"{statistics.fmean(self.seconds):.0f}"}
+            shown |= {
+                "parameters": f"{self.parameters:,}",
+                "seconds": f"{statistics.fmean(self.seconds):.0f}",
+            }
         return shown
 
 
@@ -99,29 +103,47 @@ def spread(values: Sequence[float]) -> float:
 
 
 def show(folder: Path, cells: Sequence[tuple[str, int]], **facts: Any) -> None:
-    """Print the table of the cells that are done; write `comparison.json` and `comparison.png`, and track both."""
+    """Print the table of the cells that are done; write `comparison.json` and `comparison.png`, and track
+    both."""
     from experiments.comparison_plot import comparison
-    from lightning_modules.run import tracking  # loads all tasks, which those who only read the rows don't need
+    from lightning_modules.run import (
+        tracking,
+    )  # loads all tasks, which those who only read the rows don't need
 
     console = Console()
     done = {cell: found for cell in cells if (found := record(folder, *cell)) is not None}
     rows = gather([(seed, found) for (_, seed), found in done.items()])
-    metrics = list(dict.fromkeys(metric for row in rows.values() for values in row.values.values() for metric in values))
+    metrics = list(
+        dict.fromkeys(metric for row in rows.values() for values in row.values.values() for metric in values)
+    )
     seeds = sorted({seed for _, seed in done})
     console.print(
-        table({name: row.cells(metrics) for name, row in rows.items()}, f"mean ± deviation over seeds {seeds}", console)
+        table(
+            {name: row.cells(metrics) for name, row in rows.items()},
+            f"mean ± deviation over seeds {seeds}",
+            console,
+        )
     )
     if len(done) < len(cells):
         console.print(f"{len(done)} of {len(cells)} runs are done; the same command does the others.")
-    means = {name: {m: statistics.fmean(v) for m in metrics if (v := row.of(m))} for name, row in rows.items()}
+    means = {
+        name: {m: statistics.fmean(v) for m in metrics if (v := row.of(m))} for name, row in rows.items()
+    }
     path, picture = folder / COMPARISON, folder / "comparison.png"
-    facts = {"seeds": seeds, "cells": list(cells), "rows": {name: vars(row) for name, row in rows.items()}, **facts}
+    facts = {
+        "seeds": seeds,
+        "cells": list(cells),
+        "rows": {name: vars(row) for name, row in rows.items()},
+        **facts,
+    }
     tracking.write_results(path, means, **facts)
     drawn = BytesIO()
     comparison({name: row.of(metrics[0]) for name, row in rows.items()}, metrics[0]).savefig(drawn, dpi=120)
     write_atomic(picture, drawn.getvalue())
     console.print(f"      comparison  {path}\n          figure  {picture}", soft_wrap=True, highlight=False)
-    settings = yaml.safe_load((cell_folder(folder, *next(iter(done))) / CONFIG).read_text(encoding="utf-8"))["run"]
+    settings = yaml.safe_load((cell_folder(folder, *next(iter(done))) / CONFIG).read_text(encoding="utf-8"))[
+        "run"
+    ]
     mode = settings["wandb"] or os.environ.get("WANDB_MODE") or "offline"
     if mode != "disabled":
         logger = tracking.wandb_logger(folder, settings["project"], mode, group=folder.name)

@@ -22,12 +22,16 @@ def main(argv: list[str]) -> int:
     Raises:
         ConfigError: `show` of a name that is not there.
     """
-    parser = argparse.ArgumentParser("dream config", description="The shipped experiments, presets and spaces.")
+    parser = argparse.ArgumentParser(
+        "dream config", description="The shipped experiments, presets and spaces."
+    )
     commands = parser.add_subparsers(dest="command", required=True)
     commands.add_parser("list", help="name and purpose of each")
     show = commands.add_parser("show", help="print one as YAML")
     show.add_argument("name", help="a shipped experiment, a preset, or a path; with --space a space")
-    show.add_argument("--space", action="store_true", help="the space of that name, for `dream sweep --space`")
+    show.add_argument(
+        "--space", action="store_true", help="the space of that name, for `dream sweep --space`"
+    )
     arguments = parser.parse_args(argv)
     console = Console()
     if arguments.command == "list":
@@ -38,7 +42,9 @@ def main(argv: list[str]) -> int:
 
 
 def _list(console: Console) -> None:
-    experiments = Table("experiment", "what it is for", title="dream fit -c EXPERIMENT", title_justify="left", box=None)
+    experiments = Table(
+        "experiment", "what it is for", title="dream fit -c EXPERIMENT", title_justify="left", box=None
+    )
     for name, path in configs.shipped().items():
         experiments.add_row(name, configs.headline(path))
     title = "dream fit -c EXPERIMENT --preset PRESET; in Python DREAMConfig.preset(PRESET)"

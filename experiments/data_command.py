@@ -25,12 +25,16 @@ def main(argv: list[str]) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="dream data", description="Public data sets: list them, get them, find them.")
+    parser = argparse.ArgumentParser(
+        prog="dream data", description="Public data sets: list them, get them, find them."
+    )
     actions = parser.add_subparsers(dest="action", required=True, metavar="{list,get,path}")
     actions.add_parser("list", help="which data sets there are and where they lie")
     get = actions.add_parser("get", help="download one; an interrupted download continues where it stopped")
     get.add_argument("name", help=f"one of: {', '.join(DATASETS)}")
-    get.add_argument("--folder", type=Path, help="where the data sets' folders lie (default: see `dream data path`)")
+    get.add_argument(
+        "--folder", type=Path, help="where the data sets' folders lie (default: see `dream data path`)"
+    )
     get.add_argument("--mirror", metavar="URL", help="another address that serves the same file names")
     actions.add_parser("path", help="print the folder: DREAM_DATA where it is set, else the user's cache")
     return parser

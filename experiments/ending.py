@@ -1,4 +1,5 @@
-"""How a command ends: with an exit code and one sentence, whatever came in between. Imports nothing that takes time."""
+"""How a command ends: with an exit code and one sentence, whatever came in between. Imports nothing that
+takes time."""
 
 from __future__ import annotations
 
@@ -17,8 +18,8 @@ class Terminated(KeyboardInterrupt):
 
 
 def ended(work: Callable[[], int]) -> int:
-    """The exit code of `work`: its own; 2 after a mistake in command, configuration or data, which is said in at most five
-    lines; 130 after Ctrl-C and 143 after SIGTERM, where `work` does not say so itself."""
+    """The exit code of `work`: its own; 2 after a mistake in command, configuration or data, which is said in
+    at most five lines; 130 after Ctrl-C and 143 after SIGTERM, where `work` does not say so itself."""
     main_thread = threading.current_thread() is threading.main_thread()
     before = signal.getsignal(signal.SIGTERM)
     if heard := main_thread and before == signal.SIG_DFL:

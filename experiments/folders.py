@@ -39,14 +39,15 @@ class RunSettings:
 
     Args:
         folder: Every run gets a folder of its own below this one.
-        name: Name of that folder; experiment and time of day if not given. Must not exist yet, unless the run goes on.
-        wandb: Weights & Biases: offline (`wandb sync` can send it later), online or disabled; the environment variable
-            WANDB_MODE, else offline, if not given.
+        name: Name of that folder; experiment and time of day if not given. Must not exist yet, unless the run
+            goes on.
+        wandb: Weights & Biases: offline (`wandb sync` can send it later), online or disabled; the environment
+            variable WANDB_MODE, else offline, if not given.
         project: Name of the project in Weights & Biases.
         group: Name of the group of runs that this one belongs to, in Weights & Biases.
         table: Print the table and the paths of what was written at the end.
-        test: Test the best checkpoint of a fit. Otherwise nothing looks at the test part, and the results are the metrics of
-            the best validation.
+        test: Test the best checkpoint of a fit. Otherwise nothing looks at the test part, and the results are
+            the metrics of the best validation.
     """
 
     folder: str = "runs"
@@ -74,12 +75,19 @@ def run_folder(settings: RunSettings, experiment: str, command: list[str]) -> Pa
         except FileExistsError:
             if settings.name is None:
                 continue
-            message = f"`run.name` must be new; {folder} exists. Choose another, or go on with that run with --resume."
+            message = (
+                f"`run.name` must be new; {folder} exists. Choose another, or go on with that run with "
+                "--resume."
+            )
             raise ConfigError(message, key="run.name") from None
         except OSError as error:
-            raise ConfigError(f"`run.folder` must be writable; {folder}: {error.strerror}.", key="run.folder") from None
+            raise ConfigError(
+                f"`run.folder` must be writable; {folder}: {error.strerror}.", key="run.folder"
+            ) from None
         return folder
-    raise ConfigError(f"`run.folder` already holds 1000 runs called {stem}. Give `run.name`.", key="run.folder")
+    raise ConfigError(
+        f"`run.folder` already holds 1000 runs called {stem}. Give `run.name`.", key="run.folder"
+    )
 
 
 def write_run(folder: Path, command: list[str]) -> None:
@@ -107,7 +115,9 @@ def read_run(folder: Path) -> dict[str, Any]:
 
 def without_resume(command: list[str]) -> list[str]:
     """The command that starts the run which `command` goes on with, as it may be written down."""
-    from lightning_modules.run.redaction import redacted  # loads all tasks, which those who only read a folder don't need
+    from lightning_modules.run.redaction import (
+        redacted,
+    )  # loads all tasks, which those who only read a folder don't need
 
     return [word for word in redacted(command) if word != "--resume" and not word.startswith("--resume=")]
 
@@ -115,15 +125,17 @@ def without_resume(command: list[str]) -> list[str]:
 def results(folder: Path) -> dict[str, dict[str, float]] | None:
     """What the run in `folder` came to; None where it has not ended, or the file is damaged."""
     try:
-        found: dict[str, dict[str, float]] = json.loads((folder / RESULTS).read_text(encoding="utf-8"))["results"]
+        found: dict[str, dict[str, float]] = json.loads((folder / RESULTS).read_text(encoding="utf-8"))[
+            "results"
+        ]
     except (OSError, ValueError, KeyError, TypeError):
         return None
     return found
 
 
 def earlier_run(settings: RunSettings, command: list[str]) -> Path | None:
-    """The run that ``--resume`` means: the one of that name, or else the newest of the same command that has not ended, or
-    else the newest that has; None where there is none yet.
+    """The run that ``--resume`` means: the one of that name, or else the newest of the same command that has
+    not ended, or else the newest that has; None where there is none yet.
 
     Raises:
         ConfigError: the folder of that name holds something else.
@@ -132,8 +144,12 @@ def earlier_run(settings: RunSettings, command: list[str]) -> Path | None:
     if settings.name is not None:
         folder = parent / settings.name
         if folder.is_dir() and not read_run(folder):
-            if any(not path.name.startswith(".") for path in folder.iterdir()):  # those are locks, and files half written
-                raise ConfigError(f"`run.name` must be that of a run; {folder} holds something else.", key="run.name")
+            if any(
+                not path.name.startswith(".") for path in folder.iterdir()
+            ):  # those are locks, and files half written
+                raise ConfigError(
+                    f"`run.name` must be that of a run; {folder} holds something else.", key="run.name"
+                )
             write_run(folder, command)  # it was stopped between making the folder and this
         return folder if folder.is_dir() else None
     wanted = without_resume(command)
@@ -142,8 +158,8 @@ def earlier_run(settings: RunSettings, command: list[str]) -> Path | None:
 
 
 def hold(folder: Path) -> FileLock:
-    """Keep other processes from going on with the run in `folder` until the lock is released, or this process ends; then
-    remove what one that was killed had half written.
+    """Keep other processes from going on with the run in `folder` until the lock is released, or this process
+    ends; then remove what one that was killed had half written.
 
     Raises:
         ConfigError: another process runs it.
@@ -152,9 +168,13 @@ def hold(folder: Path) -> FileLock:
     try:
         lock.acquire()
     except Timeout:
-        raise ConfigError(f"the run in {folder} is still going on in another process. Wait for it, or stop it.") from None
+        raise ConfigError(
+            f"the run in {folder} is still going on in another process. Wait for it, or stop it."
+        ) from None
     except (OSError, NotImplementedError) as error:
-        log.warning("%s cannot be locked (%s): see to it that no other process goes on with this run.", folder, error)
+        log.warning(
+            "%s cannot be locked (%s): see to it that no other process goes on with this run.", folder, error
+        )
     for path in folder.rglob(".*.tmp"):
         path.unlink(missing_ok=True)
     return lock
@@ -187,7 +207,8 @@ def claim(folder: Path, identity: dict[str, Any], held: bool, unfinished: Iterab
 
 
 def discard_if_empty(folder: Path) -> None:
-    """Remove the folder of a run that was refused before it wrote anything, and the default folder around it if empty."""
+    """Remove the folder of a run that was refused before it wrote anything, and the default folder around it
+    if empty."""
     if any(path.is_file() and path.name not in (RUN, LOCK) for path in folder.rglob("*")):
         return
     shutil.rmtree(folder, ignore_errors=True)

@@ -1,4 +1,5 @@
-"""Runs of several processes: how they split, what they agree on before they can talk, and how one lost ends them all."""
+"""Runs of several processes: how they split, what they agree on before they can talk, and how one lost ends
+them all."""
 
 from __future__ import annotations
 
@@ -23,11 +24,22 @@ from dream.errors import ConfigError
 from lightning_modules import ranks
 
 DECIDED = "DREAM_DECIDED"  # tells the processes that the Trainer starts what the first one has decided
-PLACE = (DECIDED, "LOCAL_RANK", "NODE_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")  # what the Trainer sets
+PLACE = (
+    DECIDED,
+    "LOCAL_RANK",
+    "NODE_RANK",
+    "WORLD_SIZE",
+    "MASTER_ADDR",
+    "MASTER_PORT",
+)  # what the Trainer sets
 _parted = threading.Event()
 LAUNCHER = "lightning.fabric.strategies.launchers.subprocess_script"
-TIMEOUT = timedelta(minutes=10)  # how long a process may be silent: it may read data, or write them down, meanwhile
-LOST = re.compile(r"gloo|nccl|connection (closed|reset)|broken pipe|socket|timed out|store->get|heartbeat", re.IGNORECASE)
+TIMEOUT = timedelta(
+    minutes=10
+)  # how long a process may be silent: it may read data, or write them down, meanwhile
+LOST = re.compile(
+    r"gloo|nccl|connection (closed|reset)|broken pipe|socket|timed out|store->get|heartbeat", re.IGNORECASE
+)
 
 
 def started_by_torchrun() -> bool:
@@ -49,7 +61,9 @@ def set_up_words() -> None:
     """Warnings are the first process's to say; that one is lost is said in our words."""
     logging.getLogger(LAUNCHER).setLevel(logging.INFO)
     logging.getLogger(LAUNCHER).addFilter(_say_lost)
-    warnings.filterwarnings("ignore", ".*sync_dist=True.*")  # what the tasks log is the mean over processes already
+    warnings.filterwarnings(
+        "ignore", ".*sync_dist=True.*"
+    )  # what the tasks log is the mean over processes already
     if not is_first():
         warnings.filterwarnings("ignore")
         logging.disable(logging.WARNING)
@@ -57,15 +71,17 @@ def set_up_words() -> None:
 
 def _say_lost(record: logging.LogRecord) -> bool:
     if found := re.search(r"PID (\d+) terminated with code (-?\d+)", record.getMessage()):
-        record.msg = f"dream: a process of this run, {found[1]}, ended with code {found[2]}; all others are ended."
+        record.msg = (
+            f"dream: a process of this run, {found[1]}, ended with code {found[2]}; all others are ended."
+        )
     return True
 
 
 def spread(trainer: Namespace, unreached: bool) -> None:
     """Settle devices, nodes and strategy of the Trainer's settings where they are left open.
 
-    One device, unless torchrun started the processes: then those. Several of them train by DDP, without a broadcast of
-    buffers: what the layers measure is averaged by the tasks (`lightning_modules.ranks`).
+    One device, unless torchrun started the processes: then those. Several of them train by DDP, without a
+    broadcast of buffers: what the layers measure is averaged by the tasks (`lightning_modules.ranks`).
 
     Args:
         trainer: What is settled, in place.
@@ -84,7 +100,8 @@ def spread(trainer: Namespace, unreached: bool) -> None:
         trainer.devices = 1
     if trainer.num_nodes > 1 and not started_by_torchrun():
         raise ConfigError(
-            f"`trainer.num_nodes` of {trainer.num_nodes} needs processes that torchrun starts on every node; this one was "
+            f"`trainer.num_nodes` of {trainer.num_nodes} needs processes that torchrun starts on every node; "
+            "this one was "
             "not. See docs/scale.md.",
             key="trainer.num_nodes",
         )
@@ -97,7 +114,8 @@ def spread(trainer: Namespace, unreached: bool) -> None:
 
 
 def decided_by_first(decide: Callable[[], str]) -> str:
-    """What `decide` says in the first process of a run, in every one of them; before they are joined to a group.
+    """What `decide` says in the first process of a run, in every one of them; before they are joined to a
+    group.
 
     Processes that the Trainer starts are told by their environment, those of torchrun by its store.
     """
@@ -114,7 +132,8 @@ def decided_by_first(decide: Callable[[], str]) -> str:
 
 
 def leaving() -> Callable[[], None]:
-    """How to part from the other processes, all at once, when a run has ended well; another may follow in this one."""
+    """How to part from the other processes, all at once, when a run has ended well; another may follow in
+    this one."""
     before = {name: os.environ.get(name) for name in PLACE}
 
     def leave() -> None:
@@ -132,8 +151,8 @@ def leaving() -> Callable[[], None]:
 
 
 def end_with_parent(for_good: bool = False) -> None:
-    """End this process within two seconds of the one that started it, however that ended; unless it has parted from it, or
-    even then where it is `for_good`."""
+    """End this process within two seconds of the one that started it, however that ended; unless it has
+    parted from it, or even then where it is `for_good`."""
     parent = os.getppid()
     parted = threading.Event() if for_good else _parted
 
@@ -141,7 +160,8 @@ def end_with_parent(for_good: bool = False) -> None:
         while os.getppid() == parent:
             if parted.wait(1):
                 return
-        print("dream: the process that started this one is gone, so it ends, too.", file=sys.stderr, flush=True)  # noqa: T201
+        farewell = "dream: the process that started this one is gone, so it ends, too."
+        print(farewell, file=sys.stderr, flush=True)  # noqa: T201
         os._exit(1)
 
     threading.Thread(target=watch, name="end-with-parent", daemon=True).start()
@@ -156,6 +176,7 @@ def farewell(error: BaseException, folder: Path | None) -> str:
     """What to say then."""
     what = re.sub(r"^\[.*?\] ?", "", str(error).strip()).splitlines()[0].split(". ")[0]
     return (
-        f"dream: a process of this run is gone, so rank {ranks.rank()} of {ranks.world_size()} ends, too: {what[:120]}.\n"
+        f"dream: a process of this run is gone, so rank {ranks.rank()} of {ranks.world_size()} ends, too: "
+        f"{what[:120]}.\n"
         f"What is done is in {folder}; the same command with --resume goes on from there."
     )

@@ -40,11 +40,14 @@ def main(argv: list[str]) -> int:
     parser = argparse.ArgumentParser(
         "dream new",
         usage="dream new TASK FOLDER [--preset NAME]",
-        description="Write a small experiment that runs as it is: settings with what they do, Python to extend, commands.",
+        description="Write a small experiment that runs as it is: settings with what they do, Python to "
+        "extend, commands.",
     )
     parser.add_argument("task", metavar="TASK", help=", ".join(TASKS))
     parser.add_argument("folder", metavar="FOLDER", help="where to; it must not exist, or be empty")
-    parser.add_argument("--preset", metavar="NAME", help=f"settings of the layer by name: {', '.join(PRESETS)}")
+    parser.add_argument(
+        "--preset", metavar="NAME", help=f"settings of the layer by name: {', '.join(PRESETS)}"
+    )
     arguments = parser.parse_args(argv)
     folder = Path(arguments.folder)
     write(arguments.task, folder, {} if arguments.preset is None else presets.values(arguments.preset))
@@ -54,12 +57,15 @@ def main(argv: list[str]) -> int:
     console = Console(highlight=False, markup=False, emoji=False)  # a folder may be called [a] or :b:
     console.print(tree)
     config, space = (shlex.quote(str(folder / name)) for name in ("config.yaml", "space.yaml"))
-    console.print(NEXT.format(config=config, space=space, readme=folder / "README.md"), end="", soft_wrap=True)
+    console.print(
+        NEXT.format(config=config, space=space, readme=folder / "README.md"), end="", soft_wrap=True
+    )
     return 0
 
 
 def write(task: str, folder: Path, values: dict[str, Any]) -> None:
-    """Write the template of `task` to `folder`, whole or not at all, with these `values` of the layer's settings.
+    """Write the template of `task` to `folder`, whole or not at all, with these `values` of the layer's
+    settings.
 
     Raises:
         ConfigError: no such task, or a folder that is not empty or cannot be written.
@@ -82,7 +88,9 @@ def write(task: str, folder: Path, values: dict[str, Any]) -> None:
         else:
             half.replace(target)
     except OSError as error:
-        raise ConfigError(f"`FOLDER` must be writable; {error.filename or folder}: {error.strerror}.") from None
+        raise ConfigError(
+            f"`FOLDER` must be writable; {error.filename or folder}: {error.strerror}."
+        ) from None
     finally:
         shutil.rmtree(half, ignore_errors=True)
 
@@ -97,7 +105,8 @@ def _filled(path: Path, folder: Path, values: dict[str, Any]) -> str:
 
 
 def with_values(text: str, values: dict[str, Any]) -> str:
-    """The `config.yaml` of a template with `values` of the layer's settings: in their lines, or in new ones after these."""
+    """The `config.yaml` of a template with `values` of the layer's settings: in their lines, or in new ones
+    after these."""
     lines, rest, last = text.splitlines(), dict(values), 0
     start = next(number for number, line in enumerate(lines) if line.startswith("    config:"))
     for number, line in enumerate(lines[start + 1 :], start + 1):

@@ -1,4 +1,5 @@
-"""All settings of a run, as what was typed, the YAML files and the data made them: what its `config.yaml` holds."""
+"""All settings of a run, as what was typed, the YAML files and the data made them: what its `config.yaml`
+holds."""
 
 from __future__ import annotations
 
@@ -17,9 +18,11 @@ from experiments.invocation import own_code
 from lightning_modules.run.redaction import redacted
 
 
-def resolve_config(parser: LightningArgumentParser, config: Namespace, model: L.LightningModule) -> dict[str, Any]:
-    """All settings of a run as plain values, without secrets, the layer's as built: the data may have set the width of its
-    input."""
+def resolve_config(
+    parser: LightningArgumentParser, config: Namespace, model: L.LightningModule
+) -> dict[str, Any]:
+    """All settings of a run as plain values, without secrets, the layer's as built: the data may have set the
+    width of its input."""
     resolved: dict[str, Any] = redacted(yaml.safe_load(own_code.plain(parser.dump(config, skip_unset=False))))
     resolved["run"]["name"] = None  # a name serves once
     resolved["resume"] = False
@@ -29,8 +32,8 @@ def resolve_config(parser: LightningArgumentParser, config: Namespace, model: L.
 
 
 class WriteConfig(SaveConfigCallback):
-    """The full resolved configuration: `config.yaml` in the run's folder, with the Python files that it takes classes from
-    beside it, and nested in the tracked run."""
+    """The full resolved configuration: `config.yaml` in the run's folder, with the Python files that it takes
+    classes from beside it, and nested in the tracked run."""
 
     def save_config(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         resolved = resolve_config(self.parser, self.config, pl_module)

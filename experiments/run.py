@@ -71,8 +71,8 @@ class DREAMTrainer(L.Trainer):
 
 
 class DREAMCLI(LightningCLI):
-    """One run of `command`, as it was typed, and `words`, as the parser takes it; `experiment` names it, and `stack` is
-    closed when it has ended."""
+    """One run of `command`, as it was typed, and `words`, as the parser takes it; `experiment` names it, and
+    `stack` is closed when it has ended."""
 
     callbacks: Sequence[L.Callback] = ()
     """More of them, which are no setting."""
@@ -121,12 +121,15 @@ class DREAMCLI(LightningCLI):
         parser.add_argument(
             "--resume",
             action="store_true",
-            help="Go on with the run of this name, or the last of this command; start it where there is none.",
+            help="Go on with the run of this name, or the last of this command; start it where there is "
+            "none.",
         )
         for section, callback in CALLBACKS.items():
             parser.add_lightning_class_args(callback, section)
         parser.set_defaults({"checkpoint.filename": "best", "checkpoint.enable_version_counter": False})
-        parser.set_defaults({"early_stopping.patience": 5, "early_stopping.strict": False})  # or no run without validation
+        parser.set_defaults(
+            {"early_stopping.patience": 5, "early_stopping.strict": False}
+        )  # or no run without validation
         for section in ("checkpoint", "early_stopping"):
             parser.link_arguments("model.monitor", f"{section}.monitor", apply_on="instantiate")
             parser.link_arguments("model.monitor_mode", f"{section}.mode", apply_on="instantiate")
@@ -152,14 +155,18 @@ class DREAMCLI(LightningCLI):
         if not isinstance(settings.get("config", Namespace()), Namespace):
             hint = "A preset is named by --preset." if settings.config in PRESETS else ""
             raise ConfigError(
-                f"`model.config` must be a section with settings such as rank; got {settings.config!r}. {hint}"
+                f"`model.config` must be a section with settings such as rank; got {settings.config!r}. "
+                f"{hint}"
             )
         typed = {argument.partition("=")[0].replace(".init_args", "") for argument in self.command}
         defaults = default_arguments(locate(values.model.class_path))
         for source, target in FROM_DATA.items():
             value = settings.get(target)
             if f"--model.{target}" in typed or value not in (None, defaults.get(target)):
-                message = f"`model.{target}` is set by the data; got {value!r}. Set `data.{source}` or leave it out."
+                message = (
+                    f"`model.{target}` is set by the data; got {value!r}. Set `data.{source}` or leave "
+                    "it out."
+                )
                 raise ConfigError(message, key=f"model.{target}")
 
     def keys(self) -> list[str]:
@@ -168,12 +175,13 @@ class DREAMCLI(LightningCLI):
         return [action.dest for parser in parsers for action in parser._actions]
 
     def _parse_ckpt_path(self) -> None:
-        """Nothing: `arguments.resolve` has put a checkpoint's settings before the flags, which so beat them."""
+        """Nothing: `arguments.resolve` has put a checkpoint's settings before the flags, which so beat
+        them."""
 
     def instantiate_trainer(self, **kwargs: Any) -> L.Trainer:
         self.model.prepare(self.datamodule)
         if self.subcommand == "predict":
-            self.datamodule.predict_dataloader()  # refuses what cannot be predicted before anything is written
+            self.datamodule.predict_dataloader()  # refuses what cannot be predicted before files are written
         loaded = self._get(self.config, "ckpt_path")
         if loaded is not None:
             check_weights(self.model, loaded)
@@ -200,7 +208,9 @@ class DREAMCLI(LightningCLI):
             config["logger"] = [tracking.JSONLLogger(self.folder)]
             if mode != "disabled" and launch.is_first():
                 tracked = folders.read_run(self.folder).get("tracked")
-                config["logger"].append(tracking.wandb_logger(self.folder, settings.project, mode, settings.group, tracked))
+                config["logger"].append(
+                    tracking.wandb_logger(self.folder, settings.project, mode, settings.group, tracked)
+                )
         checkpoint = self._get(self.config_init, "checkpoint")
         home = self.folder / SAVES if self.subcommand == "fit" else Path(loaded).parent
         checkpoint.dirpath = checkpoint.dirpath or str(home)
@@ -209,8 +219,8 @@ class DREAMCLI(LightningCLI):
         return trainer
 
     def open_folder(self, settings: RunSettings, saving: SaveProgress) -> None:
-        """Set `self.folder` to a new one, or with ``--resume`` to the run's own, and `self.newest` to what it goes on from;
-        the same in every process of the run.
+        """Set `self.folder` to a new one, or with ``--resume`` to the run's own, and `self.newest` to what it
+        goes on from; the same in every process of the run.
 
         Raises:
             ConfigError: the run was started with other settings, or is still going on.
@@ -224,7 +234,9 @@ class DREAMCLI(LightningCLI):
             self.stack.callback(folders.hold(folder).release)
             newest = None
             if earlier is not None:
-                refuse_other_settings(folder / CONFIG, resolve_config(self._parser(self.subcommand), values, self.model))
+                refuse_other_settings(
+                    folder / CONFIG, resolve_config(self._parser(self.subcommand), values, self.model)
+                )
                 newest = checkpoints.newest(folder / SAVES)
             return json.dumps([str(folder), earlier is not None, newest and str(newest)])
 
@@ -261,7 +273,9 @@ class DREAMCLI(LightningCLI):
     def validate(self, **kwargs: Any) -> None:
         """The validation metrics of a checkpoint."""
         values = self.trainer.validate(**{**kwargs, "verbose": False})[0]
-        self.model.results = {self.model.title: {name.removeprefix("val/"): value for name, value in values.items()}}
+        self.model.results = {
+            self.model.title: {name.removeprefix("val/"): value for name, value in values.items()}
+        }
         self.finish("validation")
 
     def test(self, **kwargs: Any) -> None:
@@ -278,7 +292,8 @@ class DREAMCLI(LightningCLI):
 
     @rank_zero_only
     def finish(self, part: str = "test") -> None:
-        """Write `results.json` and the tracked table, of that part of the data; print the table and where everything is."""
+        """Write `results.json` and the tracked table, of that part of the data; print the table and where
+        everything is."""
         assert self.folder is not None
         results = self.model.results
         for logger in self.trainer.loggers:
@@ -325,8 +340,8 @@ def main(argv: list[str], callbacks: Sequence[L.Callback] = ()) -> int:
 
 
 def build(argv: list[str]) -> tuple[int, TaskModule | None]:
-    """Build the experiment that `dream check` with the words `argv` is of: the exit code, and the module, which knows its
-    data; None where there is none, as after ``--print_config``.
+    """Build the experiment that `dream check` with the words `argv` is of: the exit code, and the module,
+    which knows its data; None where there is none, as after ``--print_config``.
 
     Raises:
         DREAMError: a mistake in configuration or data.
@@ -365,7 +380,8 @@ def _run(cli: DREAMCLI, argv: list[str]) -> int:
     except OSError as error:
         done = f"; what is done is in {cli.folder}" if cli.folder else ""
         raise DataError(
-            f"{error.filename or 'a file of the run'} could not be read or written: {error.strerror or error}. "
+            f"{error.filename or 'a file of the run'} could not be read or written: "
+            f"{error.strerror or error}. "
             f"Free or change the disk{done}."
         ) from error
     except (ArgumentError, ValidationError, TypeError, ValueError, RuntimeError) as error:
@@ -388,7 +404,9 @@ def _run(cli: DREAMCLI, argv: list[str]) -> int:
 def _explained(error: BaseException, cli: DREAMCLI) -> DREAMError:
     """What `error` says in our words, or where in a file of the user's it was raised."""
     found = explain(error, cli.keys(), LINKED, str(getattr(cli, "config", "")))
-    if not any(isinstance(cause, DREAMError) for cause in chain(error)) and (theirs := own_code.explained(error)):
+    if not any(isinstance(cause, DREAMError) for cause in chain(error)) and (
+        theirs := own_code.explained(error)
+    ):
         return theirs
     found.args = (own_code.plain(str(found)),)
     return found

@@ -31,7 +31,10 @@ def results(
     pick = {name: max if name in higher_is_better else min for name in metrics}
     best = {name: pick[name](row[name] for row in values.values() if name in row) for name in metrics}
     cells = {
-        model: {name: _cell(row.get(name), best[name], len(values) > 1 and name not in unranked) for name in metrics}
+        model: {
+            name: _cell(row.get(name), best[name], len(values) > 1 and name not in unranked)
+            for name in metrics
+        }
         for model, row in values.items()
     }
     console.print(table(cells, "results", console))
@@ -39,8 +42,8 @@ def results(
 
 
 def table(cells: dict[str, dict[str, str]], title: str, console: Console, head: str = "model") -> Group:
-    """`cells` by `head` and column: a row for each model; where that is too wide for the console a column for each; where
-    that is too wide, too, a row for each again, in several tables below each other."""
+    """`cells` by `head` and column: a row for each model; where that is too wide for the console a column for
+    each; where that is too wide, too, a row for each again, in several tables below each other."""
     columns = list(dict.fromkeys(column for row in cells.values() for column in row))
 
     def upright(some: list[str]) -> Table:

@@ -1,4 +1,5 @@
-"""Tasks on DREAM layers as LightningModules, with their data, callbacks and logs, and objects that learn row by row."""
+"""Tasks on DREAM layers as LightningModules, with their data, callbacks and logs, and objects that learn row
+by row."""
 
 from lightning_modules.anomaly import AnomalyModule
 from lightning_modules.forecasting import ForecastingModule

@@ -59,7 +59,8 @@ class Observation(NamedTuple):
     lengths: Tensor | None = None
     """(N,) valid steps of each row; None for T"""
     streams: bool = False
-    """Whether rows are streams that go on side by side from batch to batch; otherwise they are read one after the other."""
+    """Whether rows are streams that go on side by side from batch to batch; otherwise they are read one after
+    the other."""
 
     @property
     def valid(self) -> Tensor:
@@ -83,14 +84,16 @@ class Observation(NamedTuple):
 
 
 class TaskModule(L.LightningModule, ABC):
-    """Base of all tasks: a core in `self.stack`, DREAM or a rival of it, trained with AdamW, state carried over streams.
+    """Base of all tasks: a core in `self.stack`, DREAM or a rival of it, trained with AdamW, state carried
+    over streams.
 
-    Weight decay touches matrices only (`dream.parameter_groups`). The learning rate rises linearly over the first
-    `warmup` share of the steps and then follows half a cosine down to 1 % of `lr`, or stays. Gradient clipping is the
-    Trainer's (``--trainer.gradient_clip_val``).
+    Weight decay touches matrices only (`dream.parameter_groups`). The learning rate rises linearly over the
+    first `warmup` share of the steps and then follows half a cosine down to 1 % of `lr`, or stays. Gradient
+    clipping is the Trainer's (``--trainer.gradient_clip_val``).
 
-    State: a batch that carries a reset mask continues the rows of the batch before it. `carried` hands the stack its
-    states, detached, rows fresh where the mask says so; it is cleared at the start of every epoch and around validation.
+    State: a batch that carries a reset mask continues the rows of the batch before it. `carried` hands the
+    stack its states, detached, rows fresh where the mask says so; it is cleared at the start of every epoch
+    and around validation.
 
     Args:
         lr: Peak learning rate.
@@ -138,7 +141,8 @@ class TaskModule(L.LightningModule, ABC):
 
     @classmethod
     def for_data(cls, data: L.LightningDataModule, **settings: Any) -> Self:
-        """A module for `data`, which give what they know, such as the number of columns; the other arguments are `settings`.
+        """A module for `data`, which give what they know, such as the number of columns; the other arguments
+        are `settings`.
 
         Raises:
             ConfigError: a setting that the data give.
@@ -152,19 +156,22 @@ class TaskModule(L.LightningModule, ABC):
     def make_core(
         self, core: CoreName, config: DREAMConfig, hidden_dims: list[int] | None, dropout: float, backend: str
     ) -> None:
-        """Set `self.stack`, what reads the sequence, and `self.title`, its name in tables; see `build_core`."""
+        """Set `self.stack`, what reads the sequence, and `self.title`, its name in tables; see
+        `build_core`."""
         self.stack = build_core(core, config, hidden_dims, dropout, backend)
         self.title = title(core, config)
 
     def save_settings(self, config: DREAMConfig, **settings: Any) -> None:
-        """Keep `config` and the other arguments of ``__init__`` as plain values, so that any checkpoint loads safely.
+        """Keep `config` and the other arguments of ``__init__`` as plain values, so that any checkpoint loads
+        safely.
 
         They are not logged from here: the command logs the whole configuration.
         """
         self.save_hyperparameters({**settings, "config": asdict(config)}, logger=False)
 
     def carried(self, reset: Tensor | None, rows: int) -> list[DREAMState] | None:
-        """The states to start a batch of `rows` rows from: None (fresh ones) for windows, the carried ones for streams.
+        """The states to start a batch of `rows` rows from: None (fresh ones) for windows, the carried ones
+        for streams.
 
         `reset` (rows,) is True where a row starts a new stream, and None where rows are independent windows.
         """
@@ -183,7 +190,9 @@ class TaskModule(L.LightningModule, ABC):
         if reset is not None:
             before = self.carried(reset, len(reset))
             assert before is not None
-            self._states = [where(finite(state), state.detach(), old) for state, old in zip(states, before, strict=True)]
+            self._states = [
+                where(finite(state), state.detach(), old) for state, old in zip(states, before, strict=True)
+            ]
 
     def forget_states(self) -> None:
         """The next batch starts afresh."""
@@ -199,8 +208,8 @@ class TaskModule(L.LightningModule, ABC):
             self._states = [ranks.mine(DREAMState(**tensors), self.rows_per_stream) for tensors in carried]
 
     def test_progress(self) -> dict[str, Any] | None:
-        """What a test needs to go on after this batch: tensors and plain values, in dictionaries and lists. None where a
-        test starts over."""
+        """What a test needs to go on after this batch: tensors and plain values, in dictionaries and lists.
+        None where a test starts over."""
         return None
 
     def on_train_start(self) -> None:
@@ -217,9 +226,14 @@ class TaskModule(L.LightningModule, ABC):
         self.forget_states()
 
     def observe(
-        self, traces: list[DREAMTrace], states: list[DREAMState], lengths: Tensor | None = None, streams: bool = False
+        self,
+        traces: list[DREAMTrace],
+        states: list[DREAMState],
+        lengths: Tensor | None = None,
+        streams: bool = False,
     ) -> None:
-        """Leave what the layers showed in this batch, whose rows have `lengths` (N,), T if None, where callbacks find it."""
+        """Leave what the layers showed in this batch, whose rows have `lengths` (N,), T if None, where
+        callbacks find it."""
         self.steps_read = traces[0].surprise.numel() if lengths is None else lengths.sum()
         self.observed = [
             Observation(trace.surprise, trace.u_norm, state.adaptive_tau, lengths, streams)
@@ -246,16 +260,17 @@ class TaskModule(L.LightningModule, ABC):
 
     @property
     def unreached(self) -> bool:
-        """Whether some of the trainable parameters are in no loss, so that processes must not wait for their gradients."""
+        """Whether some of the trainable parameters are in no loss, so that processes must not wait for their
+        gradients."""
         return False
 
     @abstractmethod
     def losses(self, batch: Any) -> dict[str, Tensor]:
         """The terms of the training loss for a batch; ``loss`` is what is minimised.
 
-        Of several processes each sees its part of the batch. The mean of a term over the processes must be its value for
-        the whole batch, so a mean over rows is their sum divided by `ranks.mean` of their number.
-        """
+        Of several processes each sees its part of the batch. The mean of a term over the processes must be
+        its value for the whole batch, so a mean over rows is their sum divided by `ranks.mean` of their
+        number."""
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
         terms = self.losses(batch)
@@ -268,13 +283,14 @@ class TaskModule(L.LightningModule, ABC):
         return terms["loss"]
 
     def _priors(self) -> list[Tensor]:
-        """The error variances that fresh rows expect, which a batch has moved: the layers themselves never communicate."""
+        """The error variances that fresh rows expect, which a batch has moved: the layers themselves never
+        communicate."""
         return [buffer for name, buffer in self.stack.named_buffers() if name.endswith("error_var_prior")]
 
     @property
     def run_folder(self) -> Path | None:
-        """Where a test leaves its files: the folder that the Trainer was given, made if it is not there; None where it was
-        given none, or another process writes. Nobody wants them in the working directory."""
+        """Where a test leaves its files: the folder that the Trainer was given, made if it is not there; None
+        where it was given none, or another process writes. Nobody wants them in the working directory."""
         folder = Path(self.trainer.default_root_dir)
         if folder == Path.cwd() or not self.trainer.is_global_zero:
             return None
@@ -286,7 +302,8 @@ class TaskModule(L.LightningModule, ABC):
         """Write what `predict_step` gave for each batch into `folder`; the paths."""
 
     def log_results(self, results: dict[str, dict[str, float]]) -> None:
-        """Log test results, the module's own as ``test/METRIC`` and others as ``test/MODEL/METRIC``; keep the table."""
+        """Log test results, the module's own as ``test/METRIC`` and others as ``test/MODEL/METRIC``; keep the
+        table."""
         self.results = results
         own = next(iter(results), None)
         for model, metrics in results.items():
@@ -306,7 +323,11 @@ class TaskModule(L.LightningModule, ABC):
         gradient_clip_algorithm: str | None = None,
     ) -> None:
         """As the Trainer is told; a norm that is known already is not computed again."""
-        if self.gradient_norm is None or not gradient_clip_val or gradient_clip_algorithm not in (None, "norm"):
+        if (
+            self.gradient_norm is None
+            or not gradient_clip_val
+            or gradient_clip_algorithm not in (None, "norm")
+        ):
             self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
             return
         parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
@@ -332,11 +353,16 @@ class TaskModule(L.LightningModule, ABC):
 
 
 def default_arguments(cls: object) -> dict[str, Any]:
-    """The defaults of the arguments of a module, and of those that it passes on to the modules that it derives from."""
+    """The defaults of the arguments of a module, and of those that it passes on to the modules that it
+    derives from."""
     assert isinstance(cls, type)
     assert issubclass(cls, TaskModule)
     bases = cls.__mro__[cls.__mro__.index(TaskModule) :: -1]
-    return {name: parameter.default for base in bases for name, parameter in inspect.signature(base).parameters.items()}
+    return {
+        name: parameter.default
+        for base in bases
+        for name, parameter in inspect.signature(base).parameters.items()
+    }
 
 
 def finite(state: DREAMState) -> Tensor:
@@ -354,7 +380,9 @@ def require_finite(outputs: Mapping[str, Tensor | np.ndarray], place: Callable[[
     Raises:
         DREAMError: naming the outputs that are not finite, and where the first entry is that has one.
     """
-    bad = torch.stack([~torch.as_tensor(part).isfinite().flatten(1).all(1) for part in outputs.values()]).cpu()  # (., M)
+    bad = torch.stack(
+        [~torch.as_tensor(part).isfinite().flatten(1).all(1) for part in outputs.values()]
+    ).cpu()  # (., M)
     if bad.any():
         named = " and ".join(name for name, lost in zip(outputs, bad.any(1).tolist(), strict=True) if lost)
         raise DREAMError(f"not finite: {named}, first of {place(int(bad.any(0).int().argmax()))}. {DIVERGED}")

@@ -23,15 +23,16 @@ TITLES = {"dream": "DREAM", "lstm": "LSTM", "gru": "GRU", "rnn": "RNN", "linear"
 
 
 class BaselineCore(nn.Module, ABC):
-    """A frozen memory with DREAM's interface: it predicts its next input by a linear map and measures its own error.
+    """A frozen memory with DREAM's interface: it predicts its next input by a linear map and measures its own
+    error.
 
-    ``forecast_t = output_t R + r``,  ``prediction_t = forecast_(t-1)``; deviation and surprise are lines 3 to 5 and 10 of
-    `dream.functional.dream_step` on that error, with the knobs of `config`, so that they mean the same as DREAM's. There
-    are no fast weights: ``u_norm`` is 0 and plasticity changes nothing.
+    ``forecast_t = output_t R + r``, ``prediction_t = forecast_(t-1)``; deviation and surprise are lines 3 to
+    5 and 10 of `dream.functional.dream_step` on that error, with the knobs of `config`, so that they mean the
+    same as DREAM's. There are no fast weights: ``u_norm`` is 0 and plasticity changes nothing.
 
-    The state is a `DREAMState` whose `h` (N, M) holds the memory and whose U has rank 0, so that whatever carries,
-    resets, saves and selects rows of DREAM's states does the same here. Time between steps, where given, is one more
-    input: its logarithm.
+    The state is a `DREAMState` whose `h` (N, M) holds the memory and whose U has rank 0, so that whatever
+    carries, resets, saves and selects rows of DREAM's states does the same here. Time between steps, where
+    given, is one more input: its logarithm.
 
     Args:
         config: I (`input_dim`) and the knobs of the gate.
@@ -54,7 +55,8 @@ class BaselineCore(nn.Module, ABC):
 
     @abstractmethod
     def remember(self, x: Tensor, memory: Tensor, lengths: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Output (N, T, W) and memory (N, M) after the last valid step; `x` (N, T, I + 1) with the time as last input."""
+        """Output (N, T, W) and memory (N, M) after the last valid step; `x` (N, T, I + 1) with the time as
+        last input."""
 
     @abstractmethod
     def recall(self, memory: Tensor) -> Tensor:
@@ -75,7 +77,8 @@ class BaselineCore(nn.Module, ABC):
         before = self.init_state(rows)[0] if state is None else state[0]
         if before.h.shape != (rows, self.memory):
             raise StateError(
-                f"`state.h` must be {(rows, self.memory)}, the memory of this core; got {tuple(before.h.shape)}. "
+                f"`state.h` must be {(rows, self.memory)}, the memory of this core; got "
+                f"{tuple(before.h.shape)}. "
                 f"Make a fresh one with init_state({rows})."
             )
         valid = x.new_ones((rows, steps), dtype=torch.bool)
@@ -108,12 +111,15 @@ class BaselineCore(nn.Module, ABC):
             r, S = functional.gauge(e, mean, var, threshold, prior, self.config)
             new = functional.habituate(e, r, S, mean, var, threshold, avg_surprise, self.config)
             statistics = tuple(  # type: ignore[assignment] # as many as before
-                torch.where(mask.view(-1, *[1] * (a.dim() - 1)), a, b) for a, b in zip(new, statistics, strict=True)
+                torch.where(mask.view(-1, *[1] * (a.dim() - 1)), a, b)
+                for a, b in zip(new, statistics, strict=True)
             )
             deviations.append(r * mask)
             surprises.append(S * mask)
         mean, var, threshold, avg_surprise = statistics
-        after = replace(state, error_mean=mean, error_var=var, adaptive_tau=threshold, avg_surprise=avg_surprise)
+        after = replace(
+            state, error_mean=mean, error_var=var, adaptive_tau=threshold, avg_surprise=avg_surprise
+        )
         return torch.stack(deviations, 1), torch.stack(surprises, 1), after
 
     @torch.no_grad()
@@ -131,7 +137,9 @@ class BaselineCore(nn.Module, ABC):
         prior = self.error_var_prior.to(device=device, dtype=dtype)
         fresh = DREAMState.fresh(self.config, batch_size, prior)
         nothing = prior.new_zeros((batch_size, self.memory))
-        return [replace(fresh, h=nothing, U=nothing[..., None][..., :0], U_target=nothing[..., None][..., :0])]
+        return [
+            replace(fresh, h=nothing, U=nothing[..., None][..., :0], U_target=nothing[..., None][..., :0])
+        ]
 
     def predict_next(self, state: Sequence[DREAMState]) -> Tensor:
         """The data expected next, (N, I)."""
@@ -151,7 +159,14 @@ class BaselineCore(nn.Module, ABC):
 class RecurrentCore(BaselineCore):
     """`nn.LSTM`, `nn.GRU` or `nn.RNN`, as many layers as asked for, all of one width."""
 
-    def __init__(self, kind: Literal["lstm", "gru", "rnn"], config: DREAMConfig, width: int, layers: int, dropout: float):
+    def __init__(
+        self,
+        kind: Literal["lstm", "gru", "rnn"],
+        config: DREAMConfig,
+        width: int,
+        layers: int,
+        dropout: float,
+    ):
         self.parts = 2 if kind == "lstm" else 1  # of the memory: h, and the LSTM's c
         super().__init__(config, width, self.parts * layers * width)
         cell = {"lstm": nn.LSTM, "gru": nn.GRU, "rnn": nn.RNN}[kind]
@@ -176,11 +191,12 @@ class RecurrentCore(BaselineCore):
 
 
 class LinearCore(BaselineCore):
-    """The last K rows as they are: with a linear head, a linear (vector) autoregression, as in the DLinear family.
+    """The last K rows as they are: with a linear head, a linear (vector) autoregression, as in the DLinear
+    family.
 
-    K is the number of rows whose values are about as many as DREAM's units, ``max(1, W // I)``. It has no weights but its
-    readout's. Source: Zeng et al., Are transformers effective for time series forecasting?, 2023.
-    """
+    K is the number of rows whose values are about as many as DREAM's units, ``max(1, W // I)``. It has no
+    weights but its readout's. Source: Zeng et al., Are transformers effective for time series forecasting?,
+    2023."""
 
     def __init__(self, config: DREAMConfig, width: int) -> None:
         self.rows = max(1, round(width / config.input_dim))
@@ -215,7 +231,8 @@ def build_core(
     dropout: float = 0.0,
     backend: str = "auto",
 ) -> DREAMStack | BaselineCore:
-    """The core called `core`; a recurrent rival is as wide as makes its trainable parameters match those of DREAM.
+    """The core called `core`; a recurrent rival is as wide as makes its trainable parameters match those of
+    DREAM.
 
     Args:
         core: `dream`, `lstm`, `gru`, `rnn`, or `linear`, which holds the last rows as they are.
@@ -230,7 +247,8 @@ def build_core(
     names = get_args(CoreName)
     if core not in names:
         raise ConfigError(
-            f"`core` must be {', '.join(names[:-1])} or {names[-1]}; got {core!r}. {nearest(core, names)}", key="core"
+            f"`core` must be {', '.join(names[:-1])} or {names[-1]}; got {core!r}. {nearest(core, names)}",
+            key="core",
         )
     widths = [config.hidden_dim] if hidden_dims is None else list(hidden_dims)
     knobs = asdict(config)

@@ -27,19 +27,22 @@ def seasonal_naive(past: Tensor, horizon: int, season: int) -> Tensor:
     length = past.shape[1]
     if length < season:
         raise ConfigError(
-            f"`season` must not be longer than the look-back of {length} rows; got {season}. Raise `look_back`.",
+            f"`season` must not be longer than the look-back of {length} rows; got {season}. Raise "
+            "`look_back`.",
             key="season",
         )
     rows = length - season + torch.arange(horizon, device=past.device) % season
     return past[:, rows]
 
 
-def error_quantiles(forecast: Callable[[Tensor], Tensor], past: Tensor, future: Tensor, levels: Sequence[float]) -> Tensor:
-    """Quantiles (H, C, Q) of ``future - forecast(past)`` at each row ahead, over windows of the training part.
+def error_quantiles(
+    forecast: Callable[[Tensor], Tensor], past: Tensor, future: Tensor, levels: Sequence[float]
+) -> Tensor:
+    """Quantiles (H, C, Q) of ``future - forecast(past)`` at each row ahead, over windows of the training
+    part.
 
-    Added to a point forecast they make it a quantile forecast. NaN in `future` (N, H, C) is left out; where nothing is known
-    of a row ahead the quantiles are 0.
-    """
+    Added to a point forecast they make it a quantile forecast. NaN in `future` (N, H, C) is left out; where
+    nothing is known of a row ahead the quantiles are 0."""
     errors = future - forecast(past)
     found = torch.nanquantile(errors, errors.new_tensor(levels), dim=0)
     return found.nan_to_num(0.0).movedim(0, -1)
@@ -51,14 +54,16 @@ def previous_label(labels: Tensor, delay: int = 0) -> Tensor:
 
 
 def majority_class(labels: Tensor, classes: int, delay: int = 0) -> Tensor:
-    """For each of `labels` (T,) the most frequent one of those known before it, (T,); the lowest of those that tie."""
+    """For each of `labels` (T,) the most frequent one of those known before it, (T,); the lowest of those
+    that tie."""
     counts = torch.nn.functional.one_hot(labels, classes).cumsum(0)
     known = torch.cat([counts.new_zeros(delay + 1, classes), counts])[: len(labels)]
     return known.argmax(1)
 
 
 def nearest_mean(known: Tensor, labels: Tensor, asked: Tensor) -> Tensor:
-    """For each of `asked` (N, D) the class whose mean is nearest, in units of the deviation within classes, (N,).
+    """For each of `asked` (N, D) the class whose mean is nearest, in units of the deviation within classes,
+    (N,).
 
     A class without an example is never the nearest.
 

@@ -1,10 +1,10 @@
 """The processes of a run, its ranks: how many there are, what they tell each other, and which rows are whose.
 
-The rows of a global batch, or the streams that a run carries, are dealt out like cards: of W ranks, rank r has those
-numbered r, r + W, r + 2 W, ... Without other processes every function here is the identity.
+The rows of a global batch, or the streams that a run carries, are dealt out like cards: of W ranks, rank r
+has those numbered r, r + W, r + 2 W, ... Without other processes every function here is the identity.
 
-Shapes: M rows of all ranks together, G rows that belong together and so to one rank, such as the channels of a stream.
-"""
+Shapes: M rows of all ranks together, G rows that belong together and so to one rank, such as the channels of
+a stream."""
 
 from __future__ import annotations
 
@@ -41,7 +41,8 @@ def gather(value: Item) -> list[Item]:
 
 
 def anywhere(flag: bool, device: torch.device | str = "cpu") -> bool:
-    """Whether `flag` is set in any of the ranks: what all of them must do at the same step, such as stop, is asked so.
+    """Whether `flag` is set in any of the ranks: what all of them must do at the same step, such as stop, is
+    asked so.
 
     `device` is that of the model, since NCCL speaks between GPUs only.
     """
@@ -55,9 +56,9 @@ def anywhere(flag: bool, device: torch.device | str = "cpu") -> bool:
 def mean(values: Tensor) -> Tensor:
     """The mean of `values` over the ranks, in floating point and without a gradient.
 
-    DDP averages gradients. So a loss that is the mean over M rows, of which this rank has some, is the sum over its rows
-    divided by ``mean(their number)``: the average over ranks is then the sum over all rows divided by M.
-    """
+    DDP averages gradients. So a loss that is the mean over M rows, of which this rank has some, is the sum
+    over its rows divided by ``mean(their number)``: the average over ranks is then the sum over all rows
+    divided by M."""
     dtype = torch.promote_types(values.dtype, torch.promote_types(torch.float32, torch.get_default_dtype()))
     together = values.detach().to(dtype, copy=True)
     if world_size() > 1:
@@ -84,13 +85,15 @@ def mean_over_ranks_(tensors: Sequence[Tensor], weight: float | Tensor = 1.0) ->
 
 
 def dealt(rows: int, world: int, group: int = 1) -> Tensor:
-    """(rows,) the global numbers of the rows of rank 0, then those of rank 1, and so on, dealt out in groups of `group`."""
+    """(rows,) the global numbers of the rows of rank 0, then those of rank 1, and so on, dealt out in groups
+    of `group`."""
     groups = torch.arange(rows).view(-1, group)
     return torch.cat([groups[first::world].flatten() for first in range(world)])
 
 
 def whole(own: Rows, group: int = 1) -> Rows:
-    """The rows (M, ...) of all ranks in their global order, on the CPU, of which `own` are this rank's; on every rank.
+    """The rows (M, ...) of all ranks in their global order, on the CPU, of which `own` are this rank's; on
+    every rank.
 
     What a checkpoint holds, so that any number of ranks can go on from it: see `mine`.
 

@@ -18,7 +18,9 @@ def free(name: str, taken: Collection[str]) -> str:
     return name
 
 
-def forecast_table(values: np.ndarray, times: np.ndarray, names: Sequence[str], levels: Sequence[float]) -> pd.DataFrame:
+def forecast_table(
+    values: np.ndarray, times: np.ndarray, names: Sequence[str], levels: Sequence[float]
+) -> pd.DataFrame:
     """A row for each row ahead: its time, and a column for each target.
 
     Args:

@@ -1,5 +1,5 @@
-"""How long something still takes: a bar with the time left on a terminal; elsewhere, where a bar would be noise, a line now
-and then."""
+"""How long something still takes: a bar with the time left on a terminal; elsewhere, where a bar would be
+noise, a line now and then."""
 
 from __future__ import annotations
 
@@ -16,7 +16,8 @@ QUIET = 10.0
 
 
 class Lines:
-    """Says on stderr, at most every `QUIET` seconds, how far something is and about how long it still takes."""
+    """Says on stderr, at most every `QUIET` seconds, how far something is and about how long it still
+    takes."""
 
     def __init__(self) -> None:
         self.begin()
@@ -37,7 +38,8 @@ class Lines:
 
 @contextmanager
 def waiting(what: str) -> Iterator[Callable[[float], None]]:
-    """While the block runs, shows how far `what` is; the block calls what it gets with the share that is done."""
+    """While the block runs, shows how far `what` is; the block calls what it gets with the share that is
+    done."""
     lines, console = Lines(), Console(stderr=True)
     columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console, disable=not console.is_terminal) as bar:

@@ -18,8 +18,8 @@ os.environ["OMP_NUM_THREADS"] = "1"
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Skip what this machine cannot run, and say why; begin with what runs commands, so that no worker is left with it alone
-    at the end."""
+    """Skip what this machine cannot run, and say why; begin with what runs commands, so that no worker is
+    left with it alone at the end."""
     items.sort(key=lambda item: item.path.parent.name not in ("experiments", "invocation", "soak", "tests"))
     folder = os.environ.get("DREAM_DATA")
     skips = {}

@@ -1,10 +1,10 @@
-"""README.md and every page of docs/ do what they say: every block of code runs, in one folder for each page, from top to
-bottom, as a reader types it.
+"""README.md and every page of docs/ do what they say: every block of code runs, in one folder for each page,
+from top to bottom, as a reader types it.
 
-What takes minutes is cut short and otherwise the same: a comparison takes one model and seed, a fit takes two steps, and
-where no later command needs its run, or it is of a public data set, it is a check. What starts two processes is run as one:
-test_ranks.py has the others. Blocks of `sh` are for machines that a test has not got: their syntax is checked.
-"""
+What takes minutes is cut short and otherwise the same: a comparison takes one model and seed, a fit takes two
+steps, and where no later command needs its run, or it is of a public data set, it is a check. What starts two
+processes is run as one: test_ranks.py has the others. Blocks of `sh` are for machines that a test has not
+got: their syntax is checked."""
 
 from __future__ import annotations
 
@@ -27,7 +27,10 @@ from tests.experiments.support import forked, in_fork
 from tests.experiments.test_shipped import PUBLIC, write_recordings
 
 ROOT = Path(__file__).parents[1]
-PAGES = {path.stem: path.read_text(encoding="utf-8") for path in [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]}
+PAGES = {
+    path.stem: path.read_text(encoding="utf-8")
+    for path in [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+}
 BLOCK = re.compile(r"^```(\S*)[^\n]*\n(.*?)^```", flags=re.DOTALL | re.MULTILINE)
 LANGUAGES = {"bash", "python", "sh", "text", "yaml", "{eval-rst}", "{include}", "{toctree}"}
 DONE: set[str] = set()
@@ -48,7 +51,9 @@ SMALL = {
 
 def commands(page: str) -> list[list[str]]:
     """The words of every command in the bash blocks of a page."""
-    text = "\n".join(body for language, body in BLOCK.findall(PAGES[page]) if language == "bash").replace("\\\n", " ")
+    text = "\n".join(body for language, body in BLOCK.findall(PAGES[page]) if language == "bash").replace(
+        "\\\n", " "
+    )
     return [words for line in text.splitlines() if (words := shlex.split(line, comments=True))]
 
 
@@ -95,7 +100,9 @@ def folder(tmp_path: Path) -> Path:
     """The files that the pages speak of."""
     hours = pd.date_range("2024-01-01", periods=900, freq="h")
     day = np.sin(np.arange(900) * 2 * np.pi / 24)
-    table = pd.DataFrame({"time": hours, "load": 10 + day, "wind": 5 - day, "price": 40 + 3 * day, "temperature": 20 - day})
+    table = pd.DataFrame(
+        {"time": hours, "load": 10 + day, "wind": 5 - day, "price": 40 + 3 * day, "temperature": 20 - day}
+    )
     table.to_csv(tmp_path / "load.csv", index=False)
     for name in ("sensors.csv", "other.csv", "huge.csv"):
         table.to_csv(tmp_path / name, index=False)
@@ -108,8 +115,12 @@ def folder(tmp_path: Path) -> Path:
 @pytest.mark.parametrize("page", PAGES)
 def test_every_block_runs(page: str, folder: Path) -> None:
     fences = [line for line in PAGES[page].splitlines() if line.lstrip(" >-*").startswith(("```", "~~~"))]
-    assert len(fences) == 2 * len(BLOCK.findall(PAGES[page])), "a block that is indented, or not closed, would not be run"
-    assert not re.search(r"^ {4,}(dream|python) ", BLOCK.sub("", PAGES[page]), flags=re.MULTILINE), "nor would this"
+    assert len(fences) == 2 * len(BLOCK.findall(PAGES[page])), (
+        "a block that is indented, or not closed, would not be run"
+    )
+    assert not re.search(r"^ {4,}(dream|python) ", BLOCK.sub("", PAGES[page]), flags=re.MULTILINE), (
+        "nor would this"
+    )
     for words in commands(page):
         assert words[0] == "dream", words
         if not is_public(words) and not is_shipped(words) and shlex.join(words) not in DONE:

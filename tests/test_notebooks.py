@@ -1,4 +1,5 @@
-"""Every notebook of docs/notebooks runs from top to bottom, and comes to what it says; what is committed is clean."""
+"""Every notebook of docs/notebooks runs from top to bottom, and comes to what it says; what is committed is
+clean."""
 
 from __future__ import annotations
 
@@ -30,7 +31,8 @@ HOLDS: dict[str, Callable[[Results], bool]] = {
     "forecasting": lower("mse", "repeat-last", "seasonal-naive"),
     "anomaly": higher("roc_auc", "repeat-last", "windowed Gaussian"),
     "online": lambda results: (
-        results["DREAM, fast weights + head"]["mse"] < min(results[name]["mse"] for name in ("DREAM, frozen", "repeat-last"))
+        results["DREAM, fast weights + head"]["mse"]
+        < min(results[name]["mse"] for name in ("DREAM, frozen", "repeat-last"))
     ),
     "language": lower("nats", "DREAM, plasticity off", "unigram", "bigram"),
     "speech": higher("accuracy", "nearest mean"),
@@ -42,7 +44,9 @@ HOLDS: dict[str, Callable[[Results], bool]] = {
 def kernel(tmp_path_factory: pytest.TempPathFactory) -> Iterator[NotebookClient]:
     """One for all notebooks, in an empty folder: to import everything takes longer than most of them."""
     home = tmp_path_factory.mktemp("notebooks")
-    client = NotebookClient(nbformat.v4.new_notebook(), kernel_name="python3", resources={"metadata": {"path": str(home)}})
+    client = NotebookClient(
+        nbformat.v4.new_notebook(), kernel_name="python3", resources={"metadata": {"path": str(home)}}
+    )
     client.timeout = 200
     with client.setup_kernel():
         yield client

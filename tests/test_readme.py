@@ -17,9 +17,13 @@ def test_every_figure_is_filled_in() -> None:
 def test_a_user_without_the_shared_data_gets_the_exact_versions(tmp_path: Path) -> None:
     """`make` hands the constraints to pip whether the data are there or not."""
     makefile = Path(__file__).parents[1] / "Makefile"
-    environment = {name: value for name, value in os.environ.items() if name not in ("DREAM_DATA", "PIP_CONSTRAINT")}
+    environment = {
+        name: value for name, value in os.environ.items() if name not in ("DREAM_DATA", "PIP_CONSTRAINT")
+    }
     command = ["make", "--no-print-directory", "-f", str(makefile), "--eval=show: ; @env", "show"]
-    shown = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=True).stdout
+    shown = subprocess.run(
+        command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=True
+    ).stdout
     assert f"PIP_CONSTRAINT={tmp_path}/constraints.txt\n" in shown
     assert "DREAM_DATA" not in shown
 

@@ -34,7 +34,8 @@ def name(level: str) -> str:
 
 
 def compiler() -> list[str] | None:
-    """The command of the C++ compiler: the variable CXX, or the first of c++, g++ and clang++ on the path; None without."""
+    """The command of the C++ compiler: the variable CXX, or the first of c++, g++ and clang++ on the path;
+    None without."""
     named = shlex.split(os.environ.get("CXX", ""))
     if named:
         return named if shutil.which(named[0]) else None
@@ -43,14 +44,18 @@ def compiler() -> list[str] | None:
 
 
 def build(level: str, folder: Path) -> Path:
-    """Compile for one of `LEVELS` into `folder`, which must exist; an unfinished file never has the library's name.
+    """Compile for one of `LEVELS` into `folder`, which must exist; an unfinished file never has the library's
+    name.
 
     Raises:
-        OSError: there is no compiler, the folder cannot be written, or compilation failed; the message says which.
+        OSError: there is no compiler, the folder cannot be written, or compilation failed; the message says
+            which.
     """
     found = compiler()
     if found is None:
-        raise OSError(f"there is no C++ compiler ({os.environ.get('CXX', 'c++, g++ or clang++')}) to build it with")
+        raise OSError(
+            f"there is no C++ compiler ({os.environ.get('CXX', 'c++, g++ or clang++')}) to build it with"
+        )
     path = folder / name(level)
     with tempfile.TemporaryDirectory(dir=folder) as scratch:
         unfinished = Path(scratch, path.name)
@@ -60,7 +65,11 @@ def build(level: str, folder: Path) -> Path:
         except subprocess.TimeoutExpired:
             raise OSError(f"{found[0]} did not finish within {SECONDS} s") from None
         except subprocess.CalledProcessError as error:
-            lines = [line for line in error.stderr.splitlines() if "error" in line] or error.stderr.splitlines()
-            raise OSError(f"{found[0]} failed: {lines[0].strip() if lines else f'exit code {error.returncode}'}") from None
+            lines = [
+                line for line in error.stderr.splitlines() if "error" in line
+            ] or error.stderr.splitlines()
+            raise OSError(
+                f"{found[0]} failed: {lines[0].strip() if lines else f'exit code {error.returncode}'}"
+            ) from None
         unfinished.replace(path)
     return path

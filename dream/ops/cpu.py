@@ -1,11 +1,12 @@
 """The fused scan for tensors on the CPU: one compiled call for all steps, forward, and one backward.
 
-`scan` is what the registry calls, `step` what a cell calls for one row and one step without gradients. In between, the
-custom operators `dream::scan` and `dream::scan_backward` hold what autograd and torch.compile must know; the equations
-are in kernel/forward.h, their adjoints in kernel/backward.h, what both do to U in kernel/fast_weights.h.
+`scan` is what the registry calls, `step` what a cell calls for one row and one step without gradients. In
+between, the custom operators `dream::scan` and `dream::scan_backward` hold what autograd and torch.compile
+must know; the equations are in kernel/forward.h, their adjoints in kernel/backward.h, what both do to U in
+kernel/fast_weights.h.
 
-Shapes: N rows of the batch, T steps, I `input_dim`, H `hidden_dim`, R `rank`. Results are time-major, (T, N, ...).
-"""
+Shapes: N rows of the batch, T steps, I `input_dim`, H `hidden_dim`, R `rank`. Results are time-major, (T, N,
+...)."""
 
 from __future__ import annotations
 
@@ -32,7 +33,13 @@ DTYPES = (torch.float32, torch.float64)
 INPUTS = ("x", "timespans", "lengths", *DREAMParams._fields, *native.STATE)
 TRACE = ("error", "surprise", "deviation", "u_norm", "prediction")
 OUTPUTS = ("output", *TRACE, *native.NEW_STATE, "kept")
-DIFFERENTIABLE = {"output": "d_output", "prediction": "d_prediction", "error": "d_error", "h_": "d_h", "U_": "d_U"}
+DIFFERENTIABLE = {
+    "output": "d_output",
+    "prediction": "d_prediction",
+    "error": "d_error",
+    "h_": "d_h",
+    "U_": "d_U",
+}
 LEARNED = ("C", "c", "W", "B", "b", "A", "G_x", "G_h", "V", "eta", "tonic", "tau", "surprise_scale")
 SAVED = ("x", "timespans", "lengths", *LEARNED, "h", "output", "error", "surprise", "U_", "U_target_", "kept")
 GRADIENTS = ("x", "timespans", *LEARNED, "h", "U")  # of these
@@ -81,8 +88,20 @@ class _Sizes:
         """The kernel's arguments; `arrays` must outlive the call."""
         x, spans, kept = arrays["x"], arrays["timespans"], arrays["kept"]
         assert x is not None
-        strides = (x.stride(0), x.stride(1), *((0, 0) if spans is None else (spans.stride(0), spans.stride(1))))
-        sizes = (self.rows, self.steps, self.inputs, self.hidden, self.rank, self.every, torch.get_num_threads())
+        strides = (
+            x.stride(0),
+            x.stride(1),
+            *((0, 0) if spans is None else (spans.stride(0), spans.stride(1))),
+        )
+        sizes = (
+            self.rows,
+            self.steps,
+            self.inputs,
+            self.hidden,
+            self.rank,
+            self.every,
+            torch.get_num_threads(),
+        )
         scan = native.Scan(*sizes, *self.flags, True, False, *strides, *knobs)
         for name, array in arrays.items():
             if array is not None and array.numel() and name != "kept":
@@ -103,7 +122,10 @@ def _kernel() -> native.Kernel:
 
 def _arrays(names: Sequence[str], tensors: Sequence[Tensor | None]) -> dict[str, Tensor | None]:
     """The tensors by name, as the kernel reads them."""
-    arrays = {name: None if tensor is None else tensor.contiguous() for name, tensor in zip(names, tensors, strict=True)}
+    arrays = {
+        name: None if tensor is None else tensor.contiguous()
+        for name, tensor in zip(names, tensors, strict=True)
+    }
     x = tensors[0]
     if x is not None and x.stride(2) == 1:
         arrays["x"] = x
@@ -129,7 +151,9 @@ def _scan_fake(*arguments: Any) -> tuple[Tensor, ...]:
 def _gradient_shapes(arrays: Mapping[str, Any], wanted: Sequence[bool]) -> dict[str, tuple[int, ...]]:
     """The shape of what a gradient is of; empty where it is not wanted."""
     shapes = {
-        name: tuple(arrays[name].shape) for name, wants in zip(GRADIENTS, wanted, strict=True) if wants and name != "U"
+        name: tuple(arrays[name].shape)
+        for name, wants in zip(GRADIENTS, wanted, strict=True)
+        if wants and name != "U"
     }
     U = (*arrays["h"].shape, arrays["V"].shape[1])
     return dict.fromkeys(GRADIENTS, (0,)) | shapes | ({"U": U} if wanted[-1] else {})
@@ -172,14 +196,18 @@ def _differentiate(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, 
         wanted = [needs[name] and not unused.get(name, False) for name in GRADIENTS]
         parts = (*ctx.saved_tensors, *(outer[name] for name in DIFFERENTIABLE))
         results = _backward(*parts, ctx.knobs, ctx.flags, wanted)
-        given = {name: result for name, result, wants in zip(GRADIENTS, results, wanted, strict=True) if wants}
+        given = {
+            name: result for name, result, wants in zip(GRADIENTS, results, wanted, strict=True) if wants
+        }
         if needs["U"] and not plastic:
             given["U"] = outer["U_"]  # carried as it is
     return *(given.get(name) for name in INPUTS), None, None
 
 
 def _refuse_second_derivatives(*_: Any) -> None:
-    raise ConfigError("`backend`='cpu' has no second derivatives. Use backend='reference' for them.", key="backend")
+    raise ConfigError(
+        "`backend`='cpu' has no second derivatives. Use backend='reference' for them.", key="backend"
+    )
 
 
 _forward = torch.library.custom_op("dream::scan", _scan, mutates_args=(), schema=_schema(INPUTS, OUTPUTS))
@@ -199,7 +227,13 @@ def _knobs(config: DREAMConfig) -> list[float]:
     """In the order of `native.NUMBERS`."""
     c = config
     return [
-        *(c.entropy_influence, c.surprise_temperature, c.error_smoothing, c.surprise_smoothing, c.base_threshold),
+        *(
+            c.entropy_influence,
+            c.surprise_temperature,
+            c.error_smoothing,
+            c.surprise_smoothing,
+            c.base_threshold,
+        ),
         *(c.kappa, c.target_norm, c.sleep_rate, c.min_surprise_for_sleep, c.forgetting_rate, c.time_step),
     ]
 
@@ -240,10 +274,15 @@ def scan(
     keeps = torch.is_grad_enabled() and any(tensor is not None and tensor.requires_grad for tensor in inputs)
     plastic = config.base_plasticity > 0
     with torch.autocast("cpu", enabled=False):
-        results = _forward(*inputs, _knobs(config), [plastic, plastic and plasticity, config.ltc_enabled, keeps])
+        results = _forward(
+            *inputs, _knobs(config), [plastic, plastic and plasticity, config.ltc_enabled, keeps]
+        )
         output, error, surprise, deviation, u_norm, expected, *new, _ = results
     expected = expected.transpose(0, 1)
-    prediction, forecast = expected[:, :-1], expected[:, 1:].clone()  # which may be changed without changing each other
+    prediction, forecast = (
+        expected[:, :-1],
+        expected[:, 1:].clone(),
+    )  # which may be changed without changing each other
     if valid is not None:  # where a row has ended stands its forecast
         prediction = torch.where(valid.unsqueeze(-1), prediction, 0.0)
     trace = DREAMTrace(prediction, forecast, error.transpose(0, 1), surprise.mT, deviation.mT, u_norm.mT)
@@ -256,14 +295,20 @@ class _Prepared(NamedTuple):
     pointers: list[int | None]
     settings: tuple[DREAMConfig, bool, torch.dtype]
     scan: native.Scan
-    learned: list[Tensor | None]  # copies of what was not contiguous; else the parameters, which may change in place
+    learned: list[
+        Tensor | None
+    ]  # copies of what was not contiguous; else the parameters, which may change in place
 
 
 _prepared: WeakKeyDictionary[Any, _Prepared] = WeakKeyDictionary()
 
 
 def _prepare(
-    learned: Sequence[Tensor | None], pointers: list[int | None], config: DREAMConfig, plasticity: bool, x: Tensor
+    learned: Sequence[Tensor | None],
+    pointers: list[int | None],
+    config: DREAMConfig,
+    plasticity: bool,
+    x: Tensor,
 ) -> _Prepared:
     checks.parameters(learned, config, x)
     plastic = config.base_plasticity > 0
@@ -284,15 +329,17 @@ def step(
     plasticity: bool,
     owner: object,
 ) -> DREAMState:
-    """One step of one row without gradients: the kernel alone, with nothing of autograd or its dispatch around it.
+    """One step of one row without gradients: the kernel alone, with nothing of autograd or its dispatch
+    around it.
 
     Args:
         x: (1, I).
         state: one row.
-        learned: the parameters in the order of `DREAMParams`, but eta, tau and surprise scale as logarithms and tonic as a
-            logit; None for a surprise scale of 0.
+        learned: the parameters in the order of `DREAMParams`, but eta, tau and surprise scale as logarithms
+            and tonic as a logit; None for a surprise scale of 0.
         config, timespans, plasticity: see `scan`.
-        owner: whose parameters they are; what does not change from one step of an owner to the next is prepared once.
+        owner: whose parameters they are; what does not change from one step of an owner to the next is
+            prepared once.
 
     Returns:
         The state after the step.
@@ -309,7 +356,9 @@ def step(
     old = [part.contiguous() for part in state]
     new = [torch.empty_like(part) for part in old]
     inputs, hidden, item = config.input_dim, config.hidden_dim, x.element_size()
-    unread = torch.empty(hidden + 2 * inputs + 3, dtype=x.dtype)  # output, which is h, and what a trace would hold
+    unread = torch.empty(
+        hidden + 2 * inputs + 3, dtype=x.dtype
+    )  # output, which is h, and what a trace would hold
     scan.output = at = unread.data_ptr()
     scan.error = at = at + hidden * item
     scan.surprise = at = at + inputs * item

@@ -1,4 +1,5 @@
-"""The compiled kernel: brought by a wheel, taken from the cache, or built into it at first use; called through ctypes.
+"""The compiled kernel: brought by a wheel, taken from the cache, or built into it at first use; called
+through ctypes.
 
 ``python -m dream.ops`` says where it is, or why there is none.
 """
@@ -23,17 +24,73 @@ log = logging.getLogger(__name__)
 STATE = ("h", "U", "U_target", "adaptive_tau", "error_mean", "error_var", "avg_surprise")
 NEW_STATE = tuple(f"{name}_" for name in STATE)
 INTEGERS = (
-    *("rows", "steps", "inputs", "hidden", "rank", "every", "threads", "plastic", "learns", "liquid", "forecasts", "raw"),
+    *(
+        "rows",
+        "steps",
+        "inputs",
+        "hidden",
+        "rank",
+        "every",
+        "threads",
+        "plastic",
+        "learns",
+        "liquid",
+        "forecasts",
+        "raw",
+    ),
     *("x_row", "x_step", "span_row", "span_step"),
 )
-NUMBERS = (*("influence", "temperature", "beta", "beta_s", "base", "kappa", "target", "zeta", "awake", "rate", "time_step"),)
+NUMBERS = (
+    *(
+        "influence",
+        "temperature",
+        "beta",
+        "beta_s",
+        "base",
+        "kappa",
+        "target",
+        "zeta",
+        "awake",
+        "rate",
+        "time_step",
+    ),
+)
 POINTERS = (
-    *("C", "c", "W", "B", "b", "A", "G_x", "G_h", "V", "eta", "tonic", "tau", "surprise_scale", "error_var_prior"),
+    *(
+        "C",
+        "c",
+        "W",
+        "B",
+        "b",
+        "A",
+        "G_x",
+        "G_h",
+        "V",
+        "eta",
+        "tonic",
+        "tau",
+        "surprise_scale",
+        "error_var_prior",
+    ),
     *("x", "timespans", "lengths", *STATE),
     *("output", "error", "surprise", "deviation", "u_norm", "prediction", *NEW_STATE),
     *("gates", "slope", "read", "filtered", "norm", "asleep", "U_kept", "U_target_kept"),
     *("d_output", "d_prediction", "d_error", "d_h", "d_U", "d_x", "d_timespans"),
-    *("d_C", "d_c", "d_W", "d_B", "d_b", "d_A", "d_G_x", "d_G_h", "d_V", "d_eta", "d_tonic", "d_tau", "d_surprise_scale"),
+    *(
+        "d_C",
+        "d_c",
+        "d_W",
+        "d_B",
+        "d_b",
+        "d_A",
+        "d_G_x",
+        "d_G_h",
+        "d_V",
+        "d_eta",
+        "d_tonic",
+        "d_tau",
+        "d_surprise_scale",
+    ),
     *("d_h0", "d_U0"),
 )
 
@@ -52,7 +109,8 @@ _forked = False
 
 
 def _after_fork() -> None:
-    """In a forked child torch's threads are gone and its parallel operators hang, where they had run before the fork."""
+    """In a forked child torch's threads are gone and its parallel operators hang, where they had run before
+    the fork."""
     global _forked
     _forked = True
     torch.set_num_threads(1)
@@ -71,11 +129,20 @@ class Kernel:
         self._library.dream_size.restype = ctypes.c_int64
         if self._library.dream_size() != ctypes.sizeof(Scan):
             raise OSError(f"{path} is of another version")
-        self._forward = {torch.float32: self._library.dream_forward_f32, torch.float64: self._library.dream_forward_f64}
-        self._backward = {torch.float32: self._library.dream_backward_f32, torch.float64: self._library.dream_backward_f64}
-        self._apply = {torch.float32: self._library.dream_apply_f32, torch.float64: self._library.dream_apply_f64}
-        # torch's own pool of threads, where it has one by this name: a second pool would wait for the idle threads of the
-        # first, which spin.
+        self._forward = {
+            torch.float32: self._library.dream_forward_f32,
+            torch.float64: self._library.dream_forward_f64,
+        }
+        self._backward = {
+            torch.float32: self._library.dream_backward_f32,
+            torch.float64: self._library.dream_backward_f64,
+        }
+        self._apply = {
+            torch.float32: self._library.dream_apply_f32,
+            torch.float64: self._library.dream_apply_f64,
+        }
+        # torch's own pool of threads, where it has one by this name: a second pool would wait for the idle
+        # threads of the first, which spin.
         try:
             torch_itself = ctypes.CDLL(str(Path(torch.__file__).parent / "lib" / "libtorch_cpu.so"))
             self._team: ctypes.c_void_p | None = ctypes.cast(torch_itself.GOMP_parallel, ctypes.c_void_p)
@@ -99,7 +166,8 @@ class Kernel:
             raise MemoryError("The CPU kernel found no memory for its working copies. Use smaller batches.")
 
     def apply(self, function: str, x: torch.Tensor) -> torch.Tensor:
-        """``"tanh"``, ``"sigmoid"``, ``"log"`` or ``"exp"`` of the numbers in `x`, as the kernel computes it."""
+        """``"tanh"``, ``"sigmoid"``, ``"log"`` or ``"exp"`` of the numbers in `x`, as the kernel computes
+        it."""
         x = x.contiguous()
         y = torch.empty_like(x)
         which = ("tanh", "sigmoid", "log", "exp").index(function)
@@ -109,7 +177,8 @@ class Kernel:
 
 
 def _folders() -> list[Path]:
-    """Where a built library may be kept: the user's cache, and a temporary folder that only this user can write."""
+    """Where a built library may be kept: the user's cache, and a temporary folder that only this user can
+    write."""
     folders = []
     try:
         cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "dream" / "kernel"
@@ -137,7 +206,9 @@ def _find() -> Kernel:
     """
     machine, level = platform.machine().lower(), torch.backends.cpu.get_cpu_capability()
     if machine not in ("x86_64", "amd64") or level not in build.LEVELS:
-        raise OSError(f"the CPU kernel needs an x86-64 processor with AVX2; this is {machine} with {level.lower()}")
+        raise OSError(
+            f"the CPU kernel needs an x86-64 processor with AVX2; this is {machine} with {level.lower()}"
+        )
     if os.name != "posix":
         raise OSError("the CPU kernel is for Linux and macOS so far")
     name, folders = build.name(level), _folders()

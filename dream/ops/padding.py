@@ -9,7 +9,8 @@ from torch import Tensor
 def without_padding(
     x: Tensor, timespans: Tensor | None, lengths: Tensor | None
 ) -> tuple[Tensor, Tensor | None, Tensor | None]:
-    """x (N, T, I) and timespans (N, T) with 0 and 1 where a row has ended, and the mask (N, T) of its valid steps.
+    """x (N, T, I) and timespans (N, T) with 0 and 1 where a row has ended, and the mask (N, T) of its valid
+    steps.
 
     NaN in the padding would else reach gradients as 0 times NaN. The mask is None where no row is padded.
     """

@@ -72,7 +72,9 @@ def choose(name: str, x: Tensor, config: DREAMConfig) -> Scan:
     if name != "auto":
         reason = BACKENDS[name].refusal(x, config)
         if reason is not None:
-            raise ConfigError(f"`backend`={name!r} cannot serve this call: {reason}. Use backend='auto'.", key="backend")
+            raise ConfigError(
+                f"`backend`={name!r} cannot serve this call: {reason}. Use backend='auto'.", key="backend"
+            )
         return BACKENDS[name].scan
     for candidate, backend in BACKENDS.items():
         reason = backend.refusal(x, config)

@@ -1,13 +1,14 @@
-"""What a change of the rule does to a layer that goes on learning, and to a frozen LSTM of as many parameters.
+"""What a change of the rule does to a layer that goes on learning, and to a frozen LSTM of as many
+parameters.
 
-``python -m experiments.benchmarks.adaptation`` trains both to predict the next row of streams that follow one rule, then
-lets them read new streams, in which the rule is replaced by another and comes back. No trained weight changes while they
-read: DREAM has its fast weights, the LSTM its state. It prints the error in each stretch, mean over the seeds, draws error,
-surprise and norm of U over time, and writes all of it as JSON.
+``python -m experiments.benchmarks.adaptation`` trains both to predict the next row of streams that follow one
+rule, then lets them read new streams, in which the rule is replaced by another and comes back. No trained
+weight changes while they read: DREAM has its fast weights, the LSTM its state. It prints the error in each
+stretch, mean over the seeds, draws error, surprise and norm of U over time, and writes all of it as JSON.
 
-A stream follows ``x_t = 0.9 Q x_(t-1) + e_t``, Q a random rotation (the rule) and e_t normal with variance 1 - 0.9^2 = 0.19
-in each of six columns: x keeps variance 1 under every rule, and nobody can err by less than 0.19. Each seed draws its own
-rules, streams and weights. DREAM is the preset `fast_adaptation` with 64 units.
+A stream follows ``x_t = 0.9 Q x_(t-1) + e_t``, Q a random rotation (the rule) and e_t normal with variance 1
+- 0.9^2 = 0.19 in each of six columns: x keeps variance 1 under every rule, and nobody can err by less than
+0.19. Each seed draws its own rules, streams and weights. DREAM is the preset `fast_adaptation` with 64 units.
 """
 
 from __future__ import annotations
@@ -103,7 +104,8 @@ def run(seed: int, steps: int) -> Reading:
 
 
 def stretches(errors: np.ndarray) -> dict[str, float]:
-    """The error (T,) before the change, in the 20 rows after it and much later, and so for the return of the first rule."""
+    """The error (T,) before the change, in the 20 rows after it and much later, and so for the return of the
+    first rule."""
     change, back, end = CHANGES
     spans = {
         "before": (WARM_UP, change),
@@ -129,12 +131,20 @@ def main(argv: list[str] | None = None) -> int:
     seeds = range(max(arguments.seeds, 1))
     runs = [run(seed, arguments.steps) for seed in seeds]
     errors = {name: np.stack([found.errors[name] for found in runs]) for name in runs[0].errors}  # (seeds, T)
-    surprise, u_norm = np.stack([found.surprise for found in runs]), np.stack([found.u_norm for found in runs])
+    surprise, u_norm = (
+        np.stack([found.surprise for found in runs]),
+        np.stack([found.u_norm for found in runs]),
+    )
     results = {name: stretches(values.mean(0)) for name, values in errors.items()}
     cells = {name: {span: f"{value:.3f}" for span, value in row.items()} for name, row in results.items()}
     console.print(table(cells, f"squared error, mean of {len(seeds)} seeds", console))
     every = {name: [stretches(row) for row in values] for name, values in errors.items()}
-    facts = {"seeds": list(seeds), "steps": arguments.steps, "parameters": runs[0].parameters, "every_seed": every}
+    facts = {
+        "seeds": list(seeds),
+        "steps": arguments.steps,
+        "parameters": runs[0].parameters,
+        "every_seed": every,
+    }
     arguments.out.parent.mkdir(parents=True, exist_ok=True)
     write_results(arguments.out, results, **facts)
     drawn = BytesIO()

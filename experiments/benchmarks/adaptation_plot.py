@@ -1,4 +1,5 @@
-"""The picture of a change: error, surprise and norm of U around it, of a layer that learns while it reads and of others."""
+"""The picture of a change: error, surprise and norm of U around it, of a layer that learns while it reads and
+of others."""
 
 from __future__ import annotations
 
@@ -15,12 +16,17 @@ OTHERS = ("#e69f00", "#999999")
 
 
 def adaptation(
-    errors: Mapping[str, np.ndarray], surprise: np.ndarray, u_norm: np.ndarray, changes: Sequence[int], floor: float
+    errors: Mapping[str, np.ndarray],
+    surprise: np.ndarray,
+    u_norm: np.ndarray,
+    changes: Sequence[int],
+    floor: float,
 ) -> Figure:
     """Mean over the seeds as a line, the seeds' lowest and highest as a band.
 
     Args:
-        errors: Name of a model, the one that learns first, and its squared error at each row for each seed, (K, T).
+        errors: Name of a model, the one that learns first, and its squared error at each row for each seed,
+            (K, T).
         surprise: (K, T) surprise of the layer that learns.
         u_norm: (K, T) norm of its fast weights.
         changes: Rows at which the rule changes.
@@ -44,7 +50,14 @@ def adaptation(
             axis.axvline(change, color=TRUTH, lw=1, ls=":")
         tidy(axis, np.arange(surprise.shape[1]))
     for text, change in zip(("the rule changes", "and comes back"), changes, strict=False):
-        top.annotate(text, (change, 1), (4, -2), xycoords=("data", "axes fraction"), textcoords="offset points", va="top")
+        top.annotate(
+            text,
+            (change, 1),
+            (4, -2),
+            xycoords=("data", "axes fraction"),
+            textcoords="offset points",
+            va="top",
+        )
     figure.legend(*top.get_legend_handles_labels(), loc="outside upper left", ncols=4, frameon=False)
     return figure
 

@@ -1,9 +1,9 @@
-"""What a DREAM layer costs beside nn.LSTM of the same input and hidden size: time, memory, growth with T and N.
+"""What a DREAM layer costs beside nn.LSTM of the same input and hidden size: time, memory, growth with T and
+N.
 
-``python -m experiments.benchmarks.layer`` prints the tables and writes every single timing as JSON. All models of a row are
-timed alternately in one process; a figure is the median over the repeats, a ratio that of two medians.
-Shapes: N rows of the batch, T steps, I input features, H hidden units, R rank.
-"""
+``python -m experiments.benchmarks.layer`` prints the tables and writes every single timing as JSON. All
+models of a row are timed alternately in one process; a figure is the median over the repeats, a ratio that of
+two medians. Shapes: N rows of the batch, T steps, I input features, H hidden units, R rank."""
 
 from __future__ import annotations
 
@@ -100,7 +100,8 @@ def timed(work: Callable[[], None]) -> float:
 def alternate(
     works: dict[str, Callable[[], None]], repeats: int, slow: int, tick: Callable[[], None]
 ) -> dict[str, list[float]]:
-    """Milliseconds of each repeat, all works in turn; `slow` repeats for those that take over ten times the first."""
+    """Milliseconds of each repeat, all works in turn; `slow` repeats for those that take over ten times the
+    first."""
     taken: dict[str, list[float]] = {name: [] for name in works}
     first = next(iter(works))
     for k in range(WARM_UP + repeats):
@@ -135,7 +136,8 @@ def streaming(steps: int) -> dict[str, Callable[[], None]]:
 
 
 def peak_memory(name: str) -> float | None:
-    """MiB that one forward and backward pass of a fresh process adds to what it had; None where the system can't tell."""
+    """MiB that one forward and backward pass of a fresh process adds to what it had; None where the system
+    can't tell."""
     command = [sys.executable, "-W", "ignore", "-m", "experiments.benchmarks.layer", "--peak-of", name]
     said = subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
     return float(said) if said else None
@@ -161,7 +163,8 @@ def print_peak(name: str) -> None:
 
 
 def line(sizes: list[int], times: list[float]) -> dict[str, float]:
-    """Least squares of time = start + each * size, in milliseconds, and the share of the variance that it explains."""
+    """Least squares of time = start + each * size, in milliseconds, and the share of the variance that it
+    explains."""
     each, start = np.polyfit(sizes, times, 1)
     residual = np.array(times) - (start + each * np.array(sizes))
     return {"start": float(start), "each": float(each), "r2": float(1 - residual.var() / np.var(times))}
@@ -175,19 +178,27 @@ def table(title: str, rows: dict[str, dict[str, float]], names: list[str]) -> Ta
         shown.add_column(name, justify="right")
     for label, medians in rows.items():
         base = medians["nn.LSTM"]
-        shown.add_row(label, *(f"{medians[n]:.2f} ms\n{medians[n] / base:.2f}" if n in medians else "" for n in names))
+        shown.add_row(
+            label, *(f"{medians[n]:.2f} ms\n{medians[n] / base:.2f}" if n in medians else "" for n in names)
+        )
     return shown
 
 
 def main(argv: list[str] | None = None) -> int:
     """Run the benchmark; see the module."""
-    parser = argparse.ArgumentParser(prog="python -m experiments.benchmarks.layer", description=__doc__.split("\n\n")[0])
+    parser = argparse.ArgumentParser(
+        prog="python -m experiments.benchmarks.layer", description=__doc__.split("\n\n")[0]
+    )
     parser.add_argument(
         "--repeats", type=int, default=11, help="timings of each figure, after two that warm up (default: 11)"
     )
-    parser.add_argument("--slow-repeats", type=int, default=3, help="of what takes over ten times an LSTM (default: 3)")
+    parser.add_argument(
+        "--slow-repeats", type=int, default=3, help="of what takes over ten times an LSTM (default: 3)"
+    )
     parser.add_argument("--threads", type=int, help="torch's threads (default: torch's own choice)")
-    parser.add_argument("--out", type=Path, default=Path("runs/benchmarks/layer.json"), help="where the JSON goes")
+    parser.add_argument(
+        "--out", type=Path, default=Path("runs/benchmarks/layer.json"), help="where the JSON goes"
+    )
     parser.add_argument("--peak-of", metavar="MODEL", help=argparse.SUPPRESS)
     arguments = parser.parse_args(argv)
     if arguments.threads:
@@ -210,9 +221,13 @@ def main(argv: list[str] | None = None) -> int:
             tell(next(ticks) / total)
 
         for case in cases:
-            works = {name: call(model, case) for name, model in models(case.size, every=case in usual).items()}
+            works = {
+                name: call(model, case) for name, model in models(case.size, every=case in usual).items()
+            }
             timings[str(case)] = alternate(works, arguments.repeats, arguments.slow_repeats, tick)
-        timings["500 streaming steps"] = alternate(streaming(500), arguments.repeats, arguments.slow_repeats, tick)
+        timings["500 streaming steps"] = alternate(
+            streaming(500), arguments.repeats, arguments.slow_repeats, tick
+        )
     medians = {row: {name: statistics.median(v) for name, v in of.items()} for row, of in timings.items()}
     memory = {name: peak_memory(name) for name in models(MIDDLE, every=False)}
 
@@ -223,21 +238,36 @@ def main(argv: list[str] | None = None) -> int:
             title = f"{DOES[does]}, N = {batch[0]}, T = {batch[1]}: median, and its ratio to nn.LSTM"
             console.print(table(title, rows, names if batch == USUAL else names[:3]))
     stepping = {", ".join(map(str, MIDDLE)): medians["500 streaming steps"]}
-    console.print(table("500 times one row and one step, no_grad (nn.LSTMCell, DREAMCell)", stepping, names[:2]))
+    console.print(
+        table("500 times one row and one step, no_grad (nn.LSTMCell, DREAMCell)", stepping, names[:2])
+    )
     fits = {}
     for axis, grown in growth.items():
         sizes = [case.batch[1 if axis == "T" else 0] for case in grown]
         for name in names[:2]:
             fits[f"{name} in {axis}"] = fit = line(sizes, [medians[str(case)][name] for case in grown])
             formula = f"{fit['start']:.2f} ms + {fit['each']:.4f} ms {axis}"
-            console.print(f"{name}, forward and backward: {formula} for {axis} = {sizes} (R2 {fit['r2']:.4f})")
+            console.print(
+                f"{name}, forward and backward: {formula} for {axis} = {sizes} (R2 {fit['r2']:.4f})"
+            )
     base = memory["nn.LSTM"]
     for name, peak in memory.items():
         if peak is not None and base:
-            console.print(f"{name}: peak memory of forward and backward, N, T = {MEMORY}: {peak:.0f} MiB, {peak / base:.2f}")
+            console.print(
+                f"{name}: peak memory of forward and backward, N, T = {MEMORY}: {peak:.0f} MiB, "
+                f"{peak / base:.2f}"
+            )
     ratios = {row: {name: value / of["nn.LSTM"] for name, value in of.items()} for row, of in medians.items()}
     arguments.out.parent.mkdir(parents=True, exist_ok=True)
-    write_results(arguments.out, ratios, seed=0, milliseconds=timings, growth=fits, peak_mib=memory, processor=_processor())
+    write_results(
+        arguments.out,
+        ratios,
+        seed=0,
+        milliseconds=timings,
+        growth=fits,
+        peak_mib=memory,
+        processor=_processor(),
+    )
     console.print(f"every timing: {arguments.out}")
     return 0
 

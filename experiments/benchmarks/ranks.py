@@ -1,9 +1,9 @@
 """Training throughput on one process and on two, with the same batches.
 
-``python -m experiments.benchmarks.ranks`` trains the forecasting demo's model in turn on one process with one thread, on one
-with as many threads as there are cores, and on two that share the cores, each time in fresh processes joined by gloo; it
-prints windows per second, the median over the repeats, with ratios to the first, and writes every figure as JSON.
-"""
+``python -m experiments.benchmarks.ranks`` trains the forecasting demo's model in turn on one process with one
+thread, on one with as many threads as there are cores, and on two that share the cores, each time in fresh
+processes joined by gloo; it prints windows per second, the median over the repeats, with ratios to the first,
+and writes every figure as JSON."""
 
 from __future__ import annotations
 
@@ -31,7 +31,13 @@ from lightning_modules.forecasting import DriftingLoad
 from lightning_modules.run.tracking import write_results
 from lightning_modules.waiting import waiting
 
-TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--rdzv-backend=c10d", "--rdzv-endpoint=localhost:0"]
+TORCHRUN = [
+    sys.executable,
+    "-m",
+    "torch.distributed.run",
+    "--rdzv-backend=c10d",
+    "--rdzv-endpoint=localhost:0",
+]
 WARM_UP = 5  # steps
 BATCH = 64  # windows, of all processes together
 
@@ -79,7 +85,14 @@ def measured(plan: Plan, steps: int) -> float:
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "speed"
         start = [*TORCHRUN, f"--nproc-per-node={plan.processes}"] if plan.processes > 1 else [sys.executable]
-        command = [*start, "-m", "experiments.benchmarks.ranks", f"--out={out}", f"--steps={steps}", "--worker"]
+        command = [
+            *start,
+            "-m",
+            "experiments.benchmarks.ranks",
+            f"--out={out}",
+            f"--steps={steps}",
+            "--worker",
+        ]
         environment = {**os.environ, "OMP_NUM_THREADS": str(plan.threads)}
         done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600)
         if done.returncode:
@@ -111,10 +124,16 @@ def ratios(found: dict[str, list[float]]) -> dict[str, float]:
 
 def main(argv: list[str] | None = None) -> int:
     """Run the benchmark; see the module."""
-    parser = argparse.ArgumentParser(prog="python -m experiments.benchmarks.ranks", description=__doc__.split("\n\n")[0])
+    parser = argparse.ArgumentParser(
+        prog="python -m experiments.benchmarks.ranks", description=__doc__.split("\n\n")[0]
+    )
     parser.add_argument("--repeats", type=int, default=5, help="of each plan, in turn (default: 5)")
-    parser.add_argument("--steps", type=int, default=60, help="that are timed, after five that warm up (default: 60)")
-    parser.add_argument("--out", type=Path, default=Path("runs/benchmarks/ranks.json"), help="where the JSON goes")
+    parser.add_argument(
+        "--steps", type=int, default=60, help="that are timed, after five that warm up (default: 60)"
+    )
+    parser.add_argument(
+        "--out", type=Path, default=Path("runs/benchmarks/ranks.json"), help="where the JSON goes"
+    )
     parser.add_argument("--worker", action="store_true", help=argparse.SUPPRESS)
     arguments = parser.parse_args(argv)
     if arguments.worker:
@@ -124,13 +143,17 @@ def main(argv: list[str] | None = None) -> int:
             arguments.out.write_text(str(speed))
         return 0
     found = speeds(arguments.repeats, arguments.steps)
-    table = Table("processes", "windows a second", "ratio", title=f"training, {BATCH} windows a batch, {cores()} cores")
+    table = Table(
+        "processes", "windows a second", "ratio", title=f"training, {BATCH} windows a batch, {cores()} cores"
+    )
     for name, ratio in ratios(found).items():
         table.add_row(name, f"{statistics.median(found[name]):.0f}", f"{ratio:.2f}")
     Console().print(table)
     arguments.out.parent.mkdir(parents=True, exist_ok=True)
     results = {name: {"ratio": ratio} for name, ratio in ratios(found).items()}
-    write_results(arguments.out, results, windows_per_second=found, batch=BATCH, cores=cores(), steps=arguments.steps)
+    write_results(
+        arguments.out, results, windows_per_second=found, batch=BATCH, cores=cores(), steps=arguments.steps
+    )
     Console().print(f"every figure: {arguments.out}")
     return 0
 

@@ -1,10 +1,9 @@
 """Spoken digits by a speaker whom nobody heard in training: every speaker of the set held out once.
 
-``python -m experiments.benchmarks.speakers`` runs ``dream compare -c speech_fsdd --data.split=speaker=NAME`` for each of the
-six speakers, prints the accuracy of every model on every speaker, mean over the seeds, with the mean over the speakers, and
-writes it as JSON. What is done is not run again: the same command goes on where it was stopped. Words it does not know
-are settings of every run, as in ``dream fit``.
-"""
+``python -m experiments.benchmarks.speakers`` runs ``dream compare -c speech_fsdd --data.split=speaker=NAME``
+for each of the six speakers, prints the accuracy of every model on every speaker, mean over the seeds, with
+the mean over the speakers, and writes it as JSON. What is done is not run again: the same command goes on
+where it was stopped. Words it does not know are settings of every run, as in ``dream fit``."""
 
 from __future__ import annotations
 
@@ -25,7 +24,8 @@ SPEAKERS = ("george", "jackson", "lucas", "nicolas", "theo", "yweweler")
 
 
 def folds(records: dict[str, dict[str, dict[str, float]]]) -> dict[str, dict[str, float]]:
-    """The accuracy of each model on each speaker, and the mean over the speakers, from the results of the folds."""
+    """The accuracy of each model on each speaker, and the mean over the speakers, from the results of the
+    folds."""
     models = next(iter(records.values()))
     found = {}
     for model in models:
@@ -36,7 +36,9 @@ def folds(records: dict[str, dict[str, dict[str, float]]]) -> dict[str, dict[str
 
 def main(argv: list[str] | None = None) -> int:
     """Run the folds; see the module."""
-    parser = argparse.ArgumentParser(prog="python -m experiments.benchmarks.speakers", description=__doc__.split("\n\n")[0])
+    parser = argparse.ArgumentParser(
+        prog="python -m experiments.benchmarks.speakers", description=__doc__.split("\n\n")[0]
+    )
     parser.add_argument("--models", nargs="+", default=["dream", "lstm", "gru"], help="see `dream compare`")
     parser.add_argument("--seeds", type=int, default=1, help="of each fold (default: 1)")
     parser.add_argument("--folder", type=Path, default=Path("runs/speakers"), help="where everything goes")
@@ -46,7 +48,14 @@ def main(argv: list[str] | None = None) -> int:
     for number, speaker in enumerate(SPEAKERS, 1):
         print(f"speaker {number} of {len(SPEAKERS)}: {speaker}", file=sys.stderr, flush=True)  # noqa: T201
         folder = arguments.folder / speaker
-        fold = ["-c", "speech_fsdd", f"--data.split=speaker={speaker}", *asked, f"--folder={folder}", *settings]
+        fold = [
+            "-c",
+            "speech_fsdd",
+            f"--data.split=speaker={speaker}",
+            *asked,
+            f"--folder={folder}",
+            *settings,
+        ]
         code = compare.main(fold)
         if code:
             return code

@@ -19,16 +19,17 @@ from lightning_modules.run import checkpoints
 from lightning_modules.run.redaction import redacted
 
 VERBATIM = ("model.sampling.prompt",)
-"""Settings that are text as it stands; the parser would take such flags for YAML, such as `null` or `Title: text`."""
+"""Settings that are text as it stands; the parser would take such flags for YAML, such as `null` or
+`Title: text`."""
 
 
 def resolve(argv: list[str]) -> tuple[list[str], str]:
     """`argv` as the parser takes it, and the name of the experiment.
 
-    Configurations come first, then a checkpoint's own settings or those of a preset, then the flags: the later beats the
-    earlier, so that what was typed always wins. ``dream check NAME`` means ``-c NAME``; a checkpoint without ``-c`` brings
-    the configuration of its run; ``--seed_everything``, as in Lightning, means ``--seed``. The Python files that the
-    configurations name are loaded (`own_code`).
+    Configurations come first, then a checkpoint's own settings or those of a preset, then the flags: the
+    later beats the earlier, so that what was typed always wins. ``dream check NAME`` means ``-c NAME``; a
+    checkpoint without ``-c`` brings the configuration of its run; ``--seed_everything``, as in Lightning,
+    means ``--seed``. The Python files that the configurations name are loaded (`own_code`).
 
     Raises:
         ConfigError: no such configuration or preset, or a Python file that cannot be loaded.
@@ -41,13 +42,17 @@ def resolve(argv: list[str]) -> tuple[list[str], str]:
     flags, preset = taken("--preset", [flag.replace("--seed_everything", "--seed") for flag in others])
     chosen = [] if preset is None else ["-c", yaml.safe_dump(presets.section(preset))]
     names = [flag.partition("=")[0] for flag in flags]
-    if any(name in ("-h", "--print_config") or (name.startswith("--") and name.endswith("help")) for name in names):
+    if any(
+        name in ("-h", "--print_config") or (name.startswith("--") and name.endswith("help"))
+        for name in names
+    ):
         return [command, *configurations(paths), *chosen, *_with_own(flags, paths)], ""
     checkpoint, run = None, None
     if "--ckpt_path" in names:
         if preset is not None:
             raise ConfigError(
-                "`--preset` is for a model that is built anew; a checkpoint brings its own settings. Leave out either.",
+                "`--preset` is for a model that is built anew; a checkpoint brings its own settings. Leave "
+                "out either.",
                 key="preset",
             )
         place = names.index("--ckpt_path")
@@ -58,25 +63,33 @@ def resolve(argv: list[str]) -> tuple[list[str], str]:
         run = Path(value) if Path(value).is_dir() else None
         flags[place] = f"--ckpt_path={checkpoint}"
     elif command in ("validate", "test", "predict"):
-        raise ConfigError("`--ckpt_path` must name a run's folder or a checkpoint file; got none. Train with `dream fit`.")
+        raise ConfigError(
+            "`--ckpt_path` must name a run's folder or a checkpoint file; got none. Train with `dream fit`."
+        )
     if not paths:
         home = checkpoint.parent.parent / CONFIG if checkpoint else None
         if home is None or not home.is_file():
-            raise ConfigError("-c must name an experiment; got none. `dream config list` shows the shipped ones.")
+            raise ConfigError(
+                "-c must name an experiment; got none. `dream config list` shows the shipped ones."
+            )
         paths = [home]
         if run is None and (file := next(own_files(paths), None)):
             raise ConfigError(
-                f"{home} takes classes from {file.name} beside it, and a checkpoint file alone runs no code. If you trust "
+                f"{home} takes classes from {file.name} beside it, and a checkpoint file alone runs no code. "
+                "If you trust "
                 f"that run, name it: --ckpt_path {home.parent}"
             )
     kept = _kept(argv, paths, flags) if "--resume" in names else None
     held = checkpoint_flags(checkpoint, paths) if checkpoint else []
     files = configurations(paths, kept)
-    return [command, *files, *chosen, *held, *_with_texts(_with_own(flags, paths, kept))], experiment_name(paths)
+    return [command, *files, *chosen, *held, *_with_texts(_with_own(flags, paths, kept))], experiment_name(
+        paths
+    )
 
 
 def experiment_name(paths: list[Path]) -> str:
-    """What an experiment is called: as the last of its YAML files, or as the folder of one called `CONFIG`."""
+    """What an experiment is called: as the last of its YAML files, or as the folder of one called
+    `CONFIG`."""
     last = paths[-1].resolve()
     return last.parent.name if last.name == CONFIG else last.stem
 
@@ -89,14 +102,16 @@ def identity(paths: list[Path], flags: list[str], own: dict[str, bytes]) -> dict
 
 
 def refuse_changes(before: dict[str, Any], now: dict[str, Any], folder: Path) -> None:
-    """The runs below `folder` are of one `identity`; refuse to begin another if it was `before` and is `now` of another.
+    """The runs below `folder` are of one `identity`; refuse to begin another if it was `before` and is `now`
+    of another.
 
     Raises:
         ConfigError: a file was changed in between.
     """
     if now != before:
         raise ConfigError(
-            f"a YAML or Python file of the experiment was changed after the first run in {folder} began. Change it back and "
+            f"a YAML or Python file of the experiment was changed after the first run in {folder} began. "
+            "Change it back and "
             "give the same command, or start anew with --folder=NEW."
         )
 
@@ -139,8 +154,8 @@ def own_files(paths: list[Path]) -> Iterator[Path]:
 
 
 def configurations(paths: list[Path], kept: Path | None = None) -> list[str]:
-    """The YAML files as words for the parser; their presets spelled out, and their own classes loaded, of a run that goes
-    on from `kept`, its folder.
+    """The YAML files as words for the parser; their presets spelled out, and their own classes loaded, of a
+    run that goes on from `kept`, its folder.
 
     Raises:
         ConfigError: no such preset, or a Python file that cannot be loaded.
@@ -170,7 +185,9 @@ def split_configs(words: list[str]) -> tuple[list[Path], list[str]]:
         flag, equals, value = rest.pop(0).partition("=")
         if flag in ("-c", "--config"):
             if not equals and not rest:
-                raise ConfigError("-c must be followed by a YAML file or a shipped name; see `dream config list`.")
+                raise ConfigError(
+                    "-c must be followed by a YAML file or a shipped name; see `dream config list`."
+                )
             paths.append(configs.resolve(value if equals else rest.pop(0)))
         else:
             others.append(flag + equals + value)
@@ -178,7 +195,8 @@ def split_configs(words: list[str]) -> tuple[list[Path], list[str]]:
 
 
 def split_own(words: list[str], names: Collection[str]) -> tuple[dict[str, list[str]], list[str]]:
-    """The values of each of `names` among `words`, ``--name=value`` or ``--name value ...``, and the other words."""
+    """The values of each of `names` among `words`, ``--name=value`` or ``--name value ...``, and the other
+    words."""
     own: dict[str, list[str]] = {}
     others, rest = [], list(words)
     while rest:
@@ -206,20 +224,26 @@ def whole_number(name: str, values: list[str], least: int = 1) -> int:
 
 
 def one_folder(own: dict[str, list[str]], name: str) -> Path:
-    """The folder that ``--folder`` names among the flags of `split_own`; `name` beside the runs if it was not given.
+    """The folder that ``--folder`` names among the flags of `split_own`; `name` beside the runs if it was not
+    given.
 
     Raises:
         ConfigError: it names none, or several.
     """
     given = own.get("--folder", [str(Path(RunSettings.folder) / name)])
     if len(given) != 1 or not given[0]:
-        raise ConfigError(f"`--folder` must be one folder, in quotes if there are spaces in it; got {given}.", key="folder")
+        raise ConfigError(
+            f"`--folder` must be one folder, in quotes if there are spaces in it; got {given}.", key="folder"
+        )
     return Path(given[0])
 
 
 def _with_own(flags: list[str], paths: list[Path], kept: Path | None = None) -> list[str]:
     """`flags` with the classes that they name in Python files beside the configurations `paths`, loaded."""
-    places, made = [*([] if kept is None else [kept]), *(path.parent for path in reversed(paths))], list(flags)
+    places, made = (
+        [*([] if kept is None else [kept]), *(path.parent for path in reversed(paths))],
+        list(flags),
+    )
     for number, flag in enumerate(flags):
         name, equals, value = flag.partition("=")
         section = name.removeprefix("--").removesuffix(".class_path")
@@ -233,12 +257,16 @@ def _with_own(flags: list[str], paths: list[Path], kept: Path | None = None) -> 
 
 
 def _kept(argv: list[str], paths: list[Path], flags: list[str]) -> Path | None:
-    """The folder of the run that ``--resume`` goes on with, if it keeps the Python files of `paths`; a note says which of
-    them have been changed since."""
+    """The folder of the run that ``--resume`` goes on with, if it keeps the Python files of `paths`; a note
+    says which of them have been changed since."""
     if next(own_files(paths), None) is None:
         return None
-    sections = [content["run"] for content in contents(paths) if isinstance(content, dict) and "run" in content]
-    values = {key: value for section in sections if isinstance(section, dict) for key, value in section.items()}
+    sections = [
+        content["run"] for content in contents(paths) if isinstance(content, dict) and "run" in content
+    ]
+    values = {
+        key: value for section in sections if isinstance(section, dict) for key, value in section.items()
+    }
     for key in ("folder", "name"):
         if (typed := taken(f"--run.{key}", flags)[1]) is not None:
             values[key] = typed
@@ -292,7 +320,9 @@ def checkpoint_flags(checkpoint: Path, paths: list[Path]) -> list[str]:
 
 def task(paths: list[Path]) -> str | None:
     """Name of the module that the configurations `paths` name last; None where none does."""
-    found = [(name, section) for content in contents(paths) for name, section, *_ in own_code.class_paths(content)]
+    found = [
+        (name, section) for content in contents(paths) for name, section, *_ in own_code.class_paths(content)
+    ]
     named = [name for name, section in found if section == "model"]
     return named[-1].rpartition(".")[2] if named else None
 
@@ -308,7 +338,9 @@ def checkpoint_file(path: str, name: str) -> Path:
         return checkpoints.local(path).resolve()
     found = checkpoints.newest(folder) if name == "last" else folder / f"{name}.ckpt"
     if found is None or not found.is_file():
-        raise CheckpointError(f"`ckpt_path` must be a run's folder or a checkpoint file; {folder} holds no {name} one.")
+        raise CheckpointError(
+            f"`ckpt_path` must be a run's folder or a checkpoint file; {folder} holds no {name} one."
+        )
     return found.resolve()
 
 
@@ -316,5 +348,7 @@ def leaves(values: dict[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
     """The values of a nested dictionary with their dotted keys."""
     found: list[tuple[str, Any]] = []
     for name, value in values.items():
-        found += leaves(value, f"{prefix}{name}.") if isinstance(value, dict) else [(f"{prefix}{name}", value)]
+        found += (
+            leaves(value, f"{prefix}{name}.") if isinstance(value, dict) else [(f"{prefix}{name}", value)]
+        )
     return found

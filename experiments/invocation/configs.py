@@ -1,4 +1,5 @@
-"""The YAML files that ship with the project, found by name from a checkout and from an installed wheel alike."""
+"""The YAML files that ship with the project, found by name from a checkout and from an installed wheel
+alike."""
 
 from __future__ import annotations
 
@@ -17,7 +18,8 @@ def folder() -> Path:
 
 
 def shipped(kind: str = "") -> dict[str, Path]:
-    """Name and path of every shipped configuration of an experiment, or of what the folder `kind` holds: `spaces`."""
+    """Name and path of every shipped configuration of an experiment, or of what the folder `kind` holds:
+    `spaces`."""
     return {path.stem: path for path in sorted((folder() / kind).glob("*.yaml"))}
 
 
@@ -39,9 +41,13 @@ def resolve(name_or_path: str) -> Path:
     except (OSError, ValueError, yaml.YAMLError) as error:
         place = getattr(error, "problem_mark", None)
         at = f"line {place.line + 1}, column {place.column + 1}: " if place else ""
-        raise ConfigError(f"{path} must be YAML in UTF-8; {at}{getattr(error, 'problem', None) or error}.") from None
+        raise ConfigError(
+            f"{path} must be YAML in UTF-8; {at}{getattr(error, 'problem', None) or error}."
+        ) from None
     if not isinstance(content, dict):
-        raise ConfigError(f"{path} must hold sections such as model, data and trainer; got {type(content).__name__}.")
+        raise ConfigError(
+            f"{path} must hold sections such as model, data and trainer; got {type(content).__name__}."
+        )
     return path
 
 

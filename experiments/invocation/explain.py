@@ -29,12 +29,22 @@ _NO_CLASS = re.compile(
     r"has no attribute '(\w+)'|dot import path string: ([\w.]+)|No module named '([\w.]+)'"
     r"|path but ([\w.]+) either not accessible"
 )
-_TYPE = re.compile(r"Literal\[(?P<choices>[^\]]*)\]|list\[(?P<item>\w+)\]|<class '(?P<name>[\w.]+)'>|(?P<word>\w+)")
-_WORDS = {"int": "a whole number", "float": "a number", "bool": "true or false", "str": "a text", "list": "a list"}
+_TYPE = re.compile(
+    r"Literal\[(?P<choices>[^\]]*)\]|list\[(?P<item>\w+)\]|<class '(?P<name>[\w.]+)'>|(?P<word>\w+)"
+)
+_WORDS = {
+    "int": "a whole number",
+    "float": "a number",
+    "bool": "true or false",
+    "str": "a text",
+    "list": "a list",
+}
 _QUOTED = re.compile(r"`(\w+)(?:=[^`]*)?`")
 
 
-def explain(error: BaseException, parser_keys: Collection[str], linked: Collection[str], parsed: str = "") -> DREAMError:
+def explain(
+    error: BaseException, parser_keys: Collection[str], linked: Collection[str], parsed: str = ""
+) -> DREAMError:
     """A DREAMError that says what `error`, raised while parsing or building an experiment, is about.
 
     Args:
@@ -44,7 +54,11 @@ def explain(error: BaseException, parser_keys: Collection[str], linked: Collecti
         parsed: the configuration as text, if parsing got that far; it names the classes in use.
     """
     text = str(error)
-    known = [key for key in (*parser_keys, *_class_keys(text + parsed)) if key not in linked and not key.endswith(".help")]
+    known = [
+        key
+        for key in (*parser_keys, *_class_keys(text + parsed))
+        if key not in linked and not key.endswith(".help")
+    ]
     for cause in chain(error):
         if isinstance(cause, DREAMError):
             return _with_path(cause, known)
@@ -55,7 +69,9 @@ def explain(error: BaseException, parser_keys: Collection[str], linked: Collecti
         offered = [cls.__name__ for base in (TaskModule, TaskData) for cls in _subclasses(base)]
         key = f"{section}class_path" if section else keys[0] if keys else "class_path"
         hint = _hint(name.rpartition(".")[2], offered)
-        return ConfigError(f"`{key}` names a class that is not there, or not of the right kind: {name}.{hint}", key=key)
+        return ConfigError(
+            f"`{key}` names a class that is not there, or not of the right kind: {name}.{hint}", key=key
+        )
     for pattern, form in _UNKNOWN:
         if found := pattern.search(text):
             key = _path(section + form.format(*found.groups()))
@@ -66,7 +82,9 @@ def explain(error: BaseException, parser_keys: Collection[str], linked: Collecti
     if keys:
         key, innermost = _path(".".join(dict.fromkeys(keys))), text[text.rindex(f'"{keys[-1]}"') :]
         got = _GOT.search(innermost)
-        return ConfigError(f"`{key}` must be {_rule(innermost)}; got {got[1] if got else 'something else'}.", key=key)
+        return ConfigError(
+            f"`{key}` must be {_rule(innermost)}; got {got[1] if got else 'something else'}.", key=key
+        )
     lines = "\n".join(line.strip() for line in text.splitlines()[:4])
     quoted = _QUOTED.search(lines)
     return _with_path(ConfigError(lines, key=quoted[1] if quoted else None), known)
@@ -98,7 +116,9 @@ def chain(error: BaseException | None) -> Iterator[BaseException]:
 def _path(key: str) -> str:
     """`key` as a user writes it: without the subcommand and the levels that only jsonargparse needs."""
     head, _, tail = key.partition(".")
-    return (tail if head in ("fit", "validate", "test", "predict", "check") else key).replace(".init_args", "")
+    return (tail if head in ("fit", "validate", "test", "predict", "check") else key).replace(
+        ".init_args", ""
+    )
 
 
 def _hint(key: str, known: Collection[str]) -> str:
@@ -115,8 +135,8 @@ def _hint(key: str, known: Collection[str]) -> str:
 
 
 def _with_path(error: DREAMError, known: Collection[str]) -> DREAMError:
-    """`error` with its bare `key` replaced by the full path, where exactly one setting has that name; those of `run` are
-    refused by their path."""
+    """`error` with its bare `key` replaced by the full path, where exactly one setting has that name; those
+    of `run` are refused by their path."""
     key = getattr(error, "key", None)
     paths = {path for path in known if key and path.rpartition(".")[2] == key and not path.startswith("run.")}
     if len(paths) != 1:
@@ -139,7 +159,8 @@ def _class_keys(text: str) -> list[str]:
 
 
 def settings(cls: type) -> list[str]:
-    """The arguments of a constructor and of those it passes ``**options`` on to; fields of dataclasses with their path."""
+    """The arguments of a constructor and of those it passes ``**options`` on to; fields of dataclasses with
+    their path."""
     keys: list[str] = []
     for base in cls.__mro__:
         parameters = inspect.signature(base).parameters.values()

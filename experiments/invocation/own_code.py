@@ -1,9 +1,10 @@
-"""Python files beside a configuration: its classes come out of them, and a run keeps a copy of those that it used.
+"""Python files beside a configuration: its classes come out of them, and a run keeps a copy of those that it
+used.
 
-A class path ``FILE.CLASS`` in a YAML file means the class CLASS of FILE.py in the folder of that YAML file, where there is
-such a file. Files are loaded by their place, below the package `PACKAGE`, so that none stands in the way of an installed
-module, whatever it is called. They import one another by ``from .FILE import NAME``.
-"""
+A class path ``FILE.CLASS`` in a YAML file means the class CLASS of FILE.py in the folder of that YAML file,
+where there is such a file. Files are loaded by their place, below the package `PACKAGE`, so that none stands
+in the way of an installed module, whatever it is called. They import one another by
+``from .FILE import NAME``."""
 
 from __future__ import annotations
 
@@ -30,8 +31,8 @@ _sources: dict[str, bytes] = {}
 
 
 def begin(folders: Sequence[Path]) -> None:
-    """Take classes from the Python files in `folders` from now on, of files of one name that of the first folder; what was
-    loaded before is forgotten."""
+    """Take classes from the Python files in `folders` from now on, of files of one name that of the first
+    folder; what was loaded before is forgotten."""
     for name in [name for name in sys.modules if name.partition(".")[0] == PACKAGE]:
         del sys.modules[name]
     _sources.clear()
@@ -49,8 +50,8 @@ def file_of(class_path: object, folders: Sequence[Path]) -> Path | None:
 
 
 def class_paths(content: Any) -> Iterator[tuple[str, str, dict[str, Any], str]]:
-    """Every class path in the content of a YAML file, the section whose class it is (`model`, `data`, or "" for others), and
-    the dictionary and key where it stands."""
+    """Every class path in the content of a YAML file, the section whose class it is (`model`, `data`, or ""
+    for others), and the dictionary and key where it stands."""
     if not isinstance(content, dict):
         return
     for section in KINDS:
@@ -74,8 +75,8 @@ def load(class_path: str, file: Path, section: str) -> str:
     """Load the class that `class_path` names in `file`; its full name.
 
     Raises:
-        ConfigError: the file cannot be loaded, has no such class, or one that is not of the kind of its section; or beside
-            another configuration is a file of the same name, too.
+        ConfigError: the file cannot be loaded, has no such class, or one that is not of the kind of its
+            section; or beside another configuration is a file of the same name, too.
     """
     stem, name = class_path.split(".")
     try:
@@ -84,18 +85,25 @@ def load(class_path: str, file: Path, section: str) -> str:
     except (Exception, SystemExit) as error:
         raise ConfigError(f"{_place(error, file)}: {_reason(error, file)}") from error
     if (other := Path(str(module.__file__))) != file.parent.resolve() / file.name:
-        raise ConfigError(f"`{stem}` must be one file, since a run keeps it; there are {file} and {other}. Rename one.")
+        raise ConfigError(
+            f"`{stem}` must be one file, since a run keeps it; there are {file} and {other}. Rename one."
+        )
     for loaded, path in _files():
         _sources.setdefault(loaded, path.read_bytes())
     found = getattr(module, name, None)
     if not isinstance(found, type):
-        own = [key for key, value in vars(module).items() if isinstance(value, type) and value.__module__ == module.__name__]
+        own = [
+            key
+            for key, value in vars(module).items()
+            if isinstance(value, type) and value.__module__ == module.__name__
+        ]
         hint = nearest(name, own) if own else "It defines no class."
         raise ConfigError(f"{file} must define the class `{name}`; it does not. {hint}")
     kind = KINDS.get(section, object)
     if not issubclass(found, kind):
         raise ConfigError(
-            f"`{section}.class_path` must be a {kind.__name__}; `{name}` in {file} is none. Derive it from a class of "
+            f"`{section}.class_path` must be a {kind.__name__}; `{name}` in {file} is none. Derive it from a "
+            "class of "
             "lightning_modules."
         )
     return f"{PACKAGE}.{class_path}"
@@ -125,12 +133,15 @@ def keep(folder: Path) -> None:
 
 
 def explained(error: BaseException) -> ConfigError | None:
-    """What `error` says, and where, if it was raised in one of the files or by what one of them called; None otherwise."""
+    """What `error` says, and where, if it was raised in one of the files or by what one of them called; None
+    otherwise."""
     files = [path for _, path in _files()]
     for cause in chain(error):
         for frame in reversed(traceback.extract_tb(cause.__traceback__)):
             if Path(frame.filename) in files:
-                return ConfigError(f"{frame.filename}, line {frame.lineno}: {_reason(cause, Path(frame.filename))}")
+                return ConfigError(
+                    f"{frame.filename}, line {frame.lineno}: {_reason(cause, Path(frame.filename))}"
+                )
     return None
 
 
@@ -140,7 +151,11 @@ def _files() -> list[tuple[str, Path]]:
     for name, module in list(sys.modules.items()):
         if name.startswith(f"{PACKAGE}.") and (file := getattr(module, "__file__", None)):
             parts = name.split(".")[1:]
-            inside = Path(*parts, "__init__.py") if hasattr(module, "__path__") else Path(*parts).with_suffix(".py")
+            inside = (
+                Path(*parts, "__init__.py")
+                if hasattr(module, "__path__")
+                else Path(*parts).with_suffix(".py")
+            )
             found.append((inside.as_posix(), Path(file)))
     return found
 

@@ -1,4 +1,5 @@
-"""Presets by name: ``--preset NAME``, or `preset` in a YAML file, sets the fields of `model.config` that it names."""
+"""Presets by name: ``--preset NAME``, or `preset` in a YAML file, sets the fields of `model.config` that it
+names."""
 
 from __future__ import annotations
 
@@ -8,8 +9,10 @@ from dream.config import PRESETS
 from dream.errors import ConfigError, nearest
 
 HELP = (
-    f"Values for `model.config` by name: {', '.join(PRESETS)}; `dream config show NAME` shows them. They beat those of the "
-    "YAML file, typed settings beat them, and the width of the input stays the data's. A core that is not DREAM has no fast "
+    f"Values for `model.config` by name: {', '.join(PRESETS)}; `dream config show NAME` shows them. They "
+    "beat those of the "
+    "YAML file, typed settings beat them, and the width of the input stays the data's. A core that is not "
+    "DREAM has no fast "
     "weights: there they set the size to match and how surprise is measured."
 )
 
@@ -21,7 +24,9 @@ def values(name: object) -> dict[str, Any]:
         ConfigError: there is no such preset.
     """
     if not isinstance(name, str) or name not in PRESETS:
-        raise ConfigError(f"`preset` must be the name of one; got {name!r}. {nearest(str(name), PRESETS)}", key="preset")
+        raise ConfigError(
+            f"`preset` must be the name of one; got {name!r}. {nearest(str(name), PRESETS)}", key="preset"
+        )
     return {field: value for field, value in PRESETS[name].values.items() if field != "input_dim"}
 
 
@@ -35,7 +40,8 @@ def section(name: object) -> dict[str, Any]:
 
 
 def spelled_out(content: dict[str, Any]) -> dict[str, Any]:
-    """The content of a YAML file with what its `preset` means in place of it; its own values of `model.config` beat that.
+    """The content of a YAML file with what its `preset` means in place of it; its own values of
+    `model.config` beat that.
 
     Raises:
         ConfigError: there is no such preset.

@@ -29,7 +29,8 @@ MOST = 5  # differences that are named
 
 
 def refuse_other_settings(path: Path, here: dict[str, Any]) -> None:
-    """Refuse to go on with a run whose settings, in the file `path`, differ from `here` in what decides the results.
+    """Refuse to go on with a run whose settings, in the file `path`, differ from `here` in what decides the
+    results.
 
     Raises:
         ConfigError: naming the settings that differ.
@@ -46,7 +47,8 @@ def refuse_other_settings(path: Path, here: dict[str, Any]) -> None:
     changed = differences(there, here)
     if changed:
         raise ConfigError(
-            f"the run in {path.parent} was started with other settings: {'; '.join(changed[:MOST])}. Go on with those, or "
+            f"the run in {path.parent} was started with other settings: {'; '.join(changed[:MOST])}. Go on "
+            "with those, or "
             "start a new run."
         )
 
@@ -63,7 +65,8 @@ def differences(there: dict[str, Any], here: dict[str, Any]) -> list[str]:
 
 
 def check_weights(model: TaskModule, checkpoint: str) -> None:
-    """Refuse weights of another task, of other data, or of other shapes than the model's, before anything is written.
+    """Refuse weights of another task, of other data, or of other shapes than the model's, before anything is
+    written.
 
     Raises:
         CheckpointError: naming the first that differs, and the settings that do.
@@ -77,5 +80,6 @@ def check_weights(model: TaskModule, checkpoint: str) -> None:
             changed = differences({"model": loaded["hyper_parameters"]}, {"model": dict(model.hparams)})
             raise CheckpointError(
                 f"the checkpoint does not fit the model: `{name}` is {found.get(name)} in {checkpoint} and "
-                f"{expected.get(name)} here. Settings that differ: {'; '.join(changed[:MOST])}. Leave out what changed them."
+                f"{expected.get(name)} here. Settings that differ: {'; '.join(changed[:MOST])}. Leave out "
+                "what changed them."
             )

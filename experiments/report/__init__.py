@@ -25,10 +25,16 @@ def main(argv: list[str]) -> int:
         "dream report", description="One HTML page of all that a run, a comparison or a sweep left."
     )
     parser.add_argument(
-        "folder", type=Path, metavar="FOLDER", help="a run's, a comparison's or a sweep's, such as runs/compare-forecasting"
+        "folder",
+        type=Path,
+        metavar="FOLDER",
+        help="a run's, a comparison's or a sweep's, such as runs/compare-forecasting",
     )
     parser.add_argument(
-        "--output", type=Path, metavar="FILE", help="where the page goes; report.html in that folder if not given"
+        "--output",
+        type=Path,
+        metavar="FILE",
+        help="where the page goes; report.html in that folder if not given",
     )
     parser.add_argument("--open", action="store_true", help="show it in the browser")
     arguments = parser.parse_args(argv)
@@ -36,11 +42,15 @@ def main(argv: list[str]) -> int:
     try:
         text = render(arguments.folder)
     except OSError as error:
-        raise DataError(f"{error.filename} could not be read: {error.strerror}. Mend it, or remove it.") from None
+        raise DataError(
+            f"{error.filename} could not be read: {error.strerror}. Mend it, or remove it."
+        ) from None
     try:
         write_atomic(path, text.encode(errors="replace"))  # names of files may be no UTF-8
     except OSError as error:
-        raise DataError(f"`--output` must be a file that can be written; {path}: {error.strerror}. Name another.") from None
+        raise DataError(
+            f"`--output` must be a file that can be written; {path}: {error.strerror}. Name another."
+        ) from None
     print(path)  # noqa: T201
     if arguments.open:
         webbrowser.open(path.resolve().as_uri())

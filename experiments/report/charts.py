@@ -1,4 +1,5 @@
-"""Charts as inline SVG that takes its colours and letters from the page, so that they follow light, dark and print."""
+"""Charts as inline SVG that takes its colours and letters from the page, so that they follow light, dark and
+print."""
 
 from __future__ import annotations
 
@@ -22,7 +23,11 @@ INK, FRAME = "#010101", "#020202"
 SERIES = ("#030301", "#030302", "#030303", "#030304", "#030305", "#030306")
 STROKES = ("-", "--", ":")  # of lines beyond the colours
 LETTERS = 40  # of a name in a legend
-COLOURS = {INK: "var(--ink)", FRAME: "var(--line)", **{colour: f"var(--series-{k})" for k, colour in enumerate(SERIES)}}
+COLOURS = {
+    INK: "var(--ink)",
+    FRAME: "var(--line)",
+    **{colour: f"var(--series-{k})" for k, colour in enumerate(SERIES)},
+}
 """Colours that stand for those of the page, which names them in its template."""
 STYLE: Any = {
     "svg.fonttype": "none",
@@ -64,7 +69,9 @@ class Charts:
     def draw(self, title: str, caption: str, fill: Callable[[Axes], None]) -> Chart:
         """A chart whose only axes `fill` fills."""
         with rc_context(STYLE), catch_warnings():
-            filterwarnings("ignore", message="Glyph .* missing")  # the page's letters are the reader's, not matplotlib's
+            filterwarnings(
+                "ignore", message="Glyph .* missing"
+            )  # the page's letters are the reader's, not matplotlib's
             figure = Figure(figsize=SIZE, layout="constrained")
             fill(figure.subplots())
             written = StringIO()
@@ -91,7 +98,13 @@ class Charts:
                     marker = "o" if len(line) < FEW else None
                     stroke = STROKES[k // len(SERIES) % len(STROKES)]
                     axis.plot(
-                        *zip(*line, strict=True), stroke, color=colour, lw=1.5, marker=marker, ms=3.0, label=label(name)
+                        *zip(*line, strict=True),
+                        stroke,
+                        color=colour,
+                        lw=1.5,
+                        marker=marker,
+                        ms=3.0,
+                        label=label(name),
                     )
             axis.set(xlabel=x, ylabel=y)
             axis.xaxis.set_major_locator(MaxNLocator(6, integer=True))
@@ -131,7 +144,8 @@ def label(name: str) -> str:
 
 
 def inline(svg: str, prefix: str, title: str) -> str:
-    """An SVG file as a part of a page: ids of its own, the page's colours and letters, as wide as its place."""
+    """An SVG file as a part of a page: ids of its own, the page's colours and letters, as wide as its
+    place."""
     svg = svg[svg.index("<svg") :]
     svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
     svg = re.sub(r'\bid="', f'id="{prefix}', svg)

@@ -1,4 +1,5 @@
-"""What a run, a comparison or a sweep left in its folder, read without the packages that made it; what is missing is None.
+"""What a run, a comparison or a sweep left in its folder, read without the packages that made it; what is
+missing is None.
 
 Everything here may be old, unfinished or cut off in the middle of a line: a reader says what is there.
 """
@@ -30,7 +31,8 @@ Line = list[tuple[float, float]]
 
 @dataclass
 class Series:
-    """The values of a metric over steps: means of runs of neighbours, so that no length of a run makes it longer."""
+    """The values of a metric over steps: means of runs of neighbours, so that no length of a run makes it
+    longer."""
 
     width: int = 1
     points: list[list[float]] = field(default_factory=list)
@@ -74,14 +76,16 @@ def read_text(path: Path, most: int) -> str | None:
 
 
 def read_metrics(path: Path) -> tuple[dict[str, Line], Counter[str]]:
-    """Every metric of `metrics.jsonl` over its steps, and the number of its values that are not finite, which are left out;
-    so are lines that are cut off."""
+    """Every metric of `metrics.jsonl` over its steps, and the number of its values that are not finite, which
+    are left out; so are lines that are cut off."""
     series: dict[str, Series] = {}
     lost: Counter[str] = Counter()
     try:
         console = Console(stderr=True)
         short = path.stat().st_size < LONG or not console.is_terminal
-        with progress.open(path, "rb", description=path.name, console=console, transient=True, disable=short) as file:
+        with progress.open(
+            path, "rb", description=path.name, console=console, transient=True, disable=short
+        ) as file:
             while some := file.readlines(CHUNK):
                 for text in some:
                     enter(text, series, lost)
@@ -132,7 +136,9 @@ class RunFolder:
         found = read_json(self.path / LAYERS)
         self.places = str(found.get("places", "steps"))
         layers = found.get("layers")
-        self.layers = [layer for layer in layers if isinstance(layer, dict)] if isinstance(layers, list) else []
+        self.layers = (
+            [layer for layer in layers if isinstance(layer, dict)] if isinstance(layers, list) else []
+        )
 
     @property
     def results(self) -> dict[str, dict[str, float]]:
@@ -143,7 +149,8 @@ class RunFolder:
 
     @property
     def monitor(self) -> str | None:
-        """The validation metric that picks the best checkpoint; where that was not recorded the first one there is."""
+        """The validation metric that picks the best checkpoint; where that was not recorded the first one
+        there is."""
         named = self.ended.get("monitor")
         return named or next((name for name in self.metrics if name.startswith("val/")), None)
 
@@ -184,7 +191,10 @@ class ComparisonFolder:
     @property
     def rows(self) -> dict[str, Row]:
         """The table; see `experiments.comparison.gather`."""
-        records = [(seed, {"parameters": None, "seconds": math.nan, **run.ended}) for (_, seed), run in self.done.items()]
+        records = [
+            (seed, {"parameters": None, "seconds": math.nan, **run.ended})
+            for (_, seed), run in self.done.items()
+        ]
         return gather(records)
 
 
@@ -199,9 +209,13 @@ class SweepFolder:
         self.ended = read_json(self.path / SWEEP)
         """Its trials and what gave them; empty before there was one."""
         trials = self.ended.get("trials")
-        self.trials = [trial for trial in trials if isinstance(trial, dict)] if isinstance(trials, list) else []
+        self.trials = (
+            [trial for trial in trials if isinstance(trial, dict)] if isinstance(trials, list) else []
+        )
         sign = -1 if self.ended.get("mode") == "max" else 1
-        self.trials.sort(key=lambda trial: math.inf if (value := number(trial.get("value"))) is None else sign * value)
+        self.trials.sort(
+            key=lambda trial: math.inf if (value := number(trial.get("value"))) is None else sign * value
+        )
         found = [trial for trial in self.trials if number(trial.get("value")) is not None]
         self.best = RunFolder(self.path / str(found[0].get("folder"))) if found else None
 
@@ -218,17 +232,28 @@ def open_folder(path: Path) -> RunFolder | ComparisonFolder | SweepFolder:
         return ComparisonFolder(path)
     if any((path / name).is_file() for name in (RUN, RESULTS, METRICS)):
         return RunFolder(path)
-    what = "is empty or holds something else" if path.is_dir() else "is a file" if path.exists() else "is not there"
+    what = (
+        "is empty or holds something else"
+        if path.is_dir()
+        else "is a file"
+        if path.exists()
+        else "is not there"
+    )
     home = path if path.is_dir() else path.parent
     near = [found.parent for place in ("", "*/") for name in (PLAN, RUN) for found in home.glob(place + name)]
     such = max(
-        near, key=lambda found: (found == home, found.stat().st_mtime), default="runs/forecasting-2026-01-31_12-00-00"
+        near,
+        key=lambda found: (found == home, found.stat().st_mtime),
+        default="runs/forecasting-2026-01-31_12-00-00",
     )
-    raise ConfigError(f"`dream report` takes the folder of a run, a comparison or a sweep, such as {such}; {path} {what}.")
+    raise ConfigError(
+        f"`dream report` takes the folder of a run, a comparison or a sweep, such as {such}; {path} {what}."
+    )
 
 
 def mean_line(lines: Iterable[Line]) -> Line:
-    """The mean over `lines` where all of them go, at the steps of the first; in between a line is straight."""
+    """The mean over `lines` where all of them go, at the steps of the first; in between a line is
+    straight."""
     parts = [np.array(line, dtype=float).T for line in lines if line]
     if not parts:
         return []

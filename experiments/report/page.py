@@ -22,15 +22,21 @@ FIGURES_FOLDER = "figures"
 ROWS, TEXT = 12, 2000  # rows of a table, and characters of a text, that are shown of a file
 MOST = 100_000  # characters of a table that are read
 FIGURES = {
-    "forecasts": "Forecasts beside what came: look for where they leave the truth, and whether they are late or too flat.",
-    "adaptation": "Error, surprise and |U| over the test: after a change surprise should jump, and the error fall again.",
-    "stream": "Error of every mode and rival over the stream: after a change, the mode that falls back first adapts best.",
+    "forecasts": "Forecasts beside what came: look for where they leave the truth, and whether they are late "
+    "or too flat.",
+    "adaptation": "Error, surprise and |U| over the test: after a change surprise should jump, and the error "
+    "fall again.",
+    "stream": "Error of every mode and rival over the stream: after a change, the mode that falls back first "
+    "adapts best.",
     "anomalies": "Data, score and threshold: alarms should stand on the shaded anomalies, and nowhere else.",
-    "text": "Loss over the test text: the further a line lies above the model's own, the more its fast weights are worth.",
+    "text": "Loss over the test text: the further a line lies above the model's own, the more its fast "
+    "weights are worth.",
     "utterance": "One utterance: features, surprise, |U| and what the model believes as it listens.",
     "confusion": "What is taken for what: everything off the diagonal is a mistake.",
-    "sweep": "Every trial: look for settings at which good trials gather, and for a best one at the edge of what was tried.",
-    "comparison": "Every run as a point, the mean as a bar: models whose points overlap are not told apart by these seeds.",
+    "sweep": "Every trial: look for settings at which good trials gather, and for a best one at the edge of "
+    "what was tried.",
+    "comparison": "Every run as a point, the mean as a bar: models whose points overlap are not told apart "
+    "by these seeds.",
 }
 
 
@@ -46,7 +52,8 @@ class Picture:
 
 
 def pictures(paths: Iterable[Path], of: str = "") -> dict[str, list[Any]]:
-    """The PNG files `paths`, and the names of those that are not whole; `of` stands before the names of a run's own."""
+    """The PNG files `paths`, and the names of those that are not whole; `of` stands before the names of a
+    run's own."""
     made: list[Picture] = []
     damaged: list[str] = []
     for path in paths:
@@ -67,14 +74,29 @@ def figures(run: RunFolder) -> list[Path]:
 
 
 def files(run: RunFolder, of: str = "") -> list[dict[str, Any]]:
-    """The beginnings of the texts and tables that a test or a prediction left; `of` stands before their names."""
+    """The beginnings of the texts and tables that a test or a prediction left; `of` stands before their
+    names."""
     made: list[dict[str, Any]] = []
     if (text := read_text(run.path / "text.txt", TEXT + 1)) is not None:
         made.append({"name": of + "text.txt", "text": text[:TEXT], "more": len(text) > TEXT})
-    for name in ("heard.csv", "transcripts.csv", "labels.csv", "forecast.csv", "predictions.csv", "scores.csv"):
+    for name in (
+        "heard.csv",
+        "transcripts.csv",
+        "labels.csv",
+        "forecast.csv",
+        "predictions.csv",
+        "scores.csv",
+    ):
         rows = list(islice(csv.reader(io.StringIO(read_text(run.path / name, MOST) or "")), ROWS + 2))
         if rows:
-            made += [{"name": of + name, "columns": rows[0], "rows": rows[1 : ROWS + 1], "more": len(rows) > ROWS + 1}]
+            made += [
+                {
+                    "name": of + name,
+                    "columns": rows[0],
+                    "rows": rows[1 : ROWS + 1],
+                    "more": len(rows) > ROWS + 1,
+                }
+            ]
     return made
 
 
@@ -131,8 +153,12 @@ def comparison_page(folder: ComparisonFolder) -> dict[str, Any]:
         "runs": f"{len(done)} of {len(folder.asked)} have ended",
         "models": ", ".join(groups) or UNKNOWN,
         "seeds": ", ".join(str(seed) for seed in sorted({seed for _, seed in folder.runs})) or UNKNOWN,
-        "settings": (shlex.join(map(str, flags)) or "none beside the experiment's") if isinstance(flags, list) else UNKNOWN,
-        "started": next((str(run.facts["started"]) for run in folder.runs.values() if "started" in run.facts), UNKNOWN),
+        "settings": (shlex.join(map(str, flags)) or "none beside the experiment's")
+        if isinstance(flags, list)
+        else UNKNOWN,
+        "started": next(
+            (str(run.facts["started"]) for run in folder.runs.values() if "started" in run.facts), UNKNOWN
+        ),
         "commits": ", ".join(sorted({str(run.ended.get("commit") or UNKNOWN) for run in done})) or UNKNOWN,
         **{name: own.get(name, UNKNOWN) for name in ("versions", "device")},
     }
@@ -161,8 +187,12 @@ def sweep_page(folder: SweepFolder) -> dict[str, Any]:
         "experiment": str(best.ended.get("experiment")) if best else UNKNOWN,
         "trials": ", ".join(f"{count} {state}" for state, count in states.items()) or UNKNOWN,
         "best": best.path.name if best else UNKNOWN,
-        "settings": (shlex.join(map(str, flags)) or "none beside the experiment's") if isinstance(flags, list) else UNKNOWN,
-        "importance": ", ".join(f"{name} {share:.2f}" for name, share in weights.items()) if weights else UNKNOWN,
+        "settings": (shlex.join(map(str, flags)) or "none beside the experiment's")
+        if isinstance(flags, list)
+        else UNKNOWN,
+        "importance": ", ".join(f"{name} {share:.2f}" for name, share in weights.items())
+        if weights
+        else UNKNOWN,
         **{name: own.get(name, UNKNOWN) for name in ("commit", "versions", "device")},
     }
     parts = shared_parts({"": [best]} if best else {}, charts)

@@ -51,14 +51,17 @@ def facts(run: RunFolder) -> list[tuple[str, str]]:
         "epochs": ended.get("epochs"),
         "parameters": f"{ended['parameters']:,}" if isinstance(ended.get("parameters"), int) else None,
         "commit": ended.get("commit"),
-        "versions": ", ".join(f"{name} {text}" for name, text in versions.items()) if isinstance(versions, dict) else None,
+        "versions": ", ".join(f"{name} {text}" for name, text in versions.items())
+        if isinstance(versions, dict)
+        else None,
         "device": ended.get("device"),
     }
     return [(name, UNKNOWN if value is None else str(value)) for name, value in known.items()]
 
 
 def direction(metric: str, ended: Mapping[str, Any]) -> str:
-    """``up`` if more of a metric is better, ``down`` if less, nothing where neither is, or nobody wrote it down."""
+    """``up`` if more of a metric is better, ``down`` if less, nothing where neither is, or nobody wrote it
+    down."""
     if "higher_is_better" not in ended or metric in ended.get("unranked", ()):
         return ""
     return "up" if metric in ended["higher_is_better"] else "down"
@@ -71,12 +74,16 @@ def table(
     metrics = list(dict.fromkeys(chain.from_iterable(cells.values())))
     best = {}
     for metric in metrics:
-        known = [cell[metric][0] for cell in cells.values() if metric in cell and math.isfinite(cell[metric][0])]
+        known = [
+            cell[metric][0] for cell in cells.values() if metric in cell and math.isfinite(cell[metric][0])
+        ]
         way = direction(metric, ended) if metric not in extra else ""
         if way and len(known) > 1:
             best[metric] = max(known) if way == "up" else min(known)
     arrows = {"up": " ↑", "down": " ↓", "": ""}
-    columns = [metric + (arrows[direction(metric, ended)] if metric not in extra else "") for metric in metrics]
+    columns = [
+        metric + (arrows[direction(metric, ended)] if metric not in extra else "") for metric in metrics
+    ]
 
     def made(row: Mapping[str, tuple[float, str]], metric: str) -> Cell:
         value, text = row.get(metric, (math.nan, "-"))
@@ -94,7 +101,11 @@ def table(
 def run_table(run: RunFolder) -> Table | None:
     """The results of a run."""
     cells = {
-        model: {name: (float(value), f"{value:.4g}") for name, value in values.items() if isinstance(value, (int, float))}
+        model: {
+            name: (float(value), f"{value:.4g}")
+            for name, value in values.items()
+            if isinstance(value, (int, float))
+        }
         for model, values in run.results.items()
     }
     return table(cells, run.ended) if cells else None
@@ -105,13 +116,20 @@ def comparison_table(folder: ComparisonFolder) -> Table | None:
     rows = folder.rows
     if not rows:
         return None
-    metrics = list(dict.fromkeys(name for row in rows.values() for values in row.values.values() for name in values))
+    metrics = list(
+        dict.fromkeys(name for row in rows.values() for values in row.values.values() for name in values)
+    )
     cells: dict[str, dict[str, tuple[float, str]]] = {}
     for model, row in rows.items():
-        cells[model] = {metric: (statistics.fmean(v), written(v)) for metric in metrics if (v := row.of(metric))}
+        cells[model] = {
+            metric: (statistics.fmean(v), written(v)) for metric in metrics if (v := row.of(metric))
+        }
         if row.parameters is not None:
             seconds = statistics.fmean(row.seconds)
-            cells[model] |= {"parameters": (row.parameters, f"{row.parameters:,}"), "seconds": (seconds, f"{seconds:.0f}")}
+            cells[model] |= {
+                "parameters": (row.parameters, f"{row.parameters:,}"),
+                "seconds": (seconds, f"{seconds:.0f}"),
+            }
     return table(cells, next(iter(folder.done.values())).ended, ("parameters", "seconds"))
 
 
@@ -131,8 +149,11 @@ def trial_table(folder: SweepFolder) -> Table | None:
         params = trial.get("params") or {}
         first = made(trial.get("value"), best=place == 0 and folder.best is not None)
         rows[str(trial.get("trial"))] = [
-            first, made(trial.get("state")), *(made(params.get(name)) for name in names), made(trial.get("seconds"))
-        ]  # fmt: skip
+            first,
+            made(trial.get("state")),
+            *(made(params.get(name)) for name in names),
+            made(trial.get("seconds")),
+        ]
     way = "↑" if folder.ended.get("mode") == "max" else "↓"
     note = "The best trials first, by validation: no trial has looked at the test part."
     if len(folder.trials) > TRIALS:

@@ -33,8 +33,8 @@ from experiments.wording import say
 from lightning_modules.run.redaction import redacted
 
 USAGE = """\
-usage: dream sweep -c EXPERIMENT --space SPACE [--trials N] [--workers N] [--pruner NAME] [--folder FOLDER] [--seed N]
-                   [--wandb-template FILE] [any setting of `dream fit`]
+usage: dream sweep -c EXPERIMENT --space SPACE [--trials N] [--workers N] [--pruner NAME] [--folder FOLDER]
+                   [--seed N] [--wandb-template FILE] [any setting of `dream fit`]
 
 Searches the settings in SPACE for those with the best validation value. The test part is never looked at.
 
@@ -83,7 +83,11 @@ class Plan:
     @property
     def fixed(self) -> list[str]:
         """The words that every trial shares."""
-        return [*(word for path in self.paths for word in ("-c", str(path))), *self.flags, f"--seed={self.seed}"]
+        return [
+            *(word for path in self.paths for word in ("-c", str(path))),
+            *self.flags,
+            f"--seed={self.seed}",
+        ]
 
 
 def main(argv: list[str]) -> int:
@@ -93,7 +97,8 @@ def main(argv: list[str]) -> int:
         0; 130 or 143 if it was interrupted, what is done being kept.
 
     Raises:
-        DREAMError: words that make no sense, a folder that holds another sweep, or settings that no trial could run with.
+        DREAMError: words that make no sense, a folder that holds another sweep, or settings that no trial
+            could run with.
     """
     if not argv or {"-h", "--help"} & set(argv):
         print(USAGE.format(spaces=", ".join(configs.shipped("spaces")), pruners=", ".join(PRUNERS)), end="")  # noqa: T201
@@ -112,7 +117,8 @@ def main(argv: list[str]) -> int:
         except optuna.exceptions.StorageInternalError as error:
             reason = str(error.__cause__).partition("\n")[0]
             raise DataError(
-                f"{plan.folder / STORE} could not be read or written: {reason}. Free or change the disk; if the file is "
+                f"{plan.folder / STORE} could not be read or written: {reason}. Free or change the disk; if "
+                "the file is "
                 "damaged, give --folder=NEW."
             ) from error
 
@@ -121,7 +127,8 @@ def parse(argv: list[str]) -> Plan:
     """The plan that the words mean.
 
     Raises:
-        ConfigError: no experiment, no space, a number that is none, or a setting that is both in the space and typed.
+        ConfigError: no experiment, no space, a number that is none, or a setting that is both in the space
+            and typed.
     """
     paths, rest = split_configs(argv)
     own, flags = split_own(rest, OWN)
@@ -129,17 +136,23 @@ def parse(argv: list[str]) -> Plan:
         raise ConfigError("-c must name an experiment; got none. `dream config list` shows the shipped ones.")
     shipped = ", ".join(configs.shipped("spaces"))
     if len(own.get("--space", [])) != 1:
-        raise ConfigError(f"`--space` must be one YAML file, or one of {shipped}; got {own.get('--space')}.", key="space")
+        raise ConfigError(
+            f"`--space` must be one YAML file, or one of {shipped}; got {own.get('--space')}.", key="space"
+        )
     names = [flag.partition("=")[0] for flag in flags]
     for taken in SET_HERE:
         if taken in names:
-            raise ConfigError(f"`{taken}` is set by sweep for each trial; leave it out. See `dream sweep --help`.")
+            raise ConfigError(
+                f"`{taken}` is set by sweep for each trial; leave it out. See `dream sweep --help`."
+            )
     path = space.resolve(own["--space"][0])
     configurations(paths)  # loads the Python files beside them
     plan = Plan(paths, flags, path, space.read(path))
     for name in (name.removeprefix("--").replace(".init_args.", ".") for name in names):
         if name in plan.space:
-            raise ConfigError(f"`{name}` is in the space and on the command line. Leave it out of one of them.", key=name)
+            raise ConfigError(
+                f"`{name}` is in the space and on the command line. Leave it out of one of them.", key=name
+            )
     for name in ("trials", "workers"):
         if f"--{name}" in own:
             setattr(plan, name, whole_number(name, own[f"--{name}"]))
@@ -147,7 +160,9 @@ def parse(argv: list[str]) -> Plan:
         plan.seed = whole_number("seed", own["--seed"], 0)
     plan.pruner = " ".join(own.get("--pruner", [plan.pruner]))
     if plan.pruner not in PRUNERS:
-        raise ConfigError(f"`--pruner` must be one of {', '.join(PRUNERS)}; got {plan.pruner!r}.", key="pruner")
+        raise ConfigError(
+            f"`--pruner` must be one of {', '.join(PRUNERS)}; got {plan.pruner!r}.", key="pruner"
+        )
     plan.folder = one_folder(own, f"sweep-{experiment_name(paths)}")
     if "--wandb-template" in own:
         plan.template = Path(" ".join(own["--wandb-template"]))
@@ -188,7 +203,8 @@ def _sweep(plan: Plan, argv: list[str]) -> int:
 
 
 def _try_corners(plan: Plan) -> tuple[int, Any]:
-    """Build an experiment with every end of every range and every choice, so that mistakes show before anything is run."""
+    """Build an experiment with every end of every range and every choice, so that mistakes show before
+    anything is run."""
     code, module = 0, None
     for corner in space.corners(plan.space):
         code, module = _build(plan, corner)
@@ -202,7 +218,9 @@ def _build(plan: Plan, params: dict[str, Any]) -> tuple[int, Any]:
     try:
         return run.build([*plan.fixed, *words])
     except DREAMError as error:
-        raise type(error)(f"{error}\nThat is of a trial with {shlex.join(words)}; see {plan.space_path}.") from error
+        raise type(error)(
+            f"{error}\nThat is of a trial with {shlex.join(words)}; see {plan.space_path}."
+        ) from error
 
 
 def _write_template(plan: Plan, path: Path) -> int:
@@ -243,11 +261,23 @@ def _run_trial(plan: Plan, study: Study, trial: FrozenTrial) -> int:
     """One `dream fit`, or what is left of it; the exit code.
 
     Raises:
-        DREAMError: no trial could be run, for want of a file or of room, say. This one goes on when the sweep does.
+        DREAMError: no trial could be run, for want of a file or of room, say. This one goes on when the sweep
+            does.
     """
     folder = study.place(trial.number)
-    own = {"folder": plan.folder, "name": folder.name, "group": plan.folder.name, "table": "false", "test": "false"}
-    words = [*plan.fixed, *space.flags(trial.params), "--resume", *(f"--run.{name}={value}" for name, value in own.items())]
+    own = {
+        "folder": plan.folder,
+        "name": folder.name,
+        "group": plan.folder.name,
+        "table": "false",
+        "test": "false",
+    }
+    words = [
+        *plan.fixed,
+        *space.flags(trial.params),
+        "--resume",
+        *(f"--run.{name}={value}" for name, value in own.items()),
+    ]
     try:
         code = run.main(["fit", *words], [Pruning(study, trial.number)])
     except DREAMError as error:

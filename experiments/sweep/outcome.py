@@ -66,13 +66,17 @@ def show(study: Study, most: int, identity: dict[str, Any]) -> None:
     console = Console()
     records = [_record(study, trial) for trial in trials]
     sign = 1 if study.mode == "min" else -1
-    ranked = sorted(records, key=lambda record: math.inf if record["value"] is None else sign * record["value"])
+    ranked = sorted(
+        records, key=lambda record: math.inf if record["value"] is None else sign * record["value"]
+    )
     judged = [record for record in ranked if record["value"] is not None]
     cells = {str(record["trial"]): _cells(study, record) for record in ranked[:SHOWN]}
     console.print(table(cells, _title(study), console, "trial"))
     for record in records:
         if record["state"] == "failed":
-            console.print(f"trial {record['trial']} failed: {record['reason']}", highlight=False, markup=False)
+            console.print(
+                f"trial {record['trial']} failed: {record['reason']}", highlight=False, markup=False
+            )
     ended = sum(record["state"] != "unfinished" for record in records)
     if ended < most:
         console.print(f"{ended} of {most} trials are done; the same command does the others.")
@@ -134,12 +138,14 @@ def _cells(study: Study, record: dict[str, Any]) -> dict[str, str]:
 
 
 def importances(study: Study) -> dict[str, float]:
-    """The share of each setting in what tells good trials from others (PED-ANOVA), the largest first; empty where fewer
-    than `ENOUGH` trials have run to their end."""
+    """The share of each setting in what tells good trials from others (PED-ANOVA), the largest first; empty
+    where fewer than `ENOUGH` trials have run to their end."""
     complete = [trial for trial in study.trials if trial.state == TrialState.COMPLETE]
     if len({trial.value for trial in complete}) < ENOUGH or len(complete[0].params) < 2:
         return {}
-    return optuna.importance.get_param_importances(study.held, evaluator=optuna.importance.PedAnovaImportanceEvaluator())
+    return optuna.importance.get_param_importances(
+        study.held, evaluator=optuna.importance.PedAnovaImportanceEvaluator()
+    )
 
 
 def _runnable(best: Any) -> str:

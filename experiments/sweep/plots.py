@@ -21,7 +21,8 @@ def sweep(trials: Sequence[Mapping[str, Any]], metric: str, mode: Literal["min",
     """`metric` against the trial, with the best so far as a line, and against each setting.
 
     Args:
-        trials: ``trial``, ``state``, ``value`` (None where there is none) and ``params`` of each, in their order.
+        trials: ``trial``, ``state``, ``value`` (None where there is none) and ``params`` of each, in their
+            order.
         metric: name of the value.
         mode: whether the lowest or the highest is best.
     """

@@ -36,7 +36,9 @@ class _Loader(yaml.SafeLoader):
         names = [key.value for key, _ in node.value]
         for (key, _), place in zip(node.value, range(len(names)), strict=True):
             if key.value in names[:place]:
-                raise yaml.constructor.ConstructorError(None, None, f"`{key.value}` stands there twice", key.start_mark)
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"`{key.value}` stands there twice", key.start_mark
+                )
         return super().construct_mapping(node, deep)
 
 
@@ -55,7 +57,9 @@ def resolve(name_or_path: str) -> Path:
         return path
     if name_or_path not in known:
         hint = nearest(name_or_path, known)
-        raise ConfigError(f"`--space` must be a YAML file or a shipped space; got {name_or_path!r}. {hint}", key="space")
+        raise ConfigError(
+            f"`--space` must be a YAML file or a shipped space; got {name_or_path!r}. {hint}", key="space"
+        )
     return known[name_or_path]
 
 
@@ -70,14 +74,23 @@ def read(path: Path) -> Space:
     except (OSError, ValueError, yaml.YAMLError) as error:
         place = getattr(error, "problem_mark", None)
         at = f"line {place.line + 1}, column {place.column + 1}: " if place else ""
-        raise ConfigError(f"{path} must be YAML in UTF-8; {at}{getattr(error, 'problem', None) or error}.") from None
+        raise ConfigError(
+            f"{path} must be YAML in UTF-8; {at}{getattr(error, 'problem', None) or error}."
+        ) from None
     if not isinstance(content, dict) or not content:
-        raise ConfigError(f"{path} must map settings to what to try, such as `model.lr: [0.001, 0.01]`; got {content!r}.")
+        raise ConfigError(
+            f"{path} must map settings to what to try, such as `model.lr: [0.001, 0.01]`; got {content!r}."
+        )
     return {str(name): _distribution(str(name), entry) for name, entry in content.items()}
 
 
 def _distribution(name: str, entry: Any) -> BaseDistribution:
-    _require(not name.startswith(TAKEN), name, "a setting of the experiment; this one is set for the sweep as a whole", name)
+    _require(
+        not name.startswith(TAKEN),
+        name,
+        "a setting of the experiment; this one is set for the sweep as a whole",
+        name,
+    )
     _require(".init_args." not in name, name, f"written as `{name.replace('.init_args.', '.')}`", name)
     if isinstance(entry, list):
         _require(bool(entry), name, "a list of at least one value", entry)
@@ -93,7 +106,9 @@ def _distribution(name: str, entry: Any) -> BaseDistribution:
         _require(key in entry, name, "given by low and high, or by a list", entry)
     numbers = {key: entry[key] for key in ("low", "high", "step") if entry.get(key) is not None}
     for key, number in numbers.items():
-        number_like = isinstance(number, (int, float)) and not isinstance(number, bool) and abs(number) <= LARGEST
+        number_like = (
+            isinstance(number, (int, float)) and not isinstance(number, bool) and abs(number) <= LARGEST
+        )
         _require(number_like, name, f"given by numbers between -1e15 and 1e15; `{key}` is not", number)
     low, high, step, log = entry["low"], entry["high"], entry.get("step"), entry.get("log", False)
     _require(isinstance(log, bool), name, "given with `log` true or false", log)
@@ -101,7 +116,12 @@ def _distribution(name: str, entry: Any) -> BaseDistribution:
     _require(not log or low > 0, name, "given with low above 0 where log is true", entry)
     _require(step is None or step > 0, name, "given with a step above 0", entry)
     _require(step is None or not log, name, "given with either log or step, not both", entry)
-    _require(step is None or _divides(step, high - low), name, "given with high a whole number of steps above low", entry)
+    _require(
+        step is None or _divides(step, high - low),
+        name,
+        "given with high a whole number of steps above low",
+        entry,
+    )
     if all(isinstance(number, int) for number in numbers.values()):
         return IntDistribution(low, high, log=log, step=step or 1)
     return FloatDistribution(low, high, log=log, step=step)
@@ -113,12 +133,16 @@ def _divides(step: float, width: float) -> bool:
 
 def _require(holds: bool, name: str, rule: str, got: object) -> None:
     if not holds:
-        raise ConfigError(f"`{name}` in the space must be {rule}; got {got!r}. docs/sweeps.md shows how.", key=name)
+        raise ConfigError(
+            f"`{name}` in the space must be {rule}; got {got!r}. docs/sweeps.md shows how.", key=name
+        )
 
 
 def flags(values: Mapping[str, Any]) -> list[str]:
     """`values` of settings as a command line has them."""
-    return [f"--{name}={value if isinstance(value, str) else json.dumps(value)}" for name, value in values.items()]
+    return [
+        f"--{name}={value if isinstance(value, str) else json.dumps(value)}" for name, value in values.items()
+    ]
 
 
 def corners(space: Space) -> list[dict[str, Any]]:

@@ -30,9 +30,12 @@ PRUNED, REASON = "pruned", "reason"
 ENDED = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
 PATIENCE = 60  # seconds that a process waits while another one writes
 Mode = Literal["min", "max"]
-PRUNERS: dict[str, BasePruner] = {"median": MedianPruner(n_startup_trials=5, n_warmup_steps=2), "none": NopPruner()}
-"""When a trial is hopeless. `median`: its best value is worse than the median of those of the others after as many epochs,
-once five have ended and its third epoch is over."""
+PRUNERS: dict[str, BasePruner] = {
+    "median": MedianPruner(n_startup_trials=5, n_warmup_steps=2),
+    "none": NopPruner(),
+}
+"""When a trial is hopeless. `median`: its best value is worse than the median of those of the others after as
+many epochs, once five have ended and its third epoch is over."""
 
 
 class Study:
@@ -47,8 +50,8 @@ class Study:
         self.folder, self.pruner = folder, pruner
 
     def create(self, monitor: str, mode: Mode) -> None:
-        """Begin, unless another process has: trials are judged by the validation metric `monitor`, of which the lowest or
-        highest is best."""
+        """Begin, unless another process has: trials are judged by the validation metric `monitor`, of which
+        the lowest or highest is best."""
         direction = StudyDirection.MINIMIZE if mode == "min" else StudyDirection.MAXIMIZE
         with FileLock(self.folder / LOCK):
             study = optuna.create_study(
@@ -70,7 +73,8 @@ class Study:
             return optuna.storages.RDBStorage(url, engine_kwargs={"connect_args": {"timeout": PATIENCE}})
         except (SQLAlchemyError, RuntimeError) as error:
             raise CheckpointError(
-                f"{self.folder / STORE} must hold the trials of a sweep; it is damaged, or of another version of optuna "
+                f"{self.folder / STORE} must hold the trials of a sweep; it is damaged, or of another "
+                "version of optuna "
                 f"({str(error).splitlines()[0][:100]}). Give --folder=NEW."
             ) from None
 
@@ -108,11 +112,11 @@ class Study:
 
     @contextmanager
     def next(self, space: Space, most: int, seed: int) -> Iterator[FrozenTrial | None]:
-        """A trial to run, which is this process's until the block ends; None where there is nothing left for it to do.
+        """A trial to run, which is this process's until the block ends; None where there is nothing left for
+        it to do.
 
-        First those that were under way when their process ended, then new ones, until there are `most`. What a new one
-        tries depends on `seed`, its number and the trials that have ended.
-        """
+        First those that were under way when their process ended, then new ones, until there are `most`. What
+        a new one tries depends on `seed`, its number and the trials that have ended."""
         trial, lock = None, None
         with FileLock(self.folder / LOCK):
             for held in self.held.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
@@ -126,7 +130,9 @@ class Study:
             if trial is None and number < most:
                 lock = self._claim(number)
                 self.held.add_trial(
-                    create_trial(state=TrialState.RUNNING, params=self._propose(space, seed), distributions=space)
+                    create_trial(
+                        state=TrialState.RUNNING, params=self._propose(space, seed), distributions=space
+                    )
                 )
                 trial = self.trials[number]
         try:
@@ -143,10 +149,13 @@ class Study:
             return None
 
     def _propose(self, space: Space, seed: int) -> dict[str, Any]:
-        """What to try next, proposed by a copy in memory, so that a process which is killed here leaves no half of it."""
+        """What to try next, proposed by a copy in memory, so that a process which is killed here leaves no
+        half of it."""
         trials = self.trials
         own = int(np.random.SeedSequence([seed, len(trials)]).generate_state(1)[0])
-        copy = optuna.create_study(direction=self.held.direction, sampler=optuna.samplers.TPESampler(seed=own))
+        copy = optuna.create_study(
+            direction=self.held.direction, sampler=optuna.samplers.TPESampler(seed=own)
+        )
         copy.add_trials(trials)
         return copy.ask(space).params
 
@@ -163,7 +172,8 @@ class Study:
 
 
 class Pruning(L.Callback):
-    """Tells a study what each epoch of a trial came to, and ends the trial when the study's pruner finds it hopeless.
+    """Tells a study what each epoch of a trial came to, and ends the trial when the study's pruner finds it
+    hopeless.
 
     A run of several processes is told of, but not ended.
 
@@ -179,9 +189,16 @@ class Pruning(L.Callback):
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         assert isinstance(pl_module, TaskModule)
         value = trainer.callback_metrics.get(pl_module.monitor)
-        if trainer.state.fn != TrainerFn.FITTING or trainer.sanity_checking or value is None or not math.isfinite(value):
+        if (
+            trainer.state.fn != TrainerFn.FITTING
+            or trainer.sanity_checking
+            or value is None
+            or not math.isfinite(value)
+        ):
             return
-        if trainer.current_epoch not in self.study.trials[self.number].intermediate_values:  # else from before a kill
+        if (
+            trainer.current_epoch not in self.study.trials[self.number].intermediate_values
+        ):  # else from before a kill
             self.trial.report(float(value), trainer.current_epoch)
         if trainer.world_size == 1 and self.trial.should_prune():
             self.trial.set_user_attr(PRUNED, True)

@@ -10,8 +10,8 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, Floa
 from experiments.sweep.space import Space
 
 HEAD = """\
-# A search of settings for Weights & Biases. Start it with `wandb sweep FILE`, then as many agents as you like with the
-# command that it prints, where `dream` is installed. Of the test part nothing is looked at.
+# A search of settings for Weights & Biases. Start it with `wandb sweep FILE`, then as many agents as you
+# like with the command that it prints, where `dream` is installed. Of the test part nothing is looked at.
 """
 
 

@@ -32,8 +32,9 @@ def is_worker() -> bool:
 def run(plan: Plan, study: Study, argv: list[str]) -> int:
     """Start the workers, say what they come to, and wait for them; the exit code.
 
-    Each runs the same command in a session of its own, so that Ctrl-C reaches it once, through this process; what it says
-    goes to `worker-K.log`. It gets its share of the cores, unless OMP_NUM_THREADS says otherwise.
+    Each runs the same command in a session of its own, so that Ctrl-C reaches it once, through this process;
+    what it says goes to `worker-K.log`. It gets its share of the cores, unless OMP_NUM_THREADS says
+    otherwise.
 
     Raises:
         DREAMError: with what a worker said that could not go on; the others are stopped.
@@ -45,7 +46,8 @@ def run(plan: Plan, study: Study, argv: list[str]) -> int:
     logs = [plan.folder / f"worker-{number}.log" for number in range(1, count + 1)]
     if started := [_start(argv, log, environment) for log in logs]:
         say(
-            f"{count} workers, {environment['OMP_NUM_THREADS']} threads each; what they say is in {plan.folder}/worker-*.log"
+            f"{count} workers, {environment['OMP_NUM_THREADS']} threads each; what they say is in "
+            f"{plan.folder}/worker-*.log"
         )
     code = 0
     while True:
@@ -61,7 +63,9 @@ def run(plan: Plan, study: Study, argv: list[str]) -> int:
         return code
     for log, process in zip(logs, started, strict=True):
         if process.returncode == 2:
-            raise DREAMError(log.read_text(encoding="utf-8", errors="replace").rpartition("dream: ")[2].strip())
+            raise DREAMError(
+                log.read_text(encoding="utf-8", errors="replace").rpartition("dream: ")[2].strip()
+            )
         if process.returncode:
             say(f"dream: a worker ended with code {process.returncode}; {log} says more.")
     left = plan.trials - sum(trial.state in ENDED for trial in study.trials)

@@ -1,9 +1,8 @@
 """Anomaly detection: predict, score, then adapt, over streams that nobody has labelled.
 
-`module` is the task. `data` holds streams side by side; `table`, `planted`, `nab` and `skab` are where they come from.
-From prediction errors, `scores` makes probabilities, and `verdicts` makes flags and alarms; `metrics` and `nab_score`
-measure how right they are, `plots` shows them.
-"""
+`module` is the task. `data` holds streams side by side; `table`, `planted`, `nab` and `skab` are where they
+come from. From prediction errors, `scores` makes probabilities, and `verdicts` makes flags and alarms;
+`metrics` and `nab_score` measure how right they are, `plots` shows them."""
 
 from lightning_modules.anomaly.data import AnomalyData, Stream, StreamBatch
 from lightning_modules.anomaly.module import AnomalyModule

@@ -1,7 +1,7 @@
 """Streams in which anomalies are to be found: side by side in padded batches, chunk after chunk.
 
-Shapes: N streams, T rows, C columns. Values stay in the source's units: whoever reads them normalises causally.
-"""
+Shapes: N streams, T rows, C columns. Values stay in the source's units: whoever reads them normalises
+causally."""
 
 from __future__ import annotations
 
@@ -66,10 +66,11 @@ class StreamBatch(NamedTuple):
 
 
 class Chunks(Dataset[StreamBatch]):
-    """Every stream's rows up to `stops`, in chunks of `chunk` rows; those before `counted_from` are read but don't count.
+    """Every stream's rows up to `stops`, in chunks of `chunk` rows; those before `counted_from` are read but
+    don't count.
 
-    A process that has a `share` takes every W-th stream from its own number on, and as many chunks as the longest of all.
-    """
+    A process that has a `share` takes every W-th stream from its own number on, and as many chunks as the
+    longest of all."""
 
     def __init__(
         self,
@@ -83,10 +84,15 @@ class Chunks(Dataset[StreamBatch]):
         part = slice(rank, None, world)
         streams = streams[part]
         self.stops = torch.tensor(stops[part])
-        self.counted_from = torch.zeros_like(self.stops) if counted_from is None else torch.tensor(counted_from[part])
+        self.counted_from = (
+            torch.zeros_like(self.stops) if counted_from is None else torch.tensor(counted_from[part])
+        )
         self.training = torch.tensor([stream.training for stream in streams])
         self.chunk = chunk
-        padded = [np.concatenate([s.values, s.values[-1:].repeat(max(longest - len(s.values), 0), 0)]) for s in streams]
+        padded = [
+            np.concatenate([s.values, s.values[-1:].repeat(max(longest - len(s.values), 0), 0)])
+            for s in streams
+        ]
         self.values = torch.from_numpy(np.stack([values[:longest] for values in padded]))
 
     def __len__(self) -> int:
@@ -105,8 +111,9 @@ class Chunks(Dataset[StreamBatch]):
 class AnomalyData(TaskData, ABC):
     """Streams with a training part each, read side by side.
 
-    Training reads the training parts, but for the last `validation` share of each, which picks the best epoch; neither
-    sees a label. Test and prediction read every stream from its first row to its last, in order.
+    Training reads the training parts, but for the last `validation` share of each, which picks the best
+    epoch; neither sees a label. Test and prediction read every stream from its first row to its last, in
+    order.
 
     Args:
         train_chunk: Rows between two gradient steps: how far gradients reach back.
@@ -119,7 +126,9 @@ class AnomalyData(TaskData, ABC):
         self.train_chunk = require_int("train_chunk", train_chunk)
         self.chunk = require_int("chunk", chunk)
         if not 0 < validation < 1:
-            raise ConfigError(f"`validation` must be a share above 0 and below 1; got {validation!r}.", key="validation")
+            raise ConfigError(
+                f"`validation` must be a share above 0 and below 1; got {validation!r}.", key="validation"
+            )
         self.validation = validation
 
     @abstractmethod
@@ -133,7 +142,8 @@ class AnomalyData(TaskData, ABC):
         for stream in streams:
             if stream.training < LEAST_TRAINING or stream.training >= len(stream.values):
                 raise DataError(
-                    f"{stream.name}: the training part must have at least {LEAST_TRAINING} rows and leave some to score; "
+                    f"{stream.name}: the training part must have at least {LEAST_TRAINING} rows and leave "
+                    "some to score; "
                     f"it has {stream.training} of {len(stream.values)}. Change `training`."
                 )
         return streams
@@ -192,12 +202,17 @@ class AnomalyData(TaskData, ABC):
         rows = [len(stream.values) for stream in self.streams]
         known = [stream for stream in self.streams if stream.label is not None]
         events = sum(len(stream.windows) for stream in known)
-        anomalous = sum(int(stream.label[stream.training :].sum()) for stream in known if stream.label is not None)
+        anomalous = sum(
+            int(stream.label[stream.training :].sum()) for stream in known if stream.label is not None
+        )
         return [
             ("streams", f"{len(rows)}, such as {self.streams[0].name}"),
             ("rows", f"{sum(rows)}, {min(rows)} to {max(rows)} in a stream"),
             ("columns", ", ".join(self.columns)),
             ("training", f"{sum(stream.training for stream in self.streams)} rows, without labels"),
-            ("anomalies", f"{events} stretches, {anomalous} of the rows that are scored" if known else "not labelled"),
+            (
+                "anomalies",
+                f"{events} stretches, {anomalous} of the rows that are scored" if known else "not labelled",
+            ),
             ("scaling", "causal: by the running level and scale of each stream"),
         ]

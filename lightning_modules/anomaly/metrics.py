@@ -26,9 +26,11 @@ def runs(flags: np.ndarray) -> np.ndarray:
     return np.stack([np.flatnonzero(edges == 1), np.flatnonzero(edges == -1) - 1], 1)
 
 
-def row_metrics(scores: Sequence[np.ndarray], flags: Sequence[np.ndarray], labels: Sequence[np.ndarray]) -> dict[str, float]:
-    """Metrics over all rows of all streams together: `roc_auc`, average precision `ap` (both of the scores), `f1`, and the
-    shares of normal rows flagged, `far`, and of anomalous rows not flagged, `mar`, in percent.
+def row_metrics(
+    scores: Sequence[np.ndarray], flags: Sequence[np.ndarray], labels: Sequence[np.ndarray]
+) -> dict[str, float]:
+    """Metrics over all rows of all streams together: `roc_auc`, average precision `ap` (both of the scores),
+    `f1`, and the shares of normal rows flagged, `far`, and of anomalous rows not flagged, `mar`, in percent.
 
     Args:
         scores: higher is more anomalous, (T,) for each stream.
@@ -38,11 +40,19 @@ def row_metrics(scores: Sequence[np.ndarray], flags: Sequence[np.ndarray], label
     Raises:
         DataError: rows of one kind only, so that nothing can be told apart.
     """
-    score, flag, label = np.concatenate(scores), np.concatenate(flags).astype(bool), np.concatenate(labels).astype(bool)
+    score, flag, label = (
+        np.concatenate(scores),
+        np.concatenate(flags).astype(bool),
+        np.concatenate(labels).astype(bool),
+    )
     if label.all() or not label.any():
-        raise DataError(f"`labels` must hold normal and anomalous rows; {int(label.sum())} of {len(label)} are anomalous.")
+        raise DataError(
+            f"`labels` must hold normal and anomalous rows; {int(label.sum())} of {len(label)} are anomalous."
+        )
     target = torch.from_numpy(label.astype(np.int64))
-    order = torch.from_numpy(np.unique(score, return_inverse=True)[1] / len(score))  # ranks: as good, and within [0, 1]
+    order = torch.from_numpy(
+        np.unique(score, return_inverse=True)[1] / len(score)
+    )  # ranks: as good, and within [0, 1]
     hits, alarms, events = int((flag & label).sum()), int(flag.sum()), int(label.sum())
     return {
         "roc_auc": float(binary_auroc(order, target)),
@@ -56,9 +66,9 @@ def row_metrics(scores: Sequence[np.ndarray], flags: Sequence[np.ndarray], label
 def event_metrics(alarms: Sequence[np.ndarray], labels: Sequence[np.ndarray]) -> dict[str, float]:
     """Precision, recall and F1 of events: `event_precision`, `event_recall`, `event_f1`.
 
-    An event is a stretch of labelled rows, an alarm a stretch of rows that raise one. Recall is the share of events in
-    which an alarm has a row, precision the share of alarms that have a row in an event. However long either is, it counts
-    once. 0 where there is nothing to divide by.
+    An event is a stretch of labelled rows, an alarm a stretch of rows that raise one. Recall is the share of
+    events in which an alarm has a row, precision the share of alarms that have a row in an event. However
+    long either is, it counts once. 0 where there is nothing to divide by.
 
     Args:
         alarms: True where an alarm is on, (T,) for each stream.
@@ -80,8 +90,8 @@ def event_metrics(alarms: Sequence[np.ndarray], labels: Sequence[np.ndarray]) ->
 
 
 def soft_labels(label: np.ndarray, buffer: int) -> np.ndarray:
-    """`label` (T,) with a slope of ``buffer // 2`` rows on both sides of every stretch: ``sqrt(1 - d / buffer)`` at distance
-    d, the highest where slopes meet."""
+    """`label` (T,) with a slope of ``buffer // 2`` rows on both sides of every stretch:
+    ``sqrt(1 - d / buffer)`` at distance d, the highest where slopes meet."""
     soft = np.asarray(label, dtype=np.float64).copy()
     distance = np.arange(1, buffer // 2 + 1)
     slope = np.sqrt(1 - distance / buffer) if buffer else distance
@@ -97,9 +107,11 @@ def range_pr(scores: Sequence[np.ndarray], labels: Sequence[np.ndarray], buffer:
 
     At threshold q, over the rows whose score is at least q:
 
-        precision = sum w / rows,   recall = min(1, sum w / P) * (ranges touched / ranges),   P = (sum w + sum label) / 2
+        precision = sum w / rows, recall = min(1, sum w / P) * (ranges touched / ranges), P = (sum w + sum
+        label) / 2
 
-    where a range is a stretch of w > 0. The area is the sum over falling thresholds of (rise of recall) times precision.
+    where a range is a stretch of w > 0. The area is the sum over falling thresholds of (rise of recall) times
+    precision.
 
     Args:
         scores: higher is more anomalous, (T,) for each stream.
@@ -123,10 +135,12 @@ def range_pr(scores: Sequence[np.ndarray], labels: Sequence[np.ndarray], buffer:
 
 
 def vus_pr(scores: Sequence[np.ndarray], labels: Sequence[np.ndarray], longest: int) -> float:
-    """Volume under the precision-recall surface: the mean of `range_pr` over buffers from 0 to `longest` rows.
+    """Volume under the precision-recall surface: the mean of `range_pr` over buffers from 0 to `longest`
+    rows.
 
-    It asks for no exact borders: a score that rises a little early or late still counts, in part. Own code after
-    Paparrizos et al., Volume under the surface, 2022, with every occurring score as a threshold and at most 11 buffers.
+    It asks for no exact borders: a score that rises a little early or late still counts, in part. Own code
+    after Paparrizos et al., Volume under the surface, 2022, with every occurring score as a threshold and at
+    most 11 buffers.
 
     Args:
         scores: higher is more anomalous, (T,) for each stream.

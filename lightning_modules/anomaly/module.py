@@ -58,28 +58,32 @@ class AnomalyModule(TaskModule):
     """Scores every row of every stream in [0, 1] before learning from it.
 
     The layer reads the levels and steps of all columns, each relative to its own running mean and deviation
-    (`RunningScale`), and predicts the next; loss: ``mean min((x - prediction)^2, 25)`` over the training parts, without
-    labels. `AnomalyScore` makes score and alarm out of what it had predicted and what came. What adapts in the stream:
-    fast weights, running scales, tails. All that a row's score depends on is that row and those before it.
+    (`RunningScale`), and predicts the next; loss: ``mean min((x - prediction)^2, 25)`` over the training
+    parts, without labels. `AnomalyScore` makes score and alarm out of what it had predicted and what came.
+    What adapts in the stream: fast weights, running scales, tails. All that a row's score depends on is that
+    row and those before it.
 
-    Threshold, for each stream, from the scores of its training part, without labels: `threshold` says how, `risk` how many
-    rows like those may exceed it. A row above it is flagged; it raises an alarm if its alarm is above 0, too.
+    Threshold, for each stream, from the scores of its training part, without labels: `threshold` says how,
+    `risk` how many rows like those may exceed it. A row above it is flagged; it raises an alarm if its alarm
+    is above 0, too.
 
-    Table: the module; the same weights with plasticity off (DREAM with fast weights only); `repeat-last`, the same scoring
-    of the prediction that nothing changes; `windowed Gaussian` as it is.
+    Table: the module; the same weights with plasticity off (DREAM with fast weights only); `repeat-last`, the
+    same scoring of the prediction that nothing changes; `windowed Gaussian` as it is.
 
     Args:
-        config: The DREAM layer; its `input_dim` is set to twice the number of columns, and a `rank` above that to that.
+        config: The DREAM layer; its `input_dim` is set to twice the number of columns, and a `rank` above
+            that to that.
         channels: Number of columns; set by the data.
         core: What reads the stream: DREAM or a rival, see `build_core`.
         hidden_dims: Width of each layer; one of `config.hidden_dim` if not given.
         dropout: Share dropped between layers, in training.
         memory: Rows after which a running mean and deviation fades.
         tail_memory: Rows after which a tail fades.
-        adapt: Whether fast weights, running scales and tails go on learning after the training part. False is for streams
-            whose normal behaviour stays and whose anomalies last, so that they would become usual.
-        measures: What is scored, of `error` and `burst` of the prediction, `level` and `drift` of the data, `deviation` and
-            `surprise` of the layer; see `AnomalyScore`.
+        adapt: Whether fast weights, running scales and tails go on learning after the training part. False is
+            for streams whose normal behaviour stays and whose anomalies last, so that they would become
+            usual.
+        measures: What is scored, of `error` and `burst` of the prediction, `level` and `drift` of the data,
+            `deviation` and `surprise` of the layer; see `AnomalyScore`.
         gap: Rows within which a lower score is no new alarm, as a share of the training part.
         threshold: `tail`: peaks over threshold of the training part's scores; `quantile`: their quantile.
         risk: Share of rows like those of the training part that may exceed the threshold.
@@ -122,7 +126,12 @@ class AnomalyModule(TaskModule):
         require("memory", memory, memory >= WARM_UP, f"at least {WARM_UP} rows")
         require("tail_memory", tail_memory, tail_memory >= WARM_UP, f"at least {WARM_UP} rows")
         choice = (*MEASURES, *GATE_MEASURES)
-        require("measures", measures, bool(measures) and set(measures) <= set(choice), f"one or more of {', '.join(choice)}")
+        require(
+            "measures",
+            measures,
+            bool(measures) and set(measures) <= set(choice),
+            f"one or more of {', '.join(choice)}",
+        )
         require("gap", gap, 0 <= gap <= 10, "a share of the training part from 0 to 10")
         require("threshold", threshold, threshold in ("tail", "quantile"), "tail or quantile")
         require("risk", risk, 0 < risk < 1, "a share of the rows above 0 and below 1")
@@ -149,7 +158,13 @@ class AnomalyModule(TaskModule):
             backend=backend,
         )
         self.channels, self.memory, self.tail_memory, self.adapt = channels, memory, tail_memory, adapt
-        self.measures, self.gap, self.threshold, self.risk, self.buffer = list(measures), gap, threshold, risk, buffer
+        self.measures, self.gap, self.threshold, self.risk, self.buffer = (
+            list(measures),
+            gap,
+            threshold,
+            risk,
+            buffer,
+        )
         self.make_core(core, config, hidden_dims, dropout, backend)
         off = [f"{self.title}, plasticity off"] if core == "dream" and config.base_plasticity > 0 else []
         self.detectors = [self.title, *off, REPEAT]
@@ -167,7 +182,9 @@ class AnomalyModule(TaskModule):
 
     def prepare(self, data: L.LightningDataModule) -> None:
         if not isinstance(data, AnomalyData):
-            raise ConfigError(f"`data` must be an AnomalyData; got {type(data).__name__}. Try AnomalyTable.", key="data")
+            raise ConfigError(
+                f"`data` must be an AnomalyData; got {type(data).__name__}. Try AnomalyTable.", key="data"
+            )
         self.data = data
 
     def forget_states(self) -> None:
@@ -187,7 +204,8 @@ class AnomalyModule(TaskModule):
             self._scale.load(own)
 
     def relative(self, batch: StreamBatch) -> tuple[np.ndarray, np.ndarray]:
-        """The layer's input (N, T, I) before it is limited, and where the streams learn, (N, T); carries the scales."""
+        """The layer's input (N, T, I) before it is limited, and where the streams learn, (N, T); carries the
+        scales."""
         values = batch.values.cpu().numpy()
         streams, rows, columns = values.shape
         if batch.start == 0 or self._scale is None:
@@ -201,7 +219,11 @@ class AnomalyModule(TaskModule):
         self, x: Tensor, lengths: Tensor, learning: np.ndarray, states: list[DREAMState]
     ) -> tuple[Scan, list[DREAMState]]:
         """Read `x` (N, T, I) from `states`; fast weights learn in the rows where `learning` (N, T)."""
-        borders = [0, *(np.flatnonzero((learning[:, 1:] != learning[:, :-1]).any(0)) + 1).tolist(), x.shape[1]]
+        borders = [
+            0,
+            *(np.flatnonzero((learning[:, 1:] != learning[:, :-1]).any(0)) + 1).tolist(),
+            x.shape[1],
+        ]
         parts = []
         for start, end in pairwise(borders):
             part, states = self._scan_part(
@@ -220,7 +242,9 @@ class AnomalyModule(TaskModule):
                 continue
             with self.stack.plasticity(plastic and self.stack.plasticity_enabled):
                 _, traces, after = self.stack.trace(x[rows], [state[rows] for state in states], lengths[rows])
-            shown = (torch.stack([getattr(trace, name) for trace in traces], -1) for name in ("surprise", "u_norm"))
+            shown = (
+                torch.stack([getattr(trace, name) for trace in traces], -1) for name in ("surprise", "u_norm")
+            )
             pieces.append(Scan(traces[0].prediction, traces[0].deviation, *shown))
             ends.append(after)
             order.append(rows)
@@ -234,7 +258,10 @@ class AnomalyModule(TaskModule):
     def _predict(self, batch: StreamBatch) -> tuple[Tensor, Tensor]:
         """What the layer reads and what it predicts of it, (N, T, I) both; the states go on."""
         relative, _ = self.relative(batch)
-        x, reset = self._limited(relative), torch.full((len(batch.values),), batch.start == 0, device=self.device)
+        x, reset = (
+            self._limited(relative),
+            torch.full((len(batch.values),), batch.start == 0, device=self.device),
+        )
         lengths = batch.lengths.clamp(min=1)
         _, traces, states = self.stack.trace(x, self.carried(reset, len(x)), lengths)
         self.carry(states, reset)
@@ -262,7 +289,9 @@ class AnomalyModule(TaskModule):
 
     def validation_step(self, batch: StreamBatch, batch_idx: int) -> None:
         x, prediction = self._predict(batch)
-        if self.trainer.state.fn != TrainerFn.FITTING:  # there NaNGuard says so, and a later epoch may be better
+        if (
+            self.trainer.state.fn != TrainerFn.FITTING
+        ):  # there NaNGuard says so, and a later epoch may be better
             self._require_finite(batch, {"the prediction": prediction})
         self._val.append(torch.stack(self._prediction_loss(batch, x, prediction)))
 
@@ -280,11 +309,17 @@ class AnomalyModule(TaskModule):
         streams = len(batch.lengths)
         gone = torch.arange(batch.values.shape[1]) >= batch.lengths.cpu()[:, None]
         flat = {name: torch.as_tensor(values).cpu().flatten(2) for name, values in outputs.items()}
-        by_row = {name: v.masked_fill(gone[..., None], 0.0).transpose(0, 1).flatten(0, 1) for name, v in flat.items()}
-        require_finite(by_row, lambda k: f"{self.data.source_of(k % streams)}, row {batch.start + k // streams}")
+        by_row = {
+            name: v.masked_fill(gone[..., None], 0.0).transpose(0, 1).flatten(0, 1)
+            for name, v in flat.items()
+        }
+        require_finite(
+            by_row, lambda k: f"{self.data.source_of(k % streams)}, row {batch.start + k // streams}"
+        )
 
     def judge(self, batch: StreamBatch, detectors: list[str]) -> tuple[np.ndarray, np.ndarray]:
-        """Score and alarm, (2, D, N, T), of `detectors` (D of them) for a chunk, and its surprise and norm of U, (2, N, T).
+        """Score and alarm, (2, D, N, T), of `detectors` (D of them) for a chunk, and its surprise and norm of
+        U, (2, N, T).
 
         Carries everything from chunk to chunk; a chunk that starts at row 0 starts afresh.
 
@@ -296,7 +331,9 @@ class AnomalyModule(TaskModule):
         if batch.start == 0 or self._score is None:
             self._states, self._held = self.stack.init_state(streams), self.stack.init_state(streams)
             gap = np.round(self.gap * np.tile(batch.training.cpu().numpy(), len(detectors))).astype(int)
-            self._score = AnomalyScore(len(detectors) * streams, self.channels, self.tail_memory, gap, self.measures)
+            self._score = AnomalyScore(
+                len(detectors) * streams, self.channels, self.tail_memory, gap, self.measures
+            )
             self._last = np.zeros((streams, self.channels))
         assert self._states is not None
         assert self._held is not None
@@ -312,14 +349,27 @@ class AnomalyModule(TaskModule):
             predictions.append(np.concatenate([levels, np.zeros_like(levels)], -1))
             gates.append(np.zeros_like(gates[0]))  # there is no layer: nothing of it counts
         self._last = x[:, -1, : self.channels]
-        seen, expected, gate = np.tile(x, (len(detectors), 1, 1)), np.concatenate(predictions), np.concatenate(gates)
+        seen, expected, gate = (
+            np.tile(x, (len(detectors), 1, 1)),
+            np.concatenate(predictions),
+            np.concatenate(gates),
+        )
         learns = np.tile(learning, (len(detectors), 1))
-        judged = [self._score.step(seen[:, row], expected[:, row], gate[:, row], learns[:, row]) for row in range(rows)]
-        scores = np.stack([np.stack(part, 1) for part in zip(*judged, strict=True)]).reshape(2, -1, streams, rows)
+        judged = [
+            self._score.step(seen[:, row], expected[:, row], gate[:, row], learns[:, row])
+            for row in range(rows)
+        ]
+        scores = np.stack([np.stack(part, 1) for part in zip(*judged, strict=True)]).reshape(
+            2, -1, streams, rows
+        )
         shown = torch.stack([scan.surprise, scan.u_norm])  # (2, N, T, K)
         ends = enumerate(state.adaptive_tau for state in self._states)
-        self.observed = [Observation(shown[0, ..., k], shown[1, ..., k], tau, batch.lengths, True) for k, tau in ends]
-        self._require_finite(batch, {"the prediction": scans[0].prediction, "the score": scores.transpose(2, 3, 0, 1)})
+        self.observed = [
+            Observation(shown[0, ..., k], shown[1, ..., k], tau, batch.lengths, True) for k, tau in ends
+        ]
+        self._require_finite(
+            batch, {"the prediction": scans[0].prediction, "the score": scores.transpose(2, 3, 0, 1)}
+        )
         return scores, shown[..., 0].cpu().numpy()
 
     def setup(self, stage: str) -> None:
@@ -327,7 +377,9 @@ class AnomalyModule(TaskModule):
         for name in ("limit_test_batches", "limit_predict_batches"):
             limit = getattr(self.trainer, name)
             whole = limit == 0 or (isinstance(limit, float) and limit == 1)  # 1 is one batch, 1.0 all of them
-            require(f"trainer.{name}", limit, whole, "1.0, or 0 for none, since a stream is judged as a whole")
+            require(
+                f"trainer.{name}", limit, whole, "1.0, or 0 for none, since a stream is judged as a whole"
+            )
 
     def on_test_epoch_start(self) -> None:
         self._seen, self._shown, self.verdicts = [], [], {}
@@ -346,27 +398,36 @@ class AnomalyModule(TaskModule):
         for number, name in enumerate([*self.detectors, GAUSSIAN]):
             self.verdicts[name] = self._verdicts(seen[:, number])
         streams, buffer, corpus = self.data.streams, self.buffer, self.data.nab
-        self.log_results({name: assess(streams, found, buffer, corpus) for name, found in self.verdicts.items()})
+        self.log_results(
+            {name: assess(streams, found, buffer, corpus) for name, found in self.verdicts.items()}
+        )
 
     def _verdicts(self, scores: np.ndarray) -> list[Verdict]:
         """What the scores and alarms (2, N, T) of a detector say of each stream."""
         found = zip(self.data.streams, *scores, strict=True)
         return [
-            Verdict.of(stream, score[: len(stream.values)], alarm[: len(stream.values)], self.threshold, self.risk)
+            Verdict.of(
+                stream, score[: len(stream.values)], alarm[: len(stream.values)], self.threshold, self.risk
+            )
             for stream, score, alarm in found
         ]
 
     def figures(self) -> dict[str, Figure]:
-        """Data with labels and alarms, score and threshold, surprise and norm of U, of up to three streams."""
+        """Data with labels and alarms, score and threshold, surprise and norm of U, of up to three
+        streams."""
         if not self.verdicts:
             return {}
         streams, verdicts = self.data.streams, self.verdicts[self.title]
         shown = np.concatenate(self._shown, -1)
-        picked = sorted(range(len(streams)), key=lambda row: (-len(streams[row].windows), -len(streams[row].values)))
+        picked = sorted(
+            range(len(streams)), key=lambda row: (-len(streams[row].windows), -len(streams[row].values))
+        )
         return {
             f"anomalies_{k}": plots.detection(
                 streams[row],
-                plots.Detection(verdicts[row].score, verdicts[row].threshold, verdicts[row].raised, *shown[:, row]),
+                plots.Detection(
+                    verdicts[row].score, verdicts[row].threshold, verdicts[row].raised, *shown[:, row]
+                ),
                 self.data.drift_rows,
             )
             for k, row in enumerate(picked[:FIGURES], 1)

@@ -15,12 +15,14 @@ from lightning_modules.data.catalogue import data_path
 
 
 class NABData(AnomalyData):
-    """The whole corpus, version 1.1, in the benchmark's protocol: the training part is the probation of each file.
+    """The whole corpus, version 1.1, in the benchmark's protocol: the training part is the probation of each
+    file.
 
     Time stamps are as recorded: a few repeat or step back, so they are only shown.
 
     Args:
-        groups: Groups of files to read, such as `realTweets`; all if not given. The published scores are of all.
+        groups: Groups of files to read, such as `realTweets`; all if not given. The published scores are of
+            all.
     """
 
     def __init__(self, groups: list[str] | None = None, **options: Any) -> None:
@@ -37,7 +39,8 @@ class NABData(AnomalyData):
         groups = sorted({name.partition("/")[0] for name in windows})
         if unknown := set(self.groups or []) - set(groups):
             raise ConfigError(
-                f"`groups` must name groups of NAB: {', '.join(groups)}; got {', '.join(sorted(unknown))}.", key="groups"
+                f"`groups` must name groups of NAB: {', '.join(groups)}; got {', '.join(sorted(unknown))}.",
+                key="groups",
             )
         names = [name for name in sorted(windows) if name.partition("/")[0] in (self.groups or groups)]
         streams = []

@@ -1,8 +1,8 @@
-"""The score of the Numenta Anomaly Benchmark: early detection is worth more, false alarms cost, one threshold for all.
+"""The score of the Numenta Anomaly Benchmark: early detection is worth more, false alarms cost, one threshold
+for all.
 
-Shapes: T rows of a stream. Source: Lavin and Ahmad, Evaluating real-time anomaly detection algorithms, 2015; the rules as
-the benchmark's version 1.1 applies them.
-"""
+Shapes: T rows of a stream. Source: Lavin and Ahmad, Evaluating real-time anomaly detection algorithms, 2015;
+the rules as the benchmark's version 1.1 applies them."""
 
 from __future__ import annotations
 
@@ -25,7 +25,11 @@ class Profile(NamedTuple):
     false_alarm: float
 
 
-PROFILES = {"nab": Profile(1.0, 1.0, 0.11), "nab_low_fp": Profile(1.0, 1.0, 0.22), "nab_low_fn": Profile(1.0, 2.0, 0.11)}
+PROFILES = {
+    "nab": Profile(1.0, 1.0, 0.11),
+    "nab_low_fp": Profile(1.0, 1.0, 0.22),
+    "nab_low_fn": Profile(1.0, 2.0, 0.11),
+}
 """The benchmark's three, by the name of the metric: standard, few false alarms wanted, few misses wanted."""
 
 
@@ -39,7 +43,8 @@ class Score(NamedTuple):
 
 
 class Stream(NamedTuple):
-    """Scores (T,) of one stream, and its labelled windows: first and last row of each, in time order, not overlapping."""
+    """Scores (T,) of one stream, and its labelled windows: first and last row of each, in time order, not
+    overlapping."""
 
     scores: np.ndarray
     windows: Sequence[tuple[int, int]]
@@ -54,9 +59,8 @@ def worth(rows: int, windows: Sequence[tuple[int, int]]) -> np.ndarray:
     """What a detection at each row is worth, (T,), before weights.
 
     Inside a window of w rows, at its row k from 0: ``s(-(w - k) / w) / s(-1)``, from 1 down to almost 0, with
-    ``s(y) = 2 / (1 + exp(5 y)) - 1``. After it, d rows past its last: ``s(d / (w - 1))``, from almost 0 down to -1; -1
-    further than 3 (w - 1) rows away, and before the first window.
-    """
+    ``s(y) = 2 / (1 + exp(5 y)) - 1``. After it, d rows past its last: ``s(d / (w - 1))``, from almost 0 down
+    to -1; -1 further than 3 (w - 1) rows away, and before the first window."""
     value = np.full(rows, -1.0)
     for k, (first, last) in enumerate(windows):
         width = last - first + 1
@@ -72,13 +76,16 @@ def _sigmoid(y: np.ndarray) -> np.ndarray:
 
 
 def nab_scores(corpus: Mapping[str, Stream]) -> dict[str, Score]:
-    """The score of a detector in each of `PROFILES`, each at the one threshold that is best for the whole corpus.
+    """The score of a detector in each of `PROFILES`, each at the one threshold that is best for the whole
+    corpus.
 
-    A row whose score is at least the threshold is a detection. Of the detections in a window only the best counts, and a
-    window without one costs the profile's miss; each detection outside of windows and probation costs ``false alarm *
-    worth``. The sum over all streams is put between that of a detector that says nothing (0) and a perfect one (100).
+    A row whose score is at least the threshold is a detection. Of the detections in a window only the best
+    counts, and a window without one costs the profile's miss; each detection outside of windows and probation
+    costs ``false alarm * worth``. The sum over all streams is put between that of a detector that says
+    nothing (0) and a perfect one (100).
 
-    Only scores that occur can be thresholds at which the sum changes: one sort of all of them gives every sum at once.
+    Only scores that occur can be thresholds at which the sum changes: one sort of all of them gives every sum
+    at once.
 
     Raises:
         DataError: no stream has a window; scores that are not finite.
@@ -90,7 +97,10 @@ def nab_scores(corpus: Mapping[str, Stream]) -> dict[str, Score]:
     changes = changes[np.argsort(-changes[:, 0], kind="stable")]
     thresholds = changes[:, 0]
     last_of_equals = np.append(thresholds[1:] != thresholds[:-1], True)
-    thresholds, (gained, found, false) = thresholds[last_of_equals], np.cumsum(changes[:, 1:], 0)[last_of_equals].T
+    thresholds, (gained, found, false) = (
+        thresholds[last_of_equals],
+        np.cumsum(changes[:, 1:], 0)[last_of_equals].T,
+    )
     results = {}
     for name, profile in PROFILES.items():
         null, perfect = -profile.miss * total, profile.hit * total
@@ -104,11 +114,13 @@ def nab_scores(corpus: Mapping[str, Stream]) -> dict[str, Score]:
 
 
 def _changes(name: str, scores: np.ndarray, windows: Sequence[tuple[int, int]]) -> np.ndarray:
-    """What changes as the threshold falls to a score, (K, 4): that score; worth of hits gained, windows found, worth of
-    false alarms added."""
+    """What changes as the threshold falls to a score, (K, 4): that score; worth of hits gained, windows
+    found, worth of false alarms added."""
     scores = np.asarray(scores, dtype=np.float64)
     if not np.isfinite(scores).all():
-        raise DataError(f"the scores of {name} must be finite; row {int(np.argmin(np.isfinite(scores)))} is not.")
+        raise DataError(
+            f"the scores of {name} must be finite; row {int(np.argmin(np.isfinite(scores)))} is not."
+        )
     value, start = worth(len(scores), windows), probation(len(scores))
     outside = np.arange(len(scores)) >= start
     parts = []
@@ -118,7 +130,9 @@ def _changes(name: str, scores: np.ndarray, windows: Sequence[tuple[int, int]]) 
         if len(rows) == 0:
             continue
         highest = np.maximum.accumulate(scores[rows])
-        rows = rows[np.append(True, highest[1:] > highest[:-1])]  # each is the first at its threshold, so the best
+        rows = rows[
+            np.append(True, highest[1:] > highest[:-1])
+        ]  # each is the first at its threshold, so the best
         gained = value[rows] - np.append(value[rows[1:]], 0.0)
         parts.append(np.stack([scores[rows], gained, rows == rows[-1], np.zeros(len(rows))], 1))
     nothing = np.zeros(int(outside.sum()))

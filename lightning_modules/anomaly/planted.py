@@ -31,10 +31,11 @@ class PlantedAnomalies(AnomalyData):
 
         y_c(t) = level_c + sum_k mix_ck s_k(t) + noise
 
-    with as many sources s_k as sensors, half of them rhythms (24 to 90 rows) and half first-order autoregressive. Planted
-    in turn, one sensor at a time, after the training part: a spike (2 rows), a shifted level, a flat line, noise of one and
-    a half times the deviation, and a sensor decoupled from the others (the sources reach it 40 rows late). Two thirds into
-    the stream the regime changes for good: levels and rhythms of all sensors move, which no label marks.
+    with as many sources s_k as sensors, half of them rhythms (24 to 90 rows) and half first-order
+    autoregressive. Planted in turn, one sensor at a time, after the training part: a spike (2 rows), a
+    shifted level, a flat line, noise of one and a half times the deviation, and a sensor decoupled from the
+    others (the sources reach it 40 rows late). Two thirds into the stream the regime changes for good: levels
+    and rhythms of all sensors move, which no label marks.
 
     Args:
         sensors: Number of columns.
@@ -45,7 +46,13 @@ class PlantedAnomalies(AnomalyData):
     """
 
     def __init__(
-        self, sensors: int = 4, rows: int = 5000, anomalies: int = 20, training: int = 1000, seed: int = 5, **options: Any
+        self,
+        sensors: int = 4,
+        rows: int = 5000,
+        anomalies: int = 20,
+        training: int = 1000,
+        seed: int = 5,
+        **options: Any,
     ) -> None:
         super().__init__(**options)
         self.sensors = require_int("sensors", sensors)
@@ -80,7 +87,10 @@ class PlantedAnomalies(AnomalyData):
         regime = (np.arange(total) >= change).astype(int)[:, None]
         time = np.arange(total, dtype=np.float64)[:, None]
         rhythms = (self.sensors + 1) // 2
-        period, phase = random.uniform(24, 90, (2, rhythms))[regime[:, 0]], random.uniform(0, 2 * np.pi, rhythms)
+        period, phase = (
+            random.uniform(24, 90, (2, rhythms))[regime[:, 0]],
+            random.uniform(0, 2 * np.pi, rhythms),
+        )
         waves = np.sin(2 * np.pi * time / period + phase)
         shocks = 0.04 * random.standard_normal((total, self.sensors))
         slow = np.zeros_like(shocks)
@@ -110,6 +120,7 @@ class PlantedAnomalies(AnomalyData):
                 part[:] = late[rows, column]
         names = tuple(f"sensor_{number}" for number in range(1, self.sensors + 1))
         source = (
-            f"planted anomalies (sensors {self.sensors}, rows {self.rows}, anomalies {self.anomalies}, seed {self.seed})"
+            f"planted anomalies (sensors {self.sensors}, rows {self.rows}, anomalies {self.anomalies}, "
+            f"seed {self.seed})"
         )
         return [Stream(source, values, names, self.training, label)]

@@ -1,4 +1,5 @@
-"""The pictures of anomaly detection: data with their anomalies, score and threshold, surprise and fast weights."""
+"""The pictures of anomaly detection: data with their anomalies, score and threshold, surprise and fast
+weights."""
 
 from __future__ import annotations
 
@@ -27,7 +28,8 @@ class Detection(NamedTuple):
 
 
 def detection(stream: Stream, found: Detection, changes: Sequence[int] = ()) -> Figure:
-    """The columns with labelled anomalies shaded and alarms marked; below it score and threshold, surprise, norm of U.
+    """The columns with labelled anomalies shaded and alarms marked; below it score and threshold, surprise,
+    norm of U.
 
     Args:
         stream: the data; the first four columns are drawn.
@@ -37,7 +39,9 @@ def detection(stream: Stream, found: Detection, changes: Sequence[int] = ()) -> 
     columns, rows = stream.columns[:MOST_COLUMNS], len(stream.values)
     time = stream.times
     figure = Figure(figsize=(11, 1.3 * len(columns) + 4.6), layout="constrained")
-    axes = figure.subplots(len(columns) + 3, 1, sharex=True, height_ratios=[1.2] * len(columns) + [1.2, 0.8, 0.8])
+    axes = figure.subplots(
+        len(columns) + 3, 1, sharex=True, height_ratios=[1.2] * len(columns) + [1.2, 0.8, 0.8]
+    )
     raised = time[found.raised]
     for axis, name, values in zip(axes, columns, stream.values.T, strict=False):
         axis.plot(time, values, color=TRUTH, lw=0.7)
@@ -45,7 +49,9 @@ def detection(stream: Stream, found: Detection, changes: Sequence[int] = ()) -> 
         axis.set_ylabel(name if len(name) <= LABEL else f"{name[: LABEL - 1]}…")
     score, surprise, norm = axes[-3:]
     score.plot(time, found.score, color=MODEL, lw=0.8)
-    score.plot(time[[stream.training, -1]], [found.threshold] * 2, color=NOVEL, lw=1, ls="--", label="threshold")
+    score.plot(
+        time[[stream.training, -1]], [found.threshold] * 2, color=NOVEL, lw=1, ls="--", label="threshold"
+    )
     score.set_ylabel("score")
     score.set_ylim(0, 1.02)
     width = max(rows // POINTS, 1)
@@ -58,12 +64,23 @@ def detection(stream: Stream, found: Detection, changes: Sequence[int] = ()) -> 
     norm.set_ylim(bottom=0)
     for axis in axes:
         for k, (first, last) in enumerate(stream.windows):
-            axis.axvspan(time[first], time[last], color=NOVEL, alpha=0.15, lw=0, label=None if k else "labelled anomaly")
+            axis.axvspan(
+                time[first],
+                time[last],
+                color=NOVEL,
+                alpha=0.15,
+                lw=0,
+                label=None if k else "labelled anomaly",
+            )
         axis.axvspan(time[0], time[stream.training], color=RIVAL, alpha=0.25, lw=0, label="training part")
         for change in changes:
             axis.axvline(time[change], color=TRUTH, lw=1, ls=":", label="change of regime")
         tidy(axis, time)
-    seen = {label: handle for axis in axes for handle, label in zip(*axis.get_legend_handles_labels(), strict=True)}
+    seen = {
+        label: handle
+        for axis in axes
+        for handle, label in zip(*axis.get_legend_handles_labels(), strict=True)
+    }
     figure.legend(seen.values(), seen.keys(), loc="outside lower center", ncols=len(seen), frameon=False)
     figure.suptitle(stream.name, fontsize="medium")
     return figure

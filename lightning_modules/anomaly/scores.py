@@ -1,8 +1,7 @@
 """From a stream of values and prediction errors to a score in [0, 1]: causal, one row in, one score out.
 
-Shapes: N streams, C columns, K measures. Everything is NumPy in float64, one row of every stream at a time; streams never
-mix. What a class carries is all that it knows of the past.
-"""
+Shapes: N streams, C columns, K measures. Everything is NumPy in float64, one row of every stream at a time;
+streams never mix. What a class carries is all that it knows of the past."""
 
 from __future__ import annotations
 
@@ -24,8 +23,9 @@ GAUSSIAN_ROWS, GAUSSIAN_REFRESH = 6400, 100  # the benchmark's own
 class RunningScale:
     """Level and difference of each column in units of what the stream is used to.
 
-    ``level_t = (y_t - m) / s`` and ``step_t = (y_t - y_(t-1) - m') / s'``, with running means and deviations of the rows
-    before t, of rate ``max(1 / memory, 1 / rows so far)``; limited to +-8 and +-50. 0 while nothing is known.
+    ``level_t = (y_t - m) / s`` and ``step_t = (y_t - y_(t-1) - m') / s'``, with running means and deviations
+    of the rows before t, of rate ``max(1 / memory, 1 / rows so far)``; limited to +-8 and +-50. 0 while
+    nothing is known.
 
     Args:
         streams: N.
@@ -48,7 +48,8 @@ class RunningScale:
         self.rows, self.last, self.mean, self.var = (arrays[name] for name in ("rows", "last", "mean", "var"))
 
     def step(self, values: np.ndarray, learning: np.ndarray) -> np.ndarray:
-        """Levels, then steps, (N, 2 C), of `values` (N, C); streams where `learning` (N,) is False learn nothing."""
+        """Levels, then steps, (N, 2 C), of `values` (N, C); streams where `learning` (N,) is False learn
+        nothing."""
         steps = np.where(self.rows[:, None] > 0, values - self.last, 0.0)
         x = np.concatenate([values, steps], 1)
         scale = np.sqrt(self.var)
@@ -64,16 +65,18 @@ class RunningScale:
 
 
 class TailProbability:
-    """How improbable a measure is in its own recent past: ``-log10 P(A >= a)``, for K measures of each stream.
+    """How improbable a measure is in its own recent past: ``-log10 P(A >= a)``, for K measures of each
+    stream.
 
     Above u, the running 95 % quantile, the tail is a generalised Pareto distribution (peaks over threshold):
 
         P(A >= a) = 0.05 (1 + xi (a - u) / sigma)^(-1 / xi)
         xi = max(0, (1 - M^2 / V) / 2),   sigma = M (1 - xi)
 
-    M and V are mean and variance of the excesses over u so far, as if 20 exponential excesses as large as the mean of all a
-    had been seen before; one excess counts as at most 20 usual ones. Below u the value rises linearly from 0 to that at
-    u. u moves by stochastic approximation. All of it fades after `memory` rows. 0 for the first 50 rows.
+    M and V are mean and variance of the excesses over u so far, as if 20 exponential excesses as large as the
+    mean of all a had been seen before; one excess counts as at most 20 usual ones. Below u the value rises
+    linearly from 0 to that at u. u moves by stochastic approximation. All of it fades after `memory` rows. 0
+    for the first 50 rows.
 
     Source: Pickands, Statistical inference using extreme order statistics, 1975, by the method of moments.
 
@@ -128,18 +131,19 @@ class TailProbability:
 class AnomalyScore:
     """The score and the alarm of each row, from the layer's input and what it had predicted.
 
-    With the level and the step of column c from `RunningScale`, and the errors e of their predictions, the measures are
+    With the level and the step of column c from `RunningScale`, and the errors e of their predictions, the
+    measures are
 
         error_c = sqrt((e_level,c^2 + e_step,c^2) / 2)      burst_c = running mean of error_c over 12 rows
         level_c = |level_c|                                 drift_c = |running mean of level_c over 24 rows|
         deviation, surprise: r and S of the layer itself, lines 3 and 5 of `dream.functional.dream_step`
 
-        score = min(1, max over measures and columns of -log10 P / 10)         P: `TailProbability` of each on its own
-        alarm = min(1, max(0, score - log10(rows so far) / 20))                if score is the highest of the last `gap` rows
+        score = min(1, max over measures and columns of -log10 P / 10) P: `TailProbability` of each on its own
+        alarm = min(1, max(0, score - log10(rows so far) / 20)) if score is the highest of the last `gap` rows
                 0                                                              otherwise
 
-    A long stream sees more rare rows than a short one: the second term asks for half a decade more for each decade of
-    rows. What follows a higher score within `gap` rows is no new alarm.
+    A long stream sees more rare rows than a short one: the second term asks for half a decade more for each
+    decade of rows. What follows a higher score within `gap` rows is no new alarm.
 
     Args:
         streams: N.
@@ -149,7 +153,9 @@ class AnomalyScore:
         measures: Which of `MEASURES` and `GATE_MEASURES` count.
     """
 
-    def __init__(self, streams: int, columns: int, memory: int, gap: np.ndarray, measures: Sequence[str] = MEASURES) -> None:
+    def __init__(
+        self, streams: int, columns: int, memory: int, gap: np.ndarray, measures: Sequence[str] = MEASURES
+    ) -> None:
         self.columns, self.measures = columns, tuple(measures)
         width = sum(1 if name in GATE_MEASURES else columns for name in measures)
         self.tail = TailProbability(streams, width, memory)
@@ -160,7 +166,8 @@ class AnomalyScore:
     def step(
         self, x: np.ndarray, prediction: np.ndarray, gate: np.ndarray, learning: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Score and alarm, (N,) each, for `x` and its `prediction`, (N, 2 C); `gate` (N, 2) is deviation and surprise."""
+        """Score and alarm, (N,) each, for `x` and its `prediction`, (N, 2 C); `gate` (N, 2) is deviation and
+        surprise."""
         squares, levels = (x - prediction) ** 2, x[:, : self.columns]
         error = np.sqrt((squares[:, : self.columns] + squares[:, self.columns :]) / 2)
         self.burst = self.burst + (error - self.burst) / BURST_ROWS
@@ -179,10 +186,11 @@ class AnomalyScore:
 
 
 class WindowedGaussian:
-    """The classic rival: ``score = Phi(|y - m| / s)``, m and s of up to 6400 past rows, taken anew every 100 rows.
+    """The classic rival: ``score = Phi(|y - m| / s)``, m and s of up to 6400 past rows, taken anew every 100
+    rows.
 
-    Of several columns the most deviating one counts. An alarm is the score itself. Source: the benchmark NAB's detector of
-    that name, whose two constants these are.
+    Of several columns the most deviating one counts. An alarm is the score itself. Source: the benchmark
+    NAB's detector of that name, whose two constants these are.
 
     Args:
         streams: N.
@@ -198,7 +206,11 @@ class WindowedGaussian:
         if self.rows % GAUSSIAN_REFRESH == 0 and self.rows:
             known = self.past[:, : min(self.rows, GAUSSIAN_ROWS)]
             self.mean, self.scale = known.mean(1), np.maximum(known.std(1), 1e-9)
-        away = np.abs(values - self.mean) / self.scale if self.rows >= GAUSSIAN_REFRESH else np.zeros_like(values)
+        away = (
+            np.abs(values - self.mean) / self.scale
+            if self.rows >= GAUSSIAN_REFRESH
+            else np.zeros_like(values)
+        )
         self.past[:, self.rows % GAUSSIAN_ROWS] = values
         self.rows += 1
         score = torch.special.ndtr(torch.from_numpy(away.max(1))).numpy()
@@ -206,12 +218,12 @@ class WindowedGaussian:
 
 
 def tail_threshold(scores: np.ndarray, risk: float) -> float:
-    """The score that a share `risk` of rows like those in `scores` (T,) is expected to exceed, without any label.
+    """The score that a share `risk` of rows like those in `scores` (T,) is expected to exceed, without any
+    label.
 
     Peaks over threshold: with u the 90 % quantile and M, V mean and variance of the excesses over it,
-    ``u + sigma ((0.1 / risk)^xi - 1) / xi``, ``xi = max(0, (1 - M^2 / V) / 2)``, ``sigma = M (1 - xi)``. A `risk` of 10 %
-    or more is the plain quantile.
-    """
+    ``u + sigma ((0.1 / risk)^xi - 1) / xi``, ``xi = max(0, (1 - M^2 / V) / 2)``, ``sigma = M (1 - xi)``. A
+    `risk` of 10 % or more is the plain quantile."""
     if risk >= 0.1:
         return float(np.quantile(scores, 1 - risk))
     start = float(np.quantile(scores, 0.9))

@@ -24,7 +24,8 @@ TRAINING_ROWS = 400
 
 
 class SKABData(AnomalyData):
-    """The labelled files, version 0.9, in the board's protocol: the first 400 rows of each train, the others test.
+    """The labelled files, version 0.9, in the board's protocol: the first 400 rows of each train, the others
+    test.
 
     The board's outlier task asks for `f1`, `far` and `mar` over the test rows of all files together.
     """

@@ -1,4 +1,5 @@
-"""A CSV or Parquet file of one's own as a stream, with or without a column that says where its anomalies are."""
+"""A CSV or Parquet file of one's own as a stream, with or without a column that says where its anomalies
+are."""
 
 from __future__ import annotations
 
@@ -20,7 +21,8 @@ class AnomalyTable(AnomalyData, InMemory):
         path: The file: .csv or .txt (also .gz), .parquet or .pq.
         time_column: The column of time stamps; None finds it, and counts rows where there is none.
         columns: Columns to watch; None for all columns of numbers but the time column and the label.
-        label_column: Column that is 0 for a normal and 1 for an anomalous row, used for metrics only; None without labels.
+        label_column: Column that is 0 for a normal and 1 for an anomalous row, used for metrics only; None
+            without labels.
         separator: What stands between the values of a line of text.
         training: The part at the start to learn what is normal from: a share below 1, or a number of rows.
         missing: What to do about missing values: stop with an error, or carry the last known value forward.
@@ -40,17 +42,26 @@ class AnomalyTable(AnomalyData, InMemory):
         super().__init__(**options)
         if not training > 0 or (training > 1 and not float(training).is_integer()):
             raise ConfigError(
-                f"`training` must be a share above 0 and below 1, or a number of rows; got {training!r}.", key="training"
+                f"`training` must be a share above 0 and below 1, or a number of rows; got {training!r}.",
+                key="training",
             )
         if label_column is not None and label_column in (columns or []):
             raise ConfigError(
-                f"`label_column` must not be one of the columns to watch; {label_column!r} is both.", key="label_column"
+                f"`label_column` must not be one of the columns to watch; {label_column!r} is both.",
+                key="label_column",
             )
         if len(separator) != 1:
-            raise ConfigError(f"`separator` must be one character such as ';'; got {separator!r}.", key="separator")
+            raise ConfigError(
+                f"`separator` must be one character such as ';'; got {separator!r}.", key="separator"
+            )
         if missing not in ("error", "ffill"):
             raise ConfigError(f"`missing` must be `error` or `ffill`; got {missing!r}.", key="missing")
-        self.path, self.time_column, self.watched, self.label_column = path, time_column, columns, label_column
+        self.path, self.time_column, self.watched, self.label_column = (
+            path,
+            time_column,
+            columns,
+            label_column,
+        )
         self.separator, self.training, self.missing = separator, training, missing
 
     def read(self) -> list[Stream]:
@@ -75,7 +86,8 @@ def labelled_stream(
         if (wrong := ~np.isin(marks, (0, 1))).any():
             row = int(wrong.argmax())
             raise DataError(
-                f"{table.source}: label column `{table.columns[-1]}` must be 0 or 1; row {row} holds {marks[row]:g}."
+                f"{table.source}: label column `{table.columns[-1]}` must be 0 or 1; row {row} holds "
+                f"{marks[row]:g}."
             )
         label = marks == 1
         table = Series(table.values[:, :-1], table.columns[:-1], table.time, table.source)

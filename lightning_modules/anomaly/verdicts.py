@@ -18,7 +18,9 @@ from lightning_modules.anomaly.scores import WARM_UP, tail_threshold
 from lightning_modules.tables import free
 
 FLAGGED = "flagged"
-HIGHER_IS_BETTER = frozenset([*nab.PROFILES, "roc_auc", "ap", "vus_pr", "event_precision", "event_recall", "event_f1", "f1"])
+HIGHER_IS_BETTER = frozenset(
+    [*nab.PROFILES, "roc_auc", "ap", "vus_pr", "event_precision", "event_recall", "event_f1", "f1"]
+)
 
 
 class Verdict(NamedTuple):
@@ -34,18 +36,26 @@ class Verdict(NamedTuple):
 
     @classmethod
     def of(
-        cls, stream: Stream, score: np.ndarray, alarm: np.ndarray, threshold: Literal["tail", "quantile"], risk: float
+        cls,
+        stream: Stream,
+        score: np.ndarray,
+        alarm: np.ndarray,
+        threshold: Literal["tail", "quantile"],
+        risk: float,
     ) -> Verdict:
-        """With a threshold from the scores of the training part, which a share `risk` of such rows may exceed."""
+        """With a threshold from the scores of the training part, which a share `risk` of such rows may
+        exceed."""
         known = score[WARM_UP : stream.training]
         limit = tail_threshold(known, risk) if threshold == "tail" else float(np.quantile(known, 1 - risk))
         flag = (score > limit) & (np.arange(len(score)) >= stream.training)
         return cls(score, alarm, limit, flag, flag & (alarm > 0))
 
 
-def assess(streams: Sequence[Stream], verdicts: Sequence[Verdict], buffer: int, corpus: bool) -> dict[str, float]:
-    """The metrics of a detector over the rows after the training parts; the share flagged, in percent, where those have no
-    labels, or labels of one kind only, which can't tell a good detector from a bad one.
+def assess(
+    streams: Sequence[Stream], verdicts: Sequence[Verdict], buffer: int, corpus: bool
+) -> dict[str, float]:
+    """The metrics of a detector over the rows after the training parts; the share flagged, in percent, where
+    those have no labels, or labels of one kind only, which can't tell a good detector from a bad one.
 
     Args:
         streams: what was judged.
@@ -55,7 +65,9 @@ def assess(streams: Sequence[Stream], verdicts: Sequence[Verdict], buffer: int, 
     """
     parts = [slice(stream.training, None) for stream in streams]
     flags = [verdict.flag[part] for verdict, part in zip(verdicts, parts, strict=True)]
-    labels = [stream.label[part] for stream, part in zip(streams, parts, strict=True) if stream.label is not None]
+    labels = [
+        stream.label[part] for stream, part in zip(streams, parts, strict=True) if stream.label is not None
+    ]
     if len(labels) < len(streams) or len(np.unique(np.concatenate(labels))) < 2:
         return {FLAGGED: 100 * float(np.concatenate(flags).mean())}
     scores = [verdict.score[part] for verdict, part in zip(verdicts, parts, strict=True)]

@@ -15,17 +15,17 @@ from dream.errors import ConfigError
 class TaskData(L.LightningDataModule, ABC):
     """Base of all data modules.
 
-    What a model needs to know of its data to be built, such as the number of columns, is an attribute here and an argument
-    there; the command and `TaskModule.for_data` hand it over (`lightning_modules.base.FROM_DATA`). Everything else a module
-    takes in `prepare`.
-    """
+    What a model needs to know of its data to be built, such as the number of columns, is an attribute here
+    and an argument there; the command and `TaskModule.for_data` hand it over
+    (`lightning_modules.base.FROM_DATA`). Everything else a module takes in `prepare`."""
 
     num_workers: int = 0
     """Processes that prepare batches; 0 prepares them in the main process."""
 
     @property
     def share(self) -> tuple[int, int]:
-        """Rank and number of the processes that split each batch: those of the Trainer that this is attached to."""
+        """Rank and number of the processes that split each batch: those of the Trainer that this is attached
+        to."""
         return (0, 1) if self.trainer is None else (self.trainer.global_rank, self.trainer.world_size)
 
     def require_streams(self, name: str, streams: int) -> None:
@@ -37,7 +37,8 @@ class TaskData(L.LightningDataModule, ABC):
         _, world = self.share
         if streams < world:
             raise ConfigError(
-                f"`{name}` must give each of the {world} processes a stream; there are {streams}. Lower `trainer.devices` "
+                f"`{name}` must give each of the {world} processes a stream; there are {streams}. Lower "
+                "`trainer.devices` "
                 "or `trainer.num_nodes`, or have more streams.",
                 key=name,
             )
@@ -49,7 +50,8 @@ class TaskData(L.LightningDataModule, ABC):
 
     @abstractmethod
     def rows_of(self, batch: Any) -> Tensor:
-        """The first and last row of the source that the layer reads in each row of `batch`, (N, 2), on its device.
+        """The first and last row of the source that the layer reads in each row of `batch`, (N, 2), on its
+        device.
 
         They are equally many in all rows, and a whole number of them for each step of the layer.
         """

@@ -13,7 +13,14 @@ from pathlib import Path
 import pooch
 import requests
 from rich.console import Console
-from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+from rich.progress import (
+    BarColumn,
+    DownloadColumn,
+    Progress,
+    TextColumn,
+    TimeRemainingColumn,
+    TransferSpeedColumn,
+)
 
 from dream.errors import ConfigError, DataError, nearest
 from lightning_modules.waiting import Lines
@@ -68,7 +75,8 @@ _WIKITEXT_URL = f"https://raw.githubusercontent.com/pytorch/examples/{_WIKITEXT_
 DATASETS: Mapping[str, Dataset] = {
     "ett": Dataset(
         name="ett",
-        description="Electricity transformer temperature: 7 columns, two hourly files and one every 15 minutes",
+        description="Electricity transformer temperature: 7 columns, two hourly files and one every 15 "
+        "minutes",
         licence="CC BY-ND 4.0",
         source=f"github.com/zhouhaoyi/ETDataset at {_ETT_COMMIT}",
         files={
@@ -103,7 +111,8 @@ DATASETS: Mapping[str, Dataset] = {
     ),
     "skab": Dataset(
         name="skab",
-        description="Skoltech Anomaly Benchmark: 34 labelled experiments on a water circuit, 8 sensors, and a normal one",
+        description="Skoltech Anomaly Benchmark: 34 labelled experiments on a water circuit, 8 sensors, and "
+        "a normal one",
         licence="GPL-3.0",
         source=f"github.com/waico/SKAB at {_SKAB_COMMIT}",
         files=_listed("skab", f"{_SKAB_URL}/data")
@@ -131,7 +140,8 @@ DATASETS: Mapping[str, Dataset] = {
     "wth": Dataset(
         name="wth",
         description="Hourly local weather: 12 columns, 2010 to 2013",
-        licence="Apache-2.0 (repository); measurements of the U.S. National Centers for Environmental Information",
+        licence="Apache-2.0 (repository); measurements of the U.S. National Centers for Environmental "
+        "Information",
         source=f"github.com/arrayofstar/2022_Informer_Paddle at {_WTH_COMMIT}",
         files={
             "WTH.csv": DataFile(
@@ -143,9 +153,11 @@ DATASETS: Mapping[str, Dataset] = {
     ),
     "exchange_rate": Dataset(
         name="exchange_rate",
-        description="Daily exchange rates of eight countries; unpack exchange_rate.txt.gz into the folder by hand",
+        description="Daily exchange rates of eight countries; unpack exchange_rate.txt.gz into the folder by "
+        "hand",
         licence="none stated",
-        source=f"github.com/laiguokun/multivariate-time-series-data at {_EXCHANGE_COMMIT}, folder exchange_rate",
+        source=f"github.com/laiguokun/multivariate-time-series-data at {_EXCHANGE_COMMIT}, folder "
+        "exchange_rate",
         files={
             "exchange_rate.txt": DataFile(
                 "",
@@ -193,7 +205,8 @@ DATASETS: Mapping[str, Dataset] = {
     "fsdd": Dataset(
         name="fsdd",
         description=(
-            "Free Spoken Digit Dataset: 3,000 recordings of ten digits by six speakers, 8 kHz; pack its folder "
+            "Free Spoken Digit Dataset: 3,000 recordings of ten digits by six speakers, 8 kHz; pack its "
+            "folder "
             "recordings as recordings.zip by hand"
         ),
         licence="CC BY-SA 4.0",
@@ -226,38 +239,52 @@ def data_path(name: str, file: str) -> Path:
     path = data_folder() / dataset(name).name / file
     if not path.is_file():
         raise DataError(
-            f"{path} is not there: run `dream data get {name}`, or set DREAM_DATA to the folder that holds `{name}/`."
+            f"{path} is not there: run `dream data get {name}`, or set DREAM_DATA to the folder that holds "
+            f"`{name}/`."
         )
     return path
 
 
-def download(name: str, folder: str | Path | None = None, base_url: str | None = None, progress: bool = True) -> list[Path]:
+def download(
+    name: str, folder: str | Path | None = None, base_url: str | None = None, progress: bool = True
+) -> list[Path]:
     """Fetches what is missing or damaged of a data set into `folder`/`name` and returns its files.
 
-    A file gets its final name only after its SHA-256 was found right. Until then it is `<file>.part`, which a later
-    call continues. `base_url` is a mirror: a folder that serves the same file names.
-    """
+    A file gets its final name only after its SHA-256 was found right. Until then it is `<file>.part`, which a
+    later call continues. `base_url` is a mirror: a folder that serves the same file names."""
     wanted = dataset(name)
     if base_url is not None and not base_url.startswith(("https://", "http://")):
-        raise ConfigError(f"`mirror` must be an address such as https://example.org/sets; got {base_url!r}.", key="mirror")
+        raise ConfigError(
+            f"`mirror` must be an address such as https://example.org/sets; got {base_url!r}.", key="mirror"
+        )
     if base_url is None and not all(part.url for part in wanted.files.values()):
-        raise DataError(f"`{name}` is not offered as a plain file. {wanted.description}. It is at {wanted.source}.")
+        raise DataError(
+            f"`{name}` is not offered as a plain file. {wanted.description}. It is at {wanted.source}."
+        )
     target = (Path(folder).expanduser() if folder is not None else data_folder()) / name
-    urls = {file: f"{base_url.rstrip('/')}/{file}" if base_url else part.url for file, part in wanted.files.items()}
+    urls = {
+        file: f"{base_url.rstrip('/')}/{file}" if base_url else part.url
+        for file, part in wanted.files.items()
+    }
     pooch.get_logger().setLevel("WARNING")
     registry = {file: f"sha256:{part.sha256}" for file, part in wanted.files.items()}
     store = pooch.create(path=target, base_url="", registry=registry, urls=urls)
-    return [_fetch_file(store, file, _ResumableDownload(name, target / f"{file}.part", progress)) for file in urls]
+    return [
+        _fetch_file(store, file, _ResumableDownload(name, target / f"{file}.part", progress)) for file in urls
+    ]
 
 
 def _fetch_file(store: pooch.Pooch, file: str, downloader: _ResumableDownload) -> Path:
     try:
         return Path(store.fetch(file, downloader=downloader))
     except OSError as error:
-        raise DataError(f"{store.path}: cannot be written ({error}). Name another folder with `--folder`.") from error
+        raise DataError(
+            f"{store.path}: cannot be written ({error}). Name another folder with `--folder`."
+        ) from error
     except ValueError as error:
         raise DataError(
-            f"{file} from {store.get_url(file)} has another SHA-256 than the one its publisher's file has, so it was "
+            f"{file} from {store.get_url(file)} has another SHA-256 than the one its publisher's file has, "
+            "so it was "
             "removed. Run the command again, or name another source with `--mirror`."
         ) from error
 
@@ -277,8 +304,10 @@ class _ResumableDownload:
         except requests.RequestException as error:
             kept = self.part.stat().st_size if self.part.exists() else 0
             raise DataError(
-                f"{self.part.stem} could not be fetched from {url} ({_reason(error)}); {kept} bytes are kept. "
-                f"`dream data get {self.name}` continues from there; or set DREAM_DATA to a folder that holds "
+                f"{self.part.stem} could not be fetched from {url} ({_reason(error)}); {kept} bytes are "
+                "kept. "
+                f"`dream data get {self.name}` continues from there; or set DREAM_DATA to a folder that "
+                "holds "
                 f"`{self.name}/`."
             ) from error
         self.part.replace(output_file)
@@ -300,9 +329,13 @@ class _ResumableDownload:
         columns = (BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
         with (
             self.part.open("ab" if start else "wb") as file,
-            Progress(TextColumn("{task.description}"), *columns, console=self.console, disable=self.quiet) as bar,
+            Progress(
+                TextColumn("{task.description}"), *columns, console=self.console, disable=self.quiet
+            ) as bar,
         ):
-            task = bar.add_task(self.part.stem, completed=start, total=start + int(length) if length else None)
+            task = bar.add_task(
+                self.part.stem, completed=start, total=start + int(length) if length else None
+            )
             for chunk in answer.iter_content(_CHUNK_BYTES):
                 file.write(chunk)
                 bar.advance(task, len(chunk))

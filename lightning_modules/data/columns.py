@@ -35,17 +35,22 @@ def calendar_columns(names: Sequence[str]) -> tuple[str, ...]:
     for name in names:
         if name not in CALENDAR:
             hint = nearest(str(name), CALENDAR)
-            raise ConfigError(f"`calendar` must hold {', '.join(CALENDAR)}; got {name!r}. {hint}", key="calendar")
+            raise ConfigError(
+                f"`calendar` must hold {', '.join(CALENDAR)}; got {name!r}. {hint}", key="calendar"
+            )
         if list(names).count(name) > 1:
-            raise ConfigError(f"`calendar` must name each of its parts once; got {name!r} twice.", key="calendar")
+            raise ConfigError(
+                f"`calendar` must name each of its parts once; got {name!r} twice.", key="calendar"
+            )
     return tuple(f"{name}_{part}" for name in names for part in ("sin", "cos"))
 
 
 def calendar(time: np.ndarray, names: Sequence[str]) -> np.ndarray:
-    """Where in its cycles each time stamp of `time` (T,) lies: sin and cos of ``2 pi k / n`` for each of `names`, (T, 2 n).
+    """Where in its cycles each time stamp of `time` (T,) lies: sin and cos of ``2 pi k / n`` for each of
+    `names`, (T, 2 n).
 
-    k counts from 0 within a cycle of n: 24 hours, 7 days from Monday, 31 days of a month, 12 months, 60 minutes.
-    """
+    k counts from 0 within a cycle of n: 24 hours, 7 days from Monday, 31 days of a month, 12 months, 60
+    minutes."""
     index = pd.DatetimeIndex(time)
     values = []
     for name in names:
@@ -56,7 +61,8 @@ def calendar(time: np.ndarray, names: Sequence[str]) -> np.ndarray:
 
 
 def rows_since(values: np.ndarray, before: np.ndarray | float = np.inf) -> np.ndarray:
-    """How many rows ago each column was last known, at each row: 0 where it is known, infinite where it never was.
+    """How many rows ago each column was last known, at each row: 0 where it is known, infinite where it never
+    was.
 
     Args:
         values: (T, D), NaN where a value is missing.
@@ -71,8 +77,8 @@ def rows_since(values: np.ndarray, before: np.ndarray | float = np.inf) -> np.nd
 
 
 def age(since: np.ndarray) -> np.ndarray:
-    """How old a value is that was last known `since` rows ago: a / (1 + a) after a rows, so 0 where it is known, and 1 where
-    it never was."""
+    """How old a value is that was last known `since` rows ago: a / (1 + a) after a rows, so 0 where it is
+    known, and 1 where it never was."""
     return np.where(np.isinf(since), 1.0, 1 - 1 / (1 + since))
 
 
@@ -85,11 +91,14 @@ def with_calendar(series: Series, names: Sequence[str]) -> Series:
     made = calendar_columns(names)
     if series.time is None:
         raise DataError(
-            f"{series.source}: `calendar` needs time stamps and the rows have only numbers. Name the `time_column`, or "
+            f"{series.source}: `calendar` needs time stamps and the rows have only numbers. Name the "
+            "`time_column`, or "
             "leave `calendar` out."
         )
     if taken := set(made) & set(series.columns):
-        raise DataError(f"{series.source}: column `{min(taken)}` has the name of a calendar column. Rename it.")
+        raise DataError(
+            f"{series.source}: column `{min(taken)}` has the name of a calendar column. Rename it."
+        )
     values = np.concatenate([series.values, calendar(series.time, names)], axis=1)
     return replace(series, values=values, columns=(*series.columns, *made))
 

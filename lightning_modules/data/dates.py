@@ -15,7 +15,8 @@ from dream.errors import DataError, shown
 
 
 def find_formats(column: pd.Series, among: Sequence[str | None] = ()) -> tuple[str | None, ...]:
-    """The formats, `among` some or else all that the first time stamp may have, by which most of a column are dates.
+    """The formats, `among` some or else all that the first time stamp may have, by which most of a column are
+    dates.
 
     ISO8601 is a format, and None stands for pandas' own parser, which takes each row for itself.
     """
@@ -46,7 +47,8 @@ def _parse_dates(column: pd.Series, form: str | None) -> pd.Series:
 
 
 def find_time_column(frame: pd.DataFrame) -> str | None:
-    """The first column of dates, or else the first column if its first value, or most of them, can be read as dates."""
+    """The first column of dates, or else the first column if its first value, or most of them, can be read as
+    dates."""
     dated = [name for name in frame.columns if pd.api.types.is_datetime64_any_dtype(frame[name])]
     first: str = [*dated, frame.columns[0]][0]
     column = frame[first]
@@ -74,13 +76,15 @@ def time_stamps(column: pd.Series, form: str | None, path: Path, before: np.date
     if (bad := parsed.isna().to_numpy()).any():
         place = int(bad.argmax())
         raise DataError(
-            f"{path}: time column `{name}` must hold dates such as 2016-07-01 00:00; row {column.index[place]} holds "
+            f"{path}: time column `{name}` must hold dates such as 2016-07-01 00:00; row "
+            f"{column.index[place]} holds "
             f"{shown(column.iloc[place])}."
         )
     if (far := ((parsed < pd.Timestamp.min) | (parsed > pd.Timestamp.max)).to_numpy()).any():
         place = int(far.argmax())
         raise DataError(
-            f"{path}: time column `{name}` must hold dates from 1678 to 2261, which nanoseconds can count; row "
+            f"{path}: time column `{name}` must hold dates from 1678 to 2261, which nanoseconds can count; "
+            "row "
             f"{column.index[place]} holds {shown(column.iloc[place])}. Repair it."
         )
     time = parsed.to_numpy(dtype="datetime64[ns]")
@@ -88,9 +92,14 @@ def time_stamps(column: pd.Series, form: str | None, path: Path, before: np.date
     if (step <= np.timedelta64(0)).any():
         place = int((step <= np.timedelta64(0)).argmax())
         earlier = column.iloc[place - 1] if place else before
-        what = "repeats the one before" if step[place] == np.timedelta64(0) else f"is earlier than {earlier} before"
+        what = (
+            "repeats the one before"
+            if step[place] == np.timedelta64(0)
+            else f"is earlier than {earlier} before"
+        )
         raise DataError(
-            f"{path}: time column `{name}` must increase from row to row; row {column.index[place]} ({column.iloc[place]}) "
+            f"{path}: time column `{name}` must increase from row to row; row {column.index[place]} "
+            f"({column.iloc[place]}) "
             f"{what}. Sort the rows and remove duplicates."
         )
     return time

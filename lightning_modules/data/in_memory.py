@@ -27,8 +27,8 @@ class InMemory:
         """The data module of a table in memory, with one row per time step.
 
         Args:
-            table: An index of dates is its column of time stamps, any other index is left out. The columns of an array
-                (rows, columns), or (rows,), are called column_1, column_2, ...
+            table: An index of dates is its column of time stamps, any other index is left out. The columns of
+                an array (rows, columns), or (rows,), are called column_1, column_2, ...
             **settings: The other arguments.
 
         Raises:
@@ -49,9 +49,13 @@ def _as_frame(table: pd.DataFrame | pd.Series | np.ndarray) -> pd.DataFrame:
         table = table.to_frame(table.name or "column_1")
     elif isinstance(table, np.ndarray) and table.ndim in (1, 2):
         columns = table[:, None] if table.ndim == 1 else table
-        table = pd.DataFrame(columns, columns=[f"column_{number}" for number in range(1, columns.shape[1] + 1)])
+        table = pd.DataFrame(
+            columns, columns=[f"column_{number}" for number in range(1, columns.shape[1] + 1)]
+        )
     elif not isinstance(table, pd.DataFrame):
-        raise DataError(f"`table` must be a DataFrame, a Series or an array (rows, columns); got {type(table).__name__}.")
+        raise DataError(
+            f"`table` must be a DataFrame, a Series or an array (rows, columns); got {type(table).__name__}."
+        )
     dates = isinstance(table.index, pd.DatetimeIndex)
     frame = table.rename_axis(index=str(table.index.name or "time")).reset_index(drop=not dates)
     frame.columns = frame.columns.map(str)

@@ -1,4 +1,5 @@
-"""What a table may hold: names that can be shown, dates that can be counted, numbers whose squares float32 holds.
+"""What a table may hold: names that can be shown, dates that can be counted, numbers whose squares float32
+holds.
 
 Each function refuses with a DataError that names file, column and row.
 """
@@ -18,7 +19,9 @@ from dream.errors import DataError, shown
 from dream.numerics import largest
 
 LARGEST = largest(torch.float32)  # a value whose square is finite in the dtype that layers compute in
-MOST_DEVIATIONS = 1e15  # training deviations from the mean: sums of squares over a batch stay finite in float32
+MOST_DEVIATIONS = (
+    1e15  # training deviations from the mean: sums of squares over a batch stay finite in float32
+)
 LONGEST = 80  # characters of a name that a message shows
 
 _ADDRESS = re.compile(r"\s*[a-zA-Z][a-zA-Z0-9+.-]+:/")
@@ -28,7 +31,9 @@ _UNSHOWN = {"Cc", "Cs", "Zl", "Zp"}  # categories: control, surrogate, line and 
 def local(path: str | Path) -> Path:
     """`path` as a path on this machine: nothing is ever fetched because a setting names it."""
     if _ADDRESS.match(str(path)):
-        raise DataError(f"`path` must be a file on this machine, not an address; got {path}. Download it first.")
+        raise DataError(
+            f"`path` must be a file on this machine, not an address; got {path}. Download it first."
+        )
     return Path(path).expanduser()
 
 
@@ -37,13 +42,16 @@ def require_header(header: Sequence[str], path: Path) -> None:
     seen: set[str] = set()
     repeated = sorted({name for name in header if name in seen or seen.add(name)})  # type: ignore[func-returns-value]
     if repeated:
-        raise DataError(f"{path}: column names must differ; more than once: {', '.join(map(_short, repeated[:4]))}.")
+        raise DataError(
+            f"{path}: column names must differ; more than once: {', '.join(map(_short, repeated[:4]))}."
+        )
     cells = pd.Series(list(header))
     numbers = pd.to_numeric(cells, errors="coerce").notna()
     dates = pd.to_datetime(cells.mask(numbers), errors="coerce", format="ISO8601").notna()
     if numbers.any() and (numbers | dates).all():
         raise DataError(
-            f"{path}: the first line must name the columns; it holds numbers: {', '.join(map(_short, header[:4]))}."
+            f"{path}: the first line must name the columns; it holds numbers: "
+            f"{', '.join(map(_short, header[:4]))}."
         )
 
 
@@ -51,7 +59,9 @@ def require_printable(names: Sequence[str], path: Path) -> None:
     """Refuses names of columns that a line of text cannot show."""
     for name in names:
         if any(unicodedata.category(sign) in _UNSHOWN for sign in name):
-            raise DataError(f"{path}: column names must be printable, on one line; got {shown(name)}. Rename it.")
+            raise DataError(
+                f"{path}: column names must be printable, on one line; got {shown(name)}. Rename it."
+            )
 
 
 def _short(text: str) -> str:
@@ -63,8 +73,10 @@ def require_size(values: pd.Series, name: str, path: Path) -> None:
     if (bad := (values.abs() > LARGEST).to_numpy()).any():
         place = int(bad.argmax())
         raise DataError(
-            f"{path}: column `{name}` must be finite and at most {LARGEST:.1e} in size, so that squares are finite in "
-            f"float32; row {values.index[place]} holds {values.iloc[place]:g} ({int(bad.sum())} such values). Repair or "
+            f"{path}: column `{name}` must be finite and at most {LARGEST:.1e} in size, so that squares are "
+            "finite in "
+            f"float32; row {values.index[place]} holds {values.iloc[place]:g} ({int(bad.sum())} such "
+            "values). Repair or "
             "scale it."
         )
 
@@ -85,7 +97,9 @@ def require_proportion(
     if (bad := np.abs(result) > MOST_DEVIATIONS).any():
         row, column = (int(part) for part in np.argwhere(bad)[0])
         raise DataError(
-            f"{source}: column `{names[column]}` must lie within {MOST_DEVIATIONS:g} deviations of its mean in the "
-            f"training rows (here {scale[column]:.3g}); row {first + row} holds {values[row, column]:g}. Repair it, leave "
+            f"{source}: column `{names[column]}` must lie within {MOST_DEVIATIONS:g} deviations of its mean "
+            "in the "
+            f"training rows (here {scale[column]:.3g}); row {first + row} holds {values[row, column]:g}. "
+            "Repair it, leave "
             "the column out or lengthen the training part."
         )

@@ -20,8 +20,8 @@ _POOL = 8  # batches that are sorted together
 class EpochOrder(Sampler[Any]):
     """What to ask a data set for, batch by batch: a function of seed and epoch, whatever was drawn before.
 
-    So an epoch can go on from any of its batches: set `first`, which the next iteration starts with. An order takes no
-    memory, however many items there are.
+    So an epoch can go on from any of its batches: set `first`, which the next iteration starts with. An order
+    takes no memory, however many items there are.
 
     Args:
         batches: Batches in an epoch.
@@ -36,7 +36,8 @@ class EpochOrder(Sampler[Any]):
         self.part: slice | None = None
 
     def shared(self, rank: int, world: int) -> EpochOrder:
-        """This order, of whose keys, which must be lists, this process takes every `world`-th item from number `rank` on.
+        """This order, of whose keys, which must be lists, this process takes every `world`-th item from
+        number `rank` on.
 
         So the batches of all processes together are those of one; the part of a short one may be empty.
         """
@@ -44,7 +45,8 @@ class EpochOrder(Sampler[Any]):
         return self
 
     def set_epoch(self, epoch: int) -> None:
-        """The next iteration is of this epoch; the Trainer calls it. A new epoch starts with its first batch."""
+        """The next iteration is of this epoch; the Trainer calls it. A new epoch starts with its first
+        batch."""
         self.first = self.first if epoch == self.epoch else 0
         self.epoch = epoch
 
@@ -77,7 +79,8 @@ def shuffled(count: int, batch_size: int) -> EpochOrder:
 
 
 def drawn(count: int, draws: int, batch_size: int) -> EpochOrder:
-    """`draws` items of `count`, with replacement, in lists of `batch_size`; no batch where there are none to draw."""
+    """`draws` items of `count`, with replacement, in lists of `batch_size`; no batch where there are none to
+    draw."""
     if count == 0:
         return in_order(0, batch_size)
 
@@ -89,16 +92,22 @@ def drawn(count: int, draws: int, batch_size: int) -> EpochOrder:
 
 
 def similar(
-    count: int, items: Callable[[torch.Generator], Sequence[Item]], size: Callable[[Item], int], batch_size: int
+    count: int,
+    items: Callable[[torch.Generator], Sequence[Item]],
+    size: Callable[[Item], int],
+    batch_size: int,
 ) -> EpochOrder:
-    """The `count` items of an epoch, each once, in lists of `batch_size` that are of similar `size`, in random order.
+    """The `count` items of an epoch, each once, in lists of `batch_size` that are of similar `size`, in
+    random order.
 
     `items`, given the epoch's generator, puts them together, in random order.
     """
 
     def batches(generator: torch.Generator) -> Callable[[int], list[Item]]:
         drawn, pool = items(generator), _POOL * batch_size
-        ordered = [item for start in range(0, count, pool) for item in sorted(drawn[start : start + pool], key=size)]
+        ordered = [
+            item for start in range(0, count, pool) for item in sorted(drawn[start : start + pool], key=size)
+        ]
         place = torch.randperm(-(-count // batch_size), generator=generator).tolist()
         return lambda number: ordered[place[number] * batch_size : (place[number] + 1) * batch_size]
 
@@ -108,9 +117,8 @@ def similar(
 def permutation(count: int, generator: torch.Generator) -> Callable[[range], np.ndarray]:
     """A function from places to items, 0 to `count` - 1, that gives every item once.
 
-    A Feistel network permutes the numbers below the next square, and walks on from those that are none of ours (Black and
-    Rogaway, Ciphers with arbitrary finite domains, 2002).
-    """
+    A Feistel network permutes the numbers below the next square, and walks on from those that are none of
+    ours (Black and Rogaway, Ciphers with arbitrary finite domains, 2002)."""
     side = np.uint64(math.isqrt(max(count - 1, 0)) + 1)
     keys = torch.randint(1 << 62, (_ROUNDS,), generator=generator).numpy().astype(np.uint64)
 
@@ -141,7 +149,9 @@ def _of_indices(
     return EpochOrder(-(-total // batch_size), batches)
 
 
-def loader(dataset: Sequence[Item] | Dataset[Item], order: EpochOrder, num_workers: int = 0) -> DataLoader[Item]:
+def loader(
+    dataset: Sequence[Item] | Dataset[Item], order: EpochOrder, num_workers: int = 0
+) -> DataLoader[Item]:
     """The batches ``dataset[key]`` in this order. It draws nothing from the global generators."""
     order.seed = ranks.gather(order.seed)[0]  # processes draw apart, but take their shares of one order
     return DataLoader(

@@ -23,7 +23,13 @@ import torch
 from dream.errors import DataError, nearest, shown
 from lightning_modules.data.dates import find_formats, find_time_column, time_stamps
 from lightning_modules.data.in_memory import NAME
-from lightning_modules.data.limits import local, require_header, require_printable, require_proportion, require_size
+from lightning_modules.data.limits import (
+    local,
+    require_header,
+    require_printable,
+    require_proportion,
+    require_size,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -57,7 +63,8 @@ class Series:
         return replace(self, values=self.values[rows], time=None if self.time is None else self.time[rows])
 
     def blocks(self, rows: slice) -> Iterator[Series]:
-        """These rows, piece by piece: of a series in memory one, of a `StoredSeries` as many as its shards."""
+        """These rows, piece by piece: of a series in memory one, of a `StoredSeries` as many as its
+        shards."""
         yield self._part(rows)
 
 
@@ -69,8 +76,8 @@ class Roles(NamedTuple):
     columns: tuple[str, ...]
     """The columns of numbers, covariates last."""
     formats: tuple[str | None, ...]
-    """The formats that the time stamps may have, that of `find_formats`; more than one where days and months could be
-    told apart by no row, and the first holds."""
+    """The formats that the time stamps may have, that of `find_formats`; more than one where days and months
+    could be told apart by no row, and the first holds."""
 
 
 def read_table(
@@ -80,15 +87,15 @@ def read_table(
     covariates: Sequence[str] = (),
     separator: str = ",",
 ) -> Series:
-    """Reads a CSV (.csv, .txt, also .gz) or Parquet (.parquet, .pq) file, or a table in memory, with one row per time step.
+    """Reads a CSV (.csv, .txt, also .gz) or Parquet (.parquet, .pq) file, or a table in memory, with one row
+    per time step.
 
-    Without `time_column`, the Parquet file's first date column or else the file's first column gives the time stamps
-    if it holds dates; otherwise rows have only their number. Time stamps are ISO 8601, each row as precise as it likes, or
-    all of the format of the first; of days and months the order is the one that all rows have, months first where both
-    would do. Those with a zone are converted to UTC. Without
-    `columns`, every other column is read except those in which no value is a number. `covariates` come last. `separator`
-    stands between the values of a line of text.
-    """
+    Without `time_column`, the Parquet file's first date column or else the file's first column gives the time
+    stamps if it holds dates; otherwise rows have only their number. Time stamps are ISO 8601, each row as
+    precise as it likes, or all of the format of the first; of days and months the order is the one that all
+    rows have, months first where both would do. Those with a zone are converted to UTC. Without `columns`,
+    every other column is read except those in which no value is a number. `covariates` come last. `separator`
+    stands between the values of a line of text."""
     frame = path if isinstance(path, pd.DataFrame) else read_frame(check_file(path), separator)
     path = Path(NAME) if isinstance(path, pd.DataFrame) else check_file(path)
     roles = find_roles(frame, path, time_column, columns, covariates)
@@ -99,7 +106,11 @@ def read_table(
 
 
 def find_roles(
-    frame: pd.DataFrame, path: Path, time_column: str | None, columns: Sequence[str] | None, covariates: Sequence[str]
+    frame: pd.DataFrame,
+    path: Path,
+    time_column: str | None,
+    columns: Sequence[str] | None,
+    covariates: Sequence[str],
 ) -> Roles:
     """What `read_table` reads of a table, told by its rows."""
     require_printable(frame.columns.tolist(), path)
@@ -120,11 +131,14 @@ def report_order(roles: Roles, path: Path) -> None:
     """Say which order of days and months was taken where no row tells."""
     if len(roles.formats) > 1:
         used, other = roles.formats[:2]
-        logger.warning("%s: no row tells whether `%s` is %s or %s; read as the first.", path, roles.time, used, other)
+        logger.warning(
+            "%s: no row tells whether `%s` is %s or %s; read as the first.", path, roles.time, used, other
+        )
 
 
 def to_series(frame: pd.DataFrame, roles: Roles, path: Path, before: np.datetime64 | None = None) -> Series:
-    """The rows of a table, or of a part of one that follows the time stamp `before`; its index numbers the rows."""
+    """The rows of a table, or of a part of one that follows the time stamp `before`; its index numbers the
+    rows."""
     time = None if roles.time is None else time_stamps(frame[roles.time], roles.formats[0], path, before)
     values = np.stack([_numbers(frame[name], name, path) for name in roles.columns], axis=1)
     return Series(values, roles.columns, time, str(path))
@@ -143,7 +157,9 @@ def check_file(path: str | Path) -> Path:
     if not path.name.lower().endswith(PARQUET + TEXT):
         raise DataError(f"{path}: expected a file ending in {', '.join(TEXT + PARQUET)}.")
     if not path.is_file():
-        raise DataError(f"{path}: {'is a folder, not a file' if path.is_dir() else 'no such file'}. Check `path`.")
+        raise DataError(
+            f"{path}: {'is a folder, not a file' if path.is_dir() else 'no such file'}. Check `path`."
+        )
     if path.stat().st_size == 0:
         raise DataError(f"{path}: the file is empty.")
     return path
@@ -169,13 +185,17 @@ def readable(path: Path, first: int = 0) -> Iterator[None]:
     try:
         yield
     except UnicodeDecodeError as error:
-        raise DataError(f"{path}: not UTF-8 text ({error.reason} at byte {error.start}). Save it as UTF-8.") from error
+        raise DataError(
+            f"{path}: not UTF-8 text ({error.reason} at byte {error.start}). Save it as UTF-8."
+        ) from error
     except pd.errors.EmptyDataError as error:
         raise DataError(f"{path}: the file is empty.") from error
     except (ValueError, OSError, EOFError, zlib.error, pd.errors.ParserWarning) as error:
         reason = str(error).strip().splitlines()[0]
         counted = f" (lines counted from row {first})" if first else ""
-        raise DataError(f"{path}: cannot be read, it is damaged or of another format: {reason}{counted}") from error
+        raise DataError(
+            f"{path}: cannot be read, it is damaged or of another format: {reason}{counted}"
+        ) from error
 
 
 def parse_parquet(table: pyarrow.Table, path: Path) -> pd.DataFrame:
@@ -186,7 +206,11 @@ def parse_parquet(table: pyarrow.Table, path: Path) -> pd.DataFrame:
 
 def parse_text(source: Path | BinaryIO, path: Path, separator: str) -> pd.DataFrame:
     """The lines of `path` in `source`, the first of which names the columns."""
-    header = pd.read_csv(source, sep=separator, header=None, nrows=1, dtype=str, keep_default_na=False).iloc[0].tolist()
+    header = (
+        pd.read_csv(source, sep=separator, header=None, nrows=1, dtype=str, keep_default_na=False)
+        .iloc[0]
+        .tolist()
+    )
     if len(header) == 1 and (used := next((sign for sign in ",;\t|" if sign in header[0]), None)):
         wanted = "commas" if separator == "," else repr(separator)
         raise DataError(
@@ -204,7 +228,9 @@ def parse_text(source: Path | BinaryIO, path: Path, separator: str) -> pd.DataFr
 def number_columns(frame: pd.DataFrame, path: str | Path, without: Sequence[str | None]) -> list[str]:
     """Every column but `without` and those in which no value is a number, which are logged."""
     others = [name for name in frame.columns if name not in without]
-    nameless = [name for name in others if name.startswith("Unnamed: ") and frame[name].isna().all()]  # a comma too many
+    nameless = [
+        name for name in others if name.startswith("Unnamed: ") and frame[name].isna().all()
+    ]  # a comma too many
     others = [name for name in others if name not in nameless]
     found = [name for name in others if frame[name].isna().all() or _to_numbers(frame[name]).notna().any()]
     if left_out := [name for name in others if name not in found]:
@@ -230,8 +256,10 @@ def _numbers(column: pd.Series, name: str, path: Path) -> np.ndarray:
     if (bad := (converted.isna() & column.notna()).to_numpy()).any():
         place = int(bad.argmax())
         raise DataError(
-            f"{path}: column `{name}` must hold numbers; row {column.index[place]} holds {shown(column.iloc[place])} "
-            f"({int(bad.sum())} such values). Repair the value, empty the cell if it is missing, or leave the column out."
+            f"{path}: column `{name}` must hold numbers; row {column.index[place]} holds "
+            f"{shown(column.iloc[place])} "
+            f"({int(bad.sum())} such values). Repair the value, empty the cell if it is missing, or leave "
+            "the column out."
         )
     values = converted.to_numpy(dtype=np.float64, na_value=np.nan)
     require_size(pd.Series(values, column.index), name, path)
@@ -241,8 +269,8 @@ def _numbers(column: pd.Series, name: str, path: Path) -> np.ndarray:
 def fill_missing(series: Series, policy: Missing, before: np.ndarray | None = None) -> Series:
     """Refuses missing values (`error`), or carries each column's last known value forward (`ffill`, `mask`).
 
-    Carrying forward uses the past only. A gap at the very start of a column has no past: it takes the column's value of
-    `before` (D,), or without it the first known value, the one exception.
+    Carrying forward uses the past only. A gap at the very start of a column has no past: it takes the
+    column's value of `before` (D,), or without it the first known value, the one exception.
 
     Raises:
         DataError: values are missing and the policy is `error`.
@@ -260,7 +288,8 @@ def report_missing(counts: np.ndarray, columns: Sequence[str], source: str, poli
     if policy == "error":
         raise DataError(
             f"{source}: values are missing ({listed}). Carry the last known value forward with "
-            "`--data.missing=ffill`, show a forecaster what is missing with `--data.missing=mask`, or fill them in the "
+            "`--data.missing=ffill`, show a forecaster what is missing with `--data.missing=mask`, or fill "
+            "them in the "
             "source."
         )
     logger.warning("%s: missing values take the last known value of their column: %s.", source, listed)
@@ -284,7 +313,8 @@ class Scaler:
 
     @classmethod
     def fit(cls, rows: np.ndarray, columns: Sequence[str]) -> Scaler:
-        """Takes mean and scale from the values in `rows` (T, D), which must be training rows only; NaN is no value.
+        """Takes mean and scale from the values in `rows` (T, D), which must be training rows only; NaN is no
+        value.
 
         Raises:
             DataError: a column holds no value at all in `rows`.
@@ -295,14 +325,22 @@ class Scaler:
     def fit_blocks(cls, blocks: Callable[[], Iterable[np.ndarray]], columns: Sequence[str]) -> Scaler:
         """As `fit`, from rows that come block by block; they are gone through twice."""
         width = len(columns)
-        count, total, low, high = np.zeros(width), np.zeros(width), np.full(width, np.inf), np.full(width, -np.inf)
+        count, total, low, high = (
+            np.zeros(width),
+            np.zeros(width),
+            np.full(width, np.inf),
+            np.full(width, -np.inf),
+        )
         for rows in blocks():
             count += (~np.isnan(rows)).sum(axis=0)
             total += np.nansum(rows, axis=0, dtype=np.float64)
             low, high = np.fmin(low, np.fmin.reduce(rows)), np.fmax(high, np.fmax.reduce(rows))
         if (empty := count == 0).any():
             names = ", ".join(name for name, none in zip(columns, empty.tolist(), strict=True) if none)
-            raise DataError(f"columns without a value in the training rows: {names}. Leave them out or lengthen that part.")
+            raise DataError(
+                f"columns without a value in the training rows: {names}. Leave them out or lengthen that "
+                "part."
+            )
         constant = low == high
         mean = np.where(constant, low, total / count)
         squares = sum((np.nansum(np.square(rows - mean), axis=0) for rows in blocks()), np.zeros(width))
@@ -310,7 +348,9 @@ class Scaler:
         scale = np.where(scale > 0, scale, 1.0)  # a deviation whose square vanishes
         if constant.any():
             names = ", ".join(name for name, same in zip(columns, constant, strict=True) if same)
-            logger.warning("Columns that never change in the training rows are only centred (scale 1): %s.", names)
+            logger.warning(
+                "Columns that never change in the training rows are only centred (scale 1): %s.", names
+            )
         return cls(mean, scale)
 
     def transform(self, values: Values, columns: slice | Sequence[int] = slice(None)) -> Values:
@@ -319,7 +359,12 @@ class Scaler:
         return (values - mean) / scale
 
     def standardise(
-        self, values: np.ndarray, names: Sequence[str], source: str, columns: slice = slice(None), first: int = 0
+        self,
+        values: np.ndarray,
+        names: Sequence[str],
+        source: str,
+        columns: slice = slice(None),
+        first: int = 0,
     ) -> np.ndarray:
         """`transform` of the rows from number `first` of `source`, whose columns have these names.
 

@@ -24,9 +24,9 @@ class Split(NamedTuple):
 def split_rows(count: int, split: Sequence[int | float | str], time: np.ndarray | None = None) -> Split:
     """Cuts `count` rows into training, validation and test part, in this order.
 
-    `split` is one of: three fractions whose sum is at most 1; three row counts whose sum is at most `count`; two or
-    three ISO dates, each the first moment that no longer belongs to training, validation and (if given) test.
-    """
+    `split` is one of: three fractions whose sum is at most 1; three row counts whose sum is at most `count`;
+    two or three ISO dates, each the first moment that no longer belongs to training, validation and (if
+    given) test."""
     kinds = {type(part) for part in split}
     if kinds <= {str, date, datetime} and len(split) in (2, 3):
         borders = _date_borders([str(part) for part in split], count, time)
@@ -35,11 +35,16 @@ def split_rows(count: int, split: Sequence[int | float | str], time: np.ndarray 
     elif kinds == {float} and len(split) == 3:
         borders = _fraction_borders([float(part) for part in split], count)
     else:
-        raise _refused(split, "three fractions such as [0.7, 0.1, 0.2], three row counts, or two to three dates, not mixed")
+        raise _refused(
+            split,
+            "three fractions such as [0.7, 0.1, 0.2], three row counts, or two to three dates, not mixed",
+        )
     parts = Split(*(slice(start, stop) for start, stop in zip([0, *borders], borders, strict=False)))
     for name, part in zip(("training", "validation", "test"), parts, strict=True):
         if part.stop <= part.start:
-            raise _refused(split, f"at least one row in each part; the {name} part of these {count} rows is empty")
+            raise _refused(
+                split, f"at least one row in each part; the {name} part of these {count} rows is empty"
+            )
     return parts
 
 
@@ -64,7 +69,9 @@ def _count_borders(split: list[int], count: int) -> list[int]:
 
 def _date_borders(split: list[str], count: int, time: np.ndarray | None) -> list[int]:
     if time is None:
-        raise _refused(split, "fractions or row counts for data without time stamps (or name its `time_column`)")
+        raise _refused(
+            split, "fractions or row counts for data without time stamps (or name its `time_column`)"
+        )
     try:
         dates = pd.to_datetime(split, utc=True, format="ISO8601").tz_localize(None).to_numpy("datetime64[ns]")
     except ValueError as error:

@@ -1,4 +1,5 @@
-"""`Backtest`: what a test of a forecaster collects: metrics of it and of the naive forecasts, and what its figures show.
+"""`Backtest`: what a test of a forecaster collects: metrics of it and of the naive forecasts, and what its
+figures show.
 
 Shapes: N windows, L look-back, H horizon, D inputs, C targets, Q quantiles.
 """
@@ -21,7 +22,9 @@ from lightning_modules.naive import error_quantiles, repeat_last, seasonal_naive
 
 EXAMPLES = 4  # windows that the figure of forecasts shows
 DRAWN = 200_000  # origins that the figure of errors shows
-SPREAD = 256  # training windows whose errors give a naive forecast its quantiles, fewer where they hold more than
+SPREAD = (
+    256  # training windows whose errors give a naive forecast its quantiles, fewer where they hold more than
+)
 MOST = 15_000_000  # values, since torch.quantile takes no more
 
 
@@ -43,7 +46,8 @@ class Backtest:
         self.examples: list[plots.Example] = []
         test = data.prepared.split.test
         self.every = 1 if data.rolling else max((test.stop - test.start) // DRAWN, 1)
-        """Only so many-th origins of a long test part are drawn, so that a file of any size is tested in bounded memory."""
+        """Only so many-th origins of a long test part are drawn, so that a file of any size is tested in
+        bounded memory."""
         last = (
             test.stop - data.horizon - (data.stride if data.rolling else 1) + 1
         )  # the last origin, or at most a stride before
@@ -55,7 +59,9 @@ class Backtest:
         if levels:
             count = max(min(SPREAD, MOST // (data.horizon * data.channels)), 1)
             past, future = (part.to(device) for part in data.training_windows(count))
-            self.spread = {name: error_quantiles(naive, past, future, levels) for name, naive in self.naive.items()}
+            self.spread = {
+                name: error_quantiles(naive, past, future, levels) for name, naive in self.naive.items()
+            }
 
     def add(
         self,
@@ -64,7 +70,8 @@ class Backtest:
         surprise: Tensor,
         u_norm: Tensor,
     ) -> None:
-        """Add the forecasts (N, H, C) and their quantiles (N, H, C, Q) for `windows`, by the name of who made them.
+        """Add the forecasts (N, H, C) and their quantiles (N, H, C, Q) for `windows`, by the name of who made
+        them.
 
         `surprise` (N,) and `u_norm` (N,) are those of the first one. Windows come in the order of time.
         """
@@ -78,15 +85,23 @@ class Backtest:
         drawn = [*own, "repeat-last"]
         errors = [(made[name][0].double() - windows.future).square().flatten(1).nanmean(1) for name in drawn]
         origin, values = windows.origin.cpu(), torch.stack([*errors, surprise, u_norm], 1).cpu()
-        row = torch.cat([origin[:, None].double(), values.double()], 1)  # float32 cannot count beyond 16 million rows
+        row = torch.cat(
+            [origin[:, None].double(), values.double()], 1
+        )  # float32 cannot count beyond 16 million rows
         self.rows.append(row[origin % self.every == 0])
         self.columns = [*drawn, "surprise", "u_norm"]
         future, quantiles = next(iter(own.values()))
         for window, origin in enumerate(windows.origin.tolist()):
             if self.wanted and origin >= self.wanted[0]:
                 self.wanted = [row for row in self.wanted if row > origin]
-                band = None if quantiles is None else self._unscaled(quantiles[window].movedim(-1, 0)).transpose(1, 2, 0)
-                before, truth, forecast = map(self._unscaled, (past[window], windows.future[window], future[window]))
+                band = (
+                    None
+                    if quantiles is None
+                    else self._unscaled(quantiles[window].movedim(-1, 0)).transpose(1, 2, 0)
+                )
+                before, truth, forecast = map(
+                    self._unscaled, (past[window], windows.future[window], future[window])
+                )
                 self.examples.append(plots.Example(origin, before, truth, forecast, band))
 
     def _unscaled(self, values: Tensor) -> np.ndarray:
@@ -101,16 +116,23 @@ class Backtest:
 
     def results(self) -> dict[str, dict[str, float]]:
         """Model, then metric, then value."""
-        return {name: {k: float(v) for k, v in metric.compute().items()} for name, metric in self.metrics.items()}
+        return {
+            name: {k: float(v) for k, v in metric.compute().items()} for name, metric in self.metrics.items()
+        }
 
     def origins(self) -> pd.DataFrame:
-        """A row for each origin drawn: its first row ahead, the squared errors (standardised), surprise and norm of U."""
+        """A row for each origin drawn: its first row ahead, the squared errors (standardised), surprise and
+        norm of U."""
         if not self.rows:
             return pd.DataFrame()
         rows = torch.cat(self.rows).numpy()
         origin = rows[:, 0].astype(np.int64)
         return pd.DataFrame(
-            {"row": origin, "time": self.data.times(origin), **dict(zip(self.columns, rows[:, 1:].T, strict=True))}
+            {
+                "row": origin,
+                "time": self.data.times(origin),
+                **dict(zip(self.columns, rows[:, 1:].T, strict=True)),
+            }
         )
 
     def figures(self) -> dict[str, Figure]:

@@ -1,8 +1,8 @@
-"""From the tables of one series to batches: windows that stand alone, and streams that go on from batch to batch.
+"""From the tables of one series to batches: windows that stand alone, and streams that go on from batch to
+batch.
 
-Shapes: N rows of a batch, T rows of the series, D inputs (targets, covariates, known covariates, ages), C targets,
-L look-back, H horizon, K origins in one batch of a stream.
-"""
+Shapes: N rows of a batch, T rows of the series, D inputs (targets, covariates, known covariates, ages), C
+targets, L look-back, H horizon, K origins in one batch of a stream."""
 
 from __future__ import annotations
 
@@ -21,19 +21,24 @@ class WindowBatch(NamedTuple):
     """Windows of one series, or the next rows of streams."""
 
     past: Tensor
-    """(N, L, D) inputs; of a stream (N, L + K stride, D), the first L rows being those before the new ones."""
+    """(N, L, D) inputs; of a stream (N, L + K stride, D), the first L rows being those before the new
+    ones."""
     future: Tensor
-    """(N, H, C) targets of the rows right after `past`; NaN where they are not known. Of a stream (N, K, H, C)."""
+    """(N, H, C) targets of the rows right after `past`; NaN where they are not known. Of a stream (N, K, H,
+    C)."""
     origin: Tensor
     """(N,) int64: the row of the series that `future` starts with. Of a stream (N, K)."""
     reset: Tensor | None = None
-    """(N,) bool, only for streams: True where this row of the batch starts a new stream and carried state must go."""
+    """(N,) bool, only for streams: True where this row of the batch starts a new stream and carried state
+    must go."""
     known: Tensor | None = None
-    """(N, H, covariates) values of the known covariates beside `future`; of a stream (N, K, H, covariates)."""
+    """(N, H, covariates) values of the known covariates beside `future`; of a stream (N, K, H,
+    covariates)."""
     timespans: Tensor | None = None
     """(N, rows of `past`) time since the row before, in units of the median training step."""
     spare: bool = False
-    """True where nothing of this batch counts: it keeps a process in step whose part of the batch is empty."""
+    """True where nothing of this batch counts: it keeps a process in step whose part of the batch is
+    empty."""
 
     def afresh(self, look_back: int) -> WindowBatch:
         """The windows of `look_back` rows that end at each origin, N K of them, without carried state."""
@@ -86,15 +91,18 @@ class WindowDataset(Dataset[WindowBatch]):
         """These windows; for none of them a spare one, whose future is unknown."""
         origin = torch.tensor([self.origins[index] for index in indices or [0]])
         batch = self.tables.cut(origin[:, None] + torch.arange(-self.look_back, 0), origin, self.horizon)
-        return batch if indices else batch._replace(future=torch.full_like(batch.future, torch.nan), spare=True)
+        return (
+            batch if indices else batch._replace(future=torch.full_like(batch.future, torch.nan), spare=True)
+        )
 
 
 class StreamDataset(Dataset[WindowBatch]):
     """Lanes that go on from item to item, with an origin every `stride` rows.
 
     Lane i begins at row ``starts[i]``, before which `look_back` rows are shown; its origins are
-    ``starts[i] + stride, starts[i] + 2 stride, ...``. Item t of a phase holds the next `chunk` origins of every lane
-    (the last may hold fewer); in phase p everything lies p rows earlier. Items are numbered phase by phase.
+    ``starts[i] + stride, starts[i] + 2 stride, ...``. Item t of a phase holds the next `chunk` origins of
+    every lane (the last may hold fewer); in phase p everything lies p rows earlier. Items are numbered phase
+    by phase.
 
     Args:
         tables: What is cut.
@@ -119,7 +127,13 @@ class StreamDataset(Dataset[WindowBatch]):
         phases: int = 1,
     ) -> None:
         self.tables, self.look_back, self.horizon = tables, look_back, horizon
-        self.starts, self.stride, self.origins, self.chunk, self.phases = starts, stride, origins, chunk, phases
+        self.starts, self.stride, self.origins, self.chunk, self.phases = (
+            starts,
+            stride,
+            origins,
+            chunk,
+            phases,
+        )
         self.chunks = -(-origins // chunk)
 
     def shared(self, rank: int, world: int) -> StreamDataset:
@@ -141,22 +155,28 @@ class StreamDataset(Dataset[WindowBatch]):
         return self.tables.cut(past, origin, self.horizon, torch.full((len(begin),), item == 0))
 
 
-def training_streams(tables: Tables, look_back: int, horizon: int, rows: slice, lanes: int, stride: int) -> StreamDataset:
-    """`lanes` adjacent lanes that fill the training part `rows`, an item holding as many origins as fit a look-back.
+def training_streams(
+    tables: Tables, look_back: int, horizon: int, rows: slice, lanes: int, stride: int
+) -> StreamDataset:
+    """`lanes` adjacent lanes that fill the training part `rows`, an item holding as many origins as fit a
+    look-back.
 
-    What does not fill an item is left out at the old end, and serves for phases, so that the origins of one epoch need not
-    be those of the next.
+    What does not fill an item is left out at the old end, and serves for phases, so that the origins of one
+    epoch need not be those of the next.
 
     Raises:
         DataError: `rows` are too few for one item.
     """
     chunk = max(look_back // stride, 1)
     available = rows.stop - rows.start - look_back - horizon
-    chunks = max(available - stride + 1, 0) // (lanes * chunk * stride) or max(available, 0) // (lanes * chunk * stride)
+    chunks = max(available - stride + 1, 0) // (lanes * chunk * stride) or max(available, 0) // (
+        lanes * chunk * stride
+    )
     if chunks == 0:
         needed = look_back + lanes * chunk * stride + horizon
         raise DataError(
-            f"{lanes} streams need look_back + batch_size * {chunk * stride} + horizon = {needed} training rows; there "
+            f"{lanes} streams need look_back + batch_size * {chunk * stride} + horizon = {needed} training "
+            "rows; there "
             f"are {rows.stop - rows.start}. Lower `batch_size`, `stride` or `look_back`."
         )
     lane = chunks * chunk * stride
@@ -171,13 +191,15 @@ def rolling_stream(
 ) -> StreamDataset:
     """One lane with an origin every `stride` rows from row `first` to at most row `last`.
 
-    It begins about `warm_up` rows before `first`, or as early as the series allows, so that the state at `first` knows more
-    than one look-back; the origins of those items lie before `first`, and no item holds origins of both kinds.
-    """
+    It begins about `warm_up` rows before `first`, or as early as the series allows, so that the state at
+    `first` knows more than one look-back; the origins of those items lie before `first`, and no item holds
+    origins of both kinds."""
     first = max(first, look_back + stride)
     before = min(warm_up, first - stride - look_back) // (chunk * stride) * chunk
     start = torch.tensor([first - (before + 1) * stride])
-    return StreamDataset(tables, look_back, horizon, start, stride, before + (last - first) // stride + 1, chunk)
+    return StreamDataset(
+        tables, look_back, horizon, start, stride, before + (last - first) // stride + 1, chunk
+    )
 
 
 def one_phase(streams: StreamDataset) -> EpochOrder:

@@ -1,8 +1,7 @@
 """`ForecastingData`: one long series, cut in time order, as windows or streams to forecast.
 
-Shapes: D inputs (targets, covariates, known covariates, calendar, ages of the values), C targets, T rows. Values are
-standardised.
-"""
+Shapes: D inputs (targets, covariates, known covariates, calendar, ages of the values), C targets, T rows.
+Values are standardised."""
 
 from __future__ import annotations
 
@@ -44,34 +43,39 @@ _WARM_UP = 8  # look-backs that a rolling test reads before its first origin
 class ForecastingData(TaskData, ABC):
     """One series cut in time order into training, validation and test part, as windows to forecast.
 
-    Windows move by one row. Training windows lie inside the training part; validation and test windows have their
-    future inside their part, and their past may reach back before it. The data are read on first use and once.
+    Windows move by one row. Training windows lie inside the training part; validation and test windows have
+    their future inside their part, and their past may reach back before it. The data are read on first use
+    and once.
 
     Args:
         look_back: Rows of the past that a window holds.
         horizon: Rows of the future to forecast.
-        batch_size: Windows in a batch, of all processes together; with `streams`, the number of parallel streams.
-        season: Rows in one season, e.g. 24 for hourly data with a daily rhythm. MASE and the seasonal-naive forecast
-            use it.
-        split: Training, validation and test part, in time order. Three fractions, three row counts, or two to three
-            ISO dates (the first moment after training, after validation and, if given, after test).
-        streams: Train on contiguous streams that carry their state from batch to batch, not on shuffled windows.
-        rolling: Validate and test with carried state: the part is read once, as one stream, with a forecast every
-            `stride` rows. Otherwise every window, stride 1, is read afresh.
+        batch_size: Windows in a batch, of all processes together; with `streams`, the number of parallel
+            streams.
+        season: Rows in one season, e.g. 24 for hourly data with a daily rhythm. MASE and the seasonal-naive
+            forecast use it.
+        split: Training, validation and test part, in time order. Three fractions, three row counts, or two to
+            three ISO dates (the first moment after training, after validation and, if given, after test).
+        streams: Train on contiguous streams that carry their state from batch to batch, not on shuffled
+            windows.
+        rolling: Validate and test with carried state: the part is read once, as one stream, with a forecast
+            every `stride` rows. Otherwise every window, stride 1, is read afresh.
         stride: Rows from one forecast of a stream to the next; None means `look_back`.
-        missing: What to do about missing values: stop with an error (`error`), carry the last known value forward
-            (`ffill`), or also show the model how old each value is and leave missing targets out of loss and metrics
-            (`mask`).
-        calendar: Known covariates made from the time stamps: any of minute, hour, weekday, day (of the month), month.
-        timespans: Tell the layer how much time lies between rows, in units of the median training step, for uneven stamps.
+        missing: What to do about missing values: stop with an error (`error`), carry the last known value
+            forward (`ffill`), or also show the model how old each value is and leave missing targets out of
+            loss and metrics (`mask`).
+        calendar: Known covariates made from the time stamps: any of minute, hour, weekday, day (of the
+            month), month.
+        timespans: Tell the layer how much time lies between rows, in units of the median training step, for
+            uneven stamps.
         num_workers: Processes that prepare batches; 0 prepares them in the main process.
     """
 
     targets: list[str] | None = None
     covariates: list[str] | None = None
     known_covariates: list[str] | None = None
-    """Columns to predict (None for all but the covariates), columns that are only read, and columns whose values are known
-    for the horizon too."""
+    """Columns to predict (None for all but the covariates), columns that are only read, and columns whose
+    values are known for the horizon too."""
 
     def __init__(
         self,
@@ -106,7 +110,8 @@ class ForecastingData(TaskData, ABC):
 
     @abstractmethod
     def read(self) -> Series | StoredSeries:
-        """Reads the whole series, its columns being the targets, then the covariates, then the known covariates.
+        """Reads the whole series, its columns being the targets, then the covariates, then the known
+        covariates.
 
         After the last row with a target may come rows that hold known covariates only.
         """
@@ -156,7 +161,8 @@ class ForecastingData(TaskData, ABC):
 
     @property
     def aged_count(self) -> int:
-        """The number of columns whose age a model reads: with the mask policy all but the calendar's, otherwise none."""
+        """The number of columns whose age a model reads: with the mask policy all but the calendar's,
+        otherwise none."""
         return len(self.columns) - self.calendar_count if self.missing == "mask" else 0
 
     @property
@@ -171,11 +177,22 @@ class ForecastingData(TaskData, ABC):
         for name, part, rows in zip(_PARTS, split, needed, strict=True):
             if part.stop - part.start < rows:
                 raise DataError(
-                    f"{self.series.source}: the {name} part has {part.stop - part.start} rows and one window needs "
-                    f"{rows} (look_back {self.look_back}, horizon {self.horizon}). Shorten them or change `split`."
+                    f"{self.series.source}: the {name} part has {part.stop - part.start} rows and one window "
+                    "needs "
+                    f"{rows} (look_back {self.look_back}, horizon {self.horizon}). Shorten them or change "
+                    "`split`."
                 )
         known, calendar = len(self.known_covariates or []), tuple(self.calendar)
-        recipe = Recipe(len(self.series), split, self.channels, known, calendar, self.horizon, self.missing, self.timespans)
+        recipe = Recipe(
+            len(self.series),
+            split,
+            self.channels,
+            known,
+            calendar,
+            self.horizon,
+            self.missing,
+            self.timespans,
+        )
         return prepare(self.whole, recipe)
 
     def setup(self, stage: str | None = None) -> None:
@@ -185,7 +202,9 @@ class ForecastingData(TaskData, ABC):
     def train_dataloader(self) -> DataLoader[WindowBatch]:
         if not self.streams:
             windows = self._windows(self.prepared.split.train)
-            return loader(windows, shuffled(len(windows), self.batch_size).shared(*self.share), self.num_workers)
+            return loader(
+                windows, shuffled(len(windows), self.batch_size).shared(*self.share), self.num_workers
+            )
         self.require_streams("batch_size", self.batch_size)
         streams = self._training_streams().shared(*self.share)
         return loader(streams, one_phase(streams), self.num_workers)
@@ -197,8 +216,8 @@ class ForecastingData(TaskData, ABC):
         return self._evaluation(self.prepared.split.test)
 
     def predict_dataloader(self) -> DataLoader[WindowBatch]:
-        """What leads to the forecast after the last row, with a future that nobody knows yet (NaN): one window, or with
-        `rolling` a stream whose last origin it is.
+        """What leads to the forecast after the last row, with a future that nobody knows yet (NaN): one
+        window, or with `rolling` a stream whose last origin it is.
 
         Raises:
             DataError: the known covariates end before the horizon does.
@@ -207,13 +226,16 @@ class ForecastingData(TaskData, ABC):
         if known is not None and (ahead := len(known) - rows) < self.horizon:
             raise DataError(
                 f"{self.series.source}: a forecast of {self.horizon} rows needs the known covariates "
-                f"{', '.join(self.known_covariates or [])} of as many rows after the last target; there are {ahead}. Append "
+                f"{', '.join(self.known_covariates or [])} of as many rows after the last target; there are "
+                f"{ahead}. Append "
                 "rows with their time and known covariates and with empty targets, or shorten `horizon`."
             )
         if self.rolling:
             return self._stream(self._rolling(rows, rows))
         origin = torch.tensor([rows])
-        window = self.prepared.tables.cut(origin[:, None] + torch.arange(-self.look_back, 0), origin, self.horizon)
+        window = self.prepared.tables.cut(
+            origin[:, None] + torch.arange(-self.look_back, 0), origin, self.horizon
+        )
         return loader([window], one_by_one(1))
 
     def _windows(self, rows: slice) -> WindowDataset:
@@ -221,7 +243,9 @@ class ForecastingData(TaskData, ABC):
 
     def _training_streams(self) -> StreamDataset:
         rows = self.prepared.split.train
-        return training_streams(self.prepared.tables, self.look_back, self.horizon, rows, self.batch_size, self.stride)
+        return training_streams(
+            self.prepared.tables, self.look_back, self.horizon, rows, self.batch_size, self.stride
+        )
 
     def _rolling(self, first: int, last: int) -> StreamDataset:
         shape = (self.look_back, self.horizon, first, last, self.stride)
@@ -238,28 +262,41 @@ class ForecastingData(TaskData, ABC):
 
     @cached_property
     def mase_scale(self) -> Tensor:
-        """(C,) the denominator of MASE: mean of ``|y_t - y_(t - season)|`` over the standardised training rows.
+        """(C,) the denominator of MASE: mean of ``|y_t - y_(t - season)|`` over the standardised training
+        rows.
 
         It is 1 for a target that repeats itself exactly, whose MASE is then its plain mean absolute error.
         """
         rows = self.prepared.tables.targets[self.prepared.split.train]
         if len(rows) <= self.season:
-            raise DataError(f"`season` is {self.season} rows and the training part has only {len(rows)}. Lower it.")
-        total, count = torch.zeros(self.channels, dtype=torch.float64), torch.zeros(self.channels, dtype=torch.int64)
-        for later, earlier in zip(rows[self.season :].split(_ROWS), rows[: -self.season].split(_ROWS), strict=True):
+            raise DataError(
+                f"`season` is {self.season} rows and the training part has only {len(rows)}. Lower it."
+            )
+        total, count = (
+            torch.zeros(self.channels, dtype=torch.float64),
+            torch.zeros(self.channels, dtype=torch.int64),
+        )
+        for later, earlier in zip(
+            rows[self.season :].split(_ROWS), rows[: -self.season].split(_ROWS), strict=True
+        ):
             change = (later - earlier).abs()
             total += change.nansum(dim=0, dtype=torch.float64)
             count += (~change.isnan()).sum(dim=0)
         scale = (total / count).float()
         if scale.isnan().any():
-            raise DataError("MASE needs known training values one `season` apart; a target has none. Change `season`.")
+            raise DataError(
+                "MASE needs known training values one `season` apart; a target has none. Change `season`."
+            )
         if (repeats := scale == 0).any():
-            names = ", ".join(name for name, same in zip(self.target_columns, repeats.tolist(), strict=True) if same)
+            names = ", ".join(
+                name for name, same in zip(self.target_columns, repeats.tolist(), strict=True) if same
+            )
             logger.warning("Targets that repeat exactly every season have a MASE scale of 1: %s.", names)
         return torch.where(repeats, torch.ones_like(scale), scale)
 
     def training_windows(self, most: int) -> tuple[Tensor, Tensor]:
-        """Targets (N, look_back, C) and future (N, horizon, C) of at most `most` training windows, evenly spread."""
+        """Targets (N, look_back, C) and future (N, horizon, C) of at most `most` training windows, evenly
+        spread."""
         windows = self._windows(self.prepared.split.train)
         batch = windows[np.linspace(0, len(windows) - 1, min(most, len(windows))).astype(int).tolist()]
         return batch.past[..., : self.channels], batch.future
@@ -297,14 +334,21 @@ class ForecastingData(TaskData, ABC):
             windows[0] = f"{self._training_streams().chunks} batches of {self.batch_size} streams"
         if self.rolling:
             windows[1:] = [f"a forecast every {self.stride} rows with carried state"] * 2
-        parts = [f"rows {part.start} to {part.stop - 1}, {what}" for part, what in zip(split, windows, strict=True)]
+        parts = [
+            f"rows {part.start} to {part.stop - 1}, {what}" for part, what in zip(split, windows, strict=True)
+        ]
         return [
             ("source", series.source),
             ("rows", str(len(series))),
             ("targets", ", ".join(self.target_columns)),
             ("covariates", ", ".join(self.covariates or []) or "none"),
             ("known covariates", ", ".join(self.columns[len(self.columns) - self.known_count :]) or "none"),
-            ("time", "row numbers" if time is None else " to ".join(np.datetime_as_string(time[[0, -1]], unit="s"))),
+            (
+                "time",
+                "row numbers"
+                if time is None
+                else " to ".join(np.datetime_as_string(time[[0, -1]], unit="s")),
+            ),
             *zip(_PARTS, parts, strict=True),
             ("missing", ", ".join(f"{name} {count}" for name, count in counts if count) or "none"),
             ("scaling", "mean 0 and deviation 1 over the training rows"),

@@ -1,4 +1,5 @@
-"""A synthetic electric load whose behaviour changes at known rows, for trying out adaptation without any file."""
+"""A synthetic electric load whose behaviour changes at known rows, for trying out adaptation without any
+file."""
 
 from __future__ import annotations
 
@@ -23,17 +24,18 @@ class DriftingLoad(ForecastingData):
         y_f(t) = level_rf + trend_f t + amplitude_rf day(t + phase_rf) + week_f(t) + heating_rf temperature(t)
                  + n_f(t) + sum_g coupling_rfg n_g(t - 12)
 
-    `temperature` is one slow factor behind all feeders and `n` is first-order autoregressive noise. A third of the
-    regime changes (at least one) falls into the last fifth of the rows, which is the test part of the default split,
-    so a model has to adapt there to stay accurate.
+    `temperature` is one slow factor behind all feeders and `n` is first-order autoregressive noise. A third
+    of the regime changes (at least one) falls into the last fifth of the rows, which is the test part of the
+    default split, so a model has to adapt there to stay accurate.
 
     Args:
         feeders: Number of columns.
         rows: Number of hours.
         seed: Seed of the generator; nothing else is random.
         drifts: Number of regime changes; 0 keeps one regime.
-        temperature: Let warm and cold fronts pass, which all loads follow, and give the temperature as a known covariate:
-            of the last `horizon` rows, whose loads are not known yet, as a perfect weather forecast.
+        temperature: Let warm and cold fronts pass, which all loads follow, and give the temperature as a
+            known covariate: of the last `horizon` rows, whose loads are not known yet, as a perfect weather
+            forecast.
     """
 
     def __init__(
@@ -58,7 +60,9 @@ class DriftingLoad(ForecastingData):
         late = max(1, self.drifts // 3) if self.drifts else 0
         border = 4 * self.rows // 5
         early = np.linspace(0, border, self.drifts - late + 2)[1:-1]
-        return tuple(np.concatenate([early, np.linspace(border, self.rows, late + 2)[1:-1]]).astype(int).tolist())
+        return tuple(
+            np.concatenate([early, np.linspace(border, self.rows, late + 2)[1:-1]]).astype(int).tolist()
+        )
 
     def read(self) -> Series:
         random = np.random.default_rng(self.seed)
@@ -87,7 +91,10 @@ class DriftingLoad(ForecastingData):
         columns = tuple(f"feeder_{number}" for number in range(1, self.feeders + 1))
         if self.known_covariates:
             values, columns = np.concatenate([values, temperature], axis=1), (*columns, "temperature")
-        source = f"drifting load (feeders {self.feeders}, rows {self.rows}, seed {self.seed}, drifts {self.drifts})"
+        source = (
+            f"drifting load (feeders {self.feeders}, rows {self.rows}, seed {self.seed}, drifts "
+            f"{self.drifts})"
+        )
         return Series(values, columns, time, source)
 
 

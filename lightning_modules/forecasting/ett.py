@@ -15,8 +15,8 @@ Name = Literal["ETTh1", "ETTh2", "ETTm1"]
 class ETTData(ForecastingData):
     """ETTh1, ETTh2 (hourly) or ETTm1 (every 15 minutes): all 7 columns predicted from all 7.
 
-    The first 20 months of 30 days are cut into 12 for training, 4 for validation and 4 for test; the rest of the file
-    is not used. Published results use `look_back` 96 and `horizon` 96, 192, 336 or 720.
+    The first 20 months of 30 days are cut into 12 for training, 4 for validation and 4 for test; the rest of
+    the file is not used. Published results use `look_back` 96 and `horizon` 96, 192, 336 or 720.
 
     Args:
         name: Which of the three files.
@@ -33,7 +33,8 @@ class ETTData(ForecastingData):
     ) -> None:
         if name not in get_args(Name):
             raise ConfigError(
-                f"`name` must be ETTh1, ETTh2 or ETTm1; got {name!r}. {nearest(name, get_args(Name))}", key="name"
+                f"`name` must be ETTh1, ETTh2 or ETTm1; got {name!r}. {nearest(name, get_args(Name))}",
+                key="name",
             )
         day = 96 if name == "ETTm1" else 24
         split: list[int | float | str] = [360 * day, 120 * day, 120 * day]

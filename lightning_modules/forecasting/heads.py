@@ -12,9 +12,9 @@ from torch import Tensor, nn
 class PatchHead(nn.Module):
     """Decodes the horizon patch by patch, every patch by the same map, which also reads the patch's position.
 
-    ``patch_i = dropout(tanh(s F + p_i)) E + e``, s being the features of the origin and p_i learnt. Much smaller than a
-    linear map to the whole horizon, and so less inclined to overfit a long one. Source: the parallel decoding of Lin et al.,
-    SegRNN, 2023, here with a plain layer in place of a recurrent step.
+    ``patch_i = dropout(tanh(s F + p_i)) E + e``, s being the features of the origin and p_i learnt. Much
+    smaller than a linear map to the whole horizon, and so less inclined to overfit a long one. Source: the
+    parallel decoding of Lin et al., SegRNN, 2023, here with a plain layer in place of a recurrent step.
 
     Args:
         features: Width of s.
@@ -25,7 +25,9 @@ class PatchHead(nn.Module):
         dropout: Share of the hidden layer dropped in training.
     """
 
-    def __init__(self, features: int, width: int, horizon: int, patch: int, outputs: int, dropout: float) -> None:
+    def __init__(
+        self, features: int, width: int, horizon: int, patch: int, outputs: int, dropout: float
+    ) -> None:
         super().__init__()
         self.horizon, self.outputs = horizon, outputs
         self.state = nn.Linear(features, width)
@@ -43,8 +45,8 @@ class PatchHead(nn.Module):
 class KnownEffect(nn.Module):
     """What values known in advance add to the forecast of their row.
 
-    ``effect = tanh(s F + k G + g) E + e``, s being the features of the origin and k the known covariates of the row ahead.
-    E and e start at zero: at first nothing is added.
+    ``effect = tanh(s F + k G + g) E + e``, s being the features of the origin and k the known covariates of
+    the row ahead. E and e start at zero: at first nothing is added.
 
     Args:
         features: Width of s.

@@ -12,12 +12,14 @@ from lightning_modules.forecasting.quantiles import QuantileMetrics
 
 
 class MeanAbsoluteScaledError(Metric):
-    """MASE: mean over targets of the mean absolute error, in units of the seasonal-naive error on the training rows.
+    """MASE: mean over targets of the mean absolute error, in units of the seasonal-naive error on the
+    training rows.
 
-    ``MASE = mean_c( mean |y_c - yhat_c| / scale_c )``,  ``scale_c = mean_t |y_c,t - y_c,t-season|`` over training rows.
+    ``MASE = mean_c( mean |y_c - yhat_c| / scale_c )``, ``scale_c = mean_t |y_c,t - y_c,t-season|`` over
+    training rows.
 
-    Below 1: better than the seasonal-naive forecast one season ahead within the training rows. Source: Hyndman and
-    Koehler, Another look at measures of forecast accuracy, 2006.
+    Below 1: better than the seasonal-naive forecast one season ahead within the training rows. Source:
+    Hyndman and Koehler, Another look at measures of forecast accuracy, 2006.
 
     Args:
         scale: (C,) the denominator of each target; `ForecastingData.mase_scale`.
@@ -49,8 +51,8 @@ class MeanAbsoluteScaledError(Metric):
 
 
 class ForecastMetrics(Metric):
-    """MSE, MAE and MASE on the protocol's scale (standardised), MSE and MAE in the data's own units; for quantile
-    forecasts CRPS and coverage too.
+    """MSE, MAE and MASE on the protocol's scale (standardised), MSE and MAE in the data's own units; for
+    quantile forecasts CRPS and coverage too.
 
     Args:
         scaler_scale: (C,) the data's units in one standardised unit, for each target.
@@ -78,7 +80,11 @@ class ForecastMetrics(Metric):
         """
         valid = ~target.isnan()
         if valid.any():
-            units, said, came = self.units.expand_as(target)[valid], preds[valid].double(), target[valid].double()
+            units, said, came = (
+                self.units.expand_as(target)[valid],
+                preds[valid].double(),
+                target[valid].double(),
+            )
             self.mase.update(preds, target)
             self.standardised.update(said, came)
             self.own.update(said * units, came * units)
@@ -87,7 +93,11 @@ class ForecastMetrics(Metric):
 
     def compute(self) -> dict[str, Tensor]:
         """Name and value of each metric."""
-        values: dict[str, Tensor] = {**self.standardised.compute(), "mase": self.mase.compute(), **self.own.compute()}
+        values: dict[str, Tensor] = {
+            **self.standardised.compute(),
+            "mase": self.mase.compute(),
+            **self.own.compute(),
+        }
         listed = {name: values[name] for name in ("mse", "mae", "mase", "mse_data", "mae_data")}
         return listed if self.quantiles is None else {**listed, **self.quantiles.compute()}
 

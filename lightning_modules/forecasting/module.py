@@ -1,9 +1,8 @@
 """`ForecastingModule`: direct forecasts of many rows ahead from a window or a stream of the past.
 
-Shapes: N windows or streams, L look-back, H horizon, D inputs (targets, covariates, known covariates, ages of the values),
-C targets, Q quantiles, P rows in a patch, K origins in a batch of streams, M rows of the layer's batch: N C if channels
-are independent, N if they are not.
-"""
+Shapes: N windows or streams, L look-back, H horizon, D inputs (targets, covariates, known covariates, ages of
+the values), C targets, Q quantiles, P rows in a patch, K origins in a batch of streams, M rows of the layer's
+batch: N C if channels are independent, N if they are not."""
 
 from __future__ import annotations
 
@@ -50,15 +49,15 @@ class Forecast(NamedTuple):
 class ForecastingModule(TaskModule):
     """Forecasts `horizon` rows of every target at once.
 
-    The past is made relative (`normalization`), cut into patches of `patch` rows, encoded, and read by a core, DREAM unless
-    told otherwise; a linear head reads the last output and the first layer's forecast of the next patch, so that the fast
-    weights reach the result directly. What is known of the horizon adds its effect (`KnownEffect`). Loss:
-    ``fit + prediction_weight * MSE(layer's predictions, layer's input)``; fit is the MSE or the MAE of the forecast, or with
-    `quantiles` their CRPS, over the targets that are known. The second target is detached, since a learnt encoder would
-    otherwise make its output constant.
+    The past is made relative (`normalization`), cut into patches of `patch` rows, encoded, and read by a
+    core, DREAM unless told otherwise; a linear head reads the last output and the first layer's forecast of
+    the next patch, so that the fast weights reach the result directly. What is known of the horizon adds its
+    effect (`KnownEffect`). Loss: ``fit + prediction_weight * MSE(layer's predictions, layer's input)``; fit
+    is the MSE or the MAE of the forecast, or with `quantiles` their CRPS, over the targets that are known.
+    The second target is detached, since a learnt encoder would otherwise make its output constant.
 
-    Streams (`data.streams`, `data.rolling`) carry the state from batch to batch. Each of their patches is relative to the
-    look-back that ends with it, so the level may drift as far as it likes.
+    Streams (`data.streams`, `data.rolling`) carry the state from batch to batch. Each of their patches is
+    relative to the look-back that ends with it, so the level may drift as far as it likes.
 
     Args:
         config: The DREAM layer. With the identity encoder its `input_dim` is set to the width of the data.
@@ -70,17 +69,21 @@ class ForecastingModule(TaskModule):
         look_back: Rows of the past; set by the data.
         horizon: Rows to forecast; set by the data.
         season: Rows in one season, for the seasonal-naive row of the table; set by the data.
-        patch: Rows of the past that are read as one step. Must divide `look_back`, and for streams `data.stride`.
-        channel_independent: One row of the batch, and so fast weights of its own, for each target; covariates are
-            shown to every one. Otherwise one row reads all columns together.
+        patch: Rows of the past that are read as one step. Must divide `look_back`, and for streams
+            `data.stride`.
+        channel_independent: One row of the batch, and so fast weights of its own, for each target; covariates
+            are shown to every one. Otherwise one row reads all columns together.
         encoder: `identity`: the layer reads, and predicts, the data itself; `linear`: a learnt projection to
             `config.input_dim`.
-        normalization: What targets and covariates are made relative to before they are read, and forecasts put back after:
-            the last row of the look-back (`last`), its mean (`mean`), its mean and deviation (`instance`), or nothing
-            (`none`). Known covariates are made relative in level but not in scale, the calendar not at all.
-        head: How the features of an origin become its forecast: one linear map to the whole horizon (`linear`), or one to
-            every patch ahead that reads the patch's position too (`patches`), which overfits a long horizon less.
-        loss: What the point forecast is trained for: `mse` or `mae`; with `quantiles` it is the median, so `mae`.
+        normalization: What targets and covariates are made relative to before they are read, and forecasts
+            put back after: the last row of the look-back (`last`), its mean (`mean`), its mean and deviation
+            (`instance`), or nothing (`none`). Known covariates are made relative in level but not in scale,
+            the calendar not at all.
+        head: How the features of an origin become its forecast: one linear map to the whole horizon
+            (`linear`), or one to every patch ahead that reads the patch's position too (`patches`), which
+            overfits a long horizon less.
+        loss: What the point forecast is trained for: `mse` or `mae`; with `quantiles` it is the median, so
+            `mae`.
         quantiles: Levels to forecast as well, increasing, 0.5 among them, such as [0.1, 0.5, 0.9].
         hidden_dims: Width of each layer of the stack; one of `config.hidden_dim` if not given.
         dropout: Share dropped between layers and before the head, in training.
@@ -89,8 +92,8 @@ class ForecastingModule(TaskModule):
         weight_decay: AdamW's decay of the weight matrices.
         schedule: Learning rate after the warm-up: `cosine` down to 1 % or `constant`.
         warmup: Share of all steps in which the learning rate rises.
-        core: What reads the patches: `dream`, or a rival of as many parameters: `lstm`, `gru`, `rnn`, or `linear`, which
-            holds the last patches as they are.
+        core: What reads the patches: `dream`, or a rival of as many parameters: `lstm`, `gru`, `rnn`, or
+            `linear`, which holds the last patches as they are.
         backend: Implementation of DREAM's scan, see `dream.ops.registry`.
     """
 
@@ -133,7 +136,12 @@ class ForecastingModule(TaskModule):
         super().__init__(lr, weight_decay, schedule, warmup)
         config = config if isinstance(config, DREAMConfig) else DREAMConfig(**config)
         require("patch", patch, patch > 0 and look_back % patch == 0, f"a divisor of look_back, {look_back}")
-        require("prediction_weight", prediction_weight, 0 <= prediction_weight < math.inf, "a finite number of at least 0")
+        require(
+            "prediction_weight",
+            prediction_weight,
+            0 <= prediction_weight < math.inf,
+            "a finite number of at least 0",
+        )
         require("encoder", encoder, encoder in ("identity", "linear"), "identity or linear")
         kinds = ("last", "mean", "instance", "none")
         require("normalization", normalization, normalization in kinds, "last, mean, instance or none")
@@ -143,7 +151,12 @@ class ForecastingModule(TaskModule):
         rising = levels == sorted(set(levels)) and all(0 < level < 1 for level in levels)
         rule = "increasing levels between 0 and 1 with 0.5 among them, such as [0.1, 0.5, 0.9]"
         require("quantiles", quantiles, rising and (not levels or 0.5 in levels), rule)
-        require("loss", loss, not levels or loss == "mae", "mae with `quantiles`, whose point forecast is the median")
+        require(
+            "loss",
+            loss,
+            not levels or loss == "mae",
+            "mae with `quantiles`, whose point forecast is the median",
+        )
         columns, ages = (1, min(aged, 1)) if channel_independent else (channels, min(aged, channels))
         width = patch * (columns + ages + covariates + known + max(aged - channels, 0))
         if encoder == "identity":
@@ -176,8 +189,18 @@ class ForecastingModule(TaskModule):
             backend=backend,
         )
         self.config = config
-        self.channels, self.look_back, self.horizon, self.season, self.patch = channels, look_back, horizon, season, patch
-        self.relative, self.centred, self.inputs = channels + covariates, known - calendar, channels + covariates + known
+        self.channels, self.look_back, self.horizon, self.season, self.patch = (
+            channels,
+            look_back,
+            horizon,
+            season,
+            patch,
+        )
+        self.relative, self.centred, self.inputs = (
+            channels + covariates,
+            known - calendar,
+            channels + covariates + known,
+        )
         self.channel_independent, self.normalization, self.loss = channel_independent, normalization, loss
         self.prediction_weight = prediction_weight
         self.rows_per_stream = channels if channel_independent else 1
@@ -191,18 +214,21 @@ class ForecastingModule(TaskModule):
         self.register_buffer("units", torch.ones(channels), persistent=False)
         self.register_buffer("mase_scale", torch.ones(channels), persistent=False)
         self.register_buffer("levels", torch.tensor(levels), persistent=False)
-        self._validation: list[ForecastMetrics] = []  # in a list, since what it holds belongs into no checkpoint
+        self._validation: list[
+            ForecastMetrics
+        ] = []  # in a list, since what it holds belongs into no checkpoint
         self._backtest: Backtest | None = None
 
     def make_head(self, features: int, outputs: int) -> nn.Module:
-        """What maps the features (M, K, F) of origins to forecasts (M, K, horizon outputs); a subclass may return another.
+        """What maps the features (M, K, F) of origins to forecasts (M, K, horizon outputs); a subclass may
+        return another.
 
         ``__init__`` calls it once, when `horizon`, `season`, `patch`, `stack` and `hparams` are there.
 
         Args:
             features: F: the output of the core, then the first layer's forecast of the next patch.
-            outputs: Values to forecast in a row: one, or one for each of `quantiles`; of each target if channels are not
-                independent.
+            outputs: Values to forecast in a row: one, or one for each of `quantiles`; of each target if
+                channels are not independent.
         """
         if self.hparams["head"] == "patches":
             dropout = self.hparams["dropout"]
@@ -217,7 +243,8 @@ class ForecastingModule(TaskModule):
         timespans: Tensor | None = None,
         origins: int = 1,
     ) -> Forecast:
-        """Forecast from `past` (N, L, D), or with `reset` (N,) from the next rows of streams, (N, L + K stride, D).
+        """Forecast from `past` (N, L, D), or with `reset` (N,) from the next rows of streams, (N, L + K
+        stride, D).
 
         Args:
             past: see `WindowBatch`, as are the others.
@@ -238,7 +265,9 @@ class ForecastingModule(TaskModule):
             timespans = timespans.repeat_interleave(copies, 0)
         reset = None if reset is None else reset.repeat_interleave(copies)
         seen = self.encoder(patches)
-        output, traces, states = self.stack.trace(seen, state=self.carried(reset, len(seen)), timespans=timespans)
+        output, traces, states = self.stack.trace(
+            seen, state=self.carried(reset, len(seen)), timespans=timespans
+        )
         self.carry(states, reset)
         self.observe(traces, states, streams=reset is not None)
         at = slice(reading.every - 1, None, reading.every)
@@ -246,7 +275,9 @@ class ForecastingModule(TaskModule):
         values = self.head(features).unflatten(-1, (self.horizon, -1))  # (M, K, H, outputs)
         if self.known_effect is not None:
             if known is None:
-                raise ConfigError("`known` must hold the known covariates of the horizon; got None.", key="known")
+                raise ConfigError(
+                    "`known` must hold the known covariates of the horizon; got None.", key="known"
+                )
             known = known if reset is not None else known.unsqueeze(1)
             level = reading.level[:, :, None, self.relative :]
             known = torch.cat([known[..., : self.centred] - level, known[..., self.centred :]], -1)
@@ -275,10 +306,13 @@ class ForecastingModule(TaskModule):
 
     def prepare(self, data: L.LightningDataModule) -> None:
         if not isinstance(data, ForecastingData):
-            raise ConfigError(f"`data` must be a ForecastingData; got {type(data).__name__}. Try TableData.", key="data")
+            raise ConfigError(
+                f"`data` must be a ForecastingData; got {type(data).__name__}. Try TableData.", key="data"
+            )
         if (data.streams or data.rolling) and data.stride % self.patch:
             raise ConfigError(
-                f"`data.stride` must be a multiple of `model.patch`, {self.patch}, for streams; got {data.stride}.",
+                f"`data.stride` must be a multiple of `model.patch`, {self.patch}, for streams; got "
+                f"{data.stride}.",
                 key="stride",
             )
         self.data = data
@@ -291,7 +325,9 @@ class ForecastingModule(TaskModule):
         target, future = batch.future[valid], forecast.future[valid]
         rows = 0 if batch.spare else len(batch.past)
         known, usual = ranks.mean(torch.tensor([target.numel(), rows], device=self.device))
-        known = torch.where(known > 0, known, 1)  # a batch whose targets are all missing trains the layer's predictions only
+        known = torch.where(
+            known > 0, known, 1
+        )  # a batch whose targets are all missing trains the layer's predictions only
         error = target - future
         terms = {"mse": error.square().sum() / known}
         if forecast.quantiles is not None:
@@ -317,18 +353,24 @@ class ForecastingModule(TaskModule):
             first, last = self.data.rows_of(batch)[row].tolist()
             return f"{self.data.source_of(row)}, rows {first} to {last}"
 
-        require_finite({"the forecast": future} | ({} if quantiles is None else {"its quantiles": quantiles}), place)
+        require_finite(
+            {"the forecast": future} | ({} if quantiles is None else {"its quantiles": quantiles}), place
+        )
 
     def validation_step(self, batch: WindowBatch, batch_idx: int) -> None:
         forecast = self.on(batch)
-        if self.trainer.state.fn != TrainerFn.FITTING:  # there NaNGuard says so, and a later epoch may be better
+        if (
+            self.trainer.state.fn != TrainerFn.FITTING
+        ):  # there NaNGuard says so, and a later epoch may be better
             self._require_finite(batch, forecast.future, forecast.quantiles)
         if self._counts(batch, self.data.prepared.split.val):  # a spare one has no known future
             self._validation[0].update(forecast.future, batch.future, forecast.quantiles)
 
     def on_validation_epoch_end(self) -> None:
         super().on_validation_epoch_end()
-        self.log_dict({f"val/{name}": value for name, value in self._validation[0].compute().items()}, prog_bar=False)
+        self.log_dict(
+            {f"val/{name}": value for name, value in self._validation[0].compute().items()}, prog_bar=False
+        )
 
     @staticmethod
     def _counts(batch: WindowBatch, part: slice) -> bool:
@@ -345,7 +387,12 @@ class ForecastingModule(TaskModule):
         self._require_finite(batch, forecast.future, forecast.quantiles)
         if not self._counts(batch, self.data.prepared.split.test):
             return
-        shape = (len(batch.past), self.channels if self.channel_independent else 1, batch.origin[0].numel(), -1)
+        shape = (
+            len(batch.past),
+            self.channels if self.channel_independent else 1,
+            batch.origin[0].numel(),
+            -1,
+        )
         surprise, u_norm = seen[0].surprise.reshape(shape), seen[0].u_norm.reshape(shape)
         windows = batch.afresh(self.look_back)
         own = {self.title: (forecast.future, forecast.quantiles)}
@@ -376,7 +423,8 @@ class ForecastingModule(TaskModule):
         return {} if self._backtest is None else self._backtest.figures()
 
     def predict_step(self, batch: WindowBatch, batch_idx: int) -> Tensor:
-        """Forecasts in the data's own units, (N, H, C, 1 + Q), the quantiles last; of a stream the last one."""
+        """Forecasts in the data's own units, (N, H, C, 1 + Q), the quantiles last; of a stream the last
+        one."""
         forecast = self.on(batch)
         values = forecast.future.unsqueeze(-1)
         if forecast.quantiles is not None:
@@ -388,7 +436,8 @@ class ForecastingModule(TaskModule):
         return values
 
     def prediction_table(self, predictions: list[Tensor]) -> pd.DataFrame:
-        """The last of the forecasts that `predict_step` gave: a row for each row ahead, see `forecast_table`."""
+        """The last of the forecasts that `predict_step` gave: a row for each row ahead, see
+        `forecast_table`."""
         values, times = predictions[-1][0].cpu().numpy(), self.data.future_times(len(self.data.series))
         return forecast_table(values, times, self.data.target_columns, self.levels.tolist())
 

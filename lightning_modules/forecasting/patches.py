@@ -1,8 +1,7 @@
 """How a forecaster reads the past: in patches, each relative to the level of the rows that lead to it.
 
-Shapes: N rows of the batch, L look-back, D inputs, R relative inputs (the first ones), Z centred ones (after them), P rows
-in a patch, n patches, K origins, C targets.
-"""
+Shapes: N rows of the batch, L look-back, D inputs, R relative inputs (the first ones), Z centred ones (after
+them), P rows in a patch, n patches, K origins, C targets."""
 
 from __future__ import annotations
 
@@ -29,15 +28,22 @@ class Reading(NamedTuple):
 
 
 def read(
-    past: Tensor, look_back: int, patch: int, origins: int | None, relative: int, centred: int, normalization: Normalization
+    past: Tensor,
+    look_back: int,
+    patch: int,
+    origins: int | None,
+    relative: int,
+    centred: int,
+    normalization: Normalization,
 ) -> Reading:
-    """Cut `past` into patches; make its first `relative` inputs relative, and the `centred` ones after them in level only.
+    """Cut `past` into patches; make its first `relative` inputs relative, and the `centred` ones after them
+    in level only.
 
-    Without `origins`, `past` (N, L, D) is a window: all its patches are relative to the level and scale of the window, and
-    its end is the origin. With it, `past` (N, L + new, D) is a stream: its first L rows were read before, its new ones
-    hold `origins` equal steps, and each patch is relative to the L rows that end with it. So both give the same level and
-    scale at an origin, and neither sees a row after the patch or window.
-    """
+    Without `origins`, `past` (N, L, D) is a window: all its patches are relative to the level and scale of
+    the window, and its end is the origin. With it, `past` (N, L + new, D) is a stream: its first L rows were
+    read before, its new ones hold `origins` equal steps, and each patch is relative to the L rows that end
+    with it. So both give the same level and scale at an origin, and neither sees a row after the patch or
+    window."""
     rows, _, inputs = past.shape
     moving = relative + centred
     if origins is None:
@@ -53,7 +59,8 @@ def read(
 
 
 def _level_and_scale(windows: Tensor, scaled: int, normalization: Normalization) -> tuple[Tensor, Tensor]:
-    """Level and scale (..., inputs) of `windows` (..., L, inputs); the scale of all but the first `scaled` is 1."""
+    """Level and scale (..., inputs) of `windows` (..., L, inputs); the scale of all but the first `scaled` is
+    1."""
     last = windows[..., -1, :]
     if normalization == "none":
         return torch.zeros_like(last), torch.ones_like(last)
@@ -66,7 +73,8 @@ def _level_and_scale(windows: Tensor, scaled: int, normalization: Normalization)
 
 
 def by_channel(patches: Tensor, channels: int, inputs: int) -> Tensor:
-    """One row for each target: its own column, then all that is not a target, (N C, n, P times columns of a row).
+    """One row for each target: its own column, then all that is not a target, (N C, n, P times columns of a
+    row).
 
     Args:
         patches: (N, n, P, D), the first `inputs` columns being the data and the others, if any, their ages.
@@ -75,7 +83,9 @@ def by_channel(patches: Tensor, channels: int, inputs: int) -> Tensor:
     """
     windows, count, _, _ = patches.shape
     ages = patches[..., inputs:]
-    own = [part[..., :channels].permute(0, 3, 1, 2).unsqueeze(-1) for part in (patches, ages) if part.shape[-1]]
+    own = [
+        part[..., :channels].permute(0, 3, 1, 2).unsqueeze(-1) for part in (patches, ages) if part.shape[-1]
+    ]
     shared = torch.cat([patches[..., channels:inputs], ages[..., channels:]], -1)
     shared = shared.unsqueeze(1).expand(-1, channels, -1, -1, -1)
     return torch.cat([own[0], shared, *own[1:]], -1).reshape(windows * channels, count, -1)

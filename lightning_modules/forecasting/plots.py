@@ -15,7 +15,8 @@ OTHER = "#cc79a7"  # a second way to run the model
 
 
 class Example(NamedTuple):
-    """One window in the data's own units: first row ahead, past (L, C), future and forecast (H, C), quantiles (H, C, Q)."""
+    """One window in the data's own units: first row ahead, past (L, C), future and forecast (H, C), quantiles
+    (H, C, Q)."""
 
     origin: int
     past: np.ndarray
@@ -25,7 +26,10 @@ class Example(NamedTuple):
 
 
 def forecasts(
-    examples: Sequence[Example], columns: Sequence[str], times: Callable[[np.ndarray], np.ndarray], most: int = 4
+    examples: Sequence[Example],
+    columns: Sequence[str],
+    times: Callable[[np.ndarray], np.ndarray],
+    most: int = 4,
 ) -> Figure:
     """Forecasts against truth: a column for each example window, a row for each of the first `most` targets.
 
@@ -48,7 +52,9 @@ def forecasts(
             bands = np.empty((horizon, 0)) if example.quantiles is None else example.quantiles[:, row]
             for pair in range(bands.shape[1] // 2):
                 label = None if pair else "quantiles"
-                axis.fill_between(after, bands[:, pair], bands[:, -1 - pair], color=MODEL, alpha=0.2, lw=0, label=label)
+                axis.fill_between(
+                    after, bands[:, pair], bands[:, -1 - pair], color=MODEL, alpha=0.2, lw=0, label=label
+                )
             axis.axvline(after[0], color=RIVAL, lw=0.8)
             tidy(axis, after)
             axis.set_xticks([after[0], before[0] if shown > horizon else after[-1]])

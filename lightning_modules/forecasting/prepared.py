@@ -1,7 +1,7 @@
 """`prepare`: a series without gaps, standardised, as the tables that batches are cut from.
 
-Everything goes block by block (`Series.blocks`), with what a block needs to know of those before it carried along, so that a
-series on disk (`StoredSeries`) gets the tables of one in memory without ever being there.
+Everything goes block by block (`Series.blocks`), with what a block needs to know of those before it carried
+along, so that a series on disk (`StoredSeries`) gets the tables of one in memory without ever being there.
 
 Shapes: T rows, D columns (targets, covariates, known covariates, calendar), C targets, H horizon.
 """
@@ -35,7 +35,8 @@ from lightning_modules.forecasting.batches import Tables
 
 @dataclass(frozen=True, eq=False)
 class Prepared:
-    """The parts of a series, its scaler, how many values each column lacks, and its standardised tables, float32."""
+    """The parts of a series, its scaler, how many values each column lacks, and its standardised tables,
+    float32."""
 
     split: Split
     scaler: Scaler
@@ -50,7 +51,8 @@ class Prepared:
 
 @dataclass(frozen=True)
 class Recipe:
-    """What is made of a file's columns: first `channels` targets, and after the covariates `known` known ones."""
+    """What is made of a file's columns: first `channels` targets, and after the covariates `known` known
+    ones."""
 
     rows: int
     """T; rows after these hold known covariates only."""
@@ -67,30 +69,35 @@ class Recipe:
 def prepare(whole: Series | StoredSeries, recipe: Recipe) -> Prepared:
     """Fill, scale and lay out `whole`.
 
-    The mask policy fills causally: with the last known value, and before the first with the mean of the training rows. It
-    adds the age of each value (`columns.age`) to the inputs and leaves missing targets NaN.
+    The mask policy fills causally: with the last known value, and before the first with the mean of the
+    training rows. It adds the age of each value (`columns.age`) to the inputs and leaves missing targets NaN.
 
     Raises:
-        DataError: values are missing under the error policy, a column is empty in the training rows, or there are no time
-            stamps for the calendar or the time between rows, or a value is out of all proportion to the training rows.
+        DataError: values are missing under the error policy, a column is empty in the training rows, or there
+            are no time stamps for the calendar or the time between rows, or a value is out of all proportion
+            to the training rows.
     """
     if recipe.timed and whole.time is None:
         raise DataError(
-            f"{whole.source}: `timespans` needs time stamps and the rows have only numbers. Name the `time_column`, "
+            f"{whole.source}: `timespans` needs time stamps and the rows have only numbers. Name the "
+            "`time_column`, "
             "or leave `timespans` out."
         )
     made = _Making(whole, recipe).arrays
     arrays = whole.keep(repr(recipe), made()) if isinstance(whole, StoredSeries) else in_memory(made())
     report_missing(arrays["missing"], whole.columns, whole.source, recipe.missing)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # a memory map is read-only, and nothing writes to tables
+        warnings.simplefilter(
+            "ignore", UserWarning
+        )  # a memory map is read-only, and nothing writes to tables
         parts = {name: torch.from_numpy(arrays[name]) for name in Tables._fields if name in arrays}
     scaler = Scaler(np.array(arrays["mean"]), np.array(arrays["scale"]))
     return Prepared(recipe.split, scaler, np.array(arrays["missing"]), Tables(**parts))
 
 
 class _Making:
-    """One pass over the rows to learn what is missing, two over the training rows to fit the scaler, one to make tables."""
+    """One pass over the rows to learn what is missing, two over the training rows to fit the scaler, one to
+    make tables."""
 
     def __init__(self, whole: Series | StoredSeries, recipe: Recipe) -> None:
         self.whole, self.recipe = whole, recipe
@@ -108,10 +115,14 @@ class _Making:
         for block in self._blocks(slice(recipe.rows)):
             gaps = np.isnan(block.values)
             missing += gaps.sum(axis=0)
-            first = np.where(np.isnan(first), block.values[(~gaps).argmax(axis=0), np.arange(len(first))], first)
+            first = np.where(
+                np.isnan(first), block.values[(~gaps).argmax(axis=0), np.arange(len(first))], first
+            )
         if recipe.missing == "error":
             report_missing(missing, self.columns, self.whole.source, "error")
-        scaler = Scaler.fit_blocks(lambda: (block.values for block in self._blocks(recipe.split.train)), self.columns)
+        scaler = Scaler.fit_blocks(
+            lambda: (block.values for block in self._blocks(recipe.split.train)), self.columns
+        )
         if recipe.missing == "mask":
             self._require_targets()
         yield {"mean": scaler.mean, "scale": scaler.scale, "missing": missing[: len(self.whole.columns)]}
@@ -119,8 +130,12 @@ class _Making:
 
     def _require_targets(self) -> None:
         for name, part in zip(("validation", "test"), self.recipe.split[1:], strict=True):
-            if all(np.isnan(block.values[:, : self.recipe.channels]).all() for block in self.whole.blocks(part)):
-                raise DataError(f"{self.whole.source}: the {name} part holds no known target to score. Change `split`.")
+            if all(
+                np.isnan(block.values[:, : self.recipe.channels]).all() for block in self.whole.blocks(part)
+            ):
+                raise DataError(
+                    f"{self.whole.source}: the {name} part holds no known target to score. Change `split`."
+                )
 
     def _tables(self, scaler: Scaler, before: np.ndarray) -> Pieces:
         """What `Tables` holds; `before` (D,) fills the gaps before a column's first value."""
@@ -146,7 +161,9 @@ class _Making:
             yield {name: part.astype(np.float32) for name, part in piece.items()}
         yield {"targets": np.full((recipe.horizon, recipe.channels), np.nan, dtype=np.float32)}
         before = before[known]
-        for block in chain(self._blocks(slice(recipe.rows, None)), self._calendar_ahead()) if self.known else ():
+        for block in (
+            chain(self._blocks(slice(recipe.rows, None)), self._calendar_ahead()) if self.known else ()
+        ):
             ahead = replace(block, values=block.values[:, known], columns=self.columns[known])
             filled = fill_missing(ahead, recipe.missing, before).values
             values = scaler.standardise(filled, ahead.columns, whole.source, known, row)

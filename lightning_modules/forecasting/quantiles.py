@@ -15,9 +15,8 @@ from torchmetrics import Metric
 def pinball(quantiles: Tensor, target: Tensor, levels: Tensor) -> Tensor:
     """Pinball loss (..., Q) of `quantiles` (..., Q) at `levels` (Q,), where `target` (...) came.
 
-    ``max(q d, (q - 1) d)``, ``d = y - forecast``, in the target's unit; least, in expectation, at the quantile of level q.
-    Source: Koenker and Bassett, Regression quantiles, 1978.
-    """
+    ``max(q d, (q - 1) d)``, ``d = y - forecast``, in the target's unit; least, in expectation, at the
+    quantile of level q. Source: Koenker and Bassett, Regression quantiles, 1978."""
     below = target.unsqueeze(-1) - quantiles
     return torch.maximum(levels * below, (levels - 1) * below)
 
@@ -25,15 +24,16 @@ def pinball(quantiles: Tensor, target: Tensor, levels: Tensor) -> Tensor:
 def crps(quantiles: Tensor, target: Tensor, levels: Tensor) -> Tensor:
     """Continuous ranked probability score (...), approximated by twice the mean pinball loss over `levels`.
 
-    ``CRPS(F, y) = 2 int_0^1 pinball_q(F^-1(q), y) dq``: the mean over Q levels stands for the integral, closely when they
-    are many and spread evenly over (0, 1). In the target's unit; the median alone gives the absolute error. Source:
-    Gneiting and Ranjan, Comparing density forecasts using threshold- and quantile-weighted scoring rules, 2011.
-    """
+    ``CRPS(F, y) = 2 int_0^1 pinball_q(F^-1(q), y) dq``: the mean over Q levels stands for the integral,
+    closely when they are many and spread evenly over (0, 1). In the target's unit; the median alone gives the
+    absolute error. Source: Gneiting and Ranjan, Comparing density forecasts using threshold- and
+    quantile-weighted scoring rules, 2011."""
     return 2 * pinball(quantiles, target, levels).mean(-1)
 
 
 class QuantileMetrics(Metric):
-    """CRPS on the standardised scale (see `crps`), and coverage: the share of truth within the outermost quantiles.
+    """CRPS on the standardised scale (see `crps`), and coverage: the share of truth within the outermost
+    quantiles.
 
     A forecast that knows its uncertainty covers ``levels[-1] - levels[0]``.
 

@@ -23,10 +23,11 @@ class TableData(ForecastingData, InMemory):
         time_column: The column of time stamps; None finds it, and counts rows where there is none.
         targets: Columns to predict; None for all columns of numbers but the time column and the covariates.
         covariates: Columns that are read but not predicted.
-        known_covariates: Columns that are read, not predicted, and known for the horizon too, such as prices, plans or a
-            weather forecast. `dream predict` reads their future values from rows after the last one that has a target.
-        mapped: Keep the data on disk: the file is converted once, beside the cache (DREAM_CACHE), and read by memory map.
-            null: if it has more than 256 MiB, or 64 MiB compressed (.gz, Parquet).
+        known_covariates: Columns that are read, not predicted, and known for the horizon too, such as prices,
+            plans or a weather forecast. `dream predict` reads their future values from rows after the last
+            one that has a target.
+        mapped: Keep the data on disk: the file is converted once, beside the cache (DREAM_CACHE), and read by
+            memory map. null: if it has more than 256 MiB, or 64 MiB compressed (.gz, Parquet).
     """
 
     def __init__(
@@ -41,14 +42,17 @@ class TableData(ForecastingData, InMemory):
     ) -> None:
         super().__init__(**options)
         if targets == []:
-            raise ConfigError("`targets` must name at least one column, or be null for all; got [].", key="targets")
+            raise ConfigError(
+                "`targets` must name at least one column, or be null for all; got [].", key="targets"
+            )
         roles = {"targets": targets, "covariates": covariates, "known_covariates": known_covariates}
         named = [name for names in roles.values() for name in names or []]
         for role, names in roles.items():
             for name in names or []:
                 if named.count(name) > 1 or name == time_column:
                     raise ConfigError(
-                        f"column `{name}` must be used once; it is named more than once among `targets`, `covariates`, "
+                        f"column `{name}` must be used once; it is named more than once among `targets`, "
+                        "`covariates`, "
                         "`known_covariates` and `time_column`.",
                         key=role,
                     )

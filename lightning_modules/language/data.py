@@ -58,17 +58,21 @@ class Parts(NamedTuple):
 
 
 class Lanes(Dataset[TextBatch]):
-    """Chunks of equally long lanes of a text. Items are numbered phase by phase; in phase p all lies p tokens later.
+    """Chunks of equally long lanes of a text. Items are numbered phase by phase; in phase p all lies p tokens
+    later.
 
     Args:
         tokens: The text.
         lanes: N, its number of lanes.
-        length: Tokens that a lane reads; a lane that reaches beyond the text ends with tokens that do not count.
+        length: Tokens that a lane reads; a lane that reaches beyond the text ends with tokens that do not
+            count.
         steps: Tokens in a chunk; the last may be shorter.
         share: Of W processes, number r takes the lanes r, r + W, ...
     """
 
-    def __init__(self, tokens: np.ndarray, lanes: int, length: int, steps: int, share: tuple[int, int]) -> None:
+    def __init__(
+        self, tokens: np.ndarray, lanes: int, length: int, steps: int, share: tuple[int, int]
+    ) -> None:
         rank, world = share
         self.tokens, self.length, self.steps = tokens, length, steps
         self.starts = np.arange(rank, lanes, world) * length
@@ -93,18 +97,20 @@ class Lanes(Dataset[TextBatch]):
 class LanguageData(TaskData, ABC):
     """A text in a training, a validation and a test part, read token by token with carried state.
 
-    The training part is read as `batch_size` lanes side by side, `steps` tokens in a batch; lanes and borders of batches
-    lie elsewhere in each epoch, as far as the tokens that do not fill a batch allow. The validation part is read as
-    `batch_size` lanes, the test part as one stream from its first token to its last, both from a fresh state. Of either part
-    every token but the first is predicted, once.
+    The training part is read as `batch_size` lanes side by side, `steps` tokens in a batch; lanes and borders
+    of batches lie elsewhere in each epoch, as far as the tokens that do not fill a batch allow. The
+    validation part is read as `batch_size` lanes, the test part as one stream from its first token to its
+    last, both from a fresh state. Of either part every token but the first is predicted, once.
 
     Args:
         unit: What a token is: a byte of any file, a character (`chars`), or a word.
-        vocabulary_size: Of words: keep so many, the most frequent ones, and read all others as `<unk>`; all if not given.
+        vocabulary_size: Of words: keep so many, the most frequent ones, and read all others as `<unk>`; all
+            if not given.
         batch_size: Lanes, read side by side.
         steps: Tokens between two gradient steps: how far gradients reach back.
         chunk: Tokens read at once in the test, `steps` at least; results do not depend on it.
-        validation: Share of the text, before the test part, that picks the best epoch; unused where that is another text.
+        validation: Share of the text, before the test part, that picks the best epoch; unused where that is
+            another text.
         test: Share of the text, its end, that is tested; unused where that is another text.
     """
 
@@ -123,7 +129,9 @@ class LanguageData(TaskData, ABC):
         if vocabulary_size is not None:
             require_int("vocabulary_size", vocabulary_size, 2)
             if unit != "words":
-                raise ConfigError(f"`vocabulary_size` is for words; `unit` is {unit}. Leave it out.", key="vocabulary_size")
+                raise ConfigError(
+                    f"`vocabulary_size` is for words; `unit` is {unit}. Leave it out.", key="vocabulary_size"
+                )
         self.vocabulary_size = vocabulary_size
         self.batch_size = require_int("batch_size", batch_size)
         self.steps = require_int("steps", steps)
@@ -133,14 +141,16 @@ class LanguageData(TaskData, ABC):
                 raise ConfigError(f"`{name}` must be a share above 0 and below 1; got {share!r}.", key=name)
         if validation + test >= 1:
             raise ConfigError(
-                f"`validation` and `test` must leave something to train on; they are {validation:g} and {test:g}.",
+                f"`validation` and `test` must leave something to train on; they are {validation:g} and "
+                f"{test:g}.",
                 key="test",
             )
         self.validation, self.test = validation, test
 
     @abstractmethod
     def read(self) -> Mapping[str, Text]:
-        """Reads the text `train`, and `val` and `test` where they are texts of their own; otherwise `train` is cut."""
+        """Reads the text `train`, and `val` and `test` where they are texts of their own; otherwise `train`
+        is cut."""
 
     @cached_property
     def parts(self) -> Parts:
@@ -162,7 +172,8 @@ class LanguageData(TaskData, ABC):
         for part, count in least.items():
             if len(pieces[part]) < count:
                 raise DataError(
-                    f"{names[part]}: the {part} part must have at least {count} {self.unit}; it has {len(pieces[part])}. "
+                    f"{names[part]}: the {part} part must have at least {count} {self.unit}; it has "
+                    f"{len(pieces[part])}. "
                     "Lower `batch_size` or `steps`, or take a longer text."
                 )
         vocabulary = Vocabulary.of(self.unit, pieces["train"], self.vocabulary_size)
@@ -185,7 +196,8 @@ class LanguageData(TaskData, ABC):
         return len(self.vocabulary)
 
     def scored_characters(self, count: int) -> int:
-        """Characters of the first `count` tokens of the test part that are predicted, which begin with its second one."""
+        """Characters of the first `count` tokens of the test part that are predicted, which begin with its
+        second one."""
         pieces = self.parts.test
         return characters(self.unit, pieces[: count + 1]) - characters(self.unit, pieces[:1])
 
@@ -238,7 +250,14 @@ class LanguageData(TaskData, ABC):
         missed = 0.0 if unknown is None else float((parts.tokens["test"] == unknown).mean())
         return [
             ("text", ", ".join(dict.fromkeys(parts.names[part] for part in ("train", "val", "test")))),
-            ("tokens", f"{self.unit}: {counts['train']} to train on, {counts['val']} to validate, {counts['test']} to test"),
-            ("vocabulary", f"{self.symbols} symbols" + (f", {missed:.2%} of the test part unknown" if missed else "")),
+            (
+                "tokens",
+                f"{self.unit}: {counts['train']} to train on, {counts['val']} to validate, {counts['test']} "
+                "to test",
+            ),
+            (
+                "vocabulary",
+                f"{self.symbols} symbols" + (f", {missed:.2%} of the test part unknown" if missed else ""),
+            ),
             ("lanes", f"{self.batch_size}, {self.steps} tokens in a batch"),
         ]

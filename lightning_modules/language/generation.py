@@ -21,12 +21,14 @@ class Sampling:
     """How text is written.
 
     Args:
-        prompt: What it begins with; the beginning of a line if it holds no token. Characters and words that the training
-            text does not have are read as the unknown one.
+        prompt: What it begins with; the beginning of a line if it holds no token. Characters and words that
+            the training text does not have are read as the unknown one.
         length: Tokens to write after the prompt.
-        temperature: Below 1 the likely is likelier still, above 1 less so; 0 always takes the most likely token.
+        temperature: Below 1 the likely is likelier still, above 1 less so; 0 always takes the most likely
+            token.
         top_k: Choose among so many of the most likely tokens; among all if not given.
-        learn: Whether fast weights go on learning from what the model writes itself. They learn from the prompt either way.
+        learn: Whether fast weights go on learning from what the model writes itself. They learn from the
+            prompt either way.
     """
 
     prompt: str = ""
@@ -39,7 +41,9 @@ class Sampling:
         whole = not any(0xD800 <= ord(sign) < 0xE000 for sign in self.prompt)
         require("prompt", self.prompt, whole, "text that UTF-8 can write, without surrogates")
         require_int("length", self.length)
-        require("temperature", self.temperature, 0 <= self.temperature < math.inf, "a finite number of at least 0")
+        require(
+            "temperature", self.temperature, 0 <= self.temperature < math.inf, "a finite number of at least 0"
+        )
         if self.top_k is not None:
             require_int("top_k", self.top_k)
 
@@ -63,7 +67,8 @@ def show(text: str) -> None:
     """Write `text` to the terminal at once, without what a terminal would obey or cannot show.
 
     Raises:
-        BrokenPipeError: nobody reads on, as in ``dream predict ... | head``; what is written later goes nowhere.
+        BrokenPipeError: nobody reads on, as in ``dream predict ... | head``; what is written later goes
+            nowhere.
     """
     encoding = sys.stdout.encoding or "utf-8"
     try:

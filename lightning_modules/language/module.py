@@ -1,7 +1,7 @@
 """`LanguageModule`: what comes next in a text, token by token, learning while it reads.
 
-Shapes: N lanes, T tokens of a chunk, V symbols, I width of an embedding, H width of the output, M tokens of a batch.
-"""
+Shapes: N lanes, T tokens of a chunk, V symbols, I width of an embedding, H width of the output, M tokens of a
+batch."""
 
 from __future__ import annotations
 
@@ -47,16 +47,18 @@ class Reading(NamedTuple):
 class LanguageModule(TaskModule):
     """Predicts each token of a text from those before it.
 
-    ``x_t = E[token_t]``,  ``y_t = W [h_t ; forecast_t] + w``,  ``P(token_(t+1)) = softmax(E y_t / sqrt(I) + b)``: embeddings
-    are tied, and the head reads the output of the stack and what its first layer expects of the next embedding, so that the
-    fast weights reach the result directly. Loss: the mean of ``-ln P`` over the tokens, in nats, plus ``prediction_weight``
-    times the mean squared error of what the first layer had expected of each embedding. That target is detached, since the
-    embeddings would become equal otherwise.
+    ``x_t = E[token_t]``, ``y_t = W [h_t ; forecast_t] + w``,
+    ``P(token_(t+1)) = softmax(E y_t / sqrt(I) + b)``: embeddings are tied, and the head reads the output of
+    the stack and what its first layer expects of the next embedding, so that the fast weights reach the
+    result directly. Loss: the mean of ``-ln P`` over the tokens, in nats, plus ``prediction_weight`` times
+    the mean squared error of what the first layer had expected of each embedding. That target is detached,
+    since the embeddings would become equal otherwise.
 
-    Table: the module, its state carried over the whole test text, its fast weights learning while it is read; the same
-    weights with plasticity off, from fast weights 0 (DREAM with fast weights only); the same with the state forgotten every
-    `data.steps` tokens; `unigram` and `bigram`, counted in the training part (`NGrams`). Bits per character are all bits
-    over all characters of the text, whatever a token is; perplexity is that of a token.
+    Table: the module, its state carried over the whole test text, its fast weights learning while it is read;
+    the same weights with plasticity off, from fast weights 0 (DREAM with fast weights only); the same with
+    the state forgotten every `data.steps` tokens; `unigram` and `bigram`, counted in the training part
+    (`NGrams`). Bits per character are all bits over all characters of the text, whatever a token is;
+    perplexity is that of a token.
 
     Args:
         config: The DREAM layer; its `input_dim` is the width of an embedding.
@@ -95,7 +97,12 @@ class LanguageModule(TaskModule):
     ) -> None:
         super().__init__(lr, weight_decay, schedule, warmup)
         config = config if isinstance(config, DREAMConfig) else DREAMConfig(**config)
-        require("prediction_weight", prediction_weight, 0 <= prediction_weight < math.inf, "a finite number of at least 0")
+        require(
+            "prediction_weight",
+            prediction_weight,
+            0 <= prediction_weight < math.inf,
+            "a finite number of at least 0",
+        )
         self.save_settings(
             config,
             symbols=symbols,
@@ -127,7 +134,9 @@ class LanguageModule(TaskModule):
         """Read `tokens` (N, T) from `states`, fresh ones if None."""
         x = self.embedding(tokens)
         output, traces, after = self.stack.trace(self.dropout(x), states)
-        features = self.head(self.dropout(torch.cat([output, traces[0].forecast], -1))) / math.sqrt(x.shape[-1])
+        features = self.head(self.dropout(torch.cat([output, traces[0].forecast], -1))) / math.sqrt(
+            x.shape[-1]
+        )
         return Reading(features, mse_loss(traces[0].prediction, x.detach()), traces, after)
 
     def nats(self, reading: Reading, targets: Tensor) -> Tensor:
@@ -144,7 +153,9 @@ class LanguageModule(TaskModule):
 
     def prepare(self, data: L.LightningDataModule) -> None:
         if not isinstance(data, LanguageData):
-            raise ConfigError(f"`data` must be a LanguageData; got {type(data).__name__}. Try TextFile.", key="data")
+            raise ConfigError(
+                f"`data` must be a LanguageData; got {type(data).__name__}. Try TextFile.", key="data"
+            )
         self.data, self.vocabulary = data, data.vocabulary
 
     @property
@@ -155,7 +166,9 @@ class LanguageModule(TaskModule):
             ConfigError: it has met neither data nor a checkpoint.
         """
         if self.vocabulary is None:
-            raise ConfigError("the module has no vocabulary yet: load a checkpoint, or `prepare` it for data.")
+            raise ConfigError(
+                "the module has no vocabulary yet: load a checkpoint, or `prepare` it for data."
+            )
         return self.vocabulary
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -172,17 +185,26 @@ class LanguageModule(TaskModule):
         held = Vocabulary.from_plain(checkpoint["vocabulary"])
         if self.vocabulary not in (None, held):
             raise CheckpointError(
-                f"the checkpoint knows {len(held)} {held.unit}, which are not the {len(self.known)} {self.known.unit} of "
+                f"the checkpoint knows {len(held)} {held.unit}, which are not the {len(self.known)} "
+                f"{self.known.unit} of "
                 "the training text here. Name the text it was trained on, and its `data.unit`, or train anew."
             )
 
     def losses(self, batch: TextBatch) -> dict[str, Tensor]:
         reading = self.on(batch)
-        total = tied_loss(reading.features.flatten(0, 1), self.embedding.weight, self.bias, batch.targets.flatten())
+        total = tied_loss(
+            reading.features.flatten(0, 1), self.embedding.weight, self.bias, batch.targets.flatten()
+        )
         lanes = len(batch.tokens)
-        counted, usual = ranks.mean(torch.stack([(batch.targets != IGNORED).sum(), torch.tensor(lanes, device=self.device)]))
+        counted, usual = ranks.mean(
+            torch.stack([(batch.targets != IGNORED).sum(), torch.tensor(lanes, device=self.device)])
+        )
         nats, prediction = total / counted, lanes / usual * reading.prediction_loss
-        return {"loss": nats + self.prediction_weight * prediction, "nats": nats, "prediction_loss": prediction}
+        return {
+            "loss": nats + self.prediction_weight * prediction,
+            "nats": nats,
+            "prediction_loss": prediction,
+        }
 
     def _require_finite(self, batch: TextBatch, nats: Tensor, part: str) -> None:
         """Refuse a loss (N, T, ...) that is not finite.
@@ -202,7 +224,9 @@ class LanguageModule(TaskModule):
 
     def validation_step(self, batch: TextBatch, batch_idx: int) -> None:
         nats = self.nats(self.on(batch), batch.targets)
-        if self.trainer.state.fn != TrainerFn.FITTING:  # there NaNGuard says so, and a later epoch may be better
+        if (
+            self.trainer.state.fn != TrainerFn.FITTING
+        ):  # there NaNGuard says so, and a later epoch may be better
             self._require_finite(batch, nats, "val")
         self._val.append(torch.stack([nats.double().sum(), (batch.targets != IGNORED).sum()]))
 
@@ -229,7 +253,8 @@ class LanguageModule(TaskModule):
         self._scores.add(batch, found, reading.traces[0])
 
     def _restarted(self, batch: TextBatch) -> Tensor:
-        """The loss (1, T) where the state is forgotten every `data.steps` tokens, whose pieces are read side by side."""
+        """The loss (1, T) where the state is forgotten every `data.steps` tokens, whose pieces are read side
+        by side."""
         steps, count = self.data.steps, batch.tokens.shape[1]
         padding = (0, -count % steps)
         tokens = nn.functional.pad(batch.tokens[0], padding).view(-1, steps)
@@ -242,7 +267,8 @@ class LanguageModule(TaskModule):
         self.log_results(self._scores.results(self.data))
 
     def on_test_end(self) -> None:
-        """`text.txt` in the run's folder: what `sampling` asks for, written by the weights that were tested."""
+        """`text.txt` in the run's folder: what `sampling` asks for, written by the weights that were
+        tested."""
         if folder := self.run_folder:
             with torch.random.fork_rng():
                 torch.manual_seed(SAMPLE)
@@ -253,7 +279,9 @@ class LanguageModule(TaskModule):
         return {} if self._scores is None else {"text": self._scores.figure()}
 
     @torch.no_grad()
-    def _next(self, tokens: np.ndarray, states: list[DREAMState] | None, learn: bool) -> tuple[Tensor, list[DREAMState]]:
+    def _next(
+        self, tokens: np.ndarray, states: list[DREAMState] | None, learn: bool
+    ) -> tuple[Tensor, list[DREAMState]]:
         """Scores (V,) of what follows `tokens` (T,), and the states."""
         training = self.training
         self.eval()
@@ -303,7 +331,8 @@ class LanguageModule(TaskModule):
         yield decoder.end()
 
     def predict_step(self, batch: TextBatch, batch_idx: int) -> list[int]:
-        """The tokens that were written; the terminal shows the text as it comes. Ctrl-C or a closed pipe ends it."""
+        """The tokens that were written; the terminal shows the text as it comes. Ctrl-C or a closed pipe ends
+        it."""
         decoder, written = Decoder(self.known, self.sampling.prompt), []
         say = show if self.trainer.is_global_zero else str
         with suppress(BrokenPipeError, KeyboardInterrupt):

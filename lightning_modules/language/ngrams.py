@@ -14,8 +14,9 @@ BLOCK = 1 << 20
 class NGrams:
     """Unigram and interpolated bigram of a training text.
 
-    ``P(b) = (c(b) + 1) / (n + V)``  and  ``P(b | a) = (c(a b) + t(a) P(b)) / (c(a .) + t(a))``, t(a) being the number of
-    different symbols that follow a. Source of the second: Witten and Bell, The zero-frequency problem, 1991.
+    ``P(b) = (c(b) + 1) / (n + V)`` and ``P(b | a) = (c(a b) + t(a) P(b)) / (c(a .) + t(a))``, t(a) being the
+    number of different symbols that follow a. Source of the second: Witten and Bell, The zero-frequency
+    problem, 1991.
 
     Args:
         tokens: (n,) the training text, of at least two tokens.
@@ -33,7 +34,8 @@ class NGrams:
         self._share = (count + 1) / (len(tokens) + symbols)
 
     def _counted(self, tokens: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """The codes of the pairs that there are, in order, and how often each is; a long text takes little memory."""
+        """The codes of the pairs that there are, in order, and how often each is; a long text takes little
+        memory."""
         blocks = (tokens[start : start + BLOCK + 1] for start in range(0, len(tokens) - 1, BLOCK))
         parts = [np.unique(self._codes(block[:-1], block[1:]), return_counts=True) for block in blocks]
         codes, counts = (np.concatenate(held) for held in zip(*parts, strict=True))
@@ -54,5 +56,7 @@ class NGrams:
         seen = np.where(self._pairs[place] == codes, self._counts[place], 0)
         followers, total = self._followers[before], self._total[before]
         known = np.maximum(followers + total, 1)  # a symbol that nothing follows says nothing
-        share = np.where(followers + total > 0, (seen + followers * self._share[targets]) / known, self._share[targets])
+        share = np.where(
+            followers + total > 0, (seen + followers * self._share[targets]) / known, self._share[targets]
+        )
         return -np.log(share)

@@ -1,4 +1,5 @@
-"""The picture of a text: how well each model predicts it, what learning while reading gives, surprise and norm of U."""
+"""The picture of a text: how well each model predicts it, what learning while reading gives, surprise and
+norm of U."""
 
 from __future__ import annotations
 
@@ -22,13 +23,17 @@ def reading(nats: Mapping[str, np.ndarray], surprise: np.ndarray, u_norm: np.nda
     count = len(surprise)
     window = max(count // 50, 20)
     figure = Figure(figsize=(10, 8), layout="constrained")
-    top, gain, middle, bottom = figure.subplots(4, 1, sharex=True, gridspec_kw={"height_ratios": [2, 1, 1, 1]})
+    top, gain, middle, bottom = figure.subplots(
+        4, 1, sharex=True, gridspec_kw={"height_ratios": [2, 1, 1, 1]}
+    )
     points = np.unique(np.linspace(min(window, count - 1), count - 1, MOST).astype(int))
     lines = {name: rolling(values, window)[points] for name, values in nats.items()}
     own = next(iter(lines))
     for number, (name, values) in reversed(list(enumerate(lines.items()))):
         related = name.startswith(own)
-        color, style = (MODES[number % len(MODES)], "-") if related else (RIVAL, "--" if name == "bigram" else ":")
+        color, style = (
+            (MODES[number % len(MODES)], "-") if related else (RIVAL, "--" if name == "bigram" else ":")
+        )
         top.plot(points, values, color=color, ls=style, lw=1 if number else 1.6, label=name)
         if related and number:
             gain.plot(points, values - lines[own], color=color, lw=1.2)

@@ -25,7 +25,8 @@ class TextScores:
         self._shown: list[np.ndarray] = []
 
     def add(self, batch: TextBatch, nats: Mapping[str, Tensor], trace: DREAMTrace) -> None:
-        """Take a chunk of one lane: the loss (1, T) by each model, the module's own first, and its first layer's trace."""
+        """Take a chunk of one lane: the loss (1, T) by each model, the module's own first, and its first
+        layer's trace."""
         for name, values in nats.items():
             self._nats.setdefault(name, []).append(values[0].cpu().numpy())
         self._read.append(torch.stack([batch.tokens[0], batch.targets[0]]).cpu().numpy())
@@ -43,7 +44,9 @@ class TextScores:
 
     def results(self, data: LanguageData) -> dict[str, dict[str, float]]:
         """The table."""
-        return {name: metrics(nats, data.scored_characters(len(nats))) for name, nats in self.losses().items()}
+        return {
+            name: metrics(nats, data.scored_characters(len(nats))) for name, nats in self.losses().items()
+        }
 
     def figure(self) -> Figure:
         """Loss over the text, what learning gives, surprise and norm of U."""

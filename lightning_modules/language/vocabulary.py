@@ -25,8 +25,8 @@ LINE_END, UNKNOWN_WORD, UNKNOWN_CHARACTER = "<eos>", "<unk>", "\N{REPLACEMENT CH
 def cut(unit: Unit, content: bytes, name: str) -> Pieces:
     """The pieces of a file.
 
-    Bytes may be anything. Characters and words are read as UTF-8; words are what white space separates, and each line ends
-    with the word ``<eos>``.
+    Bytes may be anything. Characters and words are read as UTF-8; words are what white space separates, and
+    each line ends with the word ``<eos>``.
 
     Args:
         unit: What a piece is.
@@ -45,11 +45,14 @@ def cut(unit: Unit, content: bytes, name: str) -> Pieces:
         text = content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise DataError(
-            f"{name}: not UTF-8 text: byte {error.start} is 0x{content[error.start]:02x} ({error.reason}). {remedy}"
+            f"{name}: not UTF-8 text: byte {error.start} is 0x{content[error.start]:02x} ({error.reason}). "
+            f"{remedy}"
         ) from None
     if "\0" in text:
         place = content.index(b"\0")
-        raise DataError(f"{name}: byte {place} is NUL, so it is no text, or text of another encoding. {remedy}")
+        raise DataError(
+            f"{name}: byte {place} is NUL, so it is no text, or text of another encoding. {remedy}"
+        )
     return cut_text(unit, text)
 
 
@@ -61,8 +64,8 @@ def cut_text(unit: Unit, text: str) -> Pieces:
 
 
 def characters(unit: Unit, pieces: Pieces) -> int:
-    """How many characters `pieces` are: bytes, those that begin one in UTF-8, or each byte where they are no text; words,
-    with one space between two of a line. Bytes may begin and end within a character."""
+    """How many characters `pieces` are: bytes, those that begin one in UTF-8, or each byte where they are no
+    text; words, with one space between two of a line. Bytes may begin and end within a character."""
     if unit == "chars":
         return len(pieces)
     if unit == "words":
@@ -71,7 +74,9 @@ def characters(unit: Unit, pieces: Pieces) -> int:
     begins = held & 0xC0 != 0x80
     within = int(np.logical_and.accumulate(~begins[:3]).sum())  # bytes of a character that began before
     try:
-        codecs.getincrementaldecoder("utf-8")().decode(held[within:].tobytes())  # which waits for the rest of the last one
+        codecs.getincrementaldecoder("utf-8")().decode(
+            held[within:].tobytes()
+        )  # which waits for the rest of the last one
     except UnicodeDecodeError:
         return len(held)
     return int(begins.sum())
@@ -181,12 +186,15 @@ class Decoder:
 
 
 def harmless(text: str) -> str:
-    """`text` as a terminal may show it: what is neither printable nor a space, line end or tab, as Python writes it."""
+    """`text` as a terminal may show it: what is neither printable nor a space, line end or tab, as Python
+    writes it."""
     return "".join(sign if _shown(sign) else repr(sign)[1:-1] for sign in text)
 
 
 def _shown(sign: str) -> bool:
-    return sign.isprintable() or sign in "\n\t" or unicodedata.category(sign) == "Zs"  # Python escapes all spaces but one
+    return (
+        sign.isprintable() or sign in "\n\t" or unicodedata.category(sign) == "Zs"
+    )  # Python escapes all spaces but one
 
 
 def require_unit(unit: str) -> Unit:

@@ -17,13 +17,15 @@ SCORES = 1 << 23
 
 
 def tied_scores(features: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    """``y E^T + b``, (M, V) in the precision of the weights, whatever that of the features is; shapes as in `tied_nats`."""
+    """``y E^T + b``, (M, V) in the precision of the weights, whatever that of the features is; shapes as in
+    `tied_nats`."""
     with torch.autocast(features.device.type, enabled=False):
         return torch.addmm(bias, features.to(weight.dtype), weight.t())
 
 
 def tied_nats(features: Tensor, weight: Tensor, bias: Tensor, targets: Tensor) -> Tensor:
-    """``-ln softmax(y E^T + b)[target]`` of each token, (M,) in nats and 0 where the target is negative; without a gradient.
+    """``-ln softmax(y E^T + b)[target]`` of each token, (M,) in nats and 0 where the target is negative;
+    without a gradient.
 
     Args:
         features: y, (M, I).
@@ -32,16 +34,18 @@ def tied_nats(features: Tensor, weight: Tensor, bias: Tensor, targets: Tensor) -
         targets: (M,) int64.
     """
     with torch.no_grad():
-        parts = [_nats(*_scored(features[part], weight, bias, targets[part])) for part in _parts(features, weight)]
+        parts = [
+            _nats(*_scored(features[part], weight, bias, targets[part])) for part in _parts(features, weight)
+        ]
         return torch.cat(parts) if parts else features.new_zeros(0)
 
 
 def tied_loss(features: Tensor, weight: Tensor, bias: Tensor, targets: Tensor) -> Tensor:
     """The sum () of `tied_nats`, with its gradient.
 
-    The gradient is computed along with the value, part by part: ``softmax - one hot`` is known there, and neither scores nor
-    probabilities are kept or computed twice. (PyTorch's own `linear_cross_entropy` does so too, from version 2.13 on.)
-    """
+    The gradient is computed along with the value, part by part: ``softmax - one hot`` is known there, and
+    neither scores nor probabilities are kept or computed twice. (PyTorch's own `linear_cross_entropy` does so
+    too, from version 2.13 on.)"""
     total: Tensor = _TiedLoss.apply(features, weight, bias, targets)
     return total
 
@@ -64,7 +68,11 @@ def _nats(logs: Tensor, targets: Tensor, counted: Tensor) -> Tensor:
 class _TiedLoss(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, features: Tensor, weight: Tensor, bias: Tensor, targets: Tensor) -> Tensor:
-        d_features, d_weight, d_bias = torch.empty_like(features), torch.zeros_like(weight), torch.zeros_like(bias)
+        d_features, d_weight, d_bias = (
+            torch.empty_like(features),
+            torch.zeros_like(weight),
+            torch.zeros_like(bias),
+        )
         total = weight.new_zeros(())
         for part in _parts(features, weight):
             logs, target, counted = _scored(features[part], weight, bias, targets[part])

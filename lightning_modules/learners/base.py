@@ -1,4 +1,5 @@
-"""`OnlineObject`: what the row-by-row objects share: rows as dictionaries, a learner made at the first row, files.
+"""`OnlineObject`: what the row-by-row objects share: rows as dictionaries, a learner made at the first row,
+files.
 
 Shapes: D input columns, H rows ahead, C targets (classes for classification).
 """
@@ -31,8 +32,9 @@ VERSION = 1
 class OnlineObject(ABC):
     """A `StreamLearner` that starts from nothing at the first row it learns from.
 
-    Rows are dictionaries from column name to number; None or NaN is a missing value. The first row that is learnt from
-    settles the columns, whose order in later rows does not matter. Asking for a prediction changes nothing.
+    Rows are dictionaries from column name to number; None or NaN is a missing value. The first row that is
+    learnt from settles the columns, whose order in later rows does not matter. Asking for a prediction
+    changes nothing.
 
     Args:
         config: The DREAM layer; its `input_dim` is set to what it reads.
@@ -99,22 +101,30 @@ class OnlineObject(ABC):
             DataError: a column too many or too few, or a value that is not a number.
         """
         if not isinstance(x, Mapping) or not x:
-            raise DataError(f"`x` must be a dictionary from column name to number, not empty; got {shown(x)}.")
+            raise DataError(
+                f"`x` must be a dictionary from column name to number, not empty; got {shown(x)}."
+            )
         named = {str(name): value for name, value in x.items()}
         columns = self.columns or list(named)
         for name in named:
             if name not in columns:
-                raise DataError(f"`x` must hold the columns of the first row; `{name}` is new. {nearest(name, columns)}")
+                raise DataError(
+                    f"`x` must hold the columns of the first row; `{name}` is new. {nearest(name, columns)}"
+                )
         for name in columns:
             if name not in named:
-                raise DataError(f"`x` must hold the columns of the first row; `{name}` is missing. Give None if not known.")
+                raise DataError(
+                    f"`x` must hold the columns of the first row; `{name}` is missing. Give None if not "
+                    "known."
+                )
         values = [number(f"x['{name}']", named[name]) for name in columns]
         if settle:
             self.columns = columns
         return torch.tensor(values, dtype=torch.float64)
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write everything to a safetensors file, whole or not at all; `load` goes on as if nothing had happened.
+        """Write everything to a safetensors file, whole or not at all; `load` goes on as if nothing had
+        happened.
 
         Raises:
             CheckpointError: the file cannot be written.
@@ -165,7 +175,8 @@ def number(name: str, value: object) -> float:
     if isinstance(value, Real) and not abs(value) > LARGEST:  # type: ignore[operator] # of numbers.Real
         return float(value)
     raise DataError(
-        f"`{name}` must be a finite number of at most {LARGEST:.1e} in size, or None where it is missing; got "
+        f"`{name}` must be a finite number of at most {LARGEST:.1e} in size, or None where it is missing; "
+        "got "
         f"{shown(value)}."
     )
 

@@ -22,9 +22,10 @@ from lightning_modules.stream.settings import LAYER
 class DREAMAnomalyDetector(OnlineObject):
     """Forecasts each row from those before; the score says how improbable what came instead has been of late.
 
-    The score is that of the anomaly task, `AnomalyScore`, with the measures of the forecast and of the data: 0.1 for each
-    decade of tail probability, so that 0.3 is a row such as one in a thousand. Rows are scored before they are learnt, so
-    that an anomaly is measured with what was usual. A missing value is taken as forecast.
+    The score is that of the anomaly task, `AnomalyScore`, with the measures of the forecast and of the data:
+    0.1 for each decade of tail probability, so that 0.3 is a row such as one in a thousand. Rows are scored
+    before they are learnt, so that an anomaly is measured with what was usual. A missing value is taken as
+    forecast.
 
     Args:
         config, reading, updates, moves, seed: See `OnlineObject`.
@@ -92,7 +93,8 @@ class DREAMAnomalyDetector(OnlineObject):
         return float(score.step(x, prediction, no_gate, learning)[0][0])
 
     def score_one(self, x: Mapping[str, float | None]) -> float:
-        """How unusual row `x` would be if it came next, from 0 to 1; 0 while there is too little to compare with.
+        """How unusual row `x` would be if it came next, from 0 to 1; 0 while there is too little to compare
+        with.
 
         Raises:
             DataError: columns or a value that do not fit.

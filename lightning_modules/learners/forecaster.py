@@ -68,17 +68,24 @@ class DREAMForecaster(OnlineObject):
     def _load_tensors(self, tensors: Mapping[str, Tensor]) -> None:
         self.said = tensors.get("said")
 
-    def learn_one(self, y: float | Mapping[str, float], x: Mapping[str, float | None] | None = None) -> DREAMForecaster:
-        """Read the next row: `y`, a number or a dictionary of them, is forecast; `x`, a dictionary, is only read.
+    def learn_one(
+        self, y: float | Mapping[str, float], x: Mapping[str, float | None] | None = None
+    ) -> DREAMForecaster:
+        """Read the next row: `y`, a number or a dictionary of them, is forecast; `x`, a dictionary, is only
+        read.
 
         Raises:
             DataError: columns or a value that do not fit.
         """
         many = isinstance(y, Mapping)
         if self.learner is not None and many != (self.targets is not None):
-            raise DataError(f"`y` must be of the kind of the first row, a number or a dictionary; got {shown(y)}.")
+            raise DataError(
+                f"`y` must be of the kind of the first row, a number or a dictionary; got {shown(y)}."
+            )
         own = {str(name): value for name, value in y.items()} if isinstance(y, Mapping) else {"y": y}
-        values: dict[str, float | None] = {name: known_number(f"y['{name}']" if many else "y", own[name]) for name in own}
+        values: dict[str, float | None] = {
+            name: known_number(f"y['{name}']" if many else "y", own[name]) for name in own
+        }
         if twice := [name for name in values if name in (x or {})]:
             raise DataError(f"`x` must hold other columns than `y`; `{twice[0]}` is in both.")
         row = self._row(values | dict(x or {}), settle=True)
@@ -88,13 +95,19 @@ class DREAMForecaster(OnlineObject):
         return self
 
     def forecast(self, horizon: int | None = None) -> list[Any]:
-        """The next `horizon` rows, all that are learnt if None: numbers, or dictionaries where rows are; empty before any.
+        """The next `horizon` rows, all that are learnt if None: numbers, or dictionaries where rows are;
+        empty before any.
 
         Raises:
             ConfigError: more rows than are learnt.
         """
         ahead = self.horizon if horizon is None else horizon
-        require("horizon", horizon, isinstance(ahead, int) and 1 <= ahead <= self.horizon, f"from 1 to {self.horizon}")
+        require(
+            "horizon",
+            horizon,
+            isinstance(ahead, int) and 1 <= ahead <= self.horizon,
+            f"from 1 to {self.horizon}",
+        )
         if self.said is None:
             return []
         rows = self.said[:ahead].tolist()

@@ -70,7 +70,9 @@ class DREAMClassifier(OnlineObject):
         """
         label = plain(y)
         if label not in self.labels and len(self.labels) == self.most:
-            raise DataError(f"`y` must be one of at most {self.most} classes; {y!r} is one more. Raise `classes`.")
+            raise DataError(
+                f"`y` must be one of at most {self.most} classes; {y!r} is one more. Raise `classes`."
+            )
         row = self._row(x, settle=True)
         if label not in self.labels:
             self.labels.append(label)

@@ -35,7 +35,8 @@ class Stream:
     targets: tuple[str, ...]
     """Names of the columns to predict; for classification of the classes."""
     truth: np.ndarray | None = None
-    """Regression: (T, C) float64; classification: (T,) int64 class numbers; forecasting: None, the inputs themselves."""
+    """Regression: (T, C) float64; classification: (T,) int64 class numbers; forecasting: None, the inputs
+    themselves."""
 
 
 class StreamBatch(NamedTuple):
@@ -49,7 +50,8 @@ class StreamBatch(NamedTuple):
     start: Tensor
     """(N,) number of the first row"""
     spare: bool = False
-    """True where nothing of this batch counts: it keeps a process in step whose part of the batch is empty."""
+    """True where nothing of this batch counts: it keeps a process in step whose part of the batch is
+    empty."""
 
 
 class _Crops(Dataset[StreamBatch]):
@@ -71,12 +73,12 @@ class _Crops(Dataset[StreamBatch]):
 class OnlineData(TaskData, ABC):
     """One stream in time order: a warm-up part to train on, a validation part, and the stream to be scored.
 
-    Training reads random crops of the warm-up part. The test goes over all rows once, in order, from the first; those of
-    the warm-up and validation part are read, and learnt from, but not scored. Forecasts are scored whose `horizon` rows
-    all lie in the stream.
+    Training reads random crops of the warm-up part. The test goes over all rows once, in order, from the
+    first; those of the warm-up and validation part are read, and learnt from, but not scored. Forecasts are
+    scored whose `horizon` rows all lie in the stream.
 
-    Forecasting and regression: inputs and targets are standardised by mean and deviation of the warm-up rows, errors are
-    on that scale. Without a warm-up part nothing is.
+    Forecasting and regression: inputs and targets are standardised by mean and deviation of the warm-up rows,
+    errors are on that scale. Without a warm-up part nothing is.
 
     Args:
         horizon: Rows ahead to forecast; 1 for regression and classification.
@@ -90,8 +92,8 @@ class OnlineData(TaskData, ABC):
         batch_size: Crops in a batch, of all processes together.
         crops: Crops in a training epoch.
         chunk: Rows of the stream in a batch of the test; they are learnt from one by one whatever it is.
-        missing: What to do about missing inputs: stop with an error, or carry the last known value forward; before the first
-            known value stands the mean of the warm-up.
+        missing: What to do about missing inputs: stop with an error, or carry the last known value forward;
+            before the first known value stands the mean of the warm-up.
     """
 
     def __init__(
@@ -110,10 +112,16 @@ class OnlineData(TaskData, ABC):
         missing: Literal["error", "ffill"] = "error",
     ) -> None:
         super().__init__()
-        self.horizon, self.label_delay = require_int("horizon", horizon), require_int("label_delay", label_delay, least=0)
+        self.horizon, self.label_delay = (
+            require_int("horizon", horizon),
+            require_int("label_delay", label_delay, least=0),
+        )
         self.rows = None if rows is None else require_int("rows", rows)
         self.season, self.crop = require_int("season", season), require_int("crop", crop)
-        self.context, self.batch_size = require_int("context", context, least=0), require_int("batch_size", batch_size)
+        self.context, self.batch_size = (
+            require_int("context", context, least=0),
+            require_int("batch_size", batch_size),
+        )
         self.crops, self.chunk = require_int("crops", crops), require_int("chunk", chunk)
         if context >= crop:
             raise ConfigError(f"`context` must be below `crop`, {crop}; got {context}.", key="context")
@@ -121,7 +129,9 @@ class OnlineData(TaskData, ABC):
             if isinstance(part, bool) or not (
                 (isinstance(part, int) and part >= 0) or (isinstance(part, float) and 0 <= part < 1)
             ):
-                raise ConfigError(f"`{name}` must be a number of rows or a share from 0 to below 1; got {part!r}.", key=name)
+                raise ConfigError(
+                    f"`{name}` must be a number of rows or a share from 0 to below 1; got {part!r}.", key=name
+                )
         if missing not in ("error", "ffill"):
             raise ConfigError(f"`missing` must be `error` or `ffill`; got {missing!r}.", key="missing")
         self.warm_up, self.validation, self.missing = warm_up, validation, missing
@@ -137,8 +147,12 @@ class OnlineData(TaskData, ABC):
         if stream.task != "forecasting" and self.horizon != 1:
             raise ConfigError(f"`horizon` must be 1 for {stream.task}; got {self.horizon}.", key="horizon")
         values, before = stream.series.values, None
-        if self.missing == "ffill" and np.isnan(values[0]).any():  # the first known value may lie in the future
-            before = Scaler.fit(values[: max(_rows(self.warm_up, len(values)), 1)], stream.series.columns).mean
+        if (
+            self.missing == "ffill" and np.isnan(values[0]).any()
+        ):  # the first known value may lie in the future
+            before = Scaler.fit(
+                values[: max(_rows(self.warm_up, len(values)), 1)], stream.series.columns
+            ).mean
         series = fill_missing(stream.series, self.missing, before)
         return Stream(series, stream.task, stream.targets, stream.truth)
 
@@ -172,13 +186,16 @@ class OnlineData(TaskData, ABC):
             raise ConfigError(f"`rows` must be at most the {count} rows there are; got {end}.", key="rows")
         if both + ahead >= end:
             raise ConfigError(
-                f"`warm_up` and `validation` must leave rows for the stream; got {warm_up} and {both - warm_up} of {end} "
-                f"rows, which leaves {max(end - both, 0)} where more than {ahead} are needed. Lower them or `horizon`.",
+                f"`warm_up` and `validation` must leave rows for the stream; got {warm_up} and "
+                f"{both - warm_up} of {end} "
+                f"rows, which leaves {max(end - both, 0)} where more than {ahead} are needed. Lower them or "
+                "`horizon`.",
                 key="warm_up",
             )
         if 0 < warm_up < self.crop + self.ahead:
             raise ConfigError(
-                f"`warm_up` must hold a crop of {self.crop} rows and its {self.ahead} rows ahead, or be 0; got {warm_up} "
+                f"`warm_up` must hold a crop of {self.crop} rows and its {self.ahead} rows ahead, or be 0; "
+                f"got {warm_up} "
                 "rows. Lower `crop`.",
                 key="warm_up",
             )
@@ -193,7 +210,9 @@ class OnlineData(TaskData, ABC):
     def scored(self) -> range:
         """The rows whose predictions are scored."""
         _, start, end = self.borders
-        return range(max(start - 1, 0), end - self.horizon) if self.task == "forecasting" else range(start, end)
+        return (
+            range(max(start - 1, 0), end - self.horizon) if self.task == "forecasting" else range(start, end)
+        )
 
     @cached_property
     def values(self) -> tuple[Tensor, Tensor]:
@@ -208,7 +227,9 @@ class OnlineData(TaskData, ABC):
             return inputs, inputs[:, : self.channels]
         truth = stream.truth[:end]
         if scaled:
-            truth = Scaler.fit(truth[:warm_up], stream.targets).standardise(truth, stream.targets, stream.series.source)
+            truth = Scaler.fit(truth[:warm_up], stream.targets).standardise(
+                truth, stream.targets, stream.series.source
+            )
         return inputs, torch.from_numpy(np.ascontiguousarray(truth))
 
     @cached_property
@@ -238,7 +259,8 @@ class OnlineData(TaskData, ABC):
         return loader(crops, drawn(len(crops), self.crops, self.batch_size).shared(*self.share))
 
     def val_dataloader(self) -> DataLoader[StreamBatch] | list[DataLoader[StreamBatch]]:
-        """Crops whose scored rows follow each other over the validation part; none where there is nothing to train on."""
+        """Crops whose scored rows follow each other over the validation part; none where there is nothing to
+        train on."""
         warm_up, stop, _ = self.borders
         rows = stop - warm_up - self.ahead
         if rows <= 0 or warm_up == 0:
@@ -246,7 +268,9 @@ class OnlineData(TaskData, ABC):
         step = min(-(-(self.crop - self.context) // STRIDE) * STRIDE, rows)
         first, length = max(warm_up - self.context, 0) // STRIDE * STRIDE, self.context + step
         starts = range(first, stop - length - self.ahead + 1, -(-step // STRIDE) * STRIDE)
-        return loader(_Crops(self, starts, length), in_order(len(starts), self.batch_size).shared(*self.share))
+        return loader(
+            _Crops(self, starts, length), in_order(len(starts), self.batch_size).shared(*self.share)
+        )
 
     def test_dataloader(self) -> DataLoader[StreamBatch]:
         """All rows in order, in chunks."""
@@ -257,7 +281,8 @@ class OnlineData(TaskData, ABC):
         return self.test_dataloader()
 
     def times(self, rows: np.ndarray) -> np.ndarray:
-        """The time stamp of each row, or its number for a stream without; rows after the last at the usual distance."""
+        """The time stamp of each row, or its number for a stream without; rows after the last at the usual
+        distance."""
         time = self.stream.series.time
         if time is None:
             return rows
@@ -285,7 +310,11 @@ class OnlineData(TaskData, ABC):
         names = "classes" if stream.task == "classification" else "targets"
         parts = {"warm-up": (0, warm_up), "validation": (warm_up, stop), "stream": (stop, end)}
         rows = [(name, f"rows {a} to {b - 1}" if b > a else "none") for name, (a, b) in parts.items()]
-        stamps = "row numbers" if time is None else " to ".join(np.datetime_as_string(time[[0, end - 1]], unit="s"))
+        stamps = (
+            "row numbers"
+            if time is None
+            else " to ".join(np.datetime_as_string(time[[0, end - 1]], unit="s"))
+        )
         return [
             ("source", stream.series.source),
             ("task", f"{stream.task}, {self.horizon} rows ahead" if self.ahead else stream.task),
@@ -308,9 +337,14 @@ def check_truth(truth: np.ndarray, source: str, name: str) -> None:
     Raises:
         DataError: naming the first row without one.
     """
-    missing = np.isnan(truth).reshape(len(truth), -1).any(1) if truth.dtype.kind == "f" else np.zeros(len(truth), bool)
+    missing = (
+        np.isnan(truth).reshape(len(truth), -1).any(1)
+        if truth.dtype.kind == "f"
+        else np.zeros(len(truth), bool)
+    )
     if missing.any():
         raise DataError(
-            f"{source}: column `{name}` must hold a value in every row; row {int(missing.argmax())} has none. Leave out the "
+            f"{source}: column `{name}` must hold a value in every row; row {int(missing.argmax())} has "
+            "none. Leave out the "
             "rows without one."
         )

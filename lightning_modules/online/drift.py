@@ -5,12 +5,15 @@ from __future__ import annotations
 import numpy as np
 
 
-def page_hinkley(values: np.ndarray, tolerance: float = 0.25, threshold: float = 25.0, settle: int = 100) -> list[int]:
+def page_hinkley(
+    values: np.ndarray, tolerance: float = 0.25, threshold: float = 25.0, settle: int = 100
+) -> list[int]:
     """Rows at which the mean of `values` (T,) rose, by the Page-Hinkley test.
 
-    In units of the running deviation since the last alarm, ``m_t = m_(t-1) + (x_t - mean_t) / std_t - tolerance`` and an
-    alarm is raised at ``m_t - min m > threshold``, after which all starts afresh. Source: Page, Continuous inspection
-    schemes, 1954; Hinkley, 1971.
+    In units of the running deviation since the last alarm,
+    ``m_t = m_(t-1) + (x_t - mean_t) / std_t - tolerance`` and an alarm is raised at
+    ``m_t - min m > threshold``, after which all starts afresh. Source: Page, Continuous inspection schemes,
+    1954; Hinkley, 1971.
 
     Args:
         values: One figure for each row, such as the error.

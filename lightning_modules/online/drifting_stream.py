@@ -19,13 +19,15 @@ _NOISE = 0.1  # standard deviation of what cannot be known, in units of the inpu
 class DriftingStream(OnlineData):
     """A rule from inputs to target that changes; the same arguments give the same stream, bit for bit.
 
-    Inputs x are first-order autoregressive (memory 0.7, variance 1). In concept k, with w_k a random direction of length 1,
-    ``u = w_k . x + 0.5 (v_k . x)^2 - 0.5 + e`` with e normal of deviation 0.1, and v_k another random direction:
-    regression predicts u, classification whether u is above 0, forecasting the next rows of x itself, whose j-th column
-    then follows ``x_j' = 0.7 (w_kj . x) + e'`` with w_kj the rows of a random rotation.
+    Inputs x are first-order autoregressive (memory 0.7, variance 1). In concept k, with w_k a random
+    direction of length 1, ``u = w_k . x + 0.5 (v_k . x)^2 - 0.5 + e`` with e normal of deviation 0.1, and v_k
+    another random direction: regression predicts u, classification whether u is above 0, forecasting the next
+    rows of x itself, whose j-th column then follows ``x_j' = 0.7 (w_kj . x) + e'`` with w_kj the rows of a
+    random rotation.
 
-    Drifts fall at equal distances. `abrupt`: a new concept at once; `gradual`: rows come from the new concept with a
-    probability that rises from 0 to 1 over half the distance to the next drift; `recurring`: two concepts in turn, at once.
+    Drifts fall at equal distances. `abrupt`: a new concept at once; `gradual`: rows come from the new concept
+    with a probability that rises from 0 to 1 over half the distance to the next drift; `recurring`: two
+    concepts in turn, at once.
 
     Args:
         kind: `classification`, `regression` or `forecasting`.
@@ -95,7 +97,12 @@ class DriftingStream(OnlineData):
         straight, bent = (random.standard_normal((self.drifts + 1, size)) for _ in range(2))
         straight, bent = (part / np.linalg.norm(part, axis=1, keepdims=True) for part in (straight, bent))
         along = (straight[self.concepts] * values).sum(1)
-        u = along + 0.5 * (bent[self.concepts] * values).sum(1) ** 2 - 0.5 + _NOISE * random.standard_normal(rows)
+        u = (
+            along
+            + 0.5 * (bent[self.concepts] * values).sum(1) ** 2
+            - 0.5
+            + _NOISE * random.standard_normal(rows)
+        )
         if self.kind == "regression":
             return Stream(series, "regression", ("u",), u[:, None])
         return Stream(series, "classification", ("below", "above"), (u > 0).astype(np.int64))

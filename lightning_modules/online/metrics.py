@@ -11,10 +11,10 @@ from torchmetrics.classification import MulticlassAccuracy
 class KappaTemporal(Metric):
     """How much better than repeating the previous label, ``(p - p_previous) / (1 - p_previous)``.
 
-    p is the accuracy and p_previous that of always saying the label of the row before. 1: always right; 0: no better than
-    repeating; below 0: worse. NaN where repeating is always right. Source: Zliobaite et al., Evaluation methods and
-    decision theory for classification of streaming data with temporal dependence, 2015.
-    """
+    p is the accuracy and p_previous that of always saying the label of the row before. 1: always right; 0: no
+    better than repeating; below 0: worse. NaN where repeating is always right. Source: Zliobaite et al.,
+    Evaluation methods and decision theory for classification of streaming data with temporal dependence,
+    2015."""
 
     is_differentiable = False
     higher_is_better = True

@@ -27,26 +27,39 @@ from lightning_modules.base import TaskModule, require, require_finite
 from lightning_modules.cores import BaselineCore, title
 from lightning_modules.online.data import STRIDE, OnlineData, StreamBatch
 from lightning_modules.online.record import StreamRecord
-from lightning_modules.stream import Features, Reading, Shape, Steps, StreamLearner, StreamNetwork, StreamState, Updates
+from lightning_modules.stream import (
+    Features,
+    Reading,
+    Shape,
+    Steps,
+    StreamLearner,
+    StreamNetwork,
+    StreamState,
+    Updates,
+)
 from lightning_modules.stream.network import CHANGE_LIMIT, class_shares
 
-Mode = Literal["fast weights + head", "head", "fast weights", "frozen", "fast weights + all weights", "all weights"]
+Mode = Literal[
+    "fast weights + head", "head", "fast weights", "frozen", "fast weights + all weights", "all weights"
+]
 SMALLEST = 1e-6  # root mean square of a target that never moves
 OUTLIER = 3.0  # root mean squares beyond which an error in training counts linearly
 
 
 class OnlineModule(TaskModule):
-    """Learns from the warm-up part of a stream, then goes over the stream once: predict, score, learn when the truth comes.
+    """Learns from the warm-up part of a stream, then goes over the stream once: predict, score, learn when
+    the truth comes.
 
-    A `lightning_modules.stream.StreamNetwork` reads the rows. Training on crops minimises ``huber((head - wanted) / rms,
-    3) + prediction_weight * MSE(layer's predictions, layer's input)``, where `wanted` is the target relative to the present
-    level and rms its root mean square in the batch, for each row ahead; for classification the first term is the
-    cross-entropy. A crop starts with normaliser, profile and past rows as the stream had left them there, and a fresh core.
+    A `lightning_modules.stream.StreamNetwork` reads the rows. Training on crops minimises
+    ``huber((head - wanted) / rms, 3) + prediction_weight * MSE(layer's predictions, layer's input)``, where
+    `wanted` is the target relative to the present level and rms its root mean square in the batch, for each
+    row ahead; for classification the first term is the cross-entropy. A crop starts with normaliser, profile
+    and past rows as the stream had left them there, and a fresh core.
 
-    The test runs the same trained weights over the whole stream from its first row, once for each mode, side by side. Up
-    to the first scored row every mode learns; from there on only what its name says moves: the fast weights, the head or
-    all weights (`lightning_modules.stream.StreamLearner`), and `frozen` nothing. The first mode's row is the module's own.
-    A core without fast weights runs each mode once, without them.
+    The test runs the same trained weights over the whole stream from its first row, once for each mode, side
+    by side. Up to the first scored row every mode learns; from there on only what its name says moves: the
+    fast weights, the head or all weights (`lightning_modules.stream.StreamLearner`), and `frozen` nothing.
+    The first mode's row is the module's own. A core without fast weights runs each mode once, without them.
 
     Args:
         config: The DREAM layer; its `input_dim` is set to what it reads.
@@ -89,7 +102,14 @@ class OnlineModule(TaskModule):
         updates: Updates = Updates(),  # noqa: B008 - frozen
         all_updates: Updates = Updates(every=24, replay=96, lr=3e-4),  # noqa: B008 - frozen
         modes: list[
-            Literal["fast weights + head", "head", "fast weights", "frozen", "fast weights + all weights", "all weights"]
+            Literal[
+                "fast weights + head",
+                "head",
+                "fast weights",
+                "frozen",
+                "fast weights + all weights",
+                "all weights",
+            ]
         ] = ["fast weights + head", "head", "fast weights", "frozen"],  # noqa: B006 - shown by --print_config, never changed
         hidden_dims: list[int] | None = None,
         dropout: float = 0.0,
@@ -105,17 +125,32 @@ class OnlineModule(TaskModule):
         reading = reading if isinstance(reading, Reading) else Reading(**reading)
         updates = updates if isinstance(updates, Updates) else Updates(**updates)
         all_updates = all_updates if isinstance(all_updates, Updates) else Updates(**all_updates)
-        require("prediction_weight", prediction_weight, 0 <= prediction_weight < math.inf, "a finite number of at least 0")
+        require(
+            "prediction_weight",
+            prediction_weight,
+            0 <= prediction_weight < math.inf,
+            "a finite number of at least 0",
+        )
         known = all(mode in get_args(Mode) for mode in modes)
         require(
-            "modes", modes, bool(modes) and known and len(set(modes)) == len(modes), f"some of {get_args(Mode)}, each once"
+            "modes",
+            modes,
+            bool(modes) and known and len(set(modes)) == len(modes),
+            f"some of {get_args(Mode)}, each once",
         )
         shape = Shape(task, inputs, channels, horizon, season)
         self.network = StreamNetwork(shape, reading, config, core, hidden_dims, dropout, backend)
         self.title = title(core, config)
         self.save_settings(
             self.network.config,
-            **dict(task=task, inputs=inputs, channels=channels, horizon=horizon, season=season, label_delay=label_delay),
+            **dict(
+                task=task,
+                inputs=inputs,
+                channels=channels,
+                horizon=horizon,
+                season=season,
+                label_delay=label_delay,
+            ),
             core=core,
             reading=asdict(reading),
             updates=asdict(updates),
@@ -131,7 +166,9 @@ class OnlineModule(TaskModule):
             backend=backend,
         )
         plastic = core == "dream" and config.base_plasticity > 0
-        self.modes = list(modes) if plastic else list(dict.fromkeys(without_fast_weights(mode) for mode in modes))
+        self.modes = (
+            list(modes) if plastic else list(dict.fromkeys(without_fast_weights(mode) for mode in modes))
+        )
         self.updates, self.all_updates, self.label_delay = updates, all_updates, label_delay
         self.prediction_weight = prediction_weight
         self.learners: dict[str, StreamLearner] = {}
@@ -144,7 +181,9 @@ class OnlineModule(TaskModule):
 
     def prepare(self, data: L.LightningDataModule) -> None:
         if not isinstance(data, OnlineData):
-            raise ConfigError(f"`data` must be an OnlineData; got {type(data).__name__}. Try TableStream.", key="data")
+            raise ConfigError(
+                f"`data` must be an OnlineData; got {type(data).__name__}. Try TableStream.", key="data"
+            )
         if getattr(self, "data", None) is not data:
             self.__dict__.pop("_starts", None)  # they are of other data
         data.setup()
@@ -153,7 +192,8 @@ class OnlineModule(TaskModule):
         self.data = data
 
     def _told(self, targets: Tensor) -> Tensor | None:
-        """The newest known target of every row (N, T, C), given those of the rows; None where rows are their own targets."""
+        """The newest known target of every row (N, T, C), given those of the rows; None where rows are their
+        own targets."""
         shape = self.network.shape
         if not shape.told:
             return None
@@ -163,7 +203,8 @@ class OnlineModule(TaskModule):
 
     @cached_property
     def _starts(self) -> list[StreamState]:
-        """What the rows before each possible start of a crop leave in normaliser, profile and window; the core is fresh."""
+        """What the rows before each possible start of a crop leave in normaliser, profile and window; the
+        core is fresh."""
         network, (inputs, targets) = self.network, (part.to(self.device) for part in self.data.values)
         told = self._told(targets[None])
         state, states = network.init_state(), []
@@ -174,7 +215,8 @@ class OnlineModule(TaskModule):
         return states
 
     def _read(self, batch: StreamBatch) -> tuple[Features, Tensor, Tensor]:
-        """Features and the head's outputs (N, T, H, C) of crops, and the loss of the first layer's own predictions."""
+        """Features and the head's outputs (N, T, H, C) of crops, and the loss of the first layer's own
+        predictions."""
         network = self.network
         start = StreamState.cat([self._starts[row // STRIDE] for row in batch.start.tolist()])
         start = replace(start, core=network.stack.init_state(len(batch.start) * network.lanes))
@@ -186,7 +228,11 @@ class OnlineModule(TaskModule):
     @property
     def unreached(self) -> bool:
         """The head need not read the last layer's output."""
-        return isinstance(self.stack, DREAMStack) and len(self.stack.layers) > 1 and not self.network.reading.output
+        return (
+            isinstance(self.stack, DREAMStack)
+            and len(self.stack.layers) > 1
+            and not self.network.reading.output
+        )
 
     def losses(self, batch: StreamBatch) -> dict[str, Tensor]:
         features, outputs, prediction = self._read(batch)
@@ -210,10 +256,15 @@ class OnlineModule(TaskModule):
 
     def validation_step(self, batch: StreamBatch, batch_idx: int) -> None:
         terms = self.losses(batch)
-        if self.trainer.state.fn != TrainerFn.FITTING:  # there NaNGuard says so, and a later epoch may be better
+        if (
+            self.trainer.state.fn != TrainerFn.FITTING
+        ):  # there NaNGuard says so, and a later epoch may be better
             place = f"crops of {self.data.source_of(0)} from rows {batch.start.tolist()}"
             require_finite({"the loss": terms["fit"].reshape(1, 1)}, lambda _: place)
-        crops = ranks.mean(torch.tensor(0 if batch.spare else len(batch.rows), device=self.device)) * ranks.world_size()
+        crops = (
+            ranks.mean(torch.tensor(0 if batch.spare else len(batch.rows), device=self.device))
+            * ranks.world_size()
+        )
         self.log("val/loss", ranks.mean(terms["fit"]), batch_size=round(float(crops)))
 
     def configure_optimizers(self) -> Any:
@@ -273,7 +324,9 @@ class OnlineModule(TaskModule):
         supervised = self.network.shape.task != "forecasting"
         steps = learner.process(batch.rows[0, part], batch.targets[0, part] if supervised else None)
         first = int(batch.start[0]) + part.start
-        require_finite({"the prediction": steps.predictions}, lambda k: f"{self.data.source_of(0)}, row {first + k}")
+        require_finite(
+            {"the prediction": steps.predictions}, lambda k: f"{self.data.source_of(0)}, row {first + k}"
+        )
         return steps
 
     def on_test_epoch_end(self) -> None:
@@ -282,22 +335,29 @@ class OnlineModule(TaskModule):
         self.log_results(self.record.results())
 
     def figures(self) -> dict[str, Figure]:
-        """Rolling error of every mode and rival, surprise and norm of U over the stream, and when it changed."""
+        """Rolling error of every mode and rival, surprise and norm of U over the stream, and when it
+        changed."""
         return {} if self.record is None or self.record.empty else {"stream": self.record.figure()}
 
     def on_predict_epoch_start(self) -> None:
         self.learners = {self.modes[0]: self.make_learner(self.modes[0])}
 
     def predict_step(self, batch: StreamBatch, batch_idx: int) -> Tensor:
-        """Predictions of each row of a chunk by the first mode, in the data's own units; shares of the classes."""
+        """Predictions of each row of a chunk by the first mode, in the data's own units; shares of the
+        classes."""
         said = self._process(self.learners[self.modes[0]], batch, slice(0, len(batch.rows[0]))).predictions
         if self.network.shape.task != "classification":
             return self.data.unscale(said)
         return class_shares(said, self.updates.rule == "least_squares" and "all weights" not in self.modes[0])
 
     def write_predictions(self, predictions: list[Tensor], folder: Path) -> list[Path]:
-        """`forecast.csv`: the rows after the last; `predictions.csv` for the other tasks: what was said of every row."""
-        return StreamRecord(self.data, self.title, self.modes).write(torch.cat(predictions), folder) if predictions else []
+        """`forecast.csv`: the rows after the last; `predictions.csv` for the other tasks: what was said of
+        every row."""
+        return (
+            StreamRecord(self.data, self.title, self.modes).write(torch.cat(predictions), folder)
+            if predictions
+            else []
+        )
 
 
 def without_fast_weights(mode: str) -> str:

@@ -1,4 +1,5 @@
-"""The picture of a stream: how well each mode and rival did, what surprised, what was learnt, and when the data changed."""
+"""The picture of a stream: how well each mode and rival did, what surprised, what was learnt, and when the
+data changed."""
 
 from __future__ import annotations
 
@@ -9,7 +10,14 @@ from matplotlib.figure import Figure
 
 from lightning_modules.plots import MODEL, NOVEL, TRUTH, WEIGHTS, log_scale, tidy
 
-MODES = (MODEL, "#cc79a7", "#56b4e9", "#e69f00", WEIGHTS, "#7a5195")  # the first is the one that the table names first
+MODES = (
+    MODEL,
+    "#cc79a7",
+    "#56b4e9",
+    "#e69f00",
+    WEIGHTS,
+    "#7a5195",
+)  # the first is the one that the table names first
 MOST = 2000  # points of a line
 
 
@@ -52,7 +60,9 @@ def stream(
     for number, (name, values) in reversed(list(enumerate(lines.items()))):
         rival = number >= own
         color = str(greys[number - own]) if rival else MODES[number % len(MODES)]
-        top.plot(time[points], values, color=color, lw=1 if number else 1.6, ls="--" if rival else "-", label=name)
+        top.plot(
+            time[points], values, color=color, lw=1 if number else 1.6, ls="--" if rival else "-", label=name
+        )
     if min(values.min() for values in lines.values()) > 0 and label != "share of errors":
         log_scale(top)
     top.set_ylabel(f"{label}\n(mean of {window} rows)")
@@ -64,9 +74,17 @@ def stream(
     bottom.set_xlabel("row" if not np.issubdtype(time.dtype, np.datetime64) else "time")
     for axis in (top, middle, bottom):
         for k, change in enumerate(known):
-            axis.axvline(change, color=TRUTH, lw=1, ls=":", label="known change" if axis is top and not k else None)
+            axis.axvline(
+                change, color=TRUTH, lw=1, ls=":", label="known change" if axis is top and not k else None
+            )
         for k, change in enumerate(detected):
-            axis.axvline(change, color=NOVEL, lw=0.8, alpha=0.5, label="detected change" if axis is top and not k else None)
+            axis.axvline(
+                change,
+                color=NOVEL,
+                lw=0.8,
+                alpha=0.5,
+                label="detected change" if axis is top and not k else None,
+            )
         tidy(axis, time)
     handles, labels = top.get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside upper left", ncols=4, frameon=False)

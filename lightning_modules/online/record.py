@@ -41,7 +41,9 @@ class StreamRecord:
     def __init__(self, data: OnlineData, title: str, modes: Sequence[str]) -> None:
         self.data, self.title, self.modes = data, title, list(modes)
         classes = data.channels if data.task == "classification" else None
-        self.metrics: dict[str, MetricCollection] = {name: prequential_metrics(classes) for name in (*modes, *self.rivals)}
+        self.metrics: dict[str, MetricCollection] = {
+            name: prequential_metrics(classes) for name in (*modes, *self.rivals)
+        }
         for metric in self.metrics.values():
             metric.persistent()  # a stream can be stopped and gone on with
         self.errors: dict[str, list[Tensor]] = {name: [] for name in self.metrics}
@@ -92,7 +94,11 @@ class StreamRecord:
             return late.unsqueeze(1)
         length = 1 if rival == "repeat-last" else data.season
         past = targets[rows.unsqueeze(1) + torch.arange(1 - length, 1)]
-        return naive.repeat_last(past, data.horizon) if length == 1 else naive.seasonal_naive(past, data.horizon, length)
+        return (
+            naive.repeat_last(past, data.horizon)
+            if length == 1
+            else naive.seasonal_naive(past, data.horizon, length)
+        )
 
     def _score(self, model: str, rows: Tensor, said: Tensor) -> None:
         truth = self._truth(rows)
@@ -138,7 +144,9 @@ class StreamRecord:
         own = errors[self.modes[0]]
         classes = self.data.task == "classification"
         # the errors of overlapping windows go together: their sum wanders as far as the root of the horizon
-        detected = page_hinkley(own if classes else np.log(own + SMALLEST), threshold=ALARM * self.data.horizon**0.5)
+        detected = page_hinkley(
+            own if classes else np.log(own + SMALLEST), threshold=ALARM * self.data.horizon**0.5
+        )
         known = [row for row in self.data.drift_rows if rows[0] <= row <= rows[-1]]
         return plots.stream(
             self.data.times(rows),
@@ -152,7 +160,8 @@ class StreamRecord:
         )
 
     def write(self, said: Tensor, folder: Path) -> list[Path]:
-        """Write what was said of the rows (M, H, C), in the data's own units: of all, or for forecasting of the last."""
+        """Write what was said of the rows (M, H, C), in the data's own units: of all, or for forecasting of
+        the last."""
         data, names = self.data, list(self.data.stream.targets)
         said, rows = said.cpu(), np.arange(len(said))
         if data.task == "forecasting":

@@ -44,8 +44,8 @@ PROTOCOLS = {
 class PublicStream(OnlineData):
     """A public set under the leak-free online protocol of FSNet and OneNet, or Elec2 over all of its rows.
 
-    ETT: 4 months of 30 days to train on, 1 to validate, 15 as the stream; WTH and exchange: 20, 5 and 75 %; Elec2
-    (classification): every row is scored, from the first.
+    ETT: 4 months of 30 days to train on, 1 to validate, 15 as the stream; WTH and exchange: 20, 5 and 75 %;
+    Elec2 (classification): every row is scored, from the first.
 
     Args:
         name: Which set.
@@ -90,15 +90,15 @@ class PublicStream(OnlineData):
 
 
 class TableStream(OnlineData, InMemory):
-    """A CSV or Parquet file with one row per step; its columns of numbers, but for the targets, are read. `TableStream.of`
-    takes a DataFrame or an array.
+    """A CSV or Parquet file with one row per step; its columns of numbers, but for the targets, are read.
+    `TableStream.of` takes a DataFrame or an array.
 
     Args:
         path: The file: .csv or .txt (also .gz), .parquet or .pq.
         targets: Columns to predict; null for all columns of numbers, which are then forecast.
-        task: `forecasting`: the next `horizon` rows of the targets, from all columns; `regression` and `classification`:
-            the target of a row from its other columns; `auto`: classification for one target column that holds words
-            or truth values, else forecasting.
+        task: `forecasting`: the next `horizon` rows of the targets, from all columns; `regression` and
+            `classification`: the target of a row from its other columns; `auto`: classification for one
+            target column that holds words or truth values, else forecasting.
         time_column: The column of time stamps; null finds it, and counts rows where there is none.
     """
 
@@ -114,11 +114,17 @@ class TableStream(OnlineData, InMemory):
         if task not in get_args(Asked):
             raise ConfigError(f"`task` must be {', '.join(get_args(Asked))}; got {task!r}.", key="task")
         if targets is not None and (not targets or len(set(targets)) < len(targets)):
-            raise ConfigError(f"`targets` must name columns, each once, or be null for all; got {targets}.", key="targets")
+            raise ConfigError(
+                f"`targets` must name columns, each once, or be null for all; got {targets}.", key="targets"
+            )
         if task in ("regression", "classification") and targets is None:
-            raise ConfigError(f"`targets` must name the column to predict for {task}; got null.", key="targets")
+            raise ConfigError(
+                f"`targets` must name the column to predict for {task}; got null.", key="targets"
+            )
         if task == "classification" and targets is not None and len(targets) != 1:
-            raise ConfigError(f"`targets` must name one column for classification; got {targets}.", key="targets")
+            raise ConfigError(
+                f"`targets` must name one column for classification; got {targets}.", key="targets"
+            )
         self.path, self.targets, self.asked, self.time_column = path, targets, task, time_column
 
     def read(self) -> Stream:
@@ -130,16 +136,24 @@ class TableStream(OnlineData, InMemory):
             if name not in frame:
                 raise DataError(f"{self.path}: no column `{name}`. {nearest(name, map(str, frame.columns))}")
         dtypes = [frame[name].dtype for name in self.targets]
-        numeric = all(pd.api.types.is_numeric_dtype(dtype) and not pd.api.types.is_bool_dtype(dtype) for dtype in dtypes)
+        numeric = all(
+            pd.api.types.is_numeric_dtype(dtype) and not pd.api.types.is_bool_dtype(dtype) for dtype in dtypes
+        )
         asked: Task | str = self.asked
         if asked == "auto":
             asked = "classification" if len(self.targets) == 1 and not numeric else "forecasting"
         time_column = self.time_column or find_time_column(frame)
         others = number_columns(frame, self.path, [*self.targets, time_column])
         if asked == "forecasting":
-            return Stream(read_table(self.table, self.time_column, self.targets, others), "forecasting", tuple(self.targets))
+            return Stream(
+                read_table(self.table, self.time_column, self.targets, others),
+                "forecasting",
+                tuple(self.targets),
+            )
         if not others:
-            raise DataError(f"{self.path}: {asked} needs a column of numbers besides `{self.targets[0]}`; there is none.")
+            raise DataError(
+                f"{self.path}: {asked} needs a column of numbers besides `{self.targets[0]}`; there is none."
+            )
         inputs = read_table(self.table, self.time_column, others)
         if asked == "regression":
             truth = read_table(self.table, self.time_column, self.targets).values
@@ -148,13 +162,18 @@ class TableStream(OnlineData, InMemory):
         label = frame[self.targets[0]]
         if label.isna().any():
             row = int(label.isna().to_numpy().argmax())
-            raise DataError(f"{self.path}: column `{label.name}` must hold a class in every row; row {row} has none.")
+            raise DataError(
+                f"{self.path}: column `{label.name}` must hold a class in every row; row {row} has none."
+            )
         truth, classes = pd.factorize(label, sort=True)
         if len(classes) < 2:
-            raise DataError(f"{self.path}: column `{label.name}` must hold at least two classes; got {list(classes)}.")
+            raise DataError(
+                f"{self.path}: column `{label.name}` must hold at least two classes; got {list(classes)}."
+            )
         if len(classes) > len(label) / 2:
             raise DataError(
-                f"{self.path}: column `{label.name}` must hold classes that come again; {len(classes)} differ in "
+                f"{self.path}: column `{label.name}` must hold classes that come again; {len(classes)} "
+                "differ in "
                 f"{len(label)} rows. Name another of `targets`, or set `task` to regression for numbers."
             )
         return Stream(inputs, "classification", tuple(map(str, classes)), truth.astype(np.int64))

@@ -1,4 +1,5 @@
-"""`TuningAdvisor`: recognises the guide's five symptoms while a run goes on, and says what the guide advises."""
+"""`TuningAdvisor`: recognises the guide's five symptoms while a run goes on, and says what the guide
+advises."""
 
 from __future__ import annotations
 
@@ -26,15 +27,16 @@ REMARKS = "remarks.json"
 STALLED = 0.01  # relative fall of the loss within the window below which it counts as not decreasing
 LEARNT = 0.1  # relative fall since the start of the run above which a level loss has converged, not stalled
 ZIGZAG = 0.8  # share of turns of an oscillation; noise turns at two thirds of its steps
-SWING = 0.2  # size of a typical step relative to the start of the run: near 0 any noise is large beside the loss itself
+# size of a typical step relative to the start of the run: near 0 any noise is large beside the loss itself
+SWING = 0.2
 JUMP = 3.0  # times the typical loss of the window
 LOST = 0.5  # share of the norm of U that must be left
 CALM, ALARMED = 0.2, 0.5  # mean surprise below and above which a stream is known and unknown
 
 
 class Sample(NamedTuple):
-    """One logging step: training loss, and the first layer's mean surprise and mean |U| with its ceiling, 0 where fast
-    weights are switched off."""
+    """One logging step: training loss, and the first layer's mean surprise and mean |U| with its ceiling, 0
+    where fast weights are switched off."""
 
     loss: float
     surprise: float
@@ -43,22 +45,26 @@ class Sample(NamedTuple):
 
 
 class TuningAdvisor(L.Callback):
-    """Watches the last `window` logging steps and reports each symptom of the guide at most once, as a warning in the log
-    and in `remarks.json` in the run's folder, which says of each its step, the symptom and the adjustment.
+    """Watches the last `window` logging steps and reports each symptom of the guide at most once, as a
+    warning in the log and in `remarks.json` in the run's folder, which says of each its step, the symptom and
+    the adjustment.
 
     With loss l, mean surprise S and mean |U| of the first layer, at each logging step, over a full window:
 
-    - *Loss not decreasing*: the median of l over the later half is not at least 1 % below that over the earlier half,
-      nor 10 % below that at the start of the run.
-    - *Too much oscillation*: l turns at 80 % or more of its steps, and the median step is above 20 % of l at the start.
-    - *Forgets too quickly*: |U| is below half of its peak in the window although S stayed below 0.2: nothing new
-      overwrote it, it decayed.
-    - *Doesn't adapt*: S is above 0.5 in both halves, not falling by 10 %, while |U| is below 10 % of `target_norm`.
-    - *Unstable training*: l is not finite, or its last value is above 3 times the window's median and above 30 % of l
-      at the start.
+    - *Loss not decreasing*: the median of l over the later half is not at least 1 % below that over the
+      earlier half, nor 10 % below that at the start of the run.
+    - *Too much oscillation*: l turns at 80 % or more of its steps, and the median step is above 20 % of l at
+      the start.
+    - *Forgets too quickly*: |U| is below half of its peak in the window although S stayed below 0.2: nothing
+      new overwrote it, it decayed.
+    - *Doesn't adapt*: S is above 0.5 in both halves, not falling by 10 %, while |U| is below 10 % of
+      `target_norm`.
+    - *Unstable training*: l is not finite, or its last value is above 3 times the window's median and above
+      30 % of l at the start.
 
-    The start is the median over the first tenth of a window: later ones are often half learnt, and epochs have their ups and
-    downs. Fast weights that are switched off (`base_plasticity` 0) neither forget nor have to adapt.
+    The start is the median over the first tenth of a window: later ones are often half learnt, and epochs
+    have their ups and downs. Fast weights that are switched off (`base_plasticity` 0) neither forget nor have
+    to adapt.
 
     A rival of DREAM is not watched: the adjustments are of DREAM's knobs.
 
@@ -81,7 +87,11 @@ class TuningAdvisor(L.Callback):
         """Median loss over the first tenth of a window of the run."""
 
     def state_dict(self) -> dict[str, Any]:
-        return {"samples": [tuple(sample) for sample in self.samples], "reported": self.reported, "start": self.start}
+        return {
+            "samples": [tuple(sample) for sample in self.samples],
+            "reported": self.reported,
+            "start": self.start,
+        }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.samples.extend(Sample(*sample) for sample in state_dict["samples"])
@@ -90,9 +100,14 @@ class TuningAdvisor(L.Callback):
     @rank_zero_only
     def write(self, folder: str | Path) -> None:
         """`remarks.json`: the window and what was reported so far, in the order of the steps."""
-        remarks = [{"step": step, "symptom": symptom, "adjustment": text} for symptom, (step, text) in self.reported.items()]
+        remarks = [
+            {"step": step, "symptom": symptom, "adjustment": text}
+            for symptom, (step, text) in self.reported.items()
+        ]
         Path(folder).mkdir(parents=True, exist_ok=True)
-        write_atomic(Path(folder) / REMARKS, json.dumps({"window": self.window, "remarks": remarks}, indent=2) + "\n")
+        write_atomic(
+            Path(folder) / REMARKS, json.dumps({"window": self.window, "remarks": remarks}, indent=2) + "\n"
+        )
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """A run that goes on forgets what it reported after the step that it goes on from."""
@@ -121,7 +136,8 @@ class TuningAdvisor(L.Callback):
 
 
 def symptoms(samples: Sequence[Sample], window: int, start: float) -> list[str]:
-    """The symptoms that the last `window` samples show, by the rules of `TuningAdvisor`; `start` is the run's first loss."""
+    """The symptoms that the last `window` samples show, by the rules of `TuningAdvisor`; `start` is the run's
+    first loss."""
     if samples and not math.isfinite(samples[-1].loss):
         return ["Unstable training"]
     if len(samples) < window:

@@ -1,8 +1,9 @@
-"""Checkpoint files: whole or absent, told apart from damaged ones, and loaded without running anything in them.
+"""Checkpoint files: whole or absent, told apart from damaged ones, and loaded without running anything in
+them.
 
-Beside each file NAME lies NAME.sha256, in the format of `sha256sum`. It is written first, and while a file is replaced it
-holds the sums of both, so that a run that is killed at any moment leaves no file that is whole and called damaged.
-"""
+Beside each file NAME lies NAME.sha256, in the format of `sha256sum`. It is written first, and while a file is
+replaced it holds the sums of both, so that a run that is killed at any moment leaves no file that is whole
+and called damaged."""
 
 from __future__ import annotations
 
@@ -39,7 +40,9 @@ def sums_file(path: Path) -> Path:
 def _sums(path: Path) -> list[str]:
     """The sums that are right for a file; none where none are written down."""
     try:
-        return re.findall(r"^[0-9a-f]{64}", sums_file(path).read_text(encoding="utf-8"), flags=re.MULTILINE) or ["damaged"]
+        return re.findall(
+            r"^[0-9a-f]{64}", sums_file(path).read_text(encoding="utf-8"), flags=re.MULTILINE
+        ) or ["damaged"]
     except FileNotFoundError:
         return []
     except (OSError, UnicodeDecodeError):
@@ -75,7 +78,9 @@ def newest(folder: Path) -> Path | None:
             return path
         log.warning("%s is damaged: its SHA-256 is not beside it. The one before is used.", path)
     if found:
-        raise CheckpointError(f"`{folder}` must hold an intact checkpoint; all {len(found)} are damaged. Start a new run.")
+        raise CheckpointError(
+            f"`{folder}` must hold an intact checkpoint; all {len(found)} are damaged. Start a new run."
+        )
     return None
 
 
@@ -93,7 +98,8 @@ def read(path: str | Path, task: str | None = None) -> dict[str, Any]:
         task: Name of the module that will use it, if it is known.
 
     Raises:
-        CheckpointError: no such file, a URL, damaged, not a checkpoint of ours, of another format, or of another task.
+        CheckpointError: no such file, a URL, damaged, not a checkpoint of ours, of another format, or of
+            another task.
     """
     path = local(path)
     checkpoint = load(path)
@@ -105,7 +111,8 @@ def read(path: str | Path, task: str | None = None) -> dict[str, Any]:
         raise _not_ours(path, error) from error
     if number != FORMAT:
         raise CheckpointError(
-            f"{path} has format {number}, written by dream {found['version']}; dream {dream.__version__} reads format "
+            f"{path} has format {number}, written by dream {found['version']}; dream {dream.__version__} "
+            "reads format "
             f"{FORMAT}. Use that version, or train again."
         )
     if task is not None and found["task"] != task:
@@ -123,7 +130,8 @@ def load(path: Path) -> dict[str, Any]:
     """
     if not intact(path):
         raise CheckpointError(
-            f"{path} is damaged: its SHA-256 is not beside it. Take another of its run, step-*.ckpt, or train again."
+            f"{path} is damaged: its SHA-256 is not beside it. Take another of its run, step-*.ckpt, or "
+            "train again."
         )
     try:
         content: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
@@ -144,9 +152,13 @@ def local(path: str | Path) -> Path:
         CheckpointError: a URL, or no such file.
     """
     if "://" in str(path):
-        raise CheckpointError(f"`ckpt_path` must be a local file; got {path}. Download it, and check where it comes from.")
+        raise CheckpointError(
+            f"`ckpt_path` must be a local file; got {path}. Download it, and check where it comes from."
+        )
     if not Path(path).is_file():
-        raise CheckpointError(f"`ckpt_path` must be a run's folder or a checkpoint file; {path} does not exist.")
+        raise CheckpointError(
+            f"`ckpt_path` must be a run's folder or a checkpoint file; {path} does not exist."
+        )
     return Path(path)
 
 
@@ -166,16 +178,23 @@ def write(content: dict[str, Any], path: Path) -> None:
         if before:
             write_atomic(sums_file(path), ours)
     except (OSError, RuntimeError) as error:
-        cause = error if isinstance(error, OSError) else error.__context__  # torch's writer speaks of a wrong position
+        cause = (
+            error if isinstance(error, OSError) else error.__context__
+        )  # torch's writer speaks of a wrong position
         reason = cause.strerror if isinstance(cause, OSError) else str(error).splitlines()[0]
-        message = f"the checkpoint {path} could not be written: {reason}. Free or change the disk; the one before is whole."
+        message = (
+            f"the checkpoint {path} could not be written: {reason}. Free or change the disk; the one "
+            "before is whole."
+        )
         raise CheckpointError(message) from error
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
     """Reads and writes the checkpoints of the Trainer."""
 
-    def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any | None = None) -> None:
+    def save_checkpoint(
+        self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any | None = None
+    ) -> None:
         """See `write`."""
         write(checkpoint, Path(path))
 

@@ -14,7 +14,8 @@ from lightning_modules.base import TaskModule
 
 
 class SaveFigures(L.Callback):
-    """After a test, writes each of the module's figures to ``figures/NAME.png`` in the run's folder, and logs it.
+    """After a test, writes each of the module's figures to ``figures/NAME.png`` in the run's folder, and logs
+    it.
 
     Args:
         dpi: Dots per inch of the files.

@@ -1,4 +1,5 @@
-"""`NaNGuard`: a batch whose loss, gradients or fast weights are not finite never moves a weight, and is named.
+"""`NaNGuard`: a batch whose loss, gradients or fast weights are not finite never moves a weight, and is
+named.
 
 Shapes: N rows of the batch, M rows of the layer's batch (N, or a whole number of them for each), T steps.
 """
@@ -53,26 +54,30 @@ class Step(NamedTuple):
 
 
 class NaNGuard(L.Callback):
-    """Keeps weights, optimiser, priors and carried states clean of NaN and inf, and says where they came from.
+    """Keeps weights, optimiser, priors and carried states clean of NaN and inf, and says where they came
+    from.
 
-    A step is bad where its loss, the norm of its gradients, or the surprise or norm of U of any row and layer is not finite.
-    That is one flag on the device, which the optimiser reads (`found_inf`, as of a gradient scaler): in a bad step weights,
-    moments and step count stay bit for bit, and the layers' priors go back to what they were. Rows of a stream whose state
-    is lost go on from the state before (`TaskModule.carry`). With several processes the flag is that of the worst.
+    A step is bad where its loss, the norm of its gradients, or the surprise or norm of U of any row and layer
+    is not finite. That is one flag on the device, which the optimiser reads (`found_inf`, as of a gradient
+    scaler): in a bad step weights, moments and step count stay bit for bit, and the layers' priors go back to
+    what they were. Rows of a stream whose state is lost go on from the state before (`TaskModule.carry`).
+    With several processes the flag is that of the worst.
 
-    The device is waited for once per logging step (``--trainer.log_every_n_steps``) and at the end of an epoch. Then
-    ``guard/skipped``, the bad steps so far, is logged, and each bad one is named: which of loss, gradients (by parameter)
-    and layers, the step, and the rows of the source. While training, the guard stands in for the layers' own
-    `check_inputs`, which would wait in every step.
+    The device is waited for once per logging step (``--trainer.log_every_n_steps``) and at the end of an
+    epoch. Then ``guard/skipped``, the bad steps so far, is logged, and each bad one is named: which of loss,
+    gradients (by parameter) and layers, the step, and the rows of the source. While training, the guard
+    stands in for the layers' own `check_inputs`, which would wait in every step.
 
-    A step whose loss and gradients are finite can still leave weights that are not, where `lr` is far too large: the same
-    wait tells, and the run stops. No save holds such weights, nor comes after a step for which the run must stop.
+    A step whose loss and gradients are finite can still leave weights that are not, where `lr` is far too
+    large: the same wait tells, and the run stops. No save holds such weights, nor comes after a step for
+    which the run must stop.
 
-    A monitored metric of a validation that is not finite is reported the same way, and `BestCheckpoint` does not take it.
+    A monitored metric of a validation that is not finite is reported the same way, and `BestCheckpoint` does
+    not take it.
 
     Args:
-        on_bad_batch: What to do about a bad step: `skip` it and go on, or `stop` the run at the next logging step. The
-            weights are those of the steps before it either way.
+        on_bad_batch: What to do about a bad step: `skip` it and go on, or `stop` the run at the next logging
+            step. The weights are those of the steps before it either way.
         max_skipped: Bad steps in a row after which `skip` stops too, since the run is lost.
 
     Raises:
@@ -101,7 +106,9 @@ class NaNGuard(L.Callback):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.skipped, self.in_a_row = state_dict["skipped"], state_dict["in_a_row"]
 
-    def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
+    def on_save_checkpoint(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
         """Nothing is written yet: the saves so far are those before the step for which the run must stop."""
         self._require_none()
 
@@ -115,7 +122,9 @@ class NaNGuard(L.Callback):
         data = trainer.datamodule  # type: ignore[attr-defined]
         self._data = data if isinstance(data, TaskData) else None
         self._parts, self._steps, self._before, self._error = [], [], [], None
-        self._kept = {name: value for name, value in pl_module.state_dict().items() if value.is_floating_point()}
+        self._kept = {
+            name: value for name, value in pl_module.state_dict().items() if value.is_floating_point()
+        }
         self._release(pl_module)
 
     def _release(self, module: nn.Module) -> None:
@@ -130,7 +139,9 @@ class NaNGuard(L.Callback):
             cell.check_inputs = True
         self._checked = []
 
-    def on_train_batch_start(self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int) -> None:
+    def on_train_batch_start(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
         self._rows = None if self._data is None else self._data.rows_of(batch)
         self._source = None if self._data is None else self._data.sources(batch)
         if not self._before:
@@ -146,7 +157,9 @@ class NaNGuard(L.Callback):
         self, trainer: L.Trainer, pl_module: L.LightningModule, optimizer: torch.optim.Optimizer
     ) -> None:
         assert isinstance(pl_module, TaskModule)
-        named = [(name, weight.grad) for name, weight in pl_module.named_parameters() if weight.grad is not None]
+        named = [
+            (name, weight.grad) for name, weight in pl_module.named_parameters() if weight.grad is not None
+        ]
         norms = torch.stack(torch._foreach_norm([gradient for _, gradient in named]))
         pl_module.gradient_norm = torch.linalg.vector_norm(norms)
         flags = [~pl_module.gradient_norm.isfinite()]
@@ -174,7 +187,9 @@ class NaNGuard(L.Callback):
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self._end(trainer, pl_module)
 
-    def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
+    def on_exception(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException
+    ) -> None:
         self._end(trainer, pl_module)
 
     def _end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -196,9 +211,13 @@ class NaNGuard(L.Callback):
         value = trainer.callback_metrics.get(pl_module.monitor)
         if value is None or math.isfinite(value):
             return
-        message = f"`{pl_module.monitor}` of the validation after step {trainer.global_step} is {float(value)}"
+        message = (
+            f"`{pl_module.monitor}` of the validation after step {trainer.global_step} is {float(value)}"
+        )
         if self.on_bad_batch == "stop":
-            raise DREAMError(f"{message}. The weights are finite: look at the validation rows, or lower `lr`.")
+            raise DREAMError(
+                f"{message}. The weights are finite: look at the validation rows, or lower `lr`."
+            )
         log.warning("%s; it is no candidate for the best checkpoint.", message)
 
     def _look(self, pl_module: L.LightningModule) -> None:
@@ -216,7 +235,8 @@ class NaNGuard(L.Callback):
             raise DREAMError(self._error)
 
     def _count(self) -> None:
-        """Wait for the flags since the last time; count and name the bad steps, and weights that are not finite."""
+        """Wait for the flags since the last time; count and name the bad steps, and weights that are not
+        finite."""
         steps, self._steps = self._steps, []
         if not steps:
             return
@@ -231,18 +251,23 @@ class NaNGuard(L.Callback):
             message = f"step {step.number}: {self._say(step)}"
             if self.on_bad_batch == "stop":
                 self._error = (
-                    f"{message}. The step moved no weight. Repair the rows, lower `lr`, or set nan_guard.on_bad_batch=skip."
+                    f"{message}. The step moved no weight. Repair the rows, lower `lr`, or set "
+                    "nan_guard.on_bad_batch=skip."
                 )
             elif self.in_a_row > self.max_skipped:
                 self._error = (
-                    f"{message}. It is bad step {self.in_a_row} in a row, more than `nan_guard.max_skipped` allows. None of "
+                    f"{message}. It is bad step {self.in_a_row} in a row, more than `nan_guard.max_skipped` "
+                    "allows. None of "
                     "them moved a weight. Repair the rows, or lower `lr`."
                 )
             else:
                 log.warning("%s. Skipped; %d so far.", message, self.skipped)
         if any(lost) and self._error is None:
             named = [name for name, bad in zip(self._kept, lost, strict=True) if bad]
-            self._error = f"after step {steps[-1].number} these values are not finite: those of {_shown(named)}. {DIVERGED}"
+            self._error = (
+                f"after step {steps[-1].number} these values are not finite: those of "
+                f"{_shown(named)}. {DIVERGED}"
+            )
 
     def _say(self, step: Step) -> str:
         """Which tensors of a bad step are not finite, and which rows of the source it held."""
@@ -263,7 +288,9 @@ class NaNGuard(L.Callback):
         if part.rows is None or part.source is None:
             return []
         rows = part.rows.tolist()
-        lost = torch.stack([layer.reshape(len(rows), -1, layer.shape[-1]).any(1) for layer in part.lost]).any(0)  # (N, T)
+        lost = torch.stack([layer.reshape(len(rows), -1, layer.shape[-1]).any(1) for layer in part.lost]).any(
+            0
+        )  # (N, T)
         found = []
         for row, ((first, last), steps) in enumerate(zip(rows, lost.tolist(), strict=True)):
             if True in steps:
@@ -271,7 +298,9 @@ class NaNGuard(L.Callback):
                 start = first + steps.index(True) * each
                 at = f"row {start}" if each == 1 else f"rows {start} to {start + each - 1}"
                 found.append(f"{part.source(row)}, from {at} on")
-        return found or [f"{part.source(row)}, rows {first} to {last}" for row, (first, last) in enumerate(rows)]
+        return found or [
+            f"{part.source(row)}, rows {first} to {last}" for row, (first, last) in enumerate(rows)
+        ]
 
 
 def _shown(names: list[str]) -> str:

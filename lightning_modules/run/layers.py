@@ -1,4 +1,5 @@
-"""`LayerRecord`: how often each surprise came in a test, surprise and norm of U over it, and the plasticity learnt."""
+"""`LayerRecord`: how often each surprise came in a test, surprise and norm of U over it, and the plasticity
+learnt."""
 
 from __future__ import annotations
 
@@ -38,7 +39,8 @@ class LayerTally:
         self.sums = torch.zeros(3, 2 * POINTS, dtype=torch.float64, device=device)
         """Surprise, norm of U and number of steps, by point"""
         self.width, self.place = 1, 0
-        """Places of a point, and places so far: steps of streams, or rows of a batch that are read one after the other."""
+        """Places of a point, and places so far: steps of streams, or rows of a batch that are read one after
+        the other."""
 
     def add(self, seen: Observation) -> None:
         """Enter a batch."""
@@ -50,7 +52,9 @@ class LayerTally:
         values = torch.where(valid, values, 0.0).sum(1 if seen.streams else 2)
         length = values.shape[1]
         while self.place + length > self.width * 2 * POINTS:
-            self.sums = torch.cat([self.sums.unflatten(1, (POINTS, 2)).sum(2), torch.zeros_like(self.sums[:, :POINTS])], 1)
+            self.sums = torch.cat(
+                [self.sums.unflatten(1, (POINTS, 2)).sum(2), torch.zeros_like(self.sums[:, :POINTS])], 1
+            )
             self.width *= 2
         points = torch.arange(self.place, self.place + length, device=values.device) // self.width
         self.sums.index_add_(1, points, values)
@@ -62,11 +66,14 @@ class LayerTally:
 
     def load(self, tensors: Mapping[str, Tensor]) -> None:
         """Go on from what `tensors` gave."""
-        self.counts, self.sums = (tensors[name].to(self.counts.device, copy=True) for name in ("counts", "sums"))
+        self.counts, self.sums = (
+            tensors[name].to(self.counts.device, copy=True) for name in ("counts", "sums")
+        )
         self.width, self.place = tensors["place"].tolist()
 
     def plain(self) -> dict[str, Any]:
-        """For JSON: `surprise_counts` by bin; of every point of a line the place where it begins, and the means there."""
+        """For JSON: `surprise_counts` by bin; of every point of a line the place where it begins, and the
+        means there."""
         surprise, u_norm, number = self.sums.cpu().numpy()
         there = np.flatnonzero(number)
         return {
@@ -80,14 +87,14 @@ class LayerTally:
 class LayerRecord(L.Callback):
     """Writes `layers.json` into the run's folder at the end of a test, for each DREAM layer:
 
-    ``surprise_counts`` the steps of the test in each 64th of [0, 1] of surprise; ``place``, ``surprise`` and ``u_norm``
-    their means over the test, at 512 places at most; of layers with fast weights ``plasticity`` and ``tonic``, histograms
-    of the learned eta and of the tonic share over the units, and ``target_norm``, the ceiling of |U|.
+    ``surprise_counts`` the steps of the test in each 64th of [0, 1] of surprise; ``place``, ``surprise`` and
+    ``u_norm`` their means over the test, at 512 places at most; of layers with fast weights ``plasticity``
+    and ``tonic``, histograms of the learned eta and of the tonic share over the units, and ``target_norm``,
+    the ceiling of |U|.
 
-    Steps are those that the module observes in the test, all rows of a batch. A rival of DREAM has no layers to record.
-    Every process reads the whole of a test, so the first one's record is that of the run. A test that goes on with an
-    earlier one goes on with its record: `SaveProgress` keeps both.
-    """
+    Steps are those that the module observes in the test, all rows of a batch. A rival of DREAM has no layers
+    to record. Every process reads the whole of a test, so the first one's record is that of the run. A test
+    that goes on with an earlier one goes on with its record: `SaveProgress` keeps both."""
 
     def __init__(self) -> None:
         self.tallies: list[LayerTally] = []
@@ -121,8 +128,8 @@ class LayerRecord(L.Callback):
 
 
 def fast_weights(cell: DREAMCell) -> dict[str, Any]:
-    """Histograms of the learned eta and of the tonic share over the units of a layer, and the ceiling of |U|; empty where
-    it has no fast weights."""
+    """Histograms of the learned eta and of the tonic share over the units of a layer, and the ceiling of |U|;
+    empty where it has no fast weights."""
     if cell.config.base_plasticity == 0:
         return {}
     params = cell.params()

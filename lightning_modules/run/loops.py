@@ -1,11 +1,12 @@
 """Training loops that go on exactly where they stopped.
 
-A run is saved between two steps, when every counter of the Trainer's loops is whole: after an optimiser step, at the end
-of an epoch, or, if it is stopped inside a validation, as it was before that validation, which then starts over. Lightning
-can save at more places and mends the counters after loading; what is mended there would be wrong here.
+A run is saved between two steps, when every counter of the Trainer's loops is whole: after an optimiser step,
+at the end of an epoch, or, if it is stopped inside a validation, as it was before that validation, which then
+starts over. Lightning can save at more places and mends the counters after loading; what is mended there
+would be wrong here.
 
-The loops are Lightning's own otherwise. They belong to its internals, which the version bound in `pyproject.toml` pins.
-"""
+The loops are Lightning's own otherwise. They belong to its internals, which the version bound in
+`pyproject.toml` pins."""
 
 from __future__ import annotations
 
@@ -88,8 +89,12 @@ class FitLoop(_FitLoop):
             for loader in self._combined_loader.flattened:
                 if isinstance(loader.sampler, EpochOrder):
                     loader.sampler.set_epoch(self._ended)
-                    loader.sampler.first = self.epoch_loop.batch_progress.current.ready if self._goes_on else 0
-            iter(self._data_fetcher)  # the one before was made for the first epoch, when nothing had been loaded
+                    loader.sampler.first = (
+                        self.epoch_loop.batch_progress.current.ready if self._goes_on else 0
+                    )
+            iter(
+                self._data_fetcher
+            )  # the one before was made for the first epoch, when nothing had been loaded
 
     def on_advance_end(self) -> None:
         self._restarting = False  # an epoch that went on ends like any other

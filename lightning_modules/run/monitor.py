@@ -18,12 +18,11 @@ SURPRISED = 0.5  # above it a step counts as surprising
 class DREAMMonitor(L.Callback):
     """Logs, to every logger, for each layer k at each logging step, as ``dream/layer_k/...``:
 
-    ``surprise`` mean over rows and steps, without padding; ``surprised`` share of steps above 0.5; ``u_norm`` mean over
-    rows of |U| after the last step; ``threshold`` mean habituated threshold; ``plasticity`` and ``tonic`` means of the
-    learned eta and of the tonic share (layers with fast weights). The first layer's surprise and |U| also go to the
-    progress bar, beside the loss. A logging step is one of ``--trainer.log_every_n_steps``; in between nothing is
-    computed.
-    """
+    ``surprise`` mean over rows and steps, without padding; ``surprised`` share of steps above 0.5; ``u_norm``
+    mean over rows of |U| after the last step; ``threshold`` mean habituated threshold; ``plasticity`` and
+    ``tonic`` means of the learned eta and of the tonic share (layers with fast weights). The first layer's
+    surprise and |U| also go to the progress bar, beside the loss. A logging step is one of
+    ``--trainer.log_every_n_steps``; in between nothing is computed."""
 
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int

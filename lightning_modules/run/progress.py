@@ -13,8 +13,8 @@ from lightning_modules.waiting import Lines
 
 
 class PlainProgress(L.Callback):
-    """Prints, to stderr, epoch, loss, the monitored metric, seconds so far and an estimate of those left; and every ten
-    seconds how far an epoch, a validation, a test or a prediction is."""
+    """Prints, to stderr, epoch, loss, the monitored metric, seconds so far and an estimate of those left; and
+    every ten seconds how far an epoch, a validation, a test or a prediction is."""
 
     def __init__(self) -> None:
         self._start = 0.0
@@ -38,7 +38,11 @@ class PlainProgress(L.Callback):
         elapsed = time.monotonic() - self._start
         done = trainer.current_epoch - self._first_epoch + 1
         parts = [self._name(trainer)]
-        known = [name for name in ("train/loss", getattr(pl_module, "monitor", "")) if name in trainer.callback_metrics]
+        known = [
+            name
+            for name in ("train/loss", getattr(pl_module, "monitor", ""))
+            if name in trainer.callback_metrics
+        ]
         parts += [f"{name} {float(trainer.callback_metrics[name]):.4f}" for name in known]
         parts.append(f"{elapsed:.0f} s")
         if trainer.max_epochs and trainer.max_epochs > 0:
@@ -70,7 +74,13 @@ class PlainProgress(L.Callback):
 
     @rank_zero_only
     def _tell(
-        self, stage: str, batches: list[int | float], outputs: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0
+        self,
+        stage: str,
+        batches: list[int | float],
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
     ) -> None:
         """How far a stage is, of so many batches of each loader."""
         self._stage.tell(stage, (batch_idx + 1) / batches[dataloader_idx])

@@ -8,7 +8,9 @@ from typing import Any
 
 HIDDEN = "***"
 LEAST = 8  # characters of a value of the environment that counts as a secret
-_NAME = re.compile(r"(?:^|[._-])(?:api_?key|access_?key|token|secret|password|passwd|credentials?)$", re.IGNORECASE)
+_NAME = re.compile(
+    r"(?:^|[._-])(?:api_?key|access_?key|token|secret|password|passwd|credentials?)$", re.IGNORECASE
+)
 _FLAG = re.compile(r"^(--[\w.-]+)=(.+)$", re.DOTALL)
 _USER = re.compile(r"(?<=://)[^/@\s]+(?=@)")
 
@@ -16,9 +18,9 @@ _USER = re.compile(r"(?<=://)[^/@\s]+(?=@)")
 def redacted(value: Any) -> Any:
     """`value`, or the values in a list or dictionary, without secrets, ready to be written down.
 
-    Hidden are user and password of an address (``https://USER:PASSWORD@HOST``), the values of environment variables whose
-    name ends with key, token, secret, password or credentials, and settings and flags with such a name.
-    """
+    Hidden are user and password of an address (``https://USER:PASSWORD@HOST``), the values of environment
+    variables whose name ends with key, token, secret, password or credentials, and settings and flags with
+    such a name."""
     return _redacted(value, sorted(_environment(), key=len, reverse=True))
 
 

@@ -33,9 +33,10 @@ TEST = "test.ckpt"
 class SaveProgress(L.Callback):
     """Saves the run at the end of every epoch, every so many steps or minutes, and when it is told to stop.
 
-    A save holds weights, optimiser, schedule, the place in the data, carried states, the states of all random generators
-    and of the other callbacks, and the length of `metrics.jsonl`; a run that goes on from it takes the same steps as one
-    that was never stopped. The last `keep` are kept, beside the best. A test over a stream that learns is saved, too.
+    A save holds weights, optimiser, schedule, the place in the data, carried states, the states of all random
+    generators and of the other callbacks, and the length of `metrics.jsonl`; a run that goes on from it takes
+    the same steps as one that was never stopped. The last `keep` are kept, beside the best. A test over a
+    stream that learns is saved, too.
 
     Args:
         keep: Saves to keep.
@@ -71,7 +72,10 @@ class SaveProgress(L.Callback):
         if trainer.is_global_zero:
             saves = checkpoints.steps(self.folder)
             own = saves.index(self.folder / checkpoints.STEP.format(trainer.global_step))
-            for path in (*saves[:own], *saves[own + self.keep :]):  # later ones are damaged: the run went on from before
+            for path in (
+                *saves[:own],
+                *saves[own + self.keep :],
+            ):  # later ones are damaged: the run went on from before
                 checkpoints.remove(path)
 
     @property
@@ -98,12 +102,16 @@ class SaveProgress(L.Callback):
         return ranks.anywhere(flag, trainer.strategy.root_device)
 
     def on_validation_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *_: Any) -> None:
-        if self.signals.received is not None and ranks.world_size() == 1:  # others may be through with their part
+        if (
+            self.signals.received is not None and ranks.world_size() == 1
+        ):  # others may be through with their part
             if trainer.state.fn == TrainerFn.FITTING:
                 self.save(trainer)  # as before this validation, which will start over
             self.signals.stop()
 
-    def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
+    def on_save_checkpoint(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
         checkpoint["dream"] = checkpoints.identity(type(pl_module).__name__)
         checkpoint["progress"] = {
             "random": ranks.gather(random_state()),
@@ -111,11 +119,15 @@ class SaveProgress(L.Callback):
             "should_stop": trainer.should_stop,
         }
 
-    def on_load_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
+    def on_load_checkpoint(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
         self._loaded = checkpoint["progress"]
         best = trainer.checkpoint_callback
         if self.from_save and isinstance(best, ModelCheckpoint) and best.state_key in checkpoint["callbacks"]:
-            checkpoint["callbacks"][best.state_key] = moved(checkpoint["callbacks"][best.state_key], str(best.dirpath))
+            checkpoint["callbacks"][best.state_key] = moved(
+                checkpoint["callbacks"][best.state_key], str(best.dirpath)
+            )
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if self.resumes:
@@ -129,10 +141,14 @@ class SaveProgress(L.Callback):
             states = self._loaded["random"]
             set_random_state(states[min(ranks.rank(), len(states) - 1)])
             if ranks.rank() >= len(states):
-                torch.manual_seed(torch.initial_seed() + ranks.rank())  # there was no such rank; its numbers are its own
+                torch.manual_seed(
+                    torch.initial_seed() + ranks.rank()
+                )  # there was no such rank; its numbers are its own
             self._loaded = None
         elif ranks.rank() > 0:
-            torch.manual_seed(torch.initial_seed() + ranks.rank())  # rows of different processes drop different units
+            torch.manual_seed(
+                torch.initial_seed() + ranks.rank()
+            )  # rows of different processes drop different units
         self.wait()
 
     def wait(self) -> None:
@@ -183,12 +199,15 @@ class SaveProgress(L.Callback):
 
 
 def moved(state: dict[str, Any], folder: str) -> dict[str, Any]:
-    """The `state` of a ModelCheckpoint whose files are now in `folder`; it forgets the best of another one."""
+    """The `state` of a ModelCheckpoint whose files are now in `folder`; it forgets the best of another
+    one."""
 
     def here(path: str) -> str:
         return str(Path(folder) / Path(path).name) if path else path
 
-    paths = {name: here(state[name]) for name in ("best_model_path", "kth_best_model_path", "last_model_path")}
+    paths = {
+        name: here(state[name]) for name in ("best_model_path", "kth_best_model_path", "last_model_path")
+    }
     return {
         **state,
         **paths,
@@ -199,7 +218,9 @@ def moved(state: dict[str, Any], folder: str) -> dict[str, Any]:
 
 def layer_tallies(trainer: L.Trainer) -> list[LayerTally]:
     """What the test has shown of each layer so far; empty where nothing records it."""
-    return [tally for record in trainer.callbacks if isinstance(record, LayerRecord) for tally in record.tallies]  # type: ignore[attr-defined]
+    return [
+        tally for record in trainer.callbacks if isinstance(record, LayerRecord) for tally in record.tallies
+    ]  # type: ignore[attr-defined]
 
 
 def metrics_files(trainer: L.Trainer) -> list[JSONLLogger]:

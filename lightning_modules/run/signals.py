@@ -16,10 +16,10 @@ HEARD = (signal.SIGTERM, signal.SIGINT)
 class StopSignals:
     """Hears SIGTERM and Ctrl-C while the ``with`` block runs, in the main thread.
 
-    The first is kept in `received`, for whoever comes to the end of a step to see. Unless `wait` is on, and from the second
-    Ctrl-C on, it raises at once, too: KeyboardInterrupt or, for SIGTERM, Lightning's SIGTERMException. (Python ignores what
-    is raised while it collects garbage; then the end of the first step sees it.)
-    """
+    The first is kept in `received`, for whoever comes to the end of a step to see. Unless `wait` is on, and
+    from the second Ctrl-C on, it raises at once, too: KeyboardInterrupt or, for SIGTERM, Lightning's
+    SIGTERMException. (Python ignores what is raised while it collects garbage; then the end of the first step
+    sees it.)"""
 
     def __init__(self) -> None:
         self.wait = False
@@ -31,7 +31,9 @@ class StopSignals:
         self.listen()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         for number, handler in self._before.items():
             signal.signal(number, handler)
 

@@ -1,4 +1,5 @@
-"""Where a run is written down: our own `metrics.jsonl` and `results.json`, and Weights & Biases beside them."""
+"""Where a run is written down: our own `metrics.jsonl` and `results.json`, and Weights & Biases beside
+them."""
 
 from __future__ import annotations
 
@@ -69,7 +70,9 @@ class JSONLLogger(Logger):
             with self.path.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(row) + "\n")
         except OSError as error:
-            raise DataError(f"{self.path} could not be written: {error.strerror}. Free or change the disk.") from error
+            raise DataError(
+                f"{self.path} could not be written: {error.strerror}. Free or change the disk."
+            ) from error
 
     def sync(self) -> int:
         """Have the disk hold all rows; their length in bytes, as far as they are written by now."""
@@ -85,16 +88,23 @@ class JSONLLogger(Logger):
         if not self.path.exists():
             return
         if (held := self.path.stat().st_size) < length:
-            log.warning("%s has lost rows: it holds %d bytes of %d. The run goes on after them.", self.path, held, length)
+            log.warning(
+                "%s has lost rows: it holds %d bytes of %d. The run goes on after them.",
+                self.path,
+                held,
+                length,
+            )
         else:
             os.truncate(self.path, length)
 
 
 def best_validation(folder: Path, monitor: str, mode: Literal["min", "max"]) -> dict[str, float]:
-    """The metrics of the validation whose `monitor` is the lowest or highest in `metrics.jsonl` of the run in `folder`, by
-    their names without ``val/``; the first of several, and empty where there was none."""
+    """The metrics of the validation whose `monitor` is the lowest or highest in `metrics.jsonl` of the run in
+    `folder`, by their names without ``val/``; the first of several, and empty where there was none."""
     path = JSONLLogger(folder).path
-    rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.is_file() else []
+    rows = (
+        [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.is_file() else []
+    )
     seen = [row for row in rows if isinstance(row.get(monitor), float)]  # NaN and inf are texts
     if not seen:
         return {}
@@ -102,15 +112,20 @@ def best_validation(folder: Path, monitor: str, mode: Literal["min", "max"]) -> 
     return {name.removeprefix("val/"): value for name, value in best.items() if name.startswith("val/")}
 
 
-def wandb_logger(folder: Path, project: str, mode: str, group: str | None = None, id: str | None = None) -> WandbLogger:
-    """A tracked run in `folder`, one of `group`; ``offline`` writes files that ``wandb sync`` can send later. A run of the
-    same `id` is gone on with.
+def wandb_logger(
+    folder: Path, project: str, mode: str, group: str | None = None, id: str | None = None
+) -> WandbLogger:
+    """A tracked run in `folder`, one of `group`; ``offline`` writes files that ``wandb sync`` can send later.
+    A run of the same `id` is gone on with.
 
-    Weights & Biases reports its own errors and usage to its makers only where WANDB_ERROR_REPORTING asks for it.
-    """
+    Weights & Biases reports its own errors and usage to its makers only where WANDB_ERROR_REPORTING asks for
+    it."""
     folder.mkdir(parents=True, exist_ok=True)
     os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
-    settings = {"silent": True, "x_disable_meta": redacted(sys.argv) != sys.argv}  # it would write the command down
+    settings = {
+        "silent": True,
+        "x_disable_meta": redacted(sys.argv) != sys.argv,
+    }  # it would write the command down
     logger = WandbLogger(
         name=folder.name,
         project=project,
@@ -133,7 +148,8 @@ def log_table(logger: WandbLogger, results: dict[str, dict[str, float]]) -> None
 
 
 def write_results(path: Path, results: dict[str, dict[str, float]], **facts: Any) -> None:
-    """`results` as JSON, with the commit and the versions that gave them, and whatever else is known of the run."""
+    """`results` as JSON, with the commit and the versions that gave them, and whatever else is known of the
+    run."""
     packages = ("torch", "lightning", "numpy", "pandas", "torchmetrics")
     record = {
         "results": results,
@@ -151,7 +167,8 @@ def write_results(path: Path, results: dict[str, dict[str, float]], **facts: Any
 
 
 def commit() -> str | None:
-    """The commit of the checkout that this code runs from, ``-dirty`` behind it where files differ; None outside one."""
+    """The commit of the checkout that this code runs from, ``-dirty`` behind it where files differ; None
+    outside one."""
     root = Path(dream.__file__).parent.parent
     if not (root / ".git").exists():
         return None

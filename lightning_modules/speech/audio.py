@@ -28,21 +28,29 @@ def decode(content: bytes, name: str, sample_rate: int) -> np.ndarray:
         sample_rate: Hz that it must have: nothing is resampled.
 
     Raises:
-        DataError: not a WAV file, damaged, truncated, empty, of another sample rate, or with values that are not finite.
+        DataError: not a WAV file, damaged, truncated, empty, of another sample rate, or with values that are
+            not finite.
     """
     if content[:4] != b"RIFF" or content[8:12] != b"WAVE":
-        raise DataError(f"{name}: must be a WAV file (RIFF, WAVE); it starts with {content[:12]!r}. Convert it to WAV.")
+        raise DataError(
+            f"{name}: must be a WAV file (RIFF, WAVE); it starts with {content[:12]!r}. Convert it to WAV."
+        )
     declared = int.from_bytes(content[4:8], "little") + 8
     if declared > len(content) + 1:  # one byte of padding may be missing
-        raise DataError(f"{name}: truncated: its header says {declared} bytes; there are {len(content)}. Bring it again.")
+        raise DataError(
+            f"{name}: truncated: its header says {declared} bytes; there are {len(content)}. Bring it again."
+        )
     try:
         with soundfile.SoundFile(io.BytesIO(content)) as file:
             rate, channels = file.samplerate, file.read(file.frames, dtype="float32", always_2d=True)
     except soundfile.LibsndfileError as error:
-        raise DataError(f"{name}: cannot be read as WAV ({error.error_string.rstrip('. ')}). Convert it again.") from None
+        raise DataError(
+            f"{name}: cannot be read as WAV ({error.error_string.rstrip('. ')}). Convert it again."
+        ) from None
     if rate != sample_rate:
         raise DataError(
-            f"{name}: the sample rate must be {sample_rate} Hz; it has {rate}. Resample it, or set `data.mfcc.sample_rate` "
+            f"{name}: the sample rate must be {sample_rate} Hz; it has {rate}. Resample it, or set "
+            "`data.mfcc.sample_rate` "
             "to that of all recordings."
         )
     if not len(channels):
@@ -51,7 +59,8 @@ def decode(content: bytes, name: str, sample_rate: int) -> np.ndarray:
     if not (np.abs(samples) <= LOUDEST).all():  # NaN is not
         place = int((~(np.abs(samples) <= LOUDEST)).argmax())
         raise DataError(
-            f"{name}: samples must be finite, with full scale 1; number {place} is {samples[place]:g}. Write it again, for "
+            f"{name}: samples must be finite, with full scale 1; number {place} is {samples[place]:g}. Write "
+            "it again, for "
             "instance as 16-bit PCM."
         )
     return samples
@@ -67,16 +76,20 @@ def read_wav(path: str | Path, sample_rate: int) -> np.ndarray:
     if not file.is_file():
         raise DataError(f"{path}: no such file. Correct the path or leave the line out.")
     if file.stat().st_size > MOST_BYTES:
-        raise DataError(f"{path}: a recording must have at most {MOST_BYTES} bytes; it has {file.stat().st_size}. Cut it.")
+        raise DataError(
+            f"{path}: a recording must have at most {MOST_BYTES} bytes; it has {file.stat().st_size}. Cut it."
+        )
     return decode(file.read_bytes(), str(path), sample_rate)
 
 
 class WavZip:
-    """The WAV files in a zip archive, each read into memory when it is asked for by its name; nothing is ever unpacked.
+    """The WAV files in a zip archive, each read into memory when it is asked for by its name; nothing is ever
+    unpacked.
 
     Raises:
-        DataError: not a zip archive, or a damaged one; a member whose name leaves the archive (absolute, or with `..`), so
-            that it would overwrite files where somebody unpacked it; one that unpacks to more than `MOST_BYTES`.
+        DataError: not a zip archive, or a damaged one; a member whose name leaves the archive (absolute, or
+            with `..`), so that it would overwrite files where somebody unpacked it; one that unpacks to more
+            than `MOST_BYTES`.
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -88,10 +101,13 @@ class WavZip:
         for member in self.archive.infolist():
             place = PurePosixPath(member.filename.replace("\\", "/"))
             if place.is_absolute() or ".." in place.parts or ":" in "".join(place.parts[:1]):
-                raise DataError(f"{path}: members must lie within the archive; got {member.filename!r}. Do not unpack it.")
+                raise DataError(
+                    f"{path}: members must lie within the archive; got {member.filename!r}. Do not unpack it."
+                )
             if member.file_size > MOST_BYTES:
                 raise DataError(
-                    f"{path}: a recording must have at most {MOST_BYTES} bytes; {member.filename!r} unpacks to "
+                    f"{path}: a recording must have at most {MOST_BYTES} bytes; {member.filename!r} unpacks "
+                    "to "
                     f"{member.file_size}. Do not unpack it."
                 )
 
@@ -110,6 +126,16 @@ class WavZip:
             content = self.archive.read(name)
         except KeyError:
             raise DataError(f"{self.path}: there is no member {name!r}. Bring the archive again.") from None
-        except (zipfile.BadZipFile, zlib.error, lzma.LZMAError, RuntimeError, OSError, EOFError, ValueError) as error:
-            raise DataError(f"{self.path}: {name!r} cannot be read ({error}). Bring the archive again.") from None
+        except (
+            zipfile.BadZipFile,
+            zlib.error,
+            lzma.LZMAError,
+            RuntimeError,
+            OSError,
+            EOFError,
+            ValueError,
+        ) as error:
+            raise DataError(
+                f"{self.path}: {name!r} cannot be read ({error}). Bring the archive again."
+            ) from None
         return decode(content, f"{self.path}, {name}", sample_rate)

@@ -50,16 +50,17 @@ class _Batches(Dataset[SpeechBatch]):
 class SpeechData(TaskData, ABC):
     """Utterances as MFCC features: single recordings, or strings of recordings of one speaker.
 
-    Features are standardised over the frames of each utterance (cepstral mean and variance normalisation), so that neither
-    loudness nor microphone counts and nothing is taken from other recordings; they are computed once. No recording is in
-    two parts. Batches hold utterances of similar length, in another random order each epoch.
+    Features are standardised over the frames of each utterance (cepstral mean and variance normalisation), so
+    that neither loudness nor microphone counts and nothing is taken from other recordings; they are computed
+    once. No recording is in two parts. Batches hold utterances of similar length, in another random order
+    each epoch.
 
-    With `string`, the recordings of a part are joined: every recording of each speaker once, in random order, cut into
-    strings of `string[0]` to `string[1]` recordings with `silence` between them. Those of the training part are drawn
-    anew each epoch; those of validation and test stay.
+    With `string`, the recordings of a part are joined: every recording of each speaker once, in random order,
+    cut into strings of `string[0]` to `string[1]` recordings with `silence` between them. Those of the
+    training part are drawn anew each epoch; those of validation and test stay.
 
-    With `speeds`, each utterance of the training part is played at one of them, drawn anew each epoch: faster is shorter and
-    higher, like another voice (Ko et al., Audio augmentation for speech recognition, 2015).
+    With `speeds`, each utterance of the training part is played at one of them, drawn anew each epoch: faster
+    is shorter and higher, like another voice (Ko et al., Audio augmentation for speech recognition, 2015).
 
     Args:
         task: `classification`: which of the things that are said; `recognition`: the sequence of tokens.
@@ -93,19 +94,31 @@ class SpeechData(TaskData, ABC):
         if task not in get_args(Task):
             raise ConfigError(f"`task` must be {' or '.join(get_args(Task))}; got {task!r}.", key="task")
         if tokens not in get_args(Tokens):
-            raise ConfigError(f"`tokens` must be {' or '.join(get_args(Tokens))}; got {tokens!r}.", key="tokens")
+            raise ConfigError(
+                f"`tokens` must be {' or '.join(get_args(Tokens))}; got {tokens!r}.", key="tokens"
+            )
         if vocabulary is not None and (len(vocabulary) < 2 or len(set(vocabulary)) < len(vocabulary)):
-            raise ConfigError(f"`vocabulary` must name two things or more, each once; got {vocabulary}.", key="vocabulary")
+            raise ConfigError(
+                f"`vocabulary` must name two things or more, each once; got {vocabulary}.", key="vocabulary"
+            )
         if string is not None and not (len(string) == 2 and 1 <= string[0] <= string[1] <= 1000):
-            raise ConfigError(f"`string` must be two numbers from 1 to 1000, least and most; got {string}.", key="string")
+            raise ConfigError(
+                f"`string` must be two numbers from 1 to 1000, least and most; got {string}.", key="string"
+            )
         if string is not None and task == "classification":
-            raise ConfigError(f"`string` must be null for classification; got {string}. Set `task`.", key="string")
+            raise ConfigError(
+                f"`string` must be null for classification; got {string}. Set `task`.", key="string"
+            )
         if not (len(silence) == 2 and 0 <= silence[0] <= silence[1] <= 60):
-            raise ConfigError(f"`silence` must be two times from 0 to 60 s, least and most; got {silence}.", key="silence")
+            raise ConfigError(
+                f"`silence` must be two times from 0 to 60 s, least and most; got {silence}.", key="silence"
+            )
         if not speeds or not all(0.5 <= speed <= 2 for speed in speeds):
             raise ConfigError(f"`speeds` must hold one or more from 0.5 to 2; got {speeds}.", key="speeds")
         if not 0 < validation < 1:
-            raise ConfigError(f"`validation` must be a share above 0 and below 1; got {validation!r}.", key="validation")
+            raise ConfigError(
+                f"`validation` must be a share above 0 and below 1; got {validation!r}.", key="validation"
+            )
         self._task, self.kind, self._vocabulary = task, tokens, vocabulary
         self.mfcc = mfcc if isinstance(mfcc, MFCC) else MFCC(**mfcc)
         self.stack, self.seed = require_int("stack", stack), require_int("seed", seed, least=0)
@@ -126,21 +139,30 @@ class SpeechData(TaskData, ABC):
     def recordings(self) -> list[Recording]:
         """As read; some for validation, and every one in one part only."""
         found = self.read()
-        if again := [name for name, times in Counter(recording.name for recording in found).items() if times > 1]:
-            raise DataError(f"{self.source}: every recording must be there once; {again[0]} is there more often.")
+        if again := [
+            name for name, times in Counter(recording.name for recording in found).items() if times > 1
+        ]:
+            raise DataError(
+                f"{self.source}: every recording must be there once; {again[0]} is there more often."
+            )
         parts = [recording.part for recording in found]
         if "val" not in parts:
-            for place in spread([r if r.part == "train" else None for r in found], self.validation, self.seed):
+            for place in spread(
+                [r if r.part == "train" else None for r in found], self.validation, self.seed
+            ):
                 parts[place] = "val"
         missing = [part for part in ("train", "val", "test") if part not in parts]
         if set(parts) == {"predict"}:
             if self._vocabulary is None:
                 raise ConfigError(
-                    f"`vocabulary` must be that of the checkpoint where nothing is written down ({self.source}); got None.",
+                    "`vocabulary` must be that of the checkpoint where nothing is written down "
+                    f"({self.source}); got None.",
                     key="vocabulary",
                 )
         elif missing:
-            raise DataError(f"{self.source}: the {missing[0]} part of its {len(found)} recordings is empty. Bring more.")
+            raise DataError(
+                f"{self.source}: the {missing[0]} part of its {len(found)} recordings is empty. Bring more."
+            )
         return [replace(recording, part=part) for recording, part in zip(found, parts, strict=True)]
 
     @property
@@ -180,7 +202,9 @@ class SpeechData(TaskData, ABC):
                 raise DataError(f"{self.source}: at least two things must be said; got {sorted(said)}.")
             return tuple(sorted(said))
         if unknown := sorted(said - set(self._vocabulary)):
-            raise ConfigError(f"`vocabulary` must hold all that is said; {unknown[0]!r} is not in it.", key="vocabulary")
+            raise ConfigError(
+                f"`vocabulary` must hold all that is said; {unknown[0]!r} is not in it.", key="vocabulary"
+            )
         return tuple(self._vocabulary)
 
     @cached_property
@@ -189,7 +213,8 @@ class SpeechData(TaskData, ABC):
         return {part: self._drawn(part, torch.Generator().manual_seed(self.seed)) for part in get_args(Part)}
 
     def _drawn(self, part: Part, generator: torch.Generator) -> list[Utterance]:
-        """The utterances of a part, in random order; as many, of as many recordings each, whatever is drawn."""
+        """The utterances of a part, in random order; as many, of as many recordings each, whatever is
+        drawn."""
         numbers = [k for k, recording in enumerate(self.recordings) if recording.part == part]
         if self.string is None or part == "predict":
             found = [Utterance((k,)) for k in range(len(numbers))]
@@ -213,11 +238,15 @@ class SpeechData(TaskData, ABC):
         joined = np.concatenate(pieces)
         if utterance.speed == 1:
             return joined
-        return np.interp(np.arange(0, len(joined), utterance.speed), np.arange(len(joined)), joined).astype(np.float32)
+        return np.interp(np.arange(0, len(joined), utterance.speed), np.arange(len(joined)), joined).astype(
+            np.float32
+        )
 
     def length(self, utterance: Utterance) -> int:
         """Samples of an utterance."""
-        samples = sum(len(self.recordings[number].samples) for number in utterance.recordings) + sum(utterance.gaps)
+        samples = sum(len(self.recordings[number].samples) for number in utterance.recordings) + sum(
+            utterance.gaps
+        )
         return math.ceil(samples / utterance.speed)
 
     def frames(self, utterance: Utterance) -> int:
@@ -269,13 +298,15 @@ class SpeechData(TaskData, ABC):
         """Reads and checks the recordings; calling it again changes nothing.
 
         Raises:
-            DataError: a recording is too short to have features, or to have a step for each of its tokens; a part has too
-                few recordings for a string.
+            DataError: a recording is too short to have features, or to have a step for each of its tokens; a
+                part has too few recordings for a string.
         """
         for part in sorted({recording.part for recording in self.recordings}):
             self._require_utterances(part)
         for number, recording in enumerate(self.recordings):
-            self._require_length(Utterance((number,), (), max(self.speeds) if recording.part == "train" else 1.0))
+            self._require_length(
+                Utterance((number,), (), max(self.speeds) if recording.part == "train" else 1.0)
+            )
 
     @cached_property
     def _staying(self) -> set[Utterance]:
@@ -298,13 +329,16 @@ class SpeechData(TaskData, ABC):
             steps, needed = (frames - 1) // self.stack, needed + 1
         if steps < needed:
             raise DataError(
-                f"{name}: {len(tokens)} tokens need {needed} steps; there are {steps}. Lower `stack` or `mfcc.hop`, or "
+                f"{name}: {len(tokens)} tokens need {needed} steps; there are {steps}. Lower `stack` or "
+                "`mfcc.hop`, or "
                 "repair what is said there."
             )
 
     def train_dataloader(self) -> DataLoader[SpeechBatch]:
         draw = partial(self._drawn, "train")
-        return self._loader("train", similar(len(self.utterances["train"]), draw, self.frames, self.batch_size))
+        return self._loader(
+            "train", similar(len(self.utterances["train"]), draw, self.frames, self.batch_size)
+        )
 
     def val_dataloader(self) -> DataLoader[SpeechBatch]:
         return self._loader("val", self._in_order("val"))
@@ -331,8 +365,14 @@ class SpeechData(TaskData, ABC):
 
     def _require_utterances(self, part: Part) -> None:
         if not self.utterances[part]:
-            few = "" if self.string is None else f" (no speaker has {self.string[0]} recordings there, see `string`)"
-            raise DataError(f"{self.source}: there is no utterance in the {part} part{few}. Bring more recordings of it.")
+            few = (
+                ""
+                if self.string is None
+                else f" (no speaker has {self.string[0]} recordings there, see `string`)"
+            )
+            raise DataError(
+                f"{self.source}: there is no utterance in the {part} part{few}. Bring more recordings of it."
+            )
 
     def rows_of(self, batch: SpeechBatch) -> Tensor:
         return batch.lengths.new_tensor([[0, batch.features.shape[1] - 1]]).expand(len(batch.lengths), 2)
@@ -344,12 +384,18 @@ class SpeechData(TaskData, ABC):
         return batch.names.__getitem__
 
     def nearest_mean(self, heard: Sequence[SpeechBatch]) -> Tensor:
-        """(N,) the class that the utterances of these batches are nearest to: see `lightning_modules.naive.nearest_mean`."""
+        """(N,) the class that the utterances of these batches are nearest to: see
+        `lightning_modules.naive.nearest_mean`."""
         known = [self.features(utterance) for utterance in self.utterances["train"]]
         labels = torch.tensor([self.numbers(utterance)[0] for utterance in self.utterances["train"]])
-        asked = [row[:length] for batch in heard for row, length in zip(batch.features, batch.lengths.tolist(), strict=True)]
+        asked = [
+            row[:length]
+            for batch in heard
+            for row, length in zip(batch.features, batch.lengths.tolist(), strict=True)
+        ]
         means, places = (  # of frames, since there may be fewer steps than thirds
-            torch.stack([thirds(steps.reshape(-1, self.mfcc.features)) for steps in part]) for part in (known, asked)
+            torch.stack([thirds(steps.reshape(-1, self.mfcc.features)) for steps in part])
+            for part in (known, asked)
         )
         return nearest_mean(means, labels, places)
 
@@ -359,10 +405,22 @@ class SpeechData(TaskData, ABC):
         counts = {part: len(found) for part, found in self.utterances.items() if found}
         return [
             ("source", self.source),
-            ("recordings", f"{len(seconds)}, {min(seconds):.2f} to {max(seconds):.2f} s, {len(speakers)} speakers"),
-            ("task", self._task if self.string is None else f"{self._task} of strings of {self.string} recordings"),
-            ("classes" if self._task == "classification" else f"tokens, {self.kind}", ", ".join(self.vocabulary)),
-            ("features", f"{self.mfcc.features} every {1000 * self.mfcc.hop:g} ms, {self.stack} of them a step"),
+            (
+                "recordings",
+                f"{len(seconds)}, {min(seconds):.2f} to {max(seconds):.2f} s, {len(speakers)} speakers",
+            ),
+            (
+                "task",
+                self._task if self.string is None else f"{self._task} of strings of {self.string} recordings",
+            ),
+            (
+                "classes" if self._task == "classification" else f"tokens, {self.kind}",
+                ", ".join(self.vocabulary),
+            ),
+            (
+                "features",
+                f"{self.mfcc.features} every {1000 * self.mfcc.hop:g} ms, {self.stack} of them a step",
+            ),
             *((name, f"{count} utterances") for name, count in counts.items()),
         ]
 

@@ -1,7 +1,7 @@
 """From the tokens' probabilities of each step to what is said: connectionist temporal classification (CTC).
 
-An alignment names a token or the blank, number 0, at every step; it says what is left when repeats and then blanks are
-taken out. Source: Graves et al., Connectionist temporal classification, 2006.
+An alignment names a token or the blank, number 0, at every step; it says what is left when repeats and then
+blanks are taken out. Source: Graves et al., Connectionist temporal classification, 2006.
 
 Shapes: T steps, V tokens with the blank.
 """
@@ -24,17 +24,22 @@ def greedy(log_probs: np.ndarray) -> list[int]:
 
 
 def beam_search(log_probs: np.ndarray, width: int) -> tuple[list[int], float]:
-    """The likeliest thing that `log_probs` (T, V) say, and the logarithm of its probability, over all its alignments.
+    """The likeliest thing that `log_probs` (T, V) say, and the logarithm of its probability, over all its
+    alignments.
 
-    Prefix beam search: the `width` likeliest beginnings are kept at each step, each with the probability of all its
-    alignments that end in a blank and of those that end in its last token. Exact if `width` holds all beginnings and no
-    token is ever below `LEAST`; else a lower bound. Source: Hannun et al., First-pass large vocabulary continuous speech
-    recognition using bi-directional recurrent DNNs, 2014, here without a language model.
-    """
+    Prefix beam search: the `width` likeliest beginnings are kept at each step, each with the probability of
+    all its alignments that end in a blank and of those that end in its last token. Exact if `width` holds all
+    beginnings and no token is ever below `LEAST`; else a lower bound. Source: Hannun et al., First-pass large
+    vocabulary continuous speech recognition using bi-directional recurrent DNNs, 2014, here without a
+    language model."""
     beams: dict[tuple[int, ...], tuple[float, float]] = {(): (0.0, -np.inf)}
     for step in log_probs:
         grown: defaultdict[tuple[int, ...], list[float]] = defaultdict(lambda: [-np.inf, -np.inf])
-        likely = [(int(token), float(step[token])) for token in np.flatnonzero(step > np.log(LEAST)) if token != BLANK]
+        likely = [
+            (int(token), float(step[token]))
+            for token in np.flatnonzero(step > np.log(LEAST))
+            if token != BLANK
+        ]
         for prefix, (blank, last) in beams.items():
             both = _add(blank, last)
             own = grown[prefix]

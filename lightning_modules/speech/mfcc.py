@@ -19,27 +19,32 @@ from lightning_modules.base import require
 
 WIDTH = 9  # frames that a derivative is fitted to
 AMIN, TOP_DB = 1e-10, 80.0  # least power, and how far below the loudest power of a recording the level may go
-_LINEAR, _LOG_FROM, _LOG_STEP = 200 / 3, 1000.0, math.log(6.4) / 27  # Slaney: Hz per mel, Hz where logarithms begin, step
+_LINEAR, _LOG_FROM, _LOG_STEP = (
+    200 / 3,
+    1000.0,
+    math.log(6.4) / 27,
+)  # Slaney: Hz per mel, Hz where logarithms begin, step
 
 
 @dataclass(frozen=True)
 class MFCC:
     """13 coefficients, deltas and double deltas: 39 features of each frame.
 
-        power_tf = |STFT(x)|^2,  Hann window, frame t centred on sample t hop, zeros beyond both ends
-        level_tm = max(10 log10 max(sum_f mel_mf power_tf, 1e-10), loudest of the recording - 80)      [dB]
-        mfcc_tq  = sum_m dct_qm level_tm,  orthonormal DCT-II
-        delta, double delta: first and second derivative, by frame, of a parabola's or line's least-squares fit to 9 frames
-        (Savitzky and Golay, 1964); the first and last 4 frames take the derivative of the fit nearest to them
+        power_tf = |STFT(x)|^2, Hann window, frame t centred on sample t hop, zeros beyond both ends level_tm
+        = max(10 log10 max(sum_f mel_mf power_tf, 1e-10), loudest of the recording - 80) [dB] mfcc_tq = sum_m
+        dct_qm level_tm, orthonormal DCT-II delta, double delta: first and second derivative, by frame, of a
+        parabola's or line's least-squares fit to 9 frames (Savitzky and Golay, 1964); the first and last 4
+        frames take the derivative of the fit nearest to them
 
-    Mel bands are triangles of equal area on Slaney's scale (linear below 1 kHz, logarithmic above), from 0 to half the
-    sample rate. Values agree with librosa's (`feature.mfcc`, `feature.delta`).
+    Mel bands are triangles of equal area on Slaney's scale (linear below 1 kHz, logarithmic above), from 0 to
+    half the sample rate. Values agree with librosa's (`feature.mfcc`, `feature.delta`).
 
     Args:
         sample_rate: Hz of the recordings.
         window: Length of the window, in seconds.
         hop: Seconds from frame to frame.
-        n_fft: Samples of the Fourier transform, an even number; the power of two from the window on if not given.
+        n_fft: Samples of the Fourier transform, an even number; the power of two from the window on if not
+            given.
         n_mels: Mel bands.
         n_mfcc: Coefficients kept.
 
@@ -63,7 +68,12 @@ class MFCC:
         require("n_fft", self.n_fft, fits, "even, from the window's samples to 65536")
         require("n_mfcc", self.n_mfcc, 1 <= self.n_mfcc <= self.n_mels, "from 1 to `n_mels`")
         full = self.n_mels <= self.fft and bool((self.filters.amax(1) > 0).all())
-        require("n_mels", self.n_mels, full, f"few enough for every band to hold a frequency of `n_fft` {self.fft}")
+        require(
+            "n_mels",
+            self.n_mels,
+            full,
+            f"few enough for every band to hold a frequency of `n_fft` {self.fft}",
+        )
 
     @property
     def window_samples(self) -> int:
@@ -112,7 +122,9 @@ class MFCC:
     def taps(self) -> Tensor:
         """(2, 1, WIDTH) what a line's slope and a parabola's curvature weigh the frames with."""
         place = np.arange(WIDTH) - WIDTH // 2
-        fits = [math.factorial(k) * np.linalg.pinv(np.vander(place, k + 1, increasing=True))[k] for k in (1, 2)]
+        fits = [
+            math.factorial(k) * np.linalg.pinv(np.vander(place, k + 1, increasing=True))[k] for k in (1, 2)
+        ]
         return torch.from_numpy(np.stack(fits)).float().unsqueeze(1)
 
     def coefficients(self, samples: Tensor) -> Tensor:
@@ -133,12 +145,14 @@ class MFCC:
         """
         if samples < self.least:
             raise DataError(
-                f"a recording must last at least {self.least / self.sample_rate:g} s, {WIDTH} frames, to have derivatives; "
+                f"a recording must last at least {self.least / self.sample_rate:g} s, {WIDTH} frames, to "
+                "have derivatives; "
                 f"got {samples / self.sample_rate:g} s ({samples} samples). Leave it out."
             )
 
     def __call__(self, samples: Tensor) -> Tensor:
-        """(N, T, 3 Q) features of `samples` (N, S), float32 between -1 and 1: coefficients, deltas, double deltas.
+        """(N, T, 3 Q) features of `samples` (N, S), float32 between -1 and 1: coefficients, deltas, double
+        deltas.
 
         Raises:
             DataError: the rows are shorter than `least`.
@@ -153,7 +167,11 @@ class MFCC:
 
 
 def _mel(hertz: float) -> float:
-    return hertz / _LINEAR if hertz < _LOG_FROM else _LOG_FROM / _LINEAR + math.log(hertz / _LOG_FROM) / _LOG_STEP
+    return (
+        hertz / _LINEAR
+        if hertz < _LOG_FROM
+        else _LOG_FROM / _LINEAR + math.log(hertz / _LOG_FROM) / _LOG_STEP
+    )
 
 
 def _hertz(mel: np.ndarray) -> np.ndarray:

@@ -1,7 +1,7 @@
 """`SpeechModule`: which word is said, or which words, from the features of whole utterances.
 
-Shapes: N utterances of the batch, T steps of the longest, I inputs, W width of the layer's output, V classes or tokens.
-"""
+Shapes: N utterances of the batch, T steps of the longest, I inputs, W width of the layer's output, V classes
+or tokens."""
 
 from __future__ import annotations
 
@@ -48,26 +48,27 @@ class Reading(NamedTuple):
 class SpeechModule(TaskModule):
     """Reads the features of utterances with a core, and says what is said in them.
 
-    The core reads padded batches with their lengths (`DREAMStack.trace`, the way of `forward_with_mask`): padding changes
-    nothing. The head reads its output and, with `error`, its prediction error, z_t.
+    The core reads padded batches with their lengths (`DREAMStack.trace`, the way of `forward_with_mask`):
+    padding changes nothing. The head reads its output and, with `error`, its prediction error, z_t.
 
     - `classification`: ``softmax(mean_t z_t E + e)`` over the valid steps, minimising the cross-entropy;
     - `recognition`: ``softmax(z_t E + e)`` at every step over blank and tokens, minimising the CTC loss,
       ``-ln p(tokens) / tokens``; decoded greedily and by beam search (`lightning_modules.speech.decoding`).
 
-    Added to either: `prediction_weight` times the mean squared error of the layer's own predictions. In training a stretch
-    of each utterance is hidden (`mask`) and noise is added to the features (`noise`).
+    Added to either: `prediction_weight` times the mean squared error of the layer's own predictions. In
+    training a stretch of each utterance is hidden (`mask`) and noise is added to the features (`noise`).
 
     Table: the module; the same weights with plasticity off (DREAM with fast weights only); for classification
-    `nearest mean`: the class to whose mean the utterance is nearest, in units of the deviation within classes; an
-    utterance counts as the mean features of its first, middle and last third.
+    `nearest mean`: the class to whose mean the utterance is nearest, in units of the deviation within
+    classes; an utterance counts as the mean features of its first, middle and last third.
 
     Args:
         config: The DREAM layer; its `input_dim` is set to the width of a step.
         task: What is asked of each utterance; set by the data.
         inputs: Width of a step; set by the data.
         channels: Number of classes or tokens; set by the data.
-        core: What reads the utterance: DREAM, or a rival of as many parameters: `lstm`, `gru`, `rnn`, `linear`.
+        core: What reads the utterance: DREAM, or a rival of as many parameters: `lstm`, `gru`, `rnn`,
+            `linear`.
         hidden_dims: Width of each layer; one of `config.hidden_dim` if not given.
         dropout: Share dropped between layers and before the head, in training.
         error: Whether the head reads the layer's prediction error beside its output.
@@ -113,7 +114,12 @@ class SpeechModule(TaskModule):
         require("mask", mask, 0 <= mask <= 0.5, "a share from 0 to 0.5")
         require("noise", noise, 0 <= noise <= 10, "from 0 to 10 deviations")
         require("beam", beam, 1 <= beam <= 1000, "from 1 to 1000")
-        require("prediction_weight", prediction_weight, 0 <= prediction_weight < np.inf, "a finite number of at least 0")
+        require(
+            "prediction_weight",
+            prediction_weight,
+            0 <= prediction_weight < np.inf,
+            "a finite number of at least 0",
+        )
         config = replace(config, input_dim=inputs, rank=min(config.rank, inputs))
         self.save_settings(
             config,
@@ -154,7 +160,9 @@ class SpeechModule(TaskModule):
 
     def prepare(self, data: L.LightningDataModule) -> None:
         if not isinstance(data, SpeechData):
-            raise ConfigError(f"`data` must be a SpeechData; got {type(data).__name__}. Try SpeechFolder.", key="data")
+            raise ConfigError(
+                f"`data` must be a SpeechData; got {type(data).__name__}. Try SpeechFolder.", key="data"
+            )
         data.setup()
         self.data, self.vocabulary = data, data.vocabulary
 
@@ -195,7 +203,9 @@ class SpeechModule(TaskModule):
         if self.task == "classification":
             return cross_entropy(log_probs, batch.tokens[:, 0], reduction="none")
         tokens = (batch.tokens + 1).clamp_min(0)
-        values = ctc_loss(log_probs.transpose(0, 1), tokens, batch.lengths, batch.counts, BLANK, reduction="none")
+        values = ctc_loss(
+            log_probs.transpose(0, 1), tokens, batch.lengths, batch.counts, BLANK, reduction="none"
+        )
         return values / batch.counts
 
     def varied(self, features: Tensor, lengths: Tensor) -> Tensor:
@@ -222,7 +232,10 @@ class SpeechModule(TaskModule):
         self.observe(reading.traces, reading.states, batch.lengths)
         own = 0 if batch.spare else 1
         rows, steps = ranks.mean(self.counted(batch))
-        fit, prediction = own * self.misfit(reading.log_probs, batch).sum() / rows, own * reading.prediction_loss / steps
+        fit, prediction = (
+            own * self.misfit(reading.log_probs, batch).sum() / rows,
+            own * reading.prediction_loss / steps,
+        )
         return {"loss": fit + self.prediction_weight * prediction, "fit": fit, "prediction_loss": prediction}
 
     def _require_finite(self, batch: SpeechBatch, log_probs: Tensor) -> None:
@@ -234,7 +247,9 @@ class SpeechModule(TaskModule):
 
     def validation_step(self, batch: SpeechBatch, batch_idx: int) -> None:
         log_probs = self(batch.features, batch.lengths).log_probs
-        if self.trainer.state.fn != TrainerFn.FITTING:  # there NaNGuard says so, and a later epoch may be better
+        if (
+            self.trainer.state.fn != TrainerFn.FITTING
+        ):  # there NaNGuard says so, and a later epoch may be better
             self._require_finite(batch, log_probs)
         rows = self.counted(batch)[0]
         self._val.append(torch.stack([rows.clamp(max=1) * self.misfit(log_probs, batch).sum(), rows]))
@@ -259,11 +274,18 @@ class SpeechModule(TaskModule):
             self._seen[name].append(reading.log_probs.cpu())
 
     def on_test_epoch_end(self) -> None:
-        heard = [batch._replace(**{name: getattr(batch, name).cpu() for name in batch._fields[:4]}) for batch in self._heard]
+        heard = [
+            batch._replace(**{name: getattr(batch, name).cpu() for name in batch._fields[:4]})
+            for batch in self._heard
+        ]
         score = self._scores if self.task == "classification" else self._error_rates
         results = {name: score(heard, seen) for name, seen in self._seen.items()}
         if self.task == "classification":
-            accuracy = (self.data.nearest_mean(heard) == torch.cat([batch.tokens[:, 0] for batch in heard])).float().mean()
+            accuracy = (
+                (self.data.nearest_mean(heard) == torch.cat([batch.tokens[:, 0] for batch in heard]))
+                .float()
+                .mean()
+            )
             results[NEAREST] = {"accuracy": float(accuracy)}
         self._shown = self._overheard()
         self.log_results(results)
@@ -274,7 +296,11 @@ class SpeechModule(TaskModule):
         return {"accuracy": float(accuracy), "cross_entropy": float(cross_entropy(log_probs, truth))}
 
     def _error_rates(self, heard: list[SpeechBatch], seen: list[Tensor]) -> dict[str, float]:
-        truth = [self.written(row[:count].tolist()) for b in heard for row, count in zip(b.tokens, b.counts, strict=True)]
+        truth = [
+            self.written(row[:count].tolist())
+            for b in heard
+            for row, count in zip(b.tokens, b.counts, strict=True)
+        ]
         pairs = list(zip(heard, seen, strict=True))
         found = {}
         for suffix, decode in (("", self._likeliest), ("_greedy", greedy)):
@@ -287,7 +313,8 @@ class SpeechModule(TaskModule):
         return found
 
     def on_test_end(self) -> None:
-        """For recognition `heard.csv` in the run's folder: what was heard in each recording, and what is said in it."""
+        """For recognition `heard.csv` in the run's folder: what was heard in each recording, and what is said
+        in it."""
         if self._transcripts and (folder := self.run_folder):
             table = pd.DataFrame(self._transcripts, columns=["file", "heard", "said"])
             write_atomic(folder / "heard.csv", table.sort_values("file").to_csv(index=False))
@@ -304,7 +331,8 @@ class SpeechModule(TaskModule):
         return self.written([number - 1 for number in numbers])
 
     def _overheard(self) -> plots.Heard:
-        """An utterance in the middle of the test; posteriors of a classification as if it ended at each step."""
+        """An utterance in the middle of the test; posteriors of a classification as if it ended at each
+        step."""
         batch = self._heard[len(self._heard) // 2]
         row = len(batch.names) // 2
         output, traces, _ = self.stack.trace(batch.features[row : row + 1, : int(batch.lengths[row])])
@@ -325,7 +353,8 @@ class SpeechModule(TaskModule):
         )
 
     def figures(self) -> dict[str, Figure]:
-        """One utterance: features, surprise, norm of U and posteriors; for classification also what is taken for what."""
+        """One utterance: features, surprise, norm of U and posteriors; for classification also what is taken
+        for what."""
         if self._shown is None:
             return {}
         found = {"utterance": plots.utterance(self._shown)}
@@ -342,7 +371,8 @@ class SpeechModule(TaskModule):
         if self.task == "classification":
             values, numbers = log_probs.max(-1)
             said = [
-                (self.vocabulary[number], value) for number, value in zip(numbers.tolist(), values.tolist(), strict=True)
+                (self.vocabulary[number], value)
+                for number, value in zip(numbers.tolist(), values.tolist(), strict=True)
             ]
         else:
             found = [beam_search(row, self.beam) for row in valid_steps(batch, log_probs.cpu())]
@@ -351,7 +381,9 @@ class SpeechModule(TaskModule):
 
     def prediction_table(self, predictions: list[list[tuple[str, str, float]]]) -> pd.DataFrame:
         """What `predict_step` gave, a row for each recording: file, what is said, its probability."""
-        table = pd.DataFrame([row for batch in predictions for row in batch], columns=["file", "said", "score"])
+        table = pd.DataFrame(
+            [row for batch in predictions for row in batch], columns=["file", "said", "score"]
+        )
         return table.sort_values("file")
 
     def write_predictions(self, predictions: list[list[tuple[str, str, float]]], folder: Path) -> list[Path]:

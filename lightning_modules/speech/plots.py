@@ -29,7 +29,14 @@ def confusion(truth: np.ndarray, said: np.ndarray, classes: Sequence[str]) -> Fi
     if size <= COUNTED:
         for row, column in np.argwhere(counts):
             light = shares[row, column] > 0.5
-            axis.text(column, row, str(counts[row, column]), ha="center", va="center", color="white" if light else "black")
+            axis.text(
+                column,
+                row,
+                str(counts[row, column]),
+                ha="center",
+                va="center",
+                color="white" if light else "black",
+            )
     return figure
 
 
@@ -54,11 +61,15 @@ class Heard(NamedTuple):
 def utterance(heard: Heard) -> Figure:
     """Features, surprise, norm of U and posteriors over the time of an utterance."""
     figure = Figure(figsize=(10, 7.5), layout="constrained")
-    features, surprise, norm, posteriors = figure.subplots(4, 1, sharex=True, height_ratios=[1.6, 0.8, 0.8, 1.4])
+    features, surprise, norm, posteriors = figure.subplots(
+        4, 1, sharex=True, height_ratios=[1.6, 0.8, 0.8, 1.4]
+    )
     time = heard.seconds
     end = 2 * time[-1] - time[-2] if len(time) > 1 else time[-1] + 1
     extent = (time[0], end, -0.5, heard.features.shape[1] - 0.5)
-    features.imshow(heard.features.T, aspect="auto", origin="lower", extent=extent, cmap="RdBu_r", vmin=-3, vmax=3)
+    features.imshow(
+        heard.features.T, aspect="auto", origin="lower", extent=extent, cmap="RdBu_r", vmin=-3, vmax=3
+    )
     features.set_ylabel("feature")
     surprise.plot(time, heard.surprise, color=NOVEL, lw=1)
     surprise.set_ylabel("surprise")

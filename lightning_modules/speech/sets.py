@@ -21,11 +21,12 @@ _TESTED = 5  # of each digit and speaker, the first
 
 
 class FSDD(SpeechData):
-    """The Free Spoken Digit Dataset: 3,000 recordings of ten digits by six speakers, read from its zip archive.
+    """The Free Spoken Digit Dataset: 3,000 recordings of ten digits by six speakers, read from its zip
+    archive.
 
     Args:
-        split: `official`: the first five recordings of each digit and speaker are the test part; `speaker=NAME`: all
-            recordings of that speaker are, and nobody hears them before.
+        split: `official`: the first five recordings of each digit and speaker are the test part;
+            `speaker=NAME`: all recordings of that speaker are, and nobody hears them before.
     """
 
     def __init__(self, split: str = "official", **options: Any) -> None:
@@ -44,12 +45,15 @@ class FSDD(SpeechData):
             for name, parts in parsed.items()
             if len(parts) != 3 or parts[0] not in set("0123456789") or not parts[2].isdecimal()
         ]:
-            raise DataError(f"{archive.path}: members must be called DIGIT_SPEAKER_NUMBER.wav; got {wrong[0]!r}.")
+            raise DataError(
+                f"{archive.path}: members must be called DIGIT_SPEAKER_NUMBER.wav; got {wrong[0]!r}."
+            )
         speakers = sorted({speaker for _, speaker, _ in parsed.values()})
         kind, _, held = self.chosen.partition("=")
         if self.chosen != "official" and not (kind == "speaker" and held in speakers):
             raise ConfigError(
-                f"`split` must be official or speaker=NAME with one of {', '.join(speakers)}; got {self.chosen!r}. "
+                f"`split` must be official or speaker=NAME with one of {', '.join(speakers)}; got "
+                f"{self.chosen!r}. "
                 f"{nearest(held, speakers)}",
                 key="split",
             )
@@ -64,13 +68,14 @@ class FSDD(SpeechData):
 class SpeechFolder(SpeechData):
     """WAV files of one's own, and a table that says what is said in each.
 
-    The table is a CSV file whose first line names its columns: `path`, a WAV file below the table's folder; `label` or
-    `text`, what is said; and, if wanted, `speaker` and `split`: train, val or test. Recordings of which nothing is written
-    down are for ``dream predict``.
+    The table is a CSV file whose first line names its columns: `path`, a WAV file below the table's folder;
+    `label` or `text`, what is said; and, if wanted, `speaker` and `split`: train, val or test. Recordings of
+    which nothing is written down are for ``dream predict``.
 
     Args:
         path: The table.
-        archive: A zip archive that holds the WAV files, which is not unpacked; the table's folder if not given.
+        archive: A zip archive that holds the WAV files, which is not unpacked; the table's folder if not
+            given.
         test: Share of the recordings that is the test part, where the table has no column `split`.
     """
 
@@ -87,7 +92,9 @@ class SpeechFolder(SpeechData):
     def read(self) -> list[Recording]:
         table = read_manifest(check_file(self.path))
         archive = None if self.archive is None else WavZip(local(self.archive))
-        column = next(name for name in ("label", "text")[:: 1 if self.task == "classification" else -1] if name in table)
+        column = next(
+            name for name in ("label", "text")[:: 1 if self.task == "classification" else -1] if name in table
+        )
         texts = table[column].str.split().str.join(" ")
         speakers = table["speaker"] if "speaker" in table else pd.Series("", table.index)
         parts = table["split"].where(texts != "", "predict") if "split" in table else None
@@ -95,16 +102,21 @@ class SpeechFolder(SpeechData):
         for row, name, said, speaker in zip(table.index, table["path"], texts, speakers, strict=True):
             part = parts[row] if parts is not None else "train" if said else "predict"
             if part not in get_args(Part):
-                raise DataError(f"{self.path}: `split` must be train, val or test; row {row} holds {shown(part)}.")
+                raise DataError(
+                    f"{self.path}: `split` must be train, val or test; row {row} holds {shown(part)}."
+                )
             if PurePath(name).is_absolute() or ".." in PurePath(name).parts:
                 raise DataError(
-                    f"{self.path}: `path` must lie below the folder of the table; row {row} holds {shown(name)}. "
+                    f"{self.path}: `path` must lie below the folder of the table; row {row} holds "
+                    f"{shown(name)}. "
                     "Move the file."
                 )
             place = Path(self.path).expanduser().parent / name
             rate = self.mfcc.sample_rate
             samples = read_wav(place, rate) if archive is None else archive.read(name, rate)
-            found.append(Recording(PurePath(name).as_posix(), samples, said or None, cast("Part", part), speaker))
+            found.append(
+                Recording(PurePath(name).as_posix(), samples, said or None, cast("Part", part), speaker)
+            )
         if parts is None:
             tested = set(spread([r if r.said else None for r in found], self.test, self.seed))
             found = [replace(r, part="test") if k in tested else r for k, r in enumerate(found)]
@@ -118,7 +130,9 @@ def read_manifest(path: Path) -> pd.DataFrame:
         DataError: it cannot be read, or has no column `path`, or neither `label` nor `text`, or no row.
     """
     with readable(path):
-        table = pd.read_csv(path, header=None, dtype=str, keep_default_na=False).fillna("")  # "null" is a word
+        table = pd.read_csv(path, header=None, dtype=str, keep_default_na=False).fillna(
+            ""
+        )  # "null" is a word
     names = table.iloc[0].tolist()
     require_header(names, path)
     require_printable(names, path)
@@ -126,7 +140,9 @@ def read_manifest(path: Path) -> pd.DataFrame:
     for wanted in ("path", "label"):
         if wanted not in table and not (wanted == "label" and "text" in table):
             what = "`path`" if wanted == "path" else "`label` or `text`"
-            raise DataError(f"{path}: there must be a column {what}; there are {', '.join(names)}. Rename or add it.")
+            raise DataError(
+                f"{path}: there must be a column {what}; there are {', '.join(names)}. Rename or add it."
+            )
     if table.empty:
         raise DataError(f"{path}: there are column names but no rows.")
     return table

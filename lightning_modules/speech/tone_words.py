@@ -11,21 +11,37 @@ from lightning_modules.data.base import require_int
 from lightning_modules.speech.data import SpeechData
 from lightning_modules.speech.utterances import Part, Recording
 
-NAMES = ("alpha", "bravo", "charlie", "delta", "echo", "foxtrot", "golf", "hotel", "india", "juliett", "kilo", "lima")
+NAMES = (
+    "alpha",
+    "bravo",
+    "charlie",
+    "delta",
+    "echo",
+    "foxtrot",
+    "golf",
+    "hotel",
+    "india",
+    "juliett",
+    "kilo",
+    "lima",
+)
 NOTES = tuple(180.0 * 1.3**k for k in range(6))  # Hz, of a middle voice
 SUNG = ((0, 2, 4, 1), (5, 1, 3, 0), (2, 0, 5, 3), (4, 1, 0, 5), (1, 3, 5, 2), (3, 4, 2, 0))
 OVERTONES = 5
-NOTE, EDGE = 0.08, 0.01  # seconds of a note at a middle tempo, and of its rise, its fall and its glide to the next
+NOTE, EDGE = (
+    0.08,
+    0.01,
+)  # seconds of a note at a middle tempo, and of its rise, its fall and its glide to the next
 
 
 class ToneWords(SpeechData):
     """Words of four notes, generated: the same arguments give the same recordings, bit for bit.
 
-    Words 7 to 12 are words 1 to 6 with their middle notes swapped, so that their order tells what the notes, the first and
-    the last of them do not. A voice has its own pitch (15 % above or below the middle, more than half of the way to the next
-    note), tempo and timbre (the strengths of five overtones). Every take has its own detuning, lengths of notes, loudness,
-    silence around it, and white noise 10 to 25 dB below it. The last quarter of the voices is the test part: nobody hears
-    them before.
+    Words 7 to 12 are words 1 to 6 with their middle notes swapped, so that their order tells what the notes,
+    the first and the last of them do not. A voice has its own pitch (15 % above or below the middle, more
+    than half of the way to the next note), tempo and timbre (the strengths of five overtones). Every take has
+    its own detuning, lengths of notes, loudness, silence around it, and white noise 10 to 25 dB below it. The
+    last quarter of the voices is the test part: nobody hears them before.
 
     Args:
         words: Number of words, up to 12.
@@ -56,10 +72,14 @@ class ToneWords(SpeechData):
                 for take in range(self.takes):
                     samples = self._spoken([NOTES[note] * pitch for note in notes], tempo, timbre, random)
                     part: Part = "test" if voice >= self.voices - tested else "train"
-                    found.append(Recording(f"{word}-voice{voice}-{take}", samples, word, part, f"voice{voice}"))
+                    found.append(
+                        Recording(f"{word}-voice{voice}-{take}", samples, word, part, f"voice{voice}")
+                    )
         return found
 
-    def _spoken(self, notes: list[float], tempo: float, timbre: np.ndarray, random: np.random.Generator) -> np.ndarray:
+    def _spoken(
+        self, notes: list[float], tempo: float, timbre: np.ndarray, random: np.random.Generator
+    ) -> np.ndarray:
         rate, edge = self.mfcc.sample_rate, round(EDGE * self.mfcc.sample_rate)
         lengths = [round(NOTE * rate / tempo * random.uniform(0.6, 1.6)) for _ in notes]
         detuned = [note * random.uniform(0.97, 1.03) for note in notes]

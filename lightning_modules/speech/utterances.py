@@ -1,7 +1,7 @@
 """Who says what: recordings, utterances made of them, and batches of utterances.
 
-Shapes: N utterances of a batch, T steps of the longest, F features of a frame, K frames in a step, L tokens of the longest.
-"""
+Shapes: N utterances of a batch, T steps of the longest, F features of a frame, K frames in a step, L tokens
+of the longest."""
 
 from __future__ import annotations
 
@@ -48,19 +48,26 @@ class SpeechBatch(NamedTuple):
     lengths: Tensor
     """(N,) int64 steps of each"""
     tokens: Tensor
-    """(N, L) int64 numbers of the tokens that are said, of classification the class (L = 1); -1 past the end"""
+    """(N, L) int64 numbers of the tokens that are said, of classification the class (L = 1); -1 past the
+    end"""
     counts: Tensor
     """(N,) int64 tokens of each; 0 where it is not known what is said"""
     names: list[str]
     """(N) of the recordings"""
     spare: bool = False
-    """True where nothing of this batch counts: it keeps a process in step whose part of the batch is empty."""
+    """True where nothing of this batch counts: it keeps a process in step whose part of the batch is
+    empty."""
 
 
 def strings(
-    speakers: Sequence[str], string: Sequence[int], silence: tuple[int, int], seed: int, generator: torch.Generator
+    speakers: Sequence[str],
+    string: Sequence[int],
+    silence: tuple[int, int],
+    seed: int,
+    generator: torch.Generator,
 ) -> list[Utterance]:
-    """Every recording once, those of a speaker joined in random order: as many strings of the same lengths at any draw.
+    """Every recording once, those of a speaker joined in random order: as many strings of the same lengths at
+    any draw.
 
     Args:
         speakers: Who speaks in each recording.
@@ -82,7 +89,8 @@ def strings(
 
 
 def spread(recordings: Sequence[Recording | None], share: float, seed: int) -> list[int]:
-    """The numbers of a `share` of the recordings, at least one, spread evenly over what is said and by whom."""
+    """The numbers of a `share` of the recordings, at least one, spread evenly over what is said and by
+    whom."""
     random = np.random.default_rng(seed)
     keys = [(r.said or "", r.speaker, random.random(), k) for k, r in enumerate(recordings) if r is not None]
     count = max(round(share * len(keys)), 1)

@@ -12,7 +12,8 @@ Key = str | int
 
 
 def bits_of(key: object) -> str:
-    """The bits of a hash of `key` that is the same everywhere and always; a text and a number never share a key.
+    """The bits of a hash of `key` that is the same everywhere and always; a text and a number never share a
+    key.
 
     Raises:
         StateError: it is no key.
@@ -23,7 +24,8 @@ def bits_of(key: object) -> str:
         content = b"s" + key.encode() if isinstance(key, str) else b"i%d" % key
     except ValueError as error:
         raise StateError(
-            "`key` must be a text that UTF-8 can hold or a whole number that Python can print (at most 4,300 digits); got "
+            "`key` must be a text that UTF-8 can hold or a whole number that Python can print (at most 4,300 "
+            "digits); got "
             f"one that cannot: {error}."
         ) from None
     return f"{int.from_bytes(hashlib.blake2b(content, digest_size=8).digest(), 'big'):064b}"

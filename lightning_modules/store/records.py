@@ -34,17 +34,23 @@ Layout = tuple[Field, ...]
 
 
 def require_tensors(tensors: Mapping[str, Tensor]) -> None:
-    """Refuses, with a StateError, what cannot be kept in a file: no tensors, or others than of plain numbers in memory."""
+    """Refuses, with a StateError, what cannot be kept in a file: no tensors, or others than of plain numbers
+    in memory."""
     if not isinstance(tensors, Mapping) or not tensors:
-        raise StateError(f"what a stream carries must be a dictionary of tensors, at least one; got {tensors!r:.80}.")
+        raise StateError(
+            f"what a stream carries must be a dictionary of tensors, at least one; got {tensors!r:.80}."
+        )
     for name, value in tensors.items():
         if not isinstance(name, str) or not name.isprintable():
             raise StateError(f"names of tensors must be printable texts; got {name!r:.80}.")
         if not isinstance(value, Tensor):
-            raise StateError(f"what a stream carries must be tensors; `{name}` is of type {type(value).__name__}.")
+            raise StateError(
+                f"what a stream carries must be tensors; `{name}` is of type {type(value).__name__}."
+            )
         if value.layout != torch.strided or value.is_meta or not _storable(value.dtype):
             raise StateError(
-                f"what a stream carries must be dense tensors with values, of a type that safetensors knows; `{name}` is "
+                "what a stream carries must be dense tensors with values, of a type that safetensors knows; "
+                f"`{name}` is "
                 f"{value.dtype}, {value.layout} on {value.device}."
             )
 

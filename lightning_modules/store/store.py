@@ -30,15 +30,16 @@ _TORN = rf"\.(index\.json|{_SHARD})\.\d+\.tmp"
 
 
 class StateStore:
-    """A mapping from the key of a stream to what the stream carries, of which memory holds the part that was used last.
+    """A mapping from the key of a stream to what the stream carries, of which memory holds the part that was
+    used last.
 
-    The streams lie in shards, one safetensors file for at most `shard_size` keys. A shard that grows beyond is split in two
-    by the next bit of its keys' hashes (extendible hashing; Fagin, Nievergelt, Pippenger and Strong, 1979), so nobody needs
-    to know how many streams will come. A shard in memory that has changed is written when its room is needed, and by
-    `flush`.
+    The streams lie in shards, one safetensors file for at most `shard_size` keys. A shard that grows beyond
+    is split in two by the next bit of its keys' hashes (extendible hashing; Fagin, Nievergelt, Pippenger and
+    Strong, 1979), so nobody needs to know how many streams will come. A shard in memory that has changed is
+    written when its room is needed, and by `flush`.
 
-    What is on disk is always the last flush, as a whole: after a crash every stream is at the state that it had then. A
-    `with` block flushes if it ends well. One process at a time may use a folder.
+    What is on disk is always the last flush, as a whole: after a crash every stream is at the state that it
+    had then. A `with` block flushes if it ends well. One process at a time may use a folder.
 
     Args:
         folder: Where the files are; made if it is not there.
@@ -66,7 +67,8 @@ class StateStore:
         >>> from dream import DREAMConfig
         >>> from lightning_modules.stream import Reading, Shape, StreamLearner, StreamNetwork, Updates
         >>> def learner():
-        ...     network = StreamNetwork(Shape("forecasting", 1, 1, 1), Reading("differences"), DREAMConfig(hidden_dim=8))
+        ...     shape, reading = Shape("forecasting", 1, 1, 1), Reading("differences")
+        ...     network = StreamNetwork(shape, reading, DREAMConfig(hidden_dim=8))
         ...     return StreamLearner(network, Updates("least_squares"))
         >>> with StateStore(folder) as store:
         ...     for row in range(3):
@@ -81,7 +83,9 @@ class StateStore:
         3
     """
 
-    def __init__(self, folder: str | os.PathLike[str], shard_size: int = 4096, memory: int = 256 << 20) -> None:
+    def __init__(
+        self, folder: str | os.PathLike[str], shard_size: int = 4096, memory: int = 256 << 20
+    ) -> None:
         for name, value in (("shard_size", shard_size), ("memory", memory)):
             if isinstance(value, bool) or not isinstance(value, int) or value < 1:
                 raise ConfigError(f"`{name}` must be a whole number of at least 1; got {value!r}.", key=name)
@@ -94,7 +98,9 @@ class StateStore:
             self._lock = FileLock(self.folder / "lock", timeout=0)
             self._lock.acquire()
         except Timeout:
-            raise StateError(f"`folder` must be used by one process at a time; another one uses {self.folder}.") from None
+            raise StateError(
+                f"`folder` must be used by one process at a time; another one uses {self.folder}."
+            ) from None
         except OSError as error:
             raise CheckpointError(f"`folder` must be writable: {self.folder}; {error.strerror}.") from None
         try:
@@ -104,24 +110,35 @@ class StateStore:
             raise
 
     def _open(self) -> None:
-        """Take up what the last flush left, and remove what came after it; a new store starts with an empty flush."""
+        """Take up what the last flush left, and remove what came after it; a new store starts with an empty
+        flush."""
         path = self.folder / "index.json"
         found = {entry.name for entry in self.folder.iterdir()}
-        index: dict[str, Any] = {"files": {"": None}, "counts": {"": 0}, "written": 0, "shard_size": self.shard_size}
+        index: dict[str, Any] = {
+            "files": {"": None},
+            "counts": {"": 0},
+            "written": 0,
+            "shard_size": self.shard_size,
+        }
         if path.exists():
             try:
                 index = read_note(path)
             except (OSError, ValueError):
                 raise CheckpointError(
-                    f"{path} is damaged, or no StateStore wrote it. Put back a copy of the whole folder, or name another."
+                    f"{path} is damaged, or no StateStore wrote it. Put back a copy of the whole folder, or "
+                    "name another."
                 ) from None
         elif foreign := sorted(name for name in found if name != "lock" and not re.fullmatch(_TORN, name)):
             if re.fullmatch(_SHARD, foreign[0]):
                 raise CheckpointError(
-                    f"{self.folder} holds parts of a StateStore, such as {foreign[0]}, but not the index.json that says "
-                    "which are valid. Put back a copy of the whole folder, or name another. Nothing was changed."
+                    f"{self.folder} holds parts of a StateStore, such as {foreign[0]}, but not the "
+                    "index.json that says "
+                    "which are valid. Put back a copy of the whole folder, or name another. Nothing was "
+                    "changed."
                 )
-            raise CheckpointError(f"`folder` must be empty or a StateStore's; {self.folder} holds {foreign[0]}.")
+            raise CheckpointError(
+                f"`folder` must be empty or a StateStore's; {self.folder} holds {foreign[0]}."
+            )
         self.shard_size, self.written = int(index["shard_size"]), int(index["written"])
         self.files: dict[str, str | None] = index["files"]
         """The file of each shard by its bits, as of now; None for a shard that was never written."""
@@ -129,7 +146,8 @@ class StateStore:
         self.flushed = {name for name in self.files.values() if name}
         if lost := sorted(self.flushed - found):
             raise CheckpointError(
-                f"{path} names {lost[0]}, which is not there. Put back a copy of the whole folder, or name another. Nothing "
+                f"{path} names {lost[0]}, which is not there. Put back a copy of the whole folder, or name "
+                "another. Nothing "
                 "was changed."
             )
         if not path.exists():
@@ -139,7 +157,12 @@ class StateStore:
                 (self.folder / name).unlink()
 
     def _write_index(self) -> None:
-        index = {"files": self.files, "counts": self.counts, "written": self.written, "shard_size": self.shard_size}
+        index = {
+            "files": self.files,
+            "counts": self.counts,
+            "written": self.written,
+            "shard_size": self.shard_size,
+        }
         try:
             write_atomic(self.folder / "index.json", note(index))
         except OSError as error:
@@ -204,7 +227,8 @@ class StateStore:
             fresh: Makes the state of streams that are not known yet, such as `DREAM.init_state`.
 
         Raises:
-            StateError: a stream that carries something else than `fresh` makes, no keys, or a key given twice.
+            StateError: a stream that carries something else than `fresh` makes, no keys, or a key given
+                twice.
         """
         self._require_open()
         require_keys(keys)
@@ -218,7 +242,8 @@ class StateStore:
                 known = [key for key in named if key in table.rows]
                 if known and found != layout:
                     raise StateError(
-                        f"`fresh` must make what the streams carry; stream {known[0]!r} carries {_listed(found)} and "
+                        f"`fresh` must make what the streams carry; stream {known[0]!r} carries "
+                        f"{_listed(found)} and "
                         f"`fresh` makes {_listed(layout)}. Was the store filled by another layer?"
                     )
                 if known:
@@ -234,7 +259,9 @@ class StateStore:
         """
         require_keys(keys)
         if len(keys) != state.batch_size:
-            raise StateError(f"`keys` must name a stream for each of {state.batch_size} rows; got {len(keys)}.")
+            raise StateError(
+                f"`keys` must name a stream for each of {state.batch_size} rows; got {len(keys)}."
+            )
         self._put(keys, dict(state.items()))
 
     def _put(self, keys: Sequence[Key], tensors: Mapping[str, Tensor]) -> None:
@@ -308,7 +335,9 @@ class StateStore:
         header, tensors = read_sealed(self.folder / name, "a StateStore", KIND)
         for number, keys in enumerate(json.loads(header["keys"])):
             prefix = f"{number}."
-            part = {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
+            part = {
+                key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)
+            }
             part = {field_name: part[field_name] for field_name in json.loads(header["fields"])[number]}
             shard.tables[layout_of(part)] = Table(keys, pack(part))
         return shard
@@ -324,7 +353,10 @@ class StateStore:
         self.written += 1
         name = f"{bits or 'first'}.{self.written}.safetensors"
         names = [[part.name for part in layout] for layout in shard.tables]
-        header = KIND | {"keys": json.dumps([table.keys for table in shard.tables.values()]), "fields": json.dumps(names)}
+        header = KIND | {
+            "keys": json.dumps([table.keys for table in shard.tables.values()]),
+            "fields": json.dumps(names),
+        }
         write_sealed(self.folder / name, header, tensors)
         self._forget_file(self.files[bits])
         self.files[bits], shard.changed = name, False
@@ -358,7 +390,9 @@ class StateStore:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         try:
             if kind is None and self._lock.is_locked:
                 self.flush()

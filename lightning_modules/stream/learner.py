@@ -41,12 +41,13 @@ class Steps(NamedTuple):
 class StreamLearner:
     """One stream, one network, and the rule that moves its weights: learn from what is known, then predict.
 
-    Row t is predicted with weights that have seen targets up to row t only. Forecasting learns, on reading row t, from
-    forecasts made at row t - horizon - delay and before; the other tasks learn, once row t has been predicted, from rows
-    up to t - delay. An update is due before every row whose number is a multiple of `updates.every`. Any cut of a stream
-    into chunks gives the same predictions, to rounding.
+    Row t is predicted with weights that have seen targets up to row t only. Forecasting learns, on reading
+    row t, from forecasts made at row t - horizon - delay and before; the other tasks learn, once row t has
+    been predicted, from rows up to t - delay. An update is due before every row whose number is a multiple of
+    `updates.every`. Any cut of a stream into chunks gives the same predictions, to rounding.
 
-    While the core's slow weights rest, the features of a chunk come from one scan and only the head goes row by row.
+    While the core's slow weights rest, the features of a chunk come from one scan and only the head goes row
+    by row.
 
     Args:
         network: Is changed; give a copy to keep the first weights.
@@ -65,7 +66,11 @@ class StreamLearner:
         delay: int = 0,
     ) -> None:
         self.network, self.every, self.plasticity = network.eval(), updates.every, plasticity
-        self.rule, self.memory, self.state = build_rule(network, updates, moves), Memory(network), network.init_state()
+        self.rule, self.memory, self.state = (
+            build_rule(network, updates, moves),
+            Memory(network),
+            network.init_state(),
+        )
         self.trust: Trust | None = None
         shape = network.shape
         if updates.trust > 0:
@@ -78,7 +83,9 @@ class StreamLearner:
         """When row t is predicted, rows up to t - lag have been learnt from."""
         self.row, self.learnt = 0, 0
         """Rows that were read, and rows that were learnt from."""
-        self.told = torch.full((0 if self.forecasts else self.lag, network.shape.told), torch.nan, dtype=torch.float64)
+        self.told = torch.full(
+            (0 if self.forecasts else self.lag, network.shape.told), torch.nan, dtype=torch.float64
+        )
         """The targets of the last rows, which the next rows will be told."""
         self.told = self.told.to(network.head.weight.device)
 
@@ -87,11 +94,13 @@ class StreamLearner:
 
         Args:
             rows: (T, D) float64.
-            targets: (T, C) float64 for regression, (T,) class numbers for classification, None for forecasting, whose
-                targets are rows. Row t's is used for nothing before row t has been predicted.
+            targets: (T, C) float64 for regression, (T,) class numbers for classification, None for
+                forecasting, whose targets are rows. Row t's is used for nothing before row t has been
+                predicted.
 
         Raises:
-            DataError: a value that is infinite, or so large that its square is not finite in float32; nothing was read.
+            DataError: a value that is infinite, or so large that its square is not finite in float32; nothing
+                was read.
         """
         self._check("rows", rows)
         if self.forecasts:
@@ -99,7 +108,10 @@ class StreamLearner:
         assert targets is not None
         self._check("targets", targets)
         with torch.inference_mode(False), torch.enable_grad():
-            rows, targets = rows.clone(), targets.clone()  # tensors that were made in inference mode cannot be learnt from
+            rows, targets = (
+                rows.clone(),
+                targets.clone(),
+            )  # tensors that were made in inference mode cannot be learnt from
             told = self._tell(targets)
             self.memory.add_rows(rows, told, targets)
             whole = None if isinstance(self.rule, AllSteps) else self._read(rows, told)
@@ -107,7 +119,11 @@ class StreamLearner:
             for stop in self._cuts(len(rows)):
                 if self.forecasts:
                     self._update()
-                part = self._read(rows[start:stop], told[start:stop]) if whole is None else whole.rows(slice(start, stop))
+                part = (
+                    self._read(rows[start:stop], told[start:stop])
+                    if whole is None
+                    else whole.rows(slice(start, stop))
+                )
                 said, predictions = self._predict(part)
                 outputs.append(predictions)
                 self.memory.add_features(part, said)
@@ -131,8 +147,10 @@ class StreamLearner:
         if bool((bad := values.abs() > LARGEST).any()):
             place = bad.nonzero()[0].tolist()
             raise DataError(
-                f"`{name}` must hold finite numbers of at most {LARGEST:.1e} in size, or NaN where a value is missing; row "
-                f"{self.row + place[0]} of the stream holds {float(values[tuple(place)]):g}. Repair or scale it."
+                f"`{name}` must hold finite numbers of at most {LARGEST:.1e} in size, or NaN where a value "
+                "is missing; row "
+                f"{self.row + place[0]} of the stream holds {float(values[tuple(place)]):g}. Repair or scale "
+                "it."
             )
 
     def peek(self, row: Tensor) -> Tensor:
@@ -144,7 +162,8 @@ class StreamLearner:
 
     @torch.no_grad()
     def _predict(self, features: Features) -> tuple[Tensor, Tensor]:
-        """What the head says of each row, in its own units, and the predictions that come of it, (T, H, C) both."""
+        """What the head says of each row, in its own units, and the predictions that come of it, (T, H, C)
+        both."""
         said = self.network.outputs(features)[0]
         believed = said if self.trust is None else said * self.trust.factor()
         return said, self.network.to_data(believed, features)[0]
@@ -189,7 +208,9 @@ class StreamLearner:
         if self.trust is not None and start < stop:
             level, scale = self.memory("level", start, stop), self.memory("scale", start, stop)
             came = self.memory.changes(start, stop, level, scale)
-            said = torch.where(came.isnan(), 0.0, self.memory("said", start, stop))  # a missing target says nothing
+            said = torch.where(
+                came.isnan(), 0.0, self.memory("said", start, stop)
+            )  # a missing target says nothing
             self.trust.add(said, came.nan_to_num())
 
     def _needed(self) -> int:
@@ -215,7 +236,11 @@ class StreamLearner:
         """Go on from what `tensors` gave to a learner of the same settings."""
 
         def part(name: str) -> dict[str, Tensor]:
-            return {key.removeprefix(f"{name}."): value for key, value in tensors.items() if key.startswith(f"{name}.")}
+            return {
+                key.removeprefix(f"{name}."): value
+                for key, value in tensors.items()
+                if key.startswith(f"{name}.")
+            }
 
         self.network.load_state_dict(part("network"))
         self.state = self.state.with_tensors(part("state"))

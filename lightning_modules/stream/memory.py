@@ -15,7 +15,8 @@ from lightning_modules.stream.state import Features
 
 
 class Memory:
-    """Rows, what was known when they came, their targets and features, addressed by their number in the stream.
+    """Rows, what was known when they came, their targets and features, addressed by their number in the
+    stream.
 
     Features may lag behind the rows: a row is remembered when it comes, its features when it has been read.
     """
@@ -41,12 +42,15 @@ class Memory:
         }
 
     def add_rows(self, rows: Tensor, told: Tensor, targets: Tensor) -> None:
-        """Rows (M, D) that come next, what was known at each (M, C), and their targets: (M, C), or (M,) class numbers."""
+        """Rows (M, D) that come next, what was known at each (M, C), and their targets: (M, C), or (M,) class
+        numbers."""
         self._add(rows=rows, told=told, targets=targets)
 
     def add_features(self, features: Features, said: Tensor) -> None:
         """The features of the next rows that have none yet, and what the head said of them, (M, H, C)."""
-        self._add(values=features.values[0], level=features.level[0], scale=features.scale[0], said=said.double())
+        self._add(
+            values=features.values[0], level=features.level[0], scale=features.scale[0], said=said.double()
+        )
 
     def _add(self, **new: Tensor) -> None:
         for name, value in new.items():
@@ -57,12 +61,14 @@ class Memory:
         return self.held[name][start - self.first : stop - self.first]
 
     def pairs(self, start: int, stop: int) -> tuple[Tensor, Tensor]:
-        """Features (M, L, F) of the rows, and what the head should have said: (M, L, O), or (M,) class numbers."""
+        """Features (M, L, F) of the rows, and what the head should have said: (M, L, O), or (M,) class
+        numbers."""
         level, scale = self("level", start, stop), self("scale", start, stop)
         return self("values", start, stop), self.wanted(start, stop, level, scale)
 
     def wanted(self, start: int, stop: int, level: Tensor, scale: Tensor) -> Tensor:
-        """What the head should have said of the rows, given the level and scale (M, C) that it is relative to.
+        """What the head should have said of the rows, given the level and scale (M, C) that it is relative
+        to.
 
         Of a target that is missing, what it said: there is nothing to correct.
         """
@@ -73,11 +79,13 @@ class Memory:
         return self.network.to_lanes(changes).to(self.network.head.weight.dtype)
 
     def changes(self, start: int, stop: int, level: Tensor, scale: Tensor) -> Tensor:
-        """What came, relative to `level` and `scale` (M, C) of the rows, (M, H, C), float64; NaN where it is missing. Not
-        for classification."""
+        """What came, relative to `level` and `scale` (M, C) of the rows, (M, H, C), float64; NaN where it is
+        missing. Not for classification."""
         shape = self.network.shape
         if shape.task == "forecasting":
-            future = self("targets", start + 1, stop + shape.horizon).unfold(0, shape.horizon, 1).transpose(1, 2)
+            future = (
+                self("targets", start + 1, stop + shape.horizon).unfold(0, shape.horizon, 1).transpose(1, 2)
+            )
         else:
             future = self("targets", start, stop).unsqueeze(1)
         return ((future - level.unsqueeze(1)) / scale.unsqueeze(1)).clamp(-CHANGE_LIMIT, CHANGE_LIMIT)
@@ -85,8 +93,8 @@ class Memory:
     def forget(self, before: int) -> None:
         """Let go of the rows before that number.
 
-        What stays is copied, so that it lies in memory as it will after `load`: sums depend on that in the last bit.
-        """
+        What stays is copied, so that it lies in memory as it will after `load`: sums depend on that in the
+        last bit."""
         gone = max(before - self.first, 0)
         self.held = {name: value[gone:].clone() for name, value in self.held.items()}
         self.first += gone

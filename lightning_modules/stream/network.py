@@ -1,8 +1,8 @@
-"""`StreamNetwork`: causal normaliser, recurrent core and linear head, with everything they carry from row to row.
+"""`StreamNetwork`: causal normaliser, recurrent core and linear head, with everything they carry from row to
+row.
 
-Shapes: N streams, T rows, D input columns, C targets (classes for classification), H rows ahead (1 unless forecasting),
-L lanes (C if channels are independent, else 1), F features of a lane, O outputs of a lane.
-"""
+Shapes: N streams, T rows, D input columns, C targets (classes for classification), H rows ahead (1 unless
+forecasting), L lanes (C if channels are independent, else 1), F features of a lane, O outputs of a lane."""
 
 from __future__ import annotations
 
@@ -43,15 +43,15 @@ class Head(nn.Module):
 class StreamNetwork(nn.Module):
     """Reads rows, carries its state, and gives features, of which a linear head makes predictions.
 
-    A row x_t is normalised causally; the core reads it, beside the last known target where the targets are not among the
-    inputs, the moving averages, and what a seasonal profile expects of the next row and a quarter of a season on. The
-    features of a lane are the core's output, its forecast of its next input, rows of the past and moving averages relative
-    to the present: ``(x_(t-l) - level_t) / scale_t``, 0 where there is none yet, what the profile expects to change, in
-    units of ``scale_t``, and where in the season the row is. What the core reads is cut off at 5 units, what the head reads
-    at 30.
+    A row x_t is normalised causally; the core reads it, beside the last known target where the targets are
+    not among the inputs, the moving averages, and what a seasonal profile expects of the next row and a
+    quarter of a season on. The features of a lane are the core's output, its forecast of its next input, rows
+    of the past and moving averages relative to the present: ``(x_(t-l) - level_t) / scale_t``, 0 where there
+    is none yet, what the profile expects to change, in units of ``scale_t``, and where in the season the row
+    is. What the core reads is cut off at 5 units, what the head reads at 30.
 
-    Predictions: forecasting and regression ``level_t + scale_t * head``; classification: the head itself, one figure
-    (logit, or share) for each class.
+    Predictions: forecasting and regression ``level_t + scale_t * head``; classification: the head itself, one
+    figure (logit, or share) for each class.
 
     Args:
         shape: What the data give and ask for.
@@ -79,7 +79,8 @@ class StreamNetwork(nn.Module):
         super().__init__()
         if reading.channel_independent and shape.task != "forecasting":
             raise ConfigError(
-                f"`channel_independent` must be false for {shape.task}; got true: only forecasting has a channel for each "
+                f"`channel_independent` must be false for {shape.task}; got true: only forecasting has a "
+                "channel for each "
                 "target.",
                 key="channel_independent",
             )
@@ -114,26 +115,34 @@ class StreamNetwork(nn.Module):
             torch.full((streams, self.reading.past, columns), torch.nan, dtype=torch.float64, device=device),
         )
 
-    def features(self, rows: Tensor, state: StreamState, told: Tensor | None = None) -> tuple[Features, StreamState]:
+    def features(
+        self, rows: Tensor, state: StreamState, told: Tensor | None = None
+    ) -> tuple[Features, StreamState]:
         """Read `rows` (N, T, D), float64, going on from `state`, which is not changed.
 
         Args:
             rows: In the data's unit, standardised or not; NaN where a value is missing.
             state: What the rows before left.
-            told: (N, T, C) the newest target that is known when each row is read, NaN where there is none yet: its value
-                for regression, 1 for its class and 0 elsewhere for classification; None for forecasting.
+            told: (N, T, C) the newest target that is known when each row is read, NaN where there is none
+                yet: its value for regression, 1 for its class and 0 elsewhere for classification; None for
+                forecasting.
         """
         relative, new = self.relate(rows, state, told)
         seen, reading = relative.seen.to(self.head.weight.dtype), self.reading
         output, traces, core = self.stack.trace(seen.transpose(1, 2).flatten(0, 1), state=state.core)
         parts = [output] if reading.output else []
         parts += [traces[0].forecast] if reading.forecast else []
-        lanes = [part.unflatten(0, (len(rows), self.lanes)).transpose(1, 2) for part in parts]  # (N, T, L, ...)
+        lanes = [
+            part.unflatten(0, (len(rows), self.lanes)).transpose(1, 2) for part in parts
+        ]  # (N, T, L, ...)
         values = torch.cat([*lanes, relative.shown.to(seen)], -1)
         return Features(values, relative.level, relative.scale, traces), replace(new, core=core)
 
-    def relate(self, rows: Tensor, state: StreamState, told: Tensor | None = None) -> tuple[Relative, StreamState]:
-        """Make `rows` relative to what came before, as `features` does; the state goes on but for the core's."""
+    def relate(
+        self, rows: Tensor, state: StreamState, told: Tensor | None = None
+    ) -> tuple[Relative, StreamState]:
+        """Make `rows` relative to what came before, as `features` does; the state goes on but for the
+        core's."""
         shape, reading = self.shape, self.reading
         (read, level, scale), normalizer = self.normalizer(rows, state.normalizer)
         told_state = state.told
@@ -142,14 +151,21 @@ class StreamNetwork(nn.Module):
             if shape.task == "regression":
                 known, told_state = self.normalizer(told, state.told)
             else:
-                known, told = Normalized(told.nan_to_num(), torch.zeros_like(told), torch.ones_like(told)), told.nan_to_num()
+                known, told = (
+                    Normalized(told.nan_to_num(), torch.zeros_like(told), torch.ones_like(told)),
+                    told.nan_to_num(),
+                )
             rows = torch.cat([rows, told], -1)
-            read, level, scale = (torch.cat(pair, -1) for pair in zip((read, level, scale), known, strict=True))
+            read, level, scale = (
+                torch.cat(pair, -1) for pair in zip((read, level, scale), known, strict=True)
+            )
         window = torch.cat([state.window, rows], 1)
         past = ((self._past(window, rows.shape[1]) - level.unsqueeze(2)) / scale.unsqueeze(2)).nan_to_num()
         past = past.clamp(-HEAD_LIMIT, HEAD_LIMIT)  # (N, T, lags + means, columns)
         changes, seasonal = self.seasonal(rows[..., : shape.targets], state.seasonal)
-        changes = (changes / scale[..., : shape.targets].unsqueeze(-1)).clamp(-HEAD_LIMIT, HEAD_LIMIT)  # (N, T, C, K)
+        changes = (changes / scale[..., : shape.targets].unsqueeze(-1)).clamp(
+            -HEAD_LIMIT, HEAD_LIMIT
+        )  # (N, T, C, K)
         means = past[:, :, len(reading.distances) :] / self._mean_units(rows).view(-1, 1)
         seen = [
             self._to_lanes(read),
@@ -167,9 +183,14 @@ class StreamNetwork(nn.Module):
         return related, StreamState(normalizer, told_state, seasonal, state.core, keep)
 
     def _mean_units(self, like: Tensor) -> Tensor:
-        """How far a random walk is from its mean over each window, in units of its steps; 1 where levels are read."""
+        """How far a random walk is from its mean over each window, in units of its steps; 1 where levels are
+        read."""
         lengths = like.new_tensor(self.reading.means)
-        return (lengths / 3).sqrt().clamp_min(1) if self.reading.normalization == "differences" else torch.ones_like(lengths)
+        return (
+            (lengths / 3).sqrt().clamp_min(1)
+            if self.reading.normalization == "differences"
+            else torch.ones_like(lengths)
+        )
 
     def _rows_to_lanes(self, past: Tensor) -> Tensor:
         """(N, T, rows, columns) to (N, T, L, ...)."""
@@ -181,13 +202,15 @@ class StreamNetwork(nn.Module):
         return changes if self.reading.channel_independent else changes.flatten(2).unsqueeze(2)
 
     def _past(self, window: Tensor, steps: int) -> Tensor:
-        """Rows and moving averages that the head reads, (N, steps, lags + means, columns), for the last rows of `window`."""
+        """Rows and moving averages that the head reads, (N, steps, lags + means, columns), for the last rows
+        of `window`."""
         first = window.shape[1] - steps
         parts = [window[:, first - lag : window.shape[1] - lag] for lag in self.reading.distances]
         if self.reading.means:
             there = ~window.isnan()
             sums, counts = (
-                nn.functional.pad(part.cumsum(1), (0, 0, 1, 0)) for part in (window.nan_to_num(), there.double())
+                nn.functional.pad(part.cumsum(1), (0, 0, 1, 0))
+                for part in (window.nan_to_num(), there.double())
             )
             for mean in self.reading.means:
                 now, then = slice(first + 1, None), slice(first + 1 - mean, window.shape[1] + 1 - mean)
@@ -195,7 +218,8 @@ class StreamNetwork(nn.Module):
         return torch.stack(parts, 2) if parts else window.new_zeros(len(window), steps, 0, window.shape[2])
 
     def _to_lanes(self, columns: Tensor) -> Tensor:
-        """(N, T, columns) to (N, T, L, width): every target beside all covariates, or all columns together."""
+        """(N, T, columns) to (N, T, L, width): every target beside all covariates, or all columns
+        together."""
         if not self.reading.channel_independent:
             return columns.unsqueeze(2)
         own, shared = columns[..., : self.shape.targets], columns[..., self.shape.targets :]
@@ -213,7 +237,11 @@ class StreamNetwork(nn.Module):
 
     def to_lanes(self, targets: Tensor) -> Tensor:
         """Targets (..., H, C) as the head's outputs (..., L, O)."""
-        return targets.transpose(-1, -2) if self.reading.channel_independent else targets.flatten(-2).unsqueeze(-2)
+        return (
+            targets.transpose(-1, -2)
+            if self.reading.channel_independent
+            else targets.flatten(-2).unsqueeze(-2)
+        )
 
     def to_data(self, outputs: Tensor, features: Features) -> Tensor:
         """The head's figures (N, T, H, C) in the data's unit, float64; for classification as they are."""
@@ -224,8 +252,8 @@ def class_shares(said: Tensor, estimates: bool) -> Tensor:
     """The head's figures for each class (..., C) as shares that sum to 1.
 
     Args:
-        said: Logits, or where `estimates` the shares themselves as least squares estimates them, which may lie outside 0 to
-            1 and are clipped.
+        said: Logits, or where `estimates` the shares themselves as least squares estimates them, which may
+            lie outside 0 to 1 and are clipped.
         estimates: Which of the two.
     """
     if not estimates:

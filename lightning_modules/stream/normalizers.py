@@ -1,4 +1,5 @@
-"""Causal normalisation of a stream: each row is made relative to what came before it, with a state that is carried.
+"""Causal normalisation of a stream: each row is made relative to what came before it, with a state that is
+carried.
 
 Shapes: N streams, T rows, D columns. Missing values are NaN.
 """
@@ -53,19 +54,21 @@ class Normalizer:
 
     With a_k = max(rate, 1 / k) for a column's k-th value x, so that the first values are averaged evenly:
 
-    - `differences`: ``read = (x - last) / scale``, ``level = x``, and for the scale ``v' = v + a_k ((x - last)^2 - v)``.
-      The first value has no difference and reads 0.
+    - `differences`: ``read = (x - last) / scale``, ``level = x``, and for the scale
+      ``v' = v + a_k ((x - last)^2 - v)``. The first value has no difference and reads 0.
     - `running`: ``m' = m + a_k (x - m)``, ``v' = (1 - a_k)(v + a_k (x - m)^2)``, ``level = m'``,
       ``read = (x - m') / scale``.
     - `none`: ``read = x``, ``level = 0``, ``scale = 1``.
 
-    ``scale^2 = v' + 0.01 w'`` where w averages over all rows so far what v averages over the last 1 / rate: a column that
-    rests for a while keeps a tenth of its usual scale. The value of a row enters the scale that it is divided by, so |read|
-    is at most ``1 / sqrt(a_k)``: no jump gives an arbitrarily large input. A missing value reads 0 and changes nothing.
+    ``scale^2 = v' + 0.01 w'`` where w averages over all rows so far what v averages over the last 1 / rate: a
+    column that rests for a while keeps a tenth of its usual scale. The value of a row enters the scale that
+    it is divided by, so |read| is at most ``1 / sqrt(a_k)``: no jump gives an arbitrarily large input. A
+    missing value reads 0 and changes nothing.
 
     Args:
         kind: See above.
-        rate: Smallest share of a new value in the running figures, per row, in [0, 1); 0 averages over all rows so far.
+        rate: Smallest share of a new value in the running figures, per row, in [0, 1); 0 averages over all
+            rows so far.
 
     Raises:
         ConfigError: a kind or rate that is not allowed.
@@ -78,7 +81,9 @@ class Normalizer:
 
     def init_state(self, streams: int, columns: int, device: torch.device | None = None) -> NormalizerState:
         """The state of streams that have not begun."""
-        return NormalizerState(*(torch.zeros(streams, columns, dtype=torch.float64, device=device) for _ in range(5)))
+        return NormalizerState(
+            *(torch.zeros(streams, columns, dtype=torch.float64, device=device) for _ in range(5))
+        )
 
     def __call__(self, x: Tensor, state: NormalizerState) -> tuple[Normalized, NormalizerState]:
         """Normalise x (N, T, D), float64, going on from `state`, which is not changed."""
@@ -92,7 +97,9 @@ class Normalizer:
         if self.kind == "differences":
             # the first value has no difference: the running mean starts with the second
             step = torch.where(count > 1, values - before, 0.0)
-            share = torch.where(seen & (count > 1), (count - 1).clamp_min(1).reciprocal().clamp_min(self.rate), 0.0)
+            share = torch.where(
+                seen & (count > 1), (count - 1).clamp_min(1).reciprocal().clamp_min(self.rate), 0.0
+            )
             level, mean = values, state.mean
             squares, values_so_far = step.square(), (count - 1).clamp_min(1)
             var = running_mean(squares, share, state.var)
@@ -107,7 +114,9 @@ class Normalizer:
         scale = var + FLOOR * usual
         scale = torch.where(scale > 0, scale, 1.0).sqrt()
         read = torch.where(seen, step / scale, 0.0)
-        return Normalized(read, level, scale), NormalizerState(count[:, -1], values[:, -1], mean, var[:, -1], usual[:, -1])
+        return Normalized(read, level, scale), NormalizerState(
+            count[:, -1], values[:, -1], mean, var[:, -1], usual[:, -1]
+        )
 
 
 def running_mean(values: Tensor, share: Tensor, start: Tensor) -> Tensor:

@@ -1,4 +1,5 @@
-"""What moves the weights while a stream is read: gradient steps over a replay window, or recursive least squares.
+"""What moves the weights while a stream is read: gradient steps over a replay window, or recursive least
+squares.
 
 Shapes: M rows, L lanes, F features of a lane, O outputs of a lane.
 """
@@ -31,16 +32,18 @@ class Updates:
     """How the weights follow the stream.
 
     Args:
-        rule: `adam` and `sgd`: gradient steps on the mean loss over the replay window; `least_squares`: the head solved
-            anew from all rows so far, older ones discounted.
+        rule: `adam` and `sgd`: gradient steps on the mean loss over the replay window; `least_squares`: the
+            head solved anew from all rows so far, older ones discounted.
         every: Rows between two updates.
         replay: Rows of the replay window: the newest ones whose target is known (gradient rules).
         steps: Gradient steps in one update.
         lr: Learning rate of the gradient steps.
-        forgetting: Discount of each row before (least squares); 1 forgets nothing, 0.999 has a memory of 1,000 rows.
-        ridge: Pull towards the weights at the start of the stream, as a share of the features' mean square (least squares).
-        trust: Discount per row of the record by which forecasts are shrunk, see `lightning_modules.stream.trust.Trust`; 0
-            for none.
+        forgetting: Discount of each row before (least squares); 1 forgets nothing, 0.999 has a memory of
+            1,000 rows.
+        ridge: Pull towards the weights at the start of the stream, as a share of the features' mean square
+            (least squares).
+        trust: Discount per row of the record by which forecasts are shrunk, see
+            `lightning_modules.stream.trust.Trust`; 0 for none.
     """
 
     rule: Method = "adam"
@@ -56,7 +59,12 @@ class Updates:
         require("updates.rule", self.rule, self.rule in get_args(Method), "adam, sgd or least_squares")
         for name in ("every", "replay", "steps"):
             value = getattr(self, name)
-            require(f"updates.{name}", value, isinstance(value, int) and value >= 1, "a whole number of at least 1")
+            require(
+                f"updates.{name}",
+                value,
+                isinstance(value, int) and value >= 1,
+                "a whole number of at least 1",
+            )
         require("updates.lr", self.lr, 0 < self.lr < math.inf, "a finite number above 0")
         require("updates.forgetting", self.forgetting, 0 < self.forgetting <= 1, "above 0 and at most 1")
         require("updates.ridge", self.ridge, 0 <= self.ridge < math.inf, "a finite number of at least 0")
@@ -64,7 +72,8 @@ class Updates:
 
 
 def head_loss(network: StreamNetwork, outputs: Tensor, wanted: Tensor) -> Tensor:
-    """Mean loss of the head's `outputs` (M, L, O): squared error in its own units, or cross-entropy of the class."""
+    """Mean loss of the head's `outputs` (M, L, O): squared error in its own units, or cross-entropy of the
+    class."""
     if network.shape.task == "classification":
         return cross_entropy(outputs.squeeze(1), wanted)
     return mse_loss(outputs, wanted)
@@ -81,7 +90,8 @@ class Rule(ABC):
         """Take note of the state before `row`, at which an update may start, is read."""
 
     def oldest(self, known: int) -> int:
-        """The oldest row that a later update asks for, besides those that were not learnt from, when `known` are known."""
+        """The oldest row that a later update asks for, besides those that were not learnt from, when `known`
+        are known."""
         return known
 
     @abstractmethod
@@ -111,7 +121,9 @@ class _GradientRule(Rule):
 
     def tensors(self) -> dict[str, Tensor]:
         state = self.optimizer.state_dict()["state"]
-        return {f"{weight}.{name}": value for weight, values in state.items() for name, value in values.items()}
+        return {
+            f"{weight}.{name}": value for weight, values in state.items() for name, value in values.items()
+        }
 
     def load(self, tensors: Mapping[str, Tensor]) -> None:
         content = self.optimizer.state_dict()
@@ -134,13 +146,16 @@ class HeadSteps(_GradientRule):
 
 
 class AllSteps(_GradientRule):
-    """Gradient steps on all weights: the replay window is read again, from the state that was carried into it.
+    """Gradient steps on all weights: the replay window is read again, from the state that was carried into
+    it.
 
-    That state was noted at the last update at or before the start of the window, so that up to `every` rows more are read.
-    """
+    That state was noted at the last update at or before the start of the window, so that up to `every` rows
+    more are read."""
 
     def __init__(self, network: StreamNetwork, updates: Updates) -> None:
-        super().__init__(network, updates, [weight for weight in network.parameters() if weight.requires_grad])
+        super().__init__(
+            network, updates, [weight for weight in network.parameters() if weight.requires_grad]
+        )
         self.notes: deque[tuple[int, StreamState]] = deque()
 
     def before(self, row: int, state: StreamState) -> None:
@@ -159,10 +174,15 @@ class AllSteps(_GradientRule):
         for _ in range(self.steps):
             features, _ = self.network.features(rows, state, told)
             level, scale = features.level[0, start - row :], features.scale[0, start - row :]
-            self._step(self.network.head(features.values[0, start - row :]), memory.wanted(start, known, level, scale))
+            self._step(
+                self.network.head(features.values[0, start - row :]),
+                memory.wanted(start, known, level, scale),
+            )
 
     def tensors(self) -> dict[str, Tensor]:
-        notes = {f"{k}.{name}": value for k, (_, s) in enumerate(self.notes) for name, value in s.tensors().items()}
+        notes = {
+            f"{k}.{name}": value for k, (_, s) in enumerate(self.notes) for name, value in s.tensors().items()
+        }
         rows = torch.tensor([row for row, _ in self.notes], dtype=torch.int64)
         return {"rows": rows} | {f"note.{name}": value for name, value in notes.items()} | super().tensors()
 
@@ -171,7 +191,9 @@ class AllSteps(_GradientRule):
         self.notes = deque()
         for k, row in enumerate(tensors["rows"].tolist()):
             prefix = f"note.{k}."
-            named = {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
+            named = {
+                name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)
+            }
             self.notes.append((row, like.with_tensors(named)))
         super().load({n: value for n, value in tensors.items() if n != "rows" and not n.startswith("note.")})
 
@@ -179,14 +201,15 @@ class AllSteps(_GradientRule):
 class LeastSquares(Rule):
     """The head by least squares over all rows so far, each discounted by ``forgetting ** age``.
 
-    With features z (a 1 for the bias included), wanted outputs y and discount g, at each update of m new rows:
-    ``A' = g^m A + sum z z^T``, ``B' = g^m B + sum z y^T``, ``W = (A' + d I)^-1 (B' + d W_0)``,
-    ``d = 1 + ridge mean(diag A')``, where W_0 are the weights at the start of the stream; for each lane, in float64.
+    With features z (a 1 for the bias included), wanted outputs y and discount g, at each update of m new
+    rows: ``A' = g^m A + sum z z^T``, ``B' = g^m B + sum z y^T``, ``W = (A' + d I)^-1 (B' + d W_0)``,
+    ``d = 1 + ridge mean(diag A')``, where W_0 are the weights at the start of the stream; for each lane, in
+    float64.
 
-    This is recursive least squares with exponential forgetting whose prior does not fade: directions that the stream no
-    longer excites return to W_0 and cannot blow up. For classification y is 1 for the class and 0 elsewhere, so that
-    the head estimates the share of each class. Source: Haykin, Adaptive Filter Theory, 2002, chapter 9.
-    """
+    This is recursive least squares with exponential forgetting whose prior does not fade: directions that the
+    stream no longer excites return to W_0 and cannot blow up. For classification y is 1 for the class and 0
+    elsewhere, so that the head estimates the share of each class. Source: Haykin, Adaptive Filter Theory,
+    2002, chapter 9."""
 
     def __init__(self, network: StreamNetwork, updates: Updates) -> None:
         head, self.network = network.head, network
@@ -213,10 +236,13 @@ class LeastSquares(Rule):
         self.moment = torch.baddbmm(self.moment, z.mT, wanted.transpose(0, 1).double(), beta=discount)
         pull = 1 + self.ridge * self.gram.diagonal(dim1=1, dim2=2).mean(1).view(-1, 1, 1)
         try:
-            factor = torch.linalg.cholesky(self.gram + pull * torch.eye(z.shape[-1], dtype=z.dtype, device=z.device))
+            factor = torch.linalg.cholesky(
+                self.gram + pull * torch.eye(z.shape[-1], dtype=z.dtype, device=z.device)
+            )
         except torch.linalg.LinAlgError as error:
             raise DREAMError(
-                f"not finite: the features of rows {known - new} to {known - 1} of the stream, to which the head cannot be "
+                f"not finite: the features of rows {known - new} to {known - 1} of the stream, to which the "
+                "head cannot be "
                 f"fitted. {DIVERGED}"
             ) from error
         weights = torch.cholesky_solve(self.moment + pull * self.prior, factor).transpose(1, 2)
@@ -233,6 +259,11 @@ class LeastSquares(Rule):
 def build_rule(network: StreamNetwork, updates: Updates, moves: Moves) -> Rule:
     """The rule for those updates."""
     if moves == "all":
-        require("updates.rule", updates.rule, updates.rule != "least_squares", "adam or sgd where all weights move")
+        require(
+            "updates.rule",
+            updates.rule,
+            updates.rule != "least_squares",
+            "adam or sgd where all weights move",
+        )
         return AllSteps(network, updates)
     return LeastSquares(network, updates) if updates.rule == "least_squares" else HeadSteps(network, updates)

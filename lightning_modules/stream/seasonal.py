@@ -1,4 +1,5 @@
-"""A seasonal profile that follows a stream: what each hour of the day, or slot of any season, adds to the level.
+"""A seasonal profile that follows a stream: what each hour of the day, or slot of any season, adds to the
+level.
 
 Shapes: N streams, T rows, C columns, S slots of a season, K steps ahead.
 """
@@ -37,8 +38,8 @@ class SeasonalProfile:
 
     ``level' = level + a / S (x - level)``,  ``profile_s' = profile_s + a (x - level' - profile_s)``
 
-    The first visits of a slot, and the first rows of the level, are averaged evenly. What it expects of the column h rows
-    later, relative to now, is ``profile_((t + h) mod S) - profile_s``.
+    The first visits of a slot, and the first rows of the level, are averaged evenly. What it expects of the
+    column h rows later, relative to now, is ``profile_((t + h) mod S) - profile_s``.
 
     Args:
         season: S, rows in a season.
@@ -63,7 +64,8 @@ class SeasonalProfile:
         return SeasonalState(*(torch.zeros(size, dtype=torch.float64, device=device) for size in sizes))
 
     def __call__(self, x: Tensor, state: SeasonalState) -> tuple[Tensor, SeasonalState]:
-        """Expected changes (N, T, C, K) after each row of x (N, T, C), without missing values, and the state after."""
+        """Expected changes (N, T, C, K) after each row of x (N, T, C), without missing values, and the state
+        after."""
         if not self.steps:
             return x.new_zeros(*x.shape, 0), state
         changes = []
@@ -77,22 +79,29 @@ class SeasonalProfile:
         rows = torch.arange(x.shape[1], device=x.device)
         number = state.row + rows  # (N, T)
         slot, season = (number % self.season).long(), (number / self.season).floor()
-        levels = running_mean(x, (1 / (number + 1)).clamp_min(self.rate / self.season).unsqueeze(-1), state.level)
+        levels = running_mean(
+            x, (1 / (number + 1)).clamp_min(self.rate / self.season).unsqueeze(-1), state.level
+        )
         before = _rows_of(state.profile, slot)
         share = (1 / (season + 1)).clamp_min(self.rate).unsqueeze(-1)
         after = before + share * (x - levels - before)
         profile = state.profile.scatter(1, slot.unsqueeze(-1).expand_as(after), after)
         ahead = torch.tensor(self.steps, device=x.device)
         wanted = ((slot.unsqueeze(-1) + ahead) % self.season).flatten(1)  # (N, T K)
-        visited = (rows.unsqueeze(-1) + ahead % self.season >= self.season) | (ahead % self.season == 0)  # (T, K)
+        visited = (rows.unsqueeze(-1) + ahead % self.season >= self.season) | (
+            ahead % self.season == 0
+        )  # (T, K)
         new, old = (_rows_of(table, wanted).unflatten(1, visited.shape) for table in (profile, state.profile))
         changes = torch.where(visited.unsqueeze(-1), new, old) - after.unsqueeze(2)  # (N, T, K, C)
         return changes.transpose(2, 3), SeasonalState(state.row + x.shape[1], levels[:, -1], profile)
 
     def phase(self, steps: int, state: SeasonalState) -> Tensor:
-        """Where in the season the next rows are: sine and cosine of one and two turns a season, (N, steps, 4)."""
+        """Where in the season the next rows are: sine and cosine of one and two turns a season, (N, steps,
+        4)."""
         number = state.row + torch.arange(steps, device=state.row.device)
-        angle = 2 * torch.pi / self.season * number.unsqueeze(-1) * torch.tensor([1.0, 2.0], device=number.device)
+        angle = (
+            2 * torch.pi / self.season * number.unsqueeze(-1) * torch.tensor([1.0, 2.0], device=number.device)
+        )
         return torch.cat([angle.sin(), angle.cos()], -1)
 
 

@@ -41,7 +41,8 @@ class Shape:
 
     @property
     def told(self) -> int:
-        """Columns that are read besides the inputs: the last target that is known, where it is not an input itself."""
+        """Columns that are read besides the inputs: the last target that is known, where it is not an input
+        itself."""
         return 0 if self.task == "forecasting" else self.targets
 
 
@@ -50,15 +51,18 @@ class Reading:
     """How rows are read.
 
     Args:
-        normalization: `differences`, `running` or `none`; see `lightning_modules.stream.normalizers.Normalizer`.
+        normalization: `differences`, `running` or `none`; see
+            `lightning_modules.stream.normalizers.Normalizer`.
         rate: Rate of the running figures of the normaliser.
-        channel_independent: Forecasting only: a stream of its own, with its own state, fast weights and head, for each
-            target; the core's slow weights are shared. Covariates are shown to every one.
-        lags: Rows that the head reads directly, relative to the present level: the last so many, this one included, or a
-            list of distances such as [0, 1, 48], 0 for this row.
-        means: Lengths of moving averages, this row included, that the head reads relative to the present level.
+        channel_independent: Forecasting only: a stream of its own, with its own state, fast weights and head,
+            for each target; the core's slow weights are shared. Covariates are shown to every one.
+        lags: Rows that the head reads directly, relative to the present level: the last so many, this one
+            included, or a list of distances such as [0, 1, 48], 0 for this row.
+        means: Lengths of moving averages, this row included, that the head reads relative to the present
+            level.
         profile_rate: Forecasting only: share of a new season in a seasonal profile of the targets (see
-            `lightning_modules.stream.seasonal.SeasonalProfile`), of which the head reads the change it expects; 0 for none.
+            `lightning_modules.stream.seasonal.SeasonalProfile`), of which the head reads the change it
+            expects; 0 for none.
         output: Whether the head reads the output of the last layer.
         forecast: Whether the head reads the first layer's forecast of its next input.
     """
@@ -75,8 +79,18 @@ class Reading:
     def __post_init__(self) -> None:
         lags = [self.lags] if isinstance(self.lags, int) else self.lags
         fits = [0 <= lag <= LONGEST for lag in lags]
-        require("lags", self.lags, all(fits) and fits != [], f"a number or a list of whole numbers from 0 to {LONGEST}")
-        require("means", self.means, all(1 <= mean <= LONGEST for mean in self.means), f"lengths from 1 to {LONGEST}")
+        require(
+            "lags",
+            self.lags,
+            all(fits) and fits != [],
+            f"a number or a list of whole numbers from 0 to {LONGEST}",
+        )
+        require(
+            "means",
+            self.means,
+            all(1 <= mean <= LONGEST for mean in self.means),
+            f"lengths from 1 to {LONGEST}",
+        )
 
     @property
     def distances(self) -> list[int]:

@@ -1,8 +1,7 @@
 """What streams carry from row to row, and what is made of their rows.
 
-Shapes: N streams, T rows, D input columns, C targets (classes for classification), L lanes (C if channels are independent,
-else 1), F features of a lane.
-"""
+Shapes: N streams, T rows, D input columns, C targets (classes for classification), L lanes (C if channels are
+independent, else 1), F features of a lane."""
 
 from __future__ import annotations
 
@@ -36,14 +35,18 @@ class StreamState:
         named = {f"normalizer.{name}": value for name, value in self.normalizer.items()}
         named |= {f"told.{name}": value for name, value in self.told.items()}
         named |= {f"seasonal.{name}": value for name, value in self.seasonal.items()}
-        named |= {f"core.{k}.{name}": value for k, state in enumerate(self.core) for name, value in state.items()}
+        named |= {
+            f"core.{k}.{name}": value for k, state in enumerate(self.core) for name, value in state.items()
+        }
         return named | {"window": self.window}
 
     def with_tensors(self, tensors: Mapping[str, Tensor]) -> StreamState:
         """A state of the same build from what `tensors` gave."""
 
         def normalizer(prefix: str) -> NormalizerState:
-            return NormalizerState(**{name: tensors[f"{prefix}.{name}"] for name, _ in self.normalizer.items()})
+            return NormalizerState(
+                **{name: tensors[f"{prefix}.{name}"] for name, _ in self.normalizer.items()}
+            )
 
         core = [
             DREAMState(**{name: tensors[f"core.{k}.{name}"] for name, _ in state.items()})

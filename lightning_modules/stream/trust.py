@@ -14,16 +14,18 @@ RECORD = 20.0  # rows of forecasts of the usual size that the record so far must
 
 
 class Trust:
-    """Shrinks forecasts towards the present level, for each target and row ahead, as far as their record warrants.
+    """Shrinks forecasts towards the present level, for each target and row ahead, as far as their record
+    warrants.
 
-    With p the forecast change and y the change that came, in units of the head, and discount g for each row of age k:
-    ``N = sum g^k p y``, ``D = sum g^k p^2``, ``n = sum g^k``, ``V = sum g^2k (p y - p^2 / 2)^2``, and for h rows ahead
+    With p the forecast change and y the change that came, in units of the head, and discount g for each row
+    of age k: ``N = sum g^k p y``, ``D = sum g^k p^2``, ``n = sum g^k``, ``V = sum g^2k (p y - p^2 / 2)^2``,
+    and for h rows ahead
 
         ``a = clip((N - sqrt(h V)) / (D (1 + 20 / n)), 0, 1)``
 
-    N / D is the least-squares factor between "nothing changes" and the forecast. It is held back by one standard error of
-    what the forecast has gained so far (forecasts h rows ahead overlap in h rows), and as if 20 rows had shown nothing.
-    Where forecasts have not been better than repeating the level, a is 0.
+    N / D is the least-squares factor between "nothing changes" and the forecast. It is held back by one
+    standard error of what the forecast has gained so far (forecasts h rows ahead overlap in h rows), and as
+    if 20 rows had shown nothing. Where forecasts have not been better than repeating the level, a is 0.
 
     Args:
         horizon: H.
@@ -32,7 +34,9 @@ class Trust:
         device: Where to keep the record.
     """
 
-    def __init__(self, horizon: int, targets: int, discount: float, device: torch.device | None = None) -> None:
+    def __init__(
+        self, horizon: int, targets: int, discount: float, device: torch.device | None = None
+    ) -> None:
         self.discount = discount
         self.agreement = torch.zeros(horizon, targets, dtype=torch.float64, device=device)
         self.size, self.spread = torch.zeros_like(self.agreement), torch.zeros_like(self.agreement)

@@ -1,4 +1,5 @@
-"""What every module of `dream` promises, whatever backend it runs on: inherit `Contract` and say how to make one."""
+"""What every module of `dream` promises, whatever backend it runs on: inherit `Contract` and say how to make
+one."""
 
 from __future__ import annotations
 
@@ -163,7 +164,9 @@ class Contract(ABC):
         got = functional_call(caller, other, (x,))
         assert (got[0] - before[0]).abs().max() > 1e-3
         assert_same(self.sequence(module, x), before)
-        module.load_state_dict({name.removeprefix("inner."): value for name, value in other.items()}, strict=False)
+        module.load_state_dict(
+            {name.removeprefix("inner."): value for name, value in other.items()}, strict=False
+        )
         assert_same(self.sequence(module, x), got)
 
     def test_to_returns_itself_and_moves_all(self, backend: str) -> None:
@@ -172,7 +175,9 @@ class Contract(ABC):
         assert {tensor.dtype for tensor in module.state_dict().values()} == {F64, torch.long}
         assert {tensor.device.type for tensor in module.to("meta").state_dict().values()} == {"meta"}
 
-    @pytest.mark.parametrize("knobs", [{}, *OFF, OFF[0] | OFF[1]], ids=lambda knobs: "+".join(knobs) or "defaults")
+    @pytest.mark.parametrize(
+        "knobs", [{}, *OFF, OFF[0] | OFF[1]], ids=lambda knobs: "+".join(knobs) or "defaults"
+    )
     def test_gradients_reach_every_trainable_parameter(self, backend: str, knobs: dict[str, Any]) -> None:
         module = self.make(backend=backend, **(LIVELY | knobs)).double()
         x = torch.randn(3, 12, WIDTH, dtype=F64)
@@ -208,7 +213,9 @@ class Contract(ABC):
 
     def test_other_memory_layouts(self, backend: str) -> None:
         module, x = self.still(backend), torch.randn(9, 3, WIDTH, dtype=F64)
-        assert_same(self.traced(module, x.transpose(0, 1)), self.traced(module, x.transpose(0, 1).contiguous()))
+        assert_same(
+            self.traced(module, x.transpose(0, 1)), self.traced(module, x.transpose(0, 1).contiguous())
+        )
 
     def test_forecast_after_a_sequence_is_the_traces_last(self, backend: str) -> None:
         module, x = self.still(backend, F32), torch.randn(3, 9, WIDTH)
@@ -216,7 +223,9 @@ class Contract(ABC):
             with torch.autocast("cpu", dtype=torch.bfloat16, enabled=enabled):
                 _, trace, state = self.traced(module, x)
                 first = trace[0] if isinstance(trace, list) else trace
-                torch.testing.assert_close(module.predict_next(state), first.forecast[:, -1], atol=1e-5, rtol=1e-5)
+                torch.testing.assert_close(
+                    module.predict_next(state), first.forecast[:, -1], atol=1e-5, rtol=1e-5
+                )
 
     def test_reset_parameters_starts_afresh(self, backend: str) -> None:
         module = self.make(backend=backend)

@@ -1,4 +1,5 @@
-"""What the tests of `dream` share: small configurations, random parameters and states, loops of steps, comparisons."""
+"""What the tests of `dream` share: small configurations, random parameters and states, loops of steps,
+comparisons."""
 
 from __future__ import annotations
 
@@ -93,10 +94,16 @@ def loop(
     """`dream_step` over (N, T, I), one step at a time."""
     outputs, traces = [], []
     for t in range(x.shape[1]):
-        output, trace, state = dream_step(x[:, t], state, params, config, None if timespans is None else timespans[:, t])
+        output, trace, state = dream_step(
+            x[:, t], state, params, config, None if timespans is None else timespans[:, t]
+        )
         outputs.append(output)
         traces.append(trace)
-    return torch.stack(outputs, 1), DREAMTrace(*(torch.stack(parts, 1) for parts in zip(*traces, strict=True))), state
+    return (
+        torch.stack(outputs, 1),
+        DREAMTrace(*(torch.stack(parts, 1) for parts in zip(*traces, strict=True))),
+        state,
+    )
 
 
 def tensors(value: Any, name: str = "") -> dict[str, Tensor]:
@@ -118,7 +125,9 @@ def assert_same(got: Any, expected: Any, *, atol: float = 1e-12, rtol: float = 1
     got, expected = tensors(got), tensors(expected)
     assert got.keys() == expected.keys()
     for name, tensor in got.items():
-        torch.testing.assert_close(tensor, expected[name], atol=atol, rtol=rtol, msg=lambda m, n=name: f"{n}: {m}")
+        torch.testing.assert_close(
+            tensor, expected[name], atol=atol, rtol=rtol, msg=lambda m, n=name: f"{n}: {m}"
+        )
 
 
 def rows_of(value: Any, rows: Any) -> list[Tensor]:

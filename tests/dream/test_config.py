@@ -43,8 +43,16 @@ NUMBERS = (*POSITIVE, *NOT_NEGATIVE, *SHARES, *SMOOTHINGS)
 ABOVE_ZERO, BELOW_ZERO, BEYOND_ONE = 5e-324, -5e-324, math.nextafter(1.0, 2.0)
 
 REFUSED = [
-    *((name, value) for name in INTEGERS for value in (0, -1, 8.0, 2.5, "8", True, False, None, math.nan, math.inf, [8])),
-    *((name, value) for name in NUMBERS for value in ("0.1", True, False, None, math.nan, math.inf, -math.inf, 1j, [0.1])),
+    *(
+        (name, value)
+        for name in INTEGERS
+        for value in (0, -1, 8.0, 2.5, "8", True, False, None, math.nan, math.inf, [8])
+    ),
+    *(
+        (name, value)
+        for name in NUMBERS
+        for value in ("0.1", True, False, None, math.nan, math.inf, -math.inf, 1j, [0.1])
+    ),
     *((name, value) for name in POSITIVE for value in (0.0, 0, -0.0, BELOW_ZERO, -1.0)),
     *((name, value) for name in NOT_NEGATIVE for value in (BELOW_ZERO, -1.0)),
     *((name, value) for name in SHARES for value in (BELOW_ZERO, -0.1, BEYOND_ONE, 2)),
@@ -75,7 +83,9 @@ def test_the_fields_and_defaults_of_the_guide() -> None:
     assert [field.name for field in dataclasses.fields(DREAMConfig)] == list(DEFAULTS)
     for field in dataclasses.fields(DREAMConfig):
         assert type(getattr(DREAMConfig(), field.name)) is type(DEFAULTS[field.name])
-        assert getattr(DREAMConfig, field.name) == DEFAULTS[field.name]  # the arguments of the layers read it there
+        assert (
+            getattr(DREAMConfig, field.name) == DEFAULTS[field.name]
+        )  # the arguments of the layers read it there
 
 
 @pytest.mark.parametrize(("name", "value"), REFUSED, ids=str)
@@ -97,7 +107,8 @@ def test_allowed(name: str, value: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    "kind", [np.int8, np.int16, np.int32, np.int64, np.uint8, np.uint16, np.uint32, np.uint64, np.intp, np.longlong]
+    "kind",
+    [np.int8, np.int16, np.int32, np.int64, np.uint8, np.uint16, np.uint32, np.uint64, np.intp, np.longlong],
 )
 def test_numpy_integers(kind: Any) -> None:
     config = DREAMConfig(rank=kind(8), hidden_dim=kind(100), ltc_tau_sys=kind(9))
@@ -147,7 +158,12 @@ def test_every_fault_is_named() -> None:
 
 @pytest.mark.parametrize(
     ("typo", "meant"),
-    [("rnak", "rank"), ("hiden_dim", "hidden_dim"), ("base_plasticty", "base_plasticity"), ("ltc_tau", "ltc_tau_sys")],
+    [
+        ("rnak", "rank"),
+        ("hiden_dim", "hidden_dim"),
+        ("base_plasticty", "base_plasticity"),
+        ("ltc_tau", "ltc_tau_sys"),
+    ],
 )
 def test_unknown_names_get_the_nearest_known_one(typo: str, meant: str) -> None:
     with pytest.raises(ConfigError, match=f"`{typo}`.*`{meant}`") as caught:

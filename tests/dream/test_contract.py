@@ -12,7 +12,9 @@ from tests.dream.contract import WIDTH, Contract
 
 class TestCell(Contract):
     def make(self, *, backend: str = "auto", **knobs: Any) -> DREAMCell:
-        return DREAMCell(DREAMConfig(**{"input_dim": WIDTH, "hidden_dim": 7, "rank": 2, **knobs}), backend=backend)
+        return DREAMCell(
+            DREAMConfig(**{"input_dim": WIDTH, "hidden_dim": 7, "rank": 2, **knobs}), backend=backend
+        )
 
     def sequence(self, module: DREAMCell, x: Tensor, state: Any = None, **kwargs: Any) -> tuple[Tensor, Any]:
         state = module.init_state(len(x)) if state is None else state

@@ -1,4 +1,5 @@
-"""The fused CPU backend against the reference: values, every gradient, whatever the sizes, layouts, threads and processes.
+"""The fused CPU backend against the reference: values, every gradient, whatever the sizes, layouts, threads
+and processes.
 
 Its own tests run with new memory poisoned by NaN, so that an element which nobody writes is seen.
 """
@@ -23,13 +24,20 @@ from dream import DREAM, ConfigError, DREAMConfig, DREAMParams, DREAMState, DREA
 from dream.ops import cpu, native, reference, registry
 from tests.dream.support import F32, F64, assert_same, leaves, random_params, random_state, tensors
 
-TOLERANCES = {  # of a value or gradient, relative to the largest of its tensor, or to 0.01 where that is smaller
+# of a value or gradient, relative to the largest of its tensor, or to 0.01 where that is smaller
+TOLERANCES = {
     (F64, "value"): 1e-12,
     (F64, "gradient"): 1e-11,
     (F32, "value"): 2e-5,
     (F32, "gradient"): 2e-4,
 }
-LIVELY = dict(sleep_rate=0.05, min_surprise_for_sleep=0.0, surprise_smoothing=0.1, target_norm=0.5, surprise_temperature=0.5)
+LIVELY = dict(
+    sleep_rate=0.05,
+    min_surprise_for_sleep=0.0,
+    surprise_smoothing=0.1,
+    target_norm=0.5,
+    surprise_temperature=0.5,
+)
 KNOBS: dict[str, dict[str, Any]] = {
     "lively": {},
     "no_liquid_time": dict(ltc_enabled=False),
@@ -40,8 +48,16 @@ KNOBS: dict[str, dict[str, Any]] = {
     "no_hastening": dict(ltc_surprise_scale=0.0),
 }
 LEARNED = tuple(name for name in DREAMParams._fields if name != "error_var_prior")
-# (N, T, I, H, R): one and odd; blocks of rows that don't divide; segments and vectors that don't fill; R above I
-SIZES = [(1, 1, 1, 1, 1), (3, 2, 7, 13, 5), (33, 63, 7, 13, 9), (1, 257, 1, 13, 5), (3, 63, 7, 256, 5), (9, 17, 20, 40, 16)]
+# (N, T, I, H, R): one and odd; blocks of rows that don't divide; segments and vectors that don't fill; R
+# above I
+SIZES = [
+    (1, 1, 1, 1, 1),
+    (3, 2, 7, 13, 5),
+    (33, 63, 7, 13, 9),
+    (1, 257, 1, 13, 5),
+    (3, 63, 7, 256, 5),
+    (9, 17, 20, 40, 16),
+]
 
 
 @pytest.fixture(autouse=True)
@@ -59,7 +75,12 @@ class Problem:
     """A scan of random rows in the middle of a stream, and what its gradients are asked of."""
 
     def __init__(
-        self, sizes: Sequence[int], dtype: torch.dtype = F64, padded: bool = False, spans: bool = False, **knobs: Any
+        self,
+        sizes: Sequence[int],
+        dtype: torch.dtype = F64,
+        padded: bool = False,
+        spans: bool = False,
+        **knobs: Any,
     ) -> None:
         n, t, i, h, r = sizes
         with warnings.catch_warnings():
@@ -67,7 +88,9 @@ class Problem:
             self.config = DREAMConfig(input_dim=i, hidden_dim=h, rank=r, **(LIVELY | knobs))
         self.params = random_params(self.config, dtype=dtype)
         self.state = random_state(self.config, n, dtype=dtype)
-        self.state = replace(self.state, U=self.state.U * (0.5 / (h * r) ** 0.5), U_target=self.state.U_target * 0.1)
+        self.state = replace(
+            self.state, U=self.state.U * (0.5 / (h * r) ** 0.5), U_target=self.state.U_target * 0.1
+        )
         self.x = torch.randn(n, t, i, dtype=dtype)
         self.spans = torch.rand(n, t, dtype=dtype) * 2 + 0.3 if spans else None
         self.lengths = torch.randint(1, t + 1, (n,)) if padded else None
@@ -76,7 +99,11 @@ class Problem:
             self.x[torch.arange(t) >= self.lengths.unsqueeze(1)] = float("nan")
 
     def inputs(self) -> dict[str, Tensor]:
-        named = {name: getattr(self.params, name) for name in LEARNED} | {"x": self.x, "h": self.state.h, "U": self.state.U}
+        named = {name: getattr(self.params, name) for name in LEARNED} | {
+            "x": self.x,
+            "h": self.state.h,
+            "U": self.state.U,
+        }
         if self.spans is not None:
             named["spans"] = self.spans
         return dict(zip(named, leaves(*named.values()), strict=True))
@@ -88,13 +115,22 @@ class Problem:
         params = self.params._replace(**{name: inputs[name] for name in LEARNED})
         spans = inputs.get("spans", self.spans)
         return dream_scan(
-            inputs["x"], state, params, self.config, spans, self.lengths, backend=backend, plasticity=plasticity
+            inputs["x"],
+            state,
+            params,
+            self.config,
+            spans,
+            self.lengths,
+            backend=backend,
+            plasticity=plasticity,
         )
 
 
 def close(got: Tensor, expected: Tensor, kind: str, name: str) -> None:
     tolerance = TOLERANCES[expected.dtype, kind] * max(1e-2, float(expected.detach().abs().max()))
-    torch.testing.assert_close(got, expected, atol=tolerance, rtol=0.0, msg=lambda message: f"{kind} of {name}: {message}")
+    torch.testing.assert_close(
+        got, expected, atol=tolerance, rtol=0.0, msg=lambda message: f"{kind} of {name}: {message}"
+    )
 
 
 def outlets(result: tuple[Tensor, DREAMTrace, DREAMState]) -> dict[str, Tensor]:
@@ -118,7 +154,9 @@ def compare(problem: Problem, through: Sequence[str] | None = None, plasticity: 
     for backend in ("reference", "cpu"):
         inputs = problem.inputs()
         results[backend] = problem.scan(inputs, backend, plasticity)
-        parts = {name: part for name, part in outlets(results[backend]).items() if not through or name in through}
+        parts = {
+            name: part for name, part in outlets(results[backend]).items() if not through or name in through
+        }
         for name, part in parts.items():
             weights.setdefault(name, torch.randn(part.shape, generator=generator, dtype=part.dtype))
         sum((part * weights[name]).sum() for name, part in parts.items()).backward()
@@ -166,7 +204,12 @@ def test_gradients_through_one_result_alone(through: str, padded: bool, plastici
     compare(Problem((9, 40, 3, 9, 2), padded=padded), [through], plasticity)
 
 
-SUBSETS = [*([name] for name in (*LEARNED, "x", "h", "U", "spans")), ["h", "U"], ["x", "eta"], ["C", "spans", "V"]]
+SUBSETS = [
+    *([name] for name in (*LEARNED, "x", "h", "U", "spans")),
+    ["h", "U"],
+    ["x", "eta"],
+    ["C", "spans", "V"],
+]
 
 
 @pytest.mark.parametrize("wanted", SUBSETS, ids="+".join)
@@ -174,7 +217,9 @@ def test_some_inputs_may_want_gradients_and_others_not(wanted: list[str]) -> Non
     problem = Problem((2, 5, 3, 9, 2), spans=True)
     gradients = []
     for backend in ("reference", "cpu"):
-        inputs = {name: leaf.detach().requires_grad_(name in wanted) for name, leaf in problem.inputs().items()}
+        inputs = {
+            name: leaf.detach().requires_grad_(name in wanted) for name, leaf in problem.inputs().items()
+        }
         output, trace, _ = problem.scan(inputs, backend)
         (output.sum() + trace.forecast.square().sum()).backward()
         assert all((leaf.grad is None) == (name not in wanted) for name, leaf in inputs.items())
@@ -218,7 +263,8 @@ def test_second_derivatives_are_refused() -> None:
 
 
 def test_results_share_no_memory() -> None:
-    """What is changed in place, such as a forecast put back into the unit of the data, changes nothing else."""
+    """What is changed in place, such as a forecast put back into the unit of the data, changes nothing
+    else."""
     problem = Problem((2, 5, 3, 5, 2))
     with torch.no_grad():
         result = problem.scan(problem.inputs(), "cpu")
@@ -240,13 +286,16 @@ def gradients_of(problem: Problem, segment: int, monkeypatch: pytest.MonkeyPatch
 
 @pytest.mark.parametrize("rows", [1, 9])
 def test_steps_that_are_taken_back(monkeypatch: pytest.MonkeyPatch, rows: int) -> None:
-    """Between kept states the updates of U are inverted. Over 128 steps and longer that loses no more than rounding."""
+    """Between kept states the updates of U are inverted. Over 128 steps and longer that loses no more than
+    rounding."""
     mild = dict(sleep_rate=0.005, target_norm=2.0, forgetting_rate=0.01)
     for dtype in (F64, F32):
         problem = Problem((rows, 300, 3, 9, 4), dtype, **mild)
         each = gradients_of(problem, 1, monkeypatch)
         seldom = gradients_of(problem, 128, monkeypatch)
-        assert not all(torch.equal(a, b) for a, b in zip(each, seldom, strict=True))  # they were not recomputed
+        assert not all(
+            torch.equal(a, b) for a, b in zip(each, seldom, strict=True)
+        )  # they were not recomputed
         for a, b in zip(seldom, each, strict=True):
             close(a, b, "gradient", "all")
         compare(problem)
@@ -254,7 +303,8 @@ def test_steps_that_are_taken_back(monkeypatch: pytest.MonkeyPatch, rows: int) -
 
 @pytest.mark.parametrize("segment", [8, 24, 512])
 def test_steps_that_cannot_be_taken_back(monkeypatch: pytest.MonkeyPatch, segment: int) -> None:
-    """Where homeostasis, forgetting and sleep lose nearly all of U, it is recomputed: how often it is kept is no matter."""
+    """Where homeostasis, forgetting and sleep lose nearly all of U, it is recomputed: how often it is kept is
+    no matter."""
     harsh = dict(kappa=1.0, target_norm=0.01, forgetting_rate=3.0, sleep_rate=1.0, base_plasticity=50.0)
     problem = Problem((3, 65, 3, 9, 2), **harsh)
     first = gradients_of(problem, 128, monkeypatch)
@@ -274,7 +324,8 @@ HOSTILE: dict[str, dict[str, Any]] = {
 
 @pytest.mark.parametrize("knobs", HOSTILE)
 def test_hostile_input_and_knobs(knobs: str) -> None:
-    """Spikes inside segments, long and short spans, U of norm 0: gradients agree, each row's on its own scale."""
+    """Spikes inside segments, long and short spans, U of norm 0: gradients agree, each row's on its own
+    scale."""
     problem = Problem((3, 40, 3, 9, 4), spans=True, **HOSTILE[knobs])
     problem.x[0, 20] *= 1e6
     problem.spans[1, 10:30] = torch.tensor([1e6, 1e-6], dtype=F64).repeat(10)
@@ -303,7 +354,9 @@ def test_a_row_that_is_lost_takes_no_other_with_it(bad: float) -> None:
     got = problem.scan(inputs, "cpu")
     others = [row for row in range(26) if row not in (0, 9)]
     for (name, a), b in zip(tensors(got).items(), tensors(expected).values(), strict=True):
-        torch.testing.assert_close(a[others], b[others], atol=1e-6, rtol=1e-6, msg=lambda m, n=name: f"{n}: {m}")
+        torch.testing.assert_close(
+            a[others], b[others], atol=1e-6, rtol=1e-6, msg=lambda m, n=name: f"{n}: {m}"
+        )
     sum(part[others].sum() for part in outlets(got).values()).backward()
     assert all(inputs[name].grad[others].isfinite().all() for name in ("x", "h", "U"))
 
@@ -328,7 +381,9 @@ def test_compiled_as_one_graph() -> None:
     for result in (expected, got):
         result[0].square().sum().backward()
     gradients = [parameter.grad for parameter in parameters]
-    assert_same([gradient / 2 for gradient in gradients], torch.autograd.grad(model(x)[0].square().sum(), parameters))
+    assert_same(
+        [gradient / 2 for gradient in gradients], torch.autograd.grad(model(x)[0].square().sum(), parameters)
+    )
 
 
 @pytest.mark.filterwarnings("ignore:.*torch.jit.script.*:DeprecationWarning")  # torch.func.jvp's own
@@ -361,10 +416,14 @@ def test_elementary_functions(function: str, dtype: torch.dtype) -> None:
     kernel = native.kernel()
     assert isinstance(kernel, native.Kernel), kernel
     if function == "log":
-        x = torch.cat([torch.logspace(-37, 38, 200_001, dtype=F64), torch.linspace(0.5, 2.0, 100_001, dtype=F64)]).to(dtype)
+        x = torch.cat(
+            [torch.logspace(-37, 38, 200_001, dtype=F64), torch.linspace(0.5, 2.0, 100_001, dtype=F64)]
+        ).to(dtype)
     else:
         near = torch.linspace(-30, 30, 600_001, dtype=F64)
-        edges = torch.tensor([0.0, -0.0, 87.0, -88.0, 709.0, -746.0, 1e30, -1e30, float("inf"), -float("inf")], dtype=F64)
+        edges = torch.tensor(
+            [0.0, -0.0, 87.0, -88.0, 709.0, -746.0, 1e30, -1e30, float("inf"), -float("inf")], dtype=F64
+        )
         tiny = torch.logspace(-30, -1, 10_001, dtype=F64)
         x = torch.cat([near, edges, tiny, -tiny]).to(dtype)
     if function == "exp":  # held to where it is normal
@@ -426,7 +485,11 @@ def _answer(answers: Any, threads: int | None, backward: bool) -> None:
 @pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork.*:DeprecationWarning")
 @pytest.mark.parametrize(
     ("method", "threads", "backward"),
-    [("fork", None, True), ("fork", 2, False), ("spawn", 2, True)],  # torch's own products hang on two threads after a fork
+    [
+        ("fork", None, True),
+        ("fork", 2, False),
+        ("spawn", 2, True),
+    ],  # torch's own products hang on two threads after a fork
 )
 def test_in_other_processes(method: str, threads: int | None, backward: bool) -> None:
     """Also in a child forked after torch's and the kernel's threads have run: no deadlock."""
@@ -455,7 +518,9 @@ def test_workers_of_a_data_loader() -> None:
         with torch.no_grad():
             return model(torch.stack(rows))[0]
 
-    batches = list(torch.utils.data.DataLoader(list(x), batch_size=3, num_workers=1, collate_fn=collate, timeout=60))
+    batches = list(
+        torch.utils.data.DataLoader(list(x), batch_size=3, num_workers=1, collate_fn=collate, timeout=60)
+    )
     torch.testing.assert_close(torch.cat(batches), expected, atol=1e-6, rtol=0.0)
 
 
@@ -534,7 +599,9 @@ def stream(dtype: torch.dtype, **knobs: Any) -> None:
     assert fast(problem.x[:, 0])[0].requires_grad  # with gradients it is the reference step
 
 
-@pytest.mark.skipif(torch.backends.cpu.get_cpu_capability() != "AVX512", reason="this processor has no more than AVX2")
+@pytest.mark.skipif(
+    torch.backends.cpu.get_cpu_capability() != "AVX512", reason="this processor has no more than AVX2"
+)
 def test_with_avx2_only() -> None:
     """The other build of the kernel, in a process whose torch is held to AVX2 as well."""
     code = (
@@ -553,7 +620,8 @@ def test_with_avx2_only() -> None:
 
 
 def test_fewer_threads_than_were_asked_for() -> None:
-    """OpenMP may give one thread for four; every share of the rows is computed all the same, in the same order of sums."""
+    """OpenMP may give one thread for four; every share of the rows is computed all the same, in the same
+    order of sums."""
     code = (
         "import torch; from tests.dream import test_cpu as t; torch.set_num_threads(4); torch.manual_seed(0);"
         "p = t.Problem((34, 40, 3, 9, 4), kappa=1.0, target_norm=0.01); t.compare(p);"
@@ -582,7 +650,9 @@ def test_first_used_in_a_forked_child() -> None:
     assert subprocess.run(command, capture_output=True, text=True, timeout=100).stdout.strip() == "7"
 
 
-def test_auto_takes_it_and_says_why_not(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_auto_takes_it_and_says_why_not(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
     config = Problem((1, 1, 3, 5, 2)).config
     assert registry.choose("auto", torch.zeros(1, 1, 3), config) is cpu.scan
     monkeypatch.setattr(registry, "_reported", set())

@@ -1,4 +1,5 @@
-"""Bad tensors given to cell, layer, stack and functions: which error, and a message with argument, expected, got, remedy."""
+"""Bad tensors given to cell, layer, stack and functions: which error, and a message with argument, expected,
+got, remedy."""
 
 from __future__ import annotations
 
@@ -42,7 +43,9 @@ def sequence_calls(half: torch.dtype | None = None) -> dict[str, Callable[..., A
     return {
         "cell": made["cell"].scan,
         "layer": made["layer"].trace,
-        "stack": lambda x, state=None, **kw: made["stack"].trace(x, state=None if state is None else [state] * 2, **kw),
+        "stack": lambda x, state=None, **kw: made["stack"].trace(
+            x, state=None if state is None else [state] * 2, **kw
+        ),
         "scan": lambda x, state=None, **kw: scan(small(), params, x, state, **kw),
     }
 
@@ -72,10 +75,20 @@ X_SHAPE = r"`x` must be \(batch, time, 3\).*; got "
 CASES: dict[str, tuple[type[DREAMError], dict[str, Any], str, str]] = {
     "2 dimensions": (ShapeError, dict(x=good(N, 3)), X_SHAPE + r"\(4, 3\)\.", r"x\.unsqueeze\(1\)"),
     "1 dimension": (ShapeError, dict(x=good(3)), X_SHAPE + r"\(3,\)\.", r"[Bb]atch comes first"),
-    "4 dimensions": (ShapeError, dict(x=good(N, T, 3, 1)), X_SHAPE + r"\(4, 6, 3, 1\)\.", r"[Bb]atch comes first"),
+    "4 dimensions": (
+        ShapeError,
+        dict(x=good(N, T, 3, 1)),
+        X_SHAPE + r"\(4, 6, 3, 1\)\.",
+        r"[Bb]atch comes first",
+    ),
     "features": (ShapeError, dict(x=good(N, T, 5)), X_SHAPE + r"\(4, 6, 5\)", r"input_dim=5"),
     "no time": (ShapeError, dict(x=good(N, 0, 3)), X_SHAPE + r"\(4, 0, 3\).*time is 0", r"Skip|Drop|Give"),
-    "no batch": (ShapeError, dict(x=good(0, T, 3)), X_SHAPE + r"\(0, 6, 3\).*batch is 0", r"Skip empty batches"),
+    "no batch": (
+        ShapeError,
+        dict(x=good(0, T, 3)),
+        X_SHAPE + r"\(0, 6, 3\).*batch is 0",
+        r"Skip empty batches",
+    ),
     "integers": (
         DataError,
         dict(x=torch.ones(N, T, 3).long()),
@@ -88,14 +101,24 @@ CASES: dict[str, tuple[type[DREAMError], dict[str, Any], str, str]] = {
         r"`x` must be floating; got torch\.bool",
         r"x\.to\(torch\.float32\)",
     ),
-    "complex": (DataError, dict(x=good().to(torch.complex64)), r"`x` must be floating; got torch\.complex64", r"x\.to\("),
+    "complex": (
+        DataError,
+        dict(x=good().to(torch.complex64)),
+        r"`x` must be floating; got torch\.complex64",
+        r"x\.to\(",
+    ),
     "float64": (
         DataError,
         dict(x=good().double()),
         r"`x` must have .*torch\.float32; got torch\.float64",
         r"x\.to\(torch\.float32\)",
     ),
-    "bfloat16": (DataError, dict(x=good().bfloat16()), r"`x` must have .*torch\.float32; got torch\.bfloat16", r"x\.to\("),
+    "bfloat16": (
+        DataError,
+        dict(x=good().bfloat16()),
+        r"`x` must have .*torch\.float32; got torch\.bfloat16",
+        r"x\.to\(",
+    ),
     "device": (DataError, dict(x=good().to("meta")), r"`x` must be on .*cpu; got meta", r"x\.to\('cpu'\)"),
     "lengths 0": (
         DataError,
@@ -133,7 +156,12 @@ CASES: dict[str, tuple[type[DREAMError], dict[str, Any], str, str]] = {
         r"`lengths` must be integers; got torch\.float32",
         r"lengths\.long\(\)",
     ),
-    "lengths mask": (DataError, dict(lengths=torch.ones(N).bool()), r"`lengths` must be integers; got torch\.bool", r"Use "),
+    "lengths mask": (
+        DataError,
+        dict(lengths=torch.ones(N).bool()),
+        r"`lengths` must be integers; got torch\.bool",
+        r"Use ",
+    ),
     "spans shape": (
         ShapeError,
         dict(timespans=torch.ones(N)),
@@ -164,7 +192,12 @@ CASES: dict[str, tuple[type[DREAMError], dict[str, Any], str, str]] = {
         r"`state\.h` must be .*float32.*; got .*float64",
         r"state\.to\(",
     ),
-    "state device": (StateError, dict(state=fresh().to("meta")), r"`state\.h` must be .*cpu; got .*meta", r"state\.to\("),
+    "state device": (
+        StateError,
+        dict(state=fresh().to("meta")),
+        r"`state\.h` must be .*cpu; got .*meta",
+        r"state\.to\(",
+    ),
     "state width": (
         StateError,
         dict(state=fresh(hidden_dim=6)),
@@ -187,7 +220,11 @@ VALUES: dict[str, tuple[dict[str, Any], str, str]] = {
         r"`timespans` must be finite and positive; 1 of 24 .*row 1, step 4",
         r"Fill or drop",
     ),
-    "span -1": (dict(timespans=spans(-1.0)), r"`timespans` must be finite and positive.*row 1, step 4", r"Fill or drop"),
+    "span -1": (
+        dict(timespans=spans(-1.0)),
+        r"`timespans` must be finite and positive.*row 1, step 4",
+        r"Fill or drop",
+    ),
     "span nan": (
         dict(timespans=spans(torch.nan)),
         r"`timespans` must be finite and positive.*row 1, step 4",
@@ -239,10 +276,25 @@ def test_values_in_the_padding_are_nobodys_business(call: str) -> None:
 
 
 STEPS: dict[str, tuple[type[DREAMError], dict[str, Any], str, str]] = {
-    "time axis": (ShapeError, dict(x=good()), r"`x` must be \(batch, 3\); got \(4, 6, 3\)", r"Remove the time axis"),
+    "time axis": (
+        ShapeError,
+        dict(x=good()),
+        r"`x` must be \(batch, 3\); got \(4, 6, 3\)",
+        r"Remove the time axis",
+    ),
     "features": (ShapeError, dict(x=good(N, 2)), r"`x` must be \(batch, 3\); got \(4, 2\)", r"input_dim=2"),
-    "no batch": (ShapeError, dict(x=good(0, 3)), r"`x` must be \(batch, 3\).*; got \(0, 3\)", r"Skip empty batches"),
-    "integers": (DataError, dict(x=torch.ones(N, 3).long()), r"`x` must be floating; got torch\.int64", r"x\.to\("),
+    "no batch": (
+        ShapeError,
+        dict(x=good(0, 3)),
+        r"`x` must be \(batch, 3\).*; got \(0, 3\)",
+        r"Skip empty batches",
+    ),
+    "integers": (
+        DataError,
+        dict(x=torch.ones(N, 3).long()),
+        r"`x` must be floating; got torch\.int64",
+        r"x\.to\(",
+    ),
     "float64": (DataError, dict(x=good(N, 3).double()), r"`x` must have .*; got torch\.float64", r"x\.to\("),
     "spans shape": (
         ShapeError,
@@ -250,8 +302,18 @@ STEPS: dict[str, tuple[type[DREAMError], dict[str, Any], str, str]] = {
         r"`timespans` must be \(4,\).*; got \(4, 1\)",
         r"\. [A-Z]\w+ ",
     ),
-    "state rows": (StateError, dict(state=fresh(2)), r"`state\.h` must be \(4, 5\).*; got \(2, 5\)", r"init_state\(4\)"),
-    "state dtype": (StateError, dict(state=fresh().to(dtype=F64)), r"`state\.h` must be .*; got .*float64", r"state\.to\("),
+    "state rows": (
+        StateError,
+        dict(state=fresh(2)),
+        r"`state\.h` must be \(4, 5\).*; got \(2, 5\)",
+        r"init_state\(4\)",
+    ),
+    "state dtype": (
+        StateError,
+        dict(state=fresh().to(dtype=F64)),
+        r"`state\.h` must be .*; got .*float64",
+        r"state\.to\(",
+    ),
 }
 
 
@@ -291,7 +353,9 @@ def test_half_precision_parameters(call: str, half: torch.dtype) -> None:
         with pytest.raises(DataError) as caught:
             sequence_calls(half)[call](x)
         assert_message(
-            caught.value, rf"parameters must be float32 or float64; got {half}", r"\.float\(\) and torch\.autocast"
+            caught.value,
+            rf"parameters must be float32 or float64; got {half}",
+            r"\.float\(\) and torch\.autocast",
         )
 
 

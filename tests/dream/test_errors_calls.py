@@ -47,7 +47,9 @@ def test_constructors(make: Any) -> None:
 @pytest.mark.parametrize("config", [None, {"input_dim": 3}, 3])
 def test_config_must_be_a_config(config: Any) -> None:
     for make in (DREAMCell, DREAM.from_config):
-        with pytest.raises(ConfigError, match=r"`config` must be a DREAMConfig; got \w+\. Use DREAMConfig\(\.\.\.\)"):
+        with pytest.raises(
+            ConfigError, match=r"`config` must be a DREAMConfig; got \w+\. Use DREAMConfig\(\.\.\.\)"
+        ):
             make(config)
 
 

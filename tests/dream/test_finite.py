@@ -1,4 +1,5 @@
-"""Finite in, finite out: what is too large is refused by row; what is just small enough gives finite numbers everywhere.
+"""Finite in, finite out: what is too large is refused by row; what is just small enough gives finite numbers
+everywhere.
 
 Shapes: N = 3 rows, T = 63 steps, I = 7, H = 21, R = 3.
 """
@@ -86,7 +87,9 @@ def test_the_backends_agree_on_it(dtype: torch.dtype, knobs: str) -> None:
     """At first; one sign of a huge sum that rounding decides leads them apart later."""
     results = []
     for backend in BACKENDS:
-        output, trace, state = layer(backend, dtype, **KNOBS[knobs]).trace(huge(0.97 * largest(dtype), dtype)[:, :24])
+        output, trace, state = layer(backend, dtype, **KNOBS[knobs]).trace(
+            huge(0.97 * largest(dtype), dtype)[:, :24]
+        )
         assert trace.deviation.max() <= 1e15 * (1 + 1e-6)
         results.append([output, trace.prediction, trace.deviation, trace.u_norm, state.error_var])
     for other in results[1:]:
@@ -115,7 +118,9 @@ def test_extreme_spans(backend: str, spans: float) -> None:
     timespans = torch.full((3, 20), spans, requires_grad=True)
     output, state = module(x, timespans=timespans)
     output.sum().backward()
-    assert all(tensor.isfinite().all() for tensor in tensors([output, state, x.grad, timespans.grad]).values())
+    assert all(
+        tensor.isfinite().all() for tensor in tensors([output, state, x.grad, timespans.grad]).values()
+    )
 
 
 @DTYPES
@@ -123,7 +128,9 @@ def test_extreme_spans(backend: str, spans: float) -> None:
 def test_what_is_too_large_is_refused(dtype: torch.dtype, sign: float) -> None:
     module, x = layer("auto", dtype), torch.randn(4, 6, 7, dtype=dtype)
     x[2, 3, 5] = sign * largest(dtype) * 1.001
-    with pytest.raises(DataError, match=r"`x` must be at most 1\..*square.*1 of 24 steps.*row 2, step 3. Scale"):
+    with pytest.raises(
+        DataError, match=r"`x` must be at most 1\..*square.*1 of 24 steps.*row 2, step 3. Scale"
+    ):
         module(x)
     with pytest.raises(DataError, match=r"`x` must be at most .* the first at row 2\. Scale"):
         module.cell(x[:, 3])
@@ -142,5 +149,7 @@ def test_what_is_too_large_is_refused(dtype: torch.dtype, sign: float) -> None:
 def test_nan_is_named_before_size() -> None:
     x = torch.randn(4, 6, 7)
     x[1, 2, 0], x[3, 0, 0] = math.nan, 1e20
-    with pytest.raises(DataError, match=r"`x` must be finite; 2 of 24 steps are not, the first at row 1, step 2"):
+    with pytest.raises(
+        DataError, match=r"`x` must be finite; 2 of 24 steps are not, the first at row 1, step 2"
+    ):
         layer("auto", F32)(x)

@@ -1,4 +1,5 @@
-"""A large embedding and head sharded by FSDP2 around a DREAMStack: the steps of two processes are those of one."""
+"""A large embedding and head sharded by FSDP2 around a DREAMStack: the steps of two processes are those of
+one."""
 
 from __future__ import annotations
 
@@ -73,7 +74,13 @@ os._exit(0)  # gloo's threads may outlive the interpreter, which then aborts
 
 def test_a_sharded_embedding_takes_the_steps_of_a_whole_one(tmp_path: Path) -> None:
     (tmp_path / "program.py").write_text(PROGRAM)
-    run = ["-m", "torch.distributed.run", "--rdzv-backend=c10d", "--rdzv-endpoint=localhost:0", "--nproc-per-node=2"]
+    run = [
+        "-m",
+        "torch.distributed.run",
+        "--rdzv-backend=c10d",
+        "--rdzv-endpoint=localhost:0",
+        "--nproc-per-node=2",
+    ]
     command = [sys.executable, *run, "program.py"]
     done = subprocess.run(command, env=ENVIRONMENT, cwd=tmp_path, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr

@@ -44,7 +44,9 @@ class Case:
         knobs = {key[2:]: value.item() for key, value in arrays.items() if key.startswith("k_")}
         self.config = DREAMConfig(input_dim=input_dim, hidden_dim=len(arrays["p_tau"]), rank=rank, **knobs)
         names = {"surprise_scale": "s"}
-        self.params = DREAMParams(**{name: tensor(f"p_{names.get(name, name)}") for name in DREAMParams._fields})
+        self.params = DREAMParams(
+            **{name: tensor(f"p_{names.get(name, name)}") for name in DREAMParams._fields}
+        )
         self.trace = {name: tensor(name) for name in TRACE}
         self.final = {name: tensor(f"s_{name}") for name in DREAMState.__dataclass_fields__}
         self.timespans = tensor("timespans") if "timespans" in arrays else None
@@ -96,7 +98,9 @@ def test_steps(name: str, dtype: torch.dtype, tolerance: float) -> None:
                 getattr(trace, field), expected[row, :length], atol=tolerance, rtol=tolerance, msg=field
             )
         for field, expected in case.final.items():
-            torch.testing.assert_close(getattr(final, field), expected[row], atol=tolerance, rtol=tolerance, msg=field)
+            torch.testing.assert_close(
+                getattr(final, field), expected[row], atol=tolerance, rtol=tolerance, msg=field
+            )
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -107,7 +111,10 @@ def test_cell(name: str) -> None:
     output, trace, final = cell.scan(case.x, None, case.timespans, case.lengths)
     torch.testing.assert_close(output, case.y, atol=1e-10, rtol=1e-10)
     assert_same(
-        [trace.prediction, trace.forecast], [case.trace["prediction"], case.trace["forecast"]], atol=1e-10, rtol=1e-10
+        [trace.prediction, trace.forecast],
+        [case.trace["prediction"], case.trace["forecast"]],
+        atol=1e-10,
+        rtol=1e-10,
     )
     assert_same(final, DREAMState(**case.final), atol=1e-10, rtol=1e-10)
     last = torch.full((len(case.x),), case.x.shape[1]) if case.lengths is None else case.lengths

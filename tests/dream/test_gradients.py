@@ -1,4 +1,5 @@
-"""What is differentiated, exactly: numerical gradients where nothing is measured, replayed measurements elsewhere."""
+"""What is differentiated, exactly: numerical gradients where nothing is measured, replayed measurements
+elsewhere."""
 
 from __future__ import annotations
 
@@ -12,7 +13,16 @@ from torch import Tensor
 
 from dream import DREAM, DREAMCell, DREAMConfig, DREAMParams, DREAMState, dream_scan, dream_step
 from dream.ops.registry import BACKENDS
-from tests.dream.support import DIFFERENTIABLE, F64, STATISTICS, leaves, modules, random_params, random_state, small
+from tests.dream.support import (
+    DIFFERENTIABLE,
+    F64,
+    STATISTICS,
+    leaves,
+    modules,
+    random_params,
+    random_state,
+    small,
+)
 
 FROZEN = dict(error_smoothing=0.0, surprise_smoothing=0.0, sleep_rate=0.0)
 SOFT = dict(surprise_temperature=0.5)  # keeps the gate half open
@@ -31,7 +41,9 @@ class Problem:
 
     def __init__(self, config: DREAMConfig, padded: bool = True, steps: int = 4) -> None:
         self.config, self.rows = config, 3
-        self.state = replace(random_state(config, self.rows), adaptive_tau=torch.tensor([0.8, 1.1, 1.5], dtype=F64))
+        self.state = replace(
+            random_state(config, self.rows), adaptive_tau=torch.tensor([0.8, 1.1, 1.5], dtype=F64)
+        )
         self.params = random_params(config)
         self.x = torch.randn(self.rows, steps, config.input_dim, dtype=F64)
         self.spans = torch.rand(self.rows, steps, dtype=F64) * 2 + 0.3 if padded else None
@@ -47,7 +59,9 @@ class Problem:
 
     def scan(self, *inputs: Tensor, backend: str = "auto") -> tuple[Tensor, ...]:
         x, state, params = self.place(inputs)
-        output, trace, final = dream_scan(x, state, params, self.config, self.spans, self.lengths, backend=backend)
+        output, trace, final = dream_scan(
+            x, state, params, self.config, self.spans, self.lengths, backend=backend
+        )
         return output, trace.prediction, trace.forecast, trace.error, final.h, final.U
 
 
@@ -58,7 +72,9 @@ def test_gradcheck(knobs: str, padded: bool, backend: str) -> None:
     problem = Problem(small(**(FROZEN | SOFT | KNOBS[knobs] | {"hidden_dim": 4})), padded)
     surprise = dream_scan(problem.x, problem.state, problem.params, problem.config)[1].surprise
     assert ((surprise > 0.1) & (surprise < 0.9)).sum() >= 3  # the gate is at work
-    assert torch.autograd.gradcheck(lambda *a: problem.scan(*a, backend=backend), problem.inputs(), eps=1e-6, atol=1e-7)
+    assert torch.autograd.gradcheck(
+        lambda *a: problem.scan(*a, backend=backend), problem.inputs(), eps=1e-6, atol=1e-7
+    )
 
 
 def weighted(parts: Sequence[Tensor], weights: Sequence[Tensor]) -> Tensor:
@@ -67,7 +83,8 @@ def weighted(parts: Sequence[Tensor], weights: Sequence[Tensor]) -> Tensor:
 
 @pytest.mark.parametrize("knobs", KNOBS)
 def test_finite_differences_that_replay_the_measurements(knobs: str) -> None:
-    """With everything alive, the gradient is that of a run whose measurements are held at the recorded ones."""
+    """With everything alive, the gradient is that of a run whose measurements are held at the recorded
+    ones."""
     alive = dict(error_smoothing=0.2, surprise_smoothing=0.3, sleep_rate=0.3, min_surprise_for_sleep=0.05)
     problem = Problem(small(**(alive | SOFT | KNOBS[knobs])), padded=False, steps=6)
     config, steps = problem.config, problem.x.shape[1]
@@ -86,7 +103,9 @@ def test_finite_differences_that_replay_the_measurements(knobs: str) -> None:
         for t, was in enumerate(recorded):
             state = replace(state, **{name: getattr(was, name) for name in measured})
             output, trace, state = dream_step(x[:, t], state, params, config)
-            for series, part in zip(steps_of, (output, trace.prediction, trace.forecast, trace.error), strict=True):
+            for series, part in zip(
+                steps_of, (output, trace.prediction, trace.forecast, trace.error), strict=True
+            ):
                 series.append(part)
         return [*(torch.stack(series, 1) for series in steps_of), state.h, state.U]
 
@@ -106,22 +125,29 @@ def test_finite_differences_that_replay_the_measurements(knobs: str) -> None:
                     flat[k] += sign * eps
                     ends.append(weighted(replay(inputs), weights).item())
                     flat[k] -= sign * eps
-                assert analytic.view(-1)[k].item() == pytest.approx((ends[0] - ends[1]) / (2 * eps), rel=2e-6, abs=2e-7), (
-                    name
-                )
+                assert analytic.view(-1)[k].item() == pytest.approx(
+                    (ends[0] - ends[1]) / (2 * eps), rel=2e-6, abs=2e-7
+                ), name
 
 
 def test_the_consolidation_target_is_a_measurement() -> None:
-    """U decays towards U_target, but no gradient passes through it, nor through the statistics given or kept."""
+    """U decays towards U_target, but no gradient passes through it, nor through the statistics given or
+    kept."""
     config = small(
-        forgetting_rate=0.5, sleep_rate=0.5, min_surprise_for_sleep=0.0, surprise_smoothing=0.5, error_smoothing=0.5
+        forgetting_rate=0.5,
+        sleep_rate=0.5,
+        min_surprise_for_sleep=0.0,
+        surprise_smoothing=0.5,
+        error_smoothing=0.5,
     )
     state = random_state(config, 2)
     for name in DREAMState.__dataclass_fields__:
         getattr(state, name).requires_grad_()
     prior = random_params(config)._asdict()["error_var_prior"].requires_grad_()
     params = random_params(config)._replace(error_var_prior=prior)
-    output, trace, final = dream_scan(torch.randn(2, 6, 3, dtype=F64, requires_grad=True), state, params, config)
+    output, trace, final = dream_scan(
+        torch.randn(2, 6, 3, dtype=F64, requires_grad=True), state, params, config
+    )
     for name in (*STATISTICS, "U_target"):
         assert not getattr(final, name).requires_grad, name
     for name in ("surprise", "deviation", "u_norm"):
@@ -137,14 +163,17 @@ def test_the_consolidation_target_is_a_measurement() -> None:
 def test_the_step_trace_and_state_carry_gradients_likewise() -> None:
     config = small()
     params = random_params(config)
-    _, trace, new = dream_step(torch.randn(2, 3, dtype=F64, requires_grad=True), random_state(config, 2), params, config)
+    _, trace, new = dream_step(
+        torch.randn(2, 3, dtype=F64, requires_grad=True), random_state(config, 2), params, config
+    )
     carried = {name for name, part in trace._asdict().items() if part.requires_grad}
     assert carried == {"error", "forecast"}  # the prediction came before x
     assert {name for name, part in new.items() if part.requires_grad} == {"h", "U"}
 
 
 def test_the_surprise_gate_is_differentiated_through_the_error() -> None:
-    """With C the only path from parameters to r, a gradient of the new h with respect to c is the gate's alone."""
+    """With C the only path from parameters to r, a gradient of the new h with respect to c is the gate's
+    alone."""
     config = small(**FROZEN, base_plasticity=0.0)
     params, state = random_params(config), random_state(config, 2)
     params = params._replace(W=torch.zeros_like(params.W), c=params.c.clone().requires_grad_())
@@ -155,7 +184,8 @@ def test_the_surprise_gate_is_differentiated_through_the_error() -> None:
 
 
 def test_the_derivative_of_the_deviation_is_zero_at_zero() -> None:
-    """An error that is exactly the usual one: r = 0, S at its lowest, and gradients finite and those of the other lines."""
+    """An error that is exactly the usual one: r = 0, S at its lowest, and gradients finite and those of the
+    other lines."""
     config = small(**FROZEN, base_plasticity=0.0, surprise_temperature=1.0)
     params, state = random_params(config), random_state(config, 1)
     state.U.zero_(), state.h.zero_(), state.error_mean.zero_()
@@ -181,7 +211,9 @@ def test_no_gradient_is_nan_where_everything_is_zero(knobs: str, dtype: torch.dt
     layer = DREAM.from_config(small(**KNOBS[knobs])).to(dtype)
     x = torch.zeros(2, 6, 3, dtype=dtype, requires_grad=True)
     output, trace, state = layer.trace(x)
-    loss = output.sum() + trace.error.sum() + trace.forecast.sum() + state.U.sum() + trace.error.square().sum()
+    loss = (
+        output.sum() + trace.error.sum() + trace.forecast.sum() + state.U.sum() + trace.error.square().sum()
+    )
     loss.backward()
     assert (trace.deviation == 0).all()
     assert x.grad.isfinite().all()

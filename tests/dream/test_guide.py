@@ -1,4 +1,5 @@
-"""Every snippet of the guide, as it stands there (cuda becomes cpu, ... is filled in), and every signature."""
+"""Every snippet of the guide, as it stands there (cuda becomes cpu, ... is filled in), and every
+signature."""
 
 from __future__ import annotations
 
@@ -34,7 +35,10 @@ cell = DREAMCell(config)
 """,
         "cell.get_config() is config",
     ),
-    "cell.init_state": ("state = cell.init_state(batch_size=32, device='cpu')", "state.shape()['h'] == (32, 128)"),
+    "cell.init_state": (
+        "state = cell.init_state(batch_size=32, device='cpu')",
+        "state.shape()['h'] == (32, 128)",
+    ),
     "cell.forward": (
         """
 x = torch.randn(32, 64) # (batch, input)
@@ -61,7 +65,10 @@ ltc_enabled=True
 """,
         "model.get_config().rank == 8",
     ),
-    "layer.init_state": ("state = model.init_state(batch_size=32, device='cpu')", "state.U.shape == (32, 128, 8)"),
+    "layer.init_state": (
+        "state = model.init_state(batch_size=32, device='cpu')",
+        "state.U.shape == (32, 128, 8)",
+    ),
     "layer.forward": (
         """
 # Return all timesteps
@@ -139,7 +146,10 @@ error_var = state.error_var # (batch, input_dim)
         "model.apply(lambda m: m.reset_parameters() if hasattr(m, 'reset_parameters') else None)",
         "not torch.equal(model.cell.C, before)",
     ),
-    "get_config": ("config = model.get_config()", "type(config).__name__ == 'DREAMConfig' and config.hidden_dim == 128"),
+    "get_config": (
+        "config = model.get_config()",
+        "type(config).__name__ == 'DREAMConfig' and config.hidden_dim == 128",
+    ),
     "exceptions": (
         """
 from dream import DREAMError
@@ -261,8 +271,11 @@ SIGNATURES: dict[Any, dict[str, Any]] = {
 
 @pytest.mark.parametrize("function", SIGNATURES, ids=lambda function: function.__qualname__)
 def test_signatures(function: Any) -> None:
-    """The guide's parameters come first, by its names, in its order, with its defaults; whatever else is optional."""
-    parameters = {name: p for name, p in inspect.signature(function).parameters.items() if name not in ("self", "cls")}
+    """The guide's parameters come first, by its names, in its order, with its defaults; whatever else is
+    optional."""
+    parameters = {
+        name: p for name, p in inspect.signature(function).parameters.items() if name not in ("self", "cls")
+    }
     expected = SIGNATURES[function]
     assert list(parameters)[: len(expected)] == list(expected)
     for name, default in expected.items():

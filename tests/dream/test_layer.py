@@ -56,7 +56,11 @@ def test_packed_like_nn_lstm(layer: DREAM) -> None:
 
 
 def test_packed_timespans_are_in_the_order_before_packing(layer: DREAM) -> None:
-    x, spans, lengths = torch.randn(4, 9, 3, dtype=F64), torch.rand(4, 9, dtype=F64) + 0.3, torch.tensor(UNSORTED)
+    x, spans, lengths = (
+        torch.randn(4, 9, 3, dtype=F64),
+        torch.rand(4, 9, dtype=F64) + 0.3,
+        torch.tensor(UNSORTED),
+    )
     packed = pack_padded_sequence(x, lengths, batch_first=True, enforce_sorted=False)
     assert_same(layer(packed, timespans=spans)[1], layer.forward_with_mask(x, lengths, timespans=spans)[1])
 
@@ -99,7 +103,11 @@ def test_full_lengths_are_no_lengths(layer: DREAM) -> None:
 
 
 def test_the_trace(layer: DREAM) -> None:
-    x, lengths, spans = torch.randn(4, 9, 3, dtype=F64), torch.tensor(UNSORTED), torch.rand(4, 9, dtype=F64) + 0.3
+    x, lengths, spans = (
+        torch.randn(4, 9, 3, dtype=F64),
+        torch.tensor(UNSORTED),
+        torch.rand(4, 9, dtype=F64) + 0.3,
+    )
     output, trace, state = layer.trace(x, lengths=lengths, timespans=spans)
     assert_same((output, state), layer.forward_with_mask(x, lengths, timespans=spans))
     assert isinstance(trace, DREAMTrace)
@@ -120,7 +128,9 @@ def test_single_steps_with_timespans() -> None:
         output, state = cell(x[:, t], state, spans[:, t])
         assert_same(output, whole[:, t])
     assert_same(state, final)
-    assert_same(cell.forward_sequence(x, cell.init_state(2), return_all=False, timespans=spans)[0], whole[:, -1])
+    assert_same(
+        cell.forward_sequence(x, cell.init_state(2), return_all=False, timespans=spans)[0], whole[:, -1]
+    )
     assert_same(cell.forward_sequence(x, cell.init_state(2), False)[0], cell.forward_sequence(x)[0][:, -1])
 
 
@@ -150,7 +160,9 @@ def test_arguments_outside_the_config_are_keywords() -> None:
 
 @pytest.mark.parametrize(("i", "h", "r"), [(3, 5, 2), (3, 5, 7), (4, 1, 4), (1, 6, 1)])
 def test_how_a_layer_starts(i: int, h: int, r: int) -> None:
-    config = DREAMConfig(input_dim=i, hidden_dim=h, rank=r, base_plasticity=0.15, ltc_tau_sys=8.0, time_step=0.05)
+    config = DREAMConfig(
+        input_dim=i, hidden_dim=h, rank=r, base_plasticity=0.15, ltc_tau_sys=8.0, time_step=0.05
+    )
     params = DREAMCell(config).params()
     assert {name: tuple(part.shape) for name, part in params._asdict().items()} == {
         "C": (h, i),
@@ -169,7 +181,22 @@ def test_how_a_layer_starts(i: int, h: int, r: int) -> None:
         "error_var_prior": (i,),
     }
     assert list(params._fields) == [
-        *("C", "c", "W", "B", "b", "A", "G_x", "G_h", "V", "eta", "tonic", "tau", "surprise_scale", "error_var_prior")
+        *(
+            "C",
+            "c",
+            "W",
+            "B",
+            "b",
+            "A",
+            "G_x",
+            "G_h",
+            "V",
+            "eta",
+            "tonic",
+            "tau",
+            "surprise_scale",
+            "error_var_prior",
+        )
     ]
     for part in (params.c, params.b, params.G_x, params.G_h):
         assert (part == 0).all()
@@ -190,7 +217,20 @@ def test_how_a_layer_starts(i: int, h: int, r: int) -> None:
 def test_what_is_learned_and_what_is_kept() -> None:
     cell = DREAMCell(small())
     assert {name for name, _ in cell.named_buffers()} == {"V", "error_var_prior", "prior_updates"}
-    learned = {"C", "c", "W", "B", "b", "A", "G_x", "G_h", "log_eta", "logit_tonic", "log_tau", "log_surprise_scale"}
+    learned = {
+        "C",
+        "c",
+        "W",
+        "B",
+        "b",
+        "A",
+        "G_x",
+        "G_h",
+        "log_eta",
+        "logit_tonic",
+        "log_tau",
+        "log_surprise_scale",
+    }
     assert {name for name, _ in cell.named_parameters()} == learned
     assert all(parameter.requires_grad for parameter in cell.parameters())
 

@@ -64,7 +64,9 @@ def test_full_homeostasis_never_lets_the_norm_above_its_target(scale: float, dty
         _, trace, state = dream_step(x[:, t], state, params, config)
         rounding = 1e-12 if dtype == F64 else 1e-5
         assert (torch.linalg.matrix_norm(state.U) <= 0.7 * (1.0 + rounding)).all()
-        torch.testing.assert_close(trace.u_norm, torch.linalg.matrix_norm(state.U), rtol=1e-3 * rounding**0.5, atol=0.0)
+        torch.testing.assert_close(
+            trace.u_norm, torch.linalg.matrix_norm(state.U), rtol=1e-3 * rounding**0.5, atol=0.0
+        )
     assert torch.linalg.matrix_norm(state.U).max() > 0.5  # the ceiling is reached
 
 
@@ -131,7 +133,9 @@ def test_a_repeated_input_is_learnt_monotonically(rank: int) -> None:
 
 @pytest.mark.parametrize("dtype", [F64, F32])
 @pytest.mark.parametrize("time_step", [1e-8, 0.1, 1e8])
-@pytest.mark.parametrize(("weights", "inputs"), [(1e-6, 1.0), (1.0, 1e6), (1e4, 1e4), (1e12, 1e12), (1.0, 1e25)])
+@pytest.mark.parametrize(
+    ("weights", "inputs"), [(1e-6, 1.0), (1.0, 1e6), (1e4, 1e4), (1e12, 1e12), (1.0, 1e25)]
+)
 @pytest.mark.parametrize("kappa", [0.5, 1.0])
 def test_the_hidden_state_stays_within_one(
     weights: float, inputs: float, time_step: float, kappa: float, dtype: torch.dtype
@@ -148,9 +152,15 @@ def test_the_hidden_state_stays_within_one(
 
 @pytest.mark.parametrize("rank", [2, 6])
 def test_the_liquid_step_converges_with_order_one(rank: int) -> None:
-    """Line 9 with u, S and the gate held: k sub-steps of dt / k against the exponential of the continuous solution."""
+    """Line 9 with u, S and the gate held: k sub-steps of dt / k against the exponential of the continuous
+    solution."""
     config = small(
-        rank=rank, base_plasticity=0.0, error_smoothing=0.0, surprise_smoothing=0.0, surprise_temperature=2.0, time_step=0.5
+        rank=rank,
+        base_plasticity=0.0,
+        error_smoothing=0.0,
+        surprise_smoothing=0.0,
+        surprise_temperature=2.0,
+        time_step=0.5,
     )
     params = random_params(config)
     held = {name: torch.zeros_like(getattr(params, name)) for name in ("C", "W", "A", "G_h")}
@@ -170,7 +180,12 @@ def test_the_liquid_step_converges_with_order_one(rank: int) -> None:
 
 
 def chunked(
-    x: Tensor, spans: Tensor, state: DREAMState, sizes: Sequence[int], params: DREAMParams, config: DREAMConfig
+    x: Tensor,
+    spans: Tensor,
+    state: DREAMState,
+    sizes: Sequence[int],
+    params: DREAMParams,
+    config: DREAMConfig,
 ) -> list[Tensor | DREAMState]:
     """The scan in pieces, each from the state that the one before left."""
     parts = []
@@ -220,10 +235,15 @@ def test_a_padded_row_is_the_row_alone(filling: float) -> None:
     totals = [torch.zeros_like(grad) for grad in grads[:-3]]
     for row, length in enumerate(lengths):
         (alone, seen, last), own = run(slice(row, row + 1), length, padded=False)
-        assert_same([output[row, :length], *(part[row, :length] for part in trace)], [alone[0], *(part[0] for part in seen)])
+        assert_same(
+            [output[row, :length], *(part[row, :length] for part in trace)],
+            [alone[0], *(part[0] for part in seen)],
+        )
         assert all((part[row, length:] == 0).all() for part in (output, *trace))
         assert_same(final[row], last)
-        assert_same([grads[-3][row, :length], grads[-2][row], grads[-1][row]], [own[-3][0], own[-2][0], own[-1][0]])
+        assert_same(
+            [grads[-3][row, :length], grads[-2][row], grads[-1][row]], [own[-3][0], own[-2][0], own[-1][0]]
+        )
         assert (grads[-3][row, length:] == 0).all()
         totals = [total + grad for total, grad in zip(totals, own[:-3], strict=True)]
     assert_same(grads[:-3], totals, atol=1e-11)
@@ -249,14 +269,17 @@ def test_permuting_rows_permutes_results() -> None:
 
 @pytest.mark.parametrize("kappa", [0.15, 0.5])
 def test_fast_weights_are_bounded_under_an_adversary(kappa: float) -> None:
-    """Each step the worst of many hidden states, inputs and surprises goes on; above kappa = 0.14 |U| stays bounded.
+    """Each step the worst of many hidden states, inputs and surprises goes on; above kappa = 0.14 |U| stays
+    bounded.
 
-    The delta rule preconditioned by unit stretches U by at most 2 / sqrt(3); homeostasis takes the share kappa of what
-    exceeds the target.
-    """
-    config = small(kappa=kappa, target_norm=1.0, forgetting_rate=0.0, hidden_dim=4, rank=2, base_plasticity=1.0)
+    The delta rule preconditioned by unit stretches U by at most 2 / sqrt(3); homeostasis takes the share
+    kappa of what exceeds the target."""
+    config = small(
+        kappa=kappa, target_norm=1.0, forgetting_rate=0.0, hidden_dim=4, rank=2, base_plasticity=1.0
+    )
     params = random_params(config)._replace(
-        eta=torch.tensor([1e6, 1e6, 1e-2, 1e-6], dtype=F64), tonic=torch.tensor([1.0, 0.0, 0.5, 0.0], dtype=F64)
+        eta=torch.tensor([1e6, 1e6, 1e-2, 1e-6], dtype=F64),
+        tonic=torch.tensor([1.0, 0.0, 0.5, 0.0], dtype=F64),
     )
     generator = torch.Generator().manual_seed(3)
     rows = 96
@@ -264,7 +287,8 @@ def test_fast_weights_are_bounded_under_an_adversary(kappa: float) -> None:
     stretch, ceiling, norm, highest = 2 / math.sqrt(3), 0.0, torch.zeros(()), 0.0
     for _ in range(250):
         state.h = (
-            torch.randn(rows, 4, dtype=F64, generator=generator).sign() * torch.rand(rows, 1, generator=generator).double()
+            torch.randn(rows, 4, dtype=F64, generator=generator).sign()
+            * torch.rand(rows, 1, generator=generator).double()
         )
         state.h[:, 0] *= torch.rand(rows, generator=generator).double()
         state.adaptive_tau = torch.where(torch.rand(rows, generator=generator) < 0.5, 0.5, FAR).double()

@@ -1,4 +1,5 @@
-"""Where the compiled kernel comes from, and what happens where it can't: a reason, once, and the reference instead."""
+"""Where the compiled kernel comes from, and what happens where it can't: a reason, once, and the reference
+instead."""
 
 from __future__ import annotations
 
@@ -44,7 +45,9 @@ def compiled(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
     return folders
 
 
-def test_it_is_compiled_once_and_kept(compiled: list[Path], fresh: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_it_is_compiled_once_and_kept(
+    compiled: list[Path], fresh: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     first = native._find()
     assert compiled == [fresh]
     assert [record.levelname for record in caplog.records] == ["WARNING"]
@@ -77,7 +80,9 @@ def test_a_temporary_folder_that_others_could_write_is_not_trusted(compiled: lis
     assert native._find().path.parent != planted
 
 
-def test_what_a_wheel_brought_comes_first(compiled: list[Path], fresh: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_a_wheel_brought_comes_first(
+    compiled: list[Path], fresh: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     package = fresh.parents[2] / "package"
     shutil.copytree(build.SOURCES, package, ignore=shutil.ignore_patterns("*.so"))
     monkeypatch.setattr(build, "SOURCES", package)
@@ -87,7 +92,9 @@ def test_what_a_wheel_brought_comes_first(compiled: list[Path], fresh: Path, mon
     assert compiled == []
 
 
-def test_without_a_compiler(fresh: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+def test_without_a_compiler(
+    fresh: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     monkeypatch.setenv("PATH", str(fresh))
     monkeypatch.delenv("CXX", raising=False)
     model, x = DREAM(3, 8, 2, backend="auto"), torch.randn(2, 5, 3)

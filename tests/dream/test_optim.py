@@ -22,7 +22,9 @@ def test_who_decays(module: nn.Module) -> None:
 
 
 def test_each_trainable_parameter_once() -> None:
-    model = nn.ModuleDict({"head": nn.Linear(5, 2), "norm": nn.LayerNorm(5), "core": DREAM(3, 5, 2, ltc_enabled=False)})
+    model = nn.ModuleDict(
+        {"head": nn.Linear(5, 2), "norm": nn.LayerNorm(5), "core": DREAM(3, 5, 2, ltc_enabled=False)}
+    )
     model["head"].weight.requires_grad_(False)
     groups = parameter_groups(model, weight_decay=0.1)
     given = [id(parameter) for group in groups for parameter in group["params"]]

@@ -47,7 +47,9 @@ def test_switched_off_u_is_kept_and_still_predicts(lengths: torch.Tensor | None)
     assert (with_U - params.c - state.h @ params.C).abs().max() > 0.05
     # lambda = kappa = zeta = 0 and a vanishing eta leave U as it is: everything else must be the same run
     still = small(**(PLASTIC | {"sleep_rate": 0.0, "kappa": 0.0, "forgetting_rate": 0.0}))
-    reference = dream_scan(x, state, params._replace(eta=torch.full((5,), 1e-300, dtype=F64)), still, None, lengths)
+    reference = dream_scan(
+        x, state, params._replace(eta=torch.full((5,), 1e-300, dtype=F64)), still, None, lengths
+    )
     assert_same((output, trace, final), reference)
     assert (final.avg_surprise != state.avg_surprise).all()  # the statistics go on
 

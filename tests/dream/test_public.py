@@ -20,13 +20,39 @@ from tests.dream.support import random_params, random_state, small
 
 ROOT = Path(dream.__file__).resolve().parents[1]
 PUBLIC = [
-    *("DREAM", "CheckpointError", "ConfigError", "DREAMCell", "DREAMConfig", "DREAMError", "DREAMOutput", "DREAMParams"),
-    *("DREAMStack", "DREAMState", "DREAMTrace", "DREAMWarning", "DataError", "ShapeError", "StateError", "Tensor"),
+    *(
+        "DREAM",
+        "CheckpointError",
+        "ConfigError",
+        "DREAMCell",
+        "DREAMConfig",
+        "DREAMError",
+        "DREAMOutput",
+        "DREAMParams",
+    ),
+    *(
+        "DREAMStack",
+        "DREAMState",
+        "DREAMTrace",
+        "DREAMWarning",
+        "DataError",
+        "ShapeError",
+        "StateError",
+        "Tensor",
+    ),
     *("__version__", "dream_scan", "dream_step", "parameter_groups"),
 ]
 # what a package may not import
 FORBIDDEN = {
-    "dream": {"lightning_modules", "experiments", "lightning", "pytorch_lightning", "torchmetrics", "pandas", "wandb"},
+    "dream": {
+        "lightning_modules",
+        "experiments",
+        "lightning",
+        "pytorch_lightning",
+        "torchmetrics",
+        "pandas",
+        "wandb",
+    },
     "lightning_modules": {"experiments"},
 }
 
@@ -57,13 +83,17 @@ def test_importing_dream_is_light_and_silent() -> None:
         "import torch\n"
         "threads, seed, dtype = torch.get_num_threads(), torch.initial_seed(), torch.get_default_dtype()\n"
         "import dream\n"
-        "assert (threads, seed, dtype) == (torch.get_num_threads(), torch.initial_seed(), torch.get_default_dtype())\n"
+        "assert (threads, seed, dtype) == (torch.get_num_threads(), torch.initial_seed(), "
+        "torch.get_default_dtype())\n"
         "assert before == random.getstate()\n"
-        "heavy = ['lightning', 'pytorch_lightning', 'torchmetrics', 'pandas', 'wandb', 'matplotlib', 'jsonargparse',\n"
+        "heavy = ['lightning', 'pytorch_lightning', 'torchmetrics', 'pandas', 'wandb', 'matplotlib', "
+        "'jsonargparse',\n"
         "         'lightning_modules', 'experiments', 'rich']\n"
         "print([name for name in heavy if name in sys.modules])\n"
     )
-    done = subprocess.run([sys.executable, "-W", "error", "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", code], cwd=ROOT, capture_output=True, text=True, check=False
+    )
     assert (done.returncode, done.stdout.strip(), done.stderr) == (0, "[]", "")
 
 
@@ -95,13 +125,24 @@ def test_imports_go_one_way(package: str) -> None:
 
 @pytest.mark.parametrize("package", ["dream"])
 def test_the_core_knows_few_packages(package: str) -> None:
-    known = {"torch", "numpy", "pydantic", "safetensors", "triton", "dream", "__future__"} | sys.stdlib_module_names
+    known = {
+        "torch",
+        "numpy",
+        "pydantic",
+        "safetensors",
+        "triton",
+        "dream",
+        "__future__",
+    } | sys.stdlib_module_names
     strangers = {name for path in (ROOT / package).rglob("*.py") for _, name in imports(path)} - known
     assert strangers == set()
 
 
 def test_files_are_short() -> None:
-    lengths = {path.name: len(path.read_text(encoding="utf-8").splitlines()) for path in (ROOT / "dream").rglob("*.py")}
+    lengths = {
+        path.name: len(path.read_text(encoding="utf-8").splitlines())
+        for path in (ROOT / "dream").rglob("*.py")
+    }
     assert max(lengths.values()) <= 400
     assert sorted(lengths.values())[len(lengths) // 2] <= 150
 
@@ -138,4 +179,10 @@ def test_auto_falls_back_and_says_why_once(caplog: pytest.LogCaptureFixture) -> 
 def test_an_explicit_backend_raises_with_its_reason() -> None:
     config = small()
     with pytest.raises(ConfigError, match=r"`backend`='swift'.*no such hardware.*backend='auto'"):
-        dream_scan(torch.randn(2, 4, 3).double(), random_state(config, 2), random_params(config), config, backend="swift")
+        dream_scan(
+            torch.randn(2, 4, 3).double(),
+            random_state(config, 2),
+            random_params(config),
+            config,
+            backend="swift",
+        )

@@ -51,7 +51,9 @@ def test_each_layer_reads_the_output_of_the_one_below(stack: DREAMStack) -> None
 @pytest.mark.parametrize("widths", [[6], [1, 9], [4, 4, 4, 4], (7, 2)])
 def test_any_widths(widths: Any) -> None:
     stack = DREAMStack(3, widths, 2)
-    assert [(c.input_dim, c.hidden_dim) for c in stack.get_config()] == list(zip([3, *widths], widths, strict=False))
+    assert [(c.input_dim, c.hidden_dim) for c in stack.get_config()] == list(
+        zip([3, *widths], widths, strict=False)
+    )
     assert stack(torch.randn(2, 5, 3))[0].shape == (2, 5, widths[-1])
     assert [len(state.h[0]) for state in stack.init_state(2)] == list(widths)
 
@@ -138,11 +140,15 @@ def test_the_forecast_is_that_of_the_first_layer(stack: DREAMStack) -> None:
 
 def test_every_method_of_the_layer() -> None:
     """`from_config` apart, which needs one width for each layer."""
-    methods = {name for name, _ in inspect.getmembers(DREAM) if not name.startswith("_")} - set(dir(nn.Module))
+    methods = {name for name, _ in inspect.getmembers(DREAM) if not name.startswith("_")} - set(
+        dir(nn.Module)
+    )
     assert {"trace", "forward_with_mask", "init_state", "predict_next", "consolidate", "plasticity"} < methods
     assert methods - {"from_config"} <= set(dir(DREAMStack))
     for name in ("trace", "forward_with_mask", "forward", "init_state", "consolidate"):
-        ours, theirs = (list(inspect.signature(getattr(kind, name)).parameters) for kind in (DREAMStack, DREAM))
+        ours, theirs = (
+            list(inspect.signature(getattr(kind, name)).parameters) for kind in (DREAMStack, DREAM)
+        )
         assert ours == theirs, name
 
 
@@ -162,7 +168,9 @@ def test_bad_dropout(dropout: Any) -> None:
 
 @pytest.mark.parametrize("widths", [[], (), None, 5, "55", 5.0])
 def test_bad_widths(widths: Any) -> None:
-    with pytest.raises(ConfigError, match=r"`hidden_dims` must list the width of each layer.*; got") as caught:
+    with pytest.raises(
+        ConfigError, match=r"`hidden_dims` must list the width of each layer.*; got"
+    ) as caught:
         DREAMStack(3, widths, 2)
     assert caught.value.key == "hidden_dims"
 

@@ -81,7 +81,9 @@ def test_detach_clone_and_to() -> None:
     assert state.h.requires_grad
     cloned = state.clone()
     assert cloned.h.requires_grad
-    assert all(a.data_ptr() != b.data_ptr() for (_, a), (_, b) in zip(cloned.items(), state.items(), strict=True))
+    assert all(
+        a.data_ptr() != b.data_ptr() for (_, a), (_, b) in zip(cloned.items(), state.items(), strict=True)
+    )
     wide = detached.to(dtype=F64)
     assert {tensor.dtype for _, tensor in wide.items()} == {F64}
     assert_same(wide.to(dtype=F32), detached, atol=0, rtol=0)
@@ -157,7 +159,9 @@ def test_reset() -> None:
     assert state.reset(torch.tensor([True, False, False, False]), fresh).U.isfinite().all()
 
 
-@pytest.mark.parametrize("mask", [torch.tensor([1, 0, 1, 0]), torch.tensor([True]), torch.ones(4, 1).bool()], ids=str)
+@pytest.mark.parametrize(
+    "mask", [torch.tensor([1, 0, 1, 0]), torch.tensor([True]), torch.ones(4, 1).bool()], ids=str
+)
 def test_reset_refuses_other_masks(mask: torch.Tensor) -> None:
     state = random_state(small(), 4)
     with pytest.raises(StateError, match=r"`mask` must be a boolean tensor \(4,\); got"):
@@ -166,7 +170,12 @@ def test_reset_refuses_other_masks(mask: torch.Tensor) -> None:
 
 def test_reset_refuses_other_states() -> None:
     state, mask = random_state(small(), 4), torch.ones(4, dtype=torch.bool)
-    for other in (random_state(small(), 3), random_state(small(rank=3), 4), state.to(dtype=F32), state.to("meta")):
+    for other in (
+        random_state(small(), 3),
+        random_state(small(rank=3), 4),
+        state.to(dtype=F32),
+        state.to("meta"),
+    ):
         with pytest.raises(StateError, match="`fresh` must match"):
             state.reset(mask, other)
 
@@ -238,10 +247,13 @@ def test_a_state_is_made_for_its_config_only() -> None:
 
 
 def test_data_parallel_scatters_and_gathers_states(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The copy between devices is torch's and needs several: only that is replaced, by a plain concatenation."""
+    """The copy between devices is torch's and needs several: only that is replaced, by a plain
+    concatenation."""
     from torch.nn.parallel import scatter_gather
 
-    monkeypatch.setattr(scatter_gather.Gather, "apply", lambda _device, dim, *tensors: torch.cat(tensors, dim))
+    monkeypatch.setattr(
+        scatter_gather.Gather, "apply", lambda _device, dim, *tensors: torch.cat(tensors, dim)
+    )
     state = DREAM(3, 5, 2)(torch.randn(4, 6, 3))[1]
     whole = scatter_gather.gather([state[:1], state[1:]], "cpu")
     assert isinstance(whole, DREAMState)

@@ -170,7 +170,15 @@ def missing(path: Path) -> None:
     path.unlink()
 
 
-DAMAGES = [damage_truncate, damage_header, damage_empty, damage_noise, foreign_torch, foreign_safetensors, foreign_text]
+DAMAGES = [
+    damage_truncate,
+    damage_header,
+    damage_empty,
+    damage_noise,
+    foreign_torch,
+    foreign_safetensors,
+    foreign_text,
+]
 DAMAGES += [later_version, without_config, broken_config, illegal_config, missing_field, extra_field]
 DAMAGES += [wrong_shape, wrong_dtype, folder, missing]
 

@@ -16,19 +16,42 @@ from dream.tuning import GOALS, KNOBS, SYMPTOMS
 PRESETS: dict[str, dict[str, Any]] = {
     "asr": dict(input_dim=39, hidden_dim=256, rank=16, ltc_tau_sys=10.0, base_threshold=0.5),
     "fast_adaptation": dict(
-        input_dim=64, hidden_dim=128, rank=8, base_plasticity=0.2, forgetting_rate=0.005, ltc_surprise_scale=20.0
+        input_dim=64,
+        hidden_dim=128,
+        rank=8,
+        base_plasticity=0.2,
+        forgetting_rate=0.005,
+        ltc_surprise_scale=20.0,
     ),
     "long_term_memory": dict(
         input_dim=64, hidden_dim=512, rank=32, ltc_tau_sys=20.0, forgetting_rate=0.001, target_norm=3.0
     ),
     "stability": dict(
-        input_dim=64, hidden_dim=256, rank=16, time_step=0.05, ltc_tau_sys=15.0, target_norm=1.5, error_smoothing=0.05
+        input_dim=64,
+        hidden_dim=256,
+        rank=16,
+        time_step=0.05,
+        ltc_tau_sys=15.0,
+        target_norm=1.5,
+        error_smoothing=0.05,
     ),
     "speech_recognition": dict(
-        input_dim=39, hidden_dim=256, rank=16, ltc_enabled=True, ltc_tau_sys=10.0, base_plasticity=0.1, forgetting_rate=0.01
+        input_dim=39,
+        hidden_dim=256,
+        rank=16,
+        ltc_enabled=True,
+        ltc_tau_sys=10.0,
+        base_plasticity=0.1,
+        forgetting_rate=0.01,
     ),
     "time_series_forecasting": dict(
-        input_dim=10, hidden_dim=128, rank=8, ltc_enabled=True, ltc_tau_sys=15.0, base_plasticity=0.15, forgetting_rate=0.005
+        input_dim=10,
+        hidden_dim=128,
+        rank=8,
+        ltc_enabled=True,
+        ltc_tau_sys=15.0,
+        base_plasticity=0.15,
+        forgetting_rate=0.005,
     ),
     "anomaly_detection": dict(
         input_dim=20,
@@ -40,7 +63,13 @@ PRESETS: dict[str, dict[str, Any]] = {
         base_plasticity=0.2,
     ),
     "language_modeling": dict(
-        input_dim=300, hidden_dim=512, rank=32, ltc_enabled=True, ltc_tau_sys=20.0, forgetting_rate=0.001, target_norm=3.0
+        input_dim=300,
+        hidden_dim=512,
+        rank=32,
+        ltc_enabled=True,
+        ltc_tau_sys=20.0,
+        forgetting_rate=0.001,
+        target_norm=3.0,
     ),
     "online_learning": dict(
         input_dim=64,
@@ -70,7 +99,13 @@ TABLE: dict[str, tuple[str, float, float, str | None, str | None]] = {
     "target_norm": ("target", 1.0, 5.0, "larger weights", "smaller weights"),
     "kappa": ("kappa", 0.1, 1.0, "stronger homeostasis", "weaker homeostasis"),
     "sleep_rate": ("zeta", 0.001, 0.01, "faster consolidation", "slower consolidation"),
-    "min_surprise_for_sleep": ("S_min", 0.1, 0.5, "less frequent consolidation", "more frequent consolidation"),
+    "min_surprise_for_sleep": (
+        "S_min",
+        0.1,
+        0.5,
+        "less frequent consolidation",
+        "more frequent consolidation",
+    ),
 }
 OFF = ["forgetting_rate", "base_plasticity", "entropy_influence", "kappa", "sleep_rate", "ltc_surprise_scale"]
 OFF += ["error_smoothing", "surprise_smoothing"]
@@ -108,7 +143,9 @@ def test_which_presets_there_are() -> None:
     for name in ("asr", "speech_recognition"):
         assert DREAMConfig.preset(name) == DREAMConfig()
         assert "defaults" in config.PRESETS[name].purpose
-    assert re.search(r"`asr` and\s+`speech_recognition` are today's defaults", DREAMConfig.preset.__doc__ or "")
+    assert re.search(
+        r"`asr` and\s+`speech_recognition` are today's defaults", DREAMConfig.preset.__doc__ or ""
+    )
 
 
 def test_preset_overrides() -> None:
@@ -121,7 +158,9 @@ def test_preset_overrides() -> None:
         DREAMConfig.preset("stability", rnak=4)
 
 
-@pytest.mark.parametrize(("typo", "meant"), [("stabilty", "stability"), ("anomaly-detection", "anomaly_detection")])
+@pytest.mark.parametrize(
+    ("typo", "meant"), [("stabilty", "stability"), ("anomaly-detection", "anomaly_detection")]
+)
 def test_unknown_preset(typo: str, meant: str) -> None:
     with pytest.raises(ConfigError, match=f"{typo}.*`{meant}`"):
         DREAMConfig.preset(typo)
@@ -183,7 +222,8 @@ def test_symptoms_and_goals() -> None:
 
 # kappa's recommended range ends at the largest legal value: there is no legal value above it
 @pytest.mark.parametrize(
-    ("name", "side"), [(name, side) for name in TABLE for side in ("above", "below") if (name, side) != ("kappa", "above")]
+    ("name", "side"),
+    [(name, side) for name in TABLE for side in ("above", "below") if (name, side) != ("kappa", "above")],
 )
 def test_outside_the_range_warns_once_with_range_and_effect(name: str, side: str) -> None:
     knob = KNOBS[name]
@@ -202,7 +242,9 @@ def test_outside_the_range_warns_once_with_range_and_effect(name: str, side: str
     assert effect in message
     assert f"{values[name]:g}" in message
     assert caught(**values) == []  # once in a process
-    assert caught(**(values | {name: 3 if isinstance(values[name], int) else knob.low / 3})) == []  # whatever the value
+    assert (
+        caught(**(values | {name: 3 if isinstance(values[name], int) else knob.low / 3})) == []
+    )  # whatever the value
     other = "base_threshold" if name != "base_threshold" else "time_step"
     assert len(caught(**{other: 0.001})) == 1  # another field still does
 

@@ -35,7 +35,8 @@ SMALL = [
 
 
 def start(*arguments: str, folder: Path) -> subprocess.Popen[str]:
-    """The command in a process of its own that hears Ctrl-C, even where the suite runs in the background, which does not."""
+    """The command in a process of its own that hears Ctrl-C, even where the suite runs in the background,
+    which does not."""
 
     def listen() -> None:
         signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -45,7 +46,8 @@ def start(*arguments: str, folder: Path) -> subprocess.Popen[str]:
 
 
 def forked(*arguments: str, folder: Path, **variables: str) -> subprocess.CompletedProcess[str]:
-    """The command in a process of its own, forked from one that has loaded everything: as `subprocess.run`, in less time."""
+    """The command in a process of its own, forked from one that has loaded everything: as `subprocess.run`,
+    in less time."""
     return in_fork(_dream, list(arguments), folder=folder, **variables)
 
 
@@ -64,7 +66,9 @@ def in_fork(
     return subprocess.CompletedProcess([function.__name__, argument], process.exitcode, *texts)
 
 
-def _call(function: Callable[[Any], int | None], argument: Any, folder: str, variables: dict[str, str]) -> None:
+def _call(
+    function: Callable[[Any], int | None], argument: Any, folder: str, variables: dict[str, str]
+) -> None:
     os.chdir(folder)
     os.environ.update(ENVIRONMENT | variables)
     for kind, descriptor in (("out", 1), ("err", 2)):
@@ -115,7 +119,9 @@ def wandb_config(path: Path) -> dict[str, Any]:
     """The configuration of a tracked run."""
     config: dict[str, Any] = {}
     for record in wandb_records(path):
-        updates = record.run.config.update if record.WhichOneof("record_type") == "run" else record.config.update
+        updates = (
+            record.run.config.update if record.WhichOneof("record_type") == "run" else record.config.update
+        )
         for item in updates:
             config["/".join(item.nested_key) or item.key] = json.loads(item.value_json)
     return config

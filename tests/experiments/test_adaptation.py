@@ -30,7 +30,9 @@ def test_stretches_are_means_of_their_rows() -> None:
     assert list(found.values()) == [224.5, 409.5, 899.5, 1209.5, 1499.5]
 
 
-def test_a_short_run_writes_every_figure_and_already_adapts(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_short_run_writes_every_figure_and_already_adapts(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     out = tmp_path / "new" / "adaptation.json"
     assert adaptation.main(["--seeds=1", "--steps=40", f"--out={out}"]) == 0
     found = json.loads(out.read_text())

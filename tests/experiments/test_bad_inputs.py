@@ -1,4 +1,5 @@
-"""Bad files, settings, configurations and checkpoints through the command: exit 2, five lines, nothing written."""
+"""Bad files, settings, configurations and checkpoints through the command: exit 2, five lines, nothing
+written."""
 
 from __future__ import annotations
 
@@ -34,7 +35,9 @@ def frame(rows: int = ROWS) -> pd.DataFrame:
     time = pd.date_range(START, periods=rows, freq="h").strftime("%Y-%m-%d %H:%M")
     a, b = random.standard_normal((2, rows)).round(4)
     label = (np.arange(rows) % 100 == 99).astype(int)
-    return pd.DataFrame({"time": time, "a": a, "b": b, "label": label, "class": np.where(a > 0, "up", "down")})
+    return pd.DataFrame(
+        {"time": time, "a": a, "b": b, "label": label, "class": np.where(a > 0, "up", "down")}
+    )
 
 
 def csv(change: Callable[[pd.DataFrame], Any] = lambda table: None, rows: int = ROWS) -> bytes:
@@ -128,36 +131,58 @@ FILES = {
     "empty": forecast(b"", "data.csv: the file is empty"),
     "blank lines only": forecast(b"\n\n\n", "data.csv: the file is empty"),
     "header only": anomaly(b"time,a,b\n", "data.csv: there are column names but no rows"),
-    "no header": online(csv(lambda t: t[["time", "a"]]).split(b"\n", 1)[1], "the first line must name the columns"),
+    "no header": online(
+        csv(lambda t: t[["time", "a"]]).split(b"\n", 1)[1], "the first line must name the columns"
+    ),
     "header of numbers": forecast(b"1,2\n3,4\n5,6\n", "the first line must name the columns"),
     "ragged, longer": forecast(csv() + b"2024-02-01 00:00,1,2,0,up,7,8\n", "data.csv: cannot be read"),
-    "ragged, shorter": forecast(csv() + b"2024-02-01 00:00,1\n", "values are missing", "--data.targets=[a,b]"),
-    "wrong separator": anomaly(csv().replace(b",", b";"), "values must be separated by commas; the first line uses ';'"),
+    "ragged, shorter": forecast(
+        csv() + b"2024-02-01 00:00,1\n", "values are missing", "--data.targets=[a,b]"
+    ),
+    "wrong separator": anomaly(
+        csv().replace(b",", b";"), "values must be separated by commas; the first line uses ';'"
+    ),
     "tabs": online(csv().replace(b",", b"\t"), "values must be separated by commas"),
     "latin-1": forecast(csv() + "2024-02-01,1,2,0,größe\n".encode("latin-1"), "data.csv: not UTF-8 text"),
     "utf-16": anomaly(csv().decode().encode("utf-16"), "data.csv: not UTF-8 text"),
     "bytes of a picture": online(bytes(range(256)) * 40, "data.csv: "),
     "NUL bytes": forecast(csv()[:900] + b"\0" * 40 + csv()[940:], "data.csv: "),
     "NUL in a name": forecast(csv().replace(b"a,b", b"a\0x,b", 1), "data.csv: "),
-    "newline in a name": anomaly(csv(lambda t: t.rename(columns={"a": "a\n" * 9})), "column names must be printable"),
-    "escape in a name": online(csv(lambda t: t.rename(columns={"a": "\x1b[31ma"})), "column names must be printable"),
-    "the same name twice": forecast(csv(lambda t: t.set_axis(["time", "a", "a", "c", "d"], axis=1)), "more than once: a"),
+    "newline in a name": anomaly(
+        csv(lambda t: t.rename(columns={"a": "a\n" * 9})), "column names must be printable"
+    ),
+    "escape in a name": online(
+        csv(lambda t: t.rename(columns={"a": "\x1b[31ma"})), "column names must be printable"
+    ),
+    "the same name twice": forecast(
+        csv(lambda t: t.set_axis(["time", "a", "a", "c", "d"], axis=1)), "more than once: a"
+    ),
     "a very long line": forecast(b"x" * 3_000_000 + b",y\n1,2\n", "no column `z`", "--data.targets=[z]"),
     "a very long value": anomaly(cell("a", 7, "y" * 200_000), "row 7 holds 'yyy", "--data.columns=[a]"),
     "a column that is not there": forecast(csv(), "no column `c`", "--data.targets=[c]"),
-    "a label that is not there": anomaly(csv(), "no column `lable`. Did you mean `label`?", "--data.label_column=lable"),
+    "a label that is not there": anomaly(
+        csv(), "no column `lable`. Did you mean `label`?", "--data.label_column=lable"
+    ),
     "a target that is not there": online(csv(), "no column `klass`", "--data.targets=[klass]"),
-    "duplicate time stamps": forecast(cell("time", 30, "2024-01-02 05:00"), "row 30 (2024-01-02 05:00) repeats"),
+    "duplicate time stamps": forecast(
+        cell("time", 30, "2024-01-02 05:00"), "row 30 (2024-01-02 05:00) repeats"
+    ),
     "unsorted time stamps": online(swapped(50, 90), "must increase from row to row; row 50"),
     "a time stamp that is none": anomaly(cell("time", 12, "noon"), "row 12 holds 'noon'"),
     "a missing time stamp": forecast(cell("time", 12, None), "row 12 holds nan"),
     "mixed time zones": forecast(cell("time", 12, "2024-01-01 12:00+02:00"), "row 12"),
     "time before nanoseconds": anomaly(cell("time", 0, "1500-01-01 00:00"), "row 0 holds '1500"),
-    "time after nanoseconds": online(cell("time", ROWS - 1, "3500-01-01 00:00"), f"row {ROWS - 1} holds '3500"),
+    "time after nanoseconds": online(
+        cell("time", ROWS - 1, "3500-01-01 00:00"), f"row {ROWS - 1} holds '3500"
+    ),
     "numbers as time": forecast(csv(), "`a` must hold dates", "--data.time_column=a"),
     "mixed types": forecast(cell("b", 40, "broken"), "column `b` must hold numbers; row 40 holds 'broken'"),
-    "thousands separators": anomaly(cell("a", 5, "1,234.5"), "column `a` must hold numbers; row 5 holds '1,234.5'"),
-    "decimal commas": online(cell("a", 5, "0,5"), "row 5 holds '0,5'", "--data.targets=[a]", "--data.task=forecasting"),
+    "thousands separators": anomaly(
+        cell("a", 5, "1,234.5"), "column `a` must hold numbers; row 5 holds '1,234.5'"
+    ),
+    "decimal commas": online(
+        cell("a", 5, "0,5"), "row 5 holds '0,5'", "--data.targets=[a]", "--data.task=forecasting"
+    ),
     "inf": forecast(cell("a", 60, "inf"), "column `a` must be finite"),
     "minus inf": anomaly(cell("b", 61, "-Infinity"), "column `b` must be finite"),
     "squares overflow": online(cell("b", 62, "1e20"), "column `b` must be finite", "--data.targets=[b]"),
@@ -181,41 +206,70 @@ FILES = {
     "one row to learn online": online(csv(rows=1), "must leave rows for the stream"),
     "too few rows for a window": forecast(csv(rows=50), "one window needs"),
     "labels out of range": anomaly(cell("label", 20, 2), "must be 0 or 1; row 20 holds 2", LABEL),
-    "labels that are words": anomaly(csv(lambda t: t.assign(label=t["class"])), "must hold numbers; row 0", LABEL),
-    "a missing label": anomaly(cell("label", 21, None), "must be 0 or 1; row 21 holds nan", LABEL),
-    "a missing class": online(cell("class", 22, None), "must hold a class in every row; row 22 has none", CLASS),
-    "one class": online(csv(lambda t: t.assign(**{"class": "up"})), "must hold at least two classes", CLASS),
-    "a class for each row": online(csv(lambda t: t.assign(**{"class": t.time})), "must hold classes that come again", CLASS),
-    "a missing target": online(
-        cell("b", 23, None), "must hold a value in every row; row 23", "--data.targets=[b]", "--data.task=regression"
+    "labels that are words": anomaly(
+        csv(lambda t: t.assign(label=t["class"])), "must hold numbers; row 0", LABEL
     ),
-    "truncated Parquet": forecast(parquet(frame())[:-40], "data.parquet: cannot be read", name="data.parquet"),
+    "a missing label": anomaly(cell("label", 21, None), "must be 0 or 1; row 21 holds nan", LABEL),
+    "a missing class": online(
+        cell("class", 22, None), "must hold a class in every row; row 22 has none", CLASS
+    ),
+    "one class": online(csv(lambda t: t.assign(**{"class": "up"})), "must hold at least two classes", CLASS),
+    "a class for each row": online(
+        csv(lambda t: t.assign(**{"class": t.time})), "must hold classes that come again", CLASS
+    ),
+    "a missing target": online(
+        cell("b", 23, None),
+        "must hold a value in every row; row 23",
+        "--data.targets=[b]",
+        "--data.task=regression",
+    ),
+    "truncated Parquet": forecast(
+        parquet(frame())[:-40], "data.parquet: cannot be read", name="data.parquet"
+    ),
     "Parquet with a hole": anomaly(
         parquet(frame()).replace(parquet(frame())[200:400], b"\0" * 200), "data.pq: ", name="data.pq"
     ),
     "text called Parquet": online(csv(), "data.parquet: cannot be read", name="data.parquet"),
     "Parquet called text": forecast(parquet(frame()), "data.csv: "),
-    "Parquet without rows": anomaly(parquet(frame()[:0]), "there are column names but no rows", name="data.parquet"),
-    "Parquet without columns": forecast(parquet(pd.DataFrame(index=range(5))), "data.parquet: ", name="data.parquet"),
-    "nested Parquet": online(parquet(pd.DataFrame({"a": [[1.0, 2.0]] * ROWS})), "data.parquet: ", name="data.parquet"),
-    "truncated gzip": forecast(gzip.compress(csv())[:-200], "data.csv.gz: cannot be read", name="data.csv.gz"),
+    "Parquet without rows": anomaly(
+        parquet(frame()[:0]), "there are column names but no rows", name="data.parquet"
+    ),
+    "Parquet without columns": forecast(
+        parquet(pd.DataFrame(index=range(5))), "data.parquet: ", name="data.parquet"
+    ),
+    "nested Parquet": online(
+        parquet(pd.DataFrame({"a": [[1.0, 2.0]] * ROWS})), "data.parquet: ", name="data.parquet"
+    ),
+    "truncated gzip": forecast(
+        gzip.compress(csv())[:-200], "data.csv.gz: cannot be read", name="data.csv.gz"
+    ),
     "text called gzip": anomaly(csv(), "data.csv.gz: cannot be read", name="data.csv.gz"),
     "a spreadsheet": online(b"PK\3\4" + bytes(90), "expected a file ending in", name="data.xlsx"),
 }
 SPOKEN = {
-    "a WAV with a wrong header": speech(b"RIFX" + wav()[4:], "a.wav: must be a WAV file (RIFF, WAVE); it starts with"),
+    "a WAV with a wrong header": speech(
+        b"RIFX" + wav()[4:], "a.wav: must be a WAV file (RIFF, WAVE); it starts with"
+    ),
     "a WAV that is none": speech(b"ID3 music", "a.wav: must be a WAV file"),
     "an empty WAV": speech(b"", "a.wav: must be a WAV file"),
     "a truncated WAV": speech(wav()[:-500], "a.wav: truncated"),
     "a WAV with a broken chunk": speech(wav()[:16] + b"\xff" * 20 + wav()[36:], "a.wav: "),
     "a WAV without samples": speech(wav(np.zeros(0)), "a.wav: there is no sample in it"),
-    "a WAV of 5 samples": speech(wav(np.zeros(5)), "a.wav at speed 1.1: a recording must last at least 0.08 s"),
+    "a WAV of 5 samples": speech(
+        wav(np.zeros(5)), "a.wav at speed 1.1: a recording must last at least 0.08 s"
+    ),
     "NaN in a WAV": speech(wav(np.full(900, np.nan), kind="FLOAT"), "number 0 is nan"),
     "inf in a WAV": speech(wav(np.full(900, np.inf), kind="DOUBLE"), "number 0 is inf"),
     "another sample rate": speech(wav(rate=44100), "a.wav: the sample rate must be 8000 Hz; it has 44100"),
-    "a WAV that is not there": speech(wav(), "z.wav: no such file", table=b"path,label\nz.wav,yes\n1.wav,no\n"),
-    "a path out of the folder": speech(wav(), "row 1 holds '../a.wav'", table=b"path,label\n../a.wav,yes\n1.wav,no\n"),
-    "an absolute path": speech(wav(), "row 1 holds '/etc/passwd'", table=b"path,label\n/etc/passwd,yes\n1.wav,no\n"),
+    "a WAV that is not there": speech(
+        wav(), "z.wav: no such file", table=b"path,label\nz.wav,yes\n1.wav,no\n"
+    ),
+    "a path out of the folder": speech(
+        wav(), "row 1 holds '../a.wav'", table=b"path,label\n../a.wav,yes\n1.wav,no\n"
+    ),
+    "an absolute path": speech(
+        wav(), "row 1 holds '/etc/passwd'", table=b"path,label\n/etc/passwd,yes\n1.wav,no\n"
+    ),
     "an address as a path": speech(wav(), "must lie below", table=b"path,label\n../../s3://a.wav,yes\n"),
     "no column of paths": speech(wav(), "there must be a column `path`", table=b"file,label\na.wav,yes\n"),
     "nothing said in the table": speech(wav(), "a column `label` or `text`", table=b"path,word\na.wav,yes\n"),
@@ -228,10 +282,16 @@ SPOKEN = {
         wav(), "`split` must be train, val or test; row 1", table=b"path,label,split\na.wav,x,all\n"
     ),
     "a member out of the archive": speech(
-        packed(**{"../a.wav": wav()}), "members must lie within the archive", "--data.archive=a.zip", name="a.zip"
+        packed(**{"../a.wav": wav()}),
+        "members must lie within the archive",
+        "--data.archive=a.zip",
+        name="a.zip",
     ),
     "an absolute member": speech(
-        packed(**{"/etc/a.wav": wav()}), "members must lie within the archive", "--data.archive=a.zip", name="a.zip"
+        packed(**{"/etc/a.wav": wav()}),
+        "members must lie within the archive",
+        "--data.archive=a.zip",
+        name="a.zip",
     ),
     "a bomb in the archive": speech(
         packed(bomb=bytes((1 << 26) + 1)), "'bomb' unpacks to 67108865", "--data.archive=a.zip", name="a.zip"
@@ -239,19 +299,33 @@ SPOKEN = {
     "a broken archive": speech(
         packed(a=wav())[:-30], "cannot be read as a zip archive", "--data.archive=a.zip", name="a.zip"
     ),
-    "a member that is not there": speech(packed(a=wav()), "there is no member", "--data.archive=a.zip", name="a.zip"),
+    "a member that is not there": speech(
+        packed(a=wav()), "there is no member", "--data.archive=a.zip", name="a.zip"
+    ),
     "a WAV as archive": speech(wav(), "cannot be read as a zip archive", "--data.archive=a.wav"),
-    "too few recordings": speech(wav(), "part of its 2 recordings is empty", table=b"path,label\na.wav,x\n1.wav,y\n"),
-    "a stack of 0": speech(wav(), "`data.stack` must be a whole number of at least 1; got 0", "--data.stack=0"),
+    "too few recordings": speech(
+        wav(), "part of its 2 recordings is empty", table=b"path,label\na.wav,x\n1.wav,y\n"
+    ),
+    "a stack of 0": speech(
+        wav(), "`data.stack` must be a whole number of at least 1; got 0", "--data.stack=0"
+    ),
     "a hop of nothing": speech(wav(), "`data.mfcc.hop` must be from 8 samples", "--data.mfcc.hop=0"),
     "no test part": speech(wav(), "`data.test` must be a share", "--data.test=0"),
     "a beam of 0": speech(wav(), "`model.beam` must be from 1 to 1000; got 0", "--model.beam=0"),
 }
 SETTINGS = {
-    "look_back 0": forecast(csv(), "`data.look_back` must be a whole number of at least 1; got 0", "--data.look_back=0"),
-    "horizon 0": forecast(csv(), "`data.horizon` must be a whole number of at least 1; got 0", "--data.horizon=0"),
-    "batch_size 0": online(csv(), "`data.batch_size` must be a whole number of at least 1; got 0", "--data.batch_size=0"),
-    "stride 0": forecast(csv(), "`data.stride` must be a whole number of at least 1; got 0", "--data.stride=0"),
+    "look_back 0": forecast(
+        csv(), "`data.look_back` must be a whole number of at least 1; got 0", "--data.look_back=0"
+    ),
+    "horizon 0": forecast(
+        csv(), "`data.horizon` must be a whole number of at least 1; got 0", "--data.horizon=0"
+    ),
+    "batch_size 0": online(
+        csv(), "`data.batch_size` must be a whole number of at least 1; got 0", "--data.batch_size=0"
+    ),
+    "stride 0": forecast(
+        csv(), "`data.stride` must be a whole number of at least 1; got 0", "--data.stride=0"
+    ),
     "training 0": anomaly(csv(), "`data.training` must be a share above 0", "--data.training=0"),
     "training beyond the rows": anomaly(csv(), "it has 500 of 240", "--data.training=500"),
     "chunk 0": anomaly(csv(), "`data.chunk` must be a whole number of at least 1; got 0", "--data.chunk=0"),
@@ -260,17 +334,27 @@ SETTINGS = {
         csv(), "`data.context` must be below `crop`, 16; got 16", "--data.crop=16", "--data.context=16"
     ),
     "all rows to warm up": online(csv(), "must leave rows for the stream", "--data.warm_up=240"),
-    "a warm-up below 0": online(csv(), "`data.warm_up` must be a number of rows or a share", "--data.warm_up=-1"),
+    "a warm-up below 0": online(
+        csv(), "`data.warm_up` must be a number of rows or a share", "--data.warm_up=-1"
+    ),
     "no separator": anomaly(csv(), "`data.separator` must be one character", "--data.separator="),
     "a split that is too large": forecast(csv(), "a sum of at most 1", "--data.split=[0.9,0.2,0.2]"),
     "a split of nothing": forecast(csv(), "`data.split` must be", "--data.split=[]"),
     "dates that are none": forecast(csv(), "ISO dates such as", "--data.split=[soon,later]"),
     "no targets": forecast(csv(), "`data.targets` must name at least one column", "--data.targets=[]"),
-    "a rank of words": anomaly(csv(), "`model.config.rank` must be a whole number; got many", "--model.config.rank=many"),
-    "a learning rate of nan": forecast(csv(), "`model.lr` must be a finite number above 0; got nan", "--model.lr=.nan"),
-    "no epochs that are a number": forecast(csv(), "`trainer.max_epochs` must be", "--trainer.max_epochs=[1]"),
+    "a rank of words": anomaly(
+        csv(), "`model.config.rank` must be a whole number; got many", "--model.config.rank=many"
+    ),
+    "a learning rate of nan": forecast(
+        csv(), "`model.lr` must be a finite number above 0; got nan", "--model.lr=.nan"
+    ),
+    "no epochs that are a number": forecast(
+        csv(), "`trainer.max_epochs` must be", "--trainer.max_epochs=[1]"
+    ),
     "a seed below 0": forecast(csv(), "`seed` must lie between", "--seed=-1"),
-    "a bad guard": forecast(csv(), "`nan_guard.max_skipped` must be at least 1; got 0", "--nan_guard.max_skipped=0"),
+    "a bad guard": forecast(
+        csv(), "`nan_guard.max_skipped` must be at least 1; got 0", "--nan_guard.max_skipped=0"
+    ),
 }
 
 
@@ -280,17 +364,29 @@ TEXTS = {
     "an empty text": text(b"", "data.txt: is empty"),
     "a few bytes of text": text(b"abc", "data.txt: the train part must have at least 1025 bytes; it has 2"),
     "a text of few words": text(b"a b c\n", "the train part must have at least 1025 words", WORDS),
-    "a test part of nothing": text(LINES, "the test part must have at least 2 bytes; it has 1", "--data.test=0.0001"),
+    "a test part of nothing": text(
+        LINES, "the test part must have at least 2 bytes; it has 1", "--data.test=0.0001"
+    ),
     "a binary file as characters": text(LINES + b"\xff\xd8", "byte 2640 is 0xff (invalid start byte)", CHARS),
     "half a character": text(LINES + b"\xe2\x82", "byte 2640 is 0xe2 (unexpected end of data)", WORDS),
     "a text with NUL": text(LINES + b"a\0b", "byte 2641 is NUL, so it is no text", CHARS),
-    "a text in UTF-16": text(LINES.decode().encode("utf-16"), "data.txt: not UTF-8 text: byte 0 is 0xff", CHARS),
+    "a text in UTF-16": text(
+        LINES.decode().encode("utf-16"), "data.txt: not UTF-8 text: byte 0 is 0xff", CHARS
+    ),
     "a unit that is none": text(LINES, "`data.unit` must be", "--data.unit=letters"),
-    "words of no vocabulary": text(LINES, "`data.vocabulary_size` must be a whole number of at least 2", WORDS, SIZE + "1"),
-    "a vocabulary of bytes": text(LINES, "`data.vocabulary_size` is for words; `unit` is bytes", SIZE + "100"),
+    "words of no vocabulary": text(
+        LINES, "`data.vocabulary_size` must be a whole number of at least 2", WORDS, SIZE + "1"
+    ),
+    "a vocabulary of bytes": text(
+        LINES, "`data.vocabulary_size` is for words; `unit` is bytes", SIZE + "100"
+    ),
     "nothing left to train on": text(LINES, "must leave something to train on", "--data.test=0.97"),
-    "no lanes": text(LINES, "`data.batch_size` must be a whole number of at least 1; got 0", "--data.batch_size=0"),
-    "a temperature below 0": text(LINES, "`model.sampling.temperature` must be", "--model.sampling.temperature=-1"),
+    "no lanes": text(
+        LINES, "`data.batch_size` must be a whole number of at least 1; got 0", "--data.batch_size=0"
+    ),
+    "a temperature below 0": text(
+        LINES, "`model.sampling.temperature` must be", "--model.sampling.temperature=-1"
+    ),
     "nothing to choose from": text(
         LINES, "`model.sampling.top_k` must be a whole number of at least 1", "--model.sampling.top_k=0"
     ),
@@ -298,10 +394,14 @@ TEXTS = {
         LINES, "`model.sampling.length` must be a whole number of at least 1", "--model.sampling.length=0"
     ),
     "symbols that are set": text(LINES, "`model.symbols` is set by the data", "--model.symbols=7"),
-    "a folder as text": Case(["check", "-c", "language_file", "--data.path=a"], {"a/x": b""}, "is a folder, not a file"),
+    "a folder as text": Case(
+        ["check", "-c", "language_file", "--data.path=a"], {"a/x": b""}, "is a folder, not a file"
+    ),
     "no such text": Case(["check", "-c", "language_file", "--data.path=a.txt"], {}, "a.txt: no such file"),
     "no text named": Case(["check", "-c", "language_file"], {}, "data.path"),
-    "a URL as text": Case(["check", "-c", "language_file", "--data.path=http://127.0.0.1:9/a.txt"], {}, "not an address"),
+    "a URL as text": Case(
+        ["check", "-c", "language_file", "--data.path=http://127.0.0.1:9/a.txt"], {}, "not an address"
+    ),
 }
 
 
@@ -330,17 +430,29 @@ WROTE = "a checkpoint that `dream fit` wrote"
 DATA = b"data:\n  class_path: lightning_modules.forecasting.DriftingLoad\n"
 MODEL = b"model:\n  class_path: lightning_modules.ForecastingModule\n"
 OTHERS = {
-    "no such file": Case(["fit", "-c", "forecasting_csv", "--data.path=none.csv"], {}, "none.csv: no such file"),
-    "a folder": Case(["fit", "-c", "anomaly_csv", "--data.path=data.csv"], {"data.csv/x": b""}, "is a folder, not a file"),
+    "no such file": Case(
+        ["fit", "-c", "forecasting_csv", "--data.path=none.csv"], {}, "none.csv: no such file"
+    ),
+    "a folder": Case(
+        ["fit", "-c", "anomaly_csv", "--data.path=data.csv"], {"data.csv/x": b""}, "is a folder, not a file"
+    ),
     "a path of NUL": Case(["check", "-c", "online_csv", "--data.path=a\0b.csv"], {}, "a?b.csv: no such file"),
-    "a URL as path": Case(["fit", "-c", "forecasting_csv", "--data.path=https://127.0.0.1:9/x.csv"], {}, "not an address"),
-    "a URL as file": Case(["fit", "-c", "anomaly_csv", "--data.path=file:///etc/x.csv"], {}, "not an address"),
-    "a bucket as path": Case(["fit", "-c", "online_csv", "--data.path=s3://bucket/x.parquet"], {}, "not an address"),
+    "a URL as path": Case(
+        ["fit", "-c", "forecasting_csv", "--data.path=https://127.0.0.1:9/x.csv"], {}, "not an address"
+    ),
+    "a URL as file": Case(
+        ["fit", "-c", "anomaly_csv", "--data.path=file:///etc/x.csv"], {}, "not an address"
+    ),
+    "a bucket as path": Case(
+        ["fit", "-c", "online_csv", "--data.path=s3://bucket/x.parquet"], {}, "not an address"
+    ),
     "a URL as checkpoint": Case(
         ["test", "-c", "forecasting", "--ckpt_path=http://127.0.0.1:9/x.ckpt"], {}, "must be a local file"
     ),
     "a URL as configuration": Case(["fit", "-c", "http://127.0.0.1:9/x.yaml"], {}, "x.yaml"),
-    "a missing checkpoint": Case(["predict", "-c", "forecasting", "--ckpt_path=it.ckpt"], {}, "does not exist"),
+    "a missing checkpoint": Case(
+        ["predict", "-c", "forecasting", "--ckpt_path=it.ckpt"], {}, "does not exist"
+    ),
     "an empty checkpoint": loaded(b"", WROTE),
     "a truncated checkpoint": loaded(checkpoint()[:-300], WROTE),
     "text as checkpoint": loaded(b"weights: 1\n", WROTE, "predict"),
@@ -350,7 +462,9 @@ OTHERS = {
     "no configuration": Case(["fit"], {}, "-c must name an experiment"),
     "a configuration that is not there": Case(["fit", "-c", "forcasting"], {}, "Did you mean"),
     "broken YAML": config(b"model: [1, 2\ndata: {", "mine.yaml"),
-    "YAML of a list": config(b"- model\n- data\n", "must hold sections such as model, data and trainer; got list"),
+    "YAML of a list": config(
+        b"- model\n- data\n", "must hold sections such as model, data and trainer; got list"
+    ),
     "YAML of a number": config(b"7\n", "must hold sections such as"),
     "empty YAML": config(b"", "mine.yaml"),
     "YAML that is not text": config(bytes(range(256)), "mine.yaml"),
@@ -360,13 +474,17 @@ OTHERS = {
         MODEL + DATA + b"modle:\n  patch: 4\n", "`modle.patch` is not a setting. Did you mean `model.patch`?"
     ),
     "an unknown setting": config(MODEL + b"  init_args:\n    pach: 4\n", "`model.pach` is not a setting"),
-    "a setting of the wrong kind": config(MODEL + b"  init_args:\n    patch: [4]\n", "`model.patch` must be a whole number"),
+    "a setting of the wrong kind": config(
+        MODEL + b"  init_args:\n    patch: [4]\n", "`model.patch` must be a whole number"
+    ),
     "a section that is a text": config(b"model: big\n", "`model`"),
     "a class that is no model": config(b"model:\n  class_path: os.system\n", "`model` must be a TaskModule"),
     "a class from nowhere": config(b"data:\n  class_path: nowhere.Data\n", "names a class that is not there"),
     "an unknown command": Case(["fti"], {}, "`fti` is not a command"),
     "an unknown data set": Case(["data", "get", "etth"], {}, "There is no data set `etth`"),
-    "a mirror that is no address": Case(["data", "get", "elec2", "--folder=x", "--mirror=y"], {}, "`mirror` must be an"),
+    "a mirror that is no address": Case(
+        ["data", "get", "elec2", "--folder=x", "--mirror=y"], {}, "`mirror` must be an"
+    ),
     "an unknown model to compare": Case(["compare", "-c", "forecasting", "--models", "dreem"], {}, "dreem"),
     "no seeds to compare": Case(["compare", "-c", "forecasting", "--seeds", "0"], {}, "seeds"),
 }
@@ -375,7 +493,8 @@ TABLE = FILES | SPOKEN | SETTINGS | TEXTS | OTHERS
 
 @pytest.fixture(scope="module", autouse=True)
 def parsed_once() -> Iterator[None]:
-    """The source of a class, whose docstrings become the help of its settings, is read once and not in every command."""
+    """The source of a class, whose docstrings become the help of its settings, is read once and not in every
+    command."""
     with mock.patch.object(inspect, "getsource", functools.cache(inspect.getsource)):
         yield
 
@@ -426,9 +545,17 @@ LEGAL = {
 
 
 @pytest.mark.parametrize("name", LEGAL)
-def test_it_is_unusual_and_legal(name: str, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture) -> None:
+def test_it_is_unusual_and_legal(
+    name: str, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
     Path("data.csv").write_bytes(LEGAL[name])
-    small = ["--data.look_back=12", "--data.horizon=2", "--data.season=2", "--model.patch=4", "--data.targets=[a,b]"]
+    small = [
+        "--data.look_back=12",
+        "--data.horizon=2",
+        "--data.season=2",
+        "--model.patch=4",
+        "--data.targets=[a,b]",
+    ]
     assert main(["check", "-c", "forecasting_csv", "--data.path=data.csv", *small]) == 0
     shown = capsys.readouterr()
     assert "a, b" in shown.out
@@ -438,8 +565,15 @@ def test_it_is_unusual_and_legal(name: str, capsys: pytest.CaptureFixture[str], 
 
 
 def test_a_run_that_is_lost(capsys: pytest.CaptureFixture[str]) -> None:
-    """A learning rate at which nothing stays finite: the run stops in five lines and leaves good checkpoints only."""
-    flags = [*SMALL, "--model.lr=1e30", "--nan_guard.max_skipped=2", "--run.wandb=disabled", "--run.folder=runs"]
+    """A learning rate at which nothing stays finite: the run stops in five lines and leaves good checkpoints
+    only."""
+    flags = [
+        *SMALL,
+        "--model.lr=1e30",
+        "--nan_guard.max_skipped=2",
+        "--run.wandb=disabled",
+        "--run.folder=runs",
+    ]
     assert main(["fit", "-c", "forecasting", *flags]) == 2
     said = capsys.readouterr().err
     assert "Traceback" not in said

@@ -57,11 +57,17 @@ FLAGS = [
     (["--model.patch=7"], "`model.patch` must be a divisor of look_back, 96; got 7."),
     (["--model.pach=7"], "`model.pach` is not a setting. Did you mean `model.patch`?"),
     (["--model.normalization=batch"], "`model.normalization` must be"),
-    (["--model.normalization=lats"], "`model.normalization` must be last or mean or instance or none; got lats."),
+    (
+        ["--model.normalization=lats"],
+        "`model.normalization` must be last or mean or instance or none; got lats.",
+    ),
     (["--model.encoder=id"], "`model.encoder` must be identity or linear; got id."),
     (["--model.hidden_dims=3"], "`model.hidden_dims` must be a list such as [1, 2]; got 3."),
     (["--model.config=3"], "`model.config` must be a section with settings of its own; got"),
-    (["--model=torch.nn.Linear"], "`model` names a class that is not there, or not of the right kind: torch.nn.Linear."),
+    (
+        ["--model=torch.nn.Linear"],
+        "`model` names a class that is not there, or not of the right kind: torch.nn.Linear.",
+    ),
     (["--data.missing=ffil"], "`data.missing` must be error or ffill or mask; got ffil."),
     (
         ["--data.rolling=true", "--data.stride=30"],
@@ -71,23 +77,41 @@ FLAGS = [
     (["--run.wandb=yes"], "`run.wandb` must be offline or online or disabled; got"),
     (["--trainer.precision=foo"], "`trainer.precision` must be 64 or 32 or 16 or transformer-engine"),
     (["--trainer.max_epochs=-5"], "`trainer.max_epochs` must be a non-negative integer or -1."),
-    (["--trainer.accelerator=tpux"], "You selected an invalid accelerator name: `trainer.accelerator='tpux'`."),
-    (["--model.prediction_weight=.inf"], "`model.prediction_weight` must be a finite number of at least 0; got inf."),
+    (
+        ["--trainer.accelerator=tpux"],
+        "You selected an invalid accelerator name: `trainer.accelerator='tpux'`.",
+    ),
+    (
+        ["--model.prediction_weight=.inf"],
+        "`model.prediction_weight` must be a finite number of at least 0; got inf.",
+    ),
     (["--seed=-1"], "`seed` must lie between 0 and 4294967295; got -1."),
     (["--modle.patch=4"], "`modle.patch` is not a setting. Did you mean `model.patch`?"),
     (["--model.backend=gpu"], "`model.backend` must be auto or cpu or reference; got 'gpu'."),
     (["--data.look_back=-3"], "`data.look_back` must be a whole number of at least 1; got -3."),
     (["--data.lookback=3"], "`data.lookback` is not a setting. Did you mean `data.look_back`?"),
-    (["--data=ETTDat"], "`data` names a class that is not there, or not of the right kind: ETTDat. Did you mean `ETTData`?"),
+    (
+        ["--data=ETTDat"],
+        "`data` names a class that is not there, or not of the right kind: ETTDat. Did you mean `ETTData`?",
+    ),
     (["--data=TableData"], "`data.path` is required"),
     (["--data=TableData", "--data.path=none.csv"], "none.csv: no such file."),
     (["--trainer.max_epochs=abc"], "`trainer.max_epochs` must be a whole number; got abc."),
     (["--trainer.max_epoch=3"], "`trainer.max_epoch` is not a setting. Did you mean `trainer.max_epochs`?"),
-    (["--trainer.default_root_dir=x"], "`trainer.default_root_dir` is the run's own folder here; set `run.folder`."),
-    (["--model.horizon=48"], "`model.horizon` is set by the data; got 48. Set `data.horizon` or leave it out."),
+    (
+        ["--trainer.default_root_dir=x"],
+        "`trainer.default_root_dir` is the run's own folder here; set `run.folder`.",
+    ),
+    (
+        ["--model.horizon=48"],
+        "`model.horizon` is set by the data; got 48. Set `data.horizon` or leave it out.",
+    ),
     (["--seed=abc"], "`seed` must be a whole number; got abc."),
     (["--nonsense=3"], "`nonsense` is not a setting."),
-    (["--early_stopping.patient=3"], "`early_stopping.patient` is not a setting. Did you mean `early_stopping.patience`?"),
+    (
+        ["--early_stopping.patient=3"],
+        "`early_stopping.patient` is not a setting. Did you mean `early_stopping.patience`?",
+    ),
 ]
 
 
@@ -99,8 +123,14 @@ def test_a_wrong_flag_gets_path_value_rule_and_nearest_key(
 
 
 FILES = [
-    (FORECASTING.format(model="{config: {rnk: 4}}", data="{}"), "`model.config.rnk` is not a setting. Did you mean"),
-    (FORECASTING.format(model="{config: {rank: [1]}}", data="{}"), "`model.config.rank` must be a whole number; got [1]."),
+    (
+        FORECASTING.format(model="{config: {rnk: 4}}", data="{}"),
+        "`model.config.rnk` is not a setting. Did you mean",
+    ),
+    (
+        FORECASTING.format(model="{config: {rank: [1]}}", data="{}"),
+        "`model.config.rank` must be a whole number; got [1].",
+    ),
     (
         FORECASTING.format(model="{config: {kappa: .nan}}", data="{}"),
         "`model.config.kappa` must be a finite number; got nan.",
@@ -110,9 +140,18 @@ FILES = [
         "`data.lok_back` is not a setting. Did you mean `data.look_back`?",
     ),
     (FORECASTING.format(model="{}", data="{split: [0.5, 0.6, 0.2]}"), "`data.split` must be"),
-    (FORECASTING.format(model="{}", data="{}").replace("DriftingLoad", "DriftingLod"), "`data.class_path` names a class"),
-    (FORECASTING.format(model="{}", data="{}") + "trianer: {max_epochs: 3}\n", "`trianer.max_epochs` is not a setting."),
-    (FORECASTING.format(model="{season: 7}", data="{}"), "`model.season` is set by the data; got 7. Set `data.season`"),
+    (
+        FORECASTING.format(model="{}", data="{}").replace("DriftingLoad", "DriftingLod"),
+        "`data.class_path` names a class",
+    ),
+    (
+        FORECASTING.format(model="{}", data="{}") + "trianer: {max_epochs: 3}\n",
+        "`trianer.max_epochs` is not a setting.",
+    ),
+    (
+        FORECASTING.format(model="{season: 7}", data="{}"),
+        "`model.season` is set by the data; got 7. Set `data.season`",
+    ),
     (
         FORECASTING.format(model="{config: 7}", data="{}"),
         "`model.config` must be a section with settings such as rank;",
@@ -153,17 +192,31 @@ COMMAND_LINES = [
     (["chek"], "`chek` is not a command of dream. Did you mean `check`?"),
     (["fit"], "-c must name an experiment; got none."),
     (["fit", "-c"], "-c must be followed by a YAML file or a shipped name"),
-    (["fit", "-c", "forcasting"], "-c must be a YAML file or a shipped name; got 'forcasting'. Did you mean `forecasting`?"),
-    (["fit", "-c", "forecasting", "--trainer.overfit_batches=2"], "`trainer.overfit_batches` is not for these tasks"),
+    (
+        ["fit", "-c", "forcasting"],
+        "-c must be a YAML file or a shipped name; got 'forcasting'. Did you mean `forecasting`?",
+    ),
+    (
+        ["fit", "-c", "forecasting", "--trainer.overfit_batches=2"],
+        "`trainer.overfit_batches` is not for these tasks",
+    ),
     (["test", "-c", "forecasting"], "`--ckpt_path` must name a run's folder or a checkpoint file; got none."),
-    (["predict", "--ckpt_path", "none"], "`ckpt_path` must be a run's folder or a checkpoint file; none does not exist."),
-    (["test", "--ckpt_path", "http://127.0.0.1/a.ckpt"], "`ckpt_path` must be a local file; got http://127.0.0.1/a.ckpt."),
+    (
+        ["predict", "--ckpt_path", "none"],
+        "`ckpt_path` must be a run's folder or a checkpoint file; none does not exist.",
+    ),
+    (
+        ["test", "--ckpt_path", "http://127.0.0.1/a.ckpt"],
+        "`ckpt_path` must be a local file; got http://127.0.0.1/a.ckpt.",
+    ),
     (["config", "show", "forcasting"], "nothing is called 'forcasting'. Did you mean `forecasting`?"),
     (["data", "get", "et"], "Did you mean `ett`?"),
 ]
 
 
-@pytest.mark.parametrize(("arguments", "message"), COMMAND_LINES, ids=[" ".join(line) for line, _ in COMMAND_LINES])
+@pytest.mark.parametrize(
+    ("arguments", "message"), COMMAND_LINES, ids=[" ".join(line) for line, _ in COMMAND_LINES]
+)
 def test_a_wrong_command_is_told_the_right_one(
     arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -195,13 +248,17 @@ def test_help_names_every_command(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_help_answers_at_once() -> None:
     code = "import sys; from experiments.cli import main; main(['--help']); assert 'torch' not in sys.modules"
-    subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(dream.__file__).parents[1], capture_output=True)
+    subprocess.run(
+        [sys.executable, "-c", code], check=True, cwd=Path(dream.__file__).parents[1], capture_output=True
+    )
 
 
 def test_help_and_report_answer_without_loading_the_trainer() -> None:
     code = "import sys, experiments.report; from experiments.cli import main; main(['--help']);"
     code += "assert not {'lightning', 'wandb', 'pandas'} & sys.modules.keys()"
-    subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(dream.__file__).parents[1], capture_output=True)
+    subprocess.run(
+        [sys.executable, "-c", code], check=True, cwd=Path(dream.__file__).parents[1], capture_output=True
+    )
 
 
 def test_version(capsys: pytest.CaptureFixture[str]) -> None:
@@ -239,15 +296,31 @@ def test_config_list_and_show(capsys: pytest.CaptureFixture[str]) -> None:
 def test_check_says_what_a_fit_would_do_and_writes_nothing(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["check", "forecasting", *SMALL]) == 0
     shown = capsys.readouterr().out
-    for word in ("feeder_1, feeder_2", "DREAM 4 -> 8, rank 2", "trainable parameters", "at most 2 epochs", "loss"):
+    for word in (
+        "feeder_1, feeder_2",
+        "DREAM 4 -> 8, rank 2",
+        "trainable parameters",
+        "at most 2 epochs",
+        "loss",
+    ):
         assert word in shown
     assert list(Path.cwd().iterdir()) == []
 
 
 def test_a_refused_fit_leaves_nothing(capsys: pytest.CaptureFixture[str]) -> None:
-    message = refused("fit", "-c", "forecasting", *SMALL, "--data.rolling=true", "--data.stride=6", capsys=capsys)
+    message = refused(
+        "fit", "-c", "forecasting", *SMALL, "--data.rolling=true", "--data.stride=6", capsys=capsys
+    )
     assert "`data.stride` must be a multiple of `model.patch`, 4" in message
-    refused("fit", "-c", "forecasting", *SMALL, "--trainer.devices=[1,2]", "--trainer.accelerator=cuda", capsys=capsys)
+    refused(
+        "fit",
+        "-c",
+        "forecasting",
+        *SMALL,
+        "--trainer.devices=[1,2]",
+        "--trainer.accelerator=cuda",
+        capsys=capsys,
+    )
 
 
 def test_flags_beat_the_file_wherever_they_stand(capsys: pytest.CaptureFixture[str]) -> None:
@@ -280,14 +353,18 @@ def test_a_disk_that_fills_up_at_the_end_is_said_in_one_line(
 
 def test_a_checkpoint_of_another_task_is_called_so(capsys: pytest.CaptureFixture[str]) -> None:
     checkpoints.write(
-        {"dream": checkpoints.identity("ForecastingModule"), "state_dict": {}, "hyper_parameters": {}}, Path("a.ckpt")
+        {"dream": checkpoints.identity("ForecastingModule"), "state_dict": {}, "hyper_parameters": {}},
+        Path("a.ckpt"),
     )
     message = refused("validate", "-c", "anomaly", "--ckpt_path=a.ckpt", capsys=capsys)
     assert "a.ckpt holds a ForecastingModule; here is a AnomalyModule." in message
 
 
 def test_sigterm_and_ctrl_c_end_any_command_from_the_first_import_on(tmp_path: Path) -> None:
-    hang = "import time; from experiments.ending import ended; ended(lambda: print('here', flush=True) or time.sleep(60))"
+    hang = (
+        "import time; from experiments.ending import ended; ended(lambda: print('here', flush=True) or "
+        "time.sleep(60))"
+    )
     code = f"import sys; {hang.replace('ended(lambda', 'sys.exit(ended(lambda')})"
     for sent, expected in ((signal.SIGTERM, 143), (signal.SIGINT, 130)):
         process = subprocess.Popen(

@@ -32,7 +32,9 @@ def test_it_runs_each_cell_once_and_tables_them(
     assert main(command) == 0
     said = capsys.readouterr()
     folder = tmp_path / "runs" / "compare-forecasting"
-    files = {(m, s): folder / f"{m}-seed{s}" / "results.json" for m in ("dream", "lstm", "linear") for s in (0, 1)}
+    files = {
+        (m, s): folder / f"{m}-seed{s}" / "results.json" for m in ("dream", "lstm", "linear") for s in (0, 1)
+    }
     records = {cell: json.loads(path.read_text()) for cell, path in files.items()}
     shown = json.loads((folder / "comparison.json").read_text())
     assert sorted(map(tuple, shown["cells"])) == sorted(files)
@@ -118,7 +120,9 @@ def test_a_refused_setting_claims_nothing(fits: list[str], tmp_path: Path) -> No
     assert fits == ["dream-seed0", "dream-seed0", "lstm-seed0"]
 
 
-def test_the_order_of_values_is_part_of_the_settings(fits: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_order_of_values_is_part_of_the_settings(
+    fits: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
     assert main([*TWO, "--data.rows", "400", "--data.horizon", "8"]) == 0
     assert main([*TWO, "--data.rows", "8", "--data.horizon", "400"]) == 2
     assert "holds runs with other settings" in capsys.readouterr().err
@@ -145,7 +149,9 @@ def test_a_run_that_fails_leaves_the_table_of_the_others(
     assert "`bad` is not a setting" in said.err
 
 
-def test_what_runs_nothing_ends_without_a_table(fits: list[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_what_runs_nothing_ends_without_a_table(
+    fits: list[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     monkeypatch.setattr(run, "main", lambda words: 0)  # as --print_config
     assert main(TWO) == 0
     assert not list(tmp_path.iterdir())
@@ -154,7 +160,9 @@ def test_what_runs_nothing_ends_without_a_table(fits: list[str], monkeypatch: py
 @pytest.mark.parametrize(("models", "width", "tables"), [(9, 60, 9), (2, 60, 1), (9, 200, 1)])
 def test_no_cell_of_a_table_is_cut(models: int, width: int, tables: int) -> None:
     console = Console(width=width, record=True, file=io.StringIO())
-    cells = {f"the model {k}": {f"metric {m}": f"{k}.{m}234 ± 0.00123" for m in range(9)} for k in range(models)}
+    cells = {
+        f"the model {k}": {f"metric {m}": f"{k}.{m}234 ± 0.00123" for m in range(9)} for k in range(models)
+    }
     console.print(table(cells, "title", console))
     text = console.export_text()
     assert all(value in text for row in cells.values() for value in row.values())
@@ -165,7 +173,9 @@ def test_rows_are_gathered_over_seeds() -> None:
     def record(own: str, value: float, naive: float) -> dict[str, object]:
         return {"results": {own: {"mse": value}, "naive": {"mse": naive}}, "seconds": 2.0, "parameters": 7}
 
-    rows = comparison.gather([(0, record("A", 1.0, 5.0)), (0, record("B", 2.0, 5.0)), (1, record("A", 3.0, 6.0))])
+    rows = comparison.gather(
+        [(0, record("A", 1.0, 5.0)), (0, record("B", 2.0, 5.0)), (1, record("A", 3.0, 6.0))]
+    )
     assert list(rows) == ["A", "B", "naive"]
     assert rows["A"].of("mse") == [1.0, 3.0]
     assert rows["B"].of("mse") == [2.0]
@@ -182,9 +192,15 @@ def test_rows_are_gathered_over_seeds() -> None:
         ([], "-c must name an experiment"),
         (["-c", "forecasting", "--models", "lstn"], "got 'lstn'. Did you mean `lstm`?"),
         (["-c", "forecasting", "--models"], "`--models` must name at least one of dream, "),
-        (["-c", "forecasting", "--seeds", "none"], "`--seeds` must be a whole number of at least 1; got 'none'"),
+        (
+            ["-c", "forecasting", "--seeds", "none"],
+            "`--seeds` must be a whole number of at least 1; got 'none'",
+        ),
         (["-c", "forecasting", "--seeds=0"], "`--seeds` must be a whole number of at least 1; got '0'"),
-        (["-c", "forecasting", "--folder"], "`--folder` must be one folder, in quotes if there are spaces in it; got []"),
+        (
+            ["-c", "forecasting", "--folder"],
+            "`--folder` must be one folder, in quotes if there are spaces in it; got []",
+        ),
         (["-c", "forecasting", "--folder", "my", "runs"], "`--folder` must be one folder"),
         (["-c", "forecasting", "--seed=3"], "`--seed` is set by compare for each run"),
         (["-c", "forecasting", "--model.core=gru"], "`--model.core` is set by compare for each run"),

@@ -1,4 +1,5 @@
-"""A model whose weights are finite and whose outputs are not: every command that judges or uses it says so."""
+"""A model whose weights are finite and whose outputs are not: every command that judges or uses it says
+so."""
 
 from __future__ import annotations
 
@@ -19,12 +20,18 @@ ARGUMENTS = {
     "online": ["--data.crop=16", "--data.context=4", "--data.crops=32"],
     "language": ["--data.steps=256"],
 }
-SMALL = ["--model.config.hidden_dim=8", "--model.config.rank=2", "--trainer.accelerator=cpu", "--run.wandb=disabled"]
+SMALL = [
+    "--model.config.hidden_dim=8",
+    "--model.config.rank=2",
+    "--trainer.accelerator=cpu",
+    "--run.wandb=disabled",
+]
 SAID = {
     "fit": {
         "forecasting": "not finite: the forecast, first of table.csv, rows 180 to 191. ",
         "anomaly": "not finite: the prediction and the score, first of table.csv, row 1. ",
-        "online": "not finite: the features of rows 0 to 7 of the stream, to which the head cannot be fitted. ",
+        "online": "not finite: the features of rows 0 to 7 of the stream, to which the head cannot be "
+        "fitted. ",
         "language": "not finite: the loss, first of table.csv, token 0. ",
     },
     "validate": {
@@ -36,7 +43,8 @@ SAID = {
     "predict": {
         "forecasting": "not finite: the forecast, first of table.csv, rows 228 to 239. ",
         "anomaly": "not finite: the prediction and the score, first of table.csv, row 1. ",
-        "online": "not finite: the features of rows 0 to 7 of the stream, to which the head cannot be fitted. ",
+        "online": "not finite: the features of rows 0 to 7 of the stream, to which the head cannot be "
+        "fitted. ",
         "language": "not finite: the scores, first of what follows the text so far. ",
     },
 }
@@ -45,20 +53,31 @@ SAID = {
 @pytest.mark.parametrize("task", ARGUMENTS)
 def test_a_run_that_has_diverged(task: str, tmp_path: Path) -> None:
     random = np.random.default_rng(0)
-    table = pd.DataFrame({"time": pd.date_range("2024-01-01", periods=240, freq="h").strftime("%Y-%m-%d %H:%M")})
+    table = pd.DataFrame(
+        {"time": pd.date_range("2024-01-01", periods=240, freq="h").strftime("%Y-%m-%d %H:%M")}
+    )
     table = table.assign(a=random.standard_normal(240).round(4), b=random.standard_normal(240).round(4))
     table.to_csv(tmp_path / "table.csv", index=False)
     name = "language_file" if task == "language" else f"{task}_csv"
     arguments = ["-c", name, "--data.path=table.csv", *ARGUMENTS[task], *SMALL]
-    done = {"fit": forked("fit", *arguments, "--model.lr=1e30", "--trainer.max_epochs=1", "--run.name=one", folder=tmp_path)}
+    done = {
+        "fit": forked(
+            "fit", *arguments, "--model.lr=1e30", "--trainer.max_epochs=1", "--run.name=one", folder=tmp_path
+        )
+    }
     (save,) = (tmp_path / "runs" / "one").rglob("step-*.ckpt")
     assert all(value.isfinite().all() for value in torch.load(save, weights_only=True)["state_dict"].values())
     for command in ("validate", "predict"):
-        done[command] = forked(command, *arguments, f"--ckpt_path={save.relative_to(tmp_path)}", folder=tmp_path)
+        done[command] = forked(
+            command, *arguments, f"--ckpt_path={save.relative_to(tmp_path)}", folder=tmp_path
+        )
     for command, one in done.items():
         assert one.returncode == 2, one.stderr
         assert "Traceback" not in one.stderr
-        wanted = SAID[command][task] + "The weights have diverged: lower `model.lr`, or go on from an earlier checkpoint."
+        wanted = (
+            SAID[command][task]
+            + "The weights have diverged: lower `model.lr`, or go on from an earlier checkpoint."
+        )
         assert wanted in one.stderr
     files = {path.name for path in tmp_path.rglob("*")}
     assert not files & {"forecast.csv", "scores.csv", "text.txt", "results.json"}

@@ -32,14 +32,25 @@ def test_it_ends_with_the_table_and_the_paths(run: tuple[Path, subprocess.Comple
     printed = [line.split()[-1] for line in done.stdout.splitlines() if "runs/one" in line]
     assert all((folder.parent.parent / path).exists() for path in printed)
     names = {Path(path).name for path in printed}
-    assert {"adaptation.png", "forecasts.png", "metrics.jsonl", "results.json", "config.yaml", "best.ckpt"} <= names
+    assert {
+        "adaptation.png",
+        "forecasts.png",
+        "metrics.jsonl",
+        "results.json",
+        "config.yaml",
+        "best.ckpt",
+    } <= names
     assert any(name.startswith("offline-run-") for name in names)
 
 
-def test_the_log_without_a_terminal_is_a_line_an_epoch(run: tuple[Path, subprocess.CompletedProcess[str]]) -> None:
+def test_the_log_without_a_terminal_is_a_line_an_epoch(
+    run: tuple[Path, subprocess.CompletedProcess[str]],
+) -> None:
     lines = run[1].stderr.splitlines()
     assert [line.split("  ")[0] for line in lines if line.startswith("epoch")] == ["epoch 1/2", "epoch 2/2"]
-    assert all(line.startswith(("epoch", "step", "note: `")) for line in lines), run[1].stderr  # nothing else but advice
+    assert all(line.startswith(("epoch", "step", "note: `")) for line in lines), run[
+        1
+    ].stderr  # nothing else but advice
 
 
 def test_results_can_be_traced(run: tuple[Path, subprocess.CompletedProcess[str]]) -> None:
@@ -70,7 +81,9 @@ def test_the_tracked_run_holds_the_same(run: tuple[Path, subprocess.CompletedPro
     assert any(name.startswith("results") for row in tracked for name in row)
 
 
-def test_the_tracked_configuration_is_nested_and_resolved(run: tuple[Path, subprocess.CompletedProcess[str]]) -> None:
+def test_the_tracked_configuration_is_nested_and_resolved(
+    run: tuple[Path, subprocess.CompletedProcess[str]],
+) -> None:
     (path,) = (run[0] / "wandb").glob("offline-run-*/*.wandb")
     settings = wandb_config(path)["model"]["init_args"]
     assert settings["config"]["rank"] == 2
@@ -78,22 +91,34 @@ def test_the_tracked_configuration_is_nested_and_resolved(run: tuple[Path, subpr
     assert settings["channels"] == 2
 
 
-def test_the_configuration_runs_again_and_gives_the_same(run: tuple[Path, subprocess.CompletedProcess[str]]) -> None:
+def test_the_configuration_runs_again_and_gives_the_same(
+    run: tuple[Path, subprocess.CompletedProcess[str]],
+) -> None:
     folder, _ = run
     assert yaml.safe_load((folder / "config.yaml").read_text())["seed"] == 3
     again = forked("fit", "-c", str(folder / "config.yaml"), "--run.name=two", folder=folder.parent.parent)
     assert again.returncode == 0, again.stderr
-    first, second = (json.loads((folder.parent / name / "results.json").read_text())["results"] for name in ("one", "two"))
+    first, second = (
+        json.loads((folder.parent / name / "results.json").read_text())["results"] for name in ("one", "two")
+    )
     assert first == second
 
 
 def test_a_checkpoint_is_tested_as_it_was_trained(run: tuple[Path, subprocess.CompletedProcess[str]]) -> None:
     folder, _ = run
     done = forked(
-        "test", "--ckpt_path", str(folder), "--run.name=three", "--run.wandb=disabled", folder=folder.parent.parent
+        "test",
+        "--ckpt_path",
+        str(folder),
+        "--run.name=three",
+        "--run.wandb=disabled",
+        folder=folder.parent.parent,
     )
     assert done.returncode == 0, done.stderr
-    first, again = (json.loads((folder.parent / name / "results.json").read_text())["results"] for name in ("one", "three"))
+    first, again = (
+        json.loads((folder.parent / name / "results.json").read_text())["results"]
+        for name in ("one", "three")
+    )
     assert first == again
     assert not (folder.parent / "three" / "wandb").exists()
 
@@ -108,38 +133,60 @@ def test_a_flag_beats_the_checkpoint(run: tuple[Path, subprocess.CompletedProces
     ]
     done = forked("test", *arguments, "--run.wandb=disabled", folder=folder.parent.parent)
     assert done.returncode == 0, done.stderr
-    first, changed = (json.loads((folder.parent / name / "results.json").read_text())["results"] for name in ("one", "four"))
+    first, changed = (
+        json.loads((folder.parent / name / "results.json").read_text())["results"] for name in ("one", "four")
+    )
     assert first["DREAM"] != changed["DREAM"]
     assert first["repeat-last"] == changed["repeat-last"]
-    settings = yaml.safe_load((folder.parent / "four" / "config.yaml").read_text())["model"]["init_args"]["config"]
+    settings = yaml.safe_load((folder.parent / "four" / "config.yaml").read_text())["model"]["init_args"][
+        "config"
+    ]
     assert settings["base_threshold"] == 0.7
     assert settings["rank"] == 2  # from the checkpoint
 
 
-def test_a_group_of_settings_beats_the_checkpoint_too(run: tuple[Path, subprocess.CompletedProcess[str]]) -> None:
+def test_a_group_of_settings_beats_the_checkpoint_too(
+    run: tuple[Path, subprocess.CompletedProcess[str]],
+) -> None:
     folder, _ = run
     arguments = ["--ckpt_path", str(folder), "--model.config", "{base_threshold: 0.6}", "--run.name=group"]
     done = forked("validate", *arguments, "--run.wandb=disabled", folder=folder.parent.parent)
     assert done.returncode == 0, done.stderr
-    settings = yaml.safe_load((folder.parent / "group" / "config.yaml").read_text())["model"]["init_args"]["config"]
+    settings = yaml.safe_load((folder.parent / "group" / "config.yaml").read_text())["model"]["init_args"][
+        "config"
+    ]
     assert settings["base_threshold"] == 0.6
     assert settings["rank"] == 2  # from the checkpoint
 
 
-def test_weights_that_do_not_fit_are_refused_in_one_line(run: tuple[Path, subprocess.CompletedProcess[str]]) -> None:
+def test_weights_that_do_not_fit_are_refused_in_one_line(
+    run: tuple[Path, subprocess.CompletedProcess[str]],
+) -> None:
     folder, _ = run
     done = forked(
-        "test", "--ckpt_path", str(folder), "--model.config.rank=3", "--run.wandb=disabled", folder=folder.parent.parent
+        "test",
+        "--ckpt_path",
+        str(folder),
+        "--model.config.rank=3",
+        "--run.wandb=disabled",
+        folder=folder.parent.parent,
     )
     assert done.returncode == 2
-    assert "\ndream: the checkpoint does not fit the model: `stack.layers.0.cell.V` is (4, 2) in" in done.stderr
+    assert (
+        "\ndream: the checkpoint does not fit the model: `stack.layers.0.cell.V` is (4, 2) in" in done.stderr
+    )
     assert len(done.stderr.splitlines()) <= 3
 
 
 def test_predict_continues_the_data(run: tuple[Path, subprocess.CompletedProcess[str]]) -> None:
     folder, _ = run
     done = forked(
-        "predict", "--ckpt_path", str(folder), "--run.name=five", "--run.wandb=disabled", folder=folder.parent.parent
+        "predict",
+        "--ckpt_path",
+        str(folder),
+        "--run.name=five",
+        "--run.wandb=disabled",
+        folder=folder.parent.parent,
     )
     assert done.returncode == 0, done.stderr
     lines = (folder.parent / "five" / "forecast.csv").read_text().splitlines()
@@ -147,10 +194,17 @@ def test_predict_continues_the_data(run: tuple[Path, subprocess.CompletedProcess
     assert len(lines) == 1 + 8
 
 
-def test_validate_gives_the_value_that_chose_the_checkpoint(run: tuple[Path, subprocess.CompletedProcess[str]]) -> None:
+def test_validate_gives_the_value_that_chose_the_checkpoint(
+    run: tuple[Path, subprocess.CompletedProcess[str]],
+) -> None:
     folder, _ = run
     done = forked(
-        "validate", "--ckpt_path", str(folder), "--run.name=six", "--run.wandb=disabled", folder=folder.parent.parent
+        "validate",
+        "--ckpt_path",
+        str(folder),
+        "--run.name=six",
+        "--run.wandb=disabled",
+        folder=folder.parent.parent,
     )
     assert done.returncode == 0, done.stderr
     rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]

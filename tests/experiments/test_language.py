@@ -18,7 +18,12 @@ from tests.soak import processes
 TEXT = "The quick brown fox jumps over the lazy dog.\nPack my box with five dozen liquor jugs!\n" * 30
 SMALL = [
     *("-c", "language_file", "--data.path=text.txt", "--data.batch_size=4", "--data.steps=24"),
-    *("--model.config.input_dim=8", "--model.config.hidden_dim=12", "--model.config.rank=4", "--trainer.accelerator=cpu"),
+    *(
+        "--model.config.input_dim=8",
+        "--model.config.hidden_dim=12",
+        "--model.config.rank=4",
+        "--trainer.accelerator=cpu",
+    ),
     *("--trainer.log_every_n_steps=1", "--trainer.max_epochs=2", "--run.wandb=disabled"),
     *("--model.dropout=0.2", "--save.every_n_steps=2"),
 ]
@@ -64,7 +69,10 @@ def test_it_writes_on(unit: str, capsys: pytest.CaptureFixture[str]) -> None:
 @pytest.mark.parametrize("prompt", ["null", "a: b", "# dog", " \t\n", "\x1b[31m\N{FOX FACE}", "I need help"])
 def test_a_prompt_is_taken_as_it_stands(prompt: str, capsys: pytest.CaptureFixture[str]) -> None:
     name = f"prompt-{prompt.encode().hex()}"
-    assert predicted("bytes", name, "--model.sampling.length=1", "--model.sampling.prompt", prompt)[:-1] == prompt.encode()
+    assert (
+        predicted("bytes", name, "--model.sampling.length=1", "--model.sampling.prompt", prompt)[:-1]
+        == prompt.encode()
+    )
     assert "\x1b" not in capsys.readouterr().out
 
 
@@ -79,7 +87,9 @@ def test_an_empty_prompt_is_a_line_of_its_own() -> None:
     assert set(text) <= set(TEXT)
 
 
-def test_a_text_with_other_characters_is_refused_before_anything_is_written(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_text_with_other_characters_is_refused_before_anything_is_written(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     Path("other.txt").write_text(TEXT.replace("q", "Q"))
     before = sorted(Path("runs").iterdir())
     for command in ("predict", "test"):
@@ -97,7 +107,12 @@ def test_a_test_is_repeated_exactly() -> None:
     assert list(fitted) == ["DREAM", "DREAM, plasticity off", "DREAM, no carried state", "unigram", "bigram"]
     assert list(fitted["DREAM"]) == ["nats", "bits_per_character", "perplexity"]
     assert fitted["DREAM"]["nats"] < fitted["unigram"]["nats"]
-    assert main(["test", "--ckpt_path=runs/chars", "--run.name=again", "--run.wandb=disabled", "--data.chunk=48"]) == 0
+    assert (
+        main(
+            ["test", "--ckpt_path=runs/chars", "--run.name=again", "--run.wandb=disabled", "--data.chunk=48"]
+        )
+        == 0
+    )
     again = json.loads(Path("runs/again/results.json").read_text())["results"]
     for name, row in fitted.items():
         assert again[name] == pytest.approx(row, rel=1e-5)
@@ -120,7 +135,10 @@ def test_nobody_reads_on(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureF
     os.close(reading)
     with os.fdopen(writing, "w") as closed:
         monkeypatch.setattr("sys.stdout", closed)
-        assert predicted("chars", "closed", "--model.sampling.length=1000", "--model.sampling.prompt=fox") == b"fox"
+        assert (
+            predicted("chars", "closed", "--model.sampling.length=1000", "--model.sampling.prompt=fox")
+            == b"fox"
+        )
     assert capfd.readouterr().err == ""
 
 
@@ -135,12 +153,16 @@ def test_ctrl_c_ends_the_text(monkeypatch: pytest.MonkeyPatch) -> None:
             return super().write(text)
 
     monkeypatch.setattr("sys.stdout", Terminal())
-    text = predicted("chars", "stopped", "--model.sampling.length=5000", "--model.sampling.prompt=fox").decode()
+    text = predicted(
+        "chars", "stopped", "--model.sampling.length=5000", "--model.sampling.prompt=fox"
+    ).decode()
     assert text.startswith("fox")
     assert len(text) == 7
 
 
-def test_no_bar_is_drawn_into_the_text(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_no_bar_is_drawn_into_the_text(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
     text = predicted("chars", "terminal", "--model.sampling.length=20").decode()
     first, last = capsys.readouterr().out.split(text + "\n")

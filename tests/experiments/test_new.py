@@ -1,4 +1,5 @@
-"""`dream new`: every template runs as it is, with the class that is the user's, and without its folder afterwards."""
+"""`dream new`: every template runs as it is, with the class that is the user's, and without its folder
+afterwards."""
 
 from __future__ import annotations
 
@@ -69,7 +70,9 @@ def experiment(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPath
         done = forked(command, "--ckpt_path", "runs/fit", f"--run.name={command}", *QUIET, folder=home)
         assert done.returncode == 0, done.stderr
         said.append(done.stdout)
-    first, again = (json.loads((home / "runs" / name / "results.json").read_text())["results"] for name in ("fit", "test"))
+    first, again = (
+        json.loads((home / "runs" / name / "results.json").read_text())["results"] for name in ("fit", "test")
+    )
     files = [path for path in (home / "runs" / "predict").iterdir() if path.suffix == ".csv"]
     return Experiment(task, home / "runs/fit", first, again, files[0].read_text() if files else said[1])
 
@@ -84,13 +87,19 @@ def test_the_class_of_the_template_is_the_one_that_ran(experiment: Experiment, t
     if experiment.task == "language":
         symbols = held["vocabulary"]["symbols"]
         assert {"the", "rain", "river", ",", ";", "."} <= set(symbols)
-        assert not [symbol for symbol in symbols if symbol not in ("<unk>", "<eos>") and re.search(r"[A-Z]|\w[.,;]", symbol)]
+        assert not [
+            symbol
+            for symbol in symbols
+            if symbol not in ("<unk>", "<eos>") and re.search(r"[A-Z]|\w[.,;]", symbol)
+        ]
         return
     table = pd.read_csv(tmp_path / "predicted.csv")
     if experiment.task == "forecasting":
         shapes, forecast = held["state_dict"]["head.shapes"].numpy().T, table["feeder_1"].to_numpy()
         drawn = shapes @ np.linalg.lstsq(shapes, forecast, rcond=None)[0]
-        assert drawn == pytest.approx(forecast, abs=1e-3 * np.ptp(forecast))  # level, slope and waves, and nothing else
+        assert drawn == pytest.approx(
+            forecast, abs=1e-3 * np.ptp(forecast)
+        )  # level, slope and waves, and nothing else
     elif experiment.task == "anomaly":
         assert table["stream"].unique().tolist() == ["pump 1"]
         assert np.corrcoef(table["power"], table["pressure"])[0, 1] > 0.5
@@ -118,7 +127,10 @@ def test_the_run_holds_what_its_preset_means(experiment: Experiment) -> None:
     assert "preset" not in config
     layer = config["model"]["init_args"]["config"]
     wanted = values("stability") | {"hidden_dim": 8}  # which was typed, too
-    assert layer["rank"] in (wanted["rank"], min(wanted.pop("rank"), layer["input_dim"]))  # which a model may lower
+    assert layer["rank"] in (
+        wanted["rank"],
+        min(wanted.pop("rank"), layer["input_dim"]),
+    )  # which a model may lower
     assert {name: layer[name] for name in wanted} == wanted
     assert layer["input_dim"] != PRESETS["stability"].values["input_dim"]
 
@@ -138,7 +150,15 @@ def test_the_readme_has_the_commands_word_for_word(task: str, tmp_path: Path) ->
     new.write(task, folder, {})
     text = (folder / "README.md").read_text()
     commands = [shlex.split(line, comments=True) for line in text.splitlines() if line.startswith("dream ")]
-    assert [words[1] for words in commands] == ["check", "fit", "test", "predict", "report", "compare", "sweep"]
+    assert [words[1] for words in commands] == [
+        "check",
+        "fit",
+        "test",
+        "predict",
+        "report",
+        "compare",
+        "sweep",
+    ]
     assert {words[1] for words in commands} - {"report", "sweep"} <= set(COMMANDS)
     paths = [word for words in commands for word in words if word.startswith(str(tmp_path))]
     assert len(paths) == 5
@@ -159,19 +179,25 @@ def test_a_preset_is_written_out_and_every_comment_stays(preset: str) -> None:
     assert re.findall("#.*", after) == re.findall("#.*", before)
 
 
-def test_a_preset_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_preset_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("sys.argv", ["dream"])
     assert main(["new", "forecasting", "a/[b]", "--preset", "fast_adaptation"]) == 0
     said = capsys.readouterr().out
     assert all(name in said for name in ("README.md", "config.yaml", "head.py", "space.yaml"))
-    assert "dream fit -c 'a/[b]/config.yaml' --run.name=first\n  dream report runs/first\n  dream sweep" in said
+    assert (
+        "dream fit -c 'a/[b]/config.yaml' --run.name=first\n  dream report runs/first\n  dream sweep" in said
+    )
     assert main(["check", "a/[b]/config.yaml", "--data.rows=600"]) == 0
     assert "rank 8" in (shown := capsys.readouterr().out)
     assert "-> 128" in shown
 
 
-def test_mistakes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_mistakes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.chdir(tmp_path)
     Path("full").mkdir()
     Path("full/notes.txt").write_text("mine")
@@ -185,15 +211,26 @@ def test_mistakes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytes
         ("speech", "full"): "`FOLDER` must be new or empty; full is not. Choose another name.",
         ("speech", "full/notes.txt"): "`FOLDER` must be new or empty; full/notes.txt is not.",
         ("speech", "full/notes.txt/x"): "`FOLDER` must be writable;",
-        ("speech", "x", "--preset=stabilty"): "`preset` must be the name of one; got 'stabilty'. Did you mean `stability`?",
+        (
+            "speech",
+            "x",
+            "--preset=stabilty",
+        ): "`preset` must be the name of one; got 'stabilty'. Did you mean `stability`?",
     }.items():
         assert main(["new", *words]) == 2
         assert message in capsys.readouterr().err
     assert sorted(str(path) for path in Path().rglob("*")) == ["empty", "full", "full/notes.txt"]
     Path("link").symlink_to("empty")
     assert main(["new", "speech", "link"]) == 0
-    assert sorted(path.name for path in Path("empty").iterdir()) == ["README.md", "config.yaml", "sounds.py", "space.yaml"]
-    monkeypatch.setattr(new, "_filled", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left on device")))
+    assert sorted(path.name for path in Path("empty").iterdir()) == [
+        "README.md",
+        "config.yaml",
+        "sounds.py",
+        "space.yaml",
+    ]
+    monkeypatch.setattr(
+        new, "_filled", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left on device"))
+    )
     assert main(["new", "speech", "x"]) == 2
     assert "No space left on device" in capsys.readouterr().err
     assert not Path("x").exists()

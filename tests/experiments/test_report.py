@@ -1,4 +1,5 @@
-"""`dream report` without a browser: what the page says of folders whose content is known, whole, partial or hostile."""
+"""`dream report` without a browser: what the page says of folders whose content is known, whole, partial or
+hostile."""
 
 from __future__ import annotations
 
@@ -13,7 +14,15 @@ import pytest
 from experiments.cli import main
 from experiments.report import render
 from experiments.report.charts import Charts
-from experiments.report.folder import POINTS, ComparisonFolder, RunFolder, Series, SweepFolder, mean_line, read_metrics
+from experiments.report.folder import (
+    POINTS,
+    ComparisonFolder,
+    RunFolder,
+    Series,
+    SweepFolder,
+    mean_line,
+    read_metrics,
+)
 from experiments.report.tables import comparison_table, run_table, trial_table
 
 PIXEL = bytes.fromhex(
@@ -90,7 +99,10 @@ def run(tmp_path: Path) -> Path:
         )
         + '{"step": 39, "train/lo',
         layers_json={"places": "steps", "layers": [layer]},
-        remarks_json={"window": 2, "remarks": [{"step": 7, "symptom": f"Doesn't {EVIL}", "adjustment": "increase `rank`"}]},
+        remarks_json={
+            "window": 2,
+            "remarks": [{"step": 7, "symptom": f"Doesn't {EVIL}", "adjustment": "increase `rank`"}],
+        },
         config_yaml=f"data:\n  path: {EVIL}\n",
         figures__stream_png=PIXEL,
         figures__torn_png=PIXEL[:20],
@@ -102,7 +114,14 @@ def run(tmp_path: Path) -> Path:
 def test_a_run_is_told_as_it_was(run: Path) -> None:
     text = render(run)
     page = Page(text)
-    for fact in ("dream fit -c 'a b.yaml'", "2026-01-02 03:04:05", "12,345", "0123abc", "dream 0.1.0, torch 2.13.0", "4.5"):
+    for fact in (
+        "dream fit -c 'a b.yaml'",
+        "2026-01-02 03:04:05",
+        "12,345",
+        "0123abc",
+        "dream 0.1.0, torch 2.13.0",
+        "4.5",
+    ):
         assert fact in page.text, fact
     assert "Not finished" not in page.text
     titles = [title for title in re.findall(r"<h3>(.*?)</h3>", text) if "." not in title]
@@ -140,7 +159,9 @@ def test_names_in_charts_are_text() -> None:
     name, line = f'{EVIL} & "$x$"', [(0.0, 1.0), (1.0, 2.0)]
     for chart in (
         Charts().lines(name, "", {name: line, "b": line}, name, name),
-        Charts().histogram(name, "", {name: [1, 2], "b": [2, 1]}, {name: [0, 1, 2], "b": [0, 1, 2]}, name, name),
+        Charts().histogram(
+            name, "", {name: [1, 2], "b": [2, 1]}, {name: [0, 1, 2], "b": [0, 1, 2]}, name, name
+        ),
     ):
         page = Page(chart.svg)
         assert "script" not in {tag for tag, _ in page.tags}
@@ -162,7 +183,11 @@ def test_the_table_holds_the_results_and_marks_the_best(run: Path) -> None:
 
 
 def test_where_no_direction_was_recorded_nothing_is_the_best(run: Path) -> None:
-    older = {name: value for name, value in ENDED.items() if name not in ("higher_is_better", "unranked", "monitor")}
+    older = {
+        name: value
+        for name, value in ENDED.items()
+        if name not in ("higher_is_better", "unranked", "monitor")
+    }
     (run / "results.json").write_text(json.dumps(older))
     found = run_table(RunFolder(run))
     assert found is not None
@@ -177,9 +202,15 @@ def test_curves_are_the_points_that_were_logged(run: Path) -> None:
     assert metrics["train/loss"] == [(9.0, 2.0), (19.0, 1.0)]
     assert metrics["dream/layer_0/surprise"] == [(9.0, 0.5)]
     assert lost == {"dream/layer_0/surprise": 1, "train/loss": 1}
-    assert "Left out, since they are not finite: 1 of dream/layer_0/surprise, 1 of train/loss." in Page(render(run)).text
+    assert (
+        "Left out, since they are not finite: 1 of dream/layer_0/surprise, 1 of train/loss."
+        in Page(render(run)).text
+    )
     assert mean_line([[(1.0, 2.0), (2.0, 4.0)], [(1.0, 4.0)], []]) == [(1.0, 3.0)]
-    assert mean_line([[(1.0, 2.0), (2.0, 4.0), (9.0, 0.0)], [(0.0, 1.0), (4.0, 5.0)]]) == [(1.0, 2.0), (2.0, 3.5)]
+    assert mean_line([[(1.0, 2.0), (2.0, 4.0), (9.0, 0.0)], [(0.0, 1.0), (4.0, 5.0)]]) == [
+        (1.0, 2.0),
+        (2.0, 3.5),
+    ]
     assert mean_line([]) == mean_line([[(1.0, 2.0)], [(3.0, 4.0)]]) == []
 
 
@@ -196,7 +227,11 @@ def test_a_long_run_makes_no_longer_lines() -> None:
 
 @pytest.mark.parametrize("name", ["run_json", "results_json", "metrics_jsonl"])
 def test_what_is_missing_is_said(tmp_path: Path, name: str) -> None:
-    contents = {"run_json": {"command": ["fit"]}, "results_json": {"results": {}}, "metrics_jsonl": "\n[]\n{}\nnull\n"}
+    contents = {
+        "run_json": {"command": ["fit"]},
+        "results_json": {"results": {}},
+        "metrics_jsonl": "\n[]\n{}\nnull\n",
+    }
     text = Page(render(made(tmp_path / "run", **{name: contents[name]}))).text
     assert "not recorded" in text
     assert "Not recorded: nothing was tested to its end." in text
@@ -211,7 +246,15 @@ def test_what_is_missing_is_said(tmp_path: Path, name: str) -> None:
     "content", ["", "{", "[1]", "null", '{"results": 3, "layers": 5, "remarks": 7, "versions": []}', "\0\xff"]
 )
 def test_damaged_files_are_no_crash(tmp_path: Path, content: str) -> None:
-    names = ("run_json", "results_json", "metrics_jsonl", "layers_json", "remarks_json", "config_yaml", "forecast_csv")
+    names = (
+        "run_json",
+        "results_json",
+        "metrics_jsonl",
+        "layers_json",
+        "remarks_json",
+        "config_yaml",
+        "forecast_csv",
+    )
     assert "Not recorded" in render(made(tmp_path / "run", **dict.fromkeys(names, content)))
 
 
@@ -221,12 +264,16 @@ def test_an_advisor_without_remarks_says_so(tmp_path: Path) -> None:
     run = made(tmp_path / "run", run_json={"command": []}, metrics_jsonl=lines(*rows), remarks_json=silent)
     assert "None: none of the guide's five symptoms was seen." in Page(render(run)).text
     (run / "metrics.jsonl").write_text(lines(*rows[1:]))
-    assert "None: the run had fewer logging steps than the 5 that a symptom must last." in Page(render(run)).text
+    assert (
+        "None: the run had fewer logging steps than the 5 that a symptom must last." in Page(render(run)).text
+    )
 
 
 def test_a_comparison_is_the_mean_over_its_seeds(tmp_path: Path) -> None:
     folder = made(tmp_path / "compare", plan_json={"experiment": [""], "flags": ["--model.lr=0.1"]})
-    for place, (model, seed, mse) in enumerate([("dream", 0, 1.0), ("lstm", 0, 3.0), ("dream", 1, 2.0), ("lstm", 1, 5.0)]):
+    for place, (model, seed, mse) in enumerate(
+        [("dream", 0, 1.0), ("lstm", 0, 3.0), ("dream", 1, 2.0), ("lstm", 1, 5.0)]
+    ):
         ended = {**ENDED, "results": {model.upper(): {"mse": mse}, "naive": {"mse": 9.0}}, "seed": seed}
         curve = lines({"step": 1, "train/loss": mse})
         started = {"command": ["fit"], "started": f"2026-01-01 00:00:0{place}"}
@@ -257,8 +304,13 @@ def test_a_comparison_is_the_mean_over_its_seeds(tmp_path: Path) -> None:
 def test_a_comparison_shows_what_its_first_run_drew_and_wrote(tmp_path: Path) -> None:
     folder = made(tmp_path / "compare", plan_json={"experiment": [""], "flags": []}, comparison_png=PIXEL)
     for model in ("dream", "lstm"):
-        made(folder / f"{model}-seed0", run_json={"started": model}, results_json=ENDED, figures__stream_png=PIXEL,
-             text_txt=f"of {model}")  # fmt: skip
+        made(
+            folder / f"{model}-seed0",
+            run_json={"started": model},
+            results_json=ENDED,
+            figures__stream_png=PIXEL,
+            text_txt=f"of {model}",
+        )
     text = render(folder)
     titles = re.findall(r"<h3>(.*?)</h3>", text)
     assert [title for title in titles if ":" in title or title == "comparison"] == [
@@ -292,9 +344,12 @@ def test_the_command_writes_the_page_and_says_where(
 
 
 @pytest.mark.parametrize(
-    ("name", "what"), [("", "is empty or holds something else"), ("nothing", "is not there"), ("notes.txt", "is a file")]
+    ("name", "what"),
+    [("", "is empty or holds something else"), ("nothing", "is not there"), ("notes.txt", "is a file")],
 )
-def test_another_folder_is_refused(tmp_path: Path, name: str, what: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_another_folder_is_refused(
+    tmp_path: Path, name: str, what: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     (tmp_path / "notes.txt").write_text("mine")
     assert main(["report", str(tmp_path / name)]) == 2
     said = capsys.readouterr().err
@@ -310,9 +365,16 @@ def test_a_sweep_is_its_trials_best_first(tmp_path: Path) -> None:
     trials = [
         {"trial": 0, "state": "pruned", "value": 0.75, "params": {"model.lr": 0.1}, "epochs": {"0": 0.75}},
         {"trial": 1, "state": "failed", "value": None, "params": {"model.lr": EVIL}, "epochs": {}},
-        {"trial": 2, "state": "complete", "value": 0.5, "params": {"model.lr": 1.0}, "epochs": {"0": 0.6, "1": 0.5},
-         "seconds": 4.2, "folder": "trial-0002"},
-    ]  # fmt: skip
+        {
+            "trial": 2,
+            "state": "complete",
+            "value": 0.5,
+            "params": {"model.lr": 1.0},
+            "epochs": {"0": 0.6, "1": 0.5},
+            "seconds": 4.2,
+            "folder": "trial-0002",
+        },
+    ]
     swept = {"monitor": "val/mse", "mode": "min", "importance": {"model.lr": 1.0}, "trials": trials}
     folder = made(tmp_path / "sweep", plan_json={"space": "model.lr: [1]", "flags": []}, sweep_json=swept)
     made(folder / "trial-0002", results_json=ENDED, metrics_jsonl=lines({"step": 1, "train/loss": 0.5}))

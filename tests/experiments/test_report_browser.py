@@ -1,4 +1,5 @@
-"""The pages of `dream report` in a real browser: nothing missing, nothing fetched, legible in light, dark and print."""
+"""The pages of `dream report` in a real browser: nothing missing, nothing fetched, legible in light, dark and
+print."""
 
 from __future__ import annotations
 
@@ -31,7 +32,17 @@ BODY_TEXT = 4.5  # least contrast of body text, WCAG 2.2, 1.4.3
 def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """The reports of a comparison and of one of its runs."""
     folder = tmp_path_factory.mktemp("report")
-    command = ["compare", "-c", "forecasting", *SMALL, "--models", "dream", "lstm", "--seeds=2", "--run.wandb=disabled"]
+    command = [
+        "compare",
+        "-c",
+        "forecasting",
+        *SMALL,
+        "--models",
+        "dream",
+        "lstm",
+        "--seeds=2",
+        "--run.wandb=disabled",
+    ]
     done = forked(*command, "--trainer.log_every_n_steps=1", "--trainer.limit_train_batches=6", folder=folder)
     assert done.returncode == 0, done.stderr
     comparison = folder / "runs" / "compare-forecasting"
@@ -70,7 +81,9 @@ class Visit:
 
 
 @pytest.mark.parametrize("name", ["run", "comparison"])
-def test_nothing_is_missing_and_nothing_is_fetched(browser: Browser, pages: dict[str, Path], name: str) -> None:
+def test_nothing_is_missing_and_nothing_is_fetched(
+    browser: Browser, pages: dict[str, Path], name: str
+) -> None:
     visit = Visit(browser, pages[name])
     assert visit.said == []
     assert {url for url in visit.asked if not url.startswith("data:")} == {pages[name].as_uri()}
@@ -78,7 +91,9 @@ def test_nothing_is_missing_and_nothing_is_fetched(browser: Browser, pages: dict
     assert len(widths) == (2 if name == "run" else 3)  # its own, and those of its first run
     assert min(widths) > 100
     assert all(visit.of("img", "image => image.alt.length > 20"))
-    boxes = visit.of(".chart svg", "chart => { const box = chart.getBoundingClientRect(); return [box.width, box.height] }")
+    boxes = visit.of(
+        ".chart svg", "chart => { const box = chart.getBoundingClientRect(); return [box.width, box.height] }"
+    )
     assert len(boxes) == 9
     assert all(width > 300 and height > 150 for width, height in boxes)
     assert visit.page.evaluate("document.documentElement.scrollWidth") <= LAPTOP["width"]
@@ -91,7 +106,9 @@ def test_nothing_is_missing_and_nothing_is_fetched(browser: Browser, pages: dict
 def luminance(colour: str) -> float:
     """Relative luminance of `rgb(...)`, as WCAG defines it."""
     parts = [float(part) / 255 for part in re.findall(r"[\d.]+", colour)[:3]]
-    red, green, blue = (part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts)
+    red, green, blue = (
+        part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts
+    )
     return 0.2126 * red + 0.7152 * green + 0.0722 * blue
 
 
@@ -106,12 +123,25 @@ def test_light_dark_and_print_are_legible(browser: Browser, pages: dict[str, Pat
     for scheme, media in (("light", "screen"), ("dark", "screen"), ("dark", "print")):
         visit = Visit(browser, pages[name], color_scheme=scheme)
         visit.page.emulate_media(media=media, color_scheme=scheme)
-        background = paper[scheme, media] = visit.of("body", "body => getComputedStyle(body).backgroundColor")[0]
-        for selector, kind in (("body, p, dd, td, figcaption, caption", "color"), (".chart svg text", "fill")):
+        background = paper[scheme, media] = visit.of(
+            "body", "body => getComputedStyle(body).backgroundColor"
+        )[0]
+        for selector, kind in (
+            ("body, p, dd, td, figcaption, caption", "color"),
+            (".chart svg text", "fill"),
+        ):
             colours = set(visit.of(selector, f"e => getComputedStyle(e).{kind}"))
             assert colours
-            assert min(contrast(colour, background) for colour in colours) >= BODY_TEXT, (scheme, media, selector)
-        strokes = {colour for colour in visit.of(".chart svg path", "e => getComputedStyle(e).stroke") if colour != "none"}
+            assert min(contrast(colour, background) for colour in colours) >= BODY_TEXT, (
+                scheme,
+                media,
+                selector,
+            )
+        strokes = {
+            colour
+            for colour in visit.of(".chart svg path", "e => getComputedStyle(e).stroke")
+            if colour != "none"
+        }
         lines = sorted(contrast(colour, background) for colour in strokes)
         assert lines[-1] >= 3  # lines, WCAG 1.4.11; the frame is fainter
         assert sum(value >= 3 for value in lines) >= len(lines) - 1
@@ -119,9 +149,14 @@ def test_light_dark_and_print_are_legible(browser: Browser, pages: dict[str, Pat
     assert paper["dark", "print"] == paper["light", "screen"]
 
 
-def test_settings_are_folded_on_the_screen_and_open_on_paper(browser: Browser, pages: dict[str, Path]) -> None:
+def test_settings_are_folded_on_the_screen_and_open_on_paper(
+    browser: Browser, pages: dict[str, Path]
+) -> None:
     visit = Visit(browser, pages["run"])
-    shown = "pre => pre.checkVisibility({contentVisibilityAuto: true}) && pre.getBoundingClientRect().height > 500"
+    shown = (
+        "pre => pre.checkVisibility({contentVisibilityAuto: true}) && pre.getBoundingClientRect().height "
+        "> 500"
+    )
     assert visit.of("details pre", shown) == [False]
     visit.page.emulate_media(media="print")
     assert visit.of("details pre", shown) == [True]

@@ -32,7 +32,9 @@ PUBLIC = (
 MARKS = {name: [pytest.mark.data] for name in configs.shipped() if name.endswith(PUBLIC)}
 
 
-@pytest.mark.parametrize("name", [pytest.param(name, marks=MARKS.get(name, [])) for name in configs.shipped()])
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=MARKS.get(name, [])) for name in configs.shipped()]
+)
 def test_it_runs_a_batch(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -40,7 +42,9 @@ def test_it_runs_a_batch(
     monkeypatch.chdir(tmp_path)
     flags = []
     if name.endswith("_csv"):
-        table = pd.DataFrame({"time": pd.date_range("2024-01-01", periods=1500, freq="h"), "load": np.arange(1500) % 24.0})
+        table = pd.DataFrame(
+            {"time": pd.date_range("2024-01-01", periods=1500, freq="h"), "load": np.arange(1500) % 24.0}
+        )
         table.to_csv("load.csv", index=False)
         flags = ["--data.path=load.csv"]
     if name == "language_file":

@@ -27,7 +27,10 @@ def test_the_mean_is_over_the_speakers_and_every_fold_is_a_comparison(
         return 0
 
     monkeypatch.setattr(compare, "main", fold)
-    assert speakers.main(["--models", "dream", "--seeds=2", f"--folder={tmp_path}", "--trainer.max_epochs=3"]) == 0
+    assert (
+        speakers.main(["--models", "dream", "--seeds=2", f"--folder={tmp_path}", "--trainer.max_epochs=3"])
+        == 0
+    )
     assert [words[2] for words in asked] == [f"--data.split=speaker={name}" for name in speakers.SPEAKERS]
     assert all(words[-1] == "--trainer.max_epochs=3" and "--seeds=2" in words for words in asked)
     found = json.loads((tmp_path / "speakers.json").read_text())

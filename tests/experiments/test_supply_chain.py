@@ -25,7 +25,8 @@ def guard(event, arguments):
         local = not isinstance(address, tuple) or str(address[0]) in ("127.0.0.1", "::1", "localhost")
         note = "" if local else f"went out to {address}"
     elif event == "socket.getaddrinfo":
-        note = "" if str(arguments[0]) in ("127.0.0.1", "::1", "localhost", "None", "") else f"went out to {arguments[0]}"
+        local = str(arguments[0]) in ("127.0.0.1", "::1", "localhost", "None", "")
+        note = "" if local else f"went out to {arguments[0]}"
     else:
         return
     if note:
@@ -71,7 +72,9 @@ def test_the_guard_guards(guarded: dict[str, str]) -> None:
     assert "went out to 192.0.2.1" in Path(guarded["GUARD"]).read_text()
 
 
-def test_imports_and_a_fit_stay_on_this_machine_and_write_no_secret(guarded: dict[str, str], tmp_path: Path) -> None:
+def test_imports_and_a_fit_stay_on_this_machine_and_write_no_secret(
+    guarded: dict[str, str], tmp_path: Path
+) -> None:
     group = "--run.group=https://bob:the-password-of-bob@host/group"
     settings = [*SMALL, "--trainer.max_epochs=1", "--run.name=one", "--run.wandb=offline", group]
     fit = [sys.executable, "-c", EVERYTHING, "fit", "-c", "forecasting", *settings]
@@ -96,7 +99,10 @@ def test_imports_and_a_fit_stay_on_this_machine_and_write_no_secret(guarded: dic
         ("https://bob:pass@host/a?b=c@d", "https://***@host/a?b=c@d"),
         ("--data.path=s3://key:pass@bucket/a.csv", "--data.path=s3://***@bucket/a.csv"),
         ("--logger.api_key=abc", "--logger.api_key=***"),
-        ({"logger": {"token": "abc", "tokens": 3, "name": "a"}}, {"logger": {"token": "***", "tokens": 3, "name": "a"}}),
+        (
+            {"logger": {"token": "abc", "tokens": 3, "name": "a"}},
+            {"logger": {"token": "***", "tokens": 3, "name": "a"}},
+        ),
         (["a-value-of-the-environment!", 1, None], ["***!", 1, None]),
         ("runs/a@b.csv", "runs/a@b.csv"),
     ],

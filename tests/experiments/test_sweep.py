@@ -1,4 +1,5 @@
-"""`dream sweep`: every trial once, by the validation part alone, the same after a kill, mistakes said before it runs."""
+"""`dream sweep`: every trial once, by the validation part alone, the same after a kill, mistakes said before
+it runs."""
 
 from __future__ import annotations
 
@@ -91,7 +92,9 @@ def test_what_it_says_is_what_its_runs_say(swept: tuple[Path, str]) -> None:
     assert "Warning" not in said
 
 
-def test_the_best_configuration_is_an_experiment_and_its_checkpoint_can_be_tested(swept: tuple[Path, str]) -> None:
+def test_the_best_configuration_is_an_experiment_and_its_checkpoint_can_be_tested(
+    swept: tuple[Path, str],
+) -> None:
     folder, said = swept
     trial = yaml.safe_load((folder / f"trial-{sweep_record(folder)['best']:04d}" / "config.yaml").read_text())
     best = yaml.safe_load((folder / "best.yaml").read_text())
@@ -104,10 +107,15 @@ def test_the_best_configuration_is_an_experiment_and_its_checkpoint_can_be_teste
     tested = forked("test", *words, "--run.name=tested", folder=folder.parent)
     assert tested.returncode == 0, tested.stderr
     assert "repeat-last" in tested.stdout
-    assert "mase" in json.loads((folder.parent / "runs" / "tested" / "results.json").read_text())["results"]["DREAM"]
+    assert (
+        "mase"
+        in json.loads((folder.parent / "runs" / "tested" / "results.json").read_text())["results"]["DREAM"]
+    )
 
 
-def test_a_sweep_that_was_killed_goes_on_as_if_it_never_had_been(swept: tuple[Path, str], tmp_path: Path) -> None:
+def test_a_sweep_that_was_killed_goes_on_as_if_it_never_had_been(
+    swept: tuple[Path, str], tmp_path: Path
+) -> None:
     (tmp_path / "space.yaml").write_text(SPACE)
     command = [*FLAGS, "--save.every_n_steps=1"]
     assert processes.run(tmp_path, [*command, "--trials=1"], "step", 3) == -signal.SIGKILL
@@ -134,7 +142,9 @@ def test_hopeless_trials_are_pruned_and_diverged_ones_fail_and_it_goes_on(tmp_pa
         for _ in range(5):  # better than any run here can be
             seen = dict.fromkeys(range(5), 1e-3)
             study.held.add_trial(
-                create_trial(params={"model.lr": 1e-3}, distributions=plan.space, intermediate_values=seen, value=1e-3)
+                create_trial(
+                    params={"model.lr": 1e-3}, distributions=plan.space, intermediate_values=seen, value=1e-3
+                )
             )
     done = forked(*command, "--trials=8", folder=tmp_path)
     assert done.returncode == 0, done.stderr
@@ -156,7 +166,9 @@ def test_hopeless_trials_are_pruned_and_diverged_ones_fail_and_it_goes_on(tmp_pa
 def test_a_refused_combination_is_a_failed_trial_also_where_it_is_the_first(tmp_path: Path) -> None:
     (tmp_path / "space.yaml").write_text("data.look_back: [24, 32]\nmodel.patch: [8, 16]\n")
     flags = [flag for flag in FLAGS if "patch" not in flag]
-    done = forked(*flags, "--seed=3", "--trials=2", folder=tmp_path)  # the one that tries 24 and 16, then 32 and 8
+    done = forked(
+        *flags, "--seed=3", "--trials=2", folder=tmp_path
+    )  # the one that tries 24 and 16, then 32 and 8
     assert done.returncode == 0, done.stderr
     first, second = sweep_record(tmp_path / "whole")["trials"]
     assert (first["state"], second["state"]) == ("failed", "complete")
@@ -207,7 +219,9 @@ def test_two_processes_of_one_sweep_share_its_trials(tmp_path: Path) -> None:
         both = [pool.submit(forked, *FLAGS, "--trials=4", folder=tmp_path) for _ in range(2)]
         done = [each.result() for each in both]
     assert [each.returncode for each in done] == [0, 0], [each.stderr for each in done]
-    begun = [[line.split("/")[0] for line in each.stderr.splitlines() if line.startswith("[")] for each in done]
+    begun = [
+        [line.split("/")[0] for line in each.stderr.splitlines() if line.startswith("[")] for each in done
+    ]
     assert all(begun)
     assert sorted(begun[0] + begun[1]) == ["[1", "[2", "[3", "[4"]
     assert {state for _, state, *_ in chosen(tmp_path / "whole")} == {"complete"}
@@ -246,7 +260,9 @@ def test_workers_end_together(
         assert environment[workers.WORKER]
         code = WORKER.format(refused=refused and not started)
         with log.open("wb") as file:
-            started.append(subprocess.Popen([sys.executable, "-c", code], stdout=file, start_new_session=True))
+            started.append(
+                subprocess.Popen([sys.executable, "-c", code], stdout=file, start_new_session=True)
+            )
         return started[-1]
 
     def terminate() -> None:
@@ -311,14 +327,35 @@ def test_a_wrong_space_is_refused(text: str, message: str, tmp_path: Path) -> No
     ("words", "message"),
     [
         (["--space=online"], "-c must name an experiment"),
-        (["-c", "online"], "`--space` must be one YAML file, or one of anomaly, forecasting, language, online, speech"),
+        (
+            ["-c", "online"],
+            "`--space` must be one YAML file, or one of anomaly, forecasting, language, online, speech",
+        ),
         (["-c", "online", "--space=onlin"], "got 'onlin'. Did you mean `online`?"),
-        (["-c", "online", "--space=online", "--trials=none"], "`--trials` must be a whole number of at least 1; got 'none'"),
-        (["-c", "online", "--space=online", "--workers", "0"], "`--workers` must be a whole number of at least 1; got '0'"),
-        (["-c", "online", "--space=online", "--pruner=hyper"], "`--pruner` must be one of median, none; got 'hyper'"),
-        (["-c", "online", "--space=online", "--run.test=true"], "`--run.test` is set by sweep for each trial"),
-        (["-c", "online", "--space=online", "--model.lr=1"], "`model.lr` is in the space and on the command line"),
-        (["-c", "online", "--space=online", "--model.init_args.lr", "1"], "`model.lr` is in the space and on the command"),
+        (
+            ["-c", "online", "--space=online", "--trials=none"],
+            "`--trials` must be a whole number of at least 1; got 'none'",
+        ),
+        (
+            ["-c", "online", "--space=online", "--workers", "0"],
+            "`--workers` must be a whole number of at least 1; got '0'",
+        ),
+        (
+            ["-c", "online", "--space=online", "--pruner=hyper"],
+            "`--pruner` must be one of median, none; got 'hyper'",
+        ),
+        (
+            ["-c", "online", "--space=online", "--run.test=true"],
+            "`--run.test` is set by sweep for each trial",
+        ),
+        (
+            ["-c", "online", "--space=online", "--model.lr=1"],
+            "`model.lr` is in the space and on the command line",
+        ),
+        (
+            ["-c", "online", "--space=online", "--model.init_args.lr", "1"],
+            "`model.lr` is in the space and on the command",
+        ),
         (["-c", "online", "--space=online", "--folder="], "`--folder` must be one folder"),
     ],
 )
@@ -331,7 +368,10 @@ def test_words_that_make_no_sense_are_refused(words: list[str], message: str) ->
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("model.config.rankk: [1]", "`model.config.rankk` is not a setting. Did you mean `model.config.rank`?"),
+        (
+            "model.config.rankk: [1]",
+            "`model.config.rankk` is not a setting. Did you mean `model.config.rank`?",
+        ),
         (
             "model.patch: [4, 8, 5]",
             "`model.patch` must be a divisor of look_back, 24; got 5.\nThat is of a trial with --model",
@@ -339,7 +379,11 @@ def test_words_that_make_no_sense_are_refused(words: list[str], message: str) ->
     ],
 )
 def test_settings_that_no_run_would_take_are_refused_before_one_is_started(
-    text: str, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    text: str,
+    message: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.setattr("sys.argv", ["dream"])
     monkeypatch.chdir(tmp_path)
@@ -369,10 +413,14 @@ def test_shipped_spaces_keep_to_the_recommended_ranges(name: str) -> None:
     assert configs.headline(configs.shipped("spaces")[name]).endswith(".")
 
 
-def test_the_template_for_wandb_calls_the_command_as_its_agent_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_template_for_wandb_calls_the_command_as_its_agent_does(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("sys.argv", ["dream"])
-    Path("space.yaml").write_text(SPACE + "model.config.rank: {low: 1, high: 2}\nmodel.normalization: [last, mean]\n")
+    Path("space.yaml").write_text(
+        SPACE + "model.config.rank: {low: 1, high: 2}\nmodel.normalization: [last, mean]\n"
+    )
     flags = [flag for flag in FLAGS if "rank" not in flag]
     assert main([*flags, "--wandb-template", "search.yaml"]) == 0
     assert sorted(path.name for path in tmp_path.iterdir()) == ["search.yaml", "space.yaml"]
@@ -393,7 +441,9 @@ def test_the_template_for_wandb_calls_the_command_as_its_agent_does(tmp_path: Pa
         "model.config.rank": 2,
         "model.normalization": "mean",
     }
-    words = create_sweep_command_args({"args": {name: {"value": value} for name, value in chosen.items()}})["args"]
+    words = create_sweep_command_args({"args": {name: {"value": value} for name, value in chosen.items()}})[
+        "args"
+    ]
     typed = [word for part in sweep["command"] for word in (words if part == "${args}" else [part])]
     assert typed[:4] == ["${env}", "dream", "fit", "-c"]
     assert {"--run.test=false", "--run.wandb=online"} <= set(typed)

@@ -29,6 +29,10 @@ def small_module(data: DriftingLoad | None = None, **options: Any) -> Forecastin
 
 def small_trainer(folder: Path, **options: Any) -> L.Trainer:
     """A Trainer on the CPU that prints nothing and, unless told otherwise, writes nothing."""
-    quiet = dict(enable_progress_bar=False, enable_model_summary=False, logger=False, enable_checkpointing=False)
-    settings = dict(accelerator="cpu", default_root_dir=folder, num_sanity_val_steps=0, max_epochs=1, log_every_n_steps=1)
+    quiet = dict(
+        enable_progress_bar=False, enable_model_summary=False, logger=False, enable_checkpointing=False
+    )
+    settings = dict(
+        accelerator="cpu", default_root_dir=folder, num_sanity_val_steps=0, max_epochs=1, log_every_n_steps=1
+    )
     return L.Trainer(**{**settings, **quiet, **options})

@@ -134,7 +134,9 @@ def test_its_predictions_learn(name: str) -> None:
 
 def test_what_does_not_fit_is_refused() -> None:
     core = build_core("lstm", CONFIG)
-    with pytest.raises(ConfigError, match=r"`core` must be dream, lstm, .*; got .lstn.\. Did you mean `lstm`"):
+    with pytest.raises(
+        ConfigError, match=r"`core` must be dream, lstm, .*; got .lstn.\. Did you mean `lstm`"
+    ):
         build_core("lstn", CONFIG)  # type: ignore[arg-type]
     with pytest.raises(DataError, match="`x` must be finite"):
         core.trace(torch.full((1, 2, 3), torch.nan))

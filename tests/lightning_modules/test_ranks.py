@@ -26,7 +26,9 @@ def among(data: TaskData, rank: int, world: int) -> Any:
 
 
 @pytest.mark.parametrize(("rows", "group"), [(7, 1), (12, 2), (9, 3)])
-def test_rows_are_dealt_out_and_put_together_again(rows: int, group: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_rows_are_dealt_out_and_put_together_again(
+    rows: int, group: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     config = DREAMConfig(input_dim=3, hidden_dim=64, rank=4)
     state = DREAMState.fresh(config, rows, torch.ones(3)).map(torch.rand_like)
     values = torch.arange(rows * 2.0).view(rows, 2)
@@ -81,7 +83,10 @@ def test_streams_are_dealt_out_and_all_processes_take_as_many_steps() -> None:
         assert torch.equal(one.values[[0, 2, 1]], torch.cat([first.values, second.values]))
         assert torch.equal(one.counted[[0, 2, 1]], torch.cat([first.counted, second.counted]))
     lanes = soak.CASES["forecasting, streams"]
-    streams = [list(data.train_dataloader()) for data in (lanes()[1], among(lanes()[1], 0, 2), among(lanes()[1], 1, 2))]
+    streams = [
+        list(data.train_dataloader())
+        for data in (lanes()[1], among(lanes()[1], 0, 2), among(lanes()[1], 1, 2))
+    ]
     for one, first, second in zip(*streams, strict=True):
         assert torch.equal(one.origin[[0, 2, 1]], torch.cat([first.origin, second.origin]))
 
@@ -90,7 +95,9 @@ def test_streams_are_dealt_out_and_all_processes_take_as_many_steps() -> None:
     ("data", "name"), [(soak.anomaly()[1], "streams"), (small_data(streams=True, batch_size=3), "batch_size")]
 )
 def test_more_processes_than_streams_are_refused(data: TaskData, name: str) -> None:
-    with pytest.raises(ConfigError, match=rf"`{name}` must give each of the 4 processes a stream; there are 3"):
+    with pytest.raises(
+        ConfigError, match=rf"`{name}` must give each of the 4 processes a stream; there are 3"
+    ):
         among(data, 3, 4).train_dataloader()
 
 

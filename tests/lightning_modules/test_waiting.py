@@ -24,7 +24,9 @@ def test_a_pipe_gets_a_line_now_and_then_with_what_is_left(
     ]
 
 
-def test_waiting_says_it_without_a_terminal(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_waiting_says_it_without_a_terminal(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.setattr(waiting, "QUIET", 0.0)
     with waiting.waiting("scoring") as tell:
         for share in (0.5, 1.0):

@@ -1,4 +1,5 @@
-"""`python -m tests.soak`: every part of the soak in turn, each in a process of its own; figures as text and JSON."""
+"""`python -m tests.soak`: every part of the soak in turn, each in a process of its own; figures as text and
+JSON."""
 
 from __future__ import annotations
 
@@ -22,14 +23,16 @@ PARTS = {
     "store": "the states of a million streams",
     "ranks": "two processes train what one does, and one is killed",
 }
-"""Modules beside this one: each has a `main()` that prints figures, gives them back as a dictionary, and fails if a promise
-does not hold."""
+"""Modules beside this one: each has a `main()` that prints figures, gives them back as a dictionary, and
+fails if a promise does not hold."""
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the parts; the number of those that failed."""
     parser = argparse.ArgumentParser(prog="python -m tests.soak", description=__doc__)
-    parser.add_argument("parts", nargs="*", metavar="PART", help=f"of {', '.join(PARTS)}; all if none is named")
+    parser.add_argument(
+        "parts", nargs="*", metavar="PART", help=f"of {', '.join(PARTS)}; all if none is named"
+    )
     parser.add_argument("--out", type=Path, default=Path("runs/soak.json"), help="where the figures go")
     asked = parser.parse_args(arguments)
     for name in asked.parts:
@@ -56,7 +59,8 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def run_part(words: list[str]) -> int:
-    """Run a part; its exit code. It hears of Ctrl-C and SIGTERM from here, once, so that it can end what it has started."""
+    """Run a part; its exit code. It hears of Ctrl-C and SIGTERM from here, once, so that it can end what it
+    has started."""
     process = subprocess.Popen(words, env={**os.environ, **SETTLED}, start_new_session=True)
     try:
         return process.wait()
@@ -66,7 +70,9 @@ def run_part(words: list[str]) -> int:
         raise
 
 
-SETTLED = {"MALLOC_MMAP_THRESHOLD_": "131072"}  # glibc gives back what is freed, so that resident memory says something
+SETTLED = {
+    "MALLOC_MMAP_THRESHOLD_": "131072"
+}  # glibc gives back what is freed, so that resident memory says something
 RUN = """
 import json, pathlib, sys
 from experiments.ending import ended

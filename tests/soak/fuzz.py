@@ -1,8 +1,7 @@
 """Files and settings that nobody thought of: `python -m tests.soak.fuzz --examples 2000`.
 
-Hypothesis makes CSV and Parquet files, YAML and flags; whatever comes, the readers and the command answer or raise a
-DREAMError. The same number of examples is the same examples.
-"""
+Hypothesis makes CSV and Parquet files, YAML and flags; whatever comes, the readers and the command answer or
+raise a DREAMError. The same number of examples is the same examples."""
 
 from __future__ import annotations
 
@@ -35,10 +34,27 @@ try:
     from hypothesis import HealthCheck, given, settings
     from hypothesis import strategies as st
 except ImportError as error:
-    raise ConfigError("the fuzz needs hypothesis, which is not installed. Run: pip install hypothesis") from error
+    raise ConfigError(
+        "the fuzz needs hypothesis, which is not installed. Run: pip install hypothesis"
+    ) from error
 
 ROWS = 160
-ODD_CELLS = ["", " ", "nan", "NULL", "inf", "-inf", "1e400", "-1e400", "1e20", "1.8e19", "5e-324", "-0", "1,5", "1.234,5"]
+ODD_CELLS = [
+    "",
+    " ",
+    "nan",
+    "NULL",
+    "inf",
+    "-inf",
+    "1e400",
+    "-1e400",
+    "1e20",
+    "1.8e19",
+    "5e-324",
+    "-0",
+    "1,5",
+    "1.234,5",
+]
 ODD_CELLS += [
     "1_000",
     "0x1F",
@@ -65,7 +81,22 @@ ODD_CELLS += [
     "now",
     "NaT",
 ]
-ODD_NAMES = ["", "time", "date", "a", "b", "b.1", "0", "1.5", "nan", "2024-01-01", "Unnamed: 0", "a,b", "a\nb", "__class__"]
+ODD_NAMES = [
+    "",
+    "time",
+    "date",
+    "a",
+    "b",
+    "b.1",
+    "0",
+    "1.5",
+    "nan",
+    "2024-01-01",
+    "Unnamed: 0",
+    "a,b",
+    "a\nb",
+    "__class__",
+]
 ODD_VALUES = [
     "",
     " ",
@@ -100,11 +131,21 @@ ODD_VALUES += [
     "a b",
     "!!python/none",
 ]
-ODD_VALUES += ["[0.7,0.1,0.2]", "[1,1,1]", "2020-01-01", "os.system", "ETTData", "cosine", "lightning_modules.OnlineModule"]
+ODD_VALUES += [
+    "[0.7,0.1,0.2]",
+    "[1,1,1]",
+    "2020-01-01",
+    "os.system",
+    "ETTData",
+    "cosine",
+    "lightning_modules.OnlineModule",
+]
 SETTINGS = {
-    "data": "look_back horizon batch_size season split stride streams rolling missing calendar timespans feeders drifts "
+    "data": "look_back horizon batch_size season split stride streams rolling missing calendar timespans "
+    "feeders drifts "
     "temperature seed num_workers",
-    "model": "patch channel_independent encoder normalization head loss quantiles lr hidden_dims dropout prediction_weight "
+    "model": "patch channel_independent encoder normalization head loss quantiles lr hidden_dims dropout "
+    "prediction_weight "
     "weight_decay schedule warmup core config",
     "model.config": "rank hidden_dim kappa time_step target_norm base_plasticity",
     "trainer": "max_epochs precision callbacks gradient_clip_val log_every_n_steps",
@@ -118,7 +159,12 @@ KEYS += [f"{section}.{key}" for section, known in SETTINGS.items() for key in kn
 
 cells = st.sampled_from(ODD_CELLS) | st.floats().map(str) | st.integers().map(str) | st.text(max_size=6)
 names = st.sampled_from(ODD_NAMES) | st.text(max_size=5)
-values = st.sampled_from(ODD_VALUES) | st.integers(-3, 40).map(str) | st.floats(-2, 2).map(str) | st.text(max_size=5)
+values = (
+    st.sampled_from(ODD_VALUES)
+    | st.integers(-3, 40).map(str)
+    | st.floats(-2, 2).map(str)
+    | st.text(max_size=5)
+)
 
 
 @st.composite
@@ -183,14 +229,20 @@ def readers(path: str) -> dict[str, Callable[[], TaskData]]:
     text: dict[str, Any] = dict(batch_size=2, steps=4)
     return {
         "forecasting": lambda: TableData(path, missing="ffill", **window),
-        "forecasting, masked": lambda: TableData(path, missing="mask", calendar=["hour"], timespans=True, **window),
+        "forecasting, masked": lambda: TableData(
+            path, missing="mask", calendar=["hour"], timespans=True, **window
+        ),
         "forecasting, mapped": lambda: TableData(path, missing="mask", mapped=True, **window),
         "forecasting, chosen": lambda: TableData(path, targets=["a"], known_covariates=["b"], **window),
         "anomaly": lambda: AnomalyTable(path, missing="ffill", training=100),
-        "anomaly, labelled": lambda: AnomalyTable(path, columns=["a"], label_column="label", training=100, separator=","),
+        "anomaly, labelled": lambda: AnomalyTable(
+            path, columns=["a"], label_column="label", training=100, separator=","
+        ),
         "online": lambda: TableStream(path, missing="ffill", **small),
         "regression": lambda: TableStream(path, targets=["b"], task="regression", **small),
-        "classification": lambda: TableStream(path, targets=["kind"], missing="ffill", warm_up=0, validation=0, **small),
+        "classification": lambda: TableStream(
+            path, targets=["kind"], missing="ffill", warm_up=0, validation=0, **small
+        ),
         "bytes": lambda: TextFile(path, unit="bytes", **text),
         "characters": lambda: TextFile(path, unit="chars", **text),
         "words": lambda: TextFile(path, unit="words", **text),
@@ -237,26 +289,42 @@ def resolve(content: bytes) -> str:
 
 def check(flags: dict[str, str]) -> str:
     """What `dream check` of a small experiment answers to some flags."""
-    small = ["--data.rows=200", "--data.feeders=2", "--data.look_back=12", "--data.horizon=2", "--data.season=2"]
-    small += ["--model.patch=4", "--model.config.hidden_dim=8", "--model.config.rank=2", "--trainer.accelerator=cpu"]
+    small = [
+        "--data.rows=200",
+        "--data.feeders=2",
+        "--data.look_back=12",
+        "--data.horizon=2",
+        "--data.season=2",
+    ]
+    small += [
+        "--model.patch=4",
+        "--model.config.hidden_dim=8",
+        "--model.config.rank=2",
+        "--trainer.accelerator=cpu",
+    ]
     said = io.StringIO()
     with contextlib.redirect_stderr(said), contextlib.redirect_stdout(io.StringIO()):
-        code = command(["check", "-c", "forecasting", *small, *(f"--{key}={value}" for key, value in flags.items())])
+        code = command(
+            ["check", "-c", "forecasting", *small, *(f"--{key}={value}" for key, value in flags.items())]
+        )
     assert code in (0, 2), said.getvalue()
     assert "Traceback" not in said.getvalue()
     return "checked" if code == 0 else "refused"
 
 
 def main(arguments: list[str] | None = None) -> dict[str, dict[str, int]]:
-    """Run all parts, with so many examples of each (a fiftieth of them of whole commands), in a folder of their own; what
-    came of them. Anything but an answer or a DREAMError comes out as it is.
-    """
+    """Run all parts, with so many examples of each (a fiftieth of them of whole commands), in a folder of
+    their own; what came of them. Anything but an answer or a DREAMError comes out as it is."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--examples", type=int, default=500)
     examples: int = parser.parse_args(arguments).examples
     counts: dict[str, Counter[str]] = {}
     bounded = settings(
-        max_examples=examples, derandomize=True, database=None, deadline=None, suppress_health_check=list(HealthCheck)
+        max_examples=examples,
+        derandomize=True,
+        database=None,
+        deadline=None,
+        suppress_health_check=list(HealthCheck),
     )
 
     def count(part: str, outcome: str) -> None:
@@ -271,7 +339,9 @@ def main(arguments: list[str] | None = None) -> dict[str, dict[str, int]]:
 
     plain = st.none() | st.booleans() | st.floats() | st.integers() | st.text(max_size=5)
     anything = st.recursive(plain, st.lists, max_leaves=4)
-    knobs = st.dictionaries(st.sampled_from(list(DREAMConfig.__dataclass_fields__)) | names, anything, max_size=4)
+    knobs = st.dictionaries(
+        st.sampled_from(list(DREAMConfig.__dataclass_fields__)) | names, anything, max_size=4
+    )
 
     @bounded
     @given(knobs)

@@ -1,8 +1,7 @@
 """Streams that try to break a layer or a learner: `python -m tests.soak.hostile --steps 100000`.
 
-Each kind is legal, every value's square being finite in float32. What comes out must be finite to the last step, or a
-DREAMError that names the row.
-"""
+Each kind is legal, every value's square being finite in float32. What comes out must be finite to the last
+step, or a DREAMError that names the row."""
 
 from __future__ import annotations
 
@@ -29,7 +28,10 @@ LARGEST = 0.999 * largest(torch.float32)
 def _flips(random: np.random.Generator, rows: int) -> np.ndarray:
     """Another level, scale and sign every 97 rows."""
     regimes = rows // 97 + 1
-    level, scale = random.normal(0, 100, (regimes, COLUMNS)), 10.0 ** random.uniform(-6, 6, (regimes, COLUMNS))
+    level, scale = (
+        random.normal(0, 100, (regimes, COLUMNS)),
+        10.0 ** random.uniform(-6, 6, (regimes, COLUMNS)),
+    )
     which = np.arange(rows) // 97
     return level[which] + scale[which] * random.standard_normal((rows, COLUMNS))
 
@@ -53,7 +55,9 @@ KINDS: dict[str, Callable[[np.random.Generator, int], np.ndarray]] = {
     "zeros": lambda random, rows: np.zeros((rows, COLUMNS)),
     "spikes of 1e6": _spikes,
     "denormals": lambda random, rows: 1e-42 * random.standard_normal((rows, COLUMNS)),
-    "alternating signs": lambda random, rows: 1e3 * np.where(np.arange(rows) % 2, -1.0, 1.0)[:, None] * np.ones(COLUMNS),
+    "alternating signs": lambda random, rows: (
+        1e3 * np.where(np.arange(rows) % 2, -1.0, 1.0)[:, None] * np.ones(COLUMNS)
+    ),
     "regime flips": _flips,
     "huge legal values": _huge,
 }
@@ -67,9 +71,12 @@ def pieces(kind: str, steps: int, seed: int) -> Iterator[np.ndarray]:
 
 
 def through_layer(steps: int, backend: str = "auto", train: bool = False, **knobs: Any) -> dict[str, Any]:
-    """Every kind as a row of one batch, with long and short gaps; `train` also takes gradients of each chunk and steps."""
+    """Every kind as a row of one batch, with long and short gaps; `train` also takes gradients of each chunk
+    and steps."""
     torch.manual_seed(0)
-    layer = DREAM(COLUMNS, 16, 2, backend=backend, **{"error_smoothing": 0.1, "kappa": 0.5} | knobs).train(train)
+    layer = DREAM(COLUMNS, 16, 2, backend=backend, **{"error_smoothing": 0.1, "kappa": 0.5} | knobs).train(
+        train
+    )
     optimizer = torch.optim.SGD(layer.parameters(), 1e-3)
     streams = [pieces(kind, steps, seed) for seed, kind in enumerate(KINDS)]
     gaps = torch.Generator().manual_seed(1)
@@ -89,11 +96,19 @@ def through_layer(steps: int, backend: str = "auto", train: bool = False, **knob
         state = state.detach()
         finite &= all(bool(part.isfinite().all()) for part in (output, *trace, *state, *layer.buffers()))
         h, u = max(h, float(output.detach().abs().max())), max(u, float(trace.u_norm.max()))
-    return {"steps": steps, "rows": len(KINDS), "largest |h|": h, "largest |U|": u, "finite": finite, "refused": []}
+    return {
+        "steps": steps,
+        "rows": len(KINDS),
+        "largest |h|": h,
+        "largest |U|": u,
+        "finite": finite,
+        "refused": [],
+    }
 
 
 def _stream(steps: int, first: str) -> Iterator[np.ndarray]:
-    """One stream that goes through all kinds again and again, a piece of each in turn, from kind `first` on."""
+    """One stream that goes through all kinds again and again, a piece of each in turn, from kind `first`
+    on."""
     start = list(KINDS).index(first)
     order = [*list(KINDS)[start:], *list(KINDS)[:start]]
     kinds = [pieces(kind, steps, seed) for seed, kind in enumerate(order)]
@@ -107,7 +122,11 @@ def _stream(steps: int, first: str) -> Iterator[np.ndarray]:
 
 
 def through_learner(
-    steps: int, task: str = "forecasting", rule: str = "least_squares", first: str = "constants", **updates: Any
+    steps: int,
+    task: str = "forecasting",
+    rule: str = "least_squares",
+    first: str = "constants",
+    **updates: Any,
 ) -> dict[str, Any]:
     """A `StreamLearner` on one stream of all kinds; missing values too."""
     torch.manual_seed(0)
@@ -136,7 +155,11 @@ def through_learner(
         done += len(part)
         u = max(u, float(seen.u_norm.max()))
         finite &= bool(seen.predictions.isfinite().all()) and bool(seen.surprise.isfinite().all())
-    finite &= all(bool(value.isfinite().all()) for name, value in learner.tensors().items() if name.startswith("network"))
+    finite &= all(
+        bool(value.isfinite().all())
+        for name, value in learner.tensors().items()
+        if name.startswith("network")
+    )
     return {"steps": done, "rows": 1, "largest |U|": u, "finite": finite, "refused": refused}
 
 
@@ -181,7 +204,8 @@ def main(arguments: list[str] | None = None) -> dict[str, dict[str, Any]]:
     """Run every part, print its figures and return them.
 
     Raises:
-        AssertionError: something was not finite, a refusal names no row, or a part did nothing else but refuse.
+        AssertionError: something was not finite, a refusal names no row, or a part did nothing else but
+            refuse.
     """
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--steps", type=int, default=100_000)
@@ -195,7 +219,9 @@ def main(arguments: list[str] | None = None) -> dict[str, dict[str, Any]]:
         "learner, regression": lambda: through_learner(steps, "regression", forgetting=0.999),
         "learner, classification": lambda: through_learner(steps, "classification"),
         "learner, adam, denormals first": lambda: through_learner(steps // 5, rule="adam", first="denormals"),
-        "learner, sgd, denormals first": lambda: through_learner(steps // 5, "regression", "sgd", "denormals"),
+        "learner, sgd, denormals first": lambda: through_learner(
+            steps // 5, "regression", "sgd", "denormals"
+        ),
         "objects": lambda: through_objects(steps // 200),
     }
     figures = {}

@@ -1,10 +1,9 @@
 """Runs that are killed at random moments and go on: `python -m tests.soak.kills`.
 
-Three runs, one that trains on streams with dropout, one that learns online and one on speech, are each left alone once.
-Then they are started with ``--resume`` again and again and killed with SIGKILL: inside a step, a save, a validation, the
-online stream, or after a random time. Each time a run comes to its end, all that it left must be that of the undisturbed
-one, bit for bit.
-"""
+Three runs, one that trains on streams with dropout, one that learns online and one on speech, are each left
+alone once. Then they are started with ``--resume`` again and again and killed with SIGKILL: inside a step, a
+save, a validation, the online stream, or after a random time. Each time a run comes to its end, all that it
+left must be that of the undisturbed one, bit for bit."""
 
 from __future__ import annotations
 
@@ -30,13 +29,36 @@ SMALL = [
     "--trainer.log_every_n_steps=1",
 ]
 STREAMS = [
-    *("fit", "-c", "forecasting", *SMALL, "--data.rows=600", "--data.feeders=2", "--data.look_back=24", "--data.horizon=8"),
-    *("--data.batch_size=4", "--data.streams=true", "--data.stride=4", "--model.patch=4", "--model.dropout=0.2"),
+    *(
+        "fit",
+        "-c",
+        "forecasting",
+        *SMALL,
+        "--data.rows=600",
+        "--data.feeders=2",
+        "--data.look_back=24",
+        "--data.horizon=8",
+    ),
+    *(
+        "--data.batch_size=4",
+        "--data.streams=true",
+        "--data.stride=4",
+        "--model.patch=4",
+        "--model.dropout=0.2",
+    ),
     *("--trainer.max_epochs=3", "--save.every_n_steps=2"),
 ]
 """Training on streams with dropout: carried states and random numbers in every step."""
 ONLINE = [
-    *("fit", "-c", "online", *SMALL, "--trainer.max_epochs=2", "--data.crops=128", "--save.every_minutes=0.0001"),
+    *(
+        "fit",
+        "-c",
+        "online",
+        *SMALL,
+        "--trainer.max_epochs=2",
+        "--data.crops=128",
+        "--save.every_minutes=0.0001",
+    ),
     *('--model.modes=["fast weights + head","all weights"]', "--data.rows=3000"),
 ]
 """Random crops, then a test that learns for many batches."""
@@ -55,7 +77,9 @@ def main(arguments: list[str] | None = None) -> dict[str, Any]:
     Raises:
         SystemExit: a run that went on differs from the undisturbed one, or ended with an error.
     """
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--kills", type=int, default=50, help="how often a run is killed")
     parser.add_argument("--seed", type=int, default=0, help="fixes where and when")
     asked = parser.parse_args(arguments)

@@ -1,9 +1,9 @@
 """Training on a file ten times the memory that it may take: `python -m tests.soak.memory`.
 
-A process of its own imports everything, fits a small file so that all libraries are loaded, and may then take only so much
-memory more (RLIMIT_DATA, which counts private memory and no maps of files). Under that limit it runs `dream fit` on a CSV
-of ten times the size: on disk, which must end well with flat memory, and in memory, which must not.
-"""
+A process of its own imports everything, fits a small file so that all libraries are loaded, and may then take
+only so much memory more (RLIMIT_DATA, which counts private memory and no maps of files). Under that limit it
+runs `dream fit` on a CSV of ten times the size: on disk, which must end well with flat memory, and in memory,
+which must not."""
 
 from __future__ import annotations
 
@@ -53,7 +53,9 @@ def write_csv(path: Path, size: int) -> int:
     with path.open("w") as file:
         file.write("date," + ",".join(f"sensor{k}" for k in range(COLUMNS)) + "\n")
         while file.tell() < size:
-            stamps = np.datetime_as_string(np.datetime64("2000-01-01T00:00") + np.arange(rows, rows + _LINES)).tolist()
+            stamps = np.datetime_as_string(
+                np.datetime64("2000-01-01T00:00") + np.arange(rows, rows + _LINES)
+            ).tolist()
             count = _LINES if size - file.tell() > 2 * _LINES * len(lines[0]) else min(_LINES, 1000)
             file.writelines(f"{stamp},{line}\n" for stamp, line in zip(stamps[:count], lines, strict=False))
             rows += count
@@ -61,7 +63,8 @@ def write_csv(path: Path, size: int) -> int:
 
 
 def memory() -> dict[str, int]:
-    """Bytes of this process: `anonymous` resident memory, all `resident`, and private memory as RLIMIT_DATA counts it."""
+    """Bytes of this process: `anonymous` resident memory, all `resident`, and private memory as RLIMIT_DATA
+    counts it."""
     lines = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
     names = {"anonymous": "RssAnon", "resident": "VmRSS", "data": "VmData"}
     return {key: int(lines[name].split()[0]) * 1024 for key, name in names.items()}
@@ -81,7 +84,8 @@ class Watch(L.Callback):
 
 
 def limited(small: str, large: str, allowed: int, steps: int, mapped: bool) -> None:
-    """In a process of its own: fit `small`, allow `allowed` bytes more, fit `large`, print the figures as JSON."""
+    """In a process of its own: fit `small`, allow `allowed` bytes more, fit `large`, print the figures as
+    JSON."""
     from experiments.cli import main as dream
 
     fit = [*FIT, f"--trainer.max_steps={steps}", f"--data.mapped={str(mapped).lower()}"]
@@ -128,10 +132,13 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
     """Generate, train, print; the figures, in MiB and seconds.
 
     Raises:
-        SystemExit: a fit on disk that fails or whose memory grows with the steps, or one in memory that does not fail.
+        SystemExit: a fit on disk that fails or whose memory grows with the steps, or one in memory that does
+            not fail.
     """
     parser = argparse.ArgumentParser(prog="tests.soak.memory", description=__doc__)
-    parser.add_argument("--allowed", type=int, default=64, help="MiB that may be taken after everything is loaded")
+    parser.add_argument(
+        "--allowed", type=int, default=64, help="MiB that may be taken after everything is loaded"
+    )
     parser.add_argument("--steps", type=int, default=300, help="training steps")
     parser.add_argument("--quick", action="store_true", help="32 MiB and 50 steps")
     arguments = parser.parse_args(argv)
@@ -173,9 +180,16 @@ def _run(folder: Path, allowed: int, steps: int, mapped: bool) -> subprocess.Com
     code = f"from tests.soak.memory import limited; limited(*{call!r})"
     root = str(Path(__file__).parents[2])
     # one arena and one thread: what the allocator and the libraries set aside for threads is no data
-    own = {"DREAM_CACHE": str(folder / "cache"), "MALLOC_ARENA_MAX": "1", "OMP_NUM_THREADS": "1", "PYTHONPATH": root}
+    own = {
+        "DREAM_CACHE": str(folder / "cache"),
+        "MALLOC_ARENA_MAX": "1",
+        "OMP_NUM_THREADS": "1",
+        "PYTHONPATH": root,
+    }
     command = [sys.executable, "-c", code]
-    return subprocess.run(command, cwd=folder, env={**os.environ, **own}, capture_output=True, text=True, check=False)
+    return subprocess.run(
+        command, cwd=folder, env={**os.environ, **own}, capture_output=True, text=True, check=False
+    )
 
 
 if __name__ == "__main__":

@@ -1,4 +1,5 @@
-"""Runs of the command in processes of their own that are killed at a chosen place, and what a run leaves, to compare."""
+"""Runs of the command in processes of their own that are killed at a chosen place, and what a run leaves, to
+compare."""
 
 from __future__ import annotations
 
@@ -22,7 +23,9 @@ PLACES = {
 }
 """What is called there."""
 PROCESSES = multiprocessing.get_context("forkserver")
-PROCESSES.set_forkserver_preload(["experiments.run", "lightning_modules.data", "lightning_modules.online.module"])
+PROCESSES.set_forkserver_preload(
+    ["experiments.run", "lightning_modules.data", "lightning_modules.online.module"]
+)
 
 
 def run(
@@ -38,7 +41,8 @@ def run(
     Args:
         folder: Working directory.
         command: Words after ``dream``.
-        place: Where `sent` arrives: at the call number `at` of one of `PLACES`, or ``time``: after `at` seconds.
+        place: Where `sent` arrives: at the call number `at` of one of `PLACES`, or ``time``: after `at`
+            seconds.
         at: see there.
         sent: A signal.
         largest_file: Bytes beyond which a file can't be written, as on a full disk.
@@ -62,7 +66,9 @@ def _child(folder: str, command: list[str], place: str, at: float, sent: int, la
     os.dup2(said.fileno(), 1)
     os.dup2(said.fileno(), 2)
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    multiprocessing.set_start_method("fork", force=True)  # as in a process that was started by hand: workers end with it
+    multiprocessing.set_start_method(
+        "fork", force=True
+    )  # as in a process that was started by hand: workers end with it
     torch.set_num_threads(1)
     os.environ["WANDB_MODE"] = "disabled"
     resource.setrlimit(resource.RLIMIT_FSIZE, (largest_file, resource.getrlimit(resource.RLIMIT_FSIZE)[1]))
@@ -103,11 +109,23 @@ def _find(name: str) -> Any:
 
 
 def left(folder: Path) -> dict[str, Any]:
-    """What a run came to: weights, optimiser and schedule of the best and the last, the metrics file, the results, what its
-    layers showed and the advisor's remarks."""
+    """What a run came to: weights, optimiser and schedule of the best and the last, the metrics file, the
+    results, what its layers showed and the advisor's remarks."""
     saves = folder / "checkpoints"
-    held = {path.name: torch.load(path, weights_only=True) for path in (saves / "best.ckpt", max(saves.glob("step-*.ckpt")))}
-    parts = ("state_dict", "optimizer_states", "lr_schedulers", "carried", "loops", "progress", "epoch", "global_step")
+    held = {
+        path.name: torch.load(path, weights_only=True)
+        for path in (saves / "best.ckpt", max(saves.glob("step-*.ckpt")))
+    }
+    parts = (
+        "state_dict",
+        "optimizer_states",
+        "lr_schedulers",
+        "carried",
+        "loops",
+        "progress",
+        "epoch",
+        "global_step",
+    )
     return {
         "checkpoints": {name: {part: content[part] for part in parts} for name, content in held.items()},
         "metrics": (folder / "metrics.jsonl").read_text().splitlines(),
@@ -121,10 +139,18 @@ def differences(ours: Any, theirs: Any, name: str = "") -> list[str]:
     if isinstance(ours, dict) and isinstance(theirs, dict) and ours.keys() == theirs.keys():
         return [line for key in ours for line in differences(ours[key], theirs[key], f"{name}/{key}")]
     if isinstance(ours, (list, tuple)) and isinstance(theirs, (list, tuple)) and len(ours) == len(theirs):
-        return [line for k, pair in enumerate(zip(ours, theirs, strict=True)) for line in differences(*pair, f"{name}/{k}")]
+        return [
+            line
+            for k, pair in enumerate(zip(ours, theirs, strict=True))
+            for line in differences(*pair, f"{name}/{k}")
+        ]
     if isinstance(ours, torch.Tensor) and isinstance(theirs, torch.Tensor):
         same = ours.dtype == theirs.dtype and torch.equal(ours.nan_to_num(1e9), theirs.nan_to_num(1e9))
         return [] if same else [f"{name}: tensors"]
     if isinstance(ours, torch.Tensor) or isinstance(theirs, torch.Tensor) or type(ours) is not type(theirs):
         return [f"{name}: {type(ours)} and {type(theirs)}"]
-    return [] if ours == theirs or (ours != ours and theirs != theirs) else [f"{name}: {ours!r:.80} and {theirs!r:.80}"]
+    return (
+        []
+        if ours == theirs or (ours != ours and theirs != theirs)
+        else [f"{name}: {ours!r:.80} and {theirs!r:.80}"]
+    )

@@ -1,8 +1,8 @@
 """Several processes train what one does: gradients of every step, a process that is killed, throughput.
 
-``python -m tests.soak.ranks`` prints the figures. Each of the `CASES` has batches that do not divide evenly, with a
-last one too small to give every process a row, or streams of unequal length; there is no dropout, which is drawn apart.
-"""
+``python -m tests.soak.ranks`` prints the figures. Each of the `CASES` has batches that do not divide evenly,
+with a last one too small to give every process a row, or streams of unequal length; there is no dropout,
+which is drawn apart."""
 
 from __future__ import annotations
 
@@ -47,7 +47,8 @@ ROOT = Path(__file__).parents[2]
 CONFIG = DREAMConfig(hidden_dim=64, rank=4, base_plasticity=0.2)
 EPOCHS = 2
 LIMITS = {"float64": 1e-9, "float32": 1e-5}
-"""Largest difference between the gradients of a step, relative to the largest of them; they drift apart as weights do."""
+"""Largest difference between the gradients of a step, relative to the largest of them; they drift apart as
+weights do."""
 
 
 class Gaps(DriftingLoad):
@@ -65,7 +66,10 @@ class Uneven(AnomalyData):
     def read(self) -> list[Stream]:
         random = np.random.default_rng(0)
         lengths = {240: 120, 300: 150, 420: 200}
-        return [Stream(str(n), random.normal(size=(n, 2)).cumsum(0), ("a", "b"), known) for n, known in lengths.items()]
+        return [
+            Stream(str(n), random.normal(size=(n, 2)).cumsum(0), ("a", "b"), known)
+            for n, known in lengths.items()
+        ]
 
 
 class Noise(LanguageData):
@@ -79,7 +83,14 @@ def forecasting(**options: Any) -> tuple[TaskModule, TaskData]:
     """Windows: 53 in batches of 13; or as many streams as `batch_size` says."""
     core = options.pop("core", "dream")
     small = dict(
-        feeders=2, rows=120, look_back=16, horizon=4, season=8, split=[0.6, 0.2, 0.2], missing="mask", batch_size=13
+        feeders=2,
+        rows=120,
+        look_back=16,
+        horizon=4,
+        season=8,
+        split=[0.6, 0.2, 0.2],
+        missing="mask",
+        batch_size=13,
     )
     data = Gaps(**small | options)  # type: ignore[arg-type]
     shape = dict(channels=data.channels, aged=data.aged_count, look_back=16, horizon=4, season=8, patch=4)
@@ -93,7 +104,9 @@ def anomaly() -> tuple[TaskModule, TaskData]:
 
 def online() -> tuple[TaskModule, TaskData]:
     """17 crops in batches of 8."""
-    data = DriftingStream("forecasting", length=300, columns=3, horizon=3, crop=32, context=8, crops=17, batch_size=8)
+    data = DriftingStream(
+        "forecasting", length=300, columns=3, horizon=3, crop=32, context=8, crops=17, batch_size=8
+    )
     shape = dict(task=data.task, inputs=data.inputs, channels=data.channels, horizon=data.horizon)
     return OnlineModule(CONFIG, **shape, reading=Reading("running", 0.05, lags=2)), data  # type: ignore[arg-type]
 
@@ -115,7 +128,9 @@ CASES: dict[str, Callable[[], tuple[TaskModule, TaskData]]] = {
     "forecasting, windows": forecasting,
     "forecasting, windows, gradients of 2 batches": forecasting,
     "forecasting, streams": lambda: forecasting(streams=True, stride=8, rows=300, batch_size=3),
-    "forecasting, streams, GRU": lambda: forecasting(streams=True, stride=8, rows=300, batch_size=3, core="gru"),
+    "forecasting, streams, GRU": lambda: forecasting(
+        streams=True, stride=8, rows=300, batch_size=3, core="gru"
+    ),
     "anomaly": anomaly,
     "language": language,
     "online": online,
@@ -139,7 +154,9 @@ class _Record(L.Callback):
     def __init__(self) -> None:
         self.gradients: list[Tensor] = []
 
-    def on_before_optimizer_step(self, trainer: L.Trainer, pl_module: L.LightningModule, optimizer: Any) -> None:
+    def on_before_optimizer_step(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, optimizer: Any
+    ) -> None:
         found = [p.grad.flatten() for p in pl_module.parameters() if p.grad is not None]
         self.gradients.append(torch.cat(found).double().cpu())
 
@@ -175,14 +192,17 @@ def in_processes(count: int, double: bool) -> dict[str, Trace]:
         out = Path(folder) / "traces.pt"
         command = ["-m", "tests.soak.ranks", f"--out={out}", *(["--double"] if double else [])]
         start, environment = [*TORCHRUN, f"--nproc-per-node={count}"], {**os.environ, "OMP_NUM_THREADS": "1"}
-        done = subprocess.run([*start, *command], env=environment, capture_output=True, text=True, timeout=300)
+        done = subprocess.run(
+            [*start, *command], env=environment, capture_output=True, text=True, timeout=300
+        )
         if done.returncode:
             raise RuntimeError(done.stderr)
         return {name: Trace(*trace) for name, trace in torch.load(out, weights_only=True).items()}
 
 
 def difference(one: Trace, other: Trace) -> float:
-    """The largest difference between the gradients of a step, relative to the largest gradient of that step."""
+    """The largest difference between the gradients of a step, relative to the largest gradient of that
+    step."""
     assert len(one.gradients) == len(other.gradients)
     pairs = zip(one.gradients, other.gradients, strict=True)
     return max(float((a - b).abs().max() / a.abs().max()) for a, b in pairs)
@@ -250,7 +270,8 @@ class Ending(NamedTuple):
 
 
 def kill(victim: int, torchrun: bool, folder: Path, *flags: str) -> Ending:
-    """Start a fit of two processes, by torchrun or by the Trainer, and kill one of them when there is a checkpoint."""
+    """Start a fit of two processes, by torchrun or by the Trainer, and kill one of them when there is a
+    checkpoint."""
     command = ["-m", "experiments.cli", "fit", *flags, "--run.name=killed", f"--run.folder={folder}"]
     devices = ["--trainer.devices=2", "--trainer.accelerator=cpu", "--trainer.max_epochs=100000"]
     start = [*TORCHRUN, "--nproc-per-node=2"] if torchrun else [sys.executable]
@@ -299,7 +320,9 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
             console.print(f"{how}: all gone after {ending.seconds:.1f} s, code {ending.code}")
             assert ending.code != 0
     figures["windows a second"] = speeds = benchmark.speeds(repeats=3, steps=40)
-    console.print("throughput: " + ", ".join(f"{name} {ratio:.2f}" for name, ratio in benchmark.ratios(speeds).items()))
+    console.print(
+        "throughput: " + ", ".join(f"{name} {ratio:.2f}" for name, ratio in benchmark.ratios(speeds).items())
+    )
     return figures
 
 

@@ -1,8 +1,7 @@
 """A million streams in a store: `python -m tests.soak.store`.
 
-All are put in random order, then read, checked and put again in another, in batches; after each batch the resident memory is
-noted, which must not grow with what is stored.
-"""
+All are put in random order, then read, checked and put again in another, in batches; after each batch the
+resident memory is noted, which must not grow with what is stored."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""The short form of `tests.soak.fuzz`: whatever the file or the setting, the answer is a result or a DREAMError."""
+"""The short form of `tests.soak.fuzz`: whatever the file or the setting, the answer is a result or a
+DREAMError."""
 
 from __future__ import annotations
 

@@ -12,7 +12,9 @@ from dream.ops.registry import BACKENDS
 from tests.soak import hostile
 
 
-@pytest.mark.parametrize("knobs", [{}, dict(kappa=0.0), dict(kappa=1.0), dict(error_smoothing=0.0), dict(ltc_enabled=False)])
+@pytest.mark.parametrize(
+    "knobs", [{}, dict(kappa=0.0), dict(kappa=1.0), dict(error_smoothing=0.0), dict(ltc_enabled=False)]
+)
 def test_a_layer(knobs: dict[str, Any]) -> None:
     seen = hostile.through_layer(2000, **knobs)
     assert seen["finite"]
@@ -56,7 +58,11 @@ def test_the_streams_are_what_they_are_called(kind: str) -> None:
     values = np.concatenate(list(hostile.pieces(kind, 1200, 0)))
     assert values.shape == (1200, hostile.COLUMNS)
     assert np.abs(values).max() <= largest(hostile.torch.float32)
-    sizes = {"spikes of 1e6": (9e5, 2e6), "denormals": (1e-45, 1.2e-38), "huge legal values": (1.8e19, 1.85e19)}
+    sizes = {
+        "spikes of 1e6": (9e5, 2e6),
+        "denormals": (1e-45, 1.2e-38),
+        "huge legal values": (1.8e19, 1.85e19),
+    }
     low, high = sizes.get(kind, (0.0, 1e8))
     assert low <= np.abs(values).max() <= high
 

@@ -1,4 +1,5 @@
-"""Runs of two processes by the command: one folder, the results of one process, and an end when one is killed."""
+"""Runs of two processes by the command: one folder, the results of one process, and an end when one is
+killed."""
 
 from __future__ import annotations
 
@@ -34,15 +35,20 @@ def test_two_processes_write_one_run_with_the_results_of_one(
     said = subprocess.run(together, env=ENVIRONMENT, capture_output=True, text=True, check=True)
     one, two = tmp_path / "runs/one", tmp_path / "runs/two"
     tables = [
-        [line.split() for line in text.splitlines() if "DREAM" in line] for text in (capsys.readouterr().out, said.stdout)
+        [line.split() for line in text.splitlines() if "DREAM" in line]
+        for text in (capsys.readouterr().out, said.stdout)
     ]
     assert tables[0] == tables[1] != []
     assert said.stderr.count("epoch 2/2") == 1
-    rows = [[json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()] for run in (one, two)]
+    rows = [
+        [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()] for run in (one, two)
+    ]
     assert len(rows[0]) == len(rows[1]) > 10
     for ours, theirs in zip(*rows, strict=True):
         assert theirs == pytest.approx(ours, rel=1e-4)
-    assert sorted(path.name for path in one.rglob("*.ckpt")) == sorted(path.name for path in two.rglob("*.ckpt"))
+    assert sorted(path.name for path in one.rglob("*.ckpt")) == sorted(
+        path.name for path in two.rglob("*.ckpt")
+    )
     assert {path.name for path in (tmp_path / "runs").iterdir()} == {"one", "two"}
     (tracked,) = two.glob("wandb/offline-run-*/*.wandb")
     assert len([row for row in wandb_history(tracked) if "train/loss" in row]) == len(
@@ -52,7 +58,13 @@ def test_two_processes_write_one_run_with_the_results_of_one(
 
 
 def test_two_processes_are_stopped_and_go_on_as_two_and_as_one(tmp_path: Path) -> None:
-    command = [*FIT, "--data.streams=true", "--data.stride=8", "--data.batch_size=3", "--trainer.max_epochs=12"]
+    command = [
+        *FIT,
+        "--data.streams=true",
+        "--data.stride=8",
+        "--data.batch_size=3",
+        "--trainer.max_epochs=12",
+    ]
     two = [*command, "--trainer.devices=2", "--run.wandb=disabled"]
     process = start(*two, "--run.name=cut", folder=tmp_path)
     saves = tmp_path / "runs" / "cut" / "checkpoints"
@@ -67,7 +79,9 @@ def test_two_processes_are_stopped_and_go_on_as_two_and_as_one(tmp_path: Path) -
     subprocess.run(together, cwd=tmp_path, env=ENVIRONMENT, capture_output=True, text=True, check=True)
     assert processes.run(tmp_path, [*command, "--run.name=alone", "--resume"]) == 0
     assert processes.run(tmp_path, [*command, "--run.name=whole"]) == 0
-    whole, *others = (processes.left(tmp_path / "runs" / name)["metrics"] for name in ("whole", "cut", "alone"))
+    whole, *others = (
+        processes.left(tmp_path / "runs" / name)["metrics"] for name in ("whole", "cut", "alone")
+    )
     for other in others:
         for ours, theirs in zip(map(json.loads, other), map(json.loads, whole), strict=True):
             assert ours == pytest.approx(theirs, rel=1e-3)
@@ -75,7 +89,9 @@ def test_two_processes_are_stopped_and_go_on_as_two_and_as_one(tmp_path: Path) -
 
 @pytest.mark.parametrize(("torchrun", "victim"), [(False, 1), (True, 0)])
 def test_a_killed_process_ends_all(torchrun: bool, victim: int, tmp_path: Path) -> None:
-    ending = kill(victim, torchrun, tmp_path, *FIT[1:], "--early_stopping.patience=1000000", "--run.wandb=disabled")
+    ending = kill(
+        victim, torchrun, tmp_path, *FIT[1:], "--early_stopping.patience=1000000", "--run.wandb=disabled"
+    )
     assert ending.seconds < 60
     assert ending.code not in (0, 2)
     assert "dream: a process of this run" in ending.said
@@ -91,7 +107,10 @@ def test_a_killed_process_ends_all(torchrun: bool, victim: int, tmp_path: Path) 
     ],
 )
 def test_what_is_left_open_is_settled(
-    environment: dict[str, str], asked: dict[str, Any], settled: tuple[int, int, bool], monkeypatch: pytest.MonkeyPatch
+    environment: dict[str, str],
+    asked: dict[str, Any],
+    settled: tuple[int, int, bool],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     for name, value in environment.items():
         monkeypatch.setenv(name, value)

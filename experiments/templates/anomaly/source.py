@@ -13,7 +13,8 @@ TRAINING = 600  # rows at the start of each pump that are taken for normal
 
 
 class MyPumps(AnomalyData):
-    """Pumps whose temperature and pressure follow their power; each leaks for a while. Put your own source into `read`.
+    """Pumps whose temperature and pressure follow their power; each leaks for a while. Put your own source
+    into `read`.
 
     Args:
         pumps: How many.
@@ -26,16 +27,21 @@ class MyPumps(AnomalyData):
         self.pumps, self.rows, self.seed = pumps, rows, seed
 
     def read(self) -> list[Stream]:
-        """One stream for each pump: values (rows, columns), and where the leak is, which only the metrics see."""
+        """One stream for each pump: values (rows, columns), and where the leak is, which only the metrics
+        see."""
         random = np.random.default_rng(self.seed)
         return [self._pump(f"pump {number}", random) for number in range(1, self.pumps + 1)]
 
     def _pump(self, name: str, random: np.random.Generator) -> Stream:
         minute = np.arange(self.rows)
-        power = 5 + np.sin(2 * np.pi * minute / random.integers(40, 90)) + 0.2 * random.standard_normal(self.rows)
+        power = (
+            5 + np.sin(2 * np.pi * minute / random.integers(40, 90)) + 0.2 * random.standard_normal(self.rows)
+        )
         temperature = np.full(self.rows, 40.0)
         for t in range(1, self.rows):  # it warms up and cools down slowly
-            temperature[t] = 0.9 * temperature[t - 1] + 0.1 * (20 + 4 * power[t]) + 0.1 * random.standard_normal()
+            temperature[t] = (
+                0.9 * temperature[t - 1] + 0.1 * (20 + 4 * power[t]) + 0.1 * random.standard_normal()
+            )
         pressure = 2 * power + 0.2 * random.standard_normal(self.rows)
         first = int(random.integers(TRAINING + 300, self.rows - 200))
         leak = (minute >= first) & (minute < first + 60)

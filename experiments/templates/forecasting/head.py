@@ -1,4 +1,5 @@
-"""A head of one's own: it draws a forecast as a level, a slope and waves, instead of choosing every row freely."""
+"""A head of one's own: it draws a forecast as a level, a slope and waves, instead of choosing every row
+freely."""
 
 from __future__ import annotations
 
@@ -13,11 +14,11 @@ WAVES = 4  # of a season, of half a season, of a third, ...
 
 
 class Waves(nn.Module):
-    """``forecast_h = a + b h / H + sum_k c_k sin(2 pi k h / season) + d_k cos(2 pi k h / season)``, h = 1 to H rows ahead.
+    """``forecast_h = a + b h / H + sum_k c_k sin(2 pi k h / season) + d_k cos(2 pi k h / season)``, h = 1 to
+    H rows ahead.
 
-    A linear map of the features gives a, b, c and d. The forecast is smooth, and there is less to learn than with a value
-    for each row.
-    """
+    A linear map of the features gives a, b, c and d. The forecast is smooth, and there is less to learn than
+    with a value for each row."""
 
     shapes: Tensor
 

@@ -16,11 +16,11 @@ KINDS = (".txt", ".md", ".rst")
 
 
 def tokenise(text: str) -> str:
-    """`text` with a space between tokens: words in lower case without their ending `s`, and each sign by itself.
+    """`text` with a space between tokens: words in lower case without their ending `s`, and each sign by
+    itself.
 
-    What `data.unit: words` takes for a word is what stands between two spaces; a line end stays one. A prompt of
-    ``dream predict`` is written the same way.
-    """
+    What `data.unit: words` takes for a word is what stands between two spaces; a line end stays one. A prompt
+    of ``dream predict`` is written the same way."""
     tokens = re.findall(r"\n|\w+|[^\w\s]", text.lower())
     return " ".join(token[:-1] if re.fullmatch(r"\w\w+[^su]s", token) else token for token in tokens)
 
@@ -37,7 +37,8 @@ class MyTexts(LanguageData):
         self.folder = folder
 
     def read(self) -> Mapping[str, Text]:
-        """The text to train on; validation and test part are cut off its end where `val` and `test` are not given."""
+        """The text to train on; validation and test part are cut off its end where `val` and `test` are not
+        given."""
         if self.folder is None:
             return {"train": self._text("help topics of Python", [topics[name] for name in sorted(topics)])}
         files = [path for path in sorted(Path(self.folder).rglob("*")) if path.suffix in KINDS]

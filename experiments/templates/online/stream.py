@@ -1,4 +1,5 @@
-"""A stream of one's own to learn from while it passes: anything that Python can read, row by row in time order."""
+"""A stream of one's own to learn from while it passes: anything that Python can read, row by row in time
+order."""
 
 from __future__ import annotations
 
@@ -14,8 +15,8 @@ INPUTS = ("outdoor", "sun", "people")
 
 
 class MyHeating(OnlineData):
-    """Power that a building needs for heating, from weather and people; the insulation changes on the way. Put your own
-    source into `read`.
+    """Power that a building needs for heating, from weather and people; the insulation changes on the way.
+    Put your own source into `read`.
 
     Args:
         hours: Number of rows.

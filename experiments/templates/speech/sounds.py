@@ -1,4 +1,5 @@
-"""Sounds of one's own to tell apart: anything that Python can read, as samples with a name of what is heard."""
+"""Sounds of one's own to tell apart: anything that Python can read, as samples with a name of what is
+heard."""
 
 from __future__ import annotations
 
@@ -13,8 +14,8 @@ SECONDS = 0.4
 
 
 class MyMachines(SpeechData):
-    """Machines that hum, rattle, squeal or start; the last machines are the test part, never heard before. Put your own
-    source into `read`.
+    """Machines that hum, rattle, squeal or start; the last machines are the test part, never heard before.
+    Put your own source into `read`.
 
     Args:
         machines: How many, each with a pitch of its own.
@@ -31,8 +32,8 @@ class MyMachines(SpeechData):
         return f"{self.machines} machines"
 
     def read(self) -> list[Recording]:
-        """Every recording: its name, its samples between -1 and 1 at `self.mfcc.sample_rate`, what is heard, its part
-        (train, val or test; without val a share of train is taken), and who or what it is of."""
+        """Every recording: its name, its samples between -1 and 1 at `self.mfcc.sample_rate`, what is heard,
+        its part (train, val or test; without val a share of train is taken), and who or what it is of."""
         random, found = np.random.default_rng(self.seed), []
         for machine in range(self.machines):
             part: Part = "test" if machine >= self.machines * 3 // 4 else "train"
@@ -41,7 +42,9 @@ class MyMachines(SpeechData):
                 for kind, samples in self._sounds(pitch * random.uniform(0.95, 1.05), random).items():
                     noisy = samples + 0.1 * random.standard_normal(len(samples))
                     name = f"machine{machine}-{kind}-{take}"
-                    found.append(Recording(name, (0.2 * noisy).astype(np.float32), kind, part, f"machine{machine}"))
+                    found.append(
+                        Recording(name, (0.2 * noisy).astype(np.float32), kind, part, f"machine{machine}")
+                    )
         return found
 
     def _sounds(self, pitch: float, random: np.random.Generator) -> dict[str, np.ndarray]:

@@ -45,7 +45,9 @@ def file_blocks(path: Path, separator: str, start: int, rows: int, size: int) ->
         DataError: the file cannot be read.
     """
     packed = path.name.lower().endswith(PARQUET)
-    blocks = _parquet_blocks(path, start, size) if packed else _text_blocks(path, separator, start, rows, size)
+    blocks = (
+        _parquet_blocks(path, start, size) if packed else _text_blocks(path, separator, start, rows, size)
+    )
     for block in blocks:
         if len(block.frame):
             block.frame.index = pd.RangeIndex(rows, rows + len(block.frame))
@@ -54,7 +56,10 @@ def file_blocks(path: Path, separator: str, start: int, rows: int, size: int) ->
 
 
 def _text_blocks(path: Path, separator: str, start: int, rows: int, size: int) -> Iterator[Block]:
-    with path.open("rb") as raw, gzip.open(raw) if path.suffix.lower() == ".gz" else nullcontext(raw) as opened:
+    with (
+        path.open("rb") as raw,
+        gzip.open(raw) if path.suffix.lower() == ".gz" else nullcontext(raw) as opened,
+    ):
         file, total = cast(BinaryIO, opened), path.stat().st_size
         with readable(path):
             header = _header(file, separator, size)
@@ -69,7 +74,9 @@ def _text_blocks(path: Path, separator: str, start: int, rows: int, size: int) -
                 cut = _end_of_rows(rest, separator) if more else len(rest)
                 if more and not cut:
                     if len(rest) > _LONGEST * size:
-                        raise DataError(f"{path}: row {rows} does not end within {len(rest)} bytes. Is a quote left open?")
+                        raise DataError(
+                            f"{path}: row {rows} does not end within {len(rest)} bytes. Is a quote left open?"
+                        )
                     continue
                 frame = parse_text(BytesIO(header + rest[:cut]), path, separator)
             place, rest = place + cut, rest[cut:]
@@ -93,7 +100,8 @@ def _end_of_rows(text: bytes, separator: str) -> int:
 
 
 def _without_quoted(text: bytes, separator: str) -> bytes:
-    """`text` with every quoted value, which may hold ends of lines, overwritten; a quote inside of a value is none."""
+    """`text` with every quoted value, which may hold ends of lines, overwritten; a quote inside of a value is
+    none."""
     if b'"' not in text:
         return text
     quoted = rb'(?:^|(?<=[\n%b]))"[^"]*+(?:""[^"]*+)*+(?:"|\Z)' % re.escape(separator.encode())

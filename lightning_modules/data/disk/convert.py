@@ -1,9 +1,8 @@
 """`stored_table`: a text or Parquet file of any size as a `StoredSeries`.
 
-It is read once, in blocks, by the rules of `read_table`; each block becomes an Arrow shard. What the first block holds
-decides which columns are read. A conversion that was stopped, or has lost a part, goes on with the first shard that is
-missing, since each says where in the file the next begins.
-"""
+It is read once, in blocks, by the rules of `read_table`; each block becomes an Arrow shard. What the first
+block holds decides which columns are read. A conversion that was stopped, or has lost a part, goes on with
+the first shard that is missing, since each says where in the file the next begins."""
 
 from __future__ import annotations
 
@@ -24,8 +23,22 @@ from dream.files import atomic, sha256, write_atomic
 from dream.sealed import note, read_note
 from lightning_modules.data.dates import find_formats
 from lightning_modules.data.disk.blocks import Block, file_blocks
-from lightning_modules.data.disk.stored import Shard, StoredSeries, digest, read_shard, require_sha256, writing
-from lightning_modules.data.series import Roles, check_file, find_roles, report_order, require_values, to_series
+from lightning_modules.data.disk.stored import (
+    Shard,
+    StoredSeries,
+    digest,
+    read_shard,
+    require_sha256,
+    writing,
+)
+from lightning_modules.data.series import (
+    Roles,
+    check_file,
+    find_roles,
+    report_order,
+    require_values,
+    to_series,
+)
 from lightning_modules.waiting import waiting
 
 logger = logging.getLogger(__name__)
@@ -36,7 +49,8 @@ BLOCK = 1 << 21
 
 
 def cache_folder() -> Path:
-    """The folder for what is made of files and can be made again: the variable DREAM_CACHE, or else the user's cache."""
+    """The folder for what is made of files and can be made again: the variable DREAM_CACHE, or else the
+    user's cache."""
     return Path(os.environ.get("DREAM_CACHE") or pooch.os_cache("dream")).expanduser()
 
 
@@ -82,7 +96,9 @@ def _made(folder: Path) -> dict[str, Any] | None:
 def _forget_other(folder: Path, path: Path) -> None:
     """Empty the folder if it holds another state of the file than the present one."""
     state = path.stat()
-    source = json.dumps({"version": VERSION, "path": str(path), "bytes": state.st_size, "changed": state.st_mtime_ns})
+    source = json.dumps(
+        {"version": VERSION, "path": str(path), "bytes": state.st_size, "changed": state.st_mtime_ns}
+    )
     known = folder / "source.json"
     if not known.exists() or known.read_bytes() != source.encode():
         for old in [entry for entry in folder.iterdir() if entry.name != "lock"]:
@@ -99,7 +115,9 @@ class _Conversion:
         self.stop = 0
         self.last: np.datetime64 | None = None
 
-    def run(self, time_column: str | None, columns: Sequence[str] | None, covariates: Sequence[str]) -> dict[str, Any]:
+    def run(
+        self, time_column: str | None, columns: Sequence[str] | None, covariates: Sequence[str]
+    ) -> dict[str, Any]:
         """Writes shards, `time` and at last `table.json`, whose content it returns."""
         for torn in self.folder.glob(".*.tmp"):
             torn.unlink()
@@ -158,7 +176,9 @@ class _Conversion:
             if told["time"] is not None:
                 self.last = table[told["time"]].to_numpy()[-1]
         if useless:
-            logger.warning("%s: made anew from here on, since what comes before is missing or was altered.", useless[0])
+            logger.warning(
+                "%s: made anew from here on, since what comes before is missing or was altered.", useless[0]
+            )
         for path in useless:
             path.unlink()
         return known

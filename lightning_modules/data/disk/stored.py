@@ -1,4 +1,5 @@
-"""`StoredSeries`: a series that stays on disk, as Arrow shards beside the cache, and what is made of it, as memory maps.
+"""`StoredSeries`: a series that stays on disk, as Arrow shards beside the cache, and what is made of it, as
+memory maps.
 
 Shapes: T rows, D columns.
 """
@@ -69,7 +70,9 @@ class StoredSeries:
             first, last = max(start, shard.first), min(stop, shard.stop)
             if first < last:
                 values = self._load(shard)[first - shard.first : last - shard.first]
-                yield Series(values, self.columns, None if self.time is None else self.time[first:last], self.source)
+                yield Series(
+                    values, self.columns, None if self.time is None else self.time[first:last], self.source
+                )
 
     def _load(self, shard: Shard) -> np.ndarray:
         """The values of a shard, (rows, D)."""
@@ -77,7 +80,8 @@ class StoredSeries:
         return np.stack([table[name].to_numpy() for name in self.columns], axis=1)
 
     def keep(self, recipe: str, pieces: Pieces) -> dict[str, np.ndarray]:
-        """The arrays in `pieces`, as read-only memory maps; made once for each `recipe`, and anew if they were altered.
+        """The arrays in `pieces`, as read-only memory maps; made once for each `recipe`, and anew if they
+        were altered.
 
         Raises:
             DataError: they cannot be written.
@@ -110,7 +114,8 @@ def read_shard(path: Path) -> pyarrow.Table:
         content = b""
     if digest(content) not in path.name:
         raise DataError(
-            f"{path}: this part of a converted file is missing or was altered. Delete the folder {path.parent} and run "
+            f"{path}: this part of a converted file is missing or was altered. Delete the folder "
+            f"{path.parent} and run "
             "again, which converts the file anew."
         )
     return pyarrow.ipc.open_file(content).read_all()
@@ -187,6 +192,7 @@ def writing(folder: Path) -> Iterator[None]:
             yield
     except OSError as error:
         raise DataError(
-            f"{folder}: cannot be written ({error.strerror or error}). What is done is kept and the same command goes on "
+            f"{folder}: cannot be written ({error.strerror or error}). What is done is kept and the same "
+            "command goes on "
             "from there: make room, or set DREAM_CACHE to a folder with more."
         ) from error

@@ -71,11 +71,18 @@ def test_a_class_that_is_installed_stays_so() -> None:
 
 MISTAKES = [
     ({"head": "class Mine(:\n"}, "exp/head.py, line 1: invalid syntax."),
-    ({"head": "\n\nimport not_there\n"}, "exp/head.py, line 3: ModuleNotFoundError: No module named 'not_there'."),
-    ({"head": "from .parts import x\n", "parts": "\n1 / 0\n"}, "exp/head.py, line 1: ZeroDivisionError: division by zero."),
+    (
+        {"head": "\n\nimport not_there\n"},
+        "exp/head.py, line 3: ModuleNotFoundError: No module named 'not_there'.",
+    ),
+    (
+        {"head": "from .parts import x\n", "parts": "\n1 / 0\n"},
+        "exp/head.py, line 1: ZeroDivisionError: division by zero.",
+    ),
     (
         {"head": "from parts import x\n", "parts": "x = 1\n"},
-        "line 1: ModuleNotFoundError: No module named 'parts'. A file beside it is imported as `from .parts import NAME`.",
+        "line 1: ModuleNotFoundError: No module named 'parts'. A file beside it is imported as `from .parts "
+        "import NAME`.",
     ),
     ({"head": "import sys\nsys.exit(3)\n"}, "exp/head.py, line 2: SystemExit: 3."),
     (
@@ -86,7 +93,10 @@ MISTAKES = [
         {"head": "Mine = 3\n"},
         "exp/head.py must define the class `Mine`; it does not. It defines no class.",
     ),
-    ({"head": "class Mine:\n    pass\n"}, "`model.class_path` must be a TaskModule; `Mine` in exp/head.py is none."),
+    (
+        {"head": "class Mine:\n    pass\n"},
+        "`model.class_path` must be a TaskModule; `Mine` in exp/head.py is none.",
+    ),
 ]
 
 
@@ -112,7 +122,8 @@ def test_data_must_be_data() -> None:
 def test_an_error_while_it_is_built_names_file_and_line(capsys: pytest.CaptureFixture[str]) -> None:
     text = (
         FORECASTER
-        + "    def __init__(self, wide: int = 3, **options):\n        super().__init__(**options)\n        None + wide\n"
+        + "    def __init__(self, wide: int = 3, **options):\n        super().__init__(**options)\n        "
+        "None + wide\n"
     )
     write(head=text)
     assert main(["check", "exp/config.yaml", "--model=head.Mine", "--model.wide=4"]) == 2
@@ -133,7 +144,9 @@ def test_two_files_of_one_name_are_refused_and_what_a_file_prints_is_not_among_t
     Path("other/head.py").write_text(FORECASTER)
     Path("other/more.yaml").write_text("model: {class_path: head.Mine}\n")
     assert main(["check", "exp/config.yaml", "-c", "other/more.yaml"]) == 2
-    assert "`head` must be one file, since a run keeps it; there are exp/head.py and" in capsys.readouterr().err
+    assert (
+        "`head` must be one file, since a run keeps it; there are exp/head.py and" in capsys.readouterr().err
+    )
 
 
 def test_a_flag_names_a_class_too() -> None:
@@ -149,14 +162,19 @@ def test_a_checkpoint_file_alone_runs_no_code() -> None:
     saves.mkdir()
     (saves / "best.ckpt").write_bytes(b"")
     with pytest.raises(
-        ConfigError, match=r"a checkpoint file alone runs no code\. If you trust that run, name it: --ckpt_path"
+        ConfigError,
+        match=r"a checkpoint file alone runs no code\. If you trust that run, name it: --ckpt_path",
     ):
         resolve(["test", f"--ckpt_path={saves / 'best.ckpt'}"])
     assert not Path("ran").exists()
 
 
 def test_a_run_goes_on_with_its_own_copy() -> None:
-    write("head.Mine", head=FORECASTER + "    which = 'old'\n    from .parts import part\n", parts="part = 'old'\n")
+    write(
+        "head.Mine",
+        head=FORECASTER + "    which = 'old'\n    from .parts import part\n",
+        parts="part = 'old'\n",
+    )
     command = ["fit", "-c", "exp/config.yaml", "--resume", "--run.name=one"]
     resolve(command)
     run = folders.run_folder(folders.RunSettings(name="one"), "exp", command)
@@ -164,7 +182,9 @@ def test_a_run_goes_on_with_its_own_copy() -> None:
     (run / "config.yaml").write_text(Path("exp/config.yaml").read_text())
     assert sorted(path.name for path in run.glob("*.py")) == ["head.py", "parts.py"]
     write("head.Mine", head=FORECASTER + "    which = 'new'\n", parts="part = 'new'\n")
-    with pytest.warns(DREAMWarning, match="was changed since the run began, which goes on with its own copy") as said:
+    with pytest.warns(
+        DREAMWarning, match="was changed since the run began, which goes on with its own copy"
+    ) as said:
         resolve(command)
     assert {str(warning.message).split()[0] for warning in said} == {"exp/head.py", "exp/parts.py"}
     found = sys.modules[f"{own_code.PACKAGE}.head"].Mine
@@ -192,7 +212,13 @@ def test_a_comparison_or_a_sweep_of_other_code_is_another() -> None:
 def test_the_best_settings_of_a_sweep_have_the_code_beside_them(tmp_path: Path) -> None:
     write("head.Mine", head=FORECASTER)
     Path("space.yaml").write_text("model.lr: [0.001, 0.002]\n")
-    short = ["--trials", "1", "--trainer.max_epochs=1", "--trainer.limit_train_batches=1", "--run.wandb=disabled"]
+    short = [
+        "--trials",
+        "1",
+        "--trainer.max_epochs=1",
+        "--trainer.limit_train_batches=1",
+        "--run.wandb=disabled",
+    ]
     small = ["--model.patch=4", "--model.config.hidden_dim=8", "--model.config.rank=2"]
     done = forked("sweep", "-c", "exp/config.yaml", "--space", "space.yaml", *short, *small, folder=tmp_path)
     assert done.returncode == 0, done.stderr

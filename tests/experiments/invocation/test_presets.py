@@ -41,10 +41,15 @@ def test_it_beats_the_file_and_typed_settings_beat_it(capsys: pytest.CaptureFixt
     found = layer("--model.config.rank=4", "-c", "base.yaml", "--preset", "stability", capsys=capsys)
     assert found["rank"] == 4  # typed
     assert (found["time_step"], found["target_norm"], found["hidden_dim"]) == (0.05, 1.5, 256)  # the preset's
-    assert (found["kappa"], found["input_dim"]) == (0.9, 40)  # the file's, of which the preset says nothing, or must not
+    assert (found["kappa"], found["input_dim"]) == (
+        0.9,
+        40,
+    )  # the file's, of which the preset says nothing, or must not
 
 
-def test_in_a_file_its_own_values_beat_it_and_those_of_earlier_files_do_not(capsys: pytest.CaptureFixture[str]) -> None:
+def test_in_a_file_its_own_values_beat_it_and_those_of_earlier_files_do_not(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     Path("mine.yaml").write_text("preset: stability\nmodel: {init_args: {config: {target_norm: 1.7}}}\n")
     found = layer("-c", "base.yaml", "-c", "mine.yaml", "--model.config.error_smoothing=0.02", capsys=capsys)
     assert (found["rank"], found["time_step"], found["target_norm"]) == (16, 0.05, 1.7)
@@ -64,7 +69,10 @@ def test_a_core_without_fast_weights_is_as_large_as_the_preset(capsys: pytest.Ca
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--preset=stabilty"], "`preset` must be the name of one; got 'stabilty'. Did you mean `stability`?"),
+        (
+            ["--preset=stabilty"],
+            "`preset` must be the name of one; got 'stabilty'. Did you mean `stability`?",
+        ),
         (["--preset"], "`--preset` must be followed by a value; got none."),
         (["-c", "bad.yaml"], "`preset` must be the name of one; got 3."),
         (

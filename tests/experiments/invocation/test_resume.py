@@ -32,7 +32,9 @@ def online(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, An
     return folder, whole(ONLINE, folder)
 
 
-def go_on(folder: Path, command: list[str], name: str, place: str = "", at: float = 0, sent: int = signal.SIGKILL) -> int:
+def go_on(
+    folder: Path, command: list[str], name: str, place: str = "", at: float = 0, sent: int = signal.SIGKILL
+) -> int:
     return processes.run(folder, [*command, f"--run.name={name}", "--resume"], place, at, sent)
 
 
@@ -118,7 +120,9 @@ def test_nothing_intact_is_an_error_and_nothing_is_lost(streams: tuple[Path, dic
     assert all(path.stat().st_size == 50 for path in saves)
 
 
-def test_a_full_disk_stops_the_run_and_leaves_the_save_before(streams: tuple[Path, dict[str, Any]], tmp_path: Path) -> None:
+def test_a_full_disk_stops_the_run_and_leaves_the_save_before(
+    streams: tuple[Path, dict[str, Any]], tmp_path: Path
+) -> None:
     folder, expected = tmp_path, streams[1]  # where what was said is short enough for the disk, too
     assert go_on(folder, STREAMS, "full", "step", 5) == -signal.SIGKILL
     saves = folder / "runs" / "full" / "checkpoints"
@@ -126,17 +130,25 @@ def test_a_full_disk_stops_the_run_and_leaves_the_save_before(streams: tuple[Pat
     command = [*STREAMS, "--run.name=full", "--resume"]
     assert processes.run(folder, command, largest_file=10_000) == 2
     assert "could not be written: File too large. Free or change the disk" in said(folder).splitlines()[-1]
-    assert {path.name: path.read_bytes() for path in saves.iterdir() if path.name.startswith("step")} == before
+    assert {
+        path.name: path.read_bytes() for path in saves.iterdir() if path.name.startswith("step")
+    } == before
     assert not [path.name for path in saves.iterdir() if path.name.endswith(".tmp")]
     assert go_on(folder, STREAMS, "full") == 0
     assert processes.differences(expected, processes.left(folder / "runs" / "full")) == []
 
 
-def test_resume_without_a_name_finds_the_run_of_the_same_command(streams: tuple[Path, dict[str, Any]]) -> None:
+def test_resume_without_a_name_finds_the_run_of_the_same_command(
+    streams: tuple[Path, dict[str, Any]],
+) -> None:
     folder, expected = streams
     command = [*STREAMS, "--run.folder=unnamed"]
-    assert processes.run(folder, [*command, "--resume"], "step", 5) == -signal.SIGKILL  # there is none yet: it starts
-    assert processes.run(folder, [*command, "--seed=1"], "step", 3) == -signal.SIGKILL  # newer, but another command
+    assert (
+        processes.run(folder, [*command, "--resume"], "step", 5) == -signal.SIGKILL
+    )  # there is none yet: it starts
+    assert (
+        processes.run(folder, [*command, "--seed=1"], "step", 3) == -signal.SIGKILL
+    )  # newer, but another command
     assert processes.run(folder, [*command, "--resume"]) == 0, said(folder)
     ended = [path.parent for path in (folder / "unnamed").glob("*/results.json")]
     assert len(list((folder / "unnamed").iterdir())) == 2
@@ -158,7 +170,9 @@ def test_a_run_that_has_ended_shows_what_came_out(streams: tuple[Path, dict[str,
     assert go_on(folder, STREAMS, "whole") == 0
     assert "the run in runs/whole has ended" in said(folder)
     assert {path: path.stat().st_mtime_ns for path in (folder / "runs" / "whole").rglob("*")} == files
-    assert json.loads((folder / "runs" / "whole" / "results.json").read_text())["results"] == expected["results"]
+    assert (
+        json.loads((folder / "runs" / "whole" / "results.json").read_text())["results"] == expected["results"]
+    )
     assert go_on(folder, [*STREAMS, "--seed=5"], "whole") == 2
     assert "`seed` 0 there and 5 here" in said(folder).splitlines()[-1]
 
@@ -176,7 +190,9 @@ def test_a_run_that_was_moved_keeps_its_best(streams: tuple[Path, dict[str, Any]
     assert processes.run(folder, first, "validation", 3) == -signal.SIGKILL  # two epochs are judged
     (folder / "elsewhere").mkdir()
     (folder / "runs" / "moved").rename(folder / "elsewhere" / "moved")
-    assert processes.run(folder, [*first, f"--run.folder={folder / 'elsewhere'}", "--resume"]) == 0, said(folder)
+    assert processes.run(folder, [*first, f"--run.folder={folder / 'elsewhere'}", "--resume"]) == 0, said(
+        folder
+    )
     moved = processes.left(folder / "elsewhere" / "moved")
     assert moved["checkpoints"]["best.ckpt"]["epoch"] == expected["checkpoints"]["best.ckpt"]["epoch"]
     assert (moved["metrics"], moved["results"]) == (expected["metrics"], expected["results"])
@@ -188,20 +204,27 @@ def test_a_damaged_newer_save_never_costs_the_good_one(streams: tuple[Path, dict
     assert go_on(folder, STREAMS, "one", "step", 7) == -signal.SIGKILL
     newest = max(saves.glob("step-*.ckpt"))
     newest.write_bytes(b"torn")
-    assert go_on(folder, [*STREAMS, "--save.keep=1", "--save.every_n_steps=1"], "one", "step", 2) == -signal.SIGKILL
+    assert (
+        go_on(folder, [*STREAMS, "--save.keep=1", "--save.every_n_steps=1"], "one", "step", 2)
+        == -signal.SIGKILL
+    )
     (left,) = saves.glob("step-*.ckpt")
     assert left.name < newest.name
     assert go_on(folder, STREAMS, "one") == 0, said(folder)
     assert processes.differences(expected, processes.left(folder / "runs" / "one")) == []
 
 
-def test_a_run_that_starts_from_a_checkpoint_writes_its_own_metrics(streams: tuple[Path, dict[str, Any]]) -> None:
+def test_a_run_that_starts_from_a_checkpoint_writes_its_own_metrics(
+    streams: tuple[Path, dict[str, Any]],
+) -> None:
     folder = streams[0]
     start = min((folder / "runs" / "whole" / "checkpoints").glob("step-*.ckpt"))
     command = [*STREAMS, f"--ckpt_path={start}", "--trainer.max_epochs=5", "--save.every_n_steps=1000"]
     assert go_on(folder, command, "further", "step", 3) == -signal.SIGKILL  # before its first save
     assert go_on(folder, command, "further") == 0, said(folder)
-    rows = [json.loads(line) for line in (folder / "runs" / "further" / "metrics.jsonl").read_text().splitlines()]
+    rows = [
+        json.loads(line) for line in (folder / "runs" / "further" / "metrics.jsonl").read_text().splitlines()
+    ]
     trained = [row["step"] for row in rows if "train/loss" in row]
     assert len(trained) == len(set(trained)) > 5
 

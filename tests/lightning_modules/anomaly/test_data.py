@@ -52,7 +52,9 @@ def test_a_training_part_must_be_long_enough_and_leave_something() -> None:
             def read(self) -> list[Stream]:
                 return [Stream("wrong", np.zeros((130, 1)), ("a",), training)]  # noqa: B023 - used within the loop
 
-        with pytest.raises(DataError, match=rf"wrong: the training part must have at least 100 rows.*it has {training} of"):
+        with pytest.raises(
+            DataError, match=rf"wrong: the training part must have at least 100 rows.*it has {training} of"
+        ):
             Wrong().setup()
 
 
@@ -62,7 +64,9 @@ def table(folder: Path, text: str) -> str:
     return str(path)
 
 
-ROWS = "".join(f"2024-01-01 00:{row // 60:02}:{row % 60:02};{row};{row % 7};{row // 150}\n" for row in range(200))
+ROWS = "".join(
+    f"2024-01-01 00:{row // 60:02}:{row % 60:02};{row};{row % 7};{row // 150}\n" for row in range(200)
+)
 
 
 def test_a_table_with_labels_and_another_separator(tmp_path: Path) -> None:
@@ -93,10 +97,16 @@ def test_missing_values_and_labels(tmp_path: Path) -> None:
     [
         ({"training": 0}, "`training` must be a share above 0 and below 1, or a number of rows; got 0"),
         ({"training": 1.5}, "`training` must be"),
-        ({"columns": ["a"], "label_column": "a"}, "`label_column` must not be one of the columns to watch; 'a' is both"),
+        (
+            {"columns": ["a"], "label_column": "a"},
+            "`label_column` must not be one of the columns to watch; 'a' is both",
+        ),
         ({"separator": ", "}, "`separator` must be one character"),
         ({"missing": "drop"}, "`missing` must be"),
-        ({"training": math.inf}, "`training` must be a share above 0 and below 1, or a number of rows; got inf"),
+        (
+            {"training": math.inf},
+            "`training` must be a share above 0 and below 1, or a number of rows; got inf",
+        ),
         ({"validation": 0}, "`validation` must be a share"),
         ({"chunk": 0}, "`chunk` must be a whole number"),
     ],

@@ -15,7 +15,9 @@ def flags(text: str) -> np.ndarray:
 
 def test_rows_by_hand() -> None:
     values = row_metrics([np.array([0.1, 0.9, 0.4, 0.8])], [flags("0101")], [flags("0110")])
-    assert values["roc_auc"] == pytest.approx(3 / 4)  # of the pairs (anomalous, normal), one is the wrong way round
+    assert values["roc_auc"] == pytest.approx(
+        3 / 4
+    )  # of the pairs (anomalous, normal), one is the wrong way round
     assert values["ap"] == pytest.approx(1 / 2 * 1 + 1 / 2 * 2 / 3)
     assert values["f1"] == pytest.approx(1 / 2)
     assert (values["far"], values["mar"]) == (50, 50)
@@ -24,7 +26,9 @@ def test_rows_by_hand() -> None:
 def test_rows_of_streams_are_pooled_and_their_unit_does_not_matter() -> None:
     score, label = np.array([1.0, 5, 3, 2, 9, 4]), flags("010010")
     whole = row_metrics([score], [score > 4], [label])
-    parts = row_metrics([score[:3] * 100, score[3:] * 100], [score[:3] > 4, score[3:] > 4], [label[:3], label[3:]])
+    parts = row_metrics(
+        [score[:3] * 100, score[3:] * 100], [score[:3] > 4, score[3:] > 4], [label[:3], label[3:]]
+    )
     assert whole == parts
     assert whole["roc_auc"] == 1
 
@@ -46,11 +50,17 @@ def test_an_event_counts_once_and_is_not_filled_up() -> None:
     one, many = flags("00000100000000"), flags("00010101010000")
     assert event_metrics([one], [label]) == {"event_precision": 1, "event_recall": 1, "event_f1": 1}
     assert event_metrics([many], [label])["event_precision"] == 1
-    assert event_metrics([flags("00010100000101")], [label])["event_precision"] == 0.5  # four alarms, two in the event
+    assert (
+        event_metrics([flags("00010100000101")], [label])["event_precision"] == 0.5
+    )  # four alarms, two in the event
 
 
 def test_events_without_alarms_or_events() -> None:
-    assert event_metrics([flags("000")], [flags("010")]) == {"event_precision": 0, "event_recall": 0, "event_f1": 0}
+    assert event_metrics([flags("000")], [flags("010")]) == {
+        "event_precision": 0,
+        "event_recall": 0,
+        "event_f1": 0,
+    }
     assert event_metrics([flags("010")], [flags("000")])["event_f1"] == 0
 
 
@@ -74,13 +84,17 @@ def test_range_pr_with_a_buffer_by_hand() -> None:
     positives = (1 + 2 * slope + 1) / 2
     first, second = slope / positives, min(1, (1 + slope) / positives)
     rest = (1 + 2 * slope) / 6 * (1 - second)
-    assert range_pr([score], [label], 2) == pytest.approx(first * slope + (second - first) * (1 + slope) / 2 + rest)
+    assert range_pr([score], [label], 2) == pytest.approx(
+        first * slope + (second - first) * (1 + slope) / 2 + rest
+    )
 
 
 def test_a_range_that_is_missed_lowers_recall() -> None:
     label, one, both = flags("0100010"), np.array([0, 1, 0, 0, 0, 0, 0.0]), np.array([0, 1, 0, 0, 0, 1, 0.0])
     assert range_pr([both], [label], 0) == pytest.approx(1)
-    assert range_pr([one], [label], 0) == pytest.approx(1 / 4 + 3 / 4 * 2 / 7)  # recall 1/2 times 1 of 2 ranges, then all
+    assert range_pr([one], [label], 0) == pytest.approx(
+        1 / 4 + 3 / 4 * 2 / 7
+    )  # recall 1/2 times 1 of 2 ranges, then all
 
 
 def test_streams_do_not_fade_into_each_other() -> None:
@@ -92,7 +106,9 @@ def test_streams_do_not_fade_into_each_other() -> None:
 
 def test_the_volume_is_the_mean_over_buffers() -> None:
     score, label = np.array([0.1, 0.2, 0.9, 0.8, 0.1, 0.3, 0.2, 0.1]), flags("00010000")
-    assert vus_pr([score], [label], 2) == pytest.approx(np.mean([range_pr([score], [label], k) for k in range(3)]))
+    assert vus_pr([score], [label], 2) == pytest.approx(
+        np.mean([range_pr([score], [label], k) for k in range(3)])
+    )
     assert vus_pr([score], [label], 2) > range_pr([score], [label], 0)  # a row early is almost right
 
 

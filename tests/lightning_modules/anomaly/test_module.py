@@ -1,4 +1,5 @@
-"""`AnomalyModule`: causal, chunked as whole, streams apart, labels unseen; and a whole fit, test and prediction."""
+"""`AnomalyModule`: causal, chunked as whole, streams apart, labels unseen; and a whole fit, test and
+prediction."""
 
 from __future__ import annotations
 
@@ -30,7 +31,13 @@ class Streams(AnomalyData):
         super().__init__(**options)
         random = np.random.default_rng(0)
         self.given = streams or [
-            Stream(f"of {rows}", random.normal(size=(rows, 2)).cumsum(0), ("a", "b"), 120, np.arange(rows) % 90 == 50)
+            Stream(
+                f"of {rows}",
+                random.normal(size=(rows, 2)).cumsum(0),
+                ("a", "b"),
+                120,
+                np.arange(rows) % 90 == 50,
+            )
             for rows in (240, 300)
         ]
 
@@ -46,7 +53,9 @@ def module(**options: Any) -> AnomalyModule:
 @torch.no_grad()
 def judged(data: AnomalyData, model: AnomalyModule) -> np.ndarray:
     """Scores and alarms (2, D, N, T) of all detectors; 0 after the end of a stream."""
-    batches = [(model.eval().judge(batch, model.detectors)[0], batch.counted) for batch in data.test_dataloader()]
+    batches = [
+        (model.eval().judge(batch, model.detectors)[0], batch.counted) for batch in data.test_dataloader()
+    ]
     return np.concatenate([scores * counted.numpy() for scores, counted in batches], -1)
 
 
@@ -96,7 +105,9 @@ def test_what_lasts_becomes_usual_only_where_it_adapts() -> None:
     values = np.random.default_rng(2).normal(size=(1500, 2))
     values[600:] += 4
     data = Streams([Stream("shifted", values, ("a", "b"), 500)])
-    adapted, held = (judged(data, module(adapt=adapt, memory=200, tail_memory=400))[0, 0, 0] for adapt in (True, False))
+    adapted, held = (
+        judged(data, module(adapt=adapt, memory=200, tail_memory=400))[0, 0, 0] for adapt in (True, False)
+    )
     assert min(adapted[600:620].max(), held[600:620].max()) > 0.3
     assert held[1300:].mean() > 2 * adapted[1300:].mean()
 
@@ -151,7 +162,9 @@ def test_flags_and_alarms_follow_the_threshold_of_the_training_part(
     assert 0 <= verdict.score.min() <= verdict.score.max() <= 1
 
 
-def test_the_figure_shows_data_score_surprise_and_norm(fitted: tuple[AnomalyModule, PlantedAnomalies, Path]) -> None:
+def test_the_figure_shows_data_score_surprise_and_norm(
+    fitted: tuple[AnomalyModule, PlantedAnomalies, Path],
+) -> None:
     (figure,) = fitted[0].figures().values()
     labels = [axis.get_ylabel() for axis in figure.axes]
     assert labels == ["sensor_1", "sensor_2", "score", "surprise", "|U|"]
@@ -176,11 +189,15 @@ def test_streams_without_labels_get_the_share_flagged(tmp_path: Path) -> None:
     small_trainer(tmp_path).test(model, datamodule=data, verbose=False)
     assert {tuple(row) for row in model.results.values()} == {("flagged",)}
     for stream, verdict in zip(data.streams, model.verdicts["DREAM"], strict=True):
-        assert np.mean(verdict.score[50 : stream.training] > verdict.threshold) == pytest.approx(0.05, abs=0.02)
+        assert np.mean(verdict.score[50 : stream.training] > verdict.threshold) == pytest.approx(
+            0.05, abs=0.02
+        )
 
 
 def test_labels_of_one_kind_are_no_reason_to_lose_a_run(tmp_path: Path) -> None:
-    data = Streams([replace(stream, label=np.arange(len(stream.values)) == 5) for stream in Streams().streams])
+    data = Streams(
+        [replace(stream, label=np.arange(len(stream.values)) == 5) for stream in Streams().streams]
+    )
     model = module()
     small_trainer(tmp_path).test(model, datamodule=data, verbose=False)
     assert {tuple(row) for row in model.results.values()} == {tuple(model.unranked)} == {("flagged",)}
@@ -205,13 +222,17 @@ def test_settings_that_are_refused(options: dict[str, Any], message: str) -> Non
 
 
 def test_other_data_are_refused() -> None:
-    with pytest.raises(ConfigError, match=r"`data` must be an AnomalyData; got DriftingLoad\. Try AnomalyTable"):
+    with pytest.raises(
+        ConfigError, match=r"`data` must be an AnomalyData; got DriftingLoad\. Try AnomalyTable"
+    ):
         module().prepare(small_data())
 
 
 def test_half_a_test_is_refused_before_anything_is_trained(tmp_path: Path) -> None:
     trainer = small_trainer(tmp_path, limit_test_batches=1)
-    with pytest.raises(ConfigError, match=r"`trainer.limit_test_batches` must be 1.0, or 0 for none.*got 1\."):
+    with pytest.raises(
+        ConfigError, match=r"`trainer.limit_test_batches` must be 1.0, or 0 for none.*got 1\."
+    ):
         trainer.fit(module(), datamodule=Streams())
     assert trainer.global_step == 0
 

@@ -40,14 +40,18 @@ def test_a_detection_counts_after_its_own_window_not_before_the_next() -> None:
     assert value[35] == pytest.approx(sigmoid(1 / 4))
 
 
-def corpus(*detections: int, rows: int = 40, windows: tuple[tuple[int, int], ...] = ((10, 14),)) -> dict[str, Stream]:
+def corpus(
+    *detections: int, rows: int = 40, windows: tuple[tuple[int, int], ...] = ((10, 14),)
+) -> dict[str, Stream]:
     scores = np.zeros(rows)
     scores[list(detections)] = 1.0
     return {"one": Stream(scores, list(windows))}
 
 
 def test_perfect_silent_and_late() -> None:
-    assert {name: nab_scores(corpus(10))[name].value for name in PROFILES} == pytest.approx(dict.fromkeys(PROFILES, 100))
+    assert {name: nab_scores(corpus(10))[name].value for name in PROFILES} == pytest.approx(
+        dict.fromkeys(PROFILES, 100)
+    )
     late = sigmoid(-1 / 5) / sigmoid(-1)
     assert nab_scores(corpus(14))["nab"].value == pytest.approx(100 * (late + 1) / 2)
     assert nab_scores(corpus(14))["nab_low_fn"].value == pytest.approx(100 * (late + 2) / 3)
@@ -80,7 +84,9 @@ def test_one_threshold_serves_the_corpus() -> None:
     quiet = Stream(np.where(np.arange(40) == 10, 0.5, 0.0), [(10, 14)])
     both = nab_scores({"loud": loud, "quiet": quiet})["nab"]
     assert both.threshold == 1
-    assert both.value == pytest.approx(50)  # at 0.5, 29 false alarms would cost more than the second window brings
+    assert both.value == pytest.approx(
+        50
+    )  # at 0.5, 29 false alarms would cost more than the second window brings
 
 
 def test_brute_force() -> None:

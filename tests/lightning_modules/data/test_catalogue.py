@@ -39,7 +39,9 @@ class Handler(BaseHTTPRequestHandler):
         self.server.asked.append(wanted)
         if not self.path.endswith("a.bin"):
             return self.send_error(404)
-        start = int(wanted.removeprefix("bytes=").removesuffix("-")) if wanted and self.server.ranges_work else 0
+        start = (
+            int(wanted.removeprefix("bytes=").removesuffix("-")) if wanted and self.server.ranges_work else 0
+        )
         if start >= size:
             self.send_response(416)
             self.send_header("Content-Range", f"bytes */{size}")
@@ -61,7 +63,9 @@ class Handler(BaseHTTPRequestHandler):
 def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
     with Server() as server:
         entry = DataFile(f"{server.url}/origin/a.bin", hashlib.sha256(BODY).hexdigest(), len(BODY))
-        monkeypatch.setattr(catalogue, "DATASETS", {"toy": Dataset("toy", "bytes", "none", "here", {"a.bin": entry})})
+        monkeypatch.setattr(
+            catalogue, "DATASETS", {"toy": Dataset("toy", "bytes", "none", "here", {"a.bin": entry})}
+        )
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
         thread.start()
         yield server
@@ -108,7 +112,9 @@ def test_mirror(server: Server, tmp_path: Path) -> None:
 
 def test_cut_connection_is_resumed_with_the_rest_only(server: Server, tmp_path: Path) -> None:
     server.cut = 150_000
-    with pytest.raises(DataError, match=r"a\.bin could not be fetched .*connection was cut.*dream data get toy") as error:
+    with pytest.raises(
+        DataError, match=r"a\.bin could not be fetched .*connection was cut.*dream data get toy"
+    ) as error:
         download("toy", tmp_path)
     assert "\n" not in str(error.value)
     assert names(tmp_path) == ["a.bin.part"]
@@ -147,7 +153,9 @@ def test_offline(server: Server, tmp_path: Path) -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         url = f"http://127.0.0.1:{free.getsockname()[1]}"
-        with pytest.raises(DataError, match=rf"from {url}/a\.bin \(no connection\).* set DREAM_DATA") as error:
+        with pytest.raises(
+            DataError, match=rf"from {url}/a\.bin \(no connection\).* set DREAM_DATA"
+        ) as error:
             download("toy", tmp_path, url)
     assert "\n" not in str(error.value)
     assert names(tmp_path) == []
@@ -206,7 +214,9 @@ def test_every_entry_is_complete() -> None:
 
 
 @pytest.mark.data
-@pytest.mark.parametrize("name", ["ett", "elec2", "wth", "exchange_rate", "tiny_shakespeare", "wikitext2", "fsdd"])
+@pytest.mark.parametrize(
+    "name", ["ett", "elec2", "wth", "exchange_rate", "tiny_shakespeare", "wikitext2", "fsdd"]
+)
 def test_catalogue_agrees_with_the_files_at_hand(name: str) -> None:
     if not (data_folder() / name).is_dir():
         pytest.skip(f"DREAM_DATA names no folder with {name}/")

@@ -26,9 +26,9 @@ def series(time: np.ndarray | None, columns: tuple[str, ...] = ("a",)) -> Series
 
 
 def hours(*numbers: float) -> np.ndarray:
-    return (np.datetime64("2024-01-01", "ns") + np.array(numbers) * 3600 * 10**9 * np.timedelta64(1, "ns")).astype(
-        "datetime64[ns]"
-    )
+    return (
+        np.datetime64("2024-01-01", "ns") + np.array(numbers) * 3600 * 10**9 * np.timedelta64(1, "ns")
+    ).astype("datetime64[ns]")
 
 
 def test_calendar_goes_round() -> None:
@@ -49,7 +49,10 @@ def test_calendar_columns_come_last() -> None:
 @pytest.mark.parametrize(
     ("names", "message"),
     [
-        (["hours"], r"`calendar` must hold minute, hour, weekday, day, month; got 'hours'\. Did you mean `hour`"),
+        (
+            ["hours"],
+            r"`calendar` must hold minute, hour, weekday, day, month; got 'hours'\. Did you mean `hour`",
+        ),
         (["day", "day"], r"`calendar` must name each of its parts once; got 'day' twice"),
     ],
 )
@@ -72,7 +75,9 @@ def test_age_counts_rows_since_the_last_value_and_looks_back_only() -> None:
     for row in range(4):
         before = rows_since(values[: row + 1])
         np.testing.assert_array_equal(rows_since(values)[: row + 1], before)
-        np.testing.assert_array_equal(rows_since(values)[row + 1 :], rows_since(values[row + 1 :], before[-1]))
+        np.testing.assert_array_equal(
+            rows_since(values)[row + 1 :], rows_since(values[row + 1 :], before[-1])
+        )
 
 
 def test_timespans_are_in_steps() -> None:
@@ -86,7 +91,9 @@ def test_median_step_is_numpys(rows: int, monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setattr("lightning_modules.data.columns._STEPS", 7)
     for longest in (3, 1 << 20, 1 << 50):
         steps = np.random.default_rng(rows).integers(1, longest, rows - 1)
-        time = np.datetime64("2024-01-01", "ns") + np.concatenate([[0], steps.cumsum()]).astype("timedelta64[ns]")
+        time = np.datetime64("2024-01-01", "ns") + np.concatenate([[0], steps.cumsum()]).astype(
+            "timedelta64[ns]"
+        )
         assert median_step(time) == np.median(np.diff(time).astype(np.int64))
 
 

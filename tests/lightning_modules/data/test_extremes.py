@@ -1,4 +1,5 @@
-"""Values that are too large, as they stand or standardised, are refused by file, column and row; the largest legal pass."""
+"""Values that are too large, as they stand or standardised, are refused by file, column and row; the largest
+legal pass."""
 
 from __future__ import annotations
 
@@ -53,7 +54,9 @@ def test_a_value_out_of_all_proportion_to_the_training_rows(task: str, tmp_path:
         values[450, 1] = 1e8
 
     data = READERS[task](write(tmp_path, change))
-    with pytest.raises(DataError, match=r"table\.csv: column `b` must lie within 1e\+15 deviations .* row 450 holds 1e\+08"):
+    with pytest.raises(
+        DataError, match=r"table\.csv: column `b` must lie within 1e\+15 deviations .* row 450 holds 1e\+08"
+    ):
         data.setup("fit")
 
 
@@ -121,5 +124,7 @@ def test_the_largest_values_of_a_learner(make: type[DREAMForecaster] | type[DREA
     model = make(config=DREAMConfig(hidden_dim=8, rank=2))
     for k in range(60):
         model.learn_one({"a": 1.8e19 * (-1) ** k})
-    said = model.score_one({"a": 0.0}) if isinstance(model, DREAMAnomalyDetector) else model.forecast()[0]["a"]
+    said = (
+        model.score_one({"a": 0.0}) if isinstance(model, DREAMAnomalyDetector) else model.forecast()[0]["a"]
+    )
     assert np.isfinite(said)

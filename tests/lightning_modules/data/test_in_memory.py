@@ -27,7 +27,11 @@ SETTINGS = {
 
 def frame() -> pd.DataFrame:
     random = np.random.default_rng(0)
-    values = {"a": random.standard_normal(ROWS), "b": np.arange(ROWS) / 7, "odd": (np.arange(ROWS) > 390).astype(int)}
+    values = {
+        "a": random.standard_normal(ROWS),
+        "b": np.arange(ROWS) / 7,
+        "odd": (np.arange(ROWS) > 390).astype(int),
+    }
     return pd.DataFrame(values, index=pd.date_range("2026-01-01", periods=ROWS, freq="h", name="when"))
 
 
@@ -66,7 +70,10 @@ def test_an_index_that_is_no_time_is_left_out() -> None:
         ([1, 2], "`table` must be a DataFrame, a Series or an array (rows, columns); got list."),
         (np.zeros((2, 2, 2)), "got ndarray."),
         (pd.DataFrame({"a": []}), "the table: there are column names but no rows."),
-        (pd.DataFrame([[1.0, 2.0]], columns=["a", "a"]), "the table: column names must differ; more than once: a."),
+        (
+            pd.DataFrame([[1.0, 2.0]], columns=["a", "a"]),
+            "the table: column names must differ; more than once: a.",
+        ),
         (pd.DataFrame({"a": [1.0, np.inf] * 200}), "the table: column `a` must be finite"),
         (pd.DataFrame({"a": [1.0, None] * 200}), "the table: values are missing (a 200)."),
     ],
@@ -80,7 +87,10 @@ def test_what_is_no_table_is_refused(table: object, message: str) -> None:
 def test_a_module_takes_from_its_data_what_they_know() -> None:
     data = TableData.of(frame(), **SETTINGS[TableData], season=12, calendar=["hour"])
     model = ForecastingModule.for_data(data, config=DREAMConfig(hidden_dim=8, rank=2), lr=2e-3)
-    taken = {name: model.hparams[name] for name in ("channels", "known", "calendar", "look_back", "horizon", "season")}
+    taken = {
+        name: model.hparams[name]
+        for name in ("channels", "known", "calendar", "look_back", "horizon", "season")
+    }
     assert taken == {"channels": 1, "known": 3, "calendar": 2, "look_back": 24, "horizon": 4, "season": 12}
     assert model.lr == 2e-3
     assert AnomalyModule.for_data(AnomalyTable.of(frame(), **SETTINGS[AnomalyTable])).channels == 2

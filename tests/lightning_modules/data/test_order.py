@@ -66,9 +66,13 @@ def test_a_permutation_holds_every_item_once_in_any_pieces(count: int) -> None:
 
 def test_permutations_are_even() -> None:
     """Every item comes to every place as often as chance has it, and neighbours are parted."""
-    drawn = np.stack([permutation(11, torch.Generator().manual_seed(seed))(range(11)) for seed in range(3000)])
+    drawn = np.stack(
+        [permutation(11, torch.Generator().manual_seed(seed))(range(11)) for seed in range(3000)]
+    )
     counts = np.array([np.bincount(column, minlength=11) for column in drawn.T])
     expected = 3000 / 11
-    assert ((counts - expected) ** 2 / expected).sum() < 100 + 5 * 200**0.5  # chi squared of 100 degrees, 5 deviations
+    assert (
+        (counts - expected) ** 2 / expected
+    ).sum() < 100 + 5 * 200**0.5  # chi squared of 100 degrees, 5 deviations
     large = permutation(50_000, torch.Generator().manual_seed(0))(range(50_000))
     assert abs(np.corrcoef(large[1:], large[:-1])[0, 1]) < 0.02

@@ -34,7 +34,9 @@ def test_a_large_offset_keeps_its_signal(tmp_path: Path) -> None:
     pd.DataFrame({"meter": 1e8 + wave}).to_csv(tmp_path / "meter.csv", index=False)
     series = read_table(tmp_path / "meter.csv")
     scaler = Scaler.fit(series.values, series.columns)
-    np.testing.assert_allclose(scaler.transform(series.values)[:, 0], (wave - wave.mean()) / wave.std(), atol=1e-6)
+    np.testing.assert_allclose(
+        scaler.transform(series.values)[:, 0], (wave - wave.mean()) / wave.std(), atol=1e-6
+    )
 
 
 def test_a_comma_too_many_at_the_end_is_no_column(tmp_path: Path) -> None:
@@ -45,7 +47,9 @@ def test_a_comma_too_many_at_the_end_is_no_column(tmp_path: Path) -> None:
 @pytest.mark.parametrize("sign", [";", "\t", "|"])
 def test_another_separator_is_named(tmp_path: Path, sign: str) -> None:
     (tmp_path / "a.csv").write_text(f"date{sign}load\n2024-01-01{sign}1,5\n")
-    with pytest.raises(DataError, match=r"separated by commas; the first line uses .* takes `--data\.separator`"):
+    with pytest.raises(
+        DataError, match=r"separated by commas; the first line uses .* takes `--data\.separator`"
+    ):
         read_table(tmp_path / "a.csv")
 
 
@@ -101,12 +105,18 @@ class TestReadTable:
             ("a,b,a\n1,2,3\n", "more than once: a"),
             ("0.5,0.7\n1,2\n", "first line must name the columns"),
             ("a,b\n1,2\n1,x7\n3,y\n", r"`b` must hold numbers; row 1 holds 'x7' \(2 such values\)"),
-            ("a,b\n1,2\n1,inf\n3,-inf\n", "`b` must be finite and at most 1.8e\\+19 .*row 1 holds inf .2 such"),
+            (
+                "a,b\n1,2\n1,inf\n3,-inf\n",
+                "`b` must be finite and at most 1.8e\\+19 .*row 1 holds inf .2 such",
+            ),
             ("a,b\n1,2\n1,1e300\n", "`b` must be finite .*row 1 holds 1e\\+300 .1 such"),
             ("a,b\n1,\n2,\n", "`b` holds no value at all"),
             ("place\nnorth\n", "no column to predict holds numbers"),
             ("t,a\n2024-01-02,1\n2024-01-01,2\n", r"row 1 \(2024-01-01\) is earlier than 2024-01-02"),
-            ("t,a\n2024-01-01,1\n2024-01-02,1\n2024-01-02,2\n", r"row 2 \(2024-01-02\) repeats the one before"),
+            (
+                "t,a\n2024-01-01,1\n2024-01-02,1\n2024-01-02,2\n",
+                r"row 2 \(2024-01-02\) repeats the one before",
+            ),
             (
                 "t,a\n2024-01-01,1\n2024-01-02,1\nsoon,2\n",
                 "`t` must hold dates such as 2016-07-01 00:00; row 2",

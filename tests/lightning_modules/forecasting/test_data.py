@@ -30,7 +30,9 @@ class Counting(ForecastingData):
     covariates = ["down"]
 
     def __init__(self, change: slice | None = None, dated: bool = True, **options: Any) -> None:
-        super().__init__(**{"look_back": 5, "horizon": 3, "batch_size": 4, "season": 2, "stride": 5, **options})
+        super().__init__(
+            **{"look_back": 5, "horizon": 3, "batch_size": 4, "season": 2, "stride": 5, **options}
+        )
         self.change, self.dated, self.reads = change, dated, 0
 
     def read(self) -> Series:
@@ -45,7 +47,8 @@ class Counting(ForecastingData):
 
 @pytest.fixture
 def tables() -> Tables:
-    """60 rows of three columns, two of them targets, one known; row r follows r steps after the one before."""
+    """60 rows of three columns, two of them targets, one known; row r follows r steps after the one
+    before."""
     values = torch.arange(ROWS * 3.0).view(ROWS, 3)
     ahead = torch.full((3, 2), torch.nan)
     return Tables(values, torch.cat([values[:, :2], ahead]), values[:, 2:], torch.arange(ROWS) + 1.0)
@@ -81,9 +84,13 @@ class TestWindowDataset:
 def check_streams(batches: list[WindowBatch], tables: Tables, stride: int) -> None:
     """Every item goes on where the one before ended, and everything in it belongs to its origins."""
     for before, batch in pairwise(batches):
-        assert torch.equal(batch.origin[:, 0] - before.origin[:, -1], torch.full((len(batch.origin),), stride))
+        assert torch.equal(
+            batch.origin[:, 0] - before.origin[:, -1], torch.full((len(batch.origin),), stride)
+        )
     for batch in batches:
-        assert torch.equal(batch.origin.diff(dim=1), torch.full((len(batch.origin), batch.origin.shape[1] - 1), stride))
+        assert torch.equal(
+            batch.origin.diff(dim=1), torch.full((len(batch.origin), batch.origin.shape[1] - 1), stride)
+        )
         for lane, origins in enumerate(batch.origin.tolist()):
             assert torch.equal(batch.past[lane], tables.values[origins[0] - stride - 5 : origins[-1]])
             for k, origin in enumerate(origins):
@@ -101,7 +108,9 @@ class TestStreams:
     @pytest.mark.parametrize("lanes", [1, 2, 4])
     @pytest.mark.parametrize("stride", [2, 5])
     def test_lanes_reproduce_the_series(self, tables: Tables, lanes: int, stride: int) -> None:
-        streams = training_streams(tables, look_back=5, horizon=3, rows=slice(0, 50), lanes=lanes, stride=stride)
+        streams = training_streams(
+            tables, look_back=5, horizon=3, rows=slice(0, 50), lanes=lanes, stride=stride
+        )
         batches = [streams[index] for index in range(streams.chunks)]
         check_streams(batches, tables, stride)
         new = torch.cat([batch.past[:, 5:] for batch in batches], dim=1).reshape(-1, 3)
@@ -126,12 +135,16 @@ class TestStreams:
 
     def test_too_short(self, tables: Tables) -> None:
         shape = {"look_back": 5, "horizon": 3, "lanes": 4, "stride": 5}
-        with pytest.raises(DataError, match=r"4 streams need .* = 28 training rows; there are 27\. Lower `batch_size`"):
+        with pytest.raises(
+            DataError, match=r"4 streams need .* = 28 training rows; there are 27\. Lower `batch_size`"
+        ):
             training_streams(tables, rows=slice(0, 27), **shape)
         assert len(training_streams(tables, rows=slice(0, 28), **shape)) == 1
 
     @pytest.mark.parametrize(("warm_up", "before"), [(0, 0), (12, 4), (1000, 8)])
-    def test_a_rolling_stream_has_every_origin_and_warms_up(self, tables: Tables, warm_up: int, before: int) -> None:
+    def test_a_rolling_stream_has_every_origin_and_warms_up(
+        self, tables: Tables, warm_up: int, before: int
+    ) -> None:
         streams = rolling_stream(tables, 5, 3, first=35, last=48, stride=3, chunk=4, warm_up=warm_up)
         batches = list(streams)
         check_streams(batches, tables, 3)
@@ -238,7 +251,9 @@ class TestForecastingData:
     def test_mase_scale_of_an_exact_season_is_one(self, caplog: pytest.LogCaptureFixture) -> None:
         class Square(Counting):
             def read(self) -> Series:
-                return Series(np.tile([[1.0, 0, 0], [-1, 1, 1]], (30, 1)).astype(np.float32), ("a", "b", "c"), None, "x")
+                return Series(
+                    np.tile([[1.0, 0, 0], [-1, 1, 1]], (30, 1)).astype(np.float32), ("a", "b", "c"), None, "x"
+                )
 
         assert Square().mase_scale.tolist() == [1, 1]
         assert "MASE scale of 1: a, b" in caplog.text
@@ -249,7 +264,9 @@ class TestForecastingData:
         assert rows["test"] == "rows 48 to 59, 10 windows"
         assert rows["time"] == "2024-01-01T00:00:00 to 2024-01-05T22:00:00"
         assert (rows["targets"], rows["covariates"], rows["missing"]) == ("up, square", "down", "none")
-        assert dict(Counting(streams=True, batch_size=2).describe())["training"].endswith("3 batches of 2 streams")
+        assert dict(Counting(streams=True, batch_size=2).describe())["training"].endswith(
+            "3 batches of 2 streams"
+        )
 
     @pytest.mark.filterwarnings("ignore:.*does not have many workers.*")
     @pytest.mark.filterwarnings("ignore:.*LeafSpec.*:FutureWarning")

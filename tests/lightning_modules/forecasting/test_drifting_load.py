@@ -45,14 +45,17 @@ def test_some_drifts_fall_into_the_test_part(drifts: int, in_test: int) -> None:
 def test_behaviour_changes_at_drift_rows_only() -> None:
     def jump(row: int) -> float:
         values = DriftingLoad().series.values
-        return float(np.abs(values[row : row + 168].mean(axis=0) - values[row - 168 : row].mean(axis=0)).mean())
+        return float(
+            np.abs(values[row : row + 168].mean(axis=0) - values[row - 168 : row].mean(axis=0)).mean()
+        )
 
     rows = DriftingLoad().drift_rows
     assert np.mean([jump(row) for row in rows]) > 2 * np.mean([jump(row - 200) for row in rows])
 
 
 def test_naive_forecasts_are_beaten_and_adapting_beats_standing_still() -> None:
-    """A ridge regression on the last 48 hours, trained once, against the same one corrected by recent rows."""
+    """A ridge regression on the last 48 hours, trained once, against the same one corrected by recent
+    rows."""
     data = DriftingLoad(look_back=48, horizon=24)
     values, split = data.prepared.values.numpy().astype(np.float64), data.prepared.split
 

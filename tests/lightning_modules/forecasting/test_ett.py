@@ -17,7 +17,9 @@ def real(name: str) -> ETTData:
 
 
 @pytest.mark.data
-@pytest.mark.parametrize(("name", "mse", "mae"), [("ETTh1", 1.294, 0.713), ("ETTh2", 0.432, 0.422), ("ETTm1", 1.214, 0.665)])
+@pytest.mark.parametrize(
+    ("name", "mse", "mae"), [("ETTh1", 1.294, 0.713), ("ETTh2", 0.432, 0.422), ("ETTm1", 1.214, 0.665)]
+)
 def test_repeating_the_last_value_scores_as_published(name: str, mse: float, mae: float) -> None:
     data = real(name)
     squared = absolute = 0.0
@@ -32,7 +34,11 @@ def test_repeating_the_last_value_scores_as_published(name: str, mse: float, mae
 @pytest.mark.data
 def test_protocol() -> None:
     data = real("ETTh1")
-    assert [(part.start, part.stop) for part in data.prepared.split] == [(0, 8640), (8640, 11520), (11520, 14400)]
+    assert [(part.start, part.stop) for part in data.prepared.split] == [
+        (0, 8640),
+        (8640, 11520),
+        (11520, 14400),
+    ]
     assert data.target_columns == ("HUFL", "HULL", "MUFL", "MULL", "LUFL", "LULL", "OT")
     assert str(data.times(next(iter(data.test_dataloader())).origin)[0]).startswith("2017-10-24T00:00")
 
@@ -46,7 +52,9 @@ def test_settings(name: str, season: int, rows: int) -> None:
 
 def test_missing_file_names_the_remedy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DREAM_DATA", str(tmp_path))
-    with pytest.raises(DataError, match=r"ETTh1\.csv is not there: run `dream data get ett`, or set DREAM_DATA"):
+    with pytest.raises(
+        DataError, match=r"ETTh1\.csv is not there: run `dream data get ett`, or set DREAM_DATA"
+    ):
         _ = ETTData("ETTh1").channels
 
 

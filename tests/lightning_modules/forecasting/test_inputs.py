@@ -1,4 +1,5 @@
-"""Known covariates, quantiles, gaps and irregular time: how they reach the forecast, the loss and the table."""
+"""Known covariates, quantiles, gaps and irregular time: how they reach the forecast, the loss and the
+table."""
 
 from __future__ import annotations
 
@@ -34,13 +35,17 @@ def table(folder: Path, **options: Any) -> TableData:
     time = pd.Timestamp("2024-01-01") + pd.to_timedelta(hours, unit="h")
     path = folder / "table.csv"
     pd.DataFrame({"time": time, "load": load, "other": load[::-1], "price": price}).to_csv(path, index=False)
-    defaults = dict(look_back=24, horizon=8, batch_size=32, targets=["load"], known_covariates=["price"], missing="mask")
+    defaults = dict(
+        look_back=24, horizon=8, batch_size=32, targets=["load"], known_covariates=["price"], missing="mask"
+    )
     return TableData(str(path), **{**defaults, **options})
 
 
 def fitted(data: ForecastingData, **options: Any) -> ForecastingModule:
     """A small module for the columns of `data`."""
-    columns = dict(channels=data.channels, covariates=data.covariate_count, known=data.known_count, aged=data.aged_count)
+    columns = dict(
+        channels=data.channels, covariates=data.covariate_count, known=data.known_count, aged=data.aged_count
+    )
     columns |= dict(calendar=data.calendar_count)
     shape = dict(look_back=data.look_back, horizon=data.horizon, season=data.season)
     config = options.pop("config", DREAMConfig(hidden_dim=8, rank=2))
@@ -61,7 +66,9 @@ class TestKnown:
 
     def test_at_first_nothing_is_added(self, independent: bool) -> None:
         module, past = small_module(known=1, channel_independent=independent).eval(), torch.randn(3, 24, 3)
-        assert torch.equal(module(past, known=torch.zeros(3, 8, 1)).future, module(past, known=torch.ones(3, 8, 1)).future)
+        assert torch.equal(
+            module(past, known=torch.zeros(3, 8, 1)).future, module(past, known=torch.ones(3, 8, 1)).future
+        )
 
     def test_streams_read_those_of_every_origin(self, independent: bool) -> None:
         module = small_module(known=1, channel_independent=independent).eval()
@@ -128,8 +135,12 @@ class TestQuantiles:
 
     @pytest.mark.parametrize("head", ["linear", "patches"])
     @pytest.mark.parametrize("independent", [True, False])
-    def test_they_never_cross_and_the_point_forecast_is_the_median(self, independent: bool, head: str) -> None:
-        forecast = small_module(**self.options(channel_independent=independent, head=head)).eval()(torch.randn(5, 24, 2))
+    def test_they_never_cross_and_the_point_forecast_is_the_median(
+        self, independent: bool, head: str
+    ) -> None:
+        forecast = small_module(**self.options(channel_independent=independent, head=head)).eval()(
+            torch.randn(5, 24, 2)
+        )
         assert forecast.quantiles.shape == (5, 8, 2, 4)
         assert (forecast.quantiles.diff(dim=-1) >= 0).all()
         assert torch.equal(forecast.future, forecast.quantiles[..., 2])
@@ -184,7 +195,9 @@ class TestMissing:
         error = (module.on(batch).future - batch.future)[valid]
         torch.testing.assert_close(module.losses(batch)["mse"], error.square().mean())
         module.losses(batch)["loss"].backward()
-        assert all(parameter.grad is None or parameter.grad.isfinite().all() for parameter in module.parameters())
+        assert all(
+            parameter.grad is None or parameter.grad.isfinite().all() for parameter in module.parameters()
+        )
         nothing = batch._replace(future=torch.full_like(batch.future, torch.nan))
         assert module.losses(nothing)["mse"] == 0
 
@@ -220,7 +233,14 @@ def test_everything_together(core: str, independent: bool, tmp_path: Path) -> No
     """Known covariates, calendar, quantiles, gaps, irregular time, streams: trained, tested and predicted."""
     both = dict(targets=["load"], covariates=["other"], calendar=["hour"], timespans=True)
     data = table(tmp_path, **both, streams=True, rolling=True, stride=8, batch_size=4)
-    module = fitted(data, core=core, channel_independent=independent, loss="mae", quantiles=[0.1, 0.5, 0.9], head="patches")
+    module = fitted(
+        data,
+        core=core,
+        channel_independent=independent,
+        loss="mae",
+        quantiles=[0.1, 0.5, 0.9],
+        head="patches",
+    )
     trainer = small_trainer(tmp_path, max_epochs=2)
     trainer.fit(module, datamodule=data)
     trainer.test(module, datamodule=data, verbose=False)

@@ -25,7 +25,9 @@ def table(folder: Path, change: slice | None = None, gaps: list[int] | None = No
         frame.iloc[change] += 9
     if gaps is not None:
         frame.loc[gaps, "load"] = np.nan
-    frame.insert(0, "time", pd.date_range("2024-01-01", periods=len(frame), freq="h") if time is None else time)
+    frame.insert(
+        0, "time", pd.date_range("2024-01-01", periods=len(frame), freq="h") if time is None else time
+    )
     path = folder / "table.csv"
     frame.to_csv(path, index=False)
     return path
@@ -40,7 +42,12 @@ class TestKnown:
     def test_rows_after_the_last_target_are_for_prediction_only(self, tmp_path: Path) -> None:
         forecast = data(table(tmp_path))
         assert len(forecast.series.values) == ROWS
-        assert (forecast.channels, forecast.covariate_count, forecast.known_count, forecast.inputs) == (1, 0, 1, 2)
+        assert (forecast.channels, forecast.covariate_count, forecast.known_count, forecast.inputs) == (
+            1,
+            0,
+            1,
+            2,
+        )
         assert forecast.prepared.split.test.stop == ROWS
         (batch,) = forecast.predict_dataloader()
         assert batch.origin.tolist() == [ROWS]
@@ -48,7 +55,9 @@ class TestKnown:
         price = np.arange(ROWS, ROWS + AHEAD) ** 2.0
         np.testing.assert_allclose(batch.known[0, :, 0], (price - mean) / scale, rtol=1e-6)
         assert batch.future.isnan().all()
-        assert pd.Index(forecast.future_times(ROWS)).equals(pd.date_range("2024-01-04 08:00", periods=4, freq="h"))
+        assert pd.Index(forecast.future_times(ROWS)).equals(
+            pd.date_range("2024-01-04 08:00", periods=4, freq="h")
+        )
 
     def test_windows_know_the_covariates_of_their_horizon(self, tmp_path: Path) -> None:
         forecast = data(table(tmp_path))
@@ -61,17 +70,23 @@ class TestKnown:
         forecast = data(table(tmp_path), horizon=6)
         list(forecast.test_dataloader())
         with pytest.raises(
-            DataError, match=r"forecast of 6 rows needs the known covariates price .* there are 4. Append rows"
+            DataError,
+            match=r"forecast of 6 rows needs the known covariates price .* there are 4. Append rows",
         ):
             forecast.predict_dataloader()
 
     def test_the_calendar_is_known_for_ever(self, tmp_path: Path) -> None:
-        forecast = data(table(tmp_path), known_covariates=None, targets=["load"], calendar=["hour", "weekday"], horizon=6)
+        forecast = data(
+            table(tmp_path), known_covariates=None, targets=["load"], calendar=["hour", "weekday"], horizon=6
+        )
         assert forecast.known_count == 4
         assert forecast.columns == ("load", "hour_sin", "hour_cos", "weekday_sin", "weekday_cos")
         (batch,) = forecast.predict_dataloader()
         hour = np.arange(ROWS, ROWS + 6) % 24
-        own = batch.known[0, :, 0].numpy() * forecast.prepared.scaler.scale[1] + forecast.prepared.scaler.mean[1]
+        own = (
+            batch.known[0, :, 0].numpy() * forecast.prepared.scaler.scale[1]
+            + forecast.prepared.scaler.mean[1]
+        )
         np.testing.assert_allclose(own, np.sin(2 * np.pi * hour / 24), atol=1e-6)
 
     def test_a_column_has_one_role(self, tmp_path: Path) -> None:
@@ -106,7 +121,9 @@ class TestMask:
 
     def test_the_past_does_not_see_the_future(self, tmp_path: Path) -> None:
         before = data(table(tmp_path, gaps=self.GAPS), missing="mask").prepared.tables.values
-        after = data(table(tmp_path, change=slice(60, 80), gaps=[*self.GAPS, 61, 75]), missing="mask").prepared.tables.values
+        after = data(
+            table(tmp_path, change=slice(60, 80), gaps=[*self.GAPS, 61, 75]), missing="mask"
+        ).prepared.tables.values
         assert torch.equal(before[:60], after[:60])
         assert not torch.equal(before[60:], after[60:])
 

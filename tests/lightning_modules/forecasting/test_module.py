@@ -33,7 +33,12 @@ def with_zero_head(**options: object) -> ForecastingModule:
 class TestForward:
     def test_normalisation_is_put_back(self, independent: bool) -> None:
         past = 3 + torch.randn(5, 24, 2)
-        expected = {"instance": past.mean(1), "mean": past.mean(1), "last": past[:, -1], "none": torch.zeros(5, 2)}
+        expected = {
+            "instance": past.mean(1),
+            "mean": past.mean(1),
+            "last": past[:, -1],
+            "none": torch.zeros(5, 2),
+        }
         for normalization, level in expected.items():
             module = with_zero_head(normalization=normalization, channel_independent=independent)
             torch.testing.assert_close(module(past).future, level[:, None].expand(-1, 8, -1))
@@ -46,7 +51,12 @@ class TestForward:
         )
 
     def test_a_constant_window_is_forecast_finitely(self, independent: bool) -> None:
-        assert small_module(channel_independent=independent).eval()(torch.full((2, 24, 2), 7.0)).future.isfinite().all()
+        assert (
+            small_module(channel_independent=independent)
+            .eval()(torch.full((2, 24, 2), 7.0))
+            .future.isfinite()
+            .all()
+        )
 
     def test_covariates_reach_the_forecast_and_are_not_forecast(self, independent: bool) -> None:
         module = small_module(covariates=1, channel_independent=independent).eval()
@@ -70,7 +80,9 @@ def test_the_head_reads_the_first_layers_forecast() -> None:
     torch.nn.init.zeros_(module.head.weight)
     torch.nn.init.zeros_(module.head.bias)
     with torch.no_grad():
-        module.head.weight[:, 6] = 1.0  # after the 6 outputs of the last layer: the first value of the forecast patch
+        module.head.weight[:, 6] = (
+            1.0  # after the 6 outputs of the last layer: the first value of the forecast patch
+        )
     forecast = module(past)
     level, scale = past.mean(1), past.std(1, correction=0)
     first = forecast.traces[0].forecast[:, -1, 0].reshape(3, 2)
@@ -92,11 +104,15 @@ def test_the_prediction_loss_cannot_pull_the_encoder_towards_a_constant() -> Non
     module = small_module(encoder="linear", patch=24, config=DREAMConfig(input_dim=5, hidden_dim=8, rank=2))
     batch = WindowBatch(torch.randn(3, 24, 2), torch.randn(3, 8, 2), torch.arange(3))
     module.losses(batch)["prediction_loss"].backward()
-    weight = module.encoder.weight.grad  # with a single patch the prediction is c: only the target depends on the encoder
+    weight = (
+        module.encoder.weight.grad
+    )  # with a single patch the prediction is c: only the target depends on the encoder
     assert weight is None or not weight.any()
 
 
-def stream(past: torch.Tensor, reset: bool, origins: int = 2) -> tuple[torch.Tensor, torch.Tensor, None, None, int]:
+def stream(
+    past: torch.Tensor, reset: bool, origins: int = 2
+) -> tuple[torch.Tensor, torch.Tensor, None, None, int]:
     """The arguments of a module for the next rows of streams."""
     return past, torch.full((len(past),), reset), None, None, origins
 
@@ -122,12 +138,17 @@ class TestStreams:
         assert not torch.equal(one[:, 2:], other[:, 2:])
 
     def test_a_stream_without_memory_forecasts_like_windows(self) -> None:
-        """Level and scale at an origin are those of the window that ends there, and the newest patch is the same."""
+        """Level and scale at an origin are those of the window that ends there, and the newest patch is the
+        same."""
         module, past = small_module(look_back=24, patch=24, horizon=8).eval(), torch.randn(2, 24 + 48, 2)
-        batch = WindowBatch(past, torch.zeros(2, 2, 8, 2), torch.tensor([[48, 72]] * 2), torch.ones(2, dtype=torch.bool))
+        batch = WindowBatch(
+            past, torch.zeros(2, 2, 8, 2), torch.tensor([[48, 72]] * 2), torch.ones(2, dtype=torch.bool)
+        )
         carried, afresh = module.on(batch).future, module.on(batch.afresh(24)).future
         torch.testing.assert_close(carried[:, 0], afresh.unflatten(0, (2, 2))[:, 0])
-        assert not torch.allclose(carried[:, 1], afresh.unflatten(0, (2, 2))[:, 1])  # the second has read the first patch
+        assert not torch.allclose(
+            carried[:, 1], afresh.unflatten(0, (2, 2))[:, 1]
+        )  # the second has read the first patch
 
     def test_only_the_rows_of_the_mask_start_afresh(self) -> None:
         module, past = small_module().eval(), torch.randn(2, 48, 2)
@@ -160,7 +181,9 @@ class TestStreams:
 
     def test_a_stride_that_cuts_patches_is_refused(self, tmp_path: Path) -> None:
         data = small_data(rolling=True, stride=6)
-        with pytest.raises(ConfigError, match=r"`data\.stride` must be a multiple of `model\.patch`, 4, for streams; got 6"):
+        with pytest.raises(
+            ConfigError, match=r"`data\.stride` must be a multiple of `model\.patch`, 4, for streams; got 6"
+        ):
             small_module(data).prepare(data)
 
 
@@ -177,7 +200,12 @@ def tested(tmp_path_factory: pytest.TempPathFactory) -> tuple[ForecastingModule,
 class TestRolling:
     def test_carried_state_stands_beside_windows_afresh_on_the_same_origins(self, tested: tuple) -> None:
         module, data, _folder = tested
-        assert list(module.results) == ["DREAM, carried state", "DREAM, windows afresh", "repeat-last", "seasonal-naive"]
+        assert list(module.results) == [
+            "DREAM, carried state",
+            "DREAM, windows afresh",
+            "repeat-last",
+            "seasonal-naive",
+        ]
         windows = WindowDataset(data.prepared.tables, 24, 8, data.prepared.split.test)
         batch = windows[list(range(0, len(windows), 4))]
         module.eval()
@@ -196,13 +224,18 @@ class TestRolling:
         figures = module.figures()
         assert len(figures["forecasts"].axes) == 2 * 4  # two targets at four origins
         lines = {line.get_label(): line for line in figures["adaptation"].axes[0].lines}
-        np.testing.assert_allclose(lines["DREAM, carried state"].get_ydata(), table["DREAM, carried state"], rtol=1e-6)
+        np.testing.assert_allclose(
+            lines["DREAM, carried state"].get_ydata(), table["DREAM, carried state"], rtol=1e-6
+        )
 
     def test_the_state_goes_on_from_before_the_test_part(self, tested: tuple) -> None:
         module, data, _folder = tested
         warm_up, first = (
             next(item for item in data.test_dataloader() if keep(item))
-            for keep in (lambda item: item.reset.all(), lambda item: item.origin.min() >= data.prepared.split.test.start)
+            for keep in (
+                lambda item: item.reset.all(),
+                lambda item: item.origin.min() >= data.prepared.split.test.start,
+            )
         )
         assert warm_up.origin.max() < data.prepared.split.test.start == first.origin.min()
         module.forget_states()
@@ -229,7 +262,11 @@ def test_it_learns(tmp_path: Path) -> None:
     trainer = small_trainer(tmp_path, max_epochs=4, logger=logger)
     trainer.fit(module, datamodule=data)
     trainer.test(module, datamodule=data, verbose=False)
-    losses = [row["train/mse"] for row in map(json.loads, logger.path.read_text().splitlines()) if "train/mse" in row]
+    losses = [
+        row["train/mse"]
+        for row in map(json.loads, logger.path.read_text().splitlines())
+        if "train/mse" in row
+    ]
     assert np.mean(losses[-10:]) < 0.8 * np.mean(losses[:10])
     assert module.results["DREAM"]["mse"] < 0.7 * module.results["repeat-last"]["mse"]
 
@@ -241,9 +278,13 @@ def test_the_table_holds_the_naive_forecasts_of_the_same_windows(tmp_path: Path)
     assert list(module.results) == ["DREAM", "repeat-last", "seasonal-naive"]
     batches = list(data.test_dataloader())
     past, future = torch.cat([b.past for b in batches]), torch.cat([b.future for b in batches])
-    assert module.results["repeat-last"]["mse"] == pytest.approx(float(mse_loss(repeat_last(past, 8), future)), rel=1e-5)
+    assert module.results["repeat-last"]["mse"] == pytest.approx(
+        float(mse_loss(repeat_last(past, 8), future)), rel=1e-5
+    )
     season = past[:, :8]  # look-back and season are both 24 rows
-    assert module.results["seasonal-naive"]["mae"] == pytest.approx(float((season - future).abs().mean()), rel=1e-5)
+    assert module.results["seasonal-naive"]["mae"] == pytest.approx(
+        float((season - future).abs().mean()), rel=1e-5
+    )
     own = float((data.unscale(repeat_last(past, 8)) - data.unscale(future)).abs().mean())
     assert module.results["repeat-last"]["mae_data"] == pytest.approx(own, rel=1e-4)
 
@@ -309,9 +350,16 @@ def test_a_checkpoint_is_measured_in_the_units_of_the_data_at_hand(tmp_path: Pat
     trainer.fit(trained, datamodule=first)
     trainer.save_checkpoint(tmp_path / "a.ckpt")
     module = small_module(other)
-    small_trainer(tmp_path).test(module, datamodule=other, ckpt_path=tmp_path / "a.ckpt", verbose=False, weights_only=True)
-    errors = [(other.unscale(repeat_last(b.past, 8)) - other.unscale(b.future)).abs() for b in other.test_dataloader()]
-    assert module.results["repeat-last"]["mae_data"] == pytest.approx(float(torch.cat(errors).mean()), rel=1e-4)
+    small_trainer(tmp_path).test(
+        module, datamodule=other, ckpt_path=tmp_path / "a.ckpt", verbose=False, weights_only=True
+    )
+    errors = [
+        (other.unscale(repeat_last(b.past, 8)) - other.unscale(b.future)).abs()
+        for b in other.test_dataloader()
+    ]
+    assert module.results["repeat-last"]["mae_data"] == pytest.approx(
+        float(torch.cat(errors).mean()), rel=1e-4
+    )
 
 
 def test_the_learning_rate_rises_and_falls(tmp_path: Path) -> None:
@@ -345,7 +393,10 @@ def test_the_learning_rate_rises_and_falls(tmp_path: Path) -> None:
         ({"loss": "mae", "quantiles": [0.1, 0.9]}, r"`quantiles` must be increasing levels"),
         ({"loss": "mae", "quantiles": [0.5, 1.0]}, r"`quantiles` must be increasing levels"),
         ({"quantiles": [0.1, 0.5, 0.9]}, r"`loss` must be mae with `quantiles`.*; got 'mse'"),
-        ({"prediction_weight": -1.0}, r"`prediction_weight` must be a finite number of at least 0; got -1\.0"),
+        (
+            {"prediction_weight": -1.0},
+            r"`prediction_weight` must be a finite number of at least 0; got -1\.0",
+        ),
         ({"lr": 0.0}, r"`lr` must be a finite number above 0; got 0\.0"),
         ({"weight_decay": math.nan}, r"`weight_decay` must be a finite number.*; got nan"),
         ({"warmup": 1.0}, r"`warmup` must be a share of the steps.*; got 1\.0"),
@@ -370,4 +421,6 @@ def test_of_a_long_test_part_some_origins_are_drawn(tmp_path: Path, monkeypatch:
     every = (test.stop - test.start) // 20
     expected = [row for row in range(test.start, test.stop - 8 + 1) if row % every == 0]
     assert module._backtest.origins()["row"].tolist() == expected
-    assert max(len(line.get_ydata()) for line in module.figures()["adaptation"].axes[0].lines) == len(expected)
+    assert max(len(line.get_ydata()) for line in module.figures()["adaptation"].axes[0].lines) == len(
+        expected
+    )

@@ -12,7 +12,14 @@ import pytest
 import torch
 
 from dream.errors import ConfigError, DataError
-from lightning_modules.language import LanguageData, PythonDocs, TextBatch, TextFile, TinyShakespeare, WikiText2
+from lightning_modules.language import (
+    LanguageData,
+    PythonDocs,
+    TextBatch,
+    TextFile,
+    TinyShakespeare,
+    WikiText2,
+)
 from lightning_modules.language.data import IGNORED, Text
 
 
@@ -28,7 +35,9 @@ class Counting(LanguageData):
 
 
 def together(batches: list[TextBatch]) -> tuple[torch.Tensor, torch.Tensor]:
-    return torch.cat([batch.tokens for batch in batches], 1), torch.cat([batch.targets for batch in batches], 1)
+    return torch.cat([batch.tokens for batch in batches], 1), torch.cat(
+        [batch.targets for batch in batches], 1
+    )
 
 
 def test_parts_lie_one_after_another() -> None:
@@ -56,13 +65,19 @@ def test_lanes_go_on_from_batch_to_batch() -> None:
         assert not any(batch.reset.any() for batch in batches[1:])
         assert torch.equal(data.rows_of(batches[2]), batches[2].tokens[:, [0, -1]])
         seen.add(int(tokens[0, 0]))
-    assert seen == {0, 1, 2}  # 150 tokens are 3 lanes of 49 and 3 to spare, of which the last is only a target
+    assert seen == {
+        0,
+        1,
+        2,
+    }  # 150 tokens are 3 lanes of 49 and 3 to spare, of which the last is only a target
 
 
 def test_the_last_training_token_is_a_target_in_some_epoch() -> None:
     data = Counting()
     loader = data.train_dataloader()
-    last = [int(together(list(loader))[1].max()) for epoch in range(12) if loader.sampler.set_epoch(epoch) is None]  # type: ignore[attr-defined]
+    last = [
+        int(together(list(loader))[1].max()) for epoch in range(12) if loader.sampler.set_epoch(epoch) is None
+    ]  # type: ignore[attr-defined]
     assert max(last) == 149
 
 
@@ -96,7 +111,9 @@ def test_processes_share_the_lanes() -> None:
         assert torch.equal(one.tokens[[0, 2, 1]], torch.cat([first.tokens, second.tokens]))
     data.trainer = SimpleNamespace(global_rank=0, world_size=4)  # type: ignore[assignment]
     for loader in (data.train_dataloader, data.val_dataloader):
-        with pytest.raises(ConfigError, match="`batch_size` must give each of the 4 processes a stream; there are 3"):
+        with pytest.raises(
+            ConfigError, match="`batch_size` must give each of the 4 processes a stream; there are 3"
+        ):
             loader()
 
 
@@ -126,7 +143,9 @@ def test_characters_of_what_is_predicted(tmp_path: Path) -> None:
 
 
 def test_a_text_that_is_too_short_for_its_lanes() -> None:
-    with pytest.raises(DataError, match=r"counting: the train part must have at least 161 bytes; it has 150\. Lower"):
+    with pytest.raises(
+        DataError, match=r"counting: the train part must have at least 161 bytes; it has 150\. Lower"
+    ):
         _ = Counting(batch_size=16, steps=10).parts
     with pytest.raises(DataError, match="counting: the val part must have at least 4 bytes; it has 3"):
         _ = Counting(validation=0.01).parts
@@ -134,7 +153,9 @@ def test_a_text_that_is_too_short_for_its_lanes() -> None:
 
 def test_a_text_of_nothing_but_unknowns(tmp_path: Path) -> None:
     (tmp_path / "a").write_text("<unk> " * 100)
-    with pytest.raises(DataError, match="a: the train part must have words that are not the unknown one, <unk>; it has no"):
+    with pytest.raises(
+        DataError, match="a: the train part must have words that are not the unknown one, <unk>; it has no"
+    ):
         _ = TextFile(str(tmp_path / "a"), unit="words", batch_size=1, steps=2).parts
 
 
@@ -157,7 +178,9 @@ def test_the_documentation_of_python() -> None:
     data = PythonDocs()
     assert all(len(tokens) > 10_000 for tokens in data.parts.tokens.values())
     assert dict(data.describe())["text"].startswith("help topics of Python 3.")
-    paragraphs = bytes(np.concatenate([data.parts.tokens[part] for part in ("train", "val", "test")])).split(b"\n\n")
+    paragraphs = bytes(np.concatenate([data.parts.tokens[part] for part in ("train", "val", "test")])).split(
+        b"\n\n"
+    )
     assert len(paragraphs) == len(set(paragraphs))
 
 

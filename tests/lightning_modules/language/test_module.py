@@ -1,4 +1,5 @@
-"""`LanguageModule`: its loss, what its test reads and learns, what its rows are; and the text that it writes."""
+"""`LanguageModule`: its loss, what its test reads and learns, what its rows are; and the text that it
+writes."""
 
 from __future__ import annotations
 
@@ -29,7 +30,9 @@ class Letters(LanguageData):
     """A text of seven letters and line ends; each letter is likely to come with the same others."""
 
     def __init__(self, text: str | None = None, **options: Any) -> None:
-        super().__init__(**{"unit": "chars", "batch_size": 3, "steps": 8, "validation": 0.1, "test": 0.25} | options)
+        super().__init__(
+            **{"unit": "chars", "batch_size": 3, "steps": 8, "validation": 0.1, "test": 0.25} | options
+        )
         self.text = text
 
     def read(self) -> dict[str, Text]:
@@ -86,7 +89,9 @@ def test_every_parameter_learns() -> None:
     model = module(data)
     for batch in data.train_dataloader():
         model.losses(batch)["loss"].backward()
-    still = [name for name, weight in model.named_parameters() if weight.grad is None or not weight.grad.any()]
+    still = [
+        name for name, weight in model.named_parameters() if weight.grad is None or not weight.grad.any()
+    ]
     assert still == []
 
 
@@ -111,13 +116,20 @@ def test_the_future_does_not_change_the_past(tmp_path: Path) -> None:
     before, after = (judged(module(data), data, tmp_path) for data in (whole, changed))
     assert list(before) == ["DREAM", OFF, RESTARTED, "unigram", "bigram"]
     for name, nats in before.items():
-        assert (nats[:49] == after[name][:49]).all(), name  # the test part begins with letter 300, token 1 being the first
+        assert (nats[:49] == after[name][:49]).all(), (
+            name
+        )  # the test part begins with letter 300, token 1 being the first
         assert (nats[49:] != after[name][49:]).mean() > 0.3, name
 
 
 def test_rivals_have_the_rows_that_they_can_have(tmp_path: Path) -> None:
     data = Letters()
-    assert list(judged(module(data, core="gru"), data, tmp_path)) == ["GRU", "GRU, no carried state", "unigram", "bigram"]
+    assert list(judged(module(data, core="gru"), data, tmp_path)) == [
+        "GRU",
+        "GRU, no carried state",
+        "unigram",
+        "bigram",
+    ]
     still = DREAMConfig(input_dim=6, hidden_dim=10, rank=4, base_plasticity=0.0)
     assert OFF not in judged(module(data, config=still), data, tmp_path)
 
@@ -133,9 +145,15 @@ def test_part_of_a_test_is_scored_as_such(tmp_path: Path) -> None:
     assert row["perplexity"] == pytest.approx(math.exp(row["nats"]))
 
 
-@pytest.mark.parametrize(("unit", "tokens", "characters"), [("bytes", 1, 1), ("chars", 1, 1), ("words", 124, 298)])
-def test_bits_per_character_of_a_model_that_knows_nothing(unit: Unit, tokens: int, characters: int, tmp_path: Path) -> None:
-    data = Letters("ab cd ef ab\n" * 100, unit=unit)  # in words the test part is 25 lines, whose first "ab" is only read
+@pytest.mark.parametrize(
+    ("unit", "tokens", "characters"), [("bytes", 1, 1), ("chars", 1, 1), ("words", 124, 298)]
+)
+def test_bits_per_character_of_a_model_that_knows_nothing(
+    unit: Unit, tokens: int, characters: int, tmp_path: Path
+) -> None:
+    data = Letters(
+        "ab cd ef ab\n" * 100, unit=unit
+    )  # in words the test part is 25 lines, whose first "ab" is only read
     model = module(data)
     with torch.no_grad():
         for weight in (model.head.weight, model.head.bias):
@@ -160,7 +178,9 @@ def test_learning_while_reading_pays_where_a_text_repeats_itself(tmp_path: Path)
     found = judged(model, data, tmp_path)
     on, off = found["DREAM"], found[OFF]
     assert on.mean() < off.mean() - 0.1
-    places = np.arange(1, len(on) + 1) % 96  # of the token that is predicted, in its verse's twelve repetitions
+    places = (
+        np.arange(1, len(on) + 1) % 96
+    )  # of the token that is predicted, in its verse's twelve repetitions
     assert on[places >= 48].mean() < on[places < 8].mean() - 0.5
 
 
@@ -302,7 +322,9 @@ def test_a_checkpoint_knows_its_symbols(tmp_path: Path) -> None:
     assert written(again, "abc", length=20) == written(model, "abc", length=20)
     other = Letters("hijklmno" * 50)
     assert other.symbols == data.symbols
-    with pytest.raises(CheckpointError, match="knows 9 chars, which are not the 9 chars of the training text here"):
+    with pytest.raises(
+        CheckpointError, match="knows 9 chars, which are not the 9 chars of the training text here"
+    ):
         small_trainer(tmp_path).test(module(other), datamodule=other, ckpt_path=str(path), weights_only=True)
 
 

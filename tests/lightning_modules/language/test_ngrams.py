@@ -18,7 +18,9 @@ def test_counted_by_hand(block: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ngrams, "BLOCK", block)
     counted = NGrams(np.array([A, B, A, B, A, C]), 4)
     share = {A: 4 / 10, B: 3 / 10, C: 2 / 10, D: 1 / 10}
-    assert counted.unigram(np.array([A, B, C, D])) == pytest.approx([-math.log(share[k]) for k in (A, B, C, D)])
+    assert counted.unigram(np.array([A, B, C, D])) == pytest.approx(
+        [-math.log(share[k]) for k in (A, B, C, D)]
+    )
     # after A: B twice, C once, two different ones; after C and D: nothing is known
     expected = [(2 + 2 * share[B]) / 5, (1 + 2 * share[C]) / 5, (0 + 2 * share[A]) / 5, share[A], share[B]]
     found = counted.bigram(np.array([A, A, A, C, D]), np.array([B, C, A, A, B]))

@@ -10,7 +10,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dream.errors import ConfigError, DataError
-from lightning_modules.language.vocabulary import Decoder, Vocabulary, characters, cut, cut_text, harmless, require_unit
+from lightning_modules.language.vocabulary import (
+    Decoder,
+    Vocabulary,
+    characters,
+    cut,
+    cut_text,
+    harmless,
+    require_unit,
+)
 
 ANY = st.text(st.characters(exclude_categories=["Cs"]), max_size=40)
 
@@ -51,7 +59,10 @@ def test_characters_of_a_text_that_begins_and_ends_within_one() -> None:
     places = np.array([0, 1, 3, 6, 7, 11])  # where a character begins
     for start in range(len(held)):
         for stop in range(start, len(held) + 1):
-            assert characters("bytes", held[start:stop]) == ((start <= places) & (places < stop)).sum(), (start, stop)
+            assert characters("bytes", held[start:stop]) == ((start <= places) & (places < stop)).sum(), (
+                start,
+                stop,
+            )
     latin = np.frombuffer("Stra\xdfe, \xbfqu\xe9?".encode("latin-1"), np.uint8)
     assert characters("bytes", latin) == 13
 
@@ -90,7 +101,9 @@ def test_no_half_character_is_shown() -> None:
     assert decoder.end() == "\N{REPLACEMENT CHARACTER}"
 
 
-@pytest.mark.parametrize(("before", "text"), [("", "a b\na"), ("see", " a b\na"), ("see ", "a b\na"), ("see\n", "a b\na")])
+@pytest.mark.parametrize(
+    ("before", "text"), [("", "a b\na"), ("see", " a b\na"), ("see ", "a b\na"), ("see\n", "a b\na")]
+)
 def test_words_are_kept_apart_from_what_stands_before_them(before: str, text: str) -> None:
     vocabulary = Vocabulary.of("words", ["a", "b", "<eos>"])
     decoder = Decoder(vocabulary, before)
@@ -120,7 +133,9 @@ def test_a_byte_order_mark_is_no_character() -> None:
 
 @pytest.mark.parametrize("content", [b"ab\xff", b"ab\0"])
 def test_what_is_no_text_is_refused_by_its_byte(content: bytes) -> None:
-    with pytest.raises(DataError, match=r"^it: .*byte 2 is (0xff|NUL).*`data.unit=bytes`, which takes any file\.$"):
+    with pytest.raises(
+        DataError, match=r"^it: .*byte 2 is (0xff|NUL).*`data.unit=bytes`, which takes any file\.$"
+    ):
         cut("words", content, "it")
 
 

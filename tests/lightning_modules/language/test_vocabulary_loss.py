@@ -12,7 +12,9 @@ from lightning_modules.language.vocabulary_loss import tied_loss, tied_nats
 
 
 def drawn(tokens: int = 7) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    features, weight, bias = (torch.randn(shape, dtype=torch.float64) for shape in ((tokens, 3), (11, 3), (11,)))
+    features, weight, bias = (
+        torch.randn(shape, dtype=torch.float64) for shape in ((tokens, 3), (11, 3), (11,))
+    )
     targets = torch.randint(11, (tokens,))
     targets[2] = -1
     return features.requires_grad_(), weight.requires_grad_(), bias.requires_grad_(), targets

@@ -107,7 +107,10 @@ class TestEvery:
             stranger.load(path)
         whole = path.read_bytes()
         settings, values = whole.index(b"normalization"), len(whole) - 1
-        for damaged in (whole[:100], *(whole[:at] + bytes([whole[at] ^ 1]) + whole[at + 1 :] for at in (settings, values))):
+        for damaged in (
+            whole[:100],
+            *(whole[:at] + bytes([whole[at] ^ 1]) + whole[at + 1 :] for at in (settings, values)),
+        ):
             path.write_bytes(damaged)
             with pytest.raises(CheckpointError, match="is damaged"):
                 type(model).load(path)
@@ -123,7 +126,9 @@ def test_a_classifier_says_what_the_tasks_engine_says() -> None:
     said = twin._start().process(torch.from_numpy(VALUES), labels).predictions[:, 0].softmax(-1)
     for k in range(1, 60):
         shares = model.predict_proba_one(ROWS[k])
-        assert next(iter(shares.values())) == pytest.approx(float(said[k, 0] if len(shares) == 2 else 1.0), abs=1e-4)
+        assert next(iter(shares.values())) == pytest.approx(
+            float(said[k, 0] if len(shares) == 2 else 1.0), abs=1e-4
+        )
         learn(model, k, k + 1)
 
 
@@ -174,10 +179,16 @@ def test_a_missing_value_is_no_error() -> None:
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: DREAMRegressor(LAYER).learn_one({"a": "high"}, 1.0), r"`x\['a'\]` must be a finite number.*'high'"),
+        (
+            lambda: DREAMRegressor(LAYER).learn_one({"a": "high"}, 1.0),
+            r"`x\['a'\]` must be a finite number.*'high'",
+        ),
         (lambda: DREAMRegressor(LAYER).learn_one({}, 1.0), "`x` must be a dictionary"),
         (lambda: DREAMRegressor(LAYER).learn_one({"a": 1.0}, None), "`y` must be a finite number; got None"),  # type: ignore[arg-type]
-        (lambda: DREAMClassifier(LAYER).learn_one({"a": 1.0}, (1, 2)), "`y` must be a text, a number, True or False"),
+        (
+            lambda: DREAMClassifier(LAYER).learn_one({"a": 1.0}, (1, 2)),
+            "`y` must be a text, a number, True or False",
+        ),
         (lambda: DREAMForecaster(LAYER).learn_one(math.inf), "`y` must be a finite number"),
         (
             lambda: DREAMRegressor(LAYER).learn_one({"a": 10**5000}, 1.0),
@@ -187,11 +198,26 @@ def test_a_missing_value_is_no_error() -> None:
             lambda: DREAMForecaster(LAYER).learn_one(10**5000),
             "`y` must be a finite number.*; got a number too long to print",
         ),
-        (lambda: DREAMRegressor(LAYER).learn_one(10**5000, 1.0), "`x` must be a dictionary.*too long to print"),  # type: ignore[arg-type]
-        (lambda: DREAMClassifier(LAYER).learn_one({"a": 1.0}, 10**5000), "`y` must be a number of at most 4,300 digits"),
-        (lambda: DREAMRegressor(LAYER).learn_one({"a": 1.0}, 10**400), "`y` must be a finite number of at most 1.8e.19"),
-        (lambda: DREAMRegressor(LAYER).learn_one({"a": -1.9e19}, 1.0), r"`x\['a'\]` must be .* of at most 1.8e.19 in size"),
-        (lambda: DREAMClassifier(LAYER).learn_one({"a": 1.0}, math.nan), "`y` must be a text, a number.*got nan"),
+        (
+            lambda: DREAMRegressor(LAYER).learn_one(10**5000, 1.0),
+            "`x` must be a dictionary.*too long to print",
+        ),  # type: ignore[arg-type]
+        (
+            lambda: DREAMClassifier(LAYER).learn_one({"a": 1.0}, 10**5000),
+            "`y` must be a number of at most 4,300 digits",
+        ),
+        (
+            lambda: DREAMRegressor(LAYER).learn_one({"a": 1.0}, 10**400),
+            "`y` must be a finite number of at most 1.8e.19",
+        ),
+        (
+            lambda: DREAMRegressor(LAYER).learn_one({"a": -1.9e19}, 1.0),
+            r"`x\['a'\]` must be .* of at most 1.8e.19 in size",
+        ),
+        (
+            lambda: DREAMClassifier(LAYER).learn_one({"a": 1.0}, math.nan),
+            "`y` must be a text, a number.*got nan",
+        ),
         (lambda: DREAMClassifier(LAYER).learn_one({"a": 1.0}, VALUES), "`y` must be a text, a number"),  # type: ignore[arg-type]
         (lambda: DREAMForecaster(LAYER).learn_one({"a": 1.0}, {"a": 2.0}), "`a` is in both"),
     ],
@@ -225,7 +251,9 @@ def test_forecasts_have_the_form_of_the_rows() -> None:
 
 
 @pytest.mark.parametrize("columns", [1, 2, 6])
-def test_the_layer_that_is_not_chosen_suits_the_columns(columns: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_layer_that_is_not_chosen_suits_the_columns(
+    columns: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("dream.config._warned", set())
     rows = [{f"x{k}": float(np.sin(t + k)) for k in range(columns)} for t in range(5)]
     with warnings.catch_warnings():

@@ -1,4 +1,5 @@
-"""Streams: where they are cut, what a batch holds, what the generators do, and what the public sets are known to give."""
+"""Streams: where they are cut, what a batch holds, what the generators do, and what the public sets are known
+to give."""
 
 from __future__ import annotations
 
@@ -24,7 +25,9 @@ def table(folder: Path, rows: int = 400, **columns: Any) -> Path:
 
 
 def small(**options: Any) -> DriftingStream:
-    return DriftingStream(**{"length": 400, "crop": 32, "context": 8, "crops": 16, "batch_size": 4, "chunk": 50} | options)
+    return DriftingStream(
+        **{"length": 400, "crop": 32, "context": 8, "crops": 16, "batch_size": 4, "chunk": 50} | options
+    )
 
 
 class TestCut:
@@ -145,7 +148,11 @@ class TestTable:
             ({"targets": ["c"]}, DataError, "no column `c`"),
             ({"targets": []}, ConfigError, "`targets` must name columns"),
             ({"task": "regression"}, ConfigError, "`targets` must name the column to predict for regression"),
-            ({"task": "clustering"}, ConfigError, "`task` must be auto, forecasting, regression, classification"),
+            (
+                {"task": "clustering"},
+                ConfigError,
+                "`task` must be auto, forecasting, regression, classification",
+            ),
         ],
     )
     def test_what_does_not_fit_is_refused(
@@ -170,9 +177,13 @@ class TestTable:
 
     def test_what_comes_later_does_not_fill_a_gap(self, tmp_path: Path) -> None:
         gap = np.where(np.arange(400) < 30, np.nan, np.arange(400.0))
-        data = TableStream(str(table(tmp_path, b=gap)), missing="ffill", warm_up=60, validation=20, crop=32, context=8)
+        data = TableStream(
+            str(table(tmp_path, b=gap)), missing="ffill", warm_up=60, validation=20, crop=32, context=8
+        )
         assert data.stream.series.values[:30, 1].tolist() == [44.5] * 30  # the mean of 30 to 59
-        late = TableStream(str(table(tmp_path, b=gap)), missing="ffill", warm_up=20, validation=20, crop=8, context=0)
+        late = TableStream(
+            str(table(tmp_path, b=gap)), missing="ffill", warm_up=20, validation=20, crop=8, context=0
+        )
         with pytest.raises(DataError, match="without a value in the training rows: b"):
             _ = late.stream
 
@@ -194,7 +205,13 @@ def real(name: Any, horizon: int = 1) -> OnlineData:
 @pytest.mark.data
 @pytest.mark.parametrize(
     ("name", "horizon", "mse"),
-    [("ETTh2", 1, 0.404), ("ETTh2", 48, 2.852), ("ETTm1", 24, 1.495), ("exchange", 1, 0.0089), ("exchange", 48, 0.1648)],
+    [
+        ("ETTh2", 1, 0.404),
+        ("ETTh2", 48, 2.852),
+        ("ETTm1", 24, 1.495),
+        ("exchange", 1, 0.0089),
+        ("exchange", 48, 0.1648),
+    ],
 )
 def test_repeating_the_last_value_scores_as_known(name: str, horizon: int, mse: float) -> None:
     data = real(name, horizon)

@@ -1,4 +1,5 @@
-"""The online task: what a pass over a stream scores, in which modes, and that the trained weights outlive it."""
+"""The online task: what a pass over a stream scores, in which modes, and that the trained weights outlive
+it."""
 
 from __future__ import annotations
 
@@ -95,14 +96,19 @@ def test_a_stream_from_its_first_row(tmp_path: Path) -> None:
     trainer = small_trainer(tmp_path, max_epochs=0)
     trainer.fit(module, datamodule=data)
     trainer.test(module, datamodule=data, verbose=False)
-    assert module.results["DREAM, fast weights + head"]["accuracy"] > module.results["majority class"]["accuracy"]
+    assert (
+        module.results["DREAM, fast weights + head"]["accuracy"]
+        > module.results["majority class"]["accuracy"]
+    )
     assert module.record is not None
     assert sum(map(len, module.record.errors["previous label"])) == 260
 
 
 def test_learning_follows_a_drift_that_frozen_weights_do_not(tmp_path: Path) -> None:
     data = data_of("forecasting", length=1600, drift="abrupt", drifts=1, horizon=1, warm_up=0.3, crops=64)
-    module = module_of(data, updates=Updates("least_squares", every=2, forgetting=0.99), modes=["head", "frozen"])
+    module = module_of(
+        data, updates=Updates("least_squares", every=2, forgetting=0.99), modes=["head", "frozen"]
+    )
     trainer = small_trainer(tmp_path, max_epochs=2)
     trainer.fit(module, datamodule=data)
     trainer.test(module, datamodule=data, verbose=False)
@@ -122,7 +128,9 @@ def test_a_crop_starts_as_the_stream_had_left_it() -> None:
 
 
 def test_other_data_is_refused() -> None:
-    with pytest.raises(ConfigError, match=r"`data` must be an OnlineData; got DriftingLoad\. Try TableStream"):
+    with pytest.raises(
+        ConfigError, match=r"`data` must be an OnlineData; got DriftingLoad\. Try TableStream"
+    ):
         module_of(data_of()).prepare(small_data())
     with pytest.raises(ConfigError, match="`data` must be a ForecastingData; got DriftingStream"):
         small_module().prepare(data_of())
@@ -145,7 +153,10 @@ def test_bad_settings_are_refused() -> None:
     ("options", "message"),
     [
         (dict(updates=Updates(trust=0.9)), "`updates.trust` must be 0 for classification"),
-        (dict(all_updates=Updates("least_squares"), modes=["all weights"]), "`updates.rule` must be adam or sgd where all"),
+        (
+            dict(all_updates=Updates("least_squares"), modes=["all weights"]),
+            "`updates.rule` must be adam or sgd where all",
+        ),
         (dict(hidden_dims=[]), "`hidden_dims` must list the width of each layer"),
     ],
 )
@@ -163,7 +174,9 @@ def test_rows_that_do_not_suffice_are_refused_before_anything_runs() -> None:
         module.prepare(short)
 
 
-@pytest.mark.parametrize(("kind", "file"), [("forecasting", "forecast.csv"), ("classification", "predictions.csv")])
+@pytest.mark.parametrize(
+    ("kind", "file"), [("forecasting", "forecast.csv"), ("classification", "predictions.csv")]
+)
 def test_predictions_are_written(kind: str, file: str, tmp_path: Path) -> None:
     data = data_of(kind)
     module = module_of(data)

@@ -67,7 +67,9 @@ class TestMonitor:
         assert {"train/loss", "surprise", "u_norm"} <= trainer.progress_bar_metrics.keys()
 
 
-def series(loss: list[float], surprise: list[float] | float = 0.3, u_norm: list[float] | float = 1.0) -> list[Sample]:
+def series(
+    loss: list[float], surprise: list[float] | float = 0.3, u_norm: list[float] | float = 1.0
+) -> list[Sample]:
     surprises = surprise if isinstance(surprise, list) else [surprise] * len(loss)
     norms = u_norm if isinstance(u_norm, list) else [u_norm] * len(loss)
     return [Sample(*values, 2.0) for values in zip(loss, surprises, norms, strict=True)]
@@ -119,12 +121,16 @@ class TestAdvisor:
         with pytest.raises(ConfigError, match="`window` must be at least 4 logging steps; got 3"):
             TuningAdvisor(window=3)
 
-    def test_a_run_gets_the_guides_advice_once(self, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    def test_a_run_gets_the_guides_advice_once(
+        self, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    ) -> None:
         data = small_data()
         advisor = TuningAdvisor(window=4)
         trainer = small_trainer(tmp_path, callbacks=[advisor], max_epochs=3)
         trainer.fit(small_module(data, lr=1e-12), datamodule=data)
-        advice = [record.getMessage() for record in caplog.records if "Loss not decreasing" in record.getMessage()]
+        advice = [
+            record.getMessage() for record in caplog.records if "Loss not decreasing" in record.getMessage()
+        ]
         assert len(advice) == 1
         assert advice[0].endswith("Loss not decreasing. Try: increase `base_plasticity`.")
         step, adjustment = advisor.reported["Loss not decreasing"]
@@ -133,7 +139,9 @@ class TestAdvisor:
         written = json.loads((tmp_path / "remarks.json").read_text())
         assert written["window"] == 4
         assert [remark["symptom"] for remark in written["remarks"]] == list(advisor.reported)
-        assert {"step": step, "symptom": "Loss not decreasing", "adjustment": adjustment} in written["remarks"]
+        assert {"step": step, "symptom": "Loss not decreasing", "adjustment": adjustment} in written[
+            "remarks"
+        ]
 
 
 def test_figures_are_files(tmp_path: Path) -> None:
@@ -141,12 +149,16 @@ def test_figures_are_files(tmp_path: Path) -> None:
     callback = SaveFigures(dpi=40)
     small_trainer(tmp_path, callbacks=[callback]).test(small_module(data), datamodule=data, verbose=False)
     assert {path.name for path in callback.paths} == {"forecasts.png", "adaptation.png"}
-    assert all(path.read_bytes().startswith(b"\x89PNG") and path.stat().st_size > 5000 for path in callback.paths)
+    assert all(
+        path.read_bytes().startswith(b"\x89PNG") and path.stat().st_size > 5000 for path in callback.paths
+    )
 
 
 def test_plain_progress_is_one_line_an_epoch(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     data = small_data()
-    small_trainer(tmp_path, callbacks=[PlainProgress()], max_epochs=2).fit(small_module(data), datamodule=data)
+    small_trainer(tmp_path, callbacks=[PlainProgress()], max_epochs=2).fit(
+        small_module(data), datamodule=data
+    )
     lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("epoch")]
     assert [line.split("  ")[0] for line in lines] == ["epoch 1/2", "epoch 2/2"]
     assert all("train/loss" in line and "val/mse" in line for line in lines)
@@ -171,7 +183,9 @@ def test_plain_progress_says_how_far_what_takes_long_is(
     }
     for stage, loader in loaders.items():
         batches = len(loader)
-        said = [line.split("  ")[0] for line in lines if line.startswith(f"{stage} ") and "train/loss" not in line]
+        said = [
+            line.split("  ")[0] for line in lines if line.startswith(f"{stage} ") and "train/loss" not in line
+        ]
         assert said == [f"{stage} {k / batches:.0%}" for k in range(1, batches)], stage
     assert sum("train/loss" in line for line in lines) == 1
     assert all(line.endswith("s left") for line in lines)

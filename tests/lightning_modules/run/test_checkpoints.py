@@ -18,7 +18,11 @@ from lightning_modules.run import checkpoints
 def content(**changes: Any) -> dict[str, Any]:
     """The least that a checkpoint holds."""
     weights = {"w": torch.arange(30_000.0)}
-    return {"dream": checkpoints.identity("Task"), "state_dict": weights, "hyper_parameters": {"a": 1}} | changes
+    return {
+        "dream": checkpoints.identity("Task"),
+        "state_dict": weights,
+        "hyper_parameters": {"a": 1},
+    } | changes
 
 
 @pytest.fixture
@@ -30,7 +34,9 @@ def path(tmp_path: Path) -> Path:
 def test_it_comes_back_with_its_sum_beside_it(path: Path) -> None:
     assert torch.equal(checkpoints.read(path, "Task")["state_dict"]["w"], torch.arange(30_000.0))
     assert {file.name for file in path.parent.iterdir()} == {"best.ckpt", "best.ckpt.sha256"}
-    said = subprocess.run(["sha256sum", "--check", "best.ckpt.sha256"], cwd=path.parent, capture_output=True, text=True)
+    said = subprocess.run(
+        ["sha256sum", "--check", "best.ckpt.sha256"], cwd=path.parent, capture_output=True, text=True
+    )
     assert said.stdout == "best.ckpt: OK\n"
 
 
@@ -56,7 +62,9 @@ def test_a_write_that_ends_anywhere_leaves_the_old_or_the_new(
     assert checkpoints.read(path)["hyper_parameters"] == {"a": 1 if killed_at < 4 else 2}
 
 
-@pytest.mark.parametrize("damage", [lambda data: data[:-1], lambda data: data[:5000] + b"x" + data[5001:], lambda data: b""])
+@pytest.mark.parametrize(
+    "damage", [lambda data: data[:-1], lambda data: data[:5000] + b"x" + data[5001:], lambda data: b""]
+)
 def test_a_damaged_file_is_named(path: Path, damage: Any) -> None:
     path.write_bytes(damage(path.read_bytes()))
     assert not checkpoints.intact(path)
@@ -73,7 +81,8 @@ def test_a_disk_that_is_full_leaves_the_old_file(path: Path) -> None:
     resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, before[1]))
     try:
         with pytest.raises(
-            CheckpointError, match=r"best\.ckpt could not be written: File too large\. Free or change the disk"
+            CheckpointError,
+            match=r"best\.ckpt could not be written: File too large\. Free or change the disk",
         ):
             checkpoints.write(content(hyper_parameters={"a": 2}), path)
     finally:
@@ -124,17 +133,23 @@ def test_urls_are_refused(url: str) -> None:
 def test_another_format_or_task_says_so(tmp_path: Path) -> None:
     path = tmp_path / "a.ckpt"
     checkpoints.write(content(dream={"format": 7, "version": "9.9", "task": "Task"}), path)
-    with pytest.raises(CheckpointError, match=rf"format 7, written by dream 9\.9; dream {dream.__version__} reads format 1"):
+    with pytest.raises(
+        CheckpointError, match=rf"format 7, written by dream 9\.9; dream {dream.__version__} reads format 1"
+    ):
         checkpoints.read(path)
     checkpoints.write(content(), path)
-    with pytest.raises(CheckpointError, match=r"holds a Task; here is a OnlineModule\. Use the configuration"):
+    with pytest.raises(
+        CheckpointError, match=r"holds a Task; here is a OnlineModule\. Use the configuration"
+    ):
         checkpoints.read(path, "OnlineModule")
     torch.save({"state_dict": {}, "hyper_parameters": {}}, tmp_path / "old.ckpt")
     with pytest.raises(CheckpointError, match=r"must be a checkpoint that `dream fit` wrote; .*: 'dream'"):
         checkpoints.read(tmp_path / "old.ckpt")
 
 
-def test_the_newest_intact_one_is_used_and_the_others_are_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_the_newest_intact_one_is_used_and_the_others_are_named(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     assert checkpoints.newest(tmp_path) is None
     for step in (9, 10, 200):
         checkpoints.write(content(step=step), tmp_path / checkpoints.STEP.format(step))

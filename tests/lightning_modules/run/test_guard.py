@@ -1,4 +1,5 @@
-"""Real NaN in data, gradients and fast weights: no weight moves, later steps are as if nothing had been, all is named."""
+"""Real NaN in data, gradients and fast weights: no weight moves, later steps are as if nothing had been, all
+is named."""
 
 from __future__ import annotations
 
@@ -38,7 +39,9 @@ class Spoil(L.Callback):
         self.before: list[dict[str, Tensor]] = []
         self.after: list[dict[str, Tensor]] = []
 
-    def on_train_batch_start(self, trainer: L.Trainer, module: L.LightningModule, batch: Any, batch_idx: int) -> None:
+    def on_train_batch_start(
+        self, trainer: L.Trainer, module: L.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
         if batch_idx in self.steps:
             getattr(batch, self.part)[self.rows] = self.value
         self.before.append(everything(trainer, module))
@@ -60,7 +63,11 @@ def same(a: dict[str, Tensor], b: dict[str, Tensor]) -> bool:
 
 
 def fit(
-    folder: Path, *callbacks: L.Callback, module: TaskModule | None = None, data: TaskData | None = None, **options: Any
+    folder: Path,
+    *callbacks: L.Callback,
+    module: TaskModule | None = None,
+    data: TaskData | None = None,
+    **options: Any,
 ) -> TaskModule:
     L.seed_everything(0)
     data = data or small_data()
@@ -79,7 +86,9 @@ def said(caplog: pytest.LogCaptureFixture) -> pytest.LogCaptureFixture:
 
 
 @pytest.mark.parametrize("clip", [None, 1.0])
-def test_a_bad_batch_moves_nothing(clip: float | None, tmp_path: Path, said: pytest.LogCaptureFixture) -> None:
+def test_a_bad_batch_moves_nothing(
+    clip: float | None, tmp_path: Path, said: pytest.LogCaptureFixture
+) -> None:
     spoil, guard = Spoil(5, rows=(3, slice(14, None))), NaNGuard()
     fit(tmp_path, spoil, guard, gradient_clip_val=clip)
     assert same(spoil.before[5], spoil.after[5])
@@ -114,7 +123,9 @@ def test_later_steps_are_as_if_it_had_not_been_there(tmp_path: Path) -> None:
     class Without(L.Callback):
         """Rests in those steps."""
 
-        def on_before_optimizer_step(self, trainer: Any, module: Any, optimizer: torch.optim.Optimizer) -> None:
+        def on_before_optimizer_step(
+            self, trainer: Any, module: Any, optimizer: torch.optim.Optimizer
+        ) -> None:
             resting = trainer.global_step in (2, 6)
             for group in optimizer.param_groups:
                 for weight in group["params"]:
@@ -169,7 +180,9 @@ def test_fast_weights_alone(tmp_path: Path, said: pytest.LogCaptureFixture) -> N
 
 def test_stop(tmp_path: Path) -> None:
     spoil = Spoil(3)
-    with pytest.raises(DREAMError, match=r"^step 4: not finite: the loss.*rows \d+ to \d+.*The step moved no weight"):
+    with pytest.raises(
+        DREAMError, match=r"^step 4: not finite: the loss.*rows \d+ to \d+.*The step moved no weight"
+    ):
         fit(tmp_path, spoil, NaNGuard("stop"), log_every_n_steps=5)
     assert len(spoil.before) == 5  # until the next logging step
     assert same(spoil.before[3], spoil.after[3])
@@ -219,7 +232,9 @@ def test_weights_that_are_not_finite_are_never_saved(lr: float, every: int, tmp_
 
 def test_a_run_that_is_lost_stops(tmp_path: Path, said: pytest.LogCaptureFixture) -> None:
     guard = NaNGuard(max_skipped=3)
-    with pytest.raises(DREAMError, match=r"step 7: .*It is bad step 4 in a row, more than `nan_guard.max_skipped`"):
+    with pytest.raises(
+        DREAMError, match=r"step 7: .*It is bad step 4 in a row, more than `nan_guard.max_skipped`"
+    ):
         fit(tmp_path, Spoil(1, *range(3, 20)), guard)
     assert guard.skipped == 5
 
@@ -263,7 +278,15 @@ def test_the_checks_of_the_layer_rest_while_training_only(tmp_path: Path) -> Non
         def on_validation_batch_end(self, *_: Any) -> None:
             seen["val"].append(cells[0].check_inputs)
 
-    fit(tmp_path, Watch(), NaNGuard(), module=module, limit_val_batches=2, num_sanity_val_steps=1, max_epochs=2)
+    fit(
+        tmp_path,
+        Watch(),
+        NaNGuard(),
+        module=module,
+        limit_val_batches=2,
+        num_sanity_val_steps=1,
+        max_epochs=2,
+    )
     assert seen["train"]
     assert not any(seen["train"])
     assert len(seen["val"]) > 2
@@ -301,7 +324,9 @@ def test_a_validation_that_is_not_finite_stops(tmp_path: Path) -> None:
         fit(tmp_path, Validation(0), NaNGuard("stop"), limit_train_batches=3, limit_val_batches=None)
 
 
-def test_streams_of_anomalies_go_on_from_the_state_before(tmp_path: Path, said: pytest.LogCaptureFixture) -> None:
+def test_streams_of_anomalies_go_on_from_the_state_before(
+    tmp_path: Path, said: pytest.LogCaptureFixture
+) -> None:
     data = PlantedAnomalies(sensors=2, rows=900, anomalies=2, training=600, train_chunk=60)
     module = AnomalyModule(DREAMConfig(hidden_dim=8, rank=2), channels=2)
     spoil = Spoil(3, rows=(0, slice(20, 23)), part="values")
@@ -313,7 +338,9 @@ def test_streams_of_anomalies_go_on_from_the_state_before(tmp_path: Path, said: 
 
 
 def test_crops_of_a_stream(tmp_path: Path, said: pytest.LogCaptureFixture) -> None:
-    data = DriftingStream(kind="forecasting", length=260, columns=3, crop=32, context=8, crops=16, batch_size=4)
+    data = DriftingStream(
+        kind="forecasting", length=260, columns=3, crop=32, context=8, crops=16, batch_size=4
+    )
     module = OnlineModule(DREAMConfig(hidden_dim=8, rank=2), inputs=data.inputs, channels=data.channels)
     starts: list[list[int]] = []
 
@@ -341,7 +368,9 @@ def test_every_kind_of_batch_says_its_rows() -> None:
     batch = list(anomalies.train_dataloader())[-1]
     ((first, last),) = anomalies.rows_of(batch).tolist()
     np.testing.assert_array_equal(anomalies.streams[0].values[first : last + 1], batch.values[0])
-    online = DriftingStream(kind="forecasting", length=260, columns=3, crop=32, context=8, crops=16, batch_size=4)
+    online = DriftingStream(
+        kind="forecasting", length=260, columns=3, crop=32, context=8, crops=16, batch_size=4
+    )
     batch = next(iter(online.train_dataloader()))
     for (first, last), crop in zip(online.rows_of(batch).tolist(), batch.rows, strict=True):
         assert torch.equal(online.values[0][first : last + 1], crop)
@@ -381,7 +410,8 @@ def test_an_optimiser_that_cannot_rest_is_refused(tmp_path: Path) -> None:
 
 
 def test_the_device_is_not_waited_for_in_a_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A wait is a tensor that becomes a number or a list of Python's: there is one at each look, and none besides."""
+    """A wait is a tensor that becomes a number or a list of Python's: there is one at each look, and none
+    besides."""
     hooks = ("on_train_batch_start", "on_before_backward", "on_before_optimizer_step", "_count")
     waits, within, tolist = dict.fromkeys(hooks, 0), [""], torch.Tensor.tolist
 
@@ -412,7 +442,13 @@ def test_the_device_is_not_waited_for_in_a_step(tmp_path: Path, monkeypatch: pyt
 
 
 def test_a_batch_that_is_bad_in_one_process_is_skipped_by_all(tmp_path: Path) -> None:
-    command = [*TORCHRUN, "--nproc-per-node=2", "-m", "tests.lightning_modules.run.two_guards", str(tmp_path / "out")]
+    command = [
+        *TORCHRUN,
+        "--nproc-per-node=2",
+        "-m",
+        "tests.lightning_modules.run.two_guards",
+        str(tmp_path / "out"),
+    ]
     done = subprocess.run(command, check=True, capture_output=True, text=True, timeout=120)
     one, two = (torch.load(tmp_path / f"out.{rank}", weights_only=True) for rank in (0, 1))
     assert torch.equal(one["weights"], two["weights"])

@@ -1,4 +1,5 @@
-"""What a test records of the layers: counts and lines equal to those of the traces, however the test is cut."""
+"""What a test records of the layers: counts and lines equal to those of the traces, however the test is
+cut."""
 
 from __future__ import annotations
 
@@ -73,7 +74,10 @@ def test_a_tally_of_rows_has_a_place_for_each() -> None:
 
 
 def test_the_means_of_a_batch_leave_out_its_padding() -> None:
-    surprise, u_norm = torch.tensor([[0.5, 0.25, 0.0], [1.0, 0.0, 0.0]]), torch.tensor([[1.0, 2.0, 0.0], [4.0, 0.0, 0.0]])
+    surprise, u_norm = (
+        torch.tensor([[0.5, 0.25, 0.0], [1.0, 0.0, 0.0]]),
+        torch.tensor([[1.0, 2.0, 0.0], [4.0, 0.0, 0.0]]),
+    )
     seen = Observation(surprise, u_norm, torch.zeros(2), torch.tensor([2, 1]))
     assert float(seen.mean(seen.surprise)) == pytest.approx(1.75 / 3)
     assert seen.last_u_norm.tolist() == [2.0, 4.0]
@@ -155,7 +159,9 @@ def test_streams_of_every_task_leave_the_same_however_they_are_cut(tmp_path: Pat
             torch.manual_seed(0)
             module, data, steps = make(size)
             found.append(recorded(tmp_path / f"{make.__name__}{size}", module, data))
-            assert [sum(layer["surprise_counts"]) for layer in found[-1]["layers"]] == [steps] * len(module.stack.layers)
+            assert [sum(layer["surprise_counts"]) for layer in found[-1]["layers"]] == [steps] * len(
+                module.stack.layers
+            )
         assert found[0]["places"] == ("rows" if make is speech else "steps")
         for one, other in zip(found[0]["layers"], found[1]["layers"], strict=True):
             moved = np.abs(np.subtract(one["surprise_counts"], other["surprise_counts"])).sum()
@@ -168,12 +174,14 @@ def test_streams_of_every_task_leave_the_same_however_they_are_cut(tmp_path: Pat
 
 def test_a_layer_without_fast_weights_and_a_rival(tmp_path: Path) -> None:
     data = small_data()
-    layer = recorded(tmp_path, small_module(data, config=DREAMConfig(hidden_dim=8, rank=2, base_plasticity=0)), data)[
-        "layers"
-    ][0]
+    layer = recorded(
+        tmp_path, small_module(data, config=DREAMConfig(hidden_dim=8, rank=2, base_plasticity=0)), data
+    )["layers"][0]
     assert sum(layer["surprise_counts"]) > 0
     assert set(layer["u_norm"]) == {0.0}
     assert "plasticity" not in layer
     rival = tmp_path / "rival"
-    small_trainer(rival, callbacks=[LayerRecord()]).test(small_module(data, core="lstm"), datamodule=data, verbose=False)
+    small_trainer(rival, callbacks=[LayerRecord()]).test(
+        small_module(data, core="lstm"), datamodule=data, verbose=False
+    )
     assert not (rival / "layers.json").exists()

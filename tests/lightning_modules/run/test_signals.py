@@ -19,7 +19,9 @@ def hears_ctrl_c() -> object:
     signal.signal(signal.SIGINT, before)
 
 
-@pytest.mark.parametrize(("number", "kind"), [(signal.SIGINT, KeyboardInterrupt), (signal.SIGTERM, SIGTERMException)])
+@pytest.mark.parametrize(
+    ("number", "kind"), [(signal.SIGINT, KeyboardInterrupt), (signal.SIGTERM, SIGTERMException)]
+)
 def test_the_first_waits_for_the_end_of_the_step(number: signal.Signals, kind: type[BaseException]) -> None:
     with StopSignals() as signals:
         signals.wait = True
@@ -38,7 +40,9 @@ def test_ctrl_c_after_it_stops_at_once(first: signal.Signals) -> None:
             os.kill(os.getpid(), signal.SIGINT)
 
 
-@pytest.mark.parametrize(("number", "kind"), [(signal.SIGINT, KeyboardInterrupt), (signal.SIGTERM, SIGTERMException)])
+@pytest.mark.parametrize(
+    ("number", "kind"), [(signal.SIGINT, KeyboardInterrupt), (signal.SIGTERM, SIGTERMException)]
+)
 def test_where_nothing_waits_it_stops_at_once(number: signal.Signals, kind: type[BaseException]) -> None:
     with StopSignals(), pytest.raises(kind):
         os.kill(os.getpid(), number)

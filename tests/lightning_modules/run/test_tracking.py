@@ -36,5 +36,7 @@ def test_the_commit_is_that_of_the_checkout() -> None:
     if not (root / ".git").exists():
         assert tracking.commit() is None
         return
-    head = subprocess.run(["git", "-C", str(root), "rev-parse", "HEAD"], capture_output=True, text=True, check=True)
+    head = subprocess.run(
+        ["git", "-C", str(root), "rev-parse", "HEAD"], capture_output=True, text=True, check=True
+    )
     assert tracking.commit() in (head.stdout.strip(), head.stdout.strip() + "-dirty")

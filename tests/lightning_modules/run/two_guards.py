@@ -1,4 +1,5 @@
-"""One process of two: its second step is bad in rank 1 only, by a norm of U that no gradient shows. For torchrun."""
+"""One process of two: its second step is bad in rank 1 only, by a norm of U that no gradient shows. For
+torchrun."""
 
 from __future__ import annotations
 
@@ -24,16 +25,22 @@ class Spoil(L.Callback):
             module.observed[0].u_norm[0, -1] = torch.inf
 
     def on_train_batch_end(self, trainer: L.Trainer, module: Any, *_: Any) -> None:
-        self.weights.append(torch.cat([value.detach().flatten().double() for value in module.state_dict().values()]))
+        self.weights.append(
+            torch.cat([value.detach().flatten().double() for value in module.state_dict().values()])
+        )
 
 
 def main(out: str) -> None:
     torch.manual_seed(0)
     data, spoil, guard = small_data(), Spoil(), NaNGuard()
     module = small_module(data, dropout=0.0, schedule="constant", warmup=0.0)
-    trainer = quiet_trainer(module, callbacks=[spoil, guard], max_steps=4, limit_val_batches=0, log_every_n_steps=2)
+    trainer = quiet_trainer(
+        module, callbacks=[spoil, guard], max_steps=4, limit_val_batches=0, log_every_n_steps=2
+    )
     trainer.fit(module, datamodule=data)
-    torch.save({"weights": torch.stack(spoil.weights), "skipped": guard.skipped}, f"{out}.{trainer.global_rank}")
+    torch.save(
+        {"weights": torch.stack(spoil.weights), "skipped": guard.skipped}, f"{out}.{trainer.global_rank}"
+    )
 
 
 if __name__ == "__main__":

@@ -107,7 +107,9 @@ def test_files(tmp_path: Path) -> None:
 
 
 def test_members_are_read_by_their_names_and_nothing_is_unpacked(tmp_path: Path) -> None:
-    found = WavZip(archive(tmp_path / "a.zip", {"x/one.wav": wav(TONE), "two.WAV": wav(TONE[:900]), "readme.txt": b"x"}))
+    found = WavZip(
+        archive(tmp_path / "a.zip", {"x/one.wav": wav(TONE), "two.WAV": wav(TONE[:900]), "readme.txt": b"x"})
+    )
     assert found.names == ["x/one.wav", "two.WAV"]
     assert [len(found.read(name, 8000)) for name in found.names] == [2000, 900]
     assert [path.name for path in tmp_path.iterdir()] == ["a.zip"]

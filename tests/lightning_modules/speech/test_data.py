@@ -123,7 +123,9 @@ def test_a_batch_is_padded_and_says_so() -> None:
         assert (batch.features[steps >= batch.lengths[:, None]] == 0).all()
         for row, name in enumerate(batch.names):
             tokens = batch.tokens[row, : int(batch.counts[row])].tolist()
-            assert [data.vocabulary[token] for token in tokens] == [part.split("-")[0] for part in name.split(" + ")]
+            assert [data.vocabulary[token] for token in tokens] == [
+                part.split("-")[0] for part in name.split(" + ")
+            ]
         assert (batch.tokens[torch.arange(batch.tokens.shape[1]) >= batch.counts[:, None]] == -1).all()
     lengths = [int(length) for batch in data.test_dataloader() for length in batch.lengths]
     assert lengths == sorted(lengths)
@@ -152,7 +154,9 @@ def test_neither_loudness_nor_a_silent_recording_matters() -> None:
     quieter, silent = (tone_words() for _ in range(2))
     for other, factor in ((quieter, 0.2), (silent, 0.0)):
         (number,) = utterance.recordings
-        other.recordings[number] = replace(other.recordings[number], samples=factor * data.recordings[number].samples)
+        other.recordings[number] = replace(
+            other.recordings[number], samples=factor * data.recordings[number].samples
+        )
     torch.testing.assert_close(quieter.features(utterance), features, atol=1e-3, rtol=1e-3)
     assert silent.features(utterance).abs().max() < 1
 
@@ -179,7 +183,12 @@ def test_characters_and_a_vocabulary_of_ones_own() -> None:
     assert data.vocabulary == tuple(sorted(set("alphabravocharlie ")))
     text = data.said(data.utterances["test"][0])
     assert data.glue.join(data.vocabulary[k] for k in data.numbers(data.utterances["test"][0])) == text
-    assert tone_words(vocabulary=["delta", "charlie", "bravo", "alpha"]).vocabulary == ("delta", "charlie", "bravo", "alpha")
+    assert tone_words(vocabulary=["delta", "charlie", "bravo", "alpha"]).vocabulary == (
+        "delta",
+        "charlie",
+        "bravo",
+        "alpha",
+    )
     with pytest.raises(ConfigError, match="`vocabulary` must hold all that is said; 'charlie' is not in it"):
         _ = tone_words(vocabulary=["alpha", "bravo"]).vocabulary
 
@@ -250,7 +259,9 @@ def test_a_folder_to_predict_only(tmp_path: Path) -> None:
     assert len(data.utterances["predict"]) == 2
     with pytest.raises(DataError, match="there is no utterance in the train part"):
         data.train_dataloader()
-    with pytest.raises(ConfigError, match="`vocabulary` must be that of the checkpoint where nothing is written down"):
+    with pytest.raises(
+        ConfigError, match="`vocabulary` must be that of the checkpoint where nothing is written down"
+    ):
         SpeechFolder(data.path).setup()
 
 
@@ -270,7 +281,11 @@ def test_a_folder_in_an_archive_is_not_unpacked(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("prefix", ["", "./", "a/../", ".//"])
 def test_a_recording_that_is_there_twice_is_refused(prefix: str, tmp_path: Path) -> None:
-    said = "must lie below" if ".." in prefix else r"every recording must be there once; a/0\.wav is there more often"
+    said = (
+        "must lie below"
+        if ".." in prefix
+        else r"every recording must be there once; a/0\.wav is there more often"
+    )
     with pytest.raises(DataError, match=said):
         SpeechFolder(str(folder(tmp_path, [*ROWS, prefix + ROWS[0]]))).setup()
 
@@ -289,7 +304,9 @@ def test_of_label_and_text_the_task_reads_its_own(tmp_path: Path) -> None:
 
 def test_strings_that_no_speaker_can_fill_are_refused_before_anything_runs(tmp_path: Path) -> None:
     data = SpeechFolder(str(folder(tmp_path, ROWS)), task="recognition", string=[3, 4])
-    with pytest.raises(DataError, match=r"no utterance in the val part \(no speaker has 3 recordings there, see `string`\)"):
+    with pytest.raises(
+        DataError, match=r"no utterance in the val part \(no speaker has 3 recordings there, see `string`\)"
+    ):
         data.setup()
 
 
@@ -299,9 +316,13 @@ def test_the_official_split_of_fsdd() -> None:
     counts = {part: len(found) for part, found in data.utterances.items()}
     assert counts["test"] == 300
     assert counts["train"] + counts["val"] == 2700
-    assert all(int(r.name.removesuffix(".wav").split("_")[-1]) < 5 for r in data.recordings if r.part == "test")
+    assert all(
+        int(r.name.removesuffix(".wav").split("_")[-1]) < 5 for r in data.recordings if r.part == "test"
+    )
     held = FSDD(split="speaker=theo", mfcc=MFCC(hop=0.02))
     assert {r.speaker for r in held.recordings if r.part == "test"} == {"theo"}
     assert "theo" not in {r.speaker for r in held.recordings if r.part != "test"}
-    with pytest.raises(ConfigError, match=r"with one of george, .*; got 'speaker=teo'. Did you mean `theo`\?"):
+    with pytest.raises(
+        ConfigError, match=r"with one of george, .*; got 'speaker=teo'. Did you mean `theo`\?"
+    ):
         FSDD(split="speaker=teo").read()

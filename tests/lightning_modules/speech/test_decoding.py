@@ -28,7 +28,9 @@ def everything(values: np.ndarray) -> dict[tuple[int, ...], float]:
     """The probability of all that can be said, over all alignments."""
     found: defaultdict[tuple[int, ...], float] = defaultdict(float)
     for alignment in product(range(values.shape[1]), repeat=len(values)):
-        found[said(alignment)] += float(np.exp(sum(values[step, token] for step, token in enumerate(alignment))))
+        found[said(alignment)] += float(
+            np.exp(sum(values[step, token] for step, token in enumerate(alignment)))
+        )
     return dict(found)
 
 
@@ -47,7 +49,9 @@ def test_beam_search_finds_the_likeliest_and_its_probability(seed: int) -> None:
 def test_the_score_is_that_of_the_loss(seed: int) -> None:
     values = log_probs(9, 5, seed, sharp=3.0)
     tokens, score = beam_search(values, width=300)
-    loss = ctc_loss(torch.from_numpy(values)[:, None], torch.tensor([tokens]), [9], [len(tokens)], reduction="none")
+    loss = ctc_loss(
+        torch.from_numpy(values)[:, None], torch.tensor([tokens]), [9], [len(tokens)], reduction="none"
+    )
     assert -score == pytest.approx(float(loss[0]), rel=1e-4)  # tokens below LEAST are left out
 
 
@@ -59,7 +63,8 @@ def test_a_narrow_beam_says_no_more_than_there_is() -> None:
 
 
 def test_the_best_alignment_is_not_the_best_text() -> None:
-    """Graves' example: blank is likeliest at both steps, yet one `a` is likelier over its three alignments."""
+    """Graves' example: blank is likeliest at both steps, yet one `a` is likelier over its three
+    alignments."""
     values = np.log(np.array([[0.6, 0.4], [0.6, 0.4]]))
     assert greedy(values) == []
     tokens, score = beam_search(values, width=4)
@@ -78,7 +83,10 @@ def test_repeats_need_a_blank_between_them() -> None:
 def test_the_likeliest_alignment() -> None:
     for seed in range(5):
         values = log_probs(4, 3, seed)
-        best = max(product(range(3), repeat=4), key=lambda path: sum(values[t, token] for t, token in enumerate(path)))
+        best = max(
+            product(range(3), repeat=4),
+            key=lambda path: sum(values[t, token] for t, token in enumerate(path)),
+        )
         assert tuple(greedy(values)) == said(best)
 
 

@@ -18,7 +18,9 @@ def speech_like(seconds: float, rate: int) -> np.ndarray:
     random = np.random.default_rng(0)
     time = np.arange(int(seconds * rate)) / rate
     tone = np.sin(2 * np.pi * (200 * time + 300 * time**2)) + 0.3 * np.sin(2 * np.pi * 1700 * time)
-    return ((0.1 * tone + 0.01 * random.standard_normal(len(time))) * np.hanning(len(time))).astype(np.float32)
+    return ((0.1 * tone + 0.01 * random.standard_normal(len(time))) * np.hanning(len(time))).astype(
+        np.float32
+    )
 
 
 @pytest.mark.parametrize(
@@ -82,7 +84,9 @@ def test_silence_is_finite() -> None:
 
 def test_a_recording_shorter_than_a_derivative_is_refused() -> None:
     assert MFCC()(torch.zeros(1, MFCC().least)).shape[1] == 9
-    with pytest.raises(DataError, match=r"must last at least 0.08 s, 9 frames, to have derivatives; got 0.079875 s"):
+    with pytest.raises(
+        DataError, match=r"must last at least 0.08 s, 9 frames, to have derivatives; got 0.079875 s"
+    ):
         MFCC()(torch.zeros(1, MFCC().least - 1))
 
 
@@ -95,7 +99,10 @@ def test_a_recording_shorter_than_a_derivative_is_refused() -> None:
         (dict(n_fft=100), "`n_fft` must be even, from the window's samples"),
         (dict(n_fft=301), "`n_fft` must be even, from the window's samples to 65536; got 301"),
         (dict(n_mfcc=41), "`n_mfcc` must be from 1 to `n_mels`; got 41"),
-        (dict(n_mels=200), "`n_mels` must be few enough for every band to hold a frequency of `n_fft` 256; got 200"),
+        (
+            dict(n_mels=200),
+            "`n_mels` must be few enough for every band to hold a frequency of `n_fft` 256; got 200",
+        ),
         (dict(n_mels=10**9), "`n_mels` must be few enough"),
         (dict(n_mels=0), "`n_mfcc` must be from 1 to `n_mels`"),
     ],

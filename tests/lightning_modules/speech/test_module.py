@@ -50,7 +50,9 @@ def test_padding_changes_nothing(core: str, options: dict[str, Any]) -> None:
     for row, length in enumerate(batch.lengths.tolist()):
         alone = module(batch.features[row : row + 1, :length], torch.tensor([length])).log_probs[0]
         for reading in (together, longer):
-            found = reading.log_probs[row] if data.task == "classification" else reading.log_probs[row, :length]
+            found = (
+                reading.log_probs[row] if data.task == "classification" else reading.log_probs[row, :length]
+            )
             torch.testing.assert_close(found, alone, atol=1e-5, rtol=1e-4)
     torch.testing.assert_close(together.prediction_loss, longer.prediction_loss)
 
@@ -73,7 +75,9 @@ def test_the_losses_are_those_of_the_formulas() -> None:
     error = [trace.square().mean(-1) for trace in reading.traces[0].error]
     mean = sum(part.sum() for part in error) / batch.lengths.sum()
     assert float(terms["prediction_loss"]) == pytest.approx(float(mean), rel=1e-5)
-    assert float(terms["loss"]) == pytest.approx(float(terms["fit"] + 0.5 * terms["prediction_loss"]), rel=1e-6)
+    assert float(terms["loss"]) == pytest.approx(
+        float(terms["fit"] + 0.5 * terms["prediction_loss"]), rel=1e-6
+    )
 
 
 def test_the_loss_of_recognition_is_the_probability_that_decoding_sums() -> None:
@@ -139,7 +143,9 @@ def test_it_learns_to_tell_words_apart(tmp_path: Path) -> None:
     seen = torch.cat(module._seen["DREAM"])
     truth = torch.cat([batch.tokens[:, 0] for batch in data.test_dataloader()])
     assert own["accuracy"] == pytest.approx(float((seen.argmax(1) == truth).float().mean()))
-    assert own["cross_entropy"] == pytest.approx(float(-seen[torch.arange(len(truth)), truth].mean()), rel=1e-5)
+    assert own["cross_entropy"] == pytest.approx(
+        float(-seen[torch.arange(len(truth)), truth].mean()), rel=1e-5
+    )
     assert module.results["DREAM, plasticity off"]["cross_entropy"] != own["cross_entropy"]
     assert set(module.figures()) == {"utterance", "confusion"}
     (path,) = module.write_predictions(trainer.predict(module, datamodule=data) or [], tmp_path)
@@ -185,7 +191,8 @@ def test_the_vocabulary_is_kept_and_must_be_the_same() -> None:
     assert checkpoint["vocabulary"] == ["alpha", "bravo", "charlie"]
     other = module_of(data_of(vocabulary=["charlie", "bravo", "alpha"]))
     with pytest.raises(
-        CheckpointError, match=r"the checkpoint says alpha, bravo, charlie; the data hold charlie, bravo, alpha"
+        CheckpointError,
+        match=r"the checkpoint says alpha, bravo, charlie; the data hold charlie, bravo, alpha",
     ):
         other.on_load_checkpoint(checkpoint)
 
@@ -203,14 +210,19 @@ def test_the_nearest_mean() -> None:
     known = torch.tensor([[0.0, 0.0], [0.0, 2.0], [1.0, 10.0], [1.0, 14.0]])
     asked = torch.tensor([[0.9, 1.0], [0.1, 20.0]])
     labels = torch.tensor([0, 0, 1, 1])
-    assert nearest_mean(known, labels, asked).tolist() == [1, 0]  # the first column varies between classes only
+    assert nearest_mean(known, labels, asked).tolist() == [
+        1,
+        0,
+    ]  # the first column varies between classes only
     assert nearest_mean(known, labels + 1, torch.zeros(1, 2)).tolist() == [1]  # nothing is known of class 0
     assert nearest_mean(known[:1], labels[:1], asked).tolist() == [0, 0]
 
 
 def test_names_in_pictures_are_no_formulas() -> None:
     classes = ["a $x^$ b", "$\\nothing$"]
-    shown = plots.Heard(classes[0], np.arange(3.0), *(np.full(size, 0.5) for size in ((3, 2), 3, 3, (3, 2))), classes)
+    shown = plots.Heard(
+        classes[0], np.arange(3.0), *(np.full(size, 0.5) for size in ((3, 2), 3, 3, (3, 2))), classes
+    )
     for figure in (plots.confusion(np.array([0, 1]), np.array([1, 1]), classes), plots.utterance(shown)):
         figure.draw_without_rendering()
 
@@ -232,7 +244,9 @@ def test_settings_that_make_no_sense_are_refused(options: dict[str, Any], messag
 
 
 def test_other_data_is_refused() -> None:
-    with pytest.raises(ConfigError, match=r"`data` must be a SpeechData; got DriftingLoad\. Try SpeechFolder"):
+    with pytest.raises(
+        ConfigError, match=r"`data` must be a SpeechData; got DriftingLoad\. Try SpeechFolder"
+    ):
         SpeechModule().prepare(small_data())
     with pytest.raises(ConfigError, match="`data` must be a ForecastingData; got ToneWords"):
         small_module().prepare(data_of())

@@ -1,4 +1,5 @@
-"""The store against a plain dictionary, with everything evicted all the time, killed, damaged and fought over."""
+"""The store against a plain dictionary, with everything evicted all the time, killed, damaged and fought
+over."""
 
 from __future__ import annotations
 
@@ -24,7 +25,9 @@ LAYER = DREAM(2, 4)
 
 @pytest.fixture(autouse=True)
 def _fast(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(os, "fsync", lambda _: None)  # thousands of small files need not outlive a power failure
+    monkeypatch.setattr(
+        os, "fsync", lambda _: None
+    )  # thousands of small files need not outlive a power failure
 
 
 def some(rows: int) -> DREAMState:
@@ -61,7 +64,8 @@ class TestAgainstADictionary:
         evicted = 0
         for step in range(60):
             names = [
-                int(key) if key % 2 else f"sensor {key}" for key in draw.choice(80, draw.integers(1, 12), replace=False)
+                int(key) if key % 2 else f"sensor {key}"
+                for key in draw.choice(80, draw.integers(1, 12), replace=False)
             ]
             action = draw.choice(["put", "put", "get", "delete", "one", "other", "reopen"])
             if action == "other":  # tensors of another kind for a while
@@ -113,7 +117,9 @@ class TestAgainstADictionary:
             store.put(["a", "b"], state)
             store["c"] = {"x": torch.ones(3).to(torch.float8_e4m3fn)}
         with StateStore(tmp_path) as store:
-            back = store.get(["a", "b"], lambda rows: LAYER.init_state(rows).map(lambda part: part.bfloat16()))
+            back = store.get(
+                ["a", "b"], lambda rows: LAYER.init_state(rows).map(lambda part: part.bfloat16())
+            )
             assert same(back, state)
             assert store["c"]["x"].float().tolist() == [1, 1, 1]
 
@@ -134,7 +140,9 @@ class TestFootprint:
             for start in range(0, 12_000, 4000):
                 store.put(range(start, start + 4000), some(4000))
                 most = max(most, store.held_bytes)
-                content = sum(table.content.nbytes for shard in store.held.values() for table in shard.tables.values())
+                content = sum(
+                    table.content.nbytes for shard in store.held.values() for table in shard.tables.values()
+                )
                 assert content < store.held_bytes
             assert len(store) == 12_000
         assert most <= memory
@@ -157,7 +165,9 @@ def fill(folder: Path, steps: int) -> StateStore:
     """All states hold the number of the step; flushed after step 3."""
     store = StateStore(folder, shard_size=7, memory=3000)
     for step in range(1, steps + 1):
-        store.put(range(100), LAYER.init_state(100).map(lambda value, step=step: torch.full_like(value, step)))
+        store.put(
+            range(100), LAYER.init_state(100).map(lambda value, step=step: torch.full_like(value, step))
+        )
         if step == 3:
             store.flush()
     return store
@@ -237,7 +247,10 @@ class TestRefusals:
         content = path.read_bytes()
         for damaged in (content[:-9], content[:-1] + bytes([content[-1] ^ 1])):
             path.write_bytes(damaged)
-            with pytest.raises(CheckpointError, match=rf"{path.name}.* is damaged"), StateStore(tmp_path) as store:
+            with (
+                pytest.raises(CheckpointError, match=rf"{path.name}.* is damaged"),
+                StateStore(tmp_path) as store,
+            ):
                 list(store)
         index = tmp_path / "index.json"
         index.write_text(index.read_text().replace("4", "5"))
@@ -251,7 +264,9 @@ class TestRefusals:
         min(tmp_path.glob(lost)).unlink()
         (tmp_path / "0.9.safetensors").write_bytes(b"of a later flush")
         left = sorted(path.name for path in tmp_path.iterdir())
-        wanted = r"not the index\.json that says" if lost == "index.json" else r"index\.json names .* is not there"
+        wanted = (
+            r"not the index\.json that says" if lost == "index.json" else r"index\.json names .* is not there"
+        )
         for _ in range(2):
             with pytest.raises(CheckpointError, match=wanted + r".*Put back a copy .* Nothing was changed"):
                 StateStore(tmp_path)
@@ -299,24 +314,57 @@ class TestRefusals:
         ("call", "message"),
         [
             (lambda store: store.put(["a"], some(2)), "`keys` must name a stream for each of 2 rows; got 1"),
-            (lambda store: store.put(["a", "b", "a"], some(3)), "`keys` must name each stream once; 'a' comes twice"),
-            (lambda store: store.get([True], LAYER.init_state), "`key` must be a text or a whole number; got True"),
+            (
+                lambda store: store.put(["a", "b", "a"], some(3)),
+                "`keys` must name each stream once; 'a' comes twice",
+            ),
+            (
+                lambda store: store.get([True], LAYER.init_state),
+                "`key` must be a text or a whole number; got True",
+            ),
             (lambda store: True in store, "`key` must be a text or a whole number; got True"),
             (lambda store: 1.0 in store, "`key` must be a text or a whole number; got 1.0"),
-            (lambda store: store.put([["a"]], some(1)), r"`key` must be a text or a whole number; got \['a'\]"),
+            (
+                lambda store: store.put([["a"]], some(1)),
+                r"`key` must be a text or a whole number; got \['a'\]",
+            ),
             (lambda store: store["\ud800"], "`key` must be a text that UTF-8 can hold.*surrogates"),
-            (lambda store: store.put([10**5000], some(1)), r"`key` must be .*at most 4,300 digits\).*got one that cannot"),
-            (lambda store: store.put("a", some(1)), "`keys` must be a list of keys, for one stream too; got 'a'"),
-            (lambda store: store.get(iter(["a"]), LAYER.init_state), "`keys` must be a list of keys.*list_iterator"),
+            (
+                lambda store: store.put([10**5000], some(1)),
+                r"`key` must be .*at most 4,300 digits\).*got one that cannot",
+            ),
+            (
+                lambda store: store.put("a", some(1)),
+                "`keys` must be a list of keys, for one stream too; got 'a'",
+            ),
+            (
+                lambda store: store.get(iter(["a"]), LAYER.init_state),
+                "`keys` must be a list of keys.*list_iterator",
+            ),
             (lambda store: store.get([], LAYER.init_state), "`keys` must name at least one stream; got none"),
-            (lambda store: store.__setitem__("a", {}), "must be a dictionary of tensors, at least one; got {}"),
-            (lambda store: store.__setitem__("a", torch.ones(1)), r"must be a dictionary of tensors.*got tensor\("),
+            (
+                lambda store: store.__setitem__("a", {}),
+                "must be a dictionary of tensors, at least one; got {}",
+            ),
+            (
+                lambda store: store.__setitem__("a", torch.ones(1)),
+                r"must be a dictionary of tensors.*got tensor\(",
+            ),
             (lambda store: store.__setitem__("a", {"x": 3}), "must be tensors; `x` is of type int"),
-            (lambda store: store.__setitem__("a", {"\ud800": torch.ones(1)}), "names of tensors must be printable texts"),
+            (
+                lambda store: store.__setitem__("a", {"\ud800": torch.ones(1)}),
+                "names of tensors must be printable texts",
+            ),
             (lambda store: store.__setitem__("a", {"x": torch.ones(1).cdouble()}), "`x` is torch.complex128"),
-            (lambda store: store.__setitem__("a", {"x": torch.ones(1).to_sparse()}), "`x` is .*torch.sparse_coo"),
+            (
+                lambda store: store.__setitem__("a", {"x": torch.ones(1).to_sparse()}),
+                "`x` is .*torch.sparse_coo",
+            ),
             (lambda store: store.__setitem__("a", {"x": torch.ones(1, device="meta")}), "`x` is .* on meta"),
-            (lambda store: store.get(["known"], DREAM(2, 5).init_state), r"'known' carries h \(4,\).* makes h \(5,\)"),
+            (
+                lambda store: store.get(["known"], DREAM(2, 5).init_state),
+                r"'known' carries h \(4,\).* makes h \(5,\)",
+            ),
         ],
     )
     def test_what_does_not_fit(self, tmp_path: Path, call: Any, message: str) -> None:

@@ -1,4 +1,5 @@
-"""What must hold for every way of learning from a stream: nothing of the future, any cut into chunks, stop and go on."""
+"""What must hold for every way of learning from a stream: nothing of the future, any cut into chunks, stop
+and go on."""
 
 from __future__ import annotations
 
@@ -38,7 +39,11 @@ def stream(task: str, seed: int = 0) -> tuple[Tensor, Tensor | None]:
     generator = torch.Generator().manual_seed(seed)
     rows = torch.randn(ROWS, 3, dtype=torch.float64, generator=generator)
     rows = rows.cumsum(0) * 0.3 + rows
-    targets = {"forecasting": None, "regression": rows[:, :2] * 2 + 1, "classification": (rows[:, 0] > rows[:, 1]).long()}
+    targets = {
+        "forecasting": None,
+        "regression": rows[:, :2] * 2 + 1,
+        "classification": (rows[:, 0] > rows[:, 1]).long(),
+    }
     return rows, targets[task]
 
 
@@ -62,7 +67,9 @@ class TestEveryWay:
         other, changed = stream(task, seed=1)
         border = 30
         shuffled = torch.cat([rows[:border], other[border:] * 7])
-        known = None if targets is None or changed is None else torch.cat([targets[:border], changed[border:]])
+        known = (
+            None if targets is None or changed is None else torch.cat([targets[:border], changed[border:]])
+        )
         for chunks in ([ROWS], [7] * 6 + [6]):
             past = run(learner(task, way, channel_independent=independent), rows, targets, chunks)
             again = run(learner(task, way, channel_independent=independent), shuffled, known, chunks)
@@ -72,13 +79,17 @@ class TestEveryWay:
             late = targets.clone()
             late[border - 2 :] = late[border - 2 :].flip(0)
             again = run(learner(task, way), rows, late, [ROWS])
-            assert torch.equal(run(learner(task, way), rows, targets, [ROWS])[: border + 1], again[: border + 1])
+            assert torch.equal(
+                run(learner(task, way), rows, targets, [ROWS])[: border + 1], again[: border + 1]
+            )
 
     def test_any_cut_gives_the_same(self, task: str, way: str) -> None:
         rows, targets = stream(task)
         whole = run(learner(task, way), rows, targets, [ROWS])
         for chunks in ([1] * ROWS, [13, 1, 20, 14]):
-            torch.testing.assert_close(run(learner(task, way), rows, targets, chunks), whole, rtol=1e-4, atol=1e-4)
+            torch.testing.assert_close(
+                run(learner(task, way), rows, targets, chunks), whole, rtol=1e-4, atol=1e-4
+            )
 
     def test_it_stops_and_goes_on_bit_for_bit(self, task: str, way: str) -> None:
         rows, targets = stream(task)
@@ -114,7 +125,9 @@ class TestEveryWay:
             said = what.process(rows[row : row + 1], target).predictions[0]
             if task != "forecasting":
                 assert torch.equal(expected, said)
-            torch.testing.assert_close(other.process(rows[row : row + 1], target).predictions[0], said, rtol=0, atol=0)
+            torch.testing.assert_close(
+                other.process(rows[row : row + 1], target).predictions[0], said, rtol=0, atol=0
+            )
 
 
 @pytest.mark.parametrize("core", ["lstm", "linear"])
@@ -122,7 +135,9 @@ def test_rivals_of_dream_learn_by_the_same_rules(core: str) -> None:
     rows, _ = stream("forecasting")
     for updates, moves in (UPDATES["least squares"], UPDATES["all weights"]):
         cut = [StreamLearner(network("forecasting", core), updates, moves) for _ in range(2)]  # type: ignore[arg-type]
-        torch.testing.assert_close(run(cut[0], rows, None, [ROWS]), run(cut[1], rows, None, [21, 27]), rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(
+            run(cut[0], rows, None, [ROWS]), run(cut[1], rows, None, [21, 27]), rtol=1e-4, atol=1e-4
+        )
 
 
 def test_frozen_fast_weights_stay() -> None:
@@ -163,12 +178,16 @@ def test_least_squares_is_the_weighted_ridge_of_all_known_rows(forgetting: float
 
 
 def test_features_are_what_the_equations_say() -> None:
-    net, (rows, _) = network("forecasting", output=False, forecast=False, profile_rate=0.0), stream("forecasting")
+    net, (rows, _) = (
+        network("forecasting", output=False, forecast=False, profile_rate=0.0),
+        stream("forecasting"),
+    )
     features, _ = net.features(rows[None], net.init_state())
     level, scale = net.normalizer(rows[None], net.normalizer.init_state(1, 3))[0][1:]
     row = 20
     expected = [
-        (value - level[0, row]) / scale[0, row] for value in (rows[row], rows[row - 2], rows[row - 4 : row + 1].mean(0))
+        (value - level[0, row]) / scale[0, row]
+        for value in (rows[row], rows[row - 2], rows[row - 4 : row + 1].mean(0))
     ]
     torch.testing.assert_close(features.values[0, row, 0], torch.cat(expected).float())
     assert not features.values[0, 1, 0, 3:6].any()  # two rows before the second there is none
@@ -206,13 +225,16 @@ class TestTrust:
 
     def test_the_record_is_of_known_rows_only_and_goes_on_from_a_file(self) -> None:
         generator = torch.Generator().manual_seed(0)
-        rows = torch.sin(torch.arange(120) / 3).double().unsqueeze(1) + 0.1 * torch.randn(120, 1, generator=generator)
+        rows = torch.sin(torch.arange(120) / 3).double().unsqueeze(1) + 0.1 * torch.randn(
+            120, 1, generator=generator
+        )
         reading = Reading("differences", 0.05, lags=2, output=False, forecast=False)
         updates = Updates("least_squares", every=2, trust=0.95)
 
         def fresh() -> StreamLearner:
             return StreamLearner(
-                StreamNetwork(Shape("forecasting", 1, 1, 3), reading, DREAMConfig(hidden_dim=4, rank=1)), updates
+                StreamNetwork(Shape("forecasting", 1, 1, 3), reading, DREAMConfig(hidden_dim=4, rank=1)),
+                updates,
             )
 
         whole = fresh()

@@ -55,7 +55,9 @@ def test_chunks_are_the_whole_and_the_future_is_not_read(kind: Any) -> None:
     first, between = whole(normalizer, x[:, :33])
     second, end = normalizer(x[:, 33:], between)
     for name in Normalized._fields:
-        torch.testing.assert_close(torch.cat([getattr(first, name), getattr(second, name)], 1), getattr(relative, name))
+        torch.testing.assert_close(
+            torch.cat([getattr(first, name), getattr(second, name)], 1), getattr(relative, name)
+        )
     for (_, a), (_, b) in zip(state.items(), end.items(), strict=True):
         torch.testing.assert_close(a, b)
     changed = x.clone()
@@ -87,7 +89,9 @@ def test_no_jump_is_read_as_more_than_the_rate_allows(kind: Any) -> None:
 def test_a_bad_rate_or_kind_is_refused() -> None:
     with pytest.raises(ConfigError, match="`rate` must be a number from 0 to below 1; got 1"):
         Normalizer("running", 1.0)
-    with pytest.raises(ConfigError, match="`normalization` must be differences, running or none; got 'robust'"):
+    with pytest.raises(
+        ConfigError, match="`normalization` must be differences, running or none; got 'robust'"
+    ):
         Normalizer("robust", 0.1)  # type: ignore[arg-type]
 
 
@@ -107,7 +111,10 @@ class TestSeason:
         whole, _ = profile(x, profile.init_state(1, 2))
         early, late = (profile(x[:, :n], profile.init_state(1, 2))[1] for n in (7, 18))
         both = type(early)(
-            *(torch.cat(pair) for pair in zip(*([value for _, value in s.items()] for s in (early, late)), strict=True))
+            *(
+                torch.cat(pair)
+                for pair in zip(*([value for _, value in s.items()] for s in (early, late)), strict=True)
+            )
         )
         changes, _ = profile(torch.cat([x[:, 7:17], x[:, 18:28]]), both)
         torch.testing.assert_close(changes[0], whole[0, 7:17])

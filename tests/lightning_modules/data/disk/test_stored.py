@@ -30,7 +30,9 @@ ROWS, AHEAD = 90, 6
 @pytest.fixture(autouse=True)
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("DREAM_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(os, "fsync", lambda _: None)  # thousands of small files need not outlive a power failure
+    monkeypatch.setattr(
+        os, "fsync", lambda _: None
+    )  # thousands of small files need not outlive a power failure
     return tmp_path / "cache"
 
 
@@ -69,10 +71,19 @@ class TestSameTables:
     )
     @pytest.mark.parametrize(
         "options",
-        [{"calendar": ["hour", "weekday"], "timespans": True}, ROLES, {**ROLES, "calendar": ["month"], "streams": True}],
+        [
+            {"calendar": ["hour", "weekday"], "timespans": True},
+            ROLES,
+            {**ROLES, "calendar": ["month"], "streams": True},
+        ],
     )
     def test_as_in_memory(
-        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size: int, missing: str, options: dict[str, Any]
+        self,
+        tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch,
+        size: int,
+        missing: str,
+        options: dict[str, Any],
     ) -> None:
         set_block(monkeypatch, size)
         path = table(tmp_path, gaps=missing != "error", ahead=AHEAD if "targets" in options else 0)
@@ -80,7 +91,11 @@ class TestSameTables:
         assert len(ours.whole.shards) == {7: len(ours.whole), 1 << 20: 1}.get(size, len(ours.whole.shards))
         if size < 1 << 20:
             assert len(ours.whole.shards) > 4
-        assert (ours.columns, ours.target_columns, ours.inputs) == (theirs.columns, theirs.target_columns, theirs.inputs)
+        assert (ours.columns, ours.target_columns, ours.inputs) == (
+            theirs.columns,
+            theirs.target_columns,
+            theirs.inputs,
+        )
         assert ours.prepared.split == theirs.prepared.split
         np.testing.assert_allclose(ours.prepared.scaler.mean, theirs.prepared.scaler.mean, rtol=1e-14)
         np.testing.assert_allclose(ours.prepared.scaler.scale, theirs.prepared.scaler.scale, rtol=1e-14)
@@ -92,7 +107,9 @@ class TestSameTables:
                 torch.testing.assert_close(mine, other, rtol=1e-6, atol=1e-7, equal_nan=True, msg=name)
         torch.testing.assert_close(ours.mase_scale, theirs.mase_scale)
         assert ours.describe() == theirs.describe()
-        assert ours.future_times(len(ours.series)).tolist() == theirs.future_times(len(theirs.series)).tolist()
+        assert (
+            ours.future_times(len(ours.series)).tolist() == theirs.future_times(len(theirs.series)).tolist()
+        )
         for loader in ("train_dataloader", "test_dataloader", "predict_dataloader"):
             for a, b in zip(getattr(ours, loader)(), getattr(theirs, loader)(), strict=True):
                 torch.testing.assert_close(a.future, b.future, equal_nan=True)
@@ -102,7 +119,8 @@ class TestSameTables:
     def test_of_one_block_bit_for_bit(self, tmp_path: Path) -> None:
         path = table(tmp_path, gaps=True)
         ours, theirs = (
-            data(path, mapped, missing="mask", timespans=True, **ROLES).prepared.tables for mapped in (True, False)
+            data(path, mapped, missing="mask", timespans=True, **ROLES).prepared.tables
+            for mapped in (True, False)
         )
         assert all(torch.equal(a.nan_to_num(9), b.nan_to_num(9)) for a, b in zip(ours, theirs, strict=True))
 
@@ -112,7 +130,9 @@ class TestSameTables:
         path = table(tmp_path, name=name)
         series, whole = stored_table(path), read_table(path)
         assert len(series.shards) > 5
-        np.testing.assert_array_equal(np.concatenate([block.values for block in series.blocks(slice(None))]), whole.values)
+        np.testing.assert_array_equal(
+            np.concatenate([block.values for block in series.blocks(slice(None))]), whole.values
+        )
         assert whole.time is not None
         np.testing.assert_array_equal(series.time, whole.time)
 
@@ -130,7 +150,9 @@ class TestSameTables:
         assert len(blocks) > 10
         np.testing.assert_array_equal(np.concatenate(blocks), expected)
 
-    def test_messages_name_the_file_as_it_was_typed(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_messages_name_the_file_as_it_was_typed(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         path = table(tmp_path, gaps=True)
         monkeypatch.chdir(tmp_path)
         messages = []
@@ -163,7 +185,9 @@ def test_memory_does_not_grow_with_the_file(tmp_path: Path, monkeypatch: pytest.
     path = tmp_path / "table.csv"
 
     def peak(rows: int, mapped: bool) -> int:
-        values = pd.DataFrame(np.random.default_rng(0).normal(size=(rows, 8)).round(4), columns=list("abcdefgh"))
+        values = pd.DataFrame(
+            np.random.default_rng(0).normal(size=(rows, 8)).round(4), columns=list("abcdefgh")
+        )
         values.insert(0, "date", pd.date_range("2000-01-01", periods=rows, freq="h"))
         values.to_csv(path, index=False)
         usual = pyarrow.default_memory_pool()
@@ -188,7 +212,9 @@ def test_memory_does_not_grow_with_the_file(tmp_path: Path, monkeypatch: pytest.
 
 
 class TestBlocks:
-    TEXT = '\n \nn,"a ""name"",\nof two lines",b\r\n1,x,"3"\n"4",y,6\n\n7,"\nz ""\n",9\n10,5" pipe,12\n"13",w,15'
+    TEXT = (
+        '\n \nn,"a ""name"",\nof two lines",b\r\n1,x,"3"\n"4",y,6\n\n7,"\nz ""\n",9\n10,5" pipe,12\n"13",w,15'
+    )
 
     @pytest.mark.parametrize("packed", [False, True])
     def test_any_cut_of_quoted_text_gives_the_same_rows(self, tmp_path: Path, packed: bool) -> None:
@@ -225,7 +251,9 @@ class TestConversion:
                 return write(target, content)
 
             monkeypatch.setattr(convert, "write_atomic", full)
-            with pytest.raises(DataError, match=r"cannot be written \(No space left on device\).*set DREAM_CACHE"):
+            with pytest.raises(
+                DataError, match=r"cannot be written \(No space left on device\).*set DREAM_CACHE"
+            ):
                 stored_table(path)
         made = len(list(tmp_path.glob("cache/tables/*/*.arrow")))
         assert made == 0 + 1 + 2 + 7 + 8 - 2  # besides source.json and roles.json
@@ -234,7 +262,9 @@ class TestConversion:
         series = stored_table(path)
         assert len([name for name in written if name.endswith(".arrow")]) == len(series.shards) - made
         whole = read_table(path)
-        np.testing.assert_array_equal(np.concatenate([block.values for block in series.blocks(slice(None))]), whole.values)
+        np.testing.assert_array_equal(
+            np.concatenate([block.values for block in series.blocks(slice(None))]), whole.values
+        )
         np.testing.assert_array_equal(series.time, whole.time)
         written.clear()
         stored_table(path)
@@ -247,7 +277,9 @@ class TestConversion:
         content = shard.read_bytes()
         for damage in (content[:-1], bytes([*content[:400], content[400] ^ 1, *content[401:]]), b""):
             shard.write_bytes(damage)
-            with pytest.raises(DataError, match=rf"000003-.*\.arrow: .* altered. Delete the folder .*{series.folder.name}"):
+            with pytest.raises(
+                DataError, match=rf"000003-.*\.arrow: .* altered. Delete the folder .*{series.folder.name}"
+            ):
                 list(series.blocks(slice(None)))
         assert len(list(series.blocks(slice(0, 3)))) == 1 + (series.shards[0].stop < 3)
 
@@ -272,7 +304,10 @@ class TestConversion:
         set_block(monkeypatch, 300)
         path = table(tmp_path, ahead=0)
         good = data(path, True, calendar=["hour"])
-        tables, times = [part.clone() for part in good.prepared.tables if part is not None], good.future_times(ROWS)
+        tables, times = (
+            [part.clone() for part in good.prepared.tables if part is not None],
+            good.future_times(ROWS),
+        )
         file = next(tmp_path.glob(f"cache/tables/**/{name}"))
         before = file.read_bytes()
         parts = {part.name: part.stat().st_mtime_ns for part in tmp_path.glob("cache/tables/*/*.arrow")}
@@ -289,7 +324,9 @@ class TestConversion:
             torch.testing.assert_close(mine, other, rtol=0, atol=0, equal_nan=True)
         assert again.future_times(ROWS).tolist() == times.tolist()
         assert file.read_bytes() == before
-        assert parts == {part.name: part.stat().st_mtime_ns for part in tmp_path.glob("cache/tables/*/*.arrow")}
+        assert parts == {
+            part.name: part.stat().st_mtime_ns for part in tmp_path.glob("cache/tables/*/*.arrow")
+        }
 
     @pytest.mark.parametrize("lost", [["000003-*"], ["000000-*"], ["000002-*", "000004-*"], ["roles.json"]])
     @pytest.mark.parametrize("torn", [True, False])
@@ -308,9 +345,13 @@ class TestConversion:
             else:
                 file.unlink()
         again, whole = stored_table(path), read_table(path)
-        np.testing.assert_array_equal(np.concatenate([block.values for block in again.blocks(slice(None))]), whole.values)
+        np.testing.assert_array_equal(
+            np.concatenate([block.values for block in again.blocks(slice(None))]), whole.values
+        )
         np.testing.assert_array_equal(again.time, time)
-        assert sorted(part.name for part in series.folder.glob("*.arrow")) == [shard.name for shard in again.shards]
+        assert sorted(part.name for part in series.folder.glob("*.arrow")) == [
+            shard.name for shard in again.shards
+        ]
 
     def test_tables_are_made_once_for_each_setting(self, tmp_path: Path) -> None:
         path = table(tmp_path, ahead=0)
@@ -350,8 +391,14 @@ def stored_writer(monkeypatch: pytest.MonkeyPatch) -> tuple[Any, list[str]]:
         ("place\nnorth\n", "no column to predict holds numbers"),
         ("t,a\n2024-01-02,1\n2024-01-01,2\n", r"row 1 \(2024-01-01\) is earlier than 2024-01-02"),
         ("t,a\n2024-01-01,1\n2024-01-02,1\n2024-01-02,2\n", r"row 2 \(2024-01-02\) repeats the one before"),
-        ("t,a\n2024-01-01,1\n2024-01-02,1\nsoon,2\n", "`t` must hold dates such as 2016-07-01 00:00; row 2 holds 'soon'"),
-        ("t,a\n01/02/2024,1\n01/13/2024,1\n13/03/2024,2\n", "`t` must hold dates .*; row 2 holds '13/03/2024'"),
+        (
+            "t,a\n2024-01-01,1\n2024-01-02,1\nsoon,2\n",
+            "`t` must hold dates such as 2016-07-01 00:00; row 2 holds 'soon'",
+        ),
+        (
+            "t,a\n01/02/2024,1\n01/13/2024,1\n13/03/2024,2\n",
+            "`t` must hold dates .*; row 2 holds '13/03/2024'",
+        ),
     ],
 )
 @pytest.mark.parametrize("size", [1, 1 << 20])
@@ -389,7 +436,9 @@ def stamped(folder: Path, stamps: list[str]) -> Path:
         [f"{at:%Y-%m-%d}T{at:%H:%M:%S}" + "+00:00" * (at.hour % 2) for at in HOURS],
     ],
 )
-def test_common_kinds_of_dates(stamps: list[str], tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_common_kinds_of_dates(
+    stamps: list[str], tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     path = stamped(tmp_path, stamps)
     set_block(monkeypatch, 800)
     for series in (read_table(path), stored_table(path)):
@@ -426,6 +475,8 @@ def test_an_order_of_days_and_months_that_no_row_tells(
         assert "no row tells whether `time` is %m/%d/%Y or %d/%m/%Y; read as the first." in caplog.text
 
 
-@pytest.mark.parametrize("names", [["1.5 kg", "x", "2 kg"], ["May", "Harry", "Jo"], ["10-11", "12-34", "x", "y"]])
+@pytest.mark.parametrize(
+    "names", [["1.5 kg", "x", "2 kg"], ["May", "Harry", "Jo"], ["10-11", "12-34", "x", "y"]]
+)
 def test_text_that_is_no_date_is_left_out(names: list[str], tmp_path: Path) -> None:
     assert read_table(stamped(tmp_path, names)).time is None
