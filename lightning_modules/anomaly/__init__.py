@@ -4,7 +4,7 @@
 come from. From prediction errors, `scores` makes probabilities, and `verdicts` makes flags and alarms;
 `metrics` and `nab_score` measure how right they are, `plots` shows them."""
 
-from lightning_modules.anomaly.data import AnomalyData, Stream, StreamBatch
+from lightning_modules.anomaly.data import AnomalyBatch, AnomalyData, AnomalyStream
 from lightning_modules.anomaly.module import AnomalyModule
 from lightning_modules.anomaly.nab import NABData
 from lightning_modules.anomaly.planted import PlantedAnomalies
@@ -12,12 +12,12 @@ from lightning_modules.anomaly.skab import SKABData
 from lightning_modules.anomaly.table import AnomalyTable
 
 __all__ = [
+    "AnomalyBatch",
     "AnomalyData",
     "AnomalyModule",
+    "AnomalyStream",
     "AnomalyTable",
     "NABData",
     "PlantedAnomalies",
     "SKABData",
-    "Stream",
-    "StreamBatch",
 ]

@@ -25,7 +25,7 @@ LEAST_TRAINING = 100  # rows
 
 
 @dataclass(frozen=True, eq=False)
-class Stream:
+class AnomalyStream:
     """Rows in time order, the first `training` of which are there to learn from."""
 
     name: str
@@ -50,7 +50,7 @@ class Stream:
         return [] if self.label is None else [(int(a), int(b)) for a, b in runs(self.label)]
 
 
-class StreamBatch(NamedTuple):
+class AnomalyBatch(NamedTuple):
     """One chunk of every stream: row i continues row i of the batch before."""
 
     values: Tensor
@@ -65,7 +65,7 @@ class StreamBatch(NamedTuple):
     """The row of the streams that the chunk starts with; with 0, carried state must go."""
 
 
-class Chunks(Dataset[StreamBatch]):
+class Chunks(Dataset[AnomalyBatch]):
     """Every stream's rows up to `stops`, in chunks of `chunk` rows; those before `counted_from` are read but
     don't count.
 
@@ -74,7 +74,7 @@ class Chunks(Dataset[StreamBatch]):
 
     def __init__(
         self,
-        streams: Sequence[Stream],
+        streams: Sequence[AnomalyStream],
         stops: Sequence[int],
         chunk: int,
         counted_from: Sequence[int] | None = None,
@@ -98,14 +98,14 @@ class Chunks(Dataset[StreamBatch]):
     def __len__(self) -> int:
         return -(-self.values.shape[1] // self.chunk)
 
-    def __getitem__(self, index: int) -> StreamBatch:
+    def __getitem__(self, index: int) -> AnomalyBatch:
         """Chunk `index` of every stream."""
         start = range(len(self))[index] * self.chunk
         values = self.values[:, start : start + self.chunk]
         rows = torch.arange(start, start + values.shape[1])
         counted = (rows >= self.counted_from[:, None]) & (rows < self.stops[:, None])
         lengths = (self.stops - start).clamp(0, values.shape[1])
-        return StreamBatch(values, lengths, counted, self.training, start)
+        return AnomalyBatch(values, lengths, counted, self.training, start)
 
 
 class AnomalyData(TaskData, ABC):
@@ -132,11 +132,11 @@ class AnomalyData(TaskData, ABC):
         self.validation = validation
 
     @abstractmethod
-    def read(self) -> list[Stream]:
+    def read(self) -> list[AnomalyStream]:
         """Reads the streams; all have the same columns."""
 
     @cached_property
-    def streams(self) -> list[Stream]:
+    def streams(self) -> list[AnomalyStream]:
         """As read."""
         streams = self.read()
         for stream in streams:
@@ -171,25 +171,25 @@ class AnomalyData(TaskData, ABC):
         """Reads the data; calling it again changes nothing."""
         _ = self.streams
 
-    def train_dataloader(self) -> DataLoader[StreamBatch]:
+    def train_dataloader(self) -> DataLoader[AnomalyBatch]:
         self.require_streams("streams", len(self.streams))
         return self._loader(Chunks(self.streams, self._fitted, self.train_chunk, share=self.share))
 
-    def val_dataloader(self) -> DataLoader[StreamBatch]:
+    def val_dataloader(self) -> DataLoader[AnomalyBatch]:
         parts = [stream.training for stream in self.streams]
         return self._loader(Chunks(self.streams, parts, self.chunk, self._fitted, self.share))
 
-    def test_dataloader(self) -> DataLoader[StreamBatch]:
+    def test_dataloader(self) -> DataLoader[AnomalyBatch]:
         return self._loader(Chunks(self.streams, [len(stream.values) for stream in self.streams], self.chunk))
 
-    def predict_dataloader(self) -> DataLoader[StreamBatch]:
+    def predict_dataloader(self) -> DataLoader[AnomalyBatch]:
         """The same rows as in the test."""
         return self.test_dataloader()
 
-    def _loader(self, chunks: Chunks) -> DataLoader[StreamBatch]:
+    def _loader(self, chunks: Chunks) -> DataLoader[AnomalyBatch]:
         return loader(chunks, one_by_one(len(chunks)))
 
-    def rows_of(self, batch: StreamBatch) -> Tensor:
+    def rows_of(self, batch: AnomalyBatch) -> Tensor:
         streams, rows = batch.values.shape[:2]
         return batch.lengths.new_tensor([[batch.start, batch.start + rows - 1]]).expand(streams, 2)
 

@@ -23,7 +23,7 @@ from dream.errors import ConfigError
 from dream.files import write_atomic
 from lightning_modules import ranks
 from lightning_modules.anomaly import plots
-from lightning_modules.anomaly.data import AnomalyData, StreamBatch
+from lightning_modules.anomaly.data import AnomalyBatch, AnomalyData
 from lightning_modules.anomaly.scores import (
     GATE_MEASURES,
     LEVEL_LIMIT,
@@ -41,7 +41,7 @@ FIGURES = 3
 REPEAT, GAUSSIAN = "repeat-last", "windowed Gaussian"
 
 
-class Scan(NamedTuple):
+class ChunkOutput(NamedTuple):
     """What the layers, of which there are K, made of a chunk."""
 
     prediction: Tensor
@@ -203,7 +203,7 @@ class AnomalyModule(TaskModule):
             self._scale = RunningScale(len(own["rows"]), self.channels, self.memory)
             self._scale.load(own)
 
-    def relative(self, batch: StreamBatch) -> tuple[np.ndarray, np.ndarray]:
+    def relative(self, batch: AnomalyBatch) -> tuple[np.ndarray, np.ndarray]:
         """The layer's input (N, T, I) before it is limited, and where the streams learn, (N, T); carries the
         scales."""
         values = batch.values.cpu().numpy()
@@ -217,7 +217,7 @@ class AnomalyModule(TaskModule):
 
     def scan(
         self, x: Tensor, lengths: Tensor, learning: np.ndarray, states: list[DREAMState]
-    ) -> tuple[Scan, list[DREAMState]]:
+    ) -> tuple[ChunkOutput, list[DREAMState]]:
         """Read `x` (N, T, I) from `states`; fast weights learn in the rows where `learning` (N, T)."""
         borders = [
             0,
@@ -230,11 +230,11 @@ class AnomalyModule(TaskModule):
                 x[:, start:end], (lengths - start).clamp(1, end - start), learning[:, start], states
             )
             parts.append(part)
-        return Scan(*(torch.cat(pieces, 1) for pieces in zip(*parts, strict=True))), states
+        return ChunkOutput(*(torch.cat(pieces, 1) for pieces in zip(*parts, strict=True))), states
 
     def _scan_part(
         self, x: Tensor, lengths: Tensor, learning: np.ndarray, states: list[DREAMState]
-    ) -> tuple[Scan, list[DREAMState]]:
+    ) -> tuple[ChunkOutput, list[DREAMState]]:
         pieces, ends, order = [], [], []
         for plastic in (True, False):
             rows = torch.from_numpy(np.flatnonzero(learning == plastic)).to(x.device)
@@ -245,17 +245,17 @@ class AnomalyModule(TaskModule):
             shown = (
                 torch.stack([getattr(trace, name) for trace in traces], -1) for name in ("surprise", "u_norm")
             )
-            pieces.append(Scan(traces[0].prediction, traces[0].deviation, *shown))
+            pieces.append(ChunkOutput(traces[0].prediction, traces[0].deviation, *shown))
             ends.append(after)
             order.append(rows)
         back = torch.argsort(torch.cat(order))
-        scan = Scan(*(torch.cat(piece)[back] for piece in zip(*pieces, strict=True)))
+        scan = ChunkOutput(*(torch.cat(piece)[back] for piece in zip(*pieces, strict=True)))
         return scan, [DREAMState.cat(layer)[back] for layer in zip(*ends, strict=True)]
 
     def _limited(self, x: np.ndarray) -> Tensor:
         return torch.from_numpy(np.clip(x, -LEVEL_LIMIT, LEVEL_LIMIT)).to(self.device, self.dtype)  # type: ignore[arg-type]
 
-    def _predict(self, batch: StreamBatch) -> tuple[Tensor, Tensor]:
+    def _predict(self, batch: AnomalyBatch) -> tuple[Tensor, Tensor]:
         """What the layer reads and what it predicts of it, (N, T, I) both; the states go on."""
         relative, _ = self.relative(batch)
         x, reset = (
@@ -269,7 +269,7 @@ class AnomalyModule(TaskModule):
         return x, traces[0].prediction
 
     @staticmethod
-    def _prediction_loss(batch: StreamBatch, x: Tensor, prediction: Tensor) -> tuple[Tensor, Tensor]:
+    def _prediction_loss(batch: AnomalyBatch, x: Tensor, prediction: Tensor) -> tuple[Tensor, Tensor]:
         """Sum of the limited squared errors of the rows that count, (), and their number, ()."""
         errors = (x - prediction).square().clamp(max=LOSS_LIMIT).mean(-1)
         return (errors * batch.counted).sum(), batch.counted.sum()
@@ -279,7 +279,7 @@ class AnomalyModule(TaskModule):
         """The first layer predicts."""
         return isinstance(self.stack, DREAMStack) and len(self.stack.layers) > 1
 
-    def losses(self, batch: StreamBatch) -> dict[str, Tensor]:
+    def losses(self, batch: AnomalyBatch) -> dict[str, Tensor]:
         total, count = self._prediction_loss(batch, *self._predict(batch))
         return {"loss": total / ranks.mean(count).to(total)}
 
@@ -287,7 +287,7 @@ class AnomalyModule(TaskModule):
         super().on_validation_epoch_start()
         self._val = []
 
-    def validation_step(self, batch: StreamBatch, batch_idx: int) -> None:
+    def validation_step(self, batch: AnomalyBatch, batch_idx: int) -> None:
         x, prediction = self._predict(batch)
         if (
             self.trainer.state.fn != TrainerFn.FITTING
@@ -300,7 +300,7 @@ class AnomalyModule(TaskModule):
         total, count = ranks.mean(torch.stack(self._val).sum(0))
         self.log("val/loss", total / count)
 
-    def _require_finite(self, batch: StreamBatch, outputs: dict[str, Tensor | np.ndarray]) -> None:
+    def _require_finite(self, batch: AnomalyBatch, outputs: dict[str, Tensor | np.ndarray]) -> None:
         """Refuse outputs (N, T, ...) that are not finite in a row of a stream.
 
         Raises:
@@ -317,7 +317,7 @@ class AnomalyModule(TaskModule):
             by_row, lambda k: f"{self.data.source_of(k % streams)}, row {batch.start + k // streams}"
         )
 
-    def judge(self, batch: StreamBatch, detectors: list[str]) -> tuple[np.ndarray, np.ndarray]:
+    def judge(self, batch: AnomalyBatch, detectors: list[str]) -> tuple[np.ndarray, np.ndarray]:
         """Score and alarm, (2, D, N, T), of `detectors` (D of them) for a chunk, and its surprise and norm of
         U, (2, N, T).
 
@@ -384,7 +384,7 @@ class AnomalyModule(TaskModule):
     def on_test_epoch_start(self) -> None:
         self._seen, self._shown, self.verdicts = [], [], {}
 
-    def test_step(self, batch: StreamBatch, batch_idx: int) -> None:
+    def test_step(self, batch: AnomalyBatch, batch_idx: int) -> None:
         scores, shown = self.judge(batch, self.detectors)
         values = batch.values.cpu().numpy()
         if batch.start == 0 or self._gaussian is None:
@@ -436,7 +436,7 @@ class AnomalyModule(TaskModule):
     def on_predict_epoch_start(self) -> None:
         self._score = None
 
-    def predict_step(self, batch: StreamBatch, batch_idx: int) -> np.ndarray:
+    def predict_step(self, batch: AnomalyBatch, batch_idx: int) -> np.ndarray:
         """Score and alarm of the chunk, (2, N, T)."""
         return self.judge(batch, self.detectors[:1])[0][:, 0]
 

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from dream.errors import ConfigError
-from lightning_modules.anomaly.data import AnomalyData, Stream
+from lightning_modules.anomaly.data import AnomalyData, AnomalyStream
 from lightning_modules.anomaly.nab_score import probation
 from lightning_modules.data.catalogue import data_path
 
@@ -33,7 +33,7 @@ class NABData(AnomalyData):
     def nab(self) -> bool:
         return True
 
-    def read(self) -> list[Stream]:
+    def read(self) -> list[AnomalyStream]:
         labels = data_path("nab", "labels/combined_windows.json")
         windows: dict[str, list[tuple[str, str]]] = json.loads(labels.read_text())
         groups = sorted({name.partition("/")[0] for name in windows})
@@ -51,5 +51,5 @@ class NABData(AnomalyData):
             for first, last in windows[name]:
                 label |= (time >= np.datetime64(first)) & (time <= np.datetime64(last))
             values = table[["value"]].to_numpy(np.float64)
-            streams.append(Stream(name, values, ("value",), probation(len(values)), label, time))
+            streams.append(AnomalyStream(name, values, ("value",), probation(len(values)), label, time))
         return streams

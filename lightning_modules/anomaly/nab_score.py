@@ -42,7 +42,7 @@ class Score(NamedTuple):
     """The score from which on a row is a detection; inf if silence is best."""
 
 
-class Stream(NamedTuple):
+class ScoredStream(NamedTuple):
     """Scores (T,) of one stream, and its labelled windows: first and last row of each, in time order, not
     overlapping."""
 
@@ -75,7 +75,7 @@ def _sigmoid(y: np.ndarray) -> np.ndarray:
     return 2 / (1 + np.exp(5 * y)) - 1
 
 
-def nab_scores(corpus: Mapping[str, Stream]) -> dict[str, Score]:
+def nab_scores(corpus: Mapping[str, ScoredStream]) -> dict[str, Score]:
     """The score of a detector in each of `PROFILES`, each at the one threshold that is best for the whole
     corpus.
 

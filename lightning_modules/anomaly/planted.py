@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from lightning_modules.anomaly.data import AnomalyData, Stream
+from lightning_modules.anomaly.data import AnomalyData, AnomalyStream
 from lightning_modules.data.base import require_int
 
 KINDS = ("spike", "shift", "flat line", "noise", "decoupled")
@@ -81,7 +81,7 @@ class PlantedAnomalies(AnomalyData):
             found.append(Planted(kind, int(random.integers(self.sensors)), first, first + length - 1))
         return found
 
-    def read(self) -> list[Stream]:
+    def read(self) -> list[AnomalyStream]:
         random = np.random.default_rng([self.seed, 0])
         total, change = self.rows + SETTLING, self.drift_rows[0] + SETTLING
         regime = (np.arange(total) >= change).astype(int)[:, None]
@@ -123,4 +123,4 @@ class PlantedAnomalies(AnomalyData):
             f"planted anomalies (sensors {self.sensors}, rows {self.rows}, anomalies {self.anomalies}, "
             f"seed {self.seed})"
         )
-        return [Stream(source, values, names, self.training, label)]
+        return [AnomalyStream(source, values, names, self.training, label)]

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 from matplotlib.figure import Figure
 
-from lightning_modules.anomaly.data import Stream
+from lightning_modules.anomaly.data import AnomalyStream
 from lightning_modules.plots import MODEL, NOVEL, RIVAL, TRUTH, WEIGHTS, tidy
 
 MOST_COLUMNS = 4
@@ -27,7 +27,7 @@ class Detection(NamedTuple):
     u_norm: np.ndarray
 
 
-def detection(stream: Stream, found: Detection, changes: Sequence[int] = ()) -> Figure:
+def detection(stream: AnomalyStream, found: Detection, changes: Sequence[int] = ()) -> Figure:
     """The columns with labelled anomalies shaded and alarms marked; below it score and threshold, surprise,
     norm of U.
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import PurePosixPath
 
-from lightning_modules.anomaly.data import AnomalyData, Stream
+from lightning_modules.anomaly.data import AnomalyData, AnomalyStream
 from lightning_modules.anomaly.table import labelled_stream
 from lightning_modules.data.catalogue import data_path, dataset
 from lightning_modules.data.series import read_table
@@ -30,7 +30,7 @@ class SKABData(AnomalyData):
     The board's outlier task asks for `f1`, `far` and `mar` over the test rows of all files together.
     """
 
-    def read(self) -> list[Stream]:
+    def read(self) -> list[AnomalyStream]:
         files = [PurePosixPath(file) for file in dataset("skab").files if file.startswith(GROUPS)]
         streams = []
         for file in sorted(files, key=lambda file: (file.parent.name, int(file.stem))):

@@ -9,7 +9,7 @@ from typing import Any, Literal
 import numpy as np
 
 from dream.errors import ConfigError, DataError
-from lightning_modules.anomaly.data import AnomalyData, Stream
+from lightning_modules.anomaly.data import AnomalyData, AnomalyStream
 from lightning_modules.data.in_memory import InMemory
 from lightning_modules.data.series import Series, fill_missing, read_table
 
@@ -64,7 +64,7 @@ class AnomalyTable(AnomalyData, InMemory):
         )
         self.separator, self.training, self.missing = separator, training, missing
 
-    def read(self) -> list[Stream]:
+    def read(self) -> list[AnomalyStream]:
         label = [] if self.label_column is None else [self.label_column]
         table = read_table(self.table, self.time_column, self.watched, label, self.separator)
         count = len(table.values)
@@ -74,7 +74,7 @@ class AnomalyTable(AnomalyData, InMemory):
 
 def labelled_stream(
     name: str, table: Series, labelled: bool, training: int, missing: Literal["error", "ffill"] = "error"
-) -> Stream:
+) -> AnomalyStream:
     """The stream `name` in `table`, whose last column, if it is `labelled`, says where the anomalies are.
 
     Raises:
@@ -92,4 +92,4 @@ def labelled_stream(
         label = marks == 1
         table = Series(table.values[:, :-1], table.columns[:-1], table.time, table.source)
     table = fill_missing(table, missing)
-    return Stream(name, table.values, table.columns, training, label, table.time)
+    return AnomalyStream(name, table.values, table.columns, training, label, table.time)

@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from lightning_modules.anomaly import nab_score as nab
-from lightning_modules.anomaly.data import Stream
+from lightning_modules.anomaly.data import AnomalyStream
 from lightning_modules.anomaly.metrics import event_metrics, row_metrics, vus_pr
 from lightning_modules.anomaly.scores import WARM_UP, tail_threshold
 from lightning_modules.tables import free
@@ -37,7 +37,7 @@ class Verdict(NamedTuple):
     @classmethod
     def of(
         cls,
-        stream: Stream,
+        stream: AnomalyStream,
         score: np.ndarray,
         alarm: np.ndarray,
         threshold: Literal["tail", "quantile"],
@@ -52,7 +52,7 @@ class Verdict(NamedTuple):
 
 
 def assess(
-    streams: Sequence[Stream], verdicts: Sequence[Verdict], buffer: int, corpus: bool
+    streams: Sequence[AnomalyStream], verdicts: Sequence[Verdict], buffer: int, corpus: bool
 ) -> dict[str, float]:
     """The metrics of a detector over the rows after the training parts; the share flagged, in percent, where
     those have no labels, or labels of one kind only, which can't tell a good detector from a bad one.
@@ -74,14 +74,16 @@ def assess(
     raised = [verdict.raised[part] for verdict, part in zip(verdicts, parts, strict=True)]
     values: dict[str, float] = {}
     if corpus:
-        alarms = {s.name: nab.Stream(v.alarm, s.windows) for s, v in zip(streams, verdicts, strict=True)}
+        alarms = {
+            s.name: nab.ScoredStream(v.alarm, s.windows) for s, v in zip(streams, verdicts, strict=True)
+        }
         values = {name: score.value for name, score in nab.nab_scores(alarms).items()}
     values |= row_metrics(scores, flags, labels)
     values["vus_pr"] = vus_pr(scores, labels, buffer)
     return values | event_metrics(raised, labels)
 
 
-def score_table(streams: Sequence[Stream], verdicts: Sequence[Verdict]) -> pd.DataFrame:
+def score_table(streams: Sequence[AnomalyStream], verdicts: Sequence[Verdict]) -> pd.DataFrame:
     """A row for each row of each stream: where it is, its columns, score, threshold, flag and alarm."""
     tables = []
     for stream, verdict in zip(streams, verdicts, strict=True):

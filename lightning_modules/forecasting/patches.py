@@ -14,7 +14,7 @@ Normalization = Literal["last", "mean", "instance", "none"]
 SCALE_FLOOR = 1e-3  # of a training deviation: below it a window counts as constant
 
 
-class Reading(NamedTuple):
+class PatchedPast(NamedTuple):
     """The past of a batch."""
 
     patches: Tensor
@@ -35,7 +35,7 @@ def read(
     relative: int,
     centred: int,
     normalization: Normalization,
-) -> Reading:
+) -> PatchedPast:
     """Cut `past` into patches; make its first `relative` inputs relative, and the `centred` ones after them
     in level only.
 
@@ -55,7 +55,7 @@ def read(
     level, scale = _level_and_scale(windows[..., :moving], relative, normalization)
     moved = (patches[..., :moving] - level.unsqueeze(2)) / scale.unsqueeze(2)
     at = slice(None) if origins is None else slice(every - 1, None, every)
-    return Reading(torch.cat([moved, patches[..., moving:]], -1), level[:, at], scale[:, at], every)
+    return PatchedPast(torch.cat([moved, patches[..., moving:]], -1), level[:, at], scale[:, at], every)
 
 
 def _level_and_scale(windows: Tensor, scaled: int, normalization: Normalization) -> tuple[Tensor, Tensor]:

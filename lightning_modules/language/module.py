@@ -33,7 +33,7 @@ from lightning_modules.language.vocabulary_loss import tied_loss, tied_nats, tie
 SAMPLE = 0  # seed of the text that a test leaves
 
 
-class Reading(NamedTuple):
+class TextOutput(NamedTuple):
     """What the module made of a chunk."""
 
     features: Tensor
@@ -130,23 +130,23 @@ class LanguageModule(TaskModule):
         self._val: list[Tensor] = []
         self._scores: TextScores | None = None
 
-    def forward(self, tokens: Tensor, states: list[DREAMState] | None = None) -> Reading:
+    def forward(self, tokens: Tensor, states: list[DREAMState] | None = None) -> TextOutput:
         """Read `tokens` (N, T) from `states`, fresh ones if None."""
         x = self.embedding(tokens)
         output, traces, after = self.stack.trace(self.dropout(x), states)
         features = self.head(self.dropout(torch.cat([output, traces[0].forecast], -1))) / math.sqrt(
             x.shape[-1]
         )
-        return Reading(features, mse_loss(traces[0].prediction, x.detach()), traces, after)
+        return TextOutput(features, mse_loss(traces[0].prediction, x.detach()), traces, after)
 
-    def nats(self, reading: Reading, targets: Tensor) -> Tensor:
+    def nats(self, reading: TextOutput, targets: Tensor) -> Tensor:
         """``-ln P`` of `targets` (N, T), 0 where they don't count; without a gradient."""
         flat = tied_nats(reading.features.flatten(0, 1), self.embedding.weight, self.bias, targets.flatten())
         return flat.view_as(targets)
 
-    def on(self, batch: TextBatch) -> Reading:
+    def on(self, batch: TextBatch) -> TextOutput:
         """Read a batch; the states go on."""
-        reading: Reading = self(batch.tokens, self.carried(batch.reset, len(batch.tokens)))
+        reading: TextOutput = self(batch.tokens, self.carried(batch.reset, len(batch.tokens)))
         self.carry(reading.states, batch.reset)
         self.observe(reading.traces, reading.states, streams=True)
         return reading
@@ -244,7 +244,7 @@ class LanguageModule(TaskModule):
         found = {self.title: self.nats(reading, batch.targets)}
         if self.plastic:
             with self.stack.plasticity(False):
-                off: Reading = self(batch.tokens, self._held)
+                off: TextOutput = self(batch.tokens, self._held)
             self._held = off.states
             found[f"{self.title}, plasticity off"] = self.nats(off, batch.targets)
         found[f"{self.title}, no carried state"] = self._restarted(batch)
@@ -288,7 +288,7 @@ class LanguageModule(TaskModule):
         try:
             with self.stack.plasticity(learn and self.stack.plasticity_enabled):
                 read = torch.from_numpy(tokens.astype(np.int64)).to(self.device).unsqueeze(0)
-                reading: Reading = self(read, states)
+                reading: TextOutput = self(read, states)
         finally:
             self.train(training)
         scores = tied_scores(reading.features[:, -1], self.embedding.weight, self.bias)

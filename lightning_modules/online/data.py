@@ -26,7 +26,7 @@ Task = Literal["forecasting", "regression", "classification"]
 
 
 @dataclass(frozen=True, eq=False)
-class Stream:
+class OnlineStream:
     """A series, and what is to be said of each of its rows."""
 
     series: Series
@@ -39,7 +39,7 @@ class Stream:
     themselves."""
 
 
-class StreamBatch(NamedTuple):
+class OnlineBatch(NamedTuple):
     """Consecutive rows: crops to train on, or a chunk of the stream."""
 
     rows: Tensor
@@ -54,7 +54,7 @@ class StreamBatch(NamedTuple):
     empty."""
 
 
-class _Crops(Dataset[StreamBatch]):
+class _Crops(Dataset[OnlineBatch]):
     """Pieces of `length` rows that begin at the rows of `starts`."""
 
     def __init__(self, data: OnlineData, starts: range, length: int) -> None:
@@ -63,11 +63,11 @@ class _Crops(Dataset[StreamBatch]):
     def __len__(self) -> int:
         return len(self.starts)
 
-    def __getitem__(self, indices: list[int]) -> StreamBatch:
+    def __getitem__(self, indices: list[int]) -> OnlineBatch:
         """These pieces; for none of them a spare one."""
         pieces = [self.data.piece(self.starts[index], self.length) for index in indices or [0]]
         rows, targets, start, _ = zip(*pieces, strict=True)
-        return StreamBatch(torch.cat(rows), torch.cat(targets), torch.cat(start), spare=not indices)
+        return OnlineBatch(torch.cat(rows), torch.cat(targets), torch.cat(start), spare=not indices)
 
 
 class OnlineData(TaskData, ABC):
@@ -137,11 +137,11 @@ class OnlineData(TaskData, ABC):
         self.warm_up, self.validation, self.missing = warm_up, validation, missing
 
     @abstractmethod
-    def read(self) -> Stream:
+    def read(self) -> OnlineStream:
         """Reads the whole stream."""
 
     @cached_property
-    def stream(self) -> Stream:
+    def stream(self) -> OnlineStream:
         """As read, without missing values, checked against `horizon`."""
         stream = self.read()
         if stream.task != "forecasting" and self.horizon != 1:
@@ -154,7 +154,7 @@ class OnlineData(TaskData, ABC):
                 values[: max(_rows(self.warm_up, len(values)), 1)], stream.series.columns
             ).mean
         series = fill_missing(stream.series, self.missing, before)
-        return Stream(series, stream.task, stream.targets, stream.truth)
+        return OnlineStream(series, stream.task, stream.targets, stream.truth)
 
     @property
     def task(self) -> Task:
@@ -242,7 +242,7 @@ class OnlineData(TaskData, ABC):
         """Reads and standardises the data; calling it again changes nothing."""
         _ = self.values
 
-    def piece(self, start: int, length: int) -> StreamBatch:
+    def piece(self, start: int, length: int) -> OnlineBatch:
         """The rows from `start`, at most `length`, as a batch of one."""
         inputs, targets = self.values
         rows = inputs[start : start + length]
@@ -250,15 +250,15 @@ class OnlineData(TaskData, ABC):
         lacking = len(rows) + self.ahead - len(wanted)
         if lacking:
             wanted = torch.cat([wanted, wanted.new_full((lacking, *wanted.shape[1:]), torch.nan)])
-        return StreamBatch(rows[None], wanted[None], torch.tensor([start]))
+        return OnlineBatch(rows[None], wanted[None], torch.tensor([start]))
 
-    def train_dataloader(self) -> DataLoader[StreamBatch]:
+    def train_dataloader(self) -> DataLoader[OnlineBatch]:
         """Random crops of the warm-up part; none where it is empty."""
         warm_up = self.borders[0]
         crops = _Crops(self, range(0, max(warm_up - self.crop - self.ahead + 1, 0), STRIDE), self.crop)
         return loader(crops, drawn(len(crops), self.crops, self.batch_size).shared(*self.share))
 
-    def val_dataloader(self) -> DataLoader[StreamBatch] | list[DataLoader[StreamBatch]]:
+    def val_dataloader(self) -> DataLoader[OnlineBatch] | list[DataLoader[OnlineBatch]]:
         """Crops whose scored rows follow each other over the validation part; none where there is nothing to
         train on."""
         warm_up, stop, _ = self.borders
@@ -272,12 +272,12 @@ class OnlineData(TaskData, ABC):
             _Crops(self, starts, length), in_order(len(starts), self.batch_size).shared(*self.share)
         )
 
-    def test_dataloader(self) -> DataLoader[StreamBatch]:
+    def test_dataloader(self) -> DataLoader[OnlineBatch]:
         """All rows in order, in chunks."""
         starts = range(0, self.borders[2], self.chunk)
         return loader(_Crops(self, starts, self.chunk), in_order(len(starts), 1))
 
-    def predict_dataloader(self) -> DataLoader[StreamBatch]:
+    def predict_dataloader(self) -> DataLoader[OnlineBatch]:
         return self.test_dataloader()
 
     def times(self, rows: np.ndarray) -> np.ndarray:
@@ -298,7 +298,7 @@ class OnlineData(TaskData, ABC):
         columns = self.stream.series.values[:, : self.channels] if truth is None else truth
         return Scaler.fit(columns[:warm_up], self.stream.targets).inverse(values)
 
-    def rows_of(self, batch: StreamBatch) -> Tensor:
+    def rows_of(self, batch: OnlineBatch) -> Tensor:
         return torch.stack([batch.start, batch.start + batch.rows.shape[1] - 1], 1)
 
     def source_of(self, row: int) -> str:

@@ -10,7 +10,7 @@ import numpy as np
 from dream.errors import ConfigError
 from lightning_modules.data.base import require_int
 from lightning_modules.data.series import Series
-from lightning_modules.online.data import OnlineData, Stream, Task
+from lightning_modules.online.data import OnlineData, OnlineStream, Task
 
 Drift = Literal["abrupt", "gradual", "recurring"]
 _NOISE = 0.1  # standard deviation of what cannot be known, in units of the inputs
@@ -80,7 +80,7 @@ class DriftingStream(OnlineData):
             concept = np.where(new | (concept == 0), concept, concept - 1)
         return concept
 
-    def read(self) -> Stream:
+    def read(self) -> OnlineStream:
         random = np.random.default_rng(self.seed)
         size, rows = self.columns, self.length
         noise = random.standard_normal((rows, size)) * np.sqrt(1 - 0.7**2)
@@ -93,7 +93,7 @@ class DriftingStream(OnlineData):
         source = f"drifting stream ({self.kind}, {self.drift}, {self.drifts} drifts, seed {self.seed})"
         series = Series(values, names, None, source)
         if self.kind == "forecasting":
-            return Stream(series, "forecasting", names)
+            return OnlineStream(series, "forecasting", names)
         straight, bent = (random.standard_normal((self.drifts + 1, size)) for _ in range(2))
         straight, bent = (part / np.linalg.norm(part, axis=1, keepdims=True) for part in (straight, bent))
         along = (straight[self.concepts] * values).sum(1)
@@ -104,5 +104,5 @@ class DriftingStream(OnlineData):
             + _NOISE * random.standard_normal(rows)
         )
         if self.kind == "regression":
-            return Stream(series, "regression", ("u",), u[:, None])
-        return Stream(series, "classification", ("below", "above"), (u > 0).astype(np.int64))
+            return OnlineStream(series, "regression", ("u",), u[:, None])
+        return OnlineStream(series, "classification", ("below", "above"), (u > 0).astype(np.int64))

@@ -25,7 +25,7 @@ from dream.errors import ConfigError
 from lightning_modules import ranks
 from lightning_modules.base import TaskModule, require, require_finite
 from lightning_modules.cores import BaselineCore, title
-from lightning_modules.online.data import STRIDE, OnlineData, StreamBatch
+from lightning_modules.online.data import STRIDE, OnlineBatch, OnlineData
 from lightning_modules.online.record import StreamRecord
 from lightning_modules.stream import (
     Features,
@@ -214,7 +214,7 @@ class OnlineModule(TaskModule):
             state = network.relate(inputs[None, part], state, None if told is None else told[:, part])[1]
         return states
 
-    def _read(self, batch: StreamBatch) -> tuple[Features, Tensor, Tensor]:
+    def _read(self, batch: OnlineBatch) -> tuple[Features, Tensor, Tensor]:
         """Features and the head's outputs (N, T, H, C) of crops, and the loss of the first layer's own
         predictions."""
         network = self.network
@@ -234,7 +234,7 @@ class OnlineModule(TaskModule):
             and not self.network.reading.output
         )
 
-    def losses(self, batch: StreamBatch) -> dict[str, Tensor]:
+    def losses(self, batch: OnlineBatch) -> dict[str, Tensor]:
         features, outputs, prediction = self._read(batch)
         crops = torch.tensor(0 if batch.spare else len(batch.rows), device=self.device)
         share = crops / ranks.mean(crops)  # of the rows of a usual process
@@ -254,7 +254,7 @@ class OnlineModule(TaskModule):
         fit, prediction = share * fit, share * prediction
         return {"loss": fit + self.prediction_weight * prediction, "fit": fit, "prediction_loss": prediction}
 
-    def validation_step(self, batch: StreamBatch, batch_idx: int) -> None:
+    def validation_step(self, batch: OnlineBatch, batch_idx: int) -> None:
         terms = self.losses(batch)
         if (
             self.trainer.state.fn != TrainerFn.FITTING
@@ -300,7 +300,7 @@ class OnlineModule(TaskModule):
         learners = {mode: learner.tensors() for mode, learner in self.learners.items()}
         return {"learners": learners, "record": self.record.tensors()}
 
-    def test_step(self, batch: StreamBatch, batch_idx: int) -> None:
+    def test_step(self, batch: OnlineBatch, batch_idx: int) -> None:
         assert self.record is not None
         first = self.data.scored.start
         start, rows = int(batch.start[0]), batch.rows[0]
@@ -315,7 +315,7 @@ class OnlineModule(TaskModule):
                 if mode == self.modes[0] and part.start >= border:
                     self.observe(steps.traces, learner.state.core, streams=True)
 
-    def _process(self, learner: StreamLearner, batch: StreamBatch, part: slice) -> Steps:
+    def _process(self, learner: StreamLearner, batch: OnlineBatch, part: slice) -> Steps:
         """What a learner says of these rows of a chunk.
 
         Raises:
@@ -342,7 +342,7 @@ class OnlineModule(TaskModule):
     def on_predict_epoch_start(self) -> None:
         self.learners = {self.modes[0]: self.make_learner(self.modes[0])}
 
-    def predict_step(self, batch: StreamBatch, batch_idx: int) -> Tensor:
+    def predict_step(self, batch: OnlineBatch, batch_idx: int) -> Tensor:
         """Predictions of each row of a chunk by the first mode, in the data's own units; shares of the
         classes."""
         said = self._process(self.learners[self.modes[0]], batch, slice(0, len(batch.rows[0]))).predictions

@@ -13,7 +13,7 @@ from lightning_modules.data.catalogue import data_path
 from lightning_modules.data.dates import find_time_column
 from lightning_modules.data.in_memory import InMemory
 from lightning_modules.data.series import Series, number_columns, read_frame, read_table
-from lightning_modules.online.data import OnlineData, Stream, Task, check_truth
+from lightning_modules.online.data import OnlineData, OnlineStream, Task, check_truth
 
 Name = Literal["ETTh1", "ETTh2", "ETTm1", "WTH", "exchange", "elec2"]
 Asked = Literal["auto", "forecasting", "regression", "classification"]
@@ -73,20 +73,20 @@ class PublicStream(OnlineData):
         )
         self.protocol = protocol
 
-    def read(self) -> Stream:
+    def read(self) -> OnlineStream:
         protocol = self.protocol
         path = data_path(protocol.dataset, protocol.file)
         if protocol.dataset == "exchange_rate":
             values = pd.read_csv(path, header=None).to_numpy(dtype=np.float64)
             names = tuple(f"currency_{number}" for number in range(1, values.shape[1] + 1))
-            return Stream(Series(values, names, None, str(path)), "forecasting", names)
+            return OnlineStream(Series(values, names, None, str(path)), "forecasting", names)
         if protocol.dataset == "elec2":
             frame = pd.read_csv(path)
             truth, classes = pd.factorize(frame.pop("class"), sort=True)
             series = Series(frame.to_numpy(dtype=np.float64), tuple(frame.columns), None, str(path))
-            return Stream(series, "classification", tuple(classes), truth.astype(np.int64))
+            return OnlineStream(series, "classification", tuple(classes), truth.astype(np.int64))
         series = read_table(path, "date")
-        return Stream(series, "forecasting", series.columns)
+        return OnlineStream(series, "forecasting", series.columns)
 
 
 class TableStream(OnlineData, InMemory):
@@ -127,10 +127,10 @@ class TableStream(OnlineData, InMemory):
             )
         self.path, self.targets, self.asked, self.time_column = path, targets, task, time_column
 
-    def read(self) -> Stream:
+    def read(self) -> OnlineStream:
         if self.targets is None:
             series = read_table(self.table, self.time_column)
-            return Stream(series, "forecasting", series.columns)
+            return OnlineStream(series, "forecasting", series.columns)
         frame = read_frame(Path(self.path).expanduser()) if self.frame is None else self.frame
         for name in self.targets:
             if name not in frame:
@@ -145,7 +145,7 @@ class TableStream(OnlineData, InMemory):
         time_column = self.time_column or find_time_column(frame)
         others = number_columns(frame, self.path, [*self.targets, time_column])
         if asked == "forecasting":
-            return Stream(
+            return OnlineStream(
                 read_table(self.table, self.time_column, self.targets, others),
                 "forecasting",
                 tuple(self.targets),
@@ -158,7 +158,7 @@ class TableStream(OnlineData, InMemory):
         if asked == "regression":
             truth = read_table(self.table, self.time_column, self.targets).values
             check_truth(truth, str(self.path), self.targets[0])
-            return Stream(inputs, "regression", tuple(self.targets), truth)
+            return OnlineStream(inputs, "regression", tuple(self.targets), truth)
         label = frame[self.targets[0]]
         if label.isna().any():
             row = int(label.isna().to_numpy().argmax())
@@ -176,4 +176,4 @@ class TableStream(OnlineData, InMemory):
                 "differ in "
                 f"{len(label)} rows. Name another of `targets`, or set `task` to regression for numbers."
             )
-        return Stream(inputs, "classification", tuple(map(str, classes)), truth.astype(np.int64))
+        return OnlineStream(inputs, "classification", tuple(map(str, classes)), truth.astype(np.int64))

@@ -218,9 +218,8 @@ def moved(state: dict[str, Any], folder: str) -> dict[str, Any]:
 
 def layer_tallies(trainer: L.Trainer) -> list[LayerTally]:
     """What the test has shown of each layer so far; empty where nothing records it."""
-    return [
-        tally for record in trainer.callbacks if isinstance(record, LayerRecord) for tally in record.tallies
-    ]  # type: ignore[attr-defined]
+    callbacks: list[L.Callback] = trainer.callbacks  # type: ignore[attr-defined]
+    return [tally for record in callbacks if isinstance(record, LayerRecord) for tally in record.tallies]
 
 
 def metrics_files(trainer: L.Trainer) -> list[JSONLLogger]:

@@ -34,7 +34,7 @@ from lightning_modules.speech.utterances import SpeechBatch
 NEAREST = "nearest mean"
 
 
-class Reading(NamedTuple):
+class SpeechOutput(NamedTuple):
     """What was made of a batch."""
 
     log_probs: Tensor
@@ -183,7 +183,7 @@ class SpeechModule(TaskModule):
                 "`data.vocabulary` to what the checkpoint says."
             )
 
-    def forward(self, features: Tensor, lengths: Tensor) -> Reading:
+    def forward(self, features: Tensor, lengths: Tensor) -> SpeechOutput:
         """Read padded `features` (N, T, I), of which each row has `lengths` (N,)."""
         if self.training:
             features = self.varied(features, lengths)
@@ -192,7 +192,7 @@ class SpeechModule(TaskModule):
         if self.task == "classification":
             seen = seen.sum(1) / lengths.unsqueeze(-1)
         log_probs = self.head(self.dropout(seen)).log_softmax(-1)
-        return Reading(log_probs, traces[0].error.square().mean(-1).sum(), traces, states)
+        return SpeechOutput(log_probs, traces[0].error.square().mean(-1).sum(), traces, states)
 
     def head_input(self, output: Tensor, traces: list[DREAMTrace]) -> Tensor:
         """z, (N, T, W), or (N, T, W + I) with the prediction error beside the output."""
@@ -267,7 +267,7 @@ class SpeechModule(TaskModule):
         self._heard.append(batch)
         for name in self.rows:
             with self.stack.plasticity(name == self.title and self.stack.plasticity_enabled):
-                reading: Reading = self(batch.features, batch.lengths)
+                reading: SpeechOutput = self(batch.features, batch.lengths)
             if name == self.title:
                 self.observe(reading.traces, reading.states, batch.lengths)
             self._require_finite(batch, reading.log_probs)

@@ -32,7 +32,7 @@ from experiments import launch
 from experiments.benchmarks import ranks as benchmark
 from experiments.benchmarks.ranks import TORCHRUN, quiet_trainer
 from lightning_modules import AnomalyModule, ForecastingModule, LanguageModule, OnlineModule, SpeechModule
-from lightning_modules.anomaly import AnomalyData, Stream
+from lightning_modules.anomaly import AnomalyData, AnomalyStream
 from lightning_modules.base import TaskModule
 from lightning_modules.data import TaskData
 from lightning_modules.data.series import Series
@@ -63,11 +63,11 @@ class Gaps(DriftingLoad):
 class Uneven(AnomalyData):
     """Three streams of unequal length."""
 
-    def read(self) -> list[Stream]:
+    def read(self) -> list[AnomalyStream]:
         random = np.random.default_rng(0)
         lengths = {240: 120, 300: 150, 420: 200}
         return [
-            Stream(str(n), random.normal(size=(n, 2)).cumsum(0), ("a", "b"), known)
+            AnomalyStream(str(n), random.normal(size=(n, 2)).cumsum(0), ("a", "b"), known)
             for n, known in lengths.items()
         ]
 

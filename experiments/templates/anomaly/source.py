@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from lightning_modules.anomaly import AnomalyData, Stream
+from lightning_modules.anomaly import AnomalyData, AnomalyStream
 
 COLUMNS = ("power", "temperature", "pressure")
 TRAINING = 600  # rows at the start of each pump that are taken for normal
@@ -26,13 +26,13 @@ class MyPumps(AnomalyData):
         super().__init__(**options)
         self.pumps, self.rows, self.seed = pumps, rows, seed
 
-    def read(self) -> list[Stream]:
+    def read(self) -> list[AnomalyStream]:
         """One stream for each pump: values (rows, columns), and where the leak is, which only the metrics
         see."""
         random = np.random.default_rng(self.seed)
         return [self._pump(f"pump {number}", random) for number in range(1, self.pumps + 1)]
 
-    def _pump(self, name: str, random: np.random.Generator) -> Stream:
+    def _pump(self, name: str, random: np.random.Generator) -> AnomalyStream:
         minute = np.arange(self.rows)
         power = (
             5 + np.sin(2 * np.pi * minute / random.integers(40, 90)) + 0.2 * random.standard_normal(self.rows)
@@ -47,4 +47,4 @@ class MyPumps(AnomalyData):
         leak = (minute >= first) & (minute < first + 60)
         pressure[leak] *= 0.75
         time = np.datetime64("2026-01-01", "ns") + minute * np.timedelta64(1, "m")
-        return Stream(name, np.stack([power, temperature, pressure], 1), COLUMNS, TRAINING, leak, time)
+        return AnomalyStream(name, np.stack([power, temperature, pressure], 1), COLUMNS, TRAINING, leak, time)

@@ -9,7 +9,7 @@ import numpy as np
 
 from lightning_modules.data.series import Series
 from lightning_modules.online import OnlineData
-from lightning_modules.online.data import Stream
+from lightning_modules.online.data import OnlineStream
 
 INPUTS = ("outdoor", "sun", "people")
 
@@ -33,7 +33,7 @@ class MyHeating(OnlineData):
         """Where the rule changes, for the picture; leave it out where nobody knows."""
         return tuple(self.hours * k // (self.changes + 1) for k in range(1, self.changes + 1))
 
-    def read(self) -> Stream:
+    def read(self) -> OnlineStream:
         """Inputs (rows, columns), and what is to be said of each row, (rows, targets)."""
         random, hour = np.random.default_rng(self.seed), np.arange(self.hours)
         sun = np.maximum(np.sin(2 * np.pi * (hour - 6) / 24), 0)
@@ -46,4 +46,4 @@ class MyHeating(OnlineData):
         power = leak * (21 - outdoor) - window * sun - 0.1 * people + 0.3 * random.standard_normal(self.hours)
         time = np.datetime64("2026-01-01", "ns") + hour * np.timedelta64(1, "h")
         inputs = Series(np.stack([outdoor, sun, people], 1), INPUTS, time, "heating of a building")
-        return Stream(inputs, "regression", ("power",), power[:, None])
+        return OnlineStream(inputs, "regression", ("power",), power[:, None])

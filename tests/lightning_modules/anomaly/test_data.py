@@ -12,7 +12,14 @@ import pytest
 import torch
 
 from dream.errors import ConfigError, DataError
-from lightning_modules.anomaly import AnomalyData, AnomalyTable, NABData, PlantedAnomalies, SKABData, Stream
+from lightning_modules.anomaly import (
+    AnomalyData,
+    AnomalyStream,
+    AnomalyTable,
+    NABData,
+    PlantedAnomalies,
+    SKABData,
+)
 from lightning_modules.anomaly.planted import KINDS
 from lightning_modules.data.catalogue import data_path, dataset
 
@@ -20,9 +27,12 @@ from lightning_modules.data.catalogue import data_path, dataset
 class Two(AnomalyData):
     """Streams of 130 and 250 rows, whose values are their row numbers."""
 
-    def read(self) -> list[Stream]:
+    def read(self) -> list[AnomalyStream]:
         values = [np.arange(rows, dtype=float)[:, None] for rows in (130, 250)]
-        return [Stream(str(len(rows)), rows, ("a",), 100, np.arange(len(rows)) % 60 == 5) for rows in values]
+        return [
+            AnomalyStream(str(len(rows)), rows, ("a",), 100, np.arange(len(rows)) % 60 == 5)
+            for rows in values
+        ]
 
 
 def test_chunks_cover_every_stream_once_and_in_order() -> None:
@@ -49,8 +59,8 @@ def test_a_training_part_must_be_long_enough_and_leave_something() -> None:
     for training in (50, 130):
 
         class Wrong(Two):
-            def read(self) -> list[Stream]:
-                return [Stream("wrong", np.zeros((130, 1)), ("a",), training)]  # noqa: B023 - used within the loop
+            def read(self) -> list[AnomalyStream]:
+                return [AnomalyStream("wrong", np.zeros((130, 1)), ("a",), training)]  # noqa: B023 - used within the loop
 
         with pytest.raises(
             DataError, match=rf"wrong: the training part must have at least 100 rows.*it has {training} of"

@@ -18,7 +18,7 @@ from lightning.pytorch.trainer.states import TrainerFn
 from dream import DREAMConfig
 from dream.errors import ConfigError
 from lightning_modules import AnomalyModule
-from lightning_modules.anomaly import AnomalyData, PlantedAnomalies, Stream
+from lightning_modules.anomaly import AnomalyData, AnomalyStream, PlantedAnomalies
 from tests.lightning_modules.support import small_data, small_trainer
 
 CONFIG = DREAMConfig(hidden_dim=8, rank=2, base_plasticity=0.2, base_threshold=0.3)
@@ -27,11 +27,11 @@ CONFIG = DREAMConfig(hidden_dim=8, rank=2, base_plasticity=0.2, base_threshold=0
 class Streams(AnomalyData):
     """Two streams of two columns, 240 and 300 rows, or those that are given."""
 
-    def __init__(self, streams: list[Stream] | None = None, **options: Any) -> None:
+    def __init__(self, streams: list[AnomalyStream] | None = None, **options: Any) -> None:
         super().__init__(**options)
         random = np.random.default_rng(0)
         self.given = streams or [
-            Stream(
+            AnomalyStream(
                 f"of {rows}",
                 random.normal(size=(rows, 2)).cumsum(0),
                 ("a", "b"),
@@ -41,7 +41,7 @@ class Streams(AnomalyData):
             for rows in (240, 300)
         ]
 
-    def read(self) -> list[Stream]:
+    def read(self) -> list[AnomalyStream]:
         return self.given
 
 
@@ -104,7 +104,7 @@ def test_plasticity_off_is_the_layer_without_it() -> None:
 def test_what_lasts_becomes_usual_only_where_it_adapts() -> None:
     values = np.random.default_rng(2).normal(size=(1500, 2))
     values[600:] += 4
-    data = Streams([Stream("shifted", values, ("a", "b"), 500)])
+    data = Streams([AnomalyStream("shifted", values, ("a", "b"), 500)])
     adapted, held = (
         judged(data, module(adapt=adapt, memory=200, tail_memory=400))[0, 0, 0] for adapt in (True, False)
     )

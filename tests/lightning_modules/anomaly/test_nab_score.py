@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 
 from dream.errors import DataError
-from lightning_modules.anomaly.nab_score import PROFILES, Stream, nab_scores, probation, worth
+from lightning_modules.anomaly.nab_score import PROFILES, ScoredStream, nab_scores, probation, worth
 
 
 def sigmoid(y: float) -> float:
@@ -42,10 +42,10 @@ def test_a_detection_counts_after_its_own_window_not_before_the_next() -> None:
 
 def corpus(
     *detections: int, rows: int = 40, windows: tuple[tuple[int, int], ...] = ((10, 14),)
-) -> dict[str, Stream]:
+) -> dict[str, ScoredStream]:
     scores = np.zeros(rows)
     scores[list(detections)] = 1.0
-    return {"one": Stream(scores, list(windows))}
+    return {"one": ScoredStream(scores, list(windows))}
 
 
 def test_perfect_silent_and_late() -> None:
@@ -75,13 +75,13 @@ def test_probation_is_free() -> None:
 def test_silence_is_best_where_all_else_costs() -> None:
     scores = np.ones(4000)
     scores[3999] = 0.0
-    best = nab_scores({"one": Stream(scores, [(3998, 3999)])})["nab"]
+    best = nab_scores({"one": ScoredStream(scores, [(3998, 3999)])})["nab"]
     assert (best.value, best.threshold) == (0, math.inf)
 
 
 def test_one_threshold_serves_the_corpus() -> None:
-    loud = Stream(np.where(np.arange(40) == 10, 1.0, 0.5), [(10, 14)])
-    quiet = Stream(np.where(np.arange(40) == 10, 0.5, 0.0), [(10, 14)])
+    loud = ScoredStream(np.where(np.arange(40) == 10, 1.0, 0.5), [(10, 14)])
+    quiet = ScoredStream(np.where(np.arange(40) == 10, 0.5, 0.0), [(10, 14)])
     both = nab_scores({"loud": loud, "quiet": quiet})["nab"]
     assert both.threshold == 1
     assert both.value == pytest.approx(
@@ -92,9 +92,9 @@ def test_one_threshold_serves_the_corpus() -> None:
 def test_brute_force() -> None:
     random = np.random.default_rng(3)
     streams = {
-        "a": Stream(random.integers(0, 12, 90) / 12, [(20, 29), (40, 44)]),
-        "b": Stream(random.integers(0, 12, 60) / 12, []),
-        "c": Stream(random.integers(0, 12, 70) / 12, [(30, 50)]),
+        "a": ScoredStream(random.integers(0, 12, 90) / 12, [(20, 29), (40, 44)]),
+        "b": ScoredStream(random.integers(0, 12, 60) / 12, []),
+        "c": ScoredStream(random.integers(0, 12, 70) / 12, [(30, 50)]),
     }
     for name, profile in PROFILES.items():
         sums = []
@@ -116,9 +116,9 @@ def test_brute_force() -> None:
 
 def test_it_refuses_what_it_cannot_score() -> None:
     with pytest.raises(DataError, match="at least one labelled window"):
-        nab_scores({"one": Stream(np.zeros(40), [])})
+        nab_scores({"one": ScoredStream(np.zeros(40), [])})
     with pytest.raises(DataError, match="scores of one must be finite; row 3 is not"):
-        nab_scores({"one": Stream(np.array([0.0, 1, 1, np.nan]), [(1, 1)])})
+        nab_scores({"one": ScoredStream(np.array([0.0, 1, 1, np.nan]), [(1, 1)])})
 
 
 @pytest.mark.data
@@ -138,5 +138,5 @@ def test_published_detectors_score_as_published() -> None:
     }
     for detector, expected in published.items():
         scores = np.load(folder / "reference_scores" / f"{detector}.npz")
-        found = nab_scores({name: Stream(scores[name], windows[name]) for name in windows})
+        found = nab_scores({name: ScoredStream(scores[name], windows[name]) for name in windows})
         assert [found[name].value for name in PROFILES] == pytest.approx(expected, abs=0.1)
