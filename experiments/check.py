@@ -32,14 +32,13 @@ def check_experiment(trainer: L.Trainer, model: L.LightningModule, data: L.Light
         table.add_row(name, text)
     table.add_section()
     table.add_row("model", f"{type(model).__name__}, {trainable(model):,} trainable parameters")
-    if isinstance(model.stack, BaselineCore):
+    if isinstance(model.core, BaselineCore):
         table.add_row(
             "core",
-            f"{model.title}, output {model.stack.output_dim}, {trainable(model.stack):,} trainable "
-            "parameters",
+            f"{model.title}, output {model.core.output_dim}, {trainable(model.core):,} trainable parameters",
         )
     else:
-        for k, config in enumerate(model.stack.get_config()):
+        for k, config in enumerate(model.core.get_config()):
             table.add_row(
                 f"layer {k}", f"DREAM {config.input_dim} -> {config.hidden_dim}, rank {config.rank}"
             )

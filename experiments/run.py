@@ -10,6 +10,7 @@ import warnings
 from argparse import ArgumentError
 from collections.abc import Sequence
 from contextlib import ExitStack
+from dataclasses import asdict
 from pathlib import Path
 from pydoc import locate
 from typing import Any
@@ -33,7 +34,7 @@ from experiments.invocation.arguments import resolve
 from experiments.invocation.explain import chain, explain
 from experiments.invocation.resume import check_weights, refuse_other_settings
 from experiments.resolved import WriteConfig, resolve_config
-from lightning_modules.base import FROM_DATA, TaskModule, default_arguments
+from lightning_modules.base import TaskModule
 from lightning_modules.cores import trainable
 from lightning_modules.data import TaskData
 from lightning_modules.run import checkpoints, tracking
@@ -59,7 +60,6 @@ CALLBACKS: dict[str, type[L.Callback]] = {
     "figures": SaveFigures,
 }
 """Those of every run, by the section of their settings."""
-LINKED = [f"model.{name}" for name in FROM_DATA.values()]
 
 
 class DREAMTrainer(L.Trainer):
@@ -133,8 +133,7 @@ class DREAMCLI(LightningCLI):
         for section in ("checkpoint", "early_stopping"):
             parser.link_arguments("model.monitor", f"{section}.monitor", apply_on="instantiate")
             parser.link_arguments("model.monitor_mode", f"{section}.mode", apply_on="instantiate")
-        for name, target in FROM_DATA.items():
-            parser.link_arguments(f"data.{name}", f"model.init_args.{target}", apply_on="instantiate")
+        parser.link_arguments("data.shape", "model.init_args.shape", asdict, apply_on="instantiate")
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         super().parse_arguments(parser, args)
@@ -158,16 +157,10 @@ class DREAMCLI(LightningCLI):
                 f"`model.config` must be a section with settings such as rank; got {settings.config!r}. "
                 f"{hint}"
             )
-        typed = {argument.partition("=")[0].replace(".init_args", "") for argument in self.command}
-        defaults = default_arguments(locate(values.model.class_path))
-        for source, target in FROM_DATA.items():
-            value = settings.get(target)
-            if f"--model.{target}" in typed or value not in (None, defaults.get(target)):
-                message = (
-                    f"`model.{target}` is set by the data; got {value!r}. Set `data.{source}` or leave "
-                    "it out."
-                )
-                raise ConfigError(message, key=f"model.{target}")
+        typed = any(word.replace(".init_args", "").startswith("--model.shape") for word in self.command)
+        task: Any = locate(values.model.class_path)
+        if typed or vars(settings.shape) != asdict(task.default_shape()):
+            raise ConfigError("`model.shape` is set by the data; leave it out.", key="model.shape")
 
     def keys(self) -> list[str]:
         """The settings that the parser knows by itself, without those of the model and data classes."""
@@ -189,7 +182,7 @@ class DREAMCLI(LightningCLI):
         saving: SaveProgress = self._get(self.config_init, "save")
         config = self._get(self.config_init, "trainer")
         launch.spread(config, self.model.unreached)
-        silent = config.enable_progress_bar is False or (self.subcommand == "predict" and self.model.speaks)
+        silent = config.enable_progress_bar is False
         plain = not sys.stderr.isatty() and not silent
         extra = [PlainProgress()] if plain else [] if silent else [RichProgressBar()]
         # what a test records comes before `saving`, which saves it
@@ -403,7 +396,7 @@ def _run(cli: DREAMCLI, argv: list[str]) -> int:
 
 def _explained(error: BaseException, cli: DREAMCLI) -> DREAMError:
     """What `error` says in our words, or where in a file of the user's it was raised."""
-    found = explain(error, cli.keys(), LINKED, str(getattr(cli, "config", "")))
+    found = explain(error, cli.keys(), str(getattr(cli, "config", "")))
     if not any(isinstance(cause, DREAMError) for cause in chain(error)) and (
         theirs := own_code.explained(error)
     ):

@@ -1,6 +1,7 @@
-"""`TaskModule`: what all tasks share: optimiser and schedule, carried state, and what callbacks may look at.
+"""`TaskModule`: what all tasks share: settings, optimiser and schedule, carried state, and what callbacks may
+look at.
 
-Shapes: N rows of the batch, T steps.
+Shapes: N samples of the batch, T steps.
 """
 
 from __future__ import annotations
@@ -8,10 +9,11 @@ from __future__ import annotations
 import inspect
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
-from dataclasses import asdict
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any, ClassVar, Literal, NamedTuple, Self
+from typing import Any, ClassVar, Literal, NamedTuple, Self, TypeVar, get_type_hints
 
 import lightning as L
 import numpy as np
@@ -20,31 +22,17 @@ from lightning.pytorch.trainer.states import TrainerFn
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from dream import DREAMConfig, DREAMState, DREAMTrace, parameter_groups
-from dream.errors import ConfigError, DREAMError
+from dream import DREAMConfig, DREAMStack, DREAMState, DREAMTrace, parameter_groups
+from dream.errors import CheckpointError, ConfigError, DREAMError
 from dream.state import where
 from lightning_modules import ranks
-from lightning_modules.cores import CoreName, build_core, title
+from lightning_modules.cores import BaselineCore, build_core, fit_to_width, title
+from lightning_modules.data.base import TaskData
 
-Schedule = Literal["cosine", "constant"]
+T = TypeVar("T")
 
-FROM_DATA = {
-    "channels": "channels",
-    "covariate_count": "covariates",
-    "known_count": "known",
-    "calendar_count": "calendar",
-    "aged_count": "aged",
-    "look_back": "look_back",
-    "horizon": "horizon",
-    "season": "season",
-    "task": "task",
-    "inputs": "inputs",
-    "label_delay": "label_delay",
-    "symbols": "symbols",
-}
-"""What a model takes from its data: attribute of the data, argument of the model."""
 DIVERGED = "The weights have diverged: lower `model.lr`, or go on from an earlier checkpoint."
-"""What to do about numbers that are not finite, made of data that are."""
+"""The remedy for numbers that are not finite although the data are."""
 
 
 class Observation(NamedTuple):
@@ -83,25 +71,72 @@ class Observation(NamedTuple):
         return self.u_norm.gather(1, (self.lengths - 1).clamp_min(0).unsqueeze(1)).squeeze(1)
 
 
+@dataclass(frozen=True)
+class TaskSettings:
+    """Settings that every task has: its core, and how its weights are trained."""
+
+    core: Literal["dream", "lstm", "gru", "rnn", "linear"] = "dream"
+    """The recurrent core: DREAM, or a rival of as many parameters, see `build_core`."""
+    hidden_dims: list[int] | None = None
+    """Width of each layer of the core; one layer of `config.hidden_dim` if not given."""
+    dropout: float = 0.0
+    """Share dropped between layers, and of what the head reads where the task has a head; in training."""
+    lr: float = 3e-3
+    """Peak learning rate."""
+    weight_decay: float = 0.01
+    """AdamW's decay of the weight matrices."""
+    schedule: Literal["cosine", "constant"] = "cosine"
+    """Learning rate after the warm-up: `cosine` down to 1 % of `lr`, or `constant`."""
+    warmup: float = 0.05
+    """Share of all steps in which the learning rate rises."""
+    backend: str = "auto"
+    """Implementation of DREAM's scan, see `dream.ops.registry`."""
+
+    def __post_init__(self) -> None:
+        require("dropout", self.dropout, 0 <= self.dropout < 1, "a share from 0 to below 1")
+        require("lr", self.lr, 0 < self.lr < math.inf, "a finite number above 0")
+        decay = self.weight_decay
+        require("weight_decay", decay, 0 <= decay < math.inf, "a finite number of at least 0")
+        require("schedule", self.schedule, self.schedule in ("cosine", "constant"), "cosine or constant")
+        require("warmup", self.warmup, 0 <= self.warmup < 1, "a share of the steps from 0 to below 1")
+
+
+@dataclass(frozen=True)
+class PredictiveSettings(TaskSettings):
+    """Settings of the tasks whose loss has a term for the core's own predictions of its input."""
+
+    prediction_weight: float = 0.1
+    """Weight of the layer's own prediction loss."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        weight = self.prediction_weight
+        require("prediction_weight", weight, 0 <= weight < math.inf, "a finite number of at least 0")
+
+
 class TaskModule(L.LightningModule, ABC):
-    """Base of all tasks: a core in `self.stack`, DREAM or a rival of it, trained with AdamW, state carried
+    """Base of all tasks: a core in `self.core`, DREAM or a rival of it, trained with AdamW, its state carried
     over streams.
 
     Weight decay touches matrices only (`dream.parameter_groups`). The learning rate rises linearly over the
     first `warmup` share of the steps and then follows half a cosine down to 1 % of `lr`, or stays. Gradient
     clipping is the Trainer's (``--trainer.gradient_clip_val``).
 
-    State: a batch that carries a reset mask continues the rows of the batch before it. `carried` hands the
-    stack its states, detached, rows fresh where the mask says so; it is cleared at the start of every epoch
+    State: a batch that carries a reset mask continues the samples of the batch before it. `carried` returns
+    the core's states, detached, fresh where the mask says so; they are dropped at the start of every epoch
     and around validation.
 
+    A task derives from it: its settings are a `TaskSettings`, the facts about its data a frozen dataclass
+    that the data return as `shape`. Both are kept in checkpoints as plain values.
+
     Args:
-        lr: Peak learning rate.
-        weight_decay: AdamW's decay of the weight matrices.
-        schedule: Learning rate after the warm-up: `cosine` down to 1 % or `constant`.
-        warmup: Share of all steps in which the learning rate rises.
+        config: The DREAM layer.
+        shape: Facts about the data, which the data know: `TaskData.shape`.
+        settings: All other settings.
     """
 
+    accepts: ClassVar[type[TaskData]]
+    """The class of data that the task reads."""
     monitor: ClassVar[str] = "val/loss"
     """The metric that picks the best checkpoint."""
     monitor_mode: ClassVar[Literal["min", "max"]] = "min"
@@ -110,107 +145,162 @@ class TaskModule(L.LightningModule, ABC):
     """The metrics of the table of results in which more is better; in all others less is."""
     unranked: ClassVar[frozenset[str]] = frozenset()
     """The metrics of which neither more nor less is better, such as coverage."""
-    speaks: ClassVar[bool] = False
-    """Whether a prediction writes to the terminal as it goes, where a progress bar would be in its way."""
 
-    def __init__(
-        self,
-        lr: float = 1e-3,
-        weight_decay: float = 0.01,
-        schedule: Literal["cosine", "constant"] = "cosine",
-        warmup: float = 0.05,
-    ) -> None:
+    core: DREAMStack | BaselineCore
+    settings: TaskSettings
+    vocabulary: Any = None
+    """Symbols or classes by number, from the data or a checkpoint; None before there is either, and in tasks
+    without."""
+
+    def __init__(self, config: DREAMConfig, shape: Any, settings: TaskSettings) -> None:
         super().__init__()
-        require("lr", lr, 0 < lr < math.inf, "a finite number above 0")
-        require("weight_decay", weight_decay, 0 <= weight_decay < math.inf, "a finite number of at least 0")
-        require("schedule", schedule, schedule in ("cosine", "constant"), "cosine or constant")
-        require("warmup", warmup, 0 <= warmup < 1, "a share of the steps from 0 to below 1")
-        self.lr, self.weight_decay, self.schedule, self.warmup = lr, weight_decay, schedule, warmup
+        self.config = as_instance(DREAMConfig, config)
+        self.shape = shape
+        self.settings = settings
         self.observed: list[Observation] = []
         self.results: dict[str, dict[str, float]] = {}
         """Test results: model, then metric, then value."""
         self.gradient_norm: Tensor | None = None
         """() norm of all gradients before they are clipped, where a callback has computed it already."""
-        self.earlier: dict[str, Any] | None = None
-        """What the `test_progress` of a test was that the next one goes on with."""
-        self.rows_per_stream = 1
-        """Rows of the carried states that belong to one stream of the data, and so to one process."""
-        self._states: list[DREAMState] | None = None
         self.steps_read: int | Tensor = 0
-        """Valid steps that the layers read in the last batch, over its rows."""
+        """Valid steps that the layers read in the last batch, over its samples."""
+        self._states: list[DREAMState] | None = None
+        self._per_stream = 1
+        self.held: dict[str, list[DREAMState]] = {}
+        """States of each of `variants` in a test."""
+        self._validation_sums: list[Tensor] = []
 
     @classmethod
-    def for_data(cls, data: L.LightningDataModule, **settings: Any) -> Self:
-        """A module for `data`, which give what they know, such as the number of columns; the other arguments
-        are `settings`.
+    def for_data(cls, data: TaskData, **settings: Any) -> Self:
+        """A module for `data`, which know their `shape`; all other arguments are `settings`.
 
         Raises:
             ConfigError: a setting that the data give.
             DataError: the data cannot be read.
         """
-        known = {argument: name for name, argument in FROM_DATA.items() if argument in default_arguments(cls)}
-        for argument in known.keys() & settings:
-            raise ConfigError(f"`{argument}` is given by the data; leave it out here.", key=argument)
-        return cls(**{argument: getattr(data, name) for argument, name in known.items()}, **settings)
+        shape = data.shape
+        for name in ("shape", *(field.name for field in fields(shape))):
+            if name in settings:
+                raise ConfigError(f"`{name}` is given by the data; leave it out here.", key=name)
+        return cls(shape=shape, **settings)
 
-    def make_core(
-        self, core: CoreName, config: DREAMConfig, hidden_dims: list[int] | None, dropout: float, backend: str
-    ) -> None:
-        """Set `self.stack`, what reads the sequence, and `self.title`, its name in tables; see
-        `build_core`."""
-        self.stack = build_core(core, config, hidden_dims, dropout, backend)
-        self.title = title(core, config)
+    @classmethod
+    def settings_class(cls) -> type[TaskSettings]:
+        """The class of `settings`."""
+        found: type[TaskSettings] = get_type_hints(cls)["settings"]
+        return found
 
-    def save_settings(self, config: DREAMConfig, **settings: Any) -> None:
-        """Keep `config` and the other arguments of ``__init__`` as plain values, so that any checkpoint loads
-        safely.
+    @classmethod
+    def default_shape(cls) -> Any:
+        """The facts that a module is built from where no data give any."""
+        signatures = (inspect.signature(base).parameters for base in cls.__mro__)
+        return next(parameters["shape"].default for parameters in signatures if "shape" in parameters)
+
+    def make_core(self, input_dim: int | None = None) -> DREAMStack | BaselineCore:
+        """Build the core for inputs of that width, `config.input_dim` if None, and keep all settings as plain
+        values, so that any checkpoint loads safely.
 
         They are not logged from here: the command logs the whole configuration.
         """
-        self.save_hyperparameters({**settings, "config": asdict(config)}, logger=False)
+        settings = self.settings
+        self.config = fit_to_width(self.config, input_dim or self.config.input_dim)
+        self.save_arguments()
+        return build_core(
+            settings.core, self.config, settings.hidden_dims, settings.dropout, settings.backend
+        )
 
-    def carried(self, reset: Tensor | None, rows: int) -> list[DREAMState] | None:
-        """The states to start a batch of `rows` rows from: None (fresh ones) for windows, the carried ones
-        for streams.
+    def save_arguments(self) -> None:
+        """Keep the arguments of ``__init__`` as plain values."""
+        plain = {"config": asdict(self.config), "shape": asdict(self.shape), **asdict(self.settings)}
+        self.save_hyperparameters(plain, logger=False)
 
-        `reset` (rows,) is True where a row starts a new stream, and None where rows are independent windows.
+    @property
+    def title(self) -> str:
+        """The name of the core in tables."""
+        return title(self.settings.core, self.config)
+
+    @property
+    def variants(self) -> dict[str, bool]:
+        """Rows of the table that these weights give, the module's own first, and whether fast weights learn
+        there."""
+        plastic = self.settings.core == "dream" and self.config.base_plasticity > 0
+        return {self.title: True} | ({f"{self.title}, plasticity off": False} if plastic else {})
+
+    @contextmanager
+    def variant(self, name: str) -> Iterator[None]:
+        """Compute one of `variants` inside this context."""
+        with self.core.plasticity(self.variants[name] and self.core.plasticity_enabled):
+            yield
+
+    def carried(self, reset: Tensor | None, samples: int) -> list[DREAMState] | None:
+        """States to start a batch of `samples` from: None (fresh ones) for windows, the carried ones for
+        streams.
+
+        Args:
+            reset: (streams,) True where a new stream starts; None where samples are independent windows.
+            samples: N, a multiple of the streams: each may have several, one after the other.
         """
         if reset is None:
             return None
-        fresh = self.stack.init_state(rows)
-        if self._states is None or self._states[0].batch_size != rows:
+        self._per_stream = samples // len(reset)
+        fresh = self.core.init_state(samples)
+        if self._states is None or self._states[0].batch_size != samples:
             return fresh
+        reset = reset.repeat_interleave(self._per_stream)
         return [state.reset(reset, new) for state, new in zip(self._states, fresh, strict=True)]
 
     def carry(self, states: list[DREAMState], reset: Tensor | None) -> None:
         """Keep the states at the end of a batch for the next one, if it is one of streams.
 
-        A row whose new state is not finite goes on from what it had before the batch.
+        A sample whose new state is not finite resumes from its state before the batch.
         """
         if reset is not None:
-            before = self.carried(reset, len(reset))
+            before = self.carried(reset, states[0].batch_size)
             assert before is not None
             self._states = [
                 where(finite(state), state.detach(), old) for state, old in zip(states, before, strict=True)
             ]
 
     def forget_states(self) -> None:
-        """The next batch starts afresh."""
+        """Start the next batch afresh."""
         self._states = None
+        self.held = {}
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        carried = self._states and [ranks.whole(state, self.rows_per_stream) for state in self._states]
-        checkpoint["carried"] = carried and [dict(state.items()) for state in carried]
+        carried = [ranks.whole(state, self._per_stream) for state in self._states or []]
+        checkpoint["carried"] = [dict(state.items()) for state in carried]
+        checkpoint["samples_per_stream"] = self._per_stream
+        checkpoint["vocabulary"] = self.plain_vocabulary()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        carried = checkpoint["carried"]
-        if carried is not None and self._trainer is not None and self.trainer.state.fn == TrainerFn.FITTING:
-            self._states = [ranks.mine(DREAMState(**tensors), self.rows_per_stream) for tensors in carried]
+        self.refuse_checkpoint(checkpoint)
+        self.vocabulary = self.read_vocabulary(checkpoint["vocabulary"])
+        if self._trainer is not None and self.trainer.state.fn == TrainerFn.FITTING and checkpoint["carried"]:
+            self._per_stream = checkpoint["samples_per_stream"]
+            carried = [DREAMState(**tensors) for tensors in checkpoint["carried"]]
+            self._states = [ranks.mine(state, self._per_stream) for state in carried]
 
-    def test_progress(self) -> dict[str, Any] | None:
-        """What a test needs to go on after this batch: tensors and plain values, in dictionaries and lists.
-        None where a test starts over."""
-        return None
+    def plain_vocabulary(self) -> Any:
+        """The vocabulary as plain values for a checkpoint: without it the numbers there mean nothing."""
+        return self.vocabulary
+
+    def read_vocabulary(self, plain: Any) -> Any:
+        """The vocabulary that `plain_vocabulary` turned into plain values."""
+        return plain
+
+    def other_vocabulary(self, learnt: Any) -> str:
+        """The sentence that refuses a checkpoint whose vocabulary is not that of the data."""
+        return f"the checkpoint knows {learnt}; the data hold {self.vocabulary}."
+
+    def refuse_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Refuse a checkpoint of another vocabulary than that of the data.
+
+        Raises:
+            CheckpointError: naming the difference.
+        """
+        learnt = self.read_vocabulary(checkpoint["vocabulary"])
+        if self.vocabulary and self.vocabulary != learnt:
+            raise CheckpointError(self.other_vocabulary(learnt))
 
     def on_train_start(self) -> None:
         if self._states is not None:
@@ -221,9 +311,32 @@ class TaskModule(L.LightningModule, ABC):
 
     def on_validation_epoch_start(self) -> None:
         self.forget_states()
+        self._validation_sums = []
+
+    def add_validation(self, total: Tensor, count: Tensor) -> None:
+        """Add a batch to the mean that `monitor` is: the sum of its values, (), and their number, ()."""
+        self._validation_sums.append(torch.stack([total, count]))
 
     def on_validation_epoch_end(self) -> None:
         self.forget_states()
+        if self._validation_sums:
+            total, count = ranks.mean(torch.stack(self._validation_sums).sum(0))
+            self.log(self.monitor, total / count)
+
+    def on_test_epoch_start(self) -> None:
+        self.forget_states()
+
+    def refuse_infinite(
+        self, outputs: Mapping[str, Tensor | np.ndarray], place: Callable[[int], str]
+    ) -> None:
+        """Refuse outputs that are not finite, see `require_finite`, but in the validations of a fit: there
+        NaNGuard reports them, and a later epoch may be better.
+
+        Raises:
+            DREAMError: naming the outputs, and the place of the first.
+        """
+        if self._trainer is None or self.trainer.state.fn != TrainerFn.FITTING:
+            require_finite(outputs, place)
 
     def observe(
         self,
@@ -240,20 +353,18 @@ class TaskModule(L.LightningModule, ABC):
             for trace, state in zip(traces, states, strict=True)
         ]
 
-    @abstractmethod
     def prepare(self, data: L.LightningDataModule) -> None:
         """Take from the data what the task needs to know; called before anything runs or is written.
 
         Raises:
             ConfigError, DataError: the data and this module do not fit together.
         """
-
-    def refuse_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Refuse a checkpoint of other data than those that this is prepared for, where that can be told.
-
-        Raises:
-            CheckpointError: saying what differs.
-        """
+        if not isinstance(data, self.accepts):
+            wanted, given = self.accepts, type(data).__name__
+            raise ConfigError(
+                f"`data` must be a {wanted.__name__}; got {given}. Try {wanted.for_own_files}.", key="data"
+            )
+        self.data = data
 
     def setup(self, stage: str) -> None:
         self.prepare(self.trainer.datamodule)  # type: ignore[attr-defined]
@@ -285,7 +396,7 @@ class TaskModule(L.LightningModule, ABC):
     def _priors(self) -> list[Tensor]:
         """The error variances that fresh rows expect, which a batch has moved: the layers themselves never
         communicate."""
-        return [buffer for name, buffer in self.stack.named_buffers() if name.endswith("error_var_prior")]
+        return [buffer for name, buffer in self.core.named_buffers() if name.endswith("error_var_prior")]
 
     @property
     def run_folder(self) -> Path | None:
@@ -335,15 +446,17 @@ class TaskModule(L.LightningModule, ABC):
 
     def configure_optimizers(self) -> Any:
         # fused: faster, and a flag on the device can make it rest (see NaNGuard)
-        optimizer = torch.optim.AdamW(parameter_groups(self, self.weight_decay), lr=self.lr, fused=True)
+        optimizer = torch.optim.AdamW(
+            parameter_groups(self, self.settings.weight_decay), lr=self.settings.lr, fused=True
+        )
         optimizer._step_supports_amp_scaling = False  # or float16 could not be clipped
         total = max(int(self.trainer.estimated_stepping_batches), 1)
-        rising = max(round(self.warmup * total), 1)
+        rising = max(round(self.settings.warmup * total), 1)
 
         def factor(step: int) -> float:
             if step < rising:
                 return (step + 1) / rising
-            if self.schedule == "constant":
+            if self.settings.schedule == "constant":
                 return 1.0
             progress = min((step - rising) / max(total - rising, 1), 1.0)
             return 0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * progress))
@@ -352,17 +465,9 @@ class TaskModule(L.LightningModule, ABC):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
 
-def default_arguments(cls: object) -> dict[str, Any]:
-    """The defaults of the arguments of a module, and of those that it passes on to the modules that it
-    derives from."""
-    assert isinstance(cls, type)
-    assert issubclass(cls, TaskModule)
-    bases = cls.__mro__[cls.__mro__.index(TaskModule) :: -1]
-    return {
-        name: parameter.default
-        for base in bases
-        for name, parameter in inspect.signature(base).parameters.items()
-    }
+def as_instance(cls: type[T], value: Any) -> T:
+    """`value`, or where it is a dictionary from a checkpoint or YAML file, the `cls` of those arguments."""
+    return cls(**value) if isinstance(value, Mapping) else value
 
 
 def finite(state: DREAMState) -> Tensor:

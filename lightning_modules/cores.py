@@ -224,6 +224,11 @@ def title(core: CoreName, config: DREAMConfig) -> str:
     return TITLES[core] if plastic else f"{TITLES[core]} without plasticity"
 
 
+def fit_to_width(config: DREAMConfig, input_dim: int) -> DREAMConfig:
+    """`config` for inputs of that width. A `rank` above it is lowered to it: more adds nothing."""
+    return replace(config, input_dim=input_dim, rank=min(config.rank, input_dim))
+
+
 def build_core(
     core: CoreName,
     config: DREAMConfig,

@@ -73,7 +73,7 @@ def train(steps: int) -> float:
     """Windows a second, of all processes together, after the warm-up."""
     data = DriftingLoad(batch_size=BATCH)
     config = DREAMConfig(hidden_dim=128, rank=8)
-    model = ForecastingModule(config, channels=data.channels, look_back=data.look_back, horizon=data.horizon)
+    model = ForecastingModule.for_data(data, config=config)
     clock = _Clock()
     total = WARM_UP + steps
     quiet_trainer(model, callbacks=[clock], max_steps=total, limit_val_batches=0).fit(model, datamodule=data)

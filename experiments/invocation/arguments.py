@@ -14,7 +14,6 @@ from dream.errors import CheckpointError, ConfigError, DREAMWarning
 from experiments import folders
 from experiments.folders import CONFIG, SAVES, RunSettings
 from experiments.invocation import configs, own_code, presets
-from lightning_modules.base import FROM_DATA
 from lightning_modules.run import checkpoints
 from lightning_modules.run.redaction import redacted
 
@@ -313,7 +312,7 @@ def checkpoint_flags(checkpoint: Path, paths: list[Path]) -> list[str]:
         CheckpointError: it is of another task than the one that the configurations `paths` name.
     """
     held = checkpoints.read(checkpoint, task(paths))["hyper_parameters"]
-    settings = {key: value for key, value in leaves(held) if key not in FROM_DATA.values()}
+    settings = {key: value for key, value in leaves(held) if not key.startswith("shape.")}
     texts = {key: value if isinstance(value, str) else json.dumps(value) for key, value in settings.items()}
     return [f"--model.{key}={text}" for key, text in texts.items()]
 

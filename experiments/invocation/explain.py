@@ -8,6 +8,7 @@ import inspect
 import re
 from collections.abc import Collection, Iterator
 from difflib import get_close_matches
+from typing import Any
 
 from dream.errors import ConfigError, DREAMError
 from lightning_modules.base import TaskModule
@@ -42,23 +43,17 @@ _WORDS = {
 _QUOTED = re.compile(r"`(\w+)(?:=[^`]*)?`")
 
 
-def explain(
-    error: BaseException, parser_keys: Collection[str], linked: Collection[str], parsed: str = ""
-) -> DREAMError:
+def explain(error: BaseException, parser_keys: Collection[str], parsed: str = "") -> DREAMError:
     """A DREAMError that says what `error`, raised while parsing or building an experiment, is about.
 
     Args:
         error: what came out of the parser or of a constructor.
         parser_keys: the keys that the parser itself knows, such as ``trainer.max_epochs``.
-        linked: keys that the data set and nobody else, such as ``model.horizon``.
         parsed: the configuration as text, if parsing got that far; it names the classes in use.
     """
     text = str(error)
-    known = [
-        key
-        for key in (*parser_keys, *_class_keys(text + parsed))
-        if key not in linked and not key.endswith(".help")
-    ]
+    every = [key for key in (*parser_keys, *_class_keys(text + parsed)) if not key.endswith(".help")]
+    known = [key for key in every if not key.startswith("model.shape")]
     for cause in chain(error):
         if isinstance(cause, DREAMError):
             return _with_path(cause, known)
@@ -75,6 +70,10 @@ def explain(
     for pattern, form in _UNKNOWN:
         if found := pattern.search(text):
             key = _path(section + form.format(*found.groups()))
+            section, _, name = key.rpartition(".")
+            if f"{section}.shape.{name}" in every:
+                remedy = f"Set `data.{name}` or leave it out" if f"data.{name}" in every else "Leave it out"
+                return ConfigError(f"`{key}` is set by the data. {remedy}.", key=key)
             return ConfigError(f"`{key}` is not a setting.{_hint(key, known)}", key=key)
     if required := _REQUIRED.search(text):
         key = _path(section + required[1])
@@ -161,16 +160,17 @@ def _class_keys(text: str) -> list[str]:
 def settings(cls: type) -> list[str]:
     """The arguments of a constructor and of those it passes ``**options`` on to; fields of dataclasses with
     their path."""
-    keys: list[str] = []
+    found: dict[str, Any] = {}
     for base in cls.__mro__:
         parameters = inspect.signature(base).parameters.values()
-        for parameter in parameters:
-            keys.append(parameter.name)
-            if dataclasses.is_dataclass(parameter.default):
-                keys += [f"{parameter.name}.{field.name}" for field in dataclasses.fields(parameter.default)]
+        found = {parameter.name: parameter.default for parameter in parameters} | found
         if all(parameter.kind is not parameter.VAR_KEYWORD for parameter in parameters):
             break
-    return keys
+    if issubclass(cls, TaskModule):
+        found |= vars(cls.settings_class()())
+    nested = {name: value for name, value in found.items() if dataclasses.is_dataclass(value)}
+    inner = [f"{name}.{field.name}" for name, value in nested.items() for field in dataclasses.fields(value)]
+    return [*found, *inner]
 
 
 def _subclasses(base: type) -> Iterator[type]:

@@ -108,6 +108,14 @@ class Chunks(Dataset[AnomalyBatch]):
         return AnomalyBatch(values, lengths, counted, self.training, start)
 
 
+@dataclass(frozen=True)
+class AnomalyShape:
+    """Facts about the streams that a module is built from."""
+
+    channels: int = 1
+    """C, the number of columns."""
+
+
 class AnomalyData(TaskData, ABC):
     """Streams with a training part each, read side by side.
 
@@ -120,6 +128,8 @@ class AnomalyData(TaskData, ABC):
         chunk: Rows read at once in test and prediction; results do not depend on it.
         validation: Share of each training part, its end, that picks the best epoch.
     """
+
+    for_own_files = "AnomalyTable"
 
     def __init__(self, train_chunk: int = 100, chunk: int = 1024, validation: float = 0.2) -> None:
         super().__init__()
@@ -154,9 +164,8 @@ class AnomalyData(TaskData, ABC):
         return self.streams[0].columns
 
     @property
-    def channels(self) -> int:
-        """C, the number of columns."""
-        return len(self.columns)
+    def shape(self) -> AnomalyShape:
+        return AnomalyShape(len(self.columns))
 
     @property
     def nab(self) -> bool:

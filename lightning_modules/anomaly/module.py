@@ -5,25 +5,22 @@ Shapes: N streams, T rows of a chunk, C columns, I = 2 C inputs of the layer: le
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, ClassVar, Literal, NamedTuple
 
-import lightning as L
 import numpy as np
 import pandas as pd
 import torch
-from lightning.pytorch.trainer.states import TrainerFn
 from matplotlib.figure import Figure
 from torch import Tensor
 
 from dream import DREAMConfig, DREAMStack, DREAMState
-from dream.errors import ConfigError
 from dream.files import write_atomic
 from lightning_modules import ranks
 from lightning_modules.anomaly import plots
-from lightning_modules.anomaly.data import AnomalyBatch, AnomalyData
+from lightning_modules.anomaly.data import AnomalyBatch, AnomalyData, AnomalyShape
 from lightning_modules.anomaly.scores import (
     GATE_MEASURES,
     LEVEL_LIMIT,
@@ -34,7 +31,7 @@ from lightning_modules.anomaly.scores import (
     WindowedGaussian,
 )
 from lightning_modules.anomaly.verdicts import FLAGGED, HIGHER_IS_BETTER, Verdict, assess, score_table
-from lightning_modules.base import Observation, TaskModule, require, require_finite
+from lightning_modules.base import Observation, TaskModule, TaskSettings, as_instance, require
 
 LOSS_LIMIT = 25.0  # squared usual deviations: an outlier in the training part teaches no more than that
 FIGURES = 3
@@ -54,145 +51,97 @@ class ChunkOutput(NamedTuple):
     """(N, T, K)"""
 
 
+@dataclass(frozen=True)
+class AnomalySettings(TaskSettings):
+    """Settings of `AnomalyModule`."""
+
+    memory: int = 3000
+    """Rows after which a running mean and deviation fades."""
+    tail_memory: int = 10000
+    """Rows after which a tail fades."""
+    adapt: bool = True
+    """Whether fast weights, running scales and tails keep learning after the training part. False is for
+    streams whose normal behaviour stays and whose anomalies last, so that they would become usual."""
+    measures: list[str] = field(default_factory=lambda: [*MEASURES, "surprise"])
+    """The measures that are scored: of `error` and `burst` of the prediction, `level` and `drift` of the
+    data, `deviation` and `surprise` of the layer; see `AnomalyScore`."""
+    gap: float = 1 / 3
+    """Rows within which a lower score is no new alarm, as a share of the training part."""
+    threshold: Literal["tail", "quantile"] = "tail"
+    """`tail`: peaks over threshold of the training part's scores; `quantile`: their quantile."""
+    risk: float = 1e-3
+    """Share of rows like those of the training part that may exceed the threshold."""
+    buffer: int = 100
+    """Longest buffer of VUS-PR, in rows."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require("memory", self.memory, self.memory >= WARM_UP, f"at least {WARM_UP} rows")
+        require("tail_memory", self.tail_memory, self.tail_memory >= WARM_UP, f"at least {WARM_UP} rows")
+        choice, measures = (*MEASURES, *GATE_MEASURES), self.measures
+        known = bool(measures) and set(measures) <= set(choice)
+        require("measures", measures, known, f"one or more of {', '.join(choice)}")
+        require("gap", self.gap, 0 <= self.gap <= 10, "a share of the training part from 0 to 10")
+        require("threshold", self.threshold, self.threshold in ("tail", "quantile"), "tail or quantile")
+        require("risk", self.risk, 0 < self.risk < 1, "a share of the rows above 0 and below 1")
+        require("buffer", self.buffer, self.buffer >= 0, "at least 0 rows")
+
+
 class AnomalyModule(TaskModule):
     """Scores every row of every stream in [0, 1] before learning from it.
 
     The layer reads the levels and steps of all columns, each relative to its own running mean and deviation
     (`RunningScale`), and predicts the next; loss: ``mean min((x - prediction)^2, 25)`` over the training
-    parts, without labels. `AnomalyScore` makes score and alarm out of what it had predicted and what came.
-    What adapts in the stream: fast weights, running scales, tails. All that a row's score depends on is that
-    row and those before it.
+    parts, without labels. `AnomalyScore` makes score and alarm of the prediction and the row that came. Fast
+    weights, running scales and tails adapt in the stream. A row's score depends on that row and those before
+    it, and on nothing else.
 
-    Threshold, for each stream, from the scores of its training part, without labels: `threshold` says how,
-    `risk` how many rows like those may exceed it. A row above it is flagged; it raises an alarm if its alarm
-    is above 0, too.
+    Threshold, for each stream, from the scores of its training part, without labels: `threshold` selects the
+    rule, `risk` how many rows like those may exceed it. A row above it is flagged; it raises an alarm if its
+    alarm is above 0, too.
 
     Table: the module; the same weights with plasticity off (DREAM with fast weights only); `repeat-last`, the
     same scoring of the prediction that nothing changes; `windowed Gaussian` as it is.
 
     Args:
-        config: The DREAM layer; its `input_dim` is set to twice the number of columns, and a `rank` above
-            that to that.
-        channels: Number of columns; set by the data.
-        core: What reads the stream: DREAM or a rival, see `build_core`.
-        hidden_dims: Width of each layer; one of `config.hidden_dim` if not given.
-        dropout: Share dropped between layers, in training.
-        memory: Rows after which a running mean and deviation fades.
-        tail_memory: Rows after which a tail fades.
-        adapt: Whether fast weights, running scales and tails go on learning after the training part. False is
-            for streams whose normal behaviour stays and whose anomalies last, so that they would become
-            usual.
-        measures: What is scored, of `error` and `burst` of the prediction, `level` and `drift` of the data,
-            `deviation` and `surprise` of the layer; see `AnomalyScore`.
-        gap: Rows within which a lower score is no new alarm, as a share of the training part.
-        threshold: `tail`: peaks over threshold of the training part's scores; `quantile`: their quantile.
-        risk: Share of rows like those of the training part that may exceed the threshold.
-        buffer: Longest buffer of VUS-PR, in rows.
-        lr: Peak learning rate.
-        weight_decay: AdamW's decay of the weight matrices.
-        schedule: Learning rate after the warm-up: `cosine` down to 1 % or `constant`.
-        warmup: Share of all steps in which the learning rate rises.
-        backend: Implementation of the scan, see `dream.ops.registry`.
+        config: The DREAM layer; its `input_dim` is set to twice the number of columns.
+        shape: Facts about the data; set by the data.
+        **settings: Fields of `AnomalySettings`.
     """
 
+    accepts = AnomalyData
     higher_is_better: ClassVar[frozenset[str]] = HIGHER_IS_BETTER
     unranked: ClassVar[frozenset[str]] = frozenset({FLAGGED})
     data: AnomalyData
-    """What it was prepared for; there once `prepare` has run."""
+    """The data it was prepared for; there once `prepare` has run."""
+    settings: AnomalySettings
+    shape: AnomalyShape
 
     def __init__(
         self,
         config: DREAMConfig = DREAMConfig.preset("anomaly_detection"),  # noqa: B008 - frozen
-        channels: int = 1,
-        core: Literal["dream", "lstm", "gru", "rnn", "linear"] = "dream",
-        hidden_dims: list[int] | None = None,
-        dropout: float = 0.0,
-        memory: int = 3000,
-        tail_memory: int = 10000,
-        adapt: bool = True,
-        measures: list[str] = [*MEASURES, "surprise"],  # noqa: B006 - shown by --print_config, never changed
-        gap: float = 1 / 3,
-        threshold: Literal["tail", "quantile"] = "tail",
-        risk: float = 1e-3,
-        buffer: int = 100,
-        lr: float = 3e-3,
-        weight_decay: float = 0.01,
-        schedule: Literal["cosine", "constant"] = "cosine",
-        warmup: float = 0.05,
-        backend: str = "auto",
+        shape: AnomalyShape = AnomalyShape(),  # noqa: B008 - frozen
+        **settings: Any,
     ) -> None:
-        super().__init__(lr, weight_decay, schedule, warmup)
-        config = config if isinstance(config, DREAMConfig) else DREAMConfig(**config)
-        require("memory", memory, memory >= WARM_UP, f"at least {WARM_UP} rows")
-        require("tail_memory", tail_memory, tail_memory >= WARM_UP, f"at least {WARM_UP} rows")
-        choice = (*MEASURES, *GATE_MEASURES)
-        require(
-            "measures",
-            measures,
-            bool(measures) and set(measures) <= set(choice),
-            f"one or more of {', '.join(choice)}",
-        )
-        require("gap", gap, 0 <= gap <= 10, "a share of the training part from 0 to 10")
-        require("threshold", threshold, threshold in ("tail", "quantile"), "tail or quantile")
-        require("risk", risk, 0 < risk < 1, "a share of the rows above 0 and below 1")
-        require("buffer", buffer, buffer >= 0, "at least 0 rows")
-        config = replace(config, input_dim=2 * channels, rank=min(config.rank, 2 * channels))
-        self.save_settings(
-            config,
-            channels=channels,
-            core=core,
-            hidden_dims=hidden_dims,
-            dropout=dropout,
-            memory=memory,
-            tail_memory=tail_memory,
-            adapt=adapt,
-            measures=measures,
-            gap=gap,
-            threshold=threshold,
-            risk=risk,
-            buffer=buffer,
-            lr=lr,
-            weight_decay=weight_decay,
-            schedule=schedule,
-            warmup=warmup,
-            backend=backend,
-        )
-        self.channels, self.memory, self.tail_memory, self.adapt = channels, memory, tail_memory, adapt
-        self.measures, self.gap, self.threshold, self.risk, self.buffer = (
-            list(measures),
-            gap,
-            threshold,
-            risk,
-            buffer,
-        )
-        self.make_core(core, config, hidden_dims, dropout, backend)
-        off = [f"{self.title}, plasticity off"] if core == "dream" and config.base_plasticity > 0 else []
-        self.detectors = [self.title, *off, REPEAT]
+        super().__init__(config, as_instance(AnomalyShape, shape), AnomalySettings(**settings))
+        self.core = self.make_core(2 * self.shape.channels)
+        self.detectors = [*self.variants, REPEAT]
         """The rows of the table that are scored the same way, the module's own first."""
         self._scale: RunningScale | None = None
-        self._held: list[DREAMState] | None = None
-        self._last = np.zeros((0, channels))
+        self._last = np.zeros((0, self.shape.channels))
         self._score: AnomalyScore | None = None
         self._gaussian: WindowedGaussian | None = None
         self._seen: list[np.ndarray] = []
         self._shown: list[np.ndarray] = []
-        self._val: list[Tensor] = []
         self.verdicts: dict[str, list[Verdict]] = {}
-        """Of the last test: what each detector says of each stream."""
-
-    def prepare(self, data: L.LightningDataModule) -> None:
-        if not isinstance(data, AnomalyData):
-            raise ConfigError(
-                f"`data` must be an AnomalyData; got {type(data).__name__}. Try AnomalyTable.", key="data"
-            )
-        self.data = data
+        """The verdicts of each detector on each stream, of the last test."""
 
     def forget_states(self) -> None:
         super().forget_states()
         self._scale = None
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """The running scales go on with the carried states."""
+        """The running scales are saved with the carried states."""
         super().on_save_checkpoint(checkpoint)
         held = self._scale.arrays() if self._scale else {}
         checkpoint["scale"] = {name: ranks.whole(torch.from_numpy(rows)) for name, rows in held.items()}
@@ -200,7 +149,7 @@ class AnomalyModule(TaskModule):
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         super().on_load_checkpoint(checkpoint)
         if own := {name: ranks.mine(rows).numpy() for name, rows in checkpoint["scale"].items()}:
-            self._scale = RunningScale(len(own["rows"]), self.channels, self.memory)
+            self._scale = RunningScale(len(own["rows"]), self.shape.channels, self.settings.memory)
             self._scale.load(own)
 
     def relative(self, batch: AnomalyBatch) -> tuple[np.ndarray, np.ndarray]:
@@ -209,9 +158,9 @@ class AnomalyModule(TaskModule):
         values = batch.values.cpu().numpy()
         streams, rows, columns = values.shape
         if batch.start == 0 or self._scale is None:
-            self._scale = RunningScale(streams, columns, self.memory)
+            self._scale = RunningScale(streams, columns, self.settings.memory)
         known = batch.training.cpu().numpy()[:, None] > batch.start + np.arange(rows)
-        learning = known | self.adapt
+        learning = known | self.settings.adapt
         scale = self._scale
         return np.stack([scale.step(values[:, row], learning[:, row]) for row in range(rows)], 1), learning
 
@@ -240,8 +189,8 @@ class AnomalyModule(TaskModule):
             rows = torch.from_numpy(np.flatnonzero(learning == plastic)).to(x.device)
             if len(rows) == 0:
                 continue
-            with self.stack.plasticity(plastic and self.stack.plasticity_enabled):
-                _, traces, after = self.stack.trace(x[rows], [state[rows] for state in states], lengths[rows])
+            with self.core.plasticity(plastic and self.core.plasticity_enabled):
+                _, traces, after = self.core.trace(x[rows], [state[rows] for state in states], lengths[rows])
             shown = (
                 torch.stack([getattr(trace, name) for trace in traces], -1) for name in ("surprise", "u_norm")
             )
@@ -263,7 +212,7 @@ class AnomalyModule(TaskModule):
             torch.full((len(batch.values),), batch.start == 0, device=self.device),
         )
         lengths = batch.lengths.clamp(min=1)
-        _, traces, states = self.stack.trace(x, self.carried(reset, len(x)), lengths)
+        _, traces, states = self.core.trace(x, self.carried(reset, len(x)), lengths)
         self.carry(states, reset)
         self.observe(traces, states, lengths)
         return x, traces[0].prediction
@@ -277,35 +226,19 @@ class AnomalyModule(TaskModule):
     @property
     def unreached(self) -> bool:
         """The first layer predicts."""
-        return isinstance(self.stack, DREAMStack) and len(self.stack.layers) > 1
+        return isinstance(self.core, DREAMStack) and len(self.core.layers) > 1
 
     def losses(self, batch: AnomalyBatch) -> dict[str, Tensor]:
         total, count = self._prediction_loss(batch, *self._predict(batch))
         return {"loss": total / ranks.mean(count).to(total)}
 
-    def on_validation_epoch_start(self) -> None:
-        super().on_validation_epoch_start()
-        self._val = []
-
     def validation_step(self, batch: AnomalyBatch, batch_idx: int) -> None:
         x, prediction = self._predict(batch)
-        if (
-            self.trainer.state.fn != TrainerFn.FITTING
-        ):  # there NaNGuard says so, and a later epoch may be better
-            self._require_finite(batch, {"the prediction": prediction})
-        self._val.append(torch.stack(self._prediction_loss(batch, x, prediction)))
+        self._refuse_infinite(batch, {"the prediction": prediction})
+        self.add_validation(*self._prediction_loss(batch, x, prediction))
 
-    def on_validation_epoch_end(self) -> None:
-        super().on_validation_epoch_end()
-        total, count = ranks.mean(torch.stack(self._val).sum(0))
-        self.log("val/loss", total / count)
-
-    def _require_finite(self, batch: AnomalyBatch, outputs: dict[str, Tensor | np.ndarray]) -> None:
-        """Refuse outputs (N, T, ...) that are not finite in a row of a stream.
-
-        Raises:
-            DREAMError: naming the stream and the first row.
-        """
+    def _refuse_infinite(self, batch: AnomalyBatch, outputs: dict[str, Tensor | np.ndarray]) -> None:
+        """Refuse outputs (N, T, ...) that are not finite, naming the stream and the row of the first."""
         streams = len(batch.lengths)
         gone = torch.arange(batch.values.shape[1]) >= batch.lengths.cpu()[:, None]
         flat = {name: torch.as_tensor(values).cpu().flatten(2) for name, values in outputs.items()}
@@ -313,7 +246,7 @@ class AnomalyModule(TaskModule):
             name: v.masked_fill(gone[..., None], 0.0).transpose(0, 1).flatten(0, 1)
             for name, v in flat.items()
         }
-        require_finite(
+        self.refuse_infinite(
             by_row, lambda k: f"{self.data.source_of(k % streams)}, row {batch.start + k // streams}"
         )
 
@@ -327,47 +260,44 @@ class AnomalyModule(TaskModule):
             DREAMError: a prediction or a score is not finite.
         """
         x, learning = self.relative(batch)
-        streams, rows, _ = x.shape
+        streams, rows, channels = len(x), x.shape[1], self.shape.channels
         if batch.start == 0 or self._score is None:
-            self._states, self._held = self.stack.init_state(streams), self.stack.init_state(streams)
-            gap = np.round(self.gap * np.tile(batch.training.cpu().numpy(), len(detectors))).astype(int)
+            self.held = {name: self.core.init_state(streams) for name in self.variants if name in detectors}
+            training = np.tile(batch.training.cpu().numpy(), len(detectors))
             self._score = AnomalyScore(
-                len(detectors) * streams, self.channels, self.tail_memory, gap, self.measures
+                len(training),
+                channels,
+                self.settings.tail_memory,
+                np.round(self.settings.gap * training).astype(int),
+                self.settings.measures,
             )
-            self._last = np.zeros((streams, self.channels))
-        assert self._states is not None
-        assert self._held is not None
-        scan, self._states = self.scan(self._limited(x), batch.lengths, learning, self._states)
-        scans = [scan]
-        if f"{self.title}, plasticity off" in detectors:
-            held, self._held = self.scan(self._limited(x), batch.lengths, np.zeros_like(learning), self._held)
-            scans.append(held)
+            self._last = np.zeros((streams, channels))
+        scans = []
+        for name, states in self.held.items():
+            learns = learning if self.variants[name] else np.zeros_like(learning)
+            scan, self.held[name] = self.scan(self._limited(x), batch.lengths, learns, states)
+            scans.append(scan)
         predictions = [one.prediction.cpu().numpy() for one in scans]
         gates = [torch.stack([one.deviation, one.surprise[..., 0]], -1).cpu().numpy() for one in scans]
         if REPEAT in detectors:
-            levels = np.concatenate([self._last[:, None], x[:, :-1, : self.channels]], 1)
+            levels = np.concatenate([self._last[:, None], x[:, :-1, :channels]], 1)
             predictions.append(np.concatenate([levels, np.zeros_like(levels)], -1))
             gates.append(np.zeros_like(gates[0]))  # there is no layer: nothing of it counts
-        self._last = x[:, -1, : self.channels]
-        seen, expected, gate = (
-            np.tile(x, (len(detectors), 1, 1)),
-            np.concatenate(predictions),
-            np.concatenate(gates),
-        )
-        learns = np.tile(learning, (len(detectors), 1))
+        self._last = x[:, -1, :channels]
+        seen, learns = np.tile(x, (len(detectors), 1, 1)), np.tile(learning, (len(detectors), 1))
+        expected, gate = np.concatenate(predictions), np.concatenate(gates)
         judged = [
             self._score.step(seen[:, row], expected[:, row], gate[:, row], learns[:, row])
             for row in range(rows)
         ]
-        scores = np.stack([np.stack(part, 1) for part in zip(*judged, strict=True)]).reshape(
-            2, -1, streams, rows
-        )
-        shown = torch.stack([scan.surprise, scan.u_norm])  # (2, N, T, K)
-        ends = enumerate(state.adaptive_tau for state in self._states)
+        scores = np.stack([np.stack(part, 1) for part in zip(*judged, strict=True)])
+        scores = scores.reshape(2, -1, streams, rows)
+        shown = torch.stack([scans[0].surprise, scans[0].u_norm])  # (2, N, T, K)
         self.observed = [
-            Observation(shown[0, ..., k], shown[1, ..., k], tau, batch.lengths, True) for k, tau in ends
+            Observation(shown[0, ..., k], shown[1, ..., k], state.adaptive_tau, batch.lengths, True)
+            for k, state in enumerate(self.held[self.title])
         ]
-        self._require_finite(
+        self._refuse_infinite(
             batch, {"the prediction": scans[0].prediction, "the score": scores.transpose(2, 3, 0, 1)}
         )
         return scores, shown[..., 0].cpu().numpy()
@@ -382,13 +312,14 @@ class AnomalyModule(TaskModule):
             )
 
     def on_test_epoch_start(self) -> None:
+        super().on_test_epoch_start()
         self._seen, self._shown, self.verdicts = [], [], {}
 
     def test_step(self, batch: AnomalyBatch, batch_idx: int) -> None:
         scores, shown = self.judge(batch, self.detectors)
         values = batch.values.cpu().numpy()
         if batch.start == 0 or self._gaussian is None:
-            self._gaussian = WindowedGaussian(len(values), self.channels)
+            self._gaussian = WindowedGaussian(len(values), self.shape.channels)
         gaussian = [np.stack(self._gaussian.step(values[:, row])) for row in range(values.shape[1])]
         self._seen.append(np.concatenate([scores, np.stack(gaussian, -1)[:, None]], 1))
         self._shown.append(shown)
@@ -397,7 +328,7 @@ class AnomalyModule(TaskModule):
         seen = np.concatenate(self._seen, -1)
         for number, name in enumerate([*self.detectors, GAUSSIAN]):
             self.verdicts[name] = self._verdicts(seen[:, number])
-        streams, buffer, corpus = self.data.streams, self.buffer, self.data.nab
+        streams, buffer, corpus = self.data.streams, self.settings.buffer, self.data.nab
         self.log_results(
             {name: assess(streams, found, buffer, corpus) for name, found in self.verdicts.items()}
         )
@@ -405,10 +336,9 @@ class AnomalyModule(TaskModule):
     def _verdicts(self, scores: np.ndarray) -> list[Verdict]:
         """What the scores and alarms (2, N, T) of a detector say of each stream."""
         found = zip(self.data.streams, *scores, strict=True)
+        threshold, risk = self.settings.threshold, self.settings.risk
         return [
-            Verdict.of(
-                stream, score[: len(stream.values)], alarm[: len(stream.values)], self.threshold, self.risk
-            )
+            Verdict.of(stream, score[: len(stream.values)], alarm[: len(stream.values)], threshold, risk)
             for stream, score, alarm in found
         ]
 

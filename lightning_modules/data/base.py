@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar
 
 import lightning as L
 from torch import Tensor
@@ -15,12 +15,19 @@ from dream.errors import ConfigError
 class TaskData(L.LightningDataModule, ABC):
     """Base of all data modules.
 
-    What a model needs to know of its data to be built, such as the number of columns, is an attribute here
-    and an argument there; the command and `TaskModule.for_data` hand it over
-    (`lightning_modules.base.FROM_DATA`). Everything else a module takes in `prepare`."""
+    The facts that a model is built from, such as the number of columns, are `shape`; the command and
+    `TaskModule.for_data` pass it on. Everything else a module takes in `prepare`."""
+
+    for_own_files: ClassVar[str]
+    """Name of the class that reads a file of one's own, for messages."""
 
     num_workers: int = 0
     """Processes that prepare batches; 0 prepares them in the main process."""
+
+    @property
+    @abstractmethod
+    def shape(self) -> Any:
+        """Facts about the data that the task's module is built from: a frozen dataclass."""
 
     @property
     def share(self) -> tuple[int, int]:

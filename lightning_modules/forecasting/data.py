@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 from abc import ABC, abstractmethod
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal
 
@@ -40,6 +41,43 @@ _ROWS = 1 << 16  # rows that are looked at together
 _WARM_UP = 8  # look-backs that a rolling test reads before its first origin
 
 
+@dataclass(frozen=True)
+class ForecastingShape:
+    """Facts about forecasting data that a module is built from."""
+
+    channels: int = 1
+    """C, the number of columns to predict."""
+    covariates: int = 0
+    """Number of columns that are only read, and known in the past only."""
+    known: int = 0
+    """Number of columns that are known for the horizon too, the calendar's among them."""
+    calendar: int = 0
+    """How many of them are the calendar's, the last ones."""
+    aged: int = 0
+    """Number of columns whose age is read too: with the mask policy all but the calendar's, else none."""
+    look_back: int = 96
+    """L, rows of the past."""
+    horizon: int = 24
+    """H, rows to forecast."""
+    season: int = 24
+    """Rows in one season, for the seasonal-naive row of the table."""
+
+    @property
+    def relative(self) -> int:
+        """Number of columns that are made relative in level and scale."""
+        return self.channels + self.covariates
+
+    @property
+    def centred(self) -> int:
+        """Number of columns, after those, that are made relative in level only."""
+        return self.known - self.calendar
+
+    @property
+    def inputs(self) -> int:
+        """Number of columns without their ages."""
+        return self.channels + self.covariates + self.known
+
+
 class ForecastingData(TaskData, ABC):
     """One series cut in time order into training, validation and test part, as windows to forecast.
 
@@ -71,6 +109,7 @@ class ForecastingData(TaskData, ABC):
         num_workers: Processes that prepare batches; 0 prepares them in the main process.
     """
 
+    for_own_files = "TableData"
     targets: list[str] | None = None
     covariates: list[str] | None = None
     known_covariates: list[str] | None = None
@@ -145,11 +184,6 @@ class ForecastingData(TaskData, ABC):
         return self.columns[: len(self.columns) - self.covariate_count - self.known_count]
 
     @property
-    def inputs(self) -> int:
-        """D, the number of values that a model reads in a row."""
-        return len(self.columns) + self.aged_count
-
-    @property
     def covariate_count(self) -> int:
         """The number of columns that are only read, and known in the past only."""
         return len(self.covariates or [])
@@ -160,15 +194,22 @@ class ForecastingData(TaskData, ABC):
         return len(self.known_covariates or []) + self.calendar_count
 
     @property
-    def aged_count(self) -> int:
-        """The number of columns whose age a model reads: with the mask policy all but the calendar's,
-        otherwise none."""
-        return len(self.columns) - self.calendar_count if self.missing == "mask" else 0
-
-    @property
     def channels(self) -> int:
         """C, the number of columns that a model predicts."""
         return len(self.target_columns)
+
+    @property
+    def shape(self) -> ForecastingShape:
+        return ForecastingShape(
+            channels=self.channels,
+            covariates=self.covariate_count,
+            known=self.known_count,
+            calendar=self.calendar_count,
+            aged=len(self.columns) - self.calendar_count if self.missing == "mask" else 0,
+            look_back=self.look_back,
+            horizon=self.horizon,
+            season=self.season,
+        )
 
     @cached_property
     def prepared(self) -> Prepared:

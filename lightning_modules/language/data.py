@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from functools import cached_property
 from typing import NamedTuple
 
@@ -94,6 +95,14 @@ class Lanes(Dataset[TextBatch]):
         return TextBatch(held[:, :-1], targets, reset, torch.from_numpy(first))
 
 
+@dataclass(frozen=True)
+class LanguageShape:
+    """Facts about a text that a module is built from."""
+
+    symbols: int = 256
+    """V, the number of different tokens."""
+
+
 class LanguageData(TaskData, ABC):
     """A text in a training, a validation and a test part, read token by token with carried state.
 
@@ -113,6 +122,8 @@ class LanguageData(TaskData, ABC):
             another text.
         test: Share of the text, its end, that is tested; unused where that is another text.
     """
+
+    for_own_files = "TextFile"
 
     def __init__(
         self,
@@ -189,6 +200,10 @@ class LanguageData(TaskData, ABC):
     def vocabulary(self) -> Vocabulary:
         """The symbols of the training part; of bytes, which need no text, all 256."""
         return Vocabulary(self.unit) if self.unit == "bytes" else self.parts.vocabulary
+
+    @property
+    def shape(self) -> LanguageShape:
+        return LanguageShape(self.symbols)
 
     @property
     def symbols(self) -> int:

@@ -8,23 +8,24 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import lightning as L
 import numpy as np
 import torch
-from lightning.pytorch.trainer.states import TrainerFn
+from lightning.pytorch.callbacks import ProgressBar
 from matplotlib.figure import Figure
 from torch import Tensor, nn
 from torch.nn.functional import mse_loss
 
 from dream import DREAMConfig, DREAMState, DREAMTrace
-from dream.errors import CheckpointError, ConfigError
+from dream.errors import ConfigError
 from dream.files import write_atomic
 from lightning_modules import ranks
-from lightning_modules.base import TaskModule, require, require_finite
-from lightning_modules.language.data import IGNORED, LanguageData, TextBatch
+from lightning_modules.base import PredictiveSettings, TaskModule, as_instance, require_finite
+from lightning_modules.language.data import IGNORED, LanguageData, LanguageShape, TextBatch
 from lightning_modules.language.generation import Sampling, choose, show
 from lightning_modules.language.scores import TextScores
 from lightning_modules.language.vocabulary import Decoder, Vocabulary, cut_text
@@ -42,6 +43,11 @@ class TextOutput(NamedTuple):
     """() mean squared error of the first layer's own predictions of the embeddings"""
     traces: list[DREAMTrace]
     states: list[DREAMState]
+
+
+@dataclass(frozen=True)
+class LanguageSettings(PredictiveSettings):
+    """Settings of `LanguageModule`."""
 
 
 class LanguageModule(TaskModule):
@@ -62,78 +68,41 @@ class LanguageModule(TaskModule):
 
     Args:
         config: The DREAM layer; its `input_dim` is the width of an embedding.
-        symbols: Number of symbols; set by the data.
-        core: What reads the text: DREAM or a rival, see `build_core`.
-        hidden_dims: Width of each layer; one of `config.hidden_dim` if not given.
-        dropout: Share dropped of embeddings, between layers and before the head, in training.
-        prediction_weight: Weight of the layer's own prediction loss.
+        shape: Facts about the text; set by the data.
         sampling: How `dream predict` writes text; no part of what is trained.
-        lr: Peak learning rate.
-        weight_decay: AdamW's decay of the weight matrices.
-        schedule: Learning rate after the warm-up: `cosine` down to 1 % or `constant`.
-        warmup: Share of all steps in which the learning rate rises.
-        backend: Implementation of DREAM's scan, see `dream.ops.registry`.
+        **settings: Fields of `LanguageSettings`. `dropout` drops embeddings, too.
     """
 
+    accepts = LanguageData
     monitor = "val/nats"
-    speaks = True
     data: LanguageData
-    """What it was prepared for; there once `prepare` has run."""
+    """The data it was prepared for; there once `prepare` has run."""
+    settings: LanguageSettings
+    shape: LanguageShape
+    vocabulary: Vocabulary | None
 
     def __init__(
         self,
         config: DREAMConfig = DREAMConfig.preset("language_modeling"),  # noqa: B008 - frozen
-        symbols: int = 256,
-        core: Literal["dream", "lstm", "gru", "rnn", "linear"] = "dream",
-        hidden_dims: list[int] | None = None,
-        dropout: float = 0.0,
-        prediction_weight: float = 0.1,
+        shape: LanguageShape = LanguageShape(),  # noqa: B008 - frozen
         sampling: Sampling = Sampling(),  # noqa: B008 - frozen
-        lr: float = 3e-3,
-        weight_decay: float = 0.01,
-        schedule: Literal["cosine", "constant"] = "cosine",
-        warmup: float = 0.05,
-        backend: str = "auto",
+        **settings: Any,
     ) -> None:
-        super().__init__(lr, weight_decay, schedule, warmup)
-        config = config if isinstance(config, DREAMConfig) else DREAMConfig(**config)
-        require(
-            "prediction_weight",
-            prediction_weight,
-            0 <= prediction_weight < math.inf,
-            "a finite number of at least 0",
-        )
-        self.save_settings(
-            config,
-            symbols=symbols,
-            core=core,
-            hidden_dims=hidden_dims,
-            dropout=dropout,
-            prediction_weight=prediction_weight,
-            lr=lr,
-            weight_decay=weight_decay,
-            schedule=schedule,
-            warmup=warmup,
-            backend=backend,
-        )
-        self.prediction_weight, self.sampling = prediction_weight, sampling
-        self.vocabulary: Vocabulary | None = None
-        """The symbols of the data or of the checkpoint; None before there is either."""
-        self.embedding = nn.Embedding(symbols, config.input_dim)
-        self.make_core(core, config, hidden_dims, dropout, backend)
-        self.stack.check_inputs = False  # it reads embeddings, no data: if they diverge, the loss says so
-        self.dropout = nn.Dropout(dropout)
-        self.head = nn.Linear(self.stack.output_dim + config.input_dim, config.input_dim)
+        super().__init__(config, as_instance(LanguageShape, shape), LanguageSettings(**settings))
+        self.sampling = sampling
+        symbols, width = self.shape.symbols, self.config.input_dim
+        self.embedding = nn.Embedding(symbols, width)
+        self.core = self.make_core()
+        self.core.check_inputs = False  # it reads embeddings, no data: if they diverge, the loss shows it
+        self.dropout = nn.Dropout(self.settings.dropout)
+        self.head = nn.Linear(self.core.output_dim + width, width)
         self.bias = nn.Parameter(torch.zeros(symbols))
-        self.plastic = core == "dream" and config.base_plasticity > 0
-        self._held: list[DREAMState] | None = None
-        self._val: list[Tensor] = []
         self._scores: TextScores | None = None
 
     def forward(self, tokens: Tensor, states: list[DREAMState] | None = None) -> TextOutput:
         """Read `tokens` (N, T) from `states`, fresh ones if None."""
         x = self.embedding(tokens)
-        output, traces, after = self.stack.trace(self.dropout(x), states)
+        output, traces, after = self.core.trace(self.dropout(x), states)
         features = self.head(self.dropout(torch.cat([output, traces[0].forecast], -1))) / math.sqrt(
             x.shape[-1]
         )
@@ -152,11 +121,8 @@ class LanguageModule(TaskModule):
         return reading
 
     def prepare(self, data: L.LightningDataModule) -> None:
-        if not isinstance(data, LanguageData):
-            raise ConfigError(
-                f"`data` must be a LanguageData; got {type(data).__name__}. Try TextFile.", key="data"
-            )
-        self.data, self.vocabulary = data, data.vocabulary
+        super().prepare(data)
+        self.vocabulary = self.data.vocabulary
 
     @property
     def known(self) -> Vocabulary:
@@ -171,24 +137,18 @@ class LanguageModule(TaskModule):
             )
         return self.vocabulary
 
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """The vocabulary, too: without it the numbers of a checkpoint mean nothing."""
-        super().on_save_checkpoint(checkpoint)
-        checkpoint["vocabulary"] = self.known.plain()
+    def plain_vocabulary(self) -> Any:
+        return self.known.plain()
 
-    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        super().on_load_checkpoint(checkpoint)
-        self.refuse_checkpoint(checkpoint)
-        self.vocabulary = Vocabulary.from_plain(checkpoint["vocabulary"])
+    def read_vocabulary(self, plain: Any) -> Vocabulary:
+        return Vocabulary.from_plain(plain)
 
-    def refuse_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        held = Vocabulary.from_plain(checkpoint["vocabulary"])
-        if self.vocabulary not in (None, held):
-            raise CheckpointError(
-                f"the checkpoint knows {len(held)} {held.unit}, which are not the {len(self.known)} "
-                f"{self.known.unit} of "
-                "the training text here. Name the text it was trained on, and its `data.unit`, or train anew."
-            )
+    def other_vocabulary(self, learnt: Vocabulary) -> str:
+        return (
+            f"the checkpoint knows {len(learnt)} {learnt.unit}, which are not the {len(self.known)} "
+            f"{self.known.unit} of the training text here. Name the text it was trained on, and its "
+            "`data.unit`, or train anew."
+        )
 
     def losses(self, batch: TextBatch) -> dict[str, Tensor]:
         reading = self.on(batch)
@@ -201,56 +161,43 @@ class LanguageModule(TaskModule):
         )
         nats, prediction = total / counted, lanes / usual * reading.prediction_loss
         return {
-            "loss": nats + self.prediction_weight * prediction,
+            "loss": nats + self.settings.prediction_weight * prediction,
             "nats": nats,
             "prediction_loss": prediction,
         }
 
-    def _require_finite(self, batch: TextBatch, nats: Tensor, part: str) -> None:
-        """Refuse a loss (N, T, ...) that is not finite.
-
-        Raises:
-            DREAMError: naming the token of the part that was read before the first of them.
-        """
+    def _refuse_infinite(self, batch: TextBatch, nats: Tensor, part: str) -> None:
+        """Refuse a loss (N, T, ...) that is not finite, naming the token of the part that was read before the
+        first of them."""
         name, steps = self.data.parts.names[part], nats.shape[1]
-        require_finite(
+        self.refuse_infinite(
             {"the loss": nats.flatten(0, 1).unsqueeze(1)},
             lambda k: f"{name}, token {int(batch.first[k // steps]) + k % steps}",
         )
 
-    def on_validation_epoch_start(self) -> None:
-        super().on_validation_epoch_start()
-        self._val = []
-
     def validation_step(self, batch: TextBatch, batch_idx: int) -> None:
         nats = self.nats(self.on(batch), batch.targets)
-        if (
-            self.trainer.state.fn != TrainerFn.FITTING
-        ):  # there NaNGuard says so, and a later epoch may be better
-            self._require_finite(batch, nats, "val")
-        self._val.append(torch.stack([nats.double().sum(), (batch.targets != IGNORED).sum()]))
-
-    def on_validation_epoch_end(self) -> None:
-        super().on_validation_epoch_end()
-        total, count = ranks.mean(torch.stack(self._val).sum(0))
-        self.log("val/nats", total / count)
+        self._refuse_infinite(batch, nats, "val")
+        self.add_validation(nats.double().sum(), (batch.targets != IGNORED).sum())
 
     def on_test_epoch_start(self) -> None:
-        self.forget_states()
-        self._held, self._scores = None, TextScores()
+        super().on_test_epoch_start()
+        self._scores = TextScores()
 
     def test_step(self, batch: TextBatch, batch_idx: int) -> None:
-        reading = self.on(batch)
-        found = {self.title: self.nats(reading, batch.targets)}
-        if self.plastic:
-            with self.stack.plasticity(False):
-                off: TextOutput = self(batch.tokens, self._held)
-            self._held = off.states
-            found[f"{self.title}, plasticity off"] = self.nats(off, batch.targets)
+        found = {}
+        for name in self.variants:
+            with self.variant(name):
+                output: TextOutput = self(batch.tokens, self.held.get(name))
+            self.held[name] = output.states
+            found[name] = self.nats(output, batch.targets)
+            if name == self.title:
+                self.observe(output.traces, output.states, streams=True)
+                shown = output.traces[0]
         found[f"{self.title}, no carried state"] = self._restarted(batch)
-        self._require_finite(batch, torch.stack(list(found.values()), -1), "test")
+        self._refuse_infinite(batch, torch.stack(list(found.values()), -1), "test")
         assert self._scores is not None
-        self._scores.add(batch, found, reading.traces[0])
+        self._scores.add(batch, found, shown)
 
     def _restarted(self, batch: TextBatch) -> Tensor:
         """The loss (1, T) where the state is forgotten every `data.steps` tokens, whose pieces are read side
@@ -286,7 +233,7 @@ class LanguageModule(TaskModule):
         training = self.training
         self.eval()
         try:
-            with self.stack.plasticity(learn and self.stack.plasticity_enabled):
+            with self.core.plasticity(learn and self.core.plasticity_enabled):
                 read = torch.from_numpy(tokens.astype(np.int64)).to(self.device).unsqueeze(0)
                 reading: TextOutput = self(read, states)
         finally:
@@ -329,6 +276,12 @@ class LanguageModule(TaskModule):
         for token in self.tokens(Sampling(prompt, **settings)):
             yield decoder.feed(token)
         yield decoder.end()
+
+    def on_predict_start(self) -> None:
+        """The terminal shows the text as it is written, where a progress bar would be in the way."""
+        for callback in self.trainer.callbacks:  # type: ignore[attr-defined]
+            if isinstance(callback, ProgressBar):
+                callback.disable()
 
     def predict_step(self, batch: TextBatch, batch_idx: int) -> list[int]:
         """The tokens that were written; the terminal shows the text as it comes. Ctrl-C or a closed pipe ends

@@ -20,9 +20,10 @@ from dream.errors import ConfigError, DataError
 from lightning_modules.data.base import TaskData, require_int
 from lightning_modules.data.order import drawn, in_order, loader
 from lightning_modules.data.series import Scaler, Series, fill_missing
+from lightning_modules.stream import Shape
+from lightning_modules.stream.settings import Task
 
 STRIDE = 8  # rows between the starts of training crops
-Task = Literal["forecasting", "regression", "classification"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,6 +71,14 @@ class _Crops(Dataset[OnlineBatch]):
         return OnlineBatch(torch.cat(rows), torch.cat(targets), torch.cat(start), spare=not indices)
 
 
+@dataclass(frozen=True)
+class OnlineShape(Shape):
+    """Facts about a stream that a module is built from."""
+
+    label_delay: int = 0
+    """Rows that each target comes late."""
+
+
 class OnlineData(TaskData, ABC):
     """One stream in time order: a warm-up part to train on, a validation part, and the stream to be scored.
 
@@ -95,6 +104,8 @@ class OnlineData(TaskData, ABC):
         missing: What to do about missing inputs: stop with an error, or carry the last known value forward;
             before the first known value stands the mean of the warm-up.
     """
+
+    for_own_files = "TableStream"
 
     def __init__(
         self,
@@ -170,6 +181,12 @@ class OnlineData(TaskData, ABC):
     def channels(self) -> int:
         """C, the number of columns that a model predicts; for classification the number of classes."""
         return len(self.stream.targets)
+
+    @property
+    def shape(self) -> OnlineShape:
+        return OnlineShape(
+            self.task, self.inputs, self.channels, self.horizon, self.season, label_delay=self.label_delay
+        )
 
     @cached_property
     def borders(self) -> tuple[int, int, int]:

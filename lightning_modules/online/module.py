@@ -6,31 +6,27 @@ Shapes: N crops, T rows, D input columns, C targets (classes for classification)
 from __future__ import annotations
 
 import copy
-import math
 import warnings
-from dataclasses import asdict, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 import lightning as L
 import torch
-from lightning.pytorch.trainer.states import TrainerFn
 from matplotlib.figure import Figure
 from torch import Tensor
 from torch.nn.functional import cross_entropy, huber_loss, one_hot
 
 from dream import DREAMConfig, DREAMStack
-from dream.errors import ConfigError
 from lightning_modules import ranks
-from lightning_modules.base import TaskModule, require, require_finite
-from lightning_modules.cores import BaselineCore, title
-from lightning_modules.online.data import STRIDE, OnlineBatch, OnlineData
+from lightning_modules.base import PredictiveSettings, TaskModule, as_instance, require, require_finite
+from lightning_modules.cores import BaselineCore
+from lightning_modules.online.data import STRIDE, OnlineBatch, OnlineData, OnlineShape
 from lightning_modules.online.record import StreamRecord
 from lightning_modules.stream import (
     Features,
     Reading,
-    Shape,
     Steps,
     StreamLearner,
     StreamNetwork,
@@ -46,15 +42,41 @@ SMALLEST = 1e-6  # root mean square of a target that never moves
 OUTLIER = 3.0  # root mean squares beyond which an error in training counts linearly
 
 
-class OnlineModule(TaskModule):
-    """Learns from the warm-up part of a stream, then goes over the stream once: predict, score, learn when
-    the truth comes.
+@dataclass(frozen=True)
+class OnlineSettings(PredictiveSettings):
+    """Settings of `OnlineModule`."""
 
-    A `lightning_modules.stream.StreamNetwork` reads the rows. Training on crops minimises
-    ``huber((head - wanted) / rms, 3) + prediction_weight * MSE(layer's predictions, layer's input)``, where
-    `wanted` is the target relative to the present level and rms its root mean square in the batch, for each
-    row ahead; for classification the first term is the cross-entropy. A crop starts with normaliser, profile
-    and past rows as the stream had left them there, and a fresh core.
+    prediction_weight: float = 0.3
+    reading: Reading = Reading()  # noqa: RUF009 - frozen
+    """How rows are made relative, and which of them the head reads."""
+    updates: Updates = Updates()  # noqa: RUF009 - frozen
+    """How the head follows the stream."""
+    all_updates: Updates = Updates(every=24, replay=96, lr=3e-4)  # noqa: RUF009 - frozen
+    """How all weights follow it, in the modes that move them."""
+    modes: list[Mode] = field(
+        default_factory=lambda: ["fast weights + head", "head", "fast weights", "frozen"]
+    )
+    """What learns while the stream is read; a row of the table for each."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        object.__setattr__(self, "reading", as_instance(Reading, self.reading))
+        object.__setattr__(self, "updates", as_instance(Updates, self.updates))
+        object.__setattr__(self, "all_updates", as_instance(Updates, self.all_updates))
+        modes, known = self.modes, get_args(Mode)
+        fits = bool(modes) and set(modes) <= set(known) and len(set(modes)) == len(modes)
+        require("modes", modes, fits, f"some of {known}, each once")
+
+
+class OnlineModule(TaskModule):
+    """Learns from the warm-up part of a stream, then reads the stream once: predict, score, learn when the
+    truth arrives.
+
+    A `lightning_modules.stream.StreamNetwork` reads the rows. Training on crops minimises ``huber((head -
+    wanted) / rms, 3) + prediction_weight * MSE(layer's predictions, layer's input)``, where `wanted` is the
+    target relative to the present level and rms its root mean square in the batch, for each row ahead; for
+    classification the first term is the cross-entropy. A crop starts with normaliser, profile and past rows
+    as the stream had left them there, and a fresh core.
 
     The test runs the same trained weights over the whole stream from its first row, once for each mode, side
     by side. Up to the first scored row every mode learns; from there on only what its name says moves: the
@@ -62,134 +84,56 @@ class OnlineModule(TaskModule):
     The first mode's row is the module's own. A core without fast weights runs each mode once, without them.
 
     Args:
-        config: The DREAM layer; its `input_dim` is set to what it reads.
-        task: What is asked of each row; set by the data.
-        inputs: Columns that are read; set by the data.
-        channels: Number of targets, or of classes; set by the data.
-        horizon: Rows to forecast; set by the data.
-        season: Rows in one season; set by the data.
-        label_delay: Rows that each target comes late; set by the data.
-        core: What reads the rows: DREAM, or a rival of as many parameters: `lstm`, `gru`, `rnn`, `linear`.
-        reading: How rows are made relative, and what the head sees of them.
-        updates: How the head follows the stream.
-        all_updates: How all weights do, in the modes that move them.
-        modes: What learns while the stream is read; a row of the table for each.
-        hidden_dims: Width of each layer of the core; one of `config.hidden_dim` if not given.
-        dropout: Share dropped between layers, in training.
-        prediction_weight: Weight of the layer's own prediction loss.
-        lr: Peak learning rate.
-        weight_decay: AdamW's decay of the weight matrices.
-        schedule: Learning rate after the warm-up: `cosine` down to 1 % or `constant`.
-        warmup: Share of all steps in which the learning rate rises.
-        backend: Implementation of the scan, see `dream.ops.registry`.
+        config: The DREAM layer; its `input_dim` is set to the width of what it reads.
+        shape: Facts about the stream; set by the data.
+        **settings: Fields of `OnlineSettings`.
     """
 
+    accepts = OnlineData
     higher_is_better = frozenset({"accuracy", "kappa", "kappa_temporal"})
     data: OnlineData
-    """What it was prepared for; there once `prepare` has run."""
+    """The data it was prepared for; there once `prepare` has run."""
+    settings: OnlineSettings
+    shape: OnlineShape
 
     def __init__(
         self,
         config: DREAMConfig = DREAMConfig.preset("online_learning", hidden_dim=64),  # noqa: B008 - frozen
-        task: Literal["forecasting", "regression", "classification"] = "forecasting",
-        inputs: int = 1,
-        channels: int = 1,
-        horizon: int = 1,
-        season: int = 1,
-        label_delay: int = 0,
-        core: Literal["dream", "lstm", "gru", "rnn", "linear"] = "dream",
-        reading: Reading = Reading(),  # noqa: B008 - frozen
-        updates: Updates = Updates(),  # noqa: B008 - frozen
-        all_updates: Updates = Updates(every=24, replay=96, lr=3e-4),  # noqa: B008 - frozen
-        modes: list[
-            Literal[
-                "fast weights + head",
-                "head",
-                "fast weights",
-                "frozen",
-                "fast weights + all weights",
-                "all weights",
-            ]
-        ] = ["fast weights + head", "head", "fast weights", "frozen"],  # noqa: B006 - shown by --print_config, never changed
-        hidden_dims: list[int] | None = None,
-        dropout: float = 0.0,
-        prediction_weight: float = 0.3,
-        lr: float = 3e-3,
-        weight_decay: float = 0.01,
-        schedule: Literal["cosine", "constant"] = "cosine",
-        warmup: float = 0.05,
-        backend: str = "auto",
+        shape: OnlineShape = OnlineShape("forecasting", 1, 1),  # noqa: B008 - frozen
+        **settings: Any,
     ) -> None:
-        super().__init__(lr, weight_decay, schedule, warmup)
-        config = config if isinstance(config, DREAMConfig) else DREAMConfig(**config)
-        reading = reading if isinstance(reading, Reading) else Reading(**reading)
-        updates = updates if isinstance(updates, Updates) else Updates(**updates)
-        all_updates = all_updates if isinstance(all_updates, Updates) else Updates(**all_updates)
-        require(
-            "prediction_weight",
-            prediction_weight,
-            0 <= prediction_weight < math.inf,
-            "a finite number of at least 0",
+        super().__init__(config, as_instance(OnlineShape, shape), OnlineSettings(**settings))
+        options = self.settings
+        self.network = StreamNetwork(
+            self.shape,
+            options.reading,
+            self.config,
+            options.core,
+            options.hidden_dims,
+            options.dropout,
+            options.backend,
         )
-        known = all(mode in get_args(Mode) for mode in modes)
-        require(
-            "modes",
-            modes,
-            bool(modes) and known and len(set(modes)) == len(modes),
-            f"some of {get_args(Mode)}, each once",
-        )
-        shape = Shape(task, inputs, channels, horizon, season)
-        self.network = StreamNetwork(shape, reading, config, core, hidden_dims, dropout, backend)
-        self.title = title(core, config)
-        self.save_settings(
-            self.network.config,
-            **dict(
-                task=task,
-                inputs=inputs,
-                channels=channels,
-                horizon=horizon,
-                season=season,
-                label_delay=label_delay,
-            ),
-            core=core,
-            reading=asdict(reading),
-            updates=asdict(updates),
-            all_updates=asdict(all_updates),
-            modes=list(modes),
-            hidden_dims=hidden_dims,
-            dropout=dropout,
-            prediction_weight=prediction_weight,
-            lr=lr,
-            weight_decay=weight_decay,
-            schedule=schedule,
-            warmup=warmup,
-            backend=backend,
-        )
-        plastic = core == "dream" and config.base_plasticity > 0
-        self.modes = (
-            list(modes) if plastic else list(dict.fromkeys(without_fast_weights(mode) for mode in modes))
-        )
-        self.updates, self.all_updates, self.label_delay = updates, all_updates, label_delay
-        self.prediction_weight = prediction_weight
+        self.config = self.network.config
+        self.save_arguments()
+        modes: list[str] = list(options.modes)
+        plastic = len(self.variants) > 1
+        self.modes = modes if plastic else list(dict.fromkeys(map(without_fast_weights, modes)))
         self.learners: dict[str, StreamLearner] = {}
         self.record: StreamRecord | None = None
+        self._saved_test: dict[str, Any] | None = None
 
     @property
-    def stack(self) -> DREAMStack | BaselineCore:  # type: ignore[override] # the network's, and so not set here
-        """The core, for callbacks."""
+    def core(self) -> DREAMStack | BaselineCore:  # type: ignore[override] # the network's, and so not set here
+        """The network's core."""
         return self.network.stack
 
     def prepare(self, data: L.LightningDataModule) -> None:
-        if not isinstance(data, OnlineData):
-            raise ConfigError(
-                f"`data` must be an OnlineData; got {type(data).__name__}. Try TableStream.", key="data"
-            )
         if getattr(self, "data", None) is not data:
             self.__dict__.pop("_starts", None)  # they are of other data
-        data.setup()
+        super().prepare(data)
+        self.data.setup()
         for mode in self.modes:  # settings that do not fit are refused now, not after the training
             self.make_learner(mode)
-        self.data = data
 
     def _told(self, targets: Tensor) -> Tensor | None:
         """The newest known target of every row (N, T, C), given those of the rows; None where rows are their
@@ -198,7 +142,7 @@ class OnlineModule(TaskModule):
         if not shape.told:
             return None
         known = one_hot(targets, shape.targets).double() if shape.task == "classification" else targets
-        late = self.label_delay + 1
+        late = self.shape.label_delay + 1
         return torch.cat([torch.full_like(known[:, :late], torch.nan), known[:, : known.shape[1] - late]], 1)
 
     @cached_property
@@ -229,8 +173,8 @@ class OnlineModule(TaskModule):
     def unreached(self) -> bool:
         """The head need not read the last layer's output."""
         return (
-            isinstance(self.stack, DREAMStack)
-            and len(self.stack.layers) > 1
+            isinstance(self.core, DREAMStack)
+            and len(self.core.layers) > 1
             and not self.network.reading.output
         )
 
@@ -252,20 +196,19 @@ class OnlineModule(TaskModule):
             rms = squares.sqrt().clamp_min(SMALLEST)
             fit = huber_loss(outputs[:, scored] / rms, wanted / rms, delta=OUTLIER)
         fit, prediction = share * fit, share * prediction
-        return {"loss": fit + self.prediction_weight * prediction, "fit": fit, "prediction_loss": prediction}
+        return {
+            "loss": fit + self.settings.prediction_weight * prediction,
+            "fit": fit,
+            "prediction_loss": prediction,
+        }
 
     def validation_step(self, batch: OnlineBatch, batch_idx: int) -> None:
         terms = self.losses(batch)
-        if (
-            self.trainer.state.fn != TrainerFn.FITTING
-        ):  # there NaNGuard says so, and a later epoch may be better
-            place = f"crops of {self.data.source_of(0)} from rows {batch.start.tolist()}"
-            require_finite({"the loss": terms["fit"].reshape(1, 1)}, lambda _: place)
-        crops = (
-            ranks.mean(torch.tensor(0 if batch.spare else len(batch.rows), device=self.device))
-            * ranks.world_size()
-        )
-        self.log("val/loss", ranks.mean(terms["fit"]), batch_size=round(float(crops)))
+        place = f"crops of {self.data.source_of(0)} from rows {batch.start.tolist()}"
+        self.refuse_infinite({"the loss": terms["fit"].reshape(1, 1)}, lambda _: place)
+        own = torch.tensor(0 if batch.spare else len(batch.rows), device=self.device)
+        crops = ranks.mean(own) * ranks.world_size()
+        self.add_validation(ranks.mean(terms["fit"]) * crops, crops)
 
     def configure_optimizers(self) -> Any:
         with warnings.catch_warnings():  # a stream without a warm-up has nothing to train on, and is meant so
@@ -278,27 +221,33 @@ class OnlineModule(TaskModule):
         with torch.inference_mode(False):
             return StreamLearner(
                 copy.deepcopy(self.network),
-                self.all_updates if everything else self.updates,
+                self.settings.all_updates if everything else self.settings.updates,
                 "all" if everything else "head",
                 plasticity="fast weights" in mode,
-                delay=self.label_delay,
+                delay=self.shape.label_delay,
             )
 
     def on_test_epoch_start(self) -> None:
+        super().on_test_epoch_start()
         self.learners = {mode: self.make_learner(mode) for mode in self.modes}
         self.record = StreamRecord(self.data, self.title, self.modes)
-        if self.earlier is not None:
+        if self._saved_test is not None:
             with torch.inference_mode(False):  # or they could not be learnt from
                 for mode, learner in self.learners.items():
-                    held = self.earlier["learners"][mode]
+                    held = self._saved_test["learners"][mode]
                     learner.load({name: value.to(self.device, copy=True) for name, value in held.items()})
-            self.record.load(self.earlier["record"])
-            self.earlier = None
+            self.record.load(self._saved_test["record"])
+            self._saved_test = None
 
-    def test_progress(self) -> dict[str, Any]:
+    def save_test(self) -> dict[str, Any]:
+        """The learners and scores of the test so far, see `lightning_modules.run.saving.ResumableTest`."""
         assert self.record is not None
         learners = {mode: learner.tensors() for mode, learner in self.learners.items()}
         return {"learners": learners, "record": self.record.tensors()}
+
+    def resume_test(self, saved: dict[str, Any]) -> None:
+        """Let the next test continue from what `save_test` returned."""
+        self._saved_test = saved
 
     def test_step(self, batch: OnlineBatch, batch_idx: int) -> None:
         assert self.record is not None
@@ -348,7 +297,9 @@ class OnlineModule(TaskModule):
         said = self._process(self.learners[self.modes[0]], batch, slice(0, len(batch.rows[0]))).predictions
         if self.network.shape.task != "classification":
             return self.data.unscale(said)
-        return class_shares(said, self.updates.rule == "least_squares" and "all weights" not in self.modes[0])
+        return class_shares(
+            said, self.settings.updates.rule == "least_squares" and "all weights" not in self.modes[0]
+        )
 
     def write_predictions(self, predictions: list[Tensor], folder: Path) -> list[Path]:
         """`forecast.csv`: the rows after the last; `predictions.csv` for the other tasks: what was said of

@@ -112,17 +112,17 @@ class TuningAdvisor(L.Callback):
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """A run that goes on forgets what it reported after the step that it goes on from."""
         assert isinstance(pl_module, TaskModule)
-        if isinstance(pl_module.stack, DREAMStack):
+        if isinstance(pl_module.core, DREAMStack):
             self.write(trainer.default_root_dir)
 
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         assert isinstance(pl_module, TaskModule)
-        if not is_logging_step(trainer) or not isinstance(pl_module.stack, DREAMStack):
+        if not is_logging_step(trainer) or not isinstance(pl_module.core, DREAMStack):
             return
         first = pl_module.observed[0]
-        config = pl_module.stack.get_config()[0]
+        config = pl_module.core.get_config()[0]
         target = config.target_norm if config.base_plasticity > 0 else 0.0
         loss, surprise = float(outputs["loss"]), float(first.mean(first.surprise))
         self.samples.append(Sample(loss, surprise, float(first.last_u_norm.mean()), target))

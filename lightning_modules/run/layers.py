@@ -103,8 +103,8 @@ class LayerRecord(L.Callback):
     def on_test_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         assert isinstance(pl_module, TaskModule)
         self.tallies, pl_module.observed = [], []
-        if isinstance(pl_module.stack, DREAMStack):
-            self.tallies = [LayerTally(pl_module.device) for _ in pl_module.stack.layers]
+        if isinstance(pl_module.core, DREAMStack):
+            self.tallies = [LayerTally(pl_module.device) for _ in pl_module.core.layers]
 
     def on_test_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *_: Any) -> None:
         assert isinstance(pl_module, TaskModule)
@@ -119,7 +119,7 @@ class LayerRecord(L.Callback):
         assert isinstance(pl_module, TaskModule)
         if not any(tally.place for tally in self.tallies):
             return
-        cells = [module for module in pl_module.stack.modules() if isinstance(module, DREAMCell)]
+        cells = [module for module in pl_module.core.modules() if isinstance(module, DREAMCell)]
         layers = [tally.plain() | fast_weights(cell) for tally, cell in zip(self.tallies, cells, strict=True)]
         record = {"places": "steps" if self.streams else "rows", "layers": layers}
         folder = Path(trainer.default_root_dir)

@@ -30,7 +30,7 @@ class DREAMMonitor(L.Callback):
         assert isinstance(pl_module, TaskModule)
         if not is_logging_step(trainer):
             return
-        cells = [module for module in pl_module.stack.modules() if isinstance(module, DREAMCell)]
+        cells = [module for module in pl_module.core.modules() if isinstance(module, DREAMCell)]
         for k, seen in enumerate(pl_module.observed):
             shown = {"surprise": seen.mean(seen.surprise), "u_norm": seen.last_u_norm.mean()}
             values: dict[str, Tensor] = shown | {

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import lightning as L
 import torch
@@ -28,6 +28,17 @@ log = logging.getLogger(__name__)
 
 TEST = "test.ckpt"
 """How far a test is."""
+
+
+@runtime_checkable
+class ResumableTest(Protocol):
+    """A task whose test learns while it reads, and so cannot simply start over."""
+
+    def save_test(self) -> dict[str, Any]:
+        """State of the test after this batch: tensors and plain values, in dictionaries and lists."""
+
+    def resume_test(self, saved: dict[str, Any]) -> None:
+        """Let the next test continue from what `save_test` returned."""
 
 
 class SaveProgress(L.Callback):
@@ -172,7 +183,9 @@ class SaveProgress(L.Callback):
             return
         loader = trainer.test_dataloaders
         if saved["weights"] == checksum({}, pl_module.state_dict()) and isinstance(loader, DataLoader):
-            pl_module.earlier, self._batches = saved["progress"], saved["batches"]
+            assert isinstance(pl_module, ResumableTest)
+            pl_module.resume_test(saved["progress"])
+            self._batches = saved["batches"]
             for tally, tensors in zip(layer_tallies(trainer), saved["layers"], strict=True):
                 tally.load(tensors)
             loader.sampler.first = self._batches  # type: ignore[attr-defined] # of our order of batches
@@ -182,8 +195,8 @@ class SaveProgress(L.Callback):
         self._batches += 1
         stop = self.signals.received is not None
         if self.folder is not None and trainer.is_global_zero and (stop or self._due):
-            progress = pl_module.test_progress()
-            if progress is not None:
+            if isinstance(pl_module, ResumableTest):
+                progress = pl_module.save_test()
                 weights = checksum({}, pl_module.state_dict())
                 layers = [tally.tensors() for tally in layer_tallies(trainer)]
                 saved = {"weights": weights, "batches": self._batches, "progress": progress, "layers": layers}

@@ -9,7 +9,7 @@ import math
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from itertools import pairwise
 from typing import Literal, get_args
@@ -22,6 +22,7 @@ from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import DataLoader, Dataset
 
 from dream.errors import ConfigError, DataError
+from lightning_modules.base import require
 from lightning_modules.data.base import TaskData, require_int
 from lightning_modules.data.order import EpochOrder, loader, similar
 from lightning_modules.naive import nearest_mean
@@ -45,6 +46,26 @@ class _Batches(Dataset[SpeechBatch]):
     def __getitem__(self, utterances: list[Utterance]) -> SpeechBatch:
         """These utterances; for none of them a spare batch."""
         return self.data.batch(utterances or [self.spare])._replace(spare=not utterances)
+
+
+@dataclass(frozen=True)
+class SpeechShape:
+    """Facts about recordings that a module is built from."""
+
+    task: Task = "classification"
+    """`classification`: the class of each utterance; `recognition`: its tokens."""
+    inputs: int = 39
+    """I, the width of a step."""
+    channels: int = 10
+    """V, the number of classes or tokens."""
+
+    def __post_init__(self) -> None:
+        require(
+            "task",
+            self.task,
+            self.task in ("classification", "recognition"),
+            "classification or recognition",
+        )
 
 
 class SpeechData(TaskData, ABC):
@@ -75,6 +96,8 @@ class SpeechData(TaskData, ABC):
         seed: Of that choice, and of the strings of validation and test.
         batch_size: Utterances in a batch, of all processes together.
     """
+
+    for_own_files = "SpeechFolder"
 
     def __init__(
         self,
@@ -169,6 +192,10 @@ class SpeechData(TaskData, ABC):
     def task(self) -> Task:
         """What is asked of each utterance."""
         return self._task
+
+    @property
+    def shape(self) -> SpeechShape:
+        return SpeechShape(self.task, self.inputs, self.channels)
 
     @property
     def inputs(self) -> int:

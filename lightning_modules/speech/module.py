@@ -6,15 +6,14 @@ or tokens."""
 from __future__ import annotations
 
 import math
-from dataclasses import replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import lightning as L
 import numpy as np
 import pandas as pd
 import torch
-from lightning.pytorch.trainer.states import TrainerFn
 from matplotlib.figure import Figure
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, ctc_loss
@@ -22,12 +21,11 @@ from torchmetrics.functional.classification import multiclass_accuracy
 from torchmetrics.functional.text import char_error_rate, word_error_rate
 
 from dream import DREAMConfig, DREAMState, DREAMTrace
-from dream.errors import CheckpointError, ConfigError
 from dream.files import write_atomic
 from lightning_modules import ranks
-from lightning_modules.base import TaskModule, require, require_finite
+from lightning_modules.base import PredictiveSettings, TaskModule, as_instance, require
 from lightning_modules.speech import plots
-from lightning_modules.speech.data import SpeechData
+from lightning_modules.speech.data import SpeechData, SpeechShape
 from lightning_modules.speech.decoding import BLANK, beam_search, greedy
 from lightning_modules.speech.utterances import SpeechBatch
 
@@ -43,6 +41,27 @@ class SpeechOutput(NamedTuple):
     """() sum over all valid steps of the mean squared error of the layer's own predictions"""
     traces: list[DREAMTrace]
     states: list[DREAMState]
+
+
+@dataclass(frozen=True)
+class SpeechSettings(PredictiveSettings):
+    """Settings of `SpeechModule`."""
+
+    dropout: float = 0.2
+    error: bool = False
+    """Whether the head reads the layer's prediction error beside its output."""
+    mask: float = 0.2
+    """Longest share of an utterance that is hidden, in training."""
+    noise: float = 0.2
+    """Deviation of the noise on the features, in training."""
+    beam: int = 8
+    """Beginnings that beam search keeps."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require("mask", self.mask, 0 <= self.mask <= 0.5, "a share from 0 to 0.5")
+        require("noise", self.noise, 0 <= self.noise <= 10, "from 0 to 10 deviations")
+        require("beam", self.beam, 1 <= self.beam <= 1000, "from 1 to 1000")
 
 
 class SpeechModule(TaskModule):
@@ -64,143 +83,70 @@ class SpeechModule(TaskModule):
 
     Args:
         config: The DREAM layer; its `input_dim` is set to the width of a step.
-        task: What is asked of each utterance; set by the data.
-        inputs: Width of a step; set by the data.
-        channels: Number of classes or tokens; set by the data.
-        core: What reads the utterance: DREAM, or a rival of as many parameters: `lstm`, `gru`, `rnn`,
-            `linear`.
-        hidden_dims: Width of each layer; one of `config.hidden_dim` if not given.
-        dropout: Share dropped between layers and before the head, in training.
-        error: Whether the head reads the layer's prediction error beside its output.
-        mask: Longest share of an utterance that is hidden, in training.
-        noise: Deviation of the noise on the features, in training.
-        beam: Beginnings that beam search keeps.
-        prediction_weight: Weight of the layer's own prediction loss.
-        lr: Peak learning rate.
-        weight_decay: AdamW's decay of the weight matrices.
-        schedule: Learning rate after the warm-up: `cosine` down to 1 % or `constant`.
-        warmup: Share of all steps in which the learning rate rises.
-        backend: Implementation of the scan, see `dream.ops.registry`.
+        shape: Facts about the recordings; set by the data.
+        **settings: Fields of `SpeechSettings`.
     """
 
+    accepts = SpeechData
     higher_is_better = frozenset({"accuracy"})
     data: SpeechData
-    """What it was prepared for; there once `prepare` has run."""
+    """The data it was prepared for; there once `prepare` has run."""
+    settings: SpeechSettings
+    shape: SpeechShape
+    vocabulary: tuple[str, ...] = ()
 
     def __init__(
         self,
         config: DREAMConfig = DREAMConfig.preset("speech_recognition"),  # noqa: B008 - frozen
-        task: Literal["classification", "recognition"] = "classification",
-        inputs: int = 39,
-        channels: int = 10,
-        core: Literal["dream", "lstm", "gru", "rnn", "linear"] = "dream",
-        hidden_dims: list[int] | None = None,
-        dropout: float = 0.2,
-        error: bool = False,
-        mask: float = 0.2,
-        noise: float = 0.2,
-        beam: int = 8,
-        prediction_weight: float = 0.1,
-        lr: float = 3e-3,
-        weight_decay: float = 0.01,
-        schedule: Literal["cosine", "constant"] = "cosine",
-        warmup: float = 0.05,
-        backend: str = "auto",
+        shape: SpeechShape = SpeechShape(),  # noqa: B008 - frozen
+        **settings: Any,
     ) -> None:
-        super().__init__(lr, weight_decay, schedule, warmup)
-        config = config if isinstance(config, DREAMConfig) else DREAMConfig(**config)
-        require("task", task, task in ("classification", "recognition"), "classification or recognition")
-        require("dropout", dropout, 0 <= dropout < 1, "a share from 0 to below 1")
-        require("mask", mask, 0 <= mask <= 0.5, "a share from 0 to 0.5")
-        require("noise", noise, 0 <= noise <= 10, "from 0 to 10 deviations")
-        require("beam", beam, 1 <= beam <= 1000, "from 1 to 1000")
-        require(
-            "prediction_weight",
-            prediction_weight,
-            0 <= prediction_weight < np.inf,
-            "a finite number of at least 0",
-        )
-        config = replace(config, input_dim=inputs, rank=min(config.rank, inputs))
-        self.save_settings(
-            config,
-            task=task,
-            inputs=inputs,
-            channels=channels,
-            core=core,
-            hidden_dims=hidden_dims,
-            dropout=dropout,
-            error=error,
-            mask=mask,
-            noise=noise,
-            beam=beam,
-            prediction_weight=prediction_weight,
-            lr=lr,
-            weight_decay=weight_decay,
-            schedule=schedule,
-            warmup=warmup,
-            backend=backend,
-        )
-        self.make_core(core, config, hidden_dims, dropout, backend)
-        self.channels = channels
-        self.task, self.error, self.mask, self.noise, self.beam = task, error, mask, noise, beam
-        self.prediction_weight = prediction_weight
-        self.dropout = nn.Dropout(dropout)
-        width = self.stack.output_dim + inputs * error
-        self.head = nn.Linear(width, channels + (task == "recognition"))
-        plastic = core == "dream" and config.base_plasticity > 0
-        self.rows = [self.title, *([f"{self.title}, plasticity off"] if plastic else [])]
-        """The rows of the table that these weights give, the module's own first."""
-        self._val: list[Tensor] = []
+        super().__init__(config, as_instance(SpeechShape, shape), SpeechSettings(**settings))
+        shape, options = self.shape, self.settings
+        self.core = self.make_core(shape.inputs)
+        self.dropout = nn.Dropout(options.dropout)
+        width = self.core.output_dim + shape.inputs * options.error
+        self.head = nn.Linear(width, shape.channels + (shape.task == "recognition"))
         self._seen: dict[str, list[Tensor]] = {}
         self._heard: list[SpeechBatch] = []
         self._transcripts: list[tuple[str, str, str]] = []
         self._shown: plots.Heard | None = None
-        self.vocabulary: tuple[str, ...] = ()
-        """The classes or tokens; there once `prepare` has run."""
 
     def prepare(self, data: L.LightningDataModule) -> None:
-        if not isinstance(data, SpeechData):
-            raise ConfigError(
-                f"`data` must be a SpeechData; got {type(data).__name__}. Try SpeechFolder.", key="data"
-            )
-        data.setup()
-        self.data, self.vocabulary = data, data.vocabulary
+        super().prepare(data)
+        self.data.setup()
+        self.vocabulary = self.data.vocabulary
 
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        super().on_save_checkpoint(checkpoint)
-        checkpoint["vocabulary"] = list(self.vocabulary)
+    def plain_vocabulary(self) -> Any:
+        return list(self.vocabulary)
 
-    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        super().on_load_checkpoint(checkpoint)
-        self.refuse_checkpoint(checkpoint)
-        self.vocabulary = tuple(checkpoint["vocabulary"])
+    def read_vocabulary(self, plain: Any) -> tuple[str, ...]:
+        return tuple(plain)
 
-    def refuse_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        learnt = tuple(checkpoint["vocabulary"])
-        if self.vocabulary not in ((), learnt):
-            raise CheckpointError(
-                f"the checkpoint says {', '.join(learnt)}; the data hold {', '.join(self.vocabulary)}. Set "
-                "`data.vocabulary` to what the checkpoint says."
-            )
+    def other_vocabulary(self, learnt: tuple[str, ...]) -> str:
+        return (
+            f"the checkpoint says {', '.join(learnt)}; the data hold {', '.join(self.vocabulary)}. Set "
+            "`data.vocabulary` to what the checkpoint says."
+        )
 
     def forward(self, features: Tensor, lengths: Tensor) -> SpeechOutput:
         """Read padded `features` (N, T, I), of which each row has `lengths` (N,)."""
         if self.training:
             features = self.varied(features, lengths)
-        output, traces, states = self.stack.trace(features, lengths=lengths)
+        output, traces, states = self.core.trace(features, lengths=lengths)
         seen = self.head_input(output, traces)
-        if self.task == "classification":
+        if self.shape.task == "classification":
             seen = seen.sum(1) / lengths.unsqueeze(-1)
         log_probs = self.head(self.dropout(seen)).log_softmax(-1)
         return SpeechOutput(log_probs, traces[0].error.square().mean(-1).sum(), traces, states)
 
     def head_input(self, output: Tensor, traces: list[DREAMTrace]) -> Tensor:
         """z, (N, T, W), or (N, T, W + I) with the prediction error beside the output."""
-        return torch.cat([output, traces[0].error], -1) if self.error else output
+        return torch.cat([output, traces[0].error], -1) if self.settings.error else output
 
     def misfit(self, log_probs: Tensor, batch: SpeechBatch) -> Tensor:
         """(N,) the loss of each utterance: its cross-entropy, or its CTC loss by token."""
-        if self.task == "classification":
+        if self.shape.task == "classification":
             return cross_entropy(log_probs, batch.tokens[:, 0], reduction="none")
         tokens = (batch.tokens + 1).clamp_min(0)
         values = ctc_loss(
@@ -210,11 +156,11 @@ class SpeechModule(TaskModule):
 
     def varied(self, features: Tensor, lengths: Tensor) -> Tensor:
         """Features with noise and a hidden stretch, at random."""
-        if self.noise:
-            features = features + self.noise * torch.randn_like(features)
-        if self.mask:
+        if self.settings.noise:
+            features = features + self.settings.noise * torch.randn_like(features)
+        if self.settings.mask:
             share, place = torch.rand(2, len(features), 1, device=features.device)
-            long = self.mask * share * lengths.unsqueeze(-1)
+            long = self.settings.mask * share * lengths.unsqueeze(-1)
             start = place * (lengths.unsqueeze(-1) - long)
             step = torch.arange(features.shape[1], device=features.device)
             hidden = (step >= start) & (step < start + long)
@@ -236,51 +182,44 @@ class SpeechModule(TaskModule):
             own * self.misfit(reading.log_probs, batch).sum() / rows,
             own * reading.prediction_loss / steps,
         )
-        return {"loss": fit + self.prediction_weight * prediction, "fit": fit, "prediction_loss": prediction}
+        return {
+            "loss": fit + self.settings.prediction_weight * prediction,
+            "fit": fit,
+            "prediction_loss": prediction,
+        }
 
-    def _require_finite(self, batch: SpeechBatch, log_probs: Tensor) -> None:
-        require_finite({"the probabilities": log_probs}, batch.names.__getitem__)
-
-    def on_validation_epoch_start(self) -> None:
-        super().on_validation_epoch_start()
-        self._val = []
+    def _refuse_infinite(self, batch: SpeechBatch, log_probs: Tensor) -> None:
+        self.refuse_infinite({"the probabilities": log_probs}, batch.names.__getitem__)
 
     def validation_step(self, batch: SpeechBatch, batch_idx: int) -> None:
         log_probs = self(batch.features, batch.lengths).log_probs
-        if (
-            self.trainer.state.fn != TrainerFn.FITTING
-        ):  # there NaNGuard says so, and a later epoch may be better
-            self._require_finite(batch, log_probs)
-        rows = self.counted(batch)[0]
-        self._val.append(torch.stack([rows.clamp(max=1) * self.misfit(log_probs, batch).sum(), rows]))
-
-    def on_validation_epoch_end(self) -> None:
-        super().on_validation_epoch_end()
-        total, count = ranks.mean(torch.stack(self._val).sum(0))
-        self.log("val/loss", total / count)
+        self._refuse_infinite(batch, log_probs)
+        samples = self.counted(batch)[0]
+        self.add_validation(samples.clamp(max=1) * self.misfit(log_probs, batch).sum(), samples)
 
     def on_test_epoch_start(self) -> None:
-        self._seen = {name: [] for name in self.rows}
+        super().on_test_epoch_start()
+        self._seen = {name: [] for name in self.variants}
         self._heard, self._transcripts = [], []
 
     def test_step(self, batch: SpeechBatch, batch_idx: int) -> None:
         self._heard.append(batch)
-        for name in self.rows:
-            with self.stack.plasticity(name == self.title and self.stack.plasticity_enabled):
-                reading: SpeechOutput = self(batch.features, batch.lengths)
+        for name in self.variants:
+            with self.variant(name):
+                output: SpeechOutput = self(batch.features, batch.lengths)
             if name == self.title:
-                self.observe(reading.traces, reading.states, batch.lengths)
-            self._require_finite(batch, reading.log_probs)
-            self._seen[name].append(reading.log_probs.cpu())
+                self.observe(output.traces, output.states, batch.lengths)
+            self._refuse_infinite(batch, output.log_probs)
+            self._seen[name].append(output.log_probs.cpu())
 
     def on_test_epoch_end(self) -> None:
         heard = [
             batch._replace(**{name: getattr(batch, name).cpu() for name in batch._fields[:4]})
             for batch in self._heard
         ]
-        score = self._scores if self.task == "classification" else self._error_rates
+        score = self._scores if self.shape.task == "classification" else self._error_rates
         results = {name: score(heard, seen) for name, seen in self._seen.items()}
-        if self.task == "classification":
+        if self.shape.task == "classification":
             accuracy = (
                 (self.data.nearest_mean(heard) == torch.cat([batch.tokens[:, 0] for batch in heard]))
                 .float()
@@ -292,7 +231,7 @@ class SpeechModule(TaskModule):
 
     def _scores(self, heard: list[SpeechBatch], seen: list[Tensor]) -> dict[str, float]:
         truth, log_probs = torch.cat([batch.tokens[:, 0] for batch in heard]), torch.cat(seen)
-        accuracy = multiclass_accuracy(log_probs, truth, self.channels, average="micro")
+        accuracy = multiclass_accuracy(log_probs, truth, self.shape.channels, average="micro")
         return {"accuracy": float(accuracy), "cross_entropy": float(cross_entropy(log_probs, truth))}
 
     def _error_rates(self, heard: list[SpeechBatch], seen: list[Tensor]) -> dict[str, float]:
@@ -320,7 +259,7 @@ class SpeechModule(TaskModule):
             write_atomic(folder / "heard.csv", table.sort_values("file").to_csv(index=False))
 
     def _likeliest(self, log_probs: np.ndarray) -> list[int]:
-        return beam_search(log_probs, self.beam)[0]
+        return beam_search(log_probs, self.settings.beam)[0]
 
     def written(self, numbers: list[int]) -> str:
         """Tokens as text, blanks at its ends and doubled ones left out."""
@@ -335,9 +274,9 @@ class SpeechModule(TaskModule):
         step."""
         batch = self._heard[len(self._heard) // 2]
         row = len(batch.names) // 2
-        output, traces, _ = self.stack.trace(batch.features[row : row + 1, : int(batch.lengths[row])])
+        output, traces, _ = self.core.trace(batch.features[row : row + 1, : int(batch.lengths[row])])
         seen = self.head_input(output, traces)
-        if self.task == "classification":
+        if self.shape.task == "classification":
             seen = seen.cumsum(1) / torch.arange(1, seen.shape[1] + 1, device=seen.device)[:, None]
         steps, mfcc = seen.shape[1], self.data.mfcc
         features = batch.features[row, :steps].reshape(-1, mfcc.features)
@@ -349,7 +288,7 @@ class SpeechModule(TaskModule):
             surprise=traces[0].surprise[0].cpu().numpy(),
             u_norm=traces[0].u_norm[0].cpu().numpy(),
             posteriors=self.head(seen)[0].softmax(-1).cpu().numpy(),
-            names=self.vocabulary if self.task == "classification" else ("blank", *self.vocabulary),
+            names=self.vocabulary if self.shape.task == "classification" else ("blank", *self.vocabulary),
         )
 
     def figures(self) -> dict[str, Figure]:
@@ -358,7 +297,7 @@ class SpeechModule(TaskModule):
         if self._shown is None:
             return {}
         found = {"utterance": plots.utterance(self._shown)}
-        if self.task == "classification":
+        if self.shape.task == "classification":
             truth = torch.cat([batch.tokens[:, 0].cpu() for batch in self._heard]).numpy()
             said = torch.cat(self._seen[self.title]).argmax(1).numpy()
             found["confusion"] = plots.confusion(truth, said, self.vocabulary)
@@ -367,15 +306,15 @@ class SpeechModule(TaskModule):
     def predict_step(self, batch: SpeechBatch, batch_idx: int) -> list[tuple[str, str, float]]:
         """Name, what is said, and the probability of it, of each utterance."""
         log_probs = self(batch.features, batch.lengths).log_probs
-        self._require_finite(batch, log_probs)
-        if self.task == "classification":
+        self._refuse_infinite(batch, log_probs)
+        if self.shape.task == "classification":
             values, numbers = log_probs.max(-1)
             said = [
                 (self.vocabulary[number], value)
                 for number, value in zip(numbers.tolist(), values.tolist(), strict=True)
             ]
         else:
-            found = [beam_search(row, self.beam) for row in valid_steps(batch, log_probs.cpu())]
+            found = [beam_search(row, self.settings.beam) for row in valid_steps(batch, log_probs.cpu())]
             said = [(self.decoded(numbers), value) for numbers, value in found]
         return [(name, text, math.exp(value)) for name, (text, value) in zip(batch.names, said, strict=True)]
 
@@ -388,7 +327,7 @@ class SpeechModule(TaskModule):
 
     def write_predictions(self, predictions: list[list[tuple[str, str, float]]], folder: Path) -> list[Path]:
         """`labels.csv` or `transcripts.csv`: the `prediction_table`."""
-        name = "labels.csv" if self.task == "classification" else "transcripts.csv"
+        name = "labels.csv" if self.shape.task == "classification" else "transcripts.csv"
         return [write_atomic(folder / name, self.prediction_table(predictions).to_csv(index=False))]
 
 

@@ -42,4 +42,4 @@ class MyForecaster(ForecastingModule):
 
     def make_head(self, features: int, outputs: int) -> nn.Module:
         """See `ForecastingModule.make_head`."""
-        return Waves(features, self.horizon, self.season, outputs)
+        return Waves(features, self.shape.horizon, self.shape.season, outputs)
