@@ -360,10 +360,10 @@ class TaskModule(L.LightningModule, ABC):
             ConfigError, DataError: the data and this module do not fit together.
         """
         if not isinstance(data, self.accepts):
-            wanted, given = self.accepts, type(data).__name__
-            raise ConfigError(
-                f"`data` must be a {wanted.__name__}; got {given}. Try {wanted.for_own_files}.", key="data"
-            )
+            wanted, given = self.accepts.__name__, type(data).__name__
+            article = "an" if wanted[0] in "AEIOU" else "a"
+            remedy = f"Try {self.accepts.for_own_files}"
+            raise ConfigError(f"`data` must be {article} {wanted}; got {given}. {remedy}.", key="data")
         self.data = data
 
     def setup(self, stage: str) -> None:

@@ -4,7 +4,7 @@
 come from. From prediction errors, `scores` makes probabilities, and `verdicts` makes flags and alarms;
 `metrics` and `nab_score` measure how right they are, `plots` shows them."""
 
-from lightning_modules.anomaly.data import AnomalyBatch, AnomalyData, AnomalyStream
+from lightning_modules.anomaly.data import AnomalyBatch, AnomalyData, AnomalyShape, AnomalyStream
 from lightning_modules.anomaly.module import AnomalyModule
 from lightning_modules.anomaly.nab import NABData
 from lightning_modules.anomaly.planted import PlantedAnomalies
@@ -15,6 +15,7 @@ __all__ = [
     "AnomalyBatch",
     "AnomalyData",
     "AnomalyModule",
+    "AnomalyShape",
     "AnomalyStream",
     "AnomalyTable",
     "NABData",

@@ -5,7 +5,7 @@ what any series gives to it, `table`, `ett` and `drifting_load` are where series
 `batches` lie between the two. `backtest` collects a test, with `metrics`, `quantiles` and `plots`."""
 
 from lightning_modules.forecasting.batches import WindowBatch
-from lightning_modules.forecasting.data import ForecastingData
+from lightning_modules.forecasting.data import ForecastingData, ForecastingShape
 from lightning_modules.forecasting.drifting_load import DriftingLoad
 from lightning_modules.forecasting.ett import ETTData
 from lightning_modules.forecasting.module import ForecastingModule
@@ -16,6 +16,7 @@ __all__ = [
     "ETTData",
     "ForecastingData",
     "ForecastingModule",
+    "ForecastingShape",
     "TableData",
     "WindowBatch",
 ]

@@ -4,7 +4,7 @@
 measured before it; `sets` and `drifting_stream` are where streams come from. `record` collects a test, with
 `metrics`, `drift` and `plots`."""
 
-from lightning_modules.online.data import OnlineData
+from lightning_modules.online.data import OnlineData, OnlineShape
 from lightning_modules.online.drifting_stream import DriftingStream
 from lightning_modules.online.module import OnlineModule
 from lightning_modules.online.sets import PublicStream, TableStream
@@ -13,6 +13,7 @@ __all__ = [
     "DriftingStream",
     "OnlineData",
     "OnlineModule",
+    "OnlineShape",
     "PublicStream",
     "TableStream",
 ]

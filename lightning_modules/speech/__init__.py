@@ -4,7 +4,7 @@
 `tone_words` are where recordings come from, read by `audio`, heard as `mfcc`. `decoding` turns probabilities
 into words; `plots` shows one utterance."""
 
-from lightning_modules.speech.data import SpeechData
+from lightning_modules.speech.data import SpeechData, SpeechShape
 from lightning_modules.speech.module import SpeechModule
 from lightning_modules.speech.sets import FSDD, SpeechFolder
 from lightning_modules.speech.tone_words import ToneWords
@@ -14,5 +14,6 @@ __all__ = [
     "SpeechData",
     "SpeechFolder",
     "SpeechModule",
+    "SpeechShape",
     "ToneWords",
 ]

@@ -451,5 +451,10 @@ def test_the_template_for_wandb_calls_the_command_as_its_agent_does(
     assert code == 0
     assert module is not None
     held = module.hparams
-    assert (held["lr"], held["dropout"], held["look_back"], held["config"]["rank"]) == (0.0123, 0.2, 16, 2)
+    assert (held["lr"], held["dropout"], held["shape"]["look_back"], held["config"]["rank"]) == (
+        0.0123,
+        0.2,
+        16,
+        2,
+    )
     assert held["normalization"] == "mean"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +21,11 @@ def small_data(**options: Any) -> DriftingLoad:
 
 
 def small_module(data: DriftingLoad | None = None, **options: Any) -> ForecastingModule:
-    """A small layer on `small_data`."""
-    data = data or small_data()
-    config = options.pop("config", DREAMConfig(hidden_dim=8, rank=2))
-    shape = dict(channels=data.channels, look_back=data.look_back, horizon=data.horizon, season=data.season)
-    return ForecastingModule(config, **{**shape, "patch": 4, **options})
+    """A small layer on `small_data`; `options` are settings, or facts about other data."""
+    shape = (data or small_data()).shape
+    facts = {name: options.pop(name) for name in asdict(shape) if name in options}
+    settings = {"config": DREAMConfig(hidden_dim=8, rank=2), "patch": 4} | options
+    return ForecastingModule(shape=replace(shape, **facts), **settings)
 
 
 def small_trainer(folder: Path, **options: Any) -> L.Trainer:

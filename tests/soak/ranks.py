@@ -32,7 +32,7 @@ from experiments import launch
 from experiments.benchmarks import ranks as benchmark
 from experiments.benchmarks.ranks import TORCHRUN, quiet_trainer
 from lightning_modules import AnomalyModule, ForecastingModule, LanguageModule, OnlineModule, SpeechModule
-from lightning_modules.anomaly import AnomalyData, AnomalyStream
+from lightning_modules.anomaly import AnomalyData, AnomalyShape, AnomalyStream
 from lightning_modules.base import TaskModule
 from lightning_modules.data import TaskData
 from lightning_modules.data.series import Series
@@ -93,13 +93,12 @@ def forecasting(**options: Any) -> tuple[TaskModule, TaskData]:
         batch_size=13,
     )
     data = Gaps(**small | options)  # type: ignore[arg-type]
-    shape = dict(channels=data.channels, aged=data.aged_count, look_back=16, horizon=4, season=8, patch=4)
-    return ForecastingModule(CONFIG, **shape, dropout=0.0, core=core), data  # type: ignore[arg-type]
+    return ForecastingModule.for_data(data, config=CONFIG, patch=4, dropout=0.0, core=core), data
 
 
 def anomaly() -> tuple[TaskModule, TaskData]:
     """Three streams; the second layer is in no loss."""
-    return AnomalyModule(CONFIG, channels=2, hidden_dims=[8, 6]), Uneven(train_chunk=50, chunk=100)
+    return AnomalyModule(CONFIG, AnomalyShape(2), hidden_dims=[8, 6]), Uneven(train_chunk=50, chunk=100)
 
 
 def online() -> tuple[TaskModule, TaskData]:
@@ -107,21 +106,19 @@ def online() -> tuple[TaskModule, TaskData]:
     data = DriftingStream(
         "forecasting", length=300, columns=3, horizon=3, crop=32, context=8, crops=17, batch_size=8
     )
-    shape = dict(task=data.task, inputs=data.inputs, channels=data.channels, horizon=data.horizon)
-    return OnlineModule(CONFIG, **shape, reading=Reading("running", 0.05, lags=2)), data  # type: ignore[arg-type]
+    return OnlineModule.for_data(data, config=CONFIG, reading=Reading("running", 0.05, lags=2)), data
 
 
 def language() -> tuple[TaskModule, TaskData]:
     """Five lanes."""
     data = Noise("chars", batch_size=5, steps=20, validation=0.1)
-    return LanguageModule(replace(CONFIG, input_dim=8), data.symbols, prediction_weight=0.1), data
+    return LanguageModule.for_data(data, config=replace(CONFIG, input_dim=8)), data
 
 
 def speech(**options: Any) -> tuple[TaskModule, TaskData]:
     """16 utterances of unequal length in batches of 5; or strings of them in batches of 3."""
     data = ToneWords(**{"words": 3, "voices": 3, "takes": 3, "batch_size": 5, "stack": 3} | options)
-    shape = dict(task=data.task, inputs=data.inputs, channels=data.channels)
-    return SpeechModule(CONFIG, **shape, dropout=0.0, mask=0.0, noise=0.0), data  # type: ignore[arg-type]
+    return SpeechModule.for_data(data, config=CONFIG, dropout=0.0, mask=0.0, noise=0.0), data
 
 
 CASES: dict[str, Callable[[], tuple[TaskModule, TaskData]]] = {

@@ -18,7 +18,7 @@ from lightning.pytorch.trainer.states import TrainerFn
 from dream import DREAMConfig
 from dream.errors import ConfigError
 from lightning_modules import AnomalyModule
-from lightning_modules.anomaly import AnomalyData, AnomalyStream, PlantedAnomalies
+from lightning_modules.anomaly import AnomalyData, AnomalyShape, AnomalyStream, PlantedAnomalies
 from tests.lightning_modules.support import small_data, small_trainer
 
 CONFIG = DREAMConfig(hidden_dim=8, rank=2, base_plasticity=0.2, base_threshold=0.3)
@@ -47,7 +47,7 @@ class Streams(AnomalyData):
 
 def module(**options: Any) -> AnomalyModule:
     torch.manual_seed(1)
-    return AnomalyModule(CONFIG, channels=2, **options)
+    return AnomalyModule(CONFIG, AnomalyShape(2), **options)
 
 
 @torch.no_grad()
@@ -93,7 +93,7 @@ def test_the_unit_of_the_data_does_not_matter() -> None:
 def test_plasticity_off_is_the_layer_without_it() -> None:
     model = module()
     on, off, last = judged(Streams(), model)[0]
-    with model.stack.plasticity(False):
+    with model.core.plasticity(False):
         assert (judged(Streams(), model)[0, 0] == off).all()
     assert (on != off).any()
     assert (last != off).any()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,7 @@ from experiments.invocation.explain import settings
 from lightning_modules import AnomalyModule, ForecastingModule, OnlineModule
 from lightning_modules.anomaly import AnomalyTable
 from lightning_modules.data.in_memory import InMemory
-from lightning_modules.forecasting import TableData
+from lightning_modules.forecasting import ForecastingShape, TableData
 from lightning_modules.online import TableStream
 
 ROWS = 400
@@ -87,15 +88,13 @@ def test_what_is_no_table_is_refused(table: object, message: str) -> None:
 def test_a_module_takes_from_its_data_what_they_know() -> None:
     data = TableData.of(frame(), **SETTINGS[TableData], season=12, calendar=["hour"])
     model = ForecastingModule.for_data(data, config=DREAMConfig(hidden_dim=8, rank=2), lr=2e-3)
-    taken = {
-        name: model.hparams[name]
-        for name in ("channels", "known", "calendar", "look_back", "horizon", "season")
-    }
-    assert taken == {"channels": 1, "known": 3, "calendar": 2, "look_back": 24, "horizon": 4, "season": 12}
-    assert model.lr == 2e-3
-    assert AnomalyModule.for_data(AnomalyTable.of(frame(), **SETTINGS[AnomalyTable])).channels == 2
+    known = ForecastingShape(channels=1, known=3, calendar=2, look_back=24, horizon=4, season=12)
+    assert model.shape == known
+    assert model.hparams["shape"] == asdict(known)
+    assert model.settings.lr == 2e-3
+    assert AnomalyModule.for_data(AnomalyTable.of(frame(), **SETTINGS[AnomalyTable])).shape.channels == 2
     online = OnlineModule.for_data(TableStream.of(frame(), **SETTINGS[TableStream]))
-    assert (online.hparams["task"], online.hparams["inputs"]) == ("regression", 2)
+    assert (online.shape.task, online.shape.inputs) == ("regression", 2)
     with pytest.raises(ConfigError, match="`horizon` is given by the data; leave it out here"):
         ForecastingModule.for_data(data, horizon=3)
 
@@ -108,7 +107,7 @@ def test_so_does_one_that_is_derived() -> None:
 
     data = TableData.of(frame(), **SETTINGS[TableData])
     model = Mine.for_data(data, patch=4, wide=True)
-    assert (model.horizon, model.patch, model.wide) == (4, 4, True)
+    assert (model.shape.horizon, model.settings.patch, model.wide) == (4, 4, True)
 
 
 @pytest.mark.parametrize("kind", SETTINGS, ids=lambda kind: kind.__name__)

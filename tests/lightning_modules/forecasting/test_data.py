@@ -160,7 +160,7 @@ class TestStreams:
 class TestForecastingData:
     def test_columns_before_setup_and_one_read(self) -> None:
         data = Counting()
-        assert (data.channels, data.inputs) == (2, 3)
+        assert (data.channels, data.shape.inputs) == (2, 3)
         assert data.columns == ("up", "square", "down")
         assert data.target_columns == ("up", "square")
         data.setup("fit")

@@ -43,13 +43,9 @@ def table(folder: Path, **options: Any) -> TableData:
 
 def fitted(data: ForecastingData, **options: Any) -> ForecastingModule:
     """A small module for the columns of `data`."""
-    columns = dict(
-        channels=data.channels, covariates=data.covariate_count, known=data.known_count, aged=data.aged_count
+    return ForecastingModule.for_data(
+        data, **{"config": DREAMConfig(hidden_dim=8, rank=2), "patch": 4} | options
     )
-    columns |= dict(calendar=data.calendar_count)
-    shape = dict(look_back=data.look_back, horizon=data.horizon, season=data.season)
-    config = options.pop("config", DREAMConfig(hidden_dim=8, rank=2))
-    return ForecastingModule(config, **{**columns, **shape, "patch": 4, **options})
 
 
 @pytest.mark.parametrize("independent", [True, False])
@@ -221,7 +217,7 @@ class TestTimespans:
         seen[2:4, 1] = 3.0
         forecast = module(past, timespans=spans)
         relative = read(past, 24, 4, None, 2, 0, "instance").patches
-        _, traces, _ = module.stack.trace(by_channel(relative, 2, 2), timespans=seen)
+        _, traces, _ = module.core.trace(by_channel(relative, 2, 2), timespans=seen)
         torch.testing.assert_close(forecast.traces[0].forecast, traces[0].forecast)
         assert not torch.allclose(forecast.future[1], module(past).future[1])
         assert torch.equal(forecast.future[0], module(past).future[0])

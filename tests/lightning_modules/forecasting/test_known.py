@@ -42,7 +42,7 @@ class TestKnown:
     def test_rows_after_the_last_target_are_for_prediction_only(self, tmp_path: Path) -> None:
         forecast = data(table(tmp_path))
         assert len(forecast.series.values) == ROWS
-        assert (forecast.channels, forecast.covariate_count, forecast.known_count, forecast.inputs) == (
+        assert (forecast.channels, forecast.covariate_count, forecast.known_count, forecast.shape.inputs) == (
             1,
             0,
             1,
@@ -110,7 +110,7 @@ class TestMask:
     def test_gaps_are_filled_from_the_past_and_shown(self, tmp_path: Path) -> None:
         forecast = data(table(tmp_path, gaps=self.GAPS), missing="mask")
         values, targets = forecast.prepared.values, forecast.prepared.tables.targets
-        assert forecast.aged_count == 2
+        assert forecast.shape.aged == 2
         assert values.shape == (ROWS, 4)
         assert torch.equal(values[20:23, 0], values[19, 0].expand(3))
         assert values[:2, 0].tolist() == [0, 0]  # the mean of the training rows, for want of a past

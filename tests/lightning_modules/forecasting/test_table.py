@@ -33,7 +33,7 @@ def test_all_numbers_are_targets(path: str) -> None:
 def test_targets_come_first_then_covariates(path: str) -> None:
     data = make(path, targets=["wind"], covariates=["load"])
     assert (data.columns, data.target_columns) == (("wind", "load"), ("wind",))
-    assert (data.inputs, data.channels) == (2, 1)
+    assert (data.shape.inputs, data.channels) == (2, 1)
     batch = next(iter(data.test_dataloader()))
     assert batch.past.shape == (4, 5, 2)
     np.testing.assert_allclose(data.unscale(batch.future)[0, :, 0], np.arange(80, 83) ** 2, rtol=1e-5)

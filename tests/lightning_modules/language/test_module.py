@@ -15,7 +15,7 @@ from torch.nn.functional import cross_entropy, mse_loss
 from dream import DREAMConfig
 from dream.errors import CheckpointError, ConfigError, DREAMError
 from lightning_modules import LanguageModule
-from lightning_modules.language import LanguageData
+from lightning_modules.language import LanguageData, LanguageShape
 from lightning_modules.language.data import IGNORED, Text
 from lightning_modules.language.generation import Sampling, choose, show
 from lightning_modules.language.scores import metrics
@@ -43,7 +43,7 @@ class Letters(LanguageData):
 
 def module(data: LanguageData, **options: Any) -> LanguageModule:
     torch.manual_seed(1)
-    model = LanguageModule(options.pop("config", CONFIG), data.symbols, **options)
+    model = LanguageModule.for_data(data, **{"config": CONFIG} | options)
     model.prepare(data)
     return model
 
@@ -58,9 +58,9 @@ def judged(model: LanguageModule, data: LanguageData, folder: Path, **options: A
 def by_hand(model: LanguageModule, tokens: np.ndarray, plastic: bool = True) -> np.ndarray:
     """The same, in one call for the whole text."""
     held = torch.from_numpy(tokens.astype(np.int64))[None]
-    with torch.no_grad(), model.eval().stack.plasticity(plastic):
+    with torch.no_grad(), model.eval().core.plasticity(plastic):
         x = model.embedding(held[:, :-1])
-        output, (trace, *_), _ = model.stack.trace(x)
+        output, (trace, *_), _ = model.core.trace(x)
         y = model.head(torch.cat([output, trace.forecast], -1))
         scores = y @ model.embedding.weight.T / math.sqrt(x.shape[-1]) + model.bias
     found: np.ndarray = cross_entropy(scores[0], held[0, 1:], reduction="none").numpy()
@@ -75,7 +75,7 @@ def test_the_loss_is_the_cross_entropy_and_what_the_layer_had_expected(predictio
     batch = batch._replace(targets=batch.targets.index_fill(1, torch.tensor([2]), IGNORED))
     terms = model.losses(batch)
     x = model.embedding(batch.tokens)
-    output, (trace,), _ = model.stack.trace(x)
+    output, (trace,), _ = model.core.trace(x)
     y = model.head(torch.cat([output, trace.forecast], -1))
     scores = y @ model.embedding.weight.T / math.sqrt(6) + model.bias
     nats = cross_entropy(scores.flatten(0, 1), batch.targets.flatten(), ignore_index=IGNORED)
@@ -288,7 +288,7 @@ def test_writing_leaves_the_model_as_it_was() -> None:
     before = {name: value.clone() for name, value in model.state_dict().items()}
     one = written(model, "ab", length=20)
     assert model.training
-    assert model.stack.plasticity_enabled
+    assert model.core.plasticity_enabled
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
     assert one == written(model.eval(), "ab", length=20)
 
@@ -332,11 +332,11 @@ def test_what_is_refused() -> None:
     with pytest.raises(ConfigError, match="`data` must be a LanguageData; got DriftingLoad"):
         module(Letters()).prepare(small_data())
     with pytest.raises(ConfigError, match="has no vocabulary yet"):
-        next(LanguageModule(CONFIG, 5).generate())
+        next(LanguageModule(CONFIG, LanguageShape(5)).generate())
     with pytest.raises(ConfigError, match="`prediction_weight` must be"):
-        LanguageModule(CONFIG, 5, prediction_weight=-1.0)
-    with pytest.raises(ConfigError, match="`dropout` must be a number from 0 to below 1"):
-        LanguageModule(CONFIG, 5, core="lstm", dropout=1.0)
+        LanguageModule(CONFIG, LanguageShape(5), prediction_weight=-1.0)
+    with pytest.raises(ConfigError, match="`dropout` must be a share from 0 to below 1"):
+        LanguageModule(CONFIG, LanguageShape(5), core="lstm", dropout=1.0)
     sizes = ({"length": 0}, {"length": 2.5}, {"top_k": 0}, {"top_k": 2.5})
     for settings in (*sizes, {"temperature": -1.0}, {"temperature": math.nan}, {"prompt": "\ud800"}):
         with pytest.raises(ConfigError, match=f"`{next(iter(settings))}` must be"):

@@ -31,15 +31,13 @@ def data_of(kind: str = "regression", **options: Any) -> DriftingStream:
 
 
 def module_of(data: DriftingStream, **options: Any) -> OnlineModule:
-    shape = dict(task=data.task, inputs=data.inputs, channels=data.channels, horizon=data.horizon)
     settings = dict(
         config=DREAMConfig(hidden_dim=8, rank=2),
         reading=Reading("running", 0.05, lags=2),
         updates=Updates(every=4, lr=0.01),
         all_updates=Updates(every=16, replay=16),
-        label_delay=data.label_delay,
     )
-    return OnlineModule(**shape | settings | options)  # type: ignore[arg-type]
+    return OnlineModule.for_data(data, **settings | options)
 
 
 @pytest.mark.parametrize("kind", ["forecasting", "regression", "classification"])

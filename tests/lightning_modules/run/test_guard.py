@@ -19,7 +19,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from dream import ConfigError, DREAMConfig, DREAMError
 from dream.cell import DREAMCell
 from lightning_modules import AnomalyModule, OnlineModule
-from lightning_modules.anomaly import PlantedAnomalies
+from lightning_modules.anomaly import AnomalyShape, PlantedAnomalies
 from lightning_modules.anomaly.scores import RunningScale
 from lightning_modules.base import TaskModule
 from lightning_modules.data import TaskData
@@ -97,7 +97,7 @@ def test_a_bad_batch_moves_nothing(
     assert all(value.isfinite().all() for value in spoil.after[-1].values())
     assert guard.skipped == 1
     (message,) = [record.getMessage() for record in said.records if "not finite" in record.getMessage()]
-    assert message.startswith("step 6: not finite: the loss, the gradient of `stack.")
+    assert message.startswith("step 6: not finite: the loss, the gradient of `core.")
     assert "surprise and norm of U of layer 0. In the batch: drifting load" in message
     assert "Skipped; 1 so far." in message
 
@@ -328,7 +328,7 @@ def test_streams_of_anomalies_go_on_from_the_state_before(
     tmp_path: Path, said: pytest.LogCaptureFixture
 ) -> None:
     data = PlantedAnomalies(sensors=2, rows=900, anomalies=2, training=600, train_chunk=60)
-    module = AnomalyModule(DREAMConfig(hidden_dim=8, rank=2), channels=2)
+    module = AnomalyModule(DREAMConfig(hidden_dim=8, rank=2), AnomalyShape(2))
     spoil = Spoil(3, rows=(0, slice(20, 23)), part="values")
     fit(tmp_path, spoil, NaNGuard(), module=module, data=data)
     assert f"In the batch: {data.streams[0].name}, from row 200 on. Skipped; 1 so far." in said.text
@@ -341,7 +341,7 @@ def test_crops_of_a_stream(tmp_path: Path, said: pytest.LogCaptureFixture) -> No
     data = DriftingStream(
         kind="forecasting", length=260, columns=3, crop=32, context=8, crops=16, batch_size=4
     )
-    module = OnlineModule(DREAMConfig(hidden_dim=8, rank=2), inputs=data.inputs, channels=data.channels)
+    module = OnlineModule.for_data(data, config=DREAMConfig(hidden_dim=8, rank=2))
     starts: list[list[int]] = []
 
     class Look(Spoil):

@@ -111,7 +111,7 @@ def test_a_test_of_windows_leaves_what_its_layers_showed(tmp_path: Path) -> None
     assert found["places"] == "rows"
     with torch.no_grad():
         traces = list(zip(*(module.on(batch).traces for batch in data.test_dataloader()), strict=True))
-    for layer, trace, cell in zip(found["layers"], traces, module.stack.layers, strict=True):
+    for layer, trace, cell in zip(found["layers"], traces, module.core.layers, strict=True):
         surprise = torch.cat([one.surprise for one in trace]).double()
         assert layer["surprise_counts"] == np.histogram(surprise.numpy(), BINS, (0, 1))[0].tolist()
         assert len(layer["place"]) == len(surprise)
@@ -130,26 +130,25 @@ def test_streams_of_every_task_leave_the_same_however_they_are_cut(tmp_path: Pat
 
     def anomaly(chunk: int) -> tuple[TaskModule, Any, int]:
         data = PlantedAnomalies(rows=1200, anomalies=2, chunk=chunk)
-        return AnomalyModule(config, channels=data.channels, hidden_dims=[8, 8]), data, 1200
+        return AnomalyModule.for_data(data, config=config, hidden_dims=[8, 8]), data, 1200
 
     def online(chunk: int) -> tuple[TaskModule, Any, int]:
         data = DriftingStream(
             kind="forecasting", length=260, columns=3, crop=32, context=8, crops=16, chunk=chunk, horizon=2
         )
-        shape = dict(task=data.task, inputs=data.inputs, channels=data.channels, horizon=data.horizon)
-        module = OnlineModule(config=config, **shape)
+        module = OnlineModule.for_data(data, config=config)
         data.setup()
         return module, data, (data.borders[2] - data.scored.start) * module.network.lanes
 
     def language(steps: int) -> tuple[TaskModule, Any, int]:
         data = TextFile(path=str(tmp_path / "text.txt"), batch_size=2, steps=steps, unit="chars")
         wide = DREAMConfig(input_dim=8, hidden_dim=8, rank=2)
-        module = LanguageModule(wide, symbols=data.symbols, sampling=Sampling(length=5))
+        module = LanguageModule.for_data(data, config=wide, sampling=Sampling(length=5))
         return module, data, len(data.parts.tokens["test"]) - 1
 
     def speech(size: int) -> tuple[TaskModule, Any, int]:
         data = ToneWords(words=3, voices=4, takes=4, batch_size=size)
-        module = SpeechModule(config, inputs=data.inputs, channels=data.channels)
+        module = SpeechModule.for_data(data, config=config)
         module.prepare(data)
         return module, data, sum(int(batch.lengths.sum()) for batch in data.test_dataloader())
 
@@ -160,7 +159,7 @@ def test_streams_of_every_task_leave_the_same_however_they_are_cut(tmp_path: Pat
             module, data, steps = make(size)
             found.append(recorded(tmp_path / f"{make.__name__}{size}", module, data))
             assert [sum(layer["surprise_counts"]) for layer in found[-1]["layers"]] == [steps] * len(
-                module.stack.layers
+                module.core.layers
             )
         assert found[0]["places"] == ("rows" if make is speech else "steps")
         for one, other in zip(found[0]["layers"], found[1]["layers"], strict=True):

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from tests.lightning_modules.data.test_audio import wav
+from tests.lightning_modules.speech.test_audio import wav
 
 from dream import ConfigError, DataError
 from lightning_modules.speech import FSDD, SpeechFolder, ToneWords

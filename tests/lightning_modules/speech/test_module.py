@@ -28,8 +28,7 @@ def data_of(**options: Any) -> ToneWords:
 
 
 def module_of(data: ToneWords, **options: Any) -> SpeechModule:
-    shape = dict(task=data.task, inputs=data.inputs, channels=data.channels)
-    module = SpeechModule(**{**shape, "config": DREAMConfig(hidden_dim=16, rank=4), **options})
+    module = SpeechModule.for_data(data, **{"config": DREAMConfig(hidden_dim=16, rank=4)} | options)
     module.prepare(data)
     return module
 
@@ -60,8 +59,8 @@ def test_padding_changes_nothing(core: str, options: dict[str, Any]) -> None:
 def test_the_core_is_read_as_with_a_mask() -> None:
     data = data_of()
     module, batch = module_of(data).eval(), first(data)
-    output, _, _ = module.stack.trace(batch.features, lengths=batch.lengths)
-    masked, _ = module.stack.forward_with_mask(batch.features, batch.lengths)
+    output, _, _ = module.core.trace(batch.features, lengths=batch.lengths)
+    masked, _ = module.core.forward_with_mask(batch.features, batch.lengths)
     assert torch.equal(output, masked)
 
 

@@ -91,10 +91,10 @@ class TestSameTables:
         assert len(ours.whole.shards) == {7: len(ours.whole), 1 << 20: 1}.get(size, len(ours.whole.shards))
         if size < 1 << 20:
             assert len(ours.whole.shards) > 4
-        assert (ours.columns, ours.target_columns, ours.inputs) == (
+        assert (ours.columns, ours.target_columns, ours.shape) == (
             theirs.columns,
             theirs.target_columns,
-            theirs.inputs,
+            theirs.shape,
         )
         assert ours.prepared.split == theirs.prepared.split
         np.testing.assert_allclose(ours.prepared.scaler.mean, theirs.prepared.scaler.mean, rtol=1e-14)
