@@ -17,6 +17,7 @@ from typing import Any, ClassVar, Literal, NamedTuple, Self, TypeVar, get_type_h
 
 import lightning as L
 import numpy as np
+import pandas as pd
 import torch
 from lightning.pytorch.trainer.states import TrainerFn
 from matplotlib.figure import Figure
@@ -24,6 +25,7 @@ from torch import Tensor
 
 from dream import DREAMConfig, DREAMStack, DREAMState, DREAMTrace, parameter_groups
 from dream.errors import CheckpointError, ConfigError, DREAMError
+from dream.files import write_atomic
 from dream.state import where
 from lightning_modules import ranks
 from lightning_modules.cores import BaselineCore, build_core, fit_to_width, title
@@ -408,9 +410,29 @@ class TaskModule(L.LightningModule, ABC):
         folder.mkdir(parents=True, exist_ok=True)
         return folder
 
-    @abstractmethod
+    def write_test_files(self, folder: Path) -> None:
+        """Write what a test leaves beside its results: tables (.csv) and texts (.txt), which the report
+        shows. Nothing unless a task does."""
+
+    def on_test_end(self) -> None:
+        if folder := self.run_folder:
+            self.write_test_files(folder)
+
+    @property
+    def predictions_file(self) -> str:
+        """Name of the file that predictions are written to."""
+        return "predictions.csv"
+
+    def prediction_table(self, predictions: list[Any]) -> pd.DataFrame:
+        """The results of `predict_step` for every batch as a table."""
+        raise NotImplementedError
+
     def write_predictions(self, predictions: list[Any], folder: Path) -> list[Path]:
-        """Write what `predict_step` gave for each batch into `folder`; the paths."""
+        """Write the `prediction_table` into `folder`; return the paths, none if nothing was predicted."""
+        if not predictions:
+            return []
+        table = self.prediction_table(predictions).to_csv(index=False)
+        return [write_atomic(folder / self.predictions_file, table)]
 
     def log_results(self, results: dict[str, dict[str, float]]) -> None:
         """Log test results, the module's own as ``test/METRIC`` and others as ``test/MODEL/METRIC``; keep the

@@ -77,21 +77,15 @@ def files(run: RunFolder, of: str = "") -> list[dict[str, Any]]:
     """The beginnings of the texts and tables that a test or a prediction left; `of` stands before their
     names."""
     made: list[dict[str, Any]] = []
-    if (text := read_text(run.path / "text.txt", TEXT + 1)) is not None:
-        made.append({"name": of + "text.txt", "text": text[:TEXT], "more": len(text) > TEXT})
-    for name in (
-        "heard.csv",
-        "transcripts.csv",
-        "labels.csv",
-        "forecast.csv",
-        "predictions.csv",
-        "scores.csv",
-    ):
-        rows = list(islice(csv.reader(io.StringIO(read_text(run.path / name, MOST) or "")), ROWS + 2))
+    for path in sorted(run.path.glob("*.txt")):
+        text = read_text(path, TEXT + 1) or ""
+        made.append({"name": of + path.name, "text": text[:TEXT], "more": len(text) > TEXT})
+    for path in sorted(run.path.glob("*.csv")):
+        rows = list(islice(csv.reader(io.StringIO(read_text(path, MOST) or "")), ROWS + 2))
         if rows:
             made += [
                 {
-                    "name": of + name,
+                    "name": of + path.name,
                     "columns": rows[0],
                     "rows": rows[1 : ROWS + 1],
                     "more": len(rows) > ROWS + 1,

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from itertools import pairwise
-from pathlib import Path
 from typing import Any, ClassVar, Literal, NamedTuple
 
 import numpy as np
@@ -17,7 +16,6 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from dream import DREAMConfig, DREAMStack, DREAMState
-from dream.files import write_atomic
 from lightning_modules import ranks
 from lightning_modules.anomaly import plots
 from lightning_modules.anomaly.data import AnomalyBatch, AnomalyData, AnomalyShape
@@ -370,12 +368,8 @@ class AnomalyModule(TaskModule):
         """Score and alarm of the chunk, (2, N, T)."""
         return self.judge(batch, self.detectors[:1])[0][:, 0]
 
+    predictions_file = "scores.csv"
+
     def prediction_table(self, predictions: list[np.ndarray]) -> pd.DataFrame:
         """What `predict_step` gave, a row for each row of each stream, see `score_table`."""
         return score_table(self.data.streams, self._verdicts(np.concatenate(predictions, -1)))
-
-    def write_predictions(self, predictions: list[np.ndarray], folder: Path) -> list[Path]:
-        """`scores.csv`: the `prediction_table`."""
-        if not predictions:
-            return []
-        return [write_atomic(folder / "scores.csv", self.prediction_table(predictions).to_csv(index=False))]

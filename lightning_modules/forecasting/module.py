@@ -337,9 +337,9 @@ class ForecastingModule(TaskModule):
         assert self._backtest is not None
         self.log_results(self._backtest.results())
 
-    def on_test_end(self) -> None:
-        """With `data.rolling`, `origins.csv` in the run's folder: the errors at every origin."""
-        if self.data.rolling and self._backtest is not None and (folder := self.run_folder):
+    def write_test_files(self, folder: Path) -> None:
+        """With `data.rolling`, `origins.csv`: the errors at every origin."""
+        if self.data.rolling and self._backtest is not None:
             write_atomic(folder / "origins.csv", self._backtest.origins().to_csv(index=False))
 
     def figures(self) -> dict[str, Figure]:
@@ -359,14 +359,10 @@ class ForecastingModule(TaskModule):
         self._refuse_infinite(batch, values[..., 0], values[..., 1:] if len(self.levels) else None)
         return values
 
+    predictions_file = "forecast.csv"
+
     def prediction_table(self, predictions: list[Tensor]) -> pd.DataFrame:
         """The last of the forecasts that `predict_step` gave: a row for each row ahead, see
         `forecast_table`."""
         values, times = predictions[-1][0].cpu().numpy(), self.data.future_times(len(self.data.series))
         return forecast_table(values, times, self.data.target_columns, self.levels.tolist())
-
-    def write_predictions(self, predictions: list[Tensor], folder: Path) -> list[Path]:
-        """`forecast.csv`: the `prediction_table`."""
-        if not predictions:
-            return []
-        return [write_atomic(folder / "forecast.csv", self.prediction_table(predictions).to_csv(index=False))]

@@ -213,13 +213,11 @@ class LanguageModule(TaskModule):
         self._scores.count_rivals(self.data)
         self.log_results(self._scores.results(self.data))
 
-    def on_test_end(self) -> None:
-        """`text.txt` in the run's folder: what `sampling` asks for, written by the weights that were
-        tested."""
-        if folder := self.run_folder:
-            with torch.random.fork_rng():
-                torch.manual_seed(SAMPLE)
-                self.write_predictions([list(self.tokens(self.sampling))], folder)
+    def write_test_files(self, folder: Path) -> None:
+        """`text.txt`: the text that `sampling` asks for, written by the weights that were tested."""
+        with torch.random.fork_rng():
+            torch.manual_seed(SAMPLE)
+            self.write_predictions([list(self.tokens(self.sampling))], folder)
 
     def figures(self) -> dict[str, Figure]:
         """Loss over the test text, what adaptation gives, surprise and norm of U."""

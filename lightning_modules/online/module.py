@@ -9,10 +9,10 @@ import copy
 import warnings
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from pathlib import Path
 from typing import Any, Literal, get_args
 
 import lightning as L
+import pandas as pd
 import torch
 from matplotlib.figure import Figure
 from torch import Tensor
@@ -301,14 +301,13 @@ class OnlineModule(TaskModule):
             said, self.settings.updates.rule == "least_squares" and "all weights" not in self.modes[0]
         )
 
-    def write_predictions(self, predictions: list[Tensor], folder: Path) -> list[Path]:
-        """`forecast.csv`: the rows after the last; `predictions.csv` for the other tasks: what was said of
-        every row."""
-        return (
-            StreamRecord(self.data, self.title, self.modes).write(torch.cat(predictions), folder)
-            if predictions
-            else []
-        )
+    @property
+    def predictions_file(self) -> str:
+        return "forecast.csv" if self.shape.task == "forecasting" else "predictions.csv"
+
+    def prediction_table(self, predictions: list[Tensor]) -> pd.DataFrame:
+        """A row for each row of the stream; for forecasting the rows after the last."""
+        return StreamRecord(self.data, self.title, self.modes).prediction_table(torch.cat(predictions))
 
 
 def without_fast_weights(mode: str) -> str:

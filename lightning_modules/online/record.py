@@ -6,7 +6,6 @@ Shapes: M rows, H rows ahead, C targets.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,7 +15,6 @@ from matplotlib.figure import Figure
 from torch import Tensor
 from torchmetrics import MetricCollection
 
-from dream.files import write_atomic
 from lightning_modules import naive
 from lightning_modules.online import plots
 from lightning_modules.online.data import OnlineData
@@ -159,17 +157,17 @@ class StreamRecord:
             "share of errors" if classes else "squared error (standardised)",
         )
 
-    def write(self, said: Tensor, folder: Path) -> list[Path]:
-        """Write what was said of the rows (M, H, C), in the data's own units: of all, or for forecasting of
-        the last."""
+    def prediction_table(self, predictions: Tensor) -> pd.DataFrame:
+        """Predictions (M, H, C) in the data's own units as a table: of all rows, or for forecasting of the
+        rows after the last."""
         data, names = self.data, list(self.data.stream.targets)
-        said, rows = said.cpu(), np.arange(len(said))
+        predictions, rows = predictions.cpu(), np.arange(len(predictions))
         if data.task == "forecasting":
-            said, rows = said[-1], len(said) + np.arange(data.horizon)
-            table, name = pd.DataFrame(said.numpy(), columns=names), "forecast.csv"
+            values, rows = predictions[-1], len(predictions) + np.arange(data.horizon)
         else:
-            table, name = pd.DataFrame(said[:, 0].numpy(), columns=names), "predictions.csv"
-            if data.task == "classification":
-                table.insert(0, "predicted", np.array(names)[said[:, 0].argmax(-1).numpy()])
+            values = predictions[:, 0]
+        table = pd.DataFrame(values.numpy(), columns=names)
+        if data.task == "classification":
+            table.insert(0, "predicted", np.array(names)[values.argmax(-1).numpy()])
         table.insert(0, free("time", [str(column) for column in table.columns]), data.times(rows))
-        return [write_atomic(folder / name, table.to_csv(index=False))]
+        return table

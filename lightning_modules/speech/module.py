@@ -251,10 +251,9 @@ class SpeechModule(TaskModule):
             found[f"cer{suffix}"] = float(char_error_rate(said, truth))
         return found
 
-    def on_test_end(self) -> None:
-        """For recognition `heard.csv` in the run's folder: what was heard in each recording, and what is said
-        in it."""
-        if self._transcripts and (folder := self.run_folder):
+    def write_test_files(self, folder: Path) -> None:
+        """For recognition `heard.csv`: the text decoded from each recording, beside the true one."""
+        if self._transcripts:
             table = pd.DataFrame(self._transcripts, columns=["file", "heard", "said"])
             write_atomic(folder / "heard.csv", table.sort_values("file").to_csv(index=False))
 
@@ -318,17 +317,16 @@ class SpeechModule(TaskModule):
             said = [(self.decoded(numbers), value) for numbers, value in found]
         return [(name, text, math.exp(value)) for name, (text, value) in zip(batch.names, said, strict=True)]
 
+    @property
+    def predictions_file(self) -> str:
+        return "labels.csv" if self.shape.task == "classification" else "transcripts.csv"
+
     def prediction_table(self, predictions: list[list[tuple[str, str, float]]]) -> pd.DataFrame:
         """What `predict_step` gave, a row for each recording: file, what is said, its probability."""
         table = pd.DataFrame(
             [row for batch in predictions for row in batch], columns=["file", "said", "score"]
         )
         return table.sort_values("file")
-
-    def write_predictions(self, predictions: list[list[tuple[str, str, float]]], folder: Path) -> list[Path]:
-        """`labels.csv` or `transcripts.csv`: the `prediction_table`."""
-        name = "labels.csv" if self.shape.task == "classification" else "transcripts.csv"
-        return [write_atomic(folder / name, self.prediction_table(predictions).to_csv(index=False))]
 
 
 def valid_steps(batch: SpeechBatch, log_probs: Tensor) -> list[np.ndarray]:
