@@ -95,6 +95,12 @@ class TaskSettings:
     """Implementation of DREAM's scan, see `dream.ops.registry`."""
 
     def __post_init__(self) -> None:
+        for field in fields(self):
+            if getattr(self, field.name) is None and field.default is not None:
+                raise ConfigError(
+                    f"`{field.name}` must have a value; got None. Leave it out for its default.",
+                    key=field.name,
+                )
         require("dropout", self.dropout, 0 <= self.dropout < 1, "a share from 0 to below 1")
         require("lr", self.lr, 0 < self.lr < math.inf, "a finite number above 0")
         decay = self.weight_decay

@@ -72,8 +72,10 @@ def explain(error: BaseException, parser_keys: Collection[str], parsed: str = ""
             key = _path(section + form.format(*found.groups()))
             section, _, name = key.rpartition(".")
             if f"{section}.shape.{name}" in every:
+                given = re.search(rf"'{name}'(?:, val=|: )'?([^',)}}]+)", text)
+                got = f"; got {given[1]}" if given else ""
                 remedy = f"Set `data.{name}` or leave it out" if f"data.{name}" in every else "Leave it out"
-                return ConfigError(f"`{key}` is set by the data. {remedy}.", key=key)
+                return ConfigError(f"`{key}` is set by the data{got}. {remedy}.", key=key)
             return ConfigError(f"`{key}` is not a setting.{_hint(key, known)}", key=key)
     if required := _REQUIRED.search(text):
         key = _path(section + required[1])
@@ -154,6 +156,8 @@ def _class_keys(text: str) -> list[str]:
             continue
         section = "data" if issubclass(cls, TaskData) else "model"
         keys += [f"{section}.{key}" for key in settings(cls)]
+        if section == "model" and issubclass(cls, TaskModule):
+            keys += [f"data.{key}" for key in settings(cls.accepts)]
     return keys
 
 

@@ -162,7 +162,7 @@ FILES = [
     ),
     (
         FORECASTING.format(model="{dropout: null}", data="{}"),
-        "`model.dropout` must be a number from 0 to below 1;",
+        "`model.dropout` must have a value; got None. Leave it out for its default.",
     ),
     (
         "model: 3\ndata: {class_path: lightning_modules.forecasting.DriftingLoad}",

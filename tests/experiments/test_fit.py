@@ -88,7 +88,7 @@ def test_the_tracked_configuration_is_nested_and_resolved(
     settings = wandb_config(path)["model"]["init_args"]
     assert settings["config"]["rank"] == 2
     assert settings["config"]["input_dim"] == 4  # what the layer really reads: a patch of four rows
-    assert settings["channels"] == 2
+    assert settings["shape"]["channels"] == 2
 
 
 def test_the_configuration_runs_again_and_gives_the_same(
@@ -173,7 +173,7 @@ def test_weights_that_do_not_fit_are_refused_in_one_line(
     )
     assert done.returncode == 2
     assert (
-        "\ndream: the checkpoint does not fit the model: `stack.layers.0.cell.V` is (4, 2) in" in done.stderr
+        "\ndream: the checkpoint does not fit the model: `core.layers.0.cell.V` is (4, 2) in" in done.stderr
     )
     assert len(done.stderr.splitlines()) <= 3
 
