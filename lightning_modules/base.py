@@ -8,22 +8,23 @@ from __future__ import annotations
 import inspect
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, ClassVar, Literal, NamedTuple, Self
 
 import lightning as L
-import numpy as np
 import torch
 from lightning.pytorch.trainer.states import TrainerFn
 from matplotlib.figure import Figure
 from torch import Tensor
 
 from dream import DREAMConfig, DREAMState, DREAMTrace, parameter_groups
-from dream.errors import ConfigError, DREAMError
+from dream.errors import ConfigError
 from dream.state import where
 from lightning_modules import ranks
+from lightning_modules.checks import DIVERGED as DIVERGED
+from lightning_modules.checks import require
+from lightning_modules.checks import require_finite as require_finite
 from lightning_modules.cores import CoreName, build_core, title
 
 Schedule = Literal["cosine", "constant"]
@@ -43,8 +44,6 @@ FROM_DATA = {
     "symbols": "symbols",
 }
 """What a model takes from its data: attribute of the data, argument of the model."""
-DIVERGED = "The weights have diverged: lower `model.lr`, or go on from an earlier checkpoint."
-"""What to do about numbers that are not finite, made of data that are."""
 
 
 class Observation(NamedTuple):
@@ -370,35 +369,7 @@ def finite(state: DREAMState) -> Tensor:
     return torch.stack([part.detach().reshape(len(part), -1).isfinite().all(1) for part in state]).all(0)
 
 
-def require_finite(outputs: Mapping[str, Tensor | np.ndarray], place: Callable[[int], str]) -> None:
-    """Refuse what a model says if some of it is not finite; waits for the device once.
-
-    Args:
-        outputs: By name, each with the same first axis (M, ...).
-        place: The source and rows that entry k of that axis was made of.
-
-    Raises:
-        DREAMError: naming the outputs that are not finite, and where the first entry is that has one.
-    """
-    bad = torch.stack(
-        [~torch.as_tensor(part).isfinite().flatten(1).all(1) for part in outputs.values()]
-    ).cpu()  # (., M)
-    if bad.any():
-        named = " and ".join(name for name, lost in zip(outputs, bad.any(1).tolist(), strict=True) if lost)
-        raise DREAMError(f"not finite: {named}, first of {place(int(bad.any(0).int().argmax()))}. {DIVERGED}")
-
-
 def is_logging_step(trainer: L.Trainer) -> bool:
     """Whether this batch is one that ``--trainer.log_every_n_steps`` asks to log."""
     every: int = trainer.log_every_n_steps  # type: ignore[attr-defined] # set by the Trainer's logger connector
     return trainer.global_step % every == 0
-
-
-def require(name: str, value: object, holds: bool, rule: str) -> None:
-    """Refuse a setting that breaks its rule.
-
-    Raises:
-        ConfigError: naming the setting, the rule and the value.
-    """
-    if not holds:
-        raise ConfigError(f"`{name}` must be {rule}; got {value!r}.", key=name)

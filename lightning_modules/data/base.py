@@ -10,6 +10,7 @@ import lightning as L
 from torch import Tensor
 
 from dream.errors import ConfigError
+from lightning_modules.checks import require_int as require_int
 
 
 class TaskData(L.LightningDataModule, ABC):
@@ -67,14 +68,3 @@ class TaskData(L.LightningDataModule, ABC):
     @abstractmethod
     def describe(self) -> list[tuple[str, str]]:
         """What a person wants to know before training, as (name, text) rows."""
-
-
-def require_int(name: str, value: int, least: int = 1) -> int:
-    """`value` if it is a whole number of at least `least`.
-
-    Raises:
-        ConfigError: naming it.
-    """
-    if isinstance(value, bool) or not isinstance(value, int) or value < least:
-        raise ConfigError(f"`{name}` must be a whole number of at least {least}; got {value!r}.", key=name)
-    return value

@@ -21,7 +21,7 @@ from torch import Tensor
 from dream import DREAMConfig
 from dream.errors import DataError, nearest, shown
 from dream.sealed import read_sealed, write_sealed
-from lightning_modules.base import require
+from lightning_modules.checks import require
 from lightning_modules.data.limits import LARGEST
 from lightning_modules.stream import Reading, Shape, StreamLearner, StreamNetwork, Updates
 from lightning_modules.stream.rules import Moves

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from dream import DREAMConfig
 from lightning_modules.anomaly.scores import AnomalyScore, RunningScale
-from lightning_modules.base import require
+from lightning_modules.checks import require_int
 from lightning_modules.learners.base import OnlineObject
 from lightning_modules.stream import Reading, Shape, Updates
 from lightning_modules.stream.rules import Moves
@@ -51,7 +51,7 @@ class DREAMAnomalyDetector(OnlineObject):
         window: int = 1000,
     ) -> None:
         super().__init__(config, reading, updates, moves, seed)
-        require("window", window, isinstance(window, int) and window >= 1, "a whole number of at least 1")
+        require_int("window", window)
         self.window = window
         self.expected: Tensor | None = None
         """(D,) forecast of the next row"""

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from dream import DREAMConfig
 from dream.errors import DataError, shown
-from lightning_modules.base import require
+from lightning_modules.checks import require, require_int
 from lightning_modules.learners.base import OnlineObject, known_number
 from lightning_modules.stream import Reading, Shape, Updates
 from lightning_modules.stream.rules import Moves
@@ -45,8 +45,8 @@ class DREAMForecaster(OnlineObject):
         season: int = 1,
     ) -> None:
         super().__init__(config, reading, updates, moves, seed)
-        require("horizon", horizon, isinstance(horizon, int) and horizon >= 1, "a whole number of at least 1")
-        require("season", season, isinstance(season, int) and season >= 1, "a whole number of at least 1")
+        require_int("horizon", horizon)
+        require_int("season", season)
         self.horizon, self.season = horizon, season
         self.targets: list[str] | None = None
         """Names of the columns to forecast; None where rows are plain numbers."""

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from dream import DREAMConfig
 from dream.errors import DataError
-from lightning_modules.base import require
+from lightning_modules.checks import require_int
 from lightning_modules.learners.base import OnlineObject, known_number, plain
 from lightning_modules.stream import Reading, Shape, Updates
 from lightning_modules.stream.network import class_shares
@@ -48,7 +48,7 @@ class DREAMClassifier(OnlineObject):
         classes: int = 10,
     ) -> None:
         super().__init__(config, reading, updates, moves, seed)
-        require("classes", classes, isinstance(classes, int) and classes >= 2, "a whole number of at least 2")
+        require_int("classes", classes, least=2)
         self.most = classes
         self.labels: list[Hashable] = []
         """The classes met so far, in the order in which they came."""

@@ -18,9 +18,10 @@ from filelock import FileLock, Timeout
 from torch import Tensor
 
 from dream import DREAMState
-from dream.errors import CheckpointError, ConfigError, StateError
+from dream.errors import CheckpointError, StateError
 from dream.files import write_atomic
 from dream.sealed import note, read_note, read_sealed, write_sealed
+from lightning_modules.checks import require_int
 from lightning_modules.store.keys import Key, bits_of, require_keys
 from lightning_modules.store.records import Layout, Shard, Table, layout_of, pack, require_tensors, unpack
 
@@ -87,8 +88,7 @@ class StateStore:
         self, folder: str | os.PathLike[str], shard_size: int = 4096, memory: int = 256 << 20
     ) -> None:
         for name, value in (("shard_size", shard_size), ("memory", memory)):
-            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-                raise ConfigError(f"`{name}` must be a whole number of at least 1; got {value!r}.", key=name)
+            require_int(name, value)
         self.folder, self.shard_size, self.memory = Path(folder), shard_size, memory
         self.held: OrderedDict[str, Shard] = OrderedDict()
         """Shards in memory by the bits of their keys' hashes, the one used last at the end."""

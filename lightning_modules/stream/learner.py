@@ -14,7 +14,7 @@ from torch.nn.functional import one_hot
 
 from dream import DREAMTrace
 from dream.errors import DataError
-from lightning_modules.base import require
+from lightning_modules.checks import require
 from lightning_modules.data.limits import LARGEST
 from lightning_modules.stream.memory import Memory
 from lightning_modules.stream.network import StreamNetwork

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from dream import DREAMConfig
 from dream.errors import ConfigError
-from lightning_modules.base import require
+from lightning_modules.checks import require
 from lightning_modules.cores import CoreName, build_core
 from lightning_modules.stream.normalizers import Normalized, Normalizer
 from lightning_modules.stream.seasonal import SeasonalProfile

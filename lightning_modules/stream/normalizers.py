@@ -12,7 +12,7 @@ from typing import Literal, NamedTuple, get_args
 import torch
 from torch import Tensor
 
-from lightning_modules.base import require
+from lightning_modules.checks import require
 
 FLOOR = 0.01  # of the usual mean square: what the scale of a resting column keeps
 Kind = Literal["differences", "running", "none"]

@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy, mse_loss, one_hot
 
 from dream.errors import DREAMError
-from lightning_modules.base import DIVERGED, require
+from lightning_modules.checks import DIVERGED, require, require_int
 from lightning_modules.stream.memory import Memory
 from lightning_modules.stream.network import StreamNetwork
 from lightning_modules.stream.state import StreamState
@@ -58,13 +58,7 @@ class Updates:
     def __post_init__(self) -> None:
         require("updates.rule", self.rule, self.rule in get_args(Method), "adam, sgd or least_squares")
         for name in ("every", "replay", "steps"):
-            value = getattr(self, name)
-            require(
-                f"updates.{name}",
-                value,
-                isinstance(value, int) and value >= 1,
-                "a whole number of at least 1",
-            )
+            require_int(f"updates.{name}", getattr(self, name))
         require("updates.lr", self.lr, 0 < self.lr < math.inf, "a finite number above 0")
         require("updates.forgetting", self.forgetting, 0 < self.forgetting <= 1, "above 0 and at most 1")
         require("updates.ridge", self.ridge, 0 <= self.ridge < math.inf, "a finite number of at least 0")

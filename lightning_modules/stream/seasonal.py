@@ -11,7 +11,7 @@ from dataclasses import dataclass, fields
 import torch
 from torch import Tensor
 
-from lightning_modules.base import require
+from lightning_modules.checks import require
 from lightning_modules.stream.normalizers import running_mean
 
 STEPS = 12  # steps ahead that a head is shown, at most

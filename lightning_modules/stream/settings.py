@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Literal, get_args
 
 from dream import DREAMConfig
-from lightning_modules.base import require
+from lightning_modules.checks import require
 from lightning_modules.stream.normalizers import Kind
 
 LONGEST = 10_000  # rows that may be kept for the head
