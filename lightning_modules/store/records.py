@@ -85,7 +85,7 @@ def unpack(content: np.ndarray, layout: Layout) -> dict[str, Tensor]:
     return tensors
 
 
-class Table:
+class RecordTable:
     """Streams of one layout."""
 
     def __init__(self, keys: Sequence[Key], content: np.ndarray) -> None:
@@ -126,10 +126,10 @@ class Table:
 
 
 @dataclass
-class Shard:
+class StateShard:
     """The streams whose keys' hashes begin with the same bits."""
 
-    tables: dict[Layout, Table] = field(default_factory=dict)
+    tables: dict[Layout, RecordTable] = field(default_factory=dict)
     changed: bool = False
 
     def __len__(self) -> int:
@@ -153,7 +153,7 @@ class Shard:
         for other in [other for other in self.tables if other != layout]:
             for key in self.tables[other].rows.keys() & set(keys):
                 self.drop(key)
-        self.tables.setdefault(layout, Table([], content[:0])).put(keys, content)
+        self.tables.setdefault(layout, RecordTable([], content[:0])).put(keys, content)
         self.changed = True
 
     def drop(self, key: Key) -> None:

@@ -23,7 +23,15 @@ from dream.files import write_atomic
 from dream.sealed import note, read_note, read_sealed, write_sealed
 from lightning_modules.checks import require_int
 from lightning_modules.store.keys import Key, bits_of, require_keys
-from lightning_modules.store.records import Layout, Shard, Table, layout_of, pack, require_tensors, unpack
+from lightning_modules.store.records import (
+    Layout,
+    RecordTable,
+    StateShard,
+    layout_of,
+    pack,
+    require_tensors,
+    unpack,
+)
 
 KIND = {"format": "dream-store", "version": "1"}
 _SHARD = r"(first|[01]+)\.\d+\.safetensors"
@@ -90,7 +98,7 @@ class StateStore:
         for name, value in (("shard_size", shard_size), ("memory", memory)):
             require_int(name, value)
         self.folder, self.shard_size, self.memory = Path(folder), shard_size, memory
-        self.held: OrderedDict[str, Shard] = OrderedDict()
+        self.held: OrderedDict[str, StateShard] = OrderedDict()
         """Shards in memory by the bits of their keys' hashes, the one used last at the end."""
         self.held_bytes = 0
         try:
@@ -289,10 +297,10 @@ class StateStore:
         """The shard of a key whose hash has these bits."""
         return next(bits[:length] for length in range(len(bits) + 1) if bits[:length] in self.counts)
 
-    def _shard(self, bits: str) -> Shard:
+    def _shard(self, bits: str) -> StateShard:
         return self._load(self._place(bits))
 
-    def _load(self, bits: str) -> Shard:
+    def _load(self, bits: str) -> StateShard:
         """A shard, now the one used last."""
         if bits not in self.held:
             self.held[bits] = self._read(self.files[bits])
@@ -316,20 +324,20 @@ class StateStore:
         self.held_bytes -= whole.size
         del self.counts[bits]
         self._forget_file(self.files.pop(bits))
-        halves = {bits + bit: Shard(changed=True) for bit in "01"}
+        halves = {bits + bit: StateShard(changed=True) for bit in "01"}
         for layout, table in whole.tables.items():
             names = [bits_of(key)[: len(bits) + 1] for key in table.keys]
             for name, half in halves.items():
                 if keys := [key for key, place in zip(table.keys, names, strict=True) if place == name]:
-                    half.tables[layout] = Table(keys, table.of(keys))
+                    half.tables[layout] = RecordTable(keys, table.of(keys))
         for name, half in halves.items():
             self.held[name], self.files[name], self.counts[name] = half, None, len(half)
             self.held_bytes += half.size
         for name in halves:
             self._split(name)
 
-    def _read(self, name: str | None) -> Shard:
-        shard = Shard()
+    def _read(self, name: str | None) -> StateShard:
+        shard = StateShard()
         if name is None:
             return shard
         header, tensors = read_sealed(self.folder / name, "a StateStore", KIND)
@@ -339,10 +347,10 @@ class StateStore:
                 key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)
             }
             part = {field_name: part[field_name] for field_name in json.loads(header["fields"])[number]}
-            shard.tables[layout_of(part)] = Table(keys, pack(part))
+            shard.tables[layout_of(part)] = RecordTable(keys, pack(part))
         return shard
 
-    def _write(self, bits: str, shard: Shard) -> None:
+    def _write(self, bits: str, shard: StateShard) -> None:
         """Write a shard, if it has changed, to a new file; that of the last flush stays until the next."""
         if not shard.changed:
             return

@@ -24,8 +24,8 @@ from dream.sealed import note, read_note
 from lightning_modules.data.dates import find_formats
 from lightning_modules.data.disk.blocks import Block, file_blocks
 from lightning_modules.data.disk.stored import (
-    Shard,
     StoredSeries,
+    TableShard,
     digest,
     read_shard,
     require_sha256,
@@ -75,7 +75,7 @@ def stored_table(
         if (table := _made(folder)) is None:
             logger.warning("%s: stays on disk; converting it once, in %s.", path, folder)
             table = _Conversion(path, folder, separator).run(time_column, columns, covariates)
-    shards = tuple(Shard(*shard) for shard in table["shards"])
+    shards = tuple(TableShard(*shard) for shard in table["shards"])
     time = np.memmap(folder / "time", dtype="datetime64[ns]", mode="r") if table["time"] else None
     return StoredSeries(folder, shards, tuple(table["columns"]), time, str(path), shards[-1].stop)
 
@@ -111,7 +111,7 @@ class _Conversion:
 
     def __init__(self, path: Path, folder: Path, separator: str) -> None:
         self.path, self.folder, self.separator = path, folder, separator
-        self.shards: list[Shard] = []
+        self.shards: list[TableShard] = []
         self.stop = 0
         self.last: np.datetime64 | None = None
 
@@ -170,7 +170,7 @@ class _Conversion:
             table = read_shard(path)
             told = json.loads(table.schema.metadata[b"dream"])
             first = self.shards[-1].stop if self.shards else 0
-            self.shards.append(Shard(path.name, first, first + len(table)))
+            self.shards.append(TableShard(path.name, first, first + len(table)))
             self.stop = told["stop"]
             known.append(told["known"])
             if told["time"] is not None:
@@ -198,7 +198,7 @@ class _Conversion:
             writer.write_table(table)
         content = sink.getvalue().to_pybytes()
         first = self.shards[-1].stop if self.shards else 0
-        shard = Shard(f"{len(self.shards):06d}-{digest(content)}.arrow", first, first + len(series))
+        shard = TableShard(f"{len(self.shards):06d}-{digest(content)}.arrow", first, first + len(series))
         write_atomic(self.folder / shard.name, content)
         self.shards.append(shard)
         self.stop = block.stop

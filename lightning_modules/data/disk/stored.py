@@ -32,7 +32,7 @@ Pieces = Iterator[dict[str, np.ndarray]]
 """Rows of named arrays, one after another."""
 
 
-class Shard(NamedTuple):
+class TableShard(NamedTuple):
     """An Arrow file with some of the rows; half of its SHA-256 is part of its name."""
 
     name: str
@@ -45,7 +45,7 @@ class StoredSeries:
     """Rows in time order, on disk; a `Series` that is only ever read block by block."""
 
     folder: Path
-    shards: tuple[Shard, ...]
+    shards: tuple[TableShard, ...]
     columns: tuple[str, ...]
     time: np.ndarray | None
     """datetime64[ns] (T,), a memory map."""
@@ -74,7 +74,7 @@ class StoredSeries:
                     values, self.columns, None if self.time is None else self.time[first:last], self.source
                 )
 
-    def _load(self, shard: Shard) -> np.ndarray:
+    def _load(self, shard: TableShard) -> np.ndarray:
         """The values of a shard, (rows, D)."""
         table = read_shard(self.folder / shard.name)
         return np.stack([table[name].to_numpy() for name in self.columns], axis=1)
