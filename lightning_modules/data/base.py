@@ -39,8 +39,7 @@ class TaskData(L.LightningDataModule, ABC):
         if streams < world:
             raise ConfigError(
                 f"`{name}` must give each of the {world} processes a stream; there are {streams}. Lower "
-                "`trainer.devices` "
-                "or `trainer.num_nodes`, or have more streams.",
+                "`trainer.devices` or `trainer.num_nodes`, or have more streams.",
                 key=name,
             )
 

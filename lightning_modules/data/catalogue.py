@@ -206,8 +206,7 @@ DATASETS: Mapping[str, Dataset] = {
         name="fsdd",
         description=(
             "Free Spoken Digit Dataset: 3,000 recordings of ten digits by six speakers, 8 kHz; pack its "
-            "folder "
-            "recordings as recordings.zip by hand"
+            "folder recordings as recordings.zip by hand"
         ),
         licence="CC BY-SA 4.0",
         source=f"github.com/Jakobovski/free-spoken-digit-dataset at {_FSDD_COMMIT}, folder recordings",
@@ -284,8 +283,7 @@ def _fetch_file(store: pooch.Pooch, file: str, downloader: _ResumableDownload) -
     except ValueError as error:
         raise DataError(
             f"{file} from {store.get_url(file)} has another SHA-256 than the one its publisher's file has, "
-            "so it was "
-            "removed. Run the command again, or name another source with `--mirror`."
+            "so it was removed. Run the command again, or name another source with `--mirror`."
         ) from error
 
 
@@ -305,10 +303,8 @@ class _ResumableDownload:
             kept = self.part.stat().st_size if self.part.exists() else 0
             raise DataError(
                 f"{self.part.stem} could not be fetched from {url} ({_reason(error)}); {kept} bytes are "
-                "kept. "
-                f"`dream data get {self.name}` continues from there; or set DREAM_DATA to a folder that "
-                "holds "
-                f"`{self.name}/`."
+                f"kept. `dream data get {self.name}` continues from there; or set DREAM_DATA to a folder "
+                f"that holds `{self.name}/`."
             ) from error
         self.part.replace(output_file)
 

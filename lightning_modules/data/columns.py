@@ -92,8 +92,7 @@ def with_calendar(series: Series, names: Sequence[str]) -> Series:
     if series.time is None:
         raise DataError(
             f"{series.source}: `calendar` needs time stamps and the rows have only numbers. Name the "
-            "`time_column`, or "
-            "leave `calendar` out."
+            "`time_column`, or leave `calendar` out."
         )
     if taken := set(made) & set(series.columns):
         raise DataError(

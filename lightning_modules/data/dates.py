@@ -69,23 +69,21 @@ def time_stamps(column: pd.Series, form: str | None, path: Path, before: np.date
     name = column.name
     if pd.api.types.is_numeric_dtype(column) and column.notna().any():
         raise DataError(
-            f"{path}: time column `{name}` must hold dates such as 2016-07-01 00:00; it holds numbers "
-            f"such as {column.dropna().iloc[0]}. Leave `time_column` out to count rows instead."
+            f"{path}: time column `{name}` must hold dates such as 2016-07-01 00:00; it holds numbers such "
+            f"as {column.dropna().iloc[0]}. Leave `time_column` out to count rows instead."
         )
     parsed = _parse_dates(column, form)
     if (bad := parsed.isna().to_numpy()).any():
         place = int(bad.argmax())
         raise DataError(
             f"{path}: time column `{name}` must hold dates such as 2016-07-01 00:00; row "
-            f"{column.index[place]} holds "
-            f"{shown(column.iloc[place])}."
+            f"{column.index[place]} holds {shown(column.iloc[place])}."
         )
     if (far := ((parsed < pd.Timestamp.min) | (parsed > pd.Timestamp.max)).to_numpy()).any():
         place = int(far.argmax())
         raise DataError(
             f"{path}: time column `{name}` must hold dates from 1678 to 2261, which nanoseconds can count; "
-            "row "
-            f"{column.index[place]} holds {shown(column.iloc[place])}. Repair it."
+            f"row {column.index[place]} holds {shown(column.iloc[place])}. Repair it."
         )
     time = parsed.to_numpy(dtype="datetime64[ns]")
     step = np.diff(time, prepend=time[0] - np.timedelta64(1) if before is None else before)
@@ -99,7 +97,6 @@ def time_stamps(column: pd.Series, form: str | None, path: Path, before: np.date
         )
         raise DataError(
             f"{path}: time column `{name}` must increase from row to row; row {column.index[place]} "
-            f"({column.iloc[place]}) "
-            f"{what}. Sort the rows and remove duplicates."
+            f"({column.iloc[place]}) {what}. Sort the rows and remove duplicates."
         )
     return time

@@ -74,10 +74,8 @@ def require_size(values: pd.Series, name: str, path: Path) -> None:
         place = int(bad.argmax())
         raise DataError(
             f"{path}: column `{name}` must be finite and at most {LARGEST:.1e} in size, so that squares are "
-            "finite in "
-            f"float32; row {values.index[place]} holds {values.iloc[place]:g} ({int(bad.sum())} such "
-            "values). Repair or "
-            "scale it."
+            f"finite in float32; row {values.index[place]} holds {values.iloc[place]:g} ({int(bad.sum())} "
+            "such values). Repair or scale it."
         )
 
 
@@ -98,8 +96,6 @@ def require_proportion(
         row, column = (int(part) for part in np.argwhere(bad)[0])
         raise DataError(
             f"{source}: column `{names[column]}` must lie within {MOST_DEVIATIONS:g} deviations of its mean "
-            "in the "
-            f"training rows (here {scale[column]:.3g}); row {first + row} holds {values[row, column]:g}. "
-            "Repair it, leave "
-            "the column out or lengthen the training part."
+            f"in the training rows (here {scale[column]:.3g}); row {first + row} holds "
+            f"{values[row, column]:g}. Repair it, leave the column out or lengthen the training part."
         )

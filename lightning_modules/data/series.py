@@ -257,9 +257,8 @@ def _numbers(column: pd.Series, name: str, path: Path) -> np.ndarray:
         place = int(bad.argmax())
         raise DataError(
             f"{path}: column `{name}` must hold numbers; row {column.index[place]} holds "
-            f"{shown(column.iloc[place])} "
-            f"({int(bad.sum())} such values). Repair the value, empty the cell if it is missing, or leave "
-            "the column out."
+            f"{shown(column.iloc[place])} ({int(bad.sum())} such values). Repair the value, empty the cell "
+            "if it is missing, or leave the column out."
         )
     values = converted.to_numpy(dtype=np.float64, na_value=np.nan)
     require_size(pd.Series(values, column.index), name, path)
@@ -289,8 +288,7 @@ def report_missing(counts: np.ndarray, columns: Sequence[str], source: str, poli
         raise DataError(
             f"{source}: values are missing ({listed}). Carry the last known value forward with "
             "`--data.missing=ffill`, show a forecaster what is missing with `--data.missing=mask`, or fill "
-            "them in the "
-            "source."
+            "them in the source."
         )
     logger.warning("%s: missing values take the last known value of their column: %s.", source, listed)
 

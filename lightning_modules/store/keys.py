@@ -25,8 +25,7 @@ def bits_of(key: object) -> str:
     except ValueError as error:
         raise StateError(
             "`key` must be a text that UTF-8 can hold or a whole number that Python can print (at most 4,300 "
-            "digits); got "
-            f"one that cannot: {error}."
+            f"digits); got one that cannot: {error}."
         ) from None
     return f"{int.from_bytes(hashlib.blake2b(content, digest_size=8).digest(), 'big'):064b}"
 

@@ -50,8 +50,7 @@ def require_tensors(tensors: Mapping[str, Tensor]) -> None:
         if value.layout != torch.strided or value.is_meta or not _storable(value.dtype):
             raise StateError(
                 "what a stream carries must be dense tensors with values, of a type that safetensors knows; "
-                f"`{name}` is "
-                f"{value.dtype}, {value.layout} on {value.device}."
+                f"`{name}` is {value.dtype}, {value.layout} on {value.device}."
             )
 
 

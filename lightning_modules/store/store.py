@@ -140,9 +140,8 @@ class StateStore:
             if re.fullmatch(_SHARD, foreign[0]):
                 raise CheckpointError(
                     f"{self.folder} holds parts of a StateStore, such as {foreign[0]}, but not the "
-                    "index.json that says "
-                    "which are valid. Put back a copy of the whole folder, or name another. Nothing was "
-                    "changed."
+                    "index.json that says which are valid. Put back a copy of the whole folder, or name "
+                    "another. Nothing was changed."
                 )
             raise CheckpointError(
                 f"`folder` must be empty or a StateStore's; {self.folder} holds {foreign[0]}."
@@ -155,8 +154,7 @@ class StateStore:
         if lost := sorted(self.flushed - found):
             raise CheckpointError(
                 f"{path} names {lost[0]}, which is not there. Put back a copy of the whole folder, or name "
-                "another. Nothing "
-                "was changed."
+                "another. Nothing was changed."
             )
         if not path.exists():
             self._write_index()
@@ -251,8 +249,8 @@ class StateStore:
                 if known and found != layout:
                     raise StateError(
                         f"`fresh` must make what the streams carry; stream {known[0]!r} carries "
-                        f"{_listed(found)} and "
-                        f"`fresh` makes {_listed(layout)}. Was the store filled by another layer?"
+                        f"{_listed(found)} and `fresh` makes {_listed(layout)}. Was the store filled by "
+                        "another layer?"
                     )
                 if known:
                     content[[named[key] for key in known]] = table.of(known)

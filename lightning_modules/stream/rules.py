@@ -232,8 +232,7 @@ class LeastSquares(Rule):
         except torch.linalg.LinAlgError as error:
             raise DREAMError(
                 f"not finite: the features of rows {known - new} to {known - 1} of the stream, to which the "
-                "head cannot be "
-                f"fitted. {DIVERGED}"
+                f"head cannot be fitted. {DIVERGED}"
             ) from error
         weights = torch.cholesky_solve(self.moment + pull * self.prior, factor).transpose(1, 2)
         self.network.head.weight.copy_(weights[..., :-1])

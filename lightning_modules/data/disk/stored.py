@@ -115,8 +115,7 @@ def read_shard(path: Path) -> pyarrow.Table:
     if digest(content) not in path.name:
         raise DataError(
             f"{path}: this part of a converted file is missing or was altered. Delete the folder "
-            f"{path.parent} and run "
-            "again, which converts the file anew."
+            f"{path.parent} and run again, which converts the file anew."
         )
     return pyarrow.ipc.open_file(content).read_all()
 
@@ -193,6 +192,5 @@ def writing(folder: Path) -> Iterator[None]:
     except OSError as error:
         raise DataError(
             f"{folder}: cannot be written ({error.strerror or error}). What is done is kept and the same "
-            "command goes on "
-            "from there: make room, or set DREAM_CACHE to a folder with more."
+            "command goes on from there: make room, or set DREAM_CACHE to a folder with more."
         ) from error
