@@ -1,4 +1,4 @@
-"""Public data sets by name: where each comes from, how to know it is whole, where it lies on this machine.
+"""Public data sets by name: the origin of each, checksums of its files, and their place on this machine.
 
 Nothing is downloaded unless `download` is called.
 """
@@ -34,10 +34,10 @@ class DataFile:
     """One file as its publisher offers it."""
 
     url: str
-    """Empty where the publisher offers it only in another form."""
+    """Address; empty where the publisher offers the file only in another form."""
     sha256: str
     size: int
-    """Bytes."""
+    """Size in bytes."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ class Dataset:
 
 
 def _listed(name: str, url: str) -> dict[str, DataFile]:
-    """The files in ``sums/NAME.txt``, a line each of SHA-256, bytes and path, the last also below `url`."""
+    """The files in ``sums/NAME.txt``: lines of SHA-256, bytes and path, which is also that below `url`."""
     lines = (Path(__file__).parent / "sums" / f"{name}.txt").read_text(encoding="utf-8").splitlines()
     rows = [line.split(" ", 2) for line in lines]
     return {path: DataFile(f"{url}/{path}", sha, int(size)) for sha, size, path in rows}
@@ -222,19 +222,27 @@ DATASETS: Mapping[str, Dataset] = {
 
 
 def dataset(name: str) -> Dataset:
-    """The data set of that name, or a ConfigError with the nearest known one."""
+    """The data set of that name.
+
+    Raises:
+        ConfigError: there is none; names the nearest known one.
+    """
     if name not in DATASETS:
         raise ConfigError(f"There is no data set `{name}`. {nearest(name, DATASETS)}", key="name")
     return DATASETS[name]
 
 
 def data_folder() -> Path:
-    """The folder with one folder per data set: the variable DREAM_DATA, or else the user's cache."""
+    """The folder that holds a folder for each data set: the variable DREAM_DATA, or else the user's cache."""
     return Path(os.environ.get("DREAM_DATA") or pooch.os_cache("dream")).expanduser()
 
 
 def data_path(name: str, file: str) -> Path:
-    """Where `file` of data set `name` lies; a DataError with the remedy when it isn't there."""
+    """Path of `file` of data set `name`.
+
+    Raises:
+        DataError: it does not exist; names the remedy.
+    """
     path = data_folder() / dataset(name).name / file
     if not path.is_file():
         raise DataError(
@@ -247,9 +255,9 @@ def data_path(name: str, file: str) -> Path:
 def download(
     name: str, folder: str | Path | None = None, base_url: str | None = None, progress: bool = True
 ) -> list[Path]:
-    """Fetches what is missing or damaged of a data set into `folder`/`name` and returns its files.
+    """Fetch missing and damaged files of a data set into `folder`/`name`; returns all of its files.
 
-    A file gets its final name only after its SHA-256 was found right. Until then it is `<file>.part`, which a
+    A file gets its final name once its SHA-256 has been verified. Until then it is `<file>.part`, which a
     later call continues. `base_url` is a mirror: a folder that serves the same file names."""
     wanted = dataset(name)
     if base_url is not None and not base_url.startswith(("https://", "http://")):
@@ -288,10 +296,11 @@ def _fetch_file(store: pooch.Pooch, file: str, downloader: _ResumableDownload) -
 
 
 class _ResumableDownload:
-    """A pooch downloader that keeps what has arrived in `part` and asks only for the rest."""
+    """Downloader for pooch that keeps the bytes received in `part` and requests only the rest."""
 
     def __init__(self, name: str, part: Path, progress: bool) -> None:
-        self.name, self.part = name, part
+        self.name = name
+        self.part = part
         self.console = Console(stderr=True)
         self.quiet = not (progress and self.console.is_terminal)
         self.lines = Lines() if progress and self.quiet else None

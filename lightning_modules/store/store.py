@@ -141,7 +141,7 @@ class StateStore:
             if re.fullmatch(_SHARD, foreign[0]):
                 raise CheckpointError(
                     f"{self.folder} holds parts of a StateStore, such as {foreign[0]}, but not the "
-                    "index.json that says which are valid. Put back a copy of the whole folder, or name "
+                    "index.json that names the valid ones. Put back a copy of the whole folder, or name "
                     "another. Nothing was changed."
                 )
             raise CheckpointError(
@@ -182,7 +182,7 @@ class StateStore:
     def _require_open(self) -> None:
         """Refuse to use a closed store: its folder may be another process's by now."""
         if not self._lock.is_locked:
-            raise StateError(f"the store in {self.folder} is closed; open it anew.")
+            raise StateError(f"the store in {self.folder} is closed; open it again.")
 
     # one stream
 
@@ -283,7 +283,7 @@ class StateStore:
         require_keys(keys)
         if len(keys) != state.batch_size:
             raise StateError(
-                f"`keys` must name a stream for each of {state.batch_size} rows; got {len(keys)}."
+                f"`keys` must name a stream for each of {state.batch_size} samples; got {len(keys)}."
             )
         self._put(keys, dict(state.items()))
 

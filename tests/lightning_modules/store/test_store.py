@@ -214,7 +214,7 @@ class TestCrash:
                 lambda: stale.put([1], some(1)),
                 stale.flush,
             ):
-                with pytest.raises(StateError, match="is closed; open it anew"):
+                with pytest.raises(StateError, match="is closed; open it again"):
                     use()
             state = store.get(range(100), LAYER.init_state)
         with StateStore(tmp_path) as store:
@@ -313,7 +313,7 @@ class TestRefusals:
     @pytest.mark.parametrize(
         ("call", "message"),
         [
-            (lambda store: store.put(["a"], some(2)), "`keys` must name a stream for each of 2 rows; got 1"),
+            (lambda store: store.put(["a"], some(2)), "`keys` must name a stream for each of 2 samples; got 1"),
             (
                 lambda store: store.put(["a", "b", "a"], some(3)),
                 "`keys` must name each stream once; 'a' comes twice",
