@@ -356,12 +356,9 @@ class StateStore:
         if name is None:
             return shard
         header, tensors = read_sealed(self.folder / name, "a StateStore", KIND)
-        for number, keys in enumerate(json.loads(header["keys"])):
-            prefix = f"{number}."
-            part = {
-                key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)
-            }
-            part = {field_name: part[field_name] for field_name in json.loads(header["fields"])[number]}
+        listed = zip(json.loads(header["keys"]), json.loads(header["fields"]), strict=True)
+        for number, (keys, names) in enumerate(listed):
+            part = {name: tensors[f"{number}.{name}"] for name in names}
             shard.tables[layout_of(part)] = RecordTable(keys, pack(part))
         return shard
 

@@ -265,7 +265,7 @@ class TestRefusals:
         (tmp_path / "0.9.safetensors").write_bytes(b"of a later flush")
         left = sorted(path.name for path in tmp_path.iterdir())
         wanted = (
-            r"not the index\.json that says" if lost == "index.json" else r"index\.json names .* is not there"
+            r"not the index\.json that names" if lost == "index.json" else r"index\.json names .* is not there"
         )
         for _ in range(2):
             with pytest.raises(CheckpointError, match=wanted + r".*Put back a copy .* Nothing was changed"):
