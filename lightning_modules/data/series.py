@@ -63,7 +63,7 @@ class Series:
         return replace(self, values=self.values[rows], time=None if self.time is None else self.time[rows])
 
     def blocks(self, rows: slice) -> Iterator[Series]:
-        """These rows, piece by piece; those of a series in memory are one piece."""
+        """Pieces of these rows; a series in memory is a single one."""
         yield self._part(rows)
 
 
@@ -161,7 +161,7 @@ def check_file(path: str | Path) -> Path:
     """Return `path` if a table can lie there.
 
     Raises:
-        DataError: it is no file of a known type, or the file is empty.
+        DataError: there is no file, it is empty, or its type is unknown.
     """
     path = local(path)
     if not path.name.lower().endswith(PARQUET + TEXT):

@@ -91,7 +91,7 @@ class DREAMAnomalyDetector(OnlineObject):
         return float(score.step(x, prediction, no_gate, learning)[0][0])
 
     def score_one(self, x: Mapping[str, float | None]) -> float:
-        """How unusual row `x` would be if it came next, from 0 to 1; 0 while too few rows are known.
+        """Score of row `x` if it came next, from 0 to 1; 0 while too few rows are known.
 
         Raises:
             DataError: the columns are others, or a value is not allowed.

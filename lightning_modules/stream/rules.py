@@ -28,7 +28,7 @@ Moves = Literal["head", "all"]
 
 @dataclass(frozen=True)
 class Updates:
-    """How and when the weights are updated."""
+    """Settings of the updates of the weights."""
 
     rule: Method = "adam"
     """`adam` and `sgd`: gradient steps on the mean loss over the replay window; `least_squares`: the head
@@ -242,7 +242,9 @@ class LeastSquares(Rule):
         return {"prior": self.prior, "gram": self.gram, "moment": self.moment}
 
     def load(self, tensors: Mapping[str, Tensor]) -> None:
-        self.prior, self.gram, self.moment = tensors["prior"], tensors["gram"], tensors["moment"]
+        self.prior = tensors["prior"]
+        self.gram = tensors["gram"]
+        self.moment = tensors["moment"]
 
 
 def build_rule(network: StreamNetwork, updates: Updates, moves: Moves) -> Rule:

@@ -1,4 +1,4 @@
-"""What the data of a stream offer and ask for, and how its rows are read."""
+"""Settings of a stream: task and sizes of its data, and how its rows are read."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class Shape:
 
 @dataclass(frozen=True)
 class Reading:
-    """How rows are normalised, and which values the head receives."""
+    """Settings of the input: normalisation of the rows, and the values that the head receives."""
 
     normalization: Kind = "running"
     """Normalisation of each row by its own past: `differences`, `running` or `none`; see
@@ -76,7 +76,7 @@ class Reading:
 
     @property
     def distances(self) -> list[int]:
-        """How far back each row lies that the head reads."""
+        """Distances to the past rows that the head reads, 0 for the present row."""
         return list(range(self.lags)) if isinstance(self.lags, int) else list(self.lags)
 
     @property

@@ -61,7 +61,7 @@ class StoredSeries:
         return replace(self, rows=rows, time=None if self.time is None else self.time[:rows])
 
     def blocks(self, rows: slice) -> Iterator[Series]:
-        """These rows, shard by shard.
+        """Pieces of these rows, one for each shard.
 
         Raises:
             DataError: a shard was altered.

@@ -1,4 +1,4 @@
-"""Data that stay on disk are the data in memory: same tables, same refusals, whatever the size of a block."""
+"""Tables on disk against the same in memory: equal data and refusals, whatever the size of a block."""
 
 from __future__ import annotations
 
@@ -455,7 +455,7 @@ def test_common_kinds_of_dates(
 def test_dates_that_partly_are_none_name_the_row(
     wrong: str, tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """However many they are: the column is not left out for it."""
+    """The column is not left out, however many of its values are not dates."""
     set_block(monkeypatch, 800)
     stamps = HOURS.strftime("%Y-%m-%d %H:%M").tolist()
     path = stamped(tmp_path, [*stamps[:3], *[wrong] * (len(stamps) - 3)])
