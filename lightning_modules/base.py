@@ -24,17 +24,17 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from dream import DREAMConfig, DREAMStack, DREAMState, DREAMTrace, parameter_groups
-from dream.errors import CheckpointError, ConfigError, DREAMError
+from dream.errors import CheckpointError, ConfigError
 from dream.files import write_atomic
 from dream.state import where
 from lightning_modules import ranks
+from lightning_modules.checks import DIVERGED as DIVERGED
+from lightning_modules.checks import require as require
+from lightning_modules.checks import require_finite as require_finite
 from lightning_modules.cores import BaselineCore, build_core, fit_to_width, title
 from lightning_modules.data.base import TaskData
 
 T = TypeVar("T")
-
-DIVERGED = "The weights have diverged: lower `model.lr`, or go on from an earlier checkpoint."
-"""The remedy for numbers that are not finite although the data are."""
 
 
 class Observation(NamedTuple):
@@ -503,35 +503,7 @@ def finite(state: DREAMState) -> Tensor:
     return torch.stack([part.detach().reshape(len(part), -1).isfinite().all(1) for part in state]).all(0)
 
 
-def require_finite(outputs: Mapping[str, Tensor | np.ndarray], place: Callable[[int], str]) -> None:
-    """Refuse what a model says if some of it is not finite; waits for the device once.
-
-    Args:
-        outputs: By name, each with the same first axis (M, ...).
-        place: The source and rows that entry k of that axis was made of.
-
-    Raises:
-        DREAMError: naming the outputs that are not finite, and where the first entry is that has one.
-    """
-    bad = torch.stack(
-        [~torch.as_tensor(part).isfinite().flatten(1).all(1) for part in outputs.values()]
-    ).cpu()  # (., M)
-    if bad.any():
-        named = " and ".join(name for name, lost in zip(outputs, bad.any(1).tolist(), strict=True) if lost)
-        raise DREAMError(f"not finite: {named}, first of {place(int(bad.any(0).int().argmax()))}. {DIVERGED}")
-
-
 def is_logging_step(trainer: L.Trainer) -> bool:
     """Whether this batch is one that ``--trainer.log_every_n_steps`` asks to log."""
     every: int = trainer.log_every_n_steps  # type: ignore[attr-defined] # set by the Trainer's logger connector
     return trainer.global_step % every == 0
-
-
-def require(name: str, value: object, holds: bool, rule: str) -> None:
-    """Refuse a setting that breaks its rule.
-
-    Raises:
-        ConfigError: naming the setting, the rule and the value.
-    """
-    if not holds:
-        raise ConfigError(f"`{name}` must be {rule}; got {value!r}.", key=name)

@@ -1,4 +1,4 @@
-"""The forecasts that need no training, on the same windows as the models.
+"""Forecasts and labels that need no training, as baselines for the models.
 
 Shapes: N windows, L look-back, C targets.
 """
@@ -14,12 +14,12 @@ from dream.errors import ConfigError
 
 
 def repeat_last(past: Tensor, horizon: int) -> Tensor:
-    """The last value of `past` (N, L, C) for every row ahead, (N, horizon, C)."""
+    """Repeat the last row of `past` (N, L, C) for every row ahead, (N, horizon, C)."""
     return past[:, -1:].expand(-1, horizon, -1)
 
 
 def seasonal_naive(past: Tensor, horizon: int, season: int) -> Tensor:
-    """The last season of `past` (N, L, C), again and again, (N, horizon, C).
+    """Repeat the last season of `past` (N, L, C) up to the horizon, (N, horizon, C).
 
     Raises:
         ConfigError: `past` is shorter than one season.
@@ -38,39 +38,36 @@ def seasonal_naive(past: Tensor, horizon: int, season: int) -> Tensor:
 def error_quantiles(
     forecast: Callable[[Tensor], Tensor], past: Tensor, future: Tensor, levels: Sequence[float]
 ) -> Tensor:
-    """Quantiles (H, C, Q) of ``future - forecast(past)`` at each row ahead, over windows of the training
-    part.
+    """Quantiles (H, C, Q) of ``future - forecast(past)`` at each row ahead, over training windows.
 
     Added to a point forecast they make it a quantile forecast. NaN in `future` (N, H, C) is left out; where
-    nothing is known of a row ahead the quantiles are 0."""
+    no value of a row ahead is known the quantiles are 0."""
     errors = future - forecast(past)
     found = torch.nanquantile(errors, errors.new_tensor(levels), dim=0)
     return found.nan_to_num(0.0).movedim(0, -1)
 
 
 def previous_label(labels: Tensor, delay: int = 0) -> Tensor:
-    """For each of `labels` (T,) the newest one that is known before it, (T,); class 0 before the first."""
+    """The newest label that is known before each of `labels` (T,), (T,); class 0 before the first."""
     return torch.cat([labels.new_zeros(delay + 1), labels])[: len(labels)]
 
 
 def majority_class(labels: Tensor, classes: int, delay: int = 0) -> Tensor:
-    """For each of `labels` (T,) the most frequent one of those known before it, (T,); the lowest of those
-    that tie."""
+    """The most frequent label known before each of `labels` (T,), (T,); of equals the lowest."""
     counts = torch.nn.functional.one_hot(labels, classes).cumsum(0)
     known = torch.cat([counts.new_zeros(delay + 1, classes), counts])[: len(labels)]
     return known.argmax(1)
 
 
 def nearest_mean(known: Tensor, labels: Tensor, asked: Tensor) -> Tensor:
-    """For each of `asked` (N, D) the class whose mean is nearest, in units of the deviation within classes,
-    (N,).
+    """The class whose mean is nearest to each sample, in units of the deviation within classes, (N,).
 
     A class without an example is never the nearest.
 
     Args:
         known: (M, D) examples.
         labels: (M,) their classes, numbers from 0.
-        asked: see there.
+        asked: (N, D) samples to classify.
     """
     member = torch.nn.functional.one_hot(labels).to(known)
     count = member.sum(0)

@@ -1,4 +1,4 @@
-"""What all pictures share: colours that are safe for colour blindness, and axes without clutter."""
+"""Style of all pictures: colours that are safe for colour blindness, and axes without clutter."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ TRUTH, MODEL, RIVAL, NOVEL, WEIGHTS = "#333333", "#0072b2", "#b0b0b0", "#d55e00"
 
 
 def tidy(axis: Axes, time: np.ndarray) -> None:
-    """Take away the frame's upper right half, and write dates in as few words as they need.
+    """Remove the upper and right part of the frame, and label dates concisely.
 
     Args:
-        axis: what to tidy.
-        time: what its x axis shows: time stamps or row numbers.
+        axis: Axes to change.
+        time: Values of its x axis: time stamps or row numbers.
     """
     axis.spines[["top", "right"]].set_visible(False)
     axis.margins(x=0.01)
@@ -26,7 +26,7 @@ def tidy(axis: Axes, time: np.ndarray) -> None:
 
 
 def log_scale(axis: Axes) -> None:
-    """A logarithmic y axis with plain numbers at 1, 2 and 5 times each power of ten."""
+    """Make the y axis logarithmic, with plain numbers at 1, 2 and 5 times each power of ten."""
     axis.set_yscale("log")
     axis.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     axis.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))

@@ -1,10 +1,11 @@
-"""The processes of a run, its ranks: how many there are, what they tell each other, and which rows are whose.
+"""The processes of a run, its ranks: their number, what they exchange, and the samples of each.
 
-The rows of a global batch, or the streams that a run carries, are dealt out like cards: of W ranks, rank r
+The samples of a global batch, or the streams that a run carries, are dealt out like cards: of W ranks, rank r
 has those numbered r, r + W, r + 2 W, ... Without other processes every function here is the identity.
 
-Shapes: M rows of all ranks together, G rows that belong together and so to one rank, such as the channels of
-a stream."""
+Shapes: M samples of all ranks together, G samples that belong together and so to one rank, such as the
+channels of a stream.
+"""
 
 from __future__ import annotations
 
@@ -18,21 +19,21 @@ from torch import Tensor
 from dream import DREAMState
 
 Item = TypeVar("Item")
-Rows = TypeVar("Rows", Tensor, DREAMState)
+Samples = TypeVar("Samples", Tensor, DREAMState)
 
 
 def world_size() -> int:
-    """W, the number of processes that train together."""
+    """Number W of processes that train together."""
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
 
 
 def rank() -> int:
-    """The number of this one, from 0 to W - 1."""
+    """Number of this process, from 0 to W - 1."""
     return dist.get_rank() if dist.is_available() and dist.is_initialized() else 0
 
 
 def gather(value: Item) -> list[Item]:
-    """The `value` of every rank, in their order, on every rank; anything that can be pickled."""
+    """Return the `value` of every rank, in their order, to every rank; anything that can be pickled."""
     found: list[Item | None] = [None] * world_size()
     if len(found) == 1:
         return [value]
@@ -41,10 +42,9 @@ def gather(value: Item) -> list[Item]:
 
 
 def anywhere(flag: bool, device: torch.device | str = "cpu") -> bool:
-    """Whether `flag` is set in any of the ranks: what all of them must do at the same step, such as stop, is
-    asked so.
+    """Whether `flag` is set on any rank, for decisions that all must take at the same step, such as to stop.
 
-    `device` is that of the model, since NCCL speaks between GPUs only.
+    `device` is that of the model, since NCCL connects GPUs only.
     """
     if world_size() == 1:
         return flag
@@ -54,11 +54,12 @@ def anywhere(flag: bool, device: torch.device | str = "cpu") -> bool:
 
 
 def mean(values: Tensor) -> Tensor:
-    """The mean of `values` over the ranks, in floating point and without a gradient.
+    """Mean of `values` over the ranks, in floating point and without a gradient.
 
-    DDP averages gradients. So a loss that is the mean over M rows, of which this rank has some, is the sum
-    over its rows divided by ``mean(their number)``: the average over ranks is then the sum over all rows
-    divided by M."""
+    DDP averages gradients. So a loss that is the mean over M samples, of which this rank has some, is the sum
+    over its samples divided by ``mean(their number)``: the average over ranks is then the sum over all
+    samples divided by M.
+    """
     dtype = torch.promote_types(values.dtype, torch.promote_types(torch.float32, torch.get_default_dtype()))
     together = values.detach().to(dtype, copy=True)
     if world_size() > 1:
@@ -69,9 +70,9 @@ def mean(values: Tensor) -> Tensor:
 
 @torch.no_grad()
 def mean_over_ranks_(tensors: Sequence[Tensor], weight: float | Tensor = 1.0) -> None:
-    """Replace `tensors` by their mean over the ranks, each of which counts with its `weight`, in place.
+    """Replace `tensors` in place by their mean over the ranks, weighted by each rank's `weight`.
 
-    Ranks of weight 0 receive the mean of the others. One message for all, in float64.
+    Ranks of weight 0 receive the mean of the others. All tensors go in one message, in float64.
     """
     if world_size() == 1 or not tensors:
         return
@@ -84,33 +85,31 @@ def mean_over_ranks_(tensors: Sequence[Tensor], weight: float | Tensor = 1.0) ->
         tensor.copy_(part.view_as(tensor))
 
 
-def dealt(rows: int, world: int, group: int = 1) -> Tensor:
-    """(rows,) the global numbers of the rows of rank 0, then those of rank 1, and so on, dealt out in groups
-    of `group`."""
-    groups = torch.arange(rows).view(-1, group)
+def dealt(samples: int, world: int, group: int = 1) -> Tensor:
+    """Global numbers (samples,) of rank 0's samples, then of rank 1's, ..., dealt in groups of `group`."""
+    groups = torch.arange(samples).view(-1, group)
     return torch.cat([groups[first::world].flatten() for first in range(world)])
 
 
-def whole(own: Rows, group: int = 1) -> Rows:
-    """The rows (M, ...) of all ranks in their global order, on the CPU, of which `own` are this rank's; on
-    every rank.
+def whole(own: Samples, group: int = 1) -> Samples:
+    """Return the samples (M, ...) of all ranks in their global order to every rank, on the CPU.
 
-    What a checkpoint holds, so that any number of ranks can go on from it: see `mine`.
+    A checkpoint holds these, so that any number of ranks can resume from it: see `mine`.
 
     Args:
-        own: A tensor whose first axis is rows, or a state.
-        group: G.
+        own: This rank's samples: a tensor whose first axis they are, or a state.
+        group: G, samples that belong to one rank.
     """
     parts = gather(own.detach().to("cpu"))
     together = DREAMState.cat(parts) if isinstance(own, DREAMState) else torch.cat(parts)
     return together[torch.argsort(dealt(_count(together), world_size(), group))]
 
 
-def mine(everything: Rows, group: int = 1) -> Rows:
-    """This rank's rows of `everything` (M, ...), the inverse of `whole`."""
+def mine(everything: Samples, group: int = 1) -> Samples:
+    """This rank's samples of `everything` (M, ...), the inverse of `whole`."""
     groups = torch.arange(_count(everything)).view(-1, group)
     return everything[groups[rank() :: world_size()].flatten()]
 
 
-def _count(rows: Tensor | DREAMState) -> int:
-    return rows.batch_size if isinstance(rows, DREAMState) else len(rows)
+def _count(samples: Tensor | DREAMState) -> int:
+    return samples.batch_size if isinstance(samples, DREAMState) else len(samples)

@@ -1,4 +1,4 @@
-"""Forecasts as tables, and names of columns that are free.
+"""Forecasts as tables, and free names for their columns.
 
 Shapes: H rows ahead, C targets, Q quantiles.
 """
@@ -12,7 +12,7 @@ import pandas as pd
 
 
 def free(name: str, taken: Collection[str]) -> str:
-    """`name`, or with as many underscores after it as it takes to be none of the columns `taken`."""
+    """`name`, with as many underscores appended as it takes to differ from the columns `taken`."""
     while name in taken:
         name += "_"
     return name
@@ -21,13 +21,13 @@ def free(name: str, taken: Collection[str]) -> str:
 def forecast_table(
     values: np.ndarray, times: np.ndarray, names: Sequence[str], levels: Sequence[float]
 ) -> pd.DataFrame:
-    """A row for each row ahead: its time, and a column for each target.
+    """A table of one forecast: a line for each row ahead, with its time, and a column for each target.
 
     Args:
         values: (H, C, 1 + Q) point forecasts, then quantiles.
-        times: (H,)
-        names: Of the targets.
-        levels: Of the quantiles; TARGET_q0.1 is the column of level 0.1, TARGET itself the median.
+        times: (H,) times of the rows ahead.
+        names: Names of the targets.
+        levels: Levels of the quantiles; column TARGET_q0.1 has level 0.1, TARGET itself is the median.
     """
     suffixes = ["", *(f"_q{level:g}" for level in levels)]
     shown = [k for k, suffix in enumerate(suffixes) if suffix != "_q0.5"]

@@ -70,8 +70,8 @@ def explain(error: BaseException, parser_keys: Collection[str], parsed: str = ""
     for pattern, form in _UNKNOWN:
         if found := pattern.search(text):
             key = _path(section + form.format(*found.groups()))
-            section, _, name = key.rpartition(".")
-            if f"{section}.shape.{name}" in every:
+            parent, _, name = key.rpartition(".")
+            if f"{parent}.shape.{name}" in every:
                 given = re.search(rf"'{name}'(?:, val=|: )'?([^',)}}]+)", text)
                 got = f"; got {given[1]}" if given else ""
                 remedy = f"Set `data.{name}` or leave it out" if f"data.{name}" in every else "Leave it out"

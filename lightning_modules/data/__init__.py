@@ -1,5 +1,12 @@
-"""Reading any table: series, dates, columns, limits, split and order. Each task's own data are in its
-wing."""
+"""Reading any table. Each task's own data are in its wing; they use these parts:
+
+- `base`: `TaskData`, the interface of all data modules.
+- `series`: a text or Parquet file as a `Series`; gaps, scaling. `in_memory`: a DataFrame instead of a file.
+- `dates`: columns of time stamps. `columns`: columns made from others. `limits`: contents that are refused.
+- `split`: training, validation and test part. `order`: batches of an epoch.
+- `catalogue`: public data sets, by name.
+- `disk`: tables of any size, converted block by block and kept on disk.
+"""
 
 from lightning_modules.data.base import TaskData
 

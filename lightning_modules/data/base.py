@@ -1,4 +1,4 @@
-"""`TaskData`: what the command asks of any task's data."""
+"""`TaskData`: the interface of all data modules."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import lightning as L
 from torch import Tensor
 
 from dream.errors import ConfigError
+from lightning_modules.checks import require_int as require_int
 
 
 class TaskData(L.LightningDataModule, ABC):
@@ -31,57 +32,43 @@ class TaskData(L.LightningDataModule, ABC):
 
     @property
     def share(self) -> tuple[int, int]:
-        """Rank and number of the processes that split each batch: those of the Trainer that this is attached
-        to."""
+        """Rank and number of the processes that split each batch, as the attached Trainer has them."""
         return (0, 1) if self.trainer is None else (self.trainer.global_rank, self.trainer.world_size)
 
     def require_streams(self, name: str, streams: int) -> None:
-        """Refuse more processes than streams, some of which would have nothing to carry on.
+        """Refuse more processes than streams, some of which would have nothing to read.
 
         Raises:
-            ConfigError: naming the setting that says how many streams there are.
+            ConfigError: naming the setting that determines the number of streams.
         """
         _, world = self.share
         if streams < world:
             raise ConfigError(
                 f"`{name}` must give each of the {world} processes a stream; there are {streams}. Lower "
-                "`trainer.devices` "
-                "or `trainer.num_nodes`, or have more streams.",
+                "`trainer.devices` or `trainer.num_nodes`, or have more streams.",
                 key=name,
             )
 
     @property
     def drift_rows(self) -> tuple[int, ...]:
-        """Rows at which the data are known to change, for pictures; none unless a subclass knows."""
+        """Rows at which the data are known to change, for pictures; none by default."""
         return ()
 
     @abstractmethod
     def rows_of(self, batch: Any) -> Tensor:
-        """The first and last row of the source that the layer reads in each row of `batch`, (N, 2), on its
-        device.
+        """First and last row of the source that each sample of `batch` holds, (N, 2), on its device.
 
-        They are equally many in all rows, and a whole number of them for each step of the layer.
+        All samples hold equally many rows, and a whole number of them for each step of the layer.
         """
 
     @abstractmethod
     def source_of(self, row: int) -> str:
-        """The file, stream or generator that row `row` of a batch comes from, for messages."""
+        """The file, stream or generator that sample `row` of a batch comes from, for messages."""
 
     def sources(self, batch: Any) -> Callable[[int], str]:
-        """`source_of` for the rows of `batch`, where a row comes from another source in each batch."""
+        """`source_of` for the samples of `batch`, where their sources differ from batch to batch."""
         return self.source_of
 
     @abstractmethod
     def describe(self) -> list[tuple[str, str]]:
-        """What a person wants to know before training, as (name, text) rows."""
-
-
-def require_int(name: str, value: int, least: int = 1) -> int:
-    """`value` if it is a whole number of at least `least`.
-
-    Raises:
-        ConfigError: naming it.
-    """
-    if isinstance(value, bool) or not isinstance(value, int) or value < least:
-        raise ConfigError(f"`{name}` must be a whole number of at least {least}; got {value!r}.", key=name)
-    return value
+        """Facts to show before training, as pairs of name and text."""

@@ -1,4 +1,4 @@
-"""Columns made from what a series holds: the calendar, the age of carried values, and the time between rows.
+"""Columns made from those of a series: calendar, age of carried values, and time between rows.
 
 Shapes: T rows, D columns.
 """
@@ -22,8 +22,8 @@ _CYCLES: dict[str, Callable[[pd.DatetimeIndex], tuple[pd.Index, int]]] = {
     "month": lambda time: (time.month - 1, 12),
 }
 CALENDAR = tuple(_CYCLES)
-"""What can be asked of a time stamp."""
-_STEPS = 1 << 20  # time stamps that are looked at together
+"""Names of the calendar's parts."""
+_STEPS = 1 << 20  # time stamps that are read at once
 
 
 def calendar_columns(names: Sequence[str]) -> tuple[str, ...]:
@@ -46,11 +46,14 @@ def calendar_columns(names: Sequence[str]) -> tuple[str, ...]:
 
 
 def calendar(time: np.ndarray, names: Sequence[str]) -> np.ndarray:
-    """Where in its cycles each time stamp of `time` (T,) lies: sin and cos of ``2 pi k / n`` for each of
-    `names`, (T, 2 n).
+    """Phases of each time stamp of `time` (T,): sin and cos of ``2 pi k / n`` for each of `names`.
 
     k counts from 0 within a cycle of n: 24 hours, 7 days from Monday, 31 days of a month, 12 months, 60
-    minutes."""
+    minutes.
+
+    Returns:
+        (T, two columns for each name).
+    """
     index = pd.DatetimeIndex(time)
     values = []
     for name in names:
@@ -61,12 +64,11 @@ def calendar(time: np.ndarray, names: Sequence[str]) -> np.ndarray:
 
 
 def rows_since(values: np.ndarray, before: np.ndarray | float = np.inf) -> np.ndarray:
-    """How many rows ago each column was last known, at each row: 0 where it is known, infinite where it never
-    was.
+    """Rows since each column was last known, at each row: 0 where it is known, infinite where it never was.
 
     Args:
         values: (T, D), NaN where a value is missing.
-        before: (D,), the same for the row before the first.
+        before: (D,) the result for the row before the first.
 
     Returns:
         (T, D) float64.
@@ -77,8 +79,7 @@ def rows_since(values: np.ndarray, before: np.ndarray | float = np.inf) -> np.nd
 
 
 def age(since: np.ndarray) -> np.ndarray:
-    """How old a value is that was last known `since` rows ago: a / (1 + a) after a rows, so 0 where it is
-    known, and 1 where it never was."""
+    """Age of a value last known `since` rows ago, ``since / (1 + since)``: 0 if known now, 1 if never."""
     return np.where(np.isinf(since), 1.0, 1 - 1 / (1 + since))
 
 
@@ -86,14 +87,13 @@ def with_calendar(series: Series, names: Sequence[str]) -> Series:
     """`series` with the columns of `calendar` after its own.
 
     Raises:
-        DataError: its rows have no time stamps, or a column of its own has the name of one of these.
+        DataError: its rows have no time stamps, or one of its columns has the name of a calendar column.
     """
     made = calendar_columns(names)
     if series.time is None:
         raise DataError(
             f"{series.source}: `calendar` needs time stamps and the rows have only numbers. Name the "
-            "`time_column`, or "
-            "leave `calendar` out."
+            "`time_column`, or leave `calendar` out."
         )
     if taken := set(made) & set(series.columns):
         raise DataError(
@@ -104,9 +104,9 @@ def with_calendar(series: Series, names: Sequence[str]) -> Series:
 
 
 def median_step(time: np.ndarray) -> float:
-    """The median distance between the stamps of `time` (T,), in nanoseconds.
+    """Median distance between the stamps of `time` (T,), in nanoseconds.
 
-    It is found 16 bits at a time by counting, so that stamps on disk need not fit into memory.
+    It is found by counting, 16 bits at a time, so that stamps on disk need not fit into memory.
     """
     count = len(time) - 1
     below, above = (_kth_step(time, k) for k in ((count - 1) // 2, count // 2))
@@ -114,7 +114,7 @@ def median_step(time: np.ndarray) -> float:
 
 
 def _kth_step(time: np.ndarray, k: int) -> int:
-    """The step that `k` others precede by size; steps are positive."""
+    """The distance that is number `k` by size, from 0; distances are positive."""
     found = 0
     for bits in (48, 32, 16, 0):
         counts = np.zeros(1 << 16, dtype=np.int64)
@@ -129,7 +129,7 @@ def _kth_step(time: np.ndarray, k: int) -> int:
 
 
 def continued(time: np.ndarray, rows: np.ndarray) -> np.ndarray:
-    """The time stamps of `rows`; those after the last of `time` (T,) follow at the median distance."""
+    """Time stamps of `rows`; those after the last of `time` (T,) follow at the median distance."""
     after = np.maximum(rows - len(time) + 1, 0)
     if not after.any():
         return time[rows]
@@ -139,7 +139,7 @@ def continued(time: np.ndarray, rows: np.ndarray) -> np.ndarray:
 def timespans(time: np.ndarray, before: np.datetime64 | None, step: float) -> np.ndarray:
     """Time between each row and the one before, in units of `step` nanoseconds, (T,).
 
-    The row before the first of `time` has the stamp `before`; without one the first is 1.
+    The row before the first of `time` has the stamp `before`; without it the first time is 1.
     """
     spans = np.diff(time, prepend=time[:1] if before is None else before).astype(np.int64) / step
     if before is None:

@@ -1,4 +1,4 @@
-"""Columns of dates in a table: finding them, their format, and the time stamps that they hold."""
+"""Columns of dates in a table: which they are, their format, and their time stamps."""
 
 from __future__ import annotations
 
@@ -15,10 +15,14 @@ from dream.errors import DataError, shown
 
 
 def find_formats(column: pd.Series, among: Sequence[str | None] = ()) -> tuple[str | None, ...]:
-    """The formats, `among` some or else all that the first time stamp may have, by which most of a column are
-    dates.
+    """The formats by which most values of a column are dates; several where they do equally well.
 
-    ISO8601 is a format, and None stands for pandas' own parser, which takes each row for itself.
+    Args:
+        column: Time stamps.
+        among: Formats to try; if empty, all that the first time stamp may have.
+
+    Returns:
+        Formats of `strptime`, "ISO8601", or None for pandas' own parser, which takes each row by itself.
     """
     if not among:
         first = _first(column)
@@ -47,8 +51,7 @@ def _parse_dates(column: pd.Series, form: str | None) -> pd.Series:
 
 
 def find_time_column(frame: pd.DataFrame) -> str | None:
-    """The first column of dates, or else the first column if its first value, or most of them, can be read as
-    dates."""
+    """The first column of dates, or else the first column if its first or most of its values are dates."""
     dated = [name for name in frame.columns if pd.api.types.is_datetime64_any_dtype(frame[name])]
     first: str = [*dated, frame.columns[0]][0]
     column = frame[first]
@@ -64,28 +67,26 @@ def time_stamps(column: pd.Series, form: str | None, path: Path, before: np.date
     """The dates of a column, datetime64[ns] (T,), all after `before`; `form` is one of `find_formats`.
 
     Raises:
-        DataError: naming the first row that is none, or not after the row before.
+        DataError: naming the first row that is not a date, or not after the row before.
     """
     name = column.name
     if pd.api.types.is_numeric_dtype(column) and column.notna().any():
         raise DataError(
-            f"{path}: time column `{name}` must hold dates such as 2016-07-01 00:00; it holds numbers "
-            f"such as {column.dropna().iloc[0]}. Leave `time_column` out to count rows instead."
+            f"{path}: time column `{name}` must hold dates such as 2016-07-01 00:00; it holds numbers such "
+            f"as {column.dropna().iloc[0]}. Leave `time_column` out to count rows instead."
         )
     parsed = _parse_dates(column, form)
     if (bad := parsed.isna().to_numpy()).any():
         place = int(bad.argmax())
         raise DataError(
             f"{path}: time column `{name}` must hold dates such as 2016-07-01 00:00; row "
-            f"{column.index[place]} holds "
-            f"{shown(column.iloc[place])}."
+            f"{column.index[place]} holds {shown(column.iloc[place])}."
         )
     if (far := ((parsed < pd.Timestamp.min) | (parsed > pd.Timestamp.max)).to_numpy()).any():
         place = int(far.argmax())
         raise DataError(
             f"{path}: time column `{name}` must hold dates from 1678 to 2261, which nanoseconds can count; "
-            "row "
-            f"{column.index[place]} holds {shown(column.iloc[place])}. Repair it."
+            f"row {column.index[place]} holds {shown(column.iloc[place])}. Repair it."
         )
     time = parsed.to_numpy(dtype="datetime64[ns]")
     step = np.diff(time, prepend=time[0] - np.timedelta64(1) if before is None else before)
@@ -99,7 +100,6 @@ def time_stamps(column: pd.Series, form: str | None, path: Path, before: np.date
         )
         raise DataError(
             f"{path}: time column `{name}` must increase from row to row; row {column.index[place]} "
-            f"({column.iloc[place]}) "
-            f"{what}. Sort the rows and remove duplicates."
+            f"({column.iloc[place]}) {what}. Sort the rows and remove duplicates."
         )
     return time

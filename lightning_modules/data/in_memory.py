@@ -1,4 +1,4 @@
-"""Tables in memory, such as a pandas DataFrame in a notebook, in place of a file."""
+"""Tables in memory, such as a pandas DataFrame in a notebook, instead of a file."""
 
 from __future__ import annotations
 
@@ -12,35 +12,35 @@ from dream.errors import DataError
 from lightning_modules.data.limits import require_header
 
 NAME = "the table"
-"""What messages call it."""
+"""Name of a table in memory, in messages."""
 
 
 class InMemory:
-    """A data module of a file whose rows may be in memory instead."""
+    """Base of data modules that read a file or a table in memory."""
 
     path: str
     frame: pd.DataFrame | None = None
-    """The table in memory; None for that of `path`."""
+    """The table in memory; None if the file `path` is read."""
 
     @classmethod
     def of(cls, table: pd.DataFrame | pd.Series | np.ndarray, **settings: Any) -> Self:
         """The data module of a table in memory, with one row per time step.
 
         Args:
-            table: An index of dates is its column of time stamps, any other index is left out. The columns of
-                an array (rows, columns), or (rows,), are called column_1, column_2, ...
-            **settings: The other arguments.
+            table: A table whose index, if it holds dates, is the column of time stamps, and is left out
+                otherwise. The columns of an array (rows, columns), or (rows,), are called column_1, ...
+            **settings: Other arguments of the class.
 
         Raises:
-            DataError: it is no table, has no row, or names a column twice.
+            DataError: the table is of another type, has no row, or names a column twice.
         """
-        data = cls(path=NAME, **settings)  # type: ignore[call-arg] # of whom this is a base
+        data = cls(path=NAME, **settings)  # type: ignore[call-arg] # the class that derives from this
         data.frame = _as_frame(table)
         return data
 
     @property
     def table(self) -> str | pd.DataFrame:
-        """What is to be read: the table in memory, or the path of a file."""
+        """The table in memory, or else the path of the file to read."""
         return self.path if self.frame is None else self.frame
 
 

@@ -1,7 +1,6 @@
-"""What a table may hold: names that can be shown, dates that can be counted, numbers whose squares float32
-holds.
+"""Limits of a table: printable names, and numbers whose squares are finite in float32.
 
-Each function refuses with a DataError that names file, column and row.
+Each function raises a DataError that names file, column and row.
 """
 
 from __future__ import annotations
@@ -19,9 +18,7 @@ from dream.errors import DataError, shown
 from dream.numerics import largest
 
 LARGEST = largest(torch.float32)  # a value whose square is finite in the dtype that layers compute in
-MOST_DEVIATIONS = (
-    1e15  # training deviations from the mean: sums of squares over a batch stay finite in float32
-)
+MOST_DEVIATIONS = 1e15  # from the mean; sums of squares over a batch stay finite in float32
 LONGEST = 80  # characters of a name that a message shows
 
 _ADDRESS = re.compile(r"\s*[a-zA-Z][a-zA-Z0-9+.-]+:/")
@@ -29,7 +26,7 @@ _UNSHOWN = {"Cc", "Cs", "Zl", "Zp"}  # categories: control, surrogate, line and 
 
 
 def local(path: str | Path) -> Path:
-    """`path` as a path on this machine: nothing is ever fetched because a setting names it."""
+    """`path` on this machine; an address is refused, since no setting makes the program fetch anything."""
     if _ADDRESS.match(str(path)):
         raise DataError(
             f"`path` must be a file on this machine, not an address; got {path}. Download it first."
@@ -38,7 +35,7 @@ def local(path: str | Path) -> Path:
 
 
 def require_header(header: Sequence[str], path: Path) -> None:
-    """Refuses a first line that names a column twice, or holds numbers and dates only."""
+    """Refuse a first line that names a column twice, or holds numbers and dates only."""
     seen: set[str] = set()
     repeated = sorted({name for name in header if name in seen or seen.add(name)})  # type: ignore[func-returns-value]
     if repeated:
@@ -56,7 +53,7 @@ def require_header(header: Sequence[str], path: Path) -> None:
 
 
 def require_printable(names: Sequence[str], path: Path) -> None:
-    """Refuses names of columns that a line of text cannot show."""
+    """Refuse names of columns that cannot be printed on one line."""
     for name in names:
         if any(unicodedata.category(sign) in _UNSHOWN for sign in name):
             raise DataError(
@@ -69,28 +66,26 @@ def _short(text: str) -> str:
 
 
 def require_size(values: pd.Series, name: str, path: Path) -> None:
-    """Refuses inf, and numbers so large that their squares are not finite; the index numbers the rows."""
+    """Refuse inf, and numbers whose squares are not finite; the index of `values` numbers the rows."""
     if (bad := (values.abs() > LARGEST).to_numpy()).any():
         place = int(bad.argmax())
         raise DataError(
             f"{path}: column `{name}` must be finite and at most {LARGEST:.1e} in size, so that squares are "
-            "finite in "
-            f"float32; row {values.index[place]} holds {values.iloc[place]:g} ({int(bad.sum())} such "
-            "values). Repair or "
-            "scale it."
+            f"finite in float32; row {values.index[place]} holds {values.iloc[place]:g} ({int(bad.sum())} "
+            "such values). Repair or scale it."
         )
 
 
 def require_proportion(
     result: np.ndarray, values: np.ndarray, names: Sequence[str], scale: np.ndarray, source: str, first: int
 ) -> None:
-    """Refuses rows out of all proportion to the training rows: `result` (T, D) are the standardised `values`.
+    """Refuse values that are out of all proportion to the training rows.
 
     Args:
-        result: NaN where a value is missing.
-        values: In the source's units.
-        names: Of the D columns.
-        scale: (D,) deviation of each in the training rows.
+        result: (T, D) standardised values; NaN where one is missing.
+        values: (T, D) the same in the source's units.
+        names: Names of the columns.
+        scale: (D,) standard deviation of each in the training rows.
         source: The file or generator.
         first: Number of the first row.
     """
@@ -98,8 +93,6 @@ def require_proportion(
         row, column = (int(part) for part in np.argwhere(bad)[0])
         raise DataError(
             f"{source}: column `{names[column]}` must lie within {MOST_DEVIATIONS:g} deviations of its mean "
-            "in the "
-            f"training rows (here {scale[column]:.3g}); row {first + row} holds {values[row, column]:g}. "
-            "Repair it, leave "
-            "the column out or lengthen the training part."
+            f"in the training rows (here {scale[column]:.3g}); row {first + row} holds "
+            f"{values[row, column]:g}. Repair it, leave the column out or lengthen the training part."
         )

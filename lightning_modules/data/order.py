@@ -1,4 +1,4 @@
-"""In which order an epoch goes through its data."""
+"""Order of the batches of an epoch."""
 
 from __future__ import annotations
 
@@ -14,39 +14,39 @@ from lightning_modules import ranks
 
 Item = TypeVar("Item")
 _ROUNDS = 6
-_POOL = 8  # batches that are sorted together
+_POOL = 8  # batches whose items are sorted by size together
 
 
 class EpochOrder(Sampler[Any]):
-    """What to ask a data set for, batch by batch: a function of seed and epoch, whatever was drawn before.
+    """Keys of a data set, one for each batch, as a function of seed and epoch alone.
 
-    So an epoch can go on from any of its batches: set `first`, which the next iteration starts with. An order
-    takes no memory, however many items there are.
+    So an epoch can resume at any batch: set `first`, and the next iteration starts with it. An order takes no
+    memory, however many items there are.
 
     Args:
         batches: Batches in an epoch.
-        keys: Given a generator of the epoch's own, a function from the number of a batch to its key.
+        keys: Takes the epoch's generator and returns a function from the number of a batch to its key.
     """
 
     def __init__(self, batches: int, keys: Callable[[torch.Generator], Callable[[int], Any]]) -> None:
-        self.batches, self.keys = batches, keys
+        self.batches = batches
+        self.keys = keys
         self.seed = torch.initial_seed()
-        """That of the run: the last that torch was seeded with."""
-        self.epoch, self.first = 0, 0
+        """Seed of the run: the last that torch was seeded with."""
+        self.epoch = 0
+        self.first = 0
         self.part: slice | None = None
 
     def shared(self, rank: int, world: int) -> EpochOrder:
-        """This order, of whose keys, which must be lists, this process takes every `world`-th item from
-        number `rank` on.
+        """Limit this order to one process: every `world`-th item of each key (a list), from number `rank` on.
 
-        So the batches of all processes together are those of one; the part of a short one may be empty.
+        The batches of all processes together are those of one; the part of a short batch may be empty.
         """
         self.part = slice(rank, None, world)
         return self
 
     def set_epoch(self, epoch: int) -> None:
-        """The next iteration is of this epoch; the Trainer calls it. A new epoch starts with its first
-        batch."""
+        """Set the next iteration's epoch, as the Trainer does; a new epoch starts with its first batch."""
         self.first = self.first if epoch == self.epoch else 0
         self.epoch = epoch
 
@@ -64,23 +64,22 @@ class EpochOrder(Sampler[Any]):
 
 
 def in_order(count: int, batch_size: int) -> EpochOrder:
-    """Every item, from the first to the last, in lists of `batch_size`."""
+    """Every item in order, in lists of `batch_size`."""
     return _of_indices(count, batch_size, lambda _: np.asarray)
 
 
 def one_by_one(count: int) -> EpochOrder:
-    """Every item, from the first to the last."""
+    """Every item in order, as batches of their own."""
     return EpochOrder(count, lambda _: int)
 
 
 def shuffled(count: int, batch_size: int) -> EpochOrder:
-    """Every item once, in lists of `batch_size`."""
+    """Every item once in random order, in lists of `batch_size`."""
     return _of_indices(count, batch_size, lambda generator: permutation(count, generator))
 
 
 def drawn(count: int, draws: int, batch_size: int) -> EpochOrder:
-    """`draws` items of `count`, with replacement, in lists of `batch_size`; no batch where there are none to
-    draw."""
+    """`draws` of `count` items, with replacement, in lists of `batch_size`; no batch without items."""
     if count == 0:
         return in_order(0, batch_size)
 
@@ -97,10 +96,13 @@ def similar(
     size: Callable[[Item], int],
     batch_size: int,
 ) -> EpochOrder:
-    """The `count` items of an epoch, each once, in lists of `batch_size` that are of similar `size`, in
-    random order.
+    """Every item once, in lists of `batch_size` items of similar size, which come in random order.
 
-    `items`, given the epoch's generator, puts them together, in random order.
+    Args:
+        count: Items of an epoch.
+        items: Takes the epoch's generator and returns the items, in random order.
+        size: Returns the size of an item.
+        batch_size: Items of a batch.
     """
 
     def batches(generator: torch.Generator) -> Callable[[int], list[Item]]:
@@ -115,10 +117,10 @@ def similar(
 
 
 def permutation(count: int, generator: torch.Generator) -> Callable[[range], np.ndarray]:
-    """A function from places to items, 0 to `count` - 1, that gives every item once.
+    """A random permutation of 0 to `count` - 1, as a function from places to items.
 
-    A Feistel network permutes the numbers below the next square, and walks on from those that are none of
-    ours (Black and Rogaway, Ciphers with arbitrary finite domains, 2002)."""
+    A Feistel network permutes the numbers below the next square, and is applied again to those that are not
+    below `count` (Black and Rogaway, Ciphers with arbitrary finite domains, 2002)."""
     side = np.uint64(math.isqrt(max(count - 1, 0)) + 1)
     keys = torch.randint(1 << 62, (_ROUNDS,), generator=generator).numpy().astype(np.uint64)
 
@@ -152,8 +154,8 @@ def _of_indices(
 def loader(
     dataset: Sequence[Item] | Dataset[Item], order: EpochOrder, num_workers: int = 0
 ) -> DataLoader[Item]:
-    """The batches ``dataset[key]`` in this order. It draws nothing from the global generators."""
-    order.seed = ranks.gather(order.seed)[0]  # processes draw apart, but take their shares of one order
+    """The batches ``dataset[key]`` in this order; draws nothing from the global generators."""
+    order.seed = ranks.gather(order.seed)[0]  # processes are seeded apart, but share one order
     return DataLoader(
         dataset=cast("Dataset[Item]", dataset),
         batch_size=None,

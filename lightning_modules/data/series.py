@@ -1,4 +1,4 @@
-"""A multivariate series: reading it, filling its gaps, scaling it.
+"""`Series`: rows of several columns in time order; reading them, filling gaps, and scaling.
 
 Shapes: T rows, D columns. Rows are counted from 0 everywhere, messages included.
 """
@@ -48,7 +48,7 @@ class Series:
     """float64 (T, D), in the source's units; NaN where a value is missing."""
     columns: tuple[str, ...]
     time: np.ndarray | None
-    """datetime64[ns] (T,), strictly increasing; None where rows have only their number."""
+    """datetime64[ns] (T,), strictly increasing; None if rows only have numbers."""
     source: str
     """The file or generator, for messages."""
 
@@ -63,21 +63,20 @@ class Series:
         return replace(self, values=self.values[rows], time=None if self.time is None else self.time[rows])
 
     def blocks(self, rows: slice) -> Iterator[Series]:
-        """These rows, piece by piece: of a series in memory one, of a `StoredSeries` as many as its
-        shards."""
+        """Pieces of these rows; a series in memory is a single one."""
         yield self._part(rows)
 
 
 class Roles(NamedTuple):
-    """Which columns of a file are read."""
+    """The columns of a file that are read, by their role."""
 
     time: str | None
     """The column of time stamps."""
     columns: tuple[str, ...]
     """The columns of numbers, covariates last."""
     formats: tuple[str | None, ...]
-    """The formats that the time stamps may have, that of `find_formats`; more than one where days and months
-    could be told apart by no row, and the first holds."""
+    """Formats of the time stamps, from `find_formats`. The first is used; there are more where no row tells
+    days from months."""
 
 
 def read_table(
@@ -87,15 +86,23 @@ def read_table(
     covariates: Sequence[str] = (),
     separator: str = ",",
 ) -> Series:
-    """Reads a CSV (.csv, .txt, also .gz) or Parquet (.parquet, .pq) file, or a table in memory, with one row
-    per time step.
+    """Read a CSV (.csv, .txt, also .gz) or Parquet (.parquet, .pq) file, or a table in memory.
 
-    Without `time_column`, the Parquet file's first date column or else the file's first column gives the time
-    stamps if it holds dates; otherwise rows have only their number. Time stamps are ISO 8601, each row as
-    precise as it likes, or all of the format of the first; of days and months the order is the one that all
-    rows have, months first where both would do. Those with a zone are converted to UTC. Without `columns`,
-    every other column is read except those in which no value is a number. `covariates` come last. `separator`
-    stands between the values of a line of text."""
+    A row is a time step. Time stamps are all in ISO 8601, of any precision, or all in the format of the
+    first. Days and months come in the order that fits all rows, months first if both do. Stamps with a zone
+    are converted to UTC.
+
+    Args:
+        path: The file or the table in memory.
+        time_column: The column of time stamps. If None, the first column of dates of a Parquet file, or else
+            the first column if it holds dates; otherwise rows only have numbers.
+        columns: Columns to read; if None, all others in which some value is a number.
+        covariates: Columns to read besides, which come last.
+        separator: The sign between the values of a line of text.
+
+    Raises:
+        DataError: the table cannot be read; names file, column and row.
+    """
     frame = path if isinstance(path, pd.DataFrame) else read_frame(check_file(path), separator)
     path = Path(NAME) if isinstance(path, pd.DataFrame) else check_file(path)
     roles = find_roles(frame, path, time_column, columns, covariates)
@@ -112,7 +119,7 @@ def find_roles(
     columns: Sequence[str] | None,
     covariates: Sequence[str],
 ) -> Roles:
-    """What `read_table` reads of a table, told by its rows."""
+    """The columns of a table that `read_table` reads, decided by its rows."""
     require_printable(frame.columns.tolist(), path)
     if time_column is None:
         time_column = find_time_column(frame)
@@ -128,7 +135,7 @@ def find_roles(
 
 
 def report_order(roles: Roles, path: Path) -> None:
-    """Say which order of days and months was taken where no row tells."""
+    """Warn which order of days and months is assumed, where no row determines it."""
     if len(roles.formats) > 1:
         used, other = roles.formats[:2]
         logger.warning(
@@ -137,22 +144,25 @@ def report_order(roles: Roles, path: Path) -> None:
 
 
 def to_series(frame: pd.DataFrame, roles: Roles, path: Path, before: np.datetime64 | None = None) -> Series:
-    """The rows of a table, or of a part of one that follows the time stamp `before`; its index numbers the
-    rows."""
+    """Rows of a table, or of a part of one after the time stamp `before`; the index numbers the rows."""
     time = None if roles.time is None else time_stamps(frame[roles.time], roles.formats[0], path, before)
     values = np.stack([_numbers(frame[name], name, path) for name in roles.columns], axis=1)
     return Series(values, roles.columns, time, str(path))
 
 
 def require_values(known: np.ndarray, columns: Sequence[str], path: Path) -> None:
-    """Refuses a column without a single value: `known` (D,) is False."""
+    """Refuse columns without a single value, where `known` (D,) is False."""
     for name, some in zip(columns, known.tolist(), strict=True):
         if not some:
             raise DataError(f"{path}: column `{name}` holds no value at all. Leave it out.")
 
 
 def check_file(path: str | Path) -> Path:
-    """The path of a table; a DataError where there is none."""
+    """Return `path` if a table can lie there.
+
+    Raises:
+        DataError: there is no file, it is empty, or its type is unknown.
+    """
     path = local(path)
     if not path.name.lower().endswith(PARQUET + TEXT):
         raise DataError(f"{path}: expected a file ending in {', '.join(TEXT + PARQUET)}.")
@@ -166,7 +176,7 @@ def check_file(path: str | Path) -> Path:
 
 
 def read_frame(path: Path, separator: str = ",") -> pd.DataFrame:
-    """The table in a file, as it is; its messages name the file."""
+    """The table in a file, unchanged."""
     path = check_file(path)
     with readable(path):
         if path.name.lower().endswith(PARQUET):
@@ -181,7 +191,7 @@ def read_frame(path: Path, separator: str = ",") -> pd.DataFrame:
 
 @contextmanager
 def readable(path: Path, first: int = 0) -> Iterator[None]:
-    """Says of a file that cannot be read why, in a DataError; what is read starts with row `first`."""
+    """Turn errors of reading `path` into a DataError; reading starts at row `first`."""
     try:
         yield
     except UnicodeDecodeError as error:
@@ -199,13 +209,13 @@ def readable(path: Path, first: int = 0) -> Iterator[None]:
 
 
 def parse_parquet(table: pyarrow.Table, path: Path) -> pd.DataFrame:
-    """The rows of a Parquet file, or some of them."""
+    """Rows of a Parquet file, all or some of them."""
     require_header(table.column_names, path)
     return table.to_pandas(ignore_metadata=True)
 
 
 def parse_text(source: Path | BinaryIO, path: Path, separator: str) -> pd.DataFrame:
-    """The lines of `path` in `source`, the first of which names the columns."""
+    """Rows of text from `source`, whose first line names the columns; `path` is for messages."""
     header = (
         pd.read_csv(source, sep=separator, header=None, nrows=1, dtype=str, keep_default_na=False)
         .iloc[0]
@@ -226,13 +236,16 @@ def parse_text(source: Path | BinaryIO, path: Path, separator: str) -> pd.DataFr
 
 
 def number_columns(frame: pd.DataFrame, path: str | Path, without: Sequence[str | None]) -> list[str]:
-    """Every column but `without` and those in which no value is a number, which are logged."""
+    """All columns but `without` and those in which no value is a number, which are logged."""
+
+    def empty(name: str) -> bool:
+        return bool(frame[name].isna().all())
+
     others = [name for name in frame.columns if name not in without]
-    nameless = [
-        name for name in others if name.startswith("Unnamed: ") and frame[name].isna().all()
+    others = [
+        name for name in others if not (name.startswith("Unnamed: ") and empty(name))
     ]  # a comma too many
-    others = [name for name in others if name not in nameless]
-    found = [name for name in others if frame[name].isna().all() or _to_numbers(frame[name]).notna().any()]
+    found = [name for name in others if empty(name) or _to_numbers(frame[name]).notna().any()]
     if left_out := [name for name in others if name not in found]:
         logger.warning("%s: columns without a single number are left out: %s.", path, ", ".join(left_out))
     return found
@@ -257,9 +270,8 @@ def _numbers(column: pd.Series, name: str, path: Path) -> np.ndarray:
         place = int(bad.argmax())
         raise DataError(
             f"{path}: column `{name}` must hold numbers; row {column.index[place]} holds "
-            f"{shown(column.iloc[place])} "
-            f"({int(bad.sum())} such values). Repair the value, empty the cell if it is missing, or leave "
-            "the column out."
+            f"{shown(column.iloc[place])} ({int(bad.sum())} such values). Repair the value, empty the cell "
+            "if it is missing, or leave the column out."
         )
     values = converted.to_numpy(dtype=np.float64, na_value=np.nan)
     require_size(pd.Series(values, column.index), name, path)
@@ -267,10 +279,10 @@ def _numbers(column: pd.Series, name: str, path: Path) -> np.ndarray:
 
 
 def fill_missing(series: Series, policy: Missing, before: np.ndarray | None = None) -> Series:
-    """Refuses missing values (`error`), or carries each column's last known value forward (`ffill`, `mask`).
+    """Refuse missing values (`error`), or carry each column's last known value forward (`ffill`, `mask`).
 
     Carrying forward uses the past only. A gap at the very start of a column has no past: it takes the
-    column's value of `before` (D,), or without it the first known value, the one exception.
+    column's value of `before` (D,), or without it, as the one exception, the first known value.
 
     Raises:
         DataError: values are missing and the policy is `error`.
@@ -281,7 +293,7 @@ def fill_missing(series: Series, policy: Missing, before: np.ndarray | None = No
 
 
 def report_missing(counts: np.ndarray, columns: Sequence[str], source: str, policy: Missing) -> None:
-    """Refuses missing values, of which each column has `counts` (D,), or says that they are filled."""
+    """Refuse missing values, of which each column has `counts` (D,), or warn that they are filled."""
     if not counts.any() or policy == "mask":
         return
     listed = ", ".join(f"{name} {count}" for name, count in zip(columns, counts, strict=True) if count)
@@ -289,14 +301,13 @@ def report_missing(counts: np.ndarray, columns: Sequence[str], source: str, poli
         raise DataError(
             f"{source}: values are missing ({listed}). Carry the last known value forward with "
             "`--data.missing=ffill`, show a forecaster what is missing with `--data.missing=mask`, or fill "
-            "them in the "
-            "source."
+            "them in the source."
         )
     logger.warning("%s: missing values take the last known value of their column: %s.", source, listed)
 
 
 def carry_forward(values: np.ndarray, before: np.ndarray | None = None) -> np.ndarray:
-    """`values` (T, D) with the last known value of its column in place of each NaN; see `fill_missing`."""
+    """`values` (T, D) with each NaN replaced by the last known value of its column; see `fill_missing`."""
     filled = pd.DataFrame(values).ffill()
     filled = filled.bfill() if before is None else filled.fillna(pd.Series(before))
     return filled.to_numpy(dtype=np.float64)
@@ -313,24 +324,19 @@ class Scaler:
 
     @classmethod
     def fit(cls, rows: np.ndarray, columns: Sequence[str]) -> Scaler:
-        """Takes mean and scale from the values in `rows` (T, D), which must be training rows only; NaN is no
-        value.
+        """Compute mean and scale of `rows` (T, D), which must be training rows; NaN is left out.
 
         Raises:
-            DataError: a column holds no value at all in `rows`.
+            DataError: a column holds no value in `rows`.
         """
         return cls.fit_blocks(lambda: [rows], columns)
 
     @classmethod
     def fit_blocks(cls, blocks: Callable[[], Iterable[np.ndarray]], columns: Sequence[str]) -> Scaler:
-        """As `fit`, from rows that come block by block; they are gone through twice."""
+        """As `fit`, from rows that come block by block; `blocks` is called twice."""
         width = len(columns)
-        count, total, low, high = (
-            np.zeros(width),
-            np.zeros(width),
-            np.full(width, np.inf),
-            np.full(width, -np.inf),
-        )
+        count, total = np.zeros(width), np.zeros(width)
+        low, high = np.full(width, np.inf), np.full(width, -np.inf)
         for rows in blocks():
             count += (~np.isnan(rows)).sum(axis=0)
             total += np.nansum(rows, axis=0, dtype=np.float64)
@@ -354,7 +360,7 @@ class Scaler:
         return cls(mean, scale)
 
     def transform(self, values: Values, columns: slice | Sequence[int] = slice(None)) -> Values:
-        """Standardises the last axis; `columns` says which of the D columns it holds."""
+        """Standardise the last axis, which holds `columns` of the D columns."""
         mean, scale = self._like(values, columns)
         return (values - mean) / scale
 
@@ -366,7 +372,7 @@ class Scaler:
         columns: slice = slice(None),
         first: int = 0,
     ) -> np.ndarray:
-        """`transform` of the rows from number `first` of `source`, whose columns have these names.
+        """As `transform`, for rows from number `first` of `source`, whose columns have these names.
 
         Raises:
             DataError: a value is out of all proportion to the training rows.
@@ -377,7 +383,7 @@ class Scaler:
         return result
 
     def inverse(self, values: Values, columns: slice | Sequence[int] = slice(None)) -> Values:
-        """Back to the source's units; `columns` says which of the D columns the last axis holds."""
+        """Convert the last axis, which holds `columns` of the D columns, back to the source's units."""
         mean, scale = self._like(values, columns)
         return values * scale + mean
 

@@ -1,4 +1,4 @@
-"""Cutting a series in time order."""
+"""Training, validation and test part of a series, in time order."""
 
 from __future__ import annotations
 
@@ -22,11 +22,17 @@ class Split(NamedTuple):
 
 
 def split_rows(count: int, split: Sequence[int | float | str], time: np.ndarray | None = None) -> Split:
-    """Cuts `count` rows into training, validation and test part, in this order.
+    """Cut `count` rows into training, validation and test part, in this order.
 
-    `split` is one of: three fractions whose sum is at most 1; three row counts whose sum is at most `count`;
-    two or three ISO dates, each the first moment that no longer belongs to training, validation and (if
-    given) test."""
+    Args:
+        count: Rows of the series.
+        split: Three fractions whose sum is at most 1; three row counts whose sum is at most `count`; or two
+            or three ISO dates: the ends of training, validation and (if given) test, themselves excluded.
+        time: (count,) time stamps, for dates.
+
+    Raises:
+        ConfigError: `split` is something else, or a part would be empty.
+    """
     kinds = {type(part) for part in split}
     if kinds <= {str, date, datetime} and len(split) in (2, 3):
         borders = _date_borders([str(part) for part in split], count, time)

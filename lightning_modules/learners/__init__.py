@@ -1,4 +1,11 @@
-"""DREAM as objects that learn one row at a time, with the methods that users of river know."""
+"""DREAM as objects that learn one row at a time, with the methods that users of river know.
+
+Each is a thin face of a `lightning_modules.stream.StreamLearner`, which `base` makes at the first row:
+
+- `forecaster`: the next rows of a stream, `DREAMForecaster`.
+- `supervised`: the target of a row from its columns, `DREAMClassifier` and `DREAMRegressor`.
+- `detector`: how unusual a row is, `DREAMAnomalyDetector`; scores of `lightning_modules.anomaly.scores`.
+"""
 
 from lightning_modules.learners.detector import DREAMAnomalyDetector
 from lightning_modules.learners.forecaster import DREAMForecaster

@@ -1,5 +1,4 @@
-"""`OnlineObject`: what the row-by-row objects share: rows as dictionaries, a learner made at the first row,
-files.
+"""`OnlineObject`: rows as dictionaries, a learner that the first row starts, and files.
 
 Shapes: D input columns, H rows ahead, C targets (classes for classification).
 """
@@ -21,27 +20,25 @@ from torch import Tensor
 from dream import DREAMConfig
 from dream.errors import DataError, nearest, shown
 from dream.sealed import read_sealed, write_sealed
-from lightning_modules.base import require
+from lightning_modules.checks import require
 from lightning_modules.data.limits import LARGEST
-from lightning_modules.stream import Reading, Shape, StreamLearner, StreamNetwork, Updates
-from lightning_modules.stream.rules import Moves
+from lightning_modules.stream import Moves, Reading, Shape, StreamLearner, StreamNetwork, Updates
 
-VERSION = 1
+VERSION = 2
 
 
 class OnlineObject(ABC):
-    """A `StreamLearner` that starts from nothing at the first row it learns from.
+    """Base of the objects that learn row by row: a `StreamLearner` that the first row starts.
 
     Rows are dictionaries from column name to number; None or NaN is a missing value. The first row that is
-    learnt from settles the columns, whose order in later rows does not matter. Asking for a prediction
-    changes nothing.
+    learnt from fixes the columns, whose order in later rows does not matter. A prediction changes nothing.
 
     Args:
-        config: The DREAM layer; its `input_dim` is set to what it reads.
-        reading: How rows are made relative, and what the head sees of them.
-        updates: How the weights follow the stream.
-        moves: What `updates` moves: the head, or all weights. The fast weights learn in any case.
-        seed: Seed of the first weights; nothing else is random, and no other random numbers are disturbed.
+        config: The DREAM layer; its `input_dim` is set to the width of its input.
+        reading: How rows are normalised, and which values the head receives.
+        updates: How and when the weights are updated.
+        moves: Which weights `updates` changes: the head's, or all. The fast weights learn in either case.
+        seed: Seed of the first weights. Nothing else is random, and the global generators are left alone.
     """
 
     kind: ClassVar[str]
@@ -58,35 +55,39 @@ class OnlineObject(ABC):
         require("config", type(config).__name__, isinstance(config, DREAMConfig), "a DREAMConfig")
         require("moves", moves, moves in get_args(Moves), "head or all")
         require("seed", seed, isinstance(seed, int), "a whole number")
-        self.config, self.reading, self.updates, self.moves, self.seed = config, reading, updates, moves, seed
+        self.config = config
+        self.reading = reading
+        self.updates = updates
+        self.moves = moves
+        self.seed = seed
         self.columns: list[str] = []
         self.learner: StreamLearner | None = None
 
     @classmethod
     def _kind(cls) -> dict[str, str]:
-        """What marks a file as one of this class."""
+        """The part of a file's header that marks it as one of this class."""
         return {"format": "dream-learner", "version": str(VERSION), "kind": cls.kind}
 
     @abstractmethod
     def _shape(self) -> Shape:
-        """What the learner reads and says, once the columns are known."""
+        """Task and sizes of the learner, once the columns are known."""
 
     def _extra(self) -> dict[str, Any]:
-        """What else makes this object, as JSON: arguments of ``__init__`` and what was met since."""
+        """Further content of a file, as JSON: `arguments` of ``__init__``, and facts learnt from the rows."""
         return {}
 
-    def _set_extra(self, extra: Mapping[str, Any]) -> None:  # noqa: B027 - most have met nothing
-        """Put back what `_extra` gave of what was met since."""
+    def _set_extra(self, extra: Mapping[str, Any]) -> None:  # noqa: B027 - most have none
+        """Restore the facts that `_extra` returned."""
 
     def _tensors(self) -> dict[str, Tensor]:
-        """Tensors that are carried besides the learner's."""
+        """Tensors of a file besides the learner's."""
         return {}
 
-    def _load_tensors(self, tensors: Mapping[str, Tensor]) -> None:  # noqa: B027 - most carry nothing
-        """Put back what `_tensors` gave."""
+    def _load_tensors(self, tensors: Mapping[str, Tensor]) -> None:  # noqa: B027 - most have none
+        """Restore what `_tensors` returned."""
 
     def _start(self) -> StreamLearner:
-        """The learner, made if this is the first row."""
+        """The learner; built if this is the first row."""
         if self.learner is None:
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(self.seed)
@@ -94,11 +95,11 @@ class OnlineObject(ABC):
             self.learner = StreamLearner(network, self.updates, self.moves)
         return self.learner
 
-    def _row(self, x: Mapping[str, float | None], settle: bool = False) -> Tensor:
-        """The values of `x` in the order of the columns, (D,); the first row that may settle them does.
+    def _row(self, x: Mapping[str, float | None], fix: bool = False) -> Tensor:
+        """The values of `x` in the order of the columns, (D,); with `fix` the first row fixes the columns.
 
         Raises:
-            DataError: a column too many or too few, or a value that is not a number.
+            DataError: a column is new or missing, or a value is not a number.
         """
         if not isinstance(x, Mapping) or not x:
             raise DataError(
@@ -118,13 +119,12 @@ class OnlineObject(ABC):
                     "known."
                 )
         values = [number(f"x['{name}']", named[name]) for name in columns]
-        if settle:
+        if fix:
             self.columns = columns
         return torch.tensor(values, dtype=torch.float64)
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write everything to a safetensors file, whole or not at all; `load` goes on as if nothing had
-        happened.
+        """Write everything to a safetensors file, whole or not at all; `load` resumes from it exactly.
 
         Raises:
             CheckpointError: the file cannot be written.
@@ -145,7 +145,7 @@ class OnlineObject(ABC):
         """The object that `save` wrote.
 
         Raises:
-            CheckpointError: no such file, damaged, or of another kind or version.
+            CheckpointError: the file does not exist, is damaged, or is of another kind or version.
         """
         header, tensors = read_sealed(path, f"save of a {cls.__name__}", cls._kind())
         settings = json.loads(header["settings"])
@@ -176,8 +176,7 @@ def number(name: str, value: object) -> float:
         return float(value)
     raise DataError(
         f"`{name}` must be a finite number of at most {LARGEST:.1e} in size, or None where it is missing; "
-        "got "
-        f"{shown(value)}."
+        f"got {shown(value)}."
     )
 
 
@@ -194,10 +193,10 @@ def known_number(name: str, value: object) -> float:
 
 
 def plain(label: Hashable) -> Hashable:
-    """A label as JSON keeps it: NumPy's scalars as Python's.
+    """`label` as JSON stores it: NumPy's scalars as Python's.
 
     Raises:
-        DataError: it is neither a text, a number nor a truth value, or NaN, or a number too long to print.
+        DataError: it is NaN, a number too long to print, or not a text, number or truth value.
     """
     value = label.item() if isinstance(label, np.generic) else label
     if not isinstance(value, (str, int, float, bool)) or value != value:

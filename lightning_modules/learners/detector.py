@@ -12,20 +12,18 @@ from torch import Tensor
 
 from dream import DREAMConfig
 from lightning_modules.anomaly.scores import AnomalyScore, RunningScale
-from lightning_modules.base import require
+from lightning_modules.checks import require_int
 from lightning_modules.learners.base import OnlineObject
-from lightning_modules.stream import Reading, Shape, Updates
-from lightning_modules.stream.rules import Moves
-from lightning_modules.stream.settings import LAYER
+from lightning_modules.stream import LAYER, Moves, Reading, Shape, Updates
 
 
 class DREAMAnomalyDetector(OnlineObject):
-    """Forecasts each row from those before; the score says how improbable what came instead has been of late.
+    """Scores each row by how improbable its deviation from the forecast is, given the recent past.
 
     The score is that of the anomaly task, `AnomalyScore`, with the measures of the forecast and of the data:
     0.1 for each decade of tail probability, so that 0.3 is a row such as one in a thousand. Rows are scored
-    before they are learnt, so that an anomaly is measured with what was usual. A missing value is taken as
-    forecast.
+    before they are learnt, so that an anomaly is compared with the past alone. A missing value counts as
+    forecast correctly.
 
     Args:
         config, reading, updates, moves, seed: See `OnlineObject`.
@@ -51,10 +49,10 @@ class DREAMAnomalyDetector(OnlineObject):
         window: int = 1000,
     ) -> None:
         super().__init__(config, reading, updates, moves, seed)
-        require("window", window, isinstance(window, int) and window >= 1, "a whole number of at least 1")
+        require_int("window", window)
         self.window = window
         self.expected: Tensor | None = None
-        """(D,) forecast of the next row"""
+        """(D,) forecast of the next row."""
 
     def _shape(self) -> Shape:
         return Shape("forecasting", len(self.columns), len(self.columns))
@@ -67,7 +65,7 @@ class DREAMAnomalyDetector(OnlineObject):
         self.score = AnomalyScore(1, len(self.columns), self.window, np.ones(1, dtype=int))
 
     def _carried(self) -> Iterator[tuple[str, object, str]]:
-        """What the scoring carries: a name for it, its owner, its attribute there."""
+        """State of the scoring: a name for each value, its owner, and its attribute there."""
         for part, owner in (("scale", self.scale), ("score", self.score), ("tail", self.score.tail)):
             for name, value in vars(owner).items():
                 if isinstance(value, (int, np.ndarray)):
@@ -86,18 +84,17 @@ class DREAMAnomalyDetector(OnlineObject):
             setattr(owner, name, value.numpy() if value.dim() else int(value))
 
     def _judge(self, row: Tensor, expected: Tensor, scale: RunningScale, score: AnomalyScore) -> float:
-        """The score of `row` (D,) where `expected` (D,) was forecast; `scale` and `score` learn it."""
+        """Score of `row` (D,), forecast as `expected` (D,); `scale` and `score` learn from it."""
         learning, no_gate = np.ones(1, dtype=bool), np.zeros((1, 2))
         prediction = deepcopy(scale).step(expected[None].numpy(), ~learning)
         x = scale.step(torch.where(row.isnan(), expected, row)[None].numpy(), learning)
         return float(score.step(x, prediction, no_gate, learning)[0][0])
 
     def score_one(self, x: Mapping[str, float | None]) -> float:
-        """How unusual row `x` would be if it came next, from 0 to 1; 0 while there is too little to compare
-        with.
+        """Score of row `x` if it came next, from 0 to 1; 0 while too few rows are known.
 
         Raises:
-            DataError: columns or a value that do not fit.
+            DataError: the columns are others, or a value is not allowed.
         """
         row = self._row(x)
         if self.expected is None:
@@ -105,12 +102,12 @@ class DREAMAnomalyDetector(OnlineObject):
         return self._judge(row, self.expected, deepcopy(self.scale), deepcopy(self.score))
 
     def learn_one(self, x: Mapping[str, float | None]) -> DREAMAnomalyDetector:
-        """Read row `x`, and learn what is usual from it.
+        """Read row `x` and learn from it what is usual.
 
         Raises:
-            DataError: columns or a value that do not fit.
+            DataError: the columns are others, or a value is not allowed.
         """
-        row = self._row(x, settle=True)
+        row = self._row(x, fix=True)
         if self.expected is None:
             self._make_scoring()
             self.expected = row.nan_to_num()

@@ -9,11 +9,9 @@ from torch import Tensor
 
 from dream import DREAMConfig
 from dream.errors import DataError, shown
-from lightning_modules.base import require
+from lightning_modules.checks import require, require_int
 from lightning_modules.learners.base import OnlineObject, known_number
-from lightning_modules.stream import Reading, Shape, Updates
-from lightning_modules.stream.rules import Moves
-from lightning_modules.stream.settings import LAYER
+from lightning_modules.stream import LAYER, Moves, Reading, Shape, Updates
 
 
 class DREAMForecaster(OnlineObject):
@@ -45,12 +43,13 @@ class DREAMForecaster(OnlineObject):
         season: int = 1,
     ) -> None:
         super().__init__(config, reading, updates, moves, seed)
-        require("horizon", horizon, isinstance(horizon, int) and horizon >= 1, "a whole number of at least 1")
-        require("season", season, isinstance(season, int) and season >= 1, "a whole number of at least 1")
-        self.horizon, self.season = horizon, season
+        require_int("horizon", horizon)
+        require_int("season", season)
+        self.horizon = horizon
+        self.season = season
         self.targets: list[str] | None = None
         """Names of the columns to forecast; None where rows are plain numbers."""
-        self.said: Tensor | None = None
+        self.latest: Tensor | None = None
         """(H, C) forecast after the last row."""
 
     def _shape(self) -> Shape:
@@ -63,19 +62,22 @@ class DREAMForecaster(OnlineObject):
         self.targets = extra["targets"]
 
     def _tensors(self) -> dict[str, Tensor]:
-        return {} if self.said is None else {"said": self.said}
+        return {} if self.latest is None else {"latest": self.latest}
 
     def _load_tensors(self, tensors: Mapping[str, Tensor]) -> None:
-        self.said = tensors.get("said")
+        self.latest = tensors.get("latest")
 
     def learn_one(
         self, y: float | Mapping[str, float], x: Mapping[str, float | None] | None = None
     ) -> DREAMForecaster:
-        """Read the next row: `y`, a number or a dictionary of them, is forecast; `x`, a dictionary, is only
-        read.
+        """Read the next row and learn from it.
+
+        Args:
+            y: Values of the columns that are forecast, by name, or a single number.
+            x: Values of the columns that are only read, by name.
 
         Raises:
-            DataError: columns or a value that do not fit.
+            DataError: the columns are others, or a value is not allowed.
         """
         many = isinstance(y, Mapping)
         if self.learner is not None and many != (self.targets is not None):
@@ -88,15 +90,17 @@ class DREAMForecaster(OnlineObject):
         }
         if twice := [name for name in values if name in (x or {})]:
             raise DataError(f"`x` must hold other columns than `y`; `{twice[0]}` is in both.")
-        row = self._row(values | dict(x or {}), settle=True)
+        row = self._row(values | dict(x or {}), fix=True)
         if self.learner is None:
             self.targets = list(values) if many else None
-        self.said = self._start().process(row[None]).predictions[0]
+        self.latest = self._start().process(row[None]).predictions[0]
         return self
 
     def forecast(self, horizon: int | None = None) -> list[Any]:
-        """The next `horizon` rows, all that are learnt if None: numbers, or dictionaries where rows are;
-        empty before any.
+        """Forecast the next rows: numbers, or dictionaries where rows are; none before the first row.
+
+        Args:
+            horizon: Number of rows, at most and by default the horizon that is learnt.
 
         Raises:
             ConfigError: more rows than are learnt.
@@ -108,7 +112,7 @@ class DREAMForecaster(OnlineObject):
             isinstance(ahead, int) and 1 <= ahead <= self.horizon,
             f"from 1 to {self.horizon}",
         )
-        if self.said is None:
+        if self.latest is None:
             return []
-        rows = self.said[:ahead].tolist()
+        rows = self.latest[:ahead].tolist()
         return [row[0] if self.targets is None else dict(zip(self.targets, row, strict=True)) for row in rows]

@@ -6,26 +6,23 @@ from collections.abc import Hashable, Mapping
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from dream import DREAMConfig
 from dream.errors import DataError
-from lightning_modules.base import require
+from lightning_modules.checks import require_int
 from lightning_modules.learners.base import OnlineObject, known_number, plain
-from lightning_modules.stream import Reading, Shape, Updates
+from lightning_modules.stream import LAYER, Moves, Reading, Shape, Updates
 from lightning_modules.stream.network import class_shares
-from lightning_modules.stream.rules import Moves
-from lightning_modules.stream.settings import LAYER
 
 
 class DREAMClassifier(OnlineObject):
-    """Says the class of each row of a stream, and learns it when it is told.
+    """Predicts the class of each row of a stream, and learns from the true one.
 
-    Every class is known from the row in which it first comes. Ties go to the class that came first.
+    A class is known from the first row that has it. Ties go to the class that came first.
 
     Args:
         config, reading, updates, moves, seed: See `OnlineObject`.
-        classes: Most classes that may come.
+        classes: Largest number of classes.
 
     Example:
         >>> model = DREAMClassifier(seed=1)
@@ -48,10 +45,10 @@ class DREAMClassifier(OnlineObject):
         classes: int = 10,
     ) -> None:
         super().__init__(config, reading, updates, moves, seed)
-        require("classes", classes, isinstance(classes, int) and classes >= 2, "a whole number of at least 2")
+        require_int("classes", classes, least=2)
         self.most = classes
         self.labels: list[Hashable] = []
-        """The classes met so far, in the order in which they came."""
+        """The classes known so far, in the order in which they came."""
 
     def _shape(self) -> Shape:
         return Shape("classification", len(self.columns), self.most)
@@ -66,44 +63,44 @@ class DREAMClassifier(OnlineObject):
         """Learn that row `x` is of class `y`: a text, a number, True or False.
 
         Raises:
-            DataError: columns, a value or a class that do not fit.
+            DataError: the columns are others, or a value or the class is not allowed.
         """
         label = plain(y)
         if label not in self.labels and len(self.labels) == self.most:
             raise DataError(
                 f"`y` must be one of at most {self.most} classes; {y!r} is one more. Raise `classes`."
             )
-        row = self._row(x, settle=True)
+        row = self._row(x, fix=True)
         if label not in self.labels:
             self.labels.append(label)
         self._start().process(row[None], torch.tensor([self.labels.index(label)]))
         return self
 
     def predict_proba_one(self, x: Mapping[str, float | None]) -> dict[Hashable, float]:
-        """The probability of each class met so far, empty before the first.
+        """Probability of each class known so far; empty before the first.
 
         Raises:
-            DataError: columns or a value that do not fit.
+            DataError: the columns are others, or a value is not allowed.
         """
         row = self._row(x)
         if self.learner is None:
             return {}
-        said = self.learner.peek(row)[0, : len(self.labels)]
-        shares = class_shares(said, self.updates.rule == "least_squares")
+        outputs = self.learner.peek(row)[0, : len(self.labels)]
+        shares = class_shares(outputs, self.updates.rule == "least_squares")
         return dict(zip(self.labels, shares.tolist(), strict=True))
 
     def predict_one(self, x: Mapping[str, float | None]) -> Hashable | None:
-        """The most probable class, None before the first.
+        """The most probable class; None before the first.
 
         Raises:
-            DataError: columns or a value that do not fit.
+            DataError: the columns are others, or a value is not allowed.
         """
         shares = self.predict_proba_one(x)
         return max(shares, key=lambda label: shares[label]) if shares else None
 
 
 class DREAMRegressor(OnlineObject):
-    """Says a number for each row of a stream, and learns it when it is told.
+    """Predicts a number for each row of a stream, and learns from the true one.
 
     Args:
         config, reading, updates, moves, seed: See `OnlineObject`.
@@ -136,19 +133,18 @@ class DREAMRegressor(OnlineObject):
         """Learn that row `x` belongs to the number `y`.
 
         Raises:
-            DataError: columns or a value that do not fit.
+            DataError: the columns are others, or a value is not allowed.
         """
         target = torch.tensor([[known_number("y", y)]], dtype=torch.float64)
-        row = self._row(x, settle=True)
+        row = self._row(x, fix=True)
         self._start().process(row[None], target)
         return self
 
     def predict_one(self, x: Mapping[str, float | None]) -> float:
-        """What is expected of row `x`; 0 before the first was learnt.
+        """Predict the number of row `x`; 0 before the first row was learnt.
 
         Raises:
-            DataError: columns or a value that do not fit.
+            DataError: the columns are others, or a value is not allowed.
         """
         row = self._row(x)
-        said: Tensor | None = None if self.learner is None else self.learner.peek(row)
-        return 0.0 if said is None else float(said[0, 0])
+        return 0.0 if self.learner is None else float(self.learner.peek(row)[0, 0])

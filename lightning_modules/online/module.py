@@ -139,7 +139,7 @@ class OnlineModule(TaskModule):
         """The newest known target of every row (N, T, C), given those of the rows; None where rows are their
         own targets."""
         shape = self.network.shape
-        if not shape.told:
+        if not shape.feedback:
             return None
         known = one_hot(targets, shape.targets).double() if shape.task == "classification" else targets
         late = self.shape.label_delay + 1

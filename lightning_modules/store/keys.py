@@ -1,4 +1,4 @@
-"""Keys of streams."""
+"""Keys of streams, and the hashes that assign them to shards."""
 
 from __future__ import annotations
 
@@ -8,15 +8,14 @@ from collections.abc import Sequence
 from dream.errors import StateError, shown
 
 Key = str | int
-"""Of a stream."""
+"""Key of a stream."""
 
 
 def bits_of(key: object) -> str:
-    """The bits of a hash of `key` that is the same everywhere and always; a text and a number never share a
-    key.
+    """The 64 bits of a hash of `key`, the same on every machine; a text and a number never count as equal.
 
     Raises:
-        StateError: it is no key.
+        StateError: `key` is neither a text nor a whole number.
     """
     if isinstance(key, bool) or not isinstance(key, (str, int)):
         raise StateError(f"`key` must be a text or a whole number; got {key!r}.")
@@ -25,14 +24,17 @@ def bits_of(key: object) -> str:
     except ValueError as error:
         raise StateError(
             "`key` must be a text that UTF-8 can hold or a whole number that Python can print (at most 4,300 "
-            "digits); got "
-            f"one that cannot: {error}."
+            f"digits); got one that cannot: {error}."
         ) from None
     return f"{int.from_bytes(hashlib.blake2b(content, digest_size=8).digest(), 'big'):064b}"
 
 
 def require_keys(keys: Sequence[Key]) -> None:
-    """Refuses, with a StateError, what is no key, one that comes twice, and none at all."""
+    """Refuse an empty list, a key that comes twice, and anything that is not a key.
+
+    Raises:
+        StateError: naming the first such key.
+    """
     if isinstance(keys, str) or not isinstance(keys, Sequence):
         raise StateError(f"`keys` must be a list of keys, for one stream too; got {shown(keys)}.")
     found: set[Key] = set()

@@ -1,4 +1,4 @@
-"""Tensors of many streams as rows of bytes, which take no more memory than the values do.
+"""Tensors of many streams as records of bytes, which take no more memory than the values do.
 
 Shapes: N streams, B bytes of a stream.
 """
@@ -18,11 +18,11 @@ from torch import Tensor
 from dream.errors import StateError
 from lightning_modules.store.keys import Key
 
-_KEY = 150  # bytes that a key takes in memory, and its row's number
+_KEY = 150  # bytes that a key and the number of its record take in memory
 
 
 class Field(NamedTuple):
-    """One tensor of a stream."""
+    """Name, type and shape of one tensor of a stream."""
 
     name: str
     dtype: torch.dtype
@@ -34,8 +34,11 @@ Layout = tuple[Field, ...]
 
 
 def require_tensors(tensors: Mapping[str, Tensor]) -> None:
-    """Refuses, with a StateError, what cannot be kept in a file: no tensors, or others than of plain numbers
-    in memory."""
+    """Refuse tensors that a file cannot hold.
+
+    Raises:
+        StateError: there are none, or one is not dense, in memory and of a type that safetensors knows.
+    """
     if not isinstance(tensors, Mapping) or not tensors:
         raise StateError(
             f"what a stream carries must be a dictionary of tensors, at least one; got {tensors!r:.80}."
@@ -50,8 +53,7 @@ def require_tensors(tensors: Mapping[str, Tensor]) -> None:
         if value.layout != torch.strided or value.is_meta or not _storable(value.dtype):
             raise StateError(
                 "what a stream carries must be dense tensors with values, of a type that safetensors knows; "
-                f"`{name}` is "
-                f"{value.dtype}, {value.layout} on {value.device}."
+                f"`{name}` is {value.dtype}, {value.layout} on {value.device}."
             )
 
 
@@ -65,18 +67,18 @@ def _storable(dtype: torch.dtype) -> bool:
 
 
 def layout_of(tensors: Mapping[str, Tensor]) -> Layout:
-    """The layout of streams whose tensors (N, ...) these are."""
+    """Layout of streams that have these tensors (N, ...)."""
     return tuple(Field(name, value.dtype, tuple(value.shape[1:])) for name, value in tensors.items())
 
 
 def pack(tensors: Mapping[str, Tensor]) -> np.ndarray:
-    """The bytes of each stream, uint8 (N, B), of tensors (N, ...)."""
+    """Records (N, B) of uint8, one for each stream, of tensors (N, ...)."""
     flat = [value.detach().cpu().reshape(len(value), -1).contiguous() for value in tensors.values()]
     return np.concatenate([value.view(torch.uint8).numpy() for value in flat], axis=1)
 
 
 def unpack(content: np.ndarray, layout: Layout) -> dict[str, Tensor]:
-    """The tensors (N, ...) whose bytes are `content` (N, B)."""
+    """Tensors (N, ...) from their records `content` (N, B), the inverse of `pack`."""
     tensors, start = {}, 0
     for name, dtype, shape in layout:
         stop = start + dtype.itemsize * int(np.prod(shape, dtype=np.int64))
@@ -85,13 +87,16 @@ def unpack(content: np.ndarray, layout: Layout) -> dict[str, Tensor]:
     return tensors
 
 
-class Table:
-    """Streams of one layout."""
+class RecordTable:
+    """Records of streams that have one layout, in memory."""
 
     def __init__(self, keys: Sequence[Key], content: np.ndarray) -> None:
-        self.keys, self.content = list(keys), content
-        """The key of each row; the rows, uint8 (at least N, B)."""
-        self.rows = {key: row for row, key in enumerate(self.keys)}
+        self.keys = list(keys)
+        """Key of each record."""
+        self.content = content
+        """Records, uint8 (at least N, B)."""
+        self.places = {key: place for place, key in enumerate(self.keys)}
+        """Number of each key's record."""
 
     def __len__(self) -> int:
         return len(self.keys)
@@ -102,34 +107,34 @@ class Table:
         return self.content.nbytes + _KEY * len(self)
 
     def put(self, keys: Sequence[Key], content: np.ndarray) -> None:
-        """Keep `content` (N, B) of these streams in place of what there was."""
+        """Keep the records `content` (N, B) of these streams in place of those there were."""
         for key in keys:
-            if self.rows.setdefault(key, len(self.keys)) == len(self.keys):
+            if self.places.setdefault(key, len(self.keys)) == len(self.keys):
                 self.keys.append(key)
         if len(self) > len(self.content):
             room = np.empty((len(self) + len(self) // 4, self.content.shape[1]), dtype=np.uint8)
             room[: len(self.content)] = self.content
             self.content = room
-        self.content[[self.rows[key] for key in keys]] = content
+        self.content[[self.places[key] for key in keys]] = content
 
     def drop(self, key: Key) -> None:
-        """Forget a stream; the last row takes its place."""
-        row, last = self.rows.pop(key), self.keys.pop()
+        """Remove a stream; the last record takes its place."""
+        place, last = self.places.pop(key), self.keys.pop()
         if last != key:
-            self.keys[row], self.rows[last] = last, row
-            self.content[row] = self.content[len(self)]
+            self.keys[place], self.places[last] = last, place
+            self.content[place] = self.content[len(self)]
 
     def of(self, keys: Sequence[Key]) -> np.ndarray:
-        """The content of these streams, (N, B), a copy."""
-        rows: np.ndarray = self.content[[self.rows[key] for key in keys]]
-        return rows
+        """A copy of the records of these streams, (N, B)."""
+        records: np.ndarray = self.content[[self.places[key] for key in keys]]
+        return records
 
 
 @dataclass
-class Shard:
-    """The streams whose keys' hashes begin with the same bits."""
+class StateShard:
+    """Records of all streams whose keys' hashes begin with the same bits, in memory."""
 
-    tables: dict[Layout, Table] = field(default_factory=dict)
+    tables: dict[Layout, RecordTable] = field(default_factory=dict)
     changed: bool = False
 
     def __len__(self) -> int:
@@ -145,19 +150,23 @@ class Shard:
         return sum(table.size for table in self.tables.values())
 
     def layout(self, key: Key) -> Layout | None:
-        """That of a stream; None where it is not known."""
-        return next((layout for layout, table in self.tables.items() if key in table.rows), None)
+        """Layout of a stream; None if it is not known."""
+        return next((layout for layout, table in self.tables.items() if key in table.places), None)
 
     def put(self, keys: Sequence[Key], layout: Layout, content: np.ndarray) -> None:
-        """Keep `content` (N, B) of these streams."""
+        """Keep the records `content` (N, B) of these streams."""
         for other in [other for other in self.tables if other != layout]:
-            for key in self.tables[other].rows.keys() & set(keys):
+            for key in self.tables[other].places.keys() & set(keys):
                 self.drop(key)
-        self.tables.setdefault(layout, Table([], content[:0])).put(keys, content)
+        self.tables.setdefault(layout, RecordTable([], content[:0])).put(keys, content)
         self.changed = True
 
     def drop(self, key: Key) -> None:
-        """Forget a stream; a KeyError where it is not known."""
+        """Remove a stream.
+
+        Raises:
+            KeyError: it is not known.
+        """
         if (layout := self.layout(key)) is None:
             raise KeyError(key)
         self.tables[layout].drop(key)

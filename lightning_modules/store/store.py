@@ -1,6 +1,6 @@
-"""`StateStore`: what millions of streams carry, on disk, with a bounded part of it in memory.
+"""`StateStore`: the states of millions of streams, on disk, with a bounded part of them in memory.
 
-Shapes: N streams asked for together.
+Shapes: N streams that are read or written together.
 """
 
 from __future__ import annotations
@@ -18,11 +18,20 @@ from filelock import FileLock, Timeout
 from torch import Tensor
 
 from dream import DREAMState
-from dream.errors import CheckpointError, ConfigError, StateError
+from dream.errors import CheckpointError, StateError
 from dream.files import write_atomic
 from dream.sealed import note, read_note, read_sealed, write_sealed
+from lightning_modules.checks import require_int
 from lightning_modules.store.keys import Key, bits_of, require_keys
-from lightning_modules.store.records import Layout, Shard, Table, layout_of, pack, require_tensors, unpack
+from lightning_modules.store.records import (
+    Layout,
+    RecordTable,
+    StateShard,
+    layout_of,
+    pack,
+    require_tensors,
+    unpack,
+)
 
 KIND = {"format": "dream-store", "version": "1"}
 _SHARD = r"(first|[01]+)\.\d+\.safetensors"
@@ -30,25 +39,25 @@ _TORN = rf"\.(index\.json|{_SHARD})\.\d+\.tmp"
 
 
 class StateStore:
-    """A mapping from the key of a stream to what the stream carries, of which memory holds the part that was
-    used last.
+    """A mapping from the key of a stream to its tensors; the part that was used last is in memory.
 
-    The streams lie in shards, one safetensors file for at most `shard_size` keys. A shard that grows beyond
+    The streams lie in shards, one safetensors file for at most `shard_size` keys. A shard that outgrows this
     is split in two by the next bit of its keys' hashes (extendible hashing; Fagin, Nievergelt, Pippenger and
-    Strong, 1979), so nobody needs to know how many streams will come. A shard in memory that has changed is
-    written when its room is needed, and by `flush`.
+    Strong, 1979), so the number of streams need not be known. A shard in memory that has changed is written
+    when its room is needed, and by `flush`.
 
-    What is on disk is always the last flush, as a whole: after a crash every stream is at the state that it
-    had then. A `with` block flushes if it ends well. One process at a time may use a folder.
+    The files on disk are always those of the last flush, as a whole: after a crash every stream has the state
+    that it had then. A `with` block flushes if it ends without an error. One process at a time may use a
+    folder.
 
     Args:
-        folder: Where the files are; made if it is not there.
-        shard_size: Keys in one file, at most; settled when the store is made.
+        folder: Folder of the files; created if it does not exist.
+        shard_size: Largest number of keys in one file; fixed when the store is created.
         memory: Bytes of shards to hold in memory, at most; one shard is held in any case.
 
     Raises:
-        StateError: another process uses the folder; later, the store was closed, or a key is none.
-        CheckpointError: the folder holds something else, or what it held was damaged, altered or lost.
+        StateError: another process uses the folder; later, the store was closed, or a key is not one.
+        CheckpointError: the folder holds something else, or its files were damaged, altered or lost.
 
     Example, two pumps read by one layer, each with fast weights of its own:
         >>> import tempfile, torch
@@ -76,7 +85,7 @@ class StateStore:
         ...             model = learner()
         ...             if key in store:
         ...                 model.load(store[key])
-        ...             said = model.process(torch.full((1, 1), float(row), dtype=torch.float64))
+        ...             steps = model.process(torch.full((1, 1), float(row), dtype=torch.float64))
         ...             store[key] = model.tensors()
         ...     model.load(store["pump-3"])
         >>> model.row
@@ -87,11 +96,12 @@ class StateStore:
         self, folder: str | os.PathLike[str], shard_size: int = 4096, memory: int = 256 << 20
     ) -> None:
         for name, value in (("shard_size", shard_size), ("memory", memory)):
-            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-                raise ConfigError(f"`{name}` must be a whole number of at least 1; got {value!r}.", key=name)
-        self.folder, self.shard_size, self.memory = Path(folder), shard_size, memory
-        self.held: OrderedDict[str, Shard] = OrderedDict()
-        """Shards in memory by the bits of their keys' hashes, the one used last at the end."""
+            require_int(name, value)
+        self.folder = Path(folder)
+        self.shard_size = shard_size
+        self.memory = memory
+        self.held: OrderedDict[str, StateShard] = OrderedDict()
+        """Shards in memory by the bits that their keys' hashes begin with, the one used last at the end."""
         self.held_bytes = 0
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
@@ -110,8 +120,7 @@ class StateStore:
             raise
 
     def _open(self) -> None:
-        """Take up what the last flush left, and remove what came after it; a new store starts with an empty
-        flush."""
+        """Open the files of the last flush and remove later ones; a new store starts with an empty flush."""
         path = self.folder / "index.json"
         found = {entry.name for entry in self.folder.iterdir()}
         index: dict[str, Any] = {
@@ -132,23 +141,25 @@ class StateStore:
             if re.fullmatch(_SHARD, foreign[0]):
                 raise CheckpointError(
                     f"{self.folder} holds parts of a StateStore, such as {foreign[0]}, but not the "
-                    "index.json that says "
-                    "which are valid. Put back a copy of the whole folder, or name another. Nothing was "
-                    "changed."
+                    "index.json that names the valid ones. Put back a copy of the whole folder, or name "
+                    "another. Nothing was changed."
                 )
             raise CheckpointError(
                 f"`folder` must be empty or a StateStore's; {self.folder} holds {foreign[0]}."
             )
-        self.shard_size, self.written = int(index["shard_size"]), int(index["written"])
+        self.shard_size = int(index["shard_size"])
+        self.written = int(index["written"])
+        """Number of shard files written so far; part of their names."""
         self.files: dict[str, str | None] = index["files"]
-        """The file of each shard by its bits, as of now; None for a shard that was never written."""
+        """Current file of each shard by its bits; None for a shard that was never written."""
         self.counts: dict[str, int] = index["counts"]
+        """Number of keys of each shard by its bits."""
         self.flushed = {name for name in self.files.values() if name}
+        """Files of the last flush."""
         if lost := sorted(self.flushed - found):
             raise CheckpointError(
                 f"{path} names {lost[0]}, which is not there. Put back a copy of the whole folder, or name "
-                "another. Nothing "
-                "was changed."
+                "another. Nothing was changed."
             )
         if not path.exists():
             self._write_index()
@@ -169,14 +180,18 @@ class StateStore:
             raise CheckpointError(f"`folder` must be writable: {self.folder}; {error.strerror}.") from None
 
     def _require_open(self) -> None:
-        """Refuses a store that was closed: the folder may be another process's by now."""
+        """Refuse to use a closed store: its folder may be another process's by now."""
         if not self._lock.is_locked:
-            raise StateError(f"the store in {self.folder} is closed; open it anew.")
+            raise StateError(f"the store in {self.folder} is closed; open it again.")
 
     # one stream
 
     def __getitem__(self, key: Key) -> dict[str, Tensor]:
-        """The tensors of a stream; a KeyError where it is not known."""
+        """The tensors of a stream.
+
+        Raises:
+            KeyError: it is not known.
+        """
         self._require_open()
         shard = self._shard(bits_of(key))
         if (layout := shard.layout(key)) is None:
@@ -184,16 +199,20 @@ class StateStore:
         return {name: value[0] for name, value in unpack(shard.tables[layout].of([key]), layout).items()}
 
     def __setitem__(self, key: Key, tensors: Mapping[str, Tensor]) -> None:
-        """Keep these tensors of a stream, at least one, in place of what there was.
+        """Keep these tensors of a stream, at least one, in place of those there were.
 
         Raises:
-            StateError: something that the store cannot keep.
+            StateError: a tensor that a file cannot hold.
         """
         require_tensors(tensors)
         self._put([key], {name: value.unsqueeze(0) for name, value in tensors.items()})
 
     def __delitem__(self, key: Key) -> None:
-        """Forget a stream; a KeyError where it is not known."""
+        """Remove a stream.
+
+        Raises:
+            KeyError: it is not known.
+        """
         self._require_open()
         bits = self._place(bits_of(key))
         shard = self._load(bits)
@@ -203,7 +222,11 @@ class StateStore:
         self.held_bytes += shard.size - before
 
     def __contains__(self, key: object) -> bool:
-        """Whether a stream is known; a StateError for what is no key."""
+        """Whether a stream is known.
+
+        Raises:
+            StateError: `key` is not one.
+        """
         self._require_open()
         return self._shard(bits_of(key)).layout(key) is not None  # type: ignore[arg-type] # `bits_of` takes keys only
 
@@ -212,7 +235,7 @@ class StateStore:
         return sum(self.counts.values())
 
     def __iter__(self) -> Iterator[Key]:
-        """All keys, shard by shard; none may come or go meanwhile."""
+        """All keys, shard by shard; none may be added or removed meanwhile."""
         for bits in list(self.counts):
             self._require_open()
             yield from self._load(bits).keys
@@ -220,14 +243,14 @@ class StateStore:
     # many streams
 
     def get(self, keys: Sequence[Key], fresh: Callable[[int], DREAMState]) -> DREAMState:
-        """What these streams carry, (N, ...) in this order, on the device of `fresh`.
+        """The state of these streams, (N, ...) in this order, on the device of `fresh`.
 
         Args:
-            keys: Of the streams, each once.
+            keys: Keys of the streams, each once.
             fresh: Makes the state of streams that are not known yet, such as `DREAM.init_state`.
 
         Raises:
-            StateError: a stream that carries something else than `fresh` makes, no keys, or a key given
+            StateError: a stream has other tensors than `fresh` makes, there are no keys, or a key comes
                 twice.
         """
         self._require_open()
@@ -239,28 +262,28 @@ class StateStore:
             shard = self._load(bits)
             named = {keys[place]: place for place in places}
             for found, table in shard.tables.items():
-                known = [key for key in named if key in table.rows]
+                known = [key for key in named if key in table.places]
                 if known and found != layout:
                     raise StateError(
                         f"`fresh` must make what the streams carry; stream {known[0]!r} carries "
-                        f"{_listed(found)} and "
-                        f"`fresh` makes {_listed(layout)}. Was the store filled by another layer?"
+                        f"{_listed(found)} and `fresh` makes {_listed(layout)}. Was the store filled by "
+                        "another layer?"
                     )
                 if known:
                     content[[named[key] for key in known]] = table.of(known)
         return DREAMState(**unpack(content, layout)).to(state.h.device)
 
     def put(self, keys: Sequence[Key], state: DREAMState) -> None:
-        """Keep the rows of `state` as what these streams carry.
+        """Keep the samples of `state` as the states of these streams.
 
         Raises:
-            StateError: as many keys as rows are needed, each once; or the store was closed.
+            StateError: there are not as many keys as samples, a key comes twice, or the store was closed.
             CheckpointError: a shard cannot be written.
         """
         require_keys(keys)
         if len(keys) != state.batch_size:
             raise StateError(
-                f"`keys` must name a stream for each of {state.batch_size} rows; got {len(keys)}."
+                f"`keys` must name a stream for each of {state.batch_size} samples; got {len(keys)}."
             )
         self._put(keys, dict(state.items()))
 
@@ -279,7 +302,7 @@ class StateStore:
     # shards
 
     def _by_shard(self, keys: Sequence[Key]) -> dict[str, list[int]]:
-        """The places of the keys in `keys`, by shard: first those that are in memory."""
+        """Positions in `keys`, by shard; shards that are in memory come first."""
         found: dict[str, list[int]] = {}
         for place, key in enumerate(keys):
             found.setdefault(self._place(bits_of(key)), []).append(place)
@@ -289,11 +312,11 @@ class StateStore:
         """The shard of a key whose hash has these bits."""
         return next(bits[:length] for length in range(len(bits) + 1) if bits[:length] in self.counts)
 
-    def _shard(self, bits: str) -> Shard:
+    def _shard(self, bits: str) -> StateShard:
         return self._load(self._place(bits))
 
-    def _load(self, bits: str) -> Shard:
-        """A shard, now the one used last."""
+    def _load(self, bits: str) -> StateShard:
+        """The shard of these bits, from memory or disk; it then counts as the one used last."""
         if bits not in self.held:
             self.held[bits] = self._read(self.files[bits])
             self.held_bytes += self.held[bits].size
@@ -302,48 +325,45 @@ class StateStore:
         return self.held[bits]
 
     def _make_room(self) -> None:
-        """Write and forget the shards that were not used for longest, until the rest fits."""
+        """Write the shards that were used least recently and drop them from memory, until the rest fits."""
         while self.held_bytes > self.memory and len(self.held) > 1:
             bits, shard = next(iter(self.held.items()))
             self._write(bits, shard)
             self.held_bytes -= self.held.pop(bits).size
 
     def _split(self, bits: str) -> None:
-        """Part a shard that holds too many keys by the next bit of their hashes, and so on."""
+        """Split a shard that holds too many keys by the next bit of their hashes, recursively."""
         if len(self.held[bits]) <= self.shard_size:
             return
         whole = self.held.pop(bits)
         self.held_bytes -= whole.size
         del self.counts[bits]
         self._forget_file(self.files.pop(bits))
-        halves = {bits + bit: Shard(changed=True) for bit in "01"}
+        halves = {bits + bit: StateShard(changed=True) for bit in "01"}
         for layout, table in whole.tables.items():
             names = [bits_of(key)[: len(bits) + 1] for key in table.keys]
             for name, half in halves.items():
                 if keys := [key for key, place in zip(table.keys, names, strict=True) if place == name]:
-                    half.tables[layout] = Table(keys, table.of(keys))
+                    half.tables[layout] = RecordTable(keys, table.of(keys))
         for name, half in halves.items():
             self.held[name], self.files[name], self.counts[name] = half, None, len(half)
             self.held_bytes += half.size
         for name in halves:
             self._split(name)
 
-    def _read(self, name: str | None) -> Shard:
-        shard = Shard()
+    def _read(self, name: str | None) -> StateShard:
+        shard = StateShard()
         if name is None:
             return shard
         header, tensors = read_sealed(self.folder / name, "a StateStore", KIND)
-        for number, keys in enumerate(json.loads(header["keys"])):
-            prefix = f"{number}."
-            part = {
-                key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)
-            }
-            part = {field_name: part[field_name] for field_name in json.loads(header["fields"])[number]}
-            shard.tables[layout_of(part)] = Table(keys, pack(part))
+        listed = zip(json.loads(header["keys"]), json.loads(header["fields"]), strict=True)
+        for number, (keys, names) in enumerate(listed):
+            part = {name: tensors[f"{number}.{name}"] for name in names}
+            shard.tables[layout_of(part)] = RecordTable(keys, pack(part))
         return shard
 
-    def _write(self, bits: str, shard: Shard) -> None:
-        """Write a shard, if it has changed, to a new file; that of the last flush stays until the next."""
+    def _write(self, bits: str, shard: StateShard) -> None:
+        """Write a changed shard to a new file; that of the last flush stays until the next flush."""
         if not shard.changed:
             return
         tensors: dict[str, Tensor] = {}
@@ -362,15 +382,15 @@ class StateStore:
         self.files[bits], shard.changed = name, False
 
     def _forget_file(self, name: str | None) -> None:
-        """Remove a file that is of no use any more, unless it belongs to the last flush."""
+        """Delete a file that is no longer used, unless it belongs to the last flush."""
         if name is not None and name not in self.flushed:
             (self.folder / name).unlink(missing_ok=True)
 
     def flush(self) -> None:
-        """Write all that has changed; from here on this is what a crash leaves.
+        """Write everything that has changed; from here on a crash leaves these files.
 
         Raises:
-            CheckpointError: something cannot be written; the last flush stays.
+            CheckpointError: a file cannot be written; the last flush stays.
             StateError: the store was closed.
         """
         self._require_open()
@@ -382,7 +402,7 @@ class StateStore:
             (self.folder / name).unlink(missing_ok=True)
 
     def close(self) -> None:
-        """Let others use the folder. What has changed since the last flush is gone."""
+        """Release the folder. Changes since the last flush are lost."""
         self.held.clear()
         self.held_bytes = 0
         self._lock.release()

@@ -1,14 +1,30 @@
-"""Learning from a stream row by row: the network, what moves its weights, and the learner that runs both in
-order."""
+"""The engine that learns from a stream row by row, without Lightning.
+
+Its parts, in the order in which a row passes them:
+
+- `settings`: what the data offer and ask for (`Shape`), and how rows are read (`Reading`).
+- `normalizers`, `seasonal`: each row relative to its own past, with a state that is carried.
+- `network`: normaliser, recurrent core and linear head (`StreamNetwork`); `state` holds all that it carries.
+- `trust`: how far forecasts are shrunk towards the present level.
+- `memory`: the rows that are still to be learnt from.
+- `rules`: how the weights are updated (`Updates`).
+- `learner`: one stream in order: learn from what is known, then predict (`StreamLearner`).
+
+Two words that all of them use. A *lane* is a state of the core with a head of its own: one for each target if
+channels are independent, else a single one. *Feedback* is the newest target that is known when a row is read:
+an input of the network where the targets are not inputs themselves (regression and classification).
+"""
 
 from lightning_modules.stream.learner import Steps, StreamLearner
 from lightning_modules.stream.network import StreamNetwork
-from lightning_modules.stream.rules import Updates
-from lightning_modules.stream.settings import Reading, Shape
+from lightning_modules.stream.rules import Moves, Updates
+from lightning_modules.stream.settings import LAYER, Reading, Shape
 from lightning_modules.stream.state import Features, StreamState
 
 __all__ = [
+    "LAYER",
     "Features",
+    "Moves",
     "Reading",
     "Shape",
     "Steps",

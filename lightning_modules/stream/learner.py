@@ -1,4 +1,4 @@
-"""`StreamLearner`: reads a stream in order; at each row it learns from what has become known, then predicts.
+"""`StreamLearner`: goes through a stream row by row: learns from the targets known so far, then predicts.
 
 Shapes: T rows of a chunk, D input columns, C targets (classes for classification), H rows ahead.
 """
@@ -14,47 +14,47 @@ from torch.nn.functional import one_hot
 
 from dream import DREAMTrace
 from dream.errors import DataError
-from lightning_modules.base import require
+from lightning_modules.checks import require
 from lightning_modules.data.limits import LARGEST
 from lightning_modules.stream.memory import Memory
 from lightning_modules.stream.network import StreamNetwork
 from lightning_modules.stream.rules import AllSteps, Moves, Updates, build_rule
-from lightning_modules.stream.state import Features
+from lightning_modules.stream.state import Features, part
 from lightning_modules.stream.trust import Trust
 
-SEEN_ENOUGH = 10  # rows for each feature of the head before its forecasts are judged
+SEEN_ENOUGH = 10  # rows for each feature of the head before its forecasts enter the record
 
 
 class Steps(NamedTuple):
-    """What a learner said about each row of a chunk, and what its first layer saw."""
+    """Predictions for the rows of a chunk, and the traces of the layers."""
 
     predictions: Tensor
-    """(T, H, C) in the data's unit; for classification the head's figures for each class."""
+    """(T, H, C) in the data's unit; for classification the head's output for each class."""
     surprise: Tensor
-    """(T,) mean over lanes"""
+    """(T,) surprise of the first layer, mean over lanes."""
     u_norm: Tensor
-    """(T,) mean over lanes"""
+    """(T,) norm of the first layer's fast weights, mean over lanes."""
     traces: list[DREAMTrace]
-    """Of every layer, (lanes, T, ...)"""
+    """Trace of every layer, (lanes, T, ...)."""
 
 
 class StreamLearner:
-    """One stream, one network, and the rule that moves its weights: learn from what is known, then predict.
+    """One stream, one network, and the rule that updates its weights: learn from what is known, then predict.
 
     Row t is predicted with weights that have seen targets up to row t only. Forecasting learns, on reading
     row t, from forecasts made at row t - horizon - delay and before; the other tasks learn, once row t has
     been predicted, from rows up to t - delay. An update is due before every row whose number is a multiple of
-    `updates.every`. Any cut of a stream into chunks gives the same predictions, to rounding.
+    `updates.every`. The predictions do not depend on how a stream is cut into chunks, but for rounding.
 
-    While the core's slow weights rest, the features of a chunk come from one scan and only the head goes row
-    by row.
+    While the core's slow weights are fixed, the features of a chunk come from one scan, and only the head
+    takes it row by row.
 
     Args:
-        network: Is changed; give a copy to keep the first weights.
-        updates: How the weights follow the stream.
-        moves: What learns: the head, or all weights.
+        network: Changed in place; pass a copy to keep the first weights.
+        updates: How and when the weights are updated.
+        moves: Which weights are updated: the head's, or all.
         plasticity: Whether the fast weights learn.
-        delay: Rows that a target is late.
+        delay: Rows by which targets come late.
     """
 
     def __init__(
@@ -65,29 +65,29 @@ class StreamLearner:
         plasticity: bool = True,
         delay: int = 0,
     ) -> None:
-        self.network, self.every, self.plasticity = network.eval(), updates.every, plasticity
-        self.rule, self.memory, self.state = (
-            build_rule(network, updates, moves),
-            Memory(network),
-            network.init_state(),
-        )
+        self.network = network.eval()
+        self.every = updates.every
+        self.plasticity = plasticity
+        self.rule = build_rule(network, updates, moves)
+        self.memory = Memory(network)
+        self.state = network.init_state()
         self.trust: Trust | None = None
-        shape = network.shape
+        shape, weight = network.shape, network.head.weight
         if updates.trust > 0:
             require("updates.trust", updates.trust, shape.task != "classification", "0 for classification")
-            self.trust = Trust(shape.horizon, shape.targets, updates.trust, network.head.weight.device)
+            self.trust = Trust(shape.horizon, shape.targets, updates.trust, weight.device)
         self.learning = True
-        """False: slow weights and head stay as they are from now on."""
-        self.forecasts = network.shape.task == "forecasting"
-        self.lag = (network.shape.horizon if self.forecasts else 1) + delay
+        """Whether slow weights and head are still updated."""
+        self.forecasts = shape.task == "forecasting"
+        self.lag = (shape.horizon if self.forecasts else 1) + delay
         """When row t is predicted, rows up to t - lag have been learnt from."""
-        self.row, self.learnt = 0, 0
-        """Rows that were read, and rows that were learnt from."""
-        self.told = torch.full(
-            (0 if self.forecasts else self.lag, network.shape.told), torch.nan, dtype=torch.float64
-        )
-        """The targets of the last rows, which the next rows will be told."""
-        self.told = self.told.to(network.head.weight.device)
+        self.row = 0
+        """Rows that were read."""
+        self.learnt = 0
+        """Rows that were learnt from."""
+        size = 0 if self.forecasts else self.lag, shape.feedback
+        self.feedback = torch.full(size, torch.nan, dtype=torch.float64, device=weight.device)
+        """The targets of the last rows, which are the feedback of the next ones."""
 
     def process(self, rows: Tensor, targets: Tensor | None = None) -> Steps:
         """Predict every row of a chunk in order, learning on the way.
@@ -95,12 +95,12 @@ class StreamLearner:
         Args:
             rows: (T, D) float64.
             targets: (T, C) float64 for regression, (T,) class numbers for classification, None for
-                forecasting, whose targets are rows. Row t's is used for nothing before row t has been
+                forecasting, whose targets are rows. That of row t is not used before row t has been
                 predicted.
 
         Raises:
-            DataError: a value that is infinite, or so large that its square is not finite in float32; nothing
-                was read.
+            DataError: a value is infinite, or so large that its square is not finite in float32; nothing was
+                read.
         """
         self._check("rows", rows)
         if self.forecasts:
@@ -108,93 +108,86 @@ class StreamLearner:
         assert targets is not None
         self._check("targets", targets)
         with torch.inference_mode(False), torch.enable_grad():
-            rows, targets = (
-                rows.clone(),
-                targets.clone(),
-            )  # tensors that were made in inference mode cannot be learnt from
-            told = self._tell(targets)
-            self.memory.add_rows(rows, told, targets)
-            whole = None if isinstance(self.rule, AllSteps) else self._read(rows, told)
-            outputs, seen, start = [], [], 0
+            # copies, since tensors that were made in inference mode cannot be learnt from
+            rows, targets = rows.clone(), targets.clone()
+            feedback = self._take_feedback(targets)
+            self.memory.add_rows(rows, feedback, targets)
+            whole = None if isinstance(self.rule, AllSteps) else self._read(rows, feedback)
+            predicted, pieces, start = [], [], 0
             for stop in self._cuts(len(rows)):
                 if self.forecasts:
                     self._update()
-                part = (
-                    self._read(rows[start:stop], told[start:stop])
-                    if whole is None
-                    else whole.rows(slice(start, stop))
-                )
-                said, predictions = self._predict(part)
-                outputs.append(predictions)
-                self.memory.add_features(part, said)
-                if whole is None:
-                    seen.append(part.traces)
+                if whole is not None:
+                    piece = whole.rows(slice(start, stop))
+                else:
+                    piece = self._read(rows[start:stop], feedback[start:stop])
+                    pieces.append(piece.traces)
+                outputs, predictions = self._predict(piece)
+                predicted.append(predictions)
+                self.memory.add_features(piece, outputs)
                 self.row, start = self.row + stop - start, stop
                 if not self.forecasts:
                     self._update()
-            traces = (
-                whole.traces
-                if whole is not None
-                else [
-                    DREAMTrace(*(torch.cat(pieces, 1) for pieces in zip(*layer, strict=True)))
-                    for layer in zip(*seen, strict=True)
+            if whole is not None:
+                traces = whole.traces
+            else:
+                layers = zip(*pieces, strict=True)
+                traces = [
+                    DREAMTrace(*(torch.cat(p, 1) for p in zip(*layer, strict=True))) for layer in layers
                 ]
-            )
             self.memory.forget(self._needed())
-        return Steps(torch.cat(outputs), traces[0].surprise.mean(0), traces[0].u_norm.mean(0), traces)
+        return Steps(torch.cat(predicted), traces[0].surprise.mean(0), traces[0].u_norm.mean(0), traces)
 
     def _check(self, name: str, values: Tensor) -> None:
         if bool((bad := values.abs() > LARGEST).any()):
             place = bad.nonzero()[0].tolist()
             raise DataError(
                 f"`{name}` must hold finite numbers of at most {LARGEST:.1e} in size, or NaN where a value "
-                "is missing; row "
-                f"{self.row + place[0]} of the stream holds {float(values[tuple(place)]):g}. Repair or scale "
-                "it."
+                f"is missing; row {self.row + place[0]} of the stream holds {float(values[tuple(place)]):g}. "
+                "Repair or scale it."
             )
 
     def peek(self, row: Tensor) -> Tensor:
-        """What would be said of `row` (D,) if it came next, (H, C); nothing changes."""
-        told = self.told[:1]
+        """Prediction for `row` (D,) if it came next, (H, C); nothing changes."""
+        feedback = self.feedback[:1]
         with torch.no_grad(), self.network.stack.plasticity(self.plasticity):
-            features, _ = self.network.features(row[None, None], self.state, told[None])
+            features, _ = self.network.features(row[None, None], self.state, feedback[None])
         return self._predict(features)[1][0]
 
     @torch.no_grad()
     def _predict(self, features: Features) -> tuple[Tensor, Tensor]:
-        """What the head says of each row, in its own units, and the predictions that come of it, (T, H, C)
-        both."""
-        said = self.network.outputs(features)[0]
-        believed = said if self.trust is None else said * self.trust.factor()
-        return said, self.network.to_data(believed, features)[0]
+        """The head's outputs for each row, in its own units, and the predictions, both (T, H, C)."""
+        outputs = self.network.outputs(features)[0]
+        shrunk = outputs if self.trust is None else outputs * self.trust.factor()
+        return outputs, self.network.to_data(shrunk, features)[0]
 
-    def _tell(self, targets: Tensor) -> Tensor:
-        """The newest known target for each row of a chunk, (T, C), and keep those for the rows after it."""
+    def _take_feedback(self, targets: Tensor) -> Tensor:
+        """The feedback for each row of a chunk, (T, C); keeps that for the rows after it."""
         shape = self.network.shape
         if self.forecasts:
-            return self.told.new_zeros(len(targets), 0)
+            return self.feedback.new_zeros(len(targets), 0)
         if shape.task == "classification":
-            targets = one_hot(targets, shape.targets).to(self.told)
-        line = torch.cat([self.told, targets])
-        self.told = line[len(targets) :].clone()
+            targets = one_hot(targets, shape.targets).to(self.feedback)
+        line = torch.cat([self.feedback, targets])
+        self.feedback = line[len(targets) :].clone()
         return line[: len(targets)]
 
-    def _read(self, rows: Tensor, told: Tensor) -> Features:
-        """The features of the next rows; the state goes on."""
+    def _read(self, rows: Tensor, feedback: Tensor) -> Features:
+        """Features of the next rows; moves the state on."""
         if self.learning and self.row % self.every == 0:
             self.rule.before(self.row, self.state)
         with torch.no_grad(), self.network.stack.plasticity(self.plasticity):
-            features, self.state = self.network.features(rows[None], self.state, told[None])
+            features, self.state = self.network.features(rows[None], self.state, feedback[None])
         return features
 
     def _cuts(self, rows: int) -> Iterator[int]:
-        """Where the next rows of a chunk are cut, so that an update can fall before each piece."""
+        """Places at which a chunk is cut, so that an update can fall before each piece."""
         if self.learning:
             yield from range(self.every - self.row % self.every, rows, self.every)
         yield rows
 
     def _update(self) -> None:
-        """Learn from what is known before row `self.row` is predicted, if an update is due."""
+        """Learn from the targets that are known before row `self.row` is predicted, if an update is due."""
         known = self.row - self.lag + 1
         if self.learning and self.row % self.every == 0 and known > self.learnt:
             self._keep_record(self.learnt, known)
@@ -203,24 +196,23 @@ class StreamLearner:
             self.learnt = known
 
     def _keep_record(self, start: int, stop: int) -> None:
-        """Enter how the forecasts of these rows did, once the head has seen enough rows to be judged."""
+        """Enter the forecasts of these rows in the record, once the head has seen enough rows."""
         start = max(start, SEEN_ENOUGH * self.network.head.weight.shape[-1])
         if self.trust is not None and start < stop:
             level, scale = self.memory("level", start, stop), self.memory("scale", start, stop)
             came = self.memory.changes(start, stop, level, scale)
-            said = torch.where(
-                came.isnan(), 0.0, self.memory("said", start, stop)
-            )  # a missing target says nothing
-            self.trust.add(said, came.nan_to_num())
+            # without its target a forecast counts as none
+            forecast = torch.where(came.isnan(), 0.0, self.memory("outputs", start, stop))
+            self.trust.add(forecast, came.nan_to_num())
 
     def _needed(self) -> int:
-        """The oldest row that a later update may ask for."""
+        """Number of the oldest row that a later update may read."""
         if not self.learning:
             return self.row
         return max(min(self.learnt, self.rule.oldest(self.row - self.lag + 1)), 0)
 
     def tensors(self) -> dict[str, Tensor]:
-        """All that a stream needs to go on, by name."""
+        """Everything that `load` needs to resume the stream, by name."""
         parts = {
             "network": self.network.state_dict(),
             "state": self.state.tensors(),
@@ -230,24 +222,16 @@ class StreamLearner:
         }
         named = {f"{part}.{name}": value for part, values in parts.items() for name, value in values.items()}
         place = torch.tensor([self.row, self.learnt, self.memory.first, int(self.learning)])
-        return named | {"told": self.told, "place": place}
+        return named | {"feedback": self.feedback, "place": place}
 
     def load(self, tensors: Mapping[str, Tensor]) -> None:
-        """Go on from what `tensors` gave to a learner of the same settings."""
-
-        def part(name: str) -> dict[str, Tensor]:
-            return {
-                key.removeprefix(f"{name}."): value
-                for key, value in tensors.items()
-                if key.startswith(f"{name}.")
-            }
-
-        self.network.load_state_dict(part("network"))
-        self.state = self.state.with_tensors(part("state"))
+        """Resume from what `tensors` returned for a learner of the same settings."""
+        self.network.load_state_dict(part(tensors, "network."))
+        self.state = self.state.with_tensors(part(tensors, "state."))
         self.row, self.learnt, first, learning = tensors["place"].tolist()
         self.learning = bool(learning)
-        self.memory.load(part("memory"), first)
-        self.rule.load(part("rule"))
+        self.memory.load(part(tensors, "memory."), first)
+        self.rule.load(part(tensors, "rule."))
         if self.trust is not None:
-            self.trust.load(part("trust"))
-        self.told = tensors["told"]
+            self.trust.load(part(tensors, "trust."))
+        self.feedback = tensors["feedback"]

@@ -1,4 +1,4 @@
-"""`Memory`: the rows of a stream that are still to be learnt from, or again.
+"""`Memory`: the rows of a stream that are still to be learnt from, or may be learnt from again.
 
 Shapes: M rows, L lanes, F features of a lane, O outputs of a lane, C targets (classes), H rows ahead.
 """
@@ -15,10 +15,9 @@ from lightning_modules.stream.state import Features
 
 
 class Memory:
-    """Rows, what was known when they came, their targets and features, addressed by their number in the
-    stream.
+    """Rows with their feedback, targets, features and outputs, addressed by their number in the stream.
 
-    Features may lag behind the rows: a row is remembered when it comes, its features when it has been read.
+    Features may lag behind the rows: a row is kept when it arrives, its features when it has been read.
     """
 
     def __init__(self, network: StreamNetwork) -> None:
@@ -33,54 +32,51 @@ class Memory:
 
         self.held = {
             "rows": empty(shape.inputs),
-            "told": empty(shape.told),
+            "feedback": empty(shape.feedback),
             "targets": empty(dtype=torch.int64) if labels else empty(shape.targets),
             "values": empty(head.shape[0], head.shape[2], dtype=head.dtype),
             "level": empty(shape.targets),
             "scale": empty(shape.targets),
-            "said": empty(shape.horizon, shape.targets),
+            "outputs": empty(shape.horizon, shape.targets),
         }
 
-    def add_rows(self, rows: Tensor, told: Tensor, targets: Tensor) -> None:
-        """Rows (M, D) that come next, what was known at each (M, C), and their targets: (M, C), or (M,) class
-        numbers."""
-        self._add(rows=rows, told=told, targets=targets)
+    def add_rows(self, rows: Tensor, feedback: Tensor, targets: Tensor) -> None:
+        """Keep the next rows (M, D), their feedback (M, C), and targets: (M, C), or class numbers (M,)."""
+        self._add(rows=rows, feedback=feedback, targets=targets)
 
-    def add_features(self, features: Features, said: Tensor) -> None:
-        """The features of the next rows that have none yet, and what the head said of them, (M, H, C)."""
-        self._add(
-            values=features.values[0], level=features.level[0], scale=features.scale[0], said=said.double()
-        )
+    def add_features(self, features: Features, outputs: Tensor) -> None:
+        """Keep features of the next rows that have none yet, and the head's outputs for them (M, H, C)."""
+        values, level, scale, _ = features
+        self._add(values=values[0], level=level[0], scale=scale[0], outputs=outputs.double())
 
     def _add(self, **new: Tensor) -> None:
         for name, value in new.items():
             self.held[name] = torch.cat([self.held[name], value])
 
     def __call__(self, name: str, start: int, stop: int) -> Tensor:
-        """One of the kept figures for the rows from `start` to before `stop`."""
+        """The values kept under `name` for the rows from `start` to before `stop`."""
         return self.held[name][start - self.first : stop - self.first]
 
     def pairs(self, start: int, stop: int) -> tuple[Tensor, Tensor]:
-        """Features (M, L, F) of the rows, and what the head should have said: (M, L, O), or (M,) class
-        numbers."""
+        """Features (M, L, F) of the rows, and the head's wanted outputs: (M, L, O), or class numbers (M,)."""
         level, scale = self("level", start, stop), self("scale", start, stop)
         return self("values", start, stop), self.wanted(start, stop, level, scale)
 
     def wanted(self, start: int, stop: int, level: Tensor, scale: Tensor) -> Tensor:
-        """What the head should have said of the rows, given the level and scale (M, C) that it is relative
-        to.
+        """The head's wanted outputs for the rows, relative to `level` and `scale` (M, C).
 
-        Of a target that is missing, what it said: there is nothing to correct.
+        Where a target is missing the output itself is wanted, so that nothing is corrected.
         """
         if self.network.shape.task == "classification":
             return self("targets", start, stop)
         changes = self.changes(start, stop, level, scale)
-        changes = torch.where(changes.isnan(), self("said", start, stop), changes)
+        changes = torch.where(changes.isnan(), self("outputs", start, stop), changes)
         return self.network.to_lanes(changes).to(self.network.head.weight.dtype)
 
     def changes(self, start: int, stop: int, level: Tensor, scale: Tensor) -> Tensor:
-        """What came, relative to `level` and `scale` (M, C) of the rows, (M, H, C), float64; NaN where it is
-        missing. Not for classification."""
+        """Targets relative to `level` and `scale` (M, C), (M, H, C), float64; NaN where one is missing.
+
+        Not for classification."""
         shape = self.network.shape
         if shape.task == "forecasting":
             future = (
@@ -91,18 +87,19 @@ class Memory:
         return ((future - level.unsqueeze(1)) / scale.unsqueeze(1)).clamp(-CHANGE_LIMIT, CHANGE_LIMIT)
 
     def forget(self, before: int) -> None:
-        """Let go of the rows before that number.
+        """Drop the rows before that number.
 
-        What stays is copied, so that it lies in memory as it will after `load`: sums depend on that in the
-        last bit."""
+        The others are copied, so that they lie in memory as they will after `load`: sums depend on that in
+        the last bit."""
         gone = max(before - self.first, 0)
         self.held = {name: value[gone:].clone() for name, value in self.held.items()}
         self.first += gone
 
     def tensors(self) -> dict[str, Tensor]:
-        """All that is held, by name."""
+        """Everything that is held, by name."""
         return dict(self.held)
 
     def load(self, tensors: Mapping[str, Tensor], first: int) -> None:
-        """Put back what `tensors` gave."""
-        self.held, self.first = {name: tensors[name] for name in self.held}, first
+        """Restore what `tensors` returned."""
+        self.held = {name: tensors[name] for name in self.held}
+        self.first = first

@@ -1,8 +1,8 @@
-"""`StreamNetwork`: causal normaliser, recurrent core and linear head, with everything they carry from row to
-row.
+"""`StreamNetwork`: causal normaliser, recurrent core and linear head, and the state that they carry.
 
 Shapes: N streams, T rows, D input columns, C targets (classes for classification), H rows ahead (1 unless
-forecasting), L lanes (C if channels are independent, else 1), F features of a lane, O outputs of a lane."""
+forecasting), L lanes (C if channels are independent, else 1), F features of a lane, O outputs of a lane.
+"""
 
 from __future__ import annotations
 
@@ -13,19 +13,20 @@ from torch import Tensor, nn
 
 from dream import DREAMConfig
 from dream.errors import ConfigError
-from lightning_modules.base import require
+from lightning_modules.checks import require
 from lightning_modules.cores import CoreName, build_core
 from lightning_modules.stream.normalizers import Normalized, Normalizer
 from lightning_modules.stream.seasonal import SeasonalProfile
 from lightning_modules.stream.settings import LAYER, Reading, Shape
 from lightning_modules.stream.state import Features, Relative, StreamState
 
-READ_LIMIT, HEAD_LIMIT = 5.0, 30.0  # units beyond which what the core and the head read is cut off
-CHANGE_LIMIT = 1e6  # units beyond which a change that the head learns counts as this much
+READ_LIMIT = 5.0  # inputs of the core are clipped to this many units
+HEAD_LIMIT = 30.0  # inputs of the head are
+CHANGE_LIMIT = 1e6  # and changes that the head learns
 
 
 class Head(nn.Module):
-    """A linear map of its own for each lane: ``outputs_l = weight_l features_l + bias_l``; zero at first.
+    """One linear map for each lane: ``outputs_l = weight_l features_l + bias_l``; zero at first.
 
     A forecast of zero is the present level, so an untrained head repeats it.
     """
@@ -41,25 +42,25 @@ class Head(nn.Module):
 
 
 class StreamNetwork(nn.Module):
-    """Reads rows, carries its state, and gives features, of which a linear head makes predictions.
+    """Reads rows, carries its state, and computes features, from which a linear head predicts.
 
-    A row x_t is normalised causally; the core reads it, beside the last known target where the targets are
-    not among the inputs, the moving averages, and what a seasonal profile expects of the next row and a
-    quarter of a season on. The features of a lane are the core's output, its forecast of its next input, rows
-    of the past and moving averages relative to the present: ``(x_(t-l) - level_t) / scale_t``, 0 where there
-    is none yet, what the profile expects to change, in units of ``scale_t``, and where in the season the row
-    is. What the core reads is cut off at 5 units, what the head reads at 30.
+    A row x_t is normalised causally. The core reads it, together with the feedback, the moving averages, and
+    the changes that a seasonal profile expects at the next row and a quarter of a season ahead. The features
+    of a lane are the core's output, its forecast of its next input, past rows and moving averages relative to
+    the present, ``(x_(t-l) - level_t) / scale_t``, 0 where there is none yet, the changes that the profile
+    expects, in units of ``scale_t``, and the row's phase in the season. Inputs of the core are clipped to 5
+    units, those of the head to 30.
 
-    Predictions: forecasting and regression ``level_t + scale_t * head``; classification: the head itself, one
-    figure (logit, or share) for each class.
+    Predictions: ``level_t + scale_t * outputs`` for forecasting and regression; for classification the
+    outputs themselves, a logit (or, by least squares, a probability) for each class.
 
     Args:
-        shape: What the data give and ask for.
-        reading: How rows are read.
-        config: The DREAM layer; its `input_dim` is set to what a lane reads.
+        shape: Task and sizes of the data.
+        reading: How rows are normalised, and which values the head receives.
+        config: The DREAM layer; its `input_dim` is set to the width of a lane's input.
         core: The recurrent core: DREAM or a baseline of as many parameters.
         hidden_dims: Width of each layer; one of `config.hidden_dim` if None.
-        dropout: Share dropped between layers, in training.
+        dropout: Share of values dropped between layers, in training.
         backend: Implementation of the scan, see `dream.ops.registry`.
 
     Raises:
@@ -80,14 +81,14 @@ class StreamNetwork(nn.Module):
         if reading.channel_independent and shape.task != "forecasting":
             raise ConfigError(
                 f"`channel_independent` must be false for {shape.task}; got true: only forecasting has a "
-                "channel for each "
-                "target.",
+                "channel for each target.",
                 key="channel_independent",
             )
-        self.shape, self.reading = shape, reading
+        self.shape = shape
+        self.reading = reading
         self.lanes = shape.targets if reading.channel_independent else 1
         covariates = shape.inputs - shape.targets
-        columns = 1 + covariates if reading.channel_independent else shape.inputs + shape.told
+        columns = 1 + covariates if reading.channel_independent else shape.inputs + shape.feedback
         own = 1 if reading.channel_independent else shape.targets
         self.normalizer = Normalizer(reading.normalization, reading.rate)
         seasonal_rate = reading.profile_rate if shape.task == "forecasting" else 0.0
@@ -104,68 +105,62 @@ class StreamNetwork(nn.Module):
         self.head = Head(self.lanes, features, outputs)
 
     def init_state(self, streams: int = 1) -> StreamState:
-        """The state of streams that have not begun."""
+        """State of streams that have not begun."""
         shape, device = self.shape, self.head.weight.device
-        columns = shape.inputs + shape.told
+        columns = shape.inputs + shape.feedback
         return StreamState(
             self.normalizer.init_state(streams, shape.inputs, device),
-            self.normalizer.init_state(streams, shape.told, device),
+            self.normalizer.init_state(streams, shape.feedback, device),
             self.seasonal.init_state(streams, shape.targets, device),
             self.stack.init_state(streams * self.lanes),
             torch.full((streams, self.reading.past, columns), torch.nan, dtype=torch.float64, device=device),
         )
 
     def features(
-        self, rows: Tensor, state: StreamState, told: Tensor | None = None
+        self, rows: Tensor, state: StreamState, feedback: Tensor | None = None
     ) -> tuple[Features, StreamState]:
-        """Read `rows` (N, T, D), float64, going on from `state`, which is not changed.
+        """Read rows; returns their features and the state after them.
 
         Args:
-            rows: In the data's unit, standardised or not; NaN where a value is missing.
-            state: What the rows before left.
-            told: (N, T, C) the newest target that is known when each row is read, NaN where there is none
+            rows: (N, T, D), float64, in the data's unit, standardised or not; NaN where a value is missing.
+            state: The state after the rows before; not changed.
+            feedback: (N, T, C) the newest target that is known when each row is read, NaN where there is none
                 yet: its value for regression, 1 for its class and 0 elsewhere for classification; None for
                 forecasting.
         """
-        relative, new = self.relate(rows, state, told)
+        relative, new = self.relate(rows, state, feedback)
         seen, reading = relative.seen.to(self.head.weight.dtype), self.reading
         output, traces, core = self.stack.trace(seen.transpose(1, 2).flatten(0, 1), state=state.core)
         parts = [output] if reading.output else []
         parts += [traces[0].forecast] if reading.forecast else []
-        lanes = [
-            part.unflatten(0, (len(rows), self.lanes)).transpose(1, 2) for part in parts
-        ]  # (N, T, L, ...)
+        # each (N, T, L, ...)
+        lanes = [part.unflatten(0, (len(rows), self.lanes)).transpose(1, 2) for part in parts]
         values = torch.cat([*lanes, relative.shown.to(seen)], -1)
         return Features(values, relative.level, relative.scale, traces), replace(new, core=core)
 
     def relate(
-        self, rows: Tensor, state: StreamState, told: Tensor | None = None
+        self, rows: Tensor, state: StreamState, feedback: Tensor | None = None
     ) -> tuple[Relative, StreamState]:
-        """Make `rows` relative to what came before, as `features` does; the state goes on but for the
-        core's."""
+        """The part of `features` before the core; the core's state is returned as it was."""
         shape, reading = self.shape, self.reading
         (read, level, scale), normalizer = self.normalizer(rows, state.normalizer)
-        told_state = state.told
-        if shape.told:
-            assert told is not None
+        feedback_state = state.feedback
+        if shape.feedback:
+            assert feedback is not None
             if shape.task == "regression":
-                known, told_state = self.normalizer(told, state.told)
+                known, feedback_state = self.normalizer(feedback, state.feedback)
             else:
-                known, told = (
-                    Normalized(told.nan_to_num(), torch.zeros_like(told), torch.ones_like(told)),
-                    told.nan_to_num(),
-                )
-            rows = torch.cat([rows, told], -1)
-            read, level, scale = (
-                torch.cat(pair, -1) for pair in zip((read, level, scale), known, strict=True)
-            )
+                feedback = feedback.nan_to_num()
+                known = Normalized(feedback, torch.zeros_like(feedback), torch.ones_like(feedback))
+            rows = torch.cat([rows, feedback], -1)
+            both = zip((read, level, scale), known, strict=True)
+            read, level, scale = (torch.cat(pair, -1) for pair in both)
         window = torch.cat([state.window, rows], 1)
         past = ((self._past(window, rows.shape[1]) - level.unsqueeze(2)) / scale.unsqueeze(2)).nan_to_num()
         past = past.clamp(-HEAD_LIMIT, HEAD_LIMIT)  # (N, T, lags + means, columns)
         changes, seasonal = self.seasonal(rows[..., : shape.targets], state.seasonal)
-        changes = (changes / scale[..., : shape.targets].unsqueeze(-1)).clamp(
-            -HEAD_LIMIT, HEAD_LIMIT
-        )  # (N, T, C, K)
+        changes = changes / scale[..., : shape.targets].unsqueeze(-1)
+        changes = changes.clamp(-HEAD_LIMIT, HEAD_LIMIT)  # (N, T, C, K)
         means = past[:, :, len(reading.distances) :] / self._mean_units(rows).view(-1, 1)
         seen = [
             self._to_lanes(read),
@@ -180,17 +175,14 @@ class StreamNetwork(nn.Module):
         keep = window[:, window.shape[1] - state.window.shape[1] :].clone()
         limited = torch.cat(seen, -1).clamp(-READ_LIMIT, READ_LIMIT)
         related = Relative(limited, torch.cat(shown, -1), level[..., target], scale[..., target])
-        return related, StreamState(normalizer, told_state, seasonal, state.core, keep)
+        return related, StreamState(normalizer, feedback_state, seasonal, state.core, keep)
 
     def _mean_units(self, like: Tensor) -> Tensor:
-        """How far a random walk is from its mean over each window, in units of its steps; 1 where levels are
-        read."""
+        """Distance of a random walk from its mean over each window, in units of its steps; 1 for levels."""
         lengths = like.new_tensor(self.reading.means)
-        return (
-            (lengths / 3).sqrt().clamp_min(1)
-            if self.reading.normalization == "differences"
-            else torch.ones_like(lengths)
-        )
+        if self.reading.normalization != "differences":
+            return torch.ones_like(lengths)
+        return (lengths / 3).sqrt().clamp_min(1)
 
     def _rows_to_lanes(self, past: Tensor) -> Tensor:
         """(N, T, rows, columns) to (N, T, L, ...)."""
@@ -202,31 +194,26 @@ class StreamNetwork(nn.Module):
         return changes if self.reading.channel_independent else changes.flatten(2).unsqueeze(2)
 
     def _past(self, window: Tensor, steps: int) -> Tensor:
-        """Rows and moving averages that the head reads, (N, steps, lags + means, columns), for the last rows
-        of `window`."""
+        """Past rows and moving averages at the last rows of `window`, (N, steps, lags + means, columns)."""
         first = window.shape[1] - steps
         parts = [window[:, first - lag : window.shape[1] - lag] for lag in self.reading.distances]
         if self.reading.means:
-            there = ~window.isnan()
-            sums, counts = (
-                nn.functional.pad(part.cumsum(1), (0, 0, 1, 0))
-                for part in (window.nan_to_num(), there.double())
-            )
+            both = window.nan_to_num(), (~window.isnan()).double()
+            sums, counts = (nn.functional.pad(part.cumsum(1), (0, 0, 1, 0)) for part in both)
             for mean in self.reading.means:
                 now, then = slice(first + 1, None), slice(first + 1 - mean, window.shape[1] + 1 - mean)
                 parts.append((sums[:, now] - sums[:, then]) / (counts[:, now] - counts[:, then]))
         return torch.stack(parts, 2) if parts else window.new_zeros(len(window), steps, 0, window.shape[2])
 
     def _to_lanes(self, columns: Tensor) -> Tensor:
-        """(N, T, columns) to (N, T, L, width): every target beside all covariates, or all columns
-        together."""
+        """(N, T, columns) to (N, T, L, width): each target with all covariates, or all columns together."""
         if not self.reading.channel_independent:
             return columns.unsqueeze(2)
         own, shared = columns[..., : self.shape.targets], columns[..., self.shape.targets :]
         return torch.cat([own.unsqueeze(-1), shared.unsqueeze(2).expand(-1, -1, self.lanes, -1)], -1)
 
     def outputs(self, features: Features) -> Tensor:
-        """What the head makes of each row, in its own units: (N, T, H, C)."""
+        """The head's outputs for each row, in its own units, (N, T, H, C)."""
         return self.to_targets(self.head(features.values))
 
     def to_targets(self, lanes: Tensor) -> Tensor:
@@ -237,27 +224,25 @@ class StreamNetwork(nn.Module):
 
     def to_lanes(self, targets: Tensor) -> Tensor:
         """Targets (..., H, C) as the head's outputs (..., L, O)."""
-        return (
-            targets.transpose(-1, -2)
-            if self.reading.channel_independent
-            else targets.flatten(-2).unsqueeze(-2)
-        )
+        if self.reading.channel_independent:
+            return targets.transpose(-1, -2)
+        return targets.flatten(-2).unsqueeze(-2)
 
     def to_data(self, outputs: Tensor, features: Features) -> Tensor:
-        """The head's figures (N, T, H, C) in the data's unit, float64; for classification as they are."""
+        """The head's outputs (N, T, H, C) in the data's unit, float64; for classification unchanged."""
         return features.level.unsqueeze(2) + features.scale.unsqueeze(2) * outputs
 
 
-def class_shares(said: Tensor, estimates: bool) -> Tensor:
-    """The head's figures for each class (..., C) as shares that sum to 1.
+def class_shares(outputs: Tensor, estimates: bool) -> Tensor:
+    """Probabilities of the classes, which sum to 1.
 
     Args:
-        said: Logits, or where `estimates` the shares themselves as least squares estimates them, which may
-            lie outside 0 to 1 and are clipped.
-        estimates: Which of the two.
+        outputs: (..., C) the head's output for each class.
+        estimates: Whether they are least-squares estimates of the probabilities, which may lie outside 0 to 1
+            and are clipped; otherwise they are logits.
     """
     if not estimates:
-        return said.softmax(-1)
-    kept = said.clamp(0, 1)
+        return outputs.softmax(-1)
+    kept = outputs.clamp(0, 1)
     total = kept.sum(-1, keepdim=True)
-    return torch.where(total > 0, kept / total, 1 / said.shape[-1])
+    return torch.where(total > 0, kept / total, 1 / outputs.shape[-1])

@@ -1,5 +1,4 @@
-"""Causal normalisation of a stream: each row is made relative to what came before it, with a state that is
-carried.
+"""Causal normalisation of a stream: each row relative to its own past, with a state that is carried.
 
 Shapes: N streams, T rows, D columns. Missing values are NaN.
 """
@@ -12,39 +11,44 @@ from typing import Literal, NamedTuple, get_args
 import torch
 from torch import Tensor
 
-from lightning_modules.base import require
+from lightning_modules.checks import require
 
-FLOOR = 0.01  # of the usual mean square: what the scale of a resting column keeps
+FLOOR = 0.01  # share of the usual mean square that the scale of a resting column keeps
 Kind = Literal["differences", "running", "none"]
 
 
 @dataclass(eq=False)
-class NormalizerState:
-    """What a normaliser carries from row to row, (N, D) each."""
-
-    count: Tensor
-    """Rows in which the column had a value."""
-    last: Tensor
-    """The last value of the column, in its own unit; 0 before the first."""
-    mean: Tensor
-    """Running level."""
-    var: Tensor
-    """Running mean square of differences or deviations, in squared units."""
-    usual: Tensor
-    """The same over all rows so far, evenly."""
+class CarriedState:
+    """Base of the states that are carried from row to row."""
 
     def items(self) -> list[tuple[str, Tensor]]:
         """Pairs of field name and tensor."""
         return [(field.name, getattr(self, field.name)) for field in fields(self)]
 
 
+@dataclass(eq=False)
+class NormalizerState(CarriedState):
+    """State of a normaliser, (N, D) each."""
+
+    count: Tensor
+    """Rows in which the column had a value."""
+    last: Tensor
+    """Last value of the column, in its own unit; 0 before the first."""
+    mean: Tensor
+    """Running level."""
+    var: Tensor
+    """Running mean square of differences or deviations, in squared units."""
+    usual: Tensor
+    """Mean square over all rows so far, evenly."""
+
+
 class Normalized(NamedTuple):
-    """Rows made relative, (N, T, D) each."""
+    """Normalised rows, (N, T, D) each."""
 
     read: Tensor
-    """The relative value of each row: what a layer reads; 0 where the value is missing."""
+    """Relative value of each row, the input of a layer; 0 where the value is missing."""
     level: Tensor
-    """What a forecast made after the row is relative to, in the data's unit."""
+    """Zero of a forecast made after the row, in the data's unit."""
     scale: Tensor
     """The data's units in one unit of such a forecast; 1 until a column has varied."""
 
@@ -62,13 +66,13 @@ class Normalizer:
 
     ``scale^2 = v' + 0.01 w'`` where w averages over all rows so far what v averages over the last 1 / rate: a
     column that rests for a while keeps a tenth of its usual scale. The value of a row enters the scale that
-    it is divided by, so |read| is at most ``1 / sqrt(a_k)``: no jump gives an arbitrarily large input. A
+    it is divided by, so |read| is at most ``1 / sqrt(a_k)``: no jump makes an arbitrarily large input. A
     missing value reads 0 and changes nothing.
 
     Args:
-        kind: See above.
-        rate: Smallest share of a new value in the running figures, per row, in [0, 1); 0 averages over all
-            rows so far.
+        kind: `differences`, `running` or `none`.
+        rate: Smallest weight of a new value in the running statistics, in [0, 1); 0 averages over all rows so
+            far.
 
     Raises:
         ConfigError: a kind or rate that is not allowed.
@@ -77,46 +81,52 @@ class Normalizer:
     def __init__(self, kind: Kind, rate: float) -> None:
         require("normalization", kind, kind in get_args(Kind), "differences, running or none")
         require("rate", rate, 0 <= rate < 1, "a number from 0 to below 1")
-        self.kind, self.rate = kind, rate
+        self.kind = kind
+        self.rate = rate
 
     def init_state(self, streams: int, columns: int, device: torch.device | None = None) -> NormalizerState:
-        """The state of streams that have not begun."""
+        """State of streams that have not begun."""
         return NormalizerState(
             *(torch.zeros(streams, columns, dtype=torch.float64, device=device) for _ in range(5))
         )
 
     def __call__(self, x: Tensor, state: NormalizerState) -> tuple[Normalized, NormalizerState]:
-        """Normalise x (N, T, D), float64, going on from `state`, which is not changed."""
+        """Normalise x (N, T, D), float64, which continues `state`; returns the state after it.
+
+        `state` itself is not changed.
+        """
         seen = ~x.isnan()
         if self.kind == "none":
             return Normalized(x.nan_to_num(), torch.zeros_like(x), torch.ones_like(x)), state
-        count = state.count.unsqueeze(1) + seen.cumsum(1)  # k of each value
-        share = torch.where(seen, count.clamp_min(1).reciprocal().clamp_min(self.rate), 0.0)
+        count = state.count.unsqueeze(1) + seen.cumsum(1)
+        first = int(self.kind == "differences")  # the first value has no difference
+        number = count - first  # k of each value or difference
+        share = torch.where(seen & (number > 0), running_weight(number, self.rate), 0.0)
         values = _carry_forward(x, seen, state.last)
         before = torch.cat([state.last.unsqueeze(1), values[:, :-1]], 1)
         if self.kind == "differences":
-            # the first value has no difference: the running mean starts with the second
-            step = torch.where(count > 1, values - before, 0.0)
-            share = torch.where(
-                seen & (count > 1), (count - 1).clamp_min(1).reciprocal().clamp_min(self.rate), 0.0
-            )
+            step = torch.where(number > 0, values - before, 0.0)
+            squares = step.square()
             level, mean = values, state.mean
-            squares, values_so_far = step.square(), (count - 1).clamp_min(1)
-            var = running_mean(squares, share, state.var)
         else:
             means = running_mean(values, share, state.mean)
             earlier = torch.cat([state.mean.unsqueeze(1), means[:, :-1]], 1)
-            squares, values_so_far = (1 - share) * (values - earlier).square(), count.clamp_min(1)
-            var = running_mean(squares, share, state.var)
+            squares = (1 - share) * (values - earlier).square()
             level, mean, step = means, means[:, -1], values - means
-        so_far = (state.count - int(self.kind == "differences")).clamp_min(0) * state.usual
-        usual = (so_far.unsqueeze(1) + (squares * seen).cumsum(1)) / values_so_far
+        var = running_mean(squares, share, state.var)
+        so_far = (state.count - first).clamp_min(0) * state.usual
+        usual = (so_far.unsqueeze(1) + (squares * seen).cumsum(1)) / number.clamp_min(1)
         scale = var + FLOOR * usual
         scale = torch.where(scale > 0, scale, 1.0).sqrt()
         read = torch.where(seen, step / scale, 0.0)
         return Normalized(read, level, scale), NormalizerState(
             count[:, -1], values[:, -1], mean, var[:, -1], usual[:, -1]
         )
+
+
+def running_weight(number: Tensor, rate: float) -> Tensor:
+    """Weight ``max(rate, 1 / k)`` of value number k = 1, 2, ... in a running mean: the first count evenly."""
+    return number.clamp_min(1).reciprocal().clamp_min(rate)
 
 
 def running_mean(values: Tensor, share: Tensor, start: Tensor) -> Tensor:

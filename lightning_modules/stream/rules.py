@@ -1,5 +1,4 @@
-"""What moves the weights while a stream is read: gradient steps over a replay window, or recursive least
-squares.
+"""Updates of the weights while a stream is read: gradient steps over a replay window, or least squares.
 
 Shapes: M rows, L lanes, F features of a lane, O outputs of a lane.
 """
@@ -18,10 +17,10 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy, mse_loss, one_hot
 
 from dream.errors import DREAMError
-from lightning_modules.base import DIVERGED, require
+from lightning_modules.checks import DIVERGED, require, require_int
 from lightning_modules.stream.memory import Memory
 from lightning_modules.stream.network import StreamNetwork
-from lightning_modules.stream.state import StreamState
+from lightning_modules.stream.state import StreamState, part
 
 Method = Literal["adam", "sgd", "least_squares"]
 Moves = Literal["head", "all"]
@@ -29,42 +28,32 @@ Moves = Literal["head", "all"]
 
 @dataclass(frozen=True)
 class Updates:
-    """How the weights follow the stream.
-
-    Args:
-        rule: `adam` and `sgd`: gradient steps on the mean loss over the replay window; `least_squares`: the
-            head solved anew from all rows so far, older ones discounted.
-        every: Rows between two updates.
-        replay: Rows of the replay window: the newest ones whose target is known (gradient rules).
-        steps: Gradient steps in one update.
-        lr: Learning rate of the gradient steps.
-        forgetting: Discount of each row before (least squares); 1 forgets nothing, 0.999 has a memory of
-            1,000 rows.
-        ridge: Pull towards the weights at the start of the stream, as a share of the features' mean square
-            (least squares).
-        trust: Discount per row of the record by which forecasts are shrunk, see
-            `lightning_modules.stream.trust.Trust`; 0 for none.
-    """
+    """Settings of the updates of the weights."""
 
     rule: Method = "adam"
+    """`adam` and `sgd`: gradient steps on the mean loss over the replay window; `least_squares`: the head
+    solved again from all rows so far, older ones discounted."""
     every: int = 1
+    """Rows between two updates."""
     replay: int = 32
+    """Rows of the replay window: the newest ones whose target is known (gradient rules)."""
     steps: int = 1
+    """Gradient steps in one update."""
     lr: float = 1e-3
+    """Learning rate of the gradient steps."""
     forgetting: float = 1.0
+    """Discount per row of age (least squares): 1 forgets nothing, 0.999 remembers about 1,000 rows."""
     ridge: float = 1e-3
+    """Pull towards the weights at the start of the stream, as a share of the features' mean square (least
+    squares)."""
     trust: float = 0.0
+    """Discount per row of age in the record by which forecasts are shrunk, see
+    `lightning_modules.stream.trust.Trust`; 0 shrinks nothing."""
 
     def __post_init__(self) -> None:
         require("updates.rule", self.rule, self.rule in get_args(Method), "adam, sgd or least_squares")
         for name in ("every", "replay", "steps"):
-            value = getattr(self, name)
-            require(
-                f"updates.{name}",
-                value,
-                isinstance(value, int) and value >= 1,
-                "a whole number of at least 1",
-            )
+            require_int(f"updates.{name}", getattr(self, name))
         require("updates.lr", self.lr, 0 < self.lr < math.inf, "a finite number above 0")
         require("updates.forgetting", self.forgetting, 0 < self.forgetting <= 1, "above 0 and at most 1")
         require("updates.ridge", self.ridge, 0 <= self.ridge < math.inf, "a finite number of at least 0")
@@ -72,42 +61,42 @@ class Updates:
 
 
 def head_loss(network: StreamNetwork, outputs: Tensor, wanted: Tensor) -> Tensor:
-    """Mean loss of the head's `outputs` (M, L, O): squared error in its own units, or cross-entropy of the
-    class."""
+    """Mean loss of the head's `outputs` (M, L, O): squared error in the head's units, or cross-entropy."""
     if network.shape.task == "classification":
         return cross_entropy(outputs.squeeze(1), wanted)
     return mse_loss(outputs, wanted)
 
 
 class Rule(ABC):
-    """Moves weights of a network when targets have become known."""
+    """Updates weights of a network when targets have become known."""
 
     @abstractmethod
     def update(self, memory: Memory, known: int, new: int) -> None:
-        """Learn from the rows before number `known`, the last `new` of which were not learnt from before."""
+        """Learn from the rows before number `known`; the last `new` of them were not learnt from before."""
 
     def before(self, row: int, state: StreamState) -> None:  # noqa: B027 - only a replay of the core needs it
-        """Take note of the state before `row`, at which an update may start, is read."""
+        """Receive the state before `row` is read, where an update may start."""
 
     def oldest(self, known: int) -> int:
-        """The oldest row that a later update asks for, besides those that were not learnt from, when `known`
-        are known."""
+        """Number of the oldest row that a later update reads again, when `known` rows are known."""
         return known
 
     @abstractmethod
     def tensors(self) -> dict[str, Tensor]:
-        """What the rule carries besides the weights."""
+        """Everything that the rule carries besides the weights, by name."""
 
     @abstractmethod
     def load(self, tensors: Mapping[str, Tensor]) -> None:
-        """Put back what `tensors` gave."""
+        """Restore what `tensors` returned."""
 
 
 class _GradientRule(Rule):
-    """An optimiser over some weights, its state as tensors."""
+    """An optimiser over some of the weights, with its state as tensors."""
 
     def __init__(self, network: StreamNetwork, updates: Updates, weights: list[Tensor]) -> None:
-        self.network, self.steps, self.replay = network, updates.steps, updates.replay
+        self.network = network
+        self.steps = updates.steps
+        self.replay = updates.replay
         kind = torch.optim.SGD if updates.rule == "sgd" else torch.optim.Adam
         self.optimizer = kind(weights, lr=updates.lr)
 
@@ -134,7 +123,7 @@ class _GradientRule(Rule):
 
 
 class HeadSteps(_GradientRule):
-    """Gradient steps on the head, with the features as they were when their rows were read."""
+    """Gradient steps on the head, over the features as they were when their rows were read."""
 
     def __init__(self, network: StreamNetwork, updates: Updates) -> None:
         super().__init__(network, updates, list(network.head.parameters()))
@@ -146,33 +135,33 @@ class HeadSteps(_GradientRule):
 
 
 class AllSteps(_GradientRule):
-    """Gradient steps on all weights: the replay window is read again, from the state that was carried into
-    it.
+    """Gradient steps on all weights: the replay window is read again, from the state before it.
 
-    That state was noted at the last update at or before the start of the window, so that up to `every` rows
-    more are read."""
+    States are kept at updates only. So reading starts at the last update at or before the start of the
+    window, up to `every` rows earlier."""
 
     def __init__(self, network: StreamNetwork, updates: Updates) -> None:
         super().__init__(
             network, updates, [weight for weight in network.parameters() if weight.requires_grad]
         )
-        self.notes: deque[tuple[int, StreamState]] = deque()
+        self.kept: deque[tuple[int, StreamState]] = deque()
+        """Numbers of rows at which reading may start, and the states before them, oldest first."""
 
     def before(self, row: int, state: StreamState) -> None:
-        self.notes.append((row, state))
+        self.kept.append((row, state))
 
     def oldest(self, known: int) -> int:
-        return self.notes[0][0] if self.notes else known
+        return self.kept[0][0] if self.kept else known
 
     def update(self, memory: Memory, known: int, new: int) -> None:
         start = max(known - self.replay, 0)
-        while len(self.notes) > 1 and self.notes[1][0] <= start:
-            self.notes.popleft()
-        row, state = self.notes[0]
+        while len(self.kept) > 1 and self.kept[1][0] <= start:
+            self.kept.popleft()
+        row, state = self.kept[0]
         start = max(start, row)
-        rows, told = memory("rows", row, known)[None], memory("told", row, known)[None]
+        rows, feedback = memory("rows", row, known)[None], memory("feedback", row, known)[None]
         for _ in range(self.steps):
-            features, _ = self.network.features(rows, state, told)
+            features, _ = self.network.features(rows, state, feedback)
             level, scale = features.level[0, start - row :], features.scale[0, start - row :]
             self._step(
                 self.network.head(features.values[0, start - row :]),
@@ -180,26 +169,25 @@ class AllSteps(_GradientRule):
             )
 
     def tensors(self) -> dict[str, Tensor]:
-        notes = {
-            f"{k}.{name}": value for k, (_, s) in enumerate(self.notes) for name, value in s.tensors().items()
+        states = {
+            f"kept.{k}.{name}": value
+            for k, (_, state) in enumerate(self.kept)
+            for name, value in state.tensors().items()
         }
-        rows = torch.tensor([row for row, _ in self.notes], dtype=torch.int64)
-        return {"rows": rows} | {f"note.{name}": value for name, value in notes.items()} | super().tensors()
+        rows = torch.tensor([row for row, _ in self.kept], dtype=torch.int64)
+        return {"rows": rows} | states | super().tensors()
 
     def load(self, tensors: Mapping[str, Tensor]) -> None:
         like = self.network.init_state()
-        self.notes = deque()
-        for k, row in enumerate(tensors["rows"].tolist()):
-            prefix = f"note.{k}."
-            named = {
-                name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)
-            }
-            self.notes.append((row, like.with_tensors(named)))
-        super().load({n: value for n, value in tensors.items() if n != "rows" and not n.startswith("note.")})
+        self.kept = deque(
+            (row, like.with_tensors(part(tensors, f"kept.{k}.")))
+            for k, row in enumerate(tensors["rows"].tolist())
+        )
+        super().load({n: value for n, value in tensors.items() if n != "rows" and not n.startswith("kept.")})
 
 
 class LeastSquares(Rule):
-    """The head by least squares over all rows so far, each discounted by ``forgetting ** age``.
+    """Least squares for the head over all rows so far, each discounted by ``forgetting ** age``.
 
     With features z (a 1 for the bias included), wanted outputs y and discount g, at each update of m new
     rows: ``A' = g^m A + sum z z^T``, ``B' = g^m B + sum z y^T``, ``W = (A' + d I)^-1 (B' + d W_0)``,
@@ -212,8 +200,10 @@ class LeastSquares(Rule):
     2002, chapter 9."""
 
     def __init__(self, network: StreamNetwork, updates: Updates) -> None:
-        head, self.network = network.head, network
-        self.forgetting, self.ridge = updates.forgetting, updates.ridge
+        self.network = network
+        self.forgetting = updates.forgetting
+        self.ridge = updates.ridge
+        head = network.head
         first = torch.cat([head.weight, head.bias.unsqueeze(-1)], -1).detach()
         self.prior = first.transpose(1, 2).double()  # (L, F + 1, O)
         self.gram = self.prior.new_zeros(self.prior.shape[0], self.prior.shape[1], self.prior.shape[1])
@@ -224,7 +214,7 @@ class LeastSquares(Rule):
         """See `Rule.update`.
 
         Raises:
-            DREAMError: there is no solution, since the features are not finite.
+            DREAMError: there is no solution, because the features are not finite.
         """
         values, wanted = memory.pairs(known - new, known)
         if self.network.shape.task == "classification":
@@ -242,8 +232,7 @@ class LeastSquares(Rule):
         except torch.linalg.LinAlgError as error:
             raise DREAMError(
                 f"not finite: the features of rows {known - new} to {known - 1} of the stream, to which the "
-                "head cannot be "
-                f"fitted. {DIVERGED}"
+                f"head cannot be fitted. {DIVERGED}"
             ) from error
         weights = torch.cholesky_solve(self.moment + pull * self.prior, factor).transpose(1, 2)
         self.network.head.weight.copy_(weights[..., :-1])
@@ -253,11 +242,13 @@ class LeastSquares(Rule):
         return {"prior": self.prior, "gram": self.gram, "moment": self.moment}
 
     def load(self, tensors: Mapping[str, Tensor]) -> None:
-        self.prior, self.gram, self.moment = tensors["prior"], tensors["gram"], tensors["moment"]
+        self.prior = tensors["prior"]
+        self.gram = tensors["gram"]
+        self.moment = tensors["moment"]
 
 
 def build_rule(network: StreamNetwork, updates: Updates, moves: Moves) -> Rule:
-    """The rule for those updates."""
+    """Build the rule that `updates` ask for."""
     if moves == "all":
         require(
             "updates.rule",

@@ -1,7 +1,8 @@
-"""What streams carry from row to row, and what is made of their rows.
+"""State that streams carry from row to row, and the values that are computed from their rows.
 
 Shapes: N streams, T rows, D input columns, C targets (classes for classification), L lanes (C if channels are
-independent, else 1), F features of a lane."""
+independent, else 1), F features of a lane.
+"""
 
 from __future__ import annotations
 
@@ -17,43 +18,40 @@ from lightning_modules.stream.normalizers import NormalizerState
 from lightning_modules.stream.seasonal import SeasonalState
 
 
+def part(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    """The tensors whose names start with `prefix`, by the rest of their names."""
+    return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
+
+
 @dataclass(eq=False)
 class StreamState:
-    """All that N streams carry from row to row."""
+    """Everything that N streams carry from row to row."""
 
     normalizer: NormalizerState
-    told: NormalizerState
-    """The normaliser of the known targets of a regression."""
+    feedback: NormalizerState
+    """The normaliser of a regression's feedback."""
     seasonal: SeasonalState
     core: list[DREAMState]
-    """A row for each lane of each stream."""
+    """A state for each layer of the core; its samples are the lanes of each stream."""
     window: Tensor
-    """(N, past, D + told) rows before the present one; NaN before the first."""
+    """(N, past, D + feedback) rows before the present one; NaN before the first."""
 
     def tensors(self) -> dict[str, Tensor]:
         """Every tensor by a name of its own."""
-        named = {f"normalizer.{name}": value for name, value in self.normalizer.items()}
-        named |= {f"told.{name}": value for name, value in self.told.items()}
-        named |= {f"seasonal.{name}": value for name, value in self.seasonal.items()}
-        named |= {
-            f"core.{k}.{name}": value for k, state in enumerate(self.core) for name, value in state.items()
-        }
+        causal = {"normalizer": self.normalizer, "feedback": self.feedback, "seasonal": self.seasonal}
+        parts = causal | {f"core.{k}": state for k, state in enumerate(self.core)}
+        named = {f"{name}.{field}": value for name, state in parts.items() for field, value in state.items()}
         return named | {"window": self.window}
 
     def with_tensors(self, tensors: Mapping[str, Tensor]) -> StreamState:
-        """A state of the same build from what `tensors` gave."""
-
-        def normalizer(prefix: str) -> NormalizerState:
-            return NormalizerState(
-                **{name: tensors[f"{prefix}.{name}"] for name, _ in self.normalizer.items()}
-            )
-
-        core = [
-            DREAMState(**{name: tensors[f"core.{k}.{name}"] for name, _ in state.items()})
-            for k, state in enumerate(self.core)
-        ]
-        seasonal = SeasonalState(**{name: tensors[f"seasonal.{name}"] for name, _ in self.seasonal.items()})
-        return StreamState(normalizer("normalizer"), normalizer("told"), seasonal, core, tensors["window"])
+        """A state of the same build from what `tensors` returned."""
+        return StreamState(
+            NormalizerState(**part(tensors, "normalizer.")),
+            NormalizerState(**part(tensors, "feedback.")),
+            SeasonalState(**part(tensors, "seasonal.")),
+            [DREAMState(**part(tensors, f"core.{k}.")) for k in range(len(self.core))],
+            tensors["window"],
+        )
 
     @staticmethod
     def cat(states: Sequence[StreamState]) -> StreamState:
@@ -63,29 +61,29 @@ class StreamState:
 
 
 class Relative(NamedTuple):
-    """Rows made relative, before the core reads them."""
+    """Rows relative to their past, before the core reads them."""
 
     seen: Tensor
-    """(N, T, L, width) what the core reads"""
+    """(N, T, L, width) inputs of the core."""
     shown: Tensor
-    """(N, T, L, ...) what the head reads besides the core's"""
+    """(N, T, L, ...) inputs of the head besides those that the core computes."""
     level: Tensor
-    """(N, T, C)"""
+    """(N, T, C) as in `Features`."""
     scale: Tensor
-    """(N, T, C)"""
+    """(N, T, C) as in `Features`."""
 
 
 class Features(NamedTuple):
-    """What the head reads for each row, and what its outputs are relative to."""
+    """Inputs of the head for each row, and the level and scale of its outputs."""
 
     values: Tensor
     """(N, T, L, F), in the dtype of the core."""
     level: Tensor
-    """(N, T, C) in the data's unit, float64; zeros for classification."""
+    """(N, T, C) zero of the head's outputs, in the data's unit, float64; 0 for classification."""
     scale: Tensor
-    """(N, T, C) the data's units in one unit of the head; ones for classification."""
+    """(N, T, C) the data's units in one unit of the head's outputs; 1 for classification."""
     traces: list[DREAMTrace]
-    """(N L, T, ...) what each layer of the core saw."""
+    """(N L, T, ...) trace of each layer of the core."""
 
     def rows(self, rows: slice) -> Features:
         """Some of the rows, without the traces."""

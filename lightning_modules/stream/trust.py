@@ -1,4 +1,4 @@
-"""`Trust`: how far forecasts are believed, from how well they did so far.
+"""`Trust`: how far forecasts are shrunk towards the present level, from how well they did so far.
 
 Shapes: M rows, H rows ahead, C targets.
 """
@@ -10,28 +10,27 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-RECORD = 20.0  # rows of forecasts of the usual size that the record so far must outweigh
+RECORD = 20.0  # rows without gain that the record is taken to start with
 
 
 class Trust:
-    """Shrinks forecasts towards the present level, for each target and row ahead, as far as their record
-    warrants.
+    """Shrinks forecasts towards the present level where their record does not support them.
 
-    With p the forecast change and y the change that came, in units of the head, and discount g for each row
-    of age k: ``N = sum g^k p y``, ``D = sum g^k p^2``, ``n = sum g^k``, ``V = sum g^2k (p y - p^2 / 2)^2``,
-    and for h rows ahead
+    For each target and row ahead, with p the forecast change and y the change that came, in units of the
+    head, and discount g for each row of age k: ``N = sum g^k p y``, ``D = sum g^k p^2``, ``n = sum g^k``,
+    ``V = sum g^2k (p y - p^2 / 2)^2``, and for h rows ahead
 
         ``a = clip((N - sqrt(h V)) / (D (1 + 20 / n)), 0, 1)``
 
-    N / D is the least-squares factor between "nothing changes" and the forecast. It is held back by one
-    standard error of what the forecast has gained so far (forecasts h rows ahead overlap in h rows), and as
-    if 20 rows had shown nothing. Where forecasts have not been better than repeating the level, a is 0.
+    N / D is the least-squares factor between "nothing changes" and the forecast. It is lowered by one
+    standard error of the forecast's gain so far (forecasts h rows ahead overlap in h rows), and as if 20 more
+    rows had shown no gain. Where forecasts have not been better than repeating the level, a is 0.
 
     Args:
         horizon: H.
         targets: C.
         discount: g in (0, 1).
-        device: Where to keep the record.
+        device: Device of the record.
     """
 
     def __init__(
@@ -39,21 +38,22 @@ class Trust:
     ) -> None:
         self.discount = discount
         self.agreement = torch.zeros(horizon, targets, dtype=torch.float64, device=device)
-        self.size, self.spread = torch.zeros_like(self.agreement), torch.zeros_like(self.agreement)
+        self.size = torch.zeros_like(self.agreement)
+        self.spread = torch.zeros_like(self.agreement)
         self.ahead = torch.arange(1, horizon + 1, dtype=torch.float64, device=device).unsqueeze(1)
         self.count = torch.zeros((), dtype=torch.float64, device=device)
 
     def factor(self) -> Tensor:
-        """a for each row ahead and target, (H, C)."""
+        """The factor a for each row ahead and target, (H, C)."""
         size = self.size * (1 + RECORD / self.count)
         sure = self.agreement - (self.ahead * self.spread).sqrt()
         return torch.where(size > 0, sure / size, 0.0).clamp(0, 1)
 
-    def add(self, said: Tensor, came: Tensor) -> None:
-        """Enter forecast changes (M, H, C), oldest first, and what came."""
-        ages = torch.arange(len(said) - 1, -1, -1, dtype=torch.float64, device=said.device)
-        weight, faded = (self.discount**ages).view(-1, 1, 1), self.discount ** len(said)
-        agreement, size = said * came, said * said
+    def add(self, forecast: Tensor, came: Tensor) -> None:
+        """Enter forecast changes (M, H, C), oldest first, and the changes that came."""
+        ages = torch.arange(len(forecast) - 1, -1, -1, dtype=torch.float64, device=forecast.device)
+        weight, faded = (self.discount**ages).view(-1, 1, 1), self.discount ** len(forecast)
+        agreement, size = forecast * came, forecast * forecast
         self.agreement = faded * self.agreement + (weight * agreement).sum(0)
         self.size = faded * self.size + (weight * size).sum(0)
         self.spread = faded**2 * self.spread + (weight**2 * (agreement - size / 2).square()).sum(0)
@@ -64,6 +64,8 @@ class Trust:
         return {"agreement": self.agreement, "size": self.size, "spread": self.spread, "count": self.count}
 
     def load(self, tensors: Mapping[str, Tensor]) -> None:
-        """Put back what `tensors` gave."""
-        self.agreement, self.size = tensors["agreement"], tensors["size"]
-        self.spread, self.count = tensors["spread"], tensors["count"]
+        """Restore what `tensors` returned."""
+        self.agreement = tensors["agreement"]
+        self.size = tensors["size"]
+        self.spread = tensors["spread"]
+        self.count = tensors["count"]

@@ -1,4 +1,4 @@
-"""Several processes train what one does: whose rows are whose, and the gradients of every step."""
+"""Several processes train as one does: the samples of each, and the gradients of every step."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tests.soak import ranks as soak
 
 
 def among(data: TaskData, rank: int, world: int) -> Any:
-    """`data` as a process of several sees it."""
+    """`data` as one of several processes sees it."""
     data.trainer = SimpleNamespace(global_rank=rank, world_size=world)  # type: ignore[assignment]
     return data
 

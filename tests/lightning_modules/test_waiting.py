@@ -1,4 +1,4 @@
-"""Progress of what takes long: lines with an estimate where there is no terminal."""
+"""Progress of long work: lines with an estimate where there is no terminal."""
 
 from __future__ import annotations
 

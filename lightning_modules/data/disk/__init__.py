@@ -1,1 +1,6 @@
-"""Tables of any size, converted block by block and kept on disk."""
+"""Tables of any size, converted once and kept on disk.
+
+- `blocks`: a text or Parquet file, block by block.
+- `convert`: `stored_table`, a file as a `StoredSeries`, whose conversion can be interrupted and resumed.
+- `stored`: `StoredSeries`, rows in Arrow files, and arrays prepared from them as memory maps.
+"""

@@ -1,4 +1,4 @@
-"""A table in a file, block by block, from any block on."""
+"""A table in a file, block by block, starting at any block."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ import pyarrow.parquet as parquet
 from dream.errors import DataError
 from lightning_modules.data.series import PARQUET, parse_parquet, parse_text, readable
 
-_LONGEST = 64  # blocks without the end of a row, which a quote that nobody closes makes
+_LONGEST = 64  # blocks in which no row may end; an unclosed quote makes such
 
 
 class Block(NamedTuple):
@@ -26,17 +26,17 @@ class Block(NamedTuple):
     frame: pd.DataFrame
     """Its index numbers the rows from the file's first on."""
     stop: int
-    """Where the next block starts: a byte of (unpacked) text, a row of Parquet."""
+    """Start of the next block: a byte of (unpacked) text, or a row of Parquet."""
     done: float
-    """The share of the file that has been read."""
+    """Share of the file that has been read."""
 
 
 def file_blocks(path: Path, separator: str, start: int, rows: int, size: int) -> Iterator[Block]:
-    """The rows of a text or Parquet file in blocks of about `size` bytes.
+    """Rows of a text or Parquet file in blocks of about `size` bytes.
 
     Args:
-        path: The file; `check_file` has seen it.
-        separator: What stands between the values of a line of text.
+        path: The file, checked by `check_file`.
+        separator: The sign between the values of a line of text.
         start: Where to begin: 0, or the `stop` of a block.
         rows: Rows before `start`.
         size: Bytes of text, or of the numbers in the rows of Parquet; a block holds at least one row.
@@ -85,7 +85,7 @@ def _text_blocks(path: Path, separator: str, start: int, rows: int, size: int) -
 
 
 def _header(file: BinaryIO, separator: str, size: int) -> bytes:
-    """All up to the end of the first line that is not blank."""
+    """Everything up to the end of the first line that is not blank."""
     text = b""
     while chunk := file.read(size):
         text += chunk
@@ -95,13 +95,15 @@ def _header(file: BinaryIO, separator: str, size: int) -> bytes:
 
 
 def _end_of_rows(text: bytes, separator: str) -> int:
-    """Where the last row that is whole in `text` ends."""
+    """End of the last complete row in `text`."""
     return _without_quoted(text, separator).rfind(b"\n") + 1
 
 
 def _without_quoted(text: bytes, separator: str) -> bytes:
-    """`text` with every quoted value, which may hold ends of lines, overwritten; a quote inside of a value is
-    none."""
+    """`text` with all quoted values, which may hold ends of lines, overwritten.
+
+    A quote in the middle of a value does not open one.
+    """
     if b'"' not in text:
         return text
     quoted = rb'(?:^|(?<=[\n%b]))"[^"]*+(?:""[^"]*+)*+(?:"|\Z)' % re.escape(separator.encode())

@@ -1,5 +1,4 @@
-"""`StoredSeries`: a series that stays on disk, as Arrow shards beside the cache, and what is made of it, as
-memory maps.
+"""`StoredSeries`: a series on disk as Arrow shards, and arrays prepared from it as memory maps.
 
 Shapes: T rows, D columns.
 """
@@ -32,12 +31,14 @@ Pieces = Iterator[dict[str, np.ndarray]]
 """Rows of named arrays, one after another."""
 
 
-class Shard(NamedTuple):
-    """An Arrow file with some of the rows; half of its SHA-256 is part of its name."""
+class TableShard(NamedTuple):
+    """An Arrow file with some of a table's rows; half of its SHA-256 is part of its name."""
 
     name: str
     first: int
+    """Number of its first row."""
     stop: int
+    """Number of the row after its last."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,7 +46,7 @@ class StoredSeries:
     """Rows in time order, on disk; a `Series` that is only ever read block by block."""
 
     folder: Path
-    shards: tuple[Shard, ...]
+    shards: tuple[TableShard, ...]
     columns: tuple[str, ...]
     time: np.ndarray | None
     """datetime64[ns] (T,), a memory map."""
@@ -60,10 +61,10 @@ class StoredSeries:
         return replace(self, rows=rows, time=None if self.time is None else self.time[:rows])
 
     def blocks(self, rows: slice) -> Iterator[Series]:
-        """These rows, shard by shard.
+        """Pieces of these rows, one for each shard.
 
         Raises:
-            DataError: a shard is not what was written.
+            DataError: a shard was altered.
         """
         start, stop, _ = rows.indices(len(self))
         for shard in self.shards:
@@ -74,14 +75,15 @@ class StoredSeries:
                     values, self.columns, None if self.time is None else self.time[first:last], self.source
                 )
 
-    def _load(self, shard: Shard) -> np.ndarray:
+    def _load(self, shard: TableShard) -> np.ndarray:
         """The values of a shard, (rows, D)."""
         table = read_shard(self.folder / shard.name)
         return np.stack([table[name].to_numpy() for name in self.columns], axis=1)
 
     def keep(self, recipe: str, pieces: Pieces) -> dict[str, np.ndarray]:
-        """The arrays in `pieces`, as read-only memory maps; made once for each `recipe`, and anew if they
-        were altered.
+        """The arrays in `pieces` as read-only memory maps, written once for each `recipe`.
+
+        They are written again if they were altered.
 
         Raises:
             DataError: they cannot be written.
@@ -105,7 +107,7 @@ def read_shard(path: Path) -> pyarrow.Table:
     """The rows in an Arrow file that has half of its SHA-256 in its name.
 
     Raises:
-        DataError: it is not what was written.
+        DataError: the file is missing or was altered.
     """
     try:
         with pyarrow.memory_map(str(path)) as file:
@@ -115,14 +117,13 @@ def read_shard(path: Path) -> pyarrow.Table:
     if digest(content) not in path.name:
         raise DataError(
             f"{path}: this part of a converted file is missing or was altered. Delete the folder "
-            f"{path.parent} and run "
-            "again, which converts the file anew."
+            f"{path.parent} and run again, which converts the file again."
         )
     return pyarrow.ipc.open_file(content).read_all()
 
 
 def in_memory(pieces: Pieces) -> dict[str, np.ndarray]:
-    """The arrays in `pieces`."""
+    """The arrays in `pieces`, each as a whole."""
     parts: dict[str, list[np.ndarray]] = {}
     for piece in pieces:
         for name, rows in piece.items():
@@ -131,7 +132,7 @@ def in_memory(pieces: Pieces) -> dict[str, np.ndarray]:
 
 
 def _write(pieces: Pieces, folder: Path) -> None:
-    """The arrays in `pieces` as raw files, on disk when this returns."""
+    """Write the arrays in `pieces` as raw files, which are on disk when this returns."""
     shapes: dict[str, tuple[str, list[int]]] = {}
     sums: defaultdict[str, Any] = defaultdict(hashlib.sha256)
     with ExitStack() as stack:
@@ -153,7 +154,7 @@ def _write(pieces: Pieces, folder: Path) -> None:
 
 
 def _mapped(folder: Path) -> dict[str, np.ndarray] | None:
-    """The arrays that `_write` wrote to `folder`, as memory maps; None where they are not what it wrote."""
+    """Memory maps of the arrays that `_write` wrote to `folder`; None if one is missing or altered."""
     if not folder.exists():
         return None
     arrays: dict[str, np.ndarray] = {}
@@ -162,13 +163,18 @@ def _mapped(folder: Path) -> dict[str, np.ndarray] | None:
             require_sha256(folder / name, checksum)
             arrays[name] = np.memmap(folder / name, dtype=dtype, mode="r", shape=tuple(shape))
     except (OSError, ValueError) as error:
-        logger.warning("%s: %s is made anew.", error, folder)
+        logger.warning("%s: %s is made again.", error, folder)
         return None
     return arrays
 
 
 def require_sha256(path: Path, expected: str) -> None:
-    """Reads a whole file; a ValueError if its SHA-256 is another, an OSError if it cannot be read."""
+    """Read a whole file and compare its SHA-256.
+
+    Raises:
+        OSError: it cannot be read.
+        ValueError: its SHA-256 is another.
+    """
     with path.open("rb") as file:
         if sha256(file) != expected:
             raise ValueError(f"{path} is damaged")
@@ -181,7 +187,7 @@ def digest(content: bytes | memoryview | pyarrow.Buffer) -> str:
 
 @contextmanager
 def writing(folder: Path) -> Iterator[None]:
-    """Alone in `folder`: another process waits.
+    """Create `folder` and lock it; other processes wait.
 
     Raises:
         DataError: it cannot be written.
@@ -193,6 +199,5 @@ def writing(folder: Path) -> Iterator[None]:
     except OSError as error:
         raise DataError(
             f"{folder}: cannot be written ({error.strerror or error}). What is done is kept and the same "
-            "command goes on "
-            "from there: make room, or set DREAM_CACHE to a folder with more."
+            "command resumes from there: make room, or set DREAM_CACHE to a folder with more."
         ) from error

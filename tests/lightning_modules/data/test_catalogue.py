@@ -18,7 +18,7 @@ BODY = bytes(range(256)) * 1000
 
 
 class Server(ThreadingHTTPServer):
-    """Serves BODY; `cut` bytes after which it hangs up once, and what was asked."""
+    """Server of BODY; hangs up once after `cut` bytes, and records the requests."""
 
     daemon_threads = True
 

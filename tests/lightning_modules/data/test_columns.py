@@ -1,4 +1,4 @@
-"""What is made from time stamps and gaps."""
+"""Columns made from time stamps and gaps."""
 
 from __future__ import annotations
 

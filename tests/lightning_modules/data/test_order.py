@@ -65,7 +65,7 @@ def test_a_permutation_holds_every_item_once_in_any_pieces(count: int) -> None:
 
 
 def test_permutations_are_even() -> None:
-    """Every item comes to every place as often as chance has it, and neighbours are parted."""
+    """Items reach all places equally often but for chance, and neighbours are separated."""
     drawn = np.stack(
         [permutation(11, torch.Generator().manual_seed(seed))(range(11)) for seed in range(3000)]
     )

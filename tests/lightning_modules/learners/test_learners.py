@@ -1,4 +1,4 @@
-"""The objects that learn row by row: the same numbers as the task, files that go on, and what they refuse."""
+"""The objects that learn row by row: the task's numbers, files that resume, and refusals."""
 
 from __future__ import annotations
 

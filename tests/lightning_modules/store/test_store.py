@@ -214,7 +214,7 @@ class TestCrash:
                 lambda: stale.put([1], some(1)),
                 stale.flush,
             ):
-                with pytest.raises(StateError, match="is closed; open it anew"):
+                with pytest.raises(StateError, match="is closed; open it again"):
                     use()
             state = store.get(range(100), LAYER.init_state)
         with StateStore(tmp_path) as store:
@@ -265,7 +265,9 @@ class TestRefusals:
         (tmp_path / "0.9.safetensors").write_bytes(b"of a later flush")
         left = sorted(path.name for path in tmp_path.iterdir())
         wanted = (
-            r"not the index\.json that says" if lost == "index.json" else r"index\.json names .* is not there"
+            r"not the index\.json that names"
+            if lost == "index.json"
+            else r"index\.json names .* is not there"
         )
         for _ in range(2):
             with pytest.raises(CheckpointError, match=wanted + r".*Put back a copy .* Nothing was changed"):
@@ -313,7 +315,10 @@ class TestRefusals:
     @pytest.mark.parametrize(
         ("call", "message"),
         [
-            (lambda store: store.put(["a"], some(2)), "`keys` must name a stream for each of 2 rows; got 1"),
+            (
+                lambda store: store.put(["a"], some(2)),
+                "`keys` must name a stream for each of 2 samples; got 1",
+            ),
             (
                 lambda store: store.put(["a", "b", "a"], some(3)),
                 "`keys` must name each stream once; 'a' comes twice",

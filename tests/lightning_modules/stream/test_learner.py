@@ -1,5 +1,4 @@
-"""What must hold for every way of learning from a stream: nothing of the future, any cut into chunks, stop
-and go on."""
+"""Properties of every way of learning from a stream: causal, independent of chunks, resumable."""
 
 from __future__ import annotations
 

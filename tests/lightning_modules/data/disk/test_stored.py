@@ -1,4 +1,4 @@
-"""Data that stay on disk are the data in memory: same tables, same refusals, whatever the size of a block."""
+"""Tables on disk against the same in memory: equal data and refusals, whatever the size of a block."""
 
 from __future__ import annotations
 
@@ -283,7 +283,7 @@ class TestConversion:
                 list(series.blocks(slice(None)))
         assert len(list(series.blocks(slice(0, 3)))) == 1 + (series.shards[0].stop < 3)
 
-    def test_a_changed_file_is_converted_anew(self, tmp_path: Path) -> None:
+    def test_a_changed_file_is_converted_again(self, tmp_path: Path) -> None:
         path = table(tmp_path)
         first = stored_table(path)
         path.write_text("date,load\n2024-01-01,1\n2024-01-02,2\n")
@@ -293,7 +293,7 @@ class TestConversion:
 
     @pytest.mark.parametrize("damage", [None, lambda old: old[:-3], lambda old: old[:-3] + b"xyz"])
     @pytest.mark.parametrize("name", ["values", "arrays.json", "time", "table.json"])
-    def test_what_can_be_made_anew_is(
+    def test_what_can_be_made_again_is(
         self,
         tmp_path: Path,
         monkeypatch: pytest.MonkeyPatch,
@@ -319,7 +319,7 @@ class TestConversion:
             again = data(path, True, calendar=["hour"])
             found = [part for part in again.prepared.tables if part is not None]
         if (name, damage) != ("table.json", None):
-            assert any(name in line and "made anew" in line for line in caplog.messages)
+            assert any(name in line and "made again" in line for line in caplog.messages)
         for mine, other in zip(found, tables, strict=True):
             torch.testing.assert_close(mine, other, rtol=0, atol=0, equal_nan=True)
         assert again.future_times(ROWS).tolist() == times.tolist()
@@ -455,7 +455,7 @@ def test_common_kinds_of_dates(
 def test_dates_that_partly_are_none_name_the_row(
     wrong: str, tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """However many they are: the column is not left out for it."""
+    """The column is not left out, however many of its values are not dates."""
     set_block(monkeypatch, 800)
     stamps = HOURS.strftime("%Y-%m-%d %H:%M").tolist()
     path = stamped(tmp_path, [*stamps[:3], *[wrong] * (len(stamps) - 3)])
