@@ -73,9 +73,9 @@ def explain(error: BaseException, parser_keys: Collection[str], parsed: str = ""
             parent, _, name = key.rpartition(".")
             if f"{parent}.shape.{name}" in every:
                 given = re.search(rf"'{name}'(?:, val=|: )'?([^',)}}]+)", text)
-                got = f"; got {given[1]}" if given else ""
+                value = f"; got {given[1]}" if given else ""
                 remedy = f"Set `data.{name}` or leave it out" if f"data.{name}" in every else "Leave it out"
-                return ConfigError(f"`{key}` is set by the data{got}. {remedy}.", key=key)
+                return ConfigError(f"`{key}` is set by the data{value}. {remedy}.", key=key)
             return ConfigError(f"`{key}` is not a setting.{_hint(key, known)}", key=key)
     if required := _REQUIRED.search(text):
         key = _path(section + required[1])

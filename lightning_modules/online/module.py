@@ -125,7 +125,7 @@ class OnlineModule(TaskModule):
     @property
     def core(self) -> DREAMStack | BaselineCore:  # type: ignore[override] # the network's, and so not set here
         """The network's core."""
-        return self.network.stack
+        return self.network.core
 
     def prepare(self, data: L.LightningDataModule) -> None:
         if getattr(self, "data", None) is not data:
@@ -163,7 +163,7 @@ class OnlineModule(TaskModule):
         predictions."""
         network = self.network
         start = StreamState.cat([self._starts[row // STRIDE] for row in batch.start.tolist()])
-        start = replace(start, core=network.stack.init_state(len(batch.start) * network.lanes))
+        start = replace(start, core=network.core.init_state(len(batch.start) * network.lanes))
         told = self._told(batch.targets)
         features, state = network.features(batch.rows, start, told)
         self.observe(features.traces, state.core)

@@ -150,7 +150,7 @@ class StreamLearner:
     def peek(self, row: Tensor) -> Tensor:
         """Prediction for `row` (D,) if it came next, (H, C); nothing changes."""
         feedback = self.feedback[:1]
-        with torch.no_grad(), self.network.stack.plasticity(self.plasticity):
+        with torch.no_grad(), self.network.core.plasticity(self.plasticity):
             features, _ = self.network.features(row[None, None], self.state, feedback[None])
         return self._predict(features)[1][0]
 
@@ -176,7 +176,7 @@ class StreamLearner:
         """Features of the next rows; moves the state on."""
         if self.learning and self.row % self.every == 0:
             self.rule.before(self.row, self.state)
-        with torch.no_grad(), self.network.stack.plasticity(self.plasticity):
+        with torch.no_grad(), self.network.core.plasticity(self.plasticity):
             features, self.state = self.network.features(rows[None], self.state, feedback[None])
         return features
 
@@ -191,7 +191,7 @@ class StreamLearner:
         known = self.row - self.lag + 1
         if self.learning and self.row % self.every == 0 and known > self.learnt:
             self._keep_record(self.learnt, known)
-            with self.network.stack.plasticity(self.plasticity):
+            with self.network.core.plasticity(self.plasticity):
                 self.rule.update(self.memory, known, known - self.learnt)
             self.learnt = known
 

@@ -14,10 +14,10 @@ from torch import Tensor, nn
 from dream import DREAMConfig
 from dream.errors import ConfigError
 from lightning_modules.checks import require
-from lightning_modules.cores import CoreName, build_core
+from lightning_modules.cores import CoreName, build_core, fit_to_width
 from lightning_modules.stream.normalizers import Normalized, Normalizer
 from lightning_modules.stream.seasonal import SeasonalProfile
-from lightning_modules.stream.settings import LAYER, Reading, Shape
+from lightning_modules.stream.settings import Reading, Shape
 from lightning_modules.stream.state import Features, Relative, StreamState
 
 READ_LIMIT = 5.0  # inputs of the core are clipped to this many units
@@ -95,11 +95,10 @@ class StreamNetwork(nn.Module):
         self.seasonal = SeasonalProfile(shape.season, seasonal_rate, shape.horizon)
         ahead = len(self.seasonal.steps)
         width = columns * (1 + len(reading.means)) + own * len(self.seasonal.outlook)
-        rank = min(config.rank, width) if config == LAYER else config.rank
-        self.config = replace(config, input_dim=width, rank=rank)
-        self.stack = build_core(core, self.config, hidden_dims, dropout, backend)
+        self.config = fit_to_width(config, width)
+        self.core = build_core(core, self.config, hidden_dims, dropout, backend)
         shown = (len(reading.distances) + len(reading.means)) * columns + own * ahead + 4 * min(ahead, 1)
-        features = shown + reading.output * self.stack.output_dim + reading.forecast * width
+        features = shown + reading.output * self.core.output_dim + reading.forecast * width
         require("lags", reading.lags, features > 0, "above 0 where the head reads nothing else")
         outputs = shape.horizon * (1 if reading.channel_independent else shape.targets)
         self.head = Head(self.lanes, features, outputs)
@@ -112,7 +111,7 @@ class StreamNetwork(nn.Module):
             self.normalizer.init_state(streams, shape.inputs, device),
             self.normalizer.init_state(streams, shape.feedback, device),
             self.seasonal.init_state(streams, shape.targets, device),
-            self.stack.init_state(streams * self.lanes),
+            self.core.init_state(streams * self.lanes),
             torch.full((streams, self.reading.past, columns), torch.nan, dtype=torch.float64, device=device),
         )
 
@@ -130,7 +129,7 @@ class StreamNetwork(nn.Module):
         """
         relative, new = self.relate(rows, state, feedback)
         seen, reading = relative.seen.to(self.head.weight.dtype), self.reading
-        output, traces, core = self.stack.trace(seen.transpose(1, 2).flatten(0, 1), state=state.core)
+        output, traces, core = self.core.trace(seen.transpose(1, 2).flatten(0, 1), state=state.core)
         parts = [output] if reading.output else []
         parts += [traces[0].forecast] if reading.forecast else []
         # each (N, T, L, ...)
