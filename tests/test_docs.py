@@ -8,18 +8,21 @@ got: their syntax is checked."""
 
 from __future__ import annotations
 
+import ast
 import re
 import runpy
 import shlex
 import subprocess
 from itertools import pairwise
 from pathlib import Path
+from pydoc import locate
 
 import numpy as np
 import pandas as pd
 import pytest
 import yaml
 
+import dream
 from dream.config import PRESETS
 from dream.tuning import KNOBS
 from experiments.invocation import configs
@@ -31,6 +34,8 @@ PAGES = {
     path.stem: path.read_text(encoding="utf-8")
     for path in [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 }
+TEXTS = PAGES | {"CONTRIBUTING": (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")}
+PACKAGES = ("dream", "lightning_modules", "experiments")
 BLOCK = re.compile(r"^```(\S*)[^\n]*\n(.*?)^```", flags=re.DOTALL | re.MULTILINE)
 LANGUAGES = {"bash", "python", "sh", "text", "yaml", "{eval-rst}", "{include}", "{toctree}"}
 DONE: set[str] = set()
@@ -178,3 +183,63 @@ def test_the_tuning_page_is_that_of_the_data_module() -> None:
     assert made["page"]() == PAGES["tuning"], "write it anew: python docs/tuning_page.py"
     rows = set(re.findall(r"^\| `(\w+)` \|", PAGES["tuning"], flags=re.MULTILINE))
     assert rows == KNOBS.keys() | PRESETS.keys()
+
+
+def defined() -> set[str]:
+    """Names of the classes, functions, variables and attributes of the packages."""
+    names = set()
+    for path in (path for package in PACKAGES for path in (ROOT / package).rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ClassDef | ast.FunctionDef):
+                names.add(node.name)
+            elif isinstance(node, ast.Name):
+                names.add(node.id)
+            elif isinstance(node, ast.Attribute):
+                names.add(node.attr)
+    return names
+
+
+def test_files_and_names_that_are_mentioned_exist() -> None:
+    """Paths of source files and pages, dotted names, and `Class` or `Class.attribute` within a sentence."""
+    names = defined()
+    for page, text in TEXTS.items():
+        for path in re.findall(r"(?<![\w/.*-])(?:[\w.-]+/)+[\w-]+\.(?:py|h|cpp|md|ipynb)\b", text):
+            assert (ROOT / path).is_file() or (ROOT / "docs" / path).is_file(), f"{page}: {path}"
+        for name in re.findall(rf"(?<![\w/.-])(?:{'|'.join(PACKAGES)}|tests)(?:\.\w+)+", text):
+            assert name.endswith(".html") or locate(name) is not None, f"{page}: {name}"
+        for name in re.findall(r"`([A-Z]\w*[a-z]\w*(?:\.\w+)*)(?:\([^`]*\))?`", BLOCK.sub("", text)):
+            assert set(name.split(".")) <= names, f"{page}: {name}"
+
+
+def test_the_tree_is_whole() -> None:
+    """Every folder of the packages, every file at their roots, and nothing that is not there."""
+    block = next(body for language, body in BLOCK.findall(PAGES["architecture"]) if language == "text")
+    listed: set[str] = set()
+    parents: list[str] = []
+    for line in block.splitlines():
+        entry = line.split()[0]
+        depth = (len(line) - len(line.lstrip())) // 4
+        parents = [*parents[:depth], entry]
+        listed.add("".join(parents))
+    assert [name for name in sorted(listed) if not (ROOT / name).exists()] == []
+    found = [path for package in PACKAGES for path in (ROOT / package).rglob("*.*") if path.suffix != ".pyc"]
+    files = {
+        str(path.relative_to(ROOT)) for path in found if path.parent.parent == ROOT and path.suffix == ".py"
+    }
+    folders = {f"{path.parent.relative_to(ROOT)}/" for path in found if "templates" not in path.parts[:-2]}
+    assert sorted((files | folders) - listed) == []
+
+
+def test_the_equations_are_those_of_the_code() -> None:
+    """The page on the dynamics lists those of the docstring; that its NumPy block runs is tested above."""
+    block = next(body for language, body in BLOCK.findall(PAGES["dynamics"]) if language == "text")
+    assert " ".join(block.split()) in " ".join(str(dream.dream_step.__doc__).split())
+
+
+def test_headline_figures_are_results() -> None:
+    """Every number in the README's table stands in the tables of the results."""
+    table = PAGES["README"].partition("## Measured")[2].partition("## Layout")[0]
+    cells = re.findall(r"^\|[^|]*\|(.*)\|$", table, flags=re.MULTILINE)[2:]
+    figures = re.findall(r"\d+\.\d+", "".join(cells))
+    assert len(figures) > 30
+    assert [figure for figure in figures if not re.search(rf"\b{figure}\b", PAGES["results"])] == []
