@@ -13,6 +13,7 @@ import re
 import runpy
 import shlex
 import subprocess
+from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
 from pydoc import locate
@@ -198,20 +199,22 @@ def defined() -> set[str]:
     return names
 
 
+def mentioned_in_vain(text: str, names: set[str]) -> Iterator[str]:
+    """Paths of source files and pages, dotted names, and `Class` or `Class.attribute` that do not exist."""
+    for path in re.findall(r"(?<![\w/.*-])(?:[\w.-]+/)+[\w-]+\.(?:py|h|cpp|md|ipynb)\b", text):
+        if not (ROOT / path).is_file() and not (ROOT / "docs" / path).is_file():
+            yield path
+    for name in re.findall(rf"(?<![\w/.-])(?:{'|'.join(PACKAGES)}|tests)(?:\.\w+)+", text):
+        if not name.endswith(".html") and locate(name) is None:
+            yield name
+    for name in re.findall(r"`([A-Z]\w*[a-z]\w*(?:\.\w+)*)(?:\([^`]*\))?`", BLOCK.sub("", text)):
+        if not set(name.split(".")) <= names:
+            yield name
+
+
 def test_files_and_names_that_are_mentioned_exist() -> None:
-    """Paths of source files and pages, dotted names, and `Class` or `Class.attribute` within a sentence."""
-    names, lost = defined(), []
-    for page, text in TEXTS.items():
-        for path in re.findall(r"(?<![\w/.*-])(?:[\w.-]+/)+[\w-]+\.(?:py|h|cpp|md|ipynb)\b", text):
-            if not (ROOT / path).is_file() and not (ROOT / "docs" / path).is_file():
-                lost.append(f"{page}: {path}")
-        for name in re.findall(rf"(?<![\w/.-])(?:{'|'.join(PACKAGES)}|tests)(?:\.\w+)+", text):
-            if not name.endswith(".html") and locate(name) is None:
-                lost.append(f"{page}: {name}")
-        for name in re.findall(r"`([A-Z]\w*[a-z]\w*(?:\.\w+)*)(?:\([^`]*\))?`", BLOCK.sub("", text)):
-            if not set(name.split(".")) <= names:
-                lost.append(f"{page}: {name}")
-    assert lost == []
+    names = defined()
+    assert {page: lost for page, text in TEXTS.items() if (lost := [*mentioned_in_vain(text, names)])} == {}
 
 
 def test_the_tree_is_whole() -> None:
