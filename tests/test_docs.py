@@ -1,10 +1,11 @@
-"""README.md and every page of docs/ do what they say: every block of code runs, in one folder for each page,
-from top to bottom, as a reader types it.
+"""README.md and every page of docs/ are true: blocks of code run, links, files and names exist.
 
-What takes minutes is cut short and otherwise the same: a comparison takes one model and seed, a fit takes two
-steps, and where no later command needs its run, or it is of a public data set, it is a check. What starts two
-processes is run as one: test_ranks.py has the others. Blocks of `sh` are for machines that a test has not
-got: their syntax is checked."""
+Every block runs in one folder for each page, from top to bottom, as a reader types it.
+
+Commands that take minutes are cut short and otherwise the same: a comparison takes one model and seed, a fit
+two steps; a fit becomes a check where no later command needs its run, or it is of a public data set. Commands
+that start two processes run as one: test_ranks.py has the others. Blocks of `sh` are for machines that a test
+does not have: their syntax is checked."""
 
 from __future__ import annotations
 
@@ -39,7 +40,7 @@ PACKAGES = ("dream", "lightning_modules", "experiments")
 BLOCK = re.compile(r"^```(\S*)[^\n]*\n(.*?)^```", flags=re.DOTALL | re.MULTILINE)
 LANGUAGES = {"bash", "python", "sh", "text", "yaml", "{eval-rst}", "{include}", "{toctree}"}
 DONE: set[str] = set()
-"""Commands that have run, leave nothing that a later one needs, and so need not run again."""
+"""Commands that have run and need not run again, since no later one needs their output."""
 SHORT = {
     "--trainer.max_epochs": "1",
     "--trainer.limit_train_batches": "2",
@@ -63,7 +64,7 @@ def commands(page: str) -> list[list[str]]:
 
 
 def experiment(words: list[str]) -> str | None:
-    """What a command is to run."""
+    """Experiment that a command names."""
     return words[words.index("-c") + 1] if "-c" in words else None
 
 
@@ -82,7 +83,7 @@ def is_shipped(words: list[str]) -> bool:
 
 
 def shortened(words: list[str]) -> list[str]:
-    """The command with less to do; what it says itself stands."""
+    """The command with less to do; its own settings stay."""
     words = [word for word in words if not word.startswith("--trainer.devices")]
     if words[0] == "fit" and not any(word.startswith("--run.name") for word in words):
         return checked(words)
@@ -102,7 +103,7 @@ def shortened(words: list[str]) -> list[str]:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """The files that the pages speak of."""
+    """The files that the pages name."""
     hours = pd.date_range("2024-01-01", periods=900, freq="h")
     day = np.sin(np.arange(900) * 2 * np.pi / 24)
     table = pd.DataFrame(
@@ -132,7 +133,7 @@ def test_every_block_runs(page: str, folder: Path) -> None:
             done = forked(*shortened(words[1:]), folder=folder, WANDB_MODE="disabled")
             assert done.returncode == 0, f"{shlex.join(words)}\n{done.stdout}{done.stderr}"
             if "--run.name" not in shlex.join(words) and not any(word.startswith("runs/") for word in words):
-                DONE.add(shlex.join(words))  # the pages say some things twice
+                DONE.add(shlex.join(words))  # several pages have the same command
     for language, body in BLOCK.findall(PAGES[page]):
         assert language in LANGUAGES, f"{page}: a block of {language or 'nothing'}:\n{body}"
         if language == "sh":
