@@ -14,7 +14,7 @@ help:
 	@echo "make test    set up and run the tests"
 	@echo "make bench   set up and time the layer beside nn.LSTM and others, and see it adapt (about 6 minutes)"
 	@echo "make soak    set up and run what the tests run in short for long: kills, hostile data, memory (about 20 minutes)"
-	@echo "make lint    set up and run ruff and mypy"
+	@echo "make lint    set up and run ruff, mypy and the check of docstrings"
 	@echo "make format  set up and reformat the code"
 	@echo "make docs    set up and build the documentation site, build/docs/index.html"
 	@echo "make sbom    set up and write dist/sbom.json: every pinned package, as CycloneDX"
@@ -56,6 +56,7 @@ lint: $(BIN)/.linters
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy --strict dream
 	$(BIN)/mypy lightning_modules experiments
+	$(BIN)/python tests/style.py
 
 format: $(BIN)/.linters
 	$(BIN)/ruff check --fix .

@@ -1,19 +1,23 @@
-"""README.md and every page of docs/ do what they say: every block of code runs, in one folder for each page,
-from top to bottom, as a reader types it.
+"""README.md and every page of docs/ are true: blocks of code run, links, files and names exist.
 
-What takes minutes is cut short and otherwise the same: a comparison takes one model and seed, a fit takes two
-steps, and where no later command needs its run, or it is of a public data set, it is a check. What starts two
-processes is run as one: test_ranks.py has the others. Blocks of `sh` are for machines that a test has not
-got: their syntax is checked."""
+Every block runs in one folder for each page, from top to bottom, as a reader types it.
+
+Commands that take minutes are cut short and otherwise the same: a comparison takes one model and seed, a fit
+two steps; a fit becomes a check where no later command needs its run, or it is of a public data set. Commands
+that start two processes run as one: test_ranks.py has the others. Blocks of `sh` are for machines that a test
+does not have: their syntax is checked."""
 
 from __future__ import annotations
 
+import ast
 import re
 import runpy
 import shlex
 import subprocess
+from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
+from pydoc import locate
 
 import numpy as np
 import pandas as pd
@@ -31,10 +35,12 @@ PAGES = {
     path.stem: path.read_text(encoding="utf-8")
     for path in [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 }
+TEXTS = PAGES | {"CONTRIBUTING": (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")}
+PACKAGES = ("dream", "lightning_modules", "experiments")
 BLOCK = re.compile(r"^```(\S*)[^\n]*\n(.*?)^```", flags=re.DOTALL | re.MULTILINE)
 LANGUAGES = {"bash", "python", "sh", "text", "yaml", "{eval-rst}", "{include}", "{toctree}"}
 DONE: set[str] = set()
-"""Commands that have run, leave nothing that a later one needs, and so need not run again."""
+"""Commands that have run and need not run again, since no later one needs their output."""
 SHORT = {
     "--trainer.max_epochs": "1",
     "--trainer.limit_train_batches": "2",
@@ -58,7 +64,7 @@ def commands(page: str) -> list[list[str]]:
 
 
 def experiment(words: list[str]) -> str | None:
-    """What a command is to run."""
+    """Experiment that a command names."""
     return words[words.index("-c") + 1] if "-c" in words else None
 
 
@@ -77,7 +83,7 @@ def is_shipped(words: list[str]) -> bool:
 
 
 def shortened(words: list[str]) -> list[str]:
-    """The command with less to do; what it says itself stands."""
+    """The command with less to do; its own settings stay."""
     words = [word for word in words if not word.startswith("--trainer.devices")]
     if words[0] == "fit" and not any(word.startswith("--run.name") for word in words):
         return checked(words)
@@ -97,7 +103,7 @@ def shortened(words: list[str]) -> list[str]:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """The files that the pages speak of."""
+    """The files that the pages name."""
     hours = pd.date_range("2024-01-01", periods=900, freq="h")
     day = np.sin(np.arange(900) * 2 * np.pi / 24)
     table = pd.DataFrame(
@@ -127,7 +133,7 @@ def test_every_block_runs(page: str, folder: Path) -> None:
             done = forked(*shortened(words[1:]), folder=folder, WANDB_MODE="disabled")
             assert done.returncode == 0, f"{shlex.join(words)}\n{done.stdout}{done.stderr}"
             if "--run.name" not in shlex.join(words) and not any(word.startswith("runs/") for word in words):
-                DONE.add(shlex.join(words))  # the pages say some things twice
+                DONE.add(shlex.join(words))  # several pages have the same command
     for language, body in BLOCK.findall(PAGES[page]):
         assert language in LANGUAGES, f"{page}: a block of {language or 'nothing'}:\n{body}"
         if language == "sh":
@@ -178,3 +184,70 @@ def test_the_tuning_page_is_that_of_the_data_module() -> None:
     assert made["page"]() == PAGES["tuning"], "write it anew: python docs/tuning_page.py"
     rows = set(re.findall(r"^\| `(\w+)` \|", PAGES["tuning"], flags=re.MULTILINE))
     assert rows == KNOBS.keys() | PRESETS.keys()
+
+
+def defined() -> set[str]:
+    """Names of the classes, functions, variables and attributes of the packages."""
+    names = set()
+    for path in (path for package in PACKAGES for path in (ROOT / package).rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ClassDef | ast.FunctionDef):
+                names.add(node.name)
+            elif isinstance(node, ast.Name):
+                names.add(node.id)
+            elif isinstance(node, ast.Attribute):
+                names.add(node.attr)
+    return names
+
+
+def mentioned_in_vain(text: str, names: set[str]) -> Iterator[str]:
+    """Paths of source files and pages, dotted names, and `Class` or `Class.attribute` that do not exist."""
+    for path in re.findall(r"(?<![\w/.*-])(?:[\w.-]+/)+[\w-]+\.(?:py|h|cpp|md|ipynb)\b", text):
+        if not (ROOT / path).is_file() and not (ROOT / "docs" / path).is_file():
+            yield path
+    for name in re.findall(rf"(?<![\w/.-])(?:{'|'.join(PACKAGES)}|tests)(?:\.\w+)+", text):
+        if not name.endswith(".html") and locate(name) is None:
+            yield name
+    for name in re.findall(r"`([A-Z]\w*[a-z]\w*(?:\.\w+)*)(?:\([^`]*\))?`", BLOCK.sub("", text)):
+        if not set(name.split(".")) <= names:
+            yield name
+
+
+def test_files_and_names_that_are_mentioned_exist() -> None:
+    names = defined()
+    assert {page: lost for page, text in TEXTS.items() if (lost := [*mentioned_in_vain(text, names)])} == {}
+
+
+def test_the_tree_is_whole() -> None:
+    """Every folder of the packages, every file at their roots, and nothing that is not there."""
+    block = next(body for language, body in BLOCK.findall(PAGES["architecture"]) if language == "text")
+    listed: set[str] = set()
+    parents: list[str] = []
+    for line in block.splitlines():
+        entry = line.split()[0]
+        depth = (len(line) - len(line.lstrip())) // 4
+        parents = [*parents[:depth], entry]
+        listed.add("".join(parents))
+    assert [name for name in sorted(listed) if not (ROOT / name).exists()] == []
+    found = [path for package in PACKAGES for path in (ROOT / package).rglob("*.*") if path.suffix != ".pyc"]
+    files = {
+        str(path.relative_to(ROOT)) for path in found if path.parent.parent == ROOT and path.suffix == ".py"
+    }
+    folders = {f"{path.parent.relative_to(ROOT)}/" for path in found if "templates" not in path.parts[:-2]}
+    assert sorted((files | folders) - listed) == []
+
+
+def test_the_equations_are_those_of_the_code() -> None:
+    """The page on the dynamics lists those of `dream.functional`; its block in NumPy is tested above."""
+    block = next(body for language, body in BLOCK.findall(PAGES["dynamics"]) if language == "text")
+    code = (ROOT / "dream" / "functional.py").read_text(encoding="utf-8")
+    assert "".join(block.split()) in "".join(code.split())
+
+
+def test_headline_figures_are_results() -> None:
+    """Every number in the README's table stands in the tables of the results."""
+    table = PAGES["README"].partition("## Measured")[2].partition("## Layout")[0]
+    cells = re.findall(r"^\|[^|]*\|(.*)\|$", table, flags=re.MULTILINE)[2:]
+    figures = re.findall(r"\d+\.\d+", "".join(cells))
+    assert len(figures) > 30
+    assert [figure for figure in figures if not re.search(rf"\b{figure}\b", PAGES["results"])] == []

@@ -1,5 +1,4 @@
-"""Every notebook of docs/notebooks runs from top to bottom, and comes to what it says; what is committed is
-clean."""
+"""Every notebook of docs/notebooks runs from top to bottom and supports its claim; its file is clean."""
 
 from __future__ import annotations
 
@@ -37,12 +36,12 @@ HOLDS: dict[str, Callable[[Results], bool]] = {
     "language": lower("nats", "DREAM, plasticity off", "unigram", "bigram"),
     "speech": higher("accuracy", "nearest mean"),
 }
-"""What the notebooks show: DREAM before these rivals."""
+"""Claims of the notebooks: DREAM ahead of these rivals."""
 
 
 @pytest.fixture(scope="module")
 def kernel(tmp_path_factory: pytest.TempPathFactory) -> Iterator[NotebookClient]:
-    """One for all notebooks, in an empty folder: to import everything takes longer than most of them."""
+    """One kernel for all notebooks, in an empty folder: the imports take longer than most of them."""
     home = tmp_path_factory.mktemp("notebooks")
     client = NotebookClient(
         nbformat.v4.new_notebook(), kernel_name="python3", resources={"metadata": {"path": str(home)}}
