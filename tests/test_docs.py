@@ -10,6 +10,7 @@ does not have: their syntax is checked."""
 from __future__ import annotations
 
 import ast
+import json
 import re
 import runpy
 import shlex
@@ -251,3 +252,29 @@ def test_headline_figures_are_results() -> None:
     figures = re.findall(r"\d+\.\d+", "".join(cells))
     assert len(figures) > 30
     assert [figure for figure in figures if not re.search(rf"\b{figure}\b", PAGES["results"])] == []
+
+
+def test_the_task_in_small_fits_tests_and_reports(tmp_path: Path) -> None:
+    (code,) = [body for language, body in BLOCK.findall(PAGES["architecture"]) if "TaskModule)" in body]
+    assert len(code.splitlines()) <= 60
+    (tmp_path / "rising.py").write_text(code)
+    data = {"class_path": "lightning_modules.forecasting.DriftingLoad"}
+    data["init_args"] = dict(rows=400, feeders=2, look_back=24, horizon=8, season=24)
+    experiment = {"model": {"class_path": "rising.Rising"}, "data": data, "trainer": {"max_epochs": 2}}
+    (tmp_path / "rising.yaml").write_text(yaml.safe_dump(experiment))
+    for words in (
+        ["fit", "-c", "rising.yaml", "--run.name=rising", "--model.config.hidden_dim=64", "--model.lr=0.01"],
+        ["test", "--ckpt_path=runs/rising", "--run.name=again"],
+        ["report", "runs/rising"],
+    ):
+        done = forked(*words, folder=tmp_path, WANDB_MODE="disabled")
+        assert done.returncode == 0, done.stderr
+    first, again = (
+        json.loads((tmp_path / "runs" / name / "results.json").read_text()) for name in ("rising", "again")
+    )
+    assert first["results"] == again["results"]
+    assert set(first["results"]) == {"DREAM", "DREAM, plasticity off"}
+    assert 0.5 < first["results"]["DREAM"]["accuracy"] <= 1
+    page = (tmp_path / "runs/rising/report.html").read_text()
+    assert "accuracy" in page
+    assert "data:image/png;base64" in page
