@@ -17,7 +17,7 @@ from dream import functional as F
 from dream.config import DREAMConfig
 from dream.errors import ConfigError
 from dream.numerics import logit
-from dream.ops import cpu, registry
+from dream.ops import registry
 from dream.state import DREAMState, is_count
 from dream.types import DREAMParams, DREAMTrace
 
@@ -27,7 +27,7 @@ TONIC = 0.2  # initial share of a unit's plasticity that stays on when nothing s
 class DREAMCell(nn.Module):
     """The core of a DREAM layer: fast weights U, gated by surprise, beside a liquid recurrent state h.
 
-    The equations are in `dream.functional.dream_step`. eta, tau and the surprise scale are learned as
+    The equations are in `dream.functional.advance`. eta, tau and the surprise scale are learned as
     logarithms and the tonic share as a logit, so that they stay in range; keep weight decay off them
     (`dream.parameter_groups`). Parameters that the configuration leaves unused have ``requires_grad=False``.
 
@@ -182,8 +182,9 @@ class DREAMCell(nn.Module):
         state = self.init_state(x.shape[0]) if state is None else state
         checks.state_of(state, self.config, x)
         streams = x.shape[0] == 1 and not torch.is_grad_enabled() and not torch.compiler.is_compiling()
-        if streams and registry.choose(self.backend, x, self.config) is cpu.scan:
-            new = cpu.step(x, state, self._learned(), self.config, timespans, self.plasticity_enabled, self)
+        step = registry.choose(self.backend, x, self.config).step if streams else None
+        if step is not None:
+            new = step(x, state, self._learned(), self.config, timespans, self.plasticity_enabled, self)
             return new.h, new
         params = self.params()
         with torch.autocast(x.device.type, enabled=False):
@@ -223,7 +224,7 @@ class DREAMCell(nn.Module):
         timespans: Tensor | None = None,
         lengths: Tensor | None = None,
     ) -> tuple[Tensor, DREAMTrace, DREAMState]:
-        """`dream.functional.dream_scan` with this cell's parameters; in training mode it then moves the
+        """`dream.scan.dream_scan` with this cell's parameters; in training mode it then moves the
         prior:
 
         ``var_0 += max(beta, 1 / (k + 1)) (mean of e^2 over all valid steps - var_0)``, with k the number of
@@ -237,8 +238,8 @@ class DREAMCell(nn.Module):
             checks.finite_values(x, timespans, lengths)
         state = self.init_state(x.shape[0]) if state is None else state
         checks.state_of(state, self.config, x)
-        scan = registry.choose(self.backend, x, self.config)
-        output, trace, final = scan(
+        backend = registry.choose(self.backend, x, self.config)
+        output, trace, final = backend.scan(
             x, state, params, self.config, timespans, lengths, self.plasticity_enabled
         )
         if self.training:

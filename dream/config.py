@@ -40,7 +40,7 @@ class DREAMConfig:
     """Configuration of a DREAM cell.
 
     A frozen dataclass: change one with ``dataclasses.replace(config, rank=8)``, which validates again.
-    Symbols are those of the equations in `dream.functional.dream_step`. Defaults are those of the guide; they
+    Symbols are those of the equations in `dream.functional.advance`. Defaults are those of the guide; they
     are also its `asr` and `speech_recognition` configurations.
 
     Raises:

@@ -135,7 +135,7 @@ class DREAM(SequenceModule[DREAMState, DREAMTrace]):
 
     At each step the layer predicts its input, measures how surprising the error is in units of what this
     sequence is used to, lets its fast weights learn from it, and moves its state at a pace that surprise and
-    a gate set. The equations are in `dream.functional.dream_step`.
+    a gate set. The equations are in `dream.functional.advance`.
 
     Args:
         input_dim: I, number of input features.

@@ -27,7 +27,7 @@ def scan(
     lengths: Tensor | None,
     plasticity: bool,
 ) -> tuple[Tensor, DREAMTrace, DREAMState]:
-    """See `dream.functional.dream_scan`. What no state enters is computed for all steps at once, before the
+    """See `dream.scan.dream_scan`. What no state enters is computed for all steps at once, before the
     loop."""
     x, timespans, valid = without_padding(x, timespans, lengths)
     seen = F.read_input(x.transpose(0, 1), params, config, None if timespans is None else timespans.mT)
