@@ -248,15 +248,18 @@ def refusal(x: Tensor, config: DREAMConfig) -> str | None:
         return "torch.func cannot see into it"
     if forward_ad._current_level >= 0:
         return "it has no forward-mode derivative"
-    reason: str | None = _lacking()
-    return reason
+    return _lacking()
 
 
-@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
 def _lacking() -> str | None:
-    """Why there is no kernel, or None; for torch.compile a constant, not code to trace."""
+    """Why there is no kernel, or None."""
     kernel = native.kernel()
     return kernel if isinstance(kernel, str) else None
+
+
+# For torch.compile a constant, not code to trace. `torch.compiler.assume_constant_result` sets just this, but
+# imports the whole compiler, which takes longer than torch itself.
+_lacking._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
 def scan(
@@ -268,7 +271,7 @@ def scan(
     lengths: Tensor | None,
     plasticity: bool,
 ) -> tuple[Tensor, DREAMTrace, DREAMState]:
-    """See `dream.functional.dream_scan`."""
+    """See `dream.scan.dream_scan`."""
     x, timespans, valid = without_padding(x, timespans, lengths)
     inputs = (x, timespans, None if lengths is None else lengths.long(), *params, *state)
     keeps = torch.is_grad_enabled() and any(tensor is not None and tensor.requires_grad for tensor in inputs)
