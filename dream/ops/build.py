@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import shlex
 import shutil
 import subprocess
@@ -31,6 +32,13 @@ def name(level: str) -> str:
     for source in sorted(SOURCES.glob("*.[hc]*")):
         content.update(source.read_bytes())
     return f"dream-{level.lower()}-{content.hexdigest()[:16]}.so"
+
+
+def schema() -> str:
+    """The types and names of the kernel's arguments, in order, as `kernel/fields.h` has them."""
+    text = (SOURCES / "fields.h").read_text(encoding="utf-8")
+    fields = re.findall(r"^FIELD\(([^,]+), (\w+)\)", text, re.MULTILINE)
+    return "".join(f"{kind} {name};" for kind, name in fields)
 
 
 def compiler() -> list[str] | None:

@@ -10,8 +10,10 @@ Shapes: N rows of the batch, T steps, I `input_dim`, H `hidden_dim`, R `rank`. R
 
 from __future__ import annotations
 
+import ctypes
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import fields
 from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary
 
@@ -30,9 +32,24 @@ from dream.types import DREAMParams, DREAMTrace
 SEGMENT = 128  # steps of one row, or of up to 8 rows together, from one kept state of U to the next
 DTYPES = (torch.float32, torch.float64)
 
-INPUTS = ("x", "timespans", "lengths", *DREAMParams._fields, *native.STATE)
+# Names of the kernel's arguments, see kernel/fields.h.
+STATE = tuple(field.name for field in fields(DREAMState))
+KNOBS = (
+    "entropy_influence",
+    "surprise_temperature",
+    "error_smoothing",
+    "surprise_smoothing",
+    "base_threshold",
+    "kappa",
+    "target_norm",
+    "sleep_rate",
+    "min_surprise_for_sleep",
+    "forgetting_rate",
+    "time_step",
+)
+INPUTS = ("x", "timespans", "lengths", *DREAMParams._fields, *STATE)
 TRACE = ("error", "surprise", "deviation", "u_norm", "prediction")
-OUTPUTS = ("output", *TRACE, *native.NEW_STATE, "kept")
+OUTPUTS = ("output", *TRACE, *(f"{name}_" for name in STATE), "kept")
 DIFFERENTIABLE = {
     "output": "d_output",
     "prediction": "d_prediction",
@@ -55,13 +72,14 @@ class _Sizes:
     """The sizes of a call, and the shapes of the kernel's arrays by name; what it does not want is empty."""
 
     def __init__(self, given: Mapping[str, Any], flags: Sequence[bool]) -> None:
-        n, t, i = self.rows, self.steps, self.inputs = given["x"].shape
-        h, r = self.hidden, self.rank = given["h"].shape[1], given["V"].shape[1]
+        n, t, i = given["x"].shape
+        h, r = given["h"].shape[1], given["V"].shape[1]
         plastic, learns, liquid, keeps = flags
         wide = 2 * h if liquid else h
-        self.every = max(1, SEGMENT // min(n, 8))
-        none, segments = (0,), (t + self.every - 1) // self.every
-        self.flags = (plastic, learns, liquid)
+        every = max(1, SEGMENT // min(n, 8))
+        none, segments = (0,), (t + every - 1) // every
+        self.fixed = dict(rows=n, steps=t, inputs=i, hidden=h, rank=r, every=every)
+        self.fixed |= dict(plastic=plastic, learns=learns, liquid=liquid)
         self.kept: dict[str, tuple[int, ...]] = {
             "gates": (t, n, wide),
             "slope": (t, n, i),
@@ -84,25 +102,16 @@ class _Sizes:
             "kept": (sum(map(math.prod, self.kept.values())),) if keeps else none,
         }
 
-    def arguments(self, arrays: Mapping[str, Tensor | None], knobs: Sequence[float]) -> native.Scan:
+    def arguments(self, arrays: Mapping[str, Tensor | None], knobs: Sequence[float]) -> ctypes.Structure:
         """The kernel's arguments; `arrays` must outlive the call."""
         x, spans, kept = arrays["x"], arrays["timespans"], arrays["kept"]
         assert x is not None
-        strides = (
-            x.stride(0),
-            x.stride(1),
-            *((0, 0) if spans is None else (spans.stride(0), spans.stride(1))),
-        )
-        sizes = (
-            self.rows,
-            self.steps,
-            self.inputs,
-            self.hidden,
-            self.rank,
-            self.every,
-            torch.get_num_threads(),
-        )
-        scan = native.Scan(*sizes, *self.flags, True, False, *strides, *knobs)
+        scan = _kernel().arguments(**self.fixed, **dict(zip(KNOBS, knobs, strict=True)))
+        scan.threads = torch.get_num_threads()
+        scan.forecasts = True
+        scan.x_row, scan.x_step = x.stride()[:2]
+        if spans is not None:
+            scan.span_row, scan.span_step = spans.stride()
         for name, array in arrays.items():
             if array is not None and array.numel() and name != "kept":
                 setattr(scan, name, array.data_ptr())
@@ -224,18 +233,8 @@ _backward.register_autograd(_refuse_second_derivatives)
 
 
 def _knobs(config: DREAMConfig) -> list[float]:
-    """In the order of `native.NUMBERS`."""
-    c = config
-    return [
-        *(
-            c.entropy_influence,
-            c.surprise_temperature,
-            c.error_smoothing,
-            c.surprise_smoothing,
-            c.base_threshold,
-        ),
-        *(c.kappa, c.target_norm, c.sleep_rate, c.min_surprise_for_sleep, c.forgetting_rate, c.time_step),
-    ]
+    """The values of `KNOBS`."""
+    return [getattr(config, name) for name in KNOBS]
 
 
 def refusal(x: Tensor, config: DREAMConfig) -> str | None:
@@ -297,10 +296,8 @@ class _Prepared(NamedTuple):
 
     pointers: list[int | None]
     settings: tuple[DREAMConfig, bool, torch.dtype]
-    scan: native.Scan
-    learned: list[
-        Tensor | None
-    ]  # copies of what was not contiguous; else the parameters, which may change in place
+    scan: ctypes.Structure
+    learned: list[Tensor | None]  # parameters, which may change in place; copies where not contiguous
 
 
 _prepared: WeakKeyDictionary[Any, _Prepared] = WeakKeyDictionary()
@@ -315,11 +312,24 @@ def _prepare(
 ) -> _Prepared:
     checks.parameters(learned, config, x)
     plastic = config.base_plasticity > 0
-    sizes = (1, 1, config.input_dim, config.hidden_dim, config.rank, 1, 1)
-    flags = (plastic, plastic and plasticity, config.ltc_enabled, False, True)
     held = [None if weight is None else weight.contiguous() for weight in learned]
-    addresses = [None if weight is None else weight.data_ptr() for weight in held]
-    scan = native.Scan(*sizes, *flags, 0, 0, 0, 0, *_knobs(config), *addresses)
+    scan = _kernel().arguments(
+        rows=1,
+        steps=1,
+        inputs=config.input_dim,
+        hidden=config.hidden_dim,
+        rank=config.rank,
+        every=1,
+        threads=1,
+        plastic=plastic,
+        learns=plastic and plasticity,
+        liquid=config.ltc_enabled,
+        raw=True,
+        **dict(zip(KNOBS, _knobs(config), strict=True)),
+    )
+    for name, weight in zip(DREAMParams._fields, held, strict=True):
+        if weight is not None:
+            setattr(scan, name, weight.data_ptr())
     return _Prepared(pointers, (config, plasticity, x.dtype), scan, held)
 
 
@@ -354,7 +364,7 @@ def step(
         prepared = _prepare(learned, pointers, config, plasticity, x)
         if all(mine is theirs for mine, theirs in zip(prepared.learned, learned, strict=True)):
             _prepared[owner] = prepared
-    scan = native.Scan.from_buffer_copy(prepared.scan)  # another thread may step with the same owner
+    scan = type(prepared.scan).from_buffer_copy(prepared.scan)  # another thread may step with the same owner
     x = x.contiguous()
     old = [part.contiguous() for part in state]
     new = [torch.empty_like(part) for part in old]
@@ -371,7 +381,7 @@ def step(
     scan.x = x.data_ptr()
     if timespans is not None:
         scan.timespans = timespans.data_ptr()
-    for name, before, after in zip(native.STATE, old, new, strict=True):
+    for name, before, after in zip(STATE, old, new, strict=True):
         setattr(scan, name, before.data_ptr())
         setattr(scan, f"{name}_", after.data_ptr())
     _kernel().forward(scan, x.dtype)

@@ -21,88 +21,7 @@ from dream.ops import build
 
 log = logging.getLogger(__name__)
 
-STATE = ("h", "U", "U_target", "adaptive_tau", "error_mean", "error_var", "avg_surprise")
-NEW_STATE = tuple(f"{name}_" for name in STATE)
-INTEGERS = (
-    *(
-        "rows",
-        "steps",
-        "inputs",
-        "hidden",
-        "rank",
-        "every",
-        "threads",
-        "plastic",
-        "learns",
-        "liquid",
-        "forecasts",
-        "raw",
-    ),
-    *("x_row", "x_step", "span_row", "span_step"),
-)
-NUMBERS = (
-    *(
-        "influence",
-        "temperature",
-        "beta",
-        "beta_s",
-        "base",
-        "kappa",
-        "target",
-        "zeta",
-        "awake",
-        "rate",
-        "time_step",
-    ),
-)
-POINTERS = (
-    *(
-        "C",
-        "c",
-        "W",
-        "B",
-        "b",
-        "A",
-        "G_x",
-        "G_h",
-        "V",
-        "eta",
-        "tonic",
-        "tau",
-        "surprise_scale",
-        "error_var_prior",
-    ),
-    *("x", "timespans", "lengths", *STATE),
-    *("output", "error", "surprise", "deviation", "u_norm", "prediction", *NEW_STATE),
-    *("gates", "slope", "read", "filtered", "norm", "asleep", "U_kept", "U_target_kept"),
-    *("d_output", "d_prediction", "d_error", "d_h", "d_U", "d_x", "d_timespans"),
-    *(
-        "d_C",
-        "d_c",
-        "d_W",
-        "d_B",
-        "d_b",
-        "d_A",
-        "d_G_x",
-        "d_G_h",
-        "d_V",
-        "d_eta",
-        "d_tonic",
-        "d_tau",
-        "d_surprise_scale",
-    ),
-    *("d_h0", "d_U0"),
-)
-
-
-class Scan(ctypes.Structure):
-    """The arguments of the kernel: `struct Scan` in kernel/scan.h, field by field."""
-
-    _fields_ = (
-        *((name, ctypes.c_int64) for name in INTEGERS),
-        *((name, ctypes.c_double) for name in NUMBERS),
-        *((name, ctypes.c_void_p) for name in POINTERS),
-    )
+_TYPES = {"int64_t": ctypes.c_int64, "double": ctypes.c_double}  # all others are pointers
 
 
 _forked = False
@@ -120,15 +39,38 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_after_fork)
 
 
+def _schema(library: ctypes.CDLL) -> str:
+    """The types and names of the arguments that a compiled library takes; empty if it is not ours."""
+    try:
+        function = library.dream_schema
+    except AttributeError:
+        return ""
+    function.restype = ctypes.c_char_p
+    found: bytes = function()
+    return found.decode()
+
+
+def _structure(schema: str) -> type[ctypes.Structure]:
+    """The class of a kernel's arguments, `struct Scan` of kernel/scan.h; it refuses names that it lacks."""
+    pairs = (field.rsplit(" ", 1) for field in schema.split(";") if field)
+    fields = [(name, _TYPES.get(kind, ctypes.c_void_p)) for kind, name in pairs]
+    return type("Arguments", (ctypes.Structure,), {"__slots__": (), "_fields_": fields})
+
+
 class Kernel:
-    """The functions of a compiled library."""
+    """The functions of a compiled library.
+
+    Attributes:
+        arguments: class of what `forward` and `backward` take; fields are set by name.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self._library = ctypes.CDLL(str(path))
-        self._library.dream_size.restype = ctypes.c_int64
-        if self._library.dream_size() != ctypes.sizeof(Scan):
+        schema = _schema(self._library)
+        if schema != build.schema():
             raise OSError(f"{path} is of another version")
+        self.arguments = _structure(schema)
         self._forward = {
             torch.float32: self._library.dream_forward_f32,
             torch.float64: self._library.dream_forward_f64,
@@ -149,7 +91,7 @@ class Kernel:
         except (OSError, AttributeError):
             self._team = None
 
-    def forward(self, scan: Scan, dtype: torch.dtype) -> None:
+    def forward(self, scan: ctypes.Structure, dtype: torch.dtype) -> None:
         """All steps; writes what `scan` points to.
 
         Raises:
@@ -157,11 +99,11 @@ class Kernel:
         """
         self._run(self._forward[dtype], scan)
 
-    def backward(self, scan: Scan, dtype: torch.dtype) -> None:
+    def backward(self, scan: ctypes.Structure, dtype: torch.dtype) -> None:
         """The adjoints of all steps, likewise."""
         self._run(self._backward[dtype], scan)
 
-    def _run(self, function: Callable[..., int], scan: Scan) -> None:
+    def _run(self, function: Callable[..., int], scan: ctypes.Structure) -> None:
         if function(ctypes.byref(scan), None if _forked else self._team):
             raise MemoryError("The CPU kernel found no memory for its working copies. Use smaller batches.")
 

@@ -149,7 +149,7 @@ class Backward {
             largest = std::max(largest, s.norm[at]);
             least = std::min(least, s.norm[at]);
         }
-        const bool even = largest <= T(100) * std::max(least, T(s.target));
+        const bool even = largest <= T(100) * std::max(least, T(s.target_norm));
         st.replayed = !(kept > T(1) / T(8) && even) || s.d_timespans;
         if (st.replayed) {
             if (!room.states) room.states = Buffer<T>(room.rows * (s.every + 1) * z.U());
@@ -253,8 +253,8 @@ class Backward {
         if (s.learns) {  // 7
             const T norm = s.norm[at];
             st.scale = shrinkage(norm, s);
-            st.shrink = norm > T(s.target) && st.scale > T(0) && std::isfinite(norm)
-                            ? T(s.kappa) * (T(s.target) / norm) * (st.along / st.scale / norm) / norm / st.scale
+            st.shrink = norm > T(s.target_norm) && st.scale > T(0) && std::isfinite(norm)
+                            ? T(s.kappa) * (T(s.target_norm) / norm) * (st.along / st.scale / norm) / norm / st.scale
                             : T(0);
             const T *by_g = room.by_g + n * z.R, *by_g_U = room.by_g_U + n * z.R;
             for (long r = 0; r < R; ++r) sums[r] = st.scale * by_g[r] - (st.shrink != 0 ? st.shrink * by_g_U[r] : T(0));
@@ -298,7 +298,7 @@ class Backward {
     // Lines 5 to 2 of a row: the error's adjoint, and the prediction's.
     void errors(int n, long t) {
         const long row = first + n, at = t * N + row;
-        const T S = s.surprise[at], d_r = room.row[n].d_S * S * (T(1) - S) / T(s.temperature);  // 5
+        const T S = s.surprise[at], d_r = room.row[n].d_S * S * (T(1) - S) / T(s.surprise_temperature);  // 5
         T* predicts = sums_of(t) + n * w.width + to_predict;
         for (long i = 0; i < z.I; i += L) {
             Vec<T> de = load(room.de + n * z.I + i) + d_r * load(s.slope + at * I + i, I - i);  // 3
@@ -319,7 +319,7 @@ class Backward {
         if (s.plastic) {
             T *U = st.replayed ? state(n, t) : room.U + n * z.U(), *dU = room.dU + n * z.U();
             Pass<T> pass = pass_over(n, st.replayed ? state(n, t + 1) : U, h);
-            const bool shrunk = (recall(n, t - 1) > T(s.target)) | (st.scale != T(1)) | (st.shrink != T(0));
+            const bool shrunk = (recall(n, t - 1) > T(s.target_norm)) | (st.scale != T(1)) | (st.shrink != T(0));
             if (s.learns) {
                 pass.shrink = st.shrink;
                 pass.forget = forget(s, row, t);
@@ -349,7 +349,7 @@ class Backward {
         for (long k = 0; k < z.U(); k += L)
             total += (pass.scale * load(dU + k) - pass.shrink * load(pass.after + k)) * (load(target + k) - load(U + k));
         const T stays = T(1) - pass.forget;
-        return sum<T>(total) * T(s.rate) * stays * stays;
+        return sum<T>(total) * T(s.forgetting_rate) * stays * stays;
     }
 
     // Line 8 and 9's products with the input, for the segment.

@@ -98,7 +98,7 @@ void forward(const Scan<T>& s, const Weights& w, ForwardRoom<T>& room, long firs
     const long I = s.inputs, H = s.hidden, R = s.rank, gate = w.gate, N = s.rows;
     const long wide = s.liquid ? 2 * H : H;
     const T log_step = T(std::log(s.time_step));
-    const T beta = T(s.beta), beta_s = T(s.beta_s), base = T(s.base);
+    const T beta = T(s.error_smoothing), beta_s = T(s.surprise_smoothing), base = T(s.base_threshold);
     const T near = FARTHEST<T> / std::sqrt(T(I));  // below it no deviation of line 3 is beyond FARTHEST
     long longest = 0;
 
@@ -186,7 +186,7 @@ void forward(const Scan<T>& s, const Weights& w, ForwardRoom<T>& room, long firs
             T r = std::sqrt(sum<T>(squares) / T(I));  // 3
             if (!(r < near)) r = far_deviation(s, e, mean, var);
             const T entropy = std::min(std::max(w.prior + T(0.5) * sum<T>(logs) / T(I), T(0)), MAX_ENTROPY<T>);  // 4
-            const T over = (r - st.threshold * (T(1) + T(s.influence) * entropy)) / T(s.temperature);
+            const T over = (r - st.threshold * (T(1) + T(s.entropy_influence) * entropy)) / T(s.surprise_temperature);
             st.S = sigmoid<T>(all(over))[0];  // 5
             const T per_deviation = r > 0 ? T(1) / (T(I) * r) : T(0);
             for (long i = 0; i < z.I; i += L) {  // 10
@@ -245,7 +245,7 @@ void forward(const Scan<T>& s, const Weights& w, ForwardRoom<T>& room, long firs
                 T norm = std::sqrt(pass(U, target, room.key, g, h, q, st.scale, st.sleep, forgets, z.ranks, z.H));
                 if (!std::isfinite(norm)) norm = large_norm(U, z.U());
                 st.scale = shrinkage(norm, s);  // 7, done to U by the next pass over it
-                st.sleep = st.avg > T(s.awake) ? T(s.zeta) * st.avg : T(0);  // 11, likewise
+                st.sleep = st.avg > T(s.min_surprise_for_sleep) ? T(s.sleep_rate) * st.avg : T(0);  // 11, likewise
                 st.u_norm = norm * st.scale;
                 for (long r = 0; r < R; ++r) q[r] *= st.scale;
                 if (s.norm) {

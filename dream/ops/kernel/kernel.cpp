@@ -96,7 +96,7 @@ void apply(int function, const T* x, T* y, int64_t n) {
 }
 
 extern "C" {
-int64_t dream_size() { return sizeof(Scan<float>); }
+const char* dream_schema() { return SCHEMA; }
 // 0, or 1 where memory was short.
 int dream_forward_f32(const Scan<float>* s, Team team) { return run_forward(*s, team); }
 int dream_forward_f64(const Scan<double>* s, Team team) { return run_forward(*s, team); }
