@@ -59,7 +59,7 @@ template <class T, template <class> class Matrix>
 int run_forward(const Scan<T>& s, Team team) {
     const ForwardWeights<T, Matrix> weights(s);
     return run<T, ForwardRoom<T>>(s, weights, shares_of(s), team, [&](auto& room, int64_t, long first, int rows) {
-        forward(s, weights, room, first, rows);
+        Forward<T, ForwardWeights<T, Matrix>>(s, weights, room, first, rows).run();
     });
 }
 
