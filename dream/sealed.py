@@ -52,8 +52,10 @@ def read_sealed(path: Path, writer: str, kind: Mapping[str, str]) -> tuple[dict[
         ) from None
     found = {name: header.get(name) for name in kind}
     if found != kind:
-        wanted, held = (" ".join(map(str, part.values())) for part in (kind, found))
-        raise CheckpointError(f"`path` must be a file that {writer} wrote: {wanted}; {path} holds {held}.")
+        wanted, held = (" ".join(filter(None, part.values())) for part in (kind, found))
+        raise CheckpointError(
+            f"`path` must be a file that {writer} wrote: {wanted}; {path} holds {held or 'no such header'}."
+        )
     if header.pop("checksum", None) != checksum(header, tensors):
         raise CheckpointError(f"`path` must be a file that {writer} wrote; {path} is damaged.")
     return header, tensors

@@ -14,17 +14,14 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save as to_safetensors
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from dream.config import DREAMConfig
 from dream.errors import CheckpointError, DREAMError, DREAMWarning, StateError
-from dream.files import write_atomic
+from dream.sealed import read_sealed, write_sealed
 
-FORMAT = "dream-state"
-VERSION = 1
+KIND = {"format": "dream-state", "version": "2"}  # version 1 had no checksum
 
 
 @dataclass(eq=False, init=False)
@@ -219,23 +216,16 @@ class DREAMState:
                 )
 
     def save(self, path: str | os.PathLike[str], config: DREAMConfig) -> None:
-        """Write this state and the configuration that it belongs to, as safetensors; an old file is replaced
-        whole.
+        """Write this state and the configuration that it belongs to, with a checksum, as safetensors.
+
+        An old file is replaced whole.
 
         Raises:
             StateError: the state does not fit `config`.
             CheckpointError: the file cannot be written; what was there before is untouched.
         """
         self.check(config, self.h)
-        header = {"format": FORMAT, "version": str(VERSION), "config": config.to_json()}
-        apart = self.detach().map(
-            lambda tensor: tensor.clone(memory_format=torch.contiguous_format)
-        )  # fields may share memory
-        payload = to_safetensors(dict(apart.items()), header)
-        try:
-            write_atomic(path, payload)
-        except OSError as error:
-            raise CheckpointError(f"`path` must be writable: {os.fspath(path)}; {error.strerror}.") from None
+        write_sealed(path, KIND | {"config": config.to_json()}, dict(self.items()))
 
     @classmethod
     def load(
@@ -249,21 +239,7 @@ class DREAMState:
         Warns:
             DREAMWarning: it was made with other knobs; they are named.
         """
-        try:
-            with safe_open(path, framework="pt", device=str(device)) as file:
-                header = file.metadata() or {}
-                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        except FileNotFoundError:
-            raise CheckpointError(
-                f"`path` must be a file that DREAMState.save wrote; {path} does not exist."
-            ) from None
-        except (SafetensorError, OSError) as error:
-            raise CheckpointError(
-                f"`path` must be a file that DREAMState.save wrote; {path} is damaged: {error}."
-            ) from None
-        if header.get("format") != FORMAT or header.get("version") != str(VERSION):
-            found = f"{header.get('format', 'no format')} {header.get('version', '')}".strip()
-            raise CheckpointError(f"`path` must hold {FORMAT} {VERSION}; {path} holds {found}.")
+        header, tensors = read_sealed(path, "DREAMState.save", KIND)
         try:
             saved = DREAMConfig.from_json(header.get("config", ""))
         except DREAMError as error:
@@ -283,7 +259,7 @@ class DREAMState:
             raise CheckpointError(
                 f"{path} must hold exactly the fields {sorted(names)}; got {sorted(tensors)}."
             )
-        state = cls(**tensors)
+        state = cls(**tensors).to(device)
         try:
             state.check(config, state.h)
         except StateError as error:
