@@ -63,10 +63,7 @@ class DREAMCell(nn.Module):
 
     def __init__(self, config: DREAMConfig, *, backend: str = "auto", check_inputs: bool = True) -> None:
         super().__init__()
-        if not isinstance(config, DREAMConfig):
-            raise ConfigError(
-                f"`config` must be a DREAMConfig; got {type(config).__name__}. Use DREAMConfig(...)."
-            )
+        checks.configuration(config)
         self.config = config
         self.backend = registry.check_name(backend)
         self.check_inputs = check_inputs

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from dream.config import DREAMConfig
-from dream.errors import DataError, ShapeError, StateError
+from dream.errors import ConfigError, DataError, ShapeError, StateError
 from dream.numerics import largest
 from dream.state import DREAMState
 from dream.types import DREAMParams
@@ -28,6 +28,18 @@ def tensor(name: str, value: object) -> None:
         raise DataError(
             f"`{name}` must be a tensor; got {type(value).__name__}. Use torch.as_tensor; forward takes a "
             "PackedSequence."
+        )
+
+
+def configuration(value: object) -> None:
+    """Refuse what is not a DREAMConfig.
+
+    Raises:
+        ConfigError: it is not.
+    """
+    if not isinstance(value, DREAMConfig):
+        raise ConfigError(
+            f"`config` must be a DREAMConfig; got {type(value).__name__}. Use DREAMConfig(...)."
         )
 
 

@@ -15,7 +15,6 @@ from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_
 
 from dream.cell import DREAMCell
 from dream.config import DREAMConfig
-from dream.errors import ConfigError
 from dream.state import DREAMState
 from dream.types import DREAMTrace
 
@@ -166,13 +165,16 @@ class DREAM(SequenceModule[DREAMState, DREAMTrace]):
         check_inputs: bool = True,
         **config: Any,
     ) -> None:
-        super().__init__()
         knobs = DREAMConfig(input_dim=input_dim, hidden_dim=hidden_dim, rank=rank, **config)
-        self.cell = DREAMCell(knobs, backend=backend, check_inputs=check_inputs)
+        self._build(knobs, backend, check_inputs)
+
+    def _build(self, config: DREAMConfig, backend: str, check_inputs: bool) -> None:
+        super().__init__()
+        self.cell = DREAMCell(config, backend=backend, check_inputs=check_inputs)
 
     @classmethod
     def from_config(cls, config: DREAMConfig, *, backend: str = "auto", check_inputs: bool = True) -> Self:
-        """A layer from a whole configuration.
+        """Return a layer with a whole configuration; an `__init__` of a subclass is not run.
 
         Raises:
             ConfigError: `config` is not a DREAMConfig, or the backend is unknown.
@@ -181,12 +183,9 @@ class DREAM(SequenceModule[DREAMState, DREAMTrace]):
             >>> DREAM.from_config(DREAMConfig.preset("anomaly_detection")).get_config().base_threshold
             0.3
         """
-        if not isinstance(config, DREAMConfig):
-            raise ConfigError(
-                f"`config` must be a DREAMConfig; got {type(config).__name__}. Use DREAMConfig(...)."
-            )
-        values = {name: getattr(config, name) for name in config.__dataclass_fields__}
-        return cls(**values, backend=backend, check_inputs=check_inputs)
+        layer = cls.__new__(cls)
+        layer._build(config, backend, check_inputs)
+        return layer
 
     @property
     def plasticity_enabled(self) -> bool:

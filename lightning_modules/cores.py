@@ -8,7 +8,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, replace
+from dataclasses import replace
 from typing import Literal, get_args
 
 import torch
@@ -251,13 +251,11 @@ def build_core(
             key="core",
         )
     widths = [config.hidden_dim] if hidden_dims is None else list(hidden_dims)
-    knobs = asdict(config)
-    del knobs["hidden_dim"]
     if core == "dream":
-        return DREAMStack(hidden_dims=widths, dropout=dropout, backend=backend, **knobs)
+        return DREAMStack.from_config(config, widths, dropout, backend=backend)
     if core == "linear":
         return LinearCore(config, widths[-1])
-    budget = trainable(DREAMStack(hidden_dims=widths, dropout=dropout, **knobs))
+    budget = trainable(DREAMStack.from_config(config, widths, dropout))
     low, high = 1, 4 * max(widths) + 4
     with torch.device("meta"):
         while high - low > 1:

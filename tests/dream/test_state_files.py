@@ -210,7 +210,7 @@ def test_a_file_without_a_checksum_is_refused(saved: Path) -> None:
     with pytest.raises(CheckpointError, match="is damaged"):
         DREAMState.load(saved, small())
     save_file(load_file(saved), saved, header | {"version": "1"})
-    with pytest.raises(CheckpointError, match="dream-state 2; .* holds dream-state 1"):
+    with pytest.raises(CheckpointError, match=r"dream-state 2; .* holds dream-state 1"):
         DREAMState.load(saved, small())
 
 
