@@ -1,6 +1,6 @@
 """`DREAMCell`: the parameters of a DREAM layer, how they start, and one step or one sequence of it.
 
-Shapes: N rows of the batch, T steps, I `input_dim`, H `hidden_dim`, R `rank`.
+Shapes: N samples, T steps, I `input_dim`, H `hidden_dim`, R `rank`.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class DREAMCell(nn.Module):
         log_eta, logit_tonic, log_tau: (H,) parameters.
         log_surprise_scale: () parameter.
         V: (I, R) buffer, random semi-orthogonal sensory filter.
-        error_var_prior: (I,) buffer, error variance that a fresh row expects; moves with each sequence in
+        error_var_prior: (I,) buffer, error variance that a fresh sample expects; moves with each sequence in
             training mode.
         prior_updates: () buffer, how often it has moved.
         plasticity_enabled: False keeps U as it is: it still predicts, but neither learns, decays nor sleeps.
@@ -75,12 +75,16 @@ class DREAMCell(nn.Module):
 
         plastic, liquid = config.base_plasticity > 0, config.ltc_enabled
         hastens = liquid and config.ltc_surprise_scale > 0
-        self.C, self.c = parameter(h, i), parameter(i)
+        self.C = parameter(h, i)
+        self.c = parameter(i)
         self.W = parameter(i, h)
-        self.B, self.b = parameter(i, h), parameter(h)
+        self.B = parameter(i, h)
+        self.b = parameter(h)
         self.A = parameter(h, h)
-        self.G_x, self.G_h = parameter(i, h, used=liquid), parameter(h, h, used=liquid)
-        self.log_eta, self.logit_tonic = parameter(h, used=plastic), parameter(h, used=plastic)
+        self.G_x = parameter(i, h, used=liquid)
+        self.G_h = parameter(h, h, used=liquid)
+        self.log_eta = parameter(h, used=plastic)
+        self.logit_tonic = parameter(h, used=plastic)
         self.log_tau = parameter(h, used=liquid)
         self.log_surprise_scale = parameter(used=hastens)
         self.register_buffer("V", torch.empty(i, config.rank))
@@ -90,8 +94,11 @@ class DREAMCell(nn.Module):
 
     @torch.no_grad()
     def reset_parameters(self) -> None:
-        """Start afresh: C, W, B Xavier uniform; A orthogonal; V semi-orthogonal; gates and biases 0; tau
-        log-spaced from ``time_step / 20`` to ``ltc_tau_sys``; the error variance prior 1."""
+        """Start afresh.
+
+        C, W, B Xavier uniform; A orthogonal; V semi-orthogonal; gates and biases 0; tau log-spaced from
+        ``time_step / 20`` to ``ltc_tau_sys``; the error variance prior 1.
+        """
         config = self.config
         for weight in (self.C, self.W, self.B):
             nn.init.xavier_uniform_(weight)
@@ -148,8 +155,12 @@ class DREAMCell(nn.Module):
     def init_state(
         self, batch_size: int, device: str | torch.device | None = None, dtype: torch.dtype | None = None
     ) -> DREAMState:
-        """The state of `batch_size` rows that have seen nothing; on the parameters' device and in their dtype
-        by default.
+        """State of `batch_size` samples that have seen nothing, by default like the parameters.
+
+        Args:
+            batch_size: N.
+            device: the parameters' if None.
+            dtype: the parameters' if None.
 
         Raises:
             StateError: `batch_size` is not a positive integer.
@@ -163,7 +174,7 @@ class DREAMCell(nn.Module):
 
         Args:
             x: (N, I), input, in units of the data.
-            state: N rows, not changed; fresh ones if None.
+            state: N samples, not changed; fresh ones if None.
             timespans: (N,), time since the previous step, in steps; 1 if None.
 
         Returns:
@@ -200,7 +211,7 @@ class DREAMCell(nn.Module):
 
         Args:
             x_seq: (N, T, I), input, in units of the data.
-            state: N rows, not changed; fresh ones if None.
+            state: N samples, not changed; fresh ones if None.
             return_all: the outputs of all steps, or of the last only.
             timespans: (N, T), time since the previous step, in steps; 1 if None.
 
@@ -221,13 +232,12 @@ class DREAMCell(nn.Module):
         timespans: Tensor | None = None,
         lengths: Tensor | None = None,
     ) -> tuple[Tensor, DREAMTrace, DREAMState]:
-        """`dream.scan.dream_scan` with this cell's parameters; in training mode it then moves the
-        prior:
+        """Call `dream.scan.dream_scan` with this cell's parameters; in training mode, then move the prior:
 
         ``var_0 += max(beta, 1 / (k + 1)) (mean of e^2 over all valid steps - var_0)``, with k the number of
         moves so far.
 
-        Args and Returns: as there; `state` None is fresh rows.
+        Args and Returns: as there; `state` None is fresh samples.
         """
         params = self.params()
         x, lengths = checks.sequence(x, params, self.config, timespans, lengths)
@@ -298,6 +308,6 @@ class DREAMCell(nn.Module):
             self.plasticity_enabled = before
 
     def extra_repr(self) -> str:
-        """What `print` shows."""
+        """Sizes, for `print`."""
         c = self.config
         return f"{c.input_dim}, {c.hidden_dim}, rank={c.rank}"

@@ -1,5 +1,4 @@
-"""`DREAMConfig`: the knobs of a DREAM cell, validated when it is made, and the named configurations of the
-guide."""
+"""`DREAMConfig`: the knobs of a DREAM cell, validated when made, and the guide's named configurations."""
 
 from __future__ import annotations
 
@@ -124,7 +123,7 @@ class DREAMConfig:
 
     @classmethod
     def preset(cls, name: str, **overrides: Any) -> DREAMConfig:
-        """A configuration of the guide by name, with fields changed where `overrides` says so.
+        """A configuration of the guide by name, with some fields changed.
 
         Names: `asr`, `fast_adaptation`, `long_term_memory`, `stability` (quick presets);
         `speech_recognition`, `time_series_forecasting`, `anomaly_detection`, `language_modeling`,
@@ -149,7 +148,7 @@ class DREAMConfig:
         return TypeAdapter(cls).json_schema()
 
     def to_json(self) -> str:
-        """This configuration as one line of JSON; `from_json` reads it back."""
+        """One line of JSON, which `from_json` reads back."""
         return TypeAdapter(type(self)).dump_json(self).decode()
 
     @classmethod
@@ -174,11 +173,11 @@ KNOBS: dict[str, Knob] = {
     name: Knob.read(name, field.get("description", ""))
     for name, field in DREAMConfig.json_schema()["properties"].items()
 }
-"""What each field does and its recommended range, read from the fields' docstrings."""
+"""Effects and recommended range of each field, read from the fields' docstrings."""
 
 
 class Preset(NamedTuple):
-    """A named configuration: what it is for and the values that the guide gives it."""
+    """A named configuration of the guide: its purpose and its values."""
 
     purpose: str
     values: dict[str, Any]
@@ -293,7 +292,7 @@ _RULES = {
 
 
 def _config_error(error: ValidationError) -> ConfigError:
-    """pydantic's findings in our words: argument, expected, got, remedy; the first finding names the key."""
+    """The findings of pydantic in our words; the first one names the key."""
     findings = error.errors(include_url=False)
     names = [field.name for field in dataclasses.fields(DREAMConfig)]
     sentences = []

@@ -27,17 +27,17 @@ FARTHEST = 1e15  # usual deviations beyond which line 3 doesn't look, so that th
 
 
 class StepInput(NamedTuple):
-    """All that a step needs of its input and that no state enters, for (N, ...) or (T, N, ...) at once."""
+    """The part of a step that depends on the input alone, for (N, ...) or (T, N, ...) at once."""
 
     x: Tensor  # (..., I)
     drive: Tensor  # (..., H) x B + b
     gate: Tensor  # (..., H) ln(dt / tau) + x G_x
     forget: Tensor  # (..., 1, 1) f of line 6
-    entropy: Tensor  # (...) what line 4 has of the prior: 0.5 ln(2 pi e) - mean_i 0.5 ln(var_0_i + EPS)
+    entropy: Tensor  # (...) the prior's part of line 4: 0.5 ln(2 pi e) - mean_i 0.5 ln(var_0_i + EPS)
 
 
 class StepResult(NamedTuple):
-    """A step's new state (its h is the output) and what it saw on the way."""
+    """A step's new state, whose h is the output, and its trace."""
 
     state: DREAMState
     prediction: Tensor
@@ -68,15 +68,14 @@ def predict_next(state: DREAMState, params: DREAMParams, config: DREAMConfig) ->
 
 
 def prior_entropy(error_var_prior: Tensor) -> Tensor:
-    """What line 4 has of the prior (I,): ``0.5 ln(2 pi e) - mean_i 0.5 ln(var_0_i + EPS)``, ()."""
+    """The prior's part of line 4, (): ``0.5 ln(2 pi e) - mean_i 0.5 ln(var_0_i + EPS)``, from var_0 (I,)."""
     return 0.5 * (math.log(2 * math.pi * math.e) - (error_var_prior.detach() + EPS).log().mean())
 
 
 def gauge(
     e: Tensor, mean: Tensor, var: Tensor, threshold: Tensor, prior: Tensor, config: DREAMConfig
 ) -> tuple[Tensor, Tensor]:
-    """Lines 3 to 5: deviation and surprise (N,) of an error `e` (N, I), given the row's statistics and
-    `prior_entropy`."""
+    """Lines 3 to 5: deviation and surprise (N,) of an error (N, I), from a sample's statistics and prior."""
     usual_var = var + EPS
     r = root(((e - mean) / usual_var.sqrt()).clamp(-FARTHEST, FARTHEST).square().mean(-1))
     entropy = (prior + 0.5 * usual_var.log().mean(-1)).clamp(0.0, MAX_ENTROPY)
@@ -111,8 +110,7 @@ def habituate(
 
 
 def moved_prior(prior: Tensor, moves: Tensor, mean_square: Tensor, config: DREAMConfig) -> Tensor:
-    """var_0 (I,) after a batch in training: ``var_0 + max(beta, 1 / (k + 1)) (mean of e^2 - var_0)``, k the
-    moves so far."""
+    """var_0 (I,) after a batch in training, the k-th: ``var_0 + max(beta, 1 / k) (mean of e^2 - var_0)``."""
     weight = (moves + 1).to(mean_square.dtype).reciprocal().clamp_min(config.error_smoothing)
     # an error whose square overflows must not stay for ever; nor one that leaves `habituate` no room
     return torch.where(

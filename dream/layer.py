@@ -1,6 +1,6 @@
 """`DREAM`: a DREAM layer over sequences, called like `torch.nn.LSTM` with ``batch_first=True``.
 
-Shapes: N rows of the batch, T steps, I `input_dim`, H `hidden_dim`.
+Shapes: N samples, T steps, I `input_dim`, H `hidden_dim`.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ Tr = TypeVar("Tr")  # the trace: one DREAMTrace, or a list of them
 
 
 class SequenceModule(nn.Module, ABC, Generic[S, Tr]):
-    """What a layer and a stack share: padded, masked and packed input, all steps or the last one."""
+    """Base of a layer and a stack: padded, masked and packed input, all steps or the last one."""
 
     @abstractmethod
     def scan(
@@ -61,14 +61,14 @@ class SequenceModule(nn.Module, ABC, Generic[S, Tr]):
 
         Args:
             x: (N, T, I), input, in units of the data (standardise it); or a PackedSequence.
-            state: N rows, not changed, in the order of the batch before packing; fresh ones if None.
-            return_sequences: the outputs of all steps, or of each row's last.
+            state: N samples, not changed, in the order of the batch before packing; fresh ones if None.
+            return_sequences: the outputs of all steps, or of each sample's last.
             timespans: (N, T), time since the previous step, in steps; 1 if None. For a PackedSequence (N,
-                longest), rows in the order before packing.
+                longest), samples in the order before packing.
 
         Returns:
             output: (N, T, H), packed like `x` if that is packed; (N, H) for `return_sequences=False`.
-            state: the state of every row after its last step.
+            state: the state of every sample after its last step.
 
         Raises:
             ShapeError, DataError, StateError: an argument that does not fit, or holds NaN or inf.
@@ -94,13 +94,13 @@ class SequenceModule(nn.Module, ABC, Generic[S, Tr]):
 
         Args:
             x: (N, T, I), padded input.
-            lengths: (N,), valid steps of each row, from 1 to T.
-            state: N rows, not changed; fresh ones if None.
+            lengths: (N,), valid steps of each sample, from 1 to T.
+            state: N samples, not changed; fresh ones if None.
             timespans: (N, T), time since the previous step, in steps; 1 if None.
 
         Returns:
             output: (N, T, H), zeros at padded positions.
-            state: the state of every row after its last valid step.
+            state: the state of every sample after its last valid step.
 
         Raises:
             ShapeError, DataError, StateError: an argument that does not fit, or holds NaN or inf in its valid
@@ -117,13 +117,12 @@ class SequenceModule(nn.Module, ABC, Generic[S, Tr]):
         *,
         timespans: Tensor | None = None,
     ) -> tuple[Tensor, Tr, S]:
-        """Like `forward_with_mask`, with what the layer saw on the way: predictions, errors, surprise, norm
-        of U.
+        """Process a padded batch as `forward_with_mask` does, and trace it: predictions, errors, surprise.
 
         Returns:
             output: (N, T, H).
             trace: see `dream.DREAMTrace`; a list of one for each layer from a stack.
-            state: the state of every row after its last valid step.
+            state: the state of every sample after its last valid step.
         """
         return self.scan(x, lengths, state, timespans)
 

@@ -1,6 +1,6 @@
 """`DREAMStack`: several DREAM layers, each reading the output of the one below.
 
-Shapes: N rows of the batch, T steps, I `input_dim`, H_k width of layer k.
+Shapes: N samples, T steps, I `input_dim`, H_k width of layer k.
 """
 
 from __future__ import annotations

@@ -94,7 +94,7 @@ Direction = Literal["increase", "decrease", "enable"]
 
 @dataclass(frozen=True)
 class Remedy:
-    """What to do about a symptom, or for a goal: (direction, field) pairs, most useful first."""
+    """Remedy for a symptom, or way to a goal: (direction, field) pairs, most useful first."""
 
     steps: tuple[tuple[Direction, str], ...]
 

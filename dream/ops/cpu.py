@@ -1,11 +1,11 @@
 """The fused scan for tensors on the CPU: one compiled call for all steps, forward, and one backward.
 
-`scan` is what the registry calls, `step` what a cell calls for one row and one step without gradients. In
-between, the custom operators `dream::scan` and `dream::scan_backward` hold what autograd and torch.compile
-must know; the equations are in kernel/forward.h, their adjoints in kernel/backward.h, what both do to U in
+`scan` serves whole sequences, `step` one step of one sample without gradients. In between, the custom
+operators `dream::scan` and `dream::scan_backward` hold what autograd and torch.compile must know; the
+equations are in kernel/forward.h, their adjoints in kernel/backward.h, what both do to U in
 kernel/fast_weights.h.
 
-Shapes: N rows of the batch, T steps, I `input_dim`, H `hidden_dim`, R `rank`. Results are time-major, (T, N,
+Shapes: N samples, T steps, I `input_dim`, H `hidden_dim`, R `rank`. Results are time-major, (T, N,
 ...)."""
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from dream.ops.padding import without_padding
 from dream.state import DREAMState
 from dream.types import DREAMParams, DREAMTrace
 
-SEGMENT = 128  # steps of one row, or of up to 8 rows together, from one kept state of U to the next
+SEGMENT = 128  # steps of one sample, or of up to 8 samples together, from one kept state of U to the next
 DTYPES = (torch.float32, torch.float64)
 
 # Names of the kernel's arguments, see kernel/fields.h.
@@ -69,7 +69,7 @@ def _schema(inputs: Sequence[str], outputs: Sequence[str], more: str = "") -> st
 
 
 class _Sizes:
-    """The sizes of a call, and the shapes of the kernel's arrays by name; what it does not want is empty."""
+    """Sizes of a call, and shapes of the kernel's arrays by name; an array that is not wanted is empty."""
 
     def __init__(self, given: Mapping[str, Any], flags: Sequence[bool]) -> None:
         n, t, i = given["x"].shape
@@ -130,7 +130,7 @@ def _kernel() -> native.Kernel:
 
 
 def _arrays(names: Sequence[str], tensors: Sequence[Tensor | None]) -> dict[str, Tensor | None]:
-    """The tensors by name, as the kernel reads them."""
+    """Tensors by name, laid out as the kernel reads them."""
     arrays = {
         name: None if tensor is None else tensor.contiguous()
         for name, tensor in zip(names, tensors, strict=True)
@@ -158,7 +158,7 @@ def _scan_fake(*arguments: Any) -> tuple[Tensor, ...]:
 
 
 def _gradient_shapes(arrays: Mapping[str, Any], wanted: Sequence[bool]) -> dict[str, tuple[int, ...]]:
-    """The shape of what a gradient is of; empty where it is not wanted."""
+    """The shape of each gradient; empty where it is not wanted."""
     shapes = {
         name: tuple(arrays[name].shape)
         for name, wants in zip(GRADIENTS, wanted, strict=True)
@@ -281,18 +281,16 @@ def scan(
         )
         output, error, surprise, deviation, u_norm, expected, *new, _ = results
     expected = expected.transpose(0, 1)
-    prediction, forecast = (
-        expected[:, :-1],
-        expected[:, 1:].clone(),
-    )  # which may be changed without changing each other
-    if valid is not None:  # where a row has ended stands its forecast
+    prediction = expected[:, :-1]
+    forecast = expected[:, 1:].clone()  # so that a caller may change either alone
+    if valid is not None:  # where a sample has ended stands its forecast
         prediction = torch.where(valid.unsqueeze(-1), prediction, 0.0)
     trace = DREAMTrace(prediction, forecast, error.transpose(0, 1), surprise.mT, deviation.mT, u_norm.mT)
     return output.transpose(0, 1), trace, DREAMState(*new)
 
 
 class _Prepared(NamedTuple):
-    """The arguments of a step that stay the same from one to the next, and what they hold for."""
+    """The arguments that stay the same from one step to the next, and the settings they hold for."""
 
     pointers: list[int | None]
     settings: tuple[DREAMConfig, bool, torch.dtype]
@@ -342,21 +340,7 @@ def step(
     plasticity: bool,
     owner: object,
 ) -> DREAMState:
-    """One step of one row without gradients: the kernel alone, with nothing of autograd or its dispatch
-    around it.
-
-    Args:
-        x: (1, I).
-        state: one row.
-        learned: the parameters in the order of `DREAMParams`, but eta, tau and surprise scale as logarithms
-            and tonic as a logit; None for a surprise scale of 0.
-        config, timespans, plasticity: see `scan`.
-        owner: whose parameters they are; what does not change from one step of an owner to the next is
-            prepared once.
-
-    Returns:
-        The state after the step.
-    """
+    """See `dream.ops.registry.StepFunction`: the kernel alone, with nothing of autograd around it."""
     pointers = [None if weight is None else weight.data_ptr() for weight in learned]
     prepared = _prepared.get(owner)
     settings = (config, plasticity, x.dtype)
@@ -369,9 +353,8 @@ def step(
     old = [part.contiguous() for part in state]
     new = [torch.empty_like(part) for part in old]
     inputs, hidden, item = config.input_dim, config.hidden_dim, x.element_size()
-    unread = torch.empty(
-        hidden + 2 * inputs + 3, dtype=x.dtype
-    )  # output, which is h, and what a trace would hold
+    # the output, which is h, and the rest of a trace
+    unread = torch.empty(hidden + 2 * inputs + 3, dtype=x.dtype)
     scan.output = at = unread.data_ptr()
     scan.error = at = at + hidden * item
     scan.surprise = at = at + inputs * item

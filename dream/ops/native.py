@@ -1,7 +1,7 @@
 """The compiled kernel: brought by a wheel, taken from the cache, or built into it at first use; called
 through ctypes.
 
-``python -m dream.ops`` says where it is, or why there is none.
+``python -m dream.ops`` prints where it is, or why there is none.
 """
 
 from __future__ import annotations
@@ -28,8 +28,7 @@ _forked = False
 
 
 def _after_fork() -> None:
-    """In a forked child torch's threads are gone and its parallel operators hang, where they had run before
-    the fork."""
+    """Use one thread in a forked child: torch's are gone, and its parallel operators would wait for them."""
     global _forked
     _forked = True
     torch.set_num_threads(1)
@@ -92,7 +91,7 @@ class Kernel:
             self._team = None
 
     def forward(self, scan: ctypes.Structure, dtype: torch.dtype) -> None:
-        """All steps; writes what `scan` points to.
+        """Compute all steps, into the arrays that `scan` points to.
 
         Raises:
             MemoryError: there is not enough for the working copies of state and weights.
@@ -100,7 +99,7 @@ class Kernel:
         self._run(self._forward[dtype], scan)
 
     def backward(self, scan: ctypes.Structure, dtype: torch.dtype) -> None:
-        """The adjoints of all steps, likewise."""
+        """Compute the adjoints of all steps, likewise."""
         self._run(self._backward[dtype], scan)
 
     def _run(self, function: Callable[..., int], scan: ctypes.Structure) -> None:
@@ -108,8 +107,7 @@ class Kernel:
             raise MemoryError("The CPU kernel found no memory for its working copies. Use smaller batches.")
 
     def apply(self, function: str, x: torch.Tensor) -> torch.Tensor:
-        """``"tanh"``, ``"sigmoid"``, ``"log"`` or ``"exp"`` of the numbers in `x`, as the kernel computes
-        it."""
+        """``"tanh"``, ``"sigmoid"``, ``"log"`` or ``"exp"`` of `x`, as the kernel computes it."""
         x = x.contiguous()
         y = torch.empty_like(x)
         which = ("tanh", "sigmoid", "log", "exp").index(function)
@@ -119,8 +117,7 @@ class Kernel:
 
 
 def _folders() -> list[Path]:
-    """Where a built library may be kept: the user's cache, and a temporary folder that only this user can
-    write."""
+    """Folders for a built library: the user's cache, and a temporary one that only this user can write."""
     folders = []
     try:
         cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "dream" / "kernel"
@@ -144,7 +141,7 @@ def _find() -> Kernel:
     """Load the kernel; build it first where no wheel brought it and no cache has it.
 
     Raises:
-        OSError: this machine cannot have it; the message says why.
+        OSError: this machine cannot have it; the message names the reason.
     """
     machine, level = platform.machine().lower(), torch.backends.cpu.get_cpu_capability()
     if machine not in ("x86_64", "amd64") or level not in build.LEVELS:
@@ -173,7 +170,7 @@ _found: Kernel | str | None = None  # or why there is none
 
 
 def kernel() -> Kernel | str:
-    """The kernel of this machine, or why there is none; looked for once."""
+    """Return the kernel of this machine, or why there is none; it is looked for once."""
     global _found
     if _found is None:
         try:
