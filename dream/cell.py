@@ -263,8 +263,7 @@ class DREAMCell(nn.Module):
         self.prior_updates.add_(1)
 
     def predict_next(self, state: DREAMState) -> Tensor:
-        """The input expected next, (N, I), in units of the data: ``c + h C + (h U) V^T``, fast weights
-        included.
+        """The input expected next, (N, I), in units of the data: ``c + h C + (h U) V^T``.
 
         Raises:
             StateError: the state does not fit this cell.

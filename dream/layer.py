@@ -128,8 +128,7 @@ class SequenceModule(nn.Module, ABC, Generic[S, Tr]):
 
 
 class DREAM(SequenceModule[DREAMState, DREAMTrace]):
-    """A recurrent layer whose fast weights learn while it reads, gated by surprise, with liquid time
-    constants.
+    """A recurrent layer with liquid time constants, whose fast weights learn while it reads.
 
     At each step the layer predicts its input, measures how surprising the error is in units of what this
     sequence is used to, lets its fast weights learn from it, and moves its state at a pace that surprise and

@@ -78,7 +78,7 @@ class _Sizes:
         wide = 2 * h if liquid else h
         every = max(1, SEGMENT // min(n, 8))
         none, segments = (0,), (t + every - 1) // every
-        self.fixed = dict(rows=n, steps=t, inputs=i, hidden=h, rank=r, every=every)
+        self.fixed = dict(samples=n, steps=t, inputs=i, hidden=h, rank=r, every=every)
         self.fixed |= dict(plastic=plastic, learns=learns, liquid=liquid)
         self.kept: dict[str, tuple[int, ...]] = {
             "gates": (t, n, wide),
@@ -109,9 +109,9 @@ class _Sizes:
         scan = _kernel().arguments(**self.fixed, **dict(zip(KNOBS, knobs, strict=True)))
         scan.threads = torch.get_num_threads()
         scan.forecasts = True
-        scan.x_row, scan.x_step = x.stride()[:2]
+        scan.x_sample, scan.x_step = x.stride()[:2]
         if spans is not None:
-            scan.span_row, scan.span_step = spans.stride()
+            scan.span_sample, scan.span_step = spans.stride()
         for name, array in arrays.items():
             if array is not None and array.numel() and name != "kept":
                 setattr(scan, name, array.data_ptr())
@@ -312,7 +312,7 @@ def _prepare(
     plastic = config.base_plasticity > 0
     held = [None if weight is None else weight.contiguous() for weight in learned]
     scan = _kernel().arguments(
-        rows=1,
+        samples=1,
         steps=1,
         inputs=config.input_dim,
         hidden=config.hidden_dim,

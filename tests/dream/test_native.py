@@ -153,7 +153,7 @@ def test_the_schema_of_the_kernel_is_that_of_its_sources() -> None:
     found = native.kernel()
     assert isinstance(found, native.Kernel), found
     fields = [field.rpartition(" ")[::2] for field in build.schema().split(";")[:-1]]
-    assert fields[:2] == [("int64_t", "rows"), ("int64_t", "steps")]
+    assert fields[:2] == [("int64_t", "samples"), ("int64_t", "steps")]
     assert ("const int64_t*", "lengths") in fields
     assert [name for name, *_ in found.arguments._fields_] == [name for _, name in fields]
     sources = (build.SOURCES / "fields.h").read_text()

@@ -1,9 +1,9 @@
 // The fields of struct Scan, FIELD(type, name) each: its declaration and the schema that Python reads are both made of them.
 // The names are those that Python sets them by; knobs have the names of DREAMConfig, parameters those of DREAMParams.
 //
-// Shapes: N rows, T steps, I inputs, H hidden, R rank; K = every, S = ceil(T / K) segments. Arrays are contiguous; time comes
+// Shapes: N samples, T steps, I inputs, H hidden, R rank; K = every, S = ceil(T / K) segments. Arrays are contiguous; time comes
 // first, (T, N, ...).
-FIELD(int64_t, rows)
+FIELD(int64_t, samples)
 FIELD(int64_t, steps)
 FIELD(int64_t, inputs)
 FIELD(int64_t, hidden)
@@ -15,9 +15,9 @@ FIELD(int64_t, learns)     // lines 6, 7 and 11
 FIELD(int64_t, liquid)     // line 9
 FIELD(int64_t, forecasts)  // line 1 once more, after the last step
 FIELD(int64_t, raw)        // eta, tau and the surprise scale come as logarithms, tonic as a logit
-FIELD(int64_t, x_row)      // strides
+FIELD(int64_t, x_sample)      // strides
 FIELD(int64_t, x_step)
-FIELD(int64_t, span_row)
+FIELD(int64_t, span_sample)
 FIELD(int64_t, span_step)
 
 FIELD(double, entropy_influence)

@@ -54,14 +54,14 @@ struct Sizes {
     long U() const { return ranks * H; }
 };
 
-// Rows are computed in blocks that share their products; a block never depends on another.
+// Samples are computed in blocks that share their products; a block never depends on another.
 template <class T>
 struct Blocks {
     explicit Blocks(const Scan<T>& s) {
         constexpr long most = 8;
-        const long rounds = (s.rows + most * s.threads - 1) / (most * s.threads);
-        size = (s.rows + s.threads * rounds - 1) / (s.threads * rounds);
-        count = (s.rows + size - 1) / size;
+        const long rounds = (s.samples + most * s.threads - 1) / (most * s.threads);
+        size = (s.samples + s.threads * rounds - 1) / (s.threads * rounds);
+        count = (s.samples + size - 1) / size;
     }
     long size, count;
 };
@@ -73,19 +73,19 @@ inline T shrinkage(T norm, const Scan<T>& s) {  // line 7
 }
 
 template <class T>
-inline long steps_of(const Scan<T>& s, long row) {
-    return s.lengths ? s.lengths[row] : s.steps;
+inline long steps_of(const Scan<T>& s, long sample) {
+    return s.lengths ? s.lengths[sample] : s.steps;
 }
 
 template <class T>
-inline T span_at(const Scan<T>& s, long row, long t) {
-    return s.timespans ? s.timespans[row * s.span_row + t * s.span_step] : T(1);
+inline T span_at(const Scan<T>& s, long sample, long t) {
+    return s.timespans ? s.timespans[sample * s.span_sample + t * s.span_step] : T(1);
 }
 
-// f of line 6 at one step of a row; its derivative by the span is rate * (1 - f)^2.
+// f of line 6 at one step of a sample; its derivative by the span is rate * (1 - f)^2.
 template <class T>
-inline T forget(const Scan<T>& s, long row, long t) {
-    const T rate = T(s.forgetting_rate) * span_at(s, row, t);
+inline T forget(const Scan<T>& s, long sample, long t) {
+    const T rate = T(s.forgetting_rate) * span_at(s, sample, t);
     return rate / (T(1) + rate);
 }
 
