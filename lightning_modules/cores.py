@@ -27,7 +27,7 @@ class BaselineCore(nn.Module, ABC):
     error.
 
     ``forecast_t = output_t R + r``, ``prediction_t = forecast_(t-1)``; deviation and surprise are lines 3 to
-    5 and 10 of `dream.functional.dream_step` on that error, with the knobs of `config`, so that they mean the
+    5 and 10 of `dream.functional.advance` on that error, with the knobs of `config`, so that they mean the
     same as DREAM's. There are no fast weights: ``u_norm`` is 0 and plasticity changes nothing.
 
     The state is a `DREAMState` whose `h` (N, M) holds the memory and whose U has rank 0, so that whatever

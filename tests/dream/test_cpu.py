@@ -134,7 +134,7 @@ def close(got: Tensor, expected: Tensor, kind: str, name: str) -> None:
 
 
 def outlets(result: tuple[Tensor, DREAMTrace, DREAMState]) -> dict[str, Tensor]:
-    """What gradients come out of."""
+    """The results that gradients flow back from."""
     output, trace, final = result
     return {
         "output": output,
@@ -263,7 +263,7 @@ def test_second_derivatives_are_refused() -> None:
 
 
 def test_results_share_no_memory() -> None:
-    """What is changed in place, such as a forecast put back into the unit of the data, changes nothing
+    """A result changed in place, such as a forecast put back into the unit of the data, changes nothing
     else."""
     problem = Problem((2, 5, 3, 5, 2))
     with torch.no_grad():
@@ -303,7 +303,7 @@ def test_steps_that_are_taken_back(monkeypatch: pytest.MonkeyPatch, rows: int) -
 
 @pytest.mark.parametrize("segment", [8, 24, 512])
 def test_steps_that_cannot_be_taken_back(monkeypatch: pytest.MonkeyPatch, segment: int) -> None:
-    """Where homeostasis, forgetting and sleep lose nearly all of U, it is recomputed: how often it is kept is
+    """U is recomputed where homeostasis, forgetting and sleep lose nearly all of it: how often it is kept is
     no matter."""
     harsh = dict(kappa=1.0, target_norm=0.01, forgetting_rate=3.0, sleep_rate=1.0, base_plasticity=50.0)
     problem = Problem((3, 65, 3, 9, 2), **harsh)

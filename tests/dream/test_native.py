@@ -1,5 +1,4 @@
-"""Where the compiled kernel comes from, and what happens where it can't: a reason, once, and the reference
-instead."""
+"""Sources of the compiled kernel; without one a reason is logged once, and the reference serves."""
 
 from __future__ import annotations
 
