@@ -132,7 +132,7 @@ def page() -> str:
     parts += ["## 4. Tune for your goal\n\n"]
     parts += [table(("goal", "adjust"), *((name, settings(remedy)) for name, remedy in GOALS.items()))]
     parts += ["\n`dream sweep` tries ranges of such settings for you ([sweeps](sweeps.md)).\n"]
-    parts += ["\n## Every knob\n\nSymbols are those of the equations in `dream.functional.advance`.\n"]
+    parts += ["\n## Every knob\n\nSymbols are those of the equations in `dream.functional.dream_step`.\n"]
     parts += [f"\n### {group}\n\n{knobs(names)}" for group, names in GROUPS.items()]
     parts += ["\n## Presets\n", PRESET_USE]
     parts += [table(("preset", "for", "sets"), *map(preset, PRESETS))]

@@ -136,7 +136,7 @@ class AnomalyScore:
 
         error_c = sqrt((e_level,c^2 + e_step,c^2) / 2)      burst_c = running mean of error_c over 12 rows
         level_c = |level_c|                                 drift_c = |running mean of level_c over 24 rows|
-        deviation, surprise: r and S of the layer itself, lines 3 and 5 of `dream.functional.advance`
+        deviation, surprise: r and S of the layer itself, lines 3 and 5 of `dream.functional.dream_step`
 
         score = min(1, max over measures and columns of -log10 P / 10) P: `TailProbability` of each on its own
         alarm = min(1, max(0, score - log10(rows so far) / 20)) if score is the highest of the last `gap` rows
