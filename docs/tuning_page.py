@@ -7,8 +7,8 @@ import dataclasses
 from pathlib import Path
 
 from dream import DREAMConfig
-from dream.config import PRESETS
-from dream.tuning import GOALS, KNOBS, SYMPTOMS, Remedy
+from dream.config import KNOBS, PRESETS
+from dream.tuning import GOALS, SYMPTOMS, Remedy
 
 PAGE = Path(__file__).with_name("tuning.md")
 GROUPS = {

@@ -23,9 +23,9 @@ from dream.errors import (
     ShapeError,
     StateError,
 )
-from dream.functional import dream_scan, dream_step
 from dream.layer import DREAM
 from dream.optim import parameter_groups
+from dream.scan import dream_scan, dream_step
 from dream.stack import DREAMStack
 from dream.state import DREAMState
 from dream.types import DREAMParams, DREAMTrace

@@ -1,6 +1,6 @@
 """`DREAMCell`: the parameters of a DREAM layer, how they start, and one step or one sequence of it.
 
-Shapes: N rows of the batch, T steps, I `input_dim`, H `hidden_dim`, R `rank`.
+Shapes: N samples, T steps, I `input_dim`, H `hidden_dim`, R `rank`.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from dream import functional as F
 from dream.config import DREAMConfig
 from dream.errors import ConfigError
 from dream.numerics import logit
-from dream.ops import cpu, registry
+from dream.ops import registry
 from dream.state import DREAMState, is_count
 from dream.types import DREAMParams, DREAMTrace
 
@@ -27,7 +27,7 @@ TONIC = 0.2  # initial share of a unit's plasticity that stays on when nothing s
 class DREAMCell(nn.Module):
     """The core of a DREAM layer: fast weights U, gated by surprise, beside a liquid recurrent state h.
 
-    The equations are in `dream.functional.dream_step`. eta, tau and the surprise scale are learned as
+    The equations are in `dream.functional.advance`. eta, tau and the surprise scale are learned as
     logarithms and the tonic share as a logit, so that they stay in range; keep weight decay off them
     (`dream.parameter_groups`). Parameters that the configuration leaves unused have ``requires_grad=False``.
 
@@ -42,7 +42,7 @@ class DREAMCell(nn.Module):
         log_eta, logit_tonic, log_tau: (H,) parameters.
         log_surprise_scale: () parameter.
         V: (I, R) buffer, random semi-orthogonal sensory filter.
-        error_var_prior: (I,) buffer, error variance that a fresh row expects; moves with each sequence in
+        error_var_prior: (I,) buffer, error variance that a fresh sample expects; moves with each sequence in
             training mode.
         prior_updates: () buffer, how often it has moved.
         plasticity_enabled: False keeps U as it is: it still predicts, but neither learns, decays nor sleeps.
@@ -63,10 +63,7 @@ class DREAMCell(nn.Module):
 
     def __init__(self, config: DREAMConfig, *, backend: str = "auto", check_inputs: bool = True) -> None:
         super().__init__()
-        if not isinstance(config, DREAMConfig):
-            raise ConfigError(
-                f"`config` must be a DREAMConfig; got {type(config).__name__}. Use DREAMConfig(...)."
-            )
+        checks.configuration(config)
         self.config = config
         self.backend = registry.check_name(backend)
         self.check_inputs = check_inputs
@@ -78,12 +75,16 @@ class DREAMCell(nn.Module):
 
         plastic, liquid = config.base_plasticity > 0, config.ltc_enabled
         hastens = liquid and config.ltc_surprise_scale > 0
-        self.C, self.c = parameter(h, i), parameter(i)
+        self.C = parameter(h, i)
+        self.c = parameter(i)
         self.W = parameter(i, h)
-        self.B, self.b = parameter(i, h), parameter(h)
+        self.B = parameter(i, h)
+        self.b = parameter(h)
         self.A = parameter(h, h)
-        self.G_x, self.G_h = parameter(i, h, used=liquid), parameter(h, h, used=liquid)
-        self.log_eta, self.logit_tonic = parameter(h, used=plastic), parameter(h, used=plastic)
+        self.G_x = parameter(i, h, used=liquid)
+        self.G_h = parameter(h, h, used=liquid)
+        self.log_eta = parameter(h, used=plastic)
+        self.logit_tonic = parameter(h, used=plastic)
         self.log_tau = parameter(h, used=liquid)
         self.log_surprise_scale = parameter(used=hastens)
         self.register_buffer("V", torch.empty(i, config.rank))
@@ -93,8 +94,11 @@ class DREAMCell(nn.Module):
 
     @torch.no_grad()
     def reset_parameters(self) -> None:
-        """Start afresh: C, W, B Xavier uniform; A orthogonal; V semi-orthogonal; gates and biases 0; tau
-        log-spaced from ``time_step / 20`` to ``ltc_tau_sys``; the error variance prior 1."""
+        """Start afresh.
+
+        C, W, B Xavier uniform; A orthogonal; V semi-orthogonal; gates and biases 0; tau log-spaced from
+        ``time_step / 20`` to ``ltc_tau_sys``; the error variance prior 1.
+        """
         config = self.config
         for weight in (self.C, self.W, self.B):
             nn.init.xavier_uniform_(weight)
@@ -151,8 +155,12 @@ class DREAMCell(nn.Module):
     def init_state(
         self, batch_size: int, device: str | torch.device | None = None, dtype: torch.dtype | None = None
     ) -> DREAMState:
-        """The state of `batch_size` rows that have seen nothing; on the parameters' device and in their dtype
-        by default.
+        """State of `batch_size` samples that have seen nothing, by default like the parameters.
+
+        Args:
+            batch_size: N.
+            device: the parameters' if None.
+            dtype: the parameters' if None.
 
         Raises:
             StateError: `batch_size` is not a positive integer.
@@ -166,7 +174,7 @@ class DREAMCell(nn.Module):
 
         Args:
             x: (N, I), input, in units of the data.
-            state: N rows, not changed; fresh ones if None.
+            state: N samples, not changed; fresh ones if None.
             timespans: (N,), time since the previous step, in steps; 1 if None.
 
         Returns:
@@ -182,8 +190,9 @@ class DREAMCell(nn.Module):
         state = self.init_state(x.shape[0]) if state is None else state
         checks.state_of(state, self.config, x)
         streams = x.shape[0] == 1 and not torch.is_grad_enabled() and not torch.compiler.is_compiling()
-        if streams and registry.choose(self.backend, x, self.config) is cpu.scan:
-            new = cpu.step(x, state, self._learned(), self.config, timespans, self.plasticity_enabled, self)
+        step = registry.choose(self.backend, x, self.config).step if streams else None
+        if step is not None:
+            new = step(x, state, self._learned(), self.config, timespans, self.plasticity_enabled, self)
             return new.h, new
         params = self.params()
         with torch.autocast(x.device.type, enabled=False):
@@ -202,7 +211,7 @@ class DREAMCell(nn.Module):
 
         Args:
             x_seq: (N, T, I), input, in units of the data.
-            state: N rows, not changed; fresh ones if None.
+            state: N samples, not changed; fresh ones if None.
             return_all: the outputs of all steps, or of the last only.
             timespans: (N, T), time since the previous step, in steps; 1 if None.
 
@@ -223,13 +232,12 @@ class DREAMCell(nn.Module):
         timespans: Tensor | None = None,
         lengths: Tensor | None = None,
     ) -> tuple[Tensor, DREAMTrace, DREAMState]:
-        """`dream.functional.dream_scan` with this cell's parameters; in training mode it then moves the
-        prior:
+        """Call `dream.scan.dream_scan` with this cell's parameters; in training mode, then move the prior:
 
         ``var_0 += max(beta, 1 / (k + 1)) (mean of e^2 over all valid steps - var_0)``, with k the number of
         moves so far.
 
-        Args and Returns: as there; `state` None is fresh rows.
+        Args and Returns: as there; `state` None is fresh samples.
         """
         params = self.params()
         x, lengths = checks.sequence(x, params, self.config, timespans, lengths)
@@ -237,8 +245,8 @@ class DREAMCell(nn.Module):
             checks.finite_values(x, timespans, lengths)
         state = self.init_state(x.shape[0]) if state is None else state
         checks.state_of(state, self.config, x)
-        scan = registry.choose(self.backend, x, self.config)
-        output, trace, final = scan(
+        backend = registry.choose(self.backend, x, self.config)
+        output, trace, final = backend.scan(
             x, state, params, self.config, timespans, lengths, self.plasticity_enabled
         )
         if self.training:
@@ -255,8 +263,7 @@ class DREAMCell(nn.Module):
         self.prior_updates.add_(1)
 
     def predict_next(self, state: DREAMState) -> Tensor:
-        """The input expected next, (N, I), in units of the data: ``c + h C + (h U) V^T``, fast weights
-        included.
+        """The input expected next, (N, I), in units of the data: ``c + h C + (h U) V^T``.
 
         Raises:
             StateError: the state does not fit this cell.
@@ -300,6 +307,6 @@ class DREAMCell(nn.Module):
             self.plasticity_enabled = before
 
     def extra_repr(self) -> str:
-        """What `print` shows."""
+        """Sizes, for `print`."""
         c = self.config
         return f"{c.input_dim}, {c.hidden_dim}, rank={c.rank}"

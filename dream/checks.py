@@ -1,7 +1,6 @@
-"""What a caller may pass: shapes, dtypes, devices, lengths. Each refusal names argument, expected, got and
-remedy.
+"""Checks of arguments: shapes, dtypes, devices, lengths. A refusal names argument, expected, got and remedy.
 
-Shapes: N rows of the batch, T steps, I `input_dim`.
+Shapes: N samples, T steps, I `input_dim`.
 """
 
 from __future__ import annotations
@@ -12,7 +11,7 @@ import torch
 from torch import Tensor
 
 from dream.config import DREAMConfig
-from dream.errors import DataError, ShapeError, StateError
+from dream.errors import ConfigError, DataError, ShapeError, StateError
 from dream.numerics import largest
 from dream.state import DREAMState
 from dream.types import DREAMParams
@@ -31,8 +30,20 @@ def tensor(name: str, value: object) -> None:
         )
 
 
+def configuration(value: object) -> None:
+    """Refuse what is not a DREAMConfig.
+
+    Raises:
+        ConfigError: it is not.
+    """
+    if not isinstance(value, DREAMConfig):
+        raise ConfigError(
+            f"`config` must be a DREAMConfig; got {type(value).__name__}. Use DREAMConfig(...)."
+        )
+
+
 def state_of(value: DREAMState, config: DREAMConfig, like: Tensor) -> None:
-    """Refuse what is not a state for `config` and the rows, dtype and device of `like`.
+    """Refuse what is not a state for `config` and the N, dtype and device of `like` (N, ...).
 
     Raises:
         StateError: it is not.
@@ -46,31 +57,29 @@ def state_of(value: DREAMState, config: DREAMConfig, like: Tensor) -> None:
 
 
 def parameters(values: Sequence[Tensor | None], config: DREAMConfig, x: Tensor) -> None:
-    """Refuse parameters, in the order of `DREAMParams`, whose shapes, dtype or device are not those of
-    `config` and `x`.
+    """Refuse parameters, in the order of `DREAMParams`, that do not fit `config` and `x`.
 
     Raises:
         ShapeError, DataError: naming the first.
     """
     i, h = config.input_dim, config.hidden_dim
-    into, unit, square = (i, h), (h,), (h, h)
-    shapes = (
-        (h, i),
-        (i,),
-        into,
-        into,
-        unit,
-        square,
-        into,
-        square,
-        (i, config.rank),
-        unit,
-        unit,
-        unit,
-        (),
-        (i,),
-    )
-    for name, value, shape in zip(DREAMParams._fields, values, shapes, strict=True):
+    shapes = {
+        "C": (h, i),
+        "c": (i,),
+        "W": (i, h),
+        "B": (i, h),
+        "b": (h,),
+        "A": (h, h),
+        "G_x": (i, h),
+        "G_h": (h, h),
+        "V": (i, config.rank),
+        "eta": (h,),
+        "tonic": (h,),
+        "tau": (h,),
+        "surprise_scale": (),
+        "error_var_prior": (i,),
+    }
+    for (name, shape), value in zip(shapes.items(), values, strict=True):
         if value is None:
             continue
         if value.shape != shape:
@@ -87,7 +96,7 @@ def parameters(values: Sequence[Tensor | None], config: DREAMConfig, x: Tensor) 
 
 
 def step_input(x: Tensor, timespans: Tensor | None, like: Tensor, config: DREAMConfig) -> Tensor:
-    """x (N, I), in the dtype that the layer computes in, which is that of `like`, its parameter C.
+    """Return x (N, I) in the dtype that the layer computes in: that of `like`, its parameter C.
 
     Raises:
         ShapeError, DataError: see `_input`.
@@ -104,8 +113,7 @@ def sequence(
     timespans: Tensor | None,
     lengths: Tensor | None,
 ) -> tuple[Tensor, Tensor | None]:
-    """x (N, T, I), in the dtype that the layer computes in, and lengths (N,), None where no row is shorter
-    than T.
+    """Return x (N, T, I) in the dtype that the layer computes in, and lengths (N,), None where all are T.
 
     Raises:
         ShapeError, DataError: see `_input`, `_lengths`.
@@ -121,9 +129,9 @@ def sequence(
 def _input(
     x: Tensor, timespans: Tensor | None, like: Tensor, config: DREAMConfig, axes: tuple[str, ...], hint: str
 ) -> Tensor:
-    """`x` if it fits: number of dimensions, features, no empty axis, the parameters' dtype and device.
+    """Return `x` if it fits: number of dimensions, features, no empty axis, the parameters' dtype and device.
 
-    Under autocast a half-precision `x` is what the layer before gives; it is cast up. Half-precision
+    Under autocast the layer before returns half precision, which is cast up. Half-precision
     parameters are refused: the statistics need float32."""
     expected = f"({', '.join(axes)})"
     tensor("x", x)
@@ -172,7 +180,7 @@ def _input(
 
 
 def _lengths(lengths: Tensor | None, x: Tensor) -> Tensor | None:
-    """`lengths` on the device of `x` (N, T, I); None where no row is shorter than T.
+    """Return `lengths` on the device of `x` (N, T, I); None where all are T.
 
     Raises:
         ShapeError, DataError: not integers (N,), or not all from 1 to T.
@@ -196,10 +204,9 @@ def _lengths(lengths: Tensor | None, x: Tensor) -> Tensor | None:
 
 
 def finite_values(x: Tensor, timespans: Tensor | None, lengths: Tensor | None) -> None:
-    """Refuse, in the valid part of `x` (N, T, I) or (N, I), what is not a number or so large that its square
-    is not finite; and timespans that are not positive, or as large.
+    """Refuse NaN, numbers whose square is not finite, and timespans that are not positive.
 
-    One pass where all is well.
+    Padding of `x`, (N, T, I) or (N, I), may hold anything. One pass where all is well.
 
     Raises:
         DataError: naming the first bad place.

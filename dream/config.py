@@ -1,21 +1,20 @@
-"""`DREAMConfig`: the knobs of a DREAM cell, validated when it is made, and the named configurations of the
-guide."""
+"""`DREAMConfig`: the knobs of a DREAM cell, validated when made, and the guide's named configurations."""
 
 from __future__ import annotations
 
 import dataclasses
-import functools
 import json
 import sys
 import warnings
+from collections.abc import Callable
 from typing import Annotated, Any, NamedTuple
 
 import numpy as np
-from pydantic import BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 from pydantic.dataclasses import dataclass
 
 from dream.errors import ConfigError, DREAMWarning, nearest
-from dream.tuning import KNOBS
+from dream.tuning import Knob
 
 
 def _plain(value: Any) -> Any:
@@ -40,7 +39,7 @@ class DREAMConfig:
     """Configuration of a DREAM cell.
 
     A frozen dataclass: change one with ``dataclasses.replace(config, rank=8)``, which validates again.
-    Symbols are those of the equations in `dream.functional.dream_step`. Defaults are those of the guide; they
+    Symbols are those of the equations in `dream.functional.advance`. Defaults are those of the guide; they
     are also its `asr` and `speech_recognition` configurations.
 
     Raises:
@@ -57,56 +56,74 @@ class DREAMConfig:
     """
 
     input_dim: PositiveInt = 39
-    """I: number of input features. Recommended range: the data's own; 39 is 13 MFCC with deltas and double
-    deltas."""
+    """I: number of input features; 39 is 13 MFCC with deltas and double deltas."""
     hidden_dim: PositiveInt = 256
-    """H: size of the hidden state. Up: more capacity, slower. Recommended range: 64-512."""
+    """H: size of the hidden state. Up: more capacity, slower; down: less capacity, faster. Recommended
+    range: 64-512."""
     rank: PositiveInt = 16
-    """R: rank of the fast weights. Up: more expressivity; down: more compression. Recommended range: 4-32."""
+    """R: rank of the fast weights. Up: more expressivity; down: more compression. Recommended range:
+    4-32."""
     time_step: PositiveFloat = 0.1
-    """dt: model time of one step. Up: faster dynamics. Recommended range: 0.01-0.2."""
+    """dt: model time of one step. Up: faster dynamics; down: slower dynamics. Recommended range:
+    0.01-0.2."""
     forgetting_rate: NonNegativeFloat = 0.01
-    """lambda: decay of U towards U_target, per step. Up: faster forgetting; 0: none. Recommended range:
-    0.001-0.05."""
+    """lambda: decay of U towards U_target, per step; 0: none. Up: faster forgetting; down: slower
+    forgetting. Recommended range: 0.001-0.05."""
     base_plasticity: NonNegativeFloat = 0.1
-    """eta: learning rate that each unit starts with. Up: faster learning; 0: no fast weights. Recommended
-    range: 0.05-0.3."""
+    """eta: learning rate that each unit starts with; 0: no fast weights. Up: faster learning; down:
+    slower learning. Recommended range: 0.05-0.3."""
     base_threshold: PositiveFloat = 0.5
-    """tau_0: surprise threshold of a fresh row, in usual deviations. Up: less sensitive. Recommended range:
-    0.3-0.7."""
+    """tau_0: surprise threshold of a fresh sample, in usual deviations. Up: less sensitive; down: more
+    sensitive. Recommended range: 0.3-0.7."""
     entropy_influence: NonNegativeFloat = 0.2
-    """alpha: how far a noisy stream raises the threshold. Up: more uncertainty weighting; 0: none.
-    Recommended range: 0.1-0.5."""
+    """alpha: how far a noisy stream raises the threshold; 0: not at all. Up: more uncertainty weighting;
+    down: less uncertainty weighting. Recommended range: 0.1-0.5."""
     surprise_temperature: PositiveFloat = 0.1
-    """gamma: softness of the gate. Up: smoother gating; down: sharper. Recommended range: 0.05-0.2."""
+    """gamma: softness of the gate. Up: smoother gating; down: sharper gating. Recommended range:
+    0.05-0.2."""
     error_smoothing: Smoothing = 0.01
-    """beta: EMA rate of the error statistics, per step. Up: follows faster, used to noise sooner; 0 freezes.
-    Recommended range: 0.01-0.1."""
+    """beta: EMA rate of the error statistics, per step; 0 freezes them. Up: error statistics follow
+    faster: used to noise sooner; down: error statistics follow more slowly: sensitive to noise for
+    longer. Recommended range: 0.01-0.1."""
     surprise_smoothing: Smoothing = 0.01
-    """beta_s: EMA rate of threshold and mean surprise, per step. Up: used to novelty sooner; 0 freezes.
-    Recommended range: 0.01-0.1."""
+    """beta_s: EMA rate of threshold and mean surprise, per step; 0 freezes them. Up: threshold and mean
+    surprise follow faster: used to novelty sooner; down: threshold and mean surprise follow more slowly:
+    surprised for longer. Recommended range: 0.01-0.1."""
     target_norm: PositiveFloat = 2.0
-    """target: Frobenius norm of U that homeostasis allows. Up: larger weights. Recommended range: 1-5."""
+    """target: Frobenius norm of U that homeostasis allows. Up: larger weights; down: smaller weights.
+    Recommended range: 1-5."""
     kappa: Share = 0.5
-    """kappa: strength of homeostasis. Up: stronger; 0: none; 1: U never exceeds target. Recommended range:
-    0.1-1."""
+    """kappa: strength of homeostasis; 0: none; 1: U never exceeds target. Up: stronger homeostasis; down:
+    weaker homeostasis. Recommended range: 0.1-1."""
     sleep_rate: Share = 0.005
-    """zeta: consolidation of U into U_target, per step. Up: faster; 0: none. Recommended range:
-    0.001-0.01."""
+    """zeta: consolidation of U into U_target, per step; 0: none. Up: faster consolidation; down: slower
+    consolidation. Recommended range: 0.001-0.01."""
     min_surprise_for_sleep: Share = 0.2
-    """S_min: mean surprise above which a row consolidates. Up: less often. Recommended range: 0.1-0.5."""
+    """S_min: mean surprise above which a sample consolidates. Up: less frequent consolidation; down: more
+    frequent consolidation. Recommended range: 0.1-0.5."""
     ltc_enabled: Flag = True
-    """Whether each unit has a liquid time constant; False: a plain tanh RNN step."""
+    """Whether each unit has a time constant of its own. True: liquid time constants; False: standard RNN
+    behavior."""
     ltc_tau_sys: PositiveFloat = 10.0
-    """tau_sys: the slowest unit's time constant, in model time. Up: slower integration. Recommended range:
-    5-30."""
+    """tau_sys: the slowest unit's time constant, in model time. Up: slower integration; down: faster
+    integration. Recommended range: 5-30."""
     ltc_surprise_scale: NonNegativeFloat = 10.0
-    """s: how far surprise shortens the time constants. Up: more dynamic; 0: not at all. Recommended range:
-    5-30."""
+    """s: how far surprise shortens the time constants; 0: not at all. Up: more dynamic tau; down: less
+    dynamic tau. Recommended range: 5-30."""
+
+    @model_validator(mode="wrap")
+    @classmethod
+    def _validated(cls, values: Any, validate: Callable[[Any], DREAMConfig]) -> DREAMConfig:
+        try:
+            config = validate(values)
+        except ValidationError as error:
+            raise _config_error(error) from None
+        _advise(config)
+        return config
 
     @classmethod
     def preset(cls, name: str, **overrides: Any) -> DREAMConfig:
-        """A configuration of the guide by name, with fields changed where `overrides` says so.
+        """A configuration of the guide by name, with some fields changed.
 
         Names: `asr`, `fast_adaptation`, `long_term_memory`, `stability` (quick presets);
         `speech_recognition`, `time_series_forecasting`, `anomaly_detection`, `language_modeling`,
@@ -131,7 +148,7 @@ class DREAMConfig:
         return TypeAdapter(cls).json_schema()
 
     def to_json(self) -> str:
-        """This configuration as one line of JSON; `from_json` reads it back."""
+        """One line of JSON, which `from_json` reads back."""
         return TypeAdapter(type(self)).dump_json(self).decode()
 
     @classmethod
@@ -152,8 +169,15 @@ class DREAMConfig:
         return cls(**values)
 
 
+KNOBS: dict[str, Knob] = {
+    name: Knob.read(name, field.get("description", ""))
+    for name, field in DREAMConfig.json_schema()["properties"].items()
+}
+"""Effects and recommended range of each field, read from the fields' docstrings."""
+
+
 class Preset(NamedTuple):
-    """A named configuration: what it is for and the values that the guide gives it."""
+    """A named configuration of the guide: its purpose and its values."""
 
     purpose: str
     values: dict[str, Any]
@@ -268,7 +292,7 @@ _RULES = {
 
 
 def _config_error(error: ValidationError) -> ConfigError:
-    """pydantic's findings in our words: argument, expected, got, remedy; the first finding names the key."""
+    """The findings of pydantic in our words; the first one names the key."""
     findings = error.errors(include_url=False)
     names = [field.name for field in dataclasses.fields(DREAMConfig)]
     sentences = []
@@ -290,6 +314,7 @@ def _config_error(error: ValidationError) -> ConfigError:
 
 
 _warned: set[str] = set()
+_INNER = ("dream", "pydantic")  # a warning points at the line that called these packages
 
 
 def _warn_once(field: str, message: str) -> None:
@@ -297,8 +322,8 @@ def _warn_once(field: str, message: str) -> None:
         return
     _warned.add(field)
     level, frame = 1, sys._getframe()
-    while frame.f_back is not None and frame.f_globals.get("__name__", "").partition(".")[0] == "dream":
-        level, frame = level + 1, frame.f_back  # point at the caller's line, not into this package
+    while frame.f_back is not None and frame.f_globals.get("__name__", "").split(".")[0] in _INNER:
+        level, frame = level + 1, frame.f_back
     warnings.warn(message, DREAMWarning, stacklevel=level)
 
 
@@ -316,18 +341,3 @@ def _advise(config: DREAMConfig) -> None:
             "anything. "
             f"Use rank={config.input_dim} or lower.",
         )
-
-
-_validated_init = DREAMConfig.__init__
-
-
-@functools.wraps(_validated_init)
-def _init(self: DREAMConfig, *args: Any, **kwargs: Any) -> None:
-    try:
-        _validated_init(self, *args, **kwargs)
-    except ValidationError as error:
-        raise _config_error(error) from None
-    _advise(self)
-
-
-DREAMConfig.__init__ = _init  # type: ignore[method-assign]

@@ -1,5 +1,4 @@
-"""What can go wrong, by kind. Every message names the argument, what was expected, what came and what to
-do."""
+"""Errors and warnings by kind. A message names the argument, what was expected, what came and a remedy."""
 
 from __future__ import annotations
 

@@ -13,12 +13,11 @@ from pathlib import Path
 
 @contextmanager
 def atomic(path: str | os.PathLike[str]) -> Iterator[BufferedRandom]:
-    """A file to write and read back that takes the place of `path` when the block ends, and only if it ends
-    well.
+    """Open a file that takes the place of `path` when the block ends, and only if it ends well.
 
-    It is a temporary file in the same folder, flushed to disk and renamed over the old one; then the folder
-    is flushed, so that the new name outlives a power failure, too. A link stays one: what it points to is
-    replaced.
+    It is a temporary file in the same folder, for writing and reading, flushed to disk and renamed over the
+    old one; then the folder is flushed, so that the new name outlives a power failure, too. A link stays one:
+    the file that it points to is replaced.
 
     Raises:
         OSError: the file cannot be written, or is a device or a pipe; the old one is untouched, no temporary
@@ -45,8 +44,7 @@ def atomic(path: str | os.PathLike[str]) -> Iterator[BufferedRandom]:
 
 
 def write_atomic(path: str | os.PathLike[str], content: bytes | str) -> Path:
-    """Write `content` to `path` so that a reader, a crash or a full disk never meets half of it; see
-    `atomic`.
+    """Write `content` to `path`, whole or not at all; see `atomic`.
 
     Raises:
         OSError: the file cannot be written; the old one is untouched.

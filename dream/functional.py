@@ -1,7 +1,10 @@
-"""The DREAM step, once. Every other file calls it: the cell, the scan over time, the tests of faster kernels.
+"""The equations of one step, and nothing above them: no checks, no choice of a backend.
 
-Shapes: N rows of the batch, T steps, I `input_dim`, H `hidden_dim`, R `rank`. All functions are pure: no
-argument changes."""
+The cell, the reference scan and the tests of faster kernels all call them. All functions are pure: no
+argument changes.
+
+Shapes: N samples, T steps, I `input_dim`, H `hidden_dim`, R `rank`.
+"""
 
 from __future__ import annotations
 
@@ -11,12 +14,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from dream import checks
 from dream.config import DREAMConfig
 from dream.numerics import largest, norm, root, shrinkage
-from dream.ops import registry
 from dream.state import DREAMState
-from dream.types import DREAMParams, DREAMTrace
+from dream.types import DREAMParams
 
 EPS = 1e-6
 HALF_PLASTICITY = 0.1  # the plasticity at which one step corrects half of a fully surprising error
@@ -26,17 +27,17 @@ FARTHEST = 1e15  # usual deviations beyond which line 3 doesn't look, so that th
 
 
 class StepInput(NamedTuple):
-    """All that a step needs of its input and that no state enters, for (N, ...) or (T, N, ...) at once."""
+    """The part of a step that depends on the input alone, for (N, ...) or (T, N, ...) at once."""
 
     x: Tensor  # (..., I)
     drive: Tensor  # (..., H) x B + b
     gate: Tensor  # (..., H) ln(dt / tau) + x G_x
     forget: Tensor  # (..., 1, 1) f of line 6
-    entropy: Tensor  # (...) what line 4 has of the prior: 0.5 ln(2 pi e) - mean_i 0.5 ln(var_0_i + EPS)
+    entropy: Tensor  # (...) the prior's part of line 4: 0.5 ln(2 pi e) - mean_i 0.5 ln(var_0_i + EPS)
 
 
 class StepResult(NamedTuple):
-    """A step's new state (its h is the output) and what it saw on the way."""
+    """A step's new state, whose h is the output, and its trace."""
 
     state: DREAMState
     prediction: Tensor
@@ -67,15 +68,14 @@ def predict_next(state: DREAMState, params: DREAMParams, config: DREAMConfig) ->
 
 
 def prior_entropy(error_var_prior: Tensor) -> Tensor:
-    """What line 4 has of the prior (I,): ``0.5 ln(2 pi e) - mean_i 0.5 ln(var_0_i + EPS)``, ()."""
+    """The prior's part of line 4, (): ``0.5 ln(2 pi e) - mean_i 0.5 ln(var_0_i + EPS)``, from var_0 (I,)."""
     return 0.5 * (math.log(2 * math.pi * math.e) - (error_var_prior.detach() + EPS).log().mean())
 
 
 def gauge(
     e: Tensor, mean: Tensor, var: Tensor, threshold: Tensor, prior: Tensor, config: DREAMConfig
 ) -> tuple[Tensor, Tensor]:
-    """Lines 3 to 5: deviation and surprise (N,) of an error `e` (N, I), given the row's statistics and
-    `prior_entropy`."""
+    """Lines 3 to 5: deviation and surprise (N,) of an error (N, I), from a sample's statistics and prior."""
     usual_var = var + EPS
     r = root(((e - mean) / usual_var.sqrt()).clamp(-FARTHEST, FARTHEST).square().mean(-1))
     entropy = (prior + 0.5 * usual_var.log().mean(-1)).clamp(0.0, MAX_ENTROPY)
@@ -110,8 +110,7 @@ def habituate(
 
 
 def moved_prior(prior: Tensor, moves: Tensor, mean_square: Tensor, config: DREAMConfig) -> Tensor:
-    """var_0 (I,) after a batch in training: ``var_0 + max(beta, 1 / (k + 1)) (mean of e^2 - var_0)``, k the
-    moves so far."""
+    """var_0 (I,) after a batch in training, the k-th: ``var_0 + max(beta, 1 / k) (mean of e^2 - var_0)``."""
     weight = (moves + 1).to(mean_square.dtype).reciprocal().clamp_min(config.error_smoothing)
     # an error whose square overflows must not stay for ever; nor one that leaves `habituate` no room
     return torch.where(
@@ -122,7 +121,42 @@ def moved_prior(prior: Tensor, moves: Tensor, mean_square: Tensor, config: DREAM
 def advance(
     seen: StepInput, state: DREAMState, params: DREAMParams, config: DREAMConfig, plasticity: bool = True
 ) -> StepResult:
-    """The equations of one step. Line numbers are those of `dream_step`'s docstring."""
+    r"""One step of N samples.
+
+    .. code-block:: text
+
+        1  prediction  x_hat = c + h C + (h U) V^T
+        2  error       e     = x - x_hat
+        3  deviation   r     = sqrt(mean_i (e_i - error_mean_i)^2 / (error_var_i + EPS))
+        4  entropy     E     = clip(mean_i 0.5 ln(2 pi exp(1) (error_var_i + EPS) / (var_0_i + EPS)), 0, 2)
+        5  surprise    S     = sigmoid((r - adaptive_tau (1 + alpha E)) / gamma)
+        6  plasticity  m_j   = tonic_j + (1 - tonic_j) S;  p_j = m_j eta_j / (m_j eta_j + HALF_PLASTICITY)
+                       f     = lambda span / (1 + lambda span)
+                       U"    = U - f (U - U_target) + (p * h) (e V)^T / (1 + |h|^2)
+        7  homeostasis U'    = U" (1 - kappa max(0, 1 - target / |U"|_F))
+        8  drive       u     = x B + b + h A + e W
+        9  liquid time a_j   = sigmoid(ln(dt (1 + s S) / tau_j) + (x G_x + h G_h)_j),  dt = time_step span
+                       h'_j  = h_j + a_j (tanh(u_j) - h_j)          (ltc_enabled = False:  h' = tanh(u))
+        10 statistics  d_i   = e_i - error_mean_i, clipped to +- OUTLIER sqrt(error_var_i + EPS)
+                       error_mean' = error_mean + beta d;  error_var' = (1 - beta)(error_var + beta d^2)
+                       avg_surprise' = avg_surprise + beta_s (S - avg_surprise)
+                       adaptive_tau' = max(tau_0, adaptive_tau
+                                           + beta_s ((1 + tau_0) min(r, 2) - adaptive_tau))
+        11 sleep       where avg_surprise' > S_min:  U_target' = U_target + zeta avg_surprise' (U' - U_target)
+
+    So that inputs whose squares are finite give finite results, no term of line 3 counts for more than
+    FARTHEST^2, and no d of line 10 for more than half of the largest number whose square is finite.
+
+    With ``base_plasticity = 0`` line 1 leaves U out and lines 6, 7 and 11 are skipped. Lines 4, 10 and 11,
+    the state that they keep and the trace but for prediction, forecast and error carry no gradient.
+
+    Args:
+        seen: the input, by `read_input`.
+        state: N samples; not changed.
+        params: effective parameters.
+        config: knobs.
+        plasticity: False keeps U as it is: it still predicts, but neither learns, decays nor sleeps.
+    """
     x, h, U = seen.x, state.h, state.U
     U_target, mean, var = state.U_target.detach(), state.error_mean.detach(), state.error_var.detach()
     threshold, avg_surprise = state.adaptive_tau.detach(), state.avg_surprise.detach()
@@ -158,99 +192,3 @@ def advance(
 
     new = DREAMState(h, U, U_target, threshold, mean, var, avg_surprise)
     return StepResult(new, prediction, S.detach(), r.detach(), u_norm)
-
-
-def dream_step(
-    x: Tensor, state: DREAMState, params: DREAMParams, config: DREAMConfig, timespans: Tensor | None = None
-) -> tuple[Tensor, DREAMTrace, DREAMState]:
-    r"""One step for N rows.
-
-    .. code-block:: text
-
-        1 prediction x_hat = c + h C + (h U) V^T 2 error e = x - x_hat 3 deviation r = sqrt( mean_i (e_i -
-        error_mean_i)^2 / (error_var_i + EPS) ) 4 entropy E = clip( mean_i 0.5 ln( 2 pi exp(1) (error_var_i +
-        EPS) / (var_0_i + EPS) ), 0, 2 ) 5 surprise S = sigmoid( (r - adaptive_tau (1 + alpha E)) / gamma ) 6
-        plasticity m_j = tonic_j + (1 - tonic_j) S; p_j = m_j eta_j / (m_j eta_j + HALF_PLASTICITY)
-                        f     = lambda span / (1 + lambda span)
-                        U"    = U - f (U - U_target) + (p * h) (e V)^T / (1 + |h|^2)
-        7 homeostasis U' = U" (1 - kappa max(0, 1 - target / |U"|_F)) 8 drive u = x B + b + h A + e W 9 liquid
-        time a_j = sigmoid( ln( dt (1 + s S) / tau_j ) + (x G_x + h G_h)_j ), dt = time_step span
-                        h'_j  = h_j + a_j (tanh(u_j) - h_j)          (ltc_enabled = False:  h' = tanh(u))
-        10 statistics   d_i   = e_i - error_mean_i, clipped to +- OUTLIER sqrt(error_var_i + EPS)
-                        error_mean' = error_mean + beta d; error_var' = (1 - beta)(error_var + beta d^2)
-                        avg_surprise' = avg_surprise + beta_s (S - avg_surprise) adaptive_tau' = max( tau_0,
-                        adaptive_tau + beta_s ((1 + tau_0) min(r, 2) - adaptive_tau) )
-        11 sleep where avg_surprise' > S_min: U_target' = U_target + zeta avg_surprise' (U' - U_target)
-
-    So that inputs whose squares are finite give finite results, no term of line 3 counts for more than
-    FARTHEST^2, and no d of line 10 for more than half of the largest number whose square is finite.
-
-    With ``base_plasticity = 0`` line 1 leaves U out and lines 6, 7 and 11 are skipped. Lines 4, 10 and 11,
-    the state that they keep and the trace but for prediction, forecast and error carry no gradient.
-
-    Args:
-        x: (N, I), input, in units of the data (standardise it).
-        state: N rows; not changed.
-        params: effective parameters.
-        config: knobs.
-        timespans: (N,), time since the previous step, in steps; 1 if None.
-
-    Returns:
-        output: (N, H), the new hidden state, in [-1, 1].
-        trace: what was seen: prediction, forecast and error (N, I), surprise, deviation and u_norm (N,).
-        state: the new state.
-
-    Raises:
-        ShapeError, DataError, StateError: an argument of a wrong shape, dtype or device.
-    """
-    x = checks.step_input(x, timespans, params.C, config)
-    checks.parameters(params, config, x)
-    checks.state_of(state, config, x)
-    with torch.autocast(x.device.type, enabled=False):
-        seen = read_input(x, params, config, timespans)
-        new, prediction, surprise, deviation, u_norm = advance(seen, state, params, config)
-        forecast = predict_next(new, params, config)
-    return new.h, DREAMTrace(prediction, forecast, x - prediction, surprise, deviation, u_norm), new
-
-
-def dream_scan(
-    x: Tensor,
-    state: DREAMState,
-    params: DREAMParams,
-    config: DREAMConfig,
-    timespans: Tensor | None = None,
-    lengths: Tensor | None = None,
-    backend: str = "auto",
-    *,
-    plasticity: bool = True,
-) -> tuple[Tensor, DREAMTrace, DREAMState]:
-    """`dream_step` over a sequence, by whichever backend is asked for.
-
-    Past its length a row freezes: its output and trace are 0, its state stays, and nothing that lies in the
-    padding, NaN included, has any effect on values or gradients.
-
-    Args:
-        x: (N, T, I), input, in units of the data.
-        state: N rows; not changed.
-        params: effective parameters.
-        config: knobs.
-        timespans: (N, T), time since the previous step, in steps; 1 if None.
-        lengths: (N,), valid steps of each row, from 1 to T; T if None.
-        backend: ``"auto"`` for the fastest that can serve this call, or a name of
-            `dream.ops.registry.BACKENDS`.
-        plasticity: False keeps U as it is: it still predicts, but neither learns, decays nor sleeps.
-
-    Returns:
-        output: (N, T, H).
-        trace: (N, T, ...).
-        state: the state of every row after its last valid step.
-
-    Raises:
-        ShapeError, DataError, StateError: an argument of a wrong shape, dtype or device; lengths below 1 or
-            above T.
-        ConfigError: an unknown backend, or one that cannot serve this call; the message says why.
-    """
-    x, lengths = checks.sequence(x, params, config, timespans, lengths)
-    checks.state_of(state, config, x)
-    scan = registry.choose(backend, x, config)
-    return scan(x, state, params, config, timespans, lengths, plasticity)

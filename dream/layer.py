@@ -1,6 +1,6 @@
 """`DREAM`: a DREAM layer over sequences, called like `torch.nn.LSTM` with ``batch_first=True``.
 
-Shapes: N rows of the batch, T steps, I `input_dim`, H `hidden_dim`.
+Shapes: N samples, T steps, I `input_dim`, H `hidden_dim`.
 """
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_
 
 from dream.cell import DREAMCell
 from dream.config import DREAMConfig
-from dream.errors import ConfigError
 from dream.state import DREAMState
 from dream.types import DREAMTrace
 
@@ -24,7 +23,7 @@ Tr = TypeVar("Tr")  # the trace: one DREAMTrace, or a list of them
 
 
 class SequenceModule(nn.Module, ABC, Generic[S, Tr]):
-    """What a layer and a stack share: padded, masked and packed input, all steps or the last one."""
+    """Base of a layer and a stack: padded, masked and packed input, all steps or the last one."""
 
     @abstractmethod
     def scan(
@@ -62,14 +61,14 @@ class SequenceModule(nn.Module, ABC, Generic[S, Tr]):
 
         Args:
             x: (N, T, I), input, in units of the data (standardise it); or a PackedSequence.
-            state: N rows, not changed, in the order of the batch before packing; fresh ones if None.
-            return_sequences: the outputs of all steps, or of each row's last.
+            state: N samples, not changed, in the order of the batch before packing; fresh ones if None.
+            return_sequences: the outputs of all steps, or of each sample's last.
             timespans: (N, T), time since the previous step, in steps; 1 if None. For a PackedSequence (N,
-                longest), rows in the order before packing.
+                longest), samples in the order before packing.
 
         Returns:
             output: (N, T, H), packed like `x` if that is packed; (N, H) for `return_sequences=False`.
-            state: the state of every row after its last step.
+            state: the state of every sample after its last step.
 
         Raises:
             ShapeError, DataError, StateError: an argument that does not fit, or holds NaN or inf.
@@ -95,13 +94,13 @@ class SequenceModule(nn.Module, ABC, Generic[S, Tr]):
 
         Args:
             x: (N, T, I), padded input.
-            lengths: (N,), valid steps of each row, from 1 to T.
-            state: N rows, not changed; fresh ones if None.
+            lengths: (N,), valid steps of each sample, from 1 to T.
+            state: N samples, not changed; fresh ones if None.
             timespans: (N, T), time since the previous step, in steps; 1 if None.
 
         Returns:
             output: (N, T, H), zeros at padded positions.
-            state: the state of every row after its last valid step.
+            state: the state of every sample after its last valid step.
 
         Raises:
             ShapeError, DataError, StateError: an argument that does not fit, or holds NaN or inf in its valid
@@ -118,24 +117,22 @@ class SequenceModule(nn.Module, ABC, Generic[S, Tr]):
         *,
         timespans: Tensor | None = None,
     ) -> tuple[Tensor, Tr, S]:
-        """Like `forward_with_mask`, with what the layer saw on the way: predictions, errors, surprise, norm
-        of U.
+        """Process a padded batch as `forward_with_mask` does, and trace it: predictions, errors, surprise.
 
         Returns:
             output: (N, T, H).
             trace: see `dream.DREAMTrace`; a list of one for each layer from a stack.
-            state: the state of every row after its last valid step.
+            state: the state of every sample after its last valid step.
         """
         return self.scan(x, lengths, state, timespans)
 
 
 class DREAM(SequenceModule[DREAMState, DREAMTrace]):
-    """A recurrent layer whose fast weights learn while it reads, gated by surprise, with liquid time
-    constants.
+    """A recurrent layer with liquid time constants, whose fast weights learn while it reads.
 
     At each step the layer predicts its input, measures how surprising the error is in units of what this
     sequence is used to, lets its fast weights learn from it, and moves its state at a pace that surprise and
-    a gate set. The equations are in `dream.functional.dream_step`.
+    a gate set. The equations are in `dream.functional.advance`.
 
     Args:
         input_dim: I, number of input features.
@@ -166,13 +163,16 @@ class DREAM(SequenceModule[DREAMState, DREAMTrace]):
         check_inputs: bool = True,
         **config: Any,
     ) -> None:
-        super().__init__()
         knobs = DREAMConfig(input_dim=input_dim, hidden_dim=hidden_dim, rank=rank, **config)
-        self.cell = DREAMCell(knobs, backend=backend, check_inputs=check_inputs)
+        self._build(knobs, backend, check_inputs)
+
+    def _build(self, config: DREAMConfig, backend: str, check_inputs: bool) -> None:
+        super().__init__()
+        self.cell = DREAMCell(config, backend=backend, check_inputs=check_inputs)
 
     @classmethod
     def from_config(cls, config: DREAMConfig, *, backend: str = "auto", check_inputs: bool = True) -> Self:
-        """A layer from a whole configuration.
+        """Return a layer with a whole configuration; an `__init__` of a subclass is not run.
 
         Raises:
             ConfigError: `config` is not a DREAMConfig, or the backend is unknown.
@@ -181,12 +181,9 @@ class DREAM(SequenceModule[DREAMState, DREAMTrace]):
             >>> DREAM.from_config(DREAMConfig.preset("anomaly_detection")).get_config().base_threshold
             0.3
         """
-        if not isinstance(config, DREAMConfig):
-            raise ConfigError(
-                f"`config` must be a DREAMConfig; got {type(config).__name__}. Use DREAMConfig(...)."
-            )
-        values = {name: getattr(config, name) for name in config.__dataclass_fields__}
-        return cls(**values, backend=backend, check_inputs=check_inputs)
+        layer = cls.__new__(cls)
+        layer._build(config, backend, check_inputs)
+        return layer
 
     @property
     def plasticity_enabled(self) -> bool:

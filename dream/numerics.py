@@ -1,5 +1,4 @@
-"""The delicate arithmetic of the step: forms that stay finite, in value and derivative, where the textbook
-ones do not."""
+"""Arithmetic that stays finite, in value and derivative, where the textbook's forms do not."""
 
 from __future__ import annotations
 
@@ -15,10 +14,10 @@ def largest(dtype: torch.dtype) -> float:
 
 
 def norm(matrix: Tensor) -> Tensor:
-    """The Frobenius norm over the last two axes, finite although squares overflow: they are taken in a larger
-    unit.
+    """The Frobenius norm over the last two axes, finite although squares overflow.
 
-    The unit, the fourth root of the dtype's range, is a power of two, so that nothing is rounded.
+    They are taken in a larger unit, the fourth root of the dtype's range: a power of two, so that nothing is
+    rounded.
     """
     unit = 2.0 ** (math.frexp(torch.finfo(matrix.dtype).max)[1] // 4)
     size: Tensor = torch.linalg.vector_norm(matrix / unit, dim=(-2, -1))
@@ -32,8 +31,10 @@ def root(square: Tensor) -> Tensor:
 
 
 def shrinkage(norm: Tensor, target: float, kappa: float) -> Tensor:
-    """1 - kappa max(0, 1 - target / norm) for norm >= 0: finite at 0, exactly 1 up to target, and for kappa =
-    1 without the cancellation that would let a huge norm shrink to more than target."""
+    """``1 - kappa max(0, 1 - target / norm)`` for norm >= 0: finite at 0, exactly 1 up to target.
+
+    For kappa = 1 it has no cancellation that would let a huge norm shrink to more than target.
+    """
     ratio = target / norm.clamp_min(target)
     return torch.where(ratio < 1.0, (1.0 - kappa) + kappa * ratio, 1.0)
 

@@ -1,4 +1,7 @@
-"""Files with a checksum of all that they hold: safetensors with a header, and small notes in JSON."""
+"""Files with a checksum of all that they hold: safetensors with a header, and notes, JSON for people to read.
+
+States, learners and stores are written through here, so that a changed byte is refused when it is read.
+"""
 
 from __future__ import annotations
 
@@ -35,7 +38,7 @@ def write_sealed(path: Path, header: Mapping[str, str], tensors: Mapping[str, Te
 
 
 def read_sealed(path: Path, writer: str, kind: Mapping[str, str]) -> tuple[dict[str, str], dict[str, Tensor]]:
-    """Header and tensors of a file that `write_sealed` wrote with a header that holds `kind`.
+    """Return header and tensors of a file that `write_sealed` wrote with a header that holds `kind`.
 
     Raises:
         CheckpointError: no such file, of another kind, or changed since `writer` wrote it.
@@ -52,8 +55,10 @@ def read_sealed(path: Path, writer: str, kind: Mapping[str, str]) -> tuple[dict[
         ) from None
     found = {name: header.get(name) for name in kind}
     if found != kind:
-        wanted, held = (" ".join(map(str, part.values())) for part in (kind, found))
-        raise CheckpointError(f"`path` must be a file that {writer} wrote: {wanted}; {path} holds {held}.")
+        wanted, held = (" ".join(filter(None, part.values())) for part in (kind, found))
+        raise CheckpointError(
+            f"`path` must be a file that {writer} wrote: {wanted}; {path} holds {held or 'no such header'}."
+        )
     if header.pop("checksum", None) != checksum(header, tensors):
         raise CheckpointError(f"`path` must be a file that {writer} wrote; {path} is damaged.")
     return header, tensors
@@ -79,7 +84,7 @@ def note(content: Any) -> str:
 
 
 def read_note(path: Path) -> Any:
-    """The content of a file that holds a `note`.
+    """Return the content of a file that holds a `note`.
 
     Raises:
         OSError: it cannot be read.

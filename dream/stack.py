@@ -1,24 +1,40 @@
 """`DREAMStack`: several DREAM layers, each reading the output of the one below.
 
-Shapes: N rows of the batch, T steps, I `input_dim`, H_k width of layer k.
+Shapes: N samples, T steps, I `input_dim`, H_k width of layer k.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from itertools import pairwise
 from numbers import Real
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
 
+from dream import checks
 from dream.config import DREAMConfig
 from dream.errors import ConfigError, StateError
 from dream.layer import DREAM, SequenceModule
 from dream.state import DREAMState, is_count
 from dream.types import DREAMTrace
+
+
+def _widths(hidden_dims: Sequence[int]) -> Sequence[int]:
+    """Return `hidden_dims` if it lists the width of at least one layer."""
+    if not isinstance(hidden_dims, Sequence) or isinstance(hidden_dims, str) or not hidden_dims:
+        raise ConfigError(
+            f"`hidden_dims` must list the width of each layer, such as [128, 64]; got {hidden_dims!r}.",
+            key="hidden_dims",
+        )
+    if not all(map(is_count, hidden_dims)):
+        raise ConfigError(
+            f"`hidden_dims` must hold positive integers; got {hidden_dims!r}.", key="hidden_dims"
+        )
+    return hidden_dims
 
 
 class DREAMStack(SequenceModule[list[DREAMState], list[DREAMTrace]]):
@@ -59,30 +75,67 @@ class DREAMStack(SequenceModule[list[DREAMState], list[DREAMTrace]]):
         check_inputs: bool = True,
         **config: Any,
     ) -> None:
-        super().__init__()
-        if not isinstance(hidden_dims, Sequence) or isinstance(hidden_dims, str) or not hidden_dims:
-            raise ConfigError(
-                f"`hidden_dims` must list the width of each layer, such as [128, 64]; got {hidden_dims!r}.",
-                key="hidden_dims",
-            )
-        if not all(map(is_count, hidden_dims)):
-            raise ConfigError(
-                f"`hidden_dims` must hold positive integers; got {hidden_dims!r}.", key="hidden_dims"
-            )
         if "hidden_dim" in config:
             raise ConfigError(
                 "`hidden_dim` is not an argument of DREAMStack; use `hidden_dims`.", key="hidden_dim"
             )
+        widths = _widths(hidden_dims)
+        knobs = DREAMConfig(input_dim=input_dim, hidden_dim=widths[0], rank=rank, **config)
+        self._build(knobs, widths, dropout, backend, check_inputs)
+
+    def _build(
+        self, config: DREAMConfig, widths: Sequence[int], dropout: float, backend: str, check_inputs: bool
+    ) -> None:
+        super().__init__()
         if isinstance(dropout, bool) or not isinstance(dropout, (Real, float)) or not 0 <= float(dropout) < 1:
             raise ConfigError(
                 f"`dropout` must be a number from 0 to below 1; got {dropout!r}.", key="dropout"
             )
         self.dropout: nn.Module = nn.Dropout(float(dropout))
         self.layers: nn.ModuleList = nn.ModuleList(
-            # only the data itself needs checking for NaN: what a layer puts out is finite
-            DREAM(i, h, rank, backend=backend, check_inputs=check_inputs and k == 0, **config)
-            for k, (i, h) in enumerate(pairwise([input_dim, *hidden_dims]))
+            DREAM.from_config(
+                replace(config, input_dim=i, hidden_dim=h),
+                backend=backend,
+                check_inputs=check_inputs and k == 0,  # what a layer puts out is finite
+            )
+            for k, (i, h) in enumerate(pairwise([config.input_dim, *widths]))
         )
+
+    @classmethod
+    def from_config(
+        cls,
+        config: DREAMConfig,
+        hidden_dims: Sequence[int] | None = None,
+        dropout: float = 0.0,
+        *,
+        backend: str = "auto",
+        check_inputs: bool = True,
+    ) -> Self:
+        """Return a stack whose layers share a whole configuration but for their widths.
+
+        An `__init__` of a subclass is not run.
+
+        Args:
+            config: the first layer's input and every layer's knobs.
+            hidden_dims: width of each layer, first to last; one layer of `config.hidden_dim` if None.
+            dropout: see `DREAMStack`.
+            backend: see `DREAMStack`.
+            check_inputs: see `DREAMStack`.
+
+        Raises:
+            ConfigError: `config` is not a DREAMConfig; no layer; a width, dropout or backend that is not
+                allowed.
+
+        Example:
+            >>> stack = DREAMStack.from_config(DREAMConfig.preset("anomaly_detection"), [64, 32])
+            >>> [(layer.input_dim, layer.hidden_dim) for layer in stack.get_config()]
+            [(20, 64), (64, 32)]
+        """
+        checks.configuration(config)
+        stack = cls.__new__(cls)
+        widths = [config.hidden_dim] if hidden_dims is None else _widths(hidden_dims)
+        stack._build(config, widths, dropout, backend, check_inputs)
+        return stack
 
     def _layers(self) -> Iterator[DREAM]:
         for layer in self.layers:

@@ -1,7 +1,6 @@
-"""`DREAMState`: everything that a DREAM layer carries from one step to the next, and the one place where its
-shapes live.
+"""`DREAMState`: everything that a DREAM layer carries from one step to the next, and its shapes.
 
-Shapes: N rows of the batch, H `hidden_dim`, R `rank`, I `input_dim`.
+Shapes: N samples, H `hidden_dim`, R `rank`, I `input_dim`.
 """
 
 from __future__ import annotations
@@ -14,22 +13,19 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save as to_safetensors
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from dream.config import DREAMConfig
 from dream.errors import CheckpointError, DREAMError, DREAMWarning, StateError
-from dream.files import write_atomic
+from dream.sealed import read_sealed, write_sealed
 
-FORMAT = "dream-state"
-VERSION = 1
+KIND = {"format": "dream-state", "version": "2"}  # version 1 had no checksum
 
 
 @dataclass(eq=False, init=False)
 class DREAMState:
-    """State of a DREAM layer, one row for each sequence.
+    """State of a DREAM layer, one row of every tensor for each sample.
 
     Every method returns a new state; none changes this one. Registered with torch's pytrees and with
     ``torch.load(weights_only=True)``.
@@ -62,8 +58,7 @@ class DREAMState:
         error_var: Tensor | None = None,
         avg_surprise: Tensor | None = None,
     ) -> None:
-        """All seven tensors; or one iterable of them, which is how `torch.nn.parallel.gather` builds what it
-        gathered."""
+        """Take seven tensors, or one iterable of them, as `torch.nn.parallel.gather` passes."""
         given = (h, U, U_target, adaptive_tau, error_mean, error_var, avg_surprise)
         tensors = given if isinstance(h, Tensor) else tuple(h)
         if len(tensors) != len(given) or not all(isinstance(tensor, Tensor) for tensor in tensors):
@@ -76,8 +71,9 @@ class DREAMState:
 
     @classmethod
     def fresh(cls, config: DREAMConfig, batch_size: int, error_var: Tensor) -> DREAMState:
-        """`batch_size` rows that have seen nothing, with the dtype and device of `error_var` (I,), the
-        variance expected.
+        """State of `batch_size` samples that have seen nothing.
+
+        Dtype and device are those of `error_var` (I,), the error variance expected.
 
         Raises:
             StateError: `batch_size` is not a positive integer.
@@ -103,7 +99,7 @@ class DREAMState:
 
     @staticmethod
     def shapes(config: DREAMConfig, batch_size: int) -> dict[str, tuple[int, ...]]:
-        """The shape that each field has for this configuration and number of rows."""
+        """The shape of each field for a configuration and a number of samples."""
         n, i, h, r = batch_size, config.input_dim, config.hidden_dim, config.rank
         return {
             "h": (n, h),
@@ -117,7 +113,7 @@ class DREAMState:
 
     @property
     def batch_size(self) -> int:
-        """N, the number of rows."""
+        """N, the number of samples."""
         return self.h.shape[0]
 
     def items(self) -> Iterator[tuple[str, Tensor]]:
@@ -145,7 +141,7 @@ class DREAMState:
         return self.map(Tensor.clone)
 
     def to(self, device: str | torch.device | None = None, dtype: torch.dtype | None = None) -> DREAMState:
-        """This state on another device and/or in another floating dtype.
+        """A copy on another device or in another floating dtype.
 
         Raises:
             StateError: `dtype` is not floating.
@@ -157,10 +153,10 @@ class DREAMState:
         return self.map(lambda tensor: tensor.to(device=device, dtype=dtype))
 
     def __getitem__(self, rows: int | slice | Sequence[int] | Tensor) -> DREAMState:
-        """Some rows: an index, a slice, a list or a tensor of indices, or a mask (N,); the row axis stays.
+        """Some samples: an index, a slice, a list or a tensor of indices, or a mask (N,); N stays an axis.
 
         Raises:
-            StateError: a row that is not there, or a mask of another length.
+            StateError: a sample that is not there, or a mask of another length.
         """
         index = rows if isinstance(rows, slice) else torch.as_tensor(rows, device=self.h.device).reshape(-1)
         try:
@@ -170,7 +166,7 @@ class DREAMState:
 
     @staticmethod
     def cat(states: Sequence[DREAMState]) -> DREAMState:
-        """The rows of several states, one after another.
+        """The samples of several states, one after another.
 
         Raises:
             StateError: no state, or states of different dimensions, dtypes or devices.
@@ -190,7 +186,7 @@ class DREAMState:
         )
 
     def reset(self, mask: Tensor, fresh: DREAMState) -> DREAMState:
-        """The rows where `mask` (N,) is True from `fresh`, the others from this state.
+        """The samples of `fresh` where `mask` (N,) is True, those of this state elsewhere.
 
         Raises:
             StateError: a mask that is not boolean (N,), or a `fresh` that does not match this state.
@@ -205,7 +201,7 @@ class DREAMState:
         return where(mask, fresh, self)
 
     def check(self, config: DREAMConfig, like: Tensor) -> None:
-        """Refuse a state that does not fit `config` and the rows, dtype and device of `like` (N, ...).
+        """Refuse a state that does not fit `config` and the N, dtype and device of `like` (N, ...).
 
         Raises:
             StateError: naming the field, what was expected and what came.
@@ -219,23 +215,16 @@ class DREAMState:
                 )
 
     def save(self, path: str | os.PathLike[str], config: DREAMConfig) -> None:
-        """Write this state and the configuration that it belongs to, as safetensors; an old file is replaced
-        whole.
+        """Write this state and the configuration that it belongs to, with a checksum, as safetensors.
+
+        An old file is replaced whole.
 
         Raises:
             StateError: the state does not fit `config`.
             CheckpointError: the file cannot be written; what was there before is untouched.
         """
         self.check(config, self.h)
-        header = {"format": FORMAT, "version": str(VERSION), "config": config.to_json()}
-        apart = self.detach().map(
-            lambda tensor: tensor.clone(memory_format=torch.contiguous_format)
-        )  # fields may share memory
-        payload = to_safetensors(dict(apart.items()), header)
-        try:
-            write_atomic(path, payload)
-        except OSError as error:
-            raise CheckpointError(f"`path` must be writable: {os.fspath(path)}; {error.strerror}.") from None
+        write_sealed(path, KIND | {"config": config.to_json()}, dict(self.items()))
 
     @classmethod
     def load(
@@ -249,21 +238,7 @@ class DREAMState:
         Warns:
             DREAMWarning: it was made with other knobs; they are named.
         """
-        try:
-            with safe_open(path, framework="pt", device=str(device)) as file:
-                header = file.metadata() or {}
-                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        except FileNotFoundError:
-            raise CheckpointError(
-                f"`path` must be a file that DREAMState.save wrote; {path} does not exist."
-            ) from None
-        except (SafetensorError, OSError) as error:
-            raise CheckpointError(
-                f"`path` must be a file that DREAMState.save wrote; {path} is damaged: {error}."
-            ) from None
-        if header.get("format") != FORMAT or header.get("version") != str(VERSION):
-            found = f"{header.get('format', 'no format')} {header.get('version', '')}".strip()
-            raise CheckpointError(f"`path` must hold {FORMAT} {VERSION}; {path} holds {found}.")
+        header, tensors = read_sealed(path, "DREAMState.save", KIND)
         try:
             saved = DREAMConfig.from_json(header.get("config", ""))
         except DREAMError as error:
@@ -283,7 +258,7 @@ class DREAMState:
             raise CheckpointError(
                 f"{path} must hold exactly the fields {sorted(names)}; got {sorted(tensors)}."
             )
-        state = cls(**tensors)
+        state = cls(**tensors).to(device)
         try:
             state.check(config, state.h)
         except StateError as error:
@@ -299,7 +274,7 @@ def is_count(value: object) -> bool:
 
 
 def where(mask: Tensor, a: DREAMState, b: DREAMState) -> DREAMState:
-    """The rows of `a` where `mask` (N,) is True, those of `b` elsewhere."""
+    """The samples of `a` where `mask` (N,) is True, those of `b` elsewhere."""
 
     def choose(name: str, x: Tensor) -> Tensor:
         return torch.where(mask.view(-1, *[1] * (x.dim() - 1)), x, getattr(b, name))

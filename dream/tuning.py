@@ -1,14 +1,47 @@
-"""The parameter reference as data: what each knob does, its recommended range, and which symptom calls for
-which knob.
+"""The parameter reference as data: what a knob does, and which symptom, goal or situation calls for which.
 
-Warnings, docs and the tuning advisor read it from here and nowhere else. Source: the DREAM configuration
-guide; the words for the two smoothings follow the equations: they are EMA rates, and a larger one follows
-faster, so that the gate gets used to noise sooner."""
+Symbols, effects and recommended ranges stand in the docstrings of the fields of `DREAMConfig`, which help
+and JSON schema show; `dream.config.KNOBS` is read from them. Warnings, docs and the tuning advisor take all
+of it from here and there. Source: the DREAM configuration guide; the words for the two smoothings follow the
+equations: they are EMA rates, and a larger one follows faster, so that the gate gets used to noise sooner.
+"""
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import Literal
+
+OFF: dict[str, tuple[float, ...]] = {
+    "forgetting_rate": (0.0,),
+    "base_plasticity": (0.0,),
+    "entropy_influence": (0.0,),
+    "error_smoothing": (0.0,),
+    "surprise_smoothing": (0.0,),
+    "kappa": (0.0,),
+    "sleep_rate": (0.0,),
+    "min_surprise_for_sleep": (0.0, 1.0),
+    "ltc_enabled": (0.0,),
+    "ltc_surprise_scale": (0.0,),
+}
+"""Values that switch a mechanism off on purpose."""
+
+GUIDELINES: dict[str, tuple[tuple[str, str], ...]] = {
+    "hidden_dim": (("most tasks", "256"), ("complex tasks", "512")),
+    "rank": (("baseline", "16"), ("compression", "8 or lower"), ("complex tasks", "32")),
+    "time_step": (("most cases", "0.1"), ("stability", "0.05"), ("fast response", "0.15")),
+    "forgetting_rate": (("long-term memory", "0.001-0.005"), ("non-stationary data", "0.02-0.05")),
+    "base_plasticity": (("online learning", "0.2-0.3"), ("stable tasks", "0.05-0.1")),
+    "base_threshold": (("novelty detection", "0.3"), ("stable processing", "0.7")),
+    "surprise_temperature": (("smoother adaptation", "0.15-0.2"),),
+    "error_smoothing": (("noisy data", "0.05-0.1"), ("clean data", "0.01-0.02")),
+    "surprise_smoothing": (("noisy data", "0.05-0.1"), ("clean data", "0.01-0.02")),
+    "target_norm": (("complex tasks", "3.0-5.0"), ("stability", "1.0-2.0")),
+    "sleep_rate": (("long-running models", "on"), ("short training runs", "0 (off)")),
+    "ltc_tau_sys": (("memory tasks", "20.0-30.0"), ("fast response", "5.0-10.0")),
+    "ltc_surprise_scale": (("strong adaptation", "15.0-25.0"),),
+}
+"""Situations, and the values of a field that suit them."""
 
 
 @dataclass(frozen=True)
@@ -38,135 +71,30 @@ class Knob:
             return True
         return self.low <= value <= self.high
 
+    @classmethod
+    def read(cls, name: str, docstring: str) -> Knob:
+        """The knob of the field `name`."""
+        text = " ".join(docstring.split())
+        symbol = re.match(r"(\w+): ", text)
+        effects = re.search(r"(?:Up|True): (.+?); (?:down|False): (.+?)\.", text)
+        bounds = re.search(r"Recommended range: ([\d.]+)-([\d.]+)\.", text)
+        return cls(
+            symbol=symbol[1] if symbol else "",
+            increase=effects[1] if effects else "",
+            decrease=effects[2] if effects else "",
+            low=float(bounds[1]) if bounds else None,
+            high=float(bounds[2]) if bounds else None,
+            off=OFF.get(name, ()),
+            guidelines=GUIDELINES.get(name, ()),
+        )
 
-KNOBS: dict[str, Knob] = {
-    "input_dim": Knob("I"),
-    "hidden_dim": Knob(
-        "H",
-        "more capacity, slower",
-        "less capacity, faster",
-        64,
-        512,
-        guidelines=(("most tasks", "256"), ("complex tasks", "512")),
-    ),
-    "rank": Knob(
-        "R",
-        "more expressivity",
-        "more compression",
-        4,
-        32,
-        guidelines=(("baseline", "16"), ("compression", "8 or lower"), ("complex tasks", "32")),
-    ),
-    "time_step": Knob(
-        "dt",
-        "faster dynamics",
-        "slower dynamics",
-        0.01,
-        0.2,
-        guidelines=(("most cases", "0.1"), ("stability", "0.05"), ("fast response", "0.15")),
-    ),
-    "forgetting_rate": Knob(
-        "lambda",
-        "faster forgetting",
-        "slower forgetting",
-        0.001,
-        0.05,
-        off=(0.0,),
-        guidelines=(("long-term memory", "0.001-0.005"), ("non-stationary data", "0.02-0.05")),
-    ),
-    "base_plasticity": Knob(
-        "eta",
-        "faster learning",
-        "slower learning",
-        0.05,
-        0.3,
-        off=(0.0,),
-        guidelines=(("online learning", "0.2-0.3"), ("stable tasks", "0.05-0.1")),
-    ),
-    "base_threshold": Knob(
-        "tau_0",
-        "less sensitive",
-        "more sensitive",
-        0.3,
-        0.7,
-        guidelines=(("novelty detection", "0.3"), ("stable processing", "0.7")),
-    ),
-    "entropy_influence": Knob(
-        "alpha", "more uncertainty weighting", "less uncertainty weighting", 0.1, 0.5, off=(0.0,)
-    ),
-    "surprise_temperature": Knob(
-        "gamma",
-        "smoother gating",
-        "sharper gating",
-        0.05,
-        0.2,
-        guidelines=(("smoother adaptation", "0.15-0.2"),),
-    ),
-    "error_smoothing": Knob(
-        "beta",
-        "error statistics follow faster: used to noise sooner",
-        "error statistics follow more slowly: sensitive to noise for longer",
-        0.01,
-        0.1,
-        off=(0.0,),
-        guidelines=(("noisy data", "0.05-0.1"), ("clean data", "0.01-0.02")),
-    ),
-    "surprise_smoothing": Knob(
-        "beta_s",
-        "threshold and mean surprise follow faster: used to novelty sooner",
-        "threshold and mean surprise follow more slowly: surprised for longer",
-        0.01,
-        0.1,
-        off=(0.0,),
-        guidelines=(("noisy data", "0.05-0.1"), ("clean data", "0.01-0.02")),
-    ),
-    "target_norm": Knob(
-        "target",
-        "larger weights",
-        "smaller weights",
-        1.0,
-        5.0,
-        guidelines=(("complex tasks", "3.0-5.0"), ("stability", "1.0-2.0")),
-    ),
-    "kappa": Knob("kappa", "stronger homeostasis", "weaker homeostasis", 0.1, 1.0, off=(0.0,)),
-    "sleep_rate": Knob(
-        "zeta",
-        "faster consolidation",
-        "slower consolidation",
-        0.001,
-        0.01,
-        off=(0.0,),
-        guidelines=(("long-running models", "on"), ("short training runs", "0 (off)")),
-    ),
-    "min_surprise_for_sleep": Knob(
-        "S_min", "less frequent consolidation", "more frequent consolidation", 0.1, 0.5, off=(0.0, 1.0)
-    ),
-    "ltc_enabled": Knob("", "liquid time constants", "standard RNN behavior", off=(0.0,)),
-    "ltc_tau_sys": Knob(
-        "tau_sys",
-        "slower integration",
-        "faster integration",
-        5.0,
-        30.0,
-        guidelines=(("memory tasks", "20.0-30.0"), ("fast response", "5.0-10.0")),
-    ),
-    "ltc_surprise_scale": Knob(
-        "s",
-        "more dynamic tau",
-        "less dynamic tau",
-        5.0,
-        30.0,
-        off=(0.0,),
-        guidelines=(("strong adaptation", "15.0-25.0"),),
-    ),
-}
 
 Direction = Literal["increase", "decrease", "enable"]
 
 
 @dataclass(frozen=True)
 class Remedy:
-    """What to do about a symptom, or for a goal: (direction, field) pairs, most useful first."""
+    """Remedy for a symptom, or way to a goal: (direction, field) pairs, most useful first."""
 
     steps: tuple[tuple[Direction, str], ...]
 

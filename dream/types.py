@@ -1,6 +1,6 @@
-"""What goes into a scan and what comes out: effective parameters and trace.
+"""Parameters and trace of a scan.
 
-Shapes: N rows of the batch, T steps, I `input_dim`, H `hidden_dim`, R `rank`.
+Shapes: N samples, T steps, I `input_dim`, H `hidden_dim`, R `rank`.
 """
 
 from __future__ import annotations
@@ -11,8 +11,7 @@ from torch import Tensor
 
 
 class DREAMParams(NamedTuple):
-    """The effective parameters of a cell: in the range that the equations use, whatever form they are learned
-    in."""
+    """Effective parameters of a cell: as the equations use them, whatever form they are learned in."""
 
     C: Tensor  # (H, I) slow prediction of the input from the state
     c: Tensor  # (I,)
@@ -27,15 +26,15 @@ class DREAMParams(NamedTuple):
     tonic: Tensor  # (H,) in (0, 1), share of it that stays on when nothing surprises
     tau: Tensor  # (H,) > 0, time constant of each unit, in model time
     surprise_scale: Tensor  # () >= 0, how far surprise shortens the time constants
-    error_var_prior: Tensor  # (I,) > 0, error variance that a fresh row expects, in squared units of the data
+    error_var_prior: Tensor  # (I,) > 0, error variance a fresh sample expects, in squared units of the data
 
 
 class DREAMTrace(NamedTuple):
-    """What a scan saw, (N, T, ...), 0 at padded steps; from a single step the same without the axis T."""
+    """Record of a scan, (N, T, ...), 0 at padded steps; of a single step, without the axis T."""
 
     prediction: Tensor  # (N, T, I) what was expected of x_t before it was seen
     forecast: Tensor  # (N, T, I) what is expected of x_{t+1} after x_t
     error: Tensor  # (N, T, I) x - prediction
     surprise: Tensor  # (N, T) in (0, 1)
-    deviation: Tensor  # (N, T) error in units of what the row is used to
+    deviation: Tensor  # (N, T) error in units of what the sample is used to
     u_norm: Tensor  # (N, T) |U| after the step

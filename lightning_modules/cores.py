@@ -8,7 +8,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, replace
+from dataclasses import replace
 from typing import Literal, get_args
 
 import torch
@@ -27,7 +27,7 @@ class BaselineCore(nn.Module, ABC):
     error.
 
     ``forecast_t = output_t R + r``, ``prediction_t = forecast_(t-1)``; deviation and surprise are lines 3 to
-    5 and 10 of `dream.functional.dream_step` on that error, with the knobs of `config`, so that they mean the
+    5 and 10 of `dream.functional.advance` on that error, with the knobs of `config`, so that they mean the
     same as DREAM's. There are no fast weights: ``u_norm`` is 0 and plasticity changes nothing.
 
     The state is a `DREAMState` whose `h` (N, M) holds the memory and whose U has rank 0, so that whatever
@@ -256,13 +256,11 @@ def build_core(
             key="core",
         )
     widths = [config.hidden_dim] if hidden_dims is None else list(hidden_dims)
-    knobs = asdict(config)
-    del knobs["hidden_dim"]
     if core == "dream":
-        return DREAMStack(hidden_dims=widths, dropout=dropout, backend=backend, **knobs)
+        return DREAMStack.from_config(config, widths, dropout, backend=backend)
     if core == "linear":
         return LinearCore(config, widths[-1])
-    budget = trainable(DREAMStack(hidden_dims=widths, dropout=dropout, **knobs))
+    budget = trainable(DREAMStack.from_config(config, widths, dropout))
     low, high = 1, 4 * max(widths) + 4
     with torch.device("meta"):
         while high - low > 1:

@@ -25,8 +25,7 @@ import pandas as pd
 import pytest
 import yaml
 
-from dream.config import PRESETS
-from dream.tuning import KNOBS
+from dream.config import KNOBS, PRESETS
 from experiments.invocation import configs
 from tests.experiments.support import forked, in_fork
 from tests.experiments.test_shipped import PUBLIC, write_recordings

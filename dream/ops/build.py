@@ -1,4 +1,4 @@
-"""How the kernel is compiled: by the wheel's build for machines of its kind, or at first use for this one.
+"""Compilation of the kernel: by the wheel's build for machines of its kind, or at first use for this one.
 
 No import of `dream` or torch here: the build of a wheel runs this file on its own.
 """
@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import shlex
 import shutil
 import subprocess
@@ -26,16 +27,22 @@ SECONDS = 120  # a compiler that takes longer hangs: some six are usual
 
 
 def name(level: str) -> str:
-    """The library's file name for one of `LEVELS`; another one as soon as a source or a flag changes."""
+    """The library's file name for one of `LEVELS`, with a hash of sources and flags."""
     content = hashlib.sha256(repr((FLAGS, LEVELS[level])).encode())
     for source in sorted(SOURCES.glob("*.[hc]*")):
         content.update(source.read_bytes())
     return f"dream-{level.lower()}-{content.hexdigest()[:16]}.so"
 
 
+def schema() -> str:
+    """The types and names of the kernel's arguments, in order, as `kernel/fields.h` has them."""
+    text = (SOURCES / "fields.h").read_text(encoding="utf-8")
+    fields = re.findall(r"^FIELD\(([^,]+), (\w+)\)", text, re.MULTILINE)
+    return "".join(f"{kind} {name};" for kind, name in fields)
+
+
 def compiler() -> list[str] | None:
-    """The command of the C++ compiler: the variable CXX, or the first of c++, g++ and clang++ on the path;
-    None without."""
+    """The command of the C++ compiler, CXX or the first of c++, g++ and clang++ on the path; None without."""
     named = shlex.split(os.environ.get("CXX", ""))
     if named:
         return named if shutil.which(named[0]) else None
@@ -44,12 +51,12 @@ def compiler() -> list[str] | None:
 
 
 def build(level: str, folder: Path) -> Path:
-    """Compile for one of `LEVELS` into `folder`, which must exist; an unfinished file never has the library's
-    name.
+    """Compile for one of `LEVELS` into `folder`, which must exist.
+
+    An unfinished file never has the library's name.
 
     Raises:
-        OSError: there is no compiler, the folder cannot be written, or compilation failed; the message says
-            which.
+        OSError: there is no compiler, the folder cannot be written, or compilation failed.
     """
     found = compiler()
     if found is None:

@@ -1,17 +1,19 @@
 """The fused scan for tensors on the CPU: one compiled call for all steps, forward, and one backward.
 
-`scan` is what the registry calls, `step` what a cell calls for one row and one step without gradients. In
-between, the custom operators `dream::scan` and `dream::scan_backward` hold what autograd and torch.compile
-must know; the equations are in kernel/forward.h, their adjoints in kernel/backward.h, what both do to U in
+`scan` serves whole sequences, `step` one step of one sample without gradients. In between, the custom
+operators `dream::scan` and `dream::scan_backward` hold what autograd and torch.compile must know; the
+equations are in kernel/forward.h, their adjoints in kernel/backward.h, what both do to U in
 kernel/fast_weights.h.
 
-Shapes: N rows of the batch, T steps, I `input_dim`, H `hidden_dim`, R `rank`. Results are time-major, (T, N,
+Shapes: N samples, T steps, I `input_dim`, H `hidden_dim`, R `rank`. Results are time-major, (T, N,
 ...)."""
 
 from __future__ import annotations
 
+import ctypes
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import fields
 from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary
 
@@ -27,12 +29,27 @@ from dream.ops.padding import without_padding
 from dream.state import DREAMState
 from dream.types import DREAMParams, DREAMTrace
 
-SEGMENT = 128  # steps of one row, or of up to 8 rows together, from one kept state of U to the next
+SEGMENT = 128  # steps of one sample, or of up to 8 samples together, from one kept state of U to the next
 DTYPES = (torch.float32, torch.float64)
 
-INPUTS = ("x", "timespans", "lengths", *DREAMParams._fields, *native.STATE)
+# Names of the kernel's arguments, see kernel/fields.h.
+STATE = tuple(field.name for field in fields(DREAMState))
+KNOBS = (
+    "entropy_influence",
+    "surprise_temperature",
+    "error_smoothing",
+    "surprise_smoothing",
+    "base_threshold",
+    "kappa",
+    "target_norm",
+    "sleep_rate",
+    "min_surprise_for_sleep",
+    "forgetting_rate",
+    "time_step",
+)
+INPUTS = ("x", "timespans", "lengths", *DREAMParams._fields, *STATE)
 TRACE = ("error", "surprise", "deviation", "u_norm", "prediction")
-OUTPUTS = ("output", *TRACE, *native.NEW_STATE, "kept")
+OUTPUTS = ("output", *TRACE, *(f"{name}_" for name in STATE), "kept")
 DIFFERENTIABLE = {
     "output": "d_output",
     "prediction": "d_prediction",
@@ -52,16 +69,17 @@ def _schema(inputs: Sequence[str], outputs: Sequence[str], more: str = "") -> st
 
 
 class _Sizes:
-    """The sizes of a call, and the shapes of the kernel's arrays by name; what it does not want is empty."""
+    """Sizes of a call, and shapes of the kernel's arrays by name; an array that is not wanted is empty."""
 
     def __init__(self, given: Mapping[str, Any], flags: Sequence[bool]) -> None:
-        n, t, i = self.rows, self.steps, self.inputs = given["x"].shape
-        h, r = self.hidden, self.rank = given["h"].shape[1], given["V"].shape[1]
+        n, t, i = given["x"].shape
+        h, r = given["h"].shape[1], given["V"].shape[1]
         plastic, learns, liquid, keeps = flags
         wide = 2 * h if liquid else h
-        self.every = max(1, SEGMENT // min(n, 8))
-        none, segments = (0,), (t + self.every - 1) // self.every
-        self.flags = (plastic, learns, liquid)
+        every = max(1, SEGMENT // min(n, 8))
+        none, segments = (0,), (t + every - 1) // every
+        self.fixed = dict(samples=n, steps=t, inputs=i, hidden=h, rank=r, every=every)
+        self.fixed |= dict(plastic=plastic, learns=learns, liquid=liquid)
         self.kept: dict[str, tuple[int, ...]] = {
             "gates": (t, n, wide),
             "slope": (t, n, i),
@@ -84,25 +102,16 @@ class _Sizes:
             "kept": (sum(map(math.prod, self.kept.values())),) if keeps else none,
         }
 
-    def arguments(self, arrays: Mapping[str, Tensor | None], knobs: Sequence[float]) -> native.Scan:
+    def arguments(self, arrays: Mapping[str, Tensor | None], knobs: Sequence[float]) -> ctypes.Structure:
         """The kernel's arguments; `arrays` must outlive the call."""
         x, spans, kept = arrays["x"], arrays["timespans"], arrays["kept"]
         assert x is not None
-        strides = (
-            x.stride(0),
-            x.stride(1),
-            *((0, 0) if spans is None else (spans.stride(0), spans.stride(1))),
-        )
-        sizes = (
-            self.rows,
-            self.steps,
-            self.inputs,
-            self.hidden,
-            self.rank,
-            self.every,
-            torch.get_num_threads(),
-        )
-        scan = native.Scan(*sizes, *self.flags, True, False, *strides, *knobs)
+        scan = _kernel().arguments(**self.fixed, **dict(zip(KNOBS, knobs, strict=True)))
+        scan.threads = torch.get_num_threads()
+        scan.forecasts = True
+        scan.x_sample, scan.x_step = x.stride()[:2]
+        if spans is not None:
+            scan.span_sample, scan.span_step = spans.stride()
         for name, array in arrays.items():
             if array is not None and array.numel() and name != "kept":
                 setattr(scan, name, array.data_ptr())
@@ -121,7 +130,7 @@ def _kernel() -> native.Kernel:
 
 
 def _arrays(names: Sequence[str], tensors: Sequence[Tensor | None]) -> dict[str, Tensor | None]:
-    """The tensors by name, as the kernel reads them."""
+    """Tensors by name, laid out as the kernel reads them."""
     arrays = {
         name: None if tensor is None else tensor.contiguous()
         for name, tensor in zip(names, tensors, strict=True)
@@ -149,7 +158,7 @@ def _scan_fake(*arguments: Any) -> tuple[Tensor, ...]:
 
 
 def _gradient_shapes(arrays: Mapping[str, Any], wanted: Sequence[bool]) -> dict[str, tuple[int, ...]]:
-    """The shape of what a gradient is of; empty where it is not wanted."""
+    """The shape of each gradient; empty where it is not wanted."""
     shapes = {
         name: tuple(arrays[name].shape)
         for name, wants in zip(GRADIENTS, wanted, strict=True)
@@ -224,18 +233,8 @@ _backward.register_autograd(_refuse_second_derivatives)
 
 
 def _knobs(config: DREAMConfig) -> list[float]:
-    """In the order of `native.NUMBERS`."""
-    c = config
-    return [
-        *(
-            c.entropy_influence,
-            c.surprise_temperature,
-            c.error_smoothing,
-            c.surprise_smoothing,
-            c.base_threshold,
-        ),
-        *(c.kappa, c.target_norm, c.sleep_rate, c.min_surprise_for_sleep, c.forgetting_rate, c.time_step),
-    ]
+    """The values of `KNOBS`."""
+    return [getattr(config, name) for name in KNOBS]
 
 
 def refusal(x: Tensor, config: DREAMConfig) -> str | None:
@@ -248,15 +247,18 @@ def refusal(x: Tensor, config: DREAMConfig) -> str | None:
         return "torch.func cannot see into it"
     if forward_ad._current_level >= 0:
         return "it has no forward-mode derivative"
-    reason: str | None = _lacking()
-    return reason
+    return _lacking()
 
 
-@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
 def _lacking() -> str | None:
-    """Why there is no kernel, or None; for torch.compile a constant, not code to trace."""
+    """Why there is no kernel, or None."""
     kernel = native.kernel()
     return kernel if isinstance(kernel, str) else None
+
+
+# For torch.compile a constant, not code to trace. `torch.compiler.assume_constant_result` sets just this, but
+# imports the whole compiler, which takes longer than torch itself.
+_lacking._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
 def scan(
@@ -268,7 +270,7 @@ def scan(
     lengths: Tensor | None,
     plasticity: bool,
 ) -> tuple[Tensor, DREAMTrace, DREAMState]:
-    """See `dream.functional.dream_scan`."""
+    """See `dream.scan.dream_scan`."""
     x, timespans, valid = without_padding(x, timespans, lengths)
     inputs = (x, timespans, None if lengths is None else lengths.long(), *params, *state)
     keeps = torch.is_grad_enabled() and any(tensor is not None and tensor.requires_grad for tensor in inputs)
@@ -279,25 +281,21 @@ def scan(
         )
         output, error, surprise, deviation, u_norm, expected, *new, _ = results
     expected = expected.transpose(0, 1)
-    prediction, forecast = (
-        expected[:, :-1],
-        expected[:, 1:].clone(),
-    )  # which may be changed without changing each other
-    if valid is not None:  # where a row has ended stands its forecast
+    prediction = expected[:, :-1]
+    forecast = expected[:, 1:].clone()  # so that a caller may change either alone
+    if valid is not None:  # where a sample has ended stands its forecast
         prediction = torch.where(valid.unsqueeze(-1), prediction, 0.0)
     trace = DREAMTrace(prediction, forecast, error.transpose(0, 1), surprise.mT, deviation.mT, u_norm.mT)
     return output.transpose(0, 1), trace, DREAMState(*new)
 
 
 class _Prepared(NamedTuple):
-    """The arguments of a step that stay the same from one to the next, and what they hold for."""
+    """The arguments that stay the same from one step to the next, and the settings they hold for."""
 
     pointers: list[int | None]
     settings: tuple[DREAMConfig, bool, torch.dtype]
-    scan: native.Scan
-    learned: list[
-        Tensor | None
-    ]  # copies of what was not contiguous; else the parameters, which may change in place
+    scan: ctypes.Structure
+    learned: list[Tensor | None]  # parameters, which may change in place; copies where not contiguous
 
 
 _prepared: WeakKeyDictionary[Any, _Prepared] = WeakKeyDictionary()
@@ -312,11 +310,24 @@ def _prepare(
 ) -> _Prepared:
     checks.parameters(learned, config, x)
     plastic = config.base_plasticity > 0
-    sizes = (1, 1, config.input_dim, config.hidden_dim, config.rank, 1, 1)
-    flags = (plastic, plastic and plasticity, config.ltc_enabled, False, True)
     held = [None if weight is None else weight.contiguous() for weight in learned]
-    addresses = [None if weight is None else weight.data_ptr() for weight in held]
-    scan = native.Scan(*sizes, *flags, 0, 0, 0, 0, *_knobs(config), *addresses)
+    scan = _kernel().arguments(
+        samples=1,
+        steps=1,
+        inputs=config.input_dim,
+        hidden=config.hidden_dim,
+        rank=config.rank,
+        every=1,
+        threads=1,
+        plastic=plastic,
+        learns=plastic and plasticity,
+        liquid=config.ltc_enabled,
+        raw=True,
+        **dict(zip(KNOBS, _knobs(config), strict=True)),
+    )
+    for name, weight in zip(DREAMParams._fields, held, strict=True):
+        if weight is not None:
+            setattr(scan, name, weight.data_ptr())
     return _Prepared(pointers, (config, plasticity, x.dtype), scan, held)
 
 
@@ -329,21 +340,7 @@ def step(
     plasticity: bool,
     owner: object,
 ) -> DREAMState:
-    """One step of one row without gradients: the kernel alone, with nothing of autograd or its dispatch
-    around it.
-
-    Args:
-        x: (1, I).
-        state: one row.
-        learned: the parameters in the order of `DREAMParams`, but eta, tau and surprise scale as logarithms
-            and tonic as a logit; None for a surprise scale of 0.
-        config, timespans, plasticity: see `scan`.
-        owner: whose parameters they are; what does not change from one step of an owner to the next is
-            prepared once.
-
-    Returns:
-        The state after the step.
-    """
+    """See `dream.ops.registry.StepFunction`: the kernel alone, with nothing of autograd around it."""
     pointers = [None if weight is None else weight.data_ptr() for weight in learned]
     prepared = _prepared.get(owner)
     settings = (config, plasticity, x.dtype)
@@ -351,14 +348,13 @@ def step(
         prepared = _prepare(learned, pointers, config, plasticity, x)
         if all(mine is theirs for mine, theirs in zip(prepared.learned, learned, strict=True)):
             _prepared[owner] = prepared
-    scan = native.Scan.from_buffer_copy(prepared.scan)  # another thread may step with the same owner
+    scan = type(prepared.scan).from_buffer_copy(prepared.scan)  # another thread may step with the same owner
     x = x.contiguous()
     old = [part.contiguous() for part in state]
     new = [torch.empty_like(part) for part in old]
     inputs, hidden, item = config.input_dim, config.hidden_dim, x.element_size()
-    unread = torch.empty(
-        hidden + 2 * inputs + 3, dtype=x.dtype
-    )  # output, which is h, and what a trace would hold
+    # the output, which is h, and the rest of a trace
+    unread = torch.empty(hidden + 2 * inputs + 3, dtype=x.dtype)
     scan.output = at = unread.data_ptr()
     scan.error = at = at + hidden * item
     scan.surprise = at = at + inputs * item
@@ -368,7 +364,7 @@ def step(
     scan.x = x.data_ptr()
     if timespans is not None:
         scan.timespans = timespans.data_ptr()
-    for name, before, after in zip(native.STATE, old, new, strict=True):
+    for name, before, after in zip(STATE, old, new, strict=True):
         setattr(scan, name, before.data_ptr())
         setattr(scan, f"{name}_", after.data_ptr())
     _kernel().forward(scan, x.dtype)

@@ -1,7 +1,7 @@
 """The compiled kernel: brought by a wheel, taken from the cache, or built into it at first use; called
 through ctypes.
 
-``python -m dream.ops`` says where it is, or why there is none.
+``python -m dream.ops`` prints where it is, or why there is none.
 """
 
 from __future__ import annotations
@@ -21,96 +21,14 @@ from dream.ops import build
 
 log = logging.getLogger(__name__)
 
-STATE = ("h", "U", "U_target", "adaptive_tau", "error_mean", "error_var", "avg_surprise")
-NEW_STATE = tuple(f"{name}_" for name in STATE)
-INTEGERS = (
-    *(
-        "rows",
-        "steps",
-        "inputs",
-        "hidden",
-        "rank",
-        "every",
-        "threads",
-        "plastic",
-        "learns",
-        "liquid",
-        "forecasts",
-        "raw",
-    ),
-    *("x_row", "x_step", "span_row", "span_step"),
-)
-NUMBERS = (
-    *(
-        "influence",
-        "temperature",
-        "beta",
-        "beta_s",
-        "base",
-        "kappa",
-        "target",
-        "zeta",
-        "awake",
-        "rate",
-        "time_step",
-    ),
-)
-POINTERS = (
-    *(
-        "C",
-        "c",
-        "W",
-        "B",
-        "b",
-        "A",
-        "G_x",
-        "G_h",
-        "V",
-        "eta",
-        "tonic",
-        "tau",
-        "surprise_scale",
-        "error_var_prior",
-    ),
-    *("x", "timespans", "lengths", *STATE),
-    *("output", "error", "surprise", "deviation", "u_norm", "prediction", *NEW_STATE),
-    *("gates", "slope", "read", "filtered", "norm", "asleep", "U_kept", "U_target_kept"),
-    *("d_output", "d_prediction", "d_error", "d_h", "d_U", "d_x", "d_timespans"),
-    *(
-        "d_C",
-        "d_c",
-        "d_W",
-        "d_B",
-        "d_b",
-        "d_A",
-        "d_G_x",
-        "d_G_h",
-        "d_V",
-        "d_eta",
-        "d_tonic",
-        "d_tau",
-        "d_surprise_scale",
-    ),
-    *("d_h0", "d_U0"),
-)
-
-
-class Scan(ctypes.Structure):
-    """The arguments of the kernel: `struct Scan` in kernel/scan.h, field by field."""
-
-    _fields_ = (
-        *((name, ctypes.c_int64) for name in INTEGERS),
-        *((name, ctypes.c_double) for name in NUMBERS),
-        *((name, ctypes.c_void_p) for name in POINTERS),
-    )
+_TYPES = {"int64_t": ctypes.c_int64, "double": ctypes.c_double}  # all others are pointers
 
 
 _forked = False
 
 
 def _after_fork() -> None:
-    """In a forked child torch's threads are gone and its parallel operators hang, where they had run before
-    the fork."""
+    """Use one thread in a forked child: torch's are gone, and its parallel operators would wait for them."""
     global _forked
     _forked = True
     torch.set_num_threads(1)
@@ -120,15 +38,38 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_after_fork)
 
 
+def _schema(library: ctypes.CDLL) -> str:
+    """The types and names of the arguments that a compiled library takes; empty if it is not ours."""
+    try:
+        function = library.dream_schema
+    except AttributeError:
+        return ""
+    function.restype = ctypes.c_char_p
+    found: bytes = function()
+    return found.decode()
+
+
+def _structure(schema: str) -> type[ctypes.Structure]:
+    """The class of a kernel's arguments, `struct Scan` of kernel/scan.h; it refuses names that it lacks."""
+    pairs = (field.rsplit(" ", 1) for field in schema.split(";") if field)
+    fields = [(name, _TYPES.get(kind, ctypes.c_void_p)) for kind, name in pairs]
+    return type("Arguments", (ctypes.Structure,), {"__slots__": (), "_fields_": fields})
+
+
 class Kernel:
-    """The functions of a compiled library."""
+    """The functions of a compiled library.
+
+    Attributes:
+        arguments: class of what `forward` and `backward` take; fields are set by name.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self._library = ctypes.CDLL(str(path))
-        self._library.dream_size.restype = ctypes.c_int64
-        if self._library.dream_size() != ctypes.sizeof(Scan):
+        schema = _schema(self._library)
+        if schema != build.schema():
             raise OSError(f"{path} is of another version")
+        self.arguments = _structure(schema)
         self._forward = {
             torch.float32: self._library.dream_forward_f32,
             torch.float64: self._library.dream_forward_f64,
@@ -149,25 +90,24 @@ class Kernel:
         except (OSError, AttributeError):
             self._team = None
 
-    def forward(self, scan: Scan, dtype: torch.dtype) -> None:
-        """All steps; writes what `scan` points to.
+    def forward(self, scan: ctypes.Structure, dtype: torch.dtype) -> None:
+        """Compute all steps, into the arrays that `scan` points to.
 
         Raises:
             MemoryError: there is not enough for the working copies of state and weights.
         """
         self._run(self._forward[dtype], scan)
 
-    def backward(self, scan: Scan, dtype: torch.dtype) -> None:
-        """The adjoints of all steps, likewise."""
+    def backward(self, scan: ctypes.Structure, dtype: torch.dtype) -> None:
+        """Compute the adjoints of all steps, likewise."""
         self._run(self._backward[dtype], scan)
 
-    def _run(self, function: Callable[..., int], scan: Scan) -> None:
+    def _run(self, function: Callable[..., int], scan: ctypes.Structure) -> None:
         if function(ctypes.byref(scan), None if _forked else self._team):
             raise MemoryError("The CPU kernel found no memory for its working copies. Use smaller batches.")
 
     def apply(self, function: str, x: torch.Tensor) -> torch.Tensor:
-        """``"tanh"``, ``"sigmoid"``, ``"log"`` or ``"exp"`` of the numbers in `x`, as the kernel computes
-        it."""
+        """``"tanh"``, ``"sigmoid"``, ``"log"`` or ``"exp"`` of `x`, as the kernel computes it."""
         x = x.contiguous()
         y = torch.empty_like(x)
         which = ("tanh", "sigmoid", "log", "exp").index(function)
@@ -177,8 +117,7 @@ class Kernel:
 
 
 def _folders() -> list[Path]:
-    """Where a built library may be kept: the user's cache, and a temporary folder that only this user can
-    write."""
+    """Folders for a built library: the user's cache, and a temporary one that only this user can write."""
     folders = []
     try:
         cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "dream" / "kernel"
@@ -202,7 +141,7 @@ def _find() -> Kernel:
     """Load the kernel; build it first where no wheel brought it and no cache has it.
 
     Raises:
-        OSError: this machine cannot have it; the message says why.
+        OSError: this machine cannot have it; the message names the reason.
     """
     machine, level = platform.machine().lower(), torch.backends.cpu.get_cpu_capability()
     if machine not in ("x86_64", "amd64") or level not in build.LEVELS:
@@ -231,7 +170,7 @@ _found: Kernel | str | None = None  # or why there is none
 
 
 def kernel() -> Kernel | str:
-    """The kernel of this machine, or why there is none; looked for once."""
+    """Return the kernel of this machine, or why there is none; it is looked for once."""
     global _found
     if _found is None:
         try:

@@ -1,4 +1,4 @@
-"""What every implementation does with padded rows before it reads them."""
+"""Padded samples made harmless, before any implementation reads them."""
 
 from __future__ import annotations
 
@@ -9,10 +9,9 @@ from torch import Tensor
 def without_padding(
     x: Tensor, timespans: Tensor | None, lengths: Tensor | None
 ) -> tuple[Tensor, Tensor | None, Tensor | None]:
-    """x (N, T, I) and timespans (N, T) with 0 and 1 where a row has ended, and the mask (N, T) of its valid
-    steps.
+    """Return x (N, T, I), timespans (N, T) and the mask (N, T) of valid steps; padding holds 0, timespans 1.
 
-    NaN in the padding would else reach gradients as 0 times NaN. The mask is None where no row is padded.
+    NaN in the padding would else reach gradients as 0 times NaN. The mask is None where no sample is padded.
     """
     if lengths is None:
         return x, timespans, None

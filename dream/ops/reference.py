@@ -1,5 +1,4 @@
-"""The definition of the scan: a loop over the step of `dream.functional`. Slow, plain, and right on every
-device."""
+"""The definition of the scan: a loop over the step of `dream.functional`; slow, and right on every device."""
 
 from __future__ import annotations
 
@@ -27,8 +26,7 @@ def scan(
     lengths: Tensor | None,
     plasticity: bool,
 ) -> tuple[Tensor, DREAMTrace, DREAMState]:
-    """See `dream.functional.dream_scan`. What no state enters is computed for all steps at once, before the
-    loop."""
+    """See `dream.scan.dream_scan`. Products with the input are computed for all steps before the loop."""
     x, timespans, valid = without_padding(x, timespans, lengths)
     seen = F.read_input(x.transpose(0, 1), params, config, None if timespans is None else timespans.mT)
     with torch.autocast(x.device.type, enabled=False):

@@ -1,9 +1,9 @@
-"""Which implementation of `dream_scan` serves a call, and why the others do not."""
+"""The backends: which implementation serves a call, and why the others do not."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple, Protocol
 
 from torch import Tensor
@@ -17,8 +17,8 @@ from dream.types import DREAMParams, DREAMTrace
 log = logging.getLogger(__name__)
 
 
-class Scan(Protocol):
-    """An implementation: arguments checked, `lengths` None where no row is padded."""
+class ScanFunction(Protocol):
+    """`dream.scan.dream_scan` for arguments that are checked, `lengths` None where no sample is padded."""
 
     def __call__(
         self,
@@ -33,15 +33,39 @@ class Scan(Protocol):
     ) -> tuple[Tensor, DREAMTrace, DREAMState]: ...
 
 
-class Backend(NamedTuple):
-    """An implementation, and a verifier: None, or why it can't serve a call."""
+class StepFunction(Protocol):
+    """One step of one sample without gradients, for arguments that are checked: the state after it.
 
-    scan: Scan
+    The parameters come as they are learned: in the order of `DREAMParams`, but eta, tau and surprise scale
+    as logarithms and tonic as a logit; None for a surprise scale of 0. `owner` is whose parameters they are:
+    what stays the same from one step of an owner to the next may be prepared once.
+    """
+
+    def __call__(
+        self,
+        x: Tensor,
+        state: DREAMState,
+        learned: Sequence[Tensor | None],
+        config: DREAMConfig,
+        timespans: Tensor | None,
+        plasticity: bool,
+        owner: object,
+        /,
+    ) -> DREAMState: ...
+
+
+class Backend(NamedTuple):
+    """An implementation of the scan."""
+
+    scan: ScanFunction
     refusal: Callable[[Tensor, DREAMConfig], str | None]
+    """Why it cannot serve a call, or None."""
+    step: StepFunction | None = None
+    """None where it has no faster way than the equations as they are."""
 
 
 BACKENDS: dict[str, Backend] = {  # fastest first; the last serves everything
-    "cpu": Backend(cpu.scan, cpu.refusal),
+    "cpu": Backend(cpu.scan, cpu.refusal, cpu.step),
     "reference": Backend(reference.scan, reference.refusal),
 }
 
@@ -49,7 +73,7 @@ _reported: set[tuple[str, str]] = set()
 
 
 def check_name(name: str) -> str:
-    """`name`, if it is ``"auto"`` or a backend.
+    """Return `name` if it is ``"auto"`` or a backend.
 
     Raises:
         ConfigError: it is neither.
@@ -62,8 +86,8 @@ def check_name(name: str) -> str:
     return name
 
 
-def choose(name: str, x: Tensor, config: DREAMConfig) -> Scan:
-    """The implementation called `name`, or for ``"auto"`` the first that serves; each refusal is logged once.
+def choose(name: str, x: Tensor, config: DREAMConfig) -> Backend:
+    """Return the backend called `name`, or for ``"auto"`` the first that serves; log each refusal once.
 
     Raises:
         ConfigError: no such backend, or the one named cannot serve this call.
@@ -75,11 +99,11 @@ def choose(name: str, x: Tensor, config: DREAMConfig) -> Scan:
             raise ConfigError(
                 f"`backend`={name!r} cannot serve this call: {reason}. Use backend='auto'.", key="backend"
             )
-        return BACKENDS[name].scan
+        return BACKENDS[name]
     for candidate, backend in BACKENDS.items():
         reason = backend.refusal(x, config)
         if reason is None:
-            return backend.scan
+            return backend
         if (candidate, reason) not in _reported:
             _reported.add((candidate, reason))
             log.warning("backend %s is not used: %s", candidate, reason)

@@ -1,5 +1,4 @@
-"""What every module of `dream` promises, whatever backend it runs on: inherit `Contract` and say how to make
-one."""
+"""Promises of every module of `dream` on every backend: inherit `Contract` and define how to make one."""
 
 from __future__ import annotations
 

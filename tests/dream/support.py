@@ -1,4 +1,4 @@
-"""What the tests of `dream` share: small configurations, random parameters and states, loops of steps,
+"""Shared by the tests of `dream`: small configurations, random parameters and states, loops of steps,
 comparisons."""
 
 from __future__ import annotations

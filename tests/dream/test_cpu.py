@@ -134,7 +134,7 @@ def close(got: Tensor, expected: Tensor, kind: str, name: str) -> None:
 
 
 def outlets(result: tuple[Tensor, DREAMTrace, DREAMState]) -> dict[str, Tensor]:
-    """What gradients come out of."""
+    """The results that gradients flow back from."""
     output, trace, final = result
     return {
         "output": output,
@@ -263,7 +263,7 @@ def test_second_derivatives_are_refused() -> None:
 
 
 def test_results_share_no_memory() -> None:
-    """What is changed in place, such as a forecast put back into the unit of the data, changes nothing
+    """A result changed in place, such as a forecast put back into the unit of the data, changes nothing
     else."""
     problem = Problem((2, 5, 3, 5, 2))
     with torch.no_grad():
@@ -303,7 +303,7 @@ def test_steps_that_are_taken_back(monkeypatch: pytest.MonkeyPatch, rows: int) -
 
 @pytest.mark.parametrize("segment", [8, 24, 512])
 def test_steps_that_cannot_be_taken_back(monkeypatch: pytest.MonkeyPatch, segment: int) -> None:
-    """Where homeostasis, forgetting and sleep lose nearly all of U, it is recomputed: how often it is kept is
+    """U is recomputed where homeostasis, forgetting and sleep lose nearly all of it: how often it is kept is
     no matter."""
     harsh = dict(kappa=1.0, target_norm=0.01, forgetting_rate=3.0, sleep_rate=1.0, base_plasticity=50.0)
     problem = Problem((3, 65, 3, 9, 2), **harsh)
@@ -570,8 +570,8 @@ def test_long_and_hostile() -> None:
 def test_streaming_one_row(monkeypatch: pytest.MonkeyPatch, knobs: str, dtype: torch.dtype) -> None:
     """One row, one step, no gradients: the kernel alone. The same as the reference, whatever the layout."""
     calls: list[int] = []
-    step = cpu.step
-    monkeypatch.setattr(cpu, "step", lambda *arguments: calls.append(1) or step(*arguments))
+    counted = registry.BACKENDS["cpu"]._replace(step=lambda *given: calls.append(1) or cpu.step(*given))
+    monkeypatch.setitem(registry.BACKENDS, "cpu", counted)
     stream(dtype, **KNOBS[knobs])
     assert len(calls) == 30
 
@@ -654,11 +654,11 @@ def test_auto_takes_it_and_says_why_not(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = Problem((1, 1, 3, 5, 2)).config
-    assert registry.choose("auto", torch.zeros(1, 1, 3), config) is cpu.scan
+    assert registry.choose("auto", torch.zeros(1, 1, 3), config).scan is cpu.scan
     monkeypatch.setattr(registry, "_reported", set())
     meta = torch.zeros(1, 1, 3, device="meta")
-    assert registry.choose("auto", meta, config) is reference.scan
-    assert registry.choose("auto", meta, config) is reference.scan
+    assert registry.choose("auto", meta, config).scan is reference.scan
+    assert registry.choose("auto", meta, config).scan is reference.scan
     assert [record.getMessage() for record in caplog.records] == [
         "backend cpu is not used: it serves tensors on the CPU; these are on meta"
     ]

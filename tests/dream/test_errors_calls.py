@@ -46,7 +46,7 @@ def test_constructors(make: Any) -> None:
 
 @pytest.mark.parametrize("config", [None, {"input_dim": 3}, 3])
 def test_config_must_be_a_config(config: Any) -> None:
-    for make in (DREAMCell, DREAM.from_config):
+    for make in (DREAMCell, DREAM.from_config, DREAMStack.from_config):
         with pytest.raises(
             ConfigError, match=r"`config` must be a DREAMConfig; got \w+\. Use DREAMConfig\(\.\.\.\)"
         ):

@@ -1,4 +1,4 @@
-"""What is differentiated, exactly: numerical gradients where nothing is measured, replayed measurements
+"""Exactness of the derivatives: numerical gradients where nothing is measured, replayed measurements
 elsewhere."""
 
 from __future__ import annotations

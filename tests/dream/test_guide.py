@@ -185,7 +185,7 @@ print(f"U norm: {state.U.norm().item():.4f}")
 
 @pytest.fixture
 def names() -> dict[str, Any]:
-    """What a reader of the guide has at hand by then."""
+    """Names that a reader of the guide has at hand by then."""
     layer = DREAM(input_dim=64, hidden_dim=128, rank=8)
     cell = DREAMCell(DREAMConfig(input_dim=64, hidden_dim=128))
     chunk = torch.randn(32, 2, 64)

@@ -1,5 +1,4 @@
-"""Where the compiled kernel comes from, and what happens where it can't: a reason, once, and the reference
-instead."""
+"""Sources of the compiled kernel; without one a reason is logged once, and the reference serves."""
 
 from __future__ import annotations
 
@@ -138,6 +137,59 @@ def test_a_changed_source_has_another_name(monkeypatch: pytest.MonkeyPatch, tmp_
     with (tmp_path / "kernel" / "vector.h").open("a") as file:
         file.write("// changed\n")
     assert build.name("AVX2") != before
+
+
+def library(folder: Path, source: str) -> Path:
+    """A shared library of one C++ source, whatever it holds."""
+    path, compiler = folder / "library.so", build.compiler()
+    assert compiler is not None
+    command = [*compiler, "-shared", "-fPIC", "-x", "c++", "-", "-o", str(path)]
+    subprocess.run(command, input=source, text=True, check=True)
+    return path
+
+
+def test_the_schema_of_the_kernel_is_that_of_its_sources() -> None:
+    found = native.kernel()
+    assert isinstance(found, native.Kernel), found
+    fields = [field.rpartition(" ")[::2] for field in build.schema().split(";")[:-1]]
+    assert fields[:2] == [("int64_t", "samples"), ("int64_t", "steps")]
+    assert ("const int64_t*", "lengths") in fields
+    assert [name for name, *_ in found.arguments._fields_] == [name for _, name in fields]
+    sources = (build.SOURCES / "fields.h").read_text()
+    assert len(fields) == len({name for _, name in fields}) == sources.count("\nFIELD(")
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("double kappa;double target_norm;", "double target_norm;double kappa;"),
+        ("double kappa;", "int64_t kappa;"),
+        ("double kappa;", "double kapa;"),
+        ("double kappa;", ""),
+        ("T* d_U0;", "T* d_U0;T* more;"),
+    ],
+    ids=["swapped", "another type", "another name", "one less", "one more"],
+)
+def test_a_kernel_of_another_schema_does_not_load(tmp_path: Path, old: str, new: str) -> None:
+    schema = build.schema().replace(old, new)
+    assert schema != build.schema()
+    other = library(tmp_path, f'extern "C" const char* dream_schema() {{ return "{schema}"; }}')
+    with pytest.raises(OSError, match=r"library\.so is of another version"):
+        native.Kernel(other)
+
+
+def test_a_library_without_a_schema_does_not_load(tmp_path: Path) -> None:
+    with pytest.raises(OSError, match=r"library\.so is of another version"):
+        native.Kernel(library(tmp_path, 'extern "C" int dream_size() { return 1; }'))
+
+
+def test_an_argument_that_the_kernel_lacks_is_refused() -> None:
+    found = native.kernel()
+    assert isinstance(found, native.Kernel), found
+    with pytest.raises(AttributeError):
+        found.arguments(kapa=0.5)
+    with pytest.raises(AttributeError):
+        found.arguments().kapa = 0.5
 
 
 def test_it_says_where_it_is() -> None:

@@ -16,6 +16,8 @@ from safetensors.torch import load_file, save_file
 
 from dream import DREAM, CheckpointError, DREAMError, DREAMState, DREAMWarning, StateError
 from dream.files import write_atomic
+from dream.sealed import read_sealed, write_sealed
+from dream.state import KIND
 from tests.dream.support import F32, F64, assert_same, random_state, small
 
 
@@ -27,12 +29,10 @@ def saved(tmp_path: Path) -> Path:
 
 
 def rewrite(path: Path, change: Callable[[dict[str, torch.Tensor], dict[str, str]], None]) -> None:
-    """The same file with other contents, still valid safetensors."""
-    with safe_open(path, framework="pt") as file:
-        header = dict(file.metadata())
-    tensors = load_file(path)
+    """The same file with other contents, sealed again."""
+    header, tensors = read_sealed(path, "DREAMState.save", KIND)
     change(tensors, header)
-    save_file(tensors, path, header)
+    write_sealed(path, header, tensors)
 
 
 @pytest.mark.parametrize("dtype", [F32, F64])
@@ -191,6 +191,27 @@ def test_damaged_and_foreign_files_are_refused(saved: Path, damage: Callable[[Pa
     assert isinstance(caught.value, DREAMError)
     assert saved.name in str(caught.value)
     assert caught.value.__cause__ is None
+
+
+def test_no_changed_byte_goes_unnoticed(saved: Path) -> None:
+    content, state = saved.read_bytes(), random_state(small(), 3)
+    for place in range(len(content)):
+        saved.write_bytes(content[:place] + bytes([content[place] ^ 1 << place % 8]) + content[place + 1 :])
+        with pytest.raises(CheckpointError, match=saved.name):
+            DREAMState.load(saved, small())
+    saved.write_bytes(content)
+    assert_same(DREAMState.load(saved, small()), state, atol=0, rtol=0)
+
+
+def test_a_file_without_a_checksum_is_refused(saved: Path) -> None:
+    with safe_open(saved, framework="pt") as file:
+        header = {name: value for name, value in file.metadata().items() if name != "checksum"}
+    save_file(load_file(saved), saved, header)
+    with pytest.raises(CheckpointError, match="is damaged"):
+        DREAMState.load(saved, small())
+    save_file(load_file(saved), saved, header | {"version": "1"})
+    with pytest.raises(CheckpointError, match=r"dream-state 2; .* holds dream-state 1"):
+        DREAMState.load(saved, small())
 
 
 def test_a_newer_version_is_named(saved: Path) -> None:

@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 
 from dream import DREAM, ConfigError, DREAMConfig, DREAMStack, DREAMWarning, config
-from dream.tuning import GOALS, KNOBS, SYMPTOMS
+from dream.config import KNOBS
+from dream.tuning import GOALS, SYMPTOMS
 
 PRESETS: dict[str, dict[str, Any]] = {
     "asr": dict(input_dim=39, hidden_dim=256, rank=16, ltc_tau_sys=10.0, base_threshold=0.5),
@@ -195,11 +196,7 @@ def test_field_docstrings_carry_symbol_effect_and_range(name: str) -> None:
         assert re.match(rf"{re.escape(knob.symbol)}\b", text), text
     if knob.range:
         assert f"Recommended range: {knob.range}." in text
-        assert "Up:" in text
-    if name in TABLE and TABLE[name][3] is not None:
-        effect = re.search(r"Up: ([^;.]+)", text)
-        assert effect is not None
-        assert effect[1].replace("less often", "less frequent") in TABLE[name][3]
+        assert f"Up: {knob.increase}; down: {knob.decrease}." in text
 
 
 def test_symptoms_and_goals() -> None:

@@ -22,8 +22,8 @@ import yaml
 from optuna.trial import create_trial
 from wandb.sdk.launch.sweeps.utils import create_sweep_command_args
 
+from dream.config import KNOBS
 from dream.errors import ConfigError
-from dream.tuning import KNOBS
 from experiments import folders
 from experiments.cli import main
 from experiments.ending import ended

@@ -1,4 +1,4 @@
-// The backward pass by the adjoints of h (N, H) and U (N, H, R), for a block of rows, from the last step to the first.
+// The backward pass by the adjoints of h (N, H) and U (N, H, R), for a block of samples, from the last step to the first.
 //
 // U is kept before every K-th step only. Within a segment the steps' updates are taken back, one after another, from the state
 // after it: lines 11, 7 and 6 can be inverted from the kept factors e V, S, h and |U"|. Where that would lose digits (strong
@@ -11,18 +11,18 @@
 
 template <class T>
 struct BackwardRoom {
-    BackwardRoom(const Scan<T>& s, const BackwardWeights<T>& w, long rows)
-        : dh(rows * w.z.H), sums((s.every + 1) * rows * w.width), de(rows * w.z.I), dq(rows * w.z.R), via_h(rows * w.z.H),
-          key(rows * w.z.H), g(rows * w.z.R), key_now(rows * w.z.H), g_now(rows * w.z.R),
-          dx(s.d_x ? s.every * rows * w.z.I : 0), dU(s.plastic ? rows * w.z.U() : 0),
-          U(s.plastic ? rows * w.z.U() : 0), target(s.learns ? rows * w.z.U() : 0),
-          targets(s.d_timespans && s.learns ? rows * s.every * w.z.U() : 0),
-          by_key(rows * w.z.H), by_key_U(rows * w.z.H), from_U(w.z.H), by_g(rows * w.z.R), by_g_U(rows * w.z.R),
-          nothing(w.z.I), one(1), rows_of((s.every + 1) * rows), row(rows), rows(rows) {
+    BackwardRoom(const Scan<T>& s, const BackwardWeights<T>& w, long samples)
+        : dh(samples * w.z.H), sums((s.every + 1) * samples * w.width), de(samples * w.z.I), dq(samples * w.z.R),
+          via_h(samples * w.z.H), key(samples * w.z.H), g(samples * w.z.R), key_now(samples * w.z.H), g_now(samples * w.z.R),
+          dx(s.d_x ? s.every * samples * w.z.I : 0), dU(s.plastic ? samples * w.z.U() : 0),
+          U(s.plastic ? samples * w.z.U() : 0), target(s.learns ? samples * w.z.U() : 0),
+          targets(s.d_timespans && s.learns ? samples * s.every * w.z.U() : 0),
+          by_key(samples * w.z.H), by_key_U(samples * w.z.H), from_U(w.z.H), by_g(samples * w.z.R), by_g_U(samples * w.z.R),
+          nothing(w.z.I), one(1), rows_of((s.every + 1) * samples), sample(samples), samples(samples) {
         one[0] = 1;
     }
 
-    struct Row {
+    struct Sample {
         long steps;
         T along;               // <dU', U'>
         T d_S, squares, unit;  // of this step: what S gets from lines 6 and 9; the gradient of |h|^2; 1 / (1 + |h|^2)
@@ -43,29 +43,30 @@ struct BackwardRoom {
     // Of the step to come: dU' g, U' g (H) and key dU', key U' (R); of the one at hand: U dq (H).
     Buffer<T> by_key, by_key_U, from_U, by_g, by_g_U, nothing, one;
     Rows rows_of;
-    Buffer<Row> row;
-    long rows;  // that there is room for
+    Buffer<Sample> sample;
+    long samples;  // that there is room for
 };
 
 template <class T>
 class Backward {
   public:
-    Backward(const Scan<T>& s, const BackwardWeights<T>& w, BackwardRoom<T>& room, Gradients<T>& gradients, long first, int rows)
-        : s(s), w(w), room(room), gradients(gradients), first(first), rows(rows) {}
+    Backward(const Scan<T>& s, const BackwardWeights<T>& w, BackwardRoom<T>& room, Gradients<T>& gradients, long first,
+             int samples)
+        : s(s), w(w), room(room), gradients(gradients), first(first), samples(samples) {}
 
     void run() {
         long longest = 0;
-        for (int n = 0; n < rows; ++n) longest = std::max(longest, begin(n));
+        for (int n = 0; n < samples; ++n) longest = std::max(longest, begin(n));
         for (long segment = (longest - 1) / s.every; segment >= 0; --segment) {
             start = segment * s.every;
             end = std::min(start + s.every, longest);
-            for (int n = 0; n < rows && s.plastic; ++n) restore(n, segment);
+            for (int n = 0; n < samples && s.plastic; ++n) restore(n, segment);
             room.rows_of.count = 0;
             for (long t = end - 1; t >= start; --t) step(t);
             if (s.d_x) inputs();
             if (gradients.wanted) parameters();
         }
-        for (int n = 0; n < rows; ++n) {
+        for (int n = 0; n < samples; ++n) {
             if (s.d_h0) std::memcpy(s.d_h0 + (first + n) * H, room.dh + n * z.H, H * sizeof(T));
             if (s.d_U0 && s.plastic) from_lanes(room.dU + n * z.U(), s.d_U0 + (first + n) * H * R, s, z.H);
         }
@@ -73,20 +74,20 @@ class Backward {
 
   private:
     static constexpr long L = Simd<T>::lanes;
-    using Row = typename BackwardRoom<T>::Row;
+    using Sample = typename BackwardRoom<T>::Sample;
     const Scan<T>& s;
     const BackwardWeights<T>& w;
     BackwardRoom<T>& room;
     Gradients<T>& gradients;
     const long first;
-    const int rows;
+    const int samples;
     const Sizes<T>& z = w.z;
-    const long I = s.inputs, H = s.hidden, R = s.rank, N = s.rows, steps = s.steps;
+    const long I = s.inputs, H = s.hidden, R = s.rank, N = s.samples, steps = s.steps;
     const long wide = s.liquid ? 2 * H : H, to_predict = z.R + z.H + w.gate;  // where the prediction's part of `sums` is
     long start = 0, end = 0;                                                  // of the segment
 
-    const T* h_before(long t, long row) const { return t > 0 ? s.output + ((t - 1) * N + row) * H : s.h + row * H; }
-    T* sums_of(long t) const { return room.sums + (t - start) * rows * w.width; }
+    const T* h_before(long t, long sample) const { return t > 0 ? s.output + ((t - 1) * N + sample) * H : s.h + sample * H; }
+    T* sums_of(long t) const { return room.sums + (t - start) * samples * w.width; }
     T* state(int n, long t) const { return room.states + (n * (s.every + 1) + t - start) * z.U(); }
 
     void leave(const T* sums, const T* h, const T* x, const T* e, const T* q) {
@@ -99,20 +100,20 @@ class Backward {
         left.one[left.count++] = room.one;
     }
 
-    // The adjoints of the last state, and zeros where a row is padded. Returns its steps.
+    // The adjoints of the last state, and zeros where a sample is padded. Returns its steps.
     long begin(int n) {
-        const long row = first + n, valid = steps_of(s, row), padding = steps - valid;
-        room.row[n] = {valid, 0, 0, 0, 0, T(1), 0, false};
+        const long sample = first + n, valid = steps_of(s, sample), padding = steps - valid;
+        room.sample[n] = {valid, 0, 0, 0, 0, T(1), 0, false};
         T* dh = room.dh + n * z.H;
         std::memset(dh, 0, z.H * sizeof(T));
-        if (s.d_h) std::memcpy(dh, s.d_h + row * H, H * sizeof(T));
+        if (s.d_h) std::memcpy(dh, s.d_h + sample * H, H * sizeof(T));
         if (s.plastic) {
             T* dU = room.dU + n * z.U();
             std::memset(dU, 0, z.U() * sizeof(T));
-            if (s.d_U) to_lanes(s.d_U + row * H * R, dU, s, z.H);
+            if (s.d_U) to_lanes(s.d_U + sample * H * R, dU, s, z.H);
         }
-        if (s.d_x) std::memset(s.d_x + (row * steps + valid) * I, 0, padding * I * sizeof(T));
-        if (s.d_timespans) std::memset(s.d_timespans + row * steps + valid, 0, padding * sizeof(T));
+        if (s.d_x) std::memset(s.d_x + (sample * steps + valid) * I, 0, padding * I * sizeof(T));
+        if (s.d_timespans) std::memset(s.d_timespans + sample * steps + valid, 0, padding * sizeof(T));
         return valid;
     }
 
@@ -126,49 +127,49 @@ class Backward {
         }
         const long at = t * N + first + n;
         std::memcpy(g, s.filtered + at * R, R * sizeof(T));
-        room.row[n].unit = w.plasticity.key(h_before(t, first + n), H, z.H, s.surprise[at], key);
+        room.sample[n].unit = w.plasticity.key(h_before(t, first + n), H, z.H, s.surprise[at], key);
         return s.norm[at];
     }
 
     // U and U_target as they are at the segment's end or, where its steps can't be taken back, before and after each of them.
     void restore(int n, long segment) {
-        Row& st = room.row[n];
-        const long row = first + n, last = std::min(end, st.steps);
+        Sample& st = room.sample[n];
+        const long sample = first + n, last = std::min(end, st.steps);
         if (last <= start) return;
         T *U = room.U + n * z.U(), *target = room.target + n * z.U();
         auto fetch = [&](const T* from, long which, T* to) {
-            std::memset(to, 0, z.U() * sizeof(T));  // padding, too: another row's NaN may lie there
-            for (long r = 0; r < R; ++r) std::memcpy(to + r * z.H, from + (which * N + row) * R * H + r * H, H * sizeof(T));
+            std::memset(to, 0, z.U() * sizeof(T));  // padding, too: another sample's NaN may lie there
+            for (long r = 0; r < R; ++r) std::memcpy(to + r * z.H, from + (which * N + sample) * R * H + r * H, H * sizeof(T));
         };
         if (!s.learns) return fetch(s.U_kept, 0, U);
         // An error grows from the segment's end to its start by 1 / kept, and is made where U is largest.
         T kept = T(1), largest = T(0), least = std::numeric_limits<T>::max();
         for (long t = start; t < last; ++t) {
-            const long at = t * N + row;
-            kept *= shrinkage(s.norm[at], s) * (T(1) - forget(s, row, t)) * (T(1) - s.asleep[at]);
+            const long at = t * N + sample;
+            kept *= shrinkage(s.norm[at], s) * (T(1) - forget(s, sample, t)) * (T(1) - s.asleep[at]);
             largest = std::max(largest, s.norm[at]);
             least = std::min(least, s.norm[at]);
         }
-        const bool even = largest <= T(100) * std::max(least, T(s.target));
+        const bool even = largest <= T(100) * std::max(least, T(s.target_norm));
         st.replayed = !(kept > T(1) / T(8) && even) || s.d_timespans;
         if (st.replayed) {
-            if (!room.states) room.states = Buffer<T>(room.rows * (s.every + 1) * z.U());
+            if (!room.states) room.states = Buffer<T>(room.samples * (s.every + 1) * z.U());
             fetch(s.U_kept, segment, state(n, start));
             fetch(s.U_target_kept, segment, target);
             T *key = room.key_now + n * z.H, *g = room.g_now + n * z.R;
             for (long t = start; t < last; ++t) {
-                const long at = t * N + row;
-                w.plasticity.key(h_before(t, row), H, z.H, s.surprise[at], key);
+                const long at = t * N + sample;
+                w.plasticity.key(h_before(t, sample), H, z.H, s.surprise[at], key);
                 std::memcpy(g, s.filtered + at * R, R * sizeof(T));
                 T* targets = s.d_timespans ? room.targets + (n * s.every + t - start) * z.U() : nullptr;
-                replay(state(n, t), target, targets, key, g, shrinkage(s.norm[at], s), s.asleep[at], forget(s, row, t), z.ranks,
-                       z.H);
+                replay(state(n, t), target, targets, key, g, shrinkage(s.norm[at], s), s.asleep[at], forget(s, sample, t),
+                       z.ranks, z.H);
             }
         } else if (last == st.steps) {
             std::memset(U, 0, z.U() * sizeof(T));
             std::memset(target, 0, z.U() * sizeof(T));
-            to_lanes(s.U_ + row * H * R, U, s, z.H);
-            to_lanes(s.U_target_ + row * H * R, target, s, z.H);
+            to_lanes(s.U_ + sample * H * R, U, s, z.H);
+            to_lanes(s.U_target_ + sample * H * R, target, s, z.H);
         } else {
             fetch(s.U_kept, segment + 1, U);
             fetch(s.U_target_kept, segment + 1, target);
@@ -177,23 +178,23 @@ class Backward {
 
     void step(long t) {
         T* sums = sums_of(t);
-        for (int n = 0; n < rows; ++n) {
-            if (t >= room.row[n].steps) continue;
-            if (t == room.row[n].steps - 1) last_state(n, t);
+        for (int n = 0; n < samples; ++n) {
+            if (t >= room.sample[n].steps) continue;
+            if (t == room.sample[n].steps - 1) last_state(n, t);
             units(n, t);
         }
-        w.error.times(sums, w.width, room.de, z.I, rows);
-        for (int n = 0; n < rows; ++n)
-            if (t < room.row[n].steps) errors(n, t);
-        if (s.plastic) w.read.times(sums + to_predict, w.width, room.dq, z.R, rows);
-        w.state.times(sums + z.R, w.width, room.via_h, z.H, rows);
-        for (int n = 0; n < rows; ++n)
-            if (t < room.row[n].steps) states(n, t);
+        w.error.times(sums, w.width, room.de, z.I, samples);
+        for (int n = 0; n < samples; ++n)
+            if (t < room.sample[n].steps) errors(n, t);
+        if (s.plastic) w.read.times(sums + to_predict, w.width, room.dq, z.R, samples);
+        w.state.times(sums + z.R, w.width, room.via_h, z.H, samples);
+        for (int n = 0; n < samples; ++n)
+            if (t < room.sample[n].steps) states(n, t);
     }
 
-    // After a row's last step t: the forecast, which is line 1 on its last state, and what step t asks of U' and its adjoint.
+    // After a sample's last step t: the forecast, which is line 1 on its last state, and what step t asks of U' and its adjoint.
     void last_state(int n, long t) {
-        Row& st = room.row[n];
+        Sample& st = room.sample[n];
         const long at = t * N + first + n;
         T *dh = room.dh + n * z.H, *dq = room.dq + n * z.R, *via_h = room.via_h + n * z.H;
         std::memset(dq, 0, z.R * sizeof(T));
@@ -227,7 +228,7 @@ class Backward {
         return {after,
                 h,
                 room.dq + n * z.R,
-                room.row[n].scale,
+                room.sample[n].scale,
                 T(0),
                 T(0),
                 room.key + n * z.H,
@@ -242,19 +243,19 @@ class Backward {
                 room.by_g_U + n * z.R};
     }
 
-    // Lines 9 to 6 of a row: from the adjoints of h' and U' to the sums that the products need.
+    // Lines 9 to 6 of a sample: from the adjoints of h' and U' to the sums that the products need.
     void units(int n, long t) {
-        Row& st = room.row[n];
-        const long row = first + n, at = t * N + row;
+        Sample& st = room.sample[n];
+        const long sample = first + n, at = t * N + sample;
         T *dh = room.dh + n * z.H, *sums = sums_of(t) + n * w.width, *key_now = room.key_now + n * z.H;
-        const T *by_key = room.by_key + n * z.H, *by_key_U = room.by_key_U + n * z.H, *h = h_before(t, row);
+        const T *by_key = room.by_key + n * z.H, *by_key_U = room.by_key_U + n * z.H, *h = h_before(t, sample);
         const T *gates = s.gates + at * wide, S = s.surprise[at];
         std::memset(sums, 0, z.R * sizeof(T));
         if (s.learns) {  // 7
             const T norm = s.norm[at];
             st.scale = shrinkage(norm, s);
-            st.shrink = norm > T(s.target) && st.scale > T(0) && std::isfinite(norm)
-                            ? T(s.kappa) * (T(s.target) / norm) * (st.along / st.scale / norm) / norm / st.scale
+            st.shrink = norm > T(s.target_norm) && st.scale > T(0) && std::isfinite(norm)
+                            ? T(s.kappa) * (T(s.target_norm) / norm) * (st.along / st.scale / norm) / norm / st.scale
                             : T(0);
             const T *by_g = room.by_g + n * z.R, *by_g_U = room.by_g_U + n * z.R;
             for (long r = 0; r < R; ++r) sums[r] = st.scale * by_g[r] - (st.shrink != 0 ? st.shrink * by_g_U[r] : T(0));
@@ -291,41 +292,41 @@ class Backward {
         const T pace = sum<T>(d_pace), hastened = pace / (T(1) + w.s_scale * S);
         st.d_S = sum<T>(d_surprise) + hastened * w.s_scale;
         gradients.surprise_scale += hastened * S;
-        if (s.d_timespans) s.d_timespans[row * steps + t] = s.liquid ? pace / span_at(s, row, t) : T(0);
-        leave(sums, h, s.x + row * s.x_row + t * s.x_step, s.error + at * I, s.read + at * R);
+        if (s.d_timespans) s.d_timespans[sample * steps + t] = s.liquid ? pace / span_at(s, sample, t) : T(0);
+        leave(sums, h, s.x + sample * s.x_sample + t * s.x_step, s.error + at * I, s.read + at * R);
     }
 
-    // Lines 5 to 2 of a row: the error's adjoint, and the prediction's.
+    // Lines 5 to 2 of a sample: the error's adjoint, and the prediction's.
     void errors(int n, long t) {
-        const long row = first + n, at = t * N + row;
-        const T S = s.surprise[at], d_r = room.row[n].d_S * S * (T(1) - S) / T(s.temperature);  // 5
+        const long sample = first + n, at = t * N + sample;
+        const T S = s.surprise[at], d_r = room.sample[n].d_S * S * (T(1) - S) / T(s.surprise_temperature);  // 5
         T* predicts = sums_of(t) + n * w.width + to_predict;
         for (long i = 0; i < z.I; i += L) {
             Vec<T> de = load(room.de + n * z.I + i) + d_r * load(s.slope + at * I + i, I - i);  // 3
             if (s.d_error) de += load(s.d_error + at * I + i, I - i);
             Vec<T> d_prediction = -de;  // 2
             if (s.d_prediction) d_prediction += load(s.d_prediction + at * I + i, I - i);
-            if (s.d_x) store(s.d_x + (row * steps + t) * I + i, de, I - i);
+            if (s.d_x) store(s.d_x + (sample * steps + t) * I + i, de, I - i);
             store(predicts + i, d_prediction);
         }
     }
 
-    // Line 1 of a row, and what lines 6 to 9 have of the state before: its adjoints.
+    // Line 1 of a sample, and what lines 6 to 9 have of the state before: its adjoints.
     void states(int n, long t) {
-        Row& st = room.row[n];
-        const long row = first + n, at = t * N + row;
+        Sample& st = room.sample[n];
+        const long sample = first + n, at = t * N + sample;
         T* dh = room.dh + n * z.H;
-        const T *h = h_before(t, row), *via_h = room.via_h + n * z.H;
+        const T *h = h_before(t, sample), *via_h = room.via_h + n * z.H;
         if (s.plastic) {
             T *U = st.replayed ? state(n, t) : room.U + n * z.U(), *dU = room.dU + n * z.U();
             Pass<T> pass = pass_over(n, st.replayed ? state(n, t + 1) : U, h);
-            const bool shrunk = (recall(n, t - 1) > T(s.target)) | (st.scale != T(1)) | (st.shrink != T(0));
+            const bool shrunk = (recall(n, t - 1) > T(s.target_norm)) | (st.scale != T(1)) | (st.shrink != T(0));
             if (s.learns) {
                 pass.shrink = st.shrink;
-                pass.forget = forget(s, row, t);
+                pass.forget = forget(s, sample, t);
                 pass.sleep = s.asleep[at];
                 std::memcpy(room.g_now + n * z.R, s.filtered + at * R, R * sizeof(T));
-                if (s.d_timespans) s.d_timespans[row * steps + t] += by_span(n, t, pass);
+                if (s.d_timespans) s.d_timespans[sample * steps + t] += by_span(n, t, pass);
             }
             auto run = s.learns && !st.replayed ? (shrunk ? adjoint<T, true, true> : adjoint<T, false, true>)
                                                 : (shrunk ? adjoint<T, true, false> : adjoint<T, false, false>);
@@ -349,16 +350,16 @@ class Backward {
         for (long k = 0; k < z.U(); k += L)
             total += (pass.scale * load(dU + k) - pass.shrink * load(pass.after + k)) * (load(target + k) - load(U + k));
         const T stays = T(1) - pass.forget;
-        return sum<T>(total) * T(s.rate) * stays * stays;
+        return sum<T>(total) * T(s.forgetting_rate) * stays * stays;
     }
 
     // Line 8 and 9's products with the input, for the segment.
     void inputs() {
-        w.input.times(room.sums + z.R, w.width, room.dx, z.I, int((end - start) * rows));
-        for (int n = 0; n < rows; ++n)
-            for (long t = start; t < std::min(end, room.row[n].steps); ++t) {
+        w.input.times(room.sums + z.R, w.width, room.dx, z.I, int((end - start) * samples));
+        for (int n = 0; n < samples; ++n)
+            for (long t = start; t < std::min(end, room.sample[n].steps); ++t) {
                 T* to = s.d_x + ((first + n) * steps + t) * I;
-                const T* from = room.dx + ((t - start) * rows + n) * z.I;
+                const T* from = room.dx + ((t - start) * samples + n) * z.I;
                 for (long i = 0; i < z.I; i += L) store(to + i, Vec<T>(load(to + i, I - i) + load(from + i)), I - i);
             }
     }

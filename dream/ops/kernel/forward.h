@@ -1,4 +1,4 @@
-// The forward pass: lines 1 to 11 for a block of rows, all steps.
+// The forward pass: lines 1 to 11 for a block of samples, all steps.
 #pragma once
 
 #include "fast_weights.h"
@@ -52,13 +52,13 @@ struct ForwardWeights {
 template <class T>
 struct ForwardRoom {
     template <class Weights>
-    ForwardRoom(const Scan<T>& s, const Weights& w, long rows)
-        : h(rows * w.z.H), e(rows * w.z.I), from_h(rows * w.state.width), from_e(rows * w.error.width),
-          ahead(std::min(AHEAD, long(s.steps)) * rows), x(ahead * w.z.I), from_x(ahead * w.input.width), mean(rows * w.z.I),
-          var(rows * w.z.I), key(w.z.H), q(rows * w.z.R), U(s.plastic ? rows * w.z.U() : 0),
-          U_target(s.learns ? rows * w.z.U() : 0), row(rows) {}
+    ForwardRoom(const Scan<T>& s, const Weights& w, long samples)
+        : h(samples * w.z.H), e(samples * w.z.I), from_h(samples * w.state.width), from_e(samples * w.error.width),
+          ahead(std::min(AHEAD, long(s.steps)) * samples), x(ahead * w.z.I), from_x(ahead * w.input.width), mean(samples * w.z.I),
+          var(samples * w.z.I), key(w.z.H), q(samples * w.z.R), U(s.plastic ? samples * w.z.U() : 0),
+          U_target(s.learns ? samples * w.z.U() : 0), sample(samples) {}
 
-    struct Row {
+    struct Sample {
         long steps;
         T threshold, avg, S, squares;  // squares: |h|^2
         T scale, sleep;                   // what is still to be done to U and U_target: line 7, then line 11
@@ -67,7 +67,7 @@ struct ForwardRoom {
     Buffer<T> h, e, from_h, from_e;
     long ahead;  // rows of x whose products are made together, at most
     Buffer<T> x, from_x, mean, var, key, q, U, U_target;
-    Buffer<Row> row;
+    Buffer<Sample> sample;
 };
 
 // Line 3 where an error may be FARTHEST usual deviations away, and count no more.
@@ -91,208 +91,276 @@ T large_norm(const T* U, long n) {
     return std::sqrt(squares) * unit;
 }
 
+// Weights: ForwardWeights of either kind.
 template <class T, class Weights>
-void forward(const Scan<T>& s, const Weights& w, ForwardRoom<T>& room, long first, int rows) {
-    constexpr long L = Simd<T>::lanes;
+class Forward {
+  public:
+    Forward(const Scan<T>& s, const Weights& w, ForwardRoom<T>& room, long first, int samples)
+        : s(s), w(w), room(room), first(first), samples(samples) {}
+
+    void run() {
+        for (int n = 0; n < samples; ++n) longest = std::max(longest, begin(n));
+        for (long t = 0; t < longest; ++t) step(t);
+        if (s.forecasts) {
+            times_state();
+            for (int n = 0; n < samples; ++n)
+                if (room.sample[n].steps == longest) predict(n, longest);
+        }
+        for (int n = 0; n < samples; ++n) {
+            finish(n);
+            pad(n);
+        }
+    }
+
+  private:
+    static constexpr long L = Simd<T>::lanes;
+    const Scan<T>& s;
+    const Weights& w;
+    ForwardRoom<T>& room;
+    const long first;
+    const int samples;
     const Sizes<T>& z = w.z;
-    const long I = s.inputs, H = s.hidden, R = s.rank, gate = w.gate, N = s.rows;
+    const long I = s.inputs, H = s.hidden, R = s.rank, N = s.samples;
     const long wide = s.liquid ? 2 * H : H;
     const T log_step = T(std::log(s.time_step));
-    const T beta = T(s.beta), beta_s = T(s.beta_s), base = T(s.base);
     const T near = FARTHEST<T> / std::sqrt(T(I));  // below it no deviation of line 3 is beyond FARTHEST
     long longest = 0;
 
-    for (int n = 0; n < rows; ++n) {
-        const long row = first + n;
-        auto& st = room.row[n];
-        T *h = room.h + n * z.H, *mean = room.mean + n * z.I, *var = room.var + n * z.I, *q = room.q + n * z.R;
-        auto fetch = [](T* to, const T* from, long n, long whole) {  // what lies beyond n may be another row's NaN
+    T* U_of(int n) const { return room.U + n * z.U(); }
+    T* target_of(int n) const { return room.U_target + n * z.U(); }
+
+    // The state before the first step. Returns the steps of the sample.
+    long begin(int n) {
+        const long sample = first + n;
+        auto& st = room.sample[n];
+        T *h = room.h + n * z.H, *q = room.q + n * z.R;
+        auto fetch = [](T* to, const T* from, long n, long whole) {  // what lies beyond n may be another sample's NaN
             std::memcpy(to, from, n * sizeof(T));
             std::memset(to + n, 0, (whole - n) * sizeof(T));
         };
-        fetch(h, s.h + row * H, H, z.H);
-        fetch(mean, s.error_mean + row * I, I, z.I);
-        fetch(var, s.error_var + row * I, I, z.I);
+        fetch(h, s.h + sample * H, H, z.H);
+        fetch(room.mean + n * z.I, s.error_mean + sample * I, I, z.I);
+        fetch(room.var + n * z.I, s.error_var + sample * I, I, z.I);
         std::memset(q, 0, z.R * sizeof(T));
-        st = {steps_of(s, row), s.adaptive_tau[row], s.avg_surprise[row], 0, 0, T(1), T(0), 0};
-        longest = std::max(longest, st.steps);
+        st = {steps_of(s, sample), s.adaptive_tau[sample], s.avg_surprise[sample], 0, 0, T(1), T(0), 0};
         for (long j = 0; j < H; ++j) st.squares += h[j] * h[j];
         if (s.plastic) {
-            T* U = room.U + n * z.U();
-            if (z.U() != H * R) std::memset(U, 0, z.U() * sizeof(T));
-            to_lanes(s.U + row * H * R, U, s, z.H);
-            if (s.learns && z.U() != H * R) std::memset(room.U_target + n * z.U(), 0, z.U() * sizeof(T));
-            if (s.learns) to_lanes(s.U_target + row * H * R, room.U_target + n * z.U(), s, z.H);
-            read_U(U, h, q, z.ranks, z.H);
+            if (z.U() != H * R) std::memset(U_of(n), 0, z.U() * sizeof(T));
+            to_lanes(s.U + sample * H * R, U_of(n), s, z.H);
+            if (s.learns && z.U() != H * R) std::memset(target_of(n), 0, z.U() * sizeof(T));
+            if (s.learns) to_lanes(s.U_target + sample * H * R, target_of(n), s, z.H);
+            read_U(U_of(n), h, q, z.ranks, z.H);
         }
         if (!s.learns) {  // its norm does not change
             double squares = 0;
-            for (long k = 0; k < H * R; ++k) squares += double(s.U[row * H * R + k]) * double(s.U[row * H * R + k]);
-            st.u_norm = std::isfinite(squares) ? T(std::sqrt(squares)) : large_norm(s.U + row * H * R, H * R);
+            for (long k = 0; k < H * R; ++k) squares += double(s.U[sample * H * R + k]) * double(s.U[sample * H * R + k]);
+            st.u_norm = std::isfinite(squares) ? T(std::sqrt(squares)) : large_norm(s.U + sample * H * R, H * R);
+        }
+        return st.steps;
+    }
+
+    void step(long t) {
+        if (s.U_kept && t % s.every == 0 && (s.learns || t == 0))
+            for (int n = 0; n < samples; ++n) keep(n, t);
+        if (t % AHEAD == 0) read_ahead(t);
+        times_state();
+        for (int n = 0; n < samples; ++n) {
+            const long steps = room.sample[n].steps;
+            if (t < steps || (t == steps && s.forecasts)) predict(n, t);
+            if (t < steps) habituate(n, t, surprise(n, t));
+        }
+        w.error.times(room.e, z.I, room.from_e, w.error.width, samples);
+        for (int n = 0; n < samples; ++n) {
+            if (t >= room.sample[n].steps) continue;
+            units(n, t);
+            fast_weights(n, t);
         }
     }
 
-    for (long t = 0; t < longest + (s.forecasts ? 1 : 0); ++t) {
-        if (s.U_kept && t % s.every == 0 && t < longest && (s.learns || t == 0)) {
-            for (int n = 0; n < rows; ++n) {
-                const auto& st = room.row[n];
-                const T* U = room.U + n * z.U();
-                const T* target = room.U_target + n * z.U();
-                const long at = ((t / s.every) * N + first + n) * R * H;
-                for (long r = 0; r < R; ++r)
-                    for (long j = 0; j < z.H; j += L) {
-                        const Vec<T> u = st.scale * load(U + r * z.H + j);
-                        store(s.U_kept + at + r * H + j, u, H - j);
-                        if (!s.learns) continue;
-                        const Vec<T> v = load(target + r * z.H + j);
-                        store(s.U_target_kept + at + r * H + j, Vec<T>(v + st.sleep * (u - v)), H - j);
-                    }
-            }
-        }
-
-        if (t % AHEAD == 0 && t < longest) {  // the input's products for some steps at once
-            const long ahead = std::min(AHEAD, longest - t);
-            for (long k = 0; k < ahead; ++k)
-                for (int n = 0; n < rows; ++n)
-                    std::memcpy(room.x + (k * rows + n) * z.I, s.x + (first + n) * s.x_row + (t + k) * s.x_step, I * sizeof(T));
-            w.input.times(room.x, z.I, room.from_x, w.input.width, int(ahead * rows));
-        }
-        w.state.times(room.h, z.H, room.from_h, w.state.width, rows);
-        for (int n = 0; n < rows; ++n) {
-            auto& st = room.row[n];
-            if (t > st.steps || (t == st.steps && !s.forecasts)) continue;
-            const long at = t * N + first + n;
-            const T *expected = room.from_h + n * w.state.width + z.H + gate, *q = room.q + n * z.R;
-            T *e = room.e + n * z.I, *mean = room.mean + n * z.I, *var = room.var + n * z.I;
-            if (s.read) std::memcpy(s.read + at * R, q, R * sizeof(T));
-            for (long i = 0; i < z.I; i += L) {
-                Vec<T> prediction = load(w.c + i) + load(expected + i);  // 1
-                if (s.plastic)
-                    for (long r = 0; r < R; ++r) prediction += q[r] * load(w.filter + r * z.I + i);
-                store(e + i, prediction);
-                store(s.prediction + at * I + i, prediction, I - i);
-            }
-            if (t == st.steps) continue;
-            const T* x = room.x + (t % AHEAD * rows + n) * z.I;
-            Vec<T> squares{}, logs{};
-            for (long i = 0; i < z.I; i += L) {
-                const Vec<T> error = load(x + i) - load(e + i);  // 2
-                store(e + i, error);
-                store(s.error + at * I + i, error, I - i);
-                const Vec<T> usual = load(var + i) + EPS<T>, apart = error - load(mean + i);
-                squares += apart * apart / usual;
-                logs += load(w.valid + i) * log<T>(usual);
-            }
-            T r = std::sqrt(sum<T>(squares) / T(I));  // 3
-            if (!(r < near)) r = far_deviation(s, e, mean, var);
-            const T entropy = std::min(std::max(w.prior + T(0.5) * sum<T>(logs) / T(I), T(0)), MAX_ENTROPY<T>);  // 4
-            const T over = (r - st.threshold * (T(1) + T(s.influence) * entropy)) / T(s.temperature);
-            st.S = sigmoid<T>(all(over))[0];  // 5
-            const T per_deviation = r > 0 ? T(1) / (T(I) * r) : T(0);
-            for (long i = 0; i < z.I; i += L) {  // 10
-                const Vec<T> old_mean = load(mean + i), old_var = load(var + i), usual = old_var + EPS<T>;
-                const Vec<T> apart = load(e + i) - old_mean, far = OUTLIER<T> * square_root<T>(usual);
-                const Vec<T> limit = far < HALF_LARGEST<T> ? far : all(HALF_LARGEST<T>);
-                const Vec<T> d = clamp<T>(apart, -limit, limit);
-                store(mean + i, Vec<T>(old_mean + beta * d));
-                store(var + i, Vec<T>((T(1) - beta) * (old_var + beta * d * d)));
-                if (s.slope) store(s.slope + at * I + i, Vec<T>(apart / usual * per_deviation), I - i);
-            }
-            st.avg += beta_s * (st.S - st.avg);
-            st.threshold = std::max(st.threshold + beta_s * ((T(1) + base) * std::min(r, T(2)) - st.threshold), base);
-            s.surprise[at] = st.S;
-            s.deviation[at] = r;
-        }
-
-        if (t == longest) break;
-        w.error.times(room.e, z.I, room.from_e, w.error.width, rows);
-        for (int n = 0; n < rows; ++n) {
-            auto& st = room.row[n];
-            if (t >= st.steps) continue;
-            const long at = t * N + first + n;
-            const T *from_h = room.from_h + n * w.state.width, *from_e = room.from_e + n * w.error.width;
-            const T *g = from_e, *from_x = room.from_x + (t % AHEAD * rows + n) * w.input.width;
-            T *h = room.h + n * z.H, *q = room.q + n * z.R;
-            const T S = st.S, scale = T(1) / (T(1) + st.squares);
-            const T pace = log_step + (s.timespans ? std::log(span_at(s, first + n, t)) : T(0)) + std::log1p(w.s_scale * S);
-            Vec<T> squares{};
+    // U and U_target before a segment, for the backward pass.
+    void keep(int n, long t) {
+        const auto& st = room.sample[n];
+        const T *U = U_of(n), *target = target_of(n);
+        const long at = ((t / s.every) * N + first + n) * R * H;
+        for (long r = 0; r < R; ++r)
             for (long j = 0; j < z.H; j += L) {
-                const Vec<T> hj = load(h + j);
-                if (s.learns) {
-                    const Vec<T> m = load(w.plasticity.floor + j) + S * load(w.plasticity.lift + j);
-                    store(room.key + j, Vec<T>(m / (m + HALF_PLASTICITY<T>)*hj * scale));  // 6
-                }
-                const Vec<T> drive = load(from_x + j) + load(w.bias + j);
-                const Vec<T> u = tanh<T>(drive + load(from_h + j) + load(from_e + z.R + j));  // 8
-                Vec<T> next = u;
-                if (s.liquid) {  // 9
-                    const Vec<T> own = load(from_x + z.H + j) + load(w.bias + z.H + j);
-                    const Vec<T> a = sigmoid<T>(own + load(from_h + z.H + j) + pace), apart = u - hj;
-                    next = a < T(0.5) ? hj + a * apart : u - apart * (T(1) - a);
-                    if (s.slope) store(s.gates + at * wide + H + j, a, H - j);
-                }
-                if (s.slope) store(s.gates + at * wide + j, u, H - j);
-                store(h + j, next);
-                store(s.output + at * H + j, next, H - j);
-                squares += next * next;
+                const Vec<T> u = st.scale * load(U + r * z.H + j);
+                store(s.U_kept + at + r * H + j, u, H - j);
+                if (!s.learns) continue;
+                const Vec<T> v = load(target + r * z.H + j);
+                store(s.U_target_kept + at + r * H + j, Vec<T>(v + st.sleep * (u - v)), H - j);
             }
-            st.squares = sum<T>(squares);
-            if (s.filtered) std::memcpy(s.filtered + at * R, g, R * sizeof(T));
-            if (s.learns) {
-                T *U = room.U + n * z.U(), *target = room.U_target + n * z.U();
-                const auto pass = st.sleep != 0 ? learn<T, true> : learn<T, false>;
-                const T forgets = forget(s, first + n, t);
-                T norm = std::sqrt(pass(U, target, room.key, g, h, q, st.scale, st.sleep, forgets, z.ranks, z.H));
-                if (!std::isfinite(norm)) norm = large_norm(U, z.U());
-                st.scale = shrinkage(norm, s);  // 7, done to U by the next pass over it
-                st.sleep = st.avg > T(s.awake) ? T(s.zeta) * st.avg : T(0);  // 11, likewise
-                st.u_norm = norm * st.scale;
-                for (long r = 0; r < R; ++r) q[r] *= st.scale;
-                if (s.norm) {
-                    s.norm[at] = norm;
-                    s.asleep[at] = st.sleep;
-                }
-            } else if (s.plastic) {
-                read_U(room.U + n * z.U(), h, q, z.ranks, z.H);
-            }
-            s.u_norm[at] = st.u_norm;
+    }
+
+    // The input's products for some steps at once.
+    void read_ahead(long t) {
+        const long ahead = std::min(AHEAD, longest - t);
+        for (long k = 0; k < ahead; ++k)
+            for (int n = 0; n < samples; ++n)
+                std::memcpy(room.x + (k * samples + n) * z.I, s.x + (first + n) * s.x_sample + (t + k) * s.x_step, I * sizeof(T));
+        w.input.times(room.x, z.I, room.from_x, w.input.width, int(ahead * samples));
+    }
+
+    void times_state() { w.state.times(room.h, z.H, room.from_h, w.state.width, samples); }
+
+    // Line 1.
+    void predict(int n, long t) {
+        const long at = t * N + first + n, ranks = s.plastic ? R : 0;
+        const T *expected = room.from_h + n * w.state.width + z.H + w.gate, *q = room.q + n * z.R;
+        T* e = room.e + n * z.I;
+        if (s.read) std::memcpy(s.read + at * R, q, R * sizeof(T));
+        for (long i = 0; i < z.I; i += L) {
+            Vec<T> prediction = load(w.c + i) + load(expected + i);
+            for (long r = 0; r < ranks; ++r) prediction += q[r] * load(w.filter + r * z.I + i);
+            store(e + i, prediction);
+            store(s.prediction + at * I + i, prediction, I - i);
         }
     }
 
-    for (int n = 0; n < rows; ++n) {
-        const long row = first + n;
-        auto& st = room.row[n];
-        std::memcpy(s.h_ + row * H, room.h + n * z.H, H * sizeof(T));
-        std::memcpy(s.error_mean_ + row * I, room.mean + n * z.I, I * sizeof(T));
-        std::memcpy(s.error_var_ + row * I, room.var + n * z.I, I * sizeof(T));
-        s.adaptive_tau_[row] = st.threshold;
-        s.avg_surprise_[row] = st.avg;
+    // Lines 2 to 5; e holds the prediction, then the error. Returns r.
+    T surprise(int n, long t) {
+        auto& st = room.sample[n];
+        const long at = t * N + first + n;
+        const T *x = room.x + (t % AHEAD * samples + n) * z.I, *mean = room.mean + n * z.I, *var = room.var + n * z.I;
+        T* e = room.e + n * z.I;
+        Vec<T> squares{}, logs{};
+        for (long i = 0; i < z.I; i += L) {
+            const Vec<T> error = load(x + i) - load(e + i);  // 2
+            store(e + i, error);
+            store(s.error + at * I + i, error, I - i);
+            const Vec<T> usual = load(var + i) + EPS<T>, apart = error - load(mean + i);
+            squares += apart * apart / usual;
+            logs += load(w.valid + i) * log<T>(usual);
+        }
+        T r = std::sqrt(sum<T>(squares) / T(I));  // 3
+        if (!(r < near)) r = far_deviation(s, e, mean, var);
+        const T entropy = std::min(std::max(w.prior + T(0.5) * sum<T>(logs) / T(I), T(0)), MAX_ENTROPY<T>);  // 4
+        const T over = (r - st.threshold * (T(1) + T(s.entropy_influence) * entropy)) / T(s.surprise_temperature);
+        st.S = sigmoid<T>(all(over))[0];  // 5
+        s.surprise[at] = st.S;
+        s.deviation[at] = r;
+        return r;
+    }
+
+    // Line 10.
+    void habituate(int n, long t, T r) {
+        auto& st = room.sample[n];
+        const long at = t * N + first + n;
+        const T *e = room.e + n * z.I, beta = T(s.error_smoothing), beta_s = T(s.surprise_smoothing), base = T(s.base_threshold);
+        T *mean = room.mean + n * z.I, *var = room.var + n * z.I;
+        const T per_deviation = r > 0 ? T(1) / (T(I) * r) : T(0);
+        for (long i = 0; i < z.I; i += L) {
+            const Vec<T> old_mean = load(mean + i), old_var = load(var + i), usual = old_var + EPS<T>;
+            const Vec<T> apart = load(e + i) - old_mean, far = OUTLIER<T> * square_root<T>(usual);
+            const Vec<T> limit = far < HALF_LARGEST<T> ? far : all(HALF_LARGEST<T>);
+            const Vec<T> d = clamp<T>(apart, -limit, limit);
+            store(mean + i, Vec<T>(old_mean + beta * d));
+            store(var + i, Vec<T>((T(1) - beta) * (old_var + beta * d * d)));
+            if (s.slope) store(s.slope + at * I + i, Vec<T>(apart / usual * per_deviation), I - i);
+        }
+        st.avg += beta_s * (st.S - st.avg);
+        st.threshold = std::max(st.threshold + beta_s * ((T(1) + base) * std::min(r, T(2)) - st.threshold), base);
+    }
+
+    // Lines 8 and 9, and line 6's key, which is of the state before.
+    void units(int n, long t) {
+        auto& st = room.sample[n];
+        const long at = t * N + first + n;
+        const T *from_h = room.from_h + n * w.state.width, *from_e = room.from_e + n * w.error.width + z.R;
+        const T* from_x = room.from_x + (t % AHEAD * samples + n) * w.input.width;
+        T* h = room.h + n * z.H;
+        const T S = st.S, scale = T(1) / (T(1) + st.squares);
+        const T pace = log_step + (s.timespans ? std::log(span_at(s, first + n, t)) : T(0)) + std::log1p(w.s_scale * S);
+        Vec<T> squares{};
+        for (long j = 0; j < z.H; j += L) {
+            const Vec<T> hj = load(h + j);
+            if (s.learns) {
+                const Vec<T> m = load(w.plasticity.floor + j) + S * load(w.plasticity.lift + j);
+                store(room.key + j, Vec<T>(m / (m + HALF_PLASTICITY<T>)*hj * scale));  // 6
+            }
+            const Vec<T> drive = load(from_x + j) + load(w.bias + j);
+            const Vec<T> u = tanh<T>(drive + load(from_h + j) + load(from_e + j));  // 8
+            Vec<T> next = u;
+            if (s.liquid) {  // 9
+                const Vec<T> own = load(from_x + z.H + j) + load(w.bias + z.H + j);
+                const Vec<T> a = sigmoid<T>(own + load(from_h + z.H + j) + pace), apart = u - hj;
+                next = a < T(0.5) ? hj + a * apart : u - apart * (T(1) - a);
+                if (s.slope) store(s.gates + at * wide + H + j, a, H - j);
+            }
+            if (s.slope) store(s.gates + at * wide + j, u, H - j);
+            store(h + j, next);
+            store(s.output + at * H + j, next, H - j);
+            squares += next * next;
+        }
+        st.squares = sum<T>(squares);
+    }
+
+    // Line 6, and what lines 7 and 11 will do in the next pass over U; then h U.
+    void fast_weights(int n, long t) {
+        auto& st = room.sample[n];
+        const long at = t * N + first + n;
+        const T *g = room.from_e + n * w.error.width, *h = room.h + n * z.H;
+        T* q = room.q + n * z.R;
+        if (s.filtered) std::memcpy(s.filtered + at * R, g, R * sizeof(T));
         if (s.learns) {
-            T *U = room.U + n * z.U(), *target = room.U_target + n * z.U();
+            const auto pass = st.sleep != 0 ? learn<T, true> : learn<T, false>;
+            const T forgets = forget(s, first + n, t);
+            T norm = std::sqrt(pass(U_of(n), target_of(n), room.key, g, h, q, st.scale, st.sleep, forgets, z.ranks, z.H));
+            if (!std::isfinite(norm)) norm = large_norm(U_of(n), z.U());
+            st.scale = shrinkage(norm, s);                                                          // 7
+            st.sleep = st.avg > T(s.min_surprise_for_sleep) ? T(s.sleep_rate) * st.avg : T(0);  // 11
+            st.u_norm = norm * st.scale;
+            for (long r = 0; r < R; ++r) q[r] *= st.scale;
+            if (s.norm) {
+                s.norm[at] = norm;
+                s.asleep[at] = st.sleep;
+            }
+        } else if (s.plastic) {
+            read_U(U_of(n), h, q, z.ranks, z.H);
+        }
+        s.u_norm[at] = st.u_norm;
+    }
+
+    // The state after the last step.
+    void finish(int n) {
+        const long sample = first + n;
+        const auto& st = room.sample[n];
+        std::memcpy(s.h_ + sample * H, room.h + n * z.H, H * sizeof(T));
+        std::memcpy(s.error_mean_ + sample * I, room.mean + n * z.I, I * sizeof(T));
+        std::memcpy(s.error_var_ + sample * I, room.var + n * z.I, I * sizeof(T));
+        s.adaptive_tau_[sample] = st.threshold;
+        s.avg_surprise_[sample] = st.avg;
+        if (s.learns) {
+            T *U = U_of(n), *target = target_of(n);
             for (long k = 0; k < z.U(); k += L) {
                 const Vec<T> u = st.scale * load(U + k), v = load(target + k);
                 store(U + k, u);
                 store(target + k, Vec<T>(v + st.sleep * (u - v)));
             }
-            from_lanes(U, s.U_ + row * H * R, s, z.H);
-            from_lanes(target, s.U_target_ + row * H * R, s, z.H);
+            from_lanes(U, s.U_ + sample * H * R, s, z.H);
+            from_lanes(target, s.U_target_ + sample * H * R, s, z.H);
         } else {
-            std::memcpy(s.U_ + row * H * R, s.U + row * H * R, H * R * sizeof(T));
-            std::memcpy(s.U_target_ + row * H * R, s.U_target + row * H * R, H * R * sizeof(T));
+            std::memcpy(s.U_ + sample * H * R, s.U + sample * H * R, H * R * sizeof(T));
+            std::memcpy(s.U_target_ + sample * H * R, s.U_target + sample * H * R, H * R * sizeof(T));
         }
-        for (long t = st.steps; t <= s.steps; ++t) {  // padding
-            const long at = t * N + row;
-            auto blank = [](T* array, long index, long width) {
-                if (array) std::memset(array + index * width, 0, width * sizeof(T));
-            };
-            if (t > st.steps) {
+    }
+
+    // Zeros where the sample is padded.
+    void pad(int n) {
+        const long sample = first + n, steps = room.sample[n].steps;
+        auto blank = [](T* array, long index, long width) {
+            if (array) std::memset(array + index * width, 0, width * sizeof(T));
+        };
+        for (long t = steps; t <= s.steps; ++t) {
+            const long at = t * N + sample;
+            if (t > steps) {
                 blank(s.prediction, at, I);
                 blank(s.read, at, R);
             }
             if (t == s.steps) break;
             if (t % s.every == 0 && t >= longest && s.learns) {
-                blank(s.U_kept, t / s.every * N + row, R * H);
-                blank(s.U_target_kept, t / s.every * N + row, R * H);
+                blank(s.U_kept, t / s.every * N + sample, R * H);
+                blank(s.U_target_kept, t / s.every * N + sample, R * H);
             }
             blank(s.output, at, H);
             blank(s.error, at, I);
@@ -306,4 +374,4 @@ void forward(const Scan<T>& s, const Weights& w, ForwardRoom<T>& room, long firs
             blank(s.u_norm, at, 1);
         }
     }
-}
+};

@@ -32,7 +32,7 @@ struct BackwardWeights {
     T s_scale;
 };
 
-// The parameters' gradients from some of the rows.
+// The parameters' gradients from some of the samples.
 template <class T>
 struct Gradients {
     Gradients(const Scan<T>& s, const BackwardWeights<T>& w)

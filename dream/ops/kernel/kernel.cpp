@@ -1,4 +1,4 @@
-// The C interface: one scan forward, or backward, its blocks of rows shared among threads. No exception leaves it.
+// The C interface: one scan forward, or backward, its blocks of samples shared among threads. No exception leaves it.
 #include <atomic>
 #include <exception>
 #include <thread>
@@ -26,8 +26,8 @@ void parallel(Work& work, int64_t threads, Team team) {
     for (auto& other : others) other.join();
 }
 
-// compute(room, share, first, rows) for every block of rows. A share is some neighbouring blocks, so that threads do not write
-// to the same cache lines, and the same ones whichever thread takes it, so that sums over a share do not depend on chance.
+// compute(room, share, first, samples) for every block of samples. A share is some neighbouring blocks, so that threads do not
+// write to the same cache lines, and the same ones whichever thread takes it, so that sums over a share do not depend on chance.
 // 0, or 1 where memory or threads were short.
 template <class T, class Room, class Weights, class Compute>
 int run(const Scan<T>& s, const Weights& weights, int64_t shares, Team team, Compute compute) {
@@ -40,7 +40,7 @@ int run(const Scan<T>& s, const Weights& weights, int64_t shares, Team team, Com
             for (int64_t share; (share = next.fetch_add(1)) < shares;)
                 for (long block = share * blocks.count / shares; block < (share + 1) * blocks.count / shares; ++block) {
                     const long first = block * blocks.size;
-                    compute(room, share, first, int(std::min(blocks.size, s.rows - first)));
+                    compute(room, share, first, int(std::min(blocks.size, s.samples - first)));
                 }
         } catch (const std::bad_alloc&) {
             failed = 1;
@@ -58,14 +58,14 @@ int64_t shares_of(const Scan<T>& s) {
 template <class T, template <class> class Matrix>
 int run_forward(const Scan<T>& s, Team team) {
     const ForwardWeights<T, Matrix> weights(s);
-    return run<T, ForwardRoom<T>>(s, weights, shares_of(s), team, [&](auto& room, int64_t, long first, int rows) {
-        forward(s, weights, room, first, rows);
+    return run<T, ForwardRoom<T>>(s, weights, shares_of(s), team, [&](auto& room, int64_t, long first, int samples) {
+        Forward<T, ForwardWeights<T, Matrix>>(s, weights, room, first, samples).run();
     });
 }
 
 template <class T>
 int run_forward(const Scan<T>& s, Team team) try {
-    return s.rows * s.steps == 1 ? run_forward<T, Loose>(s, team) : run_forward<T, Packed>(s, team);
+    return s.samples * s.steps == 1 ? run_forward<T, Loose>(s, team) : run_forward<T, Packed>(s, team);
 } catch (const std::exception&) {
     return 1;
 }
@@ -77,8 +77,8 @@ int run_backward(const Scan<T>& s, Team team) try {
     for (int64_t share = 0; share < shares_of(s); ++share) gradients.emplace_back(s, weights);
     const int failed = run<T, BackwardRoom<T>>(
         s, weights, int64_t(gradients.size()), team,
-        [&](auto& room, int64_t share, long first, int rows) {
-            Backward<T>(s, weights, room, gradients[share], first, rows).run();
+        [&](auto& room, int64_t share, long first, int samples) {
+            Backward<T>(s, weights, room, gradients[share], first, samples).run();
         });
     for (size_t share = 1; share < gradients.size(); ++share) gradients[0].add(gradients[share], s);
     gradients[0].write(s);
@@ -96,7 +96,7 @@ void apply(int function, const T* x, T* y, int64_t n) {
 }
 
 extern "C" {
-int64_t dream_size() { return sizeof(Scan<float>); }
+const char* dream_schema() { return SCHEMA; }
 // 0, or 1 where memory was short.
 int dream_forward_f32(const Scan<float>* s, Team team) { return run_forward(*s, team); }
 int dream_forward_f64(const Scan<double>* s, Team team) { return run_forward(*s, team); }

@@ -1,7 +1,6 @@
 // What a scan is given, and what its forward and backward passes share.
 //
-// Shapes: N rows, T steps, I inputs, H hidden, R rank; K = every, S = ceil(T / K) segments. Arrays are
-// contiguous; time comes first, (T, N, ...). Symbols are those of dream/functional.py.
+// Shapes are those of fields.h, symbols those of dream/functional.py.
 #pragma once
 
 #include <cmath>
@@ -9,41 +8,12 @@
 
 #include "product.h"
 
-// The same in dream/ops/native.py, field by field.
+// See fields.h.
 template <class T>
 struct Scan {
-    int64_t rows, steps, inputs, hidden, rank, every, threads;
-    int64_t plastic;     // there are fast weights: line 1 reads U
-    int64_t learns;      // lines 6, 7 and 11
-    int64_t liquid;      // line 9
-    int64_t forecasts;   // line 1 once more, after the last step
-    int64_t raw;         // eta, tau and the surprise scale come as logarithms, tonic as a logit
-    int64_t x_row, x_step, span_row, span_step;  // strides
-    double influence, temperature, beta, beta_s, base, kappa, target, zeta, awake, rate, time_step;
-
-    const T *C, *c, *W, *B, *b, *A, *G_x, *G_h, *V, *eta, *tonic, *tau;  // parameters, row-major
-    const T *surprise_scale, *error_var_prior;  // s, where null 0; var_0
-    const T *x, *timespans;   // (N, T, I) and (N, T) by their strides, the last axis contiguous; no timespans: 1
-    const int64_t* lengths;   // (N); null: T
-    const T *h, *U, *U_target, *adaptive_tau, *error_mean, *error_var, *avg_surprise;  // state before
-
-    T *output, *error, *surprise, *deviation, *u_norm;                                // (T, N, ...)
-    T* prediction;  // (T + 1, N, I), of each step's input before it and, where it forecasts, of the next after the last
-    T *h_, *U_, *U_target_, *adaptive_tau_, *error_mean_, *error_var_, *avg_surprise_;  // state after
-
-    // kept for the backward pass; null: not wanted
-    T* gates;            // (T, N, 2H) tanh(u), and a of line 9
-    T* slope;            // (T, N, I) dr / de
-    T* read;             // (T + 1, N, R) h U
-    T* filtered;         // (T, N, R) e V
-    T *norm, *asleep;    // (T, N) |U"| and zeta avg_surprise' where line 11 acts
-    T *U_kept, *U_target_kept;  // (S, N, R, H) before the first step of each segment
-
-    // backward: gradients of what came out, then of what went in; any may be null
-    const T *d_output, *d_prediction, *d_error, *d_h, *d_U;
-    T *d_x, *d_timespans;  // (N, T, I), (N, T)
-    T *d_C, *d_c, *d_W, *d_B, *d_b, *d_A, *d_G_x, *d_G_h, *d_V, *d_eta, *d_tonic, *d_tau, *d_surprise_scale;
-    T *d_h0, *d_U0;
+#define FIELD(type, name) type name;
+#include "fields.h"
+#undef FIELD
 
     bool wants_parameters() const {
         for (const T* wanted : {d_C, d_c, d_W, d_B, d_b, d_A, d_G_x, d_G_h, d_V, d_eta, d_tonic, d_tau, d_surprise_scale})
@@ -51,6 +21,13 @@ struct Scan {
         return false;
     }
 };
+
+// "type name;" of every field, in order.
+constexpr char SCHEMA[] =
+#define FIELD(type, name) #type " " #name ";"
+#include "fields.h"
+#undef FIELD
+    ;
 
 // The constants of the definition, as in dream/functional.py.
 template <class T>
@@ -77,38 +54,38 @@ struct Sizes {
     long U() const { return ranks * H; }
 };
 
-// Rows are computed in blocks that share their products; a block never depends on another.
+// Samples are computed in blocks that share their products; a block never depends on another.
 template <class T>
 struct Blocks {
     explicit Blocks(const Scan<T>& s) {
         constexpr long most = 8;
-        const long rounds = (s.rows + most * s.threads - 1) / (most * s.threads);
-        size = (s.rows + s.threads * rounds - 1) / (s.threads * rounds);
-        count = (s.rows + size - 1) / size;
+        const long rounds = (s.samples + most * s.threads - 1) / (most * s.threads);
+        size = (s.samples + s.threads * rounds - 1) / (s.threads * rounds);
+        count = (s.samples + size - 1) / size;
     }
     long size, count;
 };
 
 template <class T>
 inline T shrinkage(T norm, const Scan<T>& s) {  // line 7
-    const T target = T(s.target), kappa = T(s.kappa);
+    const T target = T(s.target_norm), kappa = T(s.kappa);
     return norm > target ? (T(1) - kappa) + kappa * (target / norm) : T(1);
 }
 
 template <class T>
-inline long steps_of(const Scan<T>& s, long row) {
-    return s.lengths ? s.lengths[row] : s.steps;
+inline long steps_of(const Scan<T>& s, long sample) {
+    return s.lengths ? s.lengths[sample] : s.steps;
 }
 
 template <class T>
-inline T span_at(const Scan<T>& s, long row, long t) {
-    return s.timespans ? s.timespans[row * s.span_row + t * s.span_step] : T(1);
+inline T span_at(const Scan<T>& s, long sample, long t) {
+    return s.timespans ? s.timespans[sample * s.span_sample + t * s.span_step] : T(1);
 }
 
-// f of line 6 at one step of a row; its derivative by the span is rate * (1 - f)^2.
+// f of line 6 at one step of a sample; its derivative by the span is rate * (1 - f)^2.
 template <class T>
-inline T forget(const Scan<T>& s, long row, long t) {
-    const T rate = T(s.rate) * span_at(s, row, t);
+inline T forget(const Scan<T>& s, long sample, long t) {
+    const T rate = T(s.forgetting_rate) * span_at(s, sample, t);
     return rate / (T(1) + rate);
 }
 
