@@ -9,9 +9,7 @@ import numpy as np
 from matplotlib.dates import DateFormatter
 from matplotlib.figure import Figure
 
-from lightning_modules.plots import MODEL, NOVEL, RIVAL, TRUTH, WEIGHTS, log_scale, tidy
-
-OTHER = "#cc79a7"  # a second way to run the model
+from lightning_modules.plots import MODEL, MODES, NOVEL, RIVAL, TRUTH, WEIGHTS, log_scale, tidy
 
 
 class Example(NamedTuple):
@@ -84,7 +82,7 @@ def adaptation(
     """
     figure = Figure(figsize=(10, 6), layout="constrained")
     top, middle, bottom = figure.subplots(3, 1, sharex=True)
-    colours = [MODEL, *[OTHER] * (len(errors) - 2), RIVAL]
+    colours = [*MODES[: len(errors) - 1], RIVAL]
     for order, (name, colour) in enumerate(zip(errors, colours, strict=False)):
         top.plot(time, errors[name], color=colour, lw=1 if order else 1.2, label=name, zorder=3 - order)
     log_scale(top)

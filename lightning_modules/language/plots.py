@@ -8,8 +8,7 @@ from collections.abc import Mapping
 import numpy as np
 from matplotlib.figure import Figure
 
-from lightning_modules.online.plots import MODES, MOST, rolling
-from lightning_modules.plots import MODEL, NOVEL, RIVAL, WEIGHTS, tidy
+from lightning_modules.plots import MODEL, MODES, NOVEL, RIVAL, WEIGHTS, line_rows, rolling, tidy
 
 
 def reading(nats: Mapping[str, np.ndarray], surprise: np.ndarray, u_norm: np.ndarray) -> Figure:
@@ -26,7 +25,7 @@ def reading(nats: Mapping[str, np.ndarray], surprise: np.ndarray, u_norm: np.nda
     top, gain, middle, bottom = figure.subplots(
         4, 1, sharex=True, gridspec_kw={"height_ratios": [2, 1, 1, 1]}
     )
-    points = np.unique(np.linspace(min(window, count - 1), count - 1, MOST).astype(int))
+    points = line_rows(window, count)
     lines = {name: rolling(values, window)[points] for name, values in nats.items()}
     own = next(iter(lines))
     for number, (name, values) in reversed(list(enumerate(lines.items()))):

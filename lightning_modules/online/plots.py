@@ -8,25 +8,7 @@ from collections.abc import Mapping
 import numpy as np
 from matplotlib.figure import Figure
 
-from lightning_modules.plots import MODEL, NOVEL, TRUTH, WEIGHTS, log_scale, tidy
-
-MODES = (
-    MODEL,
-    "#cc79a7",
-    "#56b4e9",
-    "#e69f00",
-    WEIGHTS,
-    "#7a5195",
-)  # the first is the one that the table names first
-MOST = 2000  # points of a line
-
-
-def rolling(values: np.ndarray, window: int) -> np.ndarray:
-    """Mean of the last `window` of `values` (T,), of those there are at the start."""
-    sums = np.cumsum(np.insert(values.astype(np.float64), 0, 0.0))
-    last = np.arange(1, len(values) + 1)
-    first = np.maximum(last - window, 0)
-    return (sums[last] - sums[first]) / (last - first)
+from lightning_modules.plots import MODES, NOVEL, TRUTH, WEIGHTS, line_rows, log_scale, rolling, tidy
 
 
 def stream(
@@ -54,7 +36,7 @@ def stream(
     window = max(len(time) // 100, 20)
     figure = Figure(figsize=(10, 7), layout="constrained")
     top, middle, bottom = figure.subplots(3, 1, sharex=True, gridspec_kw={"height_ratios": [2, 1, 1]})
-    points = np.unique(np.linspace(min(window // 2, len(time) - 1), len(time) - 1, MOST).astype(int))
+    points = line_rows(window // 2, len(time))
     greys = np.linspace(0.45, 0.75, max(len(errors) - own, 1))
     lines = {name: rolling(values, window)[points] for name, values in errors.items()}
     for number, (name, values) in reversed(list(enumerate(lines.items()))):
