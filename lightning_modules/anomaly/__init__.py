@@ -6,10 +6,8 @@ come from. From prediction errors, `scores` makes probabilities, and `verdicts` 
 
 from lightning_modules.anomaly.data import AnomalyBatch, AnomalyData, AnomalyStream
 from lightning_modules.anomaly.module import AnomalyModule
-from lightning_modules.anomaly.nab import NABData
 from lightning_modules.anomaly.planted import PlantedAnomalies
-from lightning_modules.anomaly.skab import SKABData
-from lightning_modules.anomaly.table import AnomalyTable
+from lightning_modules.anomaly.sets import AnomalyTable, NABData, SKABData
 
 __all__ = [
     "AnomalyBatch",

@@ -7,9 +7,8 @@ what any series gives to it, `table`, `ett` and `drifting_load` are where series
 from lightning_modules.forecasting.batches import WindowBatch
 from lightning_modules.forecasting.data import ForecastingData
 from lightning_modules.forecasting.drifting_load import DriftingLoad
-from lightning_modules.forecasting.ett import ETTData
 from lightning_modules.forecasting.module import ForecastingModule
-from lightning_modules.forecasting.table import TableData
+from lightning_modules.forecasting.sets import ETTData, TableData
 
 __all__ = [
     "DriftingLoad",

@@ -27,9 +27,8 @@ from lightning_modules.base import TaskModule, require, require_finite
 from lightning_modules.forecasting.backtest import Backtest
 from lightning_modules.forecasting.data import ForecastingData, WindowBatch
 from lightning_modules.forecasting.heads import KnownEffect, PatchHead
-from lightning_modules.forecasting.metrics import ForecastMetrics
+from lightning_modules.forecasting.metrics import ForecastMetrics, crps
 from lightning_modules.forecasting.patches import by_channel, read
-from lightning_modules.forecasting.quantiles import crps
 from lightning_modules.tables import forecast_table
 
 

@@ -26,7 +26,7 @@ from lightning_modules import ranks
 from lightning_modules.base import TaskModule, require, require_finite
 from lightning_modules.language.data import IGNORED, LanguageData, TextBatch
 from lightning_modules.language.generation import Sampling, choose, show
-from lightning_modules.language.scores import TextScores
+from lightning_modules.language.record import TextRecord
 from lightning_modules.language.vocabulary import Decoder, Vocabulary, cut_text
 from lightning_modules.language.vocabulary_loss import tied_loss, tied_nats, tied_scores
 
@@ -128,7 +128,7 @@ class LanguageModule(TaskModule):
         self.plastic = core == "dream" and config.base_plasticity > 0
         self._held: list[DREAMState] | None = None
         self._val: list[Tensor] = []
-        self._scores: TextScores | None = None
+        self._scores: TextRecord | None = None
 
     def forward(self, tokens: Tensor, states: list[DREAMState] | None = None) -> TextOutput:
         """Read `tokens` (N, T) from `states`, fresh ones if None."""
@@ -237,7 +237,7 @@ class LanguageModule(TaskModule):
 
     def on_test_epoch_start(self) -> None:
         self.forget_states()
-        self._held, self._scores = None, TextScores()
+        self._held, self._scores = None, TextRecord()
 
     def test_step(self, batch: TextBatch, batch_idx: int) -> None:
         reading = self.on(batch)

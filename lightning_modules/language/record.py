@@ -16,7 +16,7 @@ from lightning_modules.language.data import LanguageData, TextBatch
 from lightning_modules.language.ngrams import NGrams
 
 
-class TextScores:
+class TextRecord:
     """Collects a test, chunk by chunk."""
 
     def __init__(self) -> None:

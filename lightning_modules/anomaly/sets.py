@@ -1,17 +1,33 @@
-"""A CSV or Parquet file of one's own as a stream, with or without a column that says where its anomalies
-are."""
+"""Streams from files: your own table, and two public benchmarks."""
 
 from __future__ import annotations
 
-from pathlib import Path
+import json
+from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
 import numpy as np
+import pandas as pd
 
 from dream.errors import ConfigError, DataError
 from lightning_modules.anomaly.data import AnomalyData, AnomalyStream
+from lightning_modules.anomaly.nab_score import probation
+from lightning_modules.data.catalogue import data_path, dataset
 from lightning_modules.data.in_memory import InMemory
 from lightning_modules.data.series import Series, fill_missing, read_table
+
+SKAB_SENSORS = (
+    "Accelerometer1RMS",
+    "Accelerometer2RMS",
+    "Current",
+    "Pressure",
+    "Temperature",
+    "Thermocouple",
+    "Voltage",
+    "Volume Flow RateRMS",
+)
+SKAB_GROUPS = ("valve1/", "valve2/", "other/")
+SKAB_TRAINING = 400
 
 
 class AnomalyTable(AnomalyData, InMemory):
@@ -70,6 +86,63 @@ class AnomalyTable(AnomalyData, InMemory):
         count = len(table.values)
         training = int(self.training * count) if self.training < 1 else int(self.training)
         return [labelled_stream(Path(self.path).name, table, bool(label), training, self.missing)]
+
+
+class NABData(AnomalyData):
+    """The whole corpus, version 1.1, in the benchmark's protocol: the training part is the probation of each
+    file.
+
+    Time stamps are as recorded: a few repeat or step back, so they are only shown.
+
+    Args:
+        groups: Groups of files to read, such as `realTweets`; all if not given. The published scores are of
+            all.
+    """
+
+    def __init__(self, groups: list[str] | None = None, **options: Any) -> None:
+        super().__init__(**options)
+        self.groups = groups
+
+    @property
+    def nab(self) -> bool:
+        return True
+
+    def read(self) -> list[AnomalyStream]:
+        labels = data_path("nab", "labels/combined_windows.json")
+        windows: dict[str, list[tuple[str, str]]] = json.loads(labels.read_text())
+        groups = sorted({name.partition("/")[0] for name in windows})
+        if unknown := set(self.groups or []) - set(groups):
+            raise ConfigError(
+                f"`groups` must name groups of NAB: {', '.join(groups)}; got {', '.join(sorted(unknown))}.",
+                key="groups",
+            )
+        names = [name for name in sorted(windows) if name.partition("/")[0] in (self.groups or groups)]
+        streams = []
+        for name in names:
+            table = pd.read_csv(data_path("nab", f"data/{name}"))
+            time = pd.to_datetime(table["timestamp"]).to_numpy("datetime64[ns]")
+            label = np.zeros(len(time), dtype=bool)
+            for first, last in windows[name]:
+                label |= (time >= np.datetime64(first)) & (time <= np.datetime64(last))
+            values = table[["value"]].to_numpy(np.float64)
+            streams.append(AnomalyStream(name, values, ("value",), probation(len(values)), label, time))
+        return streams
+
+
+class SKABData(AnomalyData):
+    """The labelled files, version 0.9, in the board's protocol: the first 400 rows of each train, the others
+    test.
+
+    The board's outlier task asks for `f1`, `far` and `mar` over the test rows of all files together.
+    """
+
+    def read(self) -> list[AnomalyStream]:
+        files = [PurePosixPath(file) for file in dataset("skab").files if file.startswith(SKAB_GROUPS)]
+        streams = []
+        for file in sorted(files, key=lambda file: (file.parent.name, int(file.stem))):
+            table = read_table(data_path("skab", str(file)), "datetime", SKAB_SENSORS, ["anomaly"], ";")
+            streams.append(labelled_stream(str(file), table, True, SKAB_TRAINING))
+        return streams
 
 
 def labelled_stream(
