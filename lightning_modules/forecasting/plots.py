@@ -1,4 +1,4 @@
-"""The pictures of forecasting: forecasts against truth, and what happens around a drift."""
+"""Figures of forecasting: forecasts against truth, and errors around a drift."""
 
 from __future__ import annotations
 
@@ -13,14 +13,18 @@ from lightning_modules.plots import MODEL, MODES, NOVEL, RIVAL, TRUTH, WEIGHTS, 
 
 
 class Example(NamedTuple):
-    """One window in the data's own units: first row ahead, past (L, C), future and forecast (H, C), quantiles
-    (H, C, Q)."""
+    """One window, in the measurement units of the data."""
 
     origin: int
+    """First row ahead."""
     past: np.ndarray
+    """(L, C)"""
     future: np.ndarray
+    """(H, C)"""
     forecast: np.ndarray
+    """(H, C)"""
     quantiles: np.ndarray | None = None
+    """(H, C, Q)"""
 
 
 def forecasts(
@@ -31,8 +35,7 @@ def forecasts(
 ) -> Figure:
     """Forecasts against truth: a column for each example window, a row for each of the first `most` targets.
 
-    Quantile forecasts are a band between the outermost, darker between inner ones.
-    """
+    Quantile forecasts are bands between outer pairs of quantiles, darker towards the median."""
     names = list(columns)[:most]
     figure = Figure(figsize=(3.6 * len(examples) + 0.6, 1.9 * len(names) + 1.0), layout="constrained")
     axes = figure.subplots(len(names), len(examples), sharex="col", sharey="row", squeeze=False)
@@ -75,10 +78,10 @@ def adaptation(
 
     Args:
         time: (K,) time stamp or row number of each origin's first row ahead.
-        errors: Name and squared error (K,) of the model, drawn on top, and of those it is compared with.
+        errors: Squared error (K,) by name: of the model, drawn on top, and of the others.
         surprise: (K,)
         norm: (K,) of U.
-        changes: When the data are known to change, marked by vertical lines.
+        changes: Times of known changes of the data, marked by vertical lines.
     """
     figure = Figure(figsize=(10, 6), layout="constrained")
     top, middle, bottom = figure.subplots(3, 1, sharex=True)

@@ -26,9 +26,9 @@ class TableData(ForecastingData, InMemory):
         targets: Columns to predict; None for all columns of numbers but the time column and the covariates.
         covariates: Columns that are read but not predicted.
         known_covariates: Columns that are read, not predicted, and known for the horizon too, such as prices,
-            plans or a weather forecast. `dream predict` reads their future values from rows after the last
-            one that has a target.
-        mapped: Keep the data on disk: the file is converted once, beside the cache (DREAM_CACHE), and read by
+            plans or a weather forecast. `dream predict` reads their future values from the rows after the
+            last one with a target.
+        mapped: Keep the data on disk: the file is converted once, into the cache (DREAM_CACHE), and read by
             memory map. null: if it has more than 256 MiB, or 64 MiB compressed (.gz, Parquet).
     """
 
@@ -54,15 +54,17 @@ class TableData(ForecastingData, InMemory):
                 if named.count(name) > 1 or name == time_column:
                     raise ConfigError(
                         f"column `{name}` must be used once; it is named more than once among `targets`, "
-                        "`covariates`, "
-                        "`known_covariates` and `time_column`.",
+                        "`covariates`, `known_covariates` and `time_column`.",
                         key=role,
                     )
         if mapped not in (None, True, False):
             raise ConfigError(f"`mapped` must be true, false or null; got {mapped!r}.", key="mapped")
+        self.path = path
+        self.time_column = time_column
+        self.targets = targets
+        self.covariates = covariates
+        self.known_covariates = known_covariates
         self.mapped = mapped
-        self.path, self.time_column, self.targets = path, time_column, targets
-        self.covariates, self.known_covariates = covariates, known_covariates
 
     def read(self) -> Series | StoredSeries:
         others = [*(self.covariates or []), *(self.known_covariates or [])]
@@ -76,15 +78,15 @@ class TableData(ForecastingData, InMemory):
 
 
 class ETTData(ForecastingData):
-    """ETTh1, ETTh2 (hourly) or ETTm1 (every 15 minutes) in the standard long-horizon protocol: all 7 columns
-    predicted from all 7.
+    """ETTh1, ETTh2 (hourly) or ETTm1 (every 15 minutes) in the standard long-horizon protocol.
 
-    The first 20 months of 30 days are cut into 12 for training, 4 for validation and 4 for test; the rest of
-    the file is not used. Published results use `look_back` 96 and `horizon` 96, 192, 336 or 720.
+    All 7 columns are predicted from all 7. The first 20 months of 30 days are cut into 12 for training, 4 for
+    validation and 4 for test; the rest of the file is not used. Published results use `look_back` 96 and
+    `horizon` 96, 192, 336 or 720.
 
     Args:
-        name: Which of the three files.
-        look_back: Rows of the past that a window holds.
+        name: One of the three files.
+        look_back: Rows of the past in a window.
         horizon: Rows of the future to forecast.
     """
 

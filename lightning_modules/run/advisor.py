@@ -44,7 +44,7 @@ class LoggedStep(NamedTuple):
 
 
 class TuningAdvisor(L.Callback):
-    """Callback that reports each symptom of the guide at most once, judged by the last `window` logging steps.
+    """Callback that reports each symptom of the guide at most once, by the last `window` logging steps.
 
     A report is a warning in the log and an entry (step, symptom, adjustment) of `remarks.json` in the run's
     folder.
