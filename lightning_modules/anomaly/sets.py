@@ -39,9 +39,9 @@ class AnomalyTable(AnomalyData, InMemory):
         columns: Columns to watch; None for all columns of numbers but the time column and the label.
         label_column: Column that is 0 for a normal and 1 for an anomalous row, used for metrics only; None
             without labels.
-        separator: What stands between the values of a line of text.
-        training: The part at the start to learn what is normal from: a share below 1, or a number of rows.
-        missing: What to do about missing values: stop with an error, or carry the last known value forward.
+        separator: Character between the values of a line.
+        training: Part at the start from which to learn what is normal: a share below 1, or a number of rows.
+        missing: Treatment of missing values: stop with an error, or carry the last known value forward.
     """
 
     def __init__(
@@ -72,13 +72,13 @@ class AnomalyTable(AnomalyData, InMemory):
             )
         if missing not in ("error", "ffill"):
             raise ConfigError(f"`missing` must be `error` or `ffill`; got {missing!r}.", key="missing")
-        self.path, self.time_column, self.watched, self.label_column = (
-            path,
-            time_column,
-            columns,
-            label_column,
-        )
-        self.separator, self.training, self.missing = separator, training, missing
+        self.path = path
+        self.time_column = time_column
+        self.watched = columns
+        self.label_column = label_column
+        self.separator = separator
+        self.training = training
+        self.missing = missing
 
     def read(self) -> list[AnomalyStream]:
         label = [] if self.label_column is None else [self.label_column]
@@ -89,14 +89,13 @@ class AnomalyTable(AnomalyData, InMemory):
 
 
 class NABData(AnomalyData):
-    """The whole corpus, version 1.1, in the benchmark's protocol: the training part is the probation of each
-    file.
+    """The Numenta Anomaly Benchmark, version 1.1: 58 independent streams of one column, 116 labelled windows.
 
-    Time stamps are as recorded: a few repeat or step back, so they are only shown.
+    As in the benchmark's protocol, the training part of each file is its probation. Time stamps are as
+    recorded: a few repeat or step back, so they are only shown.
 
     Args:
-        groups: Groups of files to read, such as `realTweets`; all if not given. The published scores are of
-            all.
+        groups: Groups of files to read, such as `realTweets`; all if not given, as in published scores.
     """
 
     def __init__(self, groups: list[str] | None = None, **options: Any) -> None:
@@ -130,10 +129,10 @@ class NABData(AnomalyData):
 
 
 class SKABData(AnomalyData):
-    """The labelled files, version 0.9, in the board's protocol: the first 400 rows of each train, the others
-    test.
+    """The Skoltech Anomaly Benchmark, version 0.9: 34 labelled experiments on a water circuit, 8 sensors.
 
-    The board's outlier task asks for `f1`, `far` and `mar` over the test rows of all files together.
+    As on its leaderboard, the first 400 rows of each file are the training part and the others the test. Its
+    outlier task ranks by `f1`, `far` and `mar` over the test rows of all files together.
     """
 
     def read(self) -> list[AnomalyStream]:
@@ -148,10 +147,10 @@ class SKABData(AnomalyData):
 def labelled_stream(
     name: str, table: Series, labelled: bool, training: int, missing: Literal["error", "ffill"] = "error"
 ) -> AnomalyStream:
-    """The stream `name` in `table`, whose last column, if it is `labelled`, says where the anomalies are.
+    """Stream `name` from `table`, whose last column holds the labels if it is `labelled`.
 
     Raises:
-        DataError: a label that is neither 0 nor 1, or values that are missing.
+        DataError: a label is neither 0 nor 1, or values are missing.
     """
     label = None
     if labelled:
