@@ -111,7 +111,7 @@ def nab_scores(corpus: Mapping[str, ScoredStream]) -> dict[str, Score]:
 
 
 def _changes(name: str, scores: np.ndarray, windows: Sequence[tuple[int, int]]) -> np.ndarray:
-    """Gains (K, 4) at each score, as threshold: score, value of hits, windows found, value of false alarms."""
+    """Gains (K, 4) at each threshold: the threshold, value of hits, windows found, value of false alarms."""
     scores = np.asarray(scores, dtype=np.float64)
     if not np.isfinite(scores).all():
         raise DataError(

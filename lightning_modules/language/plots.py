@@ -1,5 +1,4 @@
-"""The picture of a text: how well each model predicts it, what learning while reading gives, surprise and
-norm of U."""
+"""Figure of a text: loss of each model, gain from learning while reading, surprise and norm of U."""
 
 from __future__ import annotations
 
@@ -15,7 +14,7 @@ def reading(nats: Mapping[str, np.ndarray], surprise: np.ndarray, u_norm: np.nda
     """Rolling loss of every model, its difference to the first one's, surprise and norm of U over a text.
 
     Args:
-        nats: Name of a model, the module's own first, and its loss of each token, (T,).
+        nats: Loss (T,) of each token, by name of the model, the module's own first.
         surprise: (T,) of the first layer.
         u_norm: (T,) norm of the fast weights.
     """

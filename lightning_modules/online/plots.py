@@ -1,5 +1,4 @@
-"""The picture of a stream: how well each mode and rival did, what surprised, what was learnt, and when the
-data changed."""
+"""Figure of a stream: error of each mode and rival, surprise, norm of U, and changes of the data."""
 
 from __future__ import annotations
 
@@ -25,13 +24,13 @@ def stream(
 
     Args:
         time: (T,) time stamp or number of each row.
-        errors: Name of a model, and its error at each row, (T,).
-        own: How many of them, the first ones, are modes of the module; the others are rivals.
+        errors: Error (T,) at each row, by name of the model.
+        own: Number of modes of the module, which come first; the others are rivals.
         surprise: (T,) surprise of the first layer.
         u_norm: (T,) norm of the fast weights.
         known: Times at which the data are known to change.
-        detected: Times at which a detector found a change.
-        label: What the error is.
+        detected: Times of detected changes.
+        label: Name of the error.
     """
     window = max(len(time) // 100, 20)
     figure = Figure(figsize=(10, 7), layout="constrained")
@@ -48,25 +47,18 @@ def stream(
     if min(values.min() for values in lines.values()) > 0 and label != "share of errors":
         log_scale(top)
     top.set_ylabel(f"{label}\n(mean of {window} rows)")
-    middle.plot(time[points], rolling(surprise, window)[points], color=NOVEL, lw=1.2)
+    mean_surprise = rolling(surprise, window)[points]
+    middle.plot(time[points], mean_surprise, color=NOVEL, lw=1.2)
     middle.set_ylabel("surprise")
-    middle.set_ylim(0, max(1.05 * float(rolling(surprise, window)[points].max()), 1e-3))
+    middle.set_ylim(0, max(1.05 * float(mean_surprise.max()), 1e-3))
     bottom.plot(time[points], u_norm[points], color=WEIGHTS, lw=1.2)
     bottom.set_ylabel("|U|")
     bottom.set_xlabel("row" if not np.issubdtype(time.dtype, np.datetime64) else "time")
     for axis in (top, middle, bottom):
         for k, change in enumerate(known):
-            axis.axvline(
-                change, color=TRUTH, lw=1, ls=":", label="known change" if axis is top and not k else None
-            )
+            axis.axvline(change, color=TRUTH, lw=1, ls=":", label=None if k else "known change")
         for k, change in enumerate(detected):
-            axis.axvline(
-                change,
-                color=NOVEL,
-                lw=0.8,
-                alpha=0.5,
-                label="detected change" if axis is top and not k else None,
-            )
+            axis.axvline(change, color=NOVEL, lw=0.8, alpha=0.5, label=None if k else "detected change")
         tidy(axis, time)
     handles, labels = top.get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside upper left", ncols=4, frameon=False)
