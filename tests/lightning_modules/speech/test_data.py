@@ -10,12 +10,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from tests.lightning_modules.data.test_audio import wav
 
 from dream import ConfigError, DataError
 from lightning_modules.speech import FSDD, SpeechFolder, ToneWords
 from lightning_modules.speech.mfcc import MFCC
 from lightning_modules.speech.utterances import Utterance
+from tests.lightning_modules.speech.test_audio import wav
 
 
 def tone_words(**options: Any) -> ToneWords:
