@@ -8,6 +8,23 @@ from matplotlib.dates import AutoDateLocator, ConciseDateFormatter
 from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
 TRUTH, MODEL, RIVAL, NOVEL, WEIGHTS = "#333333", "#0072b2", "#b0b0b0", "#d55e00", "#009e73"
+MODES = (MODEL, "#cc79a7", "#56b4e9", "#e69f00", WEIGHTS, "#7a5195")
+"""Ways to run one model, the one that the table names first in the model's own colour."""
+LINE_POINTS = 2000
+"""Points of a line, at most."""
+
+
+def rolling(values: np.ndarray, window: int) -> np.ndarray:
+    """Mean of the last `window` of `values` (T,), of fewer at the start."""
+    sums = np.cumsum(np.insert(values.astype(np.float64), 0, 0.0))
+    last = np.arange(1, len(values) + 1)
+    first = np.maximum(last - window, 0)
+    return (sums[last] - sums[first]) / (last - first)
+
+
+def line_rows(first: int, count: int) -> np.ndarray:
+    """Rows at which a line over `count` rows is drawn, `LINE_POINTS` at most, from row `first` on."""
+    return np.unique(np.linspace(min(first, count - 1), count - 1, LINE_POINTS).astype(int))
 
 
 def tidy(axis: Axes, time: np.ndarray) -> None:

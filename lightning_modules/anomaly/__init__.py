@@ -1,15 +1,13 @@
-"""Anomaly detection: predict, score, then adapt, over streams that nobody has labelled.
+"""Anomaly detection: predict, score, then adapt, over streams without labels.
 
-`module` is the task. `data` holds streams side by side; `table`, `planted`, `nab` and `skab` are where they
-come from. From prediction errors, `scores` makes probabilities, and `verdicts` makes flags and alarms;
-`metrics` and `nab_score` measure how right they are, `plots` shows them."""
+The task is `module`. Streams come from `sets` (your own table, public benchmarks) or `planted` (generated),
+and `data` reads them side by side. `scores` turns prediction errors into scores in [0, 1], `verdicts` turns
+scores into flags and alarms, `metrics` and `nab_score` rate them, and `plots` shows them."""
 
 from lightning_modules.anomaly.data import AnomalyBatch, AnomalyData, AnomalyShape, AnomalyStream
 from lightning_modules.anomaly.module import AnomalyModule
-from lightning_modules.anomaly.nab import NABData
 from lightning_modules.anomaly.planted import PlantedAnomalies
-from lightning_modules.anomaly.skab import SKABData
-from lightning_modules.anomaly.table import AnomalyTable
+from lightning_modules.anomaly.sets import AnomalyTable, NABData, SKABData
 
 __all__ = [
     "AnomalyBatch",

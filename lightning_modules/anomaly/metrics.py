@@ -1,4 +1,4 @@
-"""Metrics of anomaly detection, of rows, of ranges and of events; none of them adjusts points.
+"""Metrics of anomaly detection, by row, by range and by event; none uses point adjustment.
 
 Shapes: T rows of a stream.
 """
@@ -13,11 +13,11 @@ from torchmetrics.functional.classification import binary_auroc, binary_average_
 
 from dream.errors import DataError
 
-BUFFERS = 11  # lengths between none and the longest in the volume under the surface
+BUFFERS = 11  # lengths of the buffer, from 0 to the longest, in the volume under the surface
 
 
 def runs(flags: np.ndarray) -> np.ndarray:
-    """First and last row of each stretch of True in `flags` (T,), (K, 2).
+    """First and last row (K, 2) of each stretch of True in `flags` (T,).
 
     >>> runs(np.array([True, False, True, True])).tolist()
     [[0, 0], [2, 3]]
@@ -29,30 +29,29 @@ def runs(flags: np.ndarray) -> np.ndarray:
 def row_metrics(
     scores: Sequence[np.ndarray], flags: Sequence[np.ndarray], labels: Sequence[np.ndarray]
 ) -> dict[str, float]:
-    """Metrics over all rows of all streams together: `roc_auc`, average precision `ap` (both of the scores),
-    `f1`, and the shares of normal rows flagged, `far`, and of anomalous rows not flagged, `mar`, in percent.
+    """Metrics over the rows of all streams together.
+
+    Of the scores: `roc_auc` and average precision `ap`. Of the flags: `f1`, `far`, the percentage of normal
+    rows that are flagged, and `mar`, the percentage of anomalous rows that are not.
 
     Args:
-        scores: higher is more anomalous, (T,) for each stream.
-        flags: True where an anomaly is claimed, (T,) for each stream.
-        labels: True where there is one, (T,) for each stream.
+        scores: (T,) for each stream, higher where more anomalous.
+        flags: (T,) for each stream, True where the detector reports an anomaly.
+        labels: (T,) for each stream, True where there is one.
 
     Raises:
-        DataError: rows of one kind only, so that nothing can be told apart.
+        DataError: all rows are normal, or all anomalous.
     """
-    score, flag, label = (
-        np.concatenate(scores),
-        np.concatenate(flags).astype(bool),
-        np.concatenate(labels).astype(bool),
-    )
+    score = np.concatenate(scores)
+    flag = np.concatenate(flags).astype(bool)
+    label = np.concatenate(labels).astype(bool)
     if label.all() or not label.any():
         raise DataError(
             f"`labels` must hold normal and anomalous rows; {int(label.sum())} of {len(label)} are anomalous."
         )
     target = torch.from_numpy(label.astype(np.int64))
-    order = torch.from_numpy(
-        np.unique(score, return_inverse=True)[1] / len(score)
-    )  # ranks: as good, and within [0, 1]
+    # ranks instead of scores: the metrics are the same, and ranks lie within [0, 1]
+    order = torch.from_numpy(np.unique(score, return_inverse=True)[1] / len(score))
     hits, alarms, events = int((flag & label).sum()), int(flag.sum()), int(label.sum())
     return {
         "roc_auc": float(binary_auroc(order, target)),
@@ -66,13 +65,13 @@ def row_metrics(
 def event_metrics(alarms: Sequence[np.ndarray], labels: Sequence[np.ndarray]) -> dict[str, float]:
     """Precision, recall and F1 of events: `event_precision`, `event_recall`, `event_f1`.
 
-    An event is a stretch of labelled rows, an alarm a stretch of rows that raise one. Recall is the share of
-    events in which an alarm has a row, precision the share of alarms that have a row in an event. However
-    long either is, it counts once. 0 where there is nothing to divide by.
+    An event is a stretch of labelled rows, an alarm a stretch of rows that raise one. Each counts once,
+    however long it is. Recall is the share of events that share a row with an alarm, precision the share of
+    alarms that share a row with an event; 0 where there is nothing to divide by.
 
     Args:
-        alarms: True where an alarm is on, (T,) for each stream.
-        labels: True where there is an anomaly, (T,) for each stream.
+        alarms: (T,) for each stream, True where an alarm is on.
+        labels: (T,) for each stream, True where there is an anomaly.
     """
     events = found = raised = right = 0
     for alarm, label in zip(alarms, labels, strict=True):
@@ -90,8 +89,9 @@ def event_metrics(alarms: Sequence[np.ndarray], labels: Sequence[np.ndarray]) ->
 
 
 def soft_labels(label: np.ndarray, buffer: int) -> np.ndarray:
-    """`label` (T,) with a slope of ``buffer // 2`` rows on both sides of every stretch:
-    ``sqrt(1 - d / buffer)`` at distance d, the highest where slopes meet."""
+    """`label` (T,) with a slope of ``buffer // 2`` rows on both sides of every stretch.
+
+    The slope is ``sqrt(1 - d / buffer)`` at distance d; where two meet, the higher one counts."""
     soft = np.asarray(label, dtype=np.float64).copy()
     distance = np.arange(1, buffer // 2 + 1)
     slope = np.sqrt(1 - distance / buffer) if buffer else distance
@@ -107,16 +107,19 @@ def range_pr(scores: Sequence[np.ndarray], labels: Sequence[np.ndarray], buffer:
 
     At threshold q, over the rows whose score is at least q:
 
-        precision = sum w / rows, recall = min(1, sum w / P) * (ranges touched / ranges), P = (sum w + sum
-        label) / 2
+        precision = sum w / rows
+        recall    = min(1, sum w / P) * (ranges touched / ranges),    P = (sum w + sum label) / 2
 
     where a range is a stretch of w > 0. The area is the sum over falling thresholds of (rise of recall) times
     precision.
 
     Args:
-        scores: higher is more anomalous, (T,) for each stream.
-        labels: True where there is an anomaly, (T,) for each stream.
+        scores: (T,) for each stream, higher where more anomalous.
+        labels: (T,) for each stream, True where there is an anomaly.
         buffer: Rows over which a label fades out, half of them on each side.
+
+    Raises:
+        DataError: no row is anomalous.
     """
     soft = [soft_labels(label, buffer) for label in labels]
     peaks = [s[a : b + 1].max() for s, w in zip(scores, soft, strict=True) for a, b in runs(w > 0)]
@@ -135,20 +138,19 @@ def range_pr(scores: Sequence[np.ndarray], labels: Sequence[np.ndarray], buffer:
 
 
 def vus_pr(scores: Sequence[np.ndarray], labels: Sequence[np.ndarray], longest: int) -> float:
-    """Volume under the precision-recall surface: the mean of `range_pr` over buffers from 0 to `longest`
-    rows.
+    """Volume under the precision-recall surface: mean of `range_pr` over buffers of 0 to `longest` rows.
 
-    It asks for no exact borders: a score that rises a little early or late still counts, in part. Own code
-    after Paparrizos et al., Volume under the surface, 2022, with every occurring score as a threshold and at
-    most 11 buffers.
+    It needs no exact borders: a score that rises a little early or late still counts in part. Own
+    implementation of Paparrizos et al., Volume under the surface, 2022, with every occurring score as a
+    threshold and at most 11 buffers.
 
     Args:
-        scores: higher is more anomalous, (T,) for each stream.
-        labels: True where there is an anomaly, (T,) for each stream.
-        longest: The longest buffer, in rows.
+        scores: (T,) for each stream, higher where more anomalous.
+        labels: (T,) for each stream, True where there is an anomaly.
+        longest: Longest buffer, in rows.
 
     Raises:
-        DataError: no anomalous row.
+        DataError: no row is anomalous.
     """
     buffers = np.unique(np.linspace(0, longest, BUFFERS).round().astype(int))
     return float(np.mean([range_pr(scores, labels, int(buffer)) for buffer in buffers]))

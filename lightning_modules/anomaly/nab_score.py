@@ -1,8 +1,7 @@
-"""The score of the Numenta Anomaly Benchmark: early detection is worth more, false alarms cost, one threshold
-for all.
+"""Score of the Numenta Anomaly Benchmark: early detections earn most, and false alarms cost.
 
 Shapes: T rows of a stream. Source: Lavin and Ahmad, Evaluating real-time anomaly detection algorithms, 2015;
-the rules as the benchmark's version 1.1 applies them."""
+with the rules of the benchmark's version 1.1."""
 
 from __future__ import annotations
 
@@ -14,11 +13,11 @@ import numpy as np
 from dream.errors import DataError
 
 PROBATION_SHARE, PROBATION_ROWS = 0.15, 750
-FAR_PAST = 3.0  # in window lengths: from there on a false alarm costs in full
+FAR_PAST = 3.0  # window lengths after a window from which on a false alarm costs in full
 
 
 class Profile(NamedTuple):
-    """What an application pays: for a hit, a miss and a false alarm."""
+    """Weights that an application gives to a hit, a miss and a false alarm."""
 
     hit: float
     miss: float
@@ -30,33 +29,34 @@ PROFILES = {
     "nab_low_fp": Profile(1.0, 1.0, 0.22),
     "nab_low_fn": Profile(1.0, 2.0, 0.11),
 }
-"""The benchmark's three, by the name of the metric: standard, few false alarms wanted, few misses wanted."""
+"""The benchmark's profiles by name of the metric: standard, reward few false positives, reward few misses."""
 
 
 class Score(NamedTuple):
-    """The best that a detector reaches on a corpus, and where."""
+    """Best score of a detector on a corpus, and the threshold that reaches it."""
 
     value: float
-    """100 for a perfect detector, 0 for one that never says anything."""
+    """100 for a perfect detector, 0 for one that never detects anything."""
     threshold: float
-    """The score from which on a row is a detection; inf if silence is best."""
+    """Least score of a detection; inf if it is best to detect nothing."""
 
 
 class ScoredStream(NamedTuple):
-    """Scores (T,) of one stream, and its labelled windows: first and last row of each, in time order, not
-    overlapping."""
+    """Scores and labelled windows of one stream."""
 
     scores: np.ndarray
+    """(T,)"""
     windows: Sequence[tuple[int, int]]
+    """First and last row of each, in time order, not overlapping."""
 
 
 def probation(rows: int) -> int:
-    """The rows at the start of a stream that are never scored: 15 %, at most 750."""
+    """Number of rows at the start of a stream that are never scored: 15 %, at most 750."""
     return min(int(PROBATION_SHARE * rows), PROBATION_ROWS)
 
 
 def worth(rows: int, windows: Sequence[tuple[int, int]]) -> np.ndarray:
-    """What a detection at each row is worth, (T,), before weights.
+    """Value (T,) of a detection at each row, before weights.
 
     Inside a window of w rows, at its row k from 0: ``s(-(w - k) / w) / s(-1)``, from 1 down to almost 0, with
     ``s(y) = 2 / (1 + exp(5 y)) - 1``. After it, d rows past its last: ``s(d / (w - 1))``, from almost 0 down
@@ -76,19 +76,18 @@ def _sigmoid(y: np.ndarray) -> np.ndarray:
 
 
 def nab_scores(corpus: Mapping[str, ScoredStream]) -> dict[str, Score]:
-    """The score of a detector in each of `PROFILES`, each at the one threshold that is best for the whole
-    corpus.
+    """Score of a detector in each of `PROFILES`, each at the threshold that is best for the whole corpus.
 
     A row whose score is at least the threshold is a detection. Of the detections in a window only the best
     counts, and a window without one costs the profile's miss; each detection outside of windows and probation
-    costs ``false alarm * worth``. The sum over all streams is put between that of a detector that says
-    nothing (0) and a perfect one (100).
+    costs ``false alarm * worth``. The sum over all streams is scaled so that a detector without detections
+    gets 0 and a perfect one 100.
 
-    Only scores that occur can be thresholds at which the sum changes: one sort of all of them gives every sum
-    at once.
+    The sum changes only at thresholds that occur as scores, so one sort of all scores yields every sum at
+    once.
 
     Raises:
-        DataError: no stream has a window; scores that are not finite.
+        DataError: no stream has a window, or scores are not finite.
     """
     total = sum(len(stream.windows) for stream in corpus.values())
     if total == 0:
@@ -97,10 +96,8 @@ def nab_scores(corpus: Mapping[str, ScoredStream]) -> dict[str, Score]:
     changes = changes[np.argsort(-changes[:, 0], kind="stable")]
     thresholds = changes[:, 0]
     last_of_equals = np.append(thresholds[1:] != thresholds[:-1], True)
-    thresholds, (gained, found, false) = (
-        thresholds[last_of_equals],
-        np.cumsum(changes[:, 1:], 0)[last_of_equals].T,
-    )
+    thresholds = thresholds[last_of_equals]
+    gained, found, false = np.cumsum(changes[:, 1:], 0)[last_of_equals].T
     results = {}
     for name, profile in PROFILES.items():
         null, perfect = -profile.miss * total, profile.hit * total
@@ -114,8 +111,7 @@ def nab_scores(corpus: Mapping[str, ScoredStream]) -> dict[str, Score]:
 
 
 def _changes(name: str, scores: np.ndarray, windows: Sequence[tuple[int, int]]) -> np.ndarray:
-    """What changes as the threshold falls to a score, (K, 4): that score; worth of hits gained, windows
-    found, worth of false alarms added."""
+    """Gains (K, 4) at each threshold: the threshold, value of hits, windows found, value of false alarms."""
     scores = np.asarray(scores, dtype=np.float64)
     if not np.isfinite(scores).all():
         raise DataError(
@@ -130,9 +126,7 @@ def _changes(name: str, scores: np.ndarray, windows: Sequence[tuple[int, int]]) 
         if len(rows) == 0:
             continue
         highest = np.maximum.accumulate(scores[rows])
-        rows = rows[
-            np.append(True, highest[1:] > highest[:-1])
-        ]  # each is the first at its threshold, so the best
+        rows = rows[np.append(True, highest[1:] > highest[:-1])]  # the first, and so the best, at a threshold
         gained = value[rows] - np.append(value[rows[1:]], 0.0)
         parts.append(np.stack([scores[rows], gained, rows == rows[-1], np.zeros(len(rows))], 1))
     nothing = np.zeros(int(outside.sum()))

@@ -1,4 +1,4 @@
-"""A generated plant with planted anomalies of five kinds, and a change of its regime that is none."""
+"""A generated plant with planted anomalies of five kinds, and a change of regime that is no anomaly."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from lightning_modules.anomaly.data import AnomalyData, AnomalyStream
 from lightning_modules.data.base import require_int
 
 KINDS = ("spike", "shift", "flat line", "noise", "decoupled")
-SETTLING = 200  # rows between the start of the stream and the first row kept
+SETTLING = 200  # rows that are generated before the first one that is kept
 
 
 class Planted(NamedTuple):
-    """One planted anomaly: what it is, in which column, in which rows."""
+    """One planted anomaly: its kind, column, first and last row."""
 
     kind: str
     column: int
@@ -25,23 +25,23 @@ class Planted(NamedTuple):
 
 
 class PlantedAnomalies(AnomalyData):
-    """Sensors of one plant, generated: the same arguments give the same rows, bit for bit.
+    """Sensors of one plant, generated; bit for bit the same for the same arguments.
 
     Sensor c at row t:
 
         y_c(t) = level_c + sum_k mix_ck s_k(t) + noise
 
-    with as many sources s_k as sensors, half of them rhythms (24 to 90 rows) and half first-order
-    autoregressive. Planted in turn, one sensor at a time, after the training part: a spike (2 rows), a
-    shifted level, a flat line, noise of one and a half times the deviation, and a sensor decoupled from the
-    others (the sources reach it 40 rows late). Two thirds into the stream the regime changes for good: levels
-    and rhythms of all sensors move, which no label marks.
+    with as many sources s_k as sensors, half of them rhythms (periods of 24 to 90 rows) and half first-order
+    autoregressive. After the training part, anomalies are planted in turn, in one sensor at a time: a spike
+    (2 rows), a shifted level, a flat line, noise of one and a half times the deviation, and a sensor
+    decoupled from the others (the sources reach it 40 rows late). Two thirds into the stream the regime
+    changes for good: levels and rhythms of all sensors move, which no label marks.
 
     Args:
         sensors: Number of columns.
         rows: Number of rows.
         anomalies: Number of planted anomalies.
-        training: Rows before which nothing is planted.
+        training: Rows at the start in which nothing is planted.
         seed: Seed of the generator; nothing else is random.
     """
 
@@ -67,7 +67,7 @@ class PlantedAnomalies(AnomalyData):
 
     @cached_property
     def planted(self) -> list[Planted]:
-        """What was planted, in time order; the row of the change of regime lies between two of them."""
+        """All planted anomalies, in time order; none of them spans the change of regime."""
         random = np.random.default_rng([self.seed, 1])
         borders = np.linspace(self.training, self.rows, self.anomalies + 1).astype(int)
         found = []
@@ -87,10 +87,8 @@ class PlantedAnomalies(AnomalyData):
         regime = (np.arange(total) >= change).astype(int)[:, None]
         time = np.arange(total, dtype=np.float64)[:, None]
         rhythms = (self.sensors + 1) // 2
-        period, phase = (
-            random.uniform(24, 90, (2, rhythms))[regime[:, 0]],
-            random.uniform(0, 2 * np.pi, rhythms),
-        )
+        period = random.uniform(24, 90, (2, rhythms))[regime[:, 0]]
+        phase = random.uniform(0, 2 * np.pi, rhythms)
         waves = np.sin(2 * np.pi * time / period + phase)
         shocks = 0.04 * random.standard_normal((total, self.sensors))
         slow = np.zeros_like(shocks)
@@ -119,8 +117,5 @@ class PlantedAnomalies(AnomalyData):
             else:
                 part[:] = late[rows, column]
         names = tuple(f"sensor_{number}" for number in range(1, self.sensors + 1))
-        source = (
-            f"planted anomalies (sensors {self.sensors}, rows {self.rows}, anomalies {self.anomalies}, "
-            f"seed {self.seed})"
-        )
-        return [AnomalyStream(source, values, names, self.training, label)]
+        settings = f"sensors {self.sensors}, rows {self.rows}, anomalies {self.anomalies}, seed {self.seed}"
+        return [AnomalyStream(f"planted anomalies ({settings})", values, names, self.training, label)]

@@ -1,5 +1,4 @@
-"""The pictures of anomaly detection: data with their anomalies, score and threshold, surprise and fast
-weights."""
+"""Figures of anomaly detection: data with anomalies, score and threshold, surprise and norm of U."""
 
 from __future__ import annotations
 
@@ -14,11 +13,11 @@ from lightning_modules.plots import MODEL, NOVEL, RIVAL, TRUTH, WEIGHTS, tidy
 
 MOST_COLUMNS = 4
 LABEL = 14  # characters of a column's name that fit beside its axis
-POINTS = 1000  # of a longer stream the picture shows surprise as a running mean
+POINTS = 1000  # rows; surprise of a longer stream is drawn as a running mean
 
 
 class Detection(NamedTuple):
-    """What the layer and its score showed of a stream; rows (T,)."""
+    """Series of one stream to draw below its columns, (T,) each."""
 
     score: np.ndarray
     threshold: float
@@ -28,13 +27,12 @@ class Detection(NamedTuple):
 
 
 def detection(stream: AnomalyStream, found: Detection, changes: Sequence[int] = ()) -> Figure:
-    """The columns with labelled anomalies shaded and alarms marked; below it score and threshold, surprise,
-    norm of U.
+    """Columns with labelled anomalies and alarms, above score and threshold, surprise, and norm of U.
 
     Args:
-        stream: the data; the first four columns are drawn.
-        found: what was made of it.
-        changes: rows at which the stream is known to change for good.
+        stream: Data, of which the first four columns are drawn.
+        found: Scores and alarms of the stream.
+        changes: Rows at which the stream is known to change for good.
     """
     columns, rows = stream.columns[:MOST_COLUMNS], len(stream.values)
     time = stream.times

@@ -1,7 +1,7 @@
-"""From a stream of values and prediction errors to a score in [0, 1]: causal, one row in, one score out.
+"""Scores in [0, 1] from values and prediction errors: causal, one row in, one score out.
 
 Shapes: N streams, C columns, K measures. Everything is NumPy in float64, one row of every stream at a time;
-streams never mix. What a class carries is all that it knows of the past."""
+streams never mix. The attributes of an object are all that it knows of the past."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ import numpy as np
 import torch
 
 DECADES = 10.0  # a score of 1 means a tail probability of 1e-10 or less
-LEVEL_LIMIT, STEP_LIMIT = 8.0, 50.0  # in usual deviations: further out is as far as it gets
+LEVEL_LIMIT, DIFFERENCE_LIMIT = 8.0, 50.0  # in running deviations; larger values are clipped
 DRIFT_ROWS, BURST_ROWS = 24, 12  # rows over which a level, and an error, are averaged
 TAIL_SHARE, TAIL_PRIOR, TAIL_CLIP = 0.05, 20.0, 20.0
-WARM_UP = 50  # rows before a tail says anything
-MEASURES = ("error", "burst", "level", "drift")  # of every column
+WARM_UP = 50  # rows before a tail returns anything but 0
+MEASURES = ("error", "burst", "level", "drift")  # one for each column
 GATE_MEASURES = ("deviation", "surprise")  # of the layer: one for all columns
-GAUSSIAN_ROWS, GAUSSIAN_REFRESH = 6400, 100  # the benchmark's own
+GAUSSIAN_ROWS, GAUSSIAN_REFRESH = 6400, 100  # the benchmark's own constants
 
 
 class RunningScale:
-    """Level and difference of each column in units of what the stream is used to.
+    """Level and first difference of each column, relative to their own past.
 
-    ``level_t = (y_t - m) / s`` and ``step_t = (y_t - y_(t-1) - m') / s'``, with running means and deviations
-    of the rows before t, of rate ``max(1 / memory, 1 / rows so far)``; limited to +-8 and +-50. 0 while
-    nothing is known.
+    ``level_t = (y_t - m) / s`` and ``difference_t = (y_t - y_(t-1) - m') / s'``, with running means and
+    deviations over the rows before t, of rate ``max(1 / memory, 1 / rows so far)``; clipped to +-8 and +-50.
+    0 while nothing is known.
 
     Args:
         streams: N.
@@ -34,29 +34,30 @@ class RunningScale:
     """
 
     def __init__(self, streams: int, columns: int, memory: int) -> None:
-        self.memory, self.rows = memory, np.zeros(streams)
+        self.memory = memory
+        self.rows = np.zeros(streams)
         self.last = np.zeros((streams, columns))
-        self.mean, self.var = np.zeros((streams, 2 * columns)), np.zeros((streams, 2 * columns))
-        self.limit = np.repeat([LEVEL_LIMIT, STEP_LIMIT], columns)
+        self.mean = np.zeros((streams, 2 * columns))
+        self.var = np.zeros((streams, 2 * columns))
+        self.limit = np.repeat([LEVEL_LIMIT, DIFFERENCE_LIMIT], columns)
 
     def arrays(self) -> dict[str, np.ndarray]:
-        """What it knows of each stream, (N, ...), by name."""
+        """State of each stream, (N, ...) by name, for `load`."""
         return {"rows": self.rows, "last": self.last, "mean": self.mean, "var": self.var}
 
     def load(self, arrays: Mapping[str, np.ndarray]) -> None:
-        """Go on from what `arrays` gave."""
+        """Resume from the state that `arrays` returned."""
         self.rows, self.last, self.mean, self.var = (arrays[name] for name in ("rows", "last", "mean", "var"))
 
     def step(self, values: np.ndarray, learning: np.ndarray) -> np.ndarray:
-        """Levels, then steps, (N, 2 C), of `values` (N, C); streams where `learning` (N,) is False learn
-        nothing."""
-        steps = np.where(self.rows[:, None] > 0, values - self.last, 0.0)
-        x = np.concatenate([values, steps], 1)
+        """Levels, then differences (N, 2 C) of `values` (N, C); only streams in `learning` (N,) learn."""
+        differences = np.where(self.rows[:, None] > 0, values - self.last, 0.0)
+        x = np.concatenate([values, differences], 1)
         scale = np.sqrt(self.var)
         known = scale > 0
         z = np.where(known, (x - self.mean) / np.where(known, scale, 1.0), 0.0)
         rate = (learning * np.maximum(1 / self.memory, 1 / (self.rows + 1)))[:, None]
-        away = np.where(np.isfinite(x), x - self.mean, 0.0)  # what is no number is passed on, and not learnt
+        away = np.where(np.isfinite(x), x - self.mean, 0.0)  # values that are not finite are not learned
         self.mean = self.mean + rate * away
         self.var = (1 - rate) * (self.var + rate * away * away)
         self.rows += 1
@@ -65,18 +66,17 @@ class RunningScale:
 
 
 class TailProbability:
-    """How improbable a measure is in its own recent past: ``-log10 P(A >= a)``, for K measures of each
-    stream.
+    """Improbability ``-log10 P(A >= a)`` of a measure given its own past, for K measures of each stream.
 
     Above u, the running 95 % quantile, the tail is a generalised Pareto distribution (peaks over threshold):
 
         P(A >= a) = 0.05 (1 + xi (a - u) / sigma)^(-1 / xi)
         xi = max(0, (1 - M^2 / V) / 2),   sigma = M (1 - xi)
 
-    M and V are mean and variance of the excesses over u so far, as if 20 exponential excesses as large as the
-    mean of all a had been seen before; one excess counts as at most 20 usual ones. Below u the value rises
-    linearly from 0 to that at u. u moves by stochastic approximation. All of it fades after `memory` rows. 0
-    for the first 50 rows.
+    M and V are mean and variance of the excesses over u so far, starting from 20 imagined exponential
+    excesses as large as the mean of all a; one excess is clipped to 20 times the usual one. Below u the value
+    rises linearly from 0 to that at u. u is tracked by stochastic approximation. All statistics fade after
+    `memory` rows. The value is 0 for the first 50 rows.
 
     Source: Pickands, Statistical inference using extreme order statistics, 1975, by the method of moments.
 
@@ -88,12 +88,16 @@ class TailProbability:
 
     def __init__(self, streams: int, measures: int, memory: int) -> None:
         shape = (streams, measures)
-        self.memory, self.rows = memory, np.zeros((streams, 1))
-        self.mean, self.quantile = np.zeros(shape), np.zeros(shape)
-        self.count, self.sum, self.squares = np.zeros(shape), np.zeros(shape), np.zeros(shape)
+        self.memory = memory
+        self.rows = np.zeros((streams, 1))
+        self.mean = np.zeros(shape)
+        self.quantile = np.zeros(shape)
+        self.count = np.zeros(shape)
+        self.sum = np.zeros(shape)
+        self.squares = np.zeros(shape)
 
     def step(self, a: np.ndarray, learning: np.ndarray) -> np.ndarray:
-        """(N, K) for the measures `a` (N, K) >= 0; streams where `learning` (N,) is False learn nothing."""
+        """Improbabilities (N, K) of the measures `a` (N, K) >= 0; only streams in `learning` (N,) learn."""
         excess = a - self.quantile
         surprising = self._log_tail(a, excess)
         self._learn(a, excess, learning[:, None].astype(np.float64))
@@ -124,50 +128,66 @@ class TailProbability:
         most = TAIL_SHARE * self.memory
         kept = 1 - seen * (self.count >= most) / most
         self.count = kept * self.count + seen
-        self.sum, self.squares = kept * self.sum + excess, kept * self.squares + excess**2
+        self.sum = kept * self.sum + excess
+        self.squares = kept * self.squares + excess**2
         self.rows = self.rows + learning
 
 
 class AnomalyScore:
-    """The score and the alarm of each row, from the layer's input and what it had predicted.
+    """Score and alarm of each row, from the layer's input and its prediction of it.
 
-    With the level and the step of column c from `RunningScale`, and the errors e of their predictions, the
+    With level and difference of column c from `RunningScale`, and the errors e of their predictions, the
     measures are
 
-        error_c = sqrt((e_level,c^2 + e_step,c^2) / 2)      burst_c = running mean of error_c over 12 rows
-        level_c = |level_c|                                 drift_c = |running mean of level_c over 24 rows|
-        deviation, surprise: r and S of the layer itself, lines 3 and 5 of `dream.functional.dream_step`
+        error_c   = sqrt((e_level,c^2 + e_difference,c^2) / 2)
+        burst_c   = running mean of error_c over 12 rows
+        level_c   = |level of column c|
+        drift_c   = |running mean of the level of column c over 24 rows|
+        deviation = r of the layer, line 3 of `dream.functional.dream_step`
+        surprise  = S of the layer, line 5
 
-        score = min(1, max over measures and columns of -log10 P / 10) P: `TailProbability` of each on its own
-        alarm = min(1, max(0, score - log10(rows so far) / 20)) if score is the highest of the last `gap` rows
-                0                                                              otherwise
+    and with P from a `TailProbability` of each
 
-    A long stream sees more rare rows than a short one: the second term asks for half a decade more for each
-    decade of rows. What follows a higher score within `gap` rows is no new alarm.
+        score = min(1, max over measures and columns of -log10 P / 10)
+        alarm = min(1, max(0, score - log10(rows so far) / 20))   if score is the highest of the last `gap`
+        rows
+                0                                                 otherwise
+
+    A long stream has more rare rows than a short one: the second term demands half a decade more for each
+    decade of rows. A score that follows a higher one within `gap` rows is no new alarm.
 
     Args:
         streams: N.
         columns: C.
-        memory: Rows after which the tails' past fades.
-        gap: (N,) rows after which a lower score may be an alarm again.
-        measures: Which of `MEASURES` and `GATE_MEASURES` count.
+        memory: Rows after which the past of the tails fades.
+        gap: (N,) rows within which a lower score is no new alarm.
+        measures: Measures that count, of `MEASURES` and `GATE_MEASURES`.
     """
 
     def __init__(
         self, streams: int, columns: int, memory: int, gap: np.ndarray, measures: Sequence[str] = MEASURES
     ) -> None:
-        self.columns, self.measures = columns, tuple(measures)
+        self.columns = columns
+        self.measures = tuple(measures)
         width = sum(1 if name in GATE_MEASURES else columns for name in measures)
         self.tail = TailProbability(streams, width, memory)
-        self.burst, self.drift = np.zeros((streams, columns)), np.zeros((streams, columns))
-        self.rows, self.gap = 0, np.maximum(gap, 1)
+        self.burst = np.zeros((streams, columns))
+        self.drift = np.zeros((streams, columns))
+        self.rows = 0
+        self.gap = np.maximum(gap, 1)
         self.recent = np.full((streams, int(self.gap.max())), -1.0)
 
     def step(
         self, x: np.ndarray, prediction: np.ndarray, gate: np.ndarray, learning: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Score and alarm, (N,) each, for `x` and its `prediction`, (N, 2 C); `gate` (N, 2) is deviation and
-        surprise."""
+        """Score and alarm (N,) of one row of each stream.
+
+        Args:
+            x: (N, 2 C) levels and differences.
+            prediction: (N, 2 C) prediction of `x`.
+            gate: (N, 2) deviation and surprise.
+            learning: (N,) streams whose tails learn from the row.
+        """
         squares, levels = (x - prediction) ** 2, x[:, : self.columns]
         error = np.sqrt((squares[:, : self.columns] + squares[:, self.columns :]) / 2)
         self.burst = self.burst + (error - self.burst) / BURST_ROWS
@@ -186,11 +206,10 @@ class AnomalyScore:
 
 
 class WindowedGaussian:
-    """The classic rival: ``score = Phi(|y - m| / s)``, m and s of up to 6400 past rows, taken anew every 100
-    rows.
+    """The classic rival: ``score = Phi(|y - m| / s)``, with m and s of up to 6400 past rows.
 
-    Of several columns the most deviating one counts. An alarm is the score itself. Source: the benchmark
-    NAB's detector of that name, whose two constants these are.
+    m and s are updated every 100 rows. Of several columns the one that deviates most counts. The alarm is the
+    score itself. Source: the detector of that name in the benchmark NAB, with its two constants.
 
     Args:
         streams: N.
@@ -199,18 +218,19 @@ class WindowedGaussian:
 
     def __init__(self, streams: int, columns: int) -> None:
         self.past = np.zeros((streams, GAUSSIAN_ROWS, columns))
-        self.rows, self.mean, self.scale = 0, np.zeros((streams, columns)), np.ones((streams, columns))
+        self.rows = 0
+        self.mean = np.zeros((streams, columns))
+        self.scale = np.ones((streams, columns))
 
     def step(self, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Score and alarm, (N,) each, for `values` (N, C)."""
+        """Score and alarm (N,) of `values` (N, C)."""
         if self.rows % GAUSSIAN_REFRESH == 0 and self.rows:
             known = self.past[:, : min(self.rows, GAUSSIAN_ROWS)]
-            self.mean, self.scale = known.mean(1), np.maximum(known.std(1), 1e-9)
-        away = (
-            np.abs(values - self.mean) / self.scale
-            if self.rows >= GAUSSIAN_REFRESH
-            else np.zeros_like(values)
-        )
+            self.mean = known.mean(1)
+            self.scale = np.maximum(known.std(1), 1e-9)
+        away = np.zeros_like(values)
+        if self.rows >= GAUSSIAN_REFRESH:
+            away = np.abs(values - self.mean) / self.scale
         self.past[:, self.rows % GAUSSIAN_ROWS] = values
         self.rows += 1
         score = torch.special.ndtr(torch.from_numpy(away.max(1))).numpy()
@@ -218,12 +238,11 @@ class WindowedGaussian:
 
 
 def tail_threshold(scores: np.ndarray, risk: float) -> float:
-    """The score that a share `risk` of rows like those in `scores` (T,) is expected to exceed, without any
-    label.
+    """Score that a share `risk` of rows like those in `scores` (T,) is expected to exceed; needs no labels.
 
     Peaks over threshold: with u the 90 % quantile and M, V mean and variance of the excesses over it,
-    ``u + sigma ((0.1 / risk)^xi - 1) / xi``, ``xi = max(0, (1 - M^2 / V) / 2)``, ``sigma = M (1 - xi)``. A
-    `risk` of 10 % or more is the plain quantile."""
+    ``u + sigma ((0.1 / risk)^xi - 1) / xi``, ``xi = max(0, (1 - M^2 / V) / 2)``, ``sigma = M (1 - xi)``. For
+    a `risk` of 10 % or more it is the plain quantile."""
     if risk >= 0.1:
         return float(np.quantile(scores, 1 - risk))
     start = float(np.quantile(scores, 0.9))

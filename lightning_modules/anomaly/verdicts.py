@@ -1,4 +1,4 @@
-"""From the scores of a detector to what it claims of a stream, and how right it is.
+"""Verdicts of a detector, from its scores: threshold, flags and alarms; and their assessment.
 
 Shapes: T rows of a stream.
 """
@@ -24,15 +24,17 @@ HIGHER_IS_BETTER = frozenset(
 
 
 class Verdict(NamedTuple):
-    """What a detector says of one stream; (T,) but for the threshold."""
+    """Verdict of a detector on one stream."""
 
     score: np.ndarray
+    """(T,)"""
     alarm: np.ndarray
+    """(T,) strength of the alarm, 0 for none."""
     threshold: float
     flag: np.ndarray
-    """Score above the threshold, after the training part."""
+    """(T,) True where the score is above the threshold, after the training part."""
     raised: np.ndarray
-    """Flagged, and an alarm."""
+    """(T,) True where a row is flagged and has an alarm."""
 
     @classmethod
     def of(
@@ -43,8 +45,7 @@ class Verdict(NamedTuple):
         threshold: Literal["tail", "quantile"],
         risk: float,
     ) -> Verdict:
-        """With a threshold from the scores of the training part, which a share `risk` of such rows may
-        exceed."""
+        """Verdict with the threshold that a share `risk` of rows like the training part's may exceed."""
         known = score[WARM_UP : stream.training]
         limit = tail_threshold(known, risk) if threshold == "tail" else float(np.quantile(known, 1 - risk))
         flag = (score > limit) & (np.arange(len(score)) >= stream.training)
@@ -54,14 +55,16 @@ class Verdict(NamedTuple):
 def assess(
     streams: Sequence[AnomalyStream], verdicts: Sequence[Verdict], buffer: int, corpus: bool
 ) -> dict[str, float]:
-    """The metrics of a detector over the rows after the training parts; the share flagged, in percent, where
-    those have no labels, or labels of one kind only, which can't tell a good detector from a bad one.
+    """Metrics of a detector over the rows after the training parts.
+
+    Only the percentage of flagged rows if those rows have no labels, or labels of one kind, which cannot tell
+    a good detector from a bad one.
 
     Args:
-        streams: what was judged.
-        verdicts: one for each stream.
-        buffer: longest buffer of VUS-PR, in rows.
-        corpus: whether the streams are the benchmark NAB, whose own score comes first then.
+        streams: Streams of the test.
+        verdicts: Verdict on each stream.
+        buffer: Longest buffer of VUS-PR, in rows.
+        corpus: Whether the streams are the benchmark NAB, whose own score then comes first.
     """
     parts = [slice(stream.training, None) for stream in streams]
     flags = [verdict.flag[part] for verdict, part in zip(verdicts, parts, strict=True)]
@@ -84,7 +87,7 @@ def assess(
 
 
 def score_table(streams: Sequence[AnomalyStream], verdicts: Sequence[Verdict]) -> pd.DataFrame:
-    """A row for each row of each stream: where it is, its columns, score, threshold, flag and alarm."""
+    """Table of all rows of all streams: stream, time, columns, score, threshold, flag and alarm."""
     tables = []
     for stream, verdict in zip(streams, verdicts, strict=True):
         table = pd.DataFrame(stream.values, columns=list(stream.columns))

@@ -1,5 +1,4 @@
-"""`Backtest`: what a test of a forecaster collects: metrics of it and of the naive forecasts, and what its
-figures show.
+"""`Backtest`: metrics and figures of a test, of the forecasters and of the naive forecasts.
 
 Shapes: N windows, L look-back, H horizon, D inputs, C targets, Q quantiles.
 """
@@ -20,37 +19,36 @@ from lightning_modules.forecasting.data import ForecastingData, WindowBatch
 from lightning_modules.forecasting.metrics import ForecastMetrics
 from lightning_modules.naive import error_quantiles, repeat_last, seasonal_naive
 
-EXAMPLES = 4  # windows that the figure of forecasts shows
-DRAWN = 200_000  # origins that the figure of errors shows
-SPREAD = (
-    256  # training windows whose errors give a naive forecast its quantiles, fewer where they hold more than
-)
-MOST = 15_000_000  # values, since torch.quantile takes no more
+EXAMPLES = 4  # windows in the figure of forecasts
+DRAWN = 200_000  # origins in the figure of errors
+SPREAD = 256  # training windows from whose errors the quantiles of a naive forecast are taken, at most
+MOST = 15_000_000  # values of those windows, at most: torch.quantile takes no more
 
 
 class Backtest:
     """Scores of one or more forecasters, and of the naive forecasts, at the same origins.
 
-    With quantiles a naive forecast gets its own from its errors in the training part, at each row ahead.
+    The quantiles of a naive forecast are those of its errors in the training part, at each row ahead.
 
     Args:
-        data: What is tested on.
-        levels: Levels of the quantile forecasts; none for point forecasts.
-        device: Where the forecasts are.
+        data: Data to test on.
+        levels: Levels of the quantile forecasts; empty for point forecasts.
+        device: Device of the forecasts.
     """
 
     def __init__(self, data: ForecastingData, levels: list[float], device: torch.device) -> None:
-        self.data, self.levels, self.device = data, levels, device
+        self.data = data
+        self.levels = levels
+        self.device = device
         self.metrics: dict[str, ForecastMetrics] = {}
-        self.rows: list[Tensor] = []
+        self.drawn: list[Tensor] = []
+        self.columns: list[str] = []
         self.examples: list[plots.Example] = []
         test = data.prepared.split.test
         self.every = 1 if data.rolling else max((test.stop - test.start) // DRAWN, 1)
-        """Only so many-th origins of a long test part are drawn, so that a file of any size is tested in
-        bounded memory."""
-        last = (
-            test.stop - data.horizon - (data.stride if data.rolling else 1) + 1
-        )  # the last origin, or at most a stride before
+        """One origin in `every` is drawn, so that a test part of any size needs bounded memory."""
+        # the last origin, or at most a stride before it
+        last = test.stop - data.horizon - (data.stride if data.rolling else 1) + 1
         self.wanted = np.linspace(test.start, max(last, test.start), EXAMPLES).astype(int).tolist()
         self.naive = {"repeat-last": partial(repeat_last, horizon=data.horizon)}
         if data.season <= data.look_back:
@@ -70,10 +68,13 @@ class Backtest:
         surprise: Tensor,
         u_norm: Tensor,
     ) -> None:
-        """Add the forecasts (N, H, C) and their quantiles (N, H, C, Q) for `windows`, by the name of who made
-        them.
+        """Add forecasts of `windows`, which must come in the order of time.
 
-        `surprise` (N,) and `u_norm` (N,) are those of the first one. Windows come in the order of time.
+        Args:
+            own: Forecasts (N, H, C) and their quantiles (N, H, C, Q), by the name of the forecaster.
+            windows: Their windows.
+            surprise: (N,) of the first forecaster.
+            u_norm: (N,) of the first forecaster.
         """
         past = windows.past[..., : self.data.channels]
         made = dict(own)
@@ -85,27 +86,24 @@ class Backtest:
         drawn = [*own, "repeat-last"]
         errors = [(made[name][0].double() - windows.future).square().flatten(1).nanmean(1) for name in drawn]
         origin, values = windows.origin.cpu(), torch.stack([*errors, surprise, u_norm], 1).cpu()
-        row = torch.cat(
-            [origin[:, None].double(), values.double()], 1
-        )  # float32 cannot count beyond 16 million rows
-        self.rows.append(row[origin % self.every == 0])
+        # float64, since float32 cannot count beyond 16 million rows
+        drawn_rows = torch.cat([origin[:, None].double(), values.double()], 1)
+        self.drawn.append(drawn_rows[origin % self.every == 0])
         self.columns = [*drawn, "surprise", "u_norm"]
         future, quantiles = next(iter(own.values()))
         for window, origin in enumerate(windows.origin.tolist()):
             if self.wanted and origin >= self.wanted[0]:
                 self.wanted = [row for row in self.wanted if row > origin]
-                band = (
-                    None
-                    if quantiles is None
-                    else self._unscaled(quantiles[window].movedim(-1, 0)).transpose(1, 2, 0)
-                )
+                band = None
+                if quantiles is not None:
+                    band = self._unscaled(quantiles[window].movedim(-1, 0)).transpose(1, 2, 0)
                 before, truth, forecast = map(
                     self._unscaled, (past[window], windows.future[window], future[window])
                 )
                 self.examples.append(plots.Example(origin, before, truth, forecast, band))
 
     def _unscaled(self, values: Tensor) -> np.ndarray:
-        """Standardised targets (..., C) in the data's own units."""
+        """Standardised targets (..., C) in the measurement units of the data."""
         return self.data.unscale(values).cpu().numpy()
 
     def _metric(self, model: str) -> ForecastMetrics:
@@ -115,29 +113,23 @@ class Backtest:
         return self.metrics[model]
 
     def results(self) -> dict[str, dict[str, float]]:
-        """Model, then metric, then value."""
+        """Value of each metric of each model."""
         return {
             name: {k: float(v) for k, v in metric.compute().items()} for name, metric in self.metrics.items()
         }
 
     def origins(self) -> pd.DataFrame:
-        """A row for each origin drawn: its first row ahead, the squared errors (standardised), surprise and
-        norm of U."""
-        if not self.rows:
+        """Table of the drawn origins: first row ahead, squared errors (standardised), surprise, norm of U."""
+        if not self.drawn:
             return pd.DataFrame()
-        rows = torch.cat(self.rows).numpy()
-        origin = rows[:, 0].astype(np.int64)
-        return pd.DataFrame(
-            {
-                "row": origin,
-                "time": self.data.times(origin),
-                **dict(zip(self.columns, rows[:, 1:].T, strict=True)),
-            }
-        )
+        drawn = torch.cat(self.drawn).numpy()
+        origin = drawn[:, 0].astype(np.int64)
+        values = dict(zip(self.columns, drawn[:, 1:].T, strict=True))
+        return pd.DataFrame({"row": origin, "time": self.data.times(origin), **values})
 
     def figures(self) -> dict[str, Figure]:
-        """`forecasts` and `adaptation`; none where nothing was added."""
-        if not self.rows:
+        """Figures `forecasts` and `adaptation`; none if nothing was added."""
+        if not self.drawn:
             return {}
         data, table = self.data, self.origins()
         first, last = table["row"].iloc[[0, -1]]

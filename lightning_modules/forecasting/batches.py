@@ -1,7 +1,6 @@
-"""From the tables of one series to batches: windows that stand alone, and streams that go on from batch to
-batch.
+"""Batches of one series: independent windows, and streams that continue from batch to batch.
 
-Shapes: N rows of a batch, T rows of the series, D inputs (targets, covariates, known covariates, ages), C
+Shapes: N samples of a batch, T rows of the series, D inputs (targets, covariates, known covariates, ages), C
 targets, L look-back, H horizon, K origins in one batch of a stream."""
 
 from __future__ import annotations
@@ -21,27 +20,22 @@ class WindowBatch(NamedTuple):
     """Windows of one series, or the next rows of streams."""
 
     past: Tensor
-    """(N, L, D) inputs; of a stream (N, L + K stride, D), the first L rows being those before the new
-    ones."""
+    """(N, L, D) inputs; of streams (N, L + K stride, D): L rows read before, then the new ones."""
     future: Tensor
-    """(N, H, C) targets of the rows right after `past`; NaN where they are not known. Of a stream (N, K, H,
-    C)."""
+    """(N, H, C) targets of the rows after `past`, NaN where unknown; of streams (N, K, H, C)."""
     origin: Tensor
-    """(N,) int64: the row of the series that `future` starts with. Of a stream (N, K)."""
+    """(N,) int64 number of the row with which `future` starts; of streams (N, K)."""
     reset: Tensor | None = None
-    """(N,) bool, only for streams: True where this row of the batch starts a new stream and carried state
-    must go."""
+    """(N,) bool: True where a sample starts a new stream, from a fresh state; None for windows."""
     known: Tensor | None = None
-    """(N, H, covariates) values of the known covariates beside `future`; of a stream (N, K, H,
-    covariates)."""
+    """(N, H, covariates) known covariates of the rows of `future`; of streams (N, K, H, covariates)."""
     timespans: Tensor | None = None
     """(N, rows of `past`) time since the row before, in units of the median training step."""
     spare: bool = False
-    """True where nothing of this batch counts: it keeps a process in step whose part of the batch is
-    empty."""
+    """True if nothing in this batch counts: it keeps a process whose part of the batch is empty in step."""
 
     def afresh(self, look_back: int) -> WindowBatch:
-        """The windows of `look_back` rows that end at each origin, N K of them, without carried state."""
+        """The N K windows of `look_back` rows that end at the origins, to be read without carried state."""
         if self.reset is None:
             return self
         stride = (self.past.shape[1] - look_back) // self.origin.shape[1]
@@ -58,19 +52,19 @@ class WindowBatch(NamedTuple):
 
 
 class Tables(NamedTuple):
-    """What batches are cut from, all standardised."""
+    """A standardised series, from which batches are cut."""
 
     values: Tensor
     """(T, D) inputs without gaps."""
     targets: Tensor
-    """(T + H, C) targets; NaN where they are missing and after the end."""
+    """(T + H, C) targets; NaN where they are missing, and after the end."""
     known: Tensor | None = None
-    """(rows, covariates) known covariates, beyond the end of the series as far as they are known."""
+    """(rows, covariates) known covariates, including all rows known beyond the end of the series."""
     timespans: Tensor | None = None
     """(T,) time since the row before, in units of the median training step."""
 
     def cut(self, past: Tensor, origin: Tensor, horizon: int, reset: Tensor | None = None) -> WindowBatch:
-        """The batch whose past has the row numbers `past` (N, rows), and whose futures start at `origin`."""
+        """Batch with the rows `past` (N, rows), whose futures start at the rows `origin`."""
         ahead = origin.unsqueeze(-1) + torch.arange(horizon)
         known = None if self.known is None else self.known[ahead]
         timespans = None if self.timespans is None else self.timespans[past]
@@ -78,39 +72,41 @@ class Tables(NamedTuple):
 
 
 class WindowDataset(Dataset[WindowBatch]):
-    """Every window, stride 1, whose future lies inside `rows`; the past may reach back before `rows`."""
+    """All windows, stride 1, whose future lies within `rows`; their past may begin before `rows`."""
 
     def __init__(self, tables: Tables, look_back: int, horizon: int, rows: slice) -> None:
-        self.tables, self.look_back, self.horizon = tables, look_back, horizon
+        self.tables = tables
+        self.look_back = look_back
+        self.horizon = horizon
         self.origins = range(max(rows.start, look_back), rows.stop - horizon + 1)
 
     def __len__(self) -> int:
         return len(self.origins)
 
     def __getitem__(self, indices: list[int]) -> WindowBatch:
-        """These windows; for none of them a spare one, whose future is unknown."""
+        """Batch of these windows; without any, a spare one whose future is unknown."""
         origin = torch.tensor([self.origins[index] for index in indices or [0]])
         batch = self.tables.cut(origin[:, None] + torch.arange(-self.look_back, 0), origin, self.horizon)
-        return (
-            batch if indices else batch._replace(future=torch.full_like(batch.future, torch.nan), spare=True)
-        )
+        if indices:
+            return batch
+        return batch._replace(future=torch.full_like(batch.future, torch.nan), spare=True)
 
 
 class StreamDataset(Dataset[WindowBatch]):
-    """Lanes that go on from item to item, with an origin every `stride` rows.
+    """N streams cut from one series, in items that continue each other, with an origin every `stride` rows.
 
-    Lane i begins at row ``starts[i]``, before which `look_back` rows are shown; its origins are
+    Stream i begins at row ``starts[i]``, with the `look_back` rows before it shown as well; its origins are
     ``starts[i] + stride, starts[i] + 2 stride, ...``. Item t of a phase holds the next `chunk` origins of
-    every lane (the last may hold fewer); in phase p everything lies p rows earlier. Items are numbered phase
-    by phase.
+    every stream (the last item may hold fewer). In phase p everything lies p rows earlier. Items are numbered
+    phase by phase.
 
     Args:
-        tables: What is cut.
+        tables: Series to cut.
         look_back: Rows shown before the new ones.
         horizon: Rows to forecast at each origin.
-        starts: (N,) the row at which each lane begins in phase 0.
+        starts: (N,) the row at which each stream begins in phase 0.
         stride: Rows between origins.
-        origins: Origins of each lane.
+        origins: Origins of each stream.
         chunk: Origins in an item.
         phases: Number of phases.
     """
@@ -126,18 +122,18 @@ class StreamDataset(Dataset[WindowBatch]):
         chunk: int,
         phases: int = 1,
     ) -> None:
-        self.tables, self.look_back, self.horizon = tables, look_back, horizon
-        self.starts, self.stride, self.origins, self.chunk, self.phases = (
-            starts,
-            stride,
-            origins,
-            chunk,
-            phases,
-        )
+        self.tables = tables
+        self.look_back = look_back
+        self.horizon = horizon
+        self.starts = starts
+        self.stride = stride
+        self.origins = origins
+        self.chunk = chunk
+        self.phases = phases
         self.chunks = -(-origins // chunk)
 
     def shared(self, rank: int, world: int) -> StreamDataset:
-        """These streams, of whose lanes this process takes every `world`-th from number `rank` on."""
+        """Keep every `world`-th stream, from number `rank` on: the share of this process."""
         self.starts = self.starts[rank::world]
         return self
 
@@ -145,7 +141,7 @@ class StreamDataset(Dataset[WindowBatch]):
         return self.chunks * self.phases
 
     def __getitem__(self, index: int) -> WindowBatch:
-        """The next rows of every lane."""
+        """The next rows of every stream."""
         phase, item = divmod(range(len(self))[index], self.chunks)
         first = item * self.chunk
         count = min(self.chunk, self.origins - first)
@@ -156,32 +152,29 @@ class StreamDataset(Dataset[WindowBatch]):
 
 
 def training_streams(
-    tables: Tables, look_back: int, horizon: int, rows: slice, lanes: int, stride: int
+    tables: Tables, look_back: int, horizon: int, rows: slice, streams: int, stride: int
 ) -> StreamDataset:
-    """`lanes` adjacent lanes that fill the training part `rows`, an item holding as many origins as fit a
-    look-back.
+    """`streams` adjacent streams that fill the training part `rows`; an item spans about a look-back.
 
-    What does not fill an item is left out at the old end, and serves for phases, so that the origins of one
-    epoch need not be those of the next.
+    Rows that do not fill an item are left out at the beginning. They make room for the phases, so that the
+    origins differ from epoch to epoch.
 
     Raises:
         DataError: `rows` are too few for one item.
     """
     chunk = max(look_back // stride, 1)
     available = rows.stop - rows.start - look_back - horizon
-    chunks = max(available - stride + 1, 0) // (lanes * chunk * stride) or max(available, 0) // (
-        lanes * chunk * stride
-    )
+    item = streams * chunk * stride
+    chunks = max(available - stride + 1, 0) // item or max(available, 0) // item
     if chunks == 0:
-        needed = look_back + lanes * chunk * stride + horizon
         raise DataError(
-            f"{lanes} streams need look_back + batch_size * {chunk * stride} + horizon = {needed} training "
-            "rows; there "
-            f"are {rows.stop - rows.start}. Lower `batch_size`, `stride` or `look_back`."
+            f"{streams} streams need look_back + batch_size * {chunk * stride} + horizon = "
+            f"{look_back + item + horizon} training rows; there are {rows.stop - rows.start}. Lower "
+            "`batch_size`, `stride` or `look_back`."
         )
-    lane = chunks * chunk * stride
-    first = rows.stop - horizon - lanes * lane
-    starts = first + lane * torch.arange(lanes)
+    length = chunks * chunk * stride
+    first = rows.stop - horizon - streams * length
+    starts = first + length * torch.arange(streams)
     phases = min(first - rows.start - look_back, stride - 1) + 1
     return StreamDataset(tables, look_back, horizon, starts, stride, chunks * chunk, chunk, phases)
 
@@ -189,11 +182,11 @@ def training_streams(
 def rolling_stream(
     tables: Tables, look_back: int, horizon: int, first: int, last: int, stride: int, chunk: int, warm_up: int
 ) -> StreamDataset:
-    """One lane with an origin every `stride` rows from row `first` to at most row `last`.
+    """One stream with an origin every `stride` rows from row `first` to at most row `last`.
 
     It begins about `warm_up` rows before `first`, or as early as the series allows, so that the state at
-    `first` knows more than one look-back; the origins of those items lie before `first`, and no item holds
-    origins of both kinds."""
+    `first` has seen more than one look-back. All origins of the items that warm it up lie before `first`; no
+    item holds origins of both kinds."""
     first = max(first, look_back + stride)
     before = min(warm_up, first - stride - look_back) // (chunk * stride) * chunk
     start = torch.tensor([first - (before + 1) * stride])
@@ -203,7 +196,7 @@ def rolling_stream(
 
 
 def one_phase(streams: StreamDataset) -> EpochOrder:
-    """The items of one phase in order, another phase each epoch."""
+    """Order that reads the items of one phase in turn, and another phase in each epoch."""
 
     def items(generator: torch.Generator) -> Callable[[int], int]:
         first = int(torch.randint(streams.phases, (), generator=generator)) * streams.chunks

@@ -1,5 +1,4 @@
-"""A synthetic electric load whose behaviour changes at known rows, for trying out adaptation without any
-file."""
+"""A synthetic electric load whose behaviour changes at known rows, to try out adaptation without any file."""
 
 from __future__ import annotations
 
@@ -17,7 +16,7 @@ _WARM_UP = 400
 
 
 class DriftingLoad(ForecastingData):
-    """Hourly load of several feeders in MW, generated: the same arguments give the same series, bit for bit.
+    """Hourly load of several feeders in MW, generated; bit for bit the same for the same arguments.
 
     Feeder f at hour t, in regime r (all drawn anew for each regime):
 
@@ -25,16 +24,16 @@ class DriftingLoad(ForecastingData):
                  + n_f(t) + sum_g coupling_rfg n_g(t - 12)
 
     `temperature` is one slow factor behind all feeders and `n` is first-order autoregressive noise. A third
-    of the regime changes (at least one) falls into the last fifth of the rows, which is the test part of the
-    default split, so a model has to adapt there to stay accurate.
+    of the regime changes (at least one) falls into the last fifth of the rows, the test part of the default
+    split: a model must adapt there to stay accurate.
 
     Args:
         feeders: Number of columns.
         rows: Number of hours.
         seed: Seed of the generator; nothing else is random.
         drifts: Number of regime changes; 0 keeps one regime.
-        temperature: Let warm and cold fronts pass, which all loads follow, and give the temperature as a
-            known covariate: of the last `horizon` rows, whose loads are not known yet, as a perfect weather
+        temperature: Add warm and cold fronts that all loads follow, and the temperature as a known covariate.
+            The loads of the last `horizon` rows are then unknown, and their temperature is a perfect
             forecast.
     """
 
@@ -91,15 +90,12 @@ class DriftingLoad(ForecastingData):
         columns = tuple(f"feeder_{number}" for number in range(1, self.feeders + 1))
         if self.known_covariates:
             values, columns = np.concatenate([values, temperature], axis=1), (*columns, "temperature")
-        source = (
-            f"drifting load (feeders {self.feeders}, rows {self.rows}, seed {self.seed}, drifts "
-            f"{self.drifts})"
-        )
-        return Series(values, columns, time, source)
+        settings = f"feeders {self.feeders}, rows {self.rows}, seed {self.seed}, drifts {self.drifts}"
+        return Series(values, columns, time, f"drifting load ({settings})")
 
 
 def _autoregressive(random: np.random.Generator, rows: int, columns: int, memory: float) -> np.ndarray:
-    """(rows, columns) noise n(t) = memory n(t-1) + e(t) of variance 1."""
+    """Noise n(t) = memory n(t-1) + e(t) of variance 1, (rows, columns)."""
     shocks = random.standard_normal((rows + _WARM_UP, columns)) * np.sqrt(1 - memory**2)
     noise = np.zeros_like(shocks)
     for row in range(1, len(shocks)):

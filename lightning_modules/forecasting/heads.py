@@ -1,7 +1,7 @@
-"""What a forecaster makes of its features: the rows ahead.
+"""Heads of a forecaster: from features of the past to forecasts of the rows ahead.
 
-Shapes: N windows or streams, M rows of the layer's batch (a multiple of N), K origins, F features, H horizon.
-"""
+Shapes: N windows or streams, M samples of the layer's batch (a multiple of N), K origins, F features, H
+horizon."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from torch import Tensor, nn
 
 
 class PatchHead(nn.Module):
-    """Decodes the horizon patch by patch, every patch by the same map, which also reads the patch's position.
+    """Decoder of the horizon, patch by patch: one map for all patches, which also reads the patch's position.
 
-    ``patch_i = dropout(tanh(s F + p_i)) E + e``, s being the features of the origin and p_i learnt. Much
-    smaller than a linear map to the whole horizon, and so less inclined to overfit a long one. Source: the
+    ``patch_i = dropout(tanh(s F + p_i)) E + e``, with s the features of the origin and p_i learned. It has
+    far fewer weights than a linear map to the whole horizon, and overfits a long one less. Source: the
     parallel decoding of Lin et al., SegRNN, 2023, here with a plain layer in place of a recurrent step.
 
     Args:
         features: Width of s.
         width: Width of the hidden layer.
-        horizon: H; the last patch is cut where it ends.
+        horizon: H; the last patch is cut off there.
         patch: Rows in a patch.
         outputs: Values to forecast in a row.
         dropout: Share of the hidden layer dropped in training.
@@ -29,23 +29,24 @@ class PatchHead(nn.Module):
         self, features: int, width: int, horizon: int, patch: int, outputs: int, dropout: float
     ) -> None:
         super().__init__()
-        self.horizon, self.outputs = horizon, outputs
+        self.horizon = horizon
+        self.outputs = outputs
         self.state = nn.Linear(features, width)
         self.position = nn.Parameter(0.02 * torch.randn(-(-horizon // patch), width))
         self.dropout = nn.Dropout(dropout)
         self.out = nn.Linear(width, patch * outputs)
 
     def forward(self, features: Tensor) -> Tensor:
-        """(M, K, H outputs) from `features` (M, K, F)."""
+        """Forecasts (M, K, H outputs) from `features` (M, K, F)."""
         hidden = torch.tanh(self.state(features).unsqueeze(2) + self.position)
         values: Tensor = self.out(self.dropout(hidden)).flatten(2)
         return values[..., : self.horizon * self.outputs]
 
 
 class KnownEffect(nn.Module):
-    """What values known in advance add to the forecast of their row.
+    """Effect of known covariates on the forecast of their row.
 
-    ``effect = tanh(s F + k G + g) E + e``, s being the features of the origin and k the known covariates of
+    ``effect = tanh(s F + k G + g) E + e``, with s the features of the origin and k the known covariates of
     the row ahead. E and e start at zero: at first nothing is added.
 
     Args:
@@ -64,7 +65,7 @@ class KnownEffect(nn.Module):
         nn.init.zeros_(self.out.bias)
 
     def forward(self, features: Tensor, known: Tensor) -> Tensor:
-        """(M, K, H, outputs) from `features` (M, K, F) and `known` (N, K, H, known covariates)."""
+        """Effects (M, K, H, outputs) from `features` (M, K, F) and `known` (N, K, H, known covariates)."""
         ahead = self.ahead(known).repeat_interleave(len(features) // len(known), 0)
         effect: Tensor = self.out(torch.tanh(self.state(features).unsqueeze(2) + ahead))
         return effect

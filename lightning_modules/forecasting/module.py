@@ -25,9 +25,8 @@ from lightning_modules.base import PredictiveSettings, TaskModule, as_instance, 
 from lightning_modules.forecasting.backtest import Backtest
 from lightning_modules.forecasting.data import ForecastingData, ForecastingShape, WindowBatch
 from lightning_modules.forecasting.heads import KnownEffect, PatchHead
-from lightning_modules.forecasting.metrics import ForecastMetrics
+from lightning_modules.forecasting.metrics import ForecastMetrics, crps
 from lightning_modules.forecasting.patches import by_channel, read
-from lightning_modules.forecasting.quantiles import crps
 from lightning_modules.tables import forecast_table
 
 

@@ -1,7 +1,7 @@
-"""How a forecaster reads the past: in patches, each relative to the level of the rows that lead to it.
+"""The past as a forecaster reads it: in patches, each relative to the level of the rows that lead to it.
 
-Shapes: N rows of the batch, L look-back, D inputs, R relative inputs (the first ones), Z centred ones (after
-them), P rows in a patch, n patches, K origins, C targets."""
+Shapes: N samples of the batch, L look-back, D inputs, R relative inputs (the first ones), Z centred ones
+(after them), P rows in a patch, n patches, K origins, C targets."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 Normalization = Literal["last", "mean", "instance", "none"]
-SCALE_FLOOR = 1e-3  # of a training deviation: below it a window counts as constant
+SCALE_FLOOR = 1e-3  # in training deviations; a window that varies less counts as constant
 
 
 class PatchedPast(NamedTuple):
@@ -20,11 +20,11 @@ class PatchedPast(NamedTuple):
     patches: Tensor
     """(N, n, P, D)"""
     level: Tensor
-    """(N, K, R + Z) what the inputs are relative to at each origin, in standardised units"""
+    """(N, K, R + Z) level of the inputs at each origin, in standardised units."""
     scale: Tensor
-    """(N, K, R + Z) and in units of what; 1 for the Z centred inputs"""
+    """(N, K, R + Z) scale of the inputs at each origin; 1 for the Z centred ones."""
     every: int
-    """patches from one origin to the next; the last patch before the first origin is number ``every - 1``"""
+    """Patches from one origin to the next; the last patch before the first origin is number ``every - 1``."""
 
 
 def read(
@@ -36,22 +36,23 @@ def read(
     centred: int,
     normalization: Normalization,
 ) -> PatchedPast:
-    """Cut `past` into patches; make its first `relative` inputs relative, and the `centred` ones after them
-    in level only.
+    """Cut `past` into patches with relative inputs.
+
+    The first `relative` inputs become relative in level and scale, the `centred` ones after them in level
+    only.
 
     Without `origins`, `past` (N, L, D) is a window: all its patches are relative to the level and scale of
-    the window, and its end is the origin. With it, `past` (N, L + new, D) is a stream: its first L rows were
-    read before, its new ones hold `origins` equal steps, and each patch is relative to the L rows that end
-    with it. So both give the same level and scale at an origin, and neither sees a row after the patch or
-    window."""
-    rows, _, inputs = past.shape
+    the window, and its end is the origin. With `origins`, `past` (N, L + new, D) is a stream: its first L
+    rows were read before, the new ones hold `origins` equal steps, and each patch is relative to the L rows
+    that end with it. Level and scale at an origin are the same either way, and never depend on later rows."""
+    samples, _, inputs = past.shape
     moving = relative + centred
     if origins is None:
         windows, new, every = past.unsqueeze(1), past, look_back // patch
     else:
         windows = past[:, patch:].unfold(1, look_back, patch).transpose(2, 3)
         new, every = past[:, look_back:], (past.shape[1] - look_back) // (patch * origins)
-    patches = new.reshape(rows, -1, patch, inputs)
+    patches = new.reshape(samples, -1, patch, inputs)
     level, scale = _level_and_scale(windows[..., :moving], relative, normalization)
     moved = (patches[..., :moving] - level.unsqueeze(2)) / scale.unsqueeze(2)
     at = slice(None) if origins is None else slice(every - 1, None, every)
@@ -59,8 +60,7 @@ def read(
 
 
 def _level_and_scale(windows: Tensor, scaled: int, normalization: Normalization) -> tuple[Tensor, Tensor]:
-    """Level and scale (..., inputs) of `windows` (..., L, inputs); the scale of all but the first `scaled` is
-    1."""
+    """Level and scale (..., inputs) of `windows` (..., L, inputs); scale 1 after the first `scaled`."""
     last = windows[..., -1, :]
     if normalization == "none":
         return torch.zeros_like(last), torch.ones_like(last)
@@ -73,13 +73,12 @@ def _level_and_scale(windows: Tensor, scaled: int, normalization: Normalization)
 
 
 def by_channel(patches: Tensor, channels: int, inputs: int) -> Tensor:
-    """One row for each target: its own column, then all that is not a target, (N C, n, P times columns of a
-    row).
+    """Samples (N C, n, P columns), one for each target: its own column, then all columns that are no targets.
 
     Args:
-        patches: (N, n, P, D), the first `inputs` columns being the data and the others, if any, their ages.
+        patches: (N, n, P, D): `inputs` columns of data, then their ages, if any.
         channels: C.
-        inputs: Columns of the data.
+        inputs: Number of columns of data.
     """
     windows, count, _, _ = patches.shape
     ages = patches[..., inputs:]

@@ -1,4 +1,4 @@
-"""The pictures of forecasting: forecasts against truth, and what happens around a drift."""
+"""Figures of forecasting: forecasts against truth, and errors around a drift."""
 
 from __future__ import annotations
 
@@ -9,20 +9,22 @@ import numpy as np
 from matplotlib.dates import DateFormatter
 from matplotlib.figure import Figure
 
-from lightning_modules.plots import MODEL, NOVEL, RIVAL, TRUTH, WEIGHTS, log_scale, tidy
-
-OTHER = "#cc79a7"  # a second way to run the model
+from lightning_modules.plots import MODEL, MODES, NOVEL, RIVAL, TRUTH, WEIGHTS, log_scale, tidy
 
 
 class Example(NamedTuple):
-    """One window in the data's own units: first row ahead, past (L, C), future and forecast (H, C), quantiles
-    (H, C, Q)."""
+    """One window, in the measurement units of the data."""
 
     origin: int
+    """First row ahead."""
     past: np.ndarray
+    """(L, C)"""
     future: np.ndarray
+    """(H, C)"""
     forecast: np.ndarray
+    """(H, C)"""
     quantiles: np.ndarray | None = None
+    """(H, C, Q)"""
 
 
 def forecasts(
@@ -33,8 +35,7 @@ def forecasts(
 ) -> Figure:
     """Forecasts against truth: a column for each example window, a row for each of the first `most` targets.
 
-    Quantile forecasts are a band between the outermost, darker between inner ones.
-    """
+    Quantile forecasts are bands between outer pairs of quantiles, darker towards the median."""
     names = list(columns)[:most]
     figure = Figure(figsize=(3.6 * len(examples) + 0.6, 1.9 * len(names) + 1.0), layout="constrained")
     axes = figure.subplots(len(names), len(examples), sharex="col", sharey="row", squeeze=False)
@@ -77,14 +78,14 @@ def adaptation(
 
     Args:
         time: (K,) time stamp or row number of each origin's first row ahead.
-        errors: Name and squared error (K,) of the model, drawn on top, and of those it is compared with.
+        errors: Squared error (K,) by name: of the model, drawn on top, and of the others.
         surprise: (K,)
         norm: (K,) of U.
-        changes: When the data are known to change, marked by vertical lines.
+        changes: Times of known changes of the data, marked by vertical lines.
     """
     figure = Figure(figsize=(10, 6), layout="constrained")
     top, middle, bottom = figure.subplots(3, 1, sharex=True)
-    colours = [MODEL, *[OTHER] * (len(errors) - 2), RIVAL]
+    colours = [*MODES[: len(errors) - 1], RIVAL]
     for order, (name, colour) in enumerate(zip(errors, colours, strict=False)):
         top.plot(time, errors[name], color=colour, lw=1 if order else 1.2, label=name, zorder=3 - order)
     log_scale(top)

@@ -1,7 +1,7 @@
-"""`prepare`: a series without gaps, standardised, as the tables that batches are cut from.
+"""`prepare`: fill and standardise a series, and lay it out as the tables from which batches are cut.
 
-Everything goes block by block (`Series.blocks`), with what a block needs to know of those before it carried
-along, so that a series on disk (`StoredSeries`) gets the tables of one in memory without ever being there.
+Everything is computed block by block (`Series.blocks`), with the necessary state carried from block to block.
+So a series on disk (`StoredSeries`) gets the same tables as one in memory, without ever being loaded.
 
 Shapes: T rows, D columns (targets, covariates, known covariates, calendar), C targets, H horizon.
 """
@@ -35,35 +35,37 @@ from lightning_modules.forecasting.batches import Tables
 
 @dataclass(frozen=True, eq=False)
 class Prepared:
-    """The parts of a series, its scaler, how many values each column lacks, and its standardised tables,
-    float32."""
+    """A series, ready to be cut into batches."""
 
     split: Split
     scaler: Scaler
     missing: np.ndarray
+    """Number of missing values in each column."""
     tables: Tables
+    """Standardised, float32."""
 
     @property
     def values(self) -> Tensor:
-        """(T, D) inputs, and with the mask policy their ages after them."""
+        """(T, D) inputs, with the mask policy followed by their ages."""
         return self.tables.values
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """What is made of a file's columns: first `channels` targets, and after the covariates `known` known
-    ones."""
+    """Settings of `prepare`. Columns come in the order targets, covariates, known covariates."""
 
     rows: int
     """T; rows after these hold known covariates only."""
     split: Split
     channels: int
+    """Number of targets."""
     known: int
-    """Without the calendar's."""
+    """Number of known covariates, without the calendar's."""
     calendar: tuple[str, ...]
     horizon: int
     missing: Missing
     timed: bool
+    """Whether the time between rows is kept."""
 
 
 def prepare(whole: Series | StoredSeries, recipe: Recipe) -> Prepared:
@@ -73,34 +75,31 @@ def prepare(whole: Series | StoredSeries, recipe: Recipe) -> Prepared:
     training rows. It adds the age of each value (`columns.age`) to the inputs and leaves missing targets NaN.
 
     Raises:
-        DataError: values are missing under the error policy, a column is empty in the training rows, or there
+        DataError: values are missing under the error policy, a column is empty in the training rows, there
             are no time stamps for the calendar or the time between rows, or a value is out of all proportion
             to the training rows.
     """
     if recipe.timed and whole.time is None:
         raise DataError(
             f"{whole.source}: `timespans` needs time stamps and the rows have only numbers. Name the "
-            "`time_column`, "
-            "or leave `timespans` out."
+            "`time_column`, or leave `timespans` out."
         )
     made = _Making(whole, recipe).arrays
     arrays = whole.keep(repr(recipe), made()) if isinstance(whole, StoredSeries) else in_memory(made())
     report_missing(arrays["missing"], whole.columns, whole.source, recipe.missing)
     with warnings.catch_warnings():
-        warnings.simplefilter(
-            "ignore", UserWarning
-        )  # a memory map is read-only, and nothing writes to tables
+        warnings.simplefilter("ignore", UserWarning)  # memory maps are read-only; nothing writes to tables
         parts = {name: torch.from_numpy(arrays[name]) for name in Tables._fields if name in arrays}
     scaler = Scaler(np.array(arrays["mean"]), np.array(arrays["scale"]))
     return Prepared(recipe.split, scaler, np.array(arrays["missing"]), Tables(**parts))
 
 
 class _Making:
-    """One pass over the rows to learn what is missing, two over the training rows to fit the scaler, one to
-    make tables."""
+    """One pass over all rows to count gaps, two over the training rows to fit the scaler, one for tables."""
 
     def __init__(self, whole: Series | StoredSeries, recipe: Recipe) -> None:
-        self.whole, self.recipe = whole, recipe
+        self.whole = whole
+        self.recipe = recipe
         self.columns = (*whole.columns, *calendar_columns(recipe.calendar))
         self.known = recipe.known + len(self.columns) - len(whole.columns)
 
@@ -109,36 +108,33 @@ class _Making:
         return (with_calendar(block, names) if names else block for block in self.whole.blocks(rows))
 
     def arrays(self) -> Pieces:
-        """The arrays to keep, piece by piece; the small ones in one."""
+        """Arrays of `Prepared`, piece by piece; the small ones in one piece."""
         recipe = self.recipe
         missing, first = np.zeros(len(self.columns), dtype=np.int64), np.full(len(self.columns), np.nan)
         for block in self._blocks(slice(recipe.rows)):
             gaps = np.isnan(block.values)
             missing += gaps.sum(axis=0)
-            first = np.where(
-                np.isnan(first), block.values[(~gaps).argmax(axis=0), np.arange(len(first))], first
-            )
+            earliest = block.values[(~gaps).argmax(axis=0), np.arange(len(first))]
+            first = np.where(np.isnan(first), earliest, first)
         if recipe.missing == "error":
             report_missing(missing, self.columns, self.whole.source, "error")
-        scaler = Scaler.fit_blocks(
-            lambda: (block.values for block in self._blocks(recipe.split.train)), self.columns
-        )
+        training = recipe.split.train
+        scaler = Scaler.fit_blocks(lambda: (b.values for b in self._blocks(training)), self.columns)
         if recipe.missing == "mask":
             self._require_targets()
         yield {"mean": scaler.mean, "scale": scaler.scale, "missing": missing[: len(self.whole.columns)]}
         yield from self._tables(scaler, scaler.mean if recipe.missing == "mask" else first)
 
     def _require_targets(self) -> None:
+        targets = slice(self.recipe.channels)
         for name, part in zip(("validation", "test"), self.recipe.split[1:], strict=True):
-            if all(
-                np.isnan(block.values[:, : self.recipe.channels]).all() for block in self.whole.blocks(part)
-            ):
+            if all(np.isnan(block.values[:, targets]).all() for block in self.whole.blocks(part)):
                 raise DataError(
                     f"{self.whole.source}: the {name} part holds no known target to score. Change `split`."
                 )
 
     def _tables(self, scaler: Scaler, before: np.ndarray) -> Pieces:
-        """What `Tables` holds; `before` (D,) fills the gaps before a column's first value."""
+        """Arrays of `Tables`; `before` (D,) fills the gaps before a column's first value."""
         recipe, whole = self.recipe, self.whole
         targets, known = slice(recipe.channels), slice(len(self.columns) - self.known, None)
         since: np.ndarray | float = np.inf
@@ -160,10 +156,10 @@ class _Making:
             before, row = filled[-1], row + len(filled)
             yield {name: part.astype(np.float32) for name, part in piece.items()}
         yield {"targets": np.full((recipe.horizon, recipe.channels), np.nan, dtype=np.float32)}
+        if not self.known:
+            return
         before = before[known]
-        for block in (
-            chain(self._blocks(slice(recipe.rows, None)), self._calendar_ahead()) if self.known else ()
-        ):
+        for block in chain(self._blocks(slice(recipe.rows, None)), self._calendar_ahead()):
             ahead = replace(block, values=block.values[:, known], columns=self.columns[known])
             filled = fill_missing(ahead, recipe.missing, before).values
             values = scaler.standardise(filled, ahead.columns, whole.source, known, row)
@@ -171,7 +167,7 @@ class _Making:
             yield {"known": values.astype(np.float32)}
 
     def _calendar_ahead(self) -> Iterator[Series]:
-        """The horizon after the last row, where nothing but the calendar is known."""
+        """Rows of the horizon after the last row, if only their calendar is known."""
         whole = self.whole
         if self.recipe.calendar and not self.recipe.known and whole.time is not None:
             values = np.full((self.recipe.horizon, len(whole.columns)), np.nan)

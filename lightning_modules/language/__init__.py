@@ -1,8 +1,8 @@
-"""Language: what comes next in a text, token by token, learning while it reads.
+"""Language: predict the next token of a text, learning while reading.
 
-`module` is the task. `data` is text in lanes, `sets` where it comes from, `vocabulary` its tokens.
-`vocabulary_loss` is the loss of many tokens, `generation` writes text, `ngrams` are the naive rivals;
-`scores` collects a test, with `plots`."""
+The task is `module`. Texts come from `sets` (your own files, public data); `vocabulary` turns them into
+tokens, and `data` cuts them into chunks. `vocabulary_loss` computes the loss over a large vocabulary, and
+`generation` writes text. `record` collects a test, with the naive rivals of `ngrams`, for `plots`."""
 
 from lightning_modules.language.data import LanguageData, LanguageShape, TextBatch
 from lightning_modules.language.module import LanguageModule

@@ -1,4 +1,4 @@
-"""Text that a language model writes: how it is sampled, and how a terminal shows it."""
+"""Text written by a language model: how it is sampled, and how a terminal shows it."""
 
 from __future__ import annotations
 
@@ -18,17 +18,16 @@ from lightning_modules.language.vocabulary import harmless
 
 @dataclass(frozen=True)
 class Sampling:
-    """How text is written.
+    """Settings of text generation.
 
     Args:
-        prompt: What it begins with; the beginning of a line if it holds no token. Characters and words that
-            the training text does not have are read as the unknown one.
-        length: Tokens to write after the prompt.
-        temperature: Below 1 the likely is likelier still, above 1 less so; 0 always takes the most likely
-            token.
-        top_k: Choose among so many of the most likely tokens; among all if not given.
-        learn: Whether fast weights go on learning from what the model writes itself. They learn from the
-            prompt either way.
+        prompt: Beginning of the text; the beginning of a line if it holds no token. Characters and words that
+            the training text lacks are read as the unknown one.
+        length: Number of tokens to write after the prompt.
+        temperature: Below 1 likely tokens become more likely, above 1 less; 0 always takes the likeliest one.
+        top_k: Number of the likeliest tokens to choose from; all if not given.
+        learn: Whether fast weights keep learning from the text that the model writes. They learn from the
+            prompt in any case.
     """
 
     prompt: str = ""
@@ -41,17 +40,16 @@ class Sampling:
         whole = not any(0xD800 <= ord(sign) < 0xE000 for sign in self.prompt)
         require("prompt", self.prompt, whole, "text that UTF-8 can write, without surrogates")
         require_int("length", self.length)
-        require(
-            "temperature", self.temperature, 0 <= self.temperature < math.inf, "a finite number of at least 0"
-        )
+        finite = 0 <= self.temperature < math.inf
+        require("temperature", self.temperature, finite, "a finite number of at least 0")
         if self.top_k is not None:
             require_int("top_k", self.top_k)
 
 
 def choose(scores: Tensor, sampling: Sampling, unknown: int | None = None) -> int:
-    """A token drawn from ``softmax(scores / temperature)`` of the `top_k` largest `scores` (V,).
+    """Draw a token from ``softmax(scores / temperature)`` of the `top_k` largest `scores` (V,).
 
-    Draws from torch's global generator; the token `unknown` is never chosen.
+    Uses torch's global generator, and never chooses the token `unknown`.
     """
     scores = scores.cpu().double()
     if unknown is not None:
@@ -64,11 +62,11 @@ def choose(scores: Tensor, sampling: Sampling, unknown: int | None = None) -> in
 
 
 def show(text: str) -> None:
-    """Write `text` to the terminal at once, without what a terminal would obey or cannot show.
+    """Write `text` to the terminal at once, without control sequences and characters that it cannot show.
 
     Raises:
-        BrokenPipeError: nobody reads on, as in ``dream predict ... | head``; what is written later goes
-            nowhere.
+        BrokenPipeError: the reader has closed the pipe, as in ``dream predict ... | head``. Later output is
+            discarded.
     """
     encoding = sys.stdout.encoding or "utf-8"
     try:
@@ -76,5 +74,5 @@ def show(text: str) -> None:
         sys.stdout.flush()
     except BrokenPipeError:
         with Path(os.devnull).open("w") as nowhere:
-            os.dup2(nowhere.fileno(), sys.stdout.fileno())  # or Python would complain at its end
+            os.dup2(nowhere.fileno(), sys.stdout.fileno())  # or Python would report an error on exit
         raise

@@ -27,7 +27,7 @@ from lightning_modules import ranks
 from lightning_modules.base import PredictiveSettings, TaskModule, as_instance, require_finite
 from lightning_modules.language.data import IGNORED, LanguageData, LanguageShape, TextBatch
 from lightning_modules.language.generation import Sampling, choose, show
-from lightning_modules.language.scores import TextScores
+from lightning_modules.language.record import TextRecord
 from lightning_modules.language.vocabulary import Decoder, Vocabulary, cut_text
 from lightning_modules.language.vocabulary_loss import tied_loss, tied_nats, tied_scores
 
@@ -97,7 +97,7 @@ class LanguageModule(TaskModule):
         self.dropout = nn.Dropout(self.settings.dropout)
         self.head = nn.Linear(self.core.output_dim + width, width)
         self.bias = nn.Parameter(torch.zeros(symbols))
-        self._scores: TextScores | None = None
+        self._scores: TextRecord | None = None
 
     def forward(self, tokens: Tensor, states: list[DREAMState] | None = None) -> TextOutput:
         """Read `tokens` (N, T) from `states`, fresh ones if None."""
@@ -182,7 +182,7 @@ class LanguageModule(TaskModule):
 
     def on_test_epoch_start(self) -> None:
         super().on_test_epoch_start()
-        self._scores = TextScores()
+        self._scores = TextRecord()
 
     def test_step(self, batch: TextBatch, batch_idx: int) -> None:
         found = {}

@@ -1,4 +1,4 @@
-"""Language models that count: the naive rivals.
+"""Language models that only count: the naive rivals.
 
 Shapes: n tokens of the training text, T tokens to predict, V symbols.
 """
@@ -8,15 +8,15 @@ from __future__ import annotations
 import numpy as np
 
 BLOCK = 1 << 20
-"""Tokens that are counted at once."""
+"""Number of tokens that are counted at once."""
 
 
 class NGrams:
     """Unigram and interpolated bigram of a training text.
 
-    ``P(b) = (c(b) + 1) / (n + V)`` and ``P(b | a) = (c(a b) + t(a) P(b)) / (c(a .) + t(a))``, t(a) being the
-    number of different symbols that follow a. Source of the second: Witten and Bell, The zero-frequency
-    problem, 1991.
+    ``P(b) = (c(b) + 1) / (n + V)`` and ``P(b | a) = (c(a b) + t(a) P(b)) / (c(a .) + t(a))``, with counts c
+    and t(a) the number of different symbols that follow a. Source of the second: Witten and Bell, The
+    zero-frequency problem, 1991.
 
     Args:
         tokens: (n,) the training text, of at least two tokens.
@@ -34,8 +34,7 @@ class NGrams:
         self._share = (count + 1) / (len(tokens) + symbols)
 
     def _counted(self, tokens: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """The codes of the pairs that there are, in order, and how often each is; a long text takes little
-        memory."""
+        """Sorted codes of the pairs that occur, and their counts; block by block, to save memory."""
         blocks = (tokens[start : start + BLOCK + 1] for start in range(0, len(tokens) - 1, BLOCK))
         parts = [np.unique(self._codes(block[:-1], block[1:]), return_counts=True) for block in blocks]
         codes, counts = (np.concatenate(held) for held in zip(*parts, strict=True))
@@ -46,17 +45,15 @@ class NGrams:
         return before.astype(np.int64) * self.symbols + after
 
     def unigram(self, targets: np.ndarray) -> np.ndarray:
-        """(T,) nats of `targets` (T,)."""
+        """Loss (T,) of `targets` (T,), in nats."""
         return -np.log(self._share[targets])
 
     def bigram(self, before: np.ndarray, targets: np.ndarray) -> np.ndarray:
-        """(T,) nats of `targets` (T,), each after the symbol in `before` (T,)."""
+        """Loss (T,) of `targets` (T,), each after the symbol in `before` (T,), in nats."""
         codes = self._codes(before, targets)
         place = np.searchsorted(self._pairs, codes).clip(max=len(self._pairs) - 1)
         seen = np.where(self._pairs[place] == codes, self._counts[place], 0)
         followers, total = self._followers[before], self._total[before]
-        known = np.maximum(followers + total, 1)  # a symbol that nothing follows says nothing
-        share = np.where(
-            followers + total > 0, (seen + followers * self._share[targets]) / known, self._share[targets]
-        )
-        return -np.log(share)
+        unigram = self._share[targets]
+        bigram = (seen + followers * unigram) / np.maximum(followers + total, 1)
+        return -np.log(np.where(followers + total > 0, bigram, unigram))  # nothing followed some symbols

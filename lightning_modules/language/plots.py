@@ -1,5 +1,4 @@
-"""The picture of a text: how well each model predicts it, what learning while reading gives, surprise and
-norm of U."""
+"""Figure of a text: loss of each model, gain from learning while reading, surprise and norm of U."""
 
 from __future__ import annotations
 
@@ -8,15 +7,14 @@ from collections.abc import Mapping
 import numpy as np
 from matplotlib.figure import Figure
 
-from lightning_modules.online.plots import MODES, MOST, rolling
-from lightning_modules.plots import MODEL, NOVEL, RIVAL, WEIGHTS, tidy
+from lightning_modules.plots import MODEL, MODES, NOVEL, RIVAL, WEIGHTS, line_rows, rolling, tidy
 
 
 def reading(nats: Mapping[str, np.ndarray], surprise: np.ndarray, u_norm: np.ndarray) -> Figure:
     """Rolling loss of every model, its difference to the first one's, surprise and norm of U over a text.
 
     Args:
-        nats: Name of a model, the module's own first, and its loss of each token, (T,).
+        nats: Loss (T,) of each token, by name of the model, the module's own first.
         surprise: (T,) of the first layer.
         u_norm: (T,) norm of the fast weights.
     """
@@ -26,7 +24,7 @@ def reading(nats: Mapping[str, np.ndarray], surprise: np.ndarray, u_norm: np.nda
     top, gain, middle, bottom = figure.subplots(
         4, 1, sharex=True, gridspec_kw={"height_ratios": [2, 1, 1, 1]}
     )
-    points = np.unique(np.linspace(min(window, count - 1), count - 1, MOST).astype(int))
+    points = line_rows(window, count)
     lines = {name: rolling(values, window)[points] for name, values in nats.items()}
     own = next(iter(lines))
     for number, (name, values) in reversed(list(enumerate(lines.items()))):

@@ -1,4 +1,4 @@
-"""Where texts come from: Python's own documentation, your files, and two public sets."""
+"""Texts: Python's own documentation, your own files, and two public sets."""
 
 from __future__ import annotations
 
@@ -14,20 +14,16 @@ from lightning_modules.language.data import LanguageData, Text
 
 
 def read_file(path: str | Path, key: str = "path") -> Text:
-    """The content of a file, which the setting `key` names.
+    """Content of a file, which the setting `key` names.
 
     Raises:
-        DataError: it is not there, is no file, or cannot be read.
+        DataError: the file does not exist, is no plain file, or cannot be read.
     """
     file = local(path)
     if not file.is_file():
-        kind = (
-            "is a folder, not a file"
-            if file.is_dir()
-            else "is no plain file"
-            if file.exists()
-            else "no such file"
-        )
+        kind = "no such file"
+        if file.exists():
+            kind = "is a folder, not a file" if file.is_dir() else "is no plain file"
         raise DataError(f"{file}: {kind}. Check `{key}`.")
     try:
         return Text(file.name, file.read_bytes())
@@ -38,7 +34,7 @@ def read_file(path: str | Path, key: str = "path") -> Text:
 class PythonDocs(LanguageData):
     """The help topics that come with Python: about 370,000 characters of technical English; needs no file.
 
-    Several topics quote others at length, so each paragraph is kept where it stands first, and none is in two
+    Topics quote each other at length, so only the first copy of each paragraph is kept: none is in two
     parts."""
 
     def read(self) -> Mapping[str, Text]:
@@ -53,34 +49,31 @@ class TextFile(LanguageData):
     """Your own text; with `unit` bytes any file at all.
 
     Args:
-        path: The text to train on, of which the validation and test parts are cut off where they are not
-            given.
-        val_path: A text of its own to validate with.
-        test_path: A text of its own to test with.
+        path: Text to train on; validation and test parts that are not given are cut off from it.
+        val_path: Separate text for validation.
+        test_path: Separate text for the test.
     """
 
     def __init__(
         self, path: str, val_path: str | None = None, test_path: str | None = None, **options: Any
     ) -> None:
         super().__init__(**options)
-        self.paths = {"train": path} | {
-            k: v for k, v in (("val", val_path), ("test", test_path)) if v is not None
-        }
+        self.path = path
+        self.val_path = val_path
+        self.test_path = test_path
 
     def read(self) -> Mapping[str, Text]:
-        return {
-            part: read_file(path, "path" if part == "train" else f"{part}_path")
-            for part, path in self.paths.items()
-        }
+        train = ("path", self.path)
+        named = {"train": train, "val": ("val_path", self.val_path), "test": ("test_path", self.test_path)}
+        return {part: read_file(path, key) for part, (key, path) in named.items() if path is not None}
 
 
 class TinyShakespeare(LanguageData):
-    """A million characters of Shakespeare; the last 10 % are what others call the validation part, and are
-    the test here.
+    """A million characters of Shakespeare, of which the last 10 %, usually the validation part, are the test.
 
-    The share that picks the best epoch is taken from the beginning of what others train on. The end would not
-    do: it has the beginning of the play with which the test part goes on, and so the only training text with
-    its names."""
+    The share that picks the best epoch is taken from the beginning of the usual training part, and not from
+    its end: the play with which the test part continues begins there, and it is the only training text with
+    the names in that play."""
 
     def read(self) -> Mapping[str, Text]:
         name, content = read_file(data_path("tiny_shakespeare", "input.txt"))
@@ -90,8 +83,7 @@ class TinyShakespeare(LanguageData):
 
 
 class WikiText2(LanguageData):
-    """Two million words of Wikipedia articles in the publisher's three parts; rare words are `<unk>` in it
-    already."""
+    """Two million words of Wikipedia articles in the publisher's three parts, with `<unk>` for rare words."""
 
     def read(self) -> Mapping[str, Text]:
         files = {"train": "train.txt", "val": "valid.txt", "test": "test.txt"}

@@ -1,6 +1,6 @@
 """`Vocabulary`: text as numbers, by bytes, characters or words.
 
-Pieces are what a text is cut into: an array of bytes, a string of characters, or a list of words.
+The pieces of a text are an array of bytes, a string of characters, or a list of words.
 """
 
 from __future__ import annotations
@@ -23,18 +23,18 @@ LINE_END, UNKNOWN_WORD, UNKNOWN_CHARACTER = "<eos>", "<unk>", "\N{REPLACEMENT CH
 
 
 def cut(unit: Unit, content: bytes, name: str) -> Pieces:
-    """The pieces of a file.
+    """Pieces of a file.
 
-    Bytes may be anything. Characters and words are read as UTF-8; words are what white space separates, and
-    each line ends with the word ``<eos>``.
+    Bytes may be anything. Characters and words must be UTF-8; words are separated by white space, and each
+    line ends with the word ``<eos>``.
 
     Args:
-        unit: What a piece is.
-        content: Of the file.
-        name: Of the file, for messages.
+        unit: Kind of the pieces.
+        content: Content of the file.
+        name: Name of the file in messages.
 
     Raises:
-        DataError: it is empty; for characters and words, it is no text in UTF-8.
+        DataError: the file is empty or, for characters and words, not UTF-8 text.
     """
     if not content:
         raise DataError(f"{name}: is empty. Name a file that holds text.")
@@ -57,15 +57,17 @@ def cut(unit: Unit, content: bytes, name: str) -> Pieces:
 
 
 def cut_text(unit: Unit, text: str) -> Pieces:
-    """The pieces of a text."""
+    """Pieces of a text."""
     if unit == "bytes":
         return np.frombuffer(text.encode(), np.uint8)
     return text if unit == "chars" else text.replace("\n", f" {LINE_END} ").split()
 
 
 def characters(unit: Unit, pieces: Pieces) -> int:
-    """How many characters `pieces` are: bytes, those that begin one in UTF-8, or each byte where they are no
-    text; words, with one space between two of a line. Bytes may begin and end within a character."""
+    """Number of characters in `pieces`.
+
+    Bytes may begin and end within a character; each counts as one if they are not UTF-8. Between two words of
+    a line there is one space."""
     if unit == "chars":
         return len(pieces)
     if unit == "words":
@@ -73,10 +75,8 @@ def characters(unit: Unit, pieces: Pieces) -> int:
     held = np.asarray(pieces)
     begins = held & 0xC0 != 0x80
     within = int(np.logical_and.accumulate(~begins[:3]).sum())  # bytes of a character that began before
-    try:
-        codecs.getincrementaldecoder("utf-8")().decode(
-            held[within:].tobytes()
-        )  # which waits for the rest of the last one
+    try:  # an incremental decoder accepts half a character at the end
+        codecs.getincrementaldecoder("utf-8")().decode(held[within:].tobytes())
     except UnicodeDecodeError:
         return len(held)
     return int(begins.sum())
@@ -87,11 +87,11 @@ def _written(words: Sequence[str]) -> str:
 
 
 class Vocabulary:
-    """The symbols that a text is made of, each with a number.
+    """Numbered symbols of a text.
 
     Args:
         unit: `bytes`: all 256; `chars`: characters; `words`: words.
-        symbols: Of characters and words: number 0 stands for all that are not among them.
+        symbols: Characters or words; number 0 stands for all others.
     """
 
     def __init__(self, unit: Unit, symbols: Sequence[str] = ()) -> None:
@@ -102,12 +102,13 @@ class Vocabulary:
 
     @classmethod
     def of(cls, unit: Unit, pieces: Pieces, size: int | None = None) -> Vocabulary:
-        """The vocabulary of a training text.
+        """Vocabulary of a training text.
 
         Args:
-            unit: What a piece is.
+            unit: Kind of the pieces.
             pieces: The text.
-            size: Of words: the most frequent ones, so many with the one for unknown words; all if None.
+            size: Number of words to keep, the most frequent ones, including the one for unknown words; all if
+                None.
         """
         if unit == "bytes":
             return cls(unit)
@@ -124,24 +125,24 @@ class Vocabulary:
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Vocabulary) and (self.unit, self.symbols) == (other.unit, other.symbols)
 
-    __hash__ = None  # type: ignore[assignment] # as of anything that is compared by value and large
+    __hash__ = None  # type: ignore[assignment] # large, and compared by value
 
     @property
     def unknown(self) -> int | None:
-        """The number that stands for what is not in the vocabulary; None where all is."""
+        """Number of the symbol for everything outside the vocabulary; None if nothing is."""
         return None if self.unit == "bytes" else 0
 
     def plain(self) -> dict[str, Any]:
-        """This vocabulary as plain values, for `from_plain`."""
+        """Vocabulary as plain values, for `from_plain`."""
         return {"unit": self.unit, "symbols": list(self.symbols)}
 
     @classmethod
     def from_plain(cls, values: dict[str, Any]) -> Vocabulary:
-        """What `plain` wrote."""
+        """Vocabulary from the values that `plain` returned."""
         return cls(values["unit"], values["symbols"])
 
     def encode(self, pieces: Pieces) -> np.ndarray:
-        """The numbers of `pieces`, (T,)."""
+        """Numbers (T,) of `pieces`."""
         if self.unit == "bytes":
             return np.asarray(pieces, np.uint8)
         if self.unit == "words":
@@ -152,17 +153,17 @@ class Vocabulary:
         return np.where(self._codes[place] == codes, place, 0).astype(np.int32)
 
     def decode(self, tokens: Sequence[int] | np.ndarray) -> str:
-        """The text of these numbers; bytes that are no UTF-8 become replacement characters."""
+        """Text of these numbers; bytes that are not UTF-8 become replacement characters."""
         decoder = Decoder(self)
         return "".join([*(decoder.feed(int(token)) for token in tokens), decoder.end()])
 
 
 class Decoder:
-    """Text out of numbers, one by one; never half a character.
+    """Decoder of numbers into text, one by one, that never returns half a character.
 
     Args:
-        vocabulary: What the numbers mean.
-        after: The text before, from which a word must be kept apart.
+        vocabulary: Vocabulary of the numbers.
+        after: Text before the first number, to be separated from a word.
     """
 
     def __init__(self, vocabulary: Vocabulary, after: str = "") -> None:
@@ -171,37 +172,36 @@ class Decoder:
         self._within = not after[-1:].isspace() and after != ""
 
     def feed(self, token: int) -> str:
-        """The text that `token` completes, which may be none."""
+        """Text that `token` completes; empty if none."""
         if self.vocabulary.unit == "bytes":
             return self._utf8.decode(bytes([token]))
         symbol = self.vocabulary.symbols[token]
         if self.vocabulary.unit == "chars":
             return symbol
-        space, self._within = " " if self._within else "", symbol != LINE_END
+        space = " " if self._within else ""
+        self._within = symbol != LINE_END
         return space + symbol if self._within else "\n"
 
     def end(self) -> str:
-        """What stands for a character that was never completed."""
+        """Replacement for a character that was never completed; empty if there is none."""
         return self._utf8.decode(b"", final=True)
 
 
 def harmless(text: str) -> str:
-    """`text` as a terminal may show it: what is neither printable nor a space, line end or tab, as Python
-    writes it."""
+    """`text` for a terminal: signs other than printable ones, spaces, line ends and tabs are escaped."""
     return "".join(sign if _shown(sign) else repr(sign)[1:-1] for sign in text)
 
 
 def _shown(sign: str) -> bool:
-    return (
-        sign.isprintable() or sign in "\n\t" or unicodedata.category(sign) == "Zs"
-    )  # Python escapes all spaces but one
+    # Python takes only one kind of space for printable
+    return sign.isprintable() or sign in "\n\t" or unicodedata.category(sign) == "Zs"
 
 
 def require_unit(unit: str) -> Unit:
-    """`unit` if it is one.
+    """Return `unit` if it is one.
 
     Raises:
-        ConfigError: it is none.
+        ConfigError: it is not.
     """
     for known in get_args(Unit):
         if unit == known:

@@ -1,4 +1,4 @@
-"""The cross-entropy of a large vocabulary, without ever holding the scores of all tokens.
+"""Cross-entropy over a large vocabulary, without ever holding the scores of all tokens.
 
 Shapes: M tokens, I features, V symbols.
 """
@@ -13,19 +13,19 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 SCORES = 1 << 23
-"""Scores that are computed at once: 32 MiB in float32, and as much again for their logarithms."""
+"""Number of scores that are computed at once: 32 MiB in float32, and as much for their logarithms."""
 
 
 def tied_scores(features: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    """``y E^T + b``, (M, V) in the precision of the weights, whatever that of the features is; shapes as in
-    `tied_nats`."""
+    """Scores ``y E^T + b``, (M, V), in the precision of the weights; arguments as in `tied_nats`."""
     with torch.autocast(features.device.type, enabled=False):
         return torch.addmm(bias, features.to(weight.dtype), weight.t())
 
 
 def tied_nats(features: Tensor, weight: Tensor, bias: Tensor, targets: Tensor) -> Tensor:
-    """``-ln softmax(y E^T + b)[target]`` of each token, (M,) in nats and 0 where the target is negative;
-    without a gradient.
+    """Loss ``-ln softmax(y E^T + b)[target]`` of each token, (M,) in nats, without a gradient.
+
+    It is 0 where the target is negative.
 
     Args:
         features: y, (M, I).
@@ -41,22 +41,22 @@ def tied_nats(features: Tensor, weight: Tensor, bias: Tensor, targets: Tensor) -
 
 
 def tied_loss(features: Tensor, weight: Tensor, bias: Tensor, targets: Tensor) -> Tensor:
-    """The sum () of `tied_nats`, with its gradient.
+    """Sum () of `tied_nats`, with its gradient.
 
-    The gradient is computed along with the value, part by part: ``softmax - one hot`` is known there, and
-    neither scores nor probabilities are kept or computed twice. (PyTorch's own `linear_cross_entropy` does so
-    too, from version 2.13 on.)"""
+    The gradient is computed along with the value, part by part, from ``softmax - one hot``; neither scores
+    nor probabilities are kept or computed twice. (PyTorch's own `linear_cross_entropy` does the same from
+    version 2.13 on.)"""
     total: Tensor = _TiedLoss.apply(features, weight, bias, targets)
     return total
 
 
 def _parts(features: Tensor, weight: Tensor) -> Iterator[slice]:
-    rows = max(SCORES // len(weight), 1)
-    return (slice(start, start + rows) for start in range(0, len(features), rows))
+    tokens = max(SCORES // len(weight), 1)
+    return (slice(start, start + tokens) for start in range(0, len(features), tokens))
 
 
 def _scored(features: Tensor, weight: Tensor, bias: Tensor, targets: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Log-probabilities (M, V), targets (M, 1) that can be gathered, and whether each counts, (M, 1)."""
+    """Log-probabilities (M, V), targets (M, 1) to gather, and whether each counts (M, 1)."""
     targets = targets.unsqueeze(1)
     return tied_scores(features, weight, bias).log_softmax(1), targets.clamp(min=0), targets >= 0
 
@@ -68,11 +68,9 @@ def _nats(logs: Tensor, targets: Tensor, counted: Tensor) -> Tensor:
 class _TiedLoss(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, features: Tensor, weight: Tensor, bias: Tensor, targets: Tensor) -> Tensor:
-        d_features, d_weight, d_bias = (
-            torch.empty_like(features),
-            torch.zeros_like(weight),
-            torch.zeros_like(bias),
-        )
+        d_features = torch.empty_like(features)
+        d_weight = torch.zeros_like(weight)
+        d_bias = torch.zeros_like(bias)
         total = weight.new_zeros(())
         for part in _parts(features, weight):
             logs, target, counted = _scored(features[part], weight, bias, targets[part])

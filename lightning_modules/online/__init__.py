@@ -1,8 +1,8 @@
 """Online learning: predict, score, then learn, row by row, over one stream.
 
-`module` is the task; the engine that learns is `lightning_modules.stream`. `data` is one stream and what was
-measured before it; `sets` and `drifting_stream` are where streams come from. `record` collects a test, with
-`metrics`, `drift` and `plots`."""
+The task is `module`; it learns with the engine `lightning_modules.stream`. Streams come from `sets` (your own
+table, public data) or `drifting_stream` (generated), and `data` cuts them into warm-up, validation and scored
+part. `record` collects a test, for `metrics` and `plots`; `drift` detects changes."""
 
 from lightning_modules.online.data import OnlineData, OnlineShape
 from lightning_modules.online.drifting_stream import DriftingStream

@@ -1,4 +1,4 @@
-"""Where a stream changed, found from what came out of it."""
+"""Detection of changes in a stream from its errors."""
 
 from __future__ import annotations
 
@@ -10,16 +10,15 @@ def page_hinkley(
 ) -> list[int]:
     """Rows at which the mean of `values` (T,) rose, by the Page-Hinkley test.
 
-    In units of the running deviation since the last alarm,
-    ``m_t = m_(t-1) + (x_t - mean_t) / std_t - tolerance`` and an alarm is raised at
-    ``m_t - min m > threshold``, after which all starts afresh. Source: Page, Continuous inspection schemes,
-    1954; Hinkley, 1971.
+    With the running mean and deviation since the last alarm,
+    ``m_t = m_(t-1) + (x_t - mean_t) / std_t - tolerance``; an alarm is raised at ``m_t - min m > threshold``,
+    and all statistics start again. Source: Page, Continuous inspection schemes, 1954; Hinkley, 1971.
 
     Args:
-        values: One figure for each row, such as the error.
-        tolerance: Rise that is no change, in deviations.
-        threshold: Sum of rises that is one; higher means fewer false alarms and later ones.
-        settle: Rows after a start in which no alarm is raised.
+        values: One value for each row, such as the error.
+        tolerance: Rise that counts as no change, in deviations.
+        threshold: Sum of rises that counts as a change; a higher one raises fewer false alarms, and later.
+        settle: Rows after each start in which no alarm is raised.
     """
     alarms: list[int] = []
     count, mean, square, total, lowest = 0, 0.0, 0.0, 0.0, 0.0

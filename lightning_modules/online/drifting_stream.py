@@ -1,4 +1,4 @@
-"""Generated streams whose rule changes at known rows, for trying out online learning without any file."""
+"""Generated streams whose rule changes at known rows, to try out online learning without any file."""
 
 from __future__ import annotations
 
@@ -13,21 +13,21 @@ from lightning_modules.data.series import Series
 from lightning_modules.online.data import OnlineData, OnlineStream, Task
 
 Drift = Literal["abrupt", "gradual", "recurring"]
-_NOISE = 0.1  # standard deviation of what cannot be known, in units of the inputs
+_NOISE = 0.1  # standard deviation of the noise, in units of the inputs
 
 
 class DriftingStream(OnlineData):
-    """A rule from inputs to target that changes; the same arguments give the same stream, bit for bit.
+    """A changing rule from inputs to target, generated; bit for bit the same for the same arguments.
 
     Inputs x are first-order autoregressive (memory 0.7, variance 1). In concept k, with w_k a random
     direction of length 1, ``u = w_k . x + 0.5 (v_k . x)^2 - 0.5 + e`` with e normal of deviation 0.1, and v_k
-    another random direction: regression predicts u, classification whether u is above 0, forecasting the next
-    rows of x itself, whose j-th column then follows ``x_j' = 0.7 (w_kj . x) + e'`` with w_kj the rows of a
-    random rotation.
+    another random direction. Regression predicts u, classification whether u is above 0, and forecasting the
+    next rows of x itself, whose j-th column then follows ``x_j' = 0.7 (w_kj . x) + e'`` with w_kj the rows of
+    a random rotation.
 
-    Drifts fall at equal distances. `abrupt`: a new concept at once; `gradual`: rows come from the new concept
-    with a probability that rises from 0 to 1 over half the distance to the next drift; `recurring`: two
-    concepts in turn, at once.
+    Drifts are equally spaced. `abrupt`: a new concept at once; `gradual`: rows follow the new concept with a
+    probability that rises from 0 to 1 over half the distance to the next drift; `recurring`: two concepts in
+    turn, each at once.
 
     Args:
         kind: `classification`, `regression` or `forecasting`.
@@ -54,12 +54,11 @@ class DriftingStream(OnlineData):
         if drift not in get_args(Drift):
             raise ConfigError(f"`drift` must be {', '.join(get_args(Drift))}; got {drift!r}.", key="drift")
         self.kind: Task = kind
-        self.drift, self.drifts, self.seed = (
-            drift,
-            require_int("drifts", drifts, least=0),
-            require_int("seed", seed, least=0),
-        )
-        self.columns, self.length = require_int("columns", columns), require_int("length", length, least=100)
+        self.drift = drift
+        self.drifts = require_int("drifts", drifts, least=0)
+        self.seed = require_int("seed", seed, least=0)
+        self.columns = require_int("columns", columns)
+        self.length = require_int("length", length, least=100)
 
     @cached_property
     def drift_rows(self) -> tuple[int, ...]:
@@ -68,7 +67,7 @@ class DriftingStream(OnlineData):
 
     @cached_property
     def concepts(self) -> np.ndarray:
-        """(length,) the number of each row's concept."""
+        """Number of each row's concept, (length,)."""
         random = np.random.default_rng([self.seed, 1])
         rows = np.arange(self.length)
         concept = np.searchsorted(self.drift_rows, rows, side="right")
@@ -96,13 +95,8 @@ class DriftingStream(OnlineData):
             return OnlineStream(series, "forecasting", names)
         straight, bent = (random.standard_normal((self.drifts + 1, size)) for _ in range(2))
         straight, bent = (part / np.linalg.norm(part, axis=1, keepdims=True) for part in (straight, bent))
-        along = (straight[self.concepts] * values).sum(1)
-        u = (
-            along
-            + 0.5 * (bent[self.concepts] * values).sum(1) ** 2
-            - 0.5
-            + _NOISE * random.standard_normal(rows)
-        )
+        along, across = ((part[self.concepts] * values).sum(1) for part in (straight, bent))
+        u = along + 0.5 * across**2 - 0.5 + _NOISE * random.standard_normal(rows)
         if self.kind == "regression":
             return OnlineStream(series, "regression", ("u",), u[:, None])
         return OnlineStream(series, "classification", ("below", "above"), (u > 0).astype(np.int64))

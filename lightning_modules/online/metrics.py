@@ -1,4 +1,4 @@
-"""Prequential metrics that torchmetrics lacks, and the sets that the tables of online learning show."""
+"""Prequential metrics: one that torchmetrics lacks, and the sets that the tables of online learning show."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from torchmetrics.classification import MulticlassAccuracy
 
 
 class KappaTemporal(Metric):
-    """How much better than repeating the previous label, ``(p - p_previous) / (1 - p_previous)``.
+    """Gain over repeating the previous label, ``(p - p_previous) / (1 - p_previous)``.
 
-    p is the accuracy and p_previous that of always saying the label of the row before. 1: always right; 0: no
-    better than repeating; below 0: worse. NaN where repeating is always right. Source: Zliobaite et al.,
+    p is the accuracy, and p_previous that of predicting the label of the row before. 1: always right; 0: no
+    better than repeating; below 0: worse. NaN if repeating is always right. Source: Zliobaite et al.,
     Evaluation methods and decision theory for classification of streaming data with temporal dependence,
     2015."""
 
@@ -31,7 +31,7 @@ class KappaTemporal(Metric):
         self.add_state("last", torch.tensor(-1), dist_reduce_fx=None)
 
     def update(self, preds: Tensor, target: Tensor) -> None:
-        """Add predicted classes (M,) of rows that follow those before, and their classes."""
+        """Add predicted and true classes (M,) of the next rows of the stream."""
         before = torch.cat([self.last.reshape(1).to(target), target[:-1]])
         self.right += (preds == target).sum()
         self.repeated += (before == target).sum()
@@ -39,16 +39,16 @@ class KappaTemporal(Metric):
         self.last = target[-1]
 
     def compute(self) -> Tensor:
-        """The value over all rows so far, ()."""
+        """Value () over all rows so far."""
         p, repeat = self.right / self.count, self.repeated / self.count
         return (p - repeat) / (1 - repeat)
 
 
 def prequential_metrics(classes: int | None) -> MetricCollection:
-    """The metrics of a stream: of `classes`, or of values where that is None."""
+    """Metrics of a stream of so many `classes`, or of values if None."""
     if classes is None:
         values = MetricCollection({"mse": MeanSquaredError(), "mae": MeanAbsoluteError()})
-        return values.set_dtype(torch.float64)  # the square of a legal error can be beyond float32
+        return values.set_dtype(torch.float64)  # the square of a legal error can exceed float32
     return MetricCollection(
         {
             "accuracy": MulticlassAccuracy(classes, average="micro"),

@@ -1,5 +1,4 @@
-"""The picture of a stream: how well each mode and rival did, what surprised, what was learnt, and when the
-data changed."""
+"""Figure of a stream: error of each mode and rival, surprise, norm of U, and changes of the data."""
 
 from __future__ import annotations
 
@@ -8,25 +7,7 @@ from collections.abc import Mapping
 import numpy as np
 from matplotlib.figure import Figure
 
-from lightning_modules.plots import MODEL, NOVEL, TRUTH, WEIGHTS, log_scale, tidy
-
-MODES = (
-    MODEL,
-    "#cc79a7",
-    "#56b4e9",
-    "#e69f00",
-    WEIGHTS,
-    "#7a5195",
-)  # the first is the one that the table names first
-MOST = 2000  # points of a line
-
-
-def rolling(values: np.ndarray, window: int) -> np.ndarray:
-    """Mean of the last `window` of `values` (T,), of those there are at the start."""
-    sums = np.cumsum(np.insert(values.astype(np.float64), 0, 0.0))
-    last = np.arange(1, len(values) + 1)
-    first = np.maximum(last - window, 0)
-    return (sums[last] - sums[first]) / (last - first)
+from lightning_modules.plots import MODES, NOVEL, TRUTH, WEIGHTS, line_rows, log_scale, rolling, tidy
 
 
 def stream(
@@ -43,18 +24,18 @@ def stream(
 
     Args:
         time: (T,) time stamp or number of each row.
-        errors: Name of a model, and its error at each row, (T,).
-        own: How many of them, the first ones, are modes of the module; the others are rivals.
+        errors: Error (T,) at each row, by name of the model.
+        own: Number of modes of the module, which come first; the others are rivals.
         surprise: (T,) surprise of the first layer.
         u_norm: (T,) norm of the fast weights.
         known: Times at which the data are known to change.
-        detected: Times at which a detector found a change.
-        label: What the error is.
+        detected: Times of detected changes.
+        label: Name of the error.
     """
     window = max(len(time) // 100, 20)
     figure = Figure(figsize=(10, 7), layout="constrained")
     top, middle, bottom = figure.subplots(3, 1, sharex=True, gridspec_kw={"height_ratios": [2, 1, 1]})
-    points = np.unique(np.linspace(min(window // 2, len(time) - 1), len(time) - 1, MOST).astype(int))
+    points = line_rows(window // 2, len(time))
     greys = np.linspace(0.45, 0.75, max(len(errors) - own, 1))
     lines = {name: rolling(values, window)[points] for name, values in errors.items()}
     for number, (name, values) in reversed(list(enumerate(lines.items()))):
@@ -66,25 +47,18 @@ def stream(
     if min(values.min() for values in lines.values()) > 0 and label != "share of errors":
         log_scale(top)
     top.set_ylabel(f"{label}\n(mean of {window} rows)")
-    middle.plot(time[points], rolling(surprise, window)[points], color=NOVEL, lw=1.2)
+    mean_surprise = rolling(surprise, window)[points]
+    middle.plot(time[points], mean_surprise, color=NOVEL, lw=1.2)
     middle.set_ylabel("surprise")
-    middle.set_ylim(0, max(1.05 * float(rolling(surprise, window)[points].max()), 1e-3))
+    middle.set_ylim(0, max(1.05 * float(mean_surprise.max()), 1e-3))
     bottom.plot(time[points], u_norm[points], color=WEIGHTS, lw=1.2)
     bottom.set_ylabel("|U|")
     bottom.set_xlabel("row" if not np.issubdtype(time.dtype, np.datetime64) else "time")
     for axis in (top, middle, bottom):
         for k, change in enumerate(known):
-            axis.axvline(
-                change, color=TRUTH, lw=1, ls=":", label="known change" if axis is top and not k else None
-            )
+            axis.axvline(change, color=TRUTH, lw=1, ls=":", label=None if k else "known change")
         for k, change in enumerate(detected):
-            axis.axvline(
-                change,
-                color=NOVEL,
-                lw=0.8,
-                alpha=0.5,
-                label="detected change" if axis is top and not k else None,
-            )
+            axis.axvline(change, color=NOVEL, lw=0.8, alpha=0.5, label=None if k else "detected change")
         tidy(axis, time)
     handles, labels = top.get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside upper left", ncols=4, frameon=False)

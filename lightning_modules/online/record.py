@@ -1,4 +1,4 @@
-"""`StreamRecord`: scores and pictures of one pass over a stream, beside the rivals that need no training.
+"""`StreamRecord`: metrics and figure of one pass over a stream, and of the rivals that need no training.
 
 Shapes: M rows, H rows ahead, C targets.
 """
@@ -23,34 +23,36 @@ from lightning_modules.online.metrics import prequential_metrics
 from lightning_modules.stream import Steps
 from lightning_modules.tables import free
 
-ALARM = 25.0  # sum of rises of the error, in its deviations, that counts as a change
+ALARM = 25.0  # sum of rises of the error, in deviations, that counts as a change
 SMALLEST = 1e-12  # added to squared errors before their logarithm is taken
 
 
 class StreamRecord:
-    """What each mode said of each row of a stream, scored, and the same for the rivals.
+    """Scored predictions of each mode, and of the rivals, for the rows of a stream.
 
     Args:
         data: The stream.
-        title: Name of the model, for tables.
-        modes: The modes that will be added.
+        title: Name of the model in tables.
+        modes: Modes of the module, its own first.
     """
 
     def __init__(self, data: OnlineData, title: str, modes: Sequence[str]) -> None:
-        self.data, self.title, self.modes = data, title, list(modes)
+        self.data = data
+        self.title = title
+        self.modes = list(modes)
         classes = data.channels if data.task == "classification" else None
         self.metrics: dict[str, MetricCollection] = {
             name: prequential_metrics(classes) for name in (*modes, *self.rivals)
         }
         for metric in self.metrics.values():
-            metric.persistent()  # a stream can be stopped and gone on with
+            metric.persistent()  # a test can be interrupted and resumed
         self.errors: dict[str, list[Tensor]] = {name: [] for name in self.metrics}
         self.seen: list[Tensor] = []
-        """Surprise and norm of U of the first mode, (M, 2)"""
+        """Surprise and norm of U of the first mode, (M, 2)."""
 
     @property
     def rivals(self) -> list[str]:
-        """The predictions that need no training."""
+        """Names of the predictions that need no training."""
         if self.data.task == "classification":
             return ["previous label", "majority class"]
         if self.data.task == "regression":
@@ -59,21 +61,21 @@ class StreamRecord:
         return ["repeat-last", *(["seasonal-naive"] if seasonal else [])]
 
     def add(self, mode: str, start: int, steps: Steps) -> None:
-        """Enter what `mode` said of the rows from `start`; the rivals' say with that of the first mode."""
+        """Score predictions of `mode` for the rows from `start` on, and with the first mode the rivals'."""
         scored = self.data.scored
         first, stop = max(start, scored.start), min(start + len(steps.predictions), scored.stop)
         if first >= stop:
             return
         rows, part = torch.arange(first, stop), slice(first - start, stop - start)
-        said = steps.predictions[part].cpu()
-        self._score(mode, rows, said[:, 0].argmax(-1) if self.data.task == "classification" else said)
+        found = steps.predictions[part].cpu()
+        self._score(mode, rows, found[:, 0].argmax(-1) if self.data.task == "classification" else found)
         if mode == self.modes[0]:
             self.seen.append(torch.stack([steps.surprise[part], steps.u_norm[part]], 1).cpu())
             for rival in self.rivals:
                 self._score(rival, rows, self._naive(rival, rows))
 
     def _truth(self, rows: Tensor) -> Tensor:
-        """(M,) classes, or (M, H, C) values."""
+        """True classes (M,), or values (M, H, C)."""
         targets = self.data.values[1]
         if self.data.task == "classification":
             return targets[rows]
@@ -92,20 +94,18 @@ class StreamRecord:
             return late.unsqueeze(1)
         length = 1 if rival == "repeat-last" else data.season
         past = targets[rows.unsqueeze(1) + torch.arange(1 - length, 1)]
-        return (
-            naive.repeat_last(past, data.horizon)
-            if length == 1
-            else naive.seasonal_naive(past, data.horizon, length)
-        )
+        if length == 1:
+            return naive.repeat_last(past, data.horizon)
+        return naive.seasonal_naive(past, data.horizon, length)
 
-    def _score(self, model: str, rows: Tensor, said: Tensor) -> None:
+    def _score(self, model: str, rows: Tensor, found: Tensor) -> None:
         truth = self._truth(rows)
-        self.metrics[model].update(said.contiguous(), truth)
-        wrong = (said != truth).double() if truth.dim() == 1 else (said - truth).square().mean((1, 2))
+        self.metrics[model].update(found.contiguous(), truth)
+        wrong = (found != truth).double() if truth.dim() == 1 else (found - truth).square().mean((1, 2))
         self.errors[model].append(wrong)
 
     def tensors(self) -> dict[str, Any]:
-        """All that was entered, by kind and then by model."""
+        """State of the record, for `load`."""
         return {
             "metrics": {name: dict(metric.state_dict()) for name, metric in self.metrics.items()},
             "errors": {name: torch.cat(parts) for name, parts in self.errors.items() if parts},
@@ -113,14 +113,14 @@ class StreamRecord:
         }
 
     def load(self, tensors: dict[str, Any]) -> None:
-        """Go on from what `tensors` gave to a record of the same modes."""
+        """Resume from the state that `tensors` of a record of the same modes returned."""
         for name, state in tensors["metrics"].items():
             self.metrics[name].load_state_dict(state)
         self.errors |= {name: [parts] for name, parts in tensors["errors"].items()}
         self.seen = [tensors["seen"]] if len(tensors["seen"]) else []
 
     def results(self) -> dict[str, dict[str, float]]:
-        """The metrics of every mode, the module's own first, and of every rival."""
+        """Metrics of every mode, the module's own first, and of every rival."""
         names = {mode: f"{self.title}, {mode}" for mode in self.modes}
         scored = {name: metric for name, metric in self.metrics.items() if self.errors[name]}
         return {
@@ -141,10 +141,9 @@ class StreamRecord:
         rows = np.arange(first, first + len(surprise))
         own = errors[self.modes[0]]
         classes = self.data.task == "classification"
-        # the errors of overlapping windows go together: their sum wanders as far as the root of the horizon
-        detected = page_hinkley(
-            own if classes else np.log(own + SMALLEST), threshold=ALARM * self.data.horizon**0.5
-        )
+        # errors of overlapping windows are correlated: their sum wanders with the root of the horizon
+        threshold = ALARM * self.data.horizon**0.5
+        detected = page_hinkley(own if classes else np.log(own + SMALLEST), threshold=threshold)
         known = [row for row in self.data.drift_rows if rows[0] <= row <= rows[-1]]
         return plots.stream(
             self.data.times(rows),

@@ -1,4 +1,4 @@
-"""Streams from files: one's own table, and the public sets under their published online protocol."""
+"""Streams from files: your own table, and public sets in their published online protocol."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Asked = Literal["auto", "forecasting", "regression", "classification"]
 
 
 class Protocol(NamedTuple):
-    """A public set: where it lies, and how its stream is cut."""
+    """A public set: its file, and how its stream is cut."""
 
     dataset: str
     file: str
@@ -42,13 +42,13 @@ PROTOCOLS = {
 
 
 class PublicStream(OnlineData):
-    """A public set under the leak-free online protocol of FSNet and OneNet, or Elec2 over all of its rows.
+    """A public set in the leak-free online protocol of FSNet and OneNet, or Elec2 over all of its rows.
 
     ETT: 4 months of 30 days to train on, 1 to validate, 15 as the stream; WTH and exchange: 20, 5 and 75 %;
     Elec2 (classification): every row is scored, from the first.
 
     Args:
-        name: Which set.
+        name: Name of the set.
         horizon: Rows ahead to forecast; published results use 1, 24 and 48.
     """
 
@@ -90,15 +90,16 @@ class PublicStream(OnlineData):
 
 
 class TableStream(OnlineData, InMemory):
-    """A CSV or Parquet file with one row per step; its columns of numbers, but for the targets, are read.
-    `TableStream.of` takes a DataFrame or an array.
+    """A CSV or Parquet file with one row per time step; `TableStream.of` takes a DataFrame or an array.
+
+    All columns of numbers are read, for regression and classification all but the targets.
 
     Args:
         path: The file: .csv or .txt (also .gz), .parquet or .pq.
         targets: Columns to predict; null for all columns of numbers, which are then forecast.
         task: `forecasting`: the next `horizon` rows of the targets, from all columns; `regression` and
-            `classification`: the target of a row from its other columns; `auto`: classification for one
-            target column that holds words or truth values, else forecasting.
+            `classification`: the target of a row from its other columns; `auto`: classification if the only
+            target column holds words or truth values, else forecasting.
         time_column: The column of time stamps; null finds it, and counts rows where there is none.
     """
 
@@ -125,7 +126,10 @@ class TableStream(OnlineData, InMemory):
             raise ConfigError(
                 f"`targets` must name one column for classification; got {targets}.", key="targets"
             )
-        self.path, self.targets, self.asked, self.time_column = path, targets, task, time_column
+        self.path = path
+        self.targets = targets
+        self.asked = task
+        self.time_column = time_column
 
     def read(self) -> OnlineStream:
         if self.targets is None:
@@ -135,21 +139,17 @@ class TableStream(OnlineData, InMemory):
         for name in self.targets:
             if name not in frame:
                 raise DataError(f"{self.path}: no column `{name}`. {nearest(name, map(str, frame.columns))}")
+        types = pd.api.types
         dtypes = [frame[name].dtype for name in self.targets]
-        numeric = all(
-            pd.api.types.is_numeric_dtype(dtype) and not pd.api.types.is_bool_dtype(dtype) for dtype in dtypes
-        )
+        numeric = all(types.is_numeric_dtype(dtype) and not types.is_bool_dtype(dtype) for dtype in dtypes)
         asked: Task | str = self.asked
         if asked == "auto":
             asked = "classification" if len(self.targets) == 1 and not numeric else "forecasting"
         time_column = self.time_column or find_time_column(frame)
         others = number_columns(frame, self.path, [*self.targets, time_column])
         if asked == "forecasting":
-            return OnlineStream(
-                read_table(self.table, self.time_column, self.targets, others),
-                "forecasting",
-                tuple(self.targets),
-            )
+            series = read_table(self.table, self.time_column, self.targets, others)
+            return OnlineStream(series, "forecasting", tuple(self.targets))
         if not others:
             raise DataError(
                 f"{self.path}: {asked} needs a column of numbers besides `{self.targets[0]}`; there is none."
@@ -173,7 +173,7 @@ class TableStream(OnlineData, InMemory):
         if len(classes) > len(label) / 2:
             raise DataError(
                 f"{self.path}: column `{label.name}` must hold classes that come again; {len(classes)} "
-                "differ in "
-                f"{len(label)} rows. Name another of `targets`, or set `task` to regression for numbers."
+                f"differ in {len(label)} rows. Name another of `targets`, or set `task` to regression for "
+                "numbers."
             )
         return OnlineStream(inputs, "classification", tuple(map(str, classes)), truth.astype(np.int64))

@@ -1,5 +1,4 @@
-"""`TuningAdvisor`: recognises the guide's five symptoms while a run goes on, and says what the guide
-advises."""
+"""`TuningAdvisor`: recognise the guide's five symptoms during a run, and log the guide's advice."""
 
 from __future__ import annotations
 
@@ -26,17 +25,17 @@ REMARKS = "remarks.json"
 
 STALLED = 0.01  # relative fall of the loss within the window below which it counts as not decreasing
 LEARNT = 0.1  # relative fall since the start of the run above which a level loss has converged, not stalled
-ZIGZAG = 0.8  # share of turns of an oscillation; noise turns at two thirds of its steps
-# size of a typical step relative to the start of the run: near 0 any noise is large beside the loss itself
-SWING = 0.2
-JUMP = 3.0  # times the typical loss of the window
-LOST = 0.5  # share of the norm of U that must be left
+ZIGZAG = 0.8  # share of steps at which an oscillating loss turns; pure noise turns at two thirds
+SWING = 0.2  # typical step of an oscillation, relative to the loss at the start of the run
+JUMP = 3.0  # multiple of the window's typical loss that counts as a jump
+LOST = 0.5  # share of the peak norm of U below which it counts as forgotten
 CALM, ALARMED = 0.2, 0.5  # mean surprise below and above which a stream is known and unknown
 
 
-class Sample(NamedTuple):
-    """One logging step: training loss, and the first layer's mean surprise and mean |U| with its ceiling, 0
-    where fast weights are switched off."""
+class LoggedStep(NamedTuple):
+    """Training loss at one logging step, and the first layer's mean surprise, mean |U| and ceiling of |U|.
+
+    The ceiling is 0 where fast weights are switched off."""
 
     loss: float
     surprise: float
@@ -45,9 +44,10 @@ class Sample(NamedTuple):
 
 
 class TuningAdvisor(L.Callback):
-    """Watches the last `window` logging steps and reports each symptom of the guide at most once, as a
-    warning in the log and in `remarks.json` in the run's folder, which says of each its step, the symptom and
-    the adjustment.
+    """Callback that reports each symptom of the guide at most once, by the last `window` logging steps.
+
+    A report is a warning in the log and an entry (step, symptom, adjustment) of `remarks.json` in the run's
+    folder.
 
     With loss l, mean surprise S and mean |U| of the first layer, at each logging step, over a full window:
 
@@ -62,55 +62,49 @@ class TuningAdvisor(L.Callback):
     - *Unstable training*: l is not finite, or its last value is above 3 times the window's median and above
       30 % of l at the start.
 
-    The start is the median over the first tenth of a window: later ones are often half learnt, and epochs
-    have their ups and downs. Fast weights that are switched off (`base_plasticity` 0) neither forget nor have
-    to adapt.
+    The loss at the start is the median over the first tenth of a window: later the task is often half learnt,
+    and epochs have their ups and downs. Fast weights that are switched off (`base_plasticity` 0) cannot
+    forget and need not adapt.
 
-    A rival of DREAM is not watched: the adjustments are of DREAM's knobs.
-
-    The adjustments are `dream.tuning.SYMPTOMS`.
+    The adjustments are `dream.tuning.SYMPTOMS`. They concern DREAM's settings, so its rivals are not watched.
 
     Args:
         window: Logging steps that a symptom must last; at least 4.
 
     Raises:
-        ConfigError: a shorter window.
+        ConfigError: the window is shorter.
     """
 
     def __init__(self, window: int = 50) -> None:
         require("window", window, window >= 4, "at least 4 logging steps")
         self.window = window
-        self.samples: deque[Sample] = deque(maxlen=self.window)
+        self.steps: deque[LoggedStep] = deque(maxlen=self.window)
         self.reported: dict[str, tuple[int, str]] = {}
-        """Step and adjustment of each symptom that was met."""
+        """Step and adjustment of each symptom seen so far."""
         self.start = math.nan
         """Median loss over the first tenth of a window of the run."""
 
     def state_dict(self) -> dict[str, Any]:
-        return {
-            "samples": [tuple(sample) for sample in self.samples],
-            "reported": self.reported,
-            "start": self.start,
-        }
+        return {"steps": [tuple(step) for step in self.steps], "reported": self.reported, "start": self.start}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self.samples.extend(Sample(*sample) for sample in state_dict["samples"])
-        self.reported, self.start = dict(state_dict["reported"]), state_dict["start"]
+        self.steps.extend(LoggedStep(*step) for step in state_dict["steps"])
+        self.reported = dict(state_dict["reported"])
+        self.start = state_dict["start"]
 
     @rank_zero_only
     def write(self, folder: str | Path) -> None:
-        """`remarks.json`: the window and what was reported so far, in the order of the steps."""
+        """Write `remarks.json`: the window, and all reports so far in the order of their steps."""
         remarks = [
             {"step": step, "symptom": symptom, "adjustment": text}
             for symptom, (step, text) in self.reported.items()
         ]
+        text = json.dumps({"window": self.window, "remarks": remarks}, indent=2)
         Path(folder).mkdir(parents=True, exist_ok=True)
-        write_atomic(
-            Path(folder) / REMARKS, json.dumps({"window": self.window, "remarks": remarks}, indent=2) + "\n"
-        )
+        write_atomic(Path(folder) / REMARKS, text + "\n")
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """A run that goes on forgets what it reported after the step that it goes on from."""
+        """Drop the reports that a resumed run made after the step from which it resumes."""
         assert isinstance(pl_module, TaskModule)
         if isinstance(pl_module.core, DREAMStack):
             self.write(trainer.default_root_dir)
@@ -125,24 +119,25 @@ class TuningAdvisor(L.Callback):
         config = pl_module.core.get_config()[0]
         target = config.target_norm if config.base_plasticity > 0 else 0.0
         loss, surprise = float(outputs["loss"]), float(first.mean(first.surprise))
-        self.samples.append(Sample(loss, surprise, float(first.last_u_norm.mean()), target))
-        if len(self.samples) == max(self.window // 10, 1) and math.isnan(self.start):
-            self.start = float(np.median([sample.loss for sample in self.samples]))
-        for symptom in symptoms(self.samples, self.window, self.start):
+        self.steps.append(LoggedStep(loss, surprise, float(first.last_u_norm.mean()), target))
+        if len(self.steps) == max(self.window // 10, 1) and math.isnan(self.start):
+            self.start = float(np.median([step.loss for step in self.steps]))
+        for symptom in symptoms(self.steps, self.window, self.start):
             if symptom not in self.reported:
                 self.reported[symptom] = (trainer.global_step, str(SYMPTOMS[symptom]))
                 self.write(trainer.default_root_dir)
                 log.warning("step %d: %s. Try: %s.", trainer.global_step, symptom, SYMPTOMS[symptom])
 
 
-def symptoms(samples: Sequence[Sample], window: int, start: float) -> list[str]:
-    """The symptoms that the last `window` samples show, by the rules of `TuningAdvisor`; `start` is the run's
-    first loss."""
-    if samples and not math.isfinite(samples[-1].loss):
+def symptoms(logged: Sequence[LoggedStep], window: int, start: float) -> list[str]:
+    """Symptoms that the last `window` logging steps show, by the rules of `TuningAdvisor`.
+
+    `start` is the loss at the start of the run."""
+    if logged and not math.isfinite(logged[-1].loss):
         return ["Unstable training"]
-    if len(samples) < window:
+    if len(logged) < window:
         return []
-    loss, surprise, u_norm, target = np.array(samples, dtype=float).T
+    loss, surprise, u_norm, target = np.array(logged, dtype=float).T
     half = len(loss) // 2
     later = np.median(loss[half:])
     steps = np.diff(loss)

@@ -1,9 +1,8 @@
-"""Checkpoint files: whole or absent, told apart from damaged ones, and loaded without running anything in
-them.
+"""Checkpoint files: written whole or not at all, checked for damage, and loaded without running code in them.
 
 Beside each file NAME lies NAME.sha256, in the format of `sha256sum`. It is written first, and while a file is
-replaced it holds the sums of both, so that a run that is killed at any moment leaves no file that is whole
-and called damaged."""
+replaced it holds the sums of both versions: a run may be killed at any moment, and no intact file is ever
+taken for a damaged one."""
 
 from __future__ import annotations
 
@@ -22,23 +21,23 @@ from dream.files import atomic, sha256, write_atomic
 log = logging.getLogger(__name__)
 
 FORMAT = 1
-"""Number of what a checkpoint holds; it rises when an older reader would misunderstand it."""
+"""Version of the content of a checkpoint; raised when an older reader would misunderstand it."""
 STEP = "step-{:08d}.ckpt"
-"""Name of the file that a run goes on from."""
+"""Name of a save, from which a run resumes."""
 
 
 def identity(task: str) -> dict[str, Any]:
-    """What a checkpoint says of itself."""
+    """Facts by which a checkpoint is recognised: its format, the version of dream, and the task."""
     return {"format": FORMAT, "version": dream.__version__, "task": task}
 
 
 def sums_file(path: Path) -> Path:
-    """Where the SHA-256 of a checkpoint stands."""
+    """Path of the SHA-256 file of a checkpoint."""
     return path.with_name(f"{path.name}.sha256")
 
 
 def _sums(path: Path) -> list[str]:
-    """The sums that are right for a file; none where none are written down."""
+    """Sums that an intact file may have; none if there is no file of sums."""
     try:
         return re.findall(
             r"^[0-9a-f]{64}", sums_file(path).read_text(encoding="utf-8"), flags=re.MULTILINE
@@ -50,7 +49,7 @@ def _sums(path: Path) -> list[str]:
 
 
 def intact(path: Path) -> bool:
-    """Whether a file is what was written; a file that came without its sum is taken as it is."""
+    """Whether a file is as it was written; a file without sums is trusted."""
     sums = _sums(path)
     if not sums:
         return True
@@ -59,24 +58,26 @@ def intact(path: Path) -> bool:
 
 
 def steps(folder: Path) -> list[Path]:
-    """The files that a run can go on from, the newest first."""
+    """Saves in `folder`, the newest first."""
     return sorted(folder.glob(STEP.replace("{:08d}", "*")), reverse=True)
 
 
 def newest(folder: Path) -> Path | None:
-    """The newest intact file that a run can go on from; those that are damaged are named in the log.
+    """Newest intact save in `folder`; the damaged ones are named in the log.
 
     Returns:
-        None where the run had not been saved yet.
+        None if there is no save yet.
 
     Raises:
-        CheckpointError: all of them are damaged.
+        CheckpointError: all saves are damaged.
     """
     found = steps(folder)
     for path in found:
         if _sums(path) and intact(path):
             return path
-        log.warning("%s is damaged: its SHA-256 is not beside it. The one before is used.", path)
+        log.warning(
+            "%s is damaged: its SHA-256 is not in %s. The save before it is used.", path, sums_file(path).name
+        )
     if found:
         raise CheckpointError(
             f"`{folder}` must hold an intact checkpoint; all {len(found)} are damaged. Start a new run."
@@ -91,15 +92,15 @@ def remove(path: Path) -> None:
 
 
 def read(path: str | Path, task: str | None = None) -> dict[str, Any]:
-    """All that a checkpoint holds, on the CPU, wherever it was written; nothing in it is run.
+    """Content of a checkpoint, on the CPU, whatever device wrote it; no code in it is run.
 
     Args:
         path: A file.
-        task: Name of the module that will use it, if it is known.
+        task: Class name of the module that will use it, if known.
 
     Raises:
-        CheckpointError: no such file, a URL, damaged, not a checkpoint of ours, of another format, or of
-            another task.
+        CheckpointError: the file does not exist, is a URL, is damaged, is no checkpoint of `dream fit`, or
+            has another format or task.
     """
     path = local(path)
     checkpoint = load(path)
@@ -112,8 +113,7 @@ def read(path: str | Path, task: str | None = None) -> dict[str, Any]:
     if number != FORMAT:
         raise CheckpointError(
             f"{path} has format {number}, written by dream {found['version']}; dream {dream.__version__} "
-            "reads format "
-            f"{FORMAT}. Use that version, or train again."
+            f"reads format {FORMAT}. Use that version, or train again."
         )
     if task is not None and found["task"] != task:
         raise CheckpointError(
@@ -123,15 +123,15 @@ def read(path: str | Path, task: str | None = None) -> dict[str, Any]:
 
 
 def load(path: Path) -> dict[str, Any]:
-    """The content of a file that `write` wrote, on the CPU; nothing in it is run.
+    """Content of a file that `write` wrote, on the CPU; no code in it is run.
 
     Raises:
-        CheckpointError: it is damaged.
+        CheckpointError: the file is damaged.
     """
     if not intact(path):
         raise CheckpointError(
-            f"{path} is damaged: its SHA-256 is not beside it. Take another of its run, step-*.ckpt, or "
-            "train again."
+            f"{path} is damaged: its SHA-256 is not in {sums_file(path).name}. Use another checkpoint of the "
+            "run, step-*.ckpt, or train again."
         )
     try:
         content: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
@@ -146,10 +146,10 @@ def _not_ours(path: Path, error: Exception) -> CheckpointError:
 
 
 def local(path: str | Path) -> Path:
-    """`path` as a file of this machine.
+    """`path` as a file on this machine.
 
     Raises:
-        CheckpointError: a URL, or no such file.
+        CheckpointError: it is a URL, or does not exist.
     """
     if "://" in str(path):
         raise CheckpointError(
@@ -166,7 +166,7 @@ def write(content: dict[str, Any], path: Path) -> None:
     """Write `content` to `path`, and its SHA-256 beside it.
 
     Raises:
-        CheckpointError: the file cannot be written; the one before is untouched.
+        CheckpointError: the file cannot be written; the previous one is untouched.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -178,19 +178,17 @@ def write(content: dict[str, Any], path: Path) -> None:
         if before:
             write_atomic(sums_file(path), ours)
     except (OSError, RuntimeError) as error:
-        cause = (
-            error if isinstance(error, OSError) else error.__context__
-        )  # torch's writer speaks of a wrong position
+        # where a write fails, torch's writer complains about the position in the file
+        cause = error if isinstance(error, OSError) else error.__context__
         reason = cause.strerror if isinstance(cause, OSError) else str(error).splitlines()[0]
-        message = (
-            f"the checkpoint {path} could not be written: {reason}. Free or change the disk; the one "
-            "before is whole."
-        )
-        raise CheckpointError(message) from error
+        raise CheckpointError(
+            f"the checkpoint {path} could not be written: {reason}. Free or change the disk; the previous "
+            "one is intact."
+        ) from error
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
-    """Reads and writes the checkpoints of the Trainer."""
+    """Reader and writer of the Trainer's checkpoints."""
 
     def save_checkpoint(
         self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any | None = None

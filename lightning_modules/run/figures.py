@@ -1,4 +1,4 @@
-"""`SaveFigures`: the pictures of a test, as files and in the tracked run."""
+"""`SaveFigures`: the figures of a test, as files and in the tracked run."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from lightning_modules.base import TaskModule
 
 
 class SaveFigures(L.Callback):
-    """After a test, writes each of the module's figures to ``figures/NAME.png`` in the run's folder, and logs
-    it.
+    """Callback that writes the module's figures to ``figures/NAME.png`` in the run's folder after a test, and
+    logs them.
 
     Args:
         dpi: Dots per inch of the files.

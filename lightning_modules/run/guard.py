@@ -1,7 +1,7 @@
-"""`NaNGuard`: a batch whose loss, gradients or fast weights are not finite never moves a weight, and is
-named.
+"""`NaNGuard`: keep batches whose loss, gradients or fast weights are not finite from moving any weight.
 
-Shapes: N rows of the batch, M rows of the layer's batch (N, or a whole number of them for each), T steps.
+Shapes: N samples of the batch, M of the layer's batch (a multiple of N), T steps, P parameters with a
+gradient.
 """
 
 from __future__ import annotations
@@ -24,78 +24,82 @@ from lightning_modules.data.base import TaskData
 
 log = logging.getLogger(__name__)
 
-SHOWN = 4  # rows that a message lists
+SHOWN = 4  # samples that a message lists
 
 
-class Part(NamedTuple):
-    """What one forward and backward pass of a step showed, all on the device."""
+class PassFlags(NamedTuple):
+    """Flags of one forward and backward pass, kept on the device."""
 
     loss: Tensor
-    """() bool: it is not finite."""
+    """() bool: the loss is not finite."""
     lost: list[Tensor]
     """(M, T) bool for each layer: surprise or |U| is not finite."""
     rows: Tensor | None
-    """(N, 2) first and last row of the source; None where the data cannot say."""
+    """(N, 2) first and last row of the source; None where the data do not know."""
     source: Callable[[int], str] | None
-    """The name of the source of each of the N."""
+    """Name of the source of each sample."""
 
 
-class Step(NamedTuple):
-    """What one step of the optimiser showed, all on the device."""
+class StepFlags(NamedTuple):
+    """Flags of one optimiser step, kept on the device."""
 
     number: int
     bad: Tensor
     """() bool, the same on all processes."""
     gradients: Tensor
-    """(P,) bool for each parameter that has a gradient: its norm is not finite."""
+    """(P,) bool: the norm of the gradient is not finite."""
     names: list[str]
-    """(P,)"""
-    parts: list[Part]
+    """(P,) of the parameters."""
+    passes: list[PassFlags]
 
 
 class NaNGuard(L.Callback):
-    """Keeps weights, optimiser, priors and carried states clean of NaN and inf, and says where they came
-    from.
+    """Callback that keeps NaN and inf out of weights, optimiser, priors and carried states, and reports their
+    origin.
 
-    A step is bad where its loss, the norm of its gradients, or the surprise or norm of U of any row and layer
-    is not finite. That is one flag on the device, which the optimiser reads (`found_inf`, as of a gradient
-    scaler): in a bad step weights, moments and step count stay bit for bit, and the layers' priors go back to
-    what they were. Rows of a stream whose state is lost go on from the state before (`TaskModule.carry`).
-    With several processes the flag is that of the worst.
+    A step is bad if its loss, the norm of its gradients, or the surprise or norm of U of any sample and layer
+    is not finite. This is one flag on the device, which the optimiser reads (`found_inf`, as from a gradient
+    scaler): a bad step leaves weights, moments and step count unchanged, bit for bit, and the layers' priors
+    are restored. A stream whose state is lost continues from the state before (`TaskModule.carry`). With
+    several processes, a step that is bad on one is bad on all.
 
     The device is waited for once per logging step (``--trainer.log_every_n_steps``) and at the end of an
-    epoch. Then ``guard/skipped``, the bad steps so far, is logged, and each bad one is named: which of loss,
-    gradients (by parameter) and layers, the step, and the rows of the source. While training, the guard
-    stands in for the layers' own `check_inputs`, which would wait in every step.
+    epoch. Then ``guard/skipped``, the bad steps so far, is logged, and each bad one is reported: its number,
+    what was not finite (loss, gradients by parameter, layers), and the rows of the source. While training,
+    the guard replaces the layers' own `check_inputs`, which would wait in every step.
 
-    A step whose loss and gradients are finite can still leave weights that are not, where `lr` is far too
-    large: the same wait tells, and the run stops. No save holds such weights, nor comes after a step for
-    which the run must stop.
+    If `lr` is far too large, a step with finite loss and gradients can still leave weights that are not
+    finite. The same wait detects it, and the run stops. No save holds such weights, and none is written after
+    a step for which the run must stop.
 
-    A monitored metric of a validation that is not finite is reported the same way, and `BestCheckpoint` does
-    not take it.
+    A monitored metric that is not finite after a validation is reported the same way, and `BestCheckpoint`
+    ignores it.
 
     Args:
-        on_bad_batch: What to do about a bad step: `skip` it and go on, or `stop` the run at the next logging
-            step. The weights are those of the steps before it either way.
+        on_bad_batch: What to do about a bad step: `skip` it and continue, or `stop` the run at the next
+            logging step. In either case the weights are those of the steps before it.
         max_skipped: Bad steps in a row after which `skip` stops too, since the run is lost.
 
     Raises:
-        ConfigError: a setting that is not allowed.
+        ConfigError: a setting is not allowed.
     """
 
     def __init__(self, on_bad_batch: Literal["skip", "stop"] = "skip", max_skipped: int = 10) -> None:
         require("on_bad_batch", on_bad_batch, on_bad_batch in ("skip", "stop"), "skip or stop")
         require("max_skipped", max_skipped, max_skipped >= 1, "at least 1")
-        self.on_bad_batch, self.max_skipped = on_bad_batch, max_skipped
-        self.skipped, self.in_a_row = 0, 0
+        self.on_bad_batch = on_bad_batch
+        self.max_skipped = max_skipped
+        self.skipped = 0
+        """Bad steps so far."""
+        self.in_a_row = 0
+        """Bad steps since the last good one."""
         self._error: str | None = None
         self._data: TaskData | None = None
         self._rows: Tensor | None = None
         self._source: Callable[[int], str] | None = None
         self._before: list[tuple[Tensor, Tensor]] = []
-        self._parts: list[Part] = []
-        self._steps: list[Step] = []
+        self._passes: list[PassFlags] = []
+        self._steps: list[StepFlags] = []
         self._kept: dict[str, Tensor] = {}
         self._checked: list[DREAMCell] = []
 
@@ -104,12 +108,13 @@ class NaNGuard(L.Callback):
         return {"skipped": self.skipped, "in_a_row": self.in_a_row}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self.skipped, self.in_a_row = state_dict["skipped"], state_dict["in_a_row"]
+        self.skipped = state_dict["skipped"]
+        self.in_a_row = state_dict["in_a_row"]
 
     def on_save_checkpoint(
         self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        """Nothing is written yet: the saves so far are those before the step for which the run must stop."""
+        """Refuse to save after a step for which the run must stop; nothing is written yet."""
         self._require_none()
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -121,7 +126,10 @@ class NaNGuard(L.Callback):
                 )
         data = trainer.datamodule  # type: ignore[attr-defined]
         self._data = data if isinstance(data, TaskData) else None
-        self._parts, self._steps, self._before, self._error = [], [], [], None
+        self._passes = []
+        self._steps = []
+        self._before = []
+        self._error = None
         self._kept = {
             name: value for name, value in pl_module.state_dict().items() if value.is_floating_point()
         }
@@ -150,7 +158,7 @@ class NaNGuard(L.Callback):
     def on_before_backward(self, trainer: L.Trainer, pl_module: L.LightningModule, loss: Tensor) -> None:
         assert isinstance(pl_module, TaskModule)
         lost = [~(seen.surprise.detach() + seen.u_norm.detach()).isfinite() for seen in pl_module.observed]
-        self._parts.append(Part(~loss.detach().isfinite(), lost, self._rows, self._source))
+        self._passes.append(PassFlags(~loss.detach().isfinite(), lost, self._rows, self._source))
 
     @torch.no_grad()
     def on_before_optimizer_step(
@@ -163,7 +171,7 @@ class NaNGuard(L.Callback):
         norms = torch.stack(torch._foreach_norm([gradient for _, gradient in named]))
         pl_module.gradient_norm = torch.linalg.vector_norm(norms)
         flags = [~pl_module.gradient_norm.isfinite()]
-        flags += [flag for part in self._parts for flag in (part.loss, *(lost.any() for lost in part.lost))]
+        flags += [flag for seen in self._passes for flag in (seen.loss, *(lost.any() for lost in seen.lost))]
         found = torch.stack(flags).any().float()
         if trainer.world_size > 1:
             torch.distributed.all_reduce(found, op=torch.distributed.ReduceOp.MAX)
@@ -172,8 +180,9 @@ class NaNGuard(L.Callback):
         for buffer, before in self._before:
             buffer.copy_(torch.where(bad, before, buffer))
         number, names = trainer.global_step + 1, [name for name, _ in named]
-        self._steps.append(Step(number, bad, ~norms.isfinite(), names, self._parts))
-        self._parts, self._before = [], []
+        self._steps.append(StepFlags(number, bad, ~norms.isfinite(), names, self._passes))
+        self._passes = []
+        self._before = []
 
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -221,7 +230,7 @@ class NaNGuard(L.Callback):
         log.warning("%s; it is no candidate for the best checkpoint.", message)
 
     def _look(self, pl_module: L.LightningModule) -> None:
-        """Report what was bad since the last look.
+        """Report the bad steps since the last report.
 
         Raises:
             DREAMError: the run must stop.
@@ -235,8 +244,7 @@ class NaNGuard(L.Callback):
             raise DREAMError(self._error)
 
     def _count(self) -> None:
-        """Wait for the flags since the last time; count and name the bad steps, and weights that are not
-        finite."""
+        """Wait for the flags since the last count; count the bad steps and log or keep the errors."""
         steps, self._steps = self._steps, []
         if not steps:
             return
@@ -248,7 +256,7 @@ class NaNGuard(L.Callback):
             self.skipped += bad
             if not bad or self._error is not None:
                 continue
-            message = f"step {step.number}: {self._say(step)}"
+            message = f"step {step.number}: {self._description(step)}"
             if self.on_bad_batch == "stop":
                 self._error = (
                     f"{message}. The step moved no weight. Repair the rows, lower `lr`, or set "
@@ -257,8 +265,7 @@ class NaNGuard(L.Callback):
             elif self.in_a_row > self.max_skipped:
                 self._error = (
                     f"{message}. It is bad step {self.in_a_row} in a row, more than `nan_guard.max_skipped` "
-                    "allows. None of "
-                    "them moved a weight. Repair the rows, or lower `lr`."
+                    "allows. None of them moved a weight. Repair the rows, or lower `lr`."
                 )
             else:
                 log.warning("%s. Skipped; %d so far.", message, self.skipped)
@@ -269,38 +276,35 @@ class NaNGuard(L.Callback):
                 f"{_shown(named)}. {DIVERGED}"
             )
 
-    def _say(self, step: Step) -> str:
-        """Which tensors of a bad step are not finite, and which rows of the source it held."""
-        wrong = ["the loss"] if any(bool(part.loss) for part in step.parts) else []
+    def _description(self, step: StepFlags) -> str:
+        """Tensors of a bad step that are not finite, and the rows of the source in its batch."""
+        wrong = ["the loss"] if any(bool(seen.loss) for seen in step.passes) else []
         named = [name for name, bad in zip(step.names, step.gradients.tolist(), strict=True) if bad]
         if named:
             wrong.append(f"the gradient of {_shown(named)}")
-        layers = sorted({k for part in step.parts for k, lost in enumerate(part.lost) if bool(lost.any())})
+        layers = sorted({k for seen in step.passes for k, lost in enumerate(seen.lost) if bool(lost.any())})
         wrong += [f"surprise and norm of U of layer {k}" for k in layers]
         if not wrong:
             return "something on another process is not finite"
-        rows = [place for part in step.parts for place in self._places(part)]
-        shown = "; ".join(rows[:SHOWN]) + (f"; {len(rows) - SHOWN} more" if len(rows) > SHOWN else "")
+        places = [place for seen in step.passes for place in self._places(seen)]
+        shown = "; ".join(places[:SHOWN]) + (f"; {len(places) - SHOWN} more" if len(places) > SHOWN else "")
         return f"not finite: {', '.join(wrong)}. In the batch: {shown or 'rows that the data cannot name'}"
 
-    def _places(self, part: Part) -> list[str]:
-        """The rows of the source where layers were lost or, where none was, all that the batch held."""
-        if part.rows is None or part.source is None:
+    def _places(self, seen: PassFlags) -> list[str]:
+        """Rows of the source at which layers were lost or, if none was, all rows of the batch."""
+        if seen.rows is None or seen.source is None:
             return []
-        rows = part.rows.tolist()
-        lost = torch.stack([layer.reshape(len(rows), -1, layer.shape[-1]).any(1) for layer in part.lost]).any(
-            0
-        )  # (N, T)
+        rows = seen.rows.tolist()
+        layers = [layer.reshape(len(rows), -1, layer.shape[-1]).any(1) for layer in seen.lost]
+        lost = torch.stack(layers).any(0)  # (N, T)
         found = []
-        for row, ((first, last), steps) in enumerate(zip(rows, lost.tolist(), strict=True)):
+        for sample, ((first, last), steps) in enumerate(zip(rows, lost.tolist(), strict=True)):
             if True in steps:
                 each = (last - first + 1) // len(steps)
                 start = first + steps.index(True) * each
                 at = f"row {start}" if each == 1 else f"rows {start} to {start + each - 1}"
-                found.append(f"{part.source(row)}, from {at} on")
-        return found or [
-            f"{part.source(row)}, rows {first} to {last}" for row, (first, last) in enumerate(rows)
-        ]
+                found.append(f"{seen.source(sample)}, from {at} on")
+        return found or [f"{seen.source(sample)}, rows {a} to {b}" for sample, (a, b) in enumerate(rows)]
 
 
 def _shown(names: list[str]) -> str:
@@ -308,7 +312,7 @@ def _shown(names: list[str]) -> str:
 
 
 class BestCheckpoint(ModelCheckpoint):
-    """Lightning's ModelCheckpoint, for which a metric that is not finite is never among the best."""
+    """Lightning's ModelCheckpoint, except that a metric that is not finite is never among the best."""
 
     def check_monitor_top_k(self, trainer: L.Trainer, current: Tensor | None = None) -> bool:
         if current is not None and not bool(current.isfinite()):

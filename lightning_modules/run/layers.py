@@ -1,5 +1,4 @@
-"""`LayerRecord`: how often each surprise came in a test, surprise and norm of U over it, and the plasticity
-learnt."""
+"""`LayerRecord`: histogram of surprise, surprise and norm of U over a test, and the learned plasticity."""
 
 from __future__ import annotations
 
@@ -19,31 +18,32 @@ from dream.cell import DREAMCell
 from dream.files import write_atomic
 from lightning_modules.base import Observation, TaskModule
 
-BINS = 64  # of a histogram over [0, 1]; a power of two, so that their borders are exact
-POINTS = 256  # of a line over the test, and up to twice as many
+BINS = 64  # bins of a histogram over [0, 1]; a power of two, so that their borders are exact
+POINTS = 256  # least number of points of a line over a long test; at most twice as many
 LAYERS = "layers.json"
 
 
 class LayerTally:
-    """What a layer showed so far: memory that no length of a test adds to, and no wait for the device.
+    """Running record of a layer, in constant memory and without waiting for the device.
 
-    How a test is cut into batches makes no difference to it.
+    It does not depend on how a test is cut into batches.
 
     Args:
-        device: Where the sums lie.
+        device: Device of the sums.
     """
 
     def __init__(self, device: torch.device | str = "cpu") -> None:
         self.counts = torch.zeros(BINS + 1, dtype=torch.int64, device=device)
-        """Steps by surprise; the last are those that don't count."""
+        """Number of steps in each bin of surprise; the last entry counts the steps that are left out."""
         self.sums = torch.zeros(3, 2 * POINTS, dtype=torch.float64, device=device)
-        """Surprise, norm of U and number of steps, by point"""
-        self.width, self.place = 1, 0
-        """Places of a point, and places so far: steps of streams, or rows of a batch that are read one after
-        the other."""
+        """Sums of surprise, norm of U and number of steps, by point."""
+        self.width = 1
+        """Places per point."""
+        self.place = 0
+        """Places so far: steps of streams, or samples that are read one after the other."""
 
     def add(self, seen: Observation) -> None:
-        """Enter a batch."""
+        """Add a batch."""
         surprise, u_norm = seen.surprise.detach().double(), seen.u_norm.detach().double()
         valid = seen.valid & (surprise + u_norm).isfinite()
         bins = torch.where(valid, (surprise * BINS).clamp(0, BINS - 1), BINS).long().flatten()
@@ -52,28 +52,25 @@ class LayerTally:
         values = torch.where(valid, values, 0.0).sum(1 if seen.streams else 2)
         length = values.shape[1]
         while self.place + length > self.width * 2 * POINTS:
-            self.sums = torch.cat(
-                [self.sums.unflatten(1, (POINTS, 2)).sum(2), torch.zeros_like(self.sums[:, :POINTS])], 1
-            )
+            halved = self.sums.unflatten(1, (POINTS, 2)).sum(2)
+            self.sums = torch.cat([halved, torch.zeros_like(halved)], 1)
             self.width *= 2
         points = torch.arange(self.place, self.place + length, device=values.device) // self.width
         self.sums.index_add_(1, points, values)
         self.place += length
 
     def tensors(self) -> dict[str, Tensor]:
-        """All that was entered."""
+        """State of the record, for `load`."""
         return {"counts": self.counts, "sums": self.sums, "place": torch.tensor([self.width, self.place])}
 
     def load(self, tensors: Mapping[str, Tensor]) -> None:
-        """Go on from what `tensors` gave."""
-        self.counts, self.sums = (
-            tensors[name].to(self.counts.device, copy=True) for name in ("counts", "sums")
-        )
+        """Resume from the state that `tensors` returned."""
+        self.counts = tensors["counts"].to(self.counts.device, copy=True)
+        self.sums = tensors["sums"].to(self.sums.device, copy=True)
         self.width, self.place = tensors["place"].tolist()
 
     def plain(self) -> dict[str, Any]:
-        """For JSON: `surprise_counts` by bin; of every point of a line the place where it begins, and the
-        means there."""
+        """Record as JSON values: `surprise_counts` by bin; first `place` and means of each point."""
         surprise, u_norm, number = self.sums.cpu().numpy()
         there = np.flatnonzero(number)
         return {
@@ -85,20 +82,21 @@ class LayerTally:
 
 
 class LayerRecord(L.Callback):
-    """Writes `layers.json` into the run's folder at the end of a test, for each DREAM layer:
+    """Callback that writes `layers.json` into the run's folder at the end of a test. For each DREAM layer:
 
-    ``surprise_counts`` the steps of the test in each 64th of [0, 1] of surprise; ``place``, ``surprise`` and
-    ``u_norm`` their means over the test, at 512 places at most; of layers with fast weights ``plasticity``
-    and ``tonic``, histograms of the learned eta and of the tonic share over the units, and ``target_norm``,
-    the ceiling of |U|.
+    - ``surprise_counts``: number of steps in each of 64 equal bins of surprise in [0, 1];
+    - ``place``, ``surprise`` and ``u_norm``: means over the test, at 512 points at most;
+    - of layers with fast weights ``plasticity`` and ``tonic``: histograms of the learned eta and of the tonic
+      share over the units; and ``target_norm``, the ceiling of |U|.
 
-    Steps are those that the module observes in the test, all rows of a batch. A rival of DREAM has no layers
-    to record. Every process reads the whole of a test, so the first one's record is that of the run. A test
-    that goes on with an earlier one goes on with its record: `SaveProgress` keeps both."""
+    The steps are those that the module observes in the test, of all samples. A rival of DREAM has no layers
+    to record. Every process reads the whole test, so the first one writes the record. A resumed test
+    continues its record: `SaveProgress` keeps it."""
 
     def __init__(self) -> None:
         self.tallies: list[LayerTally] = []
         self.streams = False
+        """Whether the samples of the test are streams."""
 
     def on_test_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         assert isinstance(pl_module, TaskModule)
@@ -128,8 +126,9 @@ class LayerRecord(L.Callback):
 
 
 def fast_weights(cell: DREAMCell) -> dict[str, Any]:
-    """Histograms of the learned eta and of the tonic share over the units of a layer, and the ceiling of |U|;
-    empty where it has no fast weights."""
+    """Histograms of the learned eta and the tonic share over a layer's units, and the ceiling of |U|.
+
+    Empty if the layer has no fast weights."""
     if cell.config.base_plasticity == 0:
         return {}
     params = cell.params()

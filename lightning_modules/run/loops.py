@@ -1,11 +1,11 @@
-"""Training loops that go on exactly where they stopped.
+"""Training loops that resume exactly where they stopped.
 
-A run is saved between two steps, when every counter of the Trainer's loops is whole: after an optimiser step,
-at the end of an epoch, or, if it is stopped inside a validation, as it was before that validation, which then
-starts over. Lightning can save at more places and mends the counters after loading; what is mended there
-would be wrong here.
+A run is saved only between two steps, when all counters of the Trainer's loops agree: after an optimiser
+step, at the end of an epoch or, if it is stopped inside a validation, in the state before that validation,
+which is then repeated. Lightning can also save at other places, and repairs the counters after loading; that
+repair would be wrong here.
 
-The loops are Lightning's own otherwise. They belong to its internals, which the version bound in
+Otherwise the loops are Lightning's own. They are among its internals, which the version bound in
 `pyproject.toml` pins."""
 
 from __future__ import annotations
@@ -22,17 +22,17 @@ from lightning_modules.data.order import EpochOrder
 
 
 class Pauses(Protocol):
-    """Who is told where a run can be saved or stopped."""
+    """Listener for the points at which a run can be saved or stopped."""
 
     def on_step_done(self, trainer: L.Trainer) -> None:
-        """Between two steps of an epoch, nothing pending."""
+        """Hook between two steps of an epoch, with nothing pending."""
 
     def on_epoch_done(self, trainer: L.Trainer) -> None:
-        """Between two epochs."""
+        """Hook between two epochs."""
 
 
 class EpochLoop(_TrainingEpochLoop):
-    """The steps of an epoch."""
+    """Loop over the steps of an epoch."""
 
     pauses: Pauses
     _validate_first = False
@@ -46,7 +46,7 @@ class EpochLoop(_TrainingEpochLoop):
 
     def reset(self) -> None:
         if self.restarting:
-            self.restarting = False  # the counters are whole
+            self.restarting = False  # the counters agree: there is nothing to repair
         else:
             super().reset()
 
@@ -66,44 +66,42 @@ class EpochLoop(_TrainingEpochLoop):
 
 
 class FitLoop(_FitLoop):
-    """The epochs of a fit."""
+    """Loop over the epochs of a fit."""
 
     epoch_loop: EpochLoop
 
     @property
-    def _goes_on(self) -> bool:
-        """Whether an epoch was loaded that had begun and not ended."""
+    def _within_epoch(self) -> bool:
+        """Whether the loaded run stopped within an epoch."""
         return self._loaded_from_state_dict and self.epoch_progress.current.ready != self._ended
 
     @property
     def _ended(self) -> int:
-        """Epochs that were gone through."""
+        """Number of completed epochs."""
         return int(self.epoch_progress.current.processed)  # type: ignore[attr-defined] # the tracker's kind is not declared
 
     def reset(self) -> None:
         super().reset()
-        _Loop.restarting.fset(self, self._goes_on)  # type: ignore[attr-defined] # a property's setter
+        _Loop.restarting.fset(self, self._within_epoch)  # type: ignore[attr-defined] # a property's setter
         if self._loaded_from_state_dict:
             assert self._combined_loader is not None
             assert self._data_fetcher is not None
             for loader in self._combined_loader.flattened:
                 if isinstance(loader.sampler, EpochOrder):
                     loader.sampler.set_epoch(self._ended)
-                    loader.sampler.first = (
-                        self.epoch_loop.batch_progress.current.ready if self._goes_on else 0
-                    )
-            iter(
-                self._data_fetcher
-            )  # the one before was made for the first epoch, when nothing had been loaded
+                    batches = self.epoch_loop.batch_progress.current.ready
+                    loader.sampler.first = batches if self._within_epoch else 0
+            # the present iterator was made for the first epoch, before anything was loaded
+            iter(self._data_fetcher)
 
     def on_advance_end(self) -> None:
-        self._restarting = False  # an epoch that went on ends like any other
+        self._restarting = False  # a resumed epoch ends like any other
         super().on_advance_end()
         self.epoch_loop.pauses.on_epoch_done(self.trainer)
 
 
 def make_resumable(trainer: L.Trainer, pauses: Pauses) -> None:
-    """Give `trainer` these loops, and tell `pauses` where they can be saved or stopped."""
+    """Give `trainer` these loops; `pauses` is called wherever they can be saved or stopped."""
     old = trainer.fit_loop
     trainer.fit_loop = FitLoop(trainer, old.min_epochs, old.max_epochs)
     trainer.fit_loop.epoch_loop = EpochLoop(trainer, old.epoch_loop.min_steps, old.epoch_loop.max_steps)

@@ -1,4 +1,4 @@
-"""`DREAMMonitor`: loss, surprise and norm of U while training, as the guide's tuning workflow asks for."""
+"""`DREAMMonitor`: log surprise, norm of U and more in training, as the guide's tuning workflow recommends."""
 
 from __future__ import annotations
 
@@ -12,17 +12,20 @@ from dream.cell import DREAMCell
 from lightning_modules import ranks
 from lightning_modules.base import TaskModule, is_logging_step
 
-SURPRISED = 0.5  # above it a step counts as surprising
+SURPRISED = 0.5  # surprise above which a step counts as surprising
 
 
 class DREAMMonitor(L.Callback):
-    """Logs, to every logger, for each layer k at each logging step, as ``dream/layer_k/...``:
+    """Callback that logs, for each layer k at each logging step, as ``dream/layer_k/...``:
 
-    ``surprise`` mean over rows and steps, without padding; ``surprised`` share of steps above 0.5; ``u_norm``
-    mean over rows of |U| after the last step; ``threshold`` mean habituated threshold; ``plasticity`` and
-    ``tonic`` means of the learned eta and of the tonic share (layers with fast weights). The first layer's
-    surprise and |U| also go to the progress bar, beside the loss. A logging step is one of
-    ``--trainer.log_every_n_steps``; in between nothing is computed."""
+    - ``surprise``: mean over samples and steps, without padding;
+    - ``surprised``: share of steps with surprise above 0.5;
+    - ``u_norm``: mean over samples of |U| after the last step;
+    - ``threshold``: mean habituated threshold;
+    - ``plasticity`` and ``tonic``: means of the learned eta and the tonic share (layers with fast weights).
+
+    The progress bar shows surprise and |U| of the first layer beside the loss. Between logging steps
+    (``--trainer.log_every_n_steps``) nothing is computed."""
 
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int

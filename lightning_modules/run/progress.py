@@ -1,4 +1,4 @@
-"""`PlainProgress`: a line for each epoch, and now and then within what takes longer, for logs and pipes."""
+"""`PlainProgress`: progress as plain lines, for logs and pipes."""
 
 from __future__ import annotations
 
@@ -13,16 +13,20 @@ from lightning_modules.waiting import Lines
 
 
 class PlainProgress(L.Callback):
-    """Prints, to stderr, epoch, loss, the monitored metric, seconds so far and an estimate of those left; and
-    every ten seconds how far an epoch, a validation, a test or a prediction is."""
+    """Callback that prints a line to stderr after each epoch, and every ten seconds within any stage.
+
+    After an epoch: its number, loss, monitored metric, seconds so far and an estimate of those left. Within
+    an epoch, a validation, a test or a prediction: the share that is done."""
 
     def __init__(self) -> None:
         self._start = 0.0
         self._first_epoch = 0
-        self._epoch, self._stage = Lines(), Lines()
+        self._epoch = Lines()
+        self._stage = Lines()
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        self._start, self._first_epoch = time.monotonic(), trainer.current_epoch
+        self._start = time.monotonic()
+        self._first_epoch = trainer.current_epoch
 
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self._epoch.begin()
@@ -38,12 +42,9 @@ class PlainProgress(L.Callback):
         elapsed = time.monotonic() - self._start
         done = trainer.current_epoch - self._first_epoch + 1
         parts = [self._name(trainer)]
-        known = [
-            name
-            for name in ("train/loss", getattr(pl_module, "monitor", ""))
-            if name in trainer.callback_metrics
-        ]
-        parts += [f"{name} {float(trainer.callback_metrics[name]):.4f}" for name in known]
+        metrics = trainer.callback_metrics
+        names = ("train/loss", getattr(pl_module, "monitor", ""))
+        parts += [f"{name} {float(metrics[name]):.4f}" for name in names if name in metrics]
         parts.append(f"{elapsed:.0f} s")
         if trainer.max_epochs and trainer.max_epochs > 0:
             left = elapsed / done * (trainer.max_epochs - trainer.current_epoch - 1)
@@ -82,5 +83,5 @@ class PlainProgress(L.Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        """How far a stage is, of so many batches of each loader."""
+        """Print the share of a stage that is done, given the number of batches of each loader."""
         self._stage.tell(stage, (batch_idx + 1) / batches[dataloader_idx])

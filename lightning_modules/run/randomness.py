@@ -1,4 +1,4 @@
-"""The state of all global random generators, as values that a checkpoint can hold and load safely."""
+"""State of all global random generators, as values that a checkpoint can hold and load safely."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 
 
 def random_state() -> dict[str, Any]:
-    """Where the generators of Python, NumPy, torch and every CUDA device stand."""
+    """State of the generators of Python, NumPy, torch and every CUDA device."""
     kind, keys, place, has_gauss, gauss = np.random.get_state(legacy=True)  # noqa: NPY002 - others may draw from it
     return {
         "python": random.getstate(),
@@ -27,8 +27,7 @@ def random_state() -> dict[str, Any]:
 
 
 def set_random_state(state: dict[str, Any]) -> None:
-    """Put the generators where `random_state` found them; those of CUDA devices as far as there are as
-    many."""
+    """Restore what `random_state` returned; CUDA generators only if there are as many devices as then."""
     random.setstate(state["python"])
     kind, keys, *rest = state["numpy"]
     np.random.set_state((kind, keys.numpy().astype(np.uint32), *rest))  # noqa: NPY002

@@ -1,4 +1,4 @@
-"""What must not be written down: passwords in addresses, keys and tokens."""
+"""Redaction of secrets: passwords in addresses, keys and tokens."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import re
 from typing import Any
 
 HIDDEN = "***"
-LEAST = 8  # characters of a value of the environment that counts as a secret
+LEAST = 8  # characters; a shorter value of an environment variable is not taken for a secret
 _NAME = re.compile(
     r"(?:^|[._-])(?:api_?key|access_?key|token|secret|password|passwd|credentials?)$", re.IGNORECASE
 )
@@ -16,11 +16,11 @@ _USER = re.compile(r"(?<=://)[^/@\s]+(?=@)")
 
 
 def redacted(value: Any) -> Any:
-    """`value`, or the values in a list or dictionary, without secrets, ready to be written down.
+    """Copy of `value` (a text, or a list or dictionary of values) without secrets.
 
-    Hidden are user and password of an address (``https://USER:PASSWORD@HOST``), the values of environment
-    variables whose name ends with key, token, secret, password or credentials, and settings and flags with
-    such a name."""
+    Hidden are user and password of an address (``https://USER:PASSWORD@HOST``), values of environment
+    variables whose name ends with key, token, secret, password or credentials, and values of settings and
+    flags with such a name."""
     return _redacted(value, sorted(_environment(), key=len, reverse=True))
 
 

@@ -1,4 +1,4 @@
-"""`SaveProgress`: a run that can be stopped at any step, and goes on as if it never had been."""
+"""`SaveProgress`: save a run so that it can stop at any step and resume as if it never had stopped."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from lightning_modules.run.tracking import JSONLLogger
 log = logging.getLogger(__name__)
 
 TEST = "test.ckpt"
-"""How far a test is."""
+"""File with the progress of an interrupted test."""
 
 
 @runtime_checkable
@@ -42,17 +42,17 @@ class ResumableTest(Protocol):
 
 
 class SaveProgress(L.Callback):
-    """Saves the run at the end of every epoch, every so many steps or minutes, and when it is told to stop.
+    """Callback that saves the run after every epoch, every so many steps or minutes, and when it must stop.
 
-    A save holds weights, optimiser, schedule, the place in the data, carried states, the states of all random
-    generators and of the other callbacks, and the length of `metrics.jsonl`; a run that goes on from it takes
-    the same steps as one that was never stopped. The last `keep` are kept, beside the best. A test over a
-    stream that learns is saved, too.
+    A save holds weights, optimiser, schedule, the position in the data, carried states, the states of all
+    random generators and of the other callbacks, and the length of `metrics.jsonl`; a run that resumes from
+    it takes the same steps as one that was never stopped. The last `keep` saves are kept, beside the best
+    checkpoint. The test of a model that learns from a stream is saved, too.
 
     Args:
-        keep: Saves to keep.
-        every_n_steps: Also save after so many steps; at the ends of epochs only if not given.
-        every_minutes: Also save when the last save is so long ago.
+        keep: Number of saves to keep.
+        every_n_steps: Also save every so many steps; only at the ends of epochs if not given.
+        every_minutes: Also save when the last save is older than this.
     """
 
     def __init__(self, keep: int = 2, every_n_steps: int | None = None, every_minutes: float = 5.0) -> None:
@@ -61,11 +61,11 @@ class SaveProgress(L.Callback):
         require("every_minutes", every_minutes, every_minutes > 0, "a number above 0")
         self.every_minutes = every_minutes
         self.folder: Path | None = None
-        """Where the saves go; None where nothing is saved."""
+        """Folder of the saves; None if nothing is saved."""
         self.resumes = False
-        """Whether the run goes on in its own folder."""
+        """Whether the run resumes in its own folder."""
         self.from_save = False
-        """Whether it goes on from a save of its own; otherwise a checkpoint starts a new run."""
+        """Whether it resumes from a save of its own; otherwise a checkpoint starts a new run."""
         self.signals = StopSignals()
         self._loaded: dict[str, Any] | None = None
         self._saved = time.monotonic()
@@ -75,7 +75,7 @@ class SaveProgress(L.Callback):
         """Save the run now, and remove the oldest saves.
 
         Raises:
-            CheckpointError: it cannot be written; the saves before are whole.
+            CheckpointError: it cannot be written; the earlier saves are intact.
         """
         assert self.folder is not None
         trainer.save_checkpoint(self.folder / checkpoints.STEP.format(trainer.global_step))
@@ -83,10 +83,8 @@ class SaveProgress(L.Callback):
         if trainer.is_global_zero:
             saves = checkpoints.steps(self.folder)
             own = saves.index(self.folder / checkpoints.STEP.format(trainer.global_step))
-            for path in (
-                *saves[:own],
-                *saves[own + self.keep :],
-            ):  # later ones are damaged: the run went on from before
+            # saves of later steps are damaged: the run resumed from before them
+            for path in (*saves[:own], *saves[own + self.keep :]):
                 checkpoints.remove(path)
 
     @property
@@ -94,7 +92,7 @@ class SaveProgress(L.Callback):
         return time.monotonic() - self._saved > 60 * self.every_minutes
 
     def on_step_done(self, trainer: L.Trainer) -> None:
-        """Between two steps of an epoch."""
+        """Save if one is due, and stop if a signal came."""
         stop = self._agreed(trainer, self.signals.received is not None)
         due = self._agreed(trainer, self._due)
         if stop or due or (self.every_n_steps and trainer.global_step % self.every_n_steps == 0):
@@ -103,7 +101,7 @@ class SaveProgress(L.Callback):
             self.signals.stop()
 
     def on_epoch_done(self, trainer: L.Trainer) -> None:
-        """Between two epochs."""
+        """Save, and stop if a signal came."""
         self.save(trainer)
         if self._agreed(trainer, self.signals.received is not None):
             self.signals.stop()
@@ -113,11 +111,10 @@ class SaveProgress(L.Callback):
         return ranks.anywhere(flag, trainer.strategy.root_device)
 
     def on_validation_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *_: Any) -> None:
-        if (
-            self.signals.received is not None and ranks.world_size() == 1
-        ):  # others may be through with their part
+        # of several processes, others may have finished their part
+        if self.signals.received is not None and ranks.world_size() == 1:
             if trainer.state.fn == TrainerFn.FITTING:
-                self.save(trainer)  # as before this validation, which will start over
+                self.save(trainer)  # the state before this validation, which will be repeated
             self.signals.stop()
 
     def on_save_checkpoint(
@@ -151,19 +148,16 @@ class SaveProgress(L.Callback):
         if self._loaded is not None:
             states = self._loaded["random"]
             set_random_state(states[min(ranks.rank(), len(states) - 1)])
-            if ranks.rank() >= len(states):
-                torch.manual_seed(
-                    torch.initial_seed() + ranks.rank()
-                )  # there was no such rank; its numbers are its own
+            seeded = ranks.rank() < len(states)
             self._loaded = None
-        elif ranks.rank() > 0:
-            torch.manual_seed(
-                torch.initial_seed() + ranks.rank()
-            )  # rows of different processes drop different units
+        else:
+            seeded = ranks.rank() == 0
+        if not seeded:  # numbers of its own, so that dropout differs between processes
+            torch.manual_seed(torch.initial_seed() + ranks.rank())
         self.wait()
 
     def wait(self) -> None:
-        """From now on a signal waits for the end of the step."""
+        """Let signals wait for the end of the step from now on."""
         self.signals.wait = True
         self.signals.listen()
         self._saved = time.monotonic()
@@ -206,35 +200,29 @@ class SaveProgress(L.Callback):
             self.signals.stop()
 
     def on_test_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        self.signals.wait, self._batches = False, 0
+        self.signals.wait = False
+        self._batches = 0
         if self.signals.received is not None:
             self.signals.stop()
 
 
 def moved(state: dict[str, Any], folder: str) -> dict[str, Any]:
-    """The `state` of a ModelCheckpoint whose files are now in `folder`; it forgets the best of another
-    one."""
+    """State of a ModelCheckpoint whose files have moved to `folder`."""
 
     def here(path: str) -> str:
         return str(Path(folder) / Path(path).name) if path else path
 
-    paths = {
-        name: here(state[name]) for name in ("best_model_path", "kth_best_model_path", "last_model_path")
-    }
-    return {
-        **state,
-        **paths,
-        "best_k_models": {here(p): score for p, score in state["best_k_models"].items()},
-        "dirpath": folder,
-    }
+    names = ("best_model_path", "kth_best_model_path", "last_model_path")
+    best = {here(path): score for path, score in state["best_k_models"].items()}
+    return {**state, **{name: here(state[name]) for name in names}, "best_k_models": best, "dirpath": folder}
 
 
 def layer_tallies(trainer: L.Trainer) -> list[LayerTally]:
-    """What the test has shown of each layer so far; empty where nothing records it."""
+    """Running record of each layer in the test; empty if no callback keeps one."""
     callbacks: list[L.Callback] = trainer.callbacks  # type: ignore[attr-defined]
     return [tally for record in callbacks if isinstance(record, LayerRecord) for tally in record.tallies]
 
 
 def metrics_files(trainer: L.Trainer) -> list[JSONLLogger]:
-    """The loggers that write `metrics.jsonl`."""
+    """Loggers that write `metrics.jsonl`."""
     return [logger for logger in trainer.loggers if isinstance(logger, JSONLLogger)]

@@ -1,4 +1,4 @@
-"""SIGTERM and Ctrl-C, which wait for the end of a step where there is something to save."""
+"""SIGTERM and Ctrl-C, held back until the end of a step if there is something to save."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ HEARD = (signal.SIGTERM, signal.SIGINT)
 
 
 class StopSignals:
-    """Hears SIGTERM and Ctrl-C while the ``with`` block runs, in the main thread.
+    """Handler of SIGTERM and Ctrl-C while its ``with`` block runs, in the main thread.
 
-    The first is kept in `received`, for whoever comes to the end of a step to see. Unless `wait` is on, and
-    from the second Ctrl-C on, it raises at once, too: KeyboardInterrupt or, for SIGTERM, Lightning's
-    SIGTERMException. (Python ignores what is raised while it collects garbage; then the end of the first step
-    sees it.)"""
+    The first signal is kept in `received`, to be checked at the end of a step. If `wait` is off, and from the
+    second Ctrl-C on, it also raises at once: KeyboardInterrupt or, for SIGTERM, Lightning's SIGTERMException.
+    (Python drops an exception raised during garbage collection; the check at the end of the step catches
+    that.)"""
 
     def __init__(self) -> None:
         self.wait = False
@@ -38,13 +38,14 @@ class StopSignals:
             signal.signal(number, handler)
 
     def listen(self) -> None:
-        """Take the signals (again: the Trainer takes SIGTERM when it starts)."""
+        """Install the handler; call it again once the Trainer has started, which installs one for SIGTERM."""
         for number in HEARD:
-            if self._before.get(number) is not signal.SIG_IGN:  # whoever started us wants it ignored
+            if self._before.get(number) is not signal.SIG_IGN:  # the parent process wants it ignored
                 signal.signal(number, self._handle)
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
-        first, self.received = self.received is None, self.received or signal.Signals(number)
+        first = self.received is None
+        self.received = self.received or signal.Signals(number)
         if self.wait and first:
             print("dream: stopping after this step; Ctrl-C stops at once.", file=sys.stderr, flush=True)  # noqa: T201
         elif number == signal.SIGINT:
@@ -53,6 +54,6 @@ class StopSignals:
             raise SIGTERMException
 
     def stop(self) -> None:
-        """Raise what the signal that was received asks for."""
+        """Raise the exception of the received signal."""
         self.wait = False
         raise KeyboardInterrupt if self.received is signal.SIGINT else SIGTERMException

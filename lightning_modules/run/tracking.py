@@ -1,5 +1,4 @@
-"""Where a run is written down: our own `metrics.jsonl` and `results.json`, and Weights & Biases beside
-them."""
+"""Records of a run: our own `metrics.jsonl` and `results.json`, and Weights & Biases beside them."""
 
 from __future__ import annotations
 
@@ -29,12 +28,13 @@ log = logging.getLogger(__name__)
 
 
 class JSONLLogger(Logger):
-    """Writes each logging step as one line of JSON, flushed at once: the record that a crash can't take.
+    """Logger that writes each logging step as one line of JSON at once, so that a crash loses none.
 
-    A line holds ``step`` and the metrics logged with it; values that JSON can't hold (NaN, inf) are strings.
+    A line holds ``step`` and the metrics logged with it; values that JSON cannot express (NaN, inf) are
+    strings.
 
     Args:
-        folder: Where `metrics.jsonl` goes.
+        folder: Folder of `metrics.jsonl`.
     """
 
     def __init__(self, folder: str | Path) -> None:
@@ -59,23 +59,23 @@ class JSONLLogger(Logger):
 
     @rank_zero_only
     def log_hyperparams(self, params: dict[str, Any] | Namespace, *_: Any, **__: Any) -> None:
-        """Nothing: the whole configuration is in `config.yaml`."""
+        """Do nothing: the whole configuration is in `config.yaml`."""
 
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
         values = {name: float(value) for name, value in metrics.items()}
-        row = {"step": step, **{k: v if math.isfinite(v) else repr(v) for k, v in values.items()}}
+        line = {"step": step, **{k: v if math.isfinite(v) else repr(v) for k, v in values.items()}}
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             with self.path.open("a", encoding="utf-8") as file:
-                file.write(json.dumps(row) + "\n")
+                file.write(json.dumps(line) + "\n")
         except OSError as error:
             raise DataError(
                 f"{self.path} could not be written: {error.strerror}. Free or change the disk."
             ) from error
 
     def sync(self) -> int:
-        """Have the disk hold all rows; their length in bytes, as far as they are written by now."""
+        """Flush all lines to the disk; return their length in bytes."""
         if not self.path.exists():
             return 0
         with self.path.open("rb") as file:
@@ -84,12 +84,12 @@ class JSONLLogger(Logger):
 
     @rank_zero_only
     def cut(self, length: int) -> None:
-        """Drop the rows after the first `length` bytes: a run that goes on from there writes them again."""
+        """Drop the lines after the first `length` bytes, which a resumed run writes again."""
         if not self.path.exists():
             return
         if (held := self.path.stat().st_size) < length:
             log.warning(
-                "%s has lost rows: it holds %d bytes of %d. The run goes on after them.",
+                "%s has lost lines: %d of %d bytes are left. The run continues after them.",
                 self.path,
                 held,
                 length,
@@ -99,33 +99,29 @@ class JSONLLogger(Logger):
 
 
 def best_validation(folder: Path, monitor: str, mode: Literal["min", "max"]) -> dict[str, float]:
-    """The metrics of the validation whose `monitor` is the lowest or highest in `metrics.jsonl` of the run in
-    `folder`, by their names without ``val/``; the first of several, and empty where there was none."""
+    """Metrics of the best validation in `metrics.jsonl` of the run in `folder`, by name without ``val/``.
+
+    The best has the lowest or highest `monitor`; the first of several that tie. Empty if there was none."""
     path = JSONLLogger(folder).path
-    rows = (
-        [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.is_file() else []
-    )
-    seen = [row for row in rows if isinstance(row.get(monitor), float)]  # NaN and inf are texts
-    if not seen:
+    lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
+    validations = [found for found in map(json.loads, lines) if isinstance(found.get(monitor), float)]
+    if not validations:  # NaN and inf are strings, and so left out
         return {}
-    best = (min if mode == "min" else max)(seen, key=lambda row: row[monitor])
+    best = (min if mode == "min" else max)(validations, key=lambda found: found[monitor])
     return {name.removeprefix("val/"): value for name, value in best.items() if name.startswith("val/")}
 
 
 def wandb_logger(
     folder: Path, project: str, mode: str, group: str | None = None, id: str | None = None
 ) -> WandbLogger:
-    """A tracked run in `folder`, one of `group`; ``offline`` writes files that ``wandb sync`` can send later.
-    A run of the same `id` is gone on with.
+    """Tracked run in `folder`, as part of `group`; resumes the run of the same `id`.
 
-    Weights & Biases reports its own errors and usage to its makers only where WANDB_ERROR_REPORTING asks for
-    it."""
+    In the mode ``offline`` it writes files that ``wandb sync`` can send later. Weights & Biases reports its
+    own errors and usage to its makers only if WANDB_ERROR_REPORTING is set so."""
     folder.mkdir(parents=True, exist_ok=True)
     os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
-    settings = {
-        "silent": True,
-        "x_disable_meta": redacted(sys.argv) != sys.argv,
-    }  # it would write the command down
+    secret = redacted(sys.argv) != sys.argv
+    settings = {"silent": True, "x_disable_meta": secret}  # the metadata hold the command line
     logger = WandbLogger(
         name=folder.name,
         project=project,
@@ -136,20 +132,19 @@ def wandb_logger(
         resume="allow",
         settings=settings,
     )
-    logger._wandb_init.pop("anonymous", None)  # Lightning passes it, and wandb warns that it is no more
+    logger._wandb_init.pop("anonymous", None)  # Lightning passes it, and wandb warns that it is gone
     return logger
 
 
 def log_table(logger: WandbLogger, results: dict[str, dict[str, float]]) -> None:
-    """The table of results in the tracked run, one row for each model."""
+    """Log the table of results to the tracked run, one row for each model."""
     metrics = list(next(iter(results.values()), {}))
     rows = [[model, *(values.get(name) for name in metrics)] for model, values in results.items()]
     logger.log_table("results", columns=["model", *metrics], data=rows)
 
 
 def write_results(path: Path, results: dict[str, dict[str, float]], **facts: Any) -> None:
-    """`results` as JSON, with the commit and the versions that gave them, and whatever else is known of the
-    run."""
+    """Write `results` as JSON, with other `facts` about the run, and its commit, versions and device."""
     packages = ("torch", "lightning", "numpy", "pandas", "torchmetrics")
     record = {
         "results": results,
@@ -167,8 +162,7 @@ def write_results(path: Path, results: dict[str, dict[str, float]], **facts: Any
 
 
 def commit() -> str | None:
-    """The commit of the checkout that this code runs from, ``-dirty`` behind it where files differ; None
-    outside one."""
+    """Commit of the checkout that this code runs from, with ``-dirty`` if files differ; None outside one."""
     root = Path(dream.__file__).parent.parent
     if not (root / ".git").exists():
         return None

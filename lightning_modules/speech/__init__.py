@@ -1,8 +1,8 @@
-"""Speech: which word is said, or which words, from recordings.
+"""Speech: classify or recognise the words in recordings.
 
-`module` is the task. `data` is utterances in batches, made of what `utterances` describes; `sets` and
-`tone_words` are where recordings come from, read by `audio`, heard as `mfcc`. `decoding` turns probabilities
-into words; `plots` shows one utterance."""
+The task is `module`. Recordings come from `sets` (your own files, public data), read by `audio`, or from
+`tone_words` (generated). `utterances` describes them, `mfcc` computes their features, and `data` puts them
+into batches. `decoding` turns probabilities into words, and `plots` shows a test."""
 
 from lightning_modules.speech.data import SpeechData, SpeechShape
 from lightning_modules.speech.module import SpeechModule

@@ -1,4 +1,4 @@
-"""Recordings from WAV files, or from the members of a zip archive, which is never unpacked."""
+"""Recordings from WAV files, or from members of a zip archive, which is never unpacked to disk."""
 
 from __future__ import annotations
 
@@ -15,21 +15,24 @@ from dream.errors import DataError
 from lightning_modules.data.limits import local
 
 MOST_BYTES = 1 << 26
-"""Of one recording: more than half an hour at 16 kHz."""
-LOUDEST = 2.0**15  # full scale is 1; some programs write that of 16 bits
+"""Size limit of a recording: more than half an hour at 16 kHz."""
+LOUDEST = 2.0**15  # full scale is 1, but some programs write floats in the range of 16-bit integers
+
+UNREADABLE = (zipfile.BadZipFile, zlib.error, lzma.LZMAError, RuntimeError, OSError, EOFError, ValueError)
+"""Errors that reading a member of a damaged or encrypted archive raises."""
 
 
 def decode(content: bytes, name: str, sample_rate: int) -> np.ndarray:
-    """The samples (S,) of a WAV file, float32 with full scale 1; several channels are averaged.
+    """Samples (S,) of a WAV file, float32 with full scale 1; several channels are averaged.
 
     Args:
-        content: The file.
-        name: What messages call it.
-        sample_rate: Hz that it must have: nothing is resampled.
+        content: Content of the file.
+        name: Name of the file in messages.
+        sample_rate: Required sample rate in Hz; nothing is resampled.
 
     Raises:
-        DataError: not a WAV file, damaged, truncated, empty, of another sample rate, or with values that are
-            not finite.
+        DataError: the file is not WAV, damaged, truncated, empty, of another sample rate, or has values that
+            are not finite.
     """
     if content[:4] != b"RIFF" or content[8:12] != b"WAVE":
         raise DataError(
@@ -38,7 +41,7 @@ def decode(content: bytes, name: str, sample_rate: int) -> np.ndarray:
     declared = int.from_bytes(content[4:8], "little") + 8
     if declared > len(content) + 1:  # one byte of padding may be missing
         raise DataError(
-            f"{name}: truncated: its header says {declared} bytes; there are {len(content)}. Bring it again."
+            f"{name}: truncated: its header says {declared} bytes; there are {len(content)}. Copy it again."
         )
     try:
         with soundfile.SoundFile(io.BytesIO(content)) as file:
@@ -50,8 +53,7 @@ def decode(content: bytes, name: str, sample_rate: int) -> np.ndarray:
     if rate != sample_rate:
         raise DataError(
             f"{name}: the sample rate must be {sample_rate} Hz; it has {rate}. Resample it, or set "
-            "`data.mfcc.sample_rate` "
-            "to that of all recordings."
+            "`data.mfcc.sample_rate` to that of all recordings."
         )
     if not len(channels):
         raise DataError(f"{name}: there is no sample in it. Leave it out.")
@@ -60,17 +62,16 @@ def decode(content: bytes, name: str, sample_rate: int) -> np.ndarray:
         place = int((~(np.abs(samples) <= LOUDEST)).argmax())
         raise DataError(
             f"{name}: samples must be finite, with full scale 1; number {place} is {samples[place]:g}. Write "
-            "it again, for "
-            "instance as 16-bit PCM."
+            "it again, for instance as 16-bit PCM."
         )
     return samples
 
 
 def read_wav(path: str | Path, sample_rate: int) -> np.ndarray:
-    """The samples of a file; see `decode`.
+    """Samples of a file; see `decode`.
 
     Raises:
-        DataError: there is no such file, or it is larger than `MOST_BYTES`; see `decode`.
+        DataError: the file does not exist, is larger than `MOST_BYTES`, or see `decode`.
     """
     file = local(path)
     if not file.is_file():
@@ -83,13 +84,12 @@ def read_wav(path: str | Path, sample_rate: int) -> np.ndarray:
 
 
 class WavZip:
-    """The WAV files in a zip archive, each read into memory when it is asked for by its name; nothing is ever
-    unpacked.
+    """WAV files in a zip archive, each read into memory on demand; nothing is unpacked to disk.
 
     Raises:
-        DataError: not a zip archive, or a damaged one; a member whose name leaves the archive (absolute, or
-            with `..`), so that it would overwrite files where somebody unpacked it; one that unpacks to more
-            than `MOST_BYTES`.
+        DataError: the file is no zip archive, or damaged; the name of a member leaves the archive (absolute,
+            or with `..`), so that unpacking it would overwrite other files; or a member unpacks to more than
+            `MOST_BYTES`.
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -97,7 +97,7 @@ class WavZip:
         try:
             self.archive = zipfile.ZipFile(path)
         except (OSError, zipfile.BadZipFile, NotImplementedError) as error:
-            raise DataError(f"{path}: cannot be read as a zip archive ({error}). Bring it again.") from None
+            raise DataError(f"{path}: cannot be read as a zip archive ({error}). Copy it again.") from None
         for member in self.archive.infolist():
             place = PurePosixPath(member.filename.replace("\\", "/"))
             if place.is_absolute() or ".." in place.parts or ":" in "".join(place.parts[:1]):
@@ -107,35 +107,26 @@ class WavZip:
             if member.file_size > MOST_BYTES:
                 raise DataError(
                     f"{path}: a recording must have at most {MOST_BYTES} bytes; {member.filename!r} unpacks "
-                    "to "
-                    f"{member.file_size}. Do not unpack it."
+                    f"to {member.file_size}. Do not unpack it."
                 )
 
     @property
     def names(self) -> list[str]:
-        """The members whose names end in .wav."""
+        """Names of the members that end in .wav."""
         return [name for name in self.archive.namelist() if name.lower().endswith(".wav")]
 
     def read(self, name: str, sample_rate: int) -> np.ndarray:
-        """The samples of the member called `name`; see `decode`.
+        """Samples of the member `name`; see `decode`.
 
         Raises:
-            DataError: there is no such member, or it is damaged or encrypted; see `decode`.
+            DataError: there is no such member, it is damaged or encrypted, or see `decode`.
         """
         try:
             content = self.archive.read(name)
         except KeyError:
-            raise DataError(f"{self.path}: there is no member {name!r}. Bring the archive again.") from None
-        except (
-            zipfile.BadZipFile,
-            zlib.error,
-            lzma.LZMAError,
-            RuntimeError,
-            OSError,
-            EOFError,
-            ValueError,
-        ) as error:
+            raise DataError(f"{self.path}: there is no member {name!r}. Copy the archive again.") from None
+        except UNREADABLE as error:
             raise DataError(
-                f"{self.path}: {name!r} cannot be read ({error}). Bring the archive again."
+                f"{self.path}: {name!r} cannot be read ({error}). Copy the archive again."
             ) from None
         return decode(content, f"{self.path}, {name}", sample_rate)

@@ -1,9 +1,9 @@
-"""From the tokens' probabilities of each step to what is said: connectionist temporal classification (CTC).
+"""Decoding of the tokens' probabilities at each step by connectionist temporal classification (CTC).
 
-An alignment names a token or the blank, number 0, at every step; it says what is left when repeats and then
-blanks are taken out. Source: Graves et al., Connectionist temporal classification, 2006.
+An alignment assigns a token or the blank (number 0) to every step; removing repeats and then blanks yields
+its tokens. Source: Graves et al., Connectionist temporal classification, 2006.
 
-Shapes: T steps, V tokens with the blank.
+Shapes: T steps, V tokens including the blank.
 """
 
 from __future__ import annotations
@@ -15,23 +15,22 @@ import numpy as np
 
 BLANK = 0
 LEAST = 1e-6
-"""Probability below which beam search leaves a token out of a step."""
+"""Probability below which beam search ignores a token in a step."""
 
 
 def greedy(log_probs: np.ndarray) -> list[int]:
-    """What the likeliest alignment of `log_probs` (T, V) says."""
+    """Tokens of the likeliest alignment, given `log_probs` (T, V)."""
     return [int(token) for token, _ in groupby(log_probs.argmax(1)) if token != BLANK]
 
 
 def beam_search(log_probs: np.ndarray, width: int) -> tuple[list[int], float]:
-    """The likeliest thing that `log_probs` (T, V) say, and the logarithm of its probability, over all its
-    alignments.
+    """Likeliest tokens, given `log_probs` (T, V), and the log-probability of all their alignments together.
 
-    Prefix beam search: the `width` likeliest beginnings are kept at each step, each with the probability of
-    all its alignments that end in a blank and of those that end in its last token. Exact if `width` holds all
-    beginnings and no token is ever below `LEAST`; else a lower bound. Source: Hannun et al., First-pass large
-    vocabulary continuous speech recognition using bi-directional recurrent DNNs, 2014, here without a
-    language model."""
+    Prefix beam search: the `width` likeliest prefixes are kept at each step, each with the probability of its
+    alignments that end in a blank, and of those that end in its last token. The result is exact if `width`
+    holds all prefixes and no token is ever below `LEAST`; otherwise a lower bound. Source: Hannun et al.,
+    First-pass large vocabulary continuous speech recognition using bi-directional recurrent DNNs, 2014, here
+    without a language model."""
     beams: dict[tuple[int, ...], tuple[float, float]] = {(): (0.0, -np.inf)}
     for step in log_probs:
         grown: defaultdict[tuple[int, ...], list[float]] = defaultdict(lambda: [-np.inf, -np.inf])

@@ -1,4 +1,4 @@
-"""The pictures of speech: which class is taken for which, and one utterance as the layer heard it."""
+"""Figures of speech: confusion of classes, and one utterance as the layer read it."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from matplotlib.figure import Figure
 
 from lightning_modules.plots import NOVEL, WEIGHTS, tidy
 
-COUNTED = 20  # classes up to which cells show their counts
-LINES = 10  # of posteriors, those that come nearest to 1
+COUNTED = 20  # classes; with more of them, cells do not show their counts
+LINES = 10  # posteriors that are drawn, those that come nearest to 1
 
 
 def confusion(truth: np.ndarray, said: np.ndarray, classes: Sequence[str]) -> Figure:
-    """How often each class (N,) was said to be which (N,): a row for each truth."""
+    """Matrix of counts of the predicted classes `said` (N,), with a row for each class in `truth` (N,)."""
     size = len(classes)
     counts = np.bincount(truth * size + said, minlength=size * size).reshape(size, size)
     shares = counts / counts.sum(1, keepdims=True).clip(1)
@@ -29,25 +29,19 @@ def confusion(truth: np.ndarray, said: np.ndarray, classes: Sequence[str]) -> Fi
     if size <= COUNTED:
         for row, column in np.argwhere(counts):
             light = shares[row, column] > 0.5
-            axis.text(
-                column,
-                row,
-                str(counts[row, column]),
-                ha="center",
-                va="center",
-                color="white" if light else "black",
-            )
+            color = "white" if light else "black"
+            axis.text(column, row, str(counts[row, column]), ha="center", va="center", color=color)
     return figure
 
 
 class Heard(NamedTuple):
-    """One utterance."""
+    """One utterance to draw."""
 
     title: str
     seconds: np.ndarray
-    """(T,) where each step begins"""
+    """(T,) start of each step."""
     features: np.ndarray
-    """(frames, features), a whole number of frames for each step"""
+    """(frames, features), a whole number of frames for each step."""
     surprise: np.ndarray
     """(T,)"""
     u_norm: np.ndarray
@@ -55,7 +49,7 @@ class Heard(NamedTuple):
     posteriors: np.ndarray
     """(T, V)"""
     names: Sequence[str]
-    """(V) of what the posteriors are of"""
+    """(V) names of the posteriors."""
 
 
 def utterance(heard: Heard) -> Figure:

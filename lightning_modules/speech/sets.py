@@ -1,4 +1,4 @@
-"""Speech of public sets and of one's own."""
+"""Recordings from files: your own, and a public set."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from lightning_modules.speech.data import SpeechData
 from lightning_modules.speech.utterances import Part, Recording, spread
 
 DIGITS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
-_TESTED = 5  # of each digit and speaker, the first
+_TESTED = 5  # recordings of each digit and speaker in the test part, the first ones
 
 
 class FSDD(SpeechData):
@@ -26,7 +26,7 @@ class FSDD(SpeechData):
 
     Args:
         split: `official`: the first five recordings of each digit and speaker are the test part;
-            `speaker=NAME`: all recordings of that speaker are, and nobody hears them before.
+            `speaker=NAME`: all recordings of that speaker, who is then new at test time.
     """
 
     def __init__(self, split: str = "official", **options: Any) -> None:
@@ -53,8 +53,7 @@ class FSDD(SpeechData):
         if self.chosen != "official" and not (kind == "speaker" and held in speakers):
             raise ConfigError(
                 f"`split` must be official or speaker=NAME with one of {', '.join(speakers)}; got "
-                f"{self.chosen!r}. "
-                f"{nearest(held, speakers)}",
+                f"{self.chosen!r}. {nearest(held, speakers)}",
                 key="split",
             )
         found = []
@@ -66,24 +65,25 @@ class FSDD(SpeechData):
 
 
 class SpeechFolder(SpeechData):
-    """WAV files of one's own, and a table that says what is said in each.
+    """Your own WAV files, listed in a table with what is said in each.
 
     The table is a CSV file whose first line names its columns: `path`, a WAV file below the table's folder;
-    `label` or `text`, what is said; and, if wanted, `speaker` and `split`: train, val or test. Recordings of
-    which nothing is written down are for ``dream predict``.
+    `label` or `text`, the words; and optionally `speaker`, and `split`: train, val or test. Recordings
+    without words are for ``dream predict``.
 
     Args:
         path: The table.
-        archive: A zip archive that holds the WAV files, which is not unpacked; the table's folder if not
-            given.
-        test: Share of the recordings that is the test part, where the table has no column `split`.
+        archive: Zip archive with the WAV files, which is not unpacked; the table's folder if not given.
+        test: Share of the recordings in the test part, if the table has no column `split`.
     """
 
     def __init__(self, path: str, archive: str | None = None, test: float = 0.2, **options: Any) -> None:
         super().__init__(**options)
         if not 0 < test < 1:
             raise ConfigError(f"`test` must be a share above 0 and below 1; got {test!r}.", key="test")
-        self.path, self.archive, self.test = path, archive, test
+        self.path = path
+        self.archive = archive
+        self.test = test
 
     @property
     def source(self) -> str:
@@ -92,9 +92,8 @@ class SpeechFolder(SpeechData):
     def read(self) -> list[Recording]:
         table = read_manifest(check_file(self.path))
         archive = None if self.archive is None else WavZip(local(self.archive))
-        column = next(
-            name for name in ("label", "text")[:: 1 if self.task == "classification" else -1] if name in table
-        )
+        columns = ("label", "text") if self.task == "classification" else ("text", "label")
+        column = next(name for name in columns if name in table)
         texts = table[column].str.split().str.join(" ")
         speakers = table["speaker"] if "speaker" in table else pd.Series("", table.index)
         parts = table["split"].where(texts != "", "predict") if "split" in table else None
@@ -108,15 +107,13 @@ class SpeechFolder(SpeechData):
             if PurePath(name).is_absolute() or ".." in PurePath(name).parts:
                 raise DataError(
                     f"{self.path}: `path` must lie below the folder of the table; row {row} holds "
-                    f"{shown(name)}. "
-                    "Move the file."
+                    f"{shown(name)}. Move the file."
                 )
             place = Path(self.path).expanduser().parent / name
             rate = self.mfcc.sample_rate
             samples = read_wav(place, rate) if archive is None else archive.read(name, rate)
-            found.append(
-                Recording(PurePath(name).as_posix(), samples, said or None, cast("Part", part), speaker)
-            )
+            posix = PurePath(name).as_posix()
+            found.append(Recording(posix, samples, said or None, cast("Part", part), speaker))
         if parts is None:
             tested = set(spread([r if r.said else None for r in found], self.test, self.seed))
             found = [replace(r, part="test") if k in tested else r for k, r in enumerate(found)]
@@ -124,15 +121,13 @@ class SpeechFolder(SpeechData):
 
 
 def read_manifest(path: Path) -> pd.DataFrame:
-    """The table of a `SpeechFolder`, all of it text, numbered from 1 as its lines after the first are.
+    """Table of a `SpeechFolder`, all of it text; rows are numbered from 1, like the lines after the header.
 
     Raises:
-        DataError: it cannot be read, or has no column `path`, or neither `label` nor `text`, or no row.
+        DataError: the table cannot be read, or lacks a column `path`, a column `label` or `text`, or any row.
     """
-    with readable(path):
-        table = pd.read_csv(path, header=None, dtype=str, keep_default_na=False).fillna(
-            ""
-        )  # "null" is a word
+    with readable(path):  # "null" is a word like any other
+        table = pd.read_csv(path, header=None, dtype=str, keep_default_na=False).fillna("")
     names = table.iloc[0].tolist()
     require_header(names, path)
     require_printable(names, path)

@@ -1,4 +1,4 @@
-"""Words made of tones, spoken by generated voices: speech without any file."""
+"""Words made of tones, spoken by generated voices, to try out speech without any file."""
 
 from __future__ import annotations
 
@@ -28,20 +28,17 @@ NAMES = (
 NOTES = tuple(180.0 * 1.3**k for k in range(6))  # Hz, of a middle voice
 SUNG = ((0, 2, 4, 1), (5, 1, 3, 0), (2, 0, 5, 3), (4, 1, 0, 5), (1, 3, 5, 2), (3, 4, 2, 0))
 OVERTONES = 5
-NOTE, EDGE = (
-    0.08,
-    0.01,
-)  # seconds of a note at a middle tempo, and of its rise, its fall and its glide to the next
+NOTE, EDGE = 0.08, 0.01  # seconds of a note at a middle tempo, and of its rise, fall and glide to the next
 
 
 class ToneWords(SpeechData):
-    """Words of four notes, generated: the same arguments give the same recordings, bit for bit.
+    """Words of four notes, generated; bit for bit the same for the same arguments.
 
-    Words 7 to 12 are words 1 to 6 with their middle notes swapped, so that their order tells what the notes,
-    the first and the last of them do not. A voice has its own pitch (15 % above or below the middle, more
-    than half of the way to the next note), tempo and timbre (the strengths of five overtones). Every take has
-    its own detuning, lengths of notes, loudness, silence around it, and white noise 10 to 25 dB below it. The
-    last quarter of the voices is the test part: nobody hears them before.
+    Words 7 to 12 are words 1 to 6 with their middle notes swapped, so that only the order of the notes tells
+    them apart. A voice has its own pitch (from 15 % below the middle to 18 % above it, more than half of the
+    way to the next note), tempo and timbre (the strengths of five overtones). Every take has its own
+    detuning, lengths of notes, loudness, silence around it, and white noise 10 to 25 dB below it. The last
+    quarter of the voices is the test part: they are new at test time.
 
     Args:
         words: Number of words, up to 12.
@@ -72,9 +69,8 @@ class ToneWords(SpeechData):
                 for take in range(self.takes):
                     samples = self._spoken([NOTES[note] * pitch for note in notes], tempo, timbre, random)
                     part: Part = "test" if voice >= self.voices - tested else "train"
-                    found.append(
-                        Recording(f"{word}-voice{voice}-{take}", samples, word, part, f"voice{voice}")
-                    )
+                    name = f"{word}-voice{voice}-{take}"
+                    found.append(Recording(name, samples, word, part, f"voice{voice}"))
         return found
 
     def _spoken(

@@ -1,4 +1,4 @@
-"""Who says what: recordings, utterances made of them, and batches of utterances.
+"""Recordings, utterances made of them, and batches of utterances.
 
 Shapes: N utterances of a batch, T steps of the longest, F features of a frame, K frames in a step, L tokens
 of the longest."""
@@ -18,13 +18,13 @@ Part = Literal["train", "val", "test", "predict"]
 
 @dataclass(frozen=True, eq=False)
 class Recording:
-    """Somebody says something."""
+    """A recording and its transcript."""
 
     name: str
     samples: np.ndarray
-    """float32 (S,), full scale 1."""
+    """(S,) float32, full scale 1."""
     said: str | None
-    """Words with blanks between them; None where nobody has written it down."""
+    """Words with blanks between them; None if not transcribed."""
     part: Part
     speaker: str = ""
 
@@ -33,30 +33,28 @@ class Utterance(NamedTuple):
     """Recordings of one speaker, joined."""
 
     recordings: tuple[int, ...]
-    """Their numbers."""
+    """Numbers of the recordings."""
     gaps: tuple[int, ...] = ()
-    """Samples of silence after each but the last."""
+    """Samples of silence after each recording but the last."""
     speed: float = 1.0
-    """How many times as fast, and as high, as they were recorded."""
+    """Factor by which tempo and pitch are raised."""
 
 
 class SpeechBatch(NamedTuple):
     """Utterances, padded to the longest."""
 
     features: Tensor
-    """(N, T, K F) float32, standardised; 0 past the end"""
+    """(N, T, K F) float32, standardised; 0 past the end."""
     lengths: Tensor
-    """(N,) int64 steps of each"""
+    """(N,) int64 number of steps."""
     tokens: Tensor
-    """(N, L) int64 numbers of the tokens that are said, of classification the class (L = 1); -1 past the
-    end"""
+    """(N, L) int64 tokens, for classification the class (L = 1); -1 past the end."""
     counts: Tensor
-    """(N,) int64 tokens of each; 0 where it is not known what is said"""
+    """(N,) int64 number of tokens; 0 if the utterance is not transcribed."""
     names: list[str]
-    """(N) of the recordings"""
+    """(N,) of the recordings."""
     spare: bool = False
-    """True where nothing of this batch counts: it keeps a process in step whose part of the batch is
-    empty."""
+    """True if nothing in this batch counts: it keeps a process whose part of the batch is empty in step."""
 
 
 def strings(
@@ -66,15 +64,16 @@ def strings(
     seed: int,
     generator: torch.Generator,
 ) -> list[Utterance]:
-    """Every recording once, those of a speaker joined in random order: as many strings of the same lengths at
-    any draw.
+    """Strings of recordings of one speaker, in random order, each recording once.
+
+    Number and lengths of the strings depend on `seed` only.
 
     Args:
-        speakers: Who speaks in each recording.
-        string: Least and most recordings of a string; fewer than the least are left over.
-        silence: Least and most samples between them.
-        seed: Of the lengths.
-        generator: Draws the order and the silence.
+        speakers: Speaker of each recording.
+        string: Least and largest number of recordings in a string; a remainder below the least is left out.
+        silence: Least and largest number of samples between two of them.
+        seed: Seed of the lengths.
+        generator: Generator of the order and the silence.
     """
     lengths, found = np.random.default_rng(seed), []
     for speaker in sorted(set(speakers)):
@@ -89,8 +88,7 @@ def strings(
 
 
 def spread(recordings: Sequence[Recording | None], share: float, seed: int) -> list[int]:
-    """The numbers of a `share` of the recordings, at least one, spread evenly over what is said and by
-    whom."""
+    """Numbers of a `share` of the recordings, at least one, spread evenly over words and speakers."""
     random = np.random.default_rng(seed)
     keys = [(r.said or "", r.speaker, random.random(), k) for k, r in enumerate(recordings) if r is not None]
     count = max(round(share * len(keys)), 1)

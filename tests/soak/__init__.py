@@ -1,1 +1,1 @@
-"""The long form of the promises that the tests keep in short: `python -m tests.soak` prints the figures."""
+"""Long versions of tests of reliability: `python -m tests.soak` prints the figures."""

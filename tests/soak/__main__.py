@@ -1,5 +1,4 @@
-"""`python -m tests.soak`: every part of the soak in turn, each in a process of its own; figures as text and
-JSON."""
+"""Run the parts of the soak in turn, each in its own process, and write the figures as text and JSON."""
 
 from __future__ import annotations
 
@@ -16,24 +15,23 @@ from experiments.ending import ended
 from lightning_modules.run import tracking
 
 PARTS = {
-    "kills": "runs killed at random moments go on, bit for bit",
+    "kills": "runs killed at random moments resume, bit for bit",
     "hostile": "100,000 steps of hostile streams",
     "fuzz": "random files and settings",
-    "memory": "a file ten times the memory that may be taken",
+    "memory": "a file ten times as large as the memory allowed",
     "store": "the states of a million streams",
-    "ranks": "two processes train what one does, and one is killed",
+    "ranks": "two processes train like one, and one is killed",
 }
-"""Modules beside this one: each has a `main()` that prints figures, gives them back as a dictionary, and
-fails if a promise does not hold."""
+"""Modules of this folder: each has a `main()` that prints figures, returns them as a dictionary, and fails if
+a promise does not hold."""
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run the parts; the number of those that failed."""
+    """Run the parts; return the number of those that failed."""
     parser = argparse.ArgumentParser(prog="python -m tests.soak", description=__doc__)
-    parser.add_argument(
-        "parts", nargs="*", metavar="PART", help=f"of {', '.join(PARTS)}; all if none is named"
-    )
-    parser.add_argument("--out", type=Path, default=Path("runs/soak.json"), help="where the figures go")
+    parts_help = f"any of {', '.join(PARTS)}; all if none is named"
+    parser.add_argument("parts", nargs="*", metavar="PART", help=parts_help)
+    parser.add_argument("--out", type=Path, default=Path("runs/soak.json"), help="file for the figures")
     asked = parser.parse_args(arguments)
     for name in asked.parts:
         if name not in PARTS:
@@ -59,8 +57,10 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def run_part(words: list[str]) -> int:
-    """Run a part; its exit code. It hears of Ctrl-C and SIGTERM from here, once, so that it can end what it
-    has started."""
+    """Run a part; return its exit code.
+
+    The part is in its own session and gets Ctrl-C once, as SIGTERM, so that it can end what it has
+    started."""
     process = subprocess.Popen(words, env={**os.environ, **SETTLED}, start_new_session=True)
     try:
         return process.wait()
@@ -70,9 +70,8 @@ def run_part(words: list[str]) -> int:
         raise
 
 
-SETTLED = {
-    "MALLOC_MMAP_THRESHOLD_": "131072"
-}  # glibc gives back what is freed, so that resident memory says something
+# glibc returns freed memory, so that resident memory is meaningful
+SETTLED = {"MALLOC_MMAP_THRESHOLD_": "131072"}
 RUN = """
 import json, pathlib, sys
 from experiments.ending import ended

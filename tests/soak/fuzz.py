@@ -1,7 +1,7 @@
-"""Files and settings that nobody thought of: `python -m tests.soak.fuzz --examples 2000`.
+"""Random files and settings: `python -m tests.soak.fuzz --examples 2000`.
 
-Hypothesis makes CSV and Parquet files, YAML and flags; whatever comes, the readers and the command answer or
-raise a DREAMError. The same number of examples is the same examples."""
+Hypothesis generates CSV and Parquet files, YAML and flags. The readers and the command must return a result
+or raise a DREAMError, whatever they get. The same number of examples yields the same examples."""
 
 from __future__ import annotations
 
@@ -40,113 +40,26 @@ except ImportError as error:
 
 ROWS = 160
 ODD_CELLS = [
-    "",
-    " ",
-    "nan",
-    "NULL",
-    "inf",
-    "-inf",
-    "1e400",
-    "-1e400",
-    "1e20",
-    "1.8e19",
-    "5e-324",
-    "-0",
-    "1,5",
-    "1.234,5",
-]
-ODD_CELLS += [
-    "1_000",
-    "0x1F",
-    "True",
-    "no",
-    "9" * 400,
-    '"',
-    '""',
-    "'",
-    "a\nb",
-    "\0",
-    "\x1b[2J",
-    "\u00e9",
-    "\ufeff",
-    "\uff11",
-]
-ODD_CELLS += [
-    "2024-01-01",
-    "2024-13-45",
-    "0001-01-01",
-    "9999-12-31T23:59:59Z",
-    "2024-01-01T00:00+25:00",
-    "12:30",
-    "now",
-    "NaT",
-]
+    "", " ", "nan", "NULL", "inf", "-inf", "1e400", "-1e400", "1e20", "1.8e19", "5e-324", "-0", "1,5",
+    "1.234,5", "1_000", "0x1F", "True", "no", "9" * 400, '"', '""', "'", "a\nb", "\0", "\x1b[2J", "\u00e9",
+    "\ufeff", "\uff11", "2024-01-01", "2024-13-45", "0001-01-01", "9999-12-31T23:59:59Z",
+    "2024-01-01T00:00+25:00", "12:30", "now", "NaT",
+]  # fmt: skip
 ODD_NAMES = [
-    "",
-    "time",
-    "date",
-    "a",
-    "b",
-    "b.1",
-    "0",
-    "1.5",
-    "nan",
-    "2024-01-01",
-    "Unnamed: 0",
-    "a,b",
-    "a\nb",
+    "", "time", "date", "a", "b", "b.1", "0", "1.5", "nan", "2024-01-01", "Unnamed: 0", "a,b", "a\nb",
     "__class__",
-]
+]  # fmt: skip
 ODD_VALUES = [
-    "",
-    " ",
-    "null",
-    "~",
-    "true",
-    "nan",
-    ".nan",
-    ".inf",
-    "-.inf",
-    "1e400",
-    "0x10",
-    "1_0",
-    "[]",
-    "[[]]",
-    "[1,2]",
-    "{}",
-]
-ODD_VALUES += [
-    "{a: 1}",
-    "[",
-    "{",
-    '"',
-    "'",
-    "@file",
-    "../../x",
-    "-",
-    "*",
-    "&a *a",
-    "\u00e9",
-    "\u202e",
-    "a b",
-    "!!python/none",
-]
-ODD_VALUES += [
-    "[0.7,0.1,0.2]",
-    "[1,1,1]",
-    "2020-01-01",
-    "os.system",
-    "ETTData",
-    "cosine",
+    "", " ", "null", "~", "true", "nan", ".nan", ".inf", "-.inf", "1e400", "0x10", "1_0", "[]", "[[]]",
+    "[1,2]", "{}", "{a: 1}", "[", "{", '"', "'", "@file", "../../x", "-", "*", "&a *a", "\u00e9", "\u202e",
+    "a b", "!!python/none", "[0.7,0.1,0.2]", "[1,1,1]", "2020-01-01", "os.system", "ETTData", "cosine",
     "lightning_modules.OnlineModule",
-]
+]  # fmt: skip
 SETTINGS = {
     "data": "look_back horizon batch_size season split stride streams rolling missing calendar timespans "
-    "feeders drifts "
-    "temperature seed num_workers",
+    "feeders drifts temperature seed num_workers",
     "model": "patch channel_independent encoder normalization head loss quantiles lr hidden_dims dropout "
-    "prediction_weight "
-    "weight_decay schedule warmup core config",
+    "prediction_weight weight_decay schedule warmup core config",
     "model.config": "rank hidden_dim kappa time_step target_norm base_plasticity",
     "trainer": "max_epochs precision callbacks gradient_clip_val log_every_n_steps",
     "nan_guard": "max_skipped on_bad_batch",
@@ -169,7 +82,7 @@ values = (
 
 @st.composite
 def wild(draw: st.DrawFn) -> str:
-    """A small table of anything."""
+    """A small table of arbitrary cells."""
     sign = draw(st.sampled_from([",", ";", "\t", " "]))
     end = draw(st.sampled_from(["\n", "\r\n", "\r"]))
     header = draw(st.lists(names, min_size=1, max_size=4))
@@ -179,7 +92,7 @@ def wild(draw: st.DrawFn) -> str:
 
 @st.composite
 def damaged(draw: st.DrawFn) -> str:
-    """A good table in which a few things went wrong."""
+    """A good table with a few defects."""
     lines = ["date,a,b,label,kind"]
     lines += [
         f"2024-01-{1 + k // 24:02d} {k % 24:02d}:00,{k % 7},{k % 5 - 2.5},{int(k % 50 == 49)},{'xyz'[k % 3]}"
@@ -209,7 +122,7 @@ def damaged(draw: st.DrawFn) -> str:
 
 @st.composite
 def files(draw: st.DrawFn) -> tuple[str, bytes]:
-    """A file's name and content: mostly a table in which little is wrong."""
+    """Name and content of a file, mostly a table with few defects."""
     text = draw(st.sampled_from([wild(), damaged(), damaged(), damaged()]).flatmap(lambda kind: kind))
     encoding = draw(st.sampled_from(["utf-8"] * 8 + ["utf-8-sig", "latin-1", "utf-16"]))
     content = text.encode(encoding, errors="replace")
@@ -223,7 +136,7 @@ def files(draw: st.DrawFn) -> tuple[str, bytes]:
 
 
 def readers(path: str) -> dict[str, Callable[[], TaskData]]:
-    """Every way to read a table of one's own, which is a text, too."""
+    """All readers of a user's table, which is also a text."""
     small: dict[str, Any] = dict(crop=16, context=4, batch_size=4, crops=4)
     window: dict[str, Any] = dict(look_back=8, horizon=2, season=2, batch_size=4)
     text: dict[str, Any] = dict(batch_size=2, steps=4)
@@ -250,7 +163,7 @@ def readers(path: str) -> dict[str, Callable[[], TaskData]]:
 
 
 def read(make: Callable[[], TaskData]) -> str:
-    """Whether a table is read, to its first batch, or refused."""
+    """Read a table up to its first batches: `read` or `refused`."""
     try:
         data = make()
         data.setup("fit")
@@ -263,13 +176,13 @@ def read(make: Callable[[], TaskData]) -> str:
 
 
 def refusal(error: DREAMError) -> str:
-    """That a message is one, and short."""
+    """Check that a message has a fitting length."""
     assert 10 < len(str(error)) < 5000, str(error)[:200]
     return "refused"
 
 
 def configure(knobs: dict[str, Any]) -> str:
-    """Whether a DREAMConfig is made or refused."""
+    """Build a DREAMConfig: `made` or `refused`."""
     try:
         DREAMConfig(**knobs)
     except DREAMError as error:
@@ -278,7 +191,7 @@ def configure(knobs: dict[str, Any]) -> str:
 
 
 def resolve(content: bytes) -> str:
-    """Whether a YAML file is taken for an experiment or refused."""
+    """Resolve a YAML file as an experiment: `taken` or `refused`."""
     Path("mine.yaml").write_bytes(content)
     try:
         configs.resolve("mine.yaml")
@@ -288,33 +201,24 @@ def resolve(content: bytes) -> str:
 
 
 def check(flags: dict[str, str]) -> str:
-    """What `dream check` of a small experiment answers to some flags."""
-    small = [
-        "--data.rows=200",
-        "--data.feeders=2",
-        "--data.look_back=12",
-        "--data.horizon=2",
-        "--data.season=2",
-    ]
-    small += [
-        "--model.patch=4",
-        "--model.config.hidden_dim=8",
-        "--model.config.rank=2",
-        "--trainer.accelerator=cpu",
-    ]
-    said = io.StringIO()
-    with contextlib.redirect_stderr(said), contextlib.redirect_stdout(io.StringIO()):
-        code = command(
-            ["check", "-c", "forecasting", *small, *(f"--{key}={value}" for key, value in flags.items())]
-        )
-    assert code in (0, 2), said.getvalue()
-    assert "Traceback" not in said.getvalue()
+    """Run `dream check` of a small experiment with some flags: `checked` or `refused`."""
+    small = (
+        "--data.rows=200 --data.feeders=2 --data.look_back=12 --data.horizon=2 --data.season=2 "
+        "--model.patch=4 --model.config.hidden_dim=8 --model.config.rank=2 --trainer.accelerator=cpu"
+    )
+    given_flags = [f"--{key}={value}" for key, value in flags.items()]
+    printed = io.StringIO()
+    with contextlib.redirect_stderr(printed), contextlib.redirect_stdout(io.StringIO()):
+        code = command(["check", "-c", "forecasting", *small.split(), *given_flags])
+    assert code in (0, 2), printed.getvalue()
+    assert "Traceback" not in printed.getvalue()
     return "checked" if code == 0 else "refused"
 
 
 def main(arguments: list[str] | None = None) -> dict[str, dict[str, int]]:
-    """Run all parts, with so many examples of each (a fiftieth of them of whole commands), in a folder of
-    their own; what came of them. Anything but an answer or a DREAMError comes out as it is."""
+    """Run all parts in a temporary folder, print and return the number of outcomes of each.
+
+    Whole commands get a fiftieth of the examples. Errors other than a DREAMError are raised."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--examples", type=int, default=500)
     examples: int = parser.parse_args(arguments).examples

@@ -1,6 +1,6 @@
 """Streams that try to break a layer or a learner: `python -m tests.soak.hostile --steps 100000`.
 
-Each kind is legal, every value's square being finite in float32. What comes out must be finite to the last
+All kinds are legal: the square of every value is finite in float32. The output must be finite to the last
 step, or a DREAMError that names the row."""
 
 from __future__ import annotations
@@ -26,25 +26,23 @@ LARGEST = 0.999 * largest(torch.float32)
 
 
 def _flips(random: np.random.Generator, rows: int) -> np.ndarray:
-    """Another level, scale and sign every 97 rows."""
+    """Stretches of 97 rows with different levels and scales."""
     regimes = rows // 97 + 1
-    level, scale = (
-        random.normal(0, 100, (regimes, COLUMNS)),
-        10.0 ** random.uniform(-6, 6, (regimes, COLUMNS)),
-    )
+    level = random.normal(0, 100, (regimes, COLUMNS))
+    scale = 10.0 ** random.uniform(-6, 6, (regimes, COLUMNS))
     which = np.arange(rows) // 97
     return level[which] + scale[which] * random.standard_normal((rows, COLUMNS))
 
 
 def _spikes(random: np.random.Generator, rows: int) -> np.ndarray:
-    """Noise, and 1e6 of either sign in one row of fifty."""
+    """Noise, with a spike of 1e6 in one row of fifty."""
     values = random.standard_normal((rows, COLUMNS))
     values[random.random(rows) < 0.02] += 1e6 * random.choice([-1.0, 1.0])
     return values
 
 
 def _huge(random: np.random.Generator, rows: int) -> np.ndarray:
-    """Stretches of noise, of the largest legal number, and of all sizes in between."""
+    """Stretches of 1, of the largest legal number, and of all sizes in between, with random signs."""
     size = np.where(np.arange(rows) // 40 % 3 == 0, 1.0, LARGEST ** random.random(rows))
     size[np.arange(rows) // 40 % 3 == 1] = LARGEST
     return size[:, None] * random.choice([-1.0, 1.0], (rows, COLUMNS))
@@ -71,8 +69,7 @@ def pieces(kind: str, steps: int, seed: int) -> Iterator[np.ndarray]:
 
 
 def through_layer(steps: int, backend: str = "auto", train: bool = False, **knobs: Any) -> dict[str, Any]:
-    """Every kind as a row of one batch, with long and short gaps; `train` also takes gradients of each chunk
-    and steps."""
+    """Feed a layer all kinds as samples of one batch, with long and short gaps; `train` also optimises it."""
     torch.manual_seed(0)
     layer = DREAM(COLUMNS, 16, 2, backend=backend, **{"error_smoothing": 0.1, "kappa": 0.5} | knobs).train(
         train
@@ -95,7 +92,8 @@ def through_layer(steps: int, backend: str = "auto", train: bool = False, **knob
             optimizer.step()
         state = state.detach()
         finite &= all(bool(part.isfinite().all()) for part in (output, *trace, *state, *layer.buffers()))
-        h, u = max(h, float(output.detach().abs().max())), max(u, float(trace.u_norm.max()))
+        h = max(h, float(output.detach().abs().max()))
+        u = max(u, float(trace.u_norm.max()))
     return {
         "steps": steps,
         "rows": len(KINDS),
@@ -107,8 +105,7 @@ def through_layer(steps: int, backend: str = "auto", train: bool = False, **knob
 
 
 def _stream(steps: int, first: str) -> Iterator[np.ndarray]:
-    """One stream that goes through all kinds again and again, a piece of each in turn, from kind `first`
-    on."""
+    """One stream with a piece of each kind in turn, again and again, from kind `first` on."""
     start = list(KINDS).index(first)
     order = [*list(KINDS)[start:], *list(KINDS)[:start]]
     kinds = [pieces(kind, steps, seed) for seed, kind in enumerate(order)]
@@ -128,7 +125,7 @@ def through_learner(
     first: str = "constants",
     **updates: Any,
 ) -> dict[str, Any]:
-    """A `StreamLearner` on one stream of all kinds; missing values too."""
+    """Feed a `StreamLearner` one stream of all kinds, with missing values."""
     torch.manual_seed(0)
     random = np.random.default_rng(9)
     forecasting = task == "forecasting"
@@ -164,7 +161,7 @@ def through_learner(
 
 
 def through_objects(steps: int) -> dict[str, Any]:
-    """The row-by-row objects on streams of all kinds."""
+    """Feed the row-by-row learners one stream of all kinds."""
     config = DREAMConfig(hidden_dim=8, rank=2)
     forecaster, detector = DREAMForecaster(config=config), DREAMAnomalyDetector(config=config, window=100)
     regressor, classifier = DREAMRegressor(config=config), DREAMClassifier(config=config)
@@ -172,30 +169,30 @@ def through_objects(steps: int) -> dict[str, Any]:
     for part in _stream(steps, "constants"):
         for values in part.tolist():
             x = dict(zip("abc", values, strict=True))
-            said: list[float] = []
+            outputs: list[float] = []
             try:
                 forecaster.learn_one({"a": x["a"]}, {"b": x["b"]})
-                said += forecaster.forecast()[0].values()
-                said.append(detector.score_one(x))
+                outputs += forecaster.forecast()[0].values()
+                outputs.append(detector.score_one(x))
                 detector.learn_one(x)
-                said.append(regressor.predict_one(x))
+                outputs.append(regressor.predict_one(x))
                 regressor.learn_one(x, x["c"])
                 classifier.learn_one(x, x["a"] > 0)
-                said += classifier.predict_proba_one(x).values()
+                outputs += classifier.predict_proba_one(x).values()
                 done += 1
             except DREAMError as error:
                 refused.append(str(error))
-            finite &= all(np.isfinite(said))
+            finite &= all(np.isfinite(outputs))
     return {"steps": done, "rows": 1, "finite": finite, "refused": refused}
 
 
 def require_named(name: str, seen: dict[str, Any]) -> None:
-    """Every refusal of a part says which row it is about, and not all that the part was shown was refused.
+    """Check that every refusal of a part names a row, and that the part did not refuse everything.
 
     Raises:
         AssertionError: otherwise.
     """
-    nameless = [said for said in seen["refused"] if not re.search(r"\brows? \d", said)]
+    nameless = [message for message in seen["refused"] if not re.search(r"\brows? \d", message)]
     assert not nameless, f"{name}: a refusal without a row: {nameless[0]}"
     assert seen["steps"] > 0, f"{name}: everything was refused, first with: {seen['refused'][:1]}"
 
@@ -204,8 +201,7 @@ def main(arguments: list[str] | None = None) -> dict[str, dict[str, Any]]:
     """Run every part, print its figures and return them.
 
     Raises:
-        AssertionError: something was not finite, a refusal names no row, or a part did nothing else but
-            refuse.
+        AssertionError: something was not finite, a refusal names no row, or a part refused everything.
     """
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--steps", type=int, default=100_000)

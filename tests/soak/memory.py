@@ -1,9 +1,9 @@
-"""Training on a file ten times the memory that it may take: `python -m tests.soak.memory`.
+"""Training on a file ten times as large as the memory allowed: `python -m tests.soak.memory`.
 
-A process of its own imports everything, fits a small file so that all libraries are loaded, and may then take
-only so much memory more (RLIMIT_DATA, which counts private memory and no maps of files). Under that limit it
-runs `dream fit` on a CSV of ten times the size: on disk, which must end well with flat memory, and in memory,
-which must not."""
+A separate process imports everything, fits a small file so that all libraries are loaded, and is then allowed
+a limited amount of further memory (RLIMIT_DATA, which counts private memory and no mapped files). Under that
+limit it runs `dream fit` on a CSV of ten times the size: on disk, which must succeed with constant memory,
+and in memory, which must fail."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ import numpy as np
 
 MIB = 1 << 20
 COLUMNS = 16
-TIMES = 10  # the file, in what may be taken
-FLAT = 8 * MIB  # that the last steps may take more than the first
+TIMES = 10  # size of the file, relative to the memory allowed
+FLAT = 8 * MIB  # by which the memory in the last steps may exceed that in the first
 _LINES = 50_000
 FIT = [
     "fit",
@@ -44,7 +44,7 @@ FIT = [
 
 
 def write_csv(path: Path, size: int) -> int:
-    """Minutes of `COLUMNS` noisy rhythms, at least `size` bytes; the number of rows."""
+    """Write `COLUMNS` noisy rhythms, at least `size` bytes; return the number of rows."""
     draw = np.random.default_rng(0)
     day = np.sin(2 * np.pi * np.arange(_LINES) / 24)[:, None] * draw.uniform(0.5, 2, COLUMNS)
     values = day + draw.normal(0, 0.5, (_LINES, COLUMNS))
@@ -63,29 +63,28 @@ def write_csv(path: Path, size: int) -> int:
 
 
 def memory() -> dict[str, int]:
-    """Bytes of this process: `anonymous` resident memory, all `resident`, and private memory as RLIMIT_DATA
-    counts it."""
+    """Memory of this process in bytes: `anonymous` and all `resident`; `data`, as RLIMIT_DATA counts it."""
     lines = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
     names = {"anonymous": "RssAnon", "resident": "VmRSS", "data": "VmData"}
     return {key: int(lines[name].split()[0]) * 1024 for key, name in names.items()}
 
 
 class Watch(L.Callback):
-    """Notes the memory before the first training step and after each."""
+    """Callback that records the memory before the first training step and after each."""
 
     samples: list[dict[str, int]] = []
     started = 0.0
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        Watch.samples, Watch.started = [memory()], time.monotonic()
+        Watch.samples = [memory()]
+        Watch.started = time.monotonic()
 
     def on_train_batch_end(self, *_: Any, **__: Any) -> None:
         Watch.samples.append(memory())
 
 
 def limited(small: str, large: str, allowed: int, steps: int, mapped: bool) -> None:
-    """In a process of its own: fit `small`, allow `allowed` bytes more, fit `large`, print the figures as
-    JSON."""
+    """Fit `small`, allow `allowed` more bytes, fit `large`, and print the figures as JSON."""
     from experiments.cli import main as dream
 
     fit = [*FIT, f"--trainer.max_steps={steps}", f"--data.mapped={str(mapped).lower()}"]
@@ -129,20 +128,18 @@ def limited(small: str, large: str, allowed: int, steps: int, mapped: bool) -> N
 
 
 def main(argv: list[str] | None = None) -> dict[str, Any]:
-    """Generate, train, print; the figures, in MiB and seconds.
+    """Generate the files and train; print and return the figures, in MiB and seconds.
 
     Raises:
-        SystemExit: a fit on disk that fails or whose memory grows with the steps, or one in memory that does
-            not fail.
+        SystemExit: the fit on disk fails or its memory grows with the steps, or the one in memory does not
+            fail.
     """
-    parser = argparse.ArgumentParser(prog="tests.soak.memory", description=__doc__)
-    parser.add_argument(
-        "--allowed", type=int, default=64, help="MiB that may be taken after everything is loaded"
-    )
+    parser = argparse.ArgumentParser(prog="python -m tests.soak.memory", description=__doc__)
+    parser.add_argument("--allowed", type=int, default=64, help="MiB allowed after everything is loaded")
     parser.add_argument("--steps", type=int, default=300, help="training steps")
-    parser.add_argument("--quick", action="store_true", help="32 MiB and 50 steps")
+    parser.add_argument("--quick", action="store_true", help="40 MiB and 50 steps")
     arguments = parser.parse_args(argv)
-    allowed, steps = (32, 50) if arguments.quick else (arguments.allowed, arguments.steps)
+    allowed, steps = (40, 50) if arguments.quick else (arguments.allowed, arguments.steps)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         write_csv(folder / "small.csv", 1 * MIB)
@@ -179,7 +176,7 @@ def _run(folder: Path, allowed: int, steps: int, mapped: bool) -> subprocess.Com
     call = (str(folder / "small.csv"), str(folder / "large.csv"), allowed, steps, mapped)
     code = f"from tests.soak.memory import limited; limited(*{call!r})"
     root = str(Path(__file__).parents[2])
-    # one arena and one thread: what the allocator and the libraries set aside for threads is no data
+    # one arena and one thread: memory that allocator and libraries reserve for threads holds no data
     own = {
         "DREAM_CACHE": str(folder / "cache"),
         "MALLOC_ARENA_MAX": "1",

@@ -1,5 +1,4 @@
-"""Runs of the command in processes of their own that are killed at a chosen place, and what a run leaves, to
-compare."""
+"""Runs in separate processes that are killed at a chosen place, and a comparison of what runs leave."""
 
 from __future__ import annotations
 
@@ -21,7 +20,7 @@ PLACES = {
     "validation": "lightning_modules.base.TaskModule.on_validation_batch_start",
     "stream": "lightning_modules.base.TaskModule.on_test_batch_start",
 }
-"""What is called there."""
+"""Function that is called at each place."""
 PROCESSES = multiprocessing.get_context("forkserver")
 PROCESSES.set_forkserver_preload(
     ["experiments.run", "lightning_modules.data", "lightning_modules.online.module"]
@@ -36,16 +35,15 @@ def run(
     sent: int = signal.SIGKILL,
     largest_file: int = resource.RLIM_INFINITY,
 ) -> int:
-    """The exit code of `command`, run in `folder`; minus the signal's number where one ended it.
+    """Run `command` in `folder`; return its exit code, or minus the number of the signal that ended it.
 
     Args:
         folder: Working directory.
         command: Words after ``dream``.
-        place: Where `sent` arrives: at the call number `at` of one of `PLACES`, or ``time``: after `at`
-            seconds.
-        at: see there.
-        sent: A signal.
-        largest_file: Bytes beyond which a file can't be written, as on a full disk.
+        place: Place of the kill: one of `PLACES`, or ``time``.
+        at: Number of the call at that place, or seconds.
+        sent: Signal that is sent.
+        largest_file: Size in bytes beyond which no file can be written, as on a full disk.
     """
     process = PROCESSES.Process(target=_child, args=(str(folder), command, place, at, sent, largest_file))
     process.start()
@@ -66,9 +64,8 @@ def _child(folder: str, command: list[str], place: str, at: float, sent: int, la
     os.dup2(said.fileno(), 1)
     os.dup2(said.fileno(), 2)
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    multiprocessing.set_start_method(
-        "fork", force=True
-    )  # as in a process that was started by hand: workers end with it
+    # as in a process started by hand, whose workers end with it
+    multiprocessing.set_start_method("fork", force=True)
     torch.set_num_threads(1)
     os.environ["WANDB_MODE"] = "disabled"
     resource.setrlimit(resource.RLIMIT_FSIZE, (largest_file, resource.getrlimit(resource.RLIMIT_FSIZE)[1]))
@@ -109,23 +106,14 @@ def _find(name: str) -> Any:
 
 
 def left(folder: Path) -> dict[str, Any]:
-    """What a run came to: weights, optimiser and schedule of the best and the last, the metrics file, the
-    results, what its layers showed and the advisor's remarks."""
+    """All that a run left: best and newest checkpoint, metrics, results, record of layers, and remarks."""
     saves = folder / "checkpoints"
     held = {
         path.name: torch.load(path, weights_only=True)
         for path in (saves / "best.ckpt", max(saves.glob("step-*.ckpt")))
     }
-    parts = (
-        "state_dict",
-        "optimizer_states",
-        "lr_schedulers",
-        "carried",
-        "loops",
-        "progress",
-        "epoch",
-        "global_step",
-    )
+    parts = ("state_dict", "optimizer_states", "lr_schedulers", "carried", "loops", "progress")
+    parts += ("epoch", "global_step")
     return {
         "checkpoints": {name: {part: content[part] for part in parts} for name, content in held.items()},
         "metrics": (folder / "metrics.jsonl").read_text().splitlines(),
@@ -135,7 +123,7 @@ def left(folder: Path) -> dict[str, Any]:
 
 
 def differences(ours: Any, theirs: Any, name: str = "") -> list[str]:
-    """Where two nests of dictionaries, lists, tensors and plain values differ, bit for bit."""
+    """Differences, bit for bit, between two nests of dictionaries, lists, tensors and plain values."""
     if isinstance(ours, dict) and isinstance(theirs, dict) and ours.keys() == theirs.keys():
         return [line for key in ours for line in differences(ours[key], theirs[key], f"{name}/{key}")]
     if isinstance(ours, (list, tuple)) and isinstance(theirs, (list, tuple)) and len(ours) == len(theirs):
@@ -149,8 +137,5 @@ def differences(ours: Any, theirs: Any, name: str = "") -> list[str]:
         return [] if same else [f"{name}: tensors"]
     if isinstance(ours, torch.Tensor) or isinstance(theirs, torch.Tensor) or type(ours) is not type(theirs):
         return [f"{name}: {type(ours)} and {type(theirs)}"]
-    return (
-        []
-        if ours == theirs or (ours != ours and theirs != theirs)
-        else [f"{name}: {ours!r:.80} and {theirs!r:.80}"]
-    )
+    same = ours == theirs or (ours != ours and theirs != theirs)
+    return [] if same else [f"{name}: {ours!r:.80} and {theirs!r:.80}"]

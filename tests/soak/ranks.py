@@ -1,8 +1,8 @@
-"""Several processes train what one does: gradients of every step, a process that is killed, throughput.
+"""Several processes train like one: gradients of every step, end of a run if a process is killed, throughput.
 
 ``python -m tests.soak.ranks`` prints the figures. Each of the `CASES` has batches that do not divide evenly,
-with a last one too small to give every process a row, or streams of unequal length; there is no dropout,
-which is drawn apart."""
+with a last one too small to give every process a sample, or streams of unequal length. There is no dropout,
+since each process draws its own."""
 
 from __future__ import annotations
 
@@ -47,12 +47,11 @@ ROOT = Path(__file__).parents[2]
 CONFIG = DREAMConfig(hidden_dim=64, rank=4, base_plasticity=0.2)
 EPOCHS = 2
 LIMITS = {"float64": 1e-9, "float32": 1e-5}
-"""Largest difference between the gradients of a step, relative to the largest of them; they drift apart as
-weights do."""
+"""Largest difference allowed between the gradients of a step, relative to the largest gradient."""
 
 
 class Gaps(DriftingLoad):
-    """A load of which every seventh value is missing."""
+    """A load with one value in seven missing."""
 
     def read(self) -> Series:
         series = super().read()
@@ -73,36 +72,27 @@ class Uneven(AnomalyData):
 
 
 class Noise(LanguageData):
-    """Letters without any sense."""
+    """A text of random letters."""
 
     def read(self) -> dict[str, Text]:
         return {"train": Text("noise", np.random.default_rng(0).integers(97, 101, 700, np.uint8).tobytes())}
 
 
 def forecasting(**options: Any) -> tuple[TaskModule, TaskData]:
-    """Windows: 53 in batches of 13; or as many streams as `batch_size` says."""
+    """Forecasting of 53 windows in batches of 13, or of `batch_size` streams."""
     core = options.pop("core", "dream")
-    small = dict(
-        feeders=2,
-        rows=120,
-        look_back=16,
-        horizon=4,
-        season=8,
-        split=[0.6, 0.2, 0.2],
-        missing="mask",
-        batch_size=13,
-    )
-    data = Gaps(**small | options)  # type: ignore[arg-type]
+    small = dict(feeders=2, rows=120, look_back=16, horizon=4, season=8, split=[0.6, 0.2, 0.2], batch_size=13)
+    data = Gaps(**small | {"missing": "mask"} | options)  # type: ignore[arg-type]
     return ForecastingModule.for_data(data, config=CONFIG, patch=4, dropout=0.0, core=core), data
 
 
 def anomaly() -> tuple[TaskModule, TaskData]:
-    """Three streams; the second layer is in no loss."""
+    """Anomaly detection in three streams; no loss depends on the second layer."""
     return AnomalyModule(CONFIG, AnomalyShape(2), hidden_dims=[8, 6]), Uneven(train_chunk=50, chunk=100)
 
 
 def online() -> tuple[TaskModule, TaskData]:
-    """17 crops in batches of 8."""
+    """Online learning from 17 crops in batches of 8."""
     data = DriftingStream(
         "forecasting", length=300, columns=3, horizon=3, crop=32, context=8, crops=17, batch_size=8
     )
@@ -110,13 +100,13 @@ def online() -> tuple[TaskModule, TaskData]:
 
 
 def language() -> tuple[TaskModule, TaskData]:
-    """Five lanes."""
+    """Language modelling with a batch of five."""
     data = Noise("chars", batch_size=5, steps=20, validation=0.1)
     return LanguageModule.for_data(data, config=replace(CONFIG, input_dim=8)), data
 
 
 def speech(**options: Any) -> tuple[TaskModule, TaskData]:
-    """16 utterances of unequal length in batches of 5; or strings of them in batches of 3."""
+    """Speech: 16 utterances of unequal length in batches of 5, or strings of them in batches of 3."""
     data = ToneWords(**{"words": 3, "voices": 3, "takes": 3, "batch_size": 5, "stack": 3} | options)
     return SpeechModule.for_data(data, config=CONFIG, dropout=0.0, mask=0.0, noise=0.0), data
 
@@ -137,14 +127,14 @@ CASES: dict[str, Callable[[], tuple[TaskModule, TaskData]]] = {
 
 
 class Trace(NamedTuple):
-    """What a training was."""
+    """Record of a training."""
 
     gradients: list[Tensor]
-    """All gradients before each optimiser step, in one vector"""
+    """All gradients before each optimiser step, in one vector."""
     weights: Tensor
-    """All weights and buffers after the last step, in one vector"""
+    """All weights and buffers after the last step, in one vector."""
     metrics: dict[str, float]
-    """What was logged last"""
+    """Metrics that were logged last."""
 
 
 class _Record(L.Callback):
@@ -159,7 +149,7 @@ class _Record(L.Callback):
 
 
 def train(name: str, double: bool) -> Trace:
-    """Train one of the `CASES`, in as many processes as this one is of."""
+    """Train one of the `CASES`, together with the other processes, if any."""
     torch.manual_seed(0)
     model, data = CASES[name]()
     record = _Record()
@@ -176,14 +166,14 @@ def train(name: str, double: bool) -> Trace:
 
 
 def train_all(double: bool) -> dict[str, Trace]:
-    """Every case."""
+    """Train all `CASES`."""
     return {name: train(name, double) for name in CASES}
 
 
 def in_processes(count: int, double: bool) -> dict[str, Trace]:
-    """`train_all` in `count` processes of one thread on this host, by gloo; what rank 0 saw.
+    """Run `train_all` in `count` processes of one thread on this host, by gloo; return the traces of rank 0.
 
-    With more threads the first weights, which are made orthogonal, would differ in the last digits.
+    With more threads the initial weights, which are orthogonalised, would differ in the last digits.
     """
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "traces.pt"
@@ -198,15 +188,14 @@ def in_processes(count: int, double: bool) -> dict[str, Trace]:
 
 
 def difference(one: Trace, other: Trace) -> float:
-    """The largest difference between the gradients of a step, relative to the largest gradient of that
-    step."""
+    """Largest difference between the gradients of a step, relative to the largest gradient of that step."""
     assert len(one.gradients) == len(other.gradients)
     pairs = zip(one.gradients, other.gradients, strict=True)
     return max(float((a - b).abs().max() / a.abs().max()) for a, b in pairs)
 
 
 class Family:
-    """A command and all processes that come of it, known by a mark in their environment (Linux)."""
+    """A command and all its descendants, recognised by a mark in their environment (Linux)."""
 
     def __init__(self, command: list[str], folder: Path) -> None:
         self.mark = uuid.uuid4().hex
@@ -216,7 +205,7 @@ class Family:
             self.process = subprocess.Popen(command, cwd=folder, env=environment, stdout=log, stderr=log)
 
     def members(self) -> dict[int, dict[str, str]]:
-        """The living ones by number, with their environment."""
+        """Environments of the living processes, by process id."""
         found = {}
         for path in Path("/proc").glob("[0-9]*/environ"):
             with suppress(OSError):
@@ -227,7 +216,7 @@ class Family:
         return found
 
     def rank(self, number: int) -> int:
-        """The process that is this rank on its host."""
+        """Process id of this rank on its host."""
         return next(pid for pid in self.members() if self._rank(pid) == number)
 
     def _rank(self, pid: int) -> int | None:
@@ -236,7 +225,7 @@ class Family:
         return int(self.members()[pid].get("LOCAL_RANK", "0")) if runs else None
 
     def end(self) -> None:
-        """Kill whoever is left."""
+        """Kill all that are left."""
         for pid in self.members():
             with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
@@ -244,10 +233,10 @@ class Family:
 
 
 def until(holds: Callable[[], bool], seconds: float) -> float:
-    """Seconds until `holds`.
+    """Wait until `holds`; return the seconds it took.
 
     Raises:
-        TimeoutError: it did not within `seconds`.
+        TimeoutError: it does not hold within `seconds`.
     """
     start = time.monotonic()
     while not holds():
@@ -258,17 +247,17 @@ def until(holds: Callable[[], bool], seconds: float) -> float:
 
 
 class Ending(NamedTuple):
-    """How a run ended of which a process was killed."""
+    """End of a run after one of its processes was killed."""
 
     seconds: float
-    """From the kill until the last process was gone"""
+    """Time from the kill until the last process was gone."""
     code: int
     said: str
+    """Its output."""
 
 
 def kill(victim: int, torchrun: bool, folder: Path, *flags: str) -> Ending:
-    """Start a fit of two processes, by torchrun or by the Trainer, and kill one of them when there is a
-    checkpoint."""
+    """Start a fit of two processes, by torchrun or the Trainer, and kill one after the first checkpoint."""
     command = ["-m", "experiments.cli", "fit", *flags, "--run.name=killed", f"--run.folder={folder}"]
     devices = ["--trainer.devices=2", "--trainer.accelerator=cpu", "--trainer.max_epochs=100000"]
     start = [*TORCHRUN, "--nproc-per-node=2"] if torchrun else [sys.executable]
@@ -283,7 +272,7 @@ def kill(victim: int, torchrun: bool, folder: Path, *flags: str) -> Ending:
 
 
 def main(argv: list[str] | None = None) -> dict[str, Any]:
-    """Print the figures, and give them back; see the module.
+    """Print and return the figures.
 
     Raises:
         AssertionError: a promise does not hold.
@@ -317,9 +306,8 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
             console.print(f"{how}: all gone after {ending.seconds:.1f} s, code {ending.code}")
             assert ending.code != 0
     figures["windows a second"] = speeds = benchmark.speeds(repeats=3, steps=40)
-    console.print(
-        "throughput: " + ", ".join(f"{name} {ratio:.2f}" for name, ratio in benchmark.ratios(speeds).items())
-    )
+    ratios = ", ".join(f"{name} {ratio:.2f}" for name, ratio in benchmark.ratios(speeds).items())
+    console.print(f"throughput: {ratios}")
     return figures
 
 

@@ -1,7 +1,7 @@
-"""A million streams in a store: `python -m tests.soak.store`.
+"""States of a million streams in a store: `python -m tests.soak.store`.
 
-All are put in random order, then read, checked and put again in another, in batches; after each batch the
-resident memory is noted, which must not grow with what is stored."""
+All are stored in random order, then read, checked and stored again in another order, in batches. The resident
+memory, recorded after each batch, must not grow with the number of streams."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ BATCH = 100_000
 
 
 def main(argv: list[str] | None = None) -> dict[str, Any]:
-    """Fill, update and read a store in random order, print; the figures, in MiB and seconds.
+    """Fill, update and read a store in random order; print and return the figures, in MiB and seconds.
 
     Raises:
-        SystemExit: a stream has another state than it was given, or memory grows with the work.
+        SystemExit: a stream has the wrong state, or memory grows with the work.
     """
-    parser = argparse.ArgumentParser(prog="tests.soak.store", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m tests.soak.store", description=__doc__)
     parser.add_argument("--keys", type=int, default=1_000_000)
     parser.add_argument("--memory", type=int, default=64, help="MiB of shards in memory")
     parser.add_argument("--quick", action="store_true", help="50,000 keys and 4 MiB")

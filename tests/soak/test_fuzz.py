@@ -1,5 +1,4 @@
-"""The short form of `tests.soak.fuzz`: whatever the file or the setting, the answer is a result or a
-DREAMError."""
+"""Short form of `tests.soak.fuzz`: any file or setting yields a result or a DREAMError."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The short form of `tests.soak.hostile`: hostile streams come out finite, to the last step."""
+"""Short form of `tests.soak.hostile`: outputs stay finite on hostile streams, to the last step."""
 
 from __future__ import annotations
 

@@ -1,5 +1,4 @@
-"""Runs of two processes by the command: one folder, the results of one process, and an end when one is
-killed."""
+"""Runs of two processes: one folder, the results of one process, and an end if one is killed."""
 
 from __future__ import annotations
 

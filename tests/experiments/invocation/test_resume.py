@@ -234,8 +234,12 @@ def test_a_run_that_starts_from_a_checkpoint_writes_its_own_metrics(
     [
         ("config.yaml", b"a: [", "config.yaml must hold the settings of the run; it is damaged"),
         ("config.yaml", b"", "config.yaml must hold the settings of the run; it is damaged"),
-        ("checkpoints/best.ckpt", b"x", "best.ckpt is damaged: its SHA-256 is not beside it"),
-        ("checkpoints/best.ckpt.sha256", b"\xff\xfe", "best.ckpt is damaged: its SHA-256 is not beside it"),
+        ("checkpoints/best.ckpt", b"x", "best.ckpt is damaged: its SHA-256 is not in best.ckpt.sha256"),
+        (
+            "checkpoints/best.ckpt.sha256",
+            b"\xff\xfe",
+            "best.ckpt is damaged: its SHA-256 is not in best.ckpt.sha256",
+        ),
     ],
 )
 def test_damage_beside_the_saves_is_named(

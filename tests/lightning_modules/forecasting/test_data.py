@@ -109,7 +109,7 @@ class TestStreams:
     @pytest.mark.parametrize("stride", [2, 5])
     def test_lanes_reproduce_the_series(self, tables: Tables, lanes: int, stride: int) -> None:
         streams = training_streams(
-            tables, look_back=5, horizon=3, rows=slice(0, 50), lanes=lanes, stride=stride
+            tables, look_back=5, horizon=3, rows=slice(0, 50), streams=lanes, stride=stride
         )
         batches = [streams[index] for index in range(streams.chunks)]
         check_streams(batches, tables, stride)
@@ -119,7 +119,7 @@ class TestStreams:
         assert [bool(batch.reset.all()) for batch in batches] == [True] + [False] * (len(batches) - 1)
 
     def test_each_phase_begins_elsewhere(self, tables: Tables) -> None:
-        streams = training_streams(tables, look_back=5, horizon=3, rows=slice(0, 50), lanes=2, stride=5)
+        streams = training_streams(tables, look_back=5, horizon=3, rows=slice(0, 50), streams=2, stride=5)
         assert streams.phases == 5
         starts = set()
         order = one_phase(streams)
@@ -134,7 +134,7 @@ class TestStreams:
             streams[len(streams)]
 
     def test_too_short(self, tables: Tables) -> None:
-        shape = {"look_back": 5, "horizon": 3, "lanes": 4, "stride": 5}
+        shape = {"look_back": 5, "horizon": 3, "streams": 4, "stride": 5}
         with pytest.raises(
             DataError, match=r"4 streams need .* = 28 training rows; there are 27\. Lower `batch_size`"
         ):

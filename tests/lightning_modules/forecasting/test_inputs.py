@@ -16,8 +16,8 @@ from lightning_modules import ForecastingModule
 from lightning_modules.forecasting import ForecastingData, TableData
 from lightning_modules.forecasting.batches import WindowBatch
 from lightning_modules.forecasting.heads import KnownEffect, PatchHead
+from lightning_modules.forecasting.metrics import pinball
 from lightning_modules.forecasting.patches import by_channel, read
-from lightning_modules.forecasting.quantiles import pinball
 from lightning_modules.naive import error_quantiles, repeat_last
 from tests.lightning_modules.support import small_data, small_module, small_trainer
 

@@ -18,7 +18,7 @@ from lightning_modules import LanguageModule
 from lightning_modules.language import LanguageData, LanguageShape
 from lightning_modules.language.data import IGNORED, Text
 from lightning_modules.language.generation import Sampling, choose, show
-from lightning_modules.language.scores import metrics
+from lightning_modules.language.record import metrics
 from lightning_modules.language.vocabulary import Unit
 from tests.lightning_modules.support import small_data, small_trainer
 

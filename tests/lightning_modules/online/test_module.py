@@ -18,7 +18,7 @@ from lightning_modules import OnlineModule
 from lightning_modules.online import DriftingStream
 from lightning_modules.online.drift import page_hinkley
 from lightning_modules.online.metrics import KappaTemporal
-from lightning_modules.online.plots import rolling
+from lightning_modules.plots import rolling
 from lightning_modules.stream import Reading, Updates
 from tests.lightning_modules.support import small_data, small_module, small_trainer
 

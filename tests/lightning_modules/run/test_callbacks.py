@@ -13,7 +13,7 @@ import pytest
 from dream import ConfigError, DREAMConfig
 from dream.tuning import SYMPTOMS
 from lightning_modules import waiting
-from lightning_modules.run.advisor import Sample, TuningAdvisor, symptoms
+from lightning_modules.run.advisor import LoggedStep, TuningAdvisor, symptoms
 from lightning_modules.run.figures import SaveFigures
 from lightning_modules.run.monitor import DREAMMonitor
 from lightning_modules.run.progress import PlainProgress
@@ -69,10 +69,10 @@ class TestMonitor:
 
 def series(
     loss: list[float], surprise: list[float] | float = 0.3, u_norm: list[float] | float = 1.0
-) -> list[Sample]:
+) -> list[LoggedStep]:
     surprises = surprise if isinstance(surprise, list) else [surprise] * len(loss)
     norms = u_norm if isinstance(u_norm, list) else [u_norm] * len(loss)
-    return [Sample(*values, 2.0) for values in zip(loss, surprises, norms, strict=True)]
+    return [LoggedStep(*values, 2.0) for values in zip(loss, surprises, norms, strict=True)]
 
 
 FALLING = [math.exp(-k / 10) for k in range(20)]

@@ -172,9 +172,9 @@ class TestSameTables:
 
     def test_size_decides(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         path = table(tmp_path, ahead=0)
-        monkeypatch.setattr("lightning_modules.forecasting.table.LARGE", path.stat().st_size)
+        monkeypatch.setattr("lightning_modules.forecasting.sets.LARGE", path.stat().st_size)
         assert isinstance(TableData(str(path)).read(), type(read_table(path)))
-        monkeypatch.setattr("lightning_modules.forecasting.table.LARGE", path.stat().st_size - 1)
+        monkeypatch.setattr("lightning_modules.forecasting.sets.LARGE", path.stat().st_size - 1)
         assert isinstance(TableData(str(path)).read(), stored.StoredSeries)
 
 

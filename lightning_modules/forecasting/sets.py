@@ -1,10 +1,11 @@
-"""Forecasting data from a CSV or Parquet file of one's own."""
+"""Series from files: your own table, and the electricity transformer data sets."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal, get_args
 
-from dream.errors import ConfigError
+from dream.errors import ConfigError, nearest
+from lightning_modules.data.catalogue import data_path
 from lightning_modules.data.disk.convert import stored_table
 from lightning_modules.data.disk.stored import StoredSeries
 from lightning_modules.data.in_memory import InMemory
@@ -12,7 +13,8 @@ from lightning_modules.data.series import Series, check_file, read_table
 from lightning_modules.forecasting.data import ForecastingData
 
 LARGE = 1 << 28
-"""Bytes of text from which on a file stays on disk."""
+"""Bytes of text above which a file stays on disk."""
+ETTName = Literal["ETTh1", "ETTh2", "ETTm1"]
 
 
 class TableData(ForecastingData, InMemory):
@@ -24,9 +26,9 @@ class TableData(ForecastingData, InMemory):
         targets: Columns to predict; None for all columns of numbers but the time column and the covariates.
         covariates: Columns that are read but not predicted.
         known_covariates: Columns that are read, not predicted, and known for the horizon too, such as prices,
-            plans or a weather forecast. `dream predict` reads their future values from rows after the last
-            one that has a target.
-        mapped: Keep the data on disk: the file is converted once, beside the cache (DREAM_CACHE), and read by
+            plans or a weather forecast. `dream predict` reads their future values from the rows after the
+            last one with a target.
+        mapped: Keep the data on disk: the file is converted once, into the cache (DREAM_CACHE), and read by
             memory map. null: if it has more than 256 MiB, or 64 MiB compressed (.gz, Parquet).
     """
 
@@ -52,15 +54,17 @@ class TableData(ForecastingData, InMemory):
                 if named.count(name) > 1 or name == time_column:
                     raise ConfigError(
                         f"column `{name}` must be used once; it is named more than once among `targets`, "
-                        "`covariates`, "
-                        "`known_covariates` and `time_column`.",
+                        "`covariates`, `known_covariates` and `time_column`.",
                         key=role,
                     )
         if mapped not in (None, True, False):
             raise ConfigError(f"`mapped` must be true, false or null; got {mapped!r}.", key="mapped")
+        self.path = path
+        self.time_column = time_column
+        self.targets = targets
+        self.covariates = covariates
+        self.known_covariates = known_covariates
         self.mapped = mapped
-        self.path, self.time_column, self.targets = path, time_column, targets
-        self.covariates, self.known_covariates = covariates, known_covariates
 
     def read(self) -> Series | StoredSeries:
         others = [*(self.covariates or []), *(self.known_covariates or [])]
@@ -71,3 +75,37 @@ class TableData(ForecastingData, InMemory):
         large = path.stat().st_size > (LARGE if plain else LARGE // 4)
         reader = stored_table if (large if self.mapped is None else self.mapped) else read_table
         return reader(path, self.time_column, self.targets, others)
+
+
+class ETTData(ForecastingData):
+    """ETTh1, ETTh2 (hourly) or ETTm1 (every 15 minutes) in the standard long-horizon protocol.
+
+    All 7 columns are predicted from all 7. The first 20 months of 30 days are cut into 12 for training, 4 for
+    validation and 4 for test; the rest of the file is not used. Published results use `look_back` 96 and
+    `horizon` 96, 192, 336 or 720.
+
+    Args:
+        name: One of the three files.
+        look_back: Rows of the past in a window.
+        horizon: Rows of the future to forecast.
+    """
+
+    def __init__(
+        self,
+        name: Literal["ETTh1", "ETTh2", "ETTm1"] = "ETTh1",
+        look_back: int = 96,
+        horizon: int = 96,
+        **options: Any,
+    ) -> None:
+        if name not in get_args(ETTName):
+            raise ConfigError(
+                f"`name` must be ETTh1, ETTh2 or ETTm1; got {name!r}. {nearest(name, get_args(ETTName))}",
+                key="name",
+            )
+        day = 96 if name == "ETTm1" else 24
+        split: list[int | float | str] = [360 * day, 120 * day, 120 * day]
+        super().__init__(look_back=look_back, horizon=horizon, season=day, split=split, **options)
+        self.name = name
+
+    def read(self) -> Series:
+        return read_table(data_path("ett", f"{self.name}.csv"), "date")

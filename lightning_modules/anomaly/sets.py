@@ -1,0 +1,167 @@
+"""Streams from files: your own table, and two public benchmarks."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path, PurePosixPath
+from typing import Any, Literal
+
+import numpy as np
+import pandas as pd
+
+from dream.errors import ConfigError, DataError
+from lightning_modules.anomaly.data import AnomalyData, AnomalyStream
+from lightning_modules.anomaly.nab_score import probation
+from lightning_modules.data.catalogue import data_path, dataset
+from lightning_modules.data.in_memory import InMemory
+from lightning_modules.data.series import Series, fill_missing, read_table
+
+SKAB_SENSORS = (
+    "Accelerometer1RMS",
+    "Accelerometer2RMS",
+    "Current",
+    "Pressure",
+    "Temperature",
+    "Thermocouple",
+    "Voltage",
+    "Volume Flow RateRMS",
+)
+SKAB_GROUPS = ("valve1/", "valve2/", "other/")
+SKAB_TRAINING = 400
+
+
+class AnomalyTable(AnomalyData, InMemory):
+    """A CSV or Parquet file with one row per time step; `AnomalyTable.of` takes a DataFrame or an array.
+
+    Args:
+        path: The file: .csv or .txt (also .gz), .parquet or .pq.
+        time_column: The column of time stamps; None finds it, and counts rows where there is none.
+        columns: Columns to watch; None for all columns of numbers but the time column and the label.
+        label_column: Column that is 0 for a normal and 1 for an anomalous row, used for metrics only; None
+            without labels.
+        separator: Character between the values of a line.
+        training: Part at the start from which to learn what is normal: a share below 1, or a number of rows.
+        missing: Treatment of missing values: stop with an error, or carry the last known value forward.
+    """
+
+    def __init__(
+        self,
+        path: str,
+        time_column: str | None = None,
+        columns: list[str] | None = None,
+        label_column: str | None = None,
+        separator: str = ",",
+        training: float = 0.2,
+        missing: Literal["error", "ffill"] = "error",
+        **options: Any,
+    ) -> None:
+        super().__init__(**options)
+        if not training > 0 or (training > 1 and not float(training).is_integer()):
+            raise ConfigError(
+                f"`training` must be a share above 0 and below 1, or a number of rows; got {training!r}.",
+                key="training",
+            )
+        if label_column is not None and label_column in (columns or []):
+            raise ConfigError(
+                f"`label_column` must not be one of the columns to watch; {label_column!r} is both.",
+                key="label_column",
+            )
+        if len(separator) != 1:
+            raise ConfigError(
+                f"`separator` must be one character such as ';'; got {separator!r}.", key="separator"
+            )
+        if missing not in ("error", "ffill"):
+            raise ConfigError(f"`missing` must be `error` or `ffill`; got {missing!r}.", key="missing")
+        self.path = path
+        self.time_column = time_column
+        self.watched = columns
+        self.label_column = label_column
+        self.separator = separator
+        self.training = training
+        self.missing = missing
+
+    def read(self) -> list[AnomalyStream]:
+        label = [] if self.label_column is None else [self.label_column]
+        table = read_table(self.table, self.time_column, self.watched, label, self.separator)
+        count = len(table.values)
+        training = int(self.training * count) if self.training < 1 else int(self.training)
+        return [labelled_stream(Path(self.path).name, table, bool(label), training, self.missing)]
+
+
+class NABData(AnomalyData):
+    """The Numenta Anomaly Benchmark, version 1.1: 58 independent streams of one column, 116 labelled windows.
+
+    As in the benchmark's protocol, the training part of each file is its probation. Time stamps are as
+    recorded: a few repeat or step back, so they are only shown.
+
+    Args:
+        groups: Groups of files to read, such as `realTweets`; all if not given, as in published scores.
+    """
+
+    def __init__(self, groups: list[str] | None = None, **options: Any) -> None:
+        super().__init__(**options)
+        self.groups = groups
+
+    @property
+    def nab(self) -> bool:
+        return True
+
+    def read(self) -> list[AnomalyStream]:
+        labels = data_path("nab", "labels/combined_windows.json")
+        windows: dict[str, list[tuple[str, str]]] = json.loads(labels.read_text())
+        groups = sorted({name.partition("/")[0] for name in windows})
+        if unknown := set(self.groups or []) - set(groups):
+            raise ConfigError(
+                f"`groups` must name groups of NAB: {', '.join(groups)}; got {', '.join(sorted(unknown))}.",
+                key="groups",
+            )
+        names = [name for name in sorted(windows) if name.partition("/")[0] in (self.groups or groups)]
+        streams = []
+        for name in names:
+            table = pd.read_csv(data_path("nab", f"data/{name}"))
+            time = pd.to_datetime(table["timestamp"]).to_numpy("datetime64[ns]")
+            label = np.zeros(len(time), dtype=bool)
+            for first, last in windows[name]:
+                label |= (time >= np.datetime64(first)) & (time <= np.datetime64(last))
+            values = table[["value"]].to_numpy(np.float64)
+            streams.append(AnomalyStream(name, values, ("value",), probation(len(values)), label, time))
+        return streams
+
+
+class SKABData(AnomalyData):
+    """The Skoltech Anomaly Benchmark, version 0.9: 34 labelled experiments on a water circuit, 8 sensors.
+
+    As on its leaderboard, the first 400 rows of each file are the training part and the others the test. Its
+    outlier task ranks by `f1`, `far` and `mar` over the test rows of all files together.
+    """
+
+    def read(self) -> list[AnomalyStream]:
+        files = [PurePosixPath(file) for file in dataset("skab").files if file.startswith(SKAB_GROUPS)]
+        streams = []
+        for file in sorted(files, key=lambda file: (file.parent.name, int(file.stem))):
+            table = read_table(data_path("skab", str(file)), "datetime", SKAB_SENSORS, ["anomaly"], ";")
+            streams.append(labelled_stream(str(file), table, True, SKAB_TRAINING))
+        return streams
+
+
+def labelled_stream(
+    name: str, table: Series, labelled: bool, training: int, missing: Literal["error", "ffill"] = "error"
+) -> AnomalyStream:
+    """Stream `name` from `table`, whose last column holds the labels if it is `labelled`.
+
+    Raises:
+        DataError: a label is neither 0 nor 1, or values are missing.
+    """
+    label = None
+    if labelled:
+        marks = table.values[:, -1]
+        if (wrong := ~np.isin(marks, (0, 1))).any():
+            row = int(wrong.argmax())
+            raise DataError(
+                f"{table.source}: label column `{table.columns[-1]}` must be 0 or 1; row {row} holds "
+                f"{marks[row]:g}."
+            )
+        label = marks == 1
+        table = Series(table.values[:, :-1], table.columns[:-1], table.time, table.source)
+    table = fill_missing(table, missing)
+    return AnomalyStream(name, table.values, table.columns, training, label, table.time)
