@@ -143,7 +143,7 @@ class AnomalyScore:
         burst_c   = running mean of error_c over 12 rows
         level_c   = |level of column c|
         drift_c   = |running mean of the level of column c over 24 rows|
-        deviation = r of the layer, line 3 of `dream.functional.dream_step`
+        deviation = r of the layer, line 3 of `dream.functional.advance`
         surprise  = S of the layer, line 5
 
     and with P from a `TailProbability` of each
