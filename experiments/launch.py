@@ -7,7 +7,6 @@ import inspect
 import logging
 import os
 import re
-import sys
 import threading
 import warnings
 from collections.abc import Callable
@@ -21,6 +20,7 @@ from lightning.pytorch.strategies import DDPStrategy
 from torch.nn.parallel import DistributedDataParallel
 
 from dream.errors import ConfigError
+from experiments.ending import say
 from lightning_modules import ranks
 
 DECIDED = "DREAM_DECIDED"  # tells the processes that the Trainer starts what the first one has decided
@@ -161,7 +161,7 @@ def end_with_parent(for_good: bool = False) -> None:
             if parted.wait(1):
                 return
         farewell = "dream: the process that started this one is gone, so it ends, too."
-        print(farewell, file=sys.stderr, flush=True)  # noqa: T201
+        say(farewell)
         os._exit(1)
 
     threading.Thread(target=watch, name="end-with-parent", daemon=True).start()

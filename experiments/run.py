@@ -8,7 +8,7 @@ import sys
 import time
 import warnings
 from argparse import ArgumentError
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from pydoc import locate
@@ -25,11 +25,11 @@ from pydantic import ValidationError
 
 from dream.config import PRESETS
 from dream.errors import ConfigError, DataError, DREAMError
-from experiments import folders, launch, summary, wording
+from experiments import ending, folders, launch, summary, wording
 from experiments.check import check_experiment
 from experiments.folders import CONFIG, RESULTS, SAVES, RunSettings
 from experiments.invocation import own_code, presets
-from experiments.invocation.arguments import resolve
+from experiments.invocation.arguments import Invocation
 from experiments.invocation.explain import chain, explain
 from experiments.invocation.resume import check_weights, refuse_other_settings
 from experiments.resolved import WriteConfig, resolve_config
@@ -70,26 +70,44 @@ class DREAMTrainer(L.Trainer):
         check_experiment(self, model, datamodule)
 
 
+class HelpParser(LightningArgumentParser):
+    """Parser of a command that asks for help.
+
+    jsonargparse keeps the parsers of model and data classes for later commands of the process, separately for
+    each class of the parser around them. A class of its own never meets those without texts of help.
+    """
+
+
 class DREAMCLI(LightningCLI):
-    """One run of `command`, as it was typed, and `words`, as the parser takes it; `experiment` names it, and
-    `stack` is closed when it has ended."""
+    """One run of a Trainer command.
 
-    callbacks: Sequence[L.Callback] = ()
-    """More of them, which are no setting."""
+    LightningCLI parses, builds and runs in its constructor. Here `build` and `run` do, so that an error is
+    explained with the parser and the folder of the run at hand.
 
-    def __init__(self, experiment: str, command: list[str], words: list[str], stack: ExitStack) -> None:
-        self.experiment, self.command, self.stack = experiment, command, stack
-        self.signals = stack.enter_context(StopSignals())
+    Args:
+        invocation: The command.
+        callbacks: More callbacks, which are no setting.
+    """
+
+    def __init__(self, invocation: Invocation, callbacks: Sequence[L.Callback] = ()) -> None:
+        self.invocation = invocation
+        self.callbacks = callbacks
+        self.stack = ExitStack()
+        """Closed when the run has ended."""
         self.folder: Path | None = None
         self.newest: str | None = None
-        """What a run that is resumed goes on from."""
+        """The save that a resumed run starts from."""
         self.running = False
         self.started = time.monotonic()
+
+    def build(self) -> None:
+        """Parse the words, and build data, model and Trainer."""
+        self.signals = self.stack.enter_context(StopSignals())
         strict = {"exit_on_error": False, "allow_abbrev": False}
         super().__init__(
             TaskModule,
             TaskData,
-            args=words,
+            args=self.invocation.words(),
             save_config_callback=WriteConfig,
             save_config_kwargs={"save_to_log_dir": False},
             trainer_class=DREAMTrainer,
@@ -102,16 +120,26 @@ class DREAMCLI(LightningCLI):
             },
             seed_everything_default=0,
             parser_kwargs={**strict, **{name: dict(strict) for name in self.subcommands()}},
+            parser_class=HelpParser if self.invocation.asks_for_help else LightningArgumentParser,
             subclass_mode_model=True,
             subclass_mode_data=True,
             auto_configure_optimizers=False,
             load_from_checkpoint_support=False,
         )
 
+    def run(self) -> None:
+        """Build, and run the command."""
+        self.build()
+        super()._run_subcommand(self.invocation.command)
+
+    def _run_subcommand(self, subcommand: str) -> None:
+        """Nothing yet: see `run`."""
+
     def subcommands(self) -> dict[str, set[str]]:  # type: ignore[override] # not static
         """The one that was typed: the parsers of the others would take seconds to build."""
         every = {**LightningCLI.subcommands(), "check": {"model", "datamodule"}}
-        return {self.command[0]: every[self.command[0]]}
+        command = self.invocation.command
+        return {command: every[command]}
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         parser.add_argument("--seed", type=int, default=0, help="Fixes all that is random.")
@@ -158,7 +186,7 @@ class DREAMCLI(LightningCLI):
                 f"`model.config` must be a section with settings such as rank; got {settings.config!r}. "
                 f"{hint}"
             )
-        typed = {argument.partition("=")[0].replace(".init_args", "") for argument in self.command}
+        typed = {argument.partition("=")[0].replace(".init_args", "") for argument in self.invocation.argv}
         defaults = default_arguments(locate(values.model.class_path))
         for source, target in FROM_DATA.items():
             value = settings.get(target)
@@ -175,8 +203,7 @@ class DREAMCLI(LightningCLI):
         return [action.dest for parser in parsers for action in parser._actions]
 
     def _parse_ckpt_path(self) -> None:
-        """Nothing: `arguments.resolve` has put a checkpoint's settings before the flags, which so beat
-        them."""
+        """Nothing: `Invocation.words` has put a checkpoint's settings before the flags, which beat them."""
 
     def instantiate_trainer(self, **kwargs: Any) -> L.Trainer:
         self.model.prepare(self.datamodule)
@@ -229,8 +256,8 @@ class DREAMCLI(LightningCLI):
         values = self.config.get(str(self.subcommand), self.config)
 
         def decide() -> str:
-            earlier = folders.earlier_run(settings, self.command) if values.resume else None
-            folder = earlier or folders.run_folder(settings, self.experiment, self.command)
+            earlier = folders.earlier_run(settings, self.invocation.argv) if values.resume else None
+            folder = earlier or folders.run_folder(settings, self.invocation.experiment, self.invocation.argv)
             self.stack.callback(folders.hold(folder).release)
             newest = None
             if earlier is not None:
@@ -257,7 +284,7 @@ class DREAMCLI(LightningCLI):
         """Train, test the best checkpoint (`RunSettings.test`), and say what came out."""
         if self.newest is not None:
             if launch.is_first():
-                wording.say(f"going on from {self.newest}")
+                ending.say(f"going on from {self.newest}")
             kwargs["ckpt_path"] = self.newest
         self.trainer.fit(**kwargs)
         if not self._get(self.config_init, "run").test:
@@ -303,8 +330,8 @@ class DREAMCLI(LightningCLI):
             self.folder / RESULTS,
             results,
             part=part,
-            experiment=self.experiment,
-            command=["dream", *redacted(self.command)],
+            experiment=self.invocation.experiment,
+            command=["dream", *redacted(self.invocation.argv)],
             seed=self._get(self.config, "seed"),
             epochs=self.trainer.current_epoch,
             seconds=round(time.monotonic() - self.started, 1),
@@ -318,52 +345,53 @@ class DREAMCLI(LightningCLI):
             summary.results(results, self.folder, self.model.higher_is_better, self.model.unranked)
 
 
-class Building(DREAMCLI):
-    """Builds everything that `dream check` does, and runs nothing."""
-
-    def _run_subcommand(self, subcommand: str) -> None:
-        """Nothing."""
-
-
-def main(argv: list[str], callbacks: Sequence[L.Callback] = ()) -> int:
-    """Run a Trainer command, with more `callbacks`; the exit code.
+def main(argv: list[str]) -> int:
+    """Run a Trainer command; the exit code.
 
     Raises:
-        DREAMError: a mistake in configuration or data.
+        DREAMError: A mistake in configuration or data.
         KeyboardInterrupt: Ctrl-C; what was written is whole.
     """
-    cli = DREAMCLI.__new__(DREAMCLI)
-    cli.callbacks = callbacks
-    with warnings.catch_warnings():
-        wording.set_up()
-        return _run(cli, argv)
+    return execute(Invocation.parse(argv))
 
 
-def build(argv: list[str]) -> tuple[int, TaskModule | None]:
-    """Build the experiment that `dream check` with the words `argv` is of: the exit code, and the module,
-    which knows its data; None where there is none, as after ``--print_config``.
+def execute(invocation: Invocation, callbacks: Sequence[L.Callback] = ()) -> int:
+    """Run a Trainer command, with more `callbacks`; the exit code. See `main`."""
+    cli = DREAMCLI(invocation, callbacks)
+    return _ended(cli, cli.run)
+
+
+def build(invocation: Invocation) -> tuple[int, TaskModule | None]:
+    """Build what `dream check` builds, and run nothing.
+
+    Returns:
+        The exit code, and the module, which knows its data; None where there is none, as after
+        ``--print_config``.
 
     Raises:
-        DREAMError: a mistake in configuration or data.
+        DREAMError: A mistake in configuration or data.
     """
-    cli = Building.__new__(Building)
-    with warnings.catch_warnings():
-        wording.set_up()
-        code = _run(cli, ["check", *argv])
+    cli = DREAMCLI(invocation)
+    code = _ended(cli, cli.build)
     return code, getattr(cli, "model", None)
 
 
-def _run(cli: DREAMCLI, argv: list[str]) -> int:
+def _ended(cli: DREAMCLI, work: Callable[[], None]) -> int:
+    """The exit code of `work`, which is of `cli`, in the Trainer's surroundings."""
+    with warnings.catch_warnings():
+        wording.set_up(cli.invocation.asks_for_help)
+        return _exit_code(cli, work)
+
+
+def _exit_code(cli: DREAMCLI, work: Callable[[], None]) -> int:
     if launch.started_by_trainer():
         launch.end_with_parent()
-    words, experiment = resolve(argv)
+    argv = cli.invocation.argv
     typed, sys.argv[1:] = sys.argv[1:], argv  # the Trainer starts other processes with them
-    cli.folder = None
-    stack = ExitStack()
     leave = launch.leaving()
     code = 1
     try:
-        cli.__init__(experiment, argv, words, stack)  # type: ignore[misc]
+        work()
         leave()
         code = 0
     except SystemExit as stop:
@@ -373,7 +401,7 @@ def _run(cli: DREAMCLI, argv: list[str]) -> int:
         how = "the same command" if "--resume" in argv else "--resume"
         where += f"; {how} goes on with it" if cli.folder and argv[0] == "fit" else ""
         if launch.is_first():
-            wording.say(f"dream: interrupted{where}.")
+            ending.say(f"dream: interrupted{where}.")
         return 143 if isinstance(stop, SIGTERMException) else 130
     except (DREAMError, MisconfigurationException) as error:
         raise _explained(error, cli) from error
@@ -386,14 +414,14 @@ def _run(cli: DREAMCLI, argv: list[str]) -> int:
         ) from error
     except (ArgumentError, ValidationError, TypeError, ValueError, RuntimeError) as error:
         if launch.lost(error):
-            wording.say(launch.farewell(error, cli.folder))
+            ending.say(launch.farewell(error, cli.folder))
             return code
         if cli.running:
             raise
         raise _explained(error, cli) from error
     finally:
         sys.argv[1:] = typed
-        stack.close()
+        cli.stack.close()
         if cli.folder and launch.is_first():
             folders.discard_if_empty(cli.folder)
         if "wandb" in sys.modules and (run := sys.modules["wandb"].run) is not None:

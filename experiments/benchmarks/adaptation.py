@@ -13,8 +13,12 @@ A stream follows ``x_t = 0.9 Q x_(t-1) + e_t``, Q a random rotation (the rule) a
 
 from __future__ import annotations
 
+if __name__ == "__main__":  # before what takes seconds to load, so that Ctrl-C ends it with one sentence
+    from experiments.ending import run_module
+
+    run_module("experiments.benchmarks.adaptation")
+
 import argparse
-import sys
 from collections.abc import Sequence
 from io import BytesIO
 from itertools import pairwise
@@ -29,7 +33,6 @@ from torch import Tensor
 from dream import DREAMConfig
 from dream.files import write_atomic
 from experiments.benchmarks.adaptation_plot import adaptation
-from experiments.ending import ended
 from experiments.summary import table
 from lightning_modules.cores import build_core, trainable
 from lightning_modules.run.tracking import write_results
@@ -59,7 +62,7 @@ def streams(rules: Sequence[Tensor], ends: Sequence[int], rows: int, random: tor
     return torch.stack(seen, 1)
 
 
-class Reading(NamedTuple):
+class SeedCurves(NamedTuple):
     """What one seed gave, at every row of the streams, mean over them."""
 
     errors: dict[str, np.ndarray]
@@ -72,7 +75,7 @@ class Reading(NamedTuple):
     """Trainable ones of each model."""
 
 
-def run(seed: int, steps: int) -> Reading:
+def run(seed: int, steps: int) -> SeedCurves:
     """Train with `seed`, then read."""
     random = torch.Generator().manual_seed(seed)
     torch.manual_seed(seed)
@@ -100,7 +103,9 @@ def run(seed: int, steps: int) -> Reading:
         errors[name] = trace.error.square().mean((0, 2)).double().numpy()
     own = traces["DREAM"]
     counts = {name: trainable(model) for name, model in models.items()}
-    return Reading(errors, own.surprise.mean(0).double().numpy(), own.u_norm.mean(0).double().numpy(), counts)
+    return SeedCurves(
+        errors, own.surprise.mean(0).double().numpy(), own.u_norm.mean(0).double().numpy(), counts
+    )
 
 
 def stretches(errors: np.ndarray) -> dict[str, float]:
@@ -152,7 +157,3 @@ def main(argv: list[str] | None = None) -> int:
     picture = write_atomic(arguments.out.with_suffix(".png"), drawn.getvalue())
     console.print(f"every figure: {arguments.out}\nthe picture: {picture}")
     return 0
-
-
-if __name__ == "__main__":
-    sys.exit(ended(main))

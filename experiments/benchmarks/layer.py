@@ -7,6 +7,11 @@ two medians. Shapes: N rows of the batch, T steps, I input features, H hidden un
 
 from __future__ import annotations
 
+if __name__ == "__main__":  # before what takes seconds to load, so that Ctrl-C ends it with one sentence
+    from experiments.ending import run_module
+
+    run_module("experiments.benchmarks.layer")
+
 import argparse
 import statistics
 import subprocess
@@ -24,7 +29,6 @@ from rich.table import Table
 from torch import nn
 
 from dream import DREAM, DREAMCell, DREAMConfig
-from experiments.ending import ended
 from lightning_modules.run.tracking import write_results
 from lightning_modules.waiting import waiting
 
@@ -278,7 +282,3 @@ def _processor() -> str | None:
     except OSError:
         return None
     return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), None)
-
-
-if __name__ == "__main__":
-    sys.exit(ended(main))

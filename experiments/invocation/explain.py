@@ -8,6 +8,7 @@ import inspect
 import re
 from collections.abc import Collection, Iterator
 from difflib import get_close_matches
+from typing import Any
 
 from dream.errors import ConfigError, DREAMError
 from lightning_modules.base import TaskModule
@@ -148,29 +149,45 @@ def _class_keys(text: str) -> list[str]:
     """The settings of every model and data class that `text` names."""
     keys: list[str] = []
     for path in dict.fromkeys(_CLASS.findall(text)):
-        module, _, name = path.rpartition(".")
-        try:
-            cls = getattr(importlib.import_module(module), name)
-        except (ImportError, AttributeError, ValueError):
-            continue
-        section = "data" if issubclass(cls, TaskData) else "model"
-        keys += [f"{section}.{key}" for key in settings(cls)]
+        if cls := _imported(path):
+            section = "data" if issubclass(cls, TaskData) else "model"
+            keys += [f"{section}.{key}" for key in settings(cls)]
     return keys
 
 
-def settings(cls: type) -> list[str]:
-    """The arguments of a constructor and of those it passes ``**options`` on to; fields of dataclasses with
-    their path."""
-    keys: list[str] = []
+def is_text(class_path: str | None, base: type, setting: str) -> bool:
+    """Whether a setting of the class that is named, with its path or as one of those of `base`, is a text."""
+    named = {cls.__name__: cls for cls in _subclasses(base)}
+    cls = named.get(class_path or "") or _imported(class_path or "")
+    return cls is not None and issubclass(cls, base) and settings(cls).get(setting) in (str, "str")
+
+
+def settings(cls: type) -> dict[str, Any]:
+    """Name and type of every argument of a constructor, and of those it passes ``**options`` on to.
+
+    Fields of dataclasses come with their path.
+    """
+    found: dict[str, Any] = {}
     for base in cls.__mro__:
         parameters = inspect.signature(base).parameters.values()
         for parameter in parameters:
-            keys.append(parameter.name)
+            found.setdefault(parameter.name, parameter.annotation)
             if dataclasses.is_dataclass(parameter.default):
-                keys += [f"{parameter.name}.{field.name}" for field in dataclasses.fields(parameter.default)]
+                for field in dataclasses.fields(parameter.default):
+                    found.setdefault(f"{parameter.name}.{field.name}", field.type)
         if all(parameter.kind is not parameter.VAR_KEYWORD for parameter in parameters):
             break
-    return keys
+    return found
+
+
+def _imported(path: str) -> type | None:
+    """The class with this path; None where there is none."""
+    module, _, name = path.rpartition(".")
+    try:
+        found = getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError, ValueError):
+        return None
+    return found if isinstance(found, type) else None
 
 
 def _subclasses(base: type) -> Iterator[type]:

@@ -80,7 +80,7 @@ def load(class_path: str, file: Path, section: str) -> str:
     """
     stem, name = class_path.split(".")
     try:
-        with _no_bytecode(), redirect_stdout(sys.stderr):  # what it prints is not among what a command gives
+        with _no_bytecode(), redirect_stdout(sys.stderr):  # stdout holds a command's results
             module = importlib.import_module(f"{PACKAGE}.{stem}")
     except (Exception, SystemExit) as error:
         raise ConfigError(f"{_place(error, file)}: {_reason(error, file)}") from error

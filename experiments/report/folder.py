@@ -30,7 +30,7 @@ Line = list[tuple[float, float]]
 
 
 @dataclass
-class Series:
+class Curve:
     """The values of a metric over steps: means of runs of neighbours, so that no length of a run makes it
     longer."""
 
@@ -78,7 +78,7 @@ def read_text(path: Path, most: int) -> str | None:
 def read_metrics(path: Path) -> tuple[dict[str, Line], Counter[str]]:
     """Every metric of `metrics.jsonl` over its steps, and the number of its values that are not finite, which
     are left out; so are lines that are cut off."""
-    series: dict[str, Series] = {}
+    series: dict[str, Curve] = {}
     lost: Counter[str] = Counter()
     try:
         console = Console(stderr=True)
@@ -94,7 +94,7 @@ def read_metrics(path: Path) -> tuple[dict[str, Line], Counter[str]]:
     return {name: one.line for name, one in series.items()}, lost
 
 
-def enter(text: bytes, series: dict[str, Series], lost: Counter[str]) -> None:
+def enter(text: bytes, series: dict[str, Curve], lost: Counter[str]) -> None:
     """Enter a line of `metrics.jsonl`."""
     try:
         row = json.loads(text)
@@ -109,7 +109,7 @@ def enter(text: bytes, series: dict[str, Series], lost: Counter[str]) -> None:
         elif name in series:
             series[name].add(step, known)
         else:
-            series[name] = Series(points=[[step, known, 1]])
+            series[name] = Curve(points=[[step, known, 1]])
 
 
 def number(value: object) -> float | None:

@@ -27,7 +27,7 @@ class Cell:
 
 
 @dataclass(frozen=True)
-class Table:
+class ReportTable:
     """A table with a name for every row."""
 
     columns: list[str]
@@ -69,7 +69,7 @@ def direction(metric: str, ended: Mapping[str, Any]) -> str:
 
 def table(
     cells: Mapping[str, Mapping[str, tuple[float, str]]], ended: Mapping[str, Any], extra: Sequence[str] = ()
-) -> Table:
+) -> ReportTable:
     """`cells` by row and metric, a number and its text each; the best number of a metric is marked."""
     metrics = list(dict.fromkeys(chain.from_iterable(cells.values())))
     best = {}
@@ -95,10 +95,10 @@ def table(
         note = "Arrows: more (↑) or less (↓) is better." + (" Bold: the best of its column." if best else "")
     if ended.get("part") == "validation":
         note = f"Of the validation part: nothing was tested. {note}"
-    return Table(columns, rows, note)
+    return ReportTable(columns, rows, note)
 
 
-def run_table(run: RunFolder) -> Table | None:
+def run_table(run: RunFolder) -> ReportTable | None:
     """The results of a run."""
     cells = {
         model: {
@@ -111,7 +111,7 @@ def run_table(run: RunFolder) -> Table | None:
     return table(cells, run.ended) if cells else None
 
 
-def comparison_table(folder: ComparisonFolder) -> Table | None:
+def comparison_table(folder: ComparisonFolder) -> ReportTable | None:
     """Mean and deviation over the seeds of every row."""
     rows = folder.rows
     if not rows:
@@ -133,7 +133,7 @@ def comparison_table(folder: ComparisonFolder) -> Table | None:
     return table(cells, next(iter(folder.done.values())).ended, ("parameters", "seconds"))
 
 
-def trial_table(folder: SweepFolder) -> Table | None:
+def trial_table(folder: SweepFolder) -> ReportTable | None:
     """The best trials with their settings."""
     if not folder.trials:
         return None
@@ -158,4 +158,4 @@ def trial_table(folder: SweepFolder) -> Table | None:
     note = "The best trials first, by validation: no trial has looked at the test part."
     if len(folder.trials) > TRIALS:
         note += f" These are {TRIALS} of {len(folder.trials)}; all are in sweep.json."
-    return Table([f"{monitor} {way}", "state", *names, "seconds"], rows, note, "trial")
+    return ReportTable([f"{monitor} {way}", "state", *names, "seconds"], rows, note, "trial")

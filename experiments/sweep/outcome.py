@@ -18,6 +18,7 @@ from dream.files import write_atomic
 from experiments import folders
 from experiments.folders import CONFIG, RESULTS, RunSettings
 from experiments.invocation import own_code
+from experiments.invocation.arguments import GIVEN
 from experiments.summary import table
 from experiments.sweep.plots import sweep
 from experiments.sweep.study import REASON, Study
@@ -151,6 +152,6 @@ def importances(study: Study) -> dict[str, float]:
 def _runnable(best: Any) -> str:
     """The whole configuration of the run in `best`, as an experiment of its own."""
     config = yaml.safe_load((best / CONFIG).read_text(encoding="utf-8"))
-    for name in ("folder", "name", "group", "table", "test"):
+    for name in GIVEN:
         config["run"][name] = getattr(RunSettings, name)
     return yaml.safe_dump(config, sort_keys=False)

@@ -281,7 +281,7 @@ def resolve(content: bytes) -> str:
     """Whether a YAML file is taken for an experiment or refused."""
     Path("mine.yaml").write_bytes(content)
     try:
-        configs.resolve("mine.yaml")
+        configs.read(configs.resolve("mine.yaml"))
     except DREAMError as error:
         return refusal(error)
     return "taken"
