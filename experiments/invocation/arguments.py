@@ -297,7 +297,7 @@ class Invocation:
 
 def as_config(content: dict[str, Any]) -> str:
     """The content of a YAML file as a word for the parser."""
-    return f"--config={yaml.safe_dump(content, sort_keys=False)}"
+    return f"--config={yaml.dump(content, Dumper=configs.Dumper, sort_keys=False)}"
 
 
 def is_read_as_text(value: str, key: str) -> bool:

@@ -16,11 +16,16 @@ from dream.errors import ConfigError, nearest
 
 
 class Loader(yaml.SafeLoader):
-    """YAML in which 1e-3 is a number, as in the parser of the settings."""
+    """Reads YAML in which 1e-3 is a number, as in the parser of the settings."""
 
 
-_FLOAT = re.compile(r"^[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+$")
-Loader.add_implicit_resolver("tag:yaml.org,2002:float", _FLOAT, list("-+0123456789"))
+class Dumper(yaml.SafeDumper):
+    """Writes what `Loader` reads, so that it quotes the text 1e-3."""
+
+
+for each in (Loader, Dumper):
+    number = re.compile(r"^[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+$")
+    each.add_implicit_resolver("tag:yaml.org,2002:float", number, list("-+0123456789"))
 
 
 @dataclass(frozen=True)
