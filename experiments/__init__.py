@@ -1,1 +1,1 @@
-"""The `dream` command: runs tasks from YAML files, and writes down what came out."""
+"""The `dream` command: runs tasks from YAML files, and writes down their results."""

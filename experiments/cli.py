@@ -49,7 +49,7 @@ COMMANDS = {
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run `dream` with `argv` (the process's own by default); the exit code, see `ended`."""
+    """Run `dream` with `argv`, by default that of the process; return the exit code, see `ended`."""
     return ended(lambda: _dispatch(sys.argv[1:] if argv is None else argv))
 
 

@@ -1,5 +1,4 @@
-"""`dream compare`: the same experiment with several models and seeds, cell by cell, and one table of them
-all."""
+"""`dream compare`: the same experiment with several models and seeds, and one table of all runs."""
 
 from __future__ import annotations
 
@@ -35,7 +34,7 @@ SET_HERE = ("--seed", "--seed_everything", "--run.name", "--run.folder", "--ckpt
 
 @dataclass
 class ComparisonPlan:
-    """What was asked for."""
+    """Runs of a comparison, and what they share."""
 
     invocation: Invocation
     """The experiment and the settings of every run."""
@@ -43,11 +42,11 @@ class ComparisonPlan:
     seeds: int = 3
     folder: Path = Path()
     asked: dict[str, Any] = field(default_factory=dict)
-    """What all cells share; a folder holds the cells of one identity only."""
+    """Identity of the comparison: a folder holds the cells of one only."""
 
     @property
     def cells(self) -> list[tuple[str, int]]:
-        """Model and seed of every run, seed by seed, so that an early stop leaves whole rows to compare."""
+        """Model and seed of every run, seed by seed, so that an early stop leaves whole lines to compare."""
         return [(model, seed) for seed in range(self.seeds) for model in self.models]
 
 
@@ -86,7 +85,7 @@ def main(argv: list[str]) -> int:
 
 
 def run_cells(plan: ComparisonPlan, argv: list[str]) -> int:
-    """Every cell that is not done, until one ends badly; its exit code."""
+    """Run every cell that is not done, until one fails; return its exit code."""
     todo = [cell for cell in plan.cells if comparison.record(plan.folder, *cell) is None]
     start = time.monotonic()
     code = 0
@@ -112,7 +111,7 @@ def run_cells(plan: ComparisonPlan, argv: list[str]) -> int:
 
 
 def parse(argv: list[str]) -> ComparisonPlan:
-    """The plan that the words mean.
+    """Return the plan for the words after `dream compare`.
 
     Raises:
         ConfigError: no experiment, an unknown model, or seeds that are no number.
@@ -139,12 +138,15 @@ def parse(argv: list[str]) -> ComparisonPlan:
 
 
 def held(plan: ComparisonPlan) -> bool:
-    """Whether the folder holds a run that is done."""
+    """Whether the folder holds a run that has ended."""
     return any(plan.folder.glob(f"*/{RESULTS}"))
 
 
 def run_cell(plan: ComparisonPlan, model: str, seed: int) -> int:
-    """One `dream fit`; its exit code. What was interrupted goes on; what ended and is damaged starts over."""
+    """Run one `dream fit`; return its exit code.
+
+    An interrupted run is resumed, a damaged one is started over.
+    """
     folder = comparison.cell_folder(plan.folder, model, seed)
     if (folder / RESULTS).exists():
         shutil.rmtree(folder)

@@ -17,7 +17,7 @@ from experiments.invocation import configs
 
 
 def main(argv: list[str]) -> int:
-    """Run ``dream config`` with these arguments; the exit code.
+    """Run ``dream config`` with these arguments; return the exit code.
 
     Raises:
         ConfigError: `show` of a name that is not there.

@@ -1,4 +1,4 @@
-"""How a command ends: with an exit code and one sentence, whatever came in between.
+"""End of a command: an exit code and one sentence, whatever happened.
 
 Imports nothing that takes time, so that a command can be ended from the start.
 """
@@ -68,7 +68,7 @@ def say(text: str) -> None:
 
 
 def code(stop: BaseException) -> int:
-    """The exit code of a command that `stop` has interrupted."""
+    """Exit code of a command that `stop` has interrupted."""
     return 130 if isinstance(stop, KeyboardInterrupt) and not isinstance(stop, Terminated) else 143
 
 
@@ -77,6 +77,6 @@ def _terminate(number: int, frame: FrameType | None) -> NoReturn:
 
 
 def _shown(line: str) -> str:
-    """A line without what a terminal would obey, and not endless."""
+    """A line of bounded length, without signs that a terminal would obey."""
     plain = "".join(sign if sign.isprintable() else "?" for sign in line)
     return plain if len(plain) <= LONGEST else f"{plain[:LONGEST]}..."

@@ -1,4 +1,4 @@
-"""`dream fit|validate|test|predict|check`: LightningCLI with our files, our errors and our endings."""
+"""`dream fit|validate|test|predict|check`: LightningCLI with our files, errors and exit codes."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ CALLBACKS: dict[str, type[L.Callback]] = {
     "advisor": TuningAdvisor,
     "figures": SaveFigures,
 }
-"""Those of every run, by the section of their settings."""
+"""Callbacks of every run, by the section of their settings."""
 LINKED = [f"model.{name}" for name in FROM_DATA.values()]
 
 
@@ -66,7 +66,7 @@ class DREAMTrainer(L.Trainer):
     """The Trainer, with `check`."""
 
     def check(self, model: L.LightningModule, datamodule: L.LightningDataModule) -> None:
-        """Build everything, run one batch forward and backward, and say what a fit would do."""
+        """Build everything, run one batch forward and backward, and print what a fit would do."""
         check_experiment(self, model, datamodule)
 
 
@@ -133,10 +133,10 @@ class DREAMCLI(LightningCLI):
         super()._run_subcommand(self.invocation.command)
 
     def _run_subcommand(self, subcommand: str) -> None:
-        """Nothing yet: see `run`."""
+        """Do nothing yet: see `run`."""
 
     def subcommands(self) -> dict[str, set[str]]:  # type: ignore[override] # not static
-        """The one that was typed: the parsers of the others would take seconds to build."""
+        """Only the one that was typed: the parsers of the others would take time to build."""
         every = {**LightningCLI.subcommands(), "check": {"model", "datamodule"}}
         command = self.invocation.command
         return {command: every[command]}
@@ -149,15 +149,13 @@ class DREAMCLI(LightningCLI):
         parser.add_argument(
             "--resume",
             action="store_true",
-            help="Go on with the run of this name, or the last of this command; start it where there is "
-            "none.",
+            help="Resume the run of this name, or the last of this command; start one where there is none.",
         )
         for section, callback in CALLBACKS.items():
             parser.add_lightning_class_args(callback, section)
         parser.set_defaults({"checkpoint.filename": "best", "checkpoint.enable_version_counter": False})
-        parser.set_defaults(
-            {"early_stopping.patience": 5, "early_stopping.strict": False}
-        )  # or no run without validation
+        # strict would need a validation in every run
+        parser.set_defaults({"early_stopping.patience": 5, "early_stopping.strict": False})
         for section in ("checkpoint", "early_stopping"):
             parser.link_arguments("model.monitor", f"{section}.monitor", apply_on="instantiate")
             parser.link_arguments("model.monitor_mode", f"{section}.mode", apply_on="instantiate")
@@ -198,12 +196,12 @@ class DREAMCLI(LightningCLI):
                 raise ConfigError(message, key=f"model.{target}")
 
     def keys(self) -> list[str]:
-        """The settings that the parser knows by itself, without those of the model and data classes."""
+        """Settings that the parser knows by itself, without those of the model and data classes."""
         parsers = getattr(self, "_subcommand_parsers", {}).values()
         return [action.dest for parser in parsers for action in parser._actions]
 
     def _parse_ckpt_path(self) -> None:
-        """Nothing: `Invocation.words` has put a checkpoint's settings before the flags, which beat them."""
+        """Do nothing: `Invocation.words` puts a checkpoint's settings before the flags, which beat them."""
 
     def instantiate_trainer(self, **kwargs: Any) -> L.Trainer:
         self.model.prepare(self.datamodule)
@@ -246,8 +244,9 @@ class DREAMCLI(LightningCLI):
         return trainer
 
     def open_folder(self, settings: RunSettings, saving: SaveProgress) -> None:
-        """Set `self.folder` to a new one, or with ``--resume`` to the run's own, and `self.newest` to what it
-        goes on from; the same in every process of the run.
+        """Set `folder`, new or the resumed run's own, and `newest`, the save that it starts from.
+
+        They are the same in every process of the run.
 
         Raises:
             ConfigError: the run was started with other settings, or is still going on.
@@ -281,7 +280,7 @@ class DREAMCLI(LightningCLI):
         self.running = True
 
     def fit(self, **kwargs: Any) -> None:
-        """Train, test the best checkpoint (`RunSettings.test`), and say what came out."""
+        """Train, test the best checkpoint (`RunSettings.test`), and show the results."""
         if self.newest is not None:
             if launch.is_first():
                 ending.say(f"going on from {self.newest}")
@@ -298,7 +297,7 @@ class DREAMCLI(LightningCLI):
         self.finish()
 
     def validate(self, **kwargs: Any) -> None:
-        """The validation metrics of a checkpoint."""
+        """Show the validation metrics of a checkpoint."""
         values = self.trainer.validate(**{**kwargs, "verbose": False})[0]
         self.model.results = {
             self.model.title: {name.removeprefix("val/"): value for name, value in values.items()}
@@ -306,12 +305,12 @@ class DREAMCLI(LightningCLI):
         self.finish("validation")
 
     def test(self, **kwargs: Any) -> None:
-        """The test metrics of a checkpoint, beside its rivals'."""
+        """Show the test metrics of a checkpoint, beside its rivals'."""
         self.trainer.test(**{**kwargs, "verbose": False})
         self.finish()
 
     def predict(self, **kwargs: Any) -> None:
-        """What the task says of the data, as files: see its `write_predictions`."""
+        """Write the predictions of the task, see its `write_predictions`."""
         predictions = self.trainer.predict(**kwargs)
         assert self.folder is not None
         if self.trainer.is_global_zero:
@@ -319,8 +318,7 @@ class DREAMCLI(LightningCLI):
 
     @rank_zero_only
     def finish(self, part: str = "test") -> None:
-        """Write `results.json` and the tracked table, of that part of the data; print the table and where
-        everything is."""
+        """Write `results.json` and the tracked table, print the table and the paths of all files."""
         assert self.folder is not None
         results = self.model.results
         for logger in self.trainer.loggers:
@@ -346,7 +344,7 @@ class DREAMCLI(LightningCLI):
 
 
 def main(argv: list[str]) -> int:
-    """Run a Trainer command; the exit code.
+    """Run a Trainer command; return the exit code.
 
     Raises:
         DREAMError: A mistake in configuration or data.
@@ -356,7 +354,7 @@ def main(argv: list[str]) -> int:
 
 
 def execute(invocation: Invocation, callbacks: Sequence[L.Callback] = ()) -> int:
-    """Run a Trainer command, with more `callbacks`; the exit code. See `main`."""
+    """Run a Trainer command, with more `callbacks`; return the exit code. See `main`."""
     cli = DREAMCLI(invocation, callbacks)
     return _ended(cli, cli.run)
 
@@ -377,7 +375,7 @@ def build(invocation: Invocation) -> tuple[int, TaskModule | None]:
 
 
 def _ended(cli: DREAMCLI, work: Callable[[], None]) -> int:
-    """The exit code of `work`, which is of `cli`, in the Trainer's surroundings."""
+    """Run `work` of `cli` with our warnings and errors; return the exit code."""
     with warnings.catch_warnings():
         wording.set_up(cli.invocation.asks_for_help)
         return _exit_code(cli, work)
@@ -409,8 +407,7 @@ def _exit_code(cli: DREAMCLI, work: Callable[[], None]) -> int:
         done = f"; what is done is in {cli.folder}" if cli.folder else ""
         raise DataError(
             f"{error.filename or 'a file of the run'} could not be read or written: "
-            f"{error.strerror or error}. "
-            f"Free or change the disk{done}."
+            f"{error.strerror or error}. Free or change the disk{done}."
         ) from error
     except (ArgumentError, ValidationError, TypeError, ValueError, RuntimeError) as error:
         if launch.lost(error):
@@ -430,7 +427,7 @@ def _exit_code(cli: DREAMCLI, work: Callable[[], None]) -> int:
 
 
 def _explained(error: BaseException, cli: DREAMCLI) -> DREAMError:
-    """What `error` says in our words, or where in a file of the user's it was raised."""
+    """Return `error` in our words, or with the place in a file of the user's where it was raised."""
     found = explain(error, cli.keys(), LINKED, str(getattr(cli, "config", "")))
     if not any(isinstance(cause, DREAMError) for cause in chain(error)) and (
         theirs := own_code.explained(error)

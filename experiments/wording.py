@@ -1,4 +1,4 @@
-"""What a person reads while a run goes on: notes in one line, no banners, no advice about other products."""
+"""Messages during a run: notes in one line, no banners, no advice about other products."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from experiments.invocation import own_code
 
 
 def set_up(with_help: bool = False) -> None:
-    """Of what libraries write, show only what a person needs.
+    """Show only those messages of libraries that a person needs.
 
     Args:
         with_help: Take the help of a field from its docstring. The source of its class is read for that,

@@ -1,5 +1,4 @@
-"""What a change of the rule does to a layer that goes on learning, and to a frozen LSTM of as many
-parameters.
+"""Error of a layer that keeps learning and of a frozen LSTM of as many parameters when the rule changes.
 
 ``python -m experiments.benchmarks.adaptation`` trains both to predict the next row of streams that follow one
 rule, then lets them read new streams, in which the rule is replaced by another and comes back. No trained
@@ -38,11 +37,14 @@ from lightning_modules.cores import build_core, trainable
 from lightning_modules.run.tracking import write_results
 from lightning_modules.waiting import waiting
 
-COLUMNS, MEMORY = 6, 0.9
+COLUMNS = 6
+MEMORY = 0.9
 NOISE = 1 - MEMORY**2
-STEPS, BATCH, TRAINED_ON = 300, 32, 128  # steps of the optimiser, streams and rows of each
-CHANGES = (400, 1200, 1600)  # rows at which the other rule comes, the first comes back, the stream ends
-WARM_UP = 50  # first rows, which no figure counts
+STEPS = 300  # of the optimiser
+BATCH = 32  # streams
+TRAINED_ON = 128  # steps of a stream
+CHANGES = (400, 1200, 1600)  # steps at which the other rule comes, the first comes back, the stream ends
+WARM_UP = 50  # first steps, which no figure counts
 NAMES = {"DREAM": "dream", "LSTM, frozen": "lstm"}
 RESTING = "DREAM, fast weights at rest"
 
@@ -52,9 +54,9 @@ def rotation(random: torch.Generator) -> Tensor:
     return torch.linalg.qr(torch.randn(COLUMNS, COLUMNS, generator=random))[0]
 
 
-def streams(rules: Sequence[Tensor], ends: Sequence[int], rows: int, random: torch.Generator) -> Tensor:
-    """`rows` streams (N, T, D) that follow each of `rules` up to the row in `ends`."""
-    x, seen = torch.randn(rows, COLUMNS, generator=random), []
+def streams(rules: Sequence[Tensor], ends: Sequence[int], count: int, random: torch.Generator) -> Tensor:
+    """`count` streams (N, T, D) that follow each of `rules` up to the step in `ends`."""
+    x, seen = torch.randn(count, COLUMNS, generator=random), []
     for rule, (first, last) in zip(rules, pairwise((0, *ends)), strict=True):
         for _ in range(first, last):
             x = MEMORY * x @ rule.mT + NOISE**0.5 * torch.randn(x.shape, generator=random)
@@ -63,7 +65,7 @@ def streams(rules: Sequence[Tensor], ends: Sequence[int], rows: int, random: tor
 
 
 class SeedCurves(NamedTuple):
-    """What one seed gave, at every row of the streams, mean over them."""
+    """Figures of one seed at every step, each the mean over the streams."""
 
     errors: dict[str, np.ndarray]
     """Squared error of each model, (T,), mean over the columns."""
@@ -76,7 +78,7 @@ class SeedCurves(NamedTuple):
 
 
 def run(seed: int, steps: int) -> SeedCurves:
-    """Train with `seed`, then read."""
+    """Train with `seed`, then read the streams in which the rule changes."""
     random = torch.Generator().manual_seed(seed)
     torch.manual_seed(seed)
     usual, other = rotation(random), rotation(random)
@@ -109,8 +111,11 @@ def run(seed: int, steps: int) -> SeedCurves:
 
 
 def stretches(errors: np.ndarray) -> dict[str, float]:
-    """The error (T,) before the change, in the 20 rows after it and much later, and so for the return of the
-    first rule."""
+    """Mean error of each stretch.
+
+    Of `errors` (T,): before the change, in the 20 steps after it and much later, and the same for the return
+    of the first rule.
+    """
     change, back, end = CHANGES
     spans = {
         "before": (WARM_UP, change),

@@ -47,7 +47,7 @@ BATCH = 64  # windows, of all processes together
 
 
 class ThroughputPlan(NamedTuple):
-    """How many processes, of how many threads each."""
+    """Number of processes, and threads of each."""
 
     processes: int
     threads: int
@@ -57,7 +57,7 @@ class ThroughputPlan(NamedTuple):
 
 
 def quiet_trainer(model: TaskModule, **options: Any) -> L.Trainer:
-    """A Trainer on the CPU for as many processes as this one is of, that prints and writes nothing."""
+    """A Trainer on the CPU that prints and writes nothing, for as many processes as were started."""
     where = Namespace(devices="auto", num_nodes=1, strategy="auto")
     launch.spread(where, model.unreached)
     off = {f"enable_{what}": False for what in ("progress_bar", "model_summary", "checkpointing")}

@@ -1,9 +1,10 @@
-"""Spoken digits by a speaker whom nobody heard in training: every speaker of the set held out once.
+"""Spoken digits by speakers that training never heard: every speaker of the set held out once.
 
 ``python -m experiments.benchmarks.speakers`` runs ``dream compare -c speech_fsdd --data.split=speaker=NAME``
 for each of the six speakers, prints the accuracy of every model on every speaker, mean over the seeds, with
 the mean over the speakers, and writes it as JSON. What is done is not run again: the same command goes on
-where it was stopped. Words it does not know are settings of every run, as in ``dream fit``."""
+where it was stopped. Words it does not know are settings of every run, as in ``dream fit``.
+"""
 
 from __future__ import annotations
 

@@ -28,7 +28,7 @@ GIVEN = ("folder", "name", "group", "table", "test")
 
 @dataclass(frozen=True)
 class Invocation:
-    """A command with its experiment: the words in their parts, and the YAML files with their contents.
+    """A command and its experiment: the words in their parts, and the YAML files with their contents.
 
     `parse` makes one from the words; nothing after it reads the YAML files again. `words` returns it as the
     parser takes it.
@@ -36,7 +36,7 @@ class Invocation:
 
     command: str
     argv: list[str]
-    """All words, as they were typed."""
+    """Every word, as it was typed."""
     files: list[YamlFile]
     """The configurations, in their order."""
     flags: list[str]
@@ -155,7 +155,7 @@ class Invocation:
         return made
 
     def identity(self) -> dict[str, Any]:
-        """What runs of the same YAML files, flags and Python files share, as JSON; loads the Python files."""
+        """Load the Python files; return what runs of the same YAML, flags and Python share, as JSON."""
         self.load()
         code = {name: content.decode("utf-8", "replace") for name, content in own_code.sources().items()}
         shared = {"experiment": redacted([file.text for file in self.files]), "flags": redacted(self.flags)}
@@ -199,11 +199,11 @@ class Invocation:
         return paths[-1] if paths else None
 
     def _places(self, kept: Path | None) -> list[Path]:
-        """Folders of Python files, the one that beats the others first."""
+        """Folders with Python files; of files of one name that in the first folder counts."""
         return [*([] if kept is None else [kept]), *(file.path.parent for file in reversed(self.files))]
 
     def _with_checkpoint(self) -> Invocation:
-        """Find the checkpoint that is named, and where no configuration is, that of its run."""
+        """Add the checkpoint that is named, and the configuration of its run where none is given."""
         place = taken(self.flags, "--ckpt_path")[0]
         if not place:
             if self.command in ("validate", "test", "predict"):
@@ -263,7 +263,7 @@ class Invocation:
         return folder
 
     def _ready(self, flags: list[str], kept: Path | None) -> list[str]:
-        """`flags` with the own classes that they name loaded, and with every text as it stands.
+        """Load the own classes that `flags` name, and keep every text in them as it was typed.
 
         The parser reads a setting of model or data, such as `null` or `Title: text`, as YAML before it knows
         that it is a text. These flags become configurations, in which a text can be quoted.
@@ -393,7 +393,7 @@ def refuse_changes(before: dict[str, Any], now: dict[str, Any], folder: Path) ->
 
 
 def own_files(files: Iterable[YamlFile]) -> Iterator[Path]:
-    """The Python files beside configurations that these take classes from."""
+    """Python files beside configurations that these take classes from."""
     for file in files:
         for class_path, *_ in own_code.class_paths(file.content):
             if own := own_code.file_of(class_path, [file.path.parent]):
@@ -401,7 +401,7 @@ def own_files(files: Iterable[YamlFile]) -> Iterator[Path]:
 
 
 def checkpoint_flags(checkpoint: Path, task: str | None) -> list[str]:
-    """The model's settings in a checkpoint as flags, but for those that the data sets.
+    """Return the model's settings in a checkpoint as flags, without those that the data set.
 
     Raises:
         CheckpointError: It is of another task than `task`.
@@ -430,7 +430,7 @@ def checkpoint_file(path: str, name: str) -> Path:
 
 
 def leaves(values: dict[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
-    """The values of a nested dictionary with their dotted keys."""
+    """Values of a nested dictionary with their dotted keys."""
     found: list[tuple[str, Any]] = []
     for name, value in values.items():
         found += (

@@ -1,4 +1,4 @@
-"""What a run was and what came out, as facts and as a table whose best values are marked."""
+"""Facts of a run, and tables of results in which the best values are marked."""
 
 from __future__ import annotations
 
@@ -34,11 +34,11 @@ class ReportTable:
     rows: dict[str, list[Cell]]
     note: str
     head: str = "model"
-    """What a row is."""
+    """Name of what a row is."""
 
 
 def facts(run: RunFolder) -> list[tuple[str, str]]:
-    """What a run was, as (name, text) rows."""
+    """Facts of a run, as (name, text) pairs."""
     ended = run.ended
     started = run.facts.get("command")
     command = ended.get("command") or (["dream", *started] if isinstance(started, list) else None)
@@ -60,8 +60,7 @@ def facts(run: RunFolder) -> list[tuple[str, str]]:
 
 
 def direction(metric: str, ended: Mapping[str, Any]) -> str:
-    """``up`` if more of a metric is better, ``down`` if less, nothing where neither is, or nobody wrote it
-    down."""
+    """``up`` if more of a metric is better, ``down`` if less, nothing where that is not known."""
     if "higher_is_better" not in ended or metric in ended.get("unranked", ()):
         return ""
     return "up" if metric in ended["higher_is_better"] else "down"
@@ -99,7 +98,7 @@ def table(
 
 
 def run_table(run: RunFolder) -> ReportTable | None:
-    """The results of a run."""
+    """Results of a run."""
     cells = {
         model: {
             name: (float(value), f"{value:.4g}")
@@ -134,7 +133,7 @@ def comparison_table(folder: ComparisonFolder) -> ReportTable | None:
 
 
 def trial_table(folder: SweepFolder) -> ReportTable | None:
-    """The best trials with their settings."""
+    """Best trials with their settings."""
     if not folder.trials:
         return None
     monitor = str(folder.ended.get("monitor"))

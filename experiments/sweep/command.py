@@ -1,4 +1,4 @@
-"""`dream sweep`: what was asked for, and the trials one after the other, or several at a time."""
+"""`dream sweep`: the trials of a search, one after the other, or several at a time."""
 
 from __future__ import annotations
 
@@ -72,13 +72,12 @@ def main(argv: list[str]) -> int:
             reason = str(error.__cause__).partition("\n")[0]
             raise DataError(
                 f"{plan.folder / STORE} could not be read or written: {reason}. Free or change the disk; if "
-                "the file is "
-                "damaged, give --folder=NEW."
+                "the file is damaged, give --folder=NEW."
             ) from error
 
 
 def _sweep(plan: SweepPlan, argv: list[str]) -> int:
-    """All of it; the exit code."""
+    """Run the whole sweep; return the exit code."""
     if plan.template is not None:
         return _write_template(plan, plan.template)
     study = Study(plan.folder, plan.pruner)
@@ -106,8 +105,10 @@ def _sweep(plan: SweepPlan, argv: list[str]) -> int:
 
 
 def _try_corners(plan: SweepPlan) -> tuple[int, Any]:
-    """Build an experiment with every end of every range and every choice, so that mistakes show before
-    anything is run."""
+    """Build an experiment with every end of every range and every choice.
+
+    Mistakes show so before anything is run.
+    """
     code, module = 0, None
     for corner in space.corners(plan.space):
         code, module = _build(plan, corner)
@@ -144,7 +145,7 @@ def _write_template(plan: SweepPlan, path: Path) -> int:
 
 
 def _run_trials(plan: SweepPlan, study: Study, argv: list[str]) -> int:
-    """Trials until there is none left for this process, or one is interrupted; the exit code."""
+    """Run trials until none is left for this process, or one is interrupted; return the exit code."""
     begin, done = time.monotonic(), 0
     while True:
         refuse_changes(plan.asked, parse(argv).asked, plan.folder)
@@ -162,7 +163,7 @@ def _run_trials(plan: SweepPlan, study: Study, argv: list[str]) -> int:
 
 
 def _run_trial(plan: SweepPlan, study: Study, trial: FrozenTrial) -> int:
-    """One `dream fit`, or what is left of it; the exit code.
+    """Run one `dream fit`, or resume it; return the exit code.
 
     Raises:
         DREAMError: no trial could be run, for want of a file or of room, say. This one goes on when the sweep

@@ -1,4 +1,4 @@
-"""What a sweep was asked for."""
+"""Plan of a sweep: the experiment, the space and the number of trials."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ SET_HERE = (
 
 @dataclass
 class SweepPlan:
-    """What was asked for."""
+    """Trials of a sweep, and what they share."""
 
     invocation: Invocation
     """The experiment and the settings of every trial."""
@@ -34,13 +34,13 @@ class SweepPlan:
     seed: int = 0
     folder: Path = field(default_factory=Path)
     asked: dict[str, Any] = field(default_factory=dict)
-    """What all trials share; a folder holds the trials of one identity only."""
+    """Identity of the sweep: a folder holds the trials of one only."""
     template: Path | None = None
-    """Where the search goes as a configuration for Weights & Biases."""
+    """File for the search as a configuration of Weights & Biases; nothing is run then."""
 
 
 def parse(argv: list[str]) -> SweepPlan:
-    """The plan that the words mean.
+    """Return the plan for the words after `dream sweep`.
 
     Raises:
         ConfigError: no experiment, no space, a number that is none, or a setting that is both in the space

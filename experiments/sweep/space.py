@@ -1,4 +1,4 @@
-"""A search space: the settings that a sweep varies, and what it tries of each."""
+"""Search space: the settings that a sweep varies, and the values that it tries."""
 
 from __future__ import annotations
 
@@ -17,15 +17,14 @@ from experiments.invocation.configs import YamlFile
 from experiments.invocation.resume import FREE
 
 RANGE = ("low", "high", "log", "step")
-"""What an entry that is a mapping may hold."""
+"""Keys of a range."""
 TAKEN = ("seed", "ckpt_path", "config", *FREE)
-"""Settings, or beginnings of them, that say where and how a run is run; a sweep does not vary them."""
-
+"""Settings, or beginnings of them, that decide where and how a run is run: a sweep does not vary them."""
 LARGEST = 1e15
-"""Of the numbers of a range: all whole ones up to it are floats, too, with which optuna computes."""
+"""Largest number of a range: up to it every whole number is a float, and optuna computes with floats."""
 
 Space = dict[str, BaseDistribution]
-"""Every setting, by its dotted name, with the values that it may take."""
+"""Values that each setting may take, by its dotted name."""
 
 
 class _Loader(configs.Loader):
@@ -120,14 +119,14 @@ def _require(holds: bool, name: str, rule: str, got: object) -> None:
 
 
 def flags(values: Mapping[str, Any]) -> list[str]:
-    """`values` of settings as a command line has them."""
+    """`values` of settings as flags."""
     return [
         f"--{name}={value if isinstance(value, str) else json.dumps(value)}" for name, value in values.items()
     ]
 
 
 def corners(space: Space) -> list[dict[str, Any]]:
-    """The fewest combinations in which every choice of every list and both ends of every range are there."""
+    """Fewest combinations that hold every choice of every list and both ends of every range."""
     tried = {name: _ends(distribution) for name, distribution in space.items()}
     most = max(len(values) for values in tried.values())
     return [

@@ -27,7 +27,7 @@ def is_worker() -> bool:
 
 
 def run(plan: SweepPlan, study: Study, argv: list[str]) -> int:
-    """Start the workers, say what they come to, and wait for them; the exit code.
+    """Start the workers, print their results, and wait for them; return the exit code.
 
     Each runs the same command in a session of its own, so that Ctrl-C reaches it once, through this process;
     what it says goes to `worker-K.log`. It gets its share of the cores, unless OMP_NUM_THREADS says
@@ -89,7 +89,7 @@ def _send(started: list[subprocess.Popen[bytes]], number: signal.Signals) -> Non
 
 
 def _watch(study: Study, started: list[subprocess.Popen[bytes]], most: int) -> None:
-    """Say which trials end, until no worker is left; stop all when one could not go on."""
+    """Print which trials end, until no worker is left; stop all when one failed."""
     begin, before = time.monotonic(), {trial.number for trial in study.trials if trial.state in ENDED}
     known, stopped = set(before), False
     while True:
