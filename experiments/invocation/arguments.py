@@ -164,7 +164,8 @@ class Invocation:
     def then(self, command: str, *flags: str) -> Invocation:
         """Return `command` for the same experiment, with more flags."""
         every = [*self.flags, *flags]
-        return replace(self, command=command, argv=[command, *self.named, *every], flags=every, own={})
+        named = [word for file in self.files for word in ("-c", str(file.path))]
+        return replace(self, command=command, argv=[command, *named, *every], flags=every, own={})
 
     def fit(self, folder: Path, *flags: str, **settings: str) -> Invocation:
         """Return the fit of one of several runs, in `folder`, resumed if it was stopped.
@@ -179,24 +180,14 @@ class Invocation:
         return self.then("fit", *flags, "--resume", *own)
 
     @property
-    def named(self) -> list[str]:
-        """The configurations as they would be typed."""
-        return [word for file in self.files for word in ("-c", str(file.path))]
-
-    @property
     def task(self) -> str | None:
         """Name of the module that the configurations name last; None where none does."""
         found = self._class_path("model")
         return None if found is None else found.rpartition(".")[2]
 
     def _class_path(self, section: str) -> str | None:
-        paths = [
-            name
-            for file in self.files
-            for name, of, *_ in own_code.class_paths(file.content)
-            if of == section
-        ]
-        return paths[-1] if paths else None
+        named = [found for file in self.files for found in own_code.class_paths(file.content)]
+        return next((name for name, of, *_ in reversed(named) if of == section), None)
 
     def _places(self, kept: Path | None) -> list[Path]:
         """Folders with Python files; of files of one name that in the first folder counts."""
@@ -268,30 +259,28 @@ class Invocation:
         The parser reads a setting of model or data, such as `null` or `Title: text`, as YAML before it knows
         that it is a text. These flags become configurations, in which a text can be quoted.
         """
-        classes = {section: self._class_path(section) for section in own_code.KINDS}
         places, made, rest = self._places(kept), [], list(flags)
+        classes = {
+            section: own_code.full_name(self._class_path(section), places) for section in own_code.KINDS
+        }
         while rest:
             word = rest.pop(0)
             name, equals, value = word.partition("=")
-            key = name.removeprefix("--").replace(".init_args.", ".")
-            section, _, setting = key.partition(".")
-            names_class = section in classes and setting in ("", "class_path")
-            text = section in classes and explain.is_text(classes[section], own_code.KINDS[section], setting)
-            if not (names_class or text) or not (equals or rest):
+            section, _, setting = name.removeprefix("--").replace(".init_args.", ".").partition(".")
+            if section not in classes or not (equals or rest):
                 made.append(word)
                 continue
-            value = value if equals else rest.pop(0)
-            if names_class:
-                file = own_code.file_of(value, places)
-                classes[section] = own_code.load(value, file, section) if file else value
-                made.append(f"{name}={classes[section]}")
-            elif is_read_as_text(value, key):
-                made.append(f"{name}={value}")
-            else:
-                nest: Any = value
-                for part in reversed([section, "init_args", *setting.split(".")]):
-                    nest = {part: nest}
-                made.append(as_config(nest))
+            value, new = value if equals else rest[0], None
+            misread = not is_yaml_text(value) or (not equals and value.startswith("-"))
+            if setting in ("", "class_path"):
+                classes[section] = own_code.full_name(value, places)
+                if file := own_code.file_of(value, places):
+                    new = f"{name}={own_code.load(value, file, section)}"
+            elif misread and explain.is_text(classes[section], own_code.KINDS[section], setting):
+                new = as_config(nested([section, "init_args", *setting.split(".")], value))
+            made.append(new or word)
+            if new and not equals:
+                del rest[0]
         return made
 
 
@@ -300,18 +289,27 @@ def as_config(content: dict[str, Any]) -> str:
     return f"--config={yaml.dump(content, Dumper=configs.Dumper, sort_keys=False)}"
 
 
-def is_read_as_text(value: str, key: str) -> bool:
-    """Whether YAML reads the value of the setting `key` as the text that it is.
+def nested(keys: Sequence[str], text: str) -> dict[str, Any]:
+    """The content of a YAML file with a text at the end of `keys`.
 
     Raises:
         ConfigError: It cannot be written in UTF-8.
     """
-    if any(0xD800 <= ord(sign) < 0xE000 for sign in value):
-        raise ConfigError(f"`{key}` must be text in UTF-8; got {value!r}.", key=key)
+    key = ".".join(keys).replace(".init_args.", ".")
+    if any(0xD800 <= ord(sign) < 0xE000 for sign in text):
+        raise ConfigError(f"`{key}` must be text in UTF-8; got {text!r}.", key=key)
+    content: Any = text
+    for key in reversed(keys):
+        content = {key: content}
+    return dict(content)
+
+
+def is_yaml_text(value: str) -> bool:
+    """Whether YAML reads `value` as a text."""
     try:
         return isinstance(yaml.load(value, configs.Loader), str)
     except yaml.YAMLError:
-        return True
+        return False
 
 
 def taken(words: Sequence[str], *names: str) -> tuple[list[str], list[str]]:

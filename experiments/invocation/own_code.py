@@ -51,6 +51,11 @@ def file_of(class_path: object, folders: Sequence[Path]) -> Path | None:
     return next((file for file in files if file.is_file()), None)
 
 
+def full_name(class_path: str | None, folders: Sequence[Path]) -> str | None:
+    """Name under which the class of a class path is imported; that of a file only after `load`."""
+    return f"{PACKAGE}.{class_path}" if file_of(class_path, folders) else class_path
+
+
 def class_paths(content: Any) -> Iterator[tuple[str, str, dict[str, Any], str]]:
     """Every class path in the content of a YAML file: path, section, dictionary and key that hold it.
 

@@ -10,7 +10,8 @@ from dream.errors import ConfigError, nearest
 HELP = (
     f"Values for `model.config` by name: {', '.join(PRESETS)}; `dream config show NAME` shows them. They "
     "beat those of the YAML file, typed settings beat them, and the width of the input stays the data's. A "
-    "core that is not DREAM has no fast weights: there they set the size to match and how surprise is measured."
+    "core that is not DREAM has no fast weights: there they set the size to match and how surprise is "
+    "measured."
 )
 
 

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
 
 from dream.errors import ConfigError, DREAMWarning
 from experiments import folders
@@ -226,3 +227,16 @@ def test_the_best_settings_of_a_sweep_have_the_code_beside_them(tmp_path: Path) 
     assert Path("runs/sweep-exp/head.py").read_text() == FORECASTER
     test = ["test", "-c", "runs/sweep-exp/best.yaml", "--ckpt_path", "runs/sweep-exp/trial-0000"]
     assert f"{own_code.PACKAGE}.head.Mine" in Invocation.parse(test).words()[1]
+
+
+def test_a_text_of_an_own_class_is_taken_as_it_stands(capsys: pytest.CaptureFixture[str]) -> None:
+    text = (
+        FORECASTER
+        + "    def __init__(self, note: str = '', **options):\n        super().__init__(**options)\n"
+    )
+    write("head.Mine", head=text)
+    Path("exp/more.yaml").write_text("model: lightning_modules.ForecastingModule\n")
+    for flags in ([], ["-c", "exp/more.yaml", "--model=head.Mine"]):
+        words = ["fit", "-c", "exp/config.yaml", *flags, "--model.note", "a: b", "--print_config"]
+        assert main(words) == 0
+        assert yaml.safe_load(capsys.readouterr().out)["model"]["init_args"]["note"] == "a: b"
