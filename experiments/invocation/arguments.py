@@ -71,7 +71,7 @@ class Invocation:
         files = [configs.read(configs.resolve(name)) for name in named]
         values, flags = split_own(words, own)
         made = cls(command, argv, files, flags, values)
-        if not own and made.asks_for_help:
+        if not own and made.prints_only:
             return made
         if not own:
             made = made._with_checkpoint()
@@ -94,11 +94,15 @@ class Invocation:
 
     @property
     def asks_for_help(self) -> bool:
-        """Whether the parser is to print help or settings, and nothing is run."""
-        return any(
-            name in ("-h", "--print_config") or (name.startswith("--") and name.endswith("help"))
-            for name in self.names
+        """Whether the parser is to print texts of help, among its settings as comments or alone."""
+        return any(flag.startswith("--print_config=") for flag in self.flags) or any(
+            name == "-h" or (name.startswith("--") and name.endswith("help")) for name in self.names
         )
+
+    @property
+    def prints_only(self) -> bool:
+        """Whether the parser is to print help or settings, and nothing is run."""
+        return self.asks_for_help or "--print_config" in self.names
 
     @property
     def experiment(self) -> str:
@@ -122,7 +126,7 @@ class Invocation:
         flags = [flag.replace("--seed_everything", "--seed") for flag in self.flags]
         preset, flags = taken(flags, "--preset")
         kept = None
-        if not self.asks_for_help:
+        if not self.prints_only:
             _, flags = taken(flags, "--ckpt_path")
             kept = self._kept() if "--resume" in self.names else None
         made = [self.command, *self.load(kept)]

@@ -218,4 +218,4 @@ def test_the_defaults() -> None:
     plan = parse(["-c", "forecasting", "--model.lr=0.1"])
     assert plan.models == list(baselines.MODELS)
     assert len(plan.cells) == 3 * len(baselines.MODELS)
-    assert (plan.flags, plan.folder) == (["--model.lr=0.1"], Path("runs/compare-forecasting"))
+    assert (plan.invocation.flags, plan.folder) == (["--model.lr=0.1"], Path("runs/compare-forecasting"))
