@@ -1,4 +1,4 @@
-"""The models that `dream compare` knows: each a few flags on the same experiment."""
+"""Models that `dream compare` knows: each a few flags on the same experiment."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ needs no training, such as repeat-last, is a row of every run."""
 
 
 def flags(name: str) -> list[str]:
-    """The flags that make an experiment one of model `name`.
+    """Return the flags that make an experiment one of model `name`.
 
     Raises:
         ConfigError: there is no such model.

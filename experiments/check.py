@@ -1,4 +1,4 @@
-"""`dream check`: build everything, run one batch, and say what a fit would do."""
+"""`dream check`: build everything, run one batch, and print what a fit would do."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def check_experiment(trainer: L.Trainer, model: L.LightningModule, data: L.Light
 
 
 def _run_batch(table: Table, trainer: L.Trainer, model: TaskModule, batches: DataLoader[Any]) -> None:
-    """Train on one batch, and add what it says about a fit."""
+    """Train on one batch, and add its loss and time to the table."""
     batch = next(iter(batches))
     model.losses(batch)["loss"].backward()  # the first call also loads kernels
     start = time.perf_counter()

@@ -1,11 +1,13 @@
-"""The `dream` command. Light commands answer at once; those that run something load the Trainer first.
+"""The `dream` command: a table of commands, each imported when it is asked for.
 
-What takes time to import is imported where it is needed, so that Ctrl-C meets `ended` from the start.
+A command's module may take seconds to import. It is imported inside `ended`, so that Ctrl-C ends the
+command with one sentence from the start.
 """
 
 from __future__ import annotations
 
 import sys
+from importlib import import_module
 
 from experiments.ending import ended
 
@@ -34,12 +36,20 @@ All settings of a command: dream fit --help; of the model or data: dream fit -c 
 Your own file: dream fit -c forecasting_csv --data.path=FILE
 """
 
-TRAINER_COMMANDS = ("fit", "validate", "test", "predict", "check")
-COMMANDS = (*TRAINER_COMMANDS, "new", "compare", "sweep", "report", "config", "data")
+COMMANDS = {
+    **dict.fromkeys(("fit", "validate", "test", "predict", "check"), "experiments.run"),
+    "new": "experiments.new",
+    "compare": "experiments.compare",
+    "sweep": "experiments.sweep.command",
+    "report": "experiments.report",
+    "config": "experiments.config_command",
+    "data": "experiments.data_command",
+}
+"""Every command and the module whose `main` runs it, imported when it is asked for."""
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run `dream` with `argv` (the process's own by default); the exit code, see `ended`."""
+    """Run `dream` with `argv`, by default that of the process; return the exit code, see `ended`."""
     return ended(lambda: _dispatch(sys.argv[1:] if argv is None else argv))
 
 
@@ -53,37 +63,13 @@ def _dispatch(argv: list[str]) -> int:
 
         print(f"dream {__version__}")  # noqa: T201
         return 0
-    if command == "config":
-        from experiments import config_command
-
-        return config_command.main(argv[1:])
-    if command == "data":
-        from experiments import data_command
-
-        return data_command.main(argv[1:])
-    if command == "new":
-        from experiments import new
-
-        return new.main(argv[1:])
-    if command == "compare":
-        from experiments import compare
-
-        return compare.main(argv[1:])
-    if command == "sweep":
-        from experiments.sweep import command as sweep
-
-        return sweep.main(argv[1:])
-    if command == "report":
-        from experiments import report
-
-        return report.main(argv[1:])
-    if command not in TRAINER_COMMANDS:
+    if command not in COMMANDS:
         from dream.errors import ConfigError, nearest
 
         raise ConfigError(f"`{command}` is not a command of dream. {nearest(command, COMMANDS)}")
-    from experiments import run
-
-    return run.main(argv)
+    module = COMMANDS[command]
+    code: int = import_module(module).main(argv if module == "experiments.run" else argv[1:])
+    return code
 
 
 if __name__ == "__main__":

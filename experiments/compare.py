@@ -1,5 +1,4 @@
-"""`dream compare`: the same experiment with several models and seeds, cell by cell, and one table of them
-all."""
+"""`dream compare`: the same experiment with several models and seeds, and one table of all runs."""
 
 from __future__ import annotations
 
@@ -11,19 +10,9 @@ from typing import Any
 
 from dream.errors import ConfigError
 from experiments import baselines, comparison, ending, launch, run
+from experiments.ending import say
 from experiments.folders import PLAN, RESULTS, claim, discard_if_empty
-from experiments.invocation import own_code
-from experiments.invocation.arguments import (
-    configurations,
-    experiment_name,
-    identity,
-    one_folder,
-    refuse_changes,
-    split_configs,
-    split_own,
-    whole_number,
-)
-from experiments.wording import say
+from experiments.invocation.arguments import Invocation, one_folder, refuse_changes, whole_number
 
 USAGE = """\
 usage: dream compare -c EXPERIMENT [--models NAME ...] [--seeds N] [--folder FOLDER]
@@ -40,23 +29,24 @@ Cells that are done are not run again: the same command goes on where it was sto
 """
 
 
-@dataclass
-class Plan:
-    """What was asked for."""
+SET_HERE = ("--seed", "--seed_everything", "--run.name", "--run.folder", "--ckpt_path", "--model.core")
 
-    paths: list[Path]
-    """The YAML files."""
-    flags: list[str]
-    """Settings of every run."""
+
+@dataclass
+class ComparisonPlan:
+    """Runs of a comparison, and what they share."""
+
+    invocation: Invocation
+    """The experiment and the settings of every run."""
     models: list[str] = field(default_factory=lambda: list(baselines.MODELS))
     seeds: int = 3
     folder: Path = Path()
     asked: dict[str, Any] = field(default_factory=dict)
-    """What all cells share; a folder holds the cells of one identity only."""
+    """Identity of the comparison: a folder holds the cells of one only."""
 
     @property
     def cells(self) -> list[tuple[str, int]]:
-        """Model and seed of every run, seed by seed, so that an early stop leaves whole rows to compare."""
+        """Model and seed of every run, seed by seed, so that an early stop leaves whole lines to compare."""
         return [(model, seed) for seed in range(self.seeds) for model in self.models]
 
 
@@ -94,8 +84,8 @@ def main(argv: list[str]) -> int:
             discard_if_empty(plan.folder)
 
 
-def run_cells(plan: Plan, argv: list[str]) -> int:
-    """Every cell that is not done, until one ends badly; its exit code."""
+def run_cells(plan: ComparisonPlan, argv: list[str]) -> int:
+    """Run every cell that is not done, until one fails; return its exit code."""
     todo = [cell for cell in plan.cells if comparison.record(plan.folder, *cell) is None]
     start = time.monotonic()
     code = 0
@@ -120,23 +110,17 @@ def run_cells(plan: Plan, argv: list[str]) -> int:
     return code
 
 
-def parse(argv: list[str]) -> Plan:
-    """The plan that the words mean.
+def parse(argv: list[str]) -> ComparisonPlan:
+    """Return the plan for the words after `dream compare`.
 
     Raises:
         ConfigError: no experiment, an unknown model, or seeds that are no number.
     """
-    paths, rest = split_configs(argv)
-    own, flags = split_own(rest, ("--models", "--seeds", "--folder"))
-    if not paths:
-        raise ConfigError("-c must name an experiment; got none. `dream config list` shows the shipped ones.")
-    for taken in ("--seed", "--seed_everything", "--run.name", "--run.folder", "--ckpt_path", "--model.core"):
-        if any(flag.partition("=")[0] == taken for flag in flags):
-            raise ConfigError(
-                f"`{taken}` is set by compare for each run; leave it out. See `dream compare --help`."
-            )
-    configurations(paths)  # loads the Python files beside them
-    plan = Plan(paths, flags, asked=identity(paths, flags, own_code.sources()))
+    invocation = Invocation.parse(
+        ["compare", *argv], own=("--models", "--seeds", "--folder"), refused=SET_HERE
+    )
+    own = invocation.own
+    plan = ComparisonPlan(invocation, asked=invocation.identity())
     if "--models" in own:
         plan.models = list(
             dict.fromkeys(name for text in own["--models"] for name in text.split(",") if name)
@@ -149,27 +133,21 @@ def parse(argv: list[str]) -> Plan:
             baselines.flags(model)
     if "--seeds" in own:
         plan.seeds = whole_number("seeds", own["--seeds"])
-    plan.folder = one_folder(own, f"compare-{experiment_name(paths)}")
+    plan.folder = one_folder(own, f"compare-{invocation.experiment}")
     return plan
 
 
-def held(plan: Plan) -> bool:
-    """Whether the folder holds a run that is done."""
+def held(plan: ComparisonPlan) -> bool:
+    """Whether the folder holds a run that has ended."""
     return any(plan.folder.glob(f"*/{RESULTS}"))
 
 
-def run_cell(plan: Plan, model: str, seed: int) -> int:
-    """One `dream fit`; its exit code. What was interrupted goes on; what ended and is damaged starts over."""
+def run_cell(plan: ComparisonPlan, model: str, seed: int) -> int:
+    """Run one `dream fit`; return its exit code.
+
+    An interrupted run is resumed, a damaged one is started over.
+    """
     folder = comparison.cell_folder(plan.folder, model, seed)
     if (folder / RESULTS).exists():
         shutil.rmtree(folder)
-    command = [
-        "fit",
-        *(word for path in plan.paths for word in ("-c", str(path))),
-        *plan.flags,
-        *baselines.flags(model),
-    ]
-    own = {"folder": plan.folder, "name": folder.name, "group": plan.folder.name, "table": "false"}
-    return run.main(
-        [*command, f"--seed={seed}", "--resume", *(f"--run.{name}={value}" for name, value in own.items())]
-    )
+    return run.execute(plan.invocation.fit(folder, *baselines.flags(model), f"--seed={seed}"))

@@ -1,5 +1,4 @@
-"""What a comparison says: mean and spread over the seeds, as a table, a file and a picture. Never the best
-seed."""
+"""Results of a comparison: mean and spread over the seeds, never the best seed."""
 
 from __future__ import annotations
 
@@ -21,12 +20,12 @@ from experiments.folders import CONFIG, RESULTS
 from experiments.summary import table
 
 COMPARISON = "comparison.json"
-"""What came out of all runs so far."""
+"""Results of all runs so far."""
 
 
 @dataclass
 class Row:
-    """One model of the table: every value that its runs gave."""
+    """One model of the table, with every value of its runs."""
 
     parameters: int | None
     """Trainable ones; None for what a run computes beside its own model."""
@@ -36,11 +35,11 @@ class Row:
     """Metrics by seed."""
 
     def of(self, metric: str) -> list[float]:
-        """The values of `metric`, one for each seed that has it."""
+        """Values of `metric`, one for each seed that has it."""
         return [values[metric] for values in self.values.values() if metric in values]
 
     def cells(self, metrics: Sequence[str]) -> dict[str, str]:
-        """What the table shows of it."""
+        """Cells of the printed table, by column."""
         shown = {metric: written(values) for metric in metrics if (values := self.of(metric))}
         if self.parameters is not None:
             shown |= {
@@ -51,12 +50,12 @@ class Row:
 
 
 def cell_folder(folder: Path, model: str, seed: int) -> Path:
-    """Where a comparison keeps a run."""
+    """Folder of one run of a comparison."""
     return folder / f"{model}-seed{seed}"
 
 
 def record(folder: Path, model: str, seed: int) -> dict[str, Any] | None:
-    """What a run that is done left in `results.json`; None where it is not done, or its files are damaged."""
+    """Content of the `results.json` of a run; None where it has not ended, or its files are damaged."""
     cell = cell_folder(folder, model, seed)
     if not (cell / CONFIG).is_file():
         return None
@@ -68,7 +67,7 @@ def record(folder: Path, model: str, seed: int) -> dict[str, Any] | None:
 
 
 def headline(record: dict[str, Any]) -> str:
-    """The own row of a run, in one line."""
+    """Metrics of the trained model of a run, in one line."""
     name, metrics = next(iter(record["results"].items()))
     values = "  ".join(f"{metric} {value:.4g}" for metric, value in metrics.items())
     return f"      {name}: {values}  ({record['seconds']:.0f} s)"
@@ -81,7 +80,7 @@ def written(values: Sequence[float]) -> str:
 
 
 def gather(records: Sequence[tuple[int, dict[str, Any]]]) -> dict[str, Row]:
-    """The rows of all runs, given as (seed, content of `results.json`): trained models first.
+    """Rows of all runs, given as (seed, content of `results.json`): trained models first.
 
     A row that several runs of a seed have, such as repeat-last, is taken once.
     """
@@ -103,12 +102,10 @@ def spread(values: Sequence[float]) -> float:
 
 
 def show(folder: Path, cells: Sequence[tuple[str, int]], **facts: Any) -> None:
-    """Print the table of the cells that are done; write `comparison.json` and `comparison.png`, and track
-    both."""
+    """Print the table of the runs that have ended; write and track `comparison.json` and `comparison.png`."""
+    # these load all tasks, which those who only read the rows don't need
     from experiments.comparison_plot import comparison
-    from lightning_modules.run import (
-        tracking,
-    )  # loads all tasks, which those who only read the rows don't need
+    from lightning_modules.run import tracking
 
     console = Console()
     done = {cell: found for cell in cells if (found := record(folder, *cell)) is not None}

@@ -1,4 +1,4 @@
-"""The picture of a comparison: a point for every run."""
+"""Figure of a comparison: a point for every run."""
 
 from __future__ import annotations
 
@@ -11,8 +11,7 @@ from lightning_modules.plots import MODEL, RIVAL, TRUTH, tidy
 
 
 def comparison(values: Mapping[str, Sequence[float]], metric: str) -> Figure:
-    """`metric` of every model: its mean as a bar to look along, each seed as a point; the first model in
-    colour."""
+    """Draw `metric` of every model: its mean as a bar, each seed as a point, the first model in colour."""
     shown = {name: np.asarray(points) for name, points in values.items() if len(points)}
     figure = Figure(figsize=(8, 0.42 * len(shown) + 1.2), layout="constrained")
     axis = figure.subplots()

@@ -17,7 +17,7 @@ from experiments.invocation import configs
 
 
 def main(argv: list[str]) -> int:
-    """Run ``dream config`` with these arguments; the exit code.
+    """Run ``dream config`` with these arguments; return the exit code.
 
     Raises:
         ConfigError: `show` of a name that is not there.
@@ -69,7 +69,7 @@ def _show(console: Console, name: str, space: bool) -> None:
         text = yaml.safe_dump(dataclasses.asdict(DREAMConfig.preset(name)), sort_keys=False)
     else:
         try:
-            text = configs.resolve(name).read_text(encoding="utf-8")
+            text = configs.read(configs.resolve(name)).text
         except ConfigError:
             known = [*configs.shipped(), *PRESETS]
             raise ConfigError(f"nothing is called {name!r}. {nearest(name, known)}") from None

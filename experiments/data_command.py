@@ -1,4 +1,4 @@
-"""`dream data`: which public data sets there are, where they lie, and how to get them."""
+"""`dream data`: the public data sets, their folders, and their download."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from lightning_modules.data.catalogue import DATASETS, Dataset, data_folder, dow
 
 
 def main(argv: list[str]) -> int:
-    """Runs `dream data ...` and returns the exit status; a DREAMError is the caller's to print."""
+    """Run ``dream data`` with these arguments; return the exit code."""
     arguments = _parser().parse_args(argv)
     if arguments.action == "list":
         Console().print(_table())

@@ -1,5 +1,7 @@
-"""How a command ends: with an exit code and one sentence, whatever came in between. Imports nothing that
-takes time."""
+"""End of a command: an exit code and one sentence, whatever happened.
+
+Imports nothing that takes time, so that a command can be ended from the start.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +9,8 @@ import signal
 import sys
 import threading
 from collections.abc import Callable
-from types import FrameType, TracebackType
+from importlib import import_module
+from types import FrameType
 from typing import NoReturn
 
 LONGEST = 1000  # characters of a line of a message
@@ -18,16 +21,20 @@ class Terminated(KeyboardInterrupt):
 
 
 def ended(work: Callable[[], int]) -> int:
-    """The exit code of `work`: its own; 2 after a mistake in command, configuration or data, which is said in
-    at most five lines; 130 after Ctrl-C and 143 after SIGTERM, where `work` does not say so itself."""
+    """Return the exit code of `work`, and print its errors in one sentence.
+
+    It is 2 after a mistake in command, configuration or data, which is printed in at most five lines; 130
+    after Ctrl-C and 143 after SIGTERM, where `work` does not handle them.
+    """
     main_thread = threading.current_thread() is threading.main_thread()
     before = signal.getsignal(signal.SIGTERM)
-    if heard := main_thread and before == signal.SIG_DFL:
+    listens = main_thread and before == signal.SIG_DFL
+    if listens:
         signal.signal(signal.SIGTERM, _terminate)
     try:
         return work()
     except KeyboardInterrupt as stop:
-        print("dream: interrupted.", file=sys.stderr)  # noqa: T201
+        say("dream: interrupted.")
         return code(stop)
     except Exception as error:
         from dream.errors import DREAMError
@@ -35,23 +42,33 @@ def ended(work: Callable[[], int]) -> int:
         if not isinstance(error, DREAMError):
             raise
         lines = [_shown(line) for line in str(error).strip().splitlines()[:5]]
-        print("dream: " + "\n".join(lines), file=sys.stderr)  # noqa: T201
+        say("dream: " + "\n".join(lines))
         return 2
     finally:
-        if heard:
+        if listens:
             signal.signal(signal.SIGTERM, before)
 
 
-def uncaught(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-    """What came of an error outside of `ended`, as `sys.excepthook` has it: to Ctrl-C, one sentence."""
-    if issubclass(kind, KeyboardInterrupt):
-        print("dream: interrupted.", file=sys.stderr)  # noqa: T201
-    else:
-        sys.__excepthook__(kind, error, trace)
+def run_module(name: str) -> NoReturn:
+    """Exit with the exit code of a module that was started by ``python -m``, its imports included.
+
+    Called at its top, before what takes seconds to load.
+    """
+
+    def work() -> int:
+        code = import_module(name).main()
+        return code if isinstance(code, int) else 0
+
+    sys.exit(ended(work))
+
+
+def say(text: str) -> None:
+    """Print a message for the person who waits, to stderr: stdout holds nothing but a command's results."""
+    print(text, file=sys.stderr, flush=True)  # noqa: T201
 
 
 def code(stop: BaseException) -> int:
-    """The exit code of a command that `stop` has interrupted."""
+    """Exit code of a command that `stop` has interrupted."""
     return 130 if isinstance(stop, KeyboardInterrupt) and not isinstance(stop, Terminated) else 143
 
 
@@ -60,6 +77,6 @@ def _terminate(number: int, frame: FrameType | None) -> NoReturn:
 
 
 def _shown(line: str) -> str:
-    """A line without what a terminal would obey, and not endless."""
+    """A line of bounded length, without signs that a terminal would obey."""
     plain = "".join(sign if sign.isprintable() else "?" for sign in line)
     return plain if len(plain) <= LONGEST else f"{plain[:LONGEST]}..."

@@ -1,4 +1,4 @@
-"""Where a run is written down: a folder for each, which knows the command that it is of."""
+"""Folders of runs: one for each, which knows the command that started it."""
 
 from __future__ import annotations
 
@@ -21,21 +21,21 @@ from dream.files import write_atomic
 log = logging.getLogger(__name__)
 
 RUN = "run.json"
-"""What a run is of, written before anything else."""
+"""Command of a run, written before anything else."""
 CONFIG = "config.yaml"
-"""All its settings."""
+"""All settings of a run."""
 SAVES = "checkpoints"
-"""The folder of its checkpoints."""
+"""Folder of its checkpoints."""
 LOCK = ".lock"
 PLAN = "plan.json"
-"""What the runs below a folder share, where one command runs several."""
+"""What the runs of a comparison or a sweep share."""
 RESULTS = "results.json"
-"""What came out; there when a run has ended well."""
+"""Results of a run, written when it has ended well."""
 
 
 @dataclass
 class RunSettings:
-    """Where a run is written down.
+    """Folder and tracking of a run.
 
     Args:
         folder: Every run gets a folder of its own below this one.
@@ -60,7 +60,7 @@ class RunSettings:
 
 
 def run_folder(settings: RunSettings, experiment: str, command: list[str]) -> Path:
-    """A new folder for this run.
+    """Make a new folder for this run.
 
     Raises:
         ConfigError: `run.name` is taken, or the folder can't be made.
@@ -91,7 +91,7 @@ def run_folder(settings: RunSettings, experiment: str, command: list[str]) -> Pa
 
 
 def write_run(folder: Path, command: list[str]) -> None:
-    """Write down what the run in `folder` is of, and a name for its tracked run.
+    """Write the command of the run in `folder`, and a name for its tracked run.
 
     Raises:
         OSError: the folder is not writable.
@@ -105,7 +105,7 @@ def write_run(folder: Path, command: list[str]) -> None:
 
 
 def read_run(folder: Path) -> dict[str, Any]:
-    """What `write_run` wrote, empty where nothing was."""
+    """Content of the file that `write_run` wrote; empty where there is none."""
     try:
         facts: dict[str, Any] = json.loads((folder / RUN).read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -114,16 +114,15 @@ def read_run(folder: Path) -> dict[str, Any]:
 
 
 def without_resume(command: list[str]) -> list[str]:
-    """The command that starts the run which `command` goes on with, as it may be written down."""
-    from lightning_modules.run.redaction import (
-        redacted,
-    )  # loads all tasks, which those who only read a folder don't need
+    """The command that started the run which `command` resumes, without secrets."""
+    # loads all tasks, which those who only read a folder don't need
+    from lightning_modules.run.redaction import redacted
 
     return [word for word in redacted(command) if word != "--resume" and not word.startswith("--resume=")]
 
 
 def results(folder: Path) -> dict[str, dict[str, float]] | None:
-    """What the run in `folder` came to; None where it has not ended, or the file is damaged."""
+    """Results of the run in `folder`; None where it has not ended, or the file is damaged."""
     try:
         found: dict[str, dict[str, float]] = json.loads((folder / RESULTS).read_text(encoding="utf-8"))[
             "results"
@@ -134,8 +133,10 @@ def results(folder: Path) -> dict[str, dict[str, float]] | None:
 
 
 def earlier_run(settings: RunSettings, command: list[str]) -> Path | None:
-    """The run that ``--resume`` means: the one of that name, or else the newest of the same command that has
-    not ended, or else the newest that has; None where there is none yet.
+    """Return the run that ``--resume`` continues; None where there is none yet.
+
+    It is the one of that name, or else the newest of the same command that has not ended, or else the newest
+    that has.
 
     Raises:
         ConfigError: the folder of that name holds something else.
@@ -144,9 +145,8 @@ def earlier_run(settings: RunSettings, command: list[str]) -> Path | None:
     if settings.name is not None:
         folder = parent / settings.name
         if folder.is_dir() and not read_run(folder):
-            if any(
-                not path.name.startswith(".") for path in folder.iterdir()
-            ):  # those are locks, and files half written
+            # hidden ones are locks, and files half written
+            if any(not path.name.startswith(".") for path in folder.iterdir()):
                 raise ConfigError(
                     f"`run.name` must be that of a run; {folder} holds something else.", key="run.name"
                 )
@@ -158,8 +158,9 @@ def earlier_run(settings: RunSettings, command: list[str]) -> Path | None:
 
 
 def hold(folder: Path) -> FileLock:
-    """Keep other processes from going on with the run in `folder` until the lock is released, or this process
-    ends; then remove what one that was killed had half written.
+    """Lock the run in `folder` for this process, and remove files that a killed one left half written.
+
+    The lock lasts until it is released or the process ends.
 
     Raises:
         ConfigError: another process runs it.
@@ -181,7 +182,7 @@ def hold(folder: Path) -> FileLock:
 
 
 def claim(folder: Path, identity: dict[str, Any], held: bool, unfinished: Iterable[Path] = ()) -> None:
-    """Make `folder` that of the runs which share `identity`.
+    """Make `folder` the folder of runs that share `identity`.
 
     Args:
         folder: Made if it is not there.
@@ -207,8 +208,10 @@ def claim(folder: Path, identity: dict[str, Any], held: bool, unfinished: Iterab
 
 
 def discard_if_empty(folder: Path) -> None:
-    """Remove the folder of a run that was refused before it wrote anything, and the default folder around it
-    if empty."""
+    """Remove the folder of a run that was refused before it wrote anything.
+
+    So is the default folder around it, if it is empty then.
+    """
     if any(path.is_file() and path.name not in (RUN, LOCK) for path in folder.rglob("*")):
         return
     shutil.rmtree(folder, ignore_errors=True)

@@ -1,5 +1,4 @@
-"""Runs of several processes: how they split, what they agree on before they can talk, and how one lost ends
-them all."""
+"""Runs of several processes: how they are started, agree before they can communicate, and end together."""
 
 from __future__ import annotations
 
@@ -7,7 +6,6 @@ import inspect
 import logging
 import os
 import re
-import sys
 import threading
 import warnings
 from collections.abc import Callable
@@ -21,22 +19,17 @@ from lightning.pytorch.strategies import DDPStrategy
 from torch.nn.parallel import DistributedDataParallel
 
 from dream.errors import ConfigError
+from experiments.ending import say
 from lightning_modules import ranks
 
-DECIDED = "DREAM_DECIDED"  # tells the processes that the Trainer starts what the first one has decided
-PLACE = (
-    DECIDED,
-    "LOCAL_RANK",
-    "NODE_RANK",
-    "WORLD_SIZE",
-    "MASTER_ADDR",
-    "MASTER_PORT",
-)  # what the Trainer sets
+DECIDED = "DREAM_DECIDED"
+"""Variable that tells the processes which the Trainer starts what the first one has decided."""
+PLACE = (DECIDED, "LOCAL_RANK", "NODE_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+"""Variables that the Trainer sets."""
 _parted = threading.Event()
 LAUNCHER = "lightning.fabric.strategies.launchers.subprocess_script"
-TIMEOUT = timedelta(
-    minutes=10
-)  # how long a process may be silent: it may read data, or write them down, meanwhile
+TIMEOUT = timedelta(minutes=10)
+"""Longest silence of a process, which may read or write data meanwhile."""
 LOST = re.compile(
     r"gloo|nccl|connection (closed|reset)|broken pipe|socket|timed out|store->get|heartbeat", re.IGNORECASE
 )
@@ -53,17 +46,16 @@ def started_by_trainer() -> bool:
 
 
 def is_first() -> bool:
-    """Whether this is the process that writes: the only one, or rank 0."""
+    """Whether this process writes: it is the only one, or rank 0."""
     return os.environ["RANK"] == "0" if started_by_torchrun() else not started_by_trainer()
 
 
 def set_up_words() -> None:
-    """Warnings are the first process's to say; that one is lost is said in our words."""
+    """Print warnings in the first process only, and the end of a lost process in our words."""
     logging.getLogger(LAUNCHER).setLevel(logging.INFO)
     logging.getLogger(LAUNCHER).addFilter(_say_lost)
-    warnings.filterwarnings(
-        "ignore", ".*sync_dist=True.*"
-    )  # what the tasks log is the mean over processes already
+    # what the tasks log is the mean over processes already
+    warnings.filterwarnings("ignore", ".*sync_dist=True.*")
     if not is_first():
         warnings.filterwarnings("ignore")
         logging.disable(logging.WARNING)
@@ -101,8 +93,7 @@ def spread(trainer: Namespace, unreached: bool) -> None:
     if trainer.num_nodes > 1 and not started_by_torchrun():
         raise ConfigError(
             f"`trainer.num_nodes` of {trainer.num_nodes} needs processes that torchrun starts on every node; "
-            "this one was "
-            "not. See docs/scale.md.",
+            "this one was not. See docs/scale.md.",
             key="trainer.num_nodes",
         )
     if trainer.strategy == "auto" and (trainer.num_nodes > 1 or trainer.devices not in (1, "1")):
@@ -114,8 +105,9 @@ def spread(trainer: Namespace, unreached: bool) -> None:
 
 
 def decided_by_first(decide: Callable[[], str]) -> str:
-    """What `decide` says in the first process of a run, in every one of them; before they are joined to a
-    group.
+    """Return the result of `decide` in the first process of a run, in every process.
+
+    Works before they are joined to a group.
 
     Processes that the Trainer starts are told by their environment, those of torchrun by its store.
     """
@@ -123,7 +115,7 @@ def decided_by_first(decide: Callable[[], str]) -> str:
         address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
         store = dist.TCPStore(address, port, is_master=False, timeout=TIMEOUT)
         key = f"dream/decided/{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}"
-        if os.environ["RANK"] == "0":
+        if is_first():
             store.set(key, decide())
         return str(store.get(key).decode())
     if not started_by_trainer():
@@ -132,8 +124,10 @@ def decided_by_first(decide: Callable[[], str]) -> str:
 
 
 def leaving() -> Callable[[], None]:
-    """How to part from the other processes, all at once, when a run has ended well; another may follow in
-    this one."""
+    """Return a function that leaves the group of processes when a run has ended well.
+
+    All processes leave at once; another run may follow in this one.
+    """
     before = {name: os.environ.get(name) for name in PLACE}
 
     def leave() -> None:
@@ -151,8 +145,10 @@ def leaving() -> Callable[[], None]:
 
 
 def end_with_parent(for_good: bool = False) -> None:
-    """End this process within two seconds of the one that started it, however that ended; unless it has
-    parted from it, or even then where it is `for_good`."""
+    """End this process within two seconds of the one that started it, however that ended.
+
+    Not once it has left the group, unless it is `for_good`.
+    """
     parent = os.getppid()
     parted = threading.Event() if for_good else _parted
 
@@ -161,19 +157,19 @@ def end_with_parent(for_good: bool = False) -> None:
             if parted.wait(1):
                 return
         farewell = "dream: the process that started this one is gone, so it ends, too."
-        print(farewell, file=sys.stderr, flush=True)  # noqa: T201
+        say(farewell)
         os._exit(1)
 
     threading.Thread(target=watch, name="end-with-parent", daemon=True).start()
 
 
 def lost(error: BaseException) -> bool:
-    """Whether `error` says that another process of the run is gone."""
+    """Whether `error` means that another process of the run is gone."""
     return ranks.world_size() > 1 and isinstance(error, RuntimeError) and LOST.search(str(error)) is not None
 
 
 def farewell(error: BaseException, folder: Path | None) -> str:
-    """What to say then."""
+    """Message for that error."""
     what = re.sub(r"^\[.*?\] ?", "", str(error).strip()).splitlines()[0].split(". ")[0]
     return (
         f"dream: a process of this run is gone, so rank {ranks.rank()} of {ranks.world_size()} ends, too: "

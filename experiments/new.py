@@ -32,7 +32,7 @@ _SETTING = re.compile(r"( {6})(\w+): ([^#]*?)(  #.*)?")  # of the layer, in a te
 
 
 def main(argv: list[str]) -> int:
-    """Run ``dream new`` with these arguments; the exit code.
+    """Run ``dream new`` with these arguments; return the exit code.
 
     Raises:
         ConfigError: no such task or preset, or a folder that is not empty or cannot be written.
@@ -64,8 +64,7 @@ def main(argv: list[str]) -> int:
 
 
 def write(task: str, folder: Path, values: dict[str, Any]) -> None:
-    """Write the template of `task` to `folder`, whole or not at all, with these `values` of the layer's
-    settings.
+    """Write the template of `task` to `folder`, whole or not at all, with `values` of the layer's settings.
 
     Raises:
         ConfigError: no such task, or a folder that is not empty or cannot be written.
@@ -96,7 +95,7 @@ def write(task: str, folder: Path, values: dict[str, Any]) -> None:
 
 
 def _filled(path: Path, folder: Path, values: dict[str, Any]) -> str:
-    """The content of a file of a template for an experiment in `folder`."""
+    """Content of a template's file for an experiment in `folder`."""
     text = path.read_text(encoding="utf-8")
     if path.name == "README.md":
         commands = (TEMPLATES / "commands.md").read_text(encoding="utf-8")
@@ -105,8 +104,10 @@ def _filled(path: Path, folder: Path, values: dict[str, Any]) -> str:
 
 
 def with_values(text: str, values: dict[str, Any]) -> str:
-    """The `config.yaml` of a template with `values` of the layer's settings: in their lines, or in new ones
-    after these."""
+    """Return the `config.yaml` of a template with `values` of the layer's settings.
+
+    A setting that is there is changed in its line, others are added after it.
+    """
     lines, rest, last = text.splitlines(), dict(values), 0
     start = next(number for number, line in enumerate(lines) if line.startswith("    config:"))
     for number, line in enumerate(lines[start + 1 :], start + 1):

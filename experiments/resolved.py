@@ -1,5 +1,4 @@
-"""All settings of a run, as what was typed, the YAML files and the data made them: what its `config.yaml`
-holds."""
+"""All settings of a run, after flags, YAML files and data: the content of its `config.yaml`."""
 
 from __future__ import annotations
 
@@ -21,8 +20,10 @@ from lightning_modules.run.redaction import redacted
 def resolve_config(
     parser: LightningArgumentParser, config: Namespace, model: L.LightningModule
 ) -> dict[str, Any]:
-    """All settings of a run as plain values, without secrets, the layer's as built: the data may have set the
-    width of its input."""
+    """Return all settings of a run as plain values, without secrets.
+
+    Those of the layer are as built: the data may have set the width of its input.
+    """
     resolved: dict[str, Any] = redacted(yaml.safe_load(own_code.plain(parser.dump(config, skip_unset=False))))
     resolved["run"]["name"] = None  # a name serves once
     resolved["resume"] = False
@@ -32,8 +33,10 @@ def resolve_config(
 
 
 class WriteConfig(SaveConfigCallback):
-    """The full resolved configuration: `config.yaml` in the run's folder, with the Python files that it takes
-    classes from beside it, and nested in the tracked run."""
+    """Writes all settings to `config.yaml` in the run's folder and to the tracked run.
+
+    The Python files that classes were taken from lie beside it.
+    """
 
     def save_config(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         resolved = resolve_config(self.parser, self.config, pl_module)

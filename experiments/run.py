@@ -1,4 +1,4 @@
-"""`dream fit|validate|test|predict|check`: LightningCLI with our files, our errors and our endings."""
+"""`dream fit|validate|test|predict|check`: LightningCLI with our files, errors and exit codes."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import sys
 import time
 import warnings
 from argparse import ArgumentError
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
@@ -26,11 +26,11 @@ from pydantic import ValidationError
 
 from dream.config import PRESETS
 from dream.errors import ConfigError, DataError, DREAMError
-from experiments import folders, launch, summary, wording
+from experiments import ending, folders, launch, summary, wording
 from experiments.check import check_experiment
 from experiments.folders import CONFIG, RESULTS, SAVES, RunSettings
 from experiments.invocation import own_code, presets
-from experiments.invocation.arguments import resolve
+from experiments.invocation.arguments import Invocation
 from experiments.invocation.explain import chain, explain
 from experiments.invocation.resume import check_weights, refuse_other_settings
 from experiments.resolved import WriteConfig, resolve_config
@@ -59,37 +59,55 @@ CALLBACKS: dict[str, type[L.Callback]] = {
     "advisor": TuningAdvisor,
     "figures": SaveFigures,
 }
-"""Those of every run, by the section of their settings."""
+"""Callbacks of every run, by the section of their settings."""
 
 
 class DREAMTrainer(L.Trainer):
     """The Trainer, with `check`."""
 
     def check(self, model: L.LightningModule, datamodule: L.LightningDataModule) -> None:
-        """Build everything, run one batch forward and backward, and say what a fit would do."""
+        """Build everything, run one batch forward and backward, and print what a fit would do."""
         check_experiment(self, model, datamodule)
 
 
+class HelpParser(LightningArgumentParser):
+    """Parser of a command that asks for help.
+
+    jsonargparse keeps the parsers of model and data classes for later commands of the process, separately for
+    each class of the parser around them. A class of its own never meets those without texts of help.
+    """
+
+
 class DREAMCLI(LightningCLI):
-    """One run of `command`, as it was typed, and `words`, as the parser takes it; `experiment` names it, and
-    `stack` is closed when it has ended."""
+    """One run of a Trainer command.
 
-    callbacks: Sequence[L.Callback] = ()
-    """More of them, which are no setting."""
+    LightningCLI parses, builds and runs in its constructor. Here `build` and `run` do, so that an error is
+    explained with the parser and the folder of the run at hand.
 
-    def __init__(self, experiment: str, command: list[str], words: list[str], stack: ExitStack) -> None:
-        self.experiment, self.command, self.stack = experiment, command, stack
-        self.signals = stack.enter_context(StopSignals())
+    Args:
+        invocation: The command.
+        callbacks: More callbacks, which are no setting.
+    """
+
+    def __init__(self, invocation: Invocation, callbacks: Sequence[L.Callback] = ()) -> None:
+        self.invocation = invocation
+        self.callbacks = callbacks
+        self.stack = ExitStack()
+        """Closed when the run has ended."""
         self.folder: Path | None = None
         self.newest: str | None = None
-        """What a run that is resumed goes on from."""
+        """The save that a resumed run starts from."""
         self.running = False
         self.started = time.monotonic()
+
+    def build(self) -> None:
+        """Parse the words, and build data, model and Trainer."""
+        self.signals = self.stack.enter_context(StopSignals())
         strict = {"exit_on_error": False, "allow_abbrev": False}
         super().__init__(
             TaskModule,
             TaskData,
-            args=words,
+            args=self.invocation.words(),
             save_config_callback=WriteConfig,
             save_config_kwargs={"save_to_log_dir": False},
             trainer_class=DREAMTrainer,
@@ -102,16 +120,26 @@ class DREAMCLI(LightningCLI):
             },
             seed_everything_default=0,
             parser_kwargs={**strict, **{name: dict(strict) for name in self.subcommands()}},
+            parser_class=HelpParser if self.invocation.asks_for_help else LightningArgumentParser,
             subclass_mode_model=True,
             subclass_mode_data=True,
             auto_configure_optimizers=False,
             load_from_checkpoint_support=False,
         )
 
+    def run(self) -> None:
+        """Build, and run the command."""
+        self.build()
+        super()._run_subcommand(self.invocation.command)
+
+    def _run_subcommand(self, subcommand: str) -> None:
+        """Do nothing yet: see `run`."""
+
     def subcommands(self) -> dict[str, set[str]]:  # type: ignore[override] # not static
-        """The one that was typed: the parsers of the others would take seconds to build."""
+        """Only the one that was typed: the parsers of the others would take time to build."""
         every = {**LightningCLI.subcommands(), "check": {"model", "datamodule"}}
-        return {self.command[0]: every[self.command[0]]}
+        command = self.invocation.command
+        return {command: every[command]}
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         parser.add_argument("--seed", type=int, default=0, help="Fixes all that is random.")
@@ -121,15 +149,13 @@ class DREAMCLI(LightningCLI):
         parser.add_argument(
             "--resume",
             action="store_true",
-            help="Go on with the run of this name, or the last of this command; start it where there is "
-            "none.",
+            help="Resume the run of this name, or the last of this command; start one where there is none.",
         )
         for section, callback in CALLBACKS.items():
             parser.add_lightning_class_args(callback, section)
         parser.set_defaults({"checkpoint.filename": "best", "checkpoint.enable_version_counter": False})
-        parser.set_defaults(
-            {"early_stopping.patience": 5, "early_stopping.strict": False}
-        )  # or no run without validation
+        # strict would need a validation in every run
+        parser.set_defaults({"early_stopping.patience": 5, "early_stopping.strict": False})
         for section in ("checkpoint", "early_stopping"):
             parser.link_arguments("model.monitor", f"{section}.monitor", apply_on="instantiate")
             parser.link_arguments("model.monitor_mode", f"{section}.mode", apply_on="instantiate")
@@ -157,19 +183,20 @@ class DREAMCLI(LightningCLI):
                 f"`model.config` must be a section with settings such as rank; got {settings.config!r}. "
                 f"{hint}"
             )
-        typed = any(word.replace(".init_args", "").startswith("--model.shape") for word in self.command)
+        typed = any(
+            word.replace(".init_args", "").startswith("--model.shape") for word in self.invocation.argv
+        )
         task: Any = locate(values.model.class_path)
         if typed or vars(settings.shape) != asdict(task.default_shape()):
             raise ConfigError("`model.shape` is set by the data; leave it out.", key="model.shape")
 
     def keys(self) -> list[str]:
-        """The settings that the parser knows by itself, without those of the model and data classes."""
+        """Settings that the parser knows by itself, without those of the model and data classes."""
         parsers = getattr(self, "_subcommand_parsers", {}).values()
         return [action.dest for parser in parsers for action in parser._actions]
 
     def _parse_ckpt_path(self) -> None:
-        """Nothing: `arguments.resolve` has put a checkpoint's settings before the flags, which so beat
-        them."""
+        """Do nothing: `Invocation.words` puts a checkpoint's settings before the flags, which beat them."""
 
     def instantiate_trainer(self, **kwargs: Any) -> L.Trainer:
         self.model.prepare(self.datamodule)
@@ -212,8 +239,9 @@ class DREAMCLI(LightningCLI):
         return trainer
 
     def open_folder(self, settings: RunSettings, saving: SaveProgress) -> None:
-        """Set `self.folder` to a new one, or with ``--resume`` to the run's own, and `self.newest` to what it
-        goes on from; the same in every process of the run.
+        """Set `folder`, new or the resumed run's own, and `newest`, the save that it starts from.
+
+        They are the same in every process of the run.
 
         Raises:
             ConfigError: the run was started with other settings, or is still going on.
@@ -222,8 +250,8 @@ class DREAMCLI(LightningCLI):
         values = self.config.get(str(self.subcommand), self.config)
 
         def decide() -> str:
-            earlier = folders.earlier_run(settings, self.command) if values.resume else None
-            folder = earlier or folders.run_folder(settings, self.experiment, self.command)
+            earlier = folders.earlier_run(settings, self.invocation.argv) if values.resume else None
+            folder = earlier or folders.run_folder(settings, self.invocation.experiment, self.invocation.argv)
             self.stack.callback(folders.hold(folder).release)
             newest = None
             if earlier is not None:
@@ -247,10 +275,10 @@ class DREAMCLI(LightningCLI):
         self.running = True
 
     def fit(self, **kwargs: Any) -> None:
-        """Train, test the best checkpoint (`RunSettings.test`), and say what came out."""
+        """Train, test the best checkpoint (`RunSettings.test`), and show the results."""
         if self.newest is not None:
             if launch.is_first():
-                wording.say(f"going on from {self.newest}")
+                ending.say(f"going on from {self.newest}")
             kwargs["ckpt_path"] = self.newest
         self.trainer.fit(**kwargs)
         if not self._get(self.config_init, "run").test:
@@ -264,7 +292,7 @@ class DREAMCLI(LightningCLI):
         self.finish()
 
     def validate(self, **kwargs: Any) -> None:
-        """The validation metrics of a checkpoint."""
+        """Show the validation metrics of a checkpoint."""
         values = self.trainer.validate(**{**kwargs, "verbose": False})[0]
         self.model.results = {
             self.model.title: {name.removeprefix("val/"): value for name, value in values.items()}
@@ -272,12 +300,12 @@ class DREAMCLI(LightningCLI):
         self.finish("validation")
 
     def test(self, **kwargs: Any) -> None:
-        """The test metrics of a checkpoint, beside its rivals'."""
+        """Show the test metrics of a checkpoint, beside its rivals'."""
         self.trainer.test(**{**kwargs, "verbose": False})
         self.finish()
 
     def predict(self, **kwargs: Any) -> None:
-        """What the task says of the data, as files: see its `write_predictions`."""
+        """Write the predictions of the task, see its `write_predictions`."""
         predictions = self.trainer.predict(**kwargs)
         assert self.folder is not None
         if self.trainer.is_global_zero:
@@ -285,8 +313,7 @@ class DREAMCLI(LightningCLI):
 
     @rank_zero_only
     def finish(self, part: str = "test") -> None:
-        """Write `results.json` and the tracked table, of that part of the data; print the table and where
-        everything is."""
+        """Write `results.json` and the tracked table, print the table and the paths of all files."""
         assert self.folder is not None
         results = self.model.results
         for logger in self.trainer.loggers:
@@ -296,8 +323,8 @@ class DREAMCLI(LightningCLI):
             self.folder / RESULTS,
             results,
             part=part,
-            experiment=self.experiment,
-            command=["dream", *redacted(self.command)],
+            experiment=self.invocation.experiment,
+            command=["dream", *redacted(self.invocation.argv)],
             seed=self._get(self.config, "seed"),
             epochs=self.trainer.current_epoch,
             seconds=round(time.monotonic() - self.started, 1),
@@ -311,52 +338,53 @@ class DREAMCLI(LightningCLI):
             summary.results(results, self.folder, self.model.higher_is_better, self.model.unranked)
 
 
-class Building(DREAMCLI):
-    """Builds everything that `dream check` does, and runs nothing."""
-
-    def _run_subcommand(self, subcommand: str) -> None:
-        """Nothing."""
-
-
-def main(argv: list[str], callbacks: Sequence[L.Callback] = ()) -> int:
-    """Run a Trainer command, with more `callbacks`; the exit code.
+def main(argv: list[str]) -> int:
+    """Run a Trainer command; return the exit code.
 
     Raises:
-        DREAMError: a mistake in configuration or data.
+        DREAMError: A mistake in configuration or data.
         KeyboardInterrupt: Ctrl-C; what was written is whole.
     """
-    cli = DREAMCLI.__new__(DREAMCLI)
-    cli.callbacks = callbacks
-    with warnings.catch_warnings():
-        wording.set_up()
-        return _run(cli, argv)
+    return execute(Invocation.parse(argv))
 
 
-def build(argv: list[str]) -> tuple[int, TaskModule | None]:
-    """Build the experiment that `dream check` with the words `argv` is of: the exit code, and the module,
-    which knows its data; None where there is none, as after ``--print_config``.
+def execute(invocation: Invocation, callbacks: Sequence[L.Callback] = ()) -> int:
+    """Run a Trainer command, with more `callbacks`; return the exit code. See `main`."""
+    cli = DREAMCLI(invocation, callbacks)
+    return _ended(cli, cli.run)
+
+
+def build(invocation: Invocation) -> tuple[int, TaskModule | None]:
+    """Build what `dream check` builds, and run nothing.
+
+    Returns:
+        The exit code, and the module, which knows its data; None where there is none, as after
+        ``--print_config``.
 
     Raises:
-        DREAMError: a mistake in configuration or data.
+        DREAMError: A mistake in configuration or data.
     """
-    cli = Building.__new__(Building)
-    with warnings.catch_warnings():
-        wording.set_up()
-        code = _run(cli, ["check", *argv])
+    cli = DREAMCLI(invocation)
+    code = _ended(cli, cli.build)
     return code, getattr(cli, "model", None)
 
 
-def _run(cli: DREAMCLI, argv: list[str]) -> int:
+def _ended(cli: DREAMCLI, work: Callable[[], None]) -> int:
+    """Run `work` of `cli` with our warnings and errors; return the exit code."""
+    with warnings.catch_warnings():
+        wording.set_up(cli.invocation.asks_for_help)
+        return _exit_code(cli, work)
+
+
+def _exit_code(cli: DREAMCLI, work: Callable[[], None]) -> int:
     if launch.started_by_trainer():
         launch.end_with_parent()
-    words, experiment = resolve(argv)
+    argv = cli.invocation.argv
     typed, sys.argv[1:] = sys.argv[1:], argv  # the Trainer starts other processes with them
-    cli.folder = None
-    stack = ExitStack()
     leave = launch.leaving()
     code = 1
     try:
-        cli.__init__(experiment, argv, words, stack)  # type: ignore[misc]
+        work()
         leave()
         code = 0
     except SystemExit as stop:
@@ -366,7 +394,7 @@ def _run(cli: DREAMCLI, argv: list[str]) -> int:
         how = "the same command" if "--resume" in argv else "--resume"
         where += f"; {how} goes on with it" if cli.folder and argv[0] == "fit" else ""
         if launch.is_first():
-            wording.say(f"dream: interrupted{where}.")
+            ending.say(f"dream: interrupted{where}.")
         return 143 if isinstance(stop, SIGTERMException) else 130
     except (DREAMError, MisconfigurationException) as error:
         raise _explained(error, cli) from error
@@ -374,19 +402,18 @@ def _run(cli: DREAMCLI, argv: list[str]) -> int:
         done = f"; what is done is in {cli.folder}" if cli.folder else ""
         raise DataError(
             f"{error.filename or 'a file of the run'} could not be read or written: "
-            f"{error.strerror or error}. "
-            f"Free or change the disk{done}."
+            f"{error.strerror or error}. Free or change the disk{done}."
         ) from error
     except (ArgumentError, ValidationError, TypeError, ValueError, RuntimeError) as error:
         if launch.lost(error):
-            wording.say(launch.farewell(error, cli.folder))
+            ending.say(launch.farewell(error, cli.folder))
             return code
         if cli.running:
             raise
         raise _explained(error, cli) from error
     finally:
         sys.argv[1:] = typed
-        stack.close()
+        cli.stack.close()
         if cli.folder and launch.is_first():
             folders.discard_if_empty(cli.folder)
         if "wandb" in sys.modules and (run := sys.modules["wandb"].run) is not None:
@@ -395,7 +422,7 @@ def _run(cli: DREAMCLI, argv: list[str]) -> int:
 
 
 def _explained(error: BaseException, cli: DREAMCLI) -> DREAMError:
-    """What `error` says in our words, or where in a file of the user's it was raised."""
+    """Return `error` in our words, or with the place in a file of the user's where it was raised."""
     found = explain(error, cli.keys(), str(getattr(cli, "config", "")))
     if not any(isinstance(cause, DREAMError) for cause in chain(error)) and (
         theirs := own_code.explained(error)

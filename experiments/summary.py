@@ -1,4 +1,4 @@
-"""What a run says at its end: the table, and where everything is."""
+"""End of a run: the table, and the paths of its files."""
 
 from __future__ import annotations
 
@@ -42,8 +42,11 @@ def results(
 
 
 def table(cells: dict[str, dict[str, str]], title: str, console: Console, head: str = "model") -> Group:
-    """`cells` by `head` and column: a row for each model; where that is too wide for the console a column for
-    each; where that is too wide, too, a row for each again, in several tables below each other."""
+    """Lay out `cells` by `head` and column so that no cell is cut.
+
+    A line for each model; where that is too wide for the console a column for each; where that is too wide,
+    too, a line for each again, in several tables below each other.
+    """
     columns = list(dict.fromkeys(column for row in cells.values() for column in row))
 
     def upright(some: list[str]) -> Table:
@@ -80,7 +83,7 @@ def _cell(value: float | None, best: float, bold: bool) -> str:
 
 
 def written(folder: Path, console: Console) -> None:
-    """Print what a run left in its folder."""
+    """Print the paths of the files in a run's folder."""
     kinds = {
         "figures": sorted((folder / "figures").glob("*.png")),
         "metrics": [folder / "metrics.jsonl"],
@@ -98,7 +101,7 @@ def written(folder: Path, console: Console) -> None:
 
 
 def predictions(model: TaskModule, values: Any, folder: Path) -> None:
-    """Write the predictions of a task beside the run's other files, and say where."""
+    """Write the predictions of a task beside the run's other files, and print their paths."""
     console = Console()
     for path in model.write_predictions(values, folder):
         console.print(f"     predictions  {path}", soft_wrap=True, highlight=False)

@@ -1,9 +1,8 @@
-"""What a person reads while a run goes on: notes in one line, no banners, no advice about other products."""
+"""Messages during a run: notes in one line, no banners, no advice about other products."""
 
 from __future__ import annotations
 
 import logging
-import sys
 import warnings
 from typing import Any
 
@@ -11,12 +10,18 @@ from jsonargparse import set_parsing_settings
 
 from dream.errors import DREAMWarning
 from experiments import launch
+from experiments.ending import say
 from experiments.invocation import own_code
 
 
-def set_up() -> None:
-    """Help for every field, and of what libraries say only what a person needs."""
-    set_parsing_settings(docstring_parse_attribute_docstrings=True)  # the fields' docstrings are their help
+def set_up(with_help: bool = False) -> None:
+    """Show only those messages of libraries that a person needs.
+
+    Args:
+        with_help: Take the help of a field from its docstring. The source of its class is read for that,
+            which takes half of the time until a command runs.
+    """
+    set_parsing_settings(docstring_parse_attribute_docstrings=with_help)
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
     warnings.showwarning = _note
     for name in ("lightning.pytorch", "lightning.fabric"):
@@ -27,16 +32,11 @@ def set_up() -> None:
         ".*Checkpoint directory .* exists.*",
         "The dirpath has changed.*",  # a run's folder that is given by its relative path
         ".*litlogger.*",
-        "LightningCLI's args parameter.*",  # ours come from `arguments.resolve`
+        "LightningCLI's args parameter.*",  # ours come from `Invocation.words`
         rf"(?s).*Hit failing import.*{own_code.PACKAGE}",  # classes of an earlier run of this process
         ".*LeafSpec.*",
     ):
         warnings.filterwarnings("ignore", message)
-
-
-def say(text: str) -> None:
-    """To whoever waits, and not among what a command gives."""
-    print(text, file=sys.stderr, flush=True)  # noqa: T201
 
 
 def _note(message: Warning | str, category: type[Warning], *_: Any, **__: Any) -> None:

@@ -1,5 +1,4 @@
-"""What a change of the rule does to a layer that goes on learning, and to a frozen LSTM of as many
-parameters.
+"""Error of a layer that keeps learning and of a frozen LSTM of as many parameters when the rule changes.
 
 ``python -m experiments.benchmarks.adaptation`` trains both to predict the next row of streams that follow one
 rule, then lets them read new streams, in which the rule is replaced by another and comes back. No trained
@@ -13,8 +12,12 @@ A stream follows ``x_t = 0.9 Q x_(t-1) + e_t``, Q a random rotation (the rule) a
 
 from __future__ import annotations
 
+if __name__ == "__main__":  # before what takes seconds to load, so that Ctrl-C ends it with one sentence
+    from experiments.ending import run_module
+
+    run_module("experiments.benchmarks.adaptation")
+
 import argparse
-import sys
 from collections.abc import Sequence
 from io import BytesIO
 from itertools import pairwise
@@ -29,17 +32,19 @@ from torch import Tensor
 from dream import DREAMConfig
 from dream.files import write_atomic
 from experiments.benchmarks.adaptation_plot import adaptation
-from experiments.ending import ended
 from experiments.summary import table
 from lightning_modules.cores import build_core, trainable
 from lightning_modules.run.tracking import write_results
 from lightning_modules.waiting import waiting
 
-COLUMNS, MEMORY = 6, 0.9
+COLUMNS = 6
+MEMORY = 0.9
 NOISE = 1 - MEMORY**2
-STEPS, BATCH, TRAINED_ON = 300, 32, 128  # steps of the optimiser, streams and rows of each
-CHANGES = (400, 1200, 1600)  # rows at which the other rule comes, the first comes back, the stream ends
-WARM_UP = 50  # first rows, which no figure counts
+STEPS = 300  # of the optimiser
+BATCH = 32  # streams
+TRAINED_ON = 128  # steps of a stream
+CHANGES = (400, 1200, 1600)  # steps at which the other rule comes, the first comes back, the stream ends
+WARM_UP = 50  # first steps, which no figure counts
 NAMES = {"DREAM": "dream", "LSTM, frozen": "lstm"}
 RESTING = "DREAM, fast weights at rest"
 
@@ -49,9 +54,9 @@ def rotation(random: torch.Generator) -> Tensor:
     return torch.linalg.qr(torch.randn(COLUMNS, COLUMNS, generator=random))[0]
 
 
-def streams(rules: Sequence[Tensor], ends: Sequence[int], rows: int, random: torch.Generator) -> Tensor:
-    """`rows` streams (N, T, D) that follow each of `rules` up to the row in `ends`."""
-    x, seen = torch.randn(rows, COLUMNS, generator=random), []
+def streams(rules: Sequence[Tensor], ends: Sequence[int], count: int, random: torch.Generator) -> Tensor:
+    """`count` streams (N, T, D) that follow each of `rules` up to the step in `ends`."""
+    x, seen = torch.randn(count, COLUMNS, generator=random), []
     for rule, (first, last) in zip(rules, pairwise((0, *ends)), strict=True):
         for _ in range(first, last):
             x = MEMORY * x @ rule.mT + NOISE**0.5 * torch.randn(x.shape, generator=random)
@@ -59,8 +64,8 @@ def streams(rules: Sequence[Tensor], ends: Sequence[int], rows: int, random: tor
     return torch.stack(seen, 1)
 
 
-class Reading(NamedTuple):
-    """What one seed gave, at every row of the streams, mean over them."""
+class SeedCurves(NamedTuple):
+    """Figures of one seed at every step, each the mean over the streams."""
 
     errors: dict[str, np.ndarray]
     """Squared error of each model, (T,), mean over the columns."""
@@ -72,8 +77,8 @@ class Reading(NamedTuple):
     """Trainable ones of each model."""
 
 
-def run(seed: int, steps: int) -> Reading:
-    """Train with `seed`, then read."""
+def run(seed: int, steps: int) -> SeedCurves:
+    """Train with `seed`, then read the streams in which the rule changes."""
     random = torch.Generator().manual_seed(seed)
     torch.manual_seed(seed)
     usual, other = rotation(random), rotation(random)
@@ -100,12 +105,17 @@ def run(seed: int, steps: int) -> Reading:
         errors[name] = trace.error.square().mean((0, 2)).double().numpy()
     own = traces["DREAM"]
     counts = {name: trainable(model) for name, model in models.items()}
-    return Reading(errors, own.surprise.mean(0).double().numpy(), own.u_norm.mean(0).double().numpy(), counts)
+    return SeedCurves(
+        errors, own.surprise.mean(0).double().numpy(), own.u_norm.mean(0).double().numpy(), counts
+    )
 
 
 def stretches(errors: np.ndarray) -> dict[str, float]:
-    """The error (T,) before the change, in the 20 rows after it and much later, and so for the return of the
-    first rule."""
+    """Mean error of each stretch.
+
+    Of `errors` (T,): before the change, in the 20 steps after it and much later, and the same for the return
+    of the first rule.
+    """
     change, back, end = CHANGES
     spans = {
         "before": (WARM_UP, change),
@@ -152,7 +162,3 @@ def main(argv: list[str] | None = None) -> int:
     picture = write_atomic(arguments.out.with_suffix(".png"), drawn.getvalue())
     console.print(f"every figure: {arguments.out}\nthe picture: {picture}")
     return 0
-
-
-if __name__ == "__main__":
-    sys.exit(ended(main))

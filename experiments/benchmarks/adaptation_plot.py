@@ -1,5 +1,4 @@
-"""The picture of a change: error, surprise and norm of U around it, of a layer that learns while it reads and
-of others."""
+"""Figure of a change of the rule: error, surprise and norm of U, and the error of a frozen layer."""
 
 from __future__ import annotations
 

@@ -1,11 +1,16 @@
-"""What a DREAM layer costs beside nn.LSTM of the same input and hidden size: time, memory, growth with T and
-N.
+"""Cost of a DREAM layer beside nn.LSTM of the same input and hidden size: time, memory, growth with T and N.
 
 ``python -m experiments.benchmarks.layer`` prints the tables and writes every single timing as JSON. All
 models of a row are timed alternately in one process; a figure is the median over the repeats, a ratio that of
-two medians. Shapes: N rows of the batch, T steps, I input features, H hidden units, R rank."""
+two medians. Shapes: N samples, T steps, I input features, H hidden units, R rank.
+"""
 
 from __future__ import annotations
+
+if __name__ == "__main__":  # before what takes seconds to load, so that Ctrl-C ends it with one sentence
+    from experiments.ending import run_module
+
+    run_module("experiments.benchmarks.layer")
 
 import argparse
 import statistics
@@ -24,12 +29,13 @@ from rich.table import Table
 from torch import nn
 
 from dream import DREAM, DREAMCell, DREAMConfig
-from experiments.ending import ended
 from lightning_modules.run.tracking import write_results
 from lightning_modules.waiting import waiting
 
 SIZES = [(39, 256, 16), (10, 128, 8), (20, 128, 16), (300, 512, 32), (64, 256, 16)]  # I, H, R
-USUAL, LONG, STREAM = (32, 100), (8, 1000), (1, 2000)  # N, T
+USUAL = (32, 100)  # N, T
+LONG = (8, 1000)
+STREAM = (1, 2000)
 MIDDLE = (64, 256, 16)
 GROWTH = {"T": [(32, t) for t in (50, 100, 200, 400, 800)], "N": [(n, 100) for n in (8, 16, 32, 64, 128)]}
 MEMORY = (32, 1000)
@@ -39,7 +45,7 @@ WARM_UP = 2
 
 
 class Case(NamedTuple):
-    """One row of a table."""
+    """One line of a table."""
 
     size: tuple[int, int, int]
     batch: tuple[int, int]
@@ -52,7 +58,7 @@ class Case(NamedTuple):
 
 
 def models(size: tuple[int, int, int], every: bool) -> dict[str, nn.Module]:
-    """nn.LSTM and what is measured beside it; with `every`, also what users would otherwise take."""
+    """nn.LSTM and the models measured beside it; with `every`, also other layers that users may choose."""
     i, h, r = size
     made: dict[str, nn.Module] = {
         "nn.LSTM": nn.LSTM(i, h, batch_first=True),
@@ -91,7 +97,7 @@ def call(model: nn.Module, case: Case) -> Callable[[], None]:
 
 
 def timed(work: Callable[[], None]) -> float:
-    """Seconds."""
+    """Seconds that `work` takes."""
     start = time.perf_counter()
     work()
     return time.perf_counter() - start
@@ -100,8 +106,7 @@ def timed(work: Callable[[], None]) -> float:
 def alternate(
     works: dict[str, Callable[[], None]], repeats: int, slow: int, tick: Callable[[], None]
 ) -> dict[str, list[float]]:
-    """Milliseconds of each repeat, all works in turn; `slow` repeats for those that take over ten times the
-    first."""
+    """Milliseconds of each repeat, all works in turn; `slow` repeats where one takes ten times the first."""
     taken: dict[str, list[float]] = {name: [] for name in works}
     first = next(iter(works))
     for k in range(WARM_UP + repeats):
@@ -144,7 +149,7 @@ def peak_memory(name: str) -> float | None:
 
 
 def print_peak(name: str) -> None:
-    """What `peak_memory` reads: the highest resident size during a pass, less the size before it."""
+    """Print the figure of `peak_memory`: highest resident size during a pass, less the size before it."""
     status, reset = Path("/proc/self/status"), Path("/proc/self/clear_refs")
     if not reset.exists():
         return
@@ -278,7 +283,3 @@ def _processor() -> str | None:
     except OSError:
         return None
     return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), None)
-
-
-if __name__ == "__main__":
-    sys.exit(ended(main))

@@ -7,6 +7,11 @@ and writes every figure as JSON."""
 
 from __future__ import annotations
 
+if __name__ == "__main__":  # before what takes seconds to load, so that Ctrl-C ends it with one sentence
+    from experiments.ending import run_module
+
+    run_module("experiments.benchmarks.ranks")
+
 import argparse
 import os
 import statistics
@@ -24,7 +29,6 @@ from rich.table import Table
 
 from dream import DREAMConfig
 from experiments import launch
-from experiments.ending import ended
 from lightning_modules import ForecastingModule
 from lightning_modules.base import TaskModule
 from lightning_modules.forecasting import DriftingLoad
@@ -42,8 +46,8 @@ WARM_UP = 5  # steps
 BATCH = 64  # windows, of all processes together
 
 
-class Plan(NamedTuple):
-    """How many processes, of how many threads each."""
+class ThroughputPlan(NamedTuple):
+    """Number of processes, and threads of each."""
 
     processes: int
     threads: int
@@ -53,7 +57,7 @@ class Plan(NamedTuple):
 
 
 def quiet_trainer(model: TaskModule, **options: Any) -> L.Trainer:
-    """A Trainer on the CPU for as many processes as this one is of, that prints and writes nothing."""
+    """A Trainer on the CPU that prints and writes nothing, for as many processes as were started."""
     where = Namespace(devices="auto", num_nodes=1, strategy="auto")
     launch.spread(where, model.unreached)
     off = {f"enable_{what}": False for what in ("progress_bar", "model_summary", "checkpointing")}
@@ -80,7 +84,7 @@ def train(steps: int) -> float:
     return steps * BATCH / (clock.times[-1] - clock.times[WARM_UP - 1])
 
 
-def measured(plan: Plan, steps: int) -> float:
+def measured(plan: ThroughputPlan, steps: int) -> float:
     """`train` in fresh processes."""
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "speed"
@@ -102,7 +106,11 @@ def measured(plan: Plan, steps: int) -> float:
 
 def speeds(repeats: int, steps: int) -> dict[str, list[float]]:
     """Windows a second of every plan, all plans in turn, the one with a single thread first."""
-    plans = list(dict.fromkeys([Plan(1, 1), Plan(1, cores()), Plan(2, max(cores() // 2, 1))]))
+    plans = list(
+        dict.fromkeys(
+            [ThroughputPlan(1, 1), ThroughputPlan(1, cores()), ThroughputPlan(2, max(cores() // 2, 1))]
+        )
+    )
     found: dict[str, list[float]] = {str(plan): [] for plan in plans}
     with waiting("training") as tell:
         for number, plan in enumerate(plans * repeats, 1):
@@ -156,7 +164,3 @@ def main(argv: list[str] | None = None) -> int:
     )
     Console().print(f"every figure: {arguments.out}")
     return 0
-
-
-if __name__ == "__main__":
-    sys.exit(ended(main))

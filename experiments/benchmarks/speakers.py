@@ -1,22 +1,27 @@
-"""Spoken digits by a speaker whom nobody heard in training: every speaker of the set held out once.
+"""Spoken digits by speakers that training never heard: every speaker of the set held out once.
 
 ``python -m experiments.benchmarks.speakers`` runs ``dream compare -c speech_fsdd --data.split=speaker=NAME``
 for each of the six speakers, prints the accuracy of every model on every speaker, mean over the seeds, with
 the mean over the speakers, and writes it as JSON. What is done is not run again: the same command goes on
-where it was stopped. Words it does not know are settings of every run, as in ``dream fit``."""
+where it was stopped. Words it does not know are settings of every run, as in ``dream fit``.
+"""
 
 from __future__ import annotations
+
+if __name__ == "__main__":  # before what takes seconds to load, so that Ctrl-C ends it with one sentence
+    from experiments.ending import run_module
+
+    run_module("experiments.benchmarks.speakers")
 
 import argparse
 import json
 import statistics
-import sys
 from pathlib import Path
 
 from rich.console import Console
 
 from experiments import compare
-from experiments.ending import ended
+from experiments.ending import say
 from experiments.summary import table
 from lightning_modules.run.tracking import write_results
 
@@ -46,7 +51,7 @@ def main(argv: list[str] | None = None) -> int:
     asked = ["--models", *arguments.models, f"--seeds={arguments.seeds}"]
     records = {}
     for number, speaker in enumerate(SPEAKERS, 1):
-        print(f"speaker {number} of {len(SPEAKERS)}: {speaker}", file=sys.stderr, flush=True)  # noqa: T201
+        say(f"speaker {number} of {len(SPEAKERS)}: {speaker}")
         folder = arguments.folder / speaker
         fold = [
             "-c",
@@ -68,7 +73,3 @@ def main(argv: list[str] | None = None) -> int:
     write_results(out, results, seeds=list(range(arguments.seeds)), settings=settings)
     console.print(f"every figure: {out}; every run: {arguments.folder}")
     return 0
-
-
-if __name__ == "__main__":
-    sys.exit(ended(main))

@@ -1,1 +1,5 @@
-"""From words on the command line, and the YAML files that they name, to what the parser takes."""
+"""From the words of a command to what the parser takes.
+
+`arguments` has the `Invocation`, `configs` the YAML files, `presets` and `own_code` what these may name,
+`explain` the errors of the parser in one sentence, `resume` the check of a run that is resumed.
+"""

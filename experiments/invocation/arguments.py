@@ -1,10 +1,12 @@
-"""What was typed, made ready for the parser: shipped names, checkpoints, and the settings inside them."""
+"""`Invocation`: the words of a command, read once, and ready for the parser."""
 
 from __future__ import annotations
 
 import json
 import warnings
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from copy import deepcopy
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,189 +15,331 @@ import yaml
 from dream.errors import CheckpointError, ConfigError, DREAMWarning
 from experiments import folders
 from experiments.folders import CONFIG, SAVES, RunSettings
-from experiments.invocation import configs, own_code, presets
+from experiments.invocation import configs, explain, own_code, presets
+from experiments.invocation.configs import YamlFile
 from lightning_modules.run import checkpoints
 from lightning_modules.run.redaction import redacted
 
-VERBATIM = ("model.sampling.prompt",)
-"""Settings that are text as it stands; the parser would take such flags for YAML, such as `null` or
-`Title: text`."""
+CONFIGURATION = ("-c", "--config")
+GIVEN = ("folder", "name", "group", "table", "test")
+"""Settings of `run` that a command which starts several runs gives to each of them."""
 
 
-def resolve(argv: list[str]) -> tuple[list[str], str]:
-    """`argv` as the parser takes it, and the name of the experiment.
+@dataclass(frozen=True)
+class Invocation:
+    """A command and its experiment: the words in their parts, and the YAML files with their contents.
 
-    Configurations come first, then a checkpoint's own settings or those of a preset, then the flags: the
-    later beats the earlier, so that what was typed always wins. ``dream check NAME`` means ``-c NAME``; a
-    checkpoint without ``-c`` brings the configuration of its run; ``--seed_everything``, as in Lightning,
-    means ``--seed``. The Python files that the configurations name are loaded (`own_code`).
-
-    Raises:
-        ConfigError: no such configuration or preset, or a Python file that cannot be loaded.
-        CheckpointError: no such checkpoint, or one that is not ours.
+    `parse` makes one from the words; nothing after it reads the YAML files again. `words` returns it as the
+    parser takes it.
     """
-    command, *rest = argv
-    if command == "check" and rest and not rest[0].startswith("-"):
-        rest.insert(0, "-c")
-    paths, others = split_configs(rest)
-    flags, preset = taken("--preset", [flag.replace("--seed_everything", "--seed") for flag in others])
-    chosen = [] if preset is None else ["-c", yaml.safe_dump(presets.section(preset))]
-    names = [flag.partition("=")[0] for flag in flags]
-    if any(
-        name in ("-h", "--print_config") or (name.startswith("--") and name.endswith("help"))
-        for name in names
-    ):
-        return [command, *configurations(paths), *chosen, *_with_own(flags, paths)], ""
-    checkpoint, run = None, None
-    if "--ckpt_path" in names:
-        if preset is not None:
+
+    command: str
+    argv: list[str]
+    """Every word, as it was typed."""
+    files: list[YamlFile]
+    """The configurations, in their order."""
+    flags: list[str]
+    """The words that are neither command nor configuration, in their order."""
+    own: dict[str, list[str]] = field(default_factory=dict)
+    """Values of the flags that are for the command itself and no setting of a run."""
+    checkpoint: Path | None = None
+
+    @classmethod
+    def parse(
+        cls, argv: list[str], own: Collection[str] = (), refused: Collection[str] = (), unit: str = "run"
+    ) -> Invocation:
+        """Take the words of a command apart, and read the YAML files that they name.
+
+        ``check NAME`` means ``check -c NAME``. A checkpoint without ``-c`` brings the configuration of its
+        run.
+
+        Args:
+            argv: The command and what follows it.
+            own: Flags of a command that starts several runs, which are not for these.
+            refused: Flags that this command sets for each run.
+            unit: Name of such a run, in messages.
+
+        Raises:
+            ConfigError: No experiment, no such configuration, or a flag that is not allowed here.
+            CheckpointError: No such checkpoint.
+        """
+        command, *words = argv
+        if command == "check" and words and not words[0].startswith("-"):
+            words.insert(0, "-c")
+        named, words = taken(words, *CONFIGURATION)
+        files = [configs.read(configs.resolve(name)) for name in named]
+        values, flags = split_own(words, own)
+        made = cls(command, argv, files, flags, values)
+        if not own and made.prints_only:
+            return made
+        if not own:
+            made = made._with_checkpoint()
+        if not made.files:
+            raise ConfigError(
+                "-c must name an experiment; got none. `dream config list` shows the shipped ones."
+            )
+        for name in refused:
+            if name in made.names:
+                raise ConfigError(
+                    f"`{name}` is set by {command} for each {unit}; leave it out. "
+                    f"See `dream {command} --help`."
+                )
+        return made
+
+    @property
+    def names(self) -> list[str]:
+        """The flags without their values."""
+        return [flag.partition("=")[0] for flag in self.flags]
+
+    @property
+    def asks_for_help(self) -> bool:
+        """Whether the parser is to print texts of help, among its settings as comments or alone."""
+        return any(flag.startswith("--print_config=") for flag in self.flags) or any(
+            name == "-h" or (name.startswith("--") and name.endswith("help")) for name in self.names
+        )
+
+    @property
+    def prints_only(self) -> bool:
+        """Whether the parser is to print help or settings, and nothing is run."""
+        return self.asks_for_help or "--print_config" in self.names
+
+    @property
+    def experiment(self) -> str:
+        """Name of the experiment: that of its last YAML file, or of the folder of one called `CONFIG`."""
+        if not self.files:
+            return ""
+        last = self.files[-1].path.resolve()
+        return last.parent.name if last.name == CONFIG else last.stem
+
+    def words(self) -> list[str]:
+        """Return the words for the parser.
+
+        Configurations come first, then a preset's settings or those of a checkpoint, then the flags: later
+        words beat earlier ones, so that what was typed always wins. The Python files that the configurations
+        name are loaded (`own_code`). ``--seed_everything``, as in Lightning, means ``--seed``.
+
+        Raises:
+            ConfigError: No such preset, or a Python file that cannot be loaded.
+            CheckpointError: A checkpoint that is not ours, or of another task.
+        """
+        flags = [flag.replace("--seed_everything", "--seed") for flag in self.flags]
+        preset, flags = taken(flags, "--preset")
+        kept = None
+        if not self.prints_only:
+            _, flags = taken(flags, "--ckpt_path")
+            kept = self._kept() if "--resume" in self.names else None
+        made = [self.command, *self.load(kept)]
+        if preset:
+            made.append(as_config(presets.section(preset[-1])))
+        if self.checkpoint is not None:
+            made += [*checkpoint_flags(self.checkpoint, self.task), f"--ckpt_path={self.checkpoint}"]
+        return [*made, *self._ready(flags, kept)]
+
+    def load(self, kept: Path | None = None) -> list[str]:
+        """Load the Python files that the configurations name; return the configurations for the parser.
+
+        Args:
+            kept: Folder of a run that is resumed, whose copies of the Python files are used.
+
+        Raises:
+            ConfigError: No such preset, or a Python file that cannot be loaded.
+        """
+        first = [] if kept is None else [kept]
+        own_code.begin(self._places(kept))
+        made = []
+        for file in self.files:
+            content, changed = deepcopy(file.content), False
+            for name, section, place, key in own_code.class_paths(content):
+                if source := own_code.file_of(name, [*first, file.path.parent]):
+                    place[key], changed = own_code.load(name, source, section), True
+            if "preset" in content:
+                content, changed = presets.spelled_out(content), True
+            made.append(as_config(content) if changed else f"--config={file.text}")
+        return made
+
+    def identity(self) -> dict[str, Any]:
+        """Load the Python files; return what runs of the same YAML, flags and Python share, as JSON."""
+        self.load()
+        code = {name: content.decode("utf-8", "replace") for name, content in own_code.sources().items()}
+        shared = {"experiment": redacted([file.text for file in self.files]), "flags": redacted(self.flags)}
+        return shared | ({"own": code} if code else {})
+
+    def then(self, command: str, *flags: str) -> Invocation:
+        """Return `command` for the same experiment, with more flags."""
+        every = [*self.flags, *flags]
+        named = [word for file in self.files for word in ("-c", str(file.path))]
+        return replace(self, command=command, argv=[command, *named, *every], flags=every, own={})
+
+    def fit(self, folder: Path, *flags: str, **settings: str) -> Invocation:
+        """Return the fit of one of several runs, in `folder`, resumed if it was stopped.
+
+        Args:
+            folder: That of the run.
+            *flags: More flags.
+            **settings: More settings of `run`.
+        """
+        given = {"folder": folder.parent, "name": folder.name, "group": folder.parent.name, "table": "false"}
+        own = [f"--run.{name}={value}" for name, value in {**given, **settings}.items()]
+        return self.then("fit", *flags, "--resume", *own)
+
+    @property
+    def task(self) -> str | None:
+        """Name of the module that the configurations name last; None where none does."""
+        found = self._class_path("model")
+        return None if found is None else found.rpartition(".")[2]
+
+    def _class_path(self, section: str) -> str | None:
+        named = [found for file in self.files for found in own_code.class_paths(file.content)]
+        return next((name for name, of, *_ in reversed(named) if of == section), None)
+
+    def _places(self, kept: Path | None) -> list[Path]:
+        """Folders with Python files; of files of one name that in the first folder counts."""
+        return [*([] if kept is None else [kept]), *(file.path.parent for file in reversed(self.files))]
+
+    def _with_checkpoint(self) -> Invocation:
+        """Add the checkpoint that is named, and the configuration of its run where none is given."""
+        place = taken(self.flags, "--ckpt_path")[0]
+        if not place:
+            if self.command in ("validate", "test", "predict"):
+                raise ConfigError(
+                    "`--ckpt_path` must name a run's folder or a checkpoint file; got none. "
+                    "Train with `dream fit`."
+                )
+            return self
+        if "--preset" in self.names:
             raise ConfigError(
                 "`--preset` is for a model that is built anew; a checkpoint brings its own settings. Leave "
                 "out either.",
                 key="preset",
             )
-        place = names.index("--ckpt_path")
-        _, equals, value = flags[place].partition("=")
-        if not equals and place + 1 < len(flags):
-            value = flags.pop(place + 1)
-        checkpoint = checkpoint_file(value, "last" if command == "fit" else "best")
-        run = Path(value) if Path(value).is_dir() else None
-        flags[place] = f"--ckpt_path={checkpoint}"
-    elif command in ("validate", "test", "predict"):
-        raise ConfigError(
-            "`--ckpt_path` must name a run's folder or a checkpoint file; got none. Train with `dream fit`."
-        )
-    if not paths:
-        home = checkpoint.parent.parent / CONFIG if checkpoint else None
-        if home is None or not home.is_file():
-            raise ConfigError(
-                "-c must name an experiment; got none. `dream config list` shows the shipped ones."
-            )
-        paths = [home]
-        if run is None and (file := next(own_files(paths), None)):
+        checkpoint = checkpoint_file(place[-1], "last" if self.command == "fit" else "best")
+        home = checkpoint.parent.parent / CONFIG
+        if self.files or not home.is_file():
+            return replace(self, checkpoint=checkpoint)
+        files = [configs.read(home)]
+        if not Path(place[-1]).is_dir() and (file := next(own_files(files), None)):
             raise ConfigError(
                 f"{home} takes classes from {file.name} beside it, and a checkpoint file alone runs no code. "
-                "If you trust "
-                f"that run, name it: --ckpt_path {home.parent}"
+                f"If you trust that run, name it: --ckpt_path {home.parent}"
             )
-    kept = _kept(argv, paths, flags) if "--resume" in names else None
-    held = checkpoint_flags(checkpoint, paths) if checkpoint else []
-    files = configurations(paths, kept)
-    return [command, *files, *chosen, *held, *_with_texts(_with_own(flags, paths, kept))], experiment_name(
-        paths
-    )
+        return replace(self, checkpoint=checkpoint, files=files)
 
+    def _kept(self) -> Path | None:
+        """Folder of the run that ``--resume`` continues, if it keeps copies of the Python files.
 
-def experiment_name(paths: list[Path]) -> str:
-    """What an experiment is called: as the last of its YAML files, or as the folder of one called
-    `CONFIG`."""
-    last = paths[-1].resolve()
-    return last.parent.name if last.name == CONFIG else last.stem
-
-
-def identity(paths: list[Path], flags: list[str], own: dict[str, bytes]) -> dict[str, Any]:
-    """What runs of the same YAML files, flags and Python files beside them share, as JSON."""
-    texts = [path.read_text(encoding="utf-8") for path in paths]
-    code = {name: content.decode("utf-8", "replace") for name, content in own.items()}
-    return {"experiment": redacted(texts), "flags": redacted(flags)} | ({"own": code} if code else {})
-
-
-def refuse_changes(before: dict[str, Any], now: dict[str, Any], folder: Path) -> None:
-    """The runs below `folder` are of one `identity`; refuse to begin another if it was `before` and is `now`
-    of another.
-
-    Raises:
-        ConfigError: a file was changed in between.
-    """
-    if now != before:
-        raise ConfigError(
-            f"a YAML or Python file of the experiment was changed after the first run in {folder} began. "
-            "Change it back and "
-            "give the same command, or start anew with --folder=NEW."
+        Warns:
+            DREAMWarning: One of them was changed since.
+        """
+        if next(own_files(self.files), None) is None:
+            return None
+        values = {}
+        for file in self.files:
+            section = file.content.get("run")
+            values.update(section if isinstance(section, dict) else {})
+        for key in ("folder", "name"):
+            if typed := taken(self.flags, f"--run.{key}")[0]:
+                values[key] = typed[-1]
+        settings = RunSettings(values.get("folder", RunSettings.folder), values.get("name"))
+        folder = (
+            Path(settings.folder) / settings.name
+            if settings.name
+            else folders.earlier_run(settings, self.argv)
         )
+        if folder is None or not (folder / CONFIG).is_file():
+            return None
+        for own in sorted(folder.rglob("*.py")):
+            for now in (file.path.parent / own.relative_to(folder) for file in self.files):
+                if now.is_file() and now.read_bytes() != own.read_bytes():
+                    message = (
+                        f"{now} was changed since the run began, which goes on with its own copy, {own}."
+                    )
+                    warnings.warn(message, DREAMWarning, stacklevel=2)
+        return folder
+
+    def _ready(self, flags: list[str], kept: Path | None) -> list[str]:
+        """Load the own classes that `flags` name, and keep every text in them as it was typed.
+
+        The parser reads a setting of model or data, such as `null` or `Title: text`, as YAML before it knows
+        that it is a text. These flags become configurations, in which a text can be quoted.
+        """
+        places, made, rest = self._places(kept), [], list(flags)
+        classes = {
+            section: own_code.full_name(self._class_path(section), places) for section in own_code.KINDS
+        }
+        while rest:
+            word = rest.pop(0)
+            name, equals, value = word.partition("=")
+            section, _, setting = name.removeprefix("--").replace(".init_args.", ".").partition(".")
+            if section not in classes or not (equals or rest):
+                made.append(word)
+                continue
+            value, new = value if equals else rest[0], None
+            misread = not is_yaml_text(value) or (not equals and value.startswith("-"))
+            if setting in ("", "class_path"):
+                classes[section] = own_code.full_name(value, places)
+                if file := own_code.file_of(value, places):
+                    new = f"{name}={own_code.load(value, file, section)}"
+            elif misread and explain.is_text(classes[section], own_code.KINDS[section], setting):
+                new = as_config(nested([section, "init_args", *setting.split(".")], value))
+            made.append(new or word)
+            if new and not equals:
+                del rest[0]
+        return made
 
 
-def taken(name: str, words: list[str]) -> tuple[list[str], str | None]:
-    """`words` without the flag `name`, and its value, the last one; None where it is not among them.
+def as_config(content: dict[str, Any]) -> str:
+    """The content of a YAML file as a word for the parser."""
+    return f"--config={yaml.dump(content, Dumper=configs.Dumper, sort_keys=False)}"
+
+
+def nested(keys: Sequence[str], text: str) -> dict[str, Any]:
+    """The content of a YAML file with a text at the end of `keys`.
 
     Raises:
-        ConfigError: it has no value.
+        ConfigError: It cannot be written in UTF-8.
     """
-    others, found, rest = [], None, list(words)
+    key = ".".join(keys).replace(".init_args.", ".")
+    if any(0xD800 <= ord(sign) < 0xE000 for sign in text):
+        raise ConfigError(f"`{key}` must be text in UTF-8; got {text!r}.", key=key)
+    content: Any = text
+    for key in reversed(keys):
+        content = {key: content}
+    return dict(content)
+
+
+def is_yaml_text(value: str) -> bool:
+    """Whether YAML reads `value` as a text."""
+    try:
+        return isinstance(yaml.load(value, configs.Loader), str)
+    except yaml.YAMLError:
+        return False
+
+
+def taken(words: Sequence[str], *names: str) -> tuple[list[str], list[str]]:
+    """Split off a flag with one value each time, known by any of `names`: its values, and the other words.
+
+    Raises:
+        ConfigError: It has no value.
+    """
+    values, others, rest = [], [], list(words)
     while rest:
-        flag, equals, value = rest.pop(0).partition("=")
-        if flag != name:
-            others.append(flag + equals + value)
+        word = rest.pop(0)
+        name, equals, value = word.partition("=")
+        if name not in names:
+            others.append(word)
         elif equals or rest:
-            found = value if equals else rest.pop(0)
+            values.append(value if equals else rest.pop(0))
+        elif name in CONFIGURATION:
+            raise ConfigError(
+                "-c must be followed by a YAML file or a shipped name; see `dream config list`."
+            )
         else:
             raise ConfigError(f"`{name}` must be followed by a value; got none.", key=name.removeprefix("--"))
-    return others, found
+    return values, others
 
 
-def contents(paths: list[Path]) -> list[Any]:
-    """What the YAML files hold; None for one that is damaged: the parser says where."""
-    found = []
-    for path in paths:
-        try:
-            found.append(yaml.safe_load(path.read_text(encoding="utf-8")))
-        except yaml.YAMLError:
-            found.append(None)
-    return found
-
-
-def own_files(paths: list[Path]) -> Iterator[Path]:
-    """The Python files beside the configurations `paths` that they take classes from."""
-    for path, content in zip(paths, contents(paths), strict=True):
-        for class_path, *_ in own_code.class_paths(content):
-            if file := own_code.file_of(class_path, [path.parent]):
-                yield file
-
-
-def configurations(paths: list[Path], kept: Path | None = None) -> list[str]:
-    """The YAML files as words for the parser; their presets spelled out, and their own classes loaded, of a
-    run that goes on from `kept`, its folder.
-
-    Raises:
-        ConfigError: no such preset, or a Python file that cannot be loaded.
-    """
-    first = [] if kept is None else [kept]
-    own_code.begin([*first, *(path.parent for path in reversed(paths))])
-    words = []
-    for path, content in zip(paths, contents(paths), strict=True):
-        changed = False
-        for name, section, place, key in own_code.class_paths(content):
-            if file := own_code.file_of(name, [*first, path.parent]):
-                place[key], changed = own_code.load(name, file, section), True
-        if isinstance(content, dict) and "preset" in content:
-            content, changed = presets.spelled_out(content), True
-        words += ["-c", yaml.safe_dump(content, sort_keys=False) if changed else str(path)]
-    return words
-
-
-def split_configs(words: list[str]) -> tuple[list[Path], list[str]]:
-    """The files that every ``-c`` among `words` names, and the other words, both in their order.
-
-    Raises:
-        ConfigError: ``-c`` without a name, or a name that is neither a YAML file nor shipped.
-    """
-    paths, others, rest = [], [], list(words)
-    while rest:
-        flag, equals, value = rest.pop(0).partition("=")
-        if flag in ("-c", "--config"):
-            if not equals and not rest:
-                raise ConfigError(
-                    "-c must be followed by a YAML file or a shipped name; see `dream config list`."
-                )
-            paths.append(configs.resolve(value if equals else rest.pop(0)))
-        else:
-            others.append(flag + equals + value)
-    return paths, others
-
-
-def split_own(words: list[str], names: Collection[str]) -> tuple[dict[str, list[str]], list[str]]:
-    """The values of each of `names` among `words`, ``--name=value`` or ``--name value ...``, and the other
-    words."""
+def split_own(words: Sequence[str], names: Collection[str]) -> tuple[dict[str, list[str]], list[str]]:
+    """Split off the flags `names`, ``--name=value`` or ``--name value ...``: their values, and the rest."""
     own: dict[str, list[str]] = {}
     others, rest = [], list(words)
     while rest:
@@ -211,10 +355,10 @@ def split_own(words: list[str], names: Collection[str]) -> tuple[dict[str, list[
 
 
 def whole_number(name: str, values: list[str], least: int = 1) -> int:
-    """The number that the flag `name` was given.
+    """Return the number that the flag `name` was given.
 
     Raises:
-        ConfigError: it is none, or below `least`.
+        ConfigError: It is none, or below `least`.
     """
     text = " ".join(values)
     if not text.isdecimal() or int(text) < least:
@@ -223,11 +367,10 @@ def whole_number(name: str, values: list[str], least: int = 1) -> int:
 
 
 def one_folder(own: dict[str, list[str]], name: str) -> Path:
-    """The folder that ``--folder`` names among the flags of `split_own`; `name` beside the runs if it was not
-    given.
+    """Return the folder that ``--folder`` names among the flags `own`; by default `name` beside the runs.
 
     Raises:
-        ConfigError: it names none, or several.
+        ConfigError: It names none, or several.
     """
     given = own.get("--folder", [str(Path(RunSettings.folder) / name)])
     if len(given) != 1 or not given[0]:
@@ -237,100 +380,44 @@ def one_folder(own: dict[str, list[str]], name: str) -> Path:
     return Path(given[0])
 
 
-def _with_own(flags: list[str], paths: list[Path], kept: Path | None = None) -> list[str]:
-    """`flags` with the classes that they name in Python files beside the configurations `paths`, loaded."""
-    places, made = (
-        [*([] if kept is None else [kept]), *(path.parent for path in reversed(paths))],
-        list(flags),
-    )
-    for number, flag in enumerate(flags):
-        name, equals, value = flag.partition("=")
-        section = name.removeprefix("--").removesuffix(".class_path")
-        at = number if equals else number + 1
-        if section not in own_code.KINDS or at == len(flags):
-            continue
-        class_path = value if equals else flags[at]
-        if file := own_code.file_of(class_path, places):
-            made[at] = f"{name}{equals}" * bool(equals) + own_code.load(class_path, file, section)
-    return made
-
-
-def _kept(argv: list[str], paths: list[Path], flags: list[str]) -> Path | None:
-    """The folder of the run that ``--resume`` goes on with, if it keeps the Python files of `paths`; a note
-    says which of them have been changed since."""
-    if next(own_files(paths), None) is None:
-        return None
-    sections = [
-        content["run"] for content in contents(paths) if isinstance(content, dict) and "run" in content
-    ]
-    values = {
-        key: value for section in sections if isinstance(section, dict) for key, value in section.items()
-    }
-    for key in ("folder", "name"):
-        if (typed := taken(f"--run.{key}", flags)[1]) is not None:
-            values[key] = typed
-    settings = RunSettings(values.get("folder", RunSettings.folder), values.get("name"))
-    folder = Path(settings.folder) / settings.name if settings.name else folders.earlier_run(settings, argv)
-    if folder is None or not (folder / CONFIG).is_file():
-        return None
-    for own in sorted(folder.rglob("*.py")):
-        for now in (path.parent / own.relative_to(folder) for path in paths):
-            if now.is_file() and now.read_bytes() != own.read_bytes():
-                message = f"{now} was changed since the run began, which goes on with its own copy, {own}."
-                warnings.warn(message, DREAMWarning, stacklevel=2)
-    return folder
-
-
-def _with_texts(flags: list[str]) -> list[str]:
-    """`flags` with those in `VERBATIM` as configurations, in which a text can be quoted.
+def refuse_changes(before: dict[str, Any], now: dict[str, Any], folder: Path) -> None:
+    """Refuse to start another run below `folder` if the `identity` of its runs, `before`, is another `now`.
 
     Raises:
-        ConfigError: a text that is not UTF-8.
+        ConfigError: A file was changed in between.
     """
-    made, rest = [], list(flags)
-    while rest:
-        flag, equals, value = rest.pop(0).partition("=")
-        name = flag.removeprefix("--").replace(".init_args.", ".")
-        if name not in VERBATIM or not (equals or rest):
-            made.append(flag + equals + value)
-            continue
-        text = value if equals else rest.pop(0)
-        if any(0xD800 <= ord(sign) < 0xE000 for sign in text):
-            raise ConfigError(f"`{name}` must be text in UTF-8; got {text!r}.", key=name)
-        section, *keys = name.split(".")
-        nest: Any = text
-        for key in reversed([section, "init_args", *keys]):
-            nest = {key: nest}
-        made += ["-c", yaml.safe_dump(nest)]
-    return made
+    if now != before:
+        raise ConfigError(
+            f"a YAML or Python file of the experiment was changed after the first run in {folder} began. "
+            "Change it back and give the same command, or start anew with --folder=NEW."
+        )
 
 
-def checkpoint_flags(checkpoint: Path, paths: list[Path]) -> list[str]:
-    """The model's settings in a checkpoint as flags, but for those that the data sets.
+def own_files(files: Iterable[YamlFile]) -> Iterator[Path]:
+    """Python files beside configurations that these take classes from."""
+    for file in files:
+        for class_path, *_ in own_code.class_paths(file.content):
+            if own := own_code.file_of(class_path, [file.path.parent]):
+                yield own
+
+
+def checkpoint_flags(checkpoint: Path, task: str | None) -> list[str]:
+    """Return the model's settings in a checkpoint as flags, without those that the data set.
 
     Raises:
-        CheckpointError: it is of another task than the one that the configurations `paths` name.
+        CheckpointError: It is of another task than `task`.
     """
-    held = checkpoints.read(checkpoint, task(paths))["hyper_parameters"]
+    held = checkpoints.read(checkpoint, task)["hyper_parameters"]
     settings = {key: value for key, value in leaves(held) if not key.startswith("shape.")}
     texts = {key: value if isinstance(value, str) else json.dumps(value) for key, value in settings.items()}
     return [f"--model.{key}={text}" for key, text in texts.items()]
 
 
-def task(paths: list[Path]) -> str | None:
-    """Name of the module that the configurations `paths` name last; None where none does."""
-    found = [
-        (name, section) for content in contents(paths) for name, section, *_ in own_code.class_paths(content)
-    ]
-    named = [name for name, section in found if section == "model"]
-    return named[-1].rpartition(".")[2] if named else None
-
-
 def checkpoint_file(path: str, name: str) -> Path:
-    """The checkpoint that `path` means: a file, or the one called `name` in a run's folder.
+    """Return the checkpoint that `path` means: a file, or the one called `name` in a run's folder.
 
     Raises:
-        CheckpointError: there is none.
+        CheckpointError: There is none.
     """
     folder = Path(path) / SAVES
     if not Path(path).is_dir():
@@ -344,7 +431,7 @@ def checkpoint_file(path: str, name: str) -> Path:
 
 
 def leaves(values: dict[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
-    """The values of a nested dictionary with their dotted keys."""
+    """Values of a nested dictionary with their dotted keys."""
     found: list[tuple[str, Any]] = []
     for name, value in values.items():
         found += (

@@ -1,4 +1,4 @@
-"""From what jsonargparse raises, pages of it, to one sentence: key path, value, rule, nearest known key."""
+"""One sentence in place of the pages that jsonargparse raises: key, value, rule, nearest known key."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ _QUOTED = re.compile(r"`(\w+)(?:=[^`]*)?`")
 
 
 def explain(error: BaseException, parser_keys: Collection[str], parsed: str = "") -> DREAMError:
-    """A DREAMError that says what `error`, raised while parsing or building an experiment, is about.
+    """Return a DREAMError that explains `error`, which was raised while an experiment was parsed or built.
 
     Args:
         error: what came out of the parser or of a constructor.
@@ -92,7 +92,7 @@ def explain(error: BaseException, parser_keys: Collection[str], parsed: str = ""
 
 
 def _rule(text: str) -> str:
-    """What jsonargparse expected, in words."""
+    """Rule that jsonargparse names, in words."""
     subtypes = _SUBTYPES.search(text)
     expected = _EXPECTED.search(text)
     words = []
@@ -108,7 +108,7 @@ def _rule(text: str) -> str:
 
 
 def chain(error: BaseException | None) -> Iterator[BaseException]:
-    """`error`, what it came from, what that came from, and so on."""
+    """`error`, its cause, the cause of that, and so on."""
     while error is not None:
         yield error
         error = error.__cause__ or error.__context__
@@ -136,8 +136,10 @@ def _hint(key: str, known: Collection[str]) -> str:
 
 
 def _with_path(error: DREAMError, known: Collection[str]) -> DREAMError:
-    """`error` with its bare `key` replaced by the full path, where exactly one setting has that name; those
-    of `run` are refused by their path."""
+    """Replace the bare `key` of `error` by the full path, where exactly one setting has that name.
+
+    Settings of `run` are refused by their path already.
+    """
     key = getattr(error, "key", None)
     paths = {path for path in known if key and path.rpartition(".")[2] == key and not path.startswith("run.")}
     if len(paths) != 1:
@@ -146,35 +148,57 @@ def _with_path(error: DREAMError, known: Collection[str]) -> DREAMError:
 
 
 def _class_keys(text: str) -> list[str]:
-    """The settings of every model and data class that `text` names."""
+    """Settings of every model and data class that `text` names."""
     keys: list[str] = []
     for path in dict.fromkeys(_CLASS.findall(text)):
-        module, _, name = path.rpartition(".")
-        try:
-            cls = getattr(importlib.import_module(module), name)
-        except (ImportError, AttributeError, ValueError):
-            continue
-        section = "data" if issubclass(cls, TaskData) else "model"
-        keys += [f"{section}.{key}" for key in settings(cls)]
-        if section == "model" and issubclass(cls, TaskModule):
-            keys += [f"data.{key}" for key in settings(cls.accepts)]
+        if cls := _imported(path):
+            section = "data" if issubclass(cls, TaskData) else "model"
+            keys += [f"{section}.{key}" for key in settings(cls)]
+            if issubclass(cls, TaskModule):
+                keys += [f"data.{key}" for key in settings(cls.accepts)]
     return keys
 
 
-def settings(cls: type) -> list[str]:
-    """The arguments of a constructor and of those it passes ``**options`` on to; fields of dataclasses with
-    their path."""
+def is_text(class_path: str | None, base: type, setting: str) -> bool:
+    """Whether a setting of a class is a text; the class is named by its path, or is a known one of `base`."""
+    named = {cls.__name__: cls for cls in _subclasses(base)}
+    cls = named.get(class_path or "") or _imported(class_path or "")
+    return cls is not None and issubclass(cls, base) and settings(cls).get(setting) in (str, "str")
+
+
+def settings(cls: type) -> dict[str, Any]:
+    """Name and type of every argument of a constructor, and of those it passes ``**options`` on to.
+
+    Fields of dataclasses come with their path.
+    """
     found: dict[str, Any] = {}
     for base in cls.__mro__:
         parameters = inspect.signature(base).parameters.values()
-        found = {parameter.name: parameter.default for parameter in parameters} | found
+        for parameter in parameters:
+            found.setdefault(parameter.name, parameter.annotation)
+            found |= _fields(parameter.default, f"{parameter.name}.")
         if all(parameter.kind is not parameter.VAR_KEYWORD for parameter in parameters):
             break
-    if issubclass(cls, TaskModule):
-        found |= vars(cls.settings_class()())
-    nested = {name: value for name, value in found.items() if dataclasses.is_dataclass(value)}
-    inner = [f"{name}.{field.name}" for name, value in nested.items() for field in dataclasses.fields(value)]
-    return [*found, *inner]
+    return found | (_fields(cls.settings_class()()) if issubclass(cls, TaskModule) else {})
+
+
+def _fields(instance: Any, prefix: str = "") -> dict[str, Any]:
+    """Name and type of every field of a dataclass and of those it holds; none of anything else."""
+    found: dict[str, Any] = {}
+    for field in dataclasses.fields(instance) if dataclasses.is_dataclass(instance) else ():
+        found[f"{prefix}{field.name}"] = field.type
+        found |= _fields(getattr(instance, field.name), f"{prefix}{field.name}.")
+    return found
+
+
+def _imported(path: str) -> type | None:
+    """Return the class with this path; None where there is none."""
+    module, _, name = path.rpartition(".")
+    try:
+        found = getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError, ValueError):
+        return None
+    return found if isinstance(found, type) else None
 
 
 def _subclasses(base: type) -> Iterator[type]:

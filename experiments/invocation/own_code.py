@@ -1,10 +1,10 @@
-"""Python files beside a configuration: its classes come out of them, and a run keeps a copy of those that it
-used.
+"""Python files beside a configuration: it takes classes from them, and a run keeps copies of those it used.
 
 A class path ``FILE.CLASS`` in a YAML file means the class CLASS of FILE.py in the folder of that YAML file,
 where there is such a file. Files are loaded by their place, below the package `PACKAGE`, so that none stands
 in the way of an installed module, whatever it is called. They import one another by
-``from .FILE import NAME``."""
+``from .FILE import NAME``.
+"""
 
 from __future__ import annotations
 
@@ -26,13 +26,15 @@ from lightning_modules.data import TaskData
 
 PACKAGE = "beside_config"
 KINDS: dict[str, type] = {"model": TaskModule, "data": TaskData}
-"""What the class of a section must be."""
+"""Base of the classes of a section."""
 _sources: dict[str, bytes] = {}
 
 
 def begin(folders: Sequence[Path]) -> None:
-    """Take classes from the Python files in `folders` from now on, of files of one name that of the first
-    folder; what was loaded before is forgotten."""
+    """Take classes from the Python files in `folders` from now on, and forget those loaded before.
+
+    Of files of one name that in the first folder counts.
+    """
     for name in [name for name in sys.modules if name.partition(".")[0] == PACKAGE]:
         del sys.modules[name]
     _sources.clear()
@@ -43,15 +45,22 @@ def begin(folders: Sequence[Path]) -> None:
 
 
 def file_of(class_path: object, folders: Sequence[Path]) -> Path | None:
-    """The file beside the configuration that a class path names; None where it names an installed class."""
+    """Return the file that a class path names; None where it names an installed class."""
     found = re.fullmatch(r"(\w+)\.\w+", class_path) if isinstance(class_path, str) else None
     files = [folder / f"{found[1]}.py" for folder in folders] if found else []
     return next((file for file in files if file.is_file()), None)
 
 
+def full_name(class_path: str | None, folders: Sequence[Path]) -> str | None:
+    """Name under which the class of a class path is imported; that of a file only after `load`."""
+    return f"{PACKAGE}.{class_path}" if file_of(class_path, folders) else class_path
+
+
 def class_paths(content: Any) -> Iterator[tuple[str, str, dict[str, Any], str]]:
-    """Every class path in the content of a YAML file, the section whose class it is (`model`, `data`, or ""
-    for others), and the dictionary and key where it stands."""
+    """Every class path in the content of a YAML file: path, section, dictionary and key that hold it.
+
+    The section is `model` or `data` where it names their class, "" for others.
+    """
     if not isinstance(content, dict):
         return
     for section in KINDS:
@@ -72,7 +81,7 @@ def class_paths(content: Any) -> Iterator[tuple[str, str, dict[str, Any], str]]:
 
 
 def load(class_path: str, file: Path, section: str) -> str:
-    """Load the class that `class_path` names in `file`; its full name.
+    """Load the class that `class_path` names in `file`; return its full name.
 
     Raises:
         ConfigError: the file cannot be loaded, has no such class, or one that is not of the kind of its
@@ -80,7 +89,7 @@ def load(class_path: str, file: Path, section: str) -> str:
     """
     stem, name = class_path.split(".")
     try:
-        with _no_bytecode(), redirect_stdout(sys.stderr):  # what it prints is not among what a command gives
+        with _no_bytecode(), redirect_stdout(sys.stderr):  # stdout holds a command's results
             module = importlib.import_module(f"{PACKAGE}.{stem}")
     except (Exception, SystemExit) as error:
         raise ConfigError(f"{_place(error, file)}: {_reason(error, file)}") from error
@@ -103,24 +112,23 @@ def load(class_path: str, file: Path, section: str) -> str:
     if not issubclass(found, kind):
         raise ConfigError(
             f"`{section}.class_path` must be a {kind.__name__}; `{name}` in {file} is none. Derive it from a "
-            "class of "
-            "lightning_modules."
+            "class of lightning_modules."
         )
     return f"{PACKAGE}.{class_path}"
 
 
 def plain(text: str) -> str:
-    """`text` with the names of classes as they are written in a YAML file."""
+    """`text` with class names as a YAML file has them."""
     return text.replace(f"{PACKAGE}.", "")
 
 
 def sources() -> dict[str, bytes]:
-    """The files that were loaded, by their path below the folder of the configuration, as they were then."""
+    """Contents of the loaded files as they were then, by their path below the folder of the configuration."""
     return dict(_sources)
 
 
 def keep(folder: Path) -> None:
-    """Write the files that were loaded into `folder`, beside its configuration.
+    """Write the loaded files into `folder`, beside its configuration.
 
     Raises:
         OSError: it is not writable.
@@ -133,8 +141,7 @@ def keep(folder: Path) -> None:
 
 
 def explained(error: BaseException) -> ConfigError | None:
-    """What `error` says, and where, if it was raised in one of the files or by what one of them called; None
-    otherwise."""
+    """Return an error with file and line if `error` was raised in a loaded file or what it called."""
     files = [path for _, path in _files()]
     for cause in chain(error):
         for frame in reversed(traceback.extract_tb(cause.__traceback__)):
@@ -146,7 +153,7 @@ def explained(error: BaseException) -> ConfigError | None:
 
 
 def _files() -> list[tuple[str, Path]]:
-    """The loaded files, and what each is called below the folder of the configuration."""
+    """Name below the configuration's folder, and path, of every loaded file."""
     found = []
     for name, module in list(sys.modules.items()):
         if name.startswith(f"{PACKAGE}.") and (file := getattr(module, "__file__", None)):
@@ -162,7 +169,7 @@ def _files() -> list[tuple[str, Path]]:
 
 @contextmanager
 def _no_bytecode() -> Iterator[None]:
-    """No file is written beside the user's."""
+    """Write no file beside the user's while a module is loaded."""
     before, sys.dont_write_bytecode = sys.dont_write_bytecode, True
     try:
         yield

@@ -1,5 +1,4 @@
-"""Presets by name: ``--preset NAME``, or `preset` in a YAML file, sets the fields of `model.config` that it
-names."""
+"""Presets by name: ``--preset NAME``, or `preset` in a YAML file, sets fields of `model.config`."""
 
 from __future__ import annotations
 
@@ -10,15 +9,14 @@ from dream.errors import ConfigError, nearest
 
 HELP = (
     f"Values for `model.config` by name: {', '.join(PRESETS)}; `dream config show NAME` shows them. They "
-    "beat those of the "
-    "YAML file, typed settings beat them, and the width of the input stays the data's. A core that is not "
-    "DREAM has no fast "
-    "weights: there they set the size to match and how surprise is measured."
+    "beat those of the YAML file, typed settings beat them, and the width of the input stays the data's. A "
+    "core that is not DREAM has no fast weights: there they set the size to match and how surprise is "
+    "measured."
 )
 
 
 def values(name: object) -> dict[str, Any]:
-    """The fields that the preset `name` sets, but for the width of the input, which the data or the task set.
+    """Return the fields that the preset `name` sets, without the width of the input, which data or task set.
 
     Raises:
         ConfigError: there is no such preset.
@@ -31,7 +29,7 @@ def values(name: object) -> dict[str, Any]:
 
 
 def section(name: object) -> dict[str, Any]:
-    """The preset `name` as the content of a YAML file.
+    """Return the preset `name` as the content of a YAML file.
 
     Raises:
         ConfigError: there is no such preset.
@@ -40,8 +38,7 @@ def section(name: object) -> dict[str, Any]:
 
 
 def spelled_out(content: dict[str, Any]) -> dict[str, Any]:
-    """The content of a YAML file with what its `preset` means in place of it; its own values of
-    `model.config` beat that.
+    """Replace the `preset` in the content of a YAML file by its values, which the file's own beat.
 
     Raises:
         ConfigError: there is no such preset.

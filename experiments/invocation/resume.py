@@ -1,4 +1,4 @@
-"""Whether what was saved belongs to what is asked for now."""
+"""Checks whether a saved run or checkpoint belongs to the settings of this command."""
 
 from __future__ import annotations
 
@@ -24,13 +24,14 @@ _TRAINER = (
     "max_time",
 )
 FREE = ("run.", "save.", "resume", *(f"trainer.{name}" for name in _TRAINER))
-"""Settings that a run may go on with others of: where and how it is run, not what comes out."""
-MOST = 5  # differences that are named
+"""Settings that may differ on resume: where and how a run is run, not its results."""
+MOST = 5  # differences that a message names
 
 
 def refuse_other_settings(path: Path, here: dict[str, Any]) -> None:
-    """Refuse to go on with a run whose settings, in the file `path`, differ from `here` in what decides the
-    results.
+    """Refuse to resume a run that was started with other settings than `here`.
+
+    Those in the file `path` are compared, as far as they decide the results.
 
     Raises:
         ConfigError: naming the settings that differ.
@@ -48,13 +49,12 @@ def refuse_other_settings(path: Path, here: dict[str, Any]) -> None:
     if changed:
         raise ConfigError(
             f"the run in {path.parent} was started with other settings: {'; '.join(changed[:MOST])}. Go on "
-            "with those, or "
-            "start a new run."
+            "with those, or start a new run."
         )
 
 
 def differences(there: dict[str, Any], here: dict[str, Any]) -> list[str]:
-    """The settings that differ, but for those that are free to."""
+    """Settings that differ, without those that may."""
     theirs, ours = dict(leaves(there)), dict(leaves(here))
     names = [name for name in dict.fromkeys((*theirs, *ours)) if not name.startswith(FREE)]
     return [
@@ -65,8 +65,7 @@ def differences(there: dict[str, Any], here: dict[str, Any]) -> list[str]:
 
 
 def check_weights(model: TaskModule, checkpoint: str) -> None:
-    """Refuse weights of another task, of other data, or of other shapes than the model's, before anything is
-    written.
+    """Refuse weights of another task, of other data, or of other shapes, before anything is written.
 
     Raises:
         CheckpointError: naming the first that differs, and the settings that do.

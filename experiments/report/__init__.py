@@ -1,4 +1,4 @@
-"""`dream report`: all that a run, a comparison or a sweep left, as one page that needs nothing else."""
+"""`dream report`: a run, a comparison or a sweep as one HTML page that needs nothing else."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from experiments.report.page import comparison_page, run_page, sweep_page
 
 
 def main(argv: list[str]) -> int:
-    """Run `dream report` with the words after it; print where the page is.
+    """Run ``dream report`` with these arguments, and print the path of the page; return the exit code.
 
     Raises:
         ConfigError: the folder is not that of a run, a comparison or a sweep.
@@ -58,7 +58,7 @@ def main(argv: list[str]) -> int:
 
 
 def render(path: Path) -> str:
-    """The page of the run, the comparison or the sweep in a folder.
+    """Return the page of the run, comparison or sweep in a folder.
 
     Raises:
         ConfigError: it is none of them.

@@ -1,5 +1,4 @@
-"""Charts as inline SVG that takes its colours and letters from the page, so that they follow light, dark and
-print."""
+"""Charts as inline SVG with colours and letters of the page, so that they follow light, dark and print."""
 
 from __future__ import annotations
 
@@ -19,7 +18,8 @@ from matplotlib.ticker import MaxNLocator
 
 from experiments.report.folder import Line
 
-INK, FRAME = "#010101", "#020202"
+INK = "#010101"
+FRAME = "#020202"
 SERIES = ("#030301", "#030302", "#030303", "#030304", "#030305", "#030306")
 STROKES = ("-", "--", ":")  # of lines beyond the colours
 LETTERS = 40  # of a name in a legend
@@ -52,7 +52,7 @@ SIZE = (5.2, 2.7)  # inches; the page scales a chart to the width it has
 
 @dataclass(frozen=True)
 class Chart:
-    """A chart and what a reader is told of it."""
+    """A chart and its caption."""
 
     title: str
     caption: str
@@ -61,7 +61,7 @@ class Chart:
 
 
 class Charts:
-    """Draws the charts of one page, whose ids never clash."""
+    """Drawer of the charts of one page, whose ids never clash."""
 
     def __init__(self) -> None:
         self._numbers = count(1)
@@ -69,9 +69,8 @@ class Charts:
     def draw(self, title: str, caption: str, fill: Callable[[Axes], None]) -> Chart:
         """A chart whose only axes `fill` fills."""
         with rc_context(STYLE), catch_warnings():
-            filterwarnings(
-                "ignore", message="Glyph .* missing"
-            )  # the page's letters are the reader's, not matplotlib's
+            # the page's letters are the reader's, not matplotlib's
+            filterwarnings("ignore", message="Glyph .* missing")
             figure = Figure(figsize=SIZE, layout="constrained")
             fill(figure.subplots())
             written = StringIO()
@@ -139,13 +138,12 @@ class Charts:
 
 
 def label(name: str) -> str:
-    """A name as a legend has room for it."""
+    """A name, cut to the room in a legend."""
     return name if len(name) <= LETTERS else f"{name[: LETTERS - 1]}…"
 
 
 def inline(svg: str, prefix: str, title: str) -> str:
-    """An SVG file as a part of a page: ids of its own, the page's colours and letters, as wide as its
-    place."""
+    """Make an SVG file part of a page: own ids, the page's colours and letters, as wide as its place."""
     svg = svg[svg.index("<svg") :]
     svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
     svg = re.sub(r'\bid="', f'id="{prefix}', svg)

@@ -1,4 +1,4 @@
-"""What happened in training and test, as charts: losses, surprise, fast weights, gate and plasticity."""
+"""Charts of training and test: losses, surprise, fast weights, gate and plasticity."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ Groups = Mapping[str, Sequence[RunFolder]]
 
 
 def over_seeds(groups: Groups, metric: str) -> tuple[dict[str, Line], dict[str, list[Line]]]:
-    """The mean over the seeds of each group, and the lines of the seeds where there are several."""
+    """Mean over the seeds of each group, and the lines of the seeds where there are several."""
     found = {
         name: [run.metrics[metric] for run in runs if run.metrics.get(metric)]
         for name, runs in groups.items()
@@ -30,8 +30,7 @@ def learning_curves(groups: Groups, charts: Charts) -> list[Chart]:
     monitor = next((run.monitor for run in chain.from_iterable(groups.values()) if run.monitor), None)
     wanted = {
         "train/loss": "Loss while training: it should fall and flatten; jumps, or a line that never falls, "
-        "ask for another "
-        "learning rate or plasticity.",
+        "ask for another learning rate or plasticity.",
         monitor: "What picks the best checkpoint: where it turns while the training loss still falls, the "
         "model overfits.",
     }
@@ -76,9 +75,8 @@ def training_layers(groups: Groups, charts: Charts) -> list[Chart]:
             some, thin = over_seeds(groups, f"dream/layer_{k}/{kind}")
             if not some:
                 break
-            moved = {
-                name for name, line in some.items() if any(value for _, value in line)
-            }  # a rival has no fast weights
+            # a rival has no fast weights
+            moved = {name for name, line in some.items() if any(value for _, value in line)}
             lines |= {layer_name(name, k): line for name, line in some.items() if name in moved}
             thins |= {layer_name(name, k): some for name, some in thin.items() if name in moved}
         if lines:
@@ -87,13 +85,12 @@ def training_layers(groups: Groups, charts: Charts) -> list[Chart]:
 
 
 def layer_name(group: str, k: int) -> str:
-    """What a line of layer `k` is called."""
+    """Name of the line of layer `k`."""
     return f"{group}, layer {k}" if group else f"layer {k}"
 
 
 def test_layers(groups: Groups, charts: Charts) -> list[Chart]:
-    """What the layers showed in the test: surprise and |U| over it, and histograms of gate, plasticity and
-    tonic share."""
+    """Charts of the layers in the test: surprise, |U|, and histograms of gate, plasticity, tonic share."""
     held = {
         layer_name(name, k): [run.layers[k] for run in runs if len(run.layers) > k]
         for name, runs in groups.items()
@@ -174,12 +171,12 @@ def line_of(layer: Mapping[str, Any], kind: str) -> Line:
 
 
 def summed(rows: Sequence[Sequence[int] | None]) -> list[int]:
-    """The sums of columns."""
+    """Sums of columns."""
     return [sum(column) for column in zip(*(row for row in rows if row), strict=False)]
 
 
 def trial_curves(folder: SweepFolder, charts: Charts) -> list[Chart]:
-    """What every trial of a sweep came to, epoch by epoch, the best one in front."""
+    """Validation value of every trial of a sweep, epoch by epoch, the best one in front."""
     held = [trial["epochs"] for trial in folder.trials if isinstance(trial.get("epochs"), dict)]
     lines = [
         [(float(k), float(v)) for k, v in epochs.items() if k.isdecimal() and number(v) is not None]

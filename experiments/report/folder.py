@@ -1,4 +1,6 @@
-"""What a run, a comparison or a sweep left in its folder, read without the packages that made it; what is
+"""Contents of the folder of a run, comparison or sweep, read without the packages that made it.
+
+Files may be missing, old, unfinished or cut off in the middle of a line: what there is is read, and what is
 missing is None.
 
 Everything here may be old, unfinished or cut off in the middle of a line: a reader says what is there.
@@ -23,16 +25,19 @@ from dream.errors import ConfigError
 from experiments.comparison import COMPARISON, Row, gather
 from experiments.folders import CONFIG, PLAN, RESULTS, RUN
 
-METRICS, LAYERS, REMARKS, SWEEP = "metrics.jsonl", "layers.json", "remarks.json", "sweep.json"
+METRICS = "metrics.jsonl"
+LAYERS = "layers.json"
+REMARKS = "remarks.json"
+SWEEP = "sweep.json"
 POINTS = 400  # of a line, and up to twice as many
-LONG, CHUNK = 20_000_000, 1_000_000  # bytes of a file whose reading shows a bar, and of what is read at once
+LONG = 20_000_000  # bytes of a file whose reading shows a bar
+CHUNK = 1_000_000  # bytes that are read at once
 Line = list[tuple[float, float]]
 
 
 @dataclass
-class Series:
-    """The values of a metric over steps: means of runs of neighbours, so that no length of a run makes it
-    longer."""
+class Curve:
+    """Values of a metric over steps, as means of neighbours, so that a long run needs no more points."""
 
     width: int = 1
     points: list[list[float]] = field(default_factory=list)
@@ -58,7 +63,7 @@ class Series:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """The dictionary in a file; empty where there is none, or the file is damaged."""
+    """Return the dictionary in a file; empty where there is none, or the file is damaged."""
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -67,7 +72,7 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def read_text(path: Path, most: int) -> str | None:
-    """The first `most` characters of a file; None where there is none."""
+    """Return the first `most` characters of a file; None where there is none."""
     try:
         with path.open(encoding="utf-8", errors="replace") as file:
             return file.read(most)
@@ -76,9 +81,11 @@ def read_text(path: Path, most: int) -> str | None:
 
 
 def read_metrics(path: Path) -> tuple[dict[str, Line], Counter[str]]:
-    """Every metric of `metrics.jsonl` over its steps, and the number of its values that are not finite, which
-    are left out; so are lines that are cut off."""
-    series: dict[str, Series] = {}
+    """Return every metric of `metrics.jsonl` over its steps, and the number of values left out of each.
+
+    Those are the ones that are not finite. Lines that are cut off are left out, too.
+    """
+    series: dict[str, Curve] = {}
     lost: Counter[str] = Counter()
     try:
         console = Console(stderr=True)
@@ -94,7 +101,7 @@ def read_metrics(path: Path) -> tuple[dict[str, Line], Counter[str]]:
     return {name: one.line for name, one in series.items()}, lost
 
 
-def enter(text: bytes, series: dict[str, Series], lost: Counter[str]) -> None:
+def enter(text: bytes, series: dict[str, Curve], lost: Counter[str]) -> None:
     """Enter a line of `metrics.jsonl`."""
     try:
         row = json.loads(text)
@@ -109,7 +116,7 @@ def enter(text: bytes, series: dict[str, Series], lost: Counter[str]) -> None:
         elif name in series:
             series[name].add(step, known)
         else:
-            series[name] = Series(points=[[step, known, 1]])
+            series[name] = Curve(points=[[step, known, 1]])
 
 
 def number(value: object) -> float | None:
@@ -149,8 +156,7 @@ class RunFolder:
 
     @property
     def monitor(self) -> str | None:
-        """The validation metric that picks the best checkpoint; where that was not recorded the first one
-        there is."""
+        """Validation metric that picks the best checkpoint; the first one if it was not recorded."""
         named = self.ended.get("monitor")
         return named or next((name for name in self.metrics if name.startswith("val/")), None)
 
@@ -178,12 +184,12 @@ class ComparisonFolder:
 
     @property
     def done(self) -> dict[tuple[str, int], RunFolder]:
-        """The runs that have ended."""
+        """Runs that have ended."""
         return {cell: run for cell, run in self.runs.items() if run.results}
 
     @property
     def asked(self) -> set[tuple[str, int]]:
-        """The runs that were started or asked for."""
+        """Runs that were started or asked for."""
         cells = self.ended.get("cells")
         pairs = [cell for cell in cells if isinstance(cell, list)] if isinstance(cells, list) else []
         return {*self.runs, *((str(model), int(seed)) for model, seed in pairs)}
@@ -221,7 +227,7 @@ class SweepFolder:
 
 
 def open_folder(path: Path) -> RunFolder | ComparisonFolder | SweepFolder:
-    """The run, the comparison or the sweep in a folder.
+    """Return the run, comparison or sweep in a folder.
 
     Raises:
         ConfigError: it is none of them.
@@ -252,8 +258,7 @@ def open_folder(path: Path) -> RunFolder | ComparisonFolder | SweepFolder:
 
 
 def mean_line(lines: Iterable[Line]) -> Line:
-    """The mean over `lines` where all of them go, at the steps of the first; in between a line is
-    straight."""
+    """Mean over `lines` where all of them go, at the steps of the first; straight between points."""
     parts = [np.array(line, dtype=float).T for line in lines if line]
     if not parts:
         return []

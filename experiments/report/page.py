@@ -1,4 +1,4 @@
-"""What the page of a report holds, part by part, beside its tables and charts: pictures, texts, remarks."""
+"""Parts of a report's page: pictures, texts, remarks, tables and charts."""
 
 from __future__ import annotations
 
@@ -19,7 +19,8 @@ from experiments.report.folder import ComparisonFolder, RunFolder, SweepFolder, 
 from experiments.report.tables import UNKNOWN, comparison_table, facts, run_table, trial_table
 
 FIGURES_FOLDER = "figures"
-ROWS, TEXT = 12, 2000  # rows of a table, and characters of a text, that are shown of a file
+ROWS = 12  # of a table that are shown
+TEXT = 2000  # characters of a text that are shown
 MOST = 100_000  # characters of a table that are read
 FIGURES = {
     "forecasts": "Forecasts beside what came: look for where they leave the truth, and whether they are late "
@@ -52,8 +53,7 @@ class Picture:
 
 
 def pictures(paths: Iterable[Path], of: str = "") -> dict[str, list[Any]]:
-    """The PNG files `paths`, and the names of those that are not whole; `of` stands before the names of a
-    run's own."""
+    """The PNG files `paths`, and the names of damaged ones; `of` stands before the names of a run's own."""
     made: list[Picture] = []
     damaged: list[str] = []
     for path in paths:
@@ -69,13 +69,12 @@ def pictures(paths: Iterable[Path], of: str = "") -> dict[str, list[Any]]:
 
 
 def figures(run: RunFolder) -> list[Path]:
-    """The figures of a run."""
+    """Figures of a run."""
     return sorted((run.path / FIGURES_FOLDER).glob("*.png"))
 
 
 def files(run: RunFolder, of: str = "") -> list[dict[str, Any]]:
-    """The beginnings of the texts and tables that a test or a prediction left; `of` stands before their
-    names."""
+    """Beginnings of the texts and tables that a test or a prediction left; `of` stands before their names."""
     made: list[dict[str, Any]] = []
     for path in sorted(run.path.glob("*.txt")):
         text = read_text(path, TEXT + 1) or ""
@@ -95,7 +94,7 @@ def files(run: RunFolder, of: str = "") -> list[dict[str, Any]]:
 
 
 def remarks(groups: Groups) -> dict[tuple[str, ...], list[str]]:
-    """What the advisor said, and the names of the runs of which it said so."""
+    """Remarks of the advisor, and the names of the runs that got them."""
     found: dict[tuple[str, ...], list[str]] = {}
     for run in chain.from_iterable(groups.values()):
         found.setdefault(tuple(remarks_on(run)), []).append(run.path.name)
@@ -103,7 +102,7 @@ def remarks(groups: Groups) -> dict[tuple[str, ...], list[str]]:
 
 
 def remarks_on(run: RunFolder) -> list[str]:
-    """What the advisor said of a run, a sentence each."""
+    """Remarks of the advisor on a run, a sentence each."""
     said = run.remarks.get("remarks")
     if not isinstance(said, list):
         return ["Not recorded: the advisor watches DREAM layers while they train."]
@@ -116,7 +115,7 @@ def remarks_on(run: RunFolder) -> list[str]:
 
 
 def run_page(run: RunFolder) -> dict[str, Any]:
-    """The parts of the page of a run."""
+    """Parts of the page of a run."""
     groups, charts = {"": [run]}, Charts()
     return {
         "title": str(run.ended.get("experiment") or run.path.name),
@@ -133,7 +132,7 @@ def run_page(run: RunFolder) -> dict[str, Any]:
 
 
 def comparison_page(folder: ComparisonFolder) -> dict[str, Any]:
-    """The parts of the page of a comparison."""
+    """Parts of the page of a comparison."""
     groups: dict[str, list[RunFolder]] = {}
     for (model, _), run in folder.runs.items():
         groups.setdefault(model, []).append(run)
@@ -171,7 +170,7 @@ def comparison_page(folder: ComparisonFolder) -> dict[str, Any]:
 
 
 def sweep_page(folder: SweepFolder) -> dict[str, Any]:
-    """The parts of the page of a sweep; charts, remarks and settings are those of its best trial."""
+    """Parts of the page of a sweep; charts, remarks and settings are those of its best trial."""
     best, charts = folder.best, Charts()
     own = dict(facts(best)) if best else {}
     flags = folder.plan.get("flags")
@@ -207,7 +206,7 @@ def sweep_page(folder: SweepFolder) -> dict[str, Any]:
 
 
 def shared_parts(groups: Groups, charts: Charts) -> dict[str, Any]:
-    """The parts that every page has."""
+    """Parts that every page has."""
     return {
         "of": "",
         "learning": learning_curves(groups, charts),

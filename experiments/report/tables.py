@@ -1,4 +1,4 @@
-"""What a run was and what came out, as facts and as a table whose best values are marked."""
+"""Facts of a run, and tables of results in which the best values are marked."""
 
 from __future__ import annotations
 
@@ -27,18 +27,18 @@ class Cell:
 
 
 @dataclass(frozen=True)
-class Table:
+class ReportTable:
     """A table with a name for every row."""
 
     columns: list[str]
     rows: dict[str, list[Cell]]
     note: str
     head: str = "model"
-    """What a row is."""
+    """Name of what a row is."""
 
 
 def facts(run: RunFolder) -> list[tuple[str, str]]:
-    """What a run was, as (name, text) rows."""
+    """Facts of a run, as (name, text) pairs."""
     ended = run.ended
     started = run.facts.get("command")
     command = ended.get("command") or (["dream", *started] if isinstance(started, list) else None)
@@ -60,8 +60,7 @@ def facts(run: RunFolder) -> list[tuple[str, str]]:
 
 
 def direction(metric: str, ended: Mapping[str, Any]) -> str:
-    """``up`` if more of a metric is better, ``down`` if less, nothing where neither is, or nobody wrote it
-    down."""
+    """``up`` if more of a metric is better, ``down`` if less, nothing where that is not known."""
     if "higher_is_better" not in ended or metric in ended.get("unranked", ()):
         return ""
     return "up" if metric in ended["higher_is_better"] else "down"
@@ -69,7 +68,7 @@ def direction(metric: str, ended: Mapping[str, Any]) -> str:
 
 def table(
     cells: Mapping[str, Mapping[str, tuple[float, str]]], ended: Mapping[str, Any], extra: Sequence[str] = ()
-) -> Table:
+) -> ReportTable:
     """`cells` by row and metric, a number and its text each; the best number of a metric is marked."""
     metrics = list(dict.fromkeys(chain.from_iterable(cells.values())))
     best = {}
@@ -95,11 +94,11 @@ def table(
         note = "Arrows: more (↑) or less (↓) is better." + (" Bold: the best of its column." if best else "")
     if ended.get("part") == "validation":
         note = f"Of the validation part: nothing was tested. {note}"
-    return Table(columns, rows, note)
+    return ReportTable(columns, rows, note)
 
 
-def run_table(run: RunFolder) -> Table | None:
-    """The results of a run."""
+def run_table(run: RunFolder) -> ReportTable | None:
+    """Results of a run."""
     cells = {
         model: {
             name: (float(value), f"{value:.4g}")
@@ -111,7 +110,7 @@ def run_table(run: RunFolder) -> Table | None:
     return table(cells, run.ended) if cells else None
 
 
-def comparison_table(folder: ComparisonFolder) -> Table | None:
+def comparison_table(folder: ComparisonFolder) -> ReportTable | None:
     """Mean and deviation over the seeds of every row."""
     rows = folder.rows
     if not rows:
@@ -133,8 +132,8 @@ def comparison_table(folder: ComparisonFolder) -> Table | None:
     return table(cells, next(iter(folder.done.values())).ended, ("parameters", "seconds"))
 
 
-def trial_table(folder: SweepFolder) -> Table | None:
-    """The best trials with their settings."""
+def trial_table(folder: SweepFolder) -> ReportTable | None:
+    """Best trials with their settings."""
     if not folder.trials:
         return None
     monitor = str(folder.ended.get("monitor"))
@@ -158,4 +157,4 @@ def trial_table(folder: SweepFolder) -> Table | None:
     note = "The best trials first, by validation: no trial has looked at the test part."
     if len(folder.trials) > TRIALS:
         note += f" These are {TRIALS} of {len(folder.trials)}; all are in sweep.json."
-    return Table([f"{monitor} {way}", "state", *names, "seconds"], rows, note, "trial")
+    return ReportTable([f"{monitor} {way}", "state", *names, "seconds"], rows, note, "trial")

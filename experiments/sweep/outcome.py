@@ -1,4 +1,4 @@
-"""What a sweep came to: a table of the best trials, `sweep.json`, `sweep.png` and `best.yaml`."""
+"""Results of a sweep: a table of the best trials, `sweep.json`, `sweep.png` and `best.yaml`."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from dream.files import write_atomic
 from experiments import folders
 from experiments.folders import CONFIG, RESULTS, RunSettings
 from experiments.invocation import own_code
+from experiments.invocation.arguments import GIVEN
 from experiments.summary import table
 from experiments.sweep.plots import sweep
 from experiments.sweep.study import REASON, Study
@@ -36,7 +37,7 @@ STATES = {
 
 
 def settings(params: Mapping[str, Any]) -> str:
-    """The settings of a trial in one line."""
+    """Settings of a trial in one line."""
     return "  ".join(f"{name}={_short(value)}" for name, value in params.items())
 
 
@@ -45,13 +46,13 @@ def _short(value: Any) -> str:
 
 
 def value(study: Study, number: int) -> float | None:
-    """The best validation value of a trial whose run has ended; None where it has not, or there is none."""
+    """Best validation value of a trial; None where its run has not ended, or there is none."""
     results = folders.results(study.place(number)) or {}
     return next(iter(results.values()), {}).get(study.monitor.removeprefix("val/"))
 
 
 def headline(study: Study, trial: FrozenTrial) -> str:
-    """What a trial came to, in one line."""
+    """Result of a trial in one line."""
     if trial.state == TrialState.FAIL:
         return f"failed: {trial.user_attrs.get(REASON)}"
     best = value(study, trial.number)
@@ -59,7 +60,7 @@ def headline(study: Study, trial: FrozenTrial) -> str:
 
 
 def show(study: Study, most: int, identity: dict[str, Any]) -> None:
-    """Print the best trials and where everything is; write `sweep.json`, `sweep.png` and `best.yaml`."""
+    """Print the best trials and the paths of all files; write `sweep.json`, `sweep.png` and `best.yaml`."""
     trials = study.trials
     if not trials:
         return
@@ -112,7 +113,7 @@ def _title(study: Study) -> str:
 
 
 def _record(study: Study, trial: FrozenTrial) -> dict[str, Any]:
-    """What `sweep.json` says of a trial."""
+    """Record of a trial in `sweep.json`."""
     folder = study.place(trial.number)
     record = {
         "trial": trial.number,
@@ -138,8 +139,10 @@ def _cells(study: Study, record: dict[str, Any]) -> dict[str, str]:
 
 
 def importances(study: Study) -> dict[str, float]:
-    """The share of each setting in what tells good trials from others (PED-ANOVA), the largest first; empty
-    where fewer than `ENOUGH` trials have run to their end."""
+    """Share of each setting in the difference between good and other trials (PED-ANOVA), the largest first.
+
+    Empty where fewer than `ENOUGH` trials have run to their end.
+    """
     complete = [trial for trial in study.trials if trial.state == TrialState.COMPLETE]
     if len({trial.value for trial in complete}) < ENOUGH or len(complete[0].params) < 2:
         return {}
@@ -149,8 +152,8 @@ def importances(study: Study) -> dict[str, float]:
 
 
 def _runnable(best: Any) -> str:
-    """The whole configuration of the run in `best`, as an experiment of its own."""
+    """Configuration of the run in `best`, as an experiment of its own."""
     config = yaml.safe_load((best / CONFIG).read_text(encoding="utf-8"))
-    for name in ("folder", "name", "group", "table", "test"):
+    for name in GIVEN:
         config["run"][name] = getattr(RunSettings, name)
     return yaml.safe_dump(config, sort_keys=False)

@@ -1,4 +1,4 @@
-"""The picture of a sweep: which trial came to what, and how the value goes with each setting."""
+"""Figure of a sweep: the value of every trial, and how it depends on each setting."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ WIDE = 100  # highest over lowest number from which on an axis is logarithmic
 
 
 def sweep(trials: Sequence[Mapping[str, Any]], metric: str, mode: Literal["min", "max"]) -> Figure:
-    """`metric` against the trial, with the best so far as a line, and against each setting.
+    """Draw `metric` against the trial, with the best so far as a line, and against each setting.
 
     Args:
         trials: ``trial``, ``state``, ``value`` (None where there is none) and ``params`` of each, in their
@@ -63,7 +63,7 @@ def _points(axis: Axes, places: np.ndarray, values: np.ndarray, pruned: np.ndarr
 
 
 def _against(axis: Axes, settings: list[Any], values: np.ndarray, pruned: np.ndarray) -> None:
-    """`values` over the numbers in `settings`, or over its words in their order of appearance."""
+    """Draw `values` over the numbers in `settings`, or over its words in their order of appearance."""
     numbers = all(isinstance(setting, (int, float)) and not isinstance(setting, bool) for setting in settings)
     if numbers:
         places = np.array(settings, dtype=float)

@@ -1,36 +1,34 @@
-"""A search space: the settings that a sweep varies, and what it tries of each."""
+"""Search space: the settings that a sweep varies, and the values that it tries."""
 
 from __future__ import annotations
 
 import json
 import math
-import re
 from collections.abc import Hashable, Mapping
 from itertools import cycle, islice
-from pathlib import Path
 from typing import Any
 
 import yaml
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 
-from dream.errors import ConfigError, nearest
+from dream.errors import ConfigError
 from experiments.invocation import configs
+from experiments.invocation.configs import YamlFile
 from experiments.invocation.resume import FREE
 
 RANGE = ("low", "high", "log", "step")
-"""What an entry that is a mapping may hold."""
+"""Keys of a range."""
 TAKEN = ("seed", "ckpt_path", "config", *FREE)
-"""Settings, or beginnings of them, that say where and how a run is run; a sweep does not vary them."""
-
+"""Settings, or beginnings of them, that decide where and how a run is run: a sweep does not vary them."""
 LARGEST = 1e15
-"""Of the numbers of a range: all whole ones up to it are floats, too, with which optuna computes."""
+"""Largest number of a range: up to it every whole number is a float, and optuna computes with floats."""
 
 Space = dict[str, BaseDistribution]
-"""Every setting, by its dotted name, with the values that it may take."""
+"""Values that each setting may take, by its dotted name."""
 
 
-class _Loader(yaml.SafeLoader):
-    """YAML in which no key stands twice, and 1e-3 is a number as in the configurations of experiments."""
+class _Loader(configs.Loader):
+    """YAML in which no key may stand twice."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
         names = [key.value for key, _ in node.value]
@@ -42,44 +40,26 @@ class _Loader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
-_FLOAT = re.compile(r"^[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+$")
-_Loader.add_implicit_resolver("tag:yaml.org,2002:float", _FLOAT, list("-+0123456789"))
-
-
-def resolve(name_or_path: str) -> Path:
-    """The file that ``--space NAME_OR_PATH`` means: a path that exists, else a shipped space of that name.
+def load(name_or_path: str) -> YamlFile:
+    """Read the file that ``--space NAME_OR_PATH`` means.
 
     Raises:
-        ConfigError: it is neither.
+        ConfigError: There is none, or it is not YAML.
     """
-    path, known = Path(name_or_path), configs.shipped("spaces")
-    if path.is_file():
-        return path
-    if name_or_path not in known:
-        hint = nearest(name_or_path, known)
-        raise ConfigError(
-            f"`--space` must be a YAML file or a shipped space; got {name_or_path!r}. {hint}", key="space"
-        )
-    return known[name_or_path]
+    return configs.load(configs.resolve(name_or_path, "spaces"), _Loader)
 
 
-def read(path: Path) -> Space:
-    """The space in the file `path`: a mapping from settings to a list of values, or to ``low`` and ``high``.
+def read(file: YamlFile) -> Space:
+    """Return the space in a file: a mapping from settings to a list of values, or to ``low`` and ``high``.
 
     Raises:
-        ConfigError: naming the setting, what was expected of it, and what is there.
+        ConfigError: A setting is not given as it must be.
     """
-    try:
-        content = yaml.load(path.read_text(encoding="utf-8"), _Loader)
-    except (OSError, ValueError, yaml.YAMLError) as error:
-        place = getattr(error, "problem_mark", None)
-        at = f"line {place.line + 1}, column {place.column + 1}: " if place else ""
-        raise ConfigError(
-            f"{path} must be YAML in UTF-8; {at}{getattr(error, 'problem', None) or error}."
-        ) from None
+    content = file.content
     if not isinstance(content, dict) or not content:
         raise ConfigError(
-            f"{path} must map settings to what to try, such as `model.lr: [0.001, 0.01]`; got {content!r}."
+            f"{file.path} must map settings to what to try, such as `model.lr: [0.001, 0.01]`; "
+            f"got {content!r}."
         )
     return {str(name): _distribution(str(name), entry) for name, entry in content.items()}
 
@@ -139,14 +119,14 @@ def _require(holds: bool, name: str, rule: str, got: object) -> None:
 
 
 def flags(values: Mapping[str, Any]) -> list[str]:
-    """`values` of settings as a command line has them."""
+    """`values` of settings as flags."""
     return [
         f"--{name}={value if isinstance(value, str) else json.dumps(value)}" for name, value in values.items()
     ]
 
 
 def corners(space: Space) -> list[dict[str, Any]]:
-    """The fewest combinations in which every choice of every list and both ends of every range are there."""
+    """Fewest combinations that hold every choice of every list and both ends of every range."""
     tried = {name: _ends(distribution) for name, distribution in space.items()}
     most = max(len(values) for values in tried.values())
     return [

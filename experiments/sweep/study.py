@@ -1,4 +1,4 @@
-"""The trials of a sweep, in one SQLite file that several processes share: none is run twice, none is lost."""
+"""Trials of a sweep, in one SQLite file that several processes share: none is run twice, none is lost."""
 
 from __future__ import annotations
 
@@ -25,8 +25,10 @@ from experiments.sweep.space import Space
 from lightning_modules.base import TaskModule
 
 STORE = "sweep.db"
-PRUNED, REASON = "pruned", "reason"
-"""What is kept of a trial beside its settings: that it was stopped early, why it failed."""
+PRUNED = "pruned"
+"""Attribute of a trial that was stopped early."""
+REASON = "reason"
+"""Attribute of a trial that failed: why."""
 ENDED = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
 PATIENCE = 60  # seconds that a process waits while another one writes
 Mode = Literal["min", "max"]
@@ -34,12 +36,14 @@ PRUNERS: dict[str, BasePruner] = {
     "median": MedianPruner(n_startup_trials=5, n_warmup_steps=2),
     "none": NopPruner(),
 }
-"""When a trial is hopeless. `median`: its best value is worse than the median of those of the others after as
-many epochs, once five have ended and its third epoch is over."""
+"""Rules by which a trial is hopeless.
+
+`median`: its best value is worse than the median of the others' after as many epochs, once five have ended
+and its third epoch is over."""
 
 
 class Study:
-    """What a sweep has tried, and what it tries next.
+    """Trials that were run, and the choice of the next.
 
     Args:
         folder: Where `sweep.db` and the folders of the trials are.
@@ -47,11 +51,14 @@ class Study:
     """
 
     def __init__(self, folder: Path, pruner: str = "median") -> None:
-        self.folder, self.pruner = folder, pruner
+        self.folder = folder
+        self.pruner = pruner
 
     def create(self, monitor: str, mode: Mode) -> None:
-        """Begin, unless another process has: trials are judged by the validation metric `monitor`, of which
-        the lowest or highest is best."""
+        """Start the study, unless another process has.
+
+        Trials are judged by the validation metric `monitor`, of which the lowest or highest is best.
+        """
         direction = StudyDirection.MINIMIZE if mode == "min" else StudyDirection.MAXIMIZE
         with FileLock(self.folder / LOCK):
             study = optuna.create_study(
@@ -74,12 +81,11 @@ class Study:
         except (SQLAlchemyError, RuntimeError) as error:
             raise CheckpointError(
                 f"{self.folder / STORE} must hold the trials of a sweep; it is damaged, or of another "
-                "version of optuna "
-                f"({str(error).splitlines()[0][:100]}). Give --folder=NEW."
+                f"version of optuna ({str(error).splitlines()[0][:100]}). Give --folder=NEW."
             ) from None
 
     def open(self) -> None:
-        """Look into the file.
+        """Open the file.
 
         Raises:
             CheckpointError: it is damaged.
@@ -93,12 +99,12 @@ class Study:
 
     @property
     def trials(self) -> list[FrozenTrial]:
-        """All of them by number, as they stand now."""
+        """All trials by number, as they stand now."""
         return self.held.get_trials()
 
     @property
     def monitor(self) -> str:
-        """The validation metric by which trials are judged."""
+        """Validation metric by which trials are judged."""
         return str(self.held.user_attrs["monitor"])
 
     @property
@@ -107,16 +113,16 @@ class Study:
         return "min" if self.held.direction == StudyDirection.MINIMIZE else "max"
 
     def place(self, number: int) -> Path:
-        """Where the run of a trial is."""
+        """Folder of the run of a trial."""
         return self.folder / f"trial-{number:04d}"
 
     @contextmanager
     def next(self, space: Space, most: int, seed: int) -> Iterator[FrozenTrial | None]:
-        """A trial to run, which is this process's until the block ends; None where there is nothing left for
-        it to do.
+        """Give this process a trial to run until the block ends; None where none is left.
 
         First those that were under way when their process ended, then new ones, until there are `most`. What
-        a new one tries depends on `seed`, its number and the trials that have ended."""
+        a new one tries depends on `seed`, its number and the trials that have ended.
+        """
         trial, lock = None, None
         with FileLock(self.folder / LOCK):
             for held in self.held.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
@@ -149,8 +155,11 @@ class Study:
             return None
 
     def _propose(self, space: Space, seed: int) -> dict[str, Any]:
-        """What to try next, proposed by a copy in memory, so that a process which is killed here leaves no
-        half of it."""
+        """Settings of the next trial.
+
+        A copy of the study in memory proposes them, so that a process which is killed here leaves no half of
+        a trial.
+        """
         trials = self.trials
         own = int(np.random.SeedSequence([seed, len(trials)]).generate_state(1)[0])
         copy = optuna.create_study(
@@ -160,7 +169,7 @@ class Study:
         return copy.ask(space).params
 
     def tell(self, number: int, value: float | None = None, reason: str = "") -> None:
-        """A trial has ended with this best value; or with none, for this reason."""
+        """Record that a trial has ended: with its best value, or with the reason why there is none."""
         trial = Trial(self.held, self.trials[number]._trial_id)
         if value is None:
             trial.set_user_attr(REASON, reason)
@@ -172,10 +181,9 @@ class Study:
 
 
 class Pruning(L.Callback):
-    """Tells a study what each epoch of a trial came to, and ends the trial when the study's pruner finds it
-    hopeless.
+    """Reports each epoch of a trial to its study, and ends the trial when the pruner finds it hopeless.
 
-    A run of several processes is told of, but not ended.
+    A run of several processes is reported, but not ended.
 
     Args:
         study: where the trial is.
@@ -184,7 +192,8 @@ class Pruning(L.Callback):
 
     def __init__(self, study: Study, number: int) -> None:
         self.trial = Trial(study.held, study.trials[number]._trial_id)
-        self.number, self.study = number, study
+        self.number = number
+        self.study = study
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         assert isinstance(pl_module, TaskModule)
@@ -196,9 +205,8 @@ class Pruning(L.Callback):
             or not math.isfinite(value)
         ):
             return
-        if (
-            trainer.current_epoch not in self.study.trials[self.number].intermediate_values
-        ):  # else from before a kill
+        # reported before, if this process was killed and started again
+        if trainer.current_epoch not in self.study.trials[self.number].intermediate_values:
             self.trial.report(float(value), trainer.current_epoch)
         if trainer.world_size == 1 and self.trial.should_prune():
             self.trial.set_user_attr(PRUNED, True)

@@ -1,4 +1,4 @@
-"""The same search as a sweep of Weights & Biases, for those who have an account."""
+"""The same search as a sweep of Weights & Biases."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ HEAD = """\
 
 
 def text(space: Space, command: list[str], monitor: str, mode: Literal["min", "max"]) -> str:
-    """The YAML file: Bayesian search for the best `monitor`, hopeless runs ended after three epochs.
+    """Return the YAML file: Bayesian search for the best `monitor`, hopeless runs ended after three epochs.
 
     Args:
         space: what is tried.

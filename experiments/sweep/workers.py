@@ -9,16 +9,13 @@ import sys
 import time
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from dream.errors import DREAMError
 from experiments import ending
+from experiments.ending import say
 from experiments.sweep import outcome
+from experiments.sweep.plan import SweepPlan
 from experiments.sweep.study import ENDED, Study
-from experiments.wording import say
-
-if TYPE_CHECKING:
-    from experiments.sweep.command import Plan
 
 WORKER = "DREAM_SWEEP_WORKER"  # tells a process that it is one
 LOOK = 0.5  # seconds between two looks at what the workers have done
@@ -29,8 +26,8 @@ def is_worker() -> bool:
     return WORKER in os.environ
 
 
-def run(plan: Plan, study: Study, argv: list[str]) -> int:
-    """Start the workers, say what they come to, and wait for them; the exit code.
+def run(plan: SweepPlan, study: Study, argv: list[str]) -> int:
+    """Start the workers, print their results, and wait for them; return the exit code.
 
     Each runs the same command in a session of its own, so that Ctrl-C reaches it once, through this process;
     what it says goes to `worker-K.log`. It gets its share of the cores, unless OMP_NUM_THREADS says
@@ -92,7 +89,7 @@ def _send(started: list[subprocess.Popen[bytes]], number: signal.Signals) -> Non
 
 
 def _watch(study: Study, started: list[subprocess.Popen[bytes]], most: int) -> None:
-    """Say which trials end, until no worker is left; stop all when one could not go on."""
+    """Print which trials end, until no worker is left; stop all when one failed."""
     begin, before = time.monotonic(), {trial.number for trial in study.trials if trial.state in ENDED}
     known, stopped = set(before), False
     while True:

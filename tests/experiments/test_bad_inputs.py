@@ -3,18 +3,15 @@ written."""
 
 from __future__ import annotations
 
-import functools
 import gzip
-import inspect
 import io
 import os
 import pickle
 import socket
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
-from unittest import mock
 
 import numpy as np
 import pandas as pd
@@ -489,14 +486,6 @@ OTHERS = {
     "no seeds to compare": Case(["compare", "-c", "forecasting", "--seeds", "0"], {}, "seeds"),
 }
 TABLE = FILES | SPOKEN | SETTINGS | TEXTS | OTHERS
-
-
-@pytest.fixture(scope="module", autouse=True)
-def parsed_once() -> Iterator[None]:
-    """The source of a class, whose docstrings become the help of its settings, is read once and not in every
-    command."""
-    with mock.patch.object(inspect, "getsource", functools.cache(inspect.getsource)):
-        yield
 
 
 @pytest.fixture(autouse=True)

@@ -17,6 +17,7 @@ from dream.errors import ConfigError
 from experiments import baselines, comparison, run
 from experiments.cli import main
 from experiments.compare import parse
+from experiments.invocation.arguments import Invocation
 from experiments.summary import table
 from tests.experiments.support import SMALL, start, wandb_config
 
@@ -101,12 +102,13 @@ def fits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The cells that were run, in a folder of the test's own, by `fake_fit`."""
     names: list[str] = []
 
-    def fit(words: list[str]) -> int:
+    def fit(invocation: Invocation) -> int:
+        words = invocation.argv
         names.extend(word.removeprefix("--run.name=") for word in words if word.startswith("--run.name="))
         return fake_fit(words)
 
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(run, "main", fit)
+    monkeypatch.setattr(run, "execute", fit)
     return names
 
 
@@ -141,7 +143,7 @@ def test_a_run_that_fails_leaves_the_table_of_the_others(
     fits: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main([*TWO[:-2], "dream", "--seeds=1"]) == 0
-    monkeypatch.setattr(run, "main", lambda words: fake_fit([*words, "--bad"]))
+    monkeypatch.setattr(run, "execute", lambda invocation: fake_fit([*invocation.argv, "--bad"]))
     capsys.readouterr()
     assert main(TWO) == 2
     said = capsys.readouterr()
@@ -152,7 +154,7 @@ def test_a_run_that_fails_leaves_the_table_of_the_others(
 def test_what_runs_nothing_ends_without_a_table(
     fits: list[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(run, "main", lambda words: 0)  # as --print_config
+    monkeypatch.setattr(run, "execute", lambda _: 0)  # as --print_config
     assert main(TWO) == 0
     assert not list(tmp_path.iterdir())
 
@@ -216,4 +218,4 @@ def test_the_defaults() -> None:
     plan = parse(["-c", "forecasting", "--model.lr=0.1"])
     assert plan.models == list(baselines.MODELS)
     assert len(plan.cells) == 3 * len(baselines.MODELS)
-    assert (plan.flags, plan.folder) == (["--model.lr=0.1"], Path("runs/compare-forecasting"))
+    assert (plan.invocation.flags, plan.folder) == (["--model.lr=0.1"], Path("runs/compare-forecasting"))

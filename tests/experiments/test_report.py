@@ -17,8 +17,8 @@ from experiments.report.charts import Charts
 from experiments.report.folder import (
     POINTS,
     ComparisonFolder,
+    Curve,
     RunFolder,
-    Series,
     SweepFolder,
     mean_line,
     read_metrics,
@@ -215,7 +215,7 @@ def test_curves_are_the_points_that_were_logged(run: Path) -> None:
 
 
 def test_a_long_run_makes_no_longer_lines() -> None:
-    series = Series()
+    series = Curve()
     for step in range(100_000):
         series.add(step, step % 2)
     assert POINTS <= len(series.line) <= 2 * POINTS + 1

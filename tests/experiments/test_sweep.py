@@ -28,6 +28,7 @@ from experiments import folders
 from experiments.cli import main
 from experiments.ending import ended
 from experiments.invocation import configs
+from experiments.invocation.arguments import Invocation
 from experiments.run import build
 from experiments.sweep import command, space, workers
 from experiments.sweep.command import parse
@@ -204,7 +205,7 @@ def test_an_edit_ends_a_sweep_before_its_next_trial(
         return 0
 
     monkeypatch.setattr(command.run, "build", lambda _: (0, ForecastingModule))
-    monkeypatch.setattr(command.run, "main", edited)
+    monkeypatch.setattr(command.run, "execute", edited)
     assert main(["sweep", "-c", "exp.yaml", "--space=space.yaml", "--folder=whole"]) == 2
     said = capsys.readouterr()
     assert "was changed after the first run in whole began" in said.err
@@ -319,7 +320,7 @@ def test_a_wrong_space_is_refused(text: str, message: str, tmp_path: Path) -> No
     path = tmp_path / "space.yaml"
     path.write_text(text)
     with pytest.raises(ConfigError) as caught:
-        space.read(path)
+        space.read(space.load(str(path)))
     assert message in str(caught.value)
 
 
@@ -405,7 +406,7 @@ def test_a_folder_of_another_sweep_is_refused(
 @pytest.mark.parametrize("name", configs.shipped("spaces"))
 def test_shipped_spaces_keep_to_the_recommended_ranges(name: str) -> None:
     assert name not in set(configs.shipped()) - {"forecasting", "anomaly", "online", "language", "speech"}
-    tried = space.read(space.resolve(name))
+    tried = space.read(space.load(name))
     assert 3 <= len(tried) <= 6
     for setting, distribution in tried.items():
         knob = KNOBS.get(setting.removeprefix("model.config."))
@@ -447,7 +448,7 @@ def test_the_template_for_wandb_calls_the_command_as_its_agent_does(
     typed = [word for part in sweep["command"] for word in (words if part == "${args}" else [part])]
     assert typed[:4] == ["${env}", "dream", "fit", "-c"]
     assert {"--run.test=false", "--run.wandb=online"} <= set(typed)
-    code, module = build(typed[3:])
+    code, module = build(Invocation.parse(["check", *typed[3:]]))
     assert code == 0
     assert module is not None
     held = module.hparams

@@ -194,7 +194,7 @@ def resolve(content: bytes) -> str:
     """Resolve a YAML file as an experiment: `taken` or `refused`."""
     Path("mine.yaml").write_bytes(content)
     try:
-        configs.resolve("mine.yaml")
+        configs.read(configs.resolve("mine.yaml"))
     except DREAMError as error:
         return refusal(error)
     return "taken"

@@ -7,6 +7,11 @@ and in memory, which must fail."""
 
 from __future__ import annotations
 
+if __name__ == "__main__":  # before what takes seconds to load, so that Ctrl-C ends it with one sentence
+    from experiments.ending import run_module
+
+    run_module("tests.soak.memory")
+
 import argparse
 import json
 import os
@@ -187,7 +192,3 @@ def _run(folder: Path, allowed: int, steps: int, mapped: bool) -> subprocess.Com
     return subprocess.run(
         command, cwd=folder, env={**os.environ, **own}, capture_output=True, text=True, check=False
     )
-
-
-if __name__ == "__main__":
-    main(sys.argv[1:])

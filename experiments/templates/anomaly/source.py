@@ -24,7 +24,9 @@ class MyPumps(AnomalyData):
 
     def __init__(self, pumps: int = 3, rows: int = 2400, seed: int = 0, **options: Any) -> None:
         super().__init__(**options)
-        self.pumps, self.rows, self.seed = pumps, rows, seed
+        self.pumps = pumps
+        self.rows = rows
+        self.seed = seed
 
     def read(self) -> list[AnomalyStream]:
         """One stream for each pump: values (rows, columns), and where the leak is, which only the metrics

@@ -26,11 +26,13 @@ class MyHeating(OnlineData):
 
     def __init__(self, hours: int = 4000, changes: int = 3, seed: int = 0, **options: Any) -> None:
         super().__init__(**options)
-        self.hours, self.changes, self.seed = hours, changes, seed
+        self.hours = hours
+        self.changes = changes
+        self.seed = seed
 
     @property
     def drift_rows(self) -> tuple[int, ...]:
-        """Where the rule changes, for the picture; leave it out where nobody knows."""
+        """Rows at which the rule changes, for the picture; leave it out where nobody knows."""
         return tuple(self.hours * k // (self.changes + 1) for k in range(1, self.changes + 1))
 
     def read(self) -> OnlineStream:

@@ -24,11 +24,12 @@ class MyMachines(SpeechData):
 
     def __init__(self, machines: int = 10, takes: int = 4, **options: Any) -> None:
         super().__init__(**options)
-        self.machines, self.takes = machines, takes
+        self.machines = machines
+        self.takes = takes
 
     @property
     def source(self) -> str:
-        """Where the recordings come from, for messages."""
+        """Source of the recordings, for messages."""
         return f"{self.machines} machines"
 
     def read(self) -> list[Recording]:

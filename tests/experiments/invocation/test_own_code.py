@@ -7,12 +7,13 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
 
 from dream.errors import ConfigError, DREAMWarning
 from experiments import folders
 from experiments.cli import main
 from experiments.invocation import own_code
-from experiments.invocation.arguments import resolve
+from experiments.invocation.arguments import Invocation
 from lightning_modules import ForecastingModule
 from tests.experiments.support import forked
 
@@ -52,9 +53,9 @@ def test_a_file_may_be_called_like_a_module(name: str) -> None:
     write(f"{name}.Mine")
     Path(f"exp/{name}.py").write_text(FORECASTER)
     before = sys.modules.get(name)
-    words, experiment = resolve(["check", "exp/config.yaml"])
-    assert experiment == "exp"
-    assert f"{own_code.PACKAGE}.{name}.Mine" in words[2]
+    invocation = Invocation.parse(["check", "exp/config.yaml"])
+    assert invocation.experiment == "exp"
+    assert f"{own_code.PACKAGE}.{name}.Mine" in invocation.words()[1]
     found = sys.modules[f"{own_code.PACKAGE}.{name}"].Mine
     assert issubclass(found, ForecastingModule)
     assert found.number == random.Random(5).random()  # the file's `import random` is Python's own
@@ -66,7 +67,8 @@ def test_a_class_that_is_installed_stays_so() -> None:
     Path("exp/lightning_modules").mkdir()
     Path("exp/lightning_modules/__init__.py").write_text("raise RuntimeError")
     write(data=LOAD, lightning="raise RuntimeError", head="raise RuntimeError")
-    assert resolve(["check", "exp/config.yaml"])[0] == ["check", "-c", "exp/config.yaml"]
+    text = Path("exp/config.yaml").read_text()
+    assert Invocation.parse(["check", "exp/config.yaml"]).words() == ["check", f"--config={text}"]
 
 
 MISTAKES = [
@@ -116,7 +118,7 @@ def test_data_must_be_data() -> None:
     with pytest.raises(
         ConfigError, match=r"`data.class_path` must be a TaskData; `Mine` in exp/head.py is none\. Derive it"
     ):
-        resolve(["check", "exp/config.yaml"])
+        Invocation.parse(["check", "exp/config.yaml"]).words()
 
 
 def test_an_error_while_it_is_built_names_file_and_line(capsys: pytest.CaptureFixture[str]) -> None:
@@ -152,7 +154,7 @@ def test_two_files_of_one_name_are_refused_and_what_a_file_prints_is_not_among_t
 def test_a_flag_names_a_class_too() -> None:
     write(head=FORECASTER)
     for flags in (["--model=head.Mine"], ["--model", "head.Mine"], ["--model.class_path=head.Mine"]):
-        words, _ = resolve(["check", "exp/config.yaml", *flags])
+        words = Invocation.parse(["check", "exp/config.yaml", *flags]).words()
         assert words[-1].endswith(f"{own_code.PACKAGE}.head.Mine")
 
 
@@ -165,7 +167,7 @@ def test_a_checkpoint_file_alone_runs_no_code() -> None:
         ConfigError,
         match=r"a checkpoint file alone runs no code\. If you trust that run, name it: --ckpt_path",
     ):
-        resolve(["test", f"--ckpt_path={saves / 'best.ckpt'}"])
+        Invocation.parse(["test", f"--ckpt_path={saves / 'best.ckpt'}"])
     assert not Path("ran").exists()
 
 
@@ -176,7 +178,7 @@ def test_a_run_goes_on_with_its_own_copy() -> None:
         parts="part = 'old'\n",
     )
     command = ["fit", "-c", "exp/config.yaml", "--resume", "--run.name=one"]
-    resolve(command)
+    Invocation.parse(command).words()
     run = folders.run_folder(folders.RunSettings(name="one"), "exp", command)
     own_code.keep(run)
     (run / "config.yaml").write_text(Path("exp/config.yaml").read_text())
@@ -185,11 +187,11 @@ def test_a_run_goes_on_with_its_own_copy() -> None:
     with pytest.warns(
         DREAMWarning, match="was changed since the run began, which goes on with its own copy"
     ) as said:
-        resolve(command)
+        Invocation.parse(command).words()
     assert {str(warning.message).split()[0] for warning in said} == {"exp/head.py", "exp/parts.py"}
     found = sys.modules[f"{own_code.PACKAGE}.head"].Mine
     assert (found.which, found.part) == ("old", "old")
-    resolve([*command[:-1], "--run.name=two"])
+    Invocation.parse([*command[:-1], "--run.name=two"]).words()
     assert sys.modules[f"{own_code.PACKAGE}.head"].Mine.which == "new"
 
 
@@ -223,5 +225,18 @@ def test_the_best_settings_of_a_sweep_have_the_code_beside_them(tmp_path: Path) 
     done = forked("sweep", "-c", "exp/config.yaml", "--space", "space.yaml", *short, *small, folder=tmp_path)
     assert done.returncode == 0, done.stderr
     assert Path("runs/sweep-exp/head.py").read_text() == FORECASTER
-    words, _ = resolve(["test", "-c", "runs/sweep-exp/best.yaml", "--ckpt_path", "runs/sweep-exp/trial-0000"])
-    assert f"{own_code.PACKAGE}.head.Mine" in words[2]
+    test = ["test", "-c", "runs/sweep-exp/best.yaml", "--ckpt_path", "runs/sweep-exp/trial-0000"]
+    assert f"{own_code.PACKAGE}.head.Mine" in Invocation.parse(test).words()[1]
+
+
+def test_a_text_of_an_own_class_is_taken_as_it_stands(capsys: pytest.CaptureFixture[str]) -> None:
+    text = (
+        FORECASTER
+        + "    def __init__(self, note: str = '', **options):\n        super().__init__(**options)\n"
+    )
+    write("head.Mine", head=text)
+    Path("exp/more.yaml").write_text("model: lightning_modules.ForecastingModule\n")
+    for flags in ([], ["-c", "exp/more.yaml", "--model=head.Mine"]):
+        words = ["fit", "-c", "exp/config.yaml", *flags, "--model.note", "a: b", "--print_config"]
+        assert main(words) == 0
+        assert yaml.safe_load(capsys.readouterr().out)["model"]["init_args"]["note"] == "a: b"

@@ -11,7 +11,7 @@ import yaml
 from dream.config import PRESETS
 from dream.errors import ConfigError
 from experiments.cli import main
-from experiments.invocation.arguments import resolve
+from experiments.invocation.arguments import Invocation
 
 BASE = """
 model:
@@ -84,7 +84,7 @@ def test_a_core_without_fast_weights_is_as_large_as_the_preset(capsys: pytest.Ca
 def test_mistakes(words: list[str], message: str) -> None:
     Path("bad.yaml").write_text("preset: 3\n")
     with pytest.raises(ConfigError) as said:
-        resolve(["fit", "-c", "base.yaml", *words])
+        Invocation.parse(["fit", "-c", "base.yaml", *words]).words()
     assert message in str(said.value)
 
 
