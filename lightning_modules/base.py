@@ -31,7 +31,7 @@ from lightning_modules import ranks
 from lightning_modules.checks import DIVERGED as DIVERGED
 from lightning_modules.checks import require as require
 from lightning_modules.checks import require_finite as require_finite
-from lightning_modules.cores import BaselineCore, build_core, fit_to_width, title
+from lightning_modules.cores import BaselineCore, CoreName, build_core, fit_to_width, title
 from lightning_modules.data.base import TaskData
 
 T = TypeVar("T")
@@ -77,7 +77,7 @@ class Observation(NamedTuple):
 class TaskSettings:
     """Settings that every task has: its core, and how its weights are trained."""
 
-    core: Literal["dream", "lstm", "gru", "rnn", "linear"] = "dream"
+    core: CoreName = "dream"
     """The recurrent core: DREAM, or a rival of as many parameters, see `build_core`."""
     hidden_dims: list[int] | None = None
     """Width of each layer of the core; one layer of `config.hidden_dim` if not given."""
