@@ -1,4 +1,4 @@
-"""Style of all pictures: colours that are safe for colour blindness, and axes without clutter."""
+"""Parts of all figures: colours that are safe for colour blindness, and axes without clutter."""
 
 from __future__ import annotations
 

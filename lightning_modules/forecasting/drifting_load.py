@@ -18,7 +18,7 @@ _WARM_UP = 400
 class DriftingLoad(ForecastingData):
     """Hourly load of several feeders in MW, generated; bit for bit the same for the same arguments.
 
-    Feeder f at hour t, in regime r (all drawn anew for each regime):
+    Feeder f at hour t, in regime r (all drawn for each regime):
 
         y_f(t) = level_rf + trend_f t + amplitude_rf day(t + phase_rf) + week_f(t) + heating_rf temperature(t)
                  + n_f(t) + sum_g coupling_rfg n_g(t - 12)

@@ -62,7 +62,7 @@ class TuningAdvisor(L.Callback):
     - *Unstable training*: l is not finite, or its last value is above 3 times the window's median and above
       30 % of l at the start.
 
-    The loss at the start is the median over the first tenth of a window: later the task is often half learnt,
+    The loss at the start is the median over the first tenth of a window: later much is often learned,
     and epochs have their ups and downs. Fast weights that are switched off (`base_plasticity` 0) cannot
     forget and need not adapt.
 

@@ -1,4 +1,4 @@
-"""What the callbacks see and say during real, small runs."""
+"""Callbacks in small, real runs: monitor, advisor, progress and figures."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ NAMES = {"surprise", "surprised", "u_norm", "threshold", "plasticity", "tonic"}
 
 
 class Spy(L.Callback):
-    """Keeps what the layers showed in the last training batch; validation shows something else after it."""
+    """Callback that keeps the observations of the last training batch, before validation replaces them."""
 
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *_: object) -> None:
         self.observed = pl_module.observed

@@ -16,7 +16,7 @@ from lightning_modules.run import checkpoints
 
 
 def content(**changes: Any) -> dict[str, Any]:
-    """The least that a checkpoint holds."""
+    """A minimal checkpoint."""
     weights = {"w": torch.arange(30_000.0)}
     return {
         "dream": checkpoints.identity("Task"),
@@ -100,7 +100,7 @@ def test_a_folder_that_is_read_only(path: Path) -> None:
 
 
 class Trap:
-    """Leaves a file behind when it is unpickled."""
+    """Object that leaves a file behind when it is unpickled."""
 
     def __init__(self, target: Path) -> None:
         self.target = target

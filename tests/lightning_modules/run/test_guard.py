@@ -1,5 +1,4 @@
-"""Real NaN in data, gradients and fast weights: no weight moves, later steps are as if nothing had been, all
-is named."""
+"""Real NaN in data, gradients and fast weights: no weight moves, later steps are unaffected, and reports."""
 
 from __future__ import annotations
 
@@ -32,10 +31,13 @@ STEADY: dict[str, Any] = dict(dropout=0.0, schedule="constant", warmup=0.0)
 
 
 class Spoil(L.Callback):
-    """Changes the batch of some steps, and keeps all that a step may move, before and after each."""
+    """Callback that changes the batch of some steps, and records weights and optimiser around each step."""
 
     def __init__(self, *steps: int, rows: Any = 3, value: float = math.nan, part: str = "past") -> None:
-        self.steps, self.rows, self.value, self.part = steps, rows, value, part
+        self.steps = steps
+        self.rows = rows
+        self.value = value
+        self.part = part
         self.before: list[dict[str, Tensor]] = []
         self.after: list[dict[str, Tensor]] = []
 
@@ -51,7 +53,7 @@ class Spoil(L.Callback):
 
 
 def everything(trainer: L.Trainer, module: L.LightningModule) -> dict[str, Tensor]:
-    """Weights, priors and what the optimiser keeps."""
+    """Weights, priors and the state of the optimiser."""
     kept = {name: value.detach().clone() for name, value in module.state_dict().items()}
     for k, state in enumerate(trainer.optimizers[0].state.values()):
         kept |= {f"optimizer.{k}.{name}": value.clone() for name, value in state.items()}
@@ -121,7 +123,7 @@ def test_later_steps_are_as_if_it_had_not_been_there(tmp_path: Path) -> None:
     spoiled = fit(tmp_path, Spoil(2, 6), NaNGuard(max_skipped=1), gradient_clip_val=1.0)
 
     class Without(L.Callback):
-        """Rests in those steps."""
+        """Do nothing in those steps."""
 
         def on_before_optimizer_step(
             self, trainer: Any, module: Any, optimizer: torch.optim.Optimizer
@@ -162,7 +164,7 @@ def test_a_gradient_alone(tmp_path: Path, said: pytest.LogCaptureFixture) -> Non
 
 
 def test_fast_weights_alone(tmp_path: Path, said: pytest.LogCaptureFixture) -> None:
-    """A state that is lost where neither loss nor gradient shows it."""
+    """A lost state that neither loss nor gradient shows."""
     data = small_data()
 
     class Hidden(type(small_module(data))):  # type: ignore[misc]
@@ -189,7 +191,7 @@ def test_stop(tmp_path: Path) -> None:
 
 
 class SaveAll(L.Callback):
-    """Saves after every step, as `SaveProgress` does, and keeps the last save."""
+    """Callback that saves after every step, as `SaveProgress` does, and keeps the last save."""
 
     def on_train_batch_end(self, trainer: L.Trainer, *_: Any) -> None:
         folder = Path(trainer.default_root_dir)
@@ -207,7 +209,7 @@ def last_save(folder: Path) -> tuple[str, bool]:
 
 
 def test_stop_is_not_lost_by_a_save(tmp_path: Path) -> None:
-    """A save that counts the bad step, without stopping, would let a resumed run go on past it."""
+    """A save that counts the bad step, without stopping, would let a resumed run pass it."""
     with pytest.raises(DREAMError, match=r"^step 4: not finite: the loss.*lower `lr`"):
         fit(tmp_path, Spoil(3), NaNGuard("stop"), SaveAll(), log_every_n_steps=50)
     assert last_save(tmp_path) == ("3", True)
@@ -216,7 +218,7 @@ def test_stop_is_not_lost_by_a_save(tmp_path: Path) -> None:
 @pytest.mark.parametrize("lr", [1e39, 1e300])
 @pytest.mark.parametrize("every", [1, 50])
 def test_weights_that_are_not_finite_are_never_saved(lr: float, every: int, tmp_path: Path) -> None:
-    """Loss and gradients of the step that breaks them are as good as ever."""
+    """Loss and gradients of the step that breaks the weights are finite."""
     module = small_module(**STEADY)
 
     class Leap(L.Callback):
@@ -295,7 +297,7 @@ def test_the_checks_of_the_layer_rest_while_training_only(tmp_path: Path) -> Non
 
 
 class Validation(L.Callback):
-    """Makes the monitored metric of some epochs NaN."""
+    """Callback that sets the monitored metric of some epochs to NaN."""
 
     def __init__(self, *epochs: int) -> None:
         self.epochs = epochs
@@ -410,8 +412,7 @@ def test_an_optimiser_that_cannot_rest_is_refused(tmp_path: Path) -> None:
 
 
 def test_the_device_is_not_waited_for_in_a_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A wait is a tensor that becomes a number or a list of Python's: there is one at each look, and none
-    besides."""
+    """The device is waited for when a tensor becomes a number or a list: once at each report only."""
     hooks = ("on_train_batch_start", "on_before_backward", "on_before_optimizer_step", "_count")
     waits, within, tolist = dict.fromkeys(hooks, 0), [""], torch.Tensor.tolist
 

@@ -1,5 +1,4 @@
-"""What a test records of the layers: counts and lines equal to those of the traces, however the test is
-cut."""
+"""Record of the layers in a test: counts and lines equal those of the traces, however the test is cut."""
 
 from __future__ import annotations
 
@@ -48,7 +47,7 @@ def test_a_tally_of_streams_is_that_of_all_their_steps(cuts: list[int]) -> None:
             lengths=(LENGTHS - start).clamp(0, stop - start),
         )
         tally.add(part)
-        again = LayerTally()  # as a test that is stopped after each batch, and goes on
+        again = LayerTally()  # as in a test that is stopped and resumed after each batch
         again.load(tally.tensors())
         tally = again
     found = tally.plain()
@@ -124,7 +123,7 @@ def test_a_test_of_windows_leaves_what_its_layers_showed(tmp_path: Path) -> None
 
 
 def test_streams_of_every_task_leave_the_same_however_they_are_cut(tmp_path: Path) -> None:
-    """Each test step of each lane or stream is counted once, padding never."""
+    """Each test step of each stream is counted once, padding never."""
     config = DREAMConfig(hidden_dim=8, rank=2)
     (tmp_path / "text.txt").write_text("The quick brown fox jumps over the lazy dog.\n" * 40)
 

@@ -13,7 +13,7 @@ from lightning_modules.run.signals import StopSignals
 
 @pytest.fixture(autouse=True)
 def hears_ctrl_c() -> object:
-    """As in a terminal, even where the suite runs in the background."""
+    """Handle Ctrl-C as in a terminal, even if the suite runs in the background."""
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
     signal.signal(signal.SIGINT, before)

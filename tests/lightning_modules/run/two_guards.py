@@ -15,7 +15,7 @@ from tests.lightning_modules.support import small_data, small_module
 
 
 class Spoil(L.Callback):
-    """Loses the fast weights of rank 1 in the second step, and keeps the weights after each."""
+    """Callback that loses the fast weights of rank 1 in the second step, and records the weights."""
 
     def __init__(self) -> None:
         self.weights: list[torch.Tensor] = []
