@@ -8,7 +8,7 @@ The task is `module`; it reads the past in `patches` and forecasts with one of t
 from lightning_modules.forecasting.batches import WindowBatch
 from lightning_modules.forecasting.data import ForecastingData, ForecastingShape
 from lightning_modules.forecasting.drifting_load import DriftingLoad
-from lightning_modules.forecasting.module import ForecastingModule
+from lightning_modules.forecasting.module import ForecastingModule, ForecastingSettings
 from lightning_modules.forecasting.sets import ETTData, TableData
 
 __all__ = [
@@ -16,6 +16,7 @@ __all__ = [
     "ETTData",
     "ForecastingData",
     "ForecastingModule",
+    "ForecastingSettings",
     "ForecastingShape",
     "TableData",
     "WindowBatch",

@@ -5,12 +5,13 @@ tokens, and `data` cuts them into chunks. `vocabulary_loss` computes the loss ov
 `generation` writes text. `record` collects a test, with the naive rivals of `ngrams`, for `plots`."""
 
 from lightning_modules.language.data import LanguageData, LanguageShape, TextBatch
-from lightning_modules.language.module import LanguageModule
+from lightning_modules.language.module import LanguageModule, LanguageSettings
 from lightning_modules.language.sets import PythonDocs, TextFile, TinyShakespeare, WikiText2
 
 __all__ = [
     "LanguageData",
     "LanguageModule",
+    "LanguageSettings",
     "LanguageShape",
     "PythonDocs",
     "TextBatch",

@@ -5,7 +5,7 @@ The task is `module`. Recordings come from `sets` (your own files, public data),
 into batches. `decoding` turns probabilities into words, and `plots` shows a test."""
 
 from lightning_modules.speech.data import SpeechData, SpeechShape
-from lightning_modules.speech.module import SpeechModule
+from lightning_modules.speech.module import SpeechModule, SpeechSettings
 from lightning_modules.speech.sets import FSDD, SpeechFolder
 from lightning_modules.speech.tone_words import ToneWords
 
@@ -14,6 +14,7 @@ __all__ = [
     "SpeechData",
     "SpeechFolder",
     "SpeechModule",
+    "SpeechSettings",
     "SpeechShape",
     "ToneWords",
 ]
