@@ -176,6 +176,13 @@ KNOBS: dict[str, Knob] = {
 """Effects and recommended range of each field, read from the fields' docstrings."""
 
 
+def changed(config: DREAMConfig, **values: Any) -> DREAMConfig:
+    """Return `config` with these values; itself if it has them already, so that it is not validated again."""
+    if all(getattr(config, name) == value for name, value in values.items()):
+        return config
+    return dataclasses.replace(config, **values)
+
+
 class Preset(NamedTuple):
     """A named configuration of the guide: its purpose and its values."""
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import replace
 from itertools import pairwise
 from numbers import Real
 from typing import Any, Self
@@ -16,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from dream import checks
-from dream.config import DREAMConfig
+from dream.config import DREAMConfig, changed
 from dream.errors import ConfigError, StateError
 from dream.layer import DREAM, SequenceModule
 from dream.state import DREAMState, is_count
@@ -94,7 +93,7 @@ class DREAMStack(SequenceModule[list[DREAMState], list[DREAMTrace]]):
         self.dropout: nn.Module = nn.Dropout(float(dropout))
         self.layers: nn.ModuleList = nn.ModuleList(
             DREAM.from_config(
-                replace(config, input_dim=i, hidden_dim=h),
+                changed(config, input_dim=i, hidden_dim=h),
                 backend=backend,
                 check_inputs=check_inputs and k == 0,  # what a layer puts out is finite
             )

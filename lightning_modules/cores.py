@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 from dream import DREAMConfig, DREAMStack, DREAMState, DREAMTrace, checks, functional
+from dream.config import changed
 from dream.errors import ConfigError, StateError, nearest
 
 CoreName = Literal["dream", "lstm", "gru", "rnn", "linear"]
@@ -226,7 +227,7 @@ def title(core: CoreName, config: DREAMConfig) -> str:
 
 def fit_to_width(config: DREAMConfig, input_dim: int) -> DREAMConfig:
     """`config` for inputs of that width. A `rank` above it is lowered to it: more adds nothing."""
-    return replace(config, input_dim=input_dim, rank=min(config.rank, input_dim))
+    return changed(config, input_dim=input_dim, rank=min(config.rank, input_dim))
 
 
 def build_core(
