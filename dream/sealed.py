@@ -1,6 +1,7 @@
-"""Files with a checksum of all that they hold: safetensors with a header, and notes, JSON for people to read.
+"""The one sealed file: safetensors with a header and a checksum of all that the file holds.
 
-States, learners and stores are written through here, so that a changed byte is refused when it is read.
+States, learners, stores and notes are written through here, so that a changed byte is refused when it is
+read.
 """
 
 from __future__ import annotations
@@ -8,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import pathlib
 from collections.abc import Mapping
 from typing import Any
 
@@ -29,10 +29,8 @@ def write_sealed(path: Path, header: Mapping[str, str], tensors: Mapping[str, Te
     Raises:
         CheckpointError: the file cannot be written.
     """
-    apart = {name: value.detach().clone().contiguous() for name, value in tensors.items()}
-    payload = to_safetensors(apart, {**header, "checksum": checksum(header, apart)})
     try:
-        write_atomic(path, payload)
+        write_atomic(path, _seal(header, tensors))
     except OSError as error:
         raise CheckpointError(f"`path` must be writable: {os.fspath(path)}; {error.strerror}.") from None
 
@@ -44,9 +42,7 @@ def read_sealed(path: Path, writer: str, kind: Mapping[str, str]) -> tuple[dict[
         CheckpointError: no such file, of another kind, or changed since `writer` wrote it.
     """
     try:
-        with safe_open(path, framework="pt") as file:
-            header = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        header, tensors, whole = _unseal(path)
     except FileNotFoundError:
         raise CheckpointError(f"`path` must be a file that {writer} wrote; {path} does not exist.") from None
     except (SafetensorError, OSError) as error:
@@ -59,9 +55,30 @@ def read_sealed(path: Path, writer: str, kind: Mapping[str, str]) -> tuple[dict[
         raise CheckpointError(
             f"`path` must be a file that {writer} wrote: {wanted}; {path} holds {held or 'no such header'}."
         )
-    if header.pop("checksum", None) != checksum(header, tensors):
+    if not whole:
         raise CheckpointError(f"`path` must be a file that {writer} wrote; {path} is damaged.")
     return header, tensors
+
+
+def note(content: Any) -> bytes:
+    """Plain values as the bytes of a sealed file: their JSON is its one tensor."""
+    return _seal({}, {"json": torch.frombuffer(bytearray(json.dumps(content).encode()), dtype=torch.uint8)})
+
+
+def read_note(path: Path) -> Any:
+    """Return the content of a file that holds a `note`.
+
+    Raises:
+        OSError: it cannot be read.
+        ValueError: it holds something else, or was changed.
+    """
+    try:
+        _, tensors, whole = _unseal(path)
+    except SafetensorError:
+        whole = False
+    if not whole or tensors.keys() != {"json"}:
+        raise ValueError(f"{os.fspath(path)} is damaged")
+    return json.loads(tensors["json"].numpy().tobytes())
 
 
 def checksum(header: Mapping[str, str], tensors: Mapping[str, Tensor]) -> str:
@@ -77,20 +94,15 @@ def checksum(header: Mapping[str, str], tensors: Mapping[str, Tensor]) -> str:
     return digest.hexdigest()
 
 
-def note(content: Any) -> str:
-    """`content` as JSON, below the SHA-256 of it."""
-    text = json.dumps(content)
-    return f"{hashlib.sha256(text.encode()).hexdigest()}\n{text}"
+def _seal(header: Mapping[str, str], tensors: Mapping[str, Tensor]) -> bytes:
+    apart = {name: value.detach().clone().contiguous() for name, value in tensors.items()}
+    return to_safetensors(apart, {**header, "checksum": checksum(header, apart)})
 
 
-def read_note(path: Path) -> Any:
-    """Return the content of a file that holds a `note`.
-
-    Raises:
-        OSError: it cannot be read.
-        ValueError: it holds something else, or was changed.
-    """
-    seal, _, text = pathlib.Path(path).read_text(encoding="utf-8").partition("\n")
-    if seal != hashlib.sha256(text.encode()).hexdigest():
-        raise ValueError(f"{os.fspath(path)} is damaged")
-    return json.loads(text)
+def _unseal(path: Path) -> tuple[dict[str, str], dict[str, Tensor], bool]:
+    """Header and tensors of a file, and whether they are those that were sealed."""
+    with safe_open(path, framework="pt") as file:
+        header = file.metadata() or {}
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    seal = header.pop("checksum", None)
+    return header, tensors, seal == checksum(header, tensors)

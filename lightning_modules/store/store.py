@@ -121,7 +121,7 @@ class StateStore:
 
     def _open(self) -> None:
         """Open the files of the last flush and remove later ones; a new store starts with an empty flush."""
-        path = self.folder / "index.json"
+        path = self.folder / "index.sealed"
         found = {entry.name for entry in self.folder.iterdir()}
         index: dict[str, Any] = {
             "files": {"": None},
@@ -141,7 +141,7 @@ class StateStore:
             if re.fullmatch(_SHARD, foreign[0]):
                 raise CheckpointError(
                     f"{self.folder} holds parts of a StateStore, such as {foreign[0]}, but not the "
-                    "index.json that names the valid ones. Put back a copy of the whole folder, or name "
+                    "index.sealed that names the valid ones. Put back a copy of the whole folder, or name "
                     "another. Nothing was changed."
                 )
             raise CheckpointError(
@@ -175,7 +175,7 @@ class StateStore:
             "shard_size": self.shard_size,
         }
         try:
-            write_atomic(self.folder / "index.json", note(index))
+            write_atomic(self.folder / "index.sealed", note(index))
         except OSError as error:
             raise CheckpointError(f"`folder` must be writable: {self.folder}; {error.strerror}.") from None
 

@@ -81,13 +81,13 @@ def stored_table(
 
 
 def _made(folder: Path) -> dict[str, Any] | None:
-    """Content of `table.json`; None if it does not exist, or it or `time` was altered."""
+    """Content of `table.sealed`; None if it does not exist, or it or `time` was altered."""
     try:
-        table: dict[str, Any] = read_note(folder / "table.json")
+        table: dict[str, Any] = read_note(folder / "table.sealed")
         if table["time"] is not None:
             require_sha256(folder / "time", table["stamps"])
     except (OSError, ValueError) as error:
-        if (folder / "table.json").exists():
+        if (folder / "table.sealed").exists():
             logger.warning("%s: made again from the parts that are there.", error)
         return None
     return table
@@ -120,7 +120,7 @@ class _Conversion:
     def run(
         self, time_column: str | None, columns: Sequence[str] | None, covariates: Sequence[str]
     ) -> dict[str, Any]:
-        """Write the shards, `time` and last `table.json`; returns the content of that."""
+        """Write the shards, `time` and last `table.sealed`; returns the content of that."""
         for torn in self.folder.glob(".*.tmp"):
             torn.unlink()
         roles = self._roles()
@@ -133,7 +133,7 @@ class _Conversion:
                     if roles.time is not None and len(roles.formats) > 1:
                         roles = roles._replace(formats=self._formats(roles.time, roles.formats))
                         report_order(roles, self.path)
-                    write_atomic(self.folder / "roles.json", note(roles._asdict()))
+                    write_atomic(self.folder / "roles.sealed", note(roles._asdict()))
                 known.append(self._add(block, roles))
                 progress(block.done)
         if roles is None or not self.shards:
@@ -141,7 +141,7 @@ class _Conversion:
         require_values(np.any(known, axis=0), roles.columns, self.path)
         stamps = None if roles.time is None else self._write_time(roles.time)
         table = {"columns": roles.columns, "time": roles.time, "stamps": stamps, "shards": self.shards}
-        write_atomic(self.folder / "table.json", note(table))
+        write_atomic(self.folder / "table.sealed", note(table))
         return table
 
     def _formats(self, column: str, formats: tuple[str | None, ...]) -> tuple[str | None, ...]:
@@ -154,7 +154,7 @@ class _Conversion:
     def _roles(self) -> Roles | None:
         """The roles that the first block determined; None if they are not known."""
         try:
-            found = read_note(self.folder / "roles.json")
+            found = read_note(self.folder / "roles.sealed")
         except (OSError, ValueError):
             return None
         return Roles(found["time"], tuple(found["columns"]), tuple(found["formats"]))

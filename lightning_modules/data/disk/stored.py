@@ -150,7 +150,7 @@ def _write(pieces: Pieces, folder: Path) -> None:
             file.flush()
             os.fsync(file.fileno())
     arrays = {name: (*shape, sums[name].hexdigest()) for name, shape in shapes.items()}
-    write_atomic(folder / "arrays.json", note(arrays))
+    write_atomic(folder / "arrays.sealed", note(arrays))
 
 
 def _mapped(folder: Path) -> dict[str, np.ndarray] | None:
@@ -159,7 +159,7 @@ def _mapped(folder: Path) -> dict[str, np.ndarray] | None:
         return None
     arrays: dict[str, np.ndarray] = {}
     try:
-        for name, (dtype, shape, checksum) in read_note(folder / "arrays.json").items():
+        for name, (dtype, shape, checksum) in read_note(folder / "arrays.sealed").items():
             require_sha256(folder / name, checksum)
             arrays[name] = np.memmap(folder / name, dtype=dtype, mode="r", shape=tuple(shape))
     except (OSError, ValueError) as error:

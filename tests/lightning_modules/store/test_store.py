@@ -252,12 +252,13 @@ class TestRefusals:
                 StateStore(tmp_path) as store,
             ):
                 list(store)
-        index = tmp_path / "index.json"
-        index.write_text(index.read_text().replace("4", "5"))
-        with pytest.raises(CheckpointError, match=r"index\.json is damaged"):
+        index = tmp_path / "index.sealed"
+        content = index.read_bytes()
+        index.write_bytes(content[:-2] + bytes([content[-2] ^ 1]) + content[-1:])
+        with pytest.raises(CheckpointError, match=r"index\.sealed is damaged"):
             StateStore(tmp_path)
 
-    @pytest.mark.parametrize("lost", ["index.json", "*.safetensors"])
+    @pytest.mark.parametrize("lost", ["index.sealed", "*.safetensors"])
     def test_nothing_is_deleted_where_a_part_is_lost(self, tmp_path: Path, lost: str) -> None:
         with StateStore(tmp_path, shard_size=10) as store:
             store.put(range(40), some(40))
@@ -265,9 +266,9 @@ class TestRefusals:
         (tmp_path / "0.9.safetensors").write_bytes(b"of a later flush")
         left = sorted(path.name for path in tmp_path.iterdir())
         wanted = (
-            r"not the index\.json that names"
-            if lost == "index.json"
-            else r"index\.json names .* is not there"
+            r"not the index\.sealed that names"
+            if lost == "index.sealed"
+            else r"index\.sealed names .* is not there"
         )
         for _ in range(2):
             with pytest.raises(CheckpointError, match=wanted + r".*Put back a copy .* Nothing was changed"):
@@ -275,13 +276,13 @@ class TestRefusals:
         assert sorted(path.name for path in tmp_path.iterdir()) == left
 
     def test_a_store_that_was_never_flushed_is_one(self, tmp_path: Path) -> None:
-        (tmp_path / ".index.json.7.tmp").write_text("torn")
+        (tmp_path / ".index.sealed.7.tmp").write_text("torn")
         fill(tmp_path, 1).close()
         assert list(tmp_path.glob("*.safetensors"))
         (tmp_path / ".notes.tmp").write_text("mine")
         with StateStore(tmp_path) as store:
             assert len(store) == 0
-        assert sorted(path.name for path in tmp_path.iterdir()) == [".notes.tmp", "index.json", "lock"]
+        assert sorted(path.name for path in tmp_path.iterdir()) == [".notes.tmp", "index.sealed", "lock"]
 
     def test_another_process_is_refused(self, tmp_path: Path) -> None:
         with StateStore(tmp_path), pytest.raises(StateError, match="one process at a time"):

@@ -256,7 +256,7 @@ class TestConversion:
             ):
                 stored_table(path)
         made = len(list(tmp_path.glob("cache/tables/*/*.arrow")))
-        assert made == 0 + 1 + 2 + 7 + 8 - 2  # besides source.json and roles.json
+        assert made == 0 + 1 + 2 + 7 + 8 - 2  # besides source.json and roles.sealed
         written.clear()
         monkeypatch.setattr(convert, "write_atomic", write)
         series = stored_table(path)
@@ -292,7 +292,7 @@ class TestConversion:
         assert len(list(second.folder.glob("*.arrow"))) == 1
 
     @pytest.mark.parametrize("damage", [None, lambda old: old[:-3], lambda old: old[:-3] + b"xyz"])
-    @pytest.mark.parametrize("name", ["values", "arrays.json", "time", "table.json"])
+    @pytest.mark.parametrize("name", ["values", "arrays.sealed", "time", "table.sealed"])
     def test_what_can_be_made_again_is(
         self,
         tmp_path: Path,
@@ -318,7 +318,7 @@ class TestConversion:
         with caplog.at_level("WARNING"):
             again = data(path, True, calendar=["hour"])
             found = [part for part in again.prepared.tables if part is not None]
-        if (name, damage) != ("table.json", None):
+        if (name, damage) != ("table.sealed", None):
             assert any(name in line and "made again" in line for line in caplog.messages)
         for mine, other in zip(found, tables, strict=True):
             torch.testing.assert_close(mine, other, rtol=0, atol=0, equal_nan=True)
@@ -328,7 +328,7 @@ class TestConversion:
             part.name: part.stat().st_mtime_ns for part in tmp_path.glob("cache/tables/*/*.arrow")
         }
 
-    @pytest.mark.parametrize("lost", [["000003-*"], ["000000-*"], ["000002-*", "000004-*"], ["roles.json"]])
+    @pytest.mark.parametrize("lost", [["000003-*"], ["000000-*"], ["000002-*", "000004-*"], ["roles.sealed"]])
     @pytest.mark.parametrize("torn", [True, False])
     def test_no_row_is_lost_with_a_part(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lost: list[str], torn: bool
@@ -337,10 +337,10 @@ class TestConversion:
         path = table(tmp_path, gaps=True)
         series = stored_table(path)
         time = np.array(series.time)
-        (series.folder / "table.json").unlink()
+        (series.folder / "table.sealed").unlink()
         for name in lost:
             file = next(series.folder.glob(name))
-            if torn and name == "roles.json":
+            if torn and name == "roles.sealed":
                 file.write_text("{")
             else:
                 file.unlink()
