@@ -44,7 +44,7 @@ from lightning_modules.waiting import waiting
 
 logger = logging.getLogger(__name__)
 
-VERSION = 2
+VERSION = 3
 BLOCK = 1 << 21
 """Bytes of a file that are read at once, which needs a few times as much memory."""
 
