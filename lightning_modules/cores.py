@@ -78,8 +78,7 @@ class BaselineCore(nn.Module, ABC):
         if before.h.shape != (rows, self.memory):
             raise StateError(
                 f"`state.h` must be {(rows, self.memory)}, the memory of this core; got "
-                f"{tuple(before.h.shape)}. "
-                f"Make a fresh one with init_state({rows})."
+                f"{tuple(before.h.shape)}. Make a fresh one with init_state({rows})."
             )
         valid = x.new_ones((rows, steps), dtype=torch.bool)
         if lengths is not None:

@@ -153,8 +153,7 @@ class AnomalyData(TaskData, ABC):
             if stream.training < LEAST_TRAINING or stream.training >= len(stream.values):
                 raise DataError(
                     f"{stream.name}: the training part must have at least {LEAST_TRAINING} rows and leave "
-                    "some to score; "
-                    f"it has {stream.training} of {len(stream.values)}. Change `training`."
+                    f"some to score; it has {stream.training} of {len(stream.values)}. Change `training`."
                 )
         return streams
 

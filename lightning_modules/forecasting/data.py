@@ -219,9 +219,8 @@ class ForecastingData(TaskData, ABC):
             if part.stop - part.start < rows:
                 raise DataError(
                     f"{self.series.source}: the {name} part has {part.stop - part.start} rows and one window "
-                    "needs "
-                    f"{rows} (look_back {self.look_back}, horizon {self.horizon}). Shorten them or change "
-                    "`split`."
+                    f"needs {rows} (look_back {self.look_back}, horizon {self.horizon}). Shorten them or "
+                    "change `split`."
                 )
         known, calendar = len(self.known_covariates or []), tuple(self.calendar)
         recipe = Recipe(
@@ -268,8 +267,8 @@ class ForecastingData(TaskData, ABC):
             raise DataError(
                 f"{self.series.source}: a forecast of {self.horizon} rows needs the known covariates "
                 f"{', '.join(self.known_covariates or [])} of as many rows after the last target; there are "
-                f"{ahead}. Append "
-                "rows with their time and known covariates and with empty targets, or shorten `horizon`."
+                f"{ahead}. Append rows with their time and known covariates and with empty targets, or "
+                "shorten `horizon`."
             )
         if self.rolling:
             return self._stream(self._rolling(rows, rows))

@@ -184,8 +184,7 @@ class LanguageData(TaskData, ABC):
             if len(pieces[part]) < count:
                 raise DataError(
                     f"{names[part]}: the {part} part must have at least {count} {self.unit}; it has "
-                    f"{len(pieces[part])}. "
-                    "Lower `batch_size` or `steps`, or take a longer text."
+                    f"{len(pieces[part])}. Lower `batch_size` or `steps`, or take a longer text."
                 )
         vocabulary = Vocabulary.of(self.unit, pieces["train"], self.vocabulary_size)
         if len(vocabulary) < 2:

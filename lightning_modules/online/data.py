@@ -204,16 +204,14 @@ class OnlineData(TaskData, ABC):
         if both + ahead >= end:
             raise ConfigError(
                 f"`warm_up` and `validation` must leave rows for the stream; got {warm_up} and "
-                f"{both - warm_up} of {end} "
-                f"rows, which leaves {max(end - both, 0)} where more than {ahead} are needed. Lower them or "
-                "`horizon`.",
+                f"{both - warm_up} of {end} rows, which leaves {max(end - both, 0)} where more than {ahead} "
+                "are needed. Lower them or `horizon`.",
                 key="warm_up",
             )
         if 0 < warm_up < self.crop + self.ahead:
             raise ConfigError(
                 f"`warm_up` must hold a crop of {self.crop} rows and its {self.ahead} rows ahead, or be 0; "
-                f"got {warm_up} "
-                "rows. Lower `crop`.",
+                f"got {warm_up} rows. Lower `crop`.",
                 key="warm_up",
             )
         return warm_up, both, end
@@ -362,6 +360,5 @@ def check_truth(truth: np.ndarray, source: str, name: str) -> None:
     if missing.any():
         raise DataError(
             f"{source}: column `{name}` must hold a value in every row; row {int(missing.argmax())} has "
-            "none. Leave out the "
-            "rows without one."
+            "none. Leave out the rows without one."
         )

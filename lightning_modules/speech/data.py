@@ -357,8 +357,7 @@ class SpeechData(TaskData, ABC):
         if steps < needed:
             raise DataError(
                 f"{name}: {len(tokens)} tokens need {needed} steps; there are {steps}. Lower `stack` or "
-                "`mfcc.hop`, or "
-                "repair what is said there."
+                "`mfcc.hop`, or repair what is said there."
             )
 
     def train_dataloader(self) -> DataLoader[SpeechBatch]:
