@@ -349,7 +349,7 @@ class TaskModule(L.LightningModule, ABC):
         lengths: Tensor | None = None,
         streams: bool = False,
     ) -> None:
-        """Set `observed` and `steps_read` for callbacks, after a batch of `lengths` (N,), T if None."""
+        """Set `observed` and `steps_read` for callbacks; samples have `lengths` (N,) steps, T if None."""
         self.steps_read = traces[0].surprise.numel() if lengths is None else lengths.sum()
         self.observed = [
             Observation(trace.surprise, trace.u_norm, state.adaptive_tau, lengths, streams)
@@ -489,7 +489,7 @@ class TaskModule(L.LightningModule, ABC):
 
 
 def as_instance(cls: type[T], value: Any) -> T:
-    """Return `value`; a dictionary, from a checkpoint or YAML file, is made a `cls` first."""
+    """Return `value`, or the `cls` built from it if it is a dictionary, as in a checkpoint or YAML file."""
     return cls(**value) if isinstance(value, Mapping) else value
 
 
