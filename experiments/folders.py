@@ -28,7 +28,7 @@ SAVES = "checkpoints"
 """Folder of its checkpoints."""
 LOCK = ".lock"
 PLAN = "plan.json"
-"""What the runs of a comparison or a sweep share."""
+"""Facts that all runs of a comparison or a sweep share."""
 RESULTS = "results.json"
 """Results of a run, written when it has ended well."""
 

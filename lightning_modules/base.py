@@ -1,5 +1,4 @@
-"""`TaskModule`: what all tasks share: settings, optimiser and schedule, carried state, and what callbacks may
-look at.
+"""`TaskModule`, the base of all tasks: settings, optimiser and schedule, carried state, results.
 
 Shapes: N samples of the batch, T steps.
 """
@@ -38,7 +37,7 @@ T = TypeVar("T")
 
 
 class Observation(NamedTuple):
-    """What a layer showed in the last batch, without history; in a test, of the steps that are scored."""
+    """Surprise and fast weights of a layer in the last batch, detached; in a test, of scored steps only."""
 
     surprise: Tensor
     """(N, T)"""
@@ -47,27 +46,27 @@ class Observation(NamedTuple):
     threshold: Tensor
     """(N,) habituated threshold after the last step"""
     lengths: Tensor | None = None
-    """(N,) valid steps of each row; None for T"""
+    """(N,) valid steps of each sample; None if all T are valid"""
     streams: bool = False
-    """Whether rows are streams that go on side by side from batch to batch; otherwise they are read one after
-    the other."""
+    """Whether samples are streams that continue side by side from batch to batch; otherwise they are
+    independent, and count one after the other."""
 
     @property
     def valid(self) -> Tensor:
-        """(N, T) which steps are no padding"""
+        """(N, T) True for valid steps, False for padding"""
         if self.lengths is None:
             return torch.ones_like(self.surprise, dtype=torch.bool)
         return torch.arange(self.surprise.shape[1], device=self.surprise.device) < self.lengths.unsqueeze(1)
 
     def mean(self, values: Tensor) -> Tensor:
-        """() mean of `values` (N, T) over the steps that are no padding; never waits for the device"""
+        """() mean of `values` (N, T) over the valid steps; never waits for the device"""
         if self.lengths is None:
             return values.mean()
         return torch.where(self.valid, values, 0.0).sum() / self.lengths.sum().clamp_min(1)
 
     @property
     def last_u_norm(self) -> Tensor:
-        """(N,) norm of U after the last valid step of each row"""
+        """(N,) norm of U after the last valid step of each sample"""
         if self.lengths is None:
             return self.u_norm[:, -1]
         return self.u_norm.gather(1, (self.lengths - 1).clamp_min(0).unsqueeze(1)).squeeze(1)
@@ -82,15 +81,15 @@ class TaskSettings:
     hidden_dims: list[int] | None = None
     """Width of each layer of the core; one layer of `config.hidden_dim` if not given."""
     dropout: float = 0.0
-    """Share dropped between layers, and of what the head reads where the task has a head; in training."""
+    """Share of values dropped in training, between layers and before the head where the task has one."""
     lr: float = 3e-3
     """Peak learning rate."""
     weight_decay: float = 0.01
-    """AdamW's decay of the weight matrices."""
+    """AdamW's weight decay, of matrices only."""
     schedule: Literal["cosine", "constant"] = "cosine"
     """Learning rate after the warm-up: `cosine` down to 1 % of `lr`, or `constant`."""
     warmup: float = 0.05
-    """Share of all steps in which the learning rate rises."""
+    """Share of the optimiser's steps over which the learning rate rises to `lr`."""
     backend: str = "auto"
     """Implementation of DREAM's scan, see `dream.ops.registry`."""
 
@@ -114,7 +113,7 @@ class PredictiveSettings(TaskSettings):
     """Settings of the tasks whose loss has a term for the core's own predictions of its input."""
 
     prediction_weight: float = 0.1
-    """Weight of the layer's own prediction loss."""
+    """Weight of the loss of the layer's own predictions of its input."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -123,15 +122,14 @@ class PredictiveSettings(TaskSettings):
 
 
 class TaskModule(L.LightningModule, ABC):
-    """Base of all tasks: a core in `self.core`, DREAM or a rival of it, trained with AdamW, its state carried
-    over streams.
+    """Base of all tasks: trains a core, DREAM or a rival of it, and carries its state over streams.
 
-    Weight decay touches matrices only (`dream.parameter_groups`). The learning rate rises linearly over the
-    first `warmup` share of the steps and then follows half a cosine down to 1 % of `lr`, or stays. Gradient
-    clipping is the Trainer's (``--trainer.gradient_clip_val``).
+    The optimiser is AdamW, whose weight decay touches matrices only (`dream.parameter_groups`). The learning
+    rate rises linearly over the first `warmup` share of the steps and then follows half a cosine down to 1 %
+    of `lr`, or stays. Gradient clipping is the Trainer's (``--trainer.gradient_clip_val``).
 
-    State: a batch that carries a reset mask continues the samples of the batch before it. `carried` returns
-    the core's states, detached, fresh where the mask says so; they are dropped at the start of every epoch
+    State: a batch with a reset mask continues the samples of the batch before it. `carried` returns the
+    core's states, detached, and fresh where the mask is True; they are dropped at the start of every epoch
     and around validation.
 
     A task derives from it: its settings are a `TaskSettings`, the facts about its data a frozen dataclass
@@ -139,26 +137,26 @@ class TaskModule(L.LightningModule, ABC):
 
     Args:
         config: The DREAM layer.
-        shape: Facts about the data, which the data know: `TaskData.shape`.
+        shape: Facts about the data, from `TaskData.shape`.
         settings: All other settings.
     """
 
     accepts: ClassVar[type[TaskData]]
-    """The class of data that the task reads."""
+    """Class of data that the task reads."""
     monitor: ClassVar[str] = "val/loss"
-    """The metric that picks the best checkpoint."""
+    """Metric that picks the best checkpoint."""
     monitor_mode: ClassVar[Literal["min", "max"]] = "min"
-    """Whether the best is the lowest or the highest."""
+    """Whether the best checkpoint is the one with the lowest or the highest value."""
     higher_is_better: ClassVar[frozenset[str]] = frozenset()
-    """The metrics of the table of results in which more is better; in all others less is."""
+    """Metrics in the table of results of which higher is better; of all others lower is."""
     unranked: ClassVar[frozenset[str]] = frozenset()
-    """The metrics of which neither more nor less is better, such as coverage."""
+    """Metrics that are not ranked, since neither higher nor lower is better, such as coverage."""
 
     core: DREAMStack | BaselineCore
     settings: TaskSettings
     vocabulary: Any = None
-    """Symbols or classes by number, from the data or a checkpoint; None before there is either, and in tasks
-    without."""
+    """Symbols or classes by number, from the data or a checkpoint; None before either is there, and in tasks
+    without any."""
 
     def __init__(self, config: DREAMConfig, shape: Any, settings: TaskSettings) -> None:
         super().__init__()
@@ -169,21 +167,21 @@ class TaskModule(L.LightningModule, ABC):
         self.results: dict[str, dict[str, float]] = {}
         """Test results: model, then metric, then value."""
         self.gradient_norm: Tensor | None = None
-        """() norm of all gradients before they are clipped, where a callback has computed it already."""
+        """() norm of all gradients before clipping, if a callback has computed it already."""
         self.steps_read: int | Tensor = 0
-        """Valid steps that the layers read in the last batch, over its samples."""
+        """Valid steps that the layers read in the last batch, summed over its samples."""
         self._states: list[DREAMState] | None = None
         self._per_stream = 1
         self.held: dict[str, list[DREAMState]] = {}
-        """States of each of `variants` in a test."""
+        """States of each of `variants`, carried through a test."""
         self._validation_sums: list[Tensor] = []
 
     @classmethod
     def for_data(cls, data: TaskData, **settings: Any) -> Self:
-        """A module for `data`, which know their `shape`; all other arguments are `settings`.
+        """Build a module for `data`, which determine its `shape`; all other arguments are `settings`.
 
         Raises:
-            ConfigError: a setting that the data give.
+            ConfigError: a setting that the data determine.
             DataError: the data cannot be read.
         """
         shape = data.shape
@@ -194,22 +192,18 @@ class TaskModule(L.LightningModule, ABC):
 
     @classmethod
     def settings_class(cls) -> type[TaskSettings]:
-        """The class of `settings`."""
+        """Class of `settings`."""
         found: type[TaskSettings] = get_type_hints(cls)["settings"]
         return found
 
     @classmethod
     def default_shape(cls) -> Any:
-        """The facts that a module is built from where no data give any."""
+        """Shape of a module that is built without data."""
         signatures = (inspect.signature(base).parameters for base in cls.__mro__)
         return next(parameters["shape"].default for parameters in signatures if "shape" in parameters)
 
     def make_core(self, input_dim: int | None = None) -> DREAMStack | BaselineCore:
-        """Build the core for inputs of that width, `config.input_dim` if None, and keep all settings as plain
-        values, so that any checkpoint loads safely.
-
-        They are not logged from here: the command logs the whole configuration.
-        """
+        """Build the core for inputs of width `input_dim`, by default the config's, and save all arguments."""
         settings = self.settings
         self.config = fit_to_width(self.config, input_dim or self.config.input_dim)
         self.save_arguments()
@@ -218,35 +212,36 @@ class TaskModule(L.LightningModule, ABC):
         )
 
     def save_arguments(self) -> None:
-        """Keep the arguments of ``__init__`` as plain values."""
+        """Save the arguments of ``__init__`` as plain values, so that any checkpoint loads safely.
+
+        They are not logged here: the command logs the whole configuration.
+        """
         plain = {"config": asdict(self.config), "shape": asdict(self.shape), **asdict(self.settings)}
         self.save_hyperparameters(plain, logger=False)
 
     @property
     def title(self) -> str:
-        """The name of the core in tables."""
+        """Name of the core in tables."""
         return title(self.settings.core, self.config)
 
     @property
     def variants(self) -> dict[str, bool]:
-        """Rows of the table that these weights give, the module's own first, and whether fast weights learn
-        there."""
+        """Rows of the table of results from these weights, own row first, and whether fast weights learn."""
         plastic = self.settings.core == "dream" and self.config.base_plasticity > 0
         return {self.title: True} | ({f"{self.title}, plasticity off": False} if plastic else {})
 
     @contextmanager
     def variant(self, name: str) -> Iterator[None]:
-        """Compute one of `variants` inside this context."""
+        """Context in which the core computes one of `variants`."""
         with self.core.plasticity(self.variants[name] and self.core.plasticity_enabled):
             yield
 
     def carried(self, reset: Tensor | None, samples: int) -> list[DREAMState] | None:
-        """States to start a batch of `samples` from: None (fresh ones) for windows, the carried ones for
-        streams.
+        """States to start a batch from: None (fresh ones) for windows, the carried ones for streams.
 
         Args:
             reset: (streams,) True where a new stream starts; None where samples are independent windows.
-            samples: N, a multiple of the streams: each may have several, one after the other.
+            samples: N, a multiple of the number of streams: each may have several samples, in succession.
         """
         if reset is None:
             return None
@@ -258,7 +253,7 @@ class TaskModule(L.LightningModule, ABC):
         return [state.reset(reset, new) for state, new in zip(self._states, fresh, strict=True)]
 
     def carry(self, states: list[DREAMState], reset: Tensor | None) -> None:
-        """Keep the states at the end of a batch for the next one, if it is one of streams.
+        """Keep the states at the end of a batch of streams for the next one; for windows do nothing.
 
         A sample whose new state is not finite resumes from its state before the batch.
         """
@@ -270,7 +265,7 @@ class TaskModule(L.LightningModule, ABC):
             ]
 
     def forget_states(self) -> None:
-        """Start the next batch afresh."""
+        """Drop all carried states: the next batch starts from fresh ones."""
         self._states = None
         self.held = {}
 
@@ -289,19 +284,19 @@ class TaskModule(L.LightningModule, ABC):
             self._states = [ranks.mine(state, self._per_stream) for state in carried]
 
     def plain_vocabulary(self) -> Any:
-        """The vocabulary as plain values for a checkpoint: without it the numbers there mean nothing."""
+        """Return the vocabulary as plain values for a checkpoint, whose numbers mean nothing without it."""
         return self.vocabulary
 
     def read_vocabulary(self, plain: Any) -> Any:
-        """The vocabulary that `plain_vocabulary` turned into plain values."""
+        """Return the vocabulary that `plain_vocabulary` turned into plain values."""
         return plain
 
     def other_vocabulary(self, learnt: Any) -> str:
-        """The sentence that refuses a checkpoint whose vocabulary is not that of the data."""
+        """Return the message that refuses a checkpoint with the vocabulary `learnt`."""
         return f"the checkpoint knows {learnt}; the data hold {self.vocabulary}."
 
     def refuse_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Refuse a checkpoint of another vocabulary than that of the data.
+        """Refuse a checkpoint whose vocabulary differs from that of the data.
 
         Raises:
             CheckpointError: naming the difference.
@@ -322,7 +317,7 @@ class TaskModule(L.LightningModule, ABC):
         self._validation_sums = []
 
     def add_validation(self, total: Tensor, count: Tensor) -> None:
-        """Add a batch to the mean that `monitor` is: the sum of its values, (), and their number, ()."""
+        """Add the sum () of a batch's values and their number () to the mean that is logged as `monitor`."""
         self._validation_sums.append(torch.stack([total, count]))
 
     def on_validation_epoch_end(self) -> None:
@@ -337,8 +332,9 @@ class TaskModule(L.LightningModule, ABC):
     def refuse_infinite(
         self, outputs: Mapping[str, Tensor | np.ndarray], place: Callable[[int], str]
     ) -> None:
-        """Refuse outputs that are not finite, see `require_finite`, but in the validations of a fit: there
-        NaNGuard reports them, and a later epoch may be better.
+        """Refuse outputs that are not finite, see `require_finite`, except in the validations of a fit.
+
+        There NaNGuard reports them, and a later epoch may be better.
 
         Raises:
             DREAMError: naming the outputs, and the place of the first.
@@ -353,8 +349,7 @@ class TaskModule(L.LightningModule, ABC):
         lengths: Tensor | None = None,
         streams: bool = False,
     ) -> None:
-        """Leave what the layers showed in this batch, whose rows have `lengths` (N,), T if None, where
-        callbacks find it."""
+        """Set `observed` and `steps_read` for callbacks; samples have `lengths` (N,) steps, T if None."""
         self.steps_read = traces[0].surprise.numel() if lengths is None else lengths.sum()
         self.observed = [
             Observation(trace.surprise, trace.u_norm, state.adaptive_tau, lengths, streams)
@@ -362,7 +357,7 @@ class TaskModule(L.LightningModule, ABC):
         ]
 
     def prepare(self, data: L.LightningDataModule) -> None:
-        """Take from the data what the task needs to know; called before anything runs or is written.
+        """Take from the data what the task needs; called before anything runs or is written.
 
         Raises:
             ConfigError, DataError: the data and this module do not fit together.
@@ -379,17 +374,17 @@ class TaskModule(L.LightningModule, ABC):
 
     @property
     def unreached(self) -> bool:
-        """Whether some of the trainable parameters are in no loss, so that processes must not wait for their
-        gradients."""
+        """Whether some trainable parameters are in no loss, so that no process waits for their gradients."""
         return False
 
     @abstractmethod
     def losses(self, batch: Any) -> dict[str, Tensor]:
-        """The terms of the training loss for a batch; ``loss`` is what is minimised.
+        """Return the terms of the training loss of a batch, of which ``loss`` is minimised.
 
-        Of several processes each sees its part of the batch. The mean of a term over the processes must be
-        its value for the whole batch, so a mean over rows is their sum divided by `ranks.mean` of their
-        number."""
+        Each of several processes sees its part of the batch. The mean of a term over the processes must be
+        its value for the whole batch, so a mean over samples is their sum divided by `ranks.mean` of their
+        number.
+        """
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
         terms = self.losses(batch)
@@ -402,14 +397,16 @@ class TaskModule(L.LightningModule, ABC):
         return terms["loss"]
 
     def _priors(self) -> list[Tensor]:
-        """The error variances that fresh rows expect, which a batch has moved: the layers themselves never
-        communicate."""
+        """Error variances of fresh states, which the batch has moved: layers themselves never communicate."""
         return [buffer for name, buffer in self.core.named_buffers() if name.endswith("error_var_prior")]
 
     @property
     def run_folder(self) -> Path | None:
-        """Where a test leaves its files: the folder that the Trainer was given, made if it is not there; None
-        where it was given none, or another process writes. Nobody wants them in the working directory."""
+        """Folder for the files of a test: the one that the Trainer was given, created if it is missing.
+
+        None in all processes but the first, and if the Trainer was given none: nobody wants the files in the
+        working directory.
+        """
         folder = Path(self.trainer.default_root_dir)
         if folder == Path.cwd() or not self.trainer.is_global_zero:
             return None
@@ -417,8 +414,7 @@ class TaskModule(L.LightningModule, ABC):
         return folder
 
     def write_test_files(self, folder: Path) -> None:
-        """Write what a test leaves beside its results: tables (.csv) and texts (.txt), which the report
-        shows. Nothing unless a task does."""
+        """Write the tables (.csv) and texts (.txt) of a test, which the report shows; none by default."""
 
     def on_test_end(self) -> None:
         if folder := self.run_folder:
@@ -430,7 +426,7 @@ class TaskModule(L.LightningModule, ABC):
         return "predictions.csv"
 
     def prediction_table(self, predictions: list[Any]) -> pd.DataFrame:
-        """The results of `predict_step` for every batch as a table."""
+        """Return the results of `predict_step` for all batches as one table."""
         raise NotImplementedError
 
     def write_predictions(self, predictions: list[Any], folder: Path) -> list[Path]:
@@ -441,8 +437,7 @@ class TaskModule(L.LightningModule, ABC):
         return [write_atomic(folder / self.predictions_file, table)]
 
     def log_results(self, results: dict[str, dict[str, float]]) -> None:
-        """Log test results, the module's own as ``test/METRIC`` and others as ``test/MODEL/METRIC``; keep the
-        table."""
+        """Log and keep test results, the module's own as ``test/METRIC``, others as ``test/MODEL/METRIC``."""
         self.results = results
         own = next(iter(results), None)
         for model, metrics in results.items():
@@ -452,7 +447,7 @@ class TaskModule(L.LightningModule, ABC):
             self.log_dict({f"{prefix}/{name}": value for name, value in wide.items()})
 
     def figures(self) -> dict[str, Figure]:
-        """Pictures of the last test, by file name; empty where there was none."""
+        """Return figures of the last test by file name; none if there was no test."""
         return {}
 
     def configure_gradient_clipping(
@@ -461,7 +456,7 @@ class TaskModule(L.LightningModule, ABC):
         gradient_clip_val: float | None = None,
         gradient_clip_algorithm: str | None = None,
     ) -> None:
-        """As the Trainer is told; a norm that is known already is not computed again."""
+        """Clip by the Trainer's settings, without computing a norm that is known already."""
         if (
             self.gradient_norm is None
             or not gradient_clip_val
@@ -473,7 +468,7 @@ class TaskModule(L.LightningModule, ABC):
         torch.nn.utils.clip_grads_with_norm_(parameters, gradient_clip_val, self.gradient_norm)
 
     def configure_optimizers(self) -> Any:
-        # fused: faster, and a flag on the device can make it rest (see NaNGuard)
+        # fused: faster, and a flag on the device can make it skip a step (see NaNGuard)
         optimizer = torch.optim.AdamW(
             parameter_groups(self, self.settings.weight_decay), lr=self.settings.lr, fused=True
         )
@@ -494,16 +489,16 @@ class TaskModule(L.LightningModule, ABC):
 
 
 def as_instance(cls: type[T], value: Any) -> T:
-    """`value`, or where it is a dictionary from a checkpoint or YAML file, the `cls` of those arguments."""
+    """Return `value`, or the `cls` built from it if it is a dictionary, as in a checkpoint or YAML file."""
     return cls(**value) if isinstance(value, Mapping) else value
 
 
 def finite(state: DREAMState) -> Tensor:
-    """(N,) whether all that a row carries is finite."""
+    """(N,) True where all parts of a sample's state are finite."""
     return torch.stack([part.detach().reshape(len(part), -1).isfinite().all(1) for part in state]).all(0)
 
 
 def is_logging_step(trainer: L.Trainer) -> bool:
-    """Whether this batch is one that ``--trainer.log_every_n_steps`` asks to log."""
+    """Whether this batch is to be logged, by ``--trainer.log_every_n_steps``."""
     every: int = trainer.log_every_n_steps  # type: ignore[attr-defined] # set by the Trainer's logger connector
     return trainer.global_step % every == 0

@@ -1,6 +1,7 @@
-"""What a task reads a sequence with: DREAM, or one of its rivals behind the same call.
+"""Recurrent cores that read a sequence inside a task: DREAM, or one of its rivals behind the same call.
 
-Shapes: N rows of the batch, T steps, I inputs, W width of the output, K rows that the linear core holds.
+Shapes: N samples of the batch, T steps, I inputs, W width of the output, M values of the memory, K steps that
+the linear core holds.
 """
 
 from __future__ import annotations
@@ -24,21 +25,23 @@ TITLES = {"dream": "DREAM", "lstm": "LSTM", "gru": "GRU", "rnn": "RNN", "linear"
 
 
 class BaselineCore(nn.Module, ABC):
-    """A frozen memory with DREAM's interface: it predicts its next input by a linear map and measures its own
-    error.
+    """A rival with DREAM's interface: predicts its next input by a linear map and measures its own error.
 
-    ``forecast_t = output_t R + r``, ``prediction_t = forecast_(t-1)``; deviation and surprise are lines 3 to
-    5 and 10 of `dream.functional.advance` on that error, with the knobs of `config`, so that they mean the
-    same as DREAM's. There are no fast weights: ``u_norm`` is 0 and plasticity changes nothing.
+        forecast_t   = output_t R + r
+        prediction_t = forecast_(t-1)
 
-    The state is a `DREAMState` whose `h` (N, M) holds the memory and whose U has rank 0, so that whatever
-    carries, resets, saves and selects rows of DREAM's states does the same here. Time between steps, where
+    Deviation and surprise are lines 3 to 5 and 10 of `dream.functional.advance` on that error, with the knobs
+    of `config`, so that they mean the same as DREAM's. There are no fast weights: ``u_norm`` is 0 and
+    plasticity changes nothing.
+
+    The state is a `DREAMState` whose `h` (N, M) holds the memory and whose U has rank 0, so that code that
+    carries, resets, saves and selects samples of DREAM's states works here as well. Time between steps, where
     given, is one more input: its logarithm.
 
     Args:
         config: I (`input_dim`) and the knobs of the gate.
         width: W, width of the output.
-        memory: M, values that a row remembers.
+        memory: M, values that a sample remembers.
     """
 
     error_var_prior: Tensor
@@ -47,7 +50,8 @@ class BaselineCore(nn.Module, ABC):
     def __init__(self, config: DREAMConfig, width: int, memory: int) -> None:
         super().__init__()
         self.config = replace(config, base_plasticity=0.0)
-        self.output_dim, self.memory = width, memory
+        self.output_dim = width
+        self.memory = memory
         self.readout = nn.Linear(width, config.input_dim)
         self.plasticity_enabled = False
         self.check_inputs = True
@@ -56,12 +60,17 @@ class BaselineCore(nn.Module, ABC):
 
     @abstractmethod
     def remember(self, x: Tensor, memory: Tensor, lengths: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Output (N, T, W) and memory (N, M) after the last valid step; `x` (N, T, I + 1) with the time as
-        last input."""
+        """Return the output (N, T, W), and the memory (N, M) after the last valid step.
+
+        Args:
+            x: (N, T, I + 1) inputs, the last of which is the logarithm of the time between steps.
+            memory: (N, M) memory before the first step.
+            lengths: (N,) valid steps of each sample; None if all are valid.
+        """
 
     @abstractmethod
     def recall(self, memory: Tensor) -> Tensor:
-        """The output (N, W) that `memory` (N, M) came with."""
+        """Return the output (N, W) of the step that left `memory` (N, M)."""
 
     def trace(
         self,
@@ -71,22 +80,23 @@ class BaselineCore(nn.Module, ABC):
         *,
         timespans: Tensor | None = None,
     ) -> tuple[Tensor, list[DREAMTrace], list[DREAMState]]:
-        """See `dream.DREAMStack.trace`; one layer, however many the memory has."""
-        rows, steps, _ = x.shape
+        """Same as `dream.DREAMStack.trace`, with one trace and state however many layers the memory has."""
+        samples, steps, _ = x.shape
         if self.check_inputs:
             checks.finite_values(x, timespans, lengths)
-        before = self.init_state(rows)[0] if state is None else state[0]
-        if before.h.shape != (rows, self.memory):
+        before = self.init_state(samples)[0] if state is None else state[0]
+        if before.h.shape != (samples, self.memory):
             raise StateError(
-                f"`state.h` must be {(rows, self.memory)}, the memory of this core; got "
-                f"{tuple(before.h.shape)}. "
-                f"Make a fresh one with init_state({rows})."
+                f"`state.h` must be {(samples, self.memory)}, the memory of this core; got "
+                f"{tuple(before.h.shape)}. Make a fresh one with init_state({samples})."
             )
-        valid = x.new_ones((rows, steps), dtype=torch.bool)
+        valid = x.new_ones((samples, steps), dtype=torch.bool)
         if lengths is not None:
             valid = torch.arange(steps, device=x.device) < lengths.to(x.device).unsqueeze(1)
             x = torch.where(valid.unsqueeze(-1), x, 0.0)
-        span = x.new_zeros((rows, steps)) if timespans is None else torch.where(valid, timespans, 1.0).log()
+        span = (
+            x.new_zeros((samples, steps)) if timespans is None else torch.where(valid, timespans, 1.0).log()
+        )
         output, memory = self.remember(torch.cat([x, span.unsqueeze(-1)], -1), before.h, lengths)
         mask = valid.unsqueeze(-1)
         output = output * mask
@@ -102,7 +112,7 @@ class BaselineCore(nn.Module, ABC):
 
     @torch.no_grad()
     def _measure(self, error: Tensor, valid: Tensor, state: DREAMState) -> tuple[Tensor, Tensor, DREAMState]:
-        """Deviation and surprise (N, T), and the state with its statistics after the last valid step."""
+        """Return deviation and surprise (N, T), and the state with the statistics of the last valid step."""
         prior = functional.prior_entropy(self.error_var_prior)
         statistics = (state.error_mean, state.error_var, state.adaptive_tau, state.avg_surprise)
         deviations, surprises = [], []
@@ -125,7 +135,7 @@ class BaselineCore(nn.Module, ABC):
 
     @torch.no_grad()
     def _move_prior(self, error: Tensor, valid: Tensor) -> None:
-        """As DREAM's."""
+        """Move the error variance of fresh states towards that of the batch, as DREAM does."""
         mean_square = error.square().sum((0, 1)) / valid.sum()
         moved = functional.moved_prior(self.error_var_prior, self.prior_updates, mean_square, self.config)
         self.error_var_prior.copy_(moved)
@@ -134,7 +144,7 @@ class BaselineCore(nn.Module, ABC):
     def init_state(
         self, batch_size: int, device: str | torch.device | None = None, dtype: torch.dtype | None = None
     ) -> list[DREAMState]:
-        """Fresh rows: nothing remembered."""
+        """Fresh states, whose memory is 0."""
         prior = self.error_var_prior.to(device=device, dtype=dtype)
         fresh = DREAMState.fresh(self.config, batch_size, prior)
         nothing = prior.new_zeros((batch_size, self.memory))
@@ -143,22 +153,22 @@ class BaselineCore(nn.Module, ABC):
         ]
 
     def predict_next(self, state: Sequence[DREAMState]) -> Tensor:
-        """The data expected next, (N, I)."""
+        """Prediction of the next input, (N, I)."""
         expected: Tensor = self.readout(self.recall(state[0].h))
         return expected
 
     @contextmanager
     def plasticity(self, enabled: bool) -> Iterator[None]:
-        """Nothing: there are no fast weights to hold."""
+        """Context that changes nothing: there are no fast weights to hold."""
         yield
 
     def get_config(self) -> list[DREAMConfig]:
-        """The configuration whose gate this core measures its surprise with."""
+        """Configuration whose gate measures the surprise of this core, as a list of one."""
         return [self.config]
 
 
 class RecurrentCore(BaselineCore):
-    """`nn.LSTM`, `nn.GRU` or `nn.RNN`, as many layers as asked for, all of one width."""
+    """`nn.LSTM`, `nn.GRU` or `nn.RNN`, with any number of layers of one width."""
 
     def __init__(
         self,
@@ -175,8 +185,8 @@ class RecurrentCore(BaselineCore):
         self.cells = cell(config.input_dim + 1, width, layers, batch_first=True, dropout=between)
 
     def remember(self, x: Tensor, memory: Tensor, lengths: Tensor | None) -> tuple[Tensor, Tensor]:
-        rows, layers, width = len(x), self.cells.num_layers, self.cells.hidden_size
-        parts = memory.view(rows, self.parts, layers, width).permute(1, 2, 0, 3).contiguous()
+        samples, layers, width = len(x), self.cells.num_layers, self.cells.hidden_size
+        parts = memory.view(samples, self.parts, layers, width).permute(1, 2, 0, 3).contiguous()
         start = (parts[0], parts[1]) if self.parts == 2 else parts[0]
         if lengths is None:
             output, end = self.cells(x, start)
@@ -185,42 +195,42 @@ class RecurrentCore(BaselineCore):
             output, end = self.cells(packed, start)
             output, _ = pad_packed_sequence(output, batch_first=True, total_length=x.shape[1])
         ended = torch.stack(end) if self.parts == 2 else end.unsqueeze(0)
-        return output, ended.permute(2, 0, 1, 3).reshape(rows, -1)
+        return output, ended.permute(2, 0, 1, 3).reshape(samples, -1)
 
     def recall(self, memory: Tensor) -> Tensor:
         return memory.view(len(memory), self.parts, self.cells.num_layers, -1)[:, 0, -1]
 
 
 class LinearCore(BaselineCore):
-    """The last K rows as they are: with a linear head, a linear (vector) autoregression, as in the DLinear
-    family.
+    """Memory of the last K inputs as they are: with a linear head a linear (vector) autoregression.
 
-    K is the number of rows whose values are about as many as DREAM's units, ``max(1, W // I)``. It has no
-    weights but its readout's. Source: Zeng et al., Are transformers effective for time series forecasting?,
-    2023."""
+    K is chosen so that they are about as many values as DREAM has units, ``max(1, round(units / I))``. Its
+    readout has its only weights. It belongs to the DLinear family. Source: Zeng et al., Are transformers
+    effective for time series forecasting?, 2023.
+    """
 
     def __init__(self, config: DREAMConfig, width: int) -> None:
-        self.rows = max(1, round(width / config.input_dim))
-        super().__init__(config, self.rows * config.input_dim, self.rows * config.input_dim)
+        self.steps = max(1, round(width / config.input_dim))
+        super().__init__(config, self.steps * config.input_dim, self.steps * config.input_dim)
 
     def remember(self, x: Tensor, memory: Tensor, lengths: Tensor | None) -> tuple[Tensor, Tensor]:
-        rows, steps, inputs = len(x), x.shape[1], self.config.input_dim
-        seen = torch.cat([memory.view(rows, self.rows, inputs), x[..., :inputs]], 1)
-        output = seen.unfold(1, self.rows, 1)[:, 1:].transpose(2, 3).reshape(rows, steps, -1)
-        last = torch.full((rows,), steps, device=x.device) if lengths is None else lengths.to(x.device)
-        return output, output[torch.arange(rows, device=x.device), last - 1]
+        samples, steps, inputs = len(x), x.shape[1], self.config.input_dim
+        seen = torch.cat([memory.view(samples, self.steps, inputs), x[..., :inputs]], 1)
+        output = seen.unfold(1, self.steps, 1)[:, 1:].transpose(2, 3).reshape(samples, steps, -1)
+        last = torch.full((samples,), steps, device=x.device) if lengths is None else lengths.to(x.device)
+        return output, output[torch.arange(samples, device=x.device), last - 1]
 
     def recall(self, memory: Tensor) -> Tensor:
         return memory
 
 
 def trainable(module: nn.Module) -> int:
-    """The number of parameters that training changes."""
+    """Number of parameters that training changes."""
     return sum(parameter.numel() for parameter in module.parameters() if parameter.requires_grad)
 
 
 def title(core: CoreName, config: DREAMConfig) -> str:
-    """The name of a core in tables."""
+    """Name of a core in tables."""
     plastic = core != "dream" or config.base_plasticity > 0
     return TITLES[core] if plastic else f"{TITLES[core]} without plasticity"
 
@@ -237,14 +247,13 @@ def build_core(
     dropout: float = 0.0,
     backend: str = "auto",
 ) -> DREAMStack | BaselineCore:
-    """The core called `core`; a recurrent rival is as wide as makes its trainable parameters match those of
-    DREAM.
+    """Build a core by name; a recurrent rival gets the largest width with no more parameters than DREAM.
 
     Args:
-        core: `dream`, `lstm`, `gru`, `rnn`, or `linear`, which holds the last rows as they are.
+        core: `dream`, `lstm`, `gru`, `rnn`, or `linear`, which holds the last inputs as they are.
         config: The DREAM layer, or the one to match.
         hidden_dims: Width of each layer; one of `config.hidden_dim` if None.
-        dropout: Share dropped between layers, in training.
+        dropout: Share of values dropped between layers in training.
         backend: Implementation of DREAM's scan, see `dream.ops.registry`.
 
     Raises:

@@ -1,7 +1,8 @@
 """Streams in which anomalies are to be found: side by side in padded batches, chunk after chunk.
 
-Shapes: N streams, T rows, C columns. Values stay in the source's units: whoever reads them normalises
-causally."""
+Shapes: N streams, T rows, C columns. Values stay in the source's measurement units: the reader normalises
+causally.
+"""
 
 from __future__ import annotations
 
@@ -26,18 +27,18 @@ LEAST_TRAINING = 100  # rows
 
 @dataclass(frozen=True, eq=False)
 class AnomalyStream:
-    """Rows in time order, the first `training` of which are there to learn from."""
+    """Rows in time order, the first `training` of which are for training."""
 
     name: str
     values: np.ndarray
-    """float64 (T, C), in the source's units, without gaps."""
+    """float64 (T, C), in the source's measurement units, without gaps."""
     columns: tuple[str, ...]
     training: int
-    """Rows that are known beforehand, and never scored."""
+    """Number of rows of the training part, which are known beforehand and never scored."""
     label: np.ndarray | None = None
-    """bool (T,), True where a person says that there is an anomaly; None where nobody says anything."""
+    """bool (T,), True where a person has marked an anomaly; None if the stream is not labelled."""
     time: np.ndarray | None = None
-    """datetime64[ns] (T,), as recorded; None where rows have only their number."""
+    """datetime64[ns] (T,), as recorded; None if there are no time stamps."""
 
     @property
     def times(self) -> np.ndarray:
@@ -51,26 +52,26 @@ class AnomalyStream:
 
 
 class AnomalyBatch(NamedTuple):
-    """One chunk of every stream: row i continues row i of the batch before."""
+    """One chunk of every stream: sample i continues sample i of the batch before."""
 
     values: Tensor
-    """(N, T, C) float64; past the end of a stream its last row again and again."""
+    """(N, T, C) float64; past the end of a stream its last row, repeated."""
     lengths: Tensor
     """(N,) int64 rows that the stream has in this chunk, 0 if it has ended."""
     counted: Tensor
-    """(N, T) bool: the rows whose loss or score counts."""
+    """(N, T) bool, True for rows whose loss or score counts."""
     training: Tensor
     """(N,) int64 rows of each stream's training part."""
     start: int
-    """The row of the streams that the chunk starts with; with 0, carried state must go."""
+    """Row of the streams with which the chunk starts; at 0, carried state must be dropped."""
 
 
 class Chunks(Dataset[AnomalyBatch]):
-    """Every stream's rows up to `stops`, in chunks of `chunk` rows; those before `counted_from` are read but
-    don't count.
+    """The rows of every stream up to `stops`, in chunks of `chunk` rows.
 
-    A process that has a `share` takes every W-th stream from its own number on, and as many chunks as the
-    longest of all."""
+    Rows before `counted_from` are read but do not count. Of W processes that share the streams, each takes
+    every W-th one from its own number on, in as many chunks as the longest of all streams needs.
+    """
 
     def __init__(
         self,
@@ -80,7 +81,8 @@ class Chunks(Dataset[AnomalyBatch]):
         counted_from: Sequence[int] | None = None,
         share: tuple[int, int] = (0, 1),
     ) -> None:
-        longest, (rank, world) = max(stops), share
+        longest = max(stops)
+        rank, world = share
         part = slice(rank, None, world)
         streams = streams[part]
         self.stops = torch.tensor(stops[part])
@@ -113,20 +115,20 @@ class AnomalyShape:
     """Facts about the streams that a module is built from."""
 
     channels: int = 1
-    """C, the number of columns."""
+    """C, number of columns."""
 
 
 class AnomalyData(TaskData, ABC):
-    """Streams with a training part each, read side by side.
+    """Streams to watch for anomalies, each with a training part at its start, read side by side.
 
-    Training reads the training parts, but for the last `validation` share of each, which picks the best
-    epoch; neither sees a label. Test and prediction read every stream from its first row to its last, in
-    order.
+    Training reads the training parts, except for the last `validation` share of each, which picks the best
+    epoch; neither uses labels. Test and prediction read every stream in order, from its first row to its
+    last.
 
     Args:
-        train_chunk: Rows between two gradient steps: how far gradients reach back.
+        train_chunk: Rows between two gradient steps, which is how far gradients reach back.
         chunk: Rows read at once in test and prediction; results do not depend on it.
-        validation: Share of each training part, its end, that picks the best epoch.
+        validation: Share of each training part, at its end, that picks the best epoch.
     """
 
     for_own_files = "AnomalyTable"
@@ -143,24 +145,23 @@ class AnomalyData(TaskData, ABC):
 
     @abstractmethod
     def read(self) -> list[AnomalyStream]:
-        """Reads the streams; all have the same columns."""
+        """Read the streams, which all have the same columns."""
 
     @cached_property
     def streams(self) -> list[AnomalyStream]:
-        """As read."""
+        """The streams, read once."""
         streams = self.read()
         for stream in streams:
             if stream.training < LEAST_TRAINING or stream.training >= len(stream.values):
                 raise DataError(
                     f"{stream.name}: the training part must have at least {LEAST_TRAINING} rows and leave "
-                    "some to score; "
-                    f"it has {stream.training} of {len(stream.values)}. Change `training`."
+                    f"some to score; it has {stream.training} of {len(stream.values)}. Change `training`."
                 )
         return streams
 
     @property
     def columns(self) -> tuple[str, ...]:
-        """The columns' names."""
+        """Names of the columns."""
         return self.streams[0].columns
 
     @property
@@ -169,7 +170,7 @@ class AnomalyData(TaskData, ABC):
 
     @property
     def nab(self) -> bool:
-        """Whether the benchmark's own score applies."""
+        """Whether the score of the Numenta Anomaly Benchmark (NAB) applies."""
         return False
 
     @property
@@ -177,7 +178,7 @@ class AnomalyData(TaskData, ABC):
         return [max(round((1 - self.validation) * stream.training), 1) for stream in self.streams]
 
     def setup(self, stage: str | None = None) -> None:
-        """Reads the data; calling it again changes nothing."""
+        """Read the data; calling it again changes nothing."""
         _ = self.streams
 
     def train_dataloader(self) -> DataLoader[AnomalyBatch]:
@@ -192,7 +193,7 @@ class AnomalyData(TaskData, ABC):
         return self._loader(Chunks(self.streams, [len(stream.values) for stream in self.streams], self.chunk))
 
     def predict_dataloader(self) -> DataLoader[AnomalyBatch]:
-        """The same rows as in the test."""
+        """Same rows as in the test."""
         return self.test_dataloader()
 
     def _loader(self, chunks: Chunks) -> DataLoader[AnomalyBatch]:
@@ -202,12 +203,11 @@ class AnomalyData(TaskData, ABC):
         streams, rows = batch.values.shape[:2]
         return batch.lengths.new_tensor([[batch.start, batch.start + rows - 1]]).expand(streams, 2)
 
-    def source_of(self, row: int) -> str:
+    def source_of(self, sample: int) -> str:
         rank, world = self.share
-        return self.streams[rank + row * world].name
+        return self.streams[rank + sample * world].name
 
     def describe(self) -> list[tuple[str, str]]:
-        """What a person wants to know before training, as (name, text) rows."""
         rows = [len(stream.values) for stream in self.streams]
         known = [stream for stream in self.streams if stream.label is not None]
         events = sum(len(stream.windows) for stream in known)

@@ -1,6 +1,6 @@
-"""`AnomalyModule`: predict, score, then adapt, over streams that nobody has labelled.
+"""`AnomalyModule`: detection of anomalies in streams without labels: predict, score, then adapt.
 
-Shapes: N streams, T rows of a chunk, C columns, I = 2 C inputs of the layer: levels, then steps.
+Shapes: N streams, T rows of a chunk, C columns, I = 2 C inputs of the layer: levels, then differences.
 """
 
 from __future__ import annotations
@@ -31,13 +31,13 @@ from lightning_modules.anomaly.scores import (
 from lightning_modules.anomaly.verdicts import FLAGGED, HIGHER_IS_BETTER, Verdict, assess, score_table
 from lightning_modules.base import Observation, TaskModule, TaskSettings, as_instance, require
 
-LOSS_LIMIT = 25.0  # squared usual deviations: an outlier in the training part teaches no more than that
+LOSS_LIMIT = 25.0  # squared running deviations; limits what an outlier in the training part can teach
 FIGURES = 3
 REPEAT, GAUSSIAN = "repeat-last", "windowed Gaussian"
 
 
 class ChunkOutput(NamedTuple):
-    """What the layers, of which there are K, made of a chunk."""
+    """Outputs of the core for a chunk; prediction and deviation are the first layer's, of K layers."""
 
     prediction: Tensor
     """(N, T, I)"""
@@ -54,23 +54,25 @@ class AnomalySettings(TaskSettings):
     """Settings of `AnomalyModule`."""
 
     memory: int = 3000
-    """Rows after which a running mean and deviation fades."""
+    """Rows after which the running mean and deviation of a column forget the past."""
     tail_memory: int = 10000
-    """Rows after which a tail fades."""
+    """Rows after which the tail distribution of a measure forgets the past."""
     adapt: bool = True
     """Whether fast weights, running scales and tails keep learning after the training part. False is for
-    streams whose normal behaviour stays and whose anomalies last, so that they would become usual."""
+    streams whose normal behaviour never changes and whose anomalies last so long that they would become
+    normal."""
     measures: list[str] = field(default_factory=lambda: [*MEASURES, "surprise"])
-    """The measures that are scored: of `error` and `burst` of the prediction, `level` and `drift` of the
-    data, `deviation` and `surprise` of the layer; see `AnomalyScore`."""
+    """Measures to score, some of: `error` and `burst` of the prediction, `level` and `drift` of the data,
+    `deviation` and `surprise` of the layer; see `AnomalyScore`."""
     gap: float = 1 / 3
-    """Rows within which a lower score is no new alarm, as a share of the training part."""
+    """Rows after a score in which a lower one raises no new alarm, as a share of the training part."""
     threshold: Literal["tail", "quantile"] = "tail"
-    """`tail`: peaks over threshold of the training part's scores; `quantile`: their quantile."""
+    """Threshold, from the scores of the training part: by peaks over threshold (`tail`), or their plain
+    quantile (`quantile`)."""
     risk: float = 1e-3
     """Share of rows like those of the training part that may exceed the threshold."""
     buffer: int = 100
-    """Longest buffer of VUS-PR, in rows."""
+    """Longest buffer around a labelled anomaly in the metric VUS-PR, in rows."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -86,20 +88,23 @@ class AnomalySettings(TaskSettings):
 
 
 class AnomalyModule(TaskModule):
-    """Scores every row of every stream in [0, 1] before learning from it.
+    """Detects anomalies in streams without labels: scores each row in [0, 1] before learning from it.
 
-    The layer reads the levels and steps of all columns, each relative to its own running mean and deviation
-    (`RunningScale`), and predicts the next; loss: ``mean min((x - prediction)^2, 25)`` over the training
-    parts, without labels. `AnomalyScore` makes score and alarm of the prediction and the row that came. Fast
-    weights, running scales and tails adapt in the stream. A row's score depends on that row and those before
-    it, and on nothing else.
+    The layer reads the level and the first difference of every column, relative to their own running mean and
+    deviation (`RunningScale`), and predicts the next ones. Over the training parts, without labels,
 
-    Threshold, for each stream, from the scores of its training part, without labels: `threshold` selects the
-    rule, `risk` how many rows like those may exceed it. A row above it is flagged; it raises an alarm if its
+        loss = mean min((x - prediction)^2, 25)
+
+    `AnomalyScore` computes score and alarm from the prediction and the row that follows. Fast weights,
+    running scales and tails adapt in the stream. A row's score depends on that row and those before it only.
+
+    Each stream has a threshold from the scores of its training part, without labels, by the rule `threshold`:
+    a share `risk` of rows like those may exceed it. A row above it is flagged; it raises an alarm if its
     alarm is above 0, too.
 
-    Table: the module; the same weights with plasticity off (DREAM with fast weights only); `repeat-last`, the
-    same scoring of the prediction that nothing changes; `windowed Gaussian` as it is.
+    Table of results: the module; the same weights with plasticity off (only DREAM with fast weights);
+    `repeat-last`, the same scoring of the prediction that nothing changes; `windowed Gaussian`, a classic
+    rival with a scoring of its own.
 
     Args:
         config: The DREAM layer; its `input_dim` is set to twice the number of columns.
@@ -111,7 +116,7 @@ class AnomalyModule(TaskModule):
     higher_is_better: ClassVar[frozenset[str]] = HIGHER_IS_BETTER
     unranked: ClassVar[frozenset[str]] = frozenset({FLAGGED})
     data: AnomalyData
-    """The data it was prepared for; there once `prepare` has run."""
+    """Data that the module was prepared for; set by `prepare`."""
     settings: AnomalySettings
     shape: AnomalyShape
 
@@ -124,7 +129,7 @@ class AnomalyModule(TaskModule):
         super().__init__(config, as_instance(AnomalyShape, shape), AnomalySettings(**settings))
         self.core = self.make_core(2 * self.shape.channels)
         self.detectors = [*self.variants, REPEAT]
-        """The rows of the table that are scored the same way, the module's own first."""
+        """Rows of the table of results that are scored the same way, the module's own first."""
         self._scale: RunningScale | None = None
         self._last = np.zeros((0, self.shape.channels))
         self._score: AnomalyScore | None = None
@@ -132,27 +137,26 @@ class AnomalyModule(TaskModule):
         self._seen: list[np.ndarray] = []
         self._shown: list[np.ndarray] = []
         self.verdicts: dict[str, list[Verdict]] = {}
-        """The verdicts of each detector on each stream, of the last test."""
+        """Verdicts of each detector on each stream in the last test."""
 
     def forget_states(self) -> None:
         super().forget_states()
         self._scale = None
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """The running scales are saved with the carried states."""
+        """Save the running scales with the carried states."""
         super().on_save_checkpoint(checkpoint)
         held = self._scale.arrays() if self._scale else {}
-        checkpoint["scale"] = {name: ranks.whole(torch.from_numpy(rows)) for name, rows in held.items()}
+        checkpoint["scale"] = {name: ranks.whole(torch.from_numpy(part)) for name, part in held.items()}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         super().on_load_checkpoint(checkpoint)
-        if own := {name: ranks.mine(rows).numpy() for name, rows in checkpoint["scale"].items()}:
+        if own := {name: ranks.mine(part).numpy() for name, part in checkpoint["scale"].items()}:
             self._scale = RunningScale(len(own["rows"]), self.shape.channels, self.settings.memory)
             self._scale.load(own)
 
     def relative(self, batch: AnomalyBatch) -> tuple[np.ndarray, np.ndarray]:
-        """The layer's input (N, T, I) before it is limited, and where the streams learn, (N, T); carries the
-        scales."""
+        """Return the layer's unclipped input (N, T, I) and where streams learn (N, T); carry the scales."""
         values = batch.values.cpu().numpy()
         streams, rows, columns = values.shape
         if batch.start == 0 or self._scale is None:
@@ -165,7 +169,7 @@ class AnomalyModule(TaskModule):
     def scan(
         self, x: Tensor, lengths: Tensor, learning: np.ndarray, states: list[DREAMState]
     ) -> tuple[ChunkOutput, list[DREAMState]]:
-        """Read `x` (N, T, I) from `states`; fast weights learn in the rows where `learning` (N, T)."""
+        """Read `x` (N, T, I) from `states`; fast weights learn where `learning` (N, T) is True."""
         borders = [
             0,
             *(np.flatnonzero((learning[:, 1:] != learning[:, :-1]).any(0)) + 1).tolist(),
@@ -184,17 +188,18 @@ class AnomalyModule(TaskModule):
     ) -> tuple[ChunkOutput, list[DREAMState]]:
         pieces, ends, order = [], [], []
         for plastic in (True, False):
-            rows = torch.from_numpy(np.flatnonzero(learning == plastic)).to(x.device)
-            if len(rows) == 0:
+            streams = torch.from_numpy(np.flatnonzero(learning == plastic)).to(x.device)
+            if len(streams) == 0:
                 continue
             with self.core.plasticity(plastic and self.core.plasticity_enabled):
-                _, traces, after = self.core.trace(x[rows], [state[rows] for state in states], lengths[rows])
+                before = [state[streams] for state in states]
+                _, traces, after = self.core.trace(x[streams], before, lengths[streams])
             shown = (
                 torch.stack([getattr(trace, name) for trace in traces], -1) for name in ("surprise", "u_norm")
             )
             pieces.append(ChunkOutput(traces[0].prediction, traces[0].deviation, *shown))
             ends.append(after)
-            order.append(rows)
+            order.append(streams)
         back = torch.argsort(torch.cat(order))
         scan = ChunkOutput(*(torch.cat(piece)[back] for piece in zip(*pieces, strict=True)))
         return scan, [DREAMState.cat(layer)[back] for layer in zip(*ends, strict=True)]
@@ -203,12 +208,10 @@ class AnomalyModule(TaskModule):
         return torch.from_numpy(np.clip(x, -LEVEL_LIMIT, LEVEL_LIMIT)).to(self.device, self.dtype)  # type: ignore[arg-type]
 
     def _predict(self, batch: AnomalyBatch) -> tuple[Tensor, Tensor]:
-        """What the layer reads and what it predicts of it, (N, T, I) both; the states go on."""
+        """Return the layer's input and its prediction of it, both (N, T, I); carry the states."""
         relative, _ = self.relative(batch)
-        x, reset = (
-            self._limited(relative),
-            torch.full((len(batch.values),), batch.start == 0, device=self.device),
-        )
+        x = self._limited(relative)
+        reset = torch.full((len(batch.values),), batch.start == 0, device=self.device)
         lengths = batch.lengths.clamp(min=1)
         _, traces, states = self.core.trace(x, self.carried(reset, len(x)), lengths)
         self.carry(states, reset)
@@ -217,13 +220,13 @@ class AnomalyModule(TaskModule):
 
     @staticmethod
     def _prediction_loss(batch: AnomalyBatch, x: Tensor, prediction: Tensor) -> tuple[Tensor, Tensor]:
-        """Sum of the limited squared errors of the rows that count, (), and their number, ()."""
+        """Return the sum () of the limited squared errors of the rows that count, and their number ()."""
         errors = (x - prediction).square().clamp(max=LOSS_LIMIT).mean(-1)
         return (errors * batch.counted).sum(), batch.counted.sum()
 
     @property
     def unreached(self) -> bool:
-        """The first layer predicts."""
+        """True with several layers, since only the first one predicts."""
         return isinstance(self.core, DREAMStack) and len(self.core.layers) > 1
 
     def losses(self, batch: AnomalyBatch) -> dict[str, Tensor]:
@@ -249,10 +252,9 @@ class AnomalyModule(TaskModule):
         )
 
     def judge(self, batch: AnomalyBatch, detectors: list[str]) -> tuple[np.ndarray, np.ndarray]:
-        """Score and alarm, (2, D, N, T), of `detectors` (D of them) for a chunk, and its surprise and norm of
-        U, (2, N, T).
+        """Return score and alarm (2, D, N, T) of D detectors on a chunk, surprise and norm of U (2, N, T).
 
-        Carries everything from chunk to chunk; a chunk that starts at row 0 starts afresh.
+        Everything is carried from chunk to chunk; a chunk that starts at row 0 starts afresh.
 
         Raises:
             DREAMError: a prediction or a score is not finite.
@@ -280,7 +282,7 @@ class AnomalyModule(TaskModule):
         if REPEAT in detectors:
             levels = np.concatenate([self._last[:, None], x[:, :-1, :channels]], 1)
             predictions.append(np.concatenate([levels, np.zeros_like(levels)], -1))
-            gates.append(np.zeros_like(gates[0]))  # there is no layer: nothing of it counts
+            gates.append(np.zeros_like(gates[0]))  # there is no layer that could be surprised
         self._last = x[:, -1, :channels]
         seen, learns = np.tile(x, (len(detectors), 1, 1)), np.tile(learning, (len(detectors), 1))
         expected, gate = np.concatenate(predictions), np.concatenate(gates)
@@ -332,7 +334,7 @@ class AnomalyModule(TaskModule):
         )
 
     def _verdicts(self, scores: np.ndarray) -> list[Verdict]:
-        """What the scores and alarms (2, N, T) of a detector say of each stream."""
+        """Verdicts on the streams from the scores and alarms (2, N, T) of a detector."""
         found = zip(self.data.streams, *scores, strict=True)
         threshold, risk = self.settings.threshold, self.settings.risk
         return [
@@ -341,35 +343,32 @@ class AnomalyModule(TaskModule):
         ]
 
     def figures(self) -> dict[str, Figure]:
-        """Data with labels and alarms, score and threshold, surprise and norm of U, of up to three
-        streams."""
+        """Data with labels and alarms, score, threshold, surprise and norm of U of up to three streams."""
         if not self.verdicts:
             return {}
         streams, verdicts = self.data.streams, self.verdicts[self.title]
         shown = np.concatenate(self._shown, -1)
         picked = sorted(
-            range(len(streams)), key=lambda row: (-len(streams[row].windows), -len(streams[row].values))
+            range(len(streams)), key=lambda n: (-len(streams[n].windows), -len(streams[n].values))
         )
         return {
             f"anomalies_{k}": plots.detection(
-                streams[row],
-                plots.Detection(
-                    verdicts[row].score, verdicts[row].threshold, verdicts[row].raised, *shown[:, row]
-                ),
+                streams[n],
+                plots.Detection(verdicts[n].score, verdicts[n].threshold, verdicts[n].raised, *shown[:, n]),
                 self.data.drift_rows,
             )
-            for k, row in enumerate(picked[:FIGURES], 1)
+            for k, n in enumerate(picked[:FIGURES], 1)
         }
 
     def on_predict_epoch_start(self) -> None:
         self._score = None
 
     def predict_step(self, batch: AnomalyBatch, batch_idx: int) -> np.ndarray:
-        """Score and alarm of the chunk, (2, N, T)."""
+        """Score and alarm (2, N, T) of a chunk."""
         return self.judge(batch, self.detectors[:1])[0][:, 0]
 
     predictions_file = "scores.csv"
 
     def prediction_table(self, predictions: list[np.ndarray]) -> pd.DataFrame:
-        """What `predict_step` gave, a row for each row of each stream, see `score_table`."""
+        """Results of `predict_step` with a line for each row of each stream, see `score_table`."""
         return score_table(self.data.streams, self._verdicts(np.concatenate(predictions, -1)))

@@ -149,8 +149,7 @@ class AnomalyScore:
     and with P from a `TailProbability` of each
 
         score = min(1, max over measures and columns of -log10 P / 10)
-        alarm = min(1, max(0, score - log10(rows so far) / 20))   if score is the highest of the last `gap`
-        rows
+        alarm = min(1, max(0, score - log10(rows so far) / 20))   if score is the highest of `gap` rows
                 0                                                 otherwise
 
     A long stream has more rare rows than a short one: the second term demands half a decade more for each

@@ -62,11 +62,11 @@ class TaskData(L.LightningDataModule, ABC):
         """
 
     @abstractmethod
-    def source_of(self, row: int) -> str:
-        """The file, stream or generator that sample `row` of a batch comes from, for messages."""
+    def source_of(self, sample: int) -> str:
+        """Name the file, stream or generator that a sample of a batch comes from, for messages."""
 
     def sources(self, batch: Any) -> Callable[[int], str]:
-        """`source_of` for the samples of `batch`, where their sources differ from batch to batch."""
+        """Return `source_of` for the samples of `batch`, where their sources differ from batch to batch."""
         return self.source_of
 
     @abstractmethod

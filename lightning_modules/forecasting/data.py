@@ -1,7 +1,8 @@
 """`ForecastingData`: one long series, cut in time order, as windows or streams to forecast.
 
 Shapes: D inputs (targets, covariates, known covariates, calendar, ages of the values), C targets, T rows.
-Values are standardised."""
+Values are standardised.
+"""
 
 from __future__ import annotations
 
@@ -37,7 +38,7 @@ logger = logging.getLogger(__name__)
 
 _PARTS = ("training", "validation", "test")
 _CHUNK = 32  # origins of a rolling test that are forecast at once
-_ROWS = 1 << 16  # rows that are looked at together
+_ROWS = 1 << 16  # rows that are held in memory together
 _WARM_UP = 8  # look-backs that a rolling test reads before its first origin
 
 
@@ -52,9 +53,9 @@ class ForecastingShape:
     known: int = 0
     """Number of columns that are known for the horizon too, the calendar's among them."""
     calendar: int = 0
-    """How many of them are the calendar's, the last ones."""
+    """Number of those that are the calendar's, the last ones."""
     aged: int = 0
-    """Number of columns whose age is read too: with the mask policy all but the calendar's, else none."""
+    """Number of columns whose age is read too: all but the calendar's if `missing` is `mask`, else none."""
     look_back: int = 96
     """L, rows of the past."""
     horizon: int = 24
@@ -79,33 +80,33 @@ class ForecastingShape:
 
 
 class ForecastingData(TaskData, ABC):
-    """One series cut in time order into training, validation and test part, as windows to forecast.
+    """One series to forecast, cut in time order into a training, a validation and a test part.
 
-    Windows move by one row. Training windows lie inside the training part; validation and test windows have
-    their future inside their part, and their past may reach back before it. The data are read on first use
-    and once.
+    It is read as windows, which move by one row, or as streams. Training windows lie inside the training
+    part; validation and test windows have their future inside their part, and their past may reach back
+    before it. The data are read once, on first use.
 
     Args:
         look_back: Rows of the past that a window holds.
         horizon: Rows of the future to forecast.
         batch_size: Windows in a batch, of all processes together; with `streams`, the number of parallel
             streams.
-        season: Rows in one season, e.g. 24 for hourly data with a daily rhythm. MASE and the seasonal-naive
-            forecast use it.
-        split: Training, validation and test part, in time order. Three fractions, three row counts, or two to
+        season: Rows in one season, such as 24 for hourly data with a daily rhythm, for MASE and the
+            seasonal-naive forecast.
+        split: Training, validation and test part, in time order: three fractions, three row counts, or two to
             three ISO dates (the first moment after training, after validation and, if given, after test).
         streams: Train on contiguous streams that carry their state from batch to batch, not on shuffled
             windows.
         rolling: Validate and test with carried state: the part is read once, as one stream, with a forecast
-            every `stride` rows. Otherwise every window, stride 1, is read afresh.
-        stride: Rows from one forecast of a stream to the next; None means `look_back`.
-        missing: What to do about missing values: stop with an error (`error`), carry the last known value
-            forward (`ffill`), or also show the model how old each value is and leave missing targets out of
-            loss and metrics (`mask`).
+            every `stride` rows. Otherwise every window, stride 1, is read from a fresh state.
+        stride: Rows from one forecast of a stream to the next; `look_back` if not given.
+        missing: Treatment of missing values: stop with an error (`error`), carry the last known value forward
+            (`ffill`), or do so, show the model how old each value is, and leave missing targets out of loss
+            and metrics (`mask`).
         calendar: Known covariates made from the time stamps: any of minute, hour, weekday, day (of the
             month), month.
-        timespans: Tell the layer how much time lies between rows, in units of the median training step, for
-            uneven stamps.
+        timespans: Tell the layer how much time lies between rows, in units of the median training step; for
+            unevenly spaced time stamps.
         num_workers: Processes that prepare batches; 0 prepares them in the main process.
     """
 
@@ -143,26 +144,29 @@ class ForecastingData(TaskData, ABC):
                 raise ConfigError(f"`{name}` must be true or false; got {value!r}.", key=name)
         if missing not in ("error", "ffill", "mask"):
             raise ConfigError(f"`missing` must be error, ffill or mask; got {missing!r}.", key="missing")
-        self.split, self.streams, self.rolling, self.missing = list(split), streams, rolling, missing
-        self.timespans, self.calendar = timespans, list(calendar or [])
+        self.split = list(split)
+        self.streams = streams
+        self.rolling = rolling
+        self.missing = missing
+        self.timespans = timespans
+        self.calendar = list(calendar or [])
         self.calendar_count = len(calendar_columns(self.calendar))
 
     @abstractmethod
     def read(self) -> Series | StoredSeries:
-        """Reads the whole series, its columns being the targets, then the covariates, then the known
-        covariates.
+        """Read the whole series: first the targets, then the covariates, then the known covariates.
 
-        After the last row with a target may come rows that hold known covariates only.
+        The last row with a target may be followed by rows with known covariates only.
         """
 
     @cached_property
     def whole(self) -> Series | StoredSeries:
-        """As read."""
+        """The whole series, read once."""
         return self.read()
 
     @cached_property
     def series(self) -> Series | StoredSeries:
-        """The rows up to the last known target, in the source's units, missing values still missing."""
+        """Rows up to the last known target, in the source's measurement units, with missing values as NaN."""
         whole = self.whole
         if not self.known_count:
             return whole
@@ -176,7 +180,7 @@ class ForecastingData(TaskData, ABC):
 
     @property
     def columns(self) -> tuple[str, ...]:
-        """The inputs' names."""
+        """Names of the inputs."""
         return (*self.series.columns, *calendar_columns(self.calendar))
 
     @property
@@ -185,17 +189,17 @@ class ForecastingData(TaskData, ABC):
 
     @property
     def covariate_count(self) -> int:
-        """The number of columns that are only read, and known in the past only."""
+        """Number of columns that are only read, and known in the past only."""
         return len(self.covariates or [])
 
     @property
     def known_count(self) -> int:
-        """The number of columns that are known for the horizon too, the calendar's among them."""
+        """Number of columns that are known for the horizon too, the calendar's among them."""
         return len(self.known_covariates or []) + self.calendar_count
 
     @property
     def channels(self) -> int:
-        """C, the number of columns that a model predicts."""
+        """C, number of columns that a model predicts."""
         return len(self.target_columns)
 
     @property
@@ -219,9 +223,8 @@ class ForecastingData(TaskData, ABC):
             if part.stop - part.start < rows:
                 raise DataError(
                     f"{self.series.source}: the {name} part has {part.stop - part.start} rows and one window "
-                    "needs "
-                    f"{rows} (look_back {self.look_back}, horizon {self.horizon}). Shorten them or change "
-                    "`split`."
+                    f"needs {rows} (look_back {self.look_back}, horizon {self.horizon}). Shorten them or "
+                    "change `split`."
                 )
         known, calendar = len(self.known_covariates or []), tuple(self.calendar)
         recipe = Recipe(
@@ -237,7 +240,7 @@ class ForecastingData(TaskData, ABC):
         return prepare(self.whole, recipe)
 
     def setup(self, stage: str | None = None) -> None:
-        """Reads, splits and standardises the data; calling it again changes nothing."""
+        """Read, split and standardise the data; calling it again changes nothing."""
         _ = self.prepared
 
     def train_dataloader(self) -> DataLoader[WindowBatch]:
@@ -257,8 +260,9 @@ class ForecastingData(TaskData, ABC):
         return self._evaluation(self.prepared.split.test)
 
     def predict_dataloader(self) -> DataLoader[WindowBatch]:
-        """What leads to the forecast after the last row, with a future that nobody knows yet (NaN): one
-        window, or with `rolling` a stream whose last origin it is.
+        """The last window, to forecast the rows after it, or with `rolling` the stream that leads there.
+
+        Its future is unknown (NaN).
 
         Raises:
             DataError: the known covariates end before the horizon does.
@@ -268,8 +272,8 @@ class ForecastingData(TaskData, ABC):
             raise DataError(
                 f"{self.series.source}: a forecast of {self.horizon} rows needs the known covariates "
                 f"{', '.join(self.known_covariates or [])} of as many rows after the last target; there are "
-                f"{ahead}. Append "
-                "rows with their time and known covariates and with empty targets, or shorten `horizon`."
+                f"{ahead}. Append rows with their time and known covariates and with empty targets, or "
+                "shorten `horizon`."
             )
         if self.rolling:
             return self._stream(self._rolling(rows, rows))
@@ -303,8 +307,7 @@ class ForecastingData(TaskData, ABC):
 
     @cached_property
     def mase_scale(self) -> Tensor:
-        """(C,) the denominator of MASE: mean of ``|y_t - y_(t - season)|`` over the standardised training
-        rows.
+        """(C,) denominator of MASE: mean of ``|y_t - y_(t - season)|`` over the standardised training rows.
 
         It is 1 for a target that repeats itself exactly, whose MASE is then its plain mean absolute error.
         """
@@ -313,10 +316,8 @@ class ForecastingData(TaskData, ABC):
             raise DataError(
                 f"`season` is {self.season} rows and the training part has only {len(rows)}. Lower it."
             )
-        total, count = (
-            torch.zeros(self.channels, dtype=torch.float64),
-            torch.zeros(self.channels, dtype=torch.int64),
-        )
+        total = torch.zeros(self.channels, dtype=torch.float64)
+        count = torch.zeros(self.channels, dtype=torch.int64)
         for later, earlier in zip(
             rows[self.season :].split(_ROWS), rows[: -self.season].split(_ROWS), strict=True
         ):
@@ -336,18 +337,17 @@ class ForecastingData(TaskData, ABC):
         return torch.where(repeats, torch.ones_like(scale), scale)
 
     def training_windows(self, most: int) -> tuple[Tensor, Tensor]:
-        """Targets (N, look_back, C) and future (N, horizon, C) of at most `most` training windows, evenly
-        spread."""
+        """Past targets (N, L, C) and future (N, H, C) of at most `most` training windows, evenly spread."""
         windows = self._windows(self.prepared.split.train)
         batch = windows[np.linspace(0, len(windows) - 1, min(most, len(windows))).astype(int).tolist()]
         return batch.past[..., : self.channels], batch.future
 
     def unscale(self, targets: Tensor) -> Tensor:
-        """Standardised targets (..., C) back in the source's units, in float64."""
+        """Convert standardised targets (..., C) back to the source's measurement units, in float64."""
         return self.prepared.scaler.inverse(targets.double(), slice(self.channels))
 
     def times(self, origins: Tensor | np.ndarray) -> np.ndarray:
-        """The time stamp of each row, or the row's number for a series without time stamps.
+        """Time stamp of each row, or its number for a series without time stamps.
 
         Rows after the last one follow at the median distance of the known time stamps.
         """
@@ -355,7 +355,7 @@ class ForecastingData(TaskData, ABC):
         return rows if self.whole.time is None else continued(self.whole.time, rows)
 
     def future_times(self, origin: int, horizon: int | None = None) -> np.ndarray:
-        """The time stamps of the `horizon` rows that start with row `origin`."""
+        """Time stamps of the `horizon` rows that start with row `origin`."""
         return self.times(np.arange(origin, origin + (horizon or self.horizon)))
 
     def rows_of(self, batch: WindowBatch) -> Tensor:
@@ -363,11 +363,10 @@ class ForecastingData(TaskData, ABC):
         last = batch.origin - 1 if batch.reset is None else batch.origin[:, -1] - 1
         return torch.stack([first, last], 1)
 
-    def source_of(self, row: int) -> str:
+    def source_of(self, sample: int) -> str:
         return self.series.source
 
     def describe(self) -> list[tuple[str, str]]:
-        """What a person wants to know before training, as (name, text) rows."""
         series, split, time = self.series, self.prepared.split, self.series.time
         counts = zip(series.columns, self.prepared.missing, strict=True)
         windows = [f"{len(self._windows(part))} windows" for part in split]
@@ -376,7 +375,7 @@ class ForecastingData(TaskData, ABC):
         if self.rolling:
             windows[1:] = [f"a forecast every {self.stride} rows with carried state"] * 2
         parts = [
-            f"rows {part.start} to {part.stop - 1}, {what}" for part, what in zip(split, windows, strict=True)
+            f"rows {part.start} to {part.stop - 1}, {use}" for part, use in zip(split, windows, strict=True)
         ]
         return [
             ("source", series.source),

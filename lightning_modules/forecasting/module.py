@@ -1,8 +1,9 @@
 """`ForecastingModule`: direct forecasts of many rows ahead from a window or a stream of the past.
 
 Shapes: N windows or streams, L look-back, H horizon, D inputs (targets, covariates, known covariates, ages of
-the values), C targets, Q quantiles, P rows in a patch, K origins in a batch of streams, M rows of the layer's
-batch: N C if channels are independent, N if they are not."""
+the values), C targets, Q quantiles, P rows in a patch, K origins in a batch of streams, M samples of the
+layer's batch: N C if channels are independent, N if they are not.
+"""
 
 from __future__ import annotations
 
@@ -31,7 +32,7 @@ from lightning_modules.tables import forecast_table
 
 
 class Forecast(NamedTuple):
-    """What the module makes of a batch. Of streams, future and quantiles have an axis K after N."""
+    """Forecasts of a batch. For streams, `future` and `quantiles` have an axis K after N."""
 
     future: Tensor
     """(N, H, C) standardised forecasts"""
@@ -53,23 +54,23 @@ class ForecastingSettings(PredictiveSettings):
     """Rows of the past that are read as one step. Must divide `data.look_back`, and for streams
     `data.stride`."""
     channel_independent: bool = True
-    """One sample of the core's batch, and so fast weights of its own, for each target; covariates are shown
-    to every one. Otherwise one sample reads all columns together."""
+    """Whether each target is read by itself, beside all covariates and with fast weights of its own;
+    otherwise all columns are read together."""
     encoder: Literal["identity", "linear"] = "identity"
-    """`identity`: the layer reads, and predicts, the data itself; `linear`: a learnt projection to
-    `config.input_dim`."""
+    """Input of the layer, which it also predicts: the data (`identity`), or a learned projection of them to
+    `config.input_dim` values (`linear`)."""
     normalization: Literal["last", "mean", "instance", "none"] = "instance"
-    """What targets and covariates are made relative to before they are read, and forecasts put back after:
-    the last row of the look-back (`last`), its mean (`mean`), its mean and deviation (`instance`), or nothing
-    (`none`). Known covariates are made relative in level but not in scale, the calendar not at all."""
+    """Reference of targets and covariates, which is added back to forecasts: the last row of the look-back
+    (`last`), its mean (`mean`), its mean and deviation (`instance`), or nothing (`none`). Known covariates
+    are made relative in level but not in scale, calendar columns not at all."""
     head: Literal["linear", "patches"] = "linear"
-    """How the features of an origin become its forecast: one linear map to the whole horizon (`linear`), or
-    one to every patch ahead that reads the patch's position too (`patches`), which overfits a long horizon
-    less."""
+    """Map from the features of an origin to its forecast: linear, to the whole horizon at once (`linear`), or
+    one that is shared by all patches ahead and also reads a patch's position (`patches`), which overfits a
+    long horizon less."""
     loss: Literal["mse", "mae"] = "mse"
-    """Loss of the point forecast: `mse` or `mae`; with `quantiles` it is the median, so `mae`."""
+    """Loss of the point forecast: `mse` or `mae`; only `mae` with `quantiles`, where it is the median."""
     quantiles: list[float] | None = None
-    """Levels to forecast as well, increasing, 0.5 among them, such as [0.1, 0.5, 0.9]."""
+    """Levels of quantiles to forecast as well: increasing, with 0.5 among them, such as [0.1, 0.5, 0.9]."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -88,22 +89,25 @@ class ForecastingSettings(PredictiveSettings):
 
     @property
     def levels(self) -> list[float]:
-        """`quantiles`, none if not given."""
+        """`quantiles`, or an empty list."""
         return list(self.quantiles or [])
 
 
 class ForecastingModule(TaskModule):
-    """Forecasts `horizon` rows of every target at once.
+    """Forecasts a time series: all of the next `horizon` rows of every target column, from the rows before.
 
     The past is made relative (`normalization`), cut into patches of `patch` rows, encoded, and read by the
     core; a linear head reads the last output and the first layer's forecast of the next patch, so that the
-    fast weights reach the result directly. What is known of the horizon adds its effect (`KnownEffect`).
-    Loss: ``fit + prediction_weight * MSE(layer's predictions, layer's input)``; fit is the MSE or the MAE of
-    the forecast, or with `quantiles` their CRPS, over the targets that are known. The second target is
-    detached, since a learnt encoder would otherwise make its output constant.
+    fast weights reach the result directly. Covariates that are known for the horizon add their effect
+    (`KnownEffect`).
+
+        loss = fit + prediction_weight * MSE(layer's predictions, layer's input)
+
+    where fit is the MSE or MAE of the forecast, or with `quantiles` their CRPS, over the known targets. The
+    layer's input is detached there, since a learned encoder would otherwise make it constant.
 
     Streams (`data.streams`, `data.rolling`) carry the state from batch to batch. Each of their patches is
-    relative to the look-back that ends with it, so the level may drift as far as it likes.
+    relative to the look-back that ends with it, so that the level may drift without limit.
 
     Args:
         config: The DREAM layer. With the identity encoder its `input_dim` is set to the width of the data.
@@ -115,7 +119,7 @@ class ForecastingModule(TaskModule):
     monitor = "val/mse"
     unranked = frozenset({"coverage"})
     data: ForecastingData
-    """The data it was prepared for; there once `prepare` has run."""
+    """Data that the module was prepared for; set by `prepare`."""
     settings: ForecastingSettings
     shape: ForecastingShape
     units: Tensor
@@ -143,22 +147,22 @@ class ForecastingModule(TaskModule):
         features, outputs = self.core.output_dim + self.config.input_dim, targets * max(len(levels), 1)
         self.head = self.make_head(features, outputs)
         self.known_effect = KnownEffect(features, shape.known, outputs) if shape.known else None
-        # Facts about the data at hand, not about the model: a checkpoint must not bring those of other data.
+        # facts about the data at hand, not about the model: a checkpoint must not bring those of other data
         self.register_buffer("units", torch.ones(shape.channels), persistent=False)
         self.register_buffer("mase_scale", torch.ones(shape.channels), persistent=False)
         self.register_buffer("levels", torch.tensor(levels), persistent=False)
-        self._validation: list[ForecastMetrics] = []  # in a list, since its state belongs into no checkpoint
+        self._validation: list[ForecastMetrics] = []  # in a list, to keep its state out of checkpoints
         self._backtest: Backtest | None = None
 
     def make_head(self, features: int, outputs: int) -> nn.Module:
-        """What maps the features (M, K, F) of origins to forecasts (M, K, horizon outputs); a subclass may
-        return another.
+        """Build the head, from features (M, K, F) of origins to forecasts (M, K, horizon outputs).
 
-        ``__init__`` calls it once, when `config`, `shape`, `settings` and `core` are there.
+        A subclass may return another. ``__init__`` calls it once, after setting `config`, `shape`, `settings`
+        and `core`.
 
         Args:
             features: F: the output of the core, then the first layer's forecast of the next patch.
-            outputs: Values to forecast in a row: one, or one for each of `quantiles`; of each target if
+            outputs: Values to forecast in a row: one, or one for each of `quantiles`; times the targets if
                 channels are not independent.
         """
         settings, horizon = self.settings, self.shape.horizon
@@ -175,12 +179,11 @@ class ForecastingModule(TaskModule):
         timespans: Tensor | None = None,
         origins: int = 1,
     ) -> Forecast:
-        """Forecast from `past` (N, L, D), or with `reset` (N,) from the next rows of streams, (N, L + K
-        stride, D).
+        """Forecast from windows, or with `reset` from the next rows of streams; see `WindowBatch`.
 
         Args:
-            past: see `WindowBatch`, as are the others.
-            reset: True where a stream starts afresh; None for windows.
+            past: (N, L, D), of streams (N, L + K stride, D).
+            reset: (N,) True where a stream starts from a fresh state; None for windows.
             known: (N, H, covariates), of streams (N, K, H, covariates).
             timespans: (N, rows of `past`).
             origins: K, forecasts of each stream.
@@ -230,7 +233,7 @@ class ForecastingModule(TaskModule):
         return self.levels.tolist().index(0.5)
 
     def on(self, batch: WindowBatch) -> Forecast:
-        """The forecasts of a batch."""
+        """Forecast from a batch."""
         origins = 1 if batch.reset is None else batch.origin.shape[1]
         forecast: Forecast = self(batch.past, batch.reset, batch.known, batch.timespans, origins)
         return forecast
@@ -250,18 +253,18 @@ class ForecastingModule(TaskModule):
         forecast = self.on(batch)
         valid = ~batch.future.isnan()
         target, future = batch.future[valid], forecast.future[valid]
-        rows = 0 if batch.spare else len(batch.past)
-        known, usual = ranks.mean(torch.tensor([target.numel(), rows], device=self.device))
-        known = torch.where(
-            known > 0, known, 1
-        )  # a batch whose targets are all missing trains the layer's predictions only
+        samples = 0 if batch.spare else len(batch.past)
+        known, usual = ranks.mean(torch.tensor([target.numel(), samples], device=self.device))
+        # a batch whose targets are all missing trains the layer's predictions only
+        known = torch.where(known > 0, known, 1)
         error = target - future
         terms = {"mse": error.square().sum() / known}
         if forecast.quantiles is not None:
             terms["crps"] = crps(forecast.quantiles[valid], target, self.levels).sum() / known
         elif self.settings.loss == "mae":
             terms["mae"] = error.abs().sum() / known
-        fit, prediction = list(terms.values())[-1], rows / usual * forecast.prediction_loss
+        fit = list(terms.values())[-1]
+        prediction = samples / usual * forecast.prediction_loss
         return {
             "loss": fit + self.settings.prediction_weight * prediction,
             **terms,
@@ -274,7 +277,7 @@ class ForecastingModule(TaskModule):
         self._validation = [metrics.to(self.device)]
 
     def _refuse_infinite(self, batch: WindowBatch, future: Tensor, quantiles: Tensor | None) -> None:
-        """Refuse forecasts of a batch that are not finite, naming the rows that the first was made of."""
+        """Refuse forecasts of a batch that are not finite, naming the rows that the first was made from."""
 
         def place(sample: int) -> str:
             first, last = self.data.rows_of(batch)[sample].tolist()
@@ -286,7 +289,7 @@ class ForecastingModule(TaskModule):
     def validation_step(self, batch: WindowBatch, batch_idx: int) -> None:
         forecast = self.on(batch)
         self._refuse_infinite(batch, forecast.future, forecast.quantiles)
-        if self._counts(batch, self.data.prepared.split.val):  # a spare one has no known future
+        if self._counts(batch, self.data.prepared.split.val):  # a spare batch has no known future
             self._validation[0].update(forecast.future, batch.future, forecast.quantiles)
 
     def on_validation_epoch_end(self) -> None:
@@ -297,7 +300,7 @@ class ForecastingModule(TaskModule):
 
     @staticmethod
     def _counts(batch: WindowBatch, part: slice) -> bool:
-        """Whether a batch belongs to the part, or comes before it and only prepares the state."""
+        """Whether a batch belongs to `part`; one before it only prepares the state."""
         return int(batch.origin.min()) >= part.start
 
     def on_test_epoch_start(self) -> None:
@@ -306,7 +309,9 @@ class ForecastingModule(TaskModule):
 
     def test_step(self, batch: WindowBatch, batch_idx: int) -> None:
         forecast = self.on(batch)
-        seen, self.observed = self.observed, []  # of the batches that count, and not of the windows afresh
+        # callbacks see batches that count, and not the windows that are read afresh
+        seen = self.observed
+        self.observed = []
         self._refuse_infinite(batch, forecast.future, forecast.quantiles)
         if not self._counts(batch, self.data.prepared.split.test):
             return
@@ -337,17 +342,16 @@ class ForecastingModule(TaskModule):
         self.log_results(self._backtest.results())
 
     def write_test_files(self, folder: Path) -> None:
-        """With `data.rolling`, `origins.csv`: the errors at every origin."""
+        """Write `origins.csv` with `data.rolling`: the errors at every origin."""
         if self.data.rolling and self._backtest is not None:
             write_atomic(folder / "origins.csv", self._backtest.origins().to_csv(index=False))
 
     def figures(self) -> dict[str, Figure]:
-        """Forecasts against truth for a few origins; error, surprise and U norm over the whole test part."""
+        """Forecasts against truth at a few origins; error, surprise and norm of U over the test part."""
         return {} if self._backtest is None else self._backtest.figures()
 
     def predict_step(self, batch: WindowBatch, batch_idx: int) -> Tensor:
-        """Forecasts in the data's own units, (N, H, C, 1 + Q), the quantiles last; of a stream the last
-        one."""
+        """Forecasts (N, H, C, 1 + Q) in measurement units, quantiles last; of a stream the newest."""
         forecast = self.on(batch)
         values = forecast.future.unsqueeze(-1)
         if forecast.quantiles is not None:
@@ -361,7 +365,6 @@ class ForecastingModule(TaskModule):
     predictions_file = "forecast.csv"
 
     def prediction_table(self, predictions: list[Tensor]) -> pd.DataFrame:
-        """The last of the forecasts that `predict_step` gave: a row for each row ahead, see
-        `forecast_table`."""
+        """Newest forecast as a table with a line for each row ahead, see `forecast_table`."""
         values, times = predictions[-1][0].cpu().numpy(), self.data.future_times(len(self.data.series))
         return forecast_table(values, times, self.data.target_columns, self.levels.tolist())

@@ -1,6 +1,6 @@
-"""Text to predict token by token: lanes of it side by side to train on, the test text as one stream.
+"""Text to predict token by token: several streams side by side to train on, the test text as a single one.
 
-Shapes: N lanes, T tokens of a chunk.
+Shapes: N streams, T tokens of a chunk.
 """
 
 from __future__ import annotations
@@ -26,20 +26,20 @@ IGNORED = -1
 
 
 class TextBatch(NamedTuple):
-    """One chunk of every lane: row i goes on where row i of the batch before ended."""
+    """One chunk of every stream: sample i continues sample i of the batch before."""
 
     tokens: Tensor
-    """(N, T) int64, what is read."""
+    """(N, T) int64 tokens to read."""
     targets: Tensor
-    """(N, T) int64, the token after each of them; `IGNORED` where there is none."""
+    """(N, T) int64 token after each of them; `IGNORED` if there is none."""
     reset: Tensor
-    """(N,) bool, True where a lane begins."""
+    """(N,) bool, True where a stream begins."""
     first: Tensor
-    """(N,) int64, where in the part the chunk begins."""
+    """(N,) int64 position of the chunk's first token in its part of the text."""
 
 
 class Text(NamedTuple):
-    """A text as its source has it."""
+    """A text with the name of its source."""
 
     name: str
     content: bytes
@@ -49,42 +49,45 @@ class Parts(NamedTuple):
     """A text that is cut into parts."""
 
     vocabulary: Vocabulary
-    """Of the training part."""
+    """Vocabulary of the training part."""
     tokens: dict[str, np.ndarray]
-    """Of `train`, `val` and `test`, each of its own length."""
+    """Tokens of `train`, `val` and `test`, each of its own length."""
     test: Pieces
     """The test part as it is written."""
     names: dict[str, str]
-    """Where each part comes from."""
+    """Source of each part."""
 
 
-class Lanes(Dataset[TextBatch]):
-    """Chunks of equally long lanes of a text. Items are numbered phase by phase; in phase p all lies p tokens
-    later.
+class TextStreams(Dataset[TextBatch]):
+    """Chunks of a text that is cut into equally long streams.
+
+    Items are numbered phase by phase; in phase p all streams start p tokens later.
 
     Args:
         tokens: The text.
-        lanes: N, its number of lanes.
-        length: Tokens that a lane reads; a lane that reaches beyond the text ends with tokens that do not
+        streams: N, number of streams.
+        length: Tokens that a stream reads; one that reaches beyond the text ends with tokens that do not
             count.
         steps: Tokens in a chunk; the last may be shorter.
-        share: Of W processes, number r takes the lanes r, r + W, ...
+        share: Rank r and number W of the processes: this one reads the streams r, r + W, ...
     """
 
     def __init__(
-        self, tokens: np.ndarray, lanes: int, length: int, steps: int, share: tuple[int, int]
+        self, tokens: np.ndarray, streams: int, length: int, steps: int, share: tuple[int, int]
     ) -> None:
         rank, world = share
-        self.tokens, self.length, self.steps = tokens, length, steps
-        self.starts = np.arange(rank, lanes, world) * length
+        self.tokens = tokens
+        self.length = length
+        self.steps = steps
+        self.starts = np.arange(rank, streams, world) * length
         self.chunks = -(-length // steps)
-        self.phases = max(len(tokens) - lanes * length, 1)
+        self.phases = max(len(tokens) - streams * length, 1)
 
     def __len__(self) -> int:
         return self.phases * self.chunks
 
     def __getitem__(self, index: int) -> TextBatch:
-        """The next tokens of every lane."""
+        """Chunk `index` of every stream."""
         phase, chunk = divmod(range(len(self))[index], self.chunks)
         count = min(self.steps, self.length - chunk * self.steps)
         first = self.starts + phase + chunk * self.steps
@@ -100,27 +103,27 @@ class LanguageShape:
     """Facts about a text that a module is built from."""
 
     symbols: int = 256
-    """V, the number of different tokens."""
+    """V, number of different tokens."""
 
 
 class LanguageData(TaskData, ABC):
     """A text in a training, a validation and a test part, read token by token with carried state.
 
-    The training part is read as `batch_size` lanes side by side, `steps` tokens in a batch; lanes and borders
-    of batches lie elsewhere in each epoch, as far as the tokens that do not fill a batch allow. The
-    validation part is read as `batch_size` lanes, the test part as one stream from its first token to its
-    last, both from a fresh state. Of either part every token but the first is predicted, once.
+    The training part is read as `batch_size` streams side by side, `steps` tokens in a batch; streams and
+    borders of batches start elsewhere in each epoch, as far as the tokens that do not fill a batch allow. The
+    validation part is read as `batch_size` streams, the test part as one stream from its first token to its
+    last, both from a fresh state. Every token but the first of either part is predicted once.
 
     Args:
-        unit: What a token is: a byte of any file, a character (`chars`), or a word.
-        vocabulary_size: Of words: keep so many, the most frequent ones, and read all others as `<unk>`; all
-            if not given.
-        batch_size: Lanes, read side by side.
-        steps: Tokens between two gradient steps: how far gradients reach back.
-        chunk: Tokens read at once in the test, `steps` at least; results do not depend on it.
-        validation: Share of the text, before the test part, that picks the best epoch; unused where that is
-            another text.
-        test: Share of the text, its end, that is tested; unused where that is another text.
+        unit: Kind of the tokens: bytes of any file (`bytes`), characters (`chars`) or words (`words`).
+        vocabulary_size: Size of a vocabulary of words: the most frequent ones, and `<unk>` for all others;
+            every word if not given.
+        batch_size: Streams that are read side by side, by all processes together.
+        steps: Tokens between two gradient steps, which is how far gradients reach back.
+        chunk: Tokens read at once in the test, at least `steps`; results do not depend on it.
+        validation: Share of the text, before the test part, that picks the best epoch; unused if the
+            validation part is a text of its own.
+        test: Share of the text, at its end, that is tested; unused if the test part is a text of its own.
     """
 
     for_own_files = "TextFile"
@@ -156,16 +159,16 @@ class LanguageData(TaskData, ABC):
                 f"{test:g}.",
                 key="test",
             )
-        self.validation, self.test = validation, test
+        self.validation = validation
+        self.test = test
 
     @abstractmethod
     def read(self) -> Mapping[str, Text]:
-        """Reads the text `train`, and `val` and `test` where they are texts of their own; otherwise `train`
-        is cut."""
+        """Read the text `train`, and `val` and `test` if they are texts of their own; else `train` is cut."""
 
     @cached_property
     def parts(self) -> Parts:
-        """As read.
+        """Parts of the text, read once.
 
         Raises:
             DataError: a text cannot be read, or a part is too short.
@@ -184,8 +187,7 @@ class LanguageData(TaskData, ABC):
             if len(pieces[part]) < count:
                 raise DataError(
                     f"{names[part]}: the {part} part must have at least {count} {self.unit}; it has "
-                    f"{len(pieces[part])}. "
-                    "Lower `batch_size` or `steps`, or take a longer text."
+                    f"{len(pieces[part])}. Lower `batch_size` or `steps`, or take a longer text."
                 )
         vocabulary = Vocabulary.of(self.unit, pieces["train"], self.vocabulary_size)
         if len(vocabulary) < 2:
@@ -198,7 +200,7 @@ class LanguageData(TaskData, ABC):
 
     @property
     def vocabulary(self) -> Vocabulary:
-        """The symbols of the training part; of bytes, which need no text, all 256."""
+        """Symbols of the training part; for bytes all 256, without reading a text."""
         return Vocabulary(self.unit) if self.unit == "bytes" else self.parts.vocabulary
 
     @property
@@ -207,58 +209,56 @@ class LanguageData(TaskData, ABC):
 
     @property
     def symbols(self) -> int:
-        """How many symbols there are."""
+        """Number of symbols."""
         return len(self.vocabulary)
 
     def scored_characters(self, count: int) -> int:
-        """Characters of the first `count` tokens of the test part that are predicted, which begin with its
-        second one."""
+        """Characters of the first `count` predicted tokens of the test part, from its second token on."""
         pieces = self.parts.test
         return characters(self.unit, pieces[: count + 1]) - characters(self.unit, pieces[:1])
 
     def setup(self, stage: str | None = None) -> None:
-        """Reads the text, but for predictions; calling it again changes nothing."""
+        """Read the text, except for predictions; calling it again changes nothing."""
         if stage != "predict":
             _ = self.parts
 
     def train_dataloader(self) -> DataLoader[TextBatch]:
         self.require_streams("batch_size", self.batch_size)
         tokens = self.parts.tokens["train"]
-        per_lane = (len(tokens) - 1) // (self.batch_size * self.steps) * self.steps
-        lanes = Lanes(tokens, self.batch_size, per_lane, self.steps, self.share)
+        per_stream = (len(tokens) - 1) // (self.batch_size * self.steps) * self.steps
+        streams = TextStreams(tokens, self.batch_size, per_stream, self.steps, self.share)
 
         def one_phase(generator: torch.Generator) -> Callable[[int], int]:
-            first = int(torch.randint(lanes.phases, (), generator=generator)) * lanes.chunks
+            first = int(torch.randint(streams.phases, (), generator=generator)) * streams.chunks
             return lambda number: first + number
 
-        return loader(lanes, EpochOrder(lanes.chunks, one_phase))
+        return loader(streams, EpochOrder(streams.chunks, one_phase))
 
     def val_dataloader(self) -> DataLoader[TextBatch]:
         self.require_streams("batch_size", self.batch_size)
         tokens = self.parts.tokens["val"]
-        per_lane = -(-(len(tokens) - 1) // self.batch_size)
-        lanes = Lanes(tokens, self.batch_size, per_lane, self.steps, self.share)
-        return loader(lanes, one_by_one(lanes.chunks))
+        per_stream = -(-(len(tokens) - 1) // self.batch_size)
+        streams = TextStreams(tokens, self.batch_size, per_stream, self.steps, self.share)
+        return loader(streams, one_by_one(streams.chunks))
 
     def test_dataloader(self) -> DataLoader[TextBatch]:
         tokens = self.parts.tokens["test"]
         whole = max(self.chunk // self.steps, 1) * self.steps
-        lanes = Lanes(tokens, 1, len(tokens) - 1, whole, (0, 1))
-        return loader(lanes, one_by_one(lanes.chunks))
+        streams = TextStreams(tokens, 1, len(tokens) - 1, whole, (0, 1))
+        return loader(streams, one_by_one(streams.chunks))
 
     def predict_dataloader(self) -> DataLoader[TextBatch]:
-        """One batch, of nothing: what is written begins with `model.sampling.prompt`, and needs no text."""
-        return loader(Lanes(np.zeros(1, np.uint8), 1, 1, 1, (0, 1)), one_by_one(1))
+        """One empty batch: a generated text begins with `model.sampling.prompt`, and needs no data."""
+        return loader(TextStreams(np.zeros(1, np.uint8), 1, 1, 1, (0, 1)), one_by_one(1))
 
     def rows_of(self, batch: TextBatch) -> Tensor:
         return torch.stack([batch.first, batch.first + batch.tokens.shape[1] - 1], 1)
 
-    def source_of(self, row: int) -> str:
+    def source_of(self, sample: int) -> str:
         rank, world = self.share
-        return f"{self.parts.names['train']}, lane {rank + row * world}"
+        return f"{self.parts.names['train']}, stream {rank + sample * world}"
 
     def describe(self) -> list[tuple[str, str]]:
-        """What a person wants to know before training, as (name, text) rows."""
         parts = self.parts
         counts = {part: len(tokens) for part, tokens in parts.tokens.items()}
         unknown = self.vocabulary.unknown
@@ -274,5 +274,5 @@ class LanguageData(TaskData, ABC):
                 "vocabulary",
                 f"{self.symbols} symbols" + (f", {missed:.2%} of the test part unknown" if missed else ""),
             ),
-            ("lanes", f"{self.batch_size}, {self.steps} tokens in a batch"),
+            ("streams", f"{self.batch_size}, {self.steps} tokens in a batch"),
         ]

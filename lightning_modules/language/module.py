@@ -1,7 +1,7 @@
-"""`LanguageModule`: what comes next in a text, token by token, learning while it reads.
+"""`LanguageModule`: a language model, which predicts a text token by token and learns while it reads.
 
-Shapes: N lanes, T tokens of a chunk, V symbols, I width of an embedding, H width of the output, M tokens of a
-batch."""
+Shapes: N streams, T tokens of a chunk, V symbols, I width of an embedding.
+"""
 
 from __future__ import annotations
 
@@ -31,14 +31,14 @@ from lightning_modules.language.record import TextRecord
 from lightning_modules.language.vocabulary import Decoder, Vocabulary, cut_text
 from lightning_modules.language.vocabulary_loss import tied_loss, tied_nats, tied_scores
 
-SAMPLE = 0  # seed of the text that a test leaves
+SEED = 0  # of the text that a test writes
 
 
 class TextOutput(NamedTuple):
-    """What the module made of a chunk."""
+    """Outputs for a chunk."""
 
     features: Tensor
-    """(N, T, I) y, whose product with an embedding says how likely its symbol is next"""
+    """(N, T, I) y, whose product with an embedding scores its symbol as the next one"""
     prediction_loss: Tensor
     """() mean squared error of the first layer's own predictions of the embeddings"""
     traces: list[DREAMTrace]
@@ -51,32 +51,37 @@ class LanguageSettings(PredictiveSettings):
 
 
 class LanguageModule(TaskModule):
-    """Predicts each token of a text from those before it.
+    """Models language: predicts each token of a text (byte, character or word) from those before it.
 
-    ``x_t = E[token_t]``, ``y_t = W [h_t ; forecast_t] + w``,
-    ``P(token_(t+1)) = softmax(E y_t / sqrt(I) + b)``: embeddings are tied, and the head reads the output of
-    the stack and what its first layer expects of the next embedding, so that the fast weights reach the
-    result directly. Loss: the mean of ``-ln P`` over the tokens, in nats, plus ``prediction_weight`` times
-    the mean squared error of what the first layer had expected of each embedding. That target is detached,
-    since the embeddings would become equal otherwise.
+        x_t            = E[token_t]
+        y_t            = W [h_t ; forecast_t] + w
+        P(token_(t+1)) = softmax(E y_t / sqrt(I) + b)
 
-    Table: the module, its state carried over the whole test text, its fast weights learning while it is read;
-    the same weights with plasticity off, from fast weights 0 (DREAM with fast weights only); the same with
-    the state forgotten every `data.steps` tokens; `unigram` and `bigram`, counted in the training part
-    (`NGrams`). Bits per character are all bits over all characters of the text, whatever a token is;
+    Embeddings are tied, and the head reads the output of the core and its first layer's forecast of the next
+    embedding, so that the fast weights reach the result directly.
+
+        loss = mean -ln P + prediction_weight * MSE(layer's predictions, embeddings)
+
+    over the tokens, in nats. The embeddings are detached in the second term, since they would become equal
+    otherwise.
+
+    Table of results: the module, its state carried over the whole test text, its fast weights learning while
+    it is read; the same weights with plasticity off, from fast weights 0 (only DREAM with fast weights); the
+    same with the state dropped every `data.steps` tokens; `unigram` and `bigram`, counted in the training
+    part (`NGrams`). Bits per character are all bits over all characters of the text, whatever a token is;
     perplexity is that of a token.
 
     Args:
         config: The DREAM layer; its `input_dim` is the width of an embedding.
         shape: Facts about the text; set by the data.
-        sampling: How `dream predict` writes text; no part of what is trained.
+        sampling: Text that `dream predict` writes; it has no effect on training.
         **settings: Fields of `LanguageSettings`. `dropout` drops embeddings, too.
     """
 
     accepts = LanguageData
     monitor = "val/nats"
     data: LanguageData
-    """The data it was prepared for; there once `prepare` has run."""
+    """Data that the module was prepared for; set by `prepare`."""
     settings: LanguageSettings
     shape: LanguageShape
     vocabulary: Vocabulary | None
@@ -93,7 +98,7 @@ class LanguageModule(TaskModule):
         symbols, width = self.shape.symbols, self.config.input_dim
         self.embedding = nn.Embedding(symbols, width)
         self.core = self.make_core()
-        self.core.check_inputs = False  # it reads embeddings, no data: if they diverge, the loss shows it
+        self.core.check_inputs = False  # it reads embeddings, not data: if they diverge, the loss shows it
         self.dropout = nn.Dropout(self.settings.dropout)
         self.head = nn.Linear(self.core.output_dim + width, width)
         self.bias = nn.Parameter(torch.zeros(symbols))
@@ -103,22 +108,21 @@ class LanguageModule(TaskModule):
         """Read `tokens` (N, T) from `states`, fresh ones if None."""
         x = self.embedding(tokens)
         output, traces, after = self.core.trace(self.dropout(x), states)
-        features = self.head(self.dropout(torch.cat([output, traces[0].forecast], -1))) / math.sqrt(
-            x.shape[-1]
-        )
+        features = self.head(self.dropout(torch.cat([output, traces[0].forecast], -1)))
+        features = features / math.sqrt(x.shape[-1])
         return TextOutput(features, mse_loss(traces[0].prediction, x.detach()), traces, after)
 
-    def nats(self, reading: TextOutput, targets: Tensor) -> Tensor:
-        """``-ln P`` of `targets` (N, T), 0 where they don't count; without a gradient."""
-        flat = tied_nats(reading.features.flatten(0, 1), self.embedding.weight, self.bias, targets.flatten())
+    def nats(self, output: TextOutput, targets: Tensor) -> Tensor:
+        """``-ln P`` of `targets` (N, T), 0 where they do not count; without a gradient."""
+        flat = tied_nats(output.features.flatten(0, 1), self.embedding.weight, self.bias, targets.flatten())
         return flat.view_as(targets)
 
     def on(self, batch: TextBatch) -> TextOutput:
-        """Read a batch; the states go on."""
-        reading: TextOutput = self(batch.tokens, self.carried(batch.reset, len(batch.tokens)))
-        self.carry(reading.states, batch.reset)
-        self.observe(reading.traces, reading.states, streams=True)
-        return reading
+        """Read a batch from the carried states, and carry them on."""
+        output: TextOutput = self(batch.tokens, self.carried(batch.reset, len(batch.tokens)))
+        self.carry(output.states, batch.reset)
+        self.observe(output.traces, output.states, streams=True)
+        return output
 
     def prepare(self, data: L.LightningDataModule) -> None:
         super().prepare(data)
@@ -126,10 +130,10 @@ class LanguageModule(TaskModule):
 
     @property
     def known(self) -> Vocabulary:
-        """The symbols that it knows.
+        """The vocabulary.
 
         Raises:
-            ConfigError: it has met neither data nor a checkpoint.
+            ConfigError: there is none yet, from data or a checkpoint.
         """
         if self.vocabulary is None:
             raise ConfigError(
@@ -151,15 +155,16 @@ class LanguageModule(TaskModule):
         )
 
     def losses(self, batch: TextBatch) -> dict[str, Tensor]:
-        reading = self.on(batch)
+        output = self.on(batch)
         total = tied_loss(
-            reading.features.flatten(0, 1), self.embedding.weight, self.bias, batch.targets.flatten()
+            output.features.flatten(0, 1), self.embedding.weight, self.bias, batch.targets.flatten()
         )
-        lanes = len(batch.tokens)
+        streams = len(batch.tokens)
         counted, usual = ranks.mean(
-            torch.stack([(batch.targets != IGNORED).sum(), torch.tensor(lanes, device=self.device)])
+            torch.stack([(batch.targets != IGNORED).sum(), torch.tensor(streams, device=self.device)])
         )
-        nats, prediction = total / counted, lanes / usual * reading.prediction_loss
+        nats = total / counted
+        prediction = streams / usual * output.prediction_loss
         return {
             "loss": nats + self.settings.prediction_weight * prediction,
             "nats": nats,
@@ -167,8 +172,7 @@ class LanguageModule(TaskModule):
         }
 
     def _refuse_infinite(self, batch: TextBatch, nats: Tensor, part: str) -> None:
-        """Refuse a loss (N, T, ...) that is not finite, naming the token of the part that was read before the
-        first of them."""
+        """Refuse a loss (N, T, ...) that is not finite, naming the token of `part` read before the first."""
         name, steps = self.data.parts.names[part], nats.shape[1]
         self.refuse_infinite(
             {"the loss": nats.flatten(0, 1).unsqueeze(1)},
@@ -200,8 +204,7 @@ class LanguageModule(TaskModule):
         self._scores.add(batch, found, shown)
 
     def _restarted(self, batch: TextBatch) -> Tensor:
-        """The loss (1, T) where the state is forgotten every `data.steps` tokens, whose pieces are read side
-        by side."""
+        """Loss (1, T) with the state dropped every `data.steps` tokens, which are read side by side."""
         steps, count = self.data.steps, batch.tokens.shape[1]
         padding = (0, -count % steps)
         tokens = nn.functional.pad(batch.tokens[0], padding).view(-1, steps)
@@ -214,34 +217,34 @@ class LanguageModule(TaskModule):
         self.log_results(self._scores.results(self.data))
 
     def write_test_files(self, folder: Path) -> None:
-        """`text.txt`: the text that `sampling` asks for, written by the weights that were tested."""
+        """Write `text.txt`: a text by `sampling`, from the weights that were tested."""
         with torch.random.fork_rng():
-            torch.manual_seed(SAMPLE)
+            torch.manual_seed(SEED)
             self.write_predictions([list(self.tokens(self.sampling))], folder)
 
     def figures(self) -> dict[str, Figure]:
-        """Loss over the test text, what adaptation gives, surprise and norm of U."""
+        """Loss over the test text, gain from learning, surprise and norm of U."""
         return {} if self._scores is None else {"text": self._scores.figure()}
 
     @torch.no_grad()
     def _next(
         self, tokens: np.ndarray, states: list[DREAMState] | None, learn: bool
     ) -> tuple[Tensor, list[DREAMState]]:
-        """Scores (V,) of what follows `tokens` (T,), and the states."""
+        """Return scores (V,) of the token after `tokens` (T,), and the states."""
         training = self.training
         self.eval()
         try:
             with self.core.plasticity(learn and self.core.plasticity_enabled):
                 read = torch.from_numpy(tokens.astype(np.int64)).to(self.device).unsqueeze(0)
-                reading: TextOutput = self(read, states)
+                output: TextOutput = self(read, states)
         finally:
             self.train(training)
-        scores = tied_scores(reading.features[:, -1], self.embedding.weight, self.bias)
+        scores = tied_scores(output.features[:, -1], self.embedding.weight, self.bias)
         require_finite({"the scores": scores}, lambda _: "what follows the text so far")
-        return scores[0], reading.states
+        return scores[0], output.states
 
     def tokens(self, sampling: Sampling) -> Iterator[int]:
-        """What the model writes after the prompt, token by token; the fast weights learn from the prompt.
+        """Generate the tokens after the prompt one by one; the fast weights learn from the prompt.
 
         Raises:
             ConfigError: the module has no vocabulary yet.
@@ -257,12 +260,12 @@ class LanguageModule(TaskModule):
             read = np.array([token])
 
     def generate(self, prompt: str = "", **settings: Any) -> Iterator[str]:
-        """Text that goes on after `prompt`, piece by piece; never half a character.
+        """Generate the text after `prompt` piece by piece, never half a character.
 
-        Draws from torch's global generator: after the same `torch.manual_seed` it writes the same text.
+        Draws from torch's global generator: the same `torch.manual_seed` gives the same text.
 
         Args:
-            prompt: What it begins with.
+            prompt: Beginning of the text.
             **settings: The other fields of `Sampling`.
 
         Example:
@@ -276,26 +279,25 @@ class LanguageModule(TaskModule):
         yield decoder.end()
 
     def on_predict_start(self) -> None:
-        """The terminal shows the text as it is written, where a progress bar would be in the way."""
+        """Switch progress bars off, since the terminal shows the text as it is generated."""
         for callback in self.trainer.callbacks:  # type: ignore[attr-defined]
             if isinstance(callback, ProgressBar):
                 callback.disable()
 
     def predict_step(self, batch: TextBatch, batch_idx: int) -> list[int]:
-        """The tokens that were written; the terminal shows the text as it comes. Ctrl-C or a closed pipe ends
-        it."""
+        """Generate a text, show it in the terminal and return its tokens; Ctrl-C or a closed pipe ends it."""
         decoder, written = Decoder(self.known, self.sampling.prompt), []
-        say = show if self.trainer.is_global_zero else str
+        display = show if self.trainer.is_global_zero else str
         with suppress(BrokenPipeError, KeyboardInterrupt):
-            say(self.sampling.prompt)
+            display(self.sampling.prompt)
             for token in self.tokens(self.sampling):
                 written.append(token)
-                say(decoder.feed(token))
-            say(decoder.end() + "\n")
+                display(decoder.feed(token))
+            display(decoder.end() + "\n")
         return written
 
     def write_predictions(self, predictions: list[list[int]], folder: Path) -> list[Path]:
-        """`text.txt`: the prompt and what was written after it; of bytes those that were written."""
+        """Write `text.txt`: the prompt and the text after it; for `bytes` exactly the bytes generated."""
         if not predictions:
             return []
         decoder, tokens = Decoder(self.known, self.sampling.prompt), predictions[0]

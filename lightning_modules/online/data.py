@@ -1,4 +1,4 @@
-"""One stream for prequential learning: what was measured before it, and the stream itself, row by row.
+"""One stream for prequential learning: crops of its warm-up part to train on, then all of it, row by row.
 
 Shapes: N crops, T rows, D input columns, C targets, H rows ahead.
 """
@@ -28,16 +28,16 @@ STRIDE = 8  # rows between the starts of training crops
 
 @dataclass(frozen=True, eq=False)
 class OnlineStream:
-    """A series, and what is to be said of each of its rows."""
+    """A series and its targets."""
 
     series: Series
     """The input columns; for forecasting the columns to predict come first."""
     task: Task
     targets: tuple[str, ...]
-    """Names of the columns to predict; for classification of the classes."""
+    """Names of the columns to predict; for classification, names of the classes."""
     truth: np.ndarray | None = None
-    """Regression: (T, C) float64; classification: (T,) int64 class numbers; forecasting: None, the inputs
-    themselves."""
+    """(T, C) float64 for regression, (T,) int64 class numbers for classification; None for forecasting, whose
+    targets are inputs."""
 
 
 class OnlineBatch(NamedTuple):
@@ -49,23 +49,24 @@ class OnlineBatch(NamedTuple):
     """(N, T + H, C) for forecasting: the target columns of these rows and the next H, NaN after the last;
     (N, T, C) for regression, (N, T) class numbers for classification."""
     start: Tensor
-    """(N,) number of the first row"""
+    """(N,) number of the first row."""
     spare: bool = False
-    """True where nothing of this batch counts: it keeps a process in step whose part of the batch is
-    empty."""
+    """True if nothing in this batch counts: it keeps a process whose part of the batch is empty in step."""
 
 
 class _Crops(Dataset[OnlineBatch]):
-    """Pieces of `length` rows that begin at the rows of `starts`."""
+    """Pieces of `length` rows that begin at the rows `starts`."""
 
     def __init__(self, data: OnlineData, starts: range, length: int) -> None:
-        self.data, self.starts, self.length = data, starts, length
+        self.data = data
+        self.starts = starts
+        self.length = length
 
     def __len__(self) -> int:
         return len(self.starts)
 
     def __getitem__(self, indices: list[int]) -> OnlineBatch:
-        """These pieces; for none of them a spare one."""
+        """Batch of these pieces; without any, a spare one."""
         pieces = [self.data.piece(self.starts[index], self.length) for index in indices or [0]]
         rows, targets, start, _ = zip(*pieces, strict=True)
         return OnlineBatch(torch.cat(rows), torch.cat(targets), torch.cat(start), spare=not indices)
@@ -76,33 +77,33 @@ class OnlineShape(Shape):
     """Facts about a stream that a module is built from."""
 
     label_delay: int = 0
-    """Rows that each target comes late."""
+    """Rows by which each target is late."""
 
 
 class OnlineData(TaskData, ABC):
-    """One stream in time order: a warm-up part to train on, a validation part, and the stream to be scored.
+    """One stream in time order: a warm-up part to train on, a validation part, and the rows to be scored.
 
-    Training reads random crops of the warm-up part. The test goes over all rows once, in order, from the
-    first; those of the warm-up and validation part are read, and learnt from, but not scored. Forecasts are
-    scored whose `horizon` rows all lie in the stream.
+    Training reads random crops of the warm-up part. The test reads all rows once, in order, from the first;
+    those of the warm-up and validation part are learned from, but not scored. A forecast is scored if all its
+    `horizon` rows lie in the stream.
 
     Forecasting and regression: inputs and targets are standardised by mean and deviation of the warm-up rows,
-    errors are on that scale. Without a warm-up part nothing is.
+    and errors are on that scale. Without a warm-up part they keep their own scale.
 
     Args:
         horizon: Rows ahead to forecast; 1 for regression and classification.
         warm_up: Rows to train on: a number, or a share of all rows; 0 to start from nothing.
-        validation: Rows that pick the best weights, after the warm-up: a number, or a share of all rows.
-        rows: Rows to use, from the first; all if null.
-        label_delay: Rows that each target comes late.
+        validation: Rows after the warm-up that pick the best weights: a number, or a share of all rows.
+        rows: Number of rows to use, from the first; all if not given.
+        label_delay: Rows by which each target is late.
         season: Rows in one season, for the seasonal profile and the seasonal-naive forecast; 1 for none.
         crop: Rows of a training crop.
-        context: Rows at the start of a crop that are read but not scored, while a fresh state settles.
+        context: Rows at the start of a crop that are read but do not count, while a fresh state settles.
         batch_size: Crops in a batch, of all processes together.
         crops: Crops in a training epoch.
-        chunk: Rows of the stream in a batch of the test; they are learnt from one by one whatever it is.
-        missing: What to do about missing inputs: stop with an error, or carry the last known value forward;
-            before the first known value stands the mean of the warm-up.
+        chunk: Rows of the stream in a batch of the test; results do not depend on it.
+        missing: Treatment of missing inputs: stop with an error (`error`), or carry the last known value
+            forward (`ffill`), the first one preceded by the mean of the warm-up part.
     """
 
     for_own_files = "TableStream"
@@ -123,17 +124,15 @@ class OnlineData(TaskData, ABC):
         missing: Literal["error", "ffill"] = "error",
     ) -> None:
         super().__init__()
-        self.horizon, self.label_delay = (
-            require_int("horizon", horizon),
-            require_int("label_delay", label_delay, least=0),
-        )
+        self.horizon = require_int("horizon", horizon)
+        self.label_delay = require_int("label_delay", label_delay, least=0)
         self.rows = None if rows is None else require_int("rows", rows)
-        self.season, self.crop = require_int("season", season), require_int("crop", crop)
-        self.context, self.batch_size = (
-            require_int("context", context, least=0),
-            require_int("batch_size", batch_size),
-        )
-        self.crops, self.chunk = require_int("crops", crops), require_int("chunk", chunk)
+        self.season = require_int("season", season)
+        self.crop = require_int("crop", crop)
+        self.context = require_int("context", context, least=0)
+        self.batch_size = require_int("batch_size", batch_size)
+        self.crops = require_int("crops", crops)
+        self.chunk = require_int("chunk", chunk)
         if context >= crop:
             raise ConfigError(f"`context` must be below `crop`, {crop}; got {context}.", key="context")
         for name, part in (("warm_up", warm_up), ("validation", validation)):
@@ -145,41 +144,41 @@ class OnlineData(TaskData, ABC):
                 )
         if missing not in ("error", "ffill"):
             raise ConfigError(f"`missing` must be `error` or `ffill`; got {missing!r}.", key="missing")
-        self.warm_up, self.validation, self.missing = warm_up, validation, missing
+        self.warm_up = warm_up
+        self.validation = validation
+        self.missing = missing
 
     @abstractmethod
     def read(self) -> OnlineStream:
-        """Reads the whole stream."""
+        """Read the whole stream."""
 
     @cached_property
     def stream(self) -> OnlineStream:
-        """As read, without missing values, checked against `horizon`."""
+        """The stream, read once, without missing values."""
         stream = self.read()
         if stream.task != "forecasting" and self.horizon != 1:
             raise ConfigError(f"`horizon` must be 1 for {stream.task}; got {self.horizon}.", key="horizon")
         values, before = stream.series.values, None
-        if (
-            self.missing == "ffill" and np.isnan(values[0]).any()
-        ):  # the first known value may lie in the future
-            before = Scaler.fit(
-                values[: max(_rows(self.warm_up, len(values)), 1)], stream.series.columns
-            ).mean
+        if self.missing == "ffill" and np.isnan(values[0]).any():
+            # the first known value may lie beyond the warm-up part, in the future
+            warm_up = values[: max(_rows(self.warm_up, len(values)), 1)]
+            before = Scaler.fit(warm_up, stream.series.columns).mean
         series = fill_missing(stream.series, self.missing, before)
         return OnlineStream(series, stream.task, stream.targets, stream.truth)
 
     @property
     def task(self) -> Task:
-        """What is asked of each row."""
+        """Task of the stream."""
         return self.stream.task
 
     @property
     def inputs(self) -> int:
-        """D, the number of columns that a model reads."""
+        """D, number of columns that a model reads."""
         return len(self.stream.series.columns)
 
     @property
     def channels(self) -> int:
-        """C, the number of columns that a model predicts; for classification the number of classes."""
+        """C, number of columns that a model predicts; for classification the number of classes."""
         return len(self.stream.targets)
 
     @property
@@ -190,7 +189,7 @@ class OnlineData(TaskData, ABC):
 
     @cached_property
     def borders(self) -> tuple[int, int, int]:
-        """The first row after the warm-up, after the validation part, and after the stream."""
+        """First row after the warm-up part, after the validation part, and after the stream."""
         count = len(self.stream.series.values)
         end = count if self.rows is None else self.rows
         warm_up, both = _rows(self.warm_up, count), _rows(self.validation, count)
@@ -204,28 +203,26 @@ class OnlineData(TaskData, ABC):
         if both + ahead >= end:
             raise ConfigError(
                 f"`warm_up` and `validation` must leave rows for the stream; got {warm_up} and "
-                f"{both - warm_up} of {end} "
-                f"rows, which leaves {max(end - both, 0)} where more than {ahead} are needed. Lower them or "
-                "`horizon`.",
+                f"{both - warm_up} of {end} rows, which leaves {max(end - both, 0)} where more than {ahead} "
+                "are needed. Lower them or `horizon`.",
                 key="warm_up",
             )
         if 0 < warm_up < self.crop + self.ahead:
             raise ConfigError(
                 f"`warm_up` must hold a crop of {self.crop} rows and its {self.ahead} rows ahead, or be 0; "
-                f"got {warm_up} "
-                "rows. Lower `crop`.",
+                f"got {warm_up} rows. Lower `crop`.",
                 key="warm_up",
             )
         return warm_up, both, end
 
     @property
     def ahead(self) -> int:
-        """Rows after its own that the target of a row needs."""
+        """Number of later rows that the target of a row extends over."""
         return self.horizon if self.task == "forecasting" else 0
 
     @property
     def scored(self) -> range:
-        """The rows whose predictions are scored."""
+        """Rows whose predictions are scored."""
         _, start, end = self.borders
         return (
             range(max(start - 1, 0), end - self.horizon) if self.task == "forecasting" else range(start, end)
@@ -256,11 +253,11 @@ class OnlineData(TaskData, ABC):
         return Scaler.fit(series.values[: self.borders[0]], series.columns)
 
     def setup(self, stage: str | None = None) -> None:
-        """Reads and standardises the data; calling it again changes nothing."""
+        """Read and standardise the data; calling it again changes nothing."""
         _ = self.values
 
     def piece(self, start: int, length: int) -> OnlineBatch:
-        """The rows from `start`, at most `length`, as a batch of one."""
+        """At most `length` rows from `start` as a batch of one."""
         inputs, targets = self.values
         rows = inputs[start : start + length]
         wanted = targets[start : start + len(rows) + self.ahead]
@@ -276,8 +273,7 @@ class OnlineData(TaskData, ABC):
         return loader(crops, drawn(len(crops), self.crops, self.batch_size).shared(*self.share))
 
     def val_dataloader(self) -> DataLoader[OnlineBatch] | list[DataLoader[OnlineBatch]]:
-        """Crops whose scored rows follow each other over the validation part; none where there is nothing to
-        train on."""
+        """Crops whose scored rows cover the validation part; none if there is nothing to train on."""
         warm_up, stop, _ = self.borders
         rows = stop - warm_up - self.ahead
         if rows <= 0 or warm_up == 0:
@@ -298,8 +294,10 @@ class OnlineData(TaskData, ABC):
         return self.test_dataloader()
 
     def times(self, rows: np.ndarray) -> np.ndarray:
-        """The time stamp of each row, or its number for a stream without; rows after the last at the usual
-        distance."""
+        """Time stamp of each row, or its number for a stream without time stamps.
+
+        Rows after the last one follow at the median distance of the time stamps.
+        """
         time = self.stream.series.time
         if time is None:
             return rows
@@ -307,7 +305,7 @@ class OnlineData(TaskData, ABC):
         return time[np.minimum(rows, len(time) - 1)] + np.maximum(rows - len(time) + 1, 0) * step
 
     def unscale(self, values: Tensor) -> Tensor:
-        """Predictions (..., C) of a forecasting or regression stream in the data's own units."""
+        """Convert predictions (..., C) for forecasting or regression to the data's measurement units."""
         warm_up = self.borders[0]
         if warm_up == 0:
             return values
@@ -318,7 +316,7 @@ class OnlineData(TaskData, ABC):
     def rows_of(self, batch: OnlineBatch) -> Tensor:
         return torch.stack([batch.start, batch.start + batch.rows.shape[1] - 1], 1)
 
-    def source_of(self, row: int) -> str:
+    def source_of(self, sample: int) -> str:
         return self.stream.series.source
 
     def describe(self) -> list[tuple[str, str]]:
@@ -349,7 +347,7 @@ def _rows(part: int | float, count: int) -> int:
 
 
 def check_truth(truth: np.ndarray, source: str, name: str) -> None:
-    """Refuse targets that are not all there.
+    """Refuse targets with missing values.
 
     Raises:
         DataError: naming the first row without one.
@@ -362,6 +360,5 @@ def check_truth(truth: np.ndarray, source: str, name: str) -> None:
     if missing.any():
         raise DataError(
             f"{source}: column `{name}` must hold a value in every row; row {int(missing.argmax())} has "
-            "none. Leave out the "
-            "rows without one."
+            "none. Leave out the rows without one."
         )

@@ -1,4 +1,4 @@
-"""`OnlineModule`: prequential learning on a stream: predict, score, then learn.
+"""`OnlineModule`: prequential learning on a stream: predict, score, then learn, row by row.
 
 Shapes: N crops, T rows, D input columns, C targets (classes for classification), H rows ahead.
 """
@@ -38,8 +38,8 @@ from lightning_modules.stream.network import CHANGE_LIMIT, class_shares
 Mode = Literal[
     "fast weights + head", "head", "fast weights", "frozen", "fast weights + all weights", "all weights"
 ]
-SMALLEST = 1e-6  # root mean square of a target that never moves
-OUTLIER = 3.0  # root mean squares beyond which an error in training counts linearly
+SMALLEST = 1e-6  # least root mean square of a target, for one that never moves
+OUTLIER = 3.0  # in root mean squares; larger errors count linearly in training
 
 
 @dataclass(frozen=True)
@@ -48,15 +48,15 @@ class OnlineSettings(PredictiveSettings):
 
     prediction_weight: float = 0.3
     reading: Reading = Reading()  # noqa: RUF009 - frozen
-    """How rows are made relative, and which of them the head reads."""
+    """Normalisation of the rows, and the values that the head reads."""
     updates: Updates = Updates()  # noqa: RUF009 - frozen
-    """How the head follows the stream."""
+    """Updates of the head from the stream."""
     all_updates: Updates = Updates(every=24, replay=96, lr=3e-4)  # noqa: RUF009 - frozen
-    """How all weights follow it, in the modes that move them."""
+    """Updates of all weights from the stream, in the modes that move them."""
     modes: list[Mode] = field(
         default_factory=lambda: ["fast weights + head", "head", "fast weights", "frozen"]
     )
-    """What learns while the stream is read; a row of the table for each."""
+    """Ways to run the test, by what learns while the stream is read; one row of the table of results each."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -69,19 +69,21 @@ class OnlineSettings(PredictiveSettings):
 
 
 class OnlineModule(TaskModule):
-    """Learns from the warm-up part of a stream, then reads the stream once: predict, score, learn when the
-    truth arrives.
+    """Learns from a stream while predicting it, row by row: predict, score, learn when the truth arrives.
 
-    A `lightning_modules.stream.StreamNetwork` reads the rows. Training on crops minimises ``huber((head -
-    wanted) / rms, 3) + prediction_weight * MSE(layer's predictions, layer's input)``, where `wanted` is the
-    target relative to the present level and rms its root mean square in the batch, for each row ahead; for
-    classification the first term is the cross-entropy. A crop starts with normaliser, profile and past rows
-    as the stream had left them there, and a fresh core.
+    A `lightning_modules.stream.StreamNetwork` reads the rows. It is first trained on crops of the warm-up
+    part, where
 
-    The test runs the same trained weights over the whole stream from its first row, once for each mode, side
-    by side. Up to the first scored row every mode learns; from there on only what its name says moves: the
-    fast weights, the head or all weights (`lightning_modules.stream.StreamLearner`), and `frozen` nothing.
-    The first mode's row is the module's own. A core without fast weights runs each mode once, without them.
+        loss = huber((head - wanted) / rms, 3) + prediction_weight * MSE(layer's predictions, layer's input)
+
+    with `wanted` the target relative to the present level and rms its root mean square in the batch, for each
+    row ahead; for classification the first term is the cross-entropy. A crop starts with a fresh core, and
+    with normaliser, profile and past rows as the rows before it in the stream leave them.
+
+    The test runs the trained weights over the whole stream from its first row, once for each mode, side by
+    side. Up to the first scored row every mode learns; from there on only the parts that it names: the fast
+    weights, the head or all weights (`lightning_modules.stream.StreamLearner`), and with `frozen` none. The
+    first mode's row is the module's own. A core without fast weights runs each mode once, without them.
 
     Args:
         config: The DREAM layer; its `input_dim` is set to the width of what it reads.
@@ -92,7 +94,7 @@ class OnlineModule(TaskModule):
     accepts = OnlineData
     higher_is_better = frozenset({"accuracy", "kappa", "kappa_temporal"})
     data: OnlineData
-    """The data it was prepared for; there once `prepare` has run."""
+    """Data that the module was prepared for; set by `prepare`."""
     settings: OnlineSettings
     shape: OnlineShape
 
@@ -124,20 +126,19 @@ class OnlineModule(TaskModule):
 
     @property
     def core(self) -> DREAMStack | BaselineCore:  # type: ignore[override] # the network's, and so not set here
-        """The network's core."""
+        """Core of the network."""
         return self.network.core
 
     def prepare(self, data: L.LightningDataModule) -> None:
         if getattr(self, "data", None) is not data:
-            self.__dict__.pop("_starts", None)  # they are of other data
+            self.__dict__.pop("_starts", None)  # they belong to other data
         super().prepare(data)
         self.data.setup()
         for mode in self.modes:  # settings that do not fit are refused now, not after the training
             self.make_learner(mode)
 
-    def _told(self, targets: Tensor) -> Tensor | None:
-        """The newest known target of every row (N, T, C), given those of the rows; None where rows are their
-        own targets."""
+    def _feedback(self, targets: Tensor) -> Tensor | None:
+        """Newest target (N, T, C) that is known when each row is read; None if inputs hold the targets."""
         shape = self.network.shape
         if not shape.feedback:
             return None
@@ -147,31 +148,29 @@ class OnlineModule(TaskModule):
 
     @cached_property
     def _starts(self) -> list[StreamState]:
-        """What the rows before each possible start of a crop leave in normaliser, profile and window; the
-        core is fresh."""
+        """State at each possible start of a crop, with a fresh core: normaliser, profile and past rows."""
         network, (inputs, targets) = self.network, (part.to(self.device) for part in self.data.values)
-        told = self._told(targets[None])
+        feedback = self._feedback(targets[None])
         state, states = network.init_state(), []
         for start in range(0, self.data.borders[1], STRIDE):
             states.append(state)
             part = slice(start, start + STRIDE)
-            state = network.relate(inputs[None, part], state, None if told is None else told[:, part])[1]
+            known = None if feedback is None else feedback[:, part]
+            state = network.relate(inputs[None, part], state, known)[1]
         return states
 
     def _read(self, batch: OnlineBatch) -> tuple[Features, Tensor, Tensor]:
-        """Features and the head's outputs (N, T, H, C) of crops, and the loss of the first layer's own
-        predictions."""
+        """Return features and outputs (N, T, H, C) of crops, and the layer's own prediction loss ()."""
         network = self.network
         start = StreamState.cat([self._starts[row // STRIDE] for row in batch.start.tolist()])
         start = replace(start, core=network.core.init_state(len(batch.start) * network.lanes))
-        told = self._told(batch.targets)
-        features, state = network.features(batch.rows, start, told)
+        features, state = network.features(batch.rows, start, self._feedback(batch.targets))
         self.observe(features.traces, state.core)
         return features, network.outputs(features), features.traces[0].error.square().mean()
 
     @property
     def unreached(self) -> bool:
-        """The head need not read the last layer's output."""
+        """True with several layers if the head does not read the output of the last one."""
         return (
             isinstance(self.core, DREAMStack)
             and len(self.core.layers) > 1
@@ -181,7 +180,7 @@ class OnlineModule(TaskModule):
     def losses(self, batch: OnlineBatch) -> dict[str, Tensor]:
         features, outputs, prediction = self._read(batch)
         crops = torch.tensor(0 if batch.spare else len(batch.rows), device=self.device)
-        share = crops / ranks.mean(crops)  # of the rows of a usual process
+        share = crops / ranks.mean(crops)  # relative to the average process
         scored = slice(self.data.context, None)
         shape = self.network.shape
         if shape.task == "classification":
@@ -211,12 +210,12 @@ class OnlineModule(TaskModule):
         self.add_validation(ranks.mean(terms["fit"]) * crops, crops)
 
     def configure_optimizers(self) -> Any:
-        with warnings.catch_warnings():  # a stream without a warm-up has nothing to train on, and is meant so
+        with warnings.catch_warnings():  # a stream without a warm-up part has nothing to train on, by design
             warnings.filterwarnings("ignore", ".*across ranks is zero.*")
             return super().configure_optimizers()
 
     def make_learner(self, mode: str) -> StreamLearner:
-        """A learner for `mode` on a copy of the weights."""
+        """Build a learner for `mode` on a copy of the weights."""
         everything = "all weights" in mode
         with torch.inference_mode(False):
             return StreamLearner(
@@ -232,7 +231,7 @@ class OnlineModule(TaskModule):
         self.learners = {mode: self.make_learner(mode) for mode in self.modes}
         self.record = StreamRecord(self.data, self.title, self.modes)
         if self._saved_test is not None:
-            with torch.inference_mode(False):  # or they could not be learnt from
+            with torch.inference_mode(False):  # tensors made in inference mode cannot be learned from
                 for mode, learner in self.learners.items():
                     held = self._saved_test["learners"][mode]
                     learner.load({name: value.to(self.device, copy=True) for name, value in held.items()})
@@ -240,13 +239,13 @@ class OnlineModule(TaskModule):
             self._saved_test = None
 
     def save_test(self) -> dict[str, Any]:
-        """The learners and scores of the test so far, see `lightning_modules.run.saving.ResumableTest`."""
+        """Return learners and scores of the test so far, see `lightning_modules.run.saving.ResumableTest`."""
         assert self.record is not None
         learners = {mode: learner.tensors() for mode, learner in self.learners.items()}
         return {"learners": learners, "record": self.record.tensors()}
 
     def resume_test(self, saved: dict[str, Any]) -> None:
-        """Let the next test continue from what `save_test` returned."""
+        """Let the next test resume from the values that `save_test` returned."""
         self._saved_test = saved
 
     def test_step(self, batch: OnlineBatch, batch_idx: int) -> None:
@@ -265,10 +264,10 @@ class OnlineModule(TaskModule):
                     self.observe(steps.traces, learner.state.core, streams=True)
 
     def _process(self, learner: StreamLearner, batch: OnlineBatch, part: slice) -> Steps:
-        """What a learner says of these rows of a chunk.
+        """Let a learner predict, then learn, a part of a chunk.
 
         Raises:
-            DREAMError: it is not finite from some row on.
+            DREAMError: a prediction is not finite.
         """
         supervised = self.network.shape.task != "forecasting"
         steps = learner.process(batch.rows[0, part], batch.targets[0, part] if supervised else None)
@@ -284,32 +283,30 @@ class OnlineModule(TaskModule):
         self.log_results(self.record.results())
 
     def figures(self) -> dict[str, Figure]:
-        """Rolling error of every mode and rival, surprise and norm of U over the stream, and when it
-        changed."""
+        """Rolling error of every mode and rival, surprise, norm of U, and the known changes of the stream."""
         return {} if self.record is None or self.record.empty else {"stream": self.record.figure()}
 
     def on_predict_epoch_start(self) -> None:
         self.learners = {self.modes[0]: self.make_learner(self.modes[0])}
 
     def predict_step(self, batch: OnlineBatch, batch_idx: int) -> Tensor:
-        """Predictions of each row of a chunk by the first mode, in the data's own units; shares of the
-        classes."""
-        said = self._process(self.learners[self.modes[0]], batch, slice(0, len(batch.rows[0]))).predictions
+        """Predictions of the first mode for each row of a chunk: class shares, or values as in the data."""
+        mode = self.modes[0]
+        predictions = self._process(self.learners[mode], batch, slice(0, len(batch.rows[0]))).predictions
         if self.network.shape.task != "classification":
-            return self.data.unscale(said)
-        return class_shares(
-            said, self.settings.updates.rule == "least_squares" and "all weights" not in self.modes[0]
-        )
+            return self.data.unscale(predictions)
+        least_squares = self.settings.updates.rule == "least_squares" and "all weights" not in mode
+        return class_shares(predictions, least_squares)
 
     @property
     def predictions_file(self) -> str:
         return "forecast.csv" if self.shape.task == "forecasting" else "predictions.csv"
 
     def prediction_table(self, predictions: list[Tensor]) -> pd.DataFrame:
-        """A row for each row of the stream; for forecasting the rows after the last."""
+        """Predictions with a line for each row of the stream; for forecasting, of the rows after the last."""
         return StreamRecord(self.data, self.title, self.modes).prediction_table(torch.cat(predictions))
 
 
 def without_fast_weights(mode: str) -> str:
-    """What a mode comes to for a core that has no fast weights."""
+    """Mode that remains of `mode` for a core without fast weights."""
     return {"fast weights": "frozen"}.get(mode, mode.removeprefix("fast weights + "))

@@ -121,7 +121,7 @@ class NaNGuard(L.Callback):
         for optimizer in trainer.optimizers:
             if not all(group.get("fused") for group in optimizer.param_groups):
                 raise ConfigError(
-                    f"the optimiser must be able to rest on a flag, as AdamW(..., fused=True) is; got "
+                    "the optimiser must be able to rest on a flag, as AdamW(..., fused=True) is; got "
                     f"{type(optimizer).__name__} without `fused`. Give it fused=True, or leave NaNGuard out."
                 )
         data = trainer.datamodule  # type: ignore[attr-defined]
@@ -272,8 +272,8 @@ class NaNGuard(L.Callback):
         if any(lost) and self._error is None:
             named = [name for name, bad in zip(self._kept, lost, strict=True) if bad]
             self._error = (
-                f"after step {steps[-1].number} these values are not finite: those of "
-                f"{_shown(named)}. {DIVERGED}"
+                f"after step {steps[-1].number} these values are not finite: those of {_shown(named)}. "
+                f"{DIVERGED}"
             )
 
     def _description(self, step: StepFlags) -> str:

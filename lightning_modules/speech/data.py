@@ -1,4 +1,4 @@
-"""Recordings of speech: which word is said, or which words one after the other.
+"""Recordings of speech to recognise, as utterances of one word or of several.
 
 Shapes: N utterances of a batch, T steps of the longest, F features of a frame, K frames in a step.
 """
@@ -31,20 +31,22 @@ from lightning_modules.speech.utterances import Part, Recording, SpeechBatch, Ut
 
 Task = Literal["classification", "recognition"]
 Tokens = Literal["words", "characters"]
-FLOOR = 1e-3  # of a feature's unit: a deviation below it, as in silence, counts as that
+FLOOR = 1e-3  # least deviation that a feature is divided by, as in silence
 
 
 class _Batches(Dataset[SpeechBatch]):
-    """Any utterances as a batch."""
+    """Batches of any utterances."""
 
     def __init__(self, data: SpeechData, count: int, spare: Utterance) -> None:
-        self.data, self.count, self.spare = data, count, spare
+        self.data = data
+        self.count = count
+        self.spare = spare
 
     def __len__(self) -> int:
         return self.count
 
     def __getitem__(self, utterances: list[Utterance]) -> SpeechBatch:
-        """These utterances; for none of them a spare batch."""
+        """Batch of these utterances; without any, a spare one."""
         return self.data.batch(utterances or [self.spare])._replace(spare=not utterances)
 
 
@@ -55,9 +57,9 @@ class SpeechShape:
     task: Task = "classification"
     """`classification`: the class of each utterance; `recognition`: its tokens."""
     inputs: int = 39
-    """I, the width of a step."""
+    """I, width of a step."""
     channels: int = 10
-    """V, the number of classes or tokens."""
+    """V, number of classes or tokens."""
 
     def __post_init__(self) -> None:
         require(
@@ -78,22 +80,25 @@ class SpeechData(TaskData, ABC):
 
     With `string`, the recordings of a part are joined: every recording of each speaker once, in random order,
     cut into strings of `string[0]` to `string[1]` recordings with `silence` between them. Those of the
-    training part are drawn anew each epoch; those of validation and test stay.
+    training part are drawn again each epoch; those of validation and test stay the same.
 
-    With `speeds`, each utterance of the training part is played at one of them, drawn anew each epoch: faster
-    is shorter and higher, like another voice (Ko et al., Audio augmentation for speech recognition, 2015).
+    With `speeds`, each utterance of the training part is played at one of them, drawn again each epoch:
+    faster is shorter and higher, like another voice (Ko et al., Audio augmentation for speech recognition,
+    2015).
 
     Args:
-        task: `classification`: which of the things that are said; `recognition`: the sequence of tokens.
-        tokens: What recognition writes: whole `words` (a closed vocabulary) or `characters`.
-        vocabulary: The tokens or classes; those of the recordings if not given.
-        mfcc: The features.
-        stack: Frames that make one step of the layer.
-        string: Least and most recordings of a string, for recognition; single recordings if not given.
-        silence: Least and most seconds of silence between the recordings of a string.
+        task: `classification`: one class for each utterance; `recognition`: a sequence of tokens.
+        tokens: Tokens of recognition: whole `words` (a closed vocabulary) or `characters`.
+        vocabulary: Tokens or classes; those of the recordings if not given.
+        mfcc: Settings of the features.
+        stack: Number of frames in a step of the layer.
+        string: Least and largest number of recordings in a string, for recognition; single recordings if not
+            given.
+        silence: Least and largest seconds of silence between the recordings of a string.
         speeds: Speeds that training utterances are played at; 1 is as recorded.
-        validation: Share of the training recordings that picks the best epoch, where the source names none.
-        seed: Of that choice, and of the strings of validation and test.
+        validation: Share of the training recordings that picks the best epoch, if the source has no
+            validation part.
+        seed: Seed of that choice, and of the strings of validation and test.
         batch_size: Utterances in a batch, of all processes together.
     """
 
@@ -142,25 +147,31 @@ class SpeechData(TaskData, ABC):
             raise ConfigError(
                 f"`validation` must be a share above 0 and below 1; got {validation!r}.", key="validation"
             )
-        self._task, self.kind, self._vocabulary = task, tokens, vocabulary
+        self._task = task
+        self.kind = tokens
+        self._vocabulary = vocabulary
         self.mfcc = mfcc if isinstance(mfcc, MFCC) else MFCC(**mfcc)
-        self.stack, self.seed = require_int("stack", stack), require_int("seed", seed, least=0)
-        self.string, self.silence, self.speeds, self.validation = string, silence, speeds, validation
+        self.stack = require_int("stack", stack)
+        self.seed = require_int("seed", seed, least=0)
+        self.string = string
+        self.silence = silence
+        self.speeds = speeds
+        self.validation = validation
         self.batch_size = require_int("batch_size", batch_size)
         self._features: dict[Utterance, Tensor] = {}
 
     @abstractmethod
     def read(self) -> list[Recording]:
-        """Reads the recordings."""
+        """Read the recordings."""
 
     @property
     @abstractmethod
     def source(self) -> str:
-        """Where they come from, for people."""
+        """Source of the recordings, for messages."""
 
     @cached_property
     def recordings(self) -> list[Recording]:
-        """As read; some for validation, and every one in one part only."""
+        """The recordings, read once, with a part for validation."""
         found = self.read()
         if again := [
             name for name, times in Counter(recording.name for recording in found).items() if times > 1
@@ -178,7 +189,7 @@ class SpeechData(TaskData, ABC):
         if set(parts) == {"predict"}:
             if self._vocabulary is None:
                 raise ConfigError(
-                    "`vocabulary` must be that of the checkpoint where nothing is written down "
+                    "`vocabulary` must be that of the checkpoint for recordings without labels "
                     f"({self.source}); got None.",
                     key="vocabulary",
                 )
@@ -190,7 +201,7 @@ class SpeechData(TaskData, ABC):
 
     @property
     def task(self) -> Task:
-        """What is asked of each utterance."""
+        """Task of the recordings."""
         return self._task
 
     @property
@@ -199,49 +210,52 @@ class SpeechData(TaskData, ABC):
 
     @property
     def inputs(self) -> int:
-        """K F, the width of a step."""
+        """K F, width of a step."""
         return self.stack * self.mfcc.features
 
     @property
     def channels(self) -> int:
-        """The number of classes or tokens."""
+        """Number of classes or tokens."""
         return len(self.vocabulary)
 
-    def split(self, said: str) -> list[str]:
-        """What is said as classes or tokens."""
+    def split(self, transcript: str) -> list[str]:
+        """Classes or tokens of a transcript."""
         if self._task == "classification":
-            return [said]
-        return said.split() if self.kind == "words" else list(said)
+            return [transcript]
+        return transcript.split() if self.kind == "words" else list(transcript)
 
     @property
     def glue(self) -> str:
-        """What stands between tokens that make a text."""
+        """Text between two tokens."""
         return " " if self.kind == "words" else ""
 
     @cached_property
     def vocabulary(self) -> tuple[str, ...]:
-        """The classes or tokens, in the order of their numbers."""
-        said = {token for r in self.recordings if r.said is not None for token in self.split(r.said)}
+        """Classes or tokens in the order of their numbers."""
+        transcripts = [r.transcript for r in self.recordings if r.transcript is not None]
+        found = {token for transcript in transcripts for token in self.split(transcript)}
         if self._task == "recognition" and self.kind == "characters" and self.string is not None:
-            said.add(" ")
+            found.add(" ")
         if self._vocabulary is None:
-            if len(said) < 2:
-                raise DataError(f"{self.source}: at least two things must be said; got {sorted(said)}.")
-            return tuple(sorted(said))
-        if unknown := sorted(said - set(self._vocabulary)):
+            if len(found) < 2:
+                raise DataError(
+                    f"{self.source}: at least two classes or tokens must occur; got {sorted(found)}."
+                )
+            return tuple(sorted(found))
+        if unknown := sorted(found - set(self._vocabulary)):
             raise ConfigError(
-                f"`vocabulary` must hold all that is said; {unknown[0]!r} is not in it.", key="vocabulary"
+                f"`vocabulary` must hold every class or token of the data; {unknown[0]!r} is not in it.",
+                key="vocabulary",
             )
         return tuple(self._vocabulary)
 
     @cached_property
     def utterances(self) -> dict[Part, list[Utterance]]:
-        """Of each part; of the training part one draw, as many as any epoch draws."""
+        """Utterances of each part; of the training part one draw, whose number is that of every epoch."""
         return {part: self._drawn(part, torch.Generator().manual_seed(self.seed)) for part in get_args(Part)}
 
     def _drawn(self, part: Part, generator: torch.Generator) -> list[Utterance]:
-        """The utterances of a part, in random order; as many, of as many recordings each, whatever is
-        drawn."""
+        """Draw the utterances of a part, in random order; their number and sizes are the same each time."""
         numbers = [k for k, recording in enumerate(self.recordings) if recording.part == part]
         if self.string is None or part == "predict":
             found = [Utterance((k,)) for k in range(len(numbers))]
@@ -258,7 +272,7 @@ class SpeechData(TaskData, ABC):
         ]
 
     def samples(self, utterance: Utterance) -> np.ndarray:
-        """(S,) the recordings of an utterance with the silence between them, at its speed."""
+        """(S,) samples of an utterance: its recordings and the silence between them, at its speed."""
         pieces = []
         for number, gap in zip(utterance.recordings, (*utterance.gaps, 0), strict=True):
             pieces += [self.recordings[number].samples, np.zeros(gap, np.float32)]
@@ -270,18 +284,18 @@ class SpeechData(TaskData, ABC):
         )
 
     def length(self, utterance: Utterance) -> int:
-        """Samples of an utterance."""
+        """Number of samples of an utterance."""
         samples = sum(len(self.recordings[number].samples) for number in utterance.recordings) + sum(
             utterance.gaps
         )
         return math.ceil(samples / utterance.speed)
 
     def frames(self, utterance: Utterance) -> int:
-        """Frames of an utterance."""
+        """Number of frames of an utterance."""
         return 1 + self.length(utterance) // self.mfcc.hop_samples
 
     def features(self, utterance: Utterance) -> Tensor:
-        """(T, K F) what the layer reads of an utterance."""
+        """(T, K F) features of an utterance, which the layer reads."""
         if (kept := self._features.get(utterance)) is not None:
             return kept
         values = self.mfcc(torch.from_numpy(self.samples(utterance))[None])[0]
@@ -292,25 +306,25 @@ class SpeechData(TaskData, ABC):
         return values
 
     def name_of(self, utterance: Utterance) -> str:
-        """Its recordings."""
+        """Names of the recordings of an utterance."""
         return " + ".join(self.recordings[number].name for number in utterance.recordings)
 
-    def said(self, utterance: Utterance) -> str | None:
-        """What is said in an utterance; None where it is not known."""
-        texts = [self.recordings[number].said for number in utterance.recordings]
+    def transcript(self, utterance: Utterance) -> str | None:
+        """Transcript of an utterance; None if a recording of it is not transcribed."""
+        texts = [self.recordings[number].transcript for number in utterance.recordings]
         return None if None in texts else " ".join(text for text in texts if text is not None)
 
     def numbers(self, utterance: Utterance) -> list[int]:
-        """The numbers of its tokens; none where it is not known what is said."""
-        said = self.said(utterance)
-        return [] if said is None else [self._numbers[token] for token in self.split(said)]
+        """Numbers of the tokens of an utterance; none if it is not transcribed."""
+        transcript = self.transcript(utterance)
+        return [] if transcript is None else [self._numbers[token] for token in self.split(transcript)]
 
     @cached_property
     def _numbers(self) -> dict[str, int]:
         return {token: number for number, token in enumerate(self.vocabulary)}
 
     def batch(self, utterances: Sequence[Utterance]) -> SpeechBatch:
-        """Utterances, padded."""
+        """Batch of utterances, padded to the longest."""
         features = [self.features(utterance) for utterance in utterances]
         tokens = [torch.tensor(self.numbers(utterance), dtype=torch.int64) for utterance in utterances]
         return SpeechBatch(
@@ -322,11 +336,11 @@ class SpeechData(TaskData, ABC):
         )
 
     def setup(self, stage: str | None = None) -> None:
-        """Reads and checks the recordings; calling it again changes nothing.
+        """Read and check the recordings; calling it again changes nothing.
 
         Raises:
-            DataError: a recording is too short to have features, or to have a step for each of its tokens; a
-                part has too few recordings for a string.
+            DataError: a recording is too short for features, or for a step for each of its tokens; a part has
+                too few recordings for a string.
         """
         for part in sorted({recording.part for recording in self.recordings}):
             self._require_utterances(part)
@@ -340,7 +354,7 @@ class SpeechData(TaskData, ABC):
         return {utterance for part in ("val", "test", "predict") for utterance in self.utterances[part]}
 
     def _require_length(self, utterance: Utterance) -> None:
-        """Of a single recording, alone or as a part of any string."""
+        """Refuse a single recording that is too short, alone or in any string."""
         name = self.name_of(utterance) + (f" at speed {utterance.speed:g}" if utterance.speed != 1 else "")
         try:
             self.mfcc.require_length(self.length(utterance))
@@ -357,8 +371,7 @@ class SpeechData(TaskData, ABC):
         if steps < needed:
             raise DataError(
                 f"{name}: {len(tokens)} tokens need {needed} steps; there are {steps}. Lower `stack` or "
-                "`mfcc.hop`, or "
-                "repair what is said there."
+                "`mfcc.hop`, or correct its transcript."
             )
 
     def train_dataloader(self) -> DataLoader[SpeechBatch]:
@@ -374,12 +387,12 @@ class SpeechData(TaskData, ABC):
         return self._loader("test", self._in_order("test"), shared=False)
 
     def predict_dataloader(self) -> DataLoader[SpeechBatch]:
-        """The recordings without a text or label; the test part where there are none."""
+        """Recordings without a text or label; the test part if all have one."""
         part: Part = "predict" if self.utterances["predict"] else "test"
         return self._loader(part, self._in_order(part), shared=False)
 
     def _in_order(self, part: Part) -> EpochOrder:
-        """From the shortest to the longest."""
+        """Batches from the shortest utterances to the longest."""
         order = sorted(self.utterances[part], key=self.frames)
         batches = [order[k : k + self.batch_size] for k in range(0, len(order), self.batch_size)]
         return EpochOrder(len(batches), lambda _: batches.__getitem__)
@@ -404,23 +417,23 @@ class SpeechData(TaskData, ABC):
     def rows_of(self, batch: SpeechBatch) -> Tensor:
         return batch.lengths.new_tensor([[0, batch.features.shape[1] - 1]]).expand(len(batch.lengths), 2)
 
-    def source_of(self, row: int) -> str:
+    def source_of(self, sample: int) -> str:
         return self.source
 
     def sources(self, batch: SpeechBatch) -> Callable[[int], str]:
         return batch.names.__getitem__
 
-    def nearest_mean(self, heard: Sequence[SpeechBatch]) -> Tensor:
-        """(N,) the class that the utterances of these batches are nearest to: see
-        `lightning_modules.naive.nearest_mean`."""
+    def nearest_mean(self, batches: Sequence[SpeechBatch]) -> Tensor:
+        """(N,) nearest class of each utterance of some batches, see `lightning_modules.naive`."""
         known = [self.features(utterance) for utterance in self.utterances["train"]]
         labels = torch.tensor([self.numbers(utterance)[0] for utterance in self.utterances["train"]])
         asked = [
-            row[:length]
-            for batch in heard
-            for row, length in zip(batch.features, batch.lengths.tolist(), strict=True)
+            sample[:length]
+            for batch in batches
+            for sample, length in zip(batch.features, batch.lengths.tolist(), strict=True)
         ]
-        means, places = (  # of frames, since there may be fewer steps than thirds
+        # thirds of the frames, since there may be fewer steps than thirds
+        means, places = (
             torch.stack([thirds(steps.reshape(-1, self.mfcc.features)) for steps in part])
             for part in (known, asked)
         )
@@ -453,5 +466,5 @@ class SpeechData(TaskData, ABC):
 
 
 def thirds(features: Tensor) -> Tensor:
-    """(3 F,) the means of `features` (T, F) over the first, middle and last third of T, at least 3."""
+    """(3 F,) means of `features` (T, F) over the first, middle and last third of T, which is at least 3."""
     return torch.cat([part.mean(0) for part in features.tensor_split(3)])

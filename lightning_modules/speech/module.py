@@ -1,7 +1,8 @@
-"""`SpeechModule`: which word is said, or which words, from the features of whole utterances.
+"""`SpeechModule`: recognition of one word or of several, from the features of whole utterances.
 
 Shapes: N utterances of the batch, T steps of the longest, I inputs, W width of the layer's output, V classes
-or tokens."""
+or tokens.
+"""
 
 from __future__ import annotations
 
@@ -33,10 +34,10 @@ NEAREST = "nearest mean"
 
 
 class SpeechOutput(NamedTuple):
-    """What was made of a batch."""
+    """Outputs for a batch."""
 
     log_probs: Tensor
-    """(N, V) of the classes; of recognition (N, T, 1 + V) of blank and tokens"""
+    """(N, V) log-probabilities of the classes; for recognition (N, T, 1 + V), of blank and tokens"""
     prediction_loss: Tensor
     """() sum over all valid steps of the mean squared error of the layer's own predictions"""
     traces: list[DREAMTrace]
@@ -51,11 +52,11 @@ class SpeechSettings(PredictiveSettings):
     error: bool = False
     """Whether the head reads the layer's prediction error beside its output."""
     mask: float = 0.2
-    """Longest share of an utterance that is hidden, in training."""
+    """Longest stretch of an utterance that is hidden in training, as a share of its length."""
     noise: float = 0.2
-    """Deviation of the noise on the features, in training."""
+    """Deviation of the noise that is added to the standardised features in training."""
     beam: int = 8
-    """Beginnings that beam search keeps."""
+    """Number of prefixes that beam search keeps."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -65,21 +66,21 @@ class SpeechSettings(PredictiveSettings):
 
 
 class SpeechModule(TaskModule):
-    """Reads the features of utterances with a core, and says what is said in them.
+    """Recognises speech: the class of an utterance, such as its word, or its words or characters.
 
-    The core reads padded batches with their lengths (`DREAMStack.trace`, the way of `forward_with_mask`):
-    padding changes nothing. The head reads its output and, with `error`, its prediction error, z_t.
+    The core reads padded batches with their lengths (`DREAMStack.trace`, like `forward_with_mask`): padding
+    changes nothing. The head reads z_t, its output and, with `error`, its prediction error.
 
     - `classification`: ``softmax(mean_t z_t E + e)`` over the valid steps, minimising the cross-entropy;
     - `recognition`: ``softmax(z_t E + e)`` at every step over blank and tokens, minimising the CTC loss,
       ``-ln p(tokens) / tokens``; decoded greedily and by beam search (`lightning_modules.speech.decoding`).
 
-    Added to either: `prediction_weight` times the mean squared error of the layer's own predictions. In
+    Added to either loss: `prediction_weight` times the mean squared error of the layer's own predictions. In
     training a stretch of each utterance is hidden (`mask`) and noise is added to the features (`noise`).
 
-    Table: the module; the same weights with plasticity off (DREAM with fast weights only); for classification
-    `nearest mean`: the class to whose mean the utterance is nearest, in units of the deviation within
-    classes; an utterance counts as the mean features of its first, middle and last third.
+    Table of results: the module; the same weights with plasticity off (only DREAM with fast weights); for
+    classification `nearest mean`: the class with the nearest mean, relative to the deviation within classes,
+    of the mean features over the first, middle and last third of an utterance.
 
     Args:
         config: The DREAM layer; its `input_dim` is set to the width of a step.
@@ -90,7 +91,7 @@ class SpeechModule(TaskModule):
     accepts = SpeechData
     higher_is_better = frozenset({"accuracy"})
     data: SpeechData
-    """The data it was prepared for; there once `prepare` has run."""
+    """Data that the module was prepared for; set by `prepare`."""
     settings: SpeechSettings
     shape: SpeechShape
     vocabulary: tuple[str, ...] = ()
@@ -108,9 +109,9 @@ class SpeechModule(TaskModule):
         width = self.core.output_dim + shape.inputs * options.error
         self.head = nn.Linear(width, shape.channels + (shape.task == "recognition"))
         self._seen: dict[str, list[Tensor]] = {}
-        self._heard: list[SpeechBatch] = []
+        self._batches: list[SpeechBatch] = []
         self._transcripts: list[tuple[str, str, str]] = []
-        self._shown: plots.Heard | None = None
+        self._example: plots.DrawnUtterance | None = None
 
     def prepare(self, data: L.LightningDataModule) -> None:
         super().prepare(data)
@@ -125,12 +126,12 @@ class SpeechModule(TaskModule):
 
     def other_vocabulary(self, learnt: tuple[str, ...]) -> str:
         return (
-            f"the checkpoint says {', '.join(learnt)}; the data hold {', '.join(self.vocabulary)}. Set "
-            "`data.vocabulary` to what the checkpoint says."
+            f"the checkpoint knows {', '.join(learnt)}; the data hold {', '.join(self.vocabulary)}. Set "
+            "`data.vocabulary` to that of the checkpoint."
         )
 
     def forward(self, features: Tensor, lengths: Tensor) -> SpeechOutput:
-        """Read padded `features` (N, T, I), of which each row has `lengths` (N,)."""
+        """Read padded `features` (N, T, I), whose samples have `lengths` (N,)."""
         if self.training:
             features = self.varied(features, lengths)
         output, traces, states = self.core.trace(features, lengths=lengths)
@@ -145,7 +146,7 @@ class SpeechModule(TaskModule):
         return torch.cat([output, traces[0].error], -1) if self.settings.error else output
 
     def misfit(self, log_probs: Tensor, batch: SpeechBatch) -> Tensor:
-        """(N,) the loss of each utterance: its cross-entropy, or its CTC loss by token."""
+        """(N,) loss of each utterance: its cross-entropy, or its CTC loss divided by its tokens."""
         if self.shape.task == "classification":
             return cross_entropy(log_probs, batch.tokens[:, 0], reduction="none")
         tokens = (batch.tokens + 1).clamp_min(0)
@@ -155,7 +156,7 @@ class SpeechModule(TaskModule):
         return values / batch.counts
 
     def varied(self, features: Tensor, lengths: Tensor) -> Tensor:
-        """Features with noise and a hidden stretch, at random."""
+        """Features with random noise and a random hidden stretch."""
         if self.settings.noise:
             features = features + self.settings.noise * torch.randn_like(features)
         if self.settings.mask:
@@ -169,19 +170,17 @@ class SpeechModule(TaskModule):
 
     @staticmethod
     def counted(batch: SpeechBatch) -> Tensor:
-        """(2,) the utterances and steps of a batch that count."""
-        rows = torch.ones_like(batch.lengths).sum()
-        return (0 if batch.spare else 1) * torch.stack([rows, batch.lengths.sum()])
+        """(2,) numbers of utterances and steps of a batch that count."""
+        samples = torch.ones_like(batch.lengths).sum()
+        return (0 if batch.spare else 1) * torch.stack([samples, batch.lengths.sum()])
 
     def losses(self, batch: SpeechBatch) -> dict[str, Tensor]:
-        reading = self(batch.features, batch.lengths)
-        self.observe(reading.traces, reading.states, batch.lengths)
+        output = self(batch.features, batch.lengths)
+        self.observe(output.traces, output.states, batch.lengths)
         own = 0 if batch.spare else 1
-        rows, steps = ranks.mean(self.counted(batch))
-        fit, prediction = (
-            own * self.misfit(reading.log_probs, batch).sum() / rows,
-            own * reading.prediction_loss / steps,
-        )
+        samples, steps = ranks.mean(self.counted(batch))
+        fit = own * self.misfit(output.log_probs, batch).sum() / samples
+        prediction = own * output.prediction_loss / steps
         return {
             "loss": fit + self.settings.prediction_weight * prediction,
             "fit": fit,
@@ -200,10 +199,11 @@ class SpeechModule(TaskModule):
     def on_test_epoch_start(self) -> None:
         super().on_test_epoch_start()
         self._seen = {name: [] for name in self.variants}
-        self._heard, self._transcripts = [], []
+        self._batches = []
+        self._transcripts = []
 
     def test_step(self, batch: SpeechBatch, batch_idx: int) -> None:
-        self._heard.append(batch)
+        self._batches.append(batch)
         for name in self.variants:
             with self.variant(name):
                 output: SpeechOutput = self(batch.features, batch.lengths)
@@ -213,46 +213,44 @@ class SpeechModule(TaskModule):
             self._seen[name].append(output.log_probs.cpu())
 
     def on_test_epoch_end(self) -> None:
-        heard = [
+        batches = [
             batch._replace(**{name: getattr(batch, name).cpu() for name in batch._fields[:4]})
-            for batch in self._heard
+            for batch in self._batches
         ]
         score = self._scores if self.shape.task == "classification" else self._error_rates
-        results = {name: score(heard, seen) for name, seen in self._seen.items()}
+        results = {name: score(batches, seen) for name, seen in self._seen.items()}
         if self.shape.task == "classification":
-            accuracy = (
-                (self.data.nearest_mean(heard) == torch.cat([batch.tokens[:, 0] for batch in heard]))
-                .float()
-                .mean()
-            )
-            results[NEAREST] = {"accuracy": float(accuracy)}
-        self._shown = self._overheard()
+            truth = torch.cat([batch.tokens[:, 0] for batch in batches])
+            results[NEAREST] = {"accuracy": float((self.data.nearest_mean(batches) == truth).float().mean())}
+        self._example = self._middle_utterance()
         self.log_results(results)
 
-    def _scores(self, heard: list[SpeechBatch], seen: list[Tensor]) -> dict[str, float]:
-        truth, log_probs = torch.cat([batch.tokens[:, 0] for batch in heard]), torch.cat(seen)
+    def _scores(self, batches: list[SpeechBatch], seen: list[Tensor]) -> dict[str, float]:
+        truth, log_probs = torch.cat([batch.tokens[:, 0] for batch in batches]), torch.cat(seen)
         accuracy = multiclass_accuracy(log_probs, truth, self.shape.channels, average="micro")
         return {"accuracy": float(accuracy), "cross_entropy": float(cross_entropy(log_probs, truth))}
 
-    def _error_rates(self, heard: list[SpeechBatch], seen: list[Tensor]) -> dict[str, float]:
+    def _error_rates(self, batches: list[SpeechBatch], seen: list[Tensor]) -> dict[str, float]:
         truth = [
-            self.written(row[:count].tolist())
-            for b in heard
-            for row, count in zip(b.tokens, b.counts, strict=True)
+            self.written(tokens[:count].tolist())
+            for batch in batches
+            for tokens, count in zip(batch.tokens, batch.counts, strict=True)
         ]
-        pairs = list(zip(heard, seen, strict=True))
+        samples = [
+            steps for batch, part in zip(batches, seen, strict=True) for steps in valid_steps(batch, part)
+        ]
         found = {}
         for suffix, decode in (("", self._likeliest), ("_greedy", greedy)):
-            said = [self.decoded(decode(row)) for batch, part in pairs for row in valid_steps(batch, part)]
+            texts = [self.decoded(decode(steps)) for steps in samples]
             if not self._transcripts:  # the module's own, by beam search, come first
-                names = [name for batch in heard for name in batch.names]
-                self._transcripts = list(zip(names, said, truth, strict=True))
-            found[f"wer{suffix}"] = float(word_error_rate(said, truth))
-            found[f"cer{suffix}"] = float(char_error_rate(said, truth))
+                names = [name for batch in batches for name in batch.names]
+                self._transcripts = list(zip(names, texts, truth, strict=True))
+            found[f"wer{suffix}"] = float(word_error_rate(texts, truth))
+            found[f"cer{suffix}"] = float(char_error_rate(texts, truth))
         return found
 
     def write_test_files(self, folder: Path) -> None:
-        """For recognition `heard.csv`: the text decoded from each recording, beside the true one."""
+        """Write `heard.csv` for recognition: the text decoded from each recording, beside the true one."""
         if self._transcripts:
             table = pd.DataFrame(self._transcripts, columns=["file", "heard", "said"])
             write_atomic(folder / "heard.csv", table.sort_values("file").to_csv(index=False))
@@ -261,27 +259,26 @@ class SpeechModule(TaskModule):
         return beam_search(log_probs, self.settings.beam)[0]
 
     def written(self, numbers: list[int]) -> str:
-        """Tokens as text, blanks at its ends and doubled ones left out."""
+        """Text of tokens by number, without blanks at its ends and doubled blanks."""
         return " ".join(self.data.glue.join(self.vocabulary[number] for number in numbers).split())
 
     def decoded(self, numbers: list[int]) -> str:
-        """What was decoded as text: there the blank is number 0."""
+        """Text of the numbers from a decoder, where 0 is CTC's blank."""
         return self.written([number - 1 for number in numbers])
 
-    def _overheard(self) -> plots.Heard:
-        """An utterance in the middle of the test; posteriors of a classification as if it ended at each
-        step."""
-        batch = self._heard[len(self._heard) // 2]
-        row = len(batch.names) // 2
-        output, traces, _ = self.core.trace(batch.features[row : row + 1, : int(batch.lengths[row])])
+    def _middle_utterance(self) -> plots.DrawnUtterance:
+        """An utterance in the middle of the test; posteriors of a class are as if it ended at each step."""
+        batch = self._batches[len(self._batches) // 2]
+        sample = len(batch.names) // 2
+        output, traces, _ = self.core.trace(batch.features[sample : sample + 1, : int(batch.lengths[sample])])
         seen = self.head_input(output, traces)
         if self.shape.task == "classification":
             seen = seen.cumsum(1) / torch.arange(1, seen.shape[1] + 1, device=seen.device)[:, None]
         steps, mfcc = seen.shape[1], self.data.mfcc
-        features = batch.features[row, :steps].reshape(-1, mfcc.features)
-        said = self.written(batch.tokens[row, : int(batch.counts[row])].tolist())
-        return plots.Heard(
-            f"{batch.names[row]}: {said}",
+        features = batch.features[sample, :steps].reshape(-1, mfcc.features)
+        text = self.written(batch.tokens[sample, : int(batch.counts[sample])].tolist())
+        return plots.DrawnUtterance(
+            f"{batch.names[sample]}: {text}",
             self.data.stack * mfcc.hop * np.arange(steps),
             features=features.cpu().numpy(),
             surprise=traces[0].surprise[0].cpu().numpy(),
@@ -291,38 +288,39 @@ class SpeechModule(TaskModule):
         )
 
     def figures(self) -> dict[str, Figure]:
-        """One utterance: features, surprise, norm of U and posteriors; for classification also what is taken
-        for what."""
-        if self._shown is None:
+        """One utterance with surprise, norm of U and posteriors; for classification also confused classes."""
+        if self._example is None:
             return {}
-        found = {"utterance": plots.utterance(self._shown)}
+        found = {"utterance": plots.utterance(self._example)}
         if self.shape.task == "classification":
-            truth = torch.cat([batch.tokens[:, 0].cpu() for batch in self._heard]).numpy()
-            said = torch.cat(self._seen[self.title]).argmax(1).numpy()
-            found["confusion"] = plots.confusion(truth, said, self.vocabulary)
+            truth = torch.cat([batch.tokens[:, 0].cpu() for batch in self._batches]).numpy()
+            predicted = torch.cat(self._seen[self.title]).argmax(1).numpy()
+            found["confusion"] = plots.confusion(truth, predicted, self.vocabulary)
         return found
 
     def predict_step(self, batch: SpeechBatch, batch_idx: int) -> list[tuple[str, str, float]]:
-        """Name, what is said, and the probability of it, of each utterance."""
+        """Name, class or text, and its probability, of each utterance."""
         log_probs = self(batch.features, batch.lengths).log_probs
         self._refuse_infinite(batch, log_probs)
         if self.shape.task == "classification":
             values, numbers = log_probs.max(-1)
-            said = [
+            found = [
                 (self.vocabulary[number], value)
                 for number, value in zip(numbers.tolist(), values.tolist(), strict=True)
             ]
         else:
-            found = [beam_search(row, self.settings.beam) for row in valid_steps(batch, log_probs.cpu())]
-            said = [(self.decoded(numbers), value) for numbers, value in found]
-        return [(name, text, math.exp(value)) for name, (text, value) in zip(batch.names, said, strict=True)]
+            decoded = [
+                beam_search(steps, self.settings.beam) for steps in valid_steps(batch, log_probs.cpu())
+            ]
+            found = [(self.decoded(numbers), value) for numbers, value in decoded]
+        return [(name, text, math.exp(value)) for name, (text, value) in zip(batch.names, found, strict=True)]
 
     @property
     def predictions_file(self) -> str:
         return "labels.csv" if self.shape.task == "classification" else "transcripts.csv"
 
     def prediction_table(self, predictions: list[list[tuple[str, str, float]]]) -> pd.DataFrame:
-        """What `predict_step` gave, a row for each recording: file, what is said, its probability."""
+        """Results of `predict_step` with a line for each recording: file, class or text, its probability."""
         table = pd.DataFrame(
             [row for batch in predictions for row in batch], columns=["file", "said", "score"]
         )
@@ -330,5 +328,5 @@ class SpeechModule(TaskModule):
 
 
 def valid_steps(batch: SpeechBatch, log_probs: Tensor) -> list[np.ndarray]:
-    """`log_probs` (N, T, ...) of each utterance without the padding, (its steps, ...)."""
-    return [row[:length].numpy() for row, length in zip(log_probs, batch.lengths.tolist(), strict=True)]
+    """`log_probs` (N, T, ...) of each utterance without its padding, (steps, ...)."""
+    return [steps[:length].numpy() for steps, length in zip(log_probs, batch.lengths.tolist(), strict=True)]

@@ -14,18 +14,18 @@ COUNTED = 20  # classes; with more of them, cells do not show their counts
 LINES = 10  # posteriors that are drawn, those that come nearest to 1
 
 
-def confusion(truth: np.ndarray, said: np.ndarray, classes: Sequence[str]) -> Figure:
-    """Matrix of counts of the predicted classes `said` (N,), with a row for each class in `truth` (N,)."""
+def confusion(truth: np.ndarray, predicted: np.ndarray, classes: Sequence[str]) -> Figure:
+    """Matrix of counts of the classes `predicted` (N,), with a row for each class in `truth` (N,)."""
     size = len(classes)
-    counts = np.bincount(truth * size + said, minlength=size * size).reshape(size, size)
+    counts = np.bincount(truth * size + predicted, minlength=size * size).reshape(size, size)
     shares = counts / counts.sum(1, keepdims=True).clip(1)
     figure = Figure(figsize=(2 + 0.42 * min(size, 40), 1.6 + 0.42 * min(size, 40)), layout="constrained")
     axis = figure.subplots()
     axis.imshow(shares, cmap="Blues", vmin=0, vmax=1)
     axis.set_xticks(range(size), classes, rotation=60, ha="right", parse_math=False)
     axis.set_yticks(range(size), classes, parse_math=False)  # `$` is a sign like any other
-    axis.set_xlabel("said to be")
-    axis.set_ylabel("is")
+    axis.set_xlabel("predicted")
+    axis.set_ylabel("true")
     if size <= COUNTED:
         for row, column in np.argwhere(counts):
             light = shares[row, column] > 0.5
@@ -34,7 +34,7 @@ def confusion(truth: np.ndarray, said: np.ndarray, classes: Sequence[str]) -> Fi
     return figure
 
 
-class Heard(NamedTuple):
+class DrawnUtterance(NamedTuple):
     """One utterance to draw."""
 
     title: str
@@ -52,29 +52,29 @@ class Heard(NamedTuple):
     """(V) names of the posteriors."""
 
 
-def utterance(heard: Heard) -> Figure:
+def utterance(drawn: DrawnUtterance) -> Figure:
     """Features, surprise, norm of U and posteriors over the time of an utterance."""
     figure = Figure(figsize=(10, 7.5), layout="constrained")
     features, surprise, norm, posteriors = figure.subplots(
         4, 1, sharex=True, height_ratios=[1.6, 0.8, 0.8, 1.4]
     )
-    time = heard.seconds
+    time = drawn.seconds
     end = 2 * time[-1] - time[-2] if len(time) > 1 else time[-1] + 1
-    extent = (time[0], end, -0.5, heard.features.shape[1] - 0.5)
+    extent = (time[0], end, -0.5, drawn.features.shape[1] - 0.5)
     features.imshow(
-        heard.features.T, aspect="auto", origin="lower", extent=extent, cmap="RdBu_r", vmin=-3, vmax=3
+        drawn.features.T, aspect="auto", origin="lower", extent=extent, cmap="RdBu_r", vmin=-3, vmax=3
     )
     features.set_ylabel("feature")
-    surprise.plot(time, heard.surprise, color=NOVEL, lw=1)
+    surprise.plot(time, drawn.surprise, color=NOVEL, lw=1)
     surprise.set_ylabel("surprise")
     surprise.set_ylim(0, 1.02)
-    norm.plot(time, heard.u_norm, color=WEIGHTS, lw=1)
+    norm.plot(time, drawn.u_norm, color=WEIGHTS, lw=1)
     norm.set_ylabel("|U|")
     norm.set_ylim(bottom=0)
-    shown = sorted(np.argsort(-heard.posteriors.max(0), kind="stable")[:LINES])
+    shown = sorted(np.argsort(-drawn.posteriors.max(0), kind="stable")[:LINES])
     for number in shown:
-        style = "--" if heard.names[number] == "blank" else "-"
-        posteriors.plot(time, heard.posteriors[:, number], style, lw=1.2, label=heard.names[number])
+        style = "--" if drawn.names[number] == "blank" else "-"
+        posteriors.plot(time, drawn.posteriors[:, number], style, lw=1.2, label=drawn.names[number])
     posteriors.set_ylabel("posterior")
     posteriors.set_ylim(0, 1.02)
     posteriors.set_xlabel("s")
@@ -84,5 +84,5 @@ def utterance(heard: Heard) -> Figure:
     for axis in (features, surprise, norm, posteriors):
         tidy(axis, time)
         axis.margins(x=0)
-    figure.suptitle(heard.title, fontsize="medium", parse_math=False)
+    figure.suptitle(drawn.title, fontsize="medium", parse_math=False)
     return figure

@@ -65,7 +65,7 @@ class FSDD(SpeechData):
 
 
 class SpeechFolder(SpeechData):
-    """Your own WAV files, listed in a table with what is said in each.
+    """Your own WAV files, listed in a table with their transcripts.
 
     The table is a CSV file whose first line names its columns: `path`, a WAV file below the table's folder;
     `label` or `text`, the words; and optionally `speaker`, and `split`: train, val or test. Recordings
@@ -98,8 +98,8 @@ class SpeechFolder(SpeechData):
         speakers = table["speaker"] if "speaker" in table else pd.Series("", table.index)
         parts = table["split"].where(texts != "", "predict") if "split" in table else None
         found = []
-        for row, name, said, speaker in zip(table.index, table["path"], texts, speakers, strict=True):
-            part = parts[row] if parts is not None else "train" if said else "predict"
+        for row, name, transcript, speaker in zip(table.index, table["path"], texts, speakers, strict=True):
+            part = parts[row] if parts is not None else "train" if transcript else "predict"
             if part not in get_args(Part):
                 raise DataError(
                     f"{self.path}: `split` must be train, val or test; row {row} holds {shown(part)}."
@@ -113,9 +113,9 @@ class SpeechFolder(SpeechData):
             rate = self.mfcc.sample_rate
             samples = read_wav(place, rate) if archive is None else archive.read(name, rate)
             posix = PurePath(name).as_posix()
-            found.append(Recording(posix, samples, said or None, cast("Part", part), speaker))
+            found.append(Recording(posix, samples, transcript or None, cast("Part", part), speaker))
         if parts is None:
-            tested = set(spread([r if r.said else None for r in found], self.test, self.seed))
+            tested = set(spread([r if r.transcript else None for r in found], self.test, self.seed))
             found = [replace(r, part="test") if k in tested else r for k, r in enumerate(found)]
         return found
 

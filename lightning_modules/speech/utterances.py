@@ -1,7 +1,8 @@
 """Recordings, utterances made of them, and batches of utterances.
 
 Shapes: N utterances of a batch, T steps of the longest, F features of a frame, K frames in a step, L tokens
-of the longest."""
+of the longest.
+"""
 
 from __future__ import annotations
 
@@ -23,8 +24,8 @@ class Recording:
     name: str
     samples: np.ndarray
     """(S,) float32, full scale 1."""
-    said: str | None
-    """Words with blanks between them; None if not transcribed."""
+    transcript: str | None
+    """Words with blanks between them, or a class; None if not transcribed."""
     part: Part
     speaker: str = ""
 
@@ -90,7 +91,9 @@ def strings(
 def spread(recordings: Sequence[Recording | None], share: float, seed: int) -> list[int]:
     """Numbers of a `share` of the recordings, at least one, spread evenly over words and speakers."""
     random = np.random.default_rng(seed)
-    keys = [(r.said or "", r.speaker, random.random(), k) for k, r in enumerate(recordings) if r is not None]
+    keys = [
+        (r.transcript or "", r.speaker, random.random(), k) for k, r in enumerate(recordings) if r is not None
+    ]
     count = max(round(share * len(keys)), 1)
     places = ((np.arange(count) + 0.5) * len(keys) / count).astype(int)
     ordered = sorted(keys)

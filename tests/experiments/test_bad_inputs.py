@@ -273,7 +273,7 @@ SPOKEN = {
     "a table without rows": speech(wav(), "there are column names but no rows", table=b"path,label\n"),
     "an empty table": speech(wav(), "data.csv: the file is empty", table=b""),
     "a table of bytes": speech(wav(), "data.csv: ", table=wav()),
-    "one class of recordings": speech(wav(), "at least two things must be said", table=ONE_CLASS),
+    "one class of recordings": speech(wav(), "at least two classes or tokens must occur", table=ONE_CLASS),
     "a recording twice": speech(wav(), "every recording must be there once; 1.wav", table=TWICE),
     "a part that is none": speech(
         wav(), "`split` must be train, val or test; row 1", table=b"path,label,split\na.wav,x,all\n"
@@ -378,7 +378,7 @@ TEXTS = {
         LINES, "`data.vocabulary_size` is for words; `unit` is bytes", SIZE + "100"
     ),
     "nothing left to train on": text(LINES, "must leave something to train on", "--data.test=0.97"),
-    "no lanes": text(
+    "no streams": text(
         LINES, "`data.batch_size` must be a whole number of at least 1; got 0", "--data.batch_size=0"
     ),
     "a temperature below 0": text(

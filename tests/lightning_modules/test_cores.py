@@ -97,7 +97,7 @@ def test_the_linear_core_holds_the_last_rows() -> None:
     assert isinstance(core, LinearCore)
     x = rows()
     output, _, _ = core.trace(x)
-    torch.testing.assert_close(output[:, 7].view(3, core.rows, 3), x[:, 8 - core.rows : 8])
+    torch.testing.assert_close(output[:, 7].view(3, core.steps, 3), x[:, 8 - core.steps : 8])
     assert float(output[:, 0, :-3].abs().max()) == 0
 
 

@@ -49,7 +49,7 @@ def test_parts_lie_one_after_another() -> None:
     ]
 
 
-def test_lanes_go_on_from_batch_to_batch() -> None:
+def test_streams_continue_from_batch_to_batch() -> None:
     data = Counting()
     seen = set()
     for epoch in range(12):
@@ -69,7 +69,7 @@ def test_lanes_go_on_from_batch_to_batch() -> None:
         0,
         1,
         2,
-    }  # 150 tokens are 3 lanes of 49 and 3 to spare, of which the last is only a target
+    }  # 150 tokens are 3 streams of 49 and 3 to spare, of which the last is only a target
 
 
 def test_the_last_training_token_is_a_target_in_some_epoch() -> None:
@@ -99,14 +99,14 @@ def test_the_test_part_is_one_stream(chunk: int) -> None:
     assert all(int(batch.first) % 7 == 0 for batch in batches)
 
 
-def test_processes_share_the_lanes() -> None:
+def test_processes_share_the_streams() -> None:
     whole = list(Counting().train_dataloader())
     parts = []
     for rank in range(2):
         data = Counting()
         data.trainer = SimpleNamespace(global_rank=rank, world_size=2)  # type: ignore[assignment]
         parts.append(list(data.train_dataloader()))
-        assert data.source_of(0) == f"counting, lane {rank}"
+        assert data.source_of(0) == f"counting, stream {rank}"
     for one, first, second in zip(whole, *parts, strict=True):
         assert torch.equal(one.tokens[[0, 2, 1]], torch.cat([first.tokens, second.tokens]))
     data.trainer = SimpleNamespace(global_rank=0, world_size=4)  # type: ignore[assignment]
@@ -142,7 +142,7 @@ def test_characters_of_what_is_predicted(tmp_path: Path) -> None:
     assert [words.scored_characters(count) for count in range(7)] == [0, 1, 6, 12, 17, 21, 22]
 
 
-def test_a_text_that_is_too_short_for_its_lanes() -> None:
+def test_a_text_that_is_too_short_for_its_streams() -> None:
     with pytest.raises(
         DataError, match=r"counting: the train part must have at least 161 bytes; it has 150\. Lower"
     ):

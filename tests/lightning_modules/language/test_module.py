@@ -184,14 +184,14 @@ def test_learning_while_reading_pays_where_a_text_repeats_itself(tmp_path: Path)
     assert on[places >= 48].mean() < on[places < 8].mean() - 0.5
 
 
-def test_validation_is_the_mean_over_all_lanes(tmp_path: Path) -> None:
+def test_validation_is_the_mean_over_all_streams(tmp_path: Path) -> None:
     data = Letters()
     model = module(data)
     (found,) = small_trainer(tmp_path).validate(model, datamodule=data, verbose=False)
     tokens = data.parts.tokens["val"]
     assert len(tokens) == 40
-    lanes = [by_hand(model, tokens[start : start + 14]) for start in (0, 13, 26)]
-    assert found["val/nats"] == pytest.approx(np.concatenate(lanes).mean(), rel=1e-4)
+    streams = [by_hand(model, tokens[start : start + 14]) for start in (0, 13, 26)]
+    assert found["val/nats"] == pytest.approx(np.concatenate(streams).mean(), rel=1e-4)
 
 
 def test_figures(tmp_path: Path) -> None:

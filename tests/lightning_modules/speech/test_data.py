@@ -29,7 +29,7 @@ def test_generated_words_are_the_same_bit_for_bit() -> None:
     one, other, another = (tone_words(seed=seed).recordings for seed in (1, 1, 2))
     assert all(np.array_equal(a.samples, b.samples) for a, b in zip(one, other, strict=True))
     assert not np.array_equal(one[0].samples, another[0].samples)
-    assert {recording.said for recording in one} == {"alpha", "bravo", "charlie"}
+    assert {recording.transcript for recording in one} == {"alpha", "bravo", "charlie"}
 
 
 def test_the_order_of_the_notes_tells_what_their_mean_does_not() -> None:
@@ -37,7 +37,7 @@ def test_the_order_of_the_notes_tells_what_their_mean_does_not() -> None:
     data = ToneWords(voices=12, takes=3)
     features = [data.mfcc(torch.from_numpy(recording.samples)[None])[0] for recording in data.recordings]
     x = torch.stack([torch.cat([part.mean(0), part.std(0)]) for part in features])
-    y = torch.tensor([data.vocabulary.index(recording.said or "") for recording in data.recordings])
+    y = torch.tensor([data.vocabulary.index(recording.transcript or "") for recording in data.recordings])
     train = torch.tensor([recording.part != "test" for recording in data.recordings])
     x = torch.cat([(x - x[train].mean(0)) / x[train].std(0), torch.ones(len(x), 1)], 1)
     ridge = x[train].T @ x[train] + 10 * torch.eye(x.shape[1])
@@ -63,7 +63,7 @@ def test_validation_is_spread_over_what_is_said() -> None:
     data = tone_words(takes=10, validation=0.1)
     counts: dict[str | None, int] = {}
     for recording in data.recordings:
-        counts[recording.said] = counts.get(recording.said, 0) + (recording.part == "val")
+        counts[recording.transcript] = counts.get(recording.transcript, 0) + (recording.part == "val")
     assert counts == {"alpha": 3, "bravo": 3, "charlie": 3}
 
 
@@ -78,7 +78,9 @@ def test_strings_are_of_one_speaker_and_joined_with_silence() -> None:
     samples, first = data.samples(utterance), data.recordings[utterance.recordings[0]].samples
     assert (samples[len(first) : len(first) + 400] == 0).all()
     np.testing.assert_array_equal(samples[: len(first)], first)
-    assert data.said(utterance) == " ".join(str(data.recordings[k].said) for k in utterance.recordings)
+    assert data.transcript(utterance) == " ".join(
+        str(data.recordings[k].transcript) for k in utterance.recordings
+    )
 
 
 def test_speed_shortens_and_raises() -> None:
@@ -181,7 +183,7 @@ def test_the_nearest_mean_hears_steps_of_many_frames() -> None:
 def test_characters_and_a_vocabulary_of_ones_own() -> None:
     data = tone_words(**STRINGS, tokens="characters")
     assert data.vocabulary == tuple(sorted(set("alphabravocharlie ")))
-    text = data.said(data.utterances["test"][0])
+    text = data.transcript(data.utterances["test"][0])
     assert data.glue.join(data.vocabulary[k] for k in data.numbers(data.utterances["test"][0])) == text
     assert tone_words(vocabulary=["delta", "charlie", "bravo", "alpha"]).vocabulary == (
         "delta",
@@ -189,7 +191,9 @@ def test_characters_and_a_vocabulary_of_ones_own() -> None:
         "bravo",
         "alpha",
     )
-    with pytest.raises(ConfigError, match="`vocabulary` must hold all that is said; 'charlie' is not in it"):
+    with pytest.raises(
+        ConfigError, match="`vocabulary` must hold every class or token of the data; 'charlie' is not in it"
+    ):
         _ = tone_words(vocabulary=["alpha", "bravo"]).vocabulary
 
 
@@ -240,7 +244,7 @@ def test_a_folder_of_ones_own(tmp_path: Path) -> None:
     counts = {part: len(found) for part, found in data.utterances.items()}
     assert counts == {"train": 14, "val": 2, "test": 4, "predict": 1}
     assert [batch.names for batch in data.predict_dataloader()] == [["b/new.wav"]]
-    assert len([k for k in data.recordings if k.part == "test" and k.said == "yes"]) == 2
+    assert len([k for k in data.recordings if k.part == "test" and k.transcript == "yes"]) == 2
 
 
 def test_a_folder_with_its_own_split_and_texts(tmp_path: Path) -> None:
@@ -260,7 +264,7 @@ def test_a_folder_to_predict_only(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="there is no utterance in the train part"):
         data.train_dataloader()
     with pytest.raises(
-        ConfigError, match="`vocabulary` must be that of the checkpoint where nothing is written down"
+        ConfigError, match="`vocabulary` must be that of the checkpoint for recordings without labels"
     ):
         SpeechFolder(data.path).setup()
 

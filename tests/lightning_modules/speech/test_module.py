@@ -168,7 +168,7 @@ def test_strings_are_written_down(tmp_path: Path) -> None:
     (path,) = module.write_predictions(trainer.predict(module, datamodule=data) or [], tmp_path)
     table = pd.read_csv(path, keep_default_na=False)
     assert path.name == "transcripts.csv"
-    truth = {data.name_of(utterance): data.said(utterance) for utterance in data.utterances["test"]}
+    truth = {data.name_of(utterance): data.transcript(utterance) for utterance in data.utterances["test"]}
     assert set(table["file"]) == set(truth)
     rate = WordErrorRate()(table["said"].tolist(), [truth[name] for name in table["file"]])
     assert module.results["GRU"]["wer"] == pytest.approx(float(rate))
@@ -191,7 +191,7 @@ def test_the_vocabulary_is_kept_and_must_be_the_same() -> None:
     other = module_of(data_of(vocabulary=["charlie", "bravo", "alpha"]))
     with pytest.raises(
         CheckpointError,
-        match=r"the checkpoint says alpha, bravo, charlie; the data hold charlie, bravo, alpha",
+        match=r"the checkpoint knows alpha, bravo, charlie; the data hold charlie, bravo, alpha",
     ):
         other.on_load_checkpoint(checkpoint)
 
@@ -219,7 +219,7 @@ def test_the_nearest_mean() -> None:
 
 def test_names_in_pictures_are_no_formulas() -> None:
     classes = ["a $x^$ b", "$\\nothing$"]
-    shown = plots.Heard(
+    shown = plots.DrawnUtterance(
         classes[0], np.arange(3.0), *(np.full(size, 0.5) for size in ((3, 2), 3, 3, (3, 2))), classes
     )
     for figure in (plots.confusion(np.array([0, 1]), np.array([1, 1]), classes), plots.utterance(shown)):
