@@ -10,9 +10,9 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, fields
 from pathlib import Path
-from typing import Any, ClassVar, Literal, NamedTuple, Self, TypeVar, get_type_hints
+from typing import Any, ClassVar, Literal, NamedTuple, Self, get_type_hints
 
 import lightning as L
 import numpy as np
@@ -27,13 +27,10 @@ from dream.errors import CheckpointError, ConfigError
 from dream.files import write_atomic
 from dream.state import where
 from lightning_modules import ranks
-from lightning_modules.checks import DIVERGED as DIVERGED
-from lightning_modules.checks import require as require
-from lightning_modules.checks import require_finite as require_finite
-from lightning_modules.cores import BaselineCore, CoreName, build_core, fit_to_width, title
+from lightning_modules.checks import require_finite
+from lightning_modules.cores import BaselineCore, build_core, fit_to_width, title
 from lightning_modules.data.base import TaskData
-
-T = TypeVar("T")
+from lightning_modules.settings import TaskSettings, as_instance
 
 
 class Observation(NamedTuple):
@@ -70,55 +67,6 @@ class Observation(NamedTuple):
         if self.lengths is None:
             return self.u_norm[:, -1]
         return self.u_norm.gather(1, (self.lengths - 1).clamp_min(0).unsqueeze(1)).squeeze(1)
-
-
-@dataclass(frozen=True)
-class TaskSettings:
-    """Settings that every task has: its core, and how its weights are trained."""
-
-    core: CoreName = "dream"
-    """The recurrent core: DREAM, or a rival of as many parameters, see `build_core`."""
-    hidden_dims: list[int] | None = None
-    """Width of each layer of the core; one layer of `config.hidden_dim` if not given."""
-    dropout: float = 0.0
-    """Share of values dropped in training, between layers and before the head where the task has one."""
-    lr: float = 3e-3
-    """Peak learning rate."""
-    weight_decay: float = 0.01
-    """AdamW's weight decay, of matrices only."""
-    schedule: Literal["cosine", "constant"] = "cosine"
-    """Learning rate after the warm-up: `cosine` down to 1 % of `lr`, or `constant`."""
-    warmup: float = 0.05
-    """Share of the optimiser's steps over which the learning rate rises to `lr`."""
-    backend: str = "auto"
-    """Implementation of DREAM's scan, see `dream.ops.registry`."""
-
-    def __post_init__(self) -> None:
-        for field in fields(self):
-            if getattr(self, field.name) is None and field.default is not None:
-                raise ConfigError(
-                    f"`{field.name}` must have a value; got None. Leave it out for its default.",
-                    key=field.name,
-                )
-        require("dropout", self.dropout, 0 <= self.dropout < 1, "a share from 0 to below 1")
-        require("lr", self.lr, 0 < self.lr < math.inf, "a finite number above 0")
-        decay = self.weight_decay
-        require("weight_decay", decay, 0 <= decay < math.inf, "a finite number of at least 0")
-        require("schedule", self.schedule, self.schedule in ("cosine", "constant"), "cosine or constant")
-        require("warmup", self.warmup, 0 <= self.warmup < 1, "a share of the steps from 0 to below 1")
-
-
-@dataclass(frozen=True)
-class PredictiveSettings(TaskSettings):
-    """Settings of the tasks whose loss has a term for the core's own predictions of its input."""
-
-    prediction_weight: float = 0.1
-    """Weight of the loss of the layer's own predictions of its input."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        weight = self.prediction_weight
-        require("prediction_weight", weight, 0 <= weight < math.inf, "a finite number of at least 0")
 
 
 class TaskModule(L.LightningModule, ABC):
@@ -486,11 +434,6 @@ class TaskModule(L.LightningModule, ABC):
 
         scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
-
-
-def as_instance(cls: type[T], value: Any) -> T:
-    """Return `value`, or the `cls` built from it if it is a dictionary, as in a checkpoint or YAML file."""
-    return cls(**value) if isinstance(value, Mapping) else value
 
 
 def finite(state: DREAMState) -> Tensor:

@@ -19,7 +19,8 @@ from torch.utils.data import DataLoader, Dataset
 
 from dream.errors import ConfigError, DataError
 from lightning_modules.anomaly.metrics import runs
-from lightning_modules.data.base import TaskData, require_int
+from lightning_modules.checks import require_int
+from lightning_modules.data.base import TaskData
 from lightning_modules.data.order import loader, one_by_one
 
 LEAST_TRAINING = 100  # rows

@@ -29,7 +29,9 @@ from lightning_modules.anomaly.scores import (
     WindowedGaussian,
 )
 from lightning_modules.anomaly.verdicts import FLAGGED, HIGHER_IS_BETTER, Verdict, assess, score_table
-from lightning_modules.base import Observation, TaskModule, TaskSettings, as_instance, require
+from lightning_modules.base import Observation, TaskModule
+from lightning_modules.checks import require
+from lightning_modules.settings import TaskSettings, as_instance
 
 LOSS_LIMIT = 25.0  # squared running deviations; limits what an outlier in the training part can teach
 FIGURES = 3

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from lightning_modules.anomaly.data import AnomalyData, AnomalyStream
-from lightning_modules.data.base import require_int
+from lightning_modules.checks import require_int
 
 KINDS = ("spike", "shift", "flat line", "noise", "decoupled")
 SETTLING = 200  # rows that are generated before the first one that is kept

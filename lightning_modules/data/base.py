@@ -10,7 +10,6 @@ import lightning as L
 from torch import Tensor
 
 from dream.errors import ConfigError
-from lightning_modules.checks import require_int as require_int
 
 
 class TaskData(L.LightningDataModule, ABC):

@@ -18,7 +18,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from dream.errors import ConfigError, DataError
-from lightning_modules.data.base import TaskData, require_int
+from lightning_modules.checks import require_int
+from lightning_modules.data.base import TaskData
 from lightning_modules.data.columns import calendar_columns, continued
 from lightning_modules.data.disk.stored import StoredSeries
 from lightning_modules.data.order import in_order, loader, one_by_one, shuffled

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from lightning_modules.data.base import require_int
+from lightning_modules.checks import require_int
 from lightning_modules.data.series import Series
 from lightning_modules.forecasting.data import ForecastingData
 

@@ -22,12 +22,14 @@ from dream import DREAMConfig, DREAMState, DREAMTrace
 from dream.errors import ConfigError
 from dream.files import write_atomic
 from lightning_modules import ranks
-from lightning_modules.base import PredictiveSettings, TaskModule, as_instance, require
+from lightning_modules.base import TaskModule
+from lightning_modules.checks import require
 from lightning_modules.forecasting.backtest import Backtest
 from lightning_modules.forecasting.data import ForecastingData, ForecastingShape, WindowBatch
 from lightning_modules.forecasting.heads import KnownEffect, PatchHead
 from lightning_modules.forecasting.metrics import ForecastMetrics, crps
 from lightning_modules.forecasting.patches import by_channel, read
+from lightning_modules.settings import PredictiveSettings, as_instance
 from lightning_modules.tables import forecast_table
 
 

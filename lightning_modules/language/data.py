@@ -17,7 +17,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from dream.errors import ConfigError, DataError
-from lightning_modules.data.base import TaskData, require_int
+from lightning_modules.checks import require_int
+from lightning_modules.data.base import TaskData
 from lightning_modules.data.order import EpochOrder, loader, one_by_one
 from lightning_modules.language.vocabulary import Pieces, Unit, Vocabulary, characters, cut, require_unit
 

@@ -11,8 +11,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from lightning_modules.base import require
-from lightning_modules.data.base import require_int
+from lightning_modules.checks import require, require_int
 from lightning_modules.language.vocabulary import harmless
 
 

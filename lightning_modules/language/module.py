@@ -24,12 +24,14 @@ from dream import DREAMConfig, DREAMState, DREAMTrace
 from dream.errors import ConfigError
 from dream.files import write_atomic
 from lightning_modules import ranks
-from lightning_modules.base import PredictiveSettings, TaskModule, as_instance, require_finite
+from lightning_modules.base import TaskModule
+from lightning_modules.checks import require_finite
 from lightning_modules.language.data import IGNORED, LanguageData, LanguageShape, TextBatch
 from lightning_modules.language.generation import Sampling, choose, show
 from lightning_modules.language.record import TextRecord
 from lightning_modules.language.vocabulary import Decoder, Vocabulary, cut_text
 from lightning_modules.language.vocabulary_loss import tied_loss, tied_nats, tied_scores
+from lightning_modules.settings import PredictiveSettings, as_instance
 
 SEED = 0  # of the text that a test writes
 

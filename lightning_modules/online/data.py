@@ -17,7 +17,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from dream.errors import ConfigError, DataError
-from lightning_modules.data.base import TaskData, require_int
+from lightning_modules.checks import require_int
+from lightning_modules.data.base import TaskData
 from lightning_modules.data.order import drawn, in_order, loader
 from lightning_modules.data.series import Scaler, Series, fill_missing
 from lightning_modules.stream import Shape

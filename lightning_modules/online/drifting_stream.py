@@ -8,7 +8,7 @@ from typing import Any, Literal, get_args
 import numpy as np
 
 from dream.errors import ConfigError
-from lightning_modules.data.base import require_int
+from lightning_modules.checks import require_int
 from lightning_modules.data.series import Series
 from lightning_modules.online.data import OnlineData, OnlineStream, Task
 

@@ -20,10 +20,12 @@ from torch.nn.functional import cross_entropy, huber_loss, one_hot
 
 from dream import DREAMConfig, DREAMStack
 from lightning_modules import ranks
-from lightning_modules.base import PredictiveSettings, TaskModule, as_instance, require, require_finite
+from lightning_modules.base import TaskModule
+from lightning_modules.checks import require, require_finite
 from lightning_modules.cores import BaselineCore
 from lightning_modules.online.data import STRIDE, OnlineBatch, OnlineData, OnlineShape
 from lightning_modules.online.record import StreamRecord
+from lightning_modules.settings import PredictiveSettings, as_instance
 from lightning_modules.stream import (
     Features,
     Reading,

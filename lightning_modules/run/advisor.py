@@ -17,7 +17,8 @@ from lightning.pytorch.utilities import rank_zero_only
 from dream import DREAMStack
 from dream.files import write_atomic
 from dream.tuning import SYMPTOMS
-from lightning_modules.base import TaskModule, is_logging_step, require
+from lightning_modules.base import TaskModule, is_logging_step
+from lightning_modules.checks import require
 
 log = logging.getLogger(__name__)
 

@@ -19,7 +19,8 @@ from torch import Tensor, nn
 
 from dream.cell import DREAMCell
 from dream.errors import ConfigError, DREAMError
-from lightning_modules.base import DIVERGED, TaskModule, is_logging_step, require
+from lightning_modules.base import TaskModule, is_logging_step
+from lightning_modules.checks import DIVERGED, require
 from lightning_modules.data.base import TaskData
 
 log = logging.getLogger(__name__)

@@ -22,8 +22,8 @@ from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import DataLoader, Dataset
 
 from dream.errors import ConfigError, DataError
-from lightning_modules.base import require
-from lightning_modules.data.base import TaskData, require_int
+from lightning_modules.checks import require, require_int
+from lightning_modules.data.base import TaskData
 from lightning_modules.data.order import EpochOrder, loader, similar
 from lightning_modules.naive import nearest_mean
 from lightning_modules.speech.mfcc import MFCC

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn.functional import conv1d, pad
 
 from dream.errors import DataError
-from lightning_modules.base import require
+from lightning_modules.checks import require
 
 WIDTH = 9  # frames to which a derivative is fitted
 AMIN = 1e-10  # least power

@@ -24,7 +24,9 @@ from torchmetrics.functional.text import char_error_rate, word_error_rate
 from dream import DREAMConfig, DREAMState, DREAMTrace
 from dream.files import write_atomic
 from lightning_modules import ranks
-from lightning_modules.base import PredictiveSettings, TaskModule, as_instance, require
+from lightning_modules.base import TaskModule
+from lightning_modules.checks import require
+from lightning_modules.settings import PredictiveSettings, as_instance
 from lightning_modules.speech import plots
 from lightning_modules.speech.data import SpeechData, SpeechShape
 from lightning_modules.speech.decoding import BLANK, beam_search, greedy

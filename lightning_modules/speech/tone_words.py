@@ -6,8 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from lightning_modules.base import require
-from lightning_modules.data.base import require_int
+from lightning_modules.checks import require, require_int
 from lightning_modules.speech.data import SpeechData
 from lightning_modules.speech.utterances import Part, Recording
 

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from dream import DREAMError
-from lightning_modules.base import require_finite
+from lightning_modules.checks import require_finite
 from tests.experiments.support import forked
 
 ARGUMENTS = {
