@@ -173,8 +173,7 @@ def _input(
         if timespans.dtype != x.dtype or timespans.device != x.device:
             raise DataError(
                 f"`timespans` must be {x.dtype} on {x.device} like `x`; got {timespans.dtype} on "
-                f"{timespans.device}. "
-                "Use timespans.to(x)."
+                f"{timespans.device}. Use timespans.to(x)."
             )
     return x
 

@@ -345,6 +345,5 @@ def _advise(config: DREAMConfig) -> None:
         _warn_once(
             "rank > input_dim",
             f"`rank`={config.rank} is above `input_dim`={config.input_dim}: it costs without adding "
-            "anything. "
-            f"Use rank={config.input_dim} or lower.",
+            f"anything. Use rank={config.input_dim} or lower.",
         )

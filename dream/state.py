@@ -210,8 +210,8 @@ class DREAMState:
             tensor = getattr(self, name)
             if tensor.shape != shape or tensor.dtype != like.dtype or tensor.device != like.device:
                 raise StateError(
-                    f"`state.{name}` must be {shape}, {like.dtype}, {like.device}; got {_kind(tensor)}. "
-                    f"Make a fresh one with init_state({like.shape[0]}), or use state[rows] or state.to(...)."
+                    f"`state.{name}` must be {shape}, {like.dtype}, {like.device}; got {_kind(tensor)}. Make "
+                    f"a fresh one with init_state({like.shape[0]}), or use state[rows] or state.to(...)."
                 )
 
     def save(self, path: str | os.PathLike[str], config: DREAMConfig) -> None:
