@@ -374,8 +374,14 @@ class TaskModule(L.LightningModule, ABC):
         return "predictions.csv"
 
     def prediction_table(self, predictions: list[Any]) -> pd.DataFrame:
-        """Return the results of `predict_step` for all batches as one table."""
-        raise NotImplementedError
+        """Results of `predict_step` for every batch as a table.
+
+        Raises:
+            ConfigError: the task does not define it, and so predicts nothing.
+        """
+        raise ConfigError(
+            f"{type(self).__name__} writes no predictions: define `predict_step` and `prediction_table`."
+        )
 
     def write_predictions(self, predictions: list[Any], folder: Path) -> list[Path]:
         """Write the `prediction_table` into `folder`; return the paths, none if nothing was predicted."""

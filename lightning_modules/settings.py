@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 from dream.errors import ConfigError
 from lightning_modules.checks import require
@@ -42,11 +42,15 @@ class TaskSettings:
                     f"`{field.name}` must have a value; got None. Leave it out for its default.",
                     key=field.name,
                 )
+        for name, hint in get_type_hints(type(self)).items():
+            choices = get_args(hint) if get_origin(hint) is Literal else ()
+            if choices and getattr(self, name) not in choices:
+                rule = f"{', '.join(choices[:-1])} or {choices[-1]}"
+                raise ConfigError(f"`{name}` must be {rule}; got {getattr(self, name)!r}.", key=name)
         require("dropout", self.dropout, 0 <= self.dropout < 1, "a share from 0 to below 1")
         require("lr", self.lr, 0 < self.lr < math.inf, "a finite number above 0")
         decay = self.weight_decay
         require("weight_decay", decay, 0 <= decay < math.inf, "a finite number of at least 0")
-        require("schedule", self.schedule, self.schedule in ("cosine", "constant"), "cosine or constant")
         require("warmup", self.warmup, 0 <= self.warmup < 1, "a share of the steps from 0 to below 1")
 
 

@@ -113,7 +113,7 @@ class Chunks(Dataset[AnomalyBatch]):
 
 @dataclass(frozen=True)
 class AnomalyShape:
-    """Facts about the streams that a module is built from."""
+    """Facts about the streams that a module is built from. The data set them; flags cannot."""
 
     channels: int = 1
     """C, number of columns."""

@@ -84,7 +84,6 @@ class AnomalySettings(TaskSettings):
         known = bool(measures) and set(measures) <= set(choice)
         require("measures", measures, known, f"one or more of {', '.join(choice)}")
         require("gap", self.gap, 0 <= self.gap <= 10, "a share of the training part from 0 to 10")
-        require("threshold", self.threshold, self.threshold in ("tail", "quantile"), "tail or quantile")
         require("risk", self.risk, 0 < self.risk < 1, "a share of the rows above 0 and below 1")
         require("buffer", self.buffer, self.buffer >= 0, "at least 0 rows")
 

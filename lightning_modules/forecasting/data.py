@@ -45,7 +45,7 @@ _WARM_UP = 8  # look-backs that a rolling test reads before its first origin
 
 @dataclass(frozen=True)
 class ForecastingShape:
-    """Facts about forecasting data that a module is built from."""
+    """Facts about forecasting data that a module is built from. The data set them; flags cannot."""
 
     channels: int = 1
     """C, the number of columns to predict."""

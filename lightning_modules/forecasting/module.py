@@ -76,12 +76,6 @@ class ForecastingSettings(PredictiveSettings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        require("encoder", self.encoder, self.encoder in ("identity", "linear"), "identity or linear")
-        kinds = ("last", "mean", "instance", "none")
-        kind = self.normalization
-        require("normalization", kind, kind in kinds, "last, mean, instance or none")
-        require("head", self.head, self.head in ("linear", "patches"), "linear or patches")
-        require("loss", self.loss, self.loss in ("mse", "mae"), "mse or mae")
         levels = self.levels
         rising = levels == sorted(set(levels)) and all(0 < level < 1 for level in levels)
         rule = "increasing levels between 0 and 1 with 0.5 among them, such as [0.1, 0.5, 0.9]"
@@ -260,15 +254,17 @@ class ForecastingModule(TaskModule):
         # a batch whose targets are all missing trains the layer's predictions only
         known = torch.where(known > 0, known, 1)
         error = target - future
-        terms = {"mse": error.square().sum() / known}
+        fit = "mse"
+        terms = {fit: error.square().sum() / known}
         if forecast.quantiles is not None:
-            terms["crps"] = crps(forecast.quantiles[valid], target, self.levels).sum() / known
+            fit = "crps"
+            terms[fit] = crps(forecast.quantiles[valid], target, self.levels).sum() / known
         elif self.settings.loss == "mae":
-            terms["mae"] = error.abs().sum() / known
-        fit = list(terms.values())[-1]
+            fit = "mae"
+            terms[fit] = error.abs().sum() / known
         prediction = samples / usual * forecast.prediction_loss
         return {
-            "loss": fit + self.settings.prediction_weight * prediction,
+            "loss": terms[fit] + self.settings.prediction_weight * prediction,
             **terms,
             "prediction_loss": prediction,
         }

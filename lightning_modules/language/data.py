@@ -101,7 +101,7 @@ class TextStreams(Dataset[TextBatch]):
 
 @dataclass(frozen=True)
 class LanguageShape:
-    """Facts about a text that a module is built from."""
+    """Facts about a text that a module is built from. The data set them; flags cannot."""
 
     symbols: int = 256
     """V, number of different tokens."""

@@ -75,7 +75,7 @@ class _Crops(Dataset[OnlineBatch]):
 
 @dataclass(frozen=True)
 class OnlineShape(Shape):
-    """Facts about a stream that a module is built from."""
+    """Facts about a stream that a module is built from. The data set them; flags cannot."""
 
     label_delay: int = 0
     """Rows by which each target is late."""

@@ -52,7 +52,7 @@ class _Batches(Dataset[SpeechBatch]):
 
 @dataclass(frozen=True)
 class SpeechShape:
-    """Facts about recordings that a module is built from."""
+    """Facts about recordings that a module is built from. The data set them; flags cannot."""
 
     task: Task = "classification"
     """`classification`: the class of each utterance; `recognition`: its tokens."""

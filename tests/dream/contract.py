@@ -14,8 +14,7 @@ from torch.func import functional_call
 from torch.nn.parallel import DistributedDataParallel
 
 from dream import ConfigError, DREAMCell
-from dream.ops.registry import BACKENDS
-from tests.dream.support import F32, F64, assert_same, rows_of, tensors
+from tests.dream.support import CPU_BACKENDS, F32, F64, assert_same, rows_of, tensors
 
 WIDTH = 3  # features of every input
 LIVELY = dict(sleep_rate=0.05, min_surprise_for_sleep=0.0, surprise_smoothing=0.1, target_norm=0.5)
@@ -33,7 +32,7 @@ class Caller(nn.Module):
         return self.contract.sequence(self.inner, x, state)
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("backend", CPU_BACKENDS)
 class Contract(ABC):
     """The checks. Modules take (N, T, 3); a state is one DREAMState or a list of them."""
 

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from dream import DREAM, DREAMCell, DREAMConfig, DREAMParams, DREAMStack, DREAMState, DREAMTrace, dream_step
+from dream.ops.registry import BACKENDS
 
 F64 = torch.float64
 F32 = torch.float32
@@ -22,6 +23,14 @@ LOGARITHMS = {"eta": "log_eta", "tau": "log_tau", "surprise_scale": "log_surpris
 def small(**knobs: Any) -> DREAMConfig:
     """A configuration small enough for finite differences."""
     return DREAMConfig(**{"input_dim": 3, "hidden_dim": 5, "rank": 2, **knobs})
+
+
+CPU_BACKENDS = [
+    name
+    for name, backend in BACKENDS.items()
+    if name in ("cpu", "reference") or backend.refusal(torch.zeros(1, 1, 3), small()) is None
+]
+"""Backends that serve tensors on the CPU: those of another device refuse them."""
 
 
 def random_params(config: DREAMConfig, seed: int = 0, dtype: torch.dtype = F64) -> DREAMParams:

@@ -15,8 +15,7 @@ from torch import Tensor
 
 from dream import DREAM, DataError
 from dream.numerics import largest, norm
-from dream.ops.registry import BACKENDS
-from tests.dream.support import F32, F64, tensors
+from tests.dream.support import CPU_BACKENDS, F32, F64, tensors
 
 DTYPES = pytest.mark.parametrize("dtype", [F32, F64])
 KNOBS: dict[str, dict[str, Any]] = {
@@ -61,7 +60,7 @@ def test_a_norm_whose_squares_overflow(dtype: torch.dtype) -> None:
 
 
 @DTYPES
-@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("backend", CPU_BACKENDS)
 @pytest.mark.parametrize("knobs", KNOBS)
 @pytest.mark.parametrize("share", [1e-9, 0.06, 0.97])  # of the largest: 1.8e10, 1e18 and 1.8e19 in float32
 def test_large_but_legal_input(backend: str, dtype: torch.dtype, knobs: str, share: float) -> None:
@@ -86,7 +85,7 @@ def test_large_but_legal_input(backend: str, dtype: torch.dtype, knobs: str, sha
 def test_the_backends_agree_on_it(dtype: torch.dtype, knobs: str) -> None:
     """At first; one sign of a huge sum that rounding decides leads them apart later."""
     results = []
-    for backend in BACKENDS:
+    for backend in CPU_BACKENDS:
         output, trace, state = layer(backend, dtype, **KNOBS[knobs]).trace(
             huge(0.97 * largest(dtype), dtype)[:, :24]
         )
@@ -98,7 +97,7 @@ def test_the_backends_agree_on_it(dtype: torch.dtype, knobs: str) -> None:
             torch.testing.assert_close(got / size, expected / size, atol=1e-4, rtol=1e-4)
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("backend", CPU_BACKENDS)
 def test_after_a_huge_spike(backend: str) -> None:
     """The row goes on, and the row beside it does not notice."""
     module, x = layer(backend, F32).eval(), torch.randn(2, 400, 7)
@@ -111,7 +110,7 @@ def test_after_a_huge_spike(backend: str) -> None:
         torch.testing.assert_close(got[1], expected[1])
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("backend", CPU_BACKENDS)
 @pytest.mark.parametrize("spans", [1e-30, 1e18])
 def test_extreme_spans(backend: str, spans: float) -> None:
     module, x = layer(backend, F32, forgetting_rate=5.0), torch.randn(3, 20, 7, requires_grad=True)

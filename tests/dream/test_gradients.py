@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from dream import DREAM, DREAMCell, DREAMConfig, DREAMParams, DREAMState, dream_scan, dream_step
-from dream.ops.registry import BACKENDS
 from tests.dream.support import (
+    CPU_BACKENDS,
     DIFFERENTIABLE,
     F64,
     STATISTICS,
@@ -65,7 +65,7 @@ class Problem:
         return output, trace.prediction, trace.forecast, trace.error, final.h, final.U
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("backend", CPU_BACKENDS)
 @pytest.mark.parametrize(("knobs", "padded"), [*((name, True) for name in KNOBS), ("defaults", False)])
 def test_gradcheck(knobs: str, padded: bool, backend: str) -> None:
     """Parameters, input, initial h and U, through output, prediction, forecast, error and final h and U."""
