@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from contextlib import AbstractContextManager
+from dataclasses import asdict
 from typing import Any, Generic, Self, TypeVar, overload
 
 import torch
@@ -172,7 +173,7 @@ class DREAM(SequenceModule[DREAMState, DREAMTrace]):
 
     @classmethod
     def from_config(cls, config: DREAMConfig, *, backend: str = "auto", check_inputs: bool = True) -> Self:
-        """Return a layer with a whole configuration; an `__init__` of a subclass is not run.
+        """Return a layer with a whole configuration; a subclass with an `__init__` is built through it.
 
         Raises:
             ConfigError: `config` is not a DREAMConfig, or the backend is unknown.
@@ -181,6 +182,8 @@ class DREAM(SequenceModule[DREAMState, DREAMTrace]):
             >>> DREAM.from_config(DREAMConfig.preset("anomaly_detection")).get_config().base_threshold
             0.3
         """
+        if cls.__init__ is not DREAM.__init__:  # a subclass may build more than a layer
+            return cls(**asdict(config), backend=backend, check_inputs=check_inputs)
         layer = cls.__new__(cls)
         layer._build(config, backend, check_inputs)
         return layer

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import asdict
 from itertools import pairwise
 from numbers import Real
 from typing import Any, Self
@@ -112,7 +113,7 @@ class DREAMStack(SequenceModule[list[DREAMState], list[DREAMTrace]]):
     ) -> Self:
         """Return a stack whose layers share a whole configuration but for their widths.
 
-        An `__init__` of a subclass is not run.
+        A subclass with an `__init__` of its own is built through that.
 
         Args:
             config: the first layer's input and every layer's knobs.
@@ -131,8 +132,13 @@ class DREAMStack(SequenceModule[list[DREAMState], list[DREAMTrace]]):
             [(20, 64), (64, 32)]
         """
         checks.configuration(config)
-        stack = cls.__new__(cls)
         widths = [config.hidden_dim] if hidden_dims is None else _widths(hidden_dims)
+        if cls.__init__ is not DREAMStack.__init__:  # a subclass may build more than a stack
+            knobs = {name: value for name, value in asdict(config).items() if name != "hidden_dim"}
+            return cls(
+                hidden_dims=widths, dropout=dropout, backend=backend, check_inputs=check_inputs, **knobs
+            )
+        stack = cls.__new__(cls)
         stack._build(config, widths, dropout, backend, check_inputs)
         return stack
 

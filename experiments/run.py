@@ -162,6 +162,8 @@ class DREAMCLI(LightningCLI):
         parser.link_arguments("data.shape", "model.init_args.shape", asdict, apply_on="instantiate")
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+        if self.invocation.sets("model.shape"):
+            raise ConfigError("`model.shape` is set by the data; leave it out.", key="model.shape")
         super().parse_arguments(parser, args)
         values = self.config[self.config.subcommand]
         if not 0 <= values.seed < 2**32:
@@ -183,12 +185,8 @@ class DREAMCLI(LightningCLI):
                 f"`model.config` must be a section with settings such as rank; got {settings.config!r}. "
                 f"{hint}"
             )
-        typed = any(
-            word.replace(".init_args", "").startswith("--model.shape") for word in self.invocation.argv
-        )
         task: Any = locate(values.model.class_path)
-        if typed or vars(settings.shape) != asdict(task.default_shape()):
-            raise ConfigError("`model.shape` is set by the data; leave it out.", key="model.shape")
+        task.require_data(locate(values.data.class_path))
 
     def keys(self) -> list[str]:
         """Settings that the parser knows by itself, without those of the model and data classes."""

@@ -106,6 +106,14 @@ class TaskModule(L.LightningModule, ABC):
     """Symbols or classes by number, from the data or a checkpoint; None before either is there, and in tasks
     without any."""
 
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        if TaskModule not in cls.__bases__ and "settings" in vars(cls).get("__annotations__", {}):
+            raise ConfigError(
+                f"`{cls.__name__}.settings` must stay those of the task it derives from; got another class. "
+                "Declare settings of its own as arguments of its `__init__`, beside **settings."
+            )
+
     def __init__(self, config: DREAMConfig, shape: Any, settings: TaskSettings) -> None:
         super().__init__()
         self.config = as_instance(DREAMConfig, config)
@@ -150,10 +158,26 @@ class TaskModule(L.LightningModule, ABC):
         signatures = (inspect.signature(base).parameters for base in cls.__mro__)
         return next(parameters["shape"].default for parameters in signatures if "shape" in parameters)
 
+    @classmethod
+    def require_data(cls, kind: type) -> None:
+        """Refuse a class of data that the task does not read.
+
+        Raises:
+            ConfigError: naming the class that it reads.
+        """
+        if not issubclass(kind, cls.accepts):
+            wanted = cls.accepts.__name__
+            article = "an" if wanted[0] in "AEIOU" else "a"
+            remedy = f"Try {cls.accepts.for_own_files}"
+            raise ConfigError(
+                f"`data` must be {article} {wanted}; got {kind.__name__}. {remedy}.", key="data"
+            )
+
     def make_core(self, input_dim: int | None = None) -> DREAMStack | BaselineCore:
         """Build the core for inputs of width `input_dim`, by default the config's, and save all arguments."""
         settings = self.settings
-        self.config = fit_to_width(self.config, input_dim or self.config.input_dim)
+        width = self.config.input_dim if input_dim is None else input_dim
+        self.config = fit_to_width(self.config, width)
         self.save_arguments()
         return build_core(
             settings.core, self.config, settings.hidden_dims, settings.dropout, settings.backend
@@ -310,11 +334,7 @@ class TaskModule(L.LightningModule, ABC):
         Raises:
             ConfigError, DataError: the data and this module do not fit together.
         """
-        if not isinstance(data, self.accepts):
-            wanted, given = self.accepts.__name__, type(data).__name__
-            article = "an" if wanted[0] in "AEIOU" else "a"
-            remedy = f"Try {self.accepts.for_own_files}"
-            raise ConfigError(f"`data` must be {article} {wanted}; got {given}. {remedy}.", key="data")
+        self.require_data(type(data))
         self.data = data
 
     def setup(self, stage: str) -> None:

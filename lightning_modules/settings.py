@@ -37,11 +37,14 @@ class TaskSettings:
 
     def __post_init__(self) -> None:
         for field in fields(self):
-            if getattr(self, field.name) is None and field.default is not None:
+            value = getattr(self, field.name)
+            if value is None and field.default is not None:
                 raise ConfigError(
                     f"`{field.name}` must have a value; got None. Leave it out for its default.",
                     key=field.name,
                 )
+            if isinstance(value, list):
+                object.__setattr__(self, field.name, list(value))  # the caller's list may change later
         for name, hint in get_type_hints(type(self)).items():
             choices = get_args(hint) if get_origin(hint) is Literal else ()
             if choices and getattr(self, name) not in choices:
@@ -69,4 +72,7 @@ class PredictiveSettings(TaskSettings):
 
 def as_instance(cls: type[T], value: Any) -> T:
     """Return `value`, or the `cls` built from it if it is a dictionary, as in a checkpoint or YAML file."""
-    return cls(**value) if isinstance(value, Mapping) else value
+    made = cls(**value) if isinstance(value, Mapping) else value
+    if not isinstance(made, cls):
+        raise ConfigError(f"a {cls.__name__}, or a dictionary of its fields, is expected; got {value!r}.")
+    return made

@@ -91,6 +91,16 @@ class Invocation:
         """The flags without their values."""
         return [flag.partition("=")[0] for flag in self.flags]
 
+    def sets(self, key: str) -> bool:
+        """Whether a flag or a configuration sets this argument of the model or the data, or a part of it."""
+        names = [name.removeprefix("--").replace(".init_args", "") for name in self.names]
+        section, _, argument = key.partition(".")
+        written = [file.content.get(section) for file in self.files if isinstance(file.content, dict)]
+        given = [part.get("init_args") for part in written if isinstance(part, dict)]
+        return any(name == key or name.startswith(f"{key}.") for name in names) or any(
+            argument in part for part in (*written, *given) if isinstance(part, dict)
+        )
+
     @property
     def asks_for_help(self) -> bool:
         """Whether the parser is to print texts of help, among its settings as comments or alone."""
@@ -270,6 +280,9 @@ class Invocation:
             word = rest.pop(0)
             name, equals, value = word.partition("=")
             section, _, setting = name.removeprefix("--").replace(".init_args.", ".").partition(".")
+            alone = not equals and (not rest or rest[0].startswith("-"))
+            if setting == "help" and alone and classes.get(section):
+                word = f"{name}={classes[section]}"  # of the class in use, and not of its base
             if section not in classes or not (equals or rest):
                 made.append(word)
                 continue

@@ -53,7 +53,7 @@ def explain(error: BaseException, parser_keys: Collection[str], parsed: str = ""
     """
     text = str(error)
     every = [key for key in (*parser_keys, *_class_keys(text + parsed)) if not key.endswith(".help")]
-    known = [key for key in every if not key.startswith("model.shape")]
+    known = [key for key in every if key != "model.shape" and not key.startswith("model.shape.")]
     for cause in chain(error):
         if isinstance(cause, DREAMError):
             return _with_path(cause, known)

@@ -77,6 +77,9 @@ class _Crops(Dataset[OnlineBatch]):
 class OnlineShape(Shape):
     """Facts about a stream that a module is built from. The data set them; flags cannot."""
 
+    task: Task = "forecasting"
+    inputs: int = 1
+    targets: int = 1
     label_delay: int = 0
     """Rows by which each target is late."""
 

@@ -103,7 +103,7 @@ class OnlineModule(TaskModule):
     def __init__(
         self,
         config: DREAMConfig = DREAMConfig.preset("online_learning", hidden_dim=64),  # noqa: B008 - frozen
-        shape: OnlineShape = OnlineShape("forecasting", 1, 1),  # noqa: B008 - frozen
+        shape: OnlineShape = OnlineShape(),  # noqa: B008 - frozen
         **settings: Any,
     ) -> None:
         super().__init__(config, as_instance(OnlineShape, shape), OnlineSettings(**settings))

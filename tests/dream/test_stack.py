@@ -198,3 +198,17 @@ def test_reset_parameters_reaches_every_layer() -> None:
             parameter.fill_(3.0)
     stack.reset_parameters()
     assert not any((parameter == 3.0).all() for parameter in stack.parameters())
+
+
+class Marked(DREAMStack):
+    """A stack that builds more than its layers."""
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self.mark = 1
+
+
+def test_a_subclass_is_built_through_its_own_init() -> None:
+    stack = Marked.from_config(small(), [4, 3], dropout=0.1)
+    assert (stack.mark, [layer.hidden_dim for layer in stack.get_config()]) == (1, [4, 3])
+    assert isinstance(DREAM.from_config(small()), DREAM)

@@ -106,6 +106,17 @@ FLAGS = [
         ["--model.horizon=48"],
         "`model.horizon` is set by the data; got 48. Set `data.horizon` or leave it out.",
     ),
+    (["--model.shape.horizon=24"], "`model.shape` is set by the data; leave it out."),
+    (["--model.shape=3"], "`model.shape` is set by the data; leave it out."),
+    (["--model.shap=3"], "`model.shap` is not a setting."),
+    (
+        ["--data=lightning_modules.speech.ToneWords"],
+        "`data` must be a ForecastingData; got ToneWords. Try TableData.",
+    ),
+    (
+        ["--model=lightning_modules.AnomalyModule"],
+        "`data` must be an AnomalyData; got DriftingLoad. Try AnomalyTable.",
+    ),
     (["--seed=abc"], "`seed` must be a whole number; got abc."),
     (["--nonsense=3"], "`nonsense` is not a setting."),
     (
@@ -159,6 +170,13 @@ FILES = [
     (
         FORECASTING.format(model="{}", data="{}").replace("model:", "modle:"),
         "`modle.class_path` is not a setting. Did you",
+    ),
+    *(
+        (
+            FORECASTING.format(model=f"{{shape: {shape}}}", data="{}"),
+            "`model.shape` is set by the data; leave it out.",
+        )
+        for shape in ("{horizon: 24}", "{horizon: 3}", "null")
     ),
     (
         FORECASTING.format(model="{dropout: null}", data="{}"),

@@ -240,3 +240,26 @@ def test_a_text_of_an_own_class_is_taken_as_it_stands(capsys: pytest.CaptureFixt
         words = ["fit", "-c", "exp/config.yaml", *flags, "--model.note", "a: b", "--print_config"]
         assert main(words) == 0
         assert yaml.safe_load(capsys.readouterr().out)["model"]["init_args"]["note"] == "a: b"
+
+
+def test_a_setting_of_ones_own_may_begin_like_the_shape(capsys: pytest.CaptureFixture[str]) -> None:
+    own = "class Mine(ForecastingModule):\n    def __init__(self, shape_weight: float = 3.0, **settings):\n"
+    own += "        super().__init__(**settings)\n        assert shape_weight == 2.0\n"
+    write("head.Mine", head=f"from lightning_modules import ForecastingModule\n{own}")
+    assert main(["check", "exp/config.yaml", "--model.shape_weight=2"]) == 0
+    capsys.readouterr()
+    assert main(["check", "exp/config.yaml", "--model.shape_wight=2"]) == 2
+    assert "Did you mean `model.shape_weight`?" in capsys.readouterr().err
+
+
+def test_help_without_a_class_is_that_of_the_class_in_use(capsys: pytest.CaptureFixture[str]) -> None:
+    own = "class Mine(ForecastingModule):\n    def __init__(self, waves: int = 3, **settings):\n"
+    write(
+        "head.Mine",
+        head=f"from lightning_modules import ForecastingModule\n{own}        super().__init__(**settings)\n",
+    )
+    assert main(["fit", "-c", "exp/config.yaml", "--model.help"]) == 0
+    said = capsys.readouterr().out
+    assert "--model.waves WAVES" in said
+    assert "--model.patch PATCH" in said
+    assert "--model.settings" not in said
