@@ -46,7 +46,7 @@ TRAINED_ON = 128  # steps of a stream
 CHANGES = (400, 1200, 1600)  # steps at which the other rule comes, the first comes back, the stream ends
 WARM_UP = 50  # first steps, which no figure counts
 NAMES = {"DREAM": "dream", "LSTM, frozen": "lstm"}
-RESTING = "DREAM, fast weights at rest"
+RESTING = "DREAM, plasticity off"
 
 
 def rotation(random: torch.Generator) -> Tensor:

@@ -37,10 +37,10 @@ def test_a_short_run_writes_every_figure_and_already_adapts(
     assert adaptation.main(["--seeds=1", "--steps=40", f"--out={out}"]) == 0
     found = json.loads(out.read_text())
     assert out.with_suffix(".png").stat().st_size > 10_000
-    assert found["results"].keys() == {"DREAM", "LSTM, frozen", "DREAM, fast weights at rest"}
+    assert found["results"].keys() == {"DREAM", "LSTM, frozen", "DREAM, plasticity off"}
     assert found["results"]["DREAM"] == found["every_seed"]["DREAM"][0]
     own, rival = (found["parameters"][name] for name in ("DREAM", "LSTM, frozen"))
     assert abs(own - rival) < 0.05 * own
     late = {name: row["+200 to +800"] for name, row in found["results"].items()}
-    assert late["DREAM"] < 0.8 * min(late["LSTM, frozen"], late["DREAM, fast weights at rest"])
+    assert late["DREAM"] < 0.8 * min(late["LSTM, frozen"], late["DREAM, plasticity off"])
     assert f"{late['DREAM']:.3f}" in capsys.readouterr().out
