@@ -188,6 +188,12 @@ class DREAMCLI(LightningCLI):
         task: Any = locate(values.model.class_path)
         task.require_data(locate(values.data.class_path))
 
+    def note_rank(self) -> None:
+        """Say where a rank that was chosen is lowered to the width of the layer's input."""
+        asked, rank = self._get(self.config, "model").init_args.config.rank, self.model.config.rank
+        if asked > rank and asked != self.model.default_config().rank and launch.is_first():
+            ending.say(f"note: `model.config.rank`={asked} is lowered to {rank}, the width of the input.")
+
     def keys(self) -> list[str]:
         """Settings that the parser knows by itself, without those of the model and data classes."""
         parsers = getattr(self, "_subcommand_parsers", {}).values()
@@ -197,6 +203,7 @@ class DREAMCLI(LightningCLI):
         """Do nothing: `Invocation.words` puts a checkpoint's settings before the flags, which beat them."""
 
     def instantiate_trainer(self, **kwargs: Any) -> L.Trainer:
+        self.note_rank()
         self.model.prepare(self.datamodule)
         if self.subcommand == "predict":
             self.datamodule.predict_dataloader()  # refuses what cannot be predicted before files are written

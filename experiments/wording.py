@@ -35,6 +35,7 @@ def set_up(with_help: bool = False) -> None:
         "LightningCLI's args parameter.*",  # ours come from `Invocation.words`
         rf"(?s).*Hit failing import.*{own_code.PACKAGE}",  # classes of an earlier run of this process
         ".*LeafSpec.*",
+        "`rank`=.* is above `input_dim`=.*",  # of a width that the data set later: see `DREAMCLI.note_rank`
     ):
         warnings.filterwarnings("ignore", message)
 

@@ -153,10 +153,11 @@ class TaskModule(L.LightningModule, ABC):
         return found
 
     @classmethod
-    def default_shape(cls) -> Any:
-        """Shape of a module that is built without data."""
+    def default_config(cls) -> DREAMConfig:
+        """Layer of a module that is built without one."""
         signatures = (inspect.signature(base).parameters for base in cls.__mro__)
-        return next(parameters["shape"].default for parameters in signatures if "shape" in parameters)
+        found: DREAMConfig = next(names["config"].default for names in signatures if "config" in names)
+        return found
 
     @classmethod
     def require_data(cls, kind: type) -> None:

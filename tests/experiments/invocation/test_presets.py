@@ -95,3 +95,14 @@ def test_every_name_is_shown(capsys: pytest.CaptureFixture[str]) -> None:
     assert ", ".join(PRESETS) in shown
     assert main(["config", "list"]) == 0
     assert "dream fit -c EXPERIMENT --preset PRESET" in capsys.readouterr().out
+
+
+def test_a_rank_above_the_width_is_lowered_and_named(capsys: pytest.CaptureFixture[str]) -> None:
+    small = ["--data.rows=400", "--data.feeders=1", "--data.look_back=24", "--data.horizon=8"]
+    assert main(["check", "forecasting", *small, "--preset=stability"]) == 0
+    shown = capsys.readouterr()
+    assert "note: `model.config.rank`=16 is lowered to 12, the width of the input." in shown.err
+    assert "is above" not in shown.err  # of the preset's own width, which the data replace
+    assert "rank 12" in shown.out
+    assert main(["check", "forecasting", *small]) == 0
+    assert "lowered" not in capsys.readouterr().err
