@@ -116,7 +116,7 @@ class TaskModule(L.LightningModule, ABC):
 
     def __init__(self, config: DREAMConfig, shape: Any, settings: TaskSettings) -> None:
         super().__init__()
-        self.config = as_instance(DREAMConfig, config)
+        self.config = as_instance(DREAMConfig, config, "config")
         self.shape = shape
         self.settings = settings
         self.observed: list[Observation] = []

@@ -70,9 +70,15 @@ class PredictiveSettings(TaskSettings):
         require("prediction_weight", weight, 0 <= weight < math.inf, "a finite number of at least 0")
 
 
-def as_instance(cls: type[T], value: Any) -> T:
-    """Return `value`, or the `cls` built from it if it is a dictionary, as in a checkpoint or YAML file."""
+def as_instance(cls: type[T], value: Any, name: str = "shape") -> T:
+    """Return `value`, or the `cls` built from it if it is a dictionary, as in a checkpoint or YAML file.
+
+    Raises:
+        ConfigError: it is neither; naming the argument `name`.
+    """
     made = cls(**value) if isinstance(value, Mapping) else value
     if not isinstance(made, cls):
-        raise ConfigError(f"a {cls.__name__}, or a dictionary of its fields, is expected; got {value!r}.")
+        raise ConfigError(
+            f"`{name}` must be a {cls.__name__} or a dictionary of its fields; got {value!r}.", key=name
+        )
     return made

@@ -62,9 +62,9 @@ class OnlineSettings(PredictiveSettings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        object.__setattr__(self, "reading", as_instance(Reading, self.reading))
-        object.__setattr__(self, "updates", as_instance(Updates, self.updates))
-        object.__setattr__(self, "all_updates", as_instance(Updates, self.all_updates))
+        object.__setattr__(self, "reading", as_instance(Reading, self.reading, "reading"))
+        object.__setattr__(self, "updates", as_instance(Updates, self.updates, "updates"))
+        object.__setattr__(self, "all_updates", as_instance(Updates, self.all_updates, "all_updates"))
         modes, known = self.modes, get_args(Mode)
         fits = bool(modes) and set(modes) <= set(known) and len(set(modes)) == len(modes)
         require("modes", modes, fits, f"some of {known}, each once")

@@ -51,9 +51,11 @@ def test_every_argument_comes_back_from_plain_values() -> None:
 
 @pytest.mark.parametrize("value", [None, "stability", 3])
 def test_what_is_no_configuration_is_refused(value: object) -> None:
-    with pytest.raises(ConfigError, match=f"a DREAMConfig, or a dictionary of its fields, .* got {value!r}"):
+    with pytest.raises(
+        ConfigError, match=f"`config` must be a DREAMConfig or a dictionary of its fields; got {value!r}"
+    ):
         ForecastingModule(value)  # type: ignore[arg-type]
-    assert as_instance(DREAMConfig, asdict(SMALL)) == SMALL
+    assert as_instance(DREAMConfig, asdict(SMALL), "config") == SMALL
 
 
 def test_a_width_of_nothing_is_refused() -> None:
