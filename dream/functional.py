@@ -96,9 +96,8 @@ def habituate(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Line 10: the new error mean and variance, threshold and average surprise."""
     beta, beta_s, tau_0 = config.error_smoothing, config.surprise_smoothing, config.base_threshold
-    limit = (OUTLIER * (var + EPS).sqrt()).clamp_max(
-        largest(var.dtype) / 2
-    )  # keeps var finite, whatever comes
+    # keeps var finite, whatever comes
+    limit = (OUTLIER * (var + EPS).sqrt()).clamp_max(largest(var.dtype) / 2)
     d = torch.clamp(e - mean, -limit, limit)
     habituated = threshold + beta_s * ((1.0 + tau_0) * r.clamp_max(2.0) - threshold)
     return (

@@ -302,7 +302,7 @@ class TaskModule(L.LightningModule, ABC):
     def on_test_epoch_start(self) -> None:
         self.forget_states()
 
-    def refuse_infinite(
+    def require_finite_outputs(
         self, outputs: Mapping[str, Tensor | np.ndarray], place: Callable[[int], str]
     ) -> None:
         """Refuse outputs that are not finite, see `require_finite`, except in the validations of a fit.

@@ -95,7 +95,7 @@ class Invocation:
         """Whether a flag or a configuration sets this argument of the model or the data, or a part of it."""
         names = [name.removeprefix("--").replace(".init_args", "") for name in self.names]
         section, _, argument = key.partition(".")
-        written = [file.content.get(section) for file in self.files if isinstance(file.content, dict)]
+        written = [file.content.get(section) for file in self.files]
         given = [part.get("init_args") for part in written if isinstance(part, dict)]
         return any(name == key or name.startswith(f"{key}.") for name in names) or any(
             argument in part for part in (*written, *given) if isinstance(part, dict)

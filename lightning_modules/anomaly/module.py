@@ -236,10 +236,10 @@ class AnomalyModule(TaskModule):
 
     def validation_step(self, batch: AnomalyBatch, batch_idx: int) -> None:
         x, prediction = self._predict(batch)
-        self._refuse_infinite(batch, {"the prediction": prediction})
+        self._require_finite(batch, {"the prediction": prediction})
         self.add_validation(*self._prediction_loss(batch, x, prediction))
 
-    def _refuse_infinite(self, batch: AnomalyBatch, outputs: dict[str, Tensor | np.ndarray]) -> None:
+    def _require_finite(self, batch: AnomalyBatch, outputs: dict[str, Tensor | np.ndarray]) -> None:
         """Refuse outputs (N, T, ...) that are not finite, naming the stream and the row of the first."""
         streams = len(batch.lengths)
         gone = torch.arange(batch.values.shape[1]) >= batch.lengths.cpu()[:, None]
@@ -248,7 +248,7 @@ class AnomalyModule(TaskModule):
             name: v.masked_fill(gone[..., None], 0.0).transpose(0, 1).flatten(0, 1)
             for name, v in flat.items()
         }
-        self.refuse_infinite(
+        self.require_finite_outputs(
             by_row, lambda k: f"{self.data.source_of(k % streams)}, row {batch.start + k // streams}"
         )
 
@@ -298,7 +298,7 @@ class AnomalyModule(TaskModule):
             Observation(shown[0, ..., k], shown[1, ..., k], state.adaptive_tau, batch.lengths, True)
             for k, state in enumerate(self.held[self.title])
         ]
-        self._refuse_infinite(
+        self._require_finite(
             batch, {"the prediction": scans[0].prediction, "the score": scores.transpose(2, 3, 0, 1)}
         )
         return scores, shown[..., 0].cpu().numpy()

@@ -242,9 +242,8 @@ def number_columns(frame: pd.DataFrame, path: str | Path, without: Sequence[str 
         return bool(frame[name].isna().all())
 
     others = [name for name in frame.columns if name not in without]
-    others = [
-        name for name in others if not (name.startswith("Unnamed: ") and empty(name))
-    ]  # a comma too many
+    # a comma too many
+    others = [name for name in others if not (name.startswith("Unnamed: ") and empty(name))]
     found = [name for name in others if empty(name) or _to_numbers(frame[name]).notna().any()]
     if left_out := [name for name in others if name not in found]:
         logger.warning("%s: columns without a single number are left out: %s.", path, ", ".join(left_out))

@@ -274,7 +274,7 @@ class ForecastingModule(TaskModule):
         metrics = ForecastMetrics(self.units.clone(), self.mase_scale.clone(), self.levels.tolist())
         self._validation = [metrics.to(self.device)]
 
-    def _refuse_infinite(self, batch: WindowBatch, future: Tensor, quantiles: Tensor | None) -> None:
+    def _require_finite(self, batch: WindowBatch, future: Tensor, quantiles: Tensor | None) -> None:
         """Refuse forecasts of a batch that are not finite, naming the rows that the first was made from."""
 
         def place(sample: int) -> str:
@@ -282,11 +282,11 @@ class ForecastingModule(TaskModule):
             return f"{self.data.source_of(sample)}, rows {first} to {last}"
 
         outputs = {"the forecast": future} | ({} if quantiles is None else {"its quantiles": quantiles})
-        self.refuse_infinite(outputs, place)
+        self.require_finite_outputs(outputs, place)
 
     def validation_step(self, batch: WindowBatch, batch_idx: int) -> None:
         forecast = self.on(batch)
-        self._refuse_infinite(batch, forecast.future, forecast.quantiles)
+        self._require_finite(batch, forecast.future, forecast.quantiles)
         if self._counts(batch, self.data.prepared.split.val):  # a spare batch has no known future
             self._validation[0].update(forecast.future, batch.future, forecast.quantiles)
 
@@ -310,7 +310,7 @@ class ForecastingModule(TaskModule):
         # callbacks see batches that count, and not the windows that are read afresh
         seen = self.observed
         self.observed = []
-        self._refuse_infinite(batch, forecast.future, forecast.quantiles)
+        self._require_finite(batch, forecast.future, forecast.quantiles)
         if not self._counts(batch, self.data.prepared.split.test):
             return
         shape = (
@@ -324,7 +324,7 @@ class ForecastingModule(TaskModule):
         own = {self.title: (forecast.future, forecast.quantiles)}
         if batch.reset is not None:
             afresh = self.on(windows)
-            self._refuse_infinite(windows, afresh.future, afresh.quantiles)
+            self._require_finite(windows, afresh.future, afresh.quantiles)
             quantiles = None if forecast.quantiles is None else forecast.quantiles.flatten(0, 1)
             own = {
                 f"{self.title}, carried state": (forecast.future.flatten(0, 1), quantiles),
@@ -357,7 +357,7 @@ class ForecastingModule(TaskModule):
         if batch.reset is not None:
             values = values[:, -1]
         values = self.data.unscale(values.transpose(-1, -2)).transpose(-1, -2)
-        self._refuse_infinite(batch, values[..., 0], values[..., 1:] if len(self.levels) else None)
+        self._require_finite(batch, values[..., 0], values[..., 1:] if len(self.levels) else None)
         return values
 
     predictions_file = "forecast.csv"

@@ -173,17 +173,17 @@ class LanguageModule(TaskModule):
             "prediction_loss": prediction,
         }
 
-    def _refuse_infinite(self, batch: TextBatch, nats: Tensor, part: str) -> None:
+    def _require_finite(self, batch: TextBatch, nats: Tensor, part: str) -> None:
         """Refuse a loss (N, T, ...) that is not finite, naming the token of `part` read before the first."""
         name, steps = self.data.parts.names[part], nats.shape[1]
-        self.refuse_infinite(
+        self.require_finite_outputs(
             {"the loss": nats.flatten(0, 1).unsqueeze(1)},
             lambda k: f"{name}, token {int(batch.first[k // steps]) + k % steps}",
         )
 
     def validation_step(self, batch: TextBatch, batch_idx: int) -> None:
         nats = self.nats(self.on(batch), batch.targets)
-        self._refuse_infinite(batch, nats, "val")
+        self._require_finite(batch, nats, "val")
         self.add_validation(nats.double().sum(), (batch.targets != IGNORED).sum())
 
     def on_test_epoch_start(self) -> None:
@@ -201,7 +201,7 @@ class LanguageModule(TaskModule):
                 self.observe(output.traces, output.states, streams=True)
                 shown = output.traces[0]
         found[f"{self.title}, no carried state"] = self._restarted(batch)
-        self._refuse_infinite(batch, torch.stack(list(found.values()), -1), "test")
+        self._require_finite(batch, torch.stack(list(found.values()), -1), "test")
         assert self._scores is not None
         self._scores.add(batch, found, shown)
 

@@ -206,7 +206,7 @@ class OnlineModule(TaskModule):
     def validation_step(self, batch: OnlineBatch, batch_idx: int) -> None:
         terms = self.losses(batch)
         place = f"crops of {self.data.source_of(0)} from rows {batch.start.tolist()}"
-        self.refuse_infinite({"the loss": terms["fit"].reshape(1, 1)}, lambda _: place)
+        self.require_finite_outputs({"the loss": terms["fit"].reshape(1, 1)}, lambda _: place)
         own = torch.tensor(0 if batch.spare else len(batch.rows), device=self.device)
         crops = ranks.mean(own) * ranks.world_size()
         self.add_validation(ranks.mean(terms["fit"]) * crops, crops)

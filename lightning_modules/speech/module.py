@@ -189,12 +189,12 @@ class SpeechModule(TaskModule):
             "prediction_loss": prediction,
         }
 
-    def _refuse_infinite(self, batch: SpeechBatch, log_probs: Tensor) -> None:
-        self.refuse_infinite({"the probabilities": log_probs}, batch.names.__getitem__)
+    def _require_finite(self, batch: SpeechBatch, log_probs: Tensor) -> None:
+        self.require_finite_outputs({"the probabilities": log_probs}, batch.names.__getitem__)
 
     def validation_step(self, batch: SpeechBatch, batch_idx: int) -> None:
         log_probs = self(batch.features, batch.lengths).log_probs
-        self._refuse_infinite(batch, log_probs)
+        self._require_finite(batch, log_probs)
         samples = self.counted(batch)[0]
         self.add_validation(samples.clamp(max=1) * self.misfit(log_probs, batch).sum(), samples)
 
@@ -211,7 +211,7 @@ class SpeechModule(TaskModule):
                 output: SpeechOutput = self(batch.features, batch.lengths)
             if name == self.title:
                 self.observe(output.traces, output.states, batch.lengths)
-            self._refuse_infinite(batch, output.log_probs)
+            self._require_finite(batch, output.log_probs)
             self._seen[name].append(output.log_probs.cpu())
 
     def on_test_epoch_end(self) -> None:
@@ -303,7 +303,7 @@ class SpeechModule(TaskModule):
     def predict_step(self, batch: SpeechBatch, batch_idx: int) -> list[tuple[str, str, float]]:
         """Name, class or text, and its probability, of each utterance."""
         log_probs = self(batch.features, batch.lengths).log_probs
-        self._refuse_infinite(batch, log_probs)
+        self._require_finite(batch, log_probs)
         if self.shape.task == "classification":
             values, numbers = log_probs.max(-1)
             found = [

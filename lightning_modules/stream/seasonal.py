@@ -87,9 +87,8 @@ class SeasonalProfile:
         profile = state.profile.scatter(1, slot.unsqueeze(-1).expand_as(after), after)
         ahead = torch.tensor(self.steps, device=x.device)
         wanted = ((slot.unsqueeze(-1) + ahead) % self.season).flatten(1)  # (N, T K)
-        visited = (rows.unsqueeze(-1) + ahead % self.season >= self.season) | (
-            ahead % self.season == 0
-        )  # (T, K)
+        # (T, K)
+        visited = (rows.unsqueeze(-1) + ahead % self.season >= self.season) | (ahead % self.season == 0)
         new, old = (
             _slots_of(table, wanted).unflatten(1, visited.shape) for table in (profile, state.profile)
         )

@@ -83,9 +83,8 @@ def test_the_fields_and_defaults_of_the_guide() -> None:
     assert [field.name for field in dataclasses.fields(DREAMConfig)] == list(DEFAULTS)
     for field in dataclasses.fields(DREAMConfig):
         assert type(getattr(DREAMConfig(), field.name)) is type(DEFAULTS[field.name])
-        assert (
-            getattr(DREAMConfig, field.name) == DEFAULTS[field.name]
-        )  # the arguments of the layers read it there
+        # the arguments of the layers read it there
+        assert getattr(DREAMConfig, field.name) == DEFAULTS[field.name]
 
 
 @pytest.mark.parametrize(("name", "value"), REFUSED, ids=str)

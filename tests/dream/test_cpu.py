@@ -293,9 +293,8 @@ def test_steps_that_are_taken_back(monkeypatch: pytest.MonkeyPatch, rows: int) -
         problem = Problem((rows, 300, 3, 9, 4), dtype, **mild)
         each = gradients_of(problem, 1, monkeypatch)
         seldom = gradients_of(problem, 128, monkeypatch)
-        assert not all(
-            torch.equal(a, b) for a, b in zip(each, seldom, strict=True)
-        )  # they were not recomputed
+        # they were not recomputed
+        assert not all(torch.equal(a, b) for a, b in zip(each, seldom, strict=True))
         for a, b in zip(seldom, each, strict=True):
             close(a, b, "gradient", "all")
         compare(problem)

@@ -113,9 +113,8 @@ def test_it_is_saved_with_its_count_and_starts_afresh() -> None:
     layer.reset_parameters()
     assert (layer.cell.error_var_prior == 1).all()
     _, trace, _ = layer.trace(x)
-    assert_same(
-        layer.cell.error_var_prior, trace.error.detach().square().mean((0, 1))
-    )  # k counts from 0 again
+    # k counts from 0 again
+    assert_same(layer.cell.error_var_prior, trace.error.detach().square().mean((0, 1)))
 
 
 def test_it_carries_no_gradient_and_shares_no_history() -> None:

@@ -239,9 +239,8 @@ def test_outside_the_range_warns_once_with_range_and_effect(name: str, side: str
     assert effect in message
     assert f"{values[name]:g}" in message
     assert caught(**values) == []  # once in a process
-    assert (
-        caught(**(values | {name: 3 if isinstance(values[name], int) else knob.low / 3})) == []
-    )  # whatever the value
+    # whatever the value
+    assert caught(**(values | {name: 3 if isinstance(values[name], int) else knob.low / 3})) == []
     other = "base_threshold" if name != "base_threshold" else "time_step"
     assert len(caught(**{other: 0.001})) == 1  # another field still does
 

@@ -97,9 +97,8 @@ def test_the_class_of_the_template_is_the_one_that_ran(experiment: Experiment, t
     if experiment.task == "forecasting":
         shapes, forecast = held["state_dict"]["head.shapes"].numpy().T, table["feeder_1"].to_numpy()
         drawn = shapes @ np.linalg.lstsq(shapes, forecast, rcond=None)[0]
-        assert drawn == pytest.approx(
-            forecast, abs=1e-3 * np.ptp(forecast)
-        )  # level, slope and waves, and nothing else
+        # level, slope and waves, and nothing else
+        assert drawn == pytest.approx(forecast, abs=1e-3 * np.ptp(forecast))
     elif experiment.task == "anomaly":
         assert table["stream"].unique().tolist() == ["pump 1"]
         assert np.corrcoef(table["power"], table["pressure"])[0, 1] > 0.5
@@ -127,10 +126,11 @@ def test_the_run_holds_what_its_preset_means(experiment: Experiment) -> None:
     assert "preset" not in config
     layer = config["model"]["init_args"]["config"]
     wanted = values("stability") | {"hidden_dim": 8}  # which was typed, too
+    # which a model may lower
     assert layer["rank"] in (
         wanted["rank"],
         min(wanted.pop("rank"), layer["input_dim"]),
-    )  # which a model may lower
+    )
     assert {name: layer[name] for name in wanted} == wanted
     assert layer["input_dim"] != PRESETS["stability"].values["input_dim"]
 

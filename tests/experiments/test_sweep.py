@@ -167,9 +167,8 @@ def test_hopeless_trials_are_pruned_and_diverged_ones_fail_and_it_goes_on(tmp_pa
 def test_a_refused_combination_is_a_failed_trial_also_where_it_is_the_first(tmp_path: Path) -> None:
     (tmp_path / "space.yaml").write_text("data.look_back: [24, 32]\nmodel.patch: [8, 16]\n")
     flags = [flag for flag in FLAGS if "patch" not in flag]
-    done = forked(
-        *flags, "--seed=3", "--trials=2", folder=tmp_path
-    )  # the one that tries 24 and 16, then 32 and 8
+    # the one that tries 24 and 16, then 32 and 8
+    done = forked(*flags, "--seed=3", "--trials=2", folder=tmp_path)
     assert done.returncode == 0, done.stderr
     first, second = sweep_record(tmp_path / "whole")["trials"]
     assert (first["state"], second["state"]) == ("failed", "complete")

@@ -28,10 +28,8 @@ def imported(room: str) -> set[tuple[str, str]]:
     for path in (ROOT / room).rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("lightning_modules"):
-                below = node.module.split(".")[1:] or [alias.name for alias in node.names]
-                found |= {
-                    (path.name, name) for name in (below if node.module == "lightning_modules" else below[:1])
-                }
+                rooms = node.module.split(".")[1:2] or [alias.name for alias in node.names]
+                found |= {(path.name, name) for name in rooms}
     return {(file, name) for file, name in found if name in ROOMS - {room}}
 
 

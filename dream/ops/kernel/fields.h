@@ -15,7 +15,8 @@ FIELD(int64_t, learns)     // lines 6, 7 and 11
 FIELD(int64_t, liquid)     // line 9
 FIELD(int64_t, forecasts)  // line 1 once more, after the last step
 FIELD(int64_t, raw)        // eta, tau and the surprise scale come as logarithms, tonic as a logit
-FIELD(int64_t, x_sample)      // strides
+// strides
+FIELD(int64_t, x_sample)
 FIELD(int64_t, x_step)
 FIELD(int64_t, span_sample)
 FIELD(int64_t, span_step)

@@ -41,10 +41,11 @@ def test_it_beats_the_file_and_typed_settings_beat_it(capsys: pytest.CaptureFixt
     found = layer("--model.config.rank=4", "-c", "base.yaml", "--preset", "stability", capsys=capsys)
     assert found["rank"] == 4  # typed
     assert (found["time_step"], found["target_norm"], found["hidden_dim"]) == (0.05, 1.5, 256)  # the preset's
+    # the file's, of which the preset says nothing, or must not
     assert (found["kappa"], found["input_dim"]) == (
         0.9,
         40,
-    )  # the file's, of which the preset says nothing, or must not
+    )
 
 
 def test_in_a_file_its_own_values_beat_it_and_those_of_earlier_files_do_not(

@@ -143,12 +143,10 @@ def test_resume_without_a_name_finds_the_run_of_the_same_command(
 ) -> None:
     folder, expected = streams
     command = [*STREAMS, "--run.folder=unnamed"]
-    assert (
-        processes.run(folder, [*command, "--resume"], "step", 5) == -signal.SIGKILL
-    )  # there is none yet: it starts
-    assert (
-        processes.run(folder, [*command, "--seed=1"], "step", 3) == -signal.SIGKILL
-    )  # newer, but another command
+    # there is none yet: it starts
+    assert processes.run(folder, [*command, "--resume"], "step", 5) == -signal.SIGKILL
+    # newer, but another command
+    assert processes.run(folder, [*command, "--seed=1"], "step", 3) == -signal.SIGKILL
     assert processes.run(folder, [*command, "--resume"]) == 0, said(folder)
     ended = [path.parent for path in (folder / "unnamed").glob("*/results.json")]
     assert len(list((folder / "unnamed").iterdir())) == 2

@@ -15,9 +15,8 @@ def flags(text: str) -> np.ndarray:
 
 def test_rows_by_hand() -> None:
     values = row_metrics([np.array([0.1, 0.9, 0.4, 0.8])], [flags("0101")], [flags("0110")])
-    assert values["roc_auc"] == pytest.approx(
-        3 / 4
-    )  # of the pairs (anomalous, normal), one is the wrong way round
+    # of the pairs (anomalous, normal), one is the wrong way round
+    assert values["roc_auc"] == pytest.approx(3 / 4)
     assert values["ap"] == pytest.approx(1 / 2 * 1 + 1 / 2 * 2 / 3)
     assert values["f1"] == pytest.approx(1 / 2)
     assert (values["far"], values["mar"]) == (50, 50)
@@ -50,9 +49,8 @@ def test_an_event_counts_once_and_is_not_filled_up() -> None:
     one, many = flags("00000100000000"), flags("00010101010000")
     assert event_metrics([one], [label]) == {"event_precision": 1, "event_recall": 1, "event_f1": 1}
     assert event_metrics([many], [label])["event_precision"] == 1
-    assert (
-        event_metrics([flags("00010100000101")], [label])["event_precision"] == 0.5
-    )  # four alarms, two in the event
+    # four alarms, two in the event
+    assert event_metrics([flags("00010100000101")], [label])["event_precision"] == 0.5
 
 
 def test_events_without_alarms_or_events() -> None:
@@ -92,9 +90,8 @@ def test_range_pr_with_a_buffer_by_hand() -> None:
 def test_a_range_that_is_missed_lowers_recall() -> None:
     label, one, both = flags("0100010"), np.array([0, 1, 0, 0, 0, 0, 0.0]), np.array([0, 1, 0, 0, 0, 1, 0.0])
     assert range_pr([both], [label], 0) == pytest.approx(1)
-    assert range_pr([one], [label], 0) == pytest.approx(
-        1 / 4 + 3 / 4 * 2 / 7
-    )  # recall 1/2 times 1 of 2 ranges, then all
+    # recall 1/2 times 1 of 2 ranges, then all
+    assert range_pr([one], [label], 0) == pytest.approx(1 / 4 + 3 / 4 * 2 / 7)
 
 
 def test_streams_do_not_fade_into_each_other() -> None:

@@ -84,9 +84,8 @@ def test_one_threshold_serves_the_corpus() -> None:
     quiet = ScoredStream(np.where(np.arange(40) == 10, 0.5, 0.0), [(10, 14)])
     both = nab_scores({"loud": loud, "quiet": quiet})["nab"]
     assert both.threshold == 1
-    assert both.value == pytest.approx(
-        50
-    )  # at 0.5, 29 false alarms would cost more than the second window brings
+    # at 0.5, 29 false alarms would cost more than the second window brings
+    assert both.value == pytest.approx(50)
 
 
 def test_brute_force() -> None:

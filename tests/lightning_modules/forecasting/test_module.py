@@ -104,9 +104,8 @@ def test_the_prediction_loss_cannot_pull_the_encoder_towards_a_constant() -> Non
     module = small_module(encoder="linear", patch=24, config=DREAMConfig(input_dim=5, hidden_dim=8, rank=2))
     batch = WindowBatch(torch.randn(3, 24, 2), torch.randn(3, 8, 2), torch.arange(3))
     module.losses(batch)["prediction_loss"].backward()
-    weight = (
-        module.encoder.weight.grad
-    )  # with a single patch the prediction is c: only the target depends on the encoder
+    # with a single patch the prediction is c: only the target depends on the encoder
+    weight = module.encoder.weight.grad
     assert weight is None or not weight.any()
 
 
@@ -146,9 +145,8 @@ class TestStreams:
         )
         carried, afresh = module.on(batch).future, module.on(batch.afresh(24)).future
         torch.testing.assert_close(carried[:, 0], afresh.unflatten(0, (2, 2))[:, 0])
-        assert not torch.allclose(
-            carried[:, 1], afresh.unflatten(0, (2, 2))[:, 1]
-        )  # the second has read the first patch
+        # the second has read the first patch
+        assert not torch.allclose(carried[:, 1], afresh.unflatten(0, (2, 2))[:, 1])
 
     def test_only_the_rows_of_the_mask_start_afresh(self) -> None:
         module, past = small_module().eval(), torch.randn(2, 48, 2)

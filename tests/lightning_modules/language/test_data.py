@@ -65,11 +65,12 @@ def test_streams_continue_from_batch_to_batch() -> None:
         assert not any(batch.reset.any() for batch in batches[1:])
         assert torch.equal(data.rows_of(batches[2]), batches[2].tokens[:, [0, -1]])
         seen.add(int(tokens[0, 0]))
+    # 150 tokens are 3 streams of 49 and 3 to spare, of which the last is only a target
     assert seen == {
         0,
         1,
         2,
-    }  # 150 tokens are 3 streams of 49 and 3 to spare, of which the last is only a target
+    }
 
 
 def test_the_last_training_token_is_a_target_in_some_epoch() -> None:

@@ -116,9 +116,8 @@ def test_the_future_does_not_change_the_past(tmp_path: Path) -> None:
     before, after = (judged(module(data), data, tmp_path) for data in (whole, changed))
     assert list(before) == ["DREAM", OFF, RESTARTED, "unigram", "bigram"]
     for name, nats in before.items():
-        assert (nats[:49] == after[name][:49]).all(), (
-            name
-        )  # the test part begins with letter 300, token 1 being the first
+        # the test part begins with letter 300, token 1 being the first
+        assert (nats[:49] == after[name][:49]).all(), name
         assert (nats[49:] != after[name][49:]).mean() > 0.3, name
 
 
@@ -151,9 +150,8 @@ def test_part_of_a_test_is_scored_as_such(tmp_path: Path) -> None:
 def test_bits_per_character_of_a_model_that_knows_nothing(
     unit: Unit, tokens: int, characters: int, tmp_path: Path
 ) -> None:
-    data = Letters(
-        "ab cd ef ab\n" * 100, unit=unit
-    )  # in words the test part is 25 lines, whose first "ab" is only read
+    # in words the test part is 25 lines, whose first "ab" is only read
+    data = Letters("ab cd ef ab\n" * 100, unit=unit)
     model = module(data)
     with torch.no_grad():
         for weight in (model.head.weight, model.head.bias):
@@ -178,9 +176,8 @@ def test_learning_while_reading_pays_where_a_text_repeats_itself(tmp_path: Path)
     found = judged(model, data, tmp_path)
     on, off = found["DREAM"], found[OFF]
     assert on.mean() < off.mean() - 0.1
-    places = (
-        np.arange(1, len(on) + 1) % 96
-    )  # of the token that is predicted, in its verse's twelve repetitions
+    # of the token that is predicted, in its verse's twelve repetitions
+    places = np.arange(1, len(on) + 1) % 96
     assert on[places >= 48].mean() < on[places < 8].mean() - 0.5
 
 

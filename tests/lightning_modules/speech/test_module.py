@@ -209,10 +209,11 @@ def test_the_nearest_mean() -> None:
     known = torch.tensor([[0.0, 0.0], [0.0, 2.0], [1.0, 10.0], [1.0, 14.0]])
     asked = torch.tensor([[0.9, 1.0], [0.1, 20.0]])
     labels = torch.tensor([0, 0, 1, 1])
+    # the first column varies between classes only
     assert nearest_mean(known, labels, asked).tolist() == [
         1,
         0,
-    ]  # the first column varies between classes only
+    ]
     assert nearest_mean(known, labels + 1, torch.zeros(1, 2)).tolist() == [1]  # nothing is known of class 0
     assert nearest_mean(known[:1], labels[:1], asked).tolist() == [0, 0]
 

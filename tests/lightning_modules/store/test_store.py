@@ -25,9 +25,8 @@ LAYER = DREAM(2, 4)
 
 @pytest.fixture(autouse=True)
 def _fast(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(
-        os, "fsync", lambda _: None
-    )  # thousands of small files need not outlive a power failure
+    # thousands of small files need not outlive a power failure
+    monkeypatch.setattr(os, "fsync", lambda _: None)
 
 
 def some(rows: int) -> DREAMState:

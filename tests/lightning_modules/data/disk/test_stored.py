@@ -30,9 +30,8 @@ ROWS, AHEAD = 90, 6
 @pytest.fixture(autouse=True)
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("DREAM_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(
-        os, "fsync", lambda _: None
-    )  # thousands of small files need not outlive a power failure
+    # thousands of small files need not outlive a power failure
+    monkeypatch.setattr(os, "fsync", lambda _: None)
     return tmp_path / "cache"
 
 
