@@ -95,7 +95,8 @@ class Invocation:
         """Whether a flag or a configuration sets this argument of the model or the data, or a part of it."""
         names = [name.removeprefix("--").replace(".init_args", "") for name in self.names]
         section, _, argument = key.partition(".")
-        written = [file.content.get(section) for file in self.files]
+        inline, _ = taken(self.flags, f"--{section}", f"--{section}.init_args")
+        written = [*(file.content.get(section) for file in self.files), *map(yaml_value, inline)]
         given = [part.get("init_args") for part in written if isinstance(part, dict)]
         return any(name == key or name.startswith(f"{key}.") for name in names) or any(
             argument in part for part in (*written, *given) if isinstance(part, dict)
@@ -287,7 +288,7 @@ class Invocation:
                 made.append(word)
                 continue
             value, new = value if equals else rest[0], None
-            misread = not is_yaml_text(value) or (not equals and value.startswith("-"))
+            misread = not isinstance(yaml_value(value), str) or (not equals and value.startswith("-"))
             if setting in ("", "class_path"):
                 classes[section] = own_code.full_name(value, places)
                 if file := own_code.file_of(value, places):
@@ -320,12 +321,12 @@ def nested(keys: Sequence[str], text: str) -> dict[str, Any]:
     return dict(content)
 
 
-def is_yaml_text(value: str) -> bool:
-    """Whether YAML reads `value` as a text."""
+def yaml_value(text: str) -> Any:
+    """The value that YAML reads in `text`; None where that is no YAML."""
     try:
-        return isinstance(yaml.load(value, configs.Loader), str)
+        return yaml.load(text, configs.Loader)
     except yaml.YAMLError:
-        return False
+        return None
 
 
 def taken(words: Sequence[str], *names: str) -> tuple[list[str], list[str]]:

@@ -108,6 +108,10 @@ FLAGS = [
     ),
     (["--model.shape.horizon=24"], "`model.shape` is set by the data; leave it out."),
     (["--model.shape=3"], "`model.shape` is set by the data; leave it out."),
+    (
+        ['--model={"class_path": "ForecastingModule", "init_args": {"shape": {"horizon": 3}}}'],
+        "`model.shape` is set by the data; leave it out.",
+    ),
     (["--model.shap=3"], "`model.shap` is not a setting."),
     (
         ["--data=lightning_modules.speech.ToneWords"],
