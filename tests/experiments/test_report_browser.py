@@ -152,15 +152,15 @@ def test_light_dark_and_print_are_legible(browser: Browser, pages: dict[str, Pat
 def test_settings_are_folded_on_the_screen_and_open_on_paper(
     browser: Browser, pages: dict[str, Path]
 ) -> None:
-    visit = Visit(browser, pages["run"])
-    shown = (
-        "pre => pre.checkVisibility({contentVisibilityAuto: true}) && pre.getBoundingClientRect().height "
-        "> 500"
-    )
-    assert visit.of("details pre", shown) == [False]
-    visit.page.emulate_media(media="print")
-    assert visit.of("details pre", shown) == [True]
-    visit.page.emulate_media(media="screen")
-    visit.page.click("summary")
-    assert visit.of("details pre", shown) == [True]
-    assert len(visit.page.pdf(format="A4")) > 50_000
+    page = Visit(browser, pages["run"]).page
+    settings = "document.querySelector('details pre')"
+    shown = f"{settings}.checkVisibility({{contentVisibilityAuto: true}}) && {settings}.offsetHeight > 500"
+    assert page.evaluate(shown) is False
+    # A page is laid out anew some frames after its medium changed.
+    page.emulate_media(media="print")
+    page.wait_for_function(shown)
+    page.emulate_media(media="screen")
+    page.wait_for_function(f"!({shown})")
+    page.click("summary")
+    page.wait_for_function(shown)
+    assert len(page.pdf(format="A4")) > 50_000
