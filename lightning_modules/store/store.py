@@ -35,7 +35,7 @@ from lightning_modules.store.records import (
 
 KIND = {"format": "dream-store", "version": "1"}
 _SHARD = r"(first|[01]+)\.\d+\.safetensors"
-_TORN = rf"\.(index\.sealed|{_SHARD})\.\d+\.tmp"
+_TORN = rf"\.(index\.sealed|{_SHARD})\.[0-9a-f]+\.tmp"
 
 
 class StateStore:

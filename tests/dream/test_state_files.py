@@ -15,7 +15,6 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from dream import DREAM, CheckpointError, DREAMError, DREAMState, DREAMWarning, StateError
-from dream.files import write_atomic
 from dream.sealed import read_sealed, write_sealed
 from dream.state import KIND
 from tests.dream.support import F32, F64, assert_same, random_state, small
@@ -277,25 +276,5 @@ def test_an_old_file_is_replaced_whole(tmp_path: Path) -> None:
     assert [file.name for file in tmp_path.iterdir()] == [path.name]
 
 
-def test_write_atomic(tmp_path: Path) -> None:
-    assert write_atomic(tmp_path / "a.txt", "one").read_bytes() == b"one"
-    assert write_atomic(str(tmp_path / "a.txt"), b"\x00two").read_bytes() == b"\x00two"
-    assert [file.name for file in tmp_path.iterdir()] == ["a.txt"]
-
-
 def test_load_to_a_device(saved: Path) -> None:
     assert DREAMState.load(saved, small(), device=torch.device("cpu")).h.device.type == "cpu"
-
-
-def test_links_and_devices_stay_what_they_are(tmp_path: Path) -> None:
-    link, pipe = tmp_path / "link", tmp_path / "pipe"
-    (tmp_path / "file").write_text("one")
-    link.symlink_to("file")
-    write_atomic(link, "two")
-    assert link.is_symlink()
-    assert (tmp_path / "file").read_text() == "two"
-    os.mkfifo(pipe)
-    with pytest.raises(OSError, match="no regular file"):
-        write_atomic(pipe, "two")
-    assert pipe.is_fifo()
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "link", "pipe"]

@@ -1,0 +1,97 @@
+"""Files are whole or absent, written and read through no link, and read in bounds."""
+
+from __future__ import annotations
+
+import os
+import threading
+from pathlib import Path
+
+import pytest
+
+from dream.errors import CheckpointError
+from dream.files import atomic, read_bytes, read_json, write_atomic
+
+
+def test_write_atomic(tmp_path: Path) -> None:
+    assert write_atomic(tmp_path / "a.txt", "one").read_bytes() == b"one"
+    assert write_atomic(str(tmp_path / "a.txt"), b"\x00two").read_bytes() == b"\x00two"
+    assert [file.name for file in tmp_path.iterdir()] == ["a.txt"]
+
+
+def test_links_and_devices_stay_what_they_are(tmp_path: Path) -> None:
+    link, pipe = tmp_path / "link", tmp_path / "pipe"
+    (tmp_path / "file").write_text("one")
+    link.symlink_to("file")
+    with pytest.raises(OSError, match="it is a link, to file"):
+        write_atomic(link, "two")
+    assert link.is_symlink()
+    assert (tmp_path / "file").read_text() == "one"
+    os.mkfifo(pipe)
+    with pytest.raises(OSError, match="no regular file"):
+        write_atomic(pipe, "two")
+    assert pipe.is_fifo()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "link", "pipe"]
+
+
+def test_two_writers_of_one_path_have_two_temporary_files(tmp_path: Path) -> None:
+    with atomic(tmp_path / "a") as one, atomic(tmp_path / "a") as two:
+        one.write(b"one" * 1000)
+        two.write(b"two")
+        assert len(list(tmp_path.iterdir())) == 2
+    assert read_bytes(tmp_path / "a") == b"one" * 1000
+    assert [file.name for file in tmp_path.iterdir()] == ["a"]
+
+
+def test_threads_that_write_one_path_leave_a_whole_file(tmp_path: Path) -> None:
+    contents = [bytes([letter]) * 100_000 for letter in b"abc"]
+    wrong: list[bytes] = []
+
+    def write(content: bytes) -> None:
+        for _ in range(20):
+            write_atomic(tmp_path / "it", content)
+            if (found := read_bytes(tmp_path / "it")) not in contents:
+                wrong.append(found)
+
+    threads = [threading.Thread(target=write, args=(content,)) for content in contents]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert wrong == []
+    assert [file.name for file in tmp_path.iterdir()] == ["it"]
+
+
+def test_what_is_read_is_a_regular_file_of_bounded_size(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"12345")
+    assert read_bytes(tmp_path / "file", most=5) == b"12345"
+    with pytest.raises(OSError, match="more than 4 bytes"):
+        read_bytes(tmp_path / "file", most=4)
+    (tmp_path / "link").symlink_to("file")
+    with pytest.raises(OSError, match="it is a link, to file"):
+        read_bytes(tmp_path / "link")
+    assert read_bytes(tmp_path / "link", links=True) == b"12345"
+    os.mkfifo(tmp_path / "pipe")
+    for path in (tmp_path / "pipe", Path("/dev/zero")):
+        with pytest.raises(OSError, match="no regular file"):
+            read_bytes(path)
+    with pytest.raises(IsADirectoryError):
+        read_bytes(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "text", [b"", b"{", b'{"a": "\xff"}', b"[1]", b"null", b"[" * 100_000, b'{"a": 1' + b"9" * 5000]
+)
+def test_damaged_json_is_refused_in_a_sentence(tmp_path: Path, text: bytes) -> None:
+    (tmp_path / "results.json").write_bytes(text)
+    with pytest.raises(CheckpointError, match=r"results\.json is damaged"):
+        read_json(tmp_path / "results.json")
+
+
+def test_json_is_read(tmp_path: Path) -> None:
+    write_atomic(tmp_path / "a.json", '{"a": [1, null]}')
+    assert read_json(tmp_path / "a.json") == {"a": [1, None]}
+    with pytest.raises(FileNotFoundError):
+        read_json(tmp_path / "b.json")
+    (tmp_path / "link.json").symlink_to("a.json")
+    with pytest.raises(CheckpointError, match="it is a link"):
+        read_json(tmp_path / "link.json")
