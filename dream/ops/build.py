@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import os
 import re
+import secrets
 import shlex
 import shutil
 import subprocess
@@ -23,6 +24,7 @@ FLAGS = (
     *("-std=c++17", "-O3", "-fno-math-errno", "-fno-trapping-math", "-ffp-contract=fast"),
     *("-shared", "-fPIC", "-pthread", "-static-libstdc++", "-static-libgcc"),
 )
+SEAL = hashlib.sha256().digest_size
 SECONDS = 120  # a compiler that takes longer hangs: some six are usual
 
 
@@ -41,6 +43,16 @@ def schema() -> str:
     return "".join(f"{kind} {name};" for kind, name in fields)
 
 
+def seal(name: str, content: bytes) -> bytes:
+    """The SHA-256 that ends a library's file, of its name and of all that comes before."""
+    return hashlib.sha256(name.encode() + b"\0" + content).digest()
+
+
+def sealed(name: str, content: bytes) -> bool:
+    """Whether the content of a library's file is all that `build` wrote under this name."""
+    return seal(name, content[:-SEAL]) == content[-SEAL:]
+
+
 def compiler() -> list[str] | None:
     """The command of the C++ compiler, CXX or the first of c++, g++ and clang++ on the path; None without."""
     named = shlex.split(os.environ.get("CXX", ""))
@@ -51,22 +63,45 @@ def compiler() -> list[str] | None:
 
 
 def build(level: str, folder: Path) -> Path:
-    """Compile for one of `LEVELS` into `folder`, which must exist.
+    """Compile for one of `LEVELS` into `folder`, which must exist; return the library's path.
 
-    An unfinished file never has the library's name.
+    The file ends with its `seal`, which a loader of libraries does not read. It is flushed before it gets its
+    name, so that no unfinished file ever has that name, and takes the place of a link rather than follow it.
 
     Raises:
         OSError: there is no compiler, the folder cannot be written, or compilation failed.
     """
+    path = folder / name(level)
+    content = _compiled(level)
+    unfinished = folder / f".{path.name}.{secrets.token_hex(8)}.tmp"
+    try:
+        with unfinished.open("xb") as file:
+            unfinished.chmod(0o644)  # whatever the umask: nobody else may write it
+            file.write(content + seal(path.name, content))
+            file.flush()
+            os.fsync(file.fileno())
+        unfinished.replace(path)
+    finally:
+        unfinished.unlink(missing_ok=True)
+    if os.name == "posix":
+        listing = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(listing)
+        finally:
+            os.close(listing)
+    return path
+
+
+def _compiled(level: str) -> bytes:
+    """The library, compiled in a folder that only this user can write."""
     found = compiler()
     if found is None:
         raise OSError(
             f"there is no C++ compiler ({os.environ.get('CXX', 'c++, g++ or clang++')}) to build it with"
         )
-    path = folder / name(level)
-    with tempfile.TemporaryDirectory(dir=folder) as scratch:
-        unfinished = Path(scratch, path.name)
-        command = [*found, *FLAGS, *LEVELS[level], str(SOURCES / "kernel.cpp"), "-o", str(unfinished)]
+    with tempfile.TemporaryDirectory(prefix="dream-kernel-") as scratch:
+        library = Path(scratch, "library.so")
+        command = [*found, *FLAGS, *LEVELS[level], str(SOURCES / "kernel.cpp"), "-o", str(library)]
         try:
             subprocess.run(command, check=True, capture_output=True, text=True, timeout=SECONDS)
         except subprocess.TimeoutExpired:
@@ -78,5 +113,4 @@ def build(level: str, folder: Path) -> Path:
             raise OSError(
                 f"{found[0]} failed: {lines[0].strip() if lines else f'exit code {error.returncode}'}"
             ) from None
-        unfinished.replace(path)
-    return path
+        return library.read_bytes()
