@@ -19,11 +19,14 @@ from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
 from pydoc import locate
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 import yaml
+from torch import Tensor
 
 from dream.config import KNOBS, PRESETS
 from experiments.invocation import configs
@@ -277,3 +280,31 @@ def test_the_task_in_small_fits_tests_and_reports(tmp_path: Path) -> None:
     page = (tmp_path / "runs/rising/report.html").read_text()
     assert "accuracy" in page
     assert "data:image/png;base64" in page
+
+
+def test_the_service_replays_from_its_last_flush(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    blocks = [body for language, body in BLOCK.findall(PAGES["memory"]) if language == "python"]
+    (service,) = [body for body in blocks if "StateStore" in body]
+    *start, loop = ast.parse(service).body
+    names: dict[str, Any] = {}
+    exec(compile(ast.Module(start, []), "docs/memory.md", "exec"), names)
+    names["batches"] *= 2  # every sensor comes again
+    outputs: list[Tensor] = []
+    names["layer"].register_forward_hook(lambda _, __, found: outputs.append(found[0].clone()))
+
+    def serve(folder: str) -> tuple[list[Tensor], dict[str, dict[str, Tensor]]]:
+        (tmp_path / folder).mkdir()
+        monkeypatch.chdir(tmp_path / folder)
+        outputs.clear()
+        exec(compile(ast.Module([loop], []), "docs/memory.md", "exec"), names)
+        with names["StateStore"]("states") as store:
+            return list(outputs), {name: store[name] for name in store}
+
+    (first, states), (again, replayed) = serve("first"), serve("again")
+    assert len(first) == len(again) == 8
+    assert not any(output.requires_grad for output in first)
+    assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True))
+    assert states.keys() == replayed.keys() == {f"sensor-{k}" for k in range(6)}
+    for name, state in states.items():
+        assert all(torch.equal(value, replayed[name][field]) for field, value in state.items())
+    assert not torch.equal(first[0], first[4])  # the same rows, continued

@@ -62,8 +62,8 @@ class StateStore:
     Example, two pumps read by one layer, each with fast weights of its own:
         >>> import tempfile, torch
         >>> from dream import DREAM
-        >>> layer, folder = DREAM(1, 16), tempfile.mkdtemp()
-        >>> with StateStore(folder) as store:
+        >>> layer, folder = DREAM(1, 16).eval(), tempfile.mkdtemp()
+        >>> with torch.no_grad(), StateStore(folder) as store:
         ...     state = store.get(["pump-1", "pump-2"], layer.init_state)
         ...     _, state = layer(torch.randn(2, 5, 1), state)
         ...     store.put(["pump-1", "pump-2"], state)
