@@ -18,6 +18,7 @@ from torch.utils import _pytree as pytree
 
 from dream.config import DREAMConfig
 from dream.errors import CheckpointError, DREAMError, DREAMWarning, StateError
+from dream.numerics import largest
 from dream.sealed import read_sealed, write_sealed
 
 KIND = {"format": "dream-state", "version": "2"}  # version 1 had no checksum
@@ -34,10 +35,10 @@ class DREAMState:
         h: (N, H), hidden state; in [-1, 1].
         U: (N, H, R), fast weights.
         U_target: (N, H, R), what U decays to.
-        adaptive_tau: (N,), habituated surprise threshold, in usual deviations.
+        adaptive_tau: (N,), habituated surprise threshold, in usual deviations; > 0.
         error_mean: (N, I), running mean of the prediction error, in units of the data.
-        error_var: (N, I), its running variance, in squared units.
-        avg_surprise: (N,), running mean of the surprise, in (0, 1).
+        error_var: (N, I), its running variance, in squared units; >= 0, where a stream rests it reaches 0.
+        avg_surprise: (N,), running mean of the surprise, in [0, 1).
     """
 
     h: Tensor
@@ -206,12 +207,48 @@ class DREAMState:
         Raises:
             StateError: naming the field, what was expected and what came.
         """
-        for name, shape in self.shapes(config, like.shape[0]).items():
+        rows = like.shape[0] if like.dim() else 1
+        for name, shape in self.shapes(config, rows).items():
             tensor = getattr(self, name)
             if tensor.shape != shape or tensor.dtype != like.dtype or tensor.device != like.device:
                 raise StateError(
                     f"`state.{name}` must be {shape}, {like.dtype}, {like.device}; got {_kind(tensor)}. Make "
-                    f"a fresh one with init_state({like.shape[0]}), or use state[rows] or state.to(...)."
+                    f"a fresh one with init_state({rows}), or use state[rows] or state.to(...)."
+                )
+
+    def sound(self) -> Tensor:
+        """(N,) whether every value of a sample is finite, and its statistics are ones that a layer reaches.
+
+        adaptive_tau must be above 0, error_var at least 0 and small enough to go on from, avg_surprise from 0
+        to 1. h and U may be those of any recurrent core.
+        """
+        parts = []
+        for name, tensor in self.items():
+            low, high, _ = _range_of(name, tensor.dtype)
+            within = (tensor.detach() >= low) & (tensor.detach() <= high)
+            parts.append(within.reshape(len(tensor), -1).all(1))
+        return torch.stack(parts).all(0)
+
+    def require_sound(self) -> None:
+        """Refuse a state with a sample that is not `sound`.
+
+        Raises:
+            StateError: naming the field, the range and the first value outside of it.
+        """
+        for name, tensor in self.items():
+            if not tensor.is_floating_point():
+                raise StateError(f"`state.{name}` must be floating; got {tensor.dtype}.")
+            low, high, rule = _range_of(name, tensor.dtype)
+            values = tensor.detach()
+            values = values if values.dtype in (torch.float32, torch.float64) else values.float()
+            if not values.numel():
+                continue
+            least, most = torch.aminmax(values)
+            if not (float(least) >= low and float(most) <= high):  # neither holds for NaN
+                place = (~((values >= low) & (values <= high))).nonzero()[0].tolist()
+                raise StateError(
+                    f"`state.{name}` must be {rule}; {values[tuple(place)]:g} stands at {place}. Reset that "
+                    "sample with init_state, or go back to an earlier state."
                 )
 
     def save(self, path: str | os.PathLike[str], config: DREAMConfig) -> None:
@@ -220,10 +257,11 @@ class DREAMState:
         An old file is replaced whole.
 
         Raises:
-            StateError: the state does not fit `config`.
+            StateError: the state does not fit `config`, or holds values that no layer reaches.
             CheckpointError: the file cannot be written; what was there before is untouched.
         """
         self.check(config, self.h)
+        self.require_sound()
         write_sealed(path, KIND | {"config": config.to_json()}, dict(self.items()))
 
     @classmethod
@@ -233,7 +271,8 @@ class DREAMState:
         """Read a state that `save` wrote, for a layer configured as `config`.
 
         Raises:
-            CheckpointError: no such file, damaged, of another kind or version, or made for other dimensions.
+            CheckpointError: no such file, damaged, of another kind or version, made for other dimensions, or
+                with values that no layer reaches.
 
         Warns:
             DREAMWarning: it was made with other knobs; they are named.
@@ -261,6 +300,9 @@ class DREAMState:
         state = cls(**tensors).to(device)
         try:
             state.check(config, state.h)
+            state.require_sound()
+            if bool((state.h.abs() > 1 + _rounding(state.h.dtype)).any()):
+                raise StateError("`state.h` must lie in [-1, 1].")
         except StateError as error:
             raise CheckpointError(f"{path} is inconsistent: {error}") from None
         if differing:
@@ -280,6 +322,23 @@ def where(mask: Tensor, a: DREAMState, b: DREAMState) -> DREAMState:
         return torch.where(mask.view(-1, *[1] * (x.dim() - 1)), x, getattr(b, name))
 
     return DREAMState(**{name: choose(name, x) for name, x in a.items()})
+
+
+def _rounding(dtype: torch.dtype) -> float:
+    return 8 * torch.finfo(dtype).eps
+
+
+def _range_of(name: str, dtype: torch.dtype) -> tuple[float, float, str]:
+    """Least and largest value of a field, and both in words; NaN and inf lie in no range."""
+    most = torch.finfo(dtype).max
+    # from a larger variance line 10 of the equations could overflow, see `dream.functional.moved_prior`
+    widest = largest(dtype) ** 2 / 3
+    ranges = {
+        "adaptive_tau": (torch.finfo(dtype).tiny, most, "finite and positive"),
+        "error_var": (0.0, widest, f"from 0 to {widest:.1e}"),
+        "avg_surprise": (0.0, 1 + _rounding(dtype), "from 0 to 1"),
+    }
+    return ranges.get(name, (-most, most, "finite"))
 
 
 def _kind(tensor: Tensor) -> str:

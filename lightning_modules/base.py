@@ -23,7 +23,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from dream import DREAMConfig, DREAMStack, DREAMState, DREAMTrace, parameter_groups
-from dream.errors import CheckpointError, ConfigError
+from dream.errors import CheckpointError, ConfigError, StateError
 from dream.files import write_atomic
 from dream.state import where
 from lightning_modules import ranks
@@ -228,13 +228,13 @@ class TaskModule(L.LightningModule, ABC):
     def carry(self, states: list[DREAMState], reset: Tensor | None) -> None:
         """Keep the states at the end of a batch of streams for the next one; for windows do nothing.
 
-        A sample whose new state is not finite resumes from its state before the batch.
+        A sample whose new state is not sound (`DREAMState.sound`) resumes from its state before the batch.
         """
         if reset is not None:
             before = self.carried(reset, states[0].batch_size)
             assert before is not None
             self._states = [
-                where(finite(state), state.detach(), old) for state, old in zip(states, before, strict=True)
+                where(state.sound(), state.detach(), old) for state, old in zip(states, before, strict=True)
             ]
 
     def forget_states(self) -> None:
@@ -254,6 +254,13 @@ class TaskModule(L.LightningModule, ABC):
         if self._trainer is not None and self.trainer.state.fn == TrainerFn.FITTING and checkpoint["carried"]:
             self._per_stream = checkpoint["samples_per_stream"]
             carried = [DREAMState(**tensors) for tensors in checkpoint["carried"]]
+            for state in carried:
+                try:
+                    state.require_sound()
+                except StateError as error:
+                    raise CheckpointError(
+                        f"the states that the checkpoint carries are damaged: {error}"
+                    ) from None
             self._states = [ranks.mine(state, self._per_stream) for state in carried]
 
     def plain_vocabulary(self) -> Any:
@@ -461,11 +468,6 @@ class TaskModule(L.LightningModule, ABC):
 
         scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
-
-
-def finite(state: DREAMState) -> Tensor:
-    """(N,) True where all parts of a sample's state are finite."""
-    return torch.stack([part.detach().reshape(len(part), -1).isfinite().all(1) for part in state]).all(0)
 
 
 def is_logging_step(trainer: L.Trainer) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import os
 import warnings
 from collections.abc import Callable
@@ -15,6 +16,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from dream import DREAM, CheckpointError, DREAMError, DREAMState, DREAMWarning, StateError
+from dream.numerics import largest
 from dream.sealed import read_sealed, write_sealed
 from dream.state import KIND
 from tests.dream.support import F32, F64, assert_same, random_state, small
@@ -160,6 +162,18 @@ def wrong_dtype(path: Path) -> None:
     rewrite(path, lambda tensors, _: tensors.update(U=torch.zeros(3, 5, 2, dtype=torch.int64)))
 
 
+def scalar(path: Path) -> None:
+    rewrite(path, lambda tensors, _: tensors.update(h=torch.tensor(1.0, dtype=F64)))
+
+
+def all_integers(path: Path) -> None:
+    rewrite(path, lambda tensors, _: tensors.update({n: value.long() for n, value in tensors.items()}))
+
+
+def all_complex(path: Path) -> None:
+    rewrite(path, lambda tensors, _: tensors.update({n: value.cfloat() for n, value in tensors.items()}))
+
+
 def folder(path: Path) -> None:
     path.unlink()
     path.mkdir()
@@ -179,7 +193,7 @@ DAMAGES = [
     foreign_text,
 ]
 DAMAGES += [later_version, without_config, broken_config, illegal_config, missing_field, extra_field]
-DAMAGES += [wrong_shape, wrong_dtype, folder, missing]
+DAMAGES += [wrong_shape, wrong_dtype, scalar, all_integers, all_complex, folder, missing]
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
@@ -190,6 +204,54 @@ def test_damaged_and_foreign_files_are_refused(saved: Path, damage: Callable[[Pa
     assert isinstance(caught.value, DREAMError)
     assert saved.name in str(caught.value)
     assert caught.value.__cause__ is None
+
+
+@pytest.mark.parametrize("dtype", [F32, F64])
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [(name, value) for name in DREAMState.shapes(small(), 1) for value in (math.nan, math.inf, -math.inf)]
+    + [("h", 1.01), ("h", -2.0), ("adaptive_tau", 0.0), ("adaptive_tau", -0.5), ("error_var", -1e-9)]
+    + [("error_var", 3e38), ("avg_surprise", -0.01), ("avg_surprise", 1.1)],
+)
+def test_values_that_no_layer_reaches_are_refused(
+    tmp_path: Path, field: str, value: float, dtype: torch.dtype
+) -> None:
+    if (field, value, dtype) == ("error_var", 3e38, F64):
+        value = 1.7e308
+    path, state = tmp_path / "state.safetensors", random_state(small(), 3, dtype=dtype)
+    state.save(path, small())
+
+    def change(tensors: dict[str, torch.Tensor], _: dict[str, str]) -> None:
+        tensors[field].view(-1)[-1] = value
+
+    rewrite(path, change)
+    with pytest.raises(CheckpointError, match=rf"{path.name} is inconsistent: `state\.{field}` must "):
+        DREAMState.load(path, small())
+    getattr(state, field).view(-1)[-1] = value
+    if field != "h" or not math.isfinite(value):  # h may be the memory of another core
+        assert state.sound().tolist() == [True, True, False]
+        with pytest.raises(StateError, match=rf"`state\.{field}` must be "):
+            state.save(path, small())
+
+
+def test_what_a_stream_that_rests_reaches_is_a_state(tmp_path: Path) -> None:
+    config = small(error_smoothing=0.9, surprise_smoothing=0.9)
+    layer, path = DREAM.from_config(config).eval(), tmp_path / "state.safetensors"
+    _, state = layer(torch.zeros(2, 300, 3))
+    assert not state.error_var.any()
+    state.save(path, config)
+    assert_same(DREAMState.load(path, config), state.detach(), atol=0, rtol=0)
+
+
+@pytest.mark.parametrize("dtype", [F32, F64])
+def test_what_the_wildest_input_leaves_is_a_state(tmp_path: Path, dtype: torch.dtype) -> None:
+    config, generator = small(error_smoothing=0.5), torch.Generator().manual_seed(0)
+    layer, path = DREAM.from_config(config).to(dtype).eval(), tmp_path / "state.safetensors"
+    x = torch.randn(4, 400, 3, generator=generator, dtype=dtype).sign() * largest(dtype) * 0.99
+    _, state = layer(x)
+    assert float(state.error_var.max()) > largest(dtype) ** 2 / 40
+    state.save(path, config)
+    assert_same(DREAMState.load(path, config), state.detach(), atol=0, rtol=0)
 
 
 def test_no_changed_byte_goes_unnoticed(saved: Path) -> None:
