@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import os
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Hashable, Mapping
 from dataclasses import asdict
 from numbers import Real
@@ -20,6 +20,7 @@ from torch import Tensor
 from dream import DREAMConfig
 from dream.errors import DataError, nearest, shown
 from dream.sealed import read_sealed, write_sealed
+from lightning_modules.calls import Whole, alone
 from lightning_modules.checks import require
 from lightning_modules.data.limits import LARGEST
 from lightning_modules.stream import Moves, Reading, Shape, StreamLearner, StreamNetwork, Updates
@@ -27,11 +28,13 @@ from lightning_modules.stream import Moves, Reading, Shape, StreamLearner, Strea
 VERSION = 2
 
 
-class OnlineObject(ABC):
+class OnlineObject(Whole):
     """Base of the objects that learn row by row: a `StreamLearner` that the first row starts.
 
     Rows are dictionaries from column name to number; None or NaN is a missing value. The first row that is
     learnt from fixes the columns, whose order in later rows does not matter. A prediction changes nothing.
+    Any thread may use an object: calls wait for each other. A call that an error or Ctrl-C ends changes
+    nothing.
 
     Args:
         config: The DREAM layer; its `input_dim` is set to the width of its input.
@@ -76,15 +79,24 @@ class OnlineObject(ABC):
         """Further content of a file, as JSON: `arguments` of ``__init__``, and facts learnt from the rows."""
         return {}
 
-    def _set_extra(self, extra: Mapping[str, Any]) -> None:  # noqa: B027 - most have none
+    def _set_extra(self, extra: Mapping[str, Any]) -> None:
         """Restore the facts that `_extra` returned."""
 
     def _tensors(self) -> dict[str, Tensor]:
         """Tensors of a file besides the learner's."""
         return {}
 
-    def _load_tensors(self, tensors: Mapping[str, Tensor]) -> None:  # noqa: B027 - most have none
+    def _load_tensors(self, tensors: Mapping[str, Tensor]) -> None:
         """Restore what `_tensors` returned."""
+
+    def _note(self) -> Any:
+        return None if self.learner is None else self.learner._note(), self._content()
+
+    def _recover(self, note: Any) -> None:
+        learner, own = note
+        vars(self).update(own)
+        if self.learner is not None:
+            self.learner._recover(learner)
 
     def _start(self) -> StreamLearner:
         """The learner; built if this is the first row."""
@@ -123,6 +135,7 @@ class OnlineObject(ABC):
             self.columns = columns
         return torch.tensor(values, dtype=torch.float64)
 
+    @alone
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write everything to a safetensors file, whole or not at all; `load` resumes from it exactly.
 

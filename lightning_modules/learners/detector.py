@@ -12,6 +12,7 @@ from torch import Tensor
 
 from dream import DREAMConfig
 from lightning_modules.anomaly.scores import AnomalyScore, RunningScale
+from lightning_modules.calls import alone, whole
 from lightning_modules.checks import require_int
 from lightning_modules.learners.base import OnlineObject
 from lightning_modules.stream import LAYER, Moves, Reading, Shape, Updates
@@ -90,6 +91,7 @@ class DREAMAnomalyDetector(OnlineObject):
         x = scale.step(torch.where(row.isnan(), expected, row)[None].numpy(), learning)
         return float(score.step(x, prediction, no_gate, learning)[0][0])
 
+    @alone
     def score_one(self, x: Mapping[str, float | None]) -> float:
         """Score of row `x` if it came next, from 0 to 1; 0 while too few rows are known.
 
@@ -101,6 +103,7 @@ class DREAMAnomalyDetector(OnlineObject):
             return 0.0
         return self._judge(row, self.expected, deepcopy(self.scale), deepcopy(self.score))
 
+    @whole
     def learn_one(self, x: Mapping[str, float | None]) -> DREAMAnomalyDetector:
         """Read row `x` and learn from it what is usual.
 
@@ -111,7 +114,10 @@ class DREAMAnomalyDetector(OnlineObject):
         if self.expected is None:
             self._make_scoring()
             self.expected = row.nan_to_num()
-        self._judge(row, self.expected, self.scale, self.score)
+        scale, score = deepcopy(self.scale), deepcopy(self.score)  # which change in place
+        self._judge(row, self.expected, scale, score)
+        self.scale = scale
+        self.score = score
         filled = torch.where(row.isnan(), self.expected, row)
         self.expected = self._start().process(filled[None]).predictions[0, 0]
         return self

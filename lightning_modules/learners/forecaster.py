@@ -9,6 +9,7 @@ from torch import Tensor
 
 from dream import DREAMConfig
 from dream.errors import DataError, shown
+from lightning_modules.calls import alone, whole
 from lightning_modules.checks import require, require_int
 from lightning_modules.learners.base import OnlineObject, known_number
 from lightning_modules.stream import LAYER, Moves, Reading, Shape, Updates
@@ -67,6 +68,7 @@ class DREAMForecaster(OnlineObject):
     def _load_tensors(self, tensors: Mapping[str, Tensor]) -> None:
         self.latest = tensors.get("latest")
 
+    @whole
     def learn_one(
         self, y: float | Mapping[str, float], x: Mapping[str, float | None] | None = None
     ) -> DREAMForecaster:
@@ -96,6 +98,7 @@ class DREAMForecaster(OnlineObject):
         self.latest = self._start().process(row[None]).predictions[0]
         return self
 
+    @alone
     def forecast(self, horizon: int | None = None) -> list[Any]:
         """Forecast the next rows: numbers, or dictionaries where rows are; none before the first row.
 

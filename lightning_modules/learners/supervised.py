@@ -9,6 +9,7 @@ import torch
 
 from dream import DREAMConfig
 from dream.errors import DataError
+from lightning_modules.calls import alone, whole
 from lightning_modules.checks import require_int
 from lightning_modules.learners.base import OnlineObject, known_number, plain
 from lightning_modules.stream import LAYER, Moves, Reading, Shape, Updates
@@ -59,6 +60,7 @@ class DREAMClassifier(OnlineObject):
     def _set_extra(self, extra: Mapping[str, Any]) -> None:
         self.labels = list(extra["labels"])
 
+    @whole
     def learn_one(self, x: Mapping[str, float | None], y: Hashable) -> DREAMClassifier:
         """Learn that row `x` is of class `y`: a text, a number, True or False.
 
@@ -72,10 +74,11 @@ class DREAMClassifier(OnlineObject):
             )
         row = self._row(x, fix=True)
         if label not in self.labels:
-            self.labels.append(label)
+            self.labels = [*self.labels, label]
         self._start().process(row[None], torch.tensor([self.labels.index(label)]))
         return self
 
+    @alone
     def predict_proba_one(self, x: Mapping[str, float | None]) -> dict[Hashable, float]:
         """Probability of each class known so far; empty before the first.
 
@@ -89,6 +92,7 @@ class DREAMClassifier(OnlineObject):
         shares = class_shares(outputs, self.updates.rule == "least_squares")
         return dict(zip(self.labels, shares.tolist(), strict=True))
 
+    @alone
     def predict_one(self, x: Mapping[str, float | None]) -> Hashable | None:
         """The most probable class; None before the first.
 
@@ -129,6 +133,7 @@ class DREAMRegressor(OnlineObject):
     def _shape(self) -> Shape:
         return Shape("regression", len(self.columns), 1)
 
+    @whole
     def learn_one(self, x: Mapping[str, float | None], y: float) -> DREAMRegressor:
         """Learn that row `x` belongs to the number `y`.
 
@@ -140,6 +145,7 @@ class DREAMRegressor(OnlineObject):
         self._start().process(row[None], target)
         return self
 
+    @alone
     def predict_one(self, x: Mapping[str, float | None]) -> float:
         """Predict the number of row `x`; 0 before the first row was learnt.
 

@@ -6,7 +6,7 @@ Shapes: T rows of a chunk, D input columns, C targets (classes for classificatio
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -14,6 +14,7 @@ from torch.nn.functional import one_hot
 
 from dream import DREAMTrace
 from dream.errors import DataError
+from lightning_modules.calls import Whole, alone, whole
 from lightning_modules.checks import require
 from lightning_modules.data.limits import LARGEST
 from lightning_modules.stream.memory import Memory
@@ -38,7 +39,7 @@ class Steps(NamedTuple):
     """Trace of every layer, (lanes, T, ...)."""
 
 
-class StreamLearner:
+class StreamLearner(Whole):
     """One stream, one network, and the rule that updates its weights: learn from what is known, then predict.
 
     Row t is predicted with weights that have seen targets up to row t only. Forecasting learns, on reading
@@ -48,6 +49,8 @@ class StreamLearner:
 
     While the core's slow weights are fixed, the features of a chunk come from one scan, and only the head
     takes it row by row.
+
+    Any thread may use it: calls wait for each other. A call that an error or Ctrl-C ends changes nothing.
 
     Args:
         network: Changed in place; pass a copy to keep the first weights.
@@ -89,6 +92,19 @@ class StreamLearner:
         self.feedback = torch.full(size, torch.nan, dtype=torch.float64, device=weight.device)
         """The targets of the last rows, which are the feedback of the next ones."""
 
+    def _note(self) -> Any:
+        owners = [self.rule, self.memory, *([] if self.trust is None else [self.trust])]
+        facts = [(vars(owner), dict(vars(owner))) for owner in owners]
+        return self.rule.weights(), facts, self._content()
+
+    def _recover(self, note: Any) -> None:
+        weights, facts, own = note
+        weights.restore()
+        for now, before in facts:
+            now.update(before)
+        vars(self).update(own)
+
+    @whole
     def process(self, rows: Tensor, targets: Tensor | None = None) -> Steps:
         """Predict every row of a chunk in order, learning on the way.
 
@@ -147,6 +163,7 @@ class StreamLearner:
                 "Repair or scale it."
             )
 
+    @alone
     def peek(self, row: Tensor) -> Tensor:
         """Prediction for `row` (D,) if it came next, (H, C); nothing changes."""
         feedback = self.feedback[:1]
@@ -211,8 +228,9 @@ class StreamLearner:
             return self.row
         return max(min(self.learnt, self.rule.oldest(self.row - self.lag + 1)), 0)
 
+    @alone
     def tensors(self) -> dict[str, Tensor]:
-        """Everything that `load` needs to resume the stream, by name."""
+        """A copy of everything that `load` needs to resume the stream, by name."""
         parts = {
             "network": self.network.state_dict(),
             "state": self.state.tensors(),
@@ -222,10 +240,16 @@ class StreamLearner:
         }
         named = {f"{part}.{name}": value for part, values in parts.items() for name, value in values.items()}
         place = torch.tensor([self.row, self.learnt, self.memory.first, int(self.learning)])
-        return named | {"feedback": self.feedback, "place": place}
+        named |= {"feedback": self.feedback, "place": place}
+        return {name: value.clone() for name, value in named.items()}
 
+    @whole
     def load(self, tensors: Mapping[str, Tensor]) -> None:
         """Resume from what `tensors` returned for a learner of the same settings."""
+        with torch.inference_mode(False):  # copies, see `process`
+            self._load({name: value.clone() for name, value in tensors.items()})
+
+    def _load(self, tensors: Mapping[str, Tensor]) -> None:
         self.network.load_state_dict(part(tensors, "network."))
         self.state = self.state.with_tensors(part(tensors, "state."))
         self.row, self.learnt, first, learning = tensors["place"].tolist()

@@ -50,8 +50,7 @@ class Memory:
         self._add(values=values[0], level=level[0], scale=scale[0], outputs=outputs.double())
 
     def _add(self, **new: Tensor) -> None:
-        for name, value in new.items():
-            self.held[name] = torch.cat([self.held[name], value])
+        self.held = self.held | {name: torch.cat([self.held[name], value]) for name, value in new.items()}
 
     def __call__(self, name: str, start: int, stop: int) -> Tensor:
         """The values kept under `name` for the rows from `start` to before `stop`."""

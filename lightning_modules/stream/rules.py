@@ -7,8 +7,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections import deque
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -67,8 +66,39 @@ def head_loss(network: StreamNetwork, outputs: Tensor, wanted: Tensor) -> Tensor
     return mse_loss(outputs, wanted)
 
 
+class Weights:
+    """Weights as they are now, with the state of the optimiser that moves them, to go back to.
+
+    Args:
+        weights: Tensors that are changed in place.
+        optimizer: Their optimiser, if they have one.
+    """
+
+    def __init__(self, weights: Sequence[Tensor], optimizer: torch.optim.Optimizer | None = None) -> None:
+        self.optimizer = optimizer
+        self.state = {} if optimizer is None else {w: dict(optimizer.state[w]) for w in optimizer.state}
+        moving = [*weights, *(value for part in self.state.values() for value in part.values())]
+        self.values = [(value, value.detach().clone()) for value in moving]
+
+    @torch.no_grad()
+    def restore(self) -> None:
+        """Go back; may be called again after it was interrupted."""
+        for value, before in self.values:
+            value.copy_(before)
+        if self.optimizer is not None:
+            self.optimizer.state.clear()
+            self.optimizer.state.update({weight: dict(part) for weight, part in self.state.items()})
+
+
 class Rule(ABC):
-    """Updates weights of a network when targets have become known."""
+    """Updates weights of a network when targets have become known.
+
+    Attributes are replaced and never changed in place, but for what `weights` notes.
+    """
+
+    @abstractmethod
+    def weights(self) -> Weights:
+        """Note what updates change in place."""
 
     @abstractmethod
     def update(self, memory: Memory, known: int, new: int) -> None:
@@ -100,6 +130,9 @@ class _GradientRule(Rule):
         kind = torch.optim.SGD if updates.rule == "sgd" else torch.optim.Adam
         self.optimizer = kind(weights, lr=updates.lr)
 
+    def weights(self) -> Weights:
+        return Weights(self.optimizer.param_groups[0]["params"], self.optimizer)
+
     def oldest(self, known: int) -> int:
         return known - self.replay
 
@@ -115,10 +148,10 @@ class _GradientRule(Rule):
         }
 
     def load(self, tensors: Mapping[str, Tensor]) -> None:
-        content = self.optimizer.state_dict()
+        content = self.optimizer.state_dict() | {"state": {}}
         for key, value in tensors.items():
             weight, _, name = key.partition(".")
-            content["state"].setdefault(int(weight), {})[name] = value
+            content["state"].setdefault(int(weight), {})[name] = value.clone()
         self.optimizer.load_state_dict(content)
 
 
@@ -144,19 +177,19 @@ class AllSteps(_GradientRule):
         super().__init__(
             network, updates, [weight for weight in network.parameters() if weight.requires_grad]
         )
-        self.kept: deque[tuple[int, StreamState]] = deque()
+        self.kept: list[tuple[int, StreamState]] = []
         """Numbers of rows at which reading may start, and the states before them, oldest first."""
 
     def before(self, row: int, state: StreamState) -> None:
-        self.kept.append((row, state))
+        self.kept = [*self.kept, (row, state)]
 
     def oldest(self, known: int) -> int:
         return self.kept[0][0] if self.kept else known
 
     def update(self, memory: Memory, known: int, new: int) -> None:
         start = max(known - self.replay, 0)
-        while len(self.kept) > 1 and self.kept[1][0] <= start:
-            self.kept.popleft()
+        later = [place for place, (row, _) in enumerate(self.kept) if row <= start]
+        self.kept = self.kept[later[-1] if later else 0 :]
         row, state = self.kept[0]
         start = max(start, row)
         rows, feedback = memory("rows", row, known)[None], memory("feedback", row, known)[None]
@@ -179,10 +212,10 @@ class AllSteps(_GradientRule):
 
     def load(self, tensors: Mapping[str, Tensor]) -> None:
         like = self.network.init_state()
-        self.kept = deque(
+        self.kept = [
             (row, like.with_tensors(part(tensors, f"kept.{k}.")))
             for k, row in enumerate(tensors["rows"].tolist())
-        )
+        ]
         super().load({n: value for n, value in tensors.items() if n != "rows" and not n.startswith("kept.")})
 
 
@@ -208,6 +241,9 @@ class LeastSquares(Rule):
         self.prior = first.transpose(1, 2).double()  # (L, F + 1, O)
         self.gram = self.prior.new_zeros(self.prior.shape[0], self.prior.shape[1], self.prior.shape[1])
         self.moment = torch.zeros_like(self.prior)
+
+    def weights(self) -> Weights:
+        return Weights(list(self.network.head.parameters()))
 
     @torch.no_grad()
     def update(self, memory: Memory, known: int, new: int) -> None:
