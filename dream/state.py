@@ -225,7 +225,8 @@ class DREAMState:
         parts = []
         for name, tensor in self.items():
             low, high, _ = _range_of(name, tensor.dtype)
-            within = (tensor.detach() >= low) & (tensor.detach() <= high)
+            values = _comparable(tensor)
+            within = (values >= low) & (values <= high)
             parts.append(within.reshape(len(tensor), -1).all(1))
         return torch.stack(parts).all(0)
 
@@ -239,8 +240,7 @@ class DREAMState:
             if not tensor.is_floating_point():
                 raise StateError(f"`state.{name}` must be floating; got {tensor.dtype}.")
             low, high, rule = _range_of(name, tensor.dtype)
-            values = tensor.detach()
-            values = values if values.dtype in (torch.float32, torch.float64) else values.float()
+            values = _comparable(tensor)
             if not values.numel():
                 continue
             least, most = torch.aminmax(values)
@@ -322,6 +322,11 @@ def where(mask: Tensor, a: DREAMState, b: DREAMState) -> DREAMState:
         return torch.where(mask.view(-1, *[1] * (x.dim() - 1)), x, getattr(b, name))
 
     return DREAMState(**{name: choose(name, x) for name, x in a.items()})
+
+
+def _comparable(tensor: Tensor) -> Tensor:
+    """Its values, in a dtype that torch can compare."""
+    return tensor.detach() if tensor.dtype in (torch.float32, torch.float64) else tensor.detach().float()
 
 
 def _rounding(dtype: torch.dtype) -> float:

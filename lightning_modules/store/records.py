@@ -16,7 +16,7 @@ from safetensors.torch import save as to_safetensors
 from torch import Tensor
 
 from dream.errors import StateError
-from lightning_modules.store.keys import Key
+from lightning_modules.store.keys import Key, bits_of
 
 _KEY = 150  # bytes that a key and the number of its record take in memory
 
@@ -88,51 +88,71 @@ def unpack(content: np.ndarray, layout: Layout) -> dict[str, Tensor]:
 
 
 class RecordTable:
-    """Records of streams that have one layout, in memory."""
+    """Records of streams that have one layout, in memory.
+
+    A record is there from the one step on that enters its key, after its content was written: wherever a call
+    is interrupted, every key has the content of before or after it.
+    """
 
     def __init__(self, keys: Sequence[Key], content: np.ndarray) -> None:
-        self.keys = list(keys)
-        """Key of each record."""
+        self.places = {key: place for place, key in enumerate(keys)}
+        """Row of each key's record in `content`."""
         self.content = content
         """Records, uint8 (at least N, B)."""
-        self.places = {key: place for place, key in enumerate(self.keys)}
-        """Number of each key's record."""
+        self.used = len(self.places)
+        """Rows of `content` that are in use or were."""
 
     def __len__(self) -> int:
-        return len(self.keys)
+        return len(self.places)
+
+    @property
+    def keys(self) -> list[Key]:
+        return list(self.places)
 
     @property
     def size(self) -> int:
         """Bytes in memory."""
         return self.content.nbytes + _KEY * len(self)
 
+    def fits(self, keys: Sequence[Key]) -> bool:
+        """Whether there is room for the records of these streams."""
+        return self.used + sum(key not in self.places for key in keys) <= len(self.content)
+
+    def with_room(self, keys: Sequence[Key]) -> RecordTable:
+        """A copy with room for the records of these streams and for some more."""
+        room = len(self) + sum(key not in self.places for key in keys)
+        content = np.empty((room + room // 4, self.content.shape[1]), dtype=np.uint8)
+        content[: len(self)] = self.all()
+        return RecordTable(self.keys, content)
+
     def put(self, keys: Sequence[Key], content: np.ndarray) -> None:
-        """Keep the records `content` (N, B) of these streams in place of those there were."""
-        for key in keys:
-            if self.places.setdefault(key, len(self.keys)) == len(self.keys):
-                self.keys.append(key)
-        if len(self) > len(self.content):
-            room = np.empty((len(self) + len(self) // 4, self.content.shape[1]), dtype=np.uint8)
-            room[: len(self.content)] = self.content
-            self.content = room
-        self.content[[self.places[key] for key in keys]] = content
+        """Keep the records `content` (N, B) of these streams, which `fits`, in place of those there were."""
+        new = [key for key in keys if key not in self.places]
+        rows = dict(zip(new, range(self.used, self.used + len(new)), strict=True))
+        self.used += len(new)
+        self.content[[rows[key] if key in rows else self.places[key] for key in keys]] = content
+        self.places.update(rows)
 
     def drop(self, key: Key) -> None:
-        """Remove a stream; the last record takes its place."""
-        place, last = self.places.pop(key), self.keys.pop()
-        if last != key:
-            self.keys[place], self.places[last] = last, place
-            self.content[place] = self.content[len(self)]
+        """Remove a stream if it is there."""
+        self.places.pop(key, None)
 
     def of(self, keys: Sequence[Key]) -> np.ndarray:
         """A copy of the records of these streams, (N, B)."""
         records: np.ndarray = self.content[[self.places[key] for key in keys]]
         return records
 
+    def all(self) -> np.ndarray:
+        """The records of all keys, in their order, (N, B)."""
+        return self.content[: self.used] if self.used == len(self) else self.of(self.keys)
+
 
 @dataclass
 class StateShard:
-    """Records of all streams whose keys' hashes begin with the same bits, in memory."""
+    """Records of all streams whose keys' hashes begin with the same bits, in memory.
+
+    A call that was interrupted may be made again.
+    """
 
     tables: dict[Layout, RecordTable] = field(default_factory=dict)
     changed: bool = False
@@ -155,21 +175,38 @@ class StateShard:
 
     def put(self, keys: Sequence[Key], layout: Layout, content: np.ndarray) -> None:
         """Keep the records `content` (N, B) of these streams."""
-        for other in [other for other in self.tables if other != layout]:
-            for key in self.tables[other].places.keys() & set(keys):
-                self.drop(key)
-        self.tables.setdefault(layout, RecordTable([], content[:0])).put(keys, content)
         self.changed = True
+        table = self.tables.get(layout) or RecordTable([], content[:0])
+        if not table.fits(keys):
+            table = table.with_room(keys)
+        self.tables[layout] = table
+        table.put(keys, content)
+        for other in [other for other in self.tables if other != layout]:
+            self._drop(keys, other)
 
     def drop(self, key: Key) -> None:
-        """Remove a stream.
-
-        Raises:
-            KeyError: it is not known.
-        """
-        if (layout := self.layout(key)) is None:
-            raise KeyError(key)
-        self.tables[layout].drop(key)
-        if not len(self.tables[layout]):
-            del self.tables[layout]
+        """Remove a stream if it is there."""
         self.changed = True
+        for layout in list(self.tables):
+            self._drop([key], layout)
+
+    def _drop(self, keys: Sequence[Key], layout: Layout) -> None:
+        table = self.tables[layout]
+        for key in keys:
+            table.drop(key)
+        if not len(table):
+            del self.tables[layout]
+
+    def halves(self, bits: str, most: int) -> dict[str, StateShard]:
+        """Shards of at most `most` keys that hold what this one, of these bits, does; it stays as it is."""
+        if len(self) <= most:
+            return {bits: self}
+        parts = {bits + bit: StateShard(changed=True) for bit in "01"}
+        for layout, table in self.tables.items():
+            names = [bits_of(key)[: len(bits) + 1] for key in table.keys]
+            for name, part in parts.items():
+                if keys := [key for key, place in zip(table.keys, names, strict=True) if place == name]:
+                    part.tables[layout] = RecordTable(keys, table.of(keys))
+        return {
+            name: shard for half, part in parts.items() for name, shard in part.halves(half, most).items()
+        }

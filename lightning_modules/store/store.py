@@ -10,10 +10,14 @@ import os
 import re
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from fractions import Fraction
+from functools import partial
+from itertools import pairwise
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+import numpy as np
 from filelock import FileLock, Timeout
 from torch import Tensor
 
@@ -21,6 +25,7 @@ from dream import DREAMState
 from dream.errors import CheckpointError, StateError
 from dream.files import write_atomic
 from dream.sealed import note, read_note, read_sealed, write_sealed
+from lightning_modules.calls import Whole, alone, whole
 from lightning_modules.checks import require_int
 from lightning_modules.store.keys import Key, bits_of, require_keys
 from lightning_modules.store.records import (
@@ -38,7 +43,7 @@ _SHARD = r"(first|[01]+)\.\d+\.safetensors"
 _TORN = rf"\.(index\.sealed|{_SHARD})\.[0-9a-f]+\.tmp"
 
 
-class StateStore:
+class StateStore(Whole):
     """A mapping from the key of a stream to its tensors; the part that was used last is in memory.
 
     The streams lie in shards, one safetensors file for at most `shard_size` keys. A shard that outgrows this
@@ -48,7 +53,8 @@ class StateStore:
 
     The files on disk are always those of the last flush, as a whole: after a crash every stream has the state
     that it had then. A `with` block flushes if it ends without an error. One process at a time may use a
-    folder.
+    folder, and within it any thread: calls wait for each other. Ctrl-C within a call leaves the store as it
+    was before that call or as it is after it; an error of the disk may leave a part of a `put` done.
 
     Args:
         folder: Folder of the files; created if it does not exist.
@@ -103,9 +109,11 @@ class StateStore:
         self.held: OrderedDict[str, StateShard] = OrderedDict()
         """Shards in memory by the bits that their keys' hashes begin with, the one used last at the end."""
         self.held_bytes = 0
+        self.pending: Callable[[], None] | None = None
+        """Change that is decided; an interrupted call leaves it to be made, from the start, by the next."""
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            self._lock = FileLock(self.folder / "lock", timeout=0)
+            self._lock = FileLock(self.folder / "lock", timeout=0, thread_local=False)
             self._lock.acquire()
         except Timeout:
             raise StateError(
@@ -132,6 +140,7 @@ class StateStore:
         if path.exists():
             try:
                 index = read_note(path)
+                _require_index(index)
             except (OSError, ValueError):
                 raise CheckpointError(
                     f"{path} is damaged, or no StateStore wrote it. Put back a copy of the whole folder, or "
@@ -163,9 +172,44 @@ class StateStore:
             )
         if not path.exists():
             self._write_index()
-        for name in found - self.flushed:
-            if re.fullmatch(rf"{_SHARD}|{_TORN}", name):
-                (self.folder / name).unlink()
+        self._remove_unused()
+
+    def _remove_unused(self) -> None:
+        """Delete files that neither the last flush nor a shard uses, such as an interrupted call leaves."""
+        used = self.flushed | {name for name in self.files.values() if name}
+        for entry in list(self.folder.iterdir()):
+            if entry.name not in used and re.fullmatch(rf"{_SHARD}|{_TORN}", entry.name):
+                entry.unlink(missing_ok=True)
+
+    def _note(self) -> None:
+        """Nothing: what was decided is in `pending`, and all else can be told from what is there."""
+
+    def _recover(self, note: None) -> None:
+        if not self._lock.is_locked:  # closed, or the store of the process that this one was forked from
+            return
+        for bits in [bits for bits in self.files if bits not in self.counts]:  # an unfinished split
+            self.held.pop(bits, None)
+            self._forget_file(self.files.pop(bits))
+        self.held_bytes = 0
+        for bits, shard in self.held.items():
+            self.counts[bits] = len(shard)
+            self.held_bytes += shard.size
+        self._remove_unused()
+        self._finish()
+
+    def _decide(self, change: Callable[[], None]) -> None:
+        """Make a change that can be made twice; from the first line on an interrupt does not prevent it."""
+        self.pending = change
+        self._finish()
+
+    def _finish(self) -> None:
+        if self.pending is not None:
+            try:
+                self.pending()
+            except Exception:  # such as a full disk: it would fail again
+                self.pending = None
+                raise
+            self.pending = None
 
     def _write_index(self) -> None:
         index = {
@@ -186,6 +230,7 @@ class StateStore:
 
     # one stream
 
+    @whole
     def __getitem__(self, key: Key) -> dict[str, Tensor]:
         """The tensors of a stream.
 
@@ -198,6 +243,7 @@ class StateStore:
             raise KeyError(key)
         return {name: value[0] for name, value in unpack(shard.tables[layout].of([key]), layout).items()}
 
+    @whole
     def __setitem__(self, key: Key, tensors: Mapping[str, Tensor]) -> None:
         """Keep these tensors of a stream, at least one, in place of those there were.
 
@@ -207,6 +253,7 @@ class StateStore:
         require_tensors(tensors)
         self._put([key], {name: value.unsqueeze(0) for name, value in tensors.items()})
 
+    @whole
     def __delitem__(self, key: Key) -> None:
         """Remove a stream.
 
@@ -214,13 +261,23 @@ class StateStore:
             KeyError: it is not known.
         """
         self._require_open()
+        if self._shard(bits_of(key)).layout(key) is None:
+            raise KeyError(key)
+        self._decide(partial(self._drop, key))
+
+    def _drop(self, key: Key) -> None:
         bits = self._place(bits_of(key))
         shard = self._load(bits)
         before = shard.size
         shard.drop(key)
-        self.counts[bits] -= 1
-        self.held_bytes += shard.size - before
+        self._count(bits, before)
 
+    def _count(self, bits: str, before: int) -> None:
+        """Enter the number of keys of a shard that had `before` bytes, and its bytes."""
+        self.counts[bits] = len(self.held[bits])
+        self.held_bytes += self.held[bits].size - before
+
+    @whole
     def __contains__(self, key: object) -> bool:
         """Whether a stream is known.
 
@@ -230,15 +287,30 @@ class StateStore:
         self._require_open()
         return self._shard(bits_of(key)).layout(key) is not None  # type: ignore[arg-type] # `bits_of` takes keys only
 
+    @alone
     def __len__(self) -> int:
         self._require_open()
         return sum(self.counts.values())
 
     def __iter__(self) -> Iterator[Key]:
-        """All keys, shard by shard; none may be added or removed meanwhile."""
-        for bits in list(self.counts):
-            self._require_open()
-            yield from self._load(bits).keys
+        """All keys, shard by shard.
+
+        Raises:
+            StateError: so many were added meanwhile that shards are others.
+        """
+        for bits in self._all_bits():
+            yield from self._keys_of(bits)
+
+    @alone
+    def _all_bits(self) -> list[str]:
+        return list(self.counts)
+
+    @whole
+    def _keys_of(self, bits: str) -> list[Key]:
+        self._require_open()
+        if bits not in self.counts:
+            raise StateError("keys were added while they were being listed; list them first, as list(store).")
+        return self._load(bits).keys
 
     # many streams
 
@@ -252,12 +324,27 @@ class StateStore:
         Raises:
             StateError: a stream has other tensors than `fresh` makes, there are no keys, or a key comes
                 twice.
+            CheckpointError: a stream holds values that no layer reaches.
         """
         self._require_open()
         require_keys(keys)
-        state = fresh(len(keys))
-        tensors = dict(state.items())
-        layout, content = layout_of(tensors), pack(tensors)
+        start = fresh(len(keys))  # own code, which may take its time
+        tensors = dict(start.items())
+        layout = layout_of(tensors)
+        state = DREAMState(**unpack(self._records(keys, layout, pack(tensors)), layout))
+        try:
+            state.require_sound()
+        except StateError as error:
+            key = keys[int((~state.sound()).nonzero()[0, 0])]
+            raise CheckpointError(
+                f"the state of stream {key!r} in {self.folder} is damaged: {error}"
+            ) from None
+        return state.to(start.h.device)
+
+    @whole
+    def _records(self, keys: Sequence[Key], layout: Layout, content: np.ndarray) -> np.ndarray:
+        """`content` (N, B) with the records of the streams that are known in place of those given."""
+        self._require_open()
         for bits, places in self._by_shard(keys).items():
             shard = self._load(bits)
             named = {keys[place]: place for place in places}
@@ -271,13 +358,15 @@ class StateStore:
                     )
                 if known:
                     content[[named[key] for key in known]] = table.of(known)
-        return DREAMState(**unpack(content, layout)).to(state.h.device)
+        return content
 
+    @whole
     def put(self, keys: Sequence[Key], state: DREAMState) -> None:
         """Keep the samples of `state` as the states of these streams.
 
         Raises:
-            StateError: there are not as many keys as samples, a key comes twice, or the store was closed.
+            StateError: there are not as many keys as samples, a key comes twice, the state holds values that
+                no layer reaches, or the store was closed.
             CheckpointError: a shard cannot be written.
         """
         require_keys(keys)
@@ -285,17 +374,22 @@ class StateStore:
             raise StateError(
                 f"`keys` must name a stream for each of {state.batch_size} samples; got {len(keys)}."
             )
+        state.require_sound()
         self._put(keys, dict(state.items()))
 
     def _put(self, keys: Sequence[Key], tensors: Mapping[str, Tensor]) -> None:
         self._require_open()
-        layout, content = layout_of(tensors), pack(tensors)
+        for key in keys:
+            bits_of(key)
+        self._decide(partial(self._keep, list(keys), layout_of(tensors), pack(tensors)))
+
+    def _keep(self, keys: Sequence[Key], layout: Layout, content: np.ndarray) -> None:
+        """Put records (N, B) into their shards."""
         for bits, places in self._by_shard(keys).items():
             shard = self._load(bits)
             before = shard.size
             shard.put([keys[place] for place in places], layout, content[places])
-            self.counts[bits] = len(shard)
-            self.held_bytes += shard.size - before
+            self._count(bits, before)
             self._split(bits)
             self._make_room()
 
@@ -318,7 +412,7 @@ class StateStore:
     def _load(self, bits: str) -> StateShard:
         """The shard of these bits, from memory or disk; it then counts as the one used last."""
         if bits not in self.held:
-            self.held[bits] = self._read(self.files[bits])
+            self.held[bits] = self._read(bits)
             self.held_bytes += self.held[bits].size
         self.held.move_to_end(bits)
         self._make_room()
@@ -332,34 +426,39 @@ class StateStore:
             self.held_bytes -= self.held.pop(bits).size
 
     def _split(self, bits: str) -> None:
-        """Split a shard that holds too many keys by the next bit of their hashes, recursively."""
-        if len(self.held[bits]) <= self.shard_size:
+        """Split a shard that holds too many keys by the next bits of their hashes."""
+        full = self.held[bits]
+        if len(full) <= self.shard_size:
             return
-        whole = self.held.pop(bits)
-        self.held_bytes -= whole.size
-        del self.counts[bits]
+        parts = full.halves(bits, self.shard_size)
+        for name, part in parts.items():
+            self.files[name] = None
+            self.held[name] = part
+        others = {name: count for name, count in self.counts.items() if name != bits}
+        self.counts = others | {name: len(part) for name, part in parts.items()}  # now they are in use
+        self.held.pop(bits)
         self._forget_file(self.files.pop(bits))
-        halves = {bits + bit: StateShard(changed=True) for bit in "01"}
-        for layout, table in whole.tables.items():
-            names = [bits_of(key)[: len(bits) + 1] for key in table.keys]
-            for name, half in halves.items():
-                if keys := [key for key, place in zip(table.keys, names, strict=True) if place == name]:
-                    half.tables[layout] = RecordTable(keys, table.of(keys))
-        for name, half in halves.items():
-            self.held[name], self.files[name], self.counts[name] = half, None, len(half)
-            self.held_bytes += half.size
-        for name in halves:
-            self._split(name)
+        self.held_bytes += sum(part.size for part in parts.values()) - full.size
 
-    def _read(self, name: str | None) -> StateShard:
-        shard = StateShard()
+    def _read(self, bits: str) -> StateShard:
+        shard, name = StateShard(), self.files[bits]
         if name is None:
             return shard
         header, tensors = read_sealed(self.folder / name, "a StateStore", KIND)
-        listed = zip(json.loads(header["keys"]), json.loads(header["fields"]), strict=True)
-        for number, (keys, names) in enumerate(listed):
-            part = {name: tensors[f"{number}.{name}"] for name in names}
-            shard.tables[layout_of(part)] = RecordTable(keys, pack(part))
+        try:
+            listed = zip(json.loads(header["keys"]), json.loads(header["fields"]), strict=True)
+            for number, (keys, names) in enumerate(listed):
+                part = {name: tensors[f"{number}.{name}"] for name in names}
+                table = RecordTable(keys, pack(part))
+                if len(table) != len(keys) or {len(value) for value in part.values()} != {len(keys)}:
+                    raise ValueError("keys and states do not match")
+                shard.tables[layout_of(part)] = table
+            if len(shard) != self.counts[bits] or not all(
+                bits_of(key).startswith(bits) for key in shard.keys
+            ):
+                raise ValueError("its keys are not those that the index names")
+        except (ValueError, LookupError, TypeError, AttributeError, StateError) as error:
+            raise CheckpointError(f"{self.folder / name} is inconsistent: {error}.") from None
         return shard
 
     def _write(self, bits: str, shard: StateShard) -> None:
@@ -368,7 +467,7 @@ class StateStore:
             return
         tensors: dict[str, Tensor] = {}
         for number, (layout, table) in enumerate(shard.tables.items()):
-            values = unpack(table.content[: len(table)], layout)
+            values = unpack(table.all(), layout)
             tensors |= {f"{number}.{name}": value for name, value in values.items()}
         self.written += 1
         name = f"{bits or 'first'}.{self.written}.safetensors"
@@ -378,14 +477,17 @@ class StateStore:
             "fields": json.dumps(names),
         }
         write_sealed(self.folder / name, header, tensors)
-        self._forget_file(self.files[bits])
-        self.files[bits], shard.changed = name, False
+        before = self.files[bits]
+        self.files[bits] = name
+        shard.changed = False
+        self._forget_file(before)
 
     def _forget_file(self, name: str | None) -> None:
         """Delete a file that is no longer used, unless it belongs to the last flush."""
         if name is not None and name not in self.flushed:
             (self.folder / name).unlink(missing_ok=True)
 
+    @whole
     def flush(self) -> None:
         """Write everything that has changed; from here on a crash leaves these files.
 
@@ -396,16 +498,20 @@ class StateStore:
         self._require_open()
         for bits, shard in self.held.items():
             self._write(bits, shard)
+        names = {name for name in self.files.values() if name}
+        before = self.flushed
+        self.flushed = before | names  # whichever index an interrupt leaves, its files are kept
         self._write_index()
-        old, self.flushed = self.flushed, {name for name in self.files.values() if name}
-        for name in old - self.flushed:
+        self.flushed = names
+        for name in before - names:
             (self.folder / name).unlink(missing_ok=True)
 
+    @whole
     def close(self) -> None:
         """Release the folder. Changes since the last flush are lost."""
+        self._lock.release()
         self.held.clear()
         self.held_bytes = 0
-        self._lock.release()
 
     def __enter__(self) -> Self:
         return self
@@ -418,6 +524,30 @@ class StateStore:
                 self.flush()
         finally:
             self.close()
+
+
+def _require_index(index: Any) -> None:
+    """Refuse an index that no flush wrote.
+
+    Raises:
+        ValueError: it is none.
+    """
+    try:
+        files, counts = index["files"], index["counts"]
+        numbers = [index["written"], index["shard_size"] - 1, *counts.values()]
+        fits = (
+            files.keys() == counts.keys()
+            and all(isinstance(number, int) and number >= 0 for number in numbers)
+            and all(re.fullmatch("[01]{0,64}", bits) for bits in files)
+            and all(name is None or re.fullmatch(_SHARD, name) for name in files.values())
+            # every hash begins with the bits of exactly one shard
+            and sum(Fraction(1, 2 ** len(bits)) for bits in files) == 1
+            and not any(later.startswith(bits) for bits, later in pairwise(sorted(files)))
+        )
+    except (LookupError, TypeError, AttributeError) as error:
+        raise ValueError(str(error)) from None
+    if not fits:
+        raise ValueError("its entries do not fit")
 
 
 def _listed(layout: Layout) -> str:

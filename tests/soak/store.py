@@ -48,15 +48,15 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
                 begun = time.monotonic()
                 for start in range(0, keys, batch):
                     part = order[start : start + batch].tolist()
-                    number = torch.tensor(part, dtype=torch.float32)
+                    number = torch.tensor(part, dtype=torch.float32)[:, None].expand(-1, 4)
                     if name == "update":
                         state = store.get(part, layer.init_state)
-                        if not torch.equal(state.adaptive_tau, number):
+                        if not torch.equal(state.error_mean, number):
                             raise SystemExit("a stream got another one's state")
-                        state.avg_surprise = number + 1
+                        state.error_mean = number + 1
                     else:
                         state = layer.init_state(len(part))
-                        state.adaptive_tau = number
+                        state.error_mean = number
                     store.put(part, state)
                     held = max(held, store.held_bytes)
                     resident.append(round((memory()["resident"] - before) / MIB))
@@ -69,7 +69,7 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
         begun = time.monotonic()
         with StateStore(folder, memory=room * MIB) as store:
             part = updated[:batch].tolist()
-            if store.get(part, layer.init_state).avg_surprise.tolist() != [float(key + 1) for key in part]:
+            if store.get(part, layer.init_state).error_mean[:, 0].tolist() != [key + 1.0 for key in part]:
                 raise SystemExit("a stream's state was lost")
             seconds["reopen and get"] = time.monotonic() - begun
     figures: dict[str, Any] = {
