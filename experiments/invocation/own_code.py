@@ -13,7 +13,9 @@ import re
 import sys
 import traceback
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, redirect_stdout
+from contextlib import redirect_stdout
+from importlib.abc import MetaPathFinder
+from importlib.machinery import FileFinder, ModuleSpec, SourceFileLoader
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -28,6 +30,35 @@ PACKAGE = "beside_config"
 KINDS: dict[str, type] = {"model": TaskModule, "data": TaskData}
 """Base of the classes of a section."""
 _sources: dict[str, bytes] = {}
+
+
+class _Source(SourceFileLoader):
+    """Loads a module from its source alone: compiled files beside it might hold something else."""
+
+    def path_stats(self, path: str) -> Any:
+        raise OSError  # without its time no compiled file is read or written
+
+    def get_data(self, path: str) -> bytes:
+        content = super().get_data(path)
+        if path == self.path:
+            _sources[_inside(self.name, self.is_package(self.name))] = content
+        return content
+
+
+class _Finder(MetaPathFinder):
+    """Finds the modules below `PACKAGE`, which are Python files and nothing else."""
+
+    def find_spec(self, name: str, path: Sequence[str] | None, target: Any = None) -> ModuleSpec | None:
+        if name.partition(".")[0] != PACKAGE:
+            return None
+        for folder in path or ():
+            spec = FileFinder(folder, (_Source, [".py"])).find_spec(name)
+            if spec is not None and spec.loader is not None:
+                return spec
+        raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+
+
+sys.meta_path.insert(0, _Finder())
 
 
 def begin(folders: Sequence[Path]) -> None:
@@ -89,7 +120,7 @@ def load(class_path: str, file: Path, section: str) -> str:
     """
     stem, name = class_path.split(".")
     try:
-        with _no_bytecode(), redirect_stdout(sys.stderr):  # stdout holds a command's results
+        with redirect_stdout(sys.stderr):  # stdout holds a command's results
             module = importlib.import_module(f"{PACKAGE}.{stem}")
     except (Exception, SystemExit) as error:
         raise ConfigError(f"{_place(error, file)}: {_reason(error, file)}") from error
@@ -97,8 +128,6 @@ def load(class_path: str, file: Path, section: str) -> str:
         raise ConfigError(
             f"`{stem}` must be one file, since a run keeps it; there are {file} and {other}. Rename one."
         )
-    for loaded, path in _files():
-        _sources.setdefault(loaded, path.read_bytes())
     found = getattr(module, name, None)
     if not isinstance(found, type):
         own = [
@@ -142,7 +171,11 @@ def keep(folder: Path) -> None:
 
 def explained(error: BaseException) -> ConfigError | None:
     """Return an error with file and line if `error` was raised in a loaded file or what it called."""
-    files = [path for _, path in _files()]
+    files = [
+        Path(file)
+        for name, module in list(sys.modules.items())
+        if name.startswith(f"{PACKAGE}.") and (file := getattr(module, "__file__", None))
+    ]
     for cause in chain(error):
         for frame in reversed(traceback.extract_tb(cause.__traceback__)):
             if Path(frame.filename) in files:
@@ -152,29 +185,10 @@ def explained(error: BaseException) -> ConfigError | None:
     return None
 
 
-def _files() -> list[tuple[str, Path]]:
-    """Name below the configuration's folder, and path, of every loaded file."""
-    found = []
-    for name, module in list(sys.modules.items()):
-        if name.startswith(f"{PACKAGE}.") and (file := getattr(module, "__file__", None)):
-            parts = name.split(".")[1:]
-            inside = (
-                Path(*parts, "__init__.py")
-                if hasattr(module, "__path__")
-                else Path(*parts).with_suffix(".py")
-            )
-            found.append((inside.as_posix(), Path(file)))
-    return found
-
-
-@contextmanager
-def _no_bytecode() -> Iterator[None]:
-    """Write no file beside the user's while a module is loaded."""
-    before, sys.dont_write_bytecode = sys.dont_write_bytecode, True
-    try:
-        yield
-    finally:
-        sys.dont_write_bytecode = before
+def _inside(name: str, package: bool) -> str:
+    """Path of a loaded module below the folder of its configuration."""
+    parts = name.split(".")[1:]
+    return Path(*parts, "__init__.py").as_posix() if package else Path(*parts).with_suffix(".py").as_posix()
 
 
 def _place(error: BaseException, file: Path) -> str:
