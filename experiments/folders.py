@@ -15,8 +15,8 @@ from typing import Any, Literal
 
 from filelock import FileLock, Timeout
 
+from dream import sums
 from dream.errors import ConfigError
-from dream.files import write_atomic
 
 log = logging.getLogger(__name__)
 
@@ -91,7 +91,7 @@ def run_folder(settings: RunSettings, experiment: str, command: list[str]) -> Pa
 
 
 def write_run(folder: Path, command: list[str]) -> None:
-    """Write the command of the run in `folder`, and a name for its tracked run.
+    """Write the command of the run in `folder`, a new one, and a name for its tracked run.
 
     Raises:
         OSError: the folder is not writable.
@@ -101,7 +101,8 @@ def write_run(folder: Path, command: list[str]) -> None:
         "tracked": uuid.uuid4().hex[:8],
         "started": f"{datetime.now():%Y-%m-%d %H:%M:%S}",
     }
-    write_atomic(folder / RUN, json.dumps(facts, indent=2) + "\n")
+    sums.begin(folder)
+    sums.write(folder, RUN, json.dumps(facts, indent=2) + "\n")
 
 
 def read_run(folder: Path) -> dict[str, Any]:
@@ -202,7 +203,8 @@ def claim(folder: Path, identity: dict[str, Any], held: bool, unfinished: Iterab
             shutil.rmtree(run, ignore_errors=True)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        write_atomic(path, text)
+        sums.begin(folder)
+        sums.write(folder, PLAN, text)
     except OSError as error:
         raise ConfigError(f"`--folder` must be writable; {folder}: {error.strerror}.", key="folder") from None
 
@@ -212,7 +214,7 @@ def discard_if_empty(folder: Path) -> None:
 
     So is the default folder around it, if it is empty then.
     """
-    if any(path.is_file() and path.name not in (RUN, LOCK) for path in folder.rglob("*")):
+    if any(path.is_file() and path.name not in (RUN, LOCK, sums.SUMS) for path in folder.rglob("*")):
         return
     shutil.rmtree(folder, ignore_errors=True)
     if folder.parent == Path(RunSettings.folder):

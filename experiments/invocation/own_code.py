@@ -20,8 +20,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from dream import sums
 from dream.errors import ConfigError, nearest
-from dream.files import write_atomic
 from experiments.invocation.explain import chain
 from lightning_modules.base import TaskModule
 from lightning_modules.data import TaskData
@@ -165,8 +165,7 @@ def keep(folder: Path) -> None:
     for name, content in _sources.items():
         target = folder / name
         if not target.is_file() or target.read_bytes() != content:
-            target.parent.mkdir(parents=True, exist_ok=True)
-            write_atomic(target, content)
+            sums.write(folder, name, content)
 
 
 def explained(error: BaseException) -> ConfigError | None:
