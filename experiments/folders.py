@@ -115,11 +115,18 @@ def read_run(folder: Path) -> dict[str, Any]:
 
 
 def without_resume(command: list[str]) -> list[str]:
-    """The command that started the run which `command` resumes, without secrets."""
+    """The command that started the run which `command` resumes, without secrets and ``--trust``."""
     # loads all tasks, which those who only read a folder don't need
     from lightning_modules.run.redaction import redacted
 
-    return [word for word in redacted(command) if word != "--resume" and not word.startswith("--resume=")]
+    kept, rest = [], iter(redacted(command))
+    for word in rest:
+        name, equals, _ = word.partition("=")
+        if name == "--trust" and not equals:
+            next(rest, None)  # its value
+        if name not in ("--resume", "--trust"):
+            kept.append(word)
+    return kept
 
 
 def results(folder: Path) -> dict[str, dict[str, float]] | None:

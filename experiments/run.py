@@ -12,7 +12,6 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
-from pydoc import locate
 from typing import Any
 
 import lightning as L
@@ -29,9 +28,10 @@ from dream.errors import ConfigError, DataError, DREAMError
 from experiments import ending, folders, launch, summary, wording
 from experiments.check import check_experiment
 from experiments.folders import CONFIG, RESULTS, SAVES, RunSettings
-from experiments.invocation import own_code, presets
+from experiments.invocation import own_code, presets, trust
 from experiments.invocation.arguments import Invocation
 from experiments.invocation.explain import chain, explain
+from experiments.invocation.trust import Trust
 from experiments.invocation.resume import check_weights, refuse_other_settings
 from experiments.resolved import WriteConfig, resolve_config
 from lightning_modules.base import TaskModule
@@ -145,6 +145,8 @@ class DREAMCLI(LightningCLI):
         parser.add_argument("--seed", type=int, default=0, help="Fixes all that is random.")
         parser.link_arguments("seed", "seed_everything")
         parser.add_argument("--preset", type=str | None, help=presets.HELP)
+        parser.add_argument("--allow", type=str | None, help=trust.ALLOW_HELP)
+        parser.add_argument("--trust", type=Trust | None, help=trust.TRUST_HELP)
         parser.add_class_arguments(RunSettings, "run")
         parser.add_argument(
             "--resume",
@@ -166,6 +168,7 @@ class DREAMCLI(LightningCLI):
             raise ConfigError("`model.shape` is set by the data; leave it out.", key="model.shape")
         super().parse_arguments(parser, args)
         values = self.config[self.config.subcommand]
+        trust.refuse(values)
         if not 0 <= values.seed < 2**32:
             raise ConfigError(f"`seed` must lie between 0 and {2**32 - 1}; got {values.seed}.", key="seed")
         if values.trainer.default_root_dir is not None:
@@ -185,8 +188,14 @@ class DREAMCLI(LightningCLI):
                 f"`model.config` must be a section with settings such as rank; got {settings.config!r}. "
                 f"{hint}"
             )
-        task: Any = locate(values.model.class_path)
-        task.require_data(locate(values.data.class_path))
+        task: Any = trust.find(values.model.class_path)
+        task.require_data(trust.find(values.data.class_path))
+
+    def instantiate_classes(self) -> None:
+        self.config_init = self.parser.instantiate(self.config, instantiators=[(trust.build, object, True)])
+        self.datamodule = self._get(self.config_init, "data")
+        self.model = self._get(self.config_init, "model")
+        self.trainer = self.instantiate_trainer()
 
     def note_rank(self) -> None:
         """Say where a rank that was chosen is lowered to the width of the layer's input."""

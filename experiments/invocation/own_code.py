@@ -22,6 +22,7 @@ from typing import Any
 
 from dream import sums
 from dream.errors import ConfigError, nearest
+from experiments.invocation import trust
 from experiments.invocation.explain import chain
 from lightning_modules.base import TaskModule
 from lightning_modules.data import TaskData
@@ -143,6 +144,7 @@ def load(class_path: str, file: Path, section: str) -> str:
             f"`{section}.class_path` must be a {kind.__name__}; `{name}` in {file} is none. Derive it from a "
             "class of lightning_modules."
         )
+    trust.admit(f"{PACKAGE}.{stem}", f"{found.__module__}.{found.__qualname__}")
     return f"{PACKAGE}.{class_path}"
 
 
