@@ -192,7 +192,22 @@ class DREAMCLI(LightningCLI):
         task.require_data(trust.find(values.data.class_path))
 
     def instantiate_classes(self) -> None:
-        self.config_init = self.parser.instantiate(self.config, instantiators=[(trust.build, object, True)])
+        refused = []
+
+        def build(kind: type, /, **settings: Any) -> Any:
+            try:
+                trust.check_settings(kind, settings)
+            except ConfigError as error:
+                refused.append(error)
+                raise
+            return kind(**settings)
+
+        try:
+            self.config_init = self.parser.instantiate(self.config, instantiators=[(build, object, True)])
+        except Exception:
+            if refused:  # jsonargparse makes one text of it and of what else does not fit
+                raise refused[0] from None
+            raise
         self.datamodule = self._get(self.config_init, "data")
         self.model = self._get(self.config_init, "model")
         self.trainer = self.instantiate_trainer()

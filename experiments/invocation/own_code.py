@@ -8,6 +8,7 @@ in the way of an installed module, whatever it is called. They import one anothe
 
 from __future__ import annotations
 
+import ast
 import importlib
 import re
 import sys
@@ -22,6 +23,7 @@ from typing import Any
 
 from dream import sums
 from dream.errors import ConfigError, nearest
+from dream.files import read_bytes
 from experiments.invocation import trust
 from experiments.invocation.explain import chain
 from lightning_modules.base import TaskModule
@@ -120,6 +122,8 @@ def load(class_path: str, file: Path, section: str) -> str:
             section; or beside another configuration is a file of the same name, too.
     """
     stem, name = class_path.split(".")
+    if (classes := _without(name, file)) is not None:
+        raise _undefined(name, file, classes)
     try:
         with redirect_stdout(sys.stderr):  # stdout holds a command's results
             module = importlib.import_module(f"{PACKAGE}.{stem}")
@@ -131,13 +135,8 @@ def load(class_path: str, file: Path, section: str) -> str:
         )
     found = getattr(module, name, None)
     if not isinstance(found, type):
-        own = [
-            key
-            for key, value in vars(module).items()
-            if isinstance(value, type) and value.__module__ == module.__name__
-        ]
-        hint = nearest(name, own) if own else "It defines no class."
-        raise ConfigError(f"{file} must define the class `{name}`; it does not. {hint}")
+        own = [key for key, value in vars(module).items() if getattr(value, "__module__", "") == module.__name__]
+        raise _undefined(name, file, [key for key in own if isinstance(getattr(module, key), type)])
     kind = KINDS.get(section, object)
     if not issubclass(found, kind):
         raise ConfigError(
@@ -146,6 +145,28 @@ def load(class_path: str, file: Path, section: str) -> str:
         )
     trust.admit(f"{PACKAGE}.{stem}", f"{found.__module__}.{found.__qualname__}")
     return f"{PACKAGE}.{class_path}"
+
+
+def _without(name: str, file: Path) -> list[str] | None:
+    """Classes of `file` if nothing in it can define `name`: then it is not run, since it is no part of this.
+
+    Returns:
+        None if it is to be loaded.
+    """
+    try:
+        nodes = list(ast.walk(ast.parse(read_bytes(file, links=True))))
+    except (OSError, SyntaxError, ValueError, RecursionError):
+        return None  # which loading it says better
+    classes = [node.name for node in nodes if isinstance(node, ast.ClassDef)]
+    names = {node.id for node in nodes if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)}
+    aliases = (node for node in nodes if isinstance(node, ast.alias))
+    names |= {(alias.asname or alias.name).partition(".")[0] for alias in aliases}
+    return None if {name, "*"} & {*names, *classes} else classes
+
+
+def _undefined(name: str, file: Path, classes: list[str]) -> ConfigError:
+    hint = nearest(name, classes) if classes else "It defines no class."
+    return ConfigError(f"{file} must define the class `{name}`; it does not. {hint}")
 
 
 def plain(text: str) -> str:

@@ -3,7 +3,7 @@
 A YAML file, a run or a checkpoint may come from anyone, and a class path in it is code that runs: already the
 import of its module is. So a class path is imported only if it lies in `PACKAGES` and not in `CLOSED`, or is
 named on the command line by ``--allow``, or is the user's own code (`own_code`). jsonargparse asks before
-each import (`begin`); `build` asks once more when an object is made.
+each import (`begin`); `check_settings` looks at what is given to each object that is made.
 """
 
 from __future__ import annotations
@@ -197,8 +197,8 @@ def denied(path: str, key: str) -> ConfigError:
     )
 
 
-def build(kind: type, *args: Any, **settings: Any) -> Any:
-    """Make an object of the class `kind` with the settings that a configuration gives it.
+def check_settings(kind: type, settings: Mapping[str, Any]) -> None:
+    """Refuse settings that a configuration gives to a class: see Raises.
 
     Raises:
         ConfigError: A setting that takes any value is given a class, or a function which is not the user's,
@@ -210,20 +210,17 @@ def build(kind: type, *args: Any, **settings: Any) -> Any:
         if (path := next((path for _, path in _class_paths(value)), None)) is not None:
             raise ConfigError(
                 f"{key} takes any value, and so no class: got class_path {path}. Leave it out, or set it in "
-                "Python of your own.",
-                key=name,
+                "Python of your own."
             )
         given = name not in defaults or value is not defaults[name].default
         for part in _parts(value):
             if given and inspect.isroutine(part) and not _by_user(part):
                 raise ConfigError(
                     f"{key} must be a function of your own; got {_home(part)}. If you trust it, add --allow "
-                    f"{_home(part)}",
-                    key=name,
+                    f"{_home(part)}"
                 )
             if isinstance(part, str) and not issubclass(kind, (TaskModule, TaskData)) and not _by_user(kind):
                 refuse_address(part, key)
-    return kind(*args, **settings)
 
 
 def refuse_address(value: str, key: str) -> None:
@@ -234,7 +231,8 @@ def refuse_address(value: str, key: str) -> None:
     """
     if _ADDRESS.match(value):
         raise ConfigError(
-            f"{key} must not be an address; got {value}. Download the file, and check where it comes from."
+            f"{key} must be on this machine, not an address; got {value}. Copy it yourself, and check where it "
+            "comes from."
         )
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from dream import sums
 from dream.errors import ConfigError, DREAMWarning
 from experiments import folders
 from experiments.cli import main
@@ -181,7 +182,7 @@ def test_a_run_goes_on_with_its_own_copy() -> None:
     Invocation.parse(command).words()
     run = folders.run_folder(folders.RunSettings(name="one"), "exp", command)
     own_code.keep(run)
-    (run / "config.yaml").write_text(Path("exp/config.yaml").read_text())
+    sums.write(run, "config.yaml", Path("exp/config.yaml").read_text())
     assert sorted(path.name for path in run.glob("*.py")) == ["head.py", "parts.py"]
     write("head.Mine", head=FORECASTER + "    which = 'new'\n", parts="part = 'new'\n")
     with pytest.warns(
