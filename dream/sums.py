@@ -48,8 +48,6 @@ MOST = 16 * 2**20
 """Largest list that is read, in bytes."""
 PATTERNS = ("*.json", "*.jsonl", "*.yaml", "*.csv", "*.txt", "*.png", "*.html", "figures/*.png")
 """Files of ours in the folder of a run."""
-TABLES = ("*.csv", "*.txt", "*.json", "*.png", "figures/*.png")
-"""Those that a task writes by its own code."""
 REPORT = "report.html"
 """A page for people, which nothing reads."""
 FOREIGN = "wandb"
@@ -74,8 +72,10 @@ class Sums:
     files: dict[str, list[Sum | None]] = field(default_factory=dict)
     growing: frozenset[str] = frozenset()
     """Names of files that still grow: the sum is that of their first bytes."""
+    by_tasks: frozenset[str] = frozenset()
+    """Names of files that code of a task wrote, see `written_by_task`."""
     writing: bool = False
-    """Whether a task is writing `TABLES`, whose sums are not known until it is done."""
+    """Whether such code was writing at that time: the sums of its files are not known until it is done."""
     own: bool = True
     """Whether this user has signed it."""
 
@@ -101,6 +101,7 @@ def read(folder: str | os.PathLike[str]) -> Sums | None:
             raise ValueError(f"it has format {content['format']!r}")
         files = {_name(name): [_sum(one) for one in some] for name, some in content["files"].items()}
         growing = frozenset(_name(name) for name in content["growing"])
+        by_tasks = frozenset(_name(name) for name in content["by_tasks"])
         signature, writing = content["signature"], content["writing"]
         if not isinstance(signature, str | None) or not isinstance(writing, bool):
             raise ValueError("it has no signature")
@@ -112,7 +113,7 @@ def read(folder: str | os.PathLike[str]) -> Sums | None:
             f"{path} must be the list of sums that dream wrote; it is damaged: {reason}. If nobody else can "
             "have changed this folder, delete that file: its files are then no longer checked."
         ) from None
-    found = Sums(files, growing, writing)
+    found = Sums(files, growing, by_tasks, writing)
     expected = _sign(found)
     own = expected is not None and hmac.compare_digest(expected.encode(), (signature or "").encode())
     return replace(found, own=own)
@@ -154,7 +155,7 @@ def signed(folder: str | os.PathLike[str]) -> bool:
     settings = [path.name for path in _present(folder, [f"*{suffix}" for suffix in SETTINGS])]
     named = [name for name in found.files if name.endswith((*SETTINGS, *all_suffixes())) or name in COMMANDS]
     checked = {*code, *settings, *named}
-    return all(name in found.files and _matches(found, folder, name) for name in checked)
+    return all(name in found.files and _is(found, folder, name) for name in checked)
 
 
 def begin(folder: str | os.PathLike[str]) -> None:
@@ -222,21 +223,27 @@ def grow(folder: str | os.PathLike[str], name: str, reached: Sum, whole: bool = 
 
 @contextmanager
 def written_by_task(folder: str | os.PathLike[str]) -> Iterator[None]:
-    """Enter the sums of the `TABLES` that are written into `folder` while the block runs.
+    """Enter the sums of the files that are written into `folder` while the block runs, by any code.
 
     Only theirs: what was there before and did not change keeps its entry.
     """
     folder = Path(folder)
-    before = {path: _stamp(path) for path in _present(folder, TABLES)}
+    before = {path: _stamp(path) for path in _present(folder, PATTERNS)}
     listed = update(folder, lambda sums: replace(sums, writing=True))
-    yield
-    if not listed:
-        return
-    new: dict[str, list[Sum | None]] = {}
-    for path in _present(folder, TABLES):
-        if before.get(path) != _stamp(path) and (found := _sum_of(path)):
-            new[path.relative_to(folder).as_posix()] = [found]
-    update(folder, lambda sums: replace(sums, files={**sums.files, **new}, writing=False))
+    try:
+        yield
+    finally:
+        if listed:
+            new: dict[str, list[Sum | None]] = {}
+            for path in _present(folder, PATTERNS):
+                if before.get(path) != _stamp(path) and (found := _sum_of(path)):
+                    new[path.relative_to(folder).as_posix()] = [found]
+            update(
+                folder,
+                lambda sums: replace(
+                    sums, files={**sums.files, **new}, by_tasks=sums.by_tasks | new.keys(), writing=False
+                ),
+            )
 
 
 def update(folder: Path, change: Any) -> bool:
@@ -271,7 +278,13 @@ def _write(folder: Path, sums: Sums) -> None:
 
 def _content(sums: Sums) -> dict[str, Any]:
     files = {name: sums.files[name] for name in sorted(sums.files)}
-    return {"format": FORMAT, "files": files, "growing": sorted(sums.growing), "writing": sums.writing}
+    return {
+        "format": FORMAT,
+        "files": files,
+        "growing": sorted(sums.growing),
+        "by_tasks": sorted(sums.by_tasks),
+        "writing": sums.writing,
+    }
 
 
 def _sign(sums: Sums) -> str | None:
@@ -303,15 +316,26 @@ def _sum(one: Any) -> Sum | None:
     return size, digest
 
 
+def matches(folder: str | os.PathLike[str], name: str) -> bool:
+    """Whether a file is as it was written; True in a folder without a list.
+
+    Raises:
+        CheckpointError: the list is damaged.
+    """
+    found = read(folder)
+    return found is None or _matches(found, Path(folder), name)
+
+
 def _matches(sums: Sums, folder: Path, name: str) -> bool:
-    if _being_written(sums, name):
-        return True
-    held = sums.files.get(name, [])
-    return any(_has(folder / name, one, name in sums.growing) for one in held)
+    return _being_written(sums, name) or _is(sums, folder, name)
+
+
+def _is(sums: Sums, folder: Path, name: str) -> bool:
+    return any(_has(folder / name, one, name in sums.growing) for one in sums.files.get(name, []))
 
 
 def _being_written(sums: Sums, name: str) -> bool:
-    return sums.writing and any(Path(name).match(pattern) for pattern in TABLES)
+    return sums.writing and (name in sums.by_tasks or name not in sums.files)
 
 
 def _has(path: Path, one: Sum | None, growing: bool = False) -> bool:

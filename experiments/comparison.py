@@ -15,7 +15,7 @@ from typing import Any
 import yaml
 from rich.console import Console
 
-from dream.files import write_atomic
+from dream import sums
 from experiments.folders import CONFIG, RESULTS
 from experiments.summary import table
 
@@ -136,7 +136,7 @@ def show(folder: Path, cells: Sequence[tuple[str, int]], **facts: Any) -> None:
     tracking.write_results(path, means, **facts)
     drawn = BytesIO()
     comparison({name: row.of(metrics[0]) for name, row in rows.items()}, metrics[0]).savefig(drawn, dpi=120)
-    write_atomic(picture, drawn.getvalue())
+    sums.write(folder, picture.name, drawn.getvalue())
     console.print(f"      comparison  {path}\n          figure  {picture}", soft_wrap=True, highlight=False)
     settings = yaml.safe_load((cell_folder(folder, *next(iter(done))) / CONFIG).read_text(encoding="utf-8"))[
         "run"

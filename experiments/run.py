@@ -23,6 +23,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from lightning.pytorch.utilities.exceptions import MisconfigurationException, SIGTERMException
 from pydantic import ValidationError
 
+from dream import sums
 from dream.config import PRESETS
 from dream.errors import ConfigError, DataError, DREAMError
 from experiments import ending, folders, launch, summary, wording
@@ -34,7 +35,7 @@ from experiments.invocation.explain import chain, explain
 from experiments.invocation.trust import Trust
 from experiments.invocation.resume import check_weights, refuse_other_settings
 from experiments.resolved import WriteConfig, resolve_config
-from lightning_modules.base import TaskModule
+from lightning_modules.base import TaskModule, gone, require_there
 from lightning_modules.cores import trainable
 from lightning_modules.data import TaskData
 from lightning_modules.run import checkpoints, tracking
@@ -47,7 +48,7 @@ from lightning_modules.run.loops import make_resumable
 from lightning_modules.run.monitor import DREAMMonitor
 from lightning_modules.run.progress import PlainProgress
 from lightning_modules.run.redaction import redacted
-from lightning_modules.run.saving import TEST, SaveProgress
+from lightning_modules.run.saving import TEST, SaveProgress, metrics_files
 from lightning_modules.run.signals import StopSignals
 
 CALLBACKS: dict[str, type[L.Callback]] = {
@@ -243,7 +244,8 @@ class DREAMCLI(LightningCLI):
         extra = [PlainProgress()] if plain else [] if silent else [RichProgressBar()]
         # what a test records comes before `saving`, which saves it
         config["callbacks"] = [*(config.callbacks or []), LayerRecord(), *extra, *self.callbacks]
-        config["plugins"] = [*(config.plugins or []), AtomicCheckpointIO()]
+        checkpoint_io = AtomicCheckpointIO()
+        config["plugins"] = [*(config.plugins or []), checkpoint_io]
         if plain or silent:
             config["enable_progress_bar"] = False
         if self.subcommand == "check":
@@ -252,6 +254,7 @@ class DREAMCLI(LightningCLI):
         saving.signals = self.signals
         self.open_folder(settings, saving)
         assert self.folder is not None
+        checkpoint_io.home = self.folder
         if config.logger is None:
             mode = settings.wandb or os.environ.get("WANDB_MODE") or "offline"
             config["logger"] = [tracking.JSONLLogger(self.folder)]
@@ -338,12 +341,22 @@ class DREAMCLI(LightningCLI):
         predictions = self.trainer.predict(**kwargs)
         assert self.folder is not None
         if self.trainer.is_global_zero:
-            summary.predictions(self.model, predictions, self.folder)
+            require_there(self.folder)
+            with sums.written_by_task(self.folder):
+                summary.predictions(self.model, predictions, self.folder)
+            self.seal_metrics()
+
+    def seal_metrics(self) -> None:
+        """Enter the whole `metrics.jsonl`, which nothing is added to any more, into the list of sums."""
+        for logger in metrics_files(self.trainer):
+            logger.seal(whole=True)
 
     @rank_zero_only
     def finish(self, part: str = "test") -> None:
         """Write `results.json` and the tracked table, print the table and the paths of all files."""
         assert self.folder is not None
+        require_there(self.folder)
+        self.seal_metrics()
         results = self.model.results
         for logger in self.trainer.loggers:
             if isinstance(logger, WandbLogger):
@@ -426,8 +439,12 @@ def _exit_code(cli: DREAMCLI, work: Callable[[], None]) -> int:
             ending.say(f"dream: interrupted{where}.")
         return 143 if isinstance(stop, SIGTERMException) else 130
     except (DREAMError, MisconfigurationException) as error:
+        if cli.folder and not cli.folder.is_dir():
+            raise gone(cli.folder) from error
         raise _explained(error, cli) from error
     except OSError as error:
+        if cli.folder and not cli.folder.is_dir():
+            raise gone(cli.folder) from error
         done = f"; what is done is in {cli.folder}" if cli.folder else ""
         raise DataError(
             f"{error.filename or 'a file of the run'} could not be read or written: "

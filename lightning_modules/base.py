@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any, ClassVar, Literal, NamedTuple, Self, get_type_hints
+from weakref import WeakSet
 
 import lightning as L
 import numpy as np
@@ -22,8 +23,8 @@ from lightning.pytorch.trainer.states import TrainerFn
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from dream import DREAMConfig, DREAMStack, DREAMState, DREAMTrace, parameter_groups
-from dream.errors import CheckpointError, ConfigError
+from dream import DREAMConfig, DREAMStack, DREAMState, DREAMTrace, parameter_groups, sums
+from dream.errors import CheckpointError, ConfigError, DataError
 from dream.files import write_atomic
 from dream.state import where
 from lightning_modules import ranks
@@ -31,6 +32,47 @@ from lightning_modules.checks import require_finite
 from lightning_modules.cores import BaselineCore, build_core, fit_to_width, title
 from lightning_modules.data.base import TaskData
 from lightning_modules.settings import TaskSettings, as_instance
+
+_seen: WeakSet[L.Trainer] = WeakSet()
+
+
+def run_folder(trainer: L.Trainer) -> Path:
+    """Folder of the Trainer's files, made when it is first asked for, and never again.
+
+    Raises:
+        DataError: it was deleted or moved away since.
+    """
+    folder = Path(trainer.default_root_dir)
+    if trainer not in _seen:
+        folder.mkdir(parents=True, exist_ok=True)
+        _seen.add(trainer)
+    elif not folder.is_dir():
+        raise gone(folder)
+    return folder
+
+
+def gone(folder: Path) -> DataError:
+    """Error of a run whose folder others have taken away."""
+    return DataError(
+        f"the folder {folder} is gone: it was deleted or moved while this was running, which ends here. Move "
+        "it back and go on with --resume, or start anew."
+    )
+
+
+def require_there(folder: Path) -> None:
+    """Refuse to go on without the folder of a run, which others may have deleted.
+
+    What Weights & Biases writes there again, and hidden files, are no folder of ours.
+
+    Raises:
+        DataError: it is gone, or holds nothing any more.
+    """
+    try:
+        there = any(not path.name.startswith(".") and path.name != sums.FOREIGN for path in folder.iterdir())
+    except FileNotFoundError:
+        there = False
+    if not there:
+        raise gone(folder)
 
 
 class Observation(NamedTuple):
@@ -376,18 +418,17 @@ class TaskModule(L.LightningModule, ABC):
         None in all processes but the first, and if the Trainer was given none: nobody wants the files in the
         working directory.
         """
-        folder = Path(self.trainer.default_root_dir)
-        if folder == Path.cwd() or not self.trainer.is_global_zero:
+        if Path(self.trainer.default_root_dir) == Path.cwd() or not self.trainer.is_global_zero:
             return None
-        folder.mkdir(parents=True, exist_ok=True)
-        return folder
+        return run_folder(self.trainer)
 
     def write_test_files(self, folder: Path) -> None:
         """Write the tables (.csv) and texts (.txt) of a test, which the report shows; none by default."""
 
     def on_test_end(self) -> None:
         if folder := self.run_folder:
-            self.write_test_files(folder)
+            with sums.written_by_task(folder):
+                self.write_test_files(folder)
 
     @property
     def predictions_file(self) -> str:
