@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import inspect
 import math
+import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -233,6 +234,43 @@ class TaskModule(L.LightningModule, ABC):
         """
         plain = {"config": asdict(self.config), "shape": asdict(self.shape), **asdict(self.settings)}
         self.save_hyperparameters(plain, logger=False)
+
+    @classmethod
+    def load_from_checkpoint(
+        cls,
+        checkpoint_path: str | os.PathLike[str],
+        map_location: Any = None,
+        hparams_file: str | os.PathLike[str] | None = None,
+        strict: bool | None = None,
+        weights_only: bool | None = True,
+        **settings: Any,
+    ) -> Self:
+        """Return the module in a checkpoint, as Lightning's method of that name, but run no code in the file.
+
+        Args:
+            checkpoint_path: A file on this machine.
+            map_location: Device for the weights; where they were, if not given.
+            hparams_file: YAML file with settings that beat those in the checkpoint.
+            strict: Whether the weights must be those of the module and no others; they must, if not given.
+            weights_only: True; nothing else is done.
+            **settings: Settings that beat those in the checkpoint.
+
+        Raises:
+            CheckpointError: It is an address, damaged, no checkpoint, or names classes to build.
+            ConfigError: `weights_only` is False.
+        """
+        from lightning_modules.run import checkpoints  # which knows this class
+
+        if weights_only is False:
+            raise ConfigError(
+                "`weights_only` must be True, since a checkpoint runs nothing; got False. Leave it out.",
+                key="weights_only",
+            )
+        path = checkpoints.local(checkpoint_path)
+        checkpoints.require_plain(checkpoints.load(path).get("hyper_parameters", {}), path)
+        return super().load_from_checkpoint(
+            path, map_location, hparams_file, strict, weights_only=True, **settings
+        )
 
     @property
     def title(self) -> str:

@@ -164,8 +164,8 @@ class Invocation:
         own_code.begin(self._places(kept))
         made = []
         for file in self.files:
-            for name in TRUST:
-                if (key := name.removeprefix("--")) in file.content:
+            for name in (*TRUST, "--config"):
+                if file.content.get(key := name.removeprefix("--")) is not None:
                     raise ConfigError(
                         f"`{key}` is for the command line, and no configuration may set it; {file.path} does. "
                         f"Leave it out there, and give {name} if you mean it.",

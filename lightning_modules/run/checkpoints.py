@@ -29,6 +29,7 @@ FORMAT = 2
 _HEAD = struct.Struct("<4sHHHHHIIIHH")  # of an entry of a zip archive; the last two are lengths after it
 _END = 22  # bytes at the end of an archive
 _HAS_AFTER, _AFTER = 8, (12, 16, 20, 24)  # flag of an entry whose sum stands behind it, in so many bytes
+_SPECS = ("class_path", "init_args", "dict_kwargs")
 STEP = "step-{:08d}.ckpt"
 """Name of a save, from which a run resumes."""
 
@@ -106,8 +107,8 @@ def read(path: str | Path, task: str | None = None) -> dict[str, Any]:
         task: Class name of the module that will use it, if known.
 
     Raises:
-        CheckpointError: the file does not exist, is a URL, is damaged, is no checkpoint of `dream fit`, or
-            has another format or task.
+        CheckpointError: the file does not exist, is a URL, is damaged, is no checkpoint of `dream fit`, has
+            another format or task, or settings that name a class.
     """
     path = local(path)
     checkpoint = load(path)
@@ -126,7 +127,28 @@ def read(path: str | Path, task: str | None = None) -> dict[str, Any]:
         raise CheckpointError(
             f"{path} holds a {found['task']}; here is a {task}. Use the configuration it was trained with."
         )
+    require_plain(checkpoint["hyper_parameters"], path)
     return checkpoint
+
+
+def require_plain(settings: Any, path: Path) -> None:
+    """Refuse settings in a checkpoint that are none, but name what a loader would build.
+
+    Raises:
+        CheckpointError: naming the first.
+    """
+    left = [settings]
+    while left:
+        part = left.pop()
+        for name, value in part.items() if isinstance(part, dict) else ():
+            if not isinstance(name, str) or name in _SPECS or name.startswith("_"):
+                raise CheckpointError(
+                    f"the settings in {path} must be plain values; `{name}` names what would be built. Nothing "
+                    "was; use a checkpoint that `dream fit` wrote."
+                )
+            left.append(value)
+    if not isinstance(settings, dict) or not all(name.isidentifier() for name in settings):
+        raise CheckpointError(f"the settings in {path} must be names and values. Use another checkpoint.")
 
 
 def load(path: Path) -> dict[str, Any]:
