@@ -171,6 +171,7 @@ class Invocation:
                         f"Leave it out there, and give {name} if you mean it.",
                         key=key,
                     )
+            self._refuse_online(file)
             content, changed = deepcopy(file.content), False
             for name, section, place, key in own_code.class_paths(content):
                 if source := own_code.file_of(name, [*first, file.path.parent]):
@@ -180,13 +181,28 @@ class Invocation:
             made.append(as_config(content) if changed else f"--config={file.text}")
         return made
 
+    def _refuse_online(self, file: YamlFile) -> None:
+        """Refuse a run from elsewhere that asks to be sent to Weights & Biases in this user's name.
+
+        Raises:
+            ConfigError: It does, and no flag says where it goes.
+        """
+        run = file.content.get("run")
+        online = isinstance(run, dict) and run.get("wandb") == "online" and "--run.wandb" not in self.names
+        if online and not trust.trusts(file.path.parent, self.trusted):
+            raise ConfigError(
+                f"{file.path} sets `run.wandb` to online, and it is not signed with your key, so nothing is "
+                "sent. Give --run.wandb=offline, or online if you want that.",
+                key="run.wandb",
+            )
+
     def _load_own(self, class_path: str, file: Path, section: str) -> str:
         """See `own_code.load`.
 
         Raises:
             ConfigError: It is of a run that is not this user's own, too.
         """
-        if not trust.runs_python(file.parent, self.trusted):
+        if not trust.trusts(file.parent, self.trusted):
             reason = (
                 "`--trust none` runs no Python"
                 if self.trusted == "none"
@@ -314,14 +330,14 @@ class Invocation:
             beside = [file.path.parent / own.relative_to(folder) for file in self.files]
             changed = [now for now in beside if now.is_file() and now.read_bytes() != own.read_bytes()]
             same = same and not changed and any(now.is_file() for now in beside)
-            if trust.runs_python(folder, self.trusted):
+            if trust.trusts(folder, self.trusted):
                 for now in changed:
                     message = (
                         f"{now} was changed since the run began, which goes on with its own copy, {own}."
                     )
                     warnings.warn(message, DREAMWarning, stacklevel=2)
         # a run that was killed before it could be signed goes on with the same files beside its configuration
-        return folder if not same or trust.runs_python(folder, self.trusted) else None
+        return folder if not same or trust.trusts(folder, self.trusted) else None
 
     def _ready(self, flags: list[str], kept: Path | None) -> list[str]:
         """Load the own classes that `flags` name, and keep every text in them as it was typed.

@@ -180,6 +180,7 @@ def refuse(config: Namespace) -> None:
         ConfigError: Naming it.
     """
     for key, path in _class_paths(config):
+        key = key.replace(".init_args", "")
         if not permits(path):
             raise denied(path, key)
         found = located(path)
@@ -261,8 +262,11 @@ def _class_paths(value: Any, key: str = "") -> Iterator[tuple[str, str]]:
             yield from _class_paths(inner, key)
 
 
-def runs_python(folder: Path, trust: Trust | None) -> bool:
-    """Whether the Python in `folder` is run: that of a run only if this user signed it, or says so."""
+def trusts(folder: Path, trust: Trust | None) -> bool:
+    """Whether a command does what the Python and the settings in `folder` say.
+
+    So it does for what the user made or named, and for a run only if this user signed it.
+    """
     return trust == "run" or (trust is None and (not _is_run(folder) or sums.signed(folder)))
 
 

@@ -60,7 +60,7 @@ def spec(path: str, **settings: Any) -> dict[str, Any]:
 REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "a class for any value": (
         trainer(strategy=spec(f"{PYTORCH}.strategies.DDPStrategy", ddp_comm_state=spec("foreign.Thing"))),
-        "`trainer.strategy` must be a class that a configuration may name",
+        "`trainer.strategy.ddp_comm_state` must be a class that a configuration may name",
     ),
     "a known class for any value": (
         trainer(
@@ -83,7 +83,7 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "a function through a known module": (
         trainer(callbacks=[spec(LAMBDA, setup=f"{PYTORCH}.callbacks.timer.time.sleep")]),
-        "names a class that is not there",
+        "got time.sleep, which was not imported",
     ),
     "a function of a known package": (
         trainer(callbacks=[spec(LAMBDA, setup="lightning.fabric.utilities.cloud_io._load")]),
@@ -249,6 +249,16 @@ def test_what_the_command_of_ones_own_run_allowed_is_allowed(monkeypatch: pytest
     assert Invocation.parse([*command, "--trust=run"])._allowed() == ["os"]
 
 
+def test_a_run_from_elsewhere_is_sent_nowhere(capsys: pytest.CaptureFixture[str]) -> None:
+    command = write("runs/one/config.yaml", run={"wandb": "online"})
+    Invocation.parse(command).load()  # a configuration that the user names
+    Path("runs/one/run.json").write_text("{}")
+    with pytest.raises(ConfigError, match=r"`run.wandb` to online, and it is not signed with your key"):
+        Invocation.parse(command).load()
+    for flag in ("--run.wandb=offline", "--trust=run"):
+        Invocation.parse([*command, flag]).load()
+
+
 def test_a_file_that_cannot_hold_the_class_is_not_run(capsys: pytest.CaptureFixture[str]) -> None:
     command = write(model={"class_path": "setup.Mine"})
     Path("exp/setup.py").write_text("open('ran', 'w').close()\nclass Mein: ...\n")
@@ -262,4 +272,4 @@ def test_a_space_opens_nothing(capsys: pytest.CaptureFixture[str]) -> None:
     for name in ("allow", "trust"):
         Path("space.yaml").write_text(f"{name}: [foreign, run]\n")
         assert main(["sweep", "-c", "exp/config.yaml", "--space=space.yaml"]) == 2
-        assert f"`{name}` must be a setting of the experiment" in capsys.readouterr().err
+        assert f"`{name}` in the space must be a setting of the experiment" in capsys.readouterr().err
