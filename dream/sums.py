@@ -12,34 +12,23 @@ signed again.
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import hmac
 import json
-import logging
 import os
-import secrets
-import stat
-import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
-from functools import cache
 from importlib.machinery import all_suffixes
 from io import BufferedReader
 from pathlib import Path
 from typing import Any
 
 from dream.errors import CheckpointError
-from dream.files import opened, read_bytes, write_atomic
+from dream.files import opened, write_atomic
+from dream.keys import user_key
+from dream.locks import locked
 from dream.sealed import note, read_note
-
-try:
-    import fcntl
-except ImportError:  # Windows has no such lock
-    fcntl = None  # type: ignore[assignment]
-
-log = logging.getLogger(__name__)
 
 SUMS = "sums.sealed"
 """The list, in the folder whose files it names."""
@@ -54,7 +43,6 @@ FOREIGN = "wandb"
 """Folder that others write."""
 SETTINGS = (".yaml", ".yml")
 COMMANDS = ("run.json", "plan.json")
-WAIT = 60.0  # seconds that a process waits while another one writes the list
 ENTRIES = 100_000  # files below a folder beyond which it is nobody's own
 
 Sum = tuple[int, str]
@@ -165,7 +153,7 @@ def begin(folder: str | os.PathLike[str]) -> None:
         OSError: it cannot be written.
     """
     folder = Path(folder)
-    with _locked(folder):
+    with locked(folder):
         if all(path.name.startswith(".") for path in folder.iterdir()):
             _write(folder, Sums())
 
@@ -253,7 +241,7 @@ def update(folder: Path, change: Any) -> bool:
     """
     if not (folder / SUMS).is_file() and not (folder / SUMS).is_symlink():
         return False
-    with _locked(folder):
+    with locked(folder):
         found = read(folder)
         if found is None:
             return False
@@ -288,7 +276,7 @@ def _content(sums: Sums) -> dict[str, Any]:
 
 
 def _sign(sums: Sums) -> str | None:
-    if (key := _key()) is None:
+    if (key := user_key()) is None:
         return None
     message = b"dream sums\0" + json.dumps(_content(sums), sort_keys=True).encode()
     return hmac.new(key, message, hashlib.sha256).hexdigest()
@@ -391,84 +379,3 @@ def _code(folder: Path) -> list[str] | None:
 def _of_inner_run(folder: Path, name: str) -> bool:
     """Whether a file lies in a folder of its own list, as the runs of a comparison do."""
     return any((folder / parent / SUMS).is_file() for parent in Path(name).parents[:-1])
-
-
-@contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    """Let no other process rewrite the list meanwhile; where a file system has no locks, nothing is locked.
-
-    Raises:
-        OSError: another process has been doing so for a minute.
-    """
-    if fcntl is None:
-        yield
-        return
-    place, end = os.open(folder, os.O_RDONLY), time.monotonic() + WAIT
-    try:
-        while True:
-            try:
-                fcntl.flock(place, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                if time.monotonic() > end:
-                    raise OSError(
-                        errno.EBUSY, "another process keeps it locked", str(folder / SUMS)
-                    ) from None
-                time.sleep(0.005)
-            except OSError:  # no locks here
-                break
-        yield
-    finally:
-        os.close(place)
-
-
-def _key() -> bytes | None:
-    base = os.environ.get("XDG_CONFIG_HOME") or os.path.join(os.path.expanduser("~"), ".config")  # noqa: PTH111, PTH118
-    return _key_in(Path(base) / "dream")
-
-
-@cache
-def _key_in(folder: Path) -> bytes | None:
-    """The user's key, made on first use; None, and one line in the log, where there can be none."""
-    path = folder / "key"
-    try:
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        _require_private(folder.stat(), 0o022, folder)
-        if not path.exists() and not path.is_symlink():
-            _make_key(path)
-        with opened(path) as file:
-            _require_private(os.fstat(file.fileno()), 0o077, path)
-        key = read_bytes(path, 32)
-        if len(key) != 32:
-            raise OSError(errno.EINVAL, "it does not hold 32 bytes", str(path))
-    except (OSError, RuntimeError) as error:
-        log.warning(
-            "runs are not signed, since the key %s cannot be used (%s): this user's runs will be treated "
-            "like those of anybody else.",
-            path,
-            getattr(error, "strerror", None) or error,
-        )
-        return None
-    return key
-
-
-def _make_key(path: Path) -> None:
-    """Make the key, whole or not at all; of several processes that do so at once, one wins."""
-    temporary = path.with_name(f".key.{secrets.token_hex(8)}.tmp")
-    place = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    try:
-        with os.fdopen(place, "wb") as file:
-            file.write(secrets.token_bytes(32))
-            file.flush()
-            os.fsync(file.fileno())
-        with suppress(FileExistsError):  # another process was faster
-            os.link(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def _require_private(found: os.stat_result, mode: int, path: Path) -> None:
-    if hasattr(os, "getuid") and found.st_uid != os.getuid():
-        raise OSError(errno.EPERM, "it belongs to another user", str(path))
-    if stat.S_IMODE(found.st_mode) & mode:
-        raise OSError(errno.EPERM, "others have access to it; `chmod go-rwx` it", str(path))

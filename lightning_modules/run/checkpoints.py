@@ -198,11 +198,9 @@ def _check_archive(path: Path) -> None:
             if len({entry.filename for entry in entries}) < len(entries):
                 raise BadZipFile("it holds two entries of a name")
             if (broken := archive.testzip()) is not None:
-                raise BadZipFile(f"{broken} has another sum")
+                raise BadZipFile(f"{broken} is damaged")
     except (BadZipFile, OSError, ValueError, struct.error, EOFError, RuntimeError) as error:
-        raise CheckpointError(
-            f"{path} is damaged, or no checkpoint: {error}. Use another copy of it, or train again."
-        ) from None
+        raise _not_ours(path, error) from error
 
 
 def _not_ours(path: Path, error: Exception) -> CheckpointError:
