@@ -17,7 +17,7 @@ log = logging.getLogger(__name__)
 
 
 def user_key() -> bytes | None:
-    """Return the user's key of 32 bytes, made on first use; None, and a line in the log, if there can be none.
+    """Return the user's key of 32 bytes, made on first use; None, and a line in the log, if it cannot be.
 
     It is `dream/key` in the user's configuration folder, which nobody else may read.
     """

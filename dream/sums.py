@@ -43,6 +43,7 @@ FOREIGN = "wandb"
 """Folder that others write."""
 SETTINGS = (".yaml", ".yml")
 COMMANDS = ("run.json", "plan.json")
+SHOWN = 8  # names in a message
 ENTRIES = 100_000  # files below a folder beyond which it is nobody's own
 
 Sum = tuple[int, str]
@@ -113,12 +114,17 @@ def differing(folder: str | os.PathLike[str]) -> list[str]:
     Empty where there is no list: its files are not sealed. A list that is damaged differs itself.
     """
     folder = Path(folder)
-    try:
-        found = read(folder)
-    except CheckpointError:
-        return [SUMS]
-    if found is None:
-        return []
+    while True:
+        try:
+            found = read(folder)
+        except CheckpointError:
+            return [SUMS]
+        names = [] if found is None else _differing(found, folder)
+        if not names or read(folder) == found:  # otherwise the run went on meanwhile
+            return names
+
+
+def _differing(found: Sums, folder: Path) -> list[str]:
     changed = [name for name in found.files if not _matches(found, folder, name)]
     present = {path.relative_to(folder).as_posix() for path in _present(folder, PATTERNS)}
     code = [name for name in _code(folder) or () if not _of_inner_run(folder, name)]
@@ -144,6 +150,25 @@ def signed(folder: str | os.PathLike[str]) -> bool:
     named = [name for name in found.files if name.endswith((*SETTINGS, *all_suffixes())) or name in COMMANDS]
     checked = {*code, *settings, *named}
     return all(name in found.files and _is(found, folder, name) for name in checked)
+
+
+def altered(folder: str | os.PathLike[str], used: Iterable[str] = ()) -> str:
+    """Return a sentence that names what is not as it was written in `folder`; empty where all is.
+
+    Raises:
+        CheckpointError: one of the files `used`, or Python or a configuration in any case, is among them, or
+            the list itself: they must not be taken for what the run wrote.
+    """
+    found = differing(folder)
+    way_out = (
+        "Put back what was there, and take out what was not. If you changed it on purpose, delete "
+        f"{Path(folder) / SUMS}: nothing there is checked then, and the run no longer counts as your own."
+    )
+    text = f"{folder} holds files that are not as they were written: {', '.join(found[:SHOWN])}"
+    text += f" and {len(found) - SHOWN} more." if len(found) > SHOWN else "."
+    if any(name in (*used, SUMS) or name.endswith((*SETTINGS, *all_suffixes())) for name in found):
+        raise CheckpointError(f"{text} {way_out}")
+    return f"{text} {way_out}" if found else ""
 
 
 def begin(folder: str | os.PathLike[str]) -> None:

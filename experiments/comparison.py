@@ -55,10 +55,15 @@ def cell_folder(folder: Path, model: str, seed: int) -> Path:
 
 
 def record(folder: Path, model: str, seed: int) -> dict[str, Any] | None:
-    """Content of the `results.json` of a run; None where it has not ended, or its files are damaged."""
+    """Content of the `results.json` of a run; None where it has not ended, or its files are damaged.
+
+    Raises:
+        CheckpointError: it was changed since it was written.
+    """
     cell = cell_folder(folder, model, seed)
     if not (cell / CONFIG).is_file():
         return None
+    sums.altered(cell, [RESULTS])
     try:
         found = json.loads((cell / RESULTS).read_text())
     except (OSError, ValueError):

@@ -17,6 +17,7 @@ from filelock import FileLock, Timeout
 
 from dream import sums
 from dream.errors import ConfigError
+from experiments.ending import say
 
 log = logging.getLogger(__name__)
 
@@ -140,6 +141,22 @@ def results(folder: Path) -> dict[str, dict[str, float]] | None:
     return found
 
 
+def require_as_written(folder: Path, *used: str) -> None:
+    """Refuse what was altered in the folder of a run, and name in a note what was altered and is not used.
+
+    Args:
+        folder: That of a run, a comparison or a sweep.
+        *used: Names of the files that are read, beside its configuration and its Python.
+
+    Raises:
+        CheckpointError: naming the files that differ.
+    """
+    if note := sums.altered(folder, used):
+        say(f"note: {note}")
+    elif (folder / RUN).is_file() and not (folder / sums.SUMS).is_file():
+        say(f"note: the files of {folder} are not sealed, so that nobody can tell whether they were changed.")
+
+
 def earlier_run(settings: RunSettings, command: list[str]) -> Path | None:
     """Return the run that ``--resume`` continues; None where there is none yet.
 
@@ -202,6 +219,7 @@ def claim(folder: Path, identity: dict[str, Any], held: bool, unfinished: Iterab
         ConfigError: it holds runs of another identity, or can't be written.
     """
     path, text = folder / PLAN, json.dumps(identity, indent=2) + "\n"
+    require_as_written(folder, PLAN)
     if not (path.is_file() and path.read_text() == text):
         if held:
             message = f"`--folder` {folder} holds runs with other settings. Give --folder=NEW, or delete it."

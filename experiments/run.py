@@ -63,6 +63,10 @@ CALLBACKS: dict[str, type[L.Callback]] = {
 """Callbacks of every run, by the section of their settings."""
 
 
+RESUMED = (folders.RUN, RESULTS, "metrics.jsonl")
+"""Files that a resumed run reads or adds to, beside its settings."""
+
+
 class DREAMTrainer(L.Trainer):
     """The Trainer, with `check`."""
 
@@ -287,6 +291,7 @@ class DREAMCLI(LightningCLI):
             self.stack.callback(folders.hold(folder).release)
             newest = None
             if earlier is not None:
+                folders.require_as_written(folder, *RESUMED)
                 refuse_other_settings(
                     folder / CONFIG, resolve_config(self._parser(self.subcommand), values, self.model)
                 )

@@ -292,6 +292,7 @@ class Invocation:
             )
         checkpoint = checkpoint_file(place[-1], "last" if self.command == "fit" else "best")
         home = checkpoint.parent.parent / CONFIG
+        folders.require_as_written(home.parent)
         if self.files or not home.is_file():
             return replace(self, checkpoint=checkpoint)
         files = [configs.read(home)]

@@ -46,7 +46,12 @@ def _short(value: Any) -> str:
 
 
 def value(study: Study, number: int) -> float | None:
-    """Best validation value of a trial; None where its run has not ended, or there is none."""
+    """Best validation value of a trial; None where its run has not ended, or there is none.
+
+    Raises:
+        CheckpointError: its results were changed since they were written.
+    """
+    sums.altered(study.place(number), [RESULTS])
     results = folders.results(study.place(number)) or {}
     return next(iter(results.values()), {}).get(study.monitor.removeprefix("val/"))
 
