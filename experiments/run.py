@@ -247,9 +247,9 @@ class DREAMCLI(LightningCLI):
         plain = not sys.stderr.isatty() and not silent
         extra = [PlainProgress()] if plain else [] if silent else [RichProgressBar()]
         # what a test records comes before `saving`, which saves it
-        config["callbacks"] = [*(config.callbacks or []), LayerRecord(), *extra, *self.callbacks]
+        config["callbacks"] = [*_listed(config.callbacks), LayerRecord(), *extra, *self.callbacks]
         checkpoint_io = AtomicCheckpointIO()
-        config["plugins"] = [*(config.plugins or []), checkpoint_io]
+        config["plugins"] = [*_listed(config.plugins), checkpoint_io]
         if plain or silent:
             config["enable_progress_bar"] = False
         if self.subcommand == "check":
@@ -383,6 +383,11 @@ class DREAMCLI(LightningCLI):
         checkpoints.remove(self.folder / SAVES / TEST)
         if self._get(self.config_init, "run").table:
             summary.results(results, self.folder, self.model.higher_is_better, self.model.unranked)
+
+
+def _listed(value: Any) -> list[Any]:
+    """A setting of the Trainer that is a list, one of its items, or None."""
+    return list(value) if isinstance(value, list | tuple) else [] if value is None else [value]
 
 
 def main(argv: list[str]) -> int:
