@@ -15,7 +15,7 @@ from typing import Any
 import yaml
 from rich.console import Console
 
-from dream.files import write_atomic
+from dream import sums
 from experiments.folders import CONFIG, RESULTS
 from experiments.summary import table
 
@@ -55,10 +55,15 @@ def cell_folder(folder: Path, model: str, seed: int) -> Path:
 
 
 def record(folder: Path, model: str, seed: int) -> dict[str, Any] | None:
-    """Content of the `results.json` of a run; None where it has not ended, or its files are damaged."""
+    """Content of the `results.json` of a run; None where it has not ended, or its files are damaged.
+
+    Raises:
+        CheckpointError: it was changed since it was written.
+    """
     cell = cell_folder(folder, model, seed)
     if not (cell / CONFIG).is_file():
         return None
+    sums.altered(cell, [RESULTS])
     try:
         found = json.loads((cell / RESULTS).read_text())
     except (OSError, ValueError):
@@ -136,7 +141,7 @@ def show(folder: Path, cells: Sequence[tuple[str, int]], **facts: Any) -> None:
     tracking.write_results(path, means, **facts)
     drawn = BytesIO()
     comparison({name: row.of(metrics[0]) for name, row in rows.items()}, metrics[0]).savefig(drawn, dpi=120)
-    write_atomic(picture, drawn.getvalue())
+    sums.write(folder, picture.name, drawn.getvalue())
     console.print(f"      comparison  {path}\n          figure  {picture}", soft_wrap=True, highlight=False)
     settings = yaml.safe_load((cell_folder(folder, *next(iter(done))) / CONFIG).read_text(encoding="utf-8"))[
         "run"

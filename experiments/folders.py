@@ -15,8 +15,9 @@ from typing import Any, Literal
 
 from filelock import FileLock, Timeout
 
+from dream import sums
 from dream.errors import ConfigError
-from dream.files import write_atomic
+from experiments.ending import say
 
 log = logging.getLogger(__name__)
 
@@ -91,7 +92,7 @@ def run_folder(settings: RunSettings, experiment: str, command: list[str]) -> Pa
 
 
 def write_run(folder: Path, command: list[str]) -> None:
-    """Write the command of the run in `folder`, and a name for its tracked run.
+    """Write the command of the run in `folder`, a new one, and a name for its tracked run.
 
     Raises:
         OSError: the folder is not writable.
@@ -101,7 +102,8 @@ def write_run(folder: Path, command: list[str]) -> None:
         "tracked": uuid.uuid4().hex[:8],
         "started": f"{datetime.now():%Y-%m-%d %H:%M:%S}",
     }
-    write_atomic(folder / RUN, json.dumps(facts, indent=2) + "\n")
+    sums.begin(folder)
+    sums.write(folder, RUN, json.dumps(facts, indent=2) + "\n")
 
 
 def read_run(folder: Path) -> dict[str, Any]:
@@ -114,11 +116,18 @@ def read_run(folder: Path) -> dict[str, Any]:
 
 
 def without_resume(command: list[str]) -> list[str]:
-    """The command that started the run which `command` resumes, without secrets."""
+    """The command that started the run which `command` resumes, without secrets and ``--trust``."""
     # loads all tasks, which those who only read a folder don't need
     from lightning_modules.run.redaction import redacted
 
-    return [word for word in redacted(command) if word != "--resume" and not word.startswith("--resume=")]
+    kept, rest = [], iter(redacted(command))
+    for word in rest:
+        name, equals, _ = word.partition("=")
+        if name == "--trust" and not equals:
+            next(rest, None)  # its value
+        if name not in ("--resume", "--trust"):
+            kept.append(word)
+    return kept
 
 
 def results(folder: Path) -> dict[str, dict[str, float]] | None:
@@ -130,6 +139,22 @@ def results(folder: Path) -> dict[str, dict[str, float]] | None:
     except (OSError, ValueError, KeyError, TypeError):
         return None
     return found
+
+
+def require_as_written(folder: Path, *used: str) -> None:
+    """Refuse what was altered in the folder of a run, and name in a note what was altered and is not used.
+
+    Args:
+        folder: That of a run, a comparison or a sweep.
+        *used: Names of the files that are read, beside its configuration and its Python.
+
+    Raises:
+        CheckpointError: naming the files that differ.
+    """
+    if note := sums.altered(folder, used):
+        say(f"note: {note}")
+    elif (folder / RUN).is_file() and not (folder / sums.SUMS).is_file():
+        say(f"note: the files of {folder} are not sealed, so that nobody can tell whether they were changed.")
 
 
 def earlier_run(settings: RunSettings, command: list[str]) -> Path | None:
@@ -194,6 +219,7 @@ def claim(folder: Path, identity: dict[str, Any], held: bool, unfinished: Iterab
         ConfigError: it holds runs of another identity, or can't be written.
     """
     path, text = folder / PLAN, json.dumps(identity, indent=2) + "\n"
+    require_as_written(folder, PLAN)
     if not (path.is_file() and path.read_text() == text):
         if held:
             message = f"`--folder` {folder} holds runs with other settings. Give --folder=NEW, or delete it."
@@ -202,7 +228,8 @@ def claim(folder: Path, identity: dict[str, Any], held: bool, unfinished: Iterab
             shutil.rmtree(run, ignore_errors=True)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        write_atomic(path, text)
+        sums.begin(folder)
+        sums.write(folder, PLAN, text)
     except OSError as error:
         raise ConfigError(f"`--folder` must be writable; {folder}: {error.strerror}.", key="folder") from None
 
@@ -212,7 +239,7 @@ def discard_if_empty(folder: Path) -> None:
 
     So is the default folder around it, if it is empty then.
     """
-    if any(path.is_file() and path.name not in (RUN, LOCK) for path in folder.rglob("*")):
+    if any(path.is_file() and path.name not in (RUN, LOCK, sums.SUMS) for path in folder.rglob("*")):
         return
     shutil.rmtree(folder, ignore_errors=True)
     if folder.parent == Path(RunSettings.folder):

@@ -11,7 +11,7 @@ from jsonargparse import Namespace
 from lightning.pytorch.cli import LightningArgumentParser, SaveConfigCallback
 from lightning.pytorch.loggers import WandbLogger
 
-from dream.files import write_atomic
+from dream import sums
 from experiments.folders import CONFIG
 from experiments.invocation import own_code
 from lightning_modules.run.redaction import redacted
@@ -27,7 +27,8 @@ def resolve_config(
     resolved: dict[str, Any] = redacted(yaml.safe_load(own_code.plain(parser.dump(config, skip_unset=False))))
     resolved["run"]["name"] = None  # a name serves once
     resolved["resume"] = False
-    del resolved["preset"]  # spelled out
+    for name in ("preset", "allow", "trust"):  # spelled out, and for the command line alone
+        del resolved[name]
     resolved["model"]["init_args"]["config"] = model.hparams["config"]
     return resolved
 
@@ -40,8 +41,9 @@ class WriteConfig(SaveConfigCallback):
 
     def save_config(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         resolved = resolve_config(self.parser, self.config, pl_module)
-        own_code.keep(Path(trainer.default_root_dir))
-        write_atomic(Path(trainer.default_root_dir) / CONFIG, yaml.safe_dump(resolved, sort_keys=False))
+        folder = Path(trainer.default_root_dir)
+        own_code.keep(folder)
+        sums.write(folder, CONFIG, yaml.safe_dump(resolved, sort_keys=False))
         resolved["model"]["init_args"].update(pl_module.hparams)
         for logger in trainer.loggers:
             if isinstance(logger, WandbLogger):

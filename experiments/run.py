@@ -12,7 +12,6 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
-from pydoc import locate
 from typing import Any
 
 import lightning as L
@@ -24,17 +23,19 @@ from lightning.pytorch.utilities import rank_zero_only
 from lightning.pytorch.utilities.exceptions import MisconfigurationException, SIGTERMException
 from pydantic import ValidationError
 
+from dream import sums
 from dream.config import PRESETS
 from dream.errors import ConfigError, DataError, DREAMError
 from experiments import ending, folders, launch, summary, wording
 from experiments.check import check_experiment
 from experiments.folders import CONFIG, RESULTS, SAVES, RunSettings
-from experiments.invocation import own_code, presets
+from experiments.invocation import own_code, presets, trust
 from experiments.invocation.arguments import Invocation
 from experiments.invocation.explain import chain, explain
+from experiments.invocation.trust import Trust
 from experiments.invocation.resume import check_weights, refuse_other_settings
 from experiments.resolved import WriteConfig, resolve_config
-from lightning_modules.base import TaskModule
+from lightning_modules.base import TaskModule, gone, require_there
 from lightning_modules.cores import trainable
 from lightning_modules.data import TaskData
 from lightning_modules.run import checkpoints, tracking
@@ -47,7 +48,7 @@ from lightning_modules.run.loops import make_resumable
 from lightning_modules.run.monitor import DREAMMonitor
 from lightning_modules.run.progress import PlainProgress
 from lightning_modules.run.redaction import redacted
-from lightning_modules.run.saving import TEST, SaveProgress
+from lightning_modules.run.saving import TEST, SaveProgress, metrics_files
 from lightning_modules.run.signals import StopSignals
 
 CALLBACKS: dict[str, type[L.Callback]] = {
@@ -60,6 +61,10 @@ CALLBACKS: dict[str, type[L.Callback]] = {
     "figures": SaveFigures,
 }
 """Callbacks of every run, by the section of their settings."""
+
+
+RESUMED = (folders.RUN, RESULTS, "metrics.jsonl")
+"""Files that a resumed run reads or adds to, beside its settings."""
 
 
 class DREAMTrainer(L.Trainer):
@@ -145,6 +150,8 @@ class DREAMCLI(LightningCLI):
         parser.add_argument("--seed", type=int, default=0, help="Fixes all that is random.")
         parser.link_arguments("seed", "seed_everything")
         parser.add_argument("--preset", type=str | None, help=presets.HELP)
+        parser.add_argument("--allow", type=str | None, help=trust.ALLOW_HELP)
+        parser.add_argument("--trust", type=Trust | None, help=trust.TRUST_HELP)
         parser.add_class_arguments(RunSettings, "run")
         parser.add_argument(
             "--resume",
@@ -166,6 +173,7 @@ class DREAMCLI(LightningCLI):
             raise ConfigError("`model.shape` is set by the data; leave it out.", key="model.shape")
         super().parse_arguments(parser, args)
         values = self.config[self.config.subcommand]
+        trust.refuse(values)
         if not 0 <= values.seed < 2**32:
             raise ConfigError(f"`seed` must lie between 0 and {2**32 - 1}; got {values.seed}.", key="seed")
         if values.trainer.default_root_dir is not None:
@@ -185,8 +193,29 @@ class DREAMCLI(LightningCLI):
                 f"`model.config` must be a section with settings such as rank; got {settings.config!r}. "
                 f"{hint}"
             )
-        task: Any = locate(values.model.class_path)
-        task.require_data(locate(values.data.class_path))
+        task: Any = trust.find(values.model.class_path)
+        task.require_data(trust.find(values.data.class_path))
+
+    def instantiate_classes(self) -> None:
+        refused = []
+
+        def build(kind: type, /, **settings: Any) -> Any:
+            try:
+                trust.check_settings(kind, settings)
+            except ConfigError as error:
+                refused.append(error)
+                raise
+            return kind(**settings)
+
+        try:
+            self.config_init = self.parser.instantiate(self.config, instantiators=[(build, object, True)])
+        except Exception:
+            if refused:  # jsonargparse makes one text of it and of what else does not fit
+                raise refused[0] from None
+            raise
+        self.datamodule = self._get(self.config_init, "data")
+        self.model = self._get(self.config_init, "model")
+        self.trainer = self.instantiate_trainer()
 
     def note_rank(self) -> None:
         """Say where a rank that was chosen is lowered to the width of the layer's input."""
@@ -218,8 +247,9 @@ class DREAMCLI(LightningCLI):
         plain = not sys.stderr.isatty() and not silent
         extra = [PlainProgress()] if plain else [] if silent else [RichProgressBar()]
         # what a test records comes before `saving`, which saves it
-        config["callbacks"] = [*(config.callbacks or []), LayerRecord(), *extra, *self.callbacks]
-        config["plugins"] = [*(config.plugins or []), AtomicCheckpointIO()]
+        config["callbacks"] = [*_listed(config.callbacks), LayerRecord(), *extra, *self.callbacks]
+        checkpoint_io = AtomicCheckpointIO()
+        config["plugins"] = [*_listed(config.plugins), checkpoint_io]
         if plain or silent:
             config["enable_progress_bar"] = False
         if self.subcommand == "check":
@@ -228,6 +258,7 @@ class DREAMCLI(LightningCLI):
         saving.signals = self.signals
         self.open_folder(settings, saving)
         assert self.folder is not None
+        checkpoint_io.home = self.folder
         if config.logger is None:
             mode = settings.wandb or os.environ.get("WANDB_MODE") or "offline"
             config["logger"] = [tracking.JSONLLogger(self.folder)]
@@ -260,6 +291,7 @@ class DREAMCLI(LightningCLI):
             self.stack.callback(folders.hold(folder).release)
             newest = None
             if earlier is not None:
+                folders.require_as_written(folder, *RESUMED)
                 refuse_other_settings(
                     folder / CONFIG, resolve_config(self._parser(self.subcommand), values, self.model)
                 )
@@ -314,12 +346,22 @@ class DREAMCLI(LightningCLI):
         predictions = self.trainer.predict(**kwargs)
         assert self.folder is not None
         if self.trainer.is_global_zero:
-            summary.predictions(self.model, predictions, self.folder)
+            require_there(self.folder)
+            with sums.written_by_task(self.folder):
+                summary.predictions(self.model, predictions, self.folder)
+            self.seal_metrics()
+
+    def seal_metrics(self) -> None:
+        """Enter the whole `metrics.jsonl`, which nothing is added to any more, into the list of sums."""
+        for logger in metrics_files(self.trainer):
+            logger.seal(whole=True)
 
     @rank_zero_only
     def finish(self, part: str = "test") -> None:
         """Write `results.json` and the tracked table, print the table and the paths of all files."""
         assert self.folder is not None
+        require_there(self.folder)
+        self.seal_metrics()
         results = self.model.results
         for logger in self.trainer.loggers:
             if isinstance(logger, WandbLogger):
@@ -341,6 +383,11 @@ class DREAMCLI(LightningCLI):
         checkpoints.remove(self.folder / SAVES / TEST)
         if self._get(self.config_init, "run").table:
             summary.results(results, self.folder, self.model.higher_is_better, self.model.unranked)
+
+
+def _listed(value: Any) -> list[Any]:
+    """A setting of the Trainer that is a list, one of its items, or None."""
+    return list(value) if isinstance(value, list | tuple) else [] if value is None else [value]
 
 
 def main(argv: list[str]) -> int:
@@ -402,8 +449,12 @@ def _exit_code(cli: DREAMCLI, work: Callable[[], None]) -> int:
             ending.say(f"dream: interrupted{where}.")
         return 143 if isinstance(stop, SIGTERMException) else 130
     except (DREAMError, MisconfigurationException) as error:
+        if cli.folder and not cli.folder.is_dir():
+            raise gone(cli.folder) from error
         raise _explained(error, cli) from error
     except OSError as error:
+        if cli.folder and not cli.folder.is_dir():
+            raise gone(cli.folder) from error
         done = f"; what is done is in {cli.folder}" if cli.folder else ""
         raise DataError(
             f"{error.filename or 'a file of the run'} could not be read or written: "

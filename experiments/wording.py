@@ -21,7 +21,13 @@ def set_up(with_help: bool = False) -> None:
         with_help: Take the help of a field from its docstring. The source of its class is read for that,
             which takes half of the time until a command runs.
     """
-    set_parsing_settings(docstring_parse_attribute_docstrings=with_help)
+    set_parsing_settings(
+        docstring_parse_attribute_docstrings=with_help,
+        # a configuration builds and fetches nothing that its settings are not made for: see `invocation.trust`
+        instantiate_subclass_spec_in_any=False,
+        config_read_mode_urls_enabled=False,
+        config_read_mode_fsspec_enabled=False,
+    )
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
     warnings.showwarning = _note
     for name in ("lightning.pytorch", "lightning.fabric"):

@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import inspect
 import math
+import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any, ClassVar, Literal, NamedTuple, Self, get_type_hints
+from weakref import WeakSet
 
 import lightning as L
 import numpy as np
@@ -22,8 +24,8 @@ from lightning.pytorch.trainer.states import TrainerFn
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from dream import DREAMConfig, DREAMStack, DREAMState, DREAMTrace, parameter_groups
-from dream.errors import CheckpointError, ConfigError, StateError
+from dream import DREAMConfig, DREAMStack, DREAMState, DREAMTrace, parameter_groups, sums
+from dream.errors import CheckpointError, ConfigError, DataError, StateError
 from dream.files import write_atomic
 from dream.state import where
 from lightning_modules import ranks
@@ -31,6 +33,47 @@ from lightning_modules.checks import require_finite
 from lightning_modules.cores import BaselineCore, build_core, fit_to_width, title
 from lightning_modules.data.base import TaskData
 from lightning_modules.settings import TaskSettings, as_instance
+
+_seen: WeakSet[L.Trainer] = WeakSet()
+
+
+def run_folder(trainer: L.Trainer) -> Path:
+    """Folder of the Trainer's files, made when it is first asked for, and never again.
+
+    Raises:
+        DataError: it was deleted or moved away since.
+    """
+    folder = Path(trainer.default_root_dir)
+    if trainer not in _seen:
+        folder.mkdir(parents=True, exist_ok=True)
+        _seen.add(trainer)
+    elif not folder.is_dir():
+        raise gone(folder)
+    return folder
+
+
+def gone(folder: Path) -> DataError:
+    """Error of a run whose folder others have taken away."""
+    return DataError(
+        f"the folder {folder} is gone: it was deleted or moved while this was running, which ends here. Move "
+        "it back and go on with --resume, or start anew."
+    )
+
+
+def require_there(folder: Path) -> None:
+    """Refuse to go on without the folder of a run, which others may have deleted.
+
+    What Weights & Biases writes there again, and hidden files, are no folder of ours.
+
+    Raises:
+        DataError: it is gone, or holds nothing any more.
+    """
+    try:
+        there = any(not path.name.startswith(".") and path.name != sums.FOREIGN for path in folder.iterdir())
+    except FileNotFoundError:
+        there = False
+    if not there:
+        raise gone(folder)
 
 
 class Observation(NamedTuple):
@@ -191,6 +234,43 @@ class TaskModule(L.LightningModule, ABC):
         """
         plain = {"config": asdict(self.config), "shape": asdict(self.shape), **asdict(self.settings)}
         self.save_hyperparameters(plain, logger=False)
+
+    @classmethod
+    def load_from_checkpoint(
+        cls,
+        checkpoint_path: str | os.PathLike[str],
+        map_location: Any = None,
+        hparams_file: str | os.PathLike[str] | None = None,
+        strict: bool | None = None,
+        weights_only: bool | None = True,
+        **settings: Any,
+    ) -> Self:
+        """Return the module in a checkpoint, as Lightning's method of that name, but run no code in the file.
+
+        Args:
+            checkpoint_path: A file on this machine.
+            map_location: Device for the weights; where they were, if not given.
+            hparams_file: YAML file with settings that beat those in the checkpoint.
+            strict: Whether the weights must be those of the module and no others; they must, if not given.
+            weights_only: True; nothing else is done.
+            **settings: Settings that beat those in the checkpoint.
+
+        Raises:
+            CheckpointError: It is an address, damaged, no checkpoint, or names classes to build.
+            ConfigError: `weights_only` is False.
+        """
+        from lightning_modules.run import checkpoints  # which knows this class
+
+        if weights_only is False:
+            raise ConfigError(
+                "`weights_only` must be True, since a checkpoint runs nothing; got False. Leave it out.",
+                key="weights_only",
+            )
+        path = checkpoints.local(checkpoint_path)
+        checkpoints.require_plain(checkpoints.load(path).get("hyper_parameters", {}), path)
+        return super().load_from_checkpoint(
+            path, map_location, hparams_file, strict, weights_only=True, **settings
+        )
 
     @property
     def title(self) -> str:
@@ -383,18 +463,17 @@ class TaskModule(L.LightningModule, ABC):
         None in all processes but the first, and if the Trainer was given none: nobody wants the files in the
         working directory.
         """
-        folder = Path(self.trainer.default_root_dir)
-        if folder == Path.cwd() or not self.trainer.is_global_zero:
+        if Path(self.trainer.default_root_dir) == Path.cwd() or not self.trainer.is_global_zero:
             return None
-        folder.mkdir(parents=True, exist_ok=True)
-        return folder
+        return run_folder(self.trainer)
 
     def write_test_files(self, folder: Path) -> None:
         """Write the tables (.csv) and texts (.txt) of a test, which the report shows; none by default."""
 
     def on_test_end(self) -> None:
         if folder := self.run_folder:
-            self.write_test_files(folder)
+            with sums.written_by_task(folder):
+                self.write_test_files(folder)
 
     @property
     def predictions_file(self) -> str:

@@ -8,19 +8,22 @@ from collections.abc import Collection, Iterable, Iterator, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast, get_args
 
 import yaml
 
 from dream.errors import CheckpointError, ConfigError, DREAMWarning
 from experiments import folders
 from experiments.folders import CONFIG, SAVES, RunSettings
-from experiments.invocation import configs, explain, own_code, presets
+from experiments.invocation import configs, explain, own_code, presets, trust
 from experiments.invocation.configs import YamlFile
+from experiments.invocation.trust import Trust
 from lightning_modules.run import checkpoints
 from lightning_modules.run.redaction import redacted
 
 CONFIGURATION = ("-c", "--config")
+TRUST = ("--allow", "--trust")
+"""Flags that open what a configuration cannot open itself."""
 GIVEN = ("folder", "name", "group", "table", "test")
 """Settings of `run` that a command which starts several runs gives to each of them."""
 
@@ -135,6 +138,7 @@ class Invocation:
         """
         flags = [flag.replace("--seed_everything", "--seed") for flag in self.flags]
         preset, flags = taken(flags, "--preset")
+        _, flags = taken(flags, *TRUST)
         kept = None
         if not self.prints_only:
             _, flags = taken(flags, "--ckpt_path")
@@ -156,23 +160,86 @@ class Invocation:
             ConfigError: No such preset, or a Python file that cannot be loaded.
         """
         first = [] if kept is None else [kept]
+        trust.begin(self._allowed())
         own_code.begin(self._places(kept))
         made = []
         for file in self.files:
+            for name in (*TRUST, "--config"):
+                if file.content.get(key := name.removeprefix("--")) is not None:
+                    raise ConfigError(
+                        f"`{key}` is for the command line, and no configuration may set it; {file.path} does. "
+                        f"Leave it out there, and give {name} if you mean it.",
+                        key=key,
+                    )
+            self._refuse_online(file)
             content, changed = deepcopy(file.content), False
             for name, section, place, key in own_code.class_paths(content):
                 if source := own_code.file_of(name, [*first, file.path.parent]):
-                    place[key], changed = own_code.load(name, source, section), True
+                    place[key], changed = self._load_own(name, source, section), True
             if "preset" in content:
                 content, changed = presets.spelled_out(content), True
             made.append(as_config(content) if changed else f"--config={file.text}")
         return made
 
+    def _refuse_online(self, file: YamlFile) -> None:
+        """Refuse a run from elsewhere that asks to be sent to Weights & Biases in this user's name.
+
+        Raises:
+            ConfigError: It does, and no flag says where it goes.
+        """
+        run = file.content.get("run")
+        online = isinstance(run, dict) and run.get("wandb") == "online" and "--run.wandb" not in self.names
+        if online and not trust.trusts(file.path.parent, self.trusted):
+            raise ConfigError(
+                f"{file.path} sets `run.wandb` to online, and it is not signed with your key, so nothing is "
+                "sent. Give --run.wandb=offline, or online if you want that.",
+                key="run.wandb",
+            )
+
+    def _load_own(self, class_path: str, file: Path, section: str) -> str:
+        """See `own_code.load`.
+
+        Raises:
+            ConfigError: It is of a run that is not this user's own, too.
+        """
+        if not trust.trusts(file.parent, self.trusted):
+            reason = (
+                "`--trust none` runs no Python"
+                if self.trusted == "none"
+                else f"the run in {file.parent} is not signed with your key: it came from elsewhere or was "
+                "changed, so no Python in it is run"
+            )
+            raise ConfigError(
+                f"{reason}, and its configuration takes `{class_path}` from {file}. Read that file; if you trust "
+                "it, add --trust run.",
+                key="trust",
+            )
+        return own_code.load(class_path, file, section)
+
+    @property
+    def trusted(self) -> Trust | None:
+        """What ``--trust`` says, None if it is not given.
+
+        Raises:
+            ConfigError: It is none of its choices.
+        """
+        given, _ = taken(self.flags, "--trust")
+        if given and given[-1] not in get_args(Trust):
+            raise ConfigError(f"`--trust` must be none or run; got {given[-1]!r}.", key="trust")
+        return cast("Trust", given[-1]) if given else None
+
+    def _allowed(self) -> list[str]:
+        """What ``--allow`` names here, and in the commands of one's own runs whose configurations are read."""
+        folders_ = dict.fromkeys(file.path.parent for file in self.files)
+        words = [*self.flags, *(word for folder in folders_ for word in trust.recorded(folder, self.trusted))]
+        return [name for text in taken(words, "--allow")[0] for name in text.split(",")]
+
     def identity(self) -> dict[str, Any]:
         """Load the Python files; return what runs of the same YAML, flags and Python share, as JSON."""
         self.load()
         code = {name: content.decode("utf-8", "replace") for name, content in own_code.sources().items()}
-        shared = {"experiment": redacted([file.text for file in self.files]), "flags": redacted(self.flags)}
+        _, flags = taken(self.flags, "--trust")
+        shared = {"experiment": redacted([file.text for file in self.files]), "flags": redacted(flags)}
         return shared | ({"own": code} if code else {})
 
     def then(self, command: str, *flags: str) -> Invocation:
@@ -225,6 +292,7 @@ class Invocation:
             )
         checkpoint = checkpoint_file(place[-1], "last" if self.command == "fit" else "best")
         home = checkpoint.parent.parent / CONFIG
+        folders.require_as_written(home.parent)
         if self.files or not home.is_file():
             return replace(self, checkpoint=checkpoint)
         files = [configs.read(home)]
@@ -258,14 +326,19 @@ class Invocation:
         )
         if folder is None or not (folder / CONFIG).is_file():
             return None
+        same = True
         for own in sorted(folder.rglob("*.py")):
-            for now in (file.path.parent / own.relative_to(folder) for file in self.files):
-                if now.is_file() and now.read_bytes() != own.read_bytes():
+            beside = [file.path.parent / own.relative_to(folder) for file in self.files]
+            changed = [now for now in beside if now.is_file() and now.read_bytes() != own.read_bytes()]
+            same = same and not changed and any(now.is_file() for now in beside)
+            if trust.trusts(folder, self.trusted):
+                for now in changed:
                     message = (
                         f"{now} was changed since the run began, which goes on with its own copy, {own}."
                     )
                     warnings.warn(message, DREAMWarning, stacklevel=2)
-        return folder
+        # a run that was killed before it could be signed goes on with the same files beside its configuration
+        return folder if not same or trust.trusts(folder, self.trusted) else None
 
     def _ready(self, flags: list[str], kept: Path | None) -> list[str]:
         """Load the own classes that `flags` name, and keep every text in them as it was typed.
@@ -292,7 +365,7 @@ class Invocation:
             if setting in ("", "class_path"):
                 classes[section] = own_code.full_name(value, places)
                 if file := own_code.file_of(value, places):
-                    new = f"{name}={own_code.load(value, file, section)}"
+                    new = f"{name}={self._load_own(value, file, section)}"
             elif misread and explain.is_text(classes[section], own_code.KINDS[section], setting):
                 new = as_config(nested([section, "init_args", *setting.split(".")], value))
             made.append(new or word)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import importlib
 import inspect
 import re
 from collections.abc import Collection, Iterator
@@ -11,6 +10,7 @@ from difflib import get_close_matches
 from typing import Any
 
 from dream.errors import ConfigError, DREAMError
+from experiments.invocation import trust
 from lightning_modules.base import TaskModule
 from lightning_modules.data import TaskData
 
@@ -30,6 +30,8 @@ _NO_CLASS = re.compile(
     r"has no attribute '(\w+)'|dot import path string: ([\w.]+)|No module named '([\w.]+)'"
     r"|path but ([\w.]+) either not accessible"
 )
+_ADDRESS = re.compile(r"(?<=['\"])[\w+.-]+://[^'\"]*")
+_DENIED = re.compile(r"Importing '([\w.]+)' is not allowed")
 _TYPE = re.compile(
     r"Literal\[(?P<choices>[^\]]*)\]|list\[(?P<item>\w+)\]|<class '(?P<name>[\w.]+)'>|(?P<word>\w+)"
 )
@@ -59,6 +61,8 @@ def explain(error: BaseException, parser_keys: Collection[str], parsed: str = ""
             return _with_path(cause, known)
     keys = _PARSER_KEY.findall(text)
     section = f"{keys[0]}." if keys and _CLASS.search(text) else ""
+    if not_allowed := _DENIED.search(text):
+        return trust.denied(not_allowed[1], _path(".".join(dict.fromkeys(keys))))
     if missing := _NO_CLASS.search(text):
         name = next(group for group in missing.groups() if group)
         offered = [cls.__name__ for base in (TaskModule, TaskData) for cls in _subclasses(base)]
@@ -83,6 +87,8 @@ def explain(error: BaseException, parser_keys: Collection[str], parsed: str = ""
     if keys:
         key, innermost = _path(".".join(dict.fromkeys(keys))), text[text.rindex(f'"{keys[-1]}"') :]
         got = _GOT.search(innermost)
+        quoted_ = _ADDRESS.search(innermost)
+        trust.refuse_address(got[1].strip("'\"") if got else quoted_[0] if quoted_ else "", f"`{key}`")
         return ConfigError(
             f"`{key}` must be {_rule(innermost)}; got {got[1] if got else 'something else'}.", key=key
         )
@@ -151,7 +157,7 @@ def _class_keys(text: str) -> list[str]:
     """Settings of every model and data class that `text` names."""
     keys: list[str] = []
     for path in dict.fromkeys(_CLASS.findall(text)):
-        if cls := _imported(path):
+        if cls := trust.find(path):
             section = "data" if issubclass(cls, TaskData) else "model"
             keys += [f"{section}.{key}" for key in settings(cls)]
             if issubclass(cls, TaskModule):
@@ -162,7 +168,7 @@ def _class_keys(text: str) -> list[str]:
 def is_text(class_path: str | None, base: type, setting: str) -> bool:
     """Whether a setting of a class is a text; the class is named by its path, or is a known one of `base`."""
     named = {cls.__name__: cls for cls in _subclasses(base)}
-    cls = named.get(class_path or "") or _imported(class_path or "")
+    cls = named.get(class_path or "") or trust.find(class_path or "")
     return cls is not None and issubclass(cls, base) and settings(cls).get(setting) in (str, "str")
 
 
@@ -189,16 +195,6 @@ def _fields(instance: Any, prefix: str = "") -> dict[str, Any]:
         found[f"{prefix}{field.name}"] = field.type
         found |= _fields(getattr(instance, field.name), f"{prefix}{field.name}.")
     return found
-
-
-def _imported(path: str) -> type | None:
-    """Return the class with this path; None where there is none."""
-    module, _, name = path.rpartition(".")
-    try:
-        found = getattr(importlib.import_module(module), name)
-    except (ImportError, AttributeError, ValueError):
-        return None
-    return found if isinstance(found, type) else None
 
 
 def _subclasses(base: type) -> Iterator[type]:

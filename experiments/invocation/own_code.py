@@ -8,18 +8,23 @@ in the way of an installed module, whatever it is called. They import one anothe
 
 from __future__ import annotations
 
+import ast
 import importlib
 import re
 import sys
 import traceback
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, redirect_stdout
+from contextlib import redirect_stdout
+from importlib.abc import MetaPathFinder
+from importlib.machinery import FileFinder, ModuleSpec, SourceFileLoader
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from dream import sums
 from dream.errors import ConfigError, nearest
-from dream.files import write_atomic
+from dream.files import read_bytes
+from experiments.invocation import trust
 from experiments.invocation.explain import chain
 from lightning_modules.base import TaskModule
 from lightning_modules.data import TaskData
@@ -28,6 +33,35 @@ PACKAGE = "beside_config"
 KINDS: dict[str, type] = {"model": TaskModule, "data": TaskData}
 """Base of the classes of a section."""
 _sources: dict[str, bytes] = {}
+
+
+class _Source(SourceFileLoader):
+    """Loads a module from its source alone: compiled files beside it might hold something else."""
+
+    def path_stats(self, path: str) -> Any:
+        raise OSError  # without its time no compiled file is read or written
+
+    def get_data(self, path: str) -> bytes:
+        content = super().get_data(path)
+        if path == self.path:
+            _sources[_inside(self.name, self.is_package(self.name))] = content
+        return content
+
+
+class _Finder(MetaPathFinder):
+    """Finds the modules below `PACKAGE`, which are Python files and nothing else."""
+
+    def find_spec(self, name: str, path: Sequence[str] | None, target: Any = None) -> ModuleSpec | None:
+        if name.partition(".")[0] != PACKAGE:
+            return None
+        for folder in path or ():
+            spec = FileFinder(folder, (_Source, [".py"])).find_spec(name)
+            if spec is not None and spec.loader is not None:
+                return spec
+        raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+
+
+sys.meta_path.insert(0, _Finder())
 
 
 def begin(folders: Sequence[Path]) -> None:
@@ -88,8 +122,10 @@ def load(class_path: str, file: Path, section: str) -> str:
             section; or beside another configuration is a file of the same name, too.
     """
     stem, name = class_path.split(".")
+    if (classes := _without(name, file)) is not None:
+        raise _undefined(name, file, classes)
     try:
-        with _no_bytecode(), redirect_stdout(sys.stderr):  # stdout holds a command's results
+        with redirect_stdout(sys.stderr):  # stdout holds a command's results
             module = importlib.import_module(f"{PACKAGE}.{stem}")
     except (Exception, SystemExit) as error:
         raise ConfigError(f"{_place(error, file)}: {_reason(error, file)}") from error
@@ -97,24 +133,40 @@ def load(class_path: str, file: Path, section: str) -> str:
         raise ConfigError(
             f"`{stem}` must be one file, since a run keeps it; there are {file} and {other}. Rename one."
         )
-    for loaded, path in _files():
-        _sources.setdefault(loaded, path.read_bytes())
     found = getattr(module, name, None)
     if not isinstance(found, type):
-        own = [
-            key
-            for key, value in vars(module).items()
-            if isinstance(value, type) and value.__module__ == module.__name__
-        ]
-        hint = nearest(name, own) if own else "It defines no class."
-        raise ConfigError(f"{file} must define the class `{name}`; it does not. {hint}")
+        own = [key for key, value in vars(module).items() if getattr(value, "__module__", "") == module.__name__]
+        raise _undefined(name, file, [key for key in own if isinstance(getattr(module, key), type)])
     kind = KINDS.get(section, object)
     if not issubclass(found, kind):
         raise ConfigError(
             f"`{section}.class_path` must be a {kind.__name__}; `{name}` in {file} is none. Derive it from a "
             "class of lightning_modules."
         )
+    trust.admit(f"{PACKAGE}.{stem}", f"{found.__module__}.{found.__qualname__}")
     return f"{PACKAGE}.{class_path}"
+
+
+def _without(name: str, file: Path) -> list[str] | None:
+    """Classes of `file` if nothing in it can define `name`: then it is not run, since it is no part of this.
+
+    Returns:
+        None if it is to be loaded.
+    """
+    try:
+        nodes = list(ast.walk(ast.parse(read_bytes(file, links=True))))
+    except (OSError, SyntaxError, ValueError, RecursionError):
+        return None  # which loading it says better
+    classes = [node.name for node in nodes if isinstance(node, ast.ClassDef)]
+    names = {node.id for node in nodes if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)}
+    aliases = (node for node in nodes if isinstance(node, ast.alias))
+    names |= {(alias.asname or alias.name).partition(".")[0] for alias in aliases}
+    return None if {name, "*"} & {*names, *classes} else classes
+
+
+def _undefined(name: str, file: Path, classes: list[str]) -> ConfigError:
+    hint = nearest(name, classes) if classes else "It defines no class."
+    return ConfigError(f"{file} must define the class `{name}`; it does not. {hint}")
 
 
 def plain(text: str) -> str:
@@ -136,13 +188,16 @@ def keep(folder: Path) -> None:
     for name, content in _sources.items():
         target = folder / name
         if not target.is_file() or target.read_bytes() != content:
-            target.parent.mkdir(parents=True, exist_ok=True)
-            write_atomic(target, content)
+            sums.write(folder, name, content)
 
 
 def explained(error: BaseException) -> ConfigError | None:
     """Return an error with file and line if `error` was raised in a loaded file or what it called."""
-    files = [path for _, path in _files()]
+    files = [
+        Path(file)
+        for name, module in list(sys.modules.items())
+        if name.startswith(f"{PACKAGE}.") and (file := getattr(module, "__file__", None))
+    ]
     for cause in chain(error):
         for frame in reversed(traceback.extract_tb(cause.__traceback__)):
             if Path(frame.filename) in files:
@@ -152,29 +207,10 @@ def explained(error: BaseException) -> ConfigError | None:
     return None
 
 
-def _files() -> list[tuple[str, Path]]:
-    """Name below the configuration's folder, and path, of every loaded file."""
-    found = []
-    for name, module in list(sys.modules.items()):
-        if name.startswith(f"{PACKAGE}.") and (file := getattr(module, "__file__", None)):
-            parts = name.split(".")[1:]
-            inside = (
-                Path(*parts, "__init__.py")
-                if hasattr(module, "__path__")
-                else Path(*parts).with_suffix(".py")
-            )
-            found.append((inside.as_posix(), Path(file)))
-    return found
-
-
-@contextmanager
-def _no_bytecode() -> Iterator[None]:
-    """Write no file beside the user's while a module is loaded."""
-    before, sys.dont_write_bytecode = sys.dont_write_bytecode, True
-    try:
-        yield
-    finally:
-        sys.dont_write_bytecode = before
+def _inside(name: str, package: bool) -> str:
+    """Path of a loaded module below the folder of its configuration."""
+    parts = name.split(".")[1:]
+    return Path(*parts, "__init__.py").as_posix() if package else Path(*parts).with_suffix(".py").as_posix()
 
 
 def _place(error: BaseException, file: Path) -> str:

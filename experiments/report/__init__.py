@@ -8,7 +8,8 @@ from pathlib import Path
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from dream.errors import DataError
+from dream import sums
+from dream.errors import CheckpointError, DataError
 from dream.files import write_atomic
 from experiments.report.folder import RunFolder, SweepFolder, open_folder
 from experiments.report.page import comparison_page, run_page, sweep_page
@@ -38,7 +39,7 @@ def main(argv: list[str]) -> int:
     )
     parser.add_argument("--open", action="store_true", help="show it in the browser")
     arguments = parser.parse_args(argv)
-    path = arguments.output or arguments.folder / "report.html"
+    path = arguments.output or arguments.folder / sums.REPORT
     try:
         text = render(arguments.folder)
     except OSError as error:
@@ -46,7 +47,11 @@ def main(argv: list[str]) -> int:
             f"{error.filename} could not be read: {error.strerror}. Mend it, or remove it."
         ) from None
     try:
-        write_atomic(path, text.encode(errors="replace"))  # names of files may be no UTF-8
+        content = text.encode(errors="replace")  # names of files may be no UTF-8
+        if arguments.output is None and _own(arguments.folder):
+            sums.write(arguments.folder, sums.REPORT, content)
+        else:  # the list of sums of another user's run is not ours to rewrite
+            write_atomic(path, content)
     except OSError as error:
         raise DataError(
             f"`--output` must be a file that can be written; {path}: {error.strerror}. Name another."
@@ -55,6 +60,15 @@ def main(argv: list[str]) -> int:
     if arguments.open:
         webbrowser.open(path.resolve().as_uri())
     return 0
+
+
+def _own(folder: Path) -> bool:
+    """Whether a folder has a list of sums that this user has signed."""
+    try:
+        found = sums.read(folder)
+    except CheckpointError:
+        return False
+    return found is not None and found.own
 
 
 def render(path: Path) -> str:

@@ -13,6 +13,7 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
+from dream import sums
 from experiments.report.charts import Charts
 from experiments.report.curves import Groups, learning_curves, test_layers, training_layers, trial_curves
 from experiments.report.folder import ComparisonFolder, RunFolder, SweepFolder, read_text
@@ -122,6 +123,7 @@ def run_page(run: RunFolder) -> dict[str, Any]:
         "kind": "run",
         "folder": run.path.name,
         "ended": bool(run.ended),
+        **sealing([run.path]),
         "facts": facts(run),
         "table": run_table(run),
         **pictures(figures(run)),
@@ -160,6 +162,7 @@ def comparison_page(folder: ComparisonFolder) -> dict[str, Any]:
         "kind": "comparison",
         "folder": folder.path.name,
         "ended": bool(done) and bool(folder.ended) and len(done) == len(folder.asked),
+        **sealing([folder.path, *(run.path for run in folder.runs.values())]),
         "facts": list(said.items()),
         "table": comparison_table(folder),
         **pictures([*folder.path.glob("comparison.png"), *(figures(first) if first else [])], of),
@@ -194,6 +197,7 @@ def sweep_page(folder: SweepFolder) -> dict[str, Any]:
         "kind": "sweep",
         "folder": folder.path.name,
         "ended": bool(folder.trials) and "unfinished" not in states,
+        **sealing([folder.path, *([best.path] if best else [])]),
         "facts": list(said.items()),
         "table": trial_table(folder),
         **pictures(folder.path.glob("sweep.png")),
@@ -203,6 +207,16 @@ def sweep_page(folder: SweepFolder) -> dict[str, Any]:
         "of": f"the best trial, {best.path.name}" if best else "",
         "learning": [*trial_curves(folder, charts), *parts["learning"]],
     }
+
+
+def sealing(folders: list[Path]) -> dict[str, Any]:
+    """Names of the files that are not as they were written, and of the folders where nobody can tell."""
+    first = folders[0]
+    names = [
+        (folder.relative_to(first) / name).as_posix() for folder in folders for name in sums.differing(folder)
+    ]
+    unsealed = [folder.name for folder in folders if not (folder / sums.SUMS).exists()]
+    return {"altered": names, "unsealed": unsealed}
 
 
 def shared_parts(groups: Groups, charts: Charts) -> dict[str, Any]:

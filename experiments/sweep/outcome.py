@@ -14,7 +14,7 @@ import yaml
 from optuna.trial import FrozenTrial, TrialState
 from rich.console import Console
 
-from dream.files import write_atomic
+from dream import sums
 from experiments import folders
 from experiments.folders import CONFIG, RESULTS, RunSettings
 from experiments.invocation import own_code
@@ -46,7 +46,12 @@ def _short(value: Any) -> str:
 
 
 def value(study: Study, number: int) -> float | None:
-    """Best validation value of a trial; None where its run has not ended, or there is none."""
+    """Best validation value of a trial; None where its run has not ended, or there is none.
+
+    Raises:
+        CheckpointError: its results were changed since they were written.
+    """
+    sums.altered(study.place(number), [RESULTS])
     results = folders.results(study.place(number)) or {}
     return next(iter(results.values()), {}).get(study.monitor.removeprefix("val/"))
 
@@ -97,11 +102,11 @@ def show(study: Study, most: int, identity: dict[str, Any]) -> None:
     )
     drawn = BytesIO()
     sweep(records, study.monitor, study.mode).savefig(drawn, dpi=120)
-    write_atomic(study.folder / "sweep.png", drawn.getvalue())
+    sums.write(study.folder, "sweep.png", drawn.getvalue())
     written = {"trials": str(study.folder / "sweep.json"), "figure": str(study.folder / "sweep.png")}
     if judged and (best := study.place(judged[0]["trial"])).joinpath(CONFIG).is_file():
         own_code.keep(study.folder)
-        written["best settings"] = str(write_atomic(study.folder / "best.yaml", _runnable(best)))
+        written["best settings"] = str(sums.write(study.folder, "best.yaml", _runnable(best)))
         words = ["dream", "test", "-c", written["best settings"], "--ckpt_path", str(best)]
         written["its test"] = shlex.join(words)
     for kind, what in written.items():

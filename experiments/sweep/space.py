@@ -18,7 +18,7 @@ from experiments.invocation.resume import FREE
 
 RANGE = ("low", "high", "log", "step")
 """Keys of a range."""
-TAKEN = ("seed", "ckpt_path", "config", *FREE)
+TAKEN = ("seed", "ckpt_path", "config", "allow", "trust", *FREE)
 """Settings, or beginnings of them, that decide where and how a run is run: a sweep does not vary them."""
 LARGEST = 1e15
 """Largest number of a range: up to it every whole number is a float, and optuna computes with floats."""

@@ -14,10 +14,9 @@ import lightning as L
 import numpy as np
 from lightning.pytorch.utilities import rank_zero_only
 
-from dream import DREAMStack
-from dream.files import write_atomic
+from dream import DREAMStack, sums
 from dream.tuning import SYMPTOMS
-from lightning_modules.base import TaskModule, is_logging_step
+from lightning_modules.base import TaskModule, is_logging_step, run_folder
 from lightning_modules.checks import require
 
 log = logging.getLogger(__name__)
@@ -101,14 +100,13 @@ class TuningAdvisor(L.Callback):
             for symptom, (step, text) in self.reported.items()
         ]
         text = json.dumps({"window": self.window, "remarks": remarks}, indent=2)
-        Path(folder).mkdir(parents=True, exist_ok=True)
-        write_atomic(Path(folder) / REMARKS, text + "\n")
+        sums.write(folder, REMARKS, text + "\n")
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Drop the reports that a resumed run made after the step from which it resumes."""
         assert isinstance(pl_module, TaskModule)
         if isinstance(pl_module.core, DREAMStack):
-            self.write(trainer.default_root_dir)
+            self.write(run_folder(trainer))
 
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -126,7 +124,7 @@ class TuningAdvisor(L.Callback):
         for symptom in symptoms(self.steps, self.window, self.start):
             if symptom not in self.reported:
                 self.reported[symptom] = (trainer.global_step, str(SYMPTOMS[symptom]))
-                self.write(trainer.default_root_dir)
+                self.write(run_folder(trainer))
                 log.warning("step %d: %s. Try: %s.", trainer.global_step, symptom, SYMPTOMS[symptom])
 
 

@@ -7,21 +7,29 @@ taken for a damaged one."""
 from __future__ import annotations
 
 import logging
+import os
 import re
+import struct
 from pathlib import Path
 from typing import Any
+from zipfile import ZIP_STORED, BadZipFile, ZipFile
 
 import torch
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 
 import dream
 from dream.errors import CheckpointError
-from dream.files import atomic, sha256, write_atomic
+from dream.files import atomic, opened, sha256, write_atomic
+from lightning_modules.base import require_there
 
 log = logging.getLogger(__name__)
 
 FORMAT = 2
 """Version of the content of a checkpoint; raised when an older reader would misunderstand it."""
+_HEAD = struct.Struct("<4sHHHHHIIIHH")  # of an entry of a zip archive; the last two are lengths after it
+_END = 22  # bytes at the end of an archive
+_HAS_AFTER, _AFTER = 8, (12, 16, 20, 24)  # flag of an entry whose sum stands behind it, in so many bytes
+_SPECS = ("class_path", "init_args", "dict_kwargs")
 STEP = "step-{:08d}.ckpt"
 """Name of a save, from which a run resumes."""
 
@@ -99,8 +107,8 @@ def read(path: str | Path, task: str | None = None) -> dict[str, Any]:
         task: Class name of the module that will use it, if known.
 
     Raises:
-        CheckpointError: the file does not exist, is a URL, is damaged, is no checkpoint of `dream fit`, or
-            has another format or task.
+        CheckpointError: the file does not exist, is a URL, is damaged, is no checkpoint of `dream fit`, has
+            another format or task, or settings that name a class.
     """
     path = local(path)
     checkpoint = load(path)
@@ -119,7 +127,28 @@ def read(path: str | Path, task: str | None = None) -> dict[str, Any]:
         raise CheckpointError(
             f"{path} holds a {found['task']}; here is a {task}. Use the configuration it was trained with."
         )
+    require_plain(checkpoint["hyper_parameters"], path)
     return checkpoint
+
+
+def require_plain(settings: Any, path: Path) -> None:
+    """Refuse settings in a checkpoint that are none, but name what a loader would build.
+
+    Raises:
+        CheckpointError: naming the first.
+    """
+    left = [settings]
+    while left:
+        part = left.pop()
+        for name, value in part.items() if isinstance(part, dict) else ():
+            if not isinstance(name, str) or name in _SPECS or name.startswith("_"):
+                raise CheckpointError(
+                    f"the settings in {path} must be plain values; `{name}` names what would be built. Nothing "
+                    "was; use a checkpoint that `dream fit` wrote."
+                )
+            left.append(value)
+    if not isinstance(settings, dict) or not all(name.isidentifier() for name in settings):
+        raise CheckpointError(f"the settings in {path} must be names and values. Use another checkpoint.")
 
 
 def load(path: Path) -> dict[str, Any]:
@@ -128,7 +157,9 @@ def load(path: Path) -> dict[str, Any]:
     Raises:
         CheckpointError: the file is damaged.
     """
-    if not intact(path):
+    if not _sums(path):
+        _check_archive(path)
+    elif not intact(path):
         raise CheckpointError(
             f"{path} is damaged: its SHA-256 is not in {sums_file(path).name}. Use another checkpoint of the "
             "run, step-*.ckpt, or train again."
@@ -138,6 +169,38 @@ def load(path: Path) -> dict[str, Any]:
     except Exception as error:
         raise _not_ours(path, error) from error
     return content
+
+
+def _check_archive(path: Path) -> None:
+    """Check a file that came without its SHA-256 by the sums of its archive, which torch does not look at.
+
+    Every entry must have its CRC, and the entries must be all that the file holds.
+
+    Raises:
+        CheckpointError: the file is damaged, or no archive.
+    """
+    try:
+        with opened(path, links=True) as file, ZipFile(file) as archive:
+            entries = sorted(archive.infolist(), key=lambda entry: entry.header_offset)
+            starts = [entry.header_offset for entry in entries] + [archive.start_dir]
+            reached = 0
+            for entry, start, following in zip(entries, starts, starts[1:], strict=False):
+                file.seek(start)
+                *_, name, extra = _HEAD.unpack(file.read(_HEAD.size))
+                apart = following - start - (_HEAD.size + name + extra + entry.file_size)
+                followed = apart in _AFTER if entry.flag_bits & _HAS_AFTER else apart == 0
+                if start != reached or entry.compress_type != ZIP_STORED or not followed:
+                    raise BadZipFile(f"{entry.filename} is not where it should be")
+                reached = following
+            file.seek(-_END, os.SEEK_END)
+            if not file.read().startswith(b"PK\5\6"):
+                raise BadZipFile("it holds more than its entries")
+            if len({entry.filename for entry in entries}) < len(entries):
+                raise BadZipFile("it holds two entries of a name")
+            if (broken := archive.testzip()) is not None:
+                raise BadZipFile(f"{broken} is damaged")
+    except (BadZipFile, OSError, ValueError, struct.error, EOFError, RuntimeError) as error:
+        raise _not_ours(path, error) from error
 
 
 def _not_ours(path: Path, error: Exception) -> CheckpointError:
@@ -188,12 +251,22 @@ def write(content: dict[str, Any], path: Path) -> None:
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
-    """Reader and writer of the Trainer's checkpoints."""
+    """Reader and writer of the Trainer's checkpoints.
+
+    Args:
+        home: Folder of the run, without which nothing is written.
+    """
+
+    def __init__(self, home: Path | None = None) -> None:
+        super().__init__()
+        self.home = home
 
     def save_checkpoint(
         self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any | None = None
     ) -> None:
         """See `write`."""
+        if self.home is not None:
+            require_there(self.home)
         write(checkpoint, Path(path))
 
     def load_checkpoint(

@@ -9,8 +9,8 @@ import lightning as L
 from lightning.pytorch.loggers import WandbLogger
 from lightning.pytorch.utilities import rank_zero_only
 
-from dream.files import write_atomic
-from lightning_modules.base import TaskModule
+from dream import sums
+from lightning_modules.base import TaskModule, run_folder
 
 
 class SaveFigures(L.Callback):
@@ -28,14 +28,12 @@ class SaveFigures(L.Callback):
     @rank_zero_only
     def on_test_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         assert isinstance(pl_module, TaskModule)
-        folder = Path(trainer.default_root_dir) / "figures"
+        folder = run_folder(trainer)
         self.paths = []
         for name, figure in pl_module.figures().items():
-            folder.mkdir(parents=True, exist_ok=True)
-            path = folder / f"{name}.png"
             drawn = BytesIO()
             figure.savefig(drawn, dpi=self.dpi)
-            write_atomic(path, drawn.getvalue())
+            path = sums.write(folder, f"figures/{name}.png", drawn.getvalue())
             self.paths.append(path)
             for logger in trainer.loggers:
                 if isinstance(logger, WandbLogger):

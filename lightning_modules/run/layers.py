@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import lightning as L
@@ -13,10 +12,9 @@ import torch
 from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor
 
-from dream import DREAMStack
+from dream import DREAMStack, sums
 from dream.cell import DREAMCell
-from dream.files import write_atomic
-from lightning_modules.base import Observation, TaskModule
+from lightning_modules.base import Observation, TaskModule, run_folder
 
 BINS = 64  # bins of a histogram over [0, 1]; a power of two, so that their borders are exact
 POINTS = 256  # least number of points of a line over a long test; at most twice as many
@@ -120,9 +118,7 @@ class LayerRecord(L.Callback):
         cells = [module for module in pl_module.core.modules() if isinstance(module, DREAMCell)]
         layers = [tally.plain() | fast_weights(cell) for tally, cell in zip(self.tallies, cells, strict=True)]
         record = {"places": "steps" if self.streams else "rows", "layers": layers}
-        folder = Path(trainer.default_root_dir)
-        folder.mkdir(parents=True, exist_ok=True)
-        write_atomic(folder / LAYERS, json.dumps(record) + "\n")
+        sums.write(run_folder(trainer), LAYERS, json.dumps(record) + "\n")
 
 
 def fast_weights(cell: DREAMCell) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader
 from dream.errors import CheckpointError
 from dream.sealed import checksum
 from lightning_modules import ranks
-from lightning_modules.base import TaskModule
+from lightning_modules.base import TaskModule, require_there
 from lightning_modules.checks import require, require_int
 from lightning_modules.run import checkpoints
 from lightning_modules.run.layers import LayerRecord, LayerTally
@@ -76,10 +76,14 @@ class SaveProgress(L.Callback):
 
         Raises:
             CheckpointError: it cannot be written; the earlier saves are intact.
+            DataError: the folder of the run is gone.
         """
         assert self.folder is not None
+        require_there(self.folder.parent)
         trainer.save_checkpoint(self.folder / checkpoints.STEP.format(trainer.global_step))
         self._saved = time.monotonic()
+        for logger in metrics_files(trainer):
+            logger.seal()
         if trainer.is_global_zero:
             saves = checkpoints.steps(self.folder)
             own = saves.index(self.folder / checkpoints.STEP.format(trainer.global_step))
@@ -189,6 +193,7 @@ class SaveProgress(L.Callback):
         self._batches += 1
         stop = self.signals.received is not None
         if self.folder is not None and trainer.is_global_zero and (stop or self._due):
+            require_there(self.folder.parent)
             if isinstance(pl_module, ResumableTest):
                 progress = pl_module.save_test()
                 weights = checksum({}, pl_module.state_dict())

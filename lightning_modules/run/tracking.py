@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 import math
@@ -20,8 +21,10 @@ from lightning.pytorch.loggers import Logger, WandbLogger
 from lightning.pytorch.utilities import rank_zero_only
 
 import dream
-from dream.errors import DataError
-from dream.files import write_atomic
+from dream import sums
+from dream.errors import CheckpointError, DataError
+from dream.files import opened
+from lightning_modules.base import gone
 from lightning_modules.run.redaction import redacted
 
 log = logging.getLogger(__name__)
@@ -31,15 +34,18 @@ class JSONLLogger(Logger):
     """Logger that writes each logging step as one line of JSON at once, so that a crash loses none.
 
     A line holds ``step`` and the metrics logged with it; values that JSON cannot express (NaN, inf) are
-    strings.
+    strings. The folder's list of sums, if it has one, covers the lines that `seal` found.
 
     Args:
-        folder: Folder of `metrics.jsonl`.
+        folder: Folder of `metrics.jsonl`; if it is not there, the first line makes it.
     """
 
     def __init__(self, folder: str | Path) -> None:
         super().__init__()
         self.folder = Path(folder)
+        self._made = not self.folder.is_dir()
+        self._written: tuple[int, Any] | None = None
+        """Length and running SHA-256 of the file; None before this object wrote."""
 
     @property
     def name(self) -> str:
@@ -64,27 +70,56 @@ class JSONLLogger(Logger):
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
         values = {name: float(value) for name, value in metrics.items()}
-        line = {"step": step, **{k: v if math.isfinite(v) else repr(v) for k, v in values.items()}}
+        found = {"step": step, **{k: v if math.isfinite(v) else repr(v) for k, v in values.items()}}
+        line = json.dumps(found).encode() + b"\n"
         try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            with self.path.open("a", encoding="utf-8") as file:
-                file.write(json.dumps(line) + "\n")
+            length, digest = self._written or self._take_up(None)
+            with open(self.path, "ab", opener=_append) as file:
+                file.write(line)
+            digest.update(line)
+            self._written = length + len(line), digest
+        except FileNotFoundError:
+            raise gone(self.folder) if not self.folder.is_dir() else _gone(self.path) from None
         except OSError as error:
             raise DataError(
                 f"{self.path} could not be written: {error.strerror}. Free or change the disk."
             ) from error
 
     def sync(self) -> int:
-        """Flush all lines to the disk; return their length in bytes."""
-        if not self.path.exists():
+        """Flush all lines to the disk; return their length in bytes.
+
+        Raises:
+            DataError: the file was deleted.
+        """
+        try:
+            with opened(self.path) as file:
+                os.fsync(file.fileno())
+                return os.fstat(file.fileno()).st_size
+        except FileNotFoundError:
+            if self._written is not None:
+                raise _gone(self.path) from None
             return 0
-        with self.path.open("rb") as file:
-            os.fsync(file.fileno())
-            return os.fstat(file.fileno()).st_size
+
+    @rank_zero_only
+    def seal(self, whole: bool = False) -> None:
+        """Enter the lines into the folder's list of sums, all of them as the `whole` file.
+
+        Raises:
+            DataError: the file was deleted.
+            OSError: the list cannot be written.
+        """
+        if self._written is not None:
+            self.sync()
+            length, digest = self._written
+            sums.grow(self.folder, self.path.name, (length, digest.hexdigest()), whole)
 
     @rank_zero_only
     def cut(self, length: int) -> None:
-        """Drop the lines after the first `length` bytes, which a resumed run writes again."""
+        """Drop the lines after the first `length` bytes, which a resumed run writes again.
+
+        Raises:
+            CheckpointError: the file is not as it was written.
+        """
         if not self.path.exists():
             return
         if (held := self.path.stat().st_size) < length:
@@ -94,8 +129,45 @@ class JSONLLogger(Logger):
                 held,
                 length,
             )
-        else:
+        self._written = self._take_up(min(held, length))
+        self.seal()  # before the lines go, so that a kill in between leaves what the list allows
+        if held > length:
             os.truncate(self.path, length)
+
+    def _take_up(self, length: int | None) -> tuple[int, Any]:
+        """Length and SHA-256 of the lines that are there, or of the first `length` bytes.
+
+        A file that is not there is made, after its entry in the list.
+        """
+        if self._made:
+            self.folder.mkdir(parents=True, exist_ok=True)
+        elif not self.folder.is_dir():
+            raise gone(self.folder)
+        name = self.path.name
+        if not self.path.exists():
+            digest = hashlib.sha256()
+            sums.grow(self.folder, name, (0, digest.hexdigest()))
+            self.path.open("xb").close()
+            return 0, digest
+        if not sums.matches(self.folder, name):
+            raise CheckpointError(
+                f"{self.path} was changed since it was written, and so nothing is added to it. Put it back, "
+                "or start a new run."
+            )
+        with opened(self.path) as file:
+            size = os.fstat(file.fileno()).st_size
+            return sums.sha256(file, size if length is None else length)
+
+
+def _append(path: str, flags: int) -> int:
+    """Open a file that is there, and no link."""
+    return os.open(path, flags & ~os.O_CREAT | getattr(os, "O_NOFOLLOW", 0))
+
+
+def _gone(path: Path) -> DataError:
+    return DataError(
+        f"{path} is gone: it was deleted while the run went on, which ends here. Start the run anew."
+    )
 
 
 def best_validation(folder: Path, monitor: str, mode: Literal["min", "max"]) -> dict[str, float]:
@@ -158,7 +230,7 @@ def write_results(path: Path, results: dict[str, dict[str, float]], **facts: Any
         "device": torch.cuda.get_device_name() if torch.cuda.is_available() else platform.machine(),
         "threads": torch.get_num_threads(),
     }
-    write_atomic(path, json.dumps(record, indent=2) + "\n")
+    sums.write(path.parent, path.name, json.dumps(record, indent=2) + "\n")
 
 
 def commit() -> str | None:

@@ -21,6 +21,7 @@ PARTS = {
     "memory": "a file ten times as large as the memory allowed",
     "store": "the states of a million streams",
     "ranks": "two processes train like one, and one is killed",
+    "classes": "no setting imports or builds a foreign class",
 }
 """Modules of this folder: each has a `main()` that prints figures, returns them as a dictionary, and fails if
 a promise does not hold."""

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from dream import sums
 from dream.errors import ConfigError, DREAMWarning
 from experiments import folders
 from experiments.cli import main
@@ -74,19 +75,19 @@ def test_a_class_that_is_installed_stays_so() -> None:
 MISTAKES = [
     ({"head": "class Mine(:\n"}, "exp/head.py, line 1: invalid syntax."),
     (
-        {"head": "\n\nimport not_there\n"},
+        {"head": "\n\nimport not_there\nclass Mine: ...\n"},
         "exp/head.py, line 3: ModuleNotFoundError: No module named 'not_there'.",
     ),
     (
-        {"head": "from .parts import x\n", "parts": "\n1 / 0\n"},
+        {"head": "from .parts import Mine\n", "parts": "\n1 / 0\n"},
         "exp/head.py, line 1: ZeroDivisionError: division by zero.",
     ),
     (
-        {"head": "from parts import x\n", "parts": "x = 1\n"},
+        {"head": "from parts import Mine\n", "parts": "class Mine: ...\n"},
         "line 1: ModuleNotFoundError: No module named 'parts'. A file beside it is imported as `from .parts "
         "import NAME`.",
     ),
-    ({"head": "import sys\nsys.exit(3)\n"}, "exp/head.py, line 2: SystemExit: 3."),
+    ({"head": "import sys\nsys.exit(3)\nclass Mine: ...\n"}, "exp/head.py, line 2: SystemExit: 3."),
     (
         {"head": FORECASTER.replace("Mine", "Mein")},
         "exp/head.py must define the class `Mine`; it does not. Did you mean `Mein`?",
@@ -181,7 +182,7 @@ def test_a_run_goes_on_with_its_own_copy() -> None:
     Invocation.parse(command).words()
     run = folders.run_folder(folders.RunSettings(name="one"), "exp", command)
     own_code.keep(run)
-    (run / "config.yaml").write_text(Path("exp/config.yaml").read_text())
+    sums.write(run, "config.yaml", Path("exp/config.yaml").read_text())
     assert sorted(path.name for path in run.glob("*.py")) == ["head.py", "parts.py"]
     write("head.Mine", head=FORECASTER + "    which = 'new'\n", parts="part = 'new'\n")
     with pytest.warns(

@@ -11,7 +11,8 @@ import pytest
 import torch
 
 import dream
-from dream.errors import CheckpointError
+from dream.errors import CheckpointError, ConfigError
+from lightning_modules import ForecastingModule
 from lightning_modules.run import checkpoints
 
 
@@ -128,6 +129,34 @@ def test_a_crafted_pickle_is_refused_and_not_run(kind: str, tmp_path: Path) -> N
 def test_urls_are_refused(url: str) -> None:
     with pytest.raises(CheckpointError, match="must be a local file; got"):
         checkpoints.read(url)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"class_path": "subprocess.Popen"},
+        {"config": {"class_path": "subprocess.Popen", "init_args": {"args": "true"}}},
+        {"_instantiator": "lightning.pytorch.cli.instantiate_module", "_class_path": "subprocess.Popen"},
+        {"shape": {"dict_kwargs": {}}},
+        {"config.class_path": "subprocess.Popen"},
+        {3: "x"},
+        ["class_path"],
+    ],
+)
+def test_settings_that_name_what_to_build_are_refused(settings: Any, tmp_path: Path) -> None:
+    path = tmp_path / "best.ckpt"
+    checkpoints.write(content(hyper_parameters=settings), path)
+    with pytest.raises(CheckpointError, match="the settings in .*best.ckpt must be"):
+        checkpoints.read(path)
+    with pytest.raises(CheckpointError, match="the settings in .*best.ckpt must be"):
+        ForecastingModule.load_from_checkpoint(path)
+
+
+def test_a_module_is_loaded_from_a_file_here_and_runs_nothing(path: Path) -> None:
+    with pytest.raises(CheckpointError, match="`ckpt_path` must be a local file; got http"):
+        ForecastingModule.load_from_checkpoint("http://127.0.0.1:1/best.ckpt")
+    with pytest.raises(ConfigError, match="`weights_only` must be True"):
+        ForecastingModule.load_from_checkpoint(path, weights_only=False)
 
 
 def test_another_format_or_task_says_so(tmp_path: Path) -> None:

@@ -1,0 +1,275 @@
+"""What a configuration may name, and whose a run is."""
+
+from __future__ import annotations
+
+import os
+import py_compile
+import shutil
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from dream import sums
+from dream.errors import ConfigError
+from experiments import folders
+from experiments.cli import main
+from experiments.invocation import own_code
+from experiments.invocation.arguments import Invocation
+
+MODEL = {"class_path": "lightning_modules.ForecastingModule"}
+DATA: dict[str, Any] = {
+    "class_path": "lightning_modules.forecasting.DriftingLoad",
+    "init_args": {"rows": 400, "feeders": 1, "look_back": 24, "horizon": 8},
+}
+OWN = "from lightning_modules import ForecastingModule\nclass Mine(ForecastingModule):\n    which = '{}'\n"
+PYTORCH = "lightning.pytorch"
+LAMBDA = f"{PYTORCH}.callbacks.LambdaCallback"
+
+
+@pytest.fixture(autouse=True)
+def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.argv", ["dream"])
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "mine"))
+    monkeypatch.syspath_prepend(tmp_path)
+    Path("foreign.py").write_text(
+        "open('imported', 'w').close()\nimport lightning as L\nclass Thing(L.Callback): ...\n"
+        "def work(*_, **__): ...\n"
+    )
+    yield tmp_path
+    sys.modules.pop("foreign", None)
+
+
+def write(path: str = "exp/config.yaml", **sections: Any) -> list[str]:
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    Path(path).write_text(yaml.safe_dump({"model": MODEL, "data": DATA, **sections}))
+    return ["check", path]
+
+
+def trainer(**settings: Any) -> dict[str, Any]:
+    return {"trainer": settings}
+
+
+def spec(path: str, **settings: Any) -> dict[str, Any]:
+    return {"class_path": path, "init_args": settings}
+
+
+REFUSED: dict[str, tuple[dict[str, Any], str]] = {
+    "a class for any value": (
+        trainer(strategy=spec(f"{PYTORCH}.strategies.DDPStrategy", ddp_comm_state=spec("foreign.Thing"))),
+        "`trainer.strategy.ddp_comm_state` must be a class that a configuration may name",
+    ),
+    "a known class for any value": (
+        trainer(
+            strategy=spec(f"{PYTORCH}.strategies.DDPStrategy", ddp_comm_state=spec(f"{PYTORCH}.callbacks.Timer"))
+        ),
+        "`ddp_comm_state` of DDPStrategy takes any value, and so no class",
+    ),
+    "in keywords": (
+        trainer(
+            strategy={
+                "class_path": f"{PYTORCH}.strategies.DDPStrategy",
+                "dict_kwargs": {"static_graph": {"in": [spec(f"{PYTORCH}.callbacks.Timer")]}},
+            }
+        ),
+        "`static_graph` of DDPStrategy takes any value, and so no class",
+    ),
+    "a function": (
+        trainer(callbacks=[spec(LAMBDA, setup="foreign.work")]),
+        "got foreign.work, which was not imported. If you trust it, add --allow foreign.work",
+    ),
+    "a function through a known module": (
+        trainer(callbacks=[spec(LAMBDA, setup=f"{PYTORCH}.callbacks.timer.time.sleep")]),
+        "got time.sleep, which was not imported",
+    ),
+    "a function of a known package": (
+        trainer(callbacks=[spec(LAMBDA, setup="lightning.fabric.utilities.cloud_io._load")]),
+        "`setup` of LambdaCallback must be a function of your own",
+    ),
+    "a method that makes a model": (
+        {"model": spec("lightning_modules.ForecastingModule.load_from_checkpoint", checkpoint_path="a.ckpt")},
+        "`model` must be a TaskModule",
+    ),
+    "what asks addresses": (
+        trainer(logger=spec(f"{PYTORCH}.loggers.MLFlowLogger", tracking_uri="http://127.0.0.1:1")),
+        "none that starts processes or asks addresses",
+    ),
+    "an address in a class": (
+        trainer(logger=spec(f"{PYTORCH}.loggers.CSVLogger", save_dir="memory://logs")),
+        "`save_dir` of CSVLogger must be on this machine, not an address; got memory://logs",
+    ),
+    "an address in a callback": (
+        {"checkpoint": {"dirpath": "s3://bucket/a"}},
+        "`dirpath` of BestCheckpoint must be on this machine, not an address",
+    ),
+    "a folder": (
+        {"run": {"folder": "file:///tmp/a"}},
+        "`folder` of RunSettings must be on this machine, not an address",
+    ),
+    "a section": ({"data": "http://127.0.0.1:1/a.yaml"}, "`data` must be on this machine, not an address"),
+    "the Trainer": ({"trainer": "github://a:b@c/d"}, "`trainer` must be on this machine, not an address"),
+    "what opens it": ({"allow": "foreign"}, "`allow` is for the command line, and no configuration may set it"),
+    "whom it trusts": ({"trust": "run"}, "`trust` is for the command line"),
+    "another configuration": ({"config": {"class_path": "foreign.Thing"}}, "`config` is for the command line"),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_it_is_refused_and_nothing_is_imported(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    sections, message = REFUSED[name]
+    assert main(write(**sections)) == 2
+    said = capsys.readouterr().err
+    assert message in said
+    assert "Traceback" not in said
+    assert "foreign" not in sys.modules
+    assert not Path("imported").exists()
+
+
+def test_what_the_user_allows_is_taken(capsys: pytest.CaptureFixture[str]) -> None:
+    command = write(**trainer(callbacks=[spec("foreign.Thing"), spec(LAMBDA, setup="foreign.work")]))
+    for allowed in ("foreign", "foreign.Thing,foreign.work"):
+        assert main([*command, f"--allow={allowed}"]) == 0, capsys.readouterr().err
+    assert main(command) == 2  # only that command
+    assert "If you trust it, add --allow foreign.Thing" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("flag", "message"),
+    [
+        ("--allow=nowhere.Thing", "`--allow` must name a package, module or class that can be imported"),
+        ("--allow=*", "`--allow` must be a package, module or class such as my_package.Model; got '*'"),
+        ("--allow=jsonargparse", "got 'jsonargparse'"),
+        ("--trust=all", "`--trust` must be none or run; got 'all'"),
+    ],
+)
+def test_a_wrong_flag_says_so(flag: str, message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([*write(), flag]) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_neither_flag_is_among_the_settings(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["fit", "-c", "forecasting", "--allow=math", "--trust=run", "--print_config"]) == 0
+    content = yaml.safe_load(capsys.readouterr().out)
+    assert content["allow"] is content["trust"] is None
+
+
+def a_run(name: str, *flags: str, which: str = "old") -> Path:
+    """The folder of a run whose model is its own, as `dream fit` writes it."""
+    write(model={"class_path": "head.Mine"})
+    Path("exp/head.py").write_text(OWN.format(which))
+    command = ["fit", "-c", "exp/config.yaml", f"--run.name={name}", *flags]
+    Invocation.parse(command).load()
+    folder = folders.run_folder(folders.RunSettings(name=name), "exp", command)
+    own_code.keep(folder)
+    sums.write(folder, folders.CONFIG, Path("exp/config.yaml").read_text())
+    (folder / folders.SAVES).mkdir()
+    (folder / folders.SAVES / "best.ckpt").touch()
+    return folder
+
+
+def which(*words: str) -> str:
+    """Class attribute of the model that a command takes."""
+    Invocation.parse(list(words)).load()
+    found: str = sys.modules[f"{own_code.PACKAGE}.head"].Mine.which
+    return found
+
+
+def test_ones_own_run_is_trusted_wherever_it_lies_and_that_of_others_is_not(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    folder = a_run("one").rename("moved")
+    command = ["test", "--ckpt_path", "moved"]
+    assert which(*command) == "old"
+    with pytest.raises(ConfigError, match=r"`--trust none` runs no Python, and .* `head.Mine` from .*head.py"):
+        which(*command, "--trust=none")
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(Path("somebody").absolute()))
+    (folder / "head.py").write_text(OWN.format("theirs") + "open('ran', 'w').close()\n")
+    for named in (command, ["check", "moved/config.yaml"]):
+        with pytest.raises(ConfigError, match=r"moved is not signed with your key: .* add --trust run\."):
+            which(*named)
+        assert not Path("ran").exists()
+        assert which(*named, "--trust", "run") == "theirs"
+        Path("ran").unlink()
+
+
+@pytest.mark.parametrize("change", ["head.py", "config.yaml", "extra.py", "sums.sealed", "run.json"])
+def test_a_run_that_was_changed_is_not_ones_own(change: str) -> None:
+    folder = a_run("one")
+    file = folder / change
+    if change == "sums.sealed":
+        file.unlink()
+    else:
+        file.write_text((file.read_text() if file.exists() else "") + "\n")
+    with pytest.raises(ConfigError, match="is not signed with your key"):
+        which("test", "--ckpt_path", str(folder))
+    assert which("test", "--ckpt_path", str(folder), "--trust=run") == "old"
+
+
+def test_only_source_is_run() -> None:
+    folder = a_run("one")
+    own = folder / "head.py"
+    other = Path("other.py")
+    other.write_text(OWN.format("bad"))
+    assert other.stat().st_size == own.stat().st_size
+    os.utime(other, ns=(own.stat().st_atime_ns, own.stat().st_mtime_ns))
+    cached = Path(py_compile.compile(str(other), doraise=True, dfile="head.py") or "")
+    (folder / "__pycache__").mkdir()
+    shutil.copy(cached, folder / "__pycache__" / cached.name.replace("other", "head"))
+    assert which("test", "--ckpt_path", str(folder), "--trust=run") == "old"
+
+
+def test_a_run_is_resumed_with_python_of_its_own_only_if_it_is_ones_own() -> None:
+    folder = a_run("one")
+    command = ["fit", "-c", "exp/config.yaml", "--resume", "--run.name=one"]
+    (folder / sums.SUMS).unlink()
+    Invocation.parse(command).words()  # the same files lie beside the configuration
+    assert Path(str(sys.modules[f"{own_code.PACKAGE}.head"].__file__)).parent.name == "exp"
+    (folder / "head.py").write_text(OWN.format("theirs"))
+    with pytest.raises(ConfigError, match=r"runs/one is not signed with your key.* add --trust run\."):
+        Invocation.parse(command).words()
+    with pytest.warns(UserWarning, match="was changed since the run began"):
+        Invocation.parse([*command, "--trust=run"]).words()
+    assert sys.modules[f"{own_code.PACKAGE}.head"].Mine.which == "theirs"
+    assert folders.without_resume([*command, "--trust", "run"]) == [*command[:3], command[4]]
+
+
+def test_what_the_command_of_ones_own_run_allowed_is_allowed(monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = a_run("one", "--allow=foreign")
+    command = ["test", "--ckpt_path", str(folder)]
+    assert Invocation.parse(command)._allowed() == ["foreign"]
+    assert Invocation.parse([*command, "--trust=none"])._allowed() == []
+    record = folder / folders.RUN
+    record.write_text(record.read_text().replace("--allow=foreign", "--allow=os"))
+    assert Invocation.parse(command)._allowed() == []
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(Path("somebody").absolute()))
+    assert Invocation.parse(command)._allowed() == []
+    assert Invocation.parse([*command, "--trust=run"])._allowed() == ["os"]
+
+
+def test_a_run_from_elsewhere_is_sent_nowhere(capsys: pytest.CaptureFixture[str]) -> None:
+    command = write("runs/one/config.yaml", run={"wandb": "online"})
+    Invocation.parse(command).load()  # a configuration that the user names
+    Path("runs/one/run.json").write_text("{}")
+    with pytest.raises(ConfigError, match=r"`run.wandb` to online, and it is not signed with your key"):
+        Invocation.parse(command).load()
+    for flag in ("--run.wandb=offline", "--trust=run"):
+        Invocation.parse([*command, flag]).load()
+
+
+def test_a_file_that_cannot_hold_the_class_is_not_run(capsys: pytest.CaptureFixture[str]) -> None:
+    command = write(model={"class_path": "setup.Mine"})
+    Path("exp/setup.py").write_text("open('ran', 'w').close()\nclass Mein: ...\n")
+    assert main(command) == 2
+    assert "setup.py must define the class `Mine`; it does not. Did you mean `Mein`?" in capsys.readouterr().err
+    assert not Path("ran").exists()
+
+
+def test_a_space_opens_nothing(capsys: pytest.CaptureFixture[str]) -> None:
+    write()
+    for name in ("allow", "trust"):
+        Path("space.yaml").write_text(f"{name}: [foreign, run]\n")
+        assert main(["sweep", "-c", "exp/config.yaml", "--space=space.yaml"]) == 2
+        assert f"`{name}` in the space must be a setting of the experiment" in capsys.readouterr().err
