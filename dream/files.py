@@ -14,10 +14,14 @@ from io import BufferedRandom, BufferedReader
 from pathlib import Path
 from typing import Any
 
-from dream.errors import CheckpointError
+from dream.errors import CheckpointError, shown
 
 MOST = 64 * 2**20
-"""Largest text of ours that is read, in bytes."""
+"""Largest text or picture of ours that is read whole, in bytes."""
+LINE = 2**20
+"""Longest line of a file that is read by lines, in bytes."""
+LONGEST_NAME = 200
+"""Longest name of a file, in bytes: file systems allow 255, and a temporary name is longer."""
 _NO_LINK, _AT_ONCE = getattr(os, "O_NOFOLLOW", 0), getattr(os, "O_NONBLOCK", 0)  # Windows has neither
 
 
@@ -121,6 +125,41 @@ def read_json(path: str | os.PathLike[str], most: int = MOST) -> dict[str, Any]:
             f"{os.fspath(path)} is damaged: it holds {type(found).__name__}, not names and values."
         )
     return found
+
+
+def lines(file: BufferedReader) -> Iterator[bytes]:
+    """Lines of a file, in bounded memory.
+
+    Raises:
+        OSError: a line has more than `LINE` bytes.
+    """
+    while line := file.readline(LINE + 1):
+        if len(line) > LINE:
+            raise OSError(errno.EFBIG, f"a line has more than {LINE:,} bytes", file.name)
+        yield line
+
+
+def is_name(text: str) -> bool:
+    """Whether `text` can be the name of a file, which then lies in the folder that it is meant for."""
+    parts = (os.sep, os.altsep, "/", "\\", "\0")
+    whole = text not in ("", ".", "..") and not any(part in text for part in parts if part)
+    return whole and len(text.encode(errors="surrogatepass")) <= LONGEST_NAME
+
+
+def inside(folder: str | os.PathLike[str], *names: str) -> Path:
+    """Path of a file or folder of ours in `folder`, which may be a link; nothing below it is one.
+
+    Raises:
+        OSError: one of `names`, folders in each other, is a link, or no name at all.
+    """
+    path = Path(folder)
+    for name in names:
+        if not is_name(name):
+            raise OSError(errno.EINVAL, f"{shown(name)} is not the name of a file", str(folder))
+        path = path / name
+        if path.is_symlink():
+            raise OSError(errno.ELOOP, f"it is a link, to {path.readlink()}", str(path))
+    return path
 
 
 def sha256(file: BufferedReader | BufferedRandom) -> str:

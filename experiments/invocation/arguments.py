@@ -324,8 +324,8 @@ def nested(keys: Sequence[str], text: str) -> dict[str, Any]:
 def yaml_value(text: str) -> Any:
     """The value that YAML reads in `text`; None where that is no YAML."""
     try:
-        return yaml.load(text, configs.Loader)
-    except yaml.YAMLError:
+        return configs.parse(text)
+    except (ValueError, yaml.YAMLError):
         return None
 
 

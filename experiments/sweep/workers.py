@@ -11,6 +11,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from dream.errors import DREAMError
+from dream.files import inside
 from experiments import ending
 from experiments.ending import say
 from experiments.sweep import outcome
@@ -40,7 +41,7 @@ def run(plan: SweepPlan, study: Study, argv: list[str]) -> int:
     count = min(plan.workers, left)
     threads = str(max(1, (os.cpu_count() or 1) // max(count, 1)))
     environment = {"OMP_NUM_THREADS": threads, **os.environ, WORKER: "1"}
-    logs = [plan.folder / f"worker-{number}.log" for number in range(1, count + 1)]
+    logs = [inside(plan.folder, f"worker-{number}.log") for number in range(1, count + 1)]
     if started := [_start(argv, log, environment) for log in logs]:
         say(
             f"{count} workers, {environment['OMP_NUM_THREADS']} threads each; what they say is in "
