@@ -8,7 +8,7 @@ import json
 import os
 import secrets
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from io import BufferedRandom, BufferedReader
 from pathlib import Path
@@ -38,8 +38,7 @@ def atomic(path: str | os.PathLike[str]) -> Iterator[BufferedRandom]:
             temporary file is left.
     """
     target = Path(path)
-    if target.is_symlink():
-        raise OSError(errno.ELOOP, f"it is a link, to {target.readlink()}", str(path))
+    refuse_link(target)
     if target.exists() and not (target.is_file() or target.is_dir()):
         raise OSError(errno.EINVAL, "it is no regular file", str(path))
     temporary = target.with_name(f".{target.name}.{secrets.token_hex(8)}.tmp")
@@ -80,14 +79,45 @@ def opened(path: str | os.PathLike[str], *, links: bool = False) -> Iterator[Buf
     Raises:
         OSError: it cannot be read, or is a link, a folder, a device or a pipe.
     """
-    if not links and Path(path).is_symlink():
-        raise OSError(errno.ELOOP, f"it is a link, to {Path(path).readlink()}", str(path))
-    # between the two a link may have come; and a pipe without a writer must not block
-    flags = _AT_ONCE if links else _AT_ONCE | _NO_LINK
-    with open(path, "rb", opener=lambda name, how: os.open(name, how | flags)) as file:
-        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-            raise OSError(errno.EINVAL, "it is no regular file", str(path))
+    if not links:
+        refuse_link(path)
+    with open(path, "rb", opener=_opener(links)) as file:
+        _require_regular(file, path)
         yield file
+
+
+@contextmanager
+def extended(path: str | os.PathLike[str]) -> Iterator[BufferedRandom]:
+    """Open a regular file to append to it, cut it off or flush it; an empty one where there is none.
+
+    Raises:
+        OSError: it cannot be written, or is a link, a folder, a device or a pipe.
+    """
+    refuse_link(path)
+    with open(path, "a+b", opener=_opener(links=False)) as file:
+        _require_regular(file, path)
+        yield file
+
+
+def refuse_link(path: str | os.PathLike[str]) -> None:
+    """Refuse a link, to anything or nothing.
+
+    Raises:
+        OSError: `path` is one.
+    """
+    if Path(path).is_symlink():
+        raise OSError(errno.ELOOP, f"it is a link, to {Path(path).readlink()}", str(path))
+
+
+def _opener(links: bool) -> Callable[[str, int], int]:
+    # since it was looked at a link may have come; and a pipe without a writer must not block
+    flags = _AT_ONCE if links else _AT_ONCE | _NO_LINK
+    return lambda name, how: os.open(name, how | flags, 0o666)
+
+
+def _require_regular(file: BufferedReader | BufferedRandom, path: str | os.PathLike[str]) -> None:
+    if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+        raise OSError(errno.EINVAL, "it is no regular file", str(path))
 
 
 def read_bytes(path: str | os.PathLike[str], most: int = MOST, *, links: bool = False) -> bytes:
@@ -157,8 +187,7 @@ def inside(folder: str | os.PathLike[str], *names: str) -> Path:
         if not is_name(name):
             raise OSError(errno.EINVAL, f"{shown(name)} is not the name of a file", str(folder))
         path = path / name
-        if path.is_symlink():
-            raise OSError(errno.ELOOP, f"it is a link, to {path.readlink()}", str(path))
+        refuse_link(path)
     return path
 
 

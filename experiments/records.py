@@ -72,13 +72,14 @@ class Results(TypedDict, total=False):
     device: str
 
 
-@_schema
-class Ended(Results, total=False):
-    """`results.json` of a run that has a row in a table."""
+def _ended(results: dict[str, Any]) -> dict[str, Any]:
+    if not results.get("results") or not {"seconds", "parameters"} <= results.keys():
+        raise ValueError("a run that has ended has results, seconds and parameters")
+    return results
 
-    results: Required[Annotated[dict[str, dict[str, float]], Field(min_length=1)]]
-    seconds: Required[Seconds]
-    parameters: Required[Count | None]
+
+Ended = Annotated[Results, AfterValidator(_ended)]
+"""`results.json` of a run that has a row in a table."""
 
 
 @_schema

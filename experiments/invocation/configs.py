@@ -73,34 +73,34 @@ def parse(text: str, loader: type[yaml.SafeLoader] = Loader) -> Any:
     return yaml.load(text, loader)
 
 
-def _bound(events: Iterator[yaml.Event]) -> None:
+def _bound(events: Iterator[Any]) -> None:
     """Refuse a text before anything is made of it: a few lines of aliases stand for billions of values."""
-    open_parts: list[tuple[str | None, int]] = []
+    entered: list[tuple[str | None, int]] = []
     sizes: dict[str, int] = {}
     total = 0
     for event in events:
-        before = total
-        if isinstance(event, yaml.AliasEvent):
-            # one that is not known is refused when the text is loaded
-            total += sizes.get(event.anchor, 1)
-            if event.anchor in (anchor for anchor, _ in open_parts):
-                raise yaml.MarkedYAMLError(None, None, f"`*{event.anchor}` holds itself", event.start_mark)
-        elif isinstance(event, yaml.CollectionStartEvent):
+        problem = ""
+        if isinstance(event, yaml.CollectionStartEvent):
+            entered.append((event.anchor, total))
             total += 1
-            open_parts.append((event.anchor, before))
+        elif isinstance(event, yaml.CollectionEndEvent):
+            anchor, before = entered.pop()
+            if anchor:
+                sizes[anchor] = total - before
+        elif isinstance(event, yaml.AliasEvent):
+            total += sizes.get(
+                str(event.anchor), 1
+            )  # one that is not known is refused when the text is loaded
+            if any(anchor == event.anchor for anchor, _ in entered):
+                problem = f"`{event.anchor}` holds itself"
         elif isinstance(event, yaml.ScalarEvent):
             total += 1
-            if event.anchor:
-                sizes[event.anchor] = 1
-        elif isinstance(event, yaml.CollectionEndEvent):
-            anchor, start = open_parts.pop()
-            if anchor:
-                sizes[anchor] = total - start
         if total > PARTS:
-            raise yaml.MarkedYAMLError(None, None, f"it has more than {PARTS:,} values", event.start_mark)
-        if len(open_parts) > DEEPEST:
+            problem = f"it has more than {PARTS:,} values"
+        if len(entered) > DEEPEST:
             problem = f"it has more than {DEEPEST} levels of lists and sections"
-            raise yaml.MarkedYAMLError(None, None, problem, event.start_mark)
+        if problem:
+            raise yaml.MarkedYAMLError(problem=problem, problem_mark=event.start_mark)
 
 
 def read(path: Path) -> YamlFile:

@@ -19,7 +19,7 @@ from types import ModuleType
 from typing import Any
 
 from dream.errors import ConfigError, nearest
-from dream.files import write_atomic
+from dream.files import inside, read_bytes, write_atomic
 from experiments.invocation.explain import chain
 from lightning_modules.base import TaskModule
 from lightning_modules.data import TaskData
@@ -134,8 +134,8 @@ def keep(folder: Path) -> None:
         OSError: it is not writable.
     """
     for name, content in _sources.items():
-        target = folder / name
-        if not target.is_file() or target.read_bytes() != content:
+        target = inside(folder, *Path(name).parts)
+        if not target.is_file() or read_bytes(target) != content:
             target.parent.mkdir(parents=True, exist_ok=True)
             write_atomic(target, content)
 

@@ -42,7 +42,9 @@ def refuse_other_settings(path: Path, here: dict[str, Any]) -> None:
     try:
         there = configs.read(inside(path.parent, path.name)).content
     except ConfigError as error:
-        raise CheckpointError(f"{error} It is damaged. Start a new run.") from None
+        raise CheckpointError(
+            f"{path} must hold the settings of the run; it is damaged: {error} Start a new run."
+        ) from None
     changed = differences(there, here)
     if changed:
         raise ConfigError(

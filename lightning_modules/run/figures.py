@@ -9,8 +9,9 @@ import lightning as L
 from lightning.pytorch.loggers import WandbLogger
 from lightning.pytorch.utilities import rank_zero_only
 
-from dream.files import write_atomic
+from dream.files import inside, write_atomic
 from lightning_modules.base import TaskModule
+from lightning_modules.checks import require
 
 
 class SaveFigures(L.Callback):
@@ -19,20 +20,24 @@ class SaveFigures(L.Callback):
 
     Args:
         dpi: Dots per inch of the files.
+
+    Raises:
+        ConfigError: `dpi` is not from 10 to 1000.
     """
 
     def __init__(self, dpi: int = 120) -> None:
+        require("dpi", dpi, 10 <= dpi <= 1000, "a whole number from 10 to 1000")
         self.dpi = dpi
         self.paths: list[Path] = []
 
     @rank_zero_only
     def on_test_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         assert isinstance(pl_module, TaskModule)
-        folder = Path(trainer.default_root_dir) / "figures"
+        folder = inside(trainer.default_root_dir, "figures")
         self.paths = []
         for name, figure in pl_module.figures().items():
             folder.mkdir(parents=True, exist_ok=True)
-            path = folder / f"{name}.png"
+            path = inside(folder, f"{name}.png")
             drawn = BytesIO()
             figure.savefig(drawn, dpi=self.dpi)
             write_atomic(path, drawn.getvalue())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import math
+import operator
 import os
 import platform
 import subprocess
@@ -20,8 +21,8 @@ from lightning.pytorch.loggers import Logger, WandbLogger
 from lightning.pytorch.utilities import rank_zero_only
 
 import dream
-from dream.errors import DataError
-from dream.files import write_atomic
+from dream.errors import CheckpointError, DataError
+from dream.files import extended, inside, lines, opened, write_atomic
 from lightning_modules.run.redaction import redacted
 
 log = logging.getLogger(__name__)
@@ -67,8 +68,8 @@ class JSONLLogger(Logger):
         line = {"step": step, **{k: v if math.isfinite(v) else repr(v) for k, v in values.items()}}
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            with self.path.open("a", encoding="utf-8") as file:
-                file.write(json.dumps(line) + "\n")
+            with extended(self.path) as file:
+                file.write(f"{json.dumps(line)}\n".encode())
         except OSError as error:
             raise DataError(
                 f"{self.path} could not be written: {error.strerror}. Free or change the disk."
@@ -78,7 +79,7 @@ class JSONLLogger(Logger):
         """Flush all lines to the disk; return their length in bytes."""
         if not self.path.exists():
             return 0
-        with self.path.open("rb") as file:
+        with extended(self.path) as file:
             os.fsync(file.fileno())
             return os.fstat(file.fileno()).st_size
 
@@ -87,27 +88,44 @@ class JSONLLogger(Logger):
         """Drop the lines after the first `length` bytes, which a resumed run writes again."""
         if not self.path.exists():
             return
-        if (held := self.path.stat().st_size) < length:
-            log.warning(
-                "%s has lost lines: %d of %d bytes are left. The run continues after them.",
-                self.path,
-                held,
-                length,
-            )
-        else:
-            os.truncate(self.path, length)
+        with extended(self.path) as file:
+            if (held := os.fstat(file.fileno()).st_size) < length:
+                log.warning(
+                    "%s has lost lines: %d of %d bytes are left. The run continues after them.",
+                    self.path,
+                    held,
+                    length,
+                )
+            else:
+                file.truncate(length)
 
 
 def best_validation(folder: Path, monitor: str, mode: Literal["min", "max"]) -> dict[str, float]:
     """Metrics of the best validation in `metrics.jsonl` of the run in `folder`, by name without ``val/``.
 
-    The best has the lowest or highest `monitor`; the first of several that tie. Empty if there was none."""
+    The best has the lowest or highest `monitor`; the first of several that tie. Empty if there was none.
+
+    Raises:
+        CheckpointError: the file is damaged.
+        OSError: it cannot be read, or is a link.
+    """
     path = JSONLLogger(folder).path
-    lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
-    validations = [found for found in map(json.loads, lines) if isinstance(found.get(monitor), float)]
-    if not validations:  # NaN and inf are strings, and so left out
+    if not path.exists():
         return {}
-    best = (min if mode == "min" else max)(validations, key=lambda found: found[monitor])
+    best: dict[str, Any] = {}
+    better = operator.lt if mode == "min" else operator.gt
+    with opened(path) as file:
+        for number, line in enumerate(lines(file), 1):
+            try:
+                found = json.loads(line)
+                value = found.get(monitor)
+            except (ValueError, RecursionError, AttributeError):
+                raise CheckpointError(
+                    f"{path} is damaged: line {number} is not that of a logging step. Start a new run."
+                ) from None
+            # NaN and inf are strings, and so left out
+            if isinstance(value, float) and (not best or better(value, best[monitor])):
+                best = found
     return {name.removeprefix("val/"): value for name, value in best.items() if name.startswith("val/")}
 
 
@@ -119,6 +137,7 @@ def wandb_logger(
     In the mode ``offline`` it writes files that ``wandb sync`` can send later. Weights & Biases reports its
     own errors and usage to its makers only if WANDB_ERROR_REPORTING is set so."""
     folder.mkdir(parents=True, exist_ok=True)
+    inside(folder, "wandb")  # refuses a link there
     os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
     secret = redacted(sys.argv) != sys.argv
     settings = {"silent": True, "x_disable_meta": secret}  # the metadata hold the command line
