@@ -8,16 +8,20 @@ import json
 import os
 import secrets
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from io import BufferedRandom, BufferedReader
 from pathlib import Path
 from typing import Any
 
-from dream.errors import CheckpointError
+from dream.errors import CheckpointError, shown
 
 MOST = 64 * 2**20
-"""Largest text of ours that is read, in bytes."""
+"""Largest text or picture of ours that is read whole, in bytes."""
+LINE = 2**20
+"""Longest line of a file that is read by lines, in bytes."""
+LONGEST_NAME = 200
+"""Longest name of a file, in bytes: file systems allow 255, and a temporary name is longer."""
 _NO_LINK, _AT_ONCE = getattr(os, "O_NOFOLLOW", 0), getattr(os, "O_NONBLOCK", 0)  # Windows has neither
 
 
@@ -34,8 +38,7 @@ def atomic(path: str | os.PathLike[str]) -> Iterator[BufferedRandom]:
             temporary file is left.
     """
     target = Path(path)
-    if target.is_symlink():
-        raise OSError(errno.ELOOP, f"it is a link, to {target.readlink()}", str(path))
+    refuse_link(target)
     if target.exists() and not (target.is_file() or target.is_dir()):
         raise OSError(errno.EINVAL, "it is no regular file", str(path))
     temporary = target.with_name(f".{target.name}.{secrets.token_hex(8)}.tmp")
@@ -76,14 +79,45 @@ def opened(path: str | os.PathLike[str], *, links: bool = False) -> Iterator[Buf
     Raises:
         OSError: it cannot be read, or is a link, a folder, a device or a pipe.
     """
-    if not links and Path(path).is_symlink():
-        raise OSError(errno.ELOOP, f"it is a link, to {Path(path).readlink()}", str(path))
-    # between the two a link may have come; and a pipe without a writer must not block
-    flags = _AT_ONCE if links else _AT_ONCE | _NO_LINK
-    with open(path, "rb", opener=lambda name, how: os.open(name, how | flags)) as file:
-        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-            raise OSError(errno.EINVAL, "it is no regular file", str(path))
+    if not links:
+        refuse_link(path)
+    with open(path, "rb", opener=_opener(links)) as file:
+        _require_regular(file, path)
         yield file
+
+
+@contextmanager
+def extended(path: str | os.PathLike[str]) -> Iterator[BufferedRandom]:
+    """Open a regular file to append to it, cut it off or flush it; an empty one where there is none.
+
+    Raises:
+        OSError: it cannot be written, or is a link, a folder, a device or a pipe.
+    """
+    refuse_link(path)
+    with open(path, "a+b", opener=_opener(links=False)) as file:
+        _require_regular(file, path)
+        yield file
+
+
+def refuse_link(path: str | os.PathLike[str]) -> None:
+    """Refuse a link, to anything or nothing.
+
+    Raises:
+        OSError: `path` is one.
+    """
+    if Path(path).is_symlink():
+        raise OSError(errno.ELOOP, f"it is a link, to {Path(path).readlink()}", str(path))
+
+
+def _opener(links: bool) -> Callable[[str, int], int]:
+    # since it was looked at a link may have come; and a pipe without a writer must not block
+    flags = _AT_ONCE if links else _AT_ONCE | _NO_LINK
+    return lambda name, how: os.open(name, how | flags, 0o666)
+
+
+def _require_regular(file: BufferedReader | BufferedRandom, path: str | os.PathLike[str]) -> None:
+    if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+        raise OSError(errno.EINVAL, "it is no regular file", str(path))
 
 
 def read_bytes(path: str | os.PathLike[str], most: int = MOST, *, links: bool = False) -> bytes:
@@ -121,6 +155,40 @@ def read_json(path: str | os.PathLike[str], most: int = MOST) -> dict[str, Any]:
             f"{os.fspath(path)} is damaged: it holds {type(found).__name__}, not names and values."
         )
     return found
+
+
+def lines(file: BufferedReader) -> Iterator[bytes]:
+    """Lines of a file, in bounded memory.
+
+    Raises:
+        OSError: a line has more than `LINE` bytes.
+    """
+    while line := file.readline(LINE + 1):
+        if len(line) > LINE:
+            raise OSError(errno.EFBIG, f"a line has more than {LINE:,} bytes", file.name)
+        yield line
+
+
+def is_name(text: str) -> bool:
+    """Whether `text` can be the name of a file, which then lies in the folder that it is meant for."""
+    parts = (os.sep, os.altsep, "/", "\\", "\0")
+    whole = text not in ("", ".", "..") and not any(part in text for part in parts if part)
+    return whole and len(text.encode(errors="surrogatepass")) <= LONGEST_NAME
+
+
+def inside(folder: str | os.PathLike[str], *names: str) -> Path:
+    """Path of a file or folder of ours in `folder`, which may be a link; nothing below it is one.
+
+    Raises:
+        OSError: one of `names`, folders in each other, is a link, or no name at all.
+    """
+    path = Path(folder)
+    for name in names:
+        if not is_name(name):
+            raise OSError(errno.EINVAL, f"{shown(name)} is not the name of a file", str(folder))
+        path = path / name
+        refuse_link(path)
+    return path
 
 
 def sha256(file: BufferedReader | BufferedRandom) -> str:

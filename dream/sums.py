@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from dream.errors import CheckpointError
-from dream.files import opened, write_atomic
+from dream.files import inside, opened, write_atomic
 from dream.keys import user_key
 from dream.locks import locked
 from dream.sealed import note, read_note
@@ -196,7 +196,7 @@ def write(folder: str | os.PathLike[str], name: str, content: Content) -> Path:
         CheckpointError: the list is damaged.
     """
     folder, content = Path(folder), content.encode() if isinstance(content, str) else content
-    path = folder / _name(name)
+    path = inside(folder, *_name(name).split("/"))
     new = (len(content), hashlib.sha256(content).hexdigest())
 
     def announce(sums: Sums) -> Sums:

@@ -63,6 +63,10 @@ def _dispatch(argv: list[str]) -> int:
 
         print(f"dream {__version__}")  # noqa: T201
         return 0
+    if nul := next((word for word in argv if "\0" in word), None):
+        from dream.errors import ConfigError, shown
+
+        raise ConfigError(f"a word of a command must be text without NUL; got {shown(nul)}. Leave it out.")
     if command not in COMMANDS:
         from dream.errors import ConfigError, nearest
 

@@ -11,7 +11,7 @@ from typing import Any
 from dream.errors import ConfigError
 from experiments import baselines, comparison, ending, launch, run
 from experiments.ending import say
-from experiments.folders import PLAN, RESULTS, claim, discard_if_empty
+from experiments.folders import CONFIG, PLAN, RESULTS, claim, discard_if_empty
 from experiments.invocation.arguments import Invocation, one_folder, refuse_changes, whole_number
 
 USAGE = """\
@@ -149,5 +149,6 @@ def run_cell(plan: ComparisonPlan, model: str, seed: int) -> int:
     """
     folder = comparison.cell_folder(plan.folder, model, seed)
     if (folder / RESULTS).exists():
+        say(f"{folder} is damaged, or lacks its {CONFIG}: it is run again.")
         shutil.rmtree(folder)
     return run.execute(plan.invocation.fit(folder, *baselines.flags(model), f"--seed={seed}"))

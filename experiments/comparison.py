@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import os
 import statistics
@@ -12,11 +11,13 @@ from io import BytesIO
 from pathlib import Path
 from typing import Any
 
-import yaml
 from rich.console import Console
 
 from dream import sums
-from experiments.folders import CONFIG, RESULTS
+from dream.errors import CheckpointError
+from dream.files import inside
+from experiments import records
+from experiments.folders import CONFIG, RESULTS, settings_of
 from experiments.summary import table
 
 COMPARISON = "comparison.json"
@@ -44,20 +45,25 @@ class Row:
         if self.parameters is not None:
             shown |= {
                 "parameters": f"{self.parameters:,}",
-                "seconds": f"{statistics.fmean(self.seconds):.0f}",
+                "seconds": f"{mean(self.seconds):.0f}",
             }
         return shown
 
 
 def cell_folder(folder: Path, model: str, seed: int) -> Path:
-    """Folder of one run of a comparison."""
-    return folder / f"{model}-seed{seed}"
+    """Folder of one run of a comparison.
+
+    Raises:
+        OSError: it is a link.
+    """
+    return inside(folder, f"{model}-seed{seed}")
 
 
 def record(folder: Path, model: str, seed: int) -> dict[str, Any] | None:
     """Content of the `results.json` of a run; None where it has not ended, or its files are damaged.
 
     Raises:
+        OSError: the folder of the run is a link.
         CheckpointError: it was changed since it was written.
     """
     cell = cell_folder(folder, model, seed)
@@ -65,10 +71,9 @@ def record(folder: Path, model: str, seed: int) -> dict[str, Any] | None:
         return None
     sums.altered(cell, [RESULTS])
     try:
-        found = json.loads((cell / RESULTS).read_text())
-    except (OSError, ValueError):
+        return records.read(cell / RESULTS, records.Ended)
+    except (FileNotFoundError, CheckpointError):
         return None
-    return found if isinstance(found, dict) and found.get("results") else None
 
 
 def headline(record: dict[str, Any]) -> str:
@@ -80,8 +85,14 @@ def headline(record: dict[str, Any]) -> str:
 
 def written(values: Sequence[float]) -> str:
     """Mean and spread, or the value where all seeds agree."""
-    mean = statistics.fmean(values)
-    return f"{mean:.4g} ± {spread(values):.2g}" if spread(values) > 0 else f"{mean:.4g}"
+    return f"{mean(values):.4g} ± {spread(values):.2g}" if spread(values) > 0 else f"{mean(values):.4g}"
+
+
+def mean(values: Sequence[float]) -> float:
+    """Mean of values that may be large, or not finite."""
+    if not all(map(math.isfinite, values)):
+        return sum(values) / len(values)
+    return statistics.mean(values)  # exact, where a sum of floats overflows
 
 
 def gather(records: Sequence[tuple[int, dict[str, Any]]]) -> dict[str, Row]:
@@ -128,9 +139,7 @@ def show(folder: Path, cells: Sequence[tuple[str, int]], **facts: Any) -> None:
     )
     if len(done) < len(cells):
         console.print(f"{len(done)} of {len(cells)} runs are done; the same command does the others.")
-    means = {
-        name: {m: statistics.fmean(v) for m in metrics if (v := row.of(m))} for name, row in rows.items()
-    }
+    means = {name: {m: mean(v) for m in metrics if (v := row.of(m))} for name, row in rows.items()}
     path, picture = folder / COMPARISON, folder / "comparison.png"
     facts = {
         "seeds": seeds,
@@ -143,12 +152,10 @@ def show(folder: Path, cells: Sequence[tuple[str, int]], **facts: Any) -> None:
     comparison({name: row.of(metrics[0]) for name, row in rows.items()}, metrics[0]).savefig(drawn, dpi=120)
     sums.write(folder, picture.name, drawn.getvalue())
     console.print(f"      comparison  {path}\n          figure  {picture}", soft_wrap=True, highlight=False)
-    settings = yaml.safe_load((cell_folder(folder, *next(iter(done))) / CONFIG).read_text(encoding="utf-8"))[
-        "run"
-    ]
-    mode = settings["wandb"] or os.environ.get("WANDB_MODE") or "offline"
+    settings = settings_of(cell_folder(folder, *next(iter(done))))
+    mode = settings.wandb or os.environ.get("WANDB_MODE") or "offline"
     if mode != "disabled":
-        logger = tracking.wandb_logger(folder, settings["project"], mode, group=folder.name)
+        logger = tracking.wandb_logger(folder, settings.project, mode, group=folder.name)
         tracking.log_table(logger, means)
         logger.log_image("figures/comparison", [str(picture)])
         logger.experiment.finish()

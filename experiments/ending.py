@@ -23,8 +23,9 @@ class Terminated(KeyboardInterrupt):
 def ended(work: Callable[[], int]) -> int:
     """Return the exit code of `work`, and print its errors in one sentence.
 
-    It is 2 after a mistake in command, configuration or data, which is printed in at most five lines; 130
-    after Ctrl-C and 143 after SIGTERM, where `work` does not handle them.
+    It is 2 after a mistake in command, configuration or data, or about a file that cannot be read or written,
+    which is printed in at most five lines; 130 after Ctrl-C and 143 after SIGTERM, where `work` does not
+    handle them.
     """
     main_thread = threading.current_thread() is threading.main_thread()
     before = signal.getsignal(signal.SIGTERM)
@@ -39,9 +40,12 @@ def ended(work: Callable[[], int]) -> int:
     except Exception as error:
         from dream.errors import DREAMError
 
-        if not isinstance(error, DREAMError):
+        text = str(error)
+        if isinstance(error, OSError) and error.filename:
+            text = f"{error.filename} could not be read or written: {error.strerror}. Mend or remove it."
+        elif not isinstance(error, DREAMError):
             raise
-        lines = [_shown(line) for line in str(error).strip().splitlines()[:5]]
+        lines = [_shown(line) for line in text.strip().splitlines()[:5]]
         say("dream: " + "\n".join(lines))
         return 2
     finally:

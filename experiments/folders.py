@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import shutil
 import uuid
 from collections.abc import Iterable
@@ -14,10 +15,14 @@ from pathlib import Path
 from typing import Any, Literal
 
 from filelock import FileLock, Timeout
+from pydantic import TypeAdapter, ValidationError
 
 from dream import sums
-from dream.errors import ConfigError
+from dream.errors import CheckpointError, ConfigError, shown
+from dream.files import LONGEST_NAME, inside, is_name
+from experiments import records
 from experiments.ending import say
+from experiments.invocation import configs
 
 log = logging.getLogger(__name__)
 
@@ -64,8 +69,9 @@ def run_folder(settings: RunSettings, experiment: str, command: list[str]) -> Pa
     """Make a new folder for this run.
 
     Raises:
-        ConfigError: `run.name` is taken, or the folder can't be made.
+        ConfigError: `run.name` is taken or no name of a folder, or the folder can't be made.
     """
+    require_names(settings)
     parent = Path(settings.folder)
     stem = settings.name or f"{experiment}-{datetime.now():%Y-%m-%d_%H-%M-%S}"
     for attempt in range(1000):
@@ -91,6 +97,24 @@ def run_folder(settings: RunSettings, experiment: str, command: list[str]) -> Pa
     )
 
 
+def require_names(settings: RunSettings) -> None:
+    """Refuse a name that would put a run elsewhere than in its folder.
+
+    Raises:
+        ConfigError: `run.name` is no name of a folder, or `run.folder` is no path.
+    """
+    if settings.name is not None and not is_name(settings.name):
+        raise ConfigError(
+            f"`run.name` must be the name of a folder, without / and of at most {LONGEST_NAME} bytes; got "
+            f"{shown(settings.name)}. Another place is `run.folder`.",
+            key="run.name",
+        )
+    if not settings.folder or "\0" in settings.folder:
+        raise ConfigError(
+            f"`run.folder` must be the path of a folder; got {shown(settings.folder)}.", key="run.folder"
+        )
+
+
 def write_run(folder: Path, command: list[str]) -> None:
     """Write the command of the run in `folder`, a new one, and a name for its tracked run.
 
@@ -107,12 +131,15 @@ def write_run(folder: Path, command: list[str]) -> None:
 
 
 def read_run(folder: Path) -> dict[str, Any]:
-    """Content of the file that `write_run` wrote; empty where there is none."""
+    """Content of the file that `write_run` wrote; empty where there is none.
+
+    Raises:
+        CheckpointError: it is damaged.
+    """
     try:
-        facts: dict[str, Any] = json.loads((folder / RUN).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        return records.read(folder / RUN, records.Run)
+    except FileNotFoundError:
         return {}
-    return facts
 
 
 def without_resume(command: list[str]) -> list[str]:
@@ -131,12 +158,16 @@ def without_resume(command: list[str]) -> list[str]:
 
 
 def results(folder: Path) -> dict[str, dict[str, float]] | None:
-    """Results of the run in `folder`; None where it has not ended, or the file is damaged."""
+    """Results of the run in `folder`; None where it has not ended.
+
+    Raises:
+        CheckpointError: the file is damaged.
+    """
     try:
-        found: dict[str, dict[str, float]] = json.loads((folder / RESULTS).read_text(encoding="utf-8"))[
+        found: dict[str, dict[str, float]] | None = records.read(folder / RESULTS, records.Results).get(
             "results"
-        ]
-    except (OSError, ValueError, KeyError, TypeError):
+        )
+    except FileNotFoundError:
         return None
     return found
 
@@ -157,6 +188,21 @@ def require_as_written(folder: Path, *used: str) -> None:
         say(f"note: the files of {folder} are not sealed, so that nobody can tell whether they were changed.")
 
 
+def settings_of(run: Path) -> RunSettings:
+    """Return the settings `run` in the `config.yaml` of the run in a folder.
+
+    Raises:
+        ConfigError: the file cannot be read, or is damaged.
+    """
+    section = configs.read(inside(run, CONFIG)).content.get("run")
+    try:
+        return TypeAdapter(RunSettings).validate_python(section)
+    except ValidationError:
+        raise ConfigError(
+            f"{run / CONFIG} must have a section `run` as dream wrote it; got {shown(section)}."
+        ) from None
+
+
 def earlier_run(settings: RunSettings, command: list[str]) -> Path | None:
     """Return the run that ``--resume`` continues; None where there is none yet.
 
@@ -165,7 +211,9 @@ def earlier_run(settings: RunSettings, command: list[str]) -> Path | None:
 
     Raises:
         ConfigError: the folder of that name holds something else.
+        CheckpointError: its facts are damaged.
     """
+    require_names(settings)
     parent = Path(settings.folder)
     if settings.name is not None:
         folder = parent / settings.name
@@ -178,8 +226,14 @@ def earlier_run(settings: RunSettings, command: list[str]) -> Path | None:
             write_run(folder, command)  # it was stopped between making the folder and this
         return folder if folder.is_dir() else None
     wanted = without_resume(command)
-    runs = [path.parent for path in parent.glob(f"*/{RUN}") if read_run(path.parent).get("command") == wanted]
-    return max(runs, key=lambda run: (results(run) is None, (run / RUN).stat().st_mtime), default=None)
+    runs: dict[Path, tuple[bool, float]] = {}
+    for path in parent.glob(f"*/{RUN}"):
+        try:
+            if read_run(path.parent).get("command") == wanted:
+                runs[path.parent] = results(path.parent) is None, path.stat().st_mtime
+        except CheckpointError as error:
+            log.warning("%s Its run is passed over; name it to go on with it.", error)
+    return max(runs, key=lambda run: runs[run], default=None)
 
 
 def hold(folder: Path) -> FileLock:
@@ -190,7 +244,7 @@ def hold(folder: Path) -> FileLock:
     Raises:
         ConfigError: another process runs it.
     """
-    lock = FileLock(folder / LOCK, blocking=False)
+    lock = FileLock(inside(folder, LOCK), blocking=False)
     try:
         lock.acquire()
     except Timeout:
@@ -201,8 +255,10 @@ def hold(folder: Path) -> FileLock:
         log.warning(
             "%s cannot be locked (%s): see to it that no other process goes on with this run.", folder, error
         )
-    for path in folder.rglob(".*.tmp"):
-        path.unlink(missing_ok=True)
+    for place, _, names in os.walk(folder):  # which follows no link
+        for name in names:
+            if name.startswith(".") and name.endswith(".tmp"):
+                Path(place, name).unlink(missing_ok=True)
     return lock
 
 
@@ -217,10 +273,15 @@ def claim(folder: Path, identity: dict[str, Any], held: bool, unfinished: Iterab
 
     Raises:
         ConfigError: it holds runs of another identity, or can't be written.
+        CheckpointError: the file with their identity is damaged.
     """
     path, text = folder / PLAN, json.dumps(identity, indent=2) + "\n"
     require_as_written(folder, PLAN)
-    if not (path.is_file() and path.read_text() == text):
+    try:
+        known = records.read(path, records.Plan)
+    except FileNotFoundError:
+        known = None
+    if known != json.loads(text):
         if held:
             message = f"`--folder` {folder} holds runs with other settings. Give --folder=NEW, or delete it."
             raise ConfigError(message, key="folder")
@@ -239,7 +300,7 @@ def discard_if_empty(folder: Path) -> None:
 
     So is the default folder around it, if it is empty then.
     """
-    if any(path.is_file() and path.name not in (RUN, LOCK, sums.SUMS) for path in folder.rglob("*")):
+    if any(name not in (RUN, LOCK, sums.SUMS) for _, _, names in os.walk(folder) for name in names):
         return
     shutil.rmtree(folder, ignore_errors=True)
     if folder.parent == Path(RunSettings.folder):

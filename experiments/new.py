@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import argparse
-import os
 import re
+import secrets
 import shlex
 import shutil
 from pathlib import Path
@@ -71,7 +71,7 @@ def write(task: str, folder: Path, values: dict[str, Any]) -> None:
     """
     if task not in TASKS:
         raise ConfigError(f"`TASK` must be one of {', '.join(TASKS)}; got {task!r}. {nearest(task, TASKS)}")
-    target, temporary = folder.absolute(), f".{os.getpid()}.tmp"
+    target, temporary = folder.absolute(), f".{secrets.token_hex(8)}.tmp"
     half = target / temporary if target.is_dir() else target.with_name(f".{target.name}{temporary}")
     try:
         if folder.is_file() or (folder.is_dir() and any(folder.iterdir())):

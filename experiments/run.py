@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import sys
@@ -26,14 +27,15 @@ from pydantic import ValidationError
 from dream import sums
 from dream.config import PRESETS
 from dream.errors import ConfigError, DataError, DREAMError
+from dream.files import inside
 from experiments import ending, folders, launch, summary, wording
 from experiments.check import check_experiment
 from experiments.folders import CONFIG, RESULTS, SAVES, RunSettings
-from experiments.invocation import own_code, presets, trust
+from experiments.invocation import limits, own_code, presets, trust
 from experiments.invocation.arguments import Invocation
 from experiments.invocation.explain import chain, explain
-from experiments.invocation.trust import Trust
 from experiments.invocation.resume import check_weights, refuse_other_settings
+from experiments.invocation.trust import Trust
 from experiments.resolved import WriteConfig, resolve_config
 from lightning_modules.base import TaskModule, gone, require_there
 from lightning_modules.cores import trainable
@@ -176,6 +178,7 @@ class DREAMCLI(LightningCLI):
         trust.refuse(values)
         if not 0 <= values.seed < 2**32:
             raise ConfigError(f"`seed` must lie between 0 and {2**32 - 1}; got {values.seed}.", key="seed")
+        limits.refuse(values)
         if values.trainer.default_root_dir is not None:
             raise ConfigError("`trainer.default_root_dir` is the run's own folder here; set `run.folder`.")
         if values.trainer.overfit_batches:
@@ -243,6 +246,8 @@ class DREAMCLI(LightningCLI):
         saving: SaveProgress = self._get(self.config_init, "save")
         config = self._get(self.config_init, "trainer")
         launch.spread(config, self.model.unreached)
+        if self.subcommand == "fit":
+            limits.refuse_late_validation(config, len(self.datamodule.train_dataloader()))
         silent = config.enable_progress_bar is False
         plain = not sys.stderr.isatty() and not silent
         extra = [PlainProgress()] if plain else [] if silent else [RichProgressBar()]
@@ -254,7 +259,7 @@ class DREAMCLI(LightningCLI):
             config["enable_progress_bar"] = False
         if self.subcommand == "check":
             config["logger"] = False
-            return super().instantiate_trainer(**kwargs)
+            return self._built(config, **kwargs)
         saving.signals = self.signals
         self.open_folder(settings, saving)
         assert self.folder is not None
@@ -268,11 +273,22 @@ class DREAMCLI(LightningCLI):
                     tracking.wandb_logger(self.folder, settings.project, mode, settings.group, tracked)
                 )
         checkpoint = self._get(self.config_init, "checkpoint")
-        home = self.folder / SAVES if self.subcommand == "fit" else Path(loaded).parent
+        home = inside(self.folder, SAVES) if self.subcommand == "fit" else Path(loaded).parent
         checkpoint.dirpath = checkpoint.dirpath or str(home)
-        trainer = super().instantiate_trainer(default_root_dir=str(self.folder), **kwargs)
+        trainer = self._built(config, default_root_dir=str(self.folder), **kwargs)
         make_resumable(trainer, saving)
         return trainer
+
+    def _built(self, config: Namespace, **kwargs: Any) -> L.Trainer:
+        """Return the Trainer of the settings `config`.
+
+        Raises:
+            ConfigError: Lightning refuses them.
+        """
+        try:
+            return super().instantiate_trainer(**kwargs)
+        except (ImportError, MisconfigurationException, TypeError, ValueError, RuntimeError) as error:
+            raise limits.refused(error, config) from error
 
     def open_folder(self, settings: RunSettings, saving: SaveProgress) -> None:
         """Set `folder`, new or the resumed run's own, and `newest`, the save that it starts from.
@@ -295,7 +311,7 @@ class DREAMCLI(LightningCLI):
                 refuse_other_settings(
                     folder / CONFIG, resolve_config(self._parser(self.subcommand), values, self.model)
                 )
-                newest = checkpoints.newest(folder / SAVES)
+                newest = checkpoints.newest(inside(folder, SAVES))
             return json.dumps([str(folder), earlier is not None, newest and str(newest)])
 
         folder, saving.resumes, newest = json.loads(launch.decided_by_first(decide))
@@ -306,7 +322,7 @@ class DREAMCLI(LightningCLI):
             sys.exit(0)
         self.folder, self.newest, saving.from_save = Path(folder), newest, newest is not None
         if self.subcommand == "fit":
-            saving.folder = self.folder / SAVES
+            saving.folder = inside(self.folder, SAVES)
 
     def after_instantiate_classes(self) -> None:
         self.running = True
@@ -380,7 +396,7 @@ class DREAMCLI(LightningCLI):
             unranked=sorted(self.model.unranked),
             monitor=self.model.monitor,
         )
-        checkpoints.remove(self.folder / SAVES / TEST)
+        checkpoints.remove(inside(self.folder, SAVES) / TEST)
         if self._get(self.config_init, "run").table:
             summary.results(results, self.folder, self.model.higher_is_better, self.model.unranked)
 
@@ -456,15 +472,17 @@ def _exit_code(cli: DREAMCLI, work: Callable[[], None]) -> int:
         if cli.folder and not cli.folder.is_dir():
             raise gone(cli.folder) from error
         done = f"; what is done is in {cli.folder}" if cli.folder else ""
+        wrong = error.errno in (errno.ELOOP, errno.EINVAL, errno.EFBIG)
+        remedy = "Remove it" if wrong else "Free or change the disk"
         raise DataError(
             f"{error.filename or 'a file of the run'} could not be read or written: "
-            f"{error.strerror or error}. Free or change the disk{done}."
+            f"{error.strerror or error}. {remedy}{done}."
         ) from error
     except (ArgumentError, ValidationError, TypeError, ValueError, RuntimeError) as error:
         if launch.lost(error):
             ending.say(launch.farewell(error, cli.folder))
             return code
-        if cli.running:
+        if cli.running and not limits.is_refusal(error):
             raise
         raise _explained(error, cli) from error
     finally:

@@ -26,7 +26,7 @@ from torch import Tensor
 
 from dream import DREAMConfig, DREAMStack, DREAMState, DREAMTrace, parameter_groups, sums
 from dream.errors import CheckpointError, ConfigError, DataError, StateError
-from dream.files import write_atomic
+from dream.files import inside, write_atomic
 from dream.state import where
 from lightning_modules import ranks
 from lightning_modules.checks import require_finite
@@ -495,7 +495,7 @@ class TaskModule(L.LightningModule, ABC):
         if not predictions:
             return []
         table = self.prediction_table(predictions).to_csv(index=False)
-        return [write_atomic(folder / self.predictions_file, table)]
+        return [write_atomic(inside(folder, self.predictions_file), table)]
 
     def log_results(self, results: dict[str, dict[str, float]]) -> None:
         """Log and keep test results, the module's own as ``test/METRIC``, others as ``test/MODEL/METRIC``."""
@@ -534,7 +534,14 @@ class TaskModule(L.LightningModule, ABC):
             parameter_groups(self, self.settings.weight_decay), lr=self.settings.lr, fused=True
         )
         optimizer._step_supports_amp_scaling = False  # or float16 could not be clipped
-        total = max(int(self.trainer.estimated_stepping_batches), 1)
+        steps = self.trainer.estimated_stepping_batches
+        if math.isinf(steps):
+            raise ConfigError(
+                "`max_epochs` or `max_steps` of the Trainer must be given: the learning rate falls until the "
+                "last step; got neither.",
+                key="max_epochs",
+            )
+        total = max(int(steps), 1)
         rising = max(round(self.settings.warmup * total), 1)
 
         def factor(step: int) -> float:

@@ -13,6 +13,7 @@ from typing import Any, cast, get_args
 import yaml
 
 from dream.errors import CheckpointError, ConfigError, DREAMWarning
+from dream.files import inside, read_bytes
 from experiments import folders
 from experiments.folders import CONFIG, SAVES, RunSettings
 from experiments.invocation import configs, explain, own_code, presets, trust
@@ -295,7 +296,7 @@ class Invocation:
         folders.require_as_written(home.parent)
         if self.files or not home.is_file():
             return replace(self, checkpoint=checkpoint)
-        files = [configs.read(home)]
+        files = [configs.read(inside(home.parent, CONFIG))]
         if not Path(place[-1]).is_dir() and (file := next(own_files(files), None)):
             raise ConfigError(
                 f"{home} takes classes from {file.name} beside it, and a checkpoint file alone runs no code. "
@@ -319,6 +320,8 @@ class Invocation:
             if typed := taken(self.flags, f"--run.{key}")[0]:
                 values[key] = typed[-1]
         settings = RunSettings(values.get("folder", RunSettings.folder), values.get("name"))
+        if not isinstance(settings.folder, str) or not isinstance(settings.name, str | None):
+            return None  # which the parser refuses
         folder = (
             Path(settings.folder) / settings.name
             if settings.name
@@ -329,7 +332,9 @@ class Invocation:
         same = True
         for own in sorted(folder.rglob("*.py")):
             beside = [file.path.parent / own.relative_to(folder) for file in self.files]
-            changed = [now for now in beside if now.is_file() and now.read_bytes() != own.read_bytes()]
+            changed = [
+                now for now in beside if now.is_file() and read_bytes(now, links=True) != read_bytes(own)
+            ]
             same = same and not changed and any(now.is_file() for now in beside)
             if trust.trusts(folder, self.trusted):
                 for now in changed:
@@ -397,8 +402,8 @@ def nested(keys: Sequence[str], text: str) -> dict[str, Any]:
 def yaml_value(text: str) -> Any:
     """The value that YAML reads in `text`; None where that is no YAML."""
     try:
-        return yaml.load(text, configs.Loader)
-    except yaml.YAMLError:
+        return configs.parse(text)
+    except (ValueError, yaml.YAMLError):
         return None
 
 
@@ -506,10 +511,10 @@ def checkpoint_file(path: str, name: str) -> Path:
     Raises:
         CheckpointError: There is none.
     """
-    folder = Path(path) / SAVES
     if not Path(path).is_dir():
         return checkpoints.local(path).resolve()
-    found = checkpoints.newest(folder) if name == "last" else folder / f"{name}.ckpt"
+    folder = inside(path, SAVES)
+    found = checkpoints.newest(folder) if name == "last" else inside(folder, f"{name}.ckpt")
     if found is None or not found.is_file():
         raise CheckpointError(
             f"`ckpt_path` must be a run's folder or a checkpoint file; {folder} holds no {name} one."

@@ -6,6 +6,7 @@ The shipped ones are found from a checkout and from an installed wheel alike.
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,14 @@ from typing import Any
 import yaml
 
 from dream.errors import ConfigError, nearest
+from dream.files import read_bytes
+
+MOST = 2**20
+"""Largest YAML file that is read, in bytes."""
+DEEPEST = 100
+"""Most levels of lists and sections in each other."""
+PARTS = 100_000
+"""Most values, lists and sections in a file, those that it repeats by aliases counted each time."""
 
 
 class Loader(yaml.SafeLoader):
@@ -38,20 +47,60 @@ class YamlFile:
 
 
 def load(path: Path, loader: type[yaml.SafeLoader] = Loader) -> YamlFile:
-    """Read a YAML file.
+    """Read a YAML file of bounded size, which the user may have named by a link.
 
     Raises:
-        ConfigError: It is not readable, or not YAML in UTF-8.
+        ConfigError: It is not readable, not YAML in UTF-8, or beyond `MOST`, `DEEPEST` or `PARTS`.
     """
     try:
-        text = path.read_text(encoding="utf-8")
-        return YamlFile(path, text, yaml.load(text, loader))
+        text = read_bytes(path, MOST, links=True).decode()
+        return YamlFile(path, text, parse(text, loader))
     except (OSError, ValueError, yaml.YAMLError) as error:
         place = getattr(error, "problem_mark", None)
         at = f"line {place.line + 1}, column {place.column + 1}: " if place else ""
-        raise ConfigError(
-            f"{path} must be YAML in UTF-8; {at}{getattr(error, 'problem', None) or error}."
-        ) from None
+        reason = getattr(error, "problem", None) or getattr(error, "strerror", None) or str(error)
+        raise ConfigError(f"{path} must be YAML in UTF-8; {at}{reason.splitlines()[0]}.") from None
+
+
+def parse(text: str, loader: type[yaml.SafeLoader] = Loader) -> Any:
+    """Return the value that YAML reads in `text`.
+
+    Raises:
+        yaml.YAMLError: It is no YAML, or beyond `DEEPEST` or `PARTS`.
+        ValueError: A value, such as a date, is none.
+    """
+    _bound(yaml.parse(text, loader))
+    return yaml.load(text, loader)
+
+
+def _bound(events: Iterator[Any]) -> None:
+    """Refuse a text before anything is made of it: a few lines of aliases stand for billions of values."""
+    entered: list[tuple[str | None, int]] = []
+    sizes: dict[str, int] = {}
+    total = 0
+    for event in events:
+        problem = ""
+        if isinstance(event, yaml.CollectionStartEvent):
+            entered.append((event.anchor, total))
+            total += 1
+        elif isinstance(event, yaml.CollectionEndEvent):
+            anchor, before = entered.pop()
+            if anchor:
+                sizes[anchor] = total - before
+        elif isinstance(event, yaml.AliasEvent):
+            total += sizes.get(
+                str(event.anchor), 1
+            )  # one that is not known is refused when the text is loaded
+            if any(anchor == event.anchor for anchor, _ in entered):
+                problem = f"`{event.anchor}` holds itself"
+        elif isinstance(event, yaml.ScalarEvent):
+            total += 1
+        if total > PARTS:
+            problem = f"it has more than {PARTS:,} values"
+        if len(entered) > DEEPEST:
+            problem = f"it has more than {DEEPEST} levels of lists and sections"
+        if problem:
+            raise yaml.MarkedYAMLError(problem=problem, problem_mark=event.start_mark)
 
 
 def read(path: Path) -> YamlFile:

@@ -23,7 +23,7 @@ from typing import Any
 
 from dream import sums
 from dream.errors import ConfigError, nearest
-from dream.files import read_bytes
+from dream.files import inside, read_bytes
 from experiments.invocation import trust
 from experiments.invocation.explain import chain
 from lightning_modules.base import TaskModule
@@ -135,7 +135,9 @@ def load(class_path: str, file: Path, section: str) -> str:
         )
     found = getattr(module, name, None)
     if not isinstance(found, type):
-        own = [key for key, value in vars(module).items() if getattr(value, "__module__", "") == module.__name__]
+        own = [
+            key for key, value in vars(module).items() if getattr(value, "__module__", "") == module.__name__
+        ]
         raise _undefined(name, file, [key for key in own if isinstance(getattr(module, key), type)])
     kind = KINDS.get(section, object)
     if not issubclass(found, kind):
@@ -186,8 +188,8 @@ def keep(folder: Path) -> None:
         OSError: it is not writable.
     """
     for name, content in _sources.items():
-        target = folder / name
-        if not target.is_file() or target.read_bytes() != content:
+        target = inside(folder, *Path(name).parts)
+        if not target.is_file() or read_bytes(target) != content:
             sums.write(folder, name, content)
 
 

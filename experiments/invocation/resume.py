@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from dream.errors import CheckpointError, ConfigError
+from dream.files import inside
+from experiments.invocation import configs
 from experiments.invocation.arguments import leaves
 from lightning_modules.base import TaskModule
 from lightning_modules.run import checkpoints
@@ -37,14 +37,14 @@ def refuse_other_settings(path: Path, here: dict[str, Any]) -> None:
         ConfigError: naming the settings that differ.
         CheckpointError: the file is damaged.
     """
-    if not path.is_file():
+    if not path.exists():
         return  # the run was stopped before it wrote them
     try:
-        there = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError):
-        there = None
-    if not isinstance(there, dict):
-        raise CheckpointError(f"{path} must hold the settings of the run; it is damaged. Start a new run.")
+        there = configs.read(inside(path.parent, path.name)).content
+    except ConfigError as error:
+        raise CheckpointError(
+            f"{path} must hold the settings of the run; it is damaged: {error} Start a new run."
+        ) from None
     changed = differences(there, here)
     if changed:
         raise ConfigError(

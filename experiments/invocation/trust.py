@@ -62,7 +62,11 @@ CLOSED = (
     "lightning.data",
     "lightning.fabric.cli",
     "lightning_fabric.cli",
-    *(f"{package}.{module}" for package in ("lightning.pytorch", "pytorch_lightning") for module in _LIGHTNING),
+    *(
+        f"{package}.{module}"
+        for package in ("lightning.pytorch", "pytorch_lightning")
+        for module in _LIGHTNING
+    ),
     "torchmetrics.audio",
     "torchmetrics.functional",
     "torchmetrics.image",
@@ -116,7 +120,9 @@ def admit(*paths: str) -> None:
 def _paths(name: str) -> list[str]:
     """Import path that the user allows, and that at which its class is defined."""
     if not re.fullmatch(r"[^\W\d]\w*(\.[^\W\d]\w*)*", name) or name.partition(".")[0] == "jsonargparse":
-        raise ConfigError(f"`--allow` must be a package, module or class such as my_package.Model; got {name!r}.")
+        raise ConfigError(
+            f"`--allow` must be a package, module or class such as my_package.Model; got {name!r}."
+        )
     found = located(name)
     if found is None:
         raise ConfigError(
@@ -185,7 +191,9 @@ def refuse(config: Namespace) -> None:
             raise denied(path, key)
         found = located(path)
         if not isinstance(found, type) and not _by_user(found):
-            raise ConfigError(f"`{key}.class_path` must be a class; {path} is a {type(found).__name__}.", key=key)
+            raise ConfigError(
+                f"`{key}.class_path` must be a class; {path} is a {type(found).__name__}.", key=key
+            )
 
 
 def denied(path: str, key: str) -> ConfigError:

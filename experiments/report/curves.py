@@ -7,7 +7,7 @@ from itertools import chain
 from typing import Any
 
 from experiments.report.charts import Chart, Charts
-from experiments.report.folder import Line, RunFolder, SweepFolder, mean_line, number
+from experiments.report.folder import Line, RunFolder, SweepFolder, mean_line
 
 Groups = Mapping[str, Sequence[RunFolder]]
 """Runs that differ in their seed only, by the name of what they run."""
@@ -150,11 +150,7 @@ def test_layers(groups: Groups, charts: Charts) -> list[Chart]:
             "The part of its plasticity that a unit keeps when nothing surprises.",
         ),
     ):
-        found = {
-            name: layers[0][kind]
-            for name, layers in held.items()
-            if layers and isinstance(layers[0].get(kind), dict)
-        }
+        found = {name: layers[0][kind] for name, layers in held.items() if layers and kind in layers[0]}
         if found:
             units, borders = (
                 {name: one[part] for name, one in found.items()} for part in ("counts", "borders")
@@ -166,8 +162,7 @@ def test_layers(groups: Groups, charts: Charts) -> list[Chart]:
 
 def line_of(layer: Mapping[str, Any], kind: str) -> Line:
     """The line of a layer over the test."""
-    pairs = zip(layer.get("place", ()), layer.get(kind, ()), strict=False)
-    return [(x, y) for x, y in pairs if number(x) is not None and number(y) is not None]
+    return list(zip(layer.get("place", ()), layer.get(kind, ()), strict=False))
 
 
 def summed(rows: Sequence[Sequence[int] | None]) -> list[int]:
@@ -177,12 +172,8 @@ def summed(rows: Sequence[Sequence[int] | None]) -> list[int]:
 
 def trial_curves(folder: SweepFolder, charts: Charts) -> list[Chart]:
     """Validation value of every trial of a sweep, epoch by epoch, the best one in front."""
-    held = [trial["epochs"] for trial in folder.trials if isinstance(trial.get("epochs"), dict)]
-    lines = [
-        [(float(k), float(v)) for k, v in epochs.items() if k.isdecimal() and number(v) is not None]
-        for epochs in held
-    ]
-    lines = [line for line in lines if line]
+    held = [trial.get("epochs", {}) for trial in folder.trials]
+    lines = [[(float(epoch), value) for epoch, value in epochs.items()] for epochs in held if epochs]
     if not lines or folder.best is None:
         return []
     monitor = str(folder.ended.get("monitor"))

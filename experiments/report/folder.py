@@ -1,17 +1,17 @@
 """Contents of the folder of a run, comparison or sweep, read without the packages that made it.
 
 Files may be missing, old, unfinished or cut off in the middle of a line: what there is is read, and what is
-missing is None.
-
-Everything here may be old, unfinished or cut off in the middle of a line: a reader says what is there.
+missing is None. A file that is damaged, or a link, is not read, and a sentence says so.
 """
 
 from __future__ import annotations
 
 import json
 import math
+import os
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import zip_longest
 from pathlib import Path
@@ -21,7 +21,9 @@ import numpy as np
 from rich import progress
 from rich.console import Console
 
-from dream.errors import ConfigError
+from dream.errors import CheckpointError, ConfigError
+from dream.files import MOST, inside, lines, opened, read_bytes
+from experiments import records
 from experiments.comparison import COMPARISON, Row, gather
 from experiments.folders import CONFIG, PLAN, RESULTS, RUN
 
@@ -29,9 +31,10 @@ METRICS = "metrics.jsonl"
 LAYERS = "layers.json"
 REMARKS = "remarks.json"
 SWEEP = "sweep.json"
+STORE = "sweep.db"
+LARGEST = 1e300  # an axis goes a little further
 POINTS = 400  # of a line, and up to twice as many
 LONG = 20_000_000  # bytes of a file whose reading shows a bar
-CHUNK = 1_000_000  # bytes that are read at once
 Line = list[tuple[float, float]]
 
 
@@ -62,54 +65,89 @@ class Curve:
         return [(steps / number, values / number) for steps, values, number in self.points]
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """Return the dictionary in a file; empty where there is none, or the file is damaged."""
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return found if isinstance(found, dict) else {}
+class Reader:
+    """Reader of the files in a folder. Nothing is read through a link.
 
+    Args:
+        folder: The folder.
+    """
 
-def read_text(path: Path, most: int) -> str | None:
-    """Return the first `most` characters of a file; None where there is none."""
-    try:
-        with path.open(encoding="utf-8", errors="replace") as file:
-            return file.read(most)
-    except OSError:
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.refused: list[str] = []
+        """A sentence for each file that could not be read."""
+
+    def json(self, name: str, schema: Any) -> dict[str, Any]:
+        """Return the content of a JSON file; empty where there is none, or it is refused."""
+        try:
+            return records.read(self.folder / name, schema)
+        except FileNotFoundError:
+            return {}
+        except CheckpointError as error:
+            self.refused.append(str(error))
+            return {}
+
+    def bytes(self, path: Path, most: int = MOST) -> bytes | None:
+        """Return the content of a file; None where there is none, or it is refused."""
+        with self.naming(path):
+            return read_bytes(path, most)
         return None
 
+    def text(self, path: Path, most: int) -> str | None:
+        """Return the first `most` characters of a file; None where there is none, or it is refused."""
+        with self.naming(path), opened(path) as file:
+            return file.read(4 * most).decode(errors="replace")[:most]
+        return None
 
-def read_metrics(path: Path) -> tuple[dict[str, Line], Counter[str]]:
-    """Return every metric of `metrics.jsonl` over its steps, and the number of values left out of each.
+    def metrics(self) -> tuple[dict[str, Line], Counter[str]]:
+        """Return every metric of `metrics.jsonl` over its steps, and the number of values left out of each.
 
-    Those are the ones that are not finite. Lines that are cut off are left out, too.
-    """
-    series: dict[str, Curve] = {}
-    lost: Counter[str] = Counter()
-    try:
+        Those are the ones that are not finite. A last line that is cut off is left out, too.
+        """
+        path = self.folder / METRICS
+        series: dict[str, Curve] = {}
+        lost: Counter[str] = Counter()
+        damaged: list[int] = []
         console = Console(stderr=True)
-        short = path.stat().st_size < LONG or not console.is_terminal
-        with progress.open(
-            path, "rb", description=path.name, console=console, transient=True, disable=short
-        ) as file:
-            while some := file.readlines(CHUNK):
-                for text in some:
-                    enter(text, series, lost)
-    except OSError:
-        pass
-    return {name: one.line for name, one in series.items()}, lost
+        with self.naming(path), opened(path) as file:
+            length = os.fstat(file.fileno()).st_size
+            short = length < LONG or not console.is_terminal
+            with progress.Progress(console=console, transient=True, disable=short) as bar:
+                task = bar.add_task(path.name, total=length)
+                for number, text in enumerate(lines(file), 1):
+                    if not enter(text, series, lost) and text.endswith(b"\n"):
+                        damaged.append(number)
+                    bar.advance(task, len(text))
+        if damaged:
+            self.refused.append(f"{path} is damaged: {len(damaged)} lines, first line {damaged[0]}.")
+        return {name: one.line for name, one in series.items()}, lost
+
+    def files(self, pattern: str, *names: str) -> list[Path]:
+        """Return the files of this pattern in the folder, or in the one below it that is called `names`."""
+        with self.naming(self.folder.joinpath(*names)):
+            return sorted(inside(self.folder, *names).glob(pattern))
+        return []
+
+    @contextmanager
+    def naming(self, path: Path) -> Iterator[None]:
+        """Refuse `path` where it cannot be read, unless there is none."""
+        try:
+            yield
+        except FileNotFoundError:
+            pass
+        except OSError as error:
+            self.refused.append(f"{error.filename or path} could not be read: {error.strerror}.")
 
 
-def enter(text: bytes, series: dict[str, Curve], lost: Counter[str]) -> None:
-    """Enter a line of `metrics.jsonl`."""
+def enter(text: bytes, series: dict[str, Curve], lost: Counter[str]) -> bool:
+    """Enter a line of `metrics.jsonl`; return whether it is one."""
     try:
         row = json.loads(text)
-    except ValueError:
-        return
+    except (ValueError, RecursionError):
+        return False
     step = number(row.pop("step", None)) if isinstance(row, dict) else None
     if step is None:
-        return
+        return False
     for name, value in row.items():
         if (known := number(value)) is None:
             lost[name] += 1
@@ -117,13 +155,14 @@ def enter(text: bytes, series: dict[str, Curve], lost: Counter[str]) -> None:
             series[name].add(step, known)
         else:
             series[name] = Curve(points=[[step, known, 1]])
+    return True
 
 
 def number(value: object) -> float | None:
-    """A finite number, or None: a logger writes others as text, and JSON knows NaN."""
+    """A finite number that can be drawn, or None: a logger writes others as text, and JSON knows NaN."""
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         return None
-    return float(value) if math.isfinite(value) else None
+    return float(value) if abs(value) <= LARGEST else None
 
 
 @dataclass
@@ -133,26 +172,22 @@ class RunFolder:
     path: Path
 
     def __post_init__(self) -> None:
-        self.facts = read_json(self.path / RUN)
+        self.reader = Reader(self.path)
+        self.facts = self.reader.json(RUN, records.Run)
         """Command and start."""
-        self.ended = read_json(self.path / RESULTS)
+        self.ended = self.reader.json(RESULTS, records.Results)
         """Results and what gave them; empty before the end."""
-        self.metrics, self.lost = read_metrics(self.path / METRICS)
-        self.remarks = read_json(self.path / REMARKS)
-        self.config = read_text(self.path / CONFIG, 200_000)
-        found = read_json(self.path / LAYERS)
-        self.places = str(found.get("places", "steps"))
-        layers = found.get("layers")
-        self.layers = (
-            [layer for layer in layers if isinstance(layer, dict)] if isinstance(layers, list) else []
-        )
+        self.metrics, self.lost = self.reader.metrics()
+        self.remarks = self.reader.json(REMARKS, records.Remarks)
+        self.config = self.reader.text(self.path / CONFIG, 200_000)
+        found = self.reader.json(LAYERS, records.Layers)
+        self.places: str = found.get("places", "steps")
+        self.layers: list[dict[str, Any]] = found.get("layers", [])
 
     @property
     def results(self) -> dict[str, dict[str, float]]:
         """The table: model, metric, value."""
-        table = self.ended.get("results")
-        rows = table.items() if isinstance(table, dict) else ()
-        return {model: values for model, values in rows if isinstance(values, dict)}
+        return self.ended.get("results", {})
 
     @property
     def monitor(self) -> str | None:
@@ -168,18 +203,18 @@ class ComparisonFolder:
     path: Path
 
     def __post_init__(self) -> None:
-        self.plan = read_json(self.path / PLAN)
+        self.reader = Reader(self.path)
+        self.plan = self.reader.json(PLAN, records.Plan)
         self.runs: dict[tuple[str, int], RunFolder] = {}
         """By model and seed, in the order in which they ran."""
         found = []
-        for folder in sorted(path.parent for path in self.path.glob(f"*-seed*/{RUN}")):
+        for folder in self.reader.files("*-seed*"):
             model, _, seed = folder.name.rpartition("-seed")
-            if seed.isdecimal():
-                run = RunFolder(folder)
+            if seed.isdecimal() and len(seed) < 20 and (run := entered(self.reader, folder.name)):
                 found.append((int(seed), str(run.facts.get("started", "")), model, run))
         for seed_number, _, model, run in sorted(found, key=lambda item: item[:3]):
             self.runs[model, seed_number] = run
-        self.ended = read_json(self.path / COMPARISON)
+        self.ended = self.reader.json(COMPARISON, records.Comparison)
         """Written when the command ends, whatever is done by then."""
 
     @property
@@ -190,18 +225,16 @@ class ComparisonFolder:
     @property
     def asked(self) -> set[tuple[str, int]]:
         """Runs that were started or asked for."""
-        cells = self.ended.get("cells")
-        pairs = [cell for cell in cells if isinstance(cell, list)] if isinstance(cells, list) else []
-        return {*self.runs, *((str(model), int(seed)) for model, seed in pairs)}
+        return {*self.runs, *self.ended.get("cells", ())}
 
     @property
     def rows(self) -> dict[str, Row]:
         """The table; see `experiments.comparison.gather`."""
-        records = [
+        found = [
             (seed, {"parameters": None, "seconds": math.nan, **run.ended})
             for (_, seed), run in self.done.items()
         ]
-        return gather(records)
+        return gather(found)
 
 
 @dataclass
@@ -211,19 +244,27 @@ class SweepFolder:
     path: Path
 
     def __post_init__(self) -> None:
-        self.plan = read_json(self.path / PLAN)
-        self.ended = read_json(self.path / SWEEP)
+        self.reader = Reader(self.path)
+        self.plan = self.reader.json(PLAN, records.Plan)
+        self.ended = self.reader.json(SWEEP, records.Sweep)
         """Its trials and what gave them; empty before there was one."""
-        trials = self.ended.get("trials")
-        self.trials = (
-            [trial for trial in trials if isinstance(trial, dict)] if isinstance(trials, list) else []
-        )
         sign = -1 if self.ended.get("mode") == "max" else 1
-        self.trials.sort(
-            key=lambda trial: math.inf if (value := number(trial.get("value"))) is None else sign * value
+        self.trials: list[dict[str, Any]] = sorted(
+            self.ended.get("trials", ()),
+            key=lambda trial: math.inf if trial.get("value") is None else sign * trial["value"],
         )
-        found = [trial for trial in self.trials if number(trial.get("value")) is not None]
-        self.best = RunFolder(self.path / str(found[0].get("folder"))) if found else None
+        first = self.trials[0] if self.trials else {}
+        there = first.get("value") is not None and "folder" in first
+        self.best = entered(self.reader, first["folder"]) if there else None
+
+
+def entered(reader: Reader, name: str) -> RunFolder | None:
+    """Return the run in a folder of a comparison or a sweep; None where there is none, or it is a link."""
+    with reader.naming(reader.folder / name):
+        path = inside(reader.folder, name)
+        if any((path / known).exists() for known in (RUN, RESULTS)):
+            return RunFolder(path)
+    return None
 
 
 def open_folder(path: Path) -> RunFolder | ComparisonFolder | SweepFolder:
@@ -232,11 +273,11 @@ def open_folder(path: Path) -> RunFolder | ComparisonFolder | SweepFolder:
     Raises:
         ConfigError: it is none of them.
     """
-    if (path / SWEEP).is_file() or "space" in read_json(path / PLAN):
+    if (path / SWEEP).exists() or "space" in Reader(path).json(PLAN, records.Plan):
         return SweepFolder(path)
-    if (path / PLAN).is_file():
-        return ComparisonFolder(path)
-    if any((path / name).is_file() for name in (RUN, RESULTS, METRICS)):
+    if (path / PLAN).exists():
+        return SweepFolder(path) if (path / STORE).exists() else ComparisonFolder(path)
+    if any((path / name).exists() for name in (RUN, RESULTS, METRICS)):
         return RunFolder(path)
     what = (
         "is empty or holds something else"

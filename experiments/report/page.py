@@ -16,7 +16,7 @@ from typing import Any
 from dream import sums
 from experiments.report.charts import Charts
 from experiments.report.curves import Groups, learning_curves, test_layers, training_layers, trial_curves
-from experiments.report.folder import ComparisonFolder, RunFolder, SweepFolder, read_text
+from experiments.report.folder import ComparisonFolder, Reader, RunFolder, SweepFolder
 from experiments.report.tables import UNKNOWN, comparison_table, facts, run_table, trial_table
 
 FIGURES_FOLDER = "figures"
@@ -53,35 +53,42 @@ class Picture:
     height: int
 
 
-def pictures(paths: Iterable[Path], of: str = "") -> dict[str, list[Any]]:
-    """The PNG files `paths`, and the names of damaged ones; `of` stands before the names of a run's own."""
+def pictures(reader: Reader, paths: Iterable[Path], of: str = "") -> list[Picture]:
+    """The PNG files `paths` that `reader` can read; `of` stands before the names of a run's own."""
     made: list[Picture] = []
-    damaged: list[str] = []
     for path in paths:
-        content = path.read_bytes()
+        content = reader.bytes(path)
+        if content is None:
+            continue
         if not content.startswith(b"\x89PNG\r\n\x1a\n") or not content.endswith(b"IEND\xaeB`\x82"):
-            damaged.append(path.name)
+            reader.refused.append(f"{path} is damaged, it is no PNG.")
             continue
         width, height = (int.from_bytes(content[start : start + 4]) for start in (16, 20))
         caption = FIGURES.get(path.stem.rstrip("_0123456789"), "A figure that the run left.")
         name = of + path.stem if path.parent.name == FIGURES_FOLDER else path.stem
         made.append(Picture(name, caption, base64.b64encode(content).decode(), width, height))
-    return {"pictures": made, "damaged": damaged}
+    return made
 
 
-def figures(run: RunFolder) -> list[Path]:
+def figures(run: RunFolder, of: str = "") -> list[Picture]:
     """Figures of a run."""
-    return sorted((run.path / FIGURES_FOLDER).glob("*.png"))
+    return pictures(run.reader, run.reader.files("*.png", FIGURES_FOLDER), of)
 
 
 def files(run: RunFolder, of: str = "") -> list[dict[str, Any]]:
     """Beginnings of the texts and tables that a test or a prediction left; `of` stands before their names."""
-    made: list[dict[str, Any]] = []
-    for path in sorted(run.path.glob("*.txt")):
-        text = read_text(path, TEXT + 1) or ""
-        made.append({"name": of + path.name, "text": text[:TEXT], "more": len(text) > TEXT})
-    for path in sorted(run.path.glob("*.csv")):
-        rows = list(islice(csv.reader(io.StringIO(read_text(path, MOST) or "")), ROWS + 2))
+    made: list[dict[str, Any]] = [
+        {"name": of + path.name, "text": text[:TEXT], "more": len(text) > TEXT}
+        for path in run.reader.files("*.txt")
+        if (text := run.reader.text(path, TEXT + 1)) is not None
+    ]
+    for path in run.reader.files("*.csv"):
+        text = run.reader.text(path, MOST) or ""
+        try:
+            rows = list(islice(csv.reader(io.StringIO(text)), ROWS + 2))
+        except csv.Error as error:
+            run.reader.refused.append(f"{path} is damaged, it is no CSV: {error}.")
+            continue
         if rows:
             made += [
                 {
@@ -105,13 +112,13 @@ def remarks(groups: Groups) -> dict[tuple[str, ...], list[str]]:
 def remarks_on(run: RunFolder) -> list[str]:
     """Remarks of the advisor on a run, a sentence each."""
     said = run.remarks.get("remarks")
-    if not isinstance(said, list):
+    if said is None:
         return ["Not recorded: the advisor watches DREAM layers while they train."]
     window = run.remarks.get("window")
-    if not said and isinstance(window, int) and len(run.metrics.get("train/loss", ())) < window:
+    if not said and window is not None and len(run.metrics.get("train/loss", ())) < window:
         few = f"None: the run had fewer logging steps than the {window} that a symptom must last."
         return [f"{few} A smaller `trainer.log_every_n_steps` gives more."]
-    made = [f"Step {one.get('step')}: {one.get('symptom')}. Try: {one.get('adjustment')}." for one in said]
+    made = [f"Step {one['step']}: {one['symptom']}. Try: {one['adjustment']}." for one in said]
     return made or ["None: none of the guide's five symptoms was seen."]
 
 
@@ -126,10 +133,11 @@ def run_page(run: RunFolder) -> dict[str, Any]:
         **sealing([run.path]),
         "facts": facts(run),
         "table": run_table(run),
-        **pictures(figures(run)),
+        "pictures": figures(run),
         "files": files(run),
         "config": run.config,
         **shared_parts(groups, charts),
+        "refused": run.reader.refused,
     }
 
 
@@ -148,9 +156,7 @@ def comparison_page(folder: ComparisonFolder) -> dict[str, Any]:
         "runs": f"{len(done)} of {len(folder.asked)} have ended",
         "models": ", ".join(groups) or UNKNOWN,
         "seeds": ", ".join(str(seed) for seed in sorted({seed for _, seed in folder.runs})) or UNKNOWN,
-        "settings": (shlex.join(map(str, flags)) or "none beside the experiment's")
-        if isinstance(flags, list)
-        else UNKNOWN,
+        "settings": UNKNOWN if flags is None else shlex.join(flags) or "none beside the experiment's",
         "started": next(
             (str(run.facts["started"]) for run in folder.runs.values() if "started" in run.facts), UNKNOWN
         ),
@@ -165,10 +171,14 @@ def comparison_page(folder: ComparisonFolder) -> dict[str, Any]:
         **sealing([folder.path, *(run.path for run in folder.runs.values())]),
         "facts": list(said.items()),
         "table": comparison_table(folder),
-        **pictures([*folder.path.glob("comparison.png"), *(figures(first) if first else [])], of),
+        "pictures": [
+            *pictures(folder.reader, folder.reader.files("comparison.png")),
+            *(figures(first, of) if first else []),
+        ],
         "files": files(first, of) if first else [],
         "config": first.config if first else None,
         **shared_parts(groups, Charts()),
+        "refused": refused(folder.reader, *(run.reader for run in folder.runs.values())),
     }
 
 
@@ -183,9 +193,7 @@ def sweep_page(folder: SweepFolder) -> dict[str, Any]:
         "experiment": str(best.ended.get("experiment")) if best else UNKNOWN,
         "trials": ", ".join(f"{count} {state}" for state, count in states.items()) or UNKNOWN,
         "best": best.path.name if best else UNKNOWN,
-        "settings": (shlex.join(map(str, flags)) or "none beside the experiment's")
-        if isinstance(flags, list)
-        else UNKNOWN,
+        "settings": UNKNOWN if flags is None else shlex.join(flags) or "none beside the experiment's",
         "importance": ", ".join(f"{name} {share:.2f}" for name, share in weights.items())
         if weights
         else UNKNOWN,
@@ -200,12 +208,13 @@ def sweep_page(folder: SweepFolder) -> dict[str, Any]:
         **sealing([folder.path, *([best.path] if best else [])]),
         "facts": list(said.items()),
         "table": trial_table(folder),
-        **pictures(folder.path.glob("sweep.png")),
+        "pictures": pictures(folder.reader, folder.reader.files("sweep.png")),
         "files": [],
         "config": best.config if best else None,
         **parts,
         "of": f"the best trial, {best.path.name}" if best else "",
         "learning": [*trial_curves(folder, charts), *parts["learning"]],
+        "refused": refused(folder.reader, *([best.reader] if best else [])),
     }
 
 
@@ -217,6 +226,11 @@ def sealing(folders: list[Path]) -> dict[str, Any]:
     ]
     unsealed = [folder.name for folder in folders if not (folder / sums.SUMS).exists()]
     return {"altered": names, "unsealed": unsealed}
+
+
+def refused(*readers: Reader) -> list[str]:
+    """What could not be read, a sentence for each file."""
+    return [sentence for reader in readers for sentence in reader.refused]
 
 
 def shared_parts(groups: Groups, charts: Charts) -> dict[str, Any]:

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import math
 import shlex
-import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from typing import Any
 
-from experiments.comparison import written
+from experiments.comparison import mean, written
 from experiments.report.folder import ComparisonFolder, RunFolder, SweepFolder
 
 UNKNOWN = "not recorded"
@@ -41,19 +40,19 @@ def facts(run: RunFolder) -> list[tuple[str, str]]:
     """Facts of a run, as (name, text) pairs."""
     ended = run.ended
     started = run.facts.get("command")
-    command = ended.get("command") or (["dream", *started] if isinstance(started, list) else None)
-    versions = ended.get("versions")
+    command = ended.get("command") or (None if started is None else ["dream", *started])
+    versions, parameters = ended.get("versions"), ended.get("parameters")
     known = {
-        "command": shlex.join(map(str, command)) if isinstance(command, list) else None,
+        "command": None if command is None else shlex.join(command),
         "seed": ended.get("seed"),
         "started": run.facts.get("started"),
         "seconds": ended.get("seconds"),
         "epochs": ended.get("epochs"),
-        "parameters": f"{ended['parameters']:,}" if isinstance(ended.get("parameters"), int) else None,
+        "parameters": None if parameters is None else f"{parameters:,}",
         "commit": ended.get("commit"),
-        "versions": ", ".join(f"{name} {text}" for name, text in versions.items())
-        if isinstance(versions, dict)
-        else None,
+        "versions": None
+        if versions is None
+        else ", ".join(f"{name} {text}" for name, text in versions.items()),
         "device": ended.get("device"),
     }
     return [(name, UNKNOWN if value is None else str(value)) for name, value in known.items()]
@@ -100,11 +99,7 @@ def table(
 def run_table(run: RunFolder) -> ReportTable | None:
     """Results of a run."""
     cells = {
-        model: {
-            name: (float(value), f"{value:.4g}")
-            for name, value in values.items()
-            if isinstance(value, (int, float))
-        }
+        model: {name: (value, f"{value:.4g}") for name, value in values.items()}
         for model, values in run.results.items()
     }
     return table(cells, run.ended) if cells else None
@@ -120,11 +115,9 @@ def comparison_table(folder: ComparisonFolder) -> ReportTable | None:
     )
     cells: dict[str, dict[str, tuple[float, str]]] = {}
     for model, row in rows.items():
-        cells[model] = {
-            metric: (statistics.fmean(v), written(v)) for metric in metrics if (v := row.of(metric))
-        }
+        cells[model] = {metric: (mean(v), written(v)) for metric in metrics if (v := row.of(metric))}
         if row.parameters is not None:
-            seconds = statistics.fmean(row.seconds)
+            seconds = mean(row.seconds)
             cells[model] |= {
                 "parameters": (row.parameters, f"{row.parameters:,}"),
                 "seconds": (seconds, f"{seconds:.0f}"),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import shlex
 from collections.abc import Mapping
@@ -15,9 +14,9 @@ from optuna.trial import FrozenTrial, TrialState
 from rich.console import Console
 
 from dream import sums
-from experiments import folders
-from experiments.folders import CONFIG, RESULTS, RunSettings
-from experiments.invocation import own_code
+from experiments import folders, records
+from experiments.folders import CONFIG, RESULTS, RunSettings, settings_of
+from experiments.invocation import configs, own_code
 from experiments.invocation.arguments import GIVEN
 from experiments.summary import table
 from experiments.sweep.plots import sweep
@@ -49,7 +48,7 @@ def value(study: Study, number: int) -> float | None:
     """Best validation value of a trial; None where its run has not ended, or there is none.
 
     Raises:
-        CheckpointError: its results were changed since they were written.
+        CheckpointError: its results are damaged, or were changed since they were written.
     """
     sums.altered(study.place(number), [RESULTS])
     results = folders.results(study.place(number)) or {}
@@ -70,20 +69,18 @@ def show(study: Study, most: int, identity: dict[str, Any]) -> None:
     if not trials:
         return
     console = Console()
-    records = [_record(study, trial) for trial in trials]
+    found = [_record(study, trial) for trial in trials]
     sign = 1 if study.mode == "min" else -1
-    ranked = sorted(
-        records, key=lambda record: math.inf if record["value"] is None else sign * record["value"]
-    )
+    ranked = sorted(found, key=lambda record: math.inf if record["value"] is None else sign * record["value"])
     judged = [record for record in ranked if record["value"] is not None]
     cells = {str(record["trial"]): _cells(study, record) for record in ranked[:SHOWN]}
     console.print(table(cells, _title(study), console, "trial"))
-    for record in records:
+    for record in found:
         if record["state"] == "failed":
             console.print(
                 f"trial {record['trial']} failed: {record['reason']}", highlight=False, markup=False
             )
-    ended = sum(record["state"] != "unfinished" for record in records)
+    ended = sum(record["state"] != "unfinished" for record in found)
     if ended < most:
         console.print(f"{ended} of {most} trials are done; the same command does the others.")
     weights = importances(study)
@@ -97,11 +94,11 @@ def show(study: Study, most: int, identity: dict[str, Any]) -> None:
         mode=study.mode,
         best=judged[0]["trial"] if judged else None,
         importance=weights,
-        trials=records,
+        trials=found,
         asked=identity,
     )
     drawn = BytesIO()
-    sweep(records, study.monitor, study.mode).savefig(drawn, dpi=120)
+    sweep(found, study.monitor, study.mode).savefig(drawn, dpi=120)
     sums.write(study.folder, "sweep.png", drawn.getvalue())
     written = {"trials": str(study.folder / "sweep.json"), "figure": str(study.folder / "sweep.png")}
     if judged and (best := study.place(judged[0]["trial"])).joinpath(CONFIG).is_file():
@@ -132,7 +129,7 @@ def _record(study: Study, trial: FrozenTrial) -> dict[str, Any]:
     if trial.state == TrialState.FAIL:
         record["reason"] = trial.user_attrs.get(REASON)
     if record["value"] is not None:
-        record["seconds"] = json.loads((folder / RESULTS).read_text(encoding="utf-8"))["seconds"]
+        record["seconds"] = records.read(folder / RESULTS, records.Results).get("seconds")
     return record
 
 
@@ -158,7 +155,8 @@ def importances(study: Study) -> dict[str, float]:
 
 def _runnable(best: Any) -> str:
     """Configuration of the run in `best`, as an experiment of its own."""
-    config = yaml.safe_load((best / CONFIG).read_text(encoding="utf-8"))
+    settings_of(best)  # refuses one that is damaged
+    config = configs.read(best / CONFIG).content
     for name in GIVEN:
         config["run"][name] = getattr(RunSettings, name)
     return yaml.safe_dump(config, sort_keys=False)

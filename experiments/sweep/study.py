@@ -20,6 +20,7 @@ from sqlalchemy.engine import URL
 from sqlalchemy.exc import SQLAlchemyError
 
 from dream.errors import CheckpointError
+from dream.files import inside, opened
 from experiments.folders import LOCK
 from experiments.sweep.space import Space
 from lightning_modules.base import TaskModule
@@ -60,7 +61,7 @@ class Study:
         Trials are judged by the validation metric `monitor`, of which the lowest or highest is best.
         """
         direction = StudyDirection.MINIMIZE if mode == "min" else StudyDirection.MAXIMIZE
-        with FileLock(self.folder / LOCK):
+        with FileLock(inside(self.folder, LOCK)):
             study = optuna.create_study(
                 storage=self._storage(), study_name="sweep", direction=direction, load_if_exists=True
             )
@@ -71,10 +72,14 @@ class Study:
         """Whether `create` has been called, in this process or before."""
         if not (self.folder / STORE).exists():
             return False
-        with FileLock(self.folder / LOCK):
+        with FileLock(inside(self.folder, LOCK)):
             return "sweep" in optuna.get_all_study_names(self._storage())
 
     def _storage(self) -> optuna.storages.RDBStorage:
+        path = inside(self.folder, STORE)
+        if path.exists():
+            with opened(path):  # refuses what SQLite would wait for
+                pass
         url = URL.create("sqlite", database=str(self.folder / STORE)).render_as_string()
         try:
             return optuna.storages.RDBStorage(url, engine_kwargs={"connect_args": {"timeout": PATIENCE}})
@@ -113,8 +118,12 @@ class Study:
         return "min" if self.held.direction == StudyDirection.MINIMIZE else "max"
 
     def place(self, number: int) -> Path:
-        """Folder of the run of a trial."""
-        return self.folder / f"trial-{number:04d}"
+        """Folder of the run of a trial.
+
+        Raises:
+            OSError: it is a link.
+        """
+        return inside(self.folder, f"trial-{number:04d}")
 
     @contextmanager
     def next(self, space: Space, most: int, seed: int) -> Iterator[FrozenTrial | None]:
@@ -124,7 +133,7 @@ class Study:
         a new one tries depends on `seed`, its number and the trials that have ended.
         """
         trial, lock = None, None
-        with FileLock(self.folder / LOCK):
+        with FileLock(inside(self.folder, LOCK)):
             for held in self.held.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
                 lock = self._claim(held.number)
                 if lock and self.trials[held.number].state == TrialState.RUNNING:  # it may have ended since
@@ -148,7 +157,7 @@ class Study:
                 lock.release()
 
     def _claim(self, number: int) -> FileLock | None:
-        lock = FileLock(self.folder / f".{self.place(number).name}.lock", blocking=False)
+        lock = FileLock(inside(self.folder, f".{self.place(number).name}.lock"), blocking=False)
         try:
             return lock if lock.acquire() else None
         except Timeout:

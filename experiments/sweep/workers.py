@@ -11,6 +11,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from dream.errors import DREAMError
+from dream.files import extended, inside, opened
 from experiments import ending
 from experiments.ending import say
 from experiments.sweep import outcome
@@ -18,6 +19,7 @@ from experiments.sweep.plan import SweepPlan
 from experiments.sweep.study import ENDED, Study
 
 WORKER = "DREAM_SWEEP_WORKER"  # tells a process that it is one
+LAST = 2**16  # bytes of what a worker said, among which is its error
 LOOK = 0.5  # seconds between two looks at what the workers have done
 
 
@@ -40,7 +42,7 @@ def run(plan: SweepPlan, study: Study, argv: list[str]) -> int:
     count = min(plan.workers, left)
     threads = str(max(1, (os.cpu_count() or 1) // max(count, 1)))
     environment = {"OMP_NUM_THREADS": threads, **os.environ, WORKER: "1"}
-    logs = [plan.folder / f"worker-{number}.log" for number in range(1, count + 1)]
+    logs = [inside(plan.folder, f"worker-{number}.log") for number in range(1, count + 1)]
     if started := [_start(argv, log, environment) for log in logs]:
         say(
             f"{count} workers, {environment['OMP_NUM_THREADS']} threads each; what they say is in "
@@ -60,9 +62,9 @@ def run(plan: SweepPlan, study: Study, argv: list[str]) -> int:
         return code
     for log, process in zip(logs, started, strict=True):
         if process.returncode == 2:
-            raise DREAMError(
-                log.read_text(encoding="utf-8", errors="replace").rpartition("dream: ")[2].strip()
-            )
+            with opened(log) as file:
+                file.seek(max(os.fstat(file.fileno()).st_size - LAST, 0))
+                raise DREAMError(file.read().decode(errors="replace").rpartition("dream: ")[2].strip())
         if process.returncode:
             say(f"dream: a worker ended with code {process.returncode}; {log} says more.")
     left = plan.trials - sum(trial.state in ENDED for trial in study.trials)
@@ -70,7 +72,7 @@ def run(plan: SweepPlan, study: Study, argv: list[str]) -> int:
 
 
 def _start(argv: list[str], log: Path, environment: dict[str, str]) -> subprocess.Popen[bytes]:
-    with log.open("ab") as file:
+    with extended(log) as file:
         return subprocess.Popen(
             [sys.executable, "-m", "experiments.cli", "sweep", *argv],
             stdin=subprocess.DEVNULL,

@@ -10,6 +10,7 @@ import logging
 import os
 import re
 import struct
+from io import BufferedReader
 from pathlib import Path
 from typing import Any
 from zipfile import ZIP_STORED, BadZipFile, ZipFile
@@ -19,7 +20,7 @@ from lightning.pytorch.plugins.io import TorchCheckpointIO
 
 import dream
 from dream.errors import CheckpointError
-from dream.files import atomic, opened, sha256, write_atomic
+from dream.files import atomic, opened, read_bytes, sha256, write_atomic
 from lightning_modules.base import require_there
 
 log = logging.getLogger(__name__)
@@ -47,9 +48,9 @@ def sums_file(path: Path) -> Path:
 def _sums(path: Path) -> list[str]:
     """Sums that an intact file may have; none if there is no file of sums."""
     try:
-        return re.findall(
-            r"^[0-9a-f]{64}", sums_file(path).read_text(encoding="utf-8"), flags=re.MULTILINE
-        ) or ["damaged"]
+        return re.findall(r"^[0-9a-f]{64}", read_bytes(sums_file(path)).decode(), flags=re.MULTILINE) or [
+            "damaged"
+        ]
     except FileNotFoundError:
         return []
     except (OSError, UnicodeDecodeError):
@@ -57,12 +58,17 @@ def _sums(path: Path) -> list[str]:
 
 
 def intact(path: Path) -> bool:
-    """Whether a file is as it was written; a file without sums is trusted."""
-    sums = _sums(path)
-    if not sums:
-        return True
-    with path.open("rb") as file:
-        return sha256(file) in sums
+    """Whether a file is as it was written; a file without sums is trusted.
+
+    Raises:
+        OSError: it cannot be read, or is a link.
+    """
+    with opened(path) as file:
+        return _is_intact(file, _sums(path))
+
+
+def _is_intact(file: BufferedReader, sums: list[str]) -> bool:
+    return not sums or sha256(file) in sums
 
 
 def steps(folder: Path) -> list[Path]:
@@ -99,19 +105,20 @@ def remove(path: Path) -> None:
     sums_file(path).unlink(missing_ok=True)
 
 
-def read(path: str | Path, task: str | None = None) -> dict[str, Any]:
+def read(path: str | Path, task: str | None = None, *, links: bool = False) -> dict[str, Any]:
     """Content of a checkpoint, on the CPU, whatever device wrote it; no code in it is run.
 
     Args:
         path: A file.
         task: Class name of the module that will use it, if known.
+        links: Whether `path` may be a link, as for a file that the user names.
 
     Raises:
         CheckpointError: the file does not exist, is a URL, is damaged, is no checkpoint of `dream fit`, has
             another format or task, or settings that name a class.
     """
     path = local(path)
-    checkpoint = load(path)
+    checkpoint = load(path.resolve() if links else path)
     try:
         found = checkpoint["dream"]
         _ = checkpoint["state_dict"], checkpoint["hyper_parameters"], found["version"], found["task"]
@@ -159,13 +166,21 @@ def load(path: Path) -> dict[str, Any]:
     """
     if not _sums(path):
         _check_archive(path)
-    elif not intact(path):
-        raise CheckpointError(
-            f"{path} is damaged: its SHA-256 is not in {sums_file(path).name}. Use another checkpoint of the "
-            "run, step-*.ckpt, or train again."
-        )
     try:
-        content: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+        with opened(path) as file:
+            if not _is_intact(file, _sums(path)):
+                raise CheckpointError(
+                    f"{path} is damaged: its SHA-256 is not in {sums_file(path).name}. Use another "
+                    "checkpoint of the run, step-*.ckpt, or train again."
+                )
+            file.seek(0)
+            content: dict[str, Any] = torch.load(file, map_location="cpu", weights_only=True)
+    except CheckpointError:
+        raise
+    except OSError as error:
+        raise CheckpointError(
+            f"{path} could not be read: {error.strerror or error}. Mend or remove it."
+        ) from error
     except Exception as error:
         raise _not_ours(path, error) from error
     return content

@@ -11,6 +11,7 @@ from lightning.pytorch.utilities import rank_zero_only
 
 from dream import sums
 from lightning_modules.base import TaskModule, run_folder
+from lightning_modules.checks import require
 
 
 class SaveFigures(L.Callback):
@@ -19,9 +20,13 @@ class SaveFigures(L.Callback):
 
     Args:
         dpi: Dots per inch of the files.
+
+    Raises:
+        ConfigError: `dpi` is not from 10 to 1000.
     """
 
     def __init__(self, dpi: int = 120) -> None:
+        require("dpi", dpi, 10 <= dpi <= 1000, "a whole number from 10 to 1000")
         self.dpi = dpi
         self.paths: list[Path] = []
 

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from dream.cell import DREAMCell
 from dream.errors import ConfigError, DREAMError
+from dream.files import LONGEST_NAME, is_name
 from lightning_modules.base import TaskModule, is_logging_step
 from lightning_modules.checks import DIVERGED, require
 from lightning_modules.data.base import TaskData
@@ -313,7 +314,20 @@ def _shown(names: list[str]) -> str:
 
 
 class BestCheckpoint(ModelCheckpoint):
-    """Lightning's ModelCheckpoint, except that a metric that is not finite is never among the best."""
+    """Lightning's ModelCheckpoint, in which a metric that is not finite is never among the best.
+
+    Nor does a name lead out of its folder: the slash of a metric in it, as in ``{val/mse}``, becomes a dash.
+    """
+
+    def _format_checkpoint_name(self, *args: Any, **kwargs: Any) -> str:
+        name = super()._format_checkpoint_name(*args, **kwargs).replace("/", "-").replace("\\", "-")
+        require(
+            "checkpoint.filename",
+            name,
+            is_name(name),
+            f"the name of a file, not . or .., of at most {LONGEST_NAME} bytes",
+        )
+        return name
 
     def check_monitor_top_k(self, trainer: L.Trainer, current: Tensor | None = None) -> bool:
         if current is not None and not bool(current.isfinite()):

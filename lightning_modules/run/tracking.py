@@ -6,6 +6,7 @@ import hashlib
 import json
 import logging
 import math
+import operator
 import os
 import platform
 import subprocess
@@ -23,7 +24,7 @@ from lightning.pytorch.utilities import rank_zero_only
 import dream
 from dream import sums
 from dream.errors import CheckpointError, DataError
-from dream.files import opened
+from dream.files import extended, inside, lines, opened
 from lightning_modules.base import gone
 from lightning_modules.run.redaction import redacted
 
@@ -122,7 +123,9 @@ class JSONLLogger(Logger):
         """
         if not self.path.exists():
             return
-        if (held := self.path.stat().st_size) < length:
+        with opened(self.path) as file:
+            held = os.fstat(file.fileno()).st_size
+        if held < length:
             log.warning(
                 "%s has lost lines: %d of %d bytes are left. The run continues after them.",
                 self.path,
@@ -131,8 +134,8 @@ class JSONLLogger(Logger):
             )
         self._written = self._take_up(min(held, length))
         self.seal()  # before the lines go, so that a kill in between leaves what the list allows
-        if held > length:
-            os.truncate(self.path, length)
+        with extended(self.path) as file:
+            file.truncate(min(held, length))
 
     def _take_up(self, length: int | None) -> tuple[int, Any]:
         """Length and SHA-256 of the lines that are there, or of the first `length` bytes.
@@ -173,13 +176,29 @@ def _gone(path: Path) -> DataError:
 def best_validation(folder: Path, monitor: str, mode: Literal["min", "max"]) -> dict[str, float]:
     """Metrics of the best validation in `metrics.jsonl` of the run in `folder`, by name without ``val/``.
 
-    The best has the lowest or highest `monitor`; the first of several that tie. Empty if there was none."""
+    The best has the lowest or highest `monitor`; the first of several that tie. Empty if there was none.
+
+    Raises:
+        CheckpointError: the file is damaged.
+        OSError: it cannot be read, or is a link.
+    """
     path = JSONLLogger(folder).path
-    lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
-    validations = [found for found in map(json.loads, lines) if isinstance(found.get(monitor), float)]
-    if not validations:  # NaN and inf are strings, and so left out
+    if not path.exists():
         return {}
-    best = (min if mode == "min" else max)(validations, key=lambda found: found[monitor])
+    best: dict[str, Any] = {}
+    better = operator.lt if mode == "min" else operator.gt
+    with opened(path) as file:
+        for number, line in enumerate(lines(file), 1):
+            try:
+                found = json.loads(line)
+                value = found.get(monitor)
+            except (ValueError, RecursionError, AttributeError):
+                raise CheckpointError(
+                    f"{path} is damaged: line {number} is not that of a logging step. Start a new run."
+                ) from None
+            # NaN and inf are strings, and so left out
+            if isinstance(value, float) and (not best or better(value, best[monitor])):
+                best = found
     return {name.removeprefix("val/"): value for name, value in best.items() if name.startswith("val/")}
 
 
@@ -191,6 +210,7 @@ def wandb_logger(
     In the mode ``offline`` it writes files that ``wandb sync`` can send later. Weights & Biases reports its
     own errors and usage to its makers only if WANDB_ERROR_REPORTING is set so."""
     folder.mkdir(parents=True, exist_ok=True)
+    inside(folder, "wandb")  # refuses a link there
     os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
     secret = redacted(sys.argv) != sys.argv
     settings = {"silent": True, "x_disable_meta": secret}  # the metadata hold the command line

@@ -21,7 +21,6 @@ from experiments.report.folder import (
     RunFolder,
     SweepFolder,
     mean_line,
-    read_metrics,
 )
 from experiments.report.tables import comparison_table, run_table, trial_table
 
@@ -130,7 +129,7 @@ def test_a_run_is_told_as_it_was(run: Path) -> None:
     assert [tag["alt"] for name, tag in page.tags if name == "img"] == [
         "stream. " + str(text.split("stream. ")[1].split('"')[0])
     ]
-    assert "Left out, since it is damaged: torn.png." in page.text
+    assert "figures/torn.png is damaged, it is no PNG." in page.text
     assert "Step 7: Doesn't" in page.text
     assert "<code>rank</code>" in text
     assert "Once <script>" in page.text
@@ -198,7 +197,8 @@ def test_where_no_direction_was_recorded_nothing_is_the_best(run: Path) -> None:
 
 
 def test_curves_are_the_points_that_were_logged(run: Path) -> None:
-    metrics, lost = read_metrics(run / "metrics.jsonl")
+    found = RunFolder(run)
+    metrics, lost = found.metrics, found.lost
     assert metrics["train/loss"] == [(9.0, 2.0), (19.0, 1.0)]
     assert metrics["dream/layer_0/surprise"] == [(9.0, 0.5)]
     assert lost == {"dream/layer_0/surprise": 1, "train/loss": 1}

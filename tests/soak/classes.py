@@ -53,7 +53,15 @@ TAKEN_BY = {
     "plugins": (Precision, ClusterEnvironment, CheckpointIO, LayerSync),
 }
 """Classes that settings of the Trainer name."""
-REFUSED = (DREAMError, ArgumentError, MisconfigurationException, TypeError, ValueError, RuntimeError, ImportError)
+REFUSED = (
+    DREAMError,
+    ArgumentError,
+    MisconfigurationException,
+    TypeError,
+    ValueError,
+    RuntimeError,
+    ImportError,
+)
 
 
 @contextmanager
@@ -94,7 +102,7 @@ def settings(cli: DREAMCLI) -> dict[str, Any]:
         kind = trust.find(values[section].class_path)
         assert kind is not None
         found |= {f"{section}.init_args.{name}": each for name, each in explain.settings(kind).items()}
-    found |= {name: "section" for name in ("trainer", "model", "data", "run", "model.init_args.config")}
+    found |= dict.fromkeys(("trainer", "model", "data", "run", "model.init_args.config"), "section")
     found |= {key: "leaf" for key in values.keys() if values[key] is not None and key not in found}
     return {key: kind for key, kind in found.items() if key in values or key in values.as_dict()}
 
@@ -149,7 +157,9 @@ def through_configurations(names: Iterable[str], values: Sequence[Any], once: bo
             with cli.stack:
                 for key, kind in settings(cli).items():
                     section = cli.config["check"].get(key.partition(".")[0])
-                    place = str(kind) if once else (key, section.get("class_path") if "init_args" in key else "")
+                    place = (
+                        str(kind) if once else (key, section.get("class_path") if "init_args" in key else "")
+                    )
                     if place in done:
                         continue
                     done.add(place)

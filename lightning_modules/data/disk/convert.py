@@ -102,7 +102,7 @@ def _forget_other(folder: Path, path: Path) -> None:
     known = folder / "source.json"
     if not known.exists() or known.read_bytes() != source.encode():
         for old in [entry for entry in folder.iterdir() if entry.name != "lock"]:
-            shutil.rmtree(old) if old.is_dir() else old.unlink()
+            shutil.rmtree(old) if old.is_dir() and not old.is_symlink() else old.unlink()
         write_atomic(known, source)
 
 

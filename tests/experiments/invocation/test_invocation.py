@@ -21,7 +21,9 @@ opened: Counter[str] | None = None
 
 
 def _hear(event: str, arguments: tuple[Any, ...]) -> None:
-    if opened is not None and event == "open" and str(arguments[0]).endswith(".yaml"):
+    # a file that `open` opens by a function is heard of twice, from that function without a mode
+    named = event == "open" and arguments[1] is not None and str(arguments[0]).endswith(".yaml")
+    if opened is not None and named:
         opened[Path(str(arguments[0])).name] += 1
 
 

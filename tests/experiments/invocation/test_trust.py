@@ -64,7 +64,9 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "a known class for any value": (
         trainer(
-            strategy=spec(f"{PYTORCH}.strategies.DDPStrategy", ddp_comm_state=spec(f"{PYTORCH}.callbacks.Timer"))
+            strategy=spec(
+                f"{PYTORCH}.strategies.DDPStrategy", ddp_comm_state=spec(f"{PYTORCH}.callbacks.Timer")
+            )
         ),
         "`ddp_comm_state` of DDPStrategy takes any value, and so no class",
     ),
@@ -111,9 +113,15 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "a section": ({"data": "http://127.0.0.1:1/a.yaml"}, "`data` must be on this machine, not an address"),
     "the Trainer": ({"trainer": "github://a:b@c/d"}, "`trainer` must be on this machine, not an address"),
-    "what opens it": ({"allow": "foreign"}, "`allow` is for the command line, and no configuration may set it"),
+    "what opens it": (
+        {"allow": "foreign"},
+        "`allow` is for the command line, and no configuration may set it",
+    ),
     "whom it trusts": ({"trust": "run"}, "`trust` is for the command line"),
-    "another configuration": ({"config": {"class_path": "foreign.Thing"}}, "`config` is for the command line"),
+    "another configuration": (
+        {"config": {"class_path": "foreign.Thing"}},
+        "`config` is for the command line",
+    ),
 }
 
 
@@ -183,7 +191,9 @@ def test_ones_own_run_is_trusted_wherever_it_lies_and_that_of_others_is_not(
     folder = a_run("one").rename("moved")
     command = ["test", "--ckpt_path", "moved"]
     assert which(*command) == "old"
-    with pytest.raises(ConfigError, match=r"`--trust none` runs no Python, and .* `head.Mine` from .*head.py"):
+    with pytest.raises(
+        ConfigError, match=r"`--trust none` runs no Python, and .* `head.Mine` from .*head.py"
+    ):
         which(*command, "--trust=none")
     monkeypatch.setenv("XDG_CONFIG_HOME", str(Path("somebody").absolute()))
     (folder / "head.py").write_text(OWN.format("theirs") + "open('ran', 'w').close()\n")
@@ -263,7 +273,9 @@ def test_a_file_that_cannot_hold_the_class_is_not_run(capsys: pytest.CaptureFixt
     command = write(model={"class_path": "setup.Mine"})
     Path("exp/setup.py").write_text("open('ran', 'w').close()\nclass Mein: ...\n")
     assert main(command) == 2
-    assert "setup.py must define the class `Mine`; it does not. Did you mean `Mein`?" in capsys.readouterr().err
+    assert (
+        "setup.py must define the class `Mine`; it does not. Did you mean `Mein`?" in capsys.readouterr().err
+    )
     assert not Path("ran").exists()
 
 
