@@ -31,6 +31,7 @@ from lightning_modules.checks import require_finite
 from lightning_modules.cores import BaselineCore, build_core, fit_to_width, title
 from lightning_modules.data.base import TaskData
 from lightning_modules.settings import TaskSettings, as_instance
+from lightning_modules.tables import csv_text
 
 
 class Observation(NamedTuple):
@@ -408,7 +409,7 @@ class TaskModule(L.LightningModule, ABC):
         """Write the `prediction_table` into `folder`; return the paths, none if nothing was predicted."""
         if not predictions:
             return []
-        table = self.prediction_table(predictions).to_csv(index=False)
+        table = csv_text(self.prediction_table(predictions))
         return [write_atomic(folder / self.predictions_file, table)]
 
     def log_results(self, results: dict[str, dict[str, float]]) -> None:
