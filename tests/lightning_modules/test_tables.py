@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import io
-
 import numpy as np
 import pandas as pd
 
@@ -29,5 +27,5 @@ def test_columns_of_one_name_and_tables_without_rows() -> None:
 
 def test_numbers_come_back_bit_for_bit() -> None:
     values = np.random.default_rng(0).standard_normal(200) * 10.0 ** np.arange(-100, 100)
-    back = pd.read_csv(io.StringIO(csv_text(pd.DataFrame({"a": values}))), float_precision="round_trip")
-    assert back["a"].tolist() == values.tolist()
+    written = csv_text(pd.DataFrame({"a": values})).splitlines()
+    assert list(map(float, written[1:])) == values.tolist()
