@@ -116,7 +116,7 @@ def read_run(folder: Path) -> dict[str, Any]:
 def without_resume(command: list[str]) -> list[str]:
     """The command that started the run which `command` resumes, without secrets."""
     # loads all tasks, which those who only read a folder don't need
-    from lightning_modules.run.redaction import redacted
+    from lightning_modules.redaction import redacted
 
     return [word for word in redacted(command) if word != "--resume" and not word.startswith("--resume=")]
 
@@ -153,7 +153,11 @@ def earlier_run(settings: RunSettings, command: list[str]) -> Path | None:
             write_run(folder, command)  # it was stopped between making the folder and this
         return folder if folder.is_dir() else None
     wanted = without_resume(command)
-    runs = [path.parent for path in parent.glob(f"*/{RUN}") if read_run(path.parent).get("command") == wanted]
+    runs = [
+        path.parent
+        for path in parent.glob(f"*/{RUN}")
+        if without_resume(read_run(path.parent).get("command") or []) == wanted
+    ]
     return max(runs, key=lambda run: (results(run) is None, (run / RUN).stat().st_mtime), default=None)
 
 

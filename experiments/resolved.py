@@ -14,7 +14,7 @@ from lightning.pytorch.loggers import WandbLogger
 from dream.files import write_atomic
 from experiments.folders import CONFIG
 from experiments.invocation import own_code
-from lightning_modules.run.redaction import redacted
+from lightning_modules.redaction import redacted
 
 
 def resolve_config(
@@ -45,4 +45,4 @@ class WriteConfig(SaveConfigCallback):
         resolved["model"]["init_args"].update(pl_module.hparams)
         for logger in trainer.loggers:
             if isinstance(logger, WandbLogger):
-                logger.experiment.config.update(resolved, allow_val_change=True)
+                logger.experiment.config.update(redacted(resolved), allow_val_change=True)

@@ -37,6 +37,7 @@ from experiments.resolved import WriteConfig, resolve_config
 from lightning_modules.base import TaskModule
 from lightning_modules.cores import trainable
 from lightning_modules.data import TaskData
+from lightning_modules.redaction import redacted, require_given
 from lightning_modules.run import checkpoints, tracking
 from lightning_modules.run.advisor import TuningAdvisor
 from lightning_modules.run.checkpoints import AtomicCheckpointIO
@@ -46,7 +47,6 @@ from lightning_modules.run.layers import LayerRecord
 from lightning_modules.run.loops import make_resumable
 from lightning_modules.run.monitor import DREAMMonitor
 from lightning_modules.run.progress import PlainProgress
-from lightning_modules.run.redaction import redacted
 from lightning_modules.run.saving import TEST, SaveProgress
 from lightning_modules.run.signals import StopSignals
 
@@ -166,6 +166,7 @@ class DREAMCLI(LightningCLI):
             raise ConfigError("`model.shape` is set by the data; leave it out.", key="model.shape")
         super().parse_arguments(parser, args)
         values = self.config[self.config.subcommand]
+        require_given(values.as_dict())
         if not 0 <= values.seed < 2**32:
             raise ConfigError(f"`seed` must lie between 0 and {2**32 - 1}; got {values.seed}.", key="seed")
         if values.trainer.default_root_dir is not None:

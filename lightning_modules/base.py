@@ -30,6 +30,7 @@ from lightning_modules import ranks
 from lightning_modules.checks import require_finite
 from lightning_modules.cores import BaselineCore, build_core, fit_to_width, title
 from lightning_modules.data.base import TaskData
+from lightning_modules.redaction import redacted, require_given
 from lightning_modules.settings import TaskSettings, as_instance
 from lightning_modules.tables import csv_text
 
@@ -190,6 +191,7 @@ class TaskModule(L.LightningModule, ABC):
 
         They are not logged here: the command logs the whole configuration.
         """
+        require_given(asdict(self.settings), "model")
         plain = {"config": asdict(self.config), "shape": asdict(self.shape), **asdict(self.settings)}
         self.save_hyperparameters(plain, logger=False)
 
@@ -248,6 +250,10 @@ class TaskModule(L.LightningModule, ABC):
         checkpoint["carried"] = [dict(state.items()) for state in carried]
         checkpoint["samples_per_stream"] = self._per_stream
         checkpoint["vocabulary"] = self.plain_vocabulary()
+        for name in (self.CHECKPOINT_HYPER_PARAMS_KEY, TaskData.CHECKPOINT_HYPER_PARAMS_KEY):
+            if settings := checkpoint.get(name):
+                kept = {"shape": settings["shape"]} if "shape" in settings else {}  # may be named by the data
+                checkpoint[name] = type(settings)(redacted(dict(settings)) | kept)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self.refuse_checkpoint(checkpoint)

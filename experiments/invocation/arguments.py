@@ -7,19 +7,21 @@ import warnings
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field, replace
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from dream.errors import CheckpointError, ConfigError, DREAMWarning
-from experiments import folders
+from experiments import ending, folders
 from experiments.folders import CONFIG, SAVES, RunSettings
 from experiments.invocation import configs, explain, own_code, presets
 from experiments.invocation.configs import YamlFile
+from lightning_modules.redaction import redacted, remember
 from lightning_modules.run import checkpoints
-from lightning_modules.run.redaction import redacted
 
+ending.filters.append(redacted)
 CONFIGURATION = ("-c", "--config")
 GIVEN = ("folder", "name", "group", "table", "test")
 """Settings of `run` that a command which starts several runs gives to each of them."""
@@ -69,6 +71,7 @@ class Invocation:
         named, words = taken(words, *CONFIGURATION)
         files = [configs.read(configs.resolve(name)) for name in named]
         values, flags = split_own(words, own)
+        remember([*(file.content for file in files), flags])
         made = cls(command, argv, files, flags, values)
         if not own and made.prints_only:
             return made
@@ -171,8 +174,12 @@ class Invocation:
     def identity(self) -> dict[str, Any]:
         """Load the Python files; return what runs of the same YAML, flags and Python share, as JSON."""
         self.load()
-        code = {name: content.decode("utf-8", "replace") for name, content in own_code.sources().items()}
-        shared = {"experiment": redacted([file.text for file in self.files]), "flags": redacted(self.flags)}
+        code = {name: sha256(content).hexdigest() for name, content in own_code.sources().items()}
+        contents = [redacted(file.content) for file in self.files]
+        shared = {
+            "experiment": [yaml.safe_dump(content, sort_keys=False) for content in contents],
+            "flags": redacted(self.flags),
+        }
         return shared | ({"own": code} if code else {})
 
     def then(self, command: str, *flags: str) -> Invocation:

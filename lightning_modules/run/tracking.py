@@ -22,7 +22,7 @@ from lightning.pytorch.utilities import rank_zero_only
 import dream
 from dream.errors import DataError
 from dream.files import write_atomic
-from lightning_modules.run.redaction import redacted
+from lightning_modules.redaction import redacted
 
 log = logging.getLogger(__name__)
 
@@ -111,6 +111,14 @@ def best_validation(folder: Path, monitor: str, mode: Literal["min", "max"]) -> 
     return {name.removeprefix("val/"): value for name, value in best.items() if name.startswith("val/")}
 
 
+class _TrackedRun(WandbLogger):
+    """Logger of Weights & Biases that is told no secrets."""
+
+    @rank_zero_only
+    def log_hyperparams(self, params: dict[str, Any] | Namespace) -> None:
+        super().log_hyperparams(redacted(vars(params) if isinstance(params, Namespace) else dict(params)))
+
+
 def wandb_logger(
     folder: Path, project: str, mode: str, group: str | None = None, id: str | None = None
 ) -> WandbLogger:
@@ -122,7 +130,7 @@ def wandb_logger(
     os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
     secret = redacted(sys.argv) != sys.argv
     settings = {"silent": True, "x_disable_meta": secret}  # the metadata hold the command line
-    logger = WandbLogger(
+    logger = _TrackedRun(
         name=folder.name,
         project=project,
         save_dir=folder,
