@@ -186,6 +186,11 @@ class TaskModule(L.LightningModule, ABC):
             settings.core, self.config, settings.hidden_dims, settings.dropout, settings.backend
         )
 
+    @property
+    def hparams_initial(self) -> Any:
+        """Settings that loggers are told, without secrets."""
+        return redacted(dict(super().hparams_initial))
+
     def save_arguments(self) -> None:
         """Save the arguments of ``__init__`` as plain values, so that any checkpoint loads safely.
 

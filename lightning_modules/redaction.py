@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from typing import Any
 from urllib.parse import quote
 
@@ -79,13 +79,32 @@ def require_given(values: Any, prefix: str = "") -> None:
     Raises:
         ConfigError: naming the first such setting.
     """
-    for name, value in _leaves(values, prefix, set()):
-        if isinstance(value, str) and HIDDEN in value:
-            name = name.replace(".init_args.", ".")
-            raise ConfigError(
-                f"`{name}` must be given again, since no file of a run holds secrets; got {value!r}. Add "
-                f"`--{name}=VALUE`."
-            )
+    for name, value in hidden(values, prefix).items():
+        raise ConfigError(
+            f"`{name}` must be given again, since no file of a run holds secrets; got {value!r}. Add "
+            f"`--{name}=VALUE`."
+        )
+
+
+def hidden(values: Any, prefix: str = "") -> dict[str, str]:
+    """Names of the settings in which `redacted` has hidden something, and what is there now."""
+    leaves = _leaves(values, prefix, set())
+    return {name: value for name, value in leaves if isinstance(value, str) and HIDDEN in value}
+
+
+def setting_names(values: Any, prefix: str = "") -> set[str]:
+    """Dotted names of all settings, without the level `init_args`."""
+    return {name for name, _ in _leaves(values, prefix, set())}
+
+
+def without(values: dict[str, Any], names: Collection[str], prefix: str = "") -> dict[str, Any]:
+    """Copy of settings without those of these names."""
+    made = {}
+    for key, value in values.items():
+        name = prefix if key == "init_args" else f"{prefix}.{key}".lstrip(".")
+        if name not in names or key == "init_args":
+            made[key] = without(value, names, name) if isinstance(value, dict) else value
+    return made
 
 
 def _patterns() -> list[str]:
@@ -209,7 +228,8 @@ def _leaves(value: Any, name: str, seen: set[int]) -> Iterator[tuple[str, Any]]:
         seen.add(id(value))
         parts = value.items() if isinstance(value, dict) else enumerate(value)
         for key, inner in parts:
-            inside = (f"{name}.{key}" if name else str(key)) if isinstance(value, dict) else name
+            new = isinstance(value, dict) and key != "init_args"
+            inside = f"{name}.{key}".lstrip(".") if new else name
             yield from _leaves(inner, inside, seen)
     else:
         yield name, value

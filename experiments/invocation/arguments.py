@@ -18,7 +18,15 @@ from experiments import ending, folders
 from experiments.folders import CONFIG, SAVES, RunSettings
 from experiments.invocation import configs, explain, own_code, presets
 from experiments.invocation.configs import YamlFile
-from lightning_modules.redaction import redacted, remember
+from lightning_modules.redaction import (
+    HIDDEN,
+    hidden,
+    redacted,
+    remember,
+    require_given,
+    setting_names,
+    without,
+)
 from lightning_modules.run import checkpoints
 
 ending.filters.append(redacted)
@@ -146,7 +154,10 @@ class Invocation:
         if preset:
             made.append(as_config(presets.section(preset[-1])))
         if self.checkpoint is not None:
-            made += [*checkpoint_flags(self.checkpoint, self.task), f"--ckpt_path={self.checkpoint}"]
+            typed = {f"--{name}" for name in self._typed()}
+            held = checkpoint_flags(self.checkpoint, self.task)
+            made += [flag for flag in held if HIDDEN not in flag or flag.partition("=")[0] not in typed]
+            made.append(f"--ckpt_path={self.checkpoint}")
         return [*made, *self._ready(flags, kept)]
 
     def load(self, kept: Path | None = None) -> list[str]:
@@ -161,8 +172,8 @@ class Invocation:
         first = [] if kept is None else [kept]
         own_code.begin(self._places(kept))
         made = []
-        for file in self.files:
-            content, changed = deepcopy(file.content), False
+        for number, file in enumerate(self.files):
+            content, changed = self._given(number)
             for name, section, place, key in own_code.class_paths(content):
                 if source := own_code.file_of(name, [*first, file.path.parent]):
                     place[key], changed = own_code.load(name, source, section), True
@@ -170,6 +181,30 @@ class Invocation:
                 content, changed = presets.spelled_out(content), True
             made.append(as_config(content) if changed else f"--config={file.text}")
         return made
+
+    def _typed(self) -> set[str]:
+        """Dotted names of the settings that flags set."""
+        typed = set()
+        for flag in self.flags:
+            name, _, value = flag.removeprefix("--").replace(".init_args", "").partition("=")
+            inline = yaml_value(value)
+            typed |= setting_names(inline, name) if isinstance(inline, dict) else {name}
+        return typed
+
+    def _given(self, number: int) -> tuple[Any, bool]:
+        """Content of a configuration without the secrets that were hidden in it, and whether there were any.
+
+        Raises:
+            ConfigError: such a secret is not given again, by a flag or a later configuration.
+        """
+        content = deepcopy(self.files[number].content)
+        if self.prints_only or not hidden(content):
+            return content, False
+        given = self._typed().union(*(setting_names(file.content) for file in self.files[number + 1 :]))
+        again = [name for name in hidden(content) if not given.isdisjoint(_sections(name))]
+        content = without(content, again)
+        require_given(content)
+        return content, True
 
     def identity(self) -> dict[str, Any]:
         """Load the Python files; return what runs of the same YAML, flags and Python share, as JSON."""
@@ -306,6 +341,12 @@ class Invocation:
             if new and not equals:
                 del rest[0]
         return made
+
+
+def _sections(name: str) -> list[str]:
+    """The dotted name of a setting, and those of the sections that it is in."""
+    parts = name.split(".")
+    return [".".join(parts[:count]) for count in range(1, len(parts) + 1)]
 
 
 def as_config(content: dict[str, Any]) -> str:

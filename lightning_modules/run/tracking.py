@@ -111,14 +111,6 @@ def best_validation(folder: Path, monitor: str, mode: Literal["min", "max"]) -> 
     return {name.removeprefix("val/"): value for name, value in best.items() if name.startswith("val/")}
 
 
-class _TrackedRun(WandbLogger):
-    """Logger of Weights & Biases that is told no secrets."""
-
-    @rank_zero_only
-    def log_hyperparams(self, params: dict[str, Any] | Namespace) -> None:
-        super().log_hyperparams(redacted(vars(params) if isinstance(params, Namespace) else dict(params)))
-
-
 def wandb_logger(
     folder: Path, project: str, mode: str, group: str | None = None, id: str | None = None
 ) -> WandbLogger:
@@ -130,7 +122,7 @@ def wandb_logger(
     os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
     secret = redacted(sys.argv) != sys.argv
     settings = {"silent": True, "x_disable_meta": secret}  # the metadata hold the command line
-    logger = _TrackedRun(
+    logger = WandbLogger(
         name=folder.name,
         project=project,
         save_dir=folder,
