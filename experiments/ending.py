@@ -14,6 +14,8 @@ from types import FrameType
 from typing import NoReturn
 
 LONGEST = 1000  # characters of a line of a message
+filters: list[Callable[[str], str]] = []
+"""What every message goes through; the module that reads settings adds what hides the secrets among them."""
 
 
 class Terminated(KeyboardInterrupt):
@@ -68,6 +70,8 @@ def run_module(name: str) -> NoReturn:
 
 def say(text: str) -> None:
     """Print a message for the person who waits, to stderr: stdout holds nothing but a command's results."""
+    for change in filters:
+        text = change(text)
     print(text, file=sys.stderr, flush=True)  # noqa: T201
 
 

@@ -145,7 +145,7 @@ def read_run(folder: Path) -> dict[str, Any]:
 def without_resume(command: list[str]) -> list[str]:
     """The command that started the run which `command` resumes, without secrets and ``--trust``."""
     # loads all tasks, which those who only read a folder don't need
-    from lightning_modules.run.redaction import redacted
+    from lightning_modules.redaction import redacted
 
     kept, rest = [], iter(redacted(command))
     for word in rest:
@@ -229,7 +229,7 @@ def earlier_run(settings: RunSettings, command: list[str]) -> Path | None:
     runs: dict[Path, tuple[bool, float]] = {}
     for path in parent.glob(f"*/{RUN}"):
         try:
-            if read_run(path.parent).get("command") == wanted:
+            if without_resume(read_run(path.parent).get("command") or []) == wanted:
                 runs[path.parent] = results(path.parent) is None, path.stat().st_mtime
         except CheckpointError as error:
             log.warning("%s Its run is passed over; name it to go on with it.", error)

@@ -14,7 +14,7 @@ from lightning.pytorch.loggers import WandbLogger
 from dream import sums
 from experiments.folders import CONFIG
 from experiments.invocation import own_code
-from lightning_modules.run.redaction import redacted
+from lightning_modules.redaction import redacted
 
 
 def resolve_config(
@@ -47,4 +47,4 @@ class WriteConfig(SaveConfigCallback):
         resolved["model"]["init_args"].update(pl_module.hparams)
         for logger in trainer.loggers:
             if isinstance(logger, WandbLogger):
-                logger.experiment.config.update(resolved, allow_val_change=True)
+                logger.experiment.config.update(redacted(resolved), allow_val_change=True)

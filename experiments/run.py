@@ -40,6 +40,7 @@ from experiments.resolved import WriteConfig, resolve_config
 from lightning_modules.base import TaskModule, gone, require_there
 from lightning_modules.cores import trainable
 from lightning_modules.data import TaskData
+from lightning_modules.redaction import redacted, require_given
 from lightning_modules.run import checkpoints, tracking
 from lightning_modules.run.advisor import TuningAdvisor
 from lightning_modules.run.checkpoints import AtomicCheckpointIO
@@ -49,7 +50,6 @@ from lightning_modules.run.layers import LayerRecord
 from lightning_modules.run.loops import make_resumable
 from lightning_modules.run.monitor import DREAMMonitor
 from lightning_modules.run.progress import PlainProgress
-from lightning_modules.run.redaction import redacted
 from lightning_modules.run.saving import TEST, SaveProgress, metrics_files
 from lightning_modules.run.signals import StopSignals
 
@@ -176,6 +176,7 @@ class DREAMCLI(LightningCLI):
         super().parse_arguments(parser, args)
         values = self.config[self.config.subcommand]
         trust.refuse(values)
+        require_given(values.as_dict())
         if not 0 <= values.seed < 2**32:
             raise ConfigError(f"`seed` must lie between 0 and {2**32 - 1}; got {values.seed}.", key="seed")
         limits.refuse(values)

@@ -12,6 +12,7 @@ from dream.errors import DREAMWarning
 from experiments import launch
 from experiments.ending import say
 from experiments.invocation import own_code
+from lightning_modules.redaction import redacted
 
 
 def set_up(with_help: bool = False) -> None:
@@ -28,7 +29,9 @@ def set_up(with_help: bool = False) -> None:
         config_read_mode_urls_enabled=False,
         config_read_mode_fsspec_enabled=False,
     )
-    logging.basicConfig(format="%(message)s", level=logging.WARNING)
+    handler = logging.StreamHandler()
+    handler.setFormatter(_Message())
+    logging.basicConfig(handlers=[handler], level=logging.WARNING)
     warnings.showwarning = _note
     for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.WARNING)
@@ -44,6 +47,14 @@ def set_up(with_help: bool = False) -> None:
         "`rank`=.* is above `input_dim`=.*",  # of a width that the data set later: see `DREAMCLI.note_rank`
     ):
         warnings.filterwarnings("ignore", message)
+
+
+class _Message(logging.Formatter):
+    """The message alone, without secrets."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        text: str = redacted(super().format(record))
+        return text
 
 
 def _note(message: Warning | str, category: type[Warning], *_: Any, **__: Any) -> None:

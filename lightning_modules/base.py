@@ -32,7 +32,9 @@ from lightning_modules import ranks
 from lightning_modules.checks import require_finite
 from lightning_modules.cores import BaselineCore, build_core, fit_to_width, title
 from lightning_modules.data.base import TaskData
+from lightning_modules.redaction import redacted, require_given
 from lightning_modules.settings import TaskSettings, as_instance
+from lightning_modules.tables import csv_text
 
 _seen: WeakSet[L.Trainer] = WeakSet()
 
@@ -227,11 +229,17 @@ class TaskModule(L.LightningModule, ABC):
             settings.core, self.config, settings.hidden_dims, settings.dropout, settings.backend
         )
 
+    @property
+    def hparams_initial(self) -> Any:
+        """Settings that loggers are told, without secrets."""
+        return redacted(dict(super().hparams_initial))
+
     def save_arguments(self) -> None:
         """Save the arguments of ``__init__`` as plain values, so that any checkpoint loads safely.
 
         They are not logged here: the command logs the whole configuration.
         """
+        require_given(asdict(self.settings), "model")
         plain = {"config": asdict(self.config), "shape": asdict(self.shape), **asdict(self.settings)}
         self.save_hyperparameters(plain, logger=False)
 
@@ -327,6 +335,10 @@ class TaskModule(L.LightningModule, ABC):
         checkpoint["carried"] = [dict(state.items()) for state in carried]
         checkpoint["samples_per_stream"] = self._per_stream
         checkpoint["vocabulary"] = self.plain_vocabulary()
+        for name in (self.CHECKPOINT_HYPER_PARAMS_KEY, TaskData.CHECKPOINT_HYPER_PARAMS_KEY):
+            if settings := checkpoint.get(name):
+                kept = {"shape": settings["shape"]} if "shape" in settings else {}  # may be named by the data
+                checkpoint[name] = type(settings)(redacted(dict(settings)) | kept)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self.refuse_checkpoint(checkpoint)
@@ -494,7 +506,7 @@ class TaskModule(L.LightningModule, ABC):
         """Write the `prediction_table` into `folder`; return the paths, none if nothing was predicted."""
         if not predictions:
             return []
-        table = self.prediction_table(predictions).to_csv(index=False)
+        table = csv_text(self.prediction_table(predictions))
         return [write_atomic(inside(folder, self.predictions_file), table)]
 
     def log_results(self, results: dict[str, dict[str, float]]) -> None:

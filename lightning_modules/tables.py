@@ -1,4 +1,4 @@
-"""Forecasts as tables, and free names for their columns.
+"""Forecasts as tables, free names for their columns, and tables as text that a spreadsheet runs nothing of.
 
 Shapes: H rows ahead, C targets, Q quantiles.
 """
@@ -9,6 +9,17 @@ from collections.abc import Collection, Sequence
 
 import numpy as np
 import pandas as pd
+
+from dream.formulas import escaped
+
+
+def csv_text(table: pd.DataFrame) -> str:
+    """A table as CSV without its index; texts in cells and names of columns are `escaped`."""
+    shown = table.set_axis([escaped(name) for name in table.columns], axis=1)
+    for place, kind in enumerate(table.dtypes):
+        if not (pd.api.types.is_numeric_dtype(kind) or pd.api.types.is_datetime64_any_dtype(kind)):
+            shown.isetitem(place, [escaped(value) for value in table.iloc[:, place]])
+    return shown.to_csv(index=False)
 
 
 def free(name: str, taken: Collection[str]) -> str:

@@ -7,6 +7,7 @@ import warnings
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field, replace
+from hashlib import sha256
 from pathlib import Path
 from typing import Any, cast, get_args
 
@@ -14,14 +15,23 @@ import yaml
 
 from dream.errors import CheckpointError, ConfigError, DREAMWarning
 from dream.files import inside, read_bytes
-from experiments import folders
+from experiments import ending, folders
 from experiments.folders import CONFIG, SAVES, RunSettings
 from experiments.invocation import configs, explain, own_code, presets, trust
 from experiments.invocation.configs import YamlFile
 from experiments.invocation.trust import Trust
+from lightning_modules.redaction import (
+    HIDDEN,
+    hidden,
+    redacted,
+    remember,
+    require_given,
+    setting_names,
+    without,
+)
 from lightning_modules.run import checkpoints
-from lightning_modules.run.redaction import redacted
 
+ending.filters.append(redacted)
 CONFIGURATION = ("-c", "--config")
 TRUST = ("--allow", "--trust")
 """Flags that open what a configuration cannot open itself."""
@@ -73,6 +83,7 @@ class Invocation:
         named, words = taken(words, *CONFIGURATION)
         files = [configs.read(configs.resolve(name)) for name in named]
         values, flags = split_own(words, own)
+        remember([*(file.content for file in files), flags])
         made = cls(command, argv, files, flags, values)
         if not own and made.prints_only:
             return made
@@ -148,7 +159,10 @@ class Invocation:
         if preset:
             made.append(as_config(presets.section(preset[-1])))
         if self.checkpoint is not None:
-            made += [*checkpoint_flags(self.checkpoint, self.task), f"--ckpt_path={self.checkpoint}"]
+            typed = {f"--{name}" for name in self._typed()}
+            held = checkpoint_flags(self.checkpoint, self.task)
+            made += [flag for flag in held if HIDDEN not in flag or flag.partition("=")[0] not in typed]
+            made.append(f"--ckpt_path={self.checkpoint}")
         return [*made, *self._ready(flags, kept)]
 
     def load(self, kept: Path | None = None) -> list[str]:
@@ -164,7 +178,7 @@ class Invocation:
         trust.begin(self._allowed())
         own_code.begin(self._places(kept))
         made = []
-        for file in self.files:
+        for number, file in enumerate(self.files):
             for name in (*TRUST, "--config"):
                 if file.content.get(key := name.removeprefix("--")) is not None:
                     raise ConfigError(
@@ -173,7 +187,7 @@ class Invocation:
                         key=key,
                     )
             self._refuse_online(file)
-            content, changed = deepcopy(file.content), False
+            content, changed = self._given(number)
             for name, section, place, key in own_code.class_paths(content):
                 if source := own_code.file_of(name, [*first, file.path.parent]):
                     place[key], changed = self._load_own(name, source, section), True
@@ -235,12 +249,40 @@ class Invocation:
         words = [*self.flags, *(word for folder in folders_ for word in trust.recorded(folder, self.trusted))]
         return [name for text in taken(words, "--allow")[0] for name in text.split(",")]
 
+    def _typed(self) -> set[str]:
+        """Dotted names of the settings that flags set."""
+        typed = set()
+        for flag in self.flags:
+            name, _, value = flag.removeprefix("--").replace(".init_args", "").partition("=")
+            inline = yaml_value(value)
+            typed |= setting_names(inline, name) if isinstance(inline, dict) else {name}
+        return typed
+
+    def _given(self, number: int) -> tuple[Any, bool]:
+        """Content of a configuration without the secrets that were hidden in it, and whether there were any.
+
+        Raises:
+            ConfigError: such a secret is not given again, by a flag or a later configuration.
+        """
+        content = deepcopy(self.files[number].content)
+        if self.prints_only or not hidden(content):
+            return content, False
+        given = self._typed().union(*(setting_names(file.content) for file in self.files[number + 1 :]))
+        again = [name for name in hidden(content) if not given.isdisjoint(_sections(name))]
+        content = without(content, again)
+        require_given(content)
+        return content, True
+
     def identity(self) -> dict[str, Any]:
         """Load the Python files; return what runs of the same YAML, flags and Python share, as JSON."""
         self.load()
-        code = {name: content.decode("utf-8", "replace") for name, content in own_code.sources().items()}
+        code = {name: sha256(content).hexdigest() for name, content in own_code.sources().items()}
+        contents = [redacted(file.content) for file in self.files]
         _, flags = taken(self.flags, "--trust")
-        shared = {"experiment": redacted([file.text for file in self.files]), "flags": redacted(flags)}
+        shared = {
+            "experiment": [yaml.safe_dump(content, sort_keys=False) for content in contents],
+            "flags": redacted(flags),
+        }
         return shared | ({"own": code} if code else {})
 
     def then(self, command: str, *flags: str) -> Invocation:
@@ -377,6 +419,12 @@ class Invocation:
             if new and not equals:
                 del rest[0]
         return made
+
+
+def _sections(name: str) -> list[str]:
+    """The dotted name of a setting, and those of the sections that it is in."""
+    parts = name.split(".")
+    return [".".join(parts[:count]) for count in range(1, len(parts) + 1)]
 
 
 def as_config(content: dict[str, Any]) -> str:

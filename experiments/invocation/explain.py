@@ -13,6 +13,7 @@ from dream.errors import ConfigError, DREAMError
 from experiments.invocation import trust
 from lightning_modules.base import TaskModule
 from lightning_modules.data import TaskData
+from lightning_modules.redaction import HIDDEN, is_secret
 
 _CLASS = re.compile(r"class_path[= ]'([\w.]+)'")
 _PARSER_KEY = re.compile(r'Parser key "([\w.]+)":')
@@ -89,9 +90,8 @@ def explain(error: BaseException, parser_keys: Collection[str], parsed: str = ""
         got = _GOT.search(innermost)
         quoted_ = _ADDRESS.search(innermost)
         trust.refuse_address(got[1].strip("'\"") if got else quoted_[0] if quoted_ else "", f"`{key}`")
-        return ConfigError(
-            f"`{key}` must be {_rule(innermost)}; got {got[1] if got else 'something else'}.", key=key
-        )
+        value = HIDDEN if is_secret(key) else got[1] if got else "something else"
+        return ConfigError(f"`{key}` must be {_rule(innermost)}; got {value}.", key=key)
     lines = "\n".join(line.strip() for line in text.splitlines()[:4])
     quoted = _QUOTED.search(lines)
     return _with_path(ConfigError(lines, key=quoted[1] if quoted else None), known)

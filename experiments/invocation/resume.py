@@ -10,6 +10,7 @@ from dream.files import inside
 from experiments.invocation import configs
 from experiments.invocation.arguments import leaves
 from lightning_modules.base import TaskModule
+from lightning_modules.redaction import HIDDEN
 from lightning_modules.run import checkpoints
 
 _TRAINER = (
@@ -59,6 +60,7 @@ def differences(there: dict[str, Any], here: dict[str, Any]) -> list[str]:
     names = [name for name in dict.fromkeys((*theirs, *ours)) if not name.startswith(FREE)]
     return [
         f"`{name}` {theirs.get(name)!r} there and {ours.get(name)!r} here"
+        + (", which is to be given again" if HIDDEN in str(theirs.get(name)) else "")
         for name in names
         if theirs.get(name) != ours.get(name)
     ]

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from dream import sums
+from dream.formulas import unescaped
 from experiments.report.charts import Charts
 from experiments.report.curves import Groups, learning_curves, test_layers, training_layers, trial_curves
 from experiments.report.folder import ComparisonFolder, Reader, RunFolder, SweepFolder
@@ -93,8 +94,8 @@ def files(run: RunFolder, of: str = "") -> list[dict[str, Any]]:
             made += [
                 {
                     "name": of + path.name,
-                    "columns": rows[0],
-                    "rows": rows[1 : ROWS + 1],
+                    "columns": [unescaped(cell) for cell in rows[0]],
+                    "rows": [[unescaped(cell) for cell in row] for row in rows[1 : ROWS + 1]],
                     "more": len(rows) > ROWS + 1,
                 }
             ]

@@ -6,11 +6,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from dream.errors import ConfigError
 from experiments.invocation import configs
 from experiments.invocation.arguments import GIVEN, Invocation, one_folder, whole_number
 from experiments.sweep import space
 from experiments.sweep.study import PRUNERS
+from lightning_modules.redaction import redacted
 
 OWN = ("--space", "--trials", "--workers", "--pruner", "--folder", "--seed", "--wandb-template")
 SET_HERE = (
@@ -73,5 +76,6 @@ def parse(argv: list[str]) -> SweepPlan:
     plan.folder = one_folder(own, f"sweep-{invocation.experiment}")
     if "--wandb-template" in own:
         plan.template = Path(" ".join(own["--wandb-template"]))
-    plan.asked = invocation.identity() | {"space": file.text, "seed": plan.seed, "pruner": plan.pruner}
+    tried = yaml.safe_dump(redacted(file.content), sort_keys=False)
+    plan.asked = invocation.identity() | {"space": tried, "seed": plan.seed, "pruner": plan.pruner}
     return plan

@@ -15,6 +15,7 @@ from dream.errors import ConfigError
 from experiments.invocation import configs
 from experiments.invocation.configs import YamlFile
 from experiments.invocation.resume import FREE
+from lightning_modules.redaction import is_secret
 
 RANGE = ("low", "high", "log", "step")
 """Keys of a range."""
@@ -71,6 +72,7 @@ def _distribution(name: str, entry: Any) -> BaseDistribution:
         "a setting of the experiment; this one is set for the sweep as a whole",
         name,
     )
+    _require(not is_secret(name), name, "no secret, since what a sweep tries is written down", name)
     _require(".init_args." not in name, name, f"written as `{name.replace('.init_args.', '.')}`", name)
     if isinstance(entry, list):
         _require(bool(entry), name, "a list of at least one value", entry)

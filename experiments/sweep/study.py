@@ -24,6 +24,7 @@ from dream.files import inside, opened
 from experiments.folders import LOCK
 from experiments.sweep.space import Space
 from lightning_modules.base import TaskModule
+from lightning_modules.redaction import redacted
 
 STORE = "sweep.db"
 PRUNED = "pruned"
@@ -181,7 +182,7 @@ class Study:
         """Record that a trial has ended: with its best value, or with the reason why there is none."""
         trial = Trial(self.held, self.trials[number]._trial_id)
         if value is None:
-            trial.set_user_attr(REASON, reason)
+            trial.set_user_attr(REASON, redacted(reason))
             self.held.tell(number, state=TrialState.FAIL)
         elif PRUNED in trial.user_attrs:
             self.held.tell(number, state=TrialState.PRUNED)

@@ -10,6 +10,7 @@ import lightning as L
 from torch import Tensor
 
 from dream.errors import ConfigError
+from lightning_modules.redaction import redacted
 
 
 class TaskData(L.LightningDataModule, ABC):
@@ -23,6 +24,11 @@ class TaskData(L.LightningDataModule, ABC):
 
     num_workers: int = 0
     """Processes that prepare batches; 0 prepares them in the main process."""
+
+    @property
+    def hparams_initial(self) -> Any:
+        """Settings that loggers are told, without secrets."""
+        return redacted(dict(super().hparams_initial))
 
     @property
     @abstractmethod

@@ -11,22 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pooch
-import requests
-from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    DownloadColumn,
-    Progress,
-    TextColumn,
-    TimeRemainingColumn,
-    TransferSpeedColumn,
-)
 
 from dream.errors import ConfigError, DataError, nearest
-from lightning_modules.waiting import Lines
-
-_CHUNK_BYTES = 1 << 16
-_TIMEOUT_SECONDS = 20
+from lightning_modules.data.download import Download
 
 
 @dataclass(frozen=True)
@@ -190,7 +177,13 @@ def download(
     """Fetch missing and damaged files of a data set into `folder`/`name`; returns all of its files.
 
     A file gets its final name once its SHA-256 has been verified. Until then it is `<file>.part`, which a
-    later call continues. `base_url` is a mirror: a folder that serves the same file names."""
+    later call continues. `base_url` is a mirror: a folder that serves the same file names.
+
+    Raises:
+        ConfigError: there is no such data set, or `base_url` is no address.
+        DataError: a file is not offered, could not be fetched or written, or is another one than its
+            publisher's.
+    """
     wanted = dataset(name)
     if base_url is not None and not base_url.startswith(("https://", "http://")):
         raise ConfigError(
@@ -201,92 +194,7 @@ def download(
             f"`{name}` is not offered as a plain file. {wanted.description}. It is at {wanted.source}."
         )
     target = (Path(folder).expanduser() if folder is not None else data_folder()) / name
-    urls = {
-        file: f"{base_url.rstrip('/')}/{file}" if base_url else part.url
-        for file, part in wanted.files.items()
-    }
-    pooch.get_logger().setLevel("WARNING")
-    registry = {file: f"sha256:{part.sha256}" for file, part in wanted.files.items()}
-    store = pooch.create(path=target, base_url="", registry=registry, urls=urls)
-    return [
-        _fetch_file(store, file, _ResumableDownload(name, target / f"{file}.part", progress)) for file in urls
-    ]
-
-
-def _fetch_file(store: pooch.Pooch, file: str, downloader: _ResumableDownload) -> Path:
-    try:
-        return Path(store.fetch(file, downloader=downloader))
-    except OSError as error:
-        raise DataError(
-            f"{store.path}: cannot be written ({error}). Name another folder with `--folder`."
-        ) from error
-    except ValueError as error:
-        raise DataError(
-            f"{file} from {store.get_url(file)} has another SHA-256 than the one its publisher's file has, "
-            "so it was removed. Run the command again, or name another source with `--mirror`."
-        ) from error
-
-
-class _ResumableDownload:
-    """Downloader for pooch that keeps the bytes received in `part` and requests only the rest."""
-
-    def __init__(self, name: str, part: Path, progress: bool) -> None:
-        self.name = name
-        self.part = part
-        self.console = Console(stderr=True)
-        self.quiet = not (progress and self.console.is_terminal)
-        self.lines = Lines() if progress and self.quiet else None
-
-    def __call__(self, url: str, output_file: str, _pooch: object) -> None:
-        try:
-            self._fetch(url)
-        except requests.RequestException as error:
-            kept = self.part.stat().st_size if self.part.exists() else 0
-            raise DataError(
-                f"{self.part.stem} could not be fetched from {url} ({_reason(error)}); {kept} bytes are "
-                f"kept. `dream data get {self.name}` continues from there; or set DREAM_DATA to a folder "
-                f"that holds `{self.name}/`."
-            ) from error
-        self.part.replace(output_file)
-
-    def _fetch(self, url: str) -> None:
-        have = self.part.stat().st_size if self.part.exists() else 0
-        headers = {"Accept-Encoding": "identity"} | ({"Range": f"bytes={have}-"} if have else {})
-        with requests.get(url, headers=headers, stream=True, timeout=_TIMEOUT_SECONDS) as answer:
-            if answer.status_code == requests.codes.requested_range_not_satisfiable and have:
-                if answer.headers.get("Content-Range") != f"bytes */{have}":
-                    self.part.unlink()
-                    self._fetch(url)
-            else:
-                answer.raise_for_status()
-                self._write(answer, have if answer.status_code == requests.codes.partial_content else 0)
-
-    def _write(self, answer: requests.Response, start: int) -> None:
-        length = answer.headers.get("Content-Length")
-        columns = (BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
-        with (
-            self.part.open("ab" if start else "wb") as file,
-            Progress(
-                TextColumn("{task.description}"), *columns, console=self.console, disable=self.quiet
-            ) as bar,
-        ):
-            task = bar.add_task(
-                self.part.stem, completed=start, total=start + int(length) if length else None
-            )
-            for chunk in answer.iter_content(_CHUNK_BYTES):
-                file.write(chunk)
-                bar.advance(task, len(chunk))
-                if self.lines and length:
-                    self.lines.tell(self.part.stem, file.tell() / (start + int(length)))
-
-
-def _reason(error: requests.RequestException) -> str:
-    if isinstance(error, requests.HTTPError) and error.response is not None:
-        return f"the server answered {error.response.status_code} {error.response.reason}"
-    if isinstance(error, requests.Timeout):
-        return f"no answer within {_TIMEOUT_SECONDS} s"
-    if isinstance(error, requests.exceptions.ChunkedEncodingError):
-        return "the connection was cut"
-    if isinstance(error, ValueError):  # a malformed address
-        return str(error)
-    return "no connection"
+    for file, part in wanted.files.items():
+        url = f"{base_url.rstrip('/')}/{file}" if base_url else part.url
+        Download(name, target, file, url, part.sha256, part.size, progress).run()
+    return [target / file for file in wanted.files]

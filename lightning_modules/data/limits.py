@@ -1,14 +1,19 @@
-"""Limits of a table: printable names, and numbers whose squares are finite in float32.
+"""Limits of data: what a packed file may unpack to, names that can be printed, numbers whose squares are
+finite in float32.
 
 Each function raises a DataError that names file, column and row.
 """
 
 from __future__ import annotations
 
+import gzip
+import io
+import os
 import re
 import unicodedata
 from collections.abc import Sequence
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import pandas as pd
@@ -20,6 +25,11 @@ from dream.numerics import largest
 LARGEST = largest(torch.float32)  # a value whose square is finite in the dtype that layers compute in
 MOST_DEVIATIONS = 1e15  # from the mean; sums of squares over a batch stay finite in float32
 LONGEST = 80  # characters of a name that a message shows
+FREE_BYTES = 1 << 26
+"""Bytes that any packed file may unpack to."""
+MOST_TIMES = 100
+"""How many times its size a packed file may unpack to, beyond `FREE_BYTES`: tables are packed to a third or a
+tenth."""
 
 _ADDRESS = re.compile(r"\s*[a-zA-Z][a-zA-Z0-9+.-]+:/")
 _UNSHOWN = {"Cc", "Cs", "Zl", "Zp"}  # categories: control, surrogate, line and paragraph separator
@@ -32,6 +42,54 @@ def local(path: str | Path) -> Path:
             f"`path` must be a file on this machine, not an address; got {path}. Download it first."
         )
     return Path(path).expanduser()
+
+
+def most_unpacked(packed: int) -> int:
+    """Bytes that a file of `packed` bytes may unpack to."""
+    return max(FREE_BYTES, MOST_TIMES * packed)
+
+
+def require_unpacked(unpacked: int, path: str | Path) -> None:
+    """Refuse a packed file that unpacks to so much more than its size that it may be made for that."""
+    most = most_unpacked(Path(path).stat().st_size)
+    if unpacked > most:
+        raise DataError(
+            f"{path}: a packed file of its size must unpack to at most {most} bytes; it goes beyond "
+            f"({unpacked}). If that is right, store it unpacked."
+        )
+
+
+class Unpacked(io.RawIOBase):
+    """Content of a gzip file, up to the bound of `require_unpacked`.
+
+    Args:
+        path: The file.
+        raw: The same, opened.
+    """
+
+    def __init__(self, path: Path, raw: BinaryIO) -> None:
+        super().__init__()
+        self.path = path
+        self.file = gzip.GzipFile(fileobj=raw)
+        self.most = most_unpacked(path.stat().st_size)
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, place: int, whence: int = os.SEEK_SET) -> int:
+        return self.file.seek(place, whence)
+
+    def tell(self) -> int:
+        return self.file.tell()
+
+    def readinto(self, buffer: memoryview) -> int:  # type: ignore[override] # of the base, any buffer
+        count = self.file.readinto(buffer)
+        if (place := self.file.tell()) > self.most:
+            require_unpacked(place, self.path)
+        return count
 
 
 def require_header(header: Sequence[str], path: Path) -> None:

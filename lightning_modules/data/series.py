@@ -5,6 +5,7 @@ Shapes: T rows, D columns. Rows are counted from 0 everywhere, messages included
 
 from __future__ import annotations
 
+import io
 import logging
 import warnings
 import zlib
@@ -24,11 +25,13 @@ from dream.errors import DataError, nearest, shown
 from lightning_modules.data.dates import find_formats, find_time_column, time_stamps
 from lightning_modules.data.in_memory import NAME
 from lightning_modules.data.limits import (
+    Unpacked,
     local,
     require_header,
     require_printable,
     require_proportion,
     require_size,
+    require_unpacked,
 )
 
 logger = logging.getLogger(__name__)
@@ -180,10 +183,11 @@ def read_frame(path: Path, separator: str = ",") -> pd.DataFrame:
     path = check_file(path)
     with readable(path):
         if path.name.lower().endswith(PARQUET):
-            with parquet.ParquetFile(path) as file:
+            with open_parquet(path) as file:
                 frame = parse_parquet(file.read(), path)
         else:
-            frame = parse_text(path, path, separator)
+            with open_text(path) as (text, _):
+                frame = parse_text(text, path, separator)
     if frame.empty:
         raise DataError(f"{path}: there are column names but no rows.")
     return frame
@@ -208,13 +212,45 @@ def readable(path: Path, first: int = 0) -> Iterator[None]:
         ) from error
 
 
+@contextmanager
+def open_text(path: Path) -> Iterator[tuple[BinaryIO, BinaryIO]]:
+    """Open a file of text: its content, unpacked if its name ends in .gz, and the file itself.
+
+    Raises:
+        DataError: while it is read, if it unpacks to far more than its size.
+    """
+    with path.open("rb") as raw:
+        if path.suffix.lower() != ".gz":
+            yield raw, raw
+        else:
+            with io.BufferedReader(Unpacked(path, raw)) as content:
+                yield content, raw
+
+
+@contextmanager
+def open_parquet(path: Path, **options: Any) -> Iterator[parquet.ParquetFile]:
+    """Open a Parquet file.
+
+    Raises:
+        DataError: it unpacks to far more than its size.
+    """
+    with parquet.ParquetFile(path, **options) as file:
+        facts = file.metadata
+        groups = [facts.row_group(k) for k in range(facts.num_row_groups)]
+        parts = [group.column(k) for group in groups for k in range(group.num_columns)]
+        stored = sum(part.total_uncompressed_size for part in parts)
+        # values that repeat are stored once
+        require_unpacked(max(8 * facts.num_rows * facts.num_columns, stored), path)
+        yield file
+
+
 def parse_parquet(table: pyarrow.Table, path: Path) -> pd.DataFrame:
     """Rows of a Parquet file, all or some of them."""
     require_header(table.column_names, path)
     return table.to_pandas(ignore_metadata=True)
 
 
-def parse_text(source: Path | BinaryIO, path: Path, separator: str) -> pd.DataFrame:
+def parse_text(source: BinaryIO, path: Path, separator: str) -> pd.DataFrame:
     """Rows of text from `source`, whose first line names the columns; `path` is for messages."""
     header = (
         pd.read_csv(source, sep=separator, header=None, nrows=1, dtype=str, keep_default_na=False)
@@ -228,8 +264,7 @@ def parse_text(source: Path | BinaryIO, path: Path, separator: str) -> pd.DataFr
             "AnomalyTable also takes `--data.separator`."
         )
     require_header(header, path)
-    if not isinstance(source, Path):
-        source.seek(0)
+    source.seek(0)
     with warnings.catch_warnings():
         warnings.simplefilter("error", pd.errors.ParserWarning)  # a row longer than the header
         return pd.read_csv(source, sep=separator, low_memory=False, index_col=False)

@@ -30,7 +30,7 @@ from lightning_modules.forecasting.heads import KnownEffect, PatchHead
 from lightning_modules.forecasting.metrics import ForecastMetrics, crps
 from lightning_modules.forecasting.patches import by_channel, read
 from lightning_modules.settings import PredictiveSettings, as_instance
-from lightning_modules.tables import forecast_table
+from lightning_modules.tables import csv_text, forecast_table
 
 
 class Forecast(NamedTuple):
@@ -342,7 +342,7 @@ class ForecastingModule(TaskModule):
     def write_test_files(self, folder: Path) -> None:
         """Write `origins.csv` with `data.rolling`: the errors at every origin."""
         if self.data.rolling and self._backtest is not None:
-            write_atomic(folder / "origins.csv", self._backtest.origins().to_csv(index=False))
+            write_atomic(folder / "origins.csv", csv_text(self._backtest.origins()))
 
     def figures(self) -> dict[str, Figure]:
         """Forecasts against truth at a few origins; error, surprise and norm of U over the test part."""

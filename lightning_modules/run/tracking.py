@@ -26,7 +26,7 @@ from dream import sums
 from dream.errors import CheckpointError, DataError
 from dream.files import extended, inside, lines, opened
 from lightning_modules.base import gone
-from lightning_modules.run.redaction import redacted
+from lightning_modules.redaction import redacted
 
 log = logging.getLogger(__name__)
 

@@ -31,6 +31,7 @@ from lightning_modules.speech import plots
 from lightning_modules.speech.data import SpeechData, SpeechShape
 from lightning_modules.speech.decoding import BLANK, beam_search, greedy
 from lightning_modules.speech.utterances import SpeechBatch
+from lightning_modules.tables import csv_text
 
 NEAREST = "nearest mean"
 
@@ -255,7 +256,7 @@ class SpeechModule(TaskModule):
         """Write `heard.csv` for recognition: the text decoded from each recording, beside the true one."""
         if self._transcripts:
             table = pd.DataFrame(self._transcripts, columns=["file", "heard", "said"])
-            write_atomic(folder / "heard.csv", table.sort_values("file").to_csv(index=False))
+            write_atomic(folder / "heard.csv", csv_text(table.sort_values("file")))
 
     def _likeliest(self, log_probs: np.ndarray) -> list[int]:
         return beam_search(log_probs, self.settings.beam)[0]

@@ -97,6 +97,11 @@ class SpeechFolder(SpeechData):
         texts = table[column].str.split().str.join(" ")
         speakers = table["speaker"] if "speaker" in table else pd.Series("", table.index)
         parts = table["split"].where(texts != "", "predict") if "split" in table else None
+        places = table["path"].map(lambda name: PurePath(name).as_posix())
+        if again := places[places.duplicated()].tolist():
+            raise DataError(
+                f"{self.path}: every recording must be there once; {again[0]} is there more often."
+            )
         found = []
         for row, name, transcript, speaker in zip(table.index, table["path"], texts, speakers, strict=True):
             part = parts[row] if parts is not None else "train" if transcript else "predict"

@@ -9,6 +9,7 @@ from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 
 from experiments.cli import main
@@ -22,7 +23,9 @@ from experiments.report.folder import (
     SweepFolder,
     mean_line,
 )
+from experiments.report.page import files
 from experiments.report.tables import comparison_table, run_table, trial_table
+from lightning_modules.tables import csv_text
 
 PIXEL = bytes.fromhex(
     "89504e470d0a1a0a0000000d49484452000000010000000108000000003a7e9b550000000a49444154789c6360000000020001e221bc330000000049454e44ae426082"
@@ -394,3 +397,14 @@ def test_a_sweep_is_its_trials_best_first(tmp_path: Path) -> None:
     assert "<script" not in text
     (folder / "sweep.json").unlink()
     assert "Not recorded: nothing was tested to its end." in render(folder)
+
+
+def test_cells_that_were_written_as_texts_are_shown_as_they_were(tmp_path: Path) -> None:
+    table = pd.DataFrame({"=load": [-1.5], "said": ["+1 or =2"], "heard": ["'quoted'"]})
+    (tmp_path / "heard.csv").write_text(csv_text(table))
+    assert (tmp_path / "heard.csv").read_text() == "'=load,said,heard\n-1.5,'+1 or =2,'quoted'\n"
+    (shown,) = files(RunFolder(tmp_path))
+    assert (shown["columns"], shown["rows"]) == (
+        ["=load", "said", "heard"],
+        [["-1.5", "+1 or =2", "'quoted'"]],
+    )

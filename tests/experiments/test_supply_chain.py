@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from lightning_modules.run.redaction import redacted
+from lightning_modules.redaction import redacted
 from tests.experiments.support import ENVIRONMENT, SMALL
 
 # Loaded at the start of every Python process: notes, and refuses, whatever would leave this machine.
@@ -96,7 +96,7 @@ def test_imports_and_a_fit_stay_on_this_machine_and_write_no_secret(
 @pytest.mark.parametrize(
     ("given", "kept"),
     [
-        ("https://bob:pass@host/a?b=c@d", "https://***@host/a?b=c@d"),
+        ("https://bob:pass@host/a?b=c@d", "https://***@host/a?***"),
         ("--data.path=s3://key:pass@bucket/a.csv", "--data.path=s3://***@bucket/a.csv"),
         ("--logger.api_key=abc", "--logger.api_key=***"),
         (

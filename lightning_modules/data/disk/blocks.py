@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
-import gzip
 import re
 from collections.abc import Iterator
-from contextlib import nullcontext
 from io import BytesIO
 from pathlib import Path
-from typing import BinaryIO, NamedTuple, cast
+from typing import BinaryIO, NamedTuple
 
 import pandas as pd
 import pyarrow
-import pyarrow.parquet as parquet
 
 from dream.errors import DataError
-from lightning_modules.data.series import PARQUET, parse_parquet, parse_text, readable
+from lightning_modules.data.series import (
+    PARQUET,
+    open_parquet,
+    open_text,
+    parse_parquet,
+    parse_text,
+    readable,
+)
 
 _LONGEST = 64  # blocks in which no row may end; an unclosed quote makes such
 
@@ -56,13 +60,10 @@ def file_blocks(path: Path, separator: str, start: int, rows: int, size: int) ->
 
 
 def _text_blocks(path: Path, separator: str, start: int, rows: int, size: int) -> Iterator[Block]:
-    with (
-        path.open("rb") as raw,
-        gzip.open(raw) if path.suffix.lower() == ".gz" else nullcontext(raw) as opened,
-    ):
-        file, total = cast(BinaryIO, opened), path.stat().st_size
+    total = path.stat().st_size
+    with open_text(path) as (file, raw):
         with readable(path):
-            header = _header(file, separator, size)
+            header = _header(file, path, separator, size)
             place = max(start, len(header))
             file.seek(place)
         rest, more = b"", True
@@ -84,11 +85,13 @@ def _text_blocks(path: Path, separator: str, start: int, rows: int, size: int) -
             yield Block(frame, place, raw.tell() / total)
 
 
-def _header(file: BinaryIO, separator: str, size: int) -> bytes:
+def _header(file: BinaryIO, path: Path, separator: str, size: int) -> bytes:
     """Everything up to the end of the first line that is not blank."""
     text = b""
     while chunk := file.read(size):
         text += chunk
+        if len(text) > _LONGEST * size:
+            raise DataError(f"{path}: its first line does not end within {len(text)} bytes. Is it a table?")
         if found := re.match(rb"\s*[^\s][^\n]*\n", _without_quoted(text, separator)):
             return text[: found.end()]
     return text
@@ -111,7 +114,7 @@ def _without_quoted(text: bytes, separator: str) -> bytes:
 
 
 def _parquet_blocks(path: Path, start: int, size: int) -> Iterator[Block]:
-    with readable(path), parquet.ParquetFile(path, memory_map=True) as file:
+    with readable(path), open_parquet(path, memory_map=True) as file:
         counts = [file.metadata.row_group(k).num_rows for k in range(file.num_row_groups)]
         group, first = 0, 0
         while group < len(counts) and first + counts[group] <= start:

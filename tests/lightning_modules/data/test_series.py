@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import gzip
 import logging
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,9 @@ import pytest
 import torch
 
 from dream.errors import ConfigError, DataError
+from lightning_modules.data import limits
+from lightning_modules.data.disk import blocks, convert
+from lightning_modules.data.disk.convert import stored_table
 from lightning_modules.data.series import Scaler, Series, fill_missing, read_table
 from lightning_modules.data.split import split_rows
 
@@ -277,3 +281,52 @@ class TestScaler:
         assert scaler.scale[0] == 1
         assert (scaler.transform(rows)[:, 0] == 0).all()
         assert "still" in caplog.text
+
+
+class TestPackedFiles:
+    """What a packed file may unpack to is bounded by its size, far beyond what tables are packed to."""
+
+    @staticmethod
+    def bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(limits, "FREE_BYTES", 1 << 16)
+
+    @pytest.mark.parametrize("members", [1, 300])
+    @pytest.mark.parametrize("read", [read_table, stored_table])
+    def test_a_text_that_unpacks_without_end(
+        self, read: Callable[[Path], object], members: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        self.bounded(monkeypatch)
+        monkeypatch.setenv("DREAM_CACHE", str(tmp_path / "cache"))
+        body = gzip.compress(b"1\n" * (3_000_000 // members)) * members
+        path = write(tmp_path, gzip.compress(b"a\n") + body, "table.csv.gz")
+        with pytest.raises(
+            DataError, match=r"table\.csv\.gz: a packed file of its size .* store it unpacked"
+        ):
+            read(path)
+
+    @pytest.mark.parametrize("read", [read_table, stored_table])
+    def test_values_of_parquet_that_are_stored_once(
+        self, read: Callable[[Path], object], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        self.bounded(monkeypatch)
+        monkeypatch.setenv("DREAM_CACHE", str(tmp_path / "cache"))
+        path = tmp_path / "table.parquet"
+        pd.DataFrame({"a": np.ones(1_000_000)}).to_parquet(path)
+        assert path.stat().st_size < 20_000
+        with pytest.raises(DataError, match=r"table\.parquet: .* goes beyond \(8000000\)"):
+            read(path)
+
+    def test_what_is_packed_well_is_read(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.bounded(monkeypatch)
+        values = np.tile(np.arange(100) % 7, 300)
+        text = "a\n" + "\n".join(map(str, values))
+        packed = gzip.compress(text.encode(), 1)
+        assert (1 << 16) > len(text) > 30 * len(packed)
+        assert read_table(write(tmp_path, packed, "t.csv.gz")).values[:, 0].tolist() == values.tolist()
+
+    def test_a_first_line_without_end(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("DREAM_CACHE", str(tmp_path / "cache"))
+        monkeypatch.setattr(blocks, "_LONGEST", 1)
+        monkeypatch.setattr(convert, "BLOCK", 1000)
+        with pytest.raises(DataError, match=r"its first line does not end within \d+ bytes"):
+            stored_table(write(tmp_path, "a" * 5000))

@@ -328,6 +328,17 @@ def test_a_target_may_be_called_time(tmp_path: Path) -> None:
     assert list(pd.read_csv(path).columns) == ["time_", "time", "load"]
 
 
+def test_a_column_called_like_a_formula_is_a_text_for_a_spreadsheet(tmp_path: Path) -> None:
+    data = small_data()
+    module = small_module(data)
+    module.prepare(data)
+    data.series = replace(data.series, columns=("=cmd()", "load"))
+    (path,) = module.write_predictions([torch.full((1, 8, 2, 1), -1e3)], tmp_path)
+    table = pd.read_csv(path)
+    assert list(table.columns) == ["time", "'=cmd()", "load"]
+    assert (table[["'=cmd()", "load"]] < 0).all(axis=None)
+
+
 def test_a_checkpoint_loads_safely_and_gives_the_same_forecasts(tmp_path: Path) -> None:
     data = small_data()
     module = small_module(data, hidden_dims=[8, 6], encoder="linear")

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import io
 import struct
+import tracemalloc
 import zipfile
+import zlib
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +16,7 @@ import pytest
 import soundfile
 
 from dream import DataError
+from lightning_modules.speech import audio
 from lightning_modules.speech.audio import MOST_BYTES, WavZip, decode, read_wav
 
 
@@ -150,13 +154,101 @@ def test_a_damaged_member_is_named(change: Callable[[bytes], bytes], tmp_path: P
         WavZip(path).read("one.wav", 8000)
 
 
-def test_a_damaged_member_of_another_compression_is_named(tmp_path: Path) -> None:
+@pytest.mark.parametrize("method", [zipfile.ZIP_LZMA, zipfile.ZIP_BZIP2])
+def test_a_method_that_unpacks_without_a_bound_is_refused(method: int, tmp_path: Path) -> None:
     path = tmp_path / "a.zip"
-    with zipfile.ZipFile(path, "w", zipfile.ZIP_LZMA) as file:
+    with zipfile.ZipFile(path, "w", method) as file:
         file.writestr("one.wav", wav(TONE))
-    path.write_bytes(damaged(path.read_bytes()))
-    with pytest.raises(DataError, match=r"a\.zip.*one\.wav"):
+    with pytest.raises(DataError, match=rf"'one\.wav' is packed by method {method}\. Pack it again"):
         WavZip(path).read("one.wav", 8000)
+
+
+def peak(work: Callable[[], object]) -> int:
+    """Bytes of Python's memory that `work` needs at once, whatever comes of it."""
+    tracemalloc.start()
+    try:
+        with suppress(DataError):
+            work()
+        return tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+
+
+def pretends(path: Path, content: bytes, real: bytes) -> Path:
+    """An archive whose member is said to hold `content` and unpacks to `real`."""
+    raw = archive(path, {"one.wav": real}).read_bytes()
+    for old, new in ((len(real), len(content)), (zlib.crc32(real), zlib.crc32(content))):
+        raw = raw.replace(struct.pack("<L", old), struct.pack("<L", new))
+    path.write_bytes(raw)
+    return path
+
+
+def test_no_more_is_unpacked_than_the_archive_says(tmp_path: Path) -> None:
+    """64 MiB behind a recording of 4 KB."""
+    path = pretends(tmp_path / "a.zip", wav(TONE), wav(TONE) + bytes(1 << 26))
+    found = WavZip(path)
+    assert peak(lambda: found.read("one.wav", 8000)) < 1 << 20
+    for end in (b"\0", bytes(1 << 20)):
+        path = pretends(tmp_path / "a.zip", wav(TONE), wav(TONE) + end)
+        with pytest.raises(DataError, match=r"a\.zip: 'one\.wav' (cannot be read|must unpack to 4044 bytes)"):
+            WavZip(path).read("one.wav", 8000)
+
+
+def test_an_archive_that_is_far_smaller_than_its_members_is_refused(tmp_path: Path) -> None:
+    silence = wav(np.zeros(1 << 23))
+    path = archive(tmp_path / "a.zip", {f"{k}.wav": silence for k in range(5)})
+    with pytest.raises(
+        DataError, match=r"must unpack to at most 67108864 bytes; it goes beyond \(83886300\)"
+    ):
+        WavZip(path)
+
+
+def test_members_that_share_bytes_or_a_name_are_refused(tmp_path: Path) -> None:
+    path = archive(tmp_path / "a.zip", {"one.wav": wav(TONE), "two.wav": wav(TONE)})
+    raw = path.read_bytes()
+    places = [k for k in range(len(raw)) if raw.startswith(b"PK\1\2", k)]
+    path.write_bytes(
+        raw[: places[1] + 42] + bytes(4) + raw[places[1] + 46 :]
+    )  # the second begins at the first
+    with pytest.raises(DataError, match=r"members must lie one after the other; '(one|two)\.wav' reaches"):
+        WavZip(path)
+    path.write_bytes(raw.replace(b"two.wav", b"one.wav"))
+    with pytest.raises(DataError, match=r"names of their own; 'one\.wav' is there 2 times"):
+        WavZip(path)
+
+
+def test_a_list_of_members_beyond_any_measure_is_not_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(audio, "_LONGEST_LIST", 1 << 12)
+    path = archive(tmp_path / "a.zip", {f"{k}.wav": b"" for k in range(100)})
+    with pytest.raises(DataError, match=r"the list of its members has \d+ bytes"):
+        WavZip(path)
+
+
+def test_an_encrypted_member_is_refused(tmp_path: Path) -> None:
+    path = archive(tmp_path / "a.zip", {"one.wav": wav(TONE)})
+    raw = path.read_bytes()
+    place = raw.rindex(b"PK\1\2") + 8
+    path.write_bytes(raw[:place] + b"\1" + raw[place + 1 :])
+    with pytest.raises(DataError, match=r"'one\.wav' cannot be read \(.*encrypted"):
+        WavZip(path).read("one.wav", 8000)
+
+
+def test_a_header_of_more_samples_than_there_may_be_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(audio, "MOST_SAMPLES", 3000)
+    assert len(decode(wav(TONE), "a.wav", 8000)) == 2000
+    with pytest.raises(DataError, match=r"a\.wav: a recording must have at most 3000 samples; .* says 4000"):
+        decode(wav(np.stack([TONE, TONE], 1)), "a.wav", 8000)
+
+
+@pytest.mark.parametrize("kind", ["PCM_16", "FLOAT", "ULAW", "MS_ADPCM", "GSM610"])
+def test_a_header_that_claims_more_than_there_is_takes_no_memory(kind: str) -> None:
+    content = wav(TONE, kind=kind)
+    place = content.index(b"data") + 4
+    for claimed in (2**31 - 1, 2**32 - 1, 2**32 - 200):
+        lie = content[:place] + struct.pack("<I", claimed) + content[place + 4 :]
+        assert peak(lambda lie=lie: decode(lie, "a.wav", 8000)) < 1 << 20  # type: ignore[misc]
 
 
 @pytest.mark.parametrize("content", [b"", b"PK\3\4 no archive", b"x" * 500])
