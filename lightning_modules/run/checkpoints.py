@@ -20,7 +20,7 @@ from dream.files import atomic, sha256, write_atomic
 
 log = logging.getLogger(__name__)
 
-FORMAT = 2
+FORMAT = 3
 """Version of the content of a checkpoint; raised when an older reader would misunderstand it."""
 STEP = "step-{:08d}.ckpt"
 """Name of a save, from which a run resumes."""

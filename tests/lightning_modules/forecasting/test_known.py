@@ -48,7 +48,7 @@ class TestKnown:
             1,
             2,
         )
-        assert forecast.prepared.split.test.stop == ROWS
+        assert forecast.parts.test.stop == ROWS
         (batch,) = forecast.predict_dataloader()
         assert batch.origin.tolist() == [ROWS]
         mean, scale = forecast.prepared.scaler.mean[1], forecast.prepared.scaler.scale[1]
