@@ -341,7 +341,23 @@ class TaskModule(L.LightningModule, ABC):
         self.require_data(type(data))
         assert isinstance(data, TaskData)
         data.follow(self.schema)
+        if self.schema is not None:
+            self._require_shape(data)
         self.data = data
+
+    def _require_shape(self, data: TaskData) -> None:
+        """Refuse data of another shape than the weights were trained on."""
+        own, theirs = asdict(self.shape), asdict(data.shape)
+        if own != theirs:
+            changed = [
+                f"`{name}` is {theirs.get(name)!r}, not {value!r}"
+                for name, value in own.items()
+                if theirs.get(name) != value
+            ]
+            raise ConfigError(
+                f"the data must have the shape that the weights were trained on; {', '.join(changed)}. Build "
+                "the data with the settings of the training."
+            )
 
     def setup(self, stage: str) -> None:
         self.prepare(self.trainer.datamodule)  # type: ignore[attr-defined]

@@ -157,9 +157,10 @@ class AnomalyData(TaskData, ABC):
             streams = [self._matched(stream, self.recorded) for stream in streams]
         for stream in streams:
             if stream.training < LEAST_TRAINING or stream.training >= len(stream.values):
+                remedy = "Change `training`." if len(stream.values) > LEAST_TRAINING else "Bring more rows."
                 raise DataError(
                     f"{stream.name}: the training part must have at least {LEAST_TRAINING} rows and leave "
-                    f"some to score; it has {stream.training} of {len(stream.values)}. Change `training`."
+                    f"some to score; it has {stream.training} of {len(stream.values)}. {remedy}"
                 )
         return streams
 

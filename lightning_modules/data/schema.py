@@ -138,7 +138,7 @@ def step_quartiles(times: Iterable[np.ndarray]) -> tuple[float, float, float] | 
     found = []
     for time in times:
         rows = np.linspace(0, len(time) - 2, min(max(len(time) - 1, 0), _STEPS)).round().astype(np.int64)
-        steps = (time[rows + 1] - time[rows]).astype(np.int64)
+        steps = (time[rows + 1] - time[rows]).astype("timedelta64[ns]").astype(np.int64)
         if (steps := steps[steps > 0]).size:
             found.append(np.quantile(steps, (0.25, 0.5, 0.75)).tolist())
     if not found:

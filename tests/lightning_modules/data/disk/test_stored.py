@@ -115,6 +115,22 @@ class TestSameTables:
                 torch.testing.assert_close(a.past, b.past)
                 assert torch.equal(a.origin, b.origin)
 
+    @pytest.mark.parametrize("missing", ["ffill", "mask"])
+    def test_of_columns_in_another_order_on_other_scales(self, tmp_path: Path, missing: str) -> None:
+        path = table(tmp_path, gaps=True, ahead=0)
+        options = {"missing": missing, "calendar": ["hour"], "timespans": True}
+        learned = data(path, False, **options)
+        frame = pd.read_csv(path)
+        altered = frame.assign(load=frame.load.where(frame.index > len(frame) - 60, 100.0))
+        altered[["date", *reversed(frame.columns[1:])]].to_csv(tmp_path / "other.csv", index=False)
+        turned, followed = (data(tmp_path / "other.csv", True, **options) for _ in range(2))
+        assert turned.prepared.values.shape == learned.prepared.values.shape  # and is kept on disk
+        followed.follow(learned.schema)
+        assert (turned.columns[:4], followed.columns) == (learned.columns[3::-1], learned.columns)
+        assert torch.equal(followed.prepared.values[-40:], learned.prepared.values[-40:])
+        assert torch.equal(followed.prepared.tables.timespans, learned.prepared.tables.timespans)
+        assert not torch.equal(followed.prepared.values, learned.prepared.values)
+
     def test_of_one_block_bit_for_bit(self, tmp_path: Path) -> None:
         path = table(tmp_path, gaps=True)
         ours, theirs = (
