@@ -198,6 +198,7 @@ class AnomalyData(TaskData, ABC):
 
     def setup(self, stage: str | None = None) -> None:
         """Read the data; calling it again changes nothing."""
+        super().setup(stage)
         _ = self.streams
 
     def train_dataloader(self) -> DataLoader[AnomalyBatch]:

@@ -53,6 +53,12 @@ class TaskData(L.LightningDataModule, ABC):
             if isinstance(getattr(type(self), name, None), cached_property):
                 delattr(self, name)
 
+    def setup(self, stage: str | None = None) -> None:
+        """Read the data, as those that the Trainer's module was trained on; Lightning calls it first."""
+        module = None if self.trainer is None else self.trainer.lightning_module
+        if schema := getattr(module, "schema", None):
+            self.follow(schema)
+
     @property
     def share(self) -> tuple[int, int]:
         """Rank and number of the processes that split each batch, as the attached Trainer has them."""

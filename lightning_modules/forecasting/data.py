@@ -301,6 +301,7 @@ class ForecastingData(TaskData, ABC):
     def setup(self, stage: str | None = None) -> None:
         """Read and standardise the data, and split them if they are trained on; calling it again changes
         nothing."""
+        super().setup(stage)
         _ = self.prepared
 
     def train_dataloader(self) -> DataLoader[WindowBatch]:

@@ -239,6 +239,7 @@ class LanguageData(TaskData, ABC):
 
     def setup(self, stage: str | None = None) -> None:
         """Read the text, except for predictions; calling it again changes nothing."""
+        super().setup(stage)
         if stage != "predict":
             _ = self.parts
 

@@ -322,6 +322,7 @@ class OnlineData(TaskData, ABC):
 
     def setup(self, stage: str | None = None) -> None:
         """Read and standardise the data; calling it again changes nothing."""
+        super().setup(stage)
         _ = self.values
 
     def piece(self, start: int, length: int) -> OnlineBatch:

@@ -366,6 +366,7 @@ class SpeechData(TaskData, ABC):
             DataError: a recording is too short for features, or for a step for each of its tokens; a part has
                 too few recordings for a string.
         """
+        super().setup(stage)
         for part in sorted({recording.part for recording in self.recordings}):
             self._require_utterances(part)
         for number, recording in enumerate(self.recordings):
