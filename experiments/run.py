@@ -40,6 +40,7 @@ from experiments.resolved import WriteConfig, resolve_config
 from lightning_modules.base import TaskModule, gone, require_there
 from lightning_modules.cores import trainable
 from lightning_modules.data import TaskData
+from lightning_modules.data.schema import Schema
 from lightning_modules.redaction import redacted, require_given
 from lightning_modules.run import checkpoints, tracking
 from lightning_modules.run.advisor import TuningAdvisor
@@ -67,6 +68,8 @@ CALLBACKS: dict[str, type[L.Callback]] = {
 
 RESUMED = (folders.RUN, RESULTS, "metrics.jsonl")
 """Files that a resumed run reads or adds to, beside its settings."""
+PARTS = {"validate": "val_dataloader", "test": "test_dataloader", "predict": "predict_dataloader"}
+"""Methods that return the batches of the commands that read one part of the data."""
 
 
 class DREAMTrainer(L.Trainer):
@@ -168,7 +171,14 @@ class DREAMCLI(LightningCLI):
         for section in ("checkpoint", "early_stopping"):
             parser.link_arguments("model.monitor", f"{section}.monitor", apply_on="instantiate")
             parser.link_arguments("model.monitor_mode", f"{section}.mode", apply_on="instantiate")
-        parser.link_arguments("data.shape", "model.init_args.shape", asdict, apply_on="instantiate")
+        parser.link_arguments("data", "model.init_args.shape", self.shape_of, apply_on="instantiate")
+
+    def shape_of(self, data: TaskData) -> dict[str, Any]:
+        """Shape of the data, which follow the schema of the checkpoint, if there is one."""
+        if self.invocation.checkpoint is not None:
+            checkpoint = checkpoints.read(self.invocation.checkpoint, self.invocation.task)
+            data.follow(Schema.from_plain(checkpoint.get("schema")))
+        return asdict(data.shape)
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         if self.invocation.sets("model.shape"):
@@ -237,9 +247,11 @@ class DREAMCLI(LightningCLI):
 
     def instantiate_trainer(self, **kwargs: Any) -> L.Trainer:
         self.note_rank()
+        self.model.schema = self.datamodule.recorded
         self.model.prepare(self.datamodule)
-        if self.subcommand == "predict":
-            self.datamodule.predict_dataloader()  # refuses what cannot be predicted before files are written
+        if self.subcommand in PARTS:
+            # refuses what cannot be read before files are written
+            getattr(self.datamodule, PARTS[self.subcommand])()
         loaded = self._get(self.config, "ckpt_path")
         if loaded is not None:
             check_weights(self.model, loaded)

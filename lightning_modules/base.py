@@ -32,6 +32,7 @@ from lightning_modules import ranks
 from lightning_modules.checks import require_finite
 from lightning_modules.cores import BaselineCore, build_core, fit_to_width, title
 from lightning_modules.data.base import TaskData
+from lightning_modules.data.schema import Schema
 from lightning_modules.redaction import redacted, require_given
 from lightning_modules.settings import TaskSettings, as_instance
 from lightning_modules.tables import csv_text
@@ -126,7 +127,8 @@ class TaskModule(L.LightningModule, ABC):
     and around validation.
 
     A task derives from it: its settings are a `TaskSettings`, the facts about its data a frozen dataclass
-    that the data return as `shape`. Both are kept in checkpoints as plain values.
+    that the data return as `shape`. Both are kept in checkpoints as plain values, and so is the data's
+    `schema`, which all data are read by from then on.
 
     Args:
         config: The DREAM layer.
@@ -150,6 +152,8 @@ class TaskModule(L.LightningModule, ABC):
     vocabulary: Any = None
     """Symbols or classes by number, from the data or a checkpoint; None before either is there, and in tasks
     without any."""
+    data: TaskData | None = None
+    """Data that the module was prepared for; set by `prepare`."""
 
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
@@ -163,6 +167,8 @@ class TaskModule(L.LightningModule, ABC):
         super().__init__()
         self.config = as_instance(DREAMConfig, config, "config")
         self.shape = shape
+        self.schema: Schema | None = None
+        """Facts about the data that the weights were trained on, from the training or a checkpoint."""
         self.settings = settings
         self.observed: list[Observation] = []
         self.results: dict[str, dict[str, float]] = {}
@@ -334,15 +340,15 @@ class TaskModule(L.LightningModule, ABC):
         carried = [ranks.whole(state, self._per_stream) for state in self._states or []]
         checkpoint["carried"] = [dict(state.items()) for state in carried]
         checkpoint["samples_per_stream"] = self._per_stream
-        checkpoint["vocabulary"] = self.plain_vocabulary()
+        schema = self.schema if self.data is None else self.data.schema
+        checkpoint["schema"] = (schema or Schema()).plain()
         for name in (self.CHECKPOINT_HYPER_PARAMS_KEY, TaskData.CHECKPOINT_HYPER_PARAMS_KEY):
             if settings := checkpoint.get(name):
                 kept = {"shape": settings["shape"]} if "shape" in settings else {}  # may be named by the data
                 checkpoint[name] = type(settings)(redacted(dict(settings)) | kept)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        self.refuse_checkpoint(checkpoint)
-        self.vocabulary = self.read_vocabulary(checkpoint["vocabulary"])
+        self.adopt(Schema.from_plain(checkpoint.get("schema")))
         if self._trainer is not None and self.trainer.state.fn == TrainerFn.FITTING and checkpoint["carried"]:
             self._per_stream = checkpoint["samples_per_stream"]
             carried = [DREAMState(**tensors) for tensors in checkpoint["carried"]]
@@ -355,29 +361,24 @@ class TaskModule(L.LightningModule, ABC):
                     ) from None
             self._states = [ranks.mine(state, self._per_stream) for state in carried]
 
-    def plain_vocabulary(self) -> Any:
-        """Return the vocabulary as plain values for a checkpoint, whose numbers mean nothing without it."""
-        return self.vocabulary
-
-    def read_vocabulary(self, plain: Any) -> Any:
-        """Return the vocabulary that `plain_vocabulary` turned into plain values."""
-        return plain
-
-    def other_vocabulary(self, learnt: Any) -> str:
-        """Return the message that refuses a checkpoint with the vocabulary `learnt`."""
-        return f"the checkpoint knows {learnt}; the data hold {self.vocabulary}."
-
-    def refuse_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Refuse a checkpoint whose vocabulary differs from that of the data.
+    def adopt(self, schema: Schema) -> None:
+        """Read all data by `schema`, that of the data which the weights were trained on.
 
         Raises:
-            CheckpointError: naming the difference.
+            DataError: the data that the module was prepared for do not match it.
         """
-        learnt = self.read_vocabulary(checkpoint["vocabulary"])
-        if self.vocabulary and self.vocabulary != learnt:
-            raise CheckpointError(self.other_vocabulary(learnt))
+        self.schema = schema
+        if schema.vocabulary is not None:
+            self.vocabulary = self.read_vocabulary(schema.vocabulary)
+        if self.data is not None:
+            self.prepare(self.data)
+
+    def read_vocabulary(self, plain: Any) -> Any:
+        """Return the vocabulary of a schema, which holds plain values."""
+        return plain
 
     def on_train_start(self) -> None:
+        self.schema = None if self.data is None else self.data.schema
         if self._states is not None:
             self._states = [state.to(self.device) for state in self._states]
 
@@ -431,11 +432,31 @@ class TaskModule(L.LightningModule, ABC):
     def prepare(self, data: L.LightningDataModule) -> None:
         """Take from the data what the task needs; called before anything runs or is written.
 
+        Data for weights that were trained already follow their `schema`.
+
         Raises:
             ConfigError, DataError: the data and this module do not fit together.
         """
         self.require_data(type(data))
+        assert isinstance(data, TaskData)
+        data.follow(self.schema)
+        if self.schema is not None:
+            self._require_shape(data)
         self.data = data
+
+    def _require_shape(self, data: TaskData) -> None:
+        """Refuse data of another shape than the weights were trained on."""
+        own, theirs = asdict(self.shape), asdict(data.shape)
+        if own != theirs:
+            changed = [
+                f"`{name}` is {theirs.get(name)!r}, not {value!r}"
+                for name, value in own.items()
+                if theirs.get(name) != value
+            ]
+            raise ConfigError(
+                f"the data must have the shape that the weights were trained on; {', '.join(changed)}. Build "
+                "the data with the settings of the training."
+            )
 
     def setup(self, stage: str) -> None:
         self.prepare(self.trainer.datamodule)  # type: ignore[attr-defined]

@@ -67,13 +67,12 @@ def differences(there: dict[str, Any], here: dict[str, Any]) -> list[str]:
 
 
 def check_weights(model: TaskModule, checkpoint: str) -> None:
-    """Refuse weights of another task, of other data, or of other shapes, before anything is written.
+    """Refuse weights of another task or of other shapes, before anything is written.
 
     Raises:
         CheckpointError: naming the first that differs, and the settings that do.
     """
     loaded = checkpoints.read(checkpoint, type(model).__name__)
-    model.refuse_checkpoint(loaded)
     expected = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
     found = {name: tuple(tensor.shape) for name, tensor in loaded["state_dict"].items()}
     for name in dict.fromkeys([*expected, *found]):

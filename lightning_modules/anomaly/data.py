@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import NamedTuple
 
@@ -22,6 +22,7 @@ from lightning_modules.anomaly.metrics import runs
 from lightning_modules.checks import require_int
 from lightning_modules.data.base import TaskData
 from lightning_modules.data.order import loader, one_by_one
+from lightning_modules.data.schema import Schema, step_quartiles
 
 LEAST_TRAINING = 100  # rows
 
@@ -150,15 +151,32 @@ class AnomalyData(TaskData, ABC):
 
     @cached_property
     def streams(self) -> list[AnomalyStream]:
-        """The streams, read once."""
+        """The streams, read once; their columns in the order of the schema that is followed, if any."""
         streams = self.read()
+        if self.recorded is not None:
+            streams = [self._matched(stream, self.recorded) for stream in streams]
         for stream in streams:
             if stream.training < LEAST_TRAINING or stream.training >= len(stream.values):
+                remedy = "Change `training`." if len(stream.values) > LEAST_TRAINING else "Bring more rows."
                 raise DataError(
                     f"{stream.name}: the training part must have at least {LEAST_TRAINING} rows and leave "
-                    f"some to score; it has {stream.training} of {len(stream.values)}. Change `training`."
+                    f"some to score; it has {stream.training} of {len(stream.values)}. {remedy}"
                 )
         return streams
+
+    @staticmethod
+    def _matched(stream: AnomalyStream, recorded: Schema) -> AnomalyStream:
+        recorded.require_steps(stream.time, stream.name)
+        columns = recorded.ordered("columns", stream.columns, stream.name)
+        places = [stream.columns.index(name) for name in columns]
+        return replace(stream, values=stream.values[:, places], columns=columns)
+
+    @cached_property
+    def schema(self) -> Schema:
+        if self.recorded is not None:
+            return self.recorded
+        times = [stream.time[: stream.training] for stream in self.streams if stream.time is not None]
+        return Schema(columns={"columns": self.columns}, steps=step_quartiles(times))
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -180,6 +198,7 @@ class AnomalyData(TaskData, ABC):
 
     def setup(self, stage: str | None = None) -> None:
         """Read the data; calling it again changes nothing."""
+        super().setup(stage)
         _ = self.streams
 
     def train_dataloader(self) -> DataLoader[AnomalyBatch]:

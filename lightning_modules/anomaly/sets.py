@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
@@ -10,11 +11,13 @@ import numpy as np
 import pandas as pd
 
 from dream.errors import ConfigError, DataError
-from lightning_modules.anomaly.data import AnomalyData, AnomalyStream
+from lightning_modules.anomaly.data import LEAST_TRAINING, AnomalyData, AnomalyStream
 from lightning_modules.anomaly.nab_score import probation
 from lightning_modules.data.catalogue import data_path, dataset
 from lightning_modules.data.in_memory import InMemory
-from lightning_modules.data.series import Series, fill_missing, read_table
+from lightning_modules.data.series import Series, check_file, fill_missing, read_frame, read_table
+
+logger = logging.getLogger(__name__)
 
 SKAB_SENSORS = (
     "Accelerometer1RMS",
@@ -81,11 +84,29 @@ class AnomalyTable(AnomalyData, InMemory):
         self.missing = missing
 
     def read(self) -> list[AnomalyStream]:
-        label = [] if self.label_column is None else [self.label_column]
+        label = [self.label_column] if self.label_column is not None and self._labelled() else []
         table = read_table(self.table, self.time_column, self.watched, label, self.separator)
         count = len(table.values)
         training = int(self.training * count) if self.training < 1 else int(self.training)
+        if self.recorded is not None and self.training < 1 and training < LEAST_TRAINING < count:
+            logger.warning(
+                "%s: `training` gives %d rows; the first %d, which are needed, say what is normal.",
+                table.source,
+                training,
+                LEAST_TRAINING,
+            )
+            training = LEAST_TRAINING
         return [labelled_stream(Path(self.path).name, table, bool(label), training, self.missing)]
+
+    def _labelled(self) -> bool:
+        """Whether the table has labels, which it needs in training only."""
+        if self.recorded is None:
+            return True  # or refused by name
+        frame = read_frame(check_file(self.path), self.separator) if self.frame is None else self.frame
+        if self.label_column in frame:
+            return True
+        logger.warning("%s: there is no column `%s`; read without labels.", self.path, self.label_column)
+        return False
 
 
 class NABData(AnomalyData):

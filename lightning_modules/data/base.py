@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from functools import cached_property
 from typing import Any, ClassVar
 
 import lightning as L
 from torch import Tensor
 
 from dream.errors import ConfigError
+from lightning_modules.data.schema import Schema
 from lightning_modules.redaction import redacted
 
 
@@ -17,13 +19,16 @@ class TaskData(L.LightningDataModule, ABC):
     """Base of all data modules.
 
     The facts that a model is built from, such as the number of columns, are `shape`; the command and
-    `TaskModule.for_data` pass it on. Everything else a module takes in `prepare`."""
+    `TaskModule.for_data` pass it on. Everything else a module takes in `prepare`. What checkpoints record of
+    the data is their `schema`; a module that comes from a checkpoint lets its data `follow` that."""
 
     for_own_files: ClassVar[str]
     """Name of the class that reads a file of one's own, for messages."""
 
     num_workers: int = 0
     """Processes that prepare batches; 0 prepares them in the main process."""
+    recorded: Schema | None = None
+    """Schema that the data follow; None for data that a model learns from afresh."""
 
     @property
     def hparams_initial(self) -> Any:
@@ -34,6 +39,31 @@ class TaskData(L.LightningDataModule, ABC):
     @abstractmethod
     def shape(self) -> Any:
         """Facts about the data that the task's module is built from: a frozen dataclass."""
+
+    @cached_property
+    def schema(self) -> Schema:
+        """What a checkpoint records of the data, and other data are matched with; by default nothing."""
+        return self.recorded or Schema()
+
+    def follow(self, schema: Schema | None) -> None:
+        """Read the data as those that `schema` was taken from: its columns by name and in its order, on its
+        scales; with None by themselves. What was read otherwise is dropped.
+
+        Raises:
+            DataError: they do not match; where that takes reading them, when they are read.
+        """
+        if schema == self.recorded or (schema is not None and schema == vars(self).get("schema")):
+            return
+        self.recorded = schema
+        for name in list(vars(self)):
+            if isinstance(getattr(type(self), name, None), cached_property):
+                delattr(self, name)
+
+    def setup(self, stage: str | None = None) -> None:
+        """Read the data, as those that the Trainer's module was trained on; Lightning calls it first."""
+        module = None if self.trainer is None else self.trainer.lightning_module
+        if schema := getattr(module, "schema", None):
+            self.follow(schema)
 
     @property
     def share(self) -> tuple[int, int]:

@@ -23,7 +23,6 @@ _CYCLES: dict[str, Callable[[pd.DatetimeIndex], tuple[pd.Index, int]]] = {
 }
 CALENDAR = tuple(_CYCLES)
 """Names of the calendar's parts."""
-_STEPS = 1 << 20  # time stamps that are read at once
 
 
 def calendar_columns(names: Sequence[str]) -> tuple[str, ...]:
@@ -103,37 +102,10 @@ def with_calendar(series: Series, names: Sequence[str]) -> Series:
     return replace(series, values=values, columns=(*series.columns, *made))
 
 
-def median_step(time: np.ndarray) -> float:
-    """Median distance between the stamps of `time` (T,), in nanoseconds.
-
-    It is found by counting, 16 bits at a time, so that stamps on disk need not fit into memory.
-    """
-    count = len(time) - 1
-    below, above = (_kth_step(time, k) for k in ((count - 1) // 2, count // 2))
-    return (below + above) / 2
-
-
-def _kth_step(time: np.ndarray, k: int) -> int:
-    """The distance that is number `k` by size, from 0; distances are positive."""
-    found = 0
-    for bits in (48, 32, 16, 0):
-        counts = np.zeros(1 << 16, dtype=np.int64)
-        for start in range(0, len(time) - 1, _STEPS):
-            step = np.diff(time[start : start + _STEPS + 1]).astype(np.int64)
-            digits = (step[step >> bits >> 16 == found] >> bits) & 0xFFFF
-            counts += np.bincount(digits, minlength=1 << 16)
-        digit = int(np.searchsorted(counts.cumsum(), k, side="right"))
-        k -= int(counts[:digit].sum())
-        found = found << 16 | digit
-    return found
-
-
-def continued(time: np.ndarray, rows: np.ndarray) -> np.ndarray:
-    """Time stamps of `rows`; those after the last of `time` (T,) follow at the median distance."""
+def continued(time: np.ndarray, rows: np.ndarray, step: float) -> np.ndarray:
+    """Time stamps of `rows`; those after the last of `time` (T,) follow every `step` nanoseconds."""
     after = np.maximum(rows - len(time) + 1, 0)
-    if not after.any():
-        return time[rows]
-    return time[np.minimum(rows, len(time) - 1)] + after * np.timedelta64(int(median_step(time)), "ns")
+    return time[np.minimum(rows, len(time) - 1)] + after * np.timedelta64(int(step), "ns")
 
 
 def timespans(time: np.ndarray, before: np.datetime64 | None, step: float) -> np.ndarray:

@@ -62,6 +62,11 @@ class Series:
         """The first rows."""
         return self._part(slice(rows))
 
+    def ordered(self, columns: Sequence[str]) -> Series:
+        """The same columns in this order."""
+        places = [self.columns.index(name) for name in columns]
+        return replace(self, values=self.values[:, places], columns=tuple(columns))
+
     def _part(self, rows: slice) -> Series:
         return replace(self, values=self.values[rows], time=None if self.time is None else self.time[rows])
 

@@ -44,7 +44,7 @@ class Backtest:
         self.drawn: list[Tensor] = []
         self.columns: list[str] = []
         self.examples: list[plots.Example] = []
-        test = data.prepared.split.test
+        test = data.parts.test
         self.every = 1 if data.rolling else max((test.stop - test.start) // DRAWN, 1)
         """One origin in `every` is drawn, so that a test part of any size needs bounded memory."""
         # the last origin, or at most a stride before it

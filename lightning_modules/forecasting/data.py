@@ -23,8 +23,9 @@ from lightning_modules.data.base import TaskData
 from lightning_modules.data.columns import calendar_columns, continued
 from lightning_modules.data.disk.stored import StoredSeries
 from lightning_modules.data.order import in_order, loader, one_by_one, shuffled
+from lightning_modules.data.schema import Schema, scales
 from lightning_modules.data.series import Series
-from lightning_modules.data.split import split_rows
+from lightning_modules.data.split import Split, split_rows
 from lightning_modules.forecasting.batches import (
     StreamDataset,
     WindowBatch,
@@ -162,8 +163,43 @@ class ForecastingData(TaskData, ABC):
 
     @cached_property
     def whole(self) -> Series | StoredSeries:
-        """The whole series, read once."""
-        return self.read()
+        """The whole series, read once; its columns in the order of the schema that is followed, if any."""
+        whole, recorded = self.read(), self.recorded
+        if recorded is None:
+            return whole
+        recorded.require_steps(whole.time, whole.source)
+        named = self._roles(whole.columns).items()
+        return whole.ordered(
+            [name for role, found in named for name in recorded.ordered(role, found, whole.source)]
+        )
+
+    def _roles(self, columns: tuple[str, ...]) -> dict[str, tuple[str, ...]]:
+        """The columns of a series by their role."""
+        known = len(columns) - len(self.known_covariates or [])
+        channels = known - self.covariate_count
+        return {
+            "targets": columns[:channels],
+            "covariates": columns[channels:known],
+            "known_covariates": columns[known:],
+        }
+
+    @cached_property
+    def schema(self) -> Schema:
+        if self.recorded is not None:
+            return self.recorded
+        return Schema(
+            columns={**self._roles(self.whole.columns), "calendar": tuple(self.calendar)},
+            scales=scales(self.columns, self.prepared.scaler),
+            season_errors=dict(zip(self.target_columns, self.mase_scale.tolist(), strict=True)),
+            steps=self.prepared.steps,
+            settings={"season": self.season, "timespans": self.timespans},
+        )
+
+    def follow(self, schema: Schema | None) -> None:
+        super().follow(schema)
+        if self.recorded is not None:
+            self.calendar = [*self.recorded.ordered("calendar", self.calendar, "`data.calendar`")]
+            self.recorded.require_settings(vars(self), "the data")
 
     @cached_property
     def series(self) -> Series | StoredSeries:
@@ -217,7 +253,12 @@ class ForecastingData(TaskData, ABC):
         )
 
     @cached_property
-    def prepared(self) -> Prepared:
+    def parts(self) -> Split:
+        """Rows of the training, the validation and the test part.
+
+        Raises:
+            DataError: one is too short for a window.
+        """
         split = split_rows(len(self.series), self.split, self.series.time)
         needed = (self.look_back + self.horizon, self.horizon, self.horizon)
         for name, part, rows in zip(_PARTS, split, needed, strict=True):
@@ -227,26 +268,45 @@ class ForecastingData(TaskData, ABC):
                     f"needs {rows} (look_back {self.look_back}, horizon {self.horizon}). Shorten them or "
                     "change `split`."
                 )
-        known, calendar = len(self.known_covariates or []), tuple(self.calendar)
+        return split
+
+    @cached_property
+    def prepared(self) -> Prepared:
+        """The series, filled and standardised: by its training part, or as the schema that it follows."""
         recipe = Recipe(
+            self.whole.columns,
             len(self.series),
-            split,
+            self.parts.train if self.recorded is None else None,
+            self.recorded,
             self.channels,
-            known,
-            calendar,
+            len(self.known_covariates or []),
+            tuple(self.calendar),
             self.horizon,
             self.missing,
             self.timespans,
         )
-        return prepare(self.whole, recipe)
+        made = prepare(self.whole, recipe)
+        if self.recorded is None:
+            for part, name in zip(self.parts[1:], _PARTS[1:], strict=True):
+                self._require_targets(made, part, name)
+        return made
+
+    def _require_targets(self, made: Prepared, rows: slice, name: str) -> None:
+        """Refuse a part without a known target, which nothing could be compared with."""
+        if all(bool(block.isnan().all()) for block in made.tables.targets[rows].split(_ROWS)):
+            raise DataError(
+                f"{self.series.source}: the {name} part holds no known target to score. Change `split`."
+            )
 
     def setup(self, stage: str | None = None) -> None:
-        """Read, split and standardise the data; calling it again changes nothing."""
+        """Read and standardise the data, and split them if they are trained on; calling it again changes
+        nothing."""
+        super().setup(stage)
         _ = self.prepared
 
     def train_dataloader(self) -> DataLoader[WindowBatch]:
         if not self.streams:
-            windows = self._windows(self.prepared.split.train)
+            windows = self._windows(self.parts.train)
             return loader(
                 windows, shuffled(len(windows), self.batch_size).shared(*self.share), self.num_workers
             )
@@ -255,10 +315,10 @@ class ForecastingData(TaskData, ABC):
         return loader(streams, one_phase(streams), self.num_workers)
 
     def val_dataloader(self) -> DataLoader[WindowBatch]:
-        return self._evaluation(self.prepared.split.val, self.share)
+        return self._evaluation("validation", self.parts.val, self.share)
 
     def test_dataloader(self) -> DataLoader[WindowBatch]:
-        return self._evaluation(self.prepared.split.test)
+        return self._evaluation("test", self.parts.test)
 
     def predict_dataloader(self) -> DataLoader[WindowBatch]:
         """The last window, to forecast the rows after it, or with `rolling` the stream that leads there.
@@ -266,9 +326,16 @@ class ForecastingData(TaskData, ABC):
         Its future is unknown (NaN).
 
         Raises:
-            DataError: the known covariates end before the horizon does.
+            DataError: there are too few rows, or the known covariates end before the horizon does.
         """
         rows, known = len(self.series), self.prepared.tables.known
+        needed = self.look_back + (self.stride if self.rolling else 0)
+        if rows < needed:
+            what = "`look_back` and `stride`" if self.rolling else "`look_back`"
+            raise DataError(
+                f"{self.series.source}: a forecast needs {needed} rows with targets ({what}); there are "
+                f"{rows}. Bring more of the past."
+            )
         if known is not None and (ahead := len(known) - rows) < self.horizon:
             raise DataError(
                 f"{self.series.source}: a forecast of {self.horizon} rows needs the known covariates "
@@ -288,7 +355,7 @@ class ForecastingData(TaskData, ABC):
         return WindowDataset(self.prepared.tables, self.look_back, self.horizon, rows)
 
     def _training_streams(self) -> StreamDataset:
-        rows = self.prepared.split.train
+        rows = self.parts.train
         return training_streams(
             self.prepared.tables, self.look_back, self.horizon, rows, self.batch_size, self.stride
         )
@@ -297,7 +364,8 @@ class ForecastingData(TaskData, ABC):
         shape = (self.look_back, self.horizon, first, last, self.stride)
         return rolling_stream(self.prepared.tables, *shape, _CHUNK, _WARM_UP * self.look_back)
 
-    def _evaluation(self, rows: slice, share: tuple[int, int] = (0, 1)) -> DataLoader[WindowBatch]:
+    def _evaluation(self, name: str, rows: slice, share: tuple[int, int] = (0, 1)) -> DataLoader[WindowBatch]:
+        self._require_targets(self.prepared, rows, name)
         if self.rolling:
             return self._stream(self._rolling(rows.start, rows.stop - self.horizon))
         windows = self._windows(rows)
@@ -312,7 +380,9 @@ class ForecastingData(TaskData, ABC):
 
         It is 1 for a target that repeats itself exactly, whose MASE is then its plain mean absolute error.
         """
-        rows = self.prepared.tables.targets[self.prepared.split.train]
+        if self.recorded is not None:
+            return torch.tensor([self.recorded.season_errors[name] for name in self.target_columns])
+        rows = self.prepared.tables.targets[self.parts.train]
         if len(rows) <= self.season:
             raise DataError(
                 f"`season` is {self.season} rows and the training part has only {len(rows)}. Lower it."
@@ -339,7 +409,7 @@ class ForecastingData(TaskData, ABC):
 
     def training_windows(self, most: int) -> tuple[Tensor, Tensor]:
         """Past targets (N, L, C) and future (N, H, C) of at most `most` training windows, evenly spread."""
-        windows = self._windows(self.prepared.split.train)
+        windows = self._windows(self.parts.train)
         batch = windows[np.linspace(0, len(windows) - 1, min(most, len(windows))).astype(int).tolist()]
         return batch.past[..., : self.channels], batch.future
 
@@ -350,10 +420,12 @@ class ForecastingData(TaskData, ABC):
     def times(self, origins: Tensor | np.ndarray) -> np.ndarray:
         """Time stamp of each row, or its number for a series without time stamps.
 
-        Rows after the last one follow at the median distance of the known time stamps.
+        Rows after the last one follow at the median distance of the time stamps in training.
         """
-        rows = torch.as_tensor(origins).cpu().numpy()
-        return rows if self.whole.time is None else continued(self.whole.time, rows)
+        rows, steps = torch.as_tensor(origins).cpu().numpy(), self.prepared.steps
+        if self.whole.time is None or steps is None:
+            return rows
+        return continued(self.whole.time, rows, steps[1])
 
     def future_times(self, origin: int, horizon: int | None = None) -> np.ndarray:
         """Time stamps of the `horizon` rows that start with row `origin`."""
@@ -368,7 +440,7 @@ class ForecastingData(TaskData, ABC):
         return self.series.source
 
     def describe(self) -> list[tuple[str, str]]:
-        series, split, time = self.series, self.prepared.split, self.series.time
+        series, split, time = self.series, self.parts, self.series.time
         counts = zip(series.columns, self.prepared.missing, strict=True)
         windows = [f"{len(self._windows(part))} windows" for part in split]
         if self.streams:
@@ -392,5 +464,9 @@ class ForecastingData(TaskData, ABC):
             ),
             *zip(_PARTS, parts, strict=True),
             ("missing", ", ".join(f"{name} {count}" for name, count in counts if count) or "none"),
-            ("scaling", "mean 0 and deviation 1 over the training rows"),
+            (
+                "scaling",
+                "mean 0 and deviation 1 over the training rows"
+                + ("" if self.recorded is None else " of the checkpoint"),
+            ),
         ]

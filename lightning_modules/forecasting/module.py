@@ -287,7 +287,7 @@ class ForecastingModule(TaskModule):
     def validation_step(self, batch: WindowBatch, batch_idx: int) -> None:
         forecast = self.on(batch)
         self._require_finite(batch, forecast.future, forecast.quantiles)
-        if self._counts(batch, self.data.prepared.split.val):  # a spare batch has no known future
+        if self._counts(batch, self.data.parts.val):  # a spare batch has no known future
             self._validation[0].update(forecast.future, batch.future, forecast.quantiles)
 
     def on_validation_epoch_end(self) -> None:
@@ -311,7 +311,7 @@ class ForecastingModule(TaskModule):
         seen = self.observed
         self.observed = []
         self._require_finite(batch, forecast.future, forecast.quantiles)
-        if not self._counts(batch, self.data.prepared.split.test):
+        if not self._counts(batch, self.data.parts.test):
             return
         shape = (
             len(batch.past),

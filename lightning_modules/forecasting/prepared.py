@@ -22,14 +22,13 @@ from lightning_modules.data.columns import (
     age,
     calendar_columns,
     continued,
-    median_step,
     rows_since,
     timespans,
     with_calendar,
 )
 from lightning_modules.data.disk.stored import Pieces, StoredSeries, in_memory
+from lightning_modules.data.schema import Schema, step_quartiles
 from lightning_modules.data.series import Missing, Scaler, Series, carry_forward, fill_missing, report_missing
-from lightning_modules.data.split import Split
 from lightning_modules.forecasting.batches import Tables
 
 
@@ -37,8 +36,9 @@ from lightning_modules.forecasting.batches import Tables
 class Prepared:
     """A series, ready to be cut into batches."""
 
-    split: Split
     scaler: Scaler
+    steps: tuple[float, ...] | None
+    """Quartiles of the time between training rows, in nanoseconds; None without time stamps."""
     missing: np.ndarray
     """Number of missing values in each column."""
     tables: Tables
@@ -54,9 +54,14 @@ class Prepared:
 class Recipe:
     """Settings of `prepare`. Columns come in the order targets, covariates, known covariates."""
 
+    columns: tuple[str, ...]
+    """Names of the columns, without the calendar's."""
     rows: int
     """T; rows after these hold known covariates only."""
-    split: Split
+    training: slice | None
+    """Rows to which scales are fitted; None if they are `recorded`."""
+    recorded: Schema | None
+    """Schema of a checkpoint, with the scales of all columns and the time between rows."""
     channels: int
     """Number of targets."""
     known: int
@@ -91,7 +96,8 @@ def prepare(whole: Series | StoredSeries, recipe: Recipe) -> Prepared:
         warnings.simplefilter("ignore", UserWarning)  # memory maps are read-only; nothing writes to tables
         parts = {name: torch.from_numpy(arrays[name]) for name in Tables._fields if name in arrays}
     scaler = Scaler(np.array(arrays["mean"]), np.array(arrays["scale"]))
-    return Prepared(recipe.split, scaler, np.array(arrays["missing"]), Tables(**parts))
+    steps = tuple(arrays["steps"].tolist()) or None
+    return Prepared(scaler, steps, np.array(arrays["missing"]), Tables(**parts))
 
 
 class _Making:
@@ -118,29 +124,33 @@ class _Making:
             first = np.where(np.isnan(first), earliest, first)
         if recipe.missing == "error":
             report_missing(missing, self.columns, self.whole.source, "error")
-        training = recipe.split.train
-        scaler = Scaler.fit_blocks(lambda: (b.values for b in self._blocks(training)), self.columns)
-        if recipe.missing == "mask":
-            self._require_targets()
-        yield {"mean": scaler.mean, "scale": scaler.scale, "missing": missing[: len(self.whole.columns)]}
+        scaler, time = self._scaler(), self.whole.time
+        steps = recipe.recorded.steps if recipe.recorded is not None else None
+        if steps is None and time is not None:
+            steps = step_quartiles([time[recipe.training or slice(None)]])
+        yield {
+            "mean": scaler.mean,
+            "scale": scaler.scale,
+            "missing": missing[: len(self.whole.columns)],
+            "steps": np.array(steps or ()),
+        }
+        self.step = steps[1] if steps else 1.0
         yield from self._tables(scaler, scaler.mean if recipe.missing == "mask" else first)
 
-    def _require_targets(self) -> None:
-        targets = slice(self.recipe.channels)
-        for name, part in zip(("validation", "test"), self.recipe.split[1:], strict=True):
-            if all(np.isnan(block.values[:, targets]).all() for block in self.whole.blocks(part)):
-                raise DataError(
-                    f"{self.whole.source}: the {name} part holds no known target to score. Change `split`."
-                )
+    def _scaler(self) -> Scaler:
+        recipe = self.recipe
+        if recipe.training is None:
+            assert recipe.recorded is not None
+            return recipe.recorded.scaler(self.columns)
+        training = recipe.training
+        return Scaler.fit_blocks(lambda: (b.values for b in self._blocks(training)), self.columns)
 
     def _tables(self, scaler: Scaler, before: np.ndarray) -> Pieces:
         """Arrays of `Tables`; `before` (D,) fills the gaps before a column's first value."""
         recipe, whole = self.recipe, self.whole
         targets, known = slice(recipe.channels), slice(len(self.columns) - self.known, None)
         since: np.ndarray | float = np.inf
-        row, stamp, step = 0, None, 1.0
-        if recipe.timed and whole.time is not None:
-            step = median_step(whole.time[recipe.split.train])
+        row, stamp = 0, None
         for block in self._blocks(slice(recipe.rows)):
             filled = carry_forward(block.values, before)
             values = scaler.standardise(filled, self.columns, whole.source, first=row)
@@ -152,7 +162,7 @@ class _Making:
                 ages = rows_since(block.values[:, : len(whole.columns)], since)
                 piece["values"], since = np.concatenate([values, age(ages)], axis=1), ages[-1]
             if recipe.timed and block.time is not None:
-                piece["timespans"], stamp = timespans(block.time, stamp, step), block.time[-1]
+                piece["timespans"], stamp = timespans(block.time, stamp, self.step), block.time[-1]
             before, row = filled[-1], row + len(filled)
             yield {name: part.astype(np.float32) for name, part in piece.items()}
         yield {"targets": np.full((recipe.horizon, recipe.channels), np.nan, dtype=np.float32)}
@@ -171,5 +181,5 @@ class _Making:
         whole = self.whole
         if self.recipe.calendar and not self.recipe.known and whole.time is not None:
             values = np.full((self.recipe.horizon, len(whole.columns)), np.nan)
-            time = continued(whole.time, len(whole) + np.arange(self.recipe.horizon))
+            time = continued(whole.time, len(whole) + np.arange(self.recipe.horizon), self.step)
             yield with_calendar(Series(values, whole.columns, time, whole.source), self.recipe.calendar)

@@ -16,10 +16,11 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from dream.errors import ConfigError, DataError
+from dream.errors import CheckpointError, ConfigError, DataError
 from lightning_modules.checks import require_int
 from lightning_modules.data.base import TaskData
 from lightning_modules.data.order import EpochOrder, loader, one_by_one
+from lightning_modules.data.schema import Schema
 from lightning_modules.language.vocabulary import Pieces, Unit, Vocabulary, characters, cut, require_unit
 
 IGNORED = -1
@@ -191,6 +192,12 @@ class LanguageData(TaskData, ABC):
                     f"{len(pieces[part])}. Lower `batch_size` or `steps`, or take a longer text."
                 )
         vocabulary = Vocabulary.of(self.unit, pieces["train"], self.vocabulary_size)
+        if self.recorded is not None and vocabulary != self.vocabulary:
+            raise CheckpointError(
+                f"the checkpoint knows {len(self.vocabulary)} {self.unit}, which are not the "
+                f"{len(vocabulary)} {self.unit} of the training text here. Name the text it was trained on, "
+                "or train anew."
+            )
         if len(vocabulary) < 2:
             raise DataError(
                 f"{names['train']}: the train part must have {self.unit} that are not the unknown one, "
@@ -201,8 +208,20 @@ class LanguageData(TaskData, ABC):
 
     @property
     def vocabulary(self) -> Vocabulary:
-        """Symbols of the training part; for bytes all 256, without reading a text."""
+        """Symbols of the training part; without reading a text those of the schema that is followed, or for
+        bytes all 256."""
+        if self.recorded is not None:
+            return Vocabulary.from_plain(self.recorded.vocabulary)
         return Vocabulary(self.unit) if self.unit == "bytes" else self.parts.vocabulary
+
+    @cached_property
+    def schema(self) -> Schema:
+        return self.recorded or Schema(vocabulary=self.vocabulary.plain(), settings={"unit": self.unit})
+
+    def follow(self, schema: Schema | None) -> None:
+        super().follow(schema)
+        if self.recorded is not None:
+            self.recorded.require_settings({"unit": self.unit}, "the data")
 
     @property
     def shape(self) -> LanguageShape:
@@ -220,6 +239,7 @@ class LanguageData(TaskData, ABC):
 
     def setup(self, stage: str | None = None) -> None:
         """Read the text, except for predictions; calling it again changes nothing."""
+        super().setup(stage)
         if stage != "predict":
             _ = self.parts
 

@@ -143,18 +143,8 @@ class LanguageModule(TaskModule):
             )
         return self.vocabulary
 
-    def plain_vocabulary(self) -> Any:
-        return self.known.plain()
-
     def read_vocabulary(self, plain: Any) -> Vocabulary:
         return Vocabulary.from_plain(plain)
-
-    def other_vocabulary(self, learnt: Vocabulary) -> str:
-        return (
-            f"the checkpoint knows {len(learnt)} {learnt.unit}, which are not the {len(self.known)} "
-            f"{self.known.unit} of the training text here. Name the text it was trained on, and its "
-            "`data.unit`, or train anew."
-        )
 
     def losses(self, batch: TextBatch) -> dict[str, Tensor]:
         output = self.on(batch)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Literal, NamedTuple
 
@@ -19,7 +19,9 @@ from torch.utils.data import DataLoader, Dataset
 from dream.errors import ConfigError, DataError
 from lightning_modules.checks import require_int
 from lightning_modules.data.base import TaskData
+from lightning_modules.data.columns import continued
 from lightning_modules.data.order import drawn, in_order, loader
+from lightning_modules.data.schema import Schema, scales, step_quartiles
 from lightning_modules.data.series import Scaler, Series, fill_missing
 from lightning_modules.stream import Shape
 from lightning_modules.stream.settings import Task
@@ -158,17 +160,57 @@ class OnlineData(TaskData, ABC):
 
     @cached_property
     def stream(self) -> OnlineStream:
-        """The stream, read once, without missing values."""
-        stream = self.read()
+        """The stream, read once, without missing values; by the schema that is followed, if any."""
+        stream = self.read() if self.recorded is None else self._matched(self.read(), self.recorded)
         if stream.task != "forecasting" and self.horizon != 1:
             raise ConfigError(f"`horizon` must be 1 for {stream.task}; got {self.horizon}.", key="horizon")
         values, before = stream.series.values, None
         if self.missing == "ffill" and np.isnan(values[0]).any():
-            # the first known value may lie beyond the warm-up part, in the future
-            warm_up = values[: max(_rows(self.warm_up, len(values)), 1)]
-            before = Scaler.fit(warm_up, stream.series.columns).mean
-        series = fill_missing(stream.series, self.missing, before)
-        return OnlineStream(series, stream.task, stream.targets, stream.truth)
+            columns = stream.series.columns
+            if self.recorded is not None and self.recorded.scales:
+                before = self.recorded.scaler(columns).mean
+            else:  # the first known value may lie beyond the warm-up part, in the future
+                warm_up = values[: max(_rows(self.warm_up, len(values)), 1)]
+                before = Scaler.fit(warm_up, columns).mean
+        return replace(stream, series=fill_missing(stream.series, self.missing, before))
+
+    @staticmethod
+    def _matched(stream: OnlineStream, recorded: Schema) -> OnlineStream:
+        """`stream` with columns in the order of a schema, and with the class numbers of it."""
+        source = stream.series.source
+        recorded.require_settings({"task": stream.task}, source)
+        recorded.require_steps(stream.series.time, source)
+        found = {role: recorded.ordered(role, names, source) for role, names in _roles(stream).items()}
+        targets, truth = found.get("targets", stream.targets), stream.truth
+        if stream.task == "classification":
+            targets = tuple(recorded.vocabulary)
+            if unknown := [name for name in stream.targets if name not in targets]:
+                raise DataError(
+                    f"{source}: classes must be those that the checkpoint was trained on, "
+                    f"{', '.join(targets)}; unknown to it: {', '.join(unknown)}. Rename them, or train again."
+                )
+            truth = np.array([targets.index(name) for name in stream.targets])[truth]
+        elif truth is not None:
+            truth = truth[:, [stream.targets.index(name) for name in targets]]
+        inputs = found.get("inputs") or (*found["targets"], *found["covariates"])
+        return OnlineStream(stream.series.ordered(inputs), stream.task, targets, truth)
+
+    @cached_property
+    def schema(self) -> Schema:
+        if self.recorded is not None:
+            return self.recorded
+        stream, time = self.stream, self.stream.series.time
+        classes = stream.task == "classification"
+        found = {}
+        if self.scaled:
+            found = scales(stream.series.columns, self.scaler) | scales(stream.targets, self.target_scaler)
+        return Schema(
+            columns=_roles(stream),
+            scales=found,
+            steps=None if time is None else step_quartiles([time[: self.borders[0] or None]]),
+            vocabulary=list(stream.targets) if classes else None,
+            settings={"task": stream.task},
+        )
 
     @property
     def task(self) -> Task:
@@ -191,19 +233,26 @@ class OnlineData(TaskData, ABC):
             self.task, self.inputs, self.channels, self.horizon, self.season, label_delay=self.label_delay
         )
 
+    @property
+    def end(self) -> int:
+        """Number of rows to use."""
+        count = len(self.stream.series.values)
+        if self.rows is not None and self.rows > count:
+            raise ConfigError(
+                f"`rows` must be at most the {count} rows there are; got {self.rows}.", key="rows"
+            )
+        return count if self.rows is None else self.rows
+
     @cached_property
     def borders(self) -> tuple[int, int, int]:
         """First row after the warm-up part, after the validation part, and after the stream."""
-        count = len(self.stream.series.values)
-        end = count if self.rows is None else self.rows
+        count, end = len(self.stream.series.values), self.end
         warm_up, both = _rows(self.warm_up, count), _rows(self.validation, count)
         if isinstance(self.warm_up, float) and isinstance(self.validation, float):
             both = math.floor((self.warm_up + self.validation) * count + 1e-6)
         else:
             both += warm_up
         ahead = self.horizon if self.task == "forecasting" else 1
-        if end > count:
-            raise ConfigError(f"`rows` must be at most the {count} rows there are; got {end}.", key="rows")
         if both + ahead >= end:
             raise ConfigError(
                 f"`warm_up` and `validation` must leave rows for the stream; got {warm_up} and "
@@ -211,7 +260,7 @@ class OnlineData(TaskData, ABC):
                 "are needed. Lower them or `horizon`.",
                 key="warm_up",
             )
-        if 0 < warm_up < self.crop + self.ahead:
+        if self.recorded is None and 0 < warm_up < self.crop + self.ahead:
             raise ConfigError(
                 f"`warm_up` must hold a crop of {self.crop} rows and its {self.ahead} rows ahead, or be 0; "
                 f"got {warm_up} rows. Lower `crop`.",
@@ -235,29 +284,45 @@ class OnlineData(TaskData, ABC):
     @cached_property
     def values(self) -> tuple[Tensor, Tensor]:
         """Inputs (T, D) and targets (T, C) or (T,), as models read them."""
-        stream, (warm_up, _, end) = self.stream, self.borders
+        stream, end = self.stream, self.end
         rows = stream.series.values[:end]
-        scaled = warm_up > 0 and stream.task != "classification"
-        if scaled:
+        if self.scaled:
             rows = self.scaler.standardise(rows, stream.series.columns, stream.series.source)
         inputs = torch.from_numpy(np.ascontiguousarray(rows, dtype=np.float64))
         if stream.truth is None:
             return inputs, inputs[:, : self.channels]
         truth = stream.truth[:end]
-        if scaled:
-            truth = Scaler.fit(truth[:warm_up], stream.targets).standardise(
-                truth, stream.targets, stream.series.source
-            )
+        if self.scaled:
+            truth = self.target_scaler.standardise(truth, stream.targets, stream.series.source)
         return inputs, torch.from_numpy(np.ascontiguousarray(truth))
+
+    @property
+    def scaled(self) -> bool:
+        """Whether inputs and targets are standardised."""
+        if self.recorded is not None:
+            return bool(self.recorded.scales)
+        return self.borders[0] > 0 and self.task != "classification"
 
     @cached_property
     def scaler(self) -> Scaler:
-        """Mean and deviation of the inputs over the warm-up rows."""
-        series = self.stream.series
-        return Scaler.fit(series.values[: self.borders[0]], series.columns)
+        """Mean and deviation of the inputs over the warm-up rows, or those of the schema that is followed."""
+        return self._scaler(self.stream.series.values, self.stream.series.columns)
+
+    @cached_property
+    def target_scaler(self) -> Scaler:
+        """Mean and deviation of the targets, as `scaler`."""
+        truth = self.stream.truth
+        values = self.stream.series.values[:, : self.channels] if truth is None else truth
+        return self._scaler(values, self.stream.targets)
+
+    def _scaler(self, values: np.ndarray, columns: tuple[str, ...]) -> Scaler:
+        if self.recorded is not None:
+            return self.recorded.scaler(columns)
+        return Scaler.fit(values[: self.borders[0]], columns)
 
     def setup(self, stage: str | None = None) -> None:
         """Read and standardise the data; calling it again changes nothing."""
+        super().setup(stage)
         _ = self.values
 
     def piece(self, start: int, length: int) -> OnlineBatch:
@@ -291,31 +356,29 @@ class OnlineData(TaskData, ABC):
 
     def test_dataloader(self) -> DataLoader[OnlineBatch]:
         """All rows in order, in chunks."""
-        starts = range(0, self.borders[2], self.chunk)
-        return loader(_Crops(self, starts, self.chunk), in_order(len(starts), 1))
+        return self._in_chunks(self.borders[2])
 
     def predict_dataloader(self) -> DataLoader[OnlineBatch]:
-        return self.test_dataloader()
+        """All rows in order, in chunks; none is kept back for a warm-up."""
+        return self._in_chunks(self.end)
+
+    def _in_chunks(self, end: int) -> DataLoader[OnlineBatch]:
+        starts = range(0, end, self.chunk)
+        return loader(_Crops(self, starts, self.chunk), in_order(len(starts), 1))
 
     def times(self, rows: np.ndarray) -> np.ndarray:
         """Time stamp of each row, or its number for a stream without time stamps.
 
-        Rows after the last one follow at the median distance of the time stamps.
+        Rows after the last one follow at the median distance of the time stamps in training.
         """
-        time = self.stream.series.time
-        if time is None:
-            return rows
-        step = np.median(np.diff(time).astype(np.int64)).astype("timedelta64[ns]")
-        return time[np.minimum(rows, len(time) - 1)] + np.maximum(rows - len(time) + 1, 0) * step
+        time, steps = self.stream.series.time, self.schema.steps
+        if time is not None and steps is None:
+            steps = step_quartiles([time])
+        return rows if time is None or steps is None else continued(time, rows, steps[1])
 
     def unscale(self, values: Tensor) -> Tensor:
         """Convert predictions (..., C) for forecasting or regression to the data's measurement units."""
-        warm_up = self.borders[0]
-        if warm_up == 0:
-            return values
-        truth = self.stream.truth
-        columns = self.stream.series.values[:, : self.channels] if truth is None else truth
-        return Scaler.fit(columns[:warm_up], self.stream.targets).inverse(values)
+        return self.target_scaler.inverse(values) if self.scaled else values
 
     def rows_of(self, batch: OnlineBatch) -> Tensor:
         return torch.stack([batch.start, batch.start + batch.rows.shape[1] - 1], 1)
@@ -344,6 +407,14 @@ class OnlineData(TaskData, ABC):
             *rows,
             ("targets come", f"{self.label_delay} rows late" if self.label_delay else "at once"),
         ]
+
+
+def _roles(stream: OnlineStream) -> dict[str, tuple[str, ...]]:
+    """The columns of a stream by their role."""
+    columns = stream.series.columns
+    if stream.task == "forecasting":
+        return {"targets": stream.targets, "covariates": columns[len(stream.targets) :]}
+    return {"inputs": columns} | ({} if stream.task == "classification" else {"targets": stream.targets})
 
 
 def _rows(part: int | float, count: int) -> int:

@@ -24,7 +24,7 @@ from lightning_modules.base import TaskModule
 from lightning_modules.checks import require, require_finite
 from lightning_modules.cores import BaselineCore
 from lightning_modules.online.data import STRIDE, OnlineBatch, OnlineData, OnlineShape
-from lightning_modules.online.record import StreamRecord
+from lightning_modules.online.record import StreamRecord, prediction_table
 from lightning_modules.settings import PredictiveSettings, as_instance
 from lightning_modules.stream import (
     Features,
@@ -306,7 +306,7 @@ class OnlineModule(TaskModule):
 
     def prediction_table(self, predictions: list[Tensor]) -> pd.DataFrame:
         """Predictions with a line for each row of the stream; for forecasting, of the rows after the last."""
-        return StreamRecord(self.data, self.title, self.modes).prediction_table(torch.cat(predictions))
+        return prediction_table(self.data, torch.cat(predictions))
 
 
 def without_fast_weights(mode: str) -> str:

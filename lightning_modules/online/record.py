@@ -156,17 +156,18 @@ class StreamRecord:
             "share of errors" if classes else "squared error (standardised)",
         )
 
-    def prediction_table(self, predictions: Tensor) -> pd.DataFrame:
-        """Predictions (M, H, C) in the data's own units as a table: of all rows, or for forecasting of the
-        rows after the last."""
-        data, names = self.data, list(self.data.stream.targets)
-        predictions, rows = predictions.cpu(), np.arange(len(predictions))
-        if data.task == "forecasting":
-            values, rows = predictions[-1], len(predictions) + np.arange(data.horizon)
-        else:
-            values = predictions[:, 0]
-        table = pd.DataFrame(values.numpy(), columns=names)
-        if data.task == "classification":
-            table.insert(0, "predicted", np.array(names)[values.argmax(-1).numpy()])
-        table.insert(0, free("time", [str(column) for column in table.columns]), data.times(rows))
-        return table
+
+def prediction_table(data: OnlineData, predictions: Tensor) -> pd.DataFrame:
+    """Predictions (M, H, C) in the data's own units as a table: of all rows, or for forecasting of the rows
+    after the last."""
+    names = list(data.stream.targets)
+    predictions, rows = predictions.cpu(), np.arange(len(predictions))
+    if data.task == "forecasting":
+        values, rows = predictions[-1], len(predictions) + np.arange(data.horizon)
+    else:
+        values = predictions[:, 0]
+    table = pd.DataFrame(values.numpy(), columns=names)
+    if data.task == "classification":
+        table.insert(0, "predicted", np.array(names)[values.argmax(-1).numpy()])
+    table.insert(0, free("time", [str(column) for column in table.columns]), data.times(rows))
+    return table

@@ -143,6 +143,8 @@ class TableStream(OnlineData, InMemory):
         dtypes = [frame[name].dtype for name in self.targets]
         numeric = all(types.is_numeric_dtype(dtype) and not types.is_bool_dtype(dtype) for dtype in dtypes)
         asked: Task | str = self.asked
+        if asked == "auto" and self.recorded is not None:
+            asked = self.recorded.settings["task"]
         if asked == "auto":
             asked = "classification" if len(self.targets) == 1 and not numeric else "forecasting"
         time_column = self.time_column or find_time_column(frame)
@@ -166,6 +168,8 @@ class TableStream(OnlineData, InMemory):
                 f"{self.path}: column `{label.name}` must hold a class in every row; row {row} has none."
             )
         truth, classes = pd.factorize(label, sort=True)
+        if self.recorded is not None:  # any number of the classes that the checkpoint knows
+            return OnlineStream(inputs, "classification", tuple(map(str, classes)), truth.astype(np.int64))
         if len(classes) < 2:
             raise DataError(
                 f"{self.path}: column `{label.name}` must hold at least two classes; got {list(classes)}."

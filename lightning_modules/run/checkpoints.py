@@ -25,7 +25,7 @@ from lightning_modules.base import require_there
 
 log = logging.getLogger(__name__)
 
-FORMAT = 2
+FORMAT = 3
 """Version of the content of a checkpoint; raised when an older reader would misunderstand it."""
 _HEAD = struct.Struct("<4sHHHHHIIIHH")  # of an entry of a zip archive; the last two are lengths after it
 _END = 22  # bytes at the end of an archive

@@ -9,10 +9,10 @@ import math
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property, partial
 from itertools import pairwise
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
@@ -25,6 +25,7 @@ from dream.errors import ConfigError, DataError
 from lightning_modules.checks import require, require_int
 from lightning_modules.data.base import TaskData
 from lightning_modules.data.order import EpochOrder, loader, similar
+from lightning_modules.data.schema import Schema
 from lightning_modules.naive import nearest_mean
 from lightning_modules.speech.mfcc import MFCC
 from lightning_modules.speech.utterances import Part, Recording, SpeechBatch, Utterance, spread, strings
@@ -187,7 +188,7 @@ class SpeechData(TaskData, ABC):
                 parts[place] = "val"
         missing = [part for part in ("train", "val", "test") if part not in parts]
         if set(parts) == {"predict"}:
-            if self._vocabulary is None:
+            if self._vocabulary is None and self.recorded is None:
                 raise ConfigError(
                     "`vocabulary` must be that of the checkpoint for recordings without labels "
                     f"({self.source}); got None.",
@@ -236,6 +237,15 @@ class SpeechData(TaskData, ABC):
         found = {token for transcript in transcripts for token in self.split(transcript)}
         if self._task == "recognition" and self.kind == "characters" and self.string is not None:
             found.add(" ")
+        if self.recorded is not None:
+            known = tuple(self.recorded.vocabulary)
+            if unknown := sorted({*found, *(self._vocabulary or known)} - set(known)):
+                raise DataError(
+                    f"{self.source}: classes or tokens must be those that the checkpoint was trained on, "
+                    f"{', '.join(known)}; unknown to it: {', '.join(unknown)}. Leave their recordings out, "
+                    "or train again."
+                )
+            return known
         if self._vocabulary is None:
             if len(found) < 2:
                 raise DataError(
@@ -248,6 +258,20 @@ class SpeechData(TaskData, ABC):
                 key="vocabulary",
             )
         return tuple(self._vocabulary)
+
+    @cached_property
+    def schema(self) -> Schema:
+        return self.recorded or Schema(vocabulary=list(self.vocabulary), settings=self._readings)
+
+    def follow(self, schema: Schema | None) -> None:
+        super().follow(schema)
+        if self.recorded is not None:
+            self.recorded.require_settings(self._readings, self.source)
+
+    @property
+    def _readings(self) -> dict[str, Any]:
+        """Settings that decide what a step holds, and what its target is."""
+        return {"task": self.task, "tokens": self.kind, "stack": self.stack, "mfcc": asdict(self.mfcc)}
 
     @cached_property
     def utterances(self) -> dict[Part, list[Utterance]]:
@@ -342,6 +366,7 @@ class SpeechData(TaskData, ABC):
             DataError: a recording is too short for features, or for a step for each of its tokens; a part has
                 too few recordings for a string.
         """
+        super().setup(stage)
         for part in sorted({recording.part for recording in self.recordings}):
             self._require_utterances(part)
         for number, recording in enumerate(self.recordings):

@@ -121,17 +121,8 @@ class SpeechModule(TaskModule):
         self.data.setup()
         self.vocabulary = self.data.vocabulary
 
-    def plain_vocabulary(self) -> Any:
-        return list(self.vocabulary)
-
     def read_vocabulary(self, plain: Any) -> tuple[str, ...]:
         return tuple(plain)
-
-    def other_vocabulary(self, learnt: tuple[str, ...]) -> str:
-        return (
-            f"the checkpoint knows {', '.join(learnt)}; the data hold {', '.join(self.vocabulary)}. Set "
-            "`data.vocabulary` to that of the checkpoint."
-        )
 
     def forward(self, features: Tensor, lengths: Tensor) -> SpeechOutput:
         """Read padded `features` (N, T, I), whose samples have `lengths` (N,)."""

@@ -92,14 +92,18 @@ def test_a_text_with_other_characters_is_refused_before_anything_is_written(
 ) -> None:
     Path("other.txt").write_text(TEXT.replace("q", "Q"))
     before = sorted(Path("runs").iterdir())
-    for command in ("predict", "test"):
-        assert main([command, "--ckpt_path=runs/chars", "--data.path=other.txt"]) == 2
-        assert "are not the 33 chars of the training text here. Name the text" in capsys.readouterr().err
+    for command, flags, said in (
+        ("test", ["--data.path=other.txt"], "are not the 33 chars of the training text here. Name the text"),
+        ("predict", ["--data.unit=words"], "`unit` must be 'chars', as in the training of the checkpoint"),
+    ):
+        assert main([command, "--ckpt_path=runs/chars", *flags]) == 2
+        assert said in " ".join(capsys.readouterr().err.split())
     assert sorted(Path("runs").iterdir()) == before
 
 
-def test_bytes_are_written_without_the_text(tmp_path: Path) -> None:
-    assert predicted("bytes", "gone", "--data.path=gone.txt", "--model.sampling.length=5")
+@pytest.mark.parametrize("unit", ["chars", "bytes"])
+def test_it_writes_without_the_text(unit: str) -> None:
+    assert predicted(unit, f"{unit}-gone", "--data.path=gone.txt", "--model.sampling.length=5")
 
 
 def test_a_test_is_repeated_exactly() -> None:

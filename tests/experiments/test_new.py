@@ -85,7 +85,7 @@ def test_the_class_of_the_template_is_the_one_that_ran(experiment: Experiment, t
     held = checkpoints.read(experiment.run / "checkpoints" / "best.ckpt")
     (tmp_path / "predicted.csv").write_text(experiment.predicted)
     if experiment.task == "language":
-        symbols = held["vocabulary"]["symbols"]
+        symbols = held["schema"]["vocabulary"]["symbols"]
         assert {"the", "rain", "river", ",", ";", "."} <= set(symbols)
         assert not [
             symbol

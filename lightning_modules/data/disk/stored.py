@@ -10,7 +10,7 @@ import logging
 import os
 import shutil
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -59,6 +59,10 @@ class StoredSeries:
     def head(self, rows: int) -> StoredSeries:
         """The first rows."""
         return replace(self, rows=rows, time=None if self.time is None else self.time[:rows])
+
+    def ordered(self, columns: Sequence[str]) -> StoredSeries:
+        """The same columns in this order."""
+        return replace(self, columns=tuple(columns))
 
     def blocks(self, rows: slice) -> Iterator[Series]:
         """Pieces of these rows, one for each shard.

@@ -12,7 +12,6 @@ from lightning_modules.data.columns import (
     calendar,
     calendar_columns,
     continued,
-    median_step,
     rows_since,
     timespans,
     with_calendar,
@@ -82,20 +81,10 @@ def test_age_counts_rows_since_the_last_value_and_looks_back_only() -> None:
 
 def test_timespans_are_in_steps() -> None:
     time = hours(0, 2, 4, 5, 6)
-    assert timespans(time, None, median_step(time[:3])).tolist() == [1, 1, 1, 0.5, 0.5]
+    assert timespans(time, None, 2 * 3600e9).tolist() == [1, 1, 1, 0.5, 0.5]
     assert timespans(time[2:], time[1], 3600e9).tolist() == [2, 1, 1]
 
 
-@pytest.mark.parametrize("rows", [2, 3, 50, 51])
-def test_median_step_is_numpys(rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("lightning_modules.data.columns._STEPS", 7)
-    for longest in (3, 1 << 20, 1 << 50):
-        steps = np.random.default_rng(rows).integers(1, longest, rows - 1)
-        time = np.datetime64("2024-01-01", "ns") + np.concatenate([[0], steps.cumsum()]).astype(
-            "timedelta64[ns]"
-        )
-        assert median_step(time) == np.median(np.diff(time).astype(np.int64))
-
-
-def test_time_goes_on_at_the_median_step() -> None:
-    assert continued(hours(0, 2, 4, 5), np.array([1, 3, 4, 6])).tolist() == hours(2, 5, 7, 11).tolist()
+def test_time_goes_on_at_a_given_step() -> None:
+    rows = np.array([1, 3, 4, 6])
+    assert continued(hours(0, 2, 4, 5), rows, 2 * 3600e9).tolist() == hours(2, 5, 7, 11).tolist()

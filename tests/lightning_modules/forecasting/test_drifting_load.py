@@ -39,7 +39,7 @@ def test_some_drifts_fall_into_the_test_part(drifts: int, in_test: int) -> None:
     data = DriftingLoad(drifts=drifts)
     assert len(data.drift_rows) == drifts
     assert list(data.drift_rows) == sorted(set(data.drift_rows))
-    assert sum(row > data.prepared.split.test.start for row in data.drift_rows) == in_test
+    assert sum(row > data.parts.test.start for row in data.drift_rows) == in_test
 
 
 def test_behaviour_changes_at_drift_rows_only() -> None:
@@ -57,7 +57,7 @@ def test_naive_forecasts_are_beaten_and_adapting_beats_standing_still() -> None:
     """A ridge regression on the last 48 hours, trained once, against the same one corrected by recent
     rows."""
     data = DriftingLoad(look_back=48, horizon=24)
-    values, split = data.prepared.values.numpy().astype(np.float64), data.prepared.split
+    values, split = data.prepared.values.numpy().astype(np.float64), data.parts
 
     def cases(origins: Any) -> tuple[np.ndarray, np.ndarray]:
         past = np.stack([values[origin - 48 : origin].ravel() for origin in origins])

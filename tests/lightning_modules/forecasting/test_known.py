@@ -48,7 +48,7 @@ class TestKnown:
             1,
             2,
         )
-        assert forecast.prepared.split.test.stop == ROWS
+        assert forecast.parts.test.stop == ROWS
         (batch,) = forecast.predict_dataloader()
         assert batch.origin.tolist() == [ROWS]
         mean, scale = forecast.prepared.scaler.mean[1], forecast.prepared.scaler.scale[1]
@@ -170,3 +170,32 @@ class TestTimespans:
         pd.DataFrame({"load": np.arange(99.0) % 7}).to_csv(path, index=False)
         with pytest.raises(DataError, match="`timespans` needs time stamps"):
             data(path, known_covariates=None, timespans=True).setup()
+
+
+def test_known_covariates_of_another_file_are_read_by_name_and_on_the_scales_of_the_training(
+    tmp_path: Path,
+) -> None:
+    learned = data(table(tmp_path), missing="mask", timespans=True)
+    schema = learned.schema
+    (expected,) = learned.predict_dataloader()
+    frame = pd.read_csv(learned.path)
+    for rows in (8, 9, 40):
+        new = TableData.of(
+            frame.tail(rows + AHEAD)[["time", "price", "load"]],
+            look_back=8,
+            horizon=AHEAD,
+            season=4,
+            known_covariates=["price"],
+            missing="mask",
+            timespans=True,
+        )
+        new.follow(schema)
+        (batch,) = new.predict_dataloader()
+        for name in ("past", "known"):
+            assert torch.equal(getattr(batch, name), getattr(expected, name))
+        assert torch.equal(batch.timespans[:, 1:], expected.timespans[:, 1:])
+        assert (new.future_times(rows) == learned.future_times(ROWS)).all()
+        assert torch.equal(new.mase_scale, learned.mase_scale)
+        assert torch.equal(new.unscale(torch.ones(1)), learned.unscale(torch.ones(1)))
+    new.follow(None)  # by itself again
+    assert not torch.equal(new.unscale(torch.ones(1)), learned.unscale(torch.ones(1)))

@@ -204,7 +204,7 @@ class TestRolling:
             "repeat-last",
             "seasonal-naive",
         ]
-        windows = WindowDataset(data.prepared.tables, 24, 8, data.prepared.split.test)
+        windows = WindowDataset(data.prepared.tables, 24, 8, data.parts.test)
         batch = windows[list(range(0, len(windows), 4))]
         module.eval()
         with torch.no_grad():
@@ -215,7 +215,7 @@ class TestRolling:
 
     def test_every_origin_is_in_the_table_and_the_figure(self, tested: tuple) -> None:
         module, data, folder = tested
-        table, test = pd.read_csv(folder / "origins.csv"), data.prepared.split.test
+        table, test = pd.read_csv(folder / "origins.csv"), data.parts.test
         assert table["row"].tolist() == list(range(test.start, test.stop - 8 + 1, 4))
         for name in ("DREAM, carried state", "DREAM, windows afresh", "repeat-last"):
             assert table[name].mean() == pytest.approx(module.results[name]["mse"], rel=1e-5)
@@ -232,10 +232,10 @@ class TestRolling:
             next(item for item in data.test_dataloader() if keep(item))
             for keep in (
                 lambda item: item.reset.all(),
-                lambda item: item.origin.min() >= data.prepared.split.test.start,
+                lambda item: item.origin.min() >= data.parts.test.start,
             )
         )
-        assert warm_up.origin.max() < data.prepared.split.test.start == first.origin.min()
+        assert warm_up.origin.max() < data.parts.test.start == first.origin.min()
         module.forget_states()
         with torch.no_grad():
             module.eval().on(warm_up)
@@ -426,7 +426,7 @@ def test_of_a_long_test_part_some_origins_are_drawn(tmp_path: Path, monkeypatch:
     module = small_module(data)
     small_trainer(tmp_path).test(module, datamodule=data, verbose=False)
     assert module._backtest is not None
-    test = data.prepared.split.test
+    test = data.parts.test
     every = (test.stop - test.start) // 20
     expected = [row for row in range(test.start, test.stop - 8 + 1) if row % every == 0]
     assert module._backtest.origins()["row"].tolist() == expected

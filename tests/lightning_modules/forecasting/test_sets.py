@@ -30,7 +30,7 @@ def make(path: str, **options: Any) -> TableData:
 def test_all_numbers_are_targets(path: str) -> None:
     data = make(path)
     assert data.columns == data.target_columns == ("load", "heat", "wind")
-    assert [part.stop for part in data.prepared.split] == [70, 80, 100]
+    assert [part.stop for part in data.parts] == [70, 80, 100]
 
 
 def test_targets_come_first_then_covariates(path: str) -> None:
@@ -49,7 +49,7 @@ def test_covariates_leave_the_rest_as_targets(path: str) -> None:
 
 
 def test_split_by_dates(path: str) -> None:
-    split = make(path, split=["2024-01-03", "2024-01-04"]).prepared.split
+    split = make(path, split=["2024-01-03", "2024-01-04"]).parts
     assert [part.stop for part in split] == [48, 72, 100]
 
 
@@ -101,7 +101,7 @@ def test_repeating_the_last_value_scores_as_published(name: str, mse: float, mae
     for batch in data.test_dataloader():
         error = (batch.past[:, -1:] - batch.future).double()
         squared, absolute = squared + float(error.square().sum()), absolute + float(error.abs().sum())
-    count = (data.prepared.split.test.stop - data.prepared.split.test.start - 95) * 96 * 7
+    count = (data.parts.test.stop - data.parts.test.start - 95) * 96 * 7
     assert round(squared / count, 3) == mse
     assert round(absolute / count, 3) == mae
 
@@ -109,7 +109,7 @@ def test_repeating_the_last_value_scores_as_published(name: str, mse: float, mae
 @pytest.mark.data
 def test_protocol() -> None:
     data = real("ETTh1")
-    assert [(part.start, part.stop) for part in data.prepared.split] == [
+    assert [(part.start, part.stop) for part in data.parts] == [
         (0, 8640),
         (8640, 11520),
         (11520, 14400),

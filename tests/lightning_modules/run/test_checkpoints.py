@@ -163,7 +163,7 @@ def test_another_format_or_task_says_so(tmp_path: Path) -> None:
     path = tmp_path / "a.ckpt"
     checkpoints.write(content(dream={"format": 7, "version": "9.9", "task": "Task"}), path)
     with pytest.raises(
-        CheckpointError, match=rf"format 7, written by dream 9\.9; dream {dream.__version__} reads format 2"
+        CheckpointError, match=rf"format 7, written by dream 9\.9; dream {dream.__version__} reads format 3"
     ):
         checkpoints.read(path)
     checkpoints.write(content(), path)

@@ -359,7 +359,7 @@ def test_every_kind_of_batch_says_its_rows() -> None:
     windows = small_data()
     batch = next(iter(windows.val_dataloader()))
     rows = windows.rows_of(batch)
-    first = windows.prepared.split.val.start - 24
+    first = windows.parts.val.start - 24
     assert rows[0].tolist() == [first, first + 23]
     assert torch.equal(windows.prepared.tables.values[rows[5, 0] : rows[5, 1] + 1], batch.past[5])
     streams = small_data(streams=True, stride=8, batch_size=4)

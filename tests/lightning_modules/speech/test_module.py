@@ -12,11 +12,12 @@ import pytest
 import torch
 from torchmetrics.text import WordErrorRate
 
-from dream import CheckpointError, ConfigError, DREAMConfig, DREAMError
+from dream import ConfigError, DataError, DREAMConfig, DREAMError
 from lightning_modules import SpeechModule
 from lightning_modules.naive import nearest_mean
 from lightning_modules.speech import ToneWords, plots
 from lightning_modules.speech.decoding import beam_search
+from lightning_modules.speech.mfcc import MFCC
 from lightning_modules.speech.utterances import SpeechBatch, Utterance
 from tests.lightning_modules.support import small_data, small_module, small_trainer
 
@@ -183,17 +184,30 @@ def test_text_has_no_blanks_at_its_ends() -> None:
     assert module.decoded([a + 1, b + 1]) == "ab"
 
 
-def test_the_vocabulary_is_kept_and_must_be_the_same() -> None:
+def test_the_vocabulary_is_kept_in_its_order() -> None:
     module = module_of(data_of())
     checkpoint: dict[str, Any] = {}
     module.on_save_checkpoint(checkpoint)
-    assert checkpoint["vocabulary"] == ["alpha", "bravo", "charlie"]
-    other = module_of(data_of(vocabulary=["charlie", "bravo", "alpha"]))
-    with pytest.raises(
-        CheckpointError,
-        match=r"the checkpoint knows alpha, bravo, charlie; the data hold charlie, bravo, alpha",
-    ):
-        other.on_load_checkpoint(checkpoint)
+    assert checkpoint["schema"]["vocabulary"] == ["alpha", "bravo", "charlie"]
+    data = data_of(vocabulary=["charlie", "bravo", "alpha"])
+    other = module_of(data)
+    expected = [[["alpha", "bravo", "charlie"].index(name.split("-")[0]) for name in first(data).names]]
+    assert first(data).tokens.T.tolist() != expected
+    other.on_load_checkpoint(checkpoint)
+    assert other.vocabulary == data.vocabulary == ("alpha", "bravo", "charlie")
+    assert first(data).tokens.T.tolist() == expected
+    with pytest.raises(DataError, match=r"trained on, alpha, bravo, charlie; unknown to it: delta\. Leave"):
+        module_of(data_of(words=4, vocabulary=None)).on_load_checkpoint(checkpoint)
+
+
+def test_features_of_other_settings_are_refused() -> None:
+    checkpoint: dict[str, Any] = {}
+    module_of(data_of()).on_save_checkpoint(checkpoint)
+    for options in ({"mfcc": MFCC(hop=0.02)}, {"mfcc": MFCC(window=0.05)}):
+        with pytest.raises(DataError, match=r"`mfcc` must be .* as in the training of the checkpoint"):
+            module_of(data_of(**options)).on_load_checkpoint(checkpoint)
+    with pytest.raises(DataError, match="`stack` must be 1, as in the training of the checkpoint; got 3"):
+        module_of(data_of(stack=3)).on_load_checkpoint(checkpoint)
 
 
 def test_probabilities_that_are_not_finite_are_refused_by_name() -> None:

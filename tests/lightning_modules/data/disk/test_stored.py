@@ -95,7 +95,7 @@ class TestSameTables:
             theirs.target_columns,
             theirs.shape,
         )
-        assert ours.prepared.split == theirs.prepared.split
+        assert ours.parts == theirs.parts
         np.testing.assert_allclose(ours.prepared.scaler.mean, theirs.prepared.scaler.mean, rtol=1e-14)
         np.testing.assert_allclose(ours.prepared.scaler.scale, theirs.prepared.scaler.scale, rtol=1e-14)
         for name, mine, other in zip(
@@ -114,6 +114,22 @@ class TestSameTables:
                 torch.testing.assert_close(a.future, b.future, equal_nan=True)
                 torch.testing.assert_close(a.past, b.past)
                 assert torch.equal(a.origin, b.origin)
+
+    @pytest.mark.parametrize("missing", ["ffill", "mask"])
+    def test_of_columns_in_another_order_on_other_scales(self, tmp_path: Path, missing: str) -> None:
+        path = table(tmp_path, gaps=True, ahead=0)
+        options = {"missing": missing, "calendar": ["hour"], "timespans": True}
+        learned = data(path, False, **options)
+        frame = pd.read_csv(path)
+        altered = frame.assign(load=frame.load.where(frame.index > len(frame) - 60, 100.0))
+        altered[["date", *reversed(frame.columns[1:])]].to_csv(tmp_path / "other.csv", index=False)
+        turned, followed = (data(tmp_path / "other.csv", True, **options) for _ in range(2))
+        assert turned.prepared.values.shape == learned.prepared.values.shape  # and is kept on disk
+        followed.follow(learned.schema)
+        assert (turned.columns[:4], followed.columns) == (learned.columns[3::-1], learned.columns)
+        assert torch.equal(followed.prepared.values[-40:], learned.prepared.values[-40:])
+        assert torch.equal(followed.prepared.tables.timespans, learned.prepared.tables.timespans)
+        assert not torch.equal(followed.prepared.values, learned.prepared.values)
 
     def test_of_one_block_bit_for_bit(self, tmp_path: Path) -> None:
         path = table(tmp_path, gaps=True)
@@ -180,7 +196,7 @@ class TestSameTables:
 def test_memory_does_not_grow_with_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     set_block(monkeypatch, 1 << 14)
     monkeypatch.setattr("lightning_modules.forecasting.data._ROWS", 1 << 9)
-    monkeypatch.setattr("lightning_modules.data.columns._STEPS", 1 << 9)
+    monkeypatch.setattr("lightning_modules.data.schema._STEPS", 1 << 9)
     path = tmp_path / "table.csv"
 
     def peak(rows: int, mapped: bool) -> int:

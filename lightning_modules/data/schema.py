@@ -1,0 +1,152 @@
+"""`Schema`: what a model learned about its data besides its weights, and by which it reads others.
+
+Without it the weights mean nothing: which column is which, on what scale, how far rows lie apart.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Self
+
+import numpy as np
+import pandas as pd
+from pydantic import BaseModel, ConfigDict, FiniteFloat, PositiveFloat, ValidationError
+
+from dream.errors import CheckpointError, DataError
+from lightning_modules.data.series import Scaler
+
+logger = logging.getLogger(__name__)
+
+TOLERANCE = 1.1  # months have 28 to 31 days, and clocks drift
+_STEPS = 1 << 20  # that are looked at, so that time stamps on disk need not fit into memory
+
+
+class Schema(BaseModel):
+    """Facts about training data that are kept in checkpoints; by default none, which all data match."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    columns: dict[str, tuple[str, ...]] = {}
+    """Names of the columns by their role, in the order in which the model reads them."""
+    scales: dict[str, tuple[FiniteFloat, PositiveFloat]] = {}
+    """Mean and deviation by which each column is standardised; none where a model scales by itself."""
+    season_errors: dict[str, PositiveFloat] = {}
+    """Scale of MASE of each target, see `ForecastingData.mase_scale`."""
+    steps: tuple[PositiveFloat, PositiveFloat, PositiveFloat] | None = None
+    """Quartiles of the time between rows, in nanoseconds; None without time stamps."""
+    vocabulary: Any = None
+    """Classes or symbols in the order of their numbers, as plain values; None in tasks without any."""
+    settings: dict[str, Any] = {}
+    """Settings of the data that decide what the numbers of a row mean, such as those of audio features."""
+
+    @classmethod
+    def from_plain(cls, plain: Any) -> Self:
+        """The schema that `plain` returned.
+
+        Raises:
+            CheckpointError: it is damaged.
+        """
+        try:
+            return cls.model_validate(plain)
+        except ValidationError as error:
+            first = error.errors()[0]
+            place = ".".join(map(str, first["loc"])) or "schema"
+            raise CheckpointError(
+                f"the checkpoint must hold the schema of its data; `{place}` is damaged: {first['msg']}. "
+                "Use another checkpoint, or train again."
+            ) from None
+
+    def plain(self) -> dict[str, Any]:
+        """Plain values for a checkpoint: dictionaries, lists, texts and numbers."""
+        return self.model_dump(mode="json")
+
+    def ordered(self, role: str, found: Sequence[str], source: str) -> tuple[str, ...]:
+        """The columns of `role`, which `found` names in any order, in the order of the schema.
+
+        Raises:
+            DataError: a column is missing, or unknown.
+        """
+        known = self.columns.get(role, ())
+        if set(found) == set(known):
+            return known
+        missing, unknown = ([n for n in a if n not in b] for a, b in ((known, found), (found, known)))
+        said = [f"missing: {', '.join(missing)}"] * bool(missing)
+        said += [f"unknown to it: {', '.join(unknown)}"] * bool(unknown)
+        raise DataError(
+            f"{source}: the {role.replace('_', ' ')} must be those that the checkpoint was trained on, "
+            f"{', '.join(known) or 'none'}; {'; '.join(said)}. Rename or add columns, and take others out "
+            "of the file or of the settings that name columns."
+        )
+
+    def scaler(self, columns: Iterable[str]) -> Scaler:
+        """Scaler of these columns."""
+        mean, scale = zip(*(self.scales[name] for name in columns), strict=True)
+        return Scaler(np.array(mean), np.array(scale))
+
+    def require_steps(self, time: np.ndarray | None, source: str) -> None:
+        """Refuse rows of another frequency than those of the schema, by their median step.
+
+        Raises:
+            DataError: the rows at `time` (T,) are closer or farther apart.
+        """
+        if self.steps is None:
+            return
+        if time is None:
+            logger.warning(
+                "%s: the rows have no time stamps; they are taken to be %s apart, as in training.",
+                source,
+                _text(self.steps[1]),
+            )
+            return
+        here = step_quartiles([time])
+        if here and not self.steps[0] / TOLERANCE <= here[1] <= self.steps[2] * TOLERANCE:
+            raise DataError(
+                f"{source}: rows must be {_text(self.steps[1])} apart, as those that the checkpoint was "
+                f"trained on; here they are {_text(here[1])} apart. Bring the rows to that frequency, or "
+                "train again."
+            )
+
+    def require_settings(self, found: Mapping[str, Any], source: str) -> None:
+        """Refuse settings of the data other than those of the schema.
+
+        Raises:
+            DataError: naming the first that differs.
+        """
+        for name, learned in self.settings.items():
+            if found[name] != learned:
+                raise DataError(
+                    f"{source}: `{name}` must be {learned!r}, as in the training of the checkpoint; got "
+                    f"{found[name]!r}. Leave out what changed it."
+                )
+
+
+def scales(columns: Iterable[str], scaler: Scaler) -> dict[str, tuple[float, float]]:
+    """Mean and deviation of each column, for a `Schema`."""
+    return dict(zip(columns, zip(scaler.mean.tolist(), scaler.scale.tolist(), strict=True), strict=True))
+
+
+def step_quartiles(times: Iterable[np.ndarray]) -> tuple[float, float, float] | None:
+    """Quartiles of the time between successive stamps of each of `times` (T,), in nanoseconds.
+
+    Of several streams the least and the greatest quartile count, and the median of the medians. Stamps that
+    repeat or step back are left out, and of more than a million steps those evenly spread are taken.
+
+    Returns:
+        None if no stamp follows another.
+    """
+    found = []
+    for time in times:
+        rows = np.linspace(0, len(time) - 2, min(max(len(time) - 1, 0), _STEPS)).round().astype(np.int64)
+        steps = (time[rows + 1] - time[rows]).astype("timedelta64[ns]").astype(np.int64)
+        if (steps := steps[steps > 0]).size:
+            found.append(np.quantile(steps, (0.25, 0.5, 0.75)).tolist())
+    if not found:
+        return None
+    low, middle, high = zip(*found, strict=True)
+    return min(low), float(np.median(middle)), max(high)
+
+
+def _text(step: float) -> str:
+    """A time in nanoseconds in words, such as `0 days 01:00:00`."""
+    return str(pd.Timedelta(round(step), "ns"))
