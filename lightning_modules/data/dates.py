@@ -1,7 +1,7 @@
 """Columns of dates in a table: which they are, their format, and their time stamps.
 
-A format is one of `strptime`, `ISO`, `ZONED`, "unix s" (ms, us, ns) for a count since 1970, or None for objects
-that are dates already.
+A format is one of `strptime`, `ISO`, `ZONED`, "unix s" (ms, us, ns) for a count since 1970, or None for
+objects that are dates already.
 """
 
 from __future__ import annotations
@@ -29,13 +29,14 @@ _FIRST, _LAST = 631_152_000, 4_102_444_800  # 1990 and 2100, in seconds since 19
 _DIGITS = {8: "%Y%m%d", 10: "%Y%m%d%H", 12: "%Y%m%d%H%M", 14: "%Y%m%d%H%M%S"}
 _ZONE = r"[T ][\d:.,]+ ?(Z|[+-]\d\d(?::?\d\d)?)$"
 _CLOCK = re.compile(
-    r"(?P<gap>[T ,]*)(?P<hour>\d{1,2}):\d\d(?P<second>:\d\d)?(?P<part>[.]\d+)?(?P<space> ?)(?P<half>[AaPp][Mm])?"
-    r"(?P<between> ?)(?P<zone>Z|[+-]\d\d:?\d\d)?$"
+    r"(?P<gap>[T ,]*)\d{1,2}:\d\d(?P<seconds>:\d\d)?(?P<part>[.]\d+)?(?P<space> ?)"
+    r"(?P<half>[AaPp][Mm])?(?P<between> ?)(?P<zone>Z|[+-]\d\d:?\d\d)?$"
 )
 _DAY = re.compile(
-    r"(?P<first>\d{1,4}|[A-Za-z]{3,9})(?P<one>[-/. ]{1,2})(?P<second>\d{1,2}|[A-Za-z]{3,9})(?P<two>[-/., ]{1,2})"
-    r"(?P<third>\d{1,4})(?=$|[T ,])"
+    r"(?P<first>\d{1,4}|[A-Za-z]{3,9})(?P<one>[-/. ]{1,2})(?P<second>\d{1,2}|[A-Za-z]{3,9})"
+    r"(?P<two>[-/., ]{1,2})(?P<third>\d{1,4})(?=$|[T ,])"
 )
+_MONTH = re.compile(r"(?P<month>\d{1,2}|[A-Za-z]{3,9})(?P<between>[-/. ])\d{4}$")
 _YEAR = re.compile(r"(?<!\d)(?:19|20)\d\d(?!\d)")
 _WORDS = {
     "time",
@@ -51,10 +52,12 @@ _WORDS = {
     "fecha",
 }
 _TIME = re.compile(
-    r"(?:(?:unix|utc|local|event|posix)[ _-]?)?(?:time|date|datetime|date[ _-]time|timestamp|time[ _-]stamp|ts|epoch|"
-    r"unix|t|zeit|datum|zeitstempel|fecha|when|ds)(?:[ _-]*[(\[]?(?:s|sec|secs|seconds|ms|us|ns|utc|h|min)[)\]]?)?",
+    r"(?:(?:unix|utc|local|event|posix)[ _-]?)?"
+    r"(?:(?:date|time)(?:[ _-]?(?:time|stamp))?|ts|epoch|unix|t|zeit|datum|zeitstempel|fecha|when|ds)"
+    r"(?:[ _-]*[(\[]?(?:s|sec|secs|seconds|ms|us|ns|utc|h|min)[)\]]?)?",
     re.IGNORECASE,
 )
+_COUNTED = {"year", "month", "week", "day", "hour", "minute", "second", "jahr"}
 _UNNAMED = re.compile(r"|Unnamed: [\d.]+|__index_level_\d+__")
 
 
@@ -76,8 +79,8 @@ def _is_time(name: str) -> bool:
 def find_formats(column: pd.Series, among: Sequence[str | None] = ()) -> tuple[str | None, ...]:
     """The formats by which a column is dates; several where nothing tells which of them is meant.
 
-    Of those by which most values are dates, those stay by which they increase, and of those the ones with even
-    steps: all equally long, or all so many months.
+    Of those by which most values are dates, those stay by which they increase, and of those the ones with
+    even steps: all equally long, or all so many months.
 
     Args:
         column: Time stamps.
@@ -121,6 +124,8 @@ def _candidates(column: pd.Series) -> tuple[str | None, ...]:
 
 def _formats(text: str) -> list[str]:
     """All formats of a date whose parts are separated, and of the time of day after it."""
+    if month := _MONTH.match(text):
+        return [f"{_code(month['month'], 'm')}{month['between']}%Y"]
     day = _DAY.match(text)
     rest = text[day.end() :] if day else ""
     clock = _CLOCK.match(rest)
@@ -128,12 +133,11 @@ def _formats(text: str) -> list[str]:
         return []
     after = ""
     if clock is not None:
-        seconds = "%S" if clock["second"] else ""
-        after = clock["gap"] + ("%I" if clock["half"] else "%H") + ":%M" + (seconds and f":{seconds}")
+        after = clock["gap"] + ("%I" if clock["half"] else "%H") + ":%M" + (":%S" if clock["seconds"] else "")
         after += (".%f" if clock["part"] else "") + clock["space"] + ("%p" if clock["half"] else "")
         after += clock["between"] + ("%z" if clock["zone"] else "")
     parts = [day[name] for name in ("first", "second", "third")]
-    fitting = [[code for code in "Ymd" if (form := _code(part, code)) is not None] for part in parts]
+    fitting = [[code for code in "Ymd" if _code(part, code)] for part in parts]
     found = []
     for order in itertools.product(*fitting):
         if sorted(order) == ["Y", "d", "m"] and "".join(order) in ("Ymd", "mdY", "dmY"):
@@ -170,7 +174,7 @@ def _number_formats(numbers: pd.Series) -> tuple[str, ...]:
         return ()
     low, high = float(known.min()), float(known.max())
     forms = [f"unix {unit}" for unit, part in _UNITS.items() if _FIRST * part <= low and high <= _LAST * part]
-    form = _DIGITS.get(len(f"{low:.0f}")) if 0 < low and high < 10**14.5 else None
+    form = _DIGITS.get(len(f"{low:.0f}")) if low > 0 and high < 10**14.5 else None
     if form is not None and _parse_dates(known, form).notna().all():
         forms.append(form)
     return tuple(forms)
@@ -201,11 +205,15 @@ def require_order(column: pd.Series, formats: Sequence[str | None], path: Path) 
     if len(formats) < 2:
         return
     parsed = [_parse_dates(column, form) for form in formats[:2]]
-    place = int((parsed[0] != parsed[1]).to_numpy().argmax())
+    differ = (parsed[0] != parsed[1]).to_numpy()
+    if not differ.any():
+        return
+    place = int(differ.argmax())
     one, other = (f"{dates.iloc[place]} ({form})" for dates, form in zip(parsed, formats, strict=False))
     raise DataError(
         f"{path}: time column `{column.name}` can be read in two ways, and no row tells which is meant: row "
-        f"{column.index[place]}, {shown(column.iloc[place])}, is {one} or {other}. Write the dates as 2024-01-31."
+        f"{column.index[place]}, {shown(column.iloc[place])}, is {one} or {other}. Write the dates as "
+        "2024-01-31."
     )
 
 
@@ -282,26 +290,27 @@ def find_time_column(frame: pd.DataFrame, path: Path, without: Collection[str | 
     if whole:
         return whole[0]
     for name in names:
-        if (row := _unreadable(frame[name], name)) is not None:
+        if (row := _unreadable(frame[name], name, name == frame.columns[0])) is not None:
             raise DataError(
-                f"{path}: column `{name}` seems to hold the time, in no format that is certain; row {row} holds "
-                f"{shown(frame[name][row])}. Write it as 2024-01-31 13:00, or rename it if it is no time."
+                f"{path}: column `{name}` seems to hold the time, in no format that is certain; row {row} "
+                f"holds {shown(frame[name][row])}. Write it as 2024-01-31 13:00, or rename it if it is no "
+                "time."
             )
     return None
 
 
 def _holds_dates(column: pd.Series, leading: bool) -> bool:
-    """Whether most values of a column, or for a `leading` one the first, are dates that are no mere numbers."""
+    """Whether most values of a column, or for a `leading` one the first, are dates, and no mere numbers."""
     if pd.api.types.is_datetime64_any_dtype(column):
         return bool(column.notna().any())
-    if not _is_text(column) or _whole_column(column) is not None or not _candidates(column):
+    if not is_text(column) or _whole_column(column) is not None or not _candidates(column):
         return False
     known = column.dropna()
     parsed = _parse_dates(known, find_formats(known)[0]).notna()
     return bool((leading and parsed.iloc[0]) or parsed.mean() > 0.5)
 
 
-def _is_text(column: pd.Series) -> bool:
+def is_text(column: pd.Series) -> bool:
     """Whether a column holds texts or other objects."""
     types = pd.api.types
     return (
@@ -311,19 +320,23 @@ def _is_text(column: pd.Series) -> bool:
     )
 
 
-def _unreadable(column: pd.Series, name: str) -> Any:
+def _unreadable(column: pd.Series, name: str, leading: bool) -> Any:
     """The first row of a column of texts that is meant to be the time, but is not by `find_formats`."""
     first = column.first_valid_index()
-    if first is None or not _is_text(column) or _whole_column(column) is not None:
+    if first is None or not is_text(column) or _whole_column(column) is not None:
         return None
-    if _is_time(name) and not isinstance(column[first], date | bool):
+    if _is_time(name):
         return first
     some = column.dropna().astype(str).head(100)
-    some = some[some.str.contains(_YEAR)]
+    clock = some.str.fullmatch(r"\d{1,2}:\d\d(?::\d\d)?(?: ?[AaPp][Mm])?")
+    years = some.str.contains(_YEAR)
+    if leading and (clock.all() or (years.all() and some.is_unique and len(some) > 2)):  # 10:15; 2024-W05
+        return first
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of formats and zones that the parser does not know
-        dates = pd.to_datetime(some, errors="coerce", format="mixed", utc=True).notna()
-    return first if dates.sum() > min(column.notna().sum(), 100) / 2 else None
+        dates = pd.to_datetime(some.where(years), errors="coerce", format="mixed", utc=True).notna()
+    dates |= some.str.match(r"\d{1,4}([-/.])\d{1,2}\1\d{1,4}\b")
+    return first if dates.sum() > len(some) / 2 else None
 
 
 def require_no_time(frame: pd.DataFrame, names: Sequence[str], time: str | None, path: Path) -> list[str]:
@@ -340,33 +353,24 @@ def require_no_time(frame: pd.DataFrame, names: Sequence[str], time: str | None,
         formats = _number_formats(numbers)
         if time is not None and formats and _agree(frame[time], numbers, formats):
             same.append(name)
-        elif formats or (_is_time(name) and time is None):
-            rule = "as Unix time or dates in digits do" if formats else "and is called a time"
-            remedy = (
-                "name the `time_column` if it is that"
-                if formats
-                else "write it as dates or Unix time if it is that"
-            )
+        elif formats or (time is None and (_is_time(name) or name.strip().lower() in _COUNTED)):
+            rule = "as Unix time or dates in digits do" if formats else "and has the name of a time"
+            remedy = "name it as `time_column`" if formats else "write it as dates or as Unix time"
+            other = "subtract its first value" if formats else "rename it"
             raise DataError(
                 f"{path}: column `{name}` increases from row to row {rule}; row {frame.index[0]} holds "
-                f"{shown(frame[name].iloc[0])}. To keep it from being predicted, {remedy}; if it is a measurement, name the "
-                "columns to read (`targets`, or `columns`), or subtract its first value."
+                f"{numbers.iloc[0]}. If it is the time, {remedy}; if it is not, {other}, or name the "
+                "columns to read as `targets` (or `columns`)."
             )
     return same
 
 
 def _agree(time: pd.Series, numbers: pd.Series, formats: Sequence[str]) -> bool:
     """Whether numbers are the same dates as `time`, or those of another zone."""
+    second, zone = pd.Timedelta(1, "s"), pd.Timedelta(15, "h")
     stamps = _parse_dates(time, find_formats(time)[0])
-    for form in formats:
-        apart = (stamps - _parse_dates(numbers, form)).dropna()
-        if (
-            len(apart)
-            and apart.max() - apart.min() < pd.Timedelta(1, "s")
-            and abs(apart.iloc[0]) < pd.Timedelta(15, "h")
-        ):
-            return True
-    return False
+    apart = [(stamps - _parse_dates(numbers, form)).dropna() for form in formats]
+    return any(len(gap) and gap.max() - gap.min() < second and abs(gap.iloc[0]) < zone for gap in apart)
 
 
 def time_stamps(column: pd.Series, form: str | None, path: Path, before: np.datetime64 | None) -> np.ndarray:
@@ -378,18 +382,18 @@ def time_stamps(column: pd.Series, form: str | None, path: Path, before: np.date
     name = column.name
     if form == ISO and pd.api.types.is_numeric_dtype(column) and column.notna().any():
         raise DataError(
-            f"{path}: time column `{name}` must hold dates such as 2016-07-01 00:00, or Unix time in s, ms, us or ns "
-            f"from 1990 on; it holds numbers such as {column.dropna().iloc[0]}. Leave `time_column` out to count rows "
-            "instead."
+            f"{path}: time column `{name}` must hold dates such as 2016-07-01 00:00, or Unix time in s, ms, "
+            f"us or ns from 1990 on; it holds numbers such as {column.dropna().iloc[0]}. Leave "
+            "`time_column` out to count rows instead."
         )
     parsed = _parse_dates(column, form)
     if (bad := parsed.isna().to_numpy()).any():
         place = int(bad.argmax())
         kind = "" if form in (ISO, None) else f" ({form})"
         raise DataError(
-            f"{path}: time column `{name}` must hold dates such as 2016-07-01 00:00; row {column.index[place]} holds "
-            f"{shown(column.iloc[place])}. Have all in the format of the first{kind}, all with a zone or all without, "
-            "and delete rows that are no time step."
+            f"{path}: time column `{name}` must hold dates such as 2016-07-01 00:00; row "
+            f"{column.index[place]} holds {shown(column.iloc[place])}. Have all in the format of the "
+            f"first{kind}, all with a zone or all without, and delete rows that are no time step."
         )
     if (far := ((parsed < pd.Timestamp.min) | (parsed > pd.Timestamp.max)).to_numpy()).any():
         place = int(far.argmax())
@@ -409,7 +413,8 @@ def time_stamps(column: pd.Series, form: str | None, path: Path, before: np.date
         )
         raise DataError(
             f"{path}: time column `{name}` must increase from row to row; row {column.index[place]} "
-            f"({column.iloc[place]}) {what}. Sort the rows and remove duplicates; a table of several series is one "
-            "file for each, and local times around a change of the clock need their offset, as in 02:30+01:00."
+            f"({column.iloc[place]}) {what}. Sort the rows and remove duplicates; a table of several series "
+            "is one file for each, and local times around a change of the clock need their offset, as in "
+            "02:30+01:00."
         )
     return time

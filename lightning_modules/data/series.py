@@ -6,7 +6,6 @@ Shapes: T rows, D columns. Rows are counted from 0 everywhere, messages included
 from __future__ import annotations
 
 import logging
-import re
 import warnings
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -25,10 +24,8 @@ from dream.errors import DataError, nearest, shown
 from lightning_modules.data.dates import (
     find_formats,
     find_time_column,
-    require_no_time,
     require_order,
     time_stamps,
-    unnamed,
 )
 from lightning_modules.data.in_memory import NAME
 from lightning_modules.data.limits import (
@@ -36,21 +33,13 @@ from lightning_modules.data.limits import (
     require_header,
     require_printable,
     require_proportion,
-    require_size,
 )
+from lightning_modules.data.numbers import number_columns, read_numbers, require_real
 
 logger = logging.getLogger(__name__)
 
 Missing = Literal["error", "ffill", "mask"]
 Values = TypeVar("Values", np.ndarray, torch.Tensor)
-
-_INDEX = {"index", "level_0", "id", "row", "row_id", "rowid", "rownames", "nr", "no", "#"}
-_NUMBER = r"(?:\d+(?:[.,]\d+)?|\d{1,3}(?:[.,' \u00a0\u202f_]\d{3})+(?:[.,]\d+)?)(?:[eE][+-]?\d+)?"
-_NUMERAL = (
-    rf"[(]?[+\-\u2212]?(?:[$€£¥]|[A-Z]{{3}} )? ?{_NUMBER} ?(?:[%‰$€£¥°]?[A-Za-zµμΩ°²³^/·0-9]{{0,8}})?[)-]?"
-)
-_PLAIN = "Write plain numbers such as 1234.5, the measurement unit in the name of the column"
-_TOTAL = re.compile(r"(?:grand |sub)?(?:total|sum|summe|average|mean|gesamt)s?:?", re.IGNORECASE)
 
 PARQUET = (".parquet", ".pq")
 TEXT = (".csv", ".txt", ".csv.gz", ".txt.gz")
@@ -105,16 +94,16 @@ def read_table(
     """Read a CSV (.csv, .txt, also .gz) or Parquet (.parquet, .pq) file, or a table in memory.
 
     A row is a time step. Time stamps are all in ISO 8601, of any precision, or all in the format of the
-    first; or they are Unix time in s, ms, us or ns, or digits such as 20240131. Year, month and day come in the
-    order that fits all rows; if several do, in the one by which the steps are even. Stamps with a zone are
-    converted to UTC.
+    first; or they are Unix time in s, ms, us or ns, or digits such as 20240131. Year, month and day come in
+    the order that fits all rows; if several do, in the one by which the steps are even. Stamps with a zone
+    are converted to UTC.
 
     Args:
         path: The file or the table in memory.
-        time_column: The column of time stamps. If None, the only column of dates, or else the only one of numbers
-            that are dates and whose name says so; without one rows only have numbers.
-        columns: Columns to read; if None, all others in which some value is a number, but no index: an unnamed
-            column, or one called `index`, `id` or `row`, that counts the rows.
+        time_column: The column of time stamps. If None, the only column of dates, or else the only one of
+            numbers that are dates and whose name says so; without one rows only have numbers.
+        columns: Columns to read; if None, all others in which some value is a number, but no index: an
+            unnamed column, or one called `index`, `id` or `row`, that counts the rows.
         covariates: Columns to read besides, which come last.
         separator: The sign between the values of a line of text.
 
@@ -123,7 +112,8 @@ def read_table(
     """
     if isinstance(path, pd.DataFrame):
         return table_series(path, Path(NAME), time_column, columns, covariates)
-    return table_series(read_frame(path, separator), check_file(path), time_column, columns, covariates)
+    path = check_file(path)
+    return table_series(read_frame(path, separator), path, time_column, columns, covariates)
 
 
 def table_series(
@@ -151,6 +141,8 @@ def find_roles(
 ) -> Roles:
     """The columns of a table that `read_table` reads, decided by its rows."""
     require_printable(frame.columns.tolist(), path)
+    for name in frame.columns if columns is None else ():
+        require_real(frame[name], name, path)
     if time_column is None:
         time_column = find_time_column(frame, path, [*(columns or ()), *covariates])
     else:
@@ -170,7 +162,7 @@ def find_roles(
 def to_series(frame: pd.DataFrame, roles: Roles, path: Path, before: np.datetime64 | None = None) -> Series:
     """Rows of a table, or of a part of one after the time stamp `before`; the index numbers the rows."""
     time = None if roles.time is None else time_stamps(frame[roles.time], roles.formats[0], path, before)
-    values = np.stack([_numbers(frame[name], name, path) for name in roles.columns], axis=1)
+    values = np.stack([read_numbers(frame[name], name, path) for name in roles.columns], axis=1)
     return Series(values, roles.columns, time, str(path))
 
 
@@ -247,9 +239,11 @@ def parse_text(source: Path | BinaryIO, path: Path, separator: str) -> pd.DataFr
     )
     counts = {sign: sum(name.count(sign) for name in header) for sign in ",;\t|" if sign != separator}
     used = max(counts, key=lambda sign: counts[sign])
-    if header[0].lstrip().startswith("#") and len(header) == 1 or header[0].lower().startswith("sep="):
+    lone = len(header) == 1 and header[0].lstrip().startswith("#")
+    if lone or header[0].lower().startswith("sep="):
         raise DataError(
-            f"{path}: the first line must name the columns; it is {shown(header[0])}. Delete the lines before the names."
+            f"{path}: the first line must name the columns; it is {shown(header[0])}. Delete the lines "
+            "before the names."
         )
     if counts[used] >= max(len(header) - 1, 1) and (len(header) == 1 or used != ","):
         wanted = "commas" if separator == "," else repr(separator)
@@ -266,92 +260,22 @@ def parse_text(source: Path | BinaryIO, path: Path, separator: str) -> pd.DataFr
             return pd.read_csv(source, sep=separator, low_memory=False, index_col=False)
         except pd.errors.ParserWarning as error:
             raise DataError(
-                f"{path}: cannot be read: rows must have a value for each of the {len(header)} names in the first line "
-                f"({shown(header[0])}, ...); some have more. Delete lines before the names, write numbers as 1234.5, "
-                "and quote texts that hold the separator."
+                f"{path}: cannot be read: rows must have a value for each of the {len(header)} names in the "
+                f"first line ({shown(header[0])}, ...); some have more. Delete lines before the names, "
+                "write numbers as 1234.5, and quote texts that hold the separator."
             ) from error
 
 
-def number_columns(
-    frame: pd.DataFrame, path: Path, time: str | None, without: Sequence[str] = (), quiet: bool = False
-) -> list[str]:
-    """All columns of numbers but the one of the time, those in `without`, and an index.
-
-    Left out are columns in which no value is a number, an index and a second column of the same times, which is
-    logged unless `quiet`.
-
-    Raises:
-        DataError: a column that would be left out holds numbers in another notation, or one without a name is no
-            index; or a column of numbers is the time.
-    """
-
-    def empty(name: str) -> bool:
-        return bool(frame[name].isna().all())
-
-    others = [name for name in frame.columns if name != time and name not in without]
-    others = [name for name in others if not (unnamed(name) and empty(name))]  # a comma too many
-    found = [name for name in others if empty(name) or _to_numbers(frame[name]).notna().any()]
-    left_out = {"columns without a single number": [name for name in others if name not in found]}
-    for name in left_out["columns without a single number"]:
-        _require_words(frame[name], name, path)
-    index = [name for name in found if _is_index(frame[name], name, path)]
-    left_out["columns that only count rows"] = index
-    found = [name for name in found if name not in index]
-    same = require_no_time(frame, found, time, path)
-    left_out["columns that repeat the time stamps"] = same
-    for what, names in left_out.items():
-        if names and not quiet:
-            logger.warning("%s: %s are left out: %s.", path, what, ", ".join(names))
-    return [name for name in found if name not in same]
-
-
-def _is_index(column: pd.Series, name: str, path: Path) -> bool:
-    """Whether a column of numbers only counts rows: one without a name, or one that is called so."""
-    called = name.strip().lower() in _INDEX
-    if not called and not unnamed(name):
-        return False
-    numbers = (
-        _numbers(column, name, path)
-        if unnamed(name)
-        else _to_numbers(column).to_numpy(np.float64, na_value=np.nan)
-    )
-    steps = np.diff(numbers)
-    if called:
-        return bool((steps == 1).all())
-    if not ((steps > 0).all() and (numbers % 1 == 0).all()):
-        row = column.index[int((~(steps > 0)).argmax()) + 1 if len(steps) and not (steps > 0).all() else 0]
-        raise DataError(
-            f"{path}: column {column.name!r} has no name and does not count rows; row {row} holds "
-            f"{shown(column[row])}. Give it a name, or delete it."
-        )
-    return True
-
-
-def _require_words(column: pd.Series, name: str, path: Path) -> None:
-    """Refuse a column of texts that are numbers in another notation, or whose last row is a total."""
-    known = column.dropna().astype(str).str.strip()
-    numerals = known.str.fullmatch(_NUMERAL)
-    if numerals.mean() >= 0.9:
-        row = known.index[int(numerals.to_numpy().argmax())]
-        raise DataError(
-            f"{path}: column `{name}` holds numbers in a notation that is not read; row {row} holds "
-            f"{shown(column[row])}. {_PLAIN}, or delete the column."
-        )
-    if len(known) and known.index[-1] == column.index[-1] and _TOTAL.fullmatch(known.iloc[-1]):
-        raise DataError(
-            f"{path}: rows must be time steps; row {known.index[-1]} is called {shown(known.iloc[-1])} in column "
-            f"`{name}`. Delete it."
-        )
-
-
 def require_same_columns(frame: pd.DataFrame, path: Path, roles: Roles, covariates: Sequence[str]) -> None:
-    """Refuse a later part of a table in which other columns hold numbers than in the first part."""
-    for name in number_columns(frame, path, roles.time, covariates, quiet=True):
-        if name not in roles.columns:
-            row = frame[name].first_valid_index()
+    """Refuse a later part of a table in which columns hold numbers that the first part left out."""
+    left_out = frame.drop(columns=[name for name in roles.columns if name not in covariates])
+    for name in number_columns(left_out, path, roles.time, covariates, quiet=True):
+        if (known := frame[name].notna().to_numpy()).any():
+            place = int(known.argmax())
             raise DataError(
-                f"{path}: column `{name}` is left out by the rows before row {frame.index[0]}, and holds numbers from "
-                f"there on; row {row} holds {shown(frame[name][row])}. Name the columns to read (`targets`)."
+                f"{path}: column `{name}` must hold numbers from the first row to the last, or nowhere; it "
+                f"is left out before row {frame.index[0]}, and row {frame.index[place]} holds "
+                f"{shown(frame[name].iat[place])}. Name the columns to read as `targets` (or `columns`)."
             )
 
 
@@ -359,34 +283,6 @@ def _require(frame: pd.DataFrame, columns: Sequence[str], path: Path) -> None:
     for name in columns:
         if name not in frame:
             raise DataError(f"{path}: no column `{name}`. {nearest(name, map(str, frame.columns))}")
-
-
-def _to_numbers(column: pd.Series) -> pd.Series:
-    if pd.api.types.is_complex_dtype(column):
-        raise DataError(
-            f"column `{column.name}` must hold real numbers; it holds complex ones such as {column.iloc[0]}. Give real "
-            "and imaginary part as columns of their own."
-        )
-    if pd.api.types.is_numeric_dtype(column):
-        return column
-    text = column.astype(str).replace({"False": "0", "True": "1"})  # without gaps their column is numeric
-    return pd.to_numeric(text.where(column.notna()), errors="coerce")
-
-
-def _numbers(column: pd.Series, name: str, path: Path) -> np.ndarray:
-    converted = _to_numbers(column)
-    if (bad := (converted.isna() & column.notna()).to_numpy()).any():
-        place = int(bad.argmax())
-        value = column.iloc[place]
-        plain = re.fullmatch(_NUMERAL, str(value).strip())
-        raise DataError(
-            f"{path}: column `{name}` must hold numbers; row {column.index[place]} holds "
-            f"{shown(value)} ({int(bad.sum())} such values). {_PLAIN if plain else 'Repair the value'}, empty the cell "
-            "if it is missing, or leave the column out."
-        )
-    values = converted.to_numpy(dtype=np.float64, na_value=np.nan)
-    require_size(pd.Series(values, column.index), name, path)
-    return values
 
 
 def fill_missing(series: Series, policy: Missing, before: np.ndarray | None = None) -> Series:

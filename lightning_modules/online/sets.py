@@ -12,7 +12,8 @@ from dream.errors import ConfigError, DataError, nearest
 from lightning_modules.data.catalogue import data_path
 from lightning_modules.data.dates import find_time_column
 from lightning_modules.data.in_memory import InMemory
-from lightning_modules.data.series import Series, number_columns, read_frame, read_table, table_series
+from lightning_modules.data.numbers import number_columns
+from lightning_modules.data.series import Series, read_frame, read_table, table_series
 from lightning_modules.online.data import OnlineData, OnlineStream, Task, check_truth
 
 Name = Literal["ETTh1", "ETTh2", "ETTm1", "WTH", "exchange", "elec2"]

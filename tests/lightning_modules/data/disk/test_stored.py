@@ -472,8 +472,8 @@ def test_an_order_of_days_and_months_that_no_row_tells(
     for read in (read_table, stored_table):
         with pytest.raises(
             DataError,
-            match=r"`time` can be read in two ways.* row 1, '01/02/2024', is 2024-01-02 00:00:00 \(%m/%d/%Y\) or "
-            r"2024-02-01 00:00:00 \(%d/%m/%Y\). Write the dates as 2024-01-31",
+            match=r"`time` can be read in two ways.* row 1, '01/02/2024', is 2024-01-02 00:00:00 "
+            r"\(%m/%d/%Y\) or 2024-02-01 00:00:00 \(%d/%m/%Y\). Write the dates as 2024-01-31",
         ):
             read(path)
 
