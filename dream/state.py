@@ -208,7 +208,8 @@ class DREAMState:
         """
         for name, shape in self.shapes(config, like.shape[0]).items():
             tensor = getattr(self, name)
-            if tensor.shape != shape or tensor.dtype != like.dtype or tensor.device != like.device:
+            odd = tensor.is_nested or tensor.layout != torch.strided
+            if odd or tensor.shape != shape or tensor.dtype != like.dtype or tensor.device != like.device:
                 raise StateError(
                     f"`state.{name}` must be {shape}, {like.dtype}, {like.device}; got {_kind(tensor)}. Make "
                     f"a fresh one with init_state({like.shape[0]}), or use state[rows] or state.to(...)."
