@@ -12,7 +12,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from dream import checks
+from dream import checks, memory
 from dream import functional as F
 from dream.config import DREAMConfig
 from dream.errors import ConfigError
@@ -22,6 +22,19 @@ from dream.state import DREAMState, is_count
 from dream.types import DREAMParams, DREAMTrace
 
 TONIC = 0.2  # initial share of a unit's plasticity that stays on when nothing surprises
+
+
+def weight_bytes(i: int, h: int, rank: int) -> int:
+    """Bytes of the parameters and buffers of a cell, in torch's default dtype; 0 off the CPU."""
+    if torch.get_default_device().type != "cpu":
+        return 0
+    return (2 * h * h + 4 * h * i + 4 * h + 2 * i + i * rank) * torch.get_default_dtype().itemsize
+
+
+def state_bytes(config: DREAMConfig, samples: int) -> int:
+    """Bytes of a state of so many samples, at 4 for each number; 0 for what is no number of samples."""
+    each = config.hidden_dim * (1 + 2 * config.rank) + 2 * config.input_dim + 2
+    return 4 * samples * each if is_count(samples) else 0
 
 
 class DREAMCell(nn.Module):
@@ -68,6 +81,16 @@ class DREAMCell(nn.Module):
         self.backend = registry.check_name(backend)
         self.check_inputs = check_inputs
         self.plasticity_enabled = True
+        with memory.enough(
+            f"`hidden_dim`={config.hidden_dim}, `input_dim`={config.input_dim} and `rank`={config.rank}",
+            "Lower the largest of them.",
+            weight_bytes(config.input_dim, config.hidden_dim, config.rank),
+            key="hidden_dim",
+        ):
+            self._make(config)
+
+    def _make(self, config: DREAMConfig) -> None:
+        """Make and start parameters and buffers."""
         i, h = config.input_dim, config.hidden_dim
 
         def parameter(*shape: int, used: bool = True) -> nn.Parameter:
@@ -165,7 +188,17 @@ class DREAMCell(nn.Module):
         Raises:
             StateError: `batch_size` is not a positive integer.
         """
-        return DREAMState.fresh(self.config, batch_size, self.error_var_prior.to(device=device, dtype=dtype))
+        prior = self.error_var_prior.to(device=device, dtype=dtype)
+        if torch.compiler.is_compiling():
+            return DREAMState.fresh(self.config, batch_size, prior)
+        with memory.enough(
+            f"`batch_size`={batch_size} states of `hidden_dim`={self.config.hidden_dim} and "
+            f"`rank`={self.config.rank}",
+            "Use fewer samples, or lower `hidden_dim` or `rank`.",
+            state_bytes(self.config, batch_size) if prior.device.type == "cpu" else 0,
+            key="batch_size",
+        ):
+            return DREAMState.fresh(self.config, batch_size, prior)
 
     def forward(
         self, x: Tensor, state: DREAMState | None = None, timespans: Tensor | None = None

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
+from torch.masked import MaskedTensor
 
 from dream.config import DREAMConfig
 from dream.errors import ConfigError, DataError, ShapeError, StateError
@@ -18,16 +19,41 @@ from dream.types import DREAMParams
 
 
 def tensor(name: str, value: object) -> None:
-    """Refuse what is not a tensor.
+    """Refuse what is not a tensor of numbers that lie one after another, each of them known.
 
     Raises:
-        DataError: it is not.
+        DataError: it is no tensor, or a nested, sparse, quantized or masked one, or one without values.
     """
     if not isinstance(value, Tensor):
         raise DataError(
             f"`{name}` must be a tensor; got {type(value).__name__}. Use torch.as_tensor; forward takes a "
             "PackedSequence."
         )
+    if (kind := odd_kind(value)) is not None:
+        raise DataError(f"`{name}` must be a dense tensor; got a {kind} one. {_DENSE[kind]}")
+
+
+_DENSE = {
+    "nested": "Pad it, with `lengths` for the valid steps.",
+    "sparse": "Use .to_dense().",
+    "MKL-DNN": "Use .to_dense().",
+    "quantized": "Use .dequantize().",
+    "masked": "Fill what is masked, or give the valid steps as `lengths`.",
+    "meta": "Make it on a device that holds values.",
+}
+
+
+def odd_kind(value: Tensor) -> str | None:
+    """The kind of a tensor whose numbers cannot be read as those of a dense one; None if they can."""
+    if value.is_nested:
+        return "nested"
+    if isinstance(value, MaskedTensor):
+        return "masked"
+    if value.is_quantized:
+        return "quantized"
+    if value.layout != torch.strided:
+        return "MKL-DNN" if value.is_mkldnn else "sparse"
+    return "meta" if value.device.type == "meta" else None
 
 
 def configuration(value: object) -> None:
@@ -82,6 +108,8 @@ def parameters(values: Sequence[Tensor | None], config: DREAMConfig, x: Tensor) 
     for (name, shape), value in zip(shapes.items(), values, strict=True):
         if value is None:
             continue
+        if value.layout != torch.strided:
+            tensor(f"params.{name}", value)
         if value.shape != shape:
             got = tuple(value.shape)
             raise ShapeError(
@@ -152,7 +180,8 @@ def _input(
             f"the parameters must be float32 or float64; got {like.dtype}. Use .float() and torch.autocast."
         )
     if not x.is_floating_point():
-        raise DataError(f"`x` must be floating; got {x.dtype}. Use x.to({like.dtype}).")
+        remedy = "Use its real and imaginary part" if x.is_complex() else f"Use x.to({like.dtype})"
+        raise DataError(f"`x` must be floating; got {x.dtype}. {remedy}.")
     if x.device != like.device:
         raise DataError(
             f"`x` must be on the parameters' device {like.device}; got {x.device}. Use x.to('{like.device}')."
@@ -191,7 +220,7 @@ def _lengths(lengths: Tensor | None, x: Tensor) -> Tensor | None:
     if lengths.shape != (rows,):
         got = tuple(lengths.shape)
         raise ShapeError(f"`lengths` must be ({rows},); got {got}. Give each row its number of valid steps.")
-    if lengths.is_floating_point() or lengths.is_complex() or lengths.dtype == torch.bool:
+    if lengths.dtype not in (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8):
         raise DataError(f"`lengths` must be integers; got {lengths.dtype}. Use lengths.long().")
     low, high = (int(bound) for bound in torch.aminmax(lengths))
     if low < 1 or high > steps:

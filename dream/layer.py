@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
 
+from dream import checks
 from dream.cell import DREAMCell
 from dream.config import DREAMConfig
 from dream.state import DREAMState
@@ -77,6 +78,7 @@ class SequenceModule(nn.Module, ABC, Generic[S, Tr]):
         if not isinstance(x, PackedSequence):
             output, _, new = self.scan(x, None, state, timespans)
             return (output if return_sequences else output[:, -1]), new
+        checks.tensor("x.data", x.data)
         padded, lengths = pad_packed_sequence(x, batch_first=True)
         output, _, new = self.scan(padded, lengths, state, timespans)
         if not return_sequences:

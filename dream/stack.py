@@ -15,7 +15,8 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 
-from dream import checks
+from dream import checks, memory
+from dream.cell import weight_bytes
 from dream.config import DREAMConfig, changed
 from dream.errors import ConfigError, StateError
 from dream.layer import DREAM, SequenceModule
@@ -91,6 +92,19 @@ class DREAMStack(SequenceModule[list[DREAMState], list[DREAMTrace]]):
             raise ConfigError(
                 f"`dropout` must be a number from 0 to below 1; got {dropout!r}.", key="dropout"
             )
+        sizes = [config.input_dim, *widths]
+        with memory.enough(
+            f"`hidden_dim`={max(widths)} in {len(widths)} layers, `input_dim`={config.input_dim} and "
+            f"`rank`={config.rank}",
+            "Lower the largest of them.",
+            sum(weight_bytes(i, h, config.rank) for i, h in pairwise(sizes)),
+            key="hidden_dim",
+        ):
+            self._make(config, sizes, dropout, backend, check_inputs)
+
+    def _make(
+        self, config: DREAMConfig, sizes: Sequence[int], dropout: float, backend: str, check_inputs: bool
+    ) -> None:
         self.dropout: nn.Module = nn.Dropout(float(dropout))
         self.layers: nn.ModuleList = nn.ModuleList(
             DREAM.from_config(
@@ -98,7 +112,7 @@ class DREAMStack(SequenceModule[list[DREAMState], list[DREAMTrace]]):
                 backend=backend,
                 check_inputs=check_inputs and k == 0,  # what a layer puts out is finite
             )
-            for k, (i, h) in enumerate(pairwise([config.input_dim, *widths]))
+            for k, (i, h) in enumerate(pairwise(sizes))
         )
 
     @classmethod

@@ -210,7 +210,8 @@ class DREAMState:
         rows = like.shape[0] if like.dim() else 1
         for name, shape in self.shapes(config, rows).items():
             tensor = getattr(self, name)
-            if tensor.shape != shape or tensor.dtype != like.dtype or tensor.device != like.device:
+            odd = tensor.is_nested or tensor.layout != torch.strided
+            if odd or tensor.shape != shape or tensor.dtype != like.dtype or tensor.device != like.device:
                 raise StateError(
                     f"`state.{name}` must be {shape}, {like.dtype}, {like.device}; got {_kind(tensor)}. Make "
                     f"a fresh one with init_state({rows}), or use state[rows] or state.to(...)."

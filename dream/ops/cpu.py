@@ -13,6 +13,7 @@ from __future__ import annotations
 import ctypes
 import math
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import fields
 from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary
@@ -21,7 +22,7 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
-from dream import checks
+from dream import checks, memory
 from dream.config import DREAMConfig
 from dream.errors import ConfigError
 from dream.ops import native
@@ -146,9 +147,21 @@ def _scan(*arguments: Any) -> tuple[Tensor, ...]:
     arrays = _arrays(INPUTS, tensors)
     sizes = _Sizes(arrays, flags)
     x = tensors[0]
-    made = {name: x.new_empty(sizes.shapes[name]) for name in OUTPUTS}
-    _kernel().forward(sizes.arguments(arrays | made, knobs), x.dtype)
+    with _enough_memory(sizes, sum(map(math.prod, sizes.shapes.values())) * x.element_size()):
+        made = {name: x.new_empty(sizes.shapes[name]) for name in OUTPUTS}
+        _kernel().forward(sizes.arguments(arrays | made, knobs), x.dtype)
     return tuple(made.values())
+
+
+def _enough_memory(sizes: _Sizes, needed: int = 0) -> AbstractContextManager[None]:
+    fixed = sizes.fixed
+    return memory.enough(
+        f"`batch_size`={fixed['samples']} samples of {fixed['steps']} steps in a layer of "
+        f"`hidden_dim`={fixed['hidden']} and `rank`={fixed['rank']}",
+        "Use fewer samples or shorter sequences, or lower `hidden_dim`.",
+        needed,
+        key="batch_size",
+    )
 
 
 def _scan_fake(*arguments: Any) -> tuple[Tensor, ...]:
@@ -172,10 +185,12 @@ def _scan_backward(*arguments: Any) -> tuple[Tensor, ...]:
     *tensors, knobs, flags, wanted = arguments
     arrays = _arrays((*SAVED, *DIFFERENTIABLE.values()), tensors)
     x = tensors[0]
-    made = {name: x.new_empty(shape) for name, shape in _gradient_shapes(arrays, wanted).items()}
+    sizes = _Sizes(arrays, flags)
     start = {"h": "d_h0", "U": "d_U0"}
-    into = {start.get(name, f"d_{name}"): gradient for name, gradient in made.items()}
-    _kernel().backward(_Sizes(arrays, flags).arguments(arrays | into, knobs), x.dtype)
+    with _enough_memory(sizes):
+        made = {name: x.new_empty(shape) for name, shape in _gradient_shapes(arrays, wanted).items()}
+        into = {start.get(name, f"d_{name}"): gradient for name, gradient in made.items()}
+        _kernel().backward(sizes.arguments(arrays | into, knobs), x.dtype)
     return tuple(made.values())
 
 

@@ -1,9 +1,16 @@
-"""Columns of dates in a table: which they are, their format, and their time stamps."""
+"""Columns of dates in a table: which they are, their format, and their time stamps.
+
+A format is one of `strptime`, `ISO`, `ZONED`, "unix s" (ms, us, ns) for a count since 1970, or None for
+objects that are dates already.
+"""
 
 from __future__ import annotations
 
+import itertools
+import re
 import warnings
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -13,30 +20,201 @@ from pandas.tseries.api import guess_datetime_format
 
 from dream.errors import DataError, shown
 
+ISO = "ISO8601"
+"""ISO 8601 of any precision, all rows without a zone or in UTC."""
+ZONED = "ISO8601 with a zone"
+"""ISO 8601 of any precision, all rows with a zone."""
+_UNITS = {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}
+_FIRST, _LAST = 631_152_000, 4_102_444_800  # 1990 and 2100, in seconds since 1970
+_DIGITS = {8: "%Y%m%d", 10: "%Y%m%d%H", 12: "%Y%m%d%H%M", 14: "%Y%m%d%H%M%S"}
+_ZONE = r"[T ][\d:.,]+ ?(Z|[+-]\d\d(?::?\d\d)?)$"
+_CLOCK = re.compile(
+    r"(?P<gap>[T ,]*)\d{1,2}:\d\d(?P<seconds>:\d\d)?(?P<part>[.]\d+)?(?P<space> ?)"
+    r"(?P<half>[AaPp][Mm])?(?P<between> ?)(?P<zone>Z|[+-]\d\d:?\d\d)?$"
+)
+_DAY = re.compile(
+    r"(?P<first>\d{1,4}|[A-Za-z]{3,9})(?P<one>[-/. ]{1,2})(?P<second>\d{1,2}|[A-Za-z]{3,9})"
+    r"(?P<two>[-/., ]{1,2})(?P<third>\d{1,4})(?=$|[T ,])"
+)
+_MONTH = re.compile(r"(?P<month>\d{1,2}|[A-Za-z]{3,9})(?P<between>[-/. ])\d{4}$")
+_YEAR = re.compile(r"(?<!\d)(?:19|20)\d\d(?!\d)")
+_WORDS = {
+    "time",
+    "timestamp",
+    "date",
+    "datetime",
+    "ts",
+    "epoch",
+    "unix",
+    "zeit",
+    "datum",
+    "unixtime",
+    "fecha",
+}
+_TIME = re.compile(
+    r"(?:(?:unix|utc|local|event|posix)[ _-]?)?"
+    r"(?:(?:date|time)(?:[ _-]?(?:time|stamp))?|ts|epoch|unix|t|zeit|datum|zeitstempel|fecha|when|ds)"
+    r"(?:[ _-]*[(\[]?(?:s|sec|secs|seconds|ms|us|ns|utc|h|min)[)\]]?)?",
+    re.IGNORECASE,
+)
+_COUNTED = {"year", "month", "week", "day", "hour", "minute", "second", "jahr"}
+_UNNAMED = re.compile(r"|Unnamed: [\d.]+|__index_level_\d+__")
+
+
+def unnamed(name: str) -> bool:
+    """Whether a column has no name, as the index has that `DataFrame.to_csv` and `to_parquet` write."""
+    return _UNNAMED.fullmatch(name) is not None
+
+
+def _for_time(name: str) -> bool:
+    """Whether a word in the name of a column says that it may hold the time."""
+    split = re.findall(r"[A-Z]?[a-z]+|[A-Z]+", name)
+    return unnamed(name) or _is_time(name) or not _WORDS.isdisjoint(word.lower() for word in split)
+
+
+def _is_time(name: str) -> bool:
+    return _TIME.fullmatch(name.strip()) is not None
+
 
 def find_formats(column: pd.Series, among: Sequence[str | None] = ()) -> tuple[str | None, ...]:
-    """The formats by which most values of a column are dates; several where they do equally well.
+    """The formats by which a column is dates; several where nothing tells which of them is meant.
+
+    Of those by which most values are dates, those stay by which they increase, and of those the ones with
+    even steps: all equally long, or all so many months.
 
     Args:
         column: Time stamps.
         among: Formats to try; if empty, all that the first time stamp may have.
-
-    Returns:
-        Formats of `strptime`, "ISO8601", or None for pandas' own parser, which takes each row by itself.
     """
-    if not among:
-        first = _first(column)
-        if not isinstance(first, str):
-            return (None,)
-        guessed = guess_datetime_format(first)
-        iso = guessed is None or guessed.startswith("%Y")
-        among = ("ISO8601", guessed) if iso else (guessed, guess_datetime_format(first, dayfirst=True))
-    counts: dict[str | None, int] = {}
+    if not (among := among or _candidates(column)):
+        return (ISO,)
+    parsed: dict[str | None, pd.Series] = {}
     for form in among:
-        counts[form] = int(_parse_dates(column, form).notna().sum())
-        if form == "ISO8601" and counts[form] == len(column):
+        parsed[form] = _parse_dates(column, form)
+        if form in (ISO, ZONED) and parsed[form].notna().all():
             return (form,)
-    return tuple(form for form, count in counts.items() if count == max(counts.values()))
+    counts = {form: int(dates.notna().sum()) for form, dates in parsed.items()}
+    kept = [form for form in among if counts[form] == max(counts.values())]
+    # beside ISO, others are the same dates in one precision; and a row that is none is refused by any of them
+    if kept[0] in (ISO, ZONED) or counts[kept[0]] < len(column):
+        return (kept[0],)
+    for fits in (_increases, _is_even):
+        if len(kept) > 1:
+            kept = [form for form in kept if fits(parsed[form].dropna())] or kept
+    return tuple(kept)
+
+
+def _candidates(column: pd.Series) -> tuple[str | None, ...]:
+    """Formats that the first time stamp of a column may have; of numbers those that all of them may have."""
+    if (numbers := _whole_column(column)) is not None:
+        return _number_formats(numbers)
+    first = _first(column)
+    if not isinstance(first, str):
+        return (None,) if isinstance(first, date | np.datetime64) else ()
+    first = first.strip()
+    forms: list[str | None] = []
+    if re.match(r"\d{4}-?\d\d", first) and not pd.isna(pd.to_datetime(first, errors="coerce", format=ISO)):
+        zone = re.search(_ZONE, first)
+        forms.append(ZONED if zone and re.search("[1-9]", zone[1]) else ISO)
+    forms += _formats(first)
+    if not forms and (guessed := guess_datetime_format(first)) is not None and "%Y" in guessed:
+        forms.append(guessed)
+    return tuple(dict.fromkeys(forms))
+
+
+def _formats(text: str) -> list[str]:
+    """All formats of a date whose parts are separated, and of the time of day after it."""
+    if month := _MONTH.match(text):
+        return [f"{_code(month['month'], 'm')}{month['between']}%Y"]
+    day = _DAY.match(text)
+    rest = text[day.end() :] if day else ""
+    clock = _CLOCK.match(rest)
+    if day is None or (rest and clock is None):
+        return []
+    after = ""
+    if clock is not None:
+        after = clock["gap"] + ("%I" if clock["half"] else "%H") + ":%M" + (":%S" if clock["seconds"] else "")
+        after += (".%f" if clock["part"] else "") + clock["space"] + ("%p" if clock["half"] else "")
+        after += clock["between"] + ("%z" if clock["zone"] else "")
+    parts = [day[name] for name in ("first", "second", "third")]
+    fitting = [[code for code in "Ymd" if _code(part, code)] for part in parts]
+    found = []
+    for order in itertools.product(*fitting):
+        if sorted(order) == ["Y", "d", "m"] and "".join(order) in ("Ymd", "mdY", "dmY"):
+            first, second, third = (_code(part, code) for part, code in zip(parts, order, strict=True))
+            found.append(f"{first}{day['one']}{second}{day['two']}{third}{after}")
+    return found
+
+
+def _code(part: str, code: str) -> str | None:
+    """The code of `strptime` for a part of a date, if it can be its year (Y), month (m) or day (d)."""
+    if part.isalpha():
+        return ("%b" if len(part) == 3 else "%B") if code == "m" else None
+    if code == "Y":
+        return {2: "%y", 4: "%Y"}.get(len(part))
+    return f"%{code}" if len(part) <= 2 else None
+
+
+def _whole_column(column: pd.Series) -> pd.Series | None:
+    """A column of numbers, or of texts that are numbers, as numbers; None if it is another."""
+    if pd.api.types.is_bool_dtype(column) or pd.api.types.is_complex_dtype(column):
+        return None
+    if pd.api.types.is_numeric_dtype(column):
+        return column
+    first = _first(column)
+    if isinstance(first, str) and re.fullmatch(r"\d+(?:[.]\d*)?", first.strip()):
+        return pd.to_numeric(column.astype(str).where(column.notna()), errors="coerce")
+    return None
+
+
+def _number_formats(numbers: pd.Series) -> tuple[str, ...]:
+    """Formats by which all numbers of a column are dates from 1990 to 2100."""
+    known = numbers.dropna()
+    if known.empty:
+        return ()
+    low, high = float(known.min()), float(known.max())
+    forms = [f"unix {unit}" for unit, part in _UNITS.items() if _FIRST * part <= low and high <= _LAST * part]
+    form = _DIGITS.get(len(f"{low:.0f}")) if low > 0 and high < 10**14.5 else None
+    if form is not None and _parse_dates(known, form).notna().all():
+        forms.append(form)
+    return tuple(forms)
+
+
+def _increases(dates: pd.Series) -> bool:
+    return bool((np.diff(dates.to_numpy("datetime64[ns]")) > np.timedelta64(0)).all())
+
+
+def _is_even(dates: pd.Series) -> bool:
+    """Whether all steps are equally long, or all so many months."""
+    steps = np.diff(dates.to_numpy("datetime64[ns]"))
+    if (steps == steps[:1]).all():
+        return True
+    time = pd.DatetimeIndex(dates)
+    months = np.diff(time.year * 12 + time.month)
+    aligned = (time.day == time.day[0]).all() or time.is_month_end.all()
+    clock = time - time.normalize()
+    return bool(aligned and (months == months[0]).all() and (clock == clock[0]).all())
+
+
+def require_order(column: pd.Series, formats: Sequence[str | None], path: Path) -> None:
+    """Refuse a column of dates that can be read in several ways.
+
+    Raises:
+        DataError: naming the readings of a row that they disagree about.
+    """
+    if len(formats) < 2:
+        return
+    parsed = [_parse_dates(column, form) for form in formats[:2]]
+    differ = (parsed[0] != parsed[1]).to_numpy()
+    if not differ.any():
+        return
+    place = int(differ.argmax())
+    one, other = (f"{dates.iloc[place]} ({form})" for dates, form in zip(parsed, formats, strict=False))
+    raise DataError(
+        f"{path}: time column `{column.name}` can be read in two ways, and no row tells which is meant: row "
+        f"{column.index[place]}, {shown(column.iloc[place])}, is {one} or {other}. Write the dates as "
+        "2024-01-31."
+    )
 
 
 def _first(column: pd.Series) -> Any:
@@ -45,22 +223,154 @@ def _first(column: pd.Series) -> Any:
 
 
 def _parse_dates(column: pd.Series, form: str | None) -> pd.Series:
+    """The dates of a column, in UTC and without a zone; NaT where a value is none by this format."""
+    if form is not None and form.startswith("unix "):
+        return _since_1970(column, _UNITS[form.removeprefix("unix ")])
+    if form in _DIGITS.values():
+        numbers = pd.to_numeric(column, errors="coerce")
+        whole = numbers.where((numbers % 1 == 0) & (numbers < 1e15), 0).fillna(0)
+        column = whole.astype("int64").astype(str)
+    elif isinstance(first := _first(column), str) and first != first.strip():
+        column = column.str.strip()
+    iso = form in (ISO, ZONED)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # pandas warns when it falls back to its slower parser
-        return pd.to_datetime(column, errors="coerce", utc=True, format=form).dt.tz_localize(None)
+        warnings.simplefilter("ignore", UserWarning)  # of dates that are objects
+        dates = pd.to_datetime(column, errors="coerce", utc=True, format=ISO if iso else form)
+    dates = dates.dt.tz_localize(None)
+    if not iso or pd.api.types.is_datetime64_any_dtype(column):
+        return dates
+    text = column.astype(str)
+    if (
+        form == ISO and not text.str.contains(r"\d[+-]\d\d:?\d\d$").any()
+    ):  # the usual case, without slower searches
+        return dates
+    zones = text.str.extract(_ZONE)[0]
+    fits = zones.notna() if form == ZONED else ~zones.str.contains("[1-9]").fillna(False).astype(bool)
+    return dates.where(fits)
 
 
-def find_time_column(frame: pd.DataFrame) -> str | None:
-    """The first column of dates, or else the first column if its first or most of its values are dates."""
-    dated = [name for name in frame.columns if pd.api.types.is_datetime64_any_dtype(frame[name])]
-    first: str = [*dated, frame.columns[0]][0]
-    column = frame[first]
-    if pd.api.types.is_numeric_dtype(column):
+def _since_1970(column: pd.Series, parts: int) -> pd.Series:
+    """Dates of numbers that count `parts` of a second; NaT for those not from 1990 to 2100."""
+    numbers = pd.to_numeric(column, errors="coerce")
+    fits = (numbers >= _FIRST * parts) & (numbers <= _LAST * parts)
+    known = numbers.where(fits, _FIRST * parts)
+    if pd.api.types.is_float_dtype(known):  # to microseconds: a float of today's seconds has no more digits
+        nanoseconds = (known * (10**6 / parts)).round().astype("int64") * 1000
+    else:
+        nanoseconds = known.astype("int64") * (10**9 // parts)
+    return nanoseconds.astype("datetime64[ns]").where(fits.fillna(False).astype(bool))
+
+
+def find_time_column(frame: pd.DataFrame, path: Path, without: Collection[str | None] = ()) -> str | None:
+    """The only column of dates, or else the only one of numbers that are dates and named so.
+
+    Args:
+        frame: The table.
+        path: The file, for messages.
+        without: Columns of another role.
+
+    Returns:
+        Name of the column; None if rows only have numbers.
+
+    Raises:
+        DataError: there are several, or one that is meant to be the time cannot be read.
+    """
+    names = [name for name in frame.columns if name not in without]
+    dated = [name for name in names if _holds_dates(frame[name], name == frame.columns[0] or _is_time(name))]
+    if not dated:
+        numbers = {name: _whole_column(frame[name]) for name in names if _for_time(name)}
+        dated = [name for name, column in numbers.items() if column is not None and _number_formats(column)]
+    # a column with gaps cannot be the time
+    whole = [name for name in dated if frame[name].notna().all()] or dated
+    if len(whole) > 1:
+        listed = ", ".join(f"`{name}`" for name in whole)
+        raise DataError(
+            f"{path}: several columns hold dates: {listed}. Name the one to use as `time_column`."
+        )
+    if whole:
+        return whole[0]
+    for name in names:
+        if (row := _unreadable(frame[name], name, name == frame.columns[0])) is not None:
+            raise DataError(
+                f"{path}: column `{name}` seems to hold the time, in no format that is certain; row {row} "
+                f"holds {shown(frame[name][row])}. Write it as 2024-01-31 13:00, or rename it if it is no "
+                "time."
+            )
+    return None
+
+
+def _holds_dates(column: pd.Series, leading: bool) -> bool:
+    """Whether most values of a column, or for a `leading` one the first, are dates, and no mere numbers."""
+    if pd.api.types.is_datetime64_any_dtype(column):
+        return bool(column.notna().any())
+    if not is_text(column) or _whole_column(column) is not None or not _candidates(column):
+        return False
+    known = column.dropna()
+    parsed = _parse_dates(known, find_formats(known)[0]).notna()
+    return bool((leading and parsed.iloc[0]) or parsed.mean() > 0.5)
+
+
+def is_text(column: pd.Series) -> bool:
+    """Whether a column holds texts or other objects."""
+    types = pd.api.types
+    return (
+        types.is_object_dtype(column)
+        or types.is_string_dtype(column)
+        or isinstance(column.dtype, pd.CategoricalDtype)
+    )
+
+
+def _unreadable(column: pd.Series, name: str, leading: bool) -> Any:
+    """The first row of a column of texts that is meant to be the time, but is not by `find_formats`."""
+    first = column.first_valid_index()
+    if first is None or not is_text(column) or _whole_column(column) is not None:
         return None
-    start, (form, *_) = _first(column), find_formats(column)
-    parsed = _parse_dates(column, form).notna()
-    begins = form is not None and not start.isdigit() and parsed[column.first_valid_index()]
-    return first if begins or parsed.mean() > 0.5 else None
+    if _is_time(name):
+        return first
+    some = column.dropna().astype(str).head(100)
+    clock = some.str.fullmatch(r"\d{1,2}:\d\d(?::\d\d)?(?: ?[AaPp][Mm])?")
+    years = some.str.contains(_YEAR)
+    if leading and (clock.all() or (years.all() and some.is_unique and len(some) > 2)):  # 10:15; 2024-W05
+        return first
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of formats and zones that the parser does not know
+        dates = pd.to_datetime(some.where(years), errors="coerce", format="mixed", utc=True).notna()
+    dates |= some.str.match(r"\d{1,4}([-/.])\d{1,2}\1\d{1,4}\b")
+    return first if dates.sum() > len(some) / 2 else None
+
+
+def require_no_time(frame: pd.DataFrame, names: Sequence[str], time: str | None, path: Path) -> list[str]:
+    """Which of the columns of numbers `names` say the same as the time stamps in column `time`.
+
+    Raises:
+        DataError: another of them increases as Unix time or dates in digits do, or is called so.
+    """
+    same = []
+    for name in names:
+        numbers = _whole_column(frame[name])
+        if numbers is None or len(numbers) < 3 or not (numbers.diff().iloc[1:] > 0).all():
+            continue
+        formats = _number_formats(numbers)
+        if time is not None and formats and _agree(frame[time], numbers, formats):
+            same.append(name)
+        elif formats or (time is None and (_is_time(name) or name.strip().lower() in _COUNTED)):
+            rule = "as Unix time or dates in digits do" if formats else "and has the name of a time"
+            remedy = "name it as `time_column`" if formats else "write it as dates or as Unix time"
+            other = "subtract its first value" if formats else "rename it"
+            raise DataError(
+                f"{path}: column `{name}` increases from row to row {rule}; row {frame.index[0]} holds "
+                f"{numbers.iloc[0]}. If it is the time, {remedy}; if it is not, {other}, or name the "
+                "columns to read as `targets` (or `columns`)."
+            )
+    return same
+
+
+def _agree(time: pd.Series, numbers: pd.Series, formats: Sequence[str]) -> bool:
+    """Whether numbers are the same dates as `time`, or those of another zone."""
+    second, zone = pd.Timedelta(1, "s"), pd.Timedelta(15, "h")
+    stamps = _parse_dates(time, find_formats(time)[0])
+    apart = [(stamps - _parse_dates(numbers, form)).dropna() for form in formats]
+    return any(len(gap) and gap.max() - gap.min() < second and abs(gap.iloc[0]) < zone for gap in apart)
 
 
 def time_stamps(column: pd.Series, form: str | None, path: Path, before: np.datetime64 | None) -> np.ndarray:
@@ -70,17 +380,20 @@ def time_stamps(column: pd.Series, form: str | None, path: Path, before: np.date
         DataError: naming the first row that is not a date, or not after the row before.
     """
     name = column.name
-    if pd.api.types.is_numeric_dtype(column) and column.notna().any():
+    if form == ISO and pd.api.types.is_numeric_dtype(column) and column.notna().any():
         raise DataError(
-            f"{path}: time column `{name}` must hold dates such as 2016-07-01 00:00; it holds numbers such "
-            f"as {column.dropna().iloc[0]}. Leave `time_column` out to count rows instead."
+            f"{path}: time column `{name}` must hold dates such as 2016-07-01 00:00, or Unix time in s, ms, "
+            f"us or ns from 1990 on; it holds numbers such as {column.dropna().iloc[0]}. Leave "
+            "`time_column` out to count rows instead."
         )
     parsed = _parse_dates(column, form)
     if (bad := parsed.isna().to_numpy()).any():
         place = int(bad.argmax())
+        kind = "" if form in (ISO, None) else f" ({form})"
         raise DataError(
             f"{path}: time column `{name}` must hold dates such as 2016-07-01 00:00; row "
-            f"{column.index[place]} holds {shown(column.iloc[place])}."
+            f"{column.index[place]} holds {shown(column.iloc[place])}. Have all in the format of the "
+            f"first{kind}, all with a zone or all without, and delete rows that are no time step."
         )
     if (far := ((parsed < pd.Timestamp.min) | (parsed > pd.Timestamp.max)).to_numpy()).any():
         place = int(far.argmax())
@@ -100,6 +413,8 @@ def time_stamps(column: pd.Series, form: str | None, path: Path, before: np.date
         )
         raise DataError(
             f"{path}: time column `{name}` must increase from row to row; row {column.index[place]} "
-            f"({column.iloc[place]}) {what}. Sort the rows and remove duplicates."
+            f"({column.iloc[place]}) {what}. Sort the rows and remove duplicates; a table of several series "
+            "is one file for each, and local times around a change of the clock need their offset, as in "
+            "02:30+01:00."
         )
     return time

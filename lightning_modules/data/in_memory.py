@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 
 from dream.errors import DataError
+from lightning_modules.data.dates import find_time_column
 from lightning_modules.data.limits import require_header
 
 NAME = "the table"
@@ -27,12 +28,14 @@ class InMemory:
         """The data module of a table in memory, with one row per time step.
 
         Args:
-            table: A table whose index, if it holds dates, is the column of time stamps, and is left out
-                otherwise. The columns of an array (rows, columns), or (rows,), are called column_1, ...
+            table: A table whose index, if it holds dates or Unix time, is the column of time stamps, and is
+                left out otherwise. The columns of an array (rows, columns), or (rows,), are called
+                column_1, ...
             **settings: Other arguments of the class.
 
         Raises:
-            DataError: the table is of another type, has no row, or names a column twice.
+            DataError: the table is of another type, has no row, has several levels of its index, or names a
+                column twice.
         """
         data = cls(path=NAME, **settings)  # type: ignore[call-arg] # the class that derives from this
         data.frame = _as_frame(table)
@@ -56,10 +59,24 @@ def _as_frame(table: pd.DataFrame | pd.Series | np.ndarray) -> pd.DataFrame:
         raise DataError(
             f"`table` must be a DataFrame, a Series or an array (rows, columns); got {type(table).__name__}."
         )
-    dates = isinstance(table.index, pd.DatetimeIndex)
-    frame = table.rename_axis(index=str(table.index.name or "time")).reset_index(drop=not dates)
+    index = _index(table.index)
+    frame = table.reset_index(drop=True)
     frame.columns = frame.columns.map(str)
+    if (name := find_time_column(index, Path(NAME))) is not None:
+        frame.insert(0, name or "time", index[name].array, allow_duplicates=True)
     require_header(frame.columns.tolist(), Path(NAME))
     if frame.empty:
         raise DataError(f"{NAME}: there are column names but no rows.")
     return frame
+
+
+def _index(index: pd.Index) -> pd.DataFrame:
+    """An index as a table of one column."""
+    if isinstance(index, pd.MultiIndex):
+        names = ", ".join(str(name) for name in index.names)
+        raise DataError(
+            f"{NAME}: the index must have one level, that of the time; it has {index.nlevels} ({names}). "
+            "Give each series a table of its own, or make columns of the levels with reset_index()."
+        )
+    values = index.to_timestamp() if isinstance(index, pd.PeriodIndex) else index
+    return pd.DataFrame({str(index.name or ""): values.array})

@@ -93,7 +93,9 @@ class Unpacked(io.RawIOBase):
 
 
 def require_header(header: Sequence[str], path: Path) -> None:
-    """Refuse a first line that names a column twice, or holds numbers and dates only."""
+    """Refuse a first line without a name, with a name twice, or of a row of numbers and dates."""
+    if not len(header):
+        raise DataError(f"{path}: there are no columns.")
     seen: set[str] = set()
     repeated = sorted({name for name in header if name in seen or seen.add(name)})  # type: ignore[func-returns-value]
     if repeated:
@@ -103,9 +105,10 @@ def require_header(header: Sequence[str], path: Path) -> None:
     cells = pd.Series(list(header))
     numbers = pd.to_numeric(cells, errors="coerce").notna()
     dates = pd.to_datetime(cells.mask(numbers), errors="coerce", format="ISO8601").notna()
-    if numbers.any() and (numbers | dates).all():
+    begins = dates.iloc[0] or re.match(r"\d{1,2}([-/.])\d{1,2}\1\d{2,4}", str(header[0]))
+    if begins or (numbers.any() and (numbers | dates).all()):
         raise DataError(
-            f"{path}: the first line must name the columns; it holds numbers: "
+            f"{path}: the first line must name the columns; it holds numbers or dates: "
             f"{', '.join(map(_short, header[:4]))}."
         )
 

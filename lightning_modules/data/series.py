@@ -22,7 +22,12 @@ import pyarrow.parquet as parquet
 import torch
 
 from dream.errors import DataError, nearest, shown
-from lightning_modules.data.dates import find_formats, find_time_column, time_stamps
+from lightning_modules.data.dates import (
+    find_formats,
+    find_time_column,
+    require_order,
+    time_stamps,
+)
 from lightning_modules.data.in_memory import NAME
 from lightning_modules.data.limits import (
     Unpacked,
@@ -30,9 +35,9 @@ from lightning_modules.data.limits import (
     require_header,
     require_printable,
     require_proportion,
-    require_size,
     require_unpacked,
 )
+from lightning_modules.data.numbers import number_columns, read_numbers, require_real
 
 logger = logging.getLogger(__name__)
 
@@ -84,7 +89,7 @@ class Roles(NamedTuple):
     """The columns of numbers, covariates last."""
     formats: tuple[str | None, ...]
     """Formats of the time stamps, from `find_formats`. The first is used; there are more where no row tells
-    days from months."""
+    which is meant."""
 
 
 def read_table(
@@ -97,24 +102,39 @@ def read_table(
     """Read a CSV (.csv, .txt, also .gz) or Parquet (.parquet, .pq) file, or a table in memory.
 
     A row is a time step. Time stamps are all in ISO 8601, of any precision, or all in the format of the
-    first. Days and months come in the order that fits all rows, months first if both do. Stamps with a zone
+    first; or they are Unix time in s, ms, us or ns, or digits such as 20240131. Year, month and day come in
+    the order that fits all rows; if several do, in the one by which the steps are even. Stamps with a zone
     are converted to UTC.
 
     Args:
         path: The file or the table in memory.
-        time_column: The column of time stamps. If None, the first column of dates of a Parquet file, or else
-            the first column if it holds dates; otherwise rows only have numbers.
-        columns: Columns to read; if None, all others in which some value is a number.
+        time_column: The column of time stamps. If None, the only column of dates, or else the only one of
+            numbers that are dates and whose name says so; without one rows only have numbers.
+        columns: Columns to read; if None, all others in which some value is a number, but no index: an
+            unnamed column, or one called `index`, `id` or `row`, that counts the rows.
         covariates: Columns to read besides, which come last.
         separator: The sign between the values of a line of text.
 
     Raises:
         DataError: the table cannot be read; names file, column and row.
     """
-    frame = path if isinstance(path, pd.DataFrame) else read_frame(check_file(path), separator)
-    path = Path(NAME) if isinstance(path, pd.DataFrame) else check_file(path)
+    if isinstance(path, pd.DataFrame):
+        return table_series(path, Path(NAME), time_column, columns, covariates)
+    path = check_file(path)
+    return table_series(read_frame(path, separator), path, time_column, columns, covariates)
+
+
+def table_series(
+    frame: pd.DataFrame,
+    path: Path,
+    time_column: str | None = None,
+    columns: Sequence[str] | None = None,
+    covariates: Sequence[str] = (),
+) -> Series:
+    """As `read_table`, of a table that was read from `path`."""
     roles = find_roles(frame, path, time_column, columns, covariates)
-    report_order(roles, path)
+    if roles.time is not None:
+        require_order(frame[roles.time], roles.formats, path)
     series = to_series(frame, roles, path)
     require_values(~np.isnan(series.values).all(axis=0), series.columns, path)
     return series
@@ -129,32 +149,28 @@ def find_roles(
 ) -> Roles:
     """The columns of a table that `read_table` reads, decided by its rows."""
     require_printable(frame.columns.tolist(), path)
+    for name in frame.columns if columns is None else ():
+        require_real(frame[name], name, path)
     if time_column is None:
-        time_column = find_time_column(frame)
+        time_column = find_time_column(frame, path, [*(columns or ()), *covariates])
     else:
         _require(frame, [time_column], path)
     if columns is None:
-        columns = number_columns(frame, path, [time_column, *covariates])
+        columns = number_columns(frame, path, time_column, covariates)
         if not columns:
             raise DataError(f"{path}: no column to predict holds numbers. Found: {', '.join(frame.columns)}.")
     columns = [*columns, *covariates]
     _require(frame, columns, path)
-    return Roles(time_column, tuple(columns), () if time_column is None else find_formats(frame[time_column]))
-
-
-def report_order(roles: Roles, path: Path) -> None:
-    """Warn which order of days and months is assumed, where no row determines it."""
-    if len(roles.formats) > 1:
-        used, other = roles.formats[:2]
-        logger.warning(
-            "%s: no row tells whether `%s` is %s or %s; read as the first.", path, roles.time, used, other
-        )
+    formats = () if time_column is None else find_formats(frame[time_column])
+    if formats and (counted := formats[0]) is not None and counted.startswith("unix "):
+        logger.warning("%s: column `%s` is read as Unix time in %s.", path, time_column, counted[5:])
+    return Roles(time_column, tuple(columns), formats)
 
 
 def to_series(frame: pd.DataFrame, roles: Roles, path: Path, before: np.datetime64 | None = None) -> Series:
     """Rows of a table, or of a part of one after the time stamp `before`; the index numbers the rows."""
     time = None if roles.time is None else time_stamps(frame[roles.time], roles.formats[0], path, before)
-    values = np.stack([_numbers(frame[name], name, path) for name in roles.columns], axis=1)
+    values = np.stack([read_numbers(frame[name], name, path) for name in roles.columns], axis=1)
     return Series(values, roles.columns, time, str(path))
 
 
@@ -262,7 +278,15 @@ def parse_text(source: BinaryIO, path: Path, separator: str) -> pd.DataFrame:
         .iloc[0]
         .tolist()
     )
-    if len(header) == 1 and (used := next((sign for sign in ",;\t|" if sign in header[0]), None)):
+    counts = {sign: sum(name.count(sign) for name in header) for sign in ",;\t|" if sign != separator}
+    used = max(counts, key=lambda sign: counts[sign])
+    lone = len(header) == 1 and header[0].lstrip().startswith("#")
+    if lone or header[0].lower().startswith("sep="):
+        raise DataError(
+            f"{path}: the first line must name the columns; it is {shown(header[0])}. Delete the lines "
+            "before the names."
+        )
+    if counts[used] >= max(len(header) - 1, 1) and (len(header) == 1 or used != ","):
         wanted = "commas" if separator == "," else repr(separator)
         raise DataError(
             f"{path}: values must be separated by {wanted}; the first line uses {used!r}. Save it as CSV; "
@@ -272,49 +296,33 @@ def parse_text(source: BinaryIO, path: Path, separator: str) -> pd.DataFrame:
     source.seek(0)
     with warnings.catch_warnings():
         warnings.simplefilter("error", pd.errors.ParserWarning)  # a row longer than the header
-        return pd.read_csv(source, sep=separator, low_memory=False, index_col=False)
+        try:
+            return pd.read_csv(source, sep=separator, low_memory=False, index_col=False)
+        except pd.errors.ParserWarning as error:
+            raise DataError(
+                f"{path}: cannot be read: rows must have a value for each of the {len(header)} names in the "
+                f"first line ({shown(header[0])}, ...); some have more. Delete lines before the names, "
+                "write numbers as 1234.5, and quote texts that hold the separator."
+            ) from error
 
 
-def number_columns(frame: pd.DataFrame, path: str | Path, without: Sequence[str | None]) -> list[str]:
-    """All columns but `without` and those in which no value is a number, which are logged."""
-
-    def empty(name: str) -> bool:
-        return bool(frame[name].isna().all())
-
-    others = [name for name in frame.columns if name not in without]
-    # a comma too many
-    others = [name for name in others if not (name.startswith("Unnamed: ") and empty(name))]
-    found = [name for name in others if empty(name) or _to_numbers(frame[name]).notna().any()]
-    if left_out := [name for name in others if name not in found]:
-        logger.warning("%s: columns without a single number are left out: %s.", path, ", ".join(left_out))
-    return found
+def require_same_columns(frame: pd.DataFrame, path: Path, roles: Roles, covariates: Sequence[str]) -> None:
+    """Refuse a later part of a table in which columns hold numbers that the first part left out."""
+    left_out = frame.drop(columns=[name for name in roles.columns if name not in covariates])
+    for name in number_columns(left_out, path, roles.time, covariates, quiet=True):
+        if (known := frame[name].notna().to_numpy()).any():
+            place = int(known.argmax())
+            raise DataError(
+                f"{path}: column `{name}` must hold numbers from the first row to the last, or nowhere; it "
+                f"is left out before row {frame.index[0]}, and row {frame.index[place]} holds "
+                f"{shown(frame[name].iat[place])}. Name the columns to read as `targets` (or `columns`)."
+            )
 
 
 def _require(frame: pd.DataFrame, columns: Sequence[str], path: Path) -> None:
     for name in columns:
         if name not in frame:
             raise DataError(f"{path}: no column `{name}`. {nearest(name, map(str, frame.columns))}")
-
-
-def _to_numbers(column: pd.Series) -> pd.Series:
-    if pd.api.types.is_numeric_dtype(column):
-        return column
-    text = column.astype(str).replace({"False": "0", "True": "1"})  # without gaps their column is numeric
-    return pd.to_numeric(text.where(column.notna()), errors="coerce")
-
-
-def _numbers(column: pd.Series, name: str, path: Path) -> np.ndarray:
-    converted = _to_numbers(column)
-    if (bad := (converted.isna() & column.notna()).to_numpy()).any():
-        place = int(bad.argmax())
-        raise DataError(
-            f"{path}: column `{name}` must hold numbers; row {column.index[place]} holds "
-            f"{shown(column.iloc[place])} ({int(bad.sum())} such values). Repair the value, empty the cell "
-            "if it is missing, or leave the column out."
-        )
-    values = converted.to_numpy(dtype=np.float64, na_value=np.nan)
-    require_size(pd.Series(values, column.index), name, path)
-    return values
 
 
 def fill_missing(series: Series, policy: Missing, before: np.ndarray | None = None) -> Series:

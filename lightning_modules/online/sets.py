@@ -12,7 +12,8 @@ from dream.errors import ConfigError, DataError, nearest
 from lightning_modules.data.catalogue import data_path
 from lightning_modules.data.dates import find_time_column
 from lightning_modules.data.in_memory import InMemory
-from lightning_modules.data.series import Series, number_columns, read_frame, read_table
+from lightning_modules.data.numbers import number_columns
+from lightning_modules.data.series import Series, read_frame, read_table, table_series
 from lightning_modules.online.data import OnlineData, OnlineStream, Task, check_truth
 
 Name = Literal["ETTh1", "ETTh2", "ETTm1", "WTH", "exchange", "elec2"]
@@ -136,6 +137,7 @@ class TableStream(OnlineData, InMemory):
             series = read_table(self.table, self.time_column)
             return OnlineStream(series, "forecasting", series.columns)
         frame = read_frame(Path(self.path).expanduser()) if self.frame is None else self.frame
+        path = Path(self.path)
         for name in self.targets:
             if name not in frame:
                 raise DataError(f"{self.path}: no column `{name}`. {nearest(name, map(str, frame.columns))}")
@@ -147,18 +149,19 @@ class TableStream(OnlineData, InMemory):
             asked = self.recorded.settings["task"]
         if asked == "auto":
             asked = "classification" if len(self.targets) == 1 and not numeric else "forecasting"
-        time_column = self.time_column or find_time_column(frame)
-        others = number_columns(frame, self.path, [*self.targets, time_column])
+        read = frame.drop(columns=self.targets)
+        time_column = self.time_column or find_time_column(read, path)
+        others = number_columns(read, path, time_column)
         if asked == "forecasting":
-            series = read_table(self.table, self.time_column, self.targets, others)
+            series = table_series(frame, path, time_column, self.targets, others)
             return OnlineStream(series, "forecasting", tuple(self.targets))
         if not others:
             raise DataError(
                 f"{self.path}: {asked} needs a column of numbers besides `{self.targets[0]}`; there is none."
             )
-        inputs = read_table(self.table, self.time_column, others)
+        inputs = table_series(read, path, time_column, others)
         if asked == "regression":
-            truth = read_table(self.table, self.time_column, self.targets).values
+            truth = table_series(frame, path, time_column, self.targets).values
             check_truth(truth, str(self.path), self.targets[0])
             return OnlineStream(inputs, "regression", tuple(self.targets), truth)
         label = frame[self.targets[0]]

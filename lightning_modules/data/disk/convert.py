@@ -16,13 +16,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pooch
 import pyarrow
 
 from dream.errors import DataError
 from dream.files import atomic, sha256, write_atomic
 from dream.sealed import note, read_note
-from lightning_modules.data.dates import find_formats
+from lightning_modules.data.dates import find_formats, require_order
 from lightning_modules.data.disk.blocks import Block, file_blocks
 from lightning_modules.data.disk.stored import (
     StoredSeries,
@@ -36,7 +37,7 @@ from lightning_modules.data.series import (
     Roles,
     check_file,
     find_roles,
-    report_order,
+    require_same_columns,
     require_values,
     to_series,
 )
@@ -44,7 +45,7 @@ from lightning_modules.waiting import waiting
 
 logger = logging.getLogger(__name__)
 
-VERSION = 3
+VERSION = 4
 BLOCK = 1 << 21
 """Bytes of a file that are read at once, which needs a few times as much memory."""
 
@@ -132,8 +133,9 @@ class _Conversion:
                     roles = find_roles(block.frame, self.path, time_column, columns, covariates)
                     if roles.time is not None and len(roles.formats) > 1:
                         roles = roles._replace(formats=self._formats(roles.time, roles.formats))
-                        report_order(roles, self.path)
                     write_atomic(self.folder / "roles.sealed", note(roles._asdict()))
+                elif columns is None:
+                    require_same_columns(block.frame, self.path, roles, covariates)
                 known.append(self._add(block, roles))
                 progress(block.done)
         if roles is None or not self.shards:
@@ -145,10 +147,17 @@ class _Conversion:
         return table
 
     def _formats(self, column: str, formats: tuple[str | None, ...]) -> tuple[str | None, ...]:
-        """Formats of the time stamps, from later rows than those that leave days and months open."""
+        """The format of the time stamps, from as many rows as it takes to tell.
+
+        Raises:
+            DataError: no row tells.
+        """
+        parts: list[pd.Series] = []
         for block in file_blocks(self.path, self.separator, 0, 0, BLOCK):
-            if len(formats := find_formats(block.frame[column], formats)) == 1:
-                break
+            parts.append(block.frame[column])
+            if len(formats := find_formats(pd.concat(parts), formats)) == 1:
+                return formats
+        require_order(pd.concat(parts), formats, self.path)
         return formats
 
     def _roles(self) -> Roles | None:

@@ -480,18 +480,28 @@ def test_dates_that_partly_are_none_name_the_row(
 
 
 def test_an_order_of_days_and_months_that_no_row_tells(
-    tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """A dozen days, or the first of every month."""
     path = stamped(tmp_path, [f"01/{month:02}/2024" for month in range(1, 13)])
     set_block(monkeypatch, 60)
     for read in (read_table, stored_table):
-        caplog.clear()
-        assert read(path).time[1] == np.datetime64("2024-01-02")
-        assert "no row tells whether `time` is %m/%d/%Y or %d/%m/%Y; read as the first." in caplog.text
+        with pytest.raises(
+            DataError,
+            match=r"`time` can be read in two ways.* row 1, '01/02/2024', is 2024-01-02 00:00:00 "
+            r"\(%m/%d/%Y\) or 2024-02-01 00:00:00 \(%d/%m/%Y\). Write the dates as 2024-01-31",
+        ):
+            read(path)
 
 
 @pytest.mark.parametrize(
-    "names", [["1.5 kg", "x", "2 kg"], ["May", "Harry", "Jo"], ["10-11", "12-34", "x", "y"]]
+    "texts", [["1.5 kg", "x", "2 kg"], ["May", "Harry", "Jo"], ["10-11", "12-34", "x", "y"]]
 )
-def test_text_that_is_no_date_is_left_out(names: list[str], tmp_path: Path) -> None:
-    assert read_table(stamped(tmp_path, names)).time is None
+def test_text_that_is_no_date_is_left_out(texts: list[str], tmp_path: Path, cache: Path) -> None:
+    path = stamped(tmp_path, texts)
+    for read in (read_table, stored_table):
+        with pytest.raises(DataError, match=f"`time` seems to hold the time.*; row 0 holds '{texts[0]}'"):
+            read(path)
+    path.write_text(path.read_text().replace("time", "place", 1))
+    for read in (read_table, stored_table):
+        assert (read(path).time, read(path).columns) == (None, ("a",))
