@@ -44,7 +44,7 @@ def said(folder: Path) -> str:
 
 def test_killed_in_a_step_a_save_a_validation(streams: tuple[Path, dict[str, Any]]) -> None:
     folder, expected = streams
-    for place, at in (("step", 3), ("save", 7), ("validation", 1), ("save", 12), ("step", 2), ("save", 4)):
+    for place, at in (("step", 3), ("save", 7), ("validation", 1), ("save", 12), ("step", 2), ("layers", 1)):
         assert go_on(folder, STREAMS, "killed", place, at) == -signal.SIGKILL, (place, said(folder))
     assert go_on(folder, STREAMS, "killed") == 0, said(folder)
     assert processes.differences(expected, processes.left(folder / "runs" / "killed")) == []
@@ -61,7 +61,9 @@ def test_killed_before_anything_is_written(streams: tuple[Path, dict[str, Any]])
 
 def test_killed_in_the_online_stream(online: tuple[Path, dict[str, Any]]) -> None:
     folder, expected = online
-    for place, at in (("step", 3), ("validation", 1), ("stream", 2), ("stream", 3), ("save", 3)):
+    for place, at in (
+        ("step", 3), ("validation", 1), ("stream", 2), ("stream", 3), ("save", 3), ("layers", 1),
+    ):  # fmt: skip
         assert go_on(folder, ONLINE, "killed", place, at) == -signal.SIGKILL, (place, said(folder))
     assert go_on(folder, ONLINE, "killed") == 0, said(folder)
     assert processes.differences(expected, processes.left(folder / "runs" / "killed")) == []
@@ -69,7 +71,7 @@ def test_killed_in_the_online_stream(online: tuple[Path, dict[str, Any]]) -> Non
 
 def test_killed_in_speech(tmp_path: Path) -> None:
     expected = whole(SPEECH, tmp_path)
-    for place, at in (("step", 3), ("validation", 1)):
+    for place, at in (("step", 3), ("validation", 1), ("layers", 1)):
         assert go_on(tmp_path, SPEECH, "killed", place, at) == -signal.SIGKILL, (place, said(tmp_path))
     assert go_on(tmp_path, SPEECH, "killed") == 0, said(tmp_path)
     assert processes.differences(expected, processes.left(tmp_path / "runs" / "killed")) == []
