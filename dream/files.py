@@ -18,6 +18,7 @@ from dream.errors import CheckpointError
 
 MOST = 64 * 2**20
 """Largest text of ours that is read, in bytes."""
+_PIECE = 1 << 20
 _NO_LINK, _AT_ONCE = getattr(os, "O_NOFOLLOW", 0), getattr(os, "O_NONBLOCK", 0)  # Windows has neither
 
 
@@ -92,8 +93,11 @@ def read_bytes(path: str | os.PathLike[str], most: int = MOST, *, links: bool = 
     Raises:
         OSError: it cannot be read, is larger, or is a link, a folder, a device or a pipe.
     """
+    content = b""
     with opened(path, links=links) as file:
-        content = file.read(most + 1)
+        # a read makes room for all that it may return
+        while piece := file.read(min(_PIECE, most + 1 - len(content))):
+            content += piece
     if len(content) > most:
         raise OSError(errno.EFBIG, f"it has more than {most:,} bytes", str(path))
     return content

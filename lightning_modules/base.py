@@ -101,6 +101,8 @@ class TaskModule(L.LightningModule, ABC):
     """Metrics that are not ranked, since neither higher nor lower is better, such as coverage."""
 
     core: DREAMStack | BaselineCore
+    data: TaskData
+    """Data that the module was prepared for; set by `prepare`."""
     settings: TaskSettings
     vocabulary: Any = None
     """Symbols or classes by number, from the data or a checkpoint; None before either is there, and in tasks
@@ -336,6 +338,7 @@ class TaskModule(L.LightningModule, ABC):
             ConfigError, DataError: the data and this module do not fit together.
         """
         self.require_data(type(data))
+        assert isinstance(data, TaskData)
         self.data = data
 
     def setup(self, stage: str) -> None:

@@ -21,6 +21,7 @@ from dream.errors import ConfigError, DataError
 from lightning_modules.anomaly.metrics import runs
 from lightning_modules.checks import require_int
 from lightning_modules.data.base import TaskData
+from lightning_modules.data.fingerprint import Fingerprint, content_sum
 from lightning_modules.data.order import loader, one_by_one
 
 LEAST_TRAINING = 100  # rows
@@ -159,6 +160,17 @@ class AnomalyData(TaskData, ABC):
                     f"some to score; it has {stream.training} of {len(stream.values)}. Change `training`."
                 )
         return streams
+
+    @cached_property
+    def fingerprint(self) -> Fingerprint:
+        streams = self.streams
+        return {
+            "streams": content_sum([(stream.name, stream.training) for stream in streams]),
+            "columns": content_sum([stream.columns for stream in streams]),
+            "time": content_sum([stream.time for stream in streams]),
+            "values": content_sum([stream.values for stream in streams]),
+            "labels": content_sum([stream.label for stream in streams]),
+        }
 
     @property
     def columns(self) -> tuple[str, ...]:

@@ -19,6 +19,7 @@ from torch.utils.data import DataLoader, Dataset
 from dream.errors import ConfigError, DataError
 from lightning_modules.checks import require_int
 from lightning_modules.data.base import TaskData
+from lightning_modules.data.fingerprint import Fingerprint, content_sum
 from lightning_modules.data.order import drawn, in_order, loader
 from lightning_modules.data.series import Scaler, Series, fill_missing
 from lightning_modules.stream import Shape
@@ -169,6 +170,11 @@ class OnlineData(TaskData, ABC):
             before = Scaler.fit(warm_up, stream.series.columns).mean
         series = fill_missing(stream.series, self.missing, before)
         return OnlineStream(series, stream.task, stream.targets, stream.truth)
+
+    @cached_property
+    def fingerprint(self) -> Fingerprint:
+        stream = self.stream
+        return stream.series.fingerprint | {"targets": content_sum(stream.task, stream.targets, stream.truth)}
 
     @property
     def task(self) -> Task:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 import math
 import os
 import platform
@@ -20,11 +19,9 @@ from lightning.pytorch.loggers import Logger, WandbLogger
 from lightning.pytorch.utilities import rank_zero_only
 
 import dream
-from dream.errors import DataError
+from dream.errors import CheckpointError, DataError
 from dream.files import write_atomic
 from lightning_modules.run.redaction import redacted
-
-log = logging.getLogger(__name__)
 
 
 class JSONLLogger(Logger):
@@ -84,18 +81,28 @@ class JSONLLogger(Logger):
 
     @rank_zero_only
     def cut(self, length: int) -> None:
-        """Drop the lines after the first `length` bytes, which a resumed run writes again."""
-        if not self.path.exists():
-            return
-        if (held := self.path.stat().st_size) < length:
-            log.warning(
-                "%s has lost lines: %d of %d bytes are left. The run continues after them.",
-                self.path,
-                held,
-                length,
-            )
-        else:
+        """Drop the lines after the first `length` bytes, which a resumed run writes again.
+
+        Raises:
+            CheckpointError: see `require`.
+        """
+        self.require(length)
+        if self.path.exists():
             os.truncate(self.path, length)
+
+    def require(self, length: int) -> None:
+        """Refuse a file that has lost some of its first `length` bytes, with which a run would go on.
+
+        Raises:
+            CheckpointError: naming the file and the way out.
+        """
+        held = self.sync()
+        if held < length:
+            lost = f"{held} of {length} bytes are left" if held else "it is missing or empty"
+            raise CheckpointError(
+                f"{self.path} must hold the metrics of the run so far, {length} bytes of them; {lost}. Put "
+                "the file back, or start anew in another folder."
+            )
 
 
 def best_validation(folder: Path, monitor: str, mode: Literal["min", "max"]) -> dict[str, float]:
