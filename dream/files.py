@@ -22,6 +22,7 @@ LINE = 2**20
 """Longest line of a file that is read by lines, in bytes."""
 LONGEST_NAME = 200
 """Longest name of a file, in bytes: file systems allow 255, and a temporary name is longer."""
+_PIECE = 1 << 20
 _NO_LINK, _AT_ONCE = getattr(os, "O_NOFOLLOW", 0), getattr(os, "O_NONBLOCK", 0)  # Windows has neither
 
 
@@ -126,8 +127,11 @@ def read_bytes(path: str | os.PathLike[str], most: int = MOST, *, links: bool = 
     Raises:
         OSError: it cannot be read, is larger, or is a link, a folder, a device or a pipe.
     """
+    content = b""
     with opened(path, links=links) as file:
-        content = file.read(most + 1)
+        # a read makes room for all that it may return
+        while piece := file.read(min(_PIECE, most + 1 - len(content))):
+            content += piece
     if len(content) > most:
         raise OSError(errno.EFBIG, f"it has more than {most:,} bytes", str(path))
     return content

@@ -65,8 +65,8 @@ class RunSettings:
     test: bool = True
 
 
-def run_folder(settings: RunSettings, experiment: str, command: list[str]) -> Path:
-    """Make a new folder for this run.
+def run_folder(settings: RunSettings, experiment: str, command: list[str], **facts: Any) -> Path:
+    """Make a new folder for this run; see `write_run`.
 
     Raises:
         ConfigError: `run.name` is taken or no name of a folder, or the folder can't be made.
@@ -78,7 +78,7 @@ def run_folder(settings: RunSettings, experiment: str, command: list[str]) -> Pa
         folder = parent / (f"{stem}-{attempt + 1}" if attempt else stem)
         try:
             folder.mkdir(parents=True)
-            write_run(folder, command)
+            write_run(folder, command, **facts)
         except FileExistsError:
             if settings.name is None:
                 continue
@@ -115,19 +115,20 @@ def require_names(settings: RunSettings) -> None:
         )
 
 
-def write_run(folder: Path, command: list[str]) -> None:
-    """Write the command of the run in `folder`, a new one, and a name for its tracked run.
+def write_run(folder: Path, command: list[str], **facts: Any) -> None:
+    """Write the command of the run in `folder`, a new one, a name for its tracked run, and more `facts`.
 
     Raises:
         OSError: the folder is not writable.
     """
-    facts = {
+    record = {
         "command": without_resume(command),
         "tracked": uuid.uuid4().hex[:8],
         "started": f"{datetime.now():%Y-%m-%d %H:%M:%S}",
+        **facts,
     }
     sums.begin(folder)
-    sums.write(folder, RUN, json.dumps(facts, indent=2) + "\n")
+    sums.write(folder, RUN, json.dumps(record, indent=2) + "\n")
 
 
 def read_run(folder: Path) -> dict[str, Any]:
@@ -203,11 +204,11 @@ def settings_of(run: Path) -> RunSettings:
         ) from None
 
 
-def earlier_run(settings: RunSettings, command: list[str]) -> Path | None:
+def earlier_run(settings: RunSettings, command: list[str], **facts: Any) -> Path | None:
     """Return the run that ``--resume`` continues; None where there is none yet.
 
     It is the one of that name, or else the newest of the same command that has not ended, or else the newest
-    that has.
+    that has. The `facts` are for one that was stopped before it wrote them, see `write_run`.
 
     Raises:
         ConfigError: the folder of that name holds something else.
@@ -221,9 +222,11 @@ def earlier_run(settings: RunSettings, command: list[str]) -> Path | None:
             # hidden ones are locks, and files half written
             if any(not path.name.startswith(".") for path in folder.iterdir()):
                 raise ConfigError(
-                    f"`run.name` must be that of a run; {folder} holds something else.", key="run.name"
+                    f"`run.name` must be that of a run; {folder} has no {RUN} that can be read. Put it back, "
+                    "or choose another name.",
+                    key="run.name",
                 )
-            write_run(folder, command)  # it was stopped between making the folder and this
+            write_run(folder, command, **facts)  # it was stopped between making the folder and this
         return folder if folder.is_dir() else None
     wanted = without_resume(command)
     runs: dict[Path, tuple[bool, float]] = {}

@@ -44,12 +44,21 @@ _schema = with_config(ConfigDict(extra="allow", strict=True))
 
 
 @_schema
+class Data(TypedDict):
+    """Sums of the settings of a run's data and of their content."""
+
+    settings: str
+    fingerprint: dict[str, str]
+
+
+@_schema
 class Run(TypedDict, total=False):
     """`run.json`: the command of a run."""
 
     command: list[str]
     tracked: str
     started: str
+    data: Data
 
 
 @_schema

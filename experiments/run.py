@@ -30,11 +30,11 @@ from dream.errors import ConfigError, DataError, DREAMError
 from dream.files import inside
 from experiments import ending, folders, launch, summary, wording
 from experiments.check import check_experiment
-from experiments.folders import CONFIG, RESULTS, SAVES, RunSettings
+from experiments.folders import RESULTS, SAVES, RunSettings
 from experiments.invocation import limits, own_code, presets, trust
 from experiments.invocation.arguments import Invocation
 from experiments.invocation.explain import chain, explain
-from experiments.invocation.resume import check_weights, refuse_other_settings
+from experiments.invocation.resume import check_weights, read_data, refuse_mixed_data, save_to_resume
 from experiments.invocation.trust import Trust
 from experiments.resolved import WriteConfig, resolve_config
 from lightning_modules.base import TaskModule, gone, require_there
@@ -310,21 +310,23 @@ class DREAMCLI(LightningCLI):
 
         Raises:
             ConfigError: the run was started with other settings, or is still going on.
-            CheckpointError: all that was saved of it is damaged.
+            CheckpointError: it was started on other data, a file of it is missing, or all of its saves are
+                damaged.
         """
         values = self.config.get(str(self.subcommand), self.config)
 
         def decide() -> str:
-            earlier = folders.earlier_run(settings, self.invocation.argv) if values.resume else None
-            folder = earlier or folders.run_folder(settings, self.invocation.experiment, self.invocation.argv)
+            argv, facts, newest = self.invocation.argv, {}, None
+            if self.subcommand == "fit":
+                resolved = resolve_config(self._parser(self.subcommand), values, self.model)
+                facts["data"] = read_data(resolved, self.datamodule)
+                refuse_mixed_data(Path(settings.folder), facts["data"])
+            earlier = folders.earlier_run(settings, argv, **facts) if values.resume else None
+            folder = earlier or folders.run_folder(settings, self.invocation.experiment, argv, **facts)
             self.stack.callback(folders.hold(folder).release)
-            newest = None
             if earlier is not None:
                 folders.require_as_written(folder, *RESUMED)
-                refuse_other_settings(
-                    folder / CONFIG, resolve_config(self._parser(self.subcommand), values, self.model)
-                )
-                newest = checkpoints.newest(inside(folder, SAVES))
+                newest = save_to_resume(folder, resolved, self.datamodule.fingerprint)
             return json.dumps([str(folder), earlier is not None, newest and str(newest)])
 
         folder, saving.resumes, newest = json.loads(launch.decided_by_first(decide))

@@ -20,6 +20,7 @@ import lightning as L
 import numpy as np
 import pandas as pd
 import torch
+from lightning.pytorch.strategies import DDPStrategy, DeepSpeedStrategy, SingleDeviceStrategy
 from lightning.pytorch.trainer.states import TrainerFn
 from matplotlib.figure import Figure
 from torch import Tensor
@@ -460,6 +461,38 @@ class TaskModule(L.LightningModule, ABC):
 
     def setup(self, stage: str) -> None:
         self.prepare(self.trainer.datamodule)  # type: ignore[attr-defined]
+        self._require_whole_weights()
+        if self.trainer.overfit_batches:  # type: ignore[attr-defined]
+            raise ConfigError(
+                "`overfit_batches` is not for these tasks, which order their batches themselves; got "
+                f"{self.trainer.overfit_batches}. Set `limit_train_batches`.",  # type: ignore[attr-defined]
+                key="overfit_batches",
+            )
+
+    def _require_whole_weights(self) -> None:
+        """Refuse a strategy by which the processes would not train as one does.
+
+        Raises:
+            ConfigError: it shards the weights, or waits for gradients that never come.
+        """
+        strategy = self.trainer.strategy
+        name = type(strategy).__name__
+        if isinstance(strategy, SingleDeviceStrategy):
+            return
+        if not isinstance(strategy, DDPStrategy) or isinstance(strategy, DeepSpeedStrategy):
+            raise ConfigError(
+                "`strategy` must be `auto` or `ddp`: what these tasks clip, decay and save are whole "
+                f"weights; got {name}.",
+                key="strategy",
+            )
+        patient = ("find_unused_parameters", "static_graph")
+        trains = self.trainer.state.fn == TrainerFn.FITTING and self.unreached
+        if trains and not any(strategy._ddp_kwargs.get(option) for option in patient):
+            raise ConfigError(
+                "`strategy` must be `ddp_find_unused_parameters_true` for this model, some of whose "
+                f"parameters are in no loss; got {name} without it.",
+                key="strategy",
+            )
 
     @property
     def unreached(self) -> bool:

@@ -7,11 +7,17 @@ from typing import Any
 
 from dream.errors import CheckpointError, ConfigError
 from dream.files import inside
+from experiments import folders
+from experiments.folders import CONFIG, PLAN, RUN, SAVES
 from experiments.invocation import configs
 from experiments.invocation.arguments import leaves
 from lightning_modules.base import TaskModule
+from lightning_modules.data import TaskData
+from lightning_modules.data.fingerprint import Fingerprint, content_sum
 from lightning_modules.redaction import HIDDEN
 from lightning_modules.run import checkpoints
+from lightning_modules.run.saving import TEST
+from lightning_modules.run.tracking import JSONLLogger
 
 _TRAINER = (
     "accelerator",
@@ -29,17 +35,98 @@ FREE = ("run.", "save.", "resume", *(f"trainer.{name}" for name in _TRAINER))
 MOST = 5  # differences that a message names
 
 
-def refuse_other_settings(path: Path, here: dict[str, Any]) -> None:
+WAY_OUT = "or start anew in another folder"
+
+
+def save_to_resume(folder: Path, settings: dict[str, Any], fingerprint: Fingerprint) -> Path | None:
+    """Return the save from which the run in `folder` goes on; None if it begins, since nothing is saved yet.
+
+    Args:
+        folder: The run's.
+        settings: All settings of this command, see `resolve_config`.
+        fingerprint: That of its data.
+
+    Raises:
+        ConfigError: the run was started with other settings.
+        CheckpointError: it was started on other data, or one of its files is missing or damaged.
+    """
+    saves, metrics = folder / SAVES, JSONLLogger(folder)
+    newest = checkpoints.newest(saves)
+    refuse_other_settings(folder / CONFIG, settings, any(saves.glob("*.ckpt")) or metrics.path.exists())
+    if (data := folders.read_run(folder).get("data")) is not None:
+        refuse_other_data(data["fingerprint"], fingerprint, folder)
+    if newest is not None:
+        saved = checkpoints.load(newest)
+        refuse_other_data(saved.get("fingerprint"), fingerprint, folder)
+        metrics.require(saved["progress"]["metrics"])
+    elif (test := saves / TEST).is_file() and checkpoints.intact(test):
+        refuse_other_data(checkpoints.load(test).get("fingerprint"), fingerprint, folder)
+    return newest
+
+
+def refuse_other_data(there: Fingerprint | None, here: Fingerprint, folder: Path) -> None:
+    """Refuse data of another fingerprint than those that the run or runs in `folder` were started on.
+
+    Raises:
+        CheckpointError: naming what differs.
+    """
+    if there is None:
+        raise CheckpointError(
+            f"{folder} was written by a version of dream that did not record the data, so nobody can tell "
+            f"whether they are still the same. Go on with that version, {WAY_OUT}."
+        )
+    changed = [name for name in dict.fromkeys((*there, *here)) if there.get(name) != here.get(name)]
+    if changed:
+        raise CheckpointError(
+            f"the data have changed since {folder} was begun; what differs: {', '.join(changed[:MOST])}. Put "
+            f"the data back, {WAY_OUT}."
+        )
+
+
+def read_data(settings: dict[str, Any], data: TaskData) -> dict[str, Any]:
+    """Facts about the data of a run, for its `run.json`: sums of their settings and of their content."""
+    return {"settings": content_sum(settings["data"]), "fingerprint": data.fingerprint}
+
+
+def refuse_mixed_data(folder: Path, data: dict[str, Any]) -> None:
+    """Refuse to add a run to a comparison or sweep whose runs read other data by the same settings.
+
+    Args:
+        folder: Folder of the comparison, of the sweep, or of any other runs, which may be of any data.
+        data: Facts about the data of the run, see `read_data`.
+
+    Raises:
+        CheckpointError: naming what differs.
+    """
+    if not (folder / PLAN).is_file():
+        return
+    for path in sorted(folder.glob(f"*/{RUN}")):
+        there = folders.read_run(path.parent).get("data")
+        if there is not None and there["settings"] == data["settings"]:
+            refuse_other_data(there["fingerprint"], data["fingerprint"], folder)
+
+
+def refuse_other_settings(path: Path, here: dict[str, Any], begun: bool) -> None:
     """Refuse to resume a run that was started with other settings than `here`.
 
     Those in the file `path` are compared, as far as they decide the results.
 
+    Args:
+        path: The run's `config.yaml`.
+        here: Settings of this command.
+        begun: Whether the run has left anything that was made with its settings.
+
     Raises:
         ConfigError: naming the settings that differ.
-        CheckpointError: the file is damaged.
+        CheckpointError: the file is missing or damaged.
     """
-    if not path.exists():
+    if not path.exists() and not begun:
         return  # the run was stopped before it wrote them
+    if not path.exists():
+        raise CheckpointError(
+            f"{path} must hold the settings that the run was started with; it is missing. Put it back, "
+            f"{WAY_OUT}."
+        )
     try:
         there = configs.read(inside(path.parent, path.name)).content
     except ConfigError as error:

@@ -173,10 +173,12 @@ def _run_trial(plan: SweepPlan, study: Study, trial: FrozenTrial) -> int:
     flags = (f"--seed={plan.seed}", *space.flags(trial.params))
     try:
         code = run.execute(plan.invocation.fit(folder, *flags, test="false"), [Pruning(study, trial.number)])
+    except CheckpointError:  # no combination is to blame for what was saved
+        raise
     except DREAMError as error:
         if not (folder / CONFIG).is_file():
             _build(plan, space.corners(plan.space)[0])  # raises if it is not the combination that is refused
-        elif isinstance(error, (DataError, CheckpointError)):
+        elif isinstance(error, DataError):
             raise
         study.tell(trial.number, reason=str(error))
         return 0

@@ -21,6 +21,7 @@ from dream.errors import ConfigError, DataError
 from lightning_modules.anomaly.metrics import runs
 from lightning_modules.checks import require_int
 from lightning_modules.data.base import TaskData
+from lightning_modules.data.fingerprint import Fingerprint, content_sum
 from lightning_modules.data.order import loader, one_by_one
 from lightning_modules.data.schema import Schema, step_quartiles
 
@@ -177,6 +178,17 @@ class AnomalyData(TaskData, ABC):
             return self.recorded
         times = [stream.time[: stream.training] for stream in self.streams if stream.time is not None]
         return Schema(columns={"columns": self.columns}, steps=step_quartiles(times))
+
+    @cached_property
+    def fingerprint(self) -> Fingerprint:
+        streams = self.streams
+        return {
+            "streams": content_sum([(stream.name, stream.training) for stream in streams]),
+            "columns": content_sum([stream.columns for stream in streams]),
+            "time": content_sum([stream.time for stream in streams]),
+            "values": content_sum([stream.values for stream in streams]),
+            "labels": content_sum([stream.label for stream in streams]),
+        }
 
     @property
     def columns(self) -> tuple[str, ...]:

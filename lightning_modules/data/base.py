@@ -2,17 +2,29 @@
 
 from __future__ import annotations
 
+import random
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from contextlib import suppress
 from functools import cached_property
+from itertools import islice
 from typing import Any, ClassVar
 
 import lightning as L
+import numpy as np
+import torch
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.utilities.seed import isolate_rng
 from torch import Tensor
+from torch.utils._pytree import tree_leaves
 
 from dream.errors import ConfigError
+from lightning_modules.data.fingerprint import Fingerprint, content_sum
 from lightning_modules.data.schema import Schema
 from lightning_modules.redaction import redacted
+
+MOST_BATCHES = 1000
+"""Batches of each part that the fingerprint of data of an own kind reads."""
 
 
 class TaskData(L.LightningDataModule, ABC):
@@ -64,6 +76,28 @@ class TaskData(L.LightningDataModule, ABC):
         module = None if self.trainer is None else self.trainer.lightning_module
         if schema := getattr(module, "schema", None):
             self.follow(schema)
+
+    @cached_property
+    def fingerprint(self) -> Fingerprint:
+        """What the data consist of, and the checksum of each: saves keep it, and a run resumes on no other.
+
+        The data of a task sum up all that `read` returned, from wherever it came. Data of a kind of their own
+        sum up the first 1,000 batches of an epoch of training, of validation and of the test, by one seed:
+        they may define something faster, or more thorough.
+
+        Raises:
+            DataError: the data cannot be read.
+        """
+        found = {}
+        with isolate_rng():
+            for part in ("train", "val", "test"):
+                for seeded in (random.seed, np.random.seed, torch.manual_seed):
+                    seeded(0)
+                with suppress(MisconfigurationException):  # there is no such part
+                    loaders = tree_leaves(getattr(self, f"{part}_dataloader")())
+                    batches = [list(islice(loader, MOST_BATCHES)) for loader in loaders]
+                    found[part] = content_sum(batches)
+        return found
 
     @property
     def share(self) -> tuple[int, int]:

@@ -8,7 +8,7 @@ from typing import Any, TypeVar, cast
 
 import numpy as np
 import torch
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import DataLoader, Dataset, DistributedSampler
 
 from lightning_modules import ranks
 
@@ -17,7 +17,7 @@ _ROUNDS = 6
 _POOL = 8  # batches whose items are sorted by size together
 
 
-class EpochOrder(Sampler[Any]):
+class EpochOrder(DistributedSampler[Any]):  # or a Trainer would deal out once more what is shared already
     """Keys of a data set, one for each batch, as a function of seed and epoch alone.
 
     So an epoch can resume at any batch: set `first`, and the next iteration starts with it. An order takes no

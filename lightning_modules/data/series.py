@@ -28,6 +28,7 @@ from lightning_modules.data.dates import (
     require_order,
     time_stamps,
 )
+from lightning_modules.data.fingerprint import Fingerprint, content_sum
 from lightning_modules.data.in_memory import NAME
 from lightning_modules.data.limits import (
     Unpacked,
@@ -74,6 +75,16 @@ class Series:
 
     def _part(self, rows: slice) -> Series:
         return replace(self, values=self.values[rows], time=None if self.time is None else self.time[rows])
+
+    @property
+    def fingerprint(self) -> Fingerprint:
+        """Checksums of the content, see `TaskData.fingerprint`."""
+        return {
+            "rows": content_sum(len(self)),
+            "columns": content_sum(self.columns),
+            "time": content_sum(self.time),
+            "values": content_sum(self.values),
+        }
 
     def blocks(self, rows: slice) -> Iterator[Series]:
         """Pieces of these rows; a series in memory is a single one."""

@@ -22,6 +22,7 @@ from lightning_modules.checks import require_int
 from lightning_modules.data.base import TaskData
 from lightning_modules.data.columns import calendar_columns, continued
 from lightning_modules.data.disk.stored import StoredSeries
+from lightning_modules.data.fingerprint import Fingerprint
 from lightning_modules.data.order import in_order, loader, one_by_one, shuffled
 from lightning_modules.data.schema import Schema, scales
 from lightning_modules.data.series import Series
@@ -214,6 +215,10 @@ class ForecastingData(TaskData, ABC):
             last = rows + int(known[-1]) + 1 if len(known) else last
             rows += len(block)
         return whole.head(last)
+
+    @cached_property
+    def fingerprint(self) -> Fingerprint:
+        return self.whole.fingerprint
 
     @property
     def columns(self) -> tuple[str, ...]:

@@ -19,6 +19,7 @@ from torch.utils.data import DataLoader, Dataset
 from dream.errors import CheckpointError, ConfigError, DataError
 from lightning_modules.checks import require_int
 from lightning_modules.data.base import TaskData
+from lightning_modules.data.fingerprint import Fingerprint, content_sum
 from lightning_modules.data.order import EpochOrder, loader, one_by_one
 from lightning_modules.data.schema import Schema
 from lightning_modules.language.vocabulary import Pieces, Unit, Vocabulary, characters, cut, require_unit
@@ -205,6 +206,18 @@ class LanguageData(TaskData, ABC):
             )
         tokens = {part: vocabulary.encode(held) for part, held in pieces.items()}
         return Parts(vocabulary, tokens, pieces["test"], names)
+
+    @cached_property
+    def fingerprint(self) -> Fingerprint:
+        parts = self.parts
+        # as it is written, since the characters of unknown words count
+        test = " ".join(parts.test) if isinstance(parts.test, list) else parts.test
+        return {
+            "vocabulary": content_sum(parts.vocabulary.symbols),
+            "train": content_sum(parts.tokens["train"]),
+            "val": content_sum(parts.tokens["val"]),
+            "test": content_sum(test),
+        }
 
     @property
     def vocabulary(self) -> Vocabulary:

@@ -20,6 +20,7 @@ from dream.errors import ConfigError, DataError
 from lightning_modules.checks import require_int
 from lightning_modules.data.base import TaskData
 from lightning_modules.data.columns import continued
+from lightning_modules.data.fingerprint import Fingerprint, content_sum
 from lightning_modules.data.order import drawn, in_order, loader
 from lightning_modules.data.schema import Schema, scales, step_quartiles
 from lightning_modules.data.series import Scaler, Series, fill_missing
@@ -211,6 +212,11 @@ class OnlineData(TaskData, ABC):
             vocabulary=list(stream.targets) if classes else None,
             settings={"task": stream.task},
         )
+
+    @cached_property
+    def fingerprint(self) -> Fingerprint:
+        stream = self.stream
+        return stream.series.fingerprint | {"targets": content_sum(stream.task, stream.targets, stream.truth)}
 
     @property
     def task(self) -> Task:

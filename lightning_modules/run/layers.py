@@ -39,9 +39,12 @@ class LayerTally:
         """Places per point."""
         self.place = 0
         """Places so far: steps of streams, or samples that are read one after the other."""
+        self.streams = False
+        """Whether the places are steps of streams."""
 
     def add(self, seen: Observation) -> None:
         """Add a batch."""
+        self.streams = seen.streams
         surprise, u_norm = seen.surprise.detach().double(), seen.u_norm.detach().double()
         valid = seen.valid & (surprise + u_norm).isfinite()
         bins = torch.where(valid, (surprise * BINS).clamp(0, BINS - 1), BINS).long().flatten()
@@ -59,13 +62,15 @@ class LayerTally:
 
     def tensors(self) -> dict[str, Tensor]:
         """State of the record, for `load`."""
-        return {"counts": self.counts, "sums": self.sums, "place": torch.tensor([self.width, self.place])}
+        place = torch.tensor([self.width, self.place, self.streams])
+        return {"counts": self.counts, "sums": self.sums, "place": place}
 
     def load(self, tensors: Mapping[str, Tensor]) -> None:
         """Resume from the state that `tensors` returned."""
         self.counts = tensors["counts"].to(self.counts.device, copy=True)
         self.sums = tensors["sums"].to(self.sums.device, copy=True)
-        self.width, self.place = tensors["place"].tolist()
+        self.width, self.place, streams = tensors["place"].tolist()
+        self.streams = bool(streams)
 
     def plain(self) -> dict[str, Any]:
         """Record as JSON values: `surprise_counts` by bin; first `place` and means of each point."""
@@ -93,8 +98,6 @@ class LayerRecord(L.Callback):
 
     def __init__(self) -> None:
         self.tallies: list[LayerTally] = []
-        self.streams = False
-        """Whether the samples of the test are streams."""
 
     def on_test_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         assert isinstance(pl_module, TaskModule)
@@ -108,7 +111,7 @@ class LayerRecord(L.Callback):
             return
         for tally, seen in zip(self.tallies, pl_module.observed, strict=True):
             tally.add(seen)
-        self.streams, pl_module.observed = pl_module.observed[0].streams, []
+        pl_module.observed = []
 
     @rank_zero_only
     def on_test_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -117,7 +120,7 @@ class LayerRecord(L.Callback):
             return
         cells = [module for module in pl_module.core.modules() if isinstance(module, DREAMCell)]
         layers = [tally.plain() | fast_weights(cell) for tally, cell in zip(self.tallies, cells, strict=True)]
-        record = {"places": "steps" if self.streams else "rows", "layers": layers}
+        record = {"places": "steps" if self.tallies[0].streams else "rows", "layers": layers}
         sums.write(run_folder(trainer), LAYERS, json.dumps(record) + "\n")
 
 

@@ -45,9 +45,9 @@ class SaveProgress(L.Callback):
     """Callback that saves the run after every epoch, every so many steps or minutes, and when it must stop.
 
     A save holds weights, optimiser, schedule, the position in the data, carried states, the states of all
-    random generators and of the other callbacks, and the length of `metrics.jsonl`; a run that resumes from
-    it takes the same steps as one that was never stopped. The last `keep` saves are kept, beside the best
-    checkpoint. The test of a model that learns from a stream is saved, too.
+    random generators and of the other callbacks, the length of `metrics.jsonl`, and the fingerprint of the
+    data; a run that resumes from it takes the same steps as one that was never stopped. The last `keep` saves
+    are kept, beside the best checkpoint. The test of a model that learns from a stream is saved, too.
 
     Args:
         keep: Number of saves to keep.
@@ -124,7 +124,9 @@ class SaveProgress(L.Callback):
     def on_save_checkpoint(
         self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
+        assert isinstance(pl_module, TaskModule)
         checkpoint["dream"] = checkpoints.identity(type(pl_module).__name__)
+        checkpoint["fingerprint"] = pl_module.data.fingerprint
         checkpoint["progress"] = {
             "random": ranks.gather(random_state()),
             "metrics": sum(logger.sync() for logger in metrics_files(trainer)),
@@ -180,6 +182,9 @@ class SaveProgress(L.Callback):
             log.warning("%s The test starts over.", error)
             return
         loader = trainer.test_dataloaders
+        if saved.get("dream") != checkpoints.identity(type(pl_module).__name__):
+            log.warning("%s was written by another version of dream. The test starts over.", path)
+            return
         if saved["weights"] == checksum({}, pl_module.state_dict()) and isinstance(loader, DataLoader):
             assert isinstance(pl_module, ResumableTest)
             pl_module.resume_test(saved["progress"])
@@ -198,7 +203,14 @@ class SaveProgress(L.Callback):
                 progress = pl_module.save_test()
                 weights = checksum({}, pl_module.state_dict())
                 layers = [tally.tensors() for tally in layer_tallies(trainer)]
-                saved = {"weights": weights, "batches": self._batches, "progress": progress, "layers": layers}
+                saved = {
+                    "dream": checkpoints.identity(type(pl_module).__name__),
+                    "fingerprint": pl_module.data.fingerprint,
+                    "weights": weights,
+                    "batches": self._batches,
+                    "progress": progress,
+                    "layers": layers,
+                }
                 checkpoints.write(saved, self.folder / TEST)
             self._saved = time.monotonic()
         if stop:

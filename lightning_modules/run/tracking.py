@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import logging
 import math
 import operator
 import os
@@ -27,8 +26,6 @@ from dream.errors import CheckpointError, DataError
 from dream.files import extended, inside, lines, opened
 from lightning_modules.base import gone
 from lightning_modules.redaction import redacted
-
-log = logging.getLogger(__name__)
 
 
 class JSONLLogger(Logger):
@@ -119,23 +116,15 @@ class JSONLLogger(Logger):
         """Drop the lines after the first `length` bytes, which a resumed run writes again.
 
         Raises:
-            CheckpointError: the file is not as it was written.
+            CheckpointError: the file is not as it was written, or see `require`.
         """
+        self.require(length)
         if not self.path.exists():
             return
-        with opened(self.path) as file:
-            held = os.fstat(file.fileno()).st_size
-        if held < length:
-            log.warning(
-                "%s has lost lines: %d of %d bytes are left. The run continues after them.",
-                self.path,
-                held,
-                length,
-            )
-        self._written = self._take_up(min(held, length))
+        self._written = self._take_up(length)
         self.seal()  # before the lines go, so that a kill in between leaves what the list allows
         with extended(self.path) as file:
-            file.truncate(min(held, length))
+            file.truncate(length)
 
     def _take_up(self, length: int | None) -> tuple[int, Any]:
         """Length and SHA-256 of the lines that are there, or of the first `length` bytes.
@@ -160,6 +149,20 @@ class JSONLLogger(Logger):
         with opened(self.path) as file:
             size = os.fstat(file.fileno()).st_size
             return sums.sha256(file, size if length is None else length)
+
+    def require(self, length: int) -> None:
+        """Refuse a file that has lost some of its first `length` bytes, with which a run would go on.
+
+        Raises:
+            CheckpointError: naming the file and the way out.
+        """
+        held = self.sync()
+        if held < length:
+            lost = f"{held} of {length} bytes are left" if held else "it is missing or empty"
+            raise CheckpointError(
+                f"{self.path} must hold the metrics of the run so far, {length} bytes of them; {lost}. Put "
+                "the file back, or start anew in another folder."
+            )
 
 
 def _append(path: str, flags: int) -> int:

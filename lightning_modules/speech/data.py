@@ -24,6 +24,7 @@ from torch.utils.data import DataLoader, Dataset
 from dream.errors import ConfigError, DataError
 from lightning_modules.checks import require, require_int
 from lightning_modules.data.base import TaskData
+from lightning_modules.data.fingerprint import Fingerprint, content_sum
 from lightning_modules.data.order import EpochOrder, loader, similar
 from lightning_modules.data.schema import Schema
 from lightning_modules.naive import nearest_mean
@@ -199,6 +200,14 @@ class SpeechData(TaskData, ABC):
                 f"{self.source}: the {missing[0]} part of its {len(found)} recordings is empty. Bring more."
             )
         return [replace(recording, part=part) for recording, part in zip(found, parts, strict=True)]
+
+    @cached_property
+    def fingerprint(self) -> Fingerprint:
+        parts = {recording.part for recording in self.recordings}
+        return {
+            part: content_sum([recording for recording in self.recordings if recording.part == part])
+            for part in sorted(parts)
+        }
 
     @property
     def task(self) -> Task:

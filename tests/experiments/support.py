@@ -32,6 +32,12 @@ SMALL = [
     "--trainer.max_epochs=2",
     "--trainer.log_every_n_steps=2",
 ]
+TINY = [
+    *("--data.path=table.csv", "--data.look_back=16", "--data.horizon=4", "--run.wandb=disabled"),
+    *("--model.patch=8", "--model.config.hidden_dim=8", "--model.config.rank=2", "--trainer.accelerator=cpu"),
+    *("--trainer.max_epochs=1", "--trainer.limit_train_batches=2", "--trainer.log_every_n_steps=1"),
+]
+"""A fit of two steps on a table of one's own."""
 
 
 def start(*arguments: str, folder: Path) -> subprocess.Popen[str]:

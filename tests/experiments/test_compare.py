@@ -19,7 +19,7 @@ from experiments.cli import main
 from experiments.compare import parse
 from experiments.invocation.arguments import Invocation
 from experiments.summary import table
-from tests.experiments.support import SMALL, start, wandb_config
+from tests.experiments.support import SMALL, TINY, start, wandb_config
 
 BRIEF = ["compare", "-c", "forecasting", *SMALL, "--trainer.max_epochs=1", "--trainer.limit_train_batches=3"]
 
@@ -219,3 +219,24 @@ def test_the_defaults() -> None:
     assert plan.models == list(baselines.MODELS)
     assert len(plan.cells) == 3 * len(baselines.MODELS)
     assert (plan.invocation.flags, plan.folder) == (["--model.lr=0.1"], Path("runs/compare-forecasting"))
+
+
+def test_a_comparison_goes_on_only_with_the_data_it_was_begun_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("sys.argv", ["dream"])
+    monkeypatch.chdir(tmp_path)
+    text = "\n".join(["a", *(f"{number % 7}.{number % 10}" for number in range(300))])
+    (tmp_path / "table.csv").write_text(text)
+    command = ["compare", "-c", "forecasting_csv", "--models=dream", *TINY]
+    assert main([*command, "--seeds=1"]) == 0
+    folder = tmp_path / "runs" / "compare-forecasting_csv"
+    before = (folder / "comparison.json").read_bytes()
+    (tmp_path / "table.csv").write_text(text.replace("\n6.6", "\n6.7", 1))
+    capsys.readouterr()
+    assert main([*command, "--seeds=2"]) == 2
+    assert "the data have changed since runs/compare-forecasting_csv was begun" in capsys.readouterr().err
+    assert not (folder / "dream-seed1").exists()
+    assert json.loads((folder / "comparison.json").read_bytes())["results"] == json.loads(before)["results"]
+    (tmp_path / "table.csv").write_text(text)
+    assert main([*command, "--seeds=2"]) == 0

@@ -34,7 +34,7 @@ from experiments.sweep import command, space, workers
 from experiments.sweep.command import parse
 from experiments.sweep.study import Study
 from lightning_modules import ForecastingModule
-from tests.experiments.support import SMALL, forked
+from tests.experiments.support import SMALL, TINY, forked
 from tests.soak import processes
 
 FLAGS = [
@@ -458,3 +458,18 @@ def test_the_template_for_wandb_calls_the_command_as_its_agent_does(
         2,
     )
     assert held["normalization"] == "mean"
+
+
+def test_a_sweep_goes_on_only_with_the_data_it_was_begun_on(tmp_path: Path) -> None:
+    text = "\n".join(["a", *(f"{number % 7}.{number % 10}" for number in range(300))])
+    (tmp_path / "table.csv").write_text(text)
+    (tmp_path / "space.yaml").write_text("model.lr: [0.01, 0.001]\n")
+    flags = ["sweep", "-c", "forecasting_csv", "--space=space.yaml", "--folder=swept", *TINY]
+    assert forked(*flags, "--trials=1", folder=tmp_path).returncode == 0
+    (tmp_path / "table.csv").write_text(text.replace("\n6.6", "\n6.7", 1))
+    done = forked(*flags, "--trials=2", folder=tmp_path)
+    assert done.returncode == 2
+    assert "the data have changed since swept was begun; what differs: values" in done.stderr
+    (tmp_path / "table.csv").write_text(text)
+    assert forked(*flags, "--trials=2", folder=tmp_path).returncode == 0
+    assert [trial[1] for trial in chosen(tmp_path / "swept")] == ["complete"] * 2

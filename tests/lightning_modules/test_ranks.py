@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+import torch.distributed as dist
+from lightning.pytorch.strategies import ModelParallelStrategy
 from torch import Tensor
 
 from dream import DREAMConfig, DREAMState
@@ -15,7 +18,7 @@ from dream.errors import ConfigError
 from lightning_modules import ranks
 from lightning_modules.data import TaskData
 from lightning_modules.data.order import in_order, shuffled
-from tests.lightning_modules.support import small_data
+from tests.lightning_modules.support import small_data, small_module, small_trainer
 from tests.soak import ranks as soak
 
 
@@ -103,10 +106,35 @@ def test_more_processes_than_streams_are_refused(data: TaskData, name: str) -> N
 
 def test_two_processes_take_the_steps_of_one() -> None:
     one, two = soak.train_all(double=True), soak.in_processes(2, double=True)
-    for name, alone in one.items():
+    assert two.keys() == one.keys() | {name + soak.OWN for name in one}
+    for name, trace in two.items():
+        alone = one[name.removesuffix(soak.OWN)]
         assert len(alone.gradients) > 2
-        assert soak.difference(alone, two[name]) < 1e-9, name
-        assert torch.allclose(alone.weights, two[name].weights, rtol=0, atol=1e-6), name
-        assert alone.metrics.keys() == two[name].metrics.keys()
-        ours, theirs = (np.array(list(trace.metrics.values())) for trace in (two[name], alone))
+        assert soak.difference(alone, trace) < 1e-9, name
+        assert torch.allclose(alone.weights, trace.weights, rtol=0, atol=1e-6), name
+        assert alone.metrics.keys() == trace.metrics.keys()
+        ours, theirs = (np.array(list(held.metrics.values())) for held in (trace, alone))
         np.testing.assert_allclose(ours, theirs, rtol=1e-6, err_msg=name)
+
+
+def test_a_strategy_that_trains_otherwise_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT"):
+        monkeypatch.delenv(name, raising=False)
+    for strategy, message in (
+        ("ddp", "`strategy` must be `ddp_find_unused_parameters_true` for this model"),
+        (ModelParallelStrategy(process_group_backend="gloo"), "got ModelParallelStrategy"),
+    ):
+        model, data = soak.anomaly()
+        trainer = small_trainer(tmp_path, strategy=strategy, devices=1)
+        try:
+            with pytest.raises(ConfigError, match=message):
+                trainer.fit(model, datamodule=data)
+        finally:
+            if dist.is_initialized():
+                dist.destroy_process_group()
+
+
+def test_batches_that_the_trainer_would_order_are_refused(tmp_path: Path) -> None:
+    data = small_data()
+    with pytest.raises(ConfigError, match=r"`overfit_batches` is not for these tasks.*got 2"):
+        small_trainer(tmp_path, overfit_batches=2).fit(small_module(data), datamodule=data)

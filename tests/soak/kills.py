@@ -1,9 +1,9 @@
 """Runs that are killed at random moments and resumed: `python -m tests.soak.kills`.
 
-Three runs (training on streams with dropout, online learning, and speech) are each completed once without
-interruption. Then they are started with ``--resume`` again and again and killed with SIGKILL: inside a step,
-a save, a validation or the online stream, or after a random time. Whenever such a run ends, everything it
-left must equal that of the uninterrupted one, bit for bit."""
+Five runs (training on streams with dropout, online learning, speech, anomalies, and language) are each
+completed once without interruption. Then they are started with ``--resume`` again and again and killed with
+SIGKILL: inside a step, a save, a validation, the test or its end, or after a random time. Whenever such a run
+ends, everything it left must equal that of the uninterrupted one, bit for bit."""
 
 from __future__ import annotations
 
@@ -43,7 +43,14 @@ SPEECH = (
     "--save.every_n_steps=2"
 ).split()
 """Training on strings of words, drawn again each epoch, with noise, hidden stretches and dropout."""
-CALLS = {"step": 12, "save": 30, "validation": 3, "stream": 12, "time": 8}
+ANOMALY = (f"fit -c anomaly {SMALL} --data.rows=3000 --trainer.max_epochs=2 --save.every_n_steps=2").split()
+"""Training and test on streams of their own scale."""
+LANGUAGE = (
+    f"fit -c language {SMALL} --data.steps=2000 --data.chunk=4000 --trainer.max_epochs=1 "
+    "--save.every_n_steps=1"
+).split()
+"""Training on a text, and a test that reads it as one stream."""
+CALLS = {"step": 12, "save": 30, "validation": 3, "stream": 12, "layers": 1, "time": 8}
 """Last call (for `time`, second) at which a kill may happen, by place."""
 
 
@@ -61,7 +68,14 @@ def main(arguments: list[str] | None = None) -> dict[str, Any]:
     asked = parser.parse_args(arguments)
     draw, start = random.Random(asked.seed), time.monotonic()
     killed: Counter[str] = Counter()
-    finished, commands = 0, {"streams": STREAMS, "online": ONLINE, "speech": SPEECH}
+    finished = 0
+    commands = {
+        "streams": STREAMS,
+        "online": ONLINE,
+        "speech": SPEECH,
+        "anomaly": ANOMALY,
+        "language": LANGUAGE,
+    }
     attempts = dict.fromkeys(commands, 0)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)

@@ -20,8 +20,8 @@ import pandas as pd
 import pooch
 import pyarrow
 
-from dream.errors import DataError
-from dream.files import atomic, sha256, write_atomic
+from dream.errors import CheckpointError, DataError
+from dream.files import atomic, read_json, sha256, write_atomic
 from dream.sealed import note, read_note
 from lightning_modules.data.dates import find_formats, require_order
 from lightning_modules.data.disk.blocks import Block, file_blocks
@@ -95,16 +95,26 @@ def _made(folder: Path) -> dict[str, Any] | None:
 
 
 def _forget_other(folder: Path, path: Path) -> None:
-    """Empty the folder if the file was changed since it was converted."""
-    state = path.stat()
-    source = json.dumps(
-        {"version": VERSION, "path": str(path), "bytes": state.st_size, "changed": state.st_mtime_ns}
-    )
-    known = folder / "source.json"
-    if not known.exists() or known.read_bytes() != source.encode():
+    """Empty the folder if the content of the file is another than the one that was converted.
+
+    The file is read only if its state on disk is another, as that of a copy is.
+    """
+    state, known = path.stat(), folder / "source.json"
+    # a program can set the time of a change of the content, but not that of a change of the state
+    times = [state.st_mtime_ns, state.st_ctime_ns, state.st_ino]
+    source = {"version": VERSION, "path": str(path), "bytes": state.st_size, "changed": times}
+    try:
+        before = read_json(known)
+    except (FileNotFoundError, CheckpointError):
+        before = {}
+    if {**before, "sha256": None} == {**source, "sha256": None}:
+        return
+    with path.open("rb") as file:
+        source["sha256"] = sha256(file)
+    if {**before, "changed": times} != source:
         for old in [entry for entry in folder.iterdir() if entry.name != "lock"]:
             shutil.rmtree(old) if old.is_dir() and not old.is_symlink() else old.unlink()
-        write_atomic(known, source)
+    write_atomic(known, json.dumps(source))
 
 
 class _Conversion:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from tests.soak import processes
 from tests.soak.kills import ONLINE, SPEECH, STREAMS
@@ -44,7 +45,7 @@ def said(folder: Path) -> str:
 
 def test_killed_in_a_step_a_save_a_validation(streams: tuple[Path, dict[str, Any]]) -> None:
     folder, expected = streams
-    for place, at in (("step", 3), ("save", 7), ("validation", 1), ("save", 12), ("step", 2), ("save", 4)):
+    for place, at in (("step", 3), ("save", 7), ("validation", 1), ("save", 12), ("step", 2), ("layers", 1)):
         assert go_on(folder, STREAMS, "killed", place, at) == -signal.SIGKILL, (place, said(folder))
     assert go_on(folder, STREAMS, "killed") == 0, said(folder)
     assert processes.differences(expected, processes.left(folder / "runs" / "killed")) == []
@@ -61,7 +62,9 @@ def test_killed_before_anything_is_written(streams: tuple[Path, dict[str, Any]])
 
 def test_killed_in_the_online_stream(online: tuple[Path, dict[str, Any]]) -> None:
     folder, expected = online
-    for place, at in (("step", 3), ("validation", 1), ("stream", 2), ("stream", 3), ("save", 3)):
+    for place, at in (
+        ("step", 3), ("validation", 1), ("stream", 2), ("stream", 3), ("save", 3), ("layers", 1),
+    ):  # fmt: skip
         assert go_on(folder, ONLINE, "killed", place, at) == -signal.SIGKILL, (place, said(folder))
     assert go_on(folder, ONLINE, "killed") == 0, said(folder)
     assert processes.differences(expected, processes.left(folder / "runs" / "killed")) == []
@@ -69,7 +72,7 @@ def test_killed_in_the_online_stream(online: tuple[Path, dict[str, Any]]) -> Non
 
 def test_killed_in_speech(tmp_path: Path) -> None:
     expected = whole(SPEECH, tmp_path)
-    for place, at in (("step", 3), ("validation", 1)):
+    for place, at in (("step", 3), ("validation", 1), ("layers", 1)):
         assert go_on(tmp_path, SPEECH, "killed", place, at) == -signal.SIGKILL, (place, said(tmp_path))
     assert go_on(tmp_path, SPEECH, "killed") == 0, said(tmp_path)
     assert processes.differences(expected, processes.left(tmp_path / "runs" / "killed")) == []
@@ -248,3 +251,78 @@ def test_damage_beside_the_saves_is_named(
     (tmp_path / "runs" / "whole" / name).write_bytes(content)
     assert go_on(tmp_path, STREAMS, "whole") == 2
     assert message in said(tmp_path).splitlines()[-1]
+
+
+TABLE = [
+    *("fit", "-c", "forecasting_csv", "--data.path=table.csv", "--data.look_back=16", "--data.horizon=4"),
+    *("--data.batch_size=16", "--model.patch=8", "--model.config.hidden_dim=8", "--model.config.rank=2"),
+    *("--trainer.accelerator=cpu", "--trainer.max_epochs=2", "--save.every_n_steps=2"),
+    "--trainer.log_every_n_steps=1",
+]
+
+
+def write_table(folder: Path) -> str:
+    rows = [f"{number % 7 + number / 100:.2f},{number % 5}" for number in range(300)]
+    text = "\n".join(["a,b", *rows]) + "\n"
+    (folder / "table.csv").write_text(text)
+    return text
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+def test_a_run_goes_on_only_with_all_that_it_was_started_with(tmp_path: Path) -> None:
+    text, run = write_table(tmp_path), tmp_path / "runs" / "table"
+    assert go_on(tmp_path, TABLE, "table", "step", 6) == -signal.SIGKILL, said(tmp_path)
+    (save, *_) = sorted((run / "checkpoints").glob("step-*.ckpt"), reverse=True)
+    lines = (run / "metrics.jsonl").read_bytes()
+    held = torch.load(save, weights_only=True)
+    length = held["progress"]["metrics"]
+    assert 100 < length < len(lines)
+    assert set(held["fingerprint"]) == {"rows", "columns", "time", "values"}
+    long, table = f"{length} bytes of them; ", tmp_path / "table.csv"
+    for file, content, message in (
+        (table, text.replace("\n6.20,", "\n6.21,"), "since runs/table was begun; what differs: values. Put"),
+        (table, text + "1.00,1\n", "what differs: rows, values. Put the data back, or start anew"),
+        (run / "metrics.jsonl", lines[: length - 1], f"{long}{length - 1} of {length} bytes are left"),
+        (run / "metrics.jsonl", None, f"{long}it is missing or empty. Put the file back, or start anew"),
+        (
+            run / "config.yaml",
+            None,
+            "config.yaml must hold the settings that the run was started with; it is",
+        ),
+        (run / "run.json", None, "runs/table has no run.json that can be read. Put it back, or choose"),
+    ):
+        before = file.read_bytes()
+        file.unlink() if content is None else file.write_bytes(
+            content if isinstance(content, bytes) else content.encode()
+        )
+        left = contents(run)
+        assert go_on(tmp_path, TABLE, "table") == 2, file
+        assert message in said(tmp_path).splitlines()[-1]
+        assert contents(run) == left
+        file.write_bytes(before)
+    (tmp_path / "table.csv").write_text(text)  # at another time
+    assert go_on(tmp_path, TABLE, "table") == 0, said(tmp_path)
+    assert processes.run(tmp_path, [*TABLE, "--run.name=whole"]) == 0
+    whole, found = (processes.left(tmp_path / "runs" / name) for name in ("whole", "table"))
+    assert processes.differences(whole, found) == []
+
+
+def test_a_save_itself_knows_its_data(tmp_path: Path) -> None:
+    """Also where another `run.json` was put beside it, and in a test that was interrupted."""
+    text, command = write_table(tmp_path), [*TABLE[1:], "--run.name=table", "--resume"]
+    online = ["fit", "-c", "online_csv", "--data.path=table.csv", "--data.warm_up=0", "--data.validation=0"]
+    online += ["--data.chunk=50", *TABLE[8:11], "--run.name=table", "--resume", "--save.every_minutes=1e-5"]
+    for words, place in ((["fit", *command], "step"), (online, "stream")):
+        assert processes.run(tmp_path, words, place, 4) == -signal.SIGKILL, said(tmp_path)
+        facts = json.loads((tmp_path / "runs" / "table" / "run.json").read_text())
+        del facts["data"]
+        (tmp_path / "runs" / "table" / "run.json").write_text(json.dumps(facts))
+        (tmp_path / "table.csv").write_text(text.replace("\n6.20,", "\n6.21,"))
+        assert processes.run(tmp_path, words) == 2
+        assert "what differs: values" in said(tmp_path).splitlines()[-1]
+        (tmp_path / "table.csv").write_text(text)
+        assert processes.run(tmp_path, words) == 0, said(tmp_path)
+        shutil.rmtree(tmp_path / "runs")

@@ -50,6 +50,7 @@ def test_a_tally_of_streams_is_that_of_all_their_steps(cuts: list[int]) -> None:
         again = LayerTally()  # as in a test that is stopped and resumed after each batch
         again.load(tally.tensors())
         tally = again
+    assert tally.streams
     found = tally.plain()
     valid = (torch.arange(1300) < LENGTHS[:, None]).numpy()
     surprise, u_norm = whole.surprise.double().numpy(), whole.u_norm.double().numpy()
