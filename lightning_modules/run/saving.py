@@ -125,6 +125,7 @@ class SaveProgress(L.Callback):
         self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
         assert isinstance(pl_module, TaskModule)
+        assert pl_module.data is not None
         checkpoint["dream"] = checkpoints.identity(type(pl_module).__name__)
         checkpoint["fingerprint"] = pl_module.data.fingerprint
         checkpoint["progress"] = {
@@ -200,6 +201,7 @@ class SaveProgress(L.Callback):
         if self.folder is not None and trainer.is_global_zero and (stop or self._due):
             require_there(self.folder.parent)
             if isinstance(pl_module, ResumableTest):
+                assert pl_module.data is not None
                 progress = pl_module.save_test()
                 weights = checksum({}, pl_module.state_dict())
                 layers = [tally.tensors() for tally in layer_tallies(trainer)]

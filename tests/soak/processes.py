@@ -19,7 +19,7 @@ PLACES = {
     "save": "os.fsync",
     "validation": "lightning_modules.base.TaskModule.on_validation_batch_start",
     "stream": "lightning_modules.base.TaskModule.on_test_batch_start",
-    "layers": "lightning_modules.run.layers.write_atomic",
+    "layers": "lightning_modules.run.layers.run_folder",
 }
 """Function that is called at each place."""
 PROCESSES = multiprocessing.get_context("forkserver")
