@@ -69,7 +69,10 @@ def record(folder: Path, model: str, seed: int) -> dict[str, Any] | None:
     cell = cell_folder(folder, model, seed)
     if not (cell / CONFIG).is_file():
         return None
-    sums.altered(cell, [RESULTS])
+    try:
+        sums.altered(cell, [RESULTS])
+    except CheckpointError as error:
+        raise CheckpointError(f"{error} Or delete {cell}: the same command runs it again.") from None
     try:
         return records.read(cell / RESULTS, records.Ended)
     except (FileNotFoundError, CheckpointError):

@@ -18,7 +18,7 @@ from filelock import FileLock, Timeout
 from pydantic import TypeAdapter, ValidationError
 
 from dream import sums
-from dream.errors import CheckpointError, ConfigError, shown
+from dream.errors import CheckpointError, ConfigError, DataError, shown
 from dream.files import LONGEST_NAME, inside, is_name
 from experiments import records
 from experiments.ending import say
@@ -220,7 +220,7 @@ def earlier_run(settings: RunSettings, command: list[str], **facts: Any) -> Path
         folder = parent / settings.name
         if folder.is_dir() and not read_run(folder):
             # hidden ones are locks, and files half written
-            if any(not path.name.startswith(".") for path in folder.iterdir()):
+            if any(not path.name.startswith(".") and path.name != sums.SUMS for path in folder.iterdir()):
                 raise ConfigError(
                     f"`run.name` must be that of a run; {folder} has no {RUN} that can be read. Put it back, "
                     "or choose another name.",
@@ -296,6 +296,19 @@ def claim(folder: Path, identity: dict[str, Any], held: bool, unfinished: Iterab
         sums.write(folder, PLAN, text)
     except OSError as error:
         raise ConfigError(f"`--folder` must be writable; {folder}: {error.strerror}.", key="folder") from None
+
+
+def require_claimed(folder: Path) -> None:
+    """Refuse to start another run below a folder that was claimed and is gone since.
+
+    Raises:
+        DataError: it was deleted or moved away.
+    """
+    if not (folder / PLAN).is_file():
+        raise DataError(
+            f"the folder {folder} is gone: it was deleted or moved while its runs were going on. Move it "
+            "back and give the same command, or start anew."
+        )
 
 
 def discard_if_empty(folder: Path) -> None:

@@ -2,8 +2,9 @@
 
 Five runs (training on streams with dropout, online learning, speech, anomalies, and language) are each
 completed once without interruption. Then they are started with ``--resume`` again and again and killed with
-SIGKILL: inside a step, a save, a validation, the test or its end, or after a random time. Whenever such a run
-ends, everything it left must equal that of the uninterrupted one, bit for bit."""
+SIGKILL: inside a step, a save, a validation, the test, its end or any operation on a file, or after a random
+time. After no kill may a file seem altered. Whenever such a run ends, everything it left must equal that of
+the uninterrupted one, bit for bit."""
 
 from __future__ import annotations
 
@@ -19,6 +20,7 @@ from typing import Any
 
 from rich.console import Console
 
+from dream import sums
 from lightning_modules.waiting import waiting
 from tests.soak import processes
 
@@ -50,7 +52,7 @@ LANGUAGE = (
     "--save.every_n_steps=1"
 ).split()
 """Training on a text, and a test that reads it as one stream."""
-CALLS = {"step": 12, "save": 30, "validation": 3, "stream": 12, "layers": 1, "time": 8}
+CALLS = {"step": 12, "save": 30, "validation": 3, "stream": 12, "layers": 1, "file": 250, "time": 8}
 """Last call (for `time`, second) at which a kill may happen, by place."""
 
 
@@ -92,6 +94,7 @@ def main(arguments: list[str] | None = None) -> dict[str, Any]:
                 code = processes.run(folder, [*commands[kind], f"--run.name={run}", "--resume"], place, at)
                 if code == -signal.SIGKILL:
                     killed[place] += 1
+                    expect_sealed(folder / "runs" / run)
                     tell(killed.total() / asked.kills)
                     continue
                 finished += compare(code, folder, run, expected[kind])
@@ -117,10 +120,17 @@ def compare(code: int, folder: Path, run: str, expected: dict[str, Any]) -> int:
         SystemExit: it did not.
     """
     expect_end(code, folder)
+    expect_sealed(folder / "runs" / run)
     found = processes.differences(expected, processes.left(folder / "runs" / run))
     if found:
         sys.exit(f"{run} differs from the uninterrupted run: {found[:5]}")
     return 1
+
+
+def expect_sealed(run: Path) -> None:
+    """Exit if a file of a run seems to be altered, or the run somebody else's."""
+    if (run / sums.SUMS).exists() and (sums.differing(run) or not sums.signed(run)):
+        sys.exit(f"{run.name} seems to be altered: {sums.differing(run)}")
 
 
 def expect_end(code: int, folder: Path) -> None:
