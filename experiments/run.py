@@ -32,8 +32,8 @@ from experiments.folders import CONFIG, RESULTS, SAVES, RunSettings
 from experiments.invocation import own_code, presets, trust
 from experiments.invocation.arguments import Invocation
 from experiments.invocation.explain import chain, explain
-from experiments.invocation.trust import Trust
 from experiments.invocation.resume import check_weights, refuse_other_settings
+from experiments.invocation.trust import Trust
 from experiments.resolved import WriteConfig, resolve_config
 from lightning_modules.base import TaskModule, gone, require_there
 from lightning_modules.cores import trainable

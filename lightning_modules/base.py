@@ -7,13 +7,12 @@ from __future__ import annotations
 
 import inspect
 import math
-import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, fields
 from pathlib import Path
-from typing import Any, ClassVar, Literal, NamedTuple, Self, get_type_hints
+from typing import IO, Any, ClassVar, Literal, NamedTuple, Self, get_type_hints
 from weakref import WeakSet
 
 import lightning as L
@@ -238,9 +237,9 @@ class TaskModule(L.LightningModule, ABC):
     @classmethod
     def load_from_checkpoint(
         cls,
-        checkpoint_path: str | os.PathLike[str],
+        checkpoint_path: str | Path | IO[Any],
         map_location: Any = None,
-        hparams_file: str | os.PathLike[str] | None = None,
+        hparams_file: str | Path | None = None,
         strict: bool | None = None,
         weights_only: bool | None = True,
         **settings: Any,
@@ -265,6 +264,10 @@ class TaskModule(L.LightningModule, ABC):
             raise ConfigError(
                 "`weights_only` must be True, since a checkpoint runs nothing; got False. Leave it out.",
                 key="weights_only",
+            )
+        if not isinstance(checkpoint_path, str | Path):
+            raise CheckpointError(
+                f"`checkpoint_path` must be a file; got {type(checkpoint_path).__name__}. Write it to one."
             )
         path = checkpoints.local(checkpoint_path)
         checkpoints.require_plain(checkpoints.load(path).get("hyper_parameters", {}), path)

@@ -135,7 +135,9 @@ def load(class_path: str, file: Path, section: str) -> str:
         )
     found = getattr(module, name, None)
     if not isinstance(found, type):
-        own = [key for key, value in vars(module).items() if getattr(value, "__module__", "") == module.__name__]
+        own = [
+            key for key, value in vars(module).items() if getattr(value, "__module__", "") == module.__name__
+        ]
         raise _undefined(name, file, [key for key in own if isinstance(getattr(module, key), type)])
     kind = KINDS.get(section, object)
     if not issubclass(found, kind):

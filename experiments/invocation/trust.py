@@ -1,4 +1,4 @@
-"""What a configuration may name, and whose a run is.
+"""Classes that a configuration may name, and whose a run is.
 
 A YAML file, a run or a checkpoint may come from anyone, and a class path in it is code that runs: already the
 import of its module is. So a class path is imported only if it lies in `PACKAGES` and not in `CLOSED`, or is
@@ -37,7 +37,7 @@ PACKAGES = (
     "torchmetrics",
     "torch.optim",
 )
-"""Packages whose classes any configuration may name. The last but two are one: Lightning by its other name."""
+"""Packages whose classes any configuration may name; Lightning has several names."""
 _LIGHTNING = (
     "_graveyard",
     "cli",
@@ -62,7 +62,11 @@ CLOSED = (
     "lightning.data",
     "lightning.fabric.cli",
     "lightning_fabric.cli",
-    *(f"{package}.{module}" for package in ("lightning.pytorch", "pytorch_lightning") for module in _LIGHTNING),
+    *(
+        f"{package}.{module}"
+        for package in ("lightning.pytorch", "pytorch_lightning")
+        for module in _LIGHTNING
+    ),
     "torchmetrics.audio",
     "torchmetrics.functional",
     "torchmetrics.image",
@@ -72,8 +76,8 @@ CLOSED = (
 )
 """Parts of them that start processes, build what a setting names, ask addresses or download models."""
 ALLOW_HELP = (
-    "A package, module or class that the configuration may name by class_path besides those of dream, Lightning, "
-    "torchmetrics and torch.optim; may be repeated. A configuration cannot set it."
+    "A package, module or class that the configuration may name by class_path besides those of dream, "
+    "Lightning, torchmetrics and torch.optim; may be repeated. A configuration cannot set it."
 )
 TRUST_HELP = (
     "`run`: run the Python that a run holds although it is not signed with your key. `none`: run no Python "
@@ -84,7 +88,7 @@ _ADDRESS = re.compile(r"[a-z][a-z0-9+.-]*://|[a-z][a-z0-9+.-]*::", re.IGNORECASE
 
 _verdicts: dict[str, bool] = {}
 _named: set[str] = set()
-"""What the user has named: own code, and what ``--allow`` opens."""
+"""Import paths that the user has named: own code, and what ``--allow`` opens."""
 _ever: set[str] = set()
 
 
@@ -116,18 +120,20 @@ def admit(*paths: str) -> None:
 def _paths(name: str) -> list[str]:
     """Import path that the user allows, and that at which its class is defined."""
     if not re.fullmatch(r"[^\W\d]\w*(\.[^\W\d]\w*)*", name) or name.partition(".")[0] == "jsonargparse":
-        raise ConfigError(f"`--allow` must be a package, module or class such as my_package.Model; got {name!r}.")
+        raise ConfigError(
+            f"`--allow` must be a package, module or class such as my_package.Model; got {name!r}."
+        )
     found = located(name)
     if found is None:
         raise ConfigError(
-            f"`--allow` must name a package, module or class that can be imported; {name!r} cannot. Check it, "
-            "and PYTHONPATH.",
+            f"`--allow` must name a package, module or class that can be imported; {name!r} cannot. Check "
+            "it, and PYTHONPATH."
         )
     return [name] if inspect.ismodule(found) else [name, _home(found)]
 
 
 def located(path: str) -> Any:
-    """What lies at an import path, which is imported; None where there is nothing."""
+    """Return what lies at an import path, which is imported; None where there is nothing."""
     module, _, name = path.rpartition(".")
     try:
         return importlib.import_module(path)
@@ -185,15 +191,17 @@ def refuse(config: Namespace) -> None:
             raise denied(path, key)
         found = located(path)
         if not isinstance(found, type) and not _by_user(found):
-            raise ConfigError(f"`{key}.class_path` must be a class; {path} is a {type(found).__name__}.", key=key)
+            raise ConfigError(
+                f"`{key}.class_path` must be a class; {path} is a {type(found).__name__}.", key=key
+            )
 
 
 def denied(path: str, key: str) -> ConfigError:
     """Error of a class path that a configuration may not name."""
     return ConfigError(
-        f"`{key or 'class_path'}` must be a class that a configuration may name, of dream, Lightning, torchmetrics or "
-        f"torch.optim, and none that starts processes or asks addresses; got {path}, which was not imported. "
-        f"If you trust it, add --allow {path}",
+        f"`{key or 'class_path'}` must be a class that a configuration may name, of dream, Lightning, "
+        "torchmetrics or torch.optim, and none that starts processes or asks addresses; got "
+        f"{path}, which was not imported. If you trust it, add --allow {path}",
         key=key or None,
     )
 
@@ -232,8 +240,8 @@ def refuse_address(value: str, key: str) -> None:
     """
     if _ADDRESS.match(value):
         raise ConfigError(
-            f"{key} must be on this machine, not an address; got {value}. Copy it yourself, and check where it "
-            "comes from."
+            f"{key} must be on this machine, not an address; got {value}. Copy it yourself, and check where "
+            "it comes from."
         )
 
 

@@ -1,4 +1,4 @@
-"""What a configuration may name, and whose a run is."""
+"""Classes that a configuration may name, and whose a run is."""
 
 from __future__ import annotations
 
@@ -64,7 +64,9 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "a known class for any value": (
         trainer(
-            strategy=spec(f"{PYTORCH}.strategies.DDPStrategy", ddp_comm_state=spec(f"{PYTORCH}.callbacks.Timer"))
+            strategy=spec(
+                f"{PYTORCH}.strategies.DDPStrategy", ddp_comm_state=spec(f"{PYTORCH}.callbacks.Timer")
+            )
         ),
         "`ddp_comm_state` of DDPStrategy takes any value, and so no class",
     ),
@@ -111,9 +113,15 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "a section": ({"data": "http://127.0.0.1:1/a.yaml"}, "`data` must be on this machine, not an address"),
     "the Trainer": ({"trainer": "github://a:b@c/d"}, "`trainer` must be on this machine, not an address"),
-    "what opens it": ({"allow": "foreign"}, "`allow` is for the command line, and no configuration may set it"),
+    "what opens it": (
+        {"allow": "foreign"},
+        "`allow` is for the command line, and no configuration sets it",
+    ),
     "whom it trusts": ({"trust": "run"}, "`trust` is for the command line"),
-    "another configuration": ({"config": {"class_path": "foreign.Thing"}}, "`config` is for the command line"),
+    "another configuration": (
+        {"config": {"class_path": "foreign.Thing"}},
+        "`config` is for the command line",
+    ),
 }
 
 
@@ -180,10 +188,12 @@ def which(*words: str) -> str:
 def test_ones_own_run_is_trusted_wherever_it_lies_and_that_of_others_is_not(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    folder = a_run("one").rename("moved")
+    a_run("one").rename("moved")
     command = ["test", "--ckpt_path", "moved"]
     assert which(*command) == "old"
-    with pytest.raises(ConfigError, match=r"`--trust none` runs no Python, and .* `head.Mine` from .*head.py"):
+    with pytest.raises(
+        ConfigError, match=r"`--trust none` runs no Python, and .* `head.Mine` from .*head.py"
+    ):
         which(*command, "--trust=none")
     monkeypatch.setenv("XDG_CONFIG_HOME", str(Path("somebody").absolute()))
     for named in (command, ["check", "moved/config.yaml"]):
@@ -202,7 +212,7 @@ def test_a_run_that_was_changed_is_not_ones_own(change: str) -> None:
         file.unlink()
     else:
         file.write_text((file.read_text() if file.exists() else "") + "\n")
-    with pytest.raises(DREAMError, match="is not signed with your key|are not as they were written: "):
+    with pytest.raises(DREAMError, match=r"is not signed with your key|are not as they were written: "):
         which(*command)
     (folder / sums.SUMS).unlink(missing_ok=True)
     with pytest.raises(ConfigError, match="is not signed with your key"):
@@ -266,7 +276,9 @@ def test_a_file_that_cannot_hold_the_class_is_not_run(capsys: pytest.CaptureFixt
     command = write(model={"class_path": "setup.Mine"})
     Path("exp/setup.py").write_text("open('ran', 'w').close()\nclass Mein: ...\n")
     assert main(command) == 2
-    assert "setup.py must define the class `Mine`; it does not. Did you mean `Mein`?" in capsys.readouterr().err
+    assert (
+        "setup.py must define the class `Mine`; it does not. Did you mean `Mein`?" in capsys.readouterr().err
+    )
     assert not Path("ran").exists()
 
 
