@@ -11,7 +11,7 @@ from typing import Any
 from dream.errors import ConfigError
 from experiments import baselines, comparison, ending, launch, run
 from experiments.ending import say
-from experiments.folders import PLAN, RESULTS, claim, discard_if_empty
+from experiments.folders import PLAN, RESULTS, claim, discard_if_empty, require_claimed
 from experiments.invocation.arguments import Invocation, one_folder, refuse_changes, whole_number
 
 USAGE = """\
@@ -77,7 +77,9 @@ def main(argv: list[str]) -> int:
     try:
         return run_cells(plan, argv)
     finally:
-        if any(comparison.record(plan.folder, *cell) for cell in plan.cells):
+        if not plan.folder.is_dir():
+            pass  # there is nothing to show, and no place for it
+        elif any(comparison.record(plan.folder, *cell) for cell in plan.cells):
             comparison.show(plan.folder, plan.cells, asked=plan.asked)
         elif not held(plan):
             (plan.folder / PLAN).unlink(missing_ok=True)
@@ -96,6 +98,7 @@ def run_cells(plan: ComparisonPlan, argv: list[str]) -> int:
             else ""
         )
         number = len(plan.cells) - len(todo) + done + 1
+        require_claimed(plan.folder)
         refuse_changes(plan.asked, parse(argv).asked, plan.folder)
         say(f"[{number}/{len(plan.cells)}] {model}, seed {seed}{left}")
         try:

@@ -16,6 +16,7 @@ import yaml
 from rich.console import Console
 
 from dream import sums
+from dream.errors import CheckpointError
 from experiments.folders import CONFIG, RESULTS
 from experiments.summary import table
 
@@ -63,7 +64,10 @@ def record(folder: Path, model: str, seed: int) -> dict[str, Any] | None:
     cell = cell_folder(folder, model, seed)
     if not (cell / CONFIG).is_file():
         return None
-    sums.altered(cell, [RESULTS])
+    try:
+        sums.altered(cell, [RESULTS])
+    except CheckpointError as error:
+        raise CheckpointError(f"{error} Or delete {cell}: the same command runs it again.") from None
     try:
         found = json.loads((cell / RESULTS).read_text())
     except (OSError, ValueError):

@@ -16,7 +16,7 @@ from typing import Any, Literal
 from filelock import FileLock, Timeout
 
 from dream import sums
-from dream.errors import ConfigError
+from dream.errors import ConfigError, DataError
 from experiments.ending import say
 
 log = logging.getLogger(__name__)
@@ -232,6 +232,19 @@ def claim(folder: Path, identity: dict[str, Any], held: bool, unfinished: Iterab
         sums.write(folder, PLAN, text)
     except OSError as error:
         raise ConfigError(f"`--folder` must be writable; {folder}: {error.strerror}.", key="folder") from None
+
+
+def require_claimed(folder: Path) -> None:
+    """Refuse to start another run below a folder that was claimed and is gone since.
+
+    Raises:
+        DataError: it was deleted or moved away.
+    """
+    if not (folder / PLAN).is_file():
+        raise DataError(
+            f"the folder {folder} is gone: it was deleted or moved while its runs were going on. Move it "
+            "back and give the same command, or start anew."
+        )
 
 
 def discard_if_empty(folder: Path) -> None:

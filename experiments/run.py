@@ -346,13 +346,18 @@ class DREAMCLI(LightningCLI):
         predictions = self.trainer.predict(**kwargs)
         assert self.folder is not None
         if self.trainer.is_global_zero:
-            require_there(self.folder)
             with sums.written_by_task(self.folder):
                 summary.predictions(self.model, predictions, self.folder)
             self.seal_metrics()
 
     def seal_metrics(self) -> None:
-        """Enter the whole `metrics.jsonl`, which nothing is added to any more, into the list of sums."""
+        """Enter the whole `metrics.jsonl`, which nothing is added to any more, into the list of sums.
+
+        Raises:
+            DataError: the folder of the run is gone.
+        """
+        assert self.folder is not None
+        require_there(self.folder)
         for logger in metrics_files(self.trainer):
             logger.seal(whole=True)
 
@@ -360,7 +365,6 @@ class DREAMCLI(LightningCLI):
     def finish(self, part: str = "test") -> None:
         """Write `results.json` and the tracked table, print the table and the paths of all files."""
         assert self.folder is not None
-        require_there(self.folder)
         self.seal_metrics()
         results = self.model.results
         for logger in self.trainer.loggers:

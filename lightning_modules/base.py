@@ -51,9 +51,13 @@ def run_folder(trainer: L.Trainer) -> Path:
     return folder
 
 
-def gone(folder: Path) -> DataError:
-    """Error of a run whose folder others have taken away."""
-    return DataError(
+class FolderGoneError(DataError):
+    """The folder of a run is not there any more: others have deleted or moved it."""
+
+
+def gone(folder: Path) -> FolderGoneError:
+    """Error of a run without its folder."""
+    return FolderGoneError(
         f"the folder {folder} is gone: it was deleted or moved while this was running, which ends here. Move "
         "it back and go on with --resume, or start anew."
     )

@@ -21,6 +21,7 @@ from experiments.invocation.arguments import refuse_changes
 from experiments.sweep import outcome, space, wandb_template, workers
 from experiments.sweep.plan import SweepPlan, parse
 from experiments.sweep.study import ENDED, PRUNERS, STORE, Pruning, Study
+from lightning_modules.base import FolderGoneError
 from lightning_modules.run.redaction import redacted
 
 USAGE = """\
@@ -69,6 +70,7 @@ def main(argv: list[str]) -> int:
             say(f"dream: interrupted; what is done is in {plan.folder}.")
             return ending.code(stop)
         except optuna.exceptions.StorageInternalError as error:
+            folders.require_claimed(plan.folder)
             reason = str(error.__cause__).partition("\n")[0]
             raise DataError(
                 f"{plan.folder / STORE} could not be read or written: {reason}. Free or change the disk; if "
@@ -101,7 +103,8 @@ def _sweep(plan: SweepPlan, argv: list[str]) -> int:
     try:
         return workers.run(plan, study, argv) if plan.workers > 1 else _run_trials(plan, study, argv)
     finally:
-        outcome.show(study, plan.trials, plan.asked)
+        if (plan.folder / STORE).is_file():
+            outcome.show(study, plan.trials, plan.asked)
 
 
 def _try_corners(plan: SweepPlan) -> tuple[int, Any]:
@@ -148,6 +151,7 @@ def _run_trials(plan: SweepPlan, study: Study, argv: list[str]) -> int:
     """Run trials until none is left for this process, or one is interrupted; return the exit code."""
     begin, done = time.monotonic(), 0
     while True:
+        folders.require_claimed(plan.folder)
         refuse_changes(plan.asked, parse(argv).asked, plan.folder)
         with study.next(plan.space, plan.trials, plan.seed) as trial:
             if trial is None:
@@ -173,7 +177,10 @@ def _run_trial(plan: SweepPlan, study: Study, trial: FrozenTrial) -> int:
     flags = (f"--seed={plan.seed}", *space.flags(trial.params))
     try:
         code = run.execute(plan.invocation.fit(folder, *flags, test="false"), [Pruning(study, trial.number)])
+    except FolderGoneError:
+        raise
     except DREAMError as error:
+        folders.require_claimed(plan.folder)
         if not (folder / CONFIG).is_file():
             _build(plan, space.corners(plan.space)[0])  # raises if it is not the combination that is refused
         elif isinstance(error, (DataError, CheckpointError)):

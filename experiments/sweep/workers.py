@@ -13,6 +13,7 @@ from pathlib import Path
 from dream.errors import DREAMError
 from experiments import ending
 from experiments.ending import say
+from experiments.folders import require_claimed
 from experiments.sweep import outcome
 from experiments.sweep.plan import SweepPlan
 from experiments.sweep.study import ENDED, Study
@@ -58,6 +59,7 @@ def run(plan: SweepPlan, study: Study, argv: list[str]) -> int:
     if code:
         say(f"dream: interrupted; what is done is in {plan.folder}.")
         return code
+    require_claimed(plan.folder)
     for log, process in zip(logs, started, strict=True):
         if process.returncode == 2:
             raise DREAMError(

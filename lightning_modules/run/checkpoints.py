@@ -157,6 +157,20 @@ def load(path: Path) -> dict[str, Any]:
     Raises:
         CheckpointError: the file is damaged.
     """
+    require_intact(path)
+    try:
+        content: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:
+        raise _not_ours(path, error) from error
+    return content
+
+
+def require_intact(path: Path) -> None:
+    """Refuse a damaged file: by its SHA-256 or, where that did not come with it, by the sums of its archive.
+
+    Raises:
+        CheckpointError: it is damaged, or no archive.
+    """
     if not _sums(path):
         _check_archive(path)
     elif not intact(path):
@@ -164,11 +178,6 @@ def load(path: Path) -> dict[str, Any]:
             f"{path} is damaged: its SHA-256 is not in {sums_file(path).name}. Use another checkpoint of the "
             "run, step-*.ckpt, or train again."
         )
-    try:
-        content: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:
-        raise _not_ours(path, error) from error
-    return content
 
 
 def _check_archive(path: Path) -> None:
