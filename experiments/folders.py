@@ -171,7 +171,7 @@ def earlier_run(settings: RunSettings, command: list[str]) -> Path | None:
         folder = parent / settings.name
         if folder.is_dir() and not read_run(folder):
             # hidden ones are locks, and files half written
-            if any(not path.name.startswith(".") for path in folder.iterdir()):
+            if any(not path.name.startswith(".") and path.name != sums.SUMS for path in folder.iterdir()):
                 raise ConfigError(
                     f"`run.name` must be that of a run; {folder} holds something else.", key="run.name"
                 )

@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import atexit
 import os
+import shutil
+import tempfile
 from pathlib import Path
 
 import pytest
 import torch
+
+# the key that signs runs is not the developer's
+os.environ["XDG_CONFIG_HOME"] = tempfile.mkdtemp(prefix="dream-tests-")
+atexit.register(shutil.rmtree, os.environ["XDG_CONFIG_HOME"], ignore_errors=True)
 
 _SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
 if "DREAM_DATA" not in os.environ and _SHARED.is_dir():

@@ -2,8 +2,9 @@
 
 Three runs (training on streams with dropout, online learning, and speech) are each completed once without
 interruption. Then they are started with ``--resume`` again and again and killed with SIGKILL: inside a step,
-a save, a validation or the online stream, or after a random time. Whenever such a run ends, everything it
-left must equal that of the uninterrupted one, bit for bit."""
+a save, a validation, the online stream or any operation on a file, or after a random time. After no kill may
+a file seem altered. Whenever such a run ends, everything it left must equal that of the uninterrupted one,
+bit for bit."""
 
 from __future__ import annotations
 
@@ -19,6 +20,7 @@ from typing import Any
 
 from rich.console import Console
 
+from dream import sums
 from lightning_modules.waiting import waiting
 from tests.soak import processes
 
@@ -43,7 +45,7 @@ SPEECH = (
     "--save.every_n_steps=2"
 ).split()
 """Training on strings of words, drawn again each epoch, with noise, hidden stretches and dropout."""
-CALLS = {"step": 12, "save": 30, "validation": 3, "stream": 12, "time": 8}
+CALLS = {"step": 12, "save": 30, "validation": 3, "stream": 12, "file": 250, "time": 8}
 """Last call (for `time`, second) at which a kill may happen, by place."""
 
 
@@ -78,6 +80,7 @@ def main(arguments: list[str] | None = None) -> dict[str, Any]:
                 code = processes.run(folder, [*commands[kind], f"--run.name={run}", "--resume"], place, at)
                 if code == -signal.SIGKILL:
                     killed[place] += 1
+                    expect_sealed(folder / "runs" / run)
                     tell(killed.total() / asked.kills)
                     continue
                 finished += compare(code, folder, run, expected[kind])
@@ -103,10 +106,17 @@ def compare(code: int, folder: Path, run: str, expected: dict[str, Any]) -> int:
         SystemExit: it did not.
     """
     expect_end(code, folder)
+    expect_sealed(folder / "runs" / run)
     found = processes.differences(expected, processes.left(folder / "runs" / run))
     if found:
         sys.exit(f"{run} differs from the uninterrupted run: {found[:5]}")
     return 1
+
+
+def expect_sealed(run: Path) -> None:
+    """Exit if a file of a run seems to be altered, or the run somebody else's."""
+    if (run / sums.SUMS).exists() and (sums.differing(run) or not sums.signed(run)):
+        sys.exit(f"{run.name} seems to be altered: {sums.differing(run)}")
 
 
 def expect_end(code: int, folder: Path) -> None:

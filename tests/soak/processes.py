@@ -9,6 +9,7 @@ import resource
 import signal
 import sys
 import threading
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,8 @@ PLACES = {
     "stream": "lightning_modules.base.TaskModule.on_test_batch_start",
 }
 """Function that is called at each place."""
+FILES = ("replace", "rename", "link", "fsync", "unlink", "truncate", "mkdir", "open")
+"""Functions of `os` that are counted together at the place ``file``."""
 PROCESSES = multiprocessing.get_context("forkserver")
 PROCESSES.set_forkserver_preload(
     ["experiments.run", "lightning_modules.data", "lightning_modules.online.module"]
@@ -40,7 +43,7 @@ def run(
     Args:
         folder: Working directory.
         command: Words after ``dream``.
-        place: Place of the kill: one of `PLACES`, or ``time``.
+        place: Place of the kill: one of `PLACES`, ``file`` for any operation on files, or ``time``.
         at: Number of the call at that place, or seconds.
         sent: Signal that is sent.
         largest_file: Size in bytes beyond which no file can be written, as on a full disk.
@@ -74,23 +77,25 @@ def _child(folder: str, command: list[str], place: str, at: float, sent: int, la
     if place == "time":
         threading.Timer(at, os.kill, (os.getpid(), sent)).start()
     elif place:
-        _interrupt(PLACES[place], int(at), sent)
+        _interrupt([PLACES[place]] if place != "file" else [f"os.{name}" for name in FILES], int(at), sent)
     sys.exit(main(command))
 
 
-def _interrupt(place: str, number: int, sent: int) -> None:
-    owner_name, _, name = place.rpartition(".")
-    owner = _find(owner_name)
-    before, calls = getattr(owner, name), 0
+def _interrupt(places: list[str], number: int, sent: int) -> None:
+    calls = count(1)
 
-    def called(*args: Any, **kwargs: Any) -> Any:
-        nonlocal calls
-        calls += 1
-        if calls == number:
-            os.kill(os.getpid(), sent)
-        return before(*args, **kwargs)
+    def counted(before: Any) -> Any:
+        def called(*args: Any, **kwargs: Any) -> Any:
+            if next(calls) == number:
+                os.kill(os.getpid(), sent)
+            return before(*args, **kwargs)
 
-    setattr(owner, name, called)
+        return called
+
+    for place in places:
+        owner_name, _, name = place.rpartition(".")
+        owner = _find(owner_name)
+        setattr(owner, name, counted(getattr(owner, name)))
 
 
 def _find(name: str) -> Any:
