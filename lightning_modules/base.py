@@ -24,11 +24,11 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from dream import DREAMConfig, DREAMStack, DREAMState, DREAMTrace, parameter_groups, sums
-from dream.errors import CheckpointError, ConfigError, DataError
+from dream.errors import CheckpointError, ConfigError
 from dream.files import write_atomic
 from dream.state import where
 from lightning_modules import ranks
-from lightning_modules.checks import require_finite
+from lightning_modules.checks import gone, require_finite
 from lightning_modules.cores import BaselineCore, build_core, fit_to_width, title
 from lightning_modules.data.base import TaskData
 from lightning_modules.settings import TaskSettings, as_instance
@@ -49,34 +49,6 @@ def run_folder(trainer: L.Trainer) -> Path:
     elif not folder.is_dir():
         raise gone(folder)
     return folder
-
-
-class FolderGoneError(DataError):
-    """The folder of a run is not there any more: others have deleted or moved it."""
-
-
-def gone(folder: Path) -> FolderGoneError:
-    """Error of a run without its folder."""
-    return FolderGoneError(
-        f"the folder {folder} is gone: it was deleted or moved while this was running, which ends here. Move "
-        "it back and go on with --resume, or start anew."
-    )
-
-
-def require_there(folder: Path) -> None:
-    """Refuse to go on without the folder of a run, which others may have deleted.
-
-    What Weights & Biases writes there again, and hidden files, are no folder of ours.
-
-    Raises:
-        DataError: it is gone, or holds nothing any more.
-    """
-    try:
-        there = any(not path.name.startswith(".") and path.name != sums.FOREIGN for path in folder.iterdir())
-    except FileNotFoundError:
-        there = False
-    if not there:
-        raise gone(folder)
 
 
 class Observation(NamedTuple):

@@ -84,6 +84,8 @@ TRUST_HELP = (
     "beside a configuration. If not given, Python beside your own runs and configurations is run. A "
     "configuration cannot set it."
 )
+_TEXTS = ("group", "project")
+"""Settings that name no file."""
 _ADDRESS = re.compile(r"[a-z][a-z0-9+.-]*://|[a-z][a-z0-9+.-]*::", re.IGNORECASE)
 
 _verdicts: dict[str, bool] = {}
@@ -228,7 +230,8 @@ def check_settings(kind: type, settings: Mapping[str, Any]) -> None:
                     f"{key} must be a function of your own; got {_home(part)}. If you trust it, add --allow "
                     f"{_home(part)}"
                 )
-            if isinstance(part, str) and not issubclass(kind, (TaskModule, TaskData)) and not _by_user(kind):
+            free = name in _TEXTS or issubclass(kind, (TaskModule, TaskData)) or _by_user(kind)
+            if isinstance(part, str) and not free:
                 refuse_address(part, key)
 
 

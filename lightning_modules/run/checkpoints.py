@@ -20,7 +20,7 @@ from lightning.pytorch.plugins.io import TorchCheckpointIO
 import dream
 from dream.errors import CheckpointError
 from dream.files import atomic, opened, sha256, write_atomic
-from lightning_modules.base import require_there
+from lightning_modules.checks import require_there
 
 log = logging.getLogger(__name__)
 

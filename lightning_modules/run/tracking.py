@@ -24,7 +24,7 @@ import dream
 from dream import sums
 from dream.errors import CheckpointError, DataError
 from dream.files import opened
-from lightning_modules.base import gone
+from lightning_modules.checks import gone
 from lightning_modules.run.redaction import redacted
 
 log = logging.getLogger(__name__)
