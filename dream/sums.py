@@ -127,7 +127,7 @@ def differing(folder: str | os.PathLike[str]) -> list[str]:
 def _differing(found: Sums, folder: Path) -> list[str]:
     changed = [name for name in found.files if not _matches(found, folder, name)]
     present = {path.relative_to(folder).as_posix() for path in _present(folder, PATTERNS)}
-    code = [name for name in _code(folder) or () if not _of_inner_run(folder, name)]
+    code = [name for name in _code(folder) or () if _inner_run(folder, name) is None]
     new = sorted({*present, *code} - found.files.keys() - {REPORT})
     return sorted(changed) + [name for name in new if not _being_written(found, name)]
 
@@ -136,7 +136,8 @@ def signed(folder: str | os.PathLike[str]) -> bool:
     """Whether `folder` is that of a run of this user's, and what would be run or set by it is as it was.
 
     That is: its list carries this user's signature, each configuration and each Python file has its sum, and
-    there is no other file below it that could be imported or read as a configuration.
+    there is no other file below it that could be imported or read as a configuration, but in runs that are
+    this user's own themselves.
     """
     folder = Path(folder)
     try:
@@ -148,7 +149,10 @@ def signed(folder: str | os.PathLike[str]) -> bool:
         return False
     settings = [path.name for path in _present(folder, [f"*{suffix}" for suffix in SETTINGS])]
     named = [name for name in found.files if name.endswith((*SETTINGS, *all_suffixes())) or name in COMMANDS]
-    checked = {*code, *settings, *named}
+    inner = {name: run for name in code if (run := _inner_run(folder, name)) is not None}
+    if not all(signed(run) for run in set(inner.values())):
+        return False
+    checked = {*code, *settings, *named} - inner.keys()
     return all(name in found.files and _is(found, folder, name) for name in checked)
 
 
@@ -401,6 +405,7 @@ def _code(folder: Path) -> list[str] | None:
     return found
 
 
-def _of_inner_run(folder: Path, name: str) -> bool:
-    """Whether a file lies in a folder of its own list, as the runs of a comparison do."""
-    return any((folder / parent / SUMS).is_file() for parent in Path(name).parents[:-1])
+def _inner_run(folder: Path, name: str) -> Path | None:
+    """The outermost folder around a file that has a list of its own, as the runs of a comparison have."""
+    around = (folder / parent for parent in reversed(Path(name).parents[:-1]))
+    return next((parent for parent in around if (parent / SUMS).is_file()), None)

@@ -37,7 +37,8 @@ from experiments.invocation.explain import chain, explain
 from experiments.invocation.resume import check_weights, read_data, refuse_mixed_data, save_to_resume
 from experiments.invocation.trust import Trust
 from experiments.resolved import WriteConfig, resolve_config
-from lightning_modules.base import TaskModule, gone, require_there
+from lightning_modules.base import TaskModule
+from lightning_modules.checks import gone, require_there
 from lightning_modules.cores import trainable
 from lightning_modules.data import TaskData
 from lightning_modules.data.schema import Schema

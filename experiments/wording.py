@@ -24,7 +24,7 @@ def set_up(with_help: bool = False) -> None:
     """
     set_parsing_settings(
         docstring_parse_attribute_docstrings=with_help,
-        # a configuration builds and fetches nothing that its settings are not made for: see `invocation.trust`
+        # a configuration builds and fetches nothing of its own accord: see `invocation.trust`
         instantiate_subclass_spec_in_any=False,
         config_read_mode_urls_enabled=False,
         config_read_mode_fsspec_enabled=False,

@@ -7,13 +7,12 @@ from __future__ import annotations
 
 import inspect
 import math
-import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, fields
 from pathlib import Path
-from typing import Any, ClassVar, Literal, NamedTuple, Self, get_type_hints
+from typing import IO, Any, ClassVar, Literal, NamedTuple, Self, get_type_hints
 from weakref import WeakSet
 
 import lightning as L
@@ -26,11 +25,11 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from dream import DREAMConfig, DREAMStack, DREAMState, DREAMTrace, parameter_groups, sums
-from dream.errors import CheckpointError, ConfigError, DataError, StateError
+from dream.errors import CheckpointError, ConfigError, StateError
 from dream.files import inside, write_atomic
 from dream.state import where
 from lightning_modules import ranks
-from lightning_modules.checks import require_finite
+from lightning_modules.checks import gone, require_finite
 from lightning_modules.cores import BaselineCore, build_core, fit_to_width, title
 from lightning_modules.data.base import TaskData
 from lightning_modules.data.schema import Schema
@@ -54,34 +53,6 @@ def run_folder(trainer: L.Trainer) -> Path:
     elif not folder.is_dir():
         raise gone(folder)
     return folder
-
-
-class FolderGoneError(DataError):
-    """The folder of a run is not there any more: others have deleted or moved it."""
-
-
-def gone(folder: Path) -> FolderGoneError:
-    """Error of a run without its folder."""
-    return FolderGoneError(
-        f"the folder {folder} is gone: it was deleted or moved while this was running, which ends here. Move "
-        "it back and go on with --resume, or start anew."
-    )
-
-
-def require_there(folder: Path) -> None:
-    """Refuse to go on without the folder of a run, which others may have deleted.
-
-    What Weights & Biases writes there again, and hidden files, are no folder of ours.
-
-    Raises:
-        DataError: it is gone, or holds nothing any more.
-    """
-    try:
-        there = any(not path.name.startswith(".") and path.name != sums.FOREIGN for path in folder.iterdir())
-    except FileNotFoundError:
-        there = False
-    if not there:
-        raise gone(folder)
 
 
 class Observation(NamedTuple):
@@ -257,9 +228,9 @@ class TaskModule(L.LightningModule, ABC):
     @classmethod
     def load_from_checkpoint(
         cls,
-        checkpoint_path: str | os.PathLike[str],
+        checkpoint_path: str | Path | IO[Any],
         map_location: Any = None,
-        hparams_file: str | os.PathLike[str] | None = None,
+        hparams_file: str | Path | None = None,
         strict: bool | None = None,
         weights_only: bool | None = True,
         **settings: Any,
@@ -284,6 +255,10 @@ class TaskModule(L.LightningModule, ABC):
             raise ConfigError(
                 "`weights_only` must be True, since a checkpoint runs nothing; got False. Leave it out.",
                 key="weights_only",
+            )
+        if not isinstance(checkpoint_path, str | Path):
+            raise CheckpointError(
+                f"`checkpoint_path` must be a file; got {type(checkpoint_path).__name__}. Write it to one."
             )
         path = checkpoints.local(checkpoint_path)
         checkpoints.require_plain(checkpoints.load(path).get("hyper_parameters", {}), path)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from dream.errors import ConfigError, DREAMError
+from dream import sums
+from dream.errors import ConfigError, DataError, DREAMError
 
 DIVERGED = "The weights have diverged: lower `model.lr`, or go on from an earlier checkpoint."
 """The remedy where finite data led to numbers that are not finite."""
@@ -51,3 +53,31 @@ def require_finite(outputs: Mapping[str, Tensor | np.ndarray], place: Callable[[
     if bad.any():
         named = " and ".join(name for name, lost in zip(outputs, bad.any(1).tolist(), strict=True) if lost)
         raise DREAMError(f"not finite: {named}, first of {place(int(bad.any(0).int().argmax()))}. {DIVERGED}")
+
+
+class FolderGoneError(DataError):
+    """The folder of a run is not there any more: others have deleted or moved it."""
+
+
+def gone(folder: Path) -> FolderGoneError:
+    """Error of a run without its folder."""
+    return FolderGoneError(
+        f"the folder {folder} is gone: it was deleted or moved while this was running, which ends here. Move "
+        "it back and go on with --resume, or start anew."
+    )
+
+
+def require_there(folder: Path) -> None:
+    """Refuse to go on without the folder of a run, which others may have deleted.
+
+    What Weights & Biases writes there again, and hidden files, are no folder of ours.
+
+    Raises:
+        DataError: it is gone, or holds nothing any more.
+    """
+    try:
+        there = any(not path.name.startswith(".") and path.name != sums.FOREIGN for path in folder.iterdir())
+    except FileNotFoundError:
+        there = False
+    if not there:
+        raise gone(folder)

@@ -182,7 +182,7 @@ class Invocation:
             for name in (*TRUST, "--config"):
                 if file.content.get(key := name.removeprefix("--")) is not None:
                     raise ConfigError(
-                        f"`{key}` is for the command line, and no configuration may set it; {file.path} does. "
+                        f"`{key}` is for the command line, and no configuration sets it; {file.path} does. "
                         f"Leave it out there, and give {name} if you mean it.",
                         key=key,
                     )
@@ -225,15 +225,15 @@ class Invocation:
                 "changed, so no Python in it is run"
             )
             raise ConfigError(
-                f"{reason}, and its configuration takes `{class_path}` from {file}. Read that file; if you trust "
-                "it, add --trust run.",
+                f"{reason}, and its configuration takes `{class_path}` from {file}. Read that file; if you "
+                "trust it, add --trust run.",
                 key="trust",
             )
         return own_code.load(class_path, file, section)
 
     @property
     def trusted(self) -> Trust | None:
-        """What ``--trust`` says, None if it is not given.
+        """Value of ``--trust``; None if it is not given.
 
         Raises:
             ConfigError: It is none of its choices.
@@ -244,10 +244,11 @@ class Invocation:
         return cast("Trust", given[-1]) if given else None
 
     def _allowed(self) -> list[str]:
-        """What ``--allow`` names here, and in the commands of one's own runs whose configurations are read."""
+        """Values of ``--allow``, here and in the commands of one's own runs whose configurations are read."""
         folders_ = dict.fromkeys(file.path.parent for file in self.files)
-        words = [*self.flags, *(word for folder in folders_ for word in trust.recorded(folder, self.trusted))]
-        return [name for text in taken(words, "--allow")[0] for name in text.split(",")]
+        commands = [self.flags, *(trust.recorded(folder, self.trusted) for folder in folders_)]
+        texts = [text for words in commands for text in taken(words, "--allow")[0]]
+        return [name for text in texts for name in text.split(",")]
 
     def _typed(self) -> set[str]:
         """Dotted names of the settings that flags set."""

@@ -1,4 +1,4 @@
-"""What a configuration may name, and whose a run is.
+"""Classes that a configuration may name, and whose a run is.
 
 A YAML file, a run or a checkpoint may come from anyone, and a class path in it is code that runs: already the
 import of its module is. So a class path is imported only if it lies in `PACKAGES` and not in `CLOSED`, or is
@@ -37,7 +37,7 @@ PACKAGES = (
     "torchmetrics",
     "torch.optim",
 )
-"""Packages whose classes any configuration may name. The last but two are one: Lightning by its other name."""
+"""Packages whose classes any configuration may name; Lightning has several names."""
 _LIGHTNING = (
     "_graveyard",
     "cli",
@@ -76,19 +76,21 @@ CLOSED = (
 )
 """Parts of them that start processes, build what a setting names, ask addresses or download models."""
 ALLOW_HELP = (
-    "A package, module or class that the configuration may name by class_path besides those of dream, Lightning, "
-    "torchmetrics and torch.optim; may be repeated. A configuration cannot set it."
+    "A package, module or class that the configuration may name by class_path besides those of dream, "
+    "Lightning, torchmetrics and torch.optim; may be repeated. A configuration cannot set it."
 )
 TRUST_HELP = (
     "`run`: run the Python that a run holds although it is not signed with your key. `none`: run no Python "
     "beside a configuration. If not given, Python beside your own runs and configurations is run. A "
     "configuration cannot set it."
 )
+_TEXTS = ("group", "project")
+"""Settings that name no file."""
 _ADDRESS = re.compile(r"[a-z][a-z0-9+.-]*://|[a-z][a-z0-9+.-]*::", re.IGNORECASE)
 
 _verdicts: dict[str, bool] = {}
 _named: set[str] = set()
-"""What the user has named: own code, and what ``--allow`` opens."""
+"""Import paths that the user has named: own code, and what ``--allow`` opens."""
 _ever: set[str] = set()
 
 
@@ -126,14 +128,14 @@ def _paths(name: str) -> list[str]:
     found = located(name)
     if found is None:
         raise ConfigError(
-            f"`--allow` must name a package, module or class that can be imported; {name!r} cannot. Check it, "
-            "and PYTHONPATH.",
+            f"`--allow` must name a package, module or class that can be imported; {name!r} cannot. Check "
+            "it, and PYTHONPATH."
         )
     return [name] if inspect.ismodule(found) else [name, _home(found)]
 
 
 def located(path: str) -> Any:
-    """What lies at an import path, which is imported; None where there is nothing."""
+    """Return what lies at an import path, which is imported; None where there is nothing."""
     module, _, name = path.rpartition(".")
     try:
         return importlib.import_module(path)
@@ -199,9 +201,9 @@ def refuse(config: Namespace) -> None:
 def denied(path: str, key: str) -> ConfigError:
     """Error of a class path that a configuration may not name."""
     return ConfigError(
-        f"`{key or 'class_path'}` must be a class that a configuration may name, of dream, Lightning, torchmetrics or "
-        f"torch.optim, and none that starts processes or asks addresses; got {path}, which was not imported. "
-        f"If you trust it, add --allow {path}",
+        f"`{key or 'class_path'}` must be a class that a configuration may name, of dream, Lightning, "
+        "torchmetrics or torch.optim, and none that starts processes or asks addresses; got "
+        f"{path}, which was not imported. If you trust it, add --allow {path}",
         key=key or None,
     )
 
@@ -228,7 +230,8 @@ def check_settings(kind: type, settings: Mapping[str, Any]) -> None:
                     f"{key} must be a function of your own; got {_home(part)}. If you trust it, add --allow "
                     f"{_home(part)}"
                 )
-            if isinstance(part, str) and not issubclass(kind, (TaskModule, TaskData)) and not _by_user(kind):
+            free = name in _TEXTS or issubclass(kind, (TaskModule, TaskData)) or _by_user(kind)
+            if isinstance(part, str) and not free:
                 refuse_address(part, key)
 
 
@@ -240,8 +243,8 @@ def refuse_address(value: str, key: str) -> None:
     """
     if _ADDRESS.match(value):
         raise ConfigError(
-            f"{key} must be on this machine, not an address; got {value}. Copy it yourself, and check where it "
-            "comes from."
+            f"{key} must be on this machine, not an address; got {value}. Copy it yourself, and check where "
+            "it comes from."
         )
 
 

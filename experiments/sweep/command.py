@@ -21,7 +21,7 @@ from experiments.invocation.arguments import refuse_changes
 from experiments.sweep import outcome, space, wandb_template, workers
 from experiments.sweep.plan import SweepPlan, parse
 from experiments.sweep.study import ENDED, PRUNERS, STORE, Pruning, Study
-from lightning_modules.base import FolderGoneError
+from lightning_modules.checks import FolderGoneError
 from lightning_modules.redaction import redacted
 
 USAGE = """\

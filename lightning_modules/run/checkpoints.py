@@ -21,7 +21,7 @@ from lightning.pytorch.plugins.io import TorchCheckpointIO
 import dream
 from dream.errors import CheckpointError
 from dream.files import atomic, opened, read_bytes, sha256, write_atomic
-from lightning_modules.base import require_there
+from lightning_modules.checks import require_there
 
 log = logging.getLogger(__name__)
 
@@ -150,8 +150,8 @@ def require_plain(settings: Any, path: Path) -> None:
         for name, value in part.items() if isinstance(part, dict) else ():
             if not isinstance(name, str) or name in _SPECS or name.startswith("_"):
                 raise CheckpointError(
-                    f"the settings in {path} must be plain values; `{name}` names what would be built. Nothing "
-                    "was; use a checkpoint that `dream fit` wrote."
+                    f"the settings in {path} must be plain values; `{name}` names what would be built. Use "
+                    "a checkpoint that `dream fit` wrote."
                 )
             left.append(value)
     if not isinstance(settings, dict) or not all(name.isidentifier() for name in settings):

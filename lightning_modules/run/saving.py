@@ -16,8 +16,8 @@ from torch.utils.data import DataLoader
 from dream.errors import CheckpointError
 from dream.sealed import checksum
 from lightning_modules import ranks
-from lightning_modules.base import TaskModule, require_there
-from lightning_modules.checks import require, require_int
+from lightning_modules.base import TaskModule
+from lightning_modules.checks import require, require_int, require_there
 from lightning_modules.run import checkpoints
 from lightning_modules.run.layers import LayerRecord, LayerTally
 from lightning_modules.run.randomness import random_state, set_random_state

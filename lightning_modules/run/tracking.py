@@ -24,7 +24,7 @@ import dream
 from dream import sums
 from dream.errors import CheckpointError, DataError
 from dream.files import extended, inside, lines, opened
-from lightning_modules.base import gone
+from lightning_modules.checks import gone
 from lightning_modules.redaction import redacted
 
 

@@ -475,8 +475,8 @@ OTHERS = {
         MODEL + b"  init_args:\n    patch: [4]\n", "`model.patch` must be a whole number"
     ),
     "a section that is a text": config(b"model: big\n", "`model`"),
-    "a class that is no model": config(b"model:\n  class_path: os.system\n", "`model` must be a TaskModule"),
-    "a class from nowhere": config(b"data:\n  class_path: nowhere.Data\n", "names a class that is not there"),
+    "a class that is no model": config(b"model:\n  class_path: os.system\n", "got os.system, which was not"),
+    "a class from nowhere": config(b"data:\n  class_path: nowhere.Data\n", "got nowhere.Data, which was not"),
     "an unknown command": Case(["fti"], {}, "`fti` is not a command"),
     "an unknown data set": Case(["data", "get", "etth"], {}, "There is no data set `etth`"),
     "a mirror that is no address": Case(

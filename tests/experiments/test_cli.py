@@ -66,7 +66,7 @@ FLAGS = [
     (["--model.config=3"], "`model.config` must be a section with settings of its own; got"),
     (
         ["--model=torch.nn.Linear"],
-        "`model` names a class that is not there, or not of the right kind: torch.nn.Linear.",
+        "`model` must be a class that a configuration may name, of dream, Lightning, torchmetrics or",
     ),
     (["--data.missing=ffil"], "`data.missing` must be error or ffill or mask; got ffil."),
     (

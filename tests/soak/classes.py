@@ -1,5 +1,5 @@
-"""Class paths of a foreign module in every setting: of each shipped configuration, and of each class of Lightning's
-that a Trainer's setting may name. None is imported, none is built."""
+"""Class paths of a foreign module in every setting: of each shipped configuration, and of each class of
+Lightning's that a Trainer's setting may name. None is imported, none is built."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ def built(name: str) -> DREAMCLI:
 
 
 def settings(cli: DREAMCLI) -> dict[str, Any]:
-    """Every setting of a configuration with its type: of the Trainer, the callbacks, the model and the data."""
+    """Every setting of a configuration with its type: of Trainer, callbacks, model and data."""
     values = cli.config["check"]
     found = {f"trainer.{name}": kind for name, kind in get_type_hints(DREAMTrainer.__init__).items()}
     for section, callback in CALLBACKS.items():
@@ -103,7 +103,7 @@ def settings(cli: DREAMCLI) -> dict[str, Any]:
         assert kind is not None
         found |= {f"{section}.init_args.{name}": each for name, each in explain.settings(kind).items()}
     found |= dict.fromkeys(("trainer", "model", "data", "run", "model.init_args.config"), "section")
-    found |= {key: "leaf" for key in values.keys() if values[key] is not None and key not in found}
+    found |= {key: "another setting" for key in list(values.keys()) if key not in found}
     return {key: kind for key, kind in found.items() if key in values or key in values.as_dict()}
 
 
@@ -138,7 +138,7 @@ def open_parameters() -> Iterator[tuple[str, str, str]]:
 
 
 def through_configurations(names: Iterable[str], values: Sequence[Any], once: bool = False) -> int:
-    """Give these values to every setting of the shipped configurations `names`; return the number of attempts.
+    """Give these values to every setting of the shipped configurations `names`; return how many were tried.
 
     What several of them share is tried in the first one; with `once`, one setting of each type in all.
 
@@ -171,7 +171,7 @@ def through_configurations(names: Iterable[str], values: Sequence[Any], once: bo
 
 
 def through_classes(values: Sequence[Any]) -> int:
-    """Give these values to every open parameter of Lightning's classes; return the number of attempts.
+    """Give these values to every open parameter of Lightning's classes; return how many were tried.
 
     Raises:
         AssertionError: The foreign module was imported, or a value was taken.

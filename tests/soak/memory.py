@@ -45,6 +45,7 @@ FIT = [
     "--run.wandb=disabled",
     "--run.table=false",
     '--trainer.callbacks+={"class_path": "tests.soak.memory.Watch"}',
+    "--allow=tests.soak.memory",
 ]
 
 

@@ -1,4 +1,4 @@
-"""Short form of `tests.soak.classes`: one setting of each type, and every open parameter of Lightning's classes."""
+"""Short form of `tests.soak.classes`: a setting of each type, every open parameter of Lightning's classes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a configuration may name, and whose a run is."""
+"""Classes that a configuration may name, and whose a run is."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import pytest
 import yaml
 
 from dream import sums
-from dream.errors import ConfigError
+from dream.errors import ConfigError, DREAMError
 from experiments import folders
 from experiments.cli import main
 from experiments.invocation import own_code
@@ -115,7 +115,7 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "the Trainer": ({"trainer": "github://a:b@c/d"}, "`trainer` must be on this machine, not an address"),
     "what opens it": (
         {"allow": "foreign"},
-        "`allow` is for the command line, and no configuration may set it",
+        "`allow` is for the command line, and no configuration sets it",
     ),
     "whom it trusts": ({"trust": "run"}, "`trust` is for the command line"),
     "another configuration": (
@@ -188,7 +188,7 @@ def which(*words: str) -> str:
 def test_ones_own_run_is_trusted_wherever_it_lies_and_that_of_others_is_not(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    folder = a_run("one").rename("moved")
+    a_run("one").rename("moved")
     command = ["test", "--ckpt_path", "moved"]
     assert which(*command) == "old"
     with pytest.raises(
@@ -196,30 +196,33 @@ def test_ones_own_run_is_trusted_wherever_it_lies_and_that_of_others_is_not(
     ):
         which(*command, "--trust=none")
     monkeypatch.setenv("XDG_CONFIG_HOME", str(Path("somebody").absolute()))
-    (folder / "head.py").write_text(OWN.format("theirs") + "open('ran', 'w').close()\n")
     for named in (command, ["check", "moved/config.yaml"]):
+        own_code.begin([])
         with pytest.raises(ConfigError, match=r"moved is not signed with your key: .* add --trust run\."):
             which(*named)
-        assert not Path("ran").exists()
-        assert which(*named, "--trust", "run") == "theirs"
-        Path("ran").unlink()
+        assert f"{own_code.PACKAGE}.head" not in sys.modules
+        assert which(*named, "--trust", "run") == "old"
 
 
 @pytest.mark.parametrize("change", ["head.py", "config.yaml", "extra.py", "sums.sealed", "run.json"])
 def test_a_run_that_was_changed_is_not_ones_own(change: str) -> None:
     folder = a_run("one")
-    file = folder / change
-    if change == "sums.sealed":
+    file, command = folder / change, ["test", "--ckpt_path", str(folder)]
+    if change == sums.SUMS:
         file.unlink()
     else:
         file.write_text((file.read_text() if file.exists() else "") + "\n")
+    with pytest.raises(DREAMError, match=r"is not signed with your key|are not as they were written: "):
+        which(*command)
+    (folder / sums.SUMS).unlink(missing_ok=True)
     with pytest.raises(ConfigError, match="is not signed with your key"):
-        which("test", "--ckpt_path", str(folder))
-    assert which("test", "--ckpt_path", str(folder), "--trust=run") == "old"
+        which(*command)
+    assert which(*command, "--trust=run") == "old"
 
 
 def test_only_source_is_run() -> None:
     folder = a_run("one")
+    (folder / sums.SUMS).unlink()
     own = folder / "head.py"
     other = Path("other.py")
     other.write_text(OWN.format("bad"))

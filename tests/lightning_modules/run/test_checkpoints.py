@@ -146,9 +146,9 @@ def test_urls_are_refused(url: str) -> None:
 def test_settings_that_name_what_to_build_are_refused(settings: Any, tmp_path: Path) -> None:
     path = tmp_path / "best.ckpt"
     checkpoints.write(content(hyper_parameters=settings), path)
-    with pytest.raises(CheckpointError, match="the settings in .*best.ckpt must be"):
+    with pytest.raises(CheckpointError, match=r"the settings in .*best.ckpt must be"):
         checkpoints.read(path)
-    with pytest.raises(CheckpointError, match="the settings in .*best.ckpt must be"):
+    with pytest.raises(CheckpointError, match=r"the settings in .*best.ckpt must be"):
         ForecastingModule.load_from_checkpoint(path)
 
 
