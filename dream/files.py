@@ -83,7 +83,6 @@ def opened(path: str | os.PathLike[str], *, links: bool = False) -> Iterator[Buf
     if not links:
         refuse_link(path)
     with open(path, "rb", opener=_opener(links)) as file:
-        _require_regular(file, path)
         yield file
 
 
@@ -96,7 +95,6 @@ def extended(path: str | os.PathLike[str]) -> Iterator[BufferedRandom]:
     """
     refuse_link(path)
     with open(path, "a+b", opener=_opener(links=False)) as file:
-        _require_regular(file, path)
         yield file
 
 
@@ -113,12 +111,16 @@ def refuse_link(path: str | os.PathLike[str]) -> None:
 def _opener(links: bool) -> Callable[[str, int], int]:
     # since it was looked at a link may have come; and a pipe without a writer must not block
     flags = _AT_ONCE if links else _AT_ONCE | _NO_LINK
-    return lambda name, how: os.open(name, how | flags, 0o666)
 
+    def open_regular(name: str, how: int) -> int:
+        number = os.open(name, how | flags, 0o666)
+        mode = os.fstat(number).st_mode
+        if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):  # a folder is refused by `open`
+            os.close(number)
+            raise OSError(errno.EINVAL, "it is no regular file", str(name))
+        return number
 
-def _require_regular(file: BufferedReader | BufferedRandom, path: str | os.PathLike[str]) -> None:
-    if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-        raise OSError(errno.EINVAL, "it is no regular file", str(path))
+    return open_regular
 
 
 def read_bytes(path: str | os.PathLike[str], most: int = MOST, *, links: bool = False) -> bytes:

@@ -13,7 +13,7 @@ from typing import Any, cast, get_args
 
 import yaml
 
-from dream.errors import CheckpointError, ConfigError, DREAMWarning
+from dream.errors import CheckpointError, ConfigError, DREAMWarning, shown
 from dream.files import inside, read_bytes
 from experiments import ending, folders
 from experiments.folders import CONFIG, SAVES, RunSettings
@@ -495,15 +495,18 @@ def split_own(words: Sequence[str], names: Collection[str]) -> tuple[dict[str, l
     return own, others
 
 
-def whole_number(name: str, values: list[str], least: int = 1) -> int:
+def whole_number(name: str, values: list[str], least: int = 1, most: int = 10_000) -> int:
     """Return the number that the flag `name` was given.
 
     Raises:
-        ConfigError: It is none, or below `least`.
+        ConfigError: It is none, below `least` or above `most`.
     """
     text = " ".join(values)
-    if not text.isdecimal() or int(text) < least:
-        raise ConfigError(f"`--{name}` must be a whole number of at least {least}; got {text!r}.", key=name)
+    # Python reads no number of thousands of digits
+    if not text.isdecimal() or len(text) > 20 or not least <= int(text) <= most:
+        raise ConfigError(
+            f"`--{name}` must be a whole number from {least} to {most}; got {shown(text)}.", key=name
+        )
     return int(text)
 
 

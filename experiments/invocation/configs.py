@@ -20,7 +20,7 @@ MOST = 2**20
 """Largest YAML file that is read, in bytes."""
 DEEPEST = 100
 """Most levels of lists and sections in each other."""
-PARTS = 100_000
+PARTS = 20_000
 """Most values, lists and sections in a file, those that it repeats by aliases counted each time."""
 
 

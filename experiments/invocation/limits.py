@@ -7,6 +7,7 @@ import os
 import re
 import traceback
 from collections.abc import Callable, Mapping
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -50,11 +51,6 @@ def _is_share(value: Any) -> bool:
     return _is_whole(value, 0) if isinstance(value, int) else _is_number(value, 0.0) and value <= 1
 
 
-def _is_interval(value: Any) -> bool:
-    # Lightning checks a text such as 00:00:15:00
-    return not isinstance(value, int | float) or (_is_share(value) and value > 0)
-
-
 def _are_devices(value: Any) -> bool:
     if isinstance(value, str):
         if value == "auto":
@@ -67,6 +63,18 @@ def _are_devices(value: Any) -> bool:
     if isinstance(value, list):
         return bool(value) and len(set(value)) == len(value) and all(_is_whole(one, 0) for one in value)
     return value == -1 or _is_whole(value, 1, CORES)
+
+
+def _is_time(value: Any) -> bool:
+    if isinstance(value, str):
+        return (
+            re.fullmatch(r"\d{1,6}(:\d{2}){3}", value) is not None and re.search("[1-9]", value) is not None
+        )
+    if isinstance(value, dict):
+        units = ("weeks", "days", "hours", "minutes", "seconds")
+        known = value.keys() <= set(units) and all(_is_whole(number, 0, 10**6) for number in value.values())
+        return known and any(value.values())
+    return isinstance(value, timedelta) and value > timedelta()
 
 
 def _is_there(value: Any) -> bool:
@@ -97,6 +105,7 @@ RULES: Mapping[str, Rule] = {
     "trainer.min_epochs": _or_none(_whole(0)),
     "trainer.max_steps": _whole(-1),
     "trainer.min_steps": _or_none(_whole(0)),
+    "trainer.max_time": _or_none(("a time above 0 such as 00:12:00:00, 12 hours", _is_time)),
     "trainer.fast_dev_run": (
         "true, false, or a whole number of at least 0",
         lambda value: isinstance(value, bool) or _is_whole(value, 0),
@@ -106,7 +115,11 @@ RULES: Mapping[str, Rule] = {
     "trainer.limit_test_batches": _BATCHES,
     "trainer.limit_predict_batches": _BATCHES,
     "trainer.val_check_interval": _or_none(
-        ("a whole number of batches of at least 1, a share above 0.0 up to 1.0, or a time", _is_interval)
+        (
+            # a time, which Lightning allows, does not go with its EarlyStopping
+            "a whole number of batches of at least 1, or a share above 0.0 up to 1.0",
+            lambda value: _is_share(value) and value > 0,
+        )
     ),
     "trainer.check_val_every_n_epoch": _or_none(_whole(1)),
     "trainer.num_sanity_val_steps": _or_none(_whole(-1)),

@@ -63,11 +63,11 @@ def parse(argv: list[str]) -> SweepPlan:
             raise ConfigError(
                 f"`{name}` is in the space and on the command line. Leave it out of one of them.", key=name
             )
-    for name in ("trials", "workers"):
+    for name, most in (("trials", 10_000), ("workers", 256)):
         if f"--{name}" in own:
-            setattr(plan, name, whole_number(name, own[f"--{name}"]))
+            setattr(plan, name, whole_number(name, own[f"--{name}"], most=most))
     if "--seed" in own:
-        plan.seed = whole_number("seed", own["--seed"], 0)
+        plan.seed = whole_number("seed", own["--seed"], 0, 2**32 - 1)
     plan.pruner = " ".join(own.get("--pruner", [plan.pruner]))
     if plan.pruner not in PRUNERS:
         raise ConfigError(

@@ -9,7 +9,18 @@ from pathlib import Path
 import pytest
 
 from dream.errors import CheckpointError
-from dream.files import atomic, read_bytes, read_json, write_atomic
+from dream.files import (
+    LINE,
+    atomic,
+    extended,
+    inside,
+    is_name,
+    lines,
+    opened,
+    read_bytes,
+    read_json,
+    write_atomic,
+)
 
 
 def test_write_atomic(tmp_path: Path) -> None:
@@ -95,3 +106,49 @@ def test_json_is_read(tmp_path: Path) -> None:
     (tmp_path / "link.json").symlink_to("a.json")
     with pytest.raises(CheckpointError, match="it is a link"):
         read_json(tmp_path / "link.json")
+
+
+def test_what_is_extended_is_a_regular_file_and_no_link(tmp_path: Path) -> None:
+    for text in (b"one\n", b"two\n"):
+        with extended(tmp_path / "a") as file:
+            file.write(text)
+    assert read_bytes(tmp_path / "a") == b"one\ntwo\n"
+    with extended(tmp_path / "a") as file:
+        file.truncate(4)
+    assert read_bytes(tmp_path / "a") == b"one\n"
+    (tmp_path / "link").symlink_to("a")
+    (tmp_path / "dangling").symlink_to("b")
+    os.mkfifo(tmp_path / "pipe")
+    for name in ("link", "dangling", "pipe"):
+        with pytest.raises(OSError, match=r"it is (a link|no regular file)"), extended(tmp_path / name):
+            pass
+    assert read_bytes(tmp_path / "a") == b"one\n"
+    assert not (tmp_path / "b").exists()
+
+
+def test_lines_are_read_in_bounded_memory(tmp_path: Path) -> None:
+    (tmp_path / "a").write_bytes(b"one\n" + b"2" * (LINE - 1) + b"\nlast")
+    with opened(tmp_path / "a") as file:
+        assert [len(line) for line in lines(file)] == [4, LINE, 4]
+    with (tmp_path / "sparse").open("wb") as hole:
+        hole.truncate(10 * 2**30)
+    with (
+        opened(tmp_path / "sparse") as file,
+        pytest.raises(OSError, match="a line has more than 1,048,576 bytes"),
+    ):
+        next(lines(file))
+
+
+def test_nothing_below_a_folder_is_a_link(tmp_path: Path) -> None:
+    (tmp_path / "run" / "figures").mkdir(parents=True)
+    (tmp_path / "above").symlink_to("run")
+    assert inside(tmp_path / "above", "figures", "a.png") == tmp_path / "above" / "figures" / "a.png"
+    (tmp_path / "run" / "out").symlink_to(tmp_path)
+    for names in (("out",), ("out", "a.png")):
+        with pytest.raises(OSError, match="it is a link"):
+            inside(tmp_path / "run", *names)
+    for name in ("", ".", "..", "../x", "/etc", "a/b", "a\\b", "a\0b", "x" * 201, "\u00e9" * 101):
+        assert not is_name(name)
+        with pytest.raises(OSError, match="is not the name of a file"):
+            inside(tmp_path / "run", name)
+    assert all(map(is_name, ("a", "...", ".lock", "x" * 200, "\u00e9" * 100, "a b", "=1")))

@@ -76,10 +76,13 @@ FLAGS = [
     (["--data.season=5000"], "`season` is 5000 rows and the training part has only"),
     (["--run.wandb=yes"], "`run.wandb` must be offline or online or disabled; got"),
     (["--trainer.precision=foo"], "`trainer.precision` must be 64 or 32 or 16 or transformer-engine"),
-    (["--trainer.max_epochs=-5"], "`trainer.max_epochs` must be a non-negative integer or -1."),
+    (
+        ["--trainer.max_epochs=-5"],
+        "`trainer.max_epochs` must be a whole number of at least -1, or null; got -5.",
+    ),
     (
         ["--trainer.accelerator=tpux"],
-        "You selected an invalid accelerator name: `trainer.accelerator='tpux'`.",
+        "`trainer.accelerator` must be auto, cpu, or the name of one that this machine has; got 'tpux'.",
     ),
     (
         ["--model.prediction_weight=.inf"],

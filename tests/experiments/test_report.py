@@ -261,6 +261,61 @@ def test_damaged_files_are_no_crash(tmp_path: Path, content: str) -> None:
     assert "Not recorded" in render(made(tmp_path / "run", **dict.fromkeys(names, content)))
 
 
+@pytest.mark.parametrize(
+    ("name", "content", "said"),
+    [
+        (
+            "results.json",
+            {"results": {"a": {"mse": "x"}}},
+            "at 'results.a.mse': Input should be a valid number",
+        ),
+        ("results.json", {"seconds": []}, "at 'seconds': Input should be a valid number; got []."),
+        ("layers.json", {"layers": [{"plasticity": {"counts": [1]}}]}, "borders': Field required"),
+        (
+            "layers.json",
+            {"layers": [{"tonic": {"counts": [1, 2], "borders": [0, 1]}}]},
+            "one more than `counts`",
+        ),
+        ("layers.json", {"layers": [{"place": [0, 1], "surprise": [0.5]}]}, "must be of one length"),
+        ("remarks.json", {"remarks": [1]}, "at 'remarks.0'"),
+        ("run.json", "[" * 100_000, "it is no JSON"),
+        ("metrics.jsonl", '{"step": 1, "train/loss": 1}\n[[\n{"a": 1}\n{"st', "2 lines, first line 2."),
+        ("metrics.jsonl", "[" * 100_000 + "\n", "1 lines, first line 1."),
+        ("metrics.jsonl", "x" * 2**21, "a line has more than 1,048,576 bytes"),
+        ("text.csv", 'a,"b\r' * 10 + "x" * 200_000, "it is no CSV"),
+    ],
+)
+def test_what_cannot_be_shown_is_named(run: Path, name: str, content: Any, said: str) -> None:
+    assert name not in Page(render(run)).text.split("Not shown.")[1].partition("Results")[0]
+    (run / name).write_text(content if isinstance(content, str) else json.dumps(content))
+    page = Page(render(run)).text
+    named = page.split("Not shown.")[1].partition("Results")[0]
+    assert name in named
+    assert said in named
+
+
+def test_damage_in_one_run_of_a_comparison_is_named_beside_the_others(tmp_path: Path) -> None:
+    folder = made(tmp_path / "cmp", plan_json={"experiment": [""], "flags": []})
+    for seed, mse in enumerate((1e308, 1e308, "x")):
+        ended = {**ENDED, "results": {"DREAM": {"mse": mse}}}
+        made(folder / f"dream-seed{seed}", run_json={"started": "now"}, results_json=ended)
+    (folder / "comparison.json").write_text('{"cells": [["dream", "x"]]}')
+    found = comparison_table(ComparisonFolder(folder))
+    assert found is not None
+    assert found.rows["DREAM"][0].text == "1e+308"  # though the sum of both is beyond any number
+    page = Page(render(folder)).text
+    assert "comparison.json is damaged, at 'cells.0.1'" in page
+    assert "dream-seed2/results.json is damaged, at 'results.DREAM.mse'" in page
+
+
+@pytest.mark.parametrize("trials", [[1], [{"trial": "x"}], [{"trial": 0, "value": 1, "folder": "../run"}]])
+def test_a_damaged_sweep_is_named(tmp_path: Path, trials: list[Any]) -> None:
+    folder = made(
+        tmp_path / "sw", plan_json={"space": ""}, sweep_json={"monitor": "val/mse", "trials": trials}
+    )
+    assert "sweep.json is damaged, at 'trials.0" in Page(render(folder)).text
+
+
 def test_an_advisor_without_remarks_says_so(tmp_path: Path) -> None:
     rows = [{"step": step, "train/loss": 1.0} for step in range(5)]
     silent = {"window": 5, "remarks": []}
