@@ -107,9 +107,13 @@ def test_a_run_writes_down_none_and_asks_for_them_again(
 
     code, said = run("test", "--ckpt_path", "runs/one", capsys=capsys)
     assert (code, "`data.api_token` must be given again" in said, "Traceback" in said) == (2, True, False)
-    Path("secrets.yaml").write_text("data: {init_args: {pin_secret: 20202020, url: '', auth: {user: bob}}}\n")
-    again = ["-c", "runs/one/config.yaml", "-c", "secrets.yaml", "--data.api_token=flag-secret-5"]
-    assert run("test", *again, "--ckpt_path", "runs/one", capsys=capsys)[0] == 0
+    Path("kept").mkdir()
+    Path("kept/secrets.yaml").write_text(
+        "data: {init_args: {pin_secret: 20202020, url: '', auth: {user: bob}}}\n"
+    )
+    again = ["-c", "runs/one/config.yaml", "-c", "kept/secrets.yaml", "--data.api_token=flag-secret-5"]
+    code, said = run("test", *again, "--ckpt_path", "runs/one", capsys=capsys)
+    assert code == 0, said
     assert found() == []
     assert sys.modules["beside_config.mine"].Mine.seen == [("flag-secret-5", 20202020)]
 
