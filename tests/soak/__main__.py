@@ -18,6 +18,7 @@ PARTS = {
     "kills": "runs killed at random moments resume, bit for bit",
     "hostile": "100,000 steps of hostile streams",
     "fuzz": "random files and settings",
+    "archives": "20,000 damaged archives are read right or refused",
     "memory": "a file ten times as large as the memory allowed",
     "store": "the states of a million streams",
     "ranks": "two processes train like one, and one is killed",
