@@ -78,6 +78,7 @@ class Download:
         Raises:
             DataError: it could not be fetched or written, or is another one than its publisher's.
         """
+        address = shown_address(self.url)
         try:
             if self.path.is_file() and self._is_right(self.path, links=True):
                 return self.path
@@ -90,9 +91,9 @@ class Download:
         except (_RefusedError, requests.RequestException, urllib3.exceptions.HTTPError, ValueError) as error:
             kept = self.part.stat().st_size if self.part.exists() else 0
             raise DataError(
-                f"{self.path.name} could not be fetched from {shown_address(self.url)} ({_reason(error)}); "
-                f"{kept} bytes are kept. `dream data get {self.name}` continues from there; or set DREAM_DATA to a "
-                f"folder that holds `{self.name}/`."
+                f"{self.path.name} could not be fetched from {address} ({_reason(error)}); {kept} bytes are "
+                f"kept. `dream data get {self.name}` continues from there; or set DREAM_DATA to a folder that "
+                f"holds `{self.name}/`."
             ) from error
         except OSError as error:
             raise DataError(
@@ -100,8 +101,8 @@ class Download:
                 "another folder with `--folder`."
             ) from error
         raise DataError(
-            f"{self.path.name} from {shown_address(self.url)} has another SHA-256 than the one its publisher's "
-            "file has, so it was removed. Run the command again, or name another source with `--mirror`."
+            f"{self.path.name} from {address} has another SHA-256 than the one its publisher's file has, so "
+            "it was removed. Run the command again, or name another source with `--mirror`."
         )
 
     def _is_right(self, path: Path, links: bool = False) -> bool:
