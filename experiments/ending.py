@@ -15,7 +15,7 @@ from typing import NoReturn
 
 LONGEST = 1000  # characters of a line of a message
 filters: list[Callable[[str], str]] = []
-"""What every message goes through; the module that reads settings adds what hides the secrets among them."""
+"""Functions that every message goes through, such as one that hides the secrets among the settings."""
 
 
 class Terminated(KeyboardInterrupt):

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Collection, Iterable, Iterator
+from contextlib import suppress
 from typing import Any
 from urllib.parse import quote
 
@@ -139,11 +140,9 @@ def _after_flags(values: Iterable[Any]) -> Iterator[tuple[Any, bool]]:
     """The values, and whether each is a word after a flag that says it is a secret: ``--key value``."""
     follows, secret = False, False
     for value in values:
-        flag = _FLAG.fullmatch(value) if isinstance(value, str) and value.startswith("--") else None
-        another = (
-            isinstance(value, str) and value.startswith("-") and not follows
-        )  # a secret may begin with -
-        secret = secret and flag is None and not another
+        dashed = isinstance(value, str) and value.startswith("-")
+        flag = _FLAG.fullmatch(value) if dashed and value.startswith("--") else None
+        secret = secret and flag is None and (follows or not dashed)  # a secret may begin with -
         yield value, secret
         follows = flag is not None and flag[2] is None and is_secret(flag[1].lstrip("-"))
         secret = secret or follows
@@ -155,8 +154,9 @@ def _text(text: str, texts: list[str]) -> str:
             return text if _tells_nothing(flag[2]) else f"{flag[1]}={HIDDEN}"
         return f"{flag[1]}={_text(flag[2], texts)}"
     if (inner := _settings(text)) is not None:
-        before, after = (_inline(settings) for settings in (inner, _redacted(inner, False, texts, {})))
-        return text if before == after else after
+        with suppress(RecursionError):
+            before, after = (_inline(settings) for settings in (inner, _redacted(inner, False, texts, {})))
+            return text if before == after else after
     for secret in texts:
         text = text.replace(secret, HIDDEN)
     text = _QUERY.sub(rf"\1?{HIDDEN}", _USER.sub(f"{HIDDEN}@", text))
@@ -217,7 +217,7 @@ def _secrets(value: Any, hide: bool, seen: set[tuple[int, bool]]) -> Iterator[st
         if flag and is_secret(flag[1].lstrip("-")):
             yield text
         elif (inner := _settings(text)) is not None:
-            yield from _secrets(inner, False, seen)
+            yield from _secrets(inner, False, set())
         yield from (found[0].rstrip("@").rpartition(":")[2] for found in _USER.finditer(value))
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import pooch
 
 from dream.errors import ConfigError, DataError, nearest
-from lightning_modules.data.download import Download
+from lightning_modules.data.download import Download, shown_address
 
 
 @dataclass(frozen=True)
@@ -187,7 +187,8 @@ def download(
     wanted = dataset(name)
     if base_url is not None and not base_url.startswith(("https://", "http://")):
         raise ConfigError(
-            f"`mirror` must be an address such as https://example.org/sets; got {base_url!r}.", key="mirror"
+            f"`mirror` must be an address such as https://example.org/sets; got {shown_address(base_url)!r}.",
+            key="mirror",
         )
     if base_url is None and not all(part.url for part in wanted.files.values()):
         raise DataError(

@@ -78,6 +78,7 @@ class Download:
         Raises:
             DataError: it could not be fetched or written, or is another one than its publisher's.
         """
+        address = shown_address(self.url)
         try:
             if self.path.is_file() and self._is_right(self.path, links=True):
                 return self.path
@@ -90,9 +91,9 @@ class Download:
         except (_RefusedError, requests.RequestException, urllib3.exceptions.HTTPError, ValueError) as error:
             kept = self.part.stat().st_size if self.part.exists() else 0
             raise DataError(
-                f"{self.path.name} could not be fetched from {_shown(self.url)} ({_reason(error)}); {kept} "
-                f"bytes are kept. `dream data get {self.name}` continues from there; or set DREAM_DATA to a "
-                f"folder that holds `{self.name}/`."
+                f"{self.path.name} could not be fetched from {address} ({_reason(error)}); {kept} bytes "
+                f"are kept. `dream data get {self.name}` continues from there; or set DREAM_DATA to a folder that "
+                f"holds `{self.name}/`."
             ) from error
         except OSError as error:
             raise DataError(
@@ -100,8 +101,8 @@ class Download:
                 "another folder with `--folder`."
             ) from error
         raise DataError(
-            f"{self.path.name} from {_shown(self.url)} has another SHA-256 than the one its publisher's file "
-            "has, so it was removed. Run the command again, or name another source with `--mirror`."
+            f"{self.path.name} from {address} has another SHA-256 than the one its publisher's file has, so "
+            "it was removed. Run the command again, or name another source with `--mirror`."
         )
 
     def _is_right(self, path: Path, links: bool = False) -> bool:
@@ -275,7 +276,9 @@ class _Receiver(threading.Thread):
             here, there = urlsplit(url), urlsplit(urljoin(url, answer.headers["Location"]))
             same = (there.scheme, there.netloc) == (here.scheme, here.netloc)
             if not same and there.scheme != "https":
-                raise _RefusedError(f"the server sends on to {_shown(there.geturl())}, which is not https")
+                raise _RefusedError(
+                    f"the server sends on to {shown_address(there.geturl())}, which is not https"
+                )
             url = there.geturl()
         raise _RefusedError(f"the server sends on more than {_MOST_REDIRECTS} times")
 
@@ -285,7 +288,7 @@ def _refuse_link(path: Path) -> None:
         raise OSError(errno.ELOOP, f"it is a link, to {path.readlink()}", str(path))
 
 
-def _shown(url: str) -> str:
+def shown_address(url: str) -> str:
     """An address without user, password and query, any of which may be a secret."""
     try:
         parts = urlsplit(url)

@@ -191,16 +191,19 @@ def test_results_of_other_settings_are_not_those_of_a_trial(swept: tuple[Path, s
     assert second["value"] == sweep_record(swept[0])["trials"][1]["value"]
 
 
-@pytest.mark.parametrize("file", ["space.yaml", "exp.yaml"])
+@pytest.mark.parametrize(
+    ("file", "edit"),
+    [("space.yaml", "\nmodel.weight_decay: [0.0, 0.1]"), ("exp.yaml", "\nrun: {project: a}")],
+)
 def test_an_edit_ends_a_sweep_before_its_next_trial(
-    file: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    file: str, edit: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
     Path("space.yaml").write_text(SPACE)
     Path("exp.yaml").write_text("trainer: {max_epochs: 1}")
 
     def edited(*_: Any) -> int:
-        Path(file).write_text(Path(file).read_text() + "\n")
+        Path(file).write_text(Path(file).read_text() + edit)
         return 0
 
     monkeypatch.setattr(command.run, "build", lambda _: (0, ForecastingModule))
@@ -209,7 +212,7 @@ def test_an_edit_ends_a_sweep_before_its_next_trial(
     said = capsys.readouterr()
     assert "was changed after the first run in whole began" in said.err
     assert "1 of 20 trials are done" in said.out
-    Path(file).write_text(Path(file).read_text()[:-1])
+    Path(file).write_text(Path(file).read_text().removesuffix(edit) + "\n# a comment is no setting\n")
     assert main(["sweep", "-c", "exp.yaml", "--space=space.yaml", "--folder=whole", "--trials=1"]) == 0
 
 

@@ -206,3 +206,7 @@ def test_what_is_hidden_is_refused_on_the_way_back(settings: dict[str, Any], nam
     ):
         require_given(settings)
     require_given({"a": "**", "b": 3, "c": None, "d": ["x"]})
+
+
+def test_a_text_that_is_nested_without_end_is_left_as_it_is() -> None:
+    assert redacted("[" * 5000 + "x password=abc") == "[" * 5000 + "x password=***"

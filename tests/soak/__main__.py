@@ -19,6 +19,7 @@ PARTS = {
     "hostile": "100,000 steps of hostile streams",
     "fuzz": "random files and settings",
     "damage": "damaged texts of runs, comparisons and sweeps",
+    "archives": "20,000 damaged archives are read right or refused",
     "memory": "a file ten times as large as the memory allowed",
     "store": "the states of a million streams",
     "ranks": "two processes train like one, and one is killed",

@@ -162,7 +162,7 @@ def drip_body(handler: BaseHTTPRequestHandler) -> None:
 def drip(before: bytes) -> Answer:
     def answer(handler: BaseHTTPRequestHandler) -> None:
         handler.wfile.write(before)
-        for _ in range(70):
+        for _ in range(40):
             handler.wfile.write(b"0")
             handler.wfile.flush()
             time.sleep(0.02)
@@ -174,16 +174,16 @@ def drip(before: bytes) -> Answer:
     ("answer", "message"),
     [
         (drip_body, "too slow: "),
-        (drip(b"HTTP/1.1 "), "no answer within 0.6 s"),
-        (drip(b"HTTP/1.1 200 OK\r\nX-A: "), "no answer within 0.6 s"),
-        (drip(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"), "no answer within 0.6 s"),
+        (drip(b"HTTP/1.1 "), "no answer within 0.3 s"),
+        (drip(b"HTTP/1.1 200 OK\r\nX-A: "), "no answer within 0.3 s"),
+        (drip(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"), "no answer within 0.3 s"),
     ],
 )
 def test_a_byte_now_and_then_does_not_hold_it_up(
     answer: Answer, message: str, server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "_TIMEOUT_SECONDS", 0.6)
-    monkeypatch.setattr(module, "_LOOK_SECONDS", 0.3)
+    monkeypatch.setattr(module, "_TIMEOUT_SECONDS", 0.3)
+    monkeypatch.setattr(module, "_LOOK_SECONDS", 0.15)
     server.answer = answer
     begun = time.monotonic()
     with pytest.raises(DataError) as refused:
