@@ -113,6 +113,7 @@ def folder(tmp_path: Path) -> Path:
         {"time": hours, "load": 10 + day, "wind": 5 - day, "price": 40 + 3 * day, "temperature": 20 - day}
     )
     table.to_csv(tmp_path / "load.csv", index=False)
+    table.tail(96).to_csv(tmp_path / "newer.csv", index=False)
     for name in ("sensors.csv", "other.csv", "huge.csv"):
         table.to_csv(tmp_path / name, index=False)
     table.assign(label=np.where(day > 0, "up", "down")).to_csv(tmp_path / "labels.csv", index=False)
