@@ -277,7 +277,8 @@ class StateStore:
         """Keep the samples of `state` as the states of these streams.
 
         Raises:
-            StateError: there are not as many keys as samples, a key comes twice, or the store was closed.
+            StateError: there are not as many keys as samples, a key comes twice, a tensor is not dense, or the
+                store was closed.
             CheckpointError: a shard cannot be written.
         """
         require_keys(keys)
@@ -285,7 +286,9 @@ class StateStore:
             raise StateError(
                 f"`keys` must name a stream for each of {state.batch_size} samples; got {len(keys)}."
             )
-        self._put(keys, dict(state.items()))
+        tensors = dict(state.items())
+        require_tensors(tensors)
+        self._put(keys, tensors)
 
     def _put(self, keys: Sequence[Key], tensors: Mapping[str, Tensor]) -> None:
         self._require_open()
