@@ -277,8 +277,8 @@ class StateStore:
         """Keep the samples of `state` as the states of these streams.
 
         Raises:
-            StateError: there are not as many keys as samples, a key comes twice, a tensor is not dense, or the
-                store was closed.
+            StateError: there are not as many keys as samples, a key comes twice, a tensor is not dense, or
+                the store was closed.
             CheckpointError: a shard cannot be written.
         """
         require_keys(keys)

@@ -100,10 +100,10 @@ class TestLimited:
 
     def test_backward(self, tmp_path: Path) -> None:
         """Of the kernel; what torch itself allocates in between stays torch's error."""
-        layer, x = DREAM(input_dim=2000, hidden_dim=8, rank=2), torch.zeros(16, 200, 2000, requires_grad=True)
+        layer, x = DREAM(input_dim=2000, hidden_dim=8, rank=2), torch.zeros(16, 600, 2000, requires_grad=True)
         loss = layer(x)[0].sum()
         said = limited(loss.backward, tmp_path, more=16 << 20)
-        assert "ConfigError: 16 samples of 200 steps" in said
+        assert "ConfigError: 16 samples of 600 steps" in said
 
     def test_enough_is_enough(self, tmp_path: Path) -> None:
         layer = small_layer()
