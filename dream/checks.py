@@ -108,7 +108,7 @@ def parameters(values: Sequence[Tensor | None], config: DREAMConfig, x: Tensor) 
     for (name, shape), value in zip(shapes.items(), values, strict=True):
         if value is None:
             continue
-        if value.layout != torch.strided:
+        if not isinstance(value, Tensor) or value.layout != torch.strided:
             tensor(f"params.{name}", value)
         if value.shape != shape:
             got = tuple(value.shape)

@@ -61,6 +61,8 @@ def limit() -> int | None:
 
 def shown_bytes(count: int) -> str:
     """A number of bytes in the unit that suits it."""
+    if count.bit_length() > 200:
+        return "more than any machine has"
     for power, unit in ((6, "EiB"), (5, "PiB"), (4, "TiB"), (3, "GiB"), (2, "MiB")):
         if count >= 1024**power:
             size = count / 1024**power

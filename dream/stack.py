@@ -94,7 +94,8 @@ class DREAMStack(SequenceModule[list[DREAMState], list[DREAMTrace]]):
             )
         sizes = [config.input_dim, *widths]
         with memory.enough(
-            f"`hidden_dim`={max(widths)} in {len(widths)} layers, `input_dim`={config.input_dim} and "
+            f"`hidden_dim`={max(widths)}{f' in {len(widths)} layers' if len(widths) > 1 else ''}, "
+            f"`input_dim`={config.input_dim} and "
             f"`rank`={config.rank}",
             "Lower the largest of them.",
             sum(weight_bytes(i, h, config.rank) for i, h in pairwise(sizes)),

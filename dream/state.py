@@ -115,6 +115,8 @@ class DREAMState:
     @property
     def batch_size(self) -> int:
         """N, the number of samples."""
+        if self.h.is_nested:
+            raise StateError("`state.h` must be a dense tensor; got a nested one. Give each sample a row.")
         return self.h.shape[0]
 
     def items(self) -> Iterator[tuple[str, Tensor]]:
@@ -348,7 +350,9 @@ def _range_of(name: str, dtype: torch.dtype) -> tuple[float, float, str]:
 
 
 def _kind(tensor: Tensor) -> str:
-    return f"{tuple(tensor.shape)}, {tensor.dtype}, {tensor.device}"
+    layout = "" if tensor.layout == torch.strided else f", {tensor.layout}"
+    shape = "nested" if tensor.is_nested else str(tuple(tensor.shape))
+    return f"{shape}, {tensor.dtype}, {tensor.device}{layout}"
 
 
 pytree.register_dataclass(DREAMState, serialized_type_name="dream.DREAMState")

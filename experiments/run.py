@@ -30,6 +30,7 @@ from dream.errors import ConfigError, DataError, DREAMError
 from dream.files import inside
 from experiments import ending, folders, launch, summary, wording
 from experiments.check import check_experiment
+from experiments.exhausted import in_memory
 from experiments.folders import RESULTS, SAVES, RunSettings
 from experiments.invocation import limits, own_code, presets, trust
 from experiments.invocation.arguments import Invocation
@@ -237,6 +238,16 @@ class DREAMCLI(LightningCLI):
         asked, rank = self._get(self.config, "model").init_args.config.rank, self.model.config.rank
         if asked > rank and asked != self.model.default_config().rank and launch.is_first():
             ending.say(f"note: `model.config.rank`={asked} is lowered to {rank}, the width of the input.")
+
+    def chosen(self) -> dict[str, dict[str, Any]]:
+        """Class and settings of model and data; nothing before they are parsed."""
+        if not hasattr(self, "config"):
+            return {}
+        sections = {name: self._get(self.config, name) for name in ("model", "data")}
+        return {
+            name: {"class": locate(section.class_path), "settings": section.init_args.as_dict()}
+            for name, section in sections.items()
+        }
 
     def keys(self) -> list[str]:
         """Settings that the parser knows by itself, without those of the model and data classes."""
@@ -472,7 +483,7 @@ def _exit_code(cli: DREAMCLI, work: Callable[[], None]) -> int:
     leave = launch.leaving()
     code = 1
     try:
-        work()
+        in_memory(work, cli.chosen)
         leave()
         code = 0
     except SystemExit as stop:

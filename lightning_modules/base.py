@@ -24,7 +24,7 @@ from lightning.pytorch.trainer.states import TrainerFn
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from dream import DREAMConfig, DREAMStack, DREAMState, DREAMTrace, parameter_groups, sums
+from dream import DREAMConfig, DREAMStack, DREAMState, DREAMTrace, checks, parameter_groups, sums
 from dream.errors import CheckpointError, ConfigError, StateError
 from dream.files import inside, write_atomic
 from dream.state import where
@@ -486,6 +486,18 @@ class TaskModule(L.LightningModule, ABC):
         its value for the whole batch, so a mean over samples is their sum divided by `ranks.mean` of their
         number.
         """
+
+    def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
+        """Refuse a batch with tensors that are not dense.
+
+        Raises:
+            DataError: naming the part of the batch.
+        """
+        parts = batch._asdict() if hasattr(batch, "_asdict") else {}
+        for name, value in parts.items():
+            if isinstance(value, Tensor):
+                checks.tensor(f"batch.{name}", value)
+        return batch
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
         terms = self.losses(batch)

@@ -156,9 +156,9 @@ def _scan(*arguments: Any) -> tuple[Tensor, ...]:
 def _enough_memory(sizes: _Sizes, needed: int = 0) -> AbstractContextManager[None]:
     fixed = sizes.fixed
     return memory.enough(
-        f"`batch_size`={fixed['samples']} samples of {fixed['steps']} steps in a layer of "
+        f"{fixed['samples']} samples of {fixed['steps']} steps in a layer of "
         f"`hidden_dim`={fixed['hidden']} and `rank`={fixed['rank']}",
-        "Use fewer samples or shorter sequences, or lower `hidden_dim`.",
+        "Lower `batch_size`, the steps of a sequence or `hidden_dim`.",
         needed,
         key="batch_size",
     )

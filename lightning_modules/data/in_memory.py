@@ -50,7 +50,9 @@ class InMemory:
 def _as_frame(table: pd.DataFrame | pd.Series | np.ndarray) -> pd.DataFrame:
     if isinstance(table, pd.Series):
         table = table.to_frame(table.name or "column_1")
-    elif isinstance(table, np.ndarray) and table.ndim in (1, 2):
+    elif isinstance(table, np.ndarray) and table.dtype.names is not None and table.ndim == 1:
+        table = pd.DataFrame(table)
+    elif isinstance(table, np.ndarray) and table.dtype.names is None and table.ndim in (1, 2):
         columns = table[:, None] if table.ndim == 1 else table
         table = pd.DataFrame(
             columns, columns=[f"column_{number}" for number in range(1, columns.shape[1] + 1)]

@@ -21,6 +21,7 @@ import pyarrow
 import pyarrow.parquet as parquet
 import torch
 
+from dream import memory
 from dream.errors import DataError, nearest, shown
 from lightning_modules.data.dates import (
     find_formats,
@@ -230,6 +231,8 @@ def readable(path: Path, first: int = 0) -> Iterator[None]:
     """Turn errors of reading `path` into a DataError; reading starts at row `first`."""
     try:
         yield
+    except MemoryError as error:
+        raise _too_large(path) from error
     except UnicodeDecodeError as error:
         raise DataError(
             f"{path}: not UTF-8 text ({error.reason} at byte {error.start}). Save it as UTF-8."
@@ -237,11 +240,20 @@ def readable(path: Path, first: int = 0) -> Iterator[None]:
     except pd.errors.EmptyDataError as error:
         raise DataError(f"{path}: the file is empty.") from error
     except (ValueError, OSError, EOFError, zlib.error, pd.errors.ParserWarning) as error:
+        if memory.exhausted(error):
+            raise _too_large(path) from error
         reason = str(error).strip().splitlines()[0]
         counted = f" (lines counted from row {first})" if first else ""
         raise DataError(
             f"{path}: cannot be read, it is damaged or of another format: {reason}{counted}"
         ) from error
+
+
+def _too_large(path: Path) -> DataError:
+    return DataError(
+        f"{path}: does not fit into memory; {memory.there_is()}. With `mapped: true` a forecaster's table "
+        "stays on disk; else read fewer rows or columns, or find more memory."
+    )
 
 
 @contextmanager

@@ -365,8 +365,8 @@ class StateStore(Whole):
         """Keep the samples of `state` as the states of these streams.
 
         Raises:
-            StateError: there are not as many keys as samples, a key comes twice, the state holds values that
-                no layer reaches, or the store was closed.
+            StateError: there are not as many keys as samples, a key comes twice, a tensor is not dense, the state
+                holds values that no layer reaches, or the store was closed.
             CheckpointError: a shard cannot be written.
         """
         require_keys(keys)
@@ -374,8 +374,10 @@ class StateStore(Whole):
             raise StateError(
                 f"`keys` must name a stream for each of {state.batch_size} samples; got {len(keys)}."
             )
+        tensors = dict(state.items())
+        require_tensors(tensors)
         state.require_sound()
-        self._put(keys, dict(state.items()))
+        self._put(keys, tensors)
 
     def _put(self, keys: Sequence[Key], tensors: Mapping[str, Tensor]) -> None:
         self._require_open()
