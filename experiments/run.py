@@ -31,7 +31,7 @@ from experiments.check import check_experiment
 from experiments.folders import RESULTS, SAVES, RunSettings
 from experiments.invocation import own_code, presets
 from experiments.invocation.arguments import Invocation
-from experiments.invocation.explain import chain, explain
+from experiments.invocation.explain import chain, explain, sections
 from experiments.invocation.resume import check_weights, read_data, refuse_mixed_data, save_to_resume
 from experiments.resolved import WriteConfig, resolve_config
 from lightning_modules.base import TaskModule
@@ -47,7 +47,7 @@ from lightning_modules.run.loops import make_resumable
 from lightning_modules.run.monitor import DREAMMonitor
 from lightning_modules.run.progress import PlainProgress
 from lightning_modules.run.redaction import redacted
-from lightning_modules.run.saving import TEST, SaveProgress
+from lightning_modules.run.saving import TEST, SaveProgress, metrics_files
 from lightning_modules.run.signals import StopSignals
 
 CALLBACKS: dict[str, type[L.Callback]] = {
@@ -178,15 +178,23 @@ class DREAMCLI(LightningCLI):
             )
         if values.resume and self.config.subcommand != "fit":
             raise ConfigError("`--resume` goes on with a fit; leave it out here.", key="resume")
-        settings = values.model.init_args
-        if not isinstance(settings.get("config", Namespace()), Namespace):
-            hint = "A preset is named by --preset." if settings.config in PRESETS else ""
-            raise ConfigError(
-                f"`model.config` must be a section with settings such as rank; got {settings.config!r}. "
-                f"{hint}"
-            )
+        for part in ("model", "data"):
+            self._require_sections(part, values[part])
         task: Any = locate(values.model.class_path)
         task.require_data(locate(values.data.class_path))
+
+    @staticmethod
+    def _require_sections(part: str, values: Namespace) -> None:
+        """Refuse a value in place of a section of a model's or data's settings."""
+        for name, example in sections(locate(values.class_path)).items():
+            given = values.init_args.get(name, Namespace())
+            if not isinstance(given, Namespace):
+                preset = str(given) in PRESETS
+                hint = "A preset is named by --preset." if preset else "Leave it out for its defaults."
+                raise ConfigError(
+                    f"`{part}.{name}` must be a section with settings such as {example}; got {given!r}. "
+                    f"{hint}"
+                )
 
     def note_rank(self) -> None:
         """Say where a rank that was chosen is lowered to the width of the layer's input."""
@@ -240,6 +248,8 @@ class DREAMCLI(LightningCLI):
         home = self.folder / SAVES if self.subcommand == "fit" else Path(loaded).parent
         checkpoint.dirpath = checkpoint.dirpath or str(home)
         trainer = super().instantiate_trainer(default_root_dir=str(self.folder), **kwargs)
+        if not metrics_files(trainer) and not config.fast_dev_run:  # beside loggers of the user's, or none
+            trainer.loggers = [*trainer.loggers, tracking.JSONLLogger(self.folder)]
         make_resumable(trainer, saving)
         return trainer
 
@@ -394,7 +404,11 @@ def _exit_code(cli: DREAMCLI, work: Callable[[], None]) -> int:
         work()
         leave()
         code = 0
+    except BrokenPipeError:
+        raise
     except SystemExit as stop:
+        if isinstance(stop.__context__, BrokenPipeError):
+            raise
         if not isinstance(stop, SIGTERMException) and not isinstance(stop.__context__, KeyboardInterrupt):
             return int(stop.code or 0)
         where = f"; what is done is in {cli.folder}" if cli.folder else ""
