@@ -68,6 +68,8 @@ def main(argv: list[str]) -> int:
             "`dream compare` starts its runs one by one; leave out torchrun and give --trainer.devices=N."
         )
     plan = parse(argv)
+    if plan.invocation.prints_only:
+        return run.execute(fit(plan, *plan.cells[0]))
     claim(
         plan.folder,
         plan.asked,
@@ -107,7 +109,7 @@ def run_cells(plan: ComparisonPlan, argv: list[str]) -> int:
             say("dream: interrupted.")
             code = ending.code(stop)
         record = comparison.record(plan.folder, model, seed)
-        if code or record is None:  # --print_config and the like run nothing
+        if code or record is None:
             break
         say(comparison.headline(record))
     return code
@@ -154,4 +156,10 @@ def run_cell(plan: ComparisonPlan, model: str, seed: int) -> int:
     if (folder / RESULTS).exists():
         say(f"{folder} is damaged, or lacks its {CONFIG}: it is run again.")
         shutil.rmtree(folder)
-    return run.execute(plan.invocation.fit(folder, *baselines.flags(model), f"--seed={seed}"))
+    return run.execute(fit(plan, model, seed))
+
+
+def fit(plan: ComparisonPlan, model: str, seed: int) -> Invocation:
+    """Return the `dream fit` of a cell."""
+    folder = comparison.cell_folder(plan.folder, model, seed)
+    return plan.invocation.fit(folder, *baselines.flags(model), f"--seed={seed}")

@@ -5,17 +5,21 @@ Imports nothing that takes time, so that a command can be ended from the start.
 
 from __future__ import annotations
 
+import os
+import select
 import signal
 import sys
 import threading
 from collections.abc import Callable
 from importlib import import_module
 from types import FrameType
-from typing import NoReturn
+from typing import NoReturn, TextIO
 
 LONGEST = 1000  # characters of a line of a message
 filters: list[Callable[[str], str]] = []
 """Functions that every message goes through, such as one that hides the secrets among the settings."""
+UNREAD = 141
+"""Exit code of a command whose output nobody reads any more: that of SIGPIPE, as of other tools."""
 
 
 class Terminated(KeyboardInterrupt):
@@ -27,8 +31,41 @@ def ended(work: Callable[[], int]) -> int:
 
     It is 2 after a mistake in command, configuration or data, or about a file that cannot be read or written,
     which is printed in at most five lines; 130 after Ctrl-C and 143 after SIGTERM, where `work` does not
-    handle them.
+    handle them; and `UNREAD`, without a word, where nobody reads the output any more, as after a pipe into
+    ``head``.
     """
+    try:
+        code = _ended(work)
+        for stream in _outputs():
+            stream.flush()
+    except BrokenPipeError:
+        unread = [stream for stream in _outputs() if _is_unread(stream)]
+        if not unread:  # it was another pipe
+            raise
+        for stream in unread:
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nowhere, stream.fileno())
+            os.close(nowhere)
+        return UNREAD
+    except SystemExit as stop:
+        if isinstance(stop.__context__, BrokenPipeError):  # as rich turns it into one
+            return UNREAD
+        raise
+    return code
+
+
+def _outputs() -> list[TextIO]:
+    return [stream for stream in (sys.stdout, sys.stderr) if stream is not None and not stream.closed]
+
+
+def _is_unread(stream: TextIO) -> bool:
+    """Whether nobody reads an output any more."""
+    poll = select.poll()
+    poll.register(stream.fileno(), select.POLLOUT)
+    return any(event & select.POLLERR for _, event in poll.poll(0))
+
+
+def _ended(work: Callable[[], int]) -> int:
     main_thread = threading.current_thread() is threading.main_thread()
     before = signal.getsignal(signal.SIGTERM)
     listens = main_thread and before == signal.SIG_DFL

@@ -34,7 +34,7 @@ from experiments.exhausted import in_memory
 from experiments.folders import RESULTS, SAVES, RunSettings
 from experiments.invocation import limits, own_code, presets, trust
 from experiments.invocation.arguments import Invocation
-from experiments.invocation.explain import chain, explain
+from experiments.invocation.explain import chain, explain, sections
 from experiments.invocation.resume import check_weights, read_data, refuse_mixed_data, save_to_resume
 from experiments.invocation.trust import Trust
 from experiments.resolved import WriteConfig, resolve_config
@@ -202,13 +202,8 @@ class DREAMCLI(LightningCLI):
             )
         if values.resume and self.config.subcommand != "fit":
             raise ConfigError("`--resume` goes on with a fit; leave it out here.", key="resume")
-        settings = values.model.init_args
-        if not isinstance(settings.get("config", Namespace()), Namespace):
-            hint = "A preset is named by --preset." if settings.config in PRESETS else ""
-            raise ConfigError(
-                f"`model.config` must be a section with settings such as rank; got {settings.config!r}. "
-                f"{hint}"
-            )
+        for part in ("model", "data"):
+            self._require_sections(part, values[part])
         task: Any = trust.find(values.model.class_path)
         task.require_data(trust.find(values.data.class_path))
 
@@ -233,6 +228,19 @@ class DREAMCLI(LightningCLI):
         self.model = self._get(self.config_init, "model")
         self.trainer = self.instantiate_trainer()
 
+    @staticmethod
+    def _require_sections(part: str, values: Namespace) -> None:
+        """Refuse a value in place of a section of a model's or data's settings."""
+        for name, example in sections(trust.find(values.class_path)).items():
+            given = values.init_args.get(name, Namespace())
+            if not isinstance(given, Namespace):
+                preset = str(given) in PRESETS
+                hint = "A preset is named by --preset." if preset else "Leave it out for its defaults."
+                raise ConfigError(
+                    f"`{part}.{name}` must be a section with settings such as {example}; got {given!r}. "
+                    f"{hint}"
+                )
+
     def note_rank(self) -> None:
         """Say where a rank that was chosen is lowered to the width of the layer's input."""
         asked, rank = self._get(self.config, "model").init_args.config.rank, self.model.config.rank
@@ -245,7 +253,7 @@ class DREAMCLI(LightningCLI):
             return {}
         sections = {name: self._get(self.config, name) for name in ("model", "data")}
         return {
-            name: {"class": locate(section.class_path), "settings": section.init_args.as_dict()}
+            name: {"class": trust.find(section.class_path), "settings": section.init_args.as_dict()}
             for name, section in sections.items()
         }
 
@@ -301,6 +309,8 @@ class DREAMCLI(LightningCLI):
         home = inside(self.folder, SAVES) if self.subcommand == "fit" else Path(loaded).parent
         checkpoint.dirpath = checkpoint.dirpath or str(home)
         trainer = self._built(config, default_root_dir=str(self.folder), **kwargs)
+        if not metrics_files(trainer) and not config.fast_dev_run:  # beside loggers of the user's, or none
+            trainer.loggers = [*trainer.loggers, tracking.JSONLLogger(self.folder)]
         make_resumable(trainer, saving)
         return trainer
 
@@ -486,7 +496,11 @@ def _exit_code(cli: DREAMCLI, work: Callable[[], None]) -> int:
         in_memory(work, cli.chosen)
         leave()
         code = 0
+    except BrokenPipeError:
+        raise
     except SystemExit as stop:
+        if isinstance(stop.__context__, BrokenPipeError):
+            raise
         if not isinstance(stop, SIGTERMException) and not isinstance(stop.__context__, KeyboardInterrupt):
             return int(stop.code or 0)
         where = f"; what is done is in {cli.folder}" if cli.folder else ""

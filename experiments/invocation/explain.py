@@ -28,11 +28,13 @@ _SUBTYPES = re.compile(r"Subtypes: \[(.*)\]")
 _EXPECTED = re.compile(r"Expected an? (.*?)(?:\. Got value: |$)", re.MULTILINE)
 _GOT = re.compile(r"(?:Got value|Given value): (.*)")
 _NO_CLASS = re.compile(
-    r"has no attribute '(\w+)'|dot import path string: ([\w.]+)|No module named '([\w.]+)'"
+    r"(?:module|type object) '[\w.]+' has no attribute '(\w+)'"
+    r"|dot import path string: ([\w.]+)|No module named '([\w.]+)'"
     r"|path but ([\w.]+) either not accessible"
 )
 _ADDRESS = re.compile(r"(?<=['\"])[\w+.-]+://[^'\"]*")
 _DENIED = re.compile(r"Importing '([\w.]+)' is not allowed")
+_NO_SECTION = re.compile(r"'(\w+)' object has no attribute 'keys'")
 _TYPE = re.compile(
     r"Literal\[(?P<choices>[^\]]*)\]|list\[(?P<item>\w+)\]|<class '(?P<name>[\w.]+)'>|(?P<word>\w+)"
 )
@@ -64,6 +66,12 @@ def explain(error: BaseException, parser_keys: Collection[str], parsed: str = ""
     section = f"{keys[0]}." if keys and _CLASS.search(text) else ""
     if not_allowed := _DENIED.search(text):
         return trust.denied(not_allowed[1], _path(".".join(dict.fromkeys(keys))))
+    if found := _NO_SECTION.search(text):
+        key = f"{section or '.'.join([*keys[:1], ''])}init_args"
+        value = found[1].replace("NoneType", "null")
+        return ConfigError(
+            f"`{key}` must be a section with settings; got {value}. Leave it out for the defaults.", key=key
+        )
     if missing := _NO_CLASS.search(text):
         name = next(group for group in missing.groups() if group)
         offered = [cls.__name__ for base in (TaskModule, TaskData) for cls in _subclasses(base)]
@@ -186,6 +194,15 @@ def settings(cls: type) -> dict[str, Any]:
         if all(parameter.kind is not parameter.VAR_KEYWORD for parameter in parameters):
             break
     return found | (_fields(cls.settings_class()()) if issubclass(cls, TaskModule) else {})
+
+
+def sections(cls: Any) -> dict[str, str]:
+    """Return the sections among the `settings` of a class, each with the name of a setting in it.
+
+    The data set the `shape`, and the width of a layer's input.
+    """
+    nested = (name.split(".") for name in reversed(settings(cls)) if "." in name)
+    return {section: within for section, within, *_ in nested if section != "shape" and within != "input_dim"}
 
 
 def _fields(instance: Any, prefix: str = "") -> dict[str, Any]:

@@ -365,8 +365,8 @@ class StateStore(Whole):
         """Keep the samples of `state` as the states of these streams.
 
         Raises:
-            StateError: there are not as many keys as samples, a key comes twice, a tensor is not dense, the state
-                holds values that no layer reaches, or the store was closed.
+            StateError: there are not as many keys as samples, a key comes twice, a tensor is not dense, the
+                state holds values that no layer reaches, or the store was closed.
             CheckpointError: a shard cannot be written.
         """
         require_keys(keys)

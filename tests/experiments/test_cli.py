@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import json
+import os
+import shlex
 import signal
 import subprocess
 import sys
+from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 
 import pytest
 import torch
+import yaml
 
 import dream
 from dream.config import PRESETS
@@ -172,7 +177,7 @@ FILES = [
     ),
     (
         FORECASTING.format(model="{config: 7}", data="{}"),
-        "`model.config` must be a section with settings such as rank;",
+        "`model.config` must be a section with settings such as hidden_dim;",
     ),
     (
         FORECASTING.format(model="{}", data="{}").replace("model:", "modle:"),
@@ -428,3 +433,77 @@ def test_ending_gives_the_signal_back(capsys: pytest.CaptureFixture[str]) -> Non
     assert capsys.readouterr().err == "dream: " + "`a` must be 1; got 2.\n" * 5
     with pytest.raises(ZeroDivisionError):
         ended(lambda: 1 // 0)
+
+
+@pytest.mark.parametrize(
+    ("command", "both"),
+    [("--help", False), ("config show forecasting", False), ("config list", False), ("nonsense", True)],
+)
+def test_a_command_ends_quietly_when_its_reader_is_gone(command: str, both: bool, tmp_path: Path) -> None:
+    words = " ".join([shlex.quote(sys.executable), "-m", "experiments.cli", command, "2>&1" * both])
+    # the reader is gone before the command has anything to say
+    line = f"( read -r _; exec {words} ) < ready | true; echo ${{PIPESTATUS[0]}}"
+    line = f"mkfifo ready; (sleep 0.3; echo > ready) & {line}"
+    done = subprocess.run(
+        ["bash", "-c", line], cwd=tmp_path, env=ENVIRONMENT, capture_output=True, text=True, check=True
+    )
+    assert (done.stdout, done.stderr) == ("141\n", "")
+
+
+def test_another_pipe_that_breaks_is_no_quiet_ending() -> None:
+    def work() -> int:
+        raise BrokenPipeError(32, "Broken pipe")
+
+    with (
+        Path(os.devnull).open("w") as out,
+        redirect_stdout(out),
+        redirect_stderr(out),
+        pytest.raises(BrokenPipeError),
+    ):
+        ended(work)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (
+            "-c online --model.updates=null",
+            "`model.updates` must be a section with settings such as rule; got",
+        ),
+        (
+            "-c speech --data.mfcc=null",
+            "`data.mfcc` must be a section with settings such as sample_rate; got",
+        ),
+        ("-c null.yaml", "`model.init_args` must be a section with settings; got null. Leave it out"),
+        ("-c number.yaml", "`data.init_args` must be a section with settings; got int. Leave it out"),
+        ("-c forecasting --data.rows=4e2", "`data.rows` must be a whole number; got 400.0"),
+    ],
+)
+def test_a_value_in_place_of_a_section(words: str, message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    model, data = "model:\n  class_path: ForecastingModule\n", "data:\n  class_path: DriftingLoad\n"
+    Path("null.yaml").write_text(f"{model}  init_args: null\n{data}")
+    Path("number.yaml").write_text(f"{model}{data}  init_args: 3\n")
+    assert main(["check", *words.split()]) == 2
+    assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("own", ["--trainer.logger=false", "--trainer.logger=CSVLogger"])
+def test_metrics_are_recorded_beside_any_logger(own: str) -> None:
+    where = ["--trainer.logger.save_dir=."] * own.endswith("CSVLogger")
+    assert main(["fit", "-c", "forecasting", *SMALL, own, *where, "--run.name=a", "--run.test=false"]) == 0
+    rows = [json.loads(line) for line in Path("runs/a/metrics.jsonl").read_text().splitlines()]
+    results = json.loads(Path("runs/a/results.json").read_text())["results"]["DREAM"]
+    assert results["mse"] == min(row["val/mse"] for row in rows if "val/mse" in row)
+    assert any("train/loss" in row for row in rows)
+    assert not list(Path().rglob("*.wandb"))
+    assert bool(list(Path().rglob("metrics.csv"))) == bool(where)
+
+
+def test_a_comparison_prints_the_settings_of_its_runs(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["compare", "-c", "forecasting", "--models=gru", "--print_config"]) == 0
+    said = capsys.readouterr()
+    assert yaml.safe_load(said.out)["model"]["init_args"]["core"] == "gru"
+    assert said.err == ""
+    assert not list(tmp_path.iterdir())
