@@ -13,12 +13,13 @@ from torch import Tensor
 from torch.nn.functional import one_hot
 
 from dream import DREAMTrace
-from dream.errors import DataError
+from dream.errors import CheckpointError, DataError, StateError
 from lightning_modules.calls import Whole, alone, whole
 from lightning_modules.checks import require
 from lightning_modules.data.limits import LARGEST
 from lightning_modules.stream.memory import Memory
 from lightning_modules.stream.network import StreamNetwork
+from lightning_modules.stream.resume import require_like, require_place
 from lightning_modules.stream.rules import AllSteps, Moves, Updates, build_rule
 from lightning_modules.stream.state import Features, part
 from lightning_modules.stream.trust import Trust
@@ -231,6 +232,9 @@ class StreamLearner(Whole):
     @alone
     def tensors(self) -> dict[str, Tensor]:
         """A copy of everything that `load` needs to resume the stream, by name."""
+        return {name: value.clone() for name, value in self._carried().items()}
+
+    def _carried(self) -> dict[str, Tensor]:
         parts = {
             "network": self.network.state_dict(),
             "state": self.state.tensors(),
@@ -240,14 +244,34 @@ class StreamLearner(Whole):
         }
         named = {f"{part}.{name}": value for part, values in parts.items() for name, value in values.items()}
         place = torch.tensor([self.row, self.learnt, self.memory.first, int(self.learning)])
-        named |= {"feedback": self.feedback, "place": place}
-        return {name: value.clone() for name, value in named.items()}
+        return named | {"feedback": self.feedback, "place": place}
 
     @whole
     def load(self, tensors: Mapping[str, Tensor]) -> None:
-        """Resume from what `tensors` returned for a learner of the same settings."""
+        """Resume from what `tensors` returned for a learner of the same settings.
+
+        Raises:
+            CheckpointError: another learner's, or values that none holds; nothing is changed.
+        """
         with torch.inference_mode(False):  # copies, see `process`
-            self._load({name: value.clone() for name, value in tensors.items()})
+            own = {name: value.clone() for name, value in tensors.items()}
+        rule = {f"rule.{name}": value for name, value in self.rule.like(part(own, "rule.")).items()}
+        others = {name: value for name, value in self._carried().items() if not name.startswith("rule.")}
+        require_like(own, others | rule)
+        classes = self.network.shape.targets if self.network.shape.task == "classification" else None
+        require_place(own["place"], part(own, "memory."), classes)
+        try:
+            self._load(own)
+            for state in self.state.core:
+                state.require_sound()
+        except StateError as error:
+            raise CheckpointError(f"the state of the layer is damaged: {error}") from None
+
+    @staticmethod
+    def owns(name: str) -> bool:
+        """Whether a tensor of this name is one that `tensors` returns."""
+        first = name.partition(".")[0]
+        return first in ("network", "state", "memory", "rule", "trust", "feedback", "place")
 
     def _load(self, tensors: Mapping[str, Tensor]) -> None:
         self.network.load_state_dict(part(tensors, "network."))
