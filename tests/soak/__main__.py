@@ -20,6 +20,7 @@ PARTS = {
     "fuzz": "random files and settings",
     "memory": "a file ten times as large as the memory allowed",
     "store": "the states of a million streams",
+    "interrupts": "Ctrl-C at random moments leaves learners and stores whole",
     "ranks": "two processes train like one, and one is killed",
 }
 """Modules of this folder: each has a `main()` that prints figures, returns them as a dictionary, and fails if

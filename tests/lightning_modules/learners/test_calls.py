@@ -7,6 +7,7 @@ import copy
 import json
 import os
 import pickle
+import re
 import signal
 import sys
 import threading
@@ -29,6 +30,12 @@ from tests.lightning_modules.interrupts import interrupted
 from tests.lightning_modules.learners.test_learners import LAYER, MAKE, learn, say
 
 KINDS = ("classifier", "all weights", "forecaster", "detector")
+
+
+@pytest.fixture(autouse=True)
+def _fast(monkeypatch: pytest.MonkeyPatch) -> None:
+    # hundreds of small files need not outlive a power failure
+    monkeypatch.setattr(os, "fsync", lambda _: None)
 
 
 def facts(model: Any) -> Any:
@@ -254,8 +261,10 @@ def test_what_no_learner_holds_is_refused(name: str, tmp_path: Path) -> None:
     content = path.read_bytes()
     _, tensors = read_sealed(path, "test", model._kind())
     assert len(tensors) > 25
-    for number, (field, value) in enumerate(tensors.items()):
-        for case, change in list(CHANGES.items())[number % 2 :: 2]:
+    fields = {re.sub(r"\d+", "0", field): field for field in tensors}  # one of each kind
+    for number, field in enumerate(fields.values()):
+        value = tensors[field]
+        for case, change in list(CHANGES.items())[number % 5 :: 5]:
             if not value.numel() or (case == "NaN" and _MISSING.fullmatch(field)):
                 continue
 
