@@ -126,5 +126,5 @@ class DREAMAnomalyDetector(OnlineObject):
         self.scale = scale
         self.score = score
         filled = torch.where(row.isnan(), self.expected, row)
-        self.expected = self._start().process(filled[None]).predictions[0, 0]
+        self.expected = self._start().advance(filled[None]).predictions[0, 0]
         return self

@@ -101,7 +101,7 @@ class DREAMForecaster(OnlineObject):
         row = self._row(values | dict(x or {}), fix=True)
         if self.learner is None:
             self.targets = list(values) if many else None
-        self.latest = self._start().process(row[None]).predictions[0]
+        self.latest = self._start().advance(row[None]).predictions[0]
         return self
 
     @alone

@@ -78,7 +78,7 @@ class DREAMClassifier(OnlineObject):
         row = self._row(x, fix=True)
         if label not in self.labels:
             self.labels = [*self.labels, label]
-        self._start().process(row[None], torch.tensor([self.labels.index(label)]))
+        self._start().advance(row[None], torch.tensor([self.labels.index(label)]))
         return self
 
     @alone
@@ -145,7 +145,7 @@ class DREAMRegressor(OnlineObject):
         """
         target = torch.tensor([[known_number("y", y)]], dtype=torch.float64)
         row = self._row(x, fix=True)
-        self._start().process(row[None], target)
+        self._start().advance(row[None], target)
         return self
 
     @alone

@@ -20,7 +20,7 @@ from lightning_modules.data.limits import LARGEST
 from lightning_modules.stream.memory import Memory
 from lightning_modules.stream.network import StreamNetwork
 from lightning_modules.stream.resume import require_like, require_place
-from lightning_modules.stream.rules import AllSteps, Moves, Updates, build_rule
+from lightning_modules.stream.rules import AllSteps, Moves, Updates, Weights, build_rule
 from lightning_modules.stream.state import Features, part
 from lightning_modules.stream.trust import Trust
 
@@ -73,6 +73,8 @@ class StreamLearner(Whole):
         self.every = updates.every
         self.plasticity = plasticity
         self.rule = build_rule(network, updates, moves)
+        self.moved: list[Weights] = []
+        """Weights as they were before the first update of this call."""
         self.memory = Memory(network)
         self.state = network.init_state()
         self.trust: Trust | None = None
@@ -93,14 +95,19 @@ class StreamLearner(Whole):
         self.feedback = torch.full(size, torch.nan, dtype=torch.float64, device=weight.device)
         """The targets of the last rows, which are the feedback of the next ones."""
 
+    def _content(self) -> dict[str, Any]:
+        return super()._content() | {"moved": []}
+
     def _note(self) -> Any:
         owners = [self.rule, self.memory, *([] if self.trust is None else [self.trust])]
         facts = [(vars(owner), dict(vars(owner))) for owner in owners]
-        return self.rule.weights(), facts, self._content()
+        self.moved = []
+        return self.moved, facts, self._content()
 
     def _recover(self, note: Any) -> None:
-        weights, facts, own = note
-        weights.restore()
+        moved, facts, own = note
+        for weights in reversed(moved):
+            weights.restore()
         for now, before in facts:
             now.update(before)
         vars(self).update(own)
@@ -119,6 +126,10 @@ class StreamLearner(Whole):
             DataError: a value is infinite, or so large that its square is not finite in float32; nothing was
                 read.
         """
+        return self.advance(rows, targets)
+
+    def advance(self, rows: Tensor, targets: Tensor | None = None) -> Steps:
+        """Process rows within the call of another object, which undoes all if an exception ends it."""
         self._check("rows", rows)
         if self.forecasts:
             targets = rows[:, : self.network.shape.targets]
@@ -209,6 +220,8 @@ class StreamLearner(Whole):
         known = self.row - self.lag + 1
         if self.learning and self.row % self.every == 0 and known > self.learnt:
             self._keep_record(self.learnt, known)
+            if not self.moved:
+                self.moved.append(self.rule.weights())
             with self.network.core.plasticity(self.plasticity):
                 self.rule.update(self.memory, known, known - self.learnt)
             self.learnt = known
@@ -261,6 +274,7 @@ class StreamLearner(Whole):
         classes = self.network.shape.targets if self.network.shape.task == "classification" else None
         require_place(own["place"], part(own, "memory."), classes)
         try:
+            self.moved += [Weights(list(self.network.state_dict().values())), self.rule.weights()]
             self._load(own)
             for state in self.state.core:
                 state.require_sound()

@@ -1,4 +1,4 @@
-"""What a learner may resume from: the checks of tensors that come from a file or from other code."""
+"""Checks of the tensors that a learner resumes from, which may come from a file or from other code."""
 
 from __future__ import annotations
 

@@ -40,6 +40,7 @@ def _fast(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def facts(model: Any) -> Any:
     """Everything that a model knows, to compare exactly."""
+    model = copy.deepcopy(model)  # a call like any other, so an interrupted one is undone first
     tensors = {} if model.learner is None else model.learner.tensors() | model._tensors()
     values = {name: value.numpy().tobytes() for name, value in tensors.items()}
     return model._extra(), list(model.columns), values
