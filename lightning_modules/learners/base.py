@@ -18,12 +18,13 @@ import torch
 from torch import Tensor
 
 from dream import DREAMConfig
-from dream.errors import DataError, nearest, shown
+from dream.errors import CheckpointError, DataError, DREAMError, nearest, shown
 from dream.sealed import read_sealed, write_sealed
 from lightning_modules.calls import Whole, alone
 from lightning_modules.checks import require
 from lightning_modules.data.limits import LARGEST
 from lightning_modules.stream import Moves, Reading, Shape, StreamLearner, StreamNetwork, Updates
+from lightning_modules.stream.resume import require_like
 
 VERSION = 2
 
@@ -88,6 +89,7 @@ class OnlineObject(Whole):
 
     def _load_tensors(self, tensors: Mapping[str, Tensor]) -> None:
         """Restore what `_tensors` returned."""
+        require_like(tensors, {})
 
     def _note(self) -> Any:
         return None if self.learner is None else self.learner._note(), self._content()
@@ -158,9 +160,26 @@ class OnlineObject(Whole):
         """The object that `save` wrote.
 
         Raises:
-            CheckpointError: the file does not exist, is damaged, or is of another kind or version.
+            CheckpointError: the file does not exist, is damaged, is of another kind or version, or holds what
+                no such object does.
         """
         header, tensors = read_sealed(path, f"save of a {cls.__name__}", cls._kind())
+        try:
+            return cls._restored(header, tensors)
+        except (
+            DREAMError,
+            LookupError,
+            TypeError,
+            ValueError,
+            AttributeError,
+            RuntimeError,
+            MemoryError,
+        ) as e:
+            raise CheckpointError(f"{os.fspath(path)} is inconsistent: {e}") from None
+
+    @classmethod
+    def _restored(cls, header: Mapping[str, str], tensors: Mapping[str, Tensor]) -> Self:
+        """The object of a file's content; any error means that no `save` wrote it."""
         settings = json.loads(header["settings"])
         extra = settings.pop("extra")
         settings |= dict(
@@ -169,12 +188,22 @@ class OnlineObject(Whole):
             updates=Updates(**settings["updates"]),
         )
         new = cls(**settings, **extra.get("arguments", {}))
-        new.columns = json.loads(header["columns"])
+        new.columns = texts("columns", json.loads(header["columns"]))
         new._set_extra(extra)
         if tensors:
-            new._start().load(tensors)
-            new._load_tensors(tensors)
+            new._start().load({name: value for name, value in tensors.items() if StreamLearner.owns(name)})
+            new._load_tensors(
+                {name: value for name, value in tensors.items() if not StreamLearner.owns(name)}
+            )
         return new
+
+
+def texts(name: str, value: Any) -> list[str]:
+    if not isinstance(value, list) or not all(isinstance(text, str) for text in value):
+        raise ValueError(f"`{name}` must be texts; got {shown(value)}")
+    if len(set(value)) != len(value):
+        raise ValueError(f"`{name}` must differ; got {shown(value)}")
+    return value
 
 
 def number(name: str, value: object) -> float:

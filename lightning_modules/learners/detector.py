@@ -16,6 +16,7 @@ from lightning_modules.calls import alone, whole
 from lightning_modules.checks import require_int
 from lightning_modules.learners.base import OnlineObject
 from lightning_modules.stream import LAYER, Moves, Reading, Shape, Updates
+from lightning_modules.stream.resume import require_like
 
 
 class DREAMAnomalyDetector(OnlineObject):
@@ -78,8 +79,14 @@ class DREAMAnomalyDetector(OnlineObject):
         return found | {"expected": self.expected}
 
     def _load_tensors(self, tensors: Mapping[str, Tensor]) -> None:
-        self.expected = tensors["expected"]
         self._make_scoring()
+        self.expected = torch.zeros(len(self.columns), dtype=torch.float64)
+        fresh = self._tensors()
+        require_like(tensors, fresh)
+        for name in ("scale.memory", "scale.limit", "score.columns", "score.gap", "tail.memory"):
+            if not torch.equal(tensors[name], fresh[name]):
+                raise ValueError(f"`{name}` must be {fresh[name].tolist()}; got {tensors[name].tolist()}")
+        self.expected = tensors["expected"]
         for key, owner, name in self._carried():
             value = tensors[key]
             setattr(owner, name, value.numpy() if value.dim() else int(value))
@@ -119,5 +126,5 @@ class DREAMAnomalyDetector(OnlineObject):
         self.scale = scale
         self.score = score
         filled = torch.where(row.isnan(), self.expected, row)
-        self.expected = self._start().process(filled[None]).predictions[0, 0]
+        self.expected = self._start().advance(filled[None]).predictions[0, 0]
         return self

@@ -5,14 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from dream import DREAMConfig
 from dream.errors import DataError, shown
 from lightning_modules.calls import alone, whole
 from lightning_modules.checks import require, require_int
-from lightning_modules.learners.base import OnlineObject, known_number
+from lightning_modules.learners.base import OnlineObject, known_number, texts
 from lightning_modules.stream import LAYER, Moves, Reading, Shape, Updates
+from lightning_modules.stream.resume import require_like
 
 
 class DREAMForecaster(OnlineObject):
@@ -60,13 +62,17 @@ class DREAMForecaster(OnlineObject):
         return {"arguments": {"horizon": self.horizon, "season": self.season}, "targets": self.targets}
 
     def _set_extra(self, extra: Mapping[str, Any]) -> None:
-        self.targets = extra["targets"]
+        targets = extra["targets"]
+        self.targets = None if targets is None else texts("targets", targets)
+        if self.columns and self.columns[: len(self.targets or [""])] != (self.targets or ["y"]):
+            raise ValueError(f"`targets` must be the first columns; got {targets}")
 
     def _tensors(self) -> dict[str, Tensor]:
         return {} if self.latest is None else {"latest": self.latest}
 
     def _load_tensors(self, tensors: Mapping[str, Tensor]) -> None:
-        self.latest = tensors.get("latest")
+        require_like(tensors, {"latest": torch.zeros(self.horizon, len(self.targets or [""])).double()})
+        self.latest = tensors["latest"]
 
     @whole
     def learn_one(
@@ -95,7 +101,7 @@ class DREAMForecaster(OnlineObject):
         row = self._row(values | dict(x or {}), fix=True)
         if self.learner is None:
             self.targets = list(values) if many else None
-        self.latest = self._start().process(row[None]).predictions[0]
+        self.latest = self._start().advance(row[None]).predictions[0]
         return self
 
     @alone

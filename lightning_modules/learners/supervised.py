@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from dream import DREAMConfig
-from dream.errors import DataError
+from dream.errors import DataError, shown
 from lightning_modules.calls import alone, whole
 from lightning_modules.checks import require_int
 from lightning_modules.learners.base import OnlineObject, known_number, plain
@@ -58,7 +58,10 @@ class DREAMClassifier(OnlineObject):
         return {"arguments": {"classes": self.most}, "labels": self.labels}
 
     def _set_extra(self, extra: Mapping[str, Any]) -> None:
-        self.labels = list(extra["labels"])
+        labels = [plain(label) for label in extra["labels"]]
+        if len(set(labels)) != len(labels) or len(labels) > self.most:
+            raise ValueError(f"`labels` must be at most {self.most} classes that differ; got {shown(labels)}")
+        self.labels = labels
 
     @whole
     def learn_one(self, x: Mapping[str, float | None], y: Hashable) -> DREAMClassifier:
@@ -75,7 +78,7 @@ class DREAMClassifier(OnlineObject):
         row = self._row(x, fix=True)
         if label not in self.labels:
             self.labels = [*self.labels, label]
-        self._start().process(row[None], torch.tensor([self.labels.index(label)]))
+        self._start().advance(row[None], torch.tensor([self.labels.index(label)]))
         return self
 
     @alone
@@ -142,7 +145,7 @@ class DREAMRegressor(OnlineObject):
         """
         target = torch.tensor([[known_number("y", y)]], dtype=torch.float64)
         row = self._row(x, fix=True)
-        self._start().process(row[None], target)
+        self._start().advance(row[None], target)
         return self
 
     @alone

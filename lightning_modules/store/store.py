@@ -22,7 +22,7 @@ from filelock import FileLock, Timeout
 from torch import Tensor
 
 from dream import DREAMState
-from dream.errors import CheckpointError, StateError
+from dream.errors import CheckpointError, DREAMError, StateError
 from dream.files import write_atomic
 from dream.sealed import note, read_note, read_sealed, write_sealed
 from lightning_modules.calls import Whole, alone, whole
@@ -195,21 +195,23 @@ class StateStore(Whole):
             self.counts[bits] = len(shard)
             self.held_bytes += shard.size
         self._remove_unused()
-        self._finish()
+        if self.pending is not None:
+            try:
+                self.pending()
+            except Exception:  # it would fail again
+                self.pending = None
+                raise
+            self.pending = None
 
     def _decide(self, change: Callable[[], None]) -> None:
         """Make a change that can be made twice; from the first line on an interrupt does not prevent it."""
         self.pending = change
-        self._finish()
-
-    def _finish(self) -> None:
-        if self.pending is not None:
-            try:
-                self.pending()
-            except Exception:  # such as a full disk: it would fail again
-                self.pending = None
-                raise
+        try:
+            change()
+        except (DREAMError, MemoryError):  # such as a full disk: it would fail again
             self.pending = None
+            raise
+        self.pending = None
 
     def _write_index(self) -> None:
         index = {

@@ -13,13 +13,14 @@ from torch import Tensor
 from torch.nn.functional import one_hot
 
 from dream import DREAMTrace
-from dream.errors import DataError
+from dream.errors import CheckpointError, DataError, StateError
 from lightning_modules.calls import Whole, alone, whole
 from lightning_modules.checks import require
 from lightning_modules.data.limits import LARGEST
 from lightning_modules.stream.memory import Memory
 from lightning_modules.stream.network import StreamNetwork
-from lightning_modules.stream.rules import AllSteps, Moves, Updates, build_rule
+from lightning_modules.stream.resume import require_like, require_place
+from lightning_modules.stream.rules import AllSteps, Moves, Updates, Weights, build_rule
 from lightning_modules.stream.state import Features, part
 from lightning_modules.stream.trust import Trust
 
@@ -72,6 +73,8 @@ class StreamLearner(Whole):
         self.every = updates.every
         self.plasticity = plasticity
         self.rule = build_rule(network, updates, moves)
+        self.moved: list[Weights] = []
+        """Weights as they were before the first update of this call."""
         self.memory = Memory(network)
         self.state = network.init_state()
         self.trust: Trust | None = None
@@ -92,14 +95,19 @@ class StreamLearner(Whole):
         self.feedback = torch.full(size, torch.nan, dtype=torch.float64, device=weight.device)
         """The targets of the last rows, which are the feedback of the next ones."""
 
+    def _content(self) -> dict[str, Any]:
+        return super()._content() | {"moved": []}
+
     def _note(self) -> Any:
         owners = [self.rule, self.memory, *([] if self.trust is None else [self.trust])]
         facts = [(vars(owner), dict(vars(owner))) for owner in owners]
-        return self.rule.weights(), facts, self._content()
+        self.moved = []
+        return self.moved, facts, self._content()
 
     def _recover(self, note: Any) -> None:
-        weights, facts, own = note
-        weights.restore()
+        moved, facts, own = note
+        for weights in reversed(moved):
+            weights.restore()
         for now, before in facts:
             now.update(before)
         vars(self).update(own)
@@ -118,6 +126,10 @@ class StreamLearner(Whole):
             DataError: a value is infinite, or so large that its square is not finite in float32; nothing was
                 read.
         """
+        return self.advance(rows, targets)
+
+    def advance(self, rows: Tensor, targets: Tensor | None = None) -> Steps:
+        """Process rows within the call of another object, which undoes all if an exception ends it."""
         self._check("rows", rows)
         if self.forecasts:
             targets = rows[:, : self.network.shape.targets]
@@ -208,6 +220,8 @@ class StreamLearner(Whole):
         known = self.row - self.lag + 1
         if self.learning and self.row % self.every == 0 and known > self.learnt:
             self._keep_record(self.learnt, known)
+            if not self.moved:
+                self.moved.append(self.rule.weights())
             with self.network.core.plasticity(self.plasticity):
                 self.rule.update(self.memory, known, known - self.learnt)
             self.learnt = known
@@ -231,6 +245,9 @@ class StreamLearner(Whole):
     @alone
     def tensors(self) -> dict[str, Tensor]:
         """A copy of everything that `load` needs to resume the stream, by name."""
+        return {name: value.clone() for name, value in self._carried().items()}
+
+    def _carried(self) -> dict[str, Tensor]:
         parts = {
             "network": self.network.state_dict(),
             "state": self.state.tensors(),
@@ -240,14 +257,35 @@ class StreamLearner(Whole):
         }
         named = {f"{part}.{name}": value for part, values in parts.items() for name, value in values.items()}
         place = torch.tensor([self.row, self.learnt, self.memory.first, int(self.learning)])
-        named |= {"feedback": self.feedback, "place": place}
-        return {name: value.clone() for name, value in named.items()}
+        return named | {"feedback": self.feedback, "place": place}
 
     @whole
     def load(self, tensors: Mapping[str, Tensor]) -> None:
-        """Resume from what `tensors` returned for a learner of the same settings."""
+        """Resume from what `tensors` returned for a learner of the same settings.
+
+        Raises:
+            CheckpointError: another learner's, or values that none holds; nothing is changed.
+        """
         with torch.inference_mode(False):  # copies, see `process`
-            self._load({name: value.clone() for name, value in tensors.items()})
+            own = {name: value.clone() for name, value in tensors.items()}
+        rule = {f"rule.{name}": value for name, value in self.rule.like(part(own, "rule.")).items()}
+        others = {name: value for name, value in self._carried().items() if not name.startswith("rule.")}
+        require_like(own, others | rule)
+        classes = self.network.shape.targets if self.network.shape.task == "classification" else None
+        require_place(own["place"], part(own, "memory."), classes)
+        try:
+            self.moved += [Weights(list(self.network.state_dict().values())), self.rule.weights()]
+            self._load(own)
+            for state in self.state.core:
+                state.require_sound()
+        except StateError as error:
+            raise CheckpointError(f"the state of the layer is damaged: {error}") from None
+
+    @staticmethod
+    def owns(name: str) -> bool:
+        """Whether a tensor of this name is one that `tensors` returns."""
+        first = name.partition(".")[0]
+        return first in ("network", "state", "memory", "rule", "trust", "feedback", "place")
 
     def _load(self, tensors: Mapping[str, Tensor]) -> None:
         self.network.load_state_dict(part(tensors, "network."))

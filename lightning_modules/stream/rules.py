@@ -19,6 +19,7 @@ from dream.errors import DREAMError
 from lightning_modules.checks import DIVERGED, require, require_int
 from lightning_modules.stream.memory import Memory
 from lightning_modules.stream.network import StreamNetwork
+from lightning_modules.stream.resume import require_gram
 from lightning_modules.stream.state import StreamState, part
 
 Method = Literal["adam", "sgd", "least_squares"]
@@ -77,7 +78,8 @@ class Weights:
     def __init__(self, weights: Sequence[Tensor], optimizer: torch.optim.Optimizer | None = None) -> None:
         self.optimizer = optimizer
         self.state = {} if optimizer is None else {w: dict(optimizer.state[w]) for w in optimizer.state}
-        moving = [*weights, *(value for part in self.state.values() for value in part.values())]
+        values = [value for part in self.state.values() for value in part.values()]
+        moving = [*weights, *(value for value in values if isinstance(value, Tensor))]
         self.values = [(value, value.detach().clone()) for value in moving]
 
     @torch.no_grad()
@@ -115,6 +117,10 @@ class Rule(ABC):
     def tensors(self) -> dict[str, Tensor]:
         """Everything that the rule carries besides the weights, by name."""
 
+    def like(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Tensors of the names, dtypes and shapes that `load` takes, as many as `tensors` says."""
+        return self.tensors()
+
     @abstractmethod
     def load(self, tensors: Mapping[str, Tensor]) -> None:
         """Restore what `tensors` returned."""
@@ -144,8 +150,19 @@ class _GradientRule(Rule):
     def tensors(self) -> dict[str, Tensor]:
         state = self.optimizer.state_dict()["state"]
         return {
-            f"{weight}.{name}": value for weight, values in state.items() for name, value in values.items()
+            f"{weight}.{name}": value
+            for weight, values in state.items()
+            for name, value in values.items()
+            if isinstance(value, Tensor)
         }
+
+    def like(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        if isinstance(self.optimizer, torch.optim.SGD) or not any("exp_avg" in name for name in tensors):
+            return {}
+        step = torch.zeros(())
+        weights = enumerate(self.optimizer.param_groups[0]["params"])
+        named = {k: {"step": step, "exp_avg": weight, "exp_avg_sq": weight} for k, weight in weights}
+        return {f"{k}.{name}": value for k, values in named.items() for name, value in values.items()}
 
     def load(self, tensors: Mapping[str, Tensor]) -> None:
         content = self.optimizer.state_dict() | {"state": {}}
@@ -210,12 +227,21 @@ class AllSteps(_GradientRule):
         rows = torch.tensor([row for row, _ in self.kept], dtype=torch.int64)
         return {"rows": rows} | states | super().tensors()
 
+    def like(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        rows = tensors.get("rows", torch.zeros(0)).reshape(-1)
+        state = self.network.init_state().tensors()
+        states = {f"kept.{k}.{name}": value for k in range(len(rows)) for name, value in state.items()}
+        return {"rows": rows.new_zeros(len(rows), dtype=torch.int64)} | states | super().like(tensors)
+
     def load(self, tensors: Mapping[str, Tensor]) -> None:
         like = self.network.init_state()
         self.kept = [
             (row, like.with_tensors(part(tensors, f"kept.{k}.")))
             for k, row in enumerate(tensors["rows"].tolist())
         ]
+        for _, state in self.kept:
+            for core in state.core:
+                core.require_sound()
         super().load({n: value for n, value in tensors.items() if n != "rows" and not n.startswith("kept.")})
 
 
@@ -278,6 +304,7 @@ class LeastSquares(Rule):
         return {"prior": self.prior, "gram": self.gram, "moment": self.moment}
 
     def load(self, tensors: Mapping[str, Tensor]) -> None:
+        require_gram("rule.gram", tensors["gram"])
         self.prior = tensors["prior"]
         self.gram = tensors["gram"]
         self.moment = tensors["moment"]

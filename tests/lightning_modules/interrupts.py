@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import itertools
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from types import FrameType
 from typing import Any
 
 
 def interrupted(call: Callable[[], Any], at: float) -> int | None:
-    """Run `call` with a KeyboardInterrupt before bytecode number `at`; None if it was, else how many it has.
+    """Run `call` with a KeyboardInterrupt before bytecode number `at`.
 
-    Raises:
-        Exception: whatever the call turned the interrupt into.
+    Return None if that ended it, else the number of its bytecodes. Compiled code may make another error of
+    the interrupt, or go on.
     """
     count = itertools.count(1)
     run = 0
@@ -32,17 +32,10 @@ def interrupted(call: Callable[[], Any], at: float) -> int | None:
     sys.settrace(trace)
     try:
         call()
-    except KeyboardInterrupt:
+    except BaseException:
+        if run != at:
+            raise
         return None
     finally:
         sys.settrace(before)
     return run
-
-
-def places(call: Callable[[], Any], trials: int) -> Iterator[int]:
-    """At most `trials` numbers of bytecodes of `call`, which is run, spread evenly, the last ones all."""
-    size = interrupted(call, float("inf"))
-    assert size is not None
-    last = max(size - 30, 0)
-    yield from range(1, last, max(last // trials, 1))
-    yield from range(last + 1, size + 1)
