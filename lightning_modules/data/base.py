@@ -54,7 +54,7 @@ class TaskData(L.LightningDataModule, ABC):
 
     @cached_property
     def schema(self) -> Schema:
-        """Facts of the data that a checkpoint records, and other data are matched with; by default none."""
+        """Facts about the data that a checkpoint records and other data are matched with; by default none."""
         return self.recorded or Schema()
 
     def follow(self, schema: Schema | None) -> None:

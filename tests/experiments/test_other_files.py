@@ -20,12 +20,13 @@ QUICK = [
     *("--trainer.accelerator=cpu", "--run.wandb=disabled", "--data.path=whole.csv"),
 ]
 WINDOWS = [f"--data.look_back={PAST}", "--data.horizon=4", "--data.batch_size=32"]
+CROPS = ["--data.crop=32", "--data.context=8", "--data.crops=32"]
 TOGETHER = ["--model.channel_independent=false", "--model.normalization=mean"]
 RUNS = {
     "forecast": ["-c", "forecasting_csv", *WINDOWS, *TOGETHER, "--data.calendar=[hour,weekday]"],
     "detector": ["-c", "anomaly_csv", "--data.label_column=label", "--data.training=120"],
-    "classes": ["-c", "online_csv", "--data.targets=[state]", "--data.crop=32", "--data.context=8"],
-    "stream": ["-c", "online_csv", "--data.targets=[b,a]", "--data.crop=32", "--data.context=8"],
+    "classes": ["-c", "online_csv", "--data.targets=[state]", *CROPS],
+    "stream": ["-c", "online_csv", "--data.targets=[b,a]", *CROPS],
 }
 
 

@@ -15,7 +15,7 @@ from torch.nn.functional import mse_loss
 
 from dream import ConfigError, DREAMConfig
 from lightning_modules import ForecastingModule
-from lightning_modules.forecasting import DriftingLoad
+from lightning_modules.forecasting import DriftingLoad, TableData
 from lightning_modules.forecasting.batches import WindowBatch, WindowDataset
 from lightning_modules.naive import repeat_last
 from lightning_modules.run.tracking import JSONLLogger
@@ -433,3 +433,34 @@ def test_of_a_long_test_part_some_origins_are_drawn(tmp_path: Path, monkeypatch:
     assert max(len(line.get_ydata()) for line in module.figures()["adaptation"].axes[0].lines) == len(
         expected
     )
+
+
+def test_a_module_reads_all_data_as_those_that_it_was_trained_on(tmp_path: Path) -> None:
+    row = np.arange(120.0)
+    time = pd.date_range("2024-01-01", periods=120, freq="h")
+    frame = pd.DataFrame({"time": time, "a": np.sin(row / 3) + row, "b": 50 * np.cos(row / 5)})
+    shape = {"look_back": 24, "horizon": 4, "batch_size": 16}
+    data = TableData.of(frame, split=[70, 25, 25], **shape)
+    settings = {"config": DREAMConfig(hidden_dim=8, rank=2), "patch": 4, "channel_independent": False}
+    module = ForecastingModule.for_data(data, **settings, normalization="none")
+    trainer = small_trainer(tmp_path, limit_train_batches=1)
+    trainer.fit(module, datamodule=data)
+    trainer.save_checkpoint(tmp_path / "it.ckpt")
+    (expected,) = small_trainer(tmp_path).predict(module, datamodule=data)
+    loaded = ForecastingModule.load_from_checkpoint(tmp_path / "it.ckpt", weights_only=True)
+    assert loaded.schema == module.schema == data.schema
+    swapped = frame[["time", "b", "a"]].tail(24)
+    for known in (module, loaded):
+        (found,) = small_trainer(tmp_path).predict(known, datamodule=TableData.of(swapped, **shape))
+        assert torch.equal(found, expected)
+    fresh = ForecastingModule.for_data(data, **settings, normalization="none")
+    other = TableData.of(
+        frame[["time", "b", "a"]].assign(a=frame.a - 9 * (row < 60)), split=data.split, **shape
+    )
+    small_trainer(tmp_path).test(module, datamodule=data, verbose=False)
+    small_trainer(tmp_path).test(
+        fresh, datamodule=other, ckpt_path=tmp_path / "it.ckpt", weights_only=True, verbose=False
+    )
+    assert fresh.results == module.results
+    with pytest.raises(ConfigError, match="trained on; `look_back` is 28, not 24"):
+        small_trainer(tmp_path).test(loaded, datamodule=TableData.of(frame, **shape | {"look_back": 28}))
