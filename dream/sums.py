@@ -160,17 +160,18 @@ def altered(folder: str | os.PathLike[str], used: Iterable[str] = ()) -> str:
     """Return a sentence that names what is not as it was written in `folder`; empty where all is.
 
     Raises:
-        CheckpointError: one of the files `used`, or Python or a configuration in any case, is among them, or
-            the list itself: they must not be taken for what the run wrote.
+        CheckpointError: one of the files `used` that are there is among them, or a configuration, Python or
+            the list itself in any case: they must not be taken for what the run wrote.
     """
     found = differing(folder)
+    refused = [name for name in used if os.path.lexists(Path(folder) / name)]
     way_out = (
         "Put back what was there, and take out what was not. If you changed it on purpose, delete "
         f"{Path(folder) / SUMS}: nothing there is checked then, and the run no longer counts as your own."
     )
     text = f"{folder} holds files that are not as they were written: {', '.join(found[:SHOWN])}"
     text += f" and {len(found) - SHOWN} more." if len(found) > SHOWN else "."
-    if any(name in (*used, SUMS) or name.endswith((*SETTINGS, *all_suffixes())) for name in found):
+    if any(name in (*refused, SUMS) or name.endswith((*SETTINGS, *all_suffixes())) for name in found):
         raise CheckpointError(f"{text} {way_out}")
     return f"{text} {way_out}" if found else ""
 

@@ -183,6 +183,7 @@ def test_results_of_other_settings_are_not_those_of_a_trial(swept: tuple[Path, s
     (folder / "sweep.db").unlink()
     config = folder / "trial-0000" / "config.yaml"
     config.write_text(re.sub(r"(?m)^( +lr: ).*", r"\g<1>0.5", config.read_text()))
+    (config.parent / "sums.sealed").unlink()  # with it, the altered file itself is refused
     done = forked(*FLAGS, "--trials=2", folder=tmp_path)
     assert done.returncode == 0, done.stderr
     first, second = sweep_record(folder)["trials"]
