@@ -147,7 +147,7 @@ Bordered = Annotated[Histogram, AfterValidator(_bordered)]
 
 @_schema
 class Layer(TypedDict, total=False):
-    """What a test recorded of a layer."""
+    """Record of a layer in a test."""
 
     surprise_counts: list[Count]
     place: list[Finite]

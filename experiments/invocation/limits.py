@@ -48,7 +48,8 @@ def _or_none(rule: Rule) -> Rule:
 
 
 def _is_share(value: Any) -> bool:
-    return _is_whole(value, 0) if isinstance(value, int) else _is_number(value, 0.0) and value <= 1
+    # the parser makes a float of a whole number, which Lightning takes as one above 1.0
+    return _is_number(value, 0) and (value <= 1 or value == int(value) <= LARGEST)
 
 
 def _are_devices(value: Any) -> bool:
@@ -168,15 +169,19 @@ def refuse_late_validation(trainer: Namespace, batches: int) -> None:
     Raises:
         ConfigError: naming both.
     """
-    limit = trainer.limit_train_batches
+    limit, interval = trainer.limit_train_batches, trainer.val_check_interval
     if limit is not None:
-        batches = min(limit, batches) if isinstance(limit, int) else int(batches * limit)
-    interval = trainer.val_check_interval
-    if isinstance(interval, int) and trainer.check_val_every_n_epoch is not None:
+        batches = min(int(limit), batches) if _counts(limit) else int(batches * limit)
+    if interval is not None and _counts(interval) and trainer.check_val_every_n_epoch is not None:
         rule = (
             f"at most {batches}, the batches of an epoch; `trainer.check_val_every_n_epoch` null lifts that"
         )
         require("trainer.val_check_interval", interval, interval <= batches, rule)
+
+
+def _counts(value: float) -> bool:
+    """Whether `value` is a number of batches, and no share of them."""
+    return isinstance(value, int) or value > 1
 
 
 def is_refusal(error: BaseException) -> bool:

@@ -230,7 +230,7 @@ def sealing(folders: list[Path]) -> dict[str, Any]:
 
 
 def refused(*readers: Reader) -> list[str]:
-    """What could not be read, a sentence for each file."""
+    """Sentences about the files that could not be read."""
     return [sentence for reader in readers for sentence in reader.refused]
 
 
