@@ -91,9 +91,9 @@ class Download:
         except (_RefusedError, requests.RequestException, urllib3.exceptions.HTTPError, ValueError) as error:
             kept = self.part.stat().st_size if self.part.exists() else 0
             raise DataError(
-                f"{self.path.name} could not be fetched from {address} ({_reason(error)}); {kept} bytes "
-                f"are kept. `dream data get {self.name}` continues from there; or set DREAM_DATA to a folder "
-                f"that holds `{self.name}/`."
+                f"{self.path.name} could not be fetched from {address} ({_reason(error)}); "
+                f"{kept} bytes are kept. `dream data get {self.name}` continues from there; or set "
+                f"DREAM_DATA to a folder that holds `{self.name}/`."
             ) from error
         except OSError as error:
             raise DataError(
