@@ -87,10 +87,10 @@ def explain(error: BaseException, parser_keys: Collection[str], parsed: str = ""
     if keys:
         key, innermost = _path(".".join(dict.fromkeys(keys))), text[text.rindex(f'"{keys[-1]}"') :]
         got = _GOT.search(innermost)
-        given, inside = got[1] if got else "NestedArg(", _ADDRESS.search(innermost)
-        if given.startswith("NestedArg(") and inside:  # of a section
-            given = inside[0]
-        trust.refuse_address(given.strip("'\""), f"`{key}`")
+        said, inside = got[1] if got else "NestedArg(", _ADDRESS.search(innermost)
+        if said.startswith("NestedArg(") and inside:  # of a section
+            said = inside[0]
+        trust.refuse_address(said.strip("'\""), f"`{key}`")
         return ConfigError(
             f"`{key}` must be {_rule(innermost)}; got {got[1] if got else 'something else'}.", key=key
         )
