@@ -96,8 +96,10 @@ def explain(error: BaseException, parser_keys: Collection[str], parsed: str = ""
     if keys:
         key, innermost = _path(".".join(dict.fromkeys(keys))), text[text.rindex(f'"{keys[-1]}"') :]
         got = _GOT.search(innermost)
-        quoted_ = _ADDRESS.search(innermost)
-        trust.refuse_address(got[1].strip("'\"") if got else quoted_[0] if quoted_ else "", f"`{key}`")
+        said, inside = got[1] if got else "NestedArg(", _ADDRESS.search(innermost)
+        if said.startswith("NestedArg(") and inside:  # of a section
+            said = inside[0]
+        trust.refuse_address(said.strip("'\""), f"`{key}`")
         value = HIDDEN if is_secret(key) else got[1] if got else "something else"
         return ConfigError(f"`{key}` must be {_rule(innermost)}; got {value}.", key=key)
     lines = "\n".join(line.strip() for line in text.splitlines()[:4])

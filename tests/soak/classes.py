@@ -9,7 +9,7 @@ import tempfile
 import warnings
 from argparse import ArgumentError
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, get_type_hints
@@ -79,15 +79,12 @@ def foreign_module() -> Iterator[Path]:
 
 
 def built(name: str) -> DREAMCLI:
-    """What `dream check NAME` builds; close its `stack`."""
-    cli = DREAMCLI(Invocation.parse(["check", name]))
-    try:
-        with warnings.catch_warnings():
-            wording.set_up()
-            cli.build()
-    except BaseException:
-        cli.stack.close()
-        raise
+    """Return what `dream check NAME` builds, or parses where its data are not here; close its `stack`."""
+    own = ["--data.path=missing.csv"] if name.endswith(("_csv", "_file", "_folder")) else []
+    cli = DREAMCLI(Invocation.parse(["check", name, *own]))
+    with warnings.catch_warnings(), suppress(*REFUSED):
+        wording.set_up()
+        cli.build()
     return cli
 
 
@@ -149,11 +146,7 @@ def through_configurations(names: Iterable[str], values: Sequence[Any], once: bo
     tried = 0
     with foreign_module() as folder:
         for name in names:
-            try:
-                cli = built(name)
-            except DREAMError as error:
-                print(f"{name}: {error}")  # noqa: T201 - its data are not on this machine
-                continue
+            cli = built(name)
             with cli.stack:
                 for key, kind in settings(cli).items():
                     section = cli.config["check"].get(key.partition(".")[0])
