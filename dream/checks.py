@@ -22,7 +22,7 @@ def tensor(name: str, value: object) -> None:
     """Refuse what is not a tensor of numbers that lie one after another, each of them known.
 
     Raises:
-        DataError: it is no tensor, or a nested, sparse, quantized or masked one, or one without values.
+        DataError: it is no tensor, or a nested, sparse, quantized or masked one.
     """
     if not isinstance(value, Tensor):
         raise DataError(
@@ -39,7 +39,6 @@ _DENSE = {
     "MKL-DNN": "Use .to_dense().",
     "quantized": "Use .dequantize().",
     "masked": "Fill what is masked, or give the valid steps as `lengths`.",
-    "meta": "Make it on a device that holds values.",
 }
 
 
@@ -53,7 +52,7 @@ def odd_kind(value: Tensor) -> str | None:
         return "quantized"
     if value.layout != torch.strided:
         return "MKL-DNN" if value.is_mkldnn else "sparse"
-    return "meta" if value.device.type == "meta" else None
+    return None
 
 
 def configuration(value: object) -> None:
@@ -180,12 +179,13 @@ def _input(
             f"the parameters must be float32 or float64; got {like.dtype}. Use .float() and torch.autocast."
         )
     if not x.is_floating_point():
-        remedy = "Use its real and imaginary part" if x.is_complex() else f"Use x.to({like.dtype})"
-        raise DataError(f"`x` must be floating; got {x.dtype}. {remedy}.")
+        part = ", which keeps the real part alone" if x.is_complex() else ""
+        raise DataError(f"`x` must be floating; got {x.dtype}. Use x.to({like.dtype}){part}.")
     if x.device != like.device:
         raise DataError(
             f"`x` must be on the parameters' device {like.device}; got {x.device}. Use x.to('{like.device}')."
         )
+    _with_values("x", x)
     if torch.is_autocast_enabled(x.device.type):
         x = x.to(like.dtype)
     if x.dtype != like.dtype:
@@ -207,6 +207,11 @@ def _input(
     return x
 
 
+def _with_values(name: str, value: Tensor) -> None:
+    if value.device.type == "meta":
+        raise DataError(f"`{name}` must hold values; it is on meta, which has none. Use a real device.")
+
+
 def _lengths(lengths: Tensor | None, x: Tensor) -> Tensor | None:
     """Return `lengths` on the device of `x` (N, T, I); None where all are T.
 
@@ -216,6 +221,7 @@ def _lengths(lengths: Tensor | None, x: Tensor) -> Tensor | None:
     if lengths is None:
         return None
     tensor("lengths", lengths)
+    _with_values("lengths", lengths)
     rows, steps = x.shape[:2]
     if lengths.shape != (rows,):
         got = tuple(lengths.shape)
