@@ -511,7 +511,7 @@ class TaskModule(L.LightningModule, ABC):
 
 
 def _given(cls: type[TaskModule], args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
-    """Values of the arguments that `cls` names itself, defaults included, besides `config` and `shape`."""
+    """Values of the arguments that a class of one's own names, defaults included, beside those of our classes."""
     signature = inspect.signature(cls.__init__)
     try:
         bound = signature.bind_partial(None, *args, **kwargs)
@@ -523,7 +523,9 @@ def _given(cls: type[TaskModule], args: tuple[Any, ...], kwargs: dict[str, Any])
         for parameter in list(signature.parameters.values())[1:]
         if parameter.kind not in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
     ]
-    ours = ("config", "shape", "settings")
+    package = __name__.partition(".")[0]
+    tasks = [base for base in cls.__mro__ if base.__module__.partition(".")[0] == package]
+    ours = {name for task in tasks for name in inspect.signature(task).parameters}
     return {name: bound.arguments[name] for name in named if name in bound.arguments and name not in ours}
 
 
