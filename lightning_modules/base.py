@@ -6,13 +6,11 @@ Shapes: N samples of the batch, T steps.
 from __future__ import annotations
 
 import inspect
-import logging
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, fields, is_dataclass
-from io import BytesIO
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import IO, Any, ClassVar, Literal, NamedTuple, Self, get_type_hints
 from weakref import WeakSet
@@ -55,9 +53,6 @@ def run_folder(trainer: L.Trainer) -> Path:
     elif not folder.is_dir():
         raise gone(folder)
     return folder
-
-
-log = logging.getLogger(__name__)
 
 
 class Observation(NamedTuple):
@@ -130,7 +125,6 @@ class TaskModule(L.LightningModule, ABC):
 
     core: DREAMStack | BaselineCore
     settings: TaskSettings
-    _given: dict[str, Any]
     vocabulary: Any = None
     """Symbols or classes by number, from the data or a checkpoint; None before either is there, and in tasks
     without any."""
@@ -144,11 +138,6 @@ class TaskModule(L.LightningModule, ABC):
                 f"`{cls.__name__}.settings` must stay those of the task it derives from; got another class. "
                 "Declare settings of its own as arguments of its `__init__`, beside **settings."
             )
-
-    def __new__(cls, *args: Any, **kwargs: Any) -> Self:
-        module = super().__new__(cls)
-        module.__dict__["_given"] = _given(cls, args, kwargs)
-        return module
 
     def __init__(self, config: DREAMConfig, shape: Any, settings: TaskSettings) -> None:
         super().__init__()
@@ -230,12 +219,11 @@ class TaskModule(L.LightningModule, ABC):
     def save_arguments(self) -> None:
         """Save the arguments of ``__init__`` as plain values, so that any checkpoint loads safely.
 
-        Those that a class of one's own names are among them, as they were given. They are not logged here:
-        the command logs the whole configuration.
+        They are not logged here: the command logs the whole configuration.
         """
         require_given(asdict(self.settings), "model")
-        facts = {"config": asdict(self.config), "shape": asdict(self.shape)}
-        self.save_hyperparameters(facts | asdict(self.settings) | _plain(self._given), logger=False)
+        plain = {"config": asdict(self.config), "shape": asdict(self.shape), **asdict(self.settings)}
+        self.save_hyperparameters(plain, logger=False)
 
     @classmethod
     def load_from_checkpoint(
@@ -623,46 +611,6 @@ class TaskModule(L.LightningModule, ABC):
 
         scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
-
-
-def _given(cls: type[TaskModule], args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
-    """Values of the arguments that `cls` names itself, defaults included, besides `config` and `shape`."""
-    signature = inspect.signature(cls.__init__)
-    try:
-        bound = signature.bind_partial(None, *args, **kwargs)
-    except TypeError:  # `__init__` will say so
-        return {}
-    bound.apply_defaults()
-    named = [
-        parameter.name
-        for parameter in list(signature.parameters.values())[1:]
-        if parameter.kind not in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
-    ]
-    ours = ("config", "shape", "settings")
-    return {name: bound.arguments[name] for name in named if name in bound.arguments and name not in ours}
-
-
-def _plain(values: dict[str, Any]) -> dict[str, Any]:
-    """Those of `values` that any checkpoint can hold and load safely; the others are named in the log."""
-    plain = {}
-    for name, value in values.items():
-        value = asdict(value) if is_dataclass(value) and not isinstance(value, type) else value
-        value = str(value) if isinstance(value, Path) else value
-        try:
-            content = BytesIO()
-            torch.save(value, content)
-            content.seek(0)
-            torch.load(content, weights_only=True)
-        except Exception:  # pickle raises anything
-            log.warning(
-                "No checkpoint records `%s`, a %s, which is no plain value: give it to "
-                "`load_from_checkpoint` again.",
-                name,
-                type(value).__name__,
-            )
-        else:
-            plain[name] = value
-    return plain
 
 
 def is_logging_step(trainer: L.Trainer) -> bool:

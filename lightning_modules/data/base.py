@@ -79,7 +79,7 @@ class TaskData(L.LightningDataModule, ABC):
 
     @cached_property
     def fingerprint(self) -> Fingerprint:
-        """What the data consist of, and the checksum of each: saves keep it, and a run resumes on no other.
+        """Parts of the data, and the checksum of each: saves keep it, and a run resumes on no other.
 
         The data of a task sum up all that `read` returned, from wherever it came. Data of a kind of their own
         sum up the first 1,000 batches of an epoch of training, of validation and of the test, by one seed:

@@ -15,7 +15,7 @@ from torch import Tensor
 from dream.errors import DataError
 
 Fingerprint = dict[str, str]
-"""What data consist of, such as their columns and their values, and the checksum of each."""
+"""Parts of data, such as their columns and their values, and the checksum of each."""
 
 
 def content_sum(*values: Any) -> str:

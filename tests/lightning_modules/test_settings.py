@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,7 +14,6 @@ from lightning_modules.anomaly import AnomalyShape
 from lightning_modules.forecasting import ForecastingSettings, ForecastingShape
 from lightning_modules.online import OnlineSettings, OnlineShape
 from lightning_modules.settings import TaskSettings, as_instance
-from tests.lightning_modules.support import small_data, small_trainer
 
 SMALL = DREAMConfig(hidden_dim=8, rank=2)
 
@@ -83,41 +79,3 @@ def test_settings_of_a_derived_task_are_arguments() -> None:
 
         class Mine(ForecastingModule):
             settings: Wavy
-
-
-class Louder(ForecastingModule):
-    """A task with arguments of its own."""
-
-    def __init__(
-        self,
-        gain: float,
-        *,
-        signs: list[int] | None = None,
-        lr: float = 0.5,
-        curve: Callable[[], int] | None = None,
-        **settings: Any,
-    ) -> None:
-        super().__init__(lr=lr / 10, **settings)
-        self.gain = gain
-        self.signs = signs
-
-
-def test_a_checkpoint_records_the_arguments_of_a_class_of_ones_own(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    data = small_data()
-    module = Louder.for_data(data, gain=3.5, signs=[1, -1], config=SMALL, patch=4)
-    trainer = small_trainer(tmp_path, limit_train_batches=1, limit_val_batches=1)
-    trainer.fit(module, datamodule=data)
-    trainer.save_checkpoint(tmp_path / "own.ckpt")
-    again = Louder.load_from_checkpoint(tmp_path / "own.ckpt")
-    assert (again.gain, again.signs, again.settings.patch) == (3.5, [1, -1], 4)
-    assert again.settings.lr == module.settings.lr == 0.05
-    assert copy.deepcopy(again).gain == 3.5
-    default = Louder.for_data(data, gain=1.0, config=SMALL, patch=4)
-    assert (default.hparams["gain"], default.hparams["signs"]) == (1.0, None)
-    assert not caplog.records
-    Louder.for_data(data, gain=1.0, curve=lambda: 1, config=SMALL, patch=4)
-    assert "No checkpoint records `curve`, a function" in caplog.text
-    with pytest.raises(TypeError, match="missing 1 required positional argument: 'gain'"):
-        Louder.for_data(data, patch=4)
