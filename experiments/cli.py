@@ -63,15 +63,16 @@ def _dispatch(argv: list[str]) -> int:
 
         print(f"dream {__version__}")  # noqa: T201
         return 0
-    if nul := next((word for word in argv if "\0" in word), None):
-        from dream.errors import ConfigError, shown
-
-        raise ConfigError(f"a word of a command must be text without NUL; got {shown(nul)}. Leave it out.")
     if command not in COMMANDS:
         from dream.errors import ConfigError, nearest
 
         raise ConfigError(f"`{command}` is not a command of dream. {nearest(command, COMMANDS)}")
     module = COMMANDS[command]
+    # the commands of `experiments.run` name the setting
+    if module != "experiments.run" and (nul := next((word for word in argv if "\0" in word), None)):
+        from dream.errors import ConfigError, shown
+
+        raise ConfigError(f"a word of a command must be text without NUL; got {shown(nul)}. Leave it out.")
     code: int = import_module(module).main(argv if module == "experiments.run" else argv[1:])
     return code
 

@@ -196,9 +196,9 @@ def test_rows_are_gathered_over_seeds() -> None:
         (["-c", "forecasting", "--models"], "`--models` must name at least one of dream, "),
         (
             ["-c", "forecasting", "--seeds", "none"],
-            "`--seeds` must be a whole number of at least 1; got 'none'",
+            "`--seeds` must be a whole number from 1 to 10000; got 'none'",
         ),
-        (["-c", "forecasting", "--seeds=0"], "`--seeds` must be a whole number of at least 1; got '0'"),
+        (["-c", "forecasting", "--seeds=0"], "`--seeds` must be a whole number from 1 to 10000; got '0'"),
         (
             ["-c", "forecasting", "--folder"],
             "`--folder` must be one folder, in quotes if there are spaces in it; got []",

@@ -338,11 +338,11 @@ def test_a_wrong_space_is_refused(text: str, message: str, tmp_path: Path) -> No
         (["-c", "online", "--space=onlin"], "got 'onlin'. Did you mean `online`?"),
         (
             ["-c", "online", "--space=online", "--trials=none"],
-            "`--trials` must be a whole number of at least 1; got 'none'",
+            "`--trials` must be a whole number from 1 to 10000; got 'none'",
         ),
         (
             ["-c", "online", "--space=online", "--workers", "0"],
-            "`--workers` must be a whole number of at least 1; got '0'",
+            "`--workers` must be a whole number from 1 to 256; got '0'",
         ),
         (
             ["-c", "online", "--space=online", "--pruner=hyper"],
