@@ -17,7 +17,7 @@ import hmac
 import json
 import os
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field, replace
 from importlib.machinery import all_suffixes
 from io import BufferedReader
@@ -208,13 +208,15 @@ def write(folder: str | os.PathLike[str], name: str, content: Content) -> Path:
     def settle(sums: Sums) -> Sums:
         return replace(sums, files={**sums.files, name: [new]})
 
-    listed = update(folder, announce)
-    for parent in reversed(path.relative_to(folder).parents[:-1]):
-        with suppress(FileExistsError):
-            (folder / parent).mkdir()
-    write_atomic(path, content)
-    if listed:
-        update(folder, settle)
+    # several processes may write the same file, as those that share a sweep do
+    with locked(folder) if _listed(folder) else nullcontext():
+        listed = _rewrite(folder, announce)
+        for parent in reversed(path.relative_to(folder).parents[:-1]):
+            with suppress(FileExistsError):
+                (folder / parent).mkdir()
+        write_atomic(path, content)
+        if listed:
+            _rewrite(folder, settle)
     return path
 
 
@@ -265,14 +267,22 @@ def update(folder: Path, change: Any) -> bool:
 
     This user's signature is renewed. A list of anybody else's loses theirs and gets none.
     """
-    if not (folder / SUMS).is_file() and not (folder / SUMS).is_symlink():
+    if not _listed(folder):
         return False
     with locked(folder):
-        found = read(folder)
-        if found is None:
-            return False
-        if (changed := change(found)) != found:
-            _write(folder, changed)
+        return _rewrite(folder, change)
+
+
+def _listed(folder: Path) -> bool:
+    return os.path.lexists(folder / SUMS)
+
+
+def _rewrite(folder: Path, change: Any) -> bool:
+    found = read(folder)
+    if found is None:
+        return False
+    if (changed := change(found)) != found:
+        _write(folder, changed)
     return True
 
 
