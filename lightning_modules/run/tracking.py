@@ -22,6 +22,7 @@ from lightning.pytorch.utilities import rank_zero_only
 
 import dream
 from dream import sums
+from dream.digests import sha256
 from dream.errors import CheckpointError, DataError
 from dream.files import opened
 from lightning_modules.base import gone
@@ -156,7 +157,7 @@ class JSONLLogger(Logger):
             )
         with opened(self.path) as file:
             size = os.fstat(file.fileno()).st_size
-            return sums.sha256(file, size if length is None else length)
+            return sha256(file, size if length is None else length)
 
 
 def _append(path: str, flags: int) -> int:
