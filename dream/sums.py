@@ -17,13 +17,13 @@ import hmac
 import json
 import os
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field, replace
 from importlib.machinery import all_suffixes
-from io import BufferedReader
 from pathlib import Path
 from typing import Any
 
+from dream.digests import Sum, has, stamp, sum_of
 from dream.errors import CheckpointError
 from dream.files import inside, opened, write_atomic
 from dream.keys import user_key
@@ -46,8 +46,6 @@ COMMANDS = ("run.json", "plan.json")
 SHOWN = 8  # names in a message
 ENTRIES = 100_000  # files below a folder beyond which it is nobody's own
 
-Sum = tuple[int, str]
-"""Size and SHA-256 of a file."""
 Content = bytes | str
 
 
@@ -206,19 +204,21 @@ def write(folder: str | os.PathLike[str], name: str, content: Content) -> Path:
 
     def announce(sums: Sums) -> Sums:
         held = sums.files.get(name, [None])
-        before = [one for one in held if _has(path, one)]
+        before = [one for one in held if has(path, one)]
         return replace(sums, files={**sums.files, name: [new, *(one for one in before if one != new)]})
 
     def settle(sums: Sums) -> Sums:
         return replace(sums, files={**sums.files, name: [new]})
 
-    listed = update(folder, announce)
-    for parent in reversed(path.relative_to(folder).parents[:-1]):
-        with suppress(FileExistsError):
-            (folder / parent).mkdir()
-    write_atomic(path, content)
-    if listed:
-        update(folder, settle)
+    # several processes may write the same file, as those that share a sweep do
+    with locked(folder) if _listed(folder) else nullcontext():
+        listed = _rewrite(folder, announce)
+        for parent in reversed(path.relative_to(folder).parents[:-1]):
+            with suppress(FileExistsError):
+                (folder / parent).mkdir()
+        write_atomic(path, content)
+        if listed:
+            _rewrite(folder, settle)
     return path
 
 
@@ -246,7 +246,7 @@ def written_by_task(folder: str | os.PathLike[str]) -> Iterator[None]:
     Only theirs: what was there before and did not change keeps its entry.
     """
     folder = Path(folder)
-    before = {path: _stamp(path) for path in _present(folder, PATTERNS)}
+    before = {path: stamp(path) for path in _present(folder, PATTERNS)}
     listed = update(folder, lambda sums: replace(sums, writing=True))
     try:
         yield
@@ -254,7 +254,7 @@ def written_by_task(folder: str | os.PathLike[str]) -> Iterator[None]:
         if listed:
             new: dict[str, list[Sum | None]] = {}
             for path in _present(folder, PATTERNS):
-                if before.get(path) != _stamp(path) and (found := _sum_of(path)):
+                if before.get(path) != stamp(path) and (found := sum_of(path)):
                     new[path.relative_to(folder).as_posix()] = [found]
             update(
                 folder,
@@ -269,24 +269,23 @@ def update(folder: Path, change: Any) -> bool:
 
     This user's signature is renewed. A list of anybody else's loses theirs and gets none.
     """
-    if not (folder / SUMS).is_file() and not (folder / SUMS).is_symlink():
+    if not _listed(folder):
         return False
     with locked(folder):
-        found = read(folder)
-        if found is None:
-            return False
-        if (changed := change(found)) != found:
-            _write(folder, changed)
+        return _rewrite(folder, change)
+
+
+def _listed(folder: Path) -> bool:
+    return os.path.lexists(folder / SUMS)
+
+
+def _rewrite(folder: Path, change: Any) -> bool:
+    found = read(folder)
+    if found is None:
+        return False
+    if (changed := change(found)) != found:
+        _write(folder, changed)
     return True
-
-
-def sha256(file: BufferedReader, length: int) -> tuple[int, Any]:
-    """Number of bytes that `file` has of its next `length` ones, and their SHA-256 so far."""
-    digest, left = hashlib.sha256(), length
-    while left and (part := file.read(min(left, 2**20))):
-        digest.update(part)
-        left -= len(part)
-    return length - left, digest
 
 
 def _write(folder: Path, sums: Sums) -> None:
@@ -349,40 +348,11 @@ def _matches(sums: Sums, folder: Path, name: str) -> bool:
 
 
 def _is(sums: Sums, folder: Path, name: str) -> bool:
-    return any(_has(folder / name, one, name in sums.growing) for one in sums.files.get(name, []))
+    return any(has(folder / name, one, name in sums.growing) for one in sums.files.get(name, []))
 
 
 def _being_written(sums: Sums, name: str) -> bool:
     return sums.writing and (name in sums.by_tasks or name not in sums.files)
-
-
-def _has(path: Path, one: Sum | None, growing: bool = False) -> bool:
-    """Whether a file has this sum, or its first bytes have."""
-    try:
-        with opened(path) as file:
-            size = os.fstat(file.fileno()).st_size
-            if one is None or size < one[0] or (size > one[0] and not growing):
-                return False
-            read_, digest = sha256(file, one[0])
-            return (read_, digest.hexdigest()) == one
-    except FileNotFoundError:
-        return one is None or (growing and one[0] == 0)
-    except OSError:
-        return False
-
-
-def _sum_of(path: Path) -> Sum | None:
-    try:
-        with opened(path) as file:
-            size, digest = sha256(file, os.fstat(file.fileno()).st_size)
-    except OSError:
-        return None
-    return size, digest.hexdigest()
-
-
-def _stamp(path: Path) -> tuple[int, ...]:
-    found = path.lstat()
-    return found.st_ino, found.st_size, found.st_mtime_ns
 
 
 def _present(folder: Path, patterns: Iterable[str]) -> list[Path]:

@@ -61,7 +61,8 @@ def run(plan: SweepPlan, study: Study, argv: list[str]) -> int:
     if code:
         say(f"dream: interrupted; what is done is in {plan.folder}.")
         return code
-    require_claimed(plan.folder)
+    if not plan.folder.is_dir():
+        require_claimed(plan.folder)
     for log, process in zip(logs, started, strict=True):
         if process.returncode == 2:
             with opened(log) as file:

@@ -253,6 +253,7 @@ def test_writers_at_once_lose_no_entry(run: Path) -> None:
     def write(first: int) -> None:
         for number in range(5):
             sums.write(run, f"{first}-{number}.json", f"{number}")
+            sums.write(run, "results.json", f"{first} {number}")  # the same of all
 
     threads = [threading.Thread(target=write, args=(first,)) for first in range(4)]
     for thread in threads:
