@@ -487,7 +487,20 @@ class TaskModule(L.LightningModule, ABC):
         number.
         """
 
-    def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
+    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
+        self._require_dense(batch)
+
+    def on_validation_batch_start(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
+        self._require_dense(batch)
+
+    def on_test_batch_start(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
+        self._require_dense(batch)
+
+    def on_predict_batch_start(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
+        self._require_dense(batch)
+
+    @staticmethod
+    def _require_dense(batch: Any) -> None:
         """Refuse a batch with tensors that are not dense.
 
         Raises:
@@ -497,7 +510,6 @@ class TaskModule(L.LightningModule, ABC):
         for name, value in parts.items():
             if isinstance(value, Tensor):
                 checks.tensor(f"batch.{name}", value)
-        return batch
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
         terms = self.losses(batch)

@@ -157,12 +157,15 @@ class _GradientRule(Rule):
         }
 
     def like(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        if isinstance(self.optimizer, torch.optim.SGD) or not any("exp_avg" in name for name in tensors):
+        if isinstance(self.optimizer, torch.optim.SGD):
             return {}
-        step = torch.zeros(())
-        weights = enumerate(self.optimizer.param_groups[0]["params"])
-        named = {k: {"step": step, "exp_avg": weight, "exp_avg_sq": weight} for k, weight in weights}
-        return {f"{k}.{name}": value for k, values in named.items() for name, value in values.items()}
+        step, moved = torch.zeros(()), {name.partition(".")[0] for name in tensors}
+        found = {}
+        for number, weight in enumerate(self.optimizer.param_groups[0]["params"]):
+            if str(number) in moved:  # one without a gradient has no moments
+                moments = {"step": step, "exp_avg": weight, "exp_avg_sq": weight}
+                found |= {f"{number}.{name}": value for name, value in moments.items()}
+        return found
 
     def load(self, tensors: Mapping[str, Tensor]) -> None:
         content = self.optimizer.state_dict() | {"state": {}}
