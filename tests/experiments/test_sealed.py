@@ -14,7 +14,8 @@ from dream import sums
 from dream.errors import CheckpointError, DataError
 from experiments import comparison, folders, report
 from experiments.cli import main as dream
-from lightning_modules.checks import TaskModule, require_there
+from lightning_modules.base import TaskModule
+from lightning_modules.checks import require_there
 from lightning_modules.run.tracking import JSONLLogger
 from tests.experiments.support import SMALL, forked, in_fork
 
