@@ -36,6 +36,7 @@ _NAMED = re.compile(
 _BEARER = re.compile(r"\b(Bearer\s+)[\w.~+/=-]{8,}", re.IGNORECASE)
 _USER = re.compile(r"(?<=://)[^\s/?#'\"]*@")
 _QUERY = re.compile(r"""(\b[A-Za-z][\w+.-]*://[^\s?#'"<>]*)(\?|#(?=[^\s'"<>]*=))[^\s'"<>]*""")
+_FOLDER = "PWD"  # in every shell the folder that one is in, and no password
 _known: set[str] = set()
 
 
@@ -110,8 +111,8 @@ def without(values: dict[str, Any], names: Collection[str], prefix: str = "") ->
 
 def _patterns() -> list[str]:
     """Texts that are hidden wherever they stand, the longest first."""
-    found = {text for name, text in os.environ.items() if len(text) >= LEAST and _ends_as_secret(name)}
-    found |= _known
+    named = {text for name, text in os.environ.items() if name != _FOLDER and _ends_as_secret(name)}
+    found = {text for text in named if len(text) >= LEAST} | _known
     return sorted(found | {quote(text, safe="") for text in found}, key=lambda text: (-len(text), text))
 
 

@@ -169,6 +169,12 @@ def test_a_short_secret_is_hidden_by_its_name_only() -> None:
     assert redacted({"api_key": "test"}) == {"api_key": "***"}
 
 
+def test_the_folder_that_a_shell_is_in_is_no_password(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PWD", "/home/me/work")
+    monkeypatch.setenv("DB_PWD", "hunter2hunter2")
+    assert redacted("/home/me/work/runs hunter2hunter2") == "/home/me/work/runs ***"
+
+
 def test_values_of_the_environment_are_hidden_quoted_too(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SASL_PASSWORD", "a/long=password")
     monkeypatch.setenv("A_KEYBOARD", "qwertyuiop")
