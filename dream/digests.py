@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from io import BufferedReader
+from io import BufferedRandom, BufferedReader
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,13 @@ Sum = tuple[int, str]
 """Size and SHA-256 of a file."""
 
 
-def sha256(file: BufferedReader, length: int) -> tuple[int, Any]:
+def sha256(file: BufferedReader | BufferedRandom) -> str:
+    """The SHA-256 of a whole file, in hexadecimal digits."""
+    file.seek(0)
+    return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def begun(file: BufferedReader, length: int) -> tuple[int, Any]:
     """Number of bytes that `file` has of its next `length` ones, and their SHA-256 so far."""
     digest, left = hashlib.sha256(), length
     while left and (part := file.read(min(left, 2**20))):
@@ -30,7 +36,7 @@ def has(path: Path, one: Sum | None, growing: bool = False) -> bool:
             size = os.fstat(file.fileno()).st_size
             if one is None or size < one[0] or (size > one[0] and not growing):
                 return False
-            read_, digest = sha256(file, one[0])
+            read_, digest = begun(file, one[0])
             return (read_, digest.hexdigest()) == one
     except FileNotFoundError:
         return one is None or (growing and one[0] == 0)
@@ -42,7 +48,7 @@ def sum_of(path: Path) -> Sum | None:
     """Return the sum of a file; None where it cannot be read."""
     try:
         with opened(path) as file:
-            size, digest = sha256(file, os.fstat(file.fileno()).st_size)
+            size, digest = begun(file, os.fstat(file.fileno()).st_size)
     except OSError:
         return None
     return size, digest.hexdigest()

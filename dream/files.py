@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import errno
-import hashlib
 import json
 import os
+import re
 import secrets
 import stat
 from collections.abc import Callable, Iterator
@@ -23,6 +23,8 @@ LINE = 2**20
 LONGEST_NAME = 200
 """Longest name of a file, in bytes: file systems allow 255, and a temporary name is longer."""
 _PIECE = 1 << 20
+# also as paths make it, s3:/..., and chained, zip::s3://...
+_ADDRESS = re.compile(r"\s*[a-z][a-z0-9+.-]+:[/:]", re.IGNORECASE)
 _NO_LINK, _AT_ONCE = getattr(os, "O_NOFOLLOW", 0), getattr(os, "O_NONBLOCK", 0)  # Windows has neither
 
 
@@ -175,6 +177,15 @@ def lines(file: BufferedReader) -> Iterator[bytes]:
         yield line
 
 
+def is_address(text: str) -> bool:
+    """Whether `text`, where a path belongs, is the address of something on another machine.
+
+    >>> [is_address(text) for text in ("https://host/x", "s3:/x", "zip::s3://x", "C:/x", "runs/a:b")]
+    [True, True, True, False, False]
+    """
+    return _ADDRESS.match(text) is not None
+
+
 def is_name(text: str) -> bool:
     """Whether `text` can be the name of a file, which then lies in the folder that it is meant for."""
     parts = (os.sep, os.altsep, "/", "\\", "\0")
@@ -195,9 +206,3 @@ def inside(folder: str | os.PathLike[str], *names: str) -> Path:
         path = path / name
         refuse_link(path)
     return path
-
-
-def sha256(file: BufferedReader | BufferedRandom) -> str:
-    """The SHA-256 of a whole file, in hexadecimal digits."""
-    file.seek(0)
-    return hashlib.file_digest(file, "sha256").hexdigest()

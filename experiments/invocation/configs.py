@@ -88,9 +88,8 @@ def _bound(events: Iterator[Any]) -> None:
             if anchor:
                 sizes[anchor] = total - before
         elif isinstance(event, yaml.AliasEvent):
-            total += sizes.get(
-                str(event.anchor), 1
-            )  # one that is not known is refused when the text is loaded
+            # one that is not known is refused when the text is loaded
+            total += sizes.get(str(event.anchor), 1)
             if any(anchor == event.anchor for anchor, _ in entered):
                 problem = f"`{event.anchor}` holds itself"
         elif isinstance(event, yaml.ScalarEvent):

@@ -21,7 +21,7 @@ from jsonargparse import Namespace, set_parsing_settings
 
 from dream import sums
 from dream.errors import CheckpointError, ConfigError
-from dream.files import read_bytes
+from dream.files import is_address, read_bytes
 from experiments.folders import PLAN, RUN
 from lightning_modules.base import TaskModule
 from lightning_modules.data import TaskData
@@ -86,7 +86,6 @@ TRUST_HELP = (
 )
 _TEXTS = ("group", "project")
 """Settings that name no file."""
-_ADDRESS = re.compile(r"[a-z][a-z0-9+.-]*://|[a-z][a-z0-9+.-]*::", re.IGNORECASE)
 
 _verdicts: dict[str, bool] = {}
 _named: set[str] = set()
@@ -241,7 +240,7 @@ def refuse_address(value: str, key: str) -> None:
     Raises:
         ConfigError: It is one.
     """
-    if _ADDRESS.match(value):
+    if is_address(value):
         raise ConfigError(
             f"{key} must be on this machine, not an address; got {value}. Copy it yourself, and check where "
             "it comes from."

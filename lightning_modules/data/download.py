@@ -25,8 +25,9 @@ from rich.progress import (
     TransferSpeedColumn,
 )
 
+from dream.digests import sha256
 from dream.errors import DataError
-from dream.files import opened, sha256
+from dream.files import opened
 from lightning_modules.waiting import Lines
 
 _CHUNK_BYTES = 1 << 16

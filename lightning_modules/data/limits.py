@@ -20,6 +20,7 @@ import pandas as pd
 import torch
 
 from dream.errors import DataError, shown
+from dream.files import is_address
 from dream.numerics import largest
 
 LARGEST = largest(torch.float32)  # a value whose square is finite in the dtype that layers compute in
@@ -31,13 +32,12 @@ MOST_TIMES = 100
 """How many times its size a packed file may unpack to, beyond `FREE_BYTES`: tables are packed to a third or a
 tenth."""
 
-_ADDRESS = re.compile(r"\s*[a-zA-Z][a-zA-Z0-9+.-]+:/")
 _UNSHOWN = {"Cc", "Cs", "Zl", "Zp"}  # categories: control, surrogate, line and paragraph separator
 
 
 def local(path: str | Path) -> Path:
     """`path` on this machine; an address is refused, since no setting makes the program fetch anything."""
-    if _ADDRESS.match(str(path)):
+    if is_address(str(path)):
         raise DataError(
             f"`path` must be a file on this machine, not an address; got {path}. Download it first."
         )

@@ -19,8 +19,9 @@ import torch
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 
 import dream
+from dream.digests import sha256
 from dream.errors import CheckpointError
-from dream.files import atomic, opened, read_bytes, sha256, write_atomic
+from dream.files import atomic, is_address, opened, read_bytes, write_atomic
 from lightning_modules.checks import require_there
 
 log = logging.getLogger(__name__)
@@ -229,7 +230,7 @@ def local(path: str | Path) -> Path:
     Raises:
         CheckpointError: it is a URL, or does not exist.
     """
-    if "://" in str(path):
+    if is_address(str(path)):
         raise CheckpointError(
             f"`ckpt_path` must be a local file; got {path}. Download it, and check where it comes from."
         )

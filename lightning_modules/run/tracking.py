@@ -22,7 +22,7 @@ from lightning.pytorch.utilities import rank_zero_only
 
 import dream
 from dream import sums
-from dream.digests import sha256
+from dream.digests import begun
 from dream.errors import CheckpointError, DataError
 from dream.files import extended, inside, lines, opened
 from lightning_modules.checks import gone
@@ -149,7 +149,7 @@ class JSONLLogger(Logger):
             )
         with opened(self.path) as file:
             size = os.fstat(file.fileno()).st_size
-            return sha256(file, size if length is None else length)
+            return begun(file, size if length is None else length)
 
     def require(self, length: int) -> None:
         """Refuse a file that has lost some of its first `length` bytes, with which a run would go on.

@@ -160,7 +160,7 @@ class _GradientRule(Rule):
         if isinstance(self.optimizer, torch.optim.SGD):
             return {}
         step, moved = torch.zeros(()), {name.partition(".")[0] for name in tensors}
-        found = {}
+        found: dict[str, Tensor] = {}
         for number, weight in enumerate(self.optimizer.param_groups[0]["params"]):
             if str(number) in moved:  # one without a gradient has no moments
                 moments = {"step": step, "exp_avg": weight, "exp_avg_sq": weight}

@@ -20,8 +20,9 @@ import pandas as pd
 import pooch
 import pyarrow
 
+from dream.digests import sha256
 from dream.errors import CheckpointError, DataError
-from dream.files import atomic, read_json, sha256, write_atomic
+from dream.files import atomic, read_json, write_atomic
 from dream.sealed import note, read_note
 from lightning_modules.data.dates import find_formats, require_order
 from lightning_modules.data.disk.blocks import Block, file_blocks

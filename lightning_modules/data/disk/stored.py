@@ -20,8 +20,9 @@ import numpy as np
 import pyarrow
 from filelock import FileLock
 
+from dream.digests import sha256
 from dream.errors import DataError
-from dream.files import sha256, write_atomic
+from dream.files import write_atomic
 from dream.sealed import note, read_note
 from lightning_modules.data.fingerprint import Fingerprint, content_sum
 from lightning_modules.data.series import Series
