@@ -131,14 +131,15 @@ def read_bytes(path: str | os.PathLike[str], most: int = MOST, *, links: bool = 
     Raises:
         OSError: it cannot be read, is larger, or is a link, a folder, a device or a pipe.
     """
-    content = b""
+    content = bytearray()
     with opened(path, links=links) as file:
-        # a read makes room for all that it may return
-        while piece := file.read(min(_PIECE, most + 1 - len(content))):
+        # a read makes room for all that it may return, and a file may grow meanwhile
+        small = os.fstat(file.fileno()).st_size <= most
+        while small and (piece := file.read(min(_PIECE, most + 1 - len(content)))):
             content += piece
-    if len(content) > most:
+    if not small or len(content) > most:
         raise OSError(errno.EFBIG, f"it has more than {most:,} bytes", str(path))
-    return content
+    return bytes(content)
 
 
 def read_json(path: str | os.PathLike[str], most: int = MOST) -> dict[str, Any]:
