@@ -86,7 +86,7 @@ TRUST_HELP = (
 )
 _TEXTS = ("group", "project")
 """Settings that name no file."""
-_ADDRESS = re.compile(r"[a-z][a-z0-9+.-]*://|[a-z][a-z0-9+.-]*::", re.IGNORECASE)
+_ADDRESS = re.compile(r"://|^\s*[a-z][a-z0-9+.-]*::", re.IGNORECASE)
 
 _verdicts: dict[str, bool] = {}
 _named: set[str] = set()
@@ -241,7 +241,7 @@ def refuse_address(value: str, key: str) -> None:
     Raises:
         ConfigError: It is one.
     """
-    if _ADDRESS.match(value):
+    if _ADDRESS.search(value):
         raise ConfigError(
             f"{key} must be on this machine, not an address; got {value}. Copy it yourself, and check where "
             "it comes from."
@@ -273,12 +273,19 @@ def _class_paths(value: Any, key: str = "") -> Iterator[tuple[str, str]]:
             yield from _class_paths(inner, key)
 
 
-def trusts(folder: Path, trust: Trust | None) -> bool:
+def trusts(folder: Path, trust: Trust | None, *, of_run: bool = False) -> bool:
     """Whether a command does what the Python and the settings in `folder` say.
 
     So it does for what the user made or named, and for a run only if this user signed it.
+
+    Args:
+        folder: That with the Python and the settings.
+        trust: Value of ``--trust``.
+        of_run: Whether it was named as a run; it is one then, whatever it lacks.
     """
-    return trust == "run" or (trust is None and (not _is_run(folder) or sums.signed(folder)))
+    if trust is not None:
+        return trust == "run"
+    return sums.signed(folder) if of_run or _is_run(folder) else True
 
 
 def recorded(folder: Path, trust: Trust | None) -> list[str]:
