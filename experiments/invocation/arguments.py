@@ -57,6 +57,8 @@ class Invocation:
     own: dict[str, list[str]] = field(default_factory=dict)
     """Values of the flags that are for the command itself and no setting of a run."""
     checkpoint: Path | None = None
+    run: Path | None = None
+    """Folder of the run that brought the configuration."""
 
     @classmethod
     def parse(
@@ -176,7 +178,8 @@ class Invocation:
         """
         first = [] if kept is None else [kept]
         trust.begin(self._allowed())
-        own_code.begin(self._places(kept))
+        places = [folder for folder in self._places(kept) if self._trusts(folder, kept)]
+        own_code.begin(places, sealed=self.trusted is None)
         made = []
         for number, file in enumerate(self.files):
             for name in (*TRUST, "--config"):
@@ -186,38 +189,42 @@ class Invocation:
                         f"Leave it out there, and give {name} if you mean it.",
                         key=key,
                     )
-            self._refuse_online(file)
             content, changed = self._given(number)
             for name, section, place, key in own_code.class_paths(content):
                 if source := own_code.file_of(name, [*first, file.path.parent]):
-                    place[key], changed = self._load_own(name, source, section), True
+                    place[key], changed = self._load_own(name, source, section, kept), True
             if "preset" in content:
                 content, changed = presets.spelled_out(content), True
             made.append(as_config(content) if changed else f"--config={file.text}")
         return made
 
-    def _refuse_online(self, file: YamlFile) -> None:
-        """Refuse a run from elsewhere that asks to be sent to Weights & Biases in this user's name.
+    def refuse_online(self) -> None:
+        """Refuse to send a run to Weights & Biases because a run from elsewhere says so.
 
         Raises:
-            ConfigError: It does, and no flag says where it goes.
+            ConfigError: No flag says where it goes, and one of the configurations is such a run's.
         """
-        run = file.content.get("run")
-        online = isinstance(run, dict) and run.get("wandb") == "online" and "--run.wandb" not in self.names
-        if online and not trust.trusts(file.path.parent, self.trusted):
-            raise ConfigError(
-                f"{file.path} sets `run.wandb` to online, and it is not signed with your key, so nothing is "
-                "sent. Give --run.wandb=offline, or online if you want that.",
-                key="run.wandb",
-            )
+        if not self._typed().isdisjoint(("run", "run.wandb")):
+            return
+        for file in self.files:
+            if not self._trusts(file.path.parent):
+                raise ConfigError(
+                    f"{file.path} is not signed with your key, and so decides not that `run.wandb` is online: "
+                    "nothing is sent. Give --run.wandb=offline, or online if you want that.",
+                    key="run.wandb",
+                )
 
-    def _load_own(self, class_path: str, file: Path, section: str) -> str:
+    def _trusts(self, folder: Path, kept: Path | None = None) -> bool:
+        """See `trust.trusts`; `kept` is the folder of a run that is resumed."""
+        return trust.trusts(folder, self.trusted, of_run=folder in (self.run, kept))
+
+    def _load_own(self, class_path: str, file: Path, section: str, kept: Path | None) -> str:
         """See `own_code.load`.
 
         Raises:
             ConfigError: It is of a run that is not this user's own, too.
         """
-        if not trust.trusts(file.parent, self.trusted):
+        if not self._trusts(file.parent, kept):
             reason = (
                 "`--trust none` runs no Python"
                 if self.trusted == "none"
@@ -345,7 +352,7 @@ class Invocation:
                 f"{home} takes classes from {file.name} beside it, and a checkpoint file alone runs no code. "
                 f"If you trust that run, name it: --ckpt_path {home.parent}"
             )
-        return replace(self, checkpoint=checkpoint, files=files)
+        return replace(self, checkpoint=checkpoint, files=files, run=home.parent)
 
     def _kept(self) -> Path | None:
         """Folder of the run that ``--resume`` continues, if it keeps copies of the Python files.
@@ -372,21 +379,21 @@ class Invocation:
         )
         if folder is None or not (folder / CONFIG).is_file():
             return None
-        same = True
+        same, own_run = True, self._trusts(folder, folder)
         for own in sorted(folder.rglob("*.py")):
             beside = [file.path.parent / own.relative_to(folder) for file in self.files]
             changed = [
                 now for now in beside if now.is_file() and read_bytes(now, links=True) != read_bytes(own)
             ]
             same = same and not changed and any(now.is_file() for now in beside)
-            if trust.trusts(folder, self.trusted):
+            if own_run:
                 for now in changed:
                     message = (
                         f"{now} was changed since the run began, which goes on with its own copy, {own}."
                     )
                     warnings.warn(message, DREAMWarning, stacklevel=2)
         # a run that was killed before it could be signed goes on with the same files beside its configuration
-        return folder if not same or trust.trusts(folder, self.trusted) else None
+        return folder if not same or own_run else None
 
     def _ready(self, flags: list[str], kept: Path | None) -> list[str]:
         """Load the own classes that `flags` name, and keep every text in them as it was typed.
@@ -413,7 +420,7 @@ class Invocation:
             if setting in ("", "class_path"):
                 classes[section] = own_code.full_name(value, places)
                 if file := own_code.file_of(value, places):
-                    new = f"{name}={self._load_own(value, file, section)}"
+                    new = f"{name}={self._load_own(value, file, section, kept)}"
             elif misread and explain.is_text(classes[section], own_code.KINDS[section], setting):
                 new = as_config(nested([section, "init_args", *setting.split(".")], value))
             made.append(new or word)

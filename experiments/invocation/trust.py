@@ -272,12 +272,19 @@ def _class_paths(value: Any, key: str = "") -> Iterator[tuple[str, str]]:
             yield from _class_paths(inner, key)
 
 
-def trusts(folder: Path, trust: Trust | None) -> bool:
+def trusts(folder: Path, trust: Trust | None, *, of_run: bool = False) -> bool:
     """Whether a command does what the Python and the settings in `folder` say.
 
     So it does for what the user made or named, and for a run only if this user signed it.
+
+    Args:
+        folder: That with the Python and the settings.
+        trust: Value of ``--trust``.
+        of_run: Whether it was named as a run; it is one then, whatever it lacks.
     """
-    return trust == "run" or (trust is None and (not _is_run(folder) or sums.signed(folder)))
+    if trust is not None:
+        return trust == "run"
+    return sums.signed(folder) if of_run or _is_run(folder) else True
 
 
 def recorded(folder: Path, trust: Trust | None) -> list[str]:

@@ -103,6 +103,10 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
         trainer(logger=spec(f"{PYTORCH}.loggers.CSVLogger", save_dir="memory://logs")),
         "`save_dir` of CSVLogger must be on this machine, not an address; got memory://logs",
     ),
+    "an address behind a folder": (
+        {"checkpoint": {"dirpath": "a/../http://b/c"}},
+        "`dirpath` of BestCheckpoint must be on this machine, not an address",
+    ),
     "an address in a callback": (
         {"checkpoint": {"dirpath": "s3://bucket/a"}},
         "`dirpath` of BestCheckpoint must be on this machine, not an address",
@@ -262,14 +266,69 @@ def test_what_the_command_of_ones_own_run_allowed_is_allowed(monkeypatch: pytest
     assert Invocation.parse([*command, "--trust=run"])._allowed() == ["os"]
 
 
-def test_a_run_from_elsewhere_is_sent_nowhere(capsys: pytest.CaptureFixture[str]) -> None:
-    command = write("runs/one/config.yaml", run={"wandb": "online"})
-    Invocation.parse(command).load()  # a configuration that the user names
+@pytest.mark.parametrize("gone", [[sums.SUMS], [sums.SUMS, folders.RUN]])
+def test_a_run_is_one_whatever_it_lacks(gone: list[str]) -> None:
+    folder = a_run("one", which="evil")
+    for name in gone:
+        (folder / name).unlink()
+    Path("exp/head.py").write_text(OWN.format("mine"))
+    resumed = ["fit", "-c", "exp/config.yaml", "--run.name=one", "--resume"]
+    for command in (["test", "--ckpt_path", str(folder)], resumed):
+        with pytest.raises(ConfigError, match=r"one is not signed with your key.* `head.Mine`"):
+            if command == resumed:
+                Invocation.parse(command).words()
+            else:
+                which(*command)
+        assert f"{own_code.PACKAGE}.head" not in sys.modules
+    assert which("test", "--ckpt_path", str(folder), "--trust=run") == "evil"
+
+
+def test_files_of_a_run_from_elsewhere_take_no_place_among_ones_own() -> None:
+    folder = a_run("one")
+    (folder / sums.SUMS).unlink()
+    (folder / "helper.py").write_text("NAME = 'evil'\n")
+    (folder / "more.yaml").write_text("seed: 1\n")
+    Path("exp/helper.py").write_text("NAME = 'mine'\n")
+    Path("exp/head.py").write_text(f"from .helper import NAME\n{OWN.format('')}    which = NAME\n")
+    assert which("check", "-c", "exp/config.yaml", "-c", f"{folder}/more.yaml") == "mine"
+
+
+def test_what_is_run_is_what_was_checked() -> None:
+    folder = a_run("one")
+    own_code.begin([folder])
+    (folder / "head.py").write_text(OWN.format("swapped"))
+    with pytest.raises(ConfigError, match=r"was changed since the run in .* was found to be your own"):
+        own_code.load("head.Mine", folder / "head.py", "model")
+
+
+@pytest.mark.parametrize("form", [{"wandb": "online"}, "{wandb: online}"])
+def test_a_run_from_elsewhere_is_sent_nowhere(form: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    command = write("runs/one/config.yaml", run=form)
+    assert main(command) == 0  # a configuration that the user names
     Path("runs/one/run.json").write_text("{}")
-    with pytest.raises(ConfigError, match=r"`run.wandb` to online, and it is not signed with your key"):
-        Invocation.parse(command).load()
-    for flag in ("--run.wandb=offline", "--trust=run"):
-        Invocation.parse([*command, flag]).load()
+    assert main(command) == 2
+    assert "config.yaml is not signed with your key, and so decides not that `run.wandb` is online" in (
+        capsys.readouterr().err
+    )
+    for flag in ("--run.wandb=offline", "--run={wandb: online}", "--trust=run"):
+        assert main([*command, flag]) == 0, capsys.readouterr().err
+
+
+@pytest.mark.parametrize("place", ["section", "text", "pipe", "standard input"])
+def test_the_parser_reads_in_bounds(place: str, capsys: pytest.CaptureFixture[str]) -> None:
+    letters = "abcdefghi"
+    bomb = "a: &a [x, x, x, x, x, x, x, x, x, x]\n" + "".join(
+        f"{name}: &{name} [{', '.join([f'*{before}'] * 10)}]\n"
+        for before, name in zip(letters, letters[1:], strict=False)
+    )
+    Path("bomb.yaml").write_text(bomb)
+    os.mkfifo("pipe")
+    given = {"section": "bomb.yaml", "text": bomb, "pipe": "pipe"}.get(place)
+    value = {"trainer": given} if given else trainer(callbacks="-")
+    assert main(write(**value)) == 2  # and soon
+    said = capsys.readouterr().err
+    reasons = {"pipe": "pipe cannot be read: it is no regular file", "standard input": "not by `-`"}
+    assert reasons.get(place, "`trainer` must be a section with settings") in said
 
 
 def test_a_file_that_cannot_hold_the_class_is_not_run(capsys: pytest.CaptureFixture[str]) -> None:
