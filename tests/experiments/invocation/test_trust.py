@@ -104,6 +104,7 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
         trainer(logger=spec(f"{PYTORCH}.loggers.CSVLogger", save_dir="memory://logs")),
         "`save_dir` of CSVLogger must be on this machine, not an address; got memory://logs",
     ),
+    "a file": ({"run": "more.yaml"}, "`run` must be given in its place, not by a file; got more.yaml"),
     "an address behind a folder": (
         {"checkpoint": {"dirpath": "a/../http://b/c"}},
         "`dirpath` of BestCheckpoint must be on this machine, not an address",
