@@ -35,6 +35,8 @@ ending.filters.append(redacted)
 CONFIGURATION = ("-c", "--config")
 TRUST = ("--allow", "--trust")
 """Flags that open what a configuration cannot open itself."""
+BUILT = ("callbacks", "logger", "plugins", "strategy", "profiler", "accelerator")
+"""Settings of the Trainer that are classes."""
 GIVEN = ("folder", "name", "group", "table", "test")
 """Settings of `run` that a command which starts several runs gives to each of them."""
 
@@ -209,7 +211,7 @@ class Invocation:
         for file in self.files:
             if not self._trusts(file.path.parent):
                 raise ConfigError(
-                    f"{file.path} is not signed with your key, and so decides not that `run.wandb` is online: "
+                    f"{file.path} is not signed with your key, so it may not set `run.wandb` to online: "
                     "nothing is sent. Give --run.wandb=offline, or online if you want that.",
                     key="run.wandb",
                 )
@@ -237,6 +239,18 @@ class Invocation:
                 key="trust",
             )
         return own_code.load(class_path, file, section)
+
+    def _with_own(self, value: str, section: str, kept: Path | None) -> str:
+        """Load the own classes that the value of a flag names; return it with their full names."""
+        places, inline = self._places(kept), yaml_value(value)
+        if not isinstance(inline, dict | list):
+            file = own_code.file_of(value, places)
+            return self._load_own(value, file, section, kept) if file else value
+        changed = False
+        for name, of, place, key in own_code.class_paths({section: inline}):
+            if file := own_code.file_of(name, places):
+                place[key], changed = self._load_own(name, file, of, kept), True
+        return json.dumps(inline, default=str) if changed else value
 
     @property
     def trusted(self) -> Trust | None:
@@ -412,15 +426,21 @@ class Invocation:
             alone = not equals and (not rest or rest[0].startswith("-"))
             if setting == "help" and alone and classes.get(section):
                 word = f"{name}={classes[section]}"  # of the class in use, and not of its base
-            if section not in classes or not (equals or rest):
+            names_class = (
+                setting in ("", "class_path", "help")
+                if section in classes
+                else section == "trainer" and setting.rstrip("+") in BUILT
+            )
+            if not (equals or rest) or (names_class and alone) or not (section in classes or names_class):
                 made.append(word)
                 continue
             value, new = value if equals else rest[0], None
             misread = not isinstance(yaml_value(value), str) or (not equals and value.startswith("-"))
-            if setting in ("", "class_path"):
-                classes[section] = own_code.full_name(value, places)
-                if file := own_code.file_of(value, places):
-                    new = f"{name}={self._load_own(value, file, section, kept)}"
+            if names_class:
+                if setting in ("", "class_path"):
+                    classes[section] = own_code.full_name(value, places)
+                if (own := self._with_own(value, section, kept)) != value:
+                    new = f"{name}={own}"
             elif misread and explain.is_text(classes[section], own_code.KINDS[section], setting):
                 new = as_config(nested([section, "init_args", *setting.split(".")], value))
             made.append(new or word)

@@ -83,7 +83,7 @@ def bound_parser() -> None:
     That is the text of a value, and a file that stands for a section or a list.
     """
     jsonargparse.set_loader("yaml", _parse_value, (yaml.YAMLError,))
-    jsonargparse.Path.read_text = _read_section
+    jsonargparse.Path.read_text = _read_section  # type: ignore[method-assign, assignment]
 
 
 def _parse_value(text: str) -> Any:

@@ -47,9 +47,8 @@ class _Source(SourceFileLoader):
         content = super().get_data(path)
         for folder, found in _sealed.items():
             file = Path(path)
-            # what is run must be what was checked
             if file.is_relative_to(folder) and not found.allows(file.relative_to(folder).as_posix(), content):
-                raise ImportError(f"{path} was changed since the run in {folder} was found to be your own.")
+                raise ImportError(f"the run in {folder}, which is your own, was not written with this file")
         if path == self.path:
             _sources[_inside(self.name, self.is_package(self.name))] = content
         return content

@@ -199,6 +199,12 @@ def refuse(config: Namespace) -> None:
 
 def denied(path: str, key: str) -> ConfigError:
     """Error of a class path that a configuration may not name."""
+    if path.endswith((".yaml", ".yml", ".json")):
+        return ConfigError(
+            f"`{key or 'class_path'}` must be given in its place, not by a file; got {path}. Copy what it "
+            "holds, or give a whole configuration by -c.",
+            key=key or None,
+        )
     return ConfigError(
         f"`{key or 'class_path'}` must be a class that a configuration may name, of dream, Lightning, "
         "torchmetrics or torch.optim, and none that starts processes or asks addresses; got "
