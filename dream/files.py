@@ -24,7 +24,7 @@ LONGEST_NAME = 200
 """Longest name of a file, in bytes: file systems allow 255, and a temporary name is longer."""
 _PIECE = 1 << 20
 # also as paths make it, s3:/..., and chained, zip::s3://...
-_ADDRESS = re.compile(r"\s*[a-z][a-z0-9+.-]+:[/:]", re.IGNORECASE)
+_ADDRESS = re.compile(r"://|^\s*[a-z][a-z0-9+.-]*(::|(?<=..):/)", re.IGNORECASE)
 _NO_LINK, _AT_ONCE = getattr(os, "O_NOFOLLOW", 0), getattr(os, "O_NONBLOCK", 0)  # Windows has neither
 
 
@@ -181,10 +181,10 @@ def lines(file: BufferedReader) -> Iterator[bytes]:
 def is_address(text: str) -> bool:
     """Whether `text`, where a path belongs, is the address of something on another machine.
 
-    >>> [is_address(text) for text in ("https://host/x", "s3:/x", "zip::s3://x", "C:/x", "runs/a:b")]
+    >>> [is_address(text) for text in ("https://host/x", "s3:/x", "zip::x", "C:/x", "runs/a:b")]
     [True, True, True, False, False]
     """
-    return _ADDRESS.match(text) is not None
+    return _ADDRESS.search(text) is not None
 
 
 def is_name(text: str) -> bool:
