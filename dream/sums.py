@@ -44,7 +44,6 @@ FOREIGN = "wandb"
 SETTINGS = (".yaml", ".yml")
 COMMANDS = ("run.json", "plan.json")
 SHOWN = 8  # names in a message
-ENTRIES = 100_000  # files below a folder beyond which it is nobody's own
 
 Content = bytes | str
 
@@ -125,33 +124,27 @@ def differing(folder: str | os.PathLike[str]) -> list[str]:
 def _differing(found: Sums, folder: Path) -> list[str]:
     changed = [name for name in found.files if not _matches(found, folder, name)]
     present = {path.relative_to(folder).as_posix() for path in _present(folder, PATTERNS)}
-    code = [name for name in _code(folder) or () if _inner_run(folder, name) is None]
-    new = sorted({*present, *code} - found.files.keys() - {REPORT})
+    new = sorted(present - found.files.keys() - {REPORT})
     return sorted(changed) + [name for name in new if not _being_written(found, name)]
 
 
 def signed(folder: str | os.PathLike[str]) -> bool:
     """Whether `folder` is that of a run of this user's, and what would be run or set by it is as it was.
 
-    That is: its list carries this user's signature, each configuration and each Python file has its sum, and
-    there is no other file below it that could be imported or read as a configuration, but in runs that are
-    this user's own themselves.
+    That is: its list carries this user's signature, each configuration and each Python file of the list has
+    its sum, and there is no other configuration. Python that is not in the list may lie there, and must not
+    be run: see `Sums.allows`.
     """
     folder = Path(folder)
     try:
         found = read(folder)
     except CheckpointError:
         return False
-    code = _code(folder)
-    if found is None or not found.own or code is None:
+    if found is None or not found.own:
         return False
     settings = [path.name for path in _present(folder, [f"*{suffix}" for suffix in SETTINGS])]
     named = [name for name in found.files if name.endswith((*SETTINGS, *all_suffixes())) or name in COMMANDS]
-    inner = {name: run for name in code if (run := _inner_run(folder, name)) is not None}
-    if not all(signed(run) for run in set(inner.values())):
-        return False
-    checked = {*code, *settings, *named} - inner.keys()
-    return all(name in found.files and _is(found, folder, name) for name in checked)
+    return all(name in found.files and _is(found, folder, name) for name in {*settings, *named})
 
 
 def altered(folder: str | os.PathLike[str], used: Iterable[str] = ()) -> str:
@@ -358,25 +351,3 @@ def _being_written(sums: Sums, name: str) -> bool:
 def _present(folder: Path, patterns: Iterable[str]) -> list[Path]:
     found = {path for pattern in patterns for path in folder.glob(pattern)}
     return sorted(path for path in found if not path.name.startswith(".") and not path.is_dir())
-
-
-def _code(folder: Path) -> list[str] | None:
-    """Names of all below `folder` that Python could import, links to folders included; None for too many."""
-    found, seen = [], 0
-    for place, folders, files in os.walk(folder):
-        here = Path(place).relative_to(folder)
-        if place == str(folder) and FOREIGN in folders:
-            folders.remove(FOREIGN)
-        links = [name for name in folders if (folder / here / name).is_symlink()]
-        seen += len(folders) + len(files)
-        if seen > ENTRIES:
-            return None
-        found += [(here / name).as_posix() for name in links]
-        found += [(here / name).as_posix() for name in files if name.endswith(tuple(all_suffixes()))]
-    return found
-
-
-def _inner_run(folder: Path, name: str) -> Path | None:
-    """The outermost folder around a file that has a list of its own, as the runs of a comparison have."""
-    around = (folder / parent for parent in reversed(Path(name).parents[:-1]))
-    return next((parent for parent in around if (parent / SUMS).is_file()), None)

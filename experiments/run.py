@@ -192,6 +192,8 @@ class DREAMCLI(LightningCLI):
         if not 0 <= values.seed < 2**32:
             raise ConfigError(f"`seed` must lie between 0 and {2**32 - 1}; got {values.seed}.", key="seed")
         limits.refuse(values)
+        if values.run.wandb == "online":
+            self.invocation.refuse_online()
         if values.trainer.default_root_dir is not None:
             raise ConfigError("`trainer.default_root_dir` is the run's own folder here; set `run.folder`.")
         if values.trainer.overfit_batches:

@@ -11,7 +11,7 @@ from jsonargparse import set_parsing_settings
 from dream.errors import DREAMWarning
 from experiments import launch
 from experiments.ending import say
-from experiments.invocation import own_code
+from experiments.invocation import configs, own_code
 from lightning_modules.redaction import redacted
 
 
@@ -29,6 +29,7 @@ def set_up(with_help: bool = False) -> None:
         config_read_mode_urls_enabled=False,
         config_read_mode_fsspec_enabled=False,
     )
+    configs.bound_parser()
     handler = logging.StreamHandler()
     handler.setFormatter(_Message())
     logging.basicConfig(handlers=[handler], level=logging.WARNING)

@@ -35,6 +35,8 @@ ending.filters.append(redacted)
 CONFIGURATION = ("-c", "--config")
 TRUST = ("--allow", "--trust")
 """Flags that open what a configuration cannot open itself."""
+BUILT = ("callbacks", "logger", "plugins", "strategy", "profiler", "accelerator")
+"""Settings of the Trainer that are classes."""
 GIVEN = ("folder", "name", "group", "table", "test")
 """Settings of `run` that a command which starts several runs gives to each of them."""
 
@@ -57,6 +59,8 @@ class Invocation:
     own: dict[str, list[str]] = field(default_factory=dict)
     """Values of the flags that are for the command itself and no setting of a run."""
     checkpoint: Path | None = None
+    run: Path | None = None
+    """Folder of the run that brought the configuration."""
 
     @classmethod
     def parse(
@@ -176,7 +180,8 @@ class Invocation:
         """
         first = [] if kept is None else [kept]
         trust.begin(self._allowed())
-        own_code.begin(self._places(kept))
+        places = [folder for folder in self._places(kept) if self._trusts(folder, kept)]
+        own_code.begin(places, sealed=self.trusted is None)
         made = []
         for number, file in enumerate(self.files):
             for name in (*TRUST, "--config"):
@@ -186,38 +191,42 @@ class Invocation:
                         f"Leave it out there, and give {name} if you mean it.",
                         key=key,
                     )
-            self._refuse_online(file)
             content, changed = self._given(number)
             for name, section, place, key in own_code.class_paths(content):
                 if source := own_code.file_of(name, [*first, file.path.parent]):
-                    place[key], changed = self._load_own(name, source, section), True
+                    place[key], changed = self._load_own(name, source, section, kept), True
             if "preset" in content:
                 content, changed = presets.spelled_out(content), True
             made.append(as_config(content) if changed else f"--config={file.text}")
         return made
 
-    def _refuse_online(self, file: YamlFile) -> None:
-        """Refuse a run from elsewhere that asks to be sent to Weights & Biases in this user's name.
+    def refuse_online(self) -> None:
+        """Refuse to send a run to Weights & Biases because a run from elsewhere says so.
 
         Raises:
-            ConfigError: It does, and no flag says where it goes.
+            ConfigError: No flag says where it goes, and one of the configurations is such a run's.
         """
-        run = file.content.get("run")
-        online = isinstance(run, dict) and run.get("wandb") == "online" and "--run.wandb" not in self.names
-        if online and not trust.trusts(file.path.parent, self.trusted):
-            raise ConfigError(
-                f"{file.path} sets `run.wandb` to online, and it is not signed with your key, so nothing is "
-                "sent. Give --run.wandb=offline, or online if you want that.",
-                key="run.wandb",
-            )
+        if not self._typed().isdisjoint(("run", "run.wandb")):
+            return
+        for file in self.files:
+            if not self._trusts(file.path.parent):
+                raise ConfigError(
+                    f"{file.path} is not signed with your key, so it may not set `run.wandb` to online: "
+                    "nothing is sent. Give --run.wandb=offline, or online if you want that.",
+                    key="run.wandb",
+                )
 
-    def _load_own(self, class_path: str, file: Path, section: str) -> str:
+    def _trusts(self, folder: Path, kept: Path | None = None) -> bool:
+        """See `trust.trusts`; `kept` is the folder of a run that is resumed."""
+        return trust.trusts(folder, self.trusted, of_run=folder in (self.run, kept))
+
+    def _load_own(self, class_path: str, file: Path, section: str, kept: Path | None) -> str:
         """See `own_code.load`.
 
         Raises:
             ConfigError: It is of a run that is not this user's own, too.
         """
-        if not trust.trusts(file.parent, self.trusted):
+        if not self._trusts(file.parent, kept):
             reason = (
                 "`--trust none` runs no Python"
                 if self.trusted == "none"
@@ -230,6 +239,18 @@ class Invocation:
                 key="trust",
             )
         return own_code.load(class_path, file, section)
+
+    def _with_own(self, value: str, section: str, kept: Path | None) -> str:
+        """Load the own classes that the value of a flag names; return it with their full names."""
+        places, inline = self._places(kept), yaml_value(value)
+        if not isinstance(inline, dict | list):
+            file = own_code.file_of(value, places)
+            return self._load_own(value, file, section, kept) if file else value
+        changed = False
+        for name, of, place, key in own_code.class_paths({section: inline}):
+            if file := own_code.file_of(name, places):
+                place[key], changed = self._load_own(name, file, of, kept), True
+        return json.dumps(inline, default=str) if changed else value
 
     @property
     def trusted(self) -> Trust | None:
@@ -345,7 +366,7 @@ class Invocation:
                 f"{home} takes classes from {file.name} beside it, and a checkpoint file alone runs no code. "
                 f"If you trust that run, name it: --ckpt_path {home.parent}"
             )
-        return replace(self, checkpoint=checkpoint, files=files)
+        return replace(self, checkpoint=checkpoint, files=files, run=home.parent)
 
     def _kept(self) -> Path | None:
         """Folder of the run that ``--resume`` continues, if it keeps copies of the Python files.
@@ -372,21 +393,21 @@ class Invocation:
         )
         if folder is None or not (folder / CONFIG).is_file():
             return None
-        same = True
+        same, own_run = True, self._trusts(folder, folder)
         for own in sorted(folder.rglob("*.py")):
             beside = [file.path.parent / own.relative_to(folder) for file in self.files]
             changed = [
                 now for now in beside if now.is_file() and read_bytes(now, links=True) != read_bytes(own)
             ]
             same = same and not changed and any(now.is_file() for now in beside)
-            if trust.trusts(folder, self.trusted):
+            if own_run:
                 for now in changed:
                     message = (
                         f"{now} was changed since the run began, which goes on with its own copy, {own}."
                     )
                     warnings.warn(message, DREAMWarning, stacklevel=2)
         # a run that was killed before it could be signed goes on with the same files beside its configuration
-        return folder if not same or trust.trusts(folder, self.trusted) else None
+        return folder if not same or own_run else None
 
     def _ready(self, flags: list[str], kept: Path | None) -> list[str]:
         """Load the own classes that `flags` name, and keep every text in them as it was typed.
@@ -405,15 +426,21 @@ class Invocation:
             alone = not equals and (not rest or rest[0].startswith("-"))
             if setting == "help" and alone and classes.get(section):
                 word = f"{name}={classes[section]}"  # of the class in use, and not of its base
-            if section not in classes or not (equals or rest):
+            names_class = (
+                setting in ("", "class_path", "help")
+                if section in classes
+                else section == "trainer" and setting.rstrip("+") in BUILT
+            )
+            if not (equals or rest) or (names_class and alone) or not (section in classes or names_class):
                 made.append(word)
                 continue
             value, new = value if equals else rest[0], None
             misread = not isinstance(yaml_value(value), str) or (not equals and value.startswith("-"))
-            if setting in ("", "class_path"):
-                classes[section] = own_code.full_name(value, places)
-                if file := own_code.file_of(value, places):
-                    new = f"{name}={self._load_own(value, file, section)}"
+            if names_class:
+                if setting in ("", "class_path"):
+                    classes[section] = own_code.full_name(value, places)
+                if (own := self._with_own(value, section, kept)) != value:
+                    new = f"{name}={own}"
             elif misread and explain.is_text(classes[section], own_code.KINDS[section], setting):
                 new = as_config(nested([section, "init_args", *setting.split(".")], value))
             made.append(new or word)

@@ -5,12 +5,14 @@ The shipped ones are found from a checkout and from an installed wheel alike.
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import jsonargparse
 import yaml
 
 from dream.errors import ConfigError, nearest
@@ -22,6 +24,8 @@ DEEPEST = 100
 """Most levels of lists and sections in each other."""
 PARTS = 20_000
 """Most values, lists and sections in a file, those that it repeats by aliases counted each time."""
+
+_parser_load = jsonargparse.get_loader("yaml")
 
 
 class Loader(yaml.SafeLoader):
@@ -71,6 +75,31 @@ def parse(text: str, loader: type[yaml.SafeLoader] = Loader) -> Any:
     """
     _bound(yaml.parse(text, loader))
     return yaml.load(text, loader)
+
+
+def bound_parser() -> None:
+    """Let the parser of the settings read what it reads by itself in the same bounds.
+
+    That is the text of a value, and a file that stands for a section or a list.
+    """
+    jsonargparse.set_loader("yaml", _parse_value, (yaml.YAMLError,))
+    jsonargparse.Path.read_text = _read_section  # type: ignore[method-assign, assignment]
+
+
+def _parse_value(text: str) -> Any:
+    if len(text) > MOST:
+        raise yaml.YAMLError(f"it has more than {MOST:,} characters")
+    _bound(yaml.parse(text, Loader))
+    return _parser_load(text)
+
+
+def _read_section(path: jsonargparse.Path) -> str:
+    if str(path) == "-":
+        raise ConfigError("a section or a list must be given in its place or in a file, not by `-`.")
+    try:
+        return read_bytes(os.fspath(path), MOST, links=True).decode()
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{path} cannot be read: {getattr(error, 'strerror', None) or error}.") from None
 
 
 def _bound(events: Iterator[Any]) -> None:

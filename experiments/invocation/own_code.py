@@ -33,6 +33,8 @@ PACKAGE = "beside_config"
 KINDS: dict[str, type] = {"model": TaskModule, "data": TaskData}
 """Base of the classes of a section."""
 _sources: dict[str, bytes] = {}
+_sealed: dict[Path, sums.Sums] = {}
+"""Lists of sums of the user's own runs among the folders."""
 
 
 class _Source(SourceFileLoader):
@@ -43,6 +45,10 @@ class _Source(SourceFileLoader):
 
     def get_data(self, path: str) -> bytes:
         content = super().get_data(path)
+        for folder, found in _sealed.items():
+            file = Path(path)
+            if file.is_relative_to(folder) and not found.allows(file.relative_to(folder).as_posix(), content):
+                raise ImportError(f"the run in {folder}, which is your own, was not written with this file")
         if path == self.path:
             _sources[_inside(self.name, self.is_package(self.name))] = content
         return content
@@ -64,14 +70,22 @@ class _Finder(MetaPathFinder):
 sys.meta_path.insert(0, _Finder())
 
 
-def begin(folders: Sequence[Path]) -> None:
+def begin(folders: Sequence[Path], sealed: bool = True) -> None:
     """Take classes from the Python files in `folders` from now on, and forget those loaded before.
 
     Of files of one name that in the first folder counts.
+
+    Args:
+        folders: They are trusted.
+        sealed: Whether those that are runs are so because they are signed.
     """
     for name in [name for name in sys.modules if name.partition(".")[0] == PACKAGE]:
         del sys.modules[name]
     _sources.clear()
+    _sealed.clear()
+    for folder in folders if sealed else ():
+        if (found := sums.read(folder)) is not None:
+            _sealed[folder.resolve()] = found
     package = ModuleType(PACKAGE)
     package.__path__ = [str(folder.resolve()) for folder in dict.fromkeys(folders)]
     sys.modules[PACKAGE] = package

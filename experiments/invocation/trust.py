@@ -199,6 +199,12 @@ def refuse(config: Namespace) -> None:
 
 def denied(path: str, key: str) -> ConfigError:
     """Error of a class path that a configuration may not name."""
+    if path.endswith((".yaml", ".yml", ".json")):
+        return ConfigError(
+            f"`{key or 'class_path'}` must be given in its place, not by a file; got {path}. Copy what it "
+            "holds, or give a whole configuration by -c.",
+            key=key or None,
+        )
     return ConfigError(
         f"`{key or 'class_path'}` must be a class that a configuration may name, of dream, Lightning, "
         "torchmetrics or torch.optim, and none that starts processes or asks addresses; got "
@@ -272,12 +278,19 @@ def _class_paths(value: Any, key: str = "") -> Iterator[tuple[str, str]]:
             yield from _class_paths(inner, key)
 
 
-def trusts(folder: Path, trust: Trust | None) -> bool:
+def trusts(folder: Path, trust: Trust | None, *, of_run: bool = False) -> bool:
     """Whether a command does what the Python and the settings in `folder` say.
 
     So it does for what the user made or named, and for a run only if this user signed it.
+
+    Args:
+        folder: That with the Python and the settings.
+        trust: Value of ``--trust``.
+        of_run: Whether it was named as a run; it is one then, whatever it lacks.
     """
-    return trust == "run" or (trust is None and (not _is_run(folder) or sums.signed(folder)))
+    if trust is not None:
+        return trust == "run"
+    return sums.signed(folder) if of_run or _is_run(folder) else True
 
 
 def recorded(folder: Path, trust: Trust | None) -> list[str]:

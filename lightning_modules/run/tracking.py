@@ -219,8 +219,8 @@ def wandb_logger(
     secret = redacted(sys.argv) != sys.argv
     settings = {"silent": True, "x_disable_meta": secret}  # the metadata hold the command line
     logger = WandbLogger(
-        name=folder.name,
-        project=project,
+        name=redacted(folder.name),
+        project=redacted(project),
         save_dir=folder,
         mode=mode,
         group=redacted(group),

@@ -90,7 +90,7 @@ def test_a_run_writes_down_none_and_asks_for_them_again(
 ) -> None:
     fit = ["fit", "-c", "c.yaml", "--run.name=one", "--data.api_token", "flag-secret-5"]
     inline = ["--data.init_args={api_token: inline-secret-6}", "--run.wandb=offline"]
-    inline.append("--run.group=env-secret-7")
+    inline += ["--run.group=env-secret-7", "--run.project=of-env-secret-7"]
     log = ["--trainer.logger=CSVLogger", "--trainer.logger.save_dir=csv"]
     assert run(*fit, capsys=capsys)[0] == 0
     assert run("fit", "-c", "c.yaml", "--run.name=two", *inline, capsys=capsys)[0] == 0

@@ -6,6 +6,7 @@ import os
 import py_compile
 import shutil
 import sys
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -103,6 +104,11 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
         trainer(logger=spec(f"{PYTORCH}.loggers.CSVLogger", save_dir="memory://logs")),
         "`save_dir` of CSVLogger must be on this machine, not an address; got memory://logs",
     ),
+    "a file": ({"run": "more.yaml"}, "`run` must be given in its place, not by a file; got more.yaml"),
+    "an address behind a folder": (
+        {"checkpoint": {"dirpath": "a/../http://b/c"}},
+        "`dirpath` of BestCheckpoint must be on this machine, not an address",
+    ),
     "an address in a callback": (
         {"checkpoint": {"dirpath": "s3://bucket/a"}},
         "`dirpath` of BestCheckpoint must be on this machine, not an address",
@@ -164,10 +170,10 @@ def test_neither_flag_is_among_the_settings(capsys: pytest.CaptureFixture[str]) 
     assert content["allow"] is content["trust"] is None
 
 
-def a_run(name: str, *flags: str, which: str = "old") -> Path:
+def a_run(name: str, *flags: str, which: str = "old", head: str = OWN) -> Path:
     """The folder of a run whose model is its own, as `dream fit` writes it."""
     write(model={"class_path": "head.Mine"})
-    Path("exp/head.py").write_text(OWN.format(which))
+    Path("exp/head.py").write_text(head.format(which))
     command = ["fit", "-c", "exp/config.yaml", f"--run.name={name}", *flags]
     Invocation.parse(command).load()
     folder = folders.run_folder(folders.RunSettings(name=name), "exp", command)
@@ -204,7 +210,7 @@ def test_ones_own_run_is_trusted_wherever_it_lies_and_that_of_others_is_not(
         assert which(*named, "--trust", "run") == "old"
 
 
-@pytest.mark.parametrize("change", ["head.py", "config.yaml", "extra.py", "sums.sealed", "run.json"])
+@pytest.mark.parametrize("change", ["head.py", "config.yaml", "extra.yaml", "sums.sealed", "run.json"])
 def test_a_run_that_was_changed_is_not_ones_own(change: str) -> None:
     folder = a_run("one")
     file, command = folder / change, ["test", "--ckpt_path", str(folder)]
@@ -262,14 +268,103 @@ def test_what_the_command_of_ones_own_run_allowed_is_allowed(monkeypatch: pytest
     assert Invocation.parse([*command, "--trust=run"])._allowed() == ["os"]
 
 
-def test_a_run_from_elsewhere_is_sent_nowhere(capsys: pytest.CaptureFixture[str]) -> None:
-    command = write("runs/one/config.yaml", run={"wandb": "online"})
-    Invocation.parse(command).load()  # a configuration that the user names
+@pytest.mark.parametrize("gone", [[sums.SUMS], [sums.SUMS, folders.RUN]])
+def test_a_run_is_one_whatever_it_lacks(gone: list[str]) -> None:
+    folder = a_run("one", which="evil")
+    for name in gone:
+        (folder / name).unlink()
+    Path("exp/head.py").write_text(OWN.format("mine"))
+    resumed = ["fit", "-c", "exp/config.yaml", "--run.name=one", "--resume"]
+    for command in (["test", "--ckpt_path", str(folder)], resumed):
+        with pytest.raises(ConfigError, match=r"one is not signed with your key.* `head.Mine`"):
+            Invocation.parse(command).words()
+        assert f"{own_code.PACKAGE}.head" not in sys.modules
+    assert which("test", "--ckpt_path", str(folder), "--trust=run") == "evil"
+
+
+def test_files_of_a_run_from_elsewhere_take_no_place_among_ones_own() -> None:
+    folder = a_run("one")
+    (folder / sums.SUMS).unlink()
+    (folder / "helper.py").write_text("NAME = 'evil'\n")
+    (folder / "more.yaml").write_text("seed: 1\n")
+    Path("exp/helper.py").write_text("NAME = 'mine'\n")
+    Path("exp/head.py").write_text(f"from .helper import NAME\n{OWN.format('')}    which = NAME\n")
+    assert which("check", "-c", "exp/config.yaml", "-c", f"{folder}/more.yaml") == "mine"
+
+
+def test_what_is_run_is_what_was_checked() -> None:
+    folder = a_run("one")
+    own_code.begin([folder])
+    (folder / "head.py").write_text(OWN.format("swapped"))
+    with pytest.raises(ConfigError, match=r"the run in .*one, which is your own, was not written with this"):
+        own_code.load("head.Mine", folder / "head.py", "model")
+
+
+def test_python_that_came_later_into_ones_own_run_is_not_run() -> None:
+    Path("exp").mkdir()
+    Path("exp/head.py").write_text(
+        f"try:\n    from . import more\nexcept ImportError:\n    more = None\n{OWN}"
+    )
+    folder = a_run("one", which="old", head=Path("exp/head.py").read_text())
+    (folder / "plot.py").write_text("open('ran', 'w').close()\n")
+    (folder / "more.py").write_text("open('ran', 'w').close()\n")
+    assert which("test", "--ckpt_path", str(folder)) == "old"
+    (folder / "head").mkdir()
+    (folder / "head/__init__.py").write_text(OWN.format("evil"))  # Python takes it rather than head.py
+    (folder / "head/linked").symlink_to("/tmp")
+    (folder / "head.abi3.so").write_text("evil")
+    with pytest.raises(ConfigError, match="was not written with this file"):
+        which("test", "--ckpt_path", str(folder))
+    assert not Path("ran").exists()
+
+
+@pytest.mark.parametrize("form", [{"wandb": "online"}, "{wandb: online}"])
+def test_a_run_from_elsewhere_is_sent_nowhere(form: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    command = write("runs/one/config.yaml", run=form)
+    assert main(command) == 0  # a configuration that the user names
     Path("runs/one/run.json").write_text("{}")
-    with pytest.raises(ConfigError, match=r"`run.wandb` to online, and it is not signed with your key"):
-        Invocation.parse(command).load()
-    for flag in ("--run.wandb=offline", "--trust=run"):
-        Invocation.parse([*command, flag]).load()
+    assert main(command) == 2
+    assert "config.yaml is not signed with your key, so it may not set `run.wandb` to online" in (
+        capsys.readouterr().err
+    )
+    for flag in ("--run.wandb=offline", "--run={wandb: online}", "--trust=run"):
+        assert main([*command, flag]) == 0, capsys.readouterr().err
+
+
+@pytest.mark.parametrize("place", ["section", "text", "pipe", "standard input"])
+def test_the_parser_reads_in_bounds(place: str, capsys: pytest.CaptureFixture[str]) -> None:
+    letters = "abcdefghi"
+    bomb = "a: &a [x, x, x, x, x, x, x, x, x, x]\n" + "".join(
+        f"{name}: &{name} [{', '.join([f'*{before}'] * 10)}]\n" for before, name in pairwise(letters)
+    )
+    Path("bomb.yaml").write_text(bomb)
+    os.mkfifo("pipe")
+    given = {"section": "bomb.yaml", "text": bomb, "pipe": "pipe"}.get(place)
+    value = {"trainer": given} if given else trainer(callbacks="-")
+    assert main(write(**value)) == 2  # and soon
+    said = capsys.readouterr().err
+    reasons = {"pipe": "pipe cannot be read: it is no regular file", "standard input": "not by `-`"}
+    assert reasons.get(place, "`trainer` must be a section with settings") in said
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["--trainer.callbacks+=own.Note"],
+        ["--trainer.callbacks", "own.Note", "--trainer.callbacks.init_args.scale=2"],
+        ["--trainer.callbacks=[{class_path: own.Note, init_args: {scale: 2}}]"],
+        ["--model={class_path: own.Mine}"],
+    ],
+)
+def test_flags_name_classes_of_ones_own(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    command = write()
+    Path("exp/own.py").write_text(
+        f"import lightning as L\n{OWN}class Note(L.Callback):\n    def __init__(self, scale: int = 1): ...\n"
+    )
+    assert main([*command, *words]) == 0, capsys.readouterr().err
+    assert f"{own_code.PACKAGE}.own" in sys.modules
+    assert main([*command, *words, "--trust=none"]) == 2
+    assert "`--trust none` runs no Python" in capsys.readouterr().err
 
 
 def test_a_file_that_cannot_hold_the_class_is_not_run(capsys: pytest.CaptureFixture[str]) -> None:
