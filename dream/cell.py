@@ -82,7 +82,9 @@ class DREAMCell(nn.Module):
         self.check_inputs = check_inputs
         self.plasticity_enabled = True
         with memory.enough(
-            f"`hidden_dim`={config.hidden_dim}, `input_dim`={config.input_dim} and `rank`={config.rank}",
+            lambda: (
+                f"`hidden_dim`={config.hidden_dim}, `input_dim`={config.input_dim} and `rank`={config.rank}"
+            ),
             "Lower the largest of them.",
             weight_bytes(config.input_dim, config.hidden_dim, config.rank),
             key="hidden_dim",
@@ -192,8 +194,10 @@ class DREAMCell(nn.Module):
         if torch.compiler.is_compiling():
             return DREAMState.fresh(self.config, batch_size, prior)
         with memory.enough(
-            f"`batch_size`={batch_size} states of `hidden_dim`={self.config.hidden_dim} and "
-            f"`rank`={self.config.rank}",
+            lambda: (
+                f"`batch_size`={batch_size} states of `hidden_dim`={self.config.hidden_dim} and "
+                f"`rank`={self.config.rank}"
+            ),
             "Use fewer samples, or lower `hidden_dim` or `rank`.",
             state_bytes(self.config, batch_size) if prior.device.type == "cpu" else 0,
             key="batch_size",

@@ -24,7 +24,7 @@ LONGEST_NAME = 200
 """Longest name of a file, in bytes: file systems allow 255, and a temporary name is longer."""
 _PIECE = 1 << 20
 # also as paths make it, s3:/..., and chained, zip::s3://...
-_ADDRESS = re.compile(r"://|^\s*[a-z][a-z0-9+.-]*(::|(?<=..):/)", re.IGNORECASE)
+_ADDRESS = re.compile(r"://|^\s*[a-z][a-z0-9+.-]+:[/:]", re.IGNORECASE)  # one letter is a drive
 _NO_LINK, _AT_ONCE = getattr(os, "O_NOFOLLOW", 0), getattr(os, "O_NONBLOCK", 0)  # Windows has neither
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -26,6 +26,7 @@ _SAID = re.compile(
 
 
 _MUCH = 2**28  # bytes; less is not compared with what there is, which takes time
+_UNUSED = 2**31 + 2**26 * (os.cpu_count() or 1)  # bytes that libraries reserve: pools, and stacks of threads
 
 
 def exhausted(error: BaseException | None) -> bool:
@@ -76,39 +77,50 @@ def there_is() -> str:
     return "there is not as much" if most is None else f"this process may use {shown_bytes(most)}"
 
 
-@contextmanager
-def enough(what: str, remedy: str, needed: int = 0, *, key: str | None = None) -> Iterator[None]:
-    """Turn errors of too little memory in this block into one sentence.
+class enough:  # noqa: N801 - a context manager, made for every call of a layer
+    """Turn errors of too little memory in a block into one sentence.
 
     Args:
-        what: the arguments that need the memory, with their values.
-        remedy: a sentence that says what to do.
-        needed: bytes that the block is sure to need on the CPU; 0 if not known.
-        key: the argument to name on a command line.
+        what: Returns the arguments that need the memory, with their values.
+        remedy: A sentence that says what to do.
+        needed: Bytes that the block is sure to need on the CPU; 0 if not known.
+        key: The argument to name on a command line.
 
     Raises:
         ConfigError: there is less memory than `needed`, or the block ran out of it.
     """
-    if needed > _MUCH and (most := limit()) is not None and needed > most:
-        raise ConfigError(_sentence(what, remedy, needed), key=key)
-    try:
-        yield
-    except (MemoryError, RuntimeError, OverflowError, TypeError, ValueError) as error:
-        if not exhausted(error):
-            raise
-        raise ConfigError(_sentence(what, remedy, needed), key=key) from error
 
+    def __init__(
+        self, what: Callable[[], str], remedy: str, needed: int = 0, *, key: str | None = None
+    ) -> None:
+        self.what = what
+        self.remedy = remedy
+        self.needed = needed
+        self.key = key
 
-def _sentence(what: str, remedy: str, needed: int) -> str:
-    amount = f"at least {shown_bytes(needed)}" if needed else "more than is left"
-    return f"{what} must fit into memory; they take {amount}, and {there_is()}. {remedy}"
+    def __enter__(self) -> None:
+        if self.needed > _MUCH and (most := limit()) is not None and self.needed > most:
+            raise self._error()
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        sizes = MemoryError, RuntimeError, OverflowError, TypeError, ValueError
+        if isinstance(error, sizes) and exhausted(error):
+            raise self._error() from error
+
+    def _error(self) -> ConfigError:
+        amount = f"at least {shown_bytes(self.needed)}" if self.needed else "more than is left"
+        return ConfigError(
+            f"{self.what()} must fit into memory; they take {amount}, and {there_is()}. {self.remedy}",
+            key=self.key,
+        )
 
 
 @contextmanager
 def within_machine() -> Iterator[None]:
     """Let an allocation beyond the memory of the machine fail in this block.
 
-    Linux gives more than there is, and kills the process that uses it.
+    Linux gives more than there is, and kills the process that uses it. What libraries reserve and never use
+    counts like the rest, so there is room for that.
     """
     most = limit()
     if most is None or resource is None:
@@ -118,7 +130,7 @@ def within_machine() -> Iterator[None]:
     if soft != resource.RLIM_INFINITY:
         yield
         return
-    resource.setrlimit(resource.RLIMIT_DATA, (most, hard))
+    resource.setrlimit(resource.RLIMIT_DATA, (most + _UNUSED, hard))
     try:
         yield
     finally:

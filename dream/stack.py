@@ -94,9 +94,10 @@ class DREAMStack(SequenceModule[list[DREAMState], list[DREAMTrace]]):
             )
         sizes = [config.input_dim, *widths]
         with memory.enough(
-            f"`hidden_dim`={max(widths)}{f' in {len(widths)} layers' if len(widths) > 1 else ''}, "
-            f"`input_dim`={config.input_dim} and "
-            f"`rank`={config.rank}",
+            lambda: (
+                f"`hidden_dim`={max(widths)}{f' in {len(widths)} layers' if len(widths) > 1 else ''}, "
+                f"`input_dim`={config.input_dim} and `rank`={config.rank}"
+            ),
             "Lower the largest of them.",
             sum(weight_bytes(i, h, config.rank) for i, h in pairwise(sizes)),
             key="hidden_dim",

@@ -13,7 +13,6 @@ from __future__ import annotations
 import ctypes
 import math
 from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager
 from dataclasses import fields
 from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary
@@ -153,11 +152,13 @@ def _scan(*arguments: Any) -> tuple[Tensor, ...]:
     return tuple(made.values())
 
 
-def _enough_memory(sizes: _Sizes, needed: int = 0) -> AbstractContextManager[None]:
+def _enough_memory(sizes: _Sizes, needed: int = 0) -> memory.enough:
     fixed = sizes.fixed
     return memory.enough(
-        f"{fixed['samples']} samples of {fixed['steps']} steps in a layer of "
-        f"`hidden_dim`={fixed['hidden']} and `rank`={fixed['rank']}",
+        lambda: (
+            f"{fixed['samples']} samples of {fixed['steps']} steps in a layer of "
+            f"`hidden_dim`={fixed['hidden']} and `rank`={fixed['rank']}"
+        ),
         "Lower `batch_size`, the steps of a sequence or `hidden_dim`.",
         needed,
         key="batch_size",

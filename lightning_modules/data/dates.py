@@ -311,13 +311,20 @@ def _holds_dates(column: pd.Series, leading: bool) -> bool:
 
 
 def is_text(column: pd.Series) -> bool:
-    """Whether a column holds texts or other objects."""
+    """Whether a column holds texts or other objects, durations among them."""
     types = pd.api.types
     return (
         types.is_object_dtype(column)
         or types.is_string_dtype(column)
+        or types.is_timedelta64_dtype(column)
         or isinstance(column.dtype, pd.CategoricalDtype)
     )
+
+
+def with_starts(frame: pd.DataFrame) -> pd.DataFrame:
+    """A table with the start of each period, such as a month, in place of the period."""
+    periods = [name for name, dtype in frame.dtypes.items() if isinstance(dtype, pd.PeriodDtype)]
+    return frame.assign(**{str(name): frame[name].dt.to_timestamp() for name in periods})
 
 
 def _unreadable(column: pd.Series, name: str, leading: bool) -> Any:

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from dream.errors import DataError
-from lightning_modules.data.dates import find_time_column
+from lightning_modules.data.dates import find_time_column, with_starts
 from lightning_modules.data.limits import require_header
 
 NAME = "the table"
@@ -69,7 +69,7 @@ def _as_frame(table: pd.DataFrame | pd.Series | np.ndarray) -> pd.DataFrame:
     require_header(frame.columns.tolist(), Path(NAME))
     if frame.empty:
         raise DataError(f"{NAME}: there are column names but no rows.")
-    return frame
+    return with_starts(frame)
 
 
 def _index(index: pd.Index) -> pd.DataFrame:
@@ -80,5 +80,4 @@ def _index(index: pd.Index) -> pd.DataFrame:
             f"{NAME}: the index must have one level, that of the time; it has {index.nlevels} ({names}). "
             "Give each series a table of its own, or make columns of the levels with reset_index()."
         )
-    values = index.to_timestamp() if isinstance(index, pd.PeriodIndex) else index
-    return pd.DataFrame({str(index.name or ""): values.array})
+    return with_starts(pd.DataFrame({str(index.name or ""): index.array}))

@@ -20,6 +20,11 @@ logger = logging.getLogger(__name__)
 
 TOLERANCE = 1.1  # months have 28 to 31 days, and clocks drift
 _STEPS = 1 << 20  # that are looked at, so that time stamps on disk need not fit into memory
+_ROWS = 1 << 14  # of values, likewise
+_FAR = 10  # deviations of the training rows between their mean and the median of others
+_WIDER = 100  # factor between the deviations of both
+_LEAST = 100  # rows of which a deviation tells something
+_NAMED = 5  # columns
 
 
 class Schema(BaseModel):
@@ -105,6 +110,39 @@ class Schema(BaseModel):
                 f"{source}: rows must be {_text(self.steps[1])} apart, as those that the checkpoint was "
                 f"trained on; here they are {_text(here[1])} apart. Bring the rows to that frequency, or "
                 "train again."
+            )
+
+    def warn_of_scale(self, values: np.ndarray, columns: Sequence[str], source: str) -> None:
+        """Name columns that are far from where the training rows were, as those in another unit are.
+
+        Args:
+            values: (T, D) standardised by `scaler`; of many rows some are looked at.
+            columns: Their names; those without a scale are passed over.
+            source: The file, for messages.
+        """
+        rows = np.linspace(0, len(values) - 1, min(len(values), _ROWS)).astype(np.int64)
+        some = np.asarray(values[rows, : len(columns)], dtype=np.float64)
+        found = []
+        for name, column in zip(columns, some.T, strict=True):
+            known = column[~np.isnan(column)]
+            if name not in self.scales or not known.size:
+                continue
+            mean, scale = self.scales[name]
+            median, spread = float(np.median(known)), float(known.std())
+            wider = len(known) >= _LEAST and spread > 0 and not 1 / _WIDER < spread < _WIDER
+            if abs(median) > _FAR or wider:
+                found.append(
+                    f"`{name}` has the median {mean + scale * median:.4g} and deviation {scale * spread:.4g}, "
+                    f"in training its mean was {mean:.4g} and its deviation {scale:.4g}"
+                )
+        if found:
+            more = f"; and {len(found) - _NAMED} more" if len(found) > _NAMED else ""
+            logger.warning(
+                "%s: columns are far from where they were in training, by whose scale they are read. Are "
+                "they in another measurement unit? %s%s.",
+                source,
+                "; ".join(found[:_NAMED]),
+                more,
             )
 
     def require_settings(self, found: Mapping[str, Any], source: str) -> None:

@@ -28,6 +28,7 @@ from lightning_modules.data.dates import (
     find_time_column,
     require_order,
     time_stamps,
+    with_starts,
 )
 from lightning_modules.data.fingerprint import Fingerprint, content_sum
 from lightning_modules.data.in_memory import NAME
@@ -131,7 +132,7 @@ def read_table(
         DataError: the table cannot be read; names file, column and row.
     """
     if isinstance(path, pd.DataFrame):
-        return table_series(path, Path(NAME), time_column, columns, covariates)
+        return table_series(with_starts(path), Path(NAME), time_column, columns, covariates)
     path = check_file(path)
     return table_series(read_frame(path, separator), path, time_column, columns, covariates)
 
@@ -291,7 +292,7 @@ def open_parquet(path: Path, **options: Any) -> Iterator[parquet.ParquetFile]:
 def parse_parquet(table: pyarrow.Table, path: Path) -> pd.DataFrame:
     """Rows of a Parquet file, all or some of them."""
     require_header(table.column_names, path)
-    return table.to_pandas(ignore_metadata=True)
+    return with_starts(table.to_pandas(ignore_metadata=True))
 
 
 def parse_text(source: BinaryIO, path: Path, separator: str) -> pd.DataFrame:

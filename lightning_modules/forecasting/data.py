@@ -294,6 +294,8 @@ class ForecastingData(TaskData, ABC):
         if self.recorded is None:
             for part, name in zip(self.parts[1:], _PARTS[1:], strict=True):
                 self._require_targets(made, part, name)
+        else:
+            self.recorded.warn_of_scale(made.values.numpy(), self.series.columns, self.series.source)
         return made
 
     def _require_targets(self, made: Prepared, rows: slice, name: str) -> None:

@@ -294,12 +294,16 @@ class OnlineData(TaskData, ABC):
         rows = stream.series.values[:end]
         if self.scaled:
             rows = self.scaler.standardise(rows, stream.series.columns, stream.series.source)
+            if self.recorded is not None:
+                self.recorded.warn_of_scale(rows, stream.series.columns, stream.series.source)
         inputs = torch.from_numpy(np.ascontiguousarray(rows, dtype=np.float64))
         if stream.truth is None:
             return inputs, inputs[:, : self.channels]
         truth = stream.truth[:end]
         if self.scaled:
             truth = self.target_scaler.standardise(truth, stream.targets, stream.series.source)
+            if self.recorded is not None:
+                self.recorded.warn_of_scale(truth, stream.targets, stream.series.source)
         return inputs, torch.from_numpy(np.ascontiguousarray(truth))
 
     @property

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mmap
 import os
 import re
 import resource
@@ -142,14 +143,24 @@ def test_an_allocation_beyond_the_machine_fails(tmp_path: Path) -> None:
         with memory.within_machine():
             most = memory.limit()
             assert most is not None
-            assert resource.getrlimit(resource.RLIMIT_DATA)[0] == most
-            with memory.enough("`rows`=9", "Have fewer.", key="rows"):
-                np.zeros(most, dtype=np.uint8)
+            allowed = resource.getrlimit(resource.RLIMIT_DATA)[0]
+            assert most < allowed
+            with memory.enough(lambda: "`rows`=9", "Have fewer.", key="rows"):
+                np.zeros(allowed, dtype=np.uint8)
         assert resource.getrlimit(resource.RLIMIT_DATA) == before
 
     assert limited(work, tmp_path, more=1 << 45).startswith(
         "ConfigError: `rows`=9 must fit into memory; they take"
     )
+
+
+def test_what_is_reserved_and_never_used_fits_into_a_small_machine(tmp_path: Path) -> None:
+    def work() -> None:
+        memory.limit = lambda: 2**29  # as of a container
+        with memory.within_machine():
+            mmap.mmap(-1, 2**30, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+
+    assert limited(work, tmp_path, more=1 << 45) == "nothing"
 
 
 X = torch.randn(2, 5, 3)

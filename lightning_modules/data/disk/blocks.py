@@ -69,7 +69,8 @@ def _text_blocks(path: Path, separator: str, start: int, rows: int, size: int) -
         rest, more = b"", True
         while more:
             with readable(path, rows):
-                chunk = file.read(size)
+                # up to a multiple of `size`, so that blocks end where they do without a stop
+                chunk = file.read(size - (place + len(rest) - len(header)) % size)
                 more = bool(chunk)
                 rest += chunk
                 cut = _end_of_rows(rest, separator) if more else len(rest)
@@ -115,14 +116,11 @@ def _without_quoted(text: bytes, separator: str) -> bytes:
 
 def _parquet_blocks(path: Path, start: int, size: int) -> Iterator[Block]:
     with readable(path), open_parquet(path, memory_map=True) as file:
-        counts = [file.metadata.row_group(k).num_rows for k in range(file.num_row_groups)]
-        group, first = 0, 0
-        while group < len(counts) and first + counts[group] <= start:
-            first += counts[group]
-            group += 1
         rows = max(size // (8 * max(len(file.schema_arrow.names), 1)), 1)
-        for batch in file.iter_batches(batch_size=rows, row_groups=range(group, len(counts))):
-            frame = parse_parquet(pyarrow.Table.from_batches([batch]), path)
-            stop = first + len(frame)
-            yield Block(frame.iloc[max(start - first, 0) :].copy(), stop, stop / file.metadata.num_rows)
-            first = stop
+        stop = 0
+        # from the first row, so that blocks, which span groups of rows, end where they do without a stop
+        for batch in file.iter_batches(batch_size=rows):
+            first, stop = stop, stop + batch.num_rows
+            if stop > start:
+                frame = parse_parquet(pyarrow.Table.from_batches([batch]), path)
+                yield Block(frame.iloc[max(start - first, 0) :].copy(), stop, stop / file.metadata.num_rows)

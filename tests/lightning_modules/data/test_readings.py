@@ -107,6 +107,7 @@ DATES = {
     "another zone": frame(
         time=[at.isoformat() for at in HOURS.tz_localize("UTC").tz_convert("Asia/Kolkata")]
     ),
+    "periods": frame(time=HOURS.to_period()),
     "more dates with gaps": frame(
         time=written(HOURS, "%Y-%m-%d %H:%M"), serviced=[None, *written(HOURS[1:], "%Y-%m-%d")]
     ),
@@ -232,6 +233,7 @@ REFUSED = {
         "`time` must increase from row to row; row 200",
     ),
     "twelve hours without half": (frame(time=written(HOURS, "%Y-%m-%d %I:%M")), "must increase .*row 1 "),
+    "durations": (frame(time=HOURS - HOURS[0]), "`time` seems to hold the time, in no format that is"),
     "several series": (
         pd.concat([frame(time=NAIVE, id=k) for k in (1, 2)], ignore_index=True),
         "row 300 .*a table of several series is one file for each",

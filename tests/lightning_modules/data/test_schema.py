@@ -11,7 +11,10 @@ import pytest
 import torch
 
 from dream.errors import CheckpointError, DataError
+from lightning_modules.data import TaskData
 from lightning_modules.data.schema import Schema, step_quartiles
+from lightning_modules.forecasting import TableData
+from lightning_modules.online import TableStream
 
 HOUR = 3600e9
 SCHEMA = Schema(
@@ -112,3 +115,45 @@ def test_settings_that_differ_are_named() -> None:
     SCHEMA.require_settings({"season": 24, "mfcc": {"hop": 0.01}}, "the data")
     with pytest.raises(DataError, match=r"the data: `mfcc` must be \{'hop': 0.01\}, as in the training"):
         SCHEMA.require_settings({"season": 24, "mfcc": {"hop": 0.02}}, "the data")
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        (lambda rows: rows, []),
+        (lambda rows: rows * 9 / 5, []),
+        (lambda rows: rows + [0, 20], ["b"]),
+        (lambda rows: rows * [1000, 1], ["a"]),
+        (lambda rows: rows / 1000, ["a", "b"]),
+        (lambda rows: rows * 0, []),  # nothing happens at night
+        (lambda rows: rows[:20] / 1000, []),  # nor in a few rows
+    ],
+)
+def test_columns_that_seem_to_be_in_another_unit_are_named(
+    change: Any, named: list[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    rows = np.random.default_rng(0).standard_normal((300, 2))
+    schema = Schema(scales={"a": (100.0, 2.0), "b": (0.0, 1.0)})
+    with caplog.at_level(logging.WARNING):
+        schema.warn_of_scale(change(rows), ["a", "b"], "x.csv")
+    assert [name for name in "ab" if f"`{name}` has the median" in caplog.text] == named
+    assert len(caplog.records) == bool(named)
+    if named == ["a"]:
+        assert "in training its mean was 100 and its deviation 2." in caplog.text
+
+
+@pytest.mark.parametrize("read", ["forecasting", "online", "regression"])
+def test_tables_in_another_unit_are_named_once(read: str, caplog: pytest.LogCaptureFixture) -> None:
+    table = pd.DataFrame(np.random.default_rng(0).standard_normal((300, 2)) + 5, columns=["a", "b"])
+
+    def data(table: pd.DataFrame) -> TaskData:
+        if read == "forecasting":
+            return TableData.of(table, look_back=8, horizon=2, season=2)
+        targets = {"targets": ["a"], "task": "regression"} if read == "regression" else {}
+        return TableStream.of(table, crop=16, context=4, **targets)
+
+    other = data(table.assign(a=table["a"] * 1000))
+    other.follow(data(table).schema)
+    for _ in range(2):
+        other.setup()
+    assert [record.message.count("`a` has the median") for record in caplog.records] == [1]

@@ -245,6 +245,19 @@ class TestBlocks:
                 again = pd.concat([other.frame.astype(str) for other in rest])
                 pd.testing.assert_frame_equal(again, whole.loc[block.frame.index[-1] + 1 :])
 
+    @pytest.mark.parametrize("name", ["t.csv", "t.csv.gz", "t.parquet"])
+    def test_end_at_the_same_rows_wherever_they_start(self, tmp_path: Path, name: str) -> None:
+        frame = pd.DataFrame({"a": np.arange(700) / 7, "b": np.sqrt(np.arange(700))})
+        if name.endswith(".parquet"):
+            frame.to_parquet(tmp_path / name, row_group_size=90)
+        else:
+            frame.to_csv(tmp_path / name, index=False)
+        blocks = list(file_blocks(tmp_path / name, ",", 0, 0, 1000))
+        assert len(blocks) > 9
+        for number, block in enumerate(blocks, 1):
+            rest = file_blocks(tmp_path / name, ",", block.stop, block.frame.index[-1] + 1, 1000)
+            assert [again.stop for again in rest] == [later.stop for later in blocks[number:]]
+
     def test_an_open_quote_is_refused_before_it_fills_the_memory(self, tmp_path: Path) -> None:
         path = tmp_path / "t.csv"
         path.write_text('a,b\n1,2\n3,"4\n' + "5,6\n" * 1000)
