@@ -181,7 +181,7 @@ def lines(file: BufferedReader) -> Iterator[bytes]:
 def is_address(text: str) -> bool:
     """Whether `text`, where a path belongs, is the address of something on another machine.
 
-    >>> [is_address(text) for text in ("https://host/x", "s3:/x", "zip::s3://x", "C:/x", "runs/a:b")]
+    >>> [is_address(text) for text in ("https://host/x", "s3:/x", "zip::x", "C:/x", "runs/a:b")]
     [True, True, True, False, False]
     """
     return _ADDRESS.search(text) is not None

@@ -230,8 +230,8 @@ class Invocation:
             reason = (
                 "`--trust none` runs no Python"
                 if self.trusted == "none"
-                else f"the run in {file.parent} is not signed with your key: it came from elsewhere or was "
-                "changed, so no Python in it is run"
+                else f"the run in {file.parent} is not signed with your key: it came from elsewhere, was "
+                "changed, or is of an earlier version, so no Python in it is run"
             )
             raise ConfigError(
                 f"{reason}, and its configuration takes `{class_path}` from {file}. Read that file; if you "

@@ -233,7 +233,7 @@ def lives(folder: Path, limit: int) -> bool:
 
 def test_a_kill_at_any_operation_alters_nothing(tmp_path: Path) -> None:
     a_life(tmp_path / "whole")  # what is loaded by now is not loaded in each fork
-    for limit in itertools.count(1, 2):
+    for limit in itertools.count(1, 3):
         folder = tmp_path / str(limit)
         ended = lives(folder, limit)
         if (folder / sums.SUMS).exists():
@@ -241,7 +241,7 @@ def test_a_kill_at_any_operation_alters_nothing(tmp_path: Path) -> None:
             assert sums.signed(folder), limit
         if ended:
             break
-        if limit % 10 == 5:  # it goes on later, and is killed again
+        if limit % 15 == 1:  # it goes on later, and is killed again
             lives(folder, 2 * limit + 1)
             assert sums.differing(folder) == [], limit
     assert limit > 80
