@@ -144,8 +144,8 @@ class TaskModule(L.LightningModule, ABC):
         self.config = as_instance(DREAMConfig, config, "config")
         self.shape = shape
         self.schema: Schema | None = None
-        """Facts about the data that the weights were trained on, from the training or a checkpoint; set to None
-        before a fit, the weights are trained on as if all other data were their first."""
+        """Facts about the data that the weights were trained on, from the training or a checkpoint. Set
+        to None before a fit, its data are read as the first of these weights are."""
         self.settings = settings
         self.observed: list[Observation] = []
         self.results: dict[str, dict[str, float]] = {}

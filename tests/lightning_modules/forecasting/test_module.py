@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch.nn.functional import mse_loss
 
-from dream import ConfigError, DREAMConfig
+from dream import ConfigError, DataError, DREAMConfig
 from lightning_modules import ForecastingModule
 from lightning_modules.forecasting import DriftingLoad, TableData
 from lightning_modules.forecasting.batches import WindowBatch, WindowDataset
@@ -468,7 +468,7 @@ def test_a_module_reads_all_data_as_those_that_it_was_trained_on(tmp_path: Path)
 
 def test_weights_start_on_other_data_as_if_these_were_the_first(tmp_path: Path) -> None:
     frame = pd.DataFrame(np.random.default_rng(0).standard_normal((200, 2)), columns=["a", "b"])
-    options: dict[str, Any] = dict(look_back=24, horizon=4, season=4)
+    options = dict(look_back=24, horizon=4, season=4)
     model = ForecastingModule.for_data(TableData.of(frame, **options))
     model.schema = TableData.of(frame, **options).schema
     other = TableData.of(1000 * frame.rename(columns={"a": "x"}), **options)
