@@ -75,7 +75,7 @@ class TaskData(L.LightningDataModule, ABC):
         """Read the data, as those that the Trainer's module was trained on; Lightning calls it first."""
         module = None if self.trainer is None else self.trainer.lightning_module
         if hasattr(module, "schema"):
-            self.follow(module.schema)
+            self.follow(module.schema)  # type: ignore[union-attr, arg-type]
 
     @cached_property
     def fingerprint(self) -> Fingerprint:
