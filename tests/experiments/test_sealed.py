@@ -238,3 +238,16 @@ def test_a_save_that_others_delete_at_once_ends_the_run_in_a_sentence(tmp_path: 
     )
     with pytest.raises(DataError, match=r"the folder .*run/checkpoints is gone"):
         saving.save(trainer)  # type: ignore[arg-type]
+
+
+def test_a_run_without_its_facts_is_passed_over_by_name(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    settings, command = folders.RunSettings(folder=str(tmp_path)), ["fit", "-c", "forecasting"]
+    for name in ("whole", "bare"):
+        (tmp_path / name / folders.SAVES).mkdir(parents=True)
+    folders.write_run(tmp_path / "whole", command)
+    assert folders.earlier_run(settings, [*command, "--resume"]) == tmp_path / "whole"
+    assert caplog.messages == [
+        f"{tmp_path / 'bare'} has no run.json and is passed over; put it back to go on with it."
+    ]
