@@ -236,6 +236,9 @@ def earlier_run(settings: RunSettings, command: list[str], **facts: Any) -> Path
                 runs[path.parent] = results(path.parent) is None, path.stat().st_mtime
         except CheckpointError as error:
             log.warning("%s Its run is passed over; name it to go on with it.", error)
+    for path in parent.glob(f"*/{SAVES}"):
+        if not (path.parent / RUN).exists():
+            log.warning("%s has no %s and is passed over; put it back to go on with it.", path.parent, RUN)
     return max(runs, key=lambda run: runs[run], default=None)
 
 

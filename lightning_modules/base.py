@@ -144,7 +144,8 @@ class TaskModule(L.LightningModule, ABC):
         self.config = as_instance(DREAMConfig, config, "config")
         self.shape = shape
         self.schema: Schema | None = None
-        """Facts about the data that the weights were trained on, from the training or a checkpoint."""
+        """Facts about the data that the weights were trained on, from the training or a checkpoint. Set
+        to None before a fit, its data are read as the first of these weights are."""
         self.settings = settings
         self.observed: list[Observation] = []
         self.results: dict[str, dict[str, float]] = {}
@@ -420,12 +421,11 @@ class TaskModule(L.LightningModule, ABC):
         self.require_data(type(data))
         assert isinstance(data, TaskData)
         data.follow(self.schema)
-        if self.schema is not None:
-            self._require_shape(data)
+        self._require_shape(data)
         self.data = data
 
     def _require_shape(self, data: TaskData) -> None:
-        """Refuse data of another shape than the weights were trained on."""
+        """Refuse data of another shape than the module was built for."""
         own, theirs = asdict(self.shape), asdict(data.shape)
         if own != theirs:
             changed = [
@@ -434,8 +434,8 @@ class TaskModule(L.LightningModule, ABC):
                 if theirs.get(name) != value
             ]
             raise ConfigError(
-                f"the data must have the shape that the weights were trained on; {', '.join(changed)}. Build "
-                "the data with the settings of the training."
+                f"the data must have the shape that the model was built for; {', '.join(changed)}. Give the "
+                "data the same columns and settings, or build a model for them with `for_data`."
             )
 
     def setup(self, stage: str) -> None:

@@ -74,8 +74,8 @@ class TaskData(L.LightningDataModule, ABC):
     def setup(self, stage: str | None = None) -> None:
         """Read the data, as those that the Trainer's module was trained on; Lightning calls it first."""
         module = None if self.trainer is None else self.trainer.lightning_module
-        if schema := getattr(module, "schema", None):
-            self.follow(schema)
+        if hasattr(module, "schema"):
+            self.follow(module.schema)  # type: ignore[union-attr, arg-type]
 
     @cached_property
     def fingerprint(self) -> Fingerprint:

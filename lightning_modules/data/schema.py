@@ -132,8 +132,8 @@ class Schema(BaseModel):
             wider = len(known) >= _LEAST and spread > 0 and not 1 / _WIDER < spread < _WIDER
             if abs(median) > _FAR or wider:
                 found.append(
-                    f"`{name}` has the median {mean + scale * median:.4g} and deviation {scale * spread:.4g}, "
-                    f"in training its mean was {mean:.4g} and its deviation {scale:.4g}"
+                    f"`{name}` has the median {mean + scale * median:.4g} and the deviation "
+                    f"{scale * spread:.4g}, in training its mean was {mean:.4g} and its deviation {scale:.4g}"
                 )
         if found:
             more = f"; and {len(found) - _NAMED} more" if len(found) > _NAMED else ""

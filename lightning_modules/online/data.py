@@ -321,9 +321,9 @@ class OnlineData(TaskData, ABC):
     @cached_property
     def target_scaler(self) -> Scaler:
         """Mean and deviation of the targets, as `scaler`."""
-        truth = self.stream.truth
-        values = self.stream.series.values[:, : self.channels] if truth is None else truth
-        return self._scaler(values, self.stream.targets)
+        if self.stream.truth is None:
+            return Scaler(self.scaler.mean[: self.channels], self.scaler.scale[: self.channels])
+        return self._scaler(self.stream.truth, self.stream.targets)
 
     def _scaler(self, values: np.ndarray, columns: tuple[str, ...]) -> Scaler:
         if self.recorded is not None:

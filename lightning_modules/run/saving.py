@@ -80,15 +80,20 @@ class SaveProgress(L.Callback):
         """
         assert self.folder is not None
         require_there(self.folder.parent)
-        trainer.save_checkpoint(self.folder / checkpoints.STEP.format(trainer.global_step))
+        own = self.folder / checkpoints.STEP.format(trainer.global_step)
+        trainer.save_checkpoint(own)
         self._saved = time.monotonic()
         for logger in metrics_files(trainer):
             logger.seal()
         if trainer.is_global_zero:
             saves = checkpoints.steps(self.folder)
-            own = saves.index(self.folder / checkpoints.STEP.format(trainer.global_step))
+            if own not in saves:  # others delete here
+                require_there(self.folder.parent)
+                require_there(self.folder)
+                return
+            place = saves.index(own)
             # saves of later steps are damaged: the run resumed from before them
-            for path in (*saves[:own], *saves[own + self.keep :]):
+            for path in (*saves[:place], *saves[place + self.keep :]):
                 checkpoints.remove(path)
 
     @property

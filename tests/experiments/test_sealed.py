@@ -6,6 +6,7 @@ import shutil
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -16,6 +17,7 @@ from experiments import comparison, folders, report
 from experiments.cli import main as dream
 from lightning_modules.base import TaskModule
 from lightning_modules.checks import require_there
+from lightning_modules.run.saving import SaveProgress
 from lightning_modules.run.tracking import JSONLLogger
 from tests.experiments.support import SMALL, forked, in_fork
 
@@ -221,3 +223,31 @@ def test_what_others_write_is_no_folder_of_a_run(tmp_path: Path) -> None:
         require_there(tmp_path)
     (tmp_path / "run.json").touch()
     require_there(tmp_path)
+
+
+def test_a_save_that_others_delete_at_once_ends_the_run_in_a_sentence(tmp_path: Path) -> None:
+    saving = SaveProgress()
+    saving.folder = tmp_path / "run" / "checkpoints"
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "run.json").touch()
+    trainer = SimpleNamespace(
+        global_step=3,
+        is_global_zero=True,
+        loggers=[],
+        save_checkpoint=lambda path: path.parent.mkdir(exist_ok=True),  # and it is deleted
+    )
+    with pytest.raises(DataError, match=r"the folder .*run/checkpoints is gone"):
+        saving.save(trainer)  # type: ignore[arg-type]
+
+
+def test_a_run_without_its_facts_is_passed_over_by_name(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    settings, command = folders.RunSettings(folder=str(tmp_path)), ["fit", "-c", "forecasting"]
+    for name in ("whole", "bare"):
+        (tmp_path / name / folders.SAVES).mkdir(parents=True)
+    folders.write_run(tmp_path / "whole", command)
+    assert folders.earlier_run(settings, [*command, "--resume"]) == tmp_path / "whole"
+    assert caplog.messages == [
+        f"{tmp_path / 'bare'} has no run.json and is passed over; put it back to go on with it."
+    ]

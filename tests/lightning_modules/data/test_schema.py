@@ -122,7 +122,7 @@ def test_settings_that_differ_are_named() -> None:
     [
         (lambda rows: rows, []),
         (lambda rows: rows * 9 / 5, []),
-        (lambda rows: rows + [0, 20], ["b"]),
+        (lambda rows: rows + np.array([0, 20]), ["b"]),
         (lambda rows: rows * [1000, 1], ["a"]),
         (lambda rows: rows / 1000, ["a", "b"]),
         (lambda rows: rows * 0, []),  # nothing happens at night

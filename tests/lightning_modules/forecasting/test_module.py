@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch.nn.functional import mse_loss
 
-from dream import ConfigError, DREAMConfig
+from dream import ConfigError, DataError, DREAMConfig
 from lightning_modules import ForecastingModule
 from lightning_modules.forecasting import DriftingLoad, TableData
 from lightning_modules.forecasting.batches import WindowBatch, WindowDataset
@@ -462,5 +462,24 @@ def test_a_module_reads_all_data_as_those_that_it_was_trained_on(tmp_path: Path)
         fresh, datamodule=other, ckpt_path=tmp_path / "it.ckpt", weights_only=True, verbose=False
     )
     assert fresh.results == module.results
-    with pytest.raises(ConfigError, match="trained on; `look_back` is 28, not 24"):
+    with pytest.raises(ConfigError, match="built for; `look_back` is 28, not 24"):
         small_trainer(tmp_path).test(loaded, datamodule=TableData.of(frame, **shape | {"look_back": 28}))
+
+
+def test_weights_start_on_other_data_as_if_these_were_the_first(tmp_path: Path) -> None:
+    frame = pd.DataFrame(np.random.default_rng(0).standard_normal((200, 2)), columns=["a", "b"])
+    options = dict(look_back=24, horizon=4, season=4)
+    model = ForecastingModule.for_data(TableData.of(frame, **options))
+    model.schema = TableData.of(frame, **options).schema
+    other = TableData.of(1000 * frame.rename(columns={"a": "x"}), **options)
+    trainer = small_trainer(tmp_path, limit_train_batches=1)
+    with pytest.raises(DataError, match="missing: a; unknown to it: x"):
+        trainer.fit(model, datamodule=other)
+    model.schema = None
+    trainer.fit(model, datamodule=other)
+    assert model.schema == other.schema
+    assert model.schema.columns["targets"] == ("x", "b")
+    assert model.schema.scales["b"][1] > 100
+    model.schema = None
+    with pytest.raises(ConfigError, match="built for; `channels` is 3, not 2"):
+        trainer.fit(model, datamodule=TableData.of(frame.assign(c=frame.a), **options))

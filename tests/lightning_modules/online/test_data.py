@@ -242,3 +242,11 @@ def test_naive_labels_wait_for_the_truth() -> None:
     assert previous_label(labels, delay=2).tolist() == [0, 0, 0, 1, 1, 0]
     assert majority_class(labels, 3).tolist() == [0, 1, 1, 1, 1, 1]
     assert majority_class(labels, 3, delay=1).tolist() == [0, 0, 1, 1, 1, 1]
+
+
+def test_by_a_schema_inputs_are_those_of_the_training_to_the_last_digit() -> None:
+    table = pd.DataFrame(np.random.default_rng(0).standard_normal((400, 3)) / 7, columns=["a", "b", "c"])
+    known, other = (TableStream.of(table, targets=["b"], crop=32, context=8) for _ in range(2))
+    other.follow(known.schema)
+    for mine, theirs in zip(other.values, known.values, strict=True):
+        assert torch.equal(mine, theirs)
