@@ -23,9 +23,10 @@ from importlib.machinery import all_suffixes
 from pathlib import Path
 from typing import Any
 
+from dream import files
 from dream.digests import Sum, has, stamp, sum_of
 from dream.errors import CheckpointError
-from dream.files import inside, opened, write_atomic
+from dream.files import inside, opened
 from dream.keys import user_key
 from dream.locks import locked
 from dream.sealed import note, read_note
@@ -179,7 +180,7 @@ def begin(folder: str | os.PathLike[str]) -> None:
             _write(folder, Sums())
 
 
-def write(folder: str | os.PathLike[str], name: str, content: Content) -> Path:
+def write_atomic(folder: str | os.PathLike[str], name: str, content: Content) -> Path:
     """Write a file of `folder`, whole or not at all, and its sum in the list, if there is one.
 
     Args:
@@ -209,7 +210,7 @@ def write(folder: str | os.PathLike[str], name: str, content: Content) -> Path:
         for parent in reversed(path.relative_to(folder).parents[:-1]):
             with suppress(FileExistsError):
                 (folder / parent).mkdir()
-        write_atomic(path, content)
+        files.write_atomic(path, content)
         if listed:
             _rewrite(folder, settle)
     return path
@@ -283,7 +284,7 @@ def _rewrite(folder: Path, change: Any) -> bool:
 
 def _write(folder: Path, sums: Sums) -> None:
     content = {**_content(sums), "signature": _sign(sums) if sums.own else None}
-    write_atomic(folder / SUMS, note(content))
+    files.write_atomic(folder / SUMS, note(content))
 
 
 def _content(sums: Sums) -> dict[str, Any]:

@@ -153,7 +153,7 @@ def show(folder: Path, cells: Sequence[tuple[str, int]], **facts: Any) -> None:
     tracking.write_results(path, means, **facts)
     drawn = BytesIO()
     comparison({name: row.of(metrics[0]) for name, row in rows.items()}, metrics[0]).savefig(drawn, dpi=120)
-    sums.write(folder, picture.name, drawn.getvalue())
+    sums.write_atomic(folder, picture.name, drawn.getvalue())
     console.print(f"      comparison  {path}\n          figure  {picture}", soft_wrap=True, highlight=False)
     settings = settings_of(cell_folder(folder, *next(iter(done))))
     mode = settings.wandb or os.environ.get("WANDB_MODE") or "offline"

@@ -128,7 +128,7 @@ def write_run(folder: Path, command: list[str], **facts: Any) -> None:
         **facts,
     }
     sums.begin(folder)
-    sums.write(folder, RUN, json.dumps(record, indent=2) + "\n")
+    sums.write_atomic(folder, RUN, json.dumps(record, indent=2) + "\n")
 
 
 def read_run(folder: Path) -> dict[str, Any]:
@@ -296,7 +296,7 @@ def claim(folder: Path, identity: dict[str, Any], held: bool, unfinished: Iterab
     try:
         folder.mkdir(parents=True, exist_ok=True)
         sums.begin(folder)
-        sums.write(folder, PLAN, text)
+        sums.write_atomic(folder, PLAN, text)
     except OSError as error:
         raise ConfigError(f"`--folder` must be writable; {folder}: {error.strerror}.", key="folder") from None
 

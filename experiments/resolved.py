@@ -43,7 +43,7 @@ class WriteConfig(SaveConfigCallback):
         resolved = resolve_config(self.parser, self.config, pl_module)
         folder = Path(trainer.default_root_dir)
         own_code.keep(folder)
-        sums.write(folder, CONFIG, yaml.safe_dump(resolved, sort_keys=False))
+        sums.write_atomic(folder, CONFIG, yaml.safe_dump(resolved, sort_keys=False))
         resolved["model"]["init_args"].update(pl_module.hparams)
         for logger in trainer.loggers:
             if isinstance(logger, WandbLogger):

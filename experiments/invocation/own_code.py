@@ -204,7 +204,7 @@ def keep(folder: Path) -> None:
     for name, content in _sources.items():
         target = inside(folder, *Path(name).parts)
         if not target.is_file() or read_bytes(target) != content:
-            sums.write(folder, name, content)
+            sums.write_atomic(folder, name, content)
 
 
 def explained(error: BaseException) -> ConfigError | None:

@@ -49,7 +49,7 @@ def main(argv: list[str]) -> int:
     try:
         content = text.encode(errors="replace")  # names of files may be no UTF-8
         if arguments.output is None and _own(arguments.folder):
-            sums.write(arguments.folder, sums.REPORT, content)
+            sums.write_atomic(arguments.folder, sums.REPORT, content)
         else:  # the list of sums of another user's run is not ours to rewrite
             write_atomic(path, content)
     except OSError as error:

@@ -99,11 +99,11 @@ def show(study: Study, most: int, identity: dict[str, Any]) -> None:
     )
     drawn = BytesIO()
     sweep(found, study.monitor, study.mode).savefig(drawn, dpi=120)
-    sums.write(study.folder, "sweep.png", drawn.getvalue())
+    sums.write_atomic(study.folder, "sweep.png", drawn.getvalue())
     written = {"trials": str(study.folder / "sweep.json"), "figure": str(study.folder / "sweep.png")}
     if judged and (best := study.place(judged[0]["trial"])).joinpath(CONFIG).is_file():
         own_code.keep(study.folder)
-        written["best settings"] = str(sums.write(study.folder, "best.yaml", _runnable(best)))
+        written["best settings"] = str(sums.write_atomic(study.folder, "best.yaml", _runnable(best)))
         words = ["dream", "test", "-c", written["best settings"], "--ckpt_path", str(best)]
         written["its test"] = shlex.join(words)
     for kind, what in written.items():

@@ -100,7 +100,7 @@ class TuningAdvisor(L.Callback):
             for symptom, (step, text) in self.reported.items()
         ]
         text = json.dumps({"window": self.window, "remarks": remarks}, indent=2)
-        sums.write(folder, REMARKS, text + "\n")
+        sums.write_atomic(folder, REMARKS, text + "\n")
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Drop the reports that a resumed run made after the step from which it resumes."""

@@ -38,7 +38,7 @@ class SaveFigures(L.Callback):
         for name, figure in pl_module.figures().items():
             drawn = BytesIO()
             figure.savefig(drawn, dpi=self.dpi)
-            path = sums.write(folder, f"figures/{name}.png", drawn.getvalue())
+            path = sums.write_atomic(folder, f"figures/{name}.png", drawn.getvalue())
             self.paths.append(path)
             for logger in trainer.loggers:
                 if isinstance(logger, WandbLogger):

@@ -12,8 +12,9 @@ import torch
 from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor
 
-from dream import DREAMStack, sums
+from dream import DREAMStack
 from dream.cell import DREAMCell
+from dream.sums import write_atomic
 from lightning_modules.base import Observation, TaskModule, run_folder
 
 BINS = 64  # bins of a histogram over [0, 1]; a power of two, so that their borders are exact
@@ -121,7 +122,7 @@ class LayerRecord(L.Callback):
         cells = [module for module in pl_module.core.modules() if isinstance(module, DREAMCell)]
         layers = [tally.plain() | fast_weights(cell) for tally, cell in zip(self.tallies, cells, strict=True)]
         record = {"places": "steps" if self.tallies[0].streams else "rows", "layers": layers}
-        sums.write(run_folder(trainer), LAYERS, json.dumps(record) + "\n")
+        write_atomic(run_folder(trainer), LAYERS, json.dumps(record) + "\n")
 
 
 def fast_weights(cell: DREAMCell) -> dict[str, Any]:

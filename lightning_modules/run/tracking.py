@@ -254,7 +254,7 @@ def write_results(path: Path, results: dict[str, dict[str, float]], **facts: Any
         "device": torch.cuda.get_device_name() if torch.cuda.is_available() else platform.machine(),
         "threads": torch.get_num_threads(),
     }
-    sums.write(path.parent, path.name, json.dumps(record, indent=2) + "\n")
+    sums.write_atomic(path.parent, path.name, json.dumps(record, indent=2) + "\n")
 
 
 def commit() -> str | None:

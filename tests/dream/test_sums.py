@@ -22,11 +22,11 @@ from dream.sealed import note, read_note
 def a_run(folder: Path) -> Path:
     folder.mkdir(parents=True)
     sums.begin(folder)
-    sums.write(folder, "run.json", "{}")
-    sums.write(folder, "own.py", "x = 1\n")
-    sums.write(folder, "config.yaml", "a: 1\n")
-    sums.write(folder, "figures/a.png", b"picture")
-    sums.write(folder, "results.json", '{"results": 1}')
+    sums.write_atomic(folder, "run.json", "{}")
+    sums.write_atomic(folder, "own.py", "x = 1\n")
+    sums.write_atomic(folder, "config.yaml", "a: 1\n")
+    sums.write_atomic(folder, "figures/a.png", b"picture")
+    sums.write_atomic(folder, "results.json", '{"results": 1}')
     return folder
 
 
@@ -83,7 +83,7 @@ def test_what_is_written_later_launders_nothing(run: Path) -> None:
     (run / "table.csv").write_text("before")
     with sums.written_by_task(run):
         (run / "origins.csv").write_text("1")
-    sums.write(run, "report.html", "page")
+    sums.write_atomic(run, "report.html", "page")
     sums.grow(run, "metrics.jsonl", (0, hashlib.sha256().hexdigest()))
     assert sums.differing(run) == ["config.yaml", "table.csv"]
     assert not sums.signed(run)
@@ -93,7 +93,7 @@ def test_a_run_of_another_user_is_never_signed(run: Path, other_user: Callable[[
     other_user()
     assert sums.differing(run) == []
     assert not sums.signed(run)
-    sums.write(run, "report.html", "page")
+    sums.write_atomic(run, "report.html", "page")
     assert not sums.signed(run)
     assert sums.differing(run) == []
 
@@ -119,7 +119,7 @@ def test_a_list_from_elsewhere_makes_nothing_ones_own(tmp_path: Path, run: Path)
     assert not sums.signed(evil)
     assert sums.differing(evil) == []
     sums.begin(evil)  # not in a folder with files
-    sums.write(evil, "config.yaml", "a: 1")
+    sums.write_atomic(evil, "config.yaml", "a: 1")
     assert sums.read(evil) is None
 
 
@@ -143,7 +143,7 @@ def test_a_damaged_list_is_refused_by_a_sentence(run: Path, content: bytes) -> N
     assert sums.differing(run) == [sums.SUMS]
     assert not sums.signed(run)
     with pytest.raises(CheckpointError, match=r"delete that file"):
-        sums.write(run, "results.json", "{}")
+        sums.write_atomic(run, "results.json", "{}")
     assert (run / "results.json").read_text() == '{"results": 1}'
 
 
@@ -190,7 +190,7 @@ def a_life(folder: Path) -> None:
     """All that is done with the files of a run."""
     folder.mkdir(exist_ok=True)
     sums.begin(folder)
-    sums.write(folder, "run.json", "{}")
+    sums.write_atomic(folder, "run.json", "{}")
     sums.grow(folder, "metrics.jsonl", (0, hashlib.sha256().hexdigest()))
     (folder / "metrics.jsonl").write_bytes(b"line\n")
     sums.grow(folder, "metrics.jsonl", (5, hashlib.sha256(b"line\n").hexdigest()))
@@ -199,11 +199,11 @@ def a_life(folder: Path) -> None:
             (folder / "own.csv").write_text(f"{time}")
             os.fsync(os.open(folder, os.O_RDONLY))  # a place to be killed at, the file half written
             (folder / "own.csv").write_text(f"{time} {time}")
-        sums.write(folder, "figures/a.png", f"{time}")
-    sums.write(folder, "config.yaml", "a: 1")
-    sums.write(folder, "own/code.py", "x = 1")
+        sums.write_atomic(folder, "figures/a.png", f"{time}")
+    sums.write_atomic(folder, "config.yaml", "a: 1")
+    sums.write_atomic(folder, "own/code.py", "x = 1")
     sums.grow(folder, "metrics.jsonl", (5, hashlib.sha256(b"line\n").hexdigest()), whole=True)
-    sums.write(folder, "results.json", "{}")
+    sums.write_atomic(folder, "results.json", "{}")
 
 
 def lives(folder: Path, limit: int) -> bool:
@@ -250,8 +250,8 @@ def test_a_kill_at_any_operation_alters_nothing(tmp_path: Path) -> None:
 def test_writers_at_once_lose_no_entry(run: Path) -> None:
     def write(first: int) -> None:
         for number in range(5):
-            sums.write(run, f"{first}-{number}.json", f"{number}")
-            sums.write(run, "results.json", f"{first} {number}")  # the same of all
+            sums.write_atomic(run, f"{first}-{number}.json", f"{number}")
+            sums.write_atomic(run, "results.json", f"{first} {number}")  # the same of all
 
     threads = [threading.Thread(target=write, args=(first,)) for first in range(4)]
     for thread in threads:
@@ -265,7 +265,7 @@ def test_writers_at_once_lose_no_entry(run: Path) -> None:
 @pytest.mark.parametrize("name", ["../x.json", "/x.json", "a/../../x", "", ".", "a//b", "a\0b"])
 def test_a_name_stays_below_the_folder(run: Path, name: str) -> None:
     with pytest.raises(ValueError, match="name"):
-        sums.write(run, name, "x")
+        sums.write_atomic(run, name, "x")
 
 
 class TestKey:

@@ -182,7 +182,7 @@ def test_a_run_goes_on_with_its_own_copy() -> None:
     Invocation.parse(command).words()
     run = folders.run_folder(folders.RunSettings(name="one"), "exp", command)
     own_code.keep(run)
-    sums.write(run, "config.yaml", Path("exp/config.yaml").read_text())
+    sums.write_atomic(run, "config.yaml", Path("exp/config.yaml").read_text())
     assert sorted(path.name for path in run.glob("*.py")) == ["head.py", "parts.py"]
     write("head.Mine", head=FORECASTER + "    which = 'new'\n", parts="part = 'new'\n")
     with pytest.warns(

@@ -178,7 +178,7 @@ def a_run(name: str, *flags: str, which: str = "old", head: str = OWN) -> Path:
     Invocation.parse(command).load()
     folder = folders.run_folder(folders.RunSettings(name=name), "exp", command)
     own_code.keep(folder)
-    sums.write(folder, folders.CONFIG, Path("exp/config.yaml").read_text())
+    sums.write_atomic(folder, folders.CONFIG, Path("exp/config.yaml").read_text())
     (folder / folders.SAVES).mkdir()
     (folder / folders.SAVES / "best.ckpt").touch()
     return folder
