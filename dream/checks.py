@@ -104,20 +104,21 @@ def parameters(values: Sequence[Tensor | None], config: DREAMConfig, x: Tensor) 
         "surprise_scale": (),
         "error_var_prior": (i,),
     }
+    dtype, device, dense = x.dtype, x.device, torch.strided
     for (name, shape), value in zip(shapes.items(), values, strict=True):
         if value is None:
             continue
-        if not isinstance(value, Tensor) or value.layout != torch.strided:
+        if not isinstance(value, Tensor) or value.layout != dense:
             tensor(f"params.{name}", value)
         if value.shape != shape:
             got = tuple(value.shape)
             raise ShapeError(
                 f"`params.{name}` must be {shape}, as `config` says; got {got}. Use the cell's own config."
             )
-        if value.dtype != x.dtype or value.device != x.device:
+        if value.dtype != dtype or value.device != device:
             kind = f"{value.dtype} on {value.device}"
             raise DataError(
-                f"`params.{name}` must be {x.dtype} on {x.device} like `x`; got {kind}. Move all parameters "
+                f"`params.{name}` must be {dtype} on {device} like `x`; got {kind}. Move all parameters "
                 "alike."
             )
 

@@ -10,6 +10,7 @@ import os
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 import torch
@@ -209,13 +210,18 @@ class DREAMState:
         Raises:
             StateError: naming the field, what was expected and what came.
         """
-        rows = like.shape[0] if like.dim() else 1
+        rows, dtype, device, dense = (
+            like.shape[0] if like.dim() else 1,
+            like.dtype,
+            like.device,
+            torch.strided,
+        )
         for name, shape in self.shapes(config, rows).items():
             tensor = getattr(self, name)
-            odd = tensor.is_nested or tensor.layout != torch.strided
-            if odd or tensor.shape != shape or tensor.dtype != like.dtype or tensor.device != like.device:
+            odd = tensor.is_nested or tensor.layout != dense
+            if odd or tensor.shape != shape or tensor.dtype != dtype or tensor.device != device:
                 raise StateError(
-                    f"`state.{name}` must be {shape}, {like.dtype}, {like.device}; got {_kind(tensor)}. Make "
+                    f"`state.{name}` must be {shape}, {dtype}, {device}; got {_kind(tensor)}. Make "
                     f"a fresh one with init_state({rows}), or use state[rows] or state.to(...)."
                 )
 
@@ -247,7 +253,7 @@ class DREAMState:
             if not values.numel():
                 continue
             least, most = torch.aminmax(values)
-            if not (float(least) >= low and float(most) <= high):  # neither holds for NaN
+            if not (least.item() >= low and most.item() <= high):  # neither holds for NaN
                 place = (~((values >= low) & (values <= high))).nonzero()[0].tolist()
                 raise StateError(
                     f"`state.{name}` must be {rule}; {values[tuple(place)]:g} stands at {place}. Reset that "
@@ -336,6 +342,7 @@ def _rounding(dtype: torch.dtype) -> float:
     return 8 * torch.finfo(dtype).eps
 
 
+@cache
 def _range_of(name: str, dtype: torch.dtype) -> tuple[float, float, str]:
     """Least and largest value of a field, and both in words; NaN and inf lie in no range."""
     most = torch.finfo(dtype).max

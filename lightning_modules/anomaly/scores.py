@@ -60,7 +60,7 @@ class RunningScale:
         away = np.where(np.isfinite(x), x - self.mean, 0.0)  # values that are not finite are not learned
         self.mean = self.mean + rate * away
         self.var = (1 - rate) * (self.var + rate * away * away)
-        self.rows += 1
+        self.rows = self.rows + 1  # a copy of this object may share the array
         self.last = np.where(np.isfinite(values), values, self.last)
         return np.clip(z, -self.limit, self.limit)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from copy import deepcopy
+from copy import copy
 from typing import Any
 
 import numpy as np
@@ -91,10 +91,16 @@ class DREAMAnomalyDetector(OnlineObject):
             value = tensors[key]
             setattr(owner, name, value.numpy() if value.dim() else int(value))
 
+    def _scoring(self) -> tuple[RunningScale, AnomalyScore]:
+        """Copies of scale and score, which are left as they are by what the copies learn."""
+        score = copy(self.score)
+        score.tail, score.recent = copy(score.tail), score.recent.copy()
+        return copy(self.scale), score
+
     def _judge(self, row: Tensor, expected: Tensor, scale: RunningScale, score: AnomalyScore) -> float:
         """Score of `row` (D,), forecast as `expected` (D,); `scale` and `score` learn from it."""
         learning, no_gate = np.ones(1, dtype=bool), np.zeros((1, 2))
-        prediction = deepcopy(scale).step(expected[None].numpy(), ~learning)
+        prediction = copy(scale).step(expected[None].numpy(), ~learning)
         x = scale.step(torch.where(row.isnan(), expected, row)[None].numpy(), learning)
         return float(score.step(x, prediction, no_gate, learning)[0][0])
 
@@ -108,7 +114,7 @@ class DREAMAnomalyDetector(OnlineObject):
         row = self._row(x)
         if self.expected is None:
             return 0.0
-        return self._judge(row, self.expected, deepcopy(self.scale), deepcopy(self.score))
+        return self._judge(row, self.expected, *self._scoring())
 
     @whole
     def learn_one(self, x: Mapping[str, float | None]) -> DREAMAnomalyDetector:
@@ -121,7 +127,7 @@ class DREAMAnomalyDetector(OnlineObject):
         if self.expected is None:
             self._make_scoring()
             self.expected = row.nan_to_num()
-        scale, score = deepcopy(self.scale), deepcopy(self.score)  # which change in place
+        scale, score = self._scoring()
         self._judge(row, self.expected, scale, score)
         self.scale = scale
         self.score = score

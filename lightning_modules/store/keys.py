@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from functools import lru_cache
 
 from dream.errors import StateError, shown
 
@@ -26,6 +27,11 @@ def bits_of(key: object) -> str:
             "`key` must be a text that UTF-8 can hold or a whole number that Python can print (at most 4,300 "
             f"digits); got one that cannot: {error}."
         ) from None
+    return _bits(content)
+
+
+@lru_cache(1 << 14)  # a call asks several times
+def _bits(content: bytes) -> str:
     return f"{int.from_bytes(hashlib.blake2b(content, digest_size=8).digest(), 'big'):064b}"
 
 

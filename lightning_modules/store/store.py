@@ -250,8 +250,9 @@ class StateStore(Whole):
         """Keep these tensors of a stream, at least one, in place of those there were.
 
         Raises:
-            StateError: a tensor that a file cannot hold.
+            StateError: `key` is not one, or a tensor that a file cannot hold.
         """
+        bits_of(key)
         require_tensors(tensors)
         self._put([key], {name: value.unsqueeze(0) for name, value in tensors.items()})
 
@@ -383,8 +384,6 @@ class StateStore(Whole):
 
     def _put(self, keys: Sequence[Key], tensors: Mapping[str, Tensor]) -> None:
         self._require_open()
-        for key in keys:
-            bits_of(key)
         self._decide(partial(self._keep, list(keys), layout_of(tensors), pack(tensors)))
 
     def _keep(self, keys: Sequence[Key], layout: Layout, content: np.ndarray) -> None:

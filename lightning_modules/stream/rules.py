@@ -160,7 +160,7 @@ class _GradientRule(Rule):
         if isinstance(self.optimizer, torch.optim.SGD):
             return {}
         step, moved = torch.zeros(()), {name.partition(".")[0] for name in tensors}
-        found = {}
+        found: dict[str, Tensor] = {}
         for number, weight in enumerate(self.optimizer.param_groups[0]["params"]):
             if str(number) in moved:  # one without a gradient has no moments
                 moments = {"step": step, "exp_avg": weight, "exp_avg_sq": weight}
@@ -265,14 +265,14 @@ class LeastSquares(Rule):
         self.network = network
         self.forgetting = updates.forgetting
         self.ridge = updates.ridge
-        head = network.head
-        first = torch.cat([head.weight, head.bias.unsqueeze(-1)], -1).detach()
+        weight, bias = self.head = network.head.weight, network.head.bias
+        first = torch.cat([weight, bias.unsqueeze(-1)], -1).detach()
         self.prior = first.transpose(1, 2).double()  # (L, F + 1, O)
         self.gram = self.prior.new_zeros(self.prior.shape[0], self.prior.shape[1], self.prior.shape[1])
         self.moment = torch.zeros_like(self.prior)
 
     def weights(self) -> Weights:
-        return Weights(list(self.network.head.parameters()))
+        return Weights(self.head)
 
     @torch.no_grad()
     def update(self, memory: Memory, known: int, new: int) -> None:
@@ -300,8 +300,9 @@ class LeastSquares(Rule):
                 f"head cannot be fitted. {DIVERGED}"
             ) from error
         weights = torch.cholesky_solve(self.moment + pull * self.prior, factor).transpose(1, 2)
-        self.network.head.weight.copy_(weights[..., :-1])
-        self.network.head.bias.copy_(weights[..., -1])
+        weight, bias = self.head
+        weight.copy_(weights[..., :-1])
+        bias.copy_(weights[..., -1])
 
     def tensors(self) -> dict[str, Tensor]:
         return {"prior": self.prior, "gram": self.gram, "moment": self.moment}
