@@ -62,7 +62,7 @@ class DREAMState:
     ) -> None:
         """Take seven tensors, or one iterable of them, as `torch.nn.parallel.gather` passes."""
         given = (h, U, U_target, adaptive_tau, error_mean, error_var, avg_surprise)
-        tensors = given if isinstance(h, Tensor) else tuple(h)
+        tensors = given if isinstance(h, Tensor) or not isinstance(h, Iterable) else tuple(h)
         if len(tensors) != len(given) or not all(isinstance(tensor, Tensor) for tensor in tensors):
             names = ", ".join(field.name for field in dataclasses.fields(self))
             raise StateError(

@@ -26,6 +26,7 @@ from dream import (
     DREAMConfig,
     DREAMError,
     DREAMStack,
+    DREAMState,
     StateError,
     memory,
 )
@@ -237,3 +238,9 @@ def test_views_are_dense() -> None:
     expected = layer(X.transpose(0, 1).contiguous())[0]
     torch.testing.assert_close(layer(X.transpose(0, 1))[0], expected, rtol=0, atol=0)
     torch.testing.assert_close(layer(torch.nn.Parameter(X.transpose(0, 1)))[0], expected, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("h", [None, 3, [], "h"])
+def test_a_state_of_something_else(h: Any) -> None:
+    with pytest.raises(StateError, match="needs seven tensors"):
+        DREAMState(h)
