@@ -195,7 +195,7 @@ SPACE = "model.lr: [0.001, 0.002]\n"
         ),
         (
             ["sweep", *FIT[1:], "--space=s.yaml", "--trials=2", "--folder=c"],
-            (["sweep", *FIT[1:], "--space=s.yaml", "--folder=c"], "c/trial-0000", "training_step", 2),
+            "c/trial-0000",
             "training_step",
             2,
         ),
