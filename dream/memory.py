@@ -115,12 +115,21 @@ class enough:  # noqa: N801 - a context manager, made for every call of a layer
         )
 
 
+def _reserved() -> int:
+    """Bytes that this process may write to and has not used; 0 if unknown."""
+    try:
+        _, resident, shared, _, _, data, _ = map(int, Path("/proc/self/statm").read_text().split())
+    except (OSError, ValueError):  # no Linux
+        return 0
+    return max(data - (resident - shared), 0) * os.sysconf("SC_PAGE_SIZE")
+
+
 @contextmanager
 def within_machine() -> Iterator[None]:
     """Let an allocation beyond the memory of the machine fail in this block.
 
-    Linux gives more than there is, and kills the process that uses it. What libraries reserve and never use
-    counts like the rest, so there is room for that.
+    Linux gives more than there is, and kills the process that uses it. What libraries have reserved and never
+    use counts like the rest, so there is room for that, and for more of it.
     """
     most = limit()
     if most is None or resource is None:
@@ -130,7 +139,7 @@ def within_machine() -> Iterator[None]:
     if soft != resource.RLIM_INFINITY:
         yield
         return
-    resource.setrlimit(resource.RLIMIT_DATA, (most + _UNUSED, hard))
+    resource.setrlimit(resource.RLIMIT_DATA, (most + _reserved() + _UNUSED, hard))
     try:
         yield
     finally:

@@ -158,7 +158,7 @@ def test_an_allocation_beyond_the_machine_fails(tmp_path: Path) -> None:
 def test_what_is_reserved_and_never_used_fits_into_a_small_machine(tmp_path: Path) -> None:
     def work() -> None:
         memory.limit = lambda: 2**29  # as of a container
-        with memory.within_machine():
+        with mmap.mmap(-1, 2**32, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS), memory.within_machine():
             mmap.mmap(-1, 2**30, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
 
     assert limited(work, tmp_path, more=1 << 45) == "nothing"
