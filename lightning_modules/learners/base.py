@@ -24,7 +24,7 @@ from lightning_modules.calls import Whole, alone
 from lightning_modules.checks import require
 from lightning_modules.data.limits import LARGEST
 from lightning_modules.stream import Moves, Reading, Shape, StreamLearner, StreamNetwork, Updates
-from lightning_modules.stream.resume import require_like
+from lightning_modules.stream.checks import require_like
 
 VERSION = 2
 

@@ -14,7 +14,7 @@ from lightning_modules.calls import alone, whole
 from lightning_modules.checks import require, require_int
 from lightning_modules.learners.base import OnlineObject, known_number, texts
 from lightning_modules.stream import LAYER, Moves, Reading, Shape, Updates
-from lightning_modules.stream.resume import require_like
+from lightning_modules.stream.checks import require_like
 
 
 class DREAMForecaster(OnlineObject):

@@ -17,9 +17,9 @@ from dream.errors import CheckpointError, DataError, StateError
 from lightning_modules.calls import Whole, alone, whole
 from lightning_modules.checks import require
 from lightning_modules.data.limits import LARGEST
+from lightning_modules.stream.checks import require_like, require_place
 from lightning_modules.stream.memory import Memory
 from lightning_modules.stream.network import StreamNetwork
-from lightning_modules.stream.resume import require_like, require_place
 from lightning_modules.stream.rules import AllSteps, Moves, Updates, Weights, build_rule
 from lightning_modules.stream.state import Features, part
 from lightning_modules.stream.trust import Trust

@@ -17,9 +17,9 @@ from torch.nn.functional import cross_entropy, mse_loss, one_hot
 
 from dream.errors import DREAMError
 from lightning_modules.checks import DIVERGED, require, require_int
+from lightning_modules.stream.checks import require_gram
 from lightning_modules.stream.memory import Memory
 from lightning_modules.stream.network import StreamNetwork
-from lightning_modules.stream.resume import require_gram
 from lightning_modules.stream.state import StreamState, part
 
 Method = Literal["adam", "sgd", "least_squares"]

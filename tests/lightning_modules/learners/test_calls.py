@@ -24,7 +24,7 @@ from dream.sealed import read_sealed, write_sealed
 from lightning_modules.calls import whole
 from lightning_modules.learners import DREAMForecaster
 from lightning_modules.stream import StreamLearner
-from lightning_modules.stream.resume import _MISSING
+from lightning_modules.stream.checks import _MISSING
 from lightning_modules.stream.rules import Weights
 from tests.lightning_modules.interrupts import interrupted
 from tests.lightning_modules.learners.test_learners import LAYER, MAKE, learn, say
