@@ -13,7 +13,7 @@ help:
 	@echo "make demo    set up and run the forecasting demo (under 3 minutes)"
 	@echo "make test    set up and run the tests"
 	@echo "make bench   set up and time the layer beside nn.LSTM and others, and see it adapt (about 6 minutes)"
-	@echo "make soak    set up and run what the tests run in short for long: kills, hostile data, memory (about 20 minutes)"
+	@echo "make soak    set up and run what the tests run in short for long: kills, hostile and damaged data, memory (about 20 minutes)"
 	@echo "make lint    set up and run ruff, mypy and the check of docstrings"
 	@echo "make format  set up and reformat the code"
 	@echo "make docs    set up and build the documentation site, build/docs/index.html"
