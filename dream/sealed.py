@@ -19,7 +19,7 @@ from safetensors.torch import save as to_safetensors
 from torch import Tensor
 
 from dream.errors import CheckpointError
-from dream.files import opened, write_atomic
+from dream.files import MOST, opened, read_bytes, write_atomic
 
 Path = str | os.PathLike[str]
 
@@ -43,7 +43,8 @@ def read_sealed(path: Path, writer: str, kind: Mapping[str, str]) -> tuple[dict[
         CheckpointError: no such file, of another kind, or changed since `writer` wrote it.
     """
     try:
-        header, tensors, whole = _unseal(path)
+        with opened(path, links=True) as file:
+            header, tensors, whole = _unseal(file.read())
     except FileNotFoundError:
         raise CheckpointError(f"`path` must be a file that {writer} wrote; {path} does not exist.") from None
     except (SafetensorError, OSError) as error:
@@ -66,15 +67,15 @@ def note(content: Any) -> bytes:
     return _seal({}, {"json": torch.frombuffer(bytearray(json.dumps(content).encode()), dtype=torch.uint8)})
 
 
-def read_note(path: Path) -> Any:
-    """Return the content of a file that holds a `note`.
+def read_note(path: Path, most: int = MOST) -> Any:
+    """Return the content of a file of at most `most` bytes, no link, that holds a `note`.
 
     Raises:
         OSError: it cannot be read.
         ValueError: it holds something else, or was changed.
     """
     try:
-        _, tensors, whole = _unseal(path)
+        _, tensors, whole = _unseal(read_bytes(path, most))
     except SafetensorError:
         whole = False
     if not whole or tensors.keys() != {"json"}:
@@ -99,11 +100,9 @@ def _seal(header: Mapping[str, str], tensors: Mapping[str, Tensor]) -> bytes:
     return to_safetensors(apart, {**header, "checksum": checksum(header, apart)})
 
 
-def _unseal(path: Path) -> tuple[dict[str, str], dict[str, Tensor], bool]:
-    """Header and tensors of a file, and whether they are those that were sealed."""
-    # `safe_open` calls torch from within, where an interrupt becomes another error
-    with opened(path, links=True) as file:
-        content = file.read()
+def _unseal(content: bytes) -> tuple[dict[str, str], dict[str, Tensor], bool]:
+    """Header and tensors of a file's content, and whether they are those that were sealed."""
+    # not by `safe_open`, which calls torch from within, where an interrupt becomes another error
     tensors = from_safetensors(content)
     length = int.from_bytes(content[:8], "little")
     header = json.loads(content[8 : 8 + length]).get("__metadata__") or {}

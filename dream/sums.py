@@ -26,7 +26,7 @@ from typing import Any
 from dream import files
 from dream.digests import Sum, has, stamp, sum_of
 from dream.errors import CheckpointError
-from dream.files import inside, opened
+from dream.files import inside
 from dream.keys import user_key
 from dream.locks import locked
 from dream.sealed import note, read_note
@@ -80,10 +80,7 @@ def read(folder: str | os.PathLike[str]) -> Sums | None:
     """
     path = Path(folder) / SUMS
     try:
-        with opened(path) as file:
-            if os.fstat(file.fileno()).st_size > MOST:
-                raise ValueError(f"it has more than {MOST:,} bytes")
-        content = read_note(path)
+        content = read_note(path, MOST)
         if content["format"] != FORMAT:
             raise ValueError(f"it has format {content['format']!r}")
         files = {_name(name): [_sum(one) for one in some] for name, some in content["files"].items()}

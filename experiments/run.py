@@ -253,10 +253,10 @@ class DREAMCLI(LightningCLI):
         """Class and settings of model and data; nothing before they are parsed."""
         if not hasattr(self, "config"):
             return {}
-        sections = {name: self._get(self.config, name) for name in ("model", "data")}
+        parsed = {name: self._get(self.config, name) for name in ("model", "data")}
         return {
-            name: {"class": trust.find(section.class_path), "settings": section.init_args.as_dict()}
-            for name, section in sections.items()
+            name: {"class": trust.find(part.class_path), "settings": part.init_args.as_dict()}
+            for name, part in parsed.items()
         }
 
     def keys(self) -> list[str]:

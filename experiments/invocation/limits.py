@@ -87,7 +87,7 @@ def _is_there(value: Any) -> bool:
 
 
 _FINITE: Rule = ("a finite number", _is_number)
-_POSITIVE: Rule = ("a finite number of at least 0", lambda value: _is_number(value, 0.0))
+_NOT_NEGATIVE: Rule = ("a finite number of at least 0", lambda value: _is_number(value, 0.0))
 _BATCHES = _or_none(("a whole number of batches, or a share from 0.0 to 1.0", _is_share))
 RULES: Mapping[str, Rule] = {
     "trainer.accelerator": ("auto, cpu, or the name of one that this machine has", _is_there),
@@ -126,13 +126,13 @@ RULES: Mapping[str, Rule] = {
     "trainer.num_sanity_val_steps": _or_none(_whole(-1)),
     "trainer.log_every_n_steps": _or_none(_whole(1)),
     "trainer.accumulate_grad_batches": _whole(1),
-    "trainer.gradient_clip_val": _or_none(_POSITIVE),
+    "trainer.gradient_clip_val": _or_none(_NOT_NEGATIVE),
     "trainer.gradient_clip_algorithm": (
         "norm, value, or null",
         lambda value: value in (None, "norm", "value"),
     ),
     "trainer.reload_dataloaders_every_n_epochs": _whole(0),
-    "early_stopping.min_delta": _POSITIVE,
+    "early_stopping.min_delta": _NOT_NEGATIVE,
     "early_stopping.patience": _whole(0),
     "early_stopping.stopping_threshold": _or_none(_FINITE),
     "early_stopping.divergence_threshold": _or_none(_FINITE),

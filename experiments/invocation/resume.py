@@ -33,8 +33,6 @@ _TRAINER = (
 FREE = ("run.", "save.", "resume", *(f"trainer.{name}" for name in _TRAINER))
 """Settings that may differ on resume: where and how a run is run, not its results."""
 MOST = 5  # differences that a message names
-
-
 WAY_OUT = "or start anew in another folder"
 
 

@@ -214,7 +214,7 @@ def denied(path: str, key: str) -> ConfigError:
 
 
 def check_settings(kind: type, settings: Mapping[str, Any]) -> None:
-    """Refuse settings that a configuration gives to a class: see Raises.
+    """Refuse what a configuration must not give to an object that is made of the class `kind`.
 
     Raises:
         ConfigError: A setting that takes any value is given a class, or a function which is not the user's,

@@ -95,8 +95,8 @@ class TaskData(L.LightningDataModule, ABC):
                     seeded(0)
                 with suppress(MisconfigurationException):  # there is no such part
                     loaders = tree_leaves(getattr(self, f"{part}_dataloader")())
-                    batches = [list(islice(loader, MOST_BATCHES)) for loader in loaders]
-                    found[part] = content_sum(batches)
+                    sums = [[content_sum(batch) for batch in islice(each, MOST_BATCHES)] for each in loaders]
+                    found[part] = content_sum(sums)
         return found
 
     @property

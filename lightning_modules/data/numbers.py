@@ -78,8 +78,7 @@ def number_columns(
 
 
 def _is_index(column: pd.Series, name: str, path: Path) -> bool:
-    """Whether a column of numbers only counts rows: one without a name, or one whose name is that of an "
-    "index."""
+    """Whether a column of numbers, without a name or with one such as `index`, only counts rows."""
     if name.strip().lower() in _INDEX:
         return bool((np.diff(to_numbers(column).to_numpy(np.float64, na_value=np.nan)) == 1).all())
     if not unnamed(name):

@@ -174,8 +174,8 @@ class OnlineObject(Whole):
             AttributeError,
             RuntimeError,
             MemoryError,
-        ) as e:
-            raise CheckpointError(f"{os.fspath(path)} is inconsistent: {e}") from None
+        ) as error:
+            raise CheckpointError(f"{os.fspath(path)} is inconsistent: {error}") from None
 
     @classmethod
     def _restored(cls, header: Mapping[str, str], tensors: Mapping[str, Tensor]) -> Self:
@@ -199,6 +199,11 @@ class OnlineObject(Whole):
 
 
 def texts(name: str, value: Any) -> list[str]:
+    """`value`, if it is a list of texts that differ.
+
+    Raises:
+        ValueError: it is none.
+    """
     if not isinstance(value, list) or not all(isinstance(text, str) for text in value):
         raise ValueError(f"`{name}` must be texts; got {shown(value)}")
     if len(set(value)) != len(value):

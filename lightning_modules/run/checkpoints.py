@@ -165,11 +165,12 @@ def load(path: Path) -> dict[str, Any]:
     Raises:
         CheckpointError: the file is damaged.
     """
-    if not _sums(path):
+    sums = _sums(path)
+    if not sums:
         _check_archive(path)
     try:
         with opened(path) as file:
-            if not _is_intact(file, _sums(path)):
+            if not _is_intact(file, sums):
                 raise CheckpointError(
                     f"{path} is damaged: its SHA-256 is not in {sums_file(path).name}. Use another "
                     "checkpoint of the run, step-*.ckpt, or train again."

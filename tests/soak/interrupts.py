@@ -53,10 +53,6 @@ def struck(call: Any, seconds: float) -> bool:
         call()
     except KeyboardInterrupt:
         return True
-    except (ValueError, TypeError, RuntimeError, SystemError):
-        if signal.getitimer(signal.ITIMER_REAL)[0]:  # it has not come yet
-            raise
-        return True  # torch and safetensors make another error of an interrupt within them
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
     return False
