@@ -134,10 +134,10 @@ def open_parameters() -> Iterator[tuple[str, str, str]]:
                         yield setting, path, name
 
 
-def through_configurations(names: Iterable[str], values: Sequence[Any], once: bool = False) -> int:
+def through_configurations(names: Iterable[str], values: Sequence[Any]) -> int:
     """Give these values to every setting of the shipped configurations `names`; return how many were tried.
 
-    What several of them share is tried in the first one; with `once`, one setting of each type in all.
+    What several of them share is tried in the first one.
 
     Raises:
         AssertionError: The foreign module was imported, or a value was taken.
@@ -148,11 +148,9 @@ def through_configurations(names: Iterable[str], values: Sequence[Any], once: bo
         for name in names:
             cli = built(name)
             with cli.stack:
-                for key, kind in settings(cli).items():
+                for key in settings(cli):
                     section = cli.config["check"].get(key.partition(".")[0])
-                    place = (
-                        str(kind) if once else (key, section.get("class_path") if "init_args" in key else "")
-                    )
+                    place = key, section.get("class_path") if "init_args" in key else ""
                     if place in done:
                         continue
                     done.add(place)
