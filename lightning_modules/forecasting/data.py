@@ -10,7 +10,7 @@ import logging
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 import torch
@@ -25,7 +25,7 @@ from lightning_modules.data.disk.stored import StoredSeries
 from lightning_modules.data.fingerprint import Fingerprint
 from lightning_modules.data.order import in_order, loader, one_by_one, shuffled
 from lightning_modules.data.schema import Schema, scales
-from lightning_modules.data.series import Series
+from lightning_modules.data.series import Missing, Series
 from lightning_modules.data.split import Split, split_rows
 from lightning_modules.forecasting.batches import (
     StreamDataset,
@@ -104,8 +104,9 @@ class ForecastingData(TaskData, ABC):
             every `stride` rows. Otherwise every window, stride 1, is read from a fresh state.
         stride: Rows from one forecast of a stream to the next; `look_back` if not given.
         missing: Treatment of missing values: stop with an error (`error`), carry the last known value forward
-            (`ffill`), or do so, show the model how old each value is, and leave missing targets out of loss
-            and metrics (`mask`).
+            (`ffill`), do so and show the model how old each value is (`mask`), or have DREAM read it as not
+            observed, so that it fills gaps by its own predictions, while a rival core reads the last known
+            value (`model`). `mask` and `model` leave missing targets out of loss and metrics.
         calendar: Known covariates made from the time stamps: any of minute, hour, weekday, day (of the
             month), month.
         timespans: Tell the layer how much time lies between rows, in units of the median training step; for
@@ -130,7 +131,7 @@ class ForecastingData(TaskData, ABC):
         streams: bool = False,
         rolling: bool = False,
         stride: int | None = None,
-        missing: Literal["error", "ffill", "mask"] = "error",
+        missing: Literal["error", "ffill", "mask", "model"] = "error",
         calendar: list[str] | None = None,
         timespans: bool = False,
         num_workers: int = 0,
@@ -145,8 +146,10 @@ class ForecastingData(TaskData, ABC):
         for name, value in (("streams", streams), ("rolling", rolling), ("timespans", timespans)):
             if not isinstance(value, bool):
                 raise ConfigError(f"`{name}` must be true or false; got {value!r}.", key=name)
-        if missing not in ("error", "ffill", "mask"):
-            raise ConfigError(f"`missing` must be error, ffill or mask; got {missing!r}.", key="missing")
+        if missing not in get_args(Missing):
+            raise ConfigError(
+                f"`missing` must be error, ffill, mask or model; got {missing!r}.", key="missing"
+            )
         self.split = list(split)
         self.streams = streams
         self.rolling = rolling

@@ -76,8 +76,9 @@ class Recipe:
 def prepare(whole: Series | StoredSeries, recipe: Recipe) -> Prepared:
     """Fill, scale and lay out `whole`.
 
-    The mask policy fills causally: with the last known value, and before the first with the mean of the
-    training rows. It adds the age of each value (`columns.age`) to the inputs and leaves missing targets NaN.
+    The policies mask and model fill causally: with the last known value, and before the first with the mean
+    of the training rows; missing targets stay NaN. Mask adds the age of each value (`columns.age`) to the
+    inputs, model keeps which values were observed, if some were not.
 
     Raises:
         DataError: values are missing under the error policy, a column is empty in the training rows, there
@@ -135,7 +136,8 @@ class _Making:
             "steps": np.array(steps or ()),
         }
         self.step = steps[1] if steps else 1.0
-        yield from self._tables(scaler, scaler.mean if recipe.missing == "mask" else first)
+        self.masked = recipe.missing == "model" and bool(missing.any())
+        yield from self._tables(scaler, scaler.mean if recipe.missing in ("mask", "model") else first)
 
     def _scaler(self) -> Scaler:
         recipe = self.recipe
@@ -154,7 +156,7 @@ class _Making:
         for block in self._blocks(slice(recipe.rows)):
             filled = carry_forward(block.values, before)
             values = scaler.standardise(filled, self.columns, whole.source, first=row)
-            observed = block.values if recipe.missing == "mask" else filled
+            observed = block.values if recipe.missing in ("mask", "model") else filled
             piece = {"values": values, "targets": scaler.transform(observed[:, targets], targets)}
             if self.known:
                 piece["known"] = values[:, known]
@@ -164,14 +166,18 @@ class _Making:
             if recipe.timed and block.time is not None:
                 piece["timespans"], stamp = timespans(block.time, stamp, self.step), block.time[-1]
             before, row = filled[-1], row + len(filled)
-            yield {name: part.astype(np.float32) for name, part in piece.items()}
+            made = {name: part.astype(np.float32) for name, part in piece.items()}
+            yield made | ({"observed": ~np.isnan(block.values)} if self.masked else {})
         yield {"targets": np.full((recipe.horizon, recipe.channels), np.nan, dtype=np.float32)}
         if not self.known:
             return
         before = before[known]
         for block in chain(self._blocks(slice(recipe.rows, None)), self._calendar_ahead()):
             ahead = replace(block, values=block.values[:, known], columns=self.columns[known])
-            filled = fill_missing(ahead, recipe.missing, before).values
+            policy = (
+                "mask" if recipe.missing == "model" else recipe.missing
+            )  # what is known ahead has no gaps
+            filled = fill_missing(ahead, policy, before).values
             values = scaler.standardise(filled, ahead.columns, whole.source, known, row)
             before, row = filled[-1] if len(filled) else before, row + len(filled)
             yield {"known": values.astype(np.float32)}
