@@ -34,7 +34,7 @@ class AnomalyStream:
 
     name: str
     values: np.ndarray
-    """float64 (T, C), in the source's measurement units, without gaps."""
+    """float64 (T, C), in the source's measurement units; NaN where a value is missing."""
     columns: tuple[str, ...]
     training: int
     """Number of rows of the training part, which are known beforehand and never scored."""

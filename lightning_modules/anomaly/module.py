@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any, ClassVar, Literal, NamedTuple
 
+import lightning as L
 import numpy as np
 import pandas as pd
 import torch
@@ -103,6 +104,9 @@ class AnomalyModule(TaskModule):
     a share `risk` of rows like those may exceed it. A row above it is flagged; it raises an alarm if its
     alarm is above 0, too.
 
+    With `data.missing: model` DREAM reads a missing value as not observed, and a rival core the last known
+    level of its column and a difference of 0. It counts in no loss, score, scale or tail.
+
     Table of results: the module; the same weights with plasticity off (only DREAM with fast weights);
     `repeat-last`, the same scoring of the prediction that nothing changes; `windowed Gaussian`, a classic
     rival with a scoring of its own.
@@ -132,7 +136,7 @@ class AnomalyModule(TaskModule):
         self.detectors = [*self.variants, REPEAT]
         """Rows of the table of results that are scored the same way, the module's own first."""
         self._scale: RunningScale | None = None
-        self._last = np.zeros((0, self.shape.channels))
+        self._level = np.zeros((0, self.shape.channels))
         self._score: AnomalyScore | None = None
         self._gaussian: WindowedGaussian | None = None
         self._seen: list[np.ndarray] = []
@@ -156,8 +160,16 @@ class AnomalyModule(TaskModule):
             self._scale = RunningScale(len(own["rows"]), self.shape.channels, self.settings.memory)
             self._scale.load(own)
 
-    def relative(self, batch: AnomalyBatch) -> tuple[np.ndarray, np.ndarray]:
-        """Return the layer's unclipped input (N, T, I) and where streams learn (N, T); carry the scales."""
+    def prepare(self, data: L.LightningDataModule) -> None:
+        super().prepare(data)
+        if isinstance(self.core, DREAMStack):
+            self.core.missing = self.data.missing == "model"
+
+    def relative(self, batch: AnomalyBatch) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Levels and differences (N, T, 2 C), last known levels (N, T, C), where streams learn (N, T).
+
+        The scales are carried.
+        """
         values = batch.values.cpu().numpy()
         streams, rows, columns = values.shape
         if batch.start == 0 or self._scale is None:
@@ -165,7 +177,9 @@ class AnomalyModule(TaskModule):
         known = batch.training.cpu().numpy()[:, None] > batch.start + np.arange(rows)
         learning = known | self.settings.adapt
         scale = self._scale
-        return np.stack([scale.step(values[:, row], learning[:, row]) for row in range(rows)], 1), learning
+        pairs = [(scale.step(values[:, row], learning[:, row]), scale.level) for row in range(rows)]
+        x, levels = (np.stack(part, 1) for part in zip(*pairs, strict=True))
+        return x, levels, learning
 
     def scan(
         self, x: Tensor, lengths: Tensor, learning: np.ndarray, states: list[DREAMState]
@@ -208,22 +222,33 @@ class AnomalyModule(TaskModule):
     def _limited(self, x: np.ndarray) -> Tensor:
         return torch.from_numpy(np.clip(x, -LEVEL_LIMIT, LEVEL_LIMIT)).to(self.device, self.dtype)  # type: ignore[arg-type]
 
+    def _inputs(self, x: np.ndarray, levels: np.ndarray) -> Tensor:
+        """The core's input (N, T, I), from what `relative` returns."""
+        if not isinstance(self.core, DREAMStack):
+            x = np.concatenate([levels, np.nan_to_num(x[..., levels.shape[-1] :])], -1)
+        return self._limited(x)
+
     def _predict(self, batch: AnomalyBatch) -> tuple[Tensor, Tensor]:
-        """Return the layer's input and its prediction of it, both (N, T, I); carry the states."""
-        relative, _ = self.relative(batch)
-        x = self._limited(relative)
+        """Levels and differences, and the layer's prediction of them, both (N, T, 2 C); carry the states."""
+        relative, levels, _ = self.relative(batch)
+        x = self._inputs(relative, levels)
         reset = torch.full((len(batch.values),), batch.start == 0, device=self.device)
         lengths = batch.lengths.clamp(min=1)
         _, traces, states = self.core.trace(x, self.carried(reset, len(x)), lengths)
         self.carry(states, reset)
         self.observe(traces, states, lengths)
-        return x, traces[0].prediction
+        return self._limited(relative), traces[0].prediction
 
     @staticmethod
     def _prediction_loss(batch: AnomalyBatch, x: Tensor, prediction: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the sum () of the limited squared errors of the rows that count, and their number ()."""
-        errors = (x - prediction).square().clamp(max=LOSS_LIMIT).mean(-1)
-        return (errors * batch.counted).sum(), batch.counted.sum()
+        """Return the sum () of the limited squared errors of the rows that count, and their number ().
+
+        A row without any value does not count, and the error of another is the mean over what it has.
+        """
+        seen = ~x.isnan()
+        errors = torch.where(seen, x.nan_to_num() - prediction, 0.0).square().clamp(max=LOSS_LIMIT)
+        errors, counted = errors.sum(-1) / seen.sum(-1).clamp_min(1), batch.counted & seen.any(-1)
+        return (errors * counted).sum(), counted.sum()
 
     @property
     def unreached(self) -> bool:
@@ -260,7 +285,7 @@ class AnomalyModule(TaskModule):
         Raises:
             DREAMError: a prediction or a score is not finite.
         """
-        x, learning = self.relative(batch)
+        x, levels, learning = self.relative(batch)
         streams, rows, channels = len(x), x.shape[1], self.shape.channels
         if batch.start == 0 or self._score is None:
             self.held = {name: self.core.init_state(streams) for name in self.variants if name in detectors}
@@ -272,19 +297,19 @@ class AnomalyModule(TaskModule):
                 np.round(self.settings.gap * training).astype(int),
                 self.settings.measures,
             )
-            self._last = np.zeros((streams, channels))
+            self._level = np.zeros((streams, channels))
         scans = []
         for name, states in self.held.items():
             learns = learning if self.variants[name] else np.zeros_like(learning)
-            scan, self.held[name] = self.scan(self._limited(x), batch.lengths, learns, states)
+            scan, self.held[name] = self.scan(self._inputs(x, levels), batch.lengths, learns, states)
             scans.append(scan)
         predictions = [one.prediction.cpu().numpy() for one in scans]
         gates = [torch.stack([one.deviation, one.surprise[..., 0]], -1).cpu().numpy() for one in scans]
         if REPEAT in detectors:
-            levels = np.concatenate([self._last[:, None], x[:, :-1, :channels]], 1)
-            predictions.append(np.concatenate([levels, np.zeros_like(levels)], -1))
+            before = np.concatenate([self._level[:, None], levels[:, :-1]], 1)
+            predictions.append(np.concatenate([before, np.zeros_like(before)], -1))
             gates.append(np.zeros_like(gates[0]))  # there is no layer that could be surprised
-        self._last = x[:, -1, :channels]
+        self._level = levels[:, -1]
         seen, learns = np.tile(x, (len(detectors), 1, 1)), np.tile(learning, (len(detectors), 1))
         expected, gate = np.concatenate(predictions), np.concatenate(gates)
         judged = [

@@ -20,7 +20,7 @@ class WindowBatch(NamedTuple):
     """Windows of one series, or the next rows of streams."""
 
     past: Tensor
-    """(N, L, D) inputs, gaps filled; of streams (N, L + K stride, D): L rows read before, then the new ones."""
+    """(N, L, D) inputs, filled; of streams (N, L + K stride, D): L rows read before, then the new ones."""
     future: Tensor
     """(N, H, C) targets of the rows after `past`, NaN where unknown; of streams (N, K, H, C)."""
     origin: Tensor

@@ -66,7 +66,8 @@ ROLES = {"targets": ["load", "heat"], "covariates": ["wind"], "known_covariates"
 
 class TestSameTables:
     @pytest.mark.parametrize(
-        ("size", "missing"), [(7, "mask"), (900, "error"), (900, "ffill"), (900, "mask"), (1 << 20, "ffill")]
+        ("size", "missing"),
+        [(7, "mask"), (900, "error"), (900, "ffill"), (900, "mask"), (900, "model"), (1 << 20, "ffill")],
     )
     @pytest.mark.parametrize(
         "options",
