@@ -10,10 +10,12 @@ import os
 from abc import abstractmethod
 from collections.abc import Hashable, Mapping
 from dataclasses import asdict
+from decimal import Decimal
 from numbers import Real
 from typing import Any, ClassVar, Self, get_args
 
 import numpy as np
+import pandas as pd
 import torch
 from torch import Tensor
 
@@ -26,14 +28,18 @@ from lightning_modules.data.limits import LARGEST
 from lightning_modules.stream import Moves, Reading, Shape, StreamLearner, StreamNetwork, Updates
 from lightning_modules.stream.checks import require_like
 
-VERSION = 2
+VERSION = 3
+Row = Mapping[str, float | None] | pd.Series
+"""A row of a stream, from column name to number; None, NaN or an absent column was not observed."""
 
 
 class OnlineObject(Whole):
     """Base of the objects that learn row by row: a `StreamLearner` that the first row starts.
 
-    Rows are dictionaries from column name to number; None or NaN is a missing value. The first row that is
-    learnt from fixes the columns, whose order in later rows does not matter. A prediction changes nothing.
+    Rows are dictionaries from column name to number. The first row that is learnt from fixes the columns,
+    whose order in later rows does not matter. None, NaN or an absent column was not observed: the layer reads
+    what it predicts in its place, no statistic of the column moves, and a row in which nothing was observed
+    is a row like any other. A prediction changes nothing.
     Any thread may use an object: calls wait for each other. A call that an error or Ctrl-C ends changes
     nothing.
 
@@ -109,30 +115,25 @@ class OnlineObject(Whole):
             self.learner = StreamLearner(network, self.updates, self.moves)
         return self.learner
 
-    def _row(self, x: Mapping[str, float | None], fix: bool = False) -> Tensor:
+    def _row(self, x: Row, fix: bool = False) -> Tensor:
         """The values of `x` in the order of the columns, (D,); with `fix` the first row fixes the columns.
 
         Raises:
-            DataError: a column is new or missing, or a value is not a number.
+            DataError: a column is new, or a value is not a number.
         """
-        if not isinstance(x, Mapping) or not x:
+        named = by_name("x", x)
+        if not named and not self.columns:
             raise DataError(
-                f"`x` must be a dictionary from column name to number, not empty; got {shown(x)}."
+                "`x` must be a dictionary that names the columns in the first row; got {}. Give None where a "
+                "value is not known."
             )
-        named = {str(name): value for name, value in x.items()}
         columns = self.columns or list(named)
         for name in named:
             if name not in columns:
                 raise DataError(
                     f"`x` must hold the columns of the first row; `{name}` is new. {nearest(name, columns)}"
                 )
-        for name in columns:
-            if name not in named:
-                raise DataError(
-                    f"`x` must hold the columns of the first row; `{name}` is missing. Give None if not "
-                    "known."
-                )
-        values = [number(f"x['{name}']", named[name]) for name in columns]
+        values = [number(f"x['{name}']", named.get(name)) for name in columns]
         if fix:
             self.columns = columns
         return torch.tensor(values, dtype=torch.float64)
@@ -211,14 +212,29 @@ def texts(name: str, value: Any) -> list[str]:
     return value
 
 
-def number(name: str, value: object) -> float:
-    """`value` as a float, NaN where it is None.
+def by_name(name: str, row: Row) -> dict[str, Any]:
+    """`row` as a dictionary from text to value.
 
     Raises:
-        DataError: it is neither a number nor None.
+        DataError: it is neither a dictionary nor a pandas Series.
     """
-    if value is None:
+    if not isinstance(row, Mapping | pd.Series):
+        raise DataError(f"`{name}` must be a dictionary from column name to number; got {shown(row)}.")
+    return {str(column): value for column, value in row.items()}
+
+
+def number(name: str, value: object) -> float:
+    """`value` as a float, NaN where it is None, pandas' NA or NaT.
+
+    Raises:
+        DataError: it is neither a number nor missing.
+    """
+    if value is None or value is pd.NA or value is pd.NaT:
         return float("nan")
+    if isinstance(value, np.generic | np.ndarray | Tensor) and value.ndim == 0:
+        value = value.item()
+    if isinstance(value, Decimal):
+        value = float("nan") if value.is_nan() else float(value)
     if isinstance(value, Real) and not abs(value) > LARGEST:  # type: ignore[operator] # of numbers.Real
         return float(value)
     raise DataError(

@@ -11,7 +11,7 @@ from dream import DREAMConfig
 from dream.errors import DataError, shown
 from lightning_modules.calls import alone, whole
 from lightning_modules.checks import require_int
-from lightning_modules.learners.base import OnlineObject, known_number, plain
+from lightning_modules.learners.base import OnlineObject, Row, known_number, plain
 from lightning_modules.stream import LAYER, Moves, Reading, Shape, Updates
 from lightning_modules.stream.network import class_shares
 
@@ -64,7 +64,7 @@ class DREAMClassifier(OnlineObject):
         self.labels = labels
 
     @whole
-    def learn_one(self, x: Mapping[str, float | None], y: Hashable) -> DREAMClassifier:
+    def learn_one(self, x: Row, y: Hashable) -> DREAMClassifier:
         """Learn that row `x` is of class `y`: a text, a number, True or False.
 
         Raises:
@@ -82,7 +82,7 @@ class DREAMClassifier(OnlineObject):
         return self
 
     @alone
-    def predict_proba_one(self, x: Mapping[str, float | None]) -> dict[Hashable, float]:
+    def predict_proba_one(self, x: Row) -> dict[Hashable, float]:
         """Probability of each class known so far; empty before the first.
 
         Raises:
@@ -96,7 +96,7 @@ class DREAMClassifier(OnlineObject):
         return dict(zip(self.labels, shares.tolist(), strict=True))
 
     @alone
-    def predict_one(self, x: Mapping[str, float | None]) -> Hashable | None:
+    def predict_one(self, x: Row) -> Hashable | None:
         """The most probable class; None before the first.
 
         Raises:
@@ -137,7 +137,7 @@ class DREAMRegressor(OnlineObject):
         return Shape("regression", len(self.columns), 1)
 
     @whole
-    def learn_one(self, x: Mapping[str, float | None], y: float) -> DREAMRegressor:
+    def learn_one(self, x: Row, y: float) -> DREAMRegressor:
         """Learn that row `x` belongs to the number `y`.
 
         Raises:
@@ -149,7 +149,7 @@ class DREAMRegressor(OnlineObject):
         return self
 
     @alone
-    def predict_one(self, x: Mapping[str, float | None]) -> float:
+    def predict_one(self, x: Row) -> float:
         """Predict the number of row `x`; 0 before the first row was learnt.
 
         Raises:

@@ -48,10 +48,10 @@ class OnlineBatch(NamedTuple):
     """Consecutive rows: crops to train on, or a chunk of the stream."""
 
     rows: Tensor
-    """(N, T, D) float64 inputs, standardised for forecasting and regression."""
+    """(N, T, D) float64 inputs, standardised for forecasting and regression; NaN where one is missing."""
     targets: Tensor
     """(N, T + H, C) for forecasting: the target columns of these rows and the next H, NaN after the last;
-    (N, T, C) for regression, (N, T) class numbers for classification."""
+    (N, T, C) for regression, (N, T) class numbers for classification. NaN where one is missing."""
     start: Tensor
     """(N,) number of the first row."""
     spare: bool = False
@@ -109,8 +109,10 @@ class OnlineData(TaskData, ABC):
         batch_size: Crops in a batch, of all processes together.
         crops: Crops in a training epoch.
         chunk: Rows of the stream in a batch of the test; results do not depend on it.
-        missing: Treatment of missing inputs: stop with an error (`error`), or carry the last known value
-            forward (`ffill`), the first one preceded by the mean of the warm-up part.
+        missing: Treatment of missing inputs: stop with an error (`error`), carry the last known value forward
+            (`ffill`), the first one preceded by the mean of the warm-up part, or leave them out (`model`):
+            DREAM reads them as not observed, a rival core the last known value, and numbers to predict may
+            be missing, too, which are then neither learnt from nor scored.
     """
 
     for_own_files = "TableStream"
@@ -128,7 +130,7 @@ class OnlineData(TaskData, ABC):
         batch_size: int = 32,
         crops: int = 1024,
         chunk: int = 512,
-        missing: Literal["error", "ffill"] = "error",
+        missing: Literal["error", "ffill", "model"] = "error",
     ) -> None:
         super().__init__()
         self.horizon = require_int("horizon", horizon)
@@ -149,8 +151,8 @@ class OnlineData(TaskData, ABC):
                 raise ConfigError(
                     f"`{name}` must be a number of rows or a share from 0 to below 1; got {part!r}.", key=name
                 )
-        if missing not in ("error", "ffill"):
-            raise ConfigError(f"`missing` must be `error` or `ffill`; got {missing!r}.", key="missing")
+        if missing not in ("error", "ffill", "model"):
+            raise ConfigError(f"`missing` must be error, ffill or model; got {missing!r}.", key="missing")
         self.warm_up = warm_up
         self.validation = validation
         self.missing = missing
@@ -161,7 +163,7 @@ class OnlineData(TaskData, ABC):
 
     @cached_property
     def stream(self) -> OnlineStream:
-        """The stream, read once, without missing values; by the schema that is followed, if any."""
+        """The stream, read once, filled as `missing` asks; by the schema that is followed, if any."""
         stream = self.read() if self.recorded is None else self._matched(self.read(), self.recorded)
         if stream.task != "forecasting" and self.horizon != 1:
             raise ConfigError(f"`horizon` must be 1 for {stream.task}; got {self.horizon}.", key="horizon")

@@ -11,7 +11,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
-from dream import DREAMConfig
+from dream import DREAMConfig, DREAMStack
 from dream.errors import ConfigError
 from lightning_modules.checks import require
 from lightning_modules.cores import CoreName, build_core, fit_to_width
@@ -50,6 +50,9 @@ class StreamNetwork(nn.Module):
     the present, ``(x_(t-l) - level_t) / scale_t``, 0 where there is none yet, the changes that the profile
     expects, in units of ``scale_t``, and the row's phase in the season. Inputs of the core are clipped to 5
     units, those of the head to 30.
+
+    DREAM reads a missing value, with its averages and expected changes, as not observed; a rival core reads
+    the last known value. The normaliser and the profile do not move.
 
     Predictions: ``level_t + scale_t * outputs`` for forecasting and regression; for classification the
     outputs themselves, a logit (or, by least squares, a probability) for each class.
@@ -97,6 +100,8 @@ class StreamNetwork(nn.Module):
         width = columns * (1 + len(reading.means)) + own * len(self.seasonal.outlook)
         self.config = fit_to_width(config, width)
         self.core = build_core(core, self.config, hidden_dims, dropout, backend)
+        if isinstance(self.core, DREAMStack):
+            self.core.missing = True
         shown = (len(reading.distances) + len(reading.means)) * columns + own * ahead + 4 * min(ahead, 1)
         features = shown + reading.output * self.core.output_dim + reading.forecast * width
         require("lags", reading.lags, features > 0, "above 0 where the head reads nothing else")
@@ -135,7 +140,8 @@ class StreamNetwork(nn.Module):
         # each (N, T, L, ...)
         lanes = [part.unflatten(0, (len(rows), self.lanes)).transpose(1, 2) for part in parts]
         values = torch.cat([*lanes, relative.shown.to(seen)], -1)
-        return Features(values, relative.level, relative.scale, traces), replace(new, core=core)
+        observed = (~seen.isnan()).sum()
+        return Features(values, relative.level, relative.scale, traces, observed), replace(new, core=core)
 
     def relate(
         self, rows: Tensor, state: StreamState, feedback: Tensor | None = None
@@ -143,9 +149,10 @@ class StreamNetwork(nn.Module):
         """The part of `features` before the core; the core's state is returned as it was."""
         shape, reading = self.shape, self.reading
         (read, level, scale), normalizer = self.normalizer(rows, state.normalizer)
-        feedback_state = state.feedback
+        feedback_state, unknown = state.feedback, rows.isnan()
         if shape.feedback:
             assert feedback is not None
+            unknown = torch.cat([unknown, feedback.isnan()], -1)
             if shape.task == "regression":
                 known, feedback_state = self.normalizer(feedback, state.feedback)
             else:
@@ -161,11 +168,12 @@ class StreamNetwork(nn.Module):
         changes = changes / scale[..., : shape.targets].unsqueeze(-1)
         changes = changes.clamp(-HEAD_LIMIT, HEAD_LIMIT)  # (N, T, C, K)
         means = past[:, :, len(reading.distances) :] / self._mean_units(rows).view(-1, 1)
-        seen = [
-            self._to_lanes(read),
-            self._rows_to_lanes(means),
-            self._changes_to_lanes(changes[..., : len(self.seasonal.outlook)]),
-        ]
+        outlook = changes[..., : len(self.seasonal.outlook)]
+        if isinstance(self.core, DREAMStack):
+            read = read.masked_fill(unknown, torch.nan)
+            means = means.masked_fill(unknown.unsqueeze(2), torch.nan)
+            outlook = outlook.masked_fill(unknown[..., : shape.targets, None], torch.nan)
+        seen = [self._to_lanes(read), self._rows_to_lanes(means), self._changes_to_lanes(outlook)]
         shown = [self._rows_to_lanes(past), self._changes_to_lanes(changes)]
         if self.seasonal.steps:
             phase = self.seasonal.phase(rows.shape[1], state.seasonal)

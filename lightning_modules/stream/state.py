@@ -64,7 +64,7 @@ class Relative(NamedTuple):
     """Rows relative to their past, before the core reads them."""
 
     seen: Tensor
-    """(N, T, L, width) inputs of the core."""
+    """(N, T, L, width) inputs of the core, NaN where one was not observed."""
     shown: Tensor
     """(N, T, L, ...) inputs of the head besides those that the core computes."""
     level: Tensor
@@ -84,7 +84,11 @@ class Features(NamedTuple):
     """(N, T, C) the data's units in one unit of the head's outputs; 1 for classification."""
     traces: list[DREAMTrace]
     """(N L, T, ...) trace of each layer of the core."""
+    observed: Tensor
+    """() number of inputs of the core that were observed."""
 
     def rows(self, rows: slice) -> Features:
         """Some of the rows, without the traces."""
-        return Features(self.values[:, rows], self.level[:, rows], self.scale[:, rows], [])
+        return self._replace(
+            values=self.values[:, rows], level=self.level[:, rows], scale=self.scale[:, rows], traces=[]
+        )
