@@ -1,6 +1,7 @@
 """`AnomalyModule`: detection of anomalies in streams without labels: predict, score, then adapt.
 
-Shapes: N streams, T rows of a chunk, C columns, I = 2 C inputs of the layer: levels, then differences.
+Shapes: N streams, T rows of a chunk, C columns, I inputs of the layer: C levels, C differences, then of a
+single column the levels of the `lags` - 1 rows before.
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ from lightning_modules.anomaly.scores import (
 from lightning_modules.anomaly.verdicts import FLAGGED, HIGHER_IS_BETTER, Verdict, assess, score_table
 from lightning_modules.base import Observation, TaskModule
 from lightning_modules.checks import require
+from lightning_modules.data.columns import lagged
 from lightning_modules.settings import TaskSettings, as_instance
 
 LOSS_LIMIT = 25.0  # squared running deviations; limits what an outlier in the training part can teach
@@ -112,7 +114,7 @@ class AnomalyModule(TaskModule):
     rival with a scoring of its own.
 
     Args:
-        config: The DREAM layer; its `input_dim` is set to twice the number of columns.
+        config: The DREAM layer; its `input_dim` is set to I.
         shape: Facts about the data; set by the data.
         **settings: Fields of `AnomalySettings`.
     """
@@ -132,10 +134,12 @@ class AnomalyModule(TaskModule):
         **settings: Any,
     ) -> None:
         super().__init__(config, as_instance(AnomalyShape, shape), AnomalySettings(**settings))
-        self.core = self.make_core(2 * self.shape.channels)
+        self.core = self.make_core(2 * self.shape.channels + self.shape.lags - 1)
         self.detectors = [*self.variants, REPEAT]
         """Rows of the table of results that are scored the same way, the module's own first."""
         self._scale: RunningScale | None = None
+        self._recent = torch.zeros(0)
+        """(N, lags - 1, 1) levels of the rows before the chunk, as the core read them."""
         self._level = np.zeros((0, self.shape.channels))
         self._score: AnomalyScore | None = None
         self._gaussian: WindowedGaussian | None = None
@@ -151,12 +155,16 @@ class AnomalyModule(TaskModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Save the running scales with the carried states."""
         super().on_save_checkpoint(checkpoint)
-        held = self._scale.arrays() if self._scale else {}
-        checkpoint["scale"] = {name: ranks.whole(torch.from_numpy(part)) for name, part in held.items()}
+        held = {}
+        if self._scale is not None:
+            held = {name: torch.from_numpy(part) for name, part in self._scale.arrays().items()}
+            held["recent"] = self._recent
+        checkpoint["scale"] = {name: ranks.whole(part) for name, part in held.items()}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         super().on_load_checkpoint(checkpoint)
         if own := {name: ranks.mine(part).numpy() for name, part in checkpoint["scale"].items()}:
+            self._recent = torch.from_numpy(own.pop("recent"))
             self._scale = RunningScale(len(own["rows"]), self.shape.channels, self.settings.memory)
             self._scale.load(own)
 
@@ -174,6 +182,7 @@ class AnomalyModule(TaskModule):
         streams, rows, columns = values.shape
         if batch.start == 0 or self._scale is None:
             self._scale = RunningScale(streams, columns, self.settings.memory)
+            self._recent = torch.zeros(streams, self.shape.lags - 1, 1, dtype=torch.float64)
         known = batch.training.cpu().numpy()[:, None] > batch.start + np.arange(rows)
         learning = known | self.settings.adapt
         scale = self._scale
@@ -223,9 +232,12 @@ class AnomalyModule(TaskModule):
         return torch.from_numpy(np.clip(x, -LEVEL_LIMIT, LEVEL_LIMIT)).to(self.device, self.dtype)  # type: ignore[arg-type]
 
     def _inputs(self, x: np.ndarray, levels: np.ndarray) -> Tensor:
-        """The core's input (N, T, I), from what `relative` returns."""
+        """The core's input (N, T, I), from what `relative` returns; the levels before a row are carried."""
         if not isinstance(self.core, DREAMStack):
             x = np.concatenate([levels, np.nan_to_num(x[..., levels.shape[-1] :])], -1)
+        if self.shape.lags > 1:
+            past, self._recent = lagged(torch.from_numpy(x[..., :1]), self._recent)
+            x = np.concatenate([x, past.numpy()], -1)
         return self._limited(x)
 
     def _predict(self, batch: AnomalyBatch) -> tuple[Tensor, Tensor]:
@@ -237,7 +249,7 @@ class AnomalyModule(TaskModule):
         _, traces, states = self.core.trace(x, self.carried(reset, len(x)), lengths)
         self.carry(states, reset)
         self.observe(traces, states, lengths)
-        return self._limited(relative), traces[0].prediction
+        return self._limited(relative), traces[0].prediction[..., : relative.shape[-1]]
 
     @staticmethod
     def _prediction_loss(batch: AnomalyBatch, x: Tensor, prediction: Tensor) -> tuple[Tensor, Tensor]:
@@ -298,12 +310,12 @@ class AnomalyModule(TaskModule):
                 self.settings.measures,
             )
             self._level = np.zeros((streams, channels))
-        scans = []
+        scans, inputs = [], self._inputs(x, levels)
         for name, states in self.held.items():
             learns = learning if self.variants[name] else np.zeros_like(learning)
-            scan, self.held[name] = self.scan(self._inputs(x, levels), batch.lengths, learns, states)
+            scan, self.held[name] = self.scan(inputs, batch.lengths, learns, states)
             scans.append(scan)
-        predictions = [one.prediction.cpu().numpy() for one in scans]
+        predictions = [one.prediction[..., : 2 * channels].cpu().numpy() for one in scans]
         gates = [torch.stack([one.deviation, one.surprise[..., 0]], -1).cpu().numpy() for one in scans]
         if REPEAT in detectors:
             before = np.concatenate([self._level[:, None], levels[:, :-1]], 1)

@@ -23,7 +23,8 @@ from dream import DREAMConfig
 from dream.errors import CheckpointError, DataError, DREAMError, nearest, shown
 from dream.sealed import read_sealed, write_sealed
 from lightning_modules.calls import Whole, alone
-from lightning_modules.checks import require
+from lightning_modules.checks import require, require_int
+from lightning_modules.data.columns import require_lags
 from lightning_modules.data.limits import LARGEST
 from lightning_modules.stream import Moves, Reading, Shape, StreamLearner, StreamNetwork, Updates
 from lightning_modules.stream.checks import require_like
@@ -49,6 +50,8 @@ class OnlineObject(Whole):
         updates: How and when the weights are updated.
         moves: Which weights `updates` changes: the head's, or all. The fast weights learn in either case.
         seed: Seed of the first weights. Nothing else is random, and the global generators are left alone.
+        lags: For a single input column: its values that the layer reads in each row, the present one and the
+            lags - 1 before it. `reading.lags` are those that the head reads.
     """
 
     kind: ClassVar[str]
@@ -61,6 +64,7 @@ class OnlineObject(Whole):
         updates: Updates,
         moves: Moves = "head",
         seed: int = 0,
+        lags: int = 1,
     ) -> None:
         require("config", type(config).__name__, isinstance(config, DREAMConfig), "a DREAMConfig")
         require("moves", moves, moves in get_args(Moves), "head or all")
@@ -70,6 +74,7 @@ class OnlineObject(Whole):
         self.updates = updates
         self.moves = moves
         self.seed = seed
+        self.lags = require_int("lags", lags)
         self.columns: list[str] = []
         self.learner: StreamLearner | None = None
 
@@ -109,6 +114,7 @@ class OnlineObject(Whole):
     def _start(self) -> StreamLearner:
         """The learner; built if this is the first row."""
         if self.learner is None:
+            require_lags(self.lags, self.columns)
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(self.seed)
                 network = StreamNetwork(self._shape(), self.reading, self.config)
@@ -151,6 +157,7 @@ class OnlineObject(Whole):
             updates=asdict(self.updates),
             moves=self.moves,
             seed=self.seed,
+            lags=self.lags,
             extra=self._extra(),
         )
         header = self._kind() | {"settings": json.dumps(settings), "columns": json.dumps(self.columns)}

@@ -28,7 +28,7 @@ class DREAMAnomalyDetector(OnlineObject):
     has no score, and a row in which nothing was scores 0.
 
     Args:
-        config, reading, updates, moves, seed: See `OnlineObject`.
+        config, reading, updates, moves, seed, lags: See `OnlineObject`.
         window: Rows after which the past of scales and tails fades.
 
     Example:
@@ -49,15 +49,16 @@ class DREAMAnomalyDetector(OnlineObject):
         moves: Moves = "head",
         seed: int = 0,
         window: int = 1000,
+        lags: int = 1,
     ) -> None:
-        super().__init__(config, reading, updates, moves, seed)
+        super().__init__(config, reading, updates, moves, seed, lags)
         require_int("window", window)
         self.window = window
         self.expected: Tensor | None = None
         """(D,) forecast of the next row."""
 
     def _shape(self) -> Shape:
-        return Shape("forecasting", len(self.columns), len(self.columns))
+        return Shape("forecasting", len(self.columns), len(self.columns), lags=self.lags)
 
     def _extra(self) -> dict[str, Any]:
         return {"arguments": {"window": self.window}}

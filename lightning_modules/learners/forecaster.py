@@ -22,7 +22,7 @@ class DREAMForecaster(OnlineObject):
     """Reads a stream of one number or of several, and forecasts its next rows.
 
     Args:
-        config, reading, updates, moves, seed: See `OnlineObject`.
+        config, reading, updates, moves, seed, lags: See `OnlineObject`.
         horizon: Rows ahead that are learnt, and the most that can be forecast.
         season: Rows in one season, for the seasonal profile.
 
@@ -45,8 +45,9 @@ class DREAMForecaster(OnlineObject):
         seed: int = 0,
         horizon: int = 1,
         season: int = 1,
+        lags: int = 1,
     ) -> None:
-        super().__init__(config, reading, updates, moves, seed)
+        super().__init__(config, reading, updates, moves, seed, lags)
         require_int("horizon", horizon)
         require_int("season", season)
         self.horizon = horizon
@@ -57,7 +58,8 @@ class DREAMForecaster(OnlineObject):
         """(H, C) forecast after the last row."""
 
     def _shape(self) -> Shape:
-        return Shape("forecasting", len(self.columns), len(self.targets or [""]), self.horizon, self.season)
+        targets = len(self.targets or [""])
+        return Shape("forecasting", len(self.columns), targets, self.horizon, self.season, self.lags)
 
     def _extra(self) -> dict[str, Any]:
         return {"arguments": {"horizon": self.horizon, "season": self.season}, "targets": self.targets}

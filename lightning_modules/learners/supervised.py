@@ -22,7 +22,7 @@ class DREAMClassifier(OnlineObject):
     A class is known from the first row that has it. Ties go to the class that came first.
 
     Args:
-        config, reading, updates, moves, seed: See `OnlineObject`.
+        config, reading, updates, moves, seed, lags: See `OnlineObject`.
         classes: Largest number of classes.
 
     Example:
@@ -44,15 +44,16 @@ class DREAMClassifier(OnlineObject):
         moves: Moves = "head",
         seed: int = 0,
         classes: int = 10,
+        lags: int = 1,
     ) -> None:
-        super().__init__(config, reading, updates, moves, seed)
+        super().__init__(config, reading, updates, moves, seed, lags)
         require_int("classes", classes, least=2)
         self.most = classes
         self.labels: list[Hashable] = []
         """The classes known so far, in the order in which they came."""
 
     def _shape(self) -> Shape:
-        return Shape("classification", len(self.columns), self.most)
+        return Shape("classification", len(self.columns), self.most, lags=self.lags)
 
     def _extra(self) -> dict[str, Any]:
         return {"arguments": {"classes": self.most}, "labels": self.labels}
@@ -110,7 +111,7 @@ class DREAMRegressor(OnlineObject):
     """Predicts a number for each row of a stream, and learns from the true one.
 
     Args:
-        config, reading, updates, moves, seed: See `OnlineObject`.
+        config, reading, updates, moves, seed, lags: See `OnlineObject`.
 
     Example:
         >>> model = DREAMRegressor()
@@ -130,11 +131,12 @@ class DREAMRegressor(OnlineObject):
         updates: Updates = Updates("least_squares", forgetting=0.999),  # noqa: B008 - frozen
         moves: Moves = "head",
         seed: int = 0,
+        lags: int = 1,
     ) -> None:
-        super().__init__(config, reading, updates, moves, seed)
+        super().__init__(config, reading, updates, moves, seed, lags)
 
     def _shape(self) -> Shape:
-        return Shape("regression", len(self.columns), 1)
+        return Shape("regression", len(self.columns), 1, lags=self.lags)
 
     @whole
     def learn_one(self, x: Row, y: float) -> DREAMRegressor:

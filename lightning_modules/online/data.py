@@ -19,7 +19,7 @@ from torch.utils.data import DataLoader, Dataset
 from dream.errors import ConfigError, DataError
 from lightning_modules.checks import require_int
 from lightning_modules.data.base import TaskData
-from lightning_modules.data.columns import continued
+from lightning_modules.data.columns import continued, require_lags
 from lightning_modules.data.fingerprint import Fingerprint, content_sum
 from lightning_modules.data.order import drawn, in_order, loader
 from lightning_modules.data.schema import Schema, scales, step_quartiles
@@ -113,6 +113,9 @@ class OnlineData(TaskData, ABC):
             (`ffill`), the first one preceded by the mean of the warm-up part, or leave them out (`model`):
             DREAM reads them as not observed, a rival core the last known value, and numbers to predict may
             be missing, too, which are then neither learnt from nor scored.
+        lags: For a single input column: its values that the core reads in each row, the present one and the
+            lags - 1 before it; 1 for the present one alone. Before the first row they are not observed, for a
+            rival core 0. `model.reading.lags` are those that the head reads.
     """
 
     for_own_files = "TableStream"
@@ -131,6 +134,7 @@ class OnlineData(TaskData, ABC):
         crops: int = 1024,
         chunk: int = 512,
         missing: Literal["error", "ffill", "model"] = "error",
+        lags: int = 1,
     ) -> None:
         super().__init__()
         self.horizon = require_int("horizon", horizon)
@@ -142,6 +146,7 @@ class OnlineData(TaskData, ABC):
         self.batch_size = require_int("batch_size", batch_size)
         self.crops = require_int("crops", crops)
         self.chunk = require_int("chunk", chunk)
+        self.lags = require_int("lags", lags)
         if context >= crop:
             raise ConfigError(f"`context` must be below `crop`, {crop}; got {context}.", key="context")
         for name, part in (("warm_up", warm_up), ("validation", validation)):
@@ -237,8 +242,15 @@ class OnlineData(TaskData, ABC):
 
     @property
     def shape(self) -> OnlineShape:
+        require_lags(self.lags, self.stream.series.columns)
         return OnlineShape(
-            self.task, self.inputs, self.channels, self.horizon, self.season, label_delay=self.label_delay
+            self.task,
+            self.inputs,
+            self.channels,
+            self.horizon,
+            self.season,
+            self.lags,
+            label_delay=self.label_delay,
         )
 
     @property
