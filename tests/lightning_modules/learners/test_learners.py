@@ -210,7 +210,7 @@ def test_a_detector_scores_as_the_anomaly_task_and_keeps_it_in_a_file(tmp_path: 
             "`y` must be a text, a number.*got nan",
         ),
         (lambda: DREAMClassifier(LAYER).learn_one({"a": 1.0}, VALUES), "`y` must be a text, a number"),  # type: ignore[arg-type]
-        (lambda: DREAMForecaster(LAYER).learn_one({"a": 1.0}, {"a": 2.0}), "`a` is in both"),
+        (lambda: DREAMForecaster(LAYER).learn_one({"a": 1.0}, {"a": 2.0}), "`a` is one of `y`"),
     ],
 )
 def test_what_is_no_row_is_refused(call: Any, message: str) -> None:
