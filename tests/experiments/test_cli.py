@@ -73,7 +73,7 @@ FLAGS = [
         ["--model=torch.nn.Linear"],
         "`model` must be a class that a configuration may name, of dream, Lightning, torchmetrics or",
     ),
-    (["--data.missing=ffil"], "`data.missing` must be error or ffill or mask; got ffil."),
+    (["--data.missing=ffil"], "`data.missing` must be error or ffill or mask or model; got ffil."),
     (
         ["--data.rolling=true", "--data.stride=30"],
         "`data.stride` must be a multiple of `model.patch`, 12, for streams; got 30.",
