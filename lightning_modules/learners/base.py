@@ -26,7 +26,7 @@ from lightning_modules.data.limits import LARGEST
 from lightning_modules.stream import Moves, Reading, Shape, StreamLearner, StreamNetwork, Updates
 from lightning_modules.stream.checks import require_like
 
-VERSION = 2
+VERSION = 3  # 2 and 1 were of the first edition of the cell
 
 
 class OnlineObject(Whole):
