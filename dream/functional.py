@@ -40,9 +40,8 @@ class StepInput(NamedTuple):
 
     def unbind(self) -> Iterator[StepInput]:
         """Each step, of (T, N, ...)."""
-        return (
-            StepInput(*(None if part is None else part[t] for part in self)) for t in range(self.x.shape[0])
-        )
+        parts = [[None] * len(self.x) if part is None else part.unbind() for part in self]
+        return (StepInput(*step) for step in zip(*parts, strict=True))
 
 
 class StepResult(NamedTuple):
@@ -61,7 +60,7 @@ def key(h: Tensor, params: DREAMParams) -> Tensor:
     blocks, size, _ = params.K.shape
     units = h.shape[-1]
     padded = h if blocks * size == units else pad(h, (0, blocks * size - units))
-    mixed = torch.einsum("...gi,gij->...gj", padded.unflatten(-1, (blocks, size)), params.K)
+    mixed = torch.einsum("...gi,gij->...gj", padded.reshape(*h.shape[:-1], blocks, size), params.K)
     return mixed.flatten(-2)[..., :units] + params.k
 
 

@@ -40,7 +40,8 @@ def orthonormal(matrix: Tensor) -> Tensor:
     """
     work = torch.promote_types(matrix.dtype, torch.float32)
     Q, T = torch.linalg.qr(matrix.to(work))
-    return (Q * torch.where(T.diagonal() < 0, -1.0, 1.0)).to(matrix.dtype)
+    positive: Tensor = Q * torch.where(T.diagonal() < 0, -1.0, 1.0)
+    return positive.to(matrix.dtype)
 
 
 def logit(p: Tensor) -> Tensor:

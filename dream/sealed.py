@@ -60,7 +60,7 @@ def read_sealed(path: Path, writer: str, kind: Mapping[str, str]) -> tuple[dict[
     found = {name: header.get(name) for name in kind}
     if found != kind:
         wanted, held = (" ".join(filter(None, part.values())) for part in (kind, found))
-        earlier = map(str, range(int(kind.get("version", 0))))
+        earlier = [str(version) for version in range(int(kind.get("version", 0)))]
         if found.get("format") == kind["format"] and found.get("version") in earlier:
             held += f", {FIRST_EDITION}"
         raise CheckpointError(
