@@ -96,7 +96,7 @@ def predict_next(state: DREAMState, params: DREAMParams, config: DREAMConfig) ->
 
 
 def _recall(key: Tensor, U: Tensor) -> Tensor:
-    """What fast weights (N, H, R) hold under a key (N, H): (N, R)."""
+    """Values that fast weights (N, H, R) hold under a key (N, H): (N, R)."""
     return (key.unsqueeze(1) @ U).squeeze(1)
 
 

@@ -11,7 +11,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
-from dream import DREAMConfig, DREAMStack
+from dream import DREAM, DREAMConfig, DREAMStack
 from dream.errors import ConfigError
 from dream.numerics import orthonormal
 from lightning_modules.checks import require
@@ -103,7 +103,9 @@ class StreamNetwork(nn.Module):
         self.config = fit_to_width(config, width)
         self.core = build_core(core, self.config, hidden_dims, dropout, backend)
         if shape.feedback and isinstance(self.core, DREAMStack) and self.config.rank < width:
-            _watch(self.core.get_submodule("layers.0.cell").V_raw, range(shape.inputs, columns))
+            first = self.core.layers[0]
+            assert isinstance(first, DREAM)
+            _watch(first.cell.V_raw, range(shape.inputs, columns))
         shown = (len(reading.distances) + len(reading.means)) * columns + own * ahead + 4 * min(ahead, 1)
         features = shown + reading.output * self.core.output_dim + reading.forecast * width
         require("lags", reading.lags, features > 0, "above 0 where the head reads nothing else")
