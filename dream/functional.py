@@ -234,7 +234,8 @@ def advance(
         filled = torch.where(seen.observed, 0.0, prediction)
         drive = drive + filled @ params.B
         gate = gate + filled @ params.G_x if config.ltc_enabled else gate
-    r, S = gauge(e, mean, var, threshold, seen.entropy, config, seen.observed)  # 3, 4, 5
+    measured = e.detach()  # without tangents of forward mode, which `no_grad` would let pass
+    r, S = gauge(measured, mean, var, threshold, seen.entropy, config, seen.observed)  # 3, 4, 5
 
     learns = plasticity and plastic
     if learns:
@@ -259,11 +260,11 @@ def advance(
         h = u
 
     with torch.no_grad():  # 10
-        statistics = habituate(e, r, S, mean, var, threshold, avg_surprise, config, seen.observed)
+        statistics = habituate(measured, r, S, mean, var, threshold, avg_surprise, config, seen.observed)
         mean, var, threshold, avg_surprise = statistics
         if learns and config.sleep_rate > 0:  # 11
             asleep = avg_surprise * (avg_surprise > config.min_surprise_for_sleep)
-            U_target = U_target + config.sleep_rate * asleep[:, None, None] * (U - U_target)
+            U_target = U_target + config.sleep_rate * asleep[:, None, None] * (U.detach() - U_target)
 
     new = DREAMState(h, U, U_target, threshold, mean, var, avg_surprise)
     return StepResult(new, prediction, e, S, r, u_norm)
