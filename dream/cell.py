@@ -127,8 +127,8 @@ class DREAMCell(nn.Module):
     def _load_from_state_dict(self, state_dict: Any, prefix: str, *rest: Any) -> None:
         if f"{prefix}C" in state_dict and f"{prefix}K" not in state_dict:
             raise CheckpointError(
-                f"`state_dict` must hold a cell of the second edition; {prefix}C is of the first, which has no "
-                "keys K. Train again, or stay with the version that wrote it."
+                f"`state_dict` must hold a cell of the second edition; {prefix}C is of the first edition of "
+                "the cell, which has no keys K. Train again, or stay with the version that wrote it."
             )
         super()._load_from_state_dict(state_dict, prefix, *rest)
 
@@ -174,7 +174,7 @@ class DREAMCell(nn.Module):
             A=self.A,
             G_x=self.G_x,
             G_h=self.G_h,
-            V=self._V(),
+            V=self._effective_filter(),
             eta=eta if config.base_plasticity > 0 else torch.zeros_like(eta),
             tonic=torch.sigmoid(self.logit_tonic),
             tau=self.log_tau.exp(),
@@ -190,7 +190,7 @@ class DREAMCell(nn.Module):
         """V_raw where it is learned, V where it is fixed."""
         return self.V_raw if self.config.rank < self.config.input_dim else self.V
 
-    def _V(self) -> Tensor:
+    def _effective_filter(self) -> Tensor:
         """The sensory filter, (I, R): ``V^T V = R`` where it is learned, ``V V^T = I`` where it is fixed."""
         if self.config.rank >= self.config.input_dim:
             return self.V
@@ -199,20 +199,20 @@ class DREAMCell(nn.Module):
     def _learned(self) -> tuple[Tensor | None, ...]:
         """The parameters as they are learned, in the order of `DREAMParams`."""
         return (
-            *(self.C, self.c, self.W, self.B, self.b, self.A, self.G_x, self.G_h, self._known_V()),
+            *(self.C, self.c, self.W, self.B, self.b, self.A, self.G_x, self.G_h, self._known_filter()),
             *(self.log_eta, self.logit_tonic, self.log_tau),
             self.log_surprise_scale if self.config.ltc_surprise_scale > 0 else None,
             self.error_var_prior,
             *(self.K, self.k, self.D),
         )
 
-    def _known_V(self) -> Tensor:
-        """The same as `_V` without gradient; computed once, and again when V_raw has changed."""
+    def _known_filter(self) -> Tensor:
+        """As `_effective_filter`, without gradient; computed once, and again when V_raw has changed."""
         if self.config.rank >= self.config.input_dim:
             return self.V
         raw, V = self._last_V
         if raw.device != self.V_raw.device or raw.dtype != self.V_raw.dtype or not raw.equal(self.V_raw):
-            raw, V = self._last_V = self.V_raw.detach().clone(), self._V().detach()
+            raw, V = self._last_V = self.V_raw.detach().clone(), self._effective_filter().detach()
         return V
 
     def get_config(self) -> DREAMConfig:

@@ -241,9 +241,7 @@ def _lengths(lengths: Tensor | None, x: Tensor) -> Tensor | None:
     return None if low == steps else lengths.to(x.device)
 
 
-def finite_values(
-    x: Tensor, timespans: Tensor | None, lengths: Tensor | None, missing: bool = False
-) -> None:
+def finite_values(x: Tensor, timespans: Tensor | None, lengths: Tensor | None, missing: bool = False) -> None:
     """Refuse NaN, numbers whose square is not finite, and timespans that are not positive.
 
     Padding of `x`, (N, T, I) or (N, I), may hold anything. One pass where all is well; `missing` lets NaN in

@@ -40,9 +40,8 @@ class StepInput(NamedTuple):
 
     def unbind(self) -> Iterator[StepInput]:
         """Each step, of (T, N, ...)."""
-        return (
-            StepInput(*(None if part is None else part[t] for part in self)) for t in range(self.x.shape[0])
-        )
+        parts = [[None] * len(self.x) if part is None else part.unbind() for part in self]
+        return (StepInput(*step) for step in zip(*parts, strict=True))
 
 
 class StepResult(NamedTuple):
@@ -61,7 +60,7 @@ def key(h: Tensor, params: DREAMParams) -> Tensor:
     blocks, size, _ = params.K.shape
     units = h.shape[-1]
     padded = h if blocks * size == units else pad(h, (0, blocks * size - units))
-    mixed = torch.einsum("...gi,gij->...gj", padded.unflatten(-1, (blocks, size)), params.K)
+    mixed = torch.einsum("...gi,gij->...gj", padded.reshape(*h.shape[:-1], blocks, size), params.K)
     return mixed.flatten(-2)[..., :units] + params.k
 
 
@@ -97,7 +96,7 @@ def predict_next(state: DREAMState, params: DREAMParams, config: DREAMConfig) ->
 
 
 def _recall(key: Tensor, U: Tensor) -> Tensor:
-    """What fast weights (N, H, R) hold under a key (N, H): (N, R)."""
+    """Values that fast weights (N, H, R) hold under a key (N, H): (N, R)."""
     return (key.unsqueeze(1) @ U).squeeze(1)
 
 
@@ -235,7 +234,8 @@ def advance(
         filled = torch.where(seen.observed, 0.0, prediction)
         drive = drive + filled @ params.B
         gate = gate + filled @ params.G_x if config.ltc_enabled else gate
-    r, S = gauge(e, mean, var, threshold, seen.entropy, config, seen.observed)  # 3, 4, 5
+    measured = e.detach()  # without tangents of forward mode, which `no_grad` would let pass
+    r, S = gauge(measured, mean, var, threshold, seen.entropy, config, seen.observed)  # 3, 4, 5
 
     learns = plasticity and plastic
     if learns:
@@ -260,11 +260,11 @@ def advance(
         h = u
 
     with torch.no_grad():  # 10
-        statistics = habituate(e, r, S, mean, var, threshold, avg_surprise, config, seen.observed)
+        statistics = habituate(measured, r, S, mean, var, threshold, avg_surprise, config, seen.observed)
         mean, var, threshold, avg_surprise = statistics
         if learns and config.sleep_rate > 0:  # 11
             asleep = avg_surprise * (avg_surprise > config.min_surprise_for_sleep)
-            U_target = U_target + config.sleep_rate * asleep[:, None, None] * (U - U_target)
+            U_target = U_target + config.sleep_rate * asleep[:, None, None] * (U.detach() - U_target)
 
     new = DREAMState(h, U, U_target, threshold, mean, var, avg_surprise)
     return StepResult(new, prediction, e, S, r, u_norm)

@@ -34,9 +34,14 @@ def shrinkage(norm: Tensor, target: float, kappa: float) -> Tensor:
 
 
 def orthonormal(matrix: Tensor) -> Tensor:
-    """Q of ``matrix = Q T`` (I, R), R <= I: Q^T Q = 1, T upper triangular with positive diagonal."""
-    Q, T = torch.linalg.qr(matrix)
-    return Q * torch.where(T.diagonal() < 0, -1.0, 1.0)
+    """Q of ``matrix = Q T`` (I, R), R <= I: Q^T Q = 1, T upper triangular with positive diagonal.
+
+    Half precision, in which nothing is factorised, is computed in float32.
+    """
+    work = torch.promote_types(matrix.dtype, torch.float32)
+    Q, T = torch.linalg.qr(matrix.to(work))
+    positive: Tensor = Q * torch.where(T.diagonal() < 0, -1.0, 1.0)
+    return positive.to(matrix.dtype)
 
 
 def logit(p: Tensor) -> Tensor:

@@ -167,7 +167,7 @@ class DREAMStack(SequenceModule[list[DREAMState], list[DREAMTrace]]):
         widths = [config.hidden_dim] if hidden_dims is None else _widths(hidden_dims)
         if cls.__init__ is not DREAMStack.__init__:  # a subclass may build more than a stack
             knobs = {name: value for name, value in asdict(config).items() if name != "hidden_dim"}
-            own = {"backend": backend, "check_inputs": check_inputs, "missing": missing}
+            own: dict[str, Any] = {"backend": backend, "check_inputs": check_inputs, "missing": missing}
             return cls(hidden_dims=widths, dropout=dropout, **own, **knobs)
         stack = cls.__new__(cls)
         stack._build(config, widths, dropout, backend, check_inputs, missing)

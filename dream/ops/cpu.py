@@ -85,7 +85,7 @@ class _Sizes:
             "cue": (t, n, h) if plastic else none,
             "read": (t + 1, n, r),
             "recalled": (t, n, r) if plastic else none,
-            "filtered": (t, n, r),
+            "filtered": (t, n, r) if learns else none,
             "x_read": (t, n, i) if missing else none,
             "norm": (t, n) if learns else none,
             "asleep": (t, n) if learns else none,

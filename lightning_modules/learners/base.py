@@ -29,7 +29,7 @@ from lightning_modules.data.limits import LARGEST
 from lightning_modules.stream import Moves, Reading, Shape, StreamLearner, StreamNetwork, Updates
 from lightning_modules.stream.checks import require_like
 
-VERSION = 3
+VERSION = 3  # 2 and 1 were of the first edition of the cell
 Row = Mapping[str, float | None] | pd.Series
 """A row of a stream, from column name to number; None, NaN or an absent column was not observed."""
 

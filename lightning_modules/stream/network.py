@@ -11,8 +11,9 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
-from dream import DREAMConfig, DREAMStack
+from dream import DREAM, DREAMConfig, DREAMStack
 from dream.errors import ConfigError
+from dream.numerics import orthonormal
 from lightning_modules.checks import require
 from lightning_modules.cores import CoreName, build_core, fit_to_width
 from lightning_modules.data.columns import lagged
@@ -59,6 +60,10 @@ class StreamNetwork(nn.Module):
     Predictions: ``level_t + scale_t * outputs`` for forecasting and regression; for classification the
     outputs themselves, a logit (or, by least squares, a probability) for each class.
 
+    An untrained core cannot know which part of an error is worth learning fast. So where it reads the newest
+    known target, the first columns of its sensory filter start as unit vectors on those inputs, as many as
+    its rank allows; the others are random.
+
     Args:
         shape: Task and sizes of the data.
         reading: How rows are normalised, and which values the head receives.
@@ -104,6 +109,10 @@ class StreamNetwork(nn.Module):
         self.core = build_core(core, self.config, hidden_dims, dropout, backend)
         if isinstance(self.core, DREAMStack):
             self.core.missing = True  # a rival reads the last known value
+        if shape.feedback and isinstance(self.core, DREAMStack) and self.config.rank < width:
+            first = self.core.layers[0]
+            assert isinstance(first, DREAM)
+            _watch(first.cell.V_raw, range(shape.inputs, columns))
         shown = (len(reading.distances) + len(reading.means)) * columns + own * ahead + 4 * min(ahead, 1)
         features = shown + reading.output * self.core.output_dim + reading.forecast * width
         require("lags", reading.lags, features > 0, "above 0 where the head reads nothing else")
@@ -254,6 +263,13 @@ class StreamNetwork(nn.Module):
     def to_data(self, outputs: Tensor, features: Features) -> Tensor:
         """The head's outputs (N, T, H, C) in the data's unit, float64; for classification unchanged."""
         return features.level.unsqueeze(2) + features.scale.unsqueeze(2) * outputs
+
+
+@torch.no_grad()
+def _watch(V_raw: Tensor, inputs: range) -> None:
+    """Start a sensory filter (I, R) with unit vectors on `inputs`, and what was random of it beside them."""
+    units = torch.eye(len(V_raw)).to(V_raw)[:, inputs.start : inputs.stop]
+    V_raw.copy_(orthonormal(torch.cat([units, V_raw], 1)[:, : V_raw.shape[1]]))
 
 
 def class_shares(outputs: Tensor, estimates: bool) -> Tensor:

@@ -1,213 +1,283 @@
-"""The DREAM step of docs/dynamics.md in plain NumPy, float64, one sequence at a time.
+"""The step of docs/dynamics.md in plain NumPy, float64, one sample at a time; and the cases made with it.
 
-Slow on purpose: it is the definition that everything else is compared with.
+Slow on purpose: it is the definition that everything else is compared with, and shares no code with it.
 
-    python dream_oracle.py            # checks golden/*.npz against this file
-    python dream_oracle.py --write    # writes them afresh
+    python -m tests.dream.oracle            # fails if golden/*.npz are not what this file computes
+    python -m tests.dream.oracle --write    # writes them afresh
 
-A case holds `x` (B, T, I; NaN means not observed: call with missing=True), optional `timespans` (B, T), optional `lengths` (B,), the knobs, the parameters as `p_*` (effective values: eta,
-tonic, tau and s as used in the equations, V with its columns of length sqrt(rho); cases without K, k and D
-have K = 1, k = 0, D = 0), the expected output `y` (B, T, H), the `surprise` of every step (B, T), and the
-final state as `s_*`; `prediction`, `forecast` (B, T, I), `deviation` and `u_norm` (B, T) complete the
-trace.
+Shapes: N samples, T steps, I inputs, H units, R columns of V; G blocks of m units.
+
+A case holds `x` (N, T, I), NaN where not observed; `timespans` (N, T) and `lengths` (N,) where it has them;
+the knobs as `k_*`; the parameters as `p_*`, effective values, those without K, k and D having K = 1, k = 0
+and D = 0. Expected are the output `y` (N, T, H), the trace, 0 at padded steps: `prediction` and `forecast`
+(N, T, I), `surprise`, `deviation` and `u_norm` (N, T); and the final state as `s_*`.
 """
 
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-EPS = 1e-6
-HALF_PLASTICITY = 0.1
-OUTLIER = 5.0
-KEY_BLOCK = 16
+FOLDER = Path(__file__).parent / "golden"
+EPS, HALF_PLASTICITY, OUTLIER, KEY_BLOCK = 1e-6, 0.1, 5.0, 16
 KNOBS = dict(
-    time_step=0.1, forgetting_rate=0.01, base_threshold=0.5, entropy_influence=0.2, surprise_temperature=0.1,
-    error_smoothing=0.01, surprise_smoothing=0.01, target_norm=2.0, kappa=0.5, sleep_rate=0.005,
-    min_surprise_for_sleep=0.2, ltc_enabled=True,
+    time_step=0.1,
+    forgetting_rate=0.01,
+    base_threshold=0.5,
+    entropy_influence=0.2,
+    surprise_temperature=0.1,
+    error_smoothing=0.01,
+    surprise_smoothing=0.01,
+    target_norm=2.0,
+    kappa=0.5,
+    sleep_rate=0.005,
+    min_surprise_for_sleep=0.2,
+    ltc_enabled=True,
 )
+Arrays = dict[str, np.ndarray]
 
 
-def fresh_state(p, k) -> dict[str, np.ndarray]:
-    input_dim, rank = p["V"].shape
-    hidden_dim = len(p["tau"])
-    return dict(
-        h=np.zeros(hidden_dim), U=np.zeros((hidden_dim, rank)), U_target=np.zeros((hidden_dim, rank)),
-        adaptive_tau=np.float64(k["base_threshold"]), error_mean=np.zeros(input_dim),
-        error_var=np.array(p["error_var_prior"], dtype=float), avg_surprise=np.float64(0.0),
-    )
+def sigmoid(z):
+    return 1 / (1 + np.exp(-z)) if np.all(z >= 0) else np.exp(z) / (1 + np.exp(z))
 
 
-def key(h, p):
-    """h K + k, block by block; units beyond the last one are zeros."""
-    if "K" not in p:
+def key(h, P):
+    """The key of units h (H,), block by block; zeros stand for units beyond the last."""
+    if "K" not in P:
         return h
-    blocks, size, _ = p["K"].shape
-    padded = np.concatenate([h, np.zeros(blocks * size - len(h))]).reshape(blocks, size)
-    return np.einsum("gi,gij->gj", padded, p["K"]).reshape(-1)[: len(h)] + p["k"]
+    G, m, _ = P["K"].shape
+    padded = np.concatenate([h, np.zeros(G * m - len(h))]).reshape(G, 1, m)
+    return (padded @ P["K"]).reshape(-1)[: len(h)] + P["k"]
 
 
-def predict_next(state, p):
-    return p["c"] + state["h"] @ p["C"] + (key(state["h"], p) @ state["U"]) @ p["V"].T
+def predict_next(state, P):
+    """The input that a state expects, (I,)."""
+    return P["c"] + state["h"] @ P["C"] + key(state["h"], P) @ state["U"] @ P["V"].T
 
 
-def step(x, state, p, k, timespan=1.0):
-    """One step for one row: x (I,), state of one row -> (output (H,), trace of the step, new state)."""
-    h, U, Ut = state["h"], state["U"], state["U_target"]
-    rho = min(p["V"].shape)
-    x_hat = predict_next(state, p)
+def step(x, state, P, k, span=1.0):
+    """Output, trace and new state of a step, from x (I,), the state of one sample, parameters and knobs."""
+    h, U, U_target, threshold, mean, var, avg = state.values()
+    V, s, rho = P["V"], P["s"], min(P["V"].shape)
     seen = ~np.isnan(x)
+
+    x_hat = predict_next(state, P)  # 1
     x = np.where(seen, x, x_hat)
-    e = x - x_hat
-    d = np.where(seen, e - state["error_mean"], 0.0)
-    r = np.sqrt(np.sum(d**2 / (state["error_var"] + EPS)) / max(seen.sum(), 1))
-    relative_var = (state["error_var"] + EPS) / (p["error_var_prior"] + EPS)
-    entropy = np.clip(np.mean(0.5 * np.log(2 * np.pi * np.e * relative_var)), 0.0, 2.0)
-    z = (r - state["adaptive_tau"] * (1.0 + k["entropy_influence"] * entropy)) / k["surprise_temperature"]
-    S = 1.0 / (1.0 + np.exp(-z)) if z >= 0 else np.exp(z) / (1.0 + np.exp(z))
-    if not seen.any():
-        S = 0.0
+    e = x - x_hat  # 2
+    d = np.where(seen, e - mean, 0)
+    r = np.sqrt(np.sum(d**2 / (var + EPS)) / max(seen.sum(), 1))  # 3
+    entropy = np.mean(0.5 * np.log(2 * np.pi * np.e * (var + EPS) / (P["error_var_prior"] + EPS)))
+    E = np.clip(entropy, 0, 2)  # 4
+    S = sigmoid((r - threshold * (1 + k["entropy_influence"] * E)) / k["surprise_temperature"])  # 5
+    S = S if seen.any() else 0.0
 
-    modulated = (p["tonic"] + (1.0 - p["tonic"]) * S) * p["eta"]
-    plasticity = modulated / (modulated + HALF_PLASTICITY)
-    forget = k["forgetting_rate"] * timespan / (1.0 + k["forgetting_rate"] * timespan)
-    q = key(h, p)
-    U_new = U - forget * (U - Ut) + np.outer(plasticity * q, e @ p["V"]) / (rho * (1.0 + q @ q))
-    norm = np.sqrt(np.sum(U_new**2))
-    if norm > k["target_norm"]:
-        U_new = U_new * (1.0 - k["kappa"] * (1.0 - k["target_norm"] / norm))
+    m = (P["tonic"] + (1 - P["tonic"]) * S) * P["eta"]  # 6
+    p = m / (m + HALF_PLASTICITY)
+    f = k["forgetting_rate"] * span / (1 + k["forgetting_rate"] * span)
+    q = key(h, P)
+    U = U - f * (U - U_target) + np.outer(p * q, e @ V) / (rho * (1 + q @ q))
+    norm = np.linalg.norm(U)
+    U = U * (1 - k["kappa"] * max(0, 1 - k["target_norm"] / norm)) if norm else U  # 7
 
-    u = x @ p["B"] + p["b"] + h @ p["A"]
-    if "D" in p:
-        u = u + np.sqrt(rho) * (key(np.tanh(u), p) @ U_new) @ p["D"]
-    u = u + e @ p["W"]
-    if k["ltc_enabled"]:
-        logit = np.log(k["time_step"] * timespan * (1.0 + p["s"] * S) / p["tau"]) + x @ p["G_x"] + h @ p["G_h"]
-        h_new = h + (np.tanh(u) - h) / (1.0 + np.exp(-logit))
+    v = x @ P["B"] + P["b"] + h @ P["A"]  # 8
+    u = v + e @ P["W"]
+    if "D" in P:
+        u = u + np.sqrt(rho) * (key(np.tanh(v), P) @ U) @ P["D"]
+    if k["ltc_enabled"]:  # 9
+        a = np.log(k["time_step"] * span * (1 + s * S) / P["tau"]) + x @ P["G_x"] + h @ P["G_h"]
+        h = h + (np.tanh(u) - h) / (1 + np.exp(-a))
     else:
-        h_new = np.tanh(u)
+        h = np.tanh(u)
 
-    limit = OUTLIER * np.sqrt(state["error_var"] + EPS)
+    limit = OUTLIER * np.sqrt(var + EPS)  # 10
     d = np.clip(d, -limit, limit)
     beta, beta_s, tau_0 = k["error_smoothing"], k["surprise_smoothing"], k["base_threshold"]
-    avg = state["avg_surprise"] + beta_s * (S - state["avg_surprise"])
-    habituated = state["adaptive_tau"] + beta_s * ((1.0 + tau_0) * min(r, 2.0) - state["adaptive_tau"])
-    if not seen.any():
-        avg, habituated = state["avg_surprise"], state["adaptive_tau"]
-    new = dict(
-        h=h_new, U=U_new,
-        U_target=Ut + k["sleep_rate"] * avg * (U_new - Ut) if avg > k["min_surprise_for_sleep"] else Ut,
-        adaptive_tau=max(tau_0, habituated),
-        error_mean=np.where(seen, state["error_mean"] + beta * d, state["error_mean"]),
-        error_var=np.where(seen, (1.0 - beta) * (state["error_var"] + beta * d**2), state["error_var"]),
-        avg_surprise=avg,
+    mean, var = mean + beta * d, np.where(seen, (1 - beta) * (var + beta * d**2), var)
+    if seen.any():
+        avg = avg + beta_s * (S - avg)
+        threshold = max(tau_0, threshold + beta_s * ((1 + tau_0) * min(r, 2) - threshold))
+    if avg > k["min_surprise_for_sleep"]:  # 11
+        U_target = U_target + k["sleep_rate"] * avg * (U - U_target)
+
+    new = dict(zip(state, (h, U, U_target, threshold, mean, var, avg), strict=True))
+    forecast, u_norm = predict_next(new, P), np.linalg.norm(U)
+    return h, dict(prediction=x_hat, forecast=forecast, surprise=S, deviation=r, u_norm=u_norm), new
+
+
+def fresh_state(P: Arrays, k: Mapping[str, Any]) -> dict[str, Any]:
+    """State of a sample that has seen nothing."""
+    fast = np.zeros((len(P["tau"]), P["V"].shape[1]))
+    return dict(
+        h=fast[:, 0],
+        U=fast,
+        U_target=fast,
+        adaptive_tau=k["base_threshold"],
+        error_mean=np.zeros(len(P["V"])),
+        error_var=P["error_var_prior"],
+        avg_surprise=0.0,
     )
-    trace = dict(prediction=x_hat, forecast=predict_next(new, p), surprise=S, deviation=r, u_norm=np.sqrt(np.sum(U_new**2)))
-    return h_new, trace, new
 
 
-def run(x, p, k, timespans=None, lengths=None):
-    """x (B, T, I) -> outputs (B, T, H), trace (padded steps are 0), final state; each with a leading batch axis."""
-    B, T, I = x.shape
-    y = np.zeros((B, T, len(p["tau"])))
-    trace = {name: np.zeros((B, T, I)) for name in ("prediction", "forecast")}
-    trace |= {name: np.zeros((B, T)) for name in ("surprise", "deviation", "u_norm")}
+def run(
+    x: np.ndarray,
+    P: Arrays,
+    k: Mapping[str, Any],
+    spans: np.ndarray | None = None,
+    lengths: Sequence[int] | None = None,
+) -> tuple[np.ndarray, Arrays, Arrays]:
+    """Outputs (N, T, H), trace and final state of sequences (N, T, I)."""
+    N, T, _ = x.shape
+    y = np.zeros((N, T, len(P["tau"])))
+    trace = {name: np.zeros_like(x) for name in ("prediction", "forecast")}
+    trace |= {name: np.zeros((N, T)) for name in ("surprise", "deviation", "u_norm")}
     finals = []
-    for b in range(B):
-        state = fresh_state(p, k)
-        for t in range(T if lengths is None else int(lengths[b])):
-            span = 1.0 if timespans is None else timespans[b, t]
-            y[b, t], seen, state = step(x[b, t], state, p, k, span)
+    for n in range(N):
+        state = fresh_state(P, k)
+        for t in range(T if lengths is None else lengths[n]):
+            y[n, t], seen, state = step(x[n, t], state, P, k, 1.0 if spans is None else spans[n, t])
             for name, value in seen.items():
-                trace[name][b, t] = value
+                trace[name][n, t] = value
         finals.append(state)
-    return y, trace, {name: np.stack([f[name] for f in finals]) for name in finals[0]}
+    return y, trace, {name: np.stack([final[name] for final in finals]) for name in finals[0]}
 
 
-def random_params(rng, I, H, R, eta=0.1, tau_sys=10.0, s=10.0, time_step=0.1):
-    q, _ = np.linalg.qr(rng.normal(size=(max(I, R), min(I, R))))
-    g = lambda a, b: rng.normal(size=(a, b)) / np.sqrt(a)  # noqa: E731
-    return dict(
-        C=g(H, I), c=0.1 * rng.normal(size=I), W=g(I, H), B=g(I, H), b=0.1 * rng.normal(size=H), A=g(H, H), G_x=0.5 * g(I, H), G_h=0.5 * g(H, H),
-        eta=eta * np.exp(0.3 * rng.normal(size=H)), tonic=rng.uniform(0.02, 0.6, size=H), tau=np.geomspace(time_step / 20, tau_sys, H), s=np.float64(s),
-        V=np.sqrt(min(I, R)) * (q if R <= I else q.T), error_var_prior=np.exp(rng.normal(size=I)),
+def random_params(
+    rng: np.random.Generator, inputs: int, units: int, rank: int, time_step: float, eta: float
+) -> Arrays:
+    """Effective parameters in which every term is at work but keys and recall."""
+
+    def matrix(rows: int, columns: int) -> np.ndarray:
+        return rng.normal(size=(rows, columns)) / np.sqrt(rows)
+
+    q, _ = np.linalg.qr(rng.normal(size=(max(inputs, rank), min(inputs, rank))))
+    return dict(  # the order is that of the draws
+        C=matrix(units, inputs),
+        c=0.1 * rng.normal(size=inputs),
+        W=matrix(inputs, units),
+        B=matrix(inputs, units),
+        b=0.1 * rng.normal(size=units),
+        A=matrix(units, units),
+        G_x=0.5 * matrix(inputs, units),
+        G_h=0.5 * matrix(units, units),
+        eta=eta * np.exp(0.3 * rng.normal(size=units)),
+        tonic=rng.uniform(0.02, 0.6, size=units),
+        tau=np.geomspace(time_step / 20, 10.0, units),
+        s=np.float64(10.0),
+        V=np.sqrt(min(inputs, rank)) * (q if rank <= inputs else q.T),
+        error_var_prior=np.exp(rng.normal(size=inputs)),
     )
 
 
-def second_edition(rng, H, R):
-    """Learned keys and recall, far from their start."""
-    size = min(KEY_BLOCK, H)
-    blocks = -(-H // size)
+def random_keys(rng: np.random.Generator, units: int, rank: int) -> Arrays:
+    """Keys and recall far from their start."""
+    m = min(KEY_BLOCK, units)
+    noise = rng.normal(size=(-(-units // m), m, m)) / np.sqrt(m)
     return dict(
-        K=np.eye(size) + 0.5 * rng.normal(size=(blocks, size, size)) / np.sqrt(size), k=0.2 * rng.normal(size=H),
-        D=0.5 * rng.normal(size=(R, H)) / np.sqrt(R),
+        K=np.eye(m) + 0.5 * noise,
+        k=0.2 * rng.normal(size=units),
+        D=0.5 * rng.normal(size=(rank, units)) / np.sqrt(rank),
     )
 
 
-def make_case(seed, B, T, I, H, R, knobs=None, jump=None, timespans=False, lengths=None, second=False, missing=0.0, **param_args):
-    rng = np.random.default_rng(seed)
-    k = KNOBS | (knobs or {})
-    p = random_params(rng, I, H, R, time_step=k["time_step"], **param_args)
-    if second:
-        p |= second_edition(rng, H, R)
-    x = np.cumsum(rng.normal(size=(B, T, I)), axis=1) * 0.3
-    if jump is not None:
-        x[:, T // 2 :] += jump * rng.normal(size=(B, 1, I))
+def make_case(
+    seed: int,
+    sizes: tuple[int, int, int, int, int],
+    knobs: Mapping[str, Any] | None = None,
+    jump: float = 0.0,
+    timespans: bool = False,
+    lengths: Sequence[int] | None = None,
+    keys: bool = False,
+    missing: float = 0.0,
+    eta: float = 0.1,
+) -> Arrays:
+    """A case as in a file: random walks whose level jumps in the middle.
+
+    Args:
+        seed: of all that is random.
+        sizes: N, T, I, H, R.
+        knobs: those that differ from `KNOBS`.
+        jump: size of the jump.
+        timespans: whether they vary.
+        lengths: valid steps of each sample.
+        keys: whether it has K, k and D.
+        missing: share of values that are not observed; in three steps nothing is.
+        eta: plasticity.
+    """
+    rng, (N, T, inputs, units, rank) = np.random.default_rng(seed), sizes
+    k = KNOBS | dict(knobs or {})
+    P = random_params(rng, inputs, units, rank, k["time_step"], eta)
+    if keys:
+        P |= random_keys(rng, units, rank)
+    x = np.cumsum(rng.normal(size=(N, T, inputs)), axis=1) * 0.3
+    if jump:
+        x[:, T // 2 :] += jump * rng.normal(size=(N, 1, inputs))
     if missing:
         x[rng.uniform(size=x.shape) < missing] = np.nan
-        x[:, T // 3 : T // 3 + 3] = np.nan  # nothing observed
-    spans = rng.uniform(0.25, 4.0, size=(B, T)) if timespans else None
-    y, trace, final = run(x, p, k, spans, lengths)
-    case = dict(x=x, y=y, **trace, **{f"k_{n}": np.asarray(v) for n, v in k.items()})
-    case |= {f"p_{n}": np.asarray(v) for n, v in p.items()} | {f"s_{n}": v for n, v in final.items()}
-    if spans is not None:
-        case["timespans"] = spans
-    if lengths is not None:
-        case["lengths"] = np.asarray(lengths)
-    return case
+        x[:, T // 3 : T // 3 + 3] = np.nan
+    spans = rng.uniform(0.25, 4.0, size=(N, T)) if timespans else None
+    y, trace, final = run(x, P, k, spans, lengths)
+    case = {"x": x, "y": y, **trace}
+    for letter, part in (("k", k), ("p", P), ("s", final)):
+        case |= {f"{letter}_{name}": np.asarray(value) for name, value in part.items()}
+    case |= {} if spans is None else {"timespans": spans}
+    return case | ({} if lengths is None else {"lengths": np.asarray(lengths)})
 
 
-CASES = {
-    "defaults": dict(seed=1, B=3, T=40, I=5, H=12, R=4),
-    "surprised": dict(seed=2, B=4, T=120, I=6, H=16, R=4, jump=6.0, eta=0.3,
-                      knobs=dict(base_threshold=0.3, surprise_smoothing=0.1, error_smoothing=0.05)),
-    "homeostasis": dict(seed=3, B=2, T=150, I=4, H=10, R=4, jump=10.0, eta=1.0,
-                        knobs=dict(target_norm=0.5, kappa=0.7, surprise_smoothing=0.2)),
-    "sleep": dict(seed=4, B=3, T=200, I=3, H=8, R=2, jump=8.0, eta=0.5,
-                  knobs=dict(sleep_rate=0.05, min_surprise_for_sleep=0.05, surprise_smoothing=0.2)),
-    "rank_above_input": dict(seed=5, B=2, T=30, I=3, H=9, R=7, jump=3.0, eta=0.3),
-    "univariate": dict(seed=6, B=2, T=64, I=1, H=7, R=1, jump=4.0, eta=0.2),
-    "no_liquid_time": dict(seed=7, B=2, T=25, I=4, H=6, R=2, knobs=dict(ltc_enabled=False)),
-    "timespans": dict(seed=8, B=2, T=50, I=4, H=11, R=3, timespans=True, jump=5.0, eta=0.2),
-    "padded": dict(seed=9, B=4, T=63, I=5, H=12, R=4, jump=4.0, lengths=[63, 1, 40, 17]),
-    "one_row_one_step": dict(seed=10, B=1, T=1, I=2, H=3, R=1),
-    "keys_and_recall": dict(seed=11, B=3, T=80, I=6, H=32, R=3, jump=4.0, eta=0.5, second=True),
-    "tail_block": dict(seed=12, B=2, T=60, I=5, H=37, R=4, jump=4.0, eta=0.8, second=True, knobs=dict(base_threshold=0.3, target_norm=0.8, kappa=0.8)),
-    "small_block": dict(seed=13, B=2, T=41, I=3, H=7, R=2, jump=3.0, eta=0.5, second=True, timespans=True),
-    "keys_padded_sleep": dict(seed=14, B=4, T=63, I=4, H=18, R=2, jump=5.0, eta=0.5, second=True, lengths=[63, 1, 40, 17],
-                              knobs=dict(sleep_rate=0.05, min_surprise_for_sleep=0.05, surprise_smoothing=0.2)),
-    "recall_without_liquid_time": dict(seed=15, B=2, T=30, I=4, H=16, R=2, second=True, eta=1.0, knobs=dict(ltc_enabled=False)),
-    "missing": dict(seed=16, B=3, T=70, I=5, H=20, R=3, jump=4.0, eta=0.5, second=True, missing=0.3),
-    "missing_univariate": dict(seed=17, B=2, T=50, I=1, H=9, R=1, jump=4.0, eta=0.5, second=True, missing=0.5, timespans=True),
+PADDED = [63, 1, 40, 17]
+SLEEPY = dict(sleep_rate=0.05, min_surprise_for_sleep=0.05, surprise_smoothing=0.2)
+ALERT = dict(base_threshold=0.3, surprise_smoothing=0.1, error_smoothing=0.05)
+CEILING = dict(target_norm=0.5, kappa=0.7, surprise_smoothing=0.2)
+LOW = dict(base_threshold=0.3, target_norm=0.8, kappa=0.8)
+INSTANT = dict(ltc_enabled=False)
+LEARNED = dict(keys=True, eta=0.5, jump=4.0)
+CASES: dict[str, dict[str, Any]] = {
+    "defaults": dict(seed=1, sizes=(3, 40, 5, 12, 4)),
+    "surprised": dict(seed=2, sizes=(4, 120, 6, 16, 4), jump=6.0, eta=0.3, knobs=ALERT),
+    "homeostasis": dict(seed=3, sizes=(2, 150, 4, 10, 4), jump=10.0, eta=1.0, knobs=CEILING),
+    "sleep": dict(seed=4, sizes=(3, 200, 3, 8, 2), jump=8.0, eta=0.5, knobs=SLEEPY),
+    "rank_above_input": dict(seed=5, sizes=(2, 30, 3, 9, 7), jump=3.0, eta=0.3),
+    "univariate": dict(seed=6, sizes=(2, 64, 1, 7, 1), jump=4.0, eta=0.2),
+    "no_liquid_time": dict(seed=7, sizes=(2, 25, 4, 6, 2), knobs=INSTANT),
+    "timespans": dict(seed=8, sizes=(2, 50, 4, 11, 3), timespans=True, jump=5.0, eta=0.2),
+    "padded": dict(seed=9, sizes=(4, 63, 5, 12, 4), jump=4.0, lengths=PADDED),
+    "one_row_one_step": dict(seed=10, sizes=(1, 1, 2, 3, 1)),
+    "keys_and_recall": dict(seed=11, sizes=(3, 80, 6, 32, 3), **LEARNED),
+    "tail_block": dict(seed=12, sizes=(2, 60, 5, 37, 4), **LEARNED | dict(eta=0.8), knobs=LOW),
+    "small_block": dict(seed=13, sizes=(2, 41, 3, 7, 2), **LEARNED | dict(jump=3.0), timespans=True),
+    "keys_padded_sleep": dict(
+        seed=14, sizes=(4, 63, 4, 18, 2), **LEARNED | dict(jump=5.0), lengths=PADDED, knobs=SLEEPY
+    ),
+    "recall_without_liquid_time": dict(seed=15, sizes=(2, 30, 4, 16, 2), keys=True, eta=1.0, knobs=INSTANT),
+    "missing": dict(seed=16, sizes=(3, 70, 5, 20, 3), **LEARNED, missing=0.3),
+    "missing_univariate": dict(seed=17, sizes=(2, 50, 1, 9, 1), **LEARNED, missing=0.5, timespans=True),
 }
 
 
-def main() -> int:
-    folder = Path(__file__).parent / "cases"
-    if "--write" in sys.argv:
-        folder.mkdir(exist_ok=True)
-        for name, spec in CASES.items():
-            np.savez_compressed(folder / f"{name}.npz", **make_case(**spec))
-        return 0
-    for name, spec in CASES.items():
-        stored, fresh = np.load(folder / f"{name}.npz"), make_case(**spec)
-        worst = max(float(np.max(np.abs(np.nan_to_num(stored[n]) - np.nan_to_num(np.asarray(fresh[n], dtype=float))))) for n in stored.files)
-        assert worst < 1e-9, (name, worst)
-        print(f"{name}: ok (surprise {fresh['surprise'].min():.3f}..{fresh['surprise'].max():.3f}, |U| {np.linalg.norm(fresh['s_U'][0]):.3f})")
-    return 0
+def differing() -> list[str]:
+    """Cases whose file is not what this file computes, but for the rounding of another machine."""
+    names = []
+    for name, settings in CASES.items():
+        made = make_case(**settings)
+        with np.load(FOLDER / f"{name}.npz") as stored:
+            same = set(stored.files) == made.keys() and all(
+                np.allclose(stored[part], value, rtol=1e-9, atol=1e-9, equal_nan=True)
+                for part, value in made.items()
+            )
+        names += [] if same else [name]
+    return names
+
+
+def main(words: Sequence[str]) -> str | int:
+    """Write the files or compare them; 0, or the names of those that differ."""
+    if "--write" in words:
+        for name, settings in CASES.items():
+            np.savez_compressed(FOLDER / f"{name}.npz", **make_case(**settings))
+    return "\n".join(differing()) or 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(sys.argv[1:]))

@@ -13,17 +13,16 @@ from dream.types import key_shape
 from tests.dream import oracle
 from tests.dream.support import CPU_BACKENDS, F32, F64, assert_same, cell_with, loop
 
-FOLDER = Path(__file__).parent / "golden"
 CASES = sorted(oracle.CASES)
 TRACE = ("prediction", "forecast", "surprise", "deviation", "u_norm")
 DTYPES = [pytest.param(F64, 1e-10, id="float64"), pytest.param(F32, 1e-4, id="float32")]
 
 
 class Case:
-    """One file of the oracle in torch."""
+    """A file of the oracle in torch."""
 
     def __init__(self, name: str, dtype: torch.dtype) -> None:
-        with np.load(FOLDER / f"{name}.npz") as stored:
+        with np.load(oracle.FOLDER / f"{name}.npz") as stored:
             arrays = {key: stored[key] for key in stored.files}
 
         def tensor(key: str) -> torch.Tensor:
@@ -60,7 +59,24 @@ class Case:
 
 
 def test_every_file_is_tested() -> None:
-    assert sorted(path.stem for path in FOLDER.glob("*.npz")) == CASES
+    assert sorted(path.stem for path in oracle.FOLDER.glob("*.npz")) == CASES
+
+
+def test_the_files_are_those_of_the_oracle() -> None:
+    assert oracle.differing() == []
+
+
+def test_the_command_that_writes_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The files that it writes are those that it finds."""
+    monkeypatch.setattr(oracle, "FOLDER", tmp_path)
+    assert oracle.main(["--write"]) == 0
+    assert sorted(path.stem for path in tmp_path.glob("*.npz")) == CASES
+    assert oracle.main([]) == 0
+    with np.load(tmp_path / "sleep.npz") as stored:
+        changed = dict(stored)
+    changed["y"][0, 3, 1] += 1e-6
+    np.savez_compressed(tmp_path / "sleep.npz", **changed)
+    assert oracle.main([]) == "sleep"
 
 
 @pytest.mark.parametrize(("dtype", "tolerance"), DTYPES)

@@ -262,6 +262,15 @@ def test_a_checkpoint_that_is_none_is_refused(capsys: pytest.CaptureFixture[str]
     assert "a.ckpt: 'dream'" in message
 
 
+def test_a_checkpoint_of_the_first_edition_of_the_cell_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    earlier = {"format": 3, "version": "0.1.0", "task": "ForecastingModule"}
+    checkpoints.write({"dream": earlier, "state_dict": {}, "hyper_parameters": {}}, Path("a.ckpt"))
+    for command in ("test", "predict"):
+        message = refused(command, "-c", "forecasting", "--ckpt_path", "a.ckpt", capsys=capsys)
+        assert "written by the first edition of the cell in dream 0.1.0" in message
+        assert "train again" in message
+
+
 def test_a_name_that_is_taken_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
     Path("runs/here").mkdir(parents=True)
     message = refused("fit", "-c", "forecasting", *SMALL, "--run.name=here", capsys=capsys)
