@@ -1,6 +1,6 @@
 """Forecasts and labels that need no training, as baselines for the models.
 
-Shapes: N windows, L look-back, C targets.
+Shapes: N windows or sequences, T steps, L look-back, C targets, D features, V classes.
 """
 
 from __future__ import annotations
@@ -11,6 +11,8 @@ import torch
 from torch import Tensor
 
 from dream.errors import ConfigError
+
+_BLOCK = 256  # steps whose distances are in memory together
 
 
 def repeat_last(past: Tensor, horizon: int) -> Tensor:
@@ -74,3 +76,46 @@ def nearest_mean(known: Tensor, labels: Tensor, asked: Tensor) -> Tensor:
     means = member.T @ known / count.clamp_min(1).unsqueeze(1)
     deviation = (known - means[labels]).std(0, correction=0).clamp_min(1e-12)
     return torch.cdist(asked / deviation, means / deviation).masked_fill(count == 0, torch.inf).argmin(1)
+
+
+def nearest_labelled(features: Tensor, labels: Tensor, delay: int = 1) -> Tensor:
+    """Label of the nearest step, among those whose label is known by then, for each step, (N, T).
+
+    Class 0 where no label is known yet. Distances are Euclidean.
+
+    Args:
+        features: (N, T, D)
+        labels: (N, T) classes, numbers from 0; a step with a label below 0 is never known.
+        delay: Steps after which a label is known, 1 or more.
+    """
+    steps = torch.arange(labels.shape[1], device=labels.device)
+    found = torch.zeros_like(labels)
+    for place in steps.split(_BLOCK):
+        before = features[:, : int(place[-1])]
+        known = (labels[:, None, : before.shape[1]] >= 0) & (
+            steps[: before.shape[1]] <= place[:, None] - delay
+        )
+        if known.any():
+            apart = torch.cdist(features[:, place], before).masked_fill(~known, torch.inf)
+            nearest = labels.gather(1, apart.argmin(-1))
+            found[:, place] = torch.where(known.any(-1), nearest, 0)
+    return found
+
+
+def nearest_mean_so_far(features: Tensor, labels: Tensor, classes: int, delay: int = 1) -> Tensor:
+    """Class with the nearest mean over the steps whose label is known, for each step of a sequence, (N, T).
+
+    As `nearest_labelled`, of which it has the arguments; a class without a known step is never the nearest.
+    """
+    member = torch.nn.functional.one_hot(labels.clamp_min(0), classes) * (labels >= 0).unsqueeze(-1)
+    count = late(member.cumsum(1), delay).unsqueeze(-1)
+    total = late((member.unsqueeze(-1) * features.unsqueeze(2)).cumsum(1), delay)  # (N, T, V, D)
+    apart = (features.unsqueeze(2) - total / count.clamp_min(1)).square().sum(-1)
+    nearest = apart.masked_fill(count.squeeze(-1) == 0, torch.inf).argmin(-1)
+    return torch.where(count.sum((2, 3)) > 0, nearest, 0)
+
+
+def late(values: Tensor, delay: int) -> Tensor:
+    """`values` (N, T, ...) of `delay` steps before, 0 at the first steps."""
+    before = torch.zeros_like(values[:, :delay])
+    return torch.cat([before, values], 1)[:, : values.shape[1]]
