@@ -12,6 +12,7 @@ from torch import Tensor
 
 from dream import DREAM, DREAMCell, DREAMConfig, DREAMParams, DREAMStack, DREAMState, DREAMTrace, dream_step
 from dream.ops.registry import BACKENDS
+from dream.types import key_shape
 
 F64 = torch.float64
 F32 = torch.float32
@@ -51,12 +52,15 @@ def random_params(config: DREAMConfig, seed: int = 0, dtype: torch.dtype = F64) 
         A=normal(h, h, scale=h**-0.5),
         G_x=normal(i, h, scale=0.5 * i**-0.5),
         G_h=normal(h, h, scale=0.5 * h**-0.5),
-        V=q if r <= i else q.mT.contiguous(),
+        V=min(i, r) ** 0.5 * (q if r <= i else q.mT.contiguous()),
         eta=0.3 * normal(h, scale=0.3).exp(),
         tonic=torch.sigmoid(normal(h) - 1.0),
         tau=torch.logspace(math.log10(config.time_step / 20), 1.0, h, dtype=F64),
         surprise_scale=torch.tensor(config.ltc_surprise_scale, dtype=F64),
         error_var_prior=normal(i, scale=0.5).exp(),
+        K=torch.eye(key_shape(h)[1], dtype=F64) + normal(*key_shape(h), scale=0.5 * key_shape(h)[1] ** -0.5),
+        k=normal(h, scale=0.2),
+        D=normal(r, h, scale=0.5 * r**-0.5),
     )
     return DREAMParams(*(tensor.to(dtype) for tensor in params))
 
@@ -93,18 +97,25 @@ def load(cell: DREAMCell, params: DREAMParams) -> None:
             getattr(cell, LOGARITHMS[name]).copy_(value.log())
         elif name == "tonic":
             cell.logit_tonic.copy_(torch.logit(value))
+        elif name == "V":
+            (cell.V_raw if cell.config.rank < cell.config.input_dim else cell.V).copy_(value)
         else:
             getattr(cell, name).copy_(value)
 
 
 def loop(
-    x: Tensor, state: DREAMState, params: DREAMParams, config: DREAMConfig, timespans: Tensor | None = None
+    x: Tensor,
+    state: DREAMState,
+    params: DREAMParams,
+    config: DREAMConfig,
+    timespans: Tensor | None = None,
+    missing: bool = False,
 ) -> tuple[Tensor, DREAMTrace, DREAMState]:
     """`dream_step` over (N, T, I), one step at a time."""
     outputs, traces = [], []
     for t in range(x.shape[1]):
         output, trace, state = dream_step(
-            x[:, t], state, params, config, None if timespans is None else timespans[:, t]
+            x[:, t], state, params, config, None if timespans is None else timespans[:, t], missing=missing
         )
         outputs.append(output)
         traces.append(trace)
