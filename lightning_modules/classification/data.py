@@ -10,7 +10,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Any, ClassVar, Literal, NamedTuple, get_args
 
 import numpy as np
 import torch
@@ -103,6 +103,8 @@ class ClassificationData(TaskData, ABC):
     """
 
     for_own_files = "SequenceTable"
+    ordered: ClassVar[bool] = True
+    """Whether steps follow each other in time, so that the label before tells something."""
 
     def __init__(
         self,
@@ -217,6 +219,8 @@ class EpisodeData(ClassificationData):
         test_episodes: Sequences of the test.
     """
 
+    ordered = False
+
     def __init__(
         self,
         ways: int = 5,
@@ -248,7 +252,7 @@ class EpisodeData(ClassificationData):
 
     @cached_property
     def pool(self) -> Mapping[Part, list[np.ndarray]]:
-        """What `read` returned, read once.
+        """Classes of each part, read once.
 
         Raises:
             DataError: a part has fewer classes, or a class fewer examples, than a sequence draws.

@@ -29,10 +29,10 @@ from lightning_modules.classification.data import (
     ClassificationShape,
 )
 from lightning_modules.classification.metrics import INSTANCES, by_instance, chosen, instances
-from lightning_modules.naive import nearest_labelled, nearest_mean_so_far
+from lightning_modules.naive import late, nearest_labelled, nearest_mean_so_far
 from lightning_modules.settings import PredictiveSettings, as_instance
 
-NEIGHBOUR, MEAN = "nearest neighbour", "nearest mean"
+NEIGHBOUR, MEAN, PREVIOUS = "nearest neighbour", "nearest mean", "previous label"
 
 
 class ClassificationOutput(NamedTuple):
@@ -64,8 +64,9 @@ class ClassificationModule(TaskModule):
     sequence (`EpisodeData`): then it can only be learnt within each.
 
     Table of results: the module; the same weights with plasticity off (only DREAM with fast weights); where
-    labels are inputs, what needs no training: the class of the nearest step whose label is known by then, and
-    the class of the nearest mean over those (`lightning_modules.naive`). `accuracy_K` is the accuracy at the
+    labels are inputs, what needs no training: the class of the nearest step whose label is known by then, the
+    class of the nearest mean over those (`lightning_modules.naive`), and, where steps follow each other in
+    time, the newest label that is known. `accuracy_K` is the accuracy at the
     K-th time that a class comes up in its sequence.
 
     Args:
@@ -172,10 +173,11 @@ class ClassificationModule(TaskModule):
         features, delay = batch.inputs[..., : self.shape.features], self.shape.label_delay
         if delay is None:
             return {}
-        return {
+        found = {
             NEIGHBOUR: nearest_labelled(features, batch.labels, delay),
             MEAN: nearest_mean_so_far(features, batch.labels, self.shape.classes, delay),
         }
+        return found | ({PREVIOUS: late(batch.labels, delay).clamp_min(0)} if self.data.ordered else {})
 
     def on_test_epoch_end(self) -> None:
         instance = torch.cat(self._instances).numpy()
