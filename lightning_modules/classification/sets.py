@@ -96,6 +96,8 @@ class SequenceTable(ClassificationData, InMemory):
                 )
         apart = [self.label, self.sequence_column]
         names = self.columns or number_columns(frame, path, find_time_column(frame, path, apart), apart)
+        if not names:
+            raise DataError(f"{path}: no column but the label's and the sequence's holds numbers to read.")
         if self.recorded is not None:
             names = [*self.recorded.ordered("features", names, str(path))]
         values = np.stack([read_numbers(frame[name], name, path) for name in names], axis=1)
