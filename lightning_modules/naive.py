@@ -119,3 +119,41 @@ def late(values: Tensor, delay: int) -> Tensor:
     """`values` (N, T, ...) of `delay` steps before, 0 at the first steps."""
     before = torch.zeros_like(values[:, :delay])
     return torch.cat([before, values], 1)[:, : values.shape[1]]
+
+
+def recursive_least_squares(
+    regressors: Tensor, targets: Tensor, delay: int = 1, forgetting: float = 1.0, ridge: float = 1e-3
+) -> Tensor:
+    """Forecasts (N, T) of `targets` (N, T) by a linear model that learns within each sequence.
+
+    The forecast of step t is w x_t, with the w that is best over the steps whose target is known by then:
+
+        w = argmin sum_(s <= t - delay) f^(t - delay - s) (y_s - w x_s)^2 + f^(t - delay + 1) ridge |w|^2
+
+    f is `forgetting`. It is updated by rank one a step, in float64. Source: Haykin, Adaptive filter theory.
+
+    Args:
+        regressors: (N, T, D) x
+        targets: (N, T) y
+        delay: Steps after which a target is known, 1 or more.
+        forgetting: Weight of a step relative to the one after it; 1 forgets nothing.
+        ridge: Weight of the size of w before the first step.
+    """
+    x, y = regressors.double(), targets.double()
+    samples, steps, width = x.shape
+    inverse = torch.eye(width, dtype=x.dtype, device=x.device).expand(samples, -1, -1) / ridge
+    weights = x.new_zeros(samples, width)
+    found = torch.empty_like(y)
+    for step in range(steps):
+        if (known := step - delay) >= 0:
+            seen = x[:, known]
+            moved = torch.einsum("nij,nj->ni", inverse, seen)
+            gain = moved / (forgetting + (seen * moved).sum(-1, keepdim=True))
+            error = y[:, known] - (weights * seen).sum(-1)
+            weights = weights + gain * error.unsqueeze(-1)
+            inverse = (inverse - gain.unsqueeze(-1) * moved.unsqueeze(1)) / forgetting
+            inverse = (
+                inverse + inverse.mT
+            ) / 2  # rounding would make it lose its symmetry, and then its sign
+        found[:, step] = (weights * x[:, step]).sum(-1)
+    return found.to(targets)
