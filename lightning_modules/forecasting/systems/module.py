@@ -22,6 +22,7 @@ from lightning_modules.forecasting.systems.data import SystemBatch, SystemsData,
 from lightning_modules.naive import recursive_least_squares
 from lightning_modules.settings import PredictiveSettings, as_instance
 
+FLOOR = 1e-12
 LEAST_SQUARES, LAST = "recursive least squares", "repeat-last"
 
 
@@ -48,7 +49,9 @@ class SystemsModule(TaskModule):
     and the first layer's forecast of the next step, by which the fast weights reach the result directly:
 
         yhat_(t+a) = y_t + ([z_t, forecast_t, inputs_t] E + e)_a
-        loss = MSE(forecasts) + prediction_weight * MSE(layer's predictions, layer's input)
+        loss = mean_a(MSE_a / MSE_a of repeating y_t) + prediction_weight * MSE(layer's predictions, its input)
+
+    so that near and far forecasts count alike.
 
     Table of results: the module; the same weights with plasticity off (only DREAM with fast weights); linear
     models that learn within each sequence by recursive least squares, one for each distance; and the last
@@ -92,13 +95,20 @@ class SystemsModule(TaskModule):
         self.observe(output.traces, output.states)
         own = torch.tensor(0 if batch.spare else len(batch.inputs), device=self.device)
         share = own / ranks.mean(own).clamp_min(1)
-        mse = share * (output.future - batch.targets).square().mean()
+        squares = share * (output.future - batch.targets).square().mean((0, 1))
+        relative = (squares / self.usual(batch, share)).mean()
         prediction = share * output.prediction_loss
         return {
-            "loss": mse + self.settings.prediction_weight * prediction,
-            "mse": mse,
+            "loss": relative + self.settings.prediction_weight * prediction,
+            "relative_mse": relative,
             "prediction_loss": prediction,
         }
+
+    @staticmethod
+    def usual(batch: SystemBatch, share: Tensor) -> Tensor:
+        """(A,) mean squared error of repeating the last output, over the batches of all processes."""
+        last = (batch.targets - batch.inputs[..., :1]).square().mean((0, 1))
+        return ranks.mean(share * last).clamp_min(FLOOR)
 
     def _require_finite(self, batch: SystemBatch, future: Tensor) -> None:
         self.require_finite_outputs({"the forecasts": future}, batch.names.__getitem__)
@@ -106,9 +116,10 @@ class SystemsModule(TaskModule):
     def validation_step(self, batch: SystemBatch, batch_idx: int) -> None:
         future = self(batch.inputs).future
         self._require_finite(batch, future)
-        squares = (future - batch.targets)[:, self.data.skip :].square()
-        own = 0 if batch.spare else 1
-        self.add_validation(own * squares.sum(), torch.tensor(own * squares.numel(), device=self.device))
+        squares = (future - batch.targets)[:, self.data.skip :].square().mean((0, 1))
+        own = torch.tensor(0 if batch.spare else len(batch.inputs), device=self.device)
+        share = own / ranks.mean(own).clamp_min(1)
+        self.add_validation(own * (squares / self.usual(batch, share)).mean(), own)
 
     def on_test_epoch_start(self) -> None:
         super().on_test_epoch_start()
