@@ -67,7 +67,7 @@ class Backend(NamedTuple):
 
 
 BACKENDS: dict[str, Backend] = {  # fastest first; the last serves everything
-    #"cpu": Backend(cpu.scan, cpu.refusal, cpu.step),
+    "cpu": Backend(cpu.scan, cpu.refusal, cpu.step),
     "reference": Backend(reference.scan, reference.refusal),
 }
 
