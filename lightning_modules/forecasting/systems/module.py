@@ -49,7 +49,7 @@ class SystemsModule(TaskModule):
     and the first layer's forecast of the next step, by which the fast weights reach the result directly:
 
         yhat_(t+a) = y_t + ([z_t, forecast_t, inputs_t] E + e)_a
-        loss = mean_a(MSE_a / MSE_a of repeating y_t) + prediction_weight * MSE(layer's predictions, its input)
+        loss = mean_a(MSE_a / MSE_a of repeating y_t) + prediction_weight * MSE(own predictions, input)
 
     so that near and far forecasts count alike.
 

@@ -94,6 +94,7 @@ def test_it_learns_new_classes_within_a_sequence(tmp_path: Path) -> None:
     assert list(own) == ["accuracy", "accuracy_1", "accuracy_2", "accuracy_5", "nats"]
     assert own["accuracy_5"] > max(0.7, neighbour["accuracy_5"], resting["accuracy_5"] + 0.2)
     assert own["nats"] < math.log(3)
+    module.eval()
     with torch.no_grad():
         found = [(module(batch.inputs).log_probs, batch.labels) for batch in data.test_dataloader()]
     right = torch.cat([probs.argmax(-1) == labels for probs, labels in found])
