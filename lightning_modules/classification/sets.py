@@ -27,7 +27,7 @@ from lightning_modules.data.in_memory import InMemory
 from lightning_modules.data.numbers import number_columns, read_numbers
 from lightning_modules.data.order import EpochOrder, in_order, loader, one_by_one, shuffled
 from lightning_modules.data.schema import Schema, scales
-from lightning_modules.data.series import Scaler, check_file, read_frame, report_missing
+from lightning_modules.data.series import Scaler, check_file, read_frame
 
 
 class SequenceTable(ClassificationData, InMemory):
@@ -101,7 +101,12 @@ class SequenceTable(ClassificationData, InMemory):
         if self.recorded is not None:
             names = [*self.recorded.ordered("features", names, str(path))]
         values = np.stack([read_numbers(frame[name], name, path) for name in names], axis=1)
-        report_missing(np.isnan(values).sum(axis=0), names, str(path), "error")
+        if len(gaps := np.argwhere(np.isnan(values))):
+            row, column = gaps[0]
+            raise DataError(
+                f"{path}: column `{names[column]}` must have a value in every row; row {frame.index[row]} has "
+                f"none ({len(gaps)} values are missing in all). Fill them in, or leave columns out by `columns`."
+            )
         labels, subjects = (_words(frame[name]) for name in apart)
         if (unnamed := subjects == "").any():
             raise DataError(

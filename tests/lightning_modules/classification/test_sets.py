@@ -156,7 +156,7 @@ def gap(frame: pd.DataFrame, column: str) -> pd.DataFrame:
             "no column but the label's and the sequence's holds numbers",
         ),
         (gap(table(), "id"), {}, DataError, "every row must name its sequence; row 4 has none in `id`"),
-        (gap(table(), "x"), {}, DataError, "x"),
+        (gap(table(), "x"), {}, DataError, "column `x` must have a value in every row; row 4 has none"),
         (
             table().assign(label="sit"),
             {},
