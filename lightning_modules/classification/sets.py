@@ -104,8 +104,8 @@ class SequenceTable(ClassificationData, InMemory):
         if len(gaps := np.argwhere(np.isnan(values))):
             row, column = gaps[0]
             raise DataError(
-                f"{path}: column `{names[column]}` must have a value in every row; row {frame.index[row]} has "
-                f"none ({len(gaps)} values are missing in all). Fill them in, or leave columns out by `columns`."
+                f"{path}: column `{names[column]}` must have a value in every row; row {frame.index[row]} "
+                f"has none ({len(gaps)} values are missing in all). Fill them in, or name other `columns`."
             )
         labels, subjects = (_words(frame[name]) for name in apart)
         if (unnamed := subjects == "").any():
