@@ -92,16 +92,44 @@ def test_the_losses_are_those_of_the_formulas() -> None:
     module, batch = module_of(data, prediction_weight=0.5).eval(), data.batch("val", [0, 1, 2])
     with torch.no_grad():
         terms, output = module.losses(batch), module(batch.inputs)
-    relative = [
-        (output.future - batch.targets)[..., k].square().mean()
-        / (batch.targets[..., k] - batch.inputs[..., 0]).square().mean()
-        for k in range(2)
-    ]
-    assert float(terms["relative_mse"]) == pytest.approx(float(sum(relative)) / 2, rel=1e-5)
+    units = (output.future - batch.targets) / output.scale
+    assert units.abs().max() > 10
+    assert float(terms["misfit"]) == pytest.approx(float(units.clamp(-10, 10).square().mean()), rel=1e-5)
     error = output.traces[0].error.square().mean()
-    assert float(terms["loss"]) == pytest.approx(float(terms["relative_mse"] + 0.5 * error), rel=1e-5)
+    assert float(terms["loss"]) == pytest.approx(float(terms["misfit"] + 0.5 * error), rel=1e-5)
     with torch.no_grad():
         assert float(module.losses(batch._replace(spare=True))["loss"]) == 0
+
+
+@pytest.mark.parametrize("reference", ["linear", "last"])
+def test_an_untrained_model_is_its_reference(reference: str) -> None:
+    data = small_systems(steps=80)
+    module, batch = module_of(data, reference=reference).eval(), data.batch("val", [0, 1])
+    row = {"linear": "recursive least squares", "last": "repeat-last"}[reference]
+    expected = module.guesses(batch)[row]
+    torch.testing.assert_close(module(batch.inputs).future, expected)
+    found = module.reference(batch.inputs)
+    for place, distance in enumerate((1, 3)):
+        y = batch.inputs[..., 0]
+        errors = y[:, distance:] - expected[:, :-distance, place]
+        torch.testing.assert_close(found.error[:, distance:, place], errors)
+        assert (found.error[:, :distance, place] == 0).all()
+        assert (found.scale[:, :distance, place] == 1).all()
+        for step in (distance, 20, 79):
+            newest = errors[:, : step - distance + 1][:, -50:]
+            usual = newest.square().mean(1).sqrt().clamp_min(1e-3)
+            torch.testing.assert_close(found.scale[:, step, place], usual, rtol=1e-4, atol=1e-6)
+
+
+def test_a_forecast_depends_on_nothing_that_is_not_known_yet() -> None:
+    data = small_systems()
+    module, batch = module_of(data).eval(), data.batch("val", [0, 1])
+    with torch.no_grad():
+        torch.nn.init.normal_(module.head.weight)
+        changed = batch.inputs.clone()
+        changed[:, 25:] += 1
+        before, after = (module(inputs).future[:, :25] for inputs in (batch.inputs, changed))
+    assert torch.equal(before, after)
 
 
 def test_it_trains_tests_and_predicts(tmp_path: Path) -> None:
