@@ -14,8 +14,8 @@ struct BackwardRoom {
     BackwardRoom(const Scan<T>& s, const BackwardWeights<T>& w, long samples)
         : dh(samples * w.z.H), sums((s.every + 1) * samples * w.width), de(samples * w.z.I), d_read(samples * w.z.R),
           d_found(samples * w.z.R), via_h(samples * w.z.H), key(samples * w.z.H), key_now(samples * w.z.H), cue(samples * w.z.H),
-          cue_key(samples * w.z.H), d_key(samples * w.z.H), d_cue_key(samples * w.z.H), stored(samples * w.z.H),
-          stored_now(samples * w.z.H), g(samples * w.z.R), g_now(samples * w.z.R), hidden(w.z.H), dx(s.d_x ? s.every * samples * w.z.I : 0), dU(s.plastic ? samples * w.z.U() : 0),
+          cue_key(samples * w.z.H), d_key(samples * w.z.H), d_cue(samples * w.z.H), d_cue_key(samples * w.z.H), zeros(w.z.H), stored(samples * w.z.H),
+          stored_now(samples * w.z.H), g(samples * w.z.R), g_now(samples * w.z.R), hidden(samples * w.z.H), dx(s.d_x ? s.every * samples * w.z.I : 0), dU(s.plastic ? samples * w.z.U() : 0),
           U(s.plastic ? samples * w.z.U() : 0), target(s.learns ? samples * w.z.U() : 0),
           targets(s.d_timespans && s.learns ? samples * s.every * w.z.U() : 0),
           by_g(samples * w.z.H), by_g_U(samples * w.z.H), from_U(w.z.H), by_stored(samples * w.z.R),
@@ -39,7 +39,7 @@ struct BackwardRoom {
     Buffer<T> dh, sums, de, d_read, d_found, via_h;
     Buffer<T> key, key_now;              // q of the next step to be done, which comes before, and of the one at hand
     Buffer<T> cue, cue_key;              // of line 8: tanh(v), and its key
-    Buffer<T> d_key, d_cue_key;          // adjoints of q, and of the key of tanh(v)
+    Buffer<T> d_key, d_cue, d_cue_key, zeros;  // adjoints of q, of tanh(v) and of its key
     Buffer<T> stored, stored_now, g, g_now;  // of line 6
     Buffer<T> hidden;                    // h of a step, padded
     Buffer<T> dx, dU;
@@ -126,15 +126,15 @@ class Backward {
     }
 
     // q of step t, from the state before it.
-    void key_of(long t, long sample, T* key) const {
-        std::memcpy(room.hidden, h_before(t, sample), H * sizeof(T));
-        w.keys.times(room.hidden, w.k, key);
+    void key_of(int n, long t, T* key) const {
+        std::memcpy(room.hidden + n * z.H, h_before(t, first + n), H * sizeof(T));
+        w.keys.times(room.hidden + n * z.H, z.H, w.k, 0, key, z.H, 1);
     }
 
-    // q, stored and g of step t: what the pass over U for the step after it needs; zeros before the first step. Returns |U"|.
+    // stored and g of step t, from its q: what the pass over U for the step after it needs; zeros before the first step.
+    // Returns |U"|.
     T look_back(int n, long t) {
         T *key = room.key + n * z.H, *stored = room.stored + n * z.H, *g = room.g + n * z.R;
-        if (t >= 0) key_of(t, first + n, key);
         if (!s.learns || t < 0) {
             std::memset(stored, 0, z.H * sizeof(T));
             std::memset(g, 0, z.R * sizeof(T));
@@ -174,7 +174,7 @@ class Backward {
             T *key = room.key_now + n * z.H, *stored = room.stored_now + n * z.H, *g = room.g_now + n * z.R;
             for (long t = start; t < last; ++t) {
                 const long at = t * N + sample;
-                key_of(t, sample, key);
+                key_of(n, t, key);
                 w.plasticity.store_key(key, s.surprise[at], stored);
                 std::memcpy(g, s.filtered + at * R, R * sizeof(T));
                 T* targets = s.d_timespans ? room.targets + (n * s.every + t - start) * z.U() : nullptr;
@@ -199,16 +199,23 @@ class Backward {
             if (t == room.sample[n].steps - 1) last_state(n, t);
             units(n, t);
         }
-        if (s.plastic) {
+        if (s.plastic) {  // 8
             w.recall.times(sums + z.R, w.width, room.d_found, z.R, samples);
             for (int n = 0; n < samples; ++n)
+                if (t < room.sample[n].steps) std::memcpy(room.cue + n * z.H, s.cue + (t * N + first + n) * H, H * sizeof(T));
+            w.keys.times(room.cue, z.H, w.k, 0, room.cue_key, z.H, samples);
+            for (int n = 0; n < samples; ++n)
                 if (t < room.sample[n].steps) recall(n, t);
+            w.keys_back.times(room.d_cue_key, z.H, room.zeros, 0, room.d_cue, z.H, samples);
+            for (int n = 0; n < samples; ++n)
+                if (t < room.sample[n].steps) cue(n, t);
         }
         w.error.times(sums, w.width, room.de, z.I, samples);
         for (int n = 0; n < samples; ++n)
             if (t < room.sample[n].steps) errors(n, t);
         if (s.plastic) w.read.times(sums + to_predict, w.width, room.d_read, z.R, samples);
         w.state.times(sums + to_v, w.width, room.via_h, z.H, samples);
+        if (s.plastic) fast_weights(t);
         for (int n = 0; n < samples; ++n)
             if (t < room.sample[n].steps) states(n, t);
     }
@@ -233,14 +240,16 @@ class Backward {
         T* d_key = room.d_key + n * z.H;
         if (s.plastic) {
             T *U = st.replayed ? state(n, st.steps) : room.U + n * z.U(), *key = room.key_now + n * z.H;
-            key_of(t + 1, first + n, key);
+            key_of(n, t + 1, key);
+            key_of(n, t, room.key + n * z.H);
             look_back(n, t);
             Pass<T> pass = pass_over(n, U, key);
             pass.scale = T(1);
             st.along = adjoint<T, true, false>(U, nullptr, room.dU + n * z.U(), pass, z.ranks, z.H);
             std::memcpy(d_key, room.from_U, z.H * sizeof(T));
-            keys(s.output + at * H, d_key);
-            w.keys_back.times(d_key, via_h, via_h);
+            const T* h = s.output + at * H;
+            keys(&h, &d_key, 1);
+            w.keys_back.times(d_key, z.H, via_h, z.H, via_h, z.H, 1);
         }
         for (long j = 0; j < z.H; j += L) {
             Vec<T> d = load(dh + j) + load(via_h + j);
@@ -305,15 +314,13 @@ class Backward {
         Sample& st = room.sample[n];
         const long at = t * N + first + n;
         const T *g = room.g_now + n * z.R, S = s.surprise[at];
-        T *d_found = room.d_found + n * z.R, *cue = room.cue + n * z.H, *cue_key = room.cue_key + n * z.H;
+        T *d_found = room.d_found + n * z.R, *cue_key = room.cue_key + n * z.H;
         T *sums = sums_of(t) + n * w.width, *key = room.key_now + n * z.H, *stored = room.stored_now + n * z.H;
         T *d_key = room.d_key + n * z.H, *d_cue_key = room.d_cue_key + n * z.H;
         std::memcpy(key, room.key + n * z.H, z.H * sizeof(T));
         std::memcpy(stored, room.stored + n * z.H, z.H * sizeof(T));
         std::memcpy(room.g_now + n * z.R, room.g + n * z.R, z.R * sizeof(T));
 
-        std::memcpy(cue, s.cue + at * H, H * sizeof(T));  // 8
-        w.keys.times(cue, w.k, cue_key);
         T along = st.along, by_g = T(0);
         for (long r = 0; r < R; ++r) {
             along += s.recalled[at * R + r] * d_found[r];
@@ -321,14 +328,8 @@ class Backward {
             by_g += d_found[r] * g[r];
         }
         times_U(st.replayed ? state(n, t + 1) : room.U + n * z.U(), d_found, d_cue_key, z.ranks, z.H);
-        std::memset(d_key, 0, z.H * sizeof(T));
-        w.keys_back.times(d_cue_key, d_key, d_key);
         Vec<T> stored_cue{};
-        for (long j = 0; j < z.H; j += L) {
-            const Vec<T> c = load(cue + j);
-            store(sums + to_v + j, Vec<T>(load(sums + to_v + j) + load(d_key + j) * (T(1) - c * c)));
-            stored_cue += load(stored + j) * load(cue_key + j);
-        }
+        for (long j = 0; j < z.H; j += L) stored_cue += load(stored + j) * load(cue_key + j);
         std::memset(d_key, 0, z.H * sizeof(T));
         if (!s.learns) return;
 
@@ -359,6 +360,15 @@ class Backward {
         for (long j = 0; j < z.H; j += L) store(d_key + j, Vec<T>(load(d_key + j) + d_squares * load(key + j)));
     }
 
+    // The way of what was looked up into v.
+    void cue(int n, long t) {
+        T* d_v = sums_of(t) + n * w.width + to_v;
+        for (long j = 0; j < z.H; j += L) {
+            const Vec<T> c = load(room.cue + n * z.H + j);
+            store(d_v + j, Vec<T>(load(d_v + j) + load(room.d_cue + n * z.H + j) * (T(1) - c * c)));
+        }
+    }
+
     // Line 2 of a sample: the error's adjoint, and the prediction's.
     void errors(int n, long t) {
         const long sample = first + n, at = t * N + sample;
@@ -382,31 +392,45 @@ class Backward {
         }
     }
 
-    // Line 1 of a sample, and what lines 6 to 9 have of the state before: its adjoints.
-    void states(int n, long t) {
-        Sample& st = room.sample[n];
-        const long sample = first + n, at = t * N + sample;
-        T *dh = room.dh + n * z.H, *via_h = room.via_h + n * z.H;
-        if (s.plastic) {
+    // U and its adjoint before the step, what the step before it asks of them, and what the step's keys have.
+    void fast_weights(long t) {
+        const T *x[2 * BLOCK], *d[2 * BLOCK];
+        long count = 0;
+        if (t > 0) {
+            for (int n = 0; n < samples; ++n) std::memcpy(room.hidden + n * z.H, h_before(t - 1, first + n), H * sizeof(T));
+            w.keys.times(room.hidden, z.H, w.k, 0, room.key, z.H, samples);
+        }
+        for (int n = 0; n < samples; ++n) {
+            Sample& st = room.sample[n];
+            if (t >= st.steps) continue;
+            const long sample = first + n;
             T *U = st.replayed ? state(n, t) : room.U + n * z.U(), *dU = room.dU + n * z.U();
             Pass<T> pass = pass_over(n, st.replayed ? state(n, t + 1) : U, room.key_now + n * z.H);
             const bool shrunk = (look_back(n, t - 1) > T(s.target_norm)) | (st.scale != T(1)) | (st.shrink != T(0));
             if (s.learns) {
                 pass.shrink = st.shrink;
                 pass.forget = forget(s, sample, t);
-                pass.sleep = s.asleep[at];
+                pass.sleep = s.asleep[t * N + sample];
                 if (s.d_timespans) s.d_timespans[sample * steps + t] += by_span(n, t, pass);
             }
             auto run = s.learns && !st.replayed ? (shrunk ? adjoint<T, true, true> : adjoint<T, false, true>)
                                                 : (shrunk ? adjoint<T, true, false> : adjoint<T, false, false>);
             st.along = run(U, room.target + n * z.U(), dU, pass, z.ranks, z.H);
-            T *d_key = room.d_key + n * z.H, *d_cue_key = room.d_cue_key + n * z.H;
+            T* d_key = room.d_key + n * z.H;
             for (long j = 0; j < z.H; j += L) store(d_key + j, Vec<T>(load(d_key + j) + load(room.from_U + j)));
-            keys(h_before(t, sample), d_key);
-            keys(room.cue + n * z.H, d_cue_key);
-            w.keys_back.times(d_key, via_h, via_h);
+            x[count] = h_before(t, sample);
+            d[count++] = d_key;
+            x[count] = room.cue + n * z.H;
+            d[count++] = room.d_cue_key + n * z.H;
         }
-        const T* d_output = t > 0 && s.d_output ? s.d_output + (at - N) * H : nullptr;
+        keys(x, d, count);
+        w.keys_back.times(room.d_key, z.H, room.via_h, z.H, room.via_h, z.H, samples);
+    }
+
+    // What a sample's state before the step has.
+    void states(int n, long t) {
+        T *dh = room.dh + n * z.H, *via_h = room.via_h + n * z.H;
+        const T* d_output = t > 0 && s.d_output ? s.d_output + ((t - 1) * N + first + n) * H : nullptr;
         for (long j = 0; j < z.H; j += L) {
             Vec<T> d = load(dh + j) + load(via_h + j);
             if (d_output) d += load(d_output + j, H - j);
@@ -414,10 +438,12 @@ class Backward {
         }
     }
 
-    // The gradients of K and k from a key's adjoint.
-    void keys(const T* x, const T* d_key) {
-        w.keys.add_outer(x, d_key, gradients.K);
-        for (long j = 0; j < z.H; j += L) store(gradients.k + j, Vec<T>(load(gradients.k + j) + load(d_key + j)));
+    // The gradients of K and k from some keys' adjoints.
+    void keys(const T* const* x, const T* const* d, long count) {
+        if (!gradients.wanted) return;
+        w.keys.add_outer(x, d, count, gradients.K);
+        for (long k = 0; k < count; ++k)
+            for (long j = 0; j < z.H; j += L) store(gradients.k + j, Vec<T>(load(gradients.k + j) + load(d[k] + j)));
     }
 
     // What f of line 6 has of a span's gradient: <dU", U_target - U> df / dspan, where df / dspan = rate (1 - f)^2.

@@ -39,13 +39,14 @@ template <class T>
 void read_U(const T* U, const T* key, T scale, T* found, long ranks, long H) {
     constexpr long L = Simd<T>::lanes;
     for (long r = 0; r < ranks; r += UNROLL) {
-        Vec<T> sums[UNROLL] = {};
+        Vec<T> total[UNROLL] = {};
         for (long j = 0; j < H; j += L) {
             const Vec<T> kj = load(key + j);
 #pragma GCC unroll 4
-            for (long k = 0; k < UNROLL; ++k) sums[k] += kj * load(U + (r + k) * H + j);
+            for (long k = 0; k < UNROLL; ++k) total[k] += kj * load(U + (r + k) * H + j);
         }
-        for (long k = 0; k < UNROLL; ++k) found[r + k] = scale * sum<T>(sums[k]);
+        sums<T>(total[0], total[1], total[2], total[3], found + r);
+        for (long k = r; k < r + UNROLL; ++k) found[k] *= scale;
     }
 }
 
@@ -70,7 +71,7 @@ T learn(T* U, T* U_target, const T* stored, const T* g, const T* key, T* found, 
     const T kept = (T(1) - forget + forget * sleep) * scale, of_target = forget * (T(1) - sleep);
     Vec<T> squares[UNROLL] = {};
     for (long r = 0; r < ranks; r += UNROLL) {
-        Vec<T> sums[UNROLL] = {};
+        Vec<T> total[UNROLL] = {};
         for (long j = 0; j < H; j += L) {
             const Vec<T> sj = load(stored + j), kj = load(key + j);
 #pragma GCC unroll 4
@@ -81,10 +82,10 @@ T learn(T* U, T* U_target, const T* stored, const T* g, const T* key, T* found, 
                 if (SLEEPS) store(target_at, Vec<T>((T(1) - sleep) * target + (sleep * scale) * old));
                 store(at, u);
                 squares[k] += u * u;
-                sums[k] += kj * u;
+                total[k] += kj * u;
             }
         }
-        for (long k = 0; k < UNROLL; ++k) found[r + k] = sum<T>(sums[k]);
+        sums<T>(total[0], total[1], total[2], total[3], found + r);
     }
     return sum<T>((squares[0] + squares[1]) + (squares[2] + squares[3]));
 }
@@ -160,10 +161,8 @@ T adjoint(T* U, T* target, T* dU, const Pass<T>& p, long ranks, long H) {
             store(p.by_g + j, d_stored);
             if (SHRUNK) store(p.by_g_U + j, d_stored_U);
         }
-        for (long k = 0; k < UNROLL; ++k) {
-            p.by_stored[r + k] = sum<T>(stored[k]);
-            if (SHRUNK) p.by_stored_U[r + k] = sum<T>(stored_U[k]);
-        }
+        sums<T>(stored[0], stored[1], stored[2], stored[3], p.by_stored + r);
+        if (SHRUNK) sums<T>(stored_U[0], stored_U[1], stored_U[2], stored_U[3], p.by_stored_U + r);
     }
     return sum<T>((along[0] + along[1]) + (along[2] + along[3]));
 }

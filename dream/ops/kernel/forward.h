@@ -61,7 +61,7 @@ struct ForwardRoom {
     ForwardRoom(const Scan<T>& s, const Weights& w, long samples)
         : h(samples * w.z.H), e(samples * w.z.I), from_h(samples * w.state.width), from_e(samples * w.error.width),
           ahead(std::min(AHEAD, long(s.steps)) * samples), x(ahead * w.z.I), from_x(ahead * w.input.width), mean(samples * w.z.I),
-          var(samples * w.z.I), key(samples * w.z.H), read(samples * w.z.R), v(samples * w.z.H), cue(w.z.H), cue_key(w.z.H),
+          var(samples * w.z.I), key(samples * w.z.H), read(samples * w.z.R), v(samples * w.z.H), cue(samples * w.z.H), cue_key(samples * w.z.H),
           stored(w.z.H), recalled(samples * w.z.R), from_o(samples * w.z.H), seen(s.missing ? ahead * w.z.I : 0),
           observed(s.missing ? ahead : 0), filled(s.missing ? w.z.I : 0), from_filled(s.missing ? w.input.width : 0),
           U(s.plastic ? samples * w.z.U() : 0), U_target(s.learns ? samples * w.z.U() : 0), sample(samples) {}
@@ -164,6 +164,7 @@ class Forward {
             to_lanes(s.U + sample * H * R, U_of(n), s, z.H);
             if (s.learns && z.U() != H * R) std::memset(target_of(n), 0, z.U() * sizeof(T));
             if (s.learns) to_lanes(s.U_target + sample * H * R, target_of(n), s, z.H);
+            w.keys.times(h, z.H, w.k, 0, room.key + n * z.H, z.H, 1);
             read_key(n);
         }
         if (!s.learns) {  // its norm does not change
@@ -187,21 +188,23 @@ class Forward {
         w.error.times(room.e, z.I, room.from_e, w.error.width, samples);
         if (s.plastic) {
             for (int n = 0; n < samples; ++n)
+                if (t < room.sample[n].steps) look_up(n, t);
+            w.keys.times(room.cue, z.H, w.k, 0, room.cue_key, z.H, samples);
+            for (int n = 0; n < samples; ++n)
                 if (t < room.sample[n].steps) fast_weights(n, t);
             w.recall.times(room.recalled, z.R, room.from_o, z.H, samples);
         }
-        for (int n = 0; n < samples; ++n) {
-            if (t >= room.sample[n].steps) continue;
-            units(n, t);
-            if (s.plastic) read_key(n);
-        }
+        for (int n = 0; n < samples; ++n)
+            if (t < room.sample[n].steps) units(n, t);
+        if (!s.plastic) return;
+        w.keys.times(room.h, z.H, w.k, 0, room.key, z.H, samples);
+        for (int n = 0; n < samples; ++n)
+            if (t < room.sample[n].steps) read_key(n);
     }
 
-    // The key of h, and what U holds under it.
+    // What U holds under the key of h.
     void read_key(int n) {
-        T* key = room.key + n * z.H;
-        w.keys.times(room.h + n * z.H, w.k, key);
-        read_U(U_of(n), key, room.sample[n].scale, room.read + n * z.R, z.ranks, z.H);
+        read_U<T>(U_of(n), room.key + n * z.H, room.sample[n].scale, room.read + n * z.R, z.ranks, z.H);
     }
 
     // U and U_target before a segment, for the backward pass.
@@ -332,26 +335,30 @@ class Forward {
         return load(from_x + j) + load(w.bias + j) + load(room.from_h + n * w.state.width + j);
     }
 
+    // v of line 8, and the tanh that is looked up.
+    void look_up(int n, long t) {
+        const long at = t * N + first + n;
+        for (long j = 0; j < z.H; j += L) {
+            const Vec<T> v = v_of(n, t, j), cue = tanh<T>(v);
+            store(room.v + n * z.H + j, v);
+            store(room.cue + n * z.H + j, cue);
+            if (s.cue) store(s.cue + at * H + j, cue, H - j);
+        }
+    }
+
     // Line 6, what lines 7 and 11 will do in the next pass over U, and what line 8 recalls.
     void fast_weights(int n, long t) {
         auto& st = room.sample[n];
         const long at = t * N + first + n;
-        const T* g = room.from_e + n * w.error.width;
-        T *v = room.v + n * z.H, *found = room.recalled + n * z.R, rho = std::sqrt(w.plasticity.rho);
-        for (long j = 0; j < z.H; j += L) {
-            const Vec<T> vj = v_of(n, t, j), cue = tanh<T>(vj);
-            store(v + j, vj);
-            store(room.cue + j, cue);
-            if (s.cue) store(s.cue + at * H + j, cue, H - j);
-        }
-        w.keys.times(room.cue, w.k, room.cue_key);
+        const T *g = room.from_e + n * w.error.width, *cue_key = room.cue_key + n * z.H, rho = std::sqrt(w.plasticity.rho);
+        T* found = room.recalled + n * z.R;
         if (s.filtered) std::memcpy(s.filtered + at * R, g, R * sizeof(T));
         if (s.learns) {
             const auto pass = st.sleep != 0 ? learn<T, true> : learn<T, false>;
             const T forgets = forget(s, first + n, t);
             w.plasticity.store_key(room.key + n * z.H, st.S, room.stored);
             T norm = std::sqrt(
-                pass(U_of(n), target_of(n), room.stored, g, room.cue_key, found, st.scale, st.sleep, forgets, z.ranks, z.H));
+                pass(U_of(n), target_of(n), room.stored, g, cue_key, found, st.scale, st.sleep, forgets, z.ranks, z.H));
             if (!std::isfinite(norm)) norm = large_norm(U_of(n), z.U());
             st.scale = shrinkage(norm, s);                                                          // 7
             st.sleep = st.avg > T(s.min_surprise_for_sleep) ? T(s.sleep_rate) * st.avg : T(0);  // 11
@@ -362,7 +369,7 @@ class Forward {
                 s.asleep[at] = st.sleep;
             }
         } else {
-            read_U<T>(U_of(n), room.cue_key, rho, found, z.ranks, z.H);
+            read_U<T>(U_of(n), cue_key, rho, found, z.ranks, z.H);
         }
         if (s.recalled) std::memcpy(s.recalled + at * R, found, R * sizeof(T));
     }

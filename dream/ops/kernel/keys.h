@@ -24,57 +24,89 @@ class BlockDiagonal {
         matrix_ = packed_;
     }
 
-    // y = start + x K; y may be start.
-    void times(const T* x, const T* start, T* y) const {
+    // y = start + x K for some rows, strides between them ldx, 0 or ldy, and ldy; y may be start.
+    void times(const T* x, long ldx, const T* start, long lds, T* y, long ldy, int rows) const {
         switch (wide / L) {
-            case 1: return run<1>(x, start, y);
-            case 2: return run<2>(x, start, y);
-            case 3: return run<3>(x, start, y);
-            default: return run<4>(x, start, y);
+            case 1: return strip<1>(x, ldx, start, lds, y, ldy, rows);
+            case 2: return strip<2>(x, ldx, start, lds, y, ldy, rows);
+            case 3: return strip<3>(x, ldx, start, lds, y, ldy, rows);
+            default: strip<4>(x, ldx, start, lds, y, ldy, rows);
         }
     }
 
-    // gradient (G m, wide) += x^T d, block by block; x need not be padded.
-    void add_outer(const T* x, const T* d, T* gradient) const {
+    // gradient (G m, wide) += x^T d for `count` rows, block by block; x need not be padded.
+    void add_outer(const T* const* x, const T* const* d, long count, T* gradient) const {
         for (long g = 0; g < blocks; ++g)
             for (long v = 0; v < wide; v += L) {
-                const Vec<T> dv = load(d + g * wide + v);
-                for (long i = 0; i < std::min(size, units - g * size); ++i) {
-                    T* at = gradient + (g * size + i) * wide + v;
-                    store(at, Vec<T>(load(at) + x[g * size + i] * dv));
-                }
+                const long left = std::min(size, units - g * size);
+                T* to = gradient + g * size * wide + v;
+                long i = 0;
+                for (; i + ROWS <= left; i += ROWS) outer<ROWS>(x, d, count, g * size + i, g * wide + v, to + i * wide);
+                for (; i < left; ++i) outer<1>(x, d, count, g * size + i, g * wide + v, to + i * wide);
             }
     }
 
     long units, size, blocks, wide;  // H, m, G, and m in whole vectors
 
   private:
-    template <int NV>
-    void run(const T* x, const T* start, T* y) const {
-        constexpr int together = std::max(1, 4 / NV);  // blocks, enough independent sums to hide the FMA's latency
-        long g = 0;
-        for (; g + together <= blocks; g += together) some<NV, together>(g, x, start, y);
-        for (; g < blocks; ++g) some<NV, 1>(g, x, start, y);
+    static constexpr int ROWS = TILE == 8 ? 16 : 8;  // of a gradient, whose sums are in registers at once
+
+    template <int COUNT>
+    void outer(const T* const* x, const T* const* d, long count, long row, long column, T* to) const {
+        Vec<T> sums[COUNT];
+#pragma GCC unroll 16
+        for (int i = 0; i < COUNT; ++i) sums[i] = load(to + i * wide);
+        for (long k = 0; k < count; ++k) {
+            const Vec<T> dv = load(d[k] + column);
+#pragma GCC unroll 16
+            for (int i = 0; i < COUNT; ++i) sums[i] += x[k][row + i] * dv;
+        }
+#pragma GCC unroll 16
+        for (int i = 0; i < COUNT; ++i) store(to + i * wide, sums[i]);
     }
 
-    template <int NV, int COUNT>
-    void some(long g, const T* x, const T* start, T* y) const {
-        Vec<T> sums[COUNT][NV];
+    template <int NV>
+    void strip(const T* x, long ldx, const T* start, long lds, T* y, long ldy, int rows) const {
+        constexpr int most = std::max(1, TILE / NV);
+        for (; rows >= most; rows -= most, x += most * ldx, start += most * lds, y += most * ldy)
+            some<NV, most>(x, ldx, start, lds, y, ldy);
+        for (; rows > 0; --rows, x += ldx, start += lds, y += ldy) some<NV, 1>(x, ldx, start, lds, y, ldy);
+    }
+
+    template <int NV, int MR>
+    void some(const T* x, long ldx, const T* start, long lds, T* y, long ldy) const {
+        constexpr int together = std::max(1, 4 / (NV * MR));  // blocks, enough independent sums to hide the FMA's latency
+        long g = 0;
+        for (; g + together <= blocks; g += together) block<NV, MR, together>(g, x, ldx, start, lds, y, ldy);
+        for (; g < blocks; ++g) block<NV, MR, 1>(g, x, ldx, start, lds, y, ldy);
+    }
+
+    template <int NV, int MR, int COUNT>
+    void block(long g, const T* x, long ldx, const T* start, long lds, T* y, long ldy) const {
+        Vec<T> sums[MR][COUNT][NV];
         const T* rows = matrix_ + g * size * wide;
         x += g * size, start += g * wide, y += g * wide;
+#pragma GCC unroll 8
+        for (int m = 0; m < MR; ++m)
 #pragma GCC unroll 4
-        for (int b = 0; b < COUNT; ++b)
+            for (int b = 0; b < COUNT; ++b)
 #pragma GCC unroll 4
-            for (int v = 0; v < NV; ++v) sums[b][v] = load(start + b * wide + v * L);
+                for (int v = 0; v < NV; ++v) sums[m][b][v] = load(start + m * lds + b * wide + v * L);
         for (long i = 0; i < size; ++i)
 #pragma GCC unroll 4
             for (int b = 0; b < COUNT; ++b)
 #pragma GCC unroll 4
-                for (int v = 0; v < NV; ++v) sums[b][v] += x[b * size + i] * load(rows + (b * size + i) * wide + v * L);
+                for (int v = 0; v < NV; ++v) {
+                    const Vec<T> row = load(rows + (b * size + i) * wide + v * L);
+#pragma GCC unroll 8
+                    for (int m = 0; m < MR; ++m) sums[m][b][v] += x[m * ldx + b * size + i] * row;
+                }
+#pragma GCC unroll 8
+        for (int m = 0; m < MR; ++m)
 #pragma GCC unroll 4
-        for (int b = 0; b < COUNT; ++b)
+            for (int b = 0; b < COUNT; ++b)
 #pragma GCC unroll 4
-            for (int v = 0; v < NV; ++v) store(y + b * wide + v * L, sums[b][v]);
+                for (int v = 0; v < NV; ++v) store(y + m * ldy + b * wide + v * L, sums[m][b][v]);
     }
 
     const T* matrix_ = nullptr;

@@ -57,12 +57,13 @@ struct Sizes {
     long U() const { return ranks * H; }
 };
 
+constexpr long BLOCK = 8;  // samples, at most
+
 // Samples are computed in blocks that share their products; a block never depends on another.
 template <class T>
 struct Blocks {
     explicit Blocks(const Scan<T>& s) {
-        constexpr long most = 8;
-        const long rounds = (s.samples + most * s.threads - 1) / (most * s.threads);
+        const long rounds = (s.samples + BLOCK * s.threads - 1) / (BLOCK * s.threads);
         size = (s.samples + s.threads * rounds - 1) / (s.threads * rounds);
         count = (s.samples + size - 1) / size;
     }
