@@ -271,7 +271,10 @@ class EpisodeData(ClassificationData):
 
     @cached_property
     def fingerprint(self) -> Fingerprint:
-        return {part: content_sum(list(classes)) for part, classes in self.pool.items()}
+        drawn_by = [self.ways, self.shots, self.seed]
+        return {
+            part: content_sum([classes, drawn_by, self.counts[part]]) for part, classes in self.pool.items()
+        }
 
     @property
     def features(self) -> int:
