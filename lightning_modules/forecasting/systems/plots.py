@@ -23,10 +23,12 @@ def errors(squares: Mapping[str, np.ndarray], ahead: Sequence[int], others: Sequ
     figure = Figure(figsize=(10, 3.8), layout="constrained")
     axes = figure.subplots(1, len(ahead), sharex=True, squeeze=False)[0]
     colours = dict(zip((name for name in squares if name not in others), MODES, strict=False))
+    styles = dict(zip(others, ("--", ":"), strict=False))
     for column, (axis, distance) in enumerate(zip(axes, ahead, strict=True)):
         for order, (name, values) in enumerate(squares.items()):
             drawn = np.sqrt(rolling(values[:, column], WINDOW))
-            axis.plot(drawn, color=colours.get(name, RIVAL), lw=1.2, label=name, zorder=5 - order)
+            style, colour = styles.get(name, "-"), colours.get(name, RIVAL)
+            axis.plot(drawn, style, color=colour, lw=1.2, label=name, zorder=5 - order)
         log_scale(axis)
         axis.set_title(f"{distance} step{'s' if distance > 1 else ''} ahead", fontsize="medium")
         axis.set_xlabel("steps of a new system that were read")
