@@ -2,6 +2,7 @@
 by row."""
 
 from lightning_modules.anomaly import AnomalyModule
+from lightning_modules.classification import ClassificationModule
 from lightning_modules.forecasting import ForecastingModule
 from lightning_modules.language import LanguageModule
 from lightning_modules.learners import DREAMAnomalyDetector, DREAMClassifier, DREAMForecaster, DREAMRegressor
@@ -11,6 +12,7 @@ from lightning_modules.store import StateStore
 
 __all__ = [
     "AnomalyModule",
+    "ClassificationModule",
     "DREAMAnomalyDetector",
     "DREAMClassifier",
     "DREAMForecaster",

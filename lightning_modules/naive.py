@@ -1,6 +1,6 @@
 """Forecasts and labels that need no training, as baselines for the models.
 
-Shapes: N windows, L look-back, C targets.
+Shapes: N windows or sequences, T steps, L look-back, C targets, D features, V classes.
 """
 
 from __future__ import annotations
@@ -11,6 +11,8 @@ import torch
 from torch import Tensor
 
 from dream.errors import ConfigError
+
+_BLOCK = 256  # steps whose distances are in memory together
 
 
 def repeat_last(past: Tensor, horizon: int) -> Tensor:
@@ -74,3 +76,84 @@ def nearest_mean(known: Tensor, labels: Tensor, asked: Tensor) -> Tensor:
     means = member.T @ known / count.clamp_min(1).unsqueeze(1)
     deviation = (known - means[labels]).std(0, correction=0).clamp_min(1e-12)
     return torch.cdist(asked / deviation, means / deviation).masked_fill(count == 0, torch.inf).argmin(1)
+
+
+def nearest_labelled(features: Tensor, labels: Tensor, delay: int = 1) -> Tensor:
+    """Label of the nearest step, among those whose label is known by then, for each step, (N, T).
+
+    Class 0 where no label is known yet. Distances are Euclidean.
+
+    Args:
+        features: (N, T, D)
+        labels: (N, T) classes, numbers from 0; a step with a label below 0 is never known.
+        delay: Steps after which a label is known, 1 or more.
+    """
+    steps = torch.arange(labels.shape[1], device=labels.device)
+    found = torch.zeros_like(labels)
+    for place in steps.split(_BLOCK):
+        before = features[:, : int(place[-1])]
+        known = (labels[:, None, : before.shape[1]] >= 0) & (
+            steps[: before.shape[1]] <= place[:, None] - delay
+        )
+        if known.any():
+            apart = torch.cdist(features[:, place], before).masked_fill(~known, torch.inf)
+            nearest = labels.gather(1, apart.argmin(-1))
+            found[:, place] = torch.where(known.any(-1), nearest, 0)
+    return found
+
+
+def nearest_mean_so_far(features: Tensor, labels: Tensor, classes: int, delay: int = 1) -> Tensor:
+    """Class with the nearest mean over the steps whose label is known, for each step of a sequence, (N, T).
+
+    As `nearest_labelled`, of which it has the arguments; a class without a known step is never the nearest.
+    """
+    member = torch.nn.functional.one_hot(labels.clamp_min(0), classes) * (labels >= 0).unsqueeze(-1)
+    count = late(member.cumsum(1), delay).unsqueeze(-1)
+    total = late((member.unsqueeze(-1) * features.unsqueeze(2)).cumsum(1), delay)  # (N, T, V, D)
+    apart = (features.unsqueeze(2) - total / count.clamp_min(1)).square().sum(-1)
+    nearest = apart.masked_fill(count.squeeze(-1) == 0, torch.inf).argmin(-1)
+    return torch.where(count.sum((2, 3)) > 0, nearest, 0)
+
+
+def late(values: Tensor, delay: int) -> Tensor:
+    """`values` (N, T, ...) of `delay` steps before, 0 at the first steps."""
+    before = torch.zeros_like(values[:, :delay])
+    return torch.cat([before, values], 1)[:, : values.shape[1]]
+
+
+def recursive_least_squares(
+    regressors: Tensor, targets: Tensor, delay: int = 1, forgetting: float = 1.0, ridge: float = 1e-3
+) -> Tensor:
+    """Forecasts (N, T) of `targets` (N, T) by a linear model that learns within each sequence.
+
+    The forecast of step t is w x_t, with the w that is best over the steps whose target is known by then:
+
+        w = argmin sum_(s <= t - delay) f^(t - delay - s) (y_s - w x_s)^2 + f^(t - delay + 1) ridge |w|^2
+
+    f is `forgetting`. It is updated by rank one a step, in float64. Source: Haykin, Adaptive filter theory.
+
+    Args:
+        regressors: (N, T, D) x
+        targets: (N, T) y
+        delay: Steps after which a target is known, 1 or more.
+        forgetting: Weight of a step relative to the one after it; 1 forgets nothing.
+        ridge: Weight of the size of w before the first step.
+    """
+    x, y = regressors.double(), targets.double()
+    samples, steps, width = x.shape
+    inverse = torch.eye(width, dtype=x.dtype, device=x.device).expand(samples, -1, -1) / ridge
+    weights = x.new_zeros(samples, width)
+    found = torch.empty_like(y)
+    for step in range(steps):
+        if (known := step - delay) >= 0:
+            seen = x[:, known]
+            moved = torch.einsum("nij,nj->ni", inverse, seen)
+            gain = moved / (forgetting + (seen * moved).sum(-1, keepdim=True))
+            error = y[:, known] - (weights * seen).sum(-1)
+            weights = weights + gain * error.unsqueeze(-1)
+            inverse = (inverse - gain.unsqueeze(-1) * moved.unsqueeze(1)) / forgetting
+            inverse = (
+                inverse + inverse.mT
+            ) / 2  # rounding would make it lose its symmetry, and then its sign
+        found[:, step] = (weights * x[:, step]).sum(-1)
+    return found.to(targets)

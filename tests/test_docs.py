@@ -128,6 +128,10 @@ def folder(tmp_path: Path) -> Path:
     for name in ("sensors.csv", "other.csv", "huge.csv"):
         table.to_csv(tmp_path / name, index=False)
     table.assign(label=np.where(day > 0, "up", "down")).to_csv(tmp_path / "labels.csv", index=False)
+    steps = pd.DataFrame({"id": np.arange(900) // 45, "x": day, "y": np.arange(900) % 7, "label": "down"})
+    steps.loc[day > 0, "label"] = "up"
+    steps.to_csv(tmp_path / "steps.csv", index=False)
+    steps.assign(label=steps["label"].where(steps.index % 45 < 9)).to_csv(tmp_path / "new.csv", index=False)
     (tmp_path / "text.txt").write_text("All work and no play makes Jack a dull boy.\n" * 60)
     write_recordings(tmp_path)
     return tmp_path

@@ -34,6 +34,7 @@ HOLDS: dict[str, Callable[[Results], bool]] = {
         < min(results[name]["mse"] for name in ("DREAM, frozen", "repeat-last"))
     ),
     "language": lower("nats", "DREAM, plasticity off", "unigram", "bigram"),
+    "classification": higher("accuracy", "DREAM, plasticity off", "nearest neighbour", "nearest mean"),
     "speech": higher("accuracy", "nearest mean"),
 }
 """Claims of the notebooks: DREAM ahead of these rivals."""

@@ -34,6 +34,10 @@ FIGURES = {
     "anomalies": "Data, score and threshold: alarms should stand on the shaded anomalies, and nowhere else.",
     "text": "Loss over the test text: the further a line lies above the model's own, the more its fast "
     "weights are worth.",
+    "instances": "Accuracy by how often a class has come up in its sequence: the steeper the rise, the "
+    "faster a model learns what is new.",
+    "systems": "Error as a new system is read: the sooner a line falls below the grey ones, the faster its "
+    "model learns what is new.",
     "utterance": "One utterance: features, surprise, |U| and what the model believes as it listens.",
     "confusion": "What is taken for what: everything off the diagonal is a mistake.",
     "sweep": "Every trial: look for settings at which good trials gather, and for a best one at the edge of "

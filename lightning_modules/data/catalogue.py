@@ -136,6 +136,22 @@ _DATASETS = (
         "recordings",
         plain=False,
     ),
+    _github(
+        "omniglot",
+        "Handwritten characters of ten alphabets, 20 drawings of each, in two zip archives",
+        "MIT",
+        "brendenlake/omniglot",
+        "057f034baf2ecb8530bc5710e5a23584d2a519cc",
+        "python",
+    ),
+    _github(
+        "wiener_hammerstein",
+        "An electronic circuit at 51.2 kHz: input and output of a filter, a diode and a filter in a row",
+        "MIT (repository)",
+        "forgi86/RNN-adaptation",
+        "098bc28720caaf2727da44481cb8945d5103c55c",
+        "examples/WH/data/WH2009",
+    ),
 )
 DATASETS: Mapping[str, Dataset] = {found.name: found for found in _DATASETS}
 

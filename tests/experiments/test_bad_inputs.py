@@ -90,6 +90,15 @@ def online(content: bytes, said: str, *flags: str, name: str = "data.csv") -> Ca
     return of("online", content, said, *flags, name=name)
 
 
+def steps(said: str, *flags: str, change: Callable[[pd.DataFrame], pd.DataFrame] = lambda t: t) -> Case:
+    """A table of twelve sequences of ten steps, changed."""
+    numbers = np.arange(120)
+    table = pd.DataFrame(
+        {"id": numbers // 10, "x": numbers % 7.0, "label": np.where(numbers % 3, "up", "down")}
+    )
+    return of("classification", change(table).to_csv(index=False).encode(), said, *flags)
+
+
 def text(content: bytes, said: str, *flags: str) -> Case:
     return Case(["check", "-c", "language_file", "--data.path=data.txt", *flags], {"data.txt": content}, said)
 
@@ -242,6 +251,26 @@ FILES = {
     ),
     "text called gzip": anomaly(csv(), "data.csv.gz: cannot be read", name="data.csv.gz"),
     "a spreadsheet": online(b"PK\3\4" + bytes(90), "expected a file ending in", name="data.xlsx"),
+}
+STEPS = {
+    "no column of labels": steps(
+        "`data.label` must be of data.csv; there is no column 'up'", "--data.label=up"
+    ),
+    "no column of sequences": steps(
+        "`data.sequence` must be of data.csv; there is no column 'id'", change=lambda t: t.drop(columns="id")
+    ),
+    "no features": steps(
+        "no column but the label's and the sequence's", change=lambda t: t.drop(columns="x")
+    ),
+    "a feature without a value": steps("column `x`", change=lambda t: t.assign(x=t["x"].where(t.index != 5))),
+    "one class": steps("at least two classes must occur in `label`", change=lambda t: t.assign(label="up")),
+    "one sequence": steps("the train part of its 1 labelled sequences is empty", change=lambda t: t.head(10)),
+    "a step of no sequence": steps(
+        "every row must name its sequence; row 5 has none",
+        change=lambda t: t.assign(id=t["id"].where(t.index != 5)),
+    ),
+    "a delay of 0": steps("`data.label_delay` must be a whole number of at least 1", "--data.label_delay=0"),
+    "a share of 1": steps("`data.validation` must be a share above 0", "--data.validation=1"),
 }
 SPOKEN = {
     "a WAV with a wrong header": speech(
@@ -485,7 +514,7 @@ OTHERS = {
     "an unknown model to compare": Case(["compare", "-c", "forecasting", "--models", "dreem"], {}, "dreem"),
     "no seeds to compare": Case(["compare", "-c", "forecasting", "--seeds", "0"], {}, "seeds"),
 }
-TABLE = FILES | SPOKEN | SETTINGS | TEXTS | OTHERS
+TABLE = FILES | STEPS | SPOKEN | SETTINGS | TEXTS | OTHERS
 
 
 @pytest.fixture(autouse=True)

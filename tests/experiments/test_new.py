@@ -30,6 +30,7 @@ CAPPED = {
     "online": ["--data.hours=600"],
     "language": ["--data.folder=texts"],
     "speech": ["--data.machines=4", "--data.takes=2"],
+    "classification": ["--data.episodes=64", "--data.test_episodes=40"],
 }
 QUIET = ["--run.wandb=disabled", "--run.table=false", "--figures.dpi=20"]
 SHORT = [
@@ -105,6 +106,9 @@ def test_the_class_of_the_template_is_the_one_that_ran(experiment: Experiment, t
     elif experiment.task == "online":
         assert list(table) == ["time", "power"]
         assert len(table) == 600
+    elif experiment.task == "classification":
+        assert set(table["label"]) == {1, 2, 3, 4}
+        assert len(table) == 40 * 4 * 8
     else:
         assert set(table["said"]) <= {"hum", "rattle", "squeal", "start"}
         assert len(table) == 1 * 2 * 4  # a machine, takes, sounds
@@ -206,8 +210,8 @@ def test_mistakes(
         (
             "forcasting",
             "x",
-        ): "`TASK` must be one of anomaly, forecasting, language, online, speech; got 'forcasting'. Did you "
-        "mean `forecasting`?",
+        ): "`TASK` must be one of anomaly, classification, forecasting, language, online, speech; got "
+        "'forcasting'. Did you mean `forecasting`?",
         ("speech", "full"): "`FOLDER` must be new or empty; full is not. Choose another name.",
         ("speech", "full/notes.txt"): "`FOLDER` must be new or empty; full/notes.txt is not.",
         ("speech", "full/notes.txt/x"): "`FOLDER` must be writable;",

@@ -14,7 +14,10 @@ from experiments.cli import main
 from experiments.invocation import configs
 from lightning_modules.cores import CoreName
 
-DEFAULTS = ("forecasting", "anomaly", "online", "language", "speech", "speech_recognition")
+DEFAULTS = (
+    *("forecasting", "anomaly", "online", "language", "speech", "speech_recognition"),
+    *("classification", "systems"),
+)
 PUBLIC = (
     "etth1",
     "etth2",
@@ -28,6 +31,7 @@ PUBLIC = (
     "wikitext2",
     "fsdd",
     "fsdd_digits",
+    "omniglot",
 )
 MARKS = {name: [pytest.mark.data] for name in configs.shipped() if name.endswith(PUBLIC)}
 
@@ -41,7 +45,12 @@ def test_it_runs_a_batch(
     monkeypatch.setattr("sys.argv", ["dream"])
     monkeypatch.chdir(tmp_path)
     flags = []
-    if name.endswith("_csv"):
+    if name == "classification_csv":
+        steps = np.arange(600)
+        table = pd.DataFrame({"id": steps // 60, "load": steps % 7, "label": steps % 2})
+        table.to_csv("steps.csv", index=False)
+        flags = ["--data.path=steps.csv"]
+    elif name.endswith("_csv"):
         table = pd.DataFrame(
             {"time": pd.date_range("2024-01-01", periods=1500, freq="h"), "load": np.arange(1500) % 24.0}
         )

@@ -333,7 +333,8 @@ def test_a_wrong_space_is_refused(text: str, message: str, tmp_path: Path) -> No
         (["--space=online"], "-c must name an experiment"),
         (
             ["-c", "online"],
-            "`--space` must be one YAML file, or one of anomaly, forecasting, language, online, speech",
+            "`--space` must be one YAML file, or one of anomaly, classification, forecasting, language, "
+            "online, speech",
         ),
         (["-c", "online", "--space=onlin"], "got 'onlin'. Did you mean `online`?"),
         (
@@ -408,7 +409,14 @@ def test_a_folder_of_another_sweep_is_refused(
 
 @pytest.mark.parametrize("name", configs.shipped("spaces"))
 def test_shipped_spaces_keep_to_the_recommended_ranges(name: str) -> None:
-    assert name not in set(configs.shipped()) - {"forecasting", "anomaly", "online", "language", "speech"}
+    assert name not in set(configs.shipped()) - {
+        "forecasting",
+        "anomaly",
+        "online",
+        "classification",
+        "language",
+        "speech",
+    }
     tried = space.read(space.load(name))
     assert 3 <= len(tried) <= 6
     for setting, distribution in tried.items():

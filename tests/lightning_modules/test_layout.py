@@ -10,7 +10,7 @@ import pytest
 import lightning_modules
 
 ROOT = Path(lightning_modules.__file__).parent
-WINGS = {"forecasting", "anomaly", "online", "language", "speech"}
+WINGS = {"forecasting", "anomaly", "online", "classification", "language", "speech"}
 ROOMS = {path.name for path in ROOT.iterdir() if path.is_dir() and not path.name.startswith("__")}
 FORBIDDEN = {
     "data": ROOMS - {"data"},

@@ -31,12 +31,21 @@ from dream import DREAMConfig
 from experiments import launch
 from experiments.benchmarks import ranks as benchmark
 from experiments.benchmarks.ranks import TORCHRUN, quiet_trainer
-from lightning_modules import AnomalyModule, ForecastingModule, LanguageModule, OnlineModule, SpeechModule
+from lightning_modules import (
+    AnomalyModule,
+    ClassificationModule,
+    ForecastingModule,
+    LanguageModule,
+    OnlineModule,
+    SpeechModule,
+)
 from lightning_modules.anomaly import AnomalyData, AnomalyShape, AnomalyStream
 from lightning_modules.base import TaskModule
+from lightning_modules.classification import GaussianClasses
 from lightning_modules.data import TaskData
 from lightning_modules.data.series import Series
 from lightning_modules.forecasting import DriftingLoad
+from lightning_modules.forecasting.systems import SystemsData, SystemsModule
 from lightning_modules.language import LanguageData
 from lightning_modules.language.data import Text
 from lightning_modules.online import DriftingStream
@@ -111,6 +120,18 @@ def speech(**options: Any) -> tuple[TaskModule, TaskData]:
     return SpeechModule.for_data(data, config=CONFIG, dropout=0.0, mask=0.0, noise=0.0), data
 
 
+def classification() -> tuple[TaskModule, TaskData]:
+    """Classification: 17 sequences that draw their own classes, in batches of 5."""
+    data = GaussianClasses(width=4, traits=2, pool=20, ways=3, shots=3, episodes=17, batch_size=5)
+    return ClassificationModule.for_data(data, config=CONFIG), data
+
+
+def systems() -> tuple[TaskModule, TaskData]:
+    """Driven systems: 17 sequences in batches of 5."""
+    data = SystemsData(steps=20, ahead=[1, 3], systems=17, validation_systems=7, skip=4, batch_size=5)
+    return SystemsModule.for_data(data, config=CONFIG), data
+
+
 CASES: dict[str, Callable[[], tuple[TaskModule, TaskData]]] = {
     "forecasting, windows": forecasting,
     "forecasting, windows, gradients of 2 batches": forecasting,
@@ -121,6 +142,8 @@ CASES: dict[str, Callable[[], tuple[TaskModule, TaskData]]] = {
     "anomaly": anomaly,
     "language": language,
     "online": online,
+    "classification": classification,
+    "systems": systems,
     "speech": speech,
     "speech, strings": lambda: speech(task="recognition", string=[1, 2], batch_size=3),
 }

@@ -16,6 +16,7 @@ import pytest
 import soundfile
 
 from dream import DataError
+from lightning_modules.data import archive as archive_module
 from lightning_modules.speech import audio
 from lightning_modules.speech.audio import MOST_BYTES, WavZip, decode, read_wav
 
@@ -220,7 +221,7 @@ def test_members_that_share_bytes_or_a_name_are_refused(tmp_path: Path) -> None:
 def test_a_list_of_members_beyond_any_measure_is_not_read(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(audio, "_LONGEST_LIST", 1 << 12)
+    monkeypatch.setattr(archive_module, "_LONGEST_LIST", 1 << 12)
     path = archive(tmp_path / "a.zip", {f"{k}.wav": b"" for k in range(100)})
     with pytest.raises(DataError, match=r"the list of its members has \d+ bytes"):
         WavZip(path)
