@@ -17,8 +17,8 @@ def recursive_least_squares(
 
     The weights minimise ``sum_s forgetting^(t - s) |y_s - W^T z_s|^2 + ridge |W|^2``. With forgetting 1,
     noise of variance v and normal weights of variance p this is the Bayesian regression for
-    ``ridge = v / p``, and the prediction its posterior mean. The ridge is not forgotten, so that a direction that is not excited
-    for a while does not blow up.
+    ``ridge = v / p``, and the prediction its posterior mean. The ridge is not forgotten, so that a direction
+    that is not excited for a while does not blow up.
 
     Args:
         regressors: z, (N, T, P).
