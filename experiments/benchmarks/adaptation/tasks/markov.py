@@ -29,13 +29,14 @@ SEQUENCES = {"validation": 64, "test": 256}
 def chains(count: int, length: int, random: torch.Generator) -> tuple[Tensor, Tensor]:
     """`count` sequences (N, T + 1) of symbols, and the transition matrices (N, V, V) that made them."""
     numpy = np.random.default_rng(int(torch.randint(2**62, (), generator=random)))
-    rows = torch.from_numpy(numpy.dirichlet([CONCENTRATION] * SYMBOLS, (count, SYMBOLS)))
-    symbol = torch.randint(SYMBOLS, (count,), generator=random)
+    rows = numpy.dirichlet([CONCENTRATION] * SYMBOLS, (count, SYMBOLS))
+    below = rows.cumsum(-1)[..., :-1]  # chance of a symbol up to each but the last
+    samples, symbol = np.arange(count), numpy.integers(SYMBOLS, size=count)
     seen = [symbol]
-    for _ in range(length):
-        symbol = torch.multinomial(rows[torch.arange(count), symbol], 1, generator=random)[:, 0]
+    for share in numpy.random((length, count, 1)):
+        symbol = (below[samples, symbol] <= share).sum(-1)
         seen.append(symbol)
-    return torch.stack(seen, 1), rows
+    return torch.from_numpy(np.stack(seen, 1)), torch.from_numpy(rows)
 
 
 def batch_of(symbols: Tensor) -> Batch:

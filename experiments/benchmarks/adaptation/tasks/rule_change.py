@@ -12,6 +12,7 @@ from functools import partial
 from itertools import pairwise
 from typing import Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -52,12 +53,15 @@ def streams(rules: Sequence[Tensor], ends: Sequence[int], count: int, random: to
         count: N.
         random: Source of the noise.
     """
-    x, seen = torch.randn(count, COLUMNS, 1, generator=random), []
+    x = torch.randn(count, COLUMNS, 1, generator=random).numpy()
+    noise = NOISE**0.5 * torch.randn(ends[-1], *x.shape, generator=random).numpy()
+    seen = []
     for rule, (first, last) in zip(rules, pairwise((0, *ends)), strict=True):
-        for _ in range(first, last):
-            x = MEMORY * rule @ x + NOISE**0.5 * torch.randn(x.shape, generator=random)
+        step = MEMORY * rule.numpy()
+        for e in noise[first:last]:
+            x = step @ x + e
             seen.append(x[..., 0])
-    return torch.stack(seen, 1)
+    return torch.from_numpy(np.stack(seen, 1))
 
 
 def batch_of(x: Tensor) -> Batch:
