@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import tempfile
 from collections.abc import Mapping
 from io import BytesIO
 from pathlib import Path
@@ -16,6 +17,7 @@ from experiments.benchmarks.adaptation.plots import curves
 from experiments.benchmarks.adaptation.protocol import COLUMNS, Outcome, SequenceTask, Task
 from experiments.benchmarks.adaptation.record import Record, means, record, summary
 from experiments.benchmarks.adaptation.tasks import TASKS
+from experiments.benchmarks.adaptation.tasks.controls import Control
 from experiments.benchmarks.adaptation.training import run_columns
 from experiments.comparison import written
 from experiments.summary import table
@@ -65,6 +67,9 @@ def main(argv: list[str] | None = None) -> int:
 
 def run(task: Task, most_steps: int | None) -> dict[str, Outcome]:
     """Outcome of every column of a task."""
+    if isinstance(task, Control):
+        with tempfile.TemporaryDirectory(prefix="dream-") as folder:
+            return task.run(most_steps, Path(folder, task.name))
     assert isinstance(task, SequenceTask)
     return run_columns(task, most_steps)
 

@@ -71,7 +71,7 @@ class Autoregressions(SequenceTask):
     group = "probes with a known optimum"
     title = "autoregressions of one column, MSE over innovations"
     config = DREAMConfig(input_dim=1, hidden_dim=64, rank=1)
-    steps = 500
+    steps = 1000
     metrics = (
         Metric("MSE", "variances of the innovations", bar=1.32, beats=(OFF,)),
         Metric("late in a segment", "variances of the innovations"),

@@ -80,11 +80,11 @@ def systems(count: int, random: torch.Generator) -> Batch:
     index = torch.cat([index[:, :1].expand(-1, WARM_UP), index], 1)
     most = LENGTH // SHORTEST + 1
     matrices = torch.cat([autoregressions(half * most, random), oscillators((count - half) * most, random)])
-    matrices = matrices.view(count, most, COLUMNS, COLUMNS).numpy()
+    matrix = matrices.view(count, most, COLUMNS, COLUMNS).numpy()
     noise = NOISE**0.5 * torch.randn(index.shape[1], count, COLUMNS, 1, generator=random).numpy()
     x, seen, samples = np.zeros_like(noise[0]), [], np.arange(count)
     for system, e in zip(index.T.numpy(), noise, strict=True):  # small arrays: faster here than as tensors
-        x = matrices[samples, system] @ x + e
+        x = matrix[samples, system] @ x + e
         seen.append(x[..., 0])
     values, index = torch.from_numpy(np.stack(seen, 1))[:, WARM_UP - 1 :], index[:, WARM_UP - 1 :]
     fresh = index.diff(dim=1) > 0
