@@ -20,7 +20,7 @@ from torch.nn.functional import normalize, pad, silu, softplus
 
 HEADS = 4
 KERNEL = 4  # steps of the convolutions
-BLOCK = 32
+BLOCK = 16  # steps: the fastest of 8 to 64 on a CPU
 
 
 def recurrence(q: Tensor, k: Tensor, v: Tensor, log_alpha: Tensor, beta: Tensor) -> Tensor:
@@ -64,11 +64,13 @@ def blockwise(q: Tensor, k: Tensor, v: Tensor, log_alpha: Tensor, beta: Tensor, 
     own, carried = solved.split([v.shape[-1], k.shape[-1]], -1)
     within, reach = decay * (q @ k.mT), total.exp()[..., None] * q
     leaving = (total[..., -1:] - total).exp()[..., None] * k
+    kept = total[..., -1, None, None].exp()
     state, found = q.new_zeros(*q.shape[:2], k.shape[-1], v.shape[-1]), []  # transposed: (d_k, d_v)
-    for at in range(q.shape[2]):
-        u = own[:, :, at] - carried[:, :, at] @ state
-        found.append(reach[:, :, at] @ state + within[:, :, at] @ u)
-        state = total[:, :, at, -1, None, None].exp() * state + leaving[:, :, at].mT @ u
+    blocks = (part.unbind(2) for part in (own, carried, reach, within, leaving, kept))
+    for own_u, per_state, from_state, from_u, to_state, factor in zip(*blocks, strict=True):
+        u = own_u - per_state @ state
+        found.append(from_state @ state + from_u @ u)
+        state = factor * state + to_state.mT @ u
     return torch.cat(found, 2)[:, :, :steps]
 
 
