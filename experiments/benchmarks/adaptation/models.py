@@ -59,8 +59,8 @@ class Model(nn.Module):
     """A core with the embedding and head of a task; as a call, a `Predictor`.
 
     Values are the core's forecast, plus a linear map of its output where the task has a readout, 0 at first.
-    Symbols are embedded as I values, and their probabilities come from a hidden layer over output and
-    forecast.
+    Symbols are embedded as I values, and the probabilities of those that are asked for come from a hidden
+    layer over output and forecast.
     """
 
     def __init__(self, core: PlasticCore | RecurrentCore | DeltaNet, task: SequenceTask) -> None:
@@ -69,12 +69,13 @@ class Model(nn.Module):
         self.core = core
         self.embedding: nn.Module = nn.Identity()
         self.head: nn.Module | None = None
-        self.symbols = task.symbols
+        self.classes = task.classes
         if task.symbols:
             self.embedding = nn.Embedding(task.symbols, inputs)
+        if task.classes:
             hidden = task.config.hidden_dim
             self.head = nn.Sequential(
-                nn.Linear(width + inputs, hidden), nn.SiLU(), nn.Linear(hidden, task.symbols)
+                nn.Linear(width + inputs, hidden), nn.SiLU(), nn.Linear(hidden, task.classes)
             )
         elif task.readout:
             self.head = nn.Linear(width, inputs)
@@ -85,7 +86,7 @@ class Model(nn.Module):
         output, forecast = self.core(self.embedding(batch.inputs))
         if self.head is None:
             return forecast
-        if self.symbols:
+        if self.classes:
             return self.head(torch.cat([output, forecast], -1)).log_softmax(-1)
         return forecast + self.head(output)
 

@@ -1,6 +1,6 @@
 """Terms of the suite: what a task is, the columns of its table, and when a figure reaches its bar.
 
-Shapes: N samples, T steps, I values of a step, V symbols.
+Shapes: N samples, T steps, I values of a step, V symbols to choose from.
 """
 
 from __future__ import annotations
@@ -126,7 +126,9 @@ class SequenceTask(Task, ABC):
     config: ClassVar[DREAMConfig]
     """DREAM's layer; its rivals get as many parameters."""
     symbols: ClassVar[int] = 0
-    """V; 0 where values are predicted."""
+    """Different symbols of the inputs, which are embedded; 0 where they are values."""
+    classes: ClassVar[int] = 0
+    """V, different symbols that are asked for; 0 where values are predicted."""
     readout: ClassVar[bool] = True
     """Whether a linear map of the output is added to the core's forecast of values."""
     steps: ClassVar[int]
@@ -156,6 +158,6 @@ class SequenceTask(Task, ABC):
 
     def loss(self, predicted: Tensor, batch: Batch) -> Tensor:
         """Mean squared error, or nats for each symbol that is asked for."""
-        if self.symbols:
+        if self.classes:
             return nll_loss(predicted.flatten(0, 1), batch.targets.flatten(), ignore_index=NOT_COUNTED)
         return (predicted - batch.targets).square().mean()

@@ -49,7 +49,7 @@ class Markov(SequenceTask):
     group = "probes with a known optimum"
     title = "Markov chains redrawn per sequence, nats"
     config = DREAMConfig(input_dim=16, hidden_dim=64, rank=8)
-    symbols = SYMBOLS
+    symbols = classes = SYMBOLS
     steps = 800
     metrics = (
         Metric("loss", "nats"),

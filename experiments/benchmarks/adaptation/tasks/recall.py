@@ -59,7 +59,7 @@ class Recall(SequenceTask):
     group = "probes with a known optimum"
     title = "associative recall, accuracy"
     config = DREAMConfig(input_dim=64, hidden_dim=64, rank=8)
-    symbols = 2 * KEYS
+    symbols = classes = 2 * KEYS
     steps = 1500
     metrics = (
         Metric("mean", higher=True),
