@@ -121,7 +121,7 @@ def test_rivals_have_dreams_parameters(name: str) -> None:
     task = TASKS[name](0)
     assert isinstance(task, SequenceTask)
     own = trainable(build(PLASTIC, task))
-    for column, slack in {LSTM: 0.03, GRU: 0.03, DELTA_NET: 0.1}.items():  # whose widths have steps of 4
+    for column, slack in {LSTM: 0.03, GRU: 0.03, DELTA_NET: 0.1}.items():  # a step of its width is 4 units
         assert abs(trainable(build(column, task)) - own) < slack * own, column
     assert trainable(build(OFF, task)) <= own
 
