@@ -81,8 +81,6 @@ class Outcome:
     """One column of one seed: its figures and how it came to them."""
 
     scores: Scores
-    name: str = ""
-    """Chosen method, of a column without a core."""
     parameters: int | None = None
     """Trainable ones, embedding and head included."""
     seconds: float | None = None

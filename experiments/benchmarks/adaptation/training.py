@@ -137,7 +137,7 @@ def run_columns(task: SequenceTask, most_steps: int | None) -> dict[str, Outcome
     if rivals:
         losses = {name: validation(task, predict) for name, predict in rivals.items()}
         name = least(losses, f"no method without a core predicts {task.name}")
-        found[BASELINE] = Outcome(scores(task, rivals[name]), name, tried=losses, chosen=name)
+        found[BASELINE] = Outcome(scores(task, rivals[name]), tried=losses, chosen=name)
     best = task.optimum()
     if best is not None:
         found[OPTIMUM] = Outcome(scores(task, best))
