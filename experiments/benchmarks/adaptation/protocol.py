@@ -131,7 +131,7 @@ class SequenceTask(Task, ABC):
     """Whether a linear map of the output is added to the core's forecast of values."""
     steps: ClassVar[int]
     """Budget of the optimiser."""
-    rates: ClassVar[tuple[float, ...]] = (1e-3, 3e-3, 1e-2)
+    rates: ClassVar[tuple[float, ...]] = (3e-3, 1e-2, 3e-2)
     """Learning rates to choose from."""
 
     @abstractmethod

@@ -58,9 +58,9 @@ class Recall(SequenceTask):
     name = "recall"
     group = "probes with a known optimum"
     title = "associative recall, accuracy"
-    config = DREAMConfig(input_dim=64, hidden_dim=64, rank=8)
+    config = DREAMConfig(input_dim=64, hidden_dim=64, rank=8, forgetting_rate=0.001, target_norm=5.0)
     symbols = classes = 2 * KEYS
-    steps = 1500
+    steps = 3000
     metrics = (
         Metric("mean", higher=True),
         *(Metric(f"{pairs} pairs", higher=True, bar=bar) for pairs, bar in zip(PAIRS, BARS, strict=True)),

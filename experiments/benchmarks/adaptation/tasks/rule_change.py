@@ -78,7 +78,14 @@ class RuleChange(SequenceTask):
     name = "rule_change"
     group = "probes with a known optimum"
     title = "change of a rule, MSE (0.19 is noise)"
-    config = DREAMConfig.preset("fast_adaptation", input_dim=COLUMNS, hidden_dim=64, rank=COLUMNS)
+    config = DREAMConfig.preset(
+        "fast_adaptation",
+        input_dim=COLUMNS,
+        hidden_dim=64,
+        rank=COLUMNS,
+        forgetting_rate=0.002,
+        target_norm=4.0,
+    )
     readout = False
     steps = 300
     metrics = (
