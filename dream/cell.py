@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -15,26 +16,13 @@ from torch import Tensor, nn
 from dream import checks, memory
 from dream import functional as F
 from dream.config import DREAMConfig
-from dream.errors import ConfigError
-from dream.numerics import logit
+from dream.errors import CheckpointError, ConfigError
+from dream.numerics import logit, orthonormal
 from dream.ops import registry
-from dream.state import DREAMState, is_count
-from dream.types import DREAMParams, DREAMTrace
+from dream.state import DREAMState, is_count, state_bytes
+from dream.types import DREAMParams, DREAMTrace, key_shape, weight_bytes
 
 TONIC = 0.2  # initial share of a unit's plasticity that stays on when nothing surprises
-
-
-def weight_bytes(i: int, h: int, rank: int) -> int:
-    """Bytes of the parameters and buffers of a cell, in torch's default dtype; 0 off the CPU."""
-    if torch.get_default_device().type != "cpu":
-        return 0
-    return (2 * h * h + 4 * h * i + 4 * h + 2 * i + i * rank) * torch.get_default_dtype().itemsize
-
-
-def state_bytes(config: DREAMConfig, samples: int) -> int:
-    """Bytes of a state of so many samples, at 4 for each number; 0 for what is no number of samples."""
-    each = config.hidden_dim * (1 + 2 * config.rank) + 2 * config.input_dim + 2
-    return 4 * samples * each if is_count(samples) else 0
 
 
 class DREAMCell(nn.Module):
@@ -47,18 +35,21 @@ class DREAMCell(nn.Module):
     Args:
         config: the knobs.
         backend: implementation of the scan: ``"auto"``, or a name in `dream.ops.registry.BACKENDS`.
-        check_inputs: refuse NaN, inf and timespans that are not positive; one pass over the input for each
-            call.
+        check_inputs: refuse NaN, inf and timespans that are not positive; one pass over each call's input.
+        missing: NaN in the input was not observed: the step reads what it predicts in its place.
 
     Attributes:
-        C, c, W, B, b, A, G_x, G_h: parameters, as in `dream.DREAMParams`.
+        C, c, W, B, b, A, G_x, G_h, K, k, D: parameters, as in `dream.DREAMParams`.
         log_eta, logit_tonic, log_tau: (H,) parameters.
         log_surprise_scale: () parameter.
-        V: (I, R) buffer, random semi-orthogonal sensory filter.
+        V_raw: (I, R) parameter where R < I: the sensory filter is ``V = sqrt(R) Q`` with ``V_raw = Q T``, T
+            upper triangular with positive diagonal.
+        V: (I, R) buffer where R >= I: the sensory filter, random semi-orthogonal.
         error_var_prior: (I,) buffer, error variance that a fresh sample expects; moves with each sequence in
             training mode.
         prior_updates: () buffer, how often it has moved.
-        plasticity_enabled: False keeps U as it is: it still predicts, but neither learns, decays nor sleeps.
+        plasticity_enabled: False keeps U as it is: it still predicts and is recalled from, but neither
+            learns, decays nor sleeps.
 
     Raises:
         ConfigError: `config` is not a DREAMConfig, or the backend is unknown.
@@ -70,17 +61,27 @@ class DREAMCell(nn.Module):
         torch.Size([32, 128])
     """
 
+    V_raw: Tensor
     V: Tensor
     error_var_prior: Tensor
     prior_updates: Tensor
 
-    def __init__(self, config: DREAMConfig, *, backend: str = "auto", check_inputs: bool = True) -> None:
+    def __init__(
+        self,
+        config: DREAMConfig,
+        *,
+        backend: str = "auto",
+        check_inputs: bool = True,
+        missing: bool = False,
+    ) -> None:
         super().__init__()
         checks.configuration(config)
         self.config = config
         self.backend = registry.check_name(backend)
         self.check_inputs = check_inputs
+        self.missing = missing
         self.plasticity_enabled = True
+        self._last_V: tuple[Tensor, Tensor] = torch.empty(0), torch.empty(0)  # V_raw, and the V that it gave
         with memory.enough(
             lambda: (
                 f"`hidden_dim`={config.hidden_dim}, `input_dim`={config.input_dim} and `rank`={config.rank}"
@@ -112,24 +113,41 @@ class DREAMCell(nn.Module):
         self.logit_tonic = parameter(h, used=plastic)
         self.log_tau = parameter(h, used=liquid)
         self.log_surprise_scale = parameter(used=hastens)
-        self.register_buffer("V", torch.empty(i, config.rank))
+        self.K = parameter(*key_shape(h), used=plastic)
+        self.k = parameter(h, used=plastic)
+        self.D = parameter(config.rank, h, used=plastic)
+        if config.rank < i:
+            self.V_raw = parameter(i, config.rank, used=plastic)
+        else:
+            self.register_buffer("V", torch.empty(i, config.rank))
         self.register_buffer("error_var_prior", torch.empty(i))
         self.register_buffer("prior_updates", torch.zeros((), dtype=torch.long))
         self.reset_parameters()
+
+    def _load_from_state_dict(self, state_dict: Any, prefix: str, *rest: Any) -> None:
+        if f"{prefix}C" in state_dict and f"{prefix}K" not in state_dict:
+            raise CheckpointError(
+                f"`state_dict` must hold a cell of the second edition; {prefix}C is of the first edition of "
+                "the cell, which has no keys K. Train again, or stay with the version that wrote it."
+            )
+        super()._load_from_state_dict(state_dict, prefix, *rest)
 
     @torch.no_grad()
     def reset_parameters(self) -> None:
         """Start afresh.
 
-        C, W, B Xavier uniform; A orthogonal; V semi-orthogonal; gates and biases 0; tau log-spaced from
-        ``time_step / 20`` to ``ltc_tau_sys``; the error variance prior 1.
+        C, W, B Xavier uniform; A orthogonal; V semi-orthogonal; K 1, block by block; gates, biases, k and D
+        0; tau log-spaced from ``time_step / 20`` to ``ltc_tau_sys``; the error variance prior 1.
         """
         config = self.config
         for weight in (self.C, self.W, self.B):
             nn.init.xavier_uniform_(weight)
         nn.init.orthogonal_(self.A)
-        nn.init.orthogonal_(self.V)
-        for bias in (self.c, self.b, self.G_x, self.G_h):
+        nn.init.orthogonal_(self._filter)
+        if self._filter is not self._parameters.get("V_raw"):
+            self._filter.mul_(math.sqrt(config.input_dim))
+        self.K.copy_(torch.eye(self.K.shape[-1], dtype=self.K.dtype, device=self.K.device))
+        for bias in (self.c, self.b, self.G_x, self.G_h, self.k, self.D):
             nn.init.zeros_(bias)
         # An unused logarithm rests at 0: params() gives the effective 0 of a knob that is switched off.
         self.log_eta.fill_(math.log(config.base_plasticity) if config.base_plasticity > 0 else 0.0)
@@ -156,22 +174,46 @@ class DREAMCell(nn.Module):
             A=self.A,
             G_x=self.G_x,
             G_h=self.G_h,
-            V=self.V,
+            V=self._effective_filter(),
             eta=eta if config.base_plasticity > 0 else torch.zeros_like(eta),
             tonic=torch.sigmoid(self.logit_tonic),
             tau=self.log_tau.exp(),
             surprise_scale=scale if config.ltc_surprise_scale > 0 else torch.zeros_like(scale),
             error_var_prior=self.error_var_prior,
+            K=self.K,
+            k=self.k,
+            D=self.D,
         )
+
+    @property
+    def _filter(self) -> Tensor:
+        """V_raw where it is learned, V where it is fixed."""
+        return self.V_raw if self.config.rank < self.config.input_dim else self.V
+
+    def _effective_filter(self) -> Tensor:
+        """The sensory filter, (I, R): ``V^T V = R`` where it is learned, ``V V^T = I`` where it is fixed."""
+        if self.config.rank >= self.config.input_dim:
+            return self.V
+        return orthonormal(self.V_raw) * math.sqrt(self.config.rank)
 
     def _learned(self) -> tuple[Tensor | None, ...]:
         """The parameters as they are learned, in the order of `DREAMParams`."""
         return (
-            *(self.C, self.c, self.W, self.B, self.b, self.A, self.G_x, self.G_h, self.V),
+            *(self.C, self.c, self.W, self.B, self.b, self.A, self.G_x, self.G_h, self._known_filter()),
             *(self.log_eta, self.logit_tonic, self.log_tau),
             self.log_surprise_scale if self.config.ltc_surprise_scale > 0 else None,
             self.error_var_prior,
+            *(self.K, self.k, self.D),
         )
+
+    def _known_filter(self) -> Tensor:
+        """As `_effective_filter`, without gradient; computed once, and again when V_raw has changed."""
+        if self.config.rank >= self.config.input_dim:
+            return self.V
+        raw, V = self._last_V
+        if raw.device != self.V_raw.device or raw.dtype != self.V_raw.dtype or not raw.equal(self.V_raw):
+            raw, V = self._last_V = self.V_raw.detach().clone(), self._effective_filter().detach()
+        return V
 
     def get_config(self) -> DREAMConfig:
         """The configuration that this cell was made from."""
@@ -223,17 +265,18 @@ class DREAMCell(nn.Module):
         """
         x = checks.step_input(x, timespans, self.C, self.config)
         if self.check_inputs:
-            checks.finite_values(x, timespans, None)
+            checks.finite_values(x, timespans, None, self.missing)
         state = self.init_state(x.shape[0]) if state is None else state
         checks.state_of(state, self.config, x)
         streams = x.shape[0] == 1 and not torch.is_grad_enabled() and not torch.compiler.is_compiling()
         step = registry.choose(self.backend, x, self.config).step if streams else None
         if step is not None:
-            new = step(x, state, self._learned(), self.config, timespans, self.plasticity_enabled, self)
+            learned, plasticity = self._learned(), self.plasticity_enabled
+            new = step(x, state, learned, self.config, timespans, plasticity, self.missing, self)
             return new.h, new
         params = self.params()
         with torch.autocast(x.device.type, enabled=False):
-            seen = F.read_input(x, params, self.config, timespans)
+            seen = F.read_input(x, params, self.config, timespans, self.missing)
             new = F.advance(seen, state, params, self.config, self.plasticity_enabled).state
         return new.h, new
 
@@ -279,28 +322,36 @@ class DREAMCell(nn.Module):
         params = self.params()
         x, lengths = checks.sequence(x, params, self.config, timespans, lengths)
         if self.check_inputs:
-            checks.finite_values(x, timespans, lengths)
+            checks.finite_values(x, timespans, lengths, self.missing)
         state = self.init_state(x.shape[0]) if state is None else state
         checks.state_of(state, self.config, x)
         backend = registry.choose(self.backend, x, self.config)
         output, trace, final = backend.scan(
-            x, state, params, self.config, timespans, lengths, self.plasticity_enabled
+            x, state, params, self.config, timespans, lengths, self.plasticity_enabled, self.missing
         )
         if self.training:
-            self._move_prior(trace.error, lengths)
+            self._move_prior(x, trace.error, lengths)
         return output, trace, final
 
     @torch.no_grad()
-    def _move_prior(self, error: Tensor, lengths: Tensor | None) -> None:
+    def _move_prior(self, x: Tensor, error: Tensor, lengths: Tensor | None) -> None:
+        squares = error.square().sum((0, 1))
         steps = error.shape[0] * error.shape[1] if lengths is None else lengths.sum()
-        mean_square = error.square().sum((0, 1)) / steps
-        self.error_var_prior.copy_(
-            F.moved_prior(self.error_var_prior, self.prior_updates, mean_square, self.config)
-        )
-        self.prior_updates.add_(1)
+        if not self.missing:
+            moved = F.moved_prior(self.error_var_prior, self.prior_updates, squares / steps, self.config)
+            self.error_var_prior.copy_(moved)
+            self.prior_updates.add_(1)
+            return
+        observed = ~x.isnan()
+        if lengths is not None:
+            observed &= (torch.arange(x.shape[1], device=x.device) < lengths.unsqueeze(1)).unsqueeze(-1)
+        counts = observed.sum((0, 1))
+        moved = F.moved_prior(self.error_var_prior, self.prior_updates, squares / counts, self.config)
+        self.error_var_prior.copy_(torch.where(counts > 0, moved, self.error_var_prior))
+        self.prior_updates.add_((counts > 0).any())
 
     def predict_next(self, state: DREAMState) -> Tensor:
-        """The input expected next, (N, I), in units of the data: ``c + h C + (h U) V^T``.
+        """The input expected next, (N, I), in units of the data: ``c + h C + (key(h) U) V^T``.
 
         Raises:
             StateError: the state does not fit this cell.

@@ -15,7 +15,7 @@ from dream.config import DREAMConfig
 from dream.errors import ConfigError, DataError, ShapeError, StateError
 from dream.numerics import largest
 from dream.state import DREAMState
-from dream.types import DREAMParams
+from dream.types import DREAMParams, key_shape
 
 
 def tensor(name: str, value: object) -> None:
@@ -103,6 +103,9 @@ def parameters(values: Sequence[Tensor | None], config: DREAMConfig, x: Tensor) 
         "tau": (h,),
         "surprise_scale": (),
         "error_var_prior": (i,),
+        "K": key_shape(h),
+        "k": (h,),
+        "D": (config.rank, h),
     }
     dtype, device, dense = x.dtype, x.device, torch.strided
     for (name, shape), value in zip(shapes.items(), values, strict=True):
@@ -238,10 +241,11 @@ def _lengths(lengths: Tensor | None, x: Tensor) -> Tensor | None:
     return None if low == steps else lengths.to(x.device)
 
 
-def finite_values(x: Tensor, timespans: Tensor | None, lengths: Tensor | None) -> None:
+def finite_values(x: Tensor, timespans: Tensor | None, lengths: Tensor | None, missing: bool = False) -> None:
     """Refuse NaN, numbers whose square is not finite, and timespans that are not positive.
 
-    Padding of `x`, (N, T, I) or (N, I), may hold anything. One pass where all is well.
+    Padding of `x`, (N, T, I) or (N, I), may hold anything. One pass where all is well; `missing` lets NaN in
+    `x` pass, as not observed.
 
     Raises:
         DataError: naming the first bad place.
@@ -254,7 +258,7 @@ def finite_values(x: Tensor, timespans: Tensor | None, lengths: Tensor | None) -
         low, high = (bound.item() for bound in torch.aminmax(timespans.detach()))
         if low > 0 and high <= most:
             return
-    bad = ~(x.abs() <= most).all(-1)
+    bad = ((x.abs() > most) if missing else ~(x.abs() <= most)).any(-1)
     bad_span = torch.zeros_like(bad) if timespans is None else ~((timespans > 0) & (timespans <= most))
     if lengths is not None:
         valid = torch.arange(x.shape[1], device=x.device) < lengths.to(x.device).unsqueeze(1)

@@ -9,13 +9,15 @@ Shapes: N samples, T steps, I `input_dim`, H `hidden_dim`, R `rank`.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from dream.config import DREAMConfig
-from dream.numerics import largest, norm, root, shrinkage
+from dream.numerics import largest, norm, shrinkage
 from dream.state import DREAMState
 from dream.types import DREAMParams
 
@@ -34,6 +36,12 @@ class StepInput(NamedTuple):
     gate: Tensor  # (..., H) ln(dt / tau) + x G_x
     forget: Tensor  # (..., 1, 1) f of line 6
     entropy: Tensor  # (...) the prior's part of line 4: 0.5 ln(2 pi e) - mean_i 0.5 ln(var_0_i + EPS)
+    observed: Tensor | None = None  # (..., I) what was observed of x; None: all of it
+
+    def unbind(self) -> Iterator[StepInput]:
+        """Each step, of (T, N, ...)."""
+        parts = [[None] * len(self.x) if part is None else part.unbind() for part in self]
+        return (StepInput(*step) for step in zip(*parts, strict=True))
 
 
 class StepResult(NamedTuple):
@@ -41,13 +49,32 @@ class StepResult(NamedTuple):
 
     state: DREAMState
     prediction: Tensor
+    error: Tensor
     surprise: Tensor
     deviation: Tensor
     u_norm: Tensor
 
 
-def read_input(x: Tensor, params: DREAMParams, config: DREAMConfig, timespans: Tensor | None) -> StepInput:
-    """The products with the input, large enough to be worth autocasting: x (..., I), timespans (...)."""
+def key(h: Tensor, params: DREAMParams) -> Tensor:
+    """``h K + k``, the key of a vector of units (..., H): the units of each block mixed among themselves."""
+    blocks, size, _ = params.K.shape
+    units = h.shape[-1]
+    padded = h if blocks * size == units else pad(h, (0, blocks * size - units))
+    mixed = torch.einsum("...gi,gij->...gj", padded.reshape(*h.shape[:-1], blocks, size), params.K)
+    return mixed.flatten(-2)[..., :units] + params.k
+
+
+def read_input(
+    x: Tensor, params: DREAMParams, config: DREAMConfig, timespans: Tensor | None, missing: bool = False
+) -> StepInput:
+    """The products with the input, large enough to be worth autocasting: x (..., I), timespans (...).
+
+    `missing`: NaN in x was not observed, and is 0 in what is returned.
+    """
+    observed = None
+    if missing:
+        observed = ~x.isnan()
+        x = torch.where(observed, x, 0.0)
     span = x.new_ones(x.shape[:-1]) if timespans is None else timespans
     drive = (x @ params.B).to(x.dtype) + params.b
     gate = drive  # unused without liquid time
@@ -56,7 +83,8 @@ def read_input(x: Tensor, params: DREAMParams, config: DREAMConfig, timespans: T
         gate = (x @ params.G_x).to(x.dtype) + (log_dt.unsqueeze(-1) - params.tau.log())
     rate = config.forgetting_rate * span
     prior = prior_entropy(params.error_var_prior)
-    return StepInput(x, drive, gate, (rate / (1.0 + rate))[..., None, None], prior.expand(span.shape))
+    forget = (rate / (1.0 + rate))[..., None, None]
+    return StepInput(x, drive, gate, forget, prior.expand(span.shape), observed)
 
 
 def predict_next(state: DREAMState, params: DREAMParams, config: DREAMConfig) -> Tensor:
@@ -64,7 +92,12 @@ def predict_next(state: DREAMState, params: DREAMParams, config: DREAMConfig) ->
     prediction = params.c + state.h @ params.C
     if config.base_plasticity == 0:
         return prediction
-    return prediction + (state.h.unsqueeze(1) @ state.U).squeeze(1) @ params.V.mT
+    return prediction + _recall(key(state.h, params), state.U) @ params.V.mT
+
+
+def _recall(key: Tensor, U: Tensor) -> Tensor:
+    """Values that fast weights (N, H, R) hold under a key (N, H): (N, R)."""
+    return (key.unsqueeze(1) @ U).squeeze(1)
 
 
 def prior_entropy(error_var_prior: Tensor) -> Tensor:
@@ -72,18 +105,33 @@ def prior_entropy(error_var_prior: Tensor) -> Tensor:
     return 0.5 * (math.log(2 * math.pi * math.e) - (error_var_prior.detach() + EPS).log().mean())
 
 
+@torch.no_grad()
 def gauge(
-    e: Tensor, mean: Tensor, var: Tensor, threshold: Tensor, prior: Tensor, config: DREAMConfig
+    e: Tensor,
+    mean: Tensor,
+    var: Tensor,
+    threshold: Tensor,
+    prior: Tensor,
+    config: DREAMConfig,
+    observed: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Lines 3 to 5: deviation and surprise (N,) of an error (N, I), from a sample's statistics and prior."""
+    """Lines 3 to 5: deviation and surprise (N,) of an error (N, I), from a sample's statistics and prior.
+
+    Line 3 is the mean over what was observed, `observed` (N, I); where nothing was, both are 0.
+    """
     usual_var = var + EPS
-    r = root(((e - mean) / usual_var.sqrt()).clamp(-FARTHEST, FARTHEST).square().mean(-1))
+    squares = ((e - mean) / usual_var.sqrt()).clamp(-FARTHEST, FARTHEST).square()
+    if observed is None:
+        r = squares.mean(-1).sqrt()
+    else:
+        r = ((squares * observed).sum(-1) / observed.sum(-1).clamp_min(1)).sqrt()
     entropy = (prior + 0.5 * usual_var.log().mean(-1)).clamp(0.0, MAX_ENTROPY)
-    return r, torch.sigmoid(
-        (r - threshold * (1.0 + config.entropy_influence * entropy)) / config.surprise_temperature
-    )
+    over = r - threshold * (1.0 + config.entropy_influence * entropy)
+    S = torch.sigmoid(over / config.surprise_temperature)
+    return r, S if observed is None else torch.where(observed.any(-1), S, 0.0)
 
 
+@torch.no_grad()
 def habituate(
     e: Tensor,
     r: Tensor,
@@ -93,18 +141,28 @@ def habituate(
     threshold: Tensor,
     avg_surprise: Tensor,
     config: DREAMConfig,
+    observed: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Line 10: the new error mean and variance, threshold and average surprise."""
+    """Line 10: the new error mean and variance, threshold and average surprise; only of what was observed."""
     beta, beta_s, tau_0 = config.error_smoothing, config.surprise_smoothing, config.base_threshold
     # keeps var finite, whatever comes
     limit = (OUTLIER * (var + EPS).sqrt()).clamp_max(largest(var.dtype) / 2)
     d = torch.clamp(e - mean, -limit, limit)
-    habituated = threshold + beta_s * ((1.0 + tau_0) * r.clamp_max(2.0) - threshold)
-    return (
+    habituated = (threshold + beta_s * ((1.0 + tau_0) * r.clamp_max(2.0) - threshold)).clamp_min(tau_0)
+    new = (
         mean + beta * d,
         (1.0 - beta) * (var + beta * d.square()),
-        habituated.clamp_min(tau_0),
+        habituated,
         avg_surprise + beta_s * (S - avg_surprise),
+    )
+    if observed is None:
+        return new
+    anything = observed.any(-1)
+    return (
+        torch.where(observed, new[0], mean),
+        torch.where(observed, new[1], var),
+        torch.where(anything, new[2], threshold),
+        torch.where(anything, new[3], avg_surprise),
     )
 
 
@@ -124,16 +182,19 @@ def advance(
 
     .. code-block:: text
 
-        1  prediction  x_hat = c + h C + (h U) V^T
-        2  error       e     = x - x_hat
+        key(h) = h K + k, block by block;  rho = min(R, I)
+
+        1  prediction  x_hat = c + h C + (key(h) U) V^T
+        2  error       e     = x - x_hat                                     (0 where x was not observed)
         3  deviation   r     = sqrt(mean_i (e_i - error_mean_i)^2 / (error_var_i + EPS))
         4  entropy     E     = clip(mean_i 0.5 ln(2 pi exp(1) (error_var_i + EPS) / (var_0_i + EPS)), 0, 2)
         5  surprise    S     = sigmoid((r - adaptive_tau (1 + alpha E)) / gamma)
         6  plasticity  m_j   = tonic_j + (1 - tonic_j) S;  p_j = m_j eta_j / (m_j eta_j + HALF_PLASTICITY)
-                       f     = lambda span / (1 + lambda span)
-                       U"    = U - f (U - U_target) + (p * h) (e V)^T / (1 + |h|^2)
+                       f     = lambda span / (1 + lambda span);  q = key(h)
+                       U"    = U - f (U - U_target) + (p * q) (e V)^T / (rho (1 + |q|^2))
         7  homeostasis U'    = U" (1 - kappa max(0, 1 - target / |U"|_F))
-        8  drive       u     = x B + b + h A + e W
+        8  recall      v     = x B + b + h A;  o = sqrt(rho) key(tanh(v)) U'
+           drive       u     = v + e W + o D
         9  liquid time a_j   = sigmoid(ln(dt (1 + s S) / tau_j) + (x G_x + h G_h)_j),  dt = time_step span
                        h'_j  = h_j + a_j (tanh(u_j) - h_j)          (ltc_enabled = False:  h' = tanh(u))
         10 statistics  d_i   = e_i - error_mean_i, clipped to +- OUTLIER sqrt(error_var_i + EPS)
@@ -143,51 +204,67 @@ def advance(
                                            + beta_s ((1 + tau_0) min(r, 2) - adaptive_tau))
         11 sleep       where avg_surprise' > S_min:  U_target' = U_target + zeta avg_surprise' (U' - U_target)
 
+    Where x_i was not observed the step reads x_hat_i in its place, and lines 3 and 10 leave i out; where
+    nothing was observed r = S = 0, and threshold and avg_surprise stay.
+
     So that inputs whose squares are finite give finite results, no term of line 3 counts for more than
     FARTHEST^2, and no d of line 10 for more than half of the largest number whose square is finite.
 
-    With ``base_plasticity = 0`` line 1 leaves U out and lines 6, 7 and 11 are skipped. Lines 4, 10 and 11,
-    the state that they keep and the trace but for prediction, forecast and error carry no gradient.
+    With ``base_plasticity = 0`` lines 1 and 8 leave U out and lines 6, 7 and 11 are skipped. Gradients flow
+    through lines 1, 2, 6, 7, 8 and 9; surprise, the statistics and the consolidation target are measurements
+    and carry none.
 
     Args:
         seen: the input, by `read_input`.
         state: N samples; not changed.
         params: effective parameters.
         config: knobs.
-        plasticity: False keeps U as it is: it still predicts, but neither learns, decays nor sleeps.
+        plasticity: False keeps U as it is: it still predicts and is recalled from, but neither learns, decays
+            nor sleeps.
     """
     x, h, U = seen.x, state.h, state.U
     U_target, mean, var = state.U_target.detach(), state.error_mean.detach(), state.error_var.detach()
     threshold, avg_surprise = state.adaptive_tau.detach(), state.avg_surprise.detach()
+    plastic, rho = config.base_plasticity > 0, min(params.V.shape)
 
-    prediction = predict_next(state, params, config)  # 1
-    e = x - prediction  # 2
-    r, S = gauge(e, mean, var, threshold, seen.entropy, config)  # 3, 4, 5
+    prediction, q = predict_next(state, params, config), key(h, params)  # 1
+    e, drive, gate = x - prediction, seen.drive, seen.gate  # 2
+    if seen.observed is not None:
+        e = torch.where(seen.observed, e, 0.0)
+        filled = torch.where(seen.observed, 0.0, prediction)
+        drive = drive + filled @ params.B
+        gate = gate + filled @ params.G_x if config.ltc_enabled else gate
+    measured = e.detach()  # without tangents of forward mode, which `no_grad` would let pass
+    r, S = gauge(measured, mean, var, threshold, seen.entropy, config, seen.observed)  # 3, 4, 5
 
-    learns = plasticity and config.base_plasticity > 0
+    learns = plasticity and plastic
     if learns:
         m = (params.tonic + (1.0 - params.tonic) * S.unsqueeze(-1)) * params.eta  # 6
-        p = m / (m + HALF_PLASTICITY)
-        key = p * h / (1.0 + h.square().sum(-1, keepdim=True))
-        U = U - seen.forget * (U - U_target) + key.unsqueeze(-1) * (e @ params.V).unsqueeze(1)
+        stored = m / (m + HALF_PLASTICITY) * q / (rho * (1.0 + q.square().sum(-1, keepdim=True)))
+        U = U - seen.forget * (U - U_target) + stored.unsqueeze(-1) * (e @ params.V).unsqueeze(1)
         grown = norm(U)
         shrink = shrinkage(grown, config.target_norm, config.kappa)  # 7
         U, u_norm = U * shrink[:, None, None], (grown * shrink).detach()
     else:
         u_norm = norm(U.detach())
 
-    u = torch.tanh(seen.drive + h @ params.A + e @ params.W)  # 8
+    v = drive + h @ params.A  # 8
+    u = v + e @ params.W
+    if plastic:
+        u = u + math.sqrt(rho) * _recall(key(torch.tanh(v), params), U) @ params.D
+    u = torch.tanh(u)
     if config.ltc_enabled:  # 9
-        pace = seen.gate + torch.log1p(params.surprise_scale * S).unsqueeze(-1) + h @ params.G_h
+        pace = gate + torch.log1p(params.surprise_scale * S.unsqueeze(-1)) + h @ params.G_h
         h = torch.lerp(h, u, torch.sigmoid(pace))
     else:
         h = u
 
-    with torch.no_grad():  # 10: measurements, which carry no gradient
-        mean, var, threshold, avg_surprise = habituate(e, r, S, mean, var, threshold, avg_surprise, config)
+    with torch.no_grad():  # 10
+        statistics = habituate(measured, r, S, mean, var, threshold, avg_surprise, config, seen.observed)
+        mean, var, threshold, avg_surprise = statistics
         if learns and config.sleep_rate > 0:  # 11
             asleep = avg_surprise * (avg_surprise > config.min_surprise_for_sleep)
-            U_target = U_target + config.sleep_rate * asleep[:, None, None] * (U - U_target)
+            U_target = U_target + config.sleep_rate * asleep[:, None, None] * (U.detach() - U_target)
 
     new = DREAMState(h, U, U_target, threshold, mean, var, avg_surprise)
-    return StepResult(new, prediction, S.detach(), r.detach(), u_norm)
+    return StepResult(new, prediction, e, S, r, u_norm)

@@ -144,6 +144,7 @@ class DREAM(SequenceModule[DREAMState, DREAMTrace]):
         backend: implementation of the scan: ``"auto"``, or a name in `dream.ops.registry.BACKENDS`.
         check_inputs: refuse NaN, inf and timespans that are not positive; one pass over the input for each
             call.
+        missing: NaN in the input was not observed: the step reads what it predicts in its place.
         **config: the other fields of `DREAMConfig`.
 
     Raises:
@@ -164,17 +165,25 @@ class DREAM(SequenceModule[DREAMState, DREAMTrace]):
         *,
         backend: str = "auto",
         check_inputs: bool = True,
+        missing: bool = False,
         **config: Any,
     ) -> None:
         knobs = DREAMConfig(input_dim=input_dim, hidden_dim=hidden_dim, rank=rank, **config)
-        self._build(knobs, backend, check_inputs)
+        self._build(knobs, backend, check_inputs, missing)
 
-    def _build(self, config: DREAMConfig, backend: str, check_inputs: bool) -> None:
+    def _build(self, config: DREAMConfig, backend: str, check_inputs: bool, missing: bool) -> None:
         super().__init__()
-        self.cell = DREAMCell(config, backend=backend, check_inputs=check_inputs)
+        self.cell = DREAMCell(config, backend=backend, check_inputs=check_inputs, missing=missing)
 
     @classmethod
-    def from_config(cls, config: DREAMConfig, *, backend: str = "auto", check_inputs: bool = True) -> Self:
+    def from_config(
+        cls,
+        config: DREAMConfig,
+        *,
+        backend: str = "auto",
+        check_inputs: bool = True,
+        missing: bool = False,
+    ) -> Self:
         """Return a layer with a whole configuration; a subclass with an `__init__` is built through it.
 
         Raises:
@@ -185,9 +194,9 @@ class DREAM(SequenceModule[DREAMState, DREAMTrace]):
             0.3
         """
         if cls.__init__ is not DREAM.__init__:  # a subclass may build more than a layer
-            return cls(**asdict(config), backend=backend, check_inputs=check_inputs)
+            return cls(**asdict(config), backend=backend, check_inputs=check_inputs, missing=missing)
         layer = cls.__new__(cls)
-        layer._build(config, backend, check_inputs)
+        layer._build(config, backend, check_inputs, missing)
         return layer
 
     @property
@@ -207,6 +216,15 @@ class DREAM(SequenceModule[DREAMState, DREAMTrace]):
     @check_inputs.setter
     def check_inputs(self, enabled: bool) -> None:
         self.cell.check_inputs = enabled
+
+    @property
+    def missing(self) -> bool:
+        """Whether NaN in the input was not observed, rather than refused."""
+        return self.cell.missing
+
+    @missing.setter
+    def missing(self, enabled: bool) -> None:
+        self.cell.missing = enabled
 
     def plasticity(self, enabled: bool) -> AbstractContextManager[None]:
         """Within ``with layer.plasticity(False):`` the fast weights stay as they are; they still predict."""

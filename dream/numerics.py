@@ -24,12 +24,6 @@ def norm(matrix: Tensor) -> Tensor:
     return size * unit
 
 
-def root(square: Tensor) -> Tensor:
-    """sqrt(square) for square >= 0, with derivative 0 (and not infinity) at 0."""
-    positive = square > 0
-    return torch.where(positive, torch.where(positive, square, 1.0).sqrt(), 0.0)
-
-
 def shrinkage(norm: Tensor, target: float, kappa: float) -> Tensor:
     """``1 - kappa max(0, 1 - target / norm)`` for norm >= 0: finite at 0, exactly 1 up to target.
 
@@ -37,6 +31,17 @@ def shrinkage(norm: Tensor, target: float, kappa: float) -> Tensor:
     """
     ratio = target / norm.clamp_min(target)
     return torch.where(ratio < 1.0, (1.0 - kappa) + kappa * ratio, 1.0)
+
+
+def orthonormal(matrix: Tensor) -> Tensor:
+    """Q of ``matrix = Q T`` (I, R), R <= I: Q^T Q = 1, T upper triangular with positive diagonal.
+
+    Half precision, in which nothing is factorised, is computed in float32.
+    """
+    work = torch.promote_types(matrix.dtype, torch.float32)
+    Q, T = torch.linalg.qr(matrix.to(work))
+    positive: Tensor = Q * torch.where(T.diagonal() < 0, -1.0, 1.0)
+    return positive.to(matrix.dtype)
 
 
 def logit(p: Tensor) -> Tensor:

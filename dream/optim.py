@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from itertools import compress
+from operator import not_
 from typing import Any
 
 from torch import nn
+
+from dream.cell import DREAMCell
 
 
 def parameter_groups(module: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
@@ -12,7 +16,7 @@ def parameter_groups(module: nn.Module, weight_decay: float) -> list[dict[str, A
 
     Everything of one dimension or none goes without: eta, tau, tonic share and surprise scale, which are
     learned as logarithms and logits and must never be pulled towards 0, and all biases and normalisation
-    scales.
+    scales. So do the keys K of fast weights, which start at 1, and V_raw, whose length means nothing.
 
     Args:
         module: any module, DREAM or not.
@@ -29,8 +33,11 @@ def parameter_groups(module: nn.Module, weight_decay: float) -> list[dict[str, A
         >>> optimizer = torch.optim.AdamW(groups, lr=1e-3)
     """
     trainable = [parameter for parameter in module.parameters() if parameter.requires_grad]
+    cells = [cell for cell in module.modules() if isinstance(cell, DREAMCell)]
+    free = {id(getattr(cell, name, None)) for cell in cells for name in ("K", "V_raw")}
+    decayed = [p.dim() > 1 and id(p) not in free for p in trainable]
     groups = [
-        {"params": [p for p in trainable if p.dim() > 1], "weight_decay": weight_decay},
-        {"params": [p for p in trainable if p.dim() <= 1], "weight_decay": 0.0},
+        {"params": list(compress(trainable, decayed)), "weight_decay": weight_decay},
+        {"params": list(compress(trainable, map(not_, decayed))), "weight_decay": 0.0},
     ]
     return [group for group in groups if group["params"]]

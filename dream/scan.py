@@ -17,7 +17,13 @@ from dream.types import DREAMParams, DREAMTrace
 
 
 def dream_step(
-    x: Tensor, state: DREAMState, params: DREAMParams, config: DREAMConfig, timespans: Tensor | None = None
+    x: Tensor,
+    state: DREAMState,
+    params: DREAMParams,
+    config: DREAMConfig,
+    timespans: Tensor | None = None,
+    *,
+    missing: bool = False,
 ) -> tuple[Tensor, DREAMTrace, DREAMState]:
     """One step of N samples: the equations of `dream.functional.advance`, with every argument checked.
 
@@ -27,6 +33,7 @@ def dream_step(
         params: effective parameters.
         config: knobs.
         timespans: (N,), time since the previous step, in steps; 1 if None.
+        missing: NaN in `x` was not observed: the step reads what it predicts in its place.
 
     Returns:
         output: (N, H), the new hidden state, in [-1, 1].
@@ -40,10 +47,10 @@ def dream_step(
     checks.parameters(params, config, x)
     checks.state_of(state, config, x)
     with torch.autocast(x.device.type, enabled=False):
-        seen = F.read_input(x, params, config, timespans)
-        new, prediction, surprise, deviation, u_norm = F.advance(seen, state, params, config)
+        seen = F.read_input(x, params, config, timespans, missing)
+        new, prediction, error, surprise, deviation, u_norm = F.advance(seen, state, params, config)
         forecast = F.predict_next(new, params, config)
-    return new.h, DREAMTrace(prediction, forecast, x - prediction, surprise, deviation, u_norm), new
+    return new.h, DREAMTrace(prediction, forecast, error, surprise, deviation, u_norm), new
 
 
 def dream_scan(
@@ -56,6 +63,7 @@ def dream_scan(
     backend: str = "auto",
     *,
     plasticity: bool = True,
+    missing: bool = False,
 ) -> tuple[Tensor, DREAMTrace, DREAMState]:
     """`dream_step` over a sequence, by whichever backend is asked for.
 
@@ -71,7 +79,9 @@ def dream_scan(
         lengths: (N,), valid steps of each sample, from 1 to T; T if None.
         backend: ``"auto"`` for the fastest that can serve this call, or a name of
             `dream.ops.registry.BACKENDS`.
-        plasticity: False keeps U as it is: it still predicts, but neither learns, decays nor sleeps.
+        plasticity: False keeps U as it is: it still predicts and is recalled from, but neither learns, decays
+            nor sleeps.
+        missing: NaN in `x` was not observed: the step reads what it predicts in its place.
 
     Returns:
         output: (N, T, H).
@@ -86,4 +96,4 @@ def dream_scan(
     x, lengths = checks.sequence(x, params, config, timespans, lengths)
     checks.state_of(state, config, x)
     chosen = registry.choose(backend, x, config)
-    return chosen.scan(x, state, params, config, timespans, lengths, plasticity)
+    return chosen.scan(x, state, params, config, timespans, lengths, plasticity, missing)

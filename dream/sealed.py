@@ -23,6 +23,12 @@ from dream.files import MOST, opened, read_bytes, write_atomic
 
 Path = str | os.PathLike[str]
 
+FIRST_EDITION = (
+    "of the first edition of the cell, which this one does not continue. Make it anew, or stay with the "
+    "version that wrote it"
+)
+"""The end of a refusal of what an earlier version wrote; all of them had that edition."""
+
 
 def write_sealed(path: Path, header: Mapping[str, str], tensors: Mapping[str, Tensor]) -> None:
     """Write `tensors`, which may share memory, and `header` to a file, whole or not at all.
@@ -54,6 +60,9 @@ def read_sealed(path: Path, writer: str, kind: Mapping[str, str]) -> tuple[dict[
     found = {name: header.get(name) for name in kind}
     if found != kind:
         wanted, held = (" ".join(filter(None, part.values())) for part in (kind, found))
+        earlier = [str(version) for version in range(int(kind.get("version", 0)))]
+        if found.get("format") == kind["format"] and found.get("version") in earlier:
+            held += f", {FIRST_EDITION}"
         raise CheckpointError(
             f"`path` must be a file that {writer} wrote: {wanted}; {path} holds {held or 'no such header'}."
         )

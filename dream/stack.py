@@ -16,12 +16,11 @@ import torch
 from torch import Tensor, nn
 
 from dream import checks, memory
-from dream.cell import weight_bytes
 from dream.config import DREAMConfig, changed
 from dream.errors import ConfigError, StateError
 from dream.layer import DREAM, SequenceModule
 from dream.state import DREAMState, is_count
-from dream.types import DREAMTrace
+from dream.types import DREAMTrace, weight_bytes
 
 
 def _widths(hidden_dims: Sequence[int]) -> Sequence[int]:
@@ -53,6 +52,7 @@ class DREAMStack(SequenceModule[list[DREAMState], list[DREAMTrace]]):
         backend: implementation of the scan: ``"auto"``, or a name in `dream.ops.registry.BACKENDS`.
         check_inputs: refuse NaN, inf and timespans that are not positive; one pass over the input for each
             call.
+        missing: NaN in the input was not observed: the step reads what it predicts in its place.
         **config: the other fields of `DREAMConfig`, the same for all layers.
 
     Raises:
@@ -74,6 +74,7 @@ class DREAMStack(SequenceModule[list[DREAMState], list[DREAMTrace]]):
         *,
         backend: str = "auto",
         check_inputs: bool = True,
+        missing: bool = False,
         **config: Any,
     ) -> None:
         if "hidden_dim" in config:
@@ -82,10 +83,16 @@ class DREAMStack(SequenceModule[list[DREAMState], list[DREAMTrace]]):
             )
         widths = _widths(hidden_dims)
         knobs = DREAMConfig(input_dim=input_dim, hidden_dim=widths[0], rank=rank, **config)
-        self._build(knobs, widths, dropout, backend, check_inputs)
+        self._build(knobs, widths, dropout, backend, check_inputs, missing)
 
     def _build(
-        self, config: DREAMConfig, widths: Sequence[int], dropout: float, backend: str, check_inputs: bool
+        self,
+        config: DREAMConfig,
+        widths: Sequence[int],
+        dropout: float,
+        backend: str,
+        check_inputs: bool,
+        missing: bool,
     ) -> None:
         super().__init__()
         if isinstance(dropout, bool) or not isinstance(dropout, (Real, float)) or not 0 <= float(dropout) < 1:
@@ -102,17 +109,24 @@ class DREAMStack(SequenceModule[list[DREAMState], list[DREAMTrace]]):
             sum(weight_bytes(i, h, config.rank) for i, h in pairwise(sizes)),
             key="hidden_dim",
         ):
-            self._make(config, sizes, dropout, backend, check_inputs)
+            self._make(config, sizes, dropout, backend, check_inputs, missing)
 
     def _make(
-        self, config: DREAMConfig, sizes: Sequence[int], dropout: float, backend: str, check_inputs: bool
+        self,
+        config: DREAMConfig,
+        sizes: Sequence[int],
+        dropout: float,
+        backend: str,
+        check_inputs: bool,
+        missing: bool,
     ) -> None:
         self.dropout: nn.Module = nn.Dropout(float(dropout))
         self.layers: nn.ModuleList = nn.ModuleList(
             DREAM.from_config(
                 changed(config, input_dim=i, hidden_dim=h),
                 backend=backend,
-                check_inputs=check_inputs and k == 0,  # what a layer puts out is finite
+                check_inputs=check_inputs and k == 0,  # what a layer puts out is finite, and there
+                missing=missing and k == 0,
             )
             for k, (i, h) in enumerate(pairwise(sizes))
         )
@@ -126,6 +140,7 @@ class DREAMStack(SequenceModule[list[DREAMState], list[DREAMTrace]]):
         *,
         backend: str = "auto",
         check_inputs: bool = True,
+        missing: bool = False,
     ) -> Self:
         """Return a stack whose layers share a whole configuration but for their widths.
 
@@ -137,6 +152,7 @@ class DREAMStack(SequenceModule[list[DREAMState], list[DREAMTrace]]):
             dropout: see `DREAMStack`.
             backend: see `DREAMStack`.
             check_inputs: see `DREAMStack`.
+            missing: see `DREAMStack`.
 
         Raises:
             ConfigError: `config` is not a DREAMConfig; no layer; a width, dropout or backend that is not
@@ -151,11 +167,10 @@ class DREAMStack(SequenceModule[list[DREAMState], list[DREAMTrace]]):
         widths = [config.hidden_dim] if hidden_dims is None else _widths(hidden_dims)
         if cls.__init__ is not DREAMStack.__init__:  # a subclass may build more than a stack
             knobs = {name: value for name, value in asdict(config).items() if name != "hidden_dim"}
-            return cls(
-                hidden_dims=widths, dropout=dropout, backend=backend, check_inputs=check_inputs, **knobs
-            )
+            own: dict[str, Any] = {"backend": backend, "check_inputs": check_inputs, "missing": missing}
+            return cls(hidden_dims=widths, dropout=dropout, **own, **knobs)
         stack = cls.__new__(cls)
-        stack._build(config, widths, dropout, backend, check_inputs)
+        stack._build(config, widths, dropout, backend, check_inputs, missing)
         return stack
 
     def _layers(self) -> Iterator[DREAM]:
@@ -188,6 +203,15 @@ class DREAMStack(SequenceModule[list[DREAMState], list[DREAMTrace]]):
     @check_inputs.setter
     def check_inputs(self, enabled: bool) -> None:
         next(self._layers()).check_inputs = enabled
+
+    @property
+    def missing(self) -> bool:
+        """Whether NaN in the data was not observed, rather than refused."""
+        return next(self._layers()).missing
+
+    @missing.setter
+    def missing(self, enabled: bool) -> None:
+        next(self._layers()).missing = enabled
 
     @property
     def plasticity_enabled(self) -> bool:

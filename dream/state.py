@@ -22,7 +22,7 @@ from dream.errors import CheckpointError, DREAMError, DREAMWarning, StateError
 from dream.numerics import largest
 from dream.sealed import read_sealed, write_sealed
 
-KIND = {"format": "dream-state", "version": "2"}  # version 1 had no checksum
+KIND = {"format": "dream-state", "version": "3"}  # 1 had no checksum, 2 was of the first edition of the cell
 
 
 @dataclass(eq=False, init=False)
@@ -322,6 +322,12 @@ class DREAMState:
 def is_count(value: object) -> bool:
     """Whether `value` is a positive integer, Python's or NumPy's."""
     return isinstance(value, (int, np.integer)) and not isinstance(value, bool) and bool(value >= 1)
+
+
+def state_bytes(config: DREAMConfig, samples: int) -> int:
+    """Bytes of a state of so many samples, at 4 for each number; 0 for what is no number of samples."""
+    each = config.hidden_dim * (1 + 2 * config.rank) + 2 * config.input_dim + 2
+    return 4 * samples * each if is_count(samples) else 0
 
 
 def where(mask: Tensor, a: DREAMState, b: DREAMState) -> DREAMState:

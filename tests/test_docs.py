@@ -30,6 +30,7 @@ from torch import Tensor
 
 from dream.config import KNOBS, PRESETS
 from experiments.invocation import configs
+from tests.dream import oracle
 from tests.experiments.support import forked, in_fork
 from tests.experiments.test_shipped import PUBLIC, write_recordings
 
@@ -41,7 +42,17 @@ PAGES = {
 TEXTS = PAGES | {"CONTRIBUTING": (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")}
 PACKAGES = ("dream", "lightning_modules", "experiments")
 BLOCK = re.compile(r"^```(\S*)[^\n]*\n(.*?)^```", flags=re.DOTALL | re.MULTILINE)
-LANGUAGES = {"bash", "python", "sh", "text", "yaml", "{eval-rst}", "{include}", "{toctree}"}
+LANGUAGES = {
+    "bash",
+    "python",
+    "sh",
+    "text",
+    "yaml",
+    "{eval-rst}",
+    "{include}",
+    "{literalinclude}",
+    "{toctree}",
+}
 DONE: set[str] = set()
 """Commands that have run and need not run again, since no later one needs their output."""
 SHORT = {
@@ -242,10 +253,13 @@ def test_the_tree_is_whole() -> None:
 
 
 def test_the_equations_are_those_of_the_code() -> None:
-    """The page on the dynamics lists those of `dream.functional`; its block in NumPy is tested above."""
+    """The page on the dynamics lists those of `dream.functional`; its step in NumPy is that of the oracle."""
     block = next(body for language, body in BLOCK.findall(PAGES["dynamics"]) if language == "text")
     code = (ROOT / "dream" / "functional.py").read_text(encoding="utf-8")
     assert "".join(block.split()) in "".join(code.split())
+    shown = re.findall(r"\{literalinclude\} \.\./tests/dream/oracle\.py\n:pyobject: (\w+)", PAGES["dynamics"])
+    assert shown == ["key", "predict_next", "step"]
+    assert all(callable(getattr(oracle, name)) for name in shown)
 
 
 def test_headline_figures_are_results() -> None:

@@ -57,7 +57,7 @@ DIFFERENTIABLE = {
     "h_": "d_h",
     "U_": "d_U",
 }
-LEARNED = ("C", "c", "W", "B", "b", "A", "G_x", "G_h", "V", "eta", "tonic", "tau", "surprise_scale")
+LEARNED = tuple(name for name in DREAMParams._fields if name != "error_var_prior")
 SAVED = ("x", "timespans", "lengths", *LEARNED, "h", "output", "error", "surprise", "U_", "U_target_", "kept")
 GRADIENTS = ("x", "timespans", *LEARNED, "h", "U")  # of these
 OPTIONAL = ("timespans", "lengths", *DIFFERENTIABLE.values())
@@ -74,17 +74,19 @@ class _Sizes:
     def __init__(self, given: Mapping[str, Any], flags: Sequence[bool]) -> None:
         n, t, i = given["x"].shape
         h, r = given["h"].shape[1], given["V"].shape[1]
-        plastic, learns, liquid, keeps = flags
+        plastic, learns, liquid, missing, keeps = flags
         wide = 2 * h if liquid else h
         every = max(1, SEGMENT // min(n, 8))
         none, segments = (0,), (t + every - 1) // every
         self.fixed = dict(samples=n, steps=t, inputs=i, hidden=h, rank=r, every=every)
-        self.fixed |= dict(plastic=plastic, learns=learns, liquid=liquid)
+        self.fixed |= dict(plastic=plastic, learns=learns, liquid=liquid, missing=missing)
         self.kept: dict[str, tuple[int, ...]] = {
             "gates": (t, n, wide),
-            "slope": (t, n, i),
+            "cue": (t, n, h) if plastic else none,
             "read": (t + 1, n, r),
-            "filtered": (t, n, r),
+            "recalled": (t, n, r) if plastic else none,
+            "filtered": (t, n, r) if learns else none,
+            "x_read": (t, n, i) if missing else none,
             "norm": (t, n) if learns else none,
             "asleep": (t, n) if learns else none,
             "U_kept": (segments if learns else 1, n, r, h) if plastic else none,
@@ -215,8 +217,9 @@ def _differentiate(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, 
     needs = dict(zip(INPUTS, ctx.needs_input_grad, strict=False))
     given: dict[str, Tensor | None] = {}
     if any(outer[name] is not None for name in DIFFERENTIABLE):
-        plastic, learns, liquid, _ = ctx.flags
-        unused = {"U": not plastic, "eta": not learns, "tonic": not learns}
+        plastic, learns, liquid, *_ = ctx.flags
+        unused = dict.fromkeys(("U", "V", "K", "k", "D"), not plastic)
+        unused |= {"eta": not learns, "tonic": not learns}
         unused |= dict.fromkeys(("G_x", "G_h", "tau", "surprise_scale"), not liquid)
         wanted = [needs[name] and not unused.get(name, False) for name in GRADIENTS]
         parts = (*ctx.saved_tensors, *(outer[name] for name in DIFFERENTIABLE))
@@ -285,6 +288,7 @@ def scan(
     timespans: Tensor | None,
     lengths: Tensor | None,
     plasticity: bool,
+    missing: bool,
 ) -> tuple[Tensor, DREAMTrace, DREAMState]:
     """See `dream.scan.dream_scan`."""
     x, timespans, valid = without_padding(x, timespans, lengths)
@@ -293,7 +297,7 @@ def scan(
     plastic = config.base_plasticity > 0
     with torch.autocast("cpu", enabled=False):
         results = _forward(
-            *inputs, _knobs(config), [plastic, plastic and plasticity, config.ltc_enabled, keeps]
+            *inputs, _knobs(config), [plastic, plastic and plasticity, config.ltc_enabled, missing, keeps]
         )
         output, error, surprise, deviation, u_norm, expected, *new, _ = results
     expected = expected.transpose(0, 1)
@@ -309,7 +313,7 @@ class _Prepared(NamedTuple):
     """The arguments that stay the same from one step to the next, and the settings they hold for."""
 
     pointers: list[int | None]
-    settings: tuple[DREAMConfig, bool, torch.dtype]
+    settings: tuple[DREAMConfig, bool, bool, torch.dtype]
     scan: ctypes.Structure
     learned: list[Tensor | None]  # parameters, which may change in place; copies where not contiguous
 
@@ -322,6 +326,7 @@ def _prepare(
     pointers: list[int | None],
     config: DREAMConfig,
     plasticity: bool,
+    missing: bool,
     x: Tensor,
 ) -> _Prepared:
     checks.parameters(learned, config, x)
@@ -338,13 +343,14 @@ def _prepare(
         plastic=plastic,
         learns=plastic and plasticity,
         liquid=config.ltc_enabled,
+        missing=missing,
         raw=True,
         **dict(zip(KNOBS, _knobs(config), strict=True)),
     )
     for name, weight in zip(DREAMParams._fields, held, strict=True):
         if weight is not None:
             setattr(scan, name, weight.data_ptr())
-    return _Prepared(pointers, (config, plasticity, x.dtype), scan, held)
+    return _Prepared(pointers, (config, plasticity, missing, x.dtype), scan, held)
 
 
 def step(
@@ -354,14 +360,15 @@ def step(
     config: DREAMConfig,
     timespans: Tensor | None,
     plasticity: bool,
+    missing: bool,
     owner: object,
 ) -> DREAMState:
     """See `dream.ops.registry.StepFunction`: the kernel alone, with nothing of autograd around it."""
     pointers = [None if weight is None else weight.data_ptr() for weight in learned]
     prepared = _prepared.get(owner)
-    settings = (config, plasticity, x.dtype)
+    settings = (config, plasticity, missing, x.dtype)
     if prepared is None or prepared.pointers != pointers or prepared.settings != settings:
-        prepared = _prepare(learned, pointers, config, plasticity, x)
+        prepared = _prepare(learned, pointers, config, plasticity, missing, x)
         if all(mine is theirs for mine, theirs in zip(prepared.learned, learned, strict=True)):
             _prepared[owner] = prepared
     scan = type(prepared.scan).from_buffer_copy(prepared.scan)  # another thread may step with the same owner

@@ -25,13 +25,15 @@ def scan(
     timespans: Tensor | None,
     lengths: Tensor | None,
     plasticity: bool,
+    missing: bool,
 ) -> tuple[Tensor, DREAMTrace, DREAMState]:
     """See `dream.scan.dream_scan`. Products with the input are computed for all steps before the loop."""
     x, timespans, valid = without_padding(x, timespans, lengths)
-    seen = F.read_input(x.transpose(0, 1), params, config, None if timespans is None else timespans.mT)
+    spans = None if timespans is None else timespans.mT
+    seen = F.read_input(x.transpose(0, 1), params, config, spans, missing)
     with torch.autocast(x.device.type, enabled=False):
         outputs, results = [], []
-        for t, inputs in enumerate(map(F.StepInput, *(part.unbind(0) for part in seen))):
+        for t, inputs in enumerate(seen.unbind()):
             result = F.advance(inputs, state, params, config, plasticity)
             state = result.state if valid is None else where(valid[:, t], result.state, state)
             outputs.append(state.h)
@@ -43,7 +45,7 @@ def scan(
     trace = DREAMTrace(
         prediction=prediction,
         forecast=torch.cat([prediction[:, 1:], last_forecast.unsqueeze(1)], 1),
-        error=x - prediction,
+        error=torch.stack([r.error for r in results], 1),
         surprise=torch.stack([r.surprise for r in results], 1),
         deviation=torch.stack([r.deviation for r in results], 1),
         u_norm=torch.stack([r.u_norm for r in results], 1),

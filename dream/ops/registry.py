@@ -29,6 +29,7 @@ class ScanFunction(Protocol):
         timespans: Tensor | None,
         lengths: Tensor | None,
         plasticity: bool,
+        missing: bool,
         /,
     ) -> tuple[Tensor, DREAMTrace, DREAMState]: ...
 
@@ -49,6 +50,7 @@ class StepFunction(Protocol):
         config: DREAMConfig,
         timespans: Tensor | None,
         plasticity: bool,
+        missing: bool,
         owner: object,
         /,
     ) -> DREAMState: ...

@@ -21,6 +21,7 @@ from dream.errors import ConfigError, DataError
 from lightning_modules.anomaly.metrics import runs
 from lightning_modules.checks import require_int
 from lightning_modules.data.base import TaskData
+from lightning_modules.data.columns import require_lags
 from lightning_modules.data.fingerprint import Fingerprint, content_sum
 from lightning_modules.data.order import loader, one_by_one
 from lightning_modules.data.schema import Schema, step_quartiles
@@ -34,7 +35,7 @@ class AnomalyStream:
 
     name: str
     values: np.ndarray
-    """float64 (T, C), in the source's measurement units, without gaps."""
+    """float64 (T, C), in the source's measurement units; NaN where a value is missing."""
     columns: tuple[str, ...]
     training: int
     """Number of rows of the training part, which are known beforehand and never scored."""
@@ -119,6 +120,8 @@ class AnomalyShape:
 
     channels: int = 1
     """C, number of columns."""
+    lags: int = 1
+    """Levels of a single column that the layer reads in each row, the present one and those before it."""
 
 
 class AnomalyData(TaskData, ABC):
@@ -132,14 +135,19 @@ class AnomalyData(TaskData, ABC):
         train_chunk: Rows between two gradient steps, which is how far gradients reach back.
         chunk: Rows read at once in test and prediction; results do not depend on it.
         validation: Share of each training part, at its end, that picks the best epoch.
+        lags: For a single column: its levels that the layer reads in each row, the present one and the
+            lags - 1 before it, 0 before the first row; 1 for the present one alone.
     """
 
     for_own_files = "AnomalyTable"
 
-    def __init__(self, train_chunk: int = 100, chunk: int = 1024, validation: float = 0.2) -> None:
+    def __init__(
+        self, train_chunk: int = 100, chunk: int = 1024, validation: float = 0.2, lags: int = 1
+    ) -> None:
         super().__init__()
         self.train_chunk = require_int("train_chunk", train_chunk)
         self.chunk = require_int("chunk", chunk)
+        self.lags = require_int("lags", lags)
         if not 0 < validation < 1:
             raise ConfigError(
                 f"`validation` must be a share above 0 and below 1; got {validation!r}.", key="validation"
@@ -197,7 +205,8 @@ class AnomalyData(TaskData, ABC):
 
     @property
     def shape(self) -> AnomalyShape:
-        return AnomalyShape(len(self.columns))
+        require_lags(self.lags, self.columns)
+        return AnomalyShape(len(self.columns), self.lags)
 
     @property
     def nab(self) -> bool:

@@ -1,6 +1,7 @@
 """`AnomalyModule`: detection of anomalies in streams without labels: predict, score, then adapt.
 
-Shapes: N streams, T rows of a chunk, C columns, I = 2 C inputs of the layer: levels, then differences.
+Shapes: N streams, T rows of a chunk, C columns, I inputs of the layer: C levels, C differences, then of a
+single column the levels of the `lags` - 1 rows before.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any, ClassVar, Literal, NamedTuple
 
+import lightning as L
 import numpy as np
 import pandas as pd
 import torch
@@ -31,6 +33,7 @@ from lightning_modules.anomaly.scores import (
 from lightning_modules.anomaly.verdicts import FLAGGED, HIGHER_IS_BETTER, Verdict, assess, score_table
 from lightning_modules.base import Observation, TaskModule
 from lightning_modules.checks import require
+from lightning_modules.data.columns import lagged
 from lightning_modules.settings import TaskSettings, as_instance
 
 LOSS_LIMIT = 25.0  # squared running deviations; limits what an outlier in the training part can teach
@@ -103,12 +106,15 @@ class AnomalyModule(TaskModule):
     a share `risk` of rows like those may exceed it. A row above it is flagged; it raises an alarm if its
     alarm is above 0, too.
 
+    With `data.missing: model` DREAM reads a missing value as not observed, and a rival core the last known
+    level of its column and a difference of 0. It counts in no loss, score, scale or tail.
+
     Table of results: the module; the same weights with plasticity off (only DREAM with fast weights);
     `repeat-last`, the same scoring of the prediction that nothing changes; `windowed Gaussian`, a classic
     rival with a scoring of its own.
 
     Args:
-        config: The DREAM layer; its `input_dim` is set to twice the number of columns.
+        config: The DREAM layer; its `input_dim` is set to I.
         shape: Facts about the data; set by the data.
         **settings: Fields of `AnomalySettings`.
     """
@@ -128,11 +134,13 @@ class AnomalyModule(TaskModule):
         **settings: Any,
     ) -> None:
         super().__init__(config, as_instance(AnomalyShape, shape), AnomalySettings(**settings))
-        self.core = self.make_core(2 * self.shape.channels)
+        self.core = self.make_core(2 * self.shape.channels + self.shape.lags - 1)
         self.detectors = [*self.variants, REPEAT]
         """Rows of the table of results that are scored the same way, the module's own first."""
         self._scale: RunningScale | None = None
-        self._last = np.zeros((0, self.shape.channels))
+        self._recent = torch.zeros(0)
+        """(N, lags - 1, 1) levels of the rows before the chunk, as the core read them."""
+        self._level = np.zeros((0, self.shape.channels))
         self._score: AnomalyScore | None = None
         self._gaussian: WindowedGaussian | None = None
         self._seen: list[np.ndarray] = []
@@ -147,25 +155,40 @@ class AnomalyModule(TaskModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Save the running scales with the carried states."""
         super().on_save_checkpoint(checkpoint)
-        held = self._scale.arrays() if self._scale else {}
-        checkpoint["scale"] = {name: ranks.whole(torch.from_numpy(part)) for name, part in held.items()}
+        held = {}
+        if self._scale is not None:
+            held = {name: torch.from_numpy(part) for name, part in self._scale.arrays().items()}
+            held["recent"] = self._recent
+        checkpoint["scale"] = {name: ranks.whole(part) for name, part in held.items()}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         super().on_load_checkpoint(checkpoint)
         if own := {name: ranks.mine(part).numpy() for name, part in checkpoint["scale"].items()}:
+            self._recent = torch.from_numpy(own.pop("recent"))
             self._scale = RunningScale(len(own["rows"]), self.shape.channels, self.settings.memory)
             self._scale.load(own)
 
-    def relative(self, batch: AnomalyBatch) -> tuple[np.ndarray, np.ndarray]:
-        """Return the layer's unclipped input (N, T, I) and where streams learn (N, T); carry the scales."""
+    def prepare(self, data: L.LightningDataModule) -> None:
+        super().prepare(data)
+        if isinstance(self.core, DREAMStack):
+            self.core.missing = self.data.missing == "model"
+
+    def relative(self, batch: AnomalyBatch) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Levels and differences (N, T, 2 C), last known levels (N, T, C), where streams learn (N, T).
+
+        The scales are carried.
+        """
         values = batch.values.cpu().numpy()
         streams, rows, columns = values.shape
         if batch.start == 0 or self._scale is None:
             self._scale = RunningScale(streams, columns, self.settings.memory)
+            self._recent = torch.zeros(streams, self.shape.lags - 1, 1, dtype=torch.float64)
         known = batch.training.cpu().numpy()[:, None] > batch.start + np.arange(rows)
         learning = known | self.settings.adapt
         scale = self._scale
-        return np.stack([scale.step(values[:, row], learning[:, row]) for row in range(rows)], 1), learning
+        pairs = [(scale.step(values[:, row], learning[:, row]), scale.level) for row in range(rows)]
+        x, levels = (np.stack(part, 1) for part in zip(*pairs, strict=True))
+        return x, levels, learning
 
     def scan(
         self, x: Tensor, lengths: Tensor, learning: np.ndarray, states: list[DREAMState]
@@ -208,22 +231,36 @@ class AnomalyModule(TaskModule):
     def _limited(self, x: np.ndarray) -> Tensor:
         return torch.from_numpy(np.clip(x, -LEVEL_LIMIT, LEVEL_LIMIT)).to(self.device, self.dtype)  # type: ignore[arg-type]
 
+    def _inputs(self, x: np.ndarray, levels: np.ndarray) -> Tensor:
+        """The core's input (N, T, I), from what `relative` returns; the levels before a row are carried."""
+        if not isinstance(self.core, DREAMStack):
+            x = np.concatenate([levels, np.nan_to_num(x[..., levels.shape[-1] :])], -1)
+        if self.shape.lags > 1:
+            past, self._recent = lagged(torch.from_numpy(x[..., :1]), self._recent)
+            x = np.concatenate([x, past.numpy()], -1)
+        return self._limited(x)
+
     def _predict(self, batch: AnomalyBatch) -> tuple[Tensor, Tensor]:
-        """Return the layer's input and its prediction of it, both (N, T, I); carry the states."""
-        relative, _ = self.relative(batch)
-        x = self._limited(relative)
+        """Levels and differences, and the layer's prediction of them, both (N, T, 2 C); carry the states."""
+        relative, levels, _ = self.relative(batch)
+        x = self._inputs(relative, levels)
         reset = torch.full((len(batch.values),), batch.start == 0, device=self.device)
         lengths = batch.lengths.clamp(min=1)
         _, traces, states = self.core.trace(x, self.carried(reset, len(x)), lengths)
         self.carry(states, reset)
         self.observe(traces, states, lengths)
-        return x, traces[0].prediction
+        return self._limited(relative), traces[0].prediction[..., : relative.shape[-1]]
 
     @staticmethod
     def _prediction_loss(batch: AnomalyBatch, x: Tensor, prediction: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the sum () of the limited squared errors of the rows that count, and their number ()."""
-        errors = (x - prediction).square().clamp(max=LOSS_LIMIT).mean(-1)
-        return (errors * batch.counted).sum(), batch.counted.sum()
+        """Return the sum () of the limited squared errors of the rows that count, and their number ().
+
+        A row without any value does not count, and the error of another is the mean over what it has.
+        """
+        seen = ~x.isnan()
+        errors = torch.where(seen, x.nan_to_num() - prediction, 0.0).square().clamp(max=LOSS_LIMIT)
+        errors, counted = errors.sum(-1) / seen.sum(-1).clamp_min(1), batch.counted & seen.any(-1)
+        return (errors * counted).sum(), counted.sum()
 
     @property
     def unreached(self) -> bool:
@@ -260,7 +297,7 @@ class AnomalyModule(TaskModule):
         Raises:
             DREAMError: a prediction or a score is not finite.
         """
-        x, learning = self.relative(batch)
+        x, levels, learning = self.relative(batch)
         streams, rows, channels = len(x), x.shape[1], self.shape.channels
         if batch.start == 0 or self._score is None:
             self.held = {name: self.core.init_state(streams) for name in self.variants if name in detectors}
@@ -272,19 +309,19 @@ class AnomalyModule(TaskModule):
                 np.round(self.settings.gap * training).astype(int),
                 self.settings.measures,
             )
-            self._last = np.zeros((streams, channels))
-        scans = []
+            self._level = np.zeros((streams, channels))
+        scans, inputs = [], self._inputs(x, levels)
         for name, states in self.held.items():
             learns = learning if self.variants[name] else np.zeros_like(learning)
-            scan, self.held[name] = self.scan(self._limited(x), batch.lengths, learns, states)
+            scan, self.held[name] = self.scan(inputs, batch.lengths, learns, states)
             scans.append(scan)
-        predictions = [one.prediction.cpu().numpy() for one in scans]
+        predictions = [one.prediction[..., : 2 * channels].cpu().numpy() for one in scans]
         gates = [torch.stack([one.deviation, one.surprise[..., 0]], -1).cpu().numpy() for one in scans]
         if REPEAT in detectors:
-            levels = np.concatenate([self._last[:, None], x[:, :-1, :channels]], 1)
-            predictions.append(np.concatenate([levels, np.zeros_like(levels)], -1))
+            before = np.concatenate([self._level[:, None], levels[:, :-1]], 1)
+            predictions.append(np.concatenate([before, np.zeros_like(before)], -1))
             gates.append(np.zeros_like(gates[0]))  # there is no layer that could be surprised
-        self._last = x[:, -1, :channels]
+        self._level = levels[:, -1]
         seen, learns = np.tile(x, (len(detectors), 1, 1)), np.tile(learning, (len(detectors), 1))
         expected, gate = np.concatenate(predictions), np.concatenate(gates)
         judged = [

@@ -24,8 +24,10 @@ class RunningScale:
     """Level and first difference of each column, relative to their own past.
 
     ``level_t = (y_t - m) / s`` and ``difference_t = (y_t - y_(t-1) - m') / s'``, with running means and
-    deviations over the rows before t, of rate ``max(1 / memory, 1 / rows so far)``; clipped to +-8 and +-50.
-    0 while nothing is known.
+    deviations over the rows before t, of rate ``max(1 / memory, 1 / values so far)``; clipped to +-8 and
+    +-50. 0 while nothing is known.
+
+    A missing value is NaN in both, as is a difference from one, and moves nothing.
 
     Args:
         streams: N.
@@ -33,36 +35,47 @@ class RunningScale:
         memory: Rows after which the past fades.
     """
 
+    CARRIED = ("rows", "last", "level", "mean", "var")
+
     def __init__(self, streams: int, columns: int, memory: int) -> None:
         self.memory = memory
-        self.rows = np.zeros(streams)
+        self.rows = np.zeros((streams, 2 * columns))
+        """Levels and differences that were known so far."""
         self.last = np.zeros((streams, columns))
+        """The row before; what is infinite in it is the last value that was not."""
+        self.level = np.zeros((streams, columns))
+        """Level of the last known value of each column."""
         self.mean = np.zeros((streams, 2 * columns))
         self.var = np.zeros((streams, 2 * columns))
         self.limit = np.repeat([LEVEL_LIMIT, DIFFERENCE_LIMIT], columns)
 
     def arrays(self) -> dict[str, np.ndarray]:
         """State of each stream, (N, ...) by name, for `load`."""
-        return {"rows": self.rows, "last": self.last, "mean": self.mean, "var": self.var}
+        return {name: getattr(self, name) for name in self.CARRIED}
 
     def load(self, arrays: Mapping[str, np.ndarray]) -> None:
         """Resume from the state that `arrays` returned."""
-        self.rows, self.last, self.mean, self.var = (arrays[name] for name in ("rows", "last", "mean", "var"))
+        for name in self.CARRIED:
+            setattr(self, name, arrays[name])
 
     def step(self, values: np.ndarray, learning: np.ndarray) -> np.ndarray:
         """Levels, then differences (N, 2 C) of `values` (N, C); only streams in `learning` (N,) learn."""
-        differences = np.where(self.rows[:, None] > 0, values - self.last, 0.0)
+        columns = values.shape[1]
+        differences = values - np.where(self.rows[:, :columns] > 0, self.last, values)
         x = np.concatenate([values, differences], 1)
         scale = np.sqrt(self.var)
         known = scale > 0
         z = np.where(known, (x - self.mean) / np.where(known, scale, 1.0), 0.0)
-        rate = (learning * np.maximum(1 / self.memory, 1 / (self.rows + 1)))[:, None]
-        away = np.where(np.isfinite(x), x - self.mean, 0.0)  # values that are not finite are not learned
+        seen = np.isfinite(x)  # what is infinite is not learned either
+        rate = learning[:, None] * seen * np.maximum(1 / self.memory, 1 / (self.rows + 1))
+        away = np.where(seen, x - self.mean, 0.0)
         self.mean = self.mean + rate * away
         self.var = (1 - rate) * (self.var + rate * away * away)
-        self.rows = self.rows + 1  # a copy of this object may share the array
-        self.last = np.where(np.isfinite(values), values, self.last)
-        return np.clip(z, -self.limit, self.limit)
+        self.rows = self.rows + seen  # a copy of this object may share the array
+        self.last = np.where(np.isinf(values), self.last, values)
+        z = np.where(np.isnan(x), np.nan, np.clip(z, -self.limit, self.limit))
+        self.level = np.where(np.isnan(values), self.level, z[:, :columns])
+        return z
 
 
 class TailProbability:
@@ -89,7 +102,7 @@ class TailProbability:
     def __init__(self, streams: int, measures: int, memory: int) -> None:
         shape = (streams, measures)
         self.memory = memory
-        self.rows = np.zeros((streams, 1))
+        self.rows = np.zeros(shape)
         self.mean = np.zeros(shape)
         self.quantile = np.zeros(shape)
         self.count = np.zeros(shape)
@@ -97,11 +110,16 @@ class TailProbability:
         self.squares = np.zeros(shape)
 
     def step(self, a: np.ndarray, learning: np.ndarray) -> np.ndarray:
-        """Improbabilities (N, K) of the measures `a` (N, K) >= 0; only streams in `learning` (N,) learn."""
+        """Improbabilities (N, K) of the measures `a` (N, K) >= 0; only streams in `learning` (N,) learn.
+
+        One that was not measured is NaN: its improbability is 0, and nothing is learnt from it.
+        """
+        measured = ~np.isnan(a)
+        a = np.where(measured, a, 0.0)
         excess = a - self.quantile
         surprising = self._log_tail(a, excess)
-        self._learn(a, excess, learning[:, None].astype(np.float64))
-        return surprising
+        self._learn(a, excess, (learning[:, None] & measured).astype(np.float64))
+        return np.where(measured, surprising, 0.0)
 
     def _log_tail(self, a: np.ndarray, excess: np.ndarray) -> np.ndarray:
         weight = self.count + TAIL_PRIOR
@@ -155,6 +173,9 @@ class AnomalyScore:
     A long stream has more rare rows than a short one: the second term demands half a decade more for each
     decade of rows. A score that follows a higher one within `gap` rows is no new alarm.
 
+    A missing value, whose level is NaN, has no measures, and neither has the layer in a row without any
+    value, whose score is 0. Where only a difference is missing, the error is that of the level.
+
     Args:
         streams: N.
         columns: C.
@@ -182,16 +203,21 @@ class AnomalyScore:
         """Score and alarm (N,) of one row of each stream.
 
         Args:
-            x: (N, 2 C) levels and differences.
+            x: (N, 2 C) levels and differences; NaN where one is missing.
             prediction: (N, 2 C) prediction of `x`.
             gate: (N, 2) deviation and surprise.
             learning: (N,) streams whose tails learn from the row.
         """
-        squares, levels = (x - prediction) ** 2, x[:, : self.columns]
-        error = np.sqrt((squares[:, : self.columns] + squares[:, self.columns :]) / 2)
-        self.burst = self.burst + (error - self.burst) / BURST_ROWS
-        self.drift = self.drift + (levels - self.drift) / DRIFT_ROWS
+        levels, observed = x[:, : self.columns], ~np.isnan(x)
+        squares = np.where(observed, x - prediction, 0.0) ** 2
+        count = observed[:, : self.columns].astype(np.float64) + observed[:, self.columns :]
+        error = np.sqrt((squares[:, : self.columns] + squares[:, self.columns :]) / np.maximum(count, 1))
+        known = observed[:, : self.columns]
+        self.burst = np.where(known, self.burst + (error - self.burst) / BURST_ROWS, self.burst)
+        self.drift = np.where(known, self.drift + (levels - self.drift) / DRIFT_ROWS, self.drift)
         seen = {"error": error, "burst": self.burst, "level": np.abs(levels), "drift": np.abs(self.drift)}
+        seen = {name: np.where(known, values, np.nan) for name, values in seen.items()}
+        gate = np.where(known.any(1, keepdims=True), gate, np.nan)
         seen |= {name: gate[:, [place]] for place, name in enumerate(GATE_MEASURES)}
         decades = self.tail.step(np.concatenate([seen[name] for name in self.measures], 1), learning).max(1)
         return np.minimum(decades / DECADES, 1.0), self._alarm(decades)
@@ -208,7 +234,8 @@ class WindowedGaussian:
     """The classic rival: ``score = Phi(|y - m| / s)``, with m and s of up to 6400 past rows.
 
     m and s are updated every 100 rows. Of several columns the one that deviates most counts. The alarm is the
-    score itself. Source: the detector of that name in the benchmark NAB, with its two constants.
+    score itself. A missing value counts in nothing. Source: the detector of that name in the benchmark NAB,
+    with its two constants.
 
     Args:
         streams: N.
@@ -225,11 +252,14 @@ class WindowedGaussian:
         """Score and alarm (N,) of `values` (N, C)."""
         if self.rows % GAUSSIAN_REFRESH == 0 and self.rows:
             known = self.past[:, : min(self.rows, GAUSSIAN_ROWS)]
-            self.mean = known.mean(1)
-            self.scale = np.maximum(known.std(1), 1e-9)
+            seen = ~np.isnan(known)
+            count = np.maximum(seen.sum(1), 1)
+            self.mean = np.where(seen, known, 0.0).sum(1) / count
+            spread = np.where(seen, known - self.mean[:, None], 0.0)
+            self.scale = np.maximum(np.sqrt((spread * spread).sum(1) / count), 1e-9)
         away = np.zeros_like(values)
         if self.rows >= GAUSSIAN_REFRESH:
-            away = np.abs(values - self.mean) / self.scale
+            away = np.where(np.isnan(values), 0.0, np.abs(values - self.mean) / self.scale)
         self.past[:, self.rows % GAUSSIAN_ROWS] = values
         self.rows += 1
         score = torch.special.ndtr(torch.from_numpy(away.max(1))).numpy()

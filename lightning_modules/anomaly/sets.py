@@ -15,7 +15,7 @@ from lightning_modules.anomaly.data import LEAST_TRAINING, AnomalyData, AnomalyS
 from lightning_modules.anomaly.nab_score import probation
 from lightning_modules.data.catalogue import data_path, dataset
 from lightning_modules.data.in_memory import InMemory
-from lightning_modules.data.series import Series, check_file, fill_missing, read_frame, read_table
+from lightning_modules.data.series import Missing, Series, check_file, fill_missing, read_frame, read_table
 
 logger = logging.getLogger(__name__)
 
@@ -44,7 +44,9 @@ class AnomalyTable(AnomalyData, InMemory):
             without labels.
         separator: Character between the values of a line.
         training: Part at the start from which to learn what is normal: a share below 1, or a number of rows.
-        missing: Treatment of missing values: stop with an error, or carry the last known value forward.
+        missing: Treatment of missing values: stop with an error (`error`), carry the last known value forward
+            (`ffill`), or leave them out (`model`): DREAM reads them as not observed, scales and tails do not
+            move, and a row without any value scores 0. A rival core reads the last known level.
     """
 
     def __init__(
@@ -55,7 +57,7 @@ class AnomalyTable(AnomalyData, InMemory):
         label_column: str | None = None,
         separator: str = ",",
         training: float = 0.2,
-        missing: Literal["error", "ffill"] = "error",
+        missing: Literal["error", "ffill", "model"] = "error",
         **options: Any,
     ) -> None:
         super().__init__(**options)
@@ -73,8 +75,8 @@ class AnomalyTable(AnomalyData, InMemory):
             raise ConfigError(
                 f"`separator` must be one character such as ';'; got {separator!r}.", key="separator"
             )
-        if missing not in ("error", "ffill"):
-            raise ConfigError(f"`missing` must be `error` or `ffill`; got {missing!r}.", key="missing")
+        if missing not in ("error", "ffill", "model"):
+            raise ConfigError(f"`missing` must be error, ffill or model; got {missing!r}.", key="missing")
         self.path = path
         self.time_column = time_column
         self.watched = columns
@@ -166,7 +168,7 @@ class SKABData(AnomalyData):
 
 
 def labelled_stream(
-    name: str, table: Series, labelled: bool, training: int, missing: Literal["error", "ffill"] = "error"
+    name: str, table: Series, labelled: bool, training: int, missing: Missing = "error"
 ) -> AnomalyStream:
     """Stream `name` from `table`, whose last column holds the labels if it is `labelled`.
 

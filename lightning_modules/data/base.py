@@ -21,6 +21,7 @@ from torch.utils._pytree import tree_leaves
 from dream.errors import ConfigError
 from lightning_modules.data.fingerprint import Fingerprint, content_sum
 from lightning_modules.data.schema import Schema
+from lightning_modules.data.series import Missing
 from lightning_modules.redaction import redacted
 
 MOST_BATCHES = 1000
@@ -39,6 +40,8 @@ class TaskData(L.LightningDataModule, ABC):
 
     num_workers: int = 0
     """Processes that prepare batches; 0 prepares them in the main process."""
+    missing: Missing = "error"
+    """Treatment of missing values; with `model` DREAM reads them as not observed."""
     recorded: Schema | None = None
     """Schema that the data follow; None for data that a model learns from afresh."""
 

@@ -1,4 +1,4 @@
-"""Columns made from those of a series: calendar, age of carried values, and time between rows.
+"""Columns made from those of a series: calendar, age of carried values, past values, time between rows.
 
 Shapes: T rows, D columns.
 """
@@ -10,6 +10,8 @@ from dataclasses import replace
 
 import numpy as np
 import pandas as pd
+import torch
+from torch import Tensor
 
 from dream.errors import ConfigError, DataError, nearest
 from lightning_modules.data.series import Series
@@ -100,6 +102,40 @@ def with_calendar(series: Series, names: Sequence[str]) -> Series:
         )
     values = np.concatenate([series.values, calendar(series.time, names)], axis=1)
     return replace(series, values=values, columns=(*series.columns, *made))
+
+
+def require_lags(lags: int, columns: Sequence[str]) -> None:
+    """Refuse more than the present value of each row for other than a single column.
+
+    Raises:
+        ConfigError: naming the columns.
+    """
+    if lags > 1 and len(columns) != 1:
+        raise ConfigError(
+            f"`lags` must be 1 for several columns; got {lags} for {', '.join(columns)}. Read one column, or "
+            "leave `lags` out.",
+            key="lags",
+        )
+
+
+def lag_columns(column: str, lags: int) -> tuple[str, ...]:
+    """Names of the columns that `lagged` adds to `column`."""
+    return tuple(f"{column}_lag{lag}" for lag in range(1, lags))
+
+
+def lagged(values: Tensor, before: Tensor) -> tuple[Tensor, Tensor]:
+    """The last values of a single column at each row: ``x_(t-1), ..., x_(t-m)``.
+
+    Args:
+        values: (N, T, 1).
+        before: (N, m, 1) the rows before the first.
+
+    Returns:
+        (N, T, m), newest first, and the rows before the next ones, (N, m, 1).
+    """
+    line = torch.cat([before, values], 1)
+    past = line.unfold(1, before.shape[1], 1)[:, :-1].flip(-1).squeeze(2)
+    return past, line[:, values.shape[1] :]
 
 
 def continued(time: np.ndarray, rows: np.ndarray, step: float) -> np.ndarray:

@@ -44,7 +44,7 @@ from lightning_modules.data.numbers import number_columns, read_numbers, require
 
 logger = logging.getLogger(__name__)
 
-Missing = Literal["error", "ffill", "mask"]
+Missing = Literal["error", "ffill", "mask", "model"]
 Values = TypeVar("Values", np.ndarray, torch.Tensor)
 
 PARQUET = (".parquet", ".pq")
@@ -350,7 +350,8 @@ def _require(frame: pd.DataFrame, columns: Sequence[str], path: Path) -> None:
 
 
 def fill_missing(series: Series, policy: Missing, before: np.ndarray | None = None) -> Series:
-    """Refuse missing values (`error`), or carry each column's last known value forward (`ffill`, `mask`).
+    """Refuse missing values (`error`), leave them (`model`), or carry each column's last known value forward
+    (`ffill`, `mask`).
 
     Carrying forward uses the past only. A gap at the very start of a column has no past: it takes the
     column's value of `before` (D,), or without it, as the one exception, the first known value.
@@ -360,19 +361,21 @@ def fill_missing(series: Series, policy: Missing, before: np.ndarray | None = No
     """
     counts = np.isnan(series.values).sum(axis=0)
     report_missing(counts, series.columns, series.source, policy)
-    return replace(series, values=carry_forward(series.values, before)) if counts.any() else series
+    if policy == "model" or not counts.any():
+        return series
+    return replace(series, values=carry_forward(series.values, before))
 
 
 def report_missing(counts: np.ndarray, columns: Sequence[str], source: str, policy: Missing) -> None:
     """Refuse missing values, of which each column has `counts` (D,), or warn that they are filled."""
-    if not counts.any() or policy == "mask":
+    if not counts.any() or policy in ("mask", "model"):
         return
     listed = ", ".join(f"{name} {count}" for name, count in zip(columns, counts, strict=True) if count)
     if policy == "error":
         raise DataError(
             f"{source}: values are missing ({listed}). Carry the last known value forward with "
-            "`--data.missing=ffill`, show a forecaster what is missing with `--data.missing=mask`, or fill "
-            "them in the source."
+            "`--data.missing=ffill`, show a forecaster what is missing with `--data.missing=mask`, have "
+            "DREAM read it as not observed with `--data.missing=model`, or fill them in the source."
         )
     logger.warning("%s: missing values take the last known value of their column: %s.", source, listed)
 

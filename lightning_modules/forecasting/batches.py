@@ -20,7 +20,7 @@ class WindowBatch(NamedTuple):
     """Windows of one series, or the next rows of streams."""
 
     past: Tensor
-    """(N, L, D) inputs; of streams (N, L + K stride, D): L rows read before, then the new ones."""
+    """(N, L, D) inputs, filled; of streams (N, L + K stride, D): L rows read before, then the new ones."""
     future: Tensor
     """(N, H, C) targets of the rows after `past`, NaN where unknown; of streams (N, K, H, C)."""
     origin: Tensor
@@ -33,21 +33,29 @@ class WindowBatch(NamedTuple):
     """(N, rows of `past`) time since the row before, in units of the median training step."""
     spare: bool = False
     """True if nothing in this batch counts: it keeps a process whose part of the batch is empty in step."""
+    observed: Tensor | None = None
+    """(N, rows of `past`, D) bool: False where an input was not observed, and `past` holds what a rival of
+    DREAM reads there; None if all were, or the policy is not `model`."""
 
     def afresh(self, look_back: int) -> WindowBatch:
         """The N K windows of `look_back` rows that end at the origins, to be read without carried state."""
         if self.reset is None:
             return self
         stride = (self.past.shape[1] - look_back) // self.origin.shape[1]
-        past = self.past[:, stride:].unfold(1, look_back, stride).transpose(2, 3).flatten(0, 1)
-        spans = self.timespans
+
+        def windows(rows: Tensor | None) -> Tensor | None:
+            return None if rows is None else rows[:, stride:].unfold(1, look_back, stride).flatten(0, 1)
+
+        past, observed = windows(self.past), windows(self.observed)  # (N K, D, L)
+        assert past is not None
         return WindowBatch(
-            past,
+            past.transpose(1, 2),
             self.future.flatten(0, 1),
             self.origin.flatten(),
             None,
             None if self.known is None else self.known.flatten(0, 1),
-            None if spans is None else spans[:, stride:].unfold(1, look_back, stride).flatten(0, 1),
+            windows(self.timespans),
+            observed=None if observed is None else observed.transpose(1, 2),
         )
 
 
@@ -62,13 +70,17 @@ class Tables(NamedTuple):
     """(rows, covariates) known covariates, including all rows known beyond the end of the series."""
     timespans: Tensor | None = None
     """(T,) time since the row before, in units of the median training step."""
+    observed: Tensor | None = None
+    """(T, D) bool, False where an input was not observed; None if all were, or the policy is not `model`."""
 
     def cut(self, past: Tensor, origin: Tensor, horizon: int, reset: Tensor | None = None) -> WindowBatch:
         """Batch with the rows `past` (N, rows), whose futures start at the rows `origin`."""
         ahead = origin.unsqueeze(-1) + torch.arange(horizon)
         known = None if self.known is None else self.known[ahead]
         timespans = None if self.timespans is None else self.timespans[past]
-        return WindowBatch(self.values[past], self.targets[ahead], origin, reset, known, timespans)
+        observed = None if self.observed is None else self.observed[past]
+        values, future = self.values[past], self.targets[ahead]
+        return WindowBatch(values, future, origin, reset, known, timespans, observed=observed)
 
 
 class WindowDataset(Dataset[WindowBatch]):

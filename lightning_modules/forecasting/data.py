@@ -10,7 +10,7 @@ import logging
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 import torch
@@ -20,12 +20,12 @@ from torch.utils.data import DataLoader
 from dream.errors import ConfigError, DataError
 from lightning_modules.checks import require_int
 from lightning_modules.data.base import TaskData
-from lightning_modules.data.columns import calendar_columns, continued
+from lightning_modules.data.columns import calendar_columns, continued, lag_columns, require_lags
 from lightning_modules.data.disk.stored import StoredSeries
 from lightning_modules.data.fingerprint import Fingerprint
 from lightning_modules.data.order import in_order, loader, one_by_one, shuffled
 from lightning_modules.data.schema import Schema, scales
-from lightning_modules.data.series import Series
+from lightning_modules.data.series import Missing, Series
 from lightning_modules.data.split import Split, split_rows
 from lightning_modules.forecasting.batches import (
     StreamDataset,
@@ -104,13 +104,17 @@ class ForecastingData(TaskData, ABC):
             every `stride` rows. Otherwise every window, stride 1, is read from a fresh state.
         stride: Rows from one forecast of a stream to the next; `look_back` if not given.
         missing: Treatment of missing values: stop with an error (`error`), carry the last known value forward
-            (`ffill`), or do so, show the model how old each value is, and leave missing targets out of loss
-            and metrics (`mask`).
+            (`ffill`), do so and show the model how old each value is (`mask`), or have DREAM read it as not
+            observed, so that it fills gaps by its own predictions, while a rival core reads the last known
+            value (`model`). `mask` and `model` leave missing targets out of loss and metrics.
         calendar: Known covariates made from the time stamps: any of minute, hour, weekday, day (of the
             month), month.
         timespans: Tell the layer how much time lies between rows, in units of the median training step; for
             unevenly spaced time stamps.
         num_workers: Processes that prepare batches; 0 prepares them in the main process.
+        lags: For a single column: its values that each row shows, as columns: its own and the lags - 1 before
+            it; 1 for its own alone. Before the first row they are missing, and where missing values are
+            carried forward, the first value.
     """
 
     for_own_files = "TableData"
@@ -130,10 +134,11 @@ class ForecastingData(TaskData, ABC):
         streams: bool = False,
         rolling: bool = False,
         stride: int | None = None,
-        missing: Literal["error", "ffill", "mask"] = "error",
+        missing: Literal["error", "ffill", "mask", "model"] = "error",
         calendar: list[str] | None = None,
         timespans: bool = False,
         num_workers: int = 0,
+        lags: int = 1,
     ) -> None:
         super().__init__()
         self.look_back = require_int("look_back", look_back)
@@ -141,12 +146,15 @@ class ForecastingData(TaskData, ABC):
         self.batch_size = require_int("batch_size", batch_size)
         self.season = require_int("season", season)
         self.num_workers = require_int("num_workers", num_workers, least=0)
+        self.lags = require_int("lags", lags)
         self.stride = self.look_back if stride is None else require_int("stride", stride)
         for name, value in (("streams", streams), ("rolling", rolling), ("timespans", timespans)):
             if not isinstance(value, bool):
                 raise ConfigError(f"`{name}` must be true or false; got {value!r}.", key=name)
-        if missing not in ("error", "ffill", "mask"):
-            raise ConfigError(f"`missing` must be error, ffill or mask; got {missing!r}.", key="missing")
+        if missing not in get_args(Missing):
+            raise ConfigError(
+                f"`missing` must be error, ffill, mask or model; got {missing!r}.", key="missing"
+            )
         self.split = list(split)
         self.streams = streams
         self.rolling = rolling
@@ -177,7 +185,7 @@ class ForecastingData(TaskData, ABC):
     def _roles(self, columns: tuple[str, ...]) -> dict[str, tuple[str, ...]]:
         """The columns of a series by their role."""
         known = len(columns) - len(self.known_covariates or [])
-        channels = known - self.covariate_count
+        channels = known - len(self.covariates or [])
         return {
             "targets": columns[:channels],
             "covariates": columns[channels:known],
@@ -193,7 +201,7 @@ class ForecastingData(TaskData, ABC):
             scales=scales(self.columns, self.prepared.scaler),
             season_errors=dict(zip(self.target_columns, self.mase_scale.tolist(), strict=True)),
             steps=self.prepared.steps,
-            settings={"season": self.season, "timespans": self.timespans},
+            settings={"season": self.season, "timespans": self.timespans, "lags": self.lags},
         )
 
     def follow(self, schema: Schema | None) -> None:
@@ -208,7 +216,7 @@ class ForecastingData(TaskData, ABC):
         whole = self.whole
         if not self.known_count:
             return whole
-        channels = len(whole.columns) - self.covariate_count - len(self.known_covariates or [])
+        channels = len(whole.columns) - len(self.covariates or []) - len(self.known_covariates or [])
         rows, last = 0, 0
         for block in whole.blocks(slice(None)):
             known = np.flatnonzero(~np.isnan(block.values[:, :channels]).all(axis=1))
@@ -223,7 +231,9 @@ class ForecastingData(TaskData, ABC):
     @property
     def columns(self) -> tuple[str, ...]:
         """Names of the inputs."""
-        return (*self.series.columns, *calendar_columns(self.calendar))
+        names = self.series.columns
+        require_lags(self.lags, names)
+        return (*names, *lag_columns(names[0], self.lags), *calendar_columns(self.calendar))
 
     @property
     def target_columns(self) -> tuple[str, ...]:
@@ -231,8 +241,8 @@ class ForecastingData(TaskData, ABC):
 
     @property
     def covariate_count(self) -> int:
-        """Number of columns that are only read, and known in the past only."""
-        return len(self.covariates or [])
+        """Number of columns that are only read, and known in the past only; `lags` are among them."""
+        return len(self.covariates or []) + self.lags - 1
 
     @property
     def known_count(self) -> int:
@@ -289,6 +299,7 @@ class ForecastingData(TaskData, ABC):
             self.horizon,
             self.missing,
             self.timespans,
+            self.lags,
         )
         made = prepare(self.whole, recipe)
         if self.recorded is None:

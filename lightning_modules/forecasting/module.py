@@ -18,7 +18,7 @@ from matplotlib.figure import Figure
 from torch import Tensor, nn
 from torch.nn.functional import mse_loss
 
-from dream import DREAMConfig, DREAMState, DREAMTrace
+from dream import DREAMConfig, DREAMStack, DREAMState, DREAMTrace
 from dream.errors import ConfigError
 from dream.files import write_atomic
 from lightning_modules import ranks
@@ -105,6 +105,9 @@ class ForecastingModule(TaskModule):
     Streams (`data.streams`, `data.rolling`) carry the state from batch to batch. Each of their patches is
     relative to the look-back that ends with it, so that the level may drift without limit.
 
+    With `data.missing: model` DREAM reads a missing value as not observed, and neither levels and scales nor
+    the loss of the layer's predictions count it. A rival core reads the last known value in its place.
+
     Args:
         config: The DREAM layer. With the identity encoder its `input_dim` is set to the width of the data.
         shape: Facts about the data; set by the data.
@@ -174,6 +177,7 @@ class ForecastingModule(TaskModule):
         known: Tensor | None = None,
         timespans: Tensor | None = None,
         origins: int = 1,
+        observed: Tensor | None = None,
     ) -> Forecast:
         """Forecast from windows, or with `reset` from the next rows of streams; see `WindowBatch`.
 
@@ -183,10 +187,13 @@ class ForecastingModule(TaskModule):
             known: (N, H, covariates), of streams (N, K, H, covariates).
             timespans: (N, rows of `past`).
             origins: K, forecasts of each stream.
+            observed: Bool like `past`, False where a value was not observed; None if all were.
         """
         shape, patch = self.shape, self.settings.patch
         cut = (shape.look_back, patch, None if reset is None else origins)
-        reading = read(past, *cut, shape.relative, shape.centred, self.settings.normalization)
+        if not isinstance(self.core, DREAMStack):
+            observed = None  # a rival reads what is carried forward
+        reading = read(past, *cut, shape.relative, shape.centred, self.settings.normalization, observed)
         patches, copies = reading.patches.flatten(2), 1
         if self.settings.channel_independent:
             patches, copies = by_channel(reading.patches, shape.channels, shape.inputs), shape.channels
@@ -222,7 +229,9 @@ class ForecastingModule(TaskModule):
             values = values.squeeze(1)
         quantiles = values.sort(-1).values if len(self.levels) else None
         future = values[..., 0] if quantiles is None else quantiles[..., self._median]
-        return Forecast(future, quantiles, mse_loss(traces[0].prediction, seen.detach()), traces, states)
+        read_at = slice(None) if observed is None else ~seen.isnan()
+        prediction_loss = mse_loss(traces[0].prediction[read_at], seen.detach()[read_at])
+        return Forecast(future, quantiles, prediction_loss, traces, states)
 
     @property
     def _median(self) -> int:
@@ -231,7 +240,9 @@ class ForecastingModule(TaskModule):
     def on(self, batch: WindowBatch) -> Forecast:
         """Forecast from a batch."""
         origins = 1 if batch.reset is None else batch.origin.shape[1]
-        forecast: Forecast = self(batch.past, batch.reset, batch.known, batch.timespans, origins)
+        forecast: Forecast = self(
+            batch.past, batch.reset, batch.known, batch.timespans, origins, batch.observed
+        )
         return forecast
 
     def prepare(self, data: L.LightningDataModule) -> None:
@@ -242,6 +253,15 @@ class ForecastingModule(TaskModule):
                 f"`data.stride` must be a multiple of `model.patch`, {patch}, for streams; got {stride}.",
                 key="stride",
             )
+        missing = self.data.missing == "model"
+        if missing and self.settings.encoder != "identity":
+            raise ConfigError(
+                "`data.missing` must be error, ffill or mask with `model.encoder: linear`, which mixes "
+                "columns before the layer could read one as not observed; got model. Use mask.",
+                key="missing",
+            )
+        if isinstance(self.core, DREAMStack):
+            self.core.missing = missing
         self.units.copy_(torch.as_tensor(self.data.prepared.scaler.scale[: self.shape.channels]))
         self.mase_scale.copy_(self.data.mase_scale)
 

@@ -18,7 +18,7 @@ class PatchedPast(NamedTuple):
     """The past of a batch."""
 
     patches: Tensor
-    """(N, n, P, D)"""
+    """(N, n, P, D), NaN where an input was not observed."""
     level: Tensor
     """(N, K, R + Z) level of the inputs at each origin, in standardised units."""
     scale: Tensor
@@ -35,6 +35,7 @@ def read(
     relative: int,
     centred: int,
     normalization: Normalization,
+    observed: Tensor | None = None,
 ) -> PatchedPast:
     """Cut `past` into patches with relative inputs.
 
@@ -44,32 +45,63 @@ def read(
     Without `origins`, `past` (N, L, D) is a window: all its patches are relative to the level and scale of
     the window, and its end is the origin. With `origins`, `past` (N, L + new, D) is a stream: its first L
     rows were read before, the new ones hold `origins` equal steps, and each patch is relative to the L rows
-    that end with it. Level and scale at an origin are the same either way, and never depend on later rows."""
-    samples, _, inputs = past.shape
+    that end with it. Level and scale at an origin are the same either way, and never depend on later rows.
+
+    Where `observed`, like `past`, is False, `past` holds the last known value. Such values become NaN, and
+    count in no mean or deviation, except that the level of a window without any other is the last of them.
+    """
     moving = relative + centred
+    windows, new, every = _cut(past, look_back, patch, origins)
+    seen = None if observed is None else _cut(observed, look_back, patch, origins)
+    known = None if seen is None else seen[0][..., :moving]
+    level, scale = _level_and_scale(windows[..., :moving], relative, normalization, known)
+    moved = (new[..., :moving] - level.unsqueeze(2)) / scale.unsqueeze(2)
+    patches = torch.cat([moved, new[..., moving:]], -1)
+    if seen is not None:
+        patches = torch.where(seen[1], patches, torch.nan)
+    at = slice(None) if origins is None else slice(every - 1, None, every)
+    return PatchedPast(patches, level[:, at], scale[:, at], every)
+
+
+def _cut(past: Tensor, look_back: int, patch: int, origins: int | None) -> tuple[Tensor, Tensor, int]:
+    """Windows (N, windows, L, D) that patches are relative to, patches (N, n, P, D), and their `every`."""
     if origins is None:
         windows, new, every = past.unsqueeze(1), past, look_back // patch
     else:
         windows = past[:, patch:].unfold(1, look_back, patch).transpose(2, 3)
         new, every = past[:, look_back:], (past.shape[1] - look_back) // (patch * origins)
-    patches = new.reshape(samples, -1, patch, inputs)
-    level, scale = _level_and_scale(windows[..., :moving], relative, normalization)
-    moved = (patches[..., :moving] - level.unsqueeze(2)) / scale.unsqueeze(2)
-    at = slice(None) if origins is None else slice(every - 1, None, every)
-    return PatchedPast(torch.cat([moved, patches[..., moving:]], -1), level[:, at], scale[:, at], every)
+    return windows, new.reshape(len(past), -1, patch, past.shape[2]), every
 
 
-def _level_and_scale(windows: Tensor, scaled: int, normalization: Normalization) -> tuple[Tensor, Tensor]:
-    """Level and scale (..., inputs) of `windows` (..., L, inputs); scale 1 after the first `scaled`."""
+def _level_and_scale(
+    windows: Tensor, scaled: int, normalization: Normalization, observed: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    """Level and scale (..., inputs) of `windows` (..., L, inputs); scale 1 after the first `scaled`.
+
+    Of what was `observed`, like `windows`; the level of a window in which nothing was is its last row.
+    """
     last = windows[..., -1, :]
     if normalization == "none":
         return torch.zeros_like(last), torch.ones_like(last)
     if normalization == "last":
         return last, torch.ones_like(last)
-    level, scale = windows.mean(-2), torch.ones_like(last)
+    level, deviation = _mean_and_deviation(windows, observed)
+    scale = torch.ones_like(last)
     if normalization == "instance":
-        scale[..., :scaled] = windows[..., :scaled].std(-2, correction=0).clamp_min(SCALE_FLOOR)
+        scale[..., :scaled] = deviation[..., :scaled].clamp_min(SCALE_FLOOR)
     return level, scale
+
+
+def _mean_and_deviation(windows: Tensor, observed: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Mean and deviation (..., inputs) of `windows` (..., L, inputs), see `_level_and_scale`."""
+    if observed is None:
+        return windows.mean(-2), windows.std(-2, correction=0)
+    count = observed.sum(-2)
+    some = count.clamp_min(1)
+    mean = torch.where(observed, windows, 0.0).sum(-2) / some
+    mean = torch.where(count > 0, mean, windows[..., -1, :])
+    away = torch.where(observed, windows - mean.unsqueeze(-2), 0.0)
+    return mean, (away.square().sum(-2) / some).sqrt()
 
 
 def by_channel(patches: Tensor, channels: int, inputs: int) -> Tensor:

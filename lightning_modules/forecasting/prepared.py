@@ -3,7 +3,7 @@
 Everything is computed block by block (`Series.blocks`), with the necessary state carried from block to block.
 So a series on disk (`StoredSeries`) gets the same tables as one in memory, without ever being loaded.
 
-Shapes: T rows, D columns (targets, covariates, known covariates, calendar), C targets, H horizon.
+Shapes: T rows, D columns (targets, their lags, covariates, known covariates, calendar), C targets, H horizon.
 """
 
 from __future__ import annotations
@@ -22,6 +22,8 @@ from lightning_modules.data.columns import (
     age,
     calendar_columns,
     continued,
+    lag_columns,
+    lagged,
     rows_since,
     timespans,
     with_calendar,
@@ -71,13 +73,16 @@ class Recipe:
     missing: Missing
     timed: bool
     """Whether the time between rows is kept."""
+    lags: int = 1
+    """Values of a single column that each row shows, its own and those before it."""
 
 
 def prepare(whole: Series | StoredSeries, recipe: Recipe) -> Prepared:
     """Fill, scale and lay out `whole`.
 
-    The mask policy fills causally: with the last known value, and before the first with the mean of the
-    training rows. It adds the age of each value (`columns.age`) to the inputs and leaves missing targets NaN.
+    The policies mask and model fill causally: with the last known value, and before the first with the mean
+    of the training rows; missing targets stay NaN. Mask adds the age of each value (`columns.age`) to the
+    inputs, model keeps which values were observed, if some were not.
 
     Raises:
         DataError: values are missing under the error policy, a column is empty in the training rows, there
@@ -106,12 +111,21 @@ class _Making:
     def __init__(self, whole: Series | StoredSeries, recipe: Recipe) -> None:
         self.whole = whole
         self.recipe = recipe
-        self.columns = (*whole.columns, *calendar_columns(recipe.calendar))
-        self.known = recipe.known + len(self.columns) - len(whole.columns)
+        self.lags = lag_columns(whole.columns[0], recipe.lags)
+        made = calendar_columns(recipe.calendar)
+        self.columns = (*whole.columns, *self.lags, *made)
+        self.known = recipe.known + len(made)
 
     def _blocks(self, rows: slice) -> Iterator[Series]:
+        """Pieces of these rows, which begin with the first if there are lags, with all columns."""
         names = self.recipe.calendar
-        return (with_calendar(block, names) if names else block for block in self.whole.blocks(rows))
+        before = torch.full((1, len(self.lags), 1), torch.nan, dtype=torch.float64)
+        for block in self.whole.blocks(rows):
+            if self.lags:
+                past, before = lagged(torch.tensor(block.values)[None], before)
+                values = np.concatenate([block.values, past[0].numpy()], axis=1)
+                block = replace(block, values=values, columns=(*block.columns, *self.lags))
+            yield with_calendar(block, names) if names else block
 
     def arrays(self) -> Pieces:
         """Arrays of `Prepared`, piece by piece; the small ones in one piece."""
@@ -123,7 +137,8 @@ class _Making:
             earliest = block.values[(~gaps).argmax(axis=0), np.arange(len(first))]
             first = np.where(np.isnan(first), earliest, first)
         if recipe.missing == "error":
-            report_missing(missing, self.columns, self.whole.source, "error")
+            own = slice(len(self.whole.columns))
+            report_missing(missing[own], self.whole.columns, self.whole.source, "error")
         scaler, time = self._scaler(), self.whole.time
         steps = recipe.recorded.steps if recipe.recorded is not None else None
         if steps is None and time is not None:
@@ -135,7 +150,8 @@ class _Making:
             "steps": np.array(steps or ()),
         }
         self.step = steps[1] if steps else 1.0
-        yield from self._tables(scaler, scaler.mean if recipe.missing == "mask" else first)
+        self.masked = recipe.missing == "model" and bool(missing.any())
+        yield from self._tables(scaler, scaler.mean if recipe.missing in ("mask", "model") else first)
 
     def _scaler(self) -> Scaler:
         recipe = self.recipe
@@ -148,30 +164,34 @@ class _Making:
     def _tables(self, scaler: Scaler, before: np.ndarray) -> Pieces:
         """Arrays of `Tables`; `before` (D,) fills the gaps before a column's first value."""
         recipe, whole = self.recipe, self.whole
-        targets, known = slice(recipe.channels), slice(len(self.columns) - self.known, None)
+        targets, known = slice(recipe.channels), slice(-self.known, None)
         since: np.ndarray | float = np.inf
         row, stamp = 0, None
         for block in self._blocks(slice(recipe.rows)):
             filled = carry_forward(block.values, before)
             values = scaler.standardise(filled, self.columns, whole.source, first=row)
-            observed = block.values if recipe.missing == "mask" else filled
+            observed = block.values if recipe.missing in ("mask", "model") else filled
             piece = {"values": values, "targets": scaler.transform(observed[:, targets], targets)}
             if self.known:
                 piece["known"] = values[:, known]
             if recipe.missing == "mask":
-                ages = rows_since(block.values[:, : len(whole.columns)], since)
+                ages = rows_since(block.values[:, : len(whole.columns) + len(self.lags)], since)
                 piece["values"], since = np.concatenate([values, age(ages)], axis=1), ages[-1]
             if recipe.timed and block.time is not None:
                 piece["timespans"], stamp = timespans(block.time, stamp, self.step), block.time[-1]
             before, row = filled[-1], row + len(filled)
-            yield {name: part.astype(np.float32) for name, part in piece.items()}
+            made = {name: part.astype(np.float32) for name, part in piece.items()}
+            yield made | ({"observed": ~np.isnan(block.values)} if self.masked else {})
         yield {"targets": np.full((recipe.horizon, recipe.channels), np.nan, dtype=np.float32)}
         if not self.known:
             return
         before = before[known]
         for block in chain(self._blocks(slice(recipe.rows, None)), self._calendar_ahead()):
             ahead = replace(block, values=block.values[:, known], columns=self.columns[known])
-            filled = fill_missing(ahead, recipe.missing, before).values
+            policy = (
+                "mask" if recipe.missing == "model" else recipe.missing
+            )  # what is known ahead has no gaps
+            filled = fill_missing(ahead, policy, before).values
             values = scaler.standardise(filled, ahead.columns, whole.source, known, row)
             before, row = filled[-1] if len(filled) else before, row + len(filled)
             yield {"known": values.astype(np.float32)}

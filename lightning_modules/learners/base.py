@@ -10,10 +10,12 @@ import os
 from abc import abstractmethod
 from collections.abc import Hashable, Mapping
 from dataclasses import asdict
+from decimal import Decimal
 from numbers import Real
 from typing import Any, ClassVar, Self, get_args
 
 import numpy as np
+import pandas as pd
 import torch
 from torch import Tensor
 
@@ -21,19 +23,24 @@ from dream import DREAMConfig
 from dream.errors import CheckpointError, DataError, DREAMError, nearest, shown
 from dream.sealed import read_sealed, write_sealed
 from lightning_modules.calls import Whole, alone
-from lightning_modules.checks import require
+from lightning_modules.checks import require, require_int
+from lightning_modules.data.columns import require_lags
 from lightning_modules.data.limits import LARGEST
 from lightning_modules.stream import Moves, Reading, Shape, StreamLearner, StreamNetwork, Updates
 from lightning_modules.stream.checks import require_like
 
-VERSION = 2
+VERSION = 3  # 2 and 1 were of the first edition of the cell
+Row = Mapping[str, float | None] | pd.Series
+"""A row of a stream, from column name to number; None, NaN or an absent column was not observed."""
 
 
 class OnlineObject(Whole):
     """Base of the objects that learn row by row: a `StreamLearner` that the first row starts.
 
-    Rows are dictionaries from column name to number; None or NaN is a missing value. The first row that is
-    learnt from fixes the columns, whose order in later rows does not matter. A prediction changes nothing.
+    Rows are dictionaries from column name to number. The first row that is learnt from fixes the columns,
+    whose order in later rows does not matter. None, NaN or an absent column was not observed: the layer reads
+    what it predicts in its place, no statistic of the column moves, and a row in which nothing was observed
+    is a row like any other. A prediction changes nothing.
     Any thread may use an object: calls wait for each other. A call that an error or Ctrl-C ends changes
     nothing.
 
@@ -43,6 +50,8 @@ class OnlineObject(Whole):
         updates: How and when the weights are updated.
         moves: Which weights `updates` changes: the head's, or all. The fast weights learn in either case.
         seed: Seed of the first weights. Nothing else is random, and the global generators are left alone.
+        lags: For a single input column: its values that the layer reads in each row, the present one and the
+            lags - 1 before it. `reading.lags` are those that the head reads.
     """
 
     kind: ClassVar[str]
@@ -55,6 +64,7 @@ class OnlineObject(Whole):
         updates: Updates,
         moves: Moves = "head",
         seed: int = 0,
+        lags: int = 1,
     ) -> None:
         require("config", type(config).__name__, isinstance(config, DREAMConfig), "a DREAMConfig")
         require("moves", moves, moves in get_args(Moves), "head or all")
@@ -64,6 +74,7 @@ class OnlineObject(Whole):
         self.updates = updates
         self.moves = moves
         self.seed = seed
+        self.lags = require_int("lags", lags)
         self.columns: list[str] = []
         self.learner: StreamLearner | None = None
 
@@ -103,36 +114,32 @@ class OnlineObject(Whole):
     def _start(self) -> StreamLearner:
         """The learner; built if this is the first row."""
         if self.learner is None:
+            require_lags(self.lags, self.columns)
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(self.seed)
                 network = StreamNetwork(self._shape(), self.reading, self.config)
             self.learner = StreamLearner(network, self.updates, self.moves)
         return self.learner
 
-    def _row(self, x: Mapping[str, float | None], fix: bool = False) -> Tensor:
+    def _row(self, x: Row, fix: bool = False) -> Tensor:
         """The values of `x` in the order of the columns, (D,); with `fix` the first row fixes the columns.
 
         Raises:
-            DataError: a column is new or missing, or a value is not a number.
+            DataError: a column is new, or a value is not a number.
         """
-        if not isinstance(x, Mapping) or not x:
+        named = by_name("x", x)
+        if not named and not self.columns:
             raise DataError(
-                f"`x` must be a dictionary from column name to number, not empty; got {shown(x)}."
+                "`x` must be a dictionary that names the columns in the first row; got {}. Give None where a "
+                "value is not known."
             )
-        named = {str(name): value for name, value in x.items()}
         columns = self.columns or list(named)
         for name in named:
             if name not in columns:
                 raise DataError(
                     f"`x` must hold the columns of the first row; `{name}` is new. {nearest(name, columns)}"
                 )
-        for name in columns:
-            if name not in named:
-                raise DataError(
-                    f"`x` must hold the columns of the first row; `{name}` is missing. Give None if not "
-                    "known."
-                )
-        values = [number(f"x['{name}']", named[name]) for name in columns]
+        values = [number(f"x['{name}']", named.get(name)) for name in columns]
         if fix:
             self.columns = columns
         return torch.tensor(values, dtype=torch.float64)
@@ -150,6 +157,7 @@ class OnlineObject(Whole):
             updates=asdict(self.updates),
             moves=self.moves,
             seed=self.seed,
+            lags=self.lags,
             extra=self._extra(),
         )
         header = self._kind() | {"settings": json.dumps(settings), "columns": json.dumps(self.columns)}
@@ -211,14 +219,29 @@ def texts(name: str, value: Any) -> list[str]:
     return value
 
 
-def number(name: str, value: object) -> float:
-    """`value` as a float, NaN where it is None.
+def by_name(name: str, row: Row) -> dict[str, Any]:
+    """`row` as a dictionary from text to value.
 
     Raises:
-        DataError: it is neither a number nor None.
+        DataError: it is neither a dictionary nor a pandas Series.
     """
-    if value is None:
+    if not isinstance(row, Mapping | pd.Series):
+        raise DataError(f"`{name}` must be a dictionary from column name to number; got {shown(row)}.")
+    return {str(column): value for column, value in row.items()}
+
+
+def number(name: str, value: object) -> float:
+    """`value` as a float, NaN where it is None, pandas' NA or NaT.
+
+    Raises:
+        DataError: it is neither a number nor missing.
+    """
+    if value is None or value is pd.NA or value is pd.NaT:
         return float("nan")
+    if isinstance(value, np.generic | np.ndarray | Tensor) and value.ndim == 0:
+        value = value.item()
+    if isinstance(value, Decimal):
+        value = float("nan") if value.is_nan() else float(value)
     if isinstance(value, Real) and not abs(value) > LARGEST:  # type: ignore[operator] # of numbers.Real
         return float(value)
     raise DataError(

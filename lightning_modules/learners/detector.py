@@ -14,7 +14,7 @@ from dream import DREAMConfig
 from lightning_modules.anomaly.scores import AnomalyScore, RunningScale
 from lightning_modules.calls import alone, whole
 from lightning_modules.checks import require_int
-from lightning_modules.learners.base import OnlineObject
+from lightning_modules.learners.base import OnlineObject, Row
 from lightning_modules.stream import LAYER, Moves, Reading, Shape, Updates
 from lightning_modules.stream.checks import require_like
 
@@ -24,11 +24,11 @@ class DREAMAnomalyDetector(OnlineObject):
 
     The score is that of the anomaly task, `AnomalyScore`, with the measures of the forecast and of the data:
     0.1 for each decade of tail probability, so that 0.3 is a row such as one in a thousand. Rows are scored
-    before they are learnt, so that an anomaly is compared with the past alone. A missing value counts as
-    forecast correctly.
+    before they are learnt, so that an anomaly is compared with the past alone. What was not observed
+    has no score, and a row in which nothing was scores 0.
 
     Args:
-        config, reading, updates, moves, seed: See `OnlineObject`.
+        config, reading, updates, moves, seed, lags: See `OnlineObject`.
         window: Rows after which the past of scales and tails fades.
 
     Example:
@@ -49,15 +49,16 @@ class DREAMAnomalyDetector(OnlineObject):
         moves: Moves = "head",
         seed: int = 0,
         window: int = 1000,
+        lags: int = 1,
     ) -> None:
-        super().__init__(config, reading, updates, moves, seed)
+        super().__init__(config, reading, updates, moves, seed, lags)
         require_int("window", window)
         self.window = window
         self.expected: Tensor | None = None
         """(D,) forecast of the next row."""
 
     def _shape(self) -> Shape:
-        return Shape("forecasting", len(self.columns), len(self.columns))
+        return Shape("forecasting", len(self.columns), len(self.columns), lags=self.lags)
 
     def _extra(self) -> dict[str, Any]:
         return {"arguments": {"window": self.window}}
@@ -101,11 +102,11 @@ class DREAMAnomalyDetector(OnlineObject):
         """Score of `row` (D,), forecast as `expected` (D,); `scale` and `score` learn from it."""
         learning, no_gate = np.ones(1, dtype=bool), np.zeros((1, 2))
         prediction = copy(scale).step(expected[None].numpy(), ~learning)
-        x = scale.step(torch.where(row.isnan(), expected, row)[None].numpy(), learning)
+        x = scale.step(row[None].numpy(), learning)
         return float(score.step(x, prediction, no_gate, learning)[0][0])
 
     @alone
-    def score_one(self, x: Mapping[str, float | None]) -> float:
+    def score_one(self, x: Row) -> float:
         """Score of row `x` if it came next, from 0 to 1; 0 while too few rows are known.
 
         Raises:
@@ -117,7 +118,7 @@ class DREAMAnomalyDetector(OnlineObject):
         return self._judge(row, self.expected, *self._scoring())
 
     @whole
-    def learn_one(self, x: Mapping[str, float | None]) -> DREAMAnomalyDetector:
+    def learn_one(self, x: Row) -> DREAMAnomalyDetector:
         """Read row `x` and learn from it what is usual.
 
         Raises:
@@ -131,6 +132,5 @@ class DREAMAnomalyDetector(OnlineObject):
         self._judge(row, self.expected, scale, score)
         self.scale = scale
         self.score = score
-        filled = torch.where(row.isnan(), self.expected, row)
-        self.expected = self._start().advance(filled[None]).predictions[0, 0]
+        self.expected = self._start().advance(row[None]).predictions[0, 0]
         return self

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import pandas as pd
 import torch
 from torch import Tensor
 
@@ -12,7 +13,7 @@ from dream import DREAMConfig
 from dream.errors import DataError, shown
 from lightning_modules.calls import alone, whole
 from lightning_modules.checks import require, require_int
-from lightning_modules.learners.base import OnlineObject, known_number, texts
+from lightning_modules.learners.base import OnlineObject, Row, by_name, number, texts
 from lightning_modules.stream import LAYER, Moves, Reading, Shape, Updates
 from lightning_modules.stream.checks import require_like
 
@@ -21,7 +22,7 @@ class DREAMForecaster(OnlineObject):
     """Reads a stream of one number or of several, and forecasts its next rows.
 
     Args:
-        config, reading, updates, moves, seed: See `OnlineObject`.
+        config, reading, updates, moves, seed, lags: See `OnlineObject`.
         horizon: Rows ahead that are learnt, and the most that can be forecast.
         season: Rows in one season, for the seasonal profile.
 
@@ -44,8 +45,9 @@ class DREAMForecaster(OnlineObject):
         seed: int = 0,
         horizon: int = 1,
         season: int = 1,
+        lags: int = 1,
     ) -> None:
-        super().__init__(config, reading, updates, moves, seed)
+        super().__init__(config, reading, updates, moves, seed, lags)
         require_int("horizon", horizon)
         require_int("season", season)
         self.horizon = horizon
@@ -56,7 +58,8 @@ class DREAMForecaster(OnlineObject):
         """(H, C) forecast after the last row."""
 
     def _shape(self) -> Shape:
-        return Shape("forecasting", len(self.columns), len(self.targets or [""]), self.horizon, self.season)
+        targets = len(self.targets or [""])
+        return Shape("forecasting", len(self.columns), targets, self.horizon, self.season, self.lags)
 
     def _extra(self) -> dict[str, Any]:
         return {"arguments": {"horizon": self.horizon, "season": self.season}, "targets": self.targets}
@@ -75,31 +78,38 @@ class DREAMForecaster(OnlineObject):
         self.latest = tensors["latest"]
 
     @whole
-    def learn_one(
-        self, y: float | Mapping[str, float], x: Mapping[str, float | None] | None = None
-    ) -> DREAMForecaster:
+    def learn_one(self, y: float | Row | None, x: Row | None = None) -> DREAMForecaster:
         """Read the next row and learn from it.
 
         Args:
-            y: Values of the columns that are forecast, by name, or a single number.
+            y: Values of the columns that are forecast, by name, or a single number; None if nothing of them
+                was observed.
             x: Values of the columns that are only read, by name.
 
         Raises:
             DataError: the columns are others, or a value is not allowed.
         """
-        many = isinstance(y, Mapping)
-        if self.learner is not None and many != (self.targets is not None):
+        first = self.learner is None
+        if isinstance(y, Mapping | pd.Series):
+            many, own = True, by_name("y", y)
+        else:
+            many = y is None and self.targets is not None
+            own = {} if many else {"y": y}
+        if not first and many != (self.targets is not None):
             raise DataError(
                 f"`y` must be of the kind of the first row, a number or a dictionary; got {shown(y)}."
             )
-        own = {str(name): value for name, value in y.items()} if isinstance(y, Mapping) else {"y": y}
-        values: dict[str, float | None] = {
-            name: known_number(f"y['{name}']" if many else "y", own[name]) for name in own
-        }
-        if twice := [name for name in values if name in (x or {})]:
-            raise DataError(f"`x` must hold other columns than `y`; `{twice[0]}` is in both.")
-        row = self._row(values | dict(x or {}), fix=True)
-        if self.learner is None:
+        if first and not own:
+            raise DataError(
+                "`y` must name the columns to forecast in the first row; got {}. Give None where one is not "
+                "known."
+            )
+        values = {name: number(f"y['{name}']" if many else "y", value) for name, value in own.items()}
+        others = {} if x is None else by_name("x", x)
+        if twice := [name for name in others if name in values or name in (self.targets or [])]:
+            raise DataError(f"`x` must hold other columns than `y`; `{twice[0]}` is one of `y`.")
+        row = self._row(values | others, fix=True)
+        if first:
             self.targets = list(values) if many else None
         self.latest = self._start().advance(row[None]).predictions[0]
         return self

@@ -11,7 +11,7 @@ from dream import DREAMConfig
 from dream.errors import DataError, shown
 from lightning_modules.calls import alone, whole
 from lightning_modules.checks import require_int
-from lightning_modules.learners.base import OnlineObject, known_number, plain
+from lightning_modules.learners.base import OnlineObject, Row, known_number, plain
 from lightning_modules.stream import LAYER, Moves, Reading, Shape, Updates
 from lightning_modules.stream.network import class_shares
 
@@ -22,7 +22,7 @@ class DREAMClassifier(OnlineObject):
     A class is known from the first row that has it. Ties go to the class that came first.
 
     Args:
-        config, reading, updates, moves, seed: See `OnlineObject`.
+        config, reading, updates, moves, seed, lags: See `OnlineObject`.
         classes: Largest number of classes.
 
     Example:
@@ -44,15 +44,16 @@ class DREAMClassifier(OnlineObject):
         moves: Moves = "head",
         seed: int = 0,
         classes: int = 10,
+        lags: int = 1,
     ) -> None:
-        super().__init__(config, reading, updates, moves, seed)
+        super().__init__(config, reading, updates, moves, seed, lags)
         require_int("classes", classes, least=2)
         self.most = classes
         self.labels: list[Hashable] = []
         """The classes known so far, in the order in which they came."""
 
     def _shape(self) -> Shape:
-        return Shape("classification", len(self.columns), self.most)
+        return Shape("classification", len(self.columns), self.most, lags=self.lags)
 
     def _extra(self) -> dict[str, Any]:
         return {"arguments": {"classes": self.most}, "labels": self.labels}
@@ -64,7 +65,7 @@ class DREAMClassifier(OnlineObject):
         self.labels = labels
 
     @whole
-    def learn_one(self, x: Mapping[str, float | None], y: Hashable) -> DREAMClassifier:
+    def learn_one(self, x: Row, y: Hashable) -> DREAMClassifier:
         """Learn that row `x` is of class `y`: a text, a number, True or False.
 
         Raises:
@@ -82,7 +83,7 @@ class DREAMClassifier(OnlineObject):
         return self
 
     @alone
-    def predict_proba_one(self, x: Mapping[str, float | None]) -> dict[Hashable, float]:
+    def predict_proba_one(self, x: Row) -> dict[Hashable, float]:
         """Probability of each class known so far; empty before the first.
 
         Raises:
@@ -96,7 +97,7 @@ class DREAMClassifier(OnlineObject):
         return dict(zip(self.labels, shares.tolist(), strict=True))
 
     @alone
-    def predict_one(self, x: Mapping[str, float | None]) -> Hashable | None:
+    def predict_one(self, x: Row) -> Hashable | None:
         """The most probable class; None before the first.
 
         Raises:
@@ -110,7 +111,7 @@ class DREAMRegressor(OnlineObject):
     """Predicts a number for each row of a stream, and learns from the true one.
 
     Args:
-        config, reading, updates, moves, seed: See `OnlineObject`.
+        config, reading, updates, moves, seed, lags: See `OnlineObject`.
 
     Example:
         >>> model = DREAMRegressor()
@@ -130,14 +131,15 @@ class DREAMRegressor(OnlineObject):
         updates: Updates = Updates("least_squares", forgetting=0.999),  # noqa: B008 - frozen
         moves: Moves = "head",
         seed: int = 0,
+        lags: int = 1,
     ) -> None:
-        super().__init__(config, reading, updates, moves, seed)
+        super().__init__(config, reading, updates, moves, seed, lags)
 
     def _shape(self) -> Shape:
-        return Shape("regression", len(self.columns), 1)
+        return Shape("regression", len(self.columns), 1, lags=self.lags)
 
     @whole
-    def learn_one(self, x: Mapping[str, float | None], y: float) -> DREAMRegressor:
+    def learn_one(self, x: Row, y: float) -> DREAMRegressor:
         """Learn that row `x` belongs to the number `y`.
 
         Raises:
@@ -149,7 +151,7 @@ class DREAMRegressor(OnlineObject):
         return self
 
     @alone
-    def predict_one(self, x: Mapping[str, float | None]) -> float:
+    def predict_one(self, x: Row) -> float:
         """Predict the number of row `x`; 0 before the first row was learnt.
 
         Raises:

@@ -19,7 +19,7 @@ from torch.utils.data import DataLoader, Dataset
 from dream.errors import ConfigError, DataError
 from lightning_modules.checks import require_int
 from lightning_modules.data.base import TaskData
-from lightning_modules.data.columns import continued
+from lightning_modules.data.columns import continued, require_lags
 from lightning_modules.data.fingerprint import Fingerprint, content_sum
 from lightning_modules.data.order import drawn, in_order, loader
 from lightning_modules.data.schema import Schema, scales, step_quartiles
@@ -48,10 +48,10 @@ class OnlineBatch(NamedTuple):
     """Consecutive rows: crops to train on, or a chunk of the stream."""
 
     rows: Tensor
-    """(N, T, D) float64 inputs, standardised for forecasting and regression."""
+    """(N, T, D) float64 inputs, standardised for forecasting and regression; NaN where one is missing."""
     targets: Tensor
     """(N, T + H, C) for forecasting: the target columns of these rows and the next H, NaN after the last;
-    (N, T, C) for regression, (N, T) class numbers for classification."""
+    (N, T, C) for regression, (N, T) class numbers for classification. NaN where one is missing."""
     start: Tensor
     """(N,) number of the first row."""
     spare: bool = False
@@ -109,8 +109,13 @@ class OnlineData(TaskData, ABC):
         batch_size: Crops in a batch, of all processes together.
         crops: Crops in a training epoch.
         chunk: Rows of the stream in a batch of the test; results do not depend on it.
-        missing: Treatment of missing inputs: stop with an error (`error`), or carry the last known value
-            forward (`ffill`), the first one preceded by the mean of the warm-up part.
+        missing: Treatment of missing inputs: stop with an error (`error`), carry the last known value forward
+            (`ffill`), the first one preceded by the mean of the warm-up part, or leave them out (`model`):
+            DREAM reads them as not observed, a rival core the last known value, and numbers to predict may
+            be missing, too, which are then neither learnt from nor scored.
+        lags: For a single input column: its values that the core reads in each row, the present one and the
+            lags - 1 before it; 1 for the present one alone. Before the first row they are not observed, for a
+            rival core 0. `model.reading.lags` are those that the head reads.
     """
 
     for_own_files = "TableStream"
@@ -128,7 +133,8 @@ class OnlineData(TaskData, ABC):
         batch_size: int = 32,
         crops: int = 1024,
         chunk: int = 512,
-        missing: Literal["error", "ffill"] = "error",
+        missing: Literal["error", "ffill", "model"] = "error",
+        lags: int = 1,
     ) -> None:
         super().__init__()
         self.horizon = require_int("horizon", horizon)
@@ -140,6 +146,7 @@ class OnlineData(TaskData, ABC):
         self.batch_size = require_int("batch_size", batch_size)
         self.crops = require_int("crops", crops)
         self.chunk = require_int("chunk", chunk)
+        self.lags = require_int("lags", lags)
         if context >= crop:
             raise ConfigError(f"`context` must be below `crop`, {crop}; got {context}.", key="context")
         for name, part in (("warm_up", warm_up), ("validation", validation)):
@@ -149,8 +156,8 @@ class OnlineData(TaskData, ABC):
                 raise ConfigError(
                     f"`{name}` must be a number of rows or a share from 0 to below 1; got {part!r}.", key=name
                 )
-        if missing not in ("error", "ffill"):
-            raise ConfigError(f"`missing` must be `error` or `ffill`; got {missing!r}.", key="missing")
+        if missing not in ("error", "ffill", "model"):
+            raise ConfigError(f"`missing` must be error, ffill or model; got {missing!r}.", key="missing")
         self.warm_up = warm_up
         self.validation = validation
         self.missing = missing
@@ -161,7 +168,7 @@ class OnlineData(TaskData, ABC):
 
     @cached_property
     def stream(self) -> OnlineStream:
-        """The stream, read once, without missing values; by the schema that is followed, if any."""
+        """The stream, read once, filled as `missing` asks; by the schema that is followed, if any."""
         stream = self.read() if self.recorded is None else self._matched(self.read(), self.recorded)
         if stream.task != "forecasting" and self.horizon != 1:
             raise ConfigError(f"`horizon` must be 1 for {stream.task}; got {self.horizon}.", key="horizon")
@@ -235,8 +242,15 @@ class OnlineData(TaskData, ABC):
 
     @property
     def shape(self) -> OnlineShape:
+        require_lags(self.lags, self.stream.series.columns)
         return OnlineShape(
-            self.task, self.inputs, self.channels, self.horizon, self.season, label_delay=self.label_delay
+            self.task,
+            self.inputs,
+            self.channels,
+            self.horizon,
+            self.season,
+            self.lags,
+            label_delay=self.label_delay,
         )
 
     @property

@@ -79,7 +79,8 @@ class OnlineModule(TaskModule):
         loss = huber((head - wanted) / rms, 3) + prediction_weight * MSE(layer's predictions, layer's input)
 
     with `wanted` the target relative to the present level and rms its root mean square in the batch, for each
-    row ahead; for classification the first term is the cross-entropy. A crop starts with a fresh core, and
+    row ahead; for classification the first term is the cross-entropy. What was not observed, with
+    `data.missing: model`, counts in neither term. A crop starts with a fresh core, and
     with normaliser, profile and past rows as the rows before it in the stream leave them.
 
     The test runs the trained weights over the whole stream from its first row, once for each mode, side by
@@ -168,7 +169,8 @@ class OnlineModule(TaskModule):
         start = replace(start, core=network.core.init_state(len(batch.start) * network.lanes))
         features, state = network.features(batch.rows, start, self._feedback(batch.targets))
         self.observe(features.traces, state.core)
-        return features, network.outputs(features), features.traces[0].error.square().mean()
+        squares = features.traces[0].error.square().sum()  # 0 where nothing was observed
+        return features, network.outputs(features), squares / features.observed.clamp_min(1)
 
     @property
     def unreached(self) -> bool:
@@ -186,17 +188,22 @@ class OnlineModule(TaskModule):
         scored = slice(self.data.context, None)
         shape = self.network.shape
         if shape.task == "classification":
-            fit = cross_entropy(outputs[:, scored, 0].flatten(0, 1), batch.targets[:, scored].flatten())
+            labels = batch.targets[:, scored].flatten()
+            fit = share * cross_entropy(outputs[:, scored, 0].flatten(0, 1), labels)
         else:
             future = batch.targets.unsqueeze(2)
             if shape.task == "forecasting":
                 future = batch.targets[:, 1:].unfold(1, shape.horizon, 1).transpose(2, 3)
             changes = (future - features.level.unsqueeze(2)) / features.scale.unsqueeze(2)
             wanted = changes[:, scored].clamp(-CHANGE_LIMIT, CHANGE_LIMIT).to(outputs)
-            squares = ranks.mean(share * wanted.square().mean((0, 1, 3), keepdim=True))
+            known = ~wanted.isnan() & torch.tensor(not batch.spare, device=self.device)
+            wanted, predicted = (torch.where(known, part, 0.0) for part in (wanted, outputs[:, scored]))
+            count = ranks.mean(known.sum((0, 1, 3), keepdim=True))  # for each row ahead
+            squares = ranks.mean(wanted.square().sum((0, 1, 3), keepdim=True)) / count.clamp_min(1)
             rms = squares.sqrt().clamp_min(SMALLEST)
-            fit = huber_loss(outputs[:, scored] / rms, wanted / rms, delta=OUTLIER)
-        fit, prediction = share * fit, share * prediction
+            errors = huber_loss(predicted / rms, wanted / rms, delta=OUTLIER, reduction="sum")
+            fit = errors / count.sum().clamp_min(1)
+        prediction = share * prediction
         return {
             "loss": fit + self.settings.prediction_weight * prediction,
             "fit": fit,

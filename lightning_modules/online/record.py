@@ -6,6 +6,7 @@ Shapes: M rows, H rows ahead, C targets.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,7 @@ from torch import Tensor
 from torchmetrics import MetricCollection
 
 from lightning_modules import naive
+from lightning_modules.data.series import carry_forward
 from lightning_modules.online import plots
 from lightning_modules.online.data import OnlineData
 from lightning_modules.online.drift import page_hinkley
@@ -47,6 +49,7 @@ class StreamRecord:
         for metric in self.metrics.values():
             metric.persistent()  # a test can be interrupted and resumed
         self.errors: dict[str, list[Tensor]] = {name: [] for name in self.metrics}
+        """Error of each row; NaN where nothing to predict was observed."""
         self.seen: list[Tensor] = []
         """Surprise and norm of U of the first mode, (M, 2)."""
 
@@ -83,8 +86,16 @@ class StreamRecord:
             return targets[rows].unsqueeze(1)
         return targets[rows.unsqueeze(1) + torch.arange(1, self.data.horizon + 1)]
 
+    @cached_property
+    def _filled(self) -> Tensor:
+        """The targets, each missing value replaced by the last known one, and by 0 before the first."""
+        targets = self.data.values[1]
+        if self.data.task == "classification":
+            return targets
+        return torch.tensor(carry_forward(targets.numpy(), np.zeros(targets.shape[1])))
+
     def _naive(self, rival: str, rows: Tensor) -> Tensor:
-        targets, data = self.data.values[1], self.data
+        targets, data = self._filled, self.data
         if rival == "previous label":
             return naive.previous_label(targets, data.label_delay)[rows]
         if rival == "majority class":
@@ -100,9 +111,14 @@ class StreamRecord:
 
     def _score(self, model: str, rows: Tensor, found: Tensor) -> None:
         truth = self._truth(rows)
-        self.metrics[model].update(found.contiguous(), truth)
-        wrong = (found != truth).double() if truth.dim() == 1 else (found - truth).square().mean((1, 2))
-        self.errors[model].append(wrong)
+        if truth.dim() == 1:
+            self.metrics[model].update(found.contiguous(), truth)
+            self.errors[model].append((found != truth).double())
+            return
+        known = ~truth.isnan()
+        if bool(known.any()):
+            self.metrics[model].update(found[known], truth[known])
+        self.errors[model].append((found - truth).square().nanmean((1, 2)))
 
     def tensors(self) -> dict[str, Any]:
         """State of the record, for `load`."""
@@ -135,7 +151,11 @@ class StreamRecord:
 
     def figure(self) -> Figure:
         """See `lightning_modules.online.plots.stream`."""
-        errors = {name: torch.cat(parts).numpy() for name, parts in self.errors.items()}
+        # a row that could not be scored is drawn like the one before
+        errors = {
+            name: carry_forward(torch.cat(parts).numpy()[:, None])[:, 0]
+            for name, parts in self.errors.items()
+        }
         surprise, u_norm = torch.cat(self.seen).double().numpy().T
         first = self.data.scored.start
         rows = np.arange(first, first + len(surprise))

@@ -162,7 +162,8 @@ class TableStream(OnlineData, InMemory):
         inputs = table_series(read, path, time_column, others)
         if asked == "regression":
             truth = table_series(frame, path, time_column, self.targets).values
-            check_truth(truth, str(self.path), self.targets[0])
+            if self.missing != "model":
+                check_truth(truth, str(self.path), self.targets[0])
             return OnlineStream(inputs, "regression", tuple(self.targets), truth)
         label = frame[self.targets[0]]
         if label.isna().any():

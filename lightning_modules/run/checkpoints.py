@@ -26,8 +26,10 @@ from lightning_modules.checks import require_there
 
 log = logging.getLogger(__name__)
 
-FORMAT = 3
-"""Version of the content of a checkpoint; raised when an older reader would misunderstand it."""
+FORMAT = 4
+"""Version of the content of a checkpoint; raised when an older reader would misunderstand it.
+
+Formats 1 to 3 hold weights of the first edition of the cell."""
 _HEAD = struct.Struct("<4sHHHHHIIIHH")  # of an entry of a zip archive; the last two are lengths after it
 _END = 22  # bytes at the end of an archive
 _HAS_AFTER, _AFTER = 8, (12, 16, 20, 24)  # flag of an entry whose sum stands behind it, in so many bytes
@@ -127,9 +129,10 @@ def read(path: str | Path, task: str | None = None, *, links: bool = False) -> d
     except Exception as error:
         raise _not_ours(path, error) from error
     if number != FORMAT:
+        edition = "the first edition of the cell in " if number < FORMAT else ""
         raise CheckpointError(
-            f"{path} has format {number}, written by dream {found['version']}; dream {dream.__version__} "
-            f"reads format {FORMAT}. Use that version, or train again."
+            f"{path} has format {number}, written by {edition}dream {found['version']}; dream "
+            f"{dream.__version__} reads format {FORMAT}. Use that version, or train again."
         )
     if task is not None and found["task"] != task:
         raise CheckpointError(

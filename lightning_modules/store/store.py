@@ -24,7 +24,7 @@ from torch import Tensor
 from dream import DREAMState
 from dream.errors import CheckpointError, DREAMError, StateError
 from dream.files import write_atomic
-from dream.sealed import note, read_note, read_sealed, write_sealed
+from dream.sealed import FIRST_EDITION, note, read_note, read_sealed, write_sealed
 from lightning_modules.calls import Whole, alone, whole
 from lightning_modules.checks import require_int
 from lightning_modules.store.keys import Key, bits_of, require_keys
@@ -38,7 +38,7 @@ from lightning_modules.store.records import (
     unpack,
 )
 
-KIND = {"format": "dream-store", "version": "1"}
+KIND = {"format": "dream-store", "version": "2"}  # 1 was of the first edition of the cell
 _SHARD = r"(first|[01]+)\.\d+\.safetensors"
 _TORN = rf"\.(index\.sealed|{_SHARD})\.[0-9a-f]+\.tmp"
 
@@ -136,6 +136,7 @@ class StateStore(Whole):
             "counts": {"": 0},
             "written": 0,
             "shard_size": self.shard_size,
+            **KIND,
         }
         if path.exists():
             try:
@@ -146,6 +147,12 @@ class StateStore(Whole):
                     f"{path} is damaged, or no StateStore wrote it. Put back a copy of the whole folder, or "
                     "name another."
                 ) from None
+            if (version := index.get("version", "1")) != KIND["version"]:  # the first had none
+                edition = f", {FIRST_EDITION}" if version == "1" else ""
+                raise CheckpointError(
+                    f"`folder` must be empty or a StateStore's: {' '.join(KIND.values())}; {self.folder} "
+                    f"holds dream-store {str(version)[:80]}{edition}. Nothing was changed."
+                )
         elif foreign := sorted(name for name in found if name != "lock" and not re.fullmatch(_TORN, name)):
             if re.fullmatch(_SHARD, foreign[0]):
                 raise CheckpointError(
@@ -219,6 +226,7 @@ class StateStore(Whole):
             "counts": self.counts,
             "written": self.written,
             "shard_size": self.shard_size,
+            **KIND,
         }
         try:
             write_atomic(self.folder / "index.sealed", note(index))

@@ -10,10 +10,12 @@ from torch import Tensor
 from dream.errors import CheckpointError
 from lightning_modules.data.limits import LARGEST
 
-_MISSING = re.compile(r"(memory\.(rows|feedback|targets)|(state|rule\.kept\.\d+)\.window|feedback)")
+_MISSING = re.compile(
+    r"(memory\.(rows|feedback|targets)|(state|rule\.kept\.\d+)\.(window|recent)|feedback|scale\.last)"
+)
 """Names of tensors that hold values of the stream, NaN where one is missing."""
 _NOT_NEGATIVE = re.compile(
-    r".*\.(count|var|usual|row|rows|size|spread|step|exp_avg_sq|error_var|error_var_prior|prior_updates"
+    r".*\.(count|var|usual|row|rows|visits|size|spread|step|exp_avg_sq|error_var|error_var_prior|prior_updates"
     r"|quantile|sum|squares)|tail\.mean|score\.burst|place"
 )
 _POSITIVE = re.compile(r"memory\.scale")

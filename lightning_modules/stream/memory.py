@@ -46,7 +46,7 @@ class Memory:
 
     def add_features(self, features: Features, outputs: Tensor) -> None:
         """Keep features of the next rows that have none yet, and the head's outputs for them (M, H, C)."""
-        values, level, scale, _ = features
+        values, level, scale = features[:3]
         self._add(values=values[0], level=level[0], scale=scale[0], outputs=outputs.double())
 
     def _add(self, **new: Tensor) -> None:
@@ -64,12 +64,11 @@ class Memory:
     def wanted(self, start: int, stop: int, level: Tensor, scale: Tensor) -> Tensor:
         """The head's wanted outputs for the rows, relative to `level` and `scale` (M, C).
 
-        Where a target is missing the output itself is wanted, so that nothing is corrected.
+        NaN where a target is missing.
         """
         if self.network.shape.task == "classification":
             return self("targets", start, stop)
         changes = self.changes(start, stop, level, scale)
-        changes = torch.where(changes.isnan(), self("outputs", start, stop), changes)
         return self.network.to_lanes(changes).to(self.network.head.weight.dtype)
 
     def changes(self, start: int, stop: int, level: Tensor, scale: Tensor) -> Tensor:

@@ -11,10 +11,12 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
-from dream import DREAMConfig
+from dream import DREAM, DREAMConfig, DREAMStack
 from dream.errors import ConfigError
+from dream.numerics import orthonormal
 from lightning_modules.checks import require
 from lightning_modules.cores import CoreName, build_core, fit_to_width
+from lightning_modules.data.columns import lagged
 from lightning_modules.stream.normalizers import Normalized, Normalizer
 from lightning_modules.stream.seasonal import SeasonalProfile
 from lightning_modules.stream.settings import Reading, Shape
@@ -44,15 +46,23 @@ class Head(nn.Module):
 class StreamNetwork(nn.Module):
     """Reads rows, carries its state, and computes features, from which a linear head predicts.
 
-    A row x_t is normalised causally. The core reads it, together with the feedback, the moving averages, and
-    the changes that a seasonal profile expects at the next row and a quarter of a season ahead. The features
-    of a lane are the core's output, its forecast of its next input, past rows and moving averages relative to
-    the present, ``(x_(t-l) - level_t) / scale_t``, 0 where there is none yet, the changes that the profile
-    expects, in units of ``scale_t``, and the row's phase in the season. Inputs of the core are clipped to 5
-    units, those of the head to 30.
+    A row x_t is normalised causally. The core reads it, together with what it read of a single column in the
+    `shape.lags` - 1 rows before, the feedback, the moving averages, and the changes that a seasonal profile
+    expects at the next row and a quarter of a season ahead. The features of a lane are the core's output, its
+    forecast of its next input, past rows and moving averages relative to the present,
+    ``(x_(t-l) - level_t) / scale_t``, 0 where there is none yet, the changes that the profile expects, in
+    units of ``scale_t``, and the row's phase in the season. Inputs of the core are clipped to 5 units, those
+    of the head to 30.
+
+    DREAM reads a missing value, with its averages and expected changes, as not observed; a rival core reads
+    the last known value. The normaliser and the profile do not move.
 
     Predictions: ``level_t + scale_t * outputs`` for forecasting and regression; for classification the
     outputs themselves, a logit (or, by least squares, a probability) for each class.
+
+    An untrained core cannot know which part of an error is worth learning fast. So where it reads the newest
+    known target, the first columns of its sensory filter start as unit vectors on those inputs, as many as
+    its rank allows; the others are random.
 
     Args:
         shape: Task and sizes of the data.
@@ -94,9 +104,15 @@ class StreamNetwork(nn.Module):
         seasonal_rate = reading.profile_rate if shape.task == "forecasting" else 0.0
         self.seasonal = SeasonalProfile(shape.season, seasonal_rate, shape.horizon)
         ahead = len(self.seasonal.steps)
-        width = columns * (1 + len(reading.means)) + own * len(self.seasonal.outlook)
+        width = columns * (1 + len(reading.means)) + own * len(self.seasonal.outlook) + shape.lags - 1
         self.config = fit_to_width(config, width)
         self.core = build_core(core, self.config, hidden_dims, dropout, backend)
+        if isinstance(self.core, DREAMStack):
+            self.core.missing = True  # a rival reads the last known value
+        if shape.feedback and isinstance(self.core, DREAMStack) and self.config.rank < width:
+            first = self.core.layers[0]
+            assert isinstance(first, DREAM)
+            _watch(first.cell.V_raw, range(shape.inputs, columns))
         shown = (len(reading.distances) + len(reading.means)) * columns + own * ahead + 4 * min(ahead, 1)
         features = shown + reading.output * self.core.output_dim + reading.forecast * width
         require("lags", reading.lags, features > 0, "above 0 where the head reads nothing else")
@@ -106,14 +122,24 @@ class StreamNetwork(nn.Module):
     def init_state(self, streams: int = 1) -> StreamState:
         """State of streams that have not begun."""
         shape, device = self.shape, self.head.weight.device
-        columns = shape.inputs + shape.feedback
+        columns, unread = shape.inputs + shape.feedback, torch.nan if self.reads_gaps else 0.0
+
+        def filled(rows: int, width: int, value: float) -> Tensor:
+            return torch.full((streams, rows, width), value, dtype=torch.float64, device=device)
+
         return StreamState(
             self.normalizer.init_state(streams, shape.inputs, device),
             self.normalizer.init_state(streams, shape.feedback, device),
             self.seasonal.init_state(streams, shape.targets, device),
             self.core.init_state(streams * self.lanes),
-            torch.full((streams, self.reading.past, columns), torch.nan, dtype=torch.float64, device=device),
+            filled(self.reading.past, columns, torch.nan),
+            filled(shape.lags - 1, 1, unread),
         )
+
+    @property
+    def reads_gaps(self) -> bool:
+        """Whether the core reads NaN, as not observed; a rival of DREAM reads the last known value."""
+        return isinstance(self.core, DREAMStack)
 
     def features(
         self, rows: Tensor, state: StreamState, feedback: Tensor | None = None
@@ -135,7 +161,8 @@ class StreamNetwork(nn.Module):
         # each (N, T, L, ...)
         lanes = [part.unflatten(0, (len(rows), self.lanes)).transpose(1, 2) for part in parts]
         values = torch.cat([*lanes, relative.shown.to(seen)], -1)
-        return Features(values, relative.level, relative.scale, traces), replace(new, core=core)
+        observed = (~seen.isnan()).sum()
+        return Features(values, relative.level, relative.scale, traces, observed), replace(new, core=core)
 
     def relate(
         self, rows: Tensor, state: StreamState, feedback: Tensor | None = None
@@ -143,9 +170,10 @@ class StreamNetwork(nn.Module):
         """The part of `features` before the core; the core's state is returned as it was."""
         shape, reading = self.shape, self.reading
         (read, level, scale), normalizer = self.normalizer(rows, state.normalizer)
-        feedback_state = state.feedback
+        feedback_state, unknown = state.feedback, rows.isnan()
         if shape.feedback:
             assert feedback is not None
+            unknown = torch.cat([unknown, feedback.isnan()], -1)
             if shape.task == "regression":
                 known, feedback_state = self.normalizer(feedback, state.feedback)
             else:
@@ -161,11 +189,16 @@ class StreamNetwork(nn.Module):
         changes = changes / scale[..., : shape.targets].unsqueeze(-1)
         changes = changes.clamp(-HEAD_LIMIT, HEAD_LIMIT)  # (N, T, C, K)
         means = past[:, :, len(reading.distances) :] / self._mean_units(rows).view(-1, 1)
-        seen = [
-            self._to_lanes(read),
-            self._rows_to_lanes(means),
-            self._changes_to_lanes(changes[..., : len(self.seasonal.outlook)]),
-        ]
+        outlook = changes[..., : len(self.seasonal.outlook)]
+        if self.reads_gaps:
+            read = read.masked_fill(unknown, torch.nan)
+            means = means.masked_fill(unknown.unsqueeze(2), torch.nan)
+            outlook = outlook.masked_fill(unknown[..., : shape.targets, None], torch.nan)
+        seen = [self._to_lanes(read), self._rows_to_lanes(means), self._changes_to_lanes(outlook)]
+        recent = state.recent
+        if shape.lags > 1:  # of a single column, so there is one lane
+            past_reads, recent = lagged(read[..., :1], recent)
+            seen.append(past_reads.unsqueeze(2))
         shown = [self._rows_to_lanes(past), self._changes_to_lanes(changes)]
         if self.seasonal.steps:
             phase = self.seasonal.phase(rows.shape[1], state.seasonal)
@@ -174,7 +207,7 @@ class StreamNetwork(nn.Module):
         keep = window[:, window.shape[1] - state.window.shape[1] :].clone()
         limited = torch.cat(seen, -1).clamp(-READ_LIMIT, READ_LIMIT)
         related = Relative(limited, torch.cat(shown, -1), level[..., target], scale[..., target])
-        return related, StreamState(normalizer, feedback_state, seasonal, state.core, keep)
+        return related, StreamState(normalizer, feedback_state, seasonal, state.core, keep, recent)
 
     def _mean_units(self, like: Tensor) -> Tensor:
         """Distance of a random walk from its mean over each window, in units of its steps; 1 for levels."""
@@ -230,6 +263,13 @@ class StreamNetwork(nn.Module):
     def to_data(self, outputs: Tensor, features: Features) -> Tensor:
         """The head's outputs (N, T, H, C) in the data's unit, float64; for classification unchanged."""
         return features.level.unsqueeze(2) + features.scale.unsqueeze(2) * outputs
+
+
+@torch.no_grad()
+def _watch(V_raw: Tensor, inputs: range) -> None:
+    """Start a sensory filter (I, R) with unit vectors on `inputs`, and what was random of it beside them."""
+    units = torch.eye(len(V_raw)).to(V_raw)[:, inputs.start : inputs.stop]
+    V_raw.copy_(orthonormal(torch.cat([units, V_raw], 1)[:, : V_raw.shape[1]]))
 
 
 def class_shares(outputs: Tensor, estimates: bool) -> Tensor:

@@ -5,7 +5,7 @@ Shapes: N streams, T rows, D columns. Missing values are NaN.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Literal, NamedTuple, get_args
 
 import torch
@@ -46,7 +46,7 @@ class Normalized(NamedTuple):
     """Normalised rows, (N, T, D) each."""
 
     read: Tensor
-    """Relative value of each row, the input of a layer; 0 where the value is missing."""
+    """Relative value of each row, the input of a layer; where one is missing, of the last known value."""
     level: Tensor
     """Zero of a forecast made after the row, in the data's unit."""
     scale: Tensor
@@ -64,10 +64,11 @@ class Normalizer:
       ``read = (x - m') / scale``.
     - `none`: ``read = x``, ``level = 0``, ``scale = 1``.
 
+    A missing value moves nothing, and is read as the last known one; 0 before the first.
+
     ``scale^2 = v' + 0.01 w'`` where w averages over all rows so far what v averages over the last 1 / rate: a
     column that rests for a while keeps a tenth of its usual scale. The value of a row enters the scale that
-    it is divided by, so |read| is at most ``1 / sqrt(a_k)``: no jump makes an arbitrarily large input. A
-    missing value reads 0 and changes nothing.
+    it is divided by, so |read| is at most ``1 / sqrt(a_k)``: no jump makes an arbitrarily large input.
 
     Args:
         kind: `differences`, `running` or `none`.
@@ -96,13 +97,14 @@ class Normalizer:
         `state` itself is not changed.
         """
         seen = ~x.isnan()
+        values = _carry_forward(x, seen, state.last)
         if self.kind == "none":
-            return Normalized(x.nan_to_num(), torch.zeros_like(x), torch.ones_like(x)), state
+            known = Normalized(values, torch.zeros_like(x), torch.ones_like(x))
+            return known, replace(state, last=values[:, -1])
         count = state.count.unsqueeze(1) + seen.cumsum(1)
         first = int(self.kind == "differences")  # the first value has no difference
         number = count - first  # k of each value or difference
         share = torch.where(seen & (number > 0), running_weight(number, self.rate), 0.0)
-        values = _carry_forward(x, seen, state.last)
         before = torch.cat([state.last.unsqueeze(1), values[:, :-1]], 1)
         if self.kind == "differences":
             step = torch.where(number > 0, values - before, 0.0)
@@ -118,8 +120,7 @@ class Normalizer:
         usual = (so_far.unsqueeze(1) + (squares * seen).cumsum(1)) / number.clamp_min(1)
         scale = var + FLOOR * usual
         scale = torch.where(scale > 0, scale, 1.0).sqrt()
-        read = torch.where(seen, step / scale, 0.0)
-        return Normalized(read, level, scale), NormalizerState(
+        return Normalized(step / scale, level, scale), NormalizerState(
             count[:, -1], values[:, -1], mean, var[:, -1], usual[:, -1]
         )
 

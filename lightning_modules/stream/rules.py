@@ -13,7 +13,7 @@ from typing import Literal, get_args
 
 import torch
 from torch import Tensor
-from torch.nn.functional import cross_entropy, mse_loss, one_hot
+from torch.nn.functional import cross_entropy, one_hot
 
 from dream.errors import DREAMError
 from lightning_modules.checks import DIVERGED, require, require_int
@@ -61,10 +61,15 @@ class Updates:
 
 
 def head_loss(network: StreamNetwork, outputs: Tensor, wanted: Tensor) -> Tensor:
-    """Mean loss of the head's `outputs` (M, L, O): squared error in the head's units, or cross-entropy."""
+    """Mean loss of the head's `outputs` (M, L, O): squared error in the head's units, or cross-entropy.
+
+    Where `wanted` is NaN, for want of a target, there is no error; without any target the loss is 0.
+    """
     if network.shape.task == "classification":
         return cross_entropy(outputs.squeeze(1), wanted)
-    return mse_loss(outputs, wanted)
+    known = ~wanted.isnan()
+    squares = torch.where(known, outputs - wanted.nan_to_num(), 0.0).square()
+    return squares.sum() / known.sum().clamp_min(1)
 
 
 class Weights:
@@ -257,9 +262,10 @@ class LeastSquares(Rule):
     float64.
 
     This is recursive least squares with exponential forgetting whose prior does not fade: directions that the
-    stream no longer excites return to W_0 and cannot blow up. For classification y is 1 for the class and 0
-    elsewhere, so that the head estimates the share of each class. Source: Haykin, Adaptive Filter Theory,
-    2002, chapter 9."""
+    stream no longer excites return to W_0 and cannot blow up. A row without any target is left out, and a
+    single missing one is taken to be what the head predicts, which corrects nothing. For classification y is
+    1 for the class and 0 elsewhere, so that the head estimates the share of each class. Source: Haykin,
+    Adaptive Filter Theory, 2002, chapter 9."""
 
     def __init__(self, network: StreamNetwork, updates: Updates) -> None:
         self.network = network
@@ -284,8 +290,11 @@ class LeastSquares(Rule):
         values, wanted = memory.pairs(known - new, known)
         if self.network.shape.task == "classification":
             wanted = one_hot(wanted, self.network.shape.targets).unsqueeze(1)
+        unknown = wanted.isnan()
+        wanted = torch.where(unknown, self.network.head(values), wanted)
         z = values.transpose(0, 1).double()
         z = torch.cat([z, z.new_ones(*z.shape[:2], 1)], -1)
+        z = z * ~unknown.all(-1).T.unsqueeze(-1)
         discount = self.forgetting**new
         self.gram = torch.baddbmm(self.gram, z.mT, z, beta=discount)
         self.moment = torch.baddbmm(self.moment, z.mT, wanted.transpose(0, 1).double(), beta=discount)

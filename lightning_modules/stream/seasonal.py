@@ -26,6 +26,10 @@ class SeasonalState(CarriedState):
     """(N, C) running level, over about 1 / rate seasons."""
     profile: Tensor
     """(N, S, C) offset of each slot from the level, in the data's unit."""
+    rows: Tensor
+    """(N, C) rows in which the column had a value."""
+    visits: Tensor
+    """(N, S, C) those of each slot."""
 
 
 class SeasonalProfile:
@@ -35,7 +39,8 @@ class SeasonalProfile:
 
     ``level' = level + a / S (x - level)``,  ``profile_s' = profile_s + a (x - level' - profile_s)``
 
-    The first visits of a slot, and the first rows of the level, count evenly. The change that is expected h
+    The first visits of a slot, and the first rows of the level, count evenly; a missing value moves neither.
+    The change that is expected h
     rows ahead is ``profile_((t + h) mod S) - profile_s``.
 
     Args:
@@ -58,13 +63,14 @@ class SeasonalProfile:
     def init_state(self, streams: int, columns: int, device: torch.device | None = None) -> SeasonalState:
         """State of streams that have not begun."""
         slots = self.season if self.steps else 0
-        sizes = ((streams, 1), (streams, columns), (streams, slots, columns))
+        level, profile = (streams, columns), (streams, slots, columns)
+        sizes = ((streams, 1), level, profile, level, profile)
         return SeasonalState(*(torch.zeros(size, dtype=torch.float64, device=device) for size in sizes))
 
     def __call__(self, x: Tensor, state: SeasonalState) -> tuple[Tensor, SeasonalState]:
         """Expected changes (N, T, C, K) after each row of x (N, T, C), and the state after x.
 
-        No value of x may be missing.
+        A value of x is NaN where it is missing.
         """
         if not self.steps:
             return x.new_zeros(*x.shape, 0), state
@@ -78,13 +84,16 @@ class SeasonalProfile:
         """As `__call__`, for at most one season of rows, so that no slot is visited twice."""
         rows = torch.arange(x.shape[1], device=x.device)
         number = state.row + rows  # (N, T)
-        slot, season = (number % self.season).long(), (number / self.season).floor()
-        weight = running_weight(number + 1, self.rate / self.season).unsqueeze(-1)
+        slot, seen = (number % self.season).long(), ~x.isnan()
+        x = torch.where(seen, x, 0.0)
+        count = state.rows.unsqueeze(1) + seen.cumsum(1)
+        weight = torch.where(seen, running_weight(count, self.rate / self.season), 0.0)
         levels = running_mean(x, weight, state.level)
-        before = _slots_of(state.profile, slot)
-        weight = running_weight(season + 1, self.rate).unsqueeze(-1)
+        before, visit = _slots_of(state.profile, slot), _slots_of(state.visits, slot) + seen
+        weight = torch.where(seen, running_weight(visit, self.rate), 0.0)
         after = before + weight * (x - levels - before)
-        profile = state.profile.scatter(1, slot.unsqueeze(-1).expand_as(after), after)
+        place = slot.unsqueeze(-1).expand_as(after)
+        profile, visits = state.profile.scatter(1, place, after), state.visits.scatter(1, place, visit)
         ahead = torch.tensor(self.steps, device=x.device)
         wanted = ((slot.unsqueeze(-1) + ahead) % self.season).flatten(1)  # (N, T K)
         # (T, K)
@@ -93,7 +102,8 @@ class SeasonalProfile:
             _slots_of(table, wanted).unflatten(1, visited.shape) for table in (profile, state.profile)
         )
         changes = torch.where(visited.unsqueeze(-1), new, old) - after.unsqueeze(2)  # (N, T, K, C)
-        return changes.transpose(2, 3), SeasonalState(state.row + x.shape[1], levels[:, -1], profile)
+        new_state = SeasonalState(state.row + x.shape[1], levels[:, -1], profile, count[:, -1], visits)
+        return changes.transpose(2, 3), new_state
 
     def phase(self, steps: int, state: SeasonalState) -> Tensor:
         """Sine and cosine of one and two turns a season at the next `steps` rows, (N, steps, 4)."""

@@ -30,11 +30,16 @@ class Shape:
     """Rows to forecast; 1 for the other tasks."""
     season: int = 1
     """Rows in one season."""
+    lags: int = 1
+    """For a single input column: its values that the core reads in each row, the present one and those
+    before it; 1 for the present one alone."""
 
     def __post_init__(self) -> None:
         require("task", self.task, self.task in get_args(Task), "forecasting, regression or classification")
         least = 2 if self.task == "classification" else 1
         require("targets", self.targets, self.targets >= least, f"at least {least}")
+        fits = 1 <= self.lags <= LONGEST and (self.lags == 1 or self.inputs == 1)
+        require("lags", self.lags, fits, f"from 1 to {LONGEST}, and 1 for several columns")
 
     @property
     def feedback(self) -> int:

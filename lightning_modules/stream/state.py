@@ -35,13 +35,15 @@ class StreamState:
     """A state for each layer of the core; its samples are the lanes of each stream."""
     window: Tensor
     """(N, past, D + feedback) rows before the present one; NaN before the first."""
+    recent: Tensor
+    """(N, lags - 1, 1) what the core read of its only column in the rows before the present one."""
 
     def tensors(self) -> dict[str, Tensor]:
         """Every tensor by a name of its own."""
         causal = {"normalizer": self.normalizer, "feedback": self.feedback, "seasonal": self.seasonal}
         parts = causal | {f"core.{k}": state for k, state in enumerate(self.core)}
         named = {f"{name}.{field}": value for name, state in parts.items() for field, value in state.items()}
-        return named | {"window": self.window}
+        return named | {"window": self.window, "recent": self.recent}
 
     def with_tensors(self, tensors: Mapping[str, Tensor]) -> StreamState:
         """A state of the same build from what `tensors` returned."""
@@ -51,6 +53,7 @@ class StreamState:
             SeasonalState(**part(tensors, "seasonal.")),
             [DREAMState(**part(tensors, f"core.{k}.")) for k in range(len(self.core))],
             tensors["window"],
+            tensors["recent"],
         )
 
     @staticmethod
@@ -64,7 +67,7 @@ class Relative(NamedTuple):
     """Rows relative to their past, before the core reads them."""
 
     seen: Tensor
-    """(N, T, L, width) inputs of the core."""
+    """(N, T, L, width) inputs of the core, NaN where one was not observed."""
     shown: Tensor
     """(N, T, L, ...) inputs of the head besides those that the core computes."""
     level: Tensor
@@ -84,7 +87,11 @@ class Features(NamedTuple):
     """(N, T, C) the data's units in one unit of the head's outputs; 1 for classification."""
     traces: list[DREAMTrace]
     """(N L, T, ...) trace of each layer of the core."""
+    observed: Tensor
+    """() number of inputs of the core that were observed."""
 
     def rows(self, rows: slice) -> Features:
         """Some of the rows, without the traces."""
-        return Features(self.values[:, rows], self.level[:, rows], self.scale[:, rows], [])
+        return self._replace(
+            values=self.values[:, rows], level=self.level[:, rows], scale=self.scale[:, rows], traces=[]
+        )

@@ -13,12 +13,23 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn.parallel import DistributedDataParallel
 
-from dream import ConfigError, DREAMCell
+from dream import ConfigError, DataError, DREAMCell
 from tests.dream.support import CPU_BACKENDS, F32, F64, assert_same, rows_of, tensors
 
 WIDTH = 3  # features of every input
 LIVELY = dict(sleep_rate=0.05, min_surprise_for_sleep=0.0, surprise_smoothing=0.1, target_norm=0.5)
+SIZES = pytest.mark.parametrize("hidden_dim", [7, 16, 18, 37])  # below, equal to and beyond a block of keys
+GAPS = pytest.mark.parametrize("missing", [False, True])
 OFF = [dict(base_plasticity=0.0), dict(ltc_enabled=False), dict(ltc_surprise_scale=0.0)]
+
+
+def inputs(rows: int, steps: int, missing: bool) -> Tensor:
+    """Input (N, T, `WIDTH`) of which, if `missing`, a third was not observed, and nothing at some steps."""
+    x = torch.randn(rows, steps, WIDTH, dtype=F64)
+    if missing:
+        x[torch.rand_like(x) < 1 / 3] = torch.nan
+        x[0, 0] = x[1, steps // 2] = x[2, -1] = torch.nan
+    return x
 
 
 class Caller(nn.Module):
@@ -38,7 +49,10 @@ class Contract(ABC):
 
     @abstractmethod
     def make(self, **knobs: Any) -> nn.Module:
-        """A module for inputs of `WIDTH` features, in training mode and float32."""
+        """A module for inputs of `WIDTH` features, in training mode and float32.
+
+        It is 7 units wide unless `hidden_dim` is given.
+        """
 
     @abstractmethod
     def sequence(self, module: nn.Module, x: Tensor, state: Any = None, **kwargs: Any) -> tuple[Tensor, Any]:
@@ -51,14 +65,99 @@ class Contract(ABC):
     def still(self, backend: str, dtype: torch.dtype = F64, **knobs: Any) -> nn.Module:
         return self.make(backend=backend, **(LIVELY | knobs)).to(dtype).eval()
 
-    def test_chunks_are_the_whole(self, backend: str) -> None:
-        module, x = self.still(backend), torch.randn(3, 63, WIDTH, dtype=F64)
-        output, final = self.sequence(module, x)
-        outputs, state = [], None
-        for piece in x.split([1, 30, 2, 30], 1):
-            part, state = self.sequence(module, piece, state)
-            outputs.append(part)
-        assert_same([torch.cat(outputs, 1), state], [output, final])
+    def trained(self, backend: str, **knobs: Any) -> nn.Module:
+        """A module whose parameters are far from their start, so that keys and recall are at work."""
+        module = self.still(backend, **knobs)
+        with torch.no_grad():
+            for parameter in module.parameters():
+                parameter.add_(0.2 * torch.randn_like(parameter))
+        return module
+
+    @SIZES
+    @GAPS
+    def test_chunks_are_the_whole(self, backend: str, hidden_dim: int, missing: bool) -> None:
+        module = self.trained(backend, hidden_dim=hidden_dim, missing=missing)
+        x, spans = inputs(3, 63, missing), torch.rand(3, 63, dtype=F64) + 0.3
+        output, final = self.sequence(module, x, timespans=spans)
+        for sizes in ([1, 30, 2, 30], [1] * 63):
+            outputs, state = [], None
+            for piece, span in zip(x.split(sizes, 1), spans.split(sizes, 1), strict=True):
+                part, state = self.sequence(module, piece, state, timespans=span)
+                outputs.append(part)
+            assert_same([torch.cat(outputs, 1), state], [output, final])
+
+    @SIZES
+    @GAPS
+    def test_a_padded_row_is_the_row_alone(self, backend: str, hidden_dim: int, missing: bool) -> None:
+        """Values and gradients, with NaN in the padding, which is not what was not observed."""
+        module, lengths = self.trained(backend, hidden_dim=hidden_dim, missing=missing), [21, 1, 12]
+        x = inputs(3, 21, missing)
+        for row, length in enumerate(lengths):
+            x[row, length:] = torch.nan
+        x.requires_grad_()
+        output, trace, state = self.traced(module, x, torch.tensor(lengths))
+        output.square().sum().backward()
+        padded = {name: parameter.grad.clone() for name, parameter in module.named_parameters()}
+        assert all(
+            (part[row, length:] == 0).all()
+            for row, length in enumerate(lengths)
+            for part in tensors([output, trace]).values()
+        )
+        module.zero_grad()
+        for row, length in enumerate(lengths):
+            own = x.detach()[row : row + 1, :length].requires_grad_()
+            alone, seen, last = self.traced(module, own)
+            alone.square().sum().backward()
+            assert_same(own.grad[0], x.grad[row, :length])
+            whole = [part[row, :length] for part in tensors([output, trace]).values()]
+            assert_same(whole, [part[0] for part in tensors([alone, seen]).values()])
+            assert_same(rows_of(state, [row]), list(tensors(last).values()))
+        assert x.grad.isfinite().all()
+        for name, parameter in module.named_parameters():
+            assert_same(parameter.grad, padded[name], atol=1e-11)
+
+    @SIZES
+    @GAPS
+    def test_it_computes_what_the_reference_does(self, backend: str, hidden_dim: int, missing: bool) -> None:
+        """Values and gradients, of rows that are padded and of steps of any length."""
+        results = []
+        for name in (backend, "reference"):
+            torch.manual_seed(3)
+            module = self.trained(name, hidden_dim=hidden_dim, missing=missing)
+            x = inputs(4, 33, missing).requires_grad_()
+            result = self.traced(module, x, torch.tensor([33, 1, 20, 7]))
+            parts = tensors(result).values()
+            sum((part * torch.randn(part.shape, dtype=F64)).sum() for part in parts).backward()
+            results.append([*tensors(result).values(), x.grad, *(p.grad for p in module.parameters())])
+        assert_same(*results, atol=1e-9, rtol=1e-9)
+
+    def test_with_nothing_missing_it_is_the_module_that_refuses_gaps(self, backend: str) -> None:
+        module, x = self.trained(backend), inputs(3, 20, missing=False)
+        expected = self.traced(module, x)
+        module.missing = True
+        assert_same(self.traced(module, x), expected)
+
+    def test_what_was_not_observed_has_no_gradient(self, backend: str) -> None:
+        module, x = self.trained(backend, missing=True), inputs(3, 20, missing=True).requires_grad_()
+        output, trace, state = self.traced(module, x)
+        sum((part**2).sum() for part in tensors([output, trace, state]).values()).backward()
+        assert all(part.isfinite().all() for part in tensors([output, trace, state]).values())
+        assert (x.grad[x.isnan()] == 0).all()
+        assert (x.grad[~x.isnan()] != 0).all()
+        assert all(parameter.grad.isfinite().all() for parameter in module.parameters())
+
+    def test_gaps_are_refused_unless_they_are_allowed_for(self, backend: str) -> None:
+        x = inputs(3, 20, missing=True)
+        with pytest.raises(DataError, match=r"`x` must be finite; .* steps are not, the first at row 0"):
+            self.sequence(self.still(backend), x)
+        module = self.still(backend, missing=True)
+        x[1, 2, 0] = torch.inf
+        with pytest.raises(DataError, match=r"`x` must be finite; 1 of 60 steps .* row 1, step 2"):
+            self.sequence(module, x)
+        spans = torch.ones(3, 20, dtype=F64)
+        spans[2, 5] = torch.nan
+        with pytest.raises(DataError, match=r"`timespans` must be finite and positive; .* row 2, step 5"):
+            self.sequence(module, x.nan_to_num(posinf=0.0), timespans=spans)
 
     def test_rows_are_independent(self, backend: str) -> None:
         module, x = self.still(backend), torch.randn(4, 21, WIDTH, dtype=F64)
@@ -187,7 +286,7 @@ class Contract(ABC):
                 assert parameter.grad.abs().sum() > 0, name
         expected = set()
         if knobs.get("base_plasticity") == 0:
-            expected |= {"log_eta", "logit_tonic"}
+            expected |= {"log_eta", "logit_tonic", "K", "k", "D", "V_raw"}
         if knobs.get("ltc_enabled") is False:
             expected |= {"G_x", "G_h", "log_tau", "log_surprise_scale"}
         if knobs.get("ltc_surprise_scale") == 0:

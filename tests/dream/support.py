@@ -4,19 +4,23 @@ comparisons."""
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from typing import Any, NamedTuple
+from unittest.mock import patch
 
 import torch
 from torch import Tensor
 
 from dream import DREAM, DREAMCell, DREAMConfig, DREAMParams, DREAMStack, DREAMState, DREAMTrace, dream_step
+from dream import functional as F
 from dream.ops.registry import BACKENDS
+from dream.types import key_shape
 
 F64 = torch.float64
 F32 = torch.float32
-STATISTICS = ("adaptive_tau", "error_mean", "error_var", "avg_surprise")
-DIFFERENTIABLE = tuple(name for name in DREAMParams._fields if name not in ("V", "error_var_prior"))
+MEASURED = ("U_target", "adaptive_tau", "error_mean", "error_var", "avg_surprise")
+DIFFERENTIABLE = tuple(name for name in DREAMParams._fields if name != "error_var_prior")
 LOGARITHMS = {"eta": "log_eta", "tau": "log_tau", "surprise_scale": "log_surprise_scale"}
 
 
@@ -51,12 +55,15 @@ def random_params(config: DREAMConfig, seed: int = 0, dtype: torch.dtype = F64) 
         A=normal(h, h, scale=h**-0.5),
         G_x=normal(i, h, scale=0.5 * i**-0.5),
         G_h=normal(h, h, scale=0.5 * h**-0.5),
-        V=q if r <= i else q.mT.contiguous(),
+        V=min(i, r) ** 0.5 * (q if r <= i else q.mT.contiguous()),
         eta=0.3 * normal(h, scale=0.3).exp(),
         tonic=torch.sigmoid(normal(h) - 1.0),
         tau=torch.logspace(math.log10(config.time_step / 20), 1.0, h, dtype=F64),
         surprise_scale=torch.tensor(config.ltc_surprise_scale, dtype=F64),
         error_var_prior=normal(i, scale=0.5).exp(),
+        K=torch.eye(key_shape(h)[1], dtype=F64) + normal(*key_shape(h), scale=0.5 * key_shape(h)[1] ** -0.5),
+        k=normal(h, scale=0.2),
+        D=normal(r, h, scale=0.5 * r**-0.5),
     )
     return DREAMParams(*(tensor.to(dtype) for tensor in params))
 
@@ -93,26 +100,83 @@ def load(cell: DREAMCell, params: DREAMParams) -> None:
             getattr(cell, LOGARITHMS[name]).copy_(value.log())
         elif name == "tonic":
             cell.logit_tonic.copy_(torch.logit(value))
+        elif name == "V":
+            (cell.V_raw if cell.config.rank < cell.config.input_dim else cell.V).copy_(value)
         else:
             getattr(cell, name).copy_(value)
 
 
 def loop(
-    x: Tensor, state: DREAMState, params: DREAMParams, config: DREAMConfig, timespans: Tensor | None = None
+    x: Tensor,
+    state: DREAMState,
+    params: DREAMParams,
+    config: DREAMConfig,
+    timespans: Tensor | None = None,
+    missing: bool = False,
 ) -> tuple[Tensor, DREAMTrace, DREAMState]:
     """`dream_step` over (N, T, I), one step at a time."""
     outputs, traces = [], []
     for t in range(x.shape[1]):
         output, trace, state = dream_step(
-            x[:, t], state, params, config, None if timespans is None else timespans[:, t]
+            x[:, t], state, params, config, None if timespans is None else timespans[:, t], missing=missing
         )
         outputs.append(output)
         traces.append(trace)
-    return (
-        torch.stack(outputs, 1),
-        DREAMTrace(*(torch.stack(parts, 1) for parts in zip(*traces, strict=True))),
-        state,
-    )
+    return _stacked(outputs, traces, state)
+
+
+class Measurements(NamedTuple):
+    """All that a step of a run measured, none of which carries a gradient."""
+
+    state: DREAMState  # before the step
+    deviation: Tensor  # (N,)
+    surprise: Tensor  # (N,)
+
+
+@torch.no_grad()
+def measure(
+    x: Tensor,
+    state: DREAMState,
+    params: DREAMParams,
+    config: DREAMConfig,
+    timespans: Tensor | None = None,
+    missing: bool = False,
+) -> list[Measurements]:
+    """The measurements of each step of a run, for `replay`."""
+    recorded = []
+    for t in range(x.shape[1]):
+        before, span = state, None if timespans is None else timespans[:, t]
+        _, trace, state = dream_step(x[:, t], state, params, config, span, missing=missing)
+        recorded.append(Measurements(before, trace.deviation, trace.surprise))
+    return recorded
+
+
+def replay(
+    recorded: Sequence[Measurements],
+    x: Tensor,
+    state: DREAMState,
+    params: DREAMParams,
+    config: DREAMConfig,
+    timespans: Tensor | None = None,
+    missing: bool = False,
+) -> tuple[Tensor, DREAMTrace, DREAMState]:
+    """`loop` with the measurements of another run in place of its own: what gradients are of."""
+    outputs, traces = [], []
+    for t, (was, r, S) in enumerate(recorded):
+        state = replace(state, **{name: getattr(was, name) for name in MEASURED})
+        span = None if timespans is None else timespans[:, t]
+        with patch.object(F, "gauge", return_value=(r, S)):
+            output, trace, state = dream_step(x[:, t], state, params, config, span, missing=missing)
+        outputs.append(output)
+        traces.append(trace)
+    return _stacked(outputs, traces, state)
+
+
+def _stacked(
+    outputs: Sequence[Tensor], traces: Sequence[DREAMTrace], state: DREAMState
+) -> tuple[Tensor, DREAMTrace, DREAMState]:
+    parts = (torch.stack(steps, 1) for steps in zip(*traces, strict=True))
+    return torch.stack(outputs, 1), DREAMTrace(*parts), state
 
 
 def tensors(value: Any, name: str = "") -> dict[str, Tensor]:

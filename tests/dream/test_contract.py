@@ -11,10 +11,9 @@ from tests.dream.contract import WIDTH, Contract
 
 
 class TestCell(Contract):
-    def make(self, *, backend: str = "auto", **knobs: Any) -> DREAMCell:
-        return DREAMCell(
-            DREAMConfig(**{"input_dim": WIDTH, "hidden_dim": 7, "rank": 2, **knobs}), backend=backend
-        )
+    def make(self, *, backend: str = "auto", missing: bool = False, **knobs: Any) -> DREAMCell:
+        config = DREAMConfig(**{"input_dim": WIDTH, "hidden_dim": 7, "rank": 2, **knobs})
+        return DREAMCell(config, backend=backend, missing=missing)
 
     def sequence(self, module: DREAMCell, x: Tensor, state: Any = None, **kwargs: Any) -> tuple[Tensor, Any]:
         state = module.init_state(len(x)) if state is None else state
@@ -26,7 +25,7 @@ class TestCell(Contract):
 
 class TestLayer(Contract):
     def make(self, **knobs: Any) -> DREAM:
-        return DREAM(WIDTH, 7, **{"rank": 2, **knobs})
+        return DREAM(WIDTH, **{"hidden_dim": 7, "rank": 2, **knobs})
 
     def sequence(self, module: DREAM, x: Tensor, state: Any = None, **kwargs: Any) -> tuple[Tensor, Any]:
         return module(x, state, **kwargs)
@@ -36,8 +35,8 @@ class TestLayer(Contract):
 
 
 class TestStack(Contract):
-    def make(self, **knobs: Any) -> DREAMStack:
-        return DREAMStack(WIDTH, [7, 4], **{"rank": 2, **knobs})
+    def make(self, *, hidden_dim: int = 7, **knobs: Any) -> DREAMStack:
+        return DREAMStack(WIDTH, [hidden_dim, 4], **{"rank": 2, **knobs})
 
     def sequence(self, module: DREAMStack, x: Tensor, state: Any = None, **kwargs: Any) -> tuple[Tensor, Any]:
         return module(x, state, **kwargs)

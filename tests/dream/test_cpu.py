@@ -7,6 +7,7 @@ Its own tests run with new memory poisoned by NaN, so that an element which nobo
 from __future__ import annotations
 
 import copy
+import itertools
 import multiprocessing
 import os
 import subprocess
@@ -57,6 +58,9 @@ SIZES = [
     (1, 257, 1, 13, 5),
     (3, 63, 7, 256, 5),
     (9, 17, 20, 40, 16),
+    (5, 21, 4, 16, 2),  # one block of keys, one with a tail of 2, two with a tail of 5
+    (4, 21, 4, 18, 3),
+    (3, 33, 5, 37, 4),
 ]
 
 
@@ -80,9 +84,11 @@ class Problem:
         dtype: torch.dtype = F64,
         padded: bool = False,
         spans: bool = False,
+        missing: bool = False,
         **knobs: Any,
     ) -> None:
         n, t, i, h, r = sizes
+        self.missing = missing
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             self.config = DREAMConfig(input_dim=i, hidden_dim=h, rank=r, **(LIVELY | knobs))
@@ -92,6 +98,9 @@ class Problem:
             self.state, U=self.state.U * (0.5 / (h * r) ** 0.5), U_target=self.state.U_target * 0.1
         )
         self.x = torch.randn(n, t, i, dtype=dtype)
+        if missing:
+            self.x[torch.rand(n, t, i) < 0.4] = float("nan")
+            self.x[:, t // 3] = self.x[-1] = float("nan")
         self.spans = torch.rand(n, t, dtype=dtype) * 2 + 0.3 if spans else None
         self.lengths = torch.randint(1, t + 1, (n,)) if padded else None
         if padded:
@@ -123,6 +132,7 @@ class Problem:
             self.lengths,
             backend=backend,
             plasticity=plasticity,
+            missing=self.missing,
         )
 
 
@@ -181,6 +191,25 @@ def test_values_and_gradients_at_odd_sizes(sizes: tuple[int, ...], dtype: torch.
     compare(Problem(sizes, dtype, padded, spans=padded))
 
 
+@pytest.mark.parametrize("dtype", [F64, F32], ids=["float64", "float32"])
+@pytest.mark.parametrize("sizes", SIZES, ids=str)
+def test_values_and_gradients_where_some_was_not_observed(sizes: tuple[int, ...], dtype: torch.dtype) -> None:
+    """Some inputs of a step, all of one step, and a row of which nothing ever was."""
+    for padded in (False, True):
+        compare(Problem(sizes, dtype, padded, spans=padded, missing=True))
+
+
+def test_with_nothing_missing_the_results_are_the_same_to_the_last_bit() -> None:
+    problem = Problem((9, 50, 3, 18, 2), spans=True)
+    results = []
+    for problem.missing in (False, True):
+        inputs = problem.inputs()
+        result = problem.scan(inputs, "cpu")
+        result[0].square().sum().backward()
+        results.append([*tensors(result).values(), *(leaf.grad for leaf in inputs.values())])
+    assert_same(*results, atol=0.0, rtol=0.0)
+
+
 def test_rows_that_end_on_the_border_of_a_segment() -> None:
     problem = Problem((9, 50, 3, 9, 2), padded=True)
     problem.x.nan_to_num_(1.0)
@@ -194,7 +223,9 @@ def test_rows_that_end_on_the_border_of_a_segment() -> None:
 @pytest.mark.parametrize("knobs", KNOBS)
 def test_values_and_gradients_of_every_variant(knobs: str, padded: bool, plasticity: bool) -> None:
     for dtype in (F64, F32):
-        compare(Problem((5, 35, 3, 9, 4), dtype, padded, spans=padded, **KNOBS[knobs]), plasticity=plasticity)
+        for sizes, missing in (((5, 35, 3, 9, 4), False), ((3, 21, 4, 18, 2), True)):
+            problem = Problem(sizes, dtype, padded, spans=padded, missing=missing, **KNOBS[knobs])
+            compare(problem, plasticity=plasticity)
 
 
 @pytest.mark.parametrize("through", ["output", "prediction", "forecast", "error", "h", "U"])
@@ -365,8 +396,13 @@ def test_the_operators_keep_torchs_contract() -> None:
     problem = Problem((2, 5, 3, 9, 2), padded=True, spans=True)
     x = torch.where(problem.x.isnan(), 0.0, problem.x).requires_grad_()
     parts = (x, problem.spans, problem.lengths, *problem.params, *problem.state)
-    for flags in ([True, True, True, True], [False, False, False, True], [True, False, True, True]):
-        torch.library.opcheck(torch.ops.dream.scan.default, (*parts, cpu._knobs(problem.config), flags))
+    for flags in itertools.product([True, False], repeat=4):
+        plastic, learns, *_ = flags
+        if learns and not plastic:
+            continue
+        torch.library.opcheck(
+            torch.ops.dream.scan.default, (*parts, cpu._knobs(problem.config), [*flags, True])
+        )
 
 
 def test_compiled_as_one_graph() -> None:
@@ -458,7 +494,7 @@ def test_threads(sizes: tuple[int, ...]) -> None:
         several = run(threads)
         assert_same(run(threads), several, atol=0.0, rtol=0.0)
         for a, b in zip(several, one, strict=True):
-            torch.testing.assert_close(a, b, atol=1e-6 * max(1.0, float(b.detach().abs().max())), rtol=0.0)
+            torch.testing.assert_close(a, b, atol=5e-6 * max(1.0, float(b.detach().abs().max())), rtol=0.0)
 
 
 def run_a_little(threads: int | None, backward: bool) -> float:
@@ -571,14 +607,17 @@ def test_streaming_one_row(monkeypatch: pytest.MonkeyPatch, knobs: str, dtype: t
     calls: list[int] = []
     counted = registry.BACKENDS["cpu"]._replace(step=lambda *given: calls.append(1) or cpu.step(*given))
     monkeypatch.setitem(registry.BACKENDS, "cpu", counted)
-    stream(dtype, **KNOBS[knobs])
-    assert len(calls) == 30
+    for sizes, missing in (((1, 30, 7, 13, 9), False), ((1, 30, 7, 37, 4), True), ((1, 30, 1, 18, 1), True)):
+        stream(dtype, sizes, missing=missing, **KNOBS[knobs])
+    assert len(calls) == 90
 
 
-def stream(dtype: torch.dtype, **knobs: Any) -> None:
-    problem = Problem((1, 30, 7, 13, 9), dtype, spans=True, **knobs)
-    fast = DREAM.from_config(problem.config, backend="cpu").to(dtype).cell
-    slow = DREAM.from_config(problem.config, backend="reference").to(dtype).cell
+def stream(dtype: torch.dtype, sizes: Sequence[int] = (1, 30, 7, 13, 9), **knobs: Any) -> None:
+    problem = Problem(sizes, dtype, spans=True, **knobs)
+    fast, slow = (
+        DREAM.from_config(problem.config, backend=backend, missing=problem.missing).to(dtype).cell
+        for backend in ("cpu", "reference")
+    )
     with torch.no_grad():
         for parameter in fast.parameters():
             parameter.add_(0.1 * torch.randn_like(parameter))

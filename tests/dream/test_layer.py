@@ -11,8 +11,10 @@ import pytest
 import torch
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pack_sequence
 
-from dream import DREAM, DREAMCell, DREAMConfig, DREAMTrace, ShapeError
+from dream import DREAM, CheckpointError, DREAMCell, DREAMConfig, DREAMStack, DREAMTrace, ShapeError
 from dream.cell import TONIC
+from dream.functional import key
+from dream.types import key_shape
 from tests.dream.support import F64, assert_same, random_state, small
 
 SORTED, UNSORTED = [9, 6, 6, 1], [6, 1, 9, 6]
@@ -152,7 +154,7 @@ def test_every_field_is_an_argument(field: str) -> None:
 
 def test_arguments_outside_the_config_are_keywords() -> None:
     parameters = inspect.signature(DREAM).parameters
-    for name, default in (("backend", "auto"), ("check_inputs", True)):
+    for name, default in (("backend", "auto"), ("check_inputs", True), ("missing", False)):
         assert parameters[name].kind is inspect.Parameter.KEYWORD_ONLY
         assert parameters[name].default == default
         assert name not in {field.name for field in dataclasses.fields(DREAMConfig)}
@@ -179,6 +181,9 @@ def test_how_a_layer_starts(i: int, h: int, r: int) -> None:
         "tau": (h,),
         "surprise_scale": (),
         "error_var_prior": (i,),
+        "K": (1, h, h),
+        "k": (h,),
+        "D": (r, h),
     }
     assert list(params._fields) == [
         *(
@@ -196,15 +201,19 @@ def test_how_a_layer_starts(i: int, h: int, r: int) -> None:
             "tau",
             "surprise_scale",
             "error_var_prior",
+            "K",
+            "k",
+            "D",
         )
     ]
-    for part in (params.c, params.b, params.G_x, params.G_h):
+    for part in (params.c, params.b, params.G_x, params.G_h, params.k, params.D):
         assert (part == 0).all()
+    assert torch.equal(params.K[0], torch.eye(h))
     for part in (params.C, params.W, params.B):  # Xavier uniform
         assert 0 < part.abs().max() <= math.sqrt(6 / (i + h))
     torch.testing.assert_close(params.A @ params.A.T, torch.eye(h), atol=1e-5, rtol=0)
     gram = params.V.T @ params.V if r <= i else params.V @ params.V.T
-    torch.testing.assert_close(gram, torch.eye(min(i, r)), atol=1e-5, rtol=0)
+    torch.testing.assert_close(gram, min(i, r) * torch.eye(min(i, r)), atol=1e-5, rtol=0)
     torch.testing.assert_close(params.eta, torch.full((h,), 0.15))
     torch.testing.assert_close(params.tonic, torch.full((h,), 0.2))
     assert TONIC == 0.2
@@ -214,9 +223,24 @@ def test_how_a_layer_starts(i: int, h: int, r: int) -> None:
     assert (params.error_var_prior == 1).all()
 
 
-def test_what_is_learned_and_what_is_kept() -> None:
-    cell = DREAMCell(small())
-    assert {name for name, _ in cell.named_buffers()} == {"V", "error_var_prior", "prior_updates"}
+@pytest.mark.parametrize(("hidden", "shape"), [(1, (1, 1, 1)), (16, (1, 16, 16)), (37, (3, 16, 16))])
+def test_the_blocks_of_keys(hidden: int, shape: tuple[int, ...]) -> None:
+    """Every block starts as 1, so that the key is the state; the last one is padded with zeros."""
+    cell = DREAMCell(small(hidden_dim=hidden))
+    assert cell.K.shape == key_shape(hidden) == shape
+    assert torch.equal(cell.K, torch.eye(shape[1]).expand(shape))
+    h = torch.randn(4, hidden)
+    assert torch.equal(key(h, cell.params()), h)
+    torch.nn.init.normal_(cell.K), torch.nn.init.normal_(cell.k)
+    whole = torch.block_diag(*cell.K)[:hidden, :hidden]
+    torch.testing.assert_close(key(h, cell.params()), h @ whole + cell.k)
+
+
+@pytest.mark.parametrize("rank", [2, 3, 5])
+def test_what_is_learned_and_what_is_kept(rank: int) -> None:
+    cell = DREAMCell(small(rank=rank))
+    fixed = {"V"} if rank >= 3 else set()
+    assert {name for name, _ in cell.named_buffers()} == {"error_var_prior", "prior_updates"} | fixed
     learned = {
         "C",
         "c",
@@ -230,9 +254,33 @@ def test_what_is_learned_and_what_is_kept() -> None:
         "logit_tonic",
         "log_tau",
         "log_surprise_scale",
+        "K",
+        "k",
+        "D",
     }
+    learned |= {"V_raw"} - {"V_raw" if fixed else ""}
     assert {name for name, _ in cell.named_parameters()} == learned
     assert all(parameter.requires_grad for parameter in cell.parameters())
+
+
+@pytest.mark.parametrize("strict", [True, False])
+@pytest.mark.parametrize("rank", [2, 5])
+def test_weights_of_the_first_edition_are_refused(rank: int, strict: bool) -> None:
+    """Such a cell had no keys and no D, and V as a buffer at any rank."""
+    for module in (DREAMCell(small(rank=rank)), DREAM(3, 5, rank), DREAMStack(3, [5, 4], rank)):
+        before = {name: value.clone() for name, value in module.state_dict().items()}
+        first = {
+            name.replace("V_raw", "V"): value + 1
+            for name, value in before.items()
+            if name.split(".")[-1] not in ("K", "k", "D")
+        }
+        place = next(name for name in first if name.endswith("C"))
+        with pytest.raises(
+            CheckpointError, match=rf"second edition; {place} is of the first edition .* Train again, or stay"
+        ):
+            module.load_state_dict(first, strict=strict)
+        assert all(torch.equal(value, before[name]) for name, value in module.state_dict().items())
+        module.load_state_dict(before)
 
 
 def test_effective_parameters_stay_in_range_whatever_the_optimiser_does() -> None:

@@ -1,9 +1,10 @@
-"""The limits that must hold, one by one: design page of the dynamics, last section."""
+"""The limits that must hold, one by one: the table of docs/dynamics.md."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -11,17 +12,77 @@ import torch
 from torch import Tensor, nn
 
 from dream import DREAM, DREAMConfig, DREAMParams, DREAMState, dream_scan, dream_step
-from tests.dream.support import F32, F64, assert_same, loop, random_params, random_state, small
+from tests.dream.support import (
+    DIFFERENTIABLE,
+    F32,
+    F64,
+    assert_same,
+    loop,
+    random_params,
+    random_state,
+    small,
+)
 
 FAR = 1e9  # a threshold that nothing reaches
 
 
-def test_without_liquid_time_and_error_drive_it_is_nn_rnn() -> None:
+@pytest.mark.parametrize(
+    "optimizer",
+    [
+        lambda parameters: torch.optim.SGD(parameters, lr=1e-3, momentum=0.9),
+        lambda parameters: torch.optim.Adam(parameters, lr=0.3),
+        lambda parameters: torch.optim.AdamW(parameters, lr=0.05, weight_decay=0.5),
+        lambda parameters: torch.optim.RMSprop(parameters, lr=0.1),
+        lambda parameters: torch.optim.Adagrad(parameters, lr=0.5),
+        lambda parameters: torch.optim.NAdam(parameters, lr=0.1),
+    ],
+    ids=["sgd", "adam", "adamw", "rmsprop", "adagrad", "nadam"],
+)
+@pytest.mark.parametrize(("rank", "dtype"), [(1, F64), (4, F64), (4, F32), (6, F64), (9, F64)])
+def test_the_filter_stays_semi_orthogonal(rank: int, dtype: torch.dtype, optimizer: Any) -> None:
+    """V^T V = rho where it is learned; where R >= I, V V^T = rho and V never moves."""
+    layer = DREAM(6, 8, rank).to(dtype)
+    start = layer.cell.params().V.detach().clone()
+    update, x = optimizer(layer.parameters()), torch.randn(4, 12, 6, dtype=dtype)
+    for _ in range(5):
+        update.zero_grad()
+        output, trace, _ = layer.trace(x)
+        (output.square().sum() + trace.forecast.square().sum()).backward()
+        update.step()
+    V = layer.cell.params().V
+    gram, rho = (V.T @ V, rank) if rank < 6 else (V @ V.T, 6)
+    rounding = 1e-12 if dtype == F64 and rank < 6 else 1e-5  # the fixed one was made in float32
+    assert_same(gram, rho * torch.eye(rho, dtype=dtype), atol=rho * rounding, rtol=rounding)
+    assert torch.equal(V, start) == (rank >= 6)
+
+
+def test_an_upper_triangular_factor_of_the_raw_filter_changes_nothing() -> None:
+    """V_raw T with a positive diagonal: no value, and no gradient of another parameter."""
+    layer, x = DREAM(6, 8, 4).double(), torch.randn(3, 12, 6, dtype=F64)
+    upper = torch.randn(4, 4, dtype=F64).triu(1) + torch.diag(torch.rand(4, dtype=F64) + 0.2)
+
+    def run() -> list[Any]:
+        layer.zero_grad()
+        result = layer.eval().trace(x)
+        (result[0].square().sum() + result[1].forecast.sum()).backward()
+        learned = [p.grad.clone() for name, p in layer.named_parameters() if name != "cell.V_raw"]
+        return [result, learned, layer.cell.params().V]
+
+    before = run()
+    with torch.no_grad():
+        layer.cell.V_raw.copy_(layer.cell.V_raw @ upper)
+    assert_same(run(), before, atol=1e-11, rtol=1e-11)
+
+
+@pytest.mark.parametrize("rank", [2, 3, 7])
+def test_without_liquid_time_and_error_drive_it_is_nn_rnn(rank: int) -> None:
+    """W = 0 and D = 0: values and gradients."""
     rnn = nn.RNN(3, 5, batch_first=True).double()
-    model = DREAM(3, 5, 2, ltc_enabled=False).double()
+    model = DREAM(3, 5, rank, ltc_enabled=False).double()
     cell = model.cell
     with torch.no_grad():
-        cell.W.zero_()
+        cell.W.zero_(), cell.D.zero_()
+        cell.K.normal_(), cell.k.normal_(), cell.C.normal_()  # without effect on the output
         cell.B.copy_(rnn.weight_ih_l0.T)
         cell.A.copy_(rnn.weight_hh_l0.T)
         cell.b.copy_(rnn.bias_ih_l0 + rnn.bias_hh_l0)
@@ -38,6 +99,35 @@ def test_without_liquid_time_and_error_drive_it_is_nn_rnn() -> None:
         [theirs.grad, rnn.weight_ih_l0.grad.T, rnn.weight_hh_l0.grad.T, rnn.bias_hh_l0.grad],
     )
     assert state.U.abs().max() > 0.01  # the fast weights learn beside it
+
+
+@pytest.mark.parametrize("knobs", [{}, dict(ltc_enabled=False), dict(kappa=0.9, target_norm=0.1)])
+def test_a_step_with_nothing_observed_is_free_running(knobs: dict[str, Any]) -> None:
+    """The state moves as if x had been x_hat, without surprise; U by decay and lines 7 and 11 only."""
+    config = small(sleep_rate=0.1, min_surprise_for_sleep=0.5, error_smoothing=0.1, **knobs)
+    params, state = random_params(config), random_state(config, 4)
+    nothing = torch.full((4, 3), torch.nan, dtype=F64)
+    output, trace, new = dream_step(nothing, state, params, config, missing=True)
+    assert_same(
+        [trace.error, trace.surprise, trace.deviation],
+        [torch.zeros(4, 3, dtype=F64)] + [torch.zeros(4, dtype=F64)] * 2,
+    )
+    for name in ("adaptive_tau", "error_mean", "error_var", "avg_surprise"):
+        assert torch.equal(getattr(new, name), getattr(state, name)), name
+
+    decayed = state.U - config.forgetting_rate / (1 + config.forgetting_rate) * (state.U - state.U_target)
+    size = torch.linalg.matrix_norm(decayed)[:, None, None]
+    excess = (1 - config.target_norm / size).clamp_min(0)
+    assert_same(new.U, decayed * (1 - config.kappa * excess))
+    asleep = state.avg_surprise * (state.avg_surprise > 0.5)
+    moved = state.U_target + 0.1 * asleep[:, None, None] * (new.U - state.U_target)
+    assert_same(new.U_target, moved)
+    assert not torch.equal(new.U_target, state.U_target)
+
+    calm = replace(config, base_threshold=FAR)  # x_hat itself, where no threshold is reached
+    far = replace(state, adaptive_tau=torch.full((4,), FAR, dtype=F64))
+    expected, _, same = dream_step(trace.prediction, far, params, calm)
+    assert_same([output, new.U], [expected, same.U])
 
 
 @pytest.mark.parametrize("span", [None, 0.25, 7.0])
@@ -229,7 +319,8 @@ def test_a_padded_row_is_the_row_alone(filling: float) -> None:
         parts = (result[0], result[1].prediction, result[1].forecast, result[1].error)
         loss = sum((part * weight[rows, :steps]).sum() for part, weight in zip(parts, weights, strict=True))
         (loss + result[2].h.sum() + result[2].U.square().sum()).backward()
-        return result, [t.grad for t in (*params[:-1], inputs, state.h, state.U)]
+        learned = [getattr(params, name).grad for name in DIFFERENTIABLE]
+        return result, [*learned, inputs.grad, state.h.grad, state.U.grad]
 
     (output, trace, final), grads = run(slice(None), 9, padded=True)
     totals = [torch.zeros_like(grad) for grad in grads[:-3]]

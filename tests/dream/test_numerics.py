@@ -2,34 +2,13 @@
 
 from __future__ import annotations
 
-import math
-
 import pytest
 import torch
 
-from dream.numerics import logit, root, shrinkage
+from dream.numerics import logit, orthonormal, shrinkage
 from tests.dream.support import F32, F64
 
 DTYPES = pytest.mark.parametrize("dtype", [F32, F64])
-
-
-@DTYPES
-def test_root(dtype: torch.dtype) -> None:
-    square = torch.tensor([0.0, 1e-30, 1e-4, 1.0, 9.0, 1e30], dtype=dtype, requires_grad=True)
-    value = root(square)
-    torch.testing.assert_close(value, square.detach().sqrt())
-    value.sum().backward()
-    expected = torch.tensor([0.0, *(0.5 / math.sqrt(s) for s in (1e-30, 1e-4, 1.0, 9.0, 1e30))], dtype=dtype)
-    torch.testing.assert_close(square.grad, expected)
-    assert square.grad[0] == 0.0
-
-
-def test_root_of_a_vanishing_mean_has_no_gradient() -> None:
-    x = torch.zeros(4, 3, dtype=F64, requires_grad=True)
-    root(x.square().mean(-1)).sum().backward()
-    assert (x.grad == 0).all()
-    away = torch.randn(4, 3, dtype=F64, requires_grad=True)
-    assert torch.autograd.gradcheck(lambda a: root(a.square().mean(-1)), away)
 
 
 @DTYPES
@@ -52,3 +31,33 @@ def test_logit(dtype: torch.dtype) -> None:
     torch.testing.assert_close(torch.sigmoid(logit(p)), p)
     torch.testing.assert_close(logit(p), torch.logit(p))
     assert logit(torch.tensor([0.5], dtype=dtype)) == 0
+
+
+@DTYPES
+@pytest.mark.parametrize("columns", [1, 3, 6])
+def test_orthonormal(dtype: torch.dtype, columns: int) -> None:
+    matrix = torch.randn(6, columns, dtype=dtype)
+    Q = orthonormal(matrix)
+    assert Q.dtype == dtype
+    torch.testing.assert_close(Q.mT @ Q, torch.eye(columns, dtype=dtype))
+    T = Q.mT @ matrix
+    torch.testing.assert_close(Q @ T, matrix)
+    torch.testing.assert_close(T, T.triu())
+    assert (T.diagonal() > 0).all()
+    torch.testing.assert_close(orthonormal(Q), Q)
+    upper = torch.rand(columns, columns, dtype=dtype).triu() + torch.eye(columns, dtype=dtype)
+    torch.testing.assert_close(orthonormal(matrix @ upper), Q)
+    torch.testing.assert_close(orthonormal(-matrix), -Q)
+
+
+def test_orthonormal_is_differentiable() -> None:
+    matrix = torch.randn(5, 3, dtype=F64, requires_grad=True)
+    assert torch.autograd.gradcheck(orthonormal, matrix)
+
+
+@pytest.mark.parametrize("half", [torch.float16, torch.bfloat16])
+def test_orthonormal_in_half_precision(half: torch.dtype) -> None:
+    matrix = torch.randn(6, 3).to(half)
+    Q = orthonormal(matrix)
+    assert Q.dtype == half
+    torch.testing.assert_close(Q, orthonormal(matrix.float()).to(half))

@@ -1,4 +1,4 @@
-"""Optimiser groups: weight decay on matrices, never on eta, tau, s, tonic and biases."""
+"""Optimiser groups: weight decay on matrices, never on eta, tau, s, tonic, keys, V_raw and biases."""
 
 from __future__ import annotations
 
@@ -8,17 +8,18 @@ from torch import nn
 
 from dream import DREAM, DREAMStack, parameter_groups
 
-FREE = {"log_eta", "logit_tonic", "log_tau", "log_surprise_scale", "b", "c"}
-DECAYED = {"C", "W", "B", "A", "G_x", "G_h"}
+FREE = {"log_eta", "logit_tonic", "log_tau", "log_surprise_scale", "b", "c", "K", "k", "V_raw"}
+DECAYED = {"C", "W", "B", "A", "G_x", "G_h", "D"}
 
 
-@pytest.mark.parametrize("module", [DREAM(3, 5, 2), DREAMStack(3, [5, 4], 2), DREAM(1, 1, 1)])
+@pytest.mark.parametrize("module", [DREAM(3, 5, 2), DREAMStack(3, [5, 40], 2), DREAM(1, 1, 1)])
 def test_who_decays(module: nn.Module) -> None:
     names = {id(parameter): name.split(".")[-1] for name, parameter in module.named_parameters()}
     decayed, free = parameter_groups(module, weight_decay=0.3)
     assert (decayed["weight_decay"], free["weight_decay"]) == (0.3, 0.0)
     assert {names[id(p)] for p in decayed["params"]} == DECAYED
-    assert {names[id(p)] for p in free["params"]} == FREE
+    learned = {"V_raw"} & set(names.values())  # a buffer V where the rank is that of the input
+    assert {names[id(p)] for p in free["params"]} == FREE - {"V_raw"} | learned
 
 
 def test_each_trainable_parameter_once() -> None:

@@ -6,13 +6,14 @@ import pytest
 import torch
 
 from dream import DREAM, DREAMCell, DREAMStack, dream_scan, dream_step
+from dream.functional import key
 from tests.dream.support import F64, assert_same, cell_with, modules, random_params, random_state, small
 
 PLASTIC = dict(sleep_rate=0.05, min_surprise_for_sleep=0.0, surprise_smoothing=0.2)
 
 
 def test_base_plasticity_of_zero_means_no_fast_weights() -> None:
-    """Line 1 leaves U out; U and U_target are carried as they are; all else is as with U = 0."""
+    """Lines 1 and 8 leave U out; U and U_target are carried as they are; all else is as with U = 0."""
     config = small(base_plasticity=0.0, **PLASTIC)
     params, state, x = random_params(config), random_state(config, 3), torch.randn(3, 12, 3, dtype=F64)
     output, trace, final = dream_scan(x, state, params, config)
@@ -42,7 +43,7 @@ def test_switched_off_u_is_kept_and_still_predicts(lengths: torch.Tensor | None)
     output, trace, final = dream_scan(x, state, params, config, None, lengths, plasticity=False)
     assert torch.equal(final.U, state.U)
     assert torch.equal(final.U_target, state.U_target)
-    with_U = params.c + state.h @ params.C + (state.h[:, None] @ state.U)[:, 0] @ params.V.T
+    with_U = params.c + state.h @ params.C + (key(state.h, params)[:, None] @ state.U)[:, 0] @ params.V.T
     assert_same(trace.prediction[:, 0], with_U)
     assert (with_U - params.c - state.h @ params.C).abs().max() > 0.05
     # lambda = kappa = zeta = 0 and a vanishing eta leave U as it is: everything else must be the same run
@@ -107,9 +108,11 @@ def test_the_single_step_obeys_the_switch() -> None:
         output, new = cell(x, state)
     assert torch.equal(new.U, state.U)
     assert torch.equal(new.U_target, state.U_target)
-    expected, _, learnt = dream_step(x, state, cell.params(), config)
-    assert_same(output, expected)
+    expected = dream_scan(x[:, None], state, cell.params(), config, plasticity=False)[2]
+    assert_same([output, new], [expected.h, expected])
+    learnt = dream_step(x, state, cell.params(), config)[2]
     assert not torch.equal(learnt.U, state.U)
+    assert (learnt.h - output).abs().max() > 1e-3  # which recalls what it has just learnt
 
 
 @pytest.mark.parametrize("steps", [1, 2, 7])

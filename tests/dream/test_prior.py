@@ -30,6 +30,42 @@ def test_the_rule_over_several_calls(beta: float) -> None:
     assert layer.get_config().error_smoothing == beta
 
 
+@pytest.mark.parametrize("beta", [0.0, 0.4])
+def test_the_rule_where_some_was_not_observed(beta: float) -> None:
+    """The mean of each channel is over the steps at which it was observed; one that never was keeps its own;
+    a call without an observed step moves nothing and is not counted."""
+    layer = DREAM(3, 5, 2, error_smoothing=beta, missing=True).double().train()
+    prior = torch.ones(3, dtype=F64)
+    for calls, lengths in enumerate((None, torch.tensor([8, 2, 5]), None, None, torch.tensor([1, 1, 3]))):
+        x = batch(scale=1.0 + calls)
+        x[torch.rand_like(x) < 0.3] = torch.nan
+        x[..., calls % 3] = torch.nan
+        layer(torch.full((2, 4, 3), torch.nan, dtype=F64))
+        assert_same(layer.cell.error_var_prior, prior)
+        assert layer.cell.prior_updates == calls
+        _, trace, _ = layer.trace(x, lengths=lengths)
+        seen = ~x.isnan()
+        if lengths is not None:
+            seen &= (torch.arange(8) < lengths[:, None])[..., None]
+        counts = seen.sum((0, 1))
+        mean_square = (trace.error.detach().square() * seen).sum((0, 1)) / counts.clamp_min(1)
+        weight = max(beta, 1 / (calls + 1))
+        prior = torch.where(counts > 0, prior + weight * (mean_square - prior), prior)
+        assert_same(layer.cell.error_var_prior, prior)
+        assert layer.cell.prior_updates == calls + 1
+    assert (prior != 1).all()
+
+
+def test_the_padding_of_missing_values_is_not_counted() -> None:
+    layers = [DREAM(3, 5, 2, missing=missing).double() for missing in (False, True)]
+    layers[1].load_state_dict(layers[0].state_dict())
+    x = batch()
+    x[1, 2:] = torch.nan
+    for layer in layers:
+        layer.train().forward_with_mask(x, torch.tensor([8, 2, 8]))
+    assert_same(*(layer.cell.error_var_prior for layer in layers))
+
+
 def test_padding_with_nan_does_not_reach_it() -> None:
     layer = DREAM(3, 5, 2).train()
     x = torch.randn(2, 6, 3)

@@ -271,13 +271,23 @@ def test_a_file_without_a_checksum_is_refused(saved: Path) -> None:
     with pytest.raises(CheckpointError, match="is damaged"):
         DREAMState.load(saved, small())
     save_file(load_file(saved), saved, header | {"version": "1"})
-    with pytest.raises(CheckpointError, match=r"dream-state 2; .* holds dream-state 1"):
+    with pytest.raises(CheckpointError, match=r"dream-state 3; .* holds dream-state 1"):
+        DREAMState.load(saved, small())
+
+
+@pytest.mark.parametrize("version", ["1", "2"])
+def test_a_state_of_the_first_edition_of_the_cell_is_refused(saved: Path, version: str) -> None:
+    rewrite(saved, lambda _, header: header.update(version=version))
+    stated = (
+        rf"dream-state 3; .* holds dream-state {version}, of the first edition of the cell.* anew, or stay"
+    )
+    with pytest.raises(CheckpointError, match=stated):
         DREAMState.load(saved, small())
 
 
 def test_a_newer_version_is_named(saved: Path) -> None:
     later_version(saved)
-    with pytest.raises(CheckpointError, match="999"):
+    with pytest.raises(CheckpointError, match=r"holds dream-state 999\.$"):
         DREAMState.load(saved, small())
 
 

@@ -73,7 +73,7 @@ FLAGS = [
         ["--model=torch.nn.Linear"],
         "`model` must be a class that a configuration may name, of dream, Lightning, torchmetrics or",
     ),
-    (["--data.missing=ffil"], "`data.missing` must be error or ffill or mask; got ffil."),
+    (["--data.missing=ffil"], "`data.missing` must be error or ffill or mask or model; got ffil."),
     (
         ["--data.rolling=true", "--data.stride=30"],
         "`data.stride` must be a multiple of `model.patch`, 12, for streams; got 30.",
@@ -260,6 +260,15 @@ def test_a_checkpoint_that_is_none_is_refused(capsys: pytest.CaptureFixture[str]
     torch.save({"weights": 1}, "a.ckpt")
     message = refused("test", "-c", "forecasting", "--ckpt_path", "a.ckpt", capsys=capsys)
     assert "a.ckpt: 'dream'" in message
+
+
+def test_a_checkpoint_of_the_first_edition_of_the_cell_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    earlier = {"format": 3, "version": "0.1.0", "task": "ForecastingModule"}
+    checkpoints.write({"dream": earlier, "state_dict": {}, "hyper_parameters": {}}, Path("a.ckpt"))
+    for command in ("test", "predict"):
+        message = refused(command, "-c", "forecasting", "--ckpt_path", "a.ckpt", capsys=capsys)
+        assert "written by the first edition of the cell in dream 0.1.0" in message
+        assert "train again" in message
 
 
 def test_a_name_that_is_taken_is_refused(capsys: pytest.CaptureFixture[str]) -> None:

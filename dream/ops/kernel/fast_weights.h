@@ -1,7 +1,7 @@
 // The passes over U, (ranks, H) with the long axis contiguous: line 1's part, lines 6, 7 and 11, and their adjoints.
 #pragma once
 
-#include "scan.h"
+#include "keys.h"
 
 // to (columns, rows) = from (rows, columns), strides between rows `down` and `to_down`; L by L tiles in registers.
 template <class T>
@@ -34,58 +34,72 @@ inline void from_lanes(const T* lanes, T* U, const Scan<T>& s, long H) {
     transpose(lanes, s.rank, s.hidden, H, U, s.rank);
 }
 
-// q = h U.
+// found = scale key U.
 template <class T>
-void read_U(const T* U, const T* h, T* q, long ranks, long H) {
+void read_U(const T* U, const T* key, T scale, T* found, long ranks, long H) {
     constexpr long L = Simd<T>::lanes;
     for (long r = 0; r < ranks; r += UNROLL) {
-        Vec<T> sums[UNROLL] = {};
+        Vec<T> total[UNROLL] = {};
         for (long j = 0; j < H; j += L) {
-            const Vec<T> hj = load(h + j);
+            const Vec<T> kj = load(key + j);
 #pragma GCC unroll 4
-            for (long k = 0; k < UNROLL; ++k) sums[k] += hj * load(U + (r + k) * H + j);
+            for (long k = 0; k < UNROLL; ++k) total[k] += kj * load(U + (r + k) * H + j);
         }
-        for (long k = 0; k < UNROLL; ++k) q[r + k] = sum<T>(sums[k]);
+        sums<T>(total[0], total[1], total[2], total[3], found + r);
+        for (long k = r; k < r + UNROLL; ++k) found[k] *= scale;
     }
 }
 
+// y = U d.
+template <class T>
+void times_U(const T* U, const T* d, T* y, long ranks, long H) {
+    constexpr long L = Simd<T>::lanes;
+    for (long r = 0; r < ranks; r += UNROLL)
+        for (long j = 0; j < H; j += L) {
+            Vec<T> total = r ? load(y + j) : Vec<T>{};
+#pragma GCC unroll 4
+            for (long k = 0; k < UNROLL; ++k) total += d[r + k] * load(U + (r + k) * H + j);
+            store(y + j, total);
+        }
+}
+
 // One pass: what is left of the step before (line 7's factor; line 11, where SLEEPS), then U" of line 6, its norm and
-// q = h U". Returns |U"|^2.
+// found = key U". Returns |U"|^2.
 template <class T, bool SLEEPS>
-T learn(T* U, T* U_target, const T* key, const T* g, const T* h, T* q, T scale, T sleep, T forget, long ranks, long H) {
+T learn(T* U, T* U_target, const T* stored, const T* g, const T* key, T* found, T scale, T sleep, T forget, long ranks, long H) {
     constexpr long L = Simd<T>::lanes;
     const T kept = (T(1) - forget + forget * sleep) * scale, of_target = forget * (T(1) - sleep);
     Vec<T> squares[UNROLL] = {};
     for (long r = 0; r < ranks; r += UNROLL) {
-        Vec<T> sums[UNROLL] = {};
+        Vec<T> total[UNROLL] = {};
         for (long j = 0; j < H; j += L) {
-            const Vec<T> hj = load(h + j), kj = load(key + j);
+            const Vec<T> sj = load(stored + j), kj = load(key + j);
 #pragma GCC unroll 4
             for (long k = 0; k < UNROLL; ++k) {
                 T* at = U + (r + k) * H + j;
                 T* target_at = U_target + (r + k) * H + j;
-                const Vec<T> old = load(at), target = load(target_at), u = kept * old + of_target * target + kj * g[r + k];
+                const Vec<T> old = load(at), target = load(target_at), u = kept * old + of_target * target + sj * g[r + k];
                 if (SLEEPS) store(target_at, Vec<T>((T(1) - sleep) * target + (sleep * scale) * old));
                 store(at, u);
                 squares[k] += u * u;
-                sums[k] += hj * u;
+                total[k] += kj * u;
             }
         }
-        for (long k = 0; k < UNROLL; ++k) q[r + k] = sum<T>(sums[k]);
+        sums<T>(total[0], total[1], total[2], total[3], found + r);
     }
     return sum<T>((squares[0] + squares[1]) + (squares[2] + squares[3]));
 }
 
 // U before each step of a segment, and after its last, from U and U_target before the first; with `targets`, these too.
 template <class T>
-void replay(T* U, T* target, T* targets, const T* key, const T* g, T scale, T sleep, T forget, long ranks, long H) {
+void replay(T* U, T* target, T* targets, const T* stored, const T* g, T scale, T sleep, T forget, long ranks, long H) {
     constexpr long L = Simd<T>::lanes;
     T* next = U + ranks * H;
     for (long r = 0; r < ranks; ++r)
         for (long j = 0; j < H; j += L) {
             const Vec<T> u = load(U + r * H + j), v = load(target + r * H + j);
             if (targets) store(targets + r * H + j, v);
-            const Vec<T> after = scale * (u + forget * (v - u) + load(key + j) * g[r]);
+            const Vec<T> after = scale * (u + forget * (v - u) + load(stored + j) * g[r]);
             store(next + r * H + j, after);
             store(target + r * H + j, Vec<T>(v + sleep * (after - v)));
         }
@@ -94,34 +108,37 @@ void replay(T* U, T* target, T* targets, const T* key, const T* g, T scale, T sl
 // What the pass over U for one step works with; U', U" and U are U after the step, before line 7, and before the step.
 template <class T>
 struct Pass {
-    const T *after, *h, *dq;  // U'; h and dq of the step
+    const T* after;           // U'
+    const T *key, *d_read;    // of line 1: q, and the adjoint of q U
+    const T *cue, *d_found;   // of line 8: the key of tanh(v), and sqrt(rho) times the adjoint of o
     T scale, shrink, forget;  // dU" = scale dU' - shrink U'; f
-    const T *key, *g;         // of the step before
-    const T *key_now, *g_now;
+    const T *stored, *g;      // of line 6, for the step before
+    const T *stored_now, *g_now;
     T sleep;
-    T *from_U, *by_key, *by_key_U, *by_g, *by_g_U;
+    T *from_U, *by_g, *by_g_U, *by_stored, *by_stored_U;
 };
 
 // What a step's adjoint of U asks for, together with what the step before it will ask for:
-//   from_U = U dq;  dU = (1 - forget) (scale dU' - shrink U') + h dq^T;
-//   then, with g and key of the step before, by_key = dU g, by_g = key dU and, where a norm was shrunk, the same of U and <dU, U>.
+//   from_U = U d_read;  dU = (1 - forget) (scale (dU' + cue d_found^T) - shrink U') + key d_read^T;
+//   then, with g and stored of the step before, by_g = dU g, by_stored = stored dU and, where a norm was shrunk, the same of U
+//   and <dU, U>.
 // BACK: U and target come as they are after the step and are first taken back to before it. Returns <dU, U>.
 template <class T, bool SHRUNK, bool BACK>
-T adjoint(T* U, T* target, T* dU, const Pass<T>& p, long hidden, long ranks, long H) {
+T adjoint(T* U, T* target, T* dU, const Pass<T>& p, long ranks, long H) {
     constexpr long L = Simd<T>::lanes;
     const T stays = T(1) - p.forget, awake = T(1) / (T(1) - p.sleep), regain = T(1) / stays, grow = regain / p.scale;
     Vec<T> along[UNROLL] = {};
     for (long r = 0; r < ranks; r += UNROLL) {
-        Vec<T> keyed[UNROLL] = {}, keyed_U[UNROLL] = {};
+        Vec<T> stored[UNROLL] = {}, stored_U[UNROLL] = {};
         for (long j = 0; j < H; j += L) {
-            const Vec<T> hj = load(p.h + j, hidden - j), kj = load(p.key + j);
-            const Vec<T> learned = BACK ? load(p.key_now + j) * regain : Vec<T>{};
-            Vec<T> read = r ? load(p.from_U + j) : Vec<T>{}, d_key = r ? load(p.by_key + j) : Vec<T>{};
-            Vec<T> d_key_U = SHRUNK && r ? load(p.by_key_U + j) : Vec<T>{};
+            const Vec<T> key = load(p.key + j), cue = load(p.cue + j), sj = load(p.stored + j);
+            const Vec<T> learned = BACK ? load(p.stored_now + j) * regain : Vec<T>{};
+            Vec<T> read = r ? load(p.from_U + j) : Vec<T>{}, d_stored = r ? load(p.by_g + j) : Vec<T>{};
+            Vec<T> d_stored_U = SHRUNK && r ? load(p.by_g_U + j) : Vec<T>{};
 #pragma GCC unroll 4
             for (long k = 0; k < UNROLL; ++k) {
                 const long at = (r + k) * H + j;
-                Vec<T> u = load(U + at), d = load(dU + at);
+                Vec<T> u = load(U + at), d = load(dU + at) + cue * p.d_found[r + k];
                 if (SHRUNK) d = p.scale * d - p.shrink * (BACK ? u : load(p.after + at));
                 if (BACK) {
                     const Vec<T> v = (load(target + at) - p.sleep * u) * awake;  // 11
@@ -129,25 +146,23 @@ T adjoint(T* U, T* target, T* dU, const Pass<T>& p, long hidden, long ranks, lon
                     store(target + at, v);
                     store(U + at, u);
                 }
-                d = stays * d + hj * p.dq[r + k];
+                d = stays * d + key * p.d_read[r + k];
                 store(dU + at, d);
-                read += u * p.dq[r + k];
-                d_key += d * p.g[r + k];
-                keyed[k] += d * kj;
+                read += u * p.d_read[r + k];
+                d_stored += d * p.g[r + k];
+                stored[k] += d * sj;
                 if (SHRUNK) {
                     along[k] += d * u;
-                    d_key_U += u * p.g[r + k];
-                    keyed_U[k] += u * kj;
+                    d_stored_U += u * p.g[r + k];
+                    stored_U[k] += u * sj;
                 }
             }
             store(p.from_U + j, read);
-            store(p.by_key + j, d_key);
-            if (SHRUNK) store(p.by_key_U + j, d_key_U);
+            store(p.by_g + j, d_stored);
+            if (SHRUNK) store(p.by_g_U + j, d_stored_U);
         }
-        for (long k = 0; k < UNROLL; ++k) {
-            p.by_g[r + k] = sum<T>(keyed[k]);
-            if (SHRUNK) p.by_g_U[r + k] = sum<T>(keyed_U[k]);
-        }
+        sums<T>(stored[0], stored[1], stored[2], stored[3], p.by_stored + r);
+        if (SHRUNK) sums<T>(stored_U[0], stored_U[1], stored_U[2], stored_U[3], p.by_stored_U + r);
     }
     return sum<T>((along[0] + along[1]) + (along[2] + along[3]));
 }

@@ -14,6 +14,7 @@ FIELD(int64_t, plastic)    // there are fast weights: line 1 reads U
 FIELD(int64_t, learns)     // lines 6, 7 and 11
 FIELD(int64_t, liquid)     // line 9
 FIELD(int64_t, forecasts)  // line 1 once more, after the last step
+FIELD(int64_t, missing)    // NaN in x was not observed
 FIELD(int64_t, raw)        // eta, tau and the surprise scale come as logarithms, tonic as a logit
 // strides
 FIELD(int64_t, x_sample)
@@ -48,6 +49,9 @@ FIELD(const T*, tonic)
 FIELD(const T*, tau)
 FIELD(const T*, surprise_scale)  // s; null: 0
 FIELD(const T*, error_var_prior)  // var_0
+FIELD(const T*, K)  // (G, m, m)
+FIELD(const T*, k)
+FIELD(const T*, D)
 
 FIELD(const T*, x)              // (N, T, I) by its strides, the last axis contiguous
 FIELD(const T*, timespans)      // (N, T) by its strides; null: 1
@@ -81,9 +85,11 @@ FIELD(T*, avg_surprise_)
 
 // kept for the backward pass; null: not wanted
 FIELD(T*, gates)          // (T, N, 2H) tanh(u), and a of line 9
-FIELD(T*, slope)          // (T, N, I) dr / de
-FIELD(T*, read)           // (T + 1, N, R) h U
+FIELD(T*, cue)            // (T, N, H) tanh(v)
+FIELD(T*, read)           // (T + 1, N, R) key(h) U
+FIELD(T*, recalled)       // (T, N, R) o
 FIELD(T*, filtered)       // (T, N, R) e V
+FIELD(T*, x_read)         // (T, N, I) x with predictions where it was not observed; null: x
 FIELD(T*, norm)           // (T, N) |U"|
 FIELD(T*, asleep)         // (T, N) zeta avg_surprise' where line 11 acts
 FIELD(T*, U_kept)         // (S, N, R, H) before the first step of each segment
@@ -110,5 +116,8 @@ FIELD(T*, d_eta)
 FIELD(T*, d_tonic)
 FIELD(T*, d_tau)
 FIELD(T*, d_surprise_scale)
+FIELD(T*, d_K)
+FIELD(T*, d_k)
+FIELD(T*, d_D)
 FIELD(T*, d_h0)
 FIELD(T*, d_U0)

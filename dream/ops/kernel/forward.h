@@ -14,11 +14,14 @@ struct ForwardWeights {
           state(s.hidden, z.H + gate + z.I),
           error(s.inputs, z.R + z.H),
           input(s.inputs, z.H + gate),
+          recall(s.plastic ? s.rank : 0, z.H),
+          keys(s.plastic ? s.K : nullptr, s.hidden, false),
           plasticity(s, z.H),
           filter(s.plastic ? s.rank * z.I : 0),
           c(z.I),
           valid(z.I),
           bias(z.H + gate),
+          k(z.H),
           s_scale(hastening(s)) {
         constexpr long L = Simd<T>::lanes;
         const long I = s.inputs, H = s.hidden, R = s.rank;
@@ -29,6 +32,8 @@ struct ForwardWeights {
         error.place(s.W, I, H, H, 1, 0, z.R);
         input.place(s.B, I, H, H, 1, 0, 0);
         if (s.liquid) input.place(s.G_x, I, H, H, 1, 0, z.H);
+        if (s.plastic) recall.place(s.D, R, H, H, 1, 0, 0);
+        if (s.plastic) std::memcpy(k, s.k, H * sizeof(T));
         std::memcpy(bias, s.b, H * sizeof(T));
         for (long j = 0; j < H && s.liquid; ++j) bias[z.H + j] = -(s.raw ? s.tau[j] : std::log(s.tau[j]));
         std::memcpy(c, s.c, I * sizeof(T));
@@ -43,9 +48,10 @@ struct ForwardWeights {
     }
     Sizes<T> z;
     long gate;                              // width of the gate's part
-    Matrix<T> state, error, input;          // [A | G_h | C], [V | W], [B | G_x]
+    Matrix<T> state, error, input, recall;  // [A | G_h | C], [V | W], [B | G_x], D
+    BlockDiagonal<T> keys;
     Plasticity<T> plasticity;
-    Buffer<T> filter, c, valid, bias;       // V^T (R, I); c; 1 where there is an input; b and -ln tau
+    Buffer<T> filter, c, valid, bias, k;    // V^T (R, I); c; 1 where there is an input; b and -ln tau; k
     T s_scale, prior;                       // s; what line 4 has of var_0
 };
 
@@ -55,31 +61,40 @@ struct ForwardRoom {
     ForwardRoom(const Scan<T>& s, const Weights& w, long samples)
         : h(samples * w.z.H), e(samples * w.z.I), from_h(samples * w.state.width), from_e(samples * w.error.width),
           ahead(std::min(AHEAD, long(s.steps)) * samples), x(ahead * w.z.I), from_x(ahead * w.input.width), mean(samples * w.z.I),
-          var(samples * w.z.I), key(w.z.H), q(samples * w.z.R), U(s.plastic ? samples * w.z.U() : 0),
-          U_target(s.learns ? samples * w.z.U() : 0), sample(samples) {}
+          var(samples * w.z.I), key(samples * w.z.H), read(samples * w.z.R), v(samples * w.z.H), cue(samples * w.z.H), cue_key(samples * w.z.H),
+          stored(w.z.H), recalled(samples * w.z.R), from_o(samples * w.z.H), seen(s.missing ? ahead * w.z.I : 0),
+          observed(s.missing ? ahead : 0), filled(s.missing ? w.z.I : 0), from_filled(s.missing ? w.input.width : 0),
+          U(s.plastic ? samples * w.z.U() : 0), U_target(s.learns ? samples * w.z.U() : 0), sample(samples) {}
 
     struct Sample {
         long steps;
-        T threshold, avg, S, squares;  // squares: |h|^2
-        T scale, sleep;                   // what is still to be done to U and U_target: line 7, then line 11
+        T threshold, avg, S;
+        T scale, sleep;  // what is still to be done to U and U_target: line 7, then line 11
         T u_norm;
     };
     Buffer<T> h, e, from_h, from_e;
     long ahead;  // rows of x whose products are made together, at most
-    Buffer<T> x, from_x, mean, var, key, q, U, U_target;
+    Buffer<T> x, from_x, mean, var;
+    Buffer<T> key, read;                             // q of line 6, and q U
+    Buffer<T> v, cue, cue_key, stored, recalled, from_o;  // of line 8: v, tanh(v), its key; p q of line 6, scaled; o; o D
+    Buffer<T> seen;                                  // 1 where x was observed, for all rows of x
+    Buffer<long> observed;                           // how many of a row were
+    Buffer<T> filled, from_filled;                   // predictions in place of what was not, and their products
+    Buffer<T> U, U_target;
     Buffer<Sample> sample;
 };
 
 // Line 3 where an error may be FARTHEST usual deviations away, and count no more.
 template <class T>
-T far_deviation(const Scan<T>& s, const T* e, const T* mean, const T* var) {
+T far_deviation(const Scan<T>& s, const T* e, const T* mean, const T* var, const T* seen, long count) {
     T squares = 0;
     for (long i = 0; i < s.inputs; ++i) {
+        if (seen && seen[i] == T(0)) continue;
         const T z = (e[i] - mean[i]) / std::sqrt(var[i] + EPS<T>);
         const T counted = z > FARTHEST<T> ? FARTHEST<T> : z < -FARTHEST<T> ? -FARTHEST<T> : z;  // NaN stays NaN
         squares += counted * counted;
     }
-    return std::sqrt(squares / T(s.inputs));
+    return std::sqrt(squares / T(count));
 }
 
 // The norm of n numbers whose squares overflow: as in dream/numerics.py.
@@ -133,7 +148,7 @@ class Forward {
     long begin(int n) {
         const long sample = first + n;
         auto& st = room.sample[n];
-        T *h = room.h + n * z.H, *q = room.q + n * z.R;
+        T *h = room.h + n * z.H, *read = room.read + n * z.R;
         auto fetch = [](T* to, const T* from, long n, long whole) {  // what lies beyond n may be another sample's NaN
             std::memcpy(to, from, n * sizeof(T));
             std::memset(to + n, 0, (whole - n) * sizeof(T));
@@ -141,15 +156,16 @@ class Forward {
         fetch(h, s.h + sample * H, H, z.H);
         fetch(room.mean + n * z.I, s.error_mean + sample * I, I, z.I);
         fetch(room.var + n * z.I, s.error_var + sample * I, I, z.I);
-        std::memset(q, 0, z.R * sizeof(T));
-        st = {steps_of(s, sample), s.adaptive_tau[sample], s.avg_surprise[sample], 0, 0, T(1), T(0), 0};
-        for (long j = 0; j < H; ++j) st.squares += h[j] * h[j];
+        std::memset(read, 0, z.R * sizeof(T));
+        std::memset(room.recalled + n * z.R, 0, z.R * sizeof(T));
+        st = {steps_of(s, sample), s.adaptive_tau[sample], s.avg_surprise[sample], 0, T(1), T(0), 0};
         if (s.plastic) {
             if (z.U() != H * R) std::memset(U_of(n), 0, z.U() * sizeof(T));
             to_lanes(s.U + sample * H * R, U_of(n), s, z.H);
             if (s.learns && z.U() != H * R) std::memset(target_of(n), 0, z.U() * sizeof(T));
             if (s.learns) to_lanes(s.U_target + sample * H * R, target_of(n), s, z.H);
-            read_U(U_of(n), h, q, z.ranks, z.H);
+            w.keys.times(h, z.H, w.k, 0, room.key + n * z.H, z.H, 1);
+            read_key(n);
         }
         if (!s.learns) {  // its norm does not change
             double squares = 0;
@@ -170,11 +186,25 @@ class Forward {
             if (t < steps) habituate(n, t, surprise(n, t));
         }
         w.error.times(room.e, z.I, room.from_e, w.error.width, samples);
-        for (int n = 0; n < samples; ++n) {
-            if (t >= room.sample[n].steps) continue;
-            units(n, t);
-            fast_weights(n, t);
+        if (s.plastic) {
+            for (int n = 0; n < samples; ++n)
+                if (t < room.sample[n].steps) look_up(n, t);
+            w.keys.times(room.cue, z.H, w.k, 0, room.cue_key, z.H, samples);
+            for (int n = 0; n < samples; ++n)
+                if (t < room.sample[n].steps) fast_weights(n, t);
+            w.recall.times(room.recalled, z.R, room.from_o, z.H, samples);
         }
+        for (int n = 0; n < samples; ++n)
+            if (t < room.sample[n].steps) units(n, t);
+        if (!s.plastic) return;
+        w.keys.times(room.h, z.H, w.k, 0, room.key, z.H, samples);
+        for (int n = 0; n < samples; ++n)
+            if (t < room.sample[n].steps) read_key(n);
+    }
+
+    // What U holds under the key of h.
+    void read_key(int n) {
+        read_U<T>(U_of(n), room.key + n * z.H, room.sample[n].scale, room.read + n * z.R, z.ranks, z.H);
     }
 
     // U and U_target before a segment, for the backward pass.
@@ -196,9 +226,36 @@ class Forward {
     void read_ahead(long t) {
         const long ahead = std::min(AHEAD, longest - t);
         for (long k = 0; k < ahead; ++k)
-            for (int n = 0; n < samples; ++n)
-                std::memcpy(room.x + (k * samples + n) * z.I, s.x + (first + n) * s.x_sample + (t + k) * s.x_step, I * sizeof(T));
+            for (int n = 0; n < samples; ++n) {
+                const long row = k * samples + n;
+                std::memcpy(room.x + row * z.I, s.x + (first + n) * s.x_sample + (t + k) * s.x_step, I * sizeof(T));
+                if (s.missing) look(row);
+            }
         w.input.times(room.x, z.I, room.from_x, w.input.width, int(ahead * samples));
+    }
+
+    // What of a row of x was observed; 0 in place of what was not.
+    void look(long row) {
+        T *x = room.x + row * z.I, *seen = room.seen + row * z.I;
+        room.observed[row] = 0;
+        for (long i = 0; i < I; ++i) {
+            const bool there = !std::isnan(x[i]);
+            seen[i] = T(there);
+            room.observed[row] += there;
+            if (!there) x[i] = T(0);
+        }
+    }
+
+    // Predictions, which e holds, in place of what was not observed: in x and in its products.
+    void fill(int n, long row) {
+        T *x = room.x + row * z.I, *from_x = room.from_x + row * w.input.width;
+        const T *seen = room.seen + row * z.I, *expected = room.e + n * z.I;
+        for (long i = 0; i < I; ++i) {
+            room.filled[i] = seen[i] == T(0) ? expected[i] : T(0);
+            x[i] += room.filled[i];
+        }
+        w.input.times(room.filled, z.I, room.from_filled, w.input.width, 1);
+        for (long j = 0; j < w.input.width; ++j) from_x[j] += room.from_filled[j];
     }
 
     void times_state() { w.state.times(room.h, z.H, room.from_h, w.state.width, samples); }
@@ -206,12 +263,12 @@ class Forward {
     // Line 1.
     void predict(int n, long t) {
         const long at = t * N + first + n, ranks = s.plastic ? R : 0;
-        const T *expected = room.from_h + n * w.state.width + z.H + w.gate, *q = room.q + n * z.R;
+        const T *expected = room.from_h + n * w.state.width + z.H + w.gate, *read = room.read + n * z.R;
         T* e = room.e + n * z.I;
-        if (s.read) std::memcpy(s.read + at * R, q, R * sizeof(T));
+        if (s.read) std::memcpy(s.read + at * R, read, R * sizeof(T));
         for (long i = 0; i < z.I; i += L) {
             Vec<T> prediction = load(w.c + i) + load(expected + i);
-            for (long r = 0; r < ranks; ++r) prediction += q[r] * load(w.filter + r * z.I + i);
+            for (long r = 0; r < ranks; ++r) prediction += read[r] * load(w.filter + r * z.I + i);
             store(e + i, prediction);
             store(s.prediction + at * I + i, prediction, I - i);
         }
@@ -220,23 +277,28 @@ class Forward {
     // Lines 2 to 5; e holds the prediction, then the error. Returns r.
     T surprise(int n, long t) {
         auto& st = room.sample[n];
-        const long at = t * N + first + n;
-        const T *x = room.x + (t % AHEAD * samples + n) * z.I, *mean = room.mean + n * z.I, *var = room.var + n * z.I;
+        const long at = t * N + first + n, row = t % AHEAD * samples + n;
+        const T *x = room.x + row * z.I, *mean = room.mean + n * z.I, *var = room.var + n * z.I;
+        const long count = s.missing ? room.observed[row] : I;
+        const T* seen = count < I ? room.seen + row * z.I : nullptr;
         T* e = room.e + n * z.I;
+        if (seen) fill(n, row);
+        if (s.x_read) std::memcpy(s.x_read + at * I, x, I * sizeof(T));
         Vec<T> squares{}, logs{};
         for (long i = 0; i < z.I; i += L) {
-            const Vec<T> error = load(x + i) - load(e + i);  // 2
+            Vec<T> error = load(x + i) - load(e + i);  // 2
+            if (seen) error = load(seen + i) == T(0) ? Vec<T>{} : error;
             store(e + i, error);
             store(s.error + at * I + i, error, I - i);
-            const Vec<T> usual = load(var + i) + EPS<T>, apart = error - load(mean + i);
-            squares += apart * apart / usual;
+            const Vec<T> usual = load(var + i) + EPS<T>, apart = error - load(mean + i), far = apart * apart / usual;
+            squares += seen ? load(seen + i) * far : far;
             logs += load(w.valid + i) * log<T>(usual);
         }
-        T r = std::sqrt(sum<T>(squares) / T(I));  // 3
-        if (!(r < near)) r = far_deviation(s, e, mean, var);
+        T r = std::sqrt(sum<T>(squares) / T(std::max(count, 1L)));  // 3
+        if (!(r < near)) r = far_deviation(s, e, mean, var, seen, count);
         const T entropy = std::min(std::max(w.prior + T(0.5) * sum<T>(logs) / T(I), T(0)), MAX_ENTROPY<T>);  // 4
         const T over = (r - st.threshold * (T(1) + T(s.entropy_influence) * entropy)) / T(s.surprise_temperature);
-        st.S = sigmoid<T>(all(over))[0];  // 5
+        st.S = count ? sigmoid<T>(all(over))[0] : T(0);  // 5
         s.surprise[at] = st.S;
         s.deviation[at] = r;
         return r;
@@ -245,78 +307,95 @@ class Forward {
     // Line 10.
     void habituate(int n, long t, T r) {
         auto& st = room.sample[n];
-        const long at = t * N + first + n;
+        const long row = t % AHEAD * samples + n, count = s.missing ? room.observed[row] : I;
+        if (count == 0) return;
+        const T* seen = count < I ? room.seen + row * z.I : nullptr;
         const T *e = room.e + n * z.I, beta = T(s.error_smoothing), beta_s = T(s.surprise_smoothing), base = T(s.base_threshold);
         T *mean = room.mean + n * z.I, *var = room.var + n * z.I;
-        const T per_deviation = r > 0 ? T(1) / (T(I) * r) : T(0);
         for (long i = 0; i < z.I; i += L) {
             const Vec<T> old_mean = load(mean + i), old_var = load(var + i), usual = old_var + EPS<T>;
             const Vec<T> apart = load(e + i) - old_mean, far = OUTLIER<T> * square_root<T>(usual);
             const Vec<T> limit = far < HALF_LARGEST<T> ? far : all(HALF_LARGEST<T>);
             const Vec<T> d = clamp<T>(apart, -limit, limit);
-            store(mean + i, Vec<T>(old_mean + beta * d));
-            store(var + i, Vec<T>((T(1) - beta) * (old_var + beta * d * d)));
-            if (s.slope) store(s.slope + at * I + i, Vec<T>(apart / usual * per_deviation), I - i);
+            Vec<T> new_mean = old_mean + beta * d, new_var = (T(1) - beta) * (old_var + beta * d * d);
+            if (seen) {
+                new_mean = load(seen + i) == T(0) ? old_mean : new_mean;
+                new_var = load(seen + i) == T(0) ? old_var : new_var;
+            }
+            store(mean + i, new_mean);
+            store(var + i, new_var);
         }
         st.avg += beta_s * (st.S - st.avg);
         st.threshold = std::max(st.threshold + beta_s * ((T(1) + base) * std::min(r, T(2)) - st.threshold), base);
     }
 
-    // Lines 8 and 9, and line 6's key, which is of the state before.
-    void units(int n, long t) {
+    // v of line 8 but for what the caller adds: x B + b + h A.
+    Vec<T> v_of(int n, long t, long j) const {
+        const T* from_x = room.from_x + (t % AHEAD * samples + n) * w.input.width;
+        return load(from_x + j) + load(w.bias + j) + load(room.from_h + n * w.state.width + j);
+    }
+
+    // v of line 8, and the tanh that is looked up.
+    void look_up(int n, long t) {
+        const long at = t * N + first + n;
+        for (long j = 0; j < z.H; j += L) {
+            const Vec<T> v = v_of(n, t, j), cue = tanh<T>(v);
+            store(room.v + n * z.H + j, v);
+            store(room.cue + n * z.H + j, cue);
+            if (s.cue) store(s.cue + at * H + j, cue, H - j);
+        }
+    }
+
+    // Line 6, what lines 7 and 11 will do in the next pass over U, and what line 8 recalls.
+    void fast_weights(int n, long t) {
         auto& st = room.sample[n];
+        const long at = t * N + first + n;
+        const T *g = room.from_e + n * w.error.width, *cue_key = room.cue_key + n * z.H, rho = std::sqrt(w.plasticity.rho);
+        T* found = room.recalled + n * z.R;
+        if (s.filtered) std::memcpy(s.filtered + at * R, g, R * sizeof(T));
+        if (s.learns) {
+            const auto pass = st.sleep != 0 ? learn<T, true> : learn<T, false>;
+            const T forgets = forget(s, first + n, t);
+            w.plasticity.store_key(room.key + n * z.H, st.S, room.stored);
+            T norm = std::sqrt(
+                pass(U_of(n), target_of(n), room.stored, g, cue_key, found, st.scale, st.sleep, forgets, z.ranks, z.H));
+            if (!std::isfinite(norm)) norm = large_norm(U_of(n), z.U());
+            st.scale = shrinkage(norm, s);                                                          // 7
+            st.sleep = st.avg > T(s.min_surprise_for_sleep) ? T(s.sleep_rate) * st.avg : T(0);  // 11
+            st.u_norm = norm * st.scale;
+            for (long r = 0; r < R; ++r) found[r] *= st.scale * rho;
+            if (s.norm) {
+                s.norm[at] = norm;
+                s.asleep[at] = st.sleep;
+            }
+        } else {
+            read_U<T>(U_of(n), cue_key, rho, found, z.ranks, z.H);
+        }
+        if (s.recalled) std::memcpy(s.recalled + at * R, found, R * sizeof(T));
+    }
+
+    // Lines 8 and 9.
+    void units(int n, long t) {
+        const auto& st = room.sample[n];
         const long at = t * N + first + n;
         const T *from_h = room.from_h + n * w.state.width, *from_e = room.from_e + n * w.error.width + z.R;
         const T* from_x = room.from_x + (t % AHEAD * samples + n) * w.input.width;
         T* h = room.h + n * z.H;
-        const T S = st.S, scale = T(1) / (T(1) + st.squares);
-        const T pace = log_step + (s.timespans ? std::log(span_at(s, first + n, t)) : T(0)) + std::log1p(w.s_scale * S);
-        Vec<T> squares{};
+        const T pace = log_step + (s.timespans ? std::log(span_at(s, first + n, t)) : T(0)) + std::log1p(w.s_scale * st.S);
         for (long j = 0; j < z.H; j += L) {
             const Vec<T> hj = load(h + j);
-            if (s.learns) {
-                const Vec<T> m = load(w.plasticity.floor + j) + S * load(w.plasticity.lift + j);
-                store(room.key + j, Vec<T>(m / (m + HALF_PLASTICITY<T>)*hj * scale));  // 6
-            }
-            const Vec<T> drive = load(from_x + j) + load(w.bias + j);
-            const Vec<T> u = tanh<T>(drive + load(from_h + j) + load(from_e + j));  // 8
+            const Vec<T> v = s.plastic ? load(room.v + n * z.H + j) + load(room.from_o + n * z.H + j) : v_of(n, t, j);
+            const Vec<T> u = tanh<T>(v + load(from_e + j));  // 8
             Vec<T> next = u;
             if (s.liquid) {  // 9
                 const Vec<T> own = load(from_x + z.H + j) + load(w.bias + z.H + j);
                 const Vec<T> a = sigmoid<T>(own + load(from_h + z.H + j) + pace), apart = u - hj;
                 next = a < T(0.5) ? hj + a * apart : u - apart * (T(1) - a);
-                if (s.slope) store(s.gates + at * wide + H + j, a, H - j);
+                if (s.gates) store(s.gates + at * wide + H + j, a, H - j);
             }
-            if (s.slope) store(s.gates + at * wide + j, u, H - j);
+            if (s.gates) store(s.gates + at * wide + j, u, H - j);
             store(h + j, next);
             store(s.output + at * H + j, next, H - j);
-            squares += next * next;
-        }
-        st.squares = sum<T>(squares);
-    }
-
-    // Line 6, and what lines 7 and 11 will do in the next pass over U; then h U.
-    void fast_weights(int n, long t) {
-        auto& st = room.sample[n];
-        const long at = t * N + first + n;
-        const T *g = room.from_e + n * w.error.width, *h = room.h + n * z.H;
-        T* q = room.q + n * z.R;
-        if (s.filtered) std::memcpy(s.filtered + at * R, g, R * sizeof(T));
-        if (s.learns) {
-            const auto pass = st.sleep != 0 ? learn<T, true> : learn<T, false>;
-            const T forgets = forget(s, first + n, t);
-            T norm = std::sqrt(pass(U_of(n), target_of(n), room.key, g, h, q, st.scale, st.sleep, forgets, z.ranks, z.H));
-            if (!std::isfinite(norm)) norm = large_norm(U_of(n), z.U());
-            st.scale = shrinkage(norm, s);                                                          // 7
-            st.sleep = st.avg > T(s.min_surprise_for_sleep) ? T(s.sleep_rate) * st.avg : T(0);  // 11
-            st.u_norm = norm * st.scale;
-            for (long r = 0; r < R; ++r) q[r] *= st.scale;
-            if (s.norm) {
-                s.norm[at] = norm;
-                s.asleep[at] = st.sleep;
-            }
-        } else if (s.plastic) {
-            read_U(U_of(n), h, q, z.ranks, z.H);
         }
         s.u_norm[at] = st.u_norm;
     }
@@ -365,8 +444,10 @@ class Forward {
             blank(s.output, at, H);
             blank(s.error, at, I);
             blank(s.filtered, at, R);
+            blank(s.recalled, at, R);
             blank(s.gates, at, wide);
-            blank(s.slope, at, I);
+            blank(s.cue, at, H);
+            blank(s.x_read, at, I);
             blank(s.norm, at, 1);
             blank(s.asleep, at, 1);
             blank(s.surprise, at, 1);

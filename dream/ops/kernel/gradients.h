@@ -1,18 +1,22 @@
 // What the backward pass multiplies by, and the parameters' gradients that it adds up.
 #pragma once
 
-#include "scan.h"
+#include "keys.h"
 
 template <class T>
 struct BackwardWeights {
     explicit BackwardWeights(const Scan<T>& s)
         : z(s),
           gate(s.liquid ? z.H : 0),
-          width(z.R + z.H + gate + z.I),
+          width(z.R + 2 * z.H + gate + z.I),
           error(z.R + s.hidden, z.I),
           read(s.inputs, z.R),
           state(z.H + gate + s.inputs, z.H),
-          input(s.d_x ? z.H + gate : 0, z.I),
+          input(s.d_x || s.missing ? z.H + gate : 0, z.I),
+          recall(s.plastic ? s.hidden : 0, z.R),
+          keys(s.plastic ? s.K : nullptr, s.hidden, false),
+          keys_back(s.plastic ? s.K : nullptr, s.hidden, true),
+          k(z.H),
           plasticity(s, z.H),
           s_scale(hastening(s)) {
         const long I = s.inputs, H = s.hidden, R = s.rank;
@@ -22,12 +26,17 @@ struct BackwardWeights {
         state.place(s.A, H, H, 1, H, 0, 0);
         if (s.liquid) state.place(s.G_h, H, H, 1, H, z.H, 0);
         state.place(s.C, I, H, 1, I, z.H + gate, 0);
-        if (s.d_x) input.place(s.B, H, I, 1, H, 0, 0);
-        if (s.d_x && s.liquid) input.place(s.G_x, H, I, 1, H, z.H, 0);
+        if (s.d_x || s.missing) input.place(s.B, H, I, 1, H, 0, 0);
+        if ((s.d_x || s.missing) && s.liquid) input.place(s.G_x, H, I, 1, H, z.H, 0);
+        if (!s.plastic) return;
+        recall.place(s.D, H, R, 1, H, 0, 0);
+        std::memcpy(k, s.k, H * sizeof(T));
     }
     Sizes<T> z;
-    long gate, width;  // of the gate's part; of a row of sums: [of e V | of u | of the pace | of the prediction]
-    Packed<T> error, read, state, input;  // [V^T; W^T], V, [A^T; G_h^T; C^T], [B^T; G_x^T]
+    long gate, width;  // of the gate's part; of a row of sums: [of e V | of u | of v | of the pace | of the prediction]
+    Packed<T> error, read, state, input, recall;  // [V^T; W^T], V, [A^T; G_h^T; C^T], [B^T; G_x^T], D^T
+    BlockDiagonal<T> keys, keys_back;  // K, and its transpose
+    Buffer<T> k;
     Plasticity<T> plasticity;
     T s_scale;
 };
@@ -36,52 +45,64 @@ struct BackwardWeights {
 template <class T>
 struct Gradients {
     Gradients(const Scan<T>& s, const BackwardWeights<T>& w)
-        : width(w.width), R(w.z.R), H(w.z.H), I(w.z.I), wanted(s.wants_parameters()), state(wanted ? s.hidden * (width - R) : 0),
-          input(wanted ? s.inputs * (width - R - I) : 0), error(wanted ? s.inputs * (R + H) : 0), read(wanted ? s.rank * I : 0),
-          total(width), m(2 * H) {}
+        : R(w.z.R), H(w.z.H), I(w.z.I), gate(w.gate), wide(w.keys.wide), by_state(H + gate + I), by_input(H + gate),
+          wanted(s.wants_parameters()), state(wanted ? s.hidden * by_state : 0), input(wanted ? s.inputs * by_input : 0),
+          error(wanted ? s.inputs * (R + H) : 0), read(wanted ? s.rank * I : 0), recall(wanted && s.plastic ? s.rank * H : 0),
+          K(s.plastic ? w.keys.blocks * w.keys.size * wide : 0), k(H), total(w.width), m(2 * H) {}
 
     void add(const Gradients& other, const Scan<T>& s) {
         auto sum = [](T* to, const T* from, long n) {
-            for (long k = 0; k < n; ++k) to[k] += from[k];
+            for (long j = 0; j < n; ++j) to[j] += from[j];
         };
         if (wanted) {
-            sum(state, other.state, s.hidden * (width - R));
-            sum(input, other.input, s.inputs * (width - R - I));
+            sum(state, other.state, s.hidden * by_state);
+            sum(input, other.input, s.inputs * by_input);
             sum(error, other.error, s.inputs * (R + H));
             sum(read, other.read, s.rank * I);
+            if (s.plastic) sum(recall, other.recall, s.rank * H);
         }
-        sum(total, other.total, width);
+        if (s.plastic) sum(K, other.K, (s.hidden + size(s) - 1) / size(s) * size(s) * wide);
+        sum(k, other.k, H);
+        sum(total, other.total, R + 2 * H + gate + I);
         sum(m, other.m, 2 * H);
         surprise_scale += other.surprise_scale;
     }
 
     void write(const Scan<T>& s) const {
-        const long i = s.inputs, h = s.hidden, r = s.rank, gate = s.liquid ? H : 0;
+        const long i = s.inputs, h = s.hidden, r = s.rank;
         auto copy = [](T* to, long rows, long columns, const T* from, long down) {
-            for (long k = 0; to && k < rows; ++k) std::memcpy(to + k * columns, from + k * down, columns * sizeof(T));
+            for (long j = 0; to && j < rows; ++j) std::memcpy(to + j * columns, from + j * down, columns * sizeof(T));
         };
-        copy(s.d_A, h, h, state, width - R);
-        copy(s.d_C, h, i, state + H + gate, width - R);
-        copy(s.d_B, i, h, input, width - R - I);
-        if (s.liquid) copy(s.d_G_h, h, h, state + H, width - R);
-        if (s.liquid) copy(s.d_G_x, i, h, input + H, width - R - I);
+        copy(s.d_A, h, h, state, by_state);
+        copy(s.d_C, h, i, state + H + gate, by_state);
+        copy(s.d_B, i, h, input, by_input);
+        if (s.liquid) copy(s.d_G_h, h, h, state + H, by_state);
+        if (s.liquid) copy(s.d_G_x, i, h, input + H, by_input);
         copy(s.d_W, i, h, error + R, R + H);
         copy(s.d_V, i, r, error, R + H);
-        for (long k = 0; s.d_V && k < i; ++k)
-            for (long l = 0; l < r; ++l) s.d_V[k * r + l] += read[l * I + k];
-        copy(s.d_b, 1, h, total + R, h);
-        copy(s.d_c, 1, i, total + R + H + gate, i);
+        for (long j = 0; s.d_V && j < i; ++j)
+            for (long l = 0; l < r; ++l) s.d_V[j * r + l] += read[l * I + j];
+        if (s.plastic) {
+            copy(s.d_D, r, h, recall, H);
+            copy(s.d_K, (h + size(s) - 1) / size(s) * size(s), size(s), K, wide);
+            copy(s.d_k, 1, h, k, h);
+        }
+        copy(s.d_b, 1, h, total + R + H, h);
+        copy(s.d_c, 1, i, total + R + 2 * H + gate, i);
         for (long j = 0; j < h; ++j) {
             const T shared = m[j], surprised = m[H + j];  // sums of dm, and of dm S
-            if (s.d_tau && s.liquid) s.d_tau[j] = -total[R + H + j] / s.tau[j];
+            if (s.d_tau && s.liquid) s.d_tau[j] = -total[R + 2 * H + j] / s.tau[j];
             if (s.d_eta) s.d_eta[j] = s.tonic[j] * shared + (T(1) - s.tonic[j]) * surprised;
             if (s.d_tonic) s.d_tonic[j] = s.eta[j] * (shared - surprised);
         }
         if (s.d_surprise_scale) *s.d_surprise_scale = surprise_scale;
     }
 
-    long width, R, H, I;
+    static long size(const Scan<T>& s) { return std::min(KEY_BLOCK, long(s.hidden)); }
+
+    long R, H, I, gate, wide, by_state, by_input;
     bool wanted;
-    Buffer<T> state, input, error, read, total, m;  // [A | G_h | C], [B | G_x], [V | W], V^T; sums over rows; see write
+    Buffer<T> state, input, error, read, recall;  // [A | G_h | C], [B | G_x], [V | W], V^T, D
+    Buffer<T> K, k, total, m;                     // sums over rows; see write
     T surprise_scale = 0;
 };

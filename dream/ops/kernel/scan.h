@@ -16,7 +16,7 @@ struct Scan {
 #undef FIELD
 
     bool wants_parameters() const {
-        for (const T* wanted : {d_C, d_c, d_W, d_B, d_b, d_A, d_G_x, d_G_h, d_V, d_eta, d_tonic, d_tau, d_surprise_scale})
+        for (const T* wanted : {d_C, d_c, d_W, d_B, d_b, d_A, d_G_x, d_G_h, d_V, d_eta, d_tonic, d_tau, d_surprise_scale, d_K, d_k, d_D})
             if (wanted) return true;
         return false;
     }
@@ -43,23 +43,27 @@ constexpr T FARTHEST = T(1e15);
 // Half of the largest number whose square is finite; as in dream/numerics.py.
 template <class T>
 constexpr T HALF_LARGEST = T(sizeof(T) == 4 ? 0x1p63 : 0x1p511);
+constexpr long KEY_BLOCK = 16;  // units whose keys are mixed among themselves
 constexpr long UNROLL = 4;  // ranks whose fast weights are passed over together
 
-// Padded sizes: I, H and R in whole vectors, and the ranks of U in whole groups.
+// Padded sizes: I, H and R in whole vectors, H in whole blocks of keys, too, and the ranks of U in whole groups.
 template <class T>
 struct Sizes {
     explicit Sizes(const Scan<T>& s)
-        : I(padded<T>(s.inputs)), H(padded<T>(s.hidden)), ranks((s.rank + UNROLL - 1) / UNROLL * UNROLL), R(padded<T>(ranks)) {}
+        : I(padded<T>(s.inputs)),
+          H(s.hidden > KEY_BLOCK ? (s.hidden + KEY_BLOCK - 1) / KEY_BLOCK * KEY_BLOCK : padded<T>(s.hidden)),
+          ranks((s.rank + UNROLL - 1) / UNROLL * UNROLL), R(padded<T>(ranks)) {}
     long I, H, ranks, R;
     long U() const { return ranks * H; }
 };
+
+constexpr long BLOCK = 8;  // samples, at most
 
 // Samples are computed in blocks that share their products; a block never depends on another.
 template <class T>
 struct Blocks {
     explicit Blocks(const Scan<T>& s) {
-        constexpr long most = 8;
-        const long rounds = (s.samples + most * s.threads - 1) / (most * s.threads);
+        const long rounds = (s.samples + BLOCK * s.threads - 1) / (BLOCK * s.threads);
         size = (s.samples + s.threads * rounds - 1) / (s.threads * rounds);
         count = (s.samples + size - 1) / size;
     }
@@ -89,10 +93,16 @@ inline T forget(const Scan<T>& s, long sample, long t) {
     return rate / (T(1) + rate);
 }
 
+// rho, the square of the length of V's columns.
+template <class T>
+inline T rho_of(const Scan<T>& s) {
+    return T(std::min(s.inputs, s.rank));
+}
+
 // What plasticity needs of a unit, padded: m = floor + S * lift, the share of eta that is always on and what surprise adds.
 template <class T>
 struct Plasticity {
-    Plasticity(const Scan<T>& s, long H) : floor(s.learns ? H : 0), lift(s.learns ? H : 0) {
+    Plasticity(const Scan<T>& s, long H) : rho(rho_of(s)), H(H), floor(s.learns ? H : 0), lift(s.learns ? H : 0) {
         constexpr long L = Simd<T>::lanes;
         for (long j = 0; j < H && s.learns; j += L) {
             Vec<T> eta = load(s.eta + j, s.hidden - j), tonic = load(s.tonic + j, s.hidden - j);
@@ -101,22 +111,21 @@ struct Plasticity {
             store(lift + j, Vec<T>((T(1) - tonic) * eta), s.hidden - j);
         }
     }
+    T rho;
+    long H;
     Buffer<T> floor, lift;
 
-    // key_j = p_j h_j / (1 + |h|^2) of line 6; returns 1 / (1 + |h|^2).
-    T key(const T* h, long hidden, long H, T S, T* key) const {
+    // stored_j = p_j q_j / (rho (1 + |q|^2)) of line 6, for the key q; returns 1 / (rho (1 + |q|^2)).
+    T store_key(const T* q, T S, T* stored) const {
         constexpr long L = Simd<T>::lanes;
         Vec<T> squares{};
-        for (long j = 0; j < H; j += L) {
-            const Vec<T> hj = load(h + j, hidden - j);
-            squares += hj * hj;
-        }
-        const T scale = T(1) / (T(1) + sum<T>(squares));
+        for (long j = 0; j < H; j += L) squares += load(q + j) * load(q + j);
+        const T unit = T(1) / (rho * (T(1) + sum<T>(squares)));
         for (long j = 0; j < H; j += L) {
             const Vec<T> m = load(floor + j) + S * load(lift + j);
-            store(key + j, Vec<T>(m / (m + HALF_PLASTICITY<T>)*load(h + j, hidden - j) * scale));
+            store(stored + j, Vec<T>(m / (m + HALF_PLASTICITY<T>)*load(q + j) * unit));
         }
-        return scale;
+        return unit;
     }
 };
 

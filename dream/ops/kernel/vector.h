@@ -118,6 +118,26 @@ inline __attribute__((always_inline)) void exchange(Vec<T>& a, Vec<T>& b, long h
 #endif
 }
 
+// The sums of four vectors' lanes.
+template <class T>
+inline void sums(Vec<T> a, Vec<T> b, Vec<T> c, Vec<T> d, T* to) {
+    exchange<T>(a, b, 1);
+    exchange<T>(c, d, 1);
+    a += b;  // even lanes hold what is left of a, odd ones of b
+    c += d;
+    exchange<T>(a, c, 2);
+    a += c;
+    T* lanes = reinterpret_cast<T*>(&a);
+    typedef T Four __attribute__((vector_size(4 * sizeof(T))));
+    Four total, part;
+    std::memcpy(&total, lanes, sizeof total);
+    for (int k = 4; k < Simd<T>::lanes; k += 4) {
+        std::memcpy(&part, lanes + k, sizeof part);
+        total += part;
+    }
+    std::memcpy(to, &total, sizeof total);
+}
+
 template <class T>
 inline Vec<T> clamp(Vec<T> x, Vec<T> low, Vec<T> high) {  // NaN stays NaN
     x = x < low ? low : x;

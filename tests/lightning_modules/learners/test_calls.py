@@ -246,6 +246,19 @@ def sealed_again(path: Path, change: Callable[[dict[str, str], dict[str, Tensor]
     write_sealed(path, header, tensors)
 
 
+@pytest.mark.parametrize("name", ["forecaster", "classifier", "detector"])
+@pytest.mark.parametrize("version", ["1", "2"])
+def test_a_learner_of_the_first_edition_of_the_cell_is_refused(
+    name: str, version: str, tmp_path: Path
+) -> None:
+    model, path = learnt(name, 3), tmp_path / "model"
+    model.save(path)
+    sealed_again(path, lambda header, _: header.update(version=version), type(model))
+    stated = rf"dream-learner 3 .* holds dream-learner {version} .*, of the first edition of the cell"
+    with pytest.raises(CheckpointError, match=stated):
+        type(model).load(path)
+
+
 CHANGES: dict[str, Callable[[Tensor], Tensor | None]] = {
     "NaN": lambda value: torch.full_like(value, torch.nan) if value.is_floating_point() else value - 10**6,
     "infinite": lambda value: torch.full_like(value, torch.inf) if value.is_floating_point() else None,

@@ -163,7 +163,12 @@ def test_another_format_or_task_says_so(tmp_path: Path) -> None:
     path = tmp_path / "a.ckpt"
     checkpoints.write(content(dream={"format": 7, "version": "9.9", "task": "Task"}), path)
     with pytest.raises(
-        CheckpointError, match=rf"format 7, written by dream 9\.9; dream {dream.__version__} reads format 3"
+        CheckpointError, match=rf"format 7, written by dream 9\.9; dream {dream.__version__} reads format 4"
+    ):
+        checkpoints.read(path)
+    checkpoints.write(content(dream={"format": 3, "version": "0.1", "task": "Task"}), path)
+    with pytest.raises(
+        CheckpointError, match=r"format 3, written by the first edition of the cell in dream 0\.1; .*or train"
     ):
         checkpoints.read(path)
     checkpoints.write(content(), path)

@@ -247,6 +247,25 @@ def test_a_shard_that_no_flush_wrote(tmp_path: Path, change: Callable[..., Any])
         store.get([1], LAYER.init_state)
 
 
+def test_a_store_of_the_first_edition_of_the_cell_is_refused_and_left_alone(tmp_path: Path) -> None:
+    path = filled(tmp_path)
+    header, tensors = read_sealed(path, "test", KIND)
+    write_sealed(path, header | {"version": "1"}, tensors)
+    stated = r"dream-store 2; .* holds dream-store 1, of the first edition of the cell"
+    with StateStore(tmp_path) as store, pytest.raises(CheckpointError, match=stated):
+        store.get([1], LAYER.init_state)
+    index = tmp_path / "index.sealed"
+    first = {name: value for name, value in read_note(index).items() if name not in KIND}
+    index.write_bytes(note(first))
+    before = {file: file.read_bytes() for file in tmp_path.iterdir()}
+    with pytest.raises(CheckpointError, match=stated):
+        StateStore(tmp_path)
+    assert {file: file.read_bytes() for file in tmp_path.iterdir()} == before
+    index.write_bytes(note(first | {"version": "3"}))
+    with pytest.raises(CheckpointError, match=r"holds dream-store 3\. Nothing"):
+        StateStore(tmp_path)
+
+
 @pytest.mark.parametrize(
     "entries",
     [

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from dream import ConfigError, DREAMConfig
+from dream import ConfigError, DREAMConfig, DREAMStack
 from lightning_modules.stream import Reading, Shape, StreamLearner, StreamNetwork, Updates
 from lightning_modules.stream.trust import Trust
 
@@ -137,6 +137,31 @@ def test_rivals_of_dream_learn_by_the_same_rules(core: str) -> None:
         torch.testing.assert_close(
             run(cut[0], rows, None, [ROWS]), run(cut[1], rows, None, [21, 27]), rtol=1e-4, atol=1e-4
         )
+
+
+@pytest.mark.parametrize("rank", [1, 2, 4])
+@pytest.mark.parametrize("task", TASKS)
+def test_an_untrained_filter_begins_with_the_known_target(task: Any, rank: int) -> None:
+    """Unit vectors on the inputs that hold it, as many as the rank allows; the rest is random beside them."""
+    torch.manual_seed(3)
+    config = DREAMConfig(hidden_dim=6, rank=rank)
+    made = StreamNetwork(Shape(task, 3, 2), Reading(means=[5]), config, hidden_dims=[6, 5])
+    first, second = (layer.cell for layer in made.core.layers)
+    V = first.params().V.detach()
+    torch.testing.assert_close(V.T @ V, rank * torch.eye(rank))
+    watched = min(rank, 2)
+    units = torch.eye(len(V))[:, 3 : 3 + watched] * rank**0.5
+    assert torch.allclose(V[:, :watched], units, atol=1e-6) == (task != "forecasting")
+    torch.manual_seed(3)
+    plain = DREAMStack.from_config(first.config, [6, 5])  # as many draws, so that all else starts as it did
+    assert torch.equal(second.V_raw, plain.layers[1].cell.V_raw)
+    assert torch.equal(first.A, plain.layers[0].cell.A)
+
+
+def test_where_all_is_seen_the_filter_stays_random() -> None:
+    torch.manual_seed(3)
+    made = StreamNetwork(Shape("regression", 1, 1), Reading(), DREAMConfig(hidden_dim=6, rank=2))
+    assert not hasattr(made.core.layers[0].cell, "V_raw")
 
 
 def test_frozen_fast_weights_stay() -> None:

@@ -66,7 +66,8 @@ ROLES = {"targets": ["load", "heat"], "covariates": ["wind"], "known_covariates"
 
 class TestSameTables:
     @pytest.mark.parametrize(
-        ("size", "missing"), [(7, "mask"), (900, "error"), (900, "ffill"), (900, "mask"), (1 << 20, "ffill")]
+        ("size", "missing"),
+        [(7, "mask"), (900, "error"), (900, "ffill"), (900, "mask"), (900, "model"), (1 << 20, "ffill")],
     )
     @pytest.mark.parametrize(
         "options",
@@ -115,7 +116,7 @@ class TestSameTables:
                 torch.testing.assert_close(a.past, b.past)
                 assert torch.equal(a.origin, b.origin)
 
-    @pytest.mark.parametrize("missing", ["ffill", "mask"])
+    @pytest.mark.parametrize("missing", ["ffill", "mask", "model"])
     def test_of_columns_in_another_order_on_other_scales(self, tmp_path: Path, missing: str) -> None:
         path = table(tmp_path, gaps=True, ahead=0)
         options = {"missing": missing, "calendar": ["hour"], "timespans": True}
@@ -131,13 +132,16 @@ class TestSameTables:
         assert torch.equal(followed.prepared.tables.timespans, learned.prepared.tables.timespans)
         assert not torch.equal(followed.prepared.values, learned.prepared.values)
 
-    def test_of_one_block_bit_for_bit(self, tmp_path: Path) -> None:
+    @pytest.mark.parametrize("missing", ["mask", "model"])
+    def test_of_one_block_bit_for_bit(self, tmp_path: Path, missing: str) -> None:
         path = table(tmp_path, gaps=True)
         ours, theirs = (
-            data(path, mapped, missing="mask", timespans=True, **ROLES).prepared.tables
+            data(path, mapped, missing=missing, timespans=True, **ROLES).prepared.tables
             for mapped in (True, False)
         )
-        assert all(torch.equal(a.nan_to_num(9), b.nan_to_num(9)) for a, b in zip(ours, theirs, strict=True))
+        assert (ours.observed is None) == (missing == "mask")
+        for mine, other in zip(ours, theirs, strict=True):
+            assert mine is other is None or torch.equal(mine.nan_to_num(9), other.nan_to_num(9))
 
     @pytest.mark.parametrize("name", ["table.csv.gz", "table.parquet"])
     def test_of_other_formats(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
