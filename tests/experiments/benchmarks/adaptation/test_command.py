@@ -1,0 +1,83 @@
+"""The command of the suite: its files, what a short run shows, and what it refuses."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dream.errors import ConfigError
+from experiments.benchmarks.adaptation import command
+from experiments.benchmarks.adaptation.protocol import BASELINE, COLUMNS, OPTIMUM, PLASTIC, REST, TRAINED
+
+ROOT = Path(__file__).parents[4]
+
+
+@pytest.fixture(scope="module")
+def short(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The JSON of a short run of two tasks."""
+    path = tmp_path_factory.mktemp("suite") / "new" / "suite.json"
+    words = ["--tasks", "rule_change", "linear_systems", "--seeds=1", "--steps=12", f"--output={path}"]
+    assert command.main(words) == 0
+    return path
+
+
+def test_every_value_of_every_column_is_in_the_json(short: Path) -> None:
+    found: dict[str, Any] = json.loads(short.read_text())
+    assert {"commit", "versions", "device", "threads"} <= found.keys()
+    assert found["seeds"] == [0]
+    assert found["most_steps"] == 12
+    assert list(found["tasks"]) == ["linear_systems", "rule_change"]  # in the order of the tables
+    task = found["tasks"]["linear_systems"]
+    assert list(task["columns"]) == list(COLUMNS)
+    assert OPTIMUM not in found["tasks"]["rule_change"]["columns"]
+    for column in TRAINED:
+        row = task["columns"][column]
+        assert row["parameters"] > 10_000
+        assert row["seconds"][0] > 0
+        assert list(row["tried"][0]) == ["0.003", "0.01", "0.03"]
+        assert row["tried"][0][row["chosen"][0]] == min(row["tried"][0].values())
+    assert task["columns"][REST]["seconds"] == [None]
+    assert task["columns"][BASELINE]["chosen"][0].startswith("recursive least squares")
+    for row in task["columns"].values():
+        assert [len(values) for values in row["values"].values()] == [1, 1, 1, 1]
+        assert [len(curve) for curve in row["curves"]] == [len(task["positions"])]
+    share = found["results"][PLASTIC]["linear_systems: share of the gap closed"]
+    assert share == task["columns"][PLASTIC]["values"]["share of the gap closed"][0]
+
+
+def test_fast_weights_already_pay_after_a_few_steps(short: Path) -> None:
+    columns = json.loads(short.read_text())["tasks"]["linear_systems"]["columns"]
+    own, rest = (columns[name]["values"]["MSE"][0] for name in (PLASTIC, REST))
+    assert own < 0.8 * rest
+
+
+def test_tables_and_pictures_lie_beside_the_json(short: Path) -> None:
+    text = short.with_suffix(".md").read_text()
+    assert json.loads(short.read_text())["summary"] in text
+    assert "| linear systems redrawn within the sequence, MSE: MSE |" in text
+    for ending in (".png", "-tasks.png"):
+        assert short.with_name(short.stem + ending).stat().st_size > 10_000
+
+
+def test_what_the_suite_does_not_know_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"`--tasks` must name tasks.*'recal'. Did you mean `recall`"):
+        command.main(["--tasks", "recal"])
+    with pytest.raises(ConfigError, match="`--seeds` must be 1 or more; got 0"):
+        command.main(["--seeds=0"])
+    with pytest.raises(ConfigError, match="`--steps` must be 1 or more; got -1"):
+        command.main(["--steps=-1"])
+
+
+def test_a_mistake_ends_the_module_with_one_sentence() -> None:
+    words = [sys.executable, "-m", "experiments.benchmarks.adaptation", "--tasks", "nothing"]
+    done = subprocess.run(
+        words, cwd=ROOT, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": str(ROOT)}
+    )
+    assert done.returncode == 2
+    assert done.stderr.startswith("dream: `--tasks` must name tasks of the suite; got 'nothing'.")
