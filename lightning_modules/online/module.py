@@ -196,7 +196,7 @@ class OnlineModule(TaskModule):
                 future = batch.targets[:, 1:].unfold(1, shape.horizon, 1).transpose(2, 3)
             changes = (future - features.level.unsqueeze(2)) / features.scale.unsqueeze(2)
             wanted = changes[:, scored].clamp(-CHANGE_LIMIT, CHANGE_LIMIT).to(outputs)
-            known = ~wanted.isnan() & torch.tensor(not batch.spare, device=self.device)
+            known = ~future[:, scored].isnan() & torch.tensor(not batch.spare, device=self.device)
             wanted, predicted = (torch.where(known, part, 0.0) for part in (wanted, outputs[:, scored]))
             count = ranks.mean(known.sum((0, 1, 3), keepdim=True))  # for each row ahead
             squares = ranks.mean(wanted.square().sum((0, 1, 3), keepdim=True)) / count.clamp_min(1)

@@ -191,6 +191,7 @@ class StreamNetwork(nn.Module):
         means = past[:, :, len(reading.distances) :] / self._mean_units(rows).view(-1, 1)
         outlook = changes[..., : len(self.seasonal.outlook)]
         if self.reads_gaps:
+            broken = (read.isnan() & ~unknown).any(-1)
             read = read.masked_fill(unknown, torch.nan)
             means = means.masked_fill(unknown.unsqueeze(2), torch.nan)
             outlook = outlook.masked_fill(unknown[..., : shape.targets, None], torch.nan)
@@ -206,6 +207,8 @@ class StreamNetwork(nn.Module):
         target = slice(0, shape.targets) if shape.task == "forecasting" else slice(shape.inputs, None)
         keep = window[:, window.shape[1] - state.window.shape[1] :].clone()
         limited = torch.cat(seen, -1).clamp(-READ_LIMIT, READ_LIMIT)
+        if self.reads_gaps:  # NaN that known values led to was not missing, and must not pass for it
+            limited = limited.masked_fill(broken[..., None, None], torch.inf)
         related = Relative(limited, torch.cat(shown, -1), level[..., target], scale[..., target])
         return related, StreamState(normalizer, feedback_state, seasonal, state.core, keep, recent)
 

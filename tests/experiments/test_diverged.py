@@ -29,9 +29,8 @@ SMALL = [
 SAID = {
     "fit": {
         "forecasting": "not finite: the forecast, first of table.csv, rows 180 to 191. ",
-        "anomaly": "not finite: the prediction and the score, first of table.csv, row 1. ",
-        "online": "not finite: the features of rows 0 to 7 of the stream, to which the head cannot be "
-        "fitted. ",
+        "anomaly": "not finite: the prediction, first of table.csv, row 1. ",
+        "online": "not finite: the prediction, first of table.csv, row 0. ",
         "language": "not finite: the loss, first of table.csv, token 0. ",
     },
     "validate": {
@@ -42,9 +41,8 @@ SAID = {
     },
     "predict": {
         "forecasting": "not finite: the forecast, first of table.csv, rows 228 to 239. ",
-        "anomaly": "not finite: the prediction and the score, first of table.csv, row 1. ",
-        "online": "not finite: the features of rows 0 to 7 of the stream, to which the head cannot be "
-        "fitted. ",
+        "anomaly": "not finite: the prediction, first of table.csv, row 1. ",
+        "online": "not finite: the prediction, first of table.csv, row 0. ",
         "language": "not finite: the scores, first of what follows the text so far. ",
     },
 }

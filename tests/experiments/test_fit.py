@@ -173,7 +173,7 @@ def test_weights_that_do_not_fit_are_refused_in_one_line(
     )
     assert done.returncode == 2
     assert (
-        "\ndream: the checkpoint does not fit the model: `core.layers.0.cell.V` is (4, 2) in" in done.stderr
+        "\ndream: the checkpoint does not fit the model: `core.layers.0.cell.D` is (2, 8) in" in done.stderr
     )
     assert len(done.stderr.splitlines()) <= 3
 
