@@ -88,7 +88,8 @@ class OutputCache:
         band = torch.ones(count, count + capacity - 1, dtype=torch.bool, device=keys.device)
         band = band.triu().tril(capacity - 1)
         held, targets = tokens[:, places].unsqueeze(1), tokens[:, own].unsqueeze(2)
-        similar = keys[:, own] @ keys[:, places].transpose(1, 2)
+        with torch.autocast(keys.device.type, enabled=False):  # low temperatures magnify its rounding
+            similar = keys[:, own] @ keys[:, places].transpose(1, 2)
         similar = similar.masked_fill(~(band & (held != IGNORED)), -torch.inf)
         matching = similar.masked_fill(held != targets, -torch.inf)
         return torch.stack(

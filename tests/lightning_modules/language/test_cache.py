@@ -198,3 +198,10 @@ def test_a_checkpoint_without_a_cache_is_tested_with_one(tmp_path: Path) -> None
 def test_what_is_refused(size: object) -> None:
     with pytest.raises(ConfigError, match="`cache` must be a whole number of at least 0"):
         LanguageModule(CONFIG, LanguageShape(5), cache=size)
+
+
+def test_it_compares_in_full_precision() -> None:
+    part = drawn()
+    whole = read(OutputCache(6), part, True, torch.tensor([0.03]))
+    with torch.autocast("cpu", torch.bfloat16):
+        torch.testing.assert_close(read(OutputCache(6), part, True, torch.tensor([0.03])), whole)
