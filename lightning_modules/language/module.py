@@ -25,7 +25,7 @@ from dream.errors import ConfigError
 from dream.files import write_atomic
 from lightning_modules import ranks
 from lightning_modules.base import TaskModule
-from lightning_modules.checks import require, require_finite, require_int
+from lightning_modules.checks import require_finite, require_int
 from lightning_modules.language.cache import Choice, ChoiceByLoss, OutputCache, mixed
 from lightning_modules.language.data import IGNORED, LanguageData, LanguageShape, TextBatch
 from lightning_modules.language.generation import Sampling, choose, show
@@ -55,14 +55,10 @@ class LanguageSettings(PredictiveSettings):
 
     cache: int = 0
     """Tokens that the output cache of a test holds, such as 2000, see `OutputCache`; 0: no cache."""
-    restart: float = 0.0
-    """Share of the streams whose state is fresh at a batch of training, drawn for each batch. With 0 a model
-    of few long streams hardly ever learns from a fresh state, with which validation and test begin."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
         require_int("cache", self.cache, 0)
-        require("restart", self.restart, 0 <= self.restart <= 1, "a share from 0 to 1")
 
 
 class LanguageModule(TaskModule):
@@ -164,9 +160,6 @@ class LanguageModule(TaskModule):
         return Vocabulary.from_plain(plain)
 
     def losses(self, batch: TextBatch) -> dict[str, Tensor]:
-        if self.settings.restart:
-            drawn = torch.rand(batch.reset.shape, device=self.device) < self.settings.restart
-            batch = batch._replace(reset=batch.reset | drawn)
         output = self.on(batch)
         total = tied_loss(
             output.features.flatten(0, 1), self.embedding.weight, self.bias, batch.targets.flatten()
