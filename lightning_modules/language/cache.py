@@ -122,8 +122,8 @@ class ChoiceByLoss:
     """Choice of gate and temperature by the least loss over a text, summed chunk by chunk."""
 
     def __init__(self, device: torch.device | str) -> None:
-        self.temperatures = torch.tensor(TEMPERATURES, device=device)
-        self.gates = torch.tensor(GATES, device=device)
+        self.temperatures = torch.tensor(TEMPERATURES, dtype=torch.float64, device=device)
+        self.gates = torch.tensor(GATES, dtype=torch.float64, device=device)
         self.total = torch.zeros(len(GATES), len(TEMPERATURES), dtype=torch.float64, device=device)
         """(G, K) nats so far."""
 
