@@ -25,13 +25,15 @@ from dream.errors import ConfigError
 from dream.files import write_atomic
 from lightning_modules import ranks
 from lightning_modules.base import TaskModule
-from lightning_modules.checks import require_finite
+from lightning_modules.checks import require_finite, require_int
+from lightning_modules.language.cache import Choice, ChoiceByLoss, OutputCache, mixed
 from lightning_modules.language.data import IGNORED, LanguageData, LanguageShape, TextBatch
 from lightning_modules.language.generation import Sampling, choose, show
 from lightning_modules.language.record import TextRecord
 from lightning_modules.language.vocabulary import Decoder, Vocabulary, cut_text
 from lightning_modules.language.vocabulary_loss import tied_loss, tied_nats, tied_scores
 from lightning_modules.settings import PredictiveSettings, as_instance
+from lightning_modules.waiting import waiting
 
 SEED = 0  # of the text that a test writes
 
@@ -51,6 +53,13 @@ class TextOutput(NamedTuple):
 class LanguageSettings(PredictiveSettings):
     """Settings of `LanguageModule`."""
 
+    cache: int = 0
+    """Tokens that the output cache of a test holds, such as 2000, see `OutputCache`; 0: no cache."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require_int("cache", self.cache, 0)
+
 
 class LanguageModule(TaskModule):
     """Models language: predicts each token of a text (byte, character or word) from those before it.
@@ -69,9 +78,10 @@ class LanguageModule(TaskModule):
 
     Table of results: the module, its state carried over the whole test text, its fast weights learning while
     it is read; the same weights with plasticity off, from fast weights 0 (only DREAM with fast weights); the
-    same with the state dropped every `data.steps` tokens; `unigram` and `bigram`, counted in the training
-    part (`NGrams`). Bits per character are all bits over all characters of the text, whatever a token is;
-    perplexity is that of a token.
+    same with the state dropped every `data.steps` tokens; with `cache` above 0 the first row with an
+    `OutputCache`, whose gate and temperature have the least loss on the validation part; `unigram` and
+    `bigram`, counted in the training part (`NGrams`). Bits per character are all bits over all characters of
+    the text, whatever a token is; perplexity is that of a token.
 
     Args:
         config: The DREAM layer; its `input_dim` is the width of an embedding.
@@ -105,6 +115,9 @@ class LanguageModule(TaskModule):
         self.head = nn.Linear(self.core.output_dim + width, width)
         self.bias = nn.Parameter(torch.zeros(symbols))
         self._scores: TextRecord | None = None
+        self._cache: OutputCache | None = None
+        self.choice: Choice | None = None
+        """Gate and temperature of the output cache in the last test; None without one."""
 
     def forward(self, tokens: Tensor, states: list[DREAMState] | None = None) -> TextOutput:
         """Read `tokens` (N, T) from `states`, fresh ones if None."""
@@ -179,6 +192,25 @@ class LanguageModule(TaskModule):
     def on_test_epoch_start(self) -> None:
         super().on_test_epoch_start()
         self._scores = TextRecord()
+        self._cache, self.choice = None, None
+        if self.settings.cache:
+            self.choice = self._choose()
+            self._cache = OutputCache(self.settings.cache)
+
+    def _choose(self) -> Choice:
+        """Choose gate and temperature of the output cache on the validation part, read from fresh states."""
+        cache, loss = OutputCache(self.settings.cache), ChoiceByLoss(self.device)
+        batches = self.data.val_dataloader()
+        with waiting("output cache") as done, self.trainer.precision_plugin.forward_context():
+            for number, batch in enumerate(batches):
+                batch = TextBatch(*(part.to(self.device) for part in batch))
+                output = self.on(batch)
+                nats = self.nats(output, batch.targets)
+                logs = cache.read(output.features, batch.targets, nats, batch.reset, loss.temperatures)
+                loss.add(nats, logs, batch.targets)
+                done((number + 1) / len(batches))
+        self.forget_states()
+        return loss.best(ranks.mean(loss.total))
 
     def test_step(self, batch: TextBatch, batch_idx: int) -> None:
         found = {}
@@ -189,11 +221,15 @@ class LanguageModule(TaskModule):
             found[name] = self.nats(output, batch.targets)
             if name == self.title:
                 self.observe(output.traces, output.states, streams=True)
-                shown = output.traces[0]
+                own = output
         found[f"{self.title}, no carried state"] = self._restarted(batch)
+        if self._cache is not None and self.choice is not None:
+            nats, (gate, temperature) = found[self.title], self.choice
+            logs = self._cache.read(own.features, batch.targets, nats, batch.reset, temperature.view(1))
+            found[f"{self.title}, output cache"] = mixed(nats, logs[0], batch.targets, gate)
         self._require_finite(batch, torch.stack(list(found.values()), -1), "test")
         assert self._scores is not None
-        self._scores.add(batch, found, shown)
+        self._scores.add(batch, found, own.traces[0])
 
     def _restarted(self, batch: TextBatch) -> Tensor:
         """Loss (1, T) with the state dropped every `data.steps` tokens, which are read side by side."""
@@ -207,6 +243,8 @@ class LanguageModule(TaskModule):
         assert self._scores is not None
         self._scores.count_rivals(self.data)
         self.log_results(self._scores.results(self.data))
+        if self.choice is not None:
+            self.log_dict({f"test/cache_{name}": value for name, value in self.choice._asdict().items()})
 
     def write_test_files(self, folder: Path) -> None:
         """Write `text.txt`: a text by `sampling`, from the weights that were tested."""
