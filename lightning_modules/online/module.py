@@ -35,6 +35,7 @@ from lightning_modules.stream import (
     StreamState,
     Updates,
 )
+from lightning_modules.stream.following import followed
 from lightning_modules.stream.network import CHANGE_LIMIT, class_shares
 
 Mode = Literal[
@@ -53,6 +54,9 @@ class OnlineSettings(PredictiveSettings):
     """Normalisation of the rows, and the values that the head reads."""
     updates: Updates = Updates()  # noqa: RUF009 - frozen
     """Updates of the head from the stream."""
+    through_head: bool = False
+    """Forecasting and regression with `updates.rule: least_squares`: trains the core through a head that
+    follows each crop as it will follow the stream, see `lightning_modules.stream.following.followed`."""
     all_updates: Updates = Updates(every=24, replay=96, lr=3e-4)  # noqa: RUF009 - frozen
     """Updates of all weights from the stream, in the modes that move them."""
     modes: list[Mode] = field(
@@ -65,6 +69,12 @@ class OnlineSettings(PredictiveSettings):
         object.__setattr__(self, "reading", as_instance(Reading, self.reading, "reading"))
         object.__setattr__(self, "updates", as_instance(Updates, self.updates, "updates"))
         object.__setattr__(self, "all_updates", as_instance(Updates, self.all_updates, "all_updates"))
+        require(
+            "through_head",
+            self.through_head,
+            not self.through_head or self.updates.rule == "least_squares",
+            "false unless `updates.rule` is least_squares",
+        )
         modes, known = self.modes, get_args(Mode)
         fits = bool(modes) and set(modes) <= set(known) and len(set(modes)) == len(modes)
         require("modes", modes, fits, f"some of {known}, each once")
@@ -79,9 +89,10 @@ class OnlineModule(TaskModule):
         loss = huber((head - wanted) / rms, 3) + prediction_weight * MSE(layer's predictions, layer's input)
 
     with `wanted` the target relative to the present level and rms its root mean square in the batch, for each
-    row ahead; for classification the first term is the cross-entropy. What was not observed, with
-    `data.missing: model`, counts in neither term. A crop starts with a fresh core, and
-    with normaliser, profile and past rows as the rows before it in the stream leave them.
+    row ahead; for classification the first term is the cross-entropy. The head is that of the network, or,
+    with `through_head`, one that starts from it in each crop and follows the crop as it will follow the
+    stream. What was not observed, with `data.missing: model`, counts in neither term. A crop starts with a
+    fresh core, and with normaliser, profile and past rows as the rows before it in the stream leave them.
 
     The test runs the trained weights over the whole stream from its first row, once for each mode, side by
     side. Up to the first scored row every mode learns; from there on only the parts that it names: the fast
@@ -109,6 +120,13 @@ class OnlineModule(TaskModule):
     ) -> None:
         super().__init__(config, as_instance(OnlineShape, shape), OnlineSettings(**settings))
         options = self.settings
+        classes = self.shape.task == "classification"
+        require(
+            "through_head",
+            options.through_head,
+            not (options.through_head and classes),
+            "false for classification",
+        )
         self.network = StreamNetwork(
             self.shape,
             options.reading,
@@ -162,15 +180,38 @@ class OnlineModule(TaskModule):
             state = network.relate(inputs[None, part], state, known)[1]
         return states
 
-    def _read(self, batch: OnlineBatch) -> tuple[Features, Tensor, Tensor]:
-        """Return features and outputs (N, T, H, C) of crops, and the layer's own prediction loss ()."""
+    def _read(self, batch: OnlineBatch) -> tuple[Features, Tensor]:
+        """Return the features of crops, and the layer's own prediction loss ()."""
         network = self.network
         start = StreamState.cat([self._starts[row // STRIDE] for row in batch.start.tolist()])
         start = replace(start, core=network.core.init_state(len(batch.start) * network.lanes))
         features, state = network.features(batch.rows, start, self._feedback(batch.targets))
         self.observe(features.traces, state.core)
         squares = features.traces[0].error.square().sum()  # 0 where nothing was observed
-        return features, network.outputs(features), squares / features.observed.clamp_min(1)
+        return features, squares / features.observed.clamp_min(1)
+
+    def outputs(self, features: Features, wanted: Tensor) -> Tensor:
+        """Outputs (N, T, H, C) of the head for crops; with `through_head` it follows each of them.
+
+        Args:
+            features: Features of the crops.
+            wanted: (N, T, H, C) outputs that would be right, NaN where one is missing; those of a row are
+                used once they are known, and for later rows.
+        """
+        network, updates = self.network, self.settings.updates
+        if not self.settings.through_head:
+            return network.outputs(features)
+        return network.to_targets(
+            followed(
+                network.head,
+                features.values,
+                network.to_lanes(wanted),
+                network.shape.target_lag + self.shape.label_delay,
+                updates.every,
+                updates.forgetting,
+                updates.ridge,
+            )
+        )
 
     @property
     def unreached(self) -> bool:
@@ -182,20 +223,22 @@ class OnlineModule(TaskModule):
         )
 
     def losses(self, batch: OnlineBatch) -> dict[str, Tensor]:
-        features, outputs, prediction = self._read(batch)
+        features, prediction = self._read(batch)
         crops = torch.tensor(0 if batch.spare else len(batch.rows), device=self.device)
         share = crops / ranks.mean(crops)  # relative to the average process
         scored = slice(self.data.context, None)
         shape = self.network.shape
         if shape.task == "classification":
             labels = batch.targets[:, scored].flatten()
-            fit = share * cross_entropy(outputs[:, scored, 0].flatten(0, 1), labels)
+            outputs = self.network.outputs(features)[:, scored, 0]
+            fit = share * cross_entropy(outputs.flatten(0, 1), labels)
         else:
             future = batch.targets.unsqueeze(2)
             if shape.task == "forecasting":
                 future = batch.targets[:, 1:].unfold(1, shape.horizon, 1).transpose(2, 3)
             changes = (future - features.level.unsqueeze(2)) / features.scale.unsqueeze(2)
-            wanted = changes[:, scored].clamp(-CHANGE_LIMIT, CHANGE_LIMIT).to(outputs)
+            changes = changes.clamp(-CHANGE_LIMIT, CHANGE_LIMIT).to(features.values)
+            outputs, wanted = self.outputs(features, changes), changes[:, scored]
             known = ~future[:, scored].isnan() & torch.tensor(not batch.spare, device=self.device)
             wanted, predicted = (torch.where(known, part, 0.0) for part in (wanted, outputs[:, scored]))
             count = ranks.mean(known.sum((0, 1, 3), keepdim=True))  # for each row ahead

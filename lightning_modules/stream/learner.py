@@ -85,7 +85,7 @@ class StreamLearner(Whole):
         self.learning = True
         """Whether slow weights and head are still updated."""
         self.forecasts = shape.task == "forecasting"
-        self.lag = (shape.horizon if self.forecasts else 1) + delay
+        self.lag = shape.target_lag + delay
         """When row t is predicted, rows up to t - lag have been learnt from."""
         self.row = 0
         """Rows that were read."""

@@ -42,6 +42,10 @@ class Head(nn.Module):
         """(..., L, F) to (..., L, O)."""
         return torch.einsum("...lf,lof->...lo", values, self.weight) + self.bias
 
+    def columns(self) -> Tensor:
+        """Weights with the bias as their last row, (L, F + 1, O)."""
+        return torch.cat([self.weight, self.bias.unsqueeze(-1)], -1).transpose(1, 2)
+
 
 class StreamNetwork(nn.Module):
     """Reads rows, carries its state, and computes features, from which a linear head predicts.

@@ -15,9 +15,9 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy, one_hot
 
-from dream.errors import DREAMError
-from lightning_modules.checks import DIVERGED, require, require_int
+from lightning_modules.checks import require, require_int
 from lightning_modules.stream.checks import require_gram
+from lightning_modules.stream.following import HeadFit
 from lightning_modules.stream.memory import Memory
 from lightning_modules.stream.network import StreamNetwork
 from lightning_modules.stream.state import StreamState, part
@@ -256,29 +256,23 @@ class AllSteps(_GradientRule):
 class LeastSquares(Rule):
     """Least squares for the head over all rows so far, each discounted by ``forgetting ** age``.
 
-    With features z (a 1 for the bias included), wanted outputs y and discount g, at each update of m new
-    rows: ``A' = g^m A + sum z z^T``, ``B' = g^m B + sum z y^T``, ``W = (A' + d I)^-1 (B' + d W_0)``,
-    ``d = 1 + ridge mean(diag A')``, where W_0 are the weights at the start of the stream; for each lane, in
-    float64.
+    The sums and their solution are those of `lightning_modules.stream.following.HeadFit`, for each lane, in
+    float64; the prior W_0 are the weights at the start of the stream.
 
     This is recursive least squares with exponential forgetting whose prior does not fade: directions that the
     stream no longer excites return to W_0 and cannot blow up. A row without any target is left out, and a
     single missing one is taken to be what the head predicts, which corrects nothing. For classification y is
-    1 for the class and 0 elsewhere, so that the head estimates the share of each class. Source: Haykin,
-    Adaptive Filter Theory, 2002, chapter 9."""
+    1 for the class and 0 elsewhere, so that the head estimates the share of each class."""
 
     def __init__(self, network: StreamNetwork, updates: Updates) -> None:
         self.network = network
         self.forgetting = updates.forgetting
         self.ridge = updates.ridge
-        weight, bias = self.head = network.head.weight, network.head.bias
-        first = torch.cat([weight, bias.unsqueeze(-1)], -1).detach()
-        self.prior = first.transpose(1, 2).double()  # (L, F + 1, O)
-        self.gram = self.prior.new_zeros(self.prior.shape[0], self.prior.shape[1], self.prior.shape[1])
-        self.moment = torch.zeros_like(self.prior)
+        self.prior = network.head.columns().detach().double()  # (L, F + 1, O)
+        self.fit = HeadFit.fresh(self.prior)
 
     def weights(self) -> Weights:
-        return Weights(self.head)
+        return Weights([self.network.head.weight, self.network.head.bias])
 
     @torch.no_grad()
     def update(self, memory: Memory, known: int, new: int) -> None:
@@ -288,39 +282,22 @@ class LeastSquares(Rule):
             DREAMError: there is no solution, because the features are not finite.
         """
         values, wanted = memory.pairs(known - new, known)
+        head = self.network.head
         if self.network.shape.task == "classification":
             wanted = one_hot(wanted, self.network.shape.targets).unsqueeze(1)
-        unknown = wanted.isnan()
-        wanted = torch.where(unknown, self.network.head(values), wanted)
-        z = values.transpose(0, 1).double()
-        z = torch.cat([z, z.new_ones(*z.shape[:2], 1)], -1)
-        z = z * ~unknown.all(-1).T.unsqueeze(-1)
-        discount = self.forgetting**new
-        self.gram = torch.baddbmm(self.gram, z.mT, z, beta=discount)
-        self.moment = torch.baddbmm(self.moment, z.mT, wanted.transpose(0, 1).double(), beta=discount)
-        pull = 1 + self.ridge * self.gram.diagonal(dim1=1, dim2=2).mean(1).view(-1, 1, 1)
-        try:
-            factor = torch.linalg.cholesky(
-                self.gram + pull * torch.eye(z.shape[-1], dtype=z.dtype, device=z.device)
-            )
-        except torch.linalg.LinAlgError as error:
-            raise DREAMError(
-                f"not finite: the features of rows {known - new} to {known - 1} of the stream, to which the "
-                f"head cannot be fitted. {DIVERGED}"
-            ) from error
-        weights = torch.cholesky_solve(self.moment + pull * self.prior, factor).transpose(1, 2)
-        weight, bias = self.head
-        weight.copy_(weights[..., :-1])
-        bias.copy_(weights[..., -1])
+        self.fit = self.fit.add(values, wanted, head.columns(), self.forgetting)
+        place = f"rows {known - new} to {known - 1} of the stream"
+        weights = self.fit.solve(self.prior, self.ridge, place).transpose(1, 2)
+        head.weight.copy_(weights[..., :-1])
+        head.bias.copy_(weights[..., -1])
 
     def tensors(self) -> dict[str, Tensor]:
-        return {"prior": self.prior, "gram": self.gram, "moment": self.moment}
+        return {"prior": self.prior, **self.fit._asdict()}
 
     def load(self, tensors: Mapping[str, Tensor]) -> None:
         require_gram("rule.gram", tensors["gram"])
         self.prior = tensors["prior"]
-        self.gram = tensors["gram"]
-        self.moment = tensors["moment"]
+        self.fit = HeadFit(tensors["gram"], tensors["moment"])
 
 
 def build_rule(network: StreamNetwork, updates: Updates, moves: Moves) -> Rule:

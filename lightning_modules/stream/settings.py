@@ -46,6 +46,11 @@ class Shape:
         """Columns that the newest known target adds to the inputs; 0 where targets are inputs themselves."""
         return 0 if self.task == "forecasting" else self.targets
 
+    @property
+    def target_lag(self) -> int:
+        """Rows after which a row may be learnt from, where targets come at once."""
+        return self.horizon if self.task == "forecasting" else 1
+
 
 @dataclass(frozen=True)
 class Reading:

@@ -4,6 +4,7 @@ it."""
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from torch.nn.functional import mse_loss
 from dream import ConfigError, DREAMConfig
 from lightning_modules import OnlineModule
 from lightning_modules.online import DriftingStream
+from lightning_modules.online.data import STRIDE
 from lightning_modules.online.drift import page_hinkley
 from lightning_modules.online.metrics import KappaTemporal
 from lightning_modules.plots import rolling
@@ -119,7 +121,7 @@ def test_a_crop_starts_as_the_stream_had_left_it() -> None:
     module = module_of(data)
     module.prepare(data)
     batch = data.piece(48, 32)
-    features, _, _ = module._read(batch)
+    features, _ = module._read(batch)
     whole, _ = module.network.relate(data.values[0][None, :80], module.network.init_state())
     torch.testing.assert_close(features.level, whole.level[:, 48:])
     torch.testing.assert_close(features.values[..., -whole.shown.shape[-1] :], whole.shown[:, 48:].float())
@@ -145,6 +147,10 @@ def test_bad_settings_are_refused() -> None:
         Updates(every=1.5)  # type: ignore[arg-type]
     with pytest.raises(ConfigError, match="`lags` must be above 0 where the head reads nothing else; got 0"):
         module_of(data_of(), reading=Reading(lags=0, output=False, forecast=False))
+    with pytest.raises(ConfigError, match=r"`through_head` must be false unless `updates.rule` is least_sq"):
+        module_of(data_of(), through_head=True)
+    with pytest.raises(ConfigError, match="`through_head` must be false for classification; got True"):
+        module_of(data_of("classification"), through_head=True, updates=Updates("least_squares"))
 
 
 @pytest.mark.parametrize(
@@ -213,3 +219,42 @@ def test_page_hinkley_raises_the_alarm_soon_after_a_rise_and_not_before() -> Non
 
 def test_rolling_means() -> None:
     np.testing.assert_allclose(rolling(np.array([1.0, 2, 3, 4, 5]), 3), [1, 1.5, 2, 3, 4])
+
+
+@pytest.mark.parametrize(
+    ("kind", "core"), [("forecasting", "dream"), ("regression", "dream"), ("forecasting", "lstm")]
+)
+@pytest.mark.parametrize("delay", [0, 2])
+def test_training_reads_a_crop_as_the_test_reads_a_stream(kind: str, core: str, delay: int) -> None:
+    data = data_of(kind, label_delay=delay)
+    rule = Updates("least_squares", every=3, forgetting=0.97, ridge=0.01)
+    module = module_of(data, core=core, updates=rule, through_head=True).eval()
+    module.prepare(data)
+    torch.nn.init.normal_(module.network.head.weight, std=0.2)
+    batch = next(iter(data.train_dataloader()))
+    features, _ = module._read(batch)
+    future = batch.targets.unsqueeze(2)
+    if kind == "forecasting":
+        future = batch.targets[:, 1:].unfold(1, data.horizon, 1).transpose(2, 3)
+    wanted = ((future - features.level.unsqueeze(2)) / features.scale.unsqueeze(2)).float()
+    trained = module.network.to_data(module.outputs(features, wanted), features)
+    for crop, row in enumerate(batch.start.tolist()):
+        learner = module.make_learner("fast weights + head")
+        start = module._starts[row // STRIDE]
+        learner.state = replace(start, core=learner.network.core.init_state(1))
+        targets = None if kind == "forecasting" else batch.targets[crop]
+        read = learner.process(batch.rows[crop], targets).predictions
+        torch.testing.assert_close(trained[crop], read, rtol=1e-4, atol=1e-4)
+
+
+def test_training_through_the_head_reaches_core_and_prior() -> None:
+    data = data_of("forecasting")
+    module = module_of(data, updates=Updates("least_squares", every=4), through_head=True)
+    module.prepare(data)
+    batch = next(iter(data.train_dataloader()))
+    module.losses(batch)["fit"].backward()
+    still = {
+        name for name, weight in module.named_parameters() if weight.grad is None or not weight.grad.any()
+    }
+    assert not [name for name in still if "head" in name]
+    assert module.core.layers[0].cell.B.grad.abs().sum() > 0  # type: ignore[union-attr] # although the head is 0
