@@ -207,12 +207,13 @@ class DREAMCell(nn.Module):
         )
 
     def _known_filter(self) -> Tensor:
-        """As `_effective_filter`, without gradient; computed once, and again when V_raw has changed."""
+        """As `_effective_filter`, without gradient; computed again only where V_raw has changed."""
         if self.config.rank >= self.config.input_dim:
             return self.V
         raw, V = self._last_V
         if raw.device != self.V_raw.device or raw.dtype != self.V_raw.dtype or not raw.equal(self.V_raw):
-            raw, V = self._last_V = self.V_raw.detach().clone(), self._effective_filter().detach()
+            V = self._effective_filter().detach().contiguous()  # as a step reads it
+            self._last_V = self.V_raw.detach().clone(), V
         return V
 
     def get_config(self) -> DREAMConfig:
