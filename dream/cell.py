@@ -212,8 +212,7 @@ class DREAMCell(nn.Module):
             return self.V
         raw, V = self._last_V
         if raw.device != self.V_raw.device or raw.dtype != self.V_raw.dtype or not raw.equal(self.V_raw):
-            V = self._effective_filter().detach().contiguous()  # as a step reads it
-            self._last_V = self.V_raw.detach().clone(), V
+            raw, V = self._last_V = self.V_raw.detach().clone(), self._effective_filter().detach()
         return V
 
     def get_config(self) -> DREAMConfig:

@@ -37,12 +37,13 @@ def shrinkage(norm: Tensor, target: float, kappa: float) -> Tensor:
 def orthonormal(matrix: Tensor) -> Tensor:
     """Q of ``matrix = Q T`` (I, R), R <= I: Q^T Q = 1, T upper triangular with positive diagonal.
 
-    Half precision, in which nothing is factorised, is computed in float32.
+    Half precision, in which nothing is factorised, is computed in float32. Q is contiguous by rows, as a
+    kernel reads it; factorisations give it by columns.
     """
     work = torch.promote_types(matrix.dtype, torch.float32)
     Q, T = torch.linalg.qr(matrix.to(work))
     positive: Tensor = Q * torch.where(T.diagonal() < 0, -1.0, 1.0)
-    return positive.to(matrix.dtype)
+    return positive.to(matrix.dtype).contiguous()
 
 
 def logit(p: Tensor) -> Tensor:

@@ -51,6 +51,7 @@ def test_orthonormal(dtype: torch.dtype, columns: int) -> None:
     matrix = torch.randn(6, columns, dtype=dtype)
     Q = orthonormal(matrix)
     assert Q.dtype == dtype
+    assert Q.is_contiguous()
     torch.testing.assert_close(Q.mT @ Q, torch.eye(columns, dtype=dtype))
     T = Q.mT @ matrix
     torch.testing.assert_close(Q @ T, matrix)
