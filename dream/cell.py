@@ -207,7 +207,7 @@ class DREAMCell(nn.Module):
         )
 
     def _known_filter(self) -> Tensor:
-        """As `_effective_filter`, without gradient; computed once, and again when V_raw has changed."""
+        """As `_effective_filter`, without gradient; computed again only where V_raw has changed."""
         if self.config.rank >= self.config.input_dim:
             return self.V
         raw, V = self._last_V

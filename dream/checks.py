@@ -245,11 +245,13 @@ def finite_values(x: Tensor, timespans: Tensor | None, lengths: Tensor | None, m
     """Refuse NaN, numbers whose square is not finite, and timespans that are not positive.
 
     Padding of `x`, (N, T, I) or (N, I), may hold anything. One pass where all is well; `missing` lets NaN in
-    `x` pass, as not observed.
+    `x` pass, as not observed. What torch.vmap maps over has no values to look at, and passes.
 
     Raises:
         DataError: naming the first bad place.
     """
+    if _mapped(x) or _mapped(timespans):
+        return
     most = largest(x.dtype)
     low, high = (bound.item() for bound in torch.aminmax(x.detach()))
     if -most <= low and high <= most:  # neither holds for NaN
@@ -269,7 +271,10 @@ def finite_values(x: Tensor, timespans: Tensor | None, lengths: Tensor | None, m
     assert value is not None
     place = where.nonzero()[0].tolist()
     at = f"row {place[0]}" + (f", step {place[1]}" if len(place) > 1 else "")
-    if bool((value[tuple(place)].abs() > most).any()) and bool(value[tuple(place)].isfinite().all()):
+    numbers = value[tuple(place)]
+    if missing:
+        numbers = torch.where(numbers.isnan(), 0.0, numbers)
+    if bool((numbers.abs() > most).any()) and bool(numbers.isfinite().all()):
         rule, remedy = (
             f"at most {most:.1e} in size, so that its square is finite in {x.dtype}",
             "Scale them first.",
@@ -280,3 +285,14 @@ def finite_values(x: Tensor, timespans: Tensor | None, lengths: Tensor | None, m
         f"`{name}` must be {rule}; {int(where.sum())} of {where.numel()} steps are not, the first at {at}. "
         f"{remedy}"
     )
+
+
+def _mapped(value: Tensor | None) -> bool:
+    """Whether `value` is one of those that torch.vmap maps over, at any level of `torch.func` transforms."""
+    if value is None or not torch._C._are_functorch_transforms_active():
+        return False
+    while torch._C._functorch.is_functorch_wrapped_tensor(value):
+        if torch._C._functorch.is_batchedtensor(value):
+            return True
+        value = torch._C._functorch.get_unwrapped(value)
+    return False

@@ -17,11 +17,12 @@ def norm(matrix: Tensor) -> Tensor:
     """The Frobenius norm over the last two axes, finite although squares overflow.
 
     They are taken in a larger unit, the fourth root of the dtype's range: a power of two, so that nothing is
-    rounded.
+    rounded. At 0 every derivative is 0.
     """
     unit = 2.0 ** (math.frexp(torch.finfo(matrix.dtype).max)[1] // 4)
-    size: Tensor = torch.linalg.vector_norm(matrix / unit, dim=(-2, -1))
-    return size * unit
+    squares = (matrix / unit).square().sum((-2, -1))
+    positive = squares > 0
+    return torch.where(positive, torch.where(positive, squares, 1.0).sqrt(), 0.0) * unit
 
 
 def shrinkage(norm: Tensor, target: float, kappa: float) -> Tensor:
@@ -36,12 +37,13 @@ def shrinkage(norm: Tensor, target: float, kappa: float) -> Tensor:
 def orthonormal(matrix: Tensor) -> Tensor:
     """Q of ``matrix = Q T`` (I, R), R <= I: Q^T Q = 1, T upper triangular with positive diagonal.
 
-    Half precision, in which nothing is factorised, is computed in float32.
+    Half precision, in which nothing is factorised, is computed in float32. Q is contiguous by rows, as a
+    kernel reads it; factorisations give it by columns.
     """
     work = torch.promote_types(matrix.dtype, torch.float32)
     Q, T = torch.linalg.qr(matrix.to(work))
     positive: Tensor = Q * torch.where(T.diagonal() < 0, -1.0, 1.0)
-    return positive.to(matrix.dtype)
+    return positive.to(matrix.dtype).contiguous()
 
 
 def logit(p: Tensor) -> Tensor:

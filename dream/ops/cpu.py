@@ -364,7 +364,9 @@ def step(
     owner: object,
 ) -> DREAMState:
     """See `dream.ops.registry.StepFunction`: the kernel alone, with nothing of autograd around it."""
-    pointers = [None if weight is None else weight.data_ptr() for weight in learned]
+    pointers = [
+        weight.data_ptr() if weight is not None and weight.is_contiguous() else None for weight in learned
+    ]
     prepared = _prepared.get(owner)
     settings = (config, plasticity, missing, x.dtype)
     if prepared is None or prepared.pointers != pointers or prepared.settings != settings:

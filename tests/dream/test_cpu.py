@@ -21,7 +21,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from dream import DREAM, ConfigError, DREAMConfig, DREAMParams, DREAMState, DREAMTrace, dream_scan
+from dream import DREAM, ConfigError, DataError, DREAMConfig, DREAMParams, DREAMState, DREAMTrace, dream_scan
 from dream.ops import cpu, native, reference, registry
 from tests.dream.support import F32, F64, assert_same, leaves, random_params, random_state, tensors
 
@@ -444,6 +444,26 @@ def test_transforms_and_forward_derivatives_take_the_reference(caplog: pytest.Lo
         torch.func.grad(lambda x: loss(x, "cpu"))(problem.x)
 
 
+def test_mapped_over_samples_and_weights() -> None:
+    """vmap, alone and around gradients, with inputs that are checked outside of it."""
+    layer, x = DREAM(3, 5, 2, missing=True).double().eval(), torch.randn(4, 6, 3, dtype=F64)
+    x[1, 2, 0] = torch.nan
+    expected = layer(x)[0]
+    assert_same(torch.func.vmap(lambda row: layer(row[None])[0][0])(x), expected)
+    weights = {name: weight.detach() for name, weight in layer.named_parameters() if weight.requires_grad}
+
+    def loss(weights: dict[str, Tensor], row: Tensor) -> Tensor:
+        return torch.func.functional_call(layer, weights, (row[None],))[0].square().sum()
+
+    mapped = torch.func.vmap(torch.func.grad(loss), (None, 0))(weights, x)
+    expected.square().sum().backward()
+    for name, gradient in mapped.items():
+        assert_same(gradient.sum(0), layer.get_parameter(name).grad)
+    layer.missing = False
+    with pytest.raises(DataError, match="row 0, step 2"):
+        torch.func.grad(loss)(weights, x[1])
+
+
 @pytest.mark.parametrize("dtype", [F32, F64], ids=["float32", "float64"])
 @pytest.mark.parametrize("function", ["tanh", "sigmoid", "log", "exp"])
 def test_elementary_functions(function: str, dtype: torch.dtype) -> None:
@@ -635,6 +655,27 @@ def stream(dtype: torch.dtype, sizes: Sequence[int] = (1, 30, 7, 13, 9), **knobs
     for (name, a), (_, b) in zip(ours.items(), theirs.items(), strict=True):
         close(a, b, "value", name)
     assert fast(problem.x[:, 0])[0].requires_grad  # with gradients it is the reference step
+
+
+@pytest.mark.parametrize("rank", [4, 7])
+def test_a_stream_prepares_its_arguments_once(monkeypatch: pytest.MonkeyPatch, rank: int) -> None:
+    """And again where weights come to lie elsewhere, or otherwise in the same place."""
+    calls: list[int] = []
+    prepare = cpu._prepare
+    monkeypatch.setattr(cpu, "_prepare", lambda *given: calls.append(1) or prepare(*given))
+    cell, x = DREAM(7, 16, rank, backend="cpu").cell, torch.randn(1, 7)
+    state = cell.init_state(1)
+    with torch.no_grad():
+        for _ in range(3):
+            before, state = cell(x, state)
+        cell.A.mul_(2.0)  # in place: the same arguments
+        assert not torch.equal(cell(x, state)[0], before)
+        assert len(calls) == 1
+        cell.A.data = cell.A.data.mT
+        found = cell(x, state)[0]
+        assert len(calls) == 2
+        cell.backend = "reference"
+        torch.testing.assert_close(found, cell(x, state)[0])
 
 
 @pytest.mark.skipif(

@@ -126,6 +126,13 @@ def test_infinity_is_no_gap(value: float) -> None:
         cell(x[:, 4])
 
 
+def test_a_number_too_large_beside_a_gap_is_named_as_such() -> None:
+    x = gaps().float()
+    x[1, 4] = torch.tensor([torch.nan, 1e20, 0.0])
+    with pytest.raises(DataError, match=r"`x` must be at most 1\..*square.*1 of 60 .*row 1, step 4. Scale"):
+        DREAMCell(small(), missing=True).forward_sequence(x)
+
+
 def test_gaps_under_autocast() -> None:
     layer, x = DREAM(3, 5, 2, missing=True), gaps().float()
     expected = layer.eval()(x)[0]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from dream.numerics import logit, orthonormal, shrinkage
+from dream.numerics import logit, norm, orthonormal, shrinkage
 from tests.dream.support import F32, F64
 
 DTYPES = pytest.mark.parametrize("dtype", [F32, F64])
@@ -25,6 +25,18 @@ def test_shrinkage(dtype: torch.dtype) -> None:
     assert torch.autograd.gradcheck(lambda n: shrinkage(n, 2.0, 0.3), free)
 
 
+def test_norm_has_derivatives_of_every_order_at_zero_too() -> None:
+    matrix = torch.zeros(2, 3, 4, dtype=F64, requires_grad=True)
+    with torch.no_grad():
+        matrix[0].normal_()
+    assert torch.autograd.gradgradcheck(norm, matrix[:1].detach().requires_grad_())
+    (slope,) = torch.autograd.grad(norm(matrix).sum(), matrix, create_graph=True)
+    (bend,) = torch.autograd.grad(slope.square().sum() + slope.sum(), matrix)
+    assert bend.isfinite().all()
+    assert (slope[1] == 0).all()
+    assert (bend[1] == 0).all()
+
+
 @DTYPES
 def test_logit(dtype: torch.dtype) -> None:
     p = torch.tensor([1e-6, 0.02, 0.2, 0.5, 0.9, 0.999], dtype=dtype)
@@ -39,6 +51,7 @@ def test_orthonormal(dtype: torch.dtype, columns: int) -> None:
     matrix = torch.randn(6, columns, dtype=dtype)
     Q = orthonormal(matrix)
     assert Q.dtype == dtype
+    assert Q.is_contiguous()
     torch.testing.assert_close(Q.mT @ Q, torch.eye(columns, dtype=dtype))
     T = Q.mT @ matrix
     torch.testing.assert_close(Q @ T, matrix)

@@ -1,4 +1,4 @@
-// The backward pass by the adjoints of h (N, H) and U (N, H, R), for a block of samples, from the last step to the first.
+// The backward pass by the adjoints of h (N, H) and U (N, H, R), for a block of samples, from its last step to its first.
 //
 // U is kept before every K-th step only. Within a segment the steps' updates are taken back, one after another, from the state
 // after it: lines 11, 7 and 6 can be inverted from the kept factors e V, S, h and |U"|. Where that would lose digits (strong
@@ -12,14 +12,41 @@
 template <class T>
 struct BackwardRoom {
     BackwardRoom(const Scan<T>& s, const BackwardWeights<T>& w, long samples)
-        : dh(samples * w.z.H), sums((s.every + 1) * samples * w.width), de(samples * w.z.I), d_read(samples * w.z.R),
-          d_found(samples * w.z.R), via_h(samples * w.z.H), key(samples * w.z.H), key_now(samples * w.z.H), cue(samples * w.z.H),
-          cue_key(samples * w.z.H), d_key(samples * w.z.H), d_cue(samples * w.z.H), d_cue_key(samples * w.z.H), zeros(w.z.H), stored(samples * w.z.H),
-          stored_now(samples * w.z.H), g(samples * w.z.R), g_now(samples * w.z.R), hidden(samples * w.z.H), dx(s.d_x ? s.every * samples * w.z.I : 0), dU(s.plastic ? samples * w.z.U() : 0),
-          U(s.plastic ? samples * w.z.U() : 0), target(s.learns ? samples * w.z.U() : 0),
+        : dh(samples * w.z.H),
+          sums((s.every + 1) * samples * w.width),
+          de(samples * w.z.I),
+          d_read(samples * w.z.R),
+          d_found(samples * w.z.R),
+          via_h(samples * w.z.H),
+          key(samples * w.z.H),
+          key_now(samples * w.z.H),
+          cue(samples * w.z.H),
+          cue_key(samples * w.z.H),
+          d_key(samples * w.z.H),
+          d_cue(samples * w.z.H),
+          d_cue_key(samples * w.z.H),
+          zeros(w.z.H),
+          stored(samples * w.z.H),
+          stored_now(samples * w.z.H),
+          g(samples * w.z.R),
+          g_now(samples * w.z.R),
+          hidden(samples * w.z.H),
+          dx(s.d_x ? s.every * samples * w.z.I : 0),
+          dU(s.plastic ? samples * w.z.U() : 0),
+          U(s.plastic ? samples * w.z.U() : 0),
+          target(s.learns ? samples * w.z.U() : 0),
           targets(s.d_timespans && s.learns ? samples * s.every * w.z.U() : 0),
-          by_g(samples * w.z.H), by_g_U(samples * w.z.H), from_U(w.z.H), by_stored(samples * w.z.R),
-          by_stored_U(samples * w.z.R), nothing(std::max(w.z.I, w.z.R)), one(1), filled(s.missing ? w.z.I : 0), rows_of((s.every + 1) * samples), sample(samples), samples(samples) {
+          by_g(samples * w.z.H),
+          by_g_U(samples * w.z.H),
+          from_U(w.z.H),
+          by_stored(samples * w.z.R),
+          by_stored_U(samples * w.z.R),
+          nothing(std::max(w.z.I, w.z.R)),
+          one(1),
+          filled(s.missing ? w.z.I : 0),
+          rows_of((s.every + 1) * samples),
+          sample(samples),
+          samples(samples) {
         one[0] = 1;
     }
 
@@ -36,15 +63,16 @@ struct BackwardRoom {
         Buffer<const T*> sums, h, x, e, read, recalled, one;
         long count = 0;
     };
+    // Adjoints of h, of a row's sums, of e, of q U and o (line 8's times sqrt(rho)), and of h by way of products and keys.
     Buffer<T> dh, sums, de, d_read, d_found, via_h;
-    Buffer<T> key, key_now;              // q of the next step to be done, which comes before, and of the one at hand
-    Buffer<T> cue, cue_key;              // of line 8: tanh(v), and its key
+    Buffer<T> key, key_now;                    // q of the next step to be done, which comes before, and of the one at hand
+    Buffer<T> cue, cue_key;                    // of line 8: tanh(v), and its key
     Buffer<T> d_key, d_cue, d_cue_key, zeros;  // adjoints of q, of tanh(v) and of its key
-    Buffer<T> stored, stored_now, g, g_now;  // of line 6
-    Buffer<T> hidden;                    // h of a step, padded
+    Buffer<T> stored, stored_now, g, g_now;    // of line 6
+    Buffer<T> hidden;                          // h of a step, padded
     Buffer<T> dx, dU;
-    Buffer<T> U, target;                 // taken back step by step
-    Buffer<T> states, targets;           // recomputed: U before each step of a segment, and after its last
+    Buffer<T> U, target;        // taken back step by step
+    Buffer<T> states, targets;  // recomputed: U before each step of a segment, and after its last
     // Of the step to come: dU' g, U' g (H) and stored dU', stored U' (R); of the one at hand: U d_read (H).
     Buffer<T> by_g, by_g_U, from_U, by_stored, by_stored_U, nothing, one;
     Buffer<T> filled;  // the adjoint of what was read in place of what was not observed
@@ -351,7 +379,7 @@ class Backward {
             if (st.shrink != 0) d_stored -= st.shrink * load(room.by_g_U + n * z.H + j);
             d_stored *= unit;
             const Vec<T> d_m = d_stored * q * HALF_PLASTICITY<T> * part * part;
-            store(gradients.m + j, Vec<T>(load(gradients.m + j) + d_m));
+            store(gradients.m + j, Vec<T>(load(gradients.m + j) + d_m * (T(1) - S)));
             store(gradients.m + z.H + j, Vec<T>(load(gradients.m + z.H + j) + d_m * S));
             store(d_key + j, Vec<T>(d_stored * p));
             d_unit += d_stored * p * q;

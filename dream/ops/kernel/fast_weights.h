@@ -66,7 +66,8 @@ void times_U(const T* U, const T* d, T* y, long ranks, long H) {
 // One pass: what is left of the step before (line 7's factor; line 11, where SLEEPS), then U" of line 6, its norm and
 // found = key U". Returns |U"|^2.
 template <class T, bool SLEEPS>
-T learn(T* U, T* U_target, const T* stored, const T* g, const T* key, T* found, T scale, T sleep, T forget, long ranks, long H) {
+T learn(T* U, T* U_target, const T* stored, const T* g, const T* key, T* found, T scale, T sleep, T forget, long ranks,
+        long H) {
     constexpr long L = Simd<T>::lanes;
     const T kept = (T(1) - forget + forget * sleep) * scale, of_target = forget * (T(1) - sleep);
     Vec<T> squares[UNROLL] = {};

@@ -59,12 +59,30 @@ template <class T>
 struct ForwardRoom {
     template <class Weights>
     ForwardRoom(const Scan<T>& s, const Weights& w, long samples)
-        : h(samples * w.z.H), e(samples * w.z.I), from_h(samples * w.state.width), from_e(samples * w.error.width),
-          ahead(std::min(AHEAD, long(s.steps)) * samples), x(ahead * w.z.I), from_x(ahead * w.input.width), mean(samples * w.z.I),
-          var(samples * w.z.I), key(samples * w.z.H), read(samples * w.z.R), v(samples * w.z.H), cue(samples * w.z.H), cue_key(samples * w.z.H),
-          stored(w.z.H), recalled(samples * w.z.R), from_o(samples * w.z.H), seen(s.missing ? ahead * w.z.I : 0),
-          observed(s.missing ? ahead : 0), filled(s.missing ? w.z.I : 0), from_filled(s.missing ? w.input.width : 0),
-          U(s.plastic ? samples * w.z.U() : 0), U_target(s.learns ? samples * w.z.U() : 0), sample(samples) {}
+        : h(samples * w.z.H),
+          e(samples * w.z.I),
+          from_h(samples * w.state.width),
+          from_e(samples * w.error.width),
+          ahead(std::min(AHEAD, long(s.steps)) * samples),
+          x(ahead * w.z.I),
+          from_x(ahead * w.input.width),
+          mean(samples * w.z.I),
+          var(samples * w.z.I),
+          key(samples * w.z.H),
+          read(samples * w.z.R),
+          v(samples * w.z.H),
+          cue(samples * w.z.H),
+          cue_key(samples * w.z.H),
+          stored(w.z.H),
+          recalled(samples * w.z.R),
+          from_o(samples * w.z.H),
+          seen(s.missing ? ahead * w.z.I : 0),
+          observed(s.missing ? ahead : 0),
+          filled(s.missing ? w.z.I : 0),
+          from_filled(s.missing ? w.input.width : 0),
+          U(s.plastic ? samples * w.z.U() : 0),
+          U_target(s.learns ? samples * w.z.U() : 0),
+          sample(samples) {}
 
     struct Sample {
         long steps;
@@ -75,11 +93,13 @@ struct ForwardRoom {
     Buffer<T> h, e, from_h, from_e;
     long ahead;  // rows of x whose products are made together, at most
     Buffer<T> x, from_x, mean, var;
-    Buffer<T> key, read;                             // q of line 6, and q U
-    Buffer<T> v, cue, cue_key, stored, recalled, from_o;  // of line 8: v, tanh(v), its key; p q of line 6, scaled; o; o D
-    Buffer<T> seen;                                  // 1 where x was observed, for all rows of x
-    Buffer<long> observed;                           // how many of a row were
-    Buffer<T> filled, from_filled;                   // predictions in place of what was not, and their products
+    Buffer<T> key, read;            // q of line 6, and q U
+    Buffer<T> v, cue, cue_key;      // of line 8: v, tanh(v) and its key
+    Buffer<T> stored;               // of line 6: p q / (rho (1 + |q|^2))
+    Buffer<T> recalled, from_o;     // o, and o D
+    Buffer<T> seen;                 // 1 where x was observed, for all rows of x
+    Buffer<long> observed;          // how many of a row were
+    Buffer<T> filled, from_filled;  // predictions in place of what was not, and their products
     Buffer<T> U, U_target;
     Buffer<Sample> sample;
 };
@@ -137,7 +157,7 @@ class Forward {
     const Sizes<T>& z = w.z;
     const long I = s.inputs, H = s.hidden, R = s.rank, N = s.samples;
     const long wide = s.liquid ? 2 * H : H;
-    const T log_step = T(std::log(s.time_step));
+    const T log_step = T(std::log(s.time_step)), root_rho = std::sqrt(w.plasticity.rho);
     const T near = FARTHEST<T> / std::sqrt(T(I));  // below it no deviation of line 3 is beyond FARTHEST
     long longest = 0;
 
@@ -350,7 +370,7 @@ class Forward {
     void fast_weights(int n, long t) {
         auto& st = room.sample[n];
         const long at = t * N + first + n;
-        const T *g = room.from_e + n * w.error.width, *cue_key = room.cue_key + n * z.H, rho = std::sqrt(w.plasticity.rho);
+        const T *g = room.from_e + n * w.error.width, *cue_key = room.cue_key + n * z.H;
         T* found = room.recalled + n * z.R;
         if (s.filtered) std::memcpy(s.filtered + at * R, g, R * sizeof(T));
         if (s.learns) {
@@ -360,16 +380,16 @@ class Forward {
             T norm = std::sqrt(
                 pass(U_of(n), target_of(n), room.stored, g, cue_key, found, st.scale, st.sleep, forgets, z.ranks, z.H));
             if (!std::isfinite(norm)) norm = large_norm(U_of(n), z.U());
-            st.scale = shrinkage(norm, s);                                                          // 7
+            st.scale = shrinkage(norm, s);                                                      // 7
             st.sleep = st.avg > T(s.min_surprise_for_sleep) ? T(s.sleep_rate) * st.avg : T(0);  // 11
             st.u_norm = norm * st.scale;
-            for (long r = 0; r < R; ++r) found[r] *= st.scale * rho;
+            for (long r = 0; r < R; ++r) found[r] *= st.scale * root_rho;
             if (s.norm) {
                 s.norm[at] = norm;
                 s.asleep[at] = st.sleep;
             }
         } else {
-            read_U<T>(U_of(n), cue_key, rho, found, z.ranks, z.H);
+            read_U<T>(U_of(n), cue_key, root_rho, found, z.ranks, z.H);
         }
         if (s.recalled) std::memcpy(s.recalled + at * R, found, R * sizeof(T));
     }

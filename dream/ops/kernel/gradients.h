@@ -45,10 +45,25 @@ struct BackwardWeights {
 template <class T>
 struct Gradients {
     Gradients(const Scan<T>& s, const BackwardWeights<T>& w)
-        : R(w.z.R), H(w.z.H), I(w.z.I), gate(w.gate), wide(w.keys.wide), by_state(H + gate + I), by_input(H + gate),
-          wanted(s.wants_parameters()), state(wanted ? s.hidden * by_state : 0), input(wanted ? s.inputs * by_input : 0),
-          error(wanted ? s.inputs * (R + H) : 0), read(wanted ? s.rank * I : 0), recall(wanted && s.plastic ? s.rank * H : 0),
-          K(s.plastic ? w.keys.blocks * w.keys.size * wide : 0), k(H), total(w.width), m(2 * H) {}
+        : R(w.z.R),
+          H(w.z.H),
+          I(w.z.I),
+          gate(w.gate),
+          key_rows(w.keys.blocks * w.keys.size),
+          key_size(w.keys.size),
+          wide(w.keys.wide),
+          by_state(H + gate + I),
+          by_input(H + gate),
+          wanted(s.wants_parameters()),
+          state(wanted ? s.hidden * by_state : 0),
+          input(wanted ? s.inputs * by_input : 0),
+          error(wanted ? s.inputs * (R + H) : 0),
+          read(wanted ? s.rank * I : 0),
+          recall(wanted && s.plastic ? s.rank * H : 0),
+          K(wanted && s.plastic ? key_rows * wide : 0),
+          k(H),
+          total(w.width),
+          m(2 * H) {}
 
     void add(const Gradients& other, const Scan<T>& s) {
         auto sum = [](T* to, const T* from, long n) {
@@ -60,8 +75,8 @@ struct Gradients {
             sum(error, other.error, s.inputs * (R + H));
             sum(read, other.read, s.rank * I);
             if (s.plastic) sum(recall, other.recall, s.rank * H);
+            if (s.plastic) sum(K, other.K, key_rows * wide);
         }
-        if (s.plastic) sum(K, other.K, (s.hidden + size(s) - 1) / size(s) * size(s) * wide);
         sum(k, other.k, H);
         sum(total, other.total, R + 2 * H + gate + I);
         sum(m, other.m, 2 * H);
@@ -84,25 +99,24 @@ struct Gradients {
             for (long l = 0; l < r; ++l) s.d_V[j * r + l] += read[l * I + j];
         if (s.plastic) {
             copy(s.d_D, r, h, recall, H);
-            copy(s.d_K, (h + size(s) - 1) / size(s) * size(s), size(s), K, wide);
+            copy(s.d_K, key_rows, key_size, K, wide);
             copy(s.d_k, 1, h, k, h);
         }
         copy(s.d_b, 1, h, total + R + H, h);
         copy(s.d_c, 1, i, total + R + 2 * H + gate, i);
         for (long j = 0; j < h; ++j) {
-            const T shared = m[j], surprised = m[H + j];  // sums of dm, and of dm S
+            const T calm = m[j], surprised = m[H + j];  // sums of dm (1 - S), and of dm S
             if (s.d_tau && s.liquid) s.d_tau[j] = -total[R + 2 * H + j] / s.tau[j];
-            if (s.d_eta) s.d_eta[j] = s.tonic[j] * shared + (T(1) - s.tonic[j]) * surprised;
-            if (s.d_tonic) s.d_tonic[j] = s.eta[j] * (shared - surprised);
+            if (s.d_eta) s.d_eta[j] = s.tonic[j] * calm + surprised;
+            if (s.d_tonic) s.d_tonic[j] = s.eta[j] * calm;
         }
         if (s.d_surprise_scale) *s.d_surprise_scale = surprise_scale;
     }
 
-    static long size(const Scan<T>& s) { return std::min(KEY_BLOCK, long(s.hidden)); }
-
-    long R, H, I, gate, wide, by_state, by_input;
+    long R, H, I, gate, key_rows, key_size, wide;  // G m, m, and m in whole vectors: of K
+    long by_state, by_input;
     bool wanted;
     Buffer<T> state, input, error, read, recall;  // [A | G_h | C], [B | G_x], [V | W], V^T, D
-    Buffer<T> K, k, total, m;                     // sums over rows; see write
+    Buffer<T> K, k, total, m;                     // sums over rows: of keys' adjoints, of all adjoints, and see write
     T surprise_scale = 0;
 };

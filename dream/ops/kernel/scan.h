@@ -3,7 +3,9 @@
 // Shapes are those of fields.h, symbols those of dream/functional.py.
 #pragma once
 
+#include <algorithm>
 #include <cmath>
+#include <iterator>
 #include <utility>
 
 #include "product.h"
@@ -16,9 +18,9 @@ struct Scan {
 #undef FIELD
 
     bool wants_parameters() const {
-        for (const T* wanted : {d_C, d_c, d_W, d_B, d_b, d_A, d_G_x, d_G_h, d_V, d_eta, d_tonic, d_tau, d_surprise_scale, d_K, d_k, d_D})
-            if (wanted) return true;
-        return false;
+        const T* gradients[] = {d_C, d_c,   d_W,     d_B,   d_b,              d_A, d_G_x, d_G_h,
+                                d_V, d_eta, d_tonic, d_tau, d_surprise_scale, d_K, d_k,   d_D};
+        return std::any_of(std::begin(gradients), std::end(gradients), [](const T* wanted) { return wanted != nullptr; });
     }
 };
 
