@@ -124,6 +124,7 @@ def scores(task: SequenceTask, predict: Predictor) -> Scores:
 
 def run_columns(task: SequenceTask, most_steps: int | None) -> dict[str, Outcome]:
     """Train and score every column of a task."""
+    task.setup()
     found: dict[str, Outcome] = {}
     for column in TRAINED:
         model, outcome = train(task, column, most_steps)
