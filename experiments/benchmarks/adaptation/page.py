@@ -57,7 +57,8 @@ def bar(metric: Mapping[str, Any]) -> str:
         return ""
     sign = "≥" if metric["higher"] else "≤"
     asked = [] if metric["bar"] is None else [f"{sign} {metric['bar']:g}"]
-    asked += [f"{sign} {column}" for column in metric["beats"]]
+    margin = f" {'+' if metric['higher'] else '-'} {metric['by']:g}" if metric["by"] else ""
+    asked += [f"{sign} {column}{margin}" for column in metric["beats"]]
     asked += [f"{sign} {column} within one deviation" for column in metric["within"]]
     return f"{', '.join(asked)}: {'reached' if metric['reached'] else 'missed'}"
 

@@ -41,6 +41,8 @@ class Metric:
     """Value to reach, as a mean over the seeds."""
     beats: tuple[str, ...] = ()
     """Columns that DREAM must not be worse than."""
+    by: float = 0.0
+    """Margin by which DREAM must be better than those."""
     within: tuple[str, ...] = ()
     """Columns that DREAM must not be worse than by more than one standard deviation of theirs."""
     share_of: str | None = None

@@ -81,7 +81,7 @@ def reached(metric: Metric, columns: Mapping[str, Any]) -> bool | None:
         asked.append(not metric.ahead(metric.bar, own))
     for column in (*metric.beats, *metric.within):
         values = columns[column]["values"][metric.name]
-        slack = spread(values) if column in metric.within else 0.0
+        slack = spread(values) if column in metric.within else -metric.by
         limit = mean(values) + (-slack if metric.higher else slack)
         asked.append(not metric.ahead(limit, own))
     return all(asked) if asked else None

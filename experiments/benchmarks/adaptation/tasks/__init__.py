@@ -8,6 +8,7 @@ from experiments.benchmarks.adaptation.tasks.markov import Markov
 from experiments.benchmarks.adaptation.tasks.omniglot import Omniglot
 from experiments.benchmarks.adaptation.tasks.recall import Recall
 from experiments.benchmarks.adaptation.tasks.rule_change import RuleChange
+from experiments.benchmarks.adaptation.tasks.speakers import Speakers
 from experiments.benchmarks.adaptation.tasks.systems import Systems
 
 TASKS: dict[str, type[Task]] = {
@@ -20,6 +21,7 @@ TASKS: dict[str, type[Task]] = {
         RuleChange,
         Systems,
         Omniglot,
+        Speakers,
         ETTh2,
         SKAB,
         ETTh1,

@@ -12,9 +12,9 @@ from typing import Literal
 
 import torch
 from torch import Tensor
-from torch.nn.functional import one_hot
 
 from dream import DREAMConfig
+from experiments.benchmarks.adaptation.baselines import guessed
 from experiments.benchmarks.adaptation.protocol import (
     BASELINE,
     Batch,
@@ -31,14 +31,7 @@ from lightning_modules.naive import nearest_labelled, nearest_mean_so_far
 FEATURES, WAYS, SHOTS = 64, 5, 10
 BATCH = 32
 SEQUENCES = {"validation": 200, "test": 1000}
-UNSURE = 1e-3  # probability that a guess leaves to each class
 SHOWN = {"1st instance": 1, "2nd instance": 2, "5th instance": 5, "10th instance": 10}
-
-
-def guessed(classes: Tensor) -> Tensor:
-    """Log probabilities (N, T, V) of methods that name a class (N, T) only."""
-    shares = one_hot(classes, WAYS) + UNSURE
-    return (shares / shares.sum(-1, keepdim=True)).log()
 
 
 class Omniglot(SequenceTask):
@@ -99,9 +92,9 @@ class Omniglot(SequenceTask):
     @staticmethod
     def nearest_neighbour(scale: Tensor, batch: Batch) -> Tensor:
         """Log probabilities of the class of the nearest drawing before."""
-        return guessed(nearest_labelled(batch.inputs[..., :FEATURES] * scale, batch.targets))
+        return guessed(nearest_labelled(batch.inputs[..., :FEATURES] * scale, batch.targets), WAYS)
 
     @staticmethod
     def nearest_means(scale: Tensor, batch: Batch) -> Tensor:
         """Log probabilities of the class with the nearest mean before."""
-        return guessed(nearest_mean_so_far(batch.inputs[..., :FEATURES] * scale, batch.targets, WAYS))
+        return guessed(nearest_mean_so_far(batch.inputs[..., :FEATURES] * scale, batch.targets, WAYS), WAYS)

@@ -76,6 +76,8 @@ def test_bars_hold_for_the_mean_and_rivals_of_the_metric() -> None:
     assert reached(Metric("loss", bar=0.45), columns)
     assert not reached(Metric("loss", bar=0.44), columns)
     assert not reached(Metric("loss", bar=0.45, beats=(BASELINE,)), columns)
+    assert reached(Metric("loss", beats=(OFF,), by=0.59), columns)
+    assert not reached(Metric("loss", beats=(OFF,), by=0.61), columns)
 
 
 def test_within_one_deviation_is_that_of_the_other_column() -> None:
