@@ -83,9 +83,14 @@ class RuleChange(SequenceTask):
         input_dim=COLUMNS,
         hidden_dim=64,
         rank=COLUMNS,
-        forgetting_rate=0.002,
+        base_plasticity=1.0,
+        forgetting_rate=0.006,
         target_norm=4.0,
+        base_threshold=0.7,
+        surprise_temperature=0.2,
+        ltc_enabled=False,
     )
+    rates = (3e-4, 1e-3, 3e-3, 1e-2, 3e-2)
     readout = False
     steps = 300
     metrics = (

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from experiments.benchmarks.adaptation.protocol import NOT_COUNTED, Batch
+from experiments.benchmarks.adaptation.protocol import Batch
 from experiments.benchmarks.adaptation.tasks import omniglot, speakers, systems
 from experiments.benchmarks.adaptation.training import scores
 from lightning_modules.forecasting.systems import SystemsModule
@@ -60,46 +60,54 @@ def test_drawings_come_with_labels_a_step_late_and_neighbours_are_as_good_as_on_
 # Speakers
 
 
-def voices(count: int, recordings: int = 60) -> speakers.Voices:
-    """Voices whose features tell recording and digit."""
+def voices(count: int, recordings: int = 80) -> speakers.Voices:
+    """Voices whose sounds tell the digit."""
     digits = torch.randint(speakers.DIGITS, (count, recordings))
-    features = torch.randn(count, recordings, speakers.PARTS, speakers.FEATURES)
-    features[..., 0] += digits[..., None] * 100
-    return speakers.Voices(features, digits)
+    sounds = torch.randn(count, recordings, speakers.PARTS * speakers.FEATURES)
+    sounds[..., :20] += digits[..., None] * 30
+    return speakers.Voices(sounds, digits)
 
 
-def test_an_utterance_is_asked_for_at_its_end_and_its_label_comes_after() -> None:
-    known = voices(2)
-    order = torch.stack([torch.randperm(60)[:7] for _ in range(3)])
-    batch = known.streams(torch.tensor([1, 0, 1]), order)
-    assert batch.inputs.shape == (3, 7 * speakers.STEPS, speakers.FEATURES + speakers.DIGITS)
-    steps = batch.inputs.unflatten(1, (7, speakers.STEPS))
-    asked = batch.targets.unflatten(1, (7, speakers.STEPS))
-    for place in range(7):
-        digit = int(known.digits[1, order[2, place]])
-        said = known.features[1, order[2, place]]
-        assert torch.equal(steps[2, place, : speakers.PARTS, : speakers.FEATURES], said)
-        assert (steps[2, place, : speakers.PARTS, speakers.FEATURES :] == 0).all()
-        assert (steps[2, place, speakers.PARTS, : speakers.FEATURES] == 0).all()
-        assert steps[2, place, speakers.PARTS, speakers.FEATURES :].nonzero()[:, 0].tolist() == [digit]
-        assert asked[2, place].tolist() == [NOT_COUNTED] * (speakers.PARTS - 1) + [digit, NOT_COUNTED]
-
-
-def test_methods_without_a_core_learn_from_labels_before_alone() -> None:
+def small_task() -> speakers.Speakers:
     task = speakers.Speakers(0)
-    task.voices = {"train": voices(len(speakers.SPEEDS)), "test": voices(1)}
-    order = torch.stack([torch.randperm(60)[:20] for _ in range(4)])
-    batch = task.voices["test"].streams(torch.zeros(4, dtype=torch.int64), order)
+    task.voices = {"train": voices(4 * len(speakers.SPEEDS)), "validation": voices(1), "test": voices(1)}
+    return task
+
+
+def test_labels_come_a_step_late_and_components_of_the_training_have_variance_1() -> None:
+    task = small_task()
+    batch = task.train_batch(torch.Generator().manual_seed(0))
+    assert batch.inputs.shape == (32, 40, speakers.COMPONENTS + speakers.DIGITS)
+    labels = batch.inputs[..., speakers.COMPONENTS :]
+    assert torch.equal(labels[:, 1:].argmax(-1), batch.targets[:, :-1])
+    assert (labels[:, 1:].sum(-1) == 1).all()
+    assert (labels[:, 0] == 0).all()
+    known, said = task.known
+    assert torch.equal(known[:80], task.voices["train"].sounds[2])
+    assert torch.equal(known[80:160], task.voices["train"].sounds[2 + len(speakers.SPEEDS)])
+    heard = task.batch_of(known[None], said[None]).inputs[0, :, : speakers.COMPONENTS]
+    torch.testing.assert_close(heard.T.cov(correction=0), torch.eye(speakers.COMPONENTS), atol=2e-3, rtol=0)
+
+
+def test_maps_keep_the_variance_and_lie_between_none_and_four_times_as_far() -> None:
+    drawn = speakers.maps(200, torch.Generator().manual_seed(0))
+    size = speakers.COMPONENTS
+    torch.testing.assert_close(drawn.square().sum((1, 2)) / size, torch.ones(200), rtol=0.15, atol=0)
+    kept = drawn.diagonal(dim1=1, dim2=2).mean(1)
+    assert float(kept.max()) > 0.9
+    assert 0.1 < float(kept.min()) < 0.4
+
+
+def test_methods_without_a_core_know_the_labels_before_alone() -> None:
+    task = small_task()
+    batch = task.held_out("test")[0]
     for name, predict in task.baselines().items():
         found = predict(batch)
-        assert found.shape == (4, 20 * speakers.STEPS, speakers.DIGITS)
-        torch.testing.assert_close(found.exp().sum(-1), torch.ones(found.shape[:2]))
-        said = found[:, speakers.PARTS - 1 :: speakers.STEPS].argmax(-1)
-        assert (said == batch.facts["digits"]).float().mean() > 0.9, name
-        later = batch.facts["digits"].clone()
+        torch.testing.assert_close(found.exp().sum(-1), torch.ones(batch.targets.shape))
+        assert task.score([found], [batch]).values["mean"] > 0.9, name
+        later = batch.targets.clone()
         later[:, 10:] = 0
-        again = predict(batch._replace(facts={**batch.facts, "digits": later}))
-        assert torch.equal(again[:, : 11 * speakers.STEPS], found[:, : 11 * speakers.STEPS]), name
+        assert torch.equal(predict(batch._replace(targets=later))[:, :11], found[:, :11]), name
 
 
 @pytest.mark.data
@@ -111,13 +119,11 @@ def test_speakers_are_apart_and_each_utterance_is_asked_for_once_after_any_numbe
         "validation": (1, 500),
         "test": (1, 500),
     }
-    batches = task.held_out("test")
-    digits = torch.cat([batch.facts["digits"] for batch in batches])
-    features = torch.cat([batch.facts["features"] for batch in batches])
-    assert digits.shape == (500, 51)
+    batch = task.held_out("test")[0]
+    assert batch.targets.shape == (500, 51)
     for place in (0, 50):
-        assert digits[:, place].bincount().tolist() == [50] * speakers.DIGITS
-        assert len(features[:, place].flatten(1).unique(dim=0)) == 500
+        assert batch.targets[:, place].bincount().tolist() == [50] * speakers.DIGITS
+        assert len(batch.facts["sounds"][:, place].unique(dim=0)) == 500
     known, said = task.known
     assert known.shape == (2000, speakers.PARTS * speakers.FEATURES)
     assert said.bincount().tolist() == [200] * speakers.DIGITS
