@@ -41,7 +41,7 @@ from lightning_modules.speech.utterances import Utterance
 
 FEATURES, DIGITS = MFCC().features, 10
 PARTS = 8  # stretches of an utterance whose mean features are taken
-COMPONENTS = 64
+COMPONENTS = 24
 FARTHEST = 4.0  # deviation of a random map from none, at most
 SPEEDS = (0.8, 0.9, 1.0, 1.1, 1.2)
 BATCH = 32
