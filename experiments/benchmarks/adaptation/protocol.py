@@ -138,6 +138,8 @@ class SequenceTask(Task, ABC):
     """Budget of the optimiser."""
     rates: ClassVar[tuple[float, ...]] = (3e-3, 1e-2, 3e-2)
     """Learning rates to choose from."""
+    trial: ClassVar[float] = 0.2
+    """Share of the budget after which the learning rate is chosen."""
 
     def setup(self) -> None:
         """Read or draw what every column shares, so that it is in nobody's time."""
