@@ -40,6 +40,10 @@ class Omniglot(EpisodeData):
         validation: Alphabet that picks the best epoch, without turned characters.
     """
 
+    deviations: np.ndarray
+    """(F,) float32, deviation over the training drawings of each component, by which it is divided; set once
+    the drawings are read"""
+
     def __init__(self, components: int = 64, validation: str = "Early_Aramaic", **options: Any) -> None:
         super().__init__(**options)
         self.components = require_int("components", components)
@@ -85,7 +89,8 @@ class Omniglot(EpisodeData):
         pixels = np.concatenate(turned).reshape(-1, SIDE * SIDE)
         mean = pixels.mean(0)
         values, vectors = np.linalg.eigh((pixels - mean).T @ (pixels - mean) / len(pixels))
-        axes = (vectors / np.sqrt(values.clip(1e-12)))[:, ::-1][:, : self.components]
+        self.deviations = np.sqrt(values.clip(1e-12))[::-1][: self.components].astype(np.float32)
+        axes = vectors[:, ::-1][:, : self.components] / self.deviations
         return {
             part: [((images.reshape(-1, SIDE * SIDE) - mean) @ axes).astype(np.float32) for images in classes]
             for part, classes in parts.items()

@@ -1,4 +1,4 @@
-"""Adaptive methods without a core: recursive least squares and counted transitions.
+"""Adaptive methods without a core: recursive least squares, counted transitions, named classes.
 
 Shapes: N samples, T steps, P regressors, C targets, V symbols.
 """
@@ -8,6 +8,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 from torch.nn.functional import one_hot
+
+UNSURE = 1e-3
 
 
 def recursive_least_squares(
@@ -71,3 +73,8 @@ def witten_bell(symbols: Tensor, count: int) -> Tensor:
     kinds = (pairs > 0).sum(-1, keepdim=True)
     total = pairs.sum(-1, keepdim=True) + kinds
     return torch.where(kinds > 0, (pairs + kinds * unigram) / total.clamp(min=1), unigram).log()
+
+
+def guessed(classes: Tensor, count: int) -> Tensor:
+    """Log probabilities (N, T, V) of methods that only name a class (N, T): `UNSURE` goes to each other."""
+    return torch.where(one_hot(classes, count) > 0, 1 - (count - 1) * UNSURE, UNSURE).log()

@@ -58,9 +58,10 @@ class RecurrentCore(nn.Module):
 class Model(nn.Module):
     """A core with the embedding and head of a task; as a call, a `Predictor`.
 
-    Values are the core's forecast, plus a linear map of its output where the task has a readout, 0 at first.
-    Symbols are embedded as I values, and the probabilities of those that are asked for come from a hidden
-    layer over output and forecast.
+    Next inputs are the core's forecast, plus a linear map of its output where the task has a readout; other
+    values are a linear map of output, forecast and x. Both maps are 0 at first. Symbols are embedded as I
+    values, and the probabilities of those that are asked for come from a hidden layer over output and
+    forecast.
     """
 
     def __init__(self, core: PlasticCore | RecurrentCore | DeltaNet, task: SequenceTask) -> None:
@@ -69,7 +70,7 @@ class Model(nn.Module):
         self.core = core
         self.embedding: nn.Module = nn.Identity()
         self.head: nn.Module | None = None
-        self.classes = task.classes
+        self.classes, self.outputs = task.classes, task.outputs
         if task.symbols:
             self.embedding = nn.Embedding(task.symbols, inputs)
         if task.classes:
@@ -77,17 +78,21 @@ class Model(nn.Module):
             self.head = nn.Sequential(
                 nn.Linear(width + inputs, hidden), nn.SiLU(), nn.Linear(hidden, task.classes)
             )
-        elif task.readout:
-            self.head = nn.Linear(width, inputs)
+        elif task.outputs or task.readout:
+            seen, asked = (width + 2 * inputs, task.outputs) if task.outputs else (width, inputs)
+            self.head = nn.Linear(seen, asked)
             nn.init.zeros_(self.head.weight)
             nn.init.zeros_(self.head.bias)
 
     def forward(self, batch: Batch) -> Tensor:
-        output, forecast = self.core(self.embedding(batch.inputs))
+        x = self.embedding(batch.inputs)
+        output, forecast = self.core(x)
         if self.head is None:
             return forecast
         if self.classes:
             return self.head(torch.cat([output, forecast], -1)).log_softmax(-1)
+        if self.outputs:
+            return self.head(torch.cat([output, forecast, x], -1))
         return forecast + self.head(output)
 
 

@@ -53,13 +53,14 @@ def cell(task: Record, column: str, metric: str) -> str:
 
 def bar(metric: Mapping[str, Any]) -> str:
     """Bar of a metric, and whether it is reached."""
-    if metric["reached"] is None:
-        return ""
     sign = "≥" if metric["higher"] else "≤"
+    margin = f" {'+' if metric['higher'] else '-'} {metric['by']:g}" if metric["by"] else ""
     asked = [] if metric["bar"] is None else [f"{sign} {metric['bar']:g}"]
-    asked += [f"{sign} {column}" for column in metric["beats"]]
-    asked += [f"{sign} {column} within one deviation" for column in metric["within"]]
-    return f"{', '.join(asked)}: {'reached' if metric['reached'] else 'missed'}"
+    asked += [f"{sign} {column}{margin}" for column in metric["beats"]]
+    if metric["within"]:
+        asked.append(f"not worse than {', '.join(metric['within'])} beyond one deviation")
+    verdict = {None: "needs two seeds", True: "reached", False: "missed"}[metric["reached"]]
+    return f"{', '.join(asked)}: {verdict}" if asked else ""
 
 
 def trainings(name: str, task: Record) -> list[list[str]]:

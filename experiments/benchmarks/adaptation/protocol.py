@@ -1,6 +1,6 @@
 """Terms of the suite: what a task is, the columns of its table, and when a figure reaches its bar.
 
-Shapes: N samples, T steps, I values of a step, V symbols to choose from.
+Shapes: N samples, T steps, I values of a step, C other values that are asked for, V symbols to choose from.
 """
 
 from __future__ import annotations
@@ -41,6 +41,8 @@ class Metric:
     """Value to reach, as a mean over the seeds."""
     beats: tuple[str, ...] = ()
     """Columns that DREAM must not be worse than."""
+    by: float = 0.0
+    """Margin by which DREAM must be better than those."""
     within: tuple[str, ...] = ()
     """Columns that DREAM must not be worse than by more than one standard deviation of theirs."""
     share_of: str | None = None
@@ -57,14 +59,15 @@ class Batch(NamedTuple):
     inputs: Tensor
     """(N, T, I) values, or (N, T) symbols."""
     targets: Tensor
-    """(N, T, I) values of the next step, or (N, T) symbols, `NOT_COUNTED` where none is asked for."""
+    """(N, T, I) values of the next step, (N, T, C) other values, or (N, T) symbols, `NOT_COUNTED` where none
+    is asked for."""
     facts: Mapping[str, Tensor] = MappingProxyType({})
     """Facts that scores and an optimum may read, such as the steps at which a system is redrawn."""
 
 
 Predictor = Callable[[Batch], Tensor]
 """A column as the scores see it: predictions of the targets of a batch, each from the inputs up to its step:
-(N, T, I) values, or (N, T, V) logarithms of probabilities."""
+(N, T, I) or (N, T, C) values, or (N, T, V) logarithms of probabilities."""
 
 
 class Scores(NamedTuple):
@@ -127,12 +130,19 @@ class SequenceTask(Task, ABC):
     """Different symbols of the inputs, which are embedded; 0 where they are values."""
     classes: ClassVar[int] = 0
     """V, different symbols that are asked for; 0 where values are predicted."""
+    outputs: ClassVar[int] = 0
+    """C, values that are asked for where they are not the next inputs."""
     readout: ClassVar[bool] = True
-    """Whether a linear map of the output is added to the core's forecast of values."""
+    """Whether a linear map of the output is added to the core's forecast of the next inputs."""
     steps: ClassVar[int]
     """Budget of the optimiser."""
     rates: ClassVar[tuple[float, ...]] = (3e-3, 1e-2, 3e-2)
     """Learning rates to choose from."""
+    trial: ClassVar[float] = 0.2
+    """Share of the budget after which the learning rate is chosen."""
+
+    def setup(self) -> None:
+        """Read or draw what every column shares, so that it is in nobody's time."""
 
     @abstractmethod
     def train_batch(self, random: torch.Generator) -> Batch:

@@ -74,14 +74,17 @@ def _add_shares(columns: dict[str, Any], metric: Metric) -> None:
 
 
 def reached(metric: Metric, columns: Mapping[str, Any]) -> bool | None:
-    """Whether DREAM reaches the bar and all that the metric asks of it; None if it asks for nothing."""
+    """Whether DREAM reaches the bar and all that the metric asks of it; None if it asks for nothing, or for a
+    deviation, which one seed does not have."""
     own = mean(columns[PLASTIC]["values"][metric.name])
+    if metric.within and len(columns[PLASTIC]["values"][metric.name]) == 1:
+        return None
     asked = []
     if metric.bar is not None:
         asked.append(not metric.ahead(metric.bar, own))
     for column in (*metric.beats, *metric.within):
         values = columns[column]["values"][metric.name]
-        slack = spread(values) if column in metric.within else 0.0
+        slack = spread(values) if column in metric.within else -metric.by
         limit = mean(values) + (-slack if metric.higher else slack)
         asked.append(not metric.ahead(limit, own))
     return all(asked) if asked else None
@@ -90,7 +93,8 @@ def reached(metric: Metric, columns: Mapping[str, Any]) -> bool | None:
 def ahead(tasks: Mapping[str, Record]) -> dict[str, tuple[int, int]]:
     """For each column the number of tasks on which DREAM is ahead of it, and of tasks that have both.
 
-    What counts is the headline figure, mean over the seeds. The optimum is no rival.
+    What counts is the headline figure, mean over the seeds. The optimum is no rival, and controls, where no
+    gain is expected, are counted apart (`controls`).
     """
     found: dict[str, tuple[int, int]] = {}
     for column in COLUMNS:
@@ -99,6 +103,8 @@ def ahead(tasks: Mapping[str, Record]) -> dict[str, tuple[int, int]]:
         wins = []
         for task in tasks.values():
             headline = metric_of(task["metrics"][0])
+            if headline.within:
+                continue
             pair = [task["columns"].get(name) for name in (PLASTIC, column)]
             if all(pair):
                 own, other = (mean(row["values"][headline.name]) for row in pair)
@@ -108,6 +114,13 @@ def ahead(tasks: Mapping[str, Record]) -> dict[str, tuple[int, int]]:
     return found
 
 
+def controls(tasks: Mapping[str, Record]) -> dict[str, bool | None]:
+    """For each control whether DREAM is not worse than plasticity off beyond one deviation; see `reached`."""
+    return {
+        name: task["metrics"][0]["reached"] for name, task in tasks.items() if task["metrics"][0]["within"]
+    }
+
+
 def metric_of(entry: Mapping[str, Any]) -> Metric:
     """Metric of an entry of the record."""
     values = {name: value for name, value in entry.items() if name != "reached"}
@@ -115,9 +128,19 @@ def metric_of(entry: Mapping[str, Any]) -> Metric:
 
 
 def summary(tasks: Mapping[str, Record]) -> str:
-    """The one line: on how many tasks the fast weights are ahead of each column."""
+    """The one line: on how many tasks the fast weights are ahead of each column, and on how many controls
+    they do no harm."""
+    parts = []
     counts = [f"{column} on {wins} of {count}" for column, (wins, count) in ahead(tasks).items()]
-    return "DREAM with its fast weights is ahead of " + ", ".join(counts) + " tasks." if counts else ""
+    if counts:
+        parts.append("DREAM with its fast weights is ahead of " + ", ".join(counts) + " tasks.")
+    verdicts = list(controls(tasks).values())
+    if None in verdicts:
+        parts.append("Controls need two seeds or more, for a deviation.")
+    elif verdicts:
+        held = f"{sum(map(bool, verdicts))} of {len(verdicts)} controls"
+        parts.append(f"It is not worse than plasticity off beyond one deviation on {held}.")
+    return " ".join(parts)
 
 
 def means(tasks: Mapping[str, Record]) -> dict[str, dict[str, float]]:

@@ -1,7 +1,7 @@
 """One training for all columns: the same batches, budget and clipping, and a learning rate of its own.
 
-The learning rate falls linearly to 0. Every candidate trains for the first fifth of the budget; the one with
-the least validation loss then goes on to the end, so that its steps count once. Adam by
+The learning rate falls linearly to 0. Every candidate trains for a share of the budget (`trial` of the
+task); the one with the least validation loss then goes on to the end, so that its steps count once. Adam by
 `dream.parameter_groups`, without weight decay; gradients are clipped to a norm of 1.
 """
 
@@ -31,7 +31,6 @@ from experiments.benchmarks.adaptation.protocol import (
 from lightning_modules.cores import trainable
 from lightning_modules.waiting import waiting
 
-TRIAL = 0.2  # share of the budget that every learning rate gets
 CLIP = 1.0
 
 
@@ -71,7 +70,7 @@ def train(task: SequenceTask, column: str, most_steps: int | None = None) -> tup
     """
     begun = time.monotonic()
     steps = task.steps if most_steps is None else min(task.steps, most_steps)
-    first = math.ceil(TRIAL * steps)
+    first = math.ceil(task.trial * steps)
     told, all_steps = 0, steps + (len(task.rates) - 1) * first
     trials: dict[str, Training] = {}
     losses: dict[str, float] = {}
@@ -124,6 +123,7 @@ def scores(task: SequenceTask, predict: Predictor) -> Scores:
 
 def run_columns(task: SequenceTask, most_steps: int | None) -> dict[str, Outcome]:
     """Train and score every column of a task."""
+    task.setup()
     found: dict[str, Outcome] = {}
     for column in TRAINED:
         model, outcome = train(task, column, most_steps)

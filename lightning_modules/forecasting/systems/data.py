@@ -24,7 +24,6 @@ from lightning_modules.data.order import EpochOrder, drawn, in_order, loader
 from lightning_modules.data.schema import Schema
 from lightning_modules.forecasting.systems.circuit import circuit
 from lightning_modules.forecasting.systems.generator import sequence
-from lightning_modules.naive import recursive_least_squares
 
 Part = Literal["train", "val", "test"]
 Tested = Literal["generated", "circuit"]
@@ -251,19 +250,3 @@ class SystemsData(TaskData):
             ("val", f"{self.counts['val']} systems"),
             ("test", f"{self.count('test')} sequences, {self.tested}"),
         ]
-
-
-def linear_forecast(inputs: Tensor, shape: SystemsShape) -> Tensor:
-    """(N, T, A) forecasts by linear models that learn within each sequence, from `inputs` (N, T, I)."""
-    y, found = inputs[..., 0], []
-    for distance in shape.ahead:
-        later = torch.cat([y[:, distance:], torch.zeros_like(y[:, :distance])], 1)  # no zero is ever learnt
-        found.append(recursive_least_squares(regressors(inputs, shape, distance), later, distance))
-    return torch.stack(found, -1)
-
-
-def regressors(inputs: Tensor, shape: SystemsShape, ahead: int) -> Tensor:
-    """(N, T, .) what linear models of y_(t+ahead) read at step t: 1, the outputs in `inputs` (N, T, I), and
-    the inputs up to u_(t+ahead)."""
-    planned = inputs[..., shape.lags + shape.known - ahead :]
-    return torch.cat([torch.ones_like(inputs[..., :1]), inputs[..., : shape.lags], planned], -1)

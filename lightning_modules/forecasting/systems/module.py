@@ -18,25 +18,17 @@ from dream import DREAMConfig, DREAMState, DREAMTrace
 from lightning_modules import ranks
 from lightning_modules.base import TaskModule
 from lightning_modules.forecasting.systems import plots
-from lightning_modules.forecasting.systems.data import SystemBatch, SystemsData, SystemsShape, linear_forecast
-from lightning_modules.naive import late
+from lightning_modules.forecasting.systems.data import SystemBatch, SystemsData, SystemsShape
+from lightning_modules.forecasting.systems.reference import (
+    OUTLIER,
+    Reference,
+    last_forecast,
+    linear_forecast,
+    reference,
+)
 from lightning_modules.settings import PredictiveSettings, as_instance
 
-FLOOR = 1e-3  # least scale, in deviations of the output
-WINDOW = 50  # newest errors of the reference that its scale is taken from
-OUTLIER = 10.0  # deviations beyond which an error does not count for more
 LEAST_SQUARES, LAST = "recursive least squares", "repeat-last"
-
-
-class Reference(NamedTuple):
-    """Forecasts that need no training, and their errors so far."""
-
-    future: Tensor
-    """(N, T, A)"""
-    error: Tensor
-    """(N, T, A) newest error that is known, of the forecast of y_t"""
-    scale: Tensor
-    """(N, T, A) root of the mean square of the newest errors; 1 where none is known"""
 
 
 class SystemsOutput(NamedTuple):
@@ -108,33 +100,18 @@ class SystemsModule(TaskModule):
 
     def forward(self, inputs: Tensor) -> SystemsOutput:
         """Read `inputs` (N, T, I)."""
-        future, error, scale = self.reference(inputs)
-        facts = [future - inputs[..., :1], (error / scale).clamp(-OUTLIER, OUTLIER), scale.log() / 3]
-        x = torch.cat([inputs, *facts], -1)
+        known = self.reference(inputs)
+        x = known.beside(inputs)
         output, traces, states = self.core.trace(x)
         seen = torch.cat([self.dropout(output), traces[0].forecast, x], -1)
-        corrected = future + scale * self.head(seen)
-        return SystemsOutput(corrected, scale, traces[0].error.square().mean(), traces, states)
+        corrected = known.future + known.scale * self.head(seen)
+        return SystemsOutput(corrected, known.scale, traces[0].error.square().mean(), traces, states)
 
     @torch.no_grad()
     def reference(self, inputs: Tensor) -> Reference:
         """The forecast that is corrected, from `inputs` (N, T, I)."""
-        y = inputs[..., 0]
-        if self.settings.reference == "linear":
-            future = linear_forecast(inputs, self.shape)
-        else:
-            future = inputs[..., :1].expand(-1, -1, len(self.shape.ahead))
-        errors, scales = [], []
-        step = torch.arange(y.shape[1], device=y.device)
-        for place, distance in enumerate(self.shape.ahead):
-            known = step >= distance
-            error = torch.where(known, y - late(future[..., place], distance), 0.0)
-            total = error.double().square().cumsum(1)
-            count = (step - distance + 1).clamp(1, WINDOW)
-            scale = ((total - late(total, WINDOW)).clamp_min(0) / count).sqrt().clamp_min(FLOOR)
-            errors.append(error)
-            scales.append(torch.where(known, scale, 1.0).to(y))
-        return Reference(future, torch.stack(errors, -1), torch.stack(scales, -1))
+        forecast = linear_forecast if self.settings.reference == "linear" else last_forecast
+        return reference(inputs, forecast(inputs, self.shape), self.shape)
 
     @staticmethod
     def misfit(output: SystemsOutput, batch: SystemBatch) -> Tensor:
@@ -182,8 +159,10 @@ class SystemsModule(TaskModule):
 
     def guesses(self, batch: SystemBatch) -> dict[str, Tensor]:
         """Forecasts (N, T, A) by the baselines that need no training."""
-        last = batch.inputs[..., :1].expand_as(batch.targets)
-        return {LEAST_SQUARES: linear_forecast(batch.inputs, self.shape), LAST: last}
+        return {
+            LEAST_SQUARES: linear_forecast(batch.inputs, self.shape),
+            LAST: last_forecast(batch.inputs, self.shape),
+        }
 
     def on_test_epoch_end(self) -> None:
         scored = {name: torch.cat(parts)[:, self.data.skip :] for name, parts in self._squares.items()}

@@ -5,10 +5,25 @@ from experiments.benchmarks.adaptation.tasks.autoregressions import Autoregressi
 from experiments.benchmarks.adaptation.tasks.controls import SKAB, ETTh1, ETTh2
 from experiments.benchmarks.adaptation.tasks.linear_systems import LinearSystems
 from experiments.benchmarks.adaptation.tasks.markov import Markov
+from experiments.benchmarks.adaptation.tasks.omniglot import Omniglot
 from experiments.benchmarks.adaptation.tasks.recall import Recall
 from experiments.benchmarks.adaptation.tasks.rule_change import RuleChange
+from experiments.benchmarks.adaptation.tasks.speakers import Speakers
+from experiments.benchmarks.adaptation.tasks.systems import Systems
 
 TASKS: dict[str, type[Task]] = {
     task.name: task
-    for task in (Recall, Markov, LinearSystems, Autoregressions, RuleChange, ETTh2, SKAB, ETTh1)
+    for task in (
+        Recall,
+        Markov,
+        LinearSystems,
+        Autoregressions,
+        RuleChange,
+        Systems,
+        Omniglot,
+        Speakers,
+        ETTh2,
+        SKAB,
+        ETTh1,
+    )
 }

@@ -27,7 +27,7 @@ from experiments.benchmarks.adaptation.protocol import (
 KEYS = 64  # and as many values
 PAIRS = (8, 16, 32, 64)  # of the test
 BARS = (0.99, 0.99, 0.98, 0.90)
-TRAINED_ON = (4, 8, 16, 32, 64)
+TRAINED_ON = (4, 8, 16, 32, 64, 64)
 BATCH = 64
 SEQUENCES = {"validation": 64, "test": 256}
 
@@ -58,7 +58,9 @@ class Recall(SequenceTask):
     name = "recall"
     group = "probes with a known optimum"
     title = "associative recall, accuracy"
-    config = DREAMConfig(input_dim=64, hidden_dim=64, rank=8, forgetting_rate=0.001, target_norm=5.0)
+    config = DREAMConfig(
+        input_dim=64, hidden_dim=64, rank=8, base_plasticity=0.3, forgetting_rate=0.001, target_norm=5.0
+    )
     symbols = classes = 2 * KEYS
     steps = 3000
     metrics = (

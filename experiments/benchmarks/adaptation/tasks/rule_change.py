@@ -83,11 +83,17 @@ class RuleChange(SequenceTask):
         input_dim=COLUMNS,
         hidden_dim=64,
         rank=COLUMNS,
-        forgetting_rate=0.002,
+        base_plasticity=1.0,
+        forgetting_rate=0.006,
         target_norm=4.0,
+        base_threshold=0.7,
+        surprise_temperature=0.2,
+        ltc_enabled=False,
     )
+    rates = (1e-3, 3e-3, 1e-2)
+    trial = 1.0  # what helps on the known rule early may harm after the change later
     readout = False
-    steps = 300
+    steps = 200
     metrics = (
         Metric("change, rows 200 to 800", bar=0.35),
         Metric("change, first 20 rows", bar=1.0),

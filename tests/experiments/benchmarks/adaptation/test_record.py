@@ -19,7 +19,16 @@ from experiments.benchmarks.adaptation.protocol import (
     Scores,
     Task,
 )
-from experiments.benchmarks.adaptation.record import Record, ahead, means, metric_of, reached, record, summary
+from experiments.benchmarks.adaptation.record import (
+    Record,
+    ahead,
+    controls,
+    means,
+    metric_of,
+    reached,
+    record,
+    summary,
+)
 
 
 class Probe(Task):
@@ -76,16 +85,55 @@ def test_bars_hold_for_the_mean_and_rivals_of_the_metric() -> None:
     assert reached(Metric("loss", bar=0.45), columns)
     assert not reached(Metric("loss", bar=0.44), columns)
     assert not reached(Metric("loss", bar=0.45, beats=(BASELINE,)), columns)
+    assert reached(Metric("loss", beats=(OFF,), by=0.59), columns)
+    assert not reached(Metric("loss", beats=(OFF,), by=0.61), columns)
 
 
 def test_within_one_deviation_is_that_of_the_other_column() -> None:
     def rows(own: float) -> Record:
-        return {PLASTIC: {"values": {"m": [own]}}, OFF: {"values": {"m": [1.0, 3.0]}}}  # 2 +- 1.414
+        return {PLASTIC: {"values": {"m": [own, own]}}, OFF: {"values": {"m": [1.0, 3.0]}}}  # 2 +- 1.414
 
     assert reached(Metric("m", within=(OFF,)), rows(3.4))
     assert not reached(Metric("m", within=(OFF,)), rows(3.5))
     assert reached(Metric("m", higher=True, within=(OFF,)), rows(0.6))
     assert not reached(Metric("m", higher=True, within=(OFF,)), rows(0.5))
+
+
+class Harmless(Task):
+    name = "harmless"
+    group = "controls"
+    title = "no gain expected"
+    metrics = (Metric("mse", within=(REST, OFF)),)
+
+
+def control(seeds: int, own: float) -> Record:
+    """Record of a control in which both columns without plasticity have 1 and 3."""
+    return record(
+        Harmless,
+        {
+            seed: {
+                PLASTIC: outcome("mse", own),
+                REST: outcome("mse", 1 + 2 * seed),
+                OFF: outcome("mse", 1 + 2 * seed),
+            }
+            for seed in range(seeds)
+        },
+    )
+
+
+def test_controls_are_counted_apart_and_need_a_deviation() -> None:
+    tasks = {"sorting": sorting(), "a": control(2, 3.4), "b": control(2, 3.5)}
+    assert controls(tasks) == {"a": True, "b": False}
+    assert ahead(tasks) == {LSTM: (1, 1)}
+    assert summary(tasks) == (
+        "DREAM with its fast weights is ahead of LSTM on 1 of 1 tasks. It is not worse than plasticity off "
+        "beyond one deviation on 1 of 2 controls."
+    )
+    assert controls({"a": control(1, 0.0)}) == {"a": None}
+    assert summary({"a": control(1, 0.0)}) == "Controls need two seeds or more, for a deviation."
+    what = "not worse than DREAM at rest, without plasticity beyond one deviation"
+    for seeds, own, verdict in ((2, 3.4, "reached"), (2, 3.5, "missed"), (1, 0.0, "needs two seeds")):
+        assert f"| {what}: {verdict} |" in markdown({"a": control(seeds, own)})
 
 
 def test_the_summary_counts_the_headlines_of_what_both_columns_have() -> None:

@@ -25,7 +25,9 @@ def random(seed: int = 1) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
-PROBES = [name for name, task in TASKS.items() if issubclass(task, SequenceTask)]
+ON_FILES = ("systems", "omniglot", "speakers")
+DRAWN = [name for name, task in TASKS.items() if issubclass(task, SequenceTask) and name not in ON_FILES]
+PROBES = [*DRAWN, *(pytest.param(name, marks=pytest.mark.data) for name in ON_FILES)]
 
 
 @pytest.mark.parametrize("name", PROBES)

@@ -11,7 +11,7 @@ import torch
 
 from dream import ConfigError, DREAMConfig, DREAMError
 from lightning_modules.forecasting.systems import SystemsData, SystemsModule
-from lightning_modules.forecasting.systems.data import regressors
+from lightning_modules.forecasting.systems.reference import regressors
 from lightning_modules.naive import recursive_least_squares
 from tests.lightning_modules.support import small_data, small_trainer
 
