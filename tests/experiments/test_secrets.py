@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 
 import pytest
+import wandb
 import yaml
 
 from dream.errors import ConfigError
@@ -55,6 +56,12 @@ trainer: {max_epochs: 1, limit_train_batches: 2, limit_val_batches: 1, limit_tes
 """
 SECRETS = ["old-secret-0", "token-secret-1", "20202020", "user-secret-2", "pass-secret-3", "query-secret-4"]
 SECRETS += ["flag-secret-5", "inline-secret-6", "env-secret-7"]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _own_writer() -> None:
+    """End the process that writes the runs of tests before, which an interrupted one may have left unfit."""
+    wandb.teardown()
 
 
 @pytest.fixture(autouse=True)

@@ -138,13 +138,13 @@ def test_without_plasticity_the_fast_weights_are_left_out() -> None:
 
 
 @pytest.mark.parametrize("name", PROBES)
-@pytest.mark.parametrize("column", TRAINED)
-def test_every_column_predicts_from_the_past_alone(name: str, column: str) -> None:
+def test_every_column_predicts_from_the_past_alone(name: str) -> None:
     task = TASKS[name](0)
     assert isinstance(task, SequenceTask)
-    model = build(column, task).eval()
     inputs = task.train_batch(task.random("train")).inputs[:2, :40]
-    with torch.no_grad():
-        whole = model(Batch(inputs, inputs))
-        part = model(Batch(inputs[:, :9], inputs[:, :9]))
-    torch.testing.assert_close(whole[:, :9], part, rtol=1e-4, atol=1e-5)
+    for column in TRAINED:
+        model = build(column, task).eval()
+        with torch.no_grad():
+            whole = model(Batch(inputs, inputs))
+            part = model(Batch(inputs[:, :9], inputs[:, :9]))
+        torch.testing.assert_close(whole[:, :9], part, rtol=1e-4, atol=1e-5, msg=column)
