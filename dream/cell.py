@@ -116,7 +116,7 @@ class DREAMCell(nn.Module):
         self.K = parameter(*key_shape(h), used=plastic)
         self.k = parameter(h, used=plastic)
         self.D = parameter(config.rank, h, used=plastic)
-        if config.rank < i:
+        if self._filter_learned:
             self.V_raw = parameter(i, config.rank, used=plastic)
         else:
             self.register_buffer("V", torch.empty(i, config.rank))
@@ -143,9 +143,10 @@ class DREAMCell(nn.Module):
         for weight in (self.C, self.W, self.B):
             nn.init.xavier_uniform_(weight)
         nn.init.orthogonal_(self.A)
-        nn.init.orthogonal_(self._filter)
-        if self._filter is not self._parameters.get("V_raw"):
-            self._filter.mul_(math.sqrt(config.input_dim))
+        if self._filter_learned:
+            nn.init.orthogonal_(self.V_raw)
+        else:
+            nn.init.orthogonal_(self.V).mul_(math.sqrt(config.input_dim))
         self.K.copy_(torch.eye(self.K.shape[-1], dtype=self.K.dtype, device=self.K.device))
         for bias in (self.c, self.b, self.G_x, self.G_h, self.k, self.D):
             nn.init.zeros_(bias)
@@ -186,13 +187,12 @@ class DREAMCell(nn.Module):
         )
 
     @property
-    def _filter(self) -> Tensor:
-        """V_raw where it is learned, V where it is fixed."""
-        return self.V_raw if self.config.rank < self.config.input_dim else self.V
+    def _filter_learned(self) -> bool:
+        return self.config.rank < self.config.input_dim
 
     def _effective_filter(self) -> Tensor:
         """The sensory filter, (I, R): ``V^T V = R`` where it is learned, ``V V^T = I`` where it is fixed."""
-        if self.config.rank >= self.config.input_dim:
+        if not self._filter_learned:
             return self.V
         return orthonormal(self.V_raw) * math.sqrt(self.config.rank)
 
@@ -208,7 +208,7 @@ class DREAMCell(nn.Module):
 
     def _known_filter(self) -> Tensor:
         """As `_effective_filter`, without gradient; computed again only where V_raw has changed."""
-        if self.config.rank >= self.config.input_dim:
+        if not self._filter_learned:
             return self.V
         raw, V = self._last_V
         if raw.device != self.V_raw.device or raw.dtype != self.V_raw.dtype or not raw.equal(self.V_raw):

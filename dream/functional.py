@@ -89,10 +89,13 @@ def read_input(
 
 def predict_next(state: DREAMState, params: DREAMParams, config: DREAMConfig) -> Tensor:
     """Line 1 on `state`: the input expected next, (N, I)."""
-    prediction = params.c + state.h @ params.C
-    if config.base_plasticity == 0:
-        return prediction
-    return prediction + _recall(key(state.h, params), state.U) @ params.V.mT
+    return _expect(state.h, key(state.h, params) if config.base_plasticity > 0 else None, state.U, params)
+
+
+def _expect(h: Tensor, q: Tensor | None, U: Tensor, params: DREAMParams) -> Tensor:
+    """Line 1 with the key q of h, None where there are no fast weights."""
+    slow = params.c + h @ params.C
+    return slow if q is None else slow + _recall(q, U) @ params.V.mT
 
 
 def _recall(key: Tensor, U: Tensor) -> Tensor:
@@ -227,7 +230,8 @@ def advance(
     threshold, avg_surprise = state.adaptive_tau.detach(), state.avg_surprise.detach()
     plastic, rho = config.base_plasticity > 0, min(params.V.shape)
 
-    prediction, q = predict_next(state, params, config), key(h, params)  # 1
+    q = key(h, params) if plastic else None
+    prediction = _expect(h, q, U, params)  # 1
     e, drive, gate = x - prediction, seen.drive, seen.gate  # 2
     if seen.observed is not None:
         e = torch.where(seen.observed, e, 0.0)
@@ -239,6 +243,7 @@ def advance(
 
     learns = plasticity and plastic
     if learns:
+        assert q is not None
         m = (params.tonic + (1.0 - params.tonic) * S.unsqueeze(-1)) * params.eta  # 6
         stored = m / (m + HALF_PLASTICITY) * q / (rho * (1.0 + q.square().sum(-1, keepdim=True)))
         U = U - seen.forget * (U - U_target) + stored.unsqueeze(-1) * (e @ params.V).unsqueeze(1)
