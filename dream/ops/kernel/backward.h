@@ -349,11 +349,11 @@ class Backward {
         std::memcpy(stored, room.stored + n * z.H, z.H * sizeof(T));
         std::memcpy(room.g_now + n * z.R, room.g + n * z.R, z.R * sizeof(T));
 
-        T along = st.along, by_g = T(0);
+        T along = st.along, found_g = T(0);
         for (long r = 0; r < R; ++r) {
             along += s.recalled[at * R + r] * d_found[r];
             d_found[r] *= root_rho;
-            by_g += d_found[r] * g[r];
+            found_g += d_found[r] * g[r];
         }
         times_U(st.replayed ? state(n, t + 1) : room.U + n * z.U(), d_found, d_cue_key, z.ranks, z.H);
         Vec<T> stored_cue{};
@@ -366,16 +366,16 @@ class Backward {
         st.shrink = norm > T(s.target_norm) && st.scale > T(0) && std::isfinite(norm)
                         ? T(s.kappa) * (T(s.target_norm) / norm) * (along / st.scale / norm) / norm / st.scale
                         : T(0);
-        const T by_stored = sum<T>(stored_cue), unit = st.unit;  // 6
+        const T overlap = sum<T>(stored_cue), unit = st.unit;  // 6
         for (long r = 0; r < R; ++r) {
-            sums[r] = st.scale * (room.by_stored[n * z.R + r] + by_stored * d_found[r]);
+            sums[r] = st.scale * (room.by_stored[n * z.R + r] + overlap * d_found[r]);
             if (st.shrink != 0) sums[r] -= st.shrink * room.by_stored_U[n * z.R + r];
         }
         Vec<T> d_unit{};
         for (long j = 0; j < z.H; j += L) {
             const Vec<T> lift = load(w.plasticity.lift + j), m = load(w.plasticity.floor + j) + S * lift, q = load(key + j);
             const Vec<T> part = T(1) / (m + HALF_PLASTICITY<T>), p = m * part;
-            Vec<T> d_stored = st.scale * (load(room.by_g + n * z.H + j) + by_g * load(cue_key + j));
+            Vec<T> d_stored = st.scale * (load(room.by_g + n * z.H + j) + found_g * load(cue_key + j));
             if (st.shrink != 0) d_stored -= st.shrink * load(room.by_g_U + n * z.H + j);
             d_stored *= unit;
             const Vec<T> d_m = d_stored * q * HALF_PLASTICITY<T> * part * part;
