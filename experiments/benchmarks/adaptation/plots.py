@@ -29,7 +29,9 @@ def curves(tasks: Mapping[str, Record]) -> Figure:
     labelled = {
         text: line for panel in panels for line, text in zip(*panel.get_legend_handles_labels(), strict=True)
     }
-    figure.legend(labelled.values(), labelled, loc="outside upper left", ncols=min(2 * across, 4), frameon=False)
+    figure.legend(
+        labelled.values(), labelled, loc="outside upper left", ncols=min(2 * across, 4), frameon=False
+    )
     return figure
 
 
