@@ -93,9 +93,9 @@ class TestLimited:
 
     def test_states(self, tmp_path: Path) -> None:
         layer = small_layer()
-        said = limited(lambda: layer.init_state(2_000_000), tmp_path)
+        said = limited(lambda: layer.init_state(20_000_000), tmp_path)
         assert said.startswith(
-            "ConfigError: `batch_size`=2000000 states of `hidden_dim`=8 and `rank`=2 must fit"
+            "ConfigError: `batch_size`=20000000 states of `hidden_dim`=8 and `rank`=2 must fit"
         )
 
     def test_a_sequence(self, tmp_path: Path) -> None:
