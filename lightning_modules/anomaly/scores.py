@@ -6,10 +6,12 @@ streams never mix. The attributes of an object are all that it knows of the past
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import TypeVar
 
 import numpy as np
 import torch
 
+Owner = TypeVar("Owner")
 DECADES = 10.0  # a score of 1 means a tail probability of 1e-10 or less
 LEVEL_LIMIT, DIFFERENCE_LIMIT = 8.0, 50.0  # in running deviations; larger values are clipped
 DRIFT_ROWS, BURST_ROWS = 24, 12  # rows over which a level, and an error, are averaged
@@ -18,6 +20,13 @@ WARM_UP = 50  # rows before a tail returns anything but 0
 MEASURES = ("error", "burst", "level", "drift")  # one for each column
 GATE_MEASURES = ("deviation", "surprise")  # of the layer: one for all columns
 GAUSSIAN_ROWS, GAUSSIAN_REFRESH = 6400, 100  # the benchmark's own constants
+
+
+def duplicate(owner: Owner) -> Owner:
+    """Another object with the same attributes; `copy.copy` is slow for what happens at every row."""
+    new = object.__new__(type(owner))
+    vars(new).update(vars(owner))
+    return new
 
 
 class RunningScale:
@@ -61,11 +70,7 @@ class RunningScale:
     def step(self, values: np.ndarray, learning: np.ndarray) -> np.ndarray:
         """Levels, then differences (N, 2 C) of `values` (N, C); only streams in `learning` (N,) learn."""
         columns = values.shape[1]
-        differences = values - np.where(self.rows[:, :columns] > 0, self.last, values)
-        x = np.concatenate([values, differences], 1)
-        scale = np.sqrt(self.var)
-        known = scale > 0
-        z = np.where(known, (x - self.mean) / np.where(known, scale, 1.0), 0.0)
+        x, z = self._relative(values)
         seen = np.isfinite(x)  # what is infinite is not learned either
         rate = learning[:, None] * seen * np.maximum(1 / self.memory, 1 / (self.rows + 1))
         away = np.where(seen, x - self.mean, 0.0)
@@ -73,9 +78,26 @@ class RunningScale:
         self.var = (1 - rate) * (self.var + rate * away * away)
         self.rows = self.rows + seen  # a copy of this object may share the array
         self.last = np.where(np.isinf(values), self.last, values)
-        z = np.where(np.isnan(x), np.nan, np.clip(z, -self.limit, self.limit))
         self.level = np.where(np.isnan(values), self.level, z[:, :columns])
         return z
+
+    def relative(self, values: np.ndarray) -> np.ndarray:
+        """Levels, then differences (N, 2 C) of `values` (N, C) if they came next; nothing is learned."""
+        return self._relative(values)[1]
+
+    def _relative(self, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Levels, then differences (N, 2 C), in the data's unit and in deviations."""
+        columns = values.shape[1]
+        differences = values - np.where(self.rows[:, :columns] > 0, self.last, values)
+        x = np.concatenate([values, differences], 1)
+        known = self.var > 0
+        z = np.where(known, (x - self.mean) / np.sqrt(np.where(known, self.var, 1.0)), 0.0)
+        z = np.minimum(np.maximum(z, -self.limit), self.limit)
+        return x, np.where(np.isnan(x), np.nan, z)
+
+    def copy(self) -> RunningScale:
+        """Another object with the same past."""
+        return duplicate(self)
 
 
 class TailProbability:
@@ -221,6 +243,12 @@ class AnomalyScore:
         seen |= {name: gate[:, [place]] for place, name in enumerate(GATE_MEASURES)}
         decades = self.tail.step(np.concatenate([seen[name] for name in self.measures], 1), learning).max(1)
         return np.minimum(decades / DECADES, 1.0), self._alarm(decades)
+
+    def copy(self) -> AnomalyScore:
+        """Another object with the same past."""
+        new = duplicate(self)
+        new.tail, new.recent = duplicate(self.tail), self.recent.copy()
+        return new
 
     def _alarm(self, decades: np.ndarray) -> np.ndarray:
         self.rows += 1

@@ -6,9 +6,10 @@ Shapes: D input columns, H rows ahead, C targets (classes for classification).
 from __future__ import annotations
 
 import json
+import math
 import os
 from abc import abstractmethod
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import asdict
 from decimal import Decimal
 from numbers import Real
@@ -32,6 +33,9 @@ from lightning_modules.stream.checks import require_like
 VERSION = 3  # 2 and 1 were of the first edition of the cell
 Row = Mapping[str, float | None] | pd.Series
 """A row of a stream, from column name to number; None, NaN or an absent column was not observed."""
+Table = pd.DataFrame | Iterable[Row]
+"""Rows of a stream, oldest first."""
+AT_ONCE = 4096  # rows of a table that are learnt together
 
 
 class OnlineObject(Whole):
@@ -121,7 +125,7 @@ class OnlineObject(Whole):
             self.learner = StreamLearner(network, self.updates, self.moves)
         return self.learner
 
-    def _row(self, x: Row, fix: bool = False) -> Tensor:
+    def _row(self, x: Row, fix: bool = False) -> np.ndarray:
         """The values of `x` in the order of the columns, (D,); with `fix` the first row fixes the columns.
 
         Raises:
@@ -134,15 +138,46 @@ class OnlineObject(Whole):
                 "value is not known."
             )
         columns = self.columns or list(named)
-        for name in named:
-            if name not in columns:
-                raise DataError(
-                    f"`x` must hold the columns of the first row; `{name}` is new. {nearest(name, columns)}"
-                )
-        values = [number(f"x['{name}']", named.get(name)) for name in columns]
+        require_known(named, columns)
+        values = [number("x", named.get(name), name) for name in columns]
         if fix:
             self.columns = columns
-        return torch.tensor(values, dtype=torch.float64)
+        return np.array(values)
+
+    def _table(self, x: Table) -> np.ndarray:
+        """The rows of `x` in the order of the columns, (T, D); the first row fixes the columns.
+
+        Raises:
+            DataError: it is no table, a column is new, or a value is not a number.
+        """
+        if not isinstance(x, pd.DataFrame):
+            if isinstance(x, str | Mapping | pd.Series) or not isinstance(x, Iterable):
+                raise DataError(f"`x` must be a DataFrame or a list of rows; got {shown(x)}.")
+            given_rows = [self._row(row, fix=True) for row in x]
+            return np.stack(given_rows) if given_rows else np.zeros((0, len(self.columns)))
+        given = {str(column): x.iloc[:, place] for place, column in enumerate(x.columns)}
+        self.columns = self.columns or list(given)
+        require_known(given, self.columns)
+        rows = np.full((len(x), len(self.columns)), np.nan)
+        for place, column in enumerate(self.columns):
+            if column in given:
+                rows[:, place] = numbers("x", given[column], column)
+        return rows
+
+    def _learn_table(self, rows: np.ndarray, targets: np.ndarray | None = None) -> np.ndarray:
+        """Learn rows (T, D) from their targets; returns predictions of the last ones, (H, C) each.
+
+        Raises:
+            DataError: there is none.
+        """
+        if not len(rows):
+            raise DataError("`x` must hold at least one row; got none.")
+        learner, predictions = self._start(), np.zeros(0)
+        for start in range(0, len(rows), AT_ONCE):
+            part = slice(start, start + AT_ONCE)
+            known = None if targets is None else targets[part]
+            predictions, _ = learner.advance(rows[part], known, wanted=False)
+        return predictions
 
     @alone
     def save(self, path: str | os.PathLike[str]) -> None:
@@ -225,27 +260,68 @@ def by_name(name: str, row: Row) -> dict[str, Any]:
     Raises:
         DataError: it is neither a dictionary nor a pandas Series.
     """
+    if type(row) is dict and all(type(column) is str for column in row):
+        return row
     if not isinstance(row, Mapping | pd.Series):
         raise DataError(f"`{name}` must be a dictionary from column name to number; got {shown(row)}.")
     return {str(column): value for column, value in row.items()}
 
 
-def number(name: str, value: object) -> float:
+def require_known(named: Iterable[str], columns: list[str]) -> None:
+    """Refuse a column that the first row did not have.
+
+    Raises:
+        DataError: naming it.
+    """
+    for name in named:
+        if name not in columns:
+            raise DataError(
+                f"`x` must hold the columns of the first row; `{name}` is new. {nearest(name, columns)}"
+            )
+
+
+def require_as_many(name: str, values: Sequence[Any] | np.ndarray, rows: np.ndarray) -> None:
+    """Refuse anything but one of `values` for each of `rows`.
+
+    Raises:
+        DataError: there are more or fewer.
+    """
+    if len(values) != len(rows):
+        raise DataError(f"`{name}` must have one value for each of {len(rows)} rows; got {len(values)}.")
+
+
+def numbers(name: str, values: pd.Series, column: str | None = None) -> np.ndarray:
+    """`values` (T,) as floats, as `number` takes each of them.
+
+    Raises:
+        DataError: one is neither a number nor missing.
+    """
+    if pd.api.types.is_numeric_dtype(values.dtype) and not pd.api.types.is_complex_dtype(values.dtype):
+        found = values.to_numpy(np.float64, na_value=np.nan)
+        if not (np.abs(found) > LARGEST).any():
+            return found
+    return np.array([number(name, value, column) for value in values])
+
+
+def number(name: str, value: object, column: str | None = None) -> float:
     """`value` as a float, NaN where it is None, pandas' NA or NaT.
 
     Raises:
-        DataError: it is neither a number nor missing.
+        DataError: it is neither a number nor missing; the message names `name`, or a `column` of it.
     """
+    if type(value) is float and -LARGEST <= value <= LARGEST:
+        return value
     if value is None or value is pd.NA or value is pd.NaT:
-        return float("nan")
+        return math.nan
     if isinstance(value, np.generic | np.ndarray | Tensor) and value.ndim == 0:
         value = value.item()
     if isinstance(value, Decimal):
-        value = float("nan") if value.is_nan() else float(value)
+        value = math.nan if value.is_nan() else float(value)
     if isinstance(value, Real) and not abs(value) > LARGEST:  # type: ignore[operator] # of numbers.Real
         return float(value)
+    place = name if column is None else f"{name}['{column}']"
     raise DataError(
-        f"`{name}` must be a finite number of at most {LARGEST:.1e} in size, or None where it is missing; "
+        f"`{place}` must be a finite number of at most {LARGEST:.1e} in size, or None where it is missing; "
         f"got {shown(value)}."
     )
 

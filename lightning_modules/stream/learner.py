@@ -5,12 +5,12 @@ Shapes: T rows of a chunk, D input columns, C targets (classes for classificatio
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
-from torch.nn.functional import one_hot
 
 from dream import DREAMTrace
 from dream.errors import CheckpointError, DataError, StateError
@@ -18,10 +18,12 @@ from lightning_modules.calls import Whole, alone, whole
 from lightning_modules.checks import require
 from lightning_modules.data.limits import LARGEST
 from lightning_modules.stream.checks import require_like, require_place
+from lightning_modules.stream.head_rules import HeadSteps, LeastSquares
 from lightning_modules.stream.memory import Memory
 from lightning_modules.stream.network import StreamNetwork
-from lightning_modules.stream.rules import AllSteps, Moves, Updates, Weights, build_rule
-from lightning_modules.stream.state import Features, part
+from lightning_modules.stream.rows import Read, RowReader, RowState, as_array, as_tensor
+from lightning_modules.stream.rules import AllSteps, HeadArrays, Moves, Rule, Updates, Weights
+from lightning_modules.stream.state import StreamState, part
 from lightning_modules.stream.trust import Trust
 
 SEEN_ENOUGH = 10  # rows for each feature of the head before its forecasts enter the record
@@ -40,6 +42,15 @@ class Steps(NamedTuple):
     """Trace of every layer, (lanes, T, ...)."""
 
 
+class _Ahead(NamedTuple):
+    """A row that was read before it came."""
+
+    row: bytes
+    before: StreamState | RowState
+    read: Read
+    after: RowState
+
+
 class StreamLearner(Whole):
     """One stream, one network, and the rule that updates its weights: learn from what is known, then predict.
 
@@ -49,7 +60,8 @@ class StreamLearner(Whole):
     `updates.every`. The predictions do not depend on how a stream is cut into chunks, but for rounding.
 
     While the core's slow weights are fixed, the features of a chunk come from one scan, and only the head
-    takes it row by row.
+    takes it row by row; one row alone is read in NumPy, where the core has a faster way
+    (`lightning_modules.stream.rows.RowReader`).
 
     Any thread may use it: calls wait for each other. A call that an error or Ctrl-C ends changes nothing.
 
@@ -72,16 +84,19 @@ class StreamLearner(Whole):
         self.network = network.eval()
         self.every = updates.every
         self.plasticity = plasticity
-        self.rule = build_rule(network, updates, moves)
+        rule = AllSteps if moves == "all" else LeastSquares if updates.rule == "least_squares" else HeadSteps
+        self.rule: Rule = rule(network, updates)
         self.moved: list[Weights] = []
         """Weights as they were before the first update of this call."""
         self.memory = Memory(network)
-        self.state = network.init_state()
+        self._state: StreamState | RowState = network.init_state()
+        self._reader: RowReader | None = None
+        self._ahead: _Ahead | None = None
         self.trust: Trust | None = None
-        shape, weight = network.shape, network.head.weight
+        shape = network.shape
         if updates.trust > 0:
             require("updates.trust", updates.trust, shape.task != "classification", "0 for classification")
-            self.trust = Trust(shape.horizon, shape.targets, updates.trust, weight.device)
+            self.trust = Trust(shape.horizon, shape.targets, updates.trust)
         self.learning = True
         """Whether slow weights and head are still updated."""
         self.forecasts = shape.task == "forecasting"
@@ -91,18 +106,30 @@ class StreamLearner(Whole):
         """Rows that were read."""
         self.learnt = 0
         """Rows that were learnt from."""
-        size = 0 if self.forecasts else self.lag, shape.feedback
-        self.feedback = torch.full(size, torch.nan, dtype=torch.float64, device=weight.device)
+        self.feedback = np.full((0 if self.forecasts else self.lag, shape.feedback), np.nan)
         """The targets of the last rows, which are the feedback of the next ones."""
 
+    @property
+    def state(self) -> StreamState:
+        """Everything that the stream carries in the network."""
+        if isinstance(self._state, RowState):
+            assert self._reader is not None
+            self._state = self._reader.end(self._state)
+        return self._state
+
+    @state.setter
+    def state(self, state: StreamState) -> None:
+        self._state = state
+
     def _content(self) -> dict[str, Any]:
-        return super()._content() | {"moved": []}
+        # what was made ready for the next row points into memory that a copy does not share
+        return super()._content() | {"moved": [], "_state": self.state, "_reader": None, "_ahead": None}
 
     def _note(self) -> Any:
         owners = [self.rule, self.memory, *([] if self.trust is None else [self.trust])]
         facts = [(vars(owner), dict(vars(owner))) for owner in owners]
         self.moved = []
-        return self.moved, facts, self._content()
+        return self.moved, facts, super()._content() | {"moved": []}
 
     def _recover(self, note: Any) -> None:
         moved, facts, own = note
@@ -126,104 +153,177 @@ class StreamLearner(Whole):
             DataError: a value is infinite, or so large that its square is not finite in float32; nothing was
                 read.
         """
-        return self.advance(rows, targets)
+        # copies, since a caller may change what it passed while it is still to be learnt from
+        known = None if targets is None else as_array(targets).copy()
+        predictions, make_traces = self.advance(as_array(rows).copy(), known)
+        traces = make_traces()
+        surprise, u_norm = (part.mean(0) for part in (traces[0].surprise, traces[0].u_norm))
+        return Steps(as_tensor(predictions, self.network.head.weight), surprise, u_norm, traces)
 
-    def advance(self, rows: Tensor, targets: Tensor | None = None) -> Steps:
-        """Process rows within the call of another object, which undoes all if an exception ends it."""
+    def advance(
+        self, rows: np.ndarray, targets: np.ndarray | None = None, wanted: bool = True
+    ) -> tuple[np.ndarray, Callable[[], list[DREAMTrace]]]:
+        """Process rows within the call of another object, which undoes all if an exception ends it.
+
+        Args:
+            rows: (T, D) float64, which the caller leaves alone.
+            targets: As `process` takes them.
+            wanted: False where predictions are not wanted, so that not every row needs one.
+
+        Returns:
+            Predictions (T, H, C), only those of the last rows unless `wanted`; and a function that makes the
+            traces.
+        """
         self._check("rows", rows)
         if self.forecasts:
             targets = rows[:, : self.network.shape.targets]
         assert targets is not None
         self._check("targets", targets)
         with torch.inference_mode(False), torch.enable_grad():
-            # copies, since tensors that were made in inference mode cannot be learnt from
-            rows, targets = rows.clone(), targets.clone()
             feedback = self._take_feedback(targets)
             self.memory.add_rows(rows, feedback, targets)
+            head = HeadArrays(self.network.head)
             whole = None if isinstance(self.rule, AllSteps) else self._read(rows, feedback)
-            predicted, pieces, start = [], [], 0
-            for stop in self._cuts(len(rows)):
+            start = 0 if wanted or whole is None else self._skim(whole, head)
+            predicted, pieces = [], []
+            for stop in self._cuts(start, len(rows)):
                 if self.forecasts:
-                    self._update()
+                    self._update(head)
                 if whole is not None:
-                    piece = whole.rows(slice(start, stop))
+                    piece = whole.rows(start, stop)
                 else:
                     piece = self._read(rows[start:stop], feedback[start:stop])
-                    pieces.append(piece.traces)
-                outputs, predictions = self._predict(piece)
+                    pieces.append(piece)
+                outputs, predictions = self._predict(piece, head)
                 predicted.append(predictions)
                 self.memory.add_features(piece, outputs)
                 self.row, start = self.row + stop - start, stop
                 if not self.forecasts:
-                    self._update()
-            if whole is not None:
-                traces = whole.traces
-            else:
-                layers = zip(*pieces, strict=True)
-                traces = [
-                    DREAMTrace(*(torch.cat(p, 1) for p in zip(*layer, strict=True))) for layer in layers
-                ]
+                    self._update(head)
+            head.write()
             self.memory.forget(self._needed())
-        return Steps(torch.cat(predicted), traces[0].surprise.mean(0), traces[0].u_norm.mean(0), traces)
+        if whole is not None:
+            return np.concatenate(predicted), whole.traces
+        return np.concatenate(predicted), lambda: _joined([piece.traces() for piece in pieces])
 
-    def _check(self, name: str, values: Tensor) -> None:
-        if bool((bad := values.abs() > LARGEST).any()):
-            place = bad.nonzero()[0].tolist()
+    def _skim(self, read: Read, head: HeadArrays) -> int:
+        """Learn from the first rows of a chunk without their predictions; returns how many those are.
+
+        All but the last ones, which stay in memory: predictions of theirs may be asked for, or enter the
+        record.
+        """
+        rows = len(read.values) - self.lag - self.every
+        if rows <= 0 or self.trust is not None or not self.learning:
+            return 0
+        shape = self.network.shape
+        self.memory.add_features(read.rows(0, rows), np.zeros((rows, shape.horizon, shape.targets)))
+        before = (
+            range(self.row, self.row + rows) if self.forecasts else range(self.row + 1, self.row + rows + 1)
+        )
+        stops = [row - self.lag + 1 for row in before if row % self.every == 0]
+        stops = [known for known in stops if known > self.learnt]
+        self._note_weights()
+        self.rule.catch_up(self.memory, self.learnt, stops, head)
+        self.row += rows
+        self.learnt = stops[-1] if stops else self.learnt
+        return rows
+
+    def _check(self, name: str, values: np.ndarray) -> None:
+        if (bad := np.abs(values) > LARGEST).any():
+            place = tuple(np.argwhere(bad)[0])
             raise DataError(
                 f"`{name}` must hold finite numbers of at most {LARGEST:.1e} in size, or NaN where a value "
-                f"is missing; row {self.row + place[0]} of the stream holds {float(values[tuple(place)]):g}. "
+                f"is missing; row {self.row + place[0]} of the stream holds {float(values[place]):g}. "
                 "Repair or scale it."
             )
 
     @alone
     def peek(self, row: Tensor) -> Tensor:
         """Prediction for `row` (D,) if it came next, (H, C); nothing changes."""
-        feedback = self.feedback[:1]
-        with torch.no_grad(), self.network.core.plasticity(self.plasticity):
-            features, _ = self.network.features(row[None, None], self.state, feedback[None])
-        return self._predict(features)[1][0]
+        return as_tensor(self.foresee(as_array(row)), self.network.head.weight)
 
-    @torch.no_grad()
-    def _predict(self, features: Features) -> tuple[Tensor, Tensor]:
+    def foresee(self, row: np.ndarray) -> np.ndarray:
+        """Same as `peek`, in NumPy, within the call of another object.
+
+        What was read of the row is kept, for the case that the same row comes next.
+        """
+        with torch.inference_mode(False):
+            feedback = np.zeros((1, 0)) if self.forecasts else self.feedback[:1]
+            read, after = self._read_on(row[None], feedback)
+            if isinstance(after, RowState):
+                self._ahead = _Ahead(row.tobytes(), self._state, read, after)
+            return self._predict(read, HeadArrays(self.network.head))[1][0]
+
+    def _predict(self, read: Read, head: HeadArrays) -> tuple[np.ndarray, np.ndarray]:
         """The head's outputs for each row, in its own units, and the predictions, both (T, H, C)."""
-        outputs = self.network.outputs(features)[0]
+        outputs = self.network.to_targets(head(read.values))
         shrunk = outputs if self.trust is None else outputs * self.trust.factor()
-        return outputs, self.network.to_data(shrunk, features)[0]
+        return outputs, read.level[:, None] + read.scale[:, None] * shrunk
 
-    def _take_feedback(self, targets: Tensor) -> Tensor:
+    def _take_feedback(self, targets: np.ndarray) -> np.ndarray:
         """The feedback for each row of a chunk, (T, C); keeps that for the rows after it."""
         shape = self.network.shape
         if self.forecasts:
-            return self.feedback.new_zeros(len(targets), 0)
+            return np.zeros((len(targets), 0))
         if shape.task == "classification":
-            targets = one_hot(targets, shape.targets).to(self.feedback)
-        line = torch.cat([self.feedback, targets])
-        self.feedback = line[len(targets) :].clone()
+            targets = np.eye(shape.targets)[targets]
+        line = np.concatenate([self.feedback, targets])
+        self.feedback = line[len(targets) :].copy()
         return line[: len(targets)]
 
-    def _read(self, rows: Tensor, feedback: Tensor) -> Features:
+    def _read(self, rows: np.ndarray, feedback: np.ndarray) -> Read:
         """Features of the next rows; moves the state on."""
-        if self.learning and self.row % self.every == 0:
+        if isinstance(self.rule, AllSteps) and self.learning and self.row % self.every == 0:
             self.rule.before(self.row, self.state)
-        with torch.no_grad(), self.network.core.plasticity(self.plasticity):
-            features, self.state = self.network.features(rows[None], self.state, feedback[None])
-        return features
+        read, self._state = self._read_on(rows, feedback)
+        return read
 
-    def _cuts(self, rows: int) -> Iterator[int]:
-        """Places at which a chunk is cut, so that an update can fall before each piece."""
+    def _read_on(self, rows: np.ndarray, feedback: np.ndarray) -> tuple[Read, StreamState | RowState]:
+        """Features of rows that may come next, and the state after them."""
+        if len(rows) == 1 and (reader := self._ready()) is not None:
+            ahead = self._ahead
+            if ahead is not None and ahead.before is self._state and ahead.row == rows.tobytes():
+                return ahead.read, ahead.after
+            before = self._state
+            if not isinstance(before, RowState):
+                before = self._state = reader.start(before)
+            return reader.read(rows[0], feedback[0], before)
+        self._ahead = None
+        like = self.network.head.weight
+        with torch.no_grad(), self.network.core.plasticity(self.plasticity):
+            features, state = self.network.features(
+                as_tensor(rows, like)[None], self.state, as_tensor(feedback, like)[None]
+            )
+        return Read.of(features), state
+
+    def _ready(self) -> RowReader | None:
+        """The reader of a single row, made again where the weights have changed; None if there is none."""
+        if isinstance(self.rule, AllSteps):
+            return None
+        if self._reader is None or not self._reader.serves(self.plasticity):
+            self._state = self.state  # of the reader before
+            self._ahead = None
+            self._reader = RowReader.of(self.network, self.plasticity)
+        return self._reader
+
+    def _cuts(self, start: int, rows: int) -> Iterator[int]:
+        """Places at which a chunk is cut from `start` on, so that an update can fall before each piece."""
         if self.learning:
-            yield from range(self.every - self.row % self.every, rows, self.every)
+            yield from range(start + self.every - self.row % self.every, rows, self.every)
         yield rows
 
-    def _update(self) -> None:
+    def _note_weights(self) -> None:
+        if not self.moved:
+            self.moved.append(self.rule.weights())
+
+    def _update(self, head: HeadArrays) -> None:
         """Learn from the targets that are known before row `self.row` is predicted, if an update is due."""
         known = self.row - self.lag + 1
         if self.learning and self.row % self.every == 0 and known > self.learnt:
             self._keep_record(self.learnt, known)
-            if not self.moved:
-                self.moved.append(self.rule.weights())
+            self._note_weights()
             with self.network.core.plasticity(self.plasticity):
-                self.rule.update(self.memory, known, known - self.learnt)
+                self.rule.update(self.memory, known, known - self.learnt, head)
             self.learnt = known
 
     def _keep_record(self, start: int, stop: int) -> None:
@@ -233,8 +333,9 @@ class StreamLearner(Whole):
             level, scale = self.memory("level", start, stop), self.memory("scale", start, stop)
             came = self.memory.changes(start, stop, level, scale)
             # without its target a forecast counts as none
-            forecast = torch.where(came.isnan(), 0.0, self.memory("outputs", start, stop))
-            self.trust.add(forecast, came.nan_to_num())
+            unknown = np.isnan(came)
+            forecast = np.where(unknown, 0.0, self.memory("outputs", start, stop))
+            self.trust.add(forecast, np.where(unknown, 0.0, came))
 
     def _needed(self) -> int:
         """Number of the oldest row that a later update may read."""
@@ -257,7 +358,7 @@ class StreamLearner(Whole):
         }
         named = {f"{part}.{name}": value for part, values in parts.items() for name, value in values.items()}
         place = torch.tensor([self.row, self.learnt, self.memory.first, int(self.learning)])
-        return named | {"feedback": self.feedback, "place": place}
+        return named | {"feedback": torch.from_numpy(self.feedback), "place": place}
 
     @whole
     def load(self, tensors: Mapping[str, Tensor]) -> None:
@@ -296,4 +397,12 @@ class StreamLearner(Whole):
         self.rule.load(part(tensors, "rule."))
         if self.trust is not None:
             self.trust.load(part(tensors, "trust."))
-        self.feedback = tensors["feedback"]
+        self.feedback = as_array(tensors["feedback"])
+
+
+def _joined(pieces: list[list[DREAMTrace]]) -> list[DREAMTrace]:
+    """Traces of the layers over several pieces of a chunk, one after another."""
+    return [
+        DREAMTrace(*(torch.cat(parts, 1) for parts in zip(*layer, strict=True)))
+        for layer in zip(*pieces, strict=True)
+    ]
