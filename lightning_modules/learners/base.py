@@ -9,7 +9,7 @@ import json
 import math
 import os
 from abc import abstractmethod
-from collections.abc import Hashable, Iterable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sized
 from dataclasses import asdict
 from decimal import Decimal
 from numbers import Real
@@ -280,7 +280,7 @@ def require_known(named: Iterable[str], columns: list[str]) -> None:
             )
 
 
-def require_as_many(name: str, values: Sequence[Any] | np.ndarray, rows: np.ndarray) -> None:
+def require_as_many(name: str, values: Sized, rows: Sized) -> None:
     """Refuse anything but one of `values` for each of `rows`.
 
     Raises:
@@ -290,12 +290,24 @@ def require_as_many(name: str, values: Sequence[Any] | np.ndarray, rows: np.ndar
         raise DataError(f"`{name}` must have one value for each of {len(rows)} rows; got {len(values)}.")
 
 
-def numbers(name: str, values: pd.Series, column: str | None = None) -> np.ndarray:
+def listed(name: str, values: Iterable[Any]) -> list[Any]:
+    """`values` as a list.
+
+    Raises:
+        DataError: they are a table, or none that can be.
+    """
+    if isinstance(values, str | Mapping | pd.DataFrame) or not isinstance(values, Iterable):
+        raise DataError(f"`{name}` must be a list or a Series; got {shown(values)}.")
+    return list(values)
+
+
+def numbers(name: str, values: Iterable[Any], column: str | None = None) -> np.ndarray:
     """`values` (T,) as floats, as `number` takes each of them.
 
     Raises:
         DataError: one is neither a number nor missing.
     """
+    values = values if isinstance(values, pd.Series) else pd.Series(listed(name, values))
     if pd.api.types.is_numeric_dtype(values.dtype) and not pd.api.types.is_complex_dtype(values.dtype):
         found = values.to_numpy(np.float64, na_value=np.nan)
         if not (np.abs(found) > LARGEST).any():

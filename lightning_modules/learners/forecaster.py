@@ -14,7 +14,15 @@ from dream import DREAMConfig
 from dream.errors import DataError, shown
 from lightning_modules.calls import alone, whole
 from lightning_modules.checks import require, require_int
-from lightning_modules.learners.base import OnlineObject, Row, by_name, number, require_as_many, texts
+from lightning_modules.learners.base import (
+    OnlineObject,
+    Row,
+    by_name,
+    number,
+    numbers,
+    require_as_many,
+    texts,
+)
 from lightning_modules.stream import LAYER, Moves, Reading, Shape, Updates
 from lightning_modules.stream.checks import require_like
 
@@ -131,7 +139,7 @@ class DREAMForecaster(OnlineObject):
         many = isinstance(y, pd.DataFrame)
         if self.learner is not None and many != (self.targets is not None):
             raise DataError("`y` must be of the kind of the first row: a DataFrame for columns with names.")
-        own = y if isinstance(y, pd.DataFrame) else pd.DataFrame({"y": pd.Series(y)})
+        own = y if isinstance(y, pd.DataFrame) else pd.DataFrame({"y": numbers("y", y)})
         parts = [part.reset_index(drop=True) for part in (own, x) if part is not None]
         names = [str(column) for part in parts for column in part.columns]
         if len(set(names)) < len(names) or (

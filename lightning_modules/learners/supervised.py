@@ -7,7 +7,6 @@ from collections.abc import Hashable, Iterable, Mapping
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import torch
 
 from dream import DREAMConfig
@@ -19,6 +18,7 @@ from lightning_modules.learners.base import (
     Row,
     Table,
     known_number,
+    listed,
     numbers,
     plain,
     require_as_many,
@@ -96,9 +96,10 @@ class DREAMClassifier(OnlineObject):
             y: The class of each row.
 
         Raises:
-            DataError: the columns are others, a value or a class is not allowed, or there is not one for each row.
+            DataError: the columns are others, a value or a class is not allowed, or there is not one for each
+                row.
         """
-        rows, labels = self._table(x), list(y)
+        rows, labels = self._table(x), listed("y", y)
         require_as_many("y", labels, rows)
         numbers = {label: self._number(plain(label)) for label in dict.fromkeys(labels)}
         self._learn_table(rows, np.array([numbers[label] for label in labels]))
@@ -197,7 +198,7 @@ class DREAMRegressor(OnlineObject):
         Raises:
             DataError: the columns are others, a value is not allowed, or there is not a number for each row.
         """
-        rows, targets = self._table(x), numbers("y", pd.Series(y))
+        rows, targets = self._table(x), numbers("y", y)
         require_as_many("y", targets, rows)
         if np.isnan(targets).any():
             known_number("y", math.nan)

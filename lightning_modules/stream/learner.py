@@ -171,7 +171,7 @@ class StreamLearner(Whole):
             wanted: False where predictions are not wanted, so that not every row needs one.
 
         Returns:
-            Predictions (T, H, C), only those of the last rows unless `wanted`; and a function that makes the
+            Predictions (T, H, C), of the last row at least unless `wanted`; and a function that makes the
             traces.
         """
         self._check("rows", rows)
@@ -196,7 +196,8 @@ class StreamLearner(Whole):
                     pieces.append(piece)
                 outputs, predictions = self._predict(piece, head)
                 predicted.append(predictions)
-                self.memory.add_features(piece, outputs)
+                recorded = self._no_outputs(stop - start) if self.trust is None else outputs
+                self.memory.add_features(piece, recorded)
                 self.row, start = self.row + stop - start, stop
                 if not self.forecasts:
                     self._update(head)
@@ -207,16 +208,14 @@ class StreamLearner(Whole):
         return np.concatenate(predicted), lambda: _joined([piece.traces() for piece in pieces])
 
     def _skim(self, read: Read, head: HeadArrays) -> int:
-        """Learn from the first rows of a chunk without their predictions; returns how many those are.
+        """Learn from all rows of a chunk but the last without their predictions; returns how many those are.
 
-        All but the last ones, which stay in memory: predictions of theirs may be asked for, or enter the
-        record.
+        With a record of predictions there are none: it needs them all.
         """
-        rows = len(read.values) - self.lag - self.every
-        if rows <= 0 or self.trust is not None or not self.learning:
+        rows = len(read.values) - 1
+        if rows == 0 or self.trust is not None or not self.learning:
             return 0
-        shape = self.network.shape
-        self.memory.add_features(read.rows(0, rows), np.zeros((rows, shape.horizon, shape.targets)))
+        self.memory.add_features(read.rows(0, rows), self._no_outputs(rows))
         before = (
             range(self.row, self.row + rows) if self.forecasts else range(self.row + 1, self.row + rows + 1)
         )
@@ -227,6 +226,9 @@ class StreamLearner(Whole):
         self.row += rows
         self.learnt = stops[-1] if stops else self.learnt
         return rows
+
+    def _no_outputs(self, rows: int) -> np.ndarray:
+        return np.zeros((rows, self.network.shape.horizon, self.network.shape.targets))
 
     def _check(self, name: str, values: np.ndarray) -> None:
         if (bad := np.abs(values) > LARGEST).any():

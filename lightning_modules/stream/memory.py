@@ -45,7 +45,10 @@ class Memory:
         self._add(rows=rows, feedback=feedback, targets=targets)
 
     def add_features(self, read: Read, outputs: np.ndarray) -> None:
-        """Keep features of the next rows that have none yet, and the head's outputs for them (M, H, C)."""
+        """Keep features of the next rows that have none yet, and the head's outputs for them (M, H, C).
+
+        The outputs are of use to a record of predictions only; 0 without one.
+        """
         self._add(values=read.values, level=read.level, scale=read.scale, outputs=outputs)
 
     def _add(self, **new: np.ndarray) -> None:

@@ -184,7 +184,7 @@ class RowReader:
     def _relate(
         self, row: np.ndarray, feedback: np.ndarray, state: RowState
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, RowState]:
-        """See `StreamNetwork.relate`: input of the core (L, width), what else the head reads, level and scale,
+        """See `StreamNetwork.relate`: input of the core (L, width), what else the head reads, level, scale,
         and the state but for its core.
         """
         shape = self.network.shape

@@ -1,7 +1,7 @@
 """The numbers of every object that learns row by row, against those of its first implementation.
 
-`numbers.json` beside this file holds what the objects returned before their rows were read in NumPy: with torch, 60 to 90
-rows each. ``python -m tests.lightning_modules.learners.test_numbers`` writes it; do so only where numbers should change.
+`numbers.json` beside this file holds what the objects returned before their rows were read in NumPy.
+``python -m tests.lightning_modules.learners.test_numbers`` writes it; do so only where numbers should change.
 """
 
 from __future__ import annotations
