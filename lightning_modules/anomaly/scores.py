@@ -5,6 +5,7 @@ streams never mix. The attributes of an object are all that it knows of the past
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import TypeVar
 
@@ -16,6 +17,7 @@ DECADES = 10.0  # a score of 1 means a tail probability of 1e-10 or less
 LEVEL_LIMIT, DIFFERENCE_LIMIT = 8.0, 50.0  # in running deviations; larger values are clipped
 DRIFT_ROWS, BURST_ROWS = 24, 12  # rows over which a level, and an error, are averaged
 TAIL_SHARE, TAIL_PRIOR, TAIL_CLIP = 0.05, 20.0, 20.0
+SHARE_DECADES, NEPERS = -math.log10(TAIL_SHARE), math.log(10)
 WARM_UP = 50  # rows before a tail returns anything but 0
 MEASURES = ("error", "burst", "level", "drift")  # one for each column
 GATE_MEASURES = ("deviation", "surprise")  # of the layer: one for all columns
@@ -151,8 +153,8 @@ class TailProbability:
         beyond = np.maximum(excess, 0.0) / np.maximum(mean * (1 - shape), 1e-9)
         heavy = shape > 1e-3
         nepers = np.where(heavy, np.log1p(shape * beyond) / np.where(heavy, shape, 1.0), beyond)
-        below = -np.log10(TAIL_SHARE) * np.minimum(a / np.maximum(self.quantile, 1e-9), 1.0)
-        tail = np.where(excess > 0, nepers / np.log(10) - np.log10(TAIL_SHARE), below)
+        below = SHARE_DECADES * np.minimum(a / np.maximum(self.quantile, 1e-9), 1.0)
+        tail = np.where(excess > 0, nepers / NEPERS + SHARE_DECADES, below)
         return np.where(self.rows >= WARM_UP, tail, 0.0)
 
     def _learn(self, a: np.ndarray, excess: np.ndarray, learning: np.ndarray) -> None:
@@ -231,7 +233,8 @@ class AnomalyScore:
             learning: (N,) streams whose tails learn from the row.
         """
         levels, observed = x[:, : self.columns], ~np.isnan(x)
-        squares = np.where(observed, x - prediction, 0.0) ** 2
+        apart = np.where(observed, x - prediction, 0.0)
+        squares = apart * apart
         count = observed[:, : self.columns].astype(np.float64) + observed[:, self.columns :]
         error = np.sqrt((squares[:, : self.columns] + squares[:, self.columns :]) / np.maximum(count, 1))
         known = observed[:, : self.columns]
@@ -253,9 +256,9 @@ class AnomalyScore:
     def _alarm(self, decades: np.ndarray) -> np.ndarray:
         self.rows += 1
         climax = decades > self.recent.max(1)
-        rarity = decades - 0.5 * np.log10(max(self.rows, WARM_UP))
+        rarity = decades - 0.5 * math.log10(max(self.rows, WARM_UP))
         self.recent[np.arange(len(decades)), self.rows % self.gap] = decades
-        return np.where(climax, np.clip(rarity / DECADES, 0.0, 1.0), 0.0)
+        return np.where(climax, np.minimum(np.maximum(rarity / DECADES, 0.0), 1.0), 0.0)
 
 
 class WindowedGaussian:

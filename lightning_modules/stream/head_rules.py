@@ -25,6 +25,13 @@ BETAS = (0.9, 0.999)  # of Adam, as torch has them
 EPS = 1e-8
 
 
+def one_hot(classes: np.ndarray, count: int) -> np.ndarray:
+    """1 for the class of each row and 0 elsewhere, (M, `count`), for class numbers (M,)."""
+    found = np.zeros((len(classes), count))
+    found[np.arange(len(classes)), classes] = 1
+    return found
+
+
 class LeastSquares(Rule):
     """Least squares for the head over all rows so far, each discounted by ``forgetting ** age``.
 
@@ -91,7 +98,7 @@ class LeastSquares(Rule):
         z = np.ones((values.shape[1], values.shape[0], values.shape[2] + 1))
         z[..., :-1] = values.swapaxes(0, 1)
         if self.network.shape.task == "classification":
-            return z, np.eye(self.network.shape.targets)[wanted][None]
+            return z, one_hot(wanted, self.network.shape.targets)[None]
         return z, wanted.swapaxes(0, 1).astype(np.float64)
 
     def _add(self, weighted: np.ndarray, z: np.ndarray, y: np.ndarray, discount: float) -> None:
@@ -158,7 +165,19 @@ class HeadSteps(Rule):
         return known - self.replay
 
     def update(self, memory: Memory, known: int, new: int, head: HeadArrays) -> None:
-        values, wanted = memory.pairs(max(known - self.replay, memory.first), known)
+        self._descend(*memory.pairs(max(known - self.replay, memory.first), known), head)
+
+    def catch_up(self, memory: Memory, start: int, stops: Sequence[int], head: HeadArrays) -> None:
+        """See `Rule.catch_up`: features and targets are looked up once."""
+        if not stops:
+            return
+        first = max(stops[0] - self.replay, memory.first)
+        values, wanted = memory.pairs(first, stops[-1])
+        for known in stops:
+            window = slice(max(known - self.replay, memory.first) - first, known - first)
+            self._descend(values[window], wanted[window], head)
+
+    def _descend(self, values: np.ndarray, wanted: np.ndarray, head: HeadArrays) -> None:
         for _ in range(self.steps):
             slope = self._slope(head(values), wanted)
             gradients = slope.transpose(1, 2, 0) @ values.swapaxes(0, 1), slope.sum(0)
@@ -170,8 +189,8 @@ class HeadSteps(Rule):
     def _slope(self, outputs: np.ndarray, wanted: np.ndarray) -> np.ndarray:
         """Derivative of the mean loss by `outputs` (M, L, O)."""
         if self.network.shape.task == "classification":
-            shares = np.exp(outputs - outputs.max(-1, keepdims=True))
-            shares /= shares.sum(-1, keepdims=True)
+            shares = np.exp(outputs - np.maximum.reduce(outputs, -1, keepdims=True))
+            shares /= np.add.reduce(shares, -1, keepdims=True)
             shares[np.arange(len(wanted)), 0, wanted] -= 1
             return shares / np.float32(len(wanted))
         known = ~np.isnan(wanted)

@@ -18,7 +18,7 @@ from lightning_modules.calls import Whole, alone, whole
 from lightning_modules.checks import require
 from lightning_modules.data.limits import LARGEST
 from lightning_modules.stream.checks import require_like, require_place
-from lightning_modules.stream.head_rules import HeadSteps, LeastSquares
+from lightning_modules.stream.head_rules import HeadSteps, LeastSquares, one_hot
 from lightning_modules.stream.memory import Memory
 from lightning_modules.stream.network import StreamNetwork
 from lightning_modules.stream.rows import Read, RowReader, RowState, as_array, as_tensor
@@ -179,30 +179,37 @@ class StreamLearner(Whole):
             targets = rows[:, : self.network.shape.targets]
         assert targets is not None
         self._check("targets", targets)
-        with torch.inference_mode(False), torch.enable_grad():
-            feedback = self._take_feedback(targets)
-            self.memory.add_rows(rows, feedback, targets)
-            head = HeadArrays(self.network.head)
-            whole = None if isinstance(self.rule, AllSteps) else self._read(rows, feedback)
-            start = 0 if wanted or whole is None else self._skim(whole, head)
-            predicted, pieces = [], []
-            for stop in self._cuts(start, len(rows)):
-                if self.forecasts:
-                    self._update(head)
-                if whole is not None:
-                    piece = whole.rows(start, stop)
-                else:
-                    piece = self._read(rows[start:stop], feedback[start:stop])
-                    pieces.append(piece)
-                outputs, predictions = self._predict(piece, head)
-                predicted.append(predictions)
-                recorded = self._no_outputs(stop - start) if self.trust is None else outputs
-                self.memory.add_features(piece, recorded)
-                self.row, start = self.row + stop - start, stop
-                if not self.forecasts:
-                    self._update(head)
-            head.write()
-            self.memory.forget(self._needed())
+        if len(rows) == 1 and not isinstance(self.rule, AllSteps):
+            return self._advance(rows, targets, wanted)
+        with torch.inference_mode(False), torch.enable_grad(), self.network.core.plasticity(self.plasticity):
+            return self._advance(rows, targets, wanted)
+
+    def _advance(
+        self, rows: np.ndarray, targets: np.ndarray, wanted: bool
+    ) -> tuple[np.ndarray, Callable[[], list[DREAMTrace]]]:
+        feedback = self._take_feedback(targets)
+        self.memory.add_rows(rows, feedback, targets)
+        head = HeadArrays(self.network.head)
+        whole = None if isinstance(self.rule, AllSteps) else self._read(rows, feedback)
+        start = 0 if wanted or whole is None else self._skim(whole, head)
+        predicted, pieces = [], []
+        for stop in self._cuts(start, len(rows)):
+            if self.forecasts:
+                self._update(head)
+            if whole is not None:
+                piece = whole.rows(start, stop)
+            else:
+                piece = self._read(rows[start:stop], feedback[start:stop])
+                pieces.append(piece)
+            outputs, predictions = self._predict(piece, head)
+            predicted.append(predictions)
+            recorded = self._no_outputs(stop - start) if self.trust is None else outputs
+            self.memory.add_features(piece, recorded)
+            self.row, start = self.row + stop - start, stop
+            if not self.forecasts:
+                self._update(head)
+        head.write()
+        self.memory.forget(self._needed())
         if whole is not None:
             return np.concatenate(predicted), whole.traces
         return np.concatenate(predicted), lambda: _joined([piece.traces() for piece in pieces])
@@ -249,12 +256,11 @@ class StreamLearner(Whole):
 
         What was read of the row is kept, for the case that the same row comes next.
         """
-        with torch.inference_mode(False):
-            feedback = np.zeros((1, 0)) if self.forecasts else self.feedback[:1]
-            read, after = self._read_on(row[None], feedback)
-            if isinstance(after, RowState):
-                self._ahead = _Ahead(row.tobytes(), self._state, read, after)
-            return self._predict(read, HeadArrays(self.network.head))[1][0]
+        feedback = np.zeros((1, 0)) if self.forecasts else self.feedback[:1]
+        read, after = self._read_on(row[None], feedback)
+        if isinstance(after, RowState):
+            self._ahead = _Ahead(row.tobytes(), self._state, read, after)
+        return self._predict(read, HeadArrays(self.network.head))[1][0]
 
     def _predict(self, read: Read, head: HeadArrays) -> tuple[np.ndarray, np.ndarray]:
         """The head's outputs for each row, in its own units, and the predictions, both (T, H, C)."""
@@ -268,7 +274,7 @@ class StreamLearner(Whole):
         if self.forecasts:
             return np.zeros((len(targets), 0))
         if shape.task == "classification":
-            targets = np.eye(shape.targets)[targets]
+            targets = one_hot(targets, shape.targets)
         line = np.concatenate([self.feedback, targets])
         self.feedback = line[len(targets) :].copy()
         return line[: len(targets)]
@@ -282,10 +288,10 @@ class StreamLearner(Whole):
 
     def _read_on(self, rows: np.ndarray, feedback: np.ndarray) -> tuple[Read, StreamState | RowState]:
         """Features of rows that may come next, and the state after them."""
+        ahead = self._ahead
+        if ahead is not None and ahead.before is self._state and ahead.row == rows.tobytes():
+            return ahead.read, ahead.after
         if len(rows) == 1 and (reader := self._ready()) is not None:
-            ahead = self._ahead
-            if ahead is not None and ahead.before is self._state and ahead.row == rows.tobytes():
-                return ahead.read, ahead.after
             before = self._state
             if not isinstance(before, RowState):
                 before = self._state = reader.start(before)
@@ -324,14 +330,15 @@ class StreamLearner(Whole):
         if self.learning and self.row % self.every == 0 and known > self.learnt:
             self._keep_record(self.learnt, known)
             self._note_weights()
-            with self.network.core.plasticity(self.plasticity):
-                self.rule.update(self.memory, known, known - self.learnt, head)
+            self.rule.update(self.memory, known, known - self.learnt, head)
             self.learnt = known
 
     def _keep_record(self, start: int, stop: int) -> None:
         """Enter the forecasts of these rows in the record, once the head has seen enough rows."""
+        if self.trust is None:
+            return
         start = max(start, SEEN_ENOUGH * self.network.head.weight.shape[-1])
-        if self.trust is not None and start < stop:
+        if start < stop:
             level, scale = self.memory("level", start, stop), self.memory("scale", start, stop)
             came = self.memory.changes(start, stop, level, scale)
             # without its target a forecast counts as none
