@@ -22,6 +22,7 @@ PARTS = {
     "archives": "20,000 damaged archives are read right or refused",
     "memory": "a file ten times as large as the memory allowed",
     "store": "the states of a million streams",
+    "rows": "a million rows, one at a time and in tables",
     "interrupts": "Ctrl-C at random moments leaves learners and stores whole",
     "ranks": "two processes train like one, and one is killed",
     "classes": "no setting imports or builds a foreign class",
