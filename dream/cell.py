@@ -19,7 +19,6 @@ from dream.config import DREAMConfig
 from dream.errors import CheckpointError, ConfigError
 from dream.numerics import logit, orthonormal
 from dream.ops import registry
-from dream.ops.stepping import Stepper
 from dream.state import DREAMState, is_count, state_bytes
 from dream.types import DREAMParams, DREAMTrace, key_shape, weight_bytes
 
@@ -364,17 +363,6 @@ class DREAMCell(nn.Module):
     def _check_state(self, state: DREAMState) -> None:
         rows = state.batch_size if isinstance(state, DREAMState) else 1
         checks.state_of(state, self.config, self.C.new_empty(rows, 0))
-
-    def stepper(self, samples: int) -> Stepper | None:
-        """Steps of a few samples without gradients, for callers that take one after another.
-
-        None where the backend has no faster way than `forward`.
-        """
-        factory = registry.choose(self.backend, self.C, self.config).stepper
-        if factory is None:
-            return None
-        learned, sources = self._learned(), [*self.parameters(), *self.buffers()]
-        return factory(learned, sources, self.config, samples, self.plasticity_enabled, self.missing)
 
     def consolidate(self, state: DREAMState, steps: int = 1) -> DREAMState:
         """Sleep on demand: line 11 without its threshold, `steps` times, so that U_target moves towards U.

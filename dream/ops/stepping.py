@@ -30,8 +30,11 @@ SEEN = ("error", "surprise", "deviation", "u_norm", "prediction")
 class Stepper:
     """Steps of N samples on the CPU, without gradients; the weights do not change meanwhile.
 
-    A step takes and returns an array: the fields of `DREAMState` one after another, then what was seen. It
-    never changes one that it took or returned, and one object is to be used by one thread at a time.
+    A step takes and returns an array (N, ...): for each sample the fields of `DREAMState` one after another,
+    then what was seen. It never changes one that it took or returned, and one object is to be used by one
+    thread at a time.
+
+    Each sample is a call of its own, so that its numbers are the same to the last bit at any N and place.
 
     Args:
         learned: Parameters as `dream.ops.registry.StepFunction` takes them.
@@ -64,7 +67,7 @@ class Stepper:
         self._before = self._key()
         plastic = config.base_plasticity > 0
         self._scan = kernel.arguments(
-            samples=samples,
+            samples=1,
             steps=1,
             inputs=config.input_dim,
             hidden=config.hidden_dim,
@@ -83,11 +86,13 @@ class Stepper:
             if weight is not None:
                 setattr(self._scan, name, weight.data_ptr())
         inputs = config.input_dim
-        self._shapes = DREAMState.shapes(config, samples) | {
-            "error": (samples, inputs),
-            **dict.fromkeys(("surprise", "deviation", "u_norm"), (samples,)),
-            "prediction": (2, samples, inputs),
+        alone = {name: shape[1:] for name, shape in DREAMState.shapes(config, 1).items()}
+        self._shapes: dict[str, tuple[int, ...]] = alone | {
+            "error": (inputs,),
+            **dict.fromkeys(("surprise", "deviation", "u_norm"), ()),
+            "prediction": (2, inputs),
         }
+        """Of one sample."""
         ends = list(accumulate(map(math.prod, self._shapes.values())))
         self._slices = {
             name: slice(start, stop)
@@ -96,8 +101,8 @@ class Stepper:
         self._size = ends[-1]
         x = self.x = np.zeros((samples, inputs), self.dtype)
         """(N, I) input of the next step, to be filled in; NaN where it was not observed."""
-        self._scan.x = x.ctypes.data
-        self._scan.x_sample, self._scan.x_step = inputs, samples * inputs
+        self._x_at = x.ctypes.data
+        self._scan.x_sample = self._scan.x_step = inputs
         # every field has 8 bytes, so that pointers to the parts of an array are set all at once
         self._words = np.frombuffer(memoryview(self._scan), np.int64)
         names = [name for name, *_ in self._scan._fields_]
@@ -123,10 +128,13 @@ class Stepper:
         Raises:
             MemoryError: there is not enough for the working copies of the weights.
         """
-        after = np.empty(self._size, self.dtype)
-        self._words[self._takes] = self._takes_from + before.ctypes.data
-        self._words[self._gives] = self._gives_from + after.ctypes.data
-        self._kernel.forward(self._scan, self._torch_dtype)
+        after = np.empty((self.samples, self._size), self.dtype)
+        takes, gives, x, stride = before.ctypes.data, after.ctypes.data, self._x_at, after.strides[0]
+        for sample in range(self.samples):
+            self._scan.x = x + sample * self.x.strides[0]
+            self._words[self._takes] = self._takes_from + (takes + sample * stride)
+            self._words[self._gives] = self._gives_from + (gives + sample * stride)
+            self._kernel.forward(self._scan, self._torch_dtype)
         return after
 
     def output(self, after: np.ndarray) -> np.ndarray:
@@ -135,24 +143,24 @@ class Stepper:
 
     def forecast(self, after: np.ndarray) -> np.ndarray:
         """(N, I) of the input after a step."""
-        forecast: np.ndarray = self._part(after, "prediction")[1]
+        forecast: np.ndarray = self._part(after, "prediction")[:, 1]
         return forecast
 
     def _part(self, after: np.ndarray, name: str) -> np.ndarray:
-        return after[self._slices[name]].reshape(self._shapes[name])
+        return after[:, self._slices[name]].reshape(self.samples, *self._shapes[name])
 
     def trace(self, after: np.ndarray) -> DREAMTrace:
         """Trace of a step as one of a sequence, (N, 1, ...)."""
         parts = {name: torch.from_numpy(self._part(after, name)) for name in SEEN}
-        prediction, forecast = parts.pop("prediction")
+        prediction, forecast = parts.pop("prediction").unbind(1)
         parts |= {"prediction": prediction, "forecast": forecast}
         return DREAMTrace(**{name: part.unsqueeze(1) for name, part in parts.items()})
 
     def start(self, state: DREAMState) -> np.ndarray:
         """The array of a state, as after a step."""
-        before = np.zeros(self._size, self.dtype)
+        before = np.zeros((self.samples, self._size), self.dtype)
         for name, part in state.items():
-            self._part(before, name)[...] = part.detach().numpy()
+            before[:, self._slices[name]] = part.detach().numpy().reshape(self.samples, -1)
         return before
 
     def state(self, after: np.ndarray) -> DREAMState:

@@ -55,7 +55,7 @@ class RowState(NamedTuple):
     seasonal: tuple[np.ndarray, ...]
     """The fields of `SeasonalState`."""
     core: list[np.ndarray]
-    """A `dream.ops.stepping.Stepper`'s array for each layer."""
+    """The array of a `dream.ops.stepping.Stepper` for each layer."""
     window: np.ndarray
     """(past, D + E)."""
     recent: np.ndarray
@@ -116,7 +116,7 @@ class RowReader:
         if not isinstance(core, DREAMStack) or core.training:
             return None
         with core.plasticity(plasticity):
-            steppers = [layer.cell.stepper(network.lanes) for layer in core._layers()]
+            steppers = [layer.stepper(network.lanes) for layer in core._layers()]
         fast = [stepper for stepper in steppers if stepper is not None]
         return RowReader(network, fast, plasticity) if len(fast) == len(steppers) else None
 

@@ -1,7 +1,7 @@
 """Streams of a million rows, one at a time and in tables: `python -m tests.soak.rows`.
 
-Every object reads a stream that drifts, jumps, rests and has gaps, once row by row and once as tables. What the
-two predict must stay finite and agree to rounding until the end, and memory must not grow."""
+Every object reads a stream that drifts, jumps, rests and has gaps, once row by row and once as tables. What
+the two predict must stay finite and agree to rounding until the end, and memory must not grow."""
 
 from __future__ import annotations
 
