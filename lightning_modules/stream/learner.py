@@ -353,13 +353,14 @@ class StreamLearner(Whole):
         return max(min(self.learnt, self.rule.oldest(self.row - self.lag + 1)), 0)
 
     @alone
-    def tensors(self) -> dict[str, Tensor]:
-        """A copy of everything that `load` needs to resume the stream, by name."""
-        return {name: value.clone() for name, value in self._carried().items()}
+    def tensors(self, core: bool = True) -> dict[str, Tensor]:
+        """A copy of everything that `load` needs to resume the stream, by name; the core's weights if asked."""
+        return {name: value.clone() for name, value in self._carried(core).items()}
 
-    def _carried(self) -> dict[str, Tensor]:
+    def _carried(self, core: bool = True) -> dict[str, Tensor]:
+        head = {f"head.{name}": value for name, value in self.network.head.state_dict().items()}
         parts = {
-            "network": self.network.state_dict(),
+            "network": self.network.state_dict() if core else head,
             "state": self.state.tensors(),
             "memory": self.memory.tensors(),
             "rule": self.rule.tensors(),
@@ -370,8 +371,8 @@ class StreamLearner(Whole):
         return named | {"feedback": torch.from_numpy(self.feedback), "place": place}
 
     @whole
-    def load(self, tensors: Mapping[str, Tensor]) -> None:
-        """Resume from what `tensors` returned for a learner of the same settings.
+    def load(self, tensors: Mapping[str, Tensor], core: bool = True) -> None:
+        """Resume from what `tensors` returned for a learner of the same settings, with the same `core`.
 
         Raises:
             CheckpointError: another learner's, or values that none holds; nothing is changed.
@@ -379,13 +380,13 @@ class StreamLearner(Whole):
         with torch.inference_mode(False):  # copies, see `process`
             own = {name: value.clone() for name, value in tensors.items()}
         rule = {f"rule.{name}": value for name, value in self.rule.like(part(own, "rule.")).items()}
-        others = {name: value for name, value in self._carried().items() if not name.startswith("rule.")}
+        others = {name: value for name, value in self._carried(core).items() if not name.startswith("rule.")}
         require_like(own, others | rule)
         classes = self.network.shape.targets if self.network.shape.task == "classification" else None
         require_place(own["place"], part(own, "memory."), classes)
         try:
             self.moved += [Weights(list(self.network.state_dict().values())), self.rule.weights()]
-            self._load(own)
+            self._load(own, core)
             for state in self.state.core:
                 state.require_sound()
         except StateError as error:
@@ -397,8 +398,11 @@ class StreamLearner(Whole):
         first = name.partition(".")[0]
         return first in ("network", "state", "memory", "rule", "trust", "feedback", "place")
 
-    def _load(self, tensors: Mapping[str, Tensor]) -> None:
-        self.network.load_state_dict(part(tensors, "network."))
+    def _load(self, tensors: Mapping[str, Tensor], core: bool) -> None:
+        if core:
+            self.network.load_state_dict(part(tensors, "network."))
+        else:
+            self.network.head.load_state_dict(part(tensors, "network.head."))
         self.state = self.state.with_tensors(part(tensors, "state."))
         self.row, self.learnt, first, learning = tensors["place"].tolist()
         self.learning = bool(learning)
