@@ -54,8 +54,7 @@ class LanguageSettings(PredictiveSettings):
     """Settings of `LanguageModule`."""
 
     embedding_lr: float | None = None
-    """Peak learning rate of the embeddings; `lr` if not given. Rows of a large vocabulary are seldom read, and
-    need a higher one than the core."""
+    """Peak learning rate of the embeddings; `lr` if not given. With a large vocabulary a higher one may pay."""
     cache: int = 0
     """Tokens that the output cache of a test holds, such as 2000, see `OutputCache`; 0: no cache."""
 
@@ -131,8 +130,8 @@ class LanguageModule(TaskModule):
         output, traces, after = self.core.trace(self.dropout(x), states)
         features = self.head(self.dropout(torch.cat([output, traces[0].forecast], -1)))
         features = features / math.sqrt(x.shape[-1])
-        losses = [mse_loss(traces[0].prediction, x.detach())]
-        losses += [mse_loss(upper.prediction, (upper.prediction + upper.error).detach()) for upper in traces[1:]]
+        seen = [x, *(upper.prediction + upper.error for upper in traces[1:])]
+        losses = [mse_loss(trace.prediction, part.detach()) for trace, part in zip(traces, seen, strict=True)]
         return TextOutput(features, torch.stack(losses).sum(), traces, after)
 
     def nats(self, output: TextOutput, targets: Tensor) -> Tensor:
