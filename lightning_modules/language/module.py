@@ -54,7 +54,7 @@ class LanguageSettings(PredictiveSettings):
     """Settings of `LanguageModule`."""
 
     embedding_lr: float | None = None
-    """Peak learning rate of the embeddings; `lr` if not given. With a large vocabulary a higher one may pay."""
+    """Peak learning rate of the embeddings; `lr` if not given. A large vocabulary may need a higher one."""
     cache: int = 0
     """Tokens that the output cache of a test holds, such as 2000, see `OutputCache`; 0: no cache."""
 
