@@ -239,7 +239,7 @@ class OnlineModule(TaskModule):
             changes = (future - features.level.unsqueeze(2)) / features.scale.unsqueeze(2)
             changes = changes.clamp(-CHANGE_LIMIT, CHANGE_LIMIT).to(features.values)
             outputs, wanted = self.outputs(features, changes), changes[:, scored]
-            known = ~future[:, scored].isnan() & torch.tensor(not batch.spare, device=self.device)
+            known = ~wanted.isnan() & torch.tensor(not batch.spare, device=self.device)
             wanted, predicted = (torch.where(known, part, 0.0) for part in (wanted, outputs[:, scored]))
             count = ranks.mean(known.sum((0, 1, 3), keepdim=True))  # for each row ahead
             squares = ranks.mean(wanted.square().sum((0, 1, 3), keepdim=True)) / count.clamp_min(1)
