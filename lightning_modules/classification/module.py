@@ -29,6 +29,7 @@ from lightning_modules.classification.data import (
     ClassificationShape,
 )
 from lightning_modules.classification.metrics import INSTANCES, by_instance, chosen, instances
+from lightning_modules.cores import upper_errors
 from lightning_modules.naive import late, nearest_labelled, nearest_mean_so_far
 from lightning_modules.settings import PredictiveSettings, as_instance
 
@@ -110,7 +111,7 @@ class ClassificationModule(TaskModule):
         """Read padded `inputs` (N, T, I), whose samples have `lengths` (N,), all T if None."""
         output, traces, states = self.core.trace(inputs, lengths=lengths)
         seen = torch.cat([self.dropout(output), traces[0].forecast], -1)
-        error = traces[0].error.square().mean(-1).sum()
+        error = (traces[0].error.square().mean(-1) + upper_errors(traces)).sum()
         return ClassificationOutput(self.head(seen).log_softmax(-1), error, traces, states)
 
     @staticmethod

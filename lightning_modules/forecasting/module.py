@@ -24,6 +24,7 @@ from dream.files import write_atomic
 from lightning_modules import ranks
 from lightning_modules.base import TaskModule
 from lightning_modules.checks import require
+from lightning_modules.cores import upper_errors
 from lightning_modules.forecasting.backtest import Backtest
 from lightning_modules.forecasting.data import ForecastingData, ForecastingShape, WindowBatch
 from lightning_modules.forecasting.heads import KnownEffect, PatchHead
@@ -231,7 +232,7 @@ class ForecastingModule(TaskModule):
         future = values[..., 0] if quantiles is None else quantiles[..., self._median]
         read_at = slice(None) if observed is None else ~seen.isnan()
         prediction_loss = mse_loss(traces[0].prediction[read_at], seen.detach()[read_at])
-        return Forecast(future, quantiles, prediction_loss, traces, states)
+        return Forecast(future, quantiles, prediction_loss + upper_errors(traces).mean(), traces, states)
 
     @property
     def _median(self) -> int:

@@ -26,6 +26,7 @@ from dream.files import write_atomic
 from lightning_modules import ranks
 from lightning_modules.base import TaskModule
 from lightning_modules.checks import require, require_finite, require_int
+from lightning_modules.cores import upper_errors
 from lightning_modules.language.cache import Choice, ChoiceByLoss, OutputCache, mixed
 from lightning_modules.language.data import IGNORED, LanguageData, LanguageShape, TextBatch
 from lightning_modules.language.generation import Sampling, choose, show
@@ -78,8 +79,7 @@ class LanguageModule(TaskModule):
         loss = mean -ln P + prediction_weight * sum over layers of MSE(layer's predictions, its input)
 
     over the tokens, in nats. What a layer reads is detached in the second term, since embeddings would become
-    equal otherwise. A layer whose predictions were not trained would have errors without a bound, which
-    saturate its units and lock them, and no fresh state would come to where training had carried it.
+    equal otherwise.
 
     Table of results: the module, its state carried over the whole test text, its fast weights learning while
     it is read; the same weights with plasticity off, from fast weights 0 (only DREAM with fast weights); the
@@ -130,9 +130,8 @@ class LanguageModule(TaskModule):
         output, traces, after = self.core.trace(self.dropout(x), states)
         features = self.head(self.dropout(torch.cat([output, traces[0].forecast], -1)))
         features = features / math.sqrt(x.shape[-1])
-        seen = [x, *(upper.prediction + upper.error for upper in traces[1:])]
-        losses = [mse_loss(trace.prediction, part.detach()) for trace, part in zip(traces, seen, strict=True)]
-        return TextOutput(features, torch.stack(losses).sum(), traces, after)
+        expected = mse_loss(traces[0].prediction, x.detach()) + upper_errors(traces).mean()
+        return TextOutput(features, expected, traces, after)
 
     def nats(self, output: TextOutput, targets: Tensor) -> Tensor:
         """``-ln P`` of `targets` (N, T), 0 where they do not count; without a gradient."""

@@ -26,6 +26,7 @@ from dream.files import write_atomic
 from lightning_modules import ranks
 from lightning_modules.base import TaskModule
 from lightning_modules.checks import require
+from lightning_modules.cores import upper_errors
 from lightning_modules.settings import PredictiveSettings, as_instance
 from lightning_modules.speech import plots
 from lightning_modules.speech.data import SpeechData, SpeechShape
@@ -133,7 +134,8 @@ class SpeechModule(TaskModule):
         if self.shape.task == "classification":
             seen = seen.sum(1) / lengths.unsqueeze(-1)
         log_probs = self.head(self.dropout(seen)).log_softmax(-1)
-        return SpeechOutput(log_probs, traces[0].error.square().mean(-1).sum(), traces, states)
+        error = (traces[0].error.square().mean(-1) + upper_errors(traces)).sum()
+        return SpeechOutput(log_probs, error, traces, states)
 
     def head_input(self, output: Tensor, traces: list[DREAMTrace]) -> Tensor:
         """z, (N, T, W), or (N, T, W + I) with the prediction error beside the output."""

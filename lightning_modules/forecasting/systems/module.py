@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from dream import DREAMConfig, DREAMState, DREAMTrace
 from lightning_modules import ranks
 from lightning_modules.base import TaskModule
+from lightning_modules.cores import upper_errors
 from lightning_modules.forecasting.systems import plots
 from lightning_modules.forecasting.systems.data import SystemBatch, SystemsData, SystemsShape
 from lightning_modules.forecasting.systems.reference import (
@@ -105,7 +106,8 @@ class SystemsModule(TaskModule):
         output, traces, states = self.core.trace(x)
         seen = torch.cat([self.dropout(output), traces[0].forecast, x], -1)
         corrected = known.future + known.scale * self.head(seen)
-        return SystemsOutput(corrected, known.scale, traces[0].error.square().mean(), traces, states)
+        error = traces[0].error.square().mean() + upper_errors(traces).mean()
+        return SystemsOutput(corrected, known.scale, error, traces, states)
 
     @torch.no_grad()
     def reference(self, inputs: Tensor) -> Reference:

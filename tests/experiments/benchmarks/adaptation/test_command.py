@@ -65,6 +65,42 @@ def test_tables_and_pictures_lie_beside_the_json(short: Path) -> None:
         assert short.with_name(short.stem + ending).stat().st_size > 10_000
 
 
+def test_tasks_side_by_side_have_the_figures_of_tasks_in_turn(short: Path, tmp_path: Path) -> None:
+    path = tmp_path / "suite.json"
+    words = ["--tasks", "rule_change", "linear_systems", "--seeds=1", "--steps=12", f"--output={path}"]
+    done = subprocess.run(
+        [sys.executable, "-m", "experiments.benchmarks.adaptation", *words, "--jobs=2"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )
+    assert done.returncode == 0, done.stderr
+    assert "[2/2]" in done.stderr
+    one, two = (json.loads(found.read_text())["tasks"] for found in (short, path))
+    assert list(one) == list(two)
+    for task in one:
+        for column, row in one[task]["columns"].items():
+            other = two[task]["columns"][column]
+            for metric, values in row["values"].items():
+                assert other["values"][metric] == pytest.approx(values, rel=1e-3)
+
+
+def test_a_task_that_fails_beside_others_ends_all_with_its_sentence(tmp_path: Path) -> None:
+    words = ["--tasks", "omniglot", "recall", "--seeds=1", "--jobs=2", f"--output={tmp_path / 'suite.json'}"]
+    done = subprocess.run(
+        [sys.executable, "-m", "experiments.benchmarks.adaptation", *words],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "DREAM_DATA": str(tmp_path / "nothing")},
+    )
+    assert done.returncode == 2
+    assert "Traceback" not in done.stderr
+    assert "dream data get omniglot" in done.stderr
+
+
 def test_what_the_suite_does_not_know_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"`--tasks` must name tasks.*'recal'. Did you mean `recall`"):
         command.main(["--tasks", "recal"])
