@@ -23,9 +23,9 @@ def test_a_control_is_a_run_with_plasticity_and_one_without(
         return 0
 
     def record(folder: Path, model: str, seed: int) -> dict[str, Any]:
-        rows = {"DREAM": {"mse": 1.0, "mae": 9.0}, "DREAM, plasticity off": {"mse": 2.0}}
+        rows = {"DREAM, fast weights + head": {"mse": 1.0, "mae": 9.0}, "DREAM, head": {"mse": 2.0}}
         if model == "no_plasticity":
-            rows = {"DREAM without plasticity": {"mse": 3.0}}
+            rows = {"DREAM without plasticity, head": {"mse": 3.0}}
         return {"results": {**rows, "repeat-last": {"mse": 4.0}}, "parameters": 7, "seconds": 1.5}
 
     monkeypatch.setattr(compare, "run_cell", cell)
