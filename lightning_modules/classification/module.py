@@ -42,7 +42,7 @@ class ClassificationOutput(NamedTuple):
     log_probs: Tensor
     """(N, T, V) log-probabilities of the classes at each step"""
     prediction_loss: Tensor
-    """() sum over all valid steps of the mean squared error of the layer's own predictions"""
+    """() sum over layers and valid steps of the mean squared error of the layer's own predictions"""
     traces: list[DREAMTrace]
     states: list[DREAMState]
 
@@ -59,7 +59,7 @@ class ClassificationModule(TaskModule):
     first layer's forecast of the next step, by which the fast weights reach the result directly:
 
         log p_t = log softmax([z_t, forecast_t] E + e)
-        loss = -mean ln p_t(label_t) + prediction_weight * MSE(layer's predictions, layer's input)
+        loss = -mean ln p_t(label_t) + prediction_weight * sum over layers of MSE(its predictions, its input)
 
     with the first mean over the steps whose class is asked. What labels mean may differ from sequence to
     sequence (`EpisodeData`): then it can only be learnt within each.

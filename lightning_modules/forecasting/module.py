@@ -42,7 +42,7 @@ class Forecast(NamedTuple):
     quantiles: Tensor | None
     """(N, H, C, Q) standardised quantile forecasts that never cross; None without `quantiles`"""
     prediction_loss: Tensor
-    """() mean squared error of the first layer's own predictions of its input"""
+    """() mean squared error of each layer's own predictions of its input, summed over the layers"""
     traces: list[DREAMTrace]
     states: list[DREAMState]
 
@@ -98,7 +98,7 @@ class ForecastingModule(TaskModule):
     fast weights reach the result directly. Covariates that are known for the horizon add their effect
     (`KnownEffect`).
 
-        loss = fit + prediction_weight * MSE(layer's predictions, layer's input)
+        loss = fit + prediction_weight * sum over layers of MSE(layer's predictions, its input)
 
     where fit is the MSE or MAE of the forecast, or with `quantiles` their CRPS, over the known targets. The
     layer's input is detached there, since a learned encoder would otherwise make it constant.

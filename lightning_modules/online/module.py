@@ -181,7 +181,7 @@ class OnlineModule(TaskModule):
         return states
 
     def _read(self, batch: OnlineBatch) -> tuple[Features, Tensor]:
-        """Return the features of crops, and the layer's own prediction loss ()."""
+        """Return the features of crops, and the layers' own prediction loss ()."""
         network = self.network
         start = StreamState.cat([self._starts[row // STRIDE] for row in batch.start.tolist()])
         start = replace(start, core=network.core.init_state(len(batch.start) * network.lanes))

@@ -43,7 +43,7 @@ class SpeechOutput(NamedTuple):
     log_probs: Tensor
     """(N, V) log-probabilities of the classes; for recognition (N, T, 1 + V), of blank and tokens"""
     prediction_loss: Tensor
-    """() sum over all valid steps of the mean squared error of the layer's own predictions"""
+    """() sum over layers and valid steps of the mean squared error of the layer's own predictions"""
     traces: list[DREAMTrace]
     states: list[DREAMState]
 
@@ -84,7 +84,7 @@ class SpeechModule(TaskModule):
     - `recognition`: ``softmax(z_t E + e)`` at every step over blank and tokens, minimising the CTC loss,
       ``-ln p(tokens) / tokens``; decoded greedily and by beam search (`lightning_modules.speech.decoding`).
 
-    Added to either loss: `prediction_weight` times the mean squared error of the layer's own predictions. In
+    Added to either loss: `prediction_weight` times the mean squared error of each layer's own predictions. In
     training a stretch of each utterance is hidden (`mask`) and noise is added to the features (`noise`).
 
     Table of results: the module; the same weights with plasticity off (only DREAM with fast weights); for

@@ -40,7 +40,7 @@ class SystemsOutput(NamedTuple):
     scale: Tensor
     """(N, T, A) usual error of the reference"""
     prediction_loss: Tensor
-    """() mean squared error of the layer's own predictions"""
+    """() mean squared error of each layer's own predictions, summed over the layers"""
     traces: list[DREAMTrace]
     states: list[DREAMState]
 
@@ -63,7 +63,7 @@ class SystemsModule(TaskModule):
     result directly:
 
         yhat_(t+a) = r_(t+a) + s_a ([z_t, forecast_t, x_t] E + e)_a
-        loss = mean min((yhat - y) / s, 10)^2 + prediction_weight * MSE(own predictions, x)
+        loss = mean min((yhat - y) / s, 10)^2 + prediction_weight * sum over layers of MSE(predictions, input)
 
     so that near and far forecasts, and systems that are easy or hard to forecast, count alike.
 

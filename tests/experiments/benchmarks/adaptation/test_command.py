@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from dream.errors import ConfigError
 from experiments.benchmarks.adaptation import command
@@ -23,7 +24,11 @@ def short(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The JSON of a short run of two tasks side by side."""
     path = tmp_path_factory.mktemp("suite") / "new" / "suite.json"
     words = ["--tasks", "rule_change", "linear_systems", "--seeds=1", "--steps=12", "--jobs=2"]
+    threads = torch.get_num_threads()
+    torch.set_num_threads(2)
     assert command.main([*words, f"--output={path}"]) == 0
+    assert torch.get_num_threads() == 2
+    torch.set_num_threads(threads)
     return path
 
 
@@ -32,6 +37,7 @@ def test_every_value_of_every_column_is_in_the_json(short: Path) -> None:
     assert {"commit", "versions", "device", "threads"} <= found.keys()
     assert found["seeds"] == [0]
     assert found["most_steps"] == 12
+    assert found["threads"] == 1  # of each of the two processes that trained
     assert list(found["tasks"]) == ["linear_systems", "rule_change"]  # in the order of the tables
     task = found["tasks"]["linear_systems"]
     assert list(task["columns"]) == list(COLUMNS)
