@@ -123,9 +123,9 @@ class Normalizer:
         so_far = (state.count - first).clamp_min(0) * state.usual
         usual = (so_far.unsqueeze(1) + (squares * seen).cumsum(1)) / number.clamp_min(1)
         scale = var + FLOOR * usual
-        varied = scale > 0
-        scale = torch.where(varied, scale, torch.nan).sqrt()
-        read = torch.where(varied, step / scale, 0.0)
+        still = scale <= 0  # not so where a state that is not finite made it NaN
+        scale = torch.where(still, torch.nan, scale).sqrt()
+        read = torch.where(still, 0.0, step / scale)
         return Normalized(read, level, scale), NormalizerState(
             count[:, -1], values[:, -1], mean, var[:, -1], usual[:, -1]
         )

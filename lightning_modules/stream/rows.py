@@ -264,8 +264,9 @@ class RowReader:
         so_far = np.maximum(count - first, 0) * usual
         new[4] = (so_far + (np.where(seen, squares, 0.0) if gaps else squares)) / number
         scale = new[3] + FLOOR * new[4]
-        scale = np.sqrt(np.where(scale > 0, scale, np.nan))
-        return np.where(np.isnan(scale), 0.0, step / scale), level, scale, new
+        still = scale <= 0
+        scale = np.sqrt(np.where(still, np.nan, scale))
+        return np.where(still, 0.0, step / scale), level, scale, new
 
     def _past(self, window: np.ndarray, level: np.ndarray, scale: np.ndarray) -> np.ndarray:
         """Past rows and moving averages relative to the present level, (R + M, D + E)."""
