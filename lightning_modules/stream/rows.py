@@ -204,7 +204,9 @@ class RowReader:
         if len(self.ahead):
             first = slice(0, shape.targets)
             changes, seasonal = self._season(raw[first], ~unknown[first], state.seasonal)
-            changes = np.minimum(np.maximum(changes / scale[first, None], -HEAD_LIMIT), HEAD_LIMIT)  # (C, K)
+            units = scale[first, None]
+            changes = np.where(np.isnan(units), 0.0, changes / units)  # (C, K)
+            changes = np.minimum(np.maximum(changes, -HEAD_LIMIT), HEAD_LIMIT)
             outlook = changes[:, : len(self.network.seasonal.outlook)]
             shown = np.concatenate([past.ravel(), changes.ravel(), self._phase(state.seasonal)])
         broken = np.isnan(read)
@@ -262,8 +264,9 @@ class RowReader:
         so_far = np.maximum(count - first, 0) * usual
         new[4] = (so_far + (np.where(seen, squares, 0.0) if gaps else squares)) / number
         scale = new[3] + FLOOR * new[4]
-        scale = np.sqrt(np.where(scale > 0, scale, 1.0))
-        return step / scale, level, scale, new
+        still = scale <= 0
+        scale = np.sqrt(np.where(still, np.nan, scale))
+        return np.where(still, 0.0, step / scale), level, scale, new
 
     def _past(self, window: np.ndarray, level: np.ndarray, scale: np.ndarray) -> np.ndarray:
         """Past rows and moving averages relative to the present level, (R + M, D + E)."""
