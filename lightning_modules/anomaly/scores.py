@@ -220,6 +220,8 @@ class AnomalyScore:
         self.rows = 0
         self.gap = np.maximum(gap, 1)
         self.recent = np.full((streams, int(self.gap.max())), -1.0)
+        self.cause = (0,) * streams
+        """Number of the measure that each stream's last score came from; of no later score."""
 
     def step(
         self, x: np.ndarray, prediction: np.ndarray, gate: np.ndarray, learning: np.ndarray
@@ -244,8 +246,20 @@ class AnomalyScore:
         seen = {name: np.where(known, values, np.nan) for name, values in seen.items()}
         gate = np.where(known.any(1, keepdims=True), gate, np.nan)
         seen |= {name: gate[:, [place]] for place, name in enumerate(GATE_MEASURES)}
-        decades = self.tail.step(np.concatenate([seen[name] for name in self.measures], 1), learning).max(1)
+        improbable = self.tail.step(np.concatenate([seen[name] for name in self.measures], 1), learning)
+        self.cause = tuple(improbable.argmax(1).tolist())
+        decades = improbable.max(1)
         return np.minimum(decades / DECADES, 1.0), self._alarm(decades)
+
+    def cause_of(self, stream: int) -> tuple[str, int | None]:
+        """The measure that the score of a stream's last row came from, and its column unless it has none."""
+        place = self.cause[stream]
+        for name in self.measures:
+            width = 1 if name in GATE_MEASURES else self.columns
+            if place < width:
+                return name, None if name in GATE_MEASURES else place
+            place -= width
+        raise AssertionError(place)
 
     def copy(self) -> AnomalyScore:
         """Another object with the same past."""

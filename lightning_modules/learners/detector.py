@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -17,6 +17,22 @@ from lightning_modules.checks import require_int
 from lightning_modules.learners.base import AT_ONCE, OnlineObject, Row, Table
 from lightning_modules.stream import LAYER, Moves, Reading, Shape, Updates
 from lightning_modules.stream.checks import require_like
+
+
+class Judgement(NamedTuple):
+    """Judgement of a row, before it is learnt."""
+
+    score: float
+    """From 0 to 1."""
+    alarm: float
+    """Strength of the alarm, 0 for none."""
+    measure: str | None
+    """Measure that was most improbable, of `lightning_modules.anomaly.scores.MEASURES`; None if none was."""
+    column: str | None
+    """Its column."""
+
+
+NOT_YET = Judgement(0.0, 0.0, None, None)
 
 
 class DREAMAnomalyDetector(OnlineObject):
@@ -56,7 +72,7 @@ class DREAMAnomalyDetector(OnlineObject):
         self.window = window
         self.expected: np.ndarray | None = None
         """(D,) forecast of the next row."""
-        self._judged: tuple[bytes, RunningScale, tuple[float, RunningScale, AnomalyScore]] | None = None
+        self._judged: tuple[bytes, RunningScale, tuple[Judgement, RunningScale, AnomalyScore]] | None = None
         """The row that was judged last, the scale before it, and what came out."""
 
     def _shape(self) -> Shape:
@@ -94,8 +110,8 @@ class DREAMAnomalyDetector(OnlineObject):
             value = tensors[key]
             setattr(owner, name, value.numpy() if value.dim() else int(value))
 
-    def _judge(self, row: np.ndarray, expected: np.ndarray) -> tuple[float, RunningScale, AnomalyScore]:
-        """Score of `row` (D,), forecast as `expected` (D,), and what scale and score learn from it.
+    def _judge(self, row: np.ndarray, expected: np.ndarray) -> tuple[Judgement, RunningScale, AnomalyScore]:
+        """Judgement of `row` (D,), forecast as `expected` (D,), and what scale and score learn from it.
 
         It is kept, for the case that the same row is learnt next.
         """
@@ -107,7 +123,10 @@ class DREAMAnomalyDetector(OnlineObject):
         scale, score = self.scale.copy(), self.score.copy()
         prediction = scale.relative(expected[None])
         x = scale.step(row[None], learning)
-        judged = float(score.step(x, prediction, no_gate, learning)[0][0]), scale, score
+        (value,), (alarm,) = score.step(x, prediction, no_gate, learning)
+        measure, column = score.cause_of(0)
+        cause = (measure, self.columns[column or 0]) if value > 0 else (None, None)
+        judged = Judgement(float(value), float(alarm), *cause), scale, score
         self._judged = row.tobytes(), self.scale, judged
         return judged
 
@@ -118,8 +137,17 @@ class DREAMAnomalyDetector(OnlineObject):
         Raises:
             DataError: the columns are others, or a value is not allowed.
         """
+        return self.judge_one(x).score
+
+    @alone
+    def judge_one(self, x: Row) -> Judgement:
+        """Score of row `x` if it came next, its alarm, and the measure and column that made it so high.
+
+        Raises:
+            DataError: the columns are others, or a value is not allowed.
+        """
         row = self._row(x)
-        return 0.0 if self.expected is None else self._judge(row, self.expected)[0]
+        return NOT_YET if self.expected is None else self._judge(row, self.expected)[0]
 
     @whole
     def learn_one(self, x: Row) -> DREAMAnomalyDetector:
