@@ -139,19 +139,20 @@ class Stepper:
 
     def output(self, after: np.ndarray) -> np.ndarray:
         """(N, H) of a step."""
-        return self._part(after, "h")
+        return self.part(after, "h")
 
     def forecast(self, after: np.ndarray) -> np.ndarray:
         """(N, I) of the input after a step."""
-        forecast: np.ndarray = self._part(after, "prediction")[:, 1]
+        forecast: np.ndarray = self.part(after, "prediction")[:, 1]
         return forecast
 
-    def _part(self, after: np.ndarray, name: str) -> np.ndarray:
+    def part(self, after: np.ndarray, name: str) -> np.ndarray:
+        """(N, ...) of a step: a field of the state, or what was seen."""
         return after[:, self._slices[name]].reshape(self.samples, *self._shapes[name])
 
     def trace(self, after: np.ndarray) -> DREAMTrace:
         """Trace of a step as one of a sequence, (N, 1, ...)."""
-        parts = {name: torch.from_numpy(self._part(after, name)) for name in SEEN}
+        parts = {name: torch.from_numpy(self.part(after, name)) for name in SEEN}
         prediction, forecast = parts.pop("prediction").unbind(1)
         parts |= {"prediction": prediction, "forecast": forecast}
         return DREAMTrace(**{name: part.unsqueeze(1) for name, part in parts.items()})
@@ -165,4 +166,4 @@ class Stepper:
 
     def state(self, after: np.ndarray) -> DREAMState:
         """The state after a step, which shares the array's memory."""
-        return DREAMState(**{name: torch.from_numpy(self._part(after, name)) for name in STATE})
+        return DREAMState(**{name: torch.from_numpy(self.part(after, name)) for name in STATE})

@@ -186,6 +186,10 @@ class OnlineObject(Whole):
         Raises:
             CheckpointError: the file cannot be written.
         """
+        write_sealed(path, *self._sealed())
+
+    def _sealed(self) -> tuple[dict[str, str], dict[str, Tensor]]:
+        """Header and tensors of a file that holds everything."""
         settings = dict(
             config=asdict(self.config),
             reading=asdict(self.reading),
@@ -196,7 +200,7 @@ class OnlineObject(Whole):
             extra=self._extra(),
         )
         header = self._kind() | {"settings": json.dumps(settings), "columns": json.dumps(self.columns)}
-        write_sealed(path, header, {} if self.learner is None else self.learner.tensors() | self._tensors())
+        return header, {} if self.learner is None else self.learner.tensors() | self._tensors()
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Self:

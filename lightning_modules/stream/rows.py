@@ -151,6 +151,12 @@ class RowReader:
             torch.from_numpy(state.recent).view(1, -1, 1),
         )
 
+    def signals(self, state: RowState) -> tuple[float, float]:
+        """Running surprise and norm of the fast weights of the first layer after a row, means over lanes."""
+        parts = (self.steppers[0].part(state.core[0], name) for name in ("avg_surprise", "u_norm"))
+        surprise, u_norm = (float(part.mean()) for part in parts)
+        return surprise, u_norm
+
     def read(self, row: np.ndarray, feedback: np.ndarray, state: RowState) -> tuple[Read, RowState]:
         """Read the next row.
 
