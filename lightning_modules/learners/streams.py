@@ -15,11 +15,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dream.errors import CheckpointError, DataError, DREAMError, StateError
+from dream.errors import CheckpointError, DREAMError, StateError
 from dream.files import write_atomic
 from dream.sealed import checksum, note, read_note
 from lightning_modules.checks import require_int
-from lightning_modules.learners.base import OnlineObject, number
+from lightning_modules.learners.base import OnlineObject
 from lightning_modules.learners.change import Change
 from lightning_modules.learners.detector import DREAMAnomalyDetector, Judgement
 from lightning_modules.learners.forecaster import DREAMForecaster

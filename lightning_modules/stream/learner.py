@@ -354,7 +354,8 @@ class StreamLearner(Whole):
 
     @alone
     def tensors(self, core: bool = True) -> dict[str, Tensor]:
-        """A copy of everything that `load` needs to resume the stream, by name; the core's weights if asked."""
+        """A copy of everything that `load` needs to resume the stream, by name; without the core's weights
+        unless `core`."""
         return {name: value.clone() for name, value in self._carried(core).items()}
 
     def _carried(self, core: bool = True) -> dict[str, Tensor]:

@@ -1,4 +1,4 @@
-"""Many streams of one row object: each learns as an object of its own, in memory, on disk and after a crash."""
+"""Many streams of one row object: each learns as an object of its own, in memory, on disk, after a crash."""
 
 from __future__ import annotations
 
