@@ -120,14 +120,7 @@ class Service:
         for place, row in rows:
             try:
                 self._require(row)
-                if row.operation != "learn":
-                    looked[row.key] = place, row
-                    continue
-                stream = self.streams.stream(row.key)
-                if row.seq is not None and row.seq <= stream.seq:
-                    answers[place] = _head(row.key, row.seq, stream) | {"repeated": True}
-                else:
-                    learnt[row.key] = place, row
+                (learnt if row.operation == "learn" else looked)[row.key] = place, row
             except DREAMError as error:
                 answers[place] = refusal(error, row)
         found = self.streams.predict_streams({key: row.x for key, (_, row) in looked.items()})
@@ -141,8 +134,8 @@ class Service:
             if isinstance(outcome, DREAMError):
                 answers[place] = refusal(outcome, row)
             else:
-                held = self.streams.held.get(key)
-                answers[place] = _head(key, 0 if held is None else held.seq, held) | self._told(outcome)
+                head = {"key": key, "seq": outcome.seq, "flushed": outcome.flushed}
+                answers[place] = head | ({"repeated": True} if outcome.repeated else self._told(outcome))
 
     def _require(self, row: Asked) -> None:
         detects = isinstance(self.streams.model, DREAMAnomalyDetector)
@@ -214,10 +207,6 @@ class Service:
         with self.lock:
             changes = [stream.change for _, stream in self.streams if stream.change.rows]
             return [change.surprise.now for change in changes], [change.u_norm.now for change in changes]
-
-
-def _head(key: Key, seq: int, stream: Stream[Any] | None) -> dict[str, Any]:
-    return {"key": key, "seq": seq, "flushed": 0 if stream is None else stream.flushed}
 
 
 def given(model: OnlineObject, row: Asked) -> Any:

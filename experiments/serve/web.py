@@ -229,6 +229,7 @@ def serve(service: Service, host: str, port: int, limits: Limits, token: str | N
     )
     server = Server(config)
     sock = config.bind_socket()
+    sock.listen(config.backlog)  # before the address is told
     say(f"dream: serves http://{host}:{sock.getsockname()[1]}")
     try:
         server.run([sock])

@@ -40,6 +40,12 @@ class Outcome(NamedTuple):
     """Forecast after the row, or class or number of the row before it was learnt; None from a detector."""
     judgement: Judgement | None = None
     """A detector's, before the row was learnt."""
+    seq: int = 0
+    """Number of the last row of the stream that was learnt."""
+    flushed: int = 0
+    """Number of the last one that is on disk."""
+    repeated: bool = False
+    """Whether the row had been learnt before, so that nothing was done."""
 
 
 @dataclass
@@ -150,13 +156,16 @@ class Streams(Generic[Model]):
         if self.store is not None and key in self.store:
             self._resume(key, found, self.store[key])
         self.held[key] = found
-        if self.store is not None and len(self.held) > self.most:
+        return found
+
+    def _make_room(self) -> None:
+        """Keep the streams that were used least recently on disk alone."""
+        while self.store is not None and len(self.held) > self.most:
             oldest, stream = next(iter(self.held.items()))
             if stream.waits:
                 self.store[oldest] = self._record(stream)
                 self._written[oldest] = stream.flushed
             del self.held[oldest]
-        return found
 
     def known(self, key: Key) -> bool:
         """Whether the stream has learnt a row, or was asked for one.
@@ -178,7 +187,8 @@ class Streams(Generic[Model]):
         Args:
             rows: The row of each stream, as `learn_one` takes it; of a forecaster all columns, or the number.
             targets: Class or number of the row of each stream, for a classifier or a regressor.
-            seqs: Number of the row of each stream; by default one more than the last.
+            seqs: Number of the row of each stream, by default one more than the last; one that is not above
+                the last was learnt before.
 
         Returns:
             The outcome for each stream, or the error for which its row was refused.
@@ -187,13 +197,19 @@ class Streams(Generic[Model]):
         for key, row in rows.items():
             try:
                 stream = self.stream(key)
-                found[key] = learn(stream.model, row, None if targets is None else targets.get(key))
+                seq = stream.seq + 1 if seqs is None else seqs.get(key, stream.seq + 1)
+                if seq <= stream.seq:
+                    found[key] = Outcome(seq=seq, flushed=stream.flushed, repeated=True)
+                    continue
+                outcome = learn(stream.model, row, None if targets is None else targets.get(key))
             except DREAMError as error:
                 found[key] = error
                 continue
-            stream.seq = stream.seq + 1 if seqs is None else seqs.get(key, stream.seq + 1)
-            stream.change.add(*self._seen(stream))
+            stream.seq = seq
+            stream.change.add(*self._signals(stream))
             self.waiting += 1
+            found[key] = outcome._replace(seq=seq, flushed=stream.flushed)
+        self._make_room()
         return found
 
     def predict_streams(self, rows: Mapping[Key, Any]) -> dict[Key, Outcome | DREAMError]:
@@ -205,10 +221,14 @@ class Streams(Generic[Model]):
         found: dict[Key, Outcome | DREAMError] = {}
         for key, row in rows.items():
             try:
-                model = self.stream(key).model if self.known(key) else self.model
-                found[key] = predict(model, row)
+                if self.known(key):
+                    stream = self.stream(key)
+                    found[key] = predict(stream.model, row)._replace(seq=stream.seq, flushed=stream.flushed)
+                else:
+                    found[key] = predict(self.model, row)
             except DREAMError as error:
                 found[key] = error
+        self._make_room()
         return found
 
     def flush(self) -> None:
@@ -248,7 +268,7 @@ class Streams(Generic[Model]):
             self._reader = RowReader.of(self._learner.network, self._learner.plasticity)
         return self._reader
 
-    def _seen(self, stream: Stream[Model]) -> tuple[float, float]:
+    def _signals(self, stream: Stream[Model]) -> tuple[float, float]:
         """Running surprise and norm of the fast weights of the first layer."""
         learner = stream.model.learner
         assert learner is not None

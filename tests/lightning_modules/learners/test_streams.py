@@ -62,9 +62,9 @@ def test_every_stream_learns_as_an_object_of_its_own(name: str, tmp_path: Path) 
     streams = Streams(model, tmp_path / "streams", most=2)  # one of three is always on disk
     for place, (key, row, number) in enumerate(given):
         wanted = target(name, number)
-        assert streams.predict_streams({key: row}) == {key: predict(own[key], row)}
+        assert streams.predict_streams({key: row})[key][:2] == predict(own[key], row)[:2]
         found = streams.learn_streams({key: row}, None if wanted is None else {key: wanted})
-        assert found == {key: learn(own[key], row, wanted)}
+        assert found[key][:2] == learn(own[key], row, wanted)[:2]
         if place == 40:
             streams.close()
             streams = Streams(model, tmp_path / "streams", most=2)
@@ -89,7 +89,7 @@ def test_a_crash_goes_back_to_the_last_flush_of_all_streams(tmp_path: Path) -> N
     again = Streams(model, tmp_path, most=2)
     for place, (key, row, _) in enumerate(given):
         if place >= 25:
-            assert again.learn_streams({key: row}) == wanted[place]
+            assert again.learn_streams({key: row})[key][:3] == wanted[place][key][:3]
     again.close()
 
 
@@ -100,6 +100,15 @@ def test_what_is_on_disk_is_known_also_of_streams_that_left_memory(tmp_path: Pat
         assert (streams.stream("a").seq, streams.stream("a").flushed) == (2, 0)
         streams.flush()
         assert (streams.stream("a").flushed, streams.stream("b").flushed) == (2, 1)
+
+
+def test_a_row_that_comes_twice_is_learnt_once() -> None:
+    streams, row = Streams(trained("forecaster")), {"u": 1.0, "v": 2.0}
+    first = streams.learn_streams({"a": row}, seqs={"a": 7})["a"]
+    before = streams.predict_streams({"a": row})
+    assert streams.learn_streams({"a": row}, seqs={"a": 7})["a"] == Outcome(seq=7, repeated=True)
+    assert streams.learn_streams({"a": row}, seqs={"a": 3})["a"] == Outcome(seq=3, repeated=True)
+    assert streams.predict_streams({"a": row}) == before == {"a": first}
 
 
 def test_one_refused_row_leaves_the_others_and_its_own_stream(tmp_path: Path) -> None:
