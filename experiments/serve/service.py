@@ -7,6 +7,7 @@ import time
 from collections import Counter, deque
 from collections.abc import Iterable, Mapping, Sequence
 from threading import Lock
+from types import NoneType
 from typing import Any, Literal, NamedTuple
 
 from dream.errors import CheckpointError, DataError, DREAMError, nearest, shown
@@ -115,21 +116,20 @@ class Service:
 
     def _answer(self, rows: Iterable[tuple[int, Asked]], answers: list[dict[str, Any]]) -> None:
         """Answer rows of different keys."""
-        learnt: dict[Key, tuple[int, Asked]] = {}
-        looked: dict[Key, tuple[int, Asked]] = {}
+        places: dict[Key, tuple[int, Asked]] = {}
+        learnt: dict[Key, Any] = {}
+        looked: dict[Key, Any] = {}
         for place, row in rows:
             try:
                 self._require(row)
-                (learnt if row.operation == "learn" else looked)[row.key] = place, row
+                (learnt if row.operation == "learn" else looked)[row.key] = given(self.streams.model, row)
+                places[row.key] = place, row
             except DREAMError as error:
                 answers[place] = refusal(error, row)
-        found = self.streams.predict_streams({key: row.x for key, (_, row) in looked.items()})
-        found |= self.streams.learn_streams(
-            {key: given(self.streams.model, row) for key, (_, row) in learnt.items()},
-            {key: row.y for key, (_, row) in learnt.items()},
-            {key: row.seq for key, (_, row) in learnt.items() if row.seq is not None},
-        )
-        for key, (place, row) in (looked | learnt).items():
+        targets = {key: places[key][1].y for key in learnt}
+        seqs = {key: seq for key in learnt if (seq := places[key][1].seq) is not None}
+        found = self.streams.predict_streams(looked) | self.streams.learn_streams(learnt, targets, seqs)
+        for key, (place, row) in places.items():
             outcome = found[key]
             if isinstance(outcome, DREAMError):
                 answers[place] = refusal(outcome, row)
@@ -210,14 +210,20 @@ class Service:
 
 
 def given(model: OnlineObject, row: Asked) -> Any:
-    """The row as `Streams.learn_streams` takes it: a forecaster's `x` and `y` together, or the number `y`."""
+    """The row as `Streams.learn_streams` takes it, of a forecaster `x` and `y` together.
+
+    Raises:
+        DataError: they do not go together.
+    """
     if not isinstance(model, DREAMForecaster) or row.y is None:
         return row.x
-    if not isinstance(row.y, Mapping):
-        if row.x is None or model.targets is None:
-            return row.y
-        raise DataError(f"`y` must name the columns that are forecast, {model.targets}; got {shown(row.y)}.")
-    return {**(row.x or {}), **row.y}
+    own = {"y": row.y} if model.targets is None else row.y
+    if not isinstance(own, Mapping) or not isinstance(row.x, Mapping | NoneType):
+        raise DataError(
+            f"`y` and `x` must name columns, `y` those that are forecast, {model.targets or 'or a number'}; "
+            f"got {shown(row.y)} and {shown(row.x)}."
+        )
+    return {**(row.x or {}), **own}
 
 
 def refusal(error: DREAMError, row: Asked | None = None) -> dict[str, Any]:

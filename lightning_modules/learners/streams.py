@@ -185,7 +185,8 @@ class Streams(Generic[Model]):
         """Predict or score the next row of each of these streams, then learn it.
 
         Args:
-            rows: The row of each stream, as `learn_one` takes it; of a forecaster all columns, or the number.
+            rows: The row of each stream, as `learn_one` takes it; of a forecaster all columns, among
+                which a single number is `y`, or the number.
             targets: Class or number of the row of each stream, for a classifier or a regressor.
             seqs: Number of the row of each stream, by default one more than the last; one that is not above
                 the last was learnt before.
@@ -349,10 +350,13 @@ def predict(model: OnlineObject, row: Any) -> Outcome:
 
 def _parted(model: DREAMForecaster, row: Any) -> tuple[Any, Any]:
     """The columns of a row that are forecast, and those that are only read."""
-    if not isinstance(row, Mapping) or model.targets is None:
+    if not isinstance(row, Mapping):
         return row, None
-    own = {name: row.get(name) for name in model.targets}
-    return own, {name: value for name, value in row.items() if name not in own}
+    targets = ["y"] if model.targets is None else model.targets
+    others = {name: value for name, value in row.items() if name not in targets}
+    if model.targets is None:
+        return row.get("y"), others
+    return {name: row.get(name) for name in targets}, others
 
 
 def _open(folder: Path, model: str) -> StateStore:
