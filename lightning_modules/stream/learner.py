@@ -112,10 +112,11 @@ class StreamLearner(Whole):
     @property
     def state(self) -> StreamState:
         """Everything that the stream carries in the network."""
-        if isinstance(self._state, RowState):
+        state = self._state
+        if isinstance(state, RowState):
             assert self._reader is not None
-            self._state = self._reader.end(self._state)
-        return self._state
+            return self._reader.end(state)
+        return state
 
     @state.setter
     def state(self, state: StreamState) -> None:
@@ -179,10 +180,12 @@ class StreamLearner(Whole):
             targets = rows[:, : self.network.shape.targets]
         assert targets is not None
         self._check("targets", targets)
-        if len(rows) == 1 and not isinstance(self.rule, AllSteps):
-            return self._advance(rows, targets, wanted)
-        with torch.inference_mode(False), torch.enable_grad(), self.network.core.plasticity(self.plasticity):
-            return self._advance(rows, targets, wanted)
+        with self._lock():
+            if len(rows) == 1 and not isinstance(self.rule, AllSteps):
+                return self._advance(rows, targets, wanted)
+            plasticity = self.network.core.plasticity(self.plasticity)
+            with torch.inference_mode(False), torch.enable_grad(), plasticity:
+                return self._advance(rows, targets, wanted)
 
     def _advance(
         self, rows: np.ndarray, targets: np.ndarray, wanted: bool
@@ -256,11 +259,12 @@ class StreamLearner(Whole):
 
         What was read of the row is kept, for the case that the same row comes next.
         """
-        feedback = np.zeros((1, 0)) if self.forecasts else self.feedback[:1]
-        read, after = self._read_on(row[None], feedback)
-        if isinstance(after, RowState):
-            self._ahead = _Ahead(row.tobytes(), self._state, read, after)
-        return self._predict(read, HeadArrays(self.network.head))[1][0]
+        with self._lock():
+            feedback = np.zeros((1, 0)) if self.forecasts else self.feedback[:1]
+            read, after = self._read_on(row[None], feedback)
+            if isinstance(after, RowState):
+                self._ahead = _Ahead(row.tobytes(), self._state, read, after)
+            return self._predict(read, HeadArrays(self.network.head))[1][0]
 
     def _predict(self, read: Read, head: HeadArrays) -> tuple[np.ndarray, np.ndarray]:
         """The head's outputs for each row, in its own units, and the predictions, both (T, H, C)."""
