@@ -69,17 +69,18 @@ def test_what_is_missing(value: object) -> None:
 
 @pytest.mark.parametrize(
     "value",
-    [math.inf, 10**400, 1e30, Decimal("1e400"), "inf", "1e30", 1j, [1.0], np.array([1.0]), b"1", object()]
-    + [
-        "red",
-        "1,5",
-        "1_000",
-        "2024-01-01",
-        pd.Timestamp("2024-01-01"),
-        np.datetime64("2024"),
-        pd.Timedelta(1),
+    [
+        *(math.inf, 10**400, 1e30, Decimal("1e400"), "inf", "1e30", 1j, [1.0], np.array([1.0]), b"1"),
+        *("red", "1,5", "1_000", pd.Timestamp("2024-01-01"), np.datetime64("2024"), pd.Timedelta(1)),
     ],
 )
+def test_what_is_refused(value: object) -> None:
+    words = isinstance(value, str)
+    with pytest.raises(DataError, match="`x` must be a finite.*" + "Write a number as 1234.5" * words):
+        number("x", value)
+
+
+@pytest.mark.parametrize("value", ["red", 1e30])
 @pytest.mark.parametrize("kind", LEARN)
 def test_a_refusal_names_the_column_and_changes_nothing(kind: Any, value: object) -> None:
     model = kind(LAYER)
@@ -90,7 +91,7 @@ def test_a_refusal_names_the_column_and_changes_nothing(kind: Any, value: object
         LEARN[kind](model, {"a": 1.0, "b": float(k)})
     before = facts(model)
     for call in (LEARN[kind], ASK[kind]):
-        with pytest.raises(DataError, match=r"`x\['b'\]`.*(Write a number as|got)"):
+        with pytest.raises(DataError, match=r"`x\['b'\]`"):
             call(model, {"a": 1.0, "b": value})
     assert facts(model) == before
     LEARN[kind](model, {"a": 1.0, "b": 2.0})
