@@ -252,7 +252,8 @@ class StreamLearner(Whole):
         """The head's outputs for each row, in its own units, and the predictions, both (T, H, C)."""
         outputs = self.network.to_targets(head(read.values))
         shrunk = outputs if self.trust is None else outputs * self.trust.factor()
-        return outputs, read.level[:, None] + np.nan_to_num(read.scale)[:, None] * shrunk
+        scale = np.where(np.isnan(read.scale), 0.0, read.scale)  # without one the level stays
+        return outputs, read.level[:, None] + scale[:, None] * shrunk
 
     def _take_feedback(self, targets: np.ndarray) -> np.ndarray:
         """The feedback for each row of a chunk, (T, C); keeps that for the rows after it."""
