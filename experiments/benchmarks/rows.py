@@ -2,8 +2,8 @@
 
 ``python -m experiments.benchmarks.rows`` prints the table and writes every single timing as JSON. The models
 take 50 rows each in turn in one process, so that what else the machine does hits them alike, and each finds
-its own numbers in the cache; a figure is the median over the rows, a ratio that of two medians. River is timed
-where it is installed.
+its own numbers in the cache. A figure is the median over the rows, a ratio that of two medians. River is
+timed where it is installed.
 """
 
 from __future__ import annotations
