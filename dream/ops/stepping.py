@@ -92,7 +92,7 @@ class Stepper:
             **dict.fromkeys(("surprise", "deviation", "u_norm"), ()),
             "prediction": (2, inputs),
         }
-        """Of one sample."""
+        """Shape of each part of a sample."""
         ends = list(accumulate(map(math.prod, self._shapes.values())))
         self._slices = {
             name: slice(start, stop)

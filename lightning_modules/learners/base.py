@@ -6,13 +6,10 @@ Shapes: D input columns, H rows ahead, C targets (classes for classification).
 from __future__ import annotations
 
 import json
-import math
 import os
 from abc import abstractmethod
-from collections.abc import Hashable, Iterable, Mapping, Sized
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict
-from decimal import Decimal
-from numbers import Real
 from typing import Any, ClassVar, Self, get_args
 
 import numpy as np
@@ -21,30 +18,29 @@ import torch
 from torch import Tensor
 
 from dream import DREAMConfig
-from dream.errors import CheckpointError, DataError, DREAMError, nearest, shown
+from dream.errors import CheckpointError, DataError, DREAMError, nearest, shown, warn
 from dream.sealed import read_sealed, write_sealed
 from lightning_modules.calls import Whole, alone
 from lightning_modules.checks import require, require_int
 from lightning_modules.data.columns import require_lags
-from lightning_modules.data.limits import LARGEST
+from lightning_modules.learners.values import Row, Table, by_name, number, numbers
 from lightning_modules.stream import Moves, Reading, Shape, StreamLearner, StreamNetwork, Updates
 from lightning_modules.stream.checks import require_like
 
 VERSION = 3  # 2 and 1 were of the first edition of the cell
-Row = Mapping[str, float | None] | pd.Series
-"""A row of a stream, from column name to number; None, NaN or an absent column was not observed."""
-Table = pd.DataFrame | Iterable[Row]
-"""Rows of a stream, oldest first."""
 AT_ONCE = 4096  # rows of a table that are learnt together
+WARNINGS = 20  # of one object
 
 
 class OnlineObject(Whole):
     """Base of the objects that learn row by row: a `StreamLearner` that the first row starts.
 
-    Rows are dictionaries from column name to number. The first row that is learnt from fixes the columns,
-    whose order in later rows does not matter. None, NaN or an absent column was not observed: the layer reads
-    what it predicts in its place, no statistic of the column moves, and a row in which nothing was observed
-    is a row like any other. A prediction changes nothing.
+    Rows are dictionaries from column name to number, which may be one of Python, NumPy, pandas or torch, or a
+    text as a CSV file holds it. The first row that is learnt from fixes the columns, whose order in later
+    rows does not matter; a column that comes later is left out, with a warning. None, NaN, an empty text or
+    an absent column was not observed: the layer reads what it predicts in its place, no statistic of the
+    column moves, and a row in which nothing was observed is a row like any other. A prediction changes
+    nothing.
     Any thread may use an object: calls wait for each other. A call that an error or Ctrl-C ends changes
     nothing.
 
@@ -81,6 +77,8 @@ class OnlineObject(Whole):
         self.lags = require_int("lags", lags)
         self.columns: list[str] = []
         self.learner: StreamLearner | None = None
+        self._told: frozenset[str] = frozenset()
+        """Warnings that were given."""
 
     @classmethod
     def _kind(cls) -> dict[str, str]:
@@ -129,7 +127,7 @@ class OnlineObject(Whole):
         """The values of `x` in the order of the columns, (D,); with `fix` the first row fixes the columns.
 
         Raises:
-            DataError: a column is new, or a value is not a number.
+            DataError: the first row is empty, or a value is not a number.
         """
         named = by_name("x", x)
         if not named and not self.columns:
@@ -138,7 +136,7 @@ class OnlineObject(Whole):
                 "value is not known."
             )
         columns = self.columns or list(named)
-        require_known(named, columns)
+        self._tell_new(named, columns)
         values = [number("x", named.get(name), name) for name in columns]
         if fix:
             self.columns = columns
@@ -148,7 +146,7 @@ class OnlineObject(Whole):
         """The rows of `x` in the order of the columns, (T, D); the first row fixes the columns.
 
         Raises:
-            DataError: it is no table, a column is new, or a value is not a number.
+            DataError: it is no table, two columns have one name, or a value is not a number.
         """
         if not isinstance(x, pd.DataFrame):
             if isinstance(x, str | Mapping | pd.Series) or not isinstance(x, Iterable):
@@ -156,13 +154,31 @@ class OnlineObject(Whole):
             given_rows = [self._row(row, fix=True) for row in x]
             return np.stack(given_rows) if given_rows else np.zeros((0, len(self.columns)))
         given = {str(column): x.iloc[:, place] for place, column in enumerate(x.columns)}
+        if len(given) < x.shape[1]:
+            raise DataError(f"`x` must hold each column once; got {shown(list(x.columns))}.")
         self.columns = self.columns or list(given)
-        require_known(given, self.columns)
+        self._tell_new(given, self.columns)
         rows = np.full((len(x), len(self.columns)), np.nan)
         for place, column in enumerate(self.columns):
             if column in given:
                 rows[:, place] = numbers("x", given[column], column)
         return rows
+
+    def _tell_new(self, named: Iterable[str], columns: list[str]) -> None:
+        """Warn of a column that the first row did not have."""
+        for name in named:
+            if name not in columns:
+                self._warn(
+                    f"`{name}` is left out: the first row did not have it, which fixes the columns. "
+                    f"{nearest(name, columns)} Name every column in the first row, with None where its value "
+                    "is not known."
+                )
+
+    def _warn(self, message: str) -> None:
+        """Give a warning once; none after the first `WARNINGS`."""
+        if message not in self._told and len(self._told) < WARNINGS:
+            self._told |= {message}
+            warn(message, "dream", "lightning_modules")
 
     def _learn_table(self, rows: np.ndarray, targets: np.ndarray | None = None) -> np.ndarray:
         """Learn rows (T, D) from their targets; returns predictions of the last ones, (H, C) each.
@@ -255,116 +271,4 @@ def texts(name: str, value: Any) -> list[str]:
         raise ValueError(f"`{name}` must be texts; got {shown(value)}")
     if len(set(value)) != len(value):
         raise ValueError(f"`{name}` must differ; got {shown(value)}")
-    return value
-
-
-def by_name(name: str, row: Row) -> dict[str, Any]:
-    """`row` as a dictionary from text to value.
-
-    Raises:
-        DataError: it is neither a dictionary nor a pandas Series.
-    """
-    if type(row) is dict and all(type(column) is str for column in row):
-        return row
-    if not isinstance(row, Mapping | pd.Series):
-        raise DataError(f"`{name}` must be a dictionary from column name to number; got {shown(row)}.")
-    return {str(column): value for column, value in row.items()}
-
-
-def require_known(named: Iterable[str], columns: list[str]) -> None:
-    """Refuse a column that the first row did not have.
-
-    Raises:
-        DataError: naming it.
-    """
-    for name in named:
-        if name not in columns:
-            raise DataError(
-                f"`x` must hold the columns of the first row; `{name}` is new. {nearest(name, columns)}"
-            )
-
-
-def require_as_many(name: str, values: Sized, rows: Sized) -> None:
-    """Refuse anything but one of `values` for each of `rows`.
-
-    Raises:
-        DataError: there are more or fewer.
-    """
-    if len(values) != len(rows):
-        raise DataError(f"`{name}` must have one value for each of {len(rows)} rows; got {len(values)}.")
-
-
-def listed(name: str, values: Iterable[Any]) -> list[Any]:
-    """`values` as a list.
-
-    Raises:
-        DataError: they are a table, or none that can be.
-    """
-    if isinstance(values, str | Mapping | pd.DataFrame) or not isinstance(values, Iterable):
-        raise DataError(f"`{name}` must be a list or a Series; got {shown(values)}.")
-    return list(values)
-
-
-def numbers(name: str, values: Iterable[Any], column: str | None = None) -> np.ndarray:
-    """`values` (T,) as floats, as `number` takes each of them.
-
-    Raises:
-        DataError: one is neither a number nor missing.
-    """
-    values = values if isinstance(values, pd.Series) else pd.Series(listed(name, values))
-    if pd.api.types.is_numeric_dtype(values.dtype) and not pd.api.types.is_complex_dtype(values.dtype):
-        found = values.to_numpy(np.float64, na_value=np.nan)
-        if not (np.abs(found) > LARGEST).any():
-            return found
-    return np.array([number(name, value, column) for value in values])
-
-
-def number(name: str, value: object, column: str | None = None) -> float:
-    """`value` as a float, NaN where it is None, pandas' NA or NaT.
-
-    Raises:
-        DataError: it is neither a number nor missing; the message names `name`, or a `column` of it.
-    """
-    if type(value) is float and -LARGEST <= value <= LARGEST:
-        return value
-    if value is None or value is pd.NA or value is pd.NaT:
-        return math.nan
-    if isinstance(value, np.generic | np.ndarray | Tensor) and value.ndim == 0:
-        value = value.item()
-    if isinstance(value, Decimal):
-        value = math.nan if value.is_nan() else float(value)
-    if isinstance(value, Real) and not abs(value) > LARGEST:  # type: ignore[operator] # of numbers.Real
-        return float(value)
-    place = name if column is None else f"{name}['{column}']"
-    raise DataError(
-        f"`{place}` must be a finite number of at most {LARGEST:.1e} in size, or None where it is missing; "
-        f"got {shown(value)}."
-    )
-
-
-def known_number(name: str, value: object) -> float:
-    """`value` as a float.
-
-    Raises:
-        DataError: it is not a finite number.
-    """
-    result = number(name, value)
-    if result != result:
-        raise DataError(f"`{name}` must be a finite number; got {value!r}. Leave out the rows without one.")
-    return result
-
-
-def plain(label: Hashable) -> Hashable:
-    """`label` as JSON stores it: NumPy's scalars as Python's.
-
-    Raises:
-        DataError: it is NaN, a number too long to print, or not a text, number or truth value.
-    """
-    value = label.item() if isinstance(label, np.generic) else label
-    if not isinstance(value, (str, int, float, bool)) or value != value:
-        raise DataError(f"`y` must be a text, a number, True or False; got {shown(label)}.")
-    try:
-        json.dumps(value)
-    except ValueError:
-        raise DataError(f"`y` must be a number of at most 4,300 digits; got {shown(label)}.") from None
     return value

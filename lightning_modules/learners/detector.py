@@ -14,7 +14,8 @@ from dream.errors import DataError
 from lightning_modules.anomaly.scores import AnomalyScore, RunningScale
 from lightning_modules.calls import alone, whole
 from lightning_modules.checks import require_int
-from lightning_modules.learners.base import AT_ONCE, OnlineObject, Row, Table
+from lightning_modules.learners.base import AT_ONCE, OnlineObject
+from lightning_modules.learners.values import Row, Table
 from lightning_modules.stream import LAYER, Moves, Reading, Shape, Updates
 from lightning_modules.stream.checks import require_like
 

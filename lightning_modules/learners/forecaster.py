@@ -14,15 +14,8 @@ from dream import DREAMConfig
 from dream.errors import DataError, shown
 from lightning_modules.calls import alone, whole
 from lightning_modules.checks import require, require_int
-from lightning_modules.learners.base import (
-    OnlineObject,
-    Row,
-    by_name,
-    number,
-    numbers,
-    require_as_many,
-    texts,
-)
+from lightning_modules.learners.base import OnlineObject, texts
+from lightning_modules.learners.values import Row, by_name, number, numbers, require_as_many
 from lightning_modules.stream import LAYER, Moves, Reading, Shape, Updates
 from lightning_modules.stream.checks import require_like
 
@@ -113,7 +106,11 @@ class DREAMForecaster(OnlineObject):
                 "`y` must name the columns to forecast in the first row; got {}. Give None where one is not "
                 "known."
             )
-        values = {name: number("y", value, name if many else None) for name, value in own.items()}
+        known = self.columns or own  # a new column is left out below, whatever it holds
+        values = {
+            name: number("y", value, name if many else None) if name in known else value
+            for name, value in own.items()
+        }
         others = {} if x is None else by_name("x", x)
         if twice := [name for name in others if name in values or name in (self.targets or [])]:
             raise DataError(f"`x` must hold other columns than `y`; `{twice[0]}` is one of `y`.")

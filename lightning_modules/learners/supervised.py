@@ -13,8 +13,8 @@ from dream import DREAMConfig
 from dream.errors import DataError, shown
 from lightning_modules.calls import alone, whole
 from lightning_modules.checks import require_int
-from lightning_modules.learners.base import (
-    OnlineObject,
+from lightning_modules.learners.base import OnlineObject
+from lightning_modules.learners.values import (
     Row,
     Table,
     known_number,
@@ -30,7 +30,8 @@ from lightning_modules.stream.network import class_shares
 class DREAMClassifier(OnlineObject):
     """Predicts the class of each row of a stream, and learns from the true one.
 
-    A class is known from the first row that has it. Ties go to the class that came first.
+    A class is known from the first row that has it; True, 1 and 1.0 are one class, with a warning. Ties go to
+    the class that came first.
 
     Args:
         config, reading, updates, moves, seed, lags: See `OnlineObject`.
@@ -82,7 +83,7 @@ class DREAMClassifier(OnlineObject):
         Raises:
             DataError: the columns are others, or a value or the class is not allowed.
         """
-        number = self._number(plain(y))
+        number = self._number(y)
         row = self._row(x, fix=True)
         self._start().advance(row[None], np.array([number]))
         return self
@@ -101,23 +102,26 @@ class DREAMClassifier(OnlineObject):
         """
         rows, labels = self._table(x), listed("y", y)
         require_as_many("y", labels, rows)
-        numbers = {label: self._number(plain(label)) for label in dict.fromkeys(labels)}
-        self._learn_table(rows, np.array([numbers[label] for label in labels]))
+        self._learn_table(rows, np.array([self._number(label) for label in labels]))
         return self
 
-    def _number(self, label: Hashable) -> int:
+    def _number(self, y: Hashable) -> int:
         """Number of a class, which may be a new one.
 
         Raises:
-            DataError: there are as many as may be.
+            DataError: it is none, or there are as many as may be.
         """
+        label = plain(y)
         if label not in self.labels:
             if len(self.labels) == self.most:
                 raise DataError(
                     f"`y` must be one of at most {self.most} classes; {label!r} is one more. Raise `classes`."
                 )
             self.labels = [*self.labels, label]
-        return self.labels.index(label)
+        number = self.labels.index(label)
+        if type(self.labels[number]) is not type(label):
+            self._warn(f"`y`={label!r} is read as the class {self.labels[number]!r}, to which it is equal.")
+        return number
 
     @alone
     def predict_proba_one(self, x: Row) -> dict[Hashable, float]:

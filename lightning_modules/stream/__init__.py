@@ -5,7 +5,7 @@ Its parts, in the order in which a row passes them:
 - `settings`: what the data offer and ask for (`Shape`), and how rows are read (`Reading`).
 - `normalizers`, `seasonal`: each row relative to its own past, with a state that is carried.
 - `network`: normaliser, recurrent core and linear head (`StreamNetwork`); `state` holds all that it carries.
-- `rows`: the same in NumPy, for one row.
+- `rows`: the same in NumPy, for one row; `reader` chooses, and carries the state.
 - `trust`: how far forecasts are shrunk towards the present level.
 - `memory`: the rows that are still to be learnt from.
 - `rules`, `head_rules`: how the weights are updated (`Updates`).

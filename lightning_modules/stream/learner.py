@@ -21,7 +21,8 @@ from lightning_modules.stream.checks import require_like, require_place
 from lightning_modules.stream.head_rules import HeadSteps, LeastSquares, one_hot
 from lightning_modules.stream.memory import Memory
 from lightning_modules.stream.network import StreamNetwork
-from lightning_modules.stream.rows import Read, RowReader, RowState, as_array, as_tensor
+from lightning_modules.stream.reader import StreamReader
+from lightning_modules.stream.rows import Read, as_array, as_tensor
 from lightning_modules.stream.rules import AllSteps, HeadArrays, Moves, Rule, Updates, Weights
 from lightning_modules.stream.state import StreamState, part
 from lightning_modules.stream.trust import Trust
@@ -42,15 +43,6 @@ class Steps(NamedTuple):
     """Trace of every layer, (lanes, T, ...)."""
 
 
-class _Ahead(NamedTuple):
-    """A row that was read before it came."""
-
-    row: bytes
-    before: StreamState | RowState
-    read: Read
-    after: RowState
-
-
 class StreamLearner(Whole):
     """One stream, one network, and the rule that updates its weights: learn from what is known, then predict.
 
@@ -60,8 +52,7 @@ class StreamLearner(Whole):
     `updates.every`. The predictions do not depend on how a stream is cut into chunks, but for rounding.
 
     While the core's slow weights are fixed, the features of a chunk come from one scan, and only the head
-    takes it row by row; one row alone is read in NumPy, where the core has a faster way
-    (`lightning_modules.stream.rows.RowReader`).
+    takes it row by row; one row alone is read in NumPy (`lightning_modules.stream.reader`).
 
     Any thread may use it: calls wait for each other. A call that an error or Ctrl-C ends changes nothing.
 
@@ -89,9 +80,7 @@ class StreamLearner(Whole):
         self.moved: list[Weights] = []
         """Weights as they were before the first update of this call."""
         self.memory = Memory(network)
-        self._state: StreamState | RowState = network.init_state()
-        self._reader: RowReader | None = None
-        self._ahead: _Ahead | None = None
+        self.reader = StreamReader(network, fixed=not isinstance(self.rule, AllSteps))
         self.trust: Trust | None = None
         shape = network.shape
         if updates.trust > 0:
@@ -112,24 +101,20 @@ class StreamLearner(Whole):
     @property
     def state(self) -> StreamState:
         """Everything that the stream carries in the network."""
-        if isinstance(self._state, RowState):
-            assert self._reader is not None
-            self._state = self._reader.end(self._state)
-        return self._state
+        return self.reader.state
 
     @state.setter
     def state(self, state: StreamState) -> None:
-        self._state = state
+        self.reader.state = state
 
     def _content(self) -> dict[str, Any]:
-        # what was made ready for the next row points into memory that a copy does not share
-        return super()._content() | {"moved": [], "_state": self.state, "_reader": None, "_ahead": None}
+        return super()._content() | {"moved": []}
 
     def _note(self) -> Any:
-        owners = [self.rule, self.memory, *([] if self.trust is None else [self.trust])]
+        owners = [self.rule, self.memory, self.reader, *([] if self.trust is None else [self.trust])]
         facts = [(vars(owner), dict(vars(owner))) for owner in owners]
         self.moved = []
-        return self.moved, facts, super()._content() | {"moved": []}
+        return self.moved, facts, self._content()
 
     def _recover(self, note: Any) -> None:
         moved, facts, own = note
@@ -179,10 +164,12 @@ class StreamLearner(Whole):
             targets = rows[:, : self.network.shape.targets]
         assert targets is not None
         self._check("targets", targets)
-        if len(rows) == 1 and not isinstance(self.rule, AllSteps):
-            return self._advance(rows, targets, wanted)
-        with torch.inference_mode(False), torch.enable_grad(), self.network.core.plasticity(self.plasticity):
-            return self._advance(rows, targets, wanted)
+        with self._turn():
+            if len(rows) == 1 and not isinstance(self.rule, AllSteps):
+                return self._advance(rows, targets, wanted)
+            plasticity = self.network.core.plasticity(self.plasticity)
+            with torch.inference_mode(False), torch.enable_grad(), plasticity:
+                return self._advance(rows, targets, wanted)
 
     def _advance(
         self, rows: np.ndarray, targets: np.ndarray, wanted: bool
@@ -256,17 +243,17 @@ class StreamLearner(Whole):
 
         What was read of the row is kept, for the case that the same row comes next.
         """
-        feedback = np.zeros((1, 0)) if self.forecasts else self.feedback[:1]
-        read, after = self._read_on(row[None], feedback)
-        if isinstance(after, RowState):
-            self._ahead = _Ahead(row.tobytes(), self._state, read, after)
-        return self._predict(read, HeadArrays(self.network.head))[1][0]
+        with self._turn():
+            feedback = np.zeros((1, 0)) if self.forecasts else self.feedback[:1]
+            read = self.reader.foresee(row[None], feedback, self.plasticity)
+            return self._predict(read, HeadArrays(self.network.head))[1][0]
 
     def _predict(self, read: Read, head: HeadArrays) -> tuple[np.ndarray, np.ndarray]:
         """The head's outputs for each row, in its own units, and the predictions, both (T, H, C)."""
         outputs = self.network.to_targets(head(read.values))
         shrunk = outputs if self.trust is None else outputs * self.trust.factor()
-        return outputs, read.level[:, None] + np.nan_to_num(read.scale)[:, None] * shrunk
+        scale = np.where(np.isnan(read.scale), 0.0, read.scale)  # without one the level stays
+        return outputs, read.level[:, None] + scale[:, None] * shrunk
 
     def _take_feedback(self, targets: np.ndarray) -> np.ndarray:
         """The feedback for each row of a chunk, (T, C); keeps that for the rows after it."""
@@ -283,36 +270,7 @@ class StreamLearner(Whole):
         """Features of the next rows; moves the state on."""
         if isinstance(self.rule, AllSteps) and self.learning and self.row % self.every == 0:
             self.rule.before(self.row, self.state)
-        read, self._state = self._read_on(rows, feedback)
-        return read
-
-    def _read_on(self, rows: np.ndarray, feedback: np.ndarray) -> tuple[Read, StreamState | RowState]:
-        """Features of rows that may come next, and the state after them."""
-        ahead = self._ahead
-        if ahead is not None and ahead.before is self._state and ahead.row == rows.tobytes():
-            return ahead.read, ahead.after
-        if len(rows) == 1 and (reader := self._ready()) is not None:
-            before = self._state
-            if not isinstance(before, RowState):
-                before = self._state = reader.start(before)
-            return reader.read(rows[0], feedback[0], before)
-        self._ahead = None
-        like = self.network.head.weight
-        with torch.no_grad(), self.network.core.plasticity(self.plasticity):
-            features, state = self.network.features(
-                as_tensor(rows, like)[None], self.state, as_tensor(feedback, like)[None]
-            )
-        return Read.of(features), state
-
-    def _ready(self) -> RowReader | None:
-        """The reader of a single row, made again where the weights have changed; None if there is none."""
-        if isinstance(self.rule, AllSteps):
-            return None
-        if self._reader is None or not self._reader.serves(self.plasticity):
-            self._state = self.state  # of the reader before
-            self._ahead = None
-            self._reader = RowReader.of(self.network, self.plasticity)
-        return self._reader
+        return self.reader.read(rows, feedback, self.plasticity)
 
     def _cuts(self, start: int, rows: int) -> Iterator[int]:
         """Places at which a chunk is cut from `start` on, so that an update can fall before each piece."""

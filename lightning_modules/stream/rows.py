@@ -38,7 +38,7 @@ class Read(NamedTuple):
 
     @staticmethod
     def of(features: Features) -> Read:
-        """What the network read of one stream."""
+        """Features of one stream that the network read."""
         values, level, scale = (as_array(part[0]) for part in features[:3])
         return Read(values, level, scale, lambda: features.traces)
 

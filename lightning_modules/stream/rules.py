@@ -271,5 +271,5 @@ class AllSteps(Rule):
 
 
 def moments_like(weight: Tensor) -> dict[str, Tensor]:
-    """What Adam carries for a weight, by the names of torch's."""
+    """Moments of Adam for a weight, by the names that torch gives them."""
     return {"step": torch.zeros(()), "exp_avg": weight, "exp_avg_sq": weight}

@@ -1,4 +1,4 @@
-"""Steps by the kernel alone: the numbers of the scan, and the same bits at any N and place."""
+"""Steps by the kernel alone have the numbers of the scan; see `tests.dream.contract` for their bits."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ import torch
 
 from dream import DREAM, DREAMConfig
 from dream.ops.stepping import Stepper
-from tests.dream.support import CPU_BACKENDS, F32, F64, assert_same
+from tests.dream.contract import stepped
+from tests.dream.support import CPU_BACKENDS, F64, assert_same
 
 pytestmark = pytest.mark.skipif("cpu" not in CPU_BACKENDS, reason="there is no kernel on this machine")
 SIZES = pytest.mark.parametrize("hidden_dim", [7, 16, 37])
@@ -18,19 +19,19 @@ KNOBS = [{}, dict(base_plasticity=0.0), dict(ltc_enabled=False), dict(ltc_surpri
 STEPS = 30
 
 
-def layer(hidden_dim: int = 7, dtype: torch.dtype = F64, **knobs: Any) -> DREAM:
+def layer(hidden_dim: int = 7, **knobs: Any) -> DREAM:
     torch.manual_seed(2)
     config = DREAMConfig(input_dim=3, hidden_dim=hidden_dim, rank=2, sleep_rate=0.05, **knobs)
-    made = DREAM.from_config(config, missing=True).to(dtype).eval()
+    made = DREAM.from_config(config, missing=True).to(F64).eval()
     with torch.no_grad():
         for parameter in made.parameters():
             parameter.add_(0.2 * torch.randn_like(parameter))
     return made
 
 
-def inputs(samples: int, dtype: torch.dtype = F64) -> torch.Tensor:
+def inputs(samples: int) -> torch.Tensor:
     """(N, T, 3) with gaps."""
-    x = torch.randn(samples, STEPS, 3, dtype=dtype)
+    x = torch.randn(samples, STEPS, 3, dtype=F64)
     x[torch.rand_like(x) < 0.2] = torch.nan
     x[0, 5] = torch.nan
     return x
@@ -42,18 +43,6 @@ def stepper(of: DREAM, samples: int) -> Stepper:
     return made
 
 
-def run(of: DREAM, x: torch.Tensor) -> list[np.ndarray]:
-    """Arrays after each step of a fresh state."""
-    steps = stepper(of, len(x))
-    arrays = [steps.start(of.init_state(len(x)))]
-    for row in x.unbind(1):
-        before = arrays[-1].copy()
-        steps.x[...] = row.numpy()
-        arrays.append(steps(arrays[-1]))
-        assert np.array_equal(arrays[-2], before)
-    return arrays[1:]
-
-
 @SIZES
 @pytest.mark.parametrize("knobs", KNOBS)
 @pytest.mark.parametrize("plasticity", [True, False])
@@ -62,23 +51,13 @@ def test_steps_are_the_scan(hidden_dim: int, knobs: dict[str, Any], plasticity: 
     x = inputs(3)
     with torch.no_grad(), of.plasticity(plasticity):
         output, trace, final = of.trace(x)
-        arrays, steps = run(of, x), stepper(of, 3)
+        arrays, steps = stepped(of, x), stepper(of, 3)
     for k, array in enumerate(arrays):
         assert_same(torch.from_numpy(steps.output(array)), output[:, k])
         assert_same(torch.from_numpy(steps.forecast(array)), trace.forecast[:, k])
         for name, value in steps.trace(array)._asdict().items():
             assert_same(value[:, 0], getattr(trace, name)[:, k])
     assert_same(steps.state(arrays[-1]), final)
-
-
-@SIZES
-@pytest.mark.parametrize("dtype", [F32, F64])
-def test_a_sample_has_the_same_bits_at_any_n_and_place(hidden_dim: int, dtype: torch.dtype) -> None:
-    of, x = layer(hidden_dim, dtype), inputs(11, dtype)
-    whole = run(of, x)
-    for rows in ([0], [10], [7, 2], [4] * 9, list(range(10, -1, -1))):
-        for array, expected in zip(run(of, x[rows]), whole, strict=True):
-            assert array.tobytes() == expected[rows].tobytes()
 
 
 def test_changed_weights_are_noticed() -> None:

@@ -18,7 +18,6 @@ import pandas as pd
 from lightning_modules import DREAMAnomalyDetector, DREAMClassifier, DREAMForecaster, DREAMRegressor
 from tests.soak.memory import MIB, memory
 
-TABLE = 1000  # rows
 MAKE: dict[str, Callable[[], Any]] = {
     "forecaster": lambda: DREAMForecaster(horizon=3),
     "classifier": DREAMClassifier,
@@ -34,7 +33,7 @@ def stream(start: int, rows: int) -> np.ndarray:
     number = np.arange(start, start + rows)
     values = np.sin(number[:, None] / np.array([7.0, 31.0])) + 0.1 * draw.standard_normal((rows, 2))
     values += 3 * np.sin(number / 20_000)[:, None]
-    if (block := start // TABLE) % 7 == 3:
+    if (block := start // rows) % 7 == 3:
         values *= 10.0 ** (block % 5)
     if block % 11 == 5:
         values[rows // 2 :] = values[rows // 2]
@@ -60,14 +59,15 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
     parser = argparse.ArgumentParser(prog="python -m tests.soak.rows", description=__doc__)
     parser.add_argument("--rows", type=int, default=1_000_000)
     parser.add_argument("--kinds", nargs="*", choices=MAKE, default=list(MAKE))
-    parser.add_argument("--quick", action="store_true", help="3,000 rows")
+    parser.add_argument("--quick", action="store_true", help="6 tables of 150 rows")
     arguments = parser.parse_args(argv)
-    total, figures = 3 * TABLE if arguments.quick else arguments.rows, {}
+    size = 150 if arguments.quick else 1000  # of a table
+    total, figures = 6 * size if arguments.quick else arguments.rows, {}
     for kind in arguments.kinds:
         one, many, worst, resident = MAKE[kind](), MAKE[kind](), 0.0, []
         seconds = {"one": 0.0, "many": 0.0}
-        for start in range(0, total, TABLE):
-            table = pd.DataFrame(stream(start, TABLE), columns=["a", "b"])
+        for start in range(0, total, size):
+            table = pd.DataFrame(stream(start, size), columns=["a", "b"])
             truth = np.nan_to_num(table["a"].to_numpy()).tolist()
             labels = [value > 0 for value in truth] if kind == "classifier" else truth
             known = kind in ("classifier", "regressor")
@@ -81,7 +81,7 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
             row = {"a": 0.5, "b": 0.1}
             said, other = (np.array(predicted(model, row)) for model in (one, many))
             if not (np.isfinite(said).all() and np.isfinite(other).all()):
-                raise SystemExit(f"the {kind} is not finite at row {start + TABLE}")
+                raise SystemExit(f"the {kind} is not finite at row {start + size}")
             worst = max(worst, float(np.abs(said - other).max() / (1 + np.abs(said).max())))
             resident.append(memory()["resident"] / MIB)
         half = resident[len(resident) // 2 :]

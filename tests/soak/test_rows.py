@@ -10,4 +10,4 @@ from tests.soak import rows
 @pytest.mark.parametrize("kind", rows.MAKE)
 def test_row_by_row_and_in_tables(kind: str) -> None:
     figures = rows.main(["--quick", "--kinds", kind])[kind]
-    assert figures["rows"] == 3000
+    assert figures["rows"] == 900

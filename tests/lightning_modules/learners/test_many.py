@@ -121,7 +121,7 @@ def test_a_column_that_is_absent_was_not_observed() -> None:
         (lambda m: m.learn_many({"a": 1.0}, [1.0]), "`x` must be a DataFrame or a list of rows"),
         (lambda m: m.learn_many(TABLE[:2], 1.0), "`y` must be a list or a Series; got 1.0"),
         (lambda m: m.learn_many(TABLE[:2], TABLE[:2]), "`y` must be a list or a Series"),
-        (lambda m: m.learn_many(TABLE.assign(d=1.0)[:2], NUMBERS[:2]), "`d` is new"),
+        (lambda m: m.learn_many(TABLE.rename(columns={"b": "a"})[:2], NUMBERS[:2]), "hold each column once"),
         (lambda m: m.learn_many(TABLE[:2] * 1e30, NUMBERS[:2]), r"`x\['a'\]` must be a finite number"),
         (lambda m: m.learn_many(TABLE[:2], [1.0, None]), "`y` must be a finite number; got nan"),
         (lambda m: m.learn_many(TABLE[:2], ["low", "high"]), "`y` must be a finite number.*'low'"),

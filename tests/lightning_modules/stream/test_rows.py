@@ -136,7 +136,7 @@ def test_what_was_read_is_forgotten_where_state_or_weights_change(monkeypatch: p
         for one in (what, other):
             one.network.core.layers[0].cell.C.mul_(2.0)
             one.network.core.layers[1].cell.V_raw.mul_(-1.0)
-    assert torch.equal(what.peek(rows[31]), other.peek(rows[31]))
+    assert torch.equal(what.peek(rows[30]), other.peek(rows[30]))
     what.plasticity = other.plasticity = False
     assert torch.equal(what.process(rows[32:33]).predictions, other.process(rows[32:33]).predictions)
     assert torch.equal(what.state.core[0].U, other.state.core[0].U)
