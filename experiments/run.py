@@ -243,6 +243,19 @@ class DREAMCLI(LightningCLI):
                     f"{hint}"
                 )
 
+    def note_other_data(self) -> None:
+        """Say whose scales are used where the data are not those that the checkpoint was trained on."""
+        if self.invocation.checkpoint is None or not launch.is_first():
+            return
+        there = checkpoints.read(self.invocation.checkpoint)["fingerprint"]
+        here = self.datamodule.fingerprint
+        if changed := [name for name in dict.fromkeys((*there, *here)) if there.get(name) != here.get(name)]:
+            scales = "standardised by its scaler" if self.model.schema.scales else "read by its schema"
+            ending.say(
+                f"note: {self.invocation.checkpoint} was trained on other data (what differs: "
+                f"{', '.join(changed)}); these are {scales}, not by their own."
+            )
+
     def note_rank(self) -> None:
         """Say where a rank that was chosen is lowered to the width of the layer's input."""
         asked, rank = self._get(self.config, "model").init_args.config.rank, self.model.config.rank
@@ -385,6 +398,7 @@ class DREAMCLI(LightningCLI):
 
     def validate(self, **kwargs: Any) -> None:
         """Show the validation metrics of a checkpoint."""
+        self.note_other_data()
         values = self.trainer.validate(**{**kwargs, "verbose": False})[0]
         self.model.results = {
             self.model.title: {name.removeprefix("val/"): value for name, value in values.items()}
@@ -393,6 +407,7 @@ class DREAMCLI(LightningCLI):
 
     def test(self, **kwargs: Any) -> None:
         """Show the test metrics of a checkpoint, beside its rivals'."""
+        self.note_other_data()
         self.trainer.test(**{**kwargs, "verbose": False})
         self.finish()
 

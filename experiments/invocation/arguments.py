@@ -164,7 +164,10 @@ class Invocation:
             made.append(as_config(presets.section(preset[-1])))
         if self.checkpoint is not None:
             typed = {f"--{name}" for name in self._typed()}
-            held = checkpoint_flags(self.checkpoint, self.task)
+            loaded = checkpoints.read(self.checkpoint, self.task)
+            if self.command == "predict":
+                checkpoints.require_complete(loaded, self.checkpoint)
+            held = checkpoint_flags(loaded)
             made += [flag for flag in held if HIDDEN not in flag or flag.partition("=")[0] not in typed]
             made.append(f"--ckpt_path={self.checkpoint}")
         return [*made, *self._ready(flags, kept)]
@@ -572,14 +575,10 @@ def own_files(files: Iterable[YamlFile]) -> Iterator[Path]:
                 yield own
 
 
-def checkpoint_flags(checkpoint: Path, task: str | None) -> list[str]:
-    """Return the model's settings in a checkpoint as flags, without those that the data set.
-
-    Raises:
-        CheckpointError: It is of another task than `task`.
-    """
-    held = checkpoints.read(checkpoint, task)["hyper_parameters"]
-    settings = {key: value for key, value in leaves(held) if not key.startswith("shape.")}
+def checkpoint_flags(checkpoint: dict[str, Any]) -> list[str]:
+    """Return the model's settings in a checkpoint as flags, without those that the data set."""
+    held = leaves(checkpoint["hyper_parameters"])
+    settings = {key: value for key, value in held if not key.startswith("shape.")}
     texts = {key: value if isinstance(value, str) else json.dumps(value) for key, value in settings.items()}
     return [f"--model.{key}={text}" for key, text in texts.items()]
 

@@ -24,7 +24,7 @@ from lightning_modules.data.base import TaskData
 from lightning_modules.data.columns import require_lags
 from lightning_modules.data.fingerprint import Fingerprint, content_sum
 from lightning_modules.data.order import loader, one_by_one
-from lightning_modules.data.schema import Schema, step_quartiles
+from lightning_modules.data.schema import Schema, step_quartiles, units_of
 
 LEAST_TRAINING = 100  # rows
 
@@ -185,7 +185,8 @@ class AnomalyData(TaskData, ABC):
         if self.recorded is not None:
             return self.recorded
         times = [stream.time[: stream.training] for stream in self.streams if stream.time is not None]
-        return Schema(columns={"columns": self.columns}, steps=step_quartiles(times))
+        units = units_of(self.columns, self.units)
+        return Schema(columns={"columns": self.columns}, units=units, steps=step_quartiles(times))
 
     @cached_property
     def fingerprint(self) -> Fingerprint:

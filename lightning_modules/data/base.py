@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import random
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from functools import cached_property
 from itertools import islice
+from types import MappingProxyType
 from typing import Any, ClassVar
 
 import lightning as L
@@ -42,6 +43,8 @@ class TaskData(L.LightningDataModule, ABC):
     """Processes that prepare batches; 0 prepares them in the main process."""
     missing: Missing = "error"
     """Treatment of missing values; with `model` DREAM reads them as not observed."""
+    units: Mapping[str, str] = MappingProxyType({})
+    """Measurement unit of columns, by name; of those that are given none, nothing is known."""
     recorded: Schema | None = None
     """Schema that the data follow; None for data that a model learns from afresh."""
 
@@ -69,6 +72,8 @@ class TaskData(L.LightningDataModule, ABC):
         """
         if schema == self.recorded or (schema is not None and schema == vars(self).get("schema")):
             return
+        if schema is not None:
+            schema.require_units(self.units, "the data")
         self.recorded = schema
         for name in list(vars(self)):
             if isinstance(getattr(type(self), name, None), cached_property):

@@ -22,7 +22,7 @@ from lightning_modules.data.base import TaskData
 from lightning_modules.data.columns import continued, require_lags
 from lightning_modules.data.fingerprint import Fingerprint, content_sum
 from lightning_modules.data.order import drawn, in_order, loader
-from lightning_modules.data.schema import Schema, scales, step_quartiles
+from lightning_modules.data.schema import Schema, scales, step_quartiles, units_of
 from lightning_modules.data.series import Scaler, Series, fill_missing
 from lightning_modules.stream import Shape
 from lightning_modules.stream.settings import Task
@@ -215,6 +215,7 @@ class OnlineData(TaskData, ABC):
         return Schema(
             columns=_roles(stream),
             scales=found,
+            units=units_of((*stream.series.columns, *(() if classes else stream.targets)), self.units),
             steps=None if time is None else step_quartiles([time[: self.borders[0] or None]]),
             vocabulary=list(stream.targets) if classes else None,
             settings={"task": stream.task},
