@@ -27,7 +27,7 @@ def resolve_config(
     resolved: dict[str, Any] = redacted(yaml.safe_load(own_code.plain(parser.dump(config, skip_unset=False))))
     resolved["run"]["name"] = None  # a name serves once
     resolved["resume"] = False
-    for name in ("preset", "allow", "trust"):  # spelled out, and for the command line alone
+    for name in ("preset", "allow", "trust", "from"):  # spelled out, and for the command line alone
         del resolved[name]
     resolved["model"]["init_args"]["config"] = model.hparams["config"]
     return resolved

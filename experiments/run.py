@@ -33,9 +33,15 @@ from experiments.check import check_experiment
 from experiments.exhausted import in_memory
 from experiments.folders import RESULTS, SAVES, RunSettings
 from experiments.invocation import limits, own_code, presets, trust
-from experiments.invocation.arguments import Invocation
+from experiments.invocation.arguments import FROM, FROM_HELP, Invocation
 from experiments.invocation.explain import chain, explain, sections
-from experiments.invocation.resume import check_weights, read_data, refuse_mixed_data, save_to_resume
+from experiments.invocation.resume import (
+    check_weights,
+    read_data,
+    refuse_mixed_data,
+    refuse_trained,
+    save_to_resume,
+)
 from experiments.invocation.trust import Trust
 from experiments.resolved import WriteConfig, resolve_config
 from lightning_modules.base import TaskModule
@@ -159,6 +165,7 @@ class DREAMCLI(LightningCLI):
         parser.add_argument("--preset", type=str | None, help=presets.HELP)
         parser.add_argument("--allow", type=str | None, help=trust.ALLOW_HELP)
         parser.add_argument("--trust", type=Trust | None, help=trust.TRUST_HELP)
+        parser.add_argument(FROM, type=str | None, help=FROM_HELP)
         parser.add_class_arguments(RunSettings, "run")
         parser.add_argument(
             "--resume",
@@ -243,6 +250,19 @@ class DREAMCLI(LightningCLI):
                     f"{hint}"
                 )
 
+    def begin_with(self, checkpoint: Path) -> None:
+        """Take the weights of a checkpoint if a fit goes on with them alone, and say so."""
+        if self.invocation.weights_only:
+            held = checkpoints.read(checkpoint)
+            self.model.load_state_dict(held["state_dict"])
+            self.model.adopt(Schema.from_plain(held.get("schema")))
+            if launch.is_first():
+                scaler = " and its scaler" if self.model.schema.scales else ""
+                ending.say(
+                    f"note: begins with the weights of {checkpoint}{scaler}, and a schedule of its own."
+                )
+        self.note_other_data()
+
     def note_other_data(self) -> None:
         """Say whose scales are used where the data are not those that the checkpoint was trained on."""
         if self.invocation.checkpoint is None or not launch.is_first():
@@ -287,15 +307,20 @@ class DREAMCLI(LightningCLI):
         if self.subcommand in PARTS:
             # refuses what cannot be read before files are written
             getattr(self.datamodule, PARTS[self.subcommand])()
-        loaded = self._get(self.config, "ckpt_path")
+        loaded = self._get(self.config, "ckpt_path") or self.invocation.checkpoint
         if loaded is not None:
-            check_weights(self.model, loaded)
+            check_weights(self.model, str(loaded))
         settings: RunSettings = self._get(self.config_init, "run")
         saving: SaveProgress = self._get(self.config_init, "save")
         config = self._get(self.config_init, "trainer")
         launch.spread(config, self.model.unreached)
         if self.subcommand == "fit":
-            limits.refuse_late_validation(config, len(self.datamodule.train_dataloader()))
+            batches = len(self.datamodule.train_dataloader())
+            limits.refuse_late_validation(config, batches)
+            if self.datamodule.trains or loaded is not None:
+                limits.refuse_no_step(config, batches)
+            if loaded is not None and not self.invocation.weights_only:
+                refuse_trained(config, Path(loaded))
         silent = config.enable_progress_bar is False
         plain = not sys.stderr.isatty() and not silent
         extra = [PlainProgress()] if plain else [] if silent else [RichProgressBar()]
@@ -321,7 +346,8 @@ class DREAMCLI(LightningCLI):
                     tracking.wandb_logger(self.folder, settings.project, mode, settings.group, tracked)
                 )
         checkpoint = self._get(self.config_init, "checkpoint")
-        home = inside(self.folder, SAVES) if self.subcommand == "fit" else Path(loaded).parent
+        fits = self.subcommand == "fit"
+        home = inside(self.folder, SAVES) if fits or loaded is None else Path(loaded).parent
         checkpoint.dirpath = checkpoint.dirpath or str(home)
         trainer = self._built(config, default_root_dir=str(self.folder), **kwargs)
         if not metrics_files(trainer) and not config.fast_dev_run:  # beside loggers of the user's, or none
@@ -357,6 +383,7 @@ class DREAMCLI(LightningCLI):
             if self.subcommand == "fit":
                 resolved = resolve_config(self._parser(self.subcommand), values, self.model)
                 facts["data"] = read_data(resolved, self.datamodule)
+                facts |= {"parent": parent} if (parent := self.invocation.parent) else {}
                 refuse_mixed_data(Path(settings.folder), facts["data"])
             earlier = folders.earlier_run(settings, argv, **facts) if values.resume else None
             folder = earlier or folders.run_folder(settings, self.invocation.experiment, argv, **facts)
@@ -385,6 +412,9 @@ class DREAMCLI(LightningCLI):
             if launch.is_first():
                 ending.say(f"going on from {self.newest}")
             kwargs["ckpt_path"] = self.newest
+            self.model.may_have_ended = True
+        elif self.invocation.checkpoint is not None:
+            self.begin_with(self.invocation.checkpoint)
         self.trainer.fit(**kwargs)
         if not self._get(self.config_init, "run").test:
             assert self.folder is not None

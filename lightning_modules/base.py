@@ -148,6 +148,9 @@ class TaskModule(L.LightningModule, ABC):
         to None before a fit, its data are read as the first of these weights are."""
         self.settings = settings
         self.observed: list[Observation] = []
+        self.may_have_ended = False
+        """Whether the next fit resumes a run that may have trained all its steps already."""
+        self._trained = False
         self.results: dict[str, dict[str, float]] = {}
         """Test results: model, then metric, then value."""
         self.gradient_norm: Tensor | None = None
@@ -358,6 +361,23 @@ class TaskModule(L.LightningModule, ABC):
         """Return the vocabulary of a schema, which holds plain values."""
         return plain
 
+    def on_fit_start(self) -> None:
+        self._trained = False
+
+    def on_fit_end(self) -> None:
+        """Refuse a fit that trained no step, whose results would be those of the weights before.
+
+        Raises:
+            ConfigError: there was something to train on.
+        """
+        trains = self.data is not None and self.data.trains
+        if trains and not self._trained and not self.may_have_ended:
+            raise ConfigError(
+                "the fit trained no step: the checkpoint that it went on with has reached `max_epochs` or "
+                "`max_steps`, or the Trainer's limits leave no batch. Raise them; `dream fit --from` trains "
+                "`max_epochs` more from its weights."
+            )
+
     def on_train_start(self) -> None:
         self.schema = None if self.data is None else self.data.schema
         if self._states is not None:
@@ -489,6 +509,7 @@ class TaskModule(L.LightningModule, ABC):
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         self._require_dense(batch)
+        self._trained = True
 
     def on_validation_batch_start(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
         self._require_dense(batch)

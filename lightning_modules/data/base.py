@@ -108,6 +108,11 @@ class TaskData(L.LightningDataModule, ABC):
         return found
 
     @property
+    def trains(self) -> bool:
+        """Whether there is anything to train on before the test, as in all data but some streams."""
+        return True
+
+    @property
     def share(self) -> tuple[int, int]:
         """Rank and number of the processes that split each batch, as the attached Trainer has them."""
         return (0, 1) if self.trainer is None else (self.trainer.global_rank, self.trainer.world_size)

@@ -290,6 +290,11 @@ class OnlineData(TaskData, ABC):
         return warm_up, both, end
 
     @property
+    def trains(self) -> bool:
+        """Whether there is a warm-up part; without one all is learnt from the stream."""
+        return self.borders[0] > 0
+
+    @property
     def ahead(self) -> int:
         """Number of later rows that the target of a row extends over."""
         return self.horizon if self.task == "forecasting" else 0
