@@ -33,7 +33,15 @@ from experiments.check import check_experiment
 from experiments.exhausted import in_memory
 from experiments.folders import RESULTS, SAVES, RunSettings
 from experiments.invocation import limits, own_code, presets, trust
-from experiments.invocation.arguments import FROM, FROM_HELP, Invocation
+from experiments.invocation.arguments import (
+    FROM,
+    FROM_HELP,
+    LEARN,
+    LEARN_HELP,
+    OUTPUT,
+    OUTPUT_HELP,
+    Invocation,
+)
 from experiments.invocation.explain import chain, explain, sections
 from experiments.invocation.resume import (
     check_weights,
@@ -48,9 +56,10 @@ from lightning_modules.base import TaskModule
 from lightning_modules.checks import gone, require_there
 from lightning_modules.cores import trainable
 from lightning_modules.data import TaskData
+from lightning_modules.data.place import Place, StreamEnd
 from lightning_modules.data.schema import Schema
 from lightning_modules.redaction import redacted, require_given
-from lightning_modules.run import checkpoints, tracking
+from lightning_modules.run import checkpoints, streams, tracking
 from lightning_modules.run.advisor import TuningAdvisor
 from lightning_modules.run.checkpoints import AtomicCheckpointIO
 from lightning_modules.run.figures import SaveFigures
@@ -113,6 +122,12 @@ class DREAMCLI(LightningCLI):
         self.stack = ExitStack()
         """Closed when the run has ended."""
         self.folder: Path | None = None
+        self.home: Path | None = None
+        """The run whose stream a prediction goes on with."""
+        self.weights = ""
+        """SHA-256 of the checkpoint that it predicts with."""
+        self.end: StreamEnd | None = None
+        """What the stream has come to; None if it begins."""
         self.newest: str | None = None
         """The save that a resumed run starts from."""
         self.running = False
@@ -166,6 +181,8 @@ class DREAMCLI(LightningCLI):
         parser.add_argument("--allow", type=str | None, help=trust.ALLOW_HELP)
         parser.add_argument("--trust", type=Trust | None, help=trust.TRUST_HELP)
         parser.add_argument(FROM, type=str | None, help=FROM_HELP)
+        parser.add_argument(LEARN, action="store_true", help=LEARN_HELP)
+        parser.add_argument(OUTPUT, type=str | None, help=OUTPUT_HELP)
         parser.add_class_arguments(RunSettings, "run")
         parser.add_argument(
             "--resume",
@@ -187,7 +204,29 @@ class DREAMCLI(LightningCLI):
         if self.invocation.checkpoint is not None:
             checkpoint = checkpoints.read(self.invocation.checkpoint, self.invocation.task)
             data.follow(Schema.from_plain(checkpoint.get("schema")))
+            if self.invocation.learn:
+                self.find_stream(self.invocation.checkpoint, data)
         return asdict(data.shape)
+
+    def find_stream(self, checkpoint: Path, data: TaskData) -> None:
+        """Let `data` go on where the stream of the run ended; no other process may go on with it meanwhile.
+
+        Raises:
+            ConfigError: the task learns nothing from what it predicts, or no run is around the checkpoint.
+            CheckpointError: the stream is damaged.
+        """
+        if self.home is None:
+            home = checkpoint.parent.parent
+            if not (home / folders.CONFIG).is_file():
+                raise ConfigError(
+                    f"`{LEARN}` keeps its state in a run's folder; {checkpoint} lies in none. Name a run.",
+                    key="learn",
+                )
+            self.stack.callback(folders.hold(home).release)
+            self.home = home
+            self.weights = checkpoints.digest(checkpoint)
+            self.end = streams.read(home, self.weights)
+        data.go_on(Place() if self.end is None else self.end.place)
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         if self.invocation.sets("model.shape"):
@@ -196,6 +235,7 @@ class DREAMCLI(LightningCLI):
         values = self.config[self.config.subcommand]
         trust.refuse(values)
         require_given(values.as_dict())
+        self.require_output(self.invocation.output)
         if not 0 <= values.seed < 2**32:
             raise ConfigError(f"`seed` must lie between 0 and {2**32 - 1}; got {values.seed}.", key="seed")
         limits.refuse(values)
@@ -267,8 +307,7 @@ class DREAMCLI(LightningCLI):
         """Say whose scales are used where the data are not those that the checkpoint was trained on."""
         if self.invocation.checkpoint is None or not launch.is_first():
             return
-        there = checkpoints.read(self.invocation.checkpoint)["fingerprint"]
-        here = self.datamodule.fingerprint
+        there, here = checkpoints.read(self.invocation.checkpoint)["fingerprint"], self.datamodule.fingerprint
         if changed := [name for name in dict.fromkeys((*there, *here)) if there.get(name) != here.get(name)]:
             scales = "standardised by its scaler" if self.model.schema.scales else "read by its schema"
             ending.say(
@@ -304,6 +343,8 @@ class DREAMCLI(LightningCLI):
         self.note_rank()
         self.model.schema = self.datamodule.recorded
         self.model.prepare(self.datamodule)
+        if self.end is not None:
+            self.model.go_on(self.end)
         if self.subcommand in PARTS:
             # refuses what cannot be read before files are written
             getattr(self.datamodule, PARTS[self.subcommand])()
@@ -330,8 +371,9 @@ class DREAMCLI(LightningCLI):
         config["plugins"] = [*_listed(config.plugins), checkpoint_io]
         if plain or silent:
             config["enable_progress_bar"] = False
-        if self.subcommand == "check":
+        if self.subcommand == "check" or self.invocation.output is not None:
             config["logger"] = False
+            self.save_config_callback = None
             return self._built(config, **kwargs)
         saving.signals = self.signals
         self.open_folder(settings, saving)
@@ -441,14 +483,36 @@ class DREAMCLI(LightningCLI):
         self.trainer.test(**{**kwargs, "verbose": False})
         self.finish()
 
+    @staticmethod
+    def require_output(file: Path | None) -> None:
+        """Refuse a file for predictions that cannot be written, before anything is computed."""
+        if file is not None and (file.is_dir() or not file.parent.is_dir()):
+            what = "it is a folder" if file.is_dir() else "there is no such folder"
+            raise ConfigError(
+                f"`{OUTPUT}` must be a file in a folder that is there; {file}: {what}.", key="output"
+            )
+
     def predict(self, **kwargs: Any) -> None:
-        """Write the predictions of the task, see its `write_predictions`."""
-        predictions = self.trainer.predict(**kwargs)
-        assert self.folder is not None
-        if self.trainer.is_global_zero:
+        """Write the predictions of the task, see its `write_predictions`; then, with `--learn`, its stream.
+
+        A process that is killed between both learns the same rows again, from the state before them.
+        """
+        stands = self.end is not None and len(self.datamodule.predict_dataloader()) == 0
+        if self.end is not None:
+            news = "no row comes after it, nothing is learnt" if stands else "rows up to it are passed over"
+            ending.say(f"note: the stream of {self.home} has come to {self.end.place}; {news}.")
+        found = self.model.predictions_again() if stands else self.trainer.predict(**kwargs)
+        if not self.trainer.is_global_zero:
+            return
+        if (output := self.invocation.output) is not None:
+            summary.predictions(self.model, found, output)
+        else:
+            assert self.folder is not None
             with sums.written_by_task(self.folder):
-                summary.predictions(self.model, predictions, self.folder)
+                summary.predictions(self.model, found, self.folder)
             self.seal_metrics()
+        if self.home is not None and not stands:
+            streams.write(self.home, self.weights, self.model.stream_end(found))
 
     def seal_metrics(self) -> None:
         """Enter the whole `metrics.jsonl`, which nothing is added to any more, into the list of sums.

@@ -580,12 +580,15 @@ class TaskModule(L.LightningModule, ABC):
             f"{type(self).__name__} writes no predictions: define `predict_step` and `prediction_table`."
         )
 
+    def predictions_text(self, predictions: list[Any]) -> str | bytes:
+        """Content of the file of predictions: the `prediction_table`."""
+        return csv_text(self.prediction_table(predictions))
+
     def write_predictions(self, predictions: list[Any], folder: Path) -> list[Path]:
-        """Write the `prediction_table` into `folder`; return the paths, none if nothing was predicted."""
+        """Write the predictions into `folder`; return the paths, none if nothing was predicted."""
         if not predictions:
             return []
-        table = csv_text(self.prediction_table(predictions))
-        return [write_atomic(inside(folder, self.predictions_file), table)]
+        return [write_atomic(inside(folder, self.predictions_file), self.predictions_text(predictions))]
 
     def log_results(self, results: dict[str, dict[str, float]]) -> None:
         """Log and keep test results, the module's own as ``test/METRIC``, others as ``test/MODEL/METRIC``."""

@@ -14,9 +14,8 @@ from typing import Any, cast, get_args
 
 import yaml
 
-from dream.digests import sha256 as sha256_of
 from dream.errors import CheckpointError, ConfigError, DREAMWarning, shown
-from dream.files import inside, opened, read_bytes
+from dream.files import inside, read_bytes
 from experiments import ending, folders
 from experiments.folders import CONFIG, SAVES, RunSettings
 from experiments.invocation import configs, explain, own_code, presets, trust
@@ -46,6 +45,13 @@ FROM_HELP = (
     "settings hold where no flag or configuration sets others, and so do the scales and columns of its data; "
     "schedule and number of epochs begin anew."
 )
+LEARN, OUTPUT = "--learn", "--output"
+"""Flags of `dream predict`."""
+LEARN_HELP = (
+    "For predict: go on with the stream of the run, in its folder `stream`: read only the rows that are new "
+    "since the last call, learn from them, and keep the state."
+)
+OUTPUT_HELP = "For predict: the file that predictions go to; a new folder of a run if not given."
 GIVEN = ("folder", "name", "group", "table", "test")
 """Settings of `run` that a command which starts several runs gives to each of them."""
 _STARTED = re.compile(r"-\d{4}-\d\d-\d\d_\d\d-\d\d-\d\d(-\d+)?$")
@@ -104,6 +110,11 @@ class Invocation:
         made = cls(command, argv, files, flags, values)
         if not own and made.prints_only:
             return made
+        if command != "predict" and (made.learn or made.output):
+            name = LEARN if made.learn else OUTPUT
+            raise ConfigError(
+                f"`{name}` is for `dream predict`; leave it out of `dream {command}`.", key=name[2:]
+            )
         if not own:
             made = made._with_checkpoint()
         if not made.files:
@@ -122,6 +133,17 @@ class Invocation:
     def names(self) -> list[str]:
         """The flags without their values."""
         return [flag.partition("=")[0] for flag in self.flags]
+
+    @property
+    def learn(self) -> bool:
+        """Whether a prediction goes on with the stream of the run."""
+        return LEARN in self.flags
+
+    @property
+    def output(self) -> Path | None:
+        """File that predictions go to; None for a new folder of a run."""
+        given, _ = taken(self.flags, OUTPUT)
+        return Path(given[-1]) if given else None
 
     def sets(self, key: str) -> bool:
         """Whether a flag or a configuration sets this argument of the model or the data, or a part of it."""
@@ -159,8 +181,7 @@ class Invocation:
         """Checkpoint whose weights a fit begins with, for `run.json`; None if it begins with its own."""
         if not self.weights_only or self.checkpoint is None:
             return None
-        with opened(self.checkpoint) as file:
-            return {"checkpoint": str(self.checkpoint), "sha256": sha256_of(file)}
+        return {"checkpoint": str(self.checkpoint), "sha256": checkpoints.digest(self.checkpoint)}
 
     def words(self) -> list[str]:
         """Return the words for the parser.
@@ -175,7 +196,7 @@ class Invocation:
         """
         flags = [flag.replace("--seed_everything", "--seed") for flag in self.flags]
         preset, flags = taken(flags, "--preset")
-        _, flags = taken(flags, FROM)
+        _, flags = taken([flag for flag in flags if flag != LEARN], FROM, OUTPUT)
         _, flags = taken(flags, *TRUST)
         kept = None
         if not self.prints_only:
@@ -210,7 +231,7 @@ class Invocation:
         own_code.begin(places, sealed=self.trusted is None)
         made = []
         for number, file in enumerate(self.files):
-            for name in (*TRUST, FROM, "--config"):
+            for name in (*TRUST, FROM, LEARN, OUTPUT, "--config"):
                 if file.content.get(key := name.removeprefix("--")) is not None:
                     raise ConfigError(
                         f"`{key}` is for the command line, and no configuration sets it; {file.path} does. "

@@ -18,6 +18,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from dream import DREAMConfig, DREAMStack, DREAMState, DREAMTrace
+from dream.errors import CheckpointError
 from lightning_modules import ranks
 from lightning_modules.anomaly import plots
 from lightning_modules.anomaly.data import AnomalyBatch, AnomalyData, AnomalyShape
@@ -29,6 +30,8 @@ from lightning_modules.anomaly.scores import (
     AnomalyScore,
     RunningScale,
     WindowedGaussian,
+    carried_tensors,
+    load_carried,
 )
 from lightning_modules.anomaly.verdicts import (
     FLAGGED,
@@ -41,7 +44,10 @@ from lightning_modules.anomaly.verdicts import (
 from lightning_modules.base import Observation, TaskModule
 from lightning_modules.checks import require
 from lightning_modules.data.columns import lagged
+from lightning_modules.data.place import StreamEnd
 from lightning_modules.settings import TaskSettings, as_instance
+from lightning_modules.stream.checks import require_like
+from lightning_modules.stream.state import part
 
 LOSS_LIMIT = 25.0  # squared running deviations; limits what an outlier in the training part can teach
 FIGURES = 3
@@ -157,6 +163,7 @@ class AnomalyModule(TaskModule):
         self.thresholds: dict[str, float] = {}
         """Threshold of each stream that the module was trained on, by its name, from its training part in the
         last validation: for rows that come without a training part of their own."""
+        self._end: StreamEnd | None = None
         self._known: list[np.ndarray] = []
         """Scores (N, T) of the training parts in this validation."""
 
@@ -447,15 +454,75 @@ class AnomalyModule(TaskModule):
             for k, n in enumerate(picked[:FIGURES], 1)
         }
 
+    def go_on(self, end: StreamEnd) -> None:
+        """See `lightning_modules.data.place.LearnsOn`.
+
+        Raises:
+            CheckpointError: it holds no threshold.
+        """
+        if not isinstance(limit := end.facts.get("threshold"), float):
+            raise CheckpointError(
+                f"the stream must hold its threshold, a number; got {limit!r}. Begin a new one."
+            )
+        self._end = end
+
+    def stream_end(self, predictions: list[np.ndarray]) -> StreamEnd:
+        """See `lightning_modules.data.place.LearnsOn`."""
+        (stream,), (verdict,) = self.data.streams, self._predicted(predictions)
+        place = self.data.place.after(stream.time, self.data.begin, len(verdict.score), stream.training)
+        assert self._scale is not None
+        assert self._score is not None
+        tensors = carried_tensors(self._scale, self._score) | {"state.recent": self._recent}
+        for number, state in enumerate(self.held[self.title]):
+            tensors |= {f"core.{number}.{name}": value.cpu() for name, value in state.items()}
+        return StreamEnd(place, tensors, {"threshold": verdict.threshold})
+
+    def predictions_again(self) -> list[np.ndarray]:
+        """See `lightning_modules.data.place.LearnsOn`."""
+        return []
+
     def on_predict_epoch_start(self) -> None:
         self._score = None
+        if self._end is not None:
+            self._resume(self._end)
+
+    def _resume(self, end: StreamEnd) -> None:
+        """Go on from a stream's end.
+
+        Raises:
+            CheckpointError: it is of other settings, or holds what no stream does.
+        """
+        channels = self.shape.channels
+        scale = RunningScale(1, channels, self.settings.memory)
+        score = self._fresh_score(np.array([end.place.training]))
+        scoring = {n: v for n, v in end.tensors.items() if n.partition(".")[0] in ("scale", "score", "tail")}
+        load_carried(scale, score, scoring)
+        fresh = self.core.init_state(1)
+        like = {f"core.{k}.{name}": value for k, state in enumerate(fresh) for name, value in state.items()}
+        like["state.recent"] = torch.zeros(1, self.shape.lags - 1, 1, dtype=torch.float64)
+        others = {name: value for name, value in end.tensors.items() if name not in scoring}
+        require_like(others, like)
+        layers = [part(others, f"core.{k}.") for k in range(len(fresh))]
+        states = [DREAMState(**tensors).to(self.device) for tensors in layers]
+        for state in states:
+            state.require_sound()
+        self._scale, self._score, self._recent = scale, score, others["state.recent"]
+        self._level, self.held = np.zeros((1, channels)), {self.title: states}
 
     def predict_step(self, batch: AnomalyBatch, batch_idx: int) -> np.ndarray:
         """Score and alarm (2, N, T) of a chunk."""
         return self.judge(batch, self.detectors[:1])[0][:, 0]
 
+    def _predicted(self, predictions: list[np.ndarray]) -> list[Verdict]:
+        """Verdicts on the streams that were predicted; one that goes on keeps its threshold."""
+        scores = np.concatenate(predictions, -1)
+        if self._end is None:
+            return self._verdicts(scores)
+        score, alarm = scores[:, 0]
+        return [Verdict.by(self._end.facts["threshold"], score, alarm, first=0)]
+
     predictions_file = "scores.csv"
 
     def prediction_table(self, predictions: list[np.ndarray]) -> pd.DataFrame:
         """Results of `predict_step` with a line for each row of each stream, see `score_table`."""
-        return score_table(self.data.streams, self._verdicts(np.concatenate(predictions, -1)))
+        return score_table(self.data.predicted, self._predicted(predictions))

@@ -94,7 +94,8 @@ class AnomalyTable(AnomalyData, InMemory):
         table = read_table(self.table, self.time_column, self.watched, label, self.separator)
         count = len(table.values)
         training = int(self.training * count) if self.training < 1 else int(self.training)
-        if self.recorded is not None and self.training < 1 and training < LEAST_TRAINING < count:
+        known = self.recorded is not None and not self.place.rows
+        if known and self.training < 1 and training < LEAST_TRAINING < count:
             logger.warning(
                 "%s: `training` gives %d rows; the first %d, which are needed, say what is normal.",
                 table.source,

@@ -47,8 +47,12 @@ class Verdict(NamedTuple):
         risk: float,
     ) -> Verdict:
         """Verdict with the threshold that a share `risk` of rows like the training part's may exceed."""
-        limit = threshold_of(score[: stream.training], threshold, risk)
-        flag = (score > limit) & (np.arange(len(score)) >= stream.training)
+        return cls.by(threshold_of(score[: stream.training], threshold, risk), score, alarm, stream.training)
+
+    @classmethod
+    def by(cls, limit: float, score: np.ndarray, alarm: np.ndarray, first: int) -> Verdict:
+        """Verdict with the threshold `limit`, which flags rows from number `first` on."""
+        flag = (score > limit) & (np.arange(len(score)) >= first)
         return cls(score, alarm, limit, flag, flag & (alarm > 0))
 
 

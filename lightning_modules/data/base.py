@@ -21,6 +21,7 @@ from torch.utils._pytree import tree_leaves
 
 from dream.errors import ConfigError
 from lightning_modules.data.fingerprint import Fingerprint, content_sum
+from lightning_modules.data.place import Place
 from lightning_modules.data.schema import Schema
 from lightning_modules.data.series import Missing
 from lightning_modules.redaction import redacted
@@ -45,6 +46,8 @@ class TaskData(L.LightningDataModule, ABC):
     """Treatment of missing values; with `model` DREAM reads them as not observed."""
     units: Mapping[str, str] = MappingProxyType({})
     """Measurement unit of columns, by name; of those that are given none, nothing is known."""
+    place: Place = Place()
+    """Rows of the stream that were read already, which a prediction passes over."""
     recorded: Schema | None = None
     """Schema that the data follow; None for data that a model learns from afresh."""
 
@@ -78,6 +81,18 @@ class TaskData(L.LightningDataModule, ABC):
         for name in list(vars(self)):
             if isinstance(getattr(type(self), name, None), cached_property):
                 delattr(self, name)
+
+    def go_on(self, place: Place) -> None:
+        """Let predictions begin after `place`, for a task that learns from what it predicts.
+
+        Raises:
+            ConfigError: there is no such task for these data.
+        """
+        raise ConfigError(
+            "`--learn` must be given for a task that learns from the rows that it predicts, online learning "
+            f"or anomaly detection; got data of the class {type(self).__name__}. Leave it out.",
+            key="learn",
+        )
 
     def setup(self, stage: str | None = None) -> None:
         """Read the data, as those that the Trainer's module was trained on; Lightning calls it first."""

@@ -22,6 +22,7 @@ from lightning_modules.data.base import TaskData
 from lightning_modules.data.columns import continued, require_lags
 from lightning_modules.data.fingerprint import Fingerprint, content_sum
 from lightning_modules.data.order import drawn, in_order, loader
+from lightning_modules.data.place import Place
 from lightning_modules.data.schema import Schema, scales, step_quartiles, units_of
 from lightning_modules.data.series import Scaler, Series, fill_missing
 from lightning_modules.stream import Shape
@@ -388,12 +389,21 @@ class OnlineData(TaskData, ABC):
         """All rows in order, in chunks."""
         return self._in_chunks(self.borders[2])
 
-    def predict_dataloader(self) -> DataLoader[OnlineBatch]:
-        """All rows in order, in chunks; none is kept back for a warm-up."""
-        return self._in_chunks(self.end)
+    def go_on(self, place: Place) -> None:
+        self.place = place
 
-    def _in_chunks(self, end: int) -> DataLoader[OnlineBatch]:
-        starts = range(0, end, self.chunk)
+    @property
+    def begin(self) -> int:
+        """First row that is predicted: 0, or the first after `place`."""
+        series = self.stream.series
+        return self.place.first_new(series.time, self.end, series.source)
+
+    def predict_dataloader(self) -> DataLoader[OnlineBatch]:
+        """All rows in order from `begin`, in chunks; none is kept back for a warm-up."""
+        return self._in_chunks(self.end, self.begin)
+
+    def _in_chunks(self, end: int, begin: int = 0) -> DataLoader[OnlineBatch]:
+        starts = range(begin, end, self.chunk)
         return loader(_Crops(self, starts, self.chunk), in_order(len(starts), 1))
 
     def times(self, rows: np.ndarray) -> np.ndarray:

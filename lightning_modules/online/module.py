@@ -19,10 +19,12 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy, huber_loss, one_hot
 
 from dream import DREAMConfig, DREAMStack
+from dream.errors import CheckpointError
 from lightning_modules import ranks
 from lightning_modules.base import TaskModule
 from lightning_modules.checks import require, require_finite
 from lightning_modules.cores import BaselineCore
+from lightning_modules.data.place import StreamEnd
 from lightning_modules.online.data import STRIDE, OnlineBatch, OnlineData, OnlineShape
 from lightning_modules.online.record import StreamRecord, prediction_table
 from lightning_modules.settings import PredictiveSettings, as_instance
@@ -42,6 +44,7 @@ Mode = Literal[
     "fast weights + head", "head", "fast weights", "frozen", "fast weights + all weights", "all weights"
 ]
 SMALLEST = 1e-6  # least root mean square of a target, for one that never moves
+NEWEST = "newest"  # tensor of a stream's end
 OUTLIER = 3.0  # in root mean squares; larger errors count linearly in training
 
 
@@ -144,6 +147,7 @@ class OnlineModule(TaskModule):
         self.learners: dict[str, StreamLearner] = {}
         self.record: StreamRecord | None = None
         self._saved_test: dict[str, Any] | None = None
+        self._end: StreamEnd | None = None
 
     @property
     def core(self) -> DREAMStack | BaselineCore:  # type: ignore[override] # the network's, and so not set here
@@ -338,8 +342,39 @@ class OnlineModule(TaskModule):
         """Rolling error of every mode and rival, surprise, norm of U, and the known changes of the stream."""
         return {} if self.record is None or self.record.empty else {"stream": self.record.figure()}
 
+    def go_on(self, end: StreamEnd) -> None:
+        """See `lightning_modules.data.place.LearnsOn`.
+
+        Raises:
+            CheckpointError: it holds no prediction of this shape.
+        """
+        newest, wanted = end.tensors.get(NEWEST), (1, self.shape.horizon, self.shape.targets)
+        if newest is None or tuple(newest.shape) != wanted:
+            raise CheckpointError(
+                f"the stream must hold its newest prediction, {wanted}; got "
+                f"{None if newest is None else tuple(newest.shape)}. Begin a new one."
+            )
+        self._end = end
+
+    def stream_end(self, predictions: list[Tensor]) -> StreamEnd:
+        """See `lightning_modules.data.place.LearnsOn`; the newest prediction is kept, too."""
+        made = torch.cat(predictions)
+        place = self.data.place.after(self.data.stream.series.time, self.data.begin, len(made))
+        held = self.learners[self.modes[0]].tensors() | {NEWEST: made[-1:]}
+        return StreamEnd(place, {name: value.cpu() for name, value in held.items()})
+
+    def predictions_again(self) -> list[Tensor]:
+        """See `lightning_modules.data.place.LearnsOn`: the newest forecast."""
+        if self._end is None or self.shape.task != "forecasting":
+            return []
+        return [self._end.tensors[NEWEST]]
+
     def on_predict_epoch_start(self) -> None:
-        self.learners = {self.modes[0]: self.make_learner(self.modes[0])}
+        mode = self.modes[0]
+        self.learners = {mode: self.make_learner(mode)}
+        if self._end is not None:
+            held = {name: value for name, value in self._end.tensors.items() if name != NEWEST}
+            self.learners[mode].load({name: value.to(self.device) for name, value in held.items()})
 
     def predict_step(self, batch: OnlineBatch, batch_idx: int) -> Tensor:
         """Predictions of the first mode for each row of a chunk: class shares, or values as in the data."""

@@ -46,6 +46,12 @@ def identity(task: str) -> dict[str, Any]:
     return {"format": FORMAT, "version": dream.__version__, "task": task}
 
 
+def digest(path: Path) -> str:
+    """SHA-256 of a checkpoint, by which it is known again."""
+    with opened(path) as file:
+        return sha256(file)
+
+
 def sums_file(path: Path) -> Path:
     """Path of the SHA-256 file of a checkpoint."""
     return path.with_name(f"{path.name}.sha256")
