@@ -232,7 +232,7 @@ class Invocation:
         made = []
         for number, file in enumerate(self.files):
             for name in (*TRUST, FROM, LEARN, OUTPUT, "--config"):
-                if file.content.get(key := name.removeprefix("--")) is not None:
+                if file.content.get(key := name.removeprefix("--")) not in (None, False):
                     raise ConfigError(
                         f"`{key}` is for the command line, and no configuration sets it; {file.path} does. "
                         f"Leave it out there, and give {name} if you mean it.",

@@ -145,9 +145,13 @@ def test_it_is_for_fit_and_for_the_command_line(capsys: pytest.CaptureFixture[st
         capsys, "compare", "-c", "forecasting", "--from=runs/a"
     )
     path = tmp_path / "own.yaml"
-    path.write_text("from: runs/a")
-    with pytest.raises(ConfigError, match="`from` is for the command line"):
-        Invocation.parse(["fit", "-c", "forecasting", "-c", str(path)]).words()
+    words = ["fit", "-c", "forecasting", "-c", str(path)]
+    for text, name in (("from: runs/a", "from"), ("learn: true", "learn"), ("output: a.csv", "output")):
+        path.write_text(text)
+        with pytest.raises(ConfigError, match=f"`{name}` is for the command line"):
+            Invocation.parse(words).words()
+    path.write_text("from: null\nlearn: false\noutput: null")  # as --print_config writes them
+    assert Invocation.parse(words).words()
 
 
 def test_runs_without_a_name_do_not_heap_up_dates(home: Path) -> None:
