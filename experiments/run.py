@@ -127,7 +127,7 @@ class DREAMCLI(LightningCLI):
         self.weights = ""
         """SHA-256 of the checkpoint that it predicts with."""
         self.end: StreamEnd | None = None
-        """What the stream has come to; None if it begins."""
+        """End of that stream so far; None if it begins."""
         self.newest: str | None = None
         """The save that a resumed run starts from."""
         self.running = False
