@@ -98,7 +98,7 @@ class RuleChange(SequenceTask):
     group = "probes with a known optimum"
     title = "change of a rule, MSE (0.19 is noise)"
     config = _config()
-    rates = (1e-3, 3e-3, 1e-2)
+    rates = (3e-4, 1e-3, 3e-3)
     trial = 1.0  # what helps on the known rule early may harm after the change later
     readout = False
     steps = 200

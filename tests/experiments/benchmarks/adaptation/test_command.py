@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from dream.errors import ConfigError
 from experiments.benchmarks.adaptation import command
@@ -20,10 +21,14 @@ ROOT = Path(__file__).parents[4]
 
 @pytest.fixture(scope="module")
 def short(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The JSON of a short run of two tasks."""
+    """The JSON of a short run of two tasks side by side."""
     path = tmp_path_factory.mktemp("suite") / "new" / "suite.json"
-    words = ["--tasks", "rule_change", "linear_systems", "--seeds=1", "--steps=12", f"--output={path}"]
-    assert command.main(words) == 0
+    words = ["--tasks", "rule_change", "linear_systems", "--seeds=1", "--steps=12", "--jobs=2"]
+    threads = torch.get_num_threads()
+    torch.set_num_threads(2)
+    assert command.main([*words, f"--output={path}"]) == 0
+    assert torch.get_num_threads() == 2
+    torch.set_num_threads(threads)
     return path
 
 
@@ -32,6 +37,7 @@ def test_every_value_of_every_column_is_in_the_json(short: Path) -> None:
     assert {"commit", "versions", "device", "threads"} <= found.keys()
     assert found["seeds"] == [0]
     assert found["most_steps"] == 12
+    assert found["threads"] == 1  # of each of the two processes that trained
     assert list(found["tasks"]) == ["linear_systems", "rule_change"]  # in the order of the tables
     task = found["tasks"]["linear_systems"]
     assert list(task["columns"]) == list(COLUMNS)
@@ -63,6 +69,31 @@ def test_tables_and_pictures_lie_beside_the_json(short: Path) -> None:
     assert "| linear systems redrawn within the sequence, MSE: MSE |" in text
     for ending in (".png", "-tasks.png"):
         assert short.with_name(short.stem + ending).stat().st_size > 10_000
+
+
+def test_one_job_runs_the_parts_in_turn(monkeypatch: pytest.MonkeyPatch) -> None:
+    begun: list[tuple[str, int, int | None]] = []
+    monkeypatch.setattr(command, "run", lambda task, steps: begun.append((task.name, task.seed, steps)) or {})
+    parts = [("markov", 1), ("recall", 0)]
+    found = command.run_all(parts, 7, jobs=1)
+    assert next(found) == ("markov", 1, {})
+    assert begun == [("markov", 1, 7)]
+    assert list(found) == [("recall", 0, {})]
+
+
+def test_a_task_that_fails_beside_others_ends_all_with_its_sentence(tmp_path: Path) -> None:
+    words = ["--tasks", "omniglot", "recall", "--seeds=1", "--jobs=2", f"--output={tmp_path / 'suite.json'}"]
+    done = subprocess.run(
+        [sys.executable, "-m", "experiments.benchmarks.adaptation", *words],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "DREAM_DATA": str(tmp_path / "nothing")},
+    )
+    assert done.returncode == 2
+    assert "Traceback" not in done.stderr
+    assert "dream data get omniglot" in done.stderr
 
 
 def test_what_the_suite_does_not_know_is_refused(tmp_path: Path) -> None:
