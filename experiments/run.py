@@ -205,11 +205,16 @@ class DREAMCLI(LightningCLI):
             checkpoint = checkpoints.read(self.invocation.checkpoint, self.invocation.task)
             data.follow(Schema.from_plain(checkpoint.get("schema")))
             if self.invocation.learn:
-                self.find_stream(self.invocation.checkpoint, data)
+                self.find_stream(self.invocation.checkpoint, checkpoint["stream"], data)
         return asdict(data.shape)
 
-    def find_stream(self, checkpoint: Path, data: TaskData) -> None:
+    def find_stream(self, checkpoint: Path, tested: dict[str, Any] | None, data: TaskData) -> None:
         """Let `data` go on where the stream of the run ended; no other process may go on with it meanwhile.
+
+        Args:
+            checkpoint: Weights of the run.
+            tested: Where its test ended, as the checkpoint has it: the stream begins there.
+            data: Data of the prediction.
 
         Raises:
             ConfigError: the task learns nothing from what it predicts, or no run is around the checkpoint.
@@ -226,6 +231,8 @@ class DREAMCLI(LightningCLI):
             self.home = home
             self.weights = checkpoints.digest(checkpoint)
             self.end = streams.read(home, self.weights)
+            if self.end is None and tested is not None:
+                self.end = StreamEnd.from_plain(tested, str(checkpoint))
         data.go_on(Place() if self.end is None else self.end.place)
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
@@ -466,6 +473,8 @@ class DREAMCLI(LightningCLI):
             return
         best = getattr(self.trainer.checkpoint_callback, "best_model_path", "") or None
         self.trainer.test(self.model, datamodule=self.datamodule, ckpt_path=best, verbose=False)
+        if best is not None and self.model.end is not None and self.trainer.is_global_zero:
+            checkpoints.write({**checkpoints.read(best), "stream": self.model.end.plain()}, Path(best))
         self.finish()
 
     def validate(self, **kwargs: Any) -> None:

@@ -32,6 +32,7 @@ from lightning_modules import ranks
 from lightning_modules.checks import gone, require_finite
 from lightning_modules.cores import BaselineCore, build_core, fit_to_width, title
 from lightning_modules.data.base import TaskData
+from lightning_modules.data.place import StreamEnd
 from lightning_modules.data.schema import Schema
 from lightning_modules.redaction import redacted, require_given
 from lightning_modules.settings import TaskSettings, as_instance
@@ -146,6 +147,9 @@ class TaskModule(L.LightningModule, ABC):
         self.schema: Schema | None = None
         """Facts about the data that the weights were trained on, from the training or a checkpoint. Set
         to None before a fit, its data are read as the first of these weights are."""
+        self.end: StreamEnd | None = None
+        """Where the stream of the last test ended, or that of the test of the run which wrote a checkpoint; None
+        where there was none, or several streams."""
         self.settings = settings
         self.observed: list[Observation] = []
         self.may_have_ended = False
@@ -326,6 +330,7 @@ class TaskModule(L.LightningModule, ABC):
         checkpoint["samples_per_stream"] = self._per_stream
         schema = self.schema if self.data is None else self.data.schema
         checkpoint["schema"] = (schema or Schema()).plain()
+        checkpoint["stream"] = None if self.end is None else self.end.plain()
         for name in (self.CHECKPOINT_HYPER_PARAMS_KEY, TaskData.CHECKPOINT_HYPER_PARAMS_KEY):
             if settings := checkpoint.get(name):
                 kept = {"shape": settings["shape"]} if "shape" in settings else {}  # may be named by the data
@@ -333,6 +338,8 @@ class TaskModule(L.LightningModule, ABC):
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self.adopt(Schema.from_plain(checkpoint.get("schema")))
+        stream = checkpoint.get("stream")
+        self.end = None if stream is None else StreamEnd.from_plain(stream, "the checkpoint")
         if self._trainer is not None and self.trainer.state.fn == TrainerFn.FITTING and checkpoint["carried"]:
             self._per_stream = checkpoint["samples_per_stream"]
             carried = [DREAMState(**tensors) for tensors in checkpoint["carried"]]
@@ -380,6 +387,7 @@ class TaskModule(L.LightningModule, ABC):
 
     def on_train_start(self) -> None:
         self.schema = None if self.data is None else self.data.schema
+        self.end = None  # of other weights from now on
         if self._states is not None:
             self._states = [state.to(self.device) for state in self._states]
 

@@ -163,7 +163,8 @@ class AnomalyModule(TaskModule):
         self.thresholds: dict[str, float] = {}
         """Threshold of each stream that the module was trained on, by its name, from its training part in the
         last validation: for rows that come without a training part of their own."""
-        self._end: StreamEnd | None = None
+        self._before: StreamEnd | None = None
+        """Where the next prediction goes on."""
         self._known: list[np.ndarray] = []
         """Scores (N, T) of the training parts in this validation."""
 
@@ -422,6 +423,8 @@ class AnomalyModule(TaskModule):
         seen = np.concatenate(self._seen, -1)
         for number, name in enumerate([*self.detectors, GAUSSIAN]):
             self.verdicts[name] = self._verdicts(seen[:, number])
+        alone = len(self.data.streams) == 1
+        self.end = self._ended(self.verdicts[self.title][0]) if alone else None
         streams, buffer, corpus = self.data.streams, self.settings.buffer, self.data.nab
         self.log_results(
             {name: assess(streams, found, buffer, corpus) for name, found in self.verdicts.items()}
@@ -464,15 +467,23 @@ class AnomalyModule(TaskModule):
             raise CheckpointError(
                 f"the stream must hold its threshold, a number; got {limit!r}. Begin a new one."
             )
-        self._end = end
+        self._before = end
 
     def stream_end(self, predictions: list[np.ndarray]) -> StreamEnd:
         """See `lightning_modules.data.place.LearnsOn`."""
-        (stream,), (verdict,) = self.data.streams, self._predicted(predictions)
+        (verdict,) = self._predicted(predictions)
+        return self._ended(verdict)
+
+    def _ended(self, verdict: Verdict) -> StreamEnd:
+        """End of the only stream, whose rows from `data.begin` on had this verdict."""
+        (stream,) = self.data.streams
         place = self.data.place.after(stream.time, self.data.begin, len(verdict.score), stream.training)
         assert self._scale is not None
         assert self._score is not None
         tensors = carried_tensors(self._scale, self._score) | {"state.recent": self._recent}
+        for name, value in tensors.items():  # a test scores all detectors, the module's own first
+            if value.dim() and not name.startswith("scale."):
+                tensors[name] = value[:1]
         for number, state in enumerate(self.held[self.title]):
             tensors |= {f"core.{number}.{name}": value.cpu() for name, value in state.items()}
         return StreamEnd(place, tensors, {"threshold": verdict.threshold})
@@ -483,8 +494,8 @@ class AnomalyModule(TaskModule):
 
     def on_predict_epoch_start(self) -> None:
         self._score = None
-        if self._end is not None:
-            self._resume(self._end)
+        if self._before is not None:
+            self._resume(self._before)
 
     def _resume(self, end: StreamEnd) -> None:
         """Go on from a stream's end.
@@ -516,10 +527,10 @@ class AnomalyModule(TaskModule):
     def _predicted(self, predictions: list[np.ndarray]) -> list[Verdict]:
         """Verdicts on the streams that were predicted; one that goes on keeps its threshold."""
         scores = np.concatenate(predictions, -1)
-        if self._end is None:
+        if self._before is None:
             return self._verdicts(scores)
         score, alarm = scores[:, 0]
-        return [Verdict.by(self._end.facts["threshold"], score, alarm, first=0)]
+        return [Verdict.by(self._before.facts["threshold"], score, alarm, first=0)]
 
     predictions_file = "scores.csv"
 

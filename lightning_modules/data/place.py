@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import pandas as pd
+from pydantic import TypeAdapter, ValidationError
 from torch import Tensor
 
-from dream.errors import DataError
+from dream.errors import CheckpointError, DataError
 
 
 @dataclass(frozen=True)
@@ -72,6 +74,29 @@ class StreamEnd:
     """All that the task carries from row to row, by name."""
     facts: Mapping[str, Any] = field(default_factory=dict)
     """Plain values besides, such as a threshold."""
+
+    def plain(self) -> dict[str, Any]:
+        """Tensors, and all else as JSON, for `from_plain`."""
+        place, facts = json.dumps(asdict(self.place)), json.dumps(dict(self.facts))
+        return {"place": place, "facts": facts, "tensors": dict(self.tensors)}
+
+    @classmethod
+    def from_plain(cls, content: Mapping[str, Any], source: str) -> StreamEnd:
+        """Return the end whose `plain` came from the file `source`.
+
+        Raises:
+            CheckpointError: it is damaged.
+        """
+        try:
+            place = TypeAdapter(Place).validate_json(content["place"], strict=True)
+            if place.rows < 1 or not 0 <= place.training <= place.rows:
+                raise ValueError(f"it counts {place.rows} rows, {place.training} of them to train on")
+            return cls(place, dict(content["tensors"]), dict(json.loads(content["facts"])))
+        except (LookupError, TypeError, ValueError) as error:
+            reason = error.errors()[0]["msg"] if isinstance(error, ValidationError) else error
+            raise CheckpointError(
+                f"the stream in {source} is damaged: {reason}. Move it away to begin a new one."
+            ) from None
 
 
 @runtime_checkable

@@ -5,16 +5,12 @@
 
 from __future__ import annotations
 
-import json
-from dataclasses import asdict
 from pathlib import Path
-
-from pydantic import TypeAdapter, ValidationError
 
 from dream.errors import CheckpointError
 from dream.files import inside
 from dream.sealed import read_sealed, write_sealed
-from lightning_modules.data.place import Place, StreamEnd
+from lightning_modules.data.place import StreamEnd
 
 STREAM = "stream"
 """Folder of a run."""
@@ -41,15 +37,7 @@ def read(run: Path, weights: str) -> StreamEnd | None:
             f"{path} began with the weights of another checkpoint than the one that is named. Name that one, "
             f"or move {path.parent} away to begin a new stream."
         )
-    try:
-        place = TypeAdapter(Place).validate_json(header["place"], strict=True)
-        facts = dict(json.loads(header["facts"]))
-        if place.rows < 1 or not 0 <= place.training <= place.rows:
-            raise ValueError(f"it counts {place.rows} rows, {place.training} of them to train on")
-    except (LookupError, TypeError, ValueError) as error:
-        reason = error.errors()[0]["msg"] if isinstance(error, ValidationError) else error
-        raise CheckpointError(f"{path} is damaged: {reason}. Move it away to begin a new stream.") from None
-    return StreamEnd(place, tensors, facts)
+    return StreamEnd.from_plain({**header, "tensors": tensors}, str(path))
 
 
 def write(run: Path, weights: str, end: StreamEnd) -> Path:
@@ -60,6 +48,7 @@ def write(run: Path, weights: str, end: StreamEnd) -> Path:
     """
     (run / STREAM).mkdir(exist_ok=True)
     path = inside(run, STREAM, STATE)
-    place, facts = json.dumps(asdict(end.place)), json.dumps(dict(end.facts))
-    write_sealed(path, KIND | {"weights": weights, "place": place, "facts": facts}, end.tensors)
+    content = end.plain()
+    tensors = content.pop("tensors")
+    write_sealed(path, KIND | {"weights": weights} | content, tensors)
     return path
