@@ -149,8 +149,9 @@ class TaskModule(L.LightningModule, ABC):
         """Facts about the data that the weights were trained on, from the training or a checkpoint. Set
         to None before a fit, its data are read as the first of these weights are."""
         self.end: StreamEnd | None = None
-        """Where the stream of the last test ended, or of the test of the run that wrote a checkpoint; None where
-        there was none, or several streams."""
+        """Where the stream of the last test ended, or of the test of the run that wrote a checkpoint.
+
+        None where there was none, or several streams."""
         self.settings = settings
         self.observed: list[Observation] = []
         self.may_have_ended = False
