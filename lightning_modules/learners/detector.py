@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -11,7 +11,7 @@ from torch import Tensor
 
 from dream import DREAMConfig
 from dream.errors import DataError
-from lightning_modules.anomaly.scores import AnomalyScore, RunningScale
+from lightning_modules.anomaly.scores import AnomalyScore, RunningScale, carried_tensors, load_carried
 from lightning_modules.calls import alone, whole
 from lightning_modules.checks import require_int
 from lightning_modules.learners.base import AT_ONCE, OnlineObject
@@ -86,30 +86,17 @@ class DREAMAnomalyDetector(OnlineObject):
         self.scale = RunningScale(1, len(self.columns), self.window)
         self.score = AnomalyScore(1, len(self.columns), self.window, np.ones(1, dtype=int))
 
-    def _carried(self) -> Iterator[tuple[str, object, str]]:
-        """State of the scoring: a name for each value, its owner, and its attribute there."""
-        for part, owner in (("scale", self.scale), ("score", self.score), ("tail", self.score.tail)):
-            for name, value in vars(owner).items():
-                if isinstance(value, (int, np.ndarray)):
-                    yield f"{part}.{name}", owner, name
-
     def _tensors(self) -> dict[str, Tensor]:
         assert self.expected is not None
-        found = {key: torch.as_tensor(getattr(owner, name)) for key, owner, name in self._carried()}
-        return found | {"expected": torch.from_numpy(self.expected)}
+        return carried_tensors(self.scale, self.score) | {"expected": torch.from_numpy(self.expected)}
 
     def _load_tensors(self, tensors: Mapping[str, Tensor]) -> None:
         self._make_scoring()
-        self.expected = np.zeros(len(self.columns))
-        fresh = self._tensors()
-        require_like(tensors, fresh)
-        for name in ("scale.memory", "scale.limit", "score.columns", "score.gap", "tail.memory"):
-            if not torch.equal(tensors[name], fresh[name]):
-                raise ValueError(f"`{name}` must be {fresh[name].tolist()}; got {tensors[name].tolist()}")
+        like = torch.zeros(len(self.columns), dtype=torch.float64)
+        scoring = {name: value for name, value in tensors.items() if name != "expected"}
+        require_like({name: tensors[name] for name in tensors.keys() - scoring.keys()}, {"expected": like})
+        load_carried(self.scale, self.score, scoring)
         self.expected = tensors["expected"].numpy()
-        for key, owner, name in self._carried():
-            value = tensors[key]
-            setattr(owner, name, value.numpy() if value.dim() else int(value))
 
     def _judge(self, row: np.ndarray, expected: np.ndarray) -> tuple[Judgement, RunningScale, AnomalyScore]:
         """Judgement of `row` (D,), forecast as `expected` (D,), and what scale and score learn from it.
