@@ -122,7 +122,9 @@ class Service:
         for place, row in rows:
             try:
                 self._require(row)
-                (learnt if row.operation == "learn" else looked)[row.key] = given(self.streams.model, row)
+                content = given(self.streams.model, row)
+                require_columns(self.streams.model, content)
+                (learnt if row.operation == "learn" else looked)[row.key] = content
                 places[row.key] = place, row
             except DREAMError as error:
                 answers[place] = refusal(error, row)
@@ -224,6 +226,19 @@ def given(model: OnlineObject, row: Asked) -> Any:
             f"got {shown(row.y)} and {shown(row.x)}."
         )
     return {**(row.x or {}), **own}
+
+
+def require_columns(model: OnlineObject, row: Any) -> None:
+    """Refuse a column that the model does not read: a row object leaves it out, with a warning nobody sees.
+
+    Raises:
+        DataError: naming it.
+    """
+    for name in row if isinstance(row, Mapping) else ():
+        if name not in model.columns:
+            raise DataError(
+                f"`x` must hold columns of the model; `{name}` is none. {nearest(name, model.columns)}"
+            )
 
 
 def refusal(error: DREAMError, row: Asked | None = None) -> dict[str, Any]:

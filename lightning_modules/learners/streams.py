@@ -27,7 +27,7 @@ from lightning_modules.learners.supervised import DREAMClassifier, DREAMRegresso
 from lightning_modules.store import StateStore
 from lightning_modules.store.keys import Key, bits_of
 from lightning_modules.stream import StreamLearner
-from lightning_modules.stream.rows import RowReader, RowState
+from lightning_modules.stream.rows import RowReader
 
 Model = TypeVar("Model", bound=OnlineObject)
 _OWN = ("seq", "extra", "change")  # tensors of a record that are not the object's
@@ -260,7 +260,7 @@ class Streams(Generic[Model]):
         model = deepcopy(self.model, {id(core): core} if self._shares else {})
         if self._shares:
             assert model.learner is not None
-            model.learner._reader = self._ready()
+            model.learner.reader.share(self._ready())
         return Stream(model)
 
     def _ready(self) -> RowReader | None:
@@ -271,14 +271,8 @@ class Streams(Generic[Model]):
 
     def _signals(self, stream: Stream[Model]) -> tuple[float, float]:
         """Running surprise and norm of the fast weights of the first layer."""
-        learner = stream.model.learner
-        assert learner is not None
-        state = learner._state
-        if isinstance(state, RowState):
-            assert learner._reader is not None
-            return learner._reader.signals(state)
-        layer = state.core[0]
-        return float(layer.avg_surprise.mean()), float(layer.U.flatten(1).norm(dim=1).mean())
+        assert stream.model.learner is not None
+        return stream.model.learner.reader.signals()
 
     def _record(self, stream: Stream[Model]) -> dict[str, Tensor]:
         """Everything of a stream but what all share."""

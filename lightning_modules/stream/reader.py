@@ -77,6 +77,18 @@ class StreamReader:
             self._ahead = _Ahead(row.tobytes(), self._state, read, after)
         return read
 
+    def share(self, reader: RowReader | None) -> None:
+        """Read single rows by the reader of other streams of the same core, whose weights stay."""
+        self._row_reader = reader
+
+    def signals(self) -> tuple[float, float]:
+        """Running surprise and norm of the fast weights of the first layer, means over lanes."""
+        if isinstance(self._state, RowState):
+            assert self._row_reader is not None
+            return self._row_reader.signals(self._state)
+        layer = self._state.core[0]
+        return float(layer.avg_surprise.mean()), float(layer.U.flatten(1).norm(dim=1).mean())
+
     def _read(
         self, rows: np.ndarray, feedback: np.ndarray, plasticity: bool
     ) -> tuple[Read, StreamState | RowState]:

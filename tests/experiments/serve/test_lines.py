@@ -73,7 +73,7 @@ def test_every_line_has_its_answer_in_order(tmp_path: Path) -> None:
         ('{"key": "a", "seq": 0}', "`seq` must be a whole number from 1"),
         ('{"key": "a", "seq": true}', "`seq` must be a whole number from 1"),
         ('{"key": "%s"}' % ("a" * 1001), "at most 1000 characters"),
-        ('{"key": "a", "x": {"w": 1}}', "`w` is new"),
+        ('{"key": "a", "x": {"w": 1}}', "`w` is none"),
         ('{"key": "a", "x": {"u": "high"}}', "must be a finite number"),
         ('{"key": "a", "x": {"u": 1e400}}', "must be a finite number"),
         ('{"key": "a", "x": {"v": 1}, "y": 3}', "must name columns, `y` those that are forecast"),

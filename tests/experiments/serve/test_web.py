@@ -87,7 +87,7 @@ def test_what_is_refused(address: Address, path: str, content: Any, status: int,
 def test_one_refused_row_of_a_list_leaves_the_others(address: Address) -> None:
     status, _, answers = ask(address, "/learn", [row("left"), {"key": "left", "x": {"w": 1}}, row("left")])
     assert status == 400
-    assert "`w` is new" in answers[1]["error"]
+    assert "`w` is none" in answers[1]["error"]
     assert [answers[0]["seq"], answers[2]["seq"]] == [1, 2]
 
 
