@@ -87,6 +87,14 @@ class RunningScale:
         self.level = np.where(np.isnan(values), self.level, z[:, :columns])
         return z
 
+    def steps(self, values: np.ndarray, learning: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """`step` of T rows, (N, T, C): levels and differences (N, T, 2 C), last known levels (N, T, C)."""
+        pairs = [
+            (self.step(values[:, row], learning[:, row]), self.level) for row in range(values.shape[1])
+        ]
+        x, levels = (np.stack(part, 1) for part in zip(*pairs, strict=True))
+        return x, levels
+
     def relative(self, values: np.ndarray) -> np.ndarray:
         """Levels, then differences (N, 2 C) of `values` (N, C) if they came next; nothing is learned."""
         return self._relative(values)[1]
@@ -254,6 +262,17 @@ class AnomalyScore:
         self.cause = tuple(improbable.argmax(1).tolist())
         decades = improbable.max(1)
         return np.minimum(decades / DECADES, 1.0), self._alarm(decades)
+
+    def steps(
+        self, x: np.ndarray, prediction: np.ndarray, gate: np.ndarray, learning: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """`step` of T rows: scores and alarms (N, T), of arguments (N, T, ...)."""
+        judged = [
+            self.step(x[:, row], prediction[:, row], gate[:, row], learning[:, row])
+            for row in range(x.shape[1])
+        ]
+        scores, alarms = (np.stack(part, 1) for part in zip(*judged, strict=True))
+        return scores, alarms
 
     def cause_of(self, stream: int) -> tuple[str, int | None]:
         """The measure that the score of a stream's last row came from, and its column unless it has none."""
