@@ -48,6 +48,17 @@ class Read(NamedTuple):
         return Read(self.values[start:stop], self.level[start:stop], self.scale[start:stop], self.traces)
 
 
+class ManyRead(NamedTuple):
+    """Features of one row of each of N streams."""
+
+    values: np.ndarray
+    """(N, 1, L, F)."""
+    level: np.ndarray
+    """(N, 1, C)."""
+    scale: np.ndarray
+    """(N, 1, C)."""
+
+
 class RowState(NamedTuple):
     """`StreamState` of one stream; no array is changed in place."""
 
@@ -172,17 +183,19 @@ class RowReader:
         with np.errstate(all="ignore"):  # as torch: what is not finite is looked for where it matters
             seen, shown, level, scale, new = self._relate(row, feedback, state)
         values, core = self._step(self.steppers, seen, shown, state.core)
-        read = Read(
-            values[None], level[None, self.target], scale[None, self.target], partial(self._traces, core)
-        )
-        return read, new._replace(core=core)
+        after = new._replace(core=core)
+        level, scale = level[None, self.target], scale[None, self.target]
+        return Read(values[None], level, scale, partial(self.traces, after)), after
+
+    @property
+    def reads_many(self) -> bool:
+        """Whether `read_many` may be called; with a profile each stream is elsewhere in the season."""
+        return not len(self.ahead)
 
     def read_many(
         self, rows: np.ndarray, feedback: np.ndarray, states: Sequence[RowState]
-    ) -> tuple[list[Read], list[RowState]]:
+    ) -> tuple[ManyRead, list[RowState]]:
         """Read the next row of each of N streams: the numbers that `read` computes of each, to the bit.
-
-        Not with a seasonal profile, whose streams may be at different rows of the season.
 
         Args:
             rows: (N, D).
@@ -208,16 +221,18 @@ class RowReader:
             assert self._many is not None
         seen, shown = (part.reshape(streams * lanes, -1) for part in (seen, shown))
         values, core = self._step(self._many, seen, shown, both.core)
-        values = values.reshape(streams, 1, lanes, -1)
-        level, scale = level[:, None, self.target], scale[:, None, self.target]
-        reads, after = [], []
+        after = []
         # copies, so that a stream that rests does not hold the memory of all that were read with it
         for k, state in enumerate(states):
             own = [part[k * lanes : (k + 1) * lanes].copy() for part in core]
-            reads.append(Read(values[k], level[k], scale[k], partial(self._traces, own)))
             columns, window, recent = new.columns[:, k].copy(), new.window[k].copy(), new.recent[k].copy()
             after.append(RowState(columns, state.seasonal, own, window, recent, state.whole))
-        return reads, after
+        level, scale = level[:, None, self.target], scale[:, None, self.target]
+        return ManyRead(values.reshape(streams, 1, lanes, -1), level, scale), after
+
+    def traces(self, state: RowState) -> list[DREAMTrace]:
+        """Traces of the layers in the row that led to a state, (L, 1, ...)."""
+        return [stepper.trace(after) for stepper, after in zip(self.steppers, state.core, strict=True)]
 
     def _step(
         self, steppers: list[Stepper], seen: np.ndarray, shown: np.ndarray, state: list[np.ndarray]
@@ -233,9 +248,6 @@ class RowReader:
         parts = [output] if reading.output else []
         parts += [steppers[0].forecast(core[0])] if reading.forecast else []
         return np.concatenate([*parts, shown], 1, dtype=steppers[0].dtype, casting="same_kind"), core
-
-    def _traces(self, core: list[np.ndarray]) -> list[DREAMTrace]:
-        return [stepper.trace(after) for stepper, after in zip(self.steppers, core, strict=True)]
 
     def _relate(
         self, row: np.ndarray, feedback: np.ndarray, state: RowState
