@@ -40,7 +40,7 @@ class Stepper:
         learned: Parameters as `dream.ops.registry.StepFunction` takes them.
         sources: The tensors that they are or were computed from, which tell whether they have changed.
         config: The knobs.
-        samples: N.
+        samples: N at most.
         plasticity: Whether the fast weights learn.
         missing: NaN in x was not observed.
     """
@@ -100,7 +100,8 @@ class Stepper:
         }
         self._size = ends[-1]
         x = self.x = np.zeros((samples, inputs), self.dtype)
-        """(N, I) input of the next step, to be filled in; NaN where it was not observed."""
+        """(samples, I) input of the next step, whose first N rows are to be filled in; NaN where it was not
+        observed."""
         self._x_at = x.ctypes.data
         self._scan.x_sample = self._scan.x_step = inputs
         # every field has 8 bytes, so that pointers to the parts of an array are set all at once
@@ -128,9 +129,9 @@ class Stepper:
         Raises:
             MemoryError: there is not enough for the working copies of the weights.
         """
-        after = np.empty((self.samples, self._size), self.dtype)
+        after = np.empty((len(before), self._size), self.dtype)
         takes, gives, x, stride = before.ctypes.data, after.ctypes.data, self._x_at, after.strides[0]
-        for sample in range(self.samples):
+        for sample in range(len(before)):
             self._scan.x = x + sample * self.x.strides[0]
             self._words[self._takes] = self._takes_from + (takes + sample * stride)
             self._words[self._gives] = self._gives_from + (gives + sample * stride)
@@ -148,7 +149,7 @@ class Stepper:
 
     def part(self, after: np.ndarray, name: str) -> np.ndarray:
         """(N, ...) of a step: a field of the state, or what was seen."""
-        return after[:, self._slices[name]].reshape(self.samples, *self._shapes[name])
+        return after[:, self._slices[name]].reshape(len(after), *self._shapes[name])
 
     def trace(self, after: np.ndarray) -> DREAMTrace:
         """Trace of a step as one of a sequence, (N, 1, ...)."""
@@ -159,9 +160,9 @@ class Stepper:
 
     def start(self, state: DREAMState) -> np.ndarray:
         """The array of a state, as after a step."""
-        before = np.zeros((self.samples, self._size), self.dtype)
+        before = np.zeros((state.batch_size, self._size), self.dtype)
         for name, part in state.items():
-            before[:, self._slices[name]] = part.detach().numpy().reshape(self.samples, -1)
+            before[:, self._slices[name]] = part.detach().numpy().reshape(len(before), -1)
         return before
 
     def state(self, after: np.ndarray) -> DREAMState:

@@ -23,7 +23,11 @@ from dream.sealed import read_sealed, write_sealed
 from lightning_modules.calls import Whole, alone
 from lightning_modules.checks import require, require_int
 from lightning_modules.data.columns import require_lags
+from lightning_modules.data.series import Scaler
+from lightning_modules.learners.from_run import Origin, Run, Source, State, read_run
 from lightning_modules.learners.values import Row, Table, by_name, number, numbers
+from lightning_modules.online import OnlineModule
+from lightning_modules.online.module import NEWEST
 from lightning_modules.stream import Moves, Reading, Shape, StreamLearner, StreamNetwork, Updates
 from lightning_modules.stream.checks import require_like
 
@@ -77,8 +81,84 @@ class OnlineObject(Whole):
         self.lags = require_int("lags", lags)
         self.columns: list[str] = []
         self.learner: StreamLearner | None = None
+        self.origin: Origin | None = None
+        """What it has from a run; None where it began untrained."""
+        self._scaler: Scaler | None = None
+        self._target_scaler: Scaler | None = None
         self._told: frozenset[str] = frozenset()
         """Warnings that were given."""
+
+    @classmethod
+    def from_run(cls, source: Source, state: State = "end") -> Self:
+        """Go on with what a run has trained.
+
+        Rows are read as the run's data were: columns by name, on their scales, with the same treatment of
+        missing values. What learns on is what the first of the run's modes names. `source` stays as it is.
+
+        Args:
+            source: A run's folder, whose best checkpoint is taken, a checkpoint file, or a module that was
+                fitted or tested.
+            state: `end` goes on after the last row of the run's own test, with all that its stream carried:
+                the next row gets the numbers that the test would have given it. `fresh` begins a new stream
+                with the trained weights.
+
+        Raises:
+            CheckpointError: there is no such run, it is damaged, or of an earlier format; or with `end` it
+                was not tested.
+            ConfigError: another class goes on with such runs, or the core is not DREAM.
+        """
+        return cls._of_run(read_run(source, state, cls.kind))
+
+    @classmethod
+    def _of_run(cls, run: Run) -> Self:
+        """The object that goes on with a run of the online task.
+
+        Raises:
+            ConfigError, CheckpointError: see `from_run`.
+        """
+        module = run.module
+        assert isinstance(module, OnlineModule)
+        mode, settings = module.modes[0], module.settings
+        updates, moves = module.updates_of(mode)
+        new = cls(
+            module.config, settings.reading, updates, moves, lags=module.shape.lags, **cls._arguments(run)
+        )
+        new.learner = module.make_learner(mode, torch.device("cpu"))
+        if run.end is not None:
+            held = {name: value for name, value in run.end.tensors.items() if name != NEWEST}
+            new.learner.load(held)
+        else:
+            new.learner.learning = moves == "all" or "head" in mode
+        roles = run.schema.columns
+        targets = roles.get("targets", ())
+        inputs = roles.get("inputs") or (*targets, *roles.get("covariates", ()))
+        new._settle_columns(
+            list(inputs),
+            Origin(
+                tuple(run.schema.vocabulary or targets),
+                run.schema.scales,
+                module.missing,
+                new.learner.plasticity,
+                module.shape.label_delay,
+                settings.hidden_dims,
+                settings.dropout,
+                settings.backend,
+            ),
+        )
+        return new
+
+    @classmethod
+    def _arguments(cls, run: Run) -> dict[str, Any]:
+        """Arguments of ``__init__`` that only this class has, for an object that goes on with a run."""
+        return {}
+
+    def _settle_columns(self, columns: list[str], origin: Origin | None) -> None:
+        """Set the columns, and how a run's data had them."""
+        self.columns, self.origin = columns, origin
+        if origin is not None and origin.scales:
+            self._scaler = origin.scaler(columns)
+            if self.kind != "classifier":
+                self._target_scaler = origin.scaler(origin.targets)
 
     @classmethod
     def _kind(cls) -> dict[str, str]:

@@ -28,6 +28,7 @@ from lightning_modules.store import StateStore
 from lightning_modules.store.keys import Key, bits_of
 from lightning_modules.stream import StreamLearner
 from lightning_modules.stream.rows import RowReader
+from lightning_modules.stream.together import advance, foresee
 
 Model = TypeVar("Model", bound=OnlineObject)
 _OWN = ("seq", "extra", "change")  # tensors of a record that are not the object's
@@ -195,14 +196,23 @@ class Streams(Generic[Model]):
             The outcome for each stream, or the error for which its row was refused.
         """
         found: dict[Key, Outcome | DREAMError] = {}
-        for key, row in rows.items():
+        due: dict[Key, tuple[Stream[Model], int]] = {}
+        for key in rows:
             try:
                 stream = self.stream(key)
-                seq = stream.seq + 1 if seqs is None else seqs.get(key, stream.seq + 1)
-                if seq <= stream.seq:
-                    found[key] = Outcome(seq=seq, flushed=stream.flushed, repeated=True)
-                    continue
-                outcome = learn(stream.model, row, None if targets is None else targets.get(key))
+            except DREAMError as error:
+                found[key] = error
+                continue
+            seq = stream.seq + 1 if seqs is None else seqs.get(key, stream.seq + 1)
+            if seq > stream.seq:
+                due[key] = stream, seq
+            else:
+                found[key] = Outcome(seq=seq, flushed=stream.flushed, repeated=True)
+        done = self._read_together({key: (stream, rows[key]) for key, (stream, _) in due.items()})
+        for key, (stream, seq) in due.items():
+            try:
+                target = None if targets is None else targets.get(key)
+                outcome = done[key] if key in done else learn(stream.model, rows[key], target)
             except DREAMError as error:
                 found[key] = error
                 continue
@@ -212,6 +222,39 @@ class Streams(Generic[Model]):
             found[key] = outcome._replace(seq=seq, flushed=stream.flushed)
         self._make_room()
         return found
+
+    def _read_together(self, rows: Mapping[Key, tuple[Stream[Model], Any]]) -> dict[Key, Outcome]:
+        """Read the row of each stream at once, where that is faster; returns the outcomes that this settles.
+
+        What cannot be read so, or is refused, is left to its own turn.
+        """
+        if len(rows) < 2 or not self._shares:
+            return {}
+        keys, learners, values = [], [], []
+        for key, (stream, row) in rows.items():
+            try:
+                named = row if isinstance(row, Mapping) else {"y": row}
+                values.append(stream.model._row(named))
+            except DREAMError:
+                continue
+            assert stream.model.learner is not None
+            keys.append(key)
+            learners.append(stream.model.learner)
+        if len(keys) < 2:
+            return {}
+        table = np.stack(values)
+        if not self._learner.rests or not all(learner.rests for learner in learners):
+            foresee(learners, table)
+            return {}
+        if (predictions := advance(learners, table)) is None:
+            return {}
+        outcomes = {}
+        for key, prediction in zip(keys, predictions, strict=True):
+            model = rows[key][0].model
+            assert isinstance(model, DREAMForecaster)
+            model.latest = prediction.copy()
+            outcomes[key] = Outcome(model.forecast())
+        return outcomes
 
     def predict_streams(self, rows: Mapping[Key, Any]) -> dict[Key, Outcome | DREAMError]:
         """Predict or score a row of each of these streams, if it came next; nothing changes.
@@ -256,8 +299,9 @@ class Streams(Generic[Model]):
 
     def _copy(self) -> Stream[Model]:
         """A stream that has seen what the model has; of the core only the state is its own."""
-        core = self._learner.network.core
-        model = deepcopy(self.model, {id(core): core} if self._shares else {})
+        network = self._learner.network
+        shared = [network.core, network.head] if self._learner.rests else [network.core]
+        model = deepcopy(self.model, {id(part): part for part in shared} if self._shares else {})
         if self._shares:
             assert model.learner is not None
             model.learner.reader.share(self._ready())

@@ -10,6 +10,7 @@ Its parts, in the order in which a row passes them:
 - `memory`: the rows that are still to be learnt from.
 - `rules`, `head_rules`: how the weights are updated (`Updates`).
 - `learner`: one stream in order: learn from what is known, then predict (`StreamLearner`).
+- `together`: one row of each of many streams, read at once.
 
 Two words that all of them use. A *lane* is a state of the core with a head of its own: one for each target if
 channels are independent, else a single one. *Feedback* is the newest target that is known when a row is read:

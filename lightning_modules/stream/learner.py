@@ -244,9 +244,19 @@ class StreamLearner(Whole):
         What was read of the row is kept, for the case that the same row comes next.
         """
         with self._turn():
-            feedback = np.zeros((1, 0)) if self.forecasts else self.feedback[:1]
-            read = self.reader.foresee(row[None], feedback, self.plasticity)
+            read = self.reader.foresee(row[None], self.next_feedback, self.plasticity)
             return self._predict(read, HeadArrays(self.network.head))[1][0]
+
+    @property
+    def next_feedback(self) -> np.ndarray:
+        """Feedback with which the next row is read, (1, E)."""
+        return np.zeros((1, 0)) if self.forecasts else self.feedback[:1]
+
+    @property
+    def rests(self) -> bool:
+        """Whether a forecaster only reads: its head stays, and it keeps no rows and no record."""
+        idle = not self.learning and self.memory.first == self.row
+        return idle and self.forecasts and self.trust is None
 
     def _predict(self, read: Read, head: HeadArrays) -> tuple[np.ndarray, np.ndarray]:
         """The head's outputs for each row, in its own units, and the predictions, both (T, H, C)."""

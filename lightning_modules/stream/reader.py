@@ -73,9 +73,25 @@ class StreamReader:
         """Read a row, (1, D), that may come next; the state stays."""
         read, after = self._read(row, feedback, plasticity)
         if isinstance(after, RowState):
-            assert isinstance(self._state, RowState)
-            self._ahead = _Ahead(row.tobytes(), self._state, read, after)
+            self.expect(row, read, after)
         return read
+
+    def single(self, plasticity: bool) -> tuple[RowReader, RowState] | None:
+        """What reads a single row, and the state that it starts from; None where torch reads it."""
+        if (reader := self._ready(plasticity)) is None:
+            return None
+        if not isinstance(self._state, RowState):
+            self._state = reader.start(self._state)
+        return reader, self._state
+
+    def move(self, state: RowState) -> None:
+        """Go on from the state after a row that was read together with those of other streams."""
+        self._state = state
+
+    def expect(self, row: np.ndarray, read: Read, after: RowState) -> None:
+        """Keep what was read of a row, (D,), in case that it comes."""
+        assert isinstance(self._state, RowState)
+        self._ahead = _Ahead(row.tobytes(), self._state, read, after)
 
     def share(self, reader: RowReader | None) -> None:
         """Read single rows by the reader of other streams of the same core, whose weights stay."""
@@ -92,13 +108,12 @@ class StreamReader:
     def _read(
         self, rows: np.ndarray, feedback: np.ndarray, plasticity: bool
     ) -> tuple[Read, StreamState | RowState]:
-        if len(rows) == 1 and (reader := self._ready(plasticity)) is not None:
-            if not isinstance(self._state, RowState):
-                self._state = reader.start(self._state)
+        if len(rows) == 1 and (single := self.single(plasticity)) is not None:
+            reader, state = single
             ahead = self._ahead
-            if ahead is not None and ahead.before is self._state and ahead.row == rows.tobytes():
+            if ahead is not None and ahead.before is state and ahead.row == rows.tobytes():
                 return ahead.read, ahead.after
-            return reader.read(rows[0], feedback[0], self._state)
+            return reader.read(rows[0], feedback[0], state)
         like = self.network.head.weight
         with torch.no_grad(), self.network.core.plasticity(plasticity):
             features, state = self.network.features(

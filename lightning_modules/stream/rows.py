@@ -9,7 +9,8 @@ M moving averages that the head reads, K steps ahead of the seasonal profile, F 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -47,6 +48,17 @@ class Read(NamedTuple):
         return Read(self.values[start:stop], self.level[start:stop], self.scale[start:stop], self.traces)
 
 
+class ManyRead(NamedTuple):
+    """Features of one row of each of N streams."""
+
+    values: np.ndarray
+    """(N, 1, L, F)."""
+    level: np.ndarray
+    """(N, 1, C)."""
+    scale: np.ndarray
+    """(N, 1, C)."""
+
+
 class RowState(NamedTuple):
     """`StreamState` of one stream; no array is changed in place."""
 
@@ -81,6 +93,8 @@ class RowReader:
         self.network = network
         self.steppers = steppers
         self.plasticity = plasticity
+        self._many: list[Stepper] | None = None
+        """Steppers for rows of several streams at once."""
         self.inputs = shape.inputs
         self.normalized = shape.inputs + (shape.feedback if shape.task == "regression" else 0)
         self.distances = np.array(reading.distances, int)
@@ -115,10 +129,8 @@ class RowReader:
         core = network.core
         if not isinstance(core, DREAMStack) or core.training:
             return None
-        with core.plasticity(plasticity):
-            steppers = [layer.stepper(network.lanes) for layer in core._layers()]
-        fast = [stepper for stepper in steppers if stepper is not None]
-        return RowReader(network, fast, plasticity) if len(fast) == len(steppers) else None
+        steppers = _steppers(network, network.lanes, plasticity)
+        return None if steppers is None else RowReader(network, steppers, plasticity)
 
     def serves(self, plasticity: bool) -> bool:
         """Whether the weights are still those that this reader was made for."""
@@ -170,22 +182,72 @@ class RowReader:
         """
         with np.errstate(all="ignore"):  # as torch: what is not finite is looked for where it matters
             seen, shown, level, scale, new = self._relate(row, feedback, state)
-        core, output, steppers = [], seen, self.steppers
-        for stepper, before in zip(steppers, state.core, strict=True):
-            stepper.x[...] = output
+        values, core = self._step(self.steppers, seen, shown, state.core)
+        after = new._replace(core=core)
+        level, scale = level[None, self.target], scale[None, self.target]
+        return Read(values[None], level, scale, partial(self.traces, after)), after
+
+    @property
+    def reads_many(self) -> bool:
+        """Whether `read_many` may be called; with a profile each stream is elsewhere in the season."""
+        return not len(self.ahead)
+
+    def read_many(
+        self, rows: np.ndarray, feedback: np.ndarray, states: Sequence[RowState]
+    ) -> tuple[ManyRead, list[RowState]]:
+        """Read the next row of each of N streams: the numbers that `read` computes of each, to the bit.
+
+        Args:
+            rows: (N, D).
+            feedback: (N, E).
+            states: The state of each stream.
+
+        Raises:
+            DataError: a state that is not finite made a known value so; no stream was read.
+        """
+        lanes, streams = self.network.lanes, len(states)
+        both = RowState(
+            np.stack([state.columns for state in states], 1),
+            (),
+            [np.concatenate([state.core[k] for state in states]) for k in range(len(self.steppers))],
+            np.stack([state.window for state in states]),
+            np.stack([state.recent for state in states]),
+            states[0].whole,
+        )
+        with np.errstate(all="ignore"):
+            seen, shown, level, scale, new = self._relate(rows, feedback, both)
+        if self._many is None or self._many[0].samples < streams * lanes:
+            self._many = _steppers(self.network, streams * lanes, self.plasticity)
+            assert self._many is not None
+        seen, shown = (part.reshape(streams * lanes, -1) for part in (seen, shown))
+        values, core = self._step(self._many, seen, shown, both.core)
+        after = []
+        # copies, so that a stream that rests does not hold the memory of all that were read with it
+        for k, state in enumerate(states):
+            own = [part[k * lanes : (k + 1) * lanes].copy() for part in core]
+            columns, window, recent = new.columns[:, k].copy(), new.window[k].copy(), new.recent[k].copy()
+            after.append(RowState(columns, state.seasonal, own, window, recent, state.whole))
+        level, scale = level[:, None, self.target], scale[:, None, self.target]
+        return ManyRead(values.reshape(streams, 1, lanes, -1), level, scale), after
+
+    def traces(self, state: RowState) -> list[DREAMTrace]:
+        """Traces of the layers in the row that led to a state, (L, 1, ...)."""
+        return [stepper.trace(after) for stepper, after in zip(self.steppers, state.core, strict=True)]
+
+    def _step(
+        self, steppers: list[Stepper], seen: np.ndarray, shown: np.ndarray, state: list[np.ndarray]
+    ) -> tuple[np.ndarray, list[np.ndarray]]:
+        """Features (N, F) of samples from the input of the core and what else the head reads; new state."""
+        core, output = [], seen
+        for stepper, before in zip(steppers, state, strict=True):
+            stepper.x[: len(before)] = output
             after = stepper(before)
             core.append(after)
             output = stepper.output(after)
         reading = self.network.reading
         parts = [output] if reading.output else []
         parts += [steppers[0].forecast(core[0])] if reading.forecast else []
-        values = np.concatenate([*parts, shown], 1, dtype=steppers[0].dtype, casting="same_kind")
-
-        def traces() -> list[DREAMTrace]:
-            return [stepper.trace(after) for stepper, after in zip(steppers, core, strict=True)]
-
-        read = Read(values[None], level[None, self.target], scale[None, self.target], traces)
-        return read, new._replace(core=core)
+        return np.concatenate([*parts, shown], 1, dtype=steppers[0].dtype, casting="same_kind"), core
 
     def _relate(
         self, row: np.ndarray, feedback: np.ndarray, state: RowState
@@ -194,17 +256,20 @@ class RowReader:
         and the state but for its core.
         """
         shape = self.network.shape
-        raw = np.concatenate([row, feedback]) if len(feedback) else row
+        raw = np.concatenate([row, feedback], -1) if feedback.shape[-1] else row
         unknown = np.isnan(raw)
         gaps = bool(unknown.any())
-        read, level, scale, columns = self._normalize(raw[: self.normalized], unknown, gaps, state.columns)
-        if self.normalized < len(raw):  # classes: 1 for the newest known one, 0 elsewhere
-            raw = np.concatenate([row, np.where(unknown[self.inputs :], 0.0, feedback)])
-            read = np.concatenate([read, raw[self.inputs :]])
-            level = np.concatenate([level, np.zeros(len(feedback))])
-            scale = np.concatenate([scale, np.ones(len(feedback))])
-        window = np.concatenate([state.window, raw[None]])
-        shown = past = self._past(window, level, scale)
+        read, level, scale, columns = self._normalize(
+            raw[..., : self.normalized], unknown, gaps, state.columns
+        )
+        if self.normalized < raw.shape[-1]:  # classes: 1 for the newest known one, 0 elsewhere
+            raw = np.concatenate([row, np.where(unknown[..., self.inputs :], 0.0, feedback)], -1)
+            read = np.concatenate([read, raw[..., self.inputs :]], -1)
+            level = np.concatenate([level, np.zeros(feedback.shape)], -1)
+            scale = np.concatenate([scale, np.ones(feedback.shape)], -1)
+        window = np.concatenate([state.window, raw[..., None, :]], -2)
+        past = self._past(window, level, scale)
+        shown = _flat(past)
         seen, seasonal, recent = read, state.seasonal, state.recent
         outlook = changes = None
         if len(self.ahead):
@@ -214,28 +279,28 @@ class RowReader:
             changes = np.where(np.isnan(units), 0.0, changes / units)  # (C, K)
             changes = np.minimum(np.maximum(changes, -HEAD_LIMIT), HEAD_LIMIT)
             outlook = changes[:, : len(self.network.seasonal.outlook)]
-            shown = np.concatenate([past.ravel(), changes.ravel(), self._phase(state.seasonal)])
+            shown = np.concatenate([shown, changes.ravel(), self._phase(state.seasonal)])
         broken = np.isnan(read)
         if gaps:
             broken &= ~unknown
             read = np.where(unknown, np.nan, read)
             seen = read
-        if self.means or outlook is not None or len(recent):
+        if self.means or outlook is not None or recent.shape[-1]:
             parts = [read]
             if self.means:
-                means = past[len(self.distances) :] / self.units
-                parts.append((np.where(unknown, np.nan, means) if gaps else means).ravel())
+                means = past[..., len(self.distances) :, :] / self.units
+                parts.append(_flat(np.where(unknown[..., None, :], np.nan, means) if gaps else means))
             if outlook is not None:
                 parts.append(np.where(unknown[: shape.targets, None], np.nan, outlook).ravel())
-            parts.append(recent[::-1])
-            seen = np.concatenate(parts)
-            if len(recent):
-                recent = np.concatenate([recent[1:], read[:1]])
-        seen = np.minimum(np.maximum(seen, -READ_LIMIT), READ_LIMIT)[self.seen]
+            parts.append(recent[..., ::-1])
+            seen = np.concatenate(parts, -1)
+            if recent.shape[-1]:
+                recent = np.concatenate([recent[..., 1:], read[..., :1]], -1)
+        seen = np.minimum(np.maximum(seen, -READ_LIMIT), READ_LIMIT)[..., self.seen]
         if broken.any():  # NaN that known values led to was not missing, and must not pass for it
             checks.finite_values(torch.full((1, 1), torch.inf), None, None, missing=True)
-        new = RowState(columns, seasonal, [], window[1:], recent, state.whole)
-        return seen, shown.ravel()[self.shown], level, scale, new
+        new = RowState(columns, seasonal, [], window[..., 1:, :], recent, state.whole)
+        return seen, shown[..., self.shown], level, scale, new
 
     def _normalize(
         self, x: np.ndarray, unknown: np.ndarray, gaps: bool, state: np.ndarray
@@ -245,7 +310,7 @@ class RowReader:
         count, last, mean, var, usual = state
         new = np.empty_like(state)
         if gaps:
-            seen = ~unknown[: self.normalized]
+            seen = ~unknown[..., : self.normalized]
             x = np.where(seen, x, last)
         new[1] = x
         if kind == "none":
@@ -275,14 +340,14 @@ class RowReader:
         return np.where(still, 0.0, step / scale), level, scale, new
 
     def _past(self, window: np.ndarray, level: np.ndarray, scale: np.ndarray) -> np.ndarray:
-        """Past rows and moving averages relative to the present level, (R + M, D + E)."""
-        past = window[len(window) - 1 - self.distances]
+        """Past rows and moving averages relative to the present level, (..., R + M, D + E)."""
+        past = window[..., window.shape[-2] - 1 - self.distances, :]
         if self.means:
             known = ~np.isnan(window)
             filled = np.where(known, window, 0.0)
-            means = [filled[-mean:].sum(0) / known[-mean:].sum(0) for mean in self.means]
-            past = np.concatenate([past, np.stack(means)])
-        past = (past - level) / scale
+            means = [filled[..., -mean:, :].sum(-2) / known[..., -mean:, :].sum(-2) for mean in self.means]
+            past = np.concatenate([past, np.stack(means, -2)], -2)
+        past = (past - level[..., None, :]) / scale[..., None, :]
         past = np.minimum(np.maximum(past, -HEAD_LIMIT), HEAD_LIMIT)
         return np.where(np.isnan(past), 0.0, past)
 
@@ -307,6 +372,20 @@ class RowReader:
         """Sine and cosine of one and two turns a season, (4,)."""
         angle = 2 * math.pi / self.network.seasonal.season * float(state[0][0])
         return np.array([math.sin(angle), math.sin(2 * angle), math.cos(angle), math.cos(2 * angle)])
+
+
+def _steppers(network: StreamNetwork, samples: int, plasticity: bool) -> list[Stepper] | None:
+    """A stepper for each layer of the core; None if one has none."""
+    assert isinstance(network.core, DREAMStack)
+    with network.core.plasticity(plasticity):
+        steppers = [layer.stepper(samples) for layer in network.core._layers()]
+    fast = [stepper for stepper in steppers if stepper is not None]
+    return fast if len(fast) == len(steppers) else None
+
+
+def _flat(rows: np.ndarray) -> np.ndarray:
+    """(..., R, D) to (..., R D)."""
+    return rows.reshape(*rows.shape[:-2], -1)
 
 
 def as_array(tensor: Tensor) -> np.ndarray:

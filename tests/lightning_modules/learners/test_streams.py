@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from dream import DREAMConfig
 from dream.errors import CheckpointError, DREAMError, StateError
@@ -21,7 +22,7 @@ from lightning_modules.learners import (
 )
 from lightning_modules.learners.base import OnlineObject
 from lightning_modules.learners.streams import Outcome, learn, predict
-from lightning_modules.stream import Updates
+from lightning_modules.stream import Reading, Updates
 
 SMALL = DREAMConfig.preset("online_learning", hidden_dim=8, rank=2)
 MODELS: dict[str, Callable[[], OnlineObject]] = {
@@ -48,9 +49,10 @@ def target(name: str, number: float) -> Any:
 
 
 def trained(name: str) -> OnlineObject:
-    model = MODELS[name]()
+    model: Any = MODELS[name]()
     for _, row, number in rows(70, 0):
-        learn(model, row, target(name, number))
+        wanted = target(name, number)
+        model.learn_one(row, *([] if wanted is None else [wanted]))
     return model
 
 
@@ -71,6 +73,37 @@ def test_every_stream_learns_as_an_object_of_its_own(name: str, tmp_path: Path) 
     sent = {key: sum(one == key for one, _, _ in given) for key in KEYS}
     assert {key: streams.stream(key).seq for key in KEYS} == sent
     streams.close()
+
+
+@pytest.mark.parametrize("name", [*MODELS, "resting forecaster", "channels"])
+def test_rows_that_are_read_at_once_are_rows_alone(name: str) -> None:
+    if name == "channels":
+        model: Any = DREAMForecaster(SMALL, Reading("differences", 0.02, True, lags=[0, 3], means=[4]))
+        for _, row, _ in rows(70, 0):
+            model.learn_one(row)
+    else:
+        model = trained(name.removeprefix("resting "))
+    if "resting" in name:
+        model.learner.learning = False
+        model.learn_one({"u": 0.0, "v": 0.0})
+    streams, own = Streams(model), {key: deepcopy(model) for key in KEYS}
+    draw = np.random.default_rng(3)
+    for place in range(25):
+        given: dict[Any, Any] = {}
+        for key in KEYS if place % 4 else KEYS[:2]:  # others are then at other rows
+            _, row, number = rows(1, int(draw.integers(1 << 30)))[0]
+            given[key] = row | ({} if draw.random() < 0.7 else {"u": None}), target(name, number)
+        if place == 9:
+            given["a"] = {"u": "high", "v": 0.0}, given["a"][1]
+        found = streams.learn_streams(*({key: part[k] for key, part in given.items()} for k in range(2)))
+        for key, (row, wanted) in given.items():
+            if place == 9 and key == "a":
+                assert isinstance(found[key], DREAMError)
+            else:
+                assert found[key][:2] == learn(own[key], row, wanted)[:2]  # type: ignore[index]
+    for key in KEYS:
+        ours, alone = (model.learner.tensors() for model in (streams.stream(key).model, own[key]))
+        assert all(torch.equal(ours[part].nan_to_num(), alone[part].nan_to_num()) for part in alone)
 
 
 def test_a_crash_goes_back_to_the_last_flush_of_all_streams(tmp_path: Path) -> None:

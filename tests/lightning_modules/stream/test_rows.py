@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,7 @@ import torch
 
 from dream import DataError, DREAMConfig
 from lightning_modules.stream import Reading, Shape, StreamLearner, StreamNetwork, Updates
-from lightning_modules.stream.rows import RowReader
+from lightning_modules.stream.rows import RowReader, RowState
 
 ROWS = 40
 TASKS = {
@@ -74,6 +75,34 @@ def test_a_row_in_numpy_is_the_row_in_torch(task: str, reading: str) -> None:
                 torch.testing.assert_close(value[:, 0], getattr(layer, name)[:, k], msg=f"{name}, row {k}")
     for name, value in reader.end(state).tensors().items():
         torch.testing.assert_close(value, final.tensors()[name], equal_nan=True, msg=name)
+
+
+@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize("reading", READINGS)
+def test_a_row_of_many_streams_is_that_of_each_alone_to_the_bit(
+    task: str, reading: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if reading == "channels" and TASKS[task].task != "forecasting":
+        pytest.skip("only forecasting has channels")
+    monkeypatch.setitem(READINGS, reading, replace(READINGS[reading], profile_rate=0.0))
+    reader, (rows, feedback) = RowReader.of(network(task, reading), plasticity=True), stream(task)
+    assert reader is not None
+    assert reader.reads_many
+    states = [reader.start(reader.network.init_state())] * 4
+    for k in range(ROWS - 5):
+        places = [min(k + step, ROWS - 1) for step in (0, 5, 1, 3)][: 2 + k % 3]
+        many, after = reader.read_many(rows[places].numpy(), feedback[places].numpy(), states[: len(places)])
+        for n, place in enumerate(places):
+            alone, state = reader.read(rows[place].numpy(), feedback[place].numpy(), states[n])
+            for ours, theirs in zip(many, alone, strict=False):
+                np.testing.assert_array_equal(ours[n], theirs)
+            for ours, theirs in zip(flat(after[n]), flat(state), strict=True):
+                np.testing.assert_array_equal(ours, theirs)
+        states = [*after, *states[len(places) :]]
+
+
+def flat(state: RowState) -> list[np.ndarray]:
+    return [state.columns, *state.seasonal, *state.core, state.window, state.recent]
 
 
 def test_rivals_and_cores_in_training_are_read_in_torch() -> None:
