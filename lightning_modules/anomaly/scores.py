@@ -89,9 +89,7 @@ class RunningScale:
 
     def steps(self, values: np.ndarray, learning: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """`step` of T rows, (N, T, C): levels and differences (N, T, 2 C), last known levels (N, T, C)."""
-        pairs = [
-            (self.step(values[:, row], learning[:, row]), self.level) for row in range(values.shape[1])
-        ]
+        pairs = [(self.step(values[:, row], learning[:, row]), self.level) for row in range(values.shape[1])]
         x, levels = (np.stack(part, 1) for part in zip(*pairs, strict=True))
         return x, levels
 

@@ -18,13 +18,15 @@ from dream.ops.stepping import Stepper
 from lightning_modules.anomaly.carried import Carried
 from lightning_modules.anomaly.data import AnomalyShape
 from lightning_modules.anomaly.module import AnomalySettings
-from lightning_modules.anomaly.scores import duplicate
+from lightning_modules.anomaly.scores import RunningScale, duplicate
+from lightning_modules.checks import require_finite
 from lightning_modules.cores import BaselineCore
 from lightning_modules.stream.rows import as_array
-from lightning_modules.stream.state import part
 
+WEIGHTS = "network."
+"""Beginning of the names of weights."""
 Steppers = dict[bool, list[Stepper] | None]
-"""Steppers of the layers by whether the fast weights learn; None where the core has no faster way for one row."""
+"""Steppers of the layers by whether the fast weights learn; None where there is no faster way for one row."""
 
 
 class Watcher:
@@ -37,6 +39,7 @@ class Watcher:
         settings: Those of its module.
         shape: Columns and lags.
         training: Rows of the training part; they teach in any case, later ones where `settings.adapt`.
+        fills: Whether the last known value is read where one is missing.
     """
 
     def __init__(
@@ -45,6 +48,7 @@ class Watcher:
         settings: AnomalySettings,
         shape: AnomalyShape,
         training: int,
+        fills: bool = False,
     ) -> None:
         self.core = core.eval()
         if isinstance(core, DREAMStack):
@@ -52,6 +56,7 @@ class Watcher:
         self.settings = settings
         self.shape = shape
         self.training = training
+        self.fills = fills
         self.row = 0
         """Rows that were read."""
         self._begin(Carried.fresh(core, settings, shape, training))
@@ -84,7 +89,13 @@ class Watcher:
         return new
 
     def read(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Scores and alarms (T,) of the next rows (T, C), NaN where a value is missing."""
+        """Scores and alarms (T,) of the next rows (T, C), NaN where a value is missing.
+
+        Raises:
+            DREAMError: a prediction is not finite.
+        """
+        if self.fills and np.isnan(rows).any():
+            rows = _filled(rows, self.inputs.scale)
         places = np.arange(self.row, self.row + len(rows))
         learning = (places < self.training) | self.settings.adapt
         with np.errstate(invalid="ignore", over="ignore"):
@@ -96,10 +107,10 @@ class Watcher:
             if start < stop
         ]
         prediction, gate = (np.concatenate(pieces) for pieces in zip(*parts, strict=True))
+        if not np.isfinite(prediction).all():
+            require_finite({"the prediction": prediction}, lambda row: f"row {self.row + row}")
         x = relative.x
-        scores, alarms = self.score.steps(
-            x, prediction[None, :, : x.shape[-1]], gate[None], learning[None]
-        )
+        scores, alarms = self.score.steps(x, prediction[None, :, : x.shape[-1]], gate[None], learning[None])
         self.row += len(rows)
         return scores[0], alarms[0]
 
@@ -137,33 +148,32 @@ class Watcher:
             self.steppers[learns] = fast if len(fast) == len(made) else None
         return self.steppers[learns]
 
+    def share(self, first: Watcher) -> None:
+        """Read single rows with what `first`, which has the same core, made ready for them."""
+        self.steppers = first.steppers
+
     def signals(self) -> tuple[float, float]:
         """Running surprise and norm of the fast weights of the first layer."""
         state = self.states[0]
         return float(state.avg_surprise.mean()), float(state.U.flatten(1).norm(dim=1).mean())
 
     def tensors(self, core: bool = True) -> dict[str, Tensor]:
-        """A copy of everything that `load` needs, by name; without the core's weights unless `core`."""
+        """A copy of everything by name: what `load` needs, and, with `core`, the weights after `WEIGHTS`."""
         weights = self.core.state_dict() if core else {}
         carried = Carried(self.inputs, self.score, self.states).tensors()
-        named = {f"network.{name}": value for name, value in weights.items()} | carried
+        named = {WEIGHTS + name: value for name, value in weights.items()} | carried
         return {name: value.clone() for name, value in named.items()} | {"place": torch.tensor(self.row)}
 
-    def load(self, tensors: Mapping[str, Tensor], core: bool = True) -> None:
-        """Resume from what `tensors` returned for another one of these settings, with the same `core`.
+    def load(self, tensors: Mapping[str, Tensor]) -> None:
+        """Resume from what `tensors` returned, without weights, for another one of these settings.
 
         Raises:
             CheckpointError: it is of other settings, or damaged.
         """
-        if core:
-            self.core.load_state_dict(part(tensors, "network."))
-            self.steppers = {}
         place = tensors["place"]
         if place.dim() or place.dtype != torch.int64 or place < 0:
             raise CheckpointError(f"`place` must be a number of rows; got {place.tolist()}.")
-        self.resume(
-            {n: v for n, v in tensors.items() if n != "place" and not n.startswith("network.")}, int(place)
-        )
+        self.resume({name: value for name, value in tensors.items() if name != "place"}, int(place))
 
     def resume(self, tensors: Mapping[str, Tensor], row: int) -> None:
         """Go on with a stream of which `row` rows were read, from all that it carried.
@@ -177,3 +187,11 @@ class Watcher:
         except StateError as error:
             raise CheckpointError(f"the state of the layer is damaged: {error}") from None
         self.row = row
+
+
+def _filled(rows: np.ndarray, scale: RunningScale) -> np.ndarray:
+    """`rows` (T, C) with the last known value where one is missing; NaN before the first."""
+    before = np.where(scale.rows[:, : rows.shape[1]] > 0, scale.last, np.nan)
+    line = np.concatenate([before, rows])
+    known = np.where(np.isnan(line), 0, np.arange(len(line))[:, None])
+    return np.take_along_axis(line, np.maximum.accumulate(known), 0)[1:]

@@ -184,6 +184,39 @@ class OnlineObject(Whole):
         """Restore what `_tensors` returned."""
         require_like(tensors, {})
 
+    @property
+    def started(self) -> bool:
+        """Whether it knows its columns and can go on from row to row."""
+        return self.learner is not None
+
+    def _held(self, core: bool = True) -> dict[str, Tensor]:
+        """A copy of all that `_hold` needs, by name; without the core's weights unless `core`."""
+        return {} if self.learner is None else self.learner.tensors(core) | self._tensors()
+
+    def _hold(self, tensors: Mapping[str, Tensor], core: bool = True) -> None:
+        """Go on from what `_held` returned for an object of the same settings, with the same `core`."""
+        of_learner = {name: value for name, value in tensors.items() if StreamLearner.owns(name)}
+        self._start().load(of_learner, core)
+        self._load_tensors({name: value for name, value in tensors.items() if name not in of_learner})
+
+    def _shared(self) -> list[Any]:
+        """Parts that many streams of this object may share, since no row changes them."""
+        assert self.learner is not None
+        network = self.learner.network
+        return [network.core, network.head] if self.learner.rests else [network.core]
+
+    def _share(self, first: OnlineObject) -> None:
+        """Read single rows with what `first`, which has the same core, made ready for them."""
+        assert self.learner is not None
+        assert first.learner is not None
+        single = first.learner.reader.single(first.learner.plasticity)
+        self.learner.reader.share(None if single is None else single[0])
+
+    def _signals(self) -> tuple[float, float]:
+        """Running surprise and norm of the fast weights of the first layer."""
+        assert self.learner is not None
+        return self.learner.reader.signals()
+
     def _note(self) -> Any:
         return None if self.learner is None else self.learner._note(), self._content()
 
@@ -296,7 +329,7 @@ class OnlineObject(Whole):
             extra=self._extra(),
         )
         header = self._kind() | {"settings": json.dumps(settings), "columns": json.dumps(self.columns)}
-        return header, {} if self.learner is None else self.learner.tensors() | self._tensors()
+        return header, self._held()
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Self:
@@ -334,10 +367,7 @@ class OnlineObject(Whole):
         new.columns = texts("columns", json.loads(header["columns"]))
         new._set_extra(extra)
         if tensors:
-            new._start().load({name: value for name, value in tensors.items() if StreamLearner.owns(name)})
-            new._load_tensors(
-                {name: value for name, value in tensors.items() if not StreamLearner.owns(name)}
-            )
+            new._hold(tensors)
         return new
 
 
