@@ -53,16 +53,16 @@ def advance(learners: Sequence[StreamLearner], rows: np.ndarray) -> np.ndarray |
 def _read(
     learners: Sequence[StreamLearner], rows: np.ndarray
 ) -> tuple[RowReader, ManyRead, list[RowState]] | None:
-    ready = [learner.reader.single(learner.plasticity) for learner in learners]
-    singles = [one for one in ready if one is not None]
-    if len(singles) < len(ready) or not singles[0][0].reads_many:
+    first = learners[0].reader.single(learners[0].plasticity)
+    if first is None or not first[0].reads_many:
         return None
-    reader = singles[0][0]
-    if any(one is not reader for one, _ in singles):
+    reader = first[0]
+    states = [state for learner in learners if (state := learner.reader.shared(reader)) is not None]
+    if len(states) < len(learners):
         return None
     feedback = np.concatenate([learner.next_feedback for learner in learners])
     try:
-        read, states = reader.read_many(rows, feedback, [state for _, state in singles])
+        read, after = reader.read_many(rows, feedback, states)
     except DataError:  # of one of them, which tells it when its turn comes
         return None
-    return reader, read, states
+    return reader, read, after
