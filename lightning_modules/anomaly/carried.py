@@ -69,7 +69,7 @@ class CoreInputs:
             values: (N, T, C), NaN where one is missing.
             learning: (N, T) where the scales learn.
         """
-        x, levels = self.scale.steps(values, learning)
+        x, levels, _ = self.scale.read(values, learning)
         inputs = x
         if not self.gaps:
             inputs = np.concatenate([levels, np.nan_to_num(x[..., levels.shape[-1] :])], -1)

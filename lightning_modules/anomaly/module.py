@@ -293,7 +293,7 @@ class AnomalyModule(TaskModule):
         expected = trace.prediction[..., : relative.shape[-1]].cpu().numpy()
         gate = torch.stack([trace.deviation, trace.surprise], -1).cpu().numpy()
         learning = np.ones(relative.shape[:2], dtype=bool)
-        self._known.append(self._score.steps(relative, expected, gate, learning)[0])
+        self._known.append(self._score.read(relative, expected, gate, learning)[0])
 
     def on_validation_epoch_start(self) -> None:
         super().on_validation_epoch_start()
@@ -356,7 +356,7 @@ class AnomalyModule(TaskModule):
         self._level = levels[:, -1]
         seen, learns = np.tile(x, (len(detectors), 1, 1)), np.tile(learning, (len(detectors), 1))
         expected, gate = np.concatenate(predictions), np.concatenate(gates)
-        scores = np.stack(self._score.steps(seen, expected, gate, learns))
+        scores = np.stack(self._score.read(seen, expected, gate, learns))
         scores = scores.reshape(2, -1, streams, rows)
         shown = torch.stack([scans[0].surprise, scans[0].u_norm])  # (2, N, T, K)
         self.observed = [

@@ -110,7 +110,7 @@ class Watcher:
         if not np.isfinite(prediction).all():
             require_finite({"the prediction": prediction}, lambda row: f"row {self.row + row}")
         x = relative.x
-        scores, alarms = self.score.steps(x, prediction[None, :, : x.shape[-1]], gate[None], learning[None])
+        scores, alarms = self.score.read(x, prediction[None, :, : x.shape[-1]], gate[None], learning[None])
         self.row += len(rows)
         return scores[0], alarms[0]
 

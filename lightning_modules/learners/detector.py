@@ -237,11 +237,11 @@ class DREAMAnomalyDetector(OnlineObject):
             given, before, judged = self._judged
             if before is self.scale and given == row.tobytes():
                 return judged
-        learning, no_gate = np.ones(1, dtype=bool), np.zeros((1, 2))
+        learning, no_gate = np.ones((1, 1), dtype=bool), np.zeros((1, 1, 2))
         scale, score = self.scale.copy(), self.score.copy()
-        prediction = scale.relative(expected[None])
-        x = scale.step(row[None], learning)
-        (value,), (alarm,) = score.step(x, prediction, no_gate, learning)
+        x, _, prediction = scale.read(row[None, None], learning, expected[None, None])
+        assert prediction is not None
+        ((value,),), ((alarm,),) = score.read(x, prediction, no_gate, learning)
         judged = self._judgement(value, alarm, score), scale, score
         self._judged = row.tobytes(), self.scale, judged
         return judged

@@ -15,6 +15,7 @@ import torch
 from dream import DREAMConfig
 from dream.errors import CheckpointError, ConfigError, DREAMError
 from experiments.cli import main
+from experiments.serve.service import Service
 from lightning_modules import AnomalyModule
 from lightning_modules.anomaly import AnomalyData, AnomalyStream, AnomalyTable
 from lightning_modules.learners import DREAMAnomalyDetector, Streams
@@ -86,6 +87,7 @@ def test_tomorrows_rows_get_the_scores_of_predict_and_learn(
     assert found[30].raised  # row 300
     assert sum(one.flag for one in found) < NEW / 2
     assert model.columns == ["a", "b"]
+    assert Service(Streams(model), None, 100).threshold == model.threshold
 
 
 def test_a_new_stream_gets_the_scores_of_predict(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
