@@ -235,15 +235,13 @@ class TailProbability:
         size = rate * mean[1:]
         size /= TAIL_SHARE
         up, down = size * (1 - TAIL_SHARE), size * (0 - TAIL_SHARE)
-        early = rows < 10
-        first = early.any(axis=(1, 2)).tolist()
+        begins = rows[0].min() < 10
         for row, here in enumerate(a):
             before = quantile[row]
             after = np.add(before, np.where(here > before, up[row], down[row]), out=quantile[row + 1])
             np.maximum(after, 0.0, out=after)
-            if first[row]:
-                np.copyto(after, np.maximum(before, here), where=early[row])
-                np.copyto(after, before, where=~learns[row])
+            if begins:
+                np.copyto(after, np.maximum(before, here), where=(rows[row] < 10) & learns[row])
         return mean, quantile
 
     def _excesses(
@@ -251,24 +249,28 @@ class TailProbability:
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Number, sum and sum of squares of the excesses before each row, (T, N, K).
 
-        They change where `exceeds` is True, a twentieth of the time.
+        They change where `exceeds` is True, a twentieth of the time: one number after another.
         """
         most = TAIL_SHARE * self.memory
         now = [part.copy() for part in (self.count, self.sum, self.squares)]
         found = [np.empty(excess.shape) for _ in now]
+        counts, totals, squares = (part.reshape(-1) for part in now)
         begin = 0
-        for row in np.flatnonzero(exceeds.any(axis=(1, 2))).tolist():
+        for row in range(len(excess)):
+            places = np.flatnonzero(exceeds[row]).tolist()
+            if not places:
+                continue
             for part, line in zip(now, found, strict=True):
                 line[begin : row + 1] = part
             begin = row + 1
-            count, total, squares = now
-            here = exceeds[row]
-            usual = np.maximum(total[here] / np.maximum(count[here], 1.0), mean[row][here])
-            new = np.minimum(excess[row][here], TAIL_CLIP * usual)
-            kept = 1 - (count[here] >= most) / most
-            count[here] = kept * count[here] + 1
-            total[here] = kept * total[here] + new
-            squares[here] = kept * squares[here] + new**2
+            over, usual = excess[row].reshape(-1), mean[row].reshape(-1)
+            for k in places:
+                count, total = counts.item(k), totals.item(k)
+                new = min(over.item(k), TAIL_CLIP * max(total / max(count, 1.0), usual.item(k)))
+                kept = 1 - 1 / most if count >= most else 1.0
+                counts[k] = kept * count + 1
+                totals[k] = kept * total + new
+                squares[k] = kept * squares.item(k) + new * new
         for part, line in zip(now, found, strict=True):
             line[begin:] = part
         self.count, self.sum, self.squares = now
