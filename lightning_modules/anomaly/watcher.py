@@ -66,7 +66,7 @@ class Watcher:
     def _begin(self, carried: Carried) -> None:
         self.inputs = carried.inputs
         self.score = carried.score
-        self._states: list[DREAMState] | list[np.ndarray] = carried.states
+        self._states: list[DREAMState | np.ndarray] = list(carried.states)
 
     def __getstate__(self) -> dict[str, Any]:
         # what was made ready for single rows points into memory that a copy does not share
@@ -75,11 +75,14 @@ class Watcher:
     @property
     def states(self) -> list[DREAMState]:
         """State of each layer of the core."""
-        steppers = self._ready(learns=True)
-        return [
-            state if isinstance(state, DREAMState) else steppers[k].state(state)  # type: ignore[index] # made it
-            for k, state in enumerate(self._states)
-        ]
+        found = []
+        for k, state in enumerate(self._states):
+            if not isinstance(state, DREAMState):
+                steppers = self._ready(learns=True)
+                assert steppers is not None  # they made it
+                state = steppers[k].state(state)
+            found.append(state)
+        return found
 
     def copy(self) -> Watcher:
         """Another one with the same past, which shares the core."""
@@ -122,20 +125,24 @@ class Watcher:
         parameter = next(self.core.parameters())
         x = torch.from_numpy(inputs)[None].to(parameter)
         with torch.no_grad(), self.core.plasticity(plastic):
-            _, (trace, *_), self._states = self.core.trace(x, self.states)
+            _, (trace, *_), states = self.core.trace(x, self.states)
+        self._states = list(states)
         gate = torch.stack([trace.deviation[0], trace.surprise[0]], -1)
         return as_array(trace.prediction[0]), as_array(gate)
 
     def _step(self, inputs: np.ndarray, steppers: list[Stepper]) -> tuple[np.ndarray, np.ndarray]:
-        after, seen = [], inputs
+        after: list[DREAMState | np.ndarray] = []
+        seen = first = inputs
         for stepper, state in zip(steppers, self._states, strict=True):
             stepper.x[...] = seen
-            after.append(stepper(stepper.start(state) if isinstance(state, DREAMState) else state))
-            seen = stepper.output(after[-1])
+            made = stepper(stepper.start(state) if isinstance(state, DREAMState) else state)
+            seen = stepper.output(made)
+            after.append(made)
+            first = made if stepper is steppers[0] else first
         self._states = after
-        first, made = steppers[0], after[0]
-        gate = np.concatenate([first.part(made, name) for name in ("deviation", "surprise")])
-        return first.part(made, "prediction")[:, 0], gate[None]
+        layer = steppers[0]
+        gate = np.concatenate([layer.part(first, name) for name in ("deviation", "surprise")])
+        return layer.part(first, "prediction")[:, 0], gate[None]
 
     def _ready(self, learns: bool) -> list[Stepper] | None:
         """Steppers of the layers; None where the core has no faster way for one row."""

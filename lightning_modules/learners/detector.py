@@ -62,7 +62,8 @@ class Watch:
     def watcher(self, config: DREAMConfig, weights: Mapping[str, Tensor]) -> Watcher:
         """A watcher of a new stream, whose core has these weights."""
         settings = AnomalySettings(**self.settings)
-        core = build_core(settings.core, config, settings.hidden_dims, settings.dropout, settings.backend)
+        with torch.random.fork_rng(devices=[]):  # the weights below take the place of those that it draws
+            core = build_core(settings.core, config, settings.hidden_dims, settings.dropout, settings.backend)
         core.to(next(value.dtype for value in weights.values() if value.is_floating_point()))
         core.load_state_dict(weights)
         return Watcher(core, settings, AnomalyShape(**self.shape), self.training, self.fills)
@@ -237,21 +238,17 @@ class DREAMAnomalyDetector(OnlineObject):
             given, before, judged = self._judged
             if before is self.scale and given == row.tobytes():
                 return judged
-        learning, no_gate = np.ones((1, 1), dtype=bool), np.zeros((1, 1, 2))
         scale, score = self.scale.copy(), self.score.copy()
-        x, _, prediction = scale.read(row[None, None], learning, expected[None, None])
-        assert prediction is not None
-        ((value,),), ((alarm,),) = score.read(x, prediction, no_gate, learning)
-        judged = self._judgement(value, alarm, score), scale, score
+        value, alarm = _scored(row[None], expected[None], scale, score)
+        judged = self._judgement(value[0], alarm[0], score), scale, score
         self._judged = row.tobytes(), self.scale, judged
         return judged
 
     def _judgement(self, value: float, alarm: float, score: AnomalyScore) -> Judgement:
-        measure, column = score.cause_of(0)
-        where = None if column is None else self.columns[column]
-        cause = (measure, where) if value > 0 else (None, None)
-        flag = self.threshold is not None and value > self.threshold
-        return Judgement(float(value), float(alarm), *cause, bool(flag), bool(flag and alarm > 0))
+        measure, place = score.cause_of(0) if value > 0 else (None, None)
+        column = None if place is None else self.columns[place]
+        flag = self.threshold is not None and bool(value > self.threshold)
+        return Judgement(float(value), float(alarm), measure, column, flag, flag and bool(alarm > 0))
 
     def _look(self, row: np.ndarray, watcher: Watcher) -> tuple[Judgement, Watcher]:
         """Judgement of `row` (D,) by a run's model, and that model after the row; kept as in `_judge`."""
@@ -326,9 +323,24 @@ class DREAMAnomalyDetector(OnlineObject):
             self._make_scoring()
             self.expected = np.where(np.isnan(rows[0]), 0.0, rows[0])
         forecasts = self._start().advance(rows)[0][:, 0]
-        for row, expected in zip(rows, [self.expected, *forecasts[:-1]], strict=True):
-            _, self.scale, self.score = self._judge(row, expected)
+        if len(rows) == 1:
+            _, self.scale, self.score = self._judge(rows[0], self.expected)
+        else:
+            scale, score = self.scale.copy(), self.score.copy()
+            _scored(rows, np.concatenate([self.expected[None], forecasts[:-1]]), scale, score)
+            self.scale, self.score = scale, score
         self.expected = forecasts[-1]
+
+
+def _scored(
+    rows: np.ndarray, expected: np.ndarray, scale: RunningScale, score: AnomalyScore
+) -> tuple[np.ndarray, np.ndarray]:
+    """Scores and alarms (T,) of `rows` (T, D), forecast as `expected` (T, D); `scale` and `score` learn."""
+    learning = np.ones((1, len(rows)), dtype=bool)
+    x, _, prediction = scale.read(rows[None], learning, expected[None])
+    assert prediction is not None
+    (scores,), (alarms,) = score.read(x, prediction, np.zeros((1, len(rows), 2)), learning)
+    return scores, alarms
 
 
 def _stream_of(module: AnomalyModule, stream: str | None) -> str | None:
