@@ -147,6 +147,10 @@ class Stepper:
         forecast: np.ndarray = self.part(after, "prediction")[:, 1]
         return forecast
 
+    def place(self, name: str) -> int:
+        """Column of an array in which a part begins."""
+        return self._slices[name].start
+
     def part(self, after: np.ndarray, name: str) -> np.ndarray:
         """(N, ...) of a step: a field of the state, or what was seen."""
         return after[:, self._slices[name]].reshape(len(after), *self._shapes[name])

@@ -28,7 +28,7 @@ from lightning_modules.store import StateStore
 from lightning_modules.store.keys import Key, bits_of
 from lightning_modules.stream import StreamLearner
 from lightning_modules.stream.rows import RowReader
-from lightning_modules.stream.together import advance, foresee
+from lightning_modules.stream.together import advance
 
 Model = TypeVar("Model", bound=OnlineObject)
 _OWN = ("seq", "extra", "change")  # tensors of a record that are not the object's
@@ -243,18 +243,13 @@ class Streams(Generic[Model]):
             learners.append(stream.model.learner)
         if len(keys) < 2:
             return {}
-        table = np.stack(values)
-        if not self._learner.rests or not all(learner.rests for learner in learners):
-            foresee(learners, table)
-            return {}
-        if (predictions := advance(learners, table)) is None:
-            return {}
         outcomes = {}
-        for key, prediction in zip(keys, predictions, strict=True):
-            model = rows[key][0].model
+        take = isinstance(self.model, DREAMForecaster)
+        for place, prediction in advance(learners, np.stack(values), take).items():
+            model = rows[keys[place]][0].model
             assert isinstance(model, DREAMForecaster)
-            model.latest = model._in_units(prediction.copy())
-            outcomes[key] = Outcome(model.forecast())
+            model.latest = model._in_units(prediction)
+            outcomes[keys[place]] = Outcome(model.forecast())
         return outcomes
 
     def predict_streams(self, rows: Mapping[Key, Any]) -> dict[Key, Outcome | DREAMError]:

@@ -84,6 +84,15 @@ class StreamReader:
             self._state = reader.start(self._state)
         return reader, self._state
 
+    def shared(self, reader: RowReader) -> RowState | None:
+        """The state that a reader of several streams, whose weights are as they were, starts from; None if
+        this stream has another."""
+        if self._row_reader is not reader:
+            return None
+        if not isinstance(self._state, RowState):
+            self._state = reader.start(self._state)
+        return self._state
+
     def move(self, state: RowState) -> None:
         """Go on from the state after a row that was read together with those of other streams."""
         self._state = state

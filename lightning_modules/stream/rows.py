@@ -93,6 +93,7 @@ class RowReader:
         self.network = network
         self.steppers = steppers
         self.plasticity = plasticity
+        self.places = [steppers[0].place(name) for name in ("avg_surprise", "u_norm")]
         self._many: list[Stepper] | None = None
         """Steppers for rows of several streams at once."""
         self.inputs = shape.inputs
@@ -165,8 +166,8 @@ class RowReader:
 
     def signals(self, state: RowState) -> tuple[float, float]:
         """Running surprise and norm of the fast weights of the first layer after a row, means over lanes."""
-        parts = (self.steppers[0].part(state.core[0], name) for name in ("avg_surprise", "u_norm"))
-        surprise, u_norm = (float(part.mean()) for part in parts)
+        lanes = state.core[0][:, self.places].tolist()
+        surprise, u_norm = (sum(values) / len(lanes) for values in zip(*lanes, strict=True))
         return surprise, u_norm
 
     def read(self, row: np.ndarray, feedback: np.ndarray, state: RowState) -> tuple[Read, RowState]:

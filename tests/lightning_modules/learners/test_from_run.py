@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 from copy import deepcopy
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -116,7 +115,7 @@ def save(module: TaskModule, trainer: Any, path: Path) -> Path:
 
 
 @pytest.fixture(scope="module", params=CASES)
-def run(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Trial]:
+def run(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Trial:
     case, folder = CASES[request.param], tmp_path_factory.mktemp("run")
     data = stream_of(case, TESTED)
     module = OnlineModule.for_data(data, **{"config": LAYER, "modes": ["fast weights + head"]} | case.model)
@@ -125,7 +124,7 @@ def run(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
     trainer.test(module, datamodule=data, verbose=False)
     path = save(module, trainer, folder / "run" / "checkpoints" / "best.ckpt")
     trainer.test(module, datamodule=stream_of(case, ROWS), verbose=False)
-    yield Trial(case, path, module)
+    return Trial(case, path, module)
 
 
 def rows_of(case: Case, start: int, stop: int) -> list[dict[str, Any]]:
@@ -213,3 +212,172 @@ def test_it_is_saved_copied_and_gives_many_streams(run: Trial, tmp_path: Path) -
             guess = outcome.prediction  # type: ignore[union-attr]
             assert guess == (max(wanted, key=wanted.get) if model.kind == "classifier" else wanted)
     streams.close()
+
+
+WINDOWS = {
+    "plain": (table()[["wind", "load"]], {}, {}),
+    "filled": (table("wind", "load")[["load", "wind"]], {"missing": "ffill"}, {"channel_independent": False}),
+    "left out": (table("wind", "load")[["load", "wind"]], {"missing": "model"}, {}),
+    "with ages": (
+        table("load")[["load", "wind"]],
+        {"missing": "mask"},
+        {"loss": "mae", "quantiles": [0.2, 0.5]},
+    ),
+    "lags": (table()[["load"]], {"lags": 3}, {}),
+}
+
+
+def windows_of(frame: pd.DataFrame, **options: Any) -> TableData:
+    more = {} if "lags" in options else {"covariates": ["wind"]}
+    small = {"look_back": 12, "horizon": 3, "season": 4, "split": [90, 25, 25]}
+    return TableData.of(frame, **small | more | options)
+
+
+def trained_windows(folder: Path, frame: pd.DataFrame, data: dict[str, Any], model: dict[str, Any]) -> Path:
+    given = windows_of(frame.head(140), **data)
+    module = ForecastingModule.for_data(given, config=LAYER, patch=4, **model)
+    trainer = small_trainer(folder, max_steps=3)
+    trainer.fit(module, datamodule=given)
+    trainer.test(module, datamodule=given, verbose=False)
+    return save(module, trainer, folder / "best.ckpt")
+
+
+@pytest.mark.parametrize("name", WINDOWS)
+def test_a_forecaster_of_windows_forecasts_as_predict_does_on_the_file_that_ends_there(
+    name: str, tmp_path: Path
+) -> None:
+    frame, data, settings = WINDOWS[name]
+    path = trained_windows(tmp_path, frame, data, settings)
+    model = DREAMForecaster.from_run(path)
+    fresh = DREAMForecaster.from_run(path, state="fresh")
+    streams = Streams(model)
+    module, trainer = ForecastingModule.load_from_checkpoint(path), small_trainer(tmp_path)
+
+    def predicted(rows: int) -> np.ndarray:
+        found = trainer.predict(module, datamodule=windows_of(frame.head(rows), **data))
+        return found[0][0, :, :, 0].numpy()  # type: ignore[index]
+
+    np.testing.assert_allclose(flat(model.forecast()), predicted(140).flatten(), rtol=1e-6)
+    for number, row in enumerate(frame.iloc[140:153].to_dict("records")):
+        outcome = streams.learn_streams({"a": row})["a"]
+        model.learn_one(row)
+        assert (fresh.learn_one(row).forecast() == []) == (number < 11)
+        assert outcome.prediction == model.forecast()  # type: ignore[union-attr]
+    np.testing.assert_allclose(flat(model.forecast()), predicted(153).flatten(), rtol=1e-6)
+    assert fresh.forecast() == model.forecast()
+    assert DREAMForecaster.from_run(path).learn_many(frame.iloc[140:153]).forecast() == model.forecast()
+    model.save(tmp_path / "model")
+    loaded = DREAMForecaster.load(tmp_path / "model")
+    assert loaded.learn_one(row).forecast() == deepcopy(model).learn_one(row).forecast()
+    assert len(loaded.forecast(2)) == 2
+
+
+@pytest.fixture(scope="module")
+def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A forecaster that was fitted and not tested."""
+    folder, data = tmp_path_factory.mktemp("run"), stream_of(CASES["forecaster"], TESTED)
+    module = OnlineModule.for_data(data, config=LAYER, modes=["frozen"])
+    trainer = small_trainer(folder, max_steps=1)
+    trainer.fit(module, datamodule=data)
+    return save(module, trainer, folder / "best.ckpt")
+
+
+class TestRefused:
+    """Runs, states and rows that no object goes on with."""
+
+    def test_another_class_is_named(self, path: Path) -> None:
+        module = read_module(path)
+        assert OBJECTS[kind_of(module)] == "DREAMForecaster"
+        for kind in (DREAMClassifier, DREAMRegressor, DREAMAnomalyDetector):
+            with pytest.raises(ConfigError, match=r"gives a DREAMForecaster. Use DREAMForecaster.from_run"):
+                kind.from_run(module)
+        for task in ("regression", "classification"):
+            frame = CASES["regressor" if task == "regression" else "classifier"]
+            module = OnlineModule.for_data(stream_of(frame, TESTED), config=LAYER)
+            with pytest.raises(ConfigError, match=rf"Use DREAM{task.title()[:5]}\w+.from_run"):
+                DREAMForecaster.from_run(module)
+
+    def test_a_run_that_was_not_tested_has_no_end(self, path: Path) -> None:
+        with pytest.raises(CheckpointError, match=r"not tested.*state='fresh'"):
+            DREAMForecaster.from_run(path)
+        model = DREAMForecaster.from_run(path, state="fresh")
+        assert model.forecast() == []
+        assert model.learner is not None
+        assert not model.learner.learning  # the mode freezes all
+        with pytest.raises(ConfigError, match="`state` must be end or fresh; got 'ended'"):
+            DREAMForecaster.from_run(path, state="ended")  # type: ignore[arg-type]
+
+    def test_a_checkpoint_of_an_earlier_format(self, path: Path, tmp_path: Path) -> None:
+        content = checkpoints.load(path)
+        content["dream"]["format"] = 4
+        checkpoints.write(content, tmp_path / "old.ckpt")
+        with pytest.raises(CheckpointError, match=r"format 4, which holds the weights, but not all"):
+            DREAMForecaster.from_run(tmp_path / "old.ckpt", state="fresh")
+
+    def test_what_is_no_run(self, tmp_path: Path) -> None:
+        for source in (tmp_path, tmp_path / "none.ckpt", "https://example.org/best.ckpt"):
+            with pytest.raises(CheckpointError, match="`source` must be a run's folder"):
+                DREAMForecaster.from_run(source)
+        with pytest.raises(ConfigError, match=r"`source` must be a run's folder.*got 3"):
+            DREAMForecaster.from_run(3)  # type: ignore[arg-type]
+        untrained = OnlineModule(config=LAYER)
+        with pytest.raises(ConfigError, match=r"knows none\. Fit or test it first"):
+            DREAMForecaster.from_run(untrained)
+        with pytest.raises(ConfigError, match="this is of SpeechModule"):
+            DREAMForecaster.from_run(SpeechModule(config=LAYER))
+
+    def test_a_rival_core_and_several_numbers(self) -> None:
+        case = CASES["regressor"]
+        data = stream_of(case, TESTED)
+        module = OnlineModule.for_data(data, config=LAYER, core="lstm")
+        module.prepare(data)
+        with pytest.raises(ConfigError, match=r"must have DREAM as its core.*the module has LSTM"):
+            DREAMRegressor.from_run(module, state="fresh")
+        data = stream_of(case._replace(data=case.data | {"targets": ["price", "wind"]}), TESTED)
+        module = OnlineModule.for_data(data, config=LAYER)
+        module.prepare(data)
+        with pytest.raises(ConfigError, match="predicts price, wind"):
+            DREAMRegressor.from_run(module, state="fresh")
+
+    def test_windows_that_read_more_than_rows(self) -> None:
+        frame = table()[["wind", "load"]].set_index(pd.date_range("2026-01-01", periods=ROWS, freq="h"))
+        data = windows_of(frame, calendar=["hour"])
+        module = ForecastingModule.for_data(data, config=LAYER, patch=4)
+        module.prepare(data)
+        with pytest.raises(ConfigError, match=r"also reads `data.calendar`"):
+            DREAMForecaster.from_run(module, state="fresh")
+
+        class Own(ForecastingModule):
+            """One with a head of its own, say."""
+
+        data = windows_of(frame)
+        own = Own.for_data(data, config=LAYER, patch=4)
+        own.prepare(data)
+        with pytest.raises(ConfigError, match="is a Own"):
+            DREAMForecaster.from_run(own, state="fresh")
+
+    def test_rows_that_the_run_would_refuse(self, path: Path) -> None:
+        model = DREAMForecaster.from_run(path, state="fresh")
+        before = deepcopy(model)
+        with pytest.raises(DataError, match=r"the stream: column `wind` must lie within"):
+            model.learn_one({"load": 5e4, "wind": 1e17})
+        with pytest.raises(DataError, match=r"`y\['load'\]` must be a finite number"):
+            model.learn_one({"load": "many", "wind": 0.0})
+        row = {"load": "50000", "wind": "0.5", "date": "2026-01-01"}  # as csv.DictReader gives it
+        with pytest.warns(DREAMWarning, match="`date` is left out: the run did not read it"):
+            model.learn_one(row)
+        assert model.forecast() == before.learn_one({"load": 5e4, "wind": 0.5}).forecast()
+        with pytest.warns(DREAMWarning, match=re.escape("the run's data refused (`data.missing=error`)")):
+            model.learn_one({"load": 5e4, "wind": None})
+
+    def test_classes_are_those_of_the_run(self) -> None:
+        case = CASES["classifier"]
+        numbered = case.frame.assign(state=np.where(case.frame["state"] == "high", True, False))
+        data = stream_of(case._replace(frame=numbered), TESTED)
+        module = OnlineModule.for_data(data, config=LAYER)
+        module.prepare(data)
+        model = DREAMClassifier.from_run(module, state="fresh")
+        x = {"load": 5e4, "wind": 0.0}
+        assert set(model.learn_one(x, True).learn_one(x, "False").predict_proba_one(x)) == {"True", "False"}
+        with pytest.raises(DataError, match=r"one of the classes .* False, True; got 'high'"):
+            model.learn_one(x, "high")
