@@ -82,7 +82,7 @@ class OnlineObject(Whole):
         self.columns: list[str] = []
         self.learner: StreamLearner | None = None
         self.origin: Origin | None = None
-        """What it has from a run; None where it began untrained."""
+        """Facts of the run that it goes on with; None where it began untrained."""
         self._scaler: Scaler | None = None
         self._target_scaler: Scaler | None = None
         self._told: frozenset[str] = frozenset()

@@ -60,7 +60,7 @@ class Origin:
     scales: dict[str, tuple[float, float]]
     """Mean and deviation by which the run's data standardise each column; none where they do not."""
     missing: Missing
-    """What the run's data do with missing values."""
+    """Treatment of missing values by the run's data."""
     plasticity: bool = True
     """Whether the fast weights learn on."""
     delay: int = 0

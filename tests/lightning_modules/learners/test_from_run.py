@@ -127,7 +127,7 @@ def run(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
     return Trial(case, path, module)
 
 
-def rows_of(case: Case, start: int, stop: int) -> list[dict[str, Any]]:
+def rows_of(case: Case, start: int, stop: int) -> list[Any]:
     return case.frame.iloc[start:stop].to_dict("records")
 
 
@@ -207,14 +207,14 @@ def test_it_is_saved_copied_and_gives_many_streams(run: Trial, tmp_path: Path) -
         wanted = feed(own, row)
         assert feed(loaded, row) == wanted
         x = {name: value for name, value in row.items() if name != target}
-        y = None if target is None else {"a": row[target], "b": row[target]}
+        y: Any = None if target is None else {"a": row[target], "b": row[target]}
         for outcome in streams.learn_streams({"a": x, "b": x}, y).values():
             guess = outcome.prediction  # type: ignore[union-attr]
             assert guess == (max(wanted, key=wanted.get) if model.kind == "classifier" else wanted)
     streams.close()
 
 
-WINDOWS = {
+WINDOWS: dict[str, tuple[pd.DataFrame, dict[str, Any], dict[str, Any]]] = {
     "plain": (table()[["wind", "load"]], {}, {}),
     "filled": (table("wind", "load")[["load", "wind"]], {"missing": "ffill"}, {"channel_independent": False}),
     "left out": (table("wind", "load")[["load", "wind"]], {"missing": "model"}, {}),
@@ -254,11 +254,12 @@ def test_a_forecaster_of_windows_forecasts_as_predict_does_on_the_file_that_ends
     module, trainer = ForecastingModule.load_from_checkpoint(path), small_trainer(tmp_path)
 
     def predicted(rows: int) -> np.ndarray:
-        found = trainer.predict(module, datamodule=windows_of(frame.head(rows), **data))
-        return found[0][0, :, :, 0].numpy()  # type: ignore[index]
+        found: Any = trainer.predict(module, datamodule=windows_of(frame.head(rows), **data))
+        return found[0][0, :, :, 0].numpy()
 
     np.testing.assert_allclose(flat(model.forecast()), predicted(140).flatten(), rtol=1e-6)
-    for number, row in enumerate(frame.iloc[140:153].to_dict("records")):
+    rows: list[Any] = frame.iloc[140:153].to_dict("records")
+    for number, row in enumerate(rows):
         outcome = streams.learn_streams({"a": row})["a"]
         model.learn_one(row)
         assert (fresh.learn_one(row).forecast() == []) == (number < 11)
@@ -362,8 +363,8 @@ class TestRefused:
         with pytest.raises(DataError, match=r"the stream: column `wind` must lie within"):
             model.learn_one({"load": 5e4, "wind": 1e17})
         with pytest.raises(DataError, match=r"`y\['load'\]` must be a finite number"):
-            model.learn_one({"load": "many", "wind": 0.0})
-        row = {"load": "50000", "wind": "0.5", "date": "2026-01-01"}  # as csv.DictReader gives it
+            model.learn_one({"load": "many", "wind": 0.0})  # type: ignore[dict-item]
+        row: Any = {"load": "50000", "wind": "0.5", "date": "2026-01-01"}  # as csv.DictReader gives it
         with pytest.warns(DREAMWarning, match="`date` is left out: the run did not read it"):
             model.learn_one(row)
         assert model.forecast() == before.learn_one({"load": 5e4, "wind": 0.5}).forecast()
