@@ -26,8 +26,6 @@ from lightning_modules.learners.forecaster import DREAMForecaster
 from lightning_modules.learners.supervised import DREAMClassifier, DREAMRegressor
 from lightning_modules.store import StateStore
 from lightning_modules.store.keys import Key, bits_of
-from lightning_modules.stream import StreamLearner
-from lightning_modules.stream.rows import RowReader
 from lightning_modules.stream.together import advance
 
 Model = TypeVar("Model", bound=OnlineObject)
@@ -104,7 +102,7 @@ class Streams(Generic[Model]):
         self, model: Model, folder: str | os.PathLike[str] | None = None, most: int = 10_000
     ) -> None:
         require_int("most", most)
-        if not model.settled:
+        if not model.started:
             raise StateError(
                 f"`model` must know its columns; got a {type(model).__name__} that has seen no row. Let it "
                 "learn one, or take it from a run."
@@ -118,7 +116,6 @@ class Streams(Generic[Model]):
         self._written: dict[Key, int] = {}
         """Of streams that left memory since the last flush the last row that is on disk."""
         self._shares = model.moves != "all"
-        self._reader: RowReader | None = None
         self.store: StateStore | None = None
         if folder is not None:
             self.store = _open(Path(folder), checksum(*model._sealed()))
@@ -134,11 +131,6 @@ class Streams(Generic[Model]):
         if self.store is not None:
             self.flush()
             self.store.close()
-
-    @property
-    def _learner(self) -> StreamLearner:
-        assert self.model.learner is not None
-        return self.model.learner
 
     def stream(self, key: Key) -> Stream[Model]:
         """The stream of this key; a new one if it has none.
@@ -217,8 +209,8 @@ class Streams(Generic[Model]):
                 found[key] = error
                 continue
             stream.seq = seq
-            if (learner := stream.model.learner) is not None:
-                stream.change.add(*learner.reader.signals())
+            if (signals := stream.model._signals()) is not None:
+                stream.change.add(*signals)
             self.waiting += 1
             found[key] = outcome._replace(seq=seq, flushed=stream.flushed)
         self._make_room()
@@ -295,21 +287,11 @@ class Streams(Generic[Model]):
 
     def _copy(self) -> Stream[Model]:
         """A stream that has seen what the model has; of the core only the state is its own."""
-        if self.model.learner is None:  # forecasts from windows alone, by a module that is never copied
+        if not self._shares:
             return Stream(deepcopy(self.model))
-        network = self._learner.network
-        shared = [network.core, network.head] if self._learner.rests else [network.core]
-        model = deepcopy(self.model, {id(part): part for part in shared} if self._shares else {})
-        if self._shares:
-            assert model.learner is not None
-            model.learner.reader.share(self._ready())
+        model = deepcopy(self.model, {id(part): part for part in self.model._shared()})
+        model._share(self.model)
         return Stream(model)
-
-    def _ready(self) -> RowReader | None:
-        """The reader of a single row that all streams share."""
-        if self._reader is None:
-            self._reader = RowReader.of(self._learner.network, self._learner.plasticity)
-        return self._reader
 
     def _record(self, stream: Stream[Model]) -> dict[str, Tensor]:
         """Everything of a stream but what all share."""
@@ -319,15 +301,15 @@ class Streams(Generic[Model]):
             "seq": torch.tensor(stream.seq),
             "extra": torch.from_numpy(extra.copy()),
             "change": torch.tensor(stream.change.values(), dtype=torch.float64),
-            **model._carried(core=not self._shares),
+            **model._held(core=not self._shares),
         }
 
     def _resume(self, key: Key, stream: Stream[Model], record: Mapping[str, Tensor]) -> None:
         """Let a copy go on from what `_record` returned."""
         try:
-            own = {name: value for name, value in record.items() if name not in _OWN}
+            held = {name: value for name, value in record.items() if name not in _OWN}
             stream.model._set_extra(json.loads(record["extra"].numpy().tobytes()))
-            stream.model._go_on(own, core=not self._shares)
+            stream.model._hold(held, core=not self._shares)
             stream.change.load(record["change"].tolist())
             stream.seq = int(record["seq"])
             stream.flushed = self._written.get(key, stream.seq)
