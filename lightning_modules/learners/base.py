@@ -23,8 +23,8 @@ from dream.sealed import read_sealed, write_sealed
 from lightning_modules.calls import Whole, alone
 from lightning_modules.checks import require, require_int
 from lightning_modules.data.columns import require_lags
-from lightning_modules.data.series import Scaler
-from lightning_modules.learners.from_run import Origin, Run, Source, State, read_run
+from lightning_modules.data.series import Scaler, carry_forward
+from lightning_modules.learners.from_run import UNTRAINED, Origin, Run, Source, State, read_run
 from lightning_modules.learners.values import Row, Table, by_name, number, numbers
 from lightning_modules.online import OnlineModule
 from lightning_modules.online.module import NEWEST
@@ -82,7 +82,7 @@ class OnlineObject(Whole):
         self.columns: list[str] = []
         self.learner: StreamLearner | None = None
         self.origin: Origin | None = None
-        """What it has from a run; None where it began untrained."""
+        """Facts of the run that it goes on with; None where it began untrained."""
         self._scaler: Scaler | None = None
         self._target_scaler: Scaler | None = None
         self._told: frozenset[str] = frozenset()
@@ -212,10 +212,9 @@ class OnlineObject(Whole):
         single = first.learner.reader.single(first.learner.plasticity)
         self.learner.reader.share(None if single is None else single[0])
 
-    def _signals(self) -> tuple[float, float]:
-        """Running surprise and norm of the fast weights of the first layer."""
-        assert self.learner is not None
-        return self.learner.reader.signals()
+    def _signals(self) -> tuple[float, float] | None:
+        """Running surprise and norm of the fast weights of the first layer; None without any."""
+        return None if self.learner is None else self.learner.reader.signals()
 
     def _note(self) -> Any:
         return None if self.learner is None else self.learner._note(), self._content()
@@ -230,18 +229,54 @@ class OnlineObject(Whole):
         """The learner; built if this is the first row."""
         if self.learner is None:
             require_lags(self.lags, self.columns)
+            own = self.origin or UNTRAINED
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(self.seed)
-                network = StreamNetwork(self._shape(), self.reading, self.config)
-            self.learner = StreamLearner(network, self.updates, self.moves)
+                network = StreamNetwork(
+                    self._shape(),
+                    self.reading,
+                    self.config,
+                    "dream",
+                    own.hidden_dims,
+                    own.dropout,
+                    own.backend,
+                )
+            self.learner = StreamLearner(network, self.updates, self.moves, own.plasticity, own.delay)
         return self.learner
 
     def _row(self, x: Row, fix: bool = False) -> np.ndarray:
         """The values of `x` in the order of the columns, (D,); with `fix` the first row fixes the columns.
 
         Raises:
-            DataError: the first row is empty, or a value is not a number.
+            DataError: the first row is empty, a value is not a number, or out of all proportion to those of
+                the run's training.
         """
+        values = self._values(x, fix)
+        return values if self.origin is None else self._as_in_run(values[None], self.origin)[0]
+
+    def _as_in_run(self, rows: np.ndarray, origin: Origin) -> np.ndarray:
+        """Rows (T, D) that come next, as the run's data would have them: standardised, filled.
+
+        Raises:
+            DataError: a value is out of all proportion to those of the run's training.
+        """
+        learner = self._start()
+        if origin.missing == "error" and np.isnan(rows).any():
+            self._warn(
+                "a value is missing, which the run's data refused (`data.missing=error`); it is read as not "
+                "observed."
+            )
+        if self._scaler is not None:
+            rows = self._scaler.standardise(rows, self.columns, "the stream", first=learner.row)
+        if origin.missing == "ffill" and np.isnan(rows).any():
+            past = learner.state.normalizer
+            unknown = 0.0 if origin.scales else np.nan  # the mean of the training rows, where there were any
+            before = torch.where(past.count > 0, past.last, unknown)[0].cpu().numpy()
+            rows = carry_forward(rows, before)
+        return rows
+
+    def _values(self, x: Row, fix: bool) -> np.ndarray:
+        """See `_row`, as they were given."""
         named = by_name("x", x)
         if not named and not self.columns:
             raise DataError(
@@ -264,8 +299,9 @@ class OnlineObject(Whole):
         if not isinstance(x, pd.DataFrame):
             if isinstance(x, str | Mapping | pd.Series) or not isinstance(x, Iterable):
                 raise DataError(f"`x` must be a DataFrame or a list of rows; got {shown(x)}.")
-            given_rows = [self._row(row, fix=True) for row in x]
-            return np.stack(given_rows) if given_rows else np.zeros((0, len(self.columns)))
+            given_rows = [self._values(row, fix=True) for row in x]
+            table = np.stack(given_rows) if given_rows else np.zeros((0, len(self.columns)))
+            return table if self.origin is None else self._as_in_run(table, self.origin)
         given = {str(column): x.iloc[:, place] for place, column in enumerate(x.columns)}
         if len(given) < x.shape[1]:
             raise DataError(f"`x` must hold each column once; got {shown(list(x.columns))}.")
@@ -275,17 +311,23 @@ class OnlineObject(Whole):
         for place, column in enumerate(self.columns):
             if column in given:
                 rows[:, place] = numbers("x", given[column], column)
-        return rows
+        return rows if self.origin is None else self._as_in_run(rows, self.origin)
 
     def _tell_new(self, named: Iterable[str], columns: list[str]) -> None:
-        """Warn of a column that the first row did not have."""
+        """Warn of a column that the first row, or the run, did not have."""
         for name in named:
-            if name not in columns:
+            if name not in columns and self.origin is not None:
+                self._warn(f"`{name}` is left out: the run did not read it. {nearest(name, columns)}")
+            elif name not in columns:
                 self._warn(
                     f"`{name}` is left out: the first row did not have it, which fixes the columns. "
                     f"{nearest(name, columns)} Name every column in the first row, with None where its value "
                     "is not known."
                 )
+
+    def _in_units(self, predictions: np.ndarray) -> np.ndarray:
+        """Predictions (..., C) of the network in the units of the rows that were given."""
+        return predictions if self._target_scaler is None else self._target_scaler.inverse(predictions)
 
     def _warn(self, message: str) -> None:
         """Give a warning once; none after the first `WARNINGS`."""
@@ -328,6 +370,8 @@ class OnlineObject(Whole):
             lags=self.lags,
             extra=self._extra(),
         )
+        if self.origin is not None:
+            settings["origin"] = asdict(self.origin)
         header = self._kind() | {"settings": json.dumps(settings), "columns": json.dumps(self.columns)}
         return header, self._held()
 
@@ -357,14 +401,14 @@ class OnlineObject(Whole):
     def _restored(cls, header: Mapping[str, str], tensors: Mapping[str, Tensor]) -> Self:
         """The object of a file's content; any error means that no `save` wrote it."""
         settings = json.loads(header["settings"])
-        extra = settings.pop("extra")
+        extra, origin = settings.pop("extra"), settings.pop("origin", None)
         settings |= dict(
             config=DREAMConfig(**settings["config"]),
             reading=Reading(**settings["reading"]),
             updates=Updates(**settings["updates"]),
         )
         new = cls(**settings, **extra.get("arguments", {}))
-        new.columns = texts("columns", json.loads(header["columns"]))
+        new._settle_columns(texts("columns", json.loads(header["columns"])), Origin.from_plain(origin))
         new._set_extra(extra)
         if tensors:
             new._hold(tensors)

@@ -210,7 +210,7 @@ class DREAMAnomalyDetector(OnlineObject):
         assert first._watcher is not None
         self._watcher.share(first._watcher)
 
-    def _signals(self) -> tuple[float, float]:
+    def _signals(self) -> tuple[float, float] | None:
         return super()._signals() if self._watcher is None else self._watcher.signals()
 
     def _make_scoring(self) -> None:

@@ -1,4 +1,4 @@
-"""Runs as row objects take them: the trained module, where its own test ended, and the object that it gives."""
+"""Runs as row objects take them: the trained module, where its test ended, and the object that it gives."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
+from pydantic import TypeAdapter
 
 from dream.errors import CheckpointError, ConfigError, DREAMWarning, shown
 from dream.files import inside
@@ -59,7 +60,7 @@ class Origin:
     scales: dict[str, tuple[float, float]]
     """Mean and deviation by which the run's data standardise each column; none where they do not."""
     missing: Missing
-    """What the run's data do with missing values."""
+    """Treatment of missing values by the run's data."""
     plasticity: bool = True
     """Whether the fast weights learn on."""
     delay: int = 0
@@ -70,12 +71,25 @@ class Origin:
     window: dict[str, Any] | None = None
     """Arguments of a `ForecastingModule`, whose forecasts are of the last rows alone; None for a stream."""
 
+    @classmethod
+    def from_plain(cls, plain: Any) -> Origin | None:
+        """The facts whose ``asdict`` was written as JSON.
+
+        Raises:
+            ValueError: it is damaged.
+        """
+        return None if plain is None else TypeAdapter(cls).validate_python(plain)
+
     def scaler(self, columns: list[str] | tuple[str, ...]) -> Scaler | None:
         """Scaler of these columns; None where rows are not standardised."""
         if not self.scales:
             return None
         mean, scale = zip(*(self.scales[name] for name in columns), strict=True)
         return Scaler(np.array(mean), np.array(scale))
+
+
+UNTRAINED = Origin((), {}, "model")
+"""Facts of an object that comes from no run."""
 
 
 def kind_of(module: TaskModule) -> str:

@@ -26,7 +26,7 @@ from lightning_modules.learners.forecaster import DREAMForecaster
 from lightning_modules.learners.supervised import DREAMClassifier, DREAMRegressor
 from lightning_modules.store import StateStore
 from lightning_modules.store.keys import Key, bits_of
-from lightning_modules.stream.together import advance, foresee
+from lightning_modules.stream.together import advance
 
 Model = TypeVar("Model", bound=OnlineObject)
 _OWN = ("seq", "extra", "change")  # tensors of a record that are not the object's
@@ -209,7 +209,8 @@ class Streams(Generic[Model]):
                 found[key] = error
                 continue
             stream.seq = seq
-            stream.change.add(*stream.model._signals())
+            if (signals := stream.model._signals()) is not None:
+                stream.change.add(*signals)
             self.waiting += 1
             found[key] = outcome._replace(seq=seq, flushed=stream.flushed)
         self._make_room()
@@ -220,8 +221,7 @@ class Streams(Generic[Model]):
 
         What cannot be read so, or is refused, is left to its own turn.
         """
-        first = self.model.learner
-        if len(rows) < 2 or not self._shares or first is None:
+        if len(rows) < 2 or not self._shares or self.model.learner is None:
             return {}
         keys, learners, values = [], [], []
         for key, (stream, row) in rows.items():
@@ -235,18 +235,13 @@ class Streams(Generic[Model]):
             learners.append(stream.model.learner)
         if len(keys) < 2:
             return {}
-        table = np.stack(values)
-        if not first.rests or not all(learner.rests for learner in learners):
-            foresee(learners, table)
-            return {}
-        if (predictions := advance(learners, table)) is None:
-            return {}
         outcomes = {}
-        for key, prediction in zip(keys, predictions, strict=True):
-            model = rows[key][0].model
+        take = isinstance(self.model, DREAMForecaster)
+        for place, prediction in advance(learners, np.stack(values), take).items():
+            model = rows[keys[place]][0].model
             assert isinstance(model, DREAMForecaster)
-            model.latest = prediction.copy()
-            outcomes[key] = Outcome(model.forecast())
+            model.latest = model._in_units(prediction)
+            outcomes[keys[place]] = Outcome(model.forecast())
         return outcomes
 
     def predict_streams(self, rows: Mapping[Key, Any]) -> dict[Key, Outcome | DREAMError]:
