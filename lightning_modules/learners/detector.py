@@ -8,6 +8,7 @@ from typing import Any, NamedTuple, Self
 
 import numpy as np
 import torch
+from pydantic import TypeAdapter
 from torch import Tensor
 
 from dream import DREAMConfig
@@ -64,7 +65,8 @@ class Watch:
         settings = AnomalySettings(**self.settings)
         with torch.random.fork_rng(devices=[]):  # the weights below take the place of those that it draws
             core = build_core(settings.core, config, settings.hidden_dims, settings.dropout, settings.backend)
-        core.to(next(value.dtype for value in weights.values() if value.is_floating_point()))
+        dtypes = [value.dtype for value in weights.values() if value.is_floating_point()]
+        core.to(dtypes[0])
         core.load_state_dict(weights)
         return Watcher(core, settings, AnomalyShape(**self.shape), self.training, self.fills)
 
@@ -183,7 +185,7 @@ class DREAMAnomalyDetector(OnlineObject):
 
     def _set_extra(self, extra: Mapping[str, Any]) -> None:
         if "watch" in extra:
-            self.watch = Watch(**extra["watch"])
+            self.watch = TypeAdapter(Watch).validate_python(extra["watch"])
 
     def _held(self, core: bool = True) -> dict[str, Tensor]:
         return super()._held(core) if self._watcher is None else self._watcher.tensors(core)
