@@ -18,7 +18,7 @@ from dream.ops.stepping import Stepper
 from lightning_modules.anomaly.carried import Carried
 from lightning_modules.anomaly.data import AnomalyShape
 from lightning_modules.anomaly.module import AnomalySettings
-from lightning_modules.anomaly.scores import RunningScale, duplicate
+from lightning_modules.anomaly.scores import duplicate
 from lightning_modules.checks import require_finite
 from lightning_modules.cores import BaselineCore
 from lightning_modules.stream.rows import as_array
@@ -39,7 +39,6 @@ class Watcher:
         settings: Those of its module.
         shape: Columns and lags.
         training: Rows of the training part; they teach in any case, later ones where `settings.adapt`.
-        fills: Whether the last known value is read where one is missing.
     """
 
     def __init__(
@@ -48,7 +47,6 @@ class Watcher:
         settings: AnomalySettings,
         shape: AnomalyShape,
         training: int,
-        fills: bool = False,
     ) -> None:
         self.core = core.eval()
         if isinstance(core, DREAMStack):
@@ -56,7 +54,6 @@ class Watcher:
         self.settings = settings
         self.shape = shape
         self.training = training
-        self.fills = fills
         self.row = 0
         """Rows that were read."""
         self._begin(Carried.fresh(core, settings, shape, training))
@@ -84,6 +81,12 @@ class Watcher:
             found.append(state)
         return found
 
+    @property
+    def last(self) -> np.ndarray:
+        """(C,) values of the row before; NaN where there was none."""
+        scale = self.inputs.scale
+        return np.where(scale.rows[0, : self.shape.channels] > 0, scale.last[0], np.nan)
+
     def copy(self) -> Watcher:
         """Another one with the same past, which shares the core."""
         new = duplicate(self)
@@ -97,8 +100,6 @@ class Watcher:
         Raises:
             DREAMError: a prediction is not finite.
         """
-        if self.fills and np.isnan(rows).any():
-            rows = _filled(rows, self.inputs.scale)
         places = np.arange(self.row, self.row + len(rows))
         learning = (places < self.training) | self.settings.adapt
         with np.errstate(invalid="ignore", over="ignore"):
@@ -194,11 +195,3 @@ class Watcher:
         except StateError as error:
             raise CheckpointError(f"the state of the layer is damaged: {error}") from None
         self.row = row
-
-
-def _filled(rows: np.ndarray, scale: RunningScale) -> np.ndarray:
-    """`rows` (T, C) with the last known value where one is missing; NaN before the first."""
-    before = np.where(scale.rows[:, : rows.shape[1]] > 0, scale.last, np.nan)
-    line = np.concatenate([before, rows])
-    known = np.where(np.isnan(line), 0, np.arange(len(line))[:, None])
-    return np.take_along_axis(line, np.maximum.accumulate(known), 0)[1:]

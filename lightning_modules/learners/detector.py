@@ -20,8 +20,9 @@ from lightning_modules.anomaly.watcher import WEIGHTS, Watcher
 from lightning_modules.calls import alone, whole
 from lightning_modules.checks import require_int
 from lightning_modules.cores import build_core
+from lightning_modules.data.series import carry_forward
 from lightning_modules.learners.base import AT_ONCE, OnlineObject
-from lightning_modules.learners.from_run import Source, State, read_run
+from lightning_modules.learners.from_run import Origin, Source, State, read_run
 from lightning_modules.learners.values import Row, Table
 from lightning_modules.stream import LAYER, Moves, Reading, Shape, Updates
 from lightning_modules.stream.checks import require_like
@@ -57,8 +58,6 @@ class Watch:
     """Rows of the training part of its stream."""
     threshold: float
     """Score above which a row of its stream is flagged."""
-    fills: bool
-    """Whether its data carry the last known value forward where one is missing."""
 
     def watcher(self, config: DREAMConfig, weights: Mapping[str, Tensor]) -> Watcher:
         """A watcher of a new stream, whose core has these weights."""
@@ -68,7 +67,7 @@ class Watch:
         dtypes = [value.dtype for value in weights.values() if value.is_floating_point()]
         core.to(dtypes[0])
         core.load_state_dict(weights)
-        return Watcher(core, settings, AnomalyShape(**self.shape), self.training, self.fills)
+        return Watcher(core, settings, AnomalyShape(**self.shape), self.training)
 
 
 NAMED = 10
@@ -129,8 +128,7 @@ class DREAMAnomalyDetector(OnlineObject):
     def from_run(cls, source: Source, state: State = "end", stream: str | None = None) -> Self:
         """Go on with what a run has trained; see `OnlineObject.from_run`.
 
-        Rows are scored as `AnomalyModule` scores them. What was not observed is read as such, or, where the
-        run's data carry the last known value forward, as that.
+        Rows are scored as `AnomalyModule` scores them.
 
         Args:
             source, state: See `OnlineObject.from_run`. A new stream has the threshold from the training part
@@ -160,8 +158,8 @@ class DREAMAnomalyDetector(OnlineObject):
             raise CheckpointError(f"{run.source} must hold the threshold of its stream; got {threshold!r}.")
         shape, settings = asdict(module.shape), asdict(module.settings)
         new = cls(module.config, lags=module.shape.lags)
-        new.columns = list(run.schema.columns["columns"])
-        new.watch = Watch(settings, shape, training, threshold, module.missing == "ffill")
+        new._settle_columns(list(run.schema.columns["columns"]), Origin((), {}, module.missing))
+        new.watch = Watch(settings, shape, training, threshold)
         new._watcher = new.watch.watcher(module.config, module.core.state_dict())
         if run.end is not None:
             new._watcher.resume(run.end.tensors, run.end.place.rows)
@@ -175,6 +173,17 @@ class DREAMAnomalyDetector(OnlineObject):
     @property
     def started(self) -> bool:
         return self._watcher is not None or super().started
+
+    def _as_in_run(self, rows: np.ndarray, origin: Origin) -> np.ndarray:
+        assert self._watcher is not None
+        if origin.missing != "model" and np.isnan(rows).any():
+            if origin.missing == "ffill":
+                return carry_forward(rows, self._watcher.last)
+            self._warn(
+                "a value is missing, which the run's data refused (`data.missing=error`); it is read as not "
+                "observed."
+            )
+        return rows
 
     def _shape(self) -> Shape:
         return Shape("forecasting", len(self.columns), len(self.columns), lags=self.lags)
