@@ -25,6 +25,7 @@ SHARE_DECADES, NEPERS = -math.log10(TAIL_SHARE), math.log(10)
 WARM_UP = 50  # rows before a tail returns anything but 0
 MEASURES = ("error", "burst", "level", "drift")  # one for each column
 GATE_MEASURES = ("deviation", "surprise")  # of the layer: one for all columns
+AT_ONCE = 1 << 17  # numbers of one kind that are computed together
 GAUSSIAN_ROWS, GAUSSIAN_REFRESH = 6400, 100  # the benchmark's own constants
 
 
@@ -33,6 +34,16 @@ def duplicate(owner: Owner) -> Owner:
     new = object.__new__(type(owner))
     vars(new).update(vars(owner))
     return new
+
+
+def _pieces(width: int, *arrays: np.ndarray) -> Iterator[Sequence[np.ndarray]]:
+    """The T rows of `arrays` (N, T, ...) in pieces of at most `AT_ONCE` numbers, `width` for each row."""
+    rows, size = arrays[0].shape[1], max(1, AT_ONCE // width)
+    if rows <= size:
+        yield arrays
+        return
+    for start in range(0, rows, size):
+        yield [array[:, start : start + size] for array in arrays]
 
 
 def _before(flags: np.ndarray) -> np.ndarray | int:
@@ -111,6 +122,15 @@ class RunningScale:
             learning: (N, T) where the scales learn.
             expected: (N, T, C) a forecast of each row, in the data's unit; nothing is learnt from it.
         """
+        given = [values, learning] if expected is None else [values, learning, expected]
+        pieces = [self._read(*piece) for piece in _pieces(self.rows.size, *given)]
+        if len(pieces) == 1:
+            return pieces[0]
+        x, levels = (np.concatenate(part, 1) for part in zip(*(piece[:2] for piece in pieces), strict=True))
+        forecasts = [piece.expected for piece in pieces if piece.expected is not None]
+        return Scaled(x, levels, np.concatenate(forecasts, 1) if forecasts else None)
+
+    def _read(self, values: np.ndarray, learning: np.ndarray, expected: np.ndarray | None = None) -> Scaled:
         values, columns = values.swapaxes(0, 1), values.shape[2]  # (T, N, C): a row is in one piece
         given = values[:, None] if expected is None else np.stack([values, expected.swapaxes(0, 1)], 1)
         finite = np.isfinite(values)
@@ -361,6 +381,16 @@ class AnomalyScore:
             gate: (N, T, 2) deviation and surprise.
             learning: (N, T) where the tails learn.
         """
+        given = x, prediction, gate, learning
+        pieces = [self._read(*piece) for piece in _pieces(self.tail.rows.size, *given)]
+        if len(pieces) == 1:
+            return pieces[0]
+        scores, alarms = (np.concatenate(part, 1) for part in zip(*pieces, strict=True))
+        return scores, alarms
+
+    def _read(
+        self, x: np.ndarray, prediction: np.ndarray, gate: np.ndarray, learning: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
         x, prediction, gate = (part.swapaxes(0, 1) for part in (x, prediction, gate))
         levels, observed = x[..., : self.columns], ~np.isnan(x)
         gaps = not observed.all()
