@@ -364,11 +364,12 @@ def _stream_of(module: AnomalyModule, stream: str | None) -> str | None:
     if stream is None and len(names) < 2:
         return names[0] if names else None
     if stream not in names:
-        shown = ", ".join(names[:NAMED]) + (f" and {len(names) - NAMED} more" if len(names) > NAMED else "")
+        known = ", ".join(names[:NAMED]) or "none"
+        more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
         got = "none is named" if stream is None else f"got {stream!r}"
         remedy = "" if stream is None else f" {nearest(stream, names)}"
         raise ConfigError(
-            f"`stream` must be one of those that the run was trained on, {shown}; {got}.{remedy}",
+            f"`stream` must be one of those that the run was trained on, {known}{more}; {got}.{remedy}",
             key="stream",
         )
     return stream
