@@ -86,7 +86,7 @@ def _parser() -> argparse.ArgumentParser:
         "--threshold",
         type=float,
         default=argparse.SUPPRESS,
-        help=f"score above which a detector's row is flagged (default: that of its run, without one {UNKNOWN})",
+        help=f"score above which a detector's row is flagged (default: its own; {UNKNOWN} if it has none)",
     )
     add("--body", type=int, default=1 << 20, metavar="BYTES", help="longest body, or line")
     add("--queue", type=int, default=10_000, metavar="ROWS", help="rows that may wait; 429 beyond")

@@ -103,9 +103,7 @@ class RunningScale:
         """`read` of a single row: levels, then differences (N, 2 C) of `values` (N, C)."""
         return self.read(values[:, None], learning[:, None]).x[:, 0]
 
-    def read(
-        self, values: np.ndarray, learning: np.ndarray, expected: np.ndarray | None = None
-    ) -> Scaled:
+    def read(self, values: np.ndarray, learning: np.ndarray, expected: np.ndarray | None = None) -> Scaled:
         """Read the next rows, and learn from them.
 
         Args:
@@ -220,9 +218,7 @@ class TailProbability:
         self.mean, self.quantile = mean[-1].copy(), quantile[-1].copy()
         return np.where(measured, surprising, 0.0) if gaps else surprising
 
-    def _follow(
-        self, a: np.ndarray, rows: np.ndarray, learns: np.ndarray
-    ) -> tuple[np.ndarray, np.ndarray]:
+    def _follow(self, a: np.ndarray, rows: np.ndarray, learns: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Mean and quantile before each row and after the last, (T + 1, N, K)."""
         rate = np.maximum(1 / self.memory, 1 / (rows + 1))
         rate *= learns

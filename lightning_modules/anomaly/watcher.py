@@ -18,7 +18,7 @@ from dream.ops.stepping import Stepper
 from lightning_modules.anomaly.carried import Carried
 from lightning_modules.anomaly.data import AnomalyShape
 from lightning_modules.anomaly.module import AnomalySettings
-from lightning_modules.anomaly.scores import RunningScale, duplicate
+from lightning_modules.anomaly.scores import duplicate
 from lightning_modules.checks import require_finite
 from lightning_modules.cores import BaselineCore
 from lightning_modules.stream.rows import as_array
@@ -39,7 +39,6 @@ class Watcher:
         settings: Those of its module.
         shape: Columns and lags.
         training: Rows of the training part; they teach in any case, later ones where `settings.adapt`.
-        fills: Whether the last known value is read where one is missing.
     """
 
     def __init__(
@@ -48,7 +47,6 @@ class Watcher:
         settings: AnomalySettings,
         shape: AnomalyShape,
         training: int,
-        fills: bool = False,
     ) -> None:
         self.core = core.eval()
         if isinstance(core, DREAMStack):
@@ -56,7 +54,6 @@ class Watcher:
         self.settings = settings
         self.shape = shape
         self.training = training
-        self.fills = fills
         self.row = 0
         """Rows that were read."""
         self._begin(Carried.fresh(core, settings, shape, training))
@@ -66,7 +63,7 @@ class Watcher:
     def _begin(self, carried: Carried) -> None:
         self.inputs = carried.inputs
         self.score = carried.score
-        self._states: list[DREAMState] | list[np.ndarray] = carried.states
+        self._states: list[DREAMState | np.ndarray] = list(carried.states)
 
     def __getstate__(self) -> dict[str, Any]:
         # what was made ready for single rows points into memory that a copy does not share
@@ -75,11 +72,20 @@ class Watcher:
     @property
     def states(self) -> list[DREAMState]:
         """State of each layer of the core."""
-        steppers = self._ready(learns=True)
-        return [
-            state if isinstance(state, DREAMState) else steppers[k].state(state)  # type: ignore[index] # made it
-            for k, state in enumerate(self._states)
-        ]
+        found = []
+        for k, state in enumerate(self._states):
+            if not isinstance(state, DREAMState):
+                steppers = self._ready(learns=True)
+                assert steppers is not None  # they made it
+                state = steppers[k].state(state)
+            found.append(state)
+        return found
+
+    @property
+    def last(self) -> np.ndarray:
+        """(C,) values of the row before; NaN where there was none."""
+        scale = self.inputs.scale
+        return np.where(scale.rows[0, : self.shape.channels] > 0, scale.last[0], np.nan)
 
     def copy(self) -> Watcher:
         """Another one with the same past, which shares the core."""
@@ -94,8 +100,6 @@ class Watcher:
         Raises:
             DREAMError: a prediction is not finite.
         """
-        if self.fills and np.isnan(rows).any():
-            rows = _filled(rows, self.inputs.scale)
         places = np.arange(self.row, self.row + len(rows))
         learning = (places < self.training) | self.settings.adapt
         with np.errstate(invalid="ignore", over="ignore"):
@@ -122,20 +126,24 @@ class Watcher:
         parameter = next(self.core.parameters())
         x = torch.from_numpy(inputs)[None].to(parameter)
         with torch.no_grad(), self.core.plasticity(plastic):
-            _, (trace, *_), self._states = self.core.trace(x, self.states)
+            _, (trace, *_), states = self.core.trace(x, self.states)
+        self._states = list(states)
         gate = torch.stack([trace.deviation[0], trace.surprise[0]], -1)
         return as_array(trace.prediction[0]), as_array(gate)
 
     def _step(self, inputs: np.ndarray, steppers: list[Stepper]) -> tuple[np.ndarray, np.ndarray]:
-        after, seen = [], inputs
+        after: list[DREAMState | np.ndarray] = []
+        seen = first = inputs
         for stepper, state in zip(steppers, self._states, strict=True):
             stepper.x[...] = seen
-            after.append(stepper(stepper.start(state) if isinstance(state, DREAMState) else state))
-            seen = stepper.output(after[-1])
+            made = stepper(stepper.start(state) if isinstance(state, DREAMState) else state)
+            seen = stepper.output(made)
+            after.append(made)
+            first = made if stepper is steppers[0] else first
         self._states = after
-        first, made = steppers[0], after[0]
-        gate = np.concatenate([first.part(made, name) for name in ("deviation", "surprise")])
-        return first.part(made, "prediction")[:, 0], gate[None]
+        layer = steppers[0]
+        gate = np.concatenate([layer.part(first, name) for name in ("deviation", "surprise")])
+        return layer.part(first, "prediction")[:, 0], gate[None]
 
     def _ready(self, learns: bool) -> list[Stepper] | None:
         """Steppers of the layers; None where the core has no faster way for one row."""
@@ -187,11 +195,3 @@ class Watcher:
         except StateError as error:
             raise CheckpointError(f"the state of the layer is damaged: {error}") from None
         self.row = row
-
-
-def _filled(rows: np.ndarray, scale: RunningScale) -> np.ndarray:
-    """`rows` (T, C) with the last known value where one is missing; NaN before the first."""
-    before = np.where(scale.rows[:, : rows.shape[1]] > 0, scale.last, np.nan)
-    line = np.concatenate([before, rows])
-    known = np.where(np.isnan(line), 0, np.arange(len(line))[:, None])
-    return np.take_along_axis(line, np.maximum.accumulate(known), 0)[1:]

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple, Self
 
 import numpy as np
 import torch
+from pydantic import TypeAdapter
 from torch import Tensor
 
 from dream import DREAMConfig
@@ -19,8 +20,9 @@ from lightning_modules.anomaly.watcher import WEIGHTS, Watcher
 from lightning_modules.calls import alone, whole
 from lightning_modules.checks import require_int
 from lightning_modules.cores import build_core
+from lightning_modules.data.series import carry_forward
 from lightning_modules.learners.base import AT_ONCE, OnlineObject
-from lightning_modules.learners.from_run import Source, State, read_run
+from lightning_modules.learners.from_run import Origin, Source, State, read_run
 from lightning_modules.learners.values import Row, Table
 from lightning_modules.stream import LAYER, Moves, Reading, Shape, Updates
 from lightning_modules.stream.checks import require_like
@@ -56,16 +58,16 @@ class Watch:
     """Rows of the training part of its stream."""
     threshold: float
     """Score above which a row of its stream is flagged."""
-    fills: bool
-    """Whether its data carry the last known value forward where one is missing."""
 
     def watcher(self, config: DREAMConfig, weights: Mapping[str, Tensor]) -> Watcher:
         """A watcher of a new stream, whose core has these weights."""
         settings = AnomalySettings(**self.settings)
-        core = build_core(settings.core, config, settings.hidden_dims, settings.dropout, settings.backend)
-        core.to(next(value.dtype for value in weights.values() if value.is_floating_point()))
+        with torch.random.fork_rng(devices=[]):  # the weights below take the place of those that it draws
+            core = build_core(settings.core, config, settings.hidden_dims, settings.dropout, settings.backend)
+        dtypes = [value.dtype for value in weights.values() if value.is_floating_point()]
+        core.to(dtypes[0])
         core.load_state_dict(weights)
-        return Watcher(core, settings, AnomalyShape(**self.shape), self.training, self.fills)
+        return Watcher(core, settings, AnomalyShape(**self.shape), self.training)
 
 
 NAMED = 10
@@ -126,8 +128,7 @@ class DREAMAnomalyDetector(OnlineObject):
     def from_run(cls, source: Source, state: State = "end", stream: str | None = None) -> Self:
         """Go on with what a run has trained; see `OnlineObject.from_run`.
 
-        Rows are scored as `AnomalyModule` scores them. What was not observed is read as such, or, where the
-        run's data carry the last known value forward, as that.
+        Rows are scored as `AnomalyModule` scores them.
 
         Args:
             source, state: See `OnlineObject.from_run`. A new stream has the threshold from the training part
@@ -157,8 +158,8 @@ class DREAMAnomalyDetector(OnlineObject):
             raise CheckpointError(f"{run.source} must hold the threshold of its stream; got {threshold!r}.")
         shape, settings = asdict(module.shape), asdict(module.settings)
         new = cls(module.config, lags=module.shape.lags)
-        new.columns = list(run.schema.columns["columns"])
-        new.watch = Watch(settings, shape, training, threshold, module.missing == "ffill")
+        new._settle_columns(list(run.schema.columns["columns"]), Origin((), {}, module.missing))
+        new.watch = Watch(settings, shape, training, threshold)
         new._watcher = new.watch.watcher(module.config, module.core.state_dict())
         if run.end is not None:
             new._watcher.resume(run.end.tensors, run.end.place.rows)
@@ -173,6 +174,17 @@ class DREAMAnomalyDetector(OnlineObject):
     def started(self) -> bool:
         return self._watcher is not None or super().started
 
+    def _as_in_run(self, rows: np.ndarray, origin: Origin) -> np.ndarray:
+        assert self._watcher is not None
+        if origin.missing != "model" and np.isnan(rows).any():
+            if origin.missing == "ffill":
+                return carry_forward(rows, self._watcher.last)
+            self._warn(
+                "a value is missing, which the run's data refused (`data.missing=error`); it is read as not "
+                "observed."
+            )
+        return rows
+
     def _shape(self) -> Shape:
         return Shape("forecasting", len(self.columns), len(self.columns), lags=self.lags)
 
@@ -182,7 +194,7 @@ class DREAMAnomalyDetector(OnlineObject):
 
     def _set_extra(self, extra: Mapping[str, Any]) -> None:
         if "watch" in extra:
-            self.watch = Watch(**extra["watch"])
+            self.watch = TypeAdapter(Watch).validate_python(extra["watch"])
 
     def _held(self, core: bool = True) -> dict[str, Tensor]:
         return super()._held(core) if self._watcher is None else self._watcher.tensors(core)
@@ -237,21 +249,17 @@ class DREAMAnomalyDetector(OnlineObject):
             given, before, judged = self._judged
             if before is self.scale and given == row.tobytes():
                 return judged
-        learning, no_gate = np.ones((1, 1), dtype=bool), np.zeros((1, 1, 2))
         scale, score = self.scale.copy(), self.score.copy()
-        x, _, prediction = scale.read(row[None, None], learning, expected[None, None])
-        assert prediction is not None
-        ((value,),), ((alarm,),) = score.read(x, prediction, no_gate, learning)
-        judged = self._judgement(value, alarm, score), scale, score
+        value, alarm = _scored(row[None], expected[None], scale, score)
+        judged = self._judgement(value[0], alarm[0], score), scale, score
         self._judged = row.tobytes(), self.scale, judged
         return judged
 
     def _judgement(self, value: float, alarm: float, score: AnomalyScore) -> Judgement:
-        measure, column = score.cause_of(0)
-        where = None if column is None else self.columns[column]
-        cause = (measure, where) if value > 0 else (None, None)
-        flag = self.threshold is not None and value > self.threshold
-        return Judgement(float(value), float(alarm), *cause, bool(flag), bool(flag and alarm > 0))
+        measure, place = score.cause_of(0) if value > 0 else (None, None)
+        column = None if place is None else self.columns[place]
+        flag = self.threshold is not None and bool(value > self.threshold)
+        return Judgement(float(value), float(alarm), measure, column, flag, flag and bool(alarm > 0))
 
     def _look(self, row: np.ndarray, watcher: Watcher) -> tuple[Judgement, Watcher]:
         """Judgement of `row` (D,) by a run's model, and that model after the row; kept as in `_judge`."""
@@ -326,9 +334,24 @@ class DREAMAnomalyDetector(OnlineObject):
             self._make_scoring()
             self.expected = np.where(np.isnan(rows[0]), 0.0, rows[0])
         forecasts = self._start().advance(rows)[0][:, 0]
-        for row, expected in zip(rows, [self.expected, *forecasts[:-1]], strict=True):
-            _, self.scale, self.score = self._judge(row, expected)
+        if len(rows) == 1:
+            _, self.scale, self.score = self._judge(rows[0], self.expected)
+        else:
+            scale, score = self.scale.copy(), self.score.copy()
+            _scored(rows, np.concatenate([self.expected[None], forecasts[:-1]]), scale, score)
+            self.scale, self.score = scale, score
         self.expected = forecasts[-1]
+
+
+def _scored(
+    rows: np.ndarray, expected: np.ndarray, scale: RunningScale, score: AnomalyScore
+) -> tuple[np.ndarray, np.ndarray]:
+    """Scores and alarms (T,) of `rows` (T, D), forecast as `expected` (T, D); `scale` and `score` learn."""
+    learning = np.ones((1, len(rows)), dtype=bool)
+    x, _, prediction = scale.read(rows[None], learning, expected[None])
+    assert prediction is not None
+    (scores,), (alarms,) = score.read(x, prediction, np.zeros((1, len(rows), 2)), learning)
+    return scores, alarms
 
 
 def _stream_of(module: AnomalyModule, stream: str | None) -> str | None:

@@ -77,7 +77,8 @@ class Streams(Generic[Model]):
     a whole: after a crash every stream has its state and its `seq` of that moment, in `folder`/states, a
     `StateStore`. The folder serves one model: a sum of its weights and settings is in `folder`/model.sealed.
 
-    One thread at a time. A `with` block closes it at its end.
+    One thread at a time. A `with` block closes it at its end, and flushes unless an error ends it. After a
+    call that Ctrl-C or a defect has ended nothing is learnt or flushed any more.
 
     Args:
         model: A row object that knows its columns, from a run or after at least one row. It is copied.
@@ -115,6 +116,8 @@ class Streams(Generic[Model]):
         """Rows that were learnt since the last flush."""
         self._written: dict[Key, int] = {}
         """Of streams that left memory since the last flush the last row that is on disk."""
+        self._is_whole = True
+        """Whether no call was interrupted."""
         self._shares = model.moves != "all"
         self.store: StateStore | None = None
         if folder is not None:
@@ -123,14 +126,25 @@ class Streams(Generic[Model]):
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, *_: object) -> None:
-        self.close()
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        self.close(flush=kind is None)
 
-    def close(self) -> None:
-        """Flush, and let go of the folder."""
-        if self.store is not None:
-            self.flush()
+    def close(self, flush: bool = True) -> None:
+        """Let go of the folder; flush before, unless the rows since the last flush are to be forgotten."""
+        if self.store is None:
+            return
+        try:
+            if flush:
+                self.flush()
+        finally:
             self.store.close()
+
+    def _require_whole(self) -> None:
+        if not self._is_whole:
+            raise StateError(
+                "a call was interrupted, and left streams that may have learnt half a row. Open the folder "
+                "again: it holds the last flush."
+            )
 
     def stream(self, key: Key) -> Stream[Model]:
         """The stream of this key; a new one if it has none.
@@ -186,7 +200,13 @@ class Streams(Generic[Model]):
 
         Returns:
             The outcome for each stream, or the error for which its row was refused.
+
+        Raises:
+            StateError: an earlier call was interrupted.
+            CheckpointError: a stream that has to leave memory cannot be written.
         """
+        self._require_whole()
+        self._is_whole = False
         found: dict[Key, Outcome | DREAMError] = {}
         due: dict[Key, tuple[Stream[Model], int]] = {}
         for key in rows:
@@ -213,6 +233,7 @@ class Streams(Generic[Model]):
                 stream.change.add(*signals)
             self.waiting += 1
             found[key] = outcome._replace(seq=seq, flushed=stream.flushed)
+        self._is_whole = True
         self._make_room()
         return found
 
@@ -267,11 +288,12 @@ class Streams(Generic[Model]):
         """Write every stream that has learnt since the last flush, all of them or none.
 
         Raises:
-            StateError: there is no folder.
+            StateError: there is no folder, or a call was interrupted.
             CheckpointError: it cannot be written.
         """
         if self.store is None:
             raise StateError("there is no folder to write streams to. Name one.")
+        self._require_whole()
         for key, stream in self.held.items():
             if stream.waits:
                 self.store[key] = self._record(stream)

@@ -13,7 +13,8 @@ import pytest
 import torch
 
 from dream import DREAMConfig
-from dream.errors import CheckpointError, ConfigError, DREAMError
+from dream.errors import CheckpointError, ConfigError, DREAMError, DREAMWarning
+from dream.sealed import read_sealed, write_sealed
 from experiments.cli import main
 from experiments.serve.service import Service
 from lightning_modules import AnomalyModule
@@ -162,6 +163,28 @@ def test_a_copy_a_pickle_and_a_file_go_on_exactly(run: Path, tmp_path: Path) -> 
         assert other.threshold == model.threshold
 
 
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("tail.mean", torch.full((1, 9), -1.0, dtype=torch.float64)),
+        ("score.gap", torch.tensor([3])),
+        ("place", torch.tensor(-1)),
+        ("core.0.h", torch.full((1, 8), torch.nan)),
+        ("state.recent", None),
+        ("network.layers.0.cell.C", None),
+    ],
+)
+def test_a_damaged_file_is_refused(name: str, value: torch.Tensor | None, run: Path, tmp_path: Path) -> None:
+    path = tmp_path / "pump.dream"
+    DREAMAnomalyDetector.from_run(run).save(path)
+    header, tensors = read_sealed(path, "", {})
+    assert name in tensors
+    changed = {key: part for key, part in tensors.items() if key != name}
+    write_sealed(path, header, changed if value is None else changed | {name: value})
+    with pytest.raises(CheckpointError, match="is inconsistent"):
+        DREAMAnomalyDetector.load(path)
+
+
 def test_every_stream_of_a_run_learns_as_a_detector_of_its_own(run: Path, tmp_path: Path) -> None:
     model = DREAMAnomalyDetector.from_run(run, state="fresh")
     own = {key: deepcopy(model) for key in "abc"}
@@ -186,7 +209,10 @@ def test_a_call_that_fails_changes_nothing(run: Path) -> None:
             model.learn_one(wrong)
     with pytest.raises(DREAMError):
         model.learn_many([TOMORROW[0], {"a": "x"}])
-    assert model.judge_one({"a": 5.0, "b": None}) != wanted[0]
+    with pytest.warns(DREAMWarning, match="a value is missing, which the run's data refused"):
+        assert model.judge_one({"a": 5.0, "b": None}) != wanted[0]
+    with pytest.warns(DREAMWarning, match="`c` is left out: the run did not read it"):
+        model.judge_one({**TOMORROW[0], "c": 1.0})
     assert scored(model, TOMORROW[:3]) == wanted
 
 
