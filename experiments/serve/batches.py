@@ -90,7 +90,7 @@ class Batches:
         self.on_defect()
 
     def _next(self) -> list[tuple[Sequence[Asked], Future[Answers]]]:
-        """What has arrived, as much as is answered together; nothing after the end."""
+        """Rows that have arrived, as many as are answered together; none after the end."""
         with self._changed:
             while not self._waiting and not self._stopped:
                 self._changed.wait()

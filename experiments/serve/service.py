@@ -90,7 +90,7 @@ class Service:
         self.failures = 0
 
     def operation(self, row: object) -> Operation:
-        """What is done with a row that names no operation: it is learnt, unless its target is missing."""
+        """Operation of a row that names none: it is learnt, unless its target is missing."""
         model = self.streams.model
         learns = isinstance(model, DREAMForecaster | DREAMAnomalyDetector)
         return "learn" if learns or (isinstance(row, Mapping) and row.get("y") is not None) else "predict"

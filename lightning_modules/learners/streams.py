@@ -115,7 +115,7 @@ class Streams(Generic[Model]):
         self.waiting = 0
         """Rows that were learnt since the last flush."""
         self._written: dict[Key, int] = {}
-        """Of streams that left memory since the last flush the last row that is on disk."""
+        """Last row that is on disk of each stream that left memory since the last flush."""
         self._is_whole = True
         """Whether no call was interrupted."""
         self._shares = model.moves != "all"

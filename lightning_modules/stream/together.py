@@ -63,8 +63,9 @@ def advance(learners: Sequence[StreamLearner], rows: np.ndarray, take: bool = Tr
             taken |= {some[place]: prediction for place, prediction in found.items()}
     for place, (learner, state) in enumerate(zip(learners, row.states, strict=True)):
         if place not in taken:
-            parts = (part[place].copy() for part in row.read)  # which hold no memory of the others
-            learner.reader.expect(rows[place], Read(*parts, partial(row.reader.traces, state)), state)
+            values, level, scale = (part[place].copy() for part in row.read)  # no memory of the others
+            alone = Read(values, level, scale, partial(row.reader.traces, state))
+            learner.reader.expect(rows[place], alone, state)
     return taken
 
 

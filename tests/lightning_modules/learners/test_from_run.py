@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from copy import deepcopy
 from pathlib import Path
@@ -13,6 +14,7 @@ import pytest
 import torch
 
 from dream import CheckpointError, ConfigError, DataError, DREAMConfig, DREAMWarning
+from dream.sealed import write_sealed
 from lightning_modules import ForecastingModule, OnlineModule, SpeechModule
 from lightning_modules.base import TaskModule
 from lightning_modules.forecasting.sets import TableData
@@ -382,3 +384,24 @@ class TestRefused:
         assert set(model.learn_one(x, True).learn_one(x, "False").predict_proba_one(x)) == {"True", "False"}
         with pytest.raises(DataError, match=r"one of the classes .* False, True; got 'high'"):
             model.learn_one(x, "high")
+
+    @pytest.mark.parametrize(
+        "damage",
+        [
+            {"targets": ["price"]},
+            {"scales": {"load": [0, -1], "wind": [0, 1]}},
+            {"scales": {"load": [0, 1]}},
+            {"missing": "by hand"},
+            {"hidden_dims": [4]},
+        ],
+    )
+    def test_a_file_with_facts_that_no_run_has(
+        self, path: Path, tmp_path: Path, damage: dict[str, Any]
+    ) -> None:
+        model = DREAMForecaster.from_run(path, state="fresh")
+        header, tensors = model.learn_one({"load": 5e4, "wind": 0.0})._sealed()
+        settings = json.loads(header["settings"])
+        settings["origin"] |= damage
+        write_sealed(tmp_path / "model", header | {"settings": json.dumps(settings)}, tensors)
+        with pytest.raises(CheckpointError, match="model is inconsistent"):
+            DREAMForecaster.load(tmp_path / "model")
