@@ -166,11 +166,11 @@ class Watcher:
         return float(state.avg_surprise.mean()), float(state.U.flatten(1).norm(dim=1).mean())
 
     def tensors(self, core: bool = True) -> dict[str, Tensor]:
-        """A copy of everything by name: what `load` needs, and, with `core`, the weights after `WEIGHTS`."""
+        """Everything by name, in its memory: what `load` needs and, with `core`, weights after `WEIGHTS`."""
         weights = self.core.state_dict() if core else {}
         carried = Carried(self.inputs, self.score, self.states).tensors()
-        named = {WEIGHTS + name: value for name, value in weights.items()} | carried
-        return {name: value.clone() for name, value in named.items()} | {"place": torch.tensor(self.row)}
+        named = {WEIGHTS + name: value for name, value in weights.items()}
+        return named | carried | {"place": torch.tensor(self.row)}
 
     def load(self, tensors: Mapping[str, Tensor]) -> None:
         """Resume from what `tensors` returned, without weights, for another one of these settings.
