@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from typing import NamedTuple, TypeVar
+from typing import ClassVar, NamedTuple, Self, TypeVar
 
 import numpy as np
 import torch
@@ -72,7 +72,31 @@ class Scaled(NamedTuple):
     """(N, T, 2 C) the forecasts that were given, if any."""
 
 
-class RunningScale:
+class Sides:
+    """Base of what carries numbers of streams that lie side by side."""
+
+    CARRIED: ClassVar[tuple[str, ...]]
+    """Attributes (N, ...) that are a stream's own; the others are settings."""
+
+    @classmethod
+    def beside(cls, owners: Sequence[Self]) -> Self:
+        """The streams of several objects with the same settings in one."""
+        new = duplicate(owners[0])
+        for name in cls.CARRIED:
+            setattr(new, name, np.concatenate([getattr(owner, name) for owner in owners]))
+        return new
+
+    def apart(self) -> list[Self]:
+        """Each stream in an object of its own."""
+        arrays = {name: getattr(self, name) for name in self.CARRIED}
+        found = [duplicate(self) for _ in arrays[self.CARRIED[0]]]
+        for stream, own in enumerate(found):
+            for name, array in arrays.items():
+                setattr(own, name, array[stream : stream + 1].copy())
+        return found
+
+
+class RunningScale(Sides):
     """Level and first difference of each column, relative to their own past.
 
     ``level_t = (y_t - m) / s`` and ``difference_t = (y_t - y_(t-1) - m') / s'``, with running means and
@@ -179,7 +203,7 @@ class RunningScale:
         return duplicate(self)
 
 
-class TailProbability:
+class TailProbability(Sides):
     """Improbability ``-log10 P(A >= a)`` of a measure given its own past, for K measures of each stream.
 
     Above u, the running 95 % quantile, the tail is a generalised Pareto distribution (peaks over threshold):
@@ -199,6 +223,8 @@ class TailProbability:
         measures: K.
         memory: Rows after which the past fades.
     """
+
+    CARRIED = ("rows", "mean", "quantile", "count", "sum", "squares")
 
     def __init__(self, streams: int, measures: int, memory: int) -> None:
         shape = (streams, measures)
@@ -315,7 +341,7 @@ class TailProbability:
         return np.where(rows >= WARM_UP, tail, 0.0)
 
 
-class AnomalyScore:
+class AnomalyScore(Sides):
     """Score and alarm of each row, from the layer's input and its prediction of it.
 
     With level and difference of column c from `RunningScale`, and the errors e of their predictions, the
@@ -348,6 +374,8 @@ class AnomalyScore:
         measures: Measures that count, of `MEASURES` and `GATE_MEASURES`.
     """
 
+    CARRIED = ("burst", "drift", "rows", "gap", "recent")
+
     def __init__(
         self, streams: int, columns: int, memory: int, gap: np.ndarray, measures: Sequence[str] = MEASURES
     ) -> None:
@@ -357,7 +385,7 @@ class AnomalyScore:
         self.tail = TailProbability(streams, width, memory)
         self.burst = np.zeros((streams, columns))
         self.drift = np.zeros((streams, columns))
-        self.rows = 0
+        self.rows = np.zeros(streams, int)
         self.gap = np.maximum(gap, 1)
         self.recent = np.full((streams, int(self.gap.max())), -1.0)
         self.cause = (0,) * streams
@@ -438,6 +466,18 @@ class AnomalyScore:
             place -= width
         raise AssertionError(place)
 
+    @classmethod
+    def beside(cls, owners: Sequence[Self]) -> Self:
+        new = super().beside(owners)
+        new.tail = TailProbability.beside([owner.tail for owner in owners])
+        return new
+
+    def apart(self) -> list[Self]:
+        found = super().apart()
+        for own, tail, cause in zip(found, self.tail.apart(), self.cause, strict=True):
+            own.tail, own.cause = tail, (cause,)
+        return found
+
     def copy(self) -> AnomalyScore:
         """Another object with the same past."""
         new = duplicate(self)
@@ -447,13 +487,12 @@ class AnomalyScore:
     def _alarm(self, decades: np.ndarray) -> np.ndarray:
         """Alarms (T, N) of rows with so many decades."""
         places, climax = np.arange(decades.shape[1]), np.empty(decades.shape, bool)
-        first = self.rows + 1
-        self.rows += len(decades)
+        rows = self.rows + np.arange(1, len(decades) + 1)[:, None]  # (T, N)
+        self.rows = rows[-1]
         for row, here in enumerate(decades):
             np.greater(here, self.recent.max(1), out=climax[row])
-            self.recent[places, (first + row) % self.gap] = here
-        past = [math.log10(max(row, WARM_UP)) for row in range(first, self.rows + 1)]
-        rarity = decades - 0.5 * np.array(past)[:, None]
+            self.recent[places, rows[row] % self.gap] = here
+        rarity = decades - 0.5 * np.log10(np.maximum(rows, WARM_UP))
         return np.where(climax, np.minimum(np.maximum(rarity / DECADES, 0.0), 1.0), 0.0)
 
 

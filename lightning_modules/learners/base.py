@@ -190,7 +190,7 @@ class OnlineObject(Whole):
         return self.learner is not None
 
     def _held(self, core: bool = True) -> dict[str, Tensor]:
-        """All that `_hold` needs, by name, in the object's memory; without the core's weights unless `core`."""
+        """All that `_hold` needs, by name, in the object's memory; the core's weights only with `core`."""
         return {} if self.learner is None else self.learner._carried(core) | self._tensors()
 
     def _hold(self, tensors: Mapping[str, Tensor], core: bool = True) -> None:

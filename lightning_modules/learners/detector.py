@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple, Self
 
@@ -272,6 +272,21 @@ class DREAMAnomalyDetector(OnlineObject):
         found = self._judgement(value, alarm, after.score), after
         self._watched = row.tobytes(), watcher, found
         return found
+
+    @classmethod
+    def _learn_together(cls, detectors: Sequence[DREAMAnomalyDetector], rows: np.ndarray) -> list[Judgement]:
+        """Judge, then learn the next row (N, D) of each of N streams of one run, as alone.
+
+        None is judged where rows cannot be read at once.
+        """
+        watchers = [detector._watcher for detector in detectors if detector._watcher is not None]
+        whole = len(watchers) == len(rows)  # and so of one run
+        found = Watcher.together(watchers, rows) if whole else None
+        judged = []
+        for detector, score, alarm, after in zip(detectors, *found, strict=True) if found else ():
+            judged.append(detector._judgement(score, alarm, after.score))
+            detector._watcher = after
+        return judged
 
     @alone
     def score_one(self, x: Row) -> float:
