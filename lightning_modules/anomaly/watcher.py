@@ -197,6 +197,12 @@ class Watcher:
 
     def signals(self) -> tuple[float, float]:
         """Running surprise and norm of the fast weights of the first layer."""
+        state, steppers = self._states[0], self._ready(learns=True)
+        if isinstance(state, np.ndarray) and steppers is not None:
+            surprise, u_norm = (
+                float(steppers[0].part(state, name)[0]) for name in ("avg_surprise", "u_norm")
+            )
+            return surprise, u_norm
         state = self.states[0]
         return float(state.avg_surprise.mean()), float(state.U.flatten(1).norm(dim=1).mean())
 
