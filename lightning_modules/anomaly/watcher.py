@@ -128,11 +128,12 @@ class Watcher:
         alone. None where rows cannot be read at once.
         """
         first = watchers[0]
-        learns = {one.row < one.training or one.settings.adapt for one in watchers}
-        steppers = first._ready(next(iter(learns)))
-        if steppers is None or len(learns) > 1 or any(one.steppers is not first.steppers for one in watchers):
+        learns, *others = (one.row < one.training or one.settings.adapt for one in watchers)
+        steppers = first._ready(learns)
+        apart = any(one.steppers is not first.steppers for one in watchers)
+        if steppers is None or apart or any(other != learns for other in others):
             return None
-        learning = np.full((len(rows), 1), *learns)
+        learning = np.full((len(rows), 1), learns)
         inputs = duplicate(first.inputs)
         inputs.scale = RunningScale.beside([one.inputs.scale for one in watchers])
         inputs.recent = torch.cat([one.inputs.recent for one in watchers])
