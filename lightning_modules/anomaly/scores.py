@@ -25,7 +25,7 @@ SHARE_DECADES, NEPERS = -math.log10(TAIL_SHARE), math.log(10)
 WARM_UP = 50  # rows before a tail returns anything but 0
 MEASURES = ("error", "burst", "level", "drift")  # one for each column
 GATE_MEASURES = ("deviation", "surprise")  # of the layer: one for all columns
-AT_ONCE = 1 << 17  # numbers of one kind that are computed together
+AT_ONCE = 1 << 15  # numbers of one kind that are computed together, as the cache holds them
 GAUSSIAN_ROWS, GAUSSIAN_REFRESH = 6400, 100  # the benchmark's own constants
 
 
@@ -291,32 +291,31 @@ class TailProbability(Sides):
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Number, sum and sum of squares of the excesses before each row, (T, N, K).
 
-        They change where `exceeds` is True, a twentieth of the time: one number after another.
+        They change where `exceeds` is True, a twentieth of the time.
         """
         most = TAIL_SHARE * self.memory
-        now = [part.copy() for part in (self.count, self.sum, self.squares)]
-        found = [np.empty(excess.shape) for _ in now]
-        counts, totals, squares = (part.reshape(-1) for part in now)
+        now = np.stack([self.count, self.sum, self.squares]).reshape(3, -1)
+        found = np.empty((len(excess), *now.shape))
         begin = 0
-        for row in range(len(excess)):
-            places = np.flatnonzero(exceeds[row]).tolist()
-            if not places:
+        for row, here in enumerate(exceeds):
+            places = np.flatnonzero(here)
+            if not len(places):
                 continue
-            for part, line in zip(now, found, strict=True):
-                line[begin : row + 1] = part
+            found[begin : row + 1] = now
             begin = row + 1
-            over, usual = excess[row].reshape(-1), mean[row].reshape(-1)
-            for k in places:
-                count, total = counts.item(k), totals.item(k)
-                new = min(over.item(k), TAIL_CLIP * max(total / max(count, 1.0), usual.item(k)))
-                kept = 1 - 1 / most if count >= most else 1.0
-                counts[k] = kept * count + 1
-                totals[k] = kept * total + new
-                squares[k] = kept * squares.item(k) + new * new
-        for part, line in zip(now, found, strict=True):
-            line[begin:] = part
-        self.count, self.sum, self.squares = now
-        return found[0], found[1], found[2]
+            part = now[:, places]
+            count, total, squares = part  # views
+            usual = np.maximum(total / np.maximum(count, 1.0), mean[row].reshape(-1)[places])
+            new = np.minimum(excess[row].reshape(-1)[places], TAIL_CLIP * usual)
+            part *= 1 - (count >= most) / most
+            count += 1
+            total += new
+            squares += new * new
+            now[:, places] = part
+        found[begin:] = now
+        self.count, self.sum, self.squares = (part.reshape(self.count.shape).copy() for part in now)
+        count, total, squares = found.reshape(len(excess), 3, *self.count.shape).swapaxes(0, 1)
+        return count, total, squares
 
     @staticmethod
     def _log_tail(
