@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor
@@ -13,7 +14,8 @@ from dream import DREAMConfig
 from dream.errors import DataError, shown
 from lightning_modules.calls import alone, whole
 from lightning_modules.checks import require, require_int
-from lightning_modules.learners.base import OnlineObject, Row, by_name, number, texts
+from lightning_modules.learners.base import OnlineObject, texts
+from lightning_modules.learners.values import Row, by_name, number, numbers, require_as_many
 from lightning_modules.stream import LAYER, Moves, Reading, Shape, Updates
 from lightning_modules.stream.checks import require_like
 
@@ -54,7 +56,7 @@ class DREAMForecaster(OnlineObject):
         self.season = season
         self.targets: list[str] | None = None
         """Names of the columns to forecast; None where rows are plain numbers."""
-        self.latest: Tensor | None = None
+        self.latest: np.ndarray | None = None
         """(H, C) forecast after the last row."""
 
     def _shape(self) -> Shape:
@@ -71,11 +73,11 @@ class DREAMForecaster(OnlineObject):
             raise ValueError(f"`targets` must be the first columns; got {targets}")
 
     def _tensors(self) -> dict[str, Tensor]:
-        return {} if self.latest is None else {"latest": self.latest}
+        return {} if self.latest is None else {"latest": torch.from_numpy(self.latest)}
 
     def _load_tensors(self, tensors: Mapping[str, Tensor]) -> None:
         require_like(tensors, {"latest": torch.zeros(self.horizon, len(self.targets or [""])).double()})
-        self.latest = tensors["latest"]
+        self.latest = tensors["latest"].numpy()
 
     @whole
     def learn_one(self, y: float | Row | None, x: Row | None = None) -> DREAMForecaster:
@@ -104,14 +106,49 @@ class DREAMForecaster(OnlineObject):
                 "`y` must name the columns to forecast in the first row; got {}. Give None where one is not "
                 "known."
             )
-        values = {name: number(f"y['{name}']" if many else "y", value) for name, value in own.items()}
+        known = self.columns or own  # a new column is left out below, whatever it holds
+        values = {
+            name: number("y", value, name if many else None) if name in known else value
+            for name, value in own.items()
+        }
         others = {} if x is None else by_name("x", x)
         if twice := [name for name in others if name in values or name in (self.targets or [])]:
             raise DataError(f"`x` must hold other columns than `y`; `{twice[0]}` is one of `y`.")
         row = self._row(values | others, fix=True)
         if first:
             self.targets = list(values) if many else None
-        self.latest = self._start().advance(row[None]).predictions[0]
+        self.latest = self._start().advance(row[None])[0][0]
+        return self
+
+    @whole
+    def learn_many(
+        self, y: pd.DataFrame | Iterable[float | None], x: pd.DataFrame | None = None
+    ) -> DREAMForecaster:
+        """Read a table of rows, oldest first, and learn from it: as `learn_one` of each row, but faster.
+
+        Args:
+            y: The columns that are forecast, or the values of a single one.
+            x: The columns that are only read.
+
+        Raises:
+            DataError: the columns are others, a value is not allowed, or the tables are not of one length.
+        """
+        many = isinstance(y, pd.DataFrame)
+        if self.learner is not None and many != (self.targets is not None):
+            raise DataError("`y` must be of the kind of the first row: a DataFrame for columns with names.")
+        own = y if isinstance(y, pd.DataFrame) else pd.DataFrame({"y": numbers("y", y)})
+        parts = [part.reset_index(drop=True) for part in (own, x) if part is not None]
+        names = [str(column) for part in parts for column in part.columns]
+        if len(set(names)) < len(names) or (
+            x is not None and set(map(str, x.columns)) & set(self.targets or [])
+        ):
+            raise DataError(f"`x` must hold other columns than `y`, each once; got {shown(names)}.")
+        if x is not None:
+            require_as_many("x", x, own)
+        rows = self._table(pd.concat(parts, axis=1))
+        if self.learner is None:
+            self.targets = [str(column) for column in own.columns] if many else None
+        self.latest = self._learn_table(rows)[-1]
         return self
 
     @alone

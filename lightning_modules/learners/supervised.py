@@ -2,16 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping
+import math
+from collections.abc import Hashable, Iterable, Mapping
 from typing import Any
 
+import numpy as np
 import torch
 
 from dream import DREAMConfig
 from dream.errors import DataError, shown
 from lightning_modules.calls import alone, whole
 from lightning_modules.checks import require_int
-from lightning_modules.learners.base import OnlineObject, Row, known_number, plain
+from lightning_modules.learners.base import OnlineObject
+from lightning_modules.learners.values import (
+    Row,
+    Table,
+    known_number,
+    listed,
+    numbers,
+    plain,
+    require_as_many,
+)
 from lightning_modules.stream import LAYER, Moves, Reading, Shape, Updates
 from lightning_modules.stream.network import class_shares
 
@@ -19,7 +30,8 @@ from lightning_modules.stream.network import class_shares
 class DREAMClassifier(OnlineObject):
     """Predicts the class of each row of a stream, and learns from the true one.
 
-    A class is known from the first row that has it. Ties go to the class that came first.
+    A class is known from the first row that has it; True, 1 and 1.0 are one class, with a warning. Ties go to
+    the class that came first.
 
     Args:
         config, reading, updates, moves, seed, lags: See `OnlineObject`.
@@ -71,16 +83,45 @@ class DREAMClassifier(OnlineObject):
         Raises:
             DataError: the columns are others, or a value or the class is not allowed.
         """
-        label = plain(y)
-        if label not in self.labels and len(self.labels) == self.most:
-            raise DataError(
-                f"`y` must be one of at most {self.most} classes; {y!r} is one more. Raise `classes`."
-            )
+        number = self._number(y)
         row = self._row(x, fix=True)
-        if label not in self.labels:
-            self.labels = [*self.labels, label]
-        self._start().advance(row[None], torch.tensor([self.labels.index(label)]))
+        self._start().advance(row[None], np.array([number]))
         return self
+
+    @whole
+    def learn_many(self, x: Table, y: Iterable[Hashable]) -> DREAMClassifier:
+        """Learn a table of rows, oldest first, and their classes: as `learn_one` of each, but faster.
+
+        Args:
+            x: A DataFrame, or a list of rows.
+            y: The class of each row.
+
+        Raises:
+            DataError: the columns are others, a value or a class is not allowed, or there is not one for each
+                row.
+        """
+        rows, labels = self._table(x), listed("y", y)
+        require_as_many("y", labels, rows)
+        self._learn_table(rows, np.array([self._number(label) for label in labels]))
+        return self
+
+    def _number(self, y: Hashable) -> int:
+        """Number of a class, which may be a new one.
+
+        Raises:
+            DataError: it is none, or there are as many as may be.
+        """
+        label = plain(y)
+        if label not in self.labels:
+            if len(self.labels) == self.most:
+                raise DataError(
+                    f"`y` must be one of at most {self.most} classes; {label!r} is one more. Raise `classes`."
+                )
+            self.labels = [*self.labels, label]
+        number = self.labels.index(label)
+        if type(self.labels[number]) is not type(label):
+            self._warn(f"`y`={label!r} is read as the class {self.labels[number]!r}, to which it is equal.")
+        return number
 
     @alone
     def predict_proba_one(self, x: Row) -> dict[Hashable, float]:
@@ -92,8 +133,8 @@ class DREAMClassifier(OnlineObject):
         row = self._row(x)
         if self.learner is None:
             return {}
-        outputs = self.learner.peek(row)[0, : len(self.labels)]
-        shares = class_shares(outputs, self.updates.rule == "least_squares")
+        outputs = self.learner.foresee(row)[0, : len(self.labels)]
+        shares = class_shares(torch.from_numpy(outputs), self.updates.rule == "least_squares")
         return dict(zip(self.labels, shares.tolist(), strict=True))
 
     @alone
@@ -145,9 +186,27 @@ class DREAMRegressor(OnlineObject):
         Raises:
             DataError: the columns are others, or a value is not allowed.
         """
-        target = torch.tensor([[known_number("y", y)]], dtype=torch.float64)
+        target = np.array([[known_number("y", y)]])
         row = self._row(x, fix=True)
         self._start().advance(row[None], target)
+        return self
+
+    @whole
+    def learn_many(self, x: Table, y: Iterable[float]) -> DREAMRegressor:
+        """Learn a table of rows, oldest first, and their numbers: as `learn_one` of each, but faster.
+
+        Args:
+            x: A DataFrame, or a list of rows.
+            y: The number of each row.
+
+        Raises:
+            DataError: the columns are others, a value is not allowed, or there is not a number for each row.
+        """
+        rows, targets = self._table(x), numbers("y", y)
+        require_as_many("y", targets, rows)
+        if np.isnan(targets).any():
+            known_number("y", math.nan)
+        self._learn_table(rows, targets[:, None])
         return self
 
     @alone
@@ -158,4 +217,4 @@ class DREAMRegressor(OnlineObject):
             DataError: the columns are others, or a value is not allowed.
         """
         row = self._row(x)
-        return 0.0 if self.learner is None else float(self.learner.peek(row)[0, 0])
+        return 0.0 if self.learner is None else float(self.learner.foresee(row)[0, 0])
