@@ -104,7 +104,7 @@ class Streams(Generic[Model]):
         self, model: Model, folder: str | os.PathLike[str] | None = None, most: int = 10_000
     ) -> None:
         require_int("most", most)
-        if model.learner is None:
+        if not model.settled:
             raise StateError(
                 f"`model` must know its columns; got a {type(model).__name__} that has seen no row. Let it "
                 "learn one, or take it from a run."
@@ -217,7 +217,8 @@ class Streams(Generic[Model]):
                 found[key] = error
                 continue
             stream.seq = seq
-            stream.change.add(*self._signals(stream))
+            if (learner := stream.model.learner) is not None:
+                stream.change.add(*learner.reader.signals())
             self.waiting += 1
             found[key] = outcome._replace(seq=seq, flushed=stream.flushed)
         self._make_room()
@@ -228,7 +229,7 @@ class Streams(Generic[Model]):
 
         What cannot be read so, or is refused, is left to its own turn.
         """
-        if len(rows) < 2 or not self._shares:
+        if len(rows) < 2 or not self._shares or self.model.learner is None:
             return {}
         keys, learners, values = [], [], []
         for key, (stream, row) in rows.items():
@@ -252,7 +253,7 @@ class Streams(Generic[Model]):
         for key, prediction in zip(keys, predictions, strict=True):
             model = rows[key][0].model
             assert isinstance(model, DREAMForecaster)
-            model.latest = prediction.copy()
+            model.latest = model._in_units(prediction.copy())
             outcomes[key] = Outcome(model.forecast())
         return outcomes
 
@@ -299,6 +300,8 @@ class Streams(Generic[Model]):
 
     def _copy(self) -> Stream[Model]:
         """A stream that has seen what the model has; of the core only the state is its own."""
+        if self.model.learner is None:  # forecasts from windows alone, by a module that is never copied
+            return Stream(deepcopy(self.model))
         network = self._learner.network
         shared = [network.core, network.head] if self._learner.rests else [network.core]
         model = deepcopy(self.model, {id(part): part for part in shared} if self._shares else {})
@@ -313,36 +316,23 @@ class Streams(Generic[Model]):
             self._reader = RowReader.of(self._learner.network, self._learner.plasticity)
         return self._reader
 
-    def _signals(self, stream: Stream[Model]) -> tuple[float, float]:
-        """Running surprise and norm of the fast weights of the first layer."""
-        assert stream.model.learner is not None
-        return stream.model.learner.reader.signals()
-
     def _record(self, stream: Stream[Model]) -> dict[str, Tensor]:
         """Everything of a stream but what all share."""
         model = stream.model
-        assert model.learner is not None
         extra = np.frombuffer(json.dumps(model._extra()).encode(), np.uint8)
         return {
             "seq": torch.tensor(stream.seq),
             "extra": torch.from_numpy(extra.copy()),
             "change": torch.tensor(stream.change.values(), dtype=torch.float64),
-            **model.learner.tensors(core=not self._shares),
-            **model._tensors(),
+            **model._carried(core=not self._shares),
         }
 
     def _resume(self, key: Key, stream: Stream[Model], record: Mapping[str, Tensor]) -> None:
         """Let a copy go on from what `_record` returned."""
         try:
-            of_object = {name: value for name, value in record.items() if name not in _OWN}
-            own = {name: value for name, value in of_object.items() if not StreamLearner.owns(name)}
-            learner = stream.model.learner
-            assert learner is not None
+            own = {name: value for name, value in record.items() if name not in _OWN}
             stream.model._set_extra(json.loads(record["extra"].numpy().tobytes()))
-            learner.load(
-                {name: value for name, value in of_object.items() if name not in own}, core=not self._shares
-            )
-            stream.model._load_tensors(own)
+            stream.model._go_on(own, core=not self._shares)
             stream.change.load(record["change"].tolist())
             stream.seq = int(record["seq"])
             stream.flushed = self._written.get(key, stream.seq)
