@@ -24,6 +24,7 @@ PARTS = {
     "store": "the states of a million streams",
     "interrupts": "Ctrl-C at random moments leaves learners and stores whole",
     "ranks": "two processes train like one, and one is killed",
+    "export": "an exported step forecasts and learns as its layer over 10,000 rows",
     "classes": "no setting imports or builds a foreign class",
 }
 """Modules of this folder: each has a `main()` that prints figures, returns them as a dictionary, and fails if
