@@ -97,7 +97,6 @@ def test_refusals(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "onnxscript", None)
     with pytest.raises(ConfigError, match=r"onnxscript cannot be imported.*dream-memory\[export\]"):
         export.to_onnx(one, tmp_path / "step.onnx")
-    for path in (tmp_path / "none" / "step.pt2", tmp_path):
-        with pytest.raises(CheckpointError, match="`path` must be a file that can be written"):
-            export.to_torch(one, path)
+    with pytest.raises(CheckpointError, match="`path` must be a file that can be written"):
+        export.to_torch(one, tmp_path / "none" / "step.pt2")
     assert [*tmp_path.iterdir()] == []
