@@ -13,7 +13,7 @@ help:
 	@echo "make demo    set up and run the forecasting demo (under 3 minutes)"
 	@echo "make test    set up and run the tests"
 	@echo "make bench   set up and time the layer beside nn.LSTM and others (about 5 minutes)"
-	@echo "make adaptation  set up and run tasks with something new at test time, 3 seeds (about 2 hours)"
+	@echo "make adaptation  set up and run tasks with something new at test time, 3 seeds (over an hour)"
 	@echo "make soak    set up and run what the tests run in short for long: kills, hostile and damaged data, memory (about 20 minutes)"
 	@echo "make lint    set up and run ruff, mypy and the check of docstrings"
 	@echo "make format  set up and reformat the code"
@@ -48,7 +48,7 @@ bench: $(BIN)/.benchmarks
 	$(BIN)/python -m experiments.benchmarks.ranks
 
 adaptation: $(BIN)/.installed
-	$(BIN)/python -m experiments.benchmarks.adaptation
+	$(BIN)/python -m experiments.benchmarks.adaptation --jobs 2
 
 soak: $(BIN)/.installed
 	$(BIN)/python -m tests.soak

@@ -597,11 +597,13 @@ class TaskModule(L.LightningModule, ABC):
         parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
         torch.nn.utils.clip_grads_with_norm_(parameters, gradient_clip_val, self.gradient_norm)
 
+    def optimizer_groups(self) -> list[dict[str, Any]]:
+        """Return groups of parameters for the optimiser; one without a learning rate of its own has `lr`."""
+        return parameter_groups(self, self.settings.weight_decay)
+
     def configure_optimizers(self) -> Any:
         # fused: faster, and a flag on the device can make it skip a step (see NaNGuard)
-        optimizer = torch.optim.AdamW(
-            parameter_groups(self, self.settings.weight_decay), lr=self.settings.lr, fused=True
-        )
+        optimizer = torch.optim.AdamW(self.optimizer_groups(), lr=self.settings.lr, fused=True)
         optimizer._step_supports_amp_scaling = False  # or float16 could not be clipped
         steps = self.trainer.estimated_stepping_batches
         if math.isinf(steps):

@@ -229,6 +229,18 @@ def trainable(module: nn.Module) -> int:
     return sum(parameter.numel() for parameter in module.parameters() if parameter.requires_grad)
 
 
+def upper_errors(traces: Sequence[DREAMTrace]) -> Tensor:
+    """(N, T) mean squared error of each upper layer's prediction of what it reads, summed over these layers.
+
+    What a layer reads is detached: it would become what is easily predicted. A layer whose predictions are
+    not trained has errors without a bound, which saturate its units and lock them, and no fresh state comes
+    to where training had carried it.
+    """
+    errors = [(upper.prediction - (upper.prediction + upper.error).detach()) for upper in traces[1:]]
+    none = torch.zeros_like(traces[0].surprise)
+    return sum((error.square().mean(-1) for error in errors), none)
+
+
 def title(core: CoreName, config: DREAMConfig) -> str:
     """Name of a core in tables."""
     plastic = core != "dream" or config.base_plasticity > 0

@@ -62,7 +62,7 @@ class PredictiveSettings(TaskSettings):
     """Settings of the tasks whose loss has a term for the core's own predictions of its input."""
 
     prediction_weight: float = 0.1
-    """Weight of the loss of the layer's own predictions of its input."""
+    """Weight of the loss of each layer's own predictions of its input, summed over the layers."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -25,7 +25,7 @@ FLAGS = (
     *("-shared", "-fPIC", "-pthread", "-static-libstdc++", "-static-libgcc"),
 )
 SEAL = hashlib.sha256().digest_size
-SECONDS = 120  # a compiler that takes longer hangs: some six are usual
+SECONDS = 600  # a compiler that takes longer hangs: some six are usual, 200 among ten busy processes
 
 
 def name(level: str) -> str:

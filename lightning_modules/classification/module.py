@@ -29,6 +29,7 @@ from lightning_modules.classification.data import (
     ClassificationShape,
 )
 from lightning_modules.classification.metrics import INSTANCES, by_instance, chosen, instances
+from lightning_modules.cores import upper_errors
 from lightning_modules.naive import late, nearest_labelled, nearest_mean_so_far
 from lightning_modules.settings import PredictiveSettings, as_instance
 
@@ -41,7 +42,7 @@ class ClassificationOutput(NamedTuple):
     log_probs: Tensor
     """(N, T, V) log-probabilities of the classes at each step"""
     prediction_loss: Tensor
-    """() sum over all valid steps of the mean squared error of the layer's own predictions"""
+    """() sum over layers and valid steps of the mean squared error of the layer's own predictions"""
     traces: list[DREAMTrace]
     states: list[DREAMState]
 
@@ -58,7 +59,7 @@ class ClassificationModule(TaskModule):
     first layer's forecast of the next step, by which the fast weights reach the result directly:
 
         log p_t = log softmax([z_t, forecast_t] E + e)
-        loss = -mean ln p_t(label_t) + prediction_weight * MSE(layer's predictions, layer's input)
+        loss = -mean ln p_t(label_t) + prediction_weight * sum over layers of MSE(its predictions, its input)
 
     with the first mean over the steps whose class is asked. What labels mean may differ from sequence to
     sequence (`EpisodeData`): then it can only be learnt within each.
@@ -110,7 +111,7 @@ class ClassificationModule(TaskModule):
         """Read padded `inputs` (N, T, I), whose samples have `lengths` (N,), all T if None."""
         output, traces, states = self.core.trace(inputs, lengths=lengths)
         seen = torch.cat([self.dropout(output), traces[0].forecast], -1)
-        error = traces[0].error.square().mean(-1).sum()
+        error = (traces[0].error.square().mean(-1) + upper_errors(traces)).sum()
         return ClassificationOutput(self.head(seen).log_softmax(-1), error, traces, states)
 
     @staticmethod

@@ -24,6 +24,7 @@ from dream.files import write_atomic
 from lightning_modules import ranks
 from lightning_modules.base import TaskModule
 from lightning_modules.checks import require
+from lightning_modules.cores import upper_errors
 from lightning_modules.forecasting.backtest import Backtest
 from lightning_modules.forecasting.data import ForecastingData, ForecastingShape, WindowBatch
 from lightning_modules.forecasting.heads import KnownEffect, PatchHead
@@ -41,7 +42,7 @@ class Forecast(NamedTuple):
     quantiles: Tensor | None
     """(N, H, C, Q) standardised quantile forecasts that never cross; None without `quantiles`"""
     prediction_loss: Tensor
-    """() mean squared error of the first layer's own predictions of its input"""
+    """() mean squared error of each layer's own predictions of its input, summed over the layers"""
     traces: list[DREAMTrace]
     states: list[DREAMState]
 
@@ -97,7 +98,7 @@ class ForecastingModule(TaskModule):
     fast weights reach the result directly. Covariates that are known for the horizon add their effect
     (`KnownEffect`).
 
-        loss = fit + prediction_weight * MSE(layer's predictions, layer's input)
+        loss = fit + prediction_weight * sum over layers of MSE(layer's predictions, its input)
 
     where fit is the MSE or MAE of the forecast, or with `quantiles` their CRPS, over the known targets. The
     layer's input is detached there, since a learned encoder would otherwise make it constant.
@@ -231,7 +232,7 @@ class ForecastingModule(TaskModule):
         future = values[..., 0] if quantiles is None else quantiles[..., self._median]
         read_at = slice(None) if observed is None else ~seen.isnan()
         prediction_loss = mse_loss(traces[0].prediction[read_at], seen.detach()[read_at])
-        return Forecast(future, quantiles, prediction_loss, traces, states)
+        return Forecast(future, quantiles, prediction_loss + upper_errors(traces).mean(), traces, states)
 
     @property
     def _median(self) -> int:

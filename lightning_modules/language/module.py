@@ -25,7 +25,8 @@ from dream.errors import ConfigError
 from dream.files import write_atomic
 from lightning_modules import ranks
 from lightning_modules.base import TaskModule
-from lightning_modules.checks import require_finite, require_int
+from lightning_modules.checks import require, require_finite, require_int
+from lightning_modules.cores import upper_errors
 from lightning_modules.language.cache import Choice, ChoiceByLoss, OutputCache, mixed
 from lightning_modules.language.data import IGNORED, LanguageData, LanguageShape, TextBatch
 from lightning_modules.language.generation import Sampling, choose, show
@@ -44,7 +45,7 @@ class TextOutput(NamedTuple):
     features: Tensor
     """(N, T, I) y, whose product with an embedding scores its symbol as the next one"""
     prediction_loss: Tensor
-    """() mean squared error of the first layer's own predictions of the embeddings"""
+    """() mean squared error of each layer's own predictions of its input, summed over the layers"""
     traces: list[DREAMTrace]
     states: list[DREAMState]
 
@@ -53,11 +54,15 @@ class TextOutput(NamedTuple):
 class LanguageSettings(PredictiveSettings):
     """Settings of `LanguageModule`."""
 
+    embedding_lr: float | None = None
+    """Peak learning rate of the embeddings; `lr` if not given. A large vocabulary may need a higher one."""
     cache: int = 0
     """Tokens that the output cache of a test holds, such as 2000, see `OutputCache`; 0: no cache."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        lr = self.embedding_lr
+        require("embedding_lr", lr, lr is None or 0 < lr < math.inf, "a finite number above 0")
         require_int("cache", self.cache, 0)
 
 
@@ -71,10 +76,10 @@ class LanguageModule(TaskModule):
     Embeddings are tied, and the head reads the output of the core and its first layer's forecast of the next
     embedding, so that the fast weights reach the result directly.
 
-        loss = mean -ln P + prediction_weight * MSE(layer's predictions, embeddings)
+        loss = mean -ln P + prediction_weight * sum over layers of MSE(layer's predictions, its input)
 
-    over the tokens, in nats. The embeddings are detached in the second term, since they would become equal
-    otherwise.
+    over the tokens, in nats. What a layer reads is detached in the second term, since embeddings would become
+    equal otherwise.
 
     Table of results: the module, its state carried over the whole test text, its fast weights learning while
     it is read; the same weights with plasticity off, from fast weights 0 (only DREAM with fast weights); the
@@ -125,7 +130,8 @@ class LanguageModule(TaskModule):
         output, traces, after = self.core.trace(self.dropout(x), states)
         features = self.head(self.dropout(torch.cat([output, traces[0].forecast], -1)))
         features = features / math.sqrt(x.shape[-1])
-        return TextOutput(features, mse_loss(traces[0].prediction, x.detach()), traces, after)
+        expected = mse_loss(traces[0].prediction, x.detach()) + upper_errors(traces).mean()
+        return TextOutput(features, expected, traces, after)
 
     def nats(self, output: TextOutput, targets: Tensor) -> Tensor:
         """``-ln P`` of `targets` (N, T), 0 where they do not count; without a gradient."""
@@ -158,6 +164,17 @@ class LanguageModule(TaskModule):
 
     def read_vocabulary(self, plain: Any) -> Vocabulary:
         return Vocabulary.from_plain(plain)
+
+    def optimizer_groups(self) -> list[dict[str, Any]]:
+        """Return those of the base, the embeddings in one of their own if they have a learning rate."""
+        groups = super().optimizer_groups()
+        if self.settings.embedding_lr is None:
+            return groups
+        embedding = self.embedding.weight
+        for group in groups:
+            group["params"] = [parameter for parameter in group["params"] if parameter is not embedding]
+        own = {"params": [embedding], "weight_decay": self.settings.weight_decay}
+        return [*groups, {**own, "lr": self.settings.embedding_lr}]
 
     def losses(self, batch: TextBatch) -> dict[str, Tensor]:
         output = self.on(batch)

@@ -22,7 +22,7 @@ from dream import DREAMConfig, DREAMStack
 from lightning_modules import ranks
 from lightning_modules.base import TaskModule
 from lightning_modules.checks import require, require_finite
-from lightning_modules.cores import BaselineCore
+from lightning_modules.cores import BaselineCore, upper_errors
 from lightning_modules.online.data import STRIDE, OnlineBatch, OnlineData, OnlineShape
 from lightning_modules.online.record import StreamRecord, prediction_table
 from lightning_modules.settings import PredictiveSettings, as_instance
@@ -181,14 +181,14 @@ class OnlineModule(TaskModule):
         return states
 
     def _read(self, batch: OnlineBatch) -> tuple[Features, Tensor]:
-        """Return the features of crops, and the layer's own prediction loss ()."""
+        """Return the features of crops, and the layers' own prediction loss ()."""
         network = self.network
         start = StreamState.cat([self._starts[row // STRIDE] for row in batch.start.tolist()])
         start = replace(start, core=network.core.init_state(len(batch.start) * network.lanes))
         features, state = network.features(batch.rows, start, self._feedback(batch.targets))
         self.observe(features.traces, state.core)
         squares = features.traces[0].error.square().sum()  # 0 where nothing was observed
-        return features, squares / features.observed.clamp_min(1)
+        return features, squares / features.observed.clamp_min(1) + upper_errors(features.traces).mean()
 
     def outputs(self, features: Features, wanted: Tensor) -> Tensor:
         """Outputs (N, T, H, C) of the head for crops; with `through_head` it follows each of them.
@@ -239,7 +239,7 @@ class OnlineModule(TaskModule):
             changes = (future - features.level.unsqueeze(2)) / features.scale.unsqueeze(2)
             changes = changes.clamp(-CHANGE_LIMIT, CHANGE_LIMIT).to(features.values)
             outputs, wanted = self.outputs(features, changes), changes[:, scored]
-            known = ~future[:, scored].isnan() & torch.tensor(not batch.spare, device=self.device)
+            known = ~wanted.isnan() & torch.tensor(not batch.spare, device=self.device)
             wanted, predicted = (torch.where(known, part, 0.0) for part in (wanted, outputs[:, scored]))
             count = ranks.mean(known.sum((0, 1, 3), keepdim=True))  # for each row ahead
             squares = ranks.mean(wanted.square().sum((0, 1, 3), keepdim=True)) / count.clamp_min(1)

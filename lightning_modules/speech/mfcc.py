@@ -19,7 +19,6 @@ from lightning_modules.checks import require
 
 WIDTH = 9  # frames to which a derivative is fitted
 AMIN = 1e-10  # least power
-TOP_DB = 80.0  # dB that a level may be below the loudest of its recording
 # Slaney's mel scale: Hz per mel, Hz from which on it is logarithmic, and step of the logarithm
 _LINEAR, _LOG_FROM, _LOG_STEP = 200 / 3, 1000.0, math.log(6.4) / 27
 
@@ -29,7 +28,7 @@ class MFCC:
     """13 coefficients, deltas and double deltas: 39 features of each frame.
 
         power_tf = |STFT(x)|^2,  Hann window, frame t centred on sample t hop, zeros beyond both ends
-        level_tm = max(10 log10 max(sum_f mel_mf power_tf, 1e-10), loudest of the recording - 80)      [dB]
+        level_tm = max(10 log10 max(sum_f mel_mf power_tf, 1e-10), loudest of the recording - top_db)  [dB]
         mfcc_tq  = sum_m dct_qm level_tm,  orthonormal DCT-II
 
     Delta and double delta are the first and second derivative, by frame, of a line and a parabola fitted to 9
@@ -39,6 +38,9 @@ class MFCC:
     Mel bands are triangles of equal area on Slaney's scale (linear below 1 kHz, logarithmic above), from 0 to
     half the sample rate. Values agree with librosa's (`feature.mfcc`, `feature.delta`).
 
+    A `top_db` near the distance from speech to the noise of the recordings hides that noise, by which
+    microphones and rooms differ more than speakers.
+
     Args:
         sample_rate: Sample rate of the recordings, in Hz.
         window: Length of the window, in seconds.
@@ -47,6 +49,8 @@ class MFCC:
             window if not given.
         n_mels: Number of mel bands.
         n_mfcc: Number of coefficients.
+        top_db: Range of the levels, in dB: quieter ones than that below the loudest of the recording are
+            raised to it.
 
     Raises:
         ConfigError: a setting is out of range or does not fit another.
@@ -58,6 +62,7 @@ class MFCC:
     n_fft: int | None = None
     n_mels: int = 40
     n_mfcc: int = 13
+    top_db: float = 80.0
 
     def __post_init__(self) -> None:
         require("sample_rate", self.sample_rate, self.sample_rate >= 1000, "at least 1000 Hz")
@@ -66,6 +71,7 @@ class MFCC:
             require(name, seconds, 8 / self.sample_rate <= seconds <= 1, "from 8 samples to 1 second")
         fits = self.window_samples <= self.fft <= 1 << 16 and self.fft % 2 == 0
         require("n_fft", self.n_fft, fits, "even, from the window's samples to 65536")
+        require("top_db", self.top_db, 10 <= self.top_db <= 200, "from 10 to 200 dB")
         require("n_mfcc", self.n_mfcc, 1 <= self.n_mfcc <= self.n_mels, "from 1 to `n_mels`")
         full = self.n_mels <= self.fft and bool((self.filters.amax(1) > 0).all())
         rule = f"few enough for every band to hold a frequency of `n_fft` {self.fft}"
@@ -130,7 +136,7 @@ class MFCC:
         spectrum = torch.stft(samples, self.fft, hop, width, window, pad_mode="constant", return_complex=True)
         power = spectrum.abs().square()
         level = 10 * (self.filters @ power).clamp_min(AMIN).log10()
-        level = torch.maximum(level, level.amax((1, 2), keepdim=True) - TOP_DB)
+        level = torch.maximum(level, level.amax((1, 2), keepdim=True) - self.top_db)
         return (self.dct @ level).transpose(1, 2)
 
     def require_length(self, samples: int) -> None:

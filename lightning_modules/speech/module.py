@@ -1,7 +1,7 @@
 """`SpeechModule`: recognition of one word or of several, from the features of whole utterances.
 
-Shapes: N utterances of the batch, T steps of the longest, I inputs, W width of the layer's output, V classes
-or tokens.
+Shapes: N utterances of the batch, T steps of the longest, I inputs, W width of the layer's output, K means
+over time, V classes or tokens.
 """
 
 from __future__ import annotations
@@ -21,11 +21,12 @@ from torch.nn.functional import cross_entropy, ctc_loss
 from torchmetrics.functional.classification import multiclass_accuracy
 from torchmetrics.functional.text import char_error_rate, word_error_rate
 
-from dream import DREAMConfig, DREAMState, DREAMTrace
+from dream import ConfigError, DREAMConfig, DREAMState, DREAMTrace
 from dream.files import write_atomic
 from lightning_modules import ranks
 from lightning_modules.base import TaskModule
 from lightning_modules.checks import require
+from lightning_modules.cores import upper_errors
 from lightning_modules.settings import PredictiveSettings, as_instance
 from lightning_modules.speech import plots
 from lightning_modules.speech.data import SpeechData, SpeechShape
@@ -42,7 +43,7 @@ class SpeechOutput(NamedTuple):
     log_probs: Tensor
     """(N, V) log-probabilities of the classes; for recognition (N, T, 1 + V), of blank and tokens"""
     prediction_loss: Tensor
-    """() sum over all valid steps of the mean squared error of the layer's own predictions"""
+    """() sum over layers and valid steps of the mean squared error of the layer's own predictions"""
     traces: list[DREAMTrace]
     states: list[DREAMState]
 
@@ -52,6 +53,9 @@ class SpeechSettings(PredictiveSettings):
     """Settings of `SpeechModule`."""
 
     dropout: float = 0.2
+    attention: int = 0
+    """Number of means over time that a classification reads, each with learned weights of the steps; 0: one
+    mean in which all steps count alike."""
     error: bool = False
     """Whether the head reads the layer's prediction error beside its output."""
     mask: float = 0.2
@@ -63,6 +67,7 @@ class SpeechSettings(PredictiveSettings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        require("attention", self.attention, 0 <= self.attention <= 64, "from 0 to 64 means")
         require("mask", self.mask, 0 <= self.mask <= 0.5, "a share from 0 to 0.5")
         require("noise", self.noise, 0 <= self.noise <= 10, "from 0 to 10 deviations")
         require("beam", self.beam, 1 <= self.beam <= 1000, "from 1 to 1000")
@@ -74,11 +79,12 @@ class SpeechModule(TaskModule):
     The core reads padded batches with their lengths (`DREAMStack.trace`, like `forward_with_mask`): padding
     changes nothing. The head reads z_t, its output and, with `error`, its prediction error.
 
-    - `classification`: ``softmax(mean_t z_t E + e)`` over the valid steps, minimising the cross-entropy;
+    - `classification`: ``softmax(mean_t z_t E + e)`` over the valid steps, minimising the cross-entropy; with
+      `attention` K, E reads K means side by side, in which step t has the weight softmax_t(z_t q_k);
     - `recognition`: ``softmax(z_t E + e)`` at every step over blank and tokens, minimising the CTC loss,
       ``-ln p(tokens) / tokens``; decoded greedily and by beam search (`lightning_modules.speech.decoding`).
 
-    Added to either loss: `prediction_weight` times the mean squared error of the layer's own predictions. In
+    Added to either loss: `prediction_weight` times the mean squared error of each layer's own predictions. In
     training a stretch of each utterance is hidden (`mask`) and noise is added to the features (`noise`).
 
     Table of results: the module; the same weights with plasticity off (only DREAM with fast weights); for
@@ -110,7 +116,14 @@ class SpeechModule(TaskModule):
         self.core = self.make_core(shape.inputs)
         self.dropout = nn.Dropout(options.dropout)
         width = self.core.output_dim + shape.inputs * options.error
-        self.head = nn.Linear(width, shape.channels + (shape.task == "recognition"))
+        if options.attention and shape.task == "recognition":
+            raise ConfigError(
+                f"`attention` must be 0 for recognition, which reads every step; got {options.attention}.",
+                key="attention",
+            )
+        self.queries = nn.Linear(width, options.attention, bias=False) if options.attention else None
+        means = options.attention or 1
+        self.head = nn.Linear(means * width, shape.channels + (shape.task == "recognition"))
         self._seen: dict[str, list[Tensor]] = {}
         self._batches: list[SpeechBatch] = []
         self._transcripts: list[tuple[str, str, str]] = []
@@ -131,13 +144,21 @@ class SpeechModule(TaskModule):
         output, traces, states = self.core.trace(features, lengths=lengths)
         seen = self.head_input(output, traces)
         if self.shape.task == "classification":
-            seen = seen.sum(1) / lengths.unsqueeze(-1)
+            seen = torch.einsum("ntk,ntw->nkw", self.scores(seen, lengths).softmax(1), seen).flatten(1)
         log_probs = self.head(self.dropout(seen)).log_softmax(-1)
-        return SpeechOutput(log_probs, traces[0].error.square().mean(-1).sum(), traces, states)
+        error = (traces[0].error.square().mean(-1) + upper_errors(traces)).sum()
+        return SpeechOutput(log_probs, error, traces, states)
 
     def head_input(self, output: Tensor, traces: list[DREAMTrace]) -> Tensor:
         """z, (N, T, W), or (N, T, W + I) with the prediction error beside the output."""
         return torch.cat([output, traces[0].error], -1) if self.settings.error else output
+
+    def scores(self, seen: Tensor, lengths: Tensor) -> Tensor:
+        """(N, T, K) logarithms of the weights of the steps in each mean of `seen` (N, T, ...); -inf past the
+        end."""
+        values = seen.new_zeros(*seen.shape[:2], 1) if self.queries is None else self.queries(seen)
+        past_end = torch.arange(seen.shape[1], device=seen.device) >= lengths.unsqueeze(-1)
+        return values.masked_fill(past_end.unsqueeze(-1), -math.inf)
 
     def misfit(self, log_probs: Tensor, batch: SpeechBatch) -> Tensor:
         """(N,) loss of each utterance: its cross-entropy, or its CTC loss divided by its tokens."""
@@ -267,7 +288,10 @@ class SpeechModule(TaskModule):
         output, traces, _ = self.core.trace(batch.features[sample : sample + 1, : int(batch.lengths[sample])])
         seen = self.head_input(output, traces)
         if self.shape.task == "classification":
-            seen = seen.cumsum(1) / torch.arange(1, seen.shape[1] + 1, device=seen.device)[:, None]
+            scores = self.scores(seen, batch.lengths[sample])
+            weights = (scores - scores.amax(1, keepdim=True)).exp().unsqueeze(-1)
+            total = weights.cumsum(1).clamp_min(torch.finfo(weights.dtype).tiny)
+            seen = ((weights * seen.unsqueeze(2)).cumsum(1) / total).flatten(2)
         steps, mfcc = seen.shape[1], self.data.mfcc
         features = batch.features[sample, :steps].reshape(-1, mfcc.features)
         text = self.written(batch.tokens[sample, : int(batch.counts[sample])].tolist())

@@ -18,7 +18,8 @@ _NOT_NEGATIVE = re.compile(
     r".*\.(count|var|usual|row|rows|visits|size|spread|step|exp_avg_sq|error_var|error_var_prior|prior_updates"
     r"|quantile|sum|squares)|tail\.mean|score\.burst|place"
 )
-_POSITIVE = re.compile(r"memory\.scale")
+_SIZE = re.compile(r"memory\.scale")
+"""Names of tensors that hold scales, NaN until a column has varied."""
 
 
 def require_like(tensors: Mapping[str, Tensor], like: Mapping[str, Tensor]) -> None:
@@ -45,8 +46,8 @@ def require_like(tensors: Mapping[str, Tensor], like: Mapping[str, Tensor]) -> N
 def _require_values(name: str, value: Tensor) -> None:
     if _MISSING.fullmatch(name):
         fits, rule = ~(value.abs() > LARGEST), f"NaN or at most {LARGEST:.1e} in size"
-    elif _POSITIVE.fullmatch(name):
-        fits, rule = value.isfinite() & (value > 0), "finite and positive"
+    elif _SIZE.fullmatch(name):
+        fits, rule = ~(value.isinf() | (value <= 0)), "NaN, or finite and positive"
     elif _NOT_NEGATIVE.fullmatch(name):
         fits, rule = value.isfinite() & (value >= 0), "finite and not negative"
     else:

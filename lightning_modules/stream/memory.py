@@ -64,7 +64,7 @@ class Memory:
     def wanted(self, start: int, stop: int, level: Tensor, scale: Tensor) -> Tensor:
         """The head's wanted outputs for the rows, relative to `level` and `scale` (M, C).
 
-        NaN where a target is missing.
+        NaN where a target, or its scale, is missing.
         """
         if self.network.shape.task == "classification":
             return self("targets", start, stop)
@@ -72,7 +72,8 @@ class Memory:
         return self.network.to_lanes(changes).to(self.network.head.weight.dtype)
 
     def changes(self, start: int, stop: int, level: Tensor, scale: Tensor) -> Tensor:
-        """Targets relative to `level` and `scale` (M, C), (M, H, C), float64; NaN where one is missing.
+        """Targets relative to `level` and `scale` (M, C), (M, H, C), float64; NaN where one, or its scale, is
+        missing.
 
         Not for classification."""
         shape = self.network.shape

@@ -190,7 +190,8 @@ class StreamNetwork(nn.Module):
         past = ((self._past(window, rows.shape[1]) - level.unsqueeze(2)) / scale.unsqueeze(2)).nan_to_num()
         past = past.clamp(-HEAD_LIMIT, HEAD_LIMIT)  # (N, T, lags + means, columns)
         changes, seasonal = self.seasonal(rows[..., : shape.targets], state.seasonal)
-        changes = changes / scale[..., : shape.targets].unsqueeze(-1)
+        units = scale[..., : shape.targets].unsqueeze(-1)
+        changes = torch.where(units.isnan(), 0.0, changes / units)
         changes = changes.clamp(-HEAD_LIMIT, HEAD_LIMIT)  # (N, T, C, K)
         means = past[:, :, len(reading.distances) :] / self._mean_units(rows).view(-1, 1)
         outlook = changes[..., : len(self.seasonal.outlook)]
@@ -268,8 +269,10 @@ class StreamNetwork(nn.Module):
         return targets.flatten(-2).unsqueeze(-2)
 
     def to_data(self, outputs: Tensor, features: Features) -> Tensor:
-        """The head's outputs (N, T, H, C) in the data's unit, float64; for classification unchanged."""
-        return features.level.unsqueeze(2) + features.scale.unsqueeze(2) * outputs
+        """The head's outputs (N, T, H, C) in the data's unit, float64; for classification unchanged.
+
+        The level itself where there is no scale yet."""
+        return features.level.unsqueeze(2) + features.scale.nan_to_num().unsqueeze(2) * outputs
 
 
 @torch.no_grad()

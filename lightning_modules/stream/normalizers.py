@@ -50,7 +50,8 @@ class Normalized(NamedTuple):
     level: Tensor
     """Zero of a forecast made after the row, in the data's unit."""
     scale: Tensor
-    """The data's units in one unit of such a forecast; 1 until a column has varied."""
+    """The data's units in one unit of such a forecast; NaN until a column has varied: what comes next has no
+    size then, whatever the data's unit, and cannot be learnt from."""
 
 
 class Normalizer:
@@ -119,8 +120,10 @@ class Normalizer:
         so_far = (state.count - first).clamp_min(0) * state.usual
         usual = (so_far.unsqueeze(1) + (squares * seen).cumsum(1)) / number.clamp_min(1)
         scale = var + FLOOR * usual
-        scale = torch.where(scale > 0, scale, 1.0).sqrt()
-        return Normalized(step / scale, level, scale), NormalizerState(
+        varied = scale > 0
+        scale = torch.where(varied, scale, torch.nan).sqrt()
+        read = torch.where(varied, step / scale, 0.0)
+        return Normalized(read, level, scale), NormalizerState(
             count[:, -1], values[:, -1], mean, var[:, -1], usual[:, -1]
         )
 

@@ -84,7 +84,8 @@ class Features(NamedTuple):
     level: Tensor
     """(N, T, C) zero of the head's outputs, in the data's unit, float64; 0 for classification."""
     scale: Tensor
-    """(N, T, C) the data's units in one unit of the head's outputs; 1 for classification."""
+    """(N, T, C) the data's units in one unit of the head's outputs, NaN until a column has varied; 1 for
+    classification."""
     traces: list[DREAMTrace]
     """(N L, T, ...) trace of each layer of the core."""
     observed: Tensor

@@ -8,7 +8,14 @@ from torch import Tensor, nn
 
 from dream import DREAMConfig, DREAMState
 from dream.errors import ConfigError, DataError, StateError
-from lightning_modules.cores import BaselineCore, LinearCore, RecurrentCore, build_core, trainable
+from lightning_modules.cores import (
+    BaselineCore,
+    LinearCore,
+    RecurrentCore,
+    build_core,
+    trainable,
+    upper_errors,
+)
 
 CONFIG = DREAMConfig(input_dim=3, hidden_dim=16, rank=2, error_smoothing=0.1, surprise_smoothing=0.05)
 NAMES = ("dream", "lstm", "gru", "rnn", "linear")
@@ -149,3 +156,24 @@ def test_one_overflowing_error_does_not_stay_in_the_prior() -> None:
     core.trace(torch.full((1, 2, 3), 1.8e19))
     assert core.error_var_prior.isfinite().all()
     assert (core.error_var_prior >= 1).all()
+
+
+def test_upper_layers_are_asked_for_what_they_read_and_not_for_easier_inputs() -> None:
+    core = build_core("dream", CONFIG, [16, 7]).double().eval()
+    first, second = core.layers
+    lengths = torch.tensor([12, 5, 9])
+    _, traces, _ = core.trace(rows().double(), lengths=lengths)
+    found = upper_errors(traces)
+    h, _, _ = first.trace(rows().double(), lengths=lengths)
+    expected = (second.trace(h, lengths=lengths)[1].prediction - h).square().mean(-1)
+    valid = torch.arange(12) < lengths[:, None]
+    torch.testing.assert_close(found, torch.where(valid, expected, 0.0))
+
+    still = core.trace(rows().double()[:, :1])[1]  # at the first step nothing below has reached a prediction
+    gradients = torch.autograd.grad(upper_errors(still).sum(), first.parameters(), allow_unused=True)
+    assert all(gradient is None or not gradient.any() for gradient in gradients)
+
+
+def test_one_layer_has_no_upper_errors() -> None:
+    _, traces, _ = build_core("dream", CONFIG).trace(rows())
+    assert torch.equal(upper_errors(traces), torch.zeros(3, 12))

@@ -15,6 +15,7 @@ struct ForwardWeights {
           error(s.inputs, z.R + z.H),
           input(s.inputs, z.H + gate),
           recall(s.plastic ? s.rank : 0, z.H),
+          read(s.plastic ? s.rank : 0, z.I),
           keys(s.plastic ? s.K : nullptr, s.hidden, false),
           plasticity(s, z.H),
           filter(s.plastic ? s.rank * z.I : 0),
@@ -45,14 +46,15 @@ struct ForwardWeights {
         prior = T(0.5) * (T(2.8378770664093453) - sum<T>(logs) / T(I));  // ln(2 pi e)
         for (long i = 0; i < I && s.plastic; ++i)
             for (long r = 0; r < R; ++r) filter[r * z.I + i] = s.V[i * R + r];
+        if (s.plastic) read.place(filter, R, I, z.I, 1, 0, 0);
     }
     Sizes<T> z;
-    long gate;                              // width of the gate's part
-    Matrix<T> state, error, input, recall;  // [A | G_h | C], [V | W], [B | G_x], D
+    long gate;                                    // width of the gate's part
+    Matrix<T> state, error, input, recall, read;  // [A | G_h | C], [V | W], [B | G_x], D, V^T
     BlockDiagonal<T> keys;
     Plasticity<T> plasticity;
-    Buffer<T> filter, c, valid, bias, k;    // V^T (R, I); c; 1 where there is an input; b and -ln tau; k
-    T s_scale, prior;                       // s; what line 4 has of var_0
+    Buffer<T> filter, c, valid, bias, k;          // V^T, row by row; c; 1 where there is an input; b and -ln tau; k
+    T s_scale, prior;                             // s; what line 4 has of var_0
 };
 
 template <class T>
@@ -70,6 +72,7 @@ struct ForwardRoom {
           var(samples * w.z.I),
           key(samples * w.z.H),
           read(samples * w.z.R),
+          from_read(samples * w.z.I),
           v(samples * w.z.H),
           cue(samples * w.z.H),
           cue_key(samples * w.z.H),
@@ -93,7 +96,7 @@ struct ForwardRoom {
     Buffer<T> h, e, from_h, from_e;
     long ahead;  // rows of x whose products are made together, at most
     Buffer<T> x, from_x, mean, var;
-    Buffer<T> key, read;            // q of line 6, and q U
+    Buffer<T> key, read, from_read;  // q of line 6, q U and (q U) V^T
     Buffer<T> v, cue, cue_key;      // of line 8: v, tanh(v) and its key
     Buffer<T> stored;               // of line 6: p q / (rho (1 + |q|^2))
     Buffer<T> recalled, from_o;     // o, and o D
@@ -278,17 +281,19 @@ class Forward {
         for (long j = 0; j < w.input.width; ++j) from_x[j] += room.from_filled[j];
     }
 
-    void times_state() { w.state.times(room.h, z.H, room.from_h, w.state.width, samples); }
+    void times_state() {
+        w.state.times(room.h, z.H, room.from_h, w.state.width, samples);
+        if (s.plastic) w.read.times(room.read, z.R, room.from_read, z.I, samples);
+    }
 
     // Line 1.
     void predict(int n, long t) {
-        const long at = t * N + first + n, ranks = s.plastic ? R : 0;
-        const T *expected = room.from_h + n * w.state.width + z.H + w.gate, *read = room.read + n * z.R;
+        const long at = t * N + first + n;
+        const T *from_h = room.from_h + n * w.state.width + z.H + w.gate, *from_read = room.from_read + n * z.I;
         T* e = room.e + n * z.I;
-        if (s.read) std::memcpy(s.read + at * R, read, R * sizeof(T));
+        if (s.read) std::memcpy(s.read + at * R, room.read + n * z.R, R * sizeof(T));
         for (long i = 0; i < z.I; i += L) {
-            Vec<T> prediction = load(w.c + i) + load(expected + i);
-            for (long r = 0; r < ranks; ++r) prediction += read[r] * load(w.filter + r * z.I + i);
+            const Vec<T> prediction = load(w.c + i) + load(from_h + i) + load(from_read + i);
             store(e + i, prediction);
             store(s.prediction + at * I + i, prediction, I - i);
         }

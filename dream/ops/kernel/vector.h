@@ -23,6 +23,7 @@ struct Simd {
     using Word = std::conditional_t<sizeof(T) == 4, int32_t, int64_t>;
     typedef T V __attribute__((vector_size(BYTES)));
     typedef Word M __attribute__((vector_size(BYTES)));
+    typedef T Unaligned __attribute__((vector_size(BYTES), aligned(sizeof(T))));
     static constexpr int mantissa = std::numeric_limits<T>::digits - 1;
 };
 template <class T>
@@ -48,16 +49,15 @@ inline Vec<T> all(T value) {
     return Vec<T>{} + value;
 }
 
+// As vectors of T, which may lie where T does and nowhere else: a pointer that is read in a loop is then read before it.
 template <class T>
 inline Vec<T> load(const T* p) {
-    Vec<T> v;
-    std::memcpy(&v, p, sizeof v);
-    return v;
+    return *reinterpret_cast<const typename Simd<T>::Unaligned*>(p);
 }
 
 template <class T>
 inline void store(T* p, Vec<T> v) {
-    std::memcpy(p, &v, sizeof v);
+    *reinterpret_cast<typename Simd<T>::Unaligned*>(p) = v;
 }
 
 // The first n lanes, zeros beyond: the end of a row that is not padded.
@@ -72,7 +72,7 @@ inline Vec<T> load(const T* p, long n) {
 template <class T>
 inline void store(T* p, Vec<T> v, long n) {
     if (n >= Simd<T>::lanes) return store(p, v);
-    if (n > 0) std::memcpy(p, &v, n * sizeof(T));
+    for (long k = 0; k < n; ++k) p[k] = v[k];
 }
 
 // The half of a vector's lanes, and so on down to one: sums in a tree.
@@ -138,45 +138,59 @@ inline void sums(Vec<T> a, Vec<T> b, Vec<T> c, Vec<T> d, T* to) {
     std::memcpy(to, &total, sizeof total);
 }
 
-template <class T>
-inline Vec<T> clamp(Vec<T> x, Vec<T> low, Vec<T> high) {  // NaN stays NaN
-    x = x < low ? low : x;
-    return x > high ? high : x;
-}
+#if defined(__AVX512F__)
+#define INSTRUCTION(name, ...) \
+    if constexpr (sizeof(T) == 4) return _mm512_##name##_ps(__VA_ARGS__); \
+    else return _mm512_##name##_pd(__VA_ARGS__)
+#else
+#define INSTRUCTION(name, ...) \
+    if constexpr (sizeof(T) == 4) return _mm256_##name##_ps(__VA_ARGS__); \
+    else return _mm256_##name##_pd(__VA_ARGS__)
+#endif
 
 template <class T>
 inline Vec<T> square_root(Vec<T> x) {
-#if defined(__AVX512F__)
-    if constexpr (sizeof(T) == 4) return _mm512_sqrt_ps(x);
-    else return _mm512_sqrt_pd(x);
-#else
-    if constexpr (sizeof(T) == 4) return _mm256_sqrt_ps(x);
-    else return _mm256_sqrt_pd(x);
-#endif
+    INSTRUCTION(sqrt, x);
+}
+
+// x, but no more than the limit; NaN stays NaN: of two operands one of which is NaN the instruction gives the second.
+template <class T>
+inline Vec<T> at_most(Vec<T> x, Vec<T> limit) {
+    INSTRUCTION(min, limit, x);
+}
+
+template <class T>
+inline Vec<T> at_least(Vec<T> x, Vec<T> limit) {
+    INSTRUCTION(max, limit, x);
+}
+#undef INSTRUCTION
+
+template <class T>
+inline Vec<T> clamp(Vec<T> x, Vec<T> low, Vec<T> high) {
+    return at_most<T>(at_least<T>(x, low), high);
 }
 
 // exp(y) = power * (1 + fraction), |y| <= 87 in float32, 708 in float64: y = n ln 2 + r, |r| <= ln(2) / 2, power = 2^n and
-// fraction = exp(r) - 1 by its Taylor series, whose first term left out is below half an ulp.
+// fraction = exp(r) - 1: in float32 r + r^2 p(r), p fitted for the least error, 4e-9 of exp(r); in float64 its Taylor series,
+// whose first term left out is below half an ulp.
 template <class T>
 inline void exponential(Vec<T> y, Vec<T>& power, Vec<T>& fraction) {
     constexpr bool single = sizeof(T) == 4;
-    constexpr T round = single ? T(0x1.8p23) : T(0x1.8p52);  // adding it leaves round(y / ln 2) in the low bits
+    constexpr T round = single ? T(0x1.8p23 + 127) : T(0x1.8p52 + 1023);  // adding it leaves n + bias in the low bits
     constexpr T ln2_high = single ? T(0x1.62e4p-1) : T(0x1.62e42fefap-1);
     constexpr T ln2_low = single ? T(0x1.7f7d1cp-20) : T(0x1.cf79abc9e3b3ap-40);
-    constexpr int bias = single ? 127 : 1023;
     const Vec<T> shifted = y * T(0x1.71547652b82fep0) + round, n = shifted - round;
     const Vec<T> r = (y - n * ln2_high) - n * ln2_low;
-    constexpr int terms = single ? 7 : 13;
-    constexpr double inverse_factorial[] = {1.0,         1.0,          1.0 / 2,       1.0 / 6,        1.0 / 24,
-                                            1.0 / 120,   1.0 / 720,    1.0 / 5040,    1.0 / 40320,    1.0 / 362880,
-                                            1.0 / 3628800, 1.0 / 39916800, 1.0 / 479001600, 1.0 / 6227020800};
-    Vec<T> series = all(T(inverse_factorial[terms]));
+    constexpr int terms = single ? 6 : 13;
+    constexpr double factors[][14] = {
+        {0, 1, 0x1.fffffcp-2, 0x1.555492p-3, 0x1.5558f2p-5, 0x1.123a2p-7, 0x1.6a23dp-10},
+        {0, 1, 1.0 / 2, 1.0 / 6, 1.0 / 24, 1.0 / 120, 1.0 / 720, 1.0 / 5040, 1.0 / 40320, 1.0 / 362880, 1.0 / 3628800,
+         1.0 / 39916800, 1.0 / 479001600, 1.0 / 6227020800}};
+    Vec<T> series = all(T(factors[!single][terms]));
 #pragma GCC unroll 16
-    for (int k = terms - 1; k >= 1; --k) series = series * r + T(inverse_factorial[k]);
+    for (int k = terms - 1; k >= 1; --k) series = series * r + T(factors[!single][k]);
     fraction = series * r;
-    using M = Bits<T>;
-    const M whole = bits<M>(shifted) - bits<M>(all(round)) + bias;
-    power = bits<Vec<T>>(M(whole << Simd<T>::mantissa));
+    power = bits<Vec<T>>(Bits<T>(bits<Bits<T>>(shifted) << Simd<T>::mantissa));
 }
 
 template <class T>
@@ -194,23 +208,22 @@ inline Vec<T> exp(Vec<T> x) {
     return power + power * fraction;
 }
 
-// 1 / (1 + exp(-x)), without overflow for any x.
+// 1 / (1 + exp(-x)), 0 where exp(-x) might overflow.
 template <class T>
 inline Vec<T> sigmoid(Vec<T> x) {
-    const Vec<T> limit = all(T(sizeof(T) == 4 ? 87 : 708)), size = magnitude<T>(x);
+    const Vec<T> limit = all(T(sizeof(T) == 4 ? 87 : 708));
     Vec<T> power, fraction;
-    exponential<T>(-(size > limit ? limit : size), power, fraction);
-    const Vec<T> e = size > limit ? Vec<T>{} : power + power * fraction, larger = T(1) / (T(1) + e);
-    return x < T(0) ? e * larger : larger;
+    exponential<T>(-clamp<T>(x, -limit, limit), power, fraction);
+    const Vec<T> result = T(1) / (T(1) + (power + power * fraction));
+    return x < -limit ? Vec<T>{} : result;
 }
 
 // (exp(2 |x|) - 1) / (exp(2 |x|) + 1) with the sign of x: relative accuracy near 0, never above 1.
 template <class T>
 inline Vec<T> tanh(Vec<T> x) {
     using M = Bits<T>;
-    const Vec<T> limit = all(T(40)), size = magnitude<T>(x) * T(2);
     Vec<T> power, fraction;
-    exponential<T>(size > limit ? limit : size, power, fraction);
+    exponential<T>(at_most<T>(magnitude<T>(x) * T(2), all(T(40))), power, fraction);
     const Vec<T> expm1 = power * fraction + (power - T(1)), t = expm1 / (expm1 + T(2));
     const M sign = bits<M>(x) & std::numeric_limits<typename Simd<T>::Word>::min();
     return bits<Vec<T>>(M(bits<M>(t) | sign));

@@ -53,7 +53,7 @@ def main(argv: list[str] | None = None) -> int:
         "--steps", type=int, help="at most that many of each training; its budget if not given"
     )
     parser.add_argument(
-        "--jobs", type=int, default=1, help="trainings side by side, each on one thread (default: 1)"
+        "--jobs", type=int, default=1, help="tasks side by side, from 2 on each on one thread (default: 1)"
     )
     parser.add_argument("--output", type=Path, default=OUTPUT, help="JSON; tables and pictures go beside it")
     arguments = parser.parse_args(argv)
@@ -94,6 +94,8 @@ def run_all(
         return
     # spawned, since a fork of a process whose torch has used its threads hangs
     context = multiprocessing.get_context("spawn")
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # as in the workers: the JSON states the number
     with ProcessPoolExecutor(jobs, mp_context=context, initializer=begin_worker) as pool:
         waited = {pool.submit(run_named, *part, most_steps): part for part in parts}
         try:
@@ -104,6 +106,8 @@ def run_all(
             for worker in multiprocessing.active_children():
                 worker.terminate()
             raise
+        finally:
+            torch.set_num_threads(threads)
 
 
 def begin_worker() -> None:

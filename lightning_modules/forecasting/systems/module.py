@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from dream import DREAMConfig, DREAMState, DREAMTrace
 from lightning_modules import ranks
 from lightning_modules.base import TaskModule
+from lightning_modules.cores import upper_errors
 from lightning_modules.forecasting.systems import plots
 from lightning_modules.forecasting.systems.data import SystemBatch, SystemsData, SystemsShape
 from lightning_modules.forecasting.systems.reference import (
@@ -39,7 +40,7 @@ class SystemsOutput(NamedTuple):
     scale: Tensor
     """(N, T, A) usual error of the reference"""
     prediction_loss: Tensor
-    """() mean squared error of the layer's own predictions"""
+    """() mean squared error of each layer's own predictions, summed over the layers"""
     traces: list[DREAMTrace]
     states: list[DREAMState]
 
@@ -62,7 +63,7 @@ class SystemsModule(TaskModule):
     result directly:
 
         yhat_(t+a) = r_(t+a) + s_a ([z_t, forecast_t, x_t] E + e)_a
-        loss = mean min((yhat - y) / s, 10)^2 + prediction_weight * MSE(own predictions, x)
+        loss = mean min((yhat - y) / s, 10)^2 + prediction_weight * sum over layers of MSE(predictions, input)
 
     so that near and far forecasts, and systems that are easy or hard to forecast, count alike.
 
@@ -105,7 +106,8 @@ class SystemsModule(TaskModule):
         output, traces, states = self.core.trace(x)
         seen = torch.cat([self.dropout(output), traces[0].forecast, x], -1)
         corrected = known.future + known.scale * self.head(seen)
-        return SystemsOutput(corrected, known.scale, traces[0].error.square().mean(), traces, states)
+        error = traces[0].error.square().mean() + upper_errors(traces).mean()
+        return SystemsOutput(corrected, known.scale, error, traces, states)
 
     @torch.no_grad()
     def reference(self, inputs: Tensor) -> Reference:

@@ -89,6 +89,13 @@ def test_the_head_reads_the_first_layers_forecast() -> None:
     torch.testing.assert_close(forecast.future, (first * scale + level)[:, None].expand(-1, 8, -1))
 
 
+def test_the_upper_layers_own_predictions_are_trained() -> None:
+    module, past = small_module(hidden_dims=[8, 6]).eval(), torch.randn(3, 24, 2)
+    _, upper = module.core.layers
+    (gradient,) = torch.autograd.grad(module(past).prediction_loss, upper.cell.W)
+    assert gradient.abs().amax() > 1e-4
+
+
 def test_the_loss_is_the_forecasts_error_and_the_weighted_prediction_error() -> None:
     module = small_module(prediction_weight=0.25).eval()
     batch = WindowBatch(torch.randn(3, 24, 2), torch.randn(3, 8, 2), torch.arange(3))

@@ -84,15 +84,45 @@ def test_the_loss_is_the_cross_entropy_and_what_the_layer_had_expected(predictio
     assert terms["loss"].item() == pytest.approx(expected.item(), rel=1e-9)
 
 
-def test_every_parameter_learns() -> None:
+def test_every_layer_is_trained_to_expect_what_it_reads() -> None:
     data = Letters()
-    model = module(data)
+    model = module(data, hidden_dims=[10, 7]).double().eval()
+    batch = next(iter(data.train_dataloader()))
+    first, second = model.core.layers
+    found = model(batch.tokens).prediction_loss
+    x = model.embedding(batch.tokens)
+    h, below, _ = first.trace(x)
+    above = second.trace(h)[1]
+    expected = mse_loss(below.prediction, x.detach()) + mse_loss(above.prediction, h.detach())
+    assert found.item() == pytest.approx(expected.item(), rel=1e-9)
+    weights = [model.embedding.weight, *model.core.parameters()]
+    gradients = (torch.autograd.grad(loss, weights, materialize_grads=True) for loss in (found, expected))
+    for ours, theirs in zip(*gradients, strict=True):
+        torch.testing.assert_close(ours, theirs)
+
+
+@pytest.mark.parametrize("hidden_dims", [[10], [10, 7]])
+def test_every_parameter_learns(hidden_dims: list[int]) -> None:
+    data = Letters()
+    model = module(data, hidden_dims=hidden_dims)
     for batch in data.train_dataloader():
         model.losses(batch)["loss"].backward()
     still = [
         name for name, weight in model.named_parameters() if weight.grad is None or not weight.grad.any()
     ]
     assert still == []
+
+
+def test_embeddings_may_have_a_learning_rate_of_their_own(tmp_path: Path) -> None:
+    data, moved = Letters(), {}
+    for lr in (None, 1e-30):
+        model = module(data, lr=1e-2, embedding_lr=lr, weight_decay=0.1)
+        before = {name: weight.detach().clone() for name, weight in model.named_parameters()}
+        small_trainer(tmp_path, max_steps=1).fit(model, datamodule=data)
+        moved[lr] = {name for name, weight in model.named_parameters() if (weight != before[name]).any()}
+        assert sum(len(group["params"]) for group in model.optimizer_groups()) == len(before)
+    assert moved[None] - moved[1e-30] == {"embedding.weight"}
+    assert "head.weight" in moved[1e-30]
 
 
 @pytest.mark.parametrize("chunk", [1, 24, 1000])
@@ -332,6 +362,8 @@ def test_what_is_refused() -> None:
         next(LanguageModule(CONFIG, LanguageShape(5)).generate())
     with pytest.raises(ConfigError, match="`prediction_weight` must be"):
         LanguageModule(CONFIG, LanguageShape(5), prediction_weight=-1.0)
+    with pytest.raises(ConfigError, match="`embedding_lr` must be a finite number above 0; got 0"):
+        LanguageModule(CONFIG, LanguageShape(5), embedding_lr=0)
     with pytest.raises(ConfigError, match="`dropout` must be a share from 0 to below 1"):
         LanguageModule(CONFIG, LanguageShape(5), core="lstm", dropout=1.0)
     sizes = ({"length": 0}, {"length": 2.5}, {"top_k": 0}, {"top_k": 2.5})

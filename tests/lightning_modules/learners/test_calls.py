@@ -24,7 +24,7 @@ from dream.sealed import read_sealed, write_sealed
 from lightning_modules.calls import whole
 from lightning_modules.learners import DREAMForecaster
 from lightning_modules.stream import StreamLearner
-from lightning_modules.stream.checks import _MISSING
+from lightning_modules.stream.checks import _MISSING, _SIZE
 from lightning_modules.stream.rules import Weights
 from tests.lightning_modules.interrupts import interrupted
 from tests.lightning_modules.learners.test_learners import LAYER, MAKE, learn, say
@@ -282,7 +282,8 @@ def test_what_no_learner_holds_is_refused(name: str, tmp_path: Path) -> None:
     for number, field in enumerate(fields.values()):
         value = tensors[field]
         for case, change in list(CHANGES.items())[number % 5 :: 5]:
-            if not value.numel() or (case == "NaN" and _MISSING.fullmatch(field)):
+            may_miss = _MISSING.fullmatch(field) or _SIZE.fullmatch(field)
+            if not value.numel() or (case == "NaN" and may_miss):
                 continue
 
             def damage(_: Any, held: dict[str, Tensor], field: str = field, change: Any = change) -> None:
@@ -309,7 +310,7 @@ def test_what_no_learner_holds_is_refused(name: str, tmp_path: Path) -> None:
             r"`state\.adaptive_tau` must be finite and positive",
         ),
         ("forecaster", "state.normalizer.var", -1.0, "must be finite and not negative"),
-        ("forecaster", "memory.scale", 0.0, "must be finite and positive"),
+        ("forecaster", "memory.scale", 0.0, "must be NaN, or finite and positive"),
         ("forecaster", "rule.gram", -1.0, "must be a sum of squares"),
         ("forecaster", "trust.count", -1.0, "must be finite and not negative"),
         ("forecaster", "place", 10**9, "`memory.* must have|rows that follow"),

@@ -13,7 +13,7 @@ import torch
 
 from dream import CheckpointError, ConfigError, DataError, DREAMConfig
 from lightning_modules.learners import DREAMAnomalyDetector, DREAMClassifier, DREAMForecaster, DREAMRegressor
-from lightning_modules.stream import Updates
+from lightning_modules.stream import Reading, Updates
 
 LAYER = DREAMConfig(hidden_dim=8, rank=2)
 RANDOM = np.random.default_rng(4)
@@ -239,6 +239,25 @@ def test_forecasts_have_the_form_of_the_rows() -> None:
         model.learn_one({"a": x["a"]}, {"b": x["b"]})
     assert [list(row) for row in model.forecast()] == [["a"], ["a"]]
     assert len(model.forecast(1)) == 1
+
+
+@pytest.mark.parametrize("kind", ["running", "differences"])
+def test_the_measurement_unit_changes_no_forecast(kind: Any) -> None:
+    small, large = (DREAMForecaster(LAYER, Reading(kind, 0.01)) for _ in range(2))
+    for k in range(60):
+        value = 3.0 + math.sin(k / 3) + 0.1 * VALUES[k, 0]
+        small.learn_one(value)
+        large.learn_one(2.0**20 * value)
+        assert large.forecast() == [2.0**20 * small.forecast()[0]]
+        assert k or small.forecast() == [value]  # without a scale the level stays
+
+
+def test_a_regression_learns_in_any_measurement_unit() -> None:
+    small, large = DREAMRegressor(LAYER), DREAMRegressor(LAYER)
+    for x in ROWS[:60]:
+        small.learn_one(x, x["a"] + 0.5)
+        large.learn_one(x, 2.0**20 * (x["a"] + 0.5))
+    assert large.predict_one(ROWS[60]) == 2.0**20 * small.predict_one(ROWS[60])
 
 
 @pytest.mark.parametrize("columns", [1, 2, 6])

@@ -30,21 +30,22 @@ def speech_like(seconds: float, rate: int) -> np.ndarray:
         (dict(sample_rate=16000, n_mels=64, n_mfcc=20), 0.31),
         (dict(sample_rate=22050, window=0.03, hop=0.0125, n_fft=2048), 0.25),
         (dict(sample_rate=8000), 0.081),
+        (dict(sample_rate=8000, top_db=40.0), 0.43),
     ],
 )
 def test_it_agrees_with_librosa(settings: dict[str, Any], seconds: float) -> None:
     mfcc = MFCC(**settings)
     samples = speech_like(seconds, mfcc.sample_rate)
     own = mfcc(torch.from_numpy(samples)[None])[0].numpy()
-    values = librosa.feature.mfcc(
+    power = librosa.feature.melspectrogram(
         y=samples,
         sr=mfcc.sample_rate,
-        n_mfcc=mfcc.n_mfcc,
         n_fft=mfcc.fft,
         hop_length=mfcc.hop_samples,
         win_length=mfcc.window_samples,
         n_mels=mfcc.n_mels,
     )
+    values = librosa.feature.mfcc(S=librosa.power_to_db(power, top_db=mfcc.top_db), n_mfcc=mfcc.n_mfcc)
     theirs = np.concatenate([values, librosa.feature.delta(values), librosa.feature.delta(values, order=2)]).T
     assert own.shape == (1 + len(samples) // mfcc.hop_samples, mfcc.features)
     np.testing.assert_allclose(own, theirs, atol=1e-3)
@@ -61,6 +62,19 @@ def test_loudness_moves_the_first_coefficient_only() -> None:
     expected = torch.zeros(39)
     expected[0] = -20 * mfcc.n_mels**0.5  # 20 dB in every band, through the first row of the orthonormal DCT
     torch.testing.assert_close(change, expected.expand_as(change), atol=2e-3, rtol=0)
+
+
+def test_noise_below_the_range_of_levels_does_not_matter() -> None:
+    word, random = torch.from_numpy(speech_like(0.3, 8000)), torch.Generator().manual_seed(0)
+    silence = torch.zeros(1200)
+    quiet, noisy = (
+        torch.cat([word, silence + level * torch.randn(1200, generator=random)])[None]
+        for level in (1e-5, 5e-4)
+    )
+    narrow, wide = MFCC(top_db=40.0), MFCC()
+    frames = slice(40, None)  # of the silence alone
+    torch.testing.assert_close(narrow(noisy)[:, frames], narrow(quiet)[:, frames])
+    assert not torch.allclose(wide(noisy)[:, frames], wide(quiet)[:, frames], atol=1.0)
 
 
 def test_rows_are_independent() -> None:
@@ -98,6 +112,8 @@ def test_a_recording_shorter_than_a_derivative_is_refused() -> None:
         (dict(hop=0.0), "`hop` must be from 8 samples"),
         (dict(n_fft=100), "`n_fft` must be even, from the window's samples"),
         (dict(n_fft=301), "`n_fft` must be even, from the window's samples to 65536; got 301"),
+        (dict(top_db=0.0), "`top_db` must be from 10 to 200 dB; got 0.0"),
+        (dict(top_db=float("nan")), "`top_db` must be from 10 to 200 dB; got nan"),
         (dict(n_mfcc=41), "`n_mfcc` must be from 1 to `n_mels`; got 41"),
         (
             dict(n_mels=200),

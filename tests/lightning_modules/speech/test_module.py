@@ -39,10 +39,10 @@ def first(data: ToneWords) -> SpeechBatch:
 
 
 @pytest.mark.parametrize("core", ["dream", "lstm", "linear"])
-@pytest.mark.parametrize("options", [{}, STRINGS])
-def test_padding_changes_nothing(core: str, options: dict[str, Any]) -> None:
+@pytest.mark.parametrize(("options", "attention"), [({}, 0), ({}, 2), (STRINGS, 0)])
+def test_padding_changes_nothing(core: str, options: dict[str, Any], attention: int) -> None:
     data = data_of(**options)
-    module = module_of(data, core=core, error=core == "dream").eval()
+    module = module_of(data, core=core, error=core == "dream", attention=attention).eval()
     batch = first(data)
     padded = torch.cat([batch.features, torch.full((len(batch.features), 7, data.inputs), torch.nan)], 1)
     together, longer = module(batch.features, batch.lengths), module(padded, batch.lengths)
@@ -63,6 +63,38 @@ def test_the_core_is_read_as_with_a_mask() -> None:
     output, _, _ = module.core.trace(batch.features, lengths=batch.lengths)
     masked, _ = module.core.forward_with_mask(batch.features, batch.lengths)
     assert torch.equal(output, masked)
+
+
+def test_the_head_reads_means_weighted_by_attention() -> None:
+    data = data_of()
+    module, batch = module_of(data, attention=2).eval(), first(data)
+    output, _, _ = module.core.trace(batch.features, lengths=batch.lengths)
+    for sample, (steps, length) in enumerate(zip(output, batch.lengths.tolist(), strict=True)):
+        z = steps[:length]
+        means = [(z @ query).softmax(0) @ z for query in module.queries.weight]
+        expected = module.head(torch.cat(means)).log_softmax(-1)
+        torch.testing.assert_close(module(batch.features, batch.lengths).log_probs[sample], expected)
+
+
+@pytest.mark.parametrize("attention", [0, 2])
+def test_the_posteriors_of_the_figure_are_those_of_an_utterance_that_ends_there(attention: int) -> None:
+    data = data_of()
+    module, batch = module_of(data, attention=attention).eval(), first(data)
+    module._batches = [batch]
+    with torch.no_grad():
+        found = torch.from_numpy(module._middle_utterance().posteriors)
+        sample = len(batch.names) // 2
+        steps = batch.features[sample : sample + 1]
+        for end in (1, 9, len(found)):
+            posterior = module(steps[:, :end], torch.tensor([end])).log_probs[0].exp()
+            torch.testing.assert_close(found[end - 1], posterior, atol=1e-5, rtol=1e-4)
+
+
+def test_attention_is_for_classification() -> None:
+    with pytest.raises(ConfigError, match=r"`attention` must be 0 for recognition, .* got 2"):
+        module_of(data_of(**STRINGS), attention=2)
+    with pytest.raises(ConfigError, match="`attention` must be from 0 to 64 means; got -1"):
+        module_of(data_of(), attention=-1)
 
 
 def test_the_losses_are_those_of_the_formulas() -> None:

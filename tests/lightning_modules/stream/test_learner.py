@@ -194,6 +194,7 @@ def test_least_squares_is_the_weighted_ridge_of_all_known_rows(forgetting: float
     future = rows[1:, :2].unfold(0, 4, 1).transpose(1, 2)[:known]
     y = ((future - level) / scale).flatten(1)
     weight = forgetting ** torch.arange(known - 1, -1, -1).double()
+    z, y, weight = z[1:], y[1:], weight[1:]  # after the first row there is no scale yet
     gram, moment = z.mT @ (weight[:, None] * z), z.mT @ (weight[:, None] * y)
     pull = 1 + 0.01 * gram.diagonal().mean()
     solved = torch.linalg.solve(gram + pull * torch.eye(len(gram)), moment).mT.float()

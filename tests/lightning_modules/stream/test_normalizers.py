@@ -29,10 +29,11 @@ def test_running_follows_its_equations(rate: float) -> None:
         away, mean = value - mean, mean + a * (value - mean)
         var = var + a * ((1 - a) * away**2 - var)
         squares += (1 - a) * away**2
-        scale = math.sqrt(var + 0.01 * squares / k) or 1.0
+        scale = math.sqrt(var + 0.01 * squares / k) or math.nan
+        read = 0.0 if k == 1 else (value - mean) / scale
         assert relative.level[0, k - 1, 0] == pytest.approx(mean, abs=1e-12)
-        assert relative.scale[0, k - 1, 0] == pytest.approx(scale, rel=1e-12)
-        assert relative.read[0, k - 1, 0] == pytest.approx((value - mean) / scale, abs=1e-12)
+        assert relative.scale[0, k - 1, 0] == pytest.approx(scale, rel=1e-12, nan_ok=True)
+        assert relative.read[0, k - 1, 0] == pytest.approx(read, abs=1e-12)
 
 
 def test_differences_follow_their_equations() -> None:
@@ -56,14 +57,16 @@ def test_chunks_are_the_whole_and_the_future_is_not_read(kind: Any) -> None:
     second, end = normalizer(x[:, 33:], between)
     for name in Normalized._fields:
         torch.testing.assert_close(
-            torch.cat([getattr(first, name), getattr(second, name)], 1), getattr(relative, name)
+            torch.cat([getattr(first, name), getattr(second, name)], 1),
+            getattr(relative, name),
+            equal_nan=True,
         )
     for (_, a), (_, b) in zip(state.items(), end.items(), strict=True):
         torch.testing.assert_close(a, b)
     changed = x.clone()
     changed[:, 40:] = 1e6
     for a, b in zip(relative, whole(normalizer, changed)[0], strict=True):
-        assert torch.equal(a[:, :40], b[:, :40])
+        torch.testing.assert_close(a[:, :40], b[:, :40], rtol=0, atol=0, equal_nan=True)
 
 
 @pytest.mark.parametrize("kind", ["running", "differences"])
@@ -84,7 +87,9 @@ def test_no_jump_is_read_as_more_than_the_rate_allows(kind: Any) -> None:
     x[:, 1000:] = 1e9
     relative, _ = whole(Normalizer(kind, 0.01), x)
     assert float(relative.read.abs().max()) <= 10.0
-    assert relative.scale.isfinite().all()
+    assert relative.read.isfinite().all()
+    assert relative.scale[:, :1000].isnan().all()
+    assert relative.scale[:, 1000:].isfinite().all()
 
 
 def test_a_bad_rate_or_kind_is_refused() -> None:

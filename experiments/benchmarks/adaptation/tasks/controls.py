@@ -8,6 +8,7 @@ the pages of the tasks have rivals and naive forecasts.
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import ClassVar
 
@@ -15,11 +16,6 @@ from experiments import compare, comparison
 from experiments.benchmarks.adaptation.protocol import OFF, PLASTIC, REST, Metric, Outcome, Scores, Task
 
 GROUP = "controls, no gain expected"
-RUNS = {
-    "dream": {"DREAM": PLASTIC, "DREAM, plasticity off": REST},
-    "no_plasticity": {"DREAM without plasticity": OFF},
-}
-"""Rows of the table of each run that are columns here."""
 
 
 class Control(Task):
@@ -27,6 +23,11 @@ class Control(Task):
 
     experiment: ClassVar[str]
     settings: ClassVar[tuple[str, ...]] = ()
+    runs: ClassVar[Mapping[str, Mapping[str, str]]] = {
+        "dream": {"DREAM": PLASTIC, "DREAM, plasticity off": REST},
+        "no_plasticity": {"DREAM without plasticity": OFF},
+    }
+    """Rows of the table of each run that are columns here."""
 
     def run(self, most_steps: int | None, folder: Path) -> dict[str, Outcome]:
         """Return the outcomes of the columns that the runs have.
@@ -41,7 +42,7 @@ class Control(Task):
         """
         settings = [*self.settings, *([f"--trainer.max_steps={most_steps}"] if most_steps else [])]
         found: dict[str, Outcome] = {}
-        for model, columns in RUNS.items():
+        for model, columns in self.runs.items():
             plan = compare.parse(
                 ["-c", self.experiment, f"--folder={folder}", "--run.table=false", *settings]
             )
@@ -63,6 +64,10 @@ class ETTh2(Control):
     title = "ETTh2 stream, one step ahead"
     experiment = "online_etth2"
     settings = ("--data.horizon=1",)
+    runs: ClassVar[Mapping[str, Mapping[str, str]]] = {
+        "dream": {"DREAM, fast weights + head": PLASTIC, "DREAM, head": REST},
+        "no_plasticity": {"DREAM without plasticity, head": OFF},
+    }
     metrics = (Metric("mse", within=(REST, OFF)),)
 
 

@@ -61,7 +61,7 @@ def least_squares(forgetting: float, batch: Batch) -> Tensor:
 class Systems(SequenceTask):
     name = "systems"
     group = "a class of systems"
-    title = "Wiener-Hammerstein systems, RMSE over the output's deviation"
+    title = "Wiener-Hammerstein systems, RMSE"
     config = DREAMConfig.preset("fast_adaptation", input_dim=INPUTS, hidden_dim=64, rank=16)
     outputs = len(SHAPE.ahead)
     steps = 600

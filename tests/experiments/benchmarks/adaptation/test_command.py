@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from dream.errors import ConfigError
 from experiments.benchmarks.adaptation import command
@@ -20,10 +21,14 @@ ROOT = Path(__file__).parents[4]
 
 @pytest.fixture(scope="module")
 def short(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The JSON of a short run of two tasks."""
+    """The JSON of a short run of two tasks side by side."""
     path = tmp_path_factory.mktemp("suite") / "new" / "suite.json"
-    words = ["--tasks", "rule_change", "linear_systems", "--seeds=1", "--steps=12", f"--output={path}"]
-    assert command.main(words) == 0
+    words = ["--tasks", "rule_change", "linear_systems", "--seeds=1", "--steps=12", "--jobs=2"]
+    threads = torch.get_num_threads()
+    torch.set_num_threads(2)
+    assert command.main([*words, f"--output={path}"]) == 0
+    assert torch.get_num_threads() == 2
+    torch.set_num_threads(threads)
     return path
 
 
@@ -32,6 +37,7 @@ def test_every_value_of_every_column_is_in_the_json(short: Path) -> None:
     assert {"commit", "versions", "device", "threads"} <= found.keys()
     assert found["seeds"] == [0]
     assert found["most_steps"] == 12
+    assert found["threads"] == 1  # of each of the two processes that trained
     assert list(found["tasks"]) == ["linear_systems", "rule_change"]  # in the order of the tables
     task = found["tasks"]["linear_systems"]
     assert list(task["columns"]) == list(COLUMNS)
@@ -65,25 +71,14 @@ def test_tables_and_pictures_lie_beside_the_json(short: Path) -> None:
         assert short.with_name(short.stem + ending).stat().st_size > 10_000
 
 
-def test_tasks_side_by_side_have_the_figures_of_tasks_in_turn(short: Path, tmp_path: Path) -> None:
-    path = tmp_path / "suite.json"
-    words = ["--tasks", "rule_change", "linear_systems", "--seeds=1", "--steps=12", f"--output={path}"]
-    done = subprocess.run(
-        [sys.executable, "-m", "experiments.benchmarks.adaptation", *words, "--jobs=2"],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-    )
-    assert done.returncode == 0, done.stderr
-    assert "[2/2]" in done.stderr
-    one, two = (json.loads(found.read_text())["tasks"] for found in (short, path))
-    assert list(one) == list(two)
-    for task in one:
-        for column, row in one[task]["columns"].items():
-            other = two[task]["columns"][column]
-            for metric, values in row["values"].items():
-                assert other["values"][metric] == pytest.approx(values, rel=1e-3)
+def test_one_job_runs_the_parts_in_turn(monkeypatch: pytest.MonkeyPatch) -> None:
+    begun: list[tuple[str, int, int | None]] = []
+    monkeypatch.setattr(command, "run", lambda task, steps: begun.append((task.name, task.seed, steps)) or {})
+    parts = [("markov", 1), ("recall", 0)]
+    found = command.run_all(parts, 7, jobs=1)
+    assert next(found) == ("markov", 1, {})
+    assert begun == [("markov", 1, 7)]
+    assert list(found) == [("recall", 0, {})]
 
 
 def test_a_task_that_fails_beside_others_ends_all_with_its_sentence(tmp_path: Path) -> None:

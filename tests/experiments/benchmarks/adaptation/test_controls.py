@@ -10,7 +10,7 @@ import pytest
 
 from experiments import compare, comparison
 from experiments.benchmarks.adaptation.protocol import OFF, PLASTIC, REST
-from experiments.benchmarks.adaptation.tasks.controls import SKAB, ETTh1, ETTh2
+from experiments.benchmarks.adaptation.tasks.controls import SKAB, Control, ETTh1, ETTh2
 
 
 def test_a_control_is_a_run_with_plasticity_and_one_without(
@@ -23,9 +23,9 @@ def test_a_control_is_a_run_with_plasticity_and_one_without(
         return 0
 
     def record(folder: Path, model: str, seed: int) -> dict[str, Any]:
-        rows = {"DREAM": {"mse": 1.0, "mae": 9.0}, "DREAM, plasticity off": {"mse": 2.0}}
+        rows = {"DREAM, fast weights + head": {"mse": 1.0, "mae": 9.0}, "DREAM, head": {"mse": 2.0}}
         if model == "no_plasticity":
-            rows = {"DREAM without plasticity": {"mse": 3.0}}
+            rows = {"DREAM without plasticity, head": {"mse": 3.0}}
         return {"results": {**rows, "repeat-last": {"mse": 4.0}}, "parameters": 7, "seconds": 1.5}
 
     monkeypatch.setattr(compare, "run_cell", cell)
@@ -55,8 +55,11 @@ def test_a_run_that_ends_badly_ends_all_with_its_code(
 
 @pytest.mark.data
 @pytest.mark.filterwarnings("ignore")  # of a training of two steps
-def test_the_rows_are_those_of_a_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("control", "columns"), [(ETTh1, {PLASTIC, OFF}), (ETTh2, {PLASTIC, REST, OFF})])
+def test_the_rows_are_those_of_a_run(
+    control: type[Control], columns: set[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
-    found = ETTh1(1).run(2, tmp_path / "etth1")
-    assert set(found) == {PLASTIC, OFF}
+    found = control(1).run(2, tmp_path / control.name)
+    assert set(found) == columns
     assert all(math.isfinite(outcome.scores.values["mse"]) for outcome in found.values())
