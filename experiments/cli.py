@@ -32,6 +32,9 @@ Around experiments:
 A preset sets several settings of the layer at once: dream fit -c forecasting --preset stability
 Any setting is a flag: dream fit -c forecasting --model.config.rank=8 --data.horizon=48 --seed=1
 Go on with a run that was stopped or killed: the same command and --resume
+Train on from the weights of a run, on other data: dream fit --from RUN --data.path=FILE
+Go on with tomorrow's rows, online or for anomalies: dream predict --ckpt_path RUN --data.path=FILE --learn
+A run is a folder, or `latest`: the newest one with a checkpoint.
 All settings of a command: dream fit --help; of the model or data: dream fit -c forecasting --print_config
 Your own file: dream fit -c forecasting_csv --data.path=FILE
 """

@@ -12,7 +12,7 @@ from dream.errors import ConfigError
 from experiments import baselines, comparison, ending, launch, run
 from experiments.ending import say
 from experiments.folders import CONFIG, PLAN, RESULTS, claim, discard_if_empty, require_claimed
-from experiments.invocation.arguments import Invocation, one_folder, refuse_changes, whole_number
+from experiments.invocation.arguments import FROM, Invocation, one_folder, refuse_changes, whole_number
 
 USAGE = """\
 usage: dream compare -c EXPERIMENT [--models NAME ...] [--seeds N] [--folder FOLDER]
@@ -29,7 +29,7 @@ Cells that are done are not run again: the same command goes on where it was sto
 """
 
 
-SET_HERE = ("--seed", "--seed_everything", "--run.name", "--run.folder", "--ckpt_path", "--model.core")
+SET_HERE = ("--seed", "--seed_everything", "--run.name", "--run.folder", "--ckpt_path", FROM, "--model.core")
 
 
 @dataclass

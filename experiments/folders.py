@@ -35,6 +35,8 @@ SAVES = "checkpoints"
 LOCK = ".lock"
 PLAN = "plan.json"
 """Facts that all runs of a comparison or a sweep share."""
+LATEST = "latest"
+"""Word that stands for the newest run, where a run is asked for."""
 RESULTS = "results.json"
 """Results of a run, written when it has ended well."""
 
@@ -240,6 +242,29 @@ def earlier_run(settings: RunSettings, command: list[str], **facts: Any) -> Path
         if not (path.parent / RUN).exists():
             log.warning("%s has no %s and is passed over; put it back to go on with it.", path.parent, RUN)
     return max(runs, key=lambda run: runs[run], default=None)
+
+
+def latest(parent: Path) -> Path:
+    """Return the newest run below `parent` that has saved a checkpoint: the one that `LATEST` means.
+
+    Raises:
+        CheckpointError: there is none.
+    """
+    runs: dict[Path, tuple[str, int]] = {}
+    for path in parent.glob(f"*/{RUN}"):
+        try:
+            if any((path.parent / SAVES).glob("*.ckpt")):
+                runs[path.parent] = read_run(path.parent).get("started", ""), path.stat().st_mtime_ns
+        except CheckpointError as error:
+            log.warning("%s Its run is passed over; name it if you mean it.", error)
+    if not runs:
+        raise CheckpointError(
+            f"`{LATEST}` means the newest run in `run.folder` with a checkpoint; {parent} holds none. Train "
+            "with `dream fit`, or name the run."
+        )
+    newest = max(runs, key=lambda run: runs[run])
+    say(f"note: {LATEST} is {newest}.")
+    return newest
 
 
 def hold(folder: Path) -> FileLock:

@@ -52,6 +52,14 @@ class Data(TypedDict):
 
 
 @_schema
+class Parent(TypedDict):
+    """Checkpoint whose weights a run began with."""
+
+    checkpoint: str
+    sha256: str
+
+
+@_schema
 class Run(TypedDict, total=False):
     """`run.json`: the command of a run."""
 
@@ -59,6 +67,7 @@ class Run(TypedDict, total=False):
     tracked: str
     started: str
     data: Data
+    parent: Parent
 
 
 @_schema

@@ -16,6 +16,9 @@ from experiments.folders import CONFIG
 from experiments.invocation import own_code
 from lightning_modules.redaction import redacted
 
+COMMAND_LINE = ("preset", "allow", "trust", "from", "learn", "output")
+"""Settings that are spelled out, or for the command line alone."""
+
 
 def resolve_config(
     parser: LightningArgumentParser, config: Namespace, model: L.LightningModule
@@ -27,7 +30,7 @@ def resolve_config(
     resolved: dict[str, Any] = redacted(yaml.safe_load(own_code.plain(parser.dump(config, skip_unset=False))))
     resolved["run"]["name"] = None  # a name serves once
     resolved["resume"] = False
-    for name in ("preset", "allow", "trust"):  # spelled out, and for the command line alone
+    for name in COMMAND_LINE:
         del resolved[name]
     resolved["model"]["init_args"]["config"] = model.hparams["config"]
     return resolved

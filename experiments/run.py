@@ -33,18 +33,33 @@ from experiments.check import check_experiment
 from experiments.exhausted import in_memory
 from experiments.folders import RESULTS, SAVES, RunSettings
 from experiments.invocation import limits, own_code, presets, trust
-from experiments.invocation.arguments import Invocation
+from experiments.invocation.arguments import (
+    FROM,
+    FROM_HELP,
+    LEARN,
+    LEARN_HELP,
+    OUTPUT,
+    OUTPUT_HELP,
+    Invocation,
+)
 from experiments.invocation.explain import chain, explain, sections
-from experiments.invocation.resume import check_weights, read_data, refuse_mixed_data, save_to_resume
+from experiments.invocation.resume import (
+    check_weights,
+    read_data,
+    refuse_mixed_data,
+    refuse_trained,
+    save_to_resume,
+)
 from experiments.invocation.trust import Trust
 from experiments.resolved import WriteConfig, resolve_config
 from lightning_modules.base import TaskModule
 from lightning_modules.checks import gone, require_there
 from lightning_modules.cores import trainable
 from lightning_modules.data import TaskData
+from lightning_modules.data.place import Place, StreamEnd
 from lightning_modules.data.schema import Schema
 from lightning_modules.redaction import redacted, require_given
-from lightning_modules.run import checkpoints, tracking
+from lightning_modules.run import checkpoints, streams, tracking
 from lightning_modules.run.advisor import TuningAdvisor
 from lightning_modules.run.checkpoints import AtomicCheckpointIO
 from lightning_modules.run.figures import SaveFigures
@@ -107,6 +122,12 @@ class DREAMCLI(LightningCLI):
         self.stack = ExitStack()
         """Closed when the run has ended."""
         self.folder: Path | None = None
+        self.home: Path | None = None
+        """The run whose stream a prediction goes on with."""
+        self.weights = ""
+        """SHA-256 of the checkpoint that it predicts with."""
+        self.end: StreamEnd | None = None
+        """End of that stream so far; None if it begins."""
         self.newest: str | None = None
         """The save that a resumed run starts from."""
         self.running = False
@@ -159,6 +180,9 @@ class DREAMCLI(LightningCLI):
         parser.add_argument("--preset", type=str | None, help=presets.HELP)
         parser.add_argument("--allow", type=str | None, help=trust.ALLOW_HELP)
         parser.add_argument("--trust", type=Trust | None, help=trust.TRUST_HELP)
+        parser.add_argument(FROM, type=str | None, help=FROM_HELP)
+        parser.add_argument(LEARN, action="store_true", help=LEARN_HELP)
+        parser.add_argument(OUTPUT, type=str | None, help=OUTPUT_HELP)
         parser.add_class_arguments(RunSettings, "run")
         parser.add_argument(
             "--resume",
@@ -180,7 +204,36 @@ class DREAMCLI(LightningCLI):
         if self.invocation.checkpoint is not None:
             checkpoint = checkpoints.read(self.invocation.checkpoint, self.invocation.task)
             data.follow(Schema.from_plain(checkpoint.get("schema")))
+            if self.invocation.learn:
+                self.find_stream(self.invocation.checkpoint, checkpoint["stream"], data)
         return asdict(data.shape)
+
+    def find_stream(self, checkpoint: Path, tested: dict[str, Any] | None, data: TaskData) -> None:
+        """Let `data` go on where the stream of the run ended; no other process may go on with it meanwhile.
+
+        Args:
+            checkpoint: Weights of the run.
+            tested: Where its test ended, as the checkpoint has it: the stream begins there.
+            data: Data of the prediction.
+
+        Raises:
+            ConfigError: the task learns nothing from what it predicts, or no run is around the checkpoint.
+            CheckpointError: the stream is damaged.
+        """
+        if self.home is None:
+            home = checkpoint.parent.parent
+            if not (home / folders.CONFIG).is_file():
+                raise ConfigError(
+                    f"`{LEARN}` keeps its state in a run's folder; {checkpoint} lies in none. Name a run.",
+                    key="learn",
+                )
+            self.stack.callback(folders.hold(home).release)
+            self.home = home
+            self.weights = checkpoints.digest(checkpoint)
+            self.end = streams.read(home, self.weights)
+            if self.end is None and tested is not None:
+                self.end = StreamEnd.from_plain(tested, str(checkpoint))
+        data.go_on(Place() if self.end is None else self.end.place)
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         if self.invocation.sets("model.shape"):
@@ -189,6 +242,7 @@ class DREAMCLI(LightningCLI):
         values = self.config[self.config.subcommand]
         trust.refuse(values)
         require_given(values.as_dict())
+        self.require_output(self.invocation.output)
         if not 0 <= values.seed < 2**32:
             raise ConfigError(f"`seed` must lie between 0 and {2**32 - 1}; got {values.seed}.", key="seed")
         limits.refuse(values)
@@ -243,6 +297,31 @@ class DREAMCLI(LightningCLI):
                     f"{hint}"
                 )
 
+    def begin_with(self, checkpoint: Path) -> None:
+        """Take the weights of a checkpoint if a fit goes on with them alone, and say so."""
+        if self.invocation.weights_only:
+            held = checkpoints.read(checkpoint)
+            self.model.load_state_dict(held["state_dict"])
+            self.model.adopt(Schema.from_plain(held.get("schema")))
+            if launch.is_first():
+                scaler = " and its scaler" if self.model.schema.scales else ""
+                ending.say(
+                    f"note: begins with the weights of {checkpoint}{scaler}, and a schedule of its own."
+                )
+        self.note_other_data()
+
+    def note_other_data(self) -> None:
+        """Say whose scales are used where the data are not those that the checkpoint was trained on."""
+        if self.invocation.checkpoint is None or not launch.is_first():
+            return
+        there, here = checkpoints.read(self.invocation.checkpoint)["fingerprint"], self.datamodule.fingerprint
+        if changed := [name for name in dict.fromkeys((*there, *here)) if there.get(name) != here.get(name)]:
+            scales = "standardised by its scaler" if self.model.schema.scales else "read by its schema"
+            ending.say(
+                f"note: {self.invocation.checkpoint} was trained on other data (what differs: "
+                f"{', '.join(changed)}); these are {scales}, not by their own."
+            )
+
     def note_rank(self) -> None:
         """Say where a rank that was chosen is lowered to the width of the layer's input."""
         asked, rank = self._get(self.config, "model").init_args.config.rank, self.model.config.rank
@@ -271,18 +350,25 @@ class DREAMCLI(LightningCLI):
         self.note_rank()
         self.model.schema = self.datamodule.recorded
         self.model.prepare(self.datamodule)
+        if self.end is not None:
+            self.model.go_on(self.end)
         if self.subcommand in PARTS:
             # refuses what cannot be read before files are written
             getattr(self.datamodule, PARTS[self.subcommand])()
-        loaded = self._get(self.config, "ckpt_path")
+        loaded = self._get(self.config, "ckpt_path") or self.invocation.checkpoint
         if loaded is not None:
-            check_weights(self.model, loaded)
+            check_weights(self.model, str(loaded))
         settings: RunSettings = self._get(self.config_init, "run")
         saving: SaveProgress = self._get(self.config_init, "save")
         config = self._get(self.config_init, "trainer")
         launch.spread(config, self.model.unreached)
         if self.subcommand == "fit":
-            limits.refuse_late_validation(config, len(self.datamodule.train_dataloader()))
+            batches = len(self.datamodule.train_dataloader())
+            limits.refuse_late_validation(config, batches)
+            if self.datamodule.trains or loaded is not None:
+                limits.refuse_no_step(config, batches)
+            if loaded is not None and not self.invocation.weights_only:
+                refuse_trained(config, Path(loaded))
         silent = config.enable_progress_bar is False
         plain = not sys.stderr.isatty() and not silent
         extra = [PlainProgress()] if plain else [] if silent else [RichProgressBar()]
@@ -292,8 +378,9 @@ class DREAMCLI(LightningCLI):
         config["plugins"] = [*_listed(config.plugins), checkpoint_io]
         if plain or silent:
             config["enable_progress_bar"] = False
-        if self.subcommand == "check":
+        if self.subcommand == "check" or self.invocation.output is not None:
             config["logger"] = False
+            self.save_config_callback = None
             return self._built(config, **kwargs)
         saving.signals = self.signals
         self.open_folder(settings, saving)
@@ -308,7 +395,8 @@ class DREAMCLI(LightningCLI):
                     tracking.wandb_logger(self.folder, settings.project, mode, settings.group, tracked)
                 )
         checkpoint = self._get(self.config_init, "checkpoint")
-        home = inside(self.folder, SAVES) if self.subcommand == "fit" else Path(loaded).parent
+        fits = self.subcommand == "fit"
+        home = inside(self.folder, SAVES) if fits or loaded is None else Path(loaded).parent
         checkpoint.dirpath = checkpoint.dirpath or str(home)
         trainer = self._built(config, default_root_dir=str(self.folder), **kwargs)
         if not metrics_files(trainer) and not config.fast_dev_run:  # beside loggers of the user's, or none
@@ -344,6 +432,7 @@ class DREAMCLI(LightningCLI):
             if self.subcommand == "fit":
                 resolved = resolve_config(self._parser(self.subcommand), values, self.model)
                 facts["data"] = read_data(resolved, self.datamodule)
+                facts |= {"parent": parent} if (parent := self.invocation.parent) else {}
                 refuse_mixed_data(Path(settings.folder), facts["data"])
             earlier = folders.earlier_run(settings, argv, **facts) if values.resume else None
             folder = earlier or folders.run_folder(settings, self.invocation.experiment, argv, **facts)
@@ -372,6 +461,9 @@ class DREAMCLI(LightningCLI):
             if launch.is_first():
                 ending.say(f"going on from {self.newest}")
             kwargs["ckpt_path"] = self.newest
+            self.model.may_have_ended = True
+        elif self.invocation.checkpoint is not None:
+            self.begin_with(self.invocation.checkpoint)
         self.trainer.fit(**kwargs)
         if not self._get(self.config_init, "run").test:
             assert self.folder is not None
@@ -381,10 +473,13 @@ class DREAMCLI(LightningCLI):
             return
         best = getattr(self.trainer.checkpoint_callback, "best_model_path", "") or None
         self.trainer.test(self.model, datamodule=self.datamodule, ckpt_path=best, verbose=False)
+        if best is not None and self.model.end is not None and self.trainer.is_global_zero:
+            checkpoints.write({**checkpoints.read(best), "stream": self.model.end.plain()}, Path(best))
         self.finish()
 
     def validate(self, **kwargs: Any) -> None:
         """Show the validation metrics of a checkpoint."""
+        self.note_other_data()
         values = self.trainer.validate(**{**kwargs, "verbose": False})[0]
         self.model.results = {
             self.model.title: {name.removeprefix("val/"): value for name, value in values.items()}
@@ -393,17 +488,40 @@ class DREAMCLI(LightningCLI):
 
     def test(self, **kwargs: Any) -> None:
         """Show the test metrics of a checkpoint, beside its rivals'."""
+        self.note_other_data()
         self.trainer.test(**{**kwargs, "verbose": False})
         self.finish()
 
+    @staticmethod
+    def require_output(file: Path | None) -> None:
+        """Refuse a file for predictions that cannot be written, before anything is computed."""
+        if file is not None and (file.is_dir() or not file.parent.is_dir()):
+            what = "it is a folder" if file.is_dir() else "there is no such folder"
+            raise ConfigError(
+                f"`{OUTPUT}` must be a file in a folder that is there; {file}: {what}.", key="output"
+            )
+
     def predict(self, **kwargs: Any) -> None:
-        """Write the predictions of the task, see its `write_predictions`."""
-        predictions = self.trainer.predict(**kwargs)
-        assert self.folder is not None
-        if self.trainer.is_global_zero:
+        """Write the predictions of the task, see its `write_predictions`; then, with `--learn`, its stream.
+
+        A process that is killed between both learns the same rows again, from the state before them.
+        """
+        stands = self.end is not None and len(self.datamodule.predict_dataloader()) == 0
+        if self.end is not None:
+            news = "no row comes after it, nothing is learnt" if stands else "rows up to it are passed over"
+            ending.say(f"note: the stream of {self.home} has come to {self.end.place}; {news}.")
+        found = self.model.predictions_again() if stands else self.trainer.predict(**kwargs)
+        if not self.trainer.is_global_zero:
+            return
+        if (output := self.invocation.output) is not None:
+            summary.predictions(self.model, found, output)
+        else:
+            assert self.folder is not None
             with sums.written_by_task(self.folder):
-                summary.predictions(self.model, predictions, self.folder)
+                summary.predictions(self.model, found, self.folder)
             self.seal_metrics()
+        if self.home is not None and not stands:
+            streams.write(self.home, self.weights, self.model.stream_end(found))
 
     def seal_metrics(self) -> None:
         """Enter the whole `metrics.jsonl`, which nothing is added to any more, into the list of sums.

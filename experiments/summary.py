@@ -9,6 +9,7 @@ from rich.console import Console, Group
 from rich.measure import Measurement
 from rich.table import Table
 
+from dream.files import write_atomic
 from experiments.folders import CONFIG, RESULTS, SAVES
 
 if TYPE_CHECKING:
@@ -100,8 +101,18 @@ def written(folder: Path, console: Console) -> None:
                 console.print(f"{kind:>16}  {path}", soft_wrap=True, highlight=False)
 
 
-def predictions(model: TaskModule, values: Any, folder: Path) -> None:
-    """Write the predictions of a task beside the run's other files, and print their paths."""
+def predictions(model: TaskModule, values: Any, place: Path) -> None:
+    """Write the predictions of a task, if there are any, and print where.
+
+    Args:
+        model: The task.
+        values: Predictions of all batches.
+        place: Folder of the run, or the file that they go to.
+    """
     console = Console()
-    for path in model.write_predictions(values, folder):
+    if place.is_dir():
+        paths = model.write_predictions(values, place)
+    else:
+        paths = [write_atomic(place, model.predictions_text(values))] if values else []
+    for path in paths:
         console.print(f"     predictions  {path}", soft_wrap=True, highlight=False)

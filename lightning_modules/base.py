@@ -32,6 +32,7 @@ from lightning_modules import ranks
 from lightning_modules.checks import gone, require_finite
 from lightning_modules.cores import BaselineCore, build_core, fit_to_width, title
 from lightning_modules.data.base import TaskData
+from lightning_modules.data.place import StreamEnd
 from lightning_modules.data.schema import Schema
 from lightning_modules.redaction import redacted, require_given
 from lightning_modules.settings import TaskSettings, as_instance
@@ -146,8 +147,14 @@ class TaskModule(L.LightningModule, ABC):
         self.schema: Schema | None = None
         """Facts about the data that the weights were trained on, from the training or a checkpoint. Set
         to None before a fit, its data are read as the first of these weights are."""
+        self.end: StreamEnd | None = None
+        """Where the stream of the last test ended, or that of the test of the run which wrote a checkpoint; None
+        where there was none, or several streams."""
         self.settings = settings
         self.observed: list[Observation] = []
+        self.may_have_ended = False
+        """Whether the next fit resumes a run that may have trained all its steps already."""
+        self._trained = False
         self.results: dict[str, dict[str, float]] = {}
         """Test results: model, then metric, then value."""
         self.gradient_norm: Tensor | None = None
@@ -323,6 +330,7 @@ class TaskModule(L.LightningModule, ABC):
         checkpoint["samples_per_stream"] = self._per_stream
         schema = self.schema if self.data is None else self.data.schema
         checkpoint["schema"] = (schema or Schema()).plain()
+        checkpoint["stream"] = None if self.end is None else self.end.plain()
         for name in (self.CHECKPOINT_HYPER_PARAMS_KEY, TaskData.CHECKPOINT_HYPER_PARAMS_KEY):
             if settings := checkpoint.get(name):
                 kept = {"shape": settings["shape"]} if "shape" in settings else {}  # may be named by the data
@@ -330,6 +338,8 @@ class TaskModule(L.LightningModule, ABC):
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self.adopt(Schema.from_plain(checkpoint.get("schema")))
+        stream = checkpoint.get("stream")
+        self.end = None if stream is None else StreamEnd.from_plain(stream, "the checkpoint")
         if self._trainer is not None and self.trainer.state.fn == TrainerFn.FITTING and checkpoint["carried"]:
             self._per_stream = checkpoint["samples_per_stream"]
             carried = [DREAMState(**tensors) for tensors in checkpoint["carried"]]
@@ -358,8 +368,26 @@ class TaskModule(L.LightningModule, ABC):
         """Return the vocabulary of a schema, which holds plain values."""
         return plain
 
+    def on_fit_start(self) -> None:
+        self._trained = False
+
+    def on_fit_end(self) -> None:
+        """Refuse a fit that trained no step, whose results would be those of the weights before.
+
+        Raises:
+            ConfigError: there was something to train on.
+        """
+        trains = self.data is not None and self.data.trains
+        if trains and not self._trained and not self.may_have_ended:
+            raise ConfigError(
+                "the fit trained no step: the checkpoint that it went on with has reached `max_epochs` or "
+                "`max_steps`, or the Trainer's limits leave no batch. Raise them; `dream fit --from` trains "
+                "`max_epochs` more from its weights."
+            )
+
     def on_train_start(self) -> None:
         self.schema = None if self.data is None else self.data.schema
+        self.end = None  # of other weights from now on
         if self._states is not None:
             self._states = [state.to(self.device) for state in self._states]
 
@@ -489,6 +517,7 @@ class TaskModule(L.LightningModule, ABC):
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         self._require_dense(batch)
+        self._trained = True
 
     def on_validation_batch_start(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
         self._require_dense(batch)
@@ -559,12 +588,15 @@ class TaskModule(L.LightningModule, ABC):
             f"{type(self).__name__} writes no predictions: define `predict_step` and `prediction_table`."
         )
 
+    def predictions_text(self, predictions: list[Any]) -> str | bytes:
+        """Content of the file of predictions: the `prediction_table`."""
+        return csv_text(self.prediction_table(predictions))
+
     def write_predictions(self, predictions: list[Any], folder: Path) -> list[Path]:
-        """Write the `prediction_table` into `folder`; return the paths, none if nothing was predicted."""
+        """Write the predictions into `folder`; return the paths, none if nothing was predicted."""
         if not predictions:
             return []
-        table = csv_text(self.prediction_table(predictions))
-        return [write_atomic(inside(folder, self.predictions_file), table)]
+        return [write_atomic(inside(folder, self.predictions_file), self.predictions_text(predictions))]
 
     def log_results(self, results: dict[str, dict[str, float]]) -> None:
         """Log and keep test results, the module's own as ``test/METRIC``, others as ``test/MODEL/METRIC``."""

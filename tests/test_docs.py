@@ -125,7 +125,7 @@ def folder(tmp_path: Path) -> Path:
     )
     table.to_csv(tmp_path / "load.csv", index=False)
     table.tail(96).to_csv(tmp_path / "newer.csv", index=False)
-    for name in ("sensors.csv", "other.csv", "huge.csv"):
+    for name in ("sensors.csv", "other.csv", "huge.csv", "longer.csv"):
         table.to_csv(tmp_path / name, index=False)
     table.assign(label=np.where(day > 0, "up", "down")).to_csv(tmp_path / "labels.csv", index=False)
     steps = pd.DataFrame({"id": np.arange(900) // 45, "x": day, "y": np.arange(900) % 7, "label": "down"})

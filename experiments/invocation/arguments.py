@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import warnings
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from copy import deepcopy
@@ -37,8 +38,24 @@ TRUST = ("--allow", "--trust")
 """Flags that open what a configuration cannot open itself."""
 BUILT = ("callbacks", "logger", "plugins", "strategy", "profiler", "accelerator")
 """Settings of the Trainer that are classes."""
+FROM = "--from"
+"""Flag that names the run whose weights a fit begins with."""
+FROM_HELP = (
+    "For fit: the run whose weights training begins with, by its folder, a checkpoint, or `latest`. Its "
+    "settings hold where no flag or configuration sets others, and so do the scales and columns of its data; "
+    "schedule and number of epochs begin anew."
+)
+LEARN, OUTPUT = "--learn", "--output"
+"""Flags of `dream predict`."""
+LEARN_HELP = (
+    "For predict: go on with the stream of the run, in its folder `stream`: read only the rows that are new "
+    "since the last call, learn from them, and keep the state."
+)
+OUTPUT_HELP = "For predict: the file that predictions go to; a new folder of a run if not given."
 GIVEN = ("folder", "name", "group", "table", "test")
 """Settings of `run` that a command which starts several runs gives to each of them."""
+_STARTED = re.compile(r"-\d{4}-\d\d-\d\d_\d\d-\d\d-\d\d(-\d+)?$")
+"""Time at the end of the name of a run that was given none."""
 
 
 @dataclass(frozen=True)
@@ -59,6 +76,8 @@ class Invocation:
     own: dict[str, list[str]] = field(default_factory=dict)
     """Values of the flags that are for the command itself and no setting of a run."""
     checkpoint: Path | None = None
+    weights_only: bool = False
+    """Whether a fit takes weights and settings from the checkpoint and goes on with nothing else."""
     run: Path | None = None
     """Folder of the run that brought the configuration."""
 
@@ -91,6 +110,11 @@ class Invocation:
         made = cls(command, argv, files, flags, values)
         if not own and made.prints_only:
             return made
+        if command != "predict" and (made.learn or made.output):
+            name = LEARN if made.learn else OUTPUT
+            raise ConfigError(
+                f"`{name}` is for `dream predict`; leave it out of `dream {command}`.", key=name[2:]
+            )
         if not own:
             made = made._with_checkpoint()
         if not made.files:
@@ -109,6 +133,17 @@ class Invocation:
     def names(self) -> list[str]:
         """The flags without their values."""
         return [flag.partition("=")[0] for flag in self.flags]
+
+    @property
+    def learn(self) -> bool:
+        """Whether a prediction goes on with the stream of the run."""
+        return LEARN in self.flags
+
+    @property
+    def output(self) -> Path | None:
+        """File that predictions go to; None for a new folder of a run."""
+        given, _ = taken(self.flags, OUTPUT)
+        return Path(given[-1]) if given else None
 
     def sets(self, key: str) -> bool:
         """Whether a flag or a configuration sets this argument of the model or the data, or a part of it."""
@@ -139,7 +174,14 @@ class Invocation:
         if not self.files:
             return ""
         last = self.files[-1].path.resolve()
-        return last.parent.name if last.name == CONFIG else last.stem
+        return _STARTED.sub("", last.parent.name) if last.name == CONFIG else last.stem
+
+    @property
+    def parent(self) -> dict[str, str] | None:
+        """Checkpoint whose weights a fit begins with, for `run.json`; None if it begins with its own."""
+        if not self.weights_only or self.checkpoint is None:
+            return None
+        return {"checkpoint": str(self.checkpoint), "sha256": checkpoints.digest(self.checkpoint)}
 
     def words(self) -> list[str]:
         """Return the words for the parser.
@@ -154,6 +196,7 @@ class Invocation:
         """
         flags = [flag.replace("--seed_everything", "--seed") for flag in self.flags]
         preset, flags = taken(flags, "--preset")
+        _, flags = taken([flag for flag in flags if flag != LEARN], FROM, OUTPUT)
         _, flags = taken(flags, *TRUST)
         kept = None
         if not self.prints_only:
@@ -164,9 +207,13 @@ class Invocation:
             made.append(as_config(presets.section(preset[-1])))
         if self.checkpoint is not None:
             typed = {f"--{name}" for name in self._typed()}
-            held = checkpoint_flags(self.checkpoint, self.task)
+            loaded = checkpoints.read(self.checkpoint, self.task)
+            if self.command == "predict":
+                checkpoints.require_complete(loaded, self.checkpoint)
+            held = checkpoint_flags(loaded)
             made += [flag for flag in held if HIDDEN not in flag or flag.partition("=")[0] not in typed]
-            made.append(f"--ckpt_path={self.checkpoint}")
+            # the run that weights come from may itself have gone on with another
+            made.append(f"--ckpt_path={'null' if self.weights_only else self.checkpoint}")
         return [*made, *self._ready(flags, kept)]
 
     def load(self, kept: Path | None = None) -> list[str]:
@@ -184,8 +231,8 @@ class Invocation:
         own_code.begin(places, sealed=self.trusted is None)
         made = []
         for number, file in enumerate(self.files):
-            for name in (*TRUST, "--config"):
-                if file.content.get(key := name.removeprefix("--")) is not None:
+            for name in (*TRUST, FROM, LEARN, OUTPUT, "--config"):
+                if file.content.get(key := name.removeprefix("--")) not in (None, False):
                     raise ConfigError(
                         f"`{key}` is for the command line, and no configuration sets it; {file.path} does. "
                         f"Leave it out there, and give {name} if you mean it.",
@@ -341,8 +388,20 @@ class Invocation:
 
     def _with_checkpoint(self) -> Invocation:
         """Add the checkpoint that is named, and the configuration of its run where none is given."""
-        place = taken(self.flags, "--ckpt_path")[0]
-        if not place:
+        places, origins = (taken(self.flags, name)[0] for name in ("--ckpt_path", FROM))
+        if origins and self.command != "fit":
+            raise ConfigError(
+                f"`{FROM}` is for `dream fit`, which trains on from there; `dream {self.command}` takes a "
+                "run by `--ckpt_path`.",
+                key="from",
+            )
+        if origins and places:
+            raise ConfigError(
+                f"`{FROM}` begins with the weights of a run, `--ckpt_path` goes on with all of it; got both. "
+                "Leave out either.",
+                key="from",
+            )
+        if not (named := [*places, *origins]):
             if self.command in ("validate", "test", "predict"):
                 raise ConfigError(
                     "`--ckpt_path` must name a run's folder or a checkpoint file; got none. "
@@ -355,18 +414,62 @@ class Invocation:
                 "out either.",
                 key="preset",
             )
-        checkpoint = checkpoint_file(place[-1], "last" if self.command == "fit" else "best")
-        home = checkpoint.parent.parent / CONFIG
+        parent, place = self._recorded_parent() if origins else None, named[-1]
+        if place == folders.LATEST:  # which may mean another one by now
+            begun = None if parent is None else Path(parent["checkpoint"]).parent.parent
+            place = str(begun or folders.latest(Path(self._run_settings.folder)))
+        best = self.command != "fit" or bool(origins)
+        made = replace(
+            self,
+            checkpoint=checkpoint_file(place, "best" if best else "last", bool(origins)),
+            weights_only=bool(origins),
+        )
+        assert made.checkpoint is not None
+        if parent is not None and made.parent != {**parent, "checkpoint": str(made.checkpoint)}:
+            raise ConfigError(
+                f"the run that goes on was begun with the weights of {parent['checkpoint']}, as they were "
+                f"then; those of {made.checkpoint} are others. Name a copy of them, or start a new run.",
+                key="from",
+            )
+        home = made.checkpoint.parent.parent / CONFIG
         folders.require_as_written(home.parent)
         if self.files or not home.is_file():
-            return replace(self, checkpoint=checkpoint)
+            return made
         files = [configs.read(inside(home.parent, CONFIG))]
-        if not Path(place[-1]).is_dir() and (file := next(own_files(files), None)):
+        if not Path(place).is_dir() and (file := next(own_files(files), None)):
             raise ConfigError(
                 f"{home} takes classes from {file.name} beside it, and a checkpoint file alone runs no code. "
-                f"If you trust that run, name it: --ckpt_path {home.parent}"
+                f"If you trust that run, name it: {FROM if origins else '--ckpt_path'} {home.parent}"
             )
-        return replace(self, checkpoint=checkpoint, files=files, run=home.parent)
+        return replace(made, files=files, run=home.parent)
+
+    def _recorded_parent(self) -> dict[str, str] | None:
+        """See `parent`, of the run that ``--resume`` continues; None where there is no such run."""
+        folder = self._resumed if "--resume" in self.names else None
+        found: dict[str, str] | None = None if folder is None else folders.read_run(folder).get("parent")
+        return found
+
+    @property
+    def _run_settings(self) -> RunSettings:
+        """Folder and name of the run, as far as they are known before the parser has read the settings."""
+        values = {}
+        for file in self.files:
+            section = file.content.get("run")
+            values.update(section if isinstance(section, dict) else {})
+        for key in ("folder", "name"):
+            if typed := taken(self.flags, f"--run.{key}")[0]:
+                values[key] = typed[-1]
+        folder, name = values.get("folder", RunSettings.folder), values.get("name")
+        fits = isinstance(folder, str) and isinstance(name, str | None)
+        return RunSettings(folder, name) if fits else RunSettings()  # the parser refuses others
+
+    @property
+    def _resumed(self) -> Path | None:
+        """Folder of the run that ``--resume`` continues; None where there is none yet."""
+        settings = self._run_settings
+        if settings.name is None:
+            return folders.earlier_run(settings, self.argv)
+        return Path(settings.folder) / settings.name
 
     def _kept(self) -> Path | None:
         """Folder of the run that ``--resume`` continues, if it keeps copies of the Python files.
@@ -376,21 +479,7 @@ class Invocation:
         """
         if next(own_files(self.files), None) is None:
             return None
-        values = {}
-        for file in self.files:
-            section = file.content.get("run")
-            values.update(section if isinstance(section, dict) else {})
-        for key in ("folder", "name"):
-            if typed := taken(self.flags, f"--run.{key}")[0]:
-                values[key] = typed[-1]
-        settings = RunSettings(values.get("folder", RunSettings.folder), values.get("name"))
-        if not isinstance(settings.folder, str) or not isinstance(settings.name, str | None):
-            return None  # which the parser refuses
-        folder = (
-            Path(settings.folder) / settings.name
-            if settings.name
-            else folders.earlier_run(settings, self.argv)
-        )
+        folder = self._resumed
         if folder is None or not (folder / CONFIG).is_file():
             return None
         same, own_run = True, self._trusts(folder, folder)
@@ -572,20 +661,21 @@ def own_files(files: Iterable[YamlFile]) -> Iterator[Path]:
                 yield own
 
 
-def checkpoint_flags(checkpoint: Path, task: str | None) -> list[str]:
-    """Return the model's settings in a checkpoint as flags, without those that the data set.
-
-    Raises:
-        CheckpointError: It is of another task than `task`.
-    """
-    held = checkpoints.read(checkpoint, task)["hyper_parameters"]
-    settings = {key: value for key, value in leaves(held) if not key.startswith("shape.")}
+def checkpoint_flags(checkpoint: dict[str, Any]) -> list[str]:
+    """Return the model's settings in a checkpoint as flags, without those that the data set."""
+    held = leaves(checkpoint["hyper_parameters"])
+    settings = {key: value for key, value in held if not key.startswith("shape.")}
     texts = {key: value if isinstance(value, str) else json.dumps(value) for key, value in settings.items()}
     return [f"--model.{key}={text}" for key, text in texts.items()]
 
 
-def checkpoint_file(path: str, name: str) -> Path:
+def checkpoint_file(path: str, name: str, or_last: bool = False) -> Path:
     """Return the checkpoint that `path` means: a file, or the one called `name` in a run's folder.
+
+    Args:
+        path: A checkpoint, or the folder of a run.
+        name: Name without its ending, or `last` for the newest save.
+        or_last: Whether the newest save serves where there is none of that name.
 
     Raises:
         CheckpointError: There is none.
@@ -593,7 +683,9 @@ def checkpoint_file(path: str, name: str) -> Path:
     if not Path(path).is_dir():
         return checkpoints.local(path).resolve()
     folder = inside(path, SAVES)
-    found = checkpoints.newest(folder) if name == "last" else inside(folder, f"{name}.ckpt")
+    found = None if name == "last" else inside(folder, f"{name}.ckpt")
+    if name == "last" or (or_last and found is not None and not found.is_file()):
+        found = checkpoints.newest(folder)
     if found is None or not found.is_file():
         raise CheckpointError(
             f"`ckpt_path` must be a run's folder or a checkpoint file; {folder} holds no {name} one."

@@ -169,14 +169,43 @@ def refuse_late_validation(trainer: Namespace, batches: int) -> None:
     Raises:
         ConfigError: naming both.
     """
-    limit, interval = trainer.limit_train_batches, trainer.val_check_interval
-    if limit is not None:
-        batches = min(int(limit), batches) if _counts(limit) else int(batches * limit)
+    interval, batches = trainer.val_check_interval, _limited(trainer, batches)
     if interval is not None and _counts(interval) and trainer.check_val_every_n_epoch is not None:
         rule = (
             f"at most {batches}, the batches of an epoch; `trainer.check_val_every_n_epoch` null lifts that"
         )
         require("trainer.val_check_interval", interval, interval <= batches, rule)
+
+
+def refuse_no_step(trainer: Namespace, batches: int) -> None:
+    """Refuse a fit that would train no step.
+
+    Args:
+        trainer: Settings of the Trainer.
+        batches: Number of batches of an epoch, without limits.
+
+    Raises:
+        ConfigError: naming the setting that leaves none.
+    """
+    for key in ("max_epochs", "max_steps"):
+        rule = "above 0, or -1 for no limit, so that a fit trains a step; `dream test` tests without training"
+        require(f"trainer.{key}", trainer[key], trainer[key] != 0, rule)
+    limit = trainer.limit_train_batches
+    rule = f"so large that a fit trains a step, with {batches} batches in an epoch"
+    if batches:
+        require("trainer.limit_train_batches", limit, _limited(trainer, batches) > 0, rule)
+    else:
+        raise ConfigError(
+            "the data hold no batch to train on, so that a fit would train no step. Name others."
+        )
+
+
+def _limited(trainer: Namespace, batches: int) -> int:
+    """Number of batches of an epoch, of `batches` without limits."""
+    limit = trainer.limit_train_batches
+    if limit is None:
+        return batches
+    return min(int(limit), batches) if _counts(limit) else int(batches * limit)
 
 
 def _counts(value: float) -> bool:

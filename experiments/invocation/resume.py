@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from jsonargparse import Namespace
+
 from dream.errors import CheckpointError, ConfigError
 from dream.files import inside
 from experiments import folders
@@ -12,6 +14,7 @@ from experiments.folders import CONFIG, PLAN, RUN, SAVES
 from experiments.invocation import configs
 from experiments.invocation.arguments import leaves
 from lightning_modules.base import TaskModule
+from lightning_modules.checks import require
 from lightning_modules.data import TaskData
 from lightning_modules.data.fingerprint import Fingerprint, content_sum
 from lightning_modules.redaction import HIDDEN
@@ -149,6 +152,23 @@ def differences(there: dict[str, Any], here: dict[str, Any]) -> list[str]:
         for name in names
         if theirs.get(name) != ours.get(name)
     ]
+
+
+def refuse_trained(trainer: Namespace, checkpoint: Path) -> None:
+    """Refuse to go on with a checkpoint that has trained as much as the Trainer's settings ask for.
+
+    Raises:
+        ConfigError: naming the setting.
+    """
+    held = checkpoints.read(checkpoint)
+    epochs = held["loops"]["fit_loop"]["epoch_progress"]["current"]["processed"]
+    for key, done in (("max_epochs", epochs), ("max_steps", held["global_step"])):
+        most = trainer[key]
+        rule = (
+            f"above {done}, which {checkpoint} has trained, or no step is trained; `--from` instead of "
+            "`--ckpt_path` trains that many more"
+        )
+        require(f"trainer.{key}", most, most in (None, -1) or most > done, rule)
 
 
 def check_weights(model: TaskModule, checkpoint: str) -> None:

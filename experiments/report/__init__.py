@@ -11,6 +11,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from dream import sums
 from dream.errors import CheckpointError, DataError
 from dream.files import write_atomic
+from experiments.folders import LATEST, RunSettings, latest
 from experiments.report.folder import RunFolder, SweepFolder, open_folder
 from experiments.report.page import comparison_page, run_page, sweep_page
 
@@ -29,7 +30,15 @@ def main(argv: list[str]) -> int:
         "folder",
         type=Path,
         metavar="FOLDER",
-        help="a run's, a comparison's or a sweep's, such as runs/compare-forecasting",
+        help=f"a run's, a comparison's or a sweep's, such as runs/compare-forecasting; or {LATEST}, a run",
+    )
+    parser.add_argument(
+        "--run.folder",
+        type=Path,
+        default=Path(RunSettings.folder),
+        metavar="FOLDER",
+        help=f"where {LATEST} is looked for; %(default)s if not given",
+        dest="runs",
     )
     parser.add_argument(
         "--output",
@@ -39,6 +48,8 @@ def main(argv: list[str]) -> int:
     )
     parser.add_argument("--open", action="store_true", help="show it in the browser")
     arguments = parser.parse_args(argv)
+    if arguments.folder == Path(LATEST):
+        arguments.folder = latest(arguments.runs)
     path = arguments.output or arguments.folder / sums.REPORT
     try:
         text = render(arguments.folder)

@@ -10,14 +10,14 @@ import yaml
 
 from dream.errors import ConfigError
 from experiments.invocation import configs
-from experiments.invocation.arguments import GIVEN, Invocation, one_folder, whole_number
+from experiments.invocation.arguments import FROM, GIVEN, Invocation, one_folder, whole_number
 from experiments.sweep import space
 from experiments.sweep.study import PRUNERS
 from lightning_modules.redaction import redacted
 
 OWN = ("--space", "--trials", "--workers", "--pruner", "--folder", "--seed", "--wandb-template")
 SET_HERE = (
-    *("--seed_everything", "--resume", "--ckpt_path"),
+    *("--seed_everything", "--resume", "--ckpt_path", FROM),
     *(f"--run.{name}" for name in GIVEN),
 )
 """Flags that a sweep sets for each trial."""

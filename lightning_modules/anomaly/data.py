@@ -24,7 +24,8 @@ from lightning_modules.data.base import TaskData
 from lightning_modules.data.columns import require_lags
 from lightning_modules.data.fingerprint import Fingerprint, content_sum
 from lightning_modules.data.order import loader, one_by_one
-from lightning_modules.data.schema import Schema, step_quartiles
+from lightning_modules.data.place import Place
+from lightning_modules.data.schema import Schema, step_quartiles, units_of
 
 LEAST_TRAINING = 100  # rows
 
@@ -74,7 +75,8 @@ class Chunks(Dataset[AnomalyBatch]):
     """The rows of every stream up to `stops`, in chunks of `chunk` rows.
 
     Rows before `counted_from` are read but do not count. Of W processes that share the streams, each takes
-    every W-th one from its own number on, in as many chunks as the longest of all streams needs.
+    every W-th one from its own number on, in as many chunks as the longest of all streams needs. With
+    `before` the streams go on: so many rows were read before the first.
     """
 
     def __init__(
@@ -84,6 +86,7 @@ class Chunks(Dataset[AnomalyBatch]):
         chunk: int,
         counted_from: Sequence[int] | None = None,
         share: tuple[int, int] = (0, 1),
+        before: int = 0,
     ) -> None:
         longest = max(stops)
         rank, world = share
@@ -95,6 +98,7 @@ class Chunks(Dataset[AnomalyBatch]):
         )
         self.training = torch.tensor([stream.training for stream in streams])
         self.chunk = chunk
+        self.before = before
         padded = [
             np.concatenate([s.values, s.values[-1:].repeat(max(longest - len(s.values), 0), 0)])
             for s in streams
@@ -111,7 +115,7 @@ class Chunks(Dataset[AnomalyBatch]):
         rows = torch.arange(start, start + values.shape[1])
         counted = (rows >= self.counted_from[:, None]) & (rows < self.stops[:, None])
         lengths = (self.stops - start).clamp(0, values.shape[1])
-        return AnomalyBatch(values, lengths, counted, self.training, start)
+        return AnomalyBatch(values, lengths, counted, self.training, self.before + start)
 
 
 @dataclass(frozen=True)
@@ -164,6 +168,8 @@ class AnomalyData(TaskData, ABC):
         streams = self.read()
         if self.recorded is not None:
             streams = [self._matched(stream, self.recorded) for stream in streams]
+        if self.place.rows:  # whose first rows were the training part
+            return [replace(stream, training=self.place.training) for stream in streams]
         for stream in streams:
             if stream.training < LEAST_TRAINING or stream.training >= len(stream.values):
                 remedy = "Change `training`." if len(stream.values) > LEAST_TRAINING else "Bring more rows."
@@ -185,7 +191,8 @@ class AnomalyData(TaskData, ABC):
         if self.recorded is not None:
             return self.recorded
         times = [stream.time[: stream.training] for stream in self.streams if stream.time is not None]
-        return Schema(columns={"columns": self.columns}, steps=step_quartiles(times))
+        units = units_of(self.columns, self.units)
+        return Schema(columns={"columns": self.columns}, units=units, steps=step_quartiles(times))
 
     @cached_property
     def fingerprint(self) -> Fingerprint:
@@ -233,9 +240,46 @@ class AnomalyData(TaskData, ABC):
     def test_dataloader(self) -> DataLoader[AnomalyBatch]:
         return self._loader(Chunks(self.streams, [len(stream.values) for stream in self.streams], self.chunk))
 
+    def go_on(self, place: Place) -> None:
+        """See `TaskData.go_on`.
+
+        Raises:
+            ConfigError: there are several streams, which may have gone on by different times.
+        """
+        self.place = place
+        if len(self.streams) > 1:
+            raise ConfigError(
+                f"`--learn` must be given for one stream; there are {len(self.streams)}. Leave it out.",
+                key="learn",
+            )
+
+    @property
+    def begin(self) -> int:
+        """First row that is predicted: 0, or of a single stream the first after `place`."""
+        if not self.place.rows:
+            return 0
+        (stream,) = self.streams
+        return self.place.first_new(stream.time, len(stream.values), stream.name)
+
+    @property
+    def predicted(self) -> list[AnomalyStream]:
+        """The streams as `predict_dataloader` reads them, from row `begin`."""
+        part = slice(self.begin, None)
+        return [
+            replace(
+                stream,
+                values=stream.values[part],
+                label=None if stream.label is None else stream.label[part],
+                time=stream.times[part],
+            )
+            for stream in self.streams
+        ]
+
     def predict_dataloader(self) -> DataLoader[AnomalyBatch]:
-        """Same rows as in the test."""
-        return self.test_dataloader()
+        """Same rows as in the test, or those after `place`."""
+        streams = self.predicted
+        rows = [len(stream.values) for stream in streams]
+        return self._loader(Chunks(streams, rows, self.chunk, before=self.place.rows))
 
     def _loader(self, chunks: Chunks) -> DataLoader[AnomalyBatch]:
         return loader(chunks, one_by_one(len(chunks)))

@@ -17,7 +17,8 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from dream import DREAMConfig, DREAMStack, DREAMState
+from dream import DREAMConfig, DREAMStack, DREAMState, DREAMTrace
+from dream.errors import CheckpointError
 from lightning_modules import ranks
 from lightning_modules.anomaly import plots
 from lightning_modules.anomaly.data import AnomalyBatch, AnomalyData, AnomalyShape
@@ -29,12 +30,24 @@ from lightning_modules.anomaly.scores import (
     AnomalyScore,
     RunningScale,
     WindowedGaussian,
+    carried_tensors,
+    load_carried,
 )
-from lightning_modules.anomaly.verdicts import FLAGGED, HIGHER_IS_BETTER, Verdict, assess, score_table
+from lightning_modules.anomaly.verdicts import (
+    FLAGGED,
+    HIGHER_IS_BETTER,
+    Verdict,
+    assess,
+    score_table,
+    threshold_of,
+)
 from lightning_modules.base import Observation, TaskModule
 from lightning_modules.checks import require
 from lightning_modules.data.columns import lagged
+from lightning_modules.data.place import StreamEnd
 from lightning_modules.settings import TaskSettings, as_instance
+from lightning_modules.stream.checks import require_like
+from lightning_modules.stream.state import part
 
 LOSS_LIMIT = 25.0  # squared running deviations; limits what an outlier in the training part can teach
 FIGURES = 3
@@ -147,6 +160,13 @@ class AnomalyModule(TaskModule):
         self._shown: list[np.ndarray] = []
         self.verdicts: dict[str, list[Verdict]] = {}
         """Verdicts of each detector on each stream in the last test."""
+        self.thresholds: dict[str, float] = {}
+        """Threshold of each stream that the module was trained on, by its name, from its training part in the
+        last validation: for rows that come without a training part of their own."""
+        self._before: StreamEnd | None = None
+        """Where the next prediction goes on."""
+        self._known: list[np.ndarray] = []
+        """Scores (N, T) of the training parts in this validation."""
 
     def forget_states(self) -> None:
         super().forget_states()
@@ -160,9 +180,11 @@ class AnomalyModule(TaskModule):
             held = {name: torch.from_numpy(part) for name, part in self._scale.arrays().items()}
             held["recent"] = self._recent
         checkpoint["scale"] = {name: ranks.whole(part) for name, part in held.items()}
+        checkpoint["thresholds"] = dict(self.thresholds)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         super().on_load_checkpoint(checkpoint)
+        self.thresholds = dict(checkpoint.get("thresholds", {}))  # earlier formats have none
         if own := {name: ranks.mine(part).numpy() for name, part in checkpoint["scale"].items()}:
             self._recent = torch.from_numpy(own.pop("recent"))
             self._scale = RunningScale(len(own["rows"]), self.shape.channels, self.settings.memory)
@@ -240,8 +262,8 @@ class AnomalyModule(TaskModule):
             x = np.concatenate([x, past.numpy()], -1)
         return self._limited(x)
 
-    def _predict(self, batch: AnomalyBatch) -> tuple[Tensor, Tensor]:
-        """Levels and differences, and the layer's prediction of them, both (N, T, 2 C); carry the states."""
+    def _read(self, batch: AnomalyBatch) -> tuple[np.ndarray, DREAMTrace]:
+        """Levels and differences (N, T, 2 C), and the trace of the first layer; carry the states."""
         relative, levels, _ = self.relative(batch)
         x = self._inputs(relative, levels)
         reset = torch.full((len(batch.values),), batch.start == 0, device=self.device)
@@ -249,14 +271,16 @@ class AnomalyModule(TaskModule):
         _, traces, states = self.core.trace(x, self.carried(reset, len(x)), lengths)
         self.carry(states, reset)
         self.observe(traces, states, lengths)
-        return self._limited(relative), traces[0].prediction[..., : relative.shape[-1]]
+        return relative, traces[0]
 
-    @staticmethod
-    def _prediction_loss(batch: AnomalyBatch, x: Tensor, prediction: Tensor) -> tuple[Tensor, Tensor]:
+    def _prediction_loss(
+        self, batch: AnomalyBatch, relative: np.ndarray, trace: DREAMTrace
+    ) -> tuple[Tensor, Tensor]:
         """Return the sum () of the limited squared errors of the rows that count, and their number ().
 
         A row without any value does not count, and the error of another is the mean over what it has.
         """
+        x, prediction = self._limited(relative), trace.prediction[..., : relative.shape[-1]]
         seen = ~x.isnan()
         errors = torch.where(seen, x.nan_to_num() - prediction, 0.0).square().clamp(max=LOSS_LIMIT)
         errors, counted = errors.sum(-1) / seen.sum(-1).clamp_min(1), batch.counted & seen.any(-1)
@@ -268,13 +292,46 @@ class AnomalyModule(TaskModule):
         return isinstance(self.core, DREAMStack) and len(self.core.layers) > 1
 
     def losses(self, batch: AnomalyBatch) -> dict[str, Tensor]:
-        total, count = self._prediction_loss(batch, *self._predict(batch))
+        total, count = self._prediction_loss(batch, *self._read(batch))
         return {"loss": total / ranks.mean(count).to(total)}
 
     def validation_step(self, batch: AnomalyBatch, batch_idx: int) -> None:
-        x, prediction = self._predict(batch)
-        self._require_finite(batch, {"the prediction": prediction})
-        self.add_validation(*self._prediction_loss(batch, x, prediction))
+        relative, trace = self._read(batch)
+        self._require_finite(batch, {"the prediction": trace.prediction})
+        self.add_validation(*self._prediction_loss(batch, relative, trace))
+        self._score_known(batch, relative, trace)
+
+    def _score_known(self, batch: AnomalyBatch, relative: np.ndarray, trace: DREAMTrace) -> None:
+        """Score a chunk of the training parts, as a test does."""
+        if batch.start == 0:
+            self._score = self._fresh_score(batch.training.cpu().numpy())
+        assert self._score is not None
+        expected = trace.prediction[..., : relative.shape[-1]].cpu().numpy()
+        gate = torch.stack([trace.deviation, trace.surprise], -1).cpu().numpy()
+        learning = np.ones(len(relative), dtype=bool)
+        scores = [
+            self._score.step(relative[:, row], expected[:, row], gate[:, row], learning)[0]
+            for row in range(relative.shape[1])
+        ]
+        self._known.append(np.stack(scores, 1))
+
+    def on_validation_epoch_start(self) -> None:
+        super().on_validation_epoch_start()
+        self._known = []
+
+    def on_validation_epoch_end(self) -> None:
+        super().on_validation_epoch_end()
+        self._score, streams, (rank, world) = None, self.data.streams, self.data.share
+        whole = max(stream.training for stream in streams)
+        if sum(part.shape[1] for part in self._known) < whole:
+            return  # the validation was limited to some batches
+        scores = np.concatenate(self._known, 1)
+        own = [
+            threshold_of(score[: stream.training], self.settings.threshold, self.settings.risk)
+            for stream, score in zip(streams[rank::world], scores, strict=True)
+        ]
+        found = ranks.whole(torch.tensor(own, dtype=torch.float64)).tolist()
+        self.thresholds = dict(zip([stream.name for stream in streams], found, strict=True))
 
     def _require_finite(self, batch: AnomalyBatch, outputs: dict[str, Tensor | np.ndarray]) -> None:
         """Refuse outputs (N, T, ...) that are not finite, naming the stream and the row of the first."""
@@ -302,13 +359,7 @@ class AnomalyModule(TaskModule):
         if batch.start == 0 or self._score is None:
             self.held = {name: self.core.init_state(streams) for name in self.variants if name in detectors}
             training = np.tile(batch.training.cpu().numpy(), len(detectors))
-            self._score = AnomalyScore(
-                len(training),
-                channels,
-                self.settings.tail_memory,
-                np.round(self.settings.gap * training).astype(int),
-                self.settings.measures,
-            )
+            self._score = self._fresh_score(training)
             self._level = np.zeros((streams, channels))
         scans, inputs = [], self._inputs(x, levels)
         for name, states in self.held.items():
@@ -340,6 +391,12 @@ class AnomalyModule(TaskModule):
         )
         return scores, shown[..., 0].cpu().numpy()
 
+    def _fresh_score(self, training: np.ndarray) -> AnomalyScore:
+        """Scoring of streams (N,) with so many rows in their training parts, which knows no row yet."""
+        settings = self.settings
+        gap = np.round(settings.gap * training).astype(int)
+        return AnomalyScore(len(training), self.shape.channels, settings.tail_memory, gap, settings.measures)
+
     def setup(self, stage: str) -> None:
         super().setup(stage)
         for name in ("limit_test_batches", "limit_predict_batches"):
@@ -366,6 +423,8 @@ class AnomalyModule(TaskModule):
         seen = np.concatenate(self._seen, -1)
         for number, name in enumerate([*self.detectors, GAUSSIAN]):
             self.verdicts[name] = self._verdicts(seen[:, number])
+        alone = len(self.data.streams) == 1
+        self.end = self._ended(self.verdicts[self.title][0]) if alone else None
         streams, buffer, corpus = self.data.streams, self.settings.buffer, self.data.nab
         self.log_results(
             {name: assess(streams, found, buffer, corpus) for name, found in self.verdicts.items()}
@@ -398,15 +457,83 @@ class AnomalyModule(TaskModule):
             for k, n in enumerate(picked[:FIGURES], 1)
         }
 
+    def go_on(self, end: StreamEnd) -> None:
+        """See `lightning_modules.data.place.LearnsOn`.
+
+        Raises:
+            CheckpointError: it holds no threshold.
+        """
+        if not isinstance(limit := end.facts.get("threshold"), float):
+            raise CheckpointError(
+                f"the stream must hold its threshold, a number; got {limit!r}. Begin a new one."
+            )
+        self._before = end
+
+    def stream_end(self, predictions: list[np.ndarray]) -> StreamEnd:
+        """See `lightning_modules.data.place.LearnsOn`."""
+        (verdict,) = self._predicted(predictions)
+        return self._ended(verdict)
+
+    def _ended(self, verdict: Verdict) -> StreamEnd:
+        """End of the only stream, whose rows from `data.begin` on had this verdict."""
+        (stream,) = self.data.streams
+        place = self.data.place.after(stream.time, self.data.begin, len(verdict.score), stream.training)
+        assert self._scale is not None
+        assert self._score is not None
+        tensors = carried_tensors(self._scale, self._score) | {"state.recent": self._recent}
+        for name, value in tensors.items():  # a test scores all detectors, the module's own first
+            if value.dim() and not name.startswith("scale."):
+                tensors[name] = value[:1]
+        for number, state in enumerate(self.held[self.title]):
+            tensors |= {f"core.{number}.{name}": value.cpu() for name, value in state.items()}
+        return StreamEnd(place, tensors, {"threshold": verdict.threshold})
+
+    def predictions_again(self) -> list[np.ndarray]:
+        """See `lightning_modules.data.place.LearnsOn`."""
+        return []
+
     def on_predict_epoch_start(self) -> None:
         self._score = None
+        if self._before is not None:
+            self._resume(self._before)
+
+    def _resume(self, end: StreamEnd) -> None:
+        """Go on from a stream's end.
+
+        Raises:
+            CheckpointError: it is of other settings, or holds what no stream does.
+        """
+        channels = self.shape.channels
+        scale = RunningScale(1, channels, self.settings.memory)
+        score = self._fresh_score(np.array([end.place.training]))
+        scoring = {n: v for n, v in end.tensors.items() if n.partition(".")[0] in ("scale", "score", "tail")}
+        load_carried(scale, score, scoring)
+        fresh = self.core.init_state(1)
+        like = {f"core.{k}.{name}": value for k, state in enumerate(fresh) for name, value in state.items()}
+        like["state.recent"] = torch.zeros(1, self.shape.lags - 1, 1, dtype=torch.float64)
+        others = {name: value for name, value in end.tensors.items() if name not in scoring}
+        require_like(others, like)
+        layers = [part(others, f"core.{k}.") for k in range(len(fresh))]
+        states = [DREAMState(**tensors).to(self.device) for tensors in layers]
+        for state in states:
+            state.require_sound()
+        self._scale, self._score, self._recent = scale, score, others["state.recent"]
+        self._level, self.held = np.zeros((1, channels)), {self.title: states}
 
     def predict_step(self, batch: AnomalyBatch, batch_idx: int) -> np.ndarray:
         """Score and alarm (2, N, T) of a chunk."""
         return self.judge(batch, self.detectors[:1])[0][:, 0]
 
+    def _predicted(self, predictions: list[np.ndarray]) -> list[Verdict]:
+        """Verdicts on the streams that were predicted; one that goes on keeps its threshold."""
+        scores = np.concatenate(predictions, -1)
+        if self._before is None:
+            return self._verdicts(scores)
+        score, alarm = scores[:, 0]
+        return [Verdict.by(self._before.facts["threshold"], score, alarm, first=0)]
+
     predictions_file = "scores.csv"
 
     def prediction_table(self, predictions: list[np.ndarray]) -> pd.DataFrame:
         """Results of `predict_step` with a line for each row of each stream, see `score_table`."""
-        return score_table(self.data.streams, self._verdicts(np.concatenate(predictions, -1)))
+        return score_table(self.data.predicted, self._predicted(predictions))

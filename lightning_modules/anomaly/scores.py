@@ -5,10 +5,14 @@ streams never mix. The attributes of an object are all that it knows of the past
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 import torch
+from torch import Tensor
+
+from dream.errors import CheckpointError
+from lightning_modules.stream.checks import require_like
 
 DECADES = 10.0  # a score of 1 means a tail probability of 1e-10 or less
 LEVEL_LIMIT, DIFFERENCE_LIMIT = 8.0, 50.0  # in running deviations; larger values are clipped
@@ -228,6 +232,38 @@ class AnomalyScore:
         rarity = decades - 0.5 * np.log10(max(self.rows, WARM_UP))
         self.recent[np.arange(len(decades)), self.rows % self.gap] = decades
         return np.where(climax, np.clip(rarity / DECADES, 0.0, 1.0), 0.0)
+
+
+def carried(scale: RunningScale, score: AnomalyScore) -> Iterator[tuple[str, object, str]]:
+    """All that scale and score carry: a name for each value, its owner, and its attribute there."""
+    for part, owner in (("scale", scale), ("score", score), ("tail", score.tail)):
+        for name, value in vars(owner).items():
+            if isinstance(value, (int, np.ndarray)):
+                yield f"{part}.{name}", owner, name
+
+
+def carried_tensors(scale: RunningScale, score: AnomalyScore) -> dict[str, Tensor]:
+    """The values of `carried` as tensors, for `load_carried`."""
+    return {key: torch.as_tensor(getattr(owner, name)) for key, owner, name in carried(scale, score)}
+
+
+def load_carried(scale: RunningScale, score: AnomalyScore, tensors: Mapping[str, Tensor]) -> None:
+    """Let fresh objects go on from the values that `carried_tensors` returned for others of their settings.
+
+    Raises:
+        CheckpointError: the values are of other settings, or none that such objects hold.
+    """
+    fresh = carried_tensors(scale, score)
+    require_like(tensors, fresh)
+    for name in ("scale.memory", "scale.limit", "score.columns", "score.gap", "tail.memory"):
+        if not torch.equal(tensors[name], fresh[name]):
+            raise CheckpointError(
+                f"`{name}` must be {fresh[name].tolist()}; got {tensors[name].tolist()}. Give the settings "
+                "that it was saved with."
+            )
+    for key, owner, name in carried(scale, score):
+        value = tensors[key]
+        setattr(owner, name, value.numpy().copy() if value.dim() else int(value))
 
 
 class WindowedGaussian:

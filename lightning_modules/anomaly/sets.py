@@ -47,6 +47,8 @@ class AnomalyTable(AnomalyData, InMemory):
         missing: Treatment of missing values: stop with an error (`error`), carry the last known value forward
             (`ffill`), or leave them out (`model`): DREAM reads them as not observed, scales and tails do not
             move, and a row without any value scores 0. A rival core reads the last known level.
+        units: Measurement unit of columns, by name, such as {load: MW}. A checkpoint keeps them, and refuses
+            a file for which other ones are given.
     """
 
     def __init__(
@@ -58,6 +60,7 @@ class AnomalyTable(AnomalyData, InMemory):
         separator: str = ",",
         training: float = 0.2,
         missing: Literal["error", "ffill", "model"] = "error",
+        units: dict[str, str] | None = None,
         **options: Any,
     ) -> None:
         super().__init__(**options)
@@ -84,13 +87,15 @@ class AnomalyTable(AnomalyData, InMemory):
         self.separator = separator
         self.training = training
         self.missing = missing
+        self.units = dict(units or {})
 
     def read(self) -> list[AnomalyStream]:
         label = [self.label_column] if self.label_column is not None and self._labelled() else []
         table = read_table(self.table, self.time_column, self.watched, label, self.separator)
         count = len(table.values)
         training = int(self.training * count) if self.training < 1 else int(self.training)
-        if self.recorded is not None and self.training < 1 and training < LEAST_TRAINING < count:
+        known = self.recorded is not None and not self.place.rows
+        if known and self.training < 1 and training < LEAST_TRAINING < count:
             logger.warning(
                 "%s: `training` gives %d rows; the first %d, which are needed, say what is normal.",
                 table.source,

@@ -17,6 +17,7 @@ from lightning_modules.anomaly.metrics import event_metrics, row_metrics, vus_pr
 from lightning_modules.anomaly.scores import WARM_UP, tail_threshold
 from lightning_modules.tables import free
 
+Rule = Literal["tail", "quantile"]
 FLAGGED = "flagged"
 HIGHER_IS_BETTER = frozenset(
     [*nab.PROFILES, "roc_auc", "ap", "vus_pr", "event_precision", "event_recall", "event_f1", "f1"]
@@ -42,14 +43,23 @@ class Verdict(NamedTuple):
         stream: AnomalyStream,
         score: np.ndarray,
         alarm: np.ndarray,
-        threshold: Literal["tail", "quantile"],
+        threshold: Rule,
         risk: float,
     ) -> Verdict:
         """Verdict with the threshold that a share `risk` of rows like the training part's may exceed."""
-        known = score[WARM_UP : stream.training]
-        limit = tail_threshold(known, risk) if threshold == "tail" else float(np.quantile(known, 1 - risk))
-        flag = (score > limit) & (np.arange(len(score)) >= stream.training)
+        return cls.by(threshold_of(score[: stream.training], threshold, risk), score, alarm, stream.training)
+
+    @classmethod
+    def by(cls, limit: float, score: np.ndarray, alarm: np.ndarray, first: int) -> Verdict:
+        """Verdict with the threshold `limit`, which flags rows from number `first` on."""
+        flag = (score > limit) & (np.arange(len(score)) >= first)
         return cls(score, alarm, limit, flag, flag & (alarm > 0))
+
+
+def threshold_of(score: np.ndarray, rule: Rule, risk: float) -> float:
+    """Threshold by `rule` from the scores (T,) of a training part."""
+    known = score[WARM_UP:]
+    return tail_threshold(known, risk) if rule == "tail" else float(np.quantile(known, 1 - risk))
 
 
 def assess(

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import random
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from functools import cached_property
 from itertools import islice
+from types import MappingProxyType
 from typing import Any, ClassVar
 
 import lightning as L
@@ -20,6 +21,7 @@ from torch.utils._pytree import tree_leaves
 
 from dream.errors import ConfigError
 from lightning_modules.data.fingerprint import Fingerprint, content_sum
+from lightning_modules.data.place import Place
 from lightning_modules.data.schema import Schema
 from lightning_modules.data.series import Missing
 from lightning_modules.redaction import redacted
@@ -42,6 +44,10 @@ class TaskData(L.LightningDataModule, ABC):
     """Processes that prepare batches; 0 prepares them in the main process."""
     missing: Missing = "error"
     """Treatment of missing values; with `model` DREAM reads them as not observed."""
+    units: Mapping[str, str] = MappingProxyType({})
+    """Measurement unit of columns, by name; of those that are given none, nothing is known."""
+    place: Place = Place()
+    """Rows of the stream that were read already, which a prediction passes over."""
     recorded: Schema | None = None
     """Schema that the data follow; None for data that a model learns from afresh."""
 
@@ -69,10 +75,24 @@ class TaskData(L.LightningDataModule, ABC):
         """
         if schema == self.recorded or (schema is not None and schema == vars(self).get("schema")):
             return
+        if schema is not None:
+            schema.require_units(self.units, "the data")
         self.recorded = schema
         for name in list(vars(self)):
             if isinstance(getattr(type(self), name, None), cached_property):
                 delattr(self, name)
+
+    def go_on(self, place: Place) -> None:
+        """Let predictions begin after `place`, for a task that learns from what it predicts.
+
+        Raises:
+            ConfigError: there is no such task for these data.
+        """
+        raise ConfigError(
+            "`--learn` must be given for a task that learns from the rows that it predicts, online learning "
+            f"or anomaly detection; got data of the class {type(self).__name__}. Leave it out.",
+            key="learn",
+        )
 
     def setup(self, stage: str | None = None) -> None:
         """Read the data, as those that the Trainer's module was trained on; Lightning calls it first."""
@@ -101,6 +121,11 @@ class TaskData(L.LightningDataModule, ABC):
                     sums = [[content_sum(batch) for batch in islice(each, MOST_BATCHES)] for each in loaders]
                     found[part] = content_sum(sums)
         return found
+
+    @property
+    def trains(self) -> bool:
+        """Whether there is anything to train on before the test, as in all data but some streams."""
+        return True
 
     @property
     def share(self) -> tuple[int, int]:

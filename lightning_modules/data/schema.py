@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 from pydantic import BaseModel, ConfigDict, FiniteFloat, PositiveFloat, ValidationError
 
-from dream.errors import CheckpointError, DataError
+from dream.errors import CheckpointError, ConfigError, DataError, nearest
 from lightning_modules.data.series import Scaler
 
 logger = logging.getLogger(__name__)
@@ -36,6 +36,8 @@ class Schema(BaseModel):
     """Names of the columns by their role, in the order in which the model reads them."""
     scales: dict[str, tuple[FiniteFloat, PositiveFloat]] = {}
     """Mean and deviation by which each column is standardised; none where a model scales by itself."""
+    units: dict[str, str] = {}
+    """Measurement unit of each column that was given one."""
     season_errors: dict[str, PositiveFloat] = {}
     """Scale of MASE of each target, see `ForecastingData.mase_scale`."""
     steps: tuple[PositiveFloat, PositiveFloat, PositiveFloat] | None = None
@@ -145,6 +147,19 @@ class Schema(BaseModel):
                 more,
             )
 
+    def require_units(self, found: Mapping[str, str], source: str) -> None:
+        """Refuse a column whose measurement unit is another than that of the schema; both may be unknown.
+
+        Raises:
+            DataError: naming the first.
+        """
+        for name, unit in found.items():
+            if self.units.get(name, unit) != unit:
+                raise DataError(
+                    f"{source}: column `{name}` must be in {self.units[name]}, as those that the checkpoint "
+                    f"was trained on; `units` names {unit}. Convert the column, or train again."
+                )
+
     def require_settings(self, found: Mapping[str, Any], source: str) -> None:
         """Refuse settings of the data other than those of the schema.
 
@@ -157,6 +172,22 @@ class Schema(BaseModel):
                     f"{source}: `{name}` must be {learned!r}, as in the training of the checkpoint; got "
                     f"{found[name]!r}. Leave out what changed it."
                 )
+
+
+def units_of(columns: Iterable[str], units: Mapping[str, str]) -> dict[str, str]:
+    """`units`, which name columns only, for a `Schema`.
+
+    Raises:
+        ConfigError: a name is none of the columns.
+    """
+    columns = list(columns)
+    for name in units:
+        if name not in columns:
+            raise ConfigError(
+                f"`units` must name columns that are read; got `{name}`. {nearest(name, columns)}",
+                key="units",
+            )
+    return dict(units)
 
 
 def scales(columns: Iterable[str], scaler: Scaler) -> dict[str, tuple[float, float]]:

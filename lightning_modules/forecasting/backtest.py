@@ -108,7 +108,7 @@ class Backtest:
 
     def _metric(self, model: str) -> ForecastMetrics:
         if model not in self.metrics:
-            scale = torch.as_tensor(self.data.prepared.scaler.scale[: self.data.channels]).float()
+            scale = torch.as_tensor(self.data.scaler.scale[: self.data.channels]).float()
             self.metrics[model] = ForecastMetrics(scale, self.data.mase_scale, self.levels).to(self.device)
         return self.metrics[model]
 

@@ -24,8 +24,8 @@ from lightning_modules.data.columns import calendar_columns, continued, lag_colu
 from lightning_modules.data.disk.stored import StoredSeries
 from lightning_modules.data.fingerprint import Fingerprint
 from lightning_modules.data.order import in_order, loader, one_by_one, shuffled
-from lightning_modules.data.schema import Schema, scales
-from lightning_modules.data.series import Missing, Series
+from lightning_modules.data.schema import Schema, scales, step_quartiles, units_of
+from lightning_modules.data.series import Missing, Scaler, Series
 from lightning_modules.data.split import Split, split_rows
 from lightning_modules.forecasting.batches import (
     StreamDataset,
@@ -199,6 +199,7 @@ class ForecastingData(TaskData, ABC):
         return Schema(
             columns={**self._roles(self.whole.columns), "calendar": tuple(self.calendar)},
             scales=scales(self.columns, self.prepared.scaler),
+            units=units_of(self.series.columns, self.units),
             season_errors=dict(zip(self.target_columns, self.mase_scale.tolist(), strict=True)),
             steps=self.prepared.steps,
             settings={"season": self.season, "timespans": self.timespans, "lags": self.lags},
@@ -288,11 +289,21 @@ class ForecastingData(TaskData, ABC):
     @cached_property
     def prepared(self) -> Prepared:
         """The series, filled and standardised: by its training part, or as the schema that it follows."""
-        recipe = Recipe(
+        training = self.parts.train if self.recorded is None else None
+        made = prepare(self.whole, self._recipe(len(self.series), training, self.recorded))
+        if self.recorded is None:
+            for part, name in zip(self.parts[1:], _PARTS[1:], strict=True):
+                self._require_targets(made, part, name)
+        else:
+            self.recorded.warn_of_scale(made.values.numpy(), self.series.columns, self.series.source)
+        return made
+
+    def _recipe(self, rows: int, training: slice | None, recorded: Schema | None, first: int = 0) -> Recipe:
+        return Recipe(
             self.whole.columns,
-            len(self.series),
-            self.parts.train if self.recorded is None else None,
-            self.recorded,
+            rows,
+            training,
+            recorded,
             self.channels,
             len(self.known_covariates or []),
             tuple(self.calendar),
@@ -300,14 +311,28 @@ class ForecastingData(TaskData, ABC):
             self.missing,
             self.timespans,
             self.lags,
+            first,
         )
-        made = prepare(self.whole, recipe)
-        if self.recorded is None:
-            for part, name in zip(self.parts[1:], _PARTS[1:], strict=True):
-                self._require_targets(made, part, name)
-        else:
-            self.recorded.warn_of_scale(made.values.numpy(), self.series.columns, self.series.source)
+
+    @cached_property
+    def _newest(self) -> Prepared:
+        """The last look-back and what is known of the rows after it, prepared as if no row came before.
+
+        So a forecast depends on the last `look_back` rows alone, whatever file they come in.
+        """
+        first = len(self.series) - self.look_back
+        pieces = list(self.whole.blocks(slice(first, None)))
+        values = np.concatenate([piece.values for piece in pieces])
+        time = None if self.whole.time is None else np.array(self.whole.time[first:])
+        newest = Series(values, self.whole.columns, time, self.whole.source)
+        made = prepare(newest, self._recipe(self.look_back, None, self.schema, first))
+        self.schema.warn_of_scale(made.values.numpy(), self.series.columns, self.series.source)
         return made
+
+    @property
+    def scaler(self) -> Scaler:
+        """Mean and deviation of each column over the training rows, or of the schema that is followed."""
+        return self.prepared.scaler if self.recorded is None else self.recorded.scaler(self.columns)
 
     def _require_targets(self, made: Prepared, rows: slice, name: str) -> None:
         """Refuse a part without a known target, which nothing could be compared with."""
@@ -318,9 +343,10 @@ class ForecastingData(TaskData, ABC):
 
     def setup(self, stage: str | None = None) -> None:
         """Read and standardise the data, and split them if they are trained on; calling it again changes
-        nothing."""
+        nothing. A forecast needs the last look-back only, see `predict_dataloader`."""
         super().setup(stage)
-        _ = self.prepared
+        if stage != "predict" or self.rolling:
+            _ = self.prepared
 
     def train_dataloader(self) -> DataLoader[WindowBatch]:
         if not self.streams:
@@ -341,12 +367,12 @@ class ForecastingData(TaskData, ABC):
     def predict_dataloader(self) -> DataLoader[WindowBatch]:
         """The last window, to forecast the rows after it, or with `rolling` the stream that leads there.
 
-        Its future is unknown (NaN).
+        Its future is unknown (NaN). A window is read as if no row came before it.
 
         Raises:
             DataError: there are too few rows, or the known covariates end before the horizon does.
         """
-        rows, known = len(self.series), self.prepared.tables.known
+        rows = len(self.series)
         needed = self.look_back + (self.stride if self.rolling else 0)
         if rows < needed:
             what = "`look_back` and `stride`" if self.rolling else "`look_back`"
@@ -354,7 +380,9 @@ class ForecastingData(TaskData, ABC):
                 f"{self.series.source}: a forecast needs {needed} rows with targets ({what}); there are "
                 f"{rows}. Bring more of the past."
             )
-        if known is not None and (ahead := len(known) - rows) < self.horizon:
+        tables = self.prepared.tables if self.rolling else self._newest.tables
+        first = 0 if self.rolling else rows - self.look_back
+        if tables.known is not None and (ahead := first + len(tables.known) - rows) < self.horizon:
             raise DataError(
                 f"{self.series.source}: a forecast of {self.horizon} rows needs the known covariates "
                 f"{', '.join(self.known_covariates or [])} of as many rows after the last target; there are "
@@ -363,11 +391,9 @@ class ForecastingData(TaskData, ABC):
             )
         if self.rolling:
             return self._stream(self._rolling(rows, rows))
-        origin = torch.tensor([rows])
-        window = self.prepared.tables.cut(
-            origin[:, None] + torch.arange(-self.look_back, 0), origin, self.horizon
-        )
-        return loader([window], one_by_one(1))
+        past = torch.arange(self.look_back)[None]
+        window = tables.cut(past, torch.tensor([self.look_back]), self.horizon)
+        return loader([window._replace(origin=torch.tensor([rows]))], one_by_one(1))
 
     def _windows(self, rows: slice) -> WindowDataset:
         return WindowDataset(self.prepared.tables, self.look_back, self.horizon, rows)
@@ -433,17 +459,18 @@ class ForecastingData(TaskData, ABC):
 
     def unscale(self, targets: Tensor) -> Tensor:
         """Convert standardised targets (..., C) back to the source's measurement units, in float64."""
-        return self.prepared.scaler.inverse(targets.double(), slice(self.channels))
+        return self.scaler.inverse(targets.double(), slice(self.channels))
 
     def times(self, origins: Tensor | np.ndarray) -> np.ndarray:
         """Time stamp of each row, or its number for a series without time stamps.
 
         Rows after the last one follow at the median distance of the time stamps in training.
         """
-        rows, steps = torch.as_tensor(origins).cpu().numpy(), self.prepared.steps
-        if self.whole.time is None or steps is None:
-            return rows
-        return continued(self.whole.time, rows, steps[1])
+        rows = torch.as_tensor(origins).cpu().numpy()
+        time, steps = self.whole.time, self.schema.steps
+        if time is not None and steps is None:
+            steps = step_quartiles([time])
+        return rows if time is None or steps is None else continued(time, rows, steps[1])
 
     def future_times(self, origin: int, horizon: int | None = None) -> np.ndarray:
         """Time stamps of the `horizon` rows that start with row `origin`."""

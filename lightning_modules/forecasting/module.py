@@ -263,7 +263,7 @@ class ForecastingModule(TaskModule):
             )
         if isinstance(self.core, DREAMStack):
             self.core.missing = missing
-        self.units.copy_(torch.as_tensor(self.data.prepared.scaler.scale[: self.shape.channels]))
+        self.units.copy_(torch.as_tensor(self.data.scaler.scale[: self.shape.channels]))
         self.mase_scale.copy_(self.data.mase_scale)
 
     def losses(self, batch: WindowBatch) -> dict[str, Tensor]:

@@ -75,6 +75,8 @@ class Recipe:
     """Whether the time between rows is kept."""
     lags: int = 1
     """Values of a single column that each row shows, its own and those before it."""
+    first: int = 0
+    """Number of the first row in its source, for messages."""
 
 
 def prepare(whole: Series | StoredSeries, recipe: Recipe) -> Prepared:
@@ -166,7 +168,7 @@ class _Making:
         recipe, whole = self.recipe, self.whole
         targets, known = slice(recipe.channels), slice(-self.known, None)
         since: np.ndarray | float = np.inf
-        row, stamp = 0, None
+        row, stamp = recipe.first, None
         for block in self._blocks(slice(recipe.rows)):
             filled = carry_forward(block.values, before)
             values = scaler.standardise(filled, self.columns, whole.source, first=row)

@@ -30,6 +30,8 @@ class TableData(ForecastingData, InMemory):
             last one with a target.
         mapped: Keep the data on disk: the file is converted once, into the cache (DREAM_CACHE), and read by
             memory map. null: if it has more than 256 MiB, or 64 MiB compressed (.gz, Parquet).
+        units: Measurement unit of columns, by name, such as {load: MW}. A checkpoint keeps them, and refuses
+            a file for which other ones are given.
     """
 
     def __init__(
@@ -40,6 +42,7 @@ class TableData(ForecastingData, InMemory):
         covariates: list[str] | None = None,
         known_covariates: list[str] | None = None,
         mapped: bool | None = None,
+        units: dict[str, str] | None = None,
         **options: Any,
     ) -> None:
         super().__init__(**options)
@@ -65,6 +68,7 @@ class TableData(ForecastingData, InMemory):
         self.covariates = covariates
         self.known_covariates = known_covariates
         self.mapped = mapped
+        self.units = dict(units or {})
 
     def read(self) -> Series | StoredSeries:
         others = [*(self.covariates or []), *(self.known_covariates or [])]

@@ -22,7 +22,6 @@ from torch.nn.functional import mse_loss
 
 from dream import DREAMConfig, DREAMState, DREAMTrace
 from dream.errors import ConfigError
-from dream.files import write_atomic
 from lightning_modules import ranks
 from lightning_modules.base import TaskModule
 from lightning_modules.checks import require, require_finite, require_int
@@ -343,11 +342,11 @@ class LanguageModule(TaskModule):
             display(decoder.end() + "\n")
         return written
 
-    def write_predictions(self, predictions: list[list[int]], folder: Path) -> list[Path]:
-        """Write `text.txt`: the prompt and the text after it; for `bytes` exactly the bytes generated."""
-        if not predictions:
-            return []
+    predictions_file = "text.txt"
+
+    def predictions_text(self, predictions: list[list[int]]) -> bytes:
+        """The prompt and the text after it; for `bytes` exactly the bytes generated."""
         decoder, tokens = Decoder(self.known, self.sampling.prompt), predictions[0]
         text = "".join(map(decoder.feed, tokens)).encode()
         written = bytes(tokens) if self.known.unit == "bytes" else text
-        return [write_atomic(folder / "text.txt", self.sampling.prompt.encode() + written)]
+        return self.sampling.prompt.encode() + written

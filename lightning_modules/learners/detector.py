@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from copy import copy
 from typing import Any
 
@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from dream import DREAMConfig
-from lightning_modules.anomaly.scores import AnomalyScore, RunningScale
+from lightning_modules.anomaly.scores import AnomalyScore, RunningScale, carried_tensors, load_carried
 from lightning_modules.calls import alone, whole
 from lightning_modules.checks import require_int
 from lightning_modules.learners.base import OnlineObject, Row
@@ -67,30 +67,17 @@ class DREAMAnomalyDetector(OnlineObject):
         self.scale = RunningScale(1, len(self.columns), self.window)
         self.score = AnomalyScore(1, len(self.columns), self.window, np.ones(1, dtype=int))
 
-    def _carried(self) -> Iterator[tuple[str, object, str]]:
-        """State of the scoring: a name for each value, its owner, and its attribute there."""
-        for part, owner in (("scale", self.scale), ("score", self.score), ("tail", self.score.tail)):
-            for name, value in vars(owner).items():
-                if isinstance(value, (int, np.ndarray)):
-                    yield f"{part}.{name}", owner, name
-
     def _tensors(self) -> dict[str, Tensor]:
         assert self.expected is not None
-        found = {key: torch.as_tensor(getattr(owner, name)) for key, owner, name in self._carried()}
-        return found | {"expected": self.expected}
+        return carried_tensors(self.scale, self.score) | {"expected": self.expected}
 
     def _load_tensors(self, tensors: Mapping[str, Tensor]) -> None:
         self._make_scoring()
-        self.expected = torch.zeros(len(self.columns), dtype=torch.float64)
-        fresh = self._tensors()
-        require_like(tensors, fresh)
-        for name in ("scale.memory", "scale.limit", "score.columns", "score.gap", "tail.memory"):
-            if not torch.equal(tensors[name], fresh[name]):
-                raise ValueError(f"`{name}` must be {fresh[name].tolist()}; got {tensors[name].tolist()}")
+        like = torch.zeros(len(self.columns), dtype=torch.float64)
+        scoring = {name: value for name, value in tensors.items() if name != "expected"}
+        require_like({name: tensors[name] for name in tensors.keys() - scoring.keys()}, {"expected": like})
+        load_carried(self.scale, self.score, scoring)
         self.expected = tensors["expected"]
-        for key, owner, name in self._carried():
-            value = tensors[key]
-            setattr(owner, name, value.numpy() if value.dim() else int(value))
 
     def _scoring(self) -> tuple[RunningScale, AnomalyScore]:
         """Copies of scale and score, which are left as they are by what the copies learn."""

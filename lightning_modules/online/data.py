@@ -22,7 +22,8 @@ from lightning_modules.data.base import TaskData
 from lightning_modules.data.columns import continued, require_lags
 from lightning_modules.data.fingerprint import Fingerprint, content_sum
 from lightning_modules.data.order import drawn, in_order, loader
-from lightning_modules.data.schema import Schema, scales, step_quartiles
+from lightning_modules.data.place import Place
+from lightning_modules.data.schema import Schema, scales, step_quartiles, units_of
 from lightning_modules.data.series import Scaler, Series, fill_missing
 from lightning_modules.stream import Shape
 from lightning_modules.stream.settings import Task
@@ -215,6 +216,7 @@ class OnlineData(TaskData, ABC):
         return Schema(
             columns=_roles(stream),
             scales=found,
+            units=units_of((*stream.series.columns, *(() if classes else stream.targets)), self.units),
             steps=None if time is None else step_quartiles([time[: self.borders[0] or None]]),
             vocabulary=list(stream.targets) if classes else None,
             settings={"task": stream.task},
@@ -287,6 +289,11 @@ class OnlineData(TaskData, ABC):
                 key="warm_up",
             )
         return warm_up, both, end
+
+    @property
+    def trains(self) -> bool:
+        """Whether there is a warm-up part; without one all is learnt from the stream."""
+        return self.borders[0] > 0
 
     @property
     def ahead(self) -> int:
@@ -382,12 +389,21 @@ class OnlineData(TaskData, ABC):
         """All rows in order, in chunks."""
         return self._in_chunks(self.borders[2])
 
-    def predict_dataloader(self) -> DataLoader[OnlineBatch]:
-        """All rows in order, in chunks; none is kept back for a warm-up."""
-        return self._in_chunks(self.end)
+    def go_on(self, place: Place) -> None:
+        self.place = place
 
-    def _in_chunks(self, end: int) -> DataLoader[OnlineBatch]:
-        starts = range(0, end, self.chunk)
+    @property
+    def begin(self) -> int:
+        """First row that is predicted: 0, or the first after `place`."""
+        series = self.stream.series
+        return self.place.first_new(series.time, self.end, series.source)
+
+    def predict_dataloader(self) -> DataLoader[OnlineBatch]:
+        """All rows in order from `begin`, in chunks; none is kept back for a warm-up."""
+        return self._in_chunks(self.end, self.begin)
+
+    def _in_chunks(self, end: int, begin: int = 0) -> DataLoader[OnlineBatch]:
+        starts = range(begin, end, self.chunk)
         return loader(_Crops(self, starts, self.chunk), in_order(len(starts), 1))
 
     def times(self, rows: np.ndarray) -> np.ndarray:

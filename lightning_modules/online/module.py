@@ -19,10 +19,12 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy, huber_loss, one_hot
 
 from dream import DREAMConfig, DREAMStack
+from dream.errors import CheckpointError
 from lightning_modules import ranks
 from lightning_modules.base import TaskModule
 from lightning_modules.checks import require, require_finite
 from lightning_modules.cores import BaselineCore, upper_errors
+from lightning_modules.data.place import StreamEnd
 from lightning_modules.online.data import STRIDE, OnlineBatch, OnlineData, OnlineShape
 from lightning_modules.online.record import StreamRecord, prediction_table
 from lightning_modules.settings import PredictiveSettings, as_instance
@@ -42,6 +44,7 @@ Mode = Literal[
     "fast weights + head", "head", "fast weights", "frozen", "fast weights + all weights", "all weights"
 ]
 SMALLEST = 1e-6  # least root mean square of a target, for one that never moves
+NEWEST = "newest"  # tensor of a stream's end
 OUTLIER = 3.0  # in root mean squares; larger errors count linearly in training
 
 
@@ -144,6 +147,10 @@ class OnlineModule(TaskModule):
         self.learners: dict[str, StreamLearner] = {}
         self.record: StreamRecord | None = None
         self._saved_test: dict[str, Any] | None = None
+        self._newest: Tensor | None = None
+        """(1, H, C) newest prediction of the first mode in this test."""
+        self._before: StreamEnd | None = None
+        """Where the next prediction goes on."""
 
     @property
     def core(self) -> DREAMStack | BaselineCore:  # type: ignore[override] # the network's, and so not set here
@@ -288,13 +295,14 @@ class OnlineModule(TaskModule):
                     held = self._saved_test["learners"][mode]
                     learner.load({name: value.to(self.device, copy=True) for name, value in held.items()})
             self.record.load(self._saved_test["record"])
+            self._newest = self._saved_test["newest"]
             self._saved_test = None
 
     def save_test(self) -> dict[str, Any]:
         """Return learners and scores of the test so far, see `lightning_modules.run.saving.ResumableTest`."""
         assert self.record is not None
         learners = {mode: learner.tensors() for mode, learner in self.learners.items()}
-        return {"learners": learners, "record": self.record.tensors()}
+        return {"learners": learners, "record": self.record.tensors(), "newest": self._newest}
 
     def resume_test(self, saved: dict[str, Any]) -> None:
         """Let the next test resume from the values that `save_test` returned."""
@@ -312,7 +320,10 @@ class OnlineModule(TaskModule):
                 learner.learning = part.stop <= border or "head" in mode or "all weights" in mode
                 steps = self._process(learner, batch, part)
                 self.record.add(mode, start + part.start, steps)
-                if mode == self.modes[0] and part.start >= border:
+                if mode != self.modes[0]:
+                    continue
+                self._newest = steps.predictions[-1:]
+                if part.start >= border:
                     self.observe(steps.traces, learner.state.core, streams=True)
 
     def _process(self, learner: StreamLearner, batch: OnlineBatch, part: slice) -> Steps:
@@ -331,23 +342,64 @@ class OnlineModule(TaskModule):
 
     def on_test_epoch_end(self) -> None:
         assert self.record is not None
-        self.learners = {}
+        if self._newest is not None:
+            self.end = self._ended(self._shown(self._newest), self.learners[self.modes[0]].row)
+        self.learners, self._newest = {}, None
         self.log_results(self.record.results())
 
     def figures(self) -> dict[str, Figure]:
         """Rolling error of every mode and rival, surprise, norm of U, and the known changes of the stream."""
         return {} if self.record is None or self.record.empty else {"stream": self.record.figure()}
 
+    def go_on(self, end: StreamEnd) -> None:
+        """See `lightning_modules.data.place.LearnsOn`.
+
+        Raises:
+            CheckpointError: it holds no prediction of this shape.
+        """
+        newest, wanted = end.tensors.get(NEWEST), (1, self.shape.horizon, self.shape.targets)
+        if newest is None or tuple(newest.shape) != wanted:
+            raise CheckpointError(
+                f"the stream must hold its newest prediction, {wanted}; got "
+                f"{None if newest is None else tuple(newest.shape)}. Begin a new one."
+            )
+        self._before = end
+
+    def stream_end(self, predictions: list[Tensor]) -> StreamEnd:
+        """See `lightning_modules.data.place.LearnsOn`; the newest prediction is kept, too."""
+        made = torch.cat(predictions)
+        return self._ended(made[-1:], len(made))
+
+    def _ended(self, newest: Tensor, rows: int) -> StreamEnd:
+        """End of the first mode's stream after so many rows from `data.begin` on."""
+        place = self.data.place.after(self.data.stream.series.time, self.data.begin, rows)
+        held = self.learners[self.modes[0]].tensors() | {NEWEST: newest}
+        return StreamEnd(place, {name: value.cpu() for name, value in held.items()})
+
+    def predictions_again(self) -> list[Tensor]:
+        """See `lightning_modules.data.place.LearnsOn`: the newest forecast."""
+        if self._before is None or self.shape.task != "forecasting":
+            return []
+        return [self._before.tensors[NEWEST]]
+
     def on_predict_epoch_start(self) -> None:
-        self.learners = {self.modes[0]: self.make_learner(self.modes[0])}
+        mode = self.modes[0]
+        self.learners = {mode: self.make_learner(mode)}
+        if self._before is not None:
+            held = {name: value for name, value in self._before.tensors.items() if name != NEWEST}
+            self.learners[mode].load({name: value.to(self.device) for name, value in held.items()})
 
     def predict_step(self, batch: OnlineBatch, batch_idx: int) -> Tensor:
         """Predictions of the first mode for each row of a chunk: class shares, or values as in the data."""
-        mode = self.modes[0]
-        predictions = self._process(self.learners[mode], batch, slice(0, len(batch.rows[0]))).predictions
+        learner = self.learners[self.modes[0]]
+        return self._shown(self._process(learner, batch, slice(0, len(batch.rows[0]))).predictions)
+
+    def _shown(self, predictions: Tensor) -> Tensor:
+        """Predictions (T, H, C) of the first mode as class shares, or as values as in the data."""
         if self.network.shape.task != "classification":
             return self.data.unscale(predictions)
-        least_squares = self.settings.updates.rule == "least_squares" and "all weights" not in mode
+        rule, mode = self.settings.updates.rule, self.modes[0]
+        least_squares = rule == "least_squares" and "all weights" not in mode
         return class_shares(predictions, least_squares)
 
     @property

@@ -179,11 +179,12 @@ class StreamRecord:
 
 def prediction_table(data: OnlineData, predictions: Tensor) -> pd.DataFrame:
     """Predictions (M, H, C) in the data's own units as a table: of all rows, or for forecasting of the rows
-    after the last."""
+    after the last. The first prediction is that of row `data.begin`, or of the last row if that was read."""
     names = list(data.stream.targets)
-    predictions, rows = predictions.cpu(), np.arange(len(predictions))
+    first = min(data.begin, data.end - 1)
+    predictions, rows = predictions.cpu(), first + np.arange(len(predictions))
     if data.task == "forecasting":
-        values, rows = predictions[-1], len(predictions) + np.arange(data.horizon)
+        values, rows = predictions[-1], rows[-1] + 1 + np.arange(data.horizon)
     else:
         values = predictions[:, 0]
     table = pd.DataFrame(values.numpy(), columns=names)

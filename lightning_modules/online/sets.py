@@ -102,6 +102,8 @@ class TableStream(OnlineData, InMemory):
             `classification`: the target of a row from its other columns; `auto`: classification if the only
             target column holds words or truth values, else forecasting.
         time_column: The column of time stamps; null finds it, and counts rows where there is none.
+        units: Measurement unit of columns, by name, such as {load: MW}. A checkpoint keeps them, and refuses
+            a file for which other ones are given.
     """
 
     def __init__(
@@ -110,6 +112,7 @@ class TableStream(OnlineData, InMemory):
         targets: list[str] | None = None,
         task: Literal["auto", "forecasting", "regression", "classification"] = "auto",
         time_column: str | None = None,
+        units: dict[str, str] | None = None,
         **options: Any,
     ) -> None:
         super().__init__(**options)
@@ -131,6 +134,7 @@ class TableStream(OnlineData, InMemory):
         self.targets = targets
         self.asked = task
         self.time_column = time_column
+        self.units = dict(units or {})
 
     def read(self) -> OnlineStream:
         if self.targets is None:

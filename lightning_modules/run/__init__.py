@@ -1,9 +1,9 @@
 """Callbacks, loops and files that any run needs around its task.
 
 `saving` and `loops` let a run stop at any step and resume exactly there, with `signals` for Ctrl-C and
-`randomness` for the generators; `checkpoints` reads and writes the files. `guard` keeps NaN out of the
-weights. `monitor`, `layers` and `advisor` watch the layers, `progress` and `figures` show the run, `tracking`
-logs it."""
+`randomness` for the generators; `checkpoints` reads and writes the files, `streams` what a model has become
+since. `guard` keeps NaN out of the weights. `monitor`, `layers` and `advisor` watch the layers, `progress`
+and `figures` show the run, `tracking` logs it."""
 
 from lightning_modules.run.advisor import TuningAdvisor
 from lightning_modules.run.figures import SaveFigures

@@ -26,10 +26,13 @@ from lightning_modules.checks import require_there
 
 log = logging.getLogger(__name__)
 
-FORMAT = 4
+FORMAT = 5
 """Version of the content of a checkpoint; raised when an older reader would misunderstand it.
 
-Formats 1 to 3 hold weights of the first edition of the cell."""
+Formats 1 to 3 hold weights of the first edition of the cell. Format 4 holds weights of this one, but not all
+that new rows need to be read as in training."""
+WEIGHTS_ONLY = (4,)
+"""Earlier formats whose weights are read."""
 _HEAD = struct.Struct("<4sHHHHHIIIHH")  # of an entry of a zip archive; the last two are lengths after it
 _END = 22  # bytes at the end of an archive
 _HAS_AFTER, _AFTER = 8, (12, 16, 20, 24)  # flag of an entry whose sum stands behind it, in so many bytes
@@ -41,6 +44,12 @@ STEP = "step-{:08d}.ckpt"
 def identity(task: str) -> dict[str, Any]:
     """Facts by which a checkpoint is recognised: its format, the version of dream, and the task."""
     return {"format": FORMAT, "version": dream.__version__, "task": task}
+
+
+def digest(path: Path) -> str:
+    """SHA-256 of a checkpoint, by which it is known again."""
+    with opened(path) as file:
+        return sha256(file)
 
 
 def sums_file(path: Path) -> Path:
@@ -128,7 +137,7 @@ def read(path: str | Path, task: str | None = None, *, links: bool = False) -> d
         number = int(found["format"])
     except Exception as error:
         raise _not_ours(path, error) from error
-    if number != FORMAT:
+    if number not in (*WEIGHTS_ONLY, FORMAT):
         edition = "the first edition of the cell in " if number < FORMAT else ""
         raise CheckpointError(
             f"{path} has format {number}, written by {edition}dream {found['version']}; dream "
@@ -140,6 +149,21 @@ def read(path: str | Path, task: str | None = None, *, links: bool = False) -> d
         )
     require_plain(checkpoint["hyper_parameters"], path)
     return checkpoint
+
+
+def require_complete(checkpoint: dict[str, Any], path: Path) -> None:
+    """Refuse a checkpoint by which new rows cannot be read as in training.
+
+    Raises:
+        CheckpointError: it is of an earlier format.
+    """
+    found = checkpoint["dream"]
+    if int(found["format"]) != FORMAT:
+        raise CheckpointError(
+            f"{path} was written by dream {found['version']} in format {found['format']}, which holds the "
+            "weights, but not all by which new rows are read as in training. Go on from its weights with "
+            "`dream fit --from`, or train again."
+        )
 
 
 def require_plain(settings: Any, path: Path) -> None:

@@ -22,7 +22,7 @@ from lightning_modules.run import checkpoints
 from lightning_modules.run.layers import LayerRecord, LayerTally
 from lightning_modules.run.randomness import random_state, set_random_state
 from lightning_modules.run.signals import StopSignals
-from lightning_modules.run.tracking import JSONLLogger
+from lightning_modules.run.tracking import JSONLLogger, versions
 
 log = logging.getLogger(__name__)
 
@@ -132,6 +132,7 @@ class SaveProgress(L.Callback):
         assert isinstance(pl_module, TaskModule)
         assert pl_module.data is not None
         checkpoint["dream"] = checkpoints.identity(type(pl_module).__name__)
+        checkpoint["versions"] = versions()
         checkpoint["fingerprint"] = pl_module.data.fingerprint
         checkpoint["progress"] = {
             "random": ranks.gather(random_state()),

@@ -241,20 +241,22 @@ def log_table(logger: WandbLogger, results: dict[str, dict[str, float]]) -> None
 
 def write_results(path: Path, results: dict[str, dict[str, float]], **facts: Any) -> None:
     """Write `results` as JSON, with other `facts` about the run, and its commit, versions and device."""
-    packages = ("torch", "lightning", "numpy", "pandas", "torchmetrics")
     record = {
         "results": results,
         **facts,
         "commit": commit(),
-        "versions": {
-            "dream": dream.__version__,
-            "python": platform.python_version(),
-            **{name: version(name) for name in packages},
-        },
+        "versions": versions(),
         "device": torch.cuda.get_device_name() if torch.cuda.is_available() else platform.machine(),
         "threads": torch.get_num_threads(),
     }
     sums.write_atomic(path.parent, path.name, json.dumps(record, indent=2) + "\n")
+
+
+def versions() -> dict[str, str]:
+    """Version of dream, of Python, and of the packages that results depend on."""
+    packages = ("torch", "lightning", "numpy", "pandas", "torchmetrics")
+    own = {"dream": dream.__version__, "python": platform.python_version()}
+    return own | {name: version(name) for name in packages}
 
 
 def commit() -> str | None:

@@ -4,14 +4,18 @@ no more rows than are needed."""
 from __future__ import annotations
 
 import json
+import shutil
 from functools import cache
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 
 from experiments.cli import main
+from lightning_modules import ForecastingModule
+from lightning_modules.run import checkpoints
 from tests.soak import processes
 
 ROWS, PAST = 300, 24
@@ -23,7 +27,14 @@ WINDOWS = [f"--data.look_back={PAST}", "--data.horizon=4", "--data.batch_size=32
 CROPS = ["--data.crop=32", "--data.context=8", "--data.crops=32"]
 TOGETHER = ["--model.channel_independent=false", "--model.normalization=mean"]
 RUNS = {
-    "forecast": ["-c", "forecasting_csv", *WINDOWS, *TOGETHER, "--data.calendar=[hour,weekday]"],
+    "forecast": [
+        "-c",
+        "forecasting_csv",
+        *WINDOWS,
+        *TOGETHER,
+        "--data.calendar=[hour,weekday]",
+        "--data.units={a: MW}",
+    ],
     "detector": ["-c", "anomaly_csv", "--data.label_column=label", "--data.training=120"],
     "classes": ["-c", "online_csv", "--data.targets=[state]", *CROPS],
     "stream": ["-c", "online_csv", "--data.targets=[b,a]", *CROPS],
@@ -137,10 +148,17 @@ def test_a_forecast_needs_a_look_back(capsys: pytest.CaptureFixture[str]) -> Non
     assert len(predicted("forecast", WHOLE.tail(PAST + 12), *rolling)) == 4
 
 
-def test_a_test_on_another_file_is_on_the_scales_of_the_training() -> None:
+def test_a_test_on_another_file_is_on_the_scales_of_the_training(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     fitted = json.loads(Path("runs/forecast/results.json").read_text())["results"]
     part = WHOLE.tail(200).reset_index(drop=True)  # with the same test part of 60 rows
     assert called("test", "forecast", part, "--data.split=[100,40,60]", "--run.name=tested") == 0
+    said = capsys.readouterr().err
+    assert (
+        "best.ckpt was trained on other data (what differs: rows, time, values); these are standardised"
+        in said
+    )
     again = json.loads(Path("runs/tested/results.json").read_text())["results"]
     for model, row in fitted.items():
         assert again[model] == pytest.approx(row, rel=1e-6)
@@ -165,6 +183,25 @@ def test_another_frequency_is_refused(run: str, capsys: pytest.CaptureFixture[st
     said = refusal("predict", run, TABLES[run].assign(time=time), capsys)
     assert "rows must be 0 days 01:00:00 apart, as those that the checkpoint was trained on" in said
     assert "here they are 0 days 00:15:00 apart" in said
+
+
+def test_other_units_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    said = refusal("predict", "forecast", WHOLE, capsys, "--data.units={a: kW}")
+    assert "column `a` must be in MW, as those that the checkpoint was trained on; `units` names kW." in said
+
+
+def test_weights_of_the_format_before_load_and_do_not_predict(capsys: pytest.CaptureFixture[str]) -> None:
+    shutil.copytree("runs/forecast", "runs/earlier")
+    path = Path("runs/earlier/checkpoints/best.ckpt")
+    held = checkpoints.load(path)
+    assert held["versions"]["torch"] == torch.__version__
+    held["dream"]["format"] = 4
+    checkpoints.write(held, path)
+    said = refusal("predict", "earlier", WHOLE, capsys)
+    assert "in format 4, which holds the weights, but not all by which new rows are read as" in said
+    loaded = ForecastingModule.load_from_checkpoint(path)
+    assert all(torch.equal(held["state_dict"][name], value) for name, value in loaded.state_dict().items())
+    shutil.rmtree("runs/earlier")
 
 
 def test_scores_of_a_short_file_without_labels() -> None:

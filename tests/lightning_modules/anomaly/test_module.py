@@ -249,3 +249,23 @@ def test_training_goes_on_in_the_middle_of_the_streams() -> None:
     second._trainer = SimpleNamespace(state=SimpleNamespace(fn=TrainerFn.FITTING))  # type: ignore[assignment]
     second.on_load_checkpoint(checkpoint)
     assert second.losses(batches[2])["loss"] == first.losses(batches[2])["loss"]
+
+
+@pytest.mark.parametrize("rule", ["tail", "quantile"])
+def test_a_checkpoint_has_the_thresholds_of_the_test(rule: Any, tmp_path: Path) -> None:
+    data, model = Streams(chunk=50), module(threshold=rule)
+    trainer = small_trainer(tmp_path)
+    trainer.fit(model, data)
+    found = dict(model.thresholds)
+    trainer.test(model, data, verbose=False)
+    verdicts = zip(data.streams, model.verdicts["DREAM"], strict=True)
+    assert found == {stream.name: verdict.threshold for stream, verdict in verdicts}
+    trainer.save_checkpoint(tmp_path / "a.ckpt")
+    assert AnomalyModule.load_from_checkpoint(tmp_path / "a.ckpt").thresholds == found
+
+
+def test_a_validation_of_some_rows_leaves_the_thresholds_alone(tmp_path: Path) -> None:
+    model = module()
+    model.thresholds = {"of 240": 0.5}
+    small_trainer(tmp_path, limit_val_batches=1).fit(model, Streams(chunk=50))
+    assert model.thresholds == {"of 240": 0.5}

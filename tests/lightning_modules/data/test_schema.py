@@ -10,7 +10,8 @@ import pandas as pd
 import pytest
 import torch
 
-from dream.errors import CheckpointError, DataError
+from dream.errors import CheckpointError, ConfigError, DataError
+from lightning_modules.anomaly import AnomalyTable
 from lightning_modules.data import TaskData
 from lightning_modules.data.schema import Schema, step_quartiles
 from lightning_modules.forecasting import TableData
@@ -20,6 +21,7 @@ HOUR = 3600e9
 SCHEMA = Schema(
     columns={"targets": ("b", "a"), "covariates": ()},
     scales={"a": (1 / 3, 0.1), "b": (-2.0, 1e-300)},
+    units={"a": "MW"},
     season_errors={"a": 0.25},
     steps=(HOUR, HOUR, HOUR),
     vocabulary=["yes", "no"],
@@ -157,3 +159,21 @@ def test_tables_in_another_unit_are_named_once(read: str, caplog: pytest.LogCapt
     for _ in range(2):
         other.setup()
     assert [record.message.count("`a` has the median") for record in caplog.records] == [1]
+
+
+def test_columns_in_another_unit_are_refused() -> None:
+    for units in ({}, {"a": "MW"}, {"b": "K"}):
+        SCHEMA.require_units(units, "x.csv")
+    with pytest.raises(DataError, match=r"x\.csv: column `a` must be in MW, .* `units` names kW\. Convert"):
+        SCHEMA.require_units({"a": "kW"}, "x.csv")
+
+
+@pytest.mark.parametrize("kind", [TableData, TableStream, AnomalyTable])
+def test_units_are_those_of_columns(kind: Any) -> None:
+    table = pd.DataFrame(np.random.default_rng(0).standard_normal((1000, 2)), columns=["a", "b"])
+    assert kind.of(table, units={"b": "MW"}).schema.units == {"b": "MW"}
+    with pytest.raises(ConfigError, match=r"`units` must name columns that are read; got `c`\."):
+        _ = kind.of(table, units={"c": "MW"}).schema
+    other = kind.of(table, units={"b": "kW"})
+    with pytest.raises(DataError, match="column `b` must be in MW"):
+        other.follow(kind.of(table, units={"b": "MW"}).schema)

@@ -260,3 +260,42 @@ def test_known_covariates_help(tmp_path: Path) -> None:
         trainer.test(module, datamodule=data, verbose=False)
         errors[bool(known)] = module.results["DREAM"]["mse"]
     assert errors[True] < 0.6 * errors[False]
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"missing": "mask", "timespans": True, "calendar": ["hour"]},
+        {"missing": "model"},
+        {"missing": "ffill", "covariates": ["other"]},
+        {"missing": "ffill", "known_covariates": None, "lags": 4},
+        {"missing": "mask", "mapped": True},
+    ],
+)
+def test_a_forecast_depends_on_the_last_look_back_alone(
+    options: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DREAM_CACHE", str(tmp_path / "cache"))
+    whole = table(tmp_path, **options)
+    frame = pd.read_csv(whole.path)
+    ended = 600 if whole.known_covariates else 608
+    frame.loc[ended - 24 : ended - 22, "load"] = np.nan  # whose last known values are in no later row
+    frame.loc[604:, "load"] = np.nan if whole.known_covariates else 1.0
+    frame.to_csv(whole.path, index=False)
+    frame.iloc[ended - 24 :].to_csv(tmp_path / "newest.csv", index=False)
+    other = TableData(**whole_settings(whole, tmp_path / "newest.csv", options))
+    other.follow(whole.schema)
+    here, there = (next(iter(data.predict_dataloader())) for data in (whole, other))
+    assert here.origin.tolist() == [ended]
+    assert whole.future_times(ended).tolist() == other.future_times(24).tolist()
+    for name, value in here._asdict().items():
+        if isinstance(value, torch.Tensor) and name != "origin":
+            torch.testing.assert_close(getattr(there, name), value, rtol=0, atol=0, equal_nan=True)
+        else:
+            assert name == "origin" or getattr(there, name) is value
+
+
+def whole_settings(data: TableData, path: Path, options: dict[str, Any]) -> dict[str, Any]:
+    """Arguments of the same reading of another file."""
+    defaults = {"look_back": 24, "horizon": 8, "targets": data.targets, "missing": "mask"}
+    return {**defaults, "known_covariates": data.known_covariates, **options, "path": str(path)}

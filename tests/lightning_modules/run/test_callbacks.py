@@ -189,3 +189,10 @@ def test_plain_progress_says_how_far_what_takes_long_is(
         assert said == [f"{stage} {k / batches:.0%}" for k in range(1, batches)], stage
     assert sum("train/loss" in line for line in lines) == 1
     assert all(line.endswith("s left") for line in lines)
+
+
+@pytest.mark.parametrize("options", [{"max_epochs": 0}, {"max_steps": 0}, {"limit_train_batches": 0}])
+def test_a_fit_that_trains_nothing_is_an_error(options: dict[str, int], tmp_path: Path) -> None:
+    data = small_data()
+    with pytest.raises(ConfigError, match="the fit trained no step"):
+        small_trainer(tmp_path, **options).fit(small_module(data), datamodule=data)

@@ -163,7 +163,7 @@ def test_another_format_or_task_says_so(tmp_path: Path) -> None:
     path = tmp_path / "a.ckpt"
     checkpoints.write(content(dream={"format": 7, "version": "9.9", "task": "Task"}), path)
     with pytest.raises(
-        CheckpointError, match=rf"format 7, written by dream 9\.9; dream {dream.__version__} reads format 4"
+        CheckpointError, match=rf"format 7, written by dream 9\.9; dream {dream.__version__} reads format 5"
     ):
         checkpoints.read(path)
     checkpoints.write(content(dream={"format": 3, "version": "0.1", "task": "Task"}), path)
@@ -171,7 +171,12 @@ def test_another_format_or_task_says_so(tmp_path: Path) -> None:
         CheckpointError, match=r"format 3, written by the first edition of the cell in dream 0\.1; .*or train"
     ):
         checkpoints.read(path)
+    checkpoints.write(content(dream={"format": 4, "version": "0.1", "task": "Task"}), path)
+    held = checkpoints.read(path, "Task")  # its weights
+    with pytest.raises(CheckpointError, match=r"0\.1 in format 4, .* the weights, but not all by which new"):
+        checkpoints.require_complete(held, path)
     checkpoints.write(content(), path)
+    checkpoints.require_complete(checkpoints.read(path), path)
     with pytest.raises(
         CheckpointError, match=r"holds a Task; here is a OnlineModule\. Use the configuration"
     ):

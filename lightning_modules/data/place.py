@@ -1,0 +1,117 @@
+"""`Place`: how far a stream was read. `StreamEnd`: all that a task needs to go on there."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+import pandas as pd
+from pydantic import TypeAdapter, ValidationError
+from torch import Tensor
+
+from dream.errors import CheckpointError, DataError
+
+
+@dataclass(frozen=True)
+class Place:
+    """The rows of a stream that were read and learnt from; by default none."""
+
+    rows: int = 0
+    """Number of rows, in one file after another."""
+    last: int | None = None
+    """Time stamp of the last row, in nanoseconds since 1970; None without time stamps."""
+    training: int = 0
+    """Rows of the training part at the start of the stream, where there is such a part."""
+
+    def __str__(self) -> str:
+        return f"row {self.rows - 1}" if self.last is None else str(pd.Timestamp(self.last))
+
+    def first_new(self, time: np.ndarray | None, count: int, source: str) -> int:
+        """Number of the first of `count` rows that comes after this place: by time, or without it by number.
+
+        Raises:
+            DataError: only one of both has time stamps, or without them there are fewer rows than were read.
+        """
+        if self.rows == 0:
+            return 0
+        if time is not None and self.last is not None:
+            return int((_nanoseconds(time[:count]) <= self.last).sum())
+        if time is not None or self.last is not None:
+            there, here = ("had", "have none") if time is None else ("had no", "have them")
+            raise DataError(
+                f"{source}: the stream of the run {there} time stamps, and the rows here {here}, so that "
+                "nobody can tell which are new. Bring the file in the form that it had."
+            )
+        if count < self.rows:
+            raise DataError(
+                f"{source}: without time stamps a stream goes on after the {self.rows} rows that were read; "
+                f"there are {count}. Append the new rows to the file, or bring time stamps."
+            )
+        return self.rows
+
+    def after(self, time: np.ndarray | None, first: int, count: int, training: int = 0) -> Place:
+        """Place after `count` more rows, from number `first` of a file with the time stamps `time`."""
+        if count == 0:
+            return self
+        last = None if time is None else int(_nanoseconds(time)[first + count - 1])
+        return Place(self.rows + count, last, training)
+
+
+def _nanoseconds(time: np.ndarray) -> np.ndarray:
+    """Time stamps as nanoseconds since 1970."""
+    return time.astype("datetime64[ns]").astype(np.int64)
+
+
+@dataclass(frozen=True)
+class StreamEnd:
+    """A stream after the last row that was read."""
+
+    place: Place
+    tensors: Mapping[str, Tensor]
+    """All that the task carries from row to row, by name."""
+    facts: Mapping[str, Any] = field(default_factory=dict)
+    """Plain values besides, such as a threshold."""
+
+    def plain(self) -> dict[str, Any]:
+        """Tensors, and all else as JSON, for `from_plain`."""
+        place, facts = json.dumps(asdict(self.place)), json.dumps(dict(self.facts))
+        return {"place": place, "facts": facts, "tensors": dict(self.tensors)}
+
+    @classmethod
+    def from_plain(cls, content: Mapping[str, Any], source: str) -> StreamEnd:
+        """Return the end whose `plain` came from the file `source`.
+
+        Raises:
+            CheckpointError: it is damaged.
+        """
+        try:
+            place = TypeAdapter(Place).validate_json(content["place"], strict=True)
+            if place.rows < 1 or not 0 <= place.training <= place.rows:
+                raise ValueError(f"it counts {place.rows} rows, {place.training} of them to train on")
+            return cls(place, dict(content["tensors"]), dict(json.loads(content["facts"])))
+        except (LookupError, TypeError, ValueError) as error:
+            reason = error.errors()[0]["msg"] if isinstance(error, ValidationError) else error
+            raise CheckpointError(
+                f"the stream in {source} is damaged: {reason}. Move it away to begin a new one."
+            ) from None
+
+
+@runtime_checkable
+class LearnsOn(Protocol):
+    """A task that learns from the rows that it predicts."""
+
+    def go_on(self, end: StreamEnd) -> None:
+        """Let the next prediction go on from `end`, which `stream_end` returned in another process.
+
+        Raises:
+            CheckpointError: it is of another task, or of other settings.
+        """
+
+    def stream_end(self, predictions: list[Any]) -> StreamEnd:
+        """State after the `predictions`, those of all batches."""
+
+    def predictions_again(self) -> list[Any]:
+        """Predictions of a call for which there is no new row; none where they are of the rows themselves."""
