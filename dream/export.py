@@ -8,14 +8,16 @@ Shapes: N samples, I `input_dim`, H `hidden_dim`.
 
 from __future__ import annotations
 
+import copy
 import json
 import os
-from collections.abc import Iterator
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from importlib.util import find_spec
 from io import BufferedRandom
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -30,24 +32,65 @@ from dream.stack import DREAMStack
 from dream.state import DREAMState
 from dream.types import DREAMParams
 
+Module = TypeVar("Module", bound=nn.Module)
 METADATA = "dream"
 """Key of a file's metadata, under which `Step.about` stands as JSON."""
 SAMPLES = 3  # with which a program is traced; N stays free
 
 
-class Step(nn.Module):
+class Step(nn.Module, ABC):
+    """One step as a function of tensors alone: what a file can hold.
+
+    What is called needs no class of this package: the state is a dictionary of tensors, with N samples first.
+    No value is checked.
+
+    Attributes:
+        inputs: Names of the tensors that it takes, in order: ``x``, the fields of the state, others.
+        outputs: Names of the tensors that it returns, in order: its results, then the fields of the new
+            state, which begin with ``next_``.
+    """
+
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+
+    @abstractmethod
+    def init_state(self, batch_size: int) -> dict[str, Tensor]:
+        """The state of `batch_size` samples that a file's user starts from."""
+
+    @abstractmethod
+    def example(self, batch_size: int) -> list[Tensor]:
+        """``x``, then what comes after the state, for so many samples: shapes and dtypes to trace with."""
+
+    @abstractmethod
+    def facts(self) -> dict[str, Any]:
+        """Plain values by which a file's user understands its inputs and outputs."""
+
+    def about(self) -> dict[str, Any]:
+        """What a file says of itself: names, dtype of ``x``, facts, and of each field of the state the dtype,
+        the shape of a sample, and the value that it starts from: one number if all its places share it, None
+        for NaN.
+        """
+        state = self.init_state(1).items()
+        return {
+            "inputs": list(self.inputs),
+            "outputs": list(self.outputs),
+            "dtype": _dtype(self.example(1)[0]),
+            "state": {
+                name: {"shape": list(field.shape[1:]), "dtype": _dtype(field), "start": _start(field[0])}
+                for name, field in state
+            },
+            **self.facts(),
+        }
+
+
+class LayerStep(Step):
     """One step of a layer or a stack as it is now: its parameters are constants, the filter V by its value.
 
-    What is called needs no class of this package: the state is a dictionary of tensors. No value is checked;
     NaN in x spreads into the state, unless the layer has ``missing=True``.
 
     Args:
         layer: What is copied; it may change or go afterwards.
         timespans: Whether a step takes the time since the previous one.
-
-    Attributes:
-        inputs: Names of the tensors that it takes, in order.
-        outputs: Names of the tensors that it returns, in order; those of the new state begin with ``next_``.
 
     Raises:
         ConfigError: `layer` is neither a DREAM nor a DREAMStack.
@@ -74,7 +117,7 @@ class Step(nn.Module):
         self._fields = [[f"{name}{place}" for name in DREAMState.__dataclass_fields__] for place in places]
         fields = [name for one in self._fields for name in one]
         self.inputs = ("x", *fields, *(("timespans",) if timespans else ()))
-        self.outputs = ("output", "forecast", *(f"next_{name}" for name in fields))
+        self.outputs = ("output", "forecast", *next_(fields))
 
     def init_state(self, batch_size: int) -> dict[str, Tensor]:
         """The state of `batch_size` samples that have seen nothing.
@@ -87,6 +130,14 @@ class Step(nn.Module):
             for names, cell in zip(self._fields, self._cells(), strict=True)
             for name, part in zip(names, cell.init_state(batch_size), strict=True)
         }
+
+    def example(self, batch_size: int) -> list[Tensor]:
+        cell = self._cells()[0]
+        x = cell.error_var_prior.new_zeros(batch_size, cell.config.input_dim)
+        return [x, *([x.new_ones(batch_size)] if self.timespans else [])]
+
+    def facts(self) -> dict[str, Any]:
+        return {"config": [asdict(cell.config) for cell in self._cells()]}
 
     def forward(
         self, x: Tensor, state: dict[str, Tensor], timespans: Tensor | None = None
@@ -104,50 +155,44 @@ class Step(nn.Module):
         """
         new, forecast = {}, None
         for names, cell in zip(self._fields, self._cells(), strict=True):
-            after, expected = cell(x, DREAMState(*(state[name] for name in names)), timespans)
+            after, expected = cell.step(x, DREAMState(*(state[name] for name in names)), timespans)
             new.update(zip(names, after, strict=True))
             forecast = expected if forecast is None else forecast
             x = after.h
         assert forecast is not None
         return {"output": x, "forecast": forecast}, new
 
-    def about(self) -> dict[str, Any]:
-        """What a file says of itself: names, dtype, configurations, and of each field of the state the shape
-        of a sample and the value that a fresh one starts from.
-        """
-        start = self.init_state(1)
-        return {
-            "inputs": list(self.inputs),
-            "outputs": list(self.outputs),
-            "dtype": str(start["h" if "h" in start else "h_0"].dtype).removeprefix("torch."),
-            "state": {
-                name: {"shape": list(part.shape[1:]), "start": _start(name, part[0])}
-                for name, part in start.items()
-            },
-            "config": [asdict(cell.config) for cell in self._cells()],
-        }
-
     def _cells(self) -> list[_Cell]:
         return [cell for cell in self.cells if isinstance(cell, _Cell)]
 
 
-def step(layer: DREAM | DREAMStack, *, timespans: bool = False) -> Step:
-    """Return one step of a layer as a function of tensors alone; see `Step`."""
-    return Step(layer, timespans=timespans)
+def step(layer: DREAM | DREAMStack, *, timespans: bool = False) -> LayerStep:
+    """Return one step of a layer as a function of tensors alone; see `LayerStep`."""
+    return LayerStep(layer, timespans=timespans)
+
+
+def constant(module: Module) -> Module:
+    """Return a copy of `module`, in inference, whose layers have their parameters as constants, V by its value:
+    what a `Step` of a larger model is built of."""
+    new = copy.deepcopy(module).eval().requires_grad_(False)
+    for part in list(new.modules()):
+        if isinstance(part, DREAM):
+            part.cell = _Cell(part.cell)
+    return new
+
+
+def next_(fields: Iterable[str]) -> list[str]:
+    """Names of the new state's fields among the outputs of a step."""
+    return [f"next_{name}" for name in fields]
 
 
 def program(one: Step) -> torch.export.ExportedProgram:
     """Trace a step for any number of samples."""
-    state = one.init_state(SAMPLES)
-    x = next(iter(state.values())).new_zeros(SAMPLES, one._cells()[0].config.input_dim)
+    state, (x, *others) = one.init_state(SAMPLES), one.example(SAMPLES)
     samples = {0: torch.export.Dim("N", min=1)}
-    arguments: list[Any] = [x, state]
-    shapes: list[Any] = [samples, dict.fromkeys(state, samples)]
-    if one.timespans:
-        arguments.append(x.new_ones(SAMPLES))
-        shapes.append(samples)
+    shapes = (samples, dict.fromkeys(state, samples), *(samples for _ in others))
     with torch.no_grad():
-        return torch.export.export(one, tuple(arguments), dynamic_shapes=tuple(shapes), strict=False)
+        return torch.export.export(one, (x, state, *others), dynamic_shapes=shapes, strict=False)
 
 
 def to_torch(one: Step, path: str | os.PathLike[str]) -> None:
@@ -159,7 +204,7 @@ def to_torch(one: Step, path: str | os.PathLike[str]) -> None:
         CheckpointError: the file cannot be written; what was there before is untouched.
     """
     with _written(path) as file:
-        torch.export.save(program(one), file, extra_files={METADATA: json.dumps(one.about())})
+        torch.export.save(program(one), file, extra_files={METADATA: _metadata(one)})
 
 
 def to_onnx(one: Step, path: str | os.PathLike[str]) -> None:
@@ -182,34 +227,54 @@ def to_onnx(one: Step, path: str | os.PathLike[str]) -> None:
             program(one), dynamo=True, input_names=one.inputs, output_names=one.outputs, verbose=False
         )
         assert made is not None
-        made.model.metadata_props[METADATA] = json.dumps(one.about())
+        made.model.metadata_props[METADATA] = _metadata(one)
         file.write(made.model_proto.SerializeToString())
 
 
-class _Cell(nn.Module):
-    """The equations of one step with the effective parameters of a cell, as buffers."""
+class _Cell(DREAMCell):
+    """A cell whose effective parameters are constants, as buffers."""
 
     def __init__(self, cell: DREAMCell) -> None:
-        super().__init__()
-        self.config, self.missing, self.plasticity = cell.config, cell.missing, cell.plasticity_enabled
+        nn.Module.__init__(self)
+        self.config, self.missing, self.plasticity_enabled = cell.config, cell.missing, cell.plasticity_enabled
+        self.backend, self.check_inputs = "reference", False
         for name, value in zip(DREAMParams._fields, cell.params(), strict=True):
             self.register_buffer(name, value.detach().clone())
+        self.eval()
 
-    def init_state(self, batch_size: int) -> DREAMState:
-        return DREAMState.fresh(self.config, batch_size, self.get_buffer("error_var_prior"))
+    def params(self) -> DREAMParams:
+        return DREAMParams(*(self.get_buffer(name) for name in DREAMParams._fields))
 
-    def forward(self, x: Tensor, state: DREAMState, timespans: Tensor | None) -> tuple[DREAMState, Tensor]:
-        params = DREAMParams(*(self.get_buffer(name) for name in DREAMParams._fields))
+    def step(self, x: Tensor, state: DREAMState, timespans: Tensor | None) -> tuple[DREAMState, Tensor]:
+        """The state after a step, and the input that is expected next."""
+        params = self.params()
         with full_precision(x.device.type):
             seen = F.read_input(x, params, self.config, timespans, self.missing)
-            new = F.advance(seen, state, params, self.config, self.plasticity).state
+            new = F.advance(seen, state, params, self.config, self.plasticity_enabled).state
             return new, F.predict_next(new, params, self.config)
 
 
-def _start(name: str, fresh: Tensor) -> float | list[float]:
-    """The value of a fresh field, which all its places share but those of the error variance."""
-    values: list[float] = fresh.flatten().tolist()
-    return values if name.startswith("error_var") else values[0]
+def _metadata(one: Step) -> str:
+    return json.dumps(one.about(), allow_nan=False)
+
+
+def _dtype(tensor: Tensor) -> str:
+    return str(tensor.dtype).removeprefix("torch.")
+
+
+def _start(field: Tensor) -> Any:
+    """The value of a field that all its places share, or else a nested list; None for NaN."""
+    values = field.flatten()
+    if len(values) and bool((values.isnan() == values.isnan()[0]).all() and values.nan_to_num().unique().numel() == 1):
+        field = values[0]
+    return _plain(field.tolist())
+
+
+def _plain(value: Any) -> Any:
+    """A number or nested list of numbers with None for NaN, which JSON does not have."""
+    if isinstance(value, list):
+        return [_plain(one) for one in value]
+    return None if value != value else value
 
 
 @contextmanager

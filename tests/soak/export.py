@@ -64,7 +64,7 @@ def about_torch(path: Path) -> tuple[dict[str, Any], Call]:
 def start(about: dict[str, Any], samples: int) -> dict[str, Tensor]:
     """A fresh state, from what a file says of itself."""
     return {
-        name: torch.from_numpy(np.full((samples, *field["shape"]), field["start"], about["dtype"]))
+        name: torch.from_numpy(np.full((samples, *field["shape"]), field["start"], field["dtype"]))
         for name, field in about["state"].items()
     }
 
@@ -85,7 +85,7 @@ def differences(layer: DREAM, about: dict[str, Any], call: Call, samples: int, r
     }
 
 
-def main() -> dict[str, float]:
+def main(arguments: list[str] | None = None) -> dict[str, float]:
     """Compare both kinds of file with the layer at each number of samples."""
     figures, layer = {}, lively()
     with tempfile.TemporaryDirectory() as folder, torch.no_grad():
