@@ -48,10 +48,12 @@ class Step(nn.Module, ABC):
         inputs: Names of the tensors that it takes, in order: ``x``, the fields of the state, others.
         outputs: Names of the tensors that it returns, in order: its results, then the fields of the new
             state, which begin with ``next_``.
+        facts: More that a file says of itself, plain values by name.
     """
 
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
+    facts: dict[str, Any]
 
     @abstractmethod
     def init_state(self, batch_size: int) -> dict[str, Tensor]:
@@ -60,10 +62,6 @@ class Step(nn.Module, ABC):
     @abstractmethod
     def example(self, batch_size: int) -> list[Tensor]:
         """``x``, then what comes after the state, for so many samples: shapes and dtypes to trace with."""
-
-    @abstractmethod
-    def facts(self) -> dict[str, Any]:
-        """Plain values by which a file's user understands its inputs and outputs."""
 
     def about(self) -> dict[str, Any]:
         """What a file says of itself: names, dtype of ``x``, facts, and of each field of the state the dtype,
@@ -76,10 +74,10 @@ class Step(nn.Module, ABC):
             "outputs": list(self.outputs),
             "dtype": _dtype(self.example(1)[0]),
             "state": {
-                name: {"shape": list(field.shape[1:]), "dtype": _dtype(field), "start": _start(field[0])}
-                for name, field in state
+                name: {"shape": list(part.shape[1:]), "dtype": _dtype(part), "start": _start(part[0])}
+                for name, part in state
             },
-            **self.facts(),
+            **self.facts,
         }
 
 
@@ -118,6 +116,7 @@ class LayerStep(Step):
         fields = [name for one in self._fields for name in one]
         self.inputs = ("x", *fields, *(("timespans",) if timespans else ()))
         self.outputs = ("output", "forecast", *next_(fields))
+        self.facts = {"config": [asdict(one.cell.config) for one in layers]}
 
     def init_state(self, batch_size: int) -> dict[str, Tensor]:
         """The state of `batch_size` samples that have seen nothing.
@@ -135,9 +134,6 @@ class LayerStep(Step):
         cell = self._cells()[0]
         x = cell.error_var_prior.new_zeros(batch_size, cell.config.input_dim)
         return [x, *([x.new_ones(batch_size)] if self.timespans else [])]
-
-    def facts(self) -> dict[str, Any]:
-        return {"config": [asdict(cell.config) for cell in self._cells()]}
 
     def forward(
         self, x: Tensor, state: dict[str, Tensor], timespans: Tensor | None = None

@@ -5,8 +5,6 @@ Shapes: N streams, D input columns, C targets, H rows ahead.
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor
 
@@ -55,17 +53,18 @@ class ForecastStep(Step):
         self.network = constant(learner.network)
         self.plasticity = learner.plasticity
         targets = module.schema.columns["targets"]
-        self.columns = (*targets, *module.schema.columns["covariates"])
+        columns = (*targets, *module.schema.columns["covariates"])
         shrunk = torch.ones(()) if learner.trust is None else torch.as_tensor(learner.trust.factor())
         self.register_buffer("shrunk", shrunk)
         scales = module.schema.scales
-        mean, scale = zip(*(scales.get(name, (0.0, 1.0)) for name in self.columns), strict=True)
+        mean, scale = zip(*(scales.get(name, (0.0, 1.0)) for name in columns), strict=True)
         self.register_buffer("column_mean", torch.tensor(mean, dtype=torch.float64))
         self.register_buffer("column_scale", torch.tensor(scale, dtype=torch.float64))
         self._start = learner.state
         held = {name: field for name, field in self._split(learner.state).items() if field.numel()}
         self.inputs = ("x", *held)
         self.outputs = ("forecast", *next_(held))
+        self.facts = {"columns": list(columns), "targets": list(targets), "horizon": module.shape.horizon}
 
     def init_state(self, batch_size: int) -> dict[str, Tensor]:
         start = self._split(self._start)
@@ -73,10 +72,6 @@ class ForecastStep(Step):
 
     def example(self, batch_size: int) -> list[Tensor]:
         return [self.get_buffer("column_mean").repeat(batch_size, 1)]
-
-    def facts(self) -> dict[str, Any]:
-        horizon = self.network.shape.horizon
-        return {"columns": list(self.columns), "targets": list(self.columns[: self.network.shape.targets]), "horizon": horizon}
 
     def forward(self, x: Tensor, state: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """One row.
