@@ -10,7 +10,9 @@ from __future__ import annotations
 
 import copy
 import json
+import logging
 import os
+import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -199,7 +201,7 @@ def to_torch(one: Step, path: str | os.PathLike[str]) -> None:
     Raises:
         CheckpointError: the file cannot be written; what was there before is untouched.
     """
-    with _written(path) as file:
+    with _written(path) as file, _quiet():
         torch.export.save(program(one), file, extra_files={METADATA: _metadata(one)})
 
 
@@ -218,13 +220,28 @@ def to_onnx(one: Step, path: str | os.PathLike[str]) -> None:
             f"ONNX needs the packages onnx and onnxscript; {' and '.join(lacking)} cannot be imported. "
             "Install them with pip install 'dream-memory[export]'."
         )
-    with _written(path) as file:
+    with _written(path) as file, _quiet():
         made = torch.onnx.export(
             program(one), dynamo=True, input_names=one.inputs, output_names=one.outputs, verbose=False
         )
         assert made is not None
         made.model.metadata_props[METADATA] = _metadata(one)
         file.write(made.model_proto.SerializeToString())
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Context without what torch and the writers of ONNX say of themselves: packages that they do without,
+    calls that they deprecate."""
+    log = logging.getLogger("torch.onnx")
+    level = log.level
+    log.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        log.setLevel(level)
 
 
 class _Cell(DREAMCell):
