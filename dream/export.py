@@ -66,9 +66,9 @@ class Step(nn.Module, ABC):
         """``x``, then what comes after the state, for so many samples: shapes and dtypes to trace with."""
 
     def about(self) -> dict[str, Any]:
-        """What a file says of itself: names, dtype of ``x``, facts, and of each field of the state the dtype,
-        the shape of a sample, and the value that it starts from: one number if all its places share it, None
-        for NaN.
+        """Return what a file says of itself: names, dtype of ``x``, facts, and of each field of the state the
+        dtype, the shape of a sample, and the value that it starts from: one number if all its places share
+        it, None for NaN.
         """
         state = self.init_state(1).items()
         return {
@@ -151,7 +151,8 @@ class LayerStep(Step):
             results: ``output`` (N, H) and ``forecast`` (N, I), the input that is expected next.
             new_state: the state after the step, by the same names.
         """
-        new, forecast = {}, None
+        new: dict[str, Tensor] = {}
+        forecast = None
         for names, cell in zip(self._fields, self._cells(), strict=True):
             after, expected = cell.step(x, DREAMState(*(state[name] for name in names)), timespans)
             new.update(zip(names, after, strict=True))
@@ -249,7 +250,11 @@ class _Cell(DREAMCell):
 
     def __init__(self, cell: DREAMCell) -> None:
         nn.Module.__init__(self)
-        self.config, self.missing, self.plasticity_enabled = cell.config, cell.missing, cell.plasticity_enabled
+        self.config, self.missing, self.plasticity_enabled = (
+            cell.config,
+            cell.missing,
+            cell.plasticity_enabled,
+        )
         self.backend, self.check_inputs = "reference", False
         for name, value in zip(DREAMParams._fields, cell.params(), strict=True):
             self.register_buffer(name, value.detach().clone())
@@ -277,10 +282,9 @@ def _dtype(tensor: Tensor) -> str:
 
 def _start(field: Tensor) -> Any:
     """The value of a field that all its places share, or else a nested list; None for NaN."""
-    values = field.flatten()
-    if len(values) and bool((values.isnan() == values.isnan()[0]).all() and values.nan_to_num().unique().numel() == 1):
-        field = values[0]
-    return _plain(field.tolist())
+    values, one = field.flatten(), field.flatten()[:1]
+    shared = bool(((values == one) | (values.isnan() & one.isnan())).all())
+    return _plain(one.item() if shared else field.tolist())
 
 
 def _plain(value: Any) -> Any:

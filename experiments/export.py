@@ -46,9 +46,7 @@ def main(argv: list[str]) -> int:
         description="The step of a run as one file that runs without dream: a row in, a forecast or score "
         "out, and the state, which goes on learning. For online forecasts, anomalies and forecasts of windows.",
     )
-    parser.add_argument(
-        "run", metavar="RUN", help=f"a run's folder, a checkpoint in it, or {folders.LATEST}"
-    )
+    parser.add_argument("run", metavar="RUN", help=f"a run's folder, a checkpoint in it, or {folders.LATEST}")
     parser.add_argument(
         "--format", choices=FORMATS, required=True, help="onnx, for any runtime, or torch, a torch program"
     )

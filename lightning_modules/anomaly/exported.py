@@ -44,7 +44,7 @@ class ScoreStep(Step):
         end: Where its stream ended: the state that a user starts from; None for a stream that has not begun.
 
     Raises:
-        ConfigError: its core is not DREAM, or it learns in the training part only, which a file does not know.
+        ConfigError: its core is not DREAM, or it learns in its training part only, which no file knows.
         CheckpointError: `end` is of other settings.
     """
 
@@ -66,7 +66,9 @@ class ScoreStep(Step):
         self._start = self._fresh(module.shape.lags - 1)
         if end is not None:
             module._resume(end)  # refuses what is of other settings
-            held = {name.removeprefix("state.").replace(".", "_"): value for name, value in end.tensors.items()}
+            held = {
+                name.removeprefix("state.").replace(".", "_"): value for name, value in end.tensors.items()
+            }
             self._start = {name: held[name] for name in self._start}
             (name,) = thresholds if len(thresholds) == 1 else ("stream",)
             thresholds = {name: end.facts["threshold"]}
@@ -123,10 +125,14 @@ class ScoreStep(Step):
         gate = torch.cat([trace.deviation, trace.surprise], 1).double()
         measures, score = self._measures(relative, prediction, gate, part(state, "score_"))
         decades, tail = self._decades(measures, part(state, "tail_"))
-        new = recent | {f"core_{k}_{name}": value for k, one in enumerate(core) for name, value in one.items()}
+        new = recent | {
+            f"core_{k}_{name}": value for k, one in enumerate(core) for name, value in one.items()
+        }
         for name, fields in (("scale", scale), ("score", score), ("tail", tail)):
             new |= {f"{name}_{field}": value for field, value in fields.items()}
-        return {"score": (decades.amax(1) / DECADES).clamp_max(1.0)}, {name: new[name] for name in self.inputs[1:]}
+        return {"score": (decades.amax(1) / DECADES).clamp_max(1.0)}, {
+            name: new[name] for name in self.inputs[1:]
+        }
 
     def _relative(self, values: Tensor, state: Fields) -> tuple[Tensor, Fields]:
         """Levels, then differences (N, 2 C), see `RunningScale`; and its new state."""
@@ -198,4 +204,3 @@ class ScoreStep(Step):
             kept * squares + excess.square(),
         )
         return decades, dict(zip(names, new, strict=True))
-

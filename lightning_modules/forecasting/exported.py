@@ -29,9 +29,9 @@ class WindowStep(Step):
     def __init__(self, module: ForecastingModule, end: StreamEnd | None = None) -> None:
         super().__init__()
         shape, schema = module.shape, module.schema
-        assert schema is not None
         if not isinstance(module.core, DREAMStack):
             raise ConfigError(f"a forecaster can be exported if its core is DREAM; this is {module.title}.")
+        assert schema is not None
         reads = {
             "`known_covariates` or `calendar`": shape.known > 0,
             "`missing: mask`": shape.aged > 0,
@@ -41,8 +41,8 @@ class WindowStep(Step):
         }
         if more := [name for name, read in reads.items() if read]:
             raise ConfigError(
-                "a forecaster can be exported if it reads windows of the columns of a file, and nothing else; "
-                f"this one has {' and '.join(more)}. Train without."
+                "a forecaster can be exported if it reads the columns of a file and nothing else; this one has "
+                f"{' and '.join(more)}. Train without."
             )
         self.module = constant(module)
         self.module.observe = lambda *_, **__: None  # type: ignore[method-assign] # nobody looks on

@@ -36,7 +36,9 @@ class ForecastStep(Step):
     def __init__(self, module: OnlineModule, end: StreamEnd | None) -> None:
         super().__init__()
         if module.shape.task != "forecasting" or not isinstance(module.core, DREAMStack):
-            what = f"{module.shape.task}, {module.title}" if module.shape.task != "forecasting" else module.title
+            what = (
+                f"{module.shape.task}, {module.title}" if module.shape.task != "forecasting" else module.title
+            )
             raise ConfigError(
                 f"an online run can be exported if it forecasts with DREAM; this is {what}. Train such a run."
             )
@@ -96,7 +98,9 @@ class ForecastStep(Step):
     def _split(self, state: StreamState) -> dict[str, Tensor]:
         """The fields of a state, with a stream's lanes in an axis of their own."""
         fields, lanes = state.tensors(), self.network.lanes
-        own = {name: f.unflatten(0, (-1, lanes)) if name.startswith("core.") else f for name, f in fields.items()}
+        own = {
+            name: f.unflatten(0, (-1, lanes)) if name.startswith("core.") else f for name, f in fields.items()
+        }
         return {name.replace(".", "_"): field for name, field in own.items()}
 
     def _joined(self, fields: dict[str, Tensor], streams: int) -> StreamState:
@@ -107,5 +111,7 @@ class ForecastStep(Step):
             if key in fields:
                 tensors[name] = fields[key].flatten(0, 1) if core else fields[key]
             else:
-                tensors[name] = like.new_zeros((streams * (self.network.lanes if core else 1), *like.shape[1:]))
+                tensors[name] = like.new_zeros(
+                    (streams * (self.network.lanes if core else 1), *like.shape[1:])
+                )
         return self._start.with_tensors(tensors)

@@ -243,7 +243,9 @@ class StreamNetwork(nn.Module):
             for mean in self.reading.means:
                 now, then = slice(first + 1, None), slice(first + 1 - mean, window.shape[1] + 1 - mean)
                 parts.append((sums[:, now] - sums[:, then]) / (counts[:, now] - counts[:, then]))
-        return torch.stack(parts, 2) if parts else window.new_zeros(window.shape[0], steps, 0, window.shape[2])
+        return (
+            torch.stack(parts, 2) if parts else window.new_zeros(window.shape[0], steps, 0, window.shape[2])
+        )
 
     def _to_lanes(self, columns: Tensor) -> Tensor:
         """(N, T, columns) to (N, T, L, width): each target with all covariates, or all columns together."""
