@@ -171,8 +171,8 @@ def step(layer: DREAM | DREAMStack, *, timespans: bool = False) -> LayerStep:
 
 
 def constant(module: Module) -> Module:
-    """Return a copy of `module`, in inference, whose layers have their parameters as constants, V by its value:
-    what a `Step` of a larger model is built of."""
+    """Return a copy of `module`, in inference, whose layers have their parameters as constants, V by its
+    value: what a `Step` of a larger model is built of."""
     new = copy.deepcopy(module).eval().requires_grad_(False)
     for part in list(new.modules()):
         if isinstance(part, DREAM):

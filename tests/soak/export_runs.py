@@ -123,7 +123,7 @@ RUNS: dict[str, Callable[[int], Case]] = {
     "channels, profile, record, gaps": lambda rows: online(
         rows,
         Reading("differences", 0.002, channel_independent=True, lags=[1, 3], means=[24], profile_rate=0.1),
-        Updates("least_squares", every=24, forgetting=0.9999, trust=0.9999),
+        Updates("least_squares", every=24, forgetting=0.9999, ridge=1e-3, trust=0.9999),
         gaps=True,
     ),
     "anomalies, gaps": lambda rows: anomaly(rows, 3, 1, gaps=True),
