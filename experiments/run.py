@@ -56,7 +56,7 @@ from lightning_modules.base import TaskModule
 from lightning_modules.checks import gone, require_there
 from lightning_modules.cores import trainable
 from lightning_modules.data import TaskData
-from lightning_modules.data.place import Place, StreamEnd
+from lightning_modules.data.place import LearnsOn, Place, StreamEnd
 from lightning_modules.data.schema import Schema
 from lightning_modules.redaction import redacted, require_given
 from lightning_modules.run import checkpoints, streams, tracking
@@ -350,6 +350,12 @@ class DREAMCLI(LightningCLI):
         self.note_rank()
         self.model.schema = self.datamodule.recorded
         self.model.prepare(self.datamodule)
+        if self.home is not None and not isinstance(self.model, LearnsOn):
+            raise ConfigError(
+                f"`{LEARN}` must be given for a task that goes on with a stream; {type(self.model).__name__} "
+                "does not. Leave it out.",
+                key="learn",
+            )
         if self.end is not None:
             self.model.go_on(self.end)
         if self.subcommand in PARTS:

@@ -21,6 +21,7 @@ import pandas as pd
 import torch
 from lightning.pytorch.strategies import DDPStrategy, DeepSpeedStrategy, SingleDeviceStrategy
 from lightning.pytorch.trainer.states import TrainerFn
+from lightning.pytorch.utilities.parsing import collect_init_args
 from matplotlib.figure import Figure
 from torch import Tensor
 
@@ -149,8 +150,9 @@ class TaskModule(L.LightningModule, Pretrained):
         """Facts about the data that the weights were trained on, from the training or a checkpoint. Set
         to None before a fit, its data are read as the first of these weights are."""
         self.end: StreamEnd | None = None
-        """Where the stream of the last test ended, or that of the test of the run which wrote a checkpoint; None
-        where there was none, or several streams."""
+        """Where the stream of the last test ended, or of the test of the run that wrote a checkpoint.
+
+        None where there was none, or several streams."""
         self.settings = settings
         self.observed: list[Observation] = []
         self.may_have_ended = False
@@ -228,10 +230,16 @@ class TaskModule(L.LightningModule, Pretrained):
     def save_arguments(self) -> None:
         """Save the arguments of ``__init__`` as plain values, so that any checkpoint loads safely.
 
-        They are not logged here: the command logs the whole configuration.
+        Those that a derived class adds are saved where they are plain; others are given again to
+        `load_from_checkpoint`. Nothing is logged here: the command logs the whole configuration.
         """
         require_given(asdict(self.settings), "model")
         plain = {"config": asdict(self.config), "shape": asdict(self.shape), **asdict(self.settings)}
+        frame = inspect.currentframe()
+        assert frame is not None
+        for given in collect_init_args(frame, [], classes=(TaskModule,)):
+            added = given.keys() - plain.keys()
+            plain |= {name: given[name] for name in sorted(added) if _is_plain(given[name])}
         self.save_hyperparameters(plain, logger=False)
 
     @classmethod
@@ -673,6 +681,13 @@ class TaskModule(L.LightningModule, Pretrained):
 
         scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+
+def _is_plain(value: Any) -> bool:
+    if isinstance(value, dict | list | tuple):
+        parts = [*value, *value.values()] if isinstance(value, dict) else value
+        return all(map(_is_plain, parts))
+    return value is None or type(value) in (bool, int, float, str)
 
 
 def is_logging_step(trainer: L.Trainer) -> bool:

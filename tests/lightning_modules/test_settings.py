@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from dream import DREAMConfig
 from dream.errors import ConfigError
@@ -79,3 +81,17 @@ def test_settings_of_a_derived_task_are_arguments() -> None:
 
         class Mine(ForecastingModule):
             settings: Wavy
+
+
+def test_a_checkpoint_keeps_what_a_derived_task_adds(tmp_path: Path) -> None:
+    class Mine(ForecastingModule):
+        def __init__(self, waves: int, heights: Any = (), call: Any = None, **settings: Any) -> None:
+            super().__init__(**settings)
+            self.waves, self.heights, self.call = waves, heights, call
+
+    module = Mine(5, (0.5, 2.0), abs, config=SMALL, lr=0.1)
+    checkpoint: dict[str, Any] = {"state_dict": module.state_dict(), "hyper_parameters": dict(module.hparams)}
+    module.on_save_checkpoint(checkpoint)
+    torch.save(checkpoint | {"pytorch-lightning_version": "2.5.0"}, tmp_path / "a.ckpt")
+    loaded = Mine.load_from_checkpoint(tmp_path / "a.ckpt", call=max)
+    assert (loaded.waves, loaded.heights, loaded.call, loaded.settings.lr) == (5, (0.5, 2.0), max, 0.1)
