@@ -12,7 +12,6 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import ModuleType
 from typing import Any, Self
 
 import torch
@@ -30,7 +29,7 @@ _NAME = re.compile(r"[\w.-]+(/[\w.-]+)?")  # on the hub: OWNER/MODEL
 
 @dataclass(frozen=True)
 class Card:
-    """What people are told about a model."""
+    """Facts about a model for people."""
 
     data: str = ""
     """Data that it was trained on."""
@@ -95,7 +94,7 @@ class Pretrained(nn.Module, ABC):
         """A module with these settings and any weights."""
 
     def _card(self) -> Card:
-        """What is known of the module for its card."""
+        """Facts that the module knows of itself."""
         return Card()
 
     def save_pretrained(self, folder: str | Path, card: Card | None = None) -> None:
@@ -187,9 +186,7 @@ def _fetched(name: str, revision: str | None, token: str | None) -> Path:
     if not _NAME.fullmatch(name):
         raise CheckpointError(f"`source` must be a folder or a name on the hub; {name} is neither.")
     try:
-        found = _hub().snapshot_download(
-            name, revision=revision, token=token, allow_patterns=[WEIGHTS, CARD]
-        )
+        found = _hub().snapshot_download(name, revision=revision, token=token, allow_patterns=[WEIGHTS, CARD])
     except DREAMError:
         raise
     except Exception as error:  # of the network, of the hub, of its cache
@@ -200,12 +197,12 @@ def _fetched(name: str, revision: str | None, token: str | None) -> Path:
 def _refused(name: str, error: Exception) -> CheckpointError:
     reason = (str(error) or type(error).__name__).strip().splitlines()[0].rstrip(".")
     return CheckpointError(
-        f"{name} is no folder here, and the hub did not serve it: {reason}. Check name, network and rights, or "
-        "use a folder."
+        f"{name} is no folder here, and the hub did not serve it: {reason}. Check name, network and rights, "
+        "or use a folder."
     )
 
 
-def _hub() -> ModuleType:
+def _hub() -> Any:
     """The package of the hub.
 
     Raises:

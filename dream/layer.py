@@ -11,7 +11,7 @@ from dataclasses import asdict
 from typing import Any, Generic, Self, TypeVar, overload
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
 
 from dream import checks

@@ -44,7 +44,7 @@ def main(argv: list[str]) -> int:
     parser = argparse.ArgumentParser(
         "dream export",
         description="The step of a run as one file that runs without dream: a row in, a forecast or score "
-        "out, and the state, which goes on learning. For online forecasts, anomalies and forecasts of windows.",
+        "out, and the state, which goes on learning. For online forecasts, anomalies, forecasts of windows.",
     )
     parser.add_argument("run", metavar="RUN", help=f"a run's folder, a checkpoint in it, or {folders.LATEST}")
     parser.add_argument(
@@ -105,8 +105,8 @@ def step_of(home: Path, checkpoint: Path) -> export.Step:
         module.core.missing = missing == "model"
     if data.get("rolling"):
         raise ConfigError(
-            f"`RUN` must forecast from windows; {home} has `data.rolling`, whose forecasts depend on a stream "
-            "of overlapping windows. Train without, or as an online run."
+            f"`RUN` must forecast from windows; {home} has `data.rolling`, whose forecasts depend on all "
+            "rows before. Train without, or as an online run."
         )
     end = streams.read(home, checkpoints.digest(checkpoint)) or module.end
     one = make(module, end)

@@ -41,7 +41,7 @@ class WindowStep(Step):
         }
         if more := [name for name, read in reads.items() if read]:
             raise ConfigError(
-                "a forecaster can be exported if it reads the columns of a file and nothing else; this one has "
+                "a forecaster can be exported if it reads the columns of a file and nothing else; this has "
                 f"{' and '.join(more)}. Train without."
             )
         self.module = constant(module)

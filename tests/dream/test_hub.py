@@ -61,7 +61,9 @@ def test_the_card_says_what_is_known(tmp_path: Path) -> None:
     assert "Columns that it reads: targets: load" in text
     DREAM(3, 5, 2).save_pretrained(tmp_path, Card("Hours of a grid.", "cc-by-4.0"))
     text = (tmp_path / CARD).read_text()
-    assert text.startswith('---\nlibrary_name: dream-memory\ntags: [pytorch, dream]\nlicense: "cc-by-4.0"\n---')
+    assert text.startswith(
+        '---\nlibrary_name: dream-memory\ntags: [pytorch, dream]\nlicense: "cc-by-4.0"\n---'
+    )
     assert "## Data\n\nHours of a grid.\n\n## Figures\n\nNone were given.\n\n## License\n\ncc-by-4.0" in text
     assert 'DREAM.from_pretrained("' in text
 
@@ -73,7 +75,7 @@ def test_what_is_no_such_folder_is_refused(tmp_path: Path, monkeypatch: pytest.M
     content = bytearray((tmp_path / WEIGHTS).read_bytes())
     content[-3] ^= 1
     (tmp_path / WEIGHTS).write_bytes(content)
-    with pytest.raises(CheckpointError, match="model.safetensors"):
+    with pytest.raises(CheckpointError, match=r"is damaged|was changed"):
         DREAM.from_pretrained(tmp_path)
     (tmp_path / WEIGHTS).unlink()
     with pytest.raises(CheckpointError, match="does not exist"):
@@ -84,7 +86,9 @@ def test_what_is_no_such_folder_is_refused(tmp_path: Path, monkeypatch: pytest.M
         DREAM(3, 5, 2).save_pretrained("/dev/null/here")
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
-    with pytest.raises(CheckpointError, match="someone/model is no folder here, and the hub did not serve it"):
+    with pytest.raises(
+        CheckpointError, match="someone/model is no folder here, and the hub did not serve it"
+    ):
         DREAM.from_pretrained("someone/model")
     with pytest.raises(CheckpointError, match="someone/model is no folder here"):
         DREAM(3, 5, 2).push_to_hub("someone/model")

@@ -24,6 +24,9 @@ from lightning_modules.stream import Reading, Updates
 from tests.soak.export import CLOSE, SAMPLES, Call, about_onnx, about_torch, start
 
 ROWS = {"onnx": 10_000, "torch": 1_000}
+TIED, RARE = 1e-3, 0.01
+"""Largest difference of a score, and share of rows in which one may be above `CLOSE`: a measure within
+rounding of its quantile counts as above it here and below it there, and both tails differ for a while."""
 BEFORE = 700  # rows that the streams have read
 CONFIG = DREAMConfig(hidden_dim=8, rank=2, base_plasticity=0.2)
 COLUMNS = ("a", "b", "c")
@@ -133,16 +136,16 @@ RUNS: dict[str, Callable[[int], Case]] = {
 }
 
 
-def difference(case: Case, state: dict[str, Tensor], call: Call, samples: int) -> float:
-    """Largest difference from what the run computes, in units of the columns' deviations."""
-    worst = 0.0
+def differences(case: Case, state: dict[str, Tensor], call: Call, samples: int) -> Tensor:
+    """Largest difference (T,) from what the run computes, in units of the columns' deviations."""
+    worst = torch.zeros(case.x.shape[1], dtype=torch.float64)
     with torch.no_grad():
         for t in range(case.x.shape[1]):
             results, state = call(case.x[:samples, t].contiguous(), state)
             for name, values in case.expected.items():
                 apart = (results[name] - values[:samples, t]).abs()
                 unit = {"score": 1.0, "forecast": SCALE[:2], "quantiles": SCALE[:2, None]}[name]
-                worst = max(worst, float((apart / unit).max()))
+                worst[t] = torch.maximum(worst[t], (apart / unit).max())
     return worst
 
 
@@ -160,8 +163,11 @@ def main(arguments: list[str] | None = None) -> dict[str, float]:
                 write(case.step, path)
                 about, call = open_file(path)
                 for samples in SAMPLES:
-                    found = difference(case, start(about, samples), call, samples)
-                    print(f"{name}, {kind}, {samples} samples: {found}")  # noqa: T201
-                    assert found < CLOSE, found
+                    apart = differences(case, start(about, samples), call, samples)
+                    found, far = float(apart.max()), float((apart > CLOSE).double().mean())
+                    print(f"{name}, {kind}, {samples} samples: {found}, {far:.2%} above {CLOSE}")  # noqa: T201
+                    ties = "score" in case.expected
+                    assert found < (TIED if ties else CLOSE), found
+                    assert far <= (RARE if ties else 0), far
                     figures[f"{name}, {kind}, {samples} samples"] = found
     return figures
