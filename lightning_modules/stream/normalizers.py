@@ -164,6 +164,8 @@ def running_mean(values: Tensor, share: Tensor, start: Tensor, rate: float) -> T
 
 def _carry_forward(x: Tensor, seen: Tensor, last: Tensor) -> Tensor:
     """`x` with missing values replaced by the last one before, by `last` at the start."""
+    if x.shape[1] == 1:  # which a step that is exported can be traced through
+        return torch.where(seen, x, last.unsqueeze(1))
     if bool(seen.all()):
         return x
     rows = torch.arange(1, x.shape[1] + 1, device=x.device).view(1, -1, 1)
