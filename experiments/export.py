@@ -121,9 +121,9 @@ def step_of(home: Path, checkpoint: Path) -> export.Step:
         "missing": missing,
     }
     if not isinstance(module, ForecastingModule):
-        begins, head = "begins a new stream", "the checkpoint has it"
+        begins, weights = "begins a new stream", "as the checkpoint has them"
         if end is not None:
-            begins, head = f"goes on where the stream of {home} ended, {end.place}", "it was there"
-        rests = f", while the head stays as {head}" if isinstance(module, OnlineModule) else ""
-        ending.say(f"note: the file {begins}; fast weights and statistics go on learning{rests}.")
+            begins, weights = f"goes on where the stream of {home} ended, {end.place}", "as they were there"
+        rest = f"; head and slow weights stay {weights}" if isinstance(module, OnlineModule) else ""
+        ending.say(f"note: the file {begins}; fast weights and statistics go on learning{rest}.")
     return one
