@@ -45,6 +45,7 @@ $(BIN)/.benchmarks: $(BIN)/.installed
 
 bench: $(BIN)/.benchmarks
 	$(BIN)/python -m experiments.benchmarks.layer
+	$(BIN)/python -m experiments.benchmarks.rows
 	$(BIN)/python -m experiments.benchmarks.ranks
 
 adaptation: $(BIN)/.installed

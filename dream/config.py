@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import sys
-import warnings
 from collections.abc import Callable
 from typing import Annotated, Any, NamedTuple
 
@@ -13,7 +11,7 @@ import numpy as np
 from pydantic import BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 from pydantic.dataclasses import dataclass
 
-from dream.errors import ConfigError, DREAMWarning, nearest
+from dream.errors import ConfigError, nearest, warn
 from dream.tuning import Knob
 
 
@@ -321,17 +319,12 @@ def _config_error(error: ValidationError) -> ConfigError:
 
 
 _warned: set[str] = set()
-_INNER = ("dream", "pydantic")  # a warning points at the line that called these packages
 
 
 def _warn_once(field: str, message: str) -> None:
-    if field in _warned:
-        return
-    _warned.add(field)
-    level, frame = 1, sys._getframe()
-    while frame.f_back is not None and frame.f_globals.get("__name__", "").split(".")[0] in _INNER:
-        level, frame = level + 1, frame.f_back
-    warnings.warn(message, DREAMWarning, stacklevel=level)
+    if field not in _warned:
+        _warned.add(field)
+        warn(message, "dream", "pydantic")
 
 
 def _advise(config: DREAMConfig) -> None:

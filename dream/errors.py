@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+import warnings
 from collections.abc import Iterable
 from difflib import get_close_matches
 
@@ -39,6 +41,14 @@ class CheckpointError(DREAMError):
 
 class DREAMWarning(UserWarning):
     """Something legal that is probably not what was meant."""
+
+
+def warn(message: str, *packages: str) -> None:
+    """Give a `DREAMWarning` that points at the line that called `packages`, "dream" among them."""
+    level, frame = 1, sys._getframe()
+    while frame.f_back is not None and frame.f_globals.get("__name__", "").split(".")[0] in packages:
+        level, frame = level + 1, frame.f_back
+    warnings.warn(message, DREAMWarning, stacklevel=level)
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

@@ -18,6 +18,8 @@ from dream import checks
 from dream.cell import DREAMCell
 from dream.config import DREAMConfig
 from dream.hub import Pretrained
+from dream.ops import registry
+from dream.ops.stepping import Stepper
 from dream.state import DREAMState
 from dream.types import DREAMTrace
 
@@ -246,6 +248,18 @@ class DREAM(SequenceModule[DREAMState, DREAMTrace]):
     def predict_next(self, state: DREAMState) -> Tensor:
         """See `DREAMCell.predict_next`."""
         return self.cell.predict_next(state)
+
+    def stepper(self, samples: int) -> Stepper | None:
+        """Steps of N samples without gradients, for callers that take one after another.
+
+        None where the backend has no faster way than `DREAMCell.forward`.
+        """
+        cell = self.cell
+        make = registry.choose(cell.backend, cell.C, cell.config).stepper
+        if make is None:
+            return None
+        sources = [*cell.parameters(), *cell.buffers()]
+        return make(cell._learned(), sources, cell.config, samples, cell.plasticity_enabled, cell.missing)
 
     def consolidate(self, state: DREAMState, steps: int = 1) -> DREAMState:
         """See `DREAMCell.consolidate`."""

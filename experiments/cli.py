@@ -30,6 +30,9 @@ Around experiments:
   config    shipped experiments, presets and spaces      dream config list
   data      public data sets                             dream data list
 
+Put to work:
+  serve     rows in, predictions or scores out           dream serve FILE --http 8000
+
 A preset sets several settings of the layer at once: dream fit -c forecasting --preset stability
 Any setting is a flag: dream fit -c forecasting --model.config.rank=8 --data.horizon=48 --seed=1
 Go on with a run that was stopped or killed: the same command and --resume
@@ -49,6 +52,7 @@ COMMANDS = {
     "export": "experiments.export",
     "config": "experiments.config_command",
     "data": "experiments.data_command",
+    "serve": "experiments.serve.command",
 }
 """Every command and the module whose `main` runs it, imported when it is asked for."""
 

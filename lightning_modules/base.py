@@ -36,6 +36,7 @@ from lightning_modules.cores import BaselineCore, build_core, fit_to_width, titl
 from lightning_modules.data.base import TaskData
 from lightning_modules.data.place import StreamEnd
 from lightning_modules.data.schema import Schema
+from lightning_modules.data.series import Missing
 from lightning_modules.redaction import redacted, require_given
 from lightning_modules.settings import TaskSettings, as_instance
 from lightning_modules.tables import csv_text
@@ -153,6 +154,8 @@ class TaskModule(L.LightningModule, Pretrained):
         """Where the stream of the last test ended, or of the test of the run that wrote a checkpoint.
 
         None where there was none, or several streams."""
+        self.missing: Missing = "error"
+        """What the data that it was prepared for last, or those of a checkpoint, do with missing values."""
         self.settings = settings
         self.observed: list[Observation] = []
         self.may_have_ended = False
@@ -333,12 +336,17 @@ class TaskModule(L.LightningModule, Pretrained):
         self._states = None
         self.held = {}
 
+    @property
+    def data_schema(self) -> Schema:
+        """Schema of the data that it was prepared for, or of a checkpoint; an empty one before either."""
+        return (self.schema if self.data is None else self.data.schema) or Schema()
+
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         carried = [ranks.whole(state, self._per_stream) for state in self._states or []]
         checkpoint["carried"] = [dict(state.items()) for state in carried]
         checkpoint["samples_per_stream"] = self._per_stream
-        schema = self.schema if self.data is None else self.data.schema
-        checkpoint["schema"] = (schema or Schema()).plain()
+        checkpoint["schema"] = self.data_schema.plain()
+        checkpoint["missing"] = self.missing
         checkpoint["stream"] = None if self.end is None else self.end.plain()
         for name in (self.CHECKPOINT_HYPER_PARAMS_KEY, TaskData.CHECKPOINT_HYPER_PARAMS_KEY):
             if settings := checkpoint.get(name):
@@ -362,6 +370,7 @@ class TaskModule(L.LightningModule, Pretrained):
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self.adopt(Schema.from_plain(checkpoint.get("schema")))
+        self.missing = checkpoint.get("missing", "error") if self.data is None else self.data.missing
         stream = checkpoint.get("stream")
         self.end = None if stream is None else StreamEnd.from_plain(stream, "the checkpoint")
         if self._trainer is not None and self.trainer.state.fn == TrainerFn.FITTING and checkpoint["carried"]:
@@ -474,7 +483,7 @@ class TaskModule(L.LightningModule, Pretrained):
         assert isinstance(data, TaskData)
         data.follow(self.schema)
         self._require_shape(data)
-        self.data = data
+        self.data, self.missing = data, data.missing
 
     def _require_shape(self, data: TaskData) -> None:
         """Refuse data of another shape than the module was built for."""

@@ -48,6 +48,10 @@ class Whole(ABC):
         self._unfinished = None
         return self
 
+    def _turn(self) -> RLock:
+        """The lock that every call holds."""
+        return self._locks.setdefault(_forks, RLock())
+
     @abstractmethod
     def _note(self) -> Any:
         """Everything that `_recover` needs after a call that was interrupted; no call may change it."""
@@ -80,12 +84,12 @@ class Whole(ABC):
         return {name: value for name, value in vars(self).items() if name not in ("_locks", "_unfinished")}
 
     def __getstate__(self) -> dict[str, Any]:
-        with self._locks.setdefault(_forks, RLock()):
+        with self._turn():
             self._settle()
             return deepcopy(self._content())  # other threads go on while this is written
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Self:
-        with self._locks.setdefault(_forks, RLock()):
+        with self._turn():
             self._settle()
             new = memo[id(self)] = type(self).__new__(type(self))
             vars(new).update(deepcopy(self._content(), memo))
@@ -97,7 +101,7 @@ def alone(method: Callable[Concatenate[W, P], R]) -> Callable[Concatenate[W, P],
 
     @wraps(method)
     def call(self: W, /, *args: P.args, **kwargs: P.kwargs) -> R:
-        with self._locks.setdefault(_forks, RLock()):
+        with self._turn():
             self._settle()
             return method(self, *args, **kwargs)
 
@@ -109,7 +113,7 @@ def whole(method: Callable[Concatenate[W, P], R]) -> Callable[Concatenate[W, P],
 
     @wraps(method)
     def call(self: W, /, *args: P.args, **kwargs: P.kwargs) -> R:
-        with self._locks.setdefault(_forks, RLock()):
+        with self._turn():
             self._settle()
             try:
                 self._unfinished = sys._getframe(), self._note()

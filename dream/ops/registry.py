@@ -12,6 +12,7 @@ from torch import Tensor
 from dream.config import DREAMConfig
 from dream.errors import ConfigError
 from dream.ops import cpu, reference
+from dream.ops.stepping import Stepper
 from dream.state import DREAMState
 from dream.types import DREAMParams, DREAMTrace
 
@@ -65,10 +66,12 @@ class Backend(NamedTuple):
     """Why it cannot serve a call, or None."""
     step: StepFunction | None = None
     """None where it has no faster way than the equations as they are."""
+    stepper: type[Stepper] | None = None
+    """Steps of the same samples one after another; None likewise."""
 
 
 BACKENDS: dict[str, Backend] = {  # fastest first; the last serves everything
-    "cpu": Backend(cpu.scan, cpu.refusal, cpu.step),
+    "cpu": Backend(cpu.scan, cpu.refusal, cpu.step, Stepper),
     "reference": Backend(reference.scan, reference.refusal),
 }
 

@@ -5,7 +5,9 @@ streams never mix. The attributes of an object are all that it knows of the past
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -14,14 +16,23 @@ from torch import Tensor
 from dream.errors import CheckpointError
 from lightning_modules.stream.checks import require_like
 
+Owner = TypeVar("Owner")
 DECADES = 10.0  # a score of 1 means a tail probability of 1e-10 or less
 LEVEL_LIMIT, DIFFERENCE_LIMIT = 8.0, 50.0  # in running deviations; larger values are clipped
 DRIFT_ROWS, BURST_ROWS = 24, 12  # rows over which a level, and an error, are averaged
 TAIL_SHARE, TAIL_PRIOR, TAIL_CLIP = 0.05, 20.0, 20.0
+SHARE_DECADES, NEPERS = -math.log10(TAIL_SHARE), math.log(10)
 WARM_UP = 50  # rows before a tail returns anything but 0
 MEASURES = ("error", "burst", "level", "drift")  # one for each column
 GATE_MEASURES = ("deviation", "surprise")  # of the layer: one for all columns
 GAUSSIAN_ROWS, GAUSSIAN_REFRESH = 6400, 100  # the benchmark's own constants
+
+
+def duplicate(owner: Owner) -> Owner:
+    """Another object with the same attributes; `copy.copy` is slow for what happens at every row."""
+    new = object.__new__(type(owner))
+    vars(new).update(vars(owner))
+    return new
 
 
 class RunningScale:
@@ -65,11 +76,7 @@ class RunningScale:
     def step(self, values: np.ndarray, learning: np.ndarray) -> np.ndarray:
         """Levels, then differences (N, 2 C) of `values` (N, C); only streams in `learning` (N,) learn."""
         columns = values.shape[1]
-        differences = values - np.where(self.rows[:, :columns] > 0, self.last, values)
-        x = np.concatenate([values, differences], 1)
-        scale = np.sqrt(self.var)
-        known = scale > 0
-        z = np.where(known, (x - self.mean) / np.where(known, scale, 1.0), 0.0)
+        x, z = self._relative(values)
         seen = np.isfinite(x)  # what is infinite is not learned either
         rate = learning[:, None] * seen * np.maximum(1 / self.memory, 1 / (self.rows + 1))
         away = np.where(seen, x - self.mean, 0.0)
@@ -77,9 +84,26 @@ class RunningScale:
         self.var = (1 - rate) * (self.var + rate * away * away)
         self.rows = self.rows + seen  # a copy of this object may share the array
         self.last = np.where(np.isinf(values), self.last, values)
-        z = np.where(np.isnan(x), np.nan, np.clip(z, -self.limit, self.limit))
         self.level = np.where(np.isnan(values), self.level, z[:, :columns])
         return z
+
+    def relative(self, values: np.ndarray) -> np.ndarray:
+        """Levels, then differences (N, 2 C) of `values` (N, C) if they came next; nothing is learned."""
+        return self._relative(values)[1]
+
+    def _relative(self, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Levels, then differences (N, 2 C), in the data's unit and in deviations."""
+        columns = values.shape[1]
+        differences = values - np.where(self.rows[:, :columns] > 0, self.last, values)
+        x = np.concatenate([values, differences], 1)
+        known = self.var > 0
+        z = np.where(known, (x - self.mean) / np.sqrt(np.where(known, self.var, 1.0)), 0.0)
+        z = np.minimum(np.maximum(z, -self.limit), self.limit)
+        return x, np.where(np.isnan(x), np.nan, z)
+
+    def copy(self) -> RunningScale:
+        """Another object with the same past."""
+        return duplicate(self)
 
 
 class TailProbability:
@@ -133,8 +157,8 @@ class TailProbability:
         beyond = np.maximum(excess, 0.0) / np.maximum(mean * (1 - shape), 1e-9)
         heavy = shape > 1e-3
         nepers = np.where(heavy, np.log1p(shape * beyond) / np.where(heavy, shape, 1.0), beyond)
-        below = -np.log10(TAIL_SHARE) * np.minimum(a / np.maximum(self.quantile, 1e-9), 1.0)
-        tail = np.where(excess > 0, nepers / np.log(10) - np.log10(TAIL_SHARE), below)
+        below = SHARE_DECADES * np.minimum(a / np.maximum(self.quantile, 1e-9), 1.0)
+        tail = np.where(excess > 0, nepers / NEPERS + SHARE_DECADES, below)
         return np.where(self.rows >= WARM_UP, tail, 0.0)
 
     def _learn(self, a: np.ndarray, excess: np.ndarray, learning: np.ndarray) -> None:
@@ -200,6 +224,8 @@ class AnomalyScore:
         self.rows = 0
         self.gap = np.maximum(gap, 1)
         self.recent = np.full((streams, int(self.gap.max())), -1.0)
+        self.cause = (0,) * streams
+        """Number of the measure that each stream's last score came from; of no later score."""
 
     def step(
         self, x: np.ndarray, prediction: np.ndarray, gate: np.ndarray, learning: np.ndarray
@@ -213,7 +239,8 @@ class AnomalyScore:
             learning: (N,) streams whose tails learn from the row.
         """
         levels, observed = x[:, : self.columns], ~np.isnan(x)
-        squares = np.where(observed, x - prediction, 0.0) ** 2
+        apart = np.where(observed, x - prediction, 0.0)
+        squares = apart * apart
         count = observed[:, : self.columns].astype(np.float64) + observed[:, self.columns :]
         error = np.sqrt((squares[:, : self.columns] + squares[:, self.columns :]) / np.maximum(count, 1))
         known = observed[:, : self.columns]
@@ -223,15 +250,33 @@ class AnomalyScore:
         seen = {name: np.where(known, values, np.nan) for name, values in seen.items()}
         gate = np.where(known.any(1, keepdims=True), gate, np.nan)
         seen |= {name: gate[:, [place]] for place, name in enumerate(GATE_MEASURES)}
-        decades = self.tail.step(np.concatenate([seen[name] for name in self.measures], 1), learning).max(1)
+        improbable = self.tail.step(np.concatenate([seen[name] for name in self.measures], 1), learning)
+        self.cause = tuple(improbable.argmax(1).tolist())
+        decades = improbable.max(1)
         return np.minimum(decades / DECADES, 1.0), self._alarm(decades)
+
+    def cause_of(self, stream: int) -> tuple[str, int | None]:
+        """The measure that the score of a stream's last row came from, and its column unless it has none."""
+        place = self.cause[stream]
+        for name in self.measures:
+            width = 1 if name in GATE_MEASURES else self.columns
+            if place < width:
+                return name, None if name in GATE_MEASURES else place
+            place -= width
+        raise AssertionError(place)
+
+    def copy(self) -> AnomalyScore:
+        """Another object with the same past."""
+        new = duplicate(self)
+        new.tail, new.recent = duplicate(self.tail), self.recent.copy()
+        return new
 
     def _alarm(self, decades: np.ndarray) -> np.ndarray:
         self.rows += 1
         climax = decades > self.recent.max(1)
-        rarity = decades - 0.5 * np.log10(max(self.rows, WARM_UP))
+        rarity = decades - 0.5 * math.log10(max(self.rows, WARM_UP))
         self.recent[np.arange(len(decades)), self.rows % self.gap] = decades
-        return np.where(climax, np.clip(rarity / DECADES, 0.0, 1.0), 0.0)
+        return np.where(climax, np.minimum(np.maximum(rarity / DECADES, 0.0), 1.0), 0.0)
 
 
 def carried(scale: RunningScale, score: AnomalyScore) -> Iterator[tuple[str, object, str]]:

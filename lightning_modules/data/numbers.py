@@ -7,6 +7,7 @@ numbers.
 from __future__ import annotations
 
 import logging
+import math
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -117,6 +118,17 @@ def to_numbers(column: pd.Series) -> pd.Series:
         return column
     text = column.astype(str).replace(_TRUTH)  # without gaps their column is numeric
     return pd.to_numeric(text.where(_known(column)), errors="coerce")
+
+
+def number_in(text: str) -> float | None:
+    """The number in one text, as `to_numbers` reads it: NaN where it stands for a gap, None if it is none."""
+    text = text.strip()
+    if text in _MISSING:
+        return math.nan
+    try:
+        return None if "_" in text else float(_TRUTH.get(text, text))  # Python, not pandas, reads 1_000
+    except ValueError:
+        return None
 
 
 def _known(column: pd.Series) -> pd.Series:

@@ -25,6 +25,7 @@ from lightning_modules import ranks
 from lightning_modules.base import TaskModule
 from lightning_modules.checks import require
 from lightning_modules.cores import upper_errors
+from lightning_modules.data.place import Place, StreamEnd
 from lightning_modules.forecasting.backtest import Backtest
 from lightning_modules.forecasting.data import ForecastingData, ForecastingShape, WindowBatch
 from lightning_modules.forecasting.heads import KnownEffect, PatchHead
@@ -32,6 +33,9 @@ from lightning_modules.forecasting.metrics import ForecastMetrics, crps
 from lightning_modules.forecasting.patches import by_channel, read
 from lightning_modules.settings import PredictiveSettings, as_instance
 from lightning_modules.tables import csv_text, forecast_table
+
+ROWS = "rows"
+"""Tensor of a stream's end: the last look-back, (L, columns of the source), in measurement units."""
 
 
 class Forecast(NamedTuple):
@@ -358,6 +362,10 @@ class ForecastingModule(TaskModule):
     def on_test_epoch_end(self) -> None:
         self.forget_states()
         assert self._backtest is not None
+        data, end = self.data, self.data.parts.test.stop
+        place = Place().after(data.series.time, 0, end, data.parts.train.stop)
+        past = torch.from_numpy(data.values_of(slice(end - data.look_back, end)))
+        self.end = StreamEnd(place, {ROWS: past.clone()})
         self.log_results(self._backtest.results())
 
     def write_test_files(self, folder: Path) -> None:

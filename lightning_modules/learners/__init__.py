@@ -5,10 +5,13 @@ Each is a thin face of a `lightning_modules.stream.StreamLearner`, which `base` 
 - `forecaster`: the next rows of a stream, `DREAMForecaster`.
 - `supervised`: the target of a row from its columns, `DREAMClassifier` and `DREAMRegressor`.
 - `detector`: how unusual a row is, `DREAMAnomalyDetector`; scores of `lightning_modules.anomaly.scores`.
+
+`streams` keeps many streams of one such object, `Streams`; `change` tells which of them moved.
 """
 
 from lightning_modules.learners.detector import DREAMAnomalyDetector
 from lightning_modules.learners.forecaster import DREAMForecaster
+from lightning_modules.learners.streams import Streams
 from lightning_modules.learners.supervised import DREAMClassifier, DREAMRegressor
 
-__all__ = ["DREAMAnomalyDetector", "DREAMClassifier", "DREAMForecaster", "DREAMRegressor"]
+__all__ = ["DREAMAnomalyDetector", "DREAMClassifier", "DREAMForecaster", "DREAMRegressor", "Streams"]

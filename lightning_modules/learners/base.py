@@ -8,10 +8,8 @@ from __future__ import annotations
 import json
 import os
 from abc import abstractmethod
-from collections.abc import Hashable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict
-from decimal import Decimal
-from numbers import Real
 from typing import Any, ClassVar, Self, get_args
 
 import numpy as np
@@ -20,27 +18,33 @@ import torch
 from torch import Tensor
 
 from dream import DREAMConfig
-from dream.errors import CheckpointError, DataError, DREAMError, nearest, shown
+from dream.errors import CheckpointError, DataError, DREAMError, nearest, shown, warn
 from dream.sealed import read_sealed, write_sealed
 from lightning_modules.calls import Whole, alone
 from lightning_modules.checks import require, require_int
 from lightning_modules.data.columns import require_lags
-from lightning_modules.data.limits import LARGEST
+from lightning_modules.data.series import Scaler, carry_forward
+from lightning_modules.learners.from_run import UNTRAINED, Origin, Run, Source, State, read_run
+from lightning_modules.learners.values import Row, Table, by_name, number, numbers
+from lightning_modules.online import OnlineModule
+from lightning_modules.online.module import NEWEST
 from lightning_modules.stream import Moves, Reading, Shape, StreamLearner, StreamNetwork, Updates
 from lightning_modules.stream.checks import require_like
 
 VERSION = 3  # 2 and 1 were of the first edition of the cell
-Row = Mapping[str, float | None] | pd.Series
-"""A row of a stream, from column name to number; None, NaN or an absent column was not observed."""
+AT_ONCE = 4096  # rows of a table that are learnt together
+WARNINGS = 20  # of one object
 
 
 class OnlineObject(Whole):
     """Base of the objects that learn row by row: a `StreamLearner` that the first row starts.
 
-    Rows are dictionaries from column name to number. The first row that is learnt from fixes the columns,
-    whose order in later rows does not matter. None, NaN or an absent column was not observed: the layer reads
-    what it predicts in its place, no statistic of the column moves, and a row in which nothing was observed
-    is a row like any other. A prediction changes nothing.
+    Rows are dictionaries from column name to number, which may be one of Python, NumPy, pandas or torch, or a
+    text as a CSV file holds it. The first row that is learnt from fixes the columns, whose order in later
+    rows does not matter; a column that comes later is left out, with a warning. None, NaN, an empty text or
+    an absent column was not observed: the layer reads what it predicts in its place, no statistic of the
+    column moves, and a row in which nothing was observed is a row like any other. A prediction changes
+    nothing.
     Any thread may use an object: calls wait for each other. A call that an error or Ctrl-C ends changes
     nothing.
 
@@ -77,6 +81,89 @@ class OnlineObject(Whole):
         self.lags = require_int("lags", lags)
         self.columns: list[str] = []
         self.learner: StreamLearner | None = None
+        self.origin: Origin | None = None
+        """What it has from a run; None where it began untrained."""
+        self._scaler: Scaler | None = None
+        self._target_scaler: Scaler | None = None
+        self._told: frozenset[str] = frozenset()
+        """Warnings that were given."""
+
+    @classmethod
+    def from_run(cls, source: Source, state: State = "end") -> Self:
+        """Go on with what a run has trained.
+
+        Rows are read as the run's data were: columns by name, on their scales, with the same treatment of
+        missing values. What learns on is what the first of the run's modes names. `source` stays as it is.
+
+        Args:
+            source: A run's folder, whose best checkpoint is taken, a checkpoint file, or a module that was
+                fitted or tested.
+            state: `end` goes on after the last row of the run's own test, with all that its stream carried:
+                the next row gets the numbers that the test would have given it. `fresh` begins a new stream
+                with the trained weights.
+
+        Raises:
+            CheckpointError: there is no such run, it is damaged, or of an earlier format; or with `end` it
+                was not tested.
+            ConfigError: another class goes on with such runs, or the core is not DREAM.
+        """
+        return cls._of_run(read_run(source, state, cls.kind))
+
+    @classmethod
+    def _of_run(cls, run: Run) -> Self:
+        """The object that goes on with a run of the online task.
+
+        Raises:
+            ConfigError, CheckpointError: see `from_run`.
+        """
+        module = run.module
+        assert isinstance(module, OnlineModule)
+        mode, settings = module.modes[0], module.settings
+        updates, moves = module.updates_of(mode)
+        new = cls(
+            module.config, settings.reading, updates, moves, lags=module.shape.lags, **cls._arguments(run)
+        )
+        new.learner = module.make_learner(mode, torch.device("cpu"))
+        if run.end is not None:
+            held = {name: value for name, value in run.end.tensors.items() if name != NEWEST}
+            new.learner.load(held)
+        else:
+            new.learner.learning = moves == "all" or "head" in mode
+        roles = run.schema.columns
+        targets = roles.get("targets", ())
+        inputs = roles.get("inputs") or (*targets, *roles.get("covariates", ()))
+        new._settle_columns(
+            list(inputs),
+            Origin(
+                tuple(run.schema.vocabulary or targets),
+                run.schema.scales,
+                module.missing,
+                new.learner.plasticity,
+                module.shape.label_delay,
+                settings.hidden_dims,
+                settings.dropout,
+                settings.backend,
+            ),
+        )
+        return new
+
+    @classmethod
+    def _arguments(cls, run: Run) -> dict[str, Any]:
+        """Arguments of ``__init__`` that only this class has, for an object that goes on with a run."""
+        return {}
+
+    @property
+    def settled(self) -> bool:
+        """Whether the columns are known, by a row that was learnt or by a run."""
+        return self.learner is not None
+
+    def _settle_columns(self, columns: list[str], origin: Origin | None) -> None:
+        """Set the columns, and how a run's data had them."""
+        self.columns, self.origin = columns, origin
+        if origin is not None and origin.scales:
+            self._scaler = origin.scaler(columns)
+            if self.kind != "classifier":
+                self._target_scaler = origin.scaler(origin.targets)
 
     @classmethod
     def _kind(cls) -> dict[str, str]:
@@ -115,18 +202,54 @@ class OnlineObject(Whole):
         """The learner; built if this is the first row."""
         if self.learner is None:
             require_lags(self.lags, self.columns)
+            own = self.origin or UNTRAINED
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(self.seed)
-                network = StreamNetwork(self._shape(), self.reading, self.config)
-            self.learner = StreamLearner(network, self.updates, self.moves)
+                network = StreamNetwork(
+                    self._shape(),
+                    self.reading,
+                    self.config,
+                    "dream",
+                    own.hidden_dims,
+                    own.dropout,
+                    own.backend,
+                )
+            self.learner = StreamLearner(network, self.updates, self.moves, own.plasticity, own.delay)
         return self.learner
 
-    def _row(self, x: Row, fix: bool = False) -> Tensor:
+    def _row(self, x: Row, fix: bool = False) -> np.ndarray:
         """The values of `x` in the order of the columns, (D,); with `fix` the first row fixes the columns.
 
         Raises:
-            DataError: a column is new, or a value is not a number.
+            DataError: the first row is empty, a value is not a number, or out of all proportion to those of
+                the run's training.
         """
+        values = self._values(x, fix)
+        return values if self.origin is None else self._as_in_run(values[None], self.origin)[0]
+
+    def _as_in_run(self, rows: np.ndarray, origin: Origin) -> np.ndarray:
+        """Rows (T, D) that come next, as the run's data would have them: standardised, filled.
+
+        Raises:
+            DataError: a value is out of all proportion to those of the run's training.
+        """
+        learner = self._start()
+        if origin.missing == "error" and np.isnan(rows).any():
+            self._warn(
+                "a value is missing, which the run's data refused (`data.missing=error`); it is read as not "
+                "observed."
+            )
+        if self._scaler is not None:
+            rows = self._scaler.standardise(rows, self.columns, "the stream", first=learner.row)
+        if origin.missing == "ffill" and np.isnan(rows).any():
+            past = learner.state.normalizer
+            unknown = 0.0 if origin.scales else np.nan  # the mean of the training rows, where there were any
+            before = torch.where(past.count > 0, past.last, unknown)[0].cpu().numpy()
+            rows = carry_forward(rows, before)
+        return rows
+
+    def _values(self, x: Row, fix: bool) -> np.ndarray:
+        """See `_row`, as they were given."""
         named = by_name("x", x)
         if not named and not self.columns:
             raise DataError(
@@ -134,15 +257,71 @@ class OnlineObject(Whole):
                 "value is not known."
             )
         columns = self.columns or list(named)
-        for name in named:
-            if name not in columns:
-                raise DataError(
-                    f"`x` must hold the columns of the first row; `{name}` is new. {nearest(name, columns)}"
-                )
-        values = [number(f"x['{name}']", named.get(name)) for name in columns]
+        self._tell_new(named, columns)
+        values = [number("x", named.get(name), name) for name in columns]
         if fix:
             self.columns = columns
-        return torch.tensor(values, dtype=torch.float64)
+        return np.array(values)
+
+    def _table(self, x: Table) -> np.ndarray:
+        """The rows of `x` in the order of the columns, (T, D); the first row fixes the columns.
+
+        Raises:
+            DataError: it is no table, two columns have one name, or a value is not a number.
+        """
+        if not isinstance(x, pd.DataFrame):
+            if isinstance(x, str | Mapping | pd.Series) or not isinstance(x, Iterable):
+                raise DataError(f"`x` must be a DataFrame or a list of rows; got {shown(x)}.")
+            given_rows = [self._values(row, fix=True) for row in x]
+            table = np.stack(given_rows) if given_rows else np.zeros((0, len(self.columns)))
+            return table if self.origin is None else self._as_in_run(table, self.origin)
+        given = {str(column): x.iloc[:, place] for place, column in enumerate(x.columns)}
+        if len(given) < x.shape[1]:
+            raise DataError(f"`x` must hold each column once; got {shown(list(x.columns))}.")
+        self.columns = self.columns or list(given)
+        self._tell_new(given, self.columns)
+        rows = np.full((len(x), len(self.columns)), np.nan)
+        for place, column in enumerate(self.columns):
+            if column in given:
+                rows[:, place] = numbers("x", given[column], column)
+        return rows if self.origin is None else self._as_in_run(rows, self.origin)
+
+    def _tell_new(self, named: Iterable[str], columns: list[str]) -> None:
+        """Warn of a column that the first row, or the run, did not have."""
+        for name in named:
+            if name not in columns and self.origin is not None:
+                self._warn(f"`{name}` is left out: the run did not read it. {nearest(name, columns)}")
+            elif name not in columns:
+                self._warn(
+                    f"`{name}` is left out: the first row did not have it, which fixes the columns. "
+                    f"{nearest(name, columns)} Name every column in the first row, with None where its value "
+                    "is not known."
+                )
+
+    def _in_units(self, predictions: np.ndarray) -> np.ndarray:
+        """Predictions (..., C) of the network in the units of the rows that were given."""
+        return predictions if self._target_scaler is None else self._target_scaler.inverse(predictions)
+
+    def _warn(self, message: str) -> None:
+        """Give a warning once; none after the first `WARNINGS`."""
+        if message not in self._told and len(self._told) < WARNINGS:
+            self._told |= {message}
+            warn(message, "dream", "lightning_modules")
+
+    def _learn_table(self, rows: np.ndarray, targets: np.ndarray | None = None) -> np.ndarray:
+        """Learn rows (T, D) from their targets; returns predictions of the last ones, (H, C) each.
+
+        Raises:
+            DataError: there is none.
+        """
+        if not len(rows):
+            raise DataError("`x` must hold at least one row; got none.")
+        learner, predictions = self._start(), np.zeros(0)
+        for start in range(0, len(rows), AT_ONCE):
+            part = slice(start, start + AT_ONCE)
+            known = None if targets is None else targets[part]
+            predictions, _ = learner.advance(rows[part], known, wanted=False)
+        return predictions
 
     @alone
     def save(self, path: str | os.PathLike[str]) -> None:
@@ -151,6 +330,10 @@ class OnlineObject(Whole):
         Raises:
             CheckpointError: the file cannot be written.
         """
+        write_sealed(path, *self._sealed())
+
+    def _sealed(self) -> tuple[dict[str, str], dict[str, Tensor]]:
+        """Header and tensors of a file that holds everything."""
         settings = dict(
             config=asdict(self.config),
             reading=asdict(self.reading),
@@ -160,8 +343,25 @@ class OnlineObject(Whole):
             lags=self.lags,
             extra=self._extra(),
         )
+        if self.origin is not None:
+            settings["origin"] = asdict(self.origin)
         header = self._kind() | {"settings": json.dumps(settings), "columns": json.dumps(self.columns)}
-        write_sealed(path, header, {} if self.learner is None else self.learner.tensors() | self._tensors())
+        return header, self._carried()
+
+    def _carried(self, core: bool = True) -> dict[str, Tensor]:
+        """Tensors of everything that changes; without the weights that streams of one object share unless
+        `core`."""
+        return {} if self.learner is None else self.learner.tensors(core) | self._tensors()
+
+    def _go_on(self, tensors: Mapping[str, Tensor], core: bool = True) -> None:
+        """Go on from what `_carried` returned.
+
+        Raises:
+            CheckpointError: another object's, or values that none holds.
+        """
+        own = {name: value for name, value in tensors.items() if not StreamLearner.owns(name)}
+        self._start().load({name: value for name, value in tensors.items() if name not in own}, core)
+        self._load_tensors(own)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Self:
@@ -189,20 +389,17 @@ class OnlineObject(Whole):
     def _restored(cls, header: Mapping[str, str], tensors: Mapping[str, Tensor]) -> Self:
         """The object of a file's content; any error means that no `save` wrote it."""
         settings = json.loads(header["settings"])
-        extra = settings.pop("extra")
+        extra, origin = settings.pop("extra"), settings.pop("origin", None)
         settings |= dict(
             config=DREAMConfig(**settings["config"]),
             reading=Reading(**settings["reading"]),
             updates=Updates(**settings["updates"]),
         )
         new = cls(**settings, **extra.get("arguments", {}))
-        new.columns = texts("columns", json.loads(header["columns"]))
+        new._settle_columns(texts("columns", json.loads(header["columns"])), Origin.from_plain(origin))
         new._set_extra(extra)
         if tensors:
-            new._start().load({name: value for name, value in tensors.items() if StreamLearner.owns(name)})
-            new._load_tensors(
-                {name: value for name, value in tensors.items() if not StreamLearner.owns(name)}
-            )
+            new._go_on(tensors)
         return new
 
 
@@ -216,63 +413,4 @@ def texts(name: str, value: Any) -> list[str]:
         raise ValueError(f"`{name}` must be texts; got {shown(value)}")
     if len(set(value)) != len(value):
         raise ValueError(f"`{name}` must differ; got {shown(value)}")
-    return value
-
-
-def by_name(name: str, row: Row) -> dict[str, Any]:
-    """`row` as a dictionary from text to value.
-
-    Raises:
-        DataError: it is neither a dictionary nor a pandas Series.
-    """
-    if not isinstance(row, Mapping | pd.Series):
-        raise DataError(f"`{name}` must be a dictionary from column name to number; got {shown(row)}.")
-    return {str(column): value for column, value in row.items()}
-
-
-def number(name: str, value: object) -> float:
-    """`value` as a float, NaN where it is None, pandas' NA or NaT.
-
-    Raises:
-        DataError: it is neither a number nor missing.
-    """
-    if value is None or value is pd.NA or value is pd.NaT:
-        return float("nan")
-    if isinstance(value, np.generic | np.ndarray | Tensor) and value.ndim == 0:
-        value = value.item()
-    if isinstance(value, Decimal):
-        value = float("nan") if value.is_nan() else float(value)
-    if isinstance(value, Real) and not abs(value) > LARGEST:  # type: ignore[operator] # of numbers.Real
-        return float(value)
-    raise DataError(
-        f"`{name}` must be a finite number of at most {LARGEST:.1e} in size, or None where it is missing; "
-        f"got {shown(value)}."
-    )
-
-
-def known_number(name: str, value: object) -> float:
-    """`value` as a float.
-
-    Raises:
-        DataError: it is not a finite number.
-    """
-    result = number(name, value)
-    if result != result:
-        raise DataError(f"`{name}` must be a finite number; got {value!r}. Leave out the rows without one.")
-    return result
-
-
-def plain(label: Hashable) -> Hashable:
-    """`label` as JSON stores it: NumPy's scalars as Python's.
-
-    Raises:
-        DataError: it is NaN, a number too long to print, or not a text, number or truth value.
-    """
-    value = label.item() if isinstance(label, np.generic) else label
-    if not isinstance(value, (str, int, float, bool)) or value != value:
-        raise DataError(f"`y` must be a text, a number, True or False; got {shown(label)}.")
-    try:
-        json.dumps(value)
-    except ValueError:
-        raise DataError(f"`y` must be a number of at most 4,300 digits; got {shown(label)}.") from None
     return value

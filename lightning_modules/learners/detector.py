@@ -3,20 +3,37 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from copy import copy
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from dream import DREAMConfig
+from dream.errors import DataError
 from lightning_modules.anomaly.scores import AnomalyScore, RunningScale, carried_tensors, load_carried
 from lightning_modules.calls import alone, whole
 from lightning_modules.checks import require_int
-from lightning_modules.learners.base import OnlineObject, Row
+from lightning_modules.learners.base import AT_ONCE, OnlineObject
+from lightning_modules.learners.values import Row, Table
 from lightning_modules.stream import LAYER, Moves, Reading, Shape, Updates
 from lightning_modules.stream.checks import require_like
+
+
+class Judgement(NamedTuple):
+    """Judgement of a row, before it is learnt."""
+
+    score: float
+    """From 0 to 1."""
+    alarm: float
+    """Strength of the alarm, 0 for none."""
+    measure: str | None
+    """Measure that was most improbable, of `lightning_modules.anomaly.scores.MEASURES`; None if none was."""
+    column: str | None
+    """Its column."""
+
+
+NOT_YET = Judgement(0.0, 0.0, None, None)
 
 
 class DREAMAnomalyDetector(OnlineObject):
@@ -54,8 +71,10 @@ class DREAMAnomalyDetector(OnlineObject):
         super().__init__(config, reading, updates, moves, seed, lags)
         require_int("window", window)
         self.window = window
-        self.expected: Tensor | None = None
+        self.expected: np.ndarray | None = None
         """(D,) forecast of the next row."""
+        self._judged: tuple[bytes, RunningScale, tuple[Judgement, RunningScale, AnomalyScore]] | None = None
+        """The row that was judged last, the scale before it, and what came out."""
 
     def _shape(self) -> Shape:
         return Shape("forecasting", len(self.columns), len(self.columns), lags=self.lags)
@@ -69,7 +88,7 @@ class DREAMAnomalyDetector(OnlineObject):
 
     def _tensors(self) -> dict[str, Tensor]:
         assert self.expected is not None
-        return carried_tensors(self.scale, self.score) | {"expected": self.expected}
+        return carried_tensors(self.scale, self.score) | {"expected": torch.from_numpy(self.expected)}
 
     def _load_tensors(self, tensors: Mapping[str, Tensor]) -> None:
         self._make_scoring()
@@ -77,20 +96,27 @@ class DREAMAnomalyDetector(OnlineObject):
         scoring = {name: value for name, value in tensors.items() if name != "expected"}
         require_like({name: tensors[name] for name in tensors.keys() - scoring.keys()}, {"expected": like})
         load_carried(self.scale, self.score, scoring)
-        self.expected = tensors["expected"]
+        self.expected = tensors["expected"].numpy()
 
-    def _scoring(self) -> tuple[RunningScale, AnomalyScore]:
-        """Copies of scale and score, which are left as they are by what the copies learn."""
-        score = copy(self.score)
-        score.tail, score.recent = copy(score.tail), score.recent.copy()
-        return copy(self.scale), score
+    def _judge(self, row: np.ndarray, expected: np.ndarray) -> tuple[Judgement, RunningScale, AnomalyScore]:
+        """Judgement of `row` (D,), forecast as `expected` (D,), and what scale and score learn from it.
 
-    def _judge(self, row: Tensor, expected: Tensor, scale: RunningScale, score: AnomalyScore) -> float:
-        """Score of `row` (D,), forecast as `expected` (D,); `scale` and `score` learn from it."""
+        It is kept, for the case that the same row is learnt next.
+        """
+        if self._judged is not None:
+            given, before, judged = self._judged
+            if before is self.scale and given == row.tobytes():
+                return judged
         learning, no_gate = np.ones(1, dtype=bool), np.zeros((1, 2))
-        prediction = copy(scale).step(expected[None].numpy(), ~learning)
-        x = scale.step(row[None].numpy(), learning)
-        return float(score.step(x, prediction, no_gate, learning)[0][0])
+        scale, score = self.scale.copy(), self.score.copy()
+        prediction = scale.relative(expected[None])
+        x = scale.step(row[None], learning)
+        (value,), (alarm,) = score.step(x, prediction, no_gate, learning)
+        measure, column = score.cause_of(0)
+        cause = (measure, self.columns[column or 0]) if value > 0 else (None, None)
+        judged = Judgement(float(value), float(alarm), *cause), scale, score
+        self._judged = row.tobytes(), self.scale, judged
+        return judged
 
     @alone
     def score_one(self, x: Row) -> float:
@@ -99,10 +125,17 @@ class DREAMAnomalyDetector(OnlineObject):
         Raises:
             DataError: the columns are others, or a value is not allowed.
         """
+        return self.judge_one(x).score
+
+    @alone
+    def judge_one(self, x: Row) -> Judgement:
+        """Score of row `x` if it came next, its alarm, and the measure and column that made it so high.
+
+        Raises:
+            DataError: the columns are others, or a value is not allowed.
+        """
         row = self._row(x)
-        if self.expected is None:
-            return 0.0
-        return self._judge(row, self.expected, *self._scoring())
+        return NOT_YET if self.expected is None else self._judge(row, self.expected)[0]
 
     @whole
     def learn_one(self, x: Row) -> DREAMAnomalyDetector:
@@ -111,13 +144,31 @@ class DREAMAnomalyDetector(OnlineObject):
         Raises:
             DataError: the columns are others, or a value is not allowed.
         """
-        row = self._row(x, fix=True)
+        self._learn(self._row(x, fix=True)[None])
+        return self
+
+    @whole
+    def learn_many(self, x: Table) -> DREAMAnomalyDetector:
+        """Read a table of rows, oldest first, and learn from it: as `learn_one` of each row, but faster.
+
+        Args:
+            x: A DataFrame, or a list of rows.
+
+        Raises:
+            DataError: the columns are others, a value is not allowed, or there is no row.
+        """
+        rows = self._table(x)
+        if not len(rows):
+            raise DataError("`x` must hold at least one row; got none.")
+        for start in range(0, len(rows), AT_ONCE):
+            self._learn(rows[start : start + AT_ONCE])
+        return self
+
+    def _learn(self, rows: np.ndarray) -> None:
         if self.expected is None:
             self._make_scoring()
-            self.expected = row.nan_to_num()
-        scale, score = self._scoring()
-        self._judge(row, self.expected, scale, score)
-        self.scale = scale
-        self.score = score
-        self.expected = self._start().advance(row[None]).predictions[0, 0]
-        return self
+            self.expected = np.where(np.isnan(rows[0]), 0.0, rows[0])
+        forecasts = self._start().advance(rows)[0][:, 0]
+        for row, expected in zip(rows, [self.expected, *forecasts[:-1]], strict=True):
+            _, self.scale, self.score = self._judge(row, expected)
+        self.expected = forecasts[-1]

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Iterable, Mapping
+from typing import Any, Self
 
+import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor
@@ -13,9 +14,16 @@ from dream import DREAMConfig
 from dream.errors import DataError, shown
 from lightning_modules.calls import alone, whole
 from lightning_modules.checks import require, require_int
-from lightning_modules.learners.base import OnlineObject, Row, by_name, number, texts
+from lightning_modules.forecasting import ForecastingModule
+from lightning_modules.forecasting.module import ROWS
+from lightning_modules.learners.base import OnlineObject, texts
+from lightning_modules.learners.from_run import Origin, Run
+from lightning_modules.learners.values import Row, by_name, number, numbers, require_as_many
+from lightning_modules.learners.windows import Windows, window_origin
+from lightning_modules.online.module import NEWEST
 from lightning_modules.stream import LAYER, Moves, Reading, Shape, Updates
 from lightning_modules.stream.checks import require_like
+from lightning_modules.stream.state import part
 
 
 class DREAMForecaster(OnlineObject):
@@ -54,8 +62,91 @@ class DREAMForecaster(OnlineObject):
         self.season = season
         self.targets: list[str] | None = None
         """Names of the columns to forecast; None where rows are plain numbers."""
-        self.latest: Tensor | None = None
-        """(H, C) forecast after the last row."""
+        self.latest: np.ndarray | None = None
+        """(H, C) forecast after the last row, in the data's units; None where `windows` forecasts."""
+        self.windows: Windows | None = None
+        """Forecasts of a run that was trained on windows."""
+        self.past = np.zeros((0, 0))
+        """Last rows, (at most look_back, D), which `windows` forecasts from."""
+
+    @classmethod
+    def _arguments(cls, run: Run) -> dict[str, Any]:
+        return {"horizon": run.module.shape.horizon, "season": run.module.shape.season}
+
+    @classmethod
+    def _of_run(cls, run: Run) -> Self:
+        if isinstance(run.module, ForecastingModule):
+            return cls._of_windows(run)
+        new = super()._of_run(run)
+        new.targets = list(run.schema.columns["targets"])
+        if run.end is not None:
+            new.latest = run.end.tensors[NEWEST][0].double().cpu().numpy()
+        return new
+
+    @classmethod
+    def _of_windows(cls, run: Run) -> Self:
+        """The object of a run that was trained on windows."""
+        origin = window_origin(run)
+        lags = run.schema.settings["lags"]
+        new = cls(run.module.config, lags=lags, **cls._arguments(run))
+        new.targets = list(origin.targets)
+        new._settle_columns([*origin.targets, *run.schema.columns["covariates"]], origin)
+        new._open_windows({name: value.cpu() for name, value in run.module.state_dict().items()})
+        if run.end is not None:
+            new.past = run.end.tensors[ROWS].cpu().numpy()
+        return new
+
+    def _open_windows(self, weights: Mapping[str, Tensor]) -> None:
+        assert self.origin is not None
+        self.windows = Windows(self.columns, self.origin, self.lags, weights)
+        self.past = np.zeros((0, len(self.columns)))
+
+    @property
+    def settled(self) -> bool:
+        return self.windows is not None or super().settled
+
+    def _as_in_run(self, rows: np.ndarray, origin: Origin) -> np.ndarray:
+        if self.windows is None:
+            return super()._as_in_run(rows, origin)
+        if origin.missing == "error" and np.isnan(rows).any():
+            self._warn(
+                "a value is missing, which the run's data refused (`data.missing=error`); the last known one "
+                "stands in for it."
+            )
+        assert self._scaler is not None
+        self._scaler.standardise(rows, self.columns, "the stream")  # refuses what is out of all proportion
+        return rows
+
+    def _read(self, rows: np.ndarray) -> None:
+        """Read rows (T, D), and learn from them; nothing of a run that was trained on windows learns.
+
+        Raises:
+            DataError: there is none.
+        """
+        if self.windows is None:
+            self.latest = self._in_units(self._learn_table(rows)[-1])
+        elif not len(rows):
+            raise DataError("`y` must hold at least one row; got none.")
+        else:
+            self.past = np.concatenate([self.past, rows])[-self.windows.look_back :]
+
+    def _carried(self, core: bool = True) -> dict[str, Tensor]:
+        if self.windows is None:
+            return super()._carried(core)
+        weights = {f"module.{name}": value for name, value in self.windows.weights().items()} if core else {}
+        return weights | {"past": torch.from_numpy(self.past.copy())}
+
+    def _go_on(self, tensors: Mapping[str, Tensor], core: bool = True) -> None:
+        if self.origin is None or self.origin.window is None:
+            return super()._go_on(tensors, core)
+        own = {"past": tensors["past"]}
+        if core:
+            self._open_windows(part({k: v for k, v in tensors.items() if k not in own}, "module."))
+        assert self.windows is not None
+        rows = min(len(own["past"]), self.windows.look_back)
+        require_like(own, {"past": torch.zeros(rows, len(self.columns), dtype=torch.float64)})
+        self.past = own["past"].numpy()
+        return None
 
     def _shape(self) -> Shape:
         targets = len(self.targets or [""])
@@ -71,11 +162,11 @@ class DREAMForecaster(OnlineObject):
             raise ValueError(f"`targets` must be the first columns; got {targets}")
 
     def _tensors(self) -> dict[str, Tensor]:
-        return {} if self.latest is None else {"latest": self.latest}
+        return {} if self.latest is None else {"latest": torch.from_numpy(self.latest)}
 
     def _load_tensors(self, tensors: Mapping[str, Tensor]) -> None:
         require_like(tensors, {"latest": torch.zeros(self.horizon, len(self.targets or [""])).double()})
-        self.latest = tensors["latest"]
+        self.latest = tensors["latest"].numpy()
 
     @whole
     def learn_one(self, y: float | Row | None, x: Row | None = None) -> DREAMForecaster:
@@ -89,7 +180,7 @@ class DREAMForecaster(OnlineObject):
         Raises:
             DataError: the columns are others, or a value is not allowed.
         """
-        first = self.learner is None
+        first = not self.columns
         if isinstance(y, Mapping | pd.Series):
             many, own = True, by_name("y", y)
         else:
@@ -104,19 +195,56 @@ class DREAMForecaster(OnlineObject):
                 "`y` must name the columns to forecast in the first row; got {}. Give None where one is not "
                 "known."
             )
-        values = {name: number(f"y['{name}']" if many else "y", value) for name, value in own.items()}
+        known = self.columns or own  # a new column is left out below, whatever it holds
+        values = {
+            name: number("y", value, name if many else None) if name in known else value
+            for name, value in own.items()
+        }
         others = {} if x is None else by_name("x", x)
         if twice := [name for name in others if name in values or name in (self.targets or [])]:
             raise DataError(f"`x` must hold other columns than `y`; `{twice[0]}` is one of `y`.")
         row = self._row(values | others, fix=True)
         if first:
             self.targets = list(values) if many else None
-        self.latest = self._start().advance(row[None]).predictions[0]
+        self._read(row[None])
+        return self
+
+    @whole
+    def learn_many(
+        self, y: pd.DataFrame | Iterable[float | None], x: pd.DataFrame | None = None
+    ) -> DREAMForecaster:
+        """Read a table of rows, oldest first, and learn from it: as `learn_one` of each row, but faster.
+
+        Args:
+            y: The columns that are forecast, or the values of a single one.
+            x: The columns that are only read.
+
+        Raises:
+            DataError: the columns are others, a value is not allowed, or the tables are not of one length.
+        """
+        many = isinstance(y, pd.DataFrame)
+        first = not self.columns
+        if not first and many != (self.targets is not None):
+            raise DataError("`y` must be of the kind of the first row: a DataFrame for columns with names.")
+        own = y if isinstance(y, pd.DataFrame) else pd.DataFrame({"y": numbers("y", y)})
+        parts = [part.reset_index(drop=True) for part in (own, x) if part is not None]
+        names = [str(column) for part in parts for column in part.columns]
+        if len(set(names)) < len(names) or (
+            x is not None and set(map(str, x.columns)) & set(self.targets or [])
+        ):
+            raise DataError(f"`x` must hold other columns than `y`, each once; got {shown(names)}.")
+        if x is not None:
+            require_as_many("x", x, own)
+        rows = self._table(pd.concat(parts, axis=1))
+        if first:
+            self.targets = [str(column) for column in own.columns] if many else None
+        self._read(rows)
         return self
 
     @alone
     def forecast(self, horizon: int | None = None) -> list[Any]:
-        """Forecast the next rows: numbers, or dictionaries where rows are; none before the first row.
+        """Forecast the next rows: numbers, or dictionaries where rows are; none before the first row, or of a
+        run that was trained on windows before `data.look_back` rows.
 
         Args:
             horizon: Number of rows, at most and by default the horizon that is learnt.
@@ -131,7 +259,10 @@ class DREAMForecaster(OnlineObject):
             isinstance(ahead, int) and 1 <= ahead <= self.horizon,
             f"from 1 to {self.horizon}",
         )
-        if self.latest is None:
+        latest = self.latest
+        if self.windows is not None and len(self.past) == self.windows.look_back:
+            latest = self.windows.forecast(self.past)
+        if latest is None:
             return []
-        rows = self.latest[:ahead].tolist()
+        rows = latest[:ahead].tolist()
         return [row[0] if self.targets is None else dict(zip(self.targets, row, strict=True)) for row in rows]

@@ -2,16 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping
-from typing import Any
+import math
+from collections.abc import Hashable, Iterable, Mapping
+from typing import Any, Self
 
+import numpy as np
 import torch
 
 from dream import DREAMConfig
-from dream.errors import DataError, shown
+from dream.errors import ConfigError, DataError, shown
 from lightning_modules.calls import alone, whole
 from lightning_modules.checks import require_int
-from lightning_modules.learners.base import OnlineObject, Row, known_number, plain
+from lightning_modules.learners.base import OnlineObject
+from lightning_modules.learners.from_run import Run
+from lightning_modules.learners.values import (
+    Row,
+    Table,
+    known_number,
+    listed,
+    number,
+    numbers,
+    plain,
+    require_as_many,
+)
 from lightning_modules.stream import LAYER, Moves, Reading, Shape, Updates
 from lightning_modules.stream.network import class_shares
 
@@ -19,7 +32,8 @@ from lightning_modules.stream.network import class_shares
 class DREAMClassifier(OnlineObject):
     """Predicts the class of each row of a stream, and learns from the true one.
 
-    A class is known from the first row that has it. Ties go to the class that came first.
+    A class is known from the first row that has it; True, 1 and 1.0 are one class, with a warning. Ties go to
+    the class that came first.
 
     Args:
         config, reading, updates, moves, seed, lags: See `OnlineObject`.
@@ -52,6 +66,16 @@ class DREAMClassifier(OnlineObject):
         self.labels: list[Hashable] = []
         """The classes known so far, in the order in which they came."""
 
+    @classmethod
+    def _arguments(cls, run: Run) -> dict[str, Any]:
+        return {"classes": len(run.schema.vocabulary)}
+
+    @classmethod
+    def _of_run(cls, run: Run) -> Self:
+        new = super()._of_run(run)
+        new.labels = list(run.schema.vocabulary)
+        return new
+
     def _shape(self) -> Shape:
         return Shape("classification", len(self.columns), self.most, lags=self.lags)
 
@@ -71,16 +95,53 @@ class DREAMClassifier(OnlineObject):
         Raises:
             DataError: the columns are others, or a value or the class is not allowed.
         """
-        label = plain(y)
-        if label not in self.labels and len(self.labels) == self.most:
-            raise DataError(
-                f"`y` must be one of at most {self.most} classes; {y!r} is one more. Raise `classes`."
-            )
+        number = self._number(y)
         row = self._row(x, fix=True)
-        if label not in self.labels:
-            self.labels = [*self.labels, label]
-        self._start().advance(row[None], torch.tensor([self.labels.index(label)]))
+        self._start().advance(row[None], np.array([number]))
         return self
+
+    @whole
+    def learn_many(self, x: Table, y: Iterable[Hashable]) -> DREAMClassifier:
+        """Learn a table of rows, oldest first, and their classes: as `learn_one` of each, but faster.
+
+        Args:
+            x: A DataFrame, or a list of rows.
+            y: The class of each row.
+
+        Raises:
+            DataError: the columns are others, a value or a class is not allowed, or there is not one for each
+                row.
+        """
+        rows, labels = self._table(x), listed("y", y)
+        require_as_many("y", labels, rows)
+        self._learn_table(rows, np.array([self._number(label) for label in labels]))
+        return self
+
+    def _number(self, y: Hashable) -> int:
+        """Number of a class, which may be a new one.
+
+        Raises:
+            DataError: it is none, or there are as many as may be.
+        """
+        label = plain(y)
+        if self.origin is not None:  # a run knows its classes by their names in the file
+            label = str(label)
+            if label not in self.labels:
+                known = ", ".join(map(str, self.labels))
+                raise DataError(
+                    f"`y` must be one of the classes that the run was trained on, {known}; got {shown(y)}. "
+                    "Train again with it."
+                )
+        if label not in self.labels:
+            if len(self.labels) == self.most:
+                raise DataError(
+                    f"`y` must be one of at most {self.most} classes; {label!r} is one more. Raise `classes`."
+                )
+            self.labels = [*self.labels, label]
+        number = self.labels.index(label)
+        if type(self.labels[number]) is not type(label):
+            self._warn(f"`y`={label!r} is read as the class {self.labels[number]!r}, to which it is equal.")
+        return number
 
     @alone
     def predict_proba_one(self, x: Row) -> dict[Hashable, float]:
@@ -92,8 +153,9 @@ class DREAMClassifier(OnlineObject):
         row = self._row(x)
         if self.learner is None:
             return {}
-        outputs = self.learner.peek(row)[0, : len(self.labels)]
-        shares = class_shares(outputs, self.updates.rule == "least_squares")
+        outputs = self.learner.foresee(row)[0, : len(self.labels)]
+        least_squares = self.updates.rule == "least_squares" and self.moves != "all"
+        shares = class_shares(torch.from_numpy(outputs), least_squares)
         return dict(zip(self.labels, shares.tolist(), strict=True))
 
     @alone
@@ -135,19 +197,61 @@ class DREAMRegressor(OnlineObject):
     ) -> None:
         super().__init__(config, reading, updates, moves, seed, lags)
 
+    @classmethod
+    def _of_run(cls, run: Run) -> Self:
+        if len(targets := run.schema.columns["targets"]) > 1:
+            raise ConfigError(
+                f"`source` must predict one number, as a {cls.__name__} does; {run.source} predicts "
+                f"{', '.join(targets)}. Train a run for each.",
+                key="source",
+            )
+        return super()._of_run(run)
+
+    def _targets(self, values: np.ndarray) -> np.ndarray:
+        """Targets (T,) as the learner takes them, (T, 1), on the scale of the run's data.
+
+        Raises:
+            DataError: one is missing, unless the run's data leave them so, or is out of all proportion to
+                those of the run's training.
+        """
+        may_lack = self.origin is not None and self.origin.missing == "model"
+        if np.isnan(values).any() and not may_lack:
+            known_number("y", math.nan)
+        if self._target_scaler is None or self.origin is None:
+            return values[:, None]
+        return self._target_scaler.standardise(values[:, None], self.origin.targets, "the stream")
+
     def _shape(self) -> Shape:
         return Shape("regression", len(self.columns), 1, lags=self.lags)
 
     @whole
-    def learn_one(self, x: Row, y: float) -> DREAMRegressor:
+    def learn_one(self, x: Row, y: float | None) -> DREAMRegressor:
         """Learn that row `x` belongs to the number `y`.
+
+        With the object of a run with `data.missing=model`, `y` may be None where it is not known.
 
         Raises:
             DataError: the columns are others, or a value is not allowed.
         """
-        target = torch.tensor([[known_number("y", y)]], dtype=torch.float64)
+        target = self._targets(np.array([number("y", y)]))
         row = self._row(x, fix=True)
         self._start().advance(row[None], target)
+        return self
+
+    @whole
+    def learn_many(self, x: Table, y: Iterable[float]) -> DREAMRegressor:
+        """Learn a table of rows, oldest first, and their numbers: as `learn_one` of each, but faster.
+
+        Args:
+            x: A DataFrame, or a list of rows.
+            y: The number of each row.
+
+        Raises:
+            DataError: the columns are others, a value is not allowed, or there is not a number for each row.
+        """
+        rows, targets = self._table(x), numbers("y", y)
+        require_as_many("y", targets, rows)
+        self._learn_table(rows, self._targets(targets))
         return self
 
     @alone
@@ -158,4 +262,4 @@ class DREAMRegressor(OnlineObject):
             DataError: the columns are others, or a value is not allowed.
         """
         row = self._row(x)
-        return 0.0 if self.learner is None else float(self.learner.peek(row)[0, 0])
+        return 0.0 if self.learner is None else float(self._in_units(self.learner.foresee(row))[0, 0])

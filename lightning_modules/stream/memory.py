@@ -7,17 +7,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from lightning_modules.stream.network import CHANGE_LIMIT, StreamNetwork
-from lightning_modules.stream.state import Features
+from lightning_modules.stream.rows import Read, as_array
 
 
 class Memory:
     """Rows with their feedback, targets, features and outputs, addressed by their number in the stream.
 
     Features may lag behind the rows: a row is kept when it arrives, its features when it has been read.
+    Arrays are in NumPy, wherever the network is, and are replaced, never changed in place.
     """
 
     def __init__(self, network: StreamNetwork) -> None:
@@ -26,42 +28,45 @@ class Memory:
         """Number of the oldest row that is held."""
         shape, head = network.shape, network.head.weight
         labels = shape.task == "classification"
-
-        def empty(*sizes: int, dtype: torch.dtype = torch.float64) -> Tensor:
-            return torch.zeros(0, *sizes, dtype=dtype, device=head.device)
-
+        dtype = as_array(head).dtype
+        self.ahead = np.arange(shape.horizon)
         self.held = {
-            "rows": empty(shape.inputs),
-            "feedback": empty(shape.feedback),
-            "targets": empty(dtype=torch.int64) if labels else empty(shape.targets),
-            "values": empty(head.shape[0], head.shape[2], dtype=head.dtype),
-            "level": empty(shape.targets),
-            "scale": empty(shape.targets),
-            "outputs": empty(shape.horizon, shape.targets),
+            "rows": np.zeros((0, shape.inputs)),
+            "feedback": np.zeros((0, shape.feedback)),
+            "targets": np.zeros(0, np.int64) if labels else np.zeros((0, shape.targets)),
+            "values": np.zeros((0, head.shape[0], head.shape[2]), dtype),
+            "level": np.zeros((0, shape.targets)),
+            "scale": np.zeros((0, shape.targets)),
+            "outputs": np.zeros((0, shape.horizon, shape.targets)),
         }
 
-    def add_rows(self, rows: Tensor, feedback: Tensor, targets: Tensor) -> None:
+    def add_rows(self, rows: np.ndarray, feedback: np.ndarray, targets: np.ndarray) -> None:
         """Keep the next rows (M, D), their feedback (M, C), and targets: (M, C), or class numbers (M,)."""
         self._add(rows=rows, feedback=feedback, targets=targets)
 
-    def add_features(self, features: Features, outputs: Tensor) -> None:
-        """Keep features of the next rows that have none yet, and the head's outputs for them (M, H, C)."""
-        values, level, scale = features[:3]
-        self._add(values=values[0], level=level[0], scale=scale[0], outputs=outputs.double())
+    def add_features(self, read: Read, outputs: np.ndarray) -> None:
+        """Keep features of the next rows that have none yet, and the head's outputs for them (M, H, C).
 
-    def _add(self, **new: Tensor) -> None:
-        self.held = self.held | {name: torch.cat([self.held[name], value]) for name, value in new.items()}
+        The outputs are of use to a record of predictions only; 0 without one.
+        """
+        self._add(values=read.values, level=read.level, scale=read.scale, outputs=outputs)
 
-    def __call__(self, name: str, start: int, stop: int) -> Tensor:
+    def _add(self, **new: np.ndarray) -> None:
+        held = self.held
+        self.held = held | {
+            name: np.concatenate([held[name], value], dtype=held[name].dtype) for name, value in new.items()
+        }
+
+    def __call__(self, name: str, start: int, stop: int) -> np.ndarray:
         """The values kept under `name` for the rows from `start` to before `stop`."""
         return self.held[name][start - self.first : stop - self.first]
 
-    def pairs(self, start: int, stop: int) -> tuple[Tensor, Tensor]:
+    def pairs(self, start: int, stop: int) -> tuple[np.ndarray, np.ndarray]:
         """Features (M, L, F) of the rows, and the head's wanted outputs: (M, L, O), or class numbers (M,)."""
         level, scale = self("level", start, stop), self("scale", start, stop)
         return self("values", start, stop), self.wanted(start, stop, level, scale)
 
-    def wanted(self, start: int, stop: int, level: Tensor, scale: Tensor) -> Tensor:
+    def wanted(self, start: int, stop: int, level: np.ndarray, scale: np.ndarray) -> np.ndarray:
         """The head's wanted outputs for the rows, relative to `level` and `scale` (M, C).
 
         NaN where a target, or its scale, is missing.
@@ -69,21 +74,21 @@ class Memory:
         if self.network.shape.task == "classification":
             return self("targets", start, stop)
         changes = self.changes(start, stop, level, scale)
-        return self.network.to_lanes(changes).to(self.network.head.weight.dtype)
+        return self.network.to_lanes(changes).astype(self.held["values"].dtype)
 
-    def changes(self, start: int, stop: int, level: Tensor, scale: Tensor) -> Tensor:
+    def changes(self, start: int, stop: int, level: np.ndarray, scale: np.ndarray) -> np.ndarray:
         """Targets relative to `level` and `scale` (M, C), (M, H, C), float64; NaN where one, or its scale, is
         missing.
 
         Not for classification."""
         shape = self.network.shape
+        future = self("targets", start, stop)[:, None]
         if shape.task == "forecasting":
-            future = (
-                self("targets", start + 1, stop + shape.horizon).unfold(0, shape.horizon, 1).transpose(1, 2)
-            )
-        else:
-            future = self("targets", start, stop).unsqueeze(1)
-        return ((future - level.unsqueeze(1)) / scale.unsqueeze(1)).clamp(-CHANGE_LIMIT, CHANGE_LIMIT)
+            after = start + 1 - self.first
+            future = self.held["targets"][np.arange(after, after + stop - start)[:, None] + self.ahead]
+        with np.errstate(over="ignore"):
+            changes = (future - level[:, None]) / scale[:, None]
+        return np.minimum(np.maximum(changes, -CHANGE_LIMIT), CHANGE_LIMIT)
 
     def forget(self, before: int) -> None:
         """Drop the rows before that number.
@@ -91,14 +96,14 @@ class Memory:
         The others are copied, so that they lie in memory as they will after `load`: sums depend on that in
         the last bit."""
         gone = max(before - self.first, 0)
-        self.held = {name: value[gone:].clone() for name, value in self.held.items()}
+        self.held = {name: value[gone:].copy() for name, value in self.held.items()}
         self.first += gone
 
     def tensors(self) -> dict[str, Tensor]:
         """Everything that is held, by name."""
-        return dict(self.held)
+        return {name: torch.from_numpy(value) for name, value in self.held.items()}
 
     def load(self, tensors: Mapping[str, Tensor], first: int) -> None:
         """Restore what `tensors` returned."""
-        self.held = {name: tensors[name] for name in self.held}
+        self.held = {name: tensors[name].cpu().numpy() for name in self.held}
         self.first = first

@@ -7,7 +7,9 @@ forecasting), L lanes (C if channels are independent, else 1), F features of a l
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import TypeVar
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -25,6 +27,7 @@ from lightning_modules.stream.state import Features, Relative, StreamState
 READ_LIMIT = 5.0  # inputs of the core are clipped to this many units
 HEAD_LIMIT = 30.0  # inputs of the head are
 CHANGE_LIMIT = 1e6  # and changes that the head learns
+Values = TypeVar("Values", Tensor, np.ndarray)
 
 
 class Head(nn.Module):
@@ -258,17 +261,17 @@ class StreamNetwork(nn.Module):
         """The head's outputs for each row, in its own units, (N, T, H, C)."""
         return self.to_targets(self.head(features.values))
 
-    def to_targets(self, lanes: Tensor) -> Tensor:
+    def to_targets(self, lanes: Values) -> Values:
         """The head's outputs (..., L, O) as (..., H, C)."""
         if self.reading.channel_independent:
-            return lanes.transpose(-1, -2)
-        return lanes.squeeze(-2).unflatten(-1, (self.shape.horizon, self.shape.targets))
+            return lanes.swapaxes(-1, -2)
+        return lanes.reshape(*lanes.shape[:-2], self.shape.horizon, self.shape.targets)
 
-    def to_lanes(self, targets: Tensor) -> Tensor:
+    def to_lanes(self, targets: Values) -> Values:
         """Targets (..., H, C) as the head's outputs (..., L, O)."""
         if self.reading.channel_independent:
-            return targets.transpose(-1, -2)
-        return targets.flatten(-2).unsqueeze(-2)
+            return targets.swapaxes(-1, -2)
+        return targets.reshape(*targets.shape[:-2], 1, -1)
 
     def to_data(self, outputs: Tensor, features: Features) -> Tensor:
         """The head's outputs (N, T, H, C) in the data's unit, float64; for classification unchanged.

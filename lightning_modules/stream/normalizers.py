@@ -5,6 +5,7 @@ Shapes: N streams, T rows, D columns. Missing values are NaN.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, fields, replace
 from typing import Literal, NamedTuple, get_args
 
@@ -13,6 +14,8 @@ from torch import Tensor
 
 from lightning_modules.checks import require
 
+LARGEST_FALL = 450.0  # of the logarithm of a product, before it is begun anew
+SMALLEST_KEPT = 1e-30
 FLOOR = 0.01  # share of the usual mean square that the scale of a resting column keeps
 Kind = Literal["differences", "running", "none"]
 
@@ -112,17 +115,17 @@ class Normalizer:
             squares = step.square()
             level, mean = values, state.mean
         else:
-            means = running_mean(values, share, state.mean)
+            means = running_mean(values, share, state.mean, self.rate)
             earlier = torch.cat([state.mean.unsqueeze(1), means[:, :-1]], 1)
             squares = (1 - share) * (values - earlier).square()
             level, mean, step = means, means[:, -1], values - means
-        var = running_mean(squares, share, state.var)
+        var = running_mean(squares, share, state.var, self.rate)
         so_far = (state.count - first).clamp_min(0) * state.usual
         usual = (so_far.unsqueeze(1) + (squares * seen).cumsum(1)) / number.clamp_min(1)
         scale = var + FLOOR * usual
-        varied = scale > 0
-        scale = torch.where(varied, scale, torch.nan).sqrt()
-        read = torch.where(varied, step / scale, 0.0)
+        still = scale <= 0  # not so where a state that is not finite made it NaN
+        scale = torch.where(still, torch.nan, scale).sqrt()
+        read = torch.where(still, 0.0, step / scale)
         return Normalized(read, level, scale), NormalizerState(
             count[:, -1], values[:, -1], mean, var[:, -1], usual[:, -1]
         )
@@ -133,13 +136,30 @@ def running_weight(number: Tensor, rate: float) -> Tensor:
     return number.clamp_min(1).reciprocal().clamp_min(rate)
 
 
-def running_mean(values: Tensor, share: Tensor, start: Tensor) -> Tensor:
-    """Running means (N, T, D): ``m_t = m_(t-1) + share_t (values_t - m_(t-1))`` from `start` (N, D)."""
-    means, mean = [], start
-    for value, weight in zip(values.unbind(1), share.unbind(1), strict=True):
-        mean = torch.lerp(mean, value, weight)
-        means.append(mean)
-    return torch.stack(means, 1)
+def running_mean(values: Tensor, share: Tensor, start: Tensor, rate: float) -> Tensor:
+    """Running means (N, T, D): ``m_t = m_(t-1) + share_t (values_t - m_(t-1))`` from `start` (N, D).
+
+    All rows at once: with ``P_t`` the product of ``1 - share`` up to row t, and relative to any r,
+    ``m_t = r + P_t (start - r + sum_(s <= t) share_s (values_s - r) / P_s)``. r is the first value where
+    that is among the rows, so that the mean of a column that never moves is that value to the last bit.
+
+    Args:
+        values: (N, T, D) of which those count that have a share.
+        share: (N, T, D) as of `running_weight`, 0 where there is no value.
+        start: (N, D) the means before, 0 before the first value.
+        rate: The smallest share.
+    """
+    first = share == 1
+    reference = torch.where(first.any(1), (values * first).sum(1), start)
+    mean, means = start - reference, []
+    apart = share * (values - reference.unsqueeze(1))
+    kept = (1 - share).clamp_min(SMALLEST_KEPT)  # `start` is 0 before the first value, which keeps none of it
+    rows = max(int(LARGEST_FALL / -math.log1p(-rate)), 1) if rate > 0 else values.shape[1]
+    for step, keep in zip(apart.split(rows, 1), kept.split(rows, 1), strict=True):
+        product = keep.cumprod(1)
+        means.append(product * (mean.unsqueeze(1) + (step / product).cumsum(1)))
+        mean = means[-1][:, -1]
+    return reference.unsqueeze(1) + torch.cat(means, 1)
 
 
 def _carry_forward(x: Tensor, seen: Tensor, last: Tensor) -> Tensor:

@@ -1,4 +1,6 @@
-"""Updates of the weights while a stream is read: gradient steps over a replay window, or least squares.
+"""Updates of the weights while a stream is read: their settings, what a rule is, and steps of all weights.
+
+Rules that move the head alone are in `lightning_modules.stream.head_rules`.
 
 Shapes: M rows, L lanes, F features of a lane, O outputs of a lane.
 """
@@ -11,15 +13,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
 
+import numpy as np
 import torch
 from torch import Tensor
-from torch.nn.functional import cross_entropy, one_hot
+from torch.nn.functional import cross_entropy
 
 from lightning_modules.checks import require, require_int
-from lightning_modules.stream.checks import require_gram
-from lightning_modules.stream.following import HeadFit
 from lightning_modules.stream.memory import Memory
-from lightning_modules.stream.network import StreamNetwork
+from lightning_modules.stream.network import Head, StreamNetwork
+from lightning_modules.stream.rows import as_array, as_tensor
 from lightning_modules.stream.state import StreamState, part
 
 Method = Literal["adam", "sgd", "least_squares"]
@@ -97,6 +99,38 @@ class Weights:
             self.optimizer.state.update({weight: dict(part) for weight, part in self.state.items()})
 
 
+class HeadArrays:
+    """The head's weights in NumPy: the weights themselves on a CPU, elsewhere copies of them."""
+
+    def __init__(self, head: Head) -> None:
+        self.head = head
+        self.read()
+
+    def read(self) -> None:
+        """Take the head's weights as they are."""
+        self.weight = as_array(self.head.weight)
+        """(L, O, F)."""
+        self.bias = as_array(self.head.bias)
+        """(L, O)."""
+
+    @torch.no_grad()
+    def write(self) -> None:
+        """Return copies to the head; where they are its weights there is nothing to do."""
+        for weight, array in ((self.head.weight, self.weight), (self.head.bias, self.bias)):
+            if weight.device.type != "cpu" or weight.dtype == torch.bfloat16:
+                weight.copy_(torch.from_numpy(array))
+
+    def __call__(self, values: np.ndarray) -> np.ndarray:
+        """(..., M, L, F) to (..., M, L, O), as `Head.forward`."""
+        lanes: np.ndarray = values.swapaxes(-3, -2) @ self.weight.swapaxes(1, 2)
+        return lanes.swapaxes(-3, -2) + self.bias
+
+    def columns(self) -> np.ndarray:
+        """Weights with the bias as their last row, (L, F + 1, O), float64."""
+        both = np.concatenate([self.weight, self.bias[..., None]], -1, dtype=np.float64)
+        return both.swapaxes(1, 2)
+
+
 class Rule(ABC):
     """Updates weights of a network when targets have become known.
 
@@ -108,8 +142,17 @@ class Rule(ABC):
         """Note what updates change in place."""
 
     @abstractmethod
-    def update(self, memory: Memory, known: int, new: int) -> None:
-        """Learn from the rows before number `known`; the last `new` of them were not learnt from before."""
+    def update(self, memory: Memory, known: int, new: int, head: HeadArrays) -> None:
+        """Learn from the rows before number `known`; the last `new` of them were not learnt from before.
+
+        Afterwards `head` holds the head's weights.
+        """
+
+    def catch_up(self, memory: Memory, start: int, stops: Sequence[int], head: HeadArrays) -> None:
+        """Update at each of `stops`, in turn; rows before `start` have been learnt from."""
+        for known in stops:
+            self.update(memory, known, known - start, head)
+            start = known
 
     def before(self, row: int, state: StreamState) -> None:  # noqa: B027 - only a replay of the core needs it
         """Receive the state before `row` is read, where an update may start."""
@@ -131,79 +174,31 @@ class Rule(ABC):
         """Restore what `tensors` returned."""
 
 
-class _GradientRule(Rule):
-    """An optimiser over some of the weights, with its state as tensors."""
-
-    def __init__(self, network: StreamNetwork, updates: Updates, weights: list[Tensor]) -> None:
-        self.network = network
-        self.steps = updates.steps
-        self.replay = updates.replay
-        kind = torch.optim.SGD if updates.rule == "sgd" else torch.optim.Adam
-        self.optimizer = kind(weights, lr=updates.lr)
-
-    def weights(self) -> Weights:
-        return Weights(self.optimizer.param_groups[0]["params"], self.optimizer)
-
-    def oldest(self, known: int) -> int:
-        return known - self.replay
-
-    def _step(self, outputs: Tensor, wanted: Tensor) -> None:
-        self.optimizer.zero_grad()
-        head_loss(self.network, outputs, wanted).backward()
-        self.optimizer.step()
-
-    def tensors(self) -> dict[str, Tensor]:
-        state = self.optimizer.state_dict()["state"]
-        return {
-            f"{weight}.{name}": value
-            for weight, values in state.items()
-            for name, value in values.items()
-            if isinstance(value, Tensor)
-        }
-
-    def like(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        if isinstance(self.optimizer, torch.optim.SGD):
-            return {}
-        step, moved = torch.zeros(()), {name.partition(".")[0] for name in tensors}
-        found: dict[str, Tensor] = {}
-        for number, weight in enumerate(self.optimizer.param_groups[0]["params"]):
-            if str(number) in moved:  # one without a gradient has no moments
-                moments = {"step": step, "exp_avg": weight, "exp_avg_sq": weight}
-                found |= {f"{number}.{name}": value for name, value in moments.items()}
-        return found
-
-    def load(self, tensors: Mapping[str, Tensor]) -> None:
-        content = self.optimizer.state_dict() | {"state": {}}
-        for key, value in tensors.items():
-            weight, _, name = key.partition(".")
-            content["state"].setdefault(int(weight), {})[name] = value.clone()
-        self.optimizer.load_state_dict(content)
-
-
-class HeadSteps(_GradientRule):
-    """Gradient steps on the head, over the features as they were when their rows were read."""
-
-    def __init__(self, network: StreamNetwork, updates: Updates) -> None:
-        super().__init__(network, updates, list(network.head.parameters()))
-
-    def update(self, memory: Memory, known: int, new: int) -> None:
-        values, wanted = memory.pairs(max(known - self.replay, memory.first), known)
-        for _ in range(self.steps):
-            self._step(self.network.head(values), wanted)
-
-
-class AllSteps(_GradientRule):
+class AllSteps(Rule):
     """Gradient steps on all weights: the replay window is read again, from the state before it.
 
     States are kept at updates only. So reading starts at the last update at or before the start of the
     window, up to `every` rows earlier."""
 
     def __init__(self, network: StreamNetwork, updates: Updates) -> None:
-        super().__init__(
-            network, updates, [weight for weight in network.parameters() if weight.requires_grad]
+        require(
+            "updates.rule",
+            updates.rule,
+            updates.rule != "least_squares",
+            "adam or sgd where all weights move",
+        )
+        self.network = network
+        self.steps = updates.steps
+        self.replay = updates.replay
+        kind = torch.optim.SGD if updates.rule == "sgd" else torch.optim.Adam
+        self.optimizer = kind(
+            [weight for weight in network.parameters() if weight.requires_grad], lr=updates.lr
         )
         self.kept: list[tuple[int, StreamState]] = []
         """Numbers of rows at which reading may start, and the states before them, oldest first."""
+
+    def weights(self) -> Weights:
+        return Weights(self.optimizer.param_groups[0]["params"], self.optimizer)
 
     def before(self, row: int, state: StreamState) -> None:
         self.kept = [*self.kept, (row, state)]
@@ -211,20 +206,24 @@ class AllSteps(_GradientRule):
     def oldest(self, known: int) -> int:
         return self.kept[0][0] if self.kept else known
 
-    def update(self, memory: Memory, known: int, new: int) -> None:
+    def update(self, memory: Memory, known: int, new: int, head: HeadArrays) -> None:
+        network = self.network
         start = max(known - self.replay, 0)
         later = [place for place, (row, _) in enumerate(self.kept) if row <= start]
         self.kept = self.kept[later[-1] if later else 0 :]
         row, state = self.kept[0]
         start = max(start, row)
-        rows, feedback = memory("rows", row, known)[None], memory("feedback", row, known)[None]
+        rows, feedback = (
+            as_tensor(memory(name, row, known), network.head.weight)[None] for name in ("rows", "feedback")
+        )
         for _ in range(self.steps):
-            features, _ = self.network.features(rows, state, feedback)
-            level, scale = features.level[0, start - row :], features.scale[0, start - row :]
-            self._step(
-                self.network.head(features.values[0, start - row :]),
-                memory.wanted(start, known, level, scale),
-            )
+            features, _ = network.features(rows, state, feedback)
+            level, scale = (as_array(part[0, start - row :]) for part in (features.level, features.scale))
+            wanted = as_tensor(memory.wanted(start, known, level, scale), network.head.weight)
+            self.optimizer.zero_grad()
+            head_loss(network, network.head(features.values[0, start - row :]), wanted).backward()
+            self.optimizer.step()
+        head.read()
 
     def tensors(self) -> dict[str, Tensor]:
         states = {
@@ -233,13 +232,26 @@ class AllSteps(_GradientRule):
             for name, value in state.tensors().items()
         }
         rows = torch.tensor([row for row, _ in self.kept], dtype=torch.int64)
-        return {"rows": rows} | states | super().tensors()
+        optimizer = {
+            f"{weight}.{name}": value
+            for weight, values in self.optimizer.state_dict()["state"].items()
+            for name, value in values.items()
+            if isinstance(value, Tensor)
+        }
+        return {"rows": rows} | states | optimizer
 
     def like(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         rows = tensors.get("rows", torch.zeros(0)).reshape(-1)
         state = self.network.init_state().tensors()
-        states = {f"kept.{k}.{name}": value for k in range(len(rows)) for name, value in state.items()}
-        return {"rows": rows.new_zeros(len(rows), dtype=torch.int64)} | states | super().like(tensors)
+        found = {f"kept.{k}.{name}": value for k in range(len(rows)) for name, value in state.items()}
+        found["rows"] = rows.new_zeros(len(rows), dtype=torch.int64)
+        if isinstance(self.optimizer, torch.optim.SGD):
+            return found
+        moved = {name.partition(".")[0] for name in tensors}
+        for number, weight in enumerate(self.optimizer.param_groups[0]["params"]):
+            if str(number) in moved:  # one without a gradient has no moments
+                found |= {f"{number}.{name}": value for name, value in moments_like(weight).items()}
+        return found
 
     def load(self, tensors: Mapping[str, Tensor]) -> None:
         like = self.network.init_state()
@@ -250,64 +262,14 @@ class AllSteps(_GradientRule):
         for _, state in self.kept:
             for core in state.core:
                 core.require_sound()
-        super().load({n: value for n, value in tensors.items() if n != "rows" and not n.startswith("kept.")})
+        content = self.optimizer.state_dict() | {"state": {}}
+        for key, value in tensors.items():
+            weight, _, name = key.partition(".")
+            if weight.isdigit():
+                content["state"].setdefault(int(weight), {})[name] = value.clone()
+        self.optimizer.load_state_dict(content)
 
 
-class LeastSquares(Rule):
-    """Least squares for the head over all rows so far, each discounted by ``forgetting ** age``.
-
-    The sums and their solution are those of `lightning_modules.stream.following.HeadFit`, for each lane, in
-    float64; the prior W_0 are the weights at the start of the stream.
-
-    This is recursive least squares with exponential forgetting whose prior does not fade: directions that the
-    stream no longer excites return to W_0 and cannot blow up. A row without any target is left out, and a
-    single missing one is taken to be what the head predicts, which corrects nothing. For classification y is
-    1 for the class and 0 elsewhere, so that the head estimates the share of each class."""
-
-    def __init__(self, network: StreamNetwork, updates: Updates) -> None:
-        self.network = network
-        self.forgetting = updates.forgetting
-        self.ridge = updates.ridge
-        self.prior = network.head.columns().detach().double()  # (L, F + 1, O)
-        self.fit = HeadFit.fresh(self.prior)
-
-    def weights(self) -> Weights:
-        return Weights([self.network.head.weight, self.network.head.bias])
-
-    @torch.no_grad()
-    def update(self, memory: Memory, known: int, new: int) -> None:
-        """See `Rule.update`.
-
-        Raises:
-            DREAMError: there is no solution, because the features are not finite.
-        """
-        values, wanted = memory.pairs(known - new, known)
-        head = self.network.head
-        if self.network.shape.task == "classification":
-            wanted = one_hot(wanted, self.network.shape.targets).unsqueeze(1)
-        self.fit = self.fit.add(values, wanted, head.columns(), self.forgetting)
-        place = f"rows {known - new} to {known - 1} of the stream"
-        weights = self.fit.solve(self.prior, self.ridge, place).transpose(1, 2)
-        head.weight.copy_(weights[..., :-1])
-        head.bias.copy_(weights[..., -1])
-
-    def tensors(self) -> dict[str, Tensor]:
-        return {"prior": self.prior, **self.fit._asdict()}
-
-    def load(self, tensors: Mapping[str, Tensor]) -> None:
-        require_gram("rule.gram", tensors["gram"])
-        self.prior = tensors["prior"]
-        self.fit = HeadFit(tensors["gram"], tensors["moment"])
-
-
-def build_rule(network: StreamNetwork, updates: Updates, moves: Moves) -> Rule:
-    """Build the rule that `updates` ask for."""
-    if moves == "all":
-        require(
-            "updates.rule",
-            updates.rule,
-            updates.rule != "least_squares",
-            "adam or sgd where all weights move",
-        )
-        return AllSteps(network, updates)
-    return LeastSquares(network, updates) if updates.rule == "least_squares" else HeadSteps(network, updates)
+def moments_like(weight: Tensor) -> dict[str, Tensor]:
+    """Moments of Adam for a weight, by the names that torch gives them."""
+    return {"step": torch.zeros(()), "exp_avg": weight, "exp_avg_sq": weight}

@@ -88,7 +88,7 @@ class SeasonalProfile:
         x = torch.where(seen, x, 0.0)
         count = state.rows.unsqueeze(1) + seen.cumsum(1)
         weight = torch.where(seen, running_weight(count, self.rate / self.season), 0.0)
-        levels = running_mean(x, weight, state.level)
+        levels = running_mean(x, weight, state.level, self.rate / self.season)
         before, visit = _slots_of(state.profile, slot), _slots_of(state.visits, slot) + seen
         weight = torch.where(seen, running_weight(visit, self.rate), 0.0)
         after = before + weight * (x - levels - before)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -30,42 +31,43 @@ class Trust:
         horizon: H.
         targets: C.
         discount: g in (0, 1).
-        device: Device of the record.
     """
 
-    def __init__(
-        self, horizon: int, targets: int, discount: float, device: torch.device | None = None
-    ) -> None:
+    def __init__(self, horizon: int, targets: int, discount: float) -> None:
         self.discount = discount
-        self.agreement = torch.zeros(horizon, targets, dtype=torch.float64, device=device)
-        self.size = torch.zeros_like(self.agreement)
-        self.spread = torch.zeros_like(self.agreement)
-        self.ahead = torch.arange(1, horizon + 1, dtype=torch.float64, device=device).unsqueeze(1)
-        self.count = torch.zeros((), dtype=torch.float64, device=device)
+        self.agreement = np.zeros((horizon, targets))
+        self.size = np.zeros_like(self.agreement)
+        self.spread = np.zeros_like(self.agreement)
+        self.ahead = np.arange(1.0, horizon + 1)[:, None]
+        self.count = 0.0
 
-    def factor(self) -> Tensor:
+    def factor(self) -> np.ndarray:
         """The factor a for each row ahead and target, (H, C)."""
+        if self.count == 0:
+            return np.zeros_like(self.size)
         size = self.size * (1 + RECORD / self.count)
-        sure = self.agreement - (self.ahead * self.spread).sqrt()
-        return torch.where(size > 0, sure / size, 0.0).clamp(0, 1)
+        sure = self.agreement - np.sqrt(self.ahead * self.spread)
+        return np.clip(np.divide(sure, size, out=np.zeros_like(size), where=size > 0), 0, 1)
 
-    def add(self, forecast: Tensor, came: Tensor) -> None:
+    def add(self, forecast: np.ndarray, came: np.ndarray) -> None:
         """Enter forecast changes (M, H, C), oldest first, and the changes that came."""
-        ages = torch.arange(len(forecast) - 1, -1, -1, dtype=torch.float64, device=forecast.device)
-        weight, faded = (self.discount**ages).view(-1, 1, 1), self.discount ** len(forecast)
+        weight = self.discount ** np.arange(len(forecast) - 1.0, -1, -1)[:, None, None]
+        faded = self.discount ** len(forecast)
         agreement, size = forecast * came, forecast * forecast
         self.agreement = faded * self.agreement + (weight * agreement).sum(0)
         self.size = faded * self.size + (weight * size).sum(0)
-        self.spread = faded**2 * self.spread + (weight**2 * (agreement - size / 2).square()).sum(0)
-        self.count = faded * self.count + weight.sum()
+        self.spread = faded**2 * self.spread + (weight**2 * (agreement - size / 2) ** 2).sum(0)
+        self.count = faded * self.count + float(weight.sum())
 
     def tensors(self) -> dict[str, Tensor]:
         """The record, by name."""
-        return {"agreement": self.agreement, "size": self.size, "spread": self.spread, "count": self.count}
+        arrays = {"agreement": self.agreement, "size": self.size, "spread": self.spread}
+        count = torch.tensor(self.count, dtype=torch.float64)
+        return {name: torch.from_numpy(array) for name, array in arrays.items()} | {"count": count}
 
     def load(self, tensors: Mapping[str, Tensor]) -> None:
         """Restore what `tensors` returned."""
-        self.agreement = tensors["agreement"]
-        self.size = tensors["size"]
-        self.spread = tensors["spread"]
-        self.count = tensors["count"]
+        self.agreement, self.size, self.spread = (
+            tensors[name].cpu().numpy() for name in ("agreement", "size", "spread")
+        )
+        self.count = float(tensors["count"])

@@ -7,13 +7,14 @@ import pickle
 from abc import ABC, abstractmethod
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn.parallel import DistributedDataParallel
 
-from dream import ConfigError, DataError, DREAMCell
+from dream import DREAM, ConfigError, DataError, DREAMCell
 from tests.dream.support import CPU_BACKENDS, F32, F64, assert_same, rows_of, tensors
 
 WIDTH = 3  # features of every input
@@ -41,6 +42,17 @@ class Caller(nn.Module):
 
     def forward(self, x: Tensor, state: Any = None) -> tuple[Tensor, Any]:
         return self.contract.sequence(self.inner, x, state)
+
+
+def stepped(layer: DREAM, x: Tensor) -> list[np.ndarray]:
+    """Arrays of a `Stepper` after each step of a fresh state."""
+    steps = layer.stepper(len(x))
+    assert steps is not None
+    arrays = [steps.start(layer.init_state(len(x)))]
+    for row in x.unbind(1):
+        steps.x[...] = row.numpy()
+        arrays.append(steps(arrays[-1]))
+    return arrays[1:]
 
 
 @pytest.mark.parametrize("backend", CPU_BACKENDS)
@@ -170,6 +182,24 @@ class Contract(ABC):
                 torch.testing.assert_close(got, expected, atol=1e-12, rtol=1e-12)
         for got, expected in zip(rows_of(self.traced(module, wild), [0]), rows_of(whole, [0]), strict=True):
             torch.testing.assert_close(got, expected, atol=1e-12, rtol=1e-12)
+
+    @SIZES
+    @pytest.mark.parametrize("dtype", [F32, F64])
+    def test_steps_have_the_same_bits_at_any_n_and_place(
+        self, backend: str, hidden_dim: int, dtype: torch.dtype
+    ) -> None:
+        """Those of `Stepper`; a scan takes many samples at once, and has the same to rounding only."""
+        module = self.trained(backend, hidden_dim=hidden_dim, missing=True).to(dtype)
+        layers = [layer for layer in module.modules() if isinstance(layer, DREAM)]
+        if not layers or layers[0].stepper(1) is None:
+            pytest.skip("it has no stepper")
+        for layer in layers:
+            x = torch.randn(11, 20, layer.cell.config.input_dim)
+            x[torch.rand_like(x) < 0.2] = torch.nan
+            whole = stepped(layer, x)
+            for rows in ([0], [10], [7, 2], [4] * 9, list(range(10, -1, -1))):
+                for got, expected in zip(stepped(layer, x[rows]), whole, strict=True):
+                    assert got.tobytes() == expected[rows].tobytes()
 
     def test_timespans(self, backend: str) -> None:
         module, x = self.still(backend), torch.randn(3, 9, WIDTH, dtype=F64)

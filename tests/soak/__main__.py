@@ -22,6 +22,8 @@ PARTS = {
     "archives": "20,000 damaged archives are read right or refused",
     "memory": "a file ten times as large as the memory allowed",
     "store": "the states of a million streams",
+    "rows": "a million rows, one at a time and in tables",
+    "service": "a service that is killed among 100,000 rows of 1,000 sensors loses nothing, bit for bit",
     "interrupts": "Ctrl-C at random moments leaves learners and stores whole",
     "ranks": "two processes train like one, and one is killed",
     "export": "an exported step forecasts and learns as its layer over 10,000 rows",

@@ -82,17 +82,6 @@ class TestEvery:
         learn(MAKE[name](), 0, 2)
         assert torch.equal(torch.rand(3), expected)
 
-    def test_other_columns_are_named(self, name: str) -> None:
-        model = MAKE[name]()
-        learn(model, 0, 3)
-        ROWS.append({"a": 1.0, "c": 2.0, "b": 0.0})
-        try:
-            with pytest.raises(DataError, match="`c` is new"):
-                learn(model, len(ROWS) - 1, len(ROWS))
-        finally:
-            del ROWS[-1:]
-        learn(model, 3, 5)
-
     def test_damaged_or_other_files_are_refused(self, name: str, tmp_path: Path) -> None:
         model = MAKE[name]()
         path = tmp_path / "model"

@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 import torch
 
-from dream import DataError, DREAMConfig
+from dream import DataError, DREAMConfig, DREAMWarning
 from lightning_modules.learners import DREAMAnomalyDetector, DREAMClassifier, DREAMForecaster, DREAMRegressor
 from lightning_modules.stream import Reading
 
@@ -29,6 +29,8 @@ SPELLINGS = {
     "NumPy": lambda row: {name: np.array(value) for name, value in row.items()},
     "torch": lambda row: {n: torch.tensor(v, dtype=torch.float64) for n, v in row.items()},
     "Decimal": lambda row: {name: Decimal(repr(value)) for name, value in row.items()},
+    "text": lambda row: {name: "" if math.isnan(value) else f" {value!r}" for name, value in row.items()},
+    "more columns": lambda row: row | {"of text": "none of ours"},
 }
 
 
@@ -122,7 +124,7 @@ class TestEvery:
             learn(kind(LAYER), {}, 0)
         model = kind(LAYER)
         learn(model, {"a": None, "b": None}, 0)
-        with pytest.raises(DataError, match="`c` is new"):
+        with pytest.warns(DREAMWarning, match="`c` is left out"):
             learn(model, {"c": 1.0}, 1)
 
 

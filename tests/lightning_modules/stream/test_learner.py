@@ -230,7 +230,7 @@ class TestTrust:
         came = torch.randn(2000, 1, 3, dtype=torch.float64)
         said = torch.stack([came[..., 0], -came[..., 1], torch.randn(2000, 1, dtype=torch.float64)], -1)
         trust = Trust(1, 3, 0.999)
-        trust.add(said, came)
+        trust.add(said.numpy(), came.numpy())
         good, bad, noise = trust.factor()[0].tolist()
         assert good > 0.9
         assert bad == 0.0
@@ -239,9 +239,9 @@ class TestTrust:
     def test_pieces_are_the_whole(self) -> None:
         said, came = torch.randn(2, 50, 4, 2, dtype=torch.float64)
         once, often = Trust(4, 2, 0.97), Trust(4, 2, 0.97)
-        once.add(said, came)
+        once.add(said.numpy(), came.numpy())
         for part in (slice(0, 1), slice(1, 30), slice(30, 50)):
-            often.add(said[part], came[part])
+            often.add(said[part].numpy(), came[part].numpy())
         for name, value in once.tensors().items():
             torch.testing.assert_close(often.tensors()[name], value)
 

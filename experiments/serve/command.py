@@ -1,0 +1,110 @@
+"""`dream serve`: a trained row object, over HTTP or standard input."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import warnings
+from importlib.util import find_spec
+from pathlib import Path
+
+from dream.errors import CheckpointError, ConfigError, DREAMWarning
+from dream.sealed import read_sealed
+from experiments.serve.lines import serve_lines
+from experiments.serve.service import Service
+from lightning_modules.checks import require, require_int
+from lightning_modules.learners import (
+    DREAMAnomalyDetector,
+    DREAMClassifier,
+    DREAMForecaster,
+    DREAMRegressor,
+    Streams,
+)
+from lightning_modules.learners.base import OnlineObject
+
+OBJECTS: dict[str, type[OnlineObject]] = {
+    cls.kind: cls for cls in (DREAMForecaster, DREAMClassifier, DREAMRegressor, DREAMAnomalyDetector)
+}
+TOKEN = "DREAM_TOKEN"
+"""Environment variable of the token, which others do not see as they see a command line."""
+
+
+def main(argv: list[str]) -> int:
+    """Run ``dream serve`` with these arguments; return the exit code."""
+    arguments = _parser().parse_args(argv)
+    _require(arguments)
+    model = load(arguments.source)
+    folder = arguments.states or Path(f"{arguments.source}.states")
+    with Streams(model, folder, arguments.streams) as streams:
+        service = Service(streams, arguments.threshold, arguments.flush_every)
+        if arguments.http is None:
+            return serve_lines(service, sys.stdin.buffer, sys.stdout.buffer, arguments.body)
+        from experiments.serve.web import Limits, serve
+
+        limits = Limits(arguments.body, arguments.queue, arguments.timeout)
+        return serve(
+            service, arguments.host, arguments.http, limits, arguments.token or os.environ.get(TOKEN)
+        )
+
+
+def load(source: Path) -> OnlineObject:
+    """The row object that a file holds.
+
+    Raises:
+        CheckpointError: it is no such file.
+    """
+    header, _ = read_sealed(source, "the `save` of a row object", {"format": "dream-learner"})
+    if (kind := header.get("kind", "")) not in OBJECTS:
+        raise CheckpointError(f"{source} holds a row object of an unknown kind; got {kind!r}.")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DREAMWarning)  # advice for training
+        return OBJECTS[kind].load(source)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="dream serve",
+        description="Serve a trained row object: JSON lines from standard input, or HTTP.",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    add = parser.add_argument
+    add("source", type=Path, metavar="FILE", help="what the `save` of a row object wrote")
+    add("--http", type=int, metavar="PORT", help="serve HTTP; 0 takes a free port, which stderr tells")
+    add("--host", default="127.0.0.1", help="address to listen at; 0.0.0.0 for all")
+    add("--token", help=f"what clients send as `Authorization: Bearer TOKEN`; better in {TOKEN}")
+    add("--states", type=Path, metavar="FOLDER", help="where states are kept (default: FILE.states)")
+    add(
+        "--flush-every",
+        type=int,
+        default=1000,
+        metavar="ROWS",
+        help="learnt rows between two flushes to disk",
+    )
+    add("--streams", type=int, default=10_000, metavar="N", help="streams in memory; the others are on disk")
+    add("--threshold", type=float, default=0.4, help="score above which a detector's row is flagged")
+    add("--body", type=int, default=1 << 20, metavar="BYTES", help="longest body, or line")
+    add("--queue", type=int, default=10_000, metavar="ROWS", help="rows that may wait; 429 beyond")
+    add("--timeout", type=float, default=10.0, metavar="SECONDS", help="for a body to arrive or be answered")
+    return parser
+
+
+def _require(arguments: argparse.Namespace) -> None:
+    """Refuse settings that are out of range, and HTTP where its packages are missing.
+
+    Raises:
+        ConfigError: naming the flag.
+    """
+    for name in ("flush_every", "streams", "body", "queue"):
+        require_int(f"--{name.replace('_', '-')}", getattr(arguments, name))
+    require("--timeout", arguments.timeout, 0 < arguments.timeout < 1e6, "a number of seconds above 0")
+    require("--threshold", arguments.threshold, 0 <= arguments.threshold <= 1, "from 0 to 1")
+    if arguments.http is None:
+        return
+    require("--http", arguments.http, 0 <= arguments.http <= 65535, "a port from 0 to 65535")
+    for name in ("fastapi", "uvicorn"):
+        if find_spec(name) is None:
+            raise ConfigError(
+                f"`--http` needs {name}, which is not installed. Install it with "
+                "pip install 'dream-memory[serve]', or leave `--http` out and send JSON lines."
+            )

@@ -1,0 +1,271 @@
+"""`Service`: answers rows of many streams, each learnt once, and flushes what was learnt."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections import Counter, deque
+from collections.abc import Iterable, Mapping, Sequence
+from threading import Lock
+from types import NoneType
+from typing import Any, Literal, NamedTuple
+
+from dream.errors import CheckpointError, DataError, DREAMError, nearest, shown
+from experiments.ending import say
+from lightning_modules.learners import DREAMAnomalyDetector, DREAMForecaster, Streams
+from lightning_modules.learners.base import OnlineObject
+from lightning_modules.learners.streams import Outcome, Stream
+from lightning_modules.store.keys import Key, bits_of
+
+Operation = Literal["predict", "learn", "score"]
+FIELDS = ("key", "x", "y", "seq")
+LAST = 2**63 - 1
+"""Largest number of a row."""
+LONGEST_KEY = 1000
+"""Characters of a key."""
+MOVED = 20
+"""Streams that a drift report names."""
+
+
+class Asked(NamedTuple):
+    """A row that came."""
+
+    operation: Operation
+    key: Key
+    x: Any
+    y: Any
+    seq: int | None
+
+
+def asked(operation: Operation, row: object) -> Asked:
+    """A row of a client, ``{"key": K, "x": {...}, "y": ..., "seq": n}``.
+
+    Raises:
+        DataError: it is none.
+    """
+    if not isinstance(row, Mapping):
+        raise DataError(
+            f'a row must be an object such as {{"key": "pump-1", "x": {{...}}}}; got {shown(row)}.'
+        )
+    for name in row:
+        if name not in FIELDS:
+            raise DataError(
+                f"a row must have no other field than {', '.join(FIELDS)}; `{name}` is none. "
+                f"{nearest(name, FIELDS)}"
+            )
+    key, seq = row.get("key"), row.get("seq")
+    bits_of(key)
+    if len(str(key)) > LONGEST_KEY:
+        raise DataError(f"`key` must have at most {LONGEST_KEY} characters; got {len(str(key))}.")
+    if seq is not None and (isinstance(seq, bool) or not isinstance(seq, int) or not 1 <= seq <= LAST):
+        raise DataError(f"`seq` must be a whole number from 1 to {LAST}; got {shown(seq)}.")
+    return Asked(operation, key, row.get("x"), row.get("y"), seq)  # type: ignore[arg-type] # `bits_of` takes keys only
+
+
+class Service:
+    """Answers rows; any thread may call it, one call at a time.
+
+    Args:
+        streams: The streams, with a folder.
+        threshold: Score above which a row is flagged.
+        flush_every: Rows that are learnt between two flushes, at most; those of one call count together.
+    """
+
+    def __init__(self, streams: Streams[OnlineObject], threshold: float, flush_every: int) -> None:
+        self.streams = streams
+        self.threshold = threshold
+        self.flush_every = flush_every
+        self.lock = Lock()
+        self.rows: Counter[tuple[str, str]] = Counter()
+        """Rows by operation and result: done, refused or repeated."""
+        self.flushes = 0
+        self.flush_seconds = 0.0
+        self.failure: str | None = None
+        """Error of the last flush, if it failed."""
+        self.failures = 0
+
+    def operation(self, row: object) -> Operation:
+        """What is done with a row that names no operation: it is learnt, unless its target is missing."""
+        model = self.streams.model
+        learns = isinstance(model, DREAMForecaster | DREAMAnomalyDetector)
+        return "learn" if learns or (isinstance(row, Mapping) and row.get("y") is not None) else "predict"
+
+    def answer(self, rows: Sequence[Asked]) -> list[dict[str, Any]]:
+        """Answers to rows, in their order; rows of one key happen in their order, too.
+
+        An answer is sent after what it tells: `flushed` is the last row of its key that is on disk.
+        """
+        with self.lock:
+            answers: list[dict[str, Any]] = [{} for _ in rows]
+            turns: dict[Key, deque[int]] = {}
+            for place, row in enumerate(rows):
+                turns.setdefault(row.key, deque()).append(place)
+            while turns:
+                self._answer(
+                    [(place, rows[place]) for place in (turn.popleft() for turn in turns.values())], answers
+                )
+                turns = {key: turn for key, turn in turns.items() if turn}
+            if self.streams.waiting >= self.flush_every:
+                self._flush()
+            for row, answer in zip(rows, answers, strict=True):
+                kind = "refused" if "error" in answer else "repeated" if "repeated" in answer else "done"
+                self.rows[row.operation, kind] += 1
+                if kind != "refused" and (stream := self.streams.held.get(row.key)) is not None:
+                    answer["flushed"] = stream.flushed
+            return answers
+
+    def _answer(self, rows: Iterable[tuple[int, Asked]], answers: list[dict[str, Any]]) -> None:
+        """Answer rows of different keys."""
+        places: dict[Key, tuple[int, Asked]] = {}
+        learnt: dict[Key, Any] = {}
+        looked: dict[Key, Any] = {}
+        for place, row in rows:
+            try:
+                self._require(row)
+                content = given(self.streams.model, row)
+                require_columns(self.streams.model, content)
+                (learnt if row.operation == "learn" else looked)[row.key] = content
+                places[row.key] = place, row
+            except DREAMError as error:
+                answers[place] = refusal(error, row)
+        targets = {key: places[key][1].y for key in learnt}
+        seqs = {key: seq for key in learnt if (seq := places[key][1].seq) is not None}
+        found = self.streams.predict_streams(looked) | self.streams.learn_streams(learnt, targets, seqs)
+        for key, (place, row) in places.items():
+            outcome = found[key]
+            if isinstance(outcome, DREAMError):
+                answers[place] = refusal(outcome, row)
+            else:
+                head = {"key": key, "seq": outcome.seq, "flushed": outcome.flushed}
+                answers[place] = head | ({"repeated": True} if outcome.repeated else self._told(outcome))
+
+    def _require(self, row: Asked) -> None:
+        detects = isinstance(self.streams.model, DREAMAnomalyDetector)
+        if row.operation == ("predict" if detects else "score"):
+            name = type(self.streams.model).__name__
+            raise DataError(
+                f"a {name} must be asked to {'score' if detects else 'predict'}; got {row.operation}."
+            )
+
+    def _told(self, outcome: Outcome) -> dict[str, Any]:
+        judgement = outcome.judgement
+        if judgement is None:
+            return {"prediction": plain(outcome.prediction)}
+        flag = judgement.score > self.threshold
+        cause = None
+        if judgement.measure is not None:
+            cause = {"measure": judgement.measure, "column": judgement.column}
+        return {
+            "score": judgement.score,
+            "threshold": self.threshold,
+            "flag": flag,
+            "alarm": flag and judgement.alarm > 0,
+            "cause": cause,
+        }
+
+    def _flush(self) -> None:
+        """Flush; where the disk refuses, tell it and go on: no answer says that a row is there."""
+        begun = time.monotonic()
+        try:
+            self.streams.flush()
+        except CheckpointError as error:
+            self.failure = str(error)
+            self.failures += 1
+            say(f"dream: {error} Rows go on; the next flush is tried after the next rows.")
+            return
+        self.failure = None
+        self.flushes += 1
+        self.flush_seconds += time.monotonic() - begun
+
+    def flush(self) -> None:
+        """Write what was learnt to disk."""
+        with self.lock:
+            self._flush()
+
+    def drift(self, key: Key | None = None) -> dict[str, Any]:
+        """The streams in memory that moved most from what they usually are; or the one of `key`.
+
+        Raises:
+            DataError: there is no stream of this key.
+        """
+        with self.lock:
+            if key is not None:
+                if not self.streams.known(key):
+                    raise DataError(f"`key` must be that of a stream; {key!r} is none.")
+                return {"streams": len(self.streams.held), "moved": [moved(key, self.streams.stream(key))]}
+            found = sorted(self.streams, key=lambda pair: pair[1].change.size, reverse=True)[:MOVED]
+            return {
+                "streams": len(self.streams.held),
+                "moved": [moved(key, stream) for key, stream in found],
+            }
+
+    def knows(self, key: Key) -> bool:
+        """Whether there is a stream of this key."""
+        with self.lock:
+            return self.streams.known(key)
+
+    def signals(self) -> tuple[list[float], list[float]]:
+        """Surprise, and norm of the fast weights, of every stream in memory."""
+        with self.lock:
+            changes = [stream.change for _, stream in self.streams if stream.change.rows]
+            return [change.surprise.now for change in changes], [change.u_norm.now for change in changes]
+
+
+def given(model: OnlineObject, row: Asked) -> Any:
+    """The row as `Streams.learn_streams` takes it, of a forecaster `x` and `y` together.
+
+    Raises:
+        DataError: they do not go together.
+    """
+    if not isinstance(model, DREAMForecaster) or row.y is None:
+        return row.x
+    own = {"y": row.y} if model.targets is None else row.y
+    if not isinstance(own, Mapping) or not isinstance(row.x, Mapping | NoneType):
+        raise DataError(
+            f"`y` and `x` must name columns, `y` those that are forecast, {model.targets or 'or a number'}; "
+            f"got {shown(row.y)} and {shown(row.x)}."
+        )
+    return {**(row.x or {}), **own}
+
+
+def require_columns(model: OnlineObject, row: Any) -> None:
+    """Refuse a column that the model does not read: a row object leaves it out, with a warning nobody sees.
+
+    Raises:
+        DataError: naming it.
+    """
+    for name in row if isinstance(row, Mapping) else ():
+        if name not in model.columns:
+            raise DataError(
+                f"`x` must hold columns of the model; `{name}` is none. {nearest(name, model.columns)}"
+            )
+
+
+def refusal(error: DREAMError, row: Asked | None = None) -> dict[str, Any]:
+    """The answer to a row that was refused."""
+    head = {} if row is None else {"key": row.key, "seq": row.seq}
+    return head | {"error": str(error)}
+
+
+def moved(key: Key, stream: Stream[Any]) -> dict[str, Any]:
+    """How far a stream has moved, for a report."""
+    change = stream.change
+    return {
+        "key": key,
+        "seq": stream.seq,
+        "flushed": stream.flushed,
+        "change": change.size,
+        **{
+            name: {"now": part.now, "usual": part.mean, "change": part.change}
+            for name, part in (("surprise", change.surprise), ("u_norm", change.u_norm))
+        },
+    }
+
+
+def plain(value: Any) -> Any:
+    """`value` as JSON has it: what is not finite becomes null."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, dict):
+        return {name: plain(part) for name, part in value.items()}
+    return [plain(part) for part in value] if isinstance(value, list) else value

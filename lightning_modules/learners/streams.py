@@ -1,0 +1,409 @@
+"""`Streams`: many streams of one trained row object, each with a state of its own, in memory or on disk."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections import OrderedDict
+from collections.abc import Iterator, Mapping
+from copy import deepcopy
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Generic, NamedTuple, Self, TypeVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from dream.errors import CheckpointError, DREAMError, StateError
+from dream.files import write_atomic
+from dream.sealed import checksum, note, read_note
+from lightning_modules.checks import require_int
+from lightning_modules.learners.base import OnlineObject
+from lightning_modules.learners.change import Change
+from lightning_modules.learners.detector import DREAMAnomalyDetector, Judgement
+from lightning_modules.learners.forecaster import DREAMForecaster
+from lightning_modules.learners.supervised import DREAMClassifier, DREAMRegressor
+from lightning_modules.store import StateStore
+from lightning_modules.store.keys import Key, bits_of
+from lightning_modules.stream import StreamLearner
+from lightning_modules.stream.rows import RowReader
+from lightning_modules.stream.together import advance, foresee
+
+Model = TypeVar("Model", bound=OnlineObject)
+_OWN = ("seq", "extra", "change")  # tensors of a record that are not the object's
+
+
+class Outcome(NamedTuple):
+    """Outcome of one row."""
+
+    prediction: Any = None
+    """Forecast after the row, or class or number of the row before it was learnt; None from a detector."""
+    judgement: Judgement | None = None
+    """A detector's, before the row was learnt."""
+    seq: int = 0
+    """Number of the last row of the stream that was learnt."""
+    flushed: int = 0
+    """Number of the last one that is on disk."""
+    repeated: bool = False
+    """Whether the row had been learnt before, so that nothing was done."""
+
+
+@dataclass
+class Stream(Generic[Model]):
+    """One stream."""
+
+    model: Model
+    """A row object; its core is that of all streams unless all its weights move."""
+    seq: int = 0
+    """Number of the last row that was learnt."""
+    flushed: int = 0
+    """Number of the last row whose state is on disk."""
+    change: Change = field(default_factory=Change)
+    """How far the stream has moved from what it usually is."""
+
+    @property
+    def waits(self) -> bool:
+        """Whether rows were learnt that are not on disk."""
+        return self.seq != self.flushed
+
+
+class Streams(Generic[Model]):
+    """Many streams of one trained row object: a key's rows are learnt as by an object of its own, to the bit.
+
+    A stream that is new starts as a copy of the object as it is. The core's weights are shared, unless
+    `moves` is "all"; what follows a stream is its own: the state of the core, the normaliser, the head and
+    what updates it, rows that are still to be learnt from, the record of trust, the past of the scores.
+
+    With a folder the streams outlive the process. `flush` writes all that were learnt since the last one, as
+    a whole: after a crash every stream has its state and its `seq` of that moment, in `folder`/states, a
+    `StateStore`. The folder serves one model: a sum of its weights and settings is in `folder`/model.sealed.
+
+    One thread at a time. A `with` block closes it at its end.
+
+    Args:
+        model: A row object that knows its columns, from a run or after at least one row. It is copied.
+        folder: Where states are kept; None for memory alone.
+        most: Streams in memory at most. Without a folder, streams at all.
+
+    Raises:
+        StateError: the object has no columns yet, or another process uses the folder.
+        CheckpointError: the folder is another model's, or damaged.
+
+    Example:
+        >>> model = DREAMForecaster(horizon=2)
+        >>> for k in range(300):
+        ...     model = model.learn_one([0.0, 1.0, 0.0, -1.0][k % 4])
+        >>> streams = Streams(model)
+        >>> found = streams.learn_streams({"pump-1": 0.0, "pump-2": 5.0})
+        >>> [round(value, 1) for value in found["pump-1"].prediction]
+        [1.0, 0.0]
+    """
+
+    def __init__(
+        self, model: Model, folder: str | os.PathLike[str] | None = None, most: int = 10_000
+    ) -> None:
+        require_int("most", most)
+        if not model.settled:
+            raise StateError(
+                f"`model` must know its columns; got a {type(model).__name__} that has seen no row. Let it "
+                "learn one, or take it from a run."
+            )
+        self.model = deepcopy(model)
+        self.most = most
+        self.held: OrderedDict[Key, Stream[Model]] = OrderedDict()
+        """Streams in memory, the one used last at the end."""
+        self.waiting = 0
+        """Rows that were learnt since the last flush."""
+        self._written: dict[Key, int] = {}
+        """Of streams that left memory since the last flush the last row that is on disk."""
+        self._shares = model.moves != "all"
+        self._reader: RowReader | None = None
+        self.store: StateStore | None = None
+        if folder is not None:
+            self.store = _open(Path(folder), checksum(*model._sealed()))
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Flush, and let go of the folder."""
+        if self.store is not None:
+            self.flush()
+            self.store.close()
+
+    @property
+    def _learner(self) -> StreamLearner:
+        assert self.model.learner is not None
+        return self.model.learner
+
+    def stream(self, key: Key) -> Stream[Model]:
+        """The stream of this key; a new one if it has none.
+
+        Raises:
+            StateError: `key` is not one, or there is no room for one more.
+            CheckpointError: what is on disk of it does not fit.
+        """
+        if (found := self.held.get(key)) is not None:
+            self.held.move_to_end(key)
+            return found
+        bits_of(key)
+        if self.store is None and len(self.held) >= self.most:
+            raise StateError(f"there are {self.most} streams already, and no folder for more. Name a folder.")
+        found = self._copy()
+        if self.store is not None and key in self.store:
+            self._resume(key, found, self.store[key])
+        self.held[key] = found
+        return found
+
+    def _make_room(self) -> None:
+        """Keep the streams that were used least recently on disk alone."""
+        while self.store is not None and len(self.held) > self.most:
+            oldest, stream = next(iter(self.held.items()))
+            if stream.waits:
+                self.store[oldest] = self._record(stream)
+                self._written[oldest] = stream.flushed
+            del self.held[oldest]
+
+    def known(self, key: Key) -> bool:
+        """Whether the stream has learnt a row, or was asked for one.
+
+        Raises:
+            StateError: `key` is not one.
+        """
+        bits_of(key)
+        return key in self.held or (self.store is not None and key in self.store)
+
+    def learn_streams(
+        self,
+        rows: Mapping[Key, Any],
+        targets: Mapping[Key, Any] | None = None,
+        seqs: Mapping[Key, int] | None = None,
+    ) -> dict[Key, Outcome | DREAMError]:
+        """Predict or score the next row of each of these streams, then learn it.
+
+        Args:
+            rows: The row of each stream, as `learn_one` takes it; of a forecaster all columns, among
+                which a single number is `y`, or the number.
+            targets: Class or number of the row of each stream, for a classifier or a regressor.
+            seqs: Number of the row of each stream, by default one more than the last; one that is not above
+                the last was learnt before.
+
+        Returns:
+            The outcome for each stream, or the error for which its row was refused.
+        """
+        found: dict[Key, Outcome | DREAMError] = {}
+        due: dict[Key, tuple[Stream[Model], int]] = {}
+        for key in rows:
+            try:
+                stream = self.stream(key)
+            except DREAMError as error:
+                found[key] = error
+                continue
+            seq = stream.seq + 1 if seqs is None else seqs.get(key, stream.seq + 1)
+            if seq > stream.seq:
+                due[key] = stream, seq
+            else:
+                found[key] = Outcome(seq=seq, flushed=stream.flushed, repeated=True)
+        done = self._read_together({key: (stream, rows[key]) for key, (stream, _) in due.items()})
+        for key, (stream, seq) in due.items():
+            try:
+                target = None if targets is None else targets.get(key)
+                outcome = done[key] if key in done else learn(stream.model, rows[key], target)
+            except DREAMError as error:
+                found[key] = error
+                continue
+            stream.seq = seq
+            if (learner := stream.model.learner) is not None:
+                stream.change.add(*learner.reader.signals())
+            self.waiting += 1
+            found[key] = outcome._replace(seq=seq, flushed=stream.flushed)
+        self._make_room()
+        return found
+
+    def _read_together(self, rows: Mapping[Key, tuple[Stream[Model], Any]]) -> dict[Key, Outcome]:
+        """Read the row of each stream at once, where that is faster; returns the outcomes that this settles.
+
+        What cannot be read so, or is refused, is left to its own turn.
+        """
+        if len(rows) < 2 or not self._shares or self.model.learner is None:
+            return {}
+        keys, learners, values = [], [], []
+        for key, (stream, row) in rows.items():
+            try:
+                named = row if isinstance(row, Mapping) else {"y": row}
+                values.append(stream.model._row(named))
+            except DREAMError:
+                continue
+            assert stream.model.learner is not None
+            keys.append(key)
+            learners.append(stream.model.learner)
+        if len(keys) < 2:
+            return {}
+        table = np.stack(values)
+        if not self._learner.rests or not all(learner.rests for learner in learners):
+            foresee(learners, table)
+            return {}
+        if (predictions := advance(learners, table)) is None:
+            return {}
+        outcomes = {}
+        for key, prediction in zip(keys, predictions, strict=True):
+            model = rows[key][0].model
+            assert isinstance(model, DREAMForecaster)
+            model.latest = model._in_units(prediction.copy())
+            outcomes[key] = Outcome(model.forecast())
+        return outcomes
+
+    def predict_streams(self, rows: Mapping[Key, Any]) -> dict[Key, Outcome | DREAMError]:
+        """Predict or score a row of each of these streams, if it came next; nothing changes.
+
+        Args:
+            rows: As in `learn_streams`; a forecaster needs none.
+        """
+        found: dict[Key, Outcome | DREAMError] = {}
+        for key, row in rows.items():
+            try:
+                if self.known(key):
+                    stream = self.stream(key)
+                    found[key] = predict(stream.model, row)._replace(seq=stream.seq, flushed=stream.flushed)
+                else:
+                    found[key] = predict(self.model, row)
+            except DREAMError as error:
+                found[key] = error
+        self._make_room()
+        return found
+
+    def flush(self) -> None:
+        """Write every stream that has learnt since the last flush, all of them or none.
+
+        Raises:
+            StateError: there is no folder.
+            CheckpointError: it cannot be written.
+        """
+        if self.store is None:
+            raise StateError("there is no folder to write streams to. Name one.")
+        for key, stream in self.held.items():
+            if stream.waits:
+                self.store[key] = self._record(stream)
+        self.store.flush()
+        for stream in self.held.values():
+            stream.flushed = stream.seq
+        self._written = {}
+        self.waiting = 0
+
+    def __iter__(self) -> Iterator[tuple[Key, Stream[Model]]]:
+        """The streams in memory, and their keys."""
+        return iter(self.held.items())
+
+    def _copy(self) -> Stream[Model]:
+        """A stream that has seen what the model has; of the core only the state is its own."""
+        if self.model.learner is None:  # forecasts from windows alone, by a module that is never copied
+            return Stream(deepcopy(self.model))
+        network = self._learner.network
+        shared = [network.core, network.head] if self._learner.rests else [network.core]
+        model = deepcopy(self.model, {id(part): part for part in shared} if self._shares else {})
+        if self._shares:
+            assert model.learner is not None
+            model.learner.reader.share(self._ready())
+        return Stream(model)
+
+    def _ready(self) -> RowReader | None:
+        """The reader of a single row that all streams share."""
+        if self._reader is None:
+            self._reader = RowReader.of(self._learner.network, self._learner.plasticity)
+        return self._reader
+
+    def _record(self, stream: Stream[Model]) -> dict[str, Tensor]:
+        """Everything of a stream but what all share."""
+        model = stream.model
+        extra = np.frombuffer(json.dumps(model._extra()).encode(), np.uint8)
+        return {
+            "seq": torch.tensor(stream.seq),
+            "extra": torch.from_numpy(extra.copy()),
+            "change": torch.tensor(stream.change.values(), dtype=torch.float64),
+            **model._carried(core=not self._shares),
+        }
+
+    def _resume(self, key: Key, stream: Stream[Model], record: Mapping[str, Tensor]) -> None:
+        """Let a copy go on from what `_record` returned."""
+        try:
+            own = {name: value for name, value in record.items() if name not in _OWN}
+            stream.model._set_extra(json.loads(record["extra"].numpy().tobytes()))
+            stream.model._go_on(own, core=not self._shares)
+            stream.change.load(record["change"].tolist())
+            stream.seq = int(record["seq"])
+            stream.flushed = self._written.get(key, stream.seq)
+        except (DREAMError, LookupError, TypeError, ValueError, RuntimeError) as error:
+            assert self.store is not None
+            raise CheckpointError(
+                f"the stream {key!r} in {self.store.folder} is inconsistent: {error}"
+            ) from None
+
+
+def learn(model: OnlineObject, row: Any, target: Any) -> Outcome:
+    """Predict or score a row, then learn it; see `Streams.learn_streams`.
+
+    Raises:
+        DataError: the row or its target is not allowed.
+    """
+    if isinstance(model, DREAMForecaster):
+        model.learn_one(*_parted(model, row))
+        return Outcome(model.forecast())
+    if isinstance(model, DREAMAnomalyDetector):
+        judgement = model.judge_one(row)
+        model.learn_one(row)
+        return Outcome(judgement=judgement)
+    assert isinstance(model, DREAMClassifier | DREAMRegressor)
+    outcome = Outcome(model.predict_one(row))
+    model.learn_one(row, target)
+    return outcome
+
+
+def predict(model: OnlineObject, row: Any) -> Outcome:
+    """Predict or score a row if it came next; see `Streams.predict_streams`.
+
+    Raises:
+        DataError: the row is not allowed.
+    """
+    if isinstance(model, DREAMForecaster):
+        return Outcome(model.forecast())
+    if isinstance(model, DREAMAnomalyDetector):
+        return Outcome(judgement=model.judge_one(row))
+    assert isinstance(model, DREAMClassifier | DREAMRegressor)
+    return Outcome(model.predict_one(row))
+
+
+def _parted(model: DREAMForecaster, row: Any) -> tuple[Any, Any]:
+    """The columns of a row that are forecast, and those that are only read."""
+    if not isinstance(row, Mapping):
+        return row, None
+    targets = ["y"] if model.targets is None else model.targets
+    others = {name: value for name, value in row.items() if name not in targets}
+    if model.targets is None:
+        return row.get("y"), others
+    return {name: row.get(name) for name in targets}, others
+
+
+def _open(folder: Path, model: str) -> StateStore:
+    """The store of streams of the model with this sum.
+
+    Raises:
+        CheckpointError: the folder is another model's, or cannot be used.
+    """
+    path = folder / "model.sealed"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        if not path.exists() and not (folder / "states").exists():
+            write_atomic(path, note({"model": model}))
+        found = read_note(path)
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"`folder` must hold streams or nothing: {folder}; {error}.") from None
+    if found != {"model": model}:
+        raise CheckpointError(
+            f"{folder} holds streams of another model, whose states mean nothing to this one. Name another "
+            "folder."
+        )
+    return StateStore(folder / "states")

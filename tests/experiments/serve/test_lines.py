@@ -1,0 +1,162 @@
+"""`dream serve` on standard input: a row on each line, an answer on each."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from threading import Thread
+from typing import Any
+
+import pytest
+
+from experiments.cli import main
+from experiments.serve.lines import serve_lines
+from experiments.serve.service import Service
+from lightning_modules.learners import (
+    DREAMAnomalyDetector,
+    DREAMClassifier,
+    DREAMForecaster,
+    DREAMRegressor,
+    Streams,
+)
+from tests.soak.service import trained
+
+Answers = list[dict[str, Any]]
+
+
+def answers(service: Service, feed: Callable[[io.BufferedWriter], None], most: int = 1000) -> Answers:
+    """Answers to what `feed` writes into a pipe, from a thread of its own."""
+    reading, writing = os.pipe()
+    out = io.BytesIO()
+
+    def write() -> None:
+        with open(writing, "wb") as file:  # noqa: PTH123 - a descriptor
+            feed(file)
+
+    thread = Thread(target=write)
+    thread.start()
+    with open(reading, "rb") as file:  # noqa: PTH123
+        assert serve_lines(service, file, out, most) == 0
+    thread.join()
+    return [json.loads(line) for line in out.getvalue().splitlines()]
+
+
+def lines(*rows: Any) -> Callable[[io.BufferedWriter], None]:
+    return lambda file: file.write(b"".join(json.dumps(row).encode() + b"\n" for row in rows)) and None
+
+
+def test_every_line_has_its_answer_in_order(tmp_path: Path) -> None:
+    with Streams(trained(), tmp_path) as streams:
+        rows = [{"key": key, "x": {"u": 1.0, "v": None}} for key in ("a", "b", "a")]
+        found = answers(Service(streams, 0.5, 2), lines(*rows, {"key": "a", "seq": 2, "x": {"u": 1.0}}))
+    assert [(one["key"], one["seq"]) for one in found] == [("a", 1), ("b", 1), ("a", 2), ("a", 2)]
+    assert [len(one["prediction"]) for one in found[:3]] == [2, 2, 2]
+    assert found[3]["repeated"]
+    with Streams(trained(), tmp_path) as streams:
+        again = streams.predict_streams({"a": None})["a"]
+        assert again[0] == found[2]["prediction"]
+        assert again[2:4] == (2, 2)
+
+
+@pytest.mark.parametrize(
+    ("line", "why"),
+    [
+        ("{", "a row in JSON"),
+        ("[" * 100_000, "bytes"),
+        ("[]", "must be an object"),
+        ('{"key": 1.5}', "`key` must be a text or a whole number"),
+        ('{"key": "a", "sec": 1}', "Did you mean `seq`?"),
+        ('{"key": "a", "seq": 0}', "`seq` must be a whole number from 1"),
+        ('{"key": "a", "seq": true}', "`seq` must be a whole number from 1"),
+        ('{"key": "%s"}' % ("a" * 1001), "at most 1000 characters"),
+        ('{"key": "a", "x": {"w": 1}}', "`w` is none"),
+        ('{"key": "a", "x": {"u": "high"}}', "must be a finite number"),
+        ('{"key": "a", "x": {"u": 1e400}}', "must be a finite number"),
+        ('{"key": "a", "x": {"v": 1}, "y": 3}', "must name columns, `y` those that are forecast"),
+    ],
+)
+def test_a_line_that_is_refused_gets_a_sentence_and_the_next_is_answered(line: str, why: str) -> None:
+    good = json.dumps({"key": "a", "x": {"u": 1.0, "v": 2.0}})
+    found = answers(
+        Service(Streams(trained()), 0.5, 1000), lambda file: file.write(f"{line}\n{good}\n".encode()), 1100
+    )
+    assert why in found[0]["error"]
+    assert found[1]["seq"] == 1
+    assert len(found) == 2
+
+
+def test_rows_without_their_target_are_predicted() -> None:
+    classifier, regressor = DREAMClassifier(), DREAMRegressor()
+    for k in range(30):
+        classifier.learn_one({"a": k % 2}, bool(k % 2))
+        regressor.learn_one({"a": k % 2}, k % 2)
+    for model, kind in ((classifier, bool), (regressor, float)):
+        service = Service(Streams(model), 0.5, 1000)
+        found = answers(service, lines({"key": 1, "x": {"a": 1}}, {"key": 1, "x": {"a": 1}, "y": 1}))
+        assert [one["seq"] for one in found] == [0, 1]
+        assert [type(one["prediction"]) for one in found] == [kind, kind]
+
+
+def test_a_forecaster_of_one_number_with_columns_beside_it() -> None:
+    model = DREAMForecaster()
+    for k in range(30):
+        model.learn_one(float(k % 3), {"a": k % 2})
+    given = {"key": 1, "y": 2.0, "x": {"a": 1}}, {"key": 2, "x": {"y": 2.0, "a": 1}}
+    found = answers(Service(Streams(model), 0.5, 1000), lines(*given))
+    own = model.learn_one(2.0, {"a": 1}).forecast()
+    assert [one["prediction"] for one in found] == [own, own]
+
+
+def test_a_detector_tells_score_threshold_flag_alarm_and_cause() -> None:
+    model = DREAMAnomalyDetector(window=100)
+    for k in range(200):
+        model.learn_one({"a": k * 37 % 100 / 100, "b": k * 31 % 100 / 100})
+    service = Service(Streams(model), 0.4, 1000)
+    usual, odd = answers(
+        service, lines({"key": 1, "x": {"a": 0.4, "b": 0.2}}, {"key": 1, "x": {"a": 0.5, "b": 9.0}})
+    )
+    assert (usual["flag"], usual["alarm"], usual["threshold"]) == (False, False, 0.4)
+    assert (odd["flag"], odd["alarm"], odd["cause"]["column"]) == (True, True, "b")
+    assert odd["score"] > 0.4 > usual["score"]
+
+
+def test_sigterm_ends_it_after_the_answers(tmp_path: Path) -> None:
+    def feed(file: io.BufferedWriter) -> None:
+        lines({"key": "a", "x": {"u": 1.0, "v": 2.0}})(file)
+        file.flush()
+        while not service.rows:
+            pass
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    with Streams(trained(), tmp_path) as streams:
+        service = Service(streams, 0.5, 1000)
+        assert [one["seq"] for one in answers(service, feed)] == [1]
+
+
+@pytest.mark.parametrize(
+    ("flag", "why"),
+    [
+        ("--flush-every=0", "--flush-every"),
+        ("--http=99999", "from 0 to 65535"),
+        ("--timeout=nan", "a number of seconds"),
+        ("--threshold=2", "from 0 to 1"),
+    ],
+)
+def test_flags_that_are_out_of_range(flag: str, why: str, tmp_path: Path, capsys: Any) -> None:
+    assert main(["serve", str(tmp_path / "model"), flag]) == 2
+    assert why in capsys.readouterr().err
+
+
+def test_no_file_of_a_row_object(tmp_path: Path, capsys: Any) -> None:
+    assert main(["serve", str(tmp_path / "model")]) == 2
+    assert "the `save` of a row object" in capsys.readouterr().err
+
+
+def test_http_without_its_packages(tmp_path: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("experiments.serve.command.find_spec", lambda name: None)
+    assert main(["serve", str(tmp_path / "model"), "--http=0"]) == 2
+    assert "dream-memory[serve]" in capsys.readouterr().err
