@@ -100,9 +100,8 @@ def step_of(home: Path, checkpoint: Path) -> export.Step:
     held = checkpoints.read(checkpoint, kind.__name__)
     checkpoints.require_complete(held, checkpoint)
     module = kind.load_from_checkpoint(checkpoint).eval()
-    missing = data.get("missing", "error")
     if not isinstance(module, OnlineModule) and isinstance(module.core, DREAMStack):
-        module.core.missing = missing == "model"
+        module.core.missing = module.missing == "model"
     if data.get("rolling"):
         raise ConfigError(
             f"`RUN` must forecast from windows; {home} has `data.rolling`, whose forecasts depend on all "
@@ -118,7 +117,7 @@ def step_of(home: Path, checkpoint: Path) -> export.Step:
         "version": __version__,
         "units": schema.units,
         "frequency": None if schema.steps is None else schema.steps[1] / 1e9,
-        "missing": missing,
+        "missing": module.missing,
     }
     if not isinstance(module, ForecastingModule):
         begins, weights = "begins a new stream", "as the checkpoint has them"

@@ -48,7 +48,8 @@ def described() -> export.Step:
 
 
 def test_a_file_forecasts_and_learns_as_its_layer(folder: Path) -> None:
-    for about, call in (soak.about_onnx(folder / "runs" / "served" / "model.onnx"), soak.about_torch(folder / "step.pt2")):
+    onnx = soak.about_onnx(folder / "runs" / "served" / "model.onnx")
+    for about, call in (onnx, soak.about_torch(folder / "step.pt2")):
         assert about == described().about()
         for samples in soak.SAMPLES:
             found = soak.differences(soak.lively(), about, call, samples, ROWS)
