@@ -90,7 +90,12 @@ def step_of(home: Path, checkpoint: Path) -> export.Step:
         )
     folders.require_as_written(home)
     content = configs.read(inside(home, folders.CONFIG)).content
-    task, data = content["model"]["class_path"], content["data"].get("init_args", {})
+    try:
+        task, rolling = content["model"]["class_path"], content["data"].get("init_args", {}).get("rolling")
+    except (LookupError, TypeError, AttributeError):
+        raise ConfigError(
+            f"{home / folders.CONFIG} must name the classes of model and data, as it was written. Put it back."
+        ) from None
     if task not in STEPS:
         raise ConfigError(
             f"`RUN` must forecast a stream, score anomalies or forecast from windows ({', '.join(STEPS)}); "
@@ -99,10 +104,10 @@ def step_of(home: Path, checkpoint: Path) -> export.Step:
     kind, make = STEPS[task]
     held = checkpoints.read(checkpoint, kind.__name__)
     checkpoints.require_complete(held, checkpoint)
-    module = kind.load_from_checkpoint(checkpoint).eval()
+    module = kind.load_from_checkpoint(checkpoint, "cpu").eval()
     if not isinstance(module, OnlineModule) and isinstance(module.core, DREAMStack):
         module.core.missing = module.missing == "model"
-    if data.get("rolling"):
+    if rolling:
         raise ConfigError(
             f"`RUN` must forecast from windows; {home} has `data.rolling`, whose forecasts depend on all "
             "rows before. Train without, or as an online run."
