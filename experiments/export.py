@@ -94,7 +94,7 @@ def step_of(home: Path, checkpoint: Path) -> export.Step:
         task, rolling = content["model"]["class_path"], content["data"].get("init_args", {}).get("rolling")
     except (LookupError, TypeError, AttributeError):
         raise ConfigError(
-            f"{home / folders.CONFIG} must name the classes of model and data, as it was written. Put it back."
+            f"{home / folders.CONFIG} must name classes of model and data, as it was written. Put it back."
         ) from None
     if task not in STEPS:
         raise ConfigError(
