@@ -90,7 +90,12 @@ def step_of(home: Path, checkpoint: Path) -> export.Step:
         )
     folders.require_as_written(home)
     content = configs.read(inside(home, folders.CONFIG)).content
-    task, data = content["model"]["class_path"], content["data"].get("init_args", {})
+    try:
+        task, rolling = content["model"]["class_path"], content["data"].get("init_args", {}).get("rolling")
+    except (LookupError, TypeError, AttributeError):
+        raise ConfigError(
+            f"{home / folders.CONFIG} must name classes of model and data, as it was written. Put it back."
+        ) from None
     if task not in STEPS:
         raise ConfigError(
             f"`RUN` must forecast a stream, score anomalies or forecast from windows ({', '.join(STEPS)}); "
@@ -99,11 +104,10 @@ def step_of(home: Path, checkpoint: Path) -> export.Step:
     kind, make = STEPS[task]
     held = checkpoints.read(checkpoint, kind.__name__)
     checkpoints.require_complete(held, checkpoint)
-    module = kind.load_from_checkpoint(checkpoint).eval()
-    missing = data.get("missing", "error")
+    module = kind.load_from_checkpoint(checkpoint, "cpu").eval()
     if not isinstance(module, OnlineModule) and isinstance(module.core, DREAMStack):
-        module.core.missing = missing == "model"
-    if data.get("rolling"):
+        module.core.missing = module.missing == "model"
+    if rolling:
         raise ConfigError(
             f"`RUN` must forecast from windows; {home} has `data.rolling`, whose forecasts depend on all "
             "rows before. Train without, or as an online run."
@@ -118,12 +122,12 @@ def step_of(home: Path, checkpoint: Path) -> export.Step:
         "version": __version__,
         "units": schema.units,
         "frequency": None if schema.steps is None else schema.steps[1] / 1e9,
-        "missing": missing,
+        "missing": module.missing,
     }
     if not isinstance(module, ForecastingModule):
-        begins, head = "begins a new stream", "the checkpoint has it"
+        begins, weights = "begins a new stream", "as the checkpoint has them"
         if end is not None:
-            begins, head = f"goes on where the stream of {home} ended, {end.place}", "it was there"
-        rests = f", while the head stays as {head}" if isinstance(module, OnlineModule) else ""
-        ending.say(f"note: the file {begins}; fast weights and statistics go on learning{rests}.")
+            begins, weights = f"goes on where the stream of {home} ended, {end.place}", "as they were there"
+        rest = f"; head and slow weights stay {weights}" if isinstance(module, OnlineModule) else ""
+        ending.say(f"note: the file {begins}; fast weights and statistics go on learning{rest}.")
     return one

@@ -355,12 +355,14 @@ class TaskModule(L.LightningModule, Pretrained):
 
     def _settings(self) -> dict[str, Any]:
         schema = self.schema if self.data is None else self.data.schema
-        return {"arguments": redacted(dict(self.hparams)), "schema": (schema or Schema()).plain()}
+        plain = (schema or Schema()).plain()
+        return {"arguments": redacted(dict(self.hparams)), "schema": plain, "missing": self.missing}
 
     @classmethod
     def _from_settings(cls, settings: dict[str, Any]) -> Self:
         new = cls(**settings["arguments"])
         new.adopt(Schema.from_plain(settings["schema"]))
+        new.missing = settings["missing"]
         return new
 
     def _card(self) -> Card:

@@ -149,6 +149,8 @@ def running_mean(values: Tensor, share: Tensor, start: Tensor, rate: float) -> T
         start: (N, D) the means before, 0 before the first value.
         rate: The smallest share.
     """
+    if values.shape[1] == 1:  # in operators that an exported step may have
+        return torch.lerp(start.unsqueeze(1), values, share)
     first = share == 1
     reference = torch.where(first.any(1), (values * first).sum(1), start)
     mean, means = start - reference, []

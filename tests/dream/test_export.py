@@ -18,6 +18,7 @@ from tests.dream.support import F64, assert_same
 from tests.soak import export as soak
 
 ROWS = 200
+COLUMNS = ["a", "b", "c", "d"]
 PAGE = Path(__file__).parents[2] / "docs" / "deploy.md"
 ALONE = """
 import sys
@@ -30,16 +31,26 @@ assert not {{"dream", {hidden}}} & {{name for name, module in sys.modules.items(
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A step in both kinds of file."""
+    """A step in both kinds of file, and rows for the page."""
     folder = tmp_path_factory.mktemp("exported")
-    export.to_onnx(export.step(soak.lively()), folder / "step.onnx")
-    export.to_torch(export.step(soak.lively()), folder / "step.pt2")
+    (folder / "runs" / "served").mkdir(parents=True)
+    export.to_onnx(described(), folder / "runs" / "served" / "model.onnx")
+    export.to_torch(described(), folder / "step.pt2")
+    (folder / "longer.csv").write_text("\n".join([",".join(COLUMNS), *(["1,2,3,4"] * 30)]))
     return folder
 
 
+def described() -> export.Step:
+    """A step of a layer that names its columns, as that of a run does."""
+    step = export.step(soak.lively())
+    step.facts |= {"columns": COLUMNS}
+    return step
+
+
 def test_a_file_forecasts_and_learns_as_its_layer(folder: Path) -> None:
-    for about, call in (soak.about_onnx(folder / "step.onnx"), soak.about_torch(folder / "step.pt2")):
-        assert about == export.step(soak.lively()).about()
+    onnx = soak.about_onnx(folder / "runs" / "served" / "model.onnx")
+    for about, call in (onnx, soak.about_torch(folder / "step.pt2")):
+        assert about == described().about()
         for samples in soak.SAMPLES:
             found = soak.differences(soak.lively(), about, call, samples, ROWS)
             assert found["forecast"] < soak.CLOSE
@@ -49,11 +60,8 @@ def test_a_file_forecasts_and_learns_as_its_layer(folder: Path) -> None:
 
 def test_the_page_runs_files_where_nothing_else_is_installed(folder: Path) -> None:
     """Its two blocks that open a file: without torch, and where this package cannot be imported."""
-    section = PAGE.read_text(encoding="utf-8").partition("## An exported file")[2]
-    blocks = re.findall(r"^```python\n(.*?)^```", section, flags=re.DOTALL | re.MULTILINE)
-    onnx, program = (
-        next(body for body in blocks if file in body and "to_" not in body) for file in ("onnx", "pt2")
-    )
+    blocks = re.findall(r"^```python\n(.*?)^```", PAGE.read_text("utf-8"), flags=re.DOTALL | re.MULTILINE)
+    onnx, program = (next(body for body in blocks if call in body) for call in ("onnxruntime", "export.load"))
     assert len(onnx.splitlines()) <= 15
     for code, more, hidden in ((onnx, 'sys.modules["torch"] = None', '"torch"'), (program, "", "")):
         words = [sys.executable, "-c", ALONE.format(code=code, more=more, hidden=hidden)]

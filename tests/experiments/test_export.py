@@ -64,7 +64,7 @@ def test_an_online_run_goes_on_in_the_file(exported: Any, capsys: pytest.Capture
     tomorrow.trained("forecasts")
     step = exported("forecasts")  # from where its test ended
     said = " ".join(capsys.readouterr().err.split())
-    assert "ended, 2024-01-12 11:00:00; fast weights and statistics go on learning, while the head" in said
+    assert "ended, 2024-01-12 11:00:00; fast weights and statistics go on learning; head and slow" in said
     forecast = read(step, ALL.tail(NEW))["forecast"][-1]
     wanted = tomorrow.predicted("forecasts", ALL, "--learn")[step.facts["targets"]].to_numpy()
     assert step.facts["frequency"] == 3600

@@ -32,7 +32,7 @@ def main(arguments: list[str] | None = None) -> dict[str, float]:
                 both = zip(layer.parameters(), twin.parameters(), strict=True)
                 pairs += [(one.grad, other.grad) for one, other in both if other.grad is not None]
                 assert len(pairs) > 10
-            found = max(float((one - other).abs().max()) for one, other in pairs)
+            found = max(float((one - other).detach().abs().max()) for one, other in pairs)
             print(f"{name}, {'training' if training else 'inference'}: {found}")  # noqa: T201
             assert found < CLOSE, found
             figures[f"{name}, {'training' if training else 'inference'}"] = found
