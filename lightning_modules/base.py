@@ -155,7 +155,7 @@ class TaskModule(L.LightningModule, Pretrained):
 
         None where there was none, or several streams."""
         self.missing: Missing = "error"
-        """What the data that it was prepared for last, or those of a checkpoint, do with missing values."""
+        """Treatment of missing values by the data that it was last prepared for, or of a checkpoint."""
         self.settings = settings
         self.observed: list[Observation] = []
         self.may_have_ended = False

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from threading import Condition, Thread
 from typing import Any
@@ -25,16 +25,20 @@ class Batches:
     Args:
         service: What answers.
         most: Rows that may wait, at most.
+        on_defect: Called by the thread when a defect ends it; no rows are taken then.
     """
 
-    def __init__(self, service: Service, most: int) -> None:
+    def __init__(self, service: Service, most: int, on_defect: Callable[[], None] = lambda: None) -> None:
         self.service = service
         self.most = most
+        self.on_defect = on_defect
         self.rows = 0
         """Rows that wait."""
         self._changed = Condition()
         self._waiting: deque[tuple[Sequence[Asked], Future[Answers]]] = deque()
         self._stopped = False
+        self.defect: BaseException | None = None
+        """Error that has ended the thread."""
         self._thread = Thread(target=self._run, name="rows", daemon=True)
         self._thread.start()
 
@@ -66,16 +70,27 @@ class Batches:
             batch = [(rows, future) for rows, future in batch if future.set_running_or_notify_cancel()]
             try:
                 answers = self.service.answer([row for rows, _ in batch for row in rows])
-            except BaseException as error:  # a defect: whoever waits is told, and the thread goes on
+            except BaseException as error:
                 for _, future in batch:
                     future.set_exception(error)
-                continue
+                self._end(error)
+                return
             for rows, future in batch:
                 future.set_result(answers[: len(rows)])
                 answers = answers[len(rows) :]
 
+    def _end(self, defect: BaseException) -> None:
+        with self._changed:
+            self.defect, self._stopped = defect, True
+            waiting = [future for _, future in self._waiting]
+            self._waiting.clear()
+        for future in waiting:
+            if future.set_running_or_notify_cancel():
+                future.set_exception(defect)
+        self.on_defect()
+
     def _next(self) -> list[tuple[Sequence[Asked], Future[Answers]]]:
-        """What has arrived, as much as is answered together; nothing after the end."""
+        """Rows that have arrived, as many as are answered together; none after the end."""
         with self._changed:
             while not self._waiting and not self._stopped:
                 self._changed.wait()

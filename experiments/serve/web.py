@@ -199,6 +199,10 @@ def _json(content: Any, status: int = 200, headers: Any = None) -> Response:
 class Server(uvicorn.Server):
     """A server that SIGTERM and Ctrl-C end once: what was asked is answered first."""
 
+    def stop(self) -> None:
+        """End soon; any thread may call it."""
+        self.should_exit = True
+
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
         """Listen to signals while it runs; they are not raised again when it has ended."""
@@ -228,6 +232,7 @@ def serve(service: Service, host: str, port: int, limits: Limits, token: str | N
         timeout_graceful_shutdown=int(limits.seconds) or 1,
     )
     server = Server(config)
+    batches.on_defect = server.stop
     sock = config.bind_socket()
     sock.listen(config.backlog)  # before the address is told
     say(f"dream: serves http://{host}:{sock.getsockname()[1]}")
@@ -236,4 +241,6 @@ def serve(service: Service, host: str, port: int, limits: Limits, token: str | N
     finally:
         batches.stop()
         sock.close()
+    if batches.defect is not None:  # whoever watches over the process starts it again from the last flush
+        raise batches.defect
     return 0

@@ -82,7 +82,7 @@ class OnlineObject(Whole):
         self.columns: list[str] = []
         self.learner: StreamLearner | None = None
         self.origin: Origin | None = None
-        """What it has from a run; None where it began untrained."""
+        """Facts of the run that it goes on with; None where it began untrained."""
         self._scaler: Scaler | None = None
         self._target_scaler: Scaler | None = None
         self._told: frozenset[str] = frozenset()
@@ -152,11 +152,6 @@ class OnlineObject(Whole):
         """Arguments of ``__init__`` that only this class has, for an object that goes on with a run."""
         return {}
 
-    @property
-    def settled(self) -> bool:
-        """Whether the columns are known, by a row that was learnt or by a run."""
-        return self.learner is not None
-
     def _settle_columns(self, columns: list[str], origin: Origin | None) -> None:
         """Set the columns, and how a run's data had them."""
         self.columns, self.origin = columns, origin
@@ -188,6 +183,38 @@ class OnlineObject(Whole):
     def _load_tensors(self, tensors: Mapping[str, Tensor]) -> None:
         """Restore what `_tensors` returned."""
         require_like(tensors, {})
+
+    @property
+    def started(self) -> bool:
+        """Whether it knows its columns and can go on from row to row."""
+        return self.learner is not None
+
+    def _held(self, core: bool = True) -> dict[str, Tensor]:
+        """A copy of all that `_hold` needs, by name; without the core's weights unless `core`."""
+        return {} if self.learner is None else self.learner.tensors(core) | self._tensors()
+
+    def _hold(self, tensors: Mapping[str, Tensor], core: bool = True) -> None:
+        """Go on from what `_held` returned for an object of the same settings, with the same `core`."""
+        of_learner = {name: value for name, value in tensors.items() if StreamLearner.owns(name)}
+        self._start().load(of_learner, core)
+        self._load_tensors({name: value for name, value in tensors.items() if name not in of_learner})
+
+    def _shared(self) -> list[Any]:
+        """Parts that many streams of this object may share, since no row changes them."""
+        assert self.learner is not None
+        network = self.learner.network
+        return [network.core, network.head] if self.learner.rests else [network.core]
+
+    def _share(self, first: OnlineObject) -> None:
+        """Read single rows with what `first`, which has the same core, made ready for them."""
+        assert self.learner is not None
+        assert first.learner is not None
+        single = first.learner.reader.single(first.learner.plasticity)
+        self.learner.reader.share(None if single is None else single[0])
+
+    def _signals(self) -> tuple[float, float] | None:
+        """Running surprise and norm of the fast weights of the first layer; None without any."""
+        return None if self.learner is None else self.learner.reader.signals()
 
     def _note(self) -> Any:
         return None if self.learner is None else self.learner._note(), self._content()
@@ -346,22 +373,7 @@ class OnlineObject(Whole):
         if self.origin is not None:
             settings["origin"] = asdict(self.origin)
         header = self._kind() | {"settings": json.dumps(settings), "columns": json.dumps(self.columns)}
-        return header, self._carried()
-
-    def _carried(self, core: bool = True) -> dict[str, Tensor]:
-        """Tensors of everything that changes; without the weights that streams of one object share unless
-        `core`."""
-        return {} if self.learner is None else self.learner.tensors(core) | self._tensors()
-
-    def _go_on(self, tensors: Mapping[str, Tensor], core: bool = True) -> None:
-        """Go on from what `_carried` returned.
-
-        Raises:
-            CheckpointError: another object's, or values that none holds.
-        """
-        own = {name: value for name, value in tensors.items() if not StreamLearner.owns(name)}
-        self._start().load({name: value for name, value in tensors.items() if name not in own}, core)
-        self._load_tensors(own)
+        return header, self._held()
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Self:
@@ -399,7 +411,7 @@ class OnlineObject(Whole):
         new._settle_columns(texts("columns", json.loads(header["columns"])), Origin.from_plain(origin))
         new._set_extra(extra)
         if tensors:
-            new._go_on(tensors)
+            new._hold(tensors)
         return new
 
 

@@ -102,8 +102,8 @@ class DREAMForecaster(OnlineObject):
         self.past = np.zeros((0, len(self.columns)))
 
     @property
-    def settled(self) -> bool:
-        return self.windows is not None or super().settled
+    def started(self) -> bool:
+        return self.windows is not None or super().started
 
     def _as_in_run(self, rows: np.ndarray, origin: Origin) -> np.ndarray:
         if self.windows is None:
@@ -130,15 +130,16 @@ class DREAMForecaster(OnlineObject):
         else:
             self.past = np.concatenate([self.past, rows])[-self.windows.look_back :]
 
-    def _carried(self, core: bool = True) -> dict[str, Tensor]:
+    def _held(self, core: bool = True) -> dict[str, Tensor]:
         if self.windows is None:
-            return super()._carried(core)
+            return super()._held(core)
         weights = {f"module.{name}": value for name, value in self.windows.weights().items()} if core else {}
         return weights | {"past": torch.from_numpy(self.past.copy())}
 
-    def _go_on(self, tensors: Mapping[str, Tensor], core: bool = True) -> None:
+    def _hold(self, tensors: Mapping[str, Tensor], core: bool = True) -> None:
         if self.origin is None or self.origin.window is None:
-            return super()._go_on(tensors, core)
+            super()._hold(tensors, core)
+            return
         own = {"past": tensors["past"]}
         if core:
             self._open_windows(part({k: v for k, v in tensors.items() if k not in own}, "module."))
@@ -146,7 +147,13 @@ class DREAMForecaster(OnlineObject):
         rows = min(len(own["past"]), self.windows.look_back)
         require_like(own, {"past": torch.zeros(rows, len(self.columns), dtype=torch.float64)})
         self.past = own["past"].numpy()
-        return None
+
+    def _shared(self) -> list[Any]:
+        return super()._shared() if self.windows is None else [self.windows]
+
+    def _share(self, first: OnlineObject) -> None:
+        if self.windows is None:
+            super()._share(first)
 
     def _shape(self) -> Shape:
         targets = len(self.targets or [""])

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
-from pydantic import TypeAdapter
+from pydantic import FiniteFloat, PositiveFloat, TypeAdapter
 
 from dream.errors import CheckpointError, ConfigError, DREAMWarning, shown
 from dream.files import inside
@@ -57,10 +57,10 @@ class Origin:
 
     targets: tuple[str, ...]
     """Columns that are predicted; for a classifier, its classes."""
-    scales: dict[str, tuple[float, float]]
+    scales: dict[str, tuple[FiniteFloat, PositiveFloat]]
     """Mean and deviation by which the run's data standardise each column; none where they do not."""
     missing: Missing
-    """What the run's data do with missing values."""
+    """Treatment of missing values by the run's data."""
     plasticity: bool = True
     """Whether the fast weights learn on."""
     delay: int = 0

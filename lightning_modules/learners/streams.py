@@ -26,9 +26,7 @@ from lightning_modules.learners.forecaster import DREAMForecaster
 from lightning_modules.learners.supervised import DREAMClassifier, DREAMRegressor
 from lightning_modules.store import StateStore
 from lightning_modules.store.keys import Key, bits_of
-from lightning_modules.stream import StreamLearner
-from lightning_modules.stream.rows import RowReader
-from lightning_modules.stream.together import advance, foresee
+from lightning_modules.stream.together import advance
 
 Model = TypeVar("Model", bound=OnlineObject)
 _OWN = ("seq", "extra", "change")  # tensors of a record that are not the object's
@@ -79,7 +77,8 @@ class Streams(Generic[Model]):
     a whole: after a crash every stream has its state and its `seq` of that moment, in `folder`/states, a
     `StateStore`. The folder serves one model: a sum of its weights and settings is in `folder`/model.sealed.
 
-    One thread at a time. A `with` block closes it at its end.
+    One thread at a time. A `with` block closes it at its end, and flushes unless an error ends it. After a
+    call that Ctrl-C or a defect has ended nothing is learnt or flushed any more.
 
     Args:
         model: A row object that knows its columns, from a run or after at least one row. It is copied.
@@ -104,7 +103,7 @@ class Streams(Generic[Model]):
         self, model: Model, folder: str | os.PathLike[str] | None = None, most: int = 10_000
     ) -> None:
         require_int("most", most)
-        if not model.settled:
+        if not model.started:
             raise StateError(
                 f"`model` must know its columns; got a {type(model).__name__} that has seen no row. Let it "
                 "learn one, or take it from a run."
@@ -116,9 +115,10 @@ class Streams(Generic[Model]):
         self.waiting = 0
         """Rows that were learnt since the last flush."""
         self._written: dict[Key, int] = {}
-        """Of streams that left memory since the last flush the last row that is on disk."""
+        """Last row that is on disk of each stream that left memory since the last flush."""
+        self._is_whole = True
+        """Whether no call was interrupted."""
         self._shares = model.moves != "all"
-        self._reader: RowReader | None = None
         self.store: StateStore | None = None
         if folder is not None:
             self.store = _open(Path(folder), checksum(*model._sealed()))
@@ -126,19 +126,25 @@ class Streams(Generic[Model]):
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, *_: object) -> None:
-        self.close()
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        self.close(flush=kind is None)
 
-    def close(self) -> None:
-        """Flush, and let go of the folder."""
-        if self.store is not None:
-            self.flush()
+    def close(self, flush: bool = True) -> None:
+        """Let go of the folder; flush before, unless the rows since the last flush are to be forgotten."""
+        if self.store is None:
+            return
+        try:
+            if flush:
+                self.flush()
+        finally:
             self.store.close()
 
-    @property
-    def _learner(self) -> StreamLearner:
-        assert self.model.learner is not None
-        return self.model.learner
+    def _require_whole(self) -> None:
+        if not self._is_whole:
+            raise StateError(
+                "a call was interrupted, and left streams that may have learnt half a row. Open the folder "
+                "again: it holds the last flush."
+            )
 
     def stream(self, key: Key) -> Stream[Model]:
         """The stream of this key; a new one if it has none.
@@ -194,7 +200,13 @@ class Streams(Generic[Model]):
 
         Returns:
             The outcome for each stream, or the error for which its row was refused.
+
+        Raises:
+            StateError: an earlier call was interrupted.
+            CheckpointError: a stream that has to leave memory cannot be written.
         """
+        self._require_whole()
+        self._is_whole = False
         found: dict[Key, Outcome | DREAMError] = {}
         due: dict[Key, tuple[Stream[Model], int]] = {}
         for key in rows:
@@ -217,10 +229,11 @@ class Streams(Generic[Model]):
                 found[key] = error
                 continue
             stream.seq = seq
-            if (learner := stream.model.learner) is not None:
-                stream.change.add(*learner.reader.signals())
+            if (signals := stream.model._signals()) is not None:
+                stream.change.add(*signals)
             self.waiting += 1
             found[key] = outcome._replace(seq=seq, flushed=stream.flushed)
+        self._is_whole = True
         self._make_room()
         return found
 
@@ -243,18 +256,13 @@ class Streams(Generic[Model]):
             learners.append(stream.model.learner)
         if len(keys) < 2:
             return {}
-        table = np.stack(values)
-        if not self._learner.rests or not all(learner.rests for learner in learners):
-            foresee(learners, table)
-            return {}
-        if (predictions := advance(learners, table)) is None:
-            return {}
         outcomes = {}
-        for key, prediction in zip(keys, predictions, strict=True):
-            model = rows[key][0].model
+        take = isinstance(self.model, DREAMForecaster)
+        for place, prediction in advance(learners, np.stack(values), take).items():
+            model = rows[keys[place]][0].model
             assert isinstance(model, DREAMForecaster)
-            model.latest = model._in_units(prediction.copy())
-            outcomes[key] = Outcome(model.forecast())
+            model.latest = model._in_units(prediction)
+            outcomes[keys[place]] = Outcome(model.forecast())
         return outcomes
 
     def predict_streams(self, rows: Mapping[Key, Any]) -> dict[Key, Outcome | DREAMError]:
@@ -280,11 +288,12 @@ class Streams(Generic[Model]):
         """Write every stream that has learnt since the last flush, all of them or none.
 
         Raises:
-            StateError: there is no folder.
+            StateError: there is no folder, or a call was interrupted.
             CheckpointError: it cannot be written.
         """
         if self.store is None:
             raise StateError("there is no folder to write streams to. Name one.")
+        self._require_whole()
         for key, stream in self.held.items():
             if stream.waits:
                 self.store[key] = self._record(stream)
@@ -300,21 +309,11 @@ class Streams(Generic[Model]):
 
     def _copy(self) -> Stream[Model]:
         """A stream that has seen what the model has; of the core only the state is its own."""
-        if self.model.learner is None:  # forecasts from windows alone, by a module that is never copied
+        if not self._shares:
             return Stream(deepcopy(self.model))
-        network = self._learner.network
-        shared = [network.core, network.head] if self._learner.rests else [network.core]
-        model = deepcopy(self.model, {id(part): part for part in shared} if self._shares else {})
-        if self._shares:
-            assert model.learner is not None
-            model.learner.reader.share(self._ready())
+        model = deepcopy(self.model, {id(part): part for part in self.model._shared()})
+        model._share(self.model)
         return Stream(model)
-
-    def _ready(self) -> RowReader | None:
-        """The reader of a single row that all streams share."""
-        if self._reader is None:
-            self._reader = RowReader.of(self._learner.network, self._learner.plasticity)
-        return self._reader
 
     def _record(self, stream: Stream[Model]) -> dict[str, Tensor]:
         """Everything of a stream but what all share."""
@@ -324,15 +323,15 @@ class Streams(Generic[Model]):
             "seq": torch.tensor(stream.seq),
             "extra": torch.from_numpy(extra.copy()),
             "change": torch.tensor(stream.change.values(), dtype=torch.float64),
-            **model._carried(core=not self._shares),
+            **model._held(core=not self._shares),
         }
 
     def _resume(self, key: Key, stream: Stream[Model], record: Mapping[str, Tensor]) -> None:
         """Let a copy go on from what `_record` returned."""
         try:
-            own = {name: value for name, value in record.items() if name not in _OWN}
+            held = {name: value for name, value in record.items() if name not in _OWN}
             stream.model._set_extra(json.loads(record["extra"].numpy().tobytes()))
-            stream.model._go_on(own, core=not self._shares)
+            stream.model._hold(held, core=not self._shares)
             stream.change.load(record["change"].tolist())
             stream.seq = int(record["seq"])
             stream.flushed = self._written.get(key, stream.seq)

@@ -207,16 +207,17 @@ class DREAMRegressor(OnlineObject):
             )
         return super()._of_run(run)
 
+    @property
+    def _may_lack(self) -> bool:
+        """Whether numbers to predict may be missing, as in the run's data."""
+        return self.origin is not None and self.origin.missing == "model"
+
     def _targets(self, values: np.ndarray) -> np.ndarray:
         """Targets (T,) as the learner takes them, (T, 1), on the scale of the run's data.
 
         Raises:
-            DataError: one is missing, unless the run's data leave them so, or is out of all proportion to
-                those of the run's training.
+            DataError: one is out of all proportion to those of the run's training.
         """
-        may_lack = self.origin is not None and self.origin.missing == "model"
-        if np.isnan(values).any() and not may_lack:
-            known_number("y", math.nan)
         if self._target_scaler is None or self.origin is None:
             return values[:, None]
         return self._target_scaler.standardise(values[:, None], self.origin.targets, "the stream")
@@ -233,7 +234,7 @@ class DREAMRegressor(OnlineObject):
         Raises:
             DataError: the columns are others, or a value is not allowed.
         """
-        target = self._targets(np.array([number("y", y)]))
+        target = self._targets(np.array([number("y", y) if self._may_lack else known_number("y", y)]))
         row = self._row(x, fix=True)
         self._start().advance(row[None], target)
         return self
@@ -251,6 +252,8 @@ class DREAMRegressor(OnlineObject):
         """
         rows, targets = self._table(x), numbers("y", y)
         require_as_many("y", targets, rows)
+        if np.isnan(targets).any() and not self._may_lack:
+            known_number("y", math.nan)
         self._learn_table(rows, self._targets(targets))
         return self
 

@@ -63,7 +63,7 @@ class Windows:
         )
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Windows:
-        return self
+        return self  # nothing changes it
 
     def weights(self) -> dict[str, Tensor]:
         """Weights of the module, by name."""

@@ -102,27 +102,10 @@ class LeastSquares(Rule):
         return z, wanted.swapaxes(0, 1).astype(np.float64)
 
     def _add(self, weighted: np.ndarray, z: np.ndarray, y: np.ndarray, discount: float) -> None:
-        transposed = weighted.swapaxes(1, 2)
-        gram, moment = discount * self.gram, discount * self.moment
-        gram += transposed @ z
-        moment += transposed @ y
-        self.gram = gram
-        self.moment = moment
+        self.gram, self.moment = added(self.gram, self.moment, weighted, z, y, discount)
 
     def _solve(self, start: int, stop: int, head: HeadArrays) -> None:
-        lanes, width, _ = self.gram.shape
-        matrix = self.gram.copy()
-        diagonal = matrix.reshape(lanes, -1)[:, :: width + 1]  # a view
-        pull = 1 + self.ridge * diagonal.mean(1, keepdims=True)
-        diagonal += pull
-        try:
-            factor = torch.from_numpy(np.linalg.cholesky(matrix))
-            right = torch.from_numpy(self.moment + pull[..., None] * self.prior)
-            columns = torch.cholesky_solve(right, factor).numpy()
-            found = bool(np.isfinite(columns).all())
-        except np.linalg.LinAlgError:
-            found = False
-        if not found:
+        if (columns := solved(self.gram, self.moment, self.prior, self.ridge)) is None:
             raise DREAMError(
                 f"not finite: the features of rows {start} to {stop - 1} of the stream, to which the head "
                 f"cannot be fitted. {DIVERGED}"
@@ -140,6 +123,33 @@ class LeastSquares(Rule):
         self.prior, self.gram, self.moment = (
             tensors[name].cpu().numpy() for name in ("prior", "gram", "moment")
         )
+
+
+def added(
+    gram: np.ndarray, moment: np.ndarray, weighted: np.ndarray, z: np.ndarray, y: np.ndarray, discount: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """Discounted sums (..., F + 1, F + 1) and (..., F + 1, O) with z (..., M, F + 1) and y (..., M, O)."""
+    transposed = weighted.swapaxes(-1, -2)
+    gram, moment = discount * gram, discount * moment
+    gram += transposed @ z
+    moment += transposed @ y
+    return gram, moment
+
+
+def solved(gram: np.ndarray, moment: np.ndarray, prior: np.ndarray, ridge: float) -> np.ndarray | None:
+    """Weights (..., F + 1, O) of the sums, see `HeadFit.solve`; None where there is no finite solution."""
+    width = gram.shape[-1]
+    matrix = gram.copy()
+    diagonal = matrix.reshape(*gram.shape[:-2], -1)[..., :: width + 1]  # a view
+    pull = 1 + ridge * diagonal.mean(-1, keepdims=True)
+    diagonal += pull
+    try:
+        factor = torch.from_numpy(np.linalg.cholesky(matrix))
+    except np.linalg.LinAlgError:
+        return None
+    right = torch.from_numpy(moment + pull[..., None] * prior)
+    columns: np.ndarray = torch.cholesky_solve(right, factor).numpy()
+    return columns if np.isfinite(columns).all() else None
 
 
 class HeadSteps(Rule):

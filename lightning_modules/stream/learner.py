@@ -258,6 +258,13 @@ class StreamLearner(Whole):
         idle = not self.learning and self.memory.first == self.row
         return idle and self.forecasts and self.trust is None
 
+    @property
+    def follows(self) -> bool:
+        """Whether the head of a forecaster is solved again at every row, and nothing was missed so far."""
+        settled = self.learning and self.learnt == self.row - self.lag == self.memory.first
+        solves = isinstance(self.rule, LeastSquares) and self.every == 1
+        return settled and solves and self.forecasts and self.trust is None
+
     def _predict(self, read: Read, head: HeadArrays) -> tuple[np.ndarray, np.ndarray]:
         """The head's outputs for each row, in its own units, and the predictions, both (T, H, C)."""
         outputs = self.network.to_targets(head(read.values))

@@ -86,9 +86,7 @@ class Memory:
         if shape.task == "forecasting":
             after = start + 1 - self.first
             future = self.held["targets"][np.arange(after, after + stop - start)[:, None] + self.ahead]
-        with np.errstate(over="ignore"):
-            changes = (future - level[:, None]) / scale[:, None]
-        return np.minimum(np.maximum(changes, -CHANGE_LIMIT), CHANGE_LIMIT)
+        return relative(future, level, scale)
 
     def forget(self, before: int) -> None:
         """Drop the rows before that number.
@@ -99,6 +97,17 @@ class Memory:
         self.held = {name: value[gone:].copy() for name, value in self.held.items()}
         self.first += gone
 
+    def pass_on(self, new: Mapping[str, np.ndarray]) -> None:
+        """Drop the oldest row and keep a new one; what is not in `new`, such as outputs, is 0."""
+        held = {}
+        for name, value in self.held.items():
+            held[name] = after = np.zeros_like(value)
+            after[:-1] = value[1:]
+            if name in new:
+                after[-1] = new[name]
+        self.held = held
+        self.first += 1
+
     def tensors(self) -> dict[str, Tensor]:
         """Everything that is held, by name."""
         return {name: torch.from_numpy(value) for name, value in self.held.items()}
@@ -107,3 +116,10 @@ class Memory:
         """Restore what `tensors` returned."""
         self.held = {name: tensors[name].cpu().numpy() for name in self.held}
         self.first = first
+
+
+def relative(future: np.ndarray, level: np.ndarray, scale: np.ndarray) -> np.ndarray:
+    """Targets (M, H, C) relative to `level` and `scale` (M, C), clipped to what the head learns."""
+    with np.errstate(over="ignore"):
+        changes = (future - level[:, None]) / scale[:, None]
+    return np.minimum(np.maximum(changes, -CHANGE_LIMIT), CHANGE_LIMIT)

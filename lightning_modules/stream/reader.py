@@ -77,7 +77,7 @@ class StreamReader:
         return read
 
     def single(self, plasticity: bool) -> tuple[RowReader, RowState] | None:
-        """What reads a single row, and the state that it starts from; None where torch reads it."""
+        """The reader of a single row, and the state that it starts from; None where torch reads it."""
         if (reader := self._ready(plasticity)) is None:
             return None
         if not isinstance(self._state, RowState):
@@ -118,11 +118,11 @@ class StreamReader:
         self, rows: np.ndarray, feedback: np.ndarray, plasticity: bool
     ) -> tuple[Read, StreamState | RowState]:
         if len(rows) == 1 and (single := self.single(plasticity)) is not None:
-            reader, state = single
+            reader, before = single
             ahead = self._ahead
-            if ahead is not None and ahead.before is state and ahead.row == rows.tobytes():
+            if ahead is not None and ahead.before is before and ahead.row == rows.tobytes():
                 return ahead.read, ahead.after
-            return reader.read(rows[0], feedback[0], state)
+            return reader.read(rows[0], feedback[0], before)
         like = self.network.head.weight
         with torch.no_grad(), self.network.core.plasticity(plasticity):
             features, state = self.network.features(

@@ -121,9 +121,9 @@ class HeadArrays:
                 weight.copy_(torch.from_numpy(array))
 
     def __call__(self, values: np.ndarray) -> np.ndarray:
-        """(..., M, L, F) to (..., M, L, O), as `Head.forward`."""
-        lanes: np.ndarray = values.swapaxes(-3, -2) @ self.weight.swapaxes(1, 2)
-        return lanes.swapaxes(-3, -2) + self.bias
+        """(M, L, F) to (M, L, O), as `Head.forward`."""
+        lanes: np.ndarray = values.swapaxes(0, 1) @ self.weight.swapaxes(1, 2)
+        return lanes.swapaxes(0, 1) + self.bias
 
     def columns(self) -> np.ndarray:
         """Weights with the bias as their last row, (L, F + 1, O), float64."""

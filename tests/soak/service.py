@@ -72,7 +72,7 @@ def trial(folder: Path, given: argparse.Namespace) -> dict[str, Any]:
         for answer in calm.answer([asked("learn", row) for row in rows[start : start + 500]])
     }
     clients = [Client(rows, number, given.clients) for number in range(given.clients)]
-    flags = [f"--flush-every={given.flush_every}", f"--streams={max(given.sensors * 3 // 4, 1)}"]
+    flags = [f"--flush-every={given.flush_every}", f"--streams={given.sensors * 9 // 10}"]
     draw, begun = random.Random(given.seed), time.monotonic()
     at = sorted(draw.sample(range(given.rows // 20, given.rows * 19 // 20), given.kills))
     for client in clients:

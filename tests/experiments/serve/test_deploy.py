@@ -35,7 +35,7 @@ def unit(name: str) -> configparser.ConfigParser:
 def test_the_image_serves_for_a_user_without_rights() -> None:
     assert json.loads(instruction("ENTRYPOINT")) == ["dream", "serve"]
     arguments = _parser().parse_args(json.loads(instruction("CMD")))
-    assert (arguments.host, f"{arguments.http}") == ("0.0.0.0", instruction("EXPOSE"))  # noqa: S104
+    assert (arguments.host, f"{arguments.http}") == ("0.0.0.0", instruction("EXPOSE"))
     assert instruction("USER").isdigit()
     last = DOCKERFILE.split("FROM ")[-1]
     assert "g++" not in last

@@ -14,8 +14,9 @@ from typing import Any
 import pytest
 
 from experiments.cli import main
+from experiments.serve.batches import Batches, BusyError
 from experiments.serve.lines import serve_lines
-from experiments.serve.service import Service
+from experiments.serve.service import Service, asked
 from lightning_modules.learners import (
     DREAMAnomalyDetector,
     DREAMClassifier,
@@ -115,7 +116,7 @@ def test_a_detector_tells_score_threshold_flag_alarm_and_cause() -> None:
     model = DREAMAnomalyDetector(window=100)
     for k in range(200):
         model.learn_one({"a": k * 37 % 100 / 100, "b": k * 31 % 100 / 100})
-    service = Service(Streams(model), 0.4, 1000)
+    service = Service(Streams(model), None, 1000)  # the detector knows no threshold
     usual, odd = answers(
         service, lines({"key": 1, "x": {"a": 0.4, "b": 0.2}}, {"key": 1, "x": {"a": 0.5, "b": 9.0}})
     )
@@ -160,3 +161,33 @@ def test_http_without_its_packages(tmp_path: Path, capsys: Any, monkeypatch: pyt
     monkeypatch.setattr("experiments.serve.command.find_spec", lambda name: None)
     assert main(["serve", str(tmp_path / "model"), "--http=0"]) == 2
     assert "dream-memory[serve]" in capsys.readouterr().err
+
+
+def test_a_defect_ends_the_thread_of_the_rows_and_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    service, told = Service(Streams(trained()), 0.5, 1000), []
+    batches = Batches(service, 10, lambda: told.append(True))
+    monkeypatch.setattr(service, "answer", lambda rows: 1 / 0)
+    future = batches.submit([asked("learn", {"key": "a"})])
+    with pytest.raises(ZeroDivisionError):
+        future.result(10)
+    batches.stop()
+    assert told == [True]
+    assert isinstance(batches.defect, ZeroDivisionError)
+    with pytest.raises(BusyError, match="it stops"):
+        batches.submit([asked("learn", {"key": "a"})])
+
+
+def test_rows_that_nobody_waits_for_are_not_learnt() -> None:
+    service = Service(Streams(trained()), 0.5, 1000)
+    batches = Batches(service, 10)
+    with service.lock:  # as a batch that takes long
+        first = batches.submit([asked("learn", {"key": "a", "x": {"u": 1.0}})])
+        while batches.rows:
+            pass
+        late = batches.submit([asked("learn", {"key": "b", "x": {"u": 1.0}})] * 10)
+        with pytest.raises(BusyError, match="10 rows wait of at most 10"):
+            batches.submit([asked("learn", {"key": "c"})])
+        assert late.cancel()
+    assert first.result(10)[0]["seq"] == 1
+    batches.stop()
+    assert not service.knows("b")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Callable
 from copy import deepcopy
 from pathlib import Path
@@ -28,7 +29,7 @@ SMALL = DREAMConfig.preset("online_learning", hidden_dim=8, rank=2)
 MODELS: dict[str, Callable[[], OnlineObject]] = {
     "forecaster": lambda: DREAMForecaster(SMALL, horizon=3),
     "gradient forecaster": lambda: DREAMForecaster(SMALL, updates=Updates("adam"), horizon=2),
-    "all weights": lambda: DREAMForecaster(SMALL, updates=Updates("sgd", replay=4), moves="all"),
+    "all weights": lambda: DREAMForecaster(SMALL, updates=Updates("sgd", every=9, replay=4), moves="all"),
     "classifier": lambda: DREAMClassifier(SMALL),
     "regressor": lambda: DREAMRegressor(SMALL),
     "detector": lambda: DREAMAnomalyDetector(SMALL, window=50),
@@ -133,6 +134,26 @@ def test_what_is_on_disk_is_known_also_of_streams_that_left_memory(tmp_path: Pat
         assert (streams.stream("a").seq, streams.stream("a").flushed) == (2, 0)
         streams.flush()
         assert (streams.stream("a").flushed, streams.stream("b").flushed) == (2, 1)
+
+
+def test_after_an_interrupt_only_the_last_flush_counts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    row = {"u": 1.0, "v": 2.0}
+    streams = Streams(trained("forecaster"), tmp_path)
+    streams.learn_streams({"a": row})
+    streams.flush()
+    with monkeypatch.context() as patch:
+        patch.setattr(
+            "lightning_modules.learners.change.Change.add", lambda *_: signal.raise_signal(signal.SIGINT)
+        )
+        with pytest.raises(KeyboardInterrupt):
+            streams.learn_streams({"a": row, "b": row})
+    for call in (lambda: streams.learn_streams({"a": row}), streams.flush, streams.close):
+        with pytest.raises(StateError, match="was interrupted"):
+            call()
+    with Streams(trained("forecaster"), tmp_path) as again:
+        assert [again.stream(key).seq for key in "ab"] == [1, 0]
 
 
 def test_a_row_that_comes_twice_is_learnt_once() -> None:
