@@ -5,7 +5,13 @@ from lightning_modules.anomaly import AnomalyModule
 from lightning_modules.classification import ClassificationModule
 from lightning_modules.forecasting import ForecastingModule
 from lightning_modules.language import LanguageModule
-from lightning_modules.learners import DREAMAnomalyDetector, DREAMClassifier, DREAMForecaster, DREAMRegressor
+from lightning_modules.learners import (
+    DREAMAnomalyDetector,
+    DREAMClassifier,
+    DREAMForecaster,
+    DREAMRegressor,
+    Streams,
+)
 from lightning_modules.online import OnlineModule
 from lightning_modules.speech import SpeechModule
 from lightning_modules.store import StateStore
@@ -22,4 +28,5 @@ __all__ = [
     "OnlineModule",
     "SpeechModule",
     "StateStore",
+    "Streams",
 ]

@@ -7,6 +7,7 @@ import contextlib
 import hmac
 import json
 import signal
+import socket
 import time
 from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass
@@ -234,6 +235,8 @@ def serve(service: Service, host: str, port: int, limits: Limits, token: str | N
     server = Server(config)
     batches.on_defect = server.stop
     sock = config.bind_socket()
+    # connections inherit it; without, the body of an answer waits for the client to acknowledge its head
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     sock.listen(config.backlog)  # before the address is told
     say(f"dream: serves http://{host}:{sock.getsockname()[1]}")
     try:
