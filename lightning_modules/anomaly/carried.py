@@ -120,7 +120,7 @@ class Carried(NamedTuple):
         return tensors
 
     def resumed(self, tensors: Mapping[str, Tensor]) -> Carried:
-        """What `tensors` was called of, with this fresh one of its settings as the pattern.
+        """All that the object held whose `tensors` these are; this one is a fresh one of its settings.
 
         Raises:
             CheckpointError: it is of other settings, or holds what no stream does.
