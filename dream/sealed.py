@@ -99,8 +99,9 @@ def checksum(header: Mapping[str, str], tensors: Mapping[str, Tensor]) -> str:
     digest = hashlib.sha256(json.dumps(listed).encode())
     for _, value in parts:
         plain = value.detach().cpu().resolve_conj().resolve_neg().contiguous()
-        # NumPy knows no bfloat16 and no float8
-        digest.update(plain.reshape(-1).view(torch.uint8).numpy().data)
+        if plain.numel():  # an empty tensor may have a stride of 0, which no view as bytes allows
+            # NumPy knows no bfloat16 and no float8
+            digest.update(plain.reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()
 
 

@@ -26,6 +26,7 @@ Around experiments:
   compare   several models and seeds, one table          dream compare -c forecasting --models dream lstm
   sweep     search for the best settings                 dream sweep -c forecasting --space forecasting
   report    a run, comparison or sweep as one HTML page  dream report RUN_OR_FOLDER
+  export    the step of a run as ONNX or a torch program dream export RUN --format onnx
   config    shipped experiments, presets and spaces      dream config list
   data      public data sets                             dream data list
 
@@ -48,6 +49,7 @@ COMMANDS = {
     "compare": "experiments.compare",
     "sweep": "experiments.sweep.command",
     "report": "experiments.report",
+    "export": "experiments.export",
     "config": "experiments.config_command",
     "data": "experiments.data_command",
     "serve": "experiments.serve.command",

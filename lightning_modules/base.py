@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import inspect
 import math
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, fields
@@ -28,6 +28,7 @@ from torch import Tensor
 from dream import DREAMConfig, DREAMStack, DREAMState, DREAMTrace, checks, parameter_groups, sums
 from dream.errors import CheckpointError, ConfigError, StateError
 from dream.files import inside, write_atomic
+from dream.hub import Card, Pretrained
 from dream.state import where
 from lightning_modules import ranks
 from lightning_modules.checks import gone, require_finite
@@ -35,6 +36,7 @@ from lightning_modules.cores import BaselineCore, build_core, fit_to_width, titl
 from lightning_modules.data.base import TaskData
 from lightning_modules.data.place import StreamEnd
 from lightning_modules.data.schema import Schema
+from lightning_modules.data.series import Missing
 from lightning_modules.redaction import redacted, require_given
 from lightning_modules.settings import TaskSettings, as_instance
 from lightning_modules.tables import csv_text
@@ -93,7 +95,7 @@ class Observation(NamedTuple):
         return self.u_norm.gather(1, (self.lengths - 1).clamp_min(0).unsqueeze(1)).squeeze(1)
 
 
-class TaskModule(L.LightningModule, ABC):
+class TaskModule(L.LightningModule, Pretrained):
     """Base of all tasks: trains a core, DREAM or a rival of it, and carries its state over streams.
 
     The optimiser is AdamW, whose weight decay touches matrices only (`dream.parameter_groups`). The learning
@@ -152,6 +154,8 @@ class TaskModule(L.LightningModule, ABC):
         """Where the stream of the last test ended, or of the test of the run that wrote a checkpoint.
 
         None where there was none, or several streams."""
+        self.missing: Missing = "error"
+        """Treatment of missing values by the data that it was last prepared for, or of a checkpoint."""
         self.settings = settings
         self.observed: list[Observation] = []
         self.may_have_ended = False
@@ -332,20 +336,43 @@ class TaskModule(L.LightningModule, ABC):
         self._states = None
         self.held = {}
 
+    @property
+    def data_schema(self) -> Schema:
+        """Schema of the data that it was prepared for, or of a checkpoint; an empty one before either."""
+        return (self.schema if self.data is None else self.data.schema) or Schema()
+
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         carried = [ranks.whole(state, self._per_stream) for state in self._states or []]
         checkpoint["carried"] = [dict(state.items()) for state in carried]
         checkpoint["samples_per_stream"] = self._per_stream
-        schema = self.schema if self.data is None else self.data.schema
-        checkpoint["schema"] = (schema or Schema()).plain()
+        checkpoint["schema"] = self.data_schema.plain()
+        checkpoint["missing"] = self.missing
         checkpoint["stream"] = None if self.end is None else self.end.plain()
         for name in (self.CHECKPOINT_HYPER_PARAMS_KEY, TaskData.CHECKPOINT_HYPER_PARAMS_KEY):
             if settings := checkpoint.get(name):
                 kept = {"shape": settings["shape"]} if "shape" in settings else {}  # may be named by the data
                 checkpoint[name] = type(settings)(redacted(dict(settings)) | kept)
 
+    def _settings(self) -> dict[str, Any]:
+        schema = self.schema if self.data is None else self.data.schema
+        plain = (schema or Schema()).plain()
+        return {"arguments": redacted(dict(self.hparams)), "schema": plain, "missing": self.missing}
+
+    @classmethod
+    def _from_settings(cls, settings: dict[str, Any]) -> Self:
+        new = cls(**settings["arguments"])
+        new.adopt(Schema.from_plain(settings["schema"]))
+        new.missing = settings["missing"]
+        return new
+
+    def _card(self) -> Card:
+        schema = self.schema or Schema()
+        columns = [f"{role}: {', '.join(names)}" for role, names in schema.columns.items() if names]
+        return Card("Columns that it reads: " + "; ".join(columns) if columns else "", figures=self.results)
+
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self.adopt(Schema.from_plain(checkpoint.get("schema")))
+        self.missing = checkpoint.get("missing", "error") if self.data is None else self.data.missing
         stream = checkpoint.get("stream")
         self.end = None if stream is None else StreamEnd.from_plain(stream, "the checkpoint")
         if self._trainer is not None and self.trainer.state.fn == TrainerFn.FITTING and checkpoint["carried"]:
@@ -458,7 +485,7 @@ class TaskModule(L.LightningModule, ABC):
         assert isinstance(data, TaskData)
         data.follow(self.schema)
         self._require_shape(data)
-        self.data = data
+        self.data, self.missing = data, data.missing
 
     def _require_shape(self, data: TaskData) -> None:
         """Refuse data of another shape than the module was built for."""

@@ -27,22 +27,45 @@ from rich.console import Console
 from rich.table import Table
 from torch import nn
 
-from lightning_modules import DREAMAnomalyDetector, DREAMClassifier, DREAMForecaster, DREAMRegressor
+from dream import DREAMConfig
+from lightning_modules import (
+    AnomalyModule,
+    DREAMAnomalyDetector,
+    DREAMClassifier,
+    DREAMForecaster,
+    DREAMRegressor,
+)
+from lightning_modules.anomaly import AnomalyTable
 from lightning_modules.run.tracking import write_results
 from lightning_modules.waiting import waiting
 
 Row = dict[str, float]
 Step = Callable[[Row, bool], object]
 CELL = "nn.LSTMCell, no learning"
+OF_RUN = "DREAMAnomalyDetector of a run"
 WARM_UP = 100  # rows that are not counted
 BLOCK = 50  # rows that one model takes before the next does
 TABLE = 2000  # rows of a table
+
+
+def detector_of_module(columns: int) -> DREAMAnomalyDetector:
+    """A detector of a run of as many units; what its weights are costs nothing."""
+    frame = pd.DataFrame(np.zeros((200, columns)), columns=[f"x{k}" for k in range(columns)])
+    data = AnomalyTable.of(frame, training=100)
+    module = AnomalyModule.for_data(
+        data, config=DREAMConfig.preset("anomaly_detection", hidden_dim=64, rank=8)
+    )
+    module.prepare(data)
+    (stream,) = data.streams
+    module.thresholds, module.training_rows = {stream.name: 0.4}, {stream.name: stream.training}
+    return DREAMAnomalyDetector.from_run(module, "fresh")
 
 
 def steps(columns: int) -> dict[str, Step]:
     """Function for each model that predicts a row, then learns it."""
     classifier, regressor, forecaster = DREAMClassifier(), DREAMRegressor(), DREAMForecaster()
     detector, cell = DREAMAnomalyDetector(), nn.LSTMCell(columns, 64)
+    trained = detector_of_module(columns)
     state = torch.zeros(1, 64), torch.zeros(1, 64)
 
     def forgets(x: Row, y: bool) -> None:
@@ -56,6 +79,7 @@ def steps(columns: int) -> dict[str, Step]:
         "DREAMRegressor": lambda x, y: (regressor.predict_one(x), regressor.learn_one(x, float(y))),
         "DREAMForecaster": lambda x, y: (forecaster.learn_one(x), forecaster.forecast()),
         "DREAMAnomalyDetector": lambda x, y: (detector.score_one(x), detector.learn_one(x)),
+        OF_RUN: lambda x, y: (trained.score_one(x), trained.learn_one(x)),
     }
     try:
         from river import forest, linear_model, preprocessing
@@ -77,6 +101,7 @@ def tables(values: np.ndarray, labels: list[bool]) -> dict[str, float]:
         "DREAMRegressor": (DREAMRegressor(), [float(label) for label in labels]),
         "DREAMForecaster": (DREAMForecaster(), None),
         "DREAMAnomalyDetector": (DREAMAnomalyDetector(), None),
+        OF_RUN: (detector_of_module(values.shape[1]), None),
     }
     found = {}
     for name, (model, known) in models.items():

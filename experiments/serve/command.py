@@ -12,7 +12,7 @@ from pathlib import Path
 from dream.errors import CheckpointError, ConfigError, DREAMWarning
 from dream.sealed import read_sealed
 from experiments.serve.lines import serve_lines
-from experiments.serve.service import Service
+from experiments.serve.service import UNKNOWN, Service
 from lightning_modules.checks import require, require_int
 from lightning_modules.learners import (
     DREAMAnomalyDetector,
@@ -37,7 +37,7 @@ def main(argv: list[str]) -> int:
     model = load(arguments.source)
     folder = arguments.states or Path(f"{arguments.source}.states")
     with Streams(model, folder, arguments.streams) as streams:
-        service = Service(streams, arguments.threshold, arguments.flush_every)
+        service = Service(streams, getattr(arguments, "threshold", None), arguments.flush_every)
         if arguments.http is None:
             return serve_lines(service, sys.stdin.buffer, sys.stdout.buffer, arguments.body)
         from experiments.serve.web import Limits, serve
@@ -82,7 +82,12 @@ def _parser() -> argparse.ArgumentParser:
         help="learnt rows between two flushes to disk",
     )
     add("--streams", type=int, default=10_000, metavar="N", help="streams in memory; the others are on disk")
-    add("--threshold", type=float, default=0.4, help="score above which a detector's row is flagged")
+    add(
+        "--threshold",
+        type=float,
+        default=argparse.SUPPRESS,
+        help=f"score above which a detector's row is flagged (default: its own; {UNKNOWN} if it has none)",
+    )
     add("--body", type=int, default=1 << 20, metavar="BYTES", help="longest body, or line")
     add("--queue", type=int, default=10_000, metavar="ROWS", help="rows that may wait; 429 beyond")
     add("--timeout", type=float, default=10.0, metavar="SECONDS", help="for a body to arrive or be answered")
@@ -98,7 +103,8 @@ def _require(arguments: argparse.Namespace) -> None:
     for name in ("flush_every", "streams", "body", "queue"):
         require_int(f"--{name.replace('_', '-')}", getattr(arguments, name))
     require("--timeout", arguments.timeout, 0 < arguments.timeout < 1e6, "a number of seconds above 0")
-    require("--threshold", arguments.threshold, 0 <= arguments.threshold <= 1, "from 0 to 1")
+    threshold = getattr(arguments, "threshold", 0)
+    require("--threshold", threshold, 0 <= threshold <= 1, "from 0 to 1")
     if arguments.http is None:
         return
     require("--http", arguments.http, 0 <= arguments.http <= 65535, "a port from 0 to 65535")

@@ -23,6 +23,8 @@ LAST = 2**63 - 1
 """Largest number of a row."""
 LONGEST_KEY = 1000
 """Characters of a key."""
+UNKNOWN = 0.4
+"""Threshold of a detector that has none of its own."""
 MOVED = 20
 """Streams that a drift report names."""
 
@@ -67,13 +69,16 @@ class Service:
 
     Args:
         streams: The streams, with a folder.
-        threshold: Score above which a row is flagged.
+        threshold: Score above which a row is flagged; None for the detector's own, and `UNKNOWN` where it
+            has none.
         flush_every: Rows that are learnt between two flushes, at most; those of one call count together.
     """
 
-    def __init__(self, streams: Streams[OnlineObject], threshold: float, flush_every: int) -> None:
+    def __init__(self, streams: Streams[OnlineObject], threshold: float | None, flush_every: int) -> None:
         self.streams = streams
-        self.threshold = threshold
+        model = streams.model
+        own = model.threshold if isinstance(model, DREAMAnomalyDetector) else None
+        self.threshold: float = next(one for one in (threshold, own, UNKNOWN) if one is not None)
         self.flush_every = flush_every
         self.lock = Lock()
         self.rows: Counter[tuple[str, str]] = Counter()

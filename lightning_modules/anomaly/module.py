@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from itertools import pairwise
-from typing import Any, ClassVar, Literal, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple, Self
 
 import lightning as L
 import numpy as np
@@ -21,6 +21,7 @@ from dream import DREAMConfig, DREAMStack, DREAMState, DREAMTrace
 from dream.errors import CheckpointError
 from lightning_modules import ranks
 from lightning_modules.anomaly import plots
+from lightning_modules.anomaly.carried import Carried, CoreInputs, Relative, fresh_score
 from lightning_modules.anomaly.data import AnomalyBatch, AnomalyData, AnomalyShape
 from lightning_modules.anomaly.scores import (
     GATE_MEASURES,
@@ -28,10 +29,7 @@ from lightning_modules.anomaly.scores import (
     MEASURES,
     WARM_UP,
     AnomalyScore,
-    RunningScale,
     WindowedGaussian,
-    carried_tensors,
-    load_carried,
 )
 from lightning_modules.anomaly.verdicts import (
     FLAGGED,
@@ -43,11 +41,8 @@ from lightning_modules.anomaly.verdicts import (
 )
 from lightning_modules.base import Observation, TaskModule
 from lightning_modules.checks import require
-from lightning_modules.data.columns import lagged
 from lightning_modules.data.place import StreamEnd
 from lightning_modules.settings import TaskSettings, as_instance
-from lightning_modules.stream.checks import require_like
-from lightning_modules.stream.state import part
 
 LOSS_LIMIT = 25.0  # squared running deviations; limits what an outlier in the training part can teach
 FIGURES = 3
@@ -150,9 +145,7 @@ class AnomalyModule(TaskModule):
         self.core = self.make_core(2 * self.shape.channels + self.shape.lags - 1)
         self.detectors = [*self.variants, REPEAT]
         """Rows of the table of results that are scored the same way, the module's own first."""
-        self._scale: RunningScale | None = None
-        self._recent = torch.zeros(0)
-        """(N, lags - 1, 1) levels of the rows before the chunk, as the core read them."""
+        self._inputs: CoreInputs | None = None
         self._level = np.zeros((0, self.shape.channels))
         self._score: AnomalyScore | None = None
         self._gaussian: WindowedGaussian | None = None
@@ -163,6 +156,8 @@ class AnomalyModule(TaskModule):
         self.thresholds: dict[str, float] = {}
         """Threshold of each stream that the module was trained on, by its name, from its training part in the
         last validation: for rows that come without a training part of their own."""
+        self.training_rows: dict[str, int] = {}
+        """Rows of the training part of each of these streams."""
         self._before: StreamEnd | None = None
         """Where the next prediction goes on."""
         self._known: list[np.ndarray] = []
@@ -170,47 +165,53 @@ class AnomalyModule(TaskModule):
 
     def forget_states(self) -> None:
         super().forget_states()
-        self._scale = None
+        self._inputs = None
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Save the running scales with the carried states."""
         super().on_save_checkpoint(checkpoint)
         held = {}
-        if self._scale is not None:
-            held = {name: torch.from_numpy(part) for name, part in self._scale.arrays().items()}
-            held["recent"] = self._recent
+        if self._inputs is not None:
+            held = {name: torch.from_numpy(part) for name, part in self._inputs.scale.arrays().items()}
+            held["recent"] = self._inputs.recent
         checkpoint["scale"] = {name: ranks.whole(part) for name, part in held.items()}
         checkpoint["thresholds"] = dict(self.thresholds)
+        checkpoint["training_rows"] = dict(self.training_rows)
+
+    def _settings(self) -> dict[str, Any]:
+        return super()._settings() | {"thresholds": dict(self.thresholds)}
+
+    @classmethod
+    def _from_settings(cls, settings: dict[str, Any]) -> Self:
+        new = super()._from_settings(settings)
+        new.thresholds = dict(settings["thresholds"])
+        return new
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         super().on_load_checkpoint(checkpoint)
         self.thresholds = dict(checkpoint.get("thresholds", {}))  # earlier formats have none
+        self.training_rows = dict(checkpoint.get("training_rows", {}))
         if own := {name: ranks.mine(part).numpy() for name, part in checkpoint["scale"].items()}:
-            self._recent = torch.from_numpy(own.pop("recent"))
-            self._scale = RunningScale(len(own["rows"]), self.shape.channels, self.settings.memory)
-            self._scale.load(own)
+            self._inputs = self._fresh_inputs(len(own["rows"]))
+            self._inputs.recent = torch.from_numpy(own.pop("recent"))
+            self._inputs.scale.load(own)
 
     def prepare(self, data: L.LightningDataModule) -> None:
         super().prepare(data)
         if isinstance(self.core, DREAMStack):
             self.core.missing = self.data.missing == "model"
 
-    def relative(self, batch: AnomalyBatch) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Levels and differences (N, T, 2 C), last known levels (N, T, C), where streams learn (N, T).
+    def _fresh_inputs(self, streams: int) -> CoreInputs:
+        return CoreInputs(streams, self.shape, self.settings.memory, isinstance(self.core, DREAMStack))
 
-        The scales are carried.
-        """
-        values = batch.values.cpu().numpy()
-        streams, rows, columns = values.shape
-        if batch.start == 0 or self._scale is None:
-            self._scale = RunningScale(streams, columns, self.settings.memory)
-            self._recent = torch.zeros(streams, self.shape.lags - 1, 1, dtype=torch.float64)
+    def relative(self, batch: AnomalyBatch) -> tuple[Relative, np.ndarray]:
+        """The rows of a chunk as the core reads them, and where streams learn (N, T); scales are carried."""
+        streams, rows, _ = batch.values.shape
+        if batch.start == 0 or self._inputs is None:
+            self._inputs = self._fresh_inputs(streams)
         known = batch.training.cpu().numpy()[:, None] > batch.start + np.arange(rows)
         learning = known | self.settings.adapt
-        scale = self._scale
-        pairs = [(scale.step(values[:, row], learning[:, row]), scale.level) for row in range(rows)]
-        x, levels = (np.stack(part, 1) for part in zip(*pairs, strict=True))
-        return x, levels, learning
+        return self._inputs.read(batch.values.cpu().numpy(), learning), learning
 
     def scan(
         self, x: Tensor, lengths: Tensor, learning: np.ndarray, states: list[DREAMState]
@@ -250,28 +251,19 @@ class AnomalyModule(TaskModule):
         scan = ChunkOutput(*(torch.cat(piece)[back] for piece in zip(*pieces, strict=True)))
         return scan, [DREAMState.cat(layer)[back] for layer in zip(*ends, strict=True)]
 
-    def _limited(self, x: np.ndarray) -> Tensor:
-        return torch.from_numpy(np.clip(x, -LEVEL_LIMIT, LEVEL_LIMIT)).to(self.device, self.dtype)  # type: ignore[arg-type]
-
-    def _inputs(self, x: np.ndarray, levels: np.ndarray) -> Tensor:
-        """The core's input (N, T, I), from what `relative` returns; the levels before a row are carried."""
-        if not isinstance(self.core, DREAMStack):
-            x = np.concatenate([levels, np.nan_to_num(x[..., levels.shape[-1] :])], -1)
-        if self.shape.lags > 1:
-            past, self._recent = lagged(torch.from_numpy(x[..., :1]), self._recent)
-            x = np.concatenate([x, past.numpy()], -1)
-        return self._limited(x)
+    def _tensor(self, x: np.ndarray) -> Tensor:
+        return torch.from_numpy(x).to(self.device, self.dtype)  # type: ignore[arg-type]
 
     def _read(self, batch: AnomalyBatch) -> tuple[np.ndarray, DREAMTrace]:
         """Levels and differences (N, T, 2 C), and the trace of the first layer; carry the states."""
-        relative, levels, _ = self.relative(batch)
-        x = self._inputs(relative, levels)
+        relative, _ = self.relative(batch)
+        x = self._tensor(relative.inputs)
         reset = torch.full((len(batch.values),), batch.start == 0, device=self.device)
         lengths = batch.lengths.clamp(min=1)
         _, traces, states = self.core.trace(x, self.carried(reset, len(x)), lengths)
         self.carry(states, reset)
         self.observe(traces, states, lengths)
-        return relative, traces[0]
+        return relative.x, traces[0]
 
     def _prediction_loss(
         self, batch: AnomalyBatch, relative: np.ndarray, trace: DREAMTrace
@@ -280,7 +272,8 @@ class AnomalyModule(TaskModule):
 
         A row without any value does not count, and the error of another is the mean over what it has.
         """
-        x, prediction = self._limited(relative), trace.prediction[..., : relative.shape[-1]]
+        x = self._tensor(np.clip(relative, -LEVEL_LIMIT, LEVEL_LIMIT))
+        prediction = trace.prediction[..., : relative.shape[-1]]
         seen = ~x.isnan()
         errors = torch.where(seen, x.nan_to_num() - prediction, 0.0).square().clamp(max=LOSS_LIMIT)
         errors, counted = errors.sum(-1) / seen.sum(-1).clamp_min(1), batch.counted & seen.any(-1)
@@ -304,16 +297,12 @@ class AnomalyModule(TaskModule):
     def _score_known(self, batch: AnomalyBatch, relative: np.ndarray, trace: DREAMTrace) -> None:
         """Score a chunk of the training parts, as a test does."""
         if batch.start == 0:
-            self._score = self._fresh_score(batch.training.cpu().numpy())
+            self._score = fresh_score(self.settings, self.shape.channels, batch.training.cpu().numpy())
         assert self._score is not None
         expected = trace.prediction[..., : relative.shape[-1]].cpu().numpy()
         gate = torch.stack([trace.deviation, trace.surprise], -1).cpu().numpy()
-        learning = np.ones(len(relative), dtype=bool)
-        scores = [
-            self._score.step(relative[:, row], expected[:, row], gate[:, row], learning)[0]
-            for row in range(relative.shape[1])
-        ]
-        self._known.append(np.stack(scores, 1))
+        learning = np.ones(relative.shape[:2], dtype=bool)
+        self._known.append(self._score.read(relative, expected, gate, learning)[0])
 
     def on_validation_epoch_start(self) -> None:
         super().on_validation_epoch_start()
@@ -332,6 +321,7 @@ class AnomalyModule(TaskModule):
         ]
         found = ranks.whole(torch.tensor(own, dtype=torch.float64)).tolist()
         self.thresholds = dict(zip([stream.name for stream in streams], found, strict=True))
+        self.training_rows = {stream.name: stream.training for stream in streams}
 
     def _require_finite(self, batch: AnomalyBatch, outputs: dict[str, Tensor | np.ndarray]) -> None:
         """Refuse outputs (N, T, ...) that are not finite, naming the stream and the row of the first."""
@@ -354,17 +344,17 @@ class AnomalyModule(TaskModule):
         Raises:
             DREAMError: a prediction or a score is not finite.
         """
-        x, levels, learning = self.relative(batch)
+        (x, levels, inputs), learning = self.relative(batch)
         streams, rows, channels = len(x), x.shape[1], self.shape.channels
         if batch.start == 0 or self._score is None:
             self.held = {name: self.core.init_state(streams) for name in self.variants if name in detectors}
             training = np.tile(batch.training.cpu().numpy(), len(detectors))
-            self._score = self._fresh_score(training)
+            self._score = fresh_score(self.settings, channels, training)
             self._level = np.zeros((streams, channels))
-        scans, inputs = [], self._inputs(x, levels)
+        scans = []
         for name, states in self.held.items():
             learns = learning if self.variants[name] else np.zeros_like(learning)
-            scan, self.held[name] = self.scan(inputs, batch.lengths, learns, states)
+            scan, self.held[name] = self.scan(self._tensor(inputs), batch.lengths, learns, states)
             scans.append(scan)
         predictions = [one.prediction[..., : 2 * channels].cpu().numpy() for one in scans]
         gates = [torch.stack([one.deviation, one.surprise[..., 0]], -1).cpu().numpy() for one in scans]
@@ -375,11 +365,7 @@ class AnomalyModule(TaskModule):
         self._level = levels[:, -1]
         seen, learns = np.tile(x, (len(detectors), 1, 1)), np.tile(learning, (len(detectors), 1))
         expected, gate = np.concatenate(predictions), np.concatenate(gates)
-        judged = [
-            self._score.step(seen[:, row], expected[:, row], gate[:, row], learns[:, row])
-            for row in range(rows)
-        ]
-        scores = np.stack([np.stack(part, 1) for part in zip(*judged, strict=True)])
+        scores = np.stack(self._score.read(seen, expected, gate, learns))
         scores = scores.reshape(2, -1, streams, rows)
         shown = torch.stack([scans[0].surprise, scans[0].u_norm])  # (2, N, T, K)
         self.observed = [
@@ -390,12 +376,6 @@ class AnomalyModule(TaskModule):
             batch, {"the prediction": scans[0].prediction, "the score": scores.transpose(2, 3, 0, 1)}
         )
         return scores, shown[..., 0].cpu().numpy()
-
-    def _fresh_score(self, training: np.ndarray) -> AnomalyScore:
-        """Scoring of streams (N,) with so many rows in their training parts, which knows no row yet."""
-        settings = self.settings
-        gap = np.round(settings.gap * training).astype(int)
-        return AnomalyScore(len(training), self.shape.channels, settings.tail_memory, gap, settings.measures)
 
     def setup(self, stage: str) -> None:
         super().setup(stage)
@@ -478,14 +458,12 @@ class AnomalyModule(TaskModule):
         """End of the only stream, whose rows from `data.begin` on had this verdict."""
         (stream,) = self.data.streams
         place = self.data.place.after(stream.time, self.data.begin, len(verdict.score), stream.training)
-        assert self._scale is not None
+        assert self._inputs is not None
         assert self._score is not None
-        tensors = carried_tensors(self._scale, self._score) | {"state.recent": self._recent}
+        tensors = Carried(self._inputs, self._score, self.held[self.title]).tensors()
         for name, value in tensors.items():  # a test scores all detectors, the module's own first
-            if value.dim() and not name.startswith("scale."):
+            if value.dim() and name.startswith(("score.", "tail.")):
                 tensors[name] = value[:1]
-        for number, state in enumerate(self.held[self.title]):
-            tensors |= {f"core.{number}.{name}": value.cpu() for name, value in state.items()}
         return StreamEnd(place, tensors, {"threshold": verdict.threshold})
 
     def predictions_again(self) -> list[np.ndarray]:
@@ -503,22 +481,10 @@ class AnomalyModule(TaskModule):
         Raises:
             CheckpointError: it is of other settings, or holds what no stream does.
         """
-        channels = self.shape.channels
-        scale = RunningScale(1, channels, self.settings.memory)
-        score = self._fresh_score(np.array([end.place.training]))
-        scoring = {n: v for n, v in end.tensors.items() if n.partition(".")[0] in ("scale", "score", "tail")}
-        load_carried(scale, score, scoring)
-        fresh = self.core.init_state(1)
-        like = {f"core.{k}.{name}": value for k, state in enumerate(fresh) for name, value in state.items()}
-        like["state.recent"] = torch.zeros(1, self.shape.lags - 1, 1, dtype=torch.float64)
-        others = {name: value for name, value in end.tensors.items() if name not in scoring}
-        require_like(others, like)
-        layers = [part(others, f"core.{k}.") for k in range(len(fresh))]
-        states = [DREAMState(**tensors).to(self.device) for tensors in layers]
-        for state in states:
-            state.require_sound()
-        self._scale, self._score, self._recent = scale, score, others["state.recent"]
-        self._level, self.held = np.zeros((1, channels)), {self.title: states}
+        fresh = Carried.fresh(self.core, self.settings, self.shape, end.place.training)
+        self._inputs, self._score, states = fresh.resumed(end.tensors)
+        self._level = np.zeros((1, self.shape.channels))
+        self.held = {self.title: [state.to(self.device) for state in states]}
 
     def predict_step(self, batch: AnomalyBatch, batch_idx: int) -> np.ndarray:
         """Score and alarm (2, N, T) of a chunk."""

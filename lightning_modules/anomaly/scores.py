@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -33,6 +33,32 @@ def duplicate(owner: Owner) -> Owner:
     new = object.__new__(type(owner))
     vars(new).update(vars(owner))
     return new
+
+
+def _before(flags: np.ndarray) -> np.ndarray | int:
+    """Number of True values before each row of `flags` (T, ...)."""
+    return 0 if len(flags) == 1 else flags.cumsum(0) - flags
+
+
+def _line(start: np.ndarray, values: np.ndarray, known: np.ndarray | None) -> np.ndarray:
+    """`start`, then `values` (T, ...), with the last known one where one is not: (T + 1, ...)."""
+    line = np.concatenate([start[None], values])
+    if known is not None:
+        places = np.arange(1, len(line)).reshape(-1, *[1] * start.ndim)
+        newest = np.maximum.accumulate(np.where(known, places, 0))
+        line[1:] = np.take_along_axis(line, newest, 0)
+    return line
+
+
+class Scaled(NamedTuple):
+    """Rows of N streams, relative to the past of each column."""
+
+    x: np.ndarray
+    """(N, T, 2 C) levels, then differences; NaN where one is missing."""
+    levels: np.ndarray
+    """(N, T, C) levels of the last known values."""
+    expected: np.ndarray | None
+    """(N, T, 2 C) the forecasts that were given, if any."""
 
 
 class RunningScale:
@@ -74,32 +100,59 @@ class RunningScale:
             setattr(self, name, arrays[name])
 
     def step(self, values: np.ndarray, learning: np.ndarray) -> np.ndarray:
-        """Levels, then differences (N, 2 C) of `values` (N, C); only streams in `learning` (N,) learn."""
-        columns = values.shape[1]
-        x, z = self._relative(values)
-        seen = np.isfinite(x)  # what is infinite is not learned either
-        rate = learning[:, None] * seen * np.maximum(1 / self.memory, 1 / (self.rows + 1))
-        away = np.where(seen, x - self.mean, 0.0)
-        self.mean = self.mean + rate * away
-        self.var = (1 - rate) * (self.var + rate * away * away)
-        self.rows = self.rows + seen  # a copy of this object may share the array
-        self.last = np.where(np.isinf(values), self.last, values)
-        self.level = np.where(np.isnan(values), self.level, z[:, :columns])
-        return z
+        """`read` of a single row: levels, then differences (N, 2 C) of `values` (N, C)."""
+        return self.read(values[:, None], learning[:, None]).x[:, 0]
 
-    def relative(self, values: np.ndarray) -> np.ndarray:
-        """Levels, then differences (N, 2 C) of `values` (N, C) if they came next; nothing is learned."""
-        return self._relative(values)[1]
+    def read(self, values: np.ndarray, learning: np.ndarray, expected: np.ndarray | None = None) -> Scaled:
+        """Read the next rows, and learn from them.
 
-    def _relative(self, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Levels, then differences (N, 2 C), in the data's unit and in deviations."""
-        columns = values.shape[1]
-        differences = values - np.where(self.rows[:, :columns] > 0, self.last, values)
-        x = np.concatenate([values, differences], 1)
-        known = self.var > 0
-        z = np.where(known, (x - self.mean) / np.sqrt(np.where(known, self.var, 1.0)), 0.0)
-        z = np.minimum(np.maximum(z, -self.limit), self.limit)
-        return x, np.where(np.isnan(x), np.nan, z)
+        Args:
+            values: (N, T, C), NaN where one is missing.
+            learning: (N, T) where the scales learn.
+            expected: (N, T, C) a forecast of each row, in the data's unit; nothing is learnt from it.
+        """
+        values, columns = values.swapaxes(0, 1), values.shape[2]  # (T, N, C): a row is in one piece
+        given = values[:, None] if expected is None else np.stack([values, expected.swapaxes(0, 1)], 1)
+        finite = np.isfinite(values)
+        gaps = not finite.all()
+        before = _line(self.last, values, ~np.isinf(values) if gaps else None)
+        begun = (self.rows[None, :, :columns] + _before(finite))[:, None] > 0
+        x = np.concatenate([given, given - np.where(begun, before[:-1, None], given)], 3)  # (T, ., N, 2 C)
+        seen = np.isfinite(x[:, 0])  # what is infinite is not learned either
+        rows = self.rows[None] + _before(seen)
+        rate = np.maximum(1 / self.memory, 1 / (rows + 1))  # (T, N, 2 C)
+        rate *= learning.T[..., None]
+        whole = seen.all()  # the difference from what was missing is missing, too
+        if not whole:
+            rate *= seen
+        mean, var = self._follow(x[:, 0], None if whole else seen, rate)
+        unit = np.sqrt(var)
+        unit[unit == 0] = np.inf
+        z = (x - mean[:, None]) / unit[:, None]
+        np.maximum(z, -self.limit, out=z)
+        np.minimum(z, self.limit, out=z)
+        levels = _line(self.level, z[:, 0, :, :columns], ~np.isnan(values) if gaps else None)[1:]
+        self.rows = rows[-1] + seen[-1]
+        self.last, self.level = before[-1].copy(), levels[-1].copy()
+        x, forecast = (z[:, place].swapaxes(0, 1) for place in (0, -1))
+        return Scaled(x, levels.swapaxes(0, 1), None if expected is None else forecast)
+
+    def _follow(
+        self, x: np.ndarray, seen: np.ndarray | None, rate: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Mean and variance before each row, (T, N, 2 C); None in the place of `seen` where all is."""
+        mean, var, kept = np.empty(x.shape), np.empty(x.shape), 1 - rate
+        for row, here in enumerate(x):
+            mean[row], var[row] = self.mean, self.var
+            away = here - self.mean
+            if seen is not None:
+                away = np.where(seen[row], away, 0.0)
+            moved = rate[row] * away
+            self.mean = self.mean + moved
+            moved *= away
+            moved += self.var
+            self.var = kept[row] * moved
+        return mean, var
 
     def copy(self) -> RunningScale:
         """Another object with the same past."""
@@ -138,45 +191,108 @@ class TailProbability:
         self.squares = np.zeros(shape)
 
     def step(self, a: np.ndarray, learning: np.ndarray) -> np.ndarray:
-        """Improbabilities (N, K) of the measures `a` (N, K) >= 0; only streams in `learning` (N,) learn.
+        """`read` of a single row: improbabilities (N, K) of the measures `a` (N, K)."""
+        return self.read(a[None], learning[None])[0]
+
+    def read(self, a: np.ndarray, learning: np.ndarray) -> np.ndarray:
+        """Improbabilities (T, N, K) of the measures of the next rows, and learn from them.
 
         One that was not measured is NaN: its improbability is 0, and nothing is learnt from it.
+
+        Args:
+            a: (T, N, K) >= 0.
+            learning: (T, N) where the tails learn.
         """
         measured = ~np.isnan(a)
-        a = np.where(measured, a, 0.0)
-        excess = a - self.quantile
-        surprising = self._log_tail(a, excess)
-        self._learn(a, excess, (learning[:, None] & measured).astype(np.float64))
-        return np.where(measured, surprising, 0.0)
+        gaps = not measured.all()
+        if gaps:
+            a = np.where(measured, a, 0.0)
+        learns = learning[..., None] & measured
+        rows = self.rows[None] + _before(learns)
+        mean, quantile = self._follow(a, rows, learns)
+        excess = a - quantile[:-1]
+        exceeds = learns & (excess > 0) & (rows >= WARM_UP // 2)
+        sums = self._excesses(excess, exceeds, mean[1:])
+        surprising = self._log_tail(a, excess, rows, mean[:-1], quantile[:-1], *sums)
+        self.rows = rows[-1] + learns[-1]
+        self.mean, self.quantile = mean[-1].copy(), quantile[-1].copy()
+        return np.where(measured, surprising, 0.0) if gaps else surprising
 
-    def _log_tail(self, a: np.ndarray, excess: np.ndarray) -> np.ndarray:
-        weight = self.count + TAIL_PRIOR
-        mean = (self.sum + TAIL_PRIOR * self.mean) / weight
-        var = np.maximum((self.squares + 2 * TAIL_PRIOR * self.mean**2) / weight - mean**2, 1e-12)
-        shape = np.maximum(0.5 * (1 - mean**2 / var), 0.0)
-        beyond = np.maximum(excess, 0.0) / np.maximum(mean * (1 - shape), 1e-9)
+    def _follow(self, a: np.ndarray, rows: np.ndarray, learns: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Mean and quantile before each row and after the last, (T + 1, N, K)."""
+        rate = np.maximum(1 / self.memory, 1 / (rows + 1))
+        rate *= learns
+        mean, quantile = (np.empty((len(a) + 1, *a.shape[1:])) for _ in range(2))
+        mean[0], quantile[0] = self.mean, self.quantile
+        for row, here in enumerate(a):
+            moved = here - mean[row]
+            moved *= rate[row]
+            np.add(mean[row], moved, out=mean[row + 1])
+        size = rate * mean[1:]
+        size /= TAIL_SHARE
+        up, down = size * (1 - TAIL_SHARE), size * (0 - TAIL_SHARE)
+        begins = rows[0].min() < 10
+        for row, here in enumerate(a):
+            before = quantile[row]
+            after = np.add(before, np.where(here > before, up[row], down[row]), out=quantile[row + 1])
+            np.maximum(after, 0.0, out=after)
+            if begins:
+                np.copyto(after, np.maximum(before, here), where=(rows[row] < 10) & learns[row])
+        return mean, quantile
+
+    def _excesses(
+        self, excess: np.ndarray, exceeds: np.ndarray, mean: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Number, sum and sum of squares of the excesses before each row, (T, N, K).
+
+        They change where `exceeds` is True, a twentieth of the time: one number after another.
+        """
+        most = TAIL_SHARE * self.memory
+        now = [part.copy() for part in (self.count, self.sum, self.squares)]
+        found = [np.empty(excess.shape) for _ in now]
+        counts, totals, squares = (part.reshape(-1) for part in now)
+        begin = 0
+        for row in range(len(excess)):
+            places = np.flatnonzero(exceeds[row]).tolist()
+            if not places:
+                continue
+            for part, line in zip(now, found, strict=True):
+                line[begin : row + 1] = part
+            begin = row + 1
+            over, usual = excess[row].reshape(-1), mean[row].reshape(-1)
+            for k in places:
+                count, total = counts.item(k), totals.item(k)
+                new = min(over.item(k), TAIL_CLIP * max(total / max(count, 1.0), usual.item(k)))
+                kept = 1 - 1 / most if count >= most else 1.0
+                counts[k] = kept * count + 1
+                totals[k] = kept * total + new
+                squares[k] = kept * squares.item(k) + new * new
+        for part, line in zip(now, found, strict=True):
+            line[begin:] = part
+        self.count, self.sum, self.squares = now
+        return found[0], found[1], found[2]
+
+    @staticmethod
+    def _log_tail(
+        a: np.ndarray,
+        excess: np.ndarray,
+        rows: np.ndarray,
+        mean: np.ndarray,
+        quantile: np.ndarray,
+        count: np.ndarray,
+        total: np.ndarray,
+        squares: np.ndarray,
+    ) -> np.ndarray:
+        weight = count + TAIL_PRIOR
+        usual = (total + TAIL_PRIOR * mean) / weight
+        var = np.maximum((squares + 2 * TAIL_PRIOR * mean**2) / weight - usual**2, 1e-12)
+        shape = np.maximum(0.5 * (1 - usual**2 / var), 0.0)
+        beyond = np.maximum(excess, 0.0) / np.maximum(usual * (1 - shape), 1e-9)
         heavy = shape > 1e-3
         nepers = np.where(heavy, np.log1p(shape * beyond) / np.where(heavy, shape, 1.0), beyond)
-        below = SHARE_DECADES * np.minimum(a / np.maximum(self.quantile, 1e-9), 1.0)
+        below = SHARE_DECADES * np.minimum(a / np.maximum(quantile, 1e-9), 1.0)
         tail = np.where(excess > 0, nepers / NEPERS + SHARE_DECADES, below)
-        return np.where(self.rows >= WARM_UP, tail, 0.0)
-
-    def _learn(self, a: np.ndarray, excess: np.ndarray, learning: np.ndarray) -> None:
-        rate = learning * np.maximum(1 / self.memory, 1 / (self.rows + 1))
-        self.mean = self.mean + rate * (a - self.mean)
-        over = a > self.quantile
-        moved = self.quantile + rate * self.mean / TAIL_SHARE * (over - TAIL_SHARE)
-        moved = np.where(self.rows < 10, np.maximum(self.quantile, a), np.maximum(moved, 0.0))
-        self.quantile = np.where(learning > 0, moved, self.quantile)
-        seen = learning * (excess > 0) * (self.rows >= WARM_UP // 2)
-        usual = np.maximum(self.sum / np.maximum(self.count, 1.0), self.mean)
-        excess = seen * np.minimum(excess, TAIL_CLIP * usual)
-        most = TAIL_SHARE * self.memory
-        kept = 1 - seen * (self.count >= most) / most
-        self.count = kept * self.count + seen
-        self.sum = kept * self.sum + excess
-        self.squares = kept * self.squares + excess**2
-        self.rows = self.rows + learning
+        return np.where(rows >= WARM_UP, tail, 0.0)
 
 
 class AnomalyScore:
@@ -230,30 +346,57 @@ class AnomalyScore:
     def step(
         self, x: np.ndarray, prediction: np.ndarray, gate: np.ndarray, learning: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Score and alarm (N,) of one row of each stream.
+        """`read` of a single row: score and alarm (N,), of arguments (N, ...)."""
+        score, alarm = self.read(*(part[:, None] for part in (x, prediction, gate, learning)))
+        return score[:, 0], alarm[:, 0]
+
+    def read(
+        self, x: np.ndarray, prediction: np.ndarray, gate: np.ndarray, learning: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Scores and alarms (N, T) of the next rows.
 
         Args:
-            x: (N, 2 C) levels and differences; NaN where one is missing.
-            prediction: (N, 2 C) prediction of `x`.
-            gate: (N, 2) deviation and surprise.
-            learning: (N,) streams whose tails learn from the row.
+            x: (N, T, 2 C) levels and differences; NaN where one is missing.
+            prediction: (N, T, 2 C) prediction of `x`.
+            gate: (N, T, 2) deviation and surprise.
+            learning: (N, T) where the tails learn.
         """
-        levels, observed = x[:, : self.columns], ~np.isnan(x)
-        apart = np.where(observed, x - prediction, 0.0)
+        x, prediction, gate = (part.swapaxes(0, 1) for part in (x, prediction, gate))
+        levels, observed = x[..., : self.columns], ~np.isnan(x)
+        gaps = not observed.all()
+        apart = x - prediction
+        if gaps:
+            apart = np.where(observed, apart, 0.0)
         squares = apart * apart
-        count = observed[:, : self.columns].astype(np.float64) + observed[:, self.columns :]
-        error = np.sqrt((squares[:, : self.columns] + squares[:, self.columns :]) / np.maximum(count, 1))
-        known = observed[:, : self.columns]
-        self.burst = np.where(known, self.burst + (error - self.burst) / BURST_ROWS, self.burst)
-        self.drift = np.where(known, self.drift + (levels - self.drift) / DRIFT_ROWS, self.drift)
-        seen = {"error": error, "burst": self.burst, "level": np.abs(levels), "drift": np.abs(self.drift)}
-        seen = {name: np.where(known, values, np.nan) for name, values in seen.items()}
-        gate = np.where(known.any(1, keepdims=True), gate, np.nan)
-        seen |= {name: gate[:, [place]] for place, name in enumerate(GATE_MEASURES)}
-        improbable = self.tail.step(np.concatenate([seen[name] for name in self.measures], 1), learning)
-        self.cause = tuple(improbable.argmax(1).tolist())
-        decades = improbable.max(1)
-        return np.minimum(decades / DECADES, 1.0), self._alarm(decades)
+        squares = squares[..., : self.columns] + squares[..., self.columns :]
+        known, both = observed[..., : self.columns], observed[..., self.columns :]
+        error = np.sqrt(squares / (np.maximum(known.astype(np.float64) + both, 1) if gaps else 2))
+        burst, drift = self._average(error, levels, known if gaps else None)
+        seen = {"error": error, "burst": burst, "level": np.abs(levels), "drift": np.abs(drift)}
+        if gaps:
+            seen = {name: np.where(known, values, np.nan) for name, values in seen.items()}
+            gate = np.where(known.any(2, keepdims=True), gate, np.nan)
+        seen |= {name: gate[..., [place]] for place, name in enumerate(GATE_MEASURES)}
+        improbable = self.tail.read(np.concatenate([seen[name] for name in self.measures], 2), learning.T)
+        self.cause = tuple(improbable[-1].argmax(1).tolist())
+        decades = improbable.max(2)
+        return np.minimum(decades / DECADES, 1.0).T, self._alarm(decades).T
+
+    def _average(
+        self, error: np.ndarray, levels: np.ndarray, known: np.ndarray | None
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Burst and drift after each row, (T, N, C); None in the place of `known` where all is."""
+        both, means = np.stack([error, levels], 1), np.empty((len(error) + 1, 2, *error.shape[1:]))
+        means[0, 0], means[0, 1] = self.burst, self.drift
+        lengths = np.array([BURST_ROWS, DRIFT_ROWS], np.float64)[:, None, None]
+        for row in range(len(error)):
+            away = both[row] - means[row]
+            away /= lengths
+            np.add(means[row], away, out=means[row + 1])
+            if known is not None:
+                np.copyto(means[row + 1], means[row], where=~known[row])
+        self.burst, self.drift = means[-1].copy()
+        return means[1:, 0], means[1:, 1]
 
     def cause_of(self, stream: int) -> tuple[str, int | None]:
         """The measure that the score of a stream's last row came from, and its column unless it has none."""
@@ -272,10 +415,15 @@ class AnomalyScore:
         return new
 
     def _alarm(self, decades: np.ndarray) -> np.ndarray:
-        self.rows += 1
-        climax = decades > self.recent.max(1)
-        rarity = decades - 0.5 * math.log10(max(self.rows, WARM_UP))
-        self.recent[np.arange(len(decades)), self.rows % self.gap] = decades
+        """Alarms (T, N) of rows with so many decades."""
+        places, climax = np.arange(decades.shape[1]), np.empty(decades.shape, bool)
+        first = self.rows + 1
+        self.rows += len(decades)
+        for row, here in enumerate(decades):
+            np.greater(here, self.recent.max(1), out=climax[row])
+            self.recent[places, (first + row) % self.gap] = here
+        past = [math.log10(max(row, WARM_UP)) for row in range(first, self.rows + 1)]
+        rarity = decades - 0.5 * np.array(past)[:, None]
         return np.where(climax, np.minimum(np.maximum(rarity / DECADES, 0.0), 1.0), 0.0)
 
 

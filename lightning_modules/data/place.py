@@ -56,7 +56,8 @@ class Place:
         """Place after `count` more rows, from number `first` of a file with the time stamps `time`."""
         if count == 0:
             return self
-        last = None if time is None else int(_nanoseconds(time)[first + count - 1])
+        end = first + count
+        last = None if time is None else int(_nanoseconds(time[end - 1 : end])[0])
         return Place(self.rows + count, last, training)
 
 

@@ -321,13 +321,16 @@ class ForecastingData(TaskData, ABC):
         So a forecast depends on the last `look_back` rows alone, whatever file they come in.
         """
         first = len(self.series) - self.look_back
-        pieces = list(self.whole.blocks(slice(first, None)))
-        values = np.concatenate([piece.values for piece in pieces])
+        values = self.values_of(slice(first, None))
         time = None if self.whole.time is None else np.array(self.whole.time[first:])
         newest = Series(values, self.whole.columns, time, self.whole.source)
         made = prepare(newest, self._recipe(self.look_back, None, self.schema, first))
         self.schema.warn_of_scale(made.values.numpy(), self.series.columns, self.series.source)
         return made
+
+    def values_of(self, rows: slice) -> np.ndarray:
+        """Rows (T, D) of the whole series as they were read."""
+        return np.concatenate([piece.values for piece in self.whole.blocks(rows)])
 
     @property
     def scaler(self) -> Scaler:

@@ -25,6 +25,7 @@ from lightning_modules import ranks
 from lightning_modules.base import TaskModule
 from lightning_modules.checks import require
 from lightning_modules.cores import upper_errors
+from lightning_modules.data.place import Place, StreamEnd
 from lightning_modules.forecasting.backtest import Backtest
 from lightning_modules.forecasting.data import ForecastingData, ForecastingShape, WindowBatch
 from lightning_modules.forecasting.heads import KnownEffect, PatchHead
@@ -32,6 +33,9 @@ from lightning_modules.forecasting.metrics import ForecastMetrics, crps
 from lightning_modules.forecasting.patches import by_channel, read
 from lightning_modules.settings import PredictiveSettings, as_instance
 from lightning_modules.tables import csv_text, forecast_table
+
+ROWS = "rows"
+"""Tensor of a stream's end: the last look-back, (L, columns of the source), in measurement units."""
 
 
 class Forecast(NamedTuple):
@@ -204,7 +208,7 @@ class ForecastingModule(TaskModule):
             timespans = timespans.repeat_interleave(copies, 0)
         seen = self.encoder(patches)
         output, traces, states = self.core.trace(
-            seen, state=self.carried(reset, len(seen)), timespans=timespans
+            seen, state=self.carried(reset, seen.shape[0]), timespans=timespans
         )
         self.carry(states, reset)
         self.observe(traces, states, streams=reset is not None)
@@ -221,7 +225,7 @@ class ForecastingModule(TaskModule):
             known = torch.cat([known[..., : shape.centred] - level, known[..., shape.centred :]], -1)
             values = values + self.known_effect(features, known)
         if self.settings.channel_independent:
-            values = values.unflatten(0, (len(past), shape.channels)).movedim(1, 3)  # (N, K, H, C, Q)
+            values = values.unflatten(0, (-1, shape.channels)).movedim(1, 3)  # (N, K, H, C, Q)
         else:
             values = values.unflatten(-1, (shape.channels, -1))
         level, scale = (part[:, :, None, : shape.channels, None] for part in (reading.level, reading.scale))
@@ -236,7 +240,7 @@ class ForecastingModule(TaskModule):
 
     @property
     def _median(self) -> int:
-        return self.levels.tolist().index(0.5)
+        return self.settings.levels.index(0.5)
 
     def on(self, batch: WindowBatch) -> Forecast:
         """Forecast from a batch."""
@@ -358,6 +362,10 @@ class ForecastingModule(TaskModule):
     def on_test_epoch_end(self) -> None:
         self.forget_states()
         assert self._backtest is not None
+        data, end = self.data, self.data.parts.test.stop
+        place = Place().after(data.series.time, 0, end, data.parts.train.stop)
+        past = torch.from_numpy(data.values_of(slice(end - data.look_back, end)))
+        self.end = StreamEnd(place, {ROWS: past.clone()})
         self.log_results(self._backtest.results())
 
     def write_test_files(self, folder: Path) -> None:

@@ -6,6 +6,7 @@ Each is a thin face of a `lightning_modules.stream.StreamLearner`, which `base` 
 - `supervised`: the target of a row from its columns, `DREAMClassifier` and `DREAMRegressor`.
 - `detector`: how unusual a row is, `DREAMAnomalyDetector`; scores of `lightning_modules.anomaly.scores`.
 
+`from_run` takes them from trained runs; `windows` is the forecaster of a run that was trained on windows.
 `streams` keeps many streams of one such object, `Streams`; `change` tells which of them moved.
 """
 

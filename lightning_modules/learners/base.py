@@ -23,7 +23,11 @@ from dream.sealed import read_sealed, write_sealed
 from lightning_modules.calls import Whole, alone
 from lightning_modules.checks import require, require_int
 from lightning_modules.data.columns import require_lags
+from lightning_modules.data.series import Scaler, carry_forward
+from lightning_modules.learners.from_run import UNTRAINED, Origin, Run, Source, State, read_run
 from lightning_modules.learners.values import Row, Table, by_name, number, numbers
+from lightning_modules.online import OnlineModule
+from lightning_modules.online.module import NEWEST
 from lightning_modules.stream import Moves, Reading, Shape, StreamLearner, StreamNetwork, Updates
 from lightning_modules.stream.checks import require_like
 
@@ -77,8 +81,84 @@ class OnlineObject(Whole):
         self.lags = require_int("lags", lags)
         self.columns: list[str] = []
         self.learner: StreamLearner | None = None
+        self.origin: Origin | None = None
+        """Facts of the run that it goes on with; None where it began untrained."""
+        self._scaler: Scaler | None = None
+        self._target_scaler: Scaler | None = None
         self._told: frozenset[str] = frozenset()
         """Warnings that were given."""
+
+    @classmethod
+    def from_run(cls, source: Source, state: State = "end") -> Self:
+        """Go on with what a run has trained.
+
+        Rows are read as the run's data were: columns by name, on their scales, with the same treatment of
+        missing values. What learns on is what the first of the run's modes names. `source` stays as it is.
+
+        Args:
+            source: A run's folder, whose best checkpoint is taken, a checkpoint file, or a module that was
+                fitted or tested.
+            state: `end` goes on after the last row of the run's own test, with all that its stream carried:
+                the next row gets the numbers that the test would have given it. `fresh` begins a new stream
+                with the trained weights.
+
+        Raises:
+            CheckpointError: there is no such run, it is damaged, or of an earlier format; or with `end` it
+                was not tested.
+            ConfigError: another class goes on with such runs, or the core is not DREAM.
+        """
+        return cls._of_run(read_run(source, state, cls.kind))
+
+    @classmethod
+    def _of_run(cls, run: Run) -> Self:
+        """The object that goes on with a run of the online task.
+
+        Raises:
+            ConfigError, CheckpointError: see `from_run`.
+        """
+        module = run.module
+        assert isinstance(module, OnlineModule)
+        mode, settings = module.modes[0], module.settings
+        updates, moves = module.updates_of(mode)
+        new = cls(
+            module.config, settings.reading, updates, moves, lags=module.shape.lags, **cls._arguments(run)
+        )
+        new.learner = module.make_learner(mode, torch.device("cpu"))
+        if run.end is not None:
+            held = {name: value for name, value in run.end.tensors.items() if name != NEWEST}
+            new.learner.load(held)
+        else:
+            new.learner.learning = moves == "all" or "head" in mode
+        roles = run.schema.columns
+        targets = roles.get("targets", ())
+        inputs = roles.get("inputs") or (*targets, *roles.get("covariates", ()))
+        new._settle_columns(
+            list(inputs),
+            Origin(
+                tuple(run.schema.vocabulary or targets),
+                run.schema.scales,
+                module.missing,
+                new.learner.plasticity,
+                module.shape.label_delay,
+                settings.hidden_dims,
+                settings.dropout,
+                settings.backend,
+            ),
+        )
+        return new
+
+    @classmethod
+    def _arguments(cls, run: Run) -> dict[str, Any]:
+        """Arguments of ``__init__`` that only this class has, for an object that goes on with a run."""
+        return {}
+
+    def _settle_columns(self, columns: list[str], origin: Origin | None) -> None:
+        """Set the columns, and how a run's data had them."""
+        self.columns, self.origin = columns, origin
+        if origin is not None and origin.scales:
+            self._scaler = origin.scaler(columns)
+            if self.kind != "classifier":
+                self._target_scaler = origin.scaler(origin.targets)
 
     @classmethod
     def _kind(cls) -> dict[str, str]:
@@ -104,6 +184,38 @@ class OnlineObject(Whole):
         """Restore what `_tensors` returned."""
         require_like(tensors, {})
 
+    @property
+    def started(self) -> bool:
+        """Whether it knows its columns and can go on from row to row."""
+        return self.learner is not None
+
+    def _held(self, core: bool = True) -> dict[str, Tensor]:
+        """A copy of all that `_hold` needs, by name; without the core's weights unless `core`."""
+        return {} if self.learner is None else self.learner.tensors(core) | self._tensors()
+
+    def _hold(self, tensors: Mapping[str, Tensor], core: bool = True) -> None:
+        """Go on from what `_held` returned for an object of the same settings, with the same `core`."""
+        of_learner = {name: value for name, value in tensors.items() if StreamLearner.owns(name)}
+        self._start().load(of_learner, core)
+        self._load_tensors({name: value for name, value in tensors.items() if name not in of_learner})
+
+    def _shared(self) -> list[Any]:
+        """Parts that many streams of this object may share, since no row changes them."""
+        assert self.learner is not None
+        network = self.learner.network
+        return [network.core, network.head] if self.learner.rests else [network.core]
+
+    def _share(self, first: OnlineObject) -> None:
+        """Read single rows with what `first`, which has the same core, made ready for them."""
+        assert self.learner is not None
+        assert first.learner is not None
+        single = first.learner.reader.single(first.learner.plasticity)
+        self.learner.reader.share(None if single is None else single[0])
+
+    def _signals(self) -> tuple[float, float] | None:
+        """Running surprise and norm of the fast weights of the first layer; None without any."""
+        return None if self.learner is None else self.learner.reader.signals()
+
     def _note(self) -> Any:
         return None if self.learner is None else self.learner._note(), self._content()
 
@@ -117,18 +229,54 @@ class OnlineObject(Whole):
         """The learner; built if this is the first row."""
         if self.learner is None:
             require_lags(self.lags, self.columns)
+            own = self.origin or UNTRAINED
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(self.seed)
-                network = StreamNetwork(self._shape(), self.reading, self.config)
-            self.learner = StreamLearner(network, self.updates, self.moves)
+                network = StreamNetwork(
+                    self._shape(),
+                    self.reading,
+                    self.config,
+                    "dream",
+                    own.hidden_dims,
+                    own.dropout,
+                    own.backend,
+                )
+            self.learner = StreamLearner(network, self.updates, self.moves, own.plasticity, own.delay)
         return self.learner
 
     def _row(self, x: Row, fix: bool = False) -> np.ndarray:
         """The values of `x` in the order of the columns, (D,); with `fix` the first row fixes the columns.
 
         Raises:
-            DataError: the first row is empty, or a value is not a number.
+            DataError: the first row is empty, a value is not a number, or out of all proportion to those of
+                the run's training.
         """
+        values = self._values(x, fix)
+        return values if self.origin is None else self._as_in_run(values[None], self.origin)[0]
+
+    def _as_in_run(self, rows: np.ndarray, origin: Origin) -> np.ndarray:
+        """Rows (T, D) that come next, as the run's data would have them: standardised, filled.
+
+        Raises:
+            DataError: a value is out of all proportion to those of the run's training.
+        """
+        learner = self._start()
+        if origin.missing == "error" and np.isnan(rows).any():
+            self._warn(
+                "a value is missing, which the run's data refused (`data.missing=error`); it is read as not "
+                "observed."
+            )
+        if self._scaler is not None:
+            rows = self._scaler.standardise(rows, self.columns, "the stream", first=learner.row)
+        if origin.missing == "ffill" and np.isnan(rows).any():
+            past = learner.state.normalizer
+            unknown = 0.0 if origin.scales else np.nan  # the mean of the training rows, where there were any
+            before = torch.where(past.count > 0, past.last, unknown)[0].cpu().numpy()
+            rows = carry_forward(rows, before)
+        return rows
+
+    def _values(self, x: Row, fix: bool) -> np.ndarray:
+        """See `_row`, as they were given."""
         named = by_name("x", x)
         if not named and not self.columns:
             raise DataError(
@@ -151,8 +299,9 @@ class OnlineObject(Whole):
         if not isinstance(x, pd.DataFrame):
             if isinstance(x, str | Mapping | pd.Series) or not isinstance(x, Iterable):
                 raise DataError(f"`x` must be a DataFrame or a list of rows; got {shown(x)}.")
-            given_rows = [self._row(row, fix=True) for row in x]
-            return np.stack(given_rows) if given_rows else np.zeros((0, len(self.columns)))
+            given_rows = [self._values(row, fix=True) for row in x]
+            table = np.stack(given_rows) if given_rows else np.zeros((0, len(self.columns)))
+            return table if self.origin is None else self._as_in_run(table, self.origin)
         given = {str(column): x.iloc[:, place] for place, column in enumerate(x.columns)}
         if len(given) < x.shape[1]:
             raise DataError(f"`x` must hold each column once; got {shown(list(x.columns))}.")
@@ -162,17 +311,23 @@ class OnlineObject(Whole):
         for place, column in enumerate(self.columns):
             if column in given:
                 rows[:, place] = numbers("x", given[column], column)
-        return rows
+        return rows if self.origin is None else self._as_in_run(rows, self.origin)
 
     def _tell_new(self, named: Iterable[str], columns: list[str]) -> None:
-        """Warn of a column that the first row did not have."""
+        """Warn of a column that the first row, or the run, did not have."""
         for name in named:
-            if name not in columns:
+            if name not in columns and self.origin is not None:
+                self._warn(f"`{name}` is left out: the run did not read it. {nearest(name, columns)}")
+            elif name not in columns:
                 self._warn(
                     f"`{name}` is left out: the first row did not have it, which fixes the columns. "
                     f"{nearest(name, columns)} Name every column in the first row, with None where its value "
                     "is not known."
                 )
+
+    def _in_units(self, predictions: np.ndarray) -> np.ndarray:
+        """Predictions (..., C) of the network in the units of the rows that were given."""
+        return predictions if self._target_scaler is None else self._target_scaler.inverse(predictions)
 
     def _warn(self, message: str) -> None:
         """Give a warning once; none after the first `WARNINGS`."""
@@ -215,8 +370,10 @@ class OnlineObject(Whole):
             lags=self.lags,
             extra=self._extra(),
         )
+        if self.origin is not None:
+            settings["origin"] = asdict(self.origin)
         header = self._kind() | {"settings": json.dumps(settings), "columns": json.dumps(self.columns)}
-        return header, {} if self.learner is None else self.learner.tensors() | self._tensors()
+        return header, self._held()
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Self:
@@ -244,20 +401,17 @@ class OnlineObject(Whole):
     def _restored(cls, header: Mapping[str, str], tensors: Mapping[str, Tensor]) -> Self:
         """The object of a file's content; any error means that no `save` wrote it."""
         settings = json.loads(header["settings"])
-        extra = settings.pop("extra")
+        extra, origin = settings.pop("extra"), settings.pop("origin", None)
         settings |= dict(
             config=DREAMConfig(**settings["config"]),
             reading=Reading(**settings["reading"]),
             updates=Updates(**settings["updates"]),
         )
         new = cls(**settings, **extra.get("arguments", {}))
-        new.columns = texts("columns", json.loads(header["columns"]))
+        new._settle_columns(texts("columns", json.loads(header["columns"])), Origin.from_plain(origin))
         new._set_extra(extra)
         if tensors:
-            new._start().load({name: value for name, value in tensors.items() if StreamLearner.owns(name)})
-            new._load_tensors(
-                {name: value for name, value in tensors.items() if not StreamLearner.owns(name)}
-            )
+            new._hold(tensors)
         return new
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import pandas as pd
@@ -14,10 +14,16 @@ from dream import DREAMConfig
 from dream.errors import DataError, shown
 from lightning_modules.calls import alone, whole
 from lightning_modules.checks import require, require_int
+from lightning_modules.forecasting import ForecastingModule
+from lightning_modules.forecasting.module import ROWS
 from lightning_modules.learners.base import OnlineObject, texts
+from lightning_modules.learners.from_run import Origin, Run
 from lightning_modules.learners.values import Row, by_name, number, numbers, require_as_many
+from lightning_modules.learners.windows import Windows, window_origin
+from lightning_modules.online.module import NEWEST
 from lightning_modules.stream import LAYER, Moves, Reading, Shape, Updates
 from lightning_modules.stream.checks import require_like
+from lightning_modules.stream.state import part
 
 
 class DREAMForecaster(OnlineObject):
@@ -57,7 +63,97 @@ class DREAMForecaster(OnlineObject):
         self.targets: list[str] | None = None
         """Names of the columns to forecast; None where rows are plain numbers."""
         self.latest: np.ndarray | None = None
-        """(H, C) forecast after the last row."""
+        """(H, C) forecast after the last row, in the data's units; None where `windows` forecasts."""
+        self.windows: Windows | None = None
+        """Forecasts of a run that was trained on windows."""
+        self.past = np.zeros((0, 0))
+        """Last rows, (at most look_back, D), which `windows` forecasts from."""
+
+    @classmethod
+    def _arguments(cls, run: Run) -> dict[str, Any]:
+        return {"horizon": run.module.shape.horizon, "season": run.module.shape.season}
+
+    @classmethod
+    def _of_run(cls, run: Run) -> Self:
+        if isinstance(run.module, ForecastingModule):
+            return cls._of_windows(run)
+        new = super()._of_run(run)
+        new.targets = list(run.schema.columns["targets"])
+        if run.end is not None:
+            new.latest = run.end.tensors[NEWEST][0].double().cpu().numpy()
+        return new
+
+    @classmethod
+    def _of_windows(cls, run: Run) -> Self:
+        """The object of a run that was trained on windows."""
+        origin = window_origin(run)
+        lags = run.schema.settings["lags"]
+        new = cls(run.module.config, lags=lags, **cls._arguments(run))
+        new.targets = list(origin.targets)
+        new._settle_columns([*origin.targets, *run.schema.columns["covariates"]], origin)
+        new._open_windows({name: value.cpu() for name, value in run.module.state_dict().items()})
+        if run.end is not None:
+            new.past = run.end.tensors[ROWS].cpu().numpy()
+        return new
+
+    def _open_windows(self, weights: Mapping[str, Tensor]) -> None:
+        assert self.origin is not None
+        self.windows = Windows(self.columns, self.origin, self.lags, weights)
+        self.past = np.zeros((0, len(self.columns)))
+
+    @property
+    def started(self) -> bool:
+        return self.windows is not None or super().started
+
+    def _as_in_run(self, rows: np.ndarray, origin: Origin) -> np.ndarray:
+        if self.windows is None:
+            return super()._as_in_run(rows, origin)
+        if origin.missing == "error" and np.isnan(rows).any():
+            self._warn(
+                "a value is missing, which the run's data refused (`data.missing=error`); the last known one "
+                "stands in for it."
+            )
+        assert self._scaler is not None
+        self._scaler.standardise(rows, self.columns, "the stream")  # refuses what is out of all proportion
+        return rows
+
+    def _read(self, rows: np.ndarray) -> None:
+        """Read rows (T, D), and learn from them; nothing of a run that was trained on windows learns.
+
+        Raises:
+            DataError: there is none.
+        """
+        if self.windows is None:
+            self.latest = self._in_units(self._learn_table(rows)[-1])
+        elif not len(rows):
+            raise DataError("`y` must hold at least one row; got none.")
+        else:
+            self.past = np.concatenate([self.past, rows])[-self.windows.look_back :]
+
+    def _held(self, core: bool = True) -> dict[str, Tensor]:
+        if self.windows is None:
+            return super()._held(core)
+        weights = {f"module.{name}": value for name, value in self.windows.weights().items()} if core else {}
+        return weights | {"past": torch.from_numpy(self.past.copy())}
+
+    def _hold(self, tensors: Mapping[str, Tensor], core: bool = True) -> None:
+        if self.origin is None or self.origin.window is None:
+            super()._hold(tensors, core)
+            return
+        own = {"past": tensors["past"]}
+        if core:
+            self._open_windows(part({k: v for k, v in tensors.items() if k not in own}, "module."))
+        assert self.windows is not None
+        rows = min(len(own["past"]), self.windows.look_back)
+        require_like(own, {"past": torch.zeros(rows, len(self.columns), dtype=torch.float64)})
+        self.past = own["past"].numpy()
+
+    def _shared(self) -> list[Any]:
+        return super()._shared() if self.windows is None else [self.windows]
+
+    def _share(self, first: OnlineObject) -> None:
+        if self.windows is None:
+            super()._share(first)
 
     def _shape(self) -> Shape:
         targets = len(self.targets or [""])
@@ -91,7 +187,7 @@ class DREAMForecaster(OnlineObject):
         Raises:
             DataError: the columns are others, or a value is not allowed.
         """
-        first = self.learner is None
+        first = not self.columns
         if isinstance(y, Mapping | pd.Series):
             many, own = True, by_name("y", y)
         else:
@@ -117,7 +213,7 @@ class DREAMForecaster(OnlineObject):
         row = self._row(values | others, fix=True)
         if first:
             self.targets = list(values) if many else None
-        self.latest = self._start().advance(row[None])[0][0]
+        self._read(row[None])
         return self
 
     @whole
@@ -134,7 +230,8 @@ class DREAMForecaster(OnlineObject):
             DataError: the columns are others, a value is not allowed, or the tables are not of one length.
         """
         many = isinstance(y, pd.DataFrame)
-        if self.learner is not None and many != (self.targets is not None):
+        first = not self.columns
+        if not first and many != (self.targets is not None):
             raise DataError("`y` must be of the kind of the first row: a DataFrame for columns with names.")
         own = y if isinstance(y, pd.DataFrame) else pd.DataFrame({"y": numbers("y", y)})
         parts = [part.reset_index(drop=True) for part in (own, x) if part is not None]
@@ -146,14 +243,15 @@ class DREAMForecaster(OnlineObject):
         if x is not None:
             require_as_many("x", x, own)
         rows = self._table(pd.concat(parts, axis=1))
-        if self.learner is None:
+        if first:
             self.targets = [str(column) for column in own.columns] if many else None
-        self.latest = self._learn_table(rows)[-1]
+        self._read(rows)
         return self
 
     @alone
     def forecast(self, horizon: int | None = None) -> list[Any]:
-        """Forecast the next rows: numbers, or dictionaries where rows are; none before the first row.
+        """Forecast the next rows: numbers, or dictionaries where rows are; none before the first row, or of a
+        run that was trained on windows before `data.look_back` rows.
 
         Args:
             horizon: Number of rows, at most and by default the horizon that is learnt.
@@ -168,7 +266,10 @@ class DREAMForecaster(OnlineObject):
             isinstance(ahead, int) and 1 <= ahead <= self.horizon,
             f"from 1 to {self.horizon}",
         )
-        if self.latest is None:
+        latest = self.latest
+        if self.windows is not None and len(self.past) == self.windows.look_back:
+            latest = self.windows.forecast(self.past)
+        if latest is None:
             return []
-        rows = self.latest[:ahead].tolist()
+        rows = latest[:ahead].tolist()
         return [row[0] if self.targets is None else dict(zip(self.targets, row, strict=True)) for row in rows]

@@ -26,8 +26,6 @@ from lightning_modules.learners.forecaster import DREAMForecaster
 from lightning_modules.learners.supervised import DREAMClassifier, DREAMRegressor
 from lightning_modules.store import StateStore
 from lightning_modules.store.keys import Key, bits_of
-from lightning_modules.stream import StreamLearner
-from lightning_modules.stream.rows import RowReader
 from lightning_modules.stream.together import advance
 
 Model = TypeVar("Model", bound=OnlineObject)
@@ -106,7 +104,7 @@ class Streams(Generic[Model]):
         self, model: Model, folder: str | os.PathLike[str] | None = None, most: int = 10_000
     ) -> None:
         require_int("most", most)
-        if model.learner is None:
+        if not model.started:
             raise StateError(
                 f"`model` must know its columns; got a {type(model).__name__} that has seen no row. Let it "
                 "learn one, or take it from a run."
@@ -122,7 +120,6 @@ class Streams(Generic[Model]):
         self._is_whole = True
         """Whether no call was interrupted."""
         self._shares = model.moves != "all"
-        self._reader: RowReader | None = None
         self.store: StateStore | None = None
         if folder is not None:
             self.store = _open(Path(folder), checksum(*model._sealed()))
@@ -149,11 +146,6 @@ class Streams(Generic[Model]):
                 "a call was interrupted, and left streams that may have learnt half a row. Open the folder "
                 "again: it holds the last flush."
             )
-
-    @property
-    def _learner(self) -> StreamLearner:
-        assert self.model.learner is not None
-        return self.model.learner
 
     def stream(self, key: Key) -> Stream[Model]:
         """The stream of this key; a new one if it has none.
@@ -238,7 +230,8 @@ class Streams(Generic[Model]):
                 found[key] = error
                 continue
             stream.seq = seq
-            stream.change.add(*self._signals(stream))
+            if (signals := stream.model._signals()) is not None:
+                stream.change.add(*signals)
             self.waiting += 1
             found[key] = outcome._replace(seq=seq, flushed=stream.flushed)
         self._is_whole = True
@@ -250,7 +243,7 @@ class Streams(Generic[Model]):
 
         What cannot be read so, or is refused, is left to its own turn.
         """
-        if len(rows) < 2 or not self._shares:
+        if len(rows) < 2 or not self._shares or self.model.learner is None:
             return {}
         keys, learners, values = [], [], []
         for key, (stream, row) in rows.items():
@@ -269,7 +262,7 @@ class Streams(Generic[Model]):
         for place, prediction in advance(learners, np.stack(values), take).items():
             model = rows[keys[place]][0].model
             assert isinstance(model, DREAMForecaster)
-            model.latest = prediction
+            model.latest = model._in_units(prediction)
             outcomes[keys[place]] = Outcome(model.forecast())
         return outcomes
 
@@ -330,50 +323,29 @@ class Streams(Generic[Model]):
 
     def _copy(self) -> Stream[Model]:
         """A stream that has seen what the model has; of the core only the state is its own."""
-        network = self._learner.network
-        shared = [network.core, network.head] if self._learner.rests else [network.core]
-        model = deepcopy(self.model, {id(part): part for part in shared} if self._shares else {})
-        if self._shares:
-            assert model.learner is not None
-            model.learner.reader.share(self._ready())
+        if not self._shares:
+            return Stream(deepcopy(self.model))
+        model = deepcopy(self.model, {id(part): part for part in self.model._shared()})
+        model._share(self.model)
         return Stream(model)
-
-    def _ready(self) -> RowReader | None:
-        """The reader of a single row that all streams share."""
-        if self._reader is None:
-            self._reader = RowReader.of(self._learner.network, self._learner.plasticity)
-        return self._reader
-
-    def _signals(self, stream: Stream[Model]) -> tuple[float, float]:
-        """Running surprise and norm of the fast weights of the first layer."""
-        assert stream.model.learner is not None
-        return stream.model.learner.reader.signals()
 
     def _record(self, stream: Stream[Model]) -> dict[str, Tensor]:
         """Everything of a stream but what all share, with the stream's own memory."""
         model = stream.model
-        assert model.learner is not None
         extra = np.frombuffer(json.dumps(model._extra()).encode(), np.uint8)
         return {
             "seq": torch.tensor(stream.seq),
             "extra": torch.from_numpy(extra.copy()),
             "change": torch.tensor(stream.change.values(), dtype=torch.float64),
-            **model.learner._carried(core=not self._shares),
-            **model._tensors(),
+            **model._held(core=not self._shares),
         }
 
     def _resume(self, key: Key, stream: Stream[Model], record: Mapping[str, Tensor]) -> None:
         """Let a copy go on from what `_record` returned."""
         try:
-            of_object = {name: value for name, value in record.items() if name not in _OWN}
-            own = {name: value for name, value in of_object.items() if not StreamLearner.owns(name)}
-            learner = stream.model.learner
-            assert learner is not None
+            held = {name: value for name, value in record.items() if name not in _OWN}
             stream.model._set_extra(json.loads(record["extra"].numpy().tobytes()))
-            learner.load(
-                {name: value for name, value in of_object.items() if name not in own}, core=not self._shares
-            )
-            stream.model._load_tensors(own)
+            stream.model._hold(held, core=not self._shares)
             stream.change.load(record["change"].tolist())
             stream.seq = int(record["seq"])
             stream.flushed = self._written.get(key, stream.seq)

@@ -4,21 +4,23 @@ from __future__ import annotations
 
 import math
 from collections.abc import Hashable, Iterable, Mapping
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import torch
 
 from dream import DREAMConfig
-from dream.errors import DataError, shown
+from dream.errors import ConfigError, DataError, shown
 from lightning_modules.calls import alone, whole
 from lightning_modules.checks import require_int
 from lightning_modules.learners.base import OnlineObject
+from lightning_modules.learners.from_run import Run
 from lightning_modules.learners.values import (
     Row,
     Table,
     known_number,
     listed,
+    number,
     numbers,
     plain,
     require_as_many,
@@ -63,6 +65,16 @@ class DREAMClassifier(OnlineObject):
         self.most = classes
         self.labels: list[Hashable] = []
         """The classes known so far, in the order in which they came."""
+
+    @classmethod
+    def _arguments(cls, run: Run) -> dict[str, Any]:
+        return {"classes": len(run.schema.vocabulary)}
+
+    @classmethod
+    def _of_run(cls, run: Run) -> Self:
+        new = super()._of_run(run)
+        new.labels = list(run.schema.vocabulary)
+        return new
 
     def _shape(self) -> Shape:
         return Shape("classification", len(self.columns), self.most, lags=self.lags)
@@ -112,6 +124,14 @@ class DREAMClassifier(OnlineObject):
             DataError: it is none, or there are as many as may be.
         """
         label = plain(y)
+        if self.origin is not None:  # a run knows its classes by their names in the file
+            label = str(label)
+            if label not in self.labels:
+                known = ", ".join(map(str, self.labels))
+                raise DataError(
+                    f"`y` must be one of the classes that the run was trained on, {known}; got {shown(y)}. "
+                    "Train again with it."
+                )
         if label not in self.labels:
             if len(self.labels) == self.most:
                 raise DataError(
@@ -134,7 +154,8 @@ class DREAMClassifier(OnlineObject):
         if self.learner is None:
             return {}
         outputs = self.learner.foresee(row)[0, : len(self.labels)]
-        shares = class_shares(torch.from_numpy(outputs), self.updates.rule == "least_squares")
+        least_squares = self.updates.rule == "least_squares" and self.moves != "all"
+        shares = class_shares(torch.from_numpy(outputs), least_squares)
         return dict(zip(self.labels, shares.tolist(), strict=True))
 
     @alone
@@ -176,17 +197,44 @@ class DREAMRegressor(OnlineObject):
     ) -> None:
         super().__init__(config, reading, updates, moves, seed, lags)
 
+    @classmethod
+    def _of_run(cls, run: Run) -> Self:
+        if len(targets := run.schema.columns["targets"]) > 1:
+            raise ConfigError(
+                f"`source` must predict one number, as a {cls.__name__} does; {run.source} predicts "
+                f"{', '.join(targets)}. Train a run for each.",
+                key="source",
+            )
+        return super()._of_run(run)
+
+    @property
+    def _may_lack(self) -> bool:
+        """Whether numbers to predict may be missing, as in the run's data."""
+        return self.origin is not None and self.origin.missing == "model"
+
+    def _targets(self, values: np.ndarray) -> np.ndarray:
+        """Targets (T,) as the learner takes them, (T, 1), on the scale of the run's data.
+
+        Raises:
+            DataError: one is out of all proportion to those of the run's training.
+        """
+        if self._target_scaler is None or self.origin is None:
+            return values[:, None]
+        return self._target_scaler.standardise(values[:, None], self.origin.targets, "the stream")
+
     def _shape(self) -> Shape:
         return Shape("regression", len(self.columns), 1, lags=self.lags)
 
     @whole
-    def learn_one(self, x: Row, y: float) -> DREAMRegressor:
+    def learn_one(self, x: Row, y: float | None) -> DREAMRegressor:
         """Learn that row `x` belongs to the number `y`.
+
+        With the object of a run with `data.missing=model`, `y` may be None where it is not known.
 
         Raises:
             DataError: the columns are others, or a value is not allowed.
         """
-        target = np.array([[known_number("y", y)]])
+        target = self._targets(np.array([number("y", y) if self._may_lack else known_number("y", y)]))
         row = self._row(x, fix=True)
         self._start().advance(row[None], target)
         return self
@@ -204,9 +252,9 @@ class DREAMRegressor(OnlineObject):
         """
         rows, targets = self._table(x), numbers("y", y)
         require_as_many("y", targets, rows)
-        if np.isnan(targets).any():
+        if np.isnan(targets).any() and not self._may_lack:
             known_number("y", math.nan)
-        self._learn_table(rows, targets[:, None])
+        self._learn_table(rows, self._targets(targets))
         return self
 
     @alone
@@ -217,4 +265,4 @@ class DREAMRegressor(OnlineObject):
             DataError: the columns are others, or a value is not allowed.
         """
         row = self._row(x)
-        return 0.0 if self.learner is None else float(self.learner.foresee(row)[0, 0])
+        return 0.0 if self.learner is None else float(self._in_units(self.learner.foresee(row))[0, 0])

@@ -30,6 +30,7 @@ from lightning_modules.online.record import StreamRecord, prediction_table
 from lightning_modules.settings import PredictiveSettings, as_instance
 from lightning_modules.stream import (
     Features,
+    Moves,
     Reading,
     Steps,
     StreamLearner,
@@ -273,14 +274,17 @@ class OnlineModule(TaskModule):
             warnings.filterwarnings("ignore", ".*across ranks is zero.*")
             return super().configure_optimizers()
 
-    def make_learner(self, mode: str) -> StreamLearner:
-        """Build a learner for `mode` on a copy of the weights."""
+    def updates_of(self, mode: str) -> tuple[Updates, Moves]:
+        """How `mode` updates weights, and which."""
         everything = "all weights" in mode
+        return (self.settings.all_updates, "all") if everything else (self.settings.updates, "head")
+
+    def make_learner(self, mode: str, device: torch.device | None = None) -> StreamLearner:
+        """Build a learner for `mode` on a copy of the weights, on their device if no other is given."""
         with torch.inference_mode(False):
             return StreamLearner(
-                copy.deepcopy(self.network),
-                self.settings.all_updates if everything else self.settings.updates,
-                "all" if everything else "head",
+                copy.deepcopy(self.network).to(device or self.device),
+                *self.updates_of(mode),
                 plasticity="fast weights" in mode,
                 delay=self.shape.label_delay,
             )

@@ -11,7 +11,7 @@ from dream.errors import CheckpointError
 from lightning_modules.data.limits import LARGEST
 
 _MISSING = re.compile(
-    r"(memory\.(rows|feedback|targets)|(state|rule\.kept\.\d+)\.(window|recent)|feedback|scale\.last)"
+    r"(memory\.(rows|feedback|targets)|(state|rule\.kept\.\d+)\.(window|recent)|feedback|scale\.last|past)"
 )
 """Names of tensors that hold values of the stream, NaN where one is missing."""
 _NOT_NEGATIVE = re.compile(

@@ -130,9 +130,10 @@ def added(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Discounted sums (..., F + 1, F + 1) and (..., F + 1, O) with z (..., M, F + 1) and y (..., M, O)."""
     transposed = weighted.swapaxes(-1, -2)
+    product = np.multiply if z.shape[-2] == 1 else np.matmul  # the same, in half the time, for one row
     gram, moment = discount * gram, discount * moment
-    gram += transposed @ z
-    moment += transposed @ y
+    gram += product(transposed, z)
+    moment += product(transposed, y)
     return gram, moment
 
 

@@ -32,6 +32,11 @@ def test_every_kind_of_tensor_goes_round_and_none_may_change(
             read_sealed(tmp_path / "file", "a test", KIND)
 
 
+def test_an_empty_tensor_may_have_any_stride(tmp_path: Path) -> None:
+    write_sealed(tmp_path / "file", KIND, {"x": torch.zeros(1, dtype=torch.int64).as_strided((0,), (0,))})
+    assert read_sealed(tmp_path / "file", "a test", KIND)[1]["x"].shape == (0,)
+
+
 @pytest.mark.parametrize(
     ("value", "expected"),
     [

@@ -16,7 +16,7 @@ FORBIDDEN = {
     "data": ROOMS - {"data"},
     "store": ROOMS - {"store"},
     "stream": ROOMS - {"stream", "data"},
-    "learners": ROOMS - {"learners", "stream", "store", "data", "anomaly"},
+    "learners": WINGS - {"anomaly", "forecasting", "online"},
     "run": ROOMS - {"run", "data"},
     **{wing: (WINGS - {wing}) | {"run", "learners", "store"} for wing in WINGS},
 }

@@ -116,7 +116,7 @@ def test_a_detector_tells_score_threshold_flag_alarm_and_cause() -> None:
     model = DREAMAnomalyDetector(window=100)
     for k in range(200):
         model.learn_one({"a": k * 37 % 100 / 100, "b": k * 31 % 100 / 100})
-    service = Service(Streams(model), 0.4, 1000)
+    service = Service(Streams(model), None, 1000)  # the detector knows no threshold
     usual, odd = answers(
         service, lines({"key": 1, "x": {"a": 0.4, "b": 0.2}}, {"key": 1, "x": {"a": 0.5, "b": 9.0}})
     )

@@ -135,11 +135,12 @@ def test_the_rivals_leave_out_what_is_missing() -> None:
     assert gaussian.scale[0, 0] == pytest.approx(known.std())
     assert scores[102] == scores[105] == 0.5  # a deviation of 0
     data = table(True)
-    x, levels, _ = module_for(data).relative(next(iter(data.test_dataloader())))
+    batch = next(iter(data.test_dataloader()))
+    (x, levels, _), _ = module_for(data).relative(batch)
     assert (levels[0, 30:33, 0] == x[0, 29, 0]).all()
-    inputs = module_for(data, core="lstm")._inputs(x, levels)
-    assert inputs.isfinite().all()
-    assert torch.equal(inputs[0, 30:33, 0], inputs[0, 29, 0].expand(3))
+    inputs = module_for(data, core="lstm").relative(batch)[0].inputs
+    assert np.isfinite(inputs).all()
+    assert (inputs[0, 30:33, 0] == inputs[0, 29, 0]).all()
     assert inputs[0, 30:34, 2].tolist() == [0, 0, 0, 0]
 
 

@@ -113,8 +113,8 @@ def test_a_detector_reads_past_levels(core: Any) -> None:
     module.prepare(whole)
     inputs = []
     for data in (whole, cut):
-        made = [module._inputs(*module.relative(batch)[:2]) for batch in data.test_dataloader()]
-        inputs.append(torch.cat(made, 1)[0])
+        made = [module.relative(batch)[0].inputs for batch in data.test_dataloader()]
+        inputs.append(torch.from_numpy(np.concatenate(made, 1)[0]))
     torch.testing.assert_close(inputs[0], inputs[1], equal_nan=True)
     x = inputs[0]
     assert x.shape == (400, 4)

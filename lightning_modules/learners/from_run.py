@@ -1,0 +1,192 @@
+"""Runs as row objects take them: the trained module, where its test ended, and the object that it gives."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, NamedTuple, get_args
+
+import numpy as np
+from pydantic import FiniteFloat, PositiveFloat, TypeAdapter
+
+from dream.errors import CheckpointError, ConfigError, DREAMWarning, shown
+from dream.files import inside
+from lightning_modules.anomaly import AnomalyModule
+from lightning_modules.base import TaskModule
+from lightning_modules.checks import require
+from lightning_modules.data.place import StreamEnd
+from lightning_modules.data.schema import Schema
+from lightning_modules.data.series import Missing, Scaler
+from lightning_modules.forecasting import ForecastingModule
+from lightning_modules.online import OnlineModule
+from lightning_modules.run import checkpoints
+
+State = Literal["end", "fresh"]
+Source = str | os.PathLike[str] | TaskModule
+MODULES: dict[str, type[TaskModule]] = {
+    cls.__name__: cls for cls in (AnomalyModule, ForecastingModule, OnlineModule)
+}
+"""Tasks that row objects go on with, by their name in checkpoints."""
+OBJECTS = {
+    "forecaster": "DREAMForecaster",
+    "classifier": "DREAMClassifier",
+    "regressor": "DREAMRegressor",
+    "anomaly detector": "DREAMAnomalyDetector",
+}
+"""Class of a row object by its `kind`."""
+_KINDS = {"forecasting": "forecaster", "classification": "classifier", "regression": "regressor"}
+
+
+class Run(NamedTuple):
+    """A trained module that a row object goes on with."""
+
+    module: TaskModule
+    schema: Schema
+    """By which its rows are read."""
+    end: StreamEnd | None
+    """Where its stream goes on; None for a new one."""
+    source: str
+    """Its name in messages."""
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Facts that a row object has from its run, besides weights and the settings of its own class."""
+
+    targets: tuple[str, ...]
+    """Columns that are predicted; for a classifier, its classes."""
+    scales: dict[str, tuple[FiniteFloat, PositiveFloat]]
+    """Mean and deviation by which the run's data standardise each column; none where they do not."""
+    missing: Missing
+    """Treatment of missing values by the run's data."""
+    plasticity: bool = True
+    """Whether the fast weights learn on."""
+    delay: int = 0
+    """Rows by which targets come late."""
+    hidden_dims: list[int] | None = None
+    dropout: float = 0.0
+    backend: str = "auto"
+    window: dict[str, Any] | None = None
+    """Arguments of a `ForecastingModule`, whose forecasts are of the last rows alone; None for a stream."""
+
+    @classmethod
+    def from_plain(cls, plain: Any) -> Origin | None:
+        """The facts whose ``asdict`` was written as JSON.
+
+        Raises:
+            ValueError: it is damaged.
+        """
+        return None if plain is None else TypeAdapter(cls).validate_python(plain)
+
+    def scaler(self, columns: list[str] | tuple[str, ...]) -> Scaler | None:
+        """Scaler of these columns; None where rows are not standardised."""
+        if not self.scales:
+            return None
+        mean, scale = zip(*(self.scales[name] for name in columns), strict=True)
+        return Scaler(np.array(mean), np.array(scale))
+
+
+UNTRAINED = Origin((), {}, "model")
+"""Facts of an object that comes from no run."""
+
+
+def kind_of(module: TaskModule) -> str:
+    """The `kind` of row object that goes on with a module, a key of `OBJECTS`.
+
+    Raises:
+        ConfigError: there is none.
+    """
+    if isinstance(module, OnlineModule):
+        return _KINDS[module.shape.task]
+    if isinstance(module, ForecastingModule):
+        return "forecaster"
+    if isinstance(module, AnomalyModule):
+        return "anomaly detector"
+    raise _no_object(type(module).__name__)
+
+
+def read_module(source: str | os.PathLike[str]) -> TaskModule:
+    """The trained module of a run, on the CPU.
+
+    Args:
+        source: A run's folder, whose best checkpoint is taken, or a checkpoint.
+
+    Raises:
+        CheckpointError: there is none, or it is damaged or of an earlier format.
+        ConfigError: no row object goes on with its task.
+    """
+    path = Path(source)
+    try:
+        path = inside(path, "checkpoints", "best.ckpt") if path.is_dir() else path
+    except OSError as error:
+        raise CheckpointError(f"`source` must be a run's folder or a checkpoint: {error}.") from None
+    if not path.is_file():
+        raise CheckpointError(
+            f"`source` must be a run's folder, a checkpoint file or a module; {path} does not exist."
+        )
+    checkpoint = checkpoints.read(path, links=True)
+    checkpoints.require_complete(checkpoint, path)
+    task = checkpoint["dream"]["task"]
+    if task not in MODULES:
+        raise _no_object(task)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DREAMWarning)  # advice for training
+        return MODULES[task].load_from_checkpoint(path.resolve(), map_location="cpu")
+
+
+def read_run(source: Source, state: State, kind: str) -> Run:
+    """The run that an object of this `kind` goes on with.
+
+    Args:
+        source, state: See `OnlineObject.from_run`.
+        kind: A key of `OBJECTS`.
+
+    Raises:
+        CheckpointError: see `read_module`; or there is no end to go on from.
+        ConfigError: `state` is none, another object goes on with such runs, the core is not DREAM, or the
+            module has neither been trained nor tested.
+    """
+    require("state", state, state in get_args(State), "end or fresh")
+    if not isinstance(source, TaskModule | str | os.PathLike):
+        raise ConfigError(
+            f"`source` must be a run's folder, a checkpoint file or a module; got {shown(source)}.",
+            key="source",
+        )
+    module = source if isinstance(source, TaskModule) else read_module(source)
+    name = "the module" if isinstance(source, TaskModule) else os.fspath(source)
+    if (wanted := kind_of(module)) != kind:
+        raise ConfigError(
+            f"`source` must be a run that a {OBJECTS[kind]} goes on with; {name} gives a {OBJECTS[wanted]}. "
+            f"Use {OBJECTS[wanted]}.from_run.",
+            key="source",
+        )
+    if module.settings.core != "dream":
+        raise ConfigError(
+            f"`source` must have DREAM as its core, which row objects go on with; {name} has {module.title}.",
+            key="source",
+        )
+    schema = module.data_schema
+    if not schema.columns:
+        raise ConfigError(
+            f"`source` must know the columns of its data; {name} knows none. Fit or test it first.",
+            key="source",
+        )
+    if state == "fresh":
+        return Run(module, schema, None, name)
+    if module.end is None:
+        raise CheckpointError(
+            f"{name} does not hold where its own test ended: it was not tested, or on several streams. "
+            "Begin a new stream with state='fresh', or test the module with a Trainer and give the module."
+        )
+    return Run(module, schema, module.end, name)
+
+
+def _no_object(task: str) -> ConfigError:
+    return ConfigError(
+        f"`source` must be a run of {', '.join(sorted(MODULES))}, which row objects go on with; this is of "
+        f"{task}. A task of your own that derives from one of them is given as a module: "
+        f"{task}.load_from_checkpoint(path).",
+        key="source",
+    )
