@@ -243,19 +243,24 @@ class Streams(Generic[Model]):
 
         What cannot be read so, or is refused, is left to its own turn.
         """
-        if len(rows) < 2 or not self._shares or self.model.learner is None:
+        if len(rows) < 2 or not self._shares:
             return {}
-        keys, learners, values = [], [], []
+        keys, models, values = [], [], []
         for key, (stream, row) in rows.items():
             try:
                 named = row if isinstance(row, Mapping) else {"y": row}
                 values.append(stream.model._row(named))
             except DREAMError:
                 continue
-            assert stream.model.learner is not None
             keys.append(key)
-            learners.append(stream.model.learner)
+            models.append(stream.model)
         if len(keys) < 2:
+            return {}
+        detectors = [model for model in models if isinstance(model, DREAMAnomalyDetector)]
+        if judged := DREAMAnomalyDetector._learn_together(detectors, np.stack(values)):
+            return {key: Outcome(judgement=one) for key, one in zip(keys, judged, strict=True)}
+        learners = [model.learner for model in models if model.learner is not None]
+        if not learners:
             return {}
         outcomes = {}
         take = isinstance(self.model, DREAMForecaster)
