@@ -17,7 +17,7 @@ from dream import checks, memory
 from dream import functional as F
 from dream.config import DREAMConfig
 from dream.errors import CheckpointError, ConfigError
-from dream.numerics import logit, orthonormal
+from dream.numerics import full_precision, logit, orthonormal
 from dream.ops import registry
 from dream.state import DREAMState, is_count, state_bytes
 from dream.types import DREAMParams, DREAMTrace, key_shape, weight_bytes
@@ -268,14 +268,15 @@ class DREAMCell(nn.Module):
             checks.finite_values(x, timespans, None, self.missing)
         state = self.init_state(x.shape[0]) if state is None else state
         checks.state_of(state, self.config, x)
-        streams = x.shape[0] == 1 and not torch.is_grad_enabled() and not torch.compiler.is_compiling()
+        # asked in this order, so that a traced program is not one for N = 1, or for any other, alone
+        streams = not torch.compiler.is_compiling() and not torch.is_grad_enabled() and x.shape[0] == 1
         step = registry.choose(self.backend, x, self.config).step if streams else None
         if step is not None:
             learned, plasticity = self._learned(), self.plasticity_enabled
             new = step(x, state, learned, self.config, timespans, plasticity, self.missing, self)
             return new.h, new
         params = self.params()
-        with torch.autocast(x.device.type, enabled=False):
+        with full_precision(x.device.type):
             seen = F.read_input(x, params, self.config, timespans, self.missing)
             new = F.advance(seen, state, params, self.config, self.plasticity_enabled).state
         return new.h, new
@@ -315,7 +316,8 @@ class DREAMCell(nn.Module):
         """Call `dream.scan.dream_scan` with this cell's parameters; in training mode, then move the prior:
 
         ``var_0 += max(beta, 1 / (k + 1)) (mean of e^2 over all valid steps - var_0)``, with k the number of
-        moves so far.
+        moves so far. Within `torch.func` transforms that are not given the buffers it rests: they let nothing
+        change that they do not know of.
 
         Args and Returns: as there; `state` None is fresh samples.
         """
@@ -329,7 +331,7 @@ class DREAMCell(nn.Module):
         output, trace, final = backend.scan(
             x, state, params, self.config, timespans, lengths, self.plasticity_enabled, self.missing
         )
-        if self.training:
+        if self.training and not checks.beyond(self.error_var_prior, trace.error):
             self._move_prior(x, trace.error, lengths)
         return output, trace, final
 
@@ -357,7 +359,7 @@ class DREAMCell(nn.Module):
             StateError: the state does not fit this cell.
         """
         self._check_state(state)
-        with torch.autocast(state.h.device.type, enabled=False):
+        with full_precision(state.h.device.type):
             return F.predict_next(state, self.params(), self.config)
 
     def _check_state(self, state: DREAMState) -> None:

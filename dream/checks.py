@@ -220,7 +220,8 @@ def _lengths(lengths: Tensor | None, x: Tensor) -> Tensor | None:
     """Return `lengths` on the device of `x` (N, T, I); None where all are T.
 
     Raises:
-        ShapeError, DataError: not integers (N,), or not all from 1 to T.
+        ShapeError, DataError: not integers (N,), or not all from 1 to T; where a program is traced, their
+            values are not looked at.
     """
     if lengths is None:
         return None
@@ -232,6 +233,8 @@ def _lengths(lengths: Tensor | None, x: Tensor) -> Tensor | None:
         raise ShapeError(f"`lengths` must be ({rows},); got {got}. Give each row its number of valid steps.")
     if lengths.dtype not in (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8):
         raise DataError(f"`lengths` must be integers; got {lengths.dtype}. Use lengths.long().")
+    if torch.compiler.is_compiling():  # there are no values yet
+        return lengths.to(x.device)
     low, high = (int(bound) for bound in torch.aminmax(lengths))
     if low < 1 or high > steps:
         raise DataError(
@@ -245,12 +248,13 @@ def finite_values(x: Tensor, timespans: Tensor | None, lengths: Tensor | None, m
     """Refuse NaN, numbers whose square is not finite, and timespans that are not positive.
 
     Padding of `x`, (N, T, I) or (N, I), may hold anything. One pass where all is well; `missing` lets NaN in
-    `x` pass, as not observed. What torch.vmap maps over has no values to look at, and passes.
+    `x` pass, as not observed. What torch.vmap maps over, or a program is traced with, has no values to look
+    at, and passes.
 
     Raises:
         DataError: naming the first bad place.
     """
-    if _mapped(x) or _mapped(timespans):
+    if torch.compiler.is_compiling() or _mapped(x) or _mapped(timespans):
         return
     most = largest(x.dtype)
     low, high = (bound.item() for bound in torch.aminmax(x.detach()))
@@ -296,3 +300,12 @@ def _mapped(value: Tensor | None) -> bool:
             return True
         value = torch._C._functorch.get_unwrapped(value)
     return False
+
+
+def beyond(buffer: Tensor, value: Tensor) -> bool:
+    """Whether `value` belongs to a transform of `torch.func` that was not given `buffer`, and so cannot enter
+    it."""
+    if not torch._C._are_functorch_transforms_active():
+        return False
+    level = torch._C._functorch.maybe_get_level
+    return int(level(value)) > int(level(buffer))

@@ -5,18 +5,19 @@ Shapes: N samples, T steps, I `input_dim`, H `hidden_dim`.
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from contextlib import AbstractContextManager
 from dataclasses import asdict
 from typing import Any, Generic, Self, TypeVar, overload
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
 
 from dream import checks
 from dream.cell import DREAMCell
 from dream.config import DREAMConfig
+from dream.hub import Pretrained
 from dream.ops import registry
 from dream.ops.stepping import Stepper
 from dream.state import DREAMState
@@ -26,7 +27,7 @@ S = TypeVar("S")  # the state: one DREAMState, or a list of them
 Tr = TypeVar("Tr")  # the trace: one DREAMTrace, or a list of them
 
 
-class SequenceModule(nn.Module, ABC, Generic[S, Tr]):
+class SequenceModule(Pretrained, Generic[S, Tr]):
     """Base of a layer and a stack: padded, masked and packed input, all steps or the last one."""
 
     @abstractmethod
@@ -271,3 +272,12 @@ class DREAM(SequenceModule[DREAMState, DREAMTrace]):
     def get_config(self) -> DREAMConfig:
         """The configuration that this layer was made from."""
         return self.cell.config
+
+    def _settings(self) -> dict[str, Any]:
+        cell = self.cell
+        switches = {name: getattr(cell, name) for name in ("backend", "check_inputs", "missing")}
+        return {"config": asdict(cell.config)} | switches
+
+    @classmethod
+    def _from_settings(cls, settings: dict[str, Any]) -> Self:
+        return cls.from_config(DREAMConfig(**settings.pop("config")), **settings)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
 from torch import Tensor
@@ -11,6 +12,14 @@ from torch import Tensor
 def largest(dtype: torch.dtype) -> float:
     """The largest x whose square is finite in `dtype`: 1.8e19 for float32, 1.3e154 for float64."""
     return math.sqrt(torch.finfo(dtype).max)
+
+
+def full_precision(device: str) -> AbstractContextManager[object]:
+    """A context without autocast on a type of device.
+
+    Where it is off already nothing is entered: torch.export has no form for that.
+    """
+    return torch.autocast(device, enabled=False) if torch.is_autocast_enabled(device) else nullcontext()
 
 
 def norm(matrix: Tensor) -> Tensor:

@@ -5,12 +5,12 @@ Shapes: N samples, T steps, I `input_dim`, H `hidden_dim`.
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
 from dream import checks
 from dream import functional as F
 from dream.config import DREAMConfig
+from dream.numerics import full_precision
 from dream.ops import registry
 from dream.state import DREAMState
 from dream.types import DREAMParams, DREAMTrace
@@ -46,7 +46,7 @@ def dream_step(
     x = checks.step_input(x, timespans, params.C, config)
     checks.parameters(params, config, x)
     checks.state_of(state, config, x)
-    with torch.autocast(x.device.type, enabled=False):
+    with full_precision(x.device.type):
         seen = F.read_input(x, params, config, timespans, missing)
         new, prediction, error, surprise, deviation, u_norm = F.advance(seen, state, params, config)
         forecast = F.predict_next(new, params, config)

@@ -266,3 +266,12 @@ class DREAMStack(SequenceModule[list[DREAMState], list[DREAMTrace]]):
     def get_config(self) -> list[DREAMConfig]:
         """The configuration of each layer."""
         return [layer.get_config() for layer in self._layers()]
+
+    def _settings(self) -> dict[str, Any]:
+        assert isinstance(self.dropout, nn.Dropout)
+        widths = {"hidden_dims": [one.hidden_dim for one in self.get_config()], "dropout": self.dropout.p}
+        return next(self._layers())._settings() | widths
+
+    @classmethod
+    def _from_settings(cls, settings: dict[str, Any]) -> Self:
+        return cls.from_config(DREAMConfig(**settings.pop("config")), **settings)

@@ -320,8 +320,12 @@ class DREAMState:
 
 
 def is_count(value: object) -> bool:
-    """Whether `value` is a positive integer, Python's or NumPy's."""
-    return isinstance(value, (int, np.integer)) and not isinstance(value, bool) and bool(value >= 1)
+    """Whether `value` is a positive integer, Python's, NumPy's, or that of a traced shape."""
+    return (
+        isinstance(value, (int, np.integer, torch.SymInt))
+        and not isinstance(value, bool)
+        and bool(value >= 1)
+    )
 
 
 def state_bytes(config: DREAMConfig, samples: int) -> int:

@@ -26,11 +26,12 @@ Around experiments:
   compare   several models and seeds, one table          dream compare -c forecasting --models dream lstm
   sweep     search for the best settings                 dream sweep -c forecasting --space forecasting
   report    a run, comparison or sweep as one HTML page  dream report RUN_OR_FOLDER
+  export    the step of a run as ONNX or a torch program dream export RUN --format onnx
   config    shipped experiments, presets and spaces      dream config list
   data      public data sets                             dream data list
 
 Put to work:
-  serve     rows in, predictions or scores out           dream serve FILE --http 8000
+  serve     rows in, predictions or scores out           dream serve RUN_OR_FILE --http 8000
 
 A preset sets several settings of the layer at once: dream fit -c forecasting --preset stability
 Any setting is a flag: dream fit -c forecasting --model.config.rank=8 --data.horizon=48 --seed=1
@@ -48,6 +49,7 @@ COMMANDS = {
     "compare": "experiments.compare",
     "sweep": "experiments.sweep.command",
     "report": "experiments.report",
+    "export": "experiments.export",
     "config": "experiments.config_command",
     "data": "experiments.data_command",
     "serve": "experiments.serve.command",

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import inspect
 import math
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, fields
@@ -28,6 +28,7 @@ from torch import Tensor
 from dream import DREAMConfig, DREAMStack, DREAMState, DREAMTrace, checks, parameter_groups, sums
 from dream.errors import CheckpointError, ConfigError, StateError
 from dream.files import inside, write_atomic
+from dream.hub import Card, Pretrained
 from dream.state import where
 from lightning_modules import ranks
 from lightning_modules.checks import gone, require_finite
@@ -94,7 +95,7 @@ class Observation(NamedTuple):
         return self.u_norm.gather(1, (self.lengths - 1).clamp_min(0).unsqueeze(1)).squeeze(1)
 
 
-class TaskModule(L.LightningModule, ABC):
+class TaskModule(L.LightningModule, Pretrained):
     """Base of all tasks: trains a core, DREAM or a rival of it, and carries its state over streams.
 
     The optimiser is AdamW, whose weight decay touches matrices only (`dream.parameter_groups`). The learning
@@ -351,6 +352,23 @@ class TaskModule(L.LightningModule, ABC):
             if settings := checkpoint.get(name):
                 kept = {"shape": settings["shape"]} if "shape" in settings else {}  # may be named by the data
                 checkpoint[name] = type(settings)(redacted(dict(settings)) | kept)
+
+    def _settings(self) -> dict[str, Any]:
+        schema = self.schema if self.data is None else self.data.schema
+        plain = (schema or Schema()).plain()
+        return {"arguments": redacted(dict(self.hparams)), "schema": plain, "missing": self.missing}
+
+    @classmethod
+    def _from_settings(cls, settings: dict[str, Any]) -> Self:
+        new = cls(**settings["arguments"])
+        new.adopt(Schema.from_plain(settings["schema"]))
+        new.missing = settings["missing"]
+        return new
+
+    def _card(self) -> Card:
+        schema = self.schema or Schema()
+        columns = [f"{role}: {', '.join(names)}" for role, names in schema.columns.items() if names]
+        return Card("Columns that it reads: " + "; ".join(columns) if columns else "", figures=self.results)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self.adopt(Schema.from_plain(checkpoint.get("schema")))

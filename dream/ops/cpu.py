@@ -24,6 +24,7 @@ from torch.autograd import forward_ad
 from dream import checks, memory
 from dream.config import DREAMConfig
 from dream.errors import ConfigError
+from dream.numerics import full_precision
 from dream.ops import native
 from dream.ops.padding import without_padding
 from dream.state import DREAMState
@@ -262,6 +263,8 @@ def refusal(x: Tensor, config: DREAMConfig) -> str | None:
         return f"it serves tensors on the CPU; these are on {x.device.type}"
     if x.dtype not in DTYPES:
         return f"it computes in float32 and float64; this is {x.dtype}"
+    if torch.compiler.is_exporting():
+        return "an exported program could not run it elsewhere"
     if torch._C._are_functorch_transforms_active():
         return "torch.func cannot see into it"
     if forward_ad._current_level >= 0:
@@ -295,7 +298,7 @@ def scan(
     inputs = (x, timespans, None if lengths is None else lengths.long(), *params, *state)
     keeps = torch.is_grad_enabled() and any(tensor is not None and tensor.requires_grad for tensor in inputs)
     plastic = config.base_plasticity > 0
-    with torch.autocast("cpu", enabled=False):
+    with full_precision("cpu"):
         results = _forward(
             *inputs, _knobs(config), [plastic, plastic and plasticity, config.ltc_enabled, missing, keeps]
         )

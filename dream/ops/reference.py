@@ -7,6 +7,8 @@ from torch import Tensor
 
 from dream import functional as F
 from dream.config import DREAMConfig
+from dream.errors import ShapeError
+from dream.numerics import full_precision
 from dream.ops.padding import without_padding
 from dream.state import DREAMState, where
 from dream.types import DREAMParams, DREAMTrace
@@ -28,10 +30,15 @@ def scan(
     missing: bool,
 ) -> tuple[Tensor, DREAMTrace, DREAMState]:
     """See `dream.scan.dream_scan`. Products with the input are computed for all steps before the loop."""
+    if isinstance(x.shape[1], torch.SymInt) and torch.compiler.is_exporting():
+        raise ShapeError(
+            "`x` must have a fixed number of steps to be exported, since its loop is unrolled; got a free "
+            "one. Export a step, with dream.export.step(layer), or leave the time axis out of dynamic_shapes."
+        )
     x, timespans, valid = without_padding(x, timespans, lengths)
     spans = None if timespans is None else timespans.mT
     seen = F.read_input(x.transpose(0, 1), params, config, spans, missing)
-    with torch.autocast(x.device.type, enabled=False):
+    with full_precision(x.device.type):
         outputs, results = [], []
         for t, inputs in enumerate(seen.unbind()):
             result = F.advance(inputs, state, params, config, plasticity)

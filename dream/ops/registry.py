@@ -6,6 +6,7 @@ import logging
 from collections.abc import Callable, Sequence
 from typing import NamedTuple, Protocol
 
+import torch
 from torch import Tensor
 
 from dream.config import DREAMConfig
@@ -109,7 +110,8 @@ def choose(name: str, x: Tensor, config: DREAMConfig) -> Backend:
         reason = backend.refusal(x, config)
         if reason is None:
             return backend
-        if (candidate, reason) not in _reported:
+        # a logger is nothing that a program could be traced through
+        if not torch.compiler.is_compiling() and (candidate, reason) not in _reported:
             _reported.add((candidate, reason))
             log.warning("backend %s is not used: %s", candidate, reason)
     raise AssertionError("the reference backend serves every call")

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from itertools import pairwise
-from typing import Any, ClassVar, Literal, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple, Self
 
 import lightning as L
 import numpy as np
@@ -177,6 +177,15 @@ class AnomalyModule(TaskModule):
         checkpoint["scale"] = {name: ranks.whole(part) for name, part in held.items()}
         checkpoint["thresholds"] = dict(self.thresholds)
         checkpoint["training_rows"] = dict(self.training_rows)
+
+    def _settings(self) -> dict[str, Any]:
+        return super()._settings() | {"thresholds": dict(self.thresholds)}
+
+    @classmethod
+    def _from_settings(cls, settings: dict[str, Any]) -> Self:
+        new = super()._from_settings(settings)
+        new.thresholds = dict(settings["thresholds"])
+        return new
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         super().on_load_checkpoint(checkpoint)

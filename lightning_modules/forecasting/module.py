@@ -208,7 +208,7 @@ class ForecastingModule(TaskModule):
             timespans = timespans.repeat_interleave(copies, 0)
         seen = self.encoder(patches)
         output, traces, states = self.core.trace(
-            seen, state=self.carried(reset, len(seen)), timespans=timespans
+            seen, state=self.carried(reset, seen.shape[0]), timespans=timespans
         )
         self.carry(states, reset)
         self.observe(traces, states, streams=reset is not None)
@@ -225,7 +225,7 @@ class ForecastingModule(TaskModule):
             known = torch.cat([known[..., : shape.centred] - level, known[..., shape.centred :]], -1)
             values = values + self.known_effect(features, known)
         if self.settings.channel_independent:
-            values = values.unflatten(0, (len(past), shape.channels)).movedim(1, 3)  # (N, K, H, C, Q)
+            values = values.unflatten(0, (-1, shape.channels)).movedim(1, 3)  # (N, K, H, C, Q)
         else:
             values = values.unflatten(-1, (shape.channels, -1))
         level, scale = (part[:, :, None, : shape.channels, None] for part in (reading.level, reading.scale))
@@ -240,7 +240,7 @@ class ForecastingModule(TaskModule):
 
     @property
     def _median(self) -> int:
-        return self.levels.tolist().index(0.5)
+        return self.settings.levels.index(0.5)
 
     def on(self, batch: WindowBatch) -> Forecast:
         """Forecast from a batch."""

@@ -70,7 +70,7 @@ def _cut(past: Tensor, look_back: int, patch: int, origins: int | None) -> tuple
     else:
         windows = past[:, patch:].unfold(1, look_back, patch).transpose(2, 3)
         new, every = past[:, look_back:], (past.shape[1] - look_back) // (patch * origins)
-    return windows, new.reshape(len(past), -1, patch, past.shape[2]), every
+    return windows, new.reshape(past.shape[0], -1, patch, past.shape[2]), every
 
 
 def _level_and_scale(

@@ -166,7 +166,7 @@ class StreamNetwork(nn.Module):
         parts = [output] if reading.output else []
         parts += [traces[0].forecast] if reading.forecast else []
         # each (N, T, L, ...)
-        lanes = [part.unflatten(0, (len(rows), self.lanes)).transpose(1, 2) for part in parts]
+        lanes = [part.unflatten(0, (-1, self.lanes)).transpose(1, 2) for part in parts]
         values = torch.cat([*lanes, relative.shown.to(seen)], -1)
         observed = (~seen.isnan()).sum()
         return Features(values, relative.level, relative.scale, traces, observed), replace(new, core=core)
@@ -246,7 +246,9 @@ class StreamNetwork(nn.Module):
             for mean in self.reading.means:
                 now, then = slice(first + 1, None), slice(first + 1 - mean, window.shape[1] + 1 - mean)
                 parts.append((sums[:, now] - sums[:, then]) / (counts[:, now] - counts[:, then]))
-        return torch.stack(parts, 2) if parts else window.new_zeros(len(window), steps, 0, window.shape[2])
+        return (
+            torch.stack(parts, 2) if parts else window.new_zeros(window.shape[0], steps, 0, window.shape[2])
+        )
 
     def _to_lanes(self, columns: Tensor) -> Tensor:
         """(N, T, columns) to (N, T, L, width): each target with all covariates, or all columns together."""

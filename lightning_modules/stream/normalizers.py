@@ -149,6 +149,8 @@ def running_mean(values: Tensor, share: Tensor, start: Tensor, rate: float) -> T
         start: (N, D) the means before, 0 before the first value.
         rate: The smallest share.
     """
+    if values.shape[1] == 1:  # in operators that an exported step may have
+        return torch.lerp(start.unsqueeze(1), values, share)
     first = share == 1
     reference = torch.where(first.any(1), (values * first).sum(1), start)
     mean, means = start - reference, []
@@ -164,6 +166,8 @@ def running_mean(values: Tensor, share: Tensor, start: Tensor, rate: float) -> T
 
 def _carry_forward(x: Tensor, seen: Tensor, last: Tensor) -> Tensor:
     """`x` with missing values replaced by the last one before, by `last` at the start."""
+    if x.shape[1] == 1:  # which a step that is exported can be traced through
+        return torch.where(seen, x, last.unsqueeze(1))
     if bool(seen.all()):
         return x
     rows = torch.arange(1, x.shape[1] + 1, device=x.device).view(1, -1, 1)

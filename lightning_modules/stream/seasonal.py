@@ -107,7 +107,8 @@ class SeasonalProfile:
 
     def phase(self, steps: int, state: SeasonalState) -> Tensor:
         """Sine and cosine of one and two turns a season at the next `steps` rows, (N, steps, 4)."""
-        number = state.row + torch.arange(steps, device=state.row.device)
+        # within a season, so that the angle is as exact after a million rows
+        number = (state.row + torch.arange(steps, device=state.row.device)) % self.season
         angle = (
             2 * torch.pi / self.season * number.unsqueeze(-1) * torch.tensor([1.0, 2.0], device=number.device)
         )

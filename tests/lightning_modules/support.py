@@ -7,8 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import lightning as L
+import torch
+from torch import Tensor
 
-from dream import DREAMConfig
+from dream import DREAMConfig, DREAMStack
 from lightning_modules import ForecastingModule
 from lightning_modules.forecasting import DriftingLoad
 
@@ -37,3 +39,15 @@ def small_trainer(folder: Path, **options: Any) -> L.Trainer:
         accelerator="cpu", default_root_dir=folder, num_sanity_val_steps=0, max_epochs=1, log_every_n_steps=1
     )
     return L.Trainer(**{**settings, **quiet, **options})
+
+
+def prediction_errors(core: DREAMStack, x: Tensor, lengths: Tensor | None = None) -> Tensor:
+    """(N, T) mean squared error of each layer's prediction of what it reads, summed over the layers; 0 where
+    padded."""
+    found = torch.zeros(x.shape[:2])
+    for layer in core.layers:
+        output, trace, _ = layer.trace(x, lengths=lengths)
+        found = found + (trace.prediction - x).square().mean(-1)
+        x = output
+    steps = torch.arange(x.shape[1])
+    return found if lengths is None else torch.where(steps < lengths[:, None], found, 0.0)

@@ -26,6 +26,9 @@ PARTS = {
     "service": "a service that is killed among 100,000 rows of 1,000 sensors loses nothing, bit for bit",
     "interrupts": "Ctrl-C at random moments leaves learners and stores whole",
     "ranks": "two processes train like one, and one is killed",
+    "export": "an exported step forecasts and learns as its layer over 10,000 rows",
+    "export_runs": "exported steps of runs forecast and score as the runs do over 10,000 rows",
+    "compiled": "a layer that inductor compiles computes what it computes, and learns as it learns",
     "classes": "no setting imports or builds a foreign class",
 }
 """Modules of this folder: each has a `main()` that prints figures, returns them as a dictionary, and fails if

@@ -18,7 +18,7 @@ from lightning_modules.classification.metrics import by_instance, chosen, instan
 from lightning_modules.naive import nearest_labelled, nearest_mean_so_far
 from tests.lightning_modules.classification.test_data import small_classes
 from tests.lightning_modules.classification.test_sets import data_of, table
-from tests.lightning_modules.support import small_data, small_trainer
+from tests.lightning_modules.support import prediction_errors, small_data, small_trainer
 
 
 def module_of(data: ClassificationData, **options: Any) -> ClassificationModule:
@@ -33,18 +33,19 @@ def first(data: ClassificationData) -> ClassificationBatch:
     return found
 
 
-def test_the_losses_are_those_of_the_formulas() -> None:
+@pytest.mark.parametrize("hidden_dims", [[16], [16, 7]])
+def test_the_losses_are_those_of_the_formulas(hidden_dims: list[int]) -> None:
     data = small_classes()
-    module, batch = module_of(data, prediction_weight=0.5).eval(), first(data)
+    module, batch = module_of(data, prediction_weight=0.5, hidden_dims=hidden_dims).eval(), first(data)
     labels = batch.labels.clone()
     labels[:, 3] = -1
     with torch.no_grad():
         terms = module.losses(batch._replace(labels=labels))
         output = module(batch.inputs)
+        error = prediction_errors(module.core, batch.inputs).mean()
     nats = -output.log_probs.gather(-1, batch.labels.unsqueeze(-1)).squeeze(-1)
     asked = labels >= 0
     assert float(terms["fit"]) == pytest.approx(float(nats[asked].mean()), rel=1e-5)
-    error = output.traces[0].error.square().mean()
     assert float(terms["prediction_loss"]) == pytest.approx(float(error), rel=1e-5)
     assert float(terms["loss"]) == pytest.approx(
         float(terms["fit"] + 0.5 * terms["prediction_loss"]), rel=1e-6

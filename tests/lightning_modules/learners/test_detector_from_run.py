@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import pickle
 from copy import deepcopy
 from pathlib import Path
@@ -60,6 +61,23 @@ def scored(model: DREAMAnomalyDetector, rows: list[dict[str, Any]] = TOMORROW) -
         found.append(model.judge_one(row))
         model.learn_one(row)
     return found
+
+
+def test_a_run_is_served_by_its_folder_or_as_the_newest(
+    run: Path, monkeypatch: pytest.MonkeyPatch, capsysbinary: pytest.CaptureFixture[bytes]
+) -> None:
+    monkeypatch.chdir(run.parent.parent)
+    Path("rows.jsonl").write_text("".join(json.dumps({"key": 1, "x": row}) + "\n" for row in TOMORROW))
+    for flags in ([str(run), "--state=end"], ["latest", "--state=end", "--states=others"]):
+        with Path("rows.jsonl").open() as rows:
+            monkeypatch.setattr("sys.stdin", rows)
+            assert main(["serve", *flags]) == 0
+        answers = [json.loads(line) for line in capsysbinary.readouterr().out.splitlines()]
+        wanted = scored(DREAMAnomalyDetector.from_run(run))
+        assert [(one["score"], one["flag"], one["alarm"]) for one in answers] == [
+            (one.score, one.flag, one.raised) for one in wanted
+        ]
+        assert answers[-1]["seq"] == NEW
 
 
 def trained(data: AnomalyData, folder: Path, **settings: Any) -> AnomalyModule:

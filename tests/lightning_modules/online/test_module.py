@@ -22,7 +22,7 @@ from lightning_modules.online.drift import page_hinkley
 from lightning_modules.online.metrics import KappaTemporal
 from lightning_modules.plots import rolling
 from lightning_modules.stream import Reading, Updates
-from tests.lightning_modules.support import small_data, small_module, small_trainer
+from tests.lightning_modules.support import prediction_errors, small_data, small_module, small_trainer
 
 ALL = ["fast weights + head", "head", "fast weights", "frozen", "fast weights + all weights", "all weights"]
 
@@ -125,6 +125,18 @@ def test_a_crop_starts_as_the_stream_had_left_it() -> None:
     whole, _ = module.network.relate(data.values[0][None, :80], module.network.init_state())
     torch.testing.assert_close(features.level, whole.level[:, 48:])
     torch.testing.assert_close(features.values[..., -whole.shown.shape[-1] :], whole.shown[:, 48:].float())
+
+
+@pytest.mark.parametrize("hidden_dims", [[8], [8, 5]])
+def test_every_layer_is_trained_to_expect_what_it_reads(hidden_dims: list[int]) -> None:
+    data = data_of("forecasting")
+    module = module_of(data, hidden_dims=hidden_dims).eval()
+    module.prepare(data)
+    with torch.no_grad():
+        features, found = module._read(next(iter(data.train_dataloader())))
+        first = features.traces[0]
+        expected = prediction_errors(module.core, first.prediction + first.error).mean()
+    assert float(found) == pytest.approx(float(expected), rel=1e-5)
 
 
 def test_other_data_is_refused() -> None:

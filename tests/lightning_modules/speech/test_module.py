@@ -19,7 +19,7 @@ from lightning_modules.speech import ToneWords, plots
 from lightning_modules.speech.decoding import beam_search
 from lightning_modules.speech.mfcc import MFCC
 from lightning_modules.speech.utterances import SpeechBatch, Utterance
-from tests.lightning_modules.support import small_data, small_module, small_trainer
+from tests.lightning_modules.support import prediction_errors, small_data, small_module, small_trainer
 
 STRINGS = dict(task="recognition", string=[1, 3], stack=3)
 
@@ -97,15 +97,16 @@ def test_attention_is_for_classification() -> None:
         module_of(data_of(), attention=-1)
 
 
-def test_the_losses_are_those_of_the_formulas() -> None:
+@pytest.mark.parametrize("hidden_dims", [[16], [16, 7]])
+def test_the_losses_are_those_of_the_formulas(hidden_dims: list[int]) -> None:
     data = data_of()
-    module, batch = module_of(data, prediction_weight=0.5).eval(), first(data)
+    module, batch = module_of(data, prediction_weight=0.5, hidden_dims=hidden_dims).eval(), first(data)
     with torch.no_grad():
         terms, reading = module.losses(batch), module(batch.features, batch.lengths)
+        errors = prediction_errors(module.core, batch.features, batch.lengths)
     right = reading.log_probs[torch.arange(len(batch.names)), batch.tokens[:, 0]]
     assert float(terms["fit"]) == pytest.approx(float(-right.mean()), rel=1e-5)
-    error = [trace.square().mean(-1) for trace in reading.traces[0].error]
-    mean = sum(part.sum() for part in error) / batch.lengths.sum()
+    mean = errors.sum() / batch.lengths.sum()
     assert float(terms["prediction_loss"]) == pytest.approx(float(mean), rel=1e-5)
     assert float(terms["loss"]) == pytest.approx(
         float(terms["fit"] + 0.5 * terms["prediction_loss"]), rel=1e-6

@@ -13,7 +13,7 @@ from dream import ConfigError, DREAMConfig, DREAMError
 from lightning_modules.forecasting.systems import SystemsData, SystemsModule
 from lightning_modules.forecasting.systems.reference import regressors
 from lightning_modules.naive import recursive_least_squares
-from tests.lightning_modules.support import small_data, small_trainer
+from tests.lightning_modules.support import prediction_errors, small_data, small_trainer
 
 
 def small_systems(**options: Any) -> SystemsData:
@@ -87,15 +87,17 @@ def test_linear_systems_are_learnt_exactly() -> None:
     assert float((found - target)[:, 100:].abs().max()) < 1e-3
 
 
-def test_the_losses_are_those_of_the_formulas() -> None:
+@pytest.mark.parametrize("hidden_dims", [[16], [16, 7]])
+def test_the_losses_are_those_of_the_formulas(hidden_dims: list[int]) -> None:
     data = small_systems()
-    module, batch = module_of(data, prediction_weight=0.5).eval(), data.batch("val", [0, 1, 2])
+    module = module_of(data, prediction_weight=0.5, hidden_dims=hidden_dims).eval()
+    batch = data.batch("val", [0, 1, 2])
     with torch.no_grad():
         terms, output = module.losses(batch), module(batch.inputs)
+        error = prediction_errors(module.core, module.reference(batch.inputs).beside(batch.inputs)).mean()
     units = (output.future - batch.targets) / output.scale
     assert units.abs().max() > 10
     assert float(terms["misfit"]) == pytest.approx(float(units.clamp(-10, 10).square().mean()), rel=1e-5)
-    error = output.traces[0].error.square().mean()
     assert float(terms["loss"]) == pytest.approx(float(terms["misfit"] + 0.5 * error), rel=1e-5)
     with torch.no_grad():
         assert float(module.losses(batch._replace(spare=True))["loss"]) == 0
