@@ -17,8 +17,8 @@ from dream.errors import CheckpointError, StateError
 from dream.ops.stepping import Stepper
 from lightning_modules.anomaly.carried import Carried
 from lightning_modules.anomaly.data import AnomalyShape
-from lightning_modules.anomaly.module import AnomalySettings
 from lightning_modules.anomaly.scores import AnomalyScore, RunningScale, duplicate
+from lightning_modules.anomaly.settings import AnomalySettings
 from lightning_modules.checks import require_finite
 from lightning_modules.cores import BaselineCore
 from lightning_modules.stream.rows import as_array

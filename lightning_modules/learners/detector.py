@@ -14,8 +14,8 @@ from torch import Tensor
 from dream import DREAMConfig
 from dream.errors import CheckpointError, ConfigError, DataError, nearest
 from lightning_modules.anomaly import AnomalyModule, AnomalyShape
-from lightning_modules.anomaly.module import AnomalySettings
 from lightning_modules.anomaly.scores import AnomalyScore, RunningScale, carried_tensors, load_carried
+from lightning_modules.anomaly.settings import AnomalySettings
 from lightning_modules.anomaly.watcher import WEIGHTS, Watcher
 from lightning_modules.calls import alone, whole
 from lightning_modules.checks import require_int

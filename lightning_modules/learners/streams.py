@@ -96,7 +96,7 @@ class Streams(Generic[Model]):
         ...     model = model.learn_one([0.0, 1.0, 0.0, -1.0][k % 4])
         >>> streams = Streams(model)
         >>> found = streams.learn_streams({"pump-1": 0.0, "pump-2": 5.0})
-        >>> [round(value, 1) for value in found["pump-1"].prediction]
+        >>> [round(value, 1) + 0.0 for value in found["pump-1"].prediction]
         [1.0, 0.0]
     """
 
