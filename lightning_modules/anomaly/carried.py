@@ -120,7 +120,7 @@ class Carried(NamedTuple):
         return tensors
 
     def resumed(self, tensors: Mapping[str, Tensor]) -> Carried:
-        """All that the object held whose `tensors` these are; this one is a fresh one of its settings.
+        """Another one that goes on from what `tensors` returned; this one is fresh, and has the settings.
 
         Raises:
             CheckpointError: it is of other settings, or holds what no stream does.

@@ -20,12 +20,13 @@ Owner = TypeVar("Owner")
 DECADES = 10.0  # a score of 1 means a tail probability of 1e-10 or less
 LEVEL_LIMIT, DIFFERENCE_LIMIT = 8.0, 50.0  # in running deviations; larger values are clipped
 DRIFT_ROWS, BURST_ROWS = 24, 12  # rows over which a level, and an error, are averaged
+AVERAGED = np.array([BURST_ROWS, DRIFT_ROWS], np.float64)[:, None, None]
 TAIL_SHARE, TAIL_PRIOR, TAIL_CLIP = 0.05, 20.0, 20.0
 SHARE_DECADES, NEPERS = -math.log10(TAIL_SHARE), math.log(10)
 WARM_UP = 50  # rows before a tail returns anything but 0
 MEASURES = ("error", "burst", "level", "drift")  # one for each column
 GATE_MEASURES = ("deviation", "surprise")  # of the layer: one for all columns
-AT_ONCE = 1 << 17  # numbers of one kind that are computed together
+AT_ONCE = 1 << 15  # numbers of one kind that are computed together, as the cache holds them
 GAUSSIAN_ROWS, GAUSSIAN_REFRESH = 6400, 100  # the benchmark's own constants
 
 
@@ -36,13 +37,9 @@ def duplicate(owner: Owner) -> Owner:
     return new
 
 
-def _pieces(width: int, *arrays: np.ndarray) -> Iterator[Sequence[np.ndarray]]:
-    """The T rows of `arrays` (N, T, ...) in pieces of at most `AT_ONCE` numbers, `width` for each row."""
-    rows, size = arrays[0].shape[1], max(1, AT_ONCE // width)
-    if rows <= size:
-        yield arrays
-        return
-    for start in range(0, rows, size):
+def _pieces(size: int, *arrays: np.ndarray) -> Iterator[list[np.ndarray]]:
+    """The T rows of `arrays` (N, T, ...), so many at a time."""
+    for start in range(0, arrays[0].shape[1], size):
         yield [array[:, start : start + size] for array in arrays]
 
 
@@ -146,10 +143,11 @@ class RunningScale(Sides):
             learning: (N, T) where the scales learn.
             expected: (N, T, C) a forecast of each row, in the data's unit; nothing is learnt from it.
         """
+        size = max(1, AT_ONCE // self.rows.size)
+        if values.shape[1] <= size:
+            return self._read(values, learning, expected)
         given = [values, learning] if expected is None else [values, learning, expected]
-        pieces = [self._read(*piece) for piece in _pieces(self.rows.size, *given)]
-        if len(pieces) == 1:
-            return pieces[0]
+        pieces = [self._read(*piece) for piece in _pieces(size, *given)]
         x, levels = (np.concatenate(part, 1) for part in zip(*(piece[:2] for piece in pieces), strict=True))
         forecasts = [piece.expected for piece in pieces if piece.expected is not None]
         return Scaled(x, levels, np.concatenate(forecasts, 1) if forecasts else None)
@@ -291,31 +289,26 @@ class TailProbability(Sides):
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Number, sum and sum of squares of the excesses before each row, (T, N, K).
 
-        They change where `exceeds` is True, a twentieth of the time: one number after another.
+        They change where `exceeds` is True, a twentieth of the time.
         """
         most = TAIL_SHARE * self.memory
-        now = [part.copy() for part in (self.count, self.sum, self.squares)]
-        found = [np.empty(excess.shape) for _ in now]
-        counts, totals, squares = (part.reshape(-1) for part in now)
+        now = np.stack([self.count, self.sum, self.squares])
+        found = np.empty((3, *excess.shape))
         begin = 0
-        for row in range(len(excess)):
-            places = np.flatnonzero(exceeds[row]).tolist()
-            if not places:
-                continue
-            for part, line in zip(now, found, strict=True):
-                line[begin : row + 1] = part
+        for row in np.flatnonzero(exceeds.any(axis=(1, 2))).tolist():
+            found[:, begin : row + 1] = now[:, None]
             begin = row + 1
-            over, usual = excess[row].reshape(-1), mean[row].reshape(-1)
-            for k in places:
-                count, total = counts.item(k), totals.item(k)
-                new = min(over.item(k), TAIL_CLIP * max(total / max(count, 1.0), usual.item(k)))
-                kept = 1 - 1 / most if count >= most else 1.0
-                counts[k] = kept * count + 1
-                totals[k] = kept * total + new
-                squares[k] = kept * squares.item(k) + new * new
-        for part, line in zip(now, found, strict=True):
-            line[begin:] = part
-        self.count, self.sum, self.squares = now
+            seen, (count, total, squares) = exceeds[row], now  # the last three are views
+            usual = np.maximum(total / np.maximum(count, 1.0), mean[row])
+            new = np.minimum(excess[row], TAIL_CLIP * usual)
+            new *= seen
+            now *= 1 - seen * (count >= most) / most
+            count += seen
+            total += new
+            new *= new
+            squares += new
+        found[:, begin:] = now[:, None]
+        self.count, self.sum, self.squares = (part.copy() for part in now)
         return found[0], found[1], found[2]
 
     @staticmethod
@@ -409,10 +402,10 @@ class AnomalyScore(Sides):
             gate: (N, T, 2) deviation and surprise.
             learning: (N, T) where the tails learn.
         """
-        given = x, prediction, gate, learning
-        pieces = [self._read(*piece) for piece in _pieces(self.tail.rows.size, *given)]
-        if len(pieces) == 1:
-            return pieces[0]
+        size = max(1, AT_ONCE // self.tail.rows.size)
+        if x.shape[1] <= size:
+            return self._read(x, prediction, gate, learning)
+        pieces = [self._read(*piece) for piece in _pieces(size, x, prediction, gate, learning)]
         scores, alarms = (np.concatenate(part, 1) for part in zip(*pieces, strict=True))
         return scores, alarms
 
@@ -446,10 +439,9 @@ class AnomalyScore(Sides):
         """Burst and drift after each row, (T, N, C); None in the place of `known` where all is."""
         both, means = np.stack([error, levels], 1), np.empty((len(error) + 1, 2, *error.shape[1:]))
         means[0, 0], means[0, 1] = self.burst, self.drift
-        lengths = np.array([BURST_ROWS, DRIFT_ROWS], np.float64)[:, None, None]
         for row in range(len(error)):
             away = both[row] - means[row]
-            away /= lengths
+            away /= AVERAGED
             np.add(means[row], away, out=means[row + 1])
             if known is not None:
                 np.copyto(means[row + 1], means[row], where=~known[row])

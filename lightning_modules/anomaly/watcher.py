@@ -128,11 +128,12 @@ class Watcher:
         alone. None where rows cannot be read at once.
         """
         first = watchers[0]
-        learns = {one.row < one.training or one.settings.adapt for one in watchers}
-        steppers = first._ready(next(iter(learns)))
-        if steppers is None or len(learns) > 1 or any(one.steppers is not first.steppers for one in watchers):
+        learns, *others = (one.row < one.training or one.settings.adapt for one in watchers)
+        steppers = first._ready(learns)
+        apart = any(one.steppers is not first.steppers for one in watchers)
+        if steppers is None or apart or any(other != learns for other in others):
             return None
-        learning = np.full((len(rows), 1), *learns)
+        learning = np.full((len(rows), 1), learns)
         inputs = duplicate(first.inputs)
         inputs.scale = RunningScale.beside([one.inputs.scale for one in watchers])
         inputs.recent = torch.cat([one.inputs.recent for one in watchers])
@@ -197,6 +198,12 @@ class Watcher:
 
     def signals(self) -> tuple[float, float]:
         """Running surprise and norm of the fast weights of the first layer."""
+        state, steppers = self._states[0], self._ready(learns=True)
+        if isinstance(state, np.ndarray) and steppers is not None:
+            surprise, u_norm = (
+                float(steppers[0].part(state, name)[0]) for name in ("avg_surprise", "u_norm")
+            )
+            return surprise, u_norm
         state = self.states[0]
         return float(state.avg_surprise.mean()), float(state.U.flatten(1).norm(dim=1).mean())
 
