@@ -10,7 +10,7 @@ from typing import Any
 from dream import DREAMStack, __version__, export
 from dream.errors import CheckpointError, ConfigError
 from dream.files import inside
-from experiments import ending, folders
+from experiments import ending, folders, wording
 from experiments.invocation import configs
 from experiments.invocation.arguments import checkpoint_file
 from experiments.run import DREAMCLI
@@ -63,13 +63,16 @@ def main(argv: list[str]) -> int:
         dest="runs",
     )
     arguments = parser.parse_args(argv)
+    wording.set_up()
     DREAMCLI.require_output(arguments.output)
     run = folders.latest(arguments.runs) if arguments.run == folders.LATEST else arguments.run
     checkpoint = checkpoint_file(str(run), "best")
     home = checkpoint.parent.parent
     name, write = FORMATS[arguments.format]
     path = arguments.output or home / name
-    write(step_of(home, checkpoint), path)
+    step = step_of(home, checkpoint)
+    ending.say(f"note: {path} is being made, which may take half a minute.")
+    write(step, path)
     print(path)  # noqa: T201
     return 0
 
@@ -125,6 +128,7 @@ def step_of(home: Path, checkpoint: Path) -> export.Step:
         "missing": module.missing,
     }
     if not isinstance(module, ForecastingModule):
+        one.facts["after"] = None if end is None else end.place.name()
         begins, weights = "begins a new stream", "as the checkpoint has them"
         if end is not None:
             begins, weights = f"goes on where the stream of {home} ended, {end.place}", "as they were there"

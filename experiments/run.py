@@ -517,6 +517,8 @@ class DREAMCLI(LightningCLI):
             news = "no row comes after it, nothing is learnt" if stands else "rows up to it are passed over"
             ending.say(f"note: the stream of {self.home} has come to {self.end.place}; {news}.")
         found = self.model.predictions_again() if stands else self.trainer.predict(**kwargs)
+        if stands and not found:
+            ending.say("note: predictions are of new rows; there are none, and nothing is written.")
         if not self.trainer.is_global_zero:
             return
         if (output := self.invocation.output) is not None:

@@ -125,6 +125,8 @@ def folder(tmp_path: Path) -> Path:
     )
     table.to_csv(tmp_path / "load.csv", index=False)
     table.tail(96).to_csv(tmp_path / "newer.csv", index=False)
+    later = table.tail(24).assign(time=table["time"].tail(24) + pd.Timedelta("1D"))
+    later.to_csv(tmp_path / "newest.csv", index=False)
     for name in ("sensors.csv", "other.csv", "huge.csv", "longer.csv"):
         table.to_csv(tmp_path / name, index=False)
     table.assign(label=np.where(day > 0, "up", "down")).to_csv(tmp_path / "labels.csv", index=False)

@@ -688,7 +688,7 @@ def checkpoint_file(path: str, name: str, or_last: bool = False) -> Path:
         found = checkpoints.newest(folder)
     if found is None or not found.is_file():
         raise CheckpointError(
-            f"`ckpt_path` must be a run's folder or a checkpoint file; {folder} holds no {name} one."
+            f"what is named must be a run's folder or a checkpoint file; {folder} holds no {name} one."
         )
     return found.resolve()
 

@@ -12,7 +12,7 @@ from typing import get_args
 
 from dream.errors import CheckpointError, ConfigError, DREAMWarning
 from dream.sealed import read_sealed
-from experiments.folders import LATEST, latest
+from experiments.folders import LATEST, RunSettings, latest
 from experiments.serve.lines import serve_lines
 from experiments.serve.service import UNKNOWN, Service
 from lightning_modules.checks import require, require_int
@@ -92,7 +92,12 @@ def _parser() -> argparse.ArgumentParser:
         help="a run, a checkpoint, or what `save` of a row object wrote",
     )
     add(
-        "--runs", type=Path, default=Path("runs"), metavar="FOLDER", help=f"whose newest run `{LATEST}` means"
+        "--run.folder",
+        type=Path,
+        default=Path(RunSettings.folder),
+        metavar="FOLDER",
+        help=f"where {LATEST} is looked for",
+        dest="runs",
     )
     add(
         "--state",

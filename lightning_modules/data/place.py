@@ -29,6 +29,12 @@ class Place:
     def __str__(self) -> str:
         return f"row {self.rows - 1}" if self.last is None else str(pd.Timestamp(self.last))
 
+    def name(self) -> str | int | None:
+        """The last row as a file tells it: ISO 8601, without time stamps its number from 0, None for none."""
+        if self.rows == 0:
+            return None
+        return self.rows - 1 if self.last is None else pd.Timestamp(self.last).isoformat()
+
     def first_new(self, time: np.ndarray | None, count: int, source: str) -> int:
         """Number of the first of `count` rows that comes after this place: by time, or without it by number.
 

@@ -264,7 +264,7 @@ def local(path: str | Path) -> Path:
         )
     if not Path(path).is_file():
         raise CheckpointError(
-            f"`ckpt_path` must be a run's folder or a checkpoint file; {path} does not exist."
+            f"what is named must be a run's folder or a checkpoint file; {path} does not exist."
         )
     return Path(path)
 

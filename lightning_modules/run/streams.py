@@ -31,7 +31,12 @@ def read(run: Path, weights: str) -> StreamEnd | None:
     path = inside(run, STREAM, STATE) if (run / STREAM).exists() else run / STREAM / STATE
     if not path.exists():
         return None
-    header, tensors = read_sealed(path, "`dream predict --learn`", KIND)
+    try:
+        header, tensors = read_sealed(path, "`dream predict --learn`", KIND)
+    except CheckpointError as error:
+        raise CheckpointError(
+            f"{error} Put it back, or move {path.parent} away to begin again where the run's own test ended."
+        ) from None
     if header.get("weights") != weights:
         raise CheckpointError(
             f"{path} began with the weights of another checkpoint than the one that is named. Name that one, "

@@ -36,14 +36,15 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "runs" / "served").mkdir(parents=True)
     export.to_onnx(described(), folder / "runs" / "served" / "model.onnx")
     export.to_torch(described(), folder / "step.pt2")
-    (folder / "longer.csv").write_text("\n".join([",".join(COLUMNS), *(["1,2,3,4"] * 30)]))
+    rows = [f"2024-01-02 {hour:02},1,2,3,4" for hour in range(24)]
+    (folder / "newest.csv").write_text("\n".join([",".join(["time", *COLUMNS]), *rows]))
     return folder
 
 
 def described() -> export.Step:
     """A step of a layer that names its columns, as that of a run does."""
     step = export.step(soak.lively())
-    step.facts |= {"columns": COLUMNS}
+    step.facts |= {"columns": COLUMNS, "after": "2024-01-01T23:00:00"}
     return step
 
 

@@ -233,7 +233,7 @@ COMMAND_LINES = [
     (["test", "-c", "forecasting"], "`--ckpt_path` must name a run's folder or a checkpoint file; got none."),
     (
         ["predict", "--ckpt_path", "none"],
-        "`ckpt_path` must be a run's folder or a checkpoint file; none does not exist.",
+        "what is named must be a run's folder or a checkpoint file; none does not exist.",
     ),
     (
         ["test", "--ckpt_path", "http://127.0.0.1/a.ckpt"],

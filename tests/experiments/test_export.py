@@ -65,6 +65,7 @@ def test_an_online_run_goes_on_in_the_file(exported: Any, capsys: pytest.Capture
     step = exported("forecasts")  # from where its test ended
     said = " ".join(capsys.readouterr().err.split())
     assert "ended, 2024-01-12 11:00:00; fast weights and statistics go on learning; head and slow" in said
+    assert step.facts["after"] == "2024-01-12T11:00:00"
     forecast = read(step, ALL.tail(NEW))["forecast"][-1]
     wanted = tomorrow.predicted("forecasts", ALL, "--learn")[step.facts["targets"]].to_numpy()
     assert step.facts["frequency"] == 3600

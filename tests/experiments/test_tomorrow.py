@@ -92,7 +92,9 @@ def test_the_same_command_on_a_longer_file_goes_on(run: str, capsys: pytest.Capt
     # again: nothing is learnt twice, and what was written stands
     pd.testing.assert_frame_equal(predicted(run, rows, "--learn"), tomorrow, check_exact=True)
     assert state.read_bytes() == bytes_
-    assert "no row comes after it, nothing is learnt" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "no row comes after it, nothing is learnt" in said
+    assert ("and nothing is written" in said) == (run != "forecasts")
     # killed before the state was written, and the new rows nearly alone: the same, bit for bit
     state.unlink()
     if before is not None:
@@ -119,7 +121,9 @@ def test_a_stream_that_cannot_go_on_is_refused(capsys: pytest.CaptureFixture[str
         predicted("forecasts", WHOLE, "--learn")
     content = state.read_bytes()
     state.write_bytes(content[:-5])
-    assert "state.safetensors is damaged" in refusal(capsys, *command)
+    said = refusal(capsys, *command)
+    assert "state.safetensors is damaged" in said
+    assert "to begin again where the run's own test ended" in said
     state.write_bytes(content)
     header, tensors = read_sealed(state, "", KIND)
     write_sealed(state, {**header, "weights": "0" * 64}, tensors)
