@@ -53,7 +53,7 @@ class Card:
 
 # {kind}
 
-A `{kind}` of dream-memory with {count:,} parameters.
+`{kind}` of dream-memory, with {count:,} parameters.
 
 ```python
 from {home} import {kind}

@@ -17,7 +17,8 @@ TIME = pd.date_range("2024-01-31", periods=30, freq="h").to_numpy("datetime64[us
 
 def test_rows_are_new_by_their_time() -> None:
     place = Place().after(TIME, 0, 20)
-    assert (place.rows, str(place)) == (20, "2024-01-31 19:00:00")
+    assert (place.rows, str(place), place.name()) == (20, "2024-01-31 19:00:00", "2024-01-31T19:00:00")
+    assert (Place(7).name(), Place().name()) == (6, None)
     assert place.first_new(TIME, 30, "x.csv") == 20
     assert place.first_new(TIME[15:], 15, "x.csv") == 5
     assert place.first_new(TIME[25:], 5, "x.csv") == 0
