@@ -18,6 +18,7 @@ import uvicorn
 from fastapi import FastAPI, Request, Response
 from jinja2 import Environment
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from dream import __version__
@@ -183,6 +184,8 @@ async def _body(request: Request, limits: Limits) -> bytes:
         await asyncio.wait_for(read(), limits.seconds)
     except TimeoutError:
         raise HTTPException(408, f"a body must arrive within {limits.seconds:g} s.") from None
+    except ClientDisconnect:
+        raise HTTPException(400, "the client went before its body had come.") from None
     return bytes(parts)
 
 
@@ -221,8 +224,8 @@ def _bound(host: str, port: int) -> socket.socket:
         return socket.create_server((host, port), family=family)
     except (OSError, UnicodeError) as error:
         raise ConfigError(
-            f"`--host` and `--http` must be an address of this machine and a free port; got {shown(host)} and "
-            f"{port}: {error}."
+            "`--host` and `--http` must be an address of this machine and a free port; got "
+            f"{shown(host)} and {port}: {error}."
         ) from None
 
 
