@@ -68,4 +68,6 @@ def shown(value: object, longest: int = 80) -> str:
         text = repr(value)
     except ValueError:  # Python prints no whole number of more than 4,300 digits
         return "a number too long to print"
+    except RecursionError:
+        return "lists in lists, too deep to print"
     return text if len(text) <= longest else f"{text[:longest]}..."

@@ -36,6 +36,7 @@ TOKEN = "DREAM_TOKEN"
 def main(argv: list[str]) -> int:
     """Run ``dream serve`` with these arguments; return the exit code."""
     arguments = _parser().parse_args(argv)
+    arguments.token = os.environ.get(TOKEN) or None if arguments.token is None else arguments.token
     _require(arguments)
     source = found(arguments.source, arguments.runs)
     model = load(source, arguments.state)
@@ -47,9 +48,7 @@ def main(argv: list[str]) -> int:
         from experiments.serve.web import Limits, serve
 
         limits = Limits(arguments.body, arguments.queue, arguments.timeout)
-        return serve(
-            service, arguments.host, arguments.http, limits, arguments.token or os.environ.get(TOKEN)
-        )
+        return serve(service, arguments.host, arguments.http, limits, arguments.token)
 
 
 def found(source: Path, runs: Path) -> Path:
@@ -140,7 +139,12 @@ def _require(arguments: argparse.Namespace) -> None:
     require("--timeout", arguments.timeout, 0 < arguments.timeout < 1e6, "a number of seconds above 0")
     threshold = getattr(arguments, "threshold", 0)
     require("--threshold", threshold, 0 <= threshold <= 1, "from 0 to 1")
+    token = arguments.token
+    if token is not None and not (token and token.isascii()):
+        raise ConfigError(f"`--token` or {TOKEN} must be a text of ASCII characters, at least one.")
     if arguments.http is None:
+        if sys.stdin is None or sys.stdout is None:
+            raise ConfigError("standard input and output must be open where `--http` is left out.")
         return
     require("--http", arguments.http, 0 <= arguments.http <= 65535, "a port from 0 to 65535")
     for name in ("fastapi", "uvicorn"):

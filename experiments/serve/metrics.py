@@ -61,7 +61,9 @@ def text(service: Service, batches: Batches, requests: Requests) -> str:
     with requests.lock:
         counts = Counter(requests.counts)
         seconds = requests.seconds.lines("dream_request_seconds")
-    rows = {f'operation="{name}",result="{result}"': count for (name, result), count in service.rows.items()}
+    rows = {
+        f'operation="{name}",result="{result}"': count for (name, result), count in service.counts().items()
+    }
     paths = {f'path="{path}",status="{status}"': count for (path, status), count in counts.items()}
     parts = [
         _counter("dream_rows_total", "Rows by operation and result.", rows),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import time
 from collections import Counter, deque
 from collections.abc import Iterable, Mapping, Sequence
@@ -14,15 +15,15 @@ from dream.errors import CheckpointError, DataError, DREAMError, nearest, shown
 from experiments.ending import say
 from lightning_modules.learners import DREAMAnomalyDetector, DREAMForecaster, Streams
 from lightning_modules.learners.base import OnlineObject
-from lightning_modules.learners.streams import Outcome, Stream
+from lightning_modules.learners.streams import Outcome, Stream, require_seq
 from lightning_modules.store.keys import Key, bits_of
 
 Operation = Literal["predict", "learn", "score"]
 FIELDS = ("key", "x", "y", "seq")
-LAST = 2**63 - 1
-"""Largest number of a row."""
 LONGEST_KEY = 1000
 """Characters of a key."""
+LONGEST_NAME = 100
+"""Characters of a client's word that a message repeats."""
 UNKNOWN = 0.4
 """Threshold of a detector that has none of its own."""
 MOVED = 20
@@ -52,15 +53,14 @@ def asked(operation: Operation, row: object) -> Asked:
     for name in row:
         if name not in FIELDS:
             raise DataError(
-                f"a row must have no other field than {', '.join(FIELDS)}; `{name}` is none. "
-                f"{nearest(name, FIELDS)}"
+                f"a row must have no other field than {', '.join(FIELDS)}; {unknown(name, FIELDS)}"
             )
     key, seq = row.get("key"), row.get("seq")
     bits_of(key)
     if len(str(key)) > LONGEST_KEY:
         raise DataError(f"`key` must have at most {LONGEST_KEY} characters; got {len(str(key))}.")
-    if seq is not None and (isinstance(seq, bool) or not isinstance(seq, int) or not 1 <= seq <= LAST):
-        raise DataError(f"`seq` must be a whole number from 1 to {LAST}; got {shown(seq)}.")
+    if seq is not None:
+        require_seq(seq)
     return Asked(operation, key, row.get("x"), row.get("y"), seq)  # type: ignore[arg-type] # `bits_of` takes keys only
 
 
@@ -145,11 +145,17 @@ class Service:
                 answers[place] = head | ({"repeated": True} if outcome.repeated else self._told(outcome))
 
     def _require(self, row: Asked) -> None:
-        detects = isinstance(self.streams.model, DREAMAnomalyDetector)
+        model = self.streams.model
+        detects = isinstance(model, DREAMAnomalyDetector)
         if row.operation == ("predict" if detects else "score"):
-            name = type(self.streams.model).__name__
+            name = type(model).__name__
             raise DataError(
                 f"a {name} must be asked to {'score' if detects else 'predict'}; got {row.operation}."
+            )
+        if row.operation == "predict" and isinstance(model, DREAMForecaster) and row[2:4] != (None, None):
+            raise DataError(
+                "`x` and `y` must be left out: a forecaster predicts after the last row that it has learnt. "
+                "Send the row to be learnt."
             )
 
     def _told(self, outcome: Outcome) -> dict[str, Any]:
@@ -187,27 +193,32 @@ class Service:
         with self.lock:
             self._flush()
 
-    def drift(self, key: Key | None = None) -> dict[str, Any]:
-        """The streams in memory that moved most from what they usually are; or the one of `key`.
+    def drift(self, text: str | None = None) -> dict[str, Any]:
+        """The streams in memory that moved most from what they usually are; or the one whose key is `text`,
+        or else the number that is written so.
 
         Raises:
             DataError: there is no stream of this key.
         """
         with self.lock:
-            if key is not None:
-                if not self.streams.known(key):
-                    raise DataError(f"`key` must be that of a stream; {key!r} is none.")
-                return {"streams": len(self.streams.held), "moved": [moved(key, self.streams.stream(key))]}
             found = sorted(self.streams, key=lambda pair: pair[1].change.size, reverse=True)[:MOVED]
+            if text is not None:
+                keys: list[Key] = [text]
+                if re.fullmatch(r"-?[1-9][0-9]{0,999}|0", text):
+                    keys.append(int(text))
+                if not (known := [key for key in keys if self.streams.known(key)]):
+                    raise DataError(f"`key` must be that of a stream; {shown(text)} is none.")
+                found = [(known[0], self.streams.stream(known[0]))]
+                self.streams.make_room()
             return {
                 "streams": len(self.streams.held),
                 "moved": [moved(key, stream) for key, stream in found],
             }
 
-    def knows(self, key: Key) -> bool:
-        """Whether there is a stream of this key."""
+    def counts(self) -> dict[tuple[str, str], int]:
+        """Rows by operation and result."""
         with self.lock:
-            return self.streams.known(key)
+            return dict(self.rows)
 
     def signals(self) -> tuple[list[float], list[float]]:
         """Surprise, and norm of the fast weights, of every stream in memory."""
@@ -241,9 +252,13 @@ def require_columns(model: OnlineObject, row: Any) -> None:
     """
     for name in row if isinstance(row, Mapping) else ():
         if name not in model.columns:
-            raise DataError(
-                f"`x` must hold columns of the model; `{name}` is none. {nearest(name, model.columns)}"
-            )
+            raise DataError(f"`x` must hold columns of the model; {unknown(name, model.columns)}")
+
+
+def unknown(name: str, known: Iterable[str]) -> str:
+    """The end of a sentence about a client's word that is none of those known."""
+    cut = name if len(name) <= LONGEST_NAME else f"{name[:LONGEST_NAME]}..."
+    return f"`{cut}` is none. {nearest(cut, known)}"
 
 
 def refusal(error: DREAMError, row: Asked | None = None) -> dict[str, Any]:

@@ -18,15 +18,15 @@ import uvicorn
 from fastapi import FastAPI, Request, Response
 from jinja2 import Environment
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from dream import __version__
-from dream.errors import DREAMError
+from dream.errors import ConfigError, DREAMError, shown
 from experiments.ending import say
 from experiments.serve.batches import Batches, BusyError
 from experiments.serve.metrics import CONTENT_TYPE, Requests, text
 from experiments.serve.service import Operation, Service, asked
-from lightning_modules.store.keys import Key
 
 PAGE = Path(__file__).with_name("page.html")
 ROW = {
@@ -107,7 +107,7 @@ def make_app(service: Service, batches: Batches, limits: Limits, token: str | No
         require_token(request)
         as_page = "text/html" in request.headers.get("accept", "")
         try:
-            report = _drift(service, key)
+            report = service.drift(key or None)
             status = 200
         except DREAMError as error:
             report, status = {"error": str(error)}, 404
@@ -140,14 +140,6 @@ class Counted:
             self.requests.add(path, status, time.monotonic() - begun)
 
 
-def _drift(service: Service, key: str | None) -> dict[str, Any]:
-    """The drift report; a key of digits is a number where there is one."""
-    number: Key | None = int(key) if key is not None and key.isascii() and key.isdigit() else None
-    if number is not None and service.knows(number):
-        return service.drift(number)
-    return service.drift(key or None)
-
-
 async def _answered(request: Request, operation: Operation, batches: Batches, limits: Limits) -> Response:
     """Answer of a body: one row, or a list of rows."""
     body = await _body(request, limits)
@@ -156,6 +148,8 @@ async def _answered(request: Request, operation: Operation, batches: Batches, li
     except (ValueError, RecursionError) as error:
         raise HTTPException(400, f"the body must be a row, or a list of rows, in JSON: {error}") from None
     rows = content if isinstance(content, list) else [content]
+    if len(rows) > limits.queue:
+        raise HTTPException(413, f"a body must have at most {limits.queue} rows; got {len(rows)}.")
     try:
         found = [asked(operation, row) for row in rows]
     except DREAMError as error:
@@ -190,6 +184,8 @@ async def _body(request: Request, limits: Limits) -> bytes:
         await asyncio.wait_for(read(), limits.seconds)
     except TimeoutError:
         raise HTTPException(408, f"a body must arrive within {limits.seconds:g} s.") from None
+    except ClientDisconnect:
+        raise HTTPException(400, "the client went before its body had come.") from None
     return bytes(parts)
 
 
@@ -217,8 +213,29 @@ class Server(uvicorn.Server):
                 signal.signal(number, handler)
 
 
+def _bound(host: str, port: int) -> socket.socket:
+    """A socket at an address.
+
+    Raises:
+        ConfigError: it is taken, or none of this machine.
+    """
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        return socket.create_server((host, port), family=family)
+    except (OSError, UnicodeError) as error:
+        raise ConfigError(
+            "`--host` and `--http` must be an address of this machine and a free port; got "
+            f"{shown(host)} and {port}: {error}."
+        ) from None
+
+
 def serve(service: Service, host: str, port: int, limits: Limits, token: str | None) -> int:
-    """Serve until SIGTERM or Ctrl-C; return the exit code."""
+    """Serve until SIGTERM or Ctrl-C; return the exit code.
+
+    Raises:
+        ConfigError: it cannot listen at this address.
+    """
+    sock = _bound(host, port)
     batches = Batches(service, limits.queue)
     config = uvicorn.Config(
         make_app(service, batches, limits, token),
@@ -234,11 +251,10 @@ def serve(service: Service, host: str, port: int, limits: Limits, token: str | N
     )
     server = Server(config)
     batches.on_defect = server.stop
-    sock = config.bind_socket()
     # connections inherit it; without, the body of an answer waits for the client to acknowledge its head
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     sock.listen(config.backlog)  # before the address is told
-    say(f"dream: serves http://{host}:{sock.getsockname()[1]}")
+    say(f"dream: serves http://{f'[{host}]' if ':' in host else host}:{sock.getsockname()[1]}")
     try:
         server.run([sock])
     finally:

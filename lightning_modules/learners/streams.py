@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dream.errors import CheckpointError, DREAMError, StateError
+from dream.errors import CheckpointError, DataError, DREAMError, StateError, shown
 from dream.files import write_atomic
 from dream.sealed import checksum, note, read_note
 from lightning_modules.checks import require_int
@@ -30,6 +30,7 @@ from lightning_modules.stream.together import advance
 
 Model = TypeVar("Model", bound=OnlineObject)
 AT_ONCE = 256  # streams that are put into the store together
+LAST = 2**63 - 1  # largest number of a row
 _OWN = ("seq", "extra", "change")  # tensors of a record that are not the object's
 
 
@@ -154,10 +155,10 @@ class Streams(Generic[Model]):
             StateError: `key` is not one, or there is no room for one more.
             CheckpointError: what is on disk of it does not fit.
         """
+        bits_of(key)  # True and 1.0 would find the stream of 1
         if (found := self.held.get(key)) is not None:
             self.held.move_to_end(key)
             return found
-        bits_of(key)
         if self.store is None and len(self.held) >= self.most:
             raise StateError(f"there are {self.most} streams already, and no folder for more. Name a folder.")
         found = self._copy()
@@ -166,7 +167,7 @@ class Streams(Generic[Model]):
         self.held[key] = found
         return found
 
-    def _make_room(self) -> None:
+    def make_room(self) -> None:
         """Keep the streams that were used least recently on disk alone."""
         while self.store is not None and len(self.held) > self.most:
             oldest, stream = next(iter(self.held.items()))
@@ -196,8 +197,8 @@ class Streams(Generic[Model]):
             rows: The row of each stream, as `learn_one` takes it; of a forecaster all columns, among
                 which a single number is `y`, or the number.
             targets: Class or number of the row of each stream, for a classifier or a regressor.
-            seqs: Number of the row of each stream, by default one more than the last; one that is not above
-                the last was learnt before.
+            seqs: Number of the row of each stream, from 1, by default one more than the last; one that is not
+                above the last was learnt before.
 
         Returns:
             The outcome for each stream, or the error for which its row was refused.
@@ -213,10 +214,11 @@ class Streams(Generic[Model]):
         for key in rows:
             try:
                 stream = self.stream(key)
+                given = None if seqs is None else seqs.get(key)
+                seq = require_seq(stream.seq + 1 if given is None else given)
             except DREAMError as error:
                 found[key] = error
                 continue
-            seq = stream.seq + 1 if seqs is None else seqs.get(key, stream.seq + 1)
             if seq > stream.seq:
                 due[key] = stream, seq
             else:
@@ -235,7 +237,7 @@ class Streams(Generic[Model]):
             self.waiting += 1
             found[key] = outcome._replace(seq=seq, flushed=stream.flushed)
         self._is_whole = True
-        self._make_room()
+        self.make_room()
         return found
 
     def _read_together(self, rows: Mapping[Key, tuple[Stream[Model], Any]]) -> dict[Key, Outcome]:
@@ -245,10 +247,12 @@ class Streams(Generic[Model]):
         """
         if len(rows) < 2 or not self._shares:
             return {}
+        take = isinstance(self.model, DREAMForecaster)
+        is_number = isinstance(self.model, DREAMForecaster) and self.model.targets is None
         keys, models, values = [], [], []
         for key, (stream, row) in rows.items():
             try:
-                named = row if isinstance(row, Mapping) else {"y": row}
+                named = {"y": row} if is_number and not isinstance(row, Mapping) else row
                 values.append(stream.model._row(named))
             except DREAMError:
                 continue
@@ -263,7 +267,6 @@ class Streams(Generic[Model]):
         if not learners:
             return {}
         outcomes = {}
-        take = isinstance(self.model, DREAMForecaster)
         for place, prediction in advance(learners, np.stack(values), take).items():
             model = rows[keys[place]][0].model
             assert isinstance(model, DREAMForecaster)
@@ -287,7 +290,7 @@ class Streams(Generic[Model]):
                     found[key] = predict(self.model, row)
             except DREAMError as error:
                 found[key] = error
-        self._make_room()
+        self.make_room()
         return found
 
     def flush(self) -> None:
@@ -392,6 +395,17 @@ def predict(model: OnlineObject, row: Any) -> Outcome:
         return Outcome(judgement=model.judge_one(row))
     assert isinstance(model, DREAMClassifier | DREAMRegressor)
     return Outcome(model.predict_one(row))
+
+
+def require_seq(seq: object) -> int:
+    """`seq` as the number of a row.
+
+    Raises:
+        DataError: it is none.
+    """
+    if isinstance(seq, bool) or not isinstance(seq, int | np.integer) or not 1 <= seq <= LAST:
+        raise DataError(f"`seq` must be a whole number from 1 to {LAST}; got {shown(seq)}.")
+    return int(seq)
 
 
 def _parted(model: DREAMForecaster, row: Any) -> tuple[Any, Any]:

@@ -19,7 +19,7 @@ def bits_of(key: object) -> str:
         StateError: `key` is neither a text nor a whole number.
     """
     if isinstance(key, bool) or not isinstance(key, (str, int)):
-        raise StateError(f"`key` must be a text or a whole number; got {key!r}.")
+        raise StateError(f"`key` must be a text or a whole number; got {shown(key)}.")
     try:
         content = b"s" + key.encode() if isinstance(key, str) else b"i%d" % key
     except ValueError as error:

@@ -76,6 +76,7 @@ def test_every_line_has_its_answer_in_order(tmp_path: Path) -> None:
         ('{"key": "a", "seq": true}', "`seq` must be a whole number from 1"),
         ('{"key": "%s"}' % ("a" * 1001), "at most 1000 characters"),
         ('{"key": "a", "x": {"w": 1}}', "`w` is none"),
+        ('{"%s": 1}' % ("w" * 999), f"`{'w' * 100}...` is none"),
         ('{"key": "a", "x": {"u": "high"}}', "must be a finite number"),
         ('{"key": "a", "x": {"u": 1e400}}', "must be a finite number"),
         ('{"key": "a", "x": {"v": 1}, "y": 3}', "must name columns, `y` those that are forecast"),
@@ -164,6 +165,7 @@ def test_sigterm_ends_it_after_the_answers(tmp_path: Path) -> None:
         ("--http=99999", "from 0 to 65535"),
         ("--timeout=nan", "a number of seconds"),
         ("--threshold=2", "from 0 to 1"),
+        ("--token=", "--token"),
     ],
 )
 def test_flags_that_are_out_of_range(flag: str, why: str, tmp_path: Path, capsys: Any) -> None:
@@ -209,4 +211,4 @@ def test_rows_that_nobody_waits_for_are_not_learnt() -> None:
         assert late.cancel()
     assert first.result(10)[0]["seq"] == 1
     batches.stop()
-    assert not service.knows("b")
+    assert not service.streams.known("b")

@@ -12,6 +12,8 @@ from typing import Any
 import pytest
 from playwright.sync_api import sync_playwright
 
+from dream.errors import ConfigError
+from experiments.serve.web import _bound
 from tests.soak import service
 from tests.soak.service import served, trained
 
@@ -72,9 +74,11 @@ def test_a_row_or_a_list_of_rows(address: Address) -> None:
         ("/learn", b"[" * 15_000, 400, "in JSON"),
         ("/learn", b"7", 400, "must be an object"),
         ("/learn", b" " * 20_001, 413, "at most 20000 bytes"),
-        ("/learn", [row("many")] * 41, 429, "Send them again"),
+        ("/learn", [row("many")] * 41, 413, "at most 40 rows"),
         ("/score", row("one"), 400, "must be asked to predict"),
+        ("/predict", row("one"), 400, "`x` and `y` must be left out"),
         ("/drift?key=nobody", None, 404, "'nobody' is none"),
+        (f"/drift?key={'1' * 5000}", None, 404, "is none"),
         ("/other", None, 404, "Not Found"),
     ],
 )
@@ -89,6 +93,12 @@ def test_one_refused_row_of_a_list_leaves_the_others(address: Address) -> None:
     assert status == 400
     assert "`w` is none" in answers[1]["error"]
     assert [answers[0]["seq"], answers[2]["seq"]] == [1, 2]
+
+
+def test_an_address_that_is_taken(address: Address) -> None:
+    for host in (address[0], "no.such.name.invalid", "a" * 99):
+        with pytest.raises(ConfigError, match="an address of this machine and a free port"):
+            _bound(host, address[1])
 
 
 def test_the_token(address: Address) -> None:

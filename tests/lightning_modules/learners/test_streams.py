@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
 from dream import DREAMConfig
-from dream.errors import CheckpointError, DREAMError, StateError
+from dream.errors import CheckpointError, DataError, DREAMError, StateError
 from lightning_modules.learners import (
     DREAMAnomalyDetector,
     DREAMClassifier,
@@ -22,7 +23,7 @@ from lightning_modules.learners import (
     Streams,
 )
 from lightning_modules.learners.base import OnlineObject
-from lightning_modules.learners.streams import Outcome, learn, predict
+from lightning_modules.learners.streams import LAST, Outcome, learn, predict
 from lightning_modules.stream import Reading, Updates
 
 SMALL = DREAMConfig.preset("online_learning", hidden_dim=8, rank=2)
@@ -163,6 +164,29 @@ def test_a_row_that_comes_twice_is_learnt_once() -> None:
     assert streams.learn_streams({"a": row}, seqs={"a": 7})["a"] == Outcome(seq=7, repeated=True)
     assert streams.learn_streams({"a": row}, seqs={"a": 3})["a"] == Outcome(seq=3, repeated=True)
     assert streams.predict_streams({"a": row}) == before == {"a": first}
+
+
+@pytest.mark.parametrize("seq", [0, -1, 2**63, 1.0, True, "5"])
+def test_a_number_of_a_row_that_is_none_is_refused_alone(seq: Any, tmp_path: Path) -> None:
+    row = {"u": 1.0, "v": 2.0}
+    with Streams(trained("forecaster"), tmp_path) as streams:
+        found = streams.learn_streams({"a": row, "b": row}, seqs={"a": seq, "b": LAST})
+        assert isinstance(found["a"], DataError)
+        assert isinstance(streams.learn_streams({"b": row})["b"], DataError)  # no number is left
+        assert isinstance(streams.learn_streams({True: row})[True], StateError)
+        assert streams.learn_streams({"a": row})["a"][2:4] == (1, 0)
+
+
+@pytest.mark.parametrize("row", [pd.Series({"u": 1.0, "v": 2.0}), 5.0, "u", [1.0, 2.0]])
+def test_a_row_of_many_is_taken_or_refused_as_alone(row: Any) -> None:
+    resting = trained("forecaster")
+    assert resting.learner is not None
+    resting.learner.learning = False
+    many, one = Streams(resting), Streams(resting)
+    for _ in range(2):  # from the second on rows are read at once
+        found, alone = many.learn_streams({"a": row, "b": row})["a"], one.learn_streams({"a": row})["a"]
+    assert isinstance(found, Outcome) == isinstance(row, pd.Series)
+    assert isinstance(found, DataError) or found == alone
 
 
 def test_one_refused_row_leaves_the_others_and_its_own_stream(tmp_path: Path) -> None:
