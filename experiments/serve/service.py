@@ -152,11 +152,6 @@ class Service:
             raise DataError(
                 f"a {name} must be asked to {'score' if detects else 'predict'}; got {row.operation}."
             )
-        if row.operation == "predict" and isinstance(model, DREAMForecaster) and row[2:4] != (None, None):
-            raise DataError(
-                "`x` and `y` must be left out: a forecaster predicts after the last row that it has learnt. "
-                "Send the row to be learnt."
-            )
 
     def _told(self, outcome: Outcome) -> dict[str, Any]:
         judgement = outcome.judgement

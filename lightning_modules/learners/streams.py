@@ -161,7 +161,7 @@ class Streams(Generic[Model]):
             return found
         if self.store is None and len(self.held) >= self.most:
             raise StateError(f"there are {self.most} streams already, and no folder for more. Name a folder.")
-        found = self._copy()
+        found = Stream(self._copy(self.model))
         if self.store is not None and key in self.store:
             self._resume(key, found, self.store[key])
         self.held[key] = found
@@ -278,16 +278,17 @@ class Streams(Generic[Model]):
         """Predict or score a row of each of these streams, if it came next; nothing changes.
 
         Args:
-            rows: As in `learn_streams`; a forecaster needs none.
+            rows: As in `learn_streams`; a forecaster whose row is None forecasts after the last one.
         """
         found: dict[Key, Outcome | DREAMError] = {}
         for key, row in rows.items():
             try:
                 if self.known(key):
                     stream = self.stream(key)
-                    found[key] = predict(stream.model, row)._replace(seq=stream.seq, flushed=stream.flushed)
+                    outcome = predict(stream.model, row, self._copy)
+                    found[key] = outcome._replace(seq=stream.seq, flushed=stream.flushed)
                 else:
-                    found[key] = predict(self.model, row)
+                    found[key] = predict(self.model, row, self._copy)
             except DREAMError as error:
                 found[key] = error
         self.make_room()
@@ -329,13 +330,13 @@ class Streams(Generic[Model]):
         """The streams in memory, and their keys."""
         return iter(self.held.items())
 
-    def _copy(self) -> Stream[Model]:
-        """A stream that has seen what the model has; of the core only the state is its own."""
+    def _copy(self, model: Model) -> Model:
+        """A copy of the model or of a stream's; of the core only the state is its own."""
         if not self._shares:
-            return Stream(deepcopy(self.model))
-        model = deepcopy(self.model, {id(part): part for part in self.model._shared()})
-        model._share(self.model)
-        return Stream(model)
+            return deepcopy(model)
+        copy = deepcopy(model, {id(part): part for part in model._shared()})
+        copy._share(self.model)
+        return copy
 
     def _record(self, stream: Stream[Model]) -> dict[str, Tensor]:
         """Everything of a stream but what all share, with the stream's own memory."""
@@ -383,14 +384,14 @@ def learn(model: OnlineObject, row: Any, target: Any) -> Outcome:
     return outcome
 
 
-def predict(model: OnlineObject, row: Any) -> Outcome:
+def predict(model: Model, row: Any, copy: Callable[[Model], Model] = deepcopy) -> Outcome:
     """Predict or score a row if it came next; see `Streams.predict_streams`.
 
     Raises:
         DataError: the row is not allowed.
     """
     if isinstance(model, DREAMForecaster):
-        return Outcome(model.forecast())
+        return Outcome(model.forecast()) if row is None else learn(copy(model), row, None)
     if isinstance(model, DREAMAnomalyDetector):
         return Outcome(judgement=model.judge_one(row))
     assert isinstance(model, DREAMClassifier | DREAMRegressor)

@@ -64,6 +64,11 @@ def test_a_row_or_a_list_of_rows(address: Address) -> None:
     assert [a["flushed"] for a in many] == [7, 7, 1, 7]
     status, _, same = ask(address, "/predict", {"key": "one"})
     assert same["prediction"] == many[3]["prediction"]
+    told = [
+        ask(address, path, row("one") | ({"seq": 8} if path == "/learn" else {}))[2]
+        for path in ("/predict", "/learn")
+    ]
+    assert told[0]["prediction"] == told[1]["prediction"] != same["prediction"]
 
 
 @pytest.mark.parametrize(
@@ -76,7 +81,6 @@ def test_a_row_or_a_list_of_rows(address: Address) -> None:
         ("/learn", b" " * 20_001, 413, "at most 20000 bytes"),
         ("/learn", [row("many")] * 41, 413, "at most 40 rows"),
         ("/score", row("one"), 400, "must be asked to predict"),
-        ("/predict", row("one"), 400, "`x` and `y` must be left out"),
         ("/drift?key=nobody", None, 404, "'nobody' is none"),
         (f"/drift?key={'1' * 5000}", None, 404, "is none"),
         ("/other", None, 404, "Not Found"),
