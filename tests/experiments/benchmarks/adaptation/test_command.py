@@ -15,21 +15,34 @@ import torch
 from dream.errors import ConfigError
 from experiments.benchmarks.adaptation import command
 from experiments.benchmarks.adaptation.protocol import BASELINE, COLUMNS, OPTIMUM, PLASTIC, REST, TRAINED
+from experiments.benchmarks.adaptation.tasks import linear_systems
+from experiments.ending import run_module
+from tests.experiments.support import in_fork
 
 ROOT = Path(__file__).parents[4]
 
 
 @pytest.fixture(scope="module")
 def short(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The JSON of a short run of two tasks side by side."""
+    """The JSON of a short run of a task with few sequences."""
     path = tmp_path_factory.mktemp("suite") / "new" / "suite.json"
-    words = ["--tasks", "rule_change", "linear_systems", "--seeds=1", "--steps=12", "--jobs=2"]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(linear_systems, "SEQUENCES", {"validation": 16, "test": 32})
+        assert command.main(["--tasks=linear_systems", "--seeds=1", "--steps=12", f"--output={path}"]) == 0
+    return path
+
+
+def test_tasks_side_by_side_have_a_thread_each(tmp_path: Path) -> None:
+    words = ["--tasks", "rule_change", "markov", "--seeds=1", "--steps=1", "--jobs=2"]
     threads = torch.get_num_threads()
     torch.set_num_threads(2)
-    assert command.main([*words, f"--output={path}"]) == 0
+    assert command.main([*words, f"--output={tmp_path / 'suite.json'}"]) == 0
     assert torch.get_num_threads() == 2
     torch.set_num_threads(threads)
-    return path
+    found: dict[str, Any] = json.loads((tmp_path / "suite.json").read_text())
+    assert found["threads"] == 1
+    assert list(found["tasks"]) == ["markov", "rule_change"]  # in the order of the tables
+    assert [OPTIMUM in task["columns"] for task in found["tasks"].values()] == [True, False]
 
 
 def test_every_value_of_every_column_is_in_the_json(short: Path) -> None:
@@ -37,11 +50,8 @@ def test_every_value_of_every_column_is_in_the_json(short: Path) -> None:
     assert {"commit", "versions", "device", "threads"} <= found.keys()
     assert found["seeds"] == [0]
     assert found["most_steps"] == 12
-    assert found["threads"] == 1  # of each of the two processes that trained
-    assert list(found["tasks"]) == ["linear_systems", "rule_change"]  # in the order of the tables
     task = found["tasks"]["linear_systems"]
     assert list(task["columns"]) == list(COLUMNS)
-    assert OPTIMUM not in found["tasks"]["rule_change"]["columns"]
     for column in TRAINED:
         row = task["columns"][column]
         assert row["parameters"] > 10_000
@@ -105,10 +115,13 @@ def test_what_the_suite_does_not_know_is_refused(tmp_path: Path) -> None:
         command.main(["--steps=-1"])
 
 
-def test_a_mistake_ends_the_module_with_one_sentence() -> None:
-    words = [sys.executable, "-m", "experiments.benchmarks.adaptation", "--tasks", "nothing"]
-    done = subprocess.run(
-        words, cwd=ROOT, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": str(ROOT)}
-    )
+def run_suite(words: list[str]) -> None:
+    """What ``python -m experiments.benchmarks.adaptation`` does."""
+    sys.argv[1:] = words
+    run_module("experiments.benchmarks.adaptation.command")
+
+
+def test_a_mistake_ends_the_module_with_one_sentence(tmp_path: Path) -> None:
+    done = in_fork(run_suite, ["--tasks", "nothing"], folder=tmp_path)
     assert done.returncode == 2
     assert done.stderr.startswith("dream: `--tasks` must name tasks of the suite; got 'nothing'.")
