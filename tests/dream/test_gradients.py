@@ -100,8 +100,8 @@ CASES = {
 @pytest.mark.parametrize("case", CASES)
 def test_gradcheck(case: str, backend: str) -> None:
     """Parameters, input, initial h and U, through output, prediction, forecast, error and final h and U;
-    where surprise has no effect. Every element in some cases of the backend whose derivatives are its own, random
-    directions in the others."""
+    where surprise has no effect. Every element in some cases of the backend that writes out its derivatives,
+    random directions in the others."""
     config = small(**(FROZEN | SOFT | KNOBS.get(case, {}) | {"hidden_dim": 4}))
     problem = Problem(config, **CASES[case])
     problem.without_effect_of_surprise()

@@ -1,5 +1,5 @@
-"""Short form of `tests.soak.classes`: one value for every setting and every open parameter, without the public
-data sets, which have the settings of the other configurations and a few of their own."""
+"""Short form of `tests.soak.classes`: one value for every setting and every open parameter, without the
+public data sets, which have the settings of the other configurations and a few of their own."""
 
 from __future__ import annotations
 
