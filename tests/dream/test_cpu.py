@@ -7,7 +7,6 @@ Its own tests run with new memory poisoned by NaN, so that an element which nobo
 from __future__ import annotations
 
 import copy
-import itertools
 import multiprocessing
 import os
 import subprocess
@@ -396,12 +395,11 @@ def test_the_operators_keep_torchs_contract() -> None:
     problem = Problem((2, 5, 3, 9, 2), padded=True, spans=True)
     x = torch.where(problem.x.isnan(), 0.0, problem.x).requires_grad_()
     parts = (x, problem.spans, problem.lengths, *problem.params, *problem.state)
-    for flags in itertools.product([True, False], repeat=4):
-        plastic, learns, *_ = flags
-        if learns and not plastic:
-            continue
+    # plastic, learns, liquid, missing: every two in every way, but those that learn without being plastic
+    for flags in ("1111", "1100", "1010", "1001", "0011", "0000"):
         torch.library.opcheck(
-            torch.ops.dream.scan.default, (*parts, cpu._knobs(problem.config), [*flags, True])
+            torch.ops.dream.scan.default,
+            (*parts, cpu._knobs(problem.config), [*(flag == "1" for flag in flags), True]),
         )
 
 
@@ -586,7 +584,7 @@ def test_training_with_either_backend_ends_alike_and_checkpoints_move() -> None:
         model = torch.nn.ModuleList([DREAM(2, 12, 3, backend=backend), torch.nn.Linear(12, 2)])
         optimizer = torch.optim.Adam(model.parameters(), lr=5e-3)
         generator = torch.Generator().manual_seed(1)
-        for _ in range(300):
+        for _ in range(150):
             phase = torch.rand(8, 1, 1, generator=generator) * 6.28
             wave = torch.sin(torch.arange(21).view(1, -1, 1) * torch.tensor([0.5, 0.8]) + phase)
             noisy = wave + 0.1 * torch.randn(wave.shape, generator=generator)
@@ -688,7 +686,7 @@ def test_with_avx2_only() -> None:
         "assert 'avx2' in native.kernel().path.name;"
         "torch.use_deterministic_algorithms(True);"
         "[t.compare(t.Problem(sizes, dtype, padded, padded))"
-        " for sizes in t.SIZES for dtype in (t.F32, t.F64) for padded in (False, True)];"
+        " for sizes in t.SIZES for dtype, padded in ((t.F32, False), (t.F64, True))];"
         "[t.stream(dtype) for dtype in (t.F32, t.F64)];"
         "print('agrees')"
     )
@@ -698,22 +696,25 @@ def test_with_avx2_only() -> None:
     assert found.stdout.strip() == "agrees", found.stderr
 
 
+def gradient_of_four_threads() -> str:
+    """Sum of a gradient, to the last bit, after a comparison with the reference."""
+    torch.set_num_threads(4)
+    torch.manual_seed(0)
+    problem = Problem((34, 40, 3, 9, 4), kappa=1.0, target_norm=0.01)
+    compare(problem)
+    inputs = problem.inputs()
+    problem.scan(inputs, "cpu")[0].square().sum().backward()
+    return float(inputs["A"].grad.sum()).hex()
+
+
 def test_fewer_threads_than_were_asked_for() -> None:
     """OpenMP may give one thread for four; every share of the rows is computed all the same, in the same
     order of sums."""
-    code = (
-        "import torch; from tests.dream import test_cpu as t; torch.set_num_threads(4); torch.manual_seed(0);"
-        "p = t.Problem((34, 40, 3, 9, 4), kappa=1.0, target_norm=0.01); t.compare(p);"
-        "i = p.inputs(); p.scan(i, 'cpu')[0].square().sum().backward(); print(float(i['A'].grad.sum()).hex())"
-    )
-    answers = []
-    for limit in ("1", "4"):
-        environment = os.environ | {"OMP_THREAD_LIMIT": limit, "OMP_NUM_THREADS": "4"}
-        command = [sys.executable, "-W", "ignore", "-c", code]
-        found = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=200)
-        assert found.returncode == 0, found.stderr
-        answers.append(found.stdout)
-    assert answers[0] == answers[1]
+    code = "from tests.dream import test_cpu as t; print(t.gradient_of_four_threads())"
+    environment = os.environ | {"OMP_THREAD_LIMIT": "1", "OMP_NUM_THREADS": "4"}
+    command = [sys.executable, "-W", "ignore", "-c", code]
+    found = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=200)
+    assert found.stdout.strip() == gradient_of_four_threads(), found.stderr
 
 
 @pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork.*:DeprecationWarning")

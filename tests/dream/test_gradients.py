@@ -100,7 +100,8 @@ CASES = {
 @pytest.mark.parametrize("case", CASES)
 def test_gradcheck(case: str, backend: str) -> None:
     """Parameters, input, initial h and U, through output, prediction, forecast, error and final h and U;
-    where surprise has no effect. Every element in some cases, random directions in the others."""
+    where surprise has no effect. Every element in some cases of the backend that writes out its derivatives,
+    random directions in the others."""
     config = small(**(FROZEN | SOFT | KNOBS.get(case, {}) | {"hidden_dim": 4}))
     problem = Problem(config, **CASES[case])
     problem.without_effect_of_surprise()
@@ -111,7 +112,7 @@ def test_gradcheck(case: str, backend: str) -> None:
         problem.inputs(),
         eps=1e-6,
         atol=1e-7,
-        fast_mode=case not in ("defaults", "missing", "plasticity_off"),
+        fast_mode=backend == "reference" or case not in ("defaults", "missing", "plasticity_off"),
     )
 
 
@@ -154,7 +155,7 @@ def weighted(parts: Sequence[Tensor], weights: Sequence[Tensor]) -> Tensor:
     return torch.stack([(part * weight).sum() for part, weight in zip(parts, weights, strict=True)]).sum()
 
 
-def assert_slopes(function: Callable[[], float], tensors: Mapping[str, Tensor], places: int = 4) -> None:
+def assert_slopes(function: Callable[[], float], tensors: Mapping[str, Tensor], places: int = 3) -> None:
     """The gradients that `tensors` hold are slopes of `function`, at a few places of each."""
     for name, tensor in tensors.items():
         analytic = torch.zeros_like(tensor) if tensor.grad is None else tensor.grad

@@ -25,7 +25,7 @@ PARTS = {
     "rows": "a million rows, one at a time and in tables",
     "service": "a service that is killed among 100,000 rows of 1,000 sensors loses nothing, bit for bit",
     "interrupts": "Ctrl-C at random moments leaves learners and stores whole",
-    "ranks": "two processes train like one, and one is killed",
+    "ranks": "two processes train like one, are stopped and go on, and one is killed",
     "export": "an exported step forecasts and learns as its layer over 10,000 rows",
     "export_runs": "exported steps of runs forecast and score as the runs do over 10,000 rows",
     "compiled": "a layer that inductor compiles computes what it computes, and learns as it learns",

@@ -1,4 +1,5 @@
-"""Several processes train like one: gradients of every step, end of a run if a process is killed, throughput.
+"""Several processes train like one: gradients of every step, a run that is stopped and goes on, its end if a
+process is killed, throughput.
 
 ``python -m tests.soak.ranks`` prints the figures. Each of the `CASES` has batches that do not divide evenly,
 with a last one too small to give every process a sample, or streams of unequal length. There is no dropout,
@@ -7,7 +8,9 @@ since each process draws its own."""
 from __future__ import annotations
 
 import argparse
+import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -51,6 +54,8 @@ from lightning_modules.language.data import Text
 from lightning_modules.online import DriftingStream
 from lightning_modules.speech import ToneWords
 from lightning_modules.stream import Reading
+from tests.experiments.support import DREAM, ENVIRONMENT, SMALL, start
+from tests.soak import processes
 
 ROOT = Path(__file__).parents[2]
 CONFIG = DREAMConfig(hidden_dim=64, rank=4, base_plasticity=0.2)
@@ -309,6 +314,44 @@ def kill(victim: int, torchrun: bool, folder: Path, *flags: str) -> Ending:
         family.end()
 
 
+def stop_and_resume(folder: Path) -> float:
+    """Stop a fit of two processes after its first save; let it go on as two and as one.
+
+    Returns:
+        Largest relative difference of a metric from those of one process that was never stopped.
+
+    Raises:
+        AssertionError: It did not end by the signal, or not go on, or the metrics are others.
+    """
+    streams = ["--data.streams=true", "--data.stride=8", "--data.batch_size=3"]
+    command = ["fit", "-c", "forecasting", *SMALL, "--model.dropout=0", *streams, "--trainer.max_epochs=12"]
+    two = [*command, "--trainer.devices=2", "--run.wandb=disabled", "--run.name=two"]
+    process = start(*two, folder=folder)
+    try:
+        until(lambda: any(folder.glob("runs/two/checkpoints/step-*.ckpt")), 120)
+    finally:
+        process.send_signal(signal.SIGTERM)
+        said = process.communicate(timeout=120)[1]
+    assert process.returncode == 143, said
+    shutil.copytree(folder / "runs" / "two", folder / "runs" / "one")
+    together = [*DREAM, *two, "--resume"]
+    subprocess.run(together, cwd=folder, env=ENVIRONMENT, capture_output=True, text=True, check=True)
+    assert processes.run(folder, [*command, "--run.name=one", "--resume"]) == 0
+    assert processes.run(folder, [*command, "--run.name=whole"]) == 0
+    whole, *others = (
+        [json.loads(line) for line in processes.left(folder / "runs" / name)["metrics"]]
+        for name in ("whole", "two", "one")
+    )
+    worst = 0.0
+    for other in others:
+        for ours, theirs in zip(other, whole, strict=True):
+            assert ours.keys() == theirs.keys()
+            apart = (abs(ours[name] - value) / max(abs(value), 1e-9) for name, value in theirs.items())
+            worst = max(worst, *apart)
+    assert worst < 1e-3, worst
+    return worst
+
+
 def main(argv: list[str] | None = None) -> dict[str, Any]:
     """Print and return the figures.
 
@@ -344,6 +387,9 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
             figures["killed"][how] = {"seconds": round(ending.seconds, 1), "code": ending.code}
             console.print(f"{how}: all gone after {ending.seconds:.1f} s, code {ending.code}")
             assert ending.code != 0
+    with tempfile.TemporaryDirectory() as folder:
+        figures["difference of metrics, stopped and resumed"] = worst = stop_and_resume(Path(folder))
+    console.print(f"stopped and resumed as 2 processes and as 1: largest relative difference {worst:.1e}")
     figures["windows a second"] = speeds = benchmark.speeds(repeats=3, steps=40)
     ratios = ", ".join(f"{name} {ratio:.2f}" for name, ratio in benchmark.ratios(speeds).items())
     console.print(f"throughput: {ratios}")

@@ -1,13 +1,11 @@
-"""Runs of two processes: one folder, the results of one process, and an end if one is killed."""
+"""Runs of two processes: one folder, the results of one process, and an end if one is killed. The soak
+`ranks` kills each of them, also under torchrun, and stops a run that goes on."""
 
 from __future__ import annotations
 
 import json
 import os
-import shutil
-import signal
 import subprocess
-import time
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +16,7 @@ from lightning.pytorch.strategies import DDPStrategy
 from dream.errors import ConfigError
 from experiments import compare, launch
 from experiments.cli import main
-from tests.experiments.support import DREAM, ENVIRONMENT, SMALL, start, wandb_history
-from tests.soak import processes
+from tests.experiments.support import DREAM, ENVIRONMENT, SMALL, wandb_history
 from tests.soak.ranks import kill
 
 FIT = ["fit", "-c", "forecasting", *SMALL, "--model.dropout=0"]
@@ -56,41 +53,8 @@ def test_two_processes_write_one_run_with_the_results_of_one(
     assert (two / "results.json").is_file()
 
 
-def test_two_processes_are_stopped_and_go_on_as_two_and_as_one(tmp_path: Path) -> None:
-    command = [
-        *FIT,
-        "--data.streams=true",
-        "--data.stride=8",
-        "--data.batch_size=3",
-        "--trainer.max_epochs=12",
-    ]
-    two = [*command, "--trainer.devices=2", "--run.wandb=disabled"]
-    process = start(*two, "--run.name=cut", folder=tmp_path)
-    saves = tmp_path / "runs" / "cut" / "checkpoints"
-    deadline = time.monotonic() + 120
-    while not list(saves.glob("step-*.ckpt")) and time.monotonic() < deadline:
-        time.sleep(0.05)
-    process.send_signal(signal.SIGTERM)
-    said = process.communicate(timeout=120)[1]
-    assert process.returncode == 143, said
-    shutil.copytree(tmp_path / "runs" / "cut", tmp_path / "runs" / "alone")
-    together = [*DREAM, *two, "--run.name=cut", "--resume"]
-    subprocess.run(together, cwd=tmp_path, env=ENVIRONMENT, capture_output=True, text=True, check=True)
-    assert processes.run(tmp_path, [*command, "--run.name=alone", "--resume"]) == 0
-    assert processes.run(tmp_path, [*command, "--run.name=whole"]) == 0
-    whole, *others = (
-        processes.left(tmp_path / "runs" / name)["metrics"] for name in ("whole", "cut", "alone")
-    )
-    for other in others:
-        for ours, theirs in zip(map(json.loads, other), map(json.loads, whole), strict=True):
-            assert ours == pytest.approx(theirs, rel=1e-3)
-
-
-@pytest.mark.parametrize(("torchrun", "victim"), [(False, 1), (True, 0)])
-def test_a_killed_process_ends_all(torchrun: bool, victim: int, tmp_path: Path) -> None:
-    ending = kill(
-        victim, torchrun, tmp_path, *FIT[1:], "--early_stopping.patience=1000000", "--run.wandb=disabled"
-    )
+def test_a_killed_process_ends_all(tmp_path: Path) -> None:
+    ending = kill(1, False, tmp_path, *FIT[1:], "--early_stopping.patience=1000000", "--run.wandb=disabled")
     assert ending.seconds < 60
     assert ending.code not in (0, 2)
     assert "dream: a process of this run" in ending.said

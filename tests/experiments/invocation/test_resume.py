@@ -1,4 +1,6 @@
-"""A run that is killed, stopped, torn or starved goes on as if nothing had been."""
+"""A run that is killed, stopped, torn or starved goes on as if nothing had been.
+
+The soak `kills` kills runs of the other tasks, too, and at random moments."""
 
 from __future__ import annotations
 
@@ -12,7 +14,7 @@ import pytest
 import torch
 
 from tests.soak import processes
-from tests.soak.kills import ONLINE, SPEECH, STREAMS
+from tests.soak.kills import ONLINE, STREAMS
 
 
 def whole(command: list[str], folder: Path) -> dict[str, Any]:
@@ -45,7 +47,7 @@ def said(folder: Path) -> str:
 
 def test_killed_in_a_step_a_save_a_validation(streams: tuple[Path, dict[str, Any]]) -> None:
     folder, expected = streams
-    for place, at in (("step", 3), ("save", 7), ("validation", 1), ("save", 12), ("step", 2), ("layers", 1)):
+    for place, at in (("step", 3), ("save", 7), ("validation", 1), ("layers", 1)):
         assert go_on(folder, STREAMS, "killed", place, at) == -signal.SIGKILL, (place, said(folder))
     assert go_on(folder, STREAMS, "killed") == 0, said(folder)
     assert processes.differences(expected, processes.left(folder / "runs" / "killed")) == []
@@ -62,20 +64,10 @@ def test_killed_before_anything_is_written(streams: tuple[Path, dict[str, Any]])
 
 def test_killed_in_the_online_stream(online: tuple[Path, dict[str, Any]]) -> None:
     folder, expected = online
-    for place, at in (
-        ("step", 3), ("validation", 1), ("stream", 2), ("stream", 3), ("save", 3), ("layers", 1),
-    ):  # fmt: skip
+    for place, at in (("step", 3), ("validation", 1), ("stream", 2), ("save", 3), ("layers", 1)):
         assert go_on(folder, ONLINE, "killed", place, at) == -signal.SIGKILL, (place, said(folder))
     assert go_on(folder, ONLINE, "killed") == 0, said(folder)
     assert processes.differences(expected, processes.left(folder / "runs" / "killed")) == []
-
-
-def test_killed_in_speech(tmp_path: Path) -> None:
-    expected = whole(SPEECH, tmp_path)
-    for place, at in (("step", 3), ("validation", 1), ("layers", 1)):
-        assert go_on(tmp_path, SPEECH, "killed", place, at) == -signal.SIGKILL, (place, said(tmp_path))
-    assert go_on(tmp_path, SPEECH, "killed") == 0, said(tmp_path)
-    assert processes.differences(expected, processes.left(tmp_path / "runs" / "killed")) == []
 
 
 def test_a_signal_saves_within_a_step(online: tuple[Path, dict[str, Any]]) -> None:
@@ -178,11 +170,10 @@ def test_a_run_that_has_ended_shows_what_came_out(streams: tuple[Path, dict[str,
     assert "`seed` 0 there and 5 here" in said(folder).splitlines()[-1]
 
 
-def test_one_seed_three_runs_one_result(streams: tuple[Path, dict[str, Any]]) -> None:
+def test_one_seed_two_runs_one_result(streams: tuple[Path, dict[str, Any]]) -> None:
     folder, expected = streams
-    for name in ("second", "third"):
-        assert processes.run(folder, [*STREAMS, f"--run.name={name}"]) == 0
-        assert processes.differences(expected, processes.left(folder / "runs" / name)) == []
+    assert processes.run(folder, [*STREAMS, "--run.name=second"]) == 0
+    assert processes.differences(expected, processes.left(folder / "runs" / "second")) == []
 
 
 def test_a_run_that_was_moved_keeps_its_best(streams: tuple[Path, dict[str, Any]]) -> None:

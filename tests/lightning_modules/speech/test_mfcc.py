@@ -4,13 +4,20 @@ from __future__ import annotations
 
 from typing import Any
 
-import librosa
+import numba
 import numpy as np
 import pytest
 import torch
 
 from dream import ConfigError, DataError
 from lightning_modules.speech.mfcc import MFCC
+
+with pytest.MonkeyPatch.context() as patch:
+    # numba would compile for 15 s what librosa has in Python as well
+    for name in ("guvectorize", "jit", "stencil", "vectorize"):
+        patch.setattr(numba, name, lambda *_, **__: lambda function: function)
+    import librosa.feature.spectral
+    import librosa.util.utils
 
 
 def speech_like(seconds: float, rate: int) -> np.ndarray:

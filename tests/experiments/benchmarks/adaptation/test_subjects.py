@@ -111,7 +111,10 @@ def test_methods_without_a_core_know_the_labels_before_alone() -> None:
 
 
 @pytest.mark.data
-def test_speakers_are_apart_and_each_utterance_is_asked_for_once_after_any_number_of_labels() -> None:
+def test_speakers_are_apart_and_each_utterance_is_asked_for_once_after_any_number_of_labels(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(speakers, "SPEEDS", (0.9, 1.0))
     task = speakers.Speakers(7)
     assert task.tested == "jackson"
     assert {part: tuple(known.digits.shape) for part, known in task.voices.items()} == {

@@ -17,6 +17,7 @@ from experiments.benchmarks.adaptation.tasks import (
     markov,
     recall,
     rule_change,
+    speakers,
 )
 from experiments.benchmarks.adaptation.training import scores
 
@@ -30,6 +31,14 @@ DRAWN = [name for name, task in TASKS.items() if issubclass(task, SequenceTask) 
 PROBES = [*DRAWN, *(pytest.param(name, marks=pytest.mark.data) for name in ON_FILES)]
 
 
+@pytest.fixture
+def few_sounds(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every recording at its own speed alone, in fewer streams: features of a recording take a while."""
+    monkeypatch.setattr(speakers, "SPEEDS", (1.0,))
+    monkeypatch.setattr(speakers, "STREAMS", {"validation": 50, "test": 100})
+
+
+@pytest.mark.usefixtures("few_sounds")
 @pytest.mark.parametrize("name", PROBES)
 def test_parts_differ_and_are_drawn_alike_each_time(name: str) -> None:
     task, again = TASKS[name](2), TASKS[name](2)
@@ -43,6 +52,7 @@ def test_parts_differ_and_are_drawn_alike_each_time(name: str) -> None:
     assert not torch.equal(TASKS[name](3).held_out("test")[0].inputs, task.held_out("test")[0].inputs)
 
 
+@pytest.mark.usefixtures("few_sounds")
 @pytest.mark.parametrize("name", PROBES)
 def test_every_metric_and_every_point_of_the_curve_is_scored(name: str) -> None:
     task = TASKS[name](0)
