@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from dream.errors import DREAMError
+from dream.ops import native
 from lightning_modules.checks import DIVERGED
 from lightning_modules.stream.checks import require_gram
 from lightning_modules.stream.memory import Memory
@@ -129,6 +130,8 @@ def added(
     gram: np.ndarray, moment: np.ndarray, weighted: np.ndarray, z: np.ndarray, y: np.ndarray, discount: float
 ) -> tuple[np.ndarray, np.ndarray]:
     """Discounted sums (..., F + 1, F + 1) and (..., F + 1, O) with z (..., M, F + 1) and y (..., M, O)."""
+    if weighted is z and z.shape[-2] == 1 and not isinstance(kernel := native.kernel(), str):
+        return kernel.add(gram, moment, z, y, discount)
     transposed = weighted.swapaxes(-1, -2)
     product = np.multiply if z.shape[-2] == 1 else np.matmul  # the same, in half the time, for one row
     gram, moment = discount * gram, discount * moment
@@ -139,6 +142,14 @@ def added(
 
 def solved(gram: np.ndarray, moment: np.ndarray, prior: np.ndarray, ridge: float) -> np.ndarray | None:
     """Weights (..., F + 1, O) of the sums, see `HeadFit.solve`; None where there is no finite solution."""
+    kernel = native.kernel()
+    solve = _solved if isinstance(kernel, str) else kernel.solve
+    found = solve(gram, moment, prior, ridge)
+    return found if found is not None and np.isfinite(found).all() else None
+
+
+def _solved(gram: np.ndarray, moment: np.ndarray, prior: np.ndarray, ridge: float) -> np.ndarray | None:
+    """`solved` without the compiled kernel; None where the matrix is not positive definite."""
     width = gram.shape[-1]
     matrix = gram.copy()
     diagonal = matrix.reshape(*gram.shape[:-2], -1)[..., :: width + 1]  # a view
@@ -150,7 +161,7 @@ def solved(gram: np.ndarray, moment: np.ndarray, prior: np.ndarray, ridge: float
         return None
     right = torch.from_numpy(moment + pull[..., None] * prior)
     columns: np.ndarray = torch.cholesky_solve(right, factor).numpy()
-    return columns if np.isfinite(columns).all() else None
+    return columns
 
 
 class HeadSteps(Rule):
@@ -176,7 +187,7 @@ class HeadSteps(Rule):
         return known - self.replay
 
     def update(self, memory: Memory, known: int, new: int, head: HeadArrays) -> None:
-        self._descend(*memory.pairs(max(known - self.replay, memory.first), known), head)
+        self.catch_up(memory, known - new, [known], head)
 
     def catch_up(self, memory: Memory, start: int, stops: Sequence[int], head: HeadArrays) -> None:
         """See `Rule.catch_up`: features and targets are looked up once."""
@@ -184,9 +195,14 @@ class HeadSteps(Rule):
             return
         first = max(stops[0] - self.replay, memory.first)
         values, wanted = memory.pairs(first, stops[-1])
-        for known in stops:
-            window = slice(max(known - self.replay, memory.first) - first, known - first)
-            self._descend(values[window], wanted[window], head)
+        ends = np.array(stops)
+        windows = np.stack([np.maximum(ends - self.replay, memory.first), ends]) - first
+        kernel, labels = native.kernel(), self.network.shape.task == "classification"
+        if labels and not self.adam and isinstance(kernel, native.Kernel) and values.itemsize >= 4:
+            kernel.descend(values[:, 0], wanted, windows, self.steps, self.lr, head.weight[0], head.bias[0])
+            return
+        for begin, end in windows.T.tolist():
+            self._descend(values[begin:end], wanted[begin:end], head)
 
     def _descend(self, values: np.ndarray, wanted: np.ndarray, head: HeadArrays) -> None:
         for _ in range(self.steps):

@@ -162,8 +162,9 @@ class StreamLearner(Whole):
         self._check("rows", rows)
         if self.forecasts:
             targets = rows[:, : self.network.shape.targets]
-        assert targets is not None
-        self._check("targets", targets)
+        else:
+            assert targets is not None
+            self._check("targets", targets)
         with self._turn():
             if len(rows) == 1 and not isinstance(self.rule, AllSteps):
                 return self._advance(rows, targets, wanted)
@@ -179,6 +180,9 @@ class StreamLearner(Whole):
         head = HeadArrays(self.network.head)
         whole = None if isinstance(self.rule, AllSteps) else self._read(rows, feedback)
         start = 0 if wanted or whole is None else self._skim(whole, head)
+        together = whole is not None and self.trust is None  # nothing is recorded of a piece by itself
+        if whole is not None and together:
+            self.memory.add_features(whole.rows(start, len(rows)), self._no_outputs(len(rows) - start))
         predicted, pieces = [], []
         for stop in self._cuts(start, len(rows)):
             if self.forecasts:
@@ -190,8 +194,9 @@ class StreamLearner(Whole):
                 pieces.append(piece)
             outputs, predictions = self._predict(piece, head)
             predicted.append(predictions)
-            recorded = self._no_outputs(stop - start) if self.trust is None else outputs
-            self.memory.add_features(piece, recorded)
+            if not together:
+                recorded = self._no_outputs(stop - start) if self.trust is None else outputs
+                self.memory.add_features(piece, recorded)
             self.row, start = self.row + stop - start, stop
             if not self.forecasts:
                 self._update(head)

@@ -1,4 +1,5 @@
-// The C interface: one scan forward, or backward, its blocks of samples shared among threads. No exception leaves it.
+// The C interface: one scan forward, or backward, its blocks of samples shared among threads, and what moves a head. No exception
+// leaves it.
 #include <atomic>
 #include <exception>
 #include <thread>
@@ -6,6 +7,8 @@
 
 #include "backward.h"
 #include "forward.h"
+#include "head.h"
+#include "tail.h"
 
 using Team = void (*)(void (*)(void*), void*, unsigned, unsigned);
 
@@ -105,4 +108,29 @@ int dream_backward_f64(const Scan<double>* s, Team team) { return run_backward(*
 // tanh, sigmoid, log, exp (0 to 3) of n numbers, for the tests.
 void dream_apply_f32(int function, const float* x, float* y, int64_t n) { apply(function, x, y, n); }
 void dream_apply_f64(int function, const double* x, double* y, int64_t n) { apply(function, x, y, n); }
+// `count` systems one after another, see `solve`; 0, or 1 where one has no solution.
+int dream_solve_f64(int64_t count, int64_t n, int64_t o, const double* gram, const double* moment, const double* prior,
+                    double ridge, double* work, double* x) {
+    for (int64_t k = 0; k < count; ++k)
+        if (!solve(n, o, gram + k * n * n, moment + k * n * o, prior + k * n * o, ridge, work, x + k * n * o)) return 1;
+    return 0;
+}
+// `count` sums, see `add`.
+void dream_add_f64(int64_t count, int64_t n, int64_t o, double discount, const double* z, const double* y, const double* gram,
+                   const double* moment, double* gram_, double* moment_) {
+    for (int64_t k = 0; k < count; ++k)
+        add(n, o, discount, z + k * n, y + k * o, gram + k * n * n, moment + k * n * o, gram_ + k * n * n, moment_ + k * n * o);
+}
+void dream_descend_f32(int64_t windows, const int64_t* starts, const int64_t* stops, int64_t steps, int64_t f, int64_t o,
+                       double lr, const float* values, const int64_t* classes, float* weight, float* bias, float* slopes) {
+    descend(windows, starts, stops, steps, f, o, lr, values, classes, weight, bias, slopes);
+}
+void dream_descend_f64(int64_t windows, const int64_t* starts, const int64_t* stops, int64_t steps, int64_t f, int64_t o,
+                       double lr, const double* values, const int64_t* classes, double* weight, double* bias, double* slopes) {
+    descend(windows, starts, stops, steps, f, o, lr, values, classes, weight, bias, slopes);
+}
+void dream_excesses_f64(int64_t rows, int64_t k, double most, double clip, const double* excess, const uint8_t* counts,
+                        const double* mean, double* now, double* found) {
+    excesses(rows, k, most, clip, excess, counts, mean, now, found);
+}
 }
