@@ -88,6 +88,8 @@ class Kernel:
             {dtype: self._function(f"dream_{name}_{short}") for dtype, short in _DTYPES.items()}
             for name in ("forward", "backward", "apply")
         )
+        self._excesses = self._function("dream_excesses_f64")
+        self._excesses.argtypes = _arguments("iiddppppp")
         self._add = self._function("dream_add_f64")
         self._add.argtypes = _arguments("iiidpppppp")
         self._solve = self._function("dream_solve_f64")
@@ -134,6 +136,31 @@ class Kernel:
         pointers = ctypes.c_void_p(x.data_ptr()), ctypes.c_void_p(y.data_ptr())
         self._apply[x.dtype](which, *pointers, ctypes.c_int64(x.numel()))
         return y
+
+    def excesses(
+        self,
+        excess: np.ndarray,
+        counts: np.ndarray,
+        mean: np.ndarray,
+        now: np.ndarray,
+        most: float,
+        clip: float,
+    ) -> np.ndarray:
+        """Number, sum and sum of squares (3, T, ...) of excesses before each row, see `kernel/tail.h`.
+
+        Args:
+            excess: (T, ...) float64.
+            counts: (T, ...) bool, where an excess is one.
+            mean: (T, ...) float64 the least that is usual.
+            now: (3, ...) float64, contiguous, before the first row; in place, after the last.
+            most: Excesses after which older ones fade.
+            clip: Largest excess, relative to the usual one.
+        """
+        excess, counts, mean = (np.ascontiguousarray(part) for part in (excess, counts, mean))
+        found = np.empty((3, *excess.shape))
+        pointers = (part.ctypes.data for part in (excess, counts, mean, now, found))
+        self._excesses(len(excess), now[0].size, most, clip, *pointers)
+        return found
 
     def add(
         self, gram: np.ndarray, moment: np.ndarray, z: np.ndarray, y: np.ndarray, discount: float

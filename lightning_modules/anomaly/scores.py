@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from dream.errors import CheckpointError
+from dream.ops import native
 from lightning_modules.stream.checks import require_like
 
 Owner = TypeVar("Owner")
@@ -301,6 +302,19 @@ class TailProbability(Sides):
         most = TAIL_SHARE * self.memory
         now = np.empty((3, *self.count.shape))
         now[0], now[1], now[2] = self.count, self.sum, self.squares
+        kernel = native.kernel()
+        if isinstance(kernel, native.Kernel):
+            found = kernel.excesses(excess, exceeds, mean, now, most, TAIL_CLIP)
+        else:
+            found = self._found(excess, exceeds, mean, now, most)
+        self.count, self.sum, self.squares = (part.copy() for part in now)
+        return found[0], found[1], found[2]
+
+    @staticmethod
+    def _found(
+        excess: np.ndarray, exceeds: np.ndarray, mean: np.ndarray, now: np.ndarray, most: float
+    ) -> np.ndarray:
+        """`_excesses` without the compiled kernel; moves `now` on."""
         found = np.empty((3, *excess.shape))
         begin = 0
         for row in np.nonzero(exceeds.any(axis=(1, 2)))[0].tolist():
@@ -316,8 +330,7 @@ class TailProbability(Sides):
             new *= new
             squares += new
         found[:, begin:] = now[:, None]
-        self.count, self.sum, self.squares = (part.copy() for part in now)
-        return found[0], found[1], found[2]
+        return found
 
     @staticmethod
     def _log_tail(

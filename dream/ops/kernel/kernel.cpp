@@ -8,6 +8,7 @@
 #include "backward.h"
 #include "forward.h"
 #include "head.h"
+#include "tail.h"
 
 using Team = void (*)(void (*)(void*), void*, unsigned, unsigned);
 
@@ -127,5 +128,9 @@ void dream_descend_f32(int64_t windows, const int64_t* starts, const int64_t* st
 void dream_descend_f64(int64_t windows, const int64_t* starts, const int64_t* stops, int64_t steps, int64_t f, int64_t o,
                        double lr, const double* values, const int64_t* classes, double* weight, double* bias, double* slopes) {
     descend(windows, starts, stops, steps, f, o, lr, values, classes, weight, bias, slopes);
+}
+void dream_excesses_f64(int64_t rows, int64_t k, double most, double clip, const double* excess, const uint8_t* counts,
+                        const double* mean, double* now, double* found) {
+    excesses(rows, k, most, clip, excess, counts, mean, now, found);
 }
 }
