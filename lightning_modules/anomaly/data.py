@@ -43,7 +43,10 @@ class AnomalyStream:
     label: np.ndarray | None = None
     """bool (T,), True where a person has marked an anomaly; None if the stream is not labelled."""
     time: np.ndarray | None = None
-    """datetime64[ns] (T,), as recorded; None if there are no time stamps."""
+    """datetime64[ns] (T,), as recorded, in UTC if there is a zone; None if there are no time stamps."""
+    zone: str | None = None
+    form: str | None = None
+    """Zone and format of the time stamps, as those of a `Series`."""
 
     @property
     def times(self) -> np.ndarray:
@@ -192,7 +195,14 @@ class AnomalyData(TaskData, ABC):
             return self.recorded
         times = [stream.time[: stream.training] for stream in self.streams if stream.time is not None]
         units = units_of(self.columns, self.units)
-        return Schema(columns={"columns": self.columns}, units=units, steps=step_quartiles(times))
+        first = self.streams[0]
+        return Schema(
+            columns={"columns": self.columns},
+            units=units,
+            steps=step_quartiles(times),
+            zone=first.zone,
+            time_format=first.form,
+        )
 
     @cached_property
     def fingerprint(self) -> Fingerprint:

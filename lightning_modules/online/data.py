@@ -21,6 +21,14 @@ from lightning_modules.checks import require_int
 from lightning_modules.data.base import TaskData
 from lightning_modules.data.columns import continued, require_lags
 from lightning_modules.data.fingerprint import Fingerprint, content_sum
+from lightning_modules.data.frequency import (
+    UNTIMED,
+    Clock,
+    find_frequency,
+    parse_frequency,
+    period,
+    require_frequency,
+)
 from lightning_modules.data.order import drawn, in_order, loader
 from lightning_modules.data.place import Place
 from lightning_modules.data.schema import Schema, scales, step_quartiles, units_of
@@ -117,6 +125,8 @@ class OnlineData(TaskData, ABC):
         lags: For a single input column: its values that the core reads in each row, the present one and the
             lags - 1 before it; 1 for the present one alone. Before the first row they are not observed, for a
             rival core 0. `model.reading.lags` are those that the head reads.
+        frequency: How rows follow one another, as an alias of pandas such as h, 15min, B, W-MON, MS or ME, by
+            which stamps go on after the last row; null finds it. Without any they go on at the median step.
     """
 
     for_own_files = "TableStream"
@@ -136,12 +146,16 @@ class OnlineData(TaskData, ABC):
         chunk: int = 512,
         missing: Literal["error", "ffill", "model"] = "error",
         lags: int = 1,
+        frequency: str | None = None,
     ) -> None:
         super().__init__()
         self.horizon = require_int("horizon", horizon)
         self.label_delay = require_int("label_delay", label_delay, least=0)
         self.rows = None if rows is None else require_int("rows", rows)
         self.season = require_int("season", season)
+        if frequency is not None:
+            parse_frequency(frequency)
+        self.frequency = frequency
         self.crop = require_int("crop", crop)
         self.context = require_int("context", context, least=0)
         self.batch_size = require_int("batch_size", batch_size)
@@ -218,9 +232,35 @@ class OnlineData(TaskData, ABC):
             scales=found,
             units=units_of((*stream.series.columns, *(() if classes else stream.targets)), self.units),
             steps=None if time is None else step_quartiles([time[: self.borders[0] or None]]),
+            frequency=self.clock.frequency,
+            zone=stream.series.zone,
+            time_format=stream.series.form,
             vocabulary=list(stream.targets) if classes else None,
             settings={"task": stream.task},
         )
+
+    def follow(self, schema: Schema | None) -> None:
+        super().follow(schema)
+        if self.recorded is not None:
+            self.recorded.require_frequency(self.frequency, "the data")
+
+    @cached_property
+    def clock(self) -> Clock:
+        """Frequency and zone of the time stamps; the frequency is that of the schema, if one is followed.
+
+        Raises:
+            DataError: the stamps do not fit the frequency that is stated.
+        """
+        series = self.stream.series
+        if series.time is None:
+            return UNTIMED
+        if self.recorded is not None and self.recorded.frequency is not None:
+            return Clock(self.recorded.frequency, series.zone)
+        time = series.time[: self.borders[0] or None] if self.recorded is None else series.time
+        if self.frequency is None:
+            return Clock(find_frequency(time, series.zone), series.zone)
+        require_frequency(time, stated := Clock(self.frequency, series.zone), series.source)
+        return stated
 
     @cached_property
     def fingerprint(self) -> Fingerprint:
@@ -409,12 +449,13 @@ class OnlineData(TaskData, ABC):
     def times(self, rows: np.ndarray) -> np.ndarray:
         """Time stamp of each row, or its number for a stream without time stamps.
 
-        Rows after the last one follow at the median distance of the time stamps in training.
+        Rows after the last one follow by the frequency, or without one at the median step of the warm-up
+        rows.
         """
         time, steps = self.stream.series.time, self.schema.steps
         if time is not None and steps is None:
             steps = step_quartiles([time])
-        return rows if time is None or steps is None else continued(time, rows, steps[1])
+        return rows if time is None or steps is None else continued(time, rows, steps[1], self.clock)
 
     def unscale(self, values: Tensor) -> Tensor:
         """Convert predictions (..., C) for forecasting or regression to the data's measurement units."""
@@ -432,11 +473,7 @@ class OnlineData(TaskData, ABC):
         names = "classes" if stream.task == "classification" else "targets"
         parts = {"warm-up": (0, warm_up), "validation": (warm_up, stop), "stream": (stop, end)}
         rows = [(name, f"rows {a} to {b - 1}" if b > a else "none") for name, (a, b) in parts.items()]
-        stamps = (
-            "row numbers"
-            if time is None
-            else " to ".join(np.datetime_as_string(time[[0, end - 1]], unit="s"))
-        )
+        stamps = "row numbers" if time is None else period(time[:end], stream.series.zone)
         return [
             ("source", stream.series.source),
             ("task", f"{stream.task}, {self.horizon} rows ahead" if self.ahead else stream.task),

@@ -17,6 +17,7 @@ from torch import Tensor
 from torchmetrics import MetricCollection
 
 from lightning_modules import naive
+from lightning_modules.data.frequency import figure_times, table_times
 from lightning_modules.data.series import carry_forward
 from lightning_modules.online import plots
 from lightning_modules.online.data import OnlineData
@@ -165,14 +166,18 @@ class StreamRecord:
         threshold = ALARM * self.data.horizon**0.5
         detected = page_hinkley(own if classes else np.log(own + SMALLEST), threshold=threshold)
         known = [row for row in self.data.drift_rows if rows[0] <= row <= rows[-1]]
+
+        def times(rows: np.ndarray) -> np.ndarray:
+            return figure_times(self.data.times(rows), self.data.clock.zone)
+
         return plots.stream(
-            self.data.times(rows),
+            times(rows),
             errors,
             len(self.modes),
             surprise,
             u_norm,
-            self.data.times(np.array(known, dtype=np.int64)),
-            self.data.times(first + np.array(detected, dtype=np.int64)),
+            times(np.array(known, dtype=np.int64)),
+            times(first + np.array(detected, dtype=np.int64)),
             "share of errors" if classes else "squared error (standardised)",
         )
 
@@ -190,5 +195,6 @@ def prediction_table(data: OnlineData, predictions: Tensor) -> pd.DataFrame:
     table = pd.DataFrame(values.numpy(), columns=names)
     if data.task == "classification":
         table.insert(0, "predicted", np.array(names)[values.argmax(-1).numpy()])
-    table.insert(0, free("time", [str(column) for column in table.columns]), data.times(rows))
+    times = table_times(data.times(rows), data.clock.zone)
+    table.insert(0, free("time", [str(column) for column in table.columns]), times)
     return table
