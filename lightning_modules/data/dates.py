@@ -57,12 +57,9 @@ class Stamps(NamedTuple):
         if self.form is not None:
             return (self.form,)
         known = self.recorded
-        fits = known is not None and (whole_numbers(column) is None or _for_numbers(known))
-        return (known,) if fits and parse_dates(column, known).notna().all() else find_formats(column)
-
-
-def _for_numbers(form: str) -> bool:
-    return form.startswith("unix ") or form in _DIGITS.values()
+        if known is not None and parse_dates(column, known).notna().all():
+            return (known,)
+        return find_formats(column)
 
 
 UNKNOWN = Stamps()
@@ -236,7 +233,10 @@ def parse_dates(column: pd.Series, form: str | None) -> pd.Series:
     """The dates of a column, in UTC and without a zone; NaT where a value is none by this format."""
     if form is not None and form.startswith("unix "):
         return _since_1970(column, _UNITS[form.removeprefix("unix ")])
-    if form in _DIGITS.values():
+    numeric = pd.api.types.is_numeric_dtype(column)
+    if numeric and form in (ISO, ZONED):
+        return pd.Series(pd.NaT, column.index, dtype="datetime64[ns]")
+    if form in _DIGITS.values() or (numeric and form is not None):
         numbers = pd.to_numeric(column, errors="coerce")
         whole = numbers.where((numbers % 1 == 0) & (numbers < 1e15), 0).fillna(0)
         column = whole.astype("int64").astype(str)

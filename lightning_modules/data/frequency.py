@@ -22,7 +22,6 @@ from dream.errors import ConfigError, DataError
 ROWS = 1 << 13
 """First rows in which a frequency is looked for: offsets of the calendar take microseconds a row."""
 _CHUNK = 1 << 20  # rows that are compared at once, so that time stamps on disk need not fit into memory
-_LEAST = 0.5  # share of a grid that must be there where rows are absent
 _APART = 1.5  # steps that are a gap where there is no grid
 _EVEN = 1.1  # steps longer or shorter than this are no drift of a clock
 _DAY = 86_400 * 10**9
@@ -63,11 +62,6 @@ def table_times(time: np.ndarray, zone: str | None) -> np.ndarray | pd.DatetimeI
 def figure_times(time: np.ndarray, zone: str | None) -> np.ndarray:
     """Time stamps or row numbers as figures show them: stamps by the clock on the wall."""
     return time if zone is None or time.dtype.kind != "M" else wall(time, zone).to_numpy()
-
-
-def period(time: np.ndarray, zone: str | None) -> str:
-    """The first and the last of time stamps, in words."""
-    return " to ".join(stamp.isoformat(timespec="seconds") for stamp in zoned(time[[0, -1]], zone))
 
 
 def parse_frequency(frequency: str) -> BaseOffset:
@@ -132,8 +126,8 @@ def _aligned(first: pd.Timestamp, offset: BaseOffset, **until: int | pd.Timestam
 def find_frequency(time: np.ndarray, zone: str | None = None) -> str | None:
     """The frequency of `time` (T,), in which rows may be absent; None if there is none.
 
-    Of rows without gaps it is what pandas infers, and otherwise the grid of the median step, if all rows lie
-    on it.
+    Of rows without gaps it is what pandas infers; otherwise one on whose grid all rows lie, most of them
+    beside the one before.
     """
     index = zoned(time[:ROWS], zone)
     if (name := _inferred(index)) is not None and (np.diff(_places(index, to_offset(name))) == 1).all():
@@ -142,7 +136,7 @@ def find_frequency(time: np.ndarray, zone: str | None = None) -> str | None:
         return None
     for name in _likely(index):
         places = _places(index, to_offset(name))
-        if (places >= 0).all() and len(places) >= _LEAST * (places[-1] + 1):
+        if (places >= 0).all() and np.median(np.diff(places)) == 1:
             return name
     return None
 
@@ -154,7 +148,7 @@ def _likely(index: pd.DatetimeIndex) -> Iterator[str]:
     step = int(np.median(steps))
     days = round(step / _DAY)
     same = days > 0 and len((clock - clock.normalize()).unique()) == 1
-    if same and days == 1 and (clock.dayofweek < 5).all():
+    if same and days == 1 and (clock.day_of_week < 5).all():
         yield "B"
     gaps = np.flatnonzero(steps > _APART * step)
     borders = [0, *(gaps + 1), len(index)]
@@ -218,7 +212,7 @@ def require_frequency(time: np.ndarray, clock: Clock, source: str) -> None:
 
 
 def unevenness(time: np.ndarray, clock: Clock) -> str | None:
-    """Unevenness of `time` (T,) in words, such as "uneven: 2 gaps, the longest 720 hours"; None if nothing is.
+    """Unevenness of `time` (T,) in words, as "uneven: 2 gaps, the longest 720 hours"; None if it is even.
 
     A gap is as long as the time of the rows that are absent.
     """
@@ -248,6 +242,14 @@ def unevenness(time: np.ndarray, clock: Clock) -> str | None:
         assert step is not None
         return f"uneven: steps of {span(round(low * step))} to {span(round(high * step))}"
     return None
+
+
+def described(time: np.ndarray | None, clock: Clock) -> str:
+    """First and last stamp, frequency and evenness of rows, in words."""
+    if time is None:
+        return "row numbers"
+    period = " to ".join(stamp.isoformat(timespec="seconds") for stamp in zoned(time[[0, -1]], clock.zone))
+    return f"{period}, {clock.frequency or 'no frequency'}, {unevenness(time, clock) or 'even'}"
 
 
 def _grid(time: np.ndarray, clock: Clock) -> np.ndarray:

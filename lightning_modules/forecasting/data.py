@@ -26,9 +26,9 @@ from lightning_modules.data.fingerprint import Fingerprint
 from lightning_modules.data.frequency import (
     UNTIMED,
     Clock,
+    described,
     find_frequency,
     parse_frequency,
-    period,
     require_frequency,
     season_of,
     unevenness,
@@ -566,7 +566,7 @@ class ForecastingData(TaskData, ABC):
         return self.series.source
 
     def describe(self) -> list[tuple[str, str]]:
-        series, split, time = self.series, self.parts, self.series.time
+        series, split = self.series, self.parts
         counts = zip(series.columns, self.prepared.missing, strict=True)
         windows = [f"{len(self._windows(part))} windows" for part in split]
         if self.streams:
@@ -582,18 +582,7 @@ class ForecastingData(TaskData, ABC):
             ("targets", ", ".join(self.target_columns)),
             ("covariates", ", ".join(self.covariates or []) or "none"),
             ("known covariates", ", ".join(self.columns[len(self.columns) - self.known_count :]) or "none"),
-            (
-                "time",
-                "row numbers"
-                if time is None
-                else ", ".join(
-                    [
-                        period(time, series.zone),
-                        self.clock.frequency or "no frequency",
-                        unevenness(time, self.clock) or "even",
-                    ]
-                ),
-            ),
+            ("time", described(series.time, self.clock)),
             ("season", ", ".join(map(str, self.seasons)) + " rows"),
             *zip(_PARTS, parts, strict=True),
             ("missing", ", ".join(f"{name} {count}" for name, count in counts if count) or "none"),

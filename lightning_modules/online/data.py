@@ -24,9 +24,9 @@ from lightning_modules.data.fingerprint import Fingerprint, content_sum
 from lightning_modules.data.frequency import (
     UNTIMED,
     Clock,
+    described,
     find_frequency,
     parse_frequency,
-    period,
     require_frequency,
 )
 from lightning_modules.data.order import drawn, in_order, loader
@@ -473,14 +473,13 @@ class OnlineData(TaskData, ABC):
         names = "classes" if stream.task == "classification" else "targets"
         parts = {"warm-up": (0, warm_up), "validation": (warm_up, stop), "stream": (stop, end)}
         rows = [(name, f"rows {a} to {b - 1}" if b > a else "none") for name, (a, b) in parts.items()]
-        stamps = "row numbers" if time is None else period(time[:end], stream.series.zone)
         return [
             ("source", stream.series.source),
             ("task", f"{stream.task}, {self.horizon} rows ahead" if self.ahead else stream.task),
             ("rows", str(len(stream.series.values))),
             ("inputs", ", ".join(stream.series.columns)),
             (names, ", ".join(stream.targets)),
-            ("time", stamps),
+            ("time", described(None if time is None else time[:end], self.clock)),
             *rows,
             ("targets come", f"{self.label_delay} rows late" if self.label_delay else "at once"),
         ]
