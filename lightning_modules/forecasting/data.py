@@ -547,7 +547,7 @@ class ForecastingData(TaskData, ABC):
         Rows after the last one follow by the frequency, or without one at the median step of the training
         rows.
         """
-        rows = torch.as_tensor(origins).cpu().numpy()
+        rows = origins.cpu().numpy() if isinstance(origins, Tensor) else origins
         time, steps = self.whole.time, self.schema.steps
         if time is not None and steps is None:
             steps = step_quartiles([time])
