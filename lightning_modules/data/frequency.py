@@ -18,6 +18,7 @@ from pandas.tseries.frequencies import to_offset
 from pandas.tseries.offsets import BaseOffset, Day, Tick
 
 from dream.errors import ConfigError, DataError
+from lightning_modules.data.zones import clock_change
 
 ROWS = 1 << 13
 """First rows in which a frequency is looked for: offsets of the calendar take microseconds a row."""
@@ -249,7 +250,19 @@ def described(time: np.ndarray | None, clock: Clock) -> str:
     if time is None:
         return "row numbers"
     period = " to ".join(stamp.isoformat(timespec="seconds") for stamp in zoned(time[[0, -1]], clock.zone))
-    return f"{period}, {clock.frequency or 'no frequency'}, {unevenness(time, clock) or 'even'}"
+    place = f" in {clock.zone}" if clock.zone is not None and "/" in clock.zone else ""
+    return f"{period}{place}, {clock.frequency or 'no frequency'}, {unevenness(time, clock) or 'even'}"
+
+
+def skipped_hour(time: np.ndarray, clock: Clock) -> str | None:
+    """The change of the clock by which an hour is absent from stamps without a zone; None if none is seen."""
+    step = None if clock.frequency is None else _ticks(parse_frequency(clock.frequency))
+    if clock.zone is not None or step is None or step > _UNITS["hour"]:
+        return None
+    steps = np.diff(time[:_CHUNK]).astype("timedelta64[ns]").astype(np.int64)
+    rows = np.flatnonzero(steps == step + _UNITS["hour"])
+    said = (clock_change(pd.Timestamp(time[row]) + pd.Timedelta(step), only_forward=True) for row in rows[:9])
+    return next(filter(None, said), None)
 
 
 def _grid(time: np.ndarray, clock: Clock) -> np.ndarray:

@@ -157,16 +157,18 @@ def in_utc(local: np.ndarray, zone: str, column: pd.Series, path: Path) -> np.nd
     return time.tz_convert("UTC").tz_localize(None).to_numpy("datetime64[ns]")
 
 
-def clock_change(local: pd.Timestamp, zones: Iterable[str] = _PLACES) -> str | None:
+def clock_change(
+    local: pd.Timestamp, zones: Iterable[str] = _PLACES, only_forward: bool = False
+) -> str | None:
     """The change of the clock by which a local time comes twice or never, in one of `zones`."""
     for zone in zones:
         twice = local.tz_localize(zone, ambiguous="NaT", nonexistent="shift_forward")
         before = local.tz_localize(zone, ambiguous=True, nonexistent="shift_backward")
         after = local.tz_localize(zone, ambiguous=False, nonexistent="shift_forward")
         offsets = [f"{stamp:%z}"[:3] + ":" + f"{stamp:%z}"[3:] for stamp in (before, after)]
-        if offsets[0] == offsets[1]:
-            continue
         how = "back" if twice is pd.NaT else "forward"
+        if offsets[0] == offsets[1] or (only_forward and how == "back"):
+            continue
         one = ", for one," if zones is _PLACES else ""
         said = (
             f"on {local.date()} the clocks of {zone}{one} were set {how}, from {offsets[0]} to {offsets[1]}, "

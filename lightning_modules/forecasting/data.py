@@ -31,6 +31,7 @@ from lightning_modules.data.frequency import (
     parse_frequency,
     require_frequency,
     season_of,
+    skipped_hour,
     unevenness,
 )
 from lightning_modules.data.order import in_order, loader, one_by_one, shuffled
@@ -384,14 +385,20 @@ class ForecastingData(TaskData, ABC):
         )
 
     def _warn_of_gaps(self) -> None:
-        time = self.series.time
-        if time is not None and not self.timespans and (said := unevenness(time, self.clock)) is not None:
+        time, source = self.series.time, self.series.source
+        if time is None or self.timespans or (said := unevenness(time, self.clock)) is None:
+            return
+        if (change := skipped_hour(time, self.clock)) is not None:
             logger.warning(
-                "%s: the time stamps are %s. `--data.timespans=true` tells the layer how much time lies "
-                "between rows.",
-                self.series.source,
-                said,
+                "%s: the time stamps are %s, as those of local times are: %s", source, said, change
             )
+            return
+        logger.warning(
+            "%s: the time stamps are %s. `--data.timespans=true` tells the layer how much time lies between "
+            "rows.",
+            source,
+            said,
+        )
 
     @cached_property
     def _newest(self) -> Prepared:

@@ -91,6 +91,13 @@ def test_an_uneven_grid_is_told_and_served_by_timespans(caplog: pytest.LogCaptur
     spans = served.prepared.tables.timespans
     assert spans is not None
     assert spans[[49, 50, 51, 80]].tolist() == [1, 721, 1, 21]
+    spring = pd.date_range("2024-03-28", periods=ROWS, freq="h", tz="Europe/Berlin")
+    table(spring.strftime("%Y-%m-%d %H:%M")).setup("fit")
+    assert (
+        "are uneven: 1 gap of 1 hour, as those of local times are: on 2024-03-31 the clocks of" in caplog.text
+    )
+    caplog.clear()
+    table([stamp.isoformat() for stamp in spring]).setup("fit")
     even = table(pd.date_range("2024-01-01", periods=ROWS, freq="h"))
     with caplog.at_level(logging.WARNING):
         even.setup("fit")
