@@ -212,6 +212,26 @@ def require_frequency(time: np.ndarray, clock: Clock, source: str) -> None:
         )
 
 
+def clock_of(
+    time: np.ndarray, zone: str | None, source: str, stated: str | None, recorded: str | None
+) -> Clock:
+    """Clock of the stamps `time` (T,): with the frequency that is `recorded` in a run, or `stated`, or found.
+
+    Where the last stamp lies beside the dates of a recorded frequency, as quarters from February do beside
+    those from January, what is found in them counts more.
+
+    Raises:
+        DataError: the stamps do not fit the frequency that is stated.
+    """
+    if recorded is not None:
+        fits = parse_frequency(recorded).is_on_offset(wall(time[-1:], zone)[0])
+        return Clock(recorded if fits else find_frequency(time, zone) or recorded, zone)
+    if stated is None:
+        return Clock(find_frequency(time, zone), zone)
+    require_frequency(time, clock := Clock(stated, zone), source)
+    return clock
+
+
 def unevenness(time: np.ndarray, clock: Clock) -> str | None:
     """Unevenness of `time` (T,) in words, as "uneven: 2 gaps, the longest 720 hours"; None if it is even.
 

@@ -26,10 +26,9 @@ from lightning_modules.data.fingerprint import Fingerprint
 from lightning_modules.data.frequency import (
     UNTIMED,
     Clock,
+    clock_of,
     described,
-    find_frequency,
     parse_frequency,
-    require_frequency,
     season_of,
     skipped_hour,
     unevenness,
@@ -257,13 +256,9 @@ class ForecastingData(TaskData, ABC):
                     "`time_column`, or leave `frequency` out."
                 )
             return UNTIMED
-        if recorded is not None and recorded.frequency is not None:
-            return Clock(recorded.frequency, whole.zone)
-        time = whole.time if recorded is not None else whole.time[self.parts.train]
-        if self.frequency is None:
-            return Clock(find_frequency(time, whole.zone), whole.zone)
-        require_frequency(time, stated := Clock(self.frequency, whole.zone), whole.source)
-        return stated
+        if recorded is not None:
+            return clock_of(whole.time, whole.zone, whole.source, self.frequency, recorded.frequency)
+        return clock_of(whole.time[self.parts.train], whole.zone, whole.source, self.frequency, None)
 
     @cached_property
     def seasons(self) -> tuple[int, ...]:

@@ -24,10 +24,9 @@ from lightning_modules.data.fingerprint import Fingerprint, content_sum
 from lightning_modules.data.frequency import (
     UNTIMED,
     Clock,
+    clock_of,
     described,
-    find_frequency,
     parse_frequency,
-    require_frequency,
 )
 from lightning_modules.data.order import drawn, in_order, loader
 from lightning_modules.data.place import Place
@@ -254,13 +253,10 @@ class OnlineData(TaskData, ABC):
         series = self.stream.series
         if series.time is None:
             return UNTIMED
-        if self.recorded is not None and self.recorded.frequency is not None:
-            return Clock(self.recorded.frequency, series.zone)
-        time = series.time[: self.borders[0] or None] if self.recorded is None else series.time
-        if self.frequency is None:
-            return Clock(find_frequency(time, series.zone), series.zone)
-        require_frequency(time, stated := Clock(self.frequency, series.zone), series.source)
-        return stated
+        if self.recorded is not None:
+            return clock_of(series.time, series.zone, series.source, self.frequency, self.recorded.frequency)
+        time = series.time[: self.borders[0] or None]
+        return clock_of(time, series.zone, series.source, self.frequency, None)
 
     @cached_property
     def fingerprint(self) -> Fingerprint:

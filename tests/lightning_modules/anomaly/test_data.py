@@ -224,6 +224,8 @@ def test_scores_keep_the_zone_of_the_stamps() -> None:
     time = pd.date_range("2024-10-26", periods=200, freq="h", tz="Europe/Berlin")
     data = AnomalyTable.of(pd.DataFrame({"time": time, "a": np.arange(200.0) % 7}), training=100)
     (stream,) = data.streams
+    said = "2024-10-26T00:00:00+02:00 to 2024-11-03T06:00:00+01:00 in Europe/Berlin, h, even"
+    assert dict(data.describe())["time"] == said
     none = np.zeros(200)
     table = score_table([stream], [Verdict(none, none, 0.5, none > 0, none > 0)])
     assert table["time"].tolist() == time.tolist()

@@ -66,6 +66,13 @@ def test_a_file_of_a_few_days_goes_on_as_the_run_did() -> None:
         other.follow(run.schema)
 
 
+def test_quarters_from_february_go_on_from_february() -> None:
+    run = table(pd.date_range("1960-01-01", periods=ROWS, freq="QS-JAN"), look_back=8)
+    other = table(pd.date_range("2020-02-01", periods=9, freq="QS-FEB"), rows=9, look_back=8)
+    other.follow(run.schema)
+    assert ahead(other)[:2] == [pd.Timestamp("2022-05-01"), pd.Timestamp("2022-08-01")]
+
+
 def test_a_frequency_needs_stamps_that_fit() -> None:
     days = pd.date_range("2024-01-01", periods=ROWS, freq="D")
     with pytest.raises(DataError, match=r"fit the frequency B .* The stamps fit D"):
