@@ -27,6 +27,7 @@ from lightning_modules.data.frequency import (
     clock_of,
     described,
     parse_frequency,
+    season_of,
 )
 from lightning_modules.data.order import drawn, in_order, loader
 from lightning_modules.data.place import Place
@@ -112,6 +113,7 @@ class OnlineData(TaskData, ABC):
         rows: Number of rows to use, from the first; all if not given.
         label_delay: Rows by which each target is late.
         season: Rows in one season, for the seasonal profile and the seasonal-naive forecast; 1 for none.
+            null: in forecasting that of the frequency, as a day of hours, and otherwise none.
         crop: Rows of a training crop.
         context: Rows at the start of a crop that are read but do not count, while a fresh state settles.
         batch_size: Crops in a batch, of all processes together.
@@ -137,7 +139,7 @@ class OnlineData(TaskData, ABC):
         validation: int | float = 0.05,
         rows: int | None = None,
         label_delay: int = 0,
-        season: int = 1,
+        season: int | None = None,
         crop: int = 192,
         context: int = 48,
         batch_size: int = 32,
@@ -151,7 +153,7 @@ class OnlineData(TaskData, ABC):
         self.horizon = require_int("horizon", horizon)
         self.label_delay = require_int("label_delay", label_delay, least=0)
         self.rows = None if rows is None else require_int("rows", rows)
-        self.season = require_int("season", season)
+        self.season = None if season is None else require_int("season", season)
         if frequency is not None:
             parse_frequency(frequency)
         self.frequency = frequency
@@ -238,6 +240,14 @@ class OnlineData(TaskData, ABC):
             settings={"task": stream.task},
         )
 
+    @cached_property
+    def season_rows(self) -> int:
+        """Rows in one season, 1 for none."""
+        if self.season is not None:
+            return self.season
+        known = self.clock.frequency if self.recorded is None else self.recorded.frequency
+        return season_of(known) or 1 if self.task == "forecasting" else 1
+
     def follow(self, schema: Schema | None) -> None:
         super().follow(schema)
         if self.recorded is not None:
@@ -286,7 +296,7 @@ class OnlineData(TaskData, ABC):
             self.inputs,
             self.channels,
             self.horizon,
-            self.season,
+            self.season_rows,
             self.lags,
             label_delay=self.label_delay,
         )

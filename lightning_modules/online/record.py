@@ -61,7 +61,8 @@ class StreamRecord:
             return ["previous label", "majority class"]
         if self.data.task == "regression":
             return ["repeat-last"]
-        seasonal = self.data.season > 1 and self.data.scored.start + 1 >= self.data.season
+        season = self.data.season_rows
+        seasonal = season > 1 and self.data.scored.start + 1 >= season
         return ["repeat-last", *(["seasonal-naive"] if seasonal else [])]
 
     def add(self, mode: str, start: int, steps: Steps) -> None:
@@ -104,11 +105,9 @@ class StreamRecord:
         if data.task == "regression":
             late = torch.cat([torch.zeros_like(targets[: data.label_delay + 1]), targets])[rows]
             return late.unsqueeze(1)
-        length = 1 if rival == "repeat-last" else data.season
-        past = targets[rows.unsqueeze(1) + torch.arange(1 - length, 1)]
-        if length == 1:
-            return naive.repeat_last(past, data.horizon)
-        return naive.seasonal_naive(past, data.horizon, length)
+        season = 1 if rival == "repeat-last" else data.season_rows
+        # as `naive.seasonal_naive`, without a copy of the whole season for each row
+        return targets[rows.unsqueeze(1) + 1 - season + torch.arange(data.horizon) % season]
 
     def _score(self, model: str, rows: Tensor, found: Tensor) -> None:
         truth = self._truth(rows)

@@ -256,6 +256,10 @@ def test_a_stream_goes_on_by_its_calendar() -> None:
     expected = pd.date_range(time[-1], periods=4, freq="ME")[1:]
     later = pd.DatetimeIndex(data.times(ROWS + np.arange(3)), tz="UTC").tz_convert("Europe/Berlin")
     assert later.tolist() == expected.tolist()
-    assert (data.schema.frequency, data.schema.zone) == ("ME", "Europe/Berlin")
+    assert (data.schema.frequency, data.schema.zone, data.shape.season) == ("ME", "Europe/Berlin", 12)
+    other = TableStream.of(frame(time)[["load"]], horizon=3, crop=20, context=4)
+    assert other.shape.season == 1
+    other.follow(data.schema)
+    assert other.shape.season == 12
     with pytest.raises(DataError, match="The stamps fit ME"):
         _ = TableStream.of(frame(time), horizon=3, crop=20, context=4, frequency="W-MON").clock
