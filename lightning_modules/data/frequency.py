@@ -24,6 +24,7 @@ ROWS = 1 << 13
 """First rows in which a frequency is looked for: offsets of the calendar take microseconds a row."""
 _CHUNK = 1 << 20  # rows that are compared at once, so that time stamps on disk need not fit into memory
 _APART = 1.5  # steps that are a gap where there is no grid
+_MANY = 10_000  # of a unit, which are told in a larger one
 _EVEN = 1.1  # steps longer or shorter than this are no drift of a clock
 _DAY = 86_400 * 10**9
 _UNITS = {"day": _DAY, "hour": 3600 * 10**9, "minute": 60 * 10**9, "second": 10**9, "ms": 10**6, "us": 10**3}
@@ -299,13 +300,14 @@ def _median(time: np.ndarray) -> int:
 
 
 def span(nanoseconds: int, largest: str = "hour") -> str:
-    """A time in the largest of the units up to `largest` in which it is whole, such as `90 minutes`."""
+    """A time in a unit up to `largest`: the first in which it is whole, such as `90 minutes`, or rounded."""
     names = list(_UNITS)
-    for name in names[names.index(largest) :]:
-        if nanoseconds % _UNITS[name] == 0:
-            count = nanoseconds // _UNITS[name]
-            return f"{count} {name}{'' if count == 1 or name in ('ms', 'us') else 's'}"
-    return f"{nanoseconds} ns"
+    fitting = [name for name in names[names.index(largest) :] if _UNITS[name] <= nanoseconds] or ["us"]
+    counts = {name: nanoseconds / _UNITS[name] for name in fitting}
+    whole = (name for name, count in counts.items() if count == round(count) and count < _MANY)
+    name = next(whole, fitting[0])
+    count = f"{counts[name]:.0f}" if counts[name] >= 100 else f"{counts[name]:.3g}"
+    return f"{count} {name}{'' if count == '1' or name in ('ms', 'us') else 's'}"
 
 
 def season_of(frequency: str | None) -> int | None:

@@ -14,6 +14,7 @@ from lightning_modules.data.frequency import (
     parse_frequency,
     require_frequency,
     season_of,
+    span,
     unevenness,
     zoned,
 )
@@ -106,6 +107,21 @@ def test_gaps_are_counted_and_the_longest_is_told() -> None:
     assert unevenness(drifting, Clock()) is None  # a minute in an hour
     random = hours[0] + np.cumsum(np.tile([1, 9, 5, 6], 50)).astype("timedelta64[m]")
     assert unevenness(random, Clock()) == "uneven: steps of 1 minute to 9 minutes"
+
+
+@pytest.mark.parametrize(
+    ("seconds", "said"),
+    [
+        (3600, "1 hour"),
+        (720 * 3600, "720 hours"),
+        (5400, "90 minutes"),
+        (496.441237, "8.27 minutes"),
+        (0.25, "250 ms"),
+        (0.0000014, "1.4 us"),
+    ],
+)
+def test_times_in_words(seconds: float, said: str) -> None:
+    assert span(round(seconds * 1e9)) == said
 
 
 def test_a_frequency_that_is_none_or_does_not_fit_is_refused() -> None:

@@ -158,6 +158,19 @@ class TestZones:
             assert torch.equal(other.prepared.values, run.prepared.values)
             assert other.clock == run.clock
 
+    def test_a_table_on_disk_is_read_alike(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("DREAM_CACHE", str(tmp_path / "cache"))
+        path, options = tmp_path / "t.csv", {"look_back": 24, "horizon": 12, "calendar": ["hour"]}
+        frame([stamp.isoformat() for stamp in self.LOCAL], len(self.LOCAL)).to_csv(path, index=False)
+        inside, disk = (TableData(str(path), mapped=mapped, **options) for mapped in (False, True))
+        assert disk.clock == inside.clock == ("h", "Europe/Berlin")
+        assert disk.schema == inside.schema
+        assert torch.equal(disk.prepared.values, inside.prepared.values)
+        known, expected = disk.prepared.tables.known, inside.prepared.tables.known
+        assert known is not None
+        assert expected is not None
+        assert torch.equal(known, expected)
+
     def test_the_dates_of_a_split_are_local(self) -> None:
         data = table(self.LOCAL, len(self.LOCAL), split=["2024-10-30", "2024-11-05"])
         assert [self.LOCAL[part.start] for part in data.parts[1:]] == [
