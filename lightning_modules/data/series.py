@@ -182,7 +182,8 @@ def find_roles(
     columns = [*columns, *covariates]
     _require(frame, columns, path)
     formats = () if time_column is None else stamps.formats(frame[time_column])
-    if formats and (counted := formats[0]) is not None and counted.startswith("unix "):
+    counted = formats[0] if formats and stamps.form is None else None
+    if counted is not None and counted.startswith("unix "):
         logger.warning("%s: column `%s` is read as Unix time in %s.", path, time_column, counted[5:])
     return Roles(time_column, tuple(columns), formats, stamps.zone)
 
