@@ -19,7 +19,7 @@ import pandas as pd
 from pandas.tseries.api import guess_datetime_format
 
 from dream.errors import ConfigError, DataError, shown
-from lightning_modules.data.zones import Written, clock_change, in_utc, require_zone, written_zone
+from lightning_modules.data.zones import IN_ISO, Written, clock_change, in_utc, require_zone, written_zone
 
 ISO = "ISO8601"
 """ISO 8601 of any precision, all rows without a zone or in UTC."""
@@ -28,7 +28,6 @@ ZONED = "ISO8601 with a zone"
 _UNITS = {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}
 _FIRST, _LAST = 631_152_000, 4_102_444_800  # 1990 and 2100, in seconds since 1970
 _DIGITS = {8: "%Y%m%d", 10: "%Y%m%d%H", 12: "%Y%m%d%H%M", 14: "%Y%m%d%H%M%S"}
-_ZONE = r"[T ][\d:.,]+ ?(Z|[+-]\d\d(?::?\d\d)?)$"
 _CLOCK = re.compile(
     r"(?P<gap>[T ,]*)\d{1,2}:\d\d(?P<seconds>:\d\d)?(?P<part>[.]\d+)?(?P<space> ?)"
     r"(?P<half>[AaPp][Mm])?(?P<between> ?)(?P<zone>Z|[+-]\d\d:?\d\d)?$"
@@ -121,7 +120,7 @@ def candidates(column: pd.Series) -> tuple[str | None, ...]:
     first = first.strip()
     forms: list[str | None] = []
     if re.match(r"\d{4}-?\d\d", first) and not pd.isna(pd.to_datetime(first, errors="coerce", format=ISO)):
-        zone = re.search(_ZONE, first)
+        zone = IN_ISO.search(first)
         forms.append(ZONED if zone and re.search("[1-9]", zone[1]) else ISO)
     forms += _formats(first)
     if not forms and (guessed := guess_datetime_format(first)) is not None and "%Y" in guessed:
@@ -254,7 +253,7 @@ def parse_dates(column: pd.Series, form: str | None) -> pd.Series:
         form == ISO and not text.str.contains(r"\d[+-]\d\d:?\d\d$").any()
     ):  # the usual case, without slower searches
         return dates
-    zones = text.str.extract(_ZONE)[0]
+    zones = text.str.extract(IN_ISO)[0]
     fits = zones.notna() if form == ZONED else ~zones.str.contains("[1-9]").fillna(False).astype(bool)
     return dates.where(fits)
 

@@ -38,6 +38,8 @@ _PLACES = (
     "Pacific/Auckland",
 )
 """One for each rule by which many people change their clocks."""
+IN_ISO = re.compile(r"[T ][\d:.,]+ ?(Z|[+-]\d\d(?::?\d\d)?)$")
+"""The zone at the end of a time of ISO 8601; a date, such as 2024-01-01, has none."""
 _OFFSET = re.compile(r"(?:(?P<utc>Z)|(?P<sign>[+-])(?P<hours>\d\d):?(?P<minutes>\d\d)?)$")
 
 
@@ -80,9 +82,7 @@ def written_zone(column: pd.Series, form: str | None, time: np.ndarray) -> Writt
         if (name := _name(zone)) is not None and all(each.tzinfo == zone for each in column):
             return name
         offsets = np.array([each.utcoffset().total_seconds() for each in column], dtype=np.int64)
-    elif isinstance(first, str) and not (form or "").startswith("unix ") and _OFFSET.search(first.strip()):
-        if form is not None and "%" in form and "%z" not in form:
-            return None
+    elif isinstance(first, str) and ("%z" in form if form and "%" in form else IN_ISO.search(first.strip())):
         codes, tails = pd.factorize(column.str.strip().str[-6:])
         offsets = np.array([_seconds(tail) for tail in tails], dtype=np.int64)[codes]
     else:

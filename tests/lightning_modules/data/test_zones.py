@@ -44,6 +44,11 @@ def test_the_zone_that_stamps_are_written_in(time: object, zone: str) -> None:
 
 def test_stamps_without_a_zone_have_none() -> None:
     assert read_table(frame(AUTUMN.tz_convert(None))).zone is None
+    days = pd.date_range("2024-01-01", periods=60)
+    for form in ("%Y-%m-%d", "%d.%m.%Y", "%d-%m-%Y", "%Y-%m-%d %H:%M"):
+        series = read_table(frame(days.strftime(form)))
+        assert series.zone is None
+        assert (series.time == days.to_numpy("datetime64[ns]")).all()
     assert read_table(frame(AUTUMN.as_unit("s").astype("int64"))).zone is None
 
 
