@@ -47,6 +47,7 @@ bench: $(BIN)/.benchmarks
 	$(BIN)/python -m experiments.benchmarks.layer
 	$(BIN)/python -m experiments.benchmarks.rows
 	$(BIN)/python -m experiments.benchmarks.ranks
+	$(BIN)/python -m experiments.benchmarks.service
 
 adaptation: $(BIN)/.installed
 	$(BIN)/python -m experiments.benchmarks.adaptation --jobs 2

@@ -271,14 +271,14 @@ class DREAMCell(nn.Module):
         # asked in this order, so that a traced program is not one for N = 1, or for any other, alone
         streams = not torch.compiler.is_compiling() and not torch.is_grad_enabled() and x.shape[0] == 1
         step = registry.choose(self.backend, x, self.config).step if streams else None
+        plasticity = self.plasticity_enabled
         if step is not None:
-            learned, plasticity = self._learned(), self.plasticity_enabled
-            new = step(x, state, learned, self.config, timespans, plasticity, self.missing, self)
+            new = step(x, state, self._learned(), self.config, timespans, plasticity, self.missing, self)
             return new.h, new
         params = self.params()
         with full_precision(x.device.type):
             seen = F.read_input(x, params, self.config, timespans, self.missing)
-            new = F.advance(seen, state, params, self.config, self.plasticity_enabled).state
+            new = F.advance(seen, state, params, self.config, plasticity).state
         return new.h, new
 
     def forward_sequence(
@@ -316,8 +316,7 @@ class DREAMCell(nn.Module):
         """Call `dream.scan.dream_scan` with this cell's parameters; in training mode, then move the prior:
 
         ``var_0 += max(beta, 1 / (k + 1)) (mean of e^2 over all valid steps - var_0)``, with k the number of
-        moves so far. Within `torch.func` transforms that are not given the buffers it rests: they let nothing
-        change that they do not know of.
+        moves so far. It rests within `torch.func` transforms that are not given the buffers.
 
         Args and Returns: as there; `state` None is fresh samples.
         """
@@ -389,8 +388,7 @@ class DREAMCell(nn.Module):
     @contextmanager
     def plasticity(self, enabled: bool) -> Iterator[None]:
         """Within ``with cell.plasticity(False):`` the fast weights stay as they are; they still predict."""
-        before = self.plasticity_enabled
-        self.plasticity_enabled = enabled
+        before, self.plasticity_enabled = self.plasticity_enabled, enabled
         try:
             yield
         finally:

@@ -31,7 +31,7 @@ Around experiments:
   data      public data sets                             dream data list
 
 Put to work:
-  serve     rows in, predictions or scores out           dream serve FILE --http 8000
+  serve     rows in, predictions or scores out           dream serve RUN_OR_FILE --http 8000
 
 A preset sets several settings of the layer at once: dream fit -c forecasting --preset stability
 Any setting is a flag: dream fit -c forecasting --model.config.rank=8 --data.horizon=48 --seed=1

@@ -28,10 +28,11 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from lightning_modules import DREAMForecaster
+from lightning_modules import DREAMForecaster, Streams
 from lightning_modules.run.tracking import write_results
 
 SENSORS = 1000
+COLUMNS = ("rows a second", "p50", "p99")
 SETTINGS = [(1, 1), (10, 1), (100, 1), (1, 100), (10, 100)]
 """Connections, and rows of a body."""
 
@@ -51,7 +52,7 @@ def main(argv: list[str] | None = None) -> int:
     assert model.learner is not None
     model.learner.learning = not arguments.rests
     model.learn_one(_rows(1, 1)[0]["x"])
-    figures = {}
+    figures: dict[str, dict[str, float]] = {"learn_streams, no service": in_python(model)}
     with tempfile.TemporaryDirectory() as folder:
         model.save(Path(folder) / "model")
         with served(Path(folder)) as address:
@@ -61,11 +62,22 @@ def main(argv: list[str] | None = None) -> int:
                 figures[name] = asyncio.run(measure(address, clients, rows, arguments.seconds))
     table = Table("", "rows a second", "p50, ms", "p99, ms", title="dream serve --http")
     for name, found in figures.items():
-        table.add_row(name, *(f"{found[key]:,.1f}" for key in ("rows a second", "p50", "p99")))
+        table.add_row(name, *(f"{found[key]:,.1f}" if key in found else "" for key in COLUMNS))
     Console().print(table)
     arguments.out.parent.mkdir(parents=True, exist_ok=True)
     write_results(arguments.out, {}, rests=arguments.rests, settings=figures)
     return 0
+
+
+def in_python(model: DREAMForecaster) -> dict[str, float]:
+    """Figures of `Streams` in this process: a row of every sensor in each call, the best of ten calls."""
+    streams, seconds = Streams(model), []
+    for seed in range(10):
+        rows = {row["key"]: row["x"] for row in _rows(seed, SENSORS)}
+        begun = time.perf_counter()
+        streams.learn_streams(rows)
+        seconds.append(time.perf_counter() - begun)
+    return {"rows a second": SENSORS / min(seconds)}
 
 
 async def measure(address: tuple[str, int], clients: int, rows: int, seconds: float) -> dict[str, float]:

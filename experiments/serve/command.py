@@ -8,9 +8,11 @@ import sys
 import warnings
 from importlib.util import find_spec
 from pathlib import Path
+from typing import get_args
 
 from dream.errors import CheckpointError, ConfigError, DREAMWarning
 from dream.sealed import read_sealed
+from experiments.folders import LATEST, latest
 from experiments.serve.lines import serve_lines
 from experiments.serve.service import UNKNOWN, Service
 from lightning_modules.checks import require, require_int
@@ -22,6 +24,7 @@ from lightning_modules.learners import (
     Streams,
 )
 from lightning_modules.learners.base import OnlineObject
+from lightning_modules.learners.from_run import State, kind_of, read_module
 
 OBJECTS: dict[str, type[OnlineObject]] = {
     cls.kind: cls for cls in (DREAMForecaster, DREAMClassifier, DREAMRegressor, DREAMAnomalyDetector)
@@ -34,8 +37,9 @@ def main(argv: list[str]) -> int:
     """Run ``dream serve`` with these arguments; return the exit code."""
     arguments = _parser().parse_args(argv)
     _require(arguments)
-    model = load(arguments.source)
-    folder = arguments.states or Path(f"{arguments.source}.states")
+    source = found(arguments.source, arguments.runs)
+    model = load(source, arguments.state)
+    folder = arguments.states or Path(f"{source}.states")
     with Streams(model, folder, arguments.streams) as streams:
         service = Service(streams, getattr(arguments, "threshold", None), arguments.flush_every)
         if arguments.http is None:
@@ -48,12 +52,24 @@ def main(argv: list[str]) -> int:
         )
 
 
-def load(source: Path) -> OnlineObject:
-    """The row object that a file holds.
+def found(source: Path, runs: Path) -> Path:
+    """The run, checkpoint or file that is meant; `LATEST` is the newest run below `runs`."""
+    return latest(runs) if str(source) == LATEST and not source.exists() else source
+
+
+def load(source: Path, state: State) -> OnlineObject:
+    """The row object that a file holds, or that goes on with a run or a checkpoint.
+
+    Args:
+        source: A file, a run's folder or a checkpoint.
+        state: Where each stream of a run begins: see `OnlineObject.from_run`.
 
     Raises:
-        CheckpointError: it is no such file.
+        CheckpointError: it is neither, or damaged; or the run does not hold where its test ended.
+        ConfigError: no row object goes on with such runs.
     """
+    if source.is_dir() or source.suffix == ".ckpt":
+        return OBJECTS[kind_of(read_module(source))].from_run(source, state)
     header, _ = read_sealed(source, "the `save` of a row object", {"format": "dream-learner"})
     if (kind := header.get("kind", "")) not in OBJECTS:
         raise CheckpointError(f"{source} holds a row object of an unknown kind; got {kind!r}.")
@@ -65,15 +81,29 @@ def load(source: Path) -> OnlineObject:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="dream serve",
-        description="Serve a trained row object: JSON lines from standard input, or HTTP.",
+        description="Serve a run or a row object: JSON lines from standard input, or HTTP.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     add = parser.add_argument
-    add("source", type=Path, metavar="FILE", help="what the `save` of a row object wrote")
+    add(
+        "source",
+        type=Path,
+        metavar="RUN_OR_FILE",
+        help="a run, a checkpoint, or what `save` of a row object wrote",
+    )
+    add(
+        "--runs", type=Path, default=Path("runs"), metavar="FOLDER", help=f"whose newest run `{LATEST}` means"
+    )
+    add(
+        "--state",
+        choices=get_args(State),
+        default="fresh",
+        help="of a run: begin anew, or where its test ended",
+    )
     add("--http", type=int, metavar="PORT", help="serve HTTP; 0 takes a free port, which stderr tells")
     add("--host", default="127.0.0.1", help="address to listen at; 0.0.0.0 for all")
     add("--token", help=f"what clients send as `Authorization: Bearer TOKEN`; better in {TOKEN}")
-    add("--states", type=Path, metavar="FOLDER", help="where states are kept (default: FILE.states)")
+    add("--states", type=Path, metavar="FOLDER", help="where states are kept (default: RUN_OR_FILE.states)")
     add(
         "--flush-every",
         type=int,

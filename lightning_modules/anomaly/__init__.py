@@ -5,9 +5,10 @@ and `data` reads them side by side. `scores` turns prediction errors into scores
 scores into flags and alarms, `metrics` and `nab_score` rate them, and `plots` shows them."""
 
 from lightning_modules.anomaly.data import AnomalyBatch, AnomalyData, AnomalyShape, AnomalyStream
-from lightning_modules.anomaly.module import AnomalyModule, AnomalySettings
+from lightning_modules.anomaly.module import AnomalyModule
 from lightning_modules.anomaly.planted import PlantedAnomalies
 from lightning_modules.anomaly.sets import AnomalyTable, NABData, SKABData
+from lightning_modules.anomaly.settings import AnomalySettings
 
 __all__ = [
     "AnomalyBatch",

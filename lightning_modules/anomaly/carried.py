@@ -7,7 +7,7 @@ the levels of the rows before.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -23,13 +23,11 @@ from lightning_modules.anomaly.scores import (
     duplicate,
     load_carried,
 )
+from lightning_modules.anomaly.settings import AnomalySettings
 from lightning_modules.cores import BaselineCore
 from lightning_modules.data.columns import lagged
 from lightning_modules.stream.checks import require_like
 from lightning_modules.stream.state import part
-
-if TYPE_CHECKING:
-    from lightning_modules.anomaly.module import AnomalySettings
 
 
 class Relative(NamedTuple):
@@ -120,7 +118,7 @@ class Carried(NamedTuple):
         return tensors
 
     def resumed(self, tensors: Mapping[str, Tensor]) -> Carried:
-        """All that the object held whose `tensors` these are; this one is a fresh one of its settings.
+        """Another one that goes on from what `tensors` returned; this one is fresh, and has the settings.
 
         Raises:
             CheckpointError: it is of other settings, or holds what no stream does.

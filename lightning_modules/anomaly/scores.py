@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from typing import NamedTuple, TypeVar
+from typing import ClassVar, NamedTuple, Self, TypeVar
 
 import numpy as np
 import torch
@@ -20,11 +20,13 @@ Owner = TypeVar("Owner")
 DECADES = 10.0  # a score of 1 means a tail probability of 1e-10 or less
 LEVEL_LIMIT, DIFFERENCE_LIMIT = 8.0, 50.0  # in running deviations; larger values are clipped
 DRIFT_ROWS, BURST_ROWS = 24, 12  # rows over which a level, and an error, are averaged
+AVERAGED = np.array([BURST_ROWS, DRIFT_ROWS], np.float64)[:, None, None]
 TAIL_SHARE, TAIL_PRIOR, TAIL_CLIP = 0.05, 20.0, 20.0
 SHARE_DECADES, NEPERS = -math.log10(TAIL_SHARE), math.log(10)
 WARM_UP = 50  # rows before a tail returns anything but 0
 MEASURES = ("error", "burst", "level", "drift")  # one for each column
 GATE_MEASURES = ("deviation", "surprise")  # of the layer: one for all columns
+AT_ONCE = 1 << 15  # numbers of one kind that are computed together, as the cache holds them
 GAUSSIAN_ROWS, GAUSSIAN_REFRESH = 6400, 100  # the benchmark's own constants
 
 
@@ -33,6 +35,12 @@ def duplicate(owner: Owner) -> Owner:
     new = object.__new__(type(owner))
     vars(new).update(vars(owner))
     return new
+
+
+def _pieces(size: int, *arrays: np.ndarray) -> Iterator[list[np.ndarray]]:
+    """The T rows of `arrays` (N, T, ...), so many at a time."""
+    for start in range(0, arrays[0].shape[1], size):
+        yield [array[:, start : start + size] for array in arrays]
 
 
 def _before(flags: np.ndarray) -> np.ndarray | int:
@@ -61,7 +69,31 @@ class Scaled(NamedTuple):
     """(N, T, 2 C) the forecasts that were given, if any."""
 
 
-class RunningScale:
+class Sides:
+    """Base of what carries numbers of streams that lie side by side."""
+
+    CARRIED: ClassVar[tuple[str, ...]]
+    """Attributes (N, ...) that are a stream's own; the others are settings."""
+
+    @classmethod
+    def beside(cls, owners: Sequence[Self]) -> Self:
+        """The streams of several objects with the same settings in one."""
+        new = duplicate(owners[0])
+        for name in cls.CARRIED:
+            setattr(new, name, np.concatenate([getattr(owner, name) for owner in owners]))
+        return new
+
+    def apart(self) -> list[Self]:
+        """Each stream in an object of its own."""
+        arrays = {name: getattr(self, name) for name in self.CARRIED}
+        found = [duplicate(self) for _ in arrays[self.CARRIED[0]]]
+        for stream, own in enumerate(found):
+            for name, array in arrays.items():
+                setattr(own, name, array[stream : stream + 1].copy())
+        return found
+
+
+class RunningScale(Sides):
     """Level and first difference of each column, relative to their own past.
 
     ``level_t = (y_t - m) / s`` and ``difference_t = (y_t - y_(t-1) - m') / s'``, with running means and
@@ -111,6 +143,16 @@ class RunningScale:
             learning: (N, T) where the scales learn.
             expected: (N, T, C) a forecast of each row, in the data's unit; nothing is learnt from it.
         """
+        size = max(1, AT_ONCE // self.rows.size)
+        if values.shape[1] <= size:
+            return self._read(values, learning, expected)
+        given = [values, learning] if expected is None else [values, learning, expected]
+        pieces = [self._read(*piece) for piece in _pieces(size, *given)]
+        x, levels = (np.concatenate(part, 1) for part in zip(*(piece[:2] for piece in pieces), strict=True))
+        forecasts = [piece.expected for piece in pieces if piece.expected is not None]
+        return Scaled(x, levels, np.concatenate(forecasts, 1) if forecasts else None)
+
+    def _read(self, values: np.ndarray, learning: np.ndarray, expected: np.ndarray | None = None) -> Scaled:
         values, columns = values.swapaxes(0, 1), values.shape[2]  # (T, N, C): a row is in one piece
         given = values[:, None] if expected is None else np.stack([values, expected.swapaxes(0, 1)], 1)
         finite = np.isfinite(values)
@@ -159,7 +201,7 @@ class RunningScale:
         return duplicate(self)
 
 
-class TailProbability:
+class TailProbability(Sides):
     """Improbability ``-log10 P(A >= a)`` of a measure given its own past, for K measures of each stream.
 
     Above u, the running 95 % quantile, the tail is a generalised Pareto distribution (peaks over threshold):
@@ -179,6 +221,8 @@ class TailProbability:
         measures: K.
         memory: Rows after which the past fades.
     """
+
+    CARRIED = ("rows", "mean", "quantile", "count", "sum", "squares")
 
     def __init__(self, streams: int, measures: int, memory: int) -> None:
         shape = (streams, measures)
@@ -245,31 +289,26 @@ class TailProbability:
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Number, sum and sum of squares of the excesses before each row, (T, N, K).
 
-        They change where `exceeds` is True, a twentieth of the time: one number after another.
+        They change where `exceeds` is True, a twentieth of the time.
         """
         most = TAIL_SHARE * self.memory
-        now = [part.copy() for part in (self.count, self.sum, self.squares)]
-        found = [np.empty(excess.shape) for _ in now]
-        counts, totals, squares = (part.reshape(-1) for part in now)
+        now = np.stack([self.count, self.sum, self.squares])
+        found = np.empty((3, *excess.shape))
         begin = 0
-        for row in range(len(excess)):
-            places = np.flatnonzero(exceeds[row]).tolist()
-            if not places:
-                continue
-            for part, line in zip(now, found, strict=True):
-                line[begin : row + 1] = part
+        for row in np.flatnonzero(exceeds.any(axis=(1, 2))).tolist():
+            found[:, begin : row + 1] = now[:, None]
             begin = row + 1
-            over, usual = excess[row].reshape(-1), mean[row].reshape(-1)
-            for k in places:
-                count, total = counts.item(k), totals.item(k)
-                new = min(over.item(k), TAIL_CLIP * max(total / max(count, 1.0), usual.item(k)))
-                kept = 1 - 1 / most if count >= most else 1.0
-                counts[k] = kept * count + 1
-                totals[k] = kept * total + new
-                squares[k] = kept * squares.item(k) + new * new
-        for part, line in zip(now, found, strict=True):
-            line[begin:] = part
-        self.count, self.sum, self.squares = now
+            seen, (count, total, squares) = exceeds[row], now  # the last three are views
+            usual = np.maximum(total / np.maximum(count, 1.0), mean[row])
+            new = np.minimum(excess[row], TAIL_CLIP * usual)
+            new *= seen
+            now *= 1 - seen * (count >= most) / most
+            count += seen
+            total += new
+            new *= new
+            squares += new
+        found[:, begin:] = now[:, None]
+        self.count, self.sum, self.squares = (part.copy() for part in now)
         return found[0], found[1], found[2]
 
     @staticmethod
@@ -295,7 +334,7 @@ class TailProbability:
         return np.where(rows >= WARM_UP, tail, 0.0)
 
 
-class AnomalyScore:
+class AnomalyScore(Sides):
     """Score and alarm of each row, from the layer's input and its prediction of it.
 
     With level and difference of column c from `RunningScale`, and the errors e of their predictions, the
@@ -328,6 +367,8 @@ class AnomalyScore:
         measures: Measures that count, of `MEASURES` and `GATE_MEASURES`.
     """
 
+    CARRIED = ("burst", "drift", "rows", "gap", "recent")
+
     def __init__(
         self, streams: int, columns: int, memory: int, gap: np.ndarray, measures: Sequence[str] = MEASURES
     ) -> None:
@@ -337,7 +378,7 @@ class AnomalyScore:
         self.tail = TailProbability(streams, width, memory)
         self.burst = np.zeros((streams, columns))
         self.drift = np.zeros((streams, columns))
-        self.rows = 0
+        self.rows = np.zeros(streams, int)
         self.gap = np.maximum(gap, 1)
         self.recent = np.full((streams, int(self.gap.max())), -1.0)
         self.cause = (0,) * streams
@@ -361,6 +402,16 @@ class AnomalyScore:
             gate: (N, T, 2) deviation and surprise.
             learning: (N, T) where the tails learn.
         """
+        size = max(1, AT_ONCE // self.tail.rows.size)
+        if x.shape[1] <= size:
+            return self._read(x, prediction, gate, learning)
+        pieces = [self._read(*piece) for piece in _pieces(size, x, prediction, gate, learning)]
+        scores, alarms = (np.concatenate(part, 1) for part in zip(*pieces, strict=True))
+        return scores, alarms
+
+    def _read(
+        self, x: np.ndarray, prediction: np.ndarray, gate: np.ndarray, learning: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
         x, prediction, gate = (part.swapaxes(0, 1) for part in (x, prediction, gate))
         levels, observed = x[..., : self.columns], ~np.isnan(x)
         gaps = not observed.all()
@@ -388,10 +439,9 @@ class AnomalyScore:
         """Burst and drift after each row, (T, N, C); None in the place of `known` where all is."""
         both, means = np.stack([error, levels], 1), np.empty((len(error) + 1, 2, *error.shape[1:]))
         means[0, 0], means[0, 1] = self.burst, self.drift
-        lengths = np.array([BURST_ROWS, DRIFT_ROWS], np.float64)[:, None, None]
         for row in range(len(error)):
             away = both[row] - means[row]
-            away /= lengths
+            away /= AVERAGED
             np.add(means[row], away, out=means[row + 1])
             if known is not None:
                 np.copyto(means[row + 1], means[row], where=~known[row])
@@ -408,6 +458,18 @@ class AnomalyScore:
             place -= width
         raise AssertionError(place)
 
+    @classmethod
+    def beside(cls, owners: Sequence[Self]) -> Self:
+        new = super().beside(owners)
+        new.tail = TailProbability.beside([owner.tail for owner in owners])
+        return new
+
+    def apart(self) -> list[Self]:
+        found = super().apart()
+        for own, tail, cause in zip(found, self.tail.apart(), self.cause, strict=True):
+            own.tail, own.cause = tail, (cause,)
+        return found
+
     def copy(self) -> AnomalyScore:
         """Another object with the same past."""
         new = duplicate(self)
@@ -417,13 +479,12 @@ class AnomalyScore:
     def _alarm(self, decades: np.ndarray) -> np.ndarray:
         """Alarms (T, N) of rows with so many decades."""
         places, climax = np.arange(decades.shape[1]), np.empty(decades.shape, bool)
-        first = self.rows + 1
-        self.rows += len(decades)
+        rows = self.rows + np.arange(1, len(decades) + 1)[:, None]  # (T, N)
+        self.rows = rows[-1]
         for row, here in enumerate(decades):
             np.greater(here, self.recent.max(1), out=climax[row])
-            self.recent[places, (first + row) % self.gap] = here
-        past = [math.log10(max(row, WARM_UP)) for row in range(first, self.rows + 1)]
-        rarity = decades - 0.5 * np.array(past)[:, None]
+            self.recent[places, rows[row] % self.gap] = here
+        rarity = decades - 0.5 * np.log10(np.maximum(rows, WARM_UP))
         return np.where(climax, np.minimum(np.maximum(rarity / DECADES, 0.0), 1.0), 0.0)
 
 

@@ -5,7 +5,7 @@ Shapes: T rows, C columns, I inputs of the core.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -17,8 +17,8 @@ from dream.errors import CheckpointError, StateError
 from dream.ops.stepping import Stepper
 from lightning_modules.anomaly.carried import Carried
 from lightning_modules.anomaly.data import AnomalyShape
-from lightning_modules.anomaly.module import AnomalySettings
-from lightning_modules.anomaly.scores import duplicate
+from lightning_modules.anomaly.scores import AnomalyScore, RunningScale, duplicate
+from lightning_modules.anomaly.settings import AnomalySettings
 from lightning_modules.checks import require_finite
 from lightning_modules.cores import BaselineCore
 from lightning_modules.stream.rows import as_array
@@ -118,6 +118,42 @@ class Watcher:
         self.row += len(rows)
         return scores[0], alarms[0]
 
+    @classmethod
+    def together(
+        cls, watchers: Sequence[Watcher], rows: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray, list[Watcher]] | None:
+        """Scores and alarms (N,) of the next row (N, C) of each of N streams, and what reads on after it.
+
+        The watchers share a core, and are left as they are. The numbers of a stream are those of the stream
+        alone. None where rows cannot be read at once.
+        """
+        first = watchers[0]
+        learns, *others = (one.row < one.training or one.settings.adapt for one in watchers)
+        steppers = first._ready(learns)
+        apart = any(one.steppers is not first.steppers for one in watchers)
+        if steppers is None or apart or any(other != learns for other in others):
+            return None
+        learning = np.full((len(rows), 1), learns)
+        inputs = duplicate(first.inputs)
+        inputs.scale = RunningScale.beside([one.inputs.scale for one in watchers])
+        inputs.recent = torch.cat([one.inputs.recent for one in watchers])
+        with np.errstate(invalid="ignore", over="ignore"):
+            relative = inputs.read(rows[:, None], learning)
+        after = [duplicate(one) for one in watchers]
+        steps = [one._step(own, steppers) for one, own in zip(after, relative.inputs, strict=True)]
+        prediction, gate = (np.stack(part) for part in zip(*steps, strict=True))
+        if not np.isfinite(prediction).all():
+            return None
+        score = AnomalyScore.beside([one.score for one in watchers])
+        x = relative.x
+        scores, alarms = score.read(x, prediction[..., : x.shape[-1]], gate, learning)
+        owners = zip(after, inputs.scale.apart(), inputs.recent.split(1), score.apart(), strict=True)
+        for one, scale, recent, own in owners:
+            one.inputs, one.score = duplicate(inputs), own
+            one.inputs.scale, one.inputs.recent = scale, recent
+            one.row += 1
+        return scores[:, 0], alarms[:, 0], after
+
     def _scan(self, inputs: np.ndarray, learns: bool) -> tuple[np.ndarray, np.ndarray]:
         """Prediction (T, I) of the core's inputs (T, I), and its deviation and surprise (T, 2)."""
         if len(inputs) == 1 and (steppers := self._ready(learns)) is not None:
@@ -162,15 +198,21 @@ class Watcher:
 
     def signals(self) -> tuple[float, float]:
         """Running surprise and norm of the fast weights of the first layer."""
+        state, steppers = self._states[0], self._ready(learns=True)
+        if isinstance(state, np.ndarray) and steppers is not None:
+            surprise, u_norm = (
+                float(steppers[0].part(state, name)[0]) for name in ("avg_surprise", "u_norm")
+            )
+            return surprise, u_norm
         state = self.states[0]
         return float(state.avg_surprise.mean()), float(state.U.flatten(1).norm(dim=1).mean())
 
     def tensors(self, core: bool = True) -> dict[str, Tensor]:
-        """A copy of everything by name: what `load` needs, and, with `core`, the weights after `WEIGHTS`."""
+        """Everything by name, in its memory: what `load` needs and, with `core`, weights after `WEIGHTS`."""
         weights = self.core.state_dict() if core else {}
         carried = Carried(self.inputs, self.score, self.states).tensors()
-        named = {WEIGHTS + name: value for name, value in weights.items()} | carried
-        return {name: value.clone() for name, value in named.items()} | {"place": torch.tensor(self.row)}
+        named = {WEIGHTS + name: value for name, value in weights.items()}
+        return named | carried | {"place": torch.tensor(self.row)}
 
     def load(self, tensors: Mapping[str, Tensor]) -> None:
         """Resume from what `tensors` returned, without weights, for another one of these settings.

@@ -190,8 +190,8 @@ class OnlineObject(Whole):
         return self.learner is not None
 
     def _held(self, core: bool = True) -> dict[str, Tensor]:
-        """A copy of all that `_hold` needs, by name; without the core's weights unless `core`."""
-        return {} if self.learner is None else self.learner.tensors(core) | self._tensors()
+        """All that `_hold` needs, by name, in the object's memory; the core's weights only with `core`."""
+        return {} if self.learner is None else self.learner._carried(core) | self._tensors()
 
     def _hold(self, tensors: Mapping[str, Tensor], core: bool = True) -> None:
         """Go on from what `_held` returned for an object of the same settings, with the same `core`."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple, Self
 
@@ -14,8 +14,8 @@ from torch import Tensor
 from dream import DREAMConfig
 from dream.errors import CheckpointError, ConfigError, DataError, nearest
 from lightning_modules.anomaly import AnomalyModule, AnomalyShape
-from lightning_modules.anomaly.module import AnomalySettings
 from lightning_modules.anomaly.scores import AnomalyScore, RunningScale, carried_tensors, load_carried
+from lightning_modules.anomaly.settings import AnomalySettings
 from lightning_modules.anomaly.watcher import WEIGHTS, Watcher
 from lightning_modules.calls import alone, whole
 from lightning_modules.checks import require_int
@@ -273,6 +273,21 @@ class DREAMAnomalyDetector(OnlineObject):
         self._watched = row.tobytes(), watcher, found
         return found
 
+    @classmethod
+    def _learn_together(cls, detectors: Sequence[DREAMAnomalyDetector], rows: np.ndarray) -> list[Judgement]:
+        """Judge, then learn the next row (N, D) of each of N streams of one run, as alone.
+
+        None is judged where rows cannot be read at once.
+        """
+        watchers = [detector._watcher for detector in detectors if detector._watcher is not None]
+        whole = len(watchers) == len(rows)  # and so of one run
+        found = Watcher.together(watchers, rows) if whole else None
+        judged = []
+        for detector, score, alarm, after in zip(detectors, *found, strict=True) if found else ():
+            judged.append(detector._judgement(score, alarm, after.score))
+            detector._watcher = after
+        return judged
+
     @alone
     def score_one(self, x: Row) -> float:
         """Score of row `x` if it came next, from 0 to 1; 0 while too few rows are known.
@@ -364,11 +379,12 @@ def _stream_of(module: AnomalyModule, stream: str | None) -> str | None:
     if stream is None and len(names) < 2:
         return names[0] if names else None
     if stream not in names:
-        shown = ", ".join(names[:NAMED]) + (f" and {len(names) - NAMED} more" if len(names) > NAMED else "")
+        known = ", ".join(names[:NAMED]) or "none"
+        more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
         got = "none is named" if stream is None else f"got {stream!r}"
         remedy = "" if stream is None else f" {nearest(stream, names)}"
         raise ConfigError(
-            f"`stream` must be one of those that the run was trained on, {shown}; {got}.{remedy}",
+            f"`stream` must be one of those that the run was trained on, {known}{more}; {got}.{remedy}",
             key="stream",
         )
     return stream

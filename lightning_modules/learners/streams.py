@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -29,6 +29,7 @@ from lightning_modules.store.keys import Key, bits_of
 from lightning_modules.stream.together import advance
 
 Model = TypeVar("Model", bound=OnlineObject)
+AT_ONCE = 256  # streams that are put into the store together
 _OWN = ("seq", "extra", "change")  # tensors of a record that are not the object's
 
 
@@ -95,7 +96,7 @@ class Streams(Generic[Model]):
         ...     model = model.learn_one([0.0, 1.0, 0.0, -1.0][k % 4])
         >>> streams = Streams(model)
         >>> found = streams.learn_streams({"pump-1": 0.0, "pump-2": 5.0})
-        >>> [round(value, 1) for value in found["pump-1"].prediction]
+        >>> [round(value, 1) + 0.0 for value in found["pump-1"].prediction]
         [1.0, 0.0]
     """
 
@@ -170,7 +171,7 @@ class Streams(Generic[Model]):
         while self.store is not None and len(self.held) > self.most:
             oldest, stream = next(iter(self.held.items()))
             if stream.waits:
-                self.store[oldest] = self._record(stream)
+                self._put(self.store, [(oldest, stream)])
                 self._written[oldest] = stream.flushed
             del self.held[oldest]
 
@@ -242,19 +243,24 @@ class Streams(Generic[Model]):
 
         What cannot be read so, or is refused, is left to its own turn.
         """
-        if len(rows) < 2 or not self._shares or self.model.learner is None:
+        if len(rows) < 2 or not self._shares:
             return {}
-        keys, learners, values = [], [], []
+        keys, models, values = [], [], []
         for key, (stream, row) in rows.items():
             try:
                 named = row if isinstance(row, Mapping) else {"y": row}
                 values.append(stream.model._row(named))
             except DREAMError:
                 continue
-            assert stream.model.learner is not None
             keys.append(key)
-            learners.append(stream.model.learner)
+            models.append(stream.model)
         if len(keys) < 2:
+            return {}
+        detectors = [model for model in models if isinstance(model, DREAMAnomalyDetector)]
+        if judged := DREAMAnomalyDetector._learn_together(detectors, np.stack(values)):
+            return {key: Outcome(judgement=one) for key, one in zip(keys, judged, strict=True)}
+        learners = [model.learner for model in models if model.learner is not None]
+        if not learners:
             return {}
         outcomes = {}
         take = isinstance(self.model, DREAMForecaster)
@@ -294,14 +300,27 @@ class Streams(Generic[Model]):
         if self.store is None:
             raise StateError("there is no folder to write streams to. Name one.")
         self._require_whole()
-        for key, stream in self.held.items():
-            if stream.waits:
-                self.store[key] = self._record(stream)
+        waiting = [(key, stream) for key, stream in self.held.items() if stream.waits]
+        for start in range(0, len(waiting), AT_ONCE):
+            self._put(self.store, waiting[start : start + AT_ONCE])
         self.store.flush()
         for stream in self.held.values():
             stream.flushed = stream.seq
         self._written = {}
         self.waiting = 0
+
+    def _put(self, store: StateStore, streams: Sequence[tuple[Key, Stream[Model]]]) -> None:
+        """Put streams into the store, those that carry tensors of the same names and shapes together."""
+        alike: dict[Hashable, tuple[list[Key], list[dict[str, Tensor]]]] = {}
+        for key, stream in streams:
+            record = self._record(stream)
+            shapes = tuple(value.shape for value in record.values())
+            keys, records = alike.setdefault((tuple(record), shapes), ([], []))
+            keys.append(key)
+            records.append(record)
+        for keys, records in alike.values():
+            names = records[0]
+            store.put_tensors(keys, {name: torch.stack([one[name] for one in records]) for name in names})
 
     def __iter__(self) -> Iterator[tuple[Key, Stream[Model]]]:
         """The streams in memory, and their keys."""
@@ -316,7 +335,7 @@ class Streams(Generic[Model]):
         return Stream(model)
 
     def _record(self, stream: Stream[Model]) -> dict[str, Tensor]:
-        """Everything of a stream but what all share."""
+        """Everything of a stream but what all share, with the stream's own memory."""
         model = stream.model
         extra = np.frombuffer(json.dumps(model._extra()).encode(), np.uint8)
         return {

@@ -390,6 +390,24 @@ class StateStore(Whole):
         state.require_sound()
         self._put(keys, tensors)
 
+    @whole
+    def put_tensors(self, keys: Sequence[Key], tensors: Mapping[str, Tensor]) -> None:
+        """Keep tensors (N, ...), whatever they mean, in place of those that these streams had.
+
+        Raises:
+            StateError: there are not as many keys as streams, a key comes twice, or a file cannot hold a
+                tensor.
+            CheckpointError: a shard cannot be written.
+        """
+        require_keys(keys)
+        require_tensors(tensors)
+        for name, value in tensors.items():
+            if value.shape[:1] != (len(keys),):
+                raise StateError(
+                    f"`{name}` must have a row for each of {len(keys)} keys; got {(*value.shape,)}."
+                )
+        self._put(keys, tensors)
+
     def _put(self, keys: Sequence[Key], tensors: Mapping[str, Tensor]) -> None:
         self._require_open()
         self._decide(partial(self._keep, list(keys), layout_of(tensors), pack(tensors)))

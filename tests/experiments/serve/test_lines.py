@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from dream.errors import CheckpointError
 from experiments.cli import main
 from experiments.serve.batches import Batches, BusyError
 from experiments.serve.lines import serve_lines
@@ -123,6 +124,24 @@ def test_a_detector_tells_score_threshold_flag_alarm_and_cause() -> None:
     assert (usual["flag"], usual["alarm"], usual["threshold"]) == (False, False, 0.4)
     assert (odd["flag"], odd["alarm"], odd["cause"]["column"]) == (True, True, "b")
     assert odd["score"] > 0.4 > usual["score"]
+
+
+def test_a_disk_that_refuses_is_told_and_tried_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def refuse(self: Streams[Any]) -> None:
+        raise CheckpointError("the disk is full.")
+
+    row = asked("learn", {"key": "a", "x": {"u": 1.0, "v": 2.0}})
+    with Streams(trained(), tmp_path) as streams:
+        service = Service(streams, 0.5, 1)
+        with monkeypatch.context() as patch:
+            patch.setattr(Streams, "flush", refuse)
+            assert [one["flushed"] for one in service.answer([row, row])] == [0, 0]
+        assert (service.failure, service.failures) == ("the disk is full.", 1)
+        assert "the next flush is tried" in capsys.readouterr().err
+        assert [one["flushed"] for one in service.answer([row])] == [3]
+        assert service.failure is None
 
 
 def test_sigterm_ends_it_after_the_answers(tmp_path: Path) -> None:

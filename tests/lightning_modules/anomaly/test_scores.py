@@ -7,14 +7,18 @@ from collections.abc import Sequence
 
 import numpy as np
 import pytest
+from torch import Tensor
 
+from lightning_modules.anomaly import scores
 from lightning_modules.anomaly.scores import (
     DECADES,
+    GATE_MEASURES,
     MEASURES,
     AnomalyScore,
     RunningScale,
     TailProbability,
     WindowedGaussian,
+    carried_tensors,
     tail_threshold,
 )
 
@@ -173,3 +177,36 @@ def test_thresholds_of_an_exponential() -> None:
     assert tail_threshold(scores, 1e-3) == pytest.approx(np.log(1e3), rel=0.05)
     assert tail_threshold(scores, 1e-5) == pytest.approx(np.log(1e5), rel=0.1)
     assert tail_threshold(np.ones(100), 1e-3) == 1
+
+
+@pytest.mark.parametrize("gaps", [False, True])
+def test_rows_at_once_are_rows_one_by_one(gaps: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Three streams of two columns, of which one stops learning: the same bits in any pieces."""
+    random = np.random.default_rng(11)
+    values = random.normal(size=(3, 300, 2)).cumsum(1)
+    if gaps:
+        values[random.random(values.shape) < 0.1] = np.nan
+        values[:, ::17] = np.nan
+    learning = np.ones((3, 300), dtype=bool)
+    learning[1, 200:] = False
+    expected, gate = values + random.normal(size=values.shape), random.random((3, 300, 2))
+    measures, gap = [*MEASURES, *GATE_MEASURES], np.array([1, 7, 20])
+
+    def found(rows: int) -> tuple[list[np.ndarray], list[Tensor]]:
+        scale, score = RunningScale(3, 2, 100), AnomalyScore(3, 2, 200, gap, measures)
+        parts = []
+        for start in range(0, 300, rows):
+            part = slice(start, start + rows)
+            x, levels, prediction = scale.read(values[:, part], learning[:, part], expected[:, part])
+            assert prediction is not None
+            judged = score.read(x, prediction, gate[:, part], learning[:, part])
+            parts.append((x, levels, prediction, *judged))
+        named = list(carried_tensors(scale, score).values())
+        return [np.concatenate(part, 1) for part in zip(*parts, strict=True)], named
+
+    alone = found(1)
+    for rows, numbers in ((300, 1 << 17), (41, 1 << 17), (300, 500)):
+        monkeypatch.setattr(scores, "AT_ONCE", numbers)
+        arrays, tensors = found(rows)
+        for own, other in zip([*alone[0], *alone[1]], [*arrays, *tensors], strict=True):
+            np.testing.assert_array_equal(own, other)

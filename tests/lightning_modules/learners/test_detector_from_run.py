@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import pickle
 from copy import deepcopy
 from pathlib import Path
@@ -19,6 +20,7 @@ from experiments.cli import main
 from experiments.serve.service import Service
 from lightning_modules import AnomalyModule
 from lightning_modules.anomaly import AnomalyData, AnomalyStream, AnomalyTable
+from lightning_modules.anomaly.watcher import Watcher
 from lightning_modules.learners import DREAMAnomalyDetector, Streams
 from lightning_modules.learners.detector import Judgement
 from lightning_modules.learners.streams import learn, predict
@@ -59,6 +61,23 @@ def scored(model: DREAMAnomalyDetector, rows: list[dict[str, Any]] = TOMORROW) -
         found.append(model.judge_one(row))
         model.learn_one(row)
     return found
+
+
+def test_a_run_is_served_by_its_folder_or_as_the_newest(
+    run: Path, monkeypatch: pytest.MonkeyPatch, capsysbinary: pytest.CaptureFixture[bytes]
+) -> None:
+    monkeypatch.chdir(run.parent.parent)
+    Path("rows.jsonl").write_text("".join(json.dumps({"key": 1, "x": row}) + "\n" for row in TOMORROW))
+    for flags in ([str(run), "--state=end"], ["latest", "--state=end", "--states=others"]):
+        with Path("rows.jsonl").open() as rows:
+            monkeypatch.setattr("sys.stdin", rows)
+            assert main(["serve", *flags]) == 0
+        answers = [json.loads(line) for line in capsysbinary.readouterr().out.splitlines()]
+        wanted = scored(DREAMAnomalyDetector.from_run(run))
+        assert [(one["score"], one["flag"], one["alarm"]) for one in answers] == [
+            (one.score, one.flag, one.raised) for one in wanted
+        ]
+        assert answers[-1]["seq"] == NEW
 
 
 def trained(data: AnomalyData, folder: Path, **settings: Any) -> AnomalyModule:
@@ -199,6 +218,33 @@ def test_every_stream_of_a_run_learns_as_a_detector_of_its_own(run: Path, tmp_pa
     with Streams(model, tmp_path / "streams") as streams:
         for key, row in zip("abc", TOMORROW, strict=False):
             assert streams.learn_streams({key: row})[key][:2] == learn(own[key], row, None)[:2]
+
+
+def test_rows_of_many_streams_are_rows_alone(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = DREAMAnomalyDetector.from_run(run)
+    own, streams = {key: deepcopy(model) for key in "abcd"}, Streams(model)
+    together, seen = Watcher.together.__func__, []
+    monkeypatch.setattr(Watcher, "together", lambda *a: seen.append(together(Watcher, *a)) or seen[-1])
+    for k in range(0, NEW - 4, 2):
+        given = dict(zip("abcd"[: 4 - k % 3], TOMORROW[k : k + 4], strict=False))
+        if k == 20:
+            given["a"] = {"a": "no number", "b": 1.0}
+        if k == 30:
+            given["b"] = {"a": None, "b": 1.0}
+        found = streams.learn_streams(given)
+        for key, row in given.items():
+            if (key, k) == ("a", 20):
+                assert isinstance(found[key], DREAMError)
+            else:
+                assert found[key][:2] == learn(own[key], row, None)[:2]
+    assert all(seen)
+    for key, detector in own.items():
+        assert all(
+            torch.equal(one.nan_to_num(), other.nan_to_num())
+            for one, other in zip(
+                detector._held().values(), streams.stream(key).model._held().values(), strict=True
+            )
+        )
 
 
 def test_a_call_that_fails_changes_nothing(run: Path) -> None:

@@ -15,6 +15,7 @@ import torch
 
 from dream import CheckpointError, ConfigError, DataError, DREAMConfig, DREAMWarning
 from dream.sealed import write_sealed
+from experiments.serve.command import load
 from lightning_modules import ForecastingModule, OnlineModule, SpeechModule
 from lightning_modules.base import TaskModule
 from lightning_modules.forecasting.sets import TableData
@@ -127,6 +128,11 @@ def run(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
     path = save(module, trainer, folder / "run" / "checkpoints" / "best.ckpt")
     trainer.test(module, datamodule=stream_of(case, ROWS), verbose=False)
     return Trial(case, path, module)
+
+
+def test_a_service_takes_the_object_of_the_run(run: Trial) -> None:
+    for state in ("end", "fresh"):
+        assert type(load(run.path, state)) is run.case.kind
 
 
 def rows_of(case: Case, start: int, stop: int) -> list[Any]:

@@ -40,6 +40,17 @@ def same(a: DREAMState, b: DREAMState) -> bool:
 
 
 class TestRecords:
+    def test_tensors_of_many_streams_are_those_of_each(self, tmp_path: Path) -> None:
+        values = {"a": torch.randn(3, 2), "b": torch.arange(3)}
+        with StateStore(tmp_path, shard_size=2) as store:
+            store.put_tensors(["x", 7, "y"], values)
+            for place, key in enumerate(["x", 7, "y"]):
+                assert {name: value.tolist() for name, value in store[key].items()} == {
+                    name: value[place].tolist() for name, value in values.items()
+                }
+            with pytest.raises(StateError, match="`b` must have a row for each of 2 keys"):
+                store.put_tensors(["x", "y"], {"a": torch.zeros(2), "b": torch.zeros(3)})
+
     @pytest.mark.parametrize("rows", [1, 3])
     def test_any_tensor_comes_back(self, rows: int) -> None:
         tensors = {
