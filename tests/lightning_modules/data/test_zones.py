@@ -5,6 +5,7 @@ from __future__ import annotations
 from datetime import timedelta, timezone
 from pathlib import Path
 
+import dateutil.tz
 import numpy as np
 import pandas as pd
 import pytest
@@ -32,8 +33,10 @@ def frame(time: object) -> pd.DataFrame:
         (AUTUMN.tz_convert("+05:30").strftime("%d.%m.%Y %H:%M%z"), "UTC+05:30"),
         (AUTUMN.tz_convert(timezone(timedelta(hours=-3))), "UTC-03:00"),
         (np.array([stamp.to_pydatetime() for stamp in AUTUMN.tz_convert("UTC")], dtype=object), "UTC"),
+        (AUTUMN.tz_convert(dateutil.tz.gettz("Europe/Berlin")), "Europe/Berlin"),
+        ([stamp.tz_convert(f"+0{hour % 7}:00").isoformat() for hour, stamp in enumerate(AUTUMN)], "UTC"),
     ],
-    ids=["dtype", "offsets", "one offset", "Z", "own format", "fixed dtype", "objects"],
+    ids=["dtype", "offsets", "one offset", "Z", "own format", "fixed dtype", "objects", "no name", "nowhere"],
 )
 def test_the_zone_that_stamps_are_written_in(time: object, zone: str) -> None:
     series = read_table(frame(time))
