@@ -30,7 +30,7 @@ def free(name: str, taken: Collection[str]) -> str:
 
 
 def forecast_table(
-    values: np.ndarray, times: np.ndarray, names: Sequence[str], levels: Sequence[float]
+    values: np.ndarray, times: np.ndarray | pd.DatetimeIndex, names: Sequence[str], levels: Sequence[float]
 ) -> pd.DataFrame:
     """A table of one forecast: a line for each row ahead, with its time, and a column for each target.
 

@@ -23,6 +23,7 @@ from lightning_modules.checks import require_int
 from lightning_modules.data.base import TaskData
 from lightning_modules.data.columns import require_lags
 from lightning_modules.data.fingerprint import Fingerprint, content_sum
+from lightning_modules.data.frequency import Clock, described, find_frequency
 from lightning_modules.data.order import loader, one_by_one
 from lightning_modules.data.place import Place
 from lightning_modules.data.schema import Schema, step_quartiles, units_of
@@ -43,7 +44,10 @@ class AnomalyStream:
     label: np.ndarray | None = None
     """bool (T,), True where a person has marked an anomaly; None if the stream is not labelled."""
     time: np.ndarray | None = None
-    """datetime64[ns] (T,), as recorded; None if there are no time stamps."""
+    """datetime64[ns] (T,), as recorded, in UTC if there is a zone; None if there are no time stamps."""
+    zone: str | None = None
+    form: str | None = None
+    """Zone and format of the time stamps, as those of a `Series`."""
 
     @property
     def times(self) -> np.ndarray:
@@ -192,7 +196,14 @@ class AnomalyData(TaskData, ABC):
             return self.recorded
         times = [stream.time[: stream.training] for stream in self.streams if stream.time is not None]
         units = units_of(self.columns, self.units)
-        return Schema(columns={"columns": self.columns}, units=units, steps=step_quartiles(times))
+        first = self.streams[0]
+        return Schema(
+            columns={"columns": self.columns},
+            units=units,
+            steps=step_quartiles(times),
+            zone=first.zone,
+            time_format=first.form,
+        )
 
     @cached_property
     def fingerprint(self) -> Fingerprint:
@@ -299,10 +310,13 @@ class AnomalyData(TaskData, ABC):
         anomalous = sum(
             int(stream.label[stream.training :].sum()) for stream in known if stream.label is not None
         )
+        first = self.streams[0]
+        clock = Clock(None if first.time is None else find_frequency(first.time, first.zone), first.zone)
         return [
             ("streams", f"{len(rows)}, such as {self.streams[0].name}"),
             ("rows", f"{sum(rows)}, {min(rows)} to {max(rows)} in a stream"),
             ("columns", ", ".join(self.columns)),
+            *([("time", described(first.time, clock))] if len(rows) == 1 else []),
             ("training", f"{sum(stream.training for stream in self.streams)} rows, without labels"),
             (
                 "anomalies",

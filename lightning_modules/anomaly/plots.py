@@ -9,6 +9,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from lightning_modules.anomaly.data import AnomalyStream
+from lightning_modules.data.frequency import figure_times
 from lightning_modules.plots import MODEL, NOVEL, RIVAL, TRUTH, WEIGHTS, tidy
 
 MOST_COLUMNS = 4
@@ -35,7 +36,7 @@ def detection(stream: AnomalyStream, found: Detection, changes: Sequence[int] = 
         changes: Rows at which the stream is known to change for good.
     """
     columns, rows = stream.columns[:MOST_COLUMNS], len(stream.values)
-    time = stream.times
+    time = figure_times(stream.times, stream.zone)
     figure = Figure(figsize=(11, 1.3 * len(columns) + 4.6), layout="constrained")
     axes = figure.subplots(
         len(columns) + 3, 1, sharex=True, height_ratios=[1.2] * len(columns) + [1.2, 0.8, 0.8]

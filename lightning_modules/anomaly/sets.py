@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
@@ -14,6 +15,7 @@ from dream.errors import ConfigError, DataError
 from lightning_modules.anomaly.data import LEAST_TRAINING, AnomalyData, AnomalyStream
 from lightning_modules.anomaly.nab_score import probation
 from lightning_modules.data.catalogue import data_path, dataset
+from lightning_modules.data.dates import stamps_as
 from lightning_modules.data.in_memory import InMemory
 from lightning_modules.data.series import Missing, Series, check_file, fill_missing, read_frame, read_table
 
@@ -49,6 +51,10 @@ class AnomalyTable(AnomalyData, InMemory):
             move, and a row without any value scores 0. A rival core reads the last known level.
         units: Measurement unit of columns, by name, such as {load: MW}. A checkpoint keeps them, and refuses
             a file for which other ones are given.
+        time_format: How time stamps are written, such as %d.%m.%Y %H:%M, ISO8601, or unix s (ms, us, ns);
+            null finds out. A run remembers what was found or given, and reads later files so if they can be.
+        zone: The place whose local time results show, such as Europe/Berlin, and in which time stamps without
+            an offset are written; null: as the stamps say.
     """
 
     def __init__(
@@ -61,6 +67,8 @@ class AnomalyTable(AnomalyData, InMemory):
         training: float = 0.2,
         missing: Literal["error", "ffill", "model"] = "error",
         units: dict[str, str] | None = None,
+        time_format: str | None = None,
+        zone: str | None = None,
         **options: Any,
     ) -> None:
         super().__init__(**options)
@@ -88,10 +96,14 @@ class AnomalyTable(AnomalyData, InMemory):
         self.training = training
         self.missing = missing
         self.units = dict(units or {})
+        self.time_format = time_format
+        self.zone = zone
+        self.stamps = stamps_as(time_format, zone)
 
     def read(self) -> list[AnomalyStream]:
         label = [self.label_column] if self.label_column is not None and self._labelled() else []
-        table = read_table(self.table, self.time_column, self.watched, label, self.separator)
+        stamps = self.stamps if self.recorded is None else self.recorded.stamps(self.stamps)
+        table = read_table(self.table, self.time_column, self.watched, label, self.separator, stamps)
         count = len(table.values)
         training = int(self.training * count) if self.training < 1 else int(self.training)
         known = self.recorded is not None and not self.place.rows
@@ -190,6 +202,7 @@ def labelled_stream(
                 f"{marks[row]:g}."
             )
         label = marks == 1
-        table = Series(table.values[:, :-1], table.columns[:-1], table.time, table.source)
+        table = replace(table, values=table.values[:, :-1], columns=table.columns[:-1])
     table = fill_missing(table, missing)
-    return AnomalyStream(name, table.values, table.columns, training, label, table.time)
+    stream = AnomalyStream(name, table.values, table.columns, training, label, table.time)
+    return replace(stream, zone=table.zone, form=table.form)

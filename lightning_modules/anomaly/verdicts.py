@@ -15,6 +15,7 @@ from lightning_modules.anomaly import nab_score as nab
 from lightning_modules.anomaly.data import AnomalyStream
 from lightning_modules.anomaly.metrics import event_metrics, row_metrics, vus_pr
 from lightning_modules.anomaly.scores import WARM_UP, tail_threshold
+from lightning_modules.data.frequency import table_times
 from lightning_modules.tables import free
 
 Rule = Literal["tail", "quantile"]
@@ -109,7 +110,7 @@ def score_table(streams: Sequence[AnomalyStream], verdicts: Sequence[Verdict]) -
         }
         for name, values in added.items():
             table.insert(table.shape[1], free(name, stream.columns), values)
-        table.insert(0, free("time", stream.columns), stream.times)
+        table.insert(0, free("time", stream.columns), table_times(stream.times, stream.zone))
         table.insert(0, free("stream", stream.columns), stream.name)
         tables.append(table)
     return pd.concat(tables)

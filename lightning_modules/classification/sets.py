@@ -21,13 +21,13 @@ from lightning_modules.classification.data import (
     LabelledSequence,
     Part,
 )
-from lightning_modules.data.dates import find_time_column
 from lightning_modules.data.fingerprint import Fingerprint, content_sum
 from lightning_modules.data.in_memory import InMemory
 from lightning_modules.data.numbers import number_columns, read_numbers
 from lightning_modules.data.order import EpochOrder, in_order, loader, one_by_one, shuffled
 from lightning_modules.data.schema import Schema, scales
 from lightning_modules.data.series import Scaler, check_file, read_frame
+from lightning_modules.data.time_column import find_time_column
 
 
 class SequenceTable(ClassificationData, InMemory):

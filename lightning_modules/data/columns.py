@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from dream.errors import ConfigError, DataError, nearest
+from lightning_modules.data.frequency import UNTIMED, Clock, following, wall
 from lightning_modules.data.series import Series
 
 _CYCLES: dict[str, Callable[[pd.DatetimeIndex], tuple[pd.Index, int]]] = {
@@ -46,8 +47,9 @@ def calendar_columns(names: Sequence[str]) -> tuple[str, ...]:
     return tuple(f"{name}_{part}" for name in names for part in ("sin", "cos"))
 
 
-def calendar(time: np.ndarray, names: Sequence[str]) -> np.ndarray:
-    """Phases of each time stamp of `time` (T,): sin and cos of ``2 pi k / n`` for each of `names`.
+def calendar(time: np.ndarray, names: Sequence[str], zone: str | None = None) -> np.ndarray:
+    """Phases of each time stamp of `time` (T,): sin and cos of ``2 pi k / n`` for each of `names`, in local
+    time.
 
     k counts from 0 within a cycle of n: 24 hours, 7 days from Monday, 31 days of a month, 12 months, 60
     minutes.
@@ -55,7 +57,7 @@ def calendar(time: np.ndarray, names: Sequence[str]) -> np.ndarray:
     Returns:
         (T, two columns for each name).
     """
-    index = pd.DatetimeIndex(time)
+    index = wall(time, zone)
     values = []
     for name in names:
         place, length = _CYCLES[name](index)
@@ -100,7 +102,7 @@ def with_calendar(series: Series, names: Sequence[str]) -> Series:
         raise DataError(
             f"{series.source}: column `{min(taken)}` has the name of a calendar column. Rename it."
         )
-    values = np.concatenate([series.values, calendar(series.time, names)], axis=1)
+    values = np.concatenate([series.values, calendar(series.time, names, series.zone)], axis=1)
     return replace(series, values=values, columns=(*series.columns, *made))
 
 
@@ -138,9 +140,15 @@ def lagged(values: Tensor, before: Tensor) -> tuple[Tensor, Tensor]:
     return past, line[:, values.shape[1] :]
 
 
-def continued(time: np.ndarray, rows: np.ndarray, step: float) -> np.ndarray:
-    """Time stamps of `rows`; those after the last of `time` (T,) follow every `step` nanoseconds."""
+def continued(time: np.ndarray, rows: np.ndarray, step: float, clock: Clock = UNTIMED) -> np.ndarray:
+    """Time stamps of `rows`; those after the last of `time` (T,) follow by the frequency of `clock`.
+
+    Without a frequency they follow every `step` nanoseconds.
+    """
     after = np.maximum(rows - len(time) + 1, 0)
+    if clock.frequency is not None and after.any():
+        later = np.concatenate([time[-1:], following(time[-1], int(after.max()), clock)])
+        return np.where(after > 0, later[after], time[np.minimum(rows, len(time) - 1)])
     return time[np.minimum(rows, len(time) - 1)] + after * np.timedelta64(int(step), "ns")
 
 

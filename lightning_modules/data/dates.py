@@ -1,4 +1,4 @@
-"""Columns of dates in a table: which they are, their format, and their time stamps.
+"""Columns of dates: their format, and their time stamps.
 
 A format is one of `strptime`, `ISO`, `ZONED`, "unix s" (ms, us, ns) for a count since 1970, or None for
 objects that are dates already.
@@ -9,16 +9,17 @@ from __future__ import annotations
 import itertools
 import re
 import warnings
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from datetime import date
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 from pandas.tseries.api import guess_datetime_format
 
-from dream.errors import DataError, shown
+from dream.errors import ConfigError, DataError, shown
+from lightning_modules.data.zones import IN_ISO, Written, clock_change, in_utc, require_zone, written_zone
 
 ISO = "ISO8601"
 """ISO 8601 of any precision, all rows without a zone or in UTC."""
@@ -27,7 +28,6 @@ ZONED = "ISO8601 with a zone"
 _UNITS = {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}
 _FIRST, _LAST = 631_152_000, 4_102_444_800  # 1990 and 2100, in seconds since 1970
 _DIGITS = {8: "%Y%m%d", 10: "%Y%m%d%H", 12: "%Y%m%d%H%M", 14: "%Y%m%d%H%M%S"}
-_ZONE = r"[T ][\d:.,]+ ?(Z|[+-]\d\d(?::?\d\d)?)$"
 _CLOCK = re.compile(
     r"(?P<gap>[T ,]*)\d{1,2}:\d\d(?P<seconds>:\d\d)?(?P<part>[.]\d+)?(?P<space> ?)"
     r"(?P<half>[AaPp][Mm])?(?P<between> ?)(?P<zone>Z|[+-]\d\d:?\d\d)?$"
@@ -37,60 +37,66 @@ _DAY = re.compile(
     r"(?P<two>[-/., ]{1,2})(?P<third>\d{1,4})(?=$|[T ,])"
 )
 _MONTH = re.compile(r"(?P<month>\d{1,2}|[A-Za-z]{3,9})(?P<between>[-/. ])\d{4}$")
-_YEAR = re.compile(r"(?<!\d)(?:19|20)\d\d(?!\d)")
-_WORDS = {
-    "time",
-    "timestamp",
-    "date",
-    "datetime",
-    "ts",
-    "epoch",
-    "unix",
-    "zeit",
-    "datum",
-    "unixtime",
-    "fecha",
-}
-_TIME = re.compile(
-    r"(?:(?:unix|utc|local|event|posix)[ _-]?)?"
-    r"(?:(?:date|time)(?:[ _-]?(?:time|stamp))?|ts|epoch|unix|t|zeit|datum|zeitstempel|fecha|when|ds)"
-    r"(?:[ _-]*[(\[]?(?:s|sec|secs|seconds|ms|us|ns|utc|h|min)[)\]]?)?",
-    re.IGNORECASE,
-)
-_COUNTED = {"year", "month", "week", "day", "hour", "minute", "second", "jahr"}
-_UNNAMED = re.compile(r"|Unnamed: [\d.]+|__index_level_\d+__")
 
 
-def unnamed(name: str) -> bool:
-    """Whether a column has no name, as the index has that `DataFrame.to_csv` and `to_parquet` write."""
-    return _UNNAMED.fullmatch(name) is not None
+class Stamps(NamedTuple):
+    """Facts about the time stamps of a table that are known before it is read."""
+
+    form: str | None = None
+    """Their format, if it is stated; see `stamps_as`."""
+    recorded: str | None = None
+    """The format that a checkpoint was trained with, by which they are read if all can be."""
+    zone: str | None = None
+    """The place whose clock is shown, and which those without an offset are local times of."""
+
+    def formats(self, column: pd.Series) -> tuple[str | None, ...]:
+        """The formats of a column, see `find_formats`."""
+        if self.form == ISO:
+            return find_formats(column, (ISO, ZONED))
+        if self.form is not None:
+            return (self.form,)
+        known = self.recorded
+        if known is not None and parse_dates(column, known).notna().all():
+            return (known,)
+        return find_formats(column)
 
 
-def _for_time(name: str) -> bool:
-    """Whether a word in the name of a column says that it may hold the time."""
-    split = re.findall(r"[A-Z]?[a-z]+|[A-Z]+", name)
-    return unnamed(name) or _is_time(name) or not _WORDS.isdisjoint(word.lower() for word in split)
+UNKNOWN = Stamps()
+"""Time stamps of which nothing is known."""
 
 
-def _is_time(name: str) -> bool:
-    return _TIME.fullmatch(name.strip()) is not None
+def stamps_as(form: str | None, zone: str | None = None) -> Stamps:
+    """Stated format and zone of time stamps.
+
+    Raises:
+        ConfigError: `form` is none of `strptime`, `ISO8601`, and `unix s` (ms, us, ns), or `zone` is unknown.
+    """
+    require_zone(zone)
+    counted = [f"unix {unit}" for unit in _UNITS]
+    if form is None or form in (ISO, *counted) or (isinstance(form, str) and "%" in form):
+        return Stamps(form, zone=zone)
+    raise ConfigError(
+        f"`time_format` must be a format such as %d.%m.%Y %H:%M, or {ISO}, or {', '.join(counted)}; got "
+        f"{form!r}.",
+        key="time_format",
+    )
 
 
 def find_formats(column: pd.Series, among: Sequence[str | None] = ()) -> tuple[str | None, ...]:
     """The formats by which a column is dates; several where nothing tells which of them is meant.
 
-    Of those by which most values are dates, those stay by which they increase, and of those the ones with
-    even steps: all equally long, or all so many months.
+    Of those by which most values are dates, those stay by which they increase; of those the ones that begin
+    with the day and a dot, and then the ones with even steps: all equally long, or all so many months.
 
     Args:
         column: Time stamps.
         among: Formats to try; if empty, all that the first time stamp may have.
     """
-    if not (among := among or _candidates(column)):
+    if not (among := among or candidates(column)):
         return (ISO,)
     parsed: dict[str | None, pd.Series] = {}
     for form in among:
-        parsed[form] = _parse_dates(column, form)
+        parsed[form] = parse_dates(column, form)
         if form in (ISO, ZONED) and parsed[form].notna().all():
             return (form,)
     counts = {form: int(dates.notna().sum()) for form, dates in parsed.items()}
@@ -98,23 +104,23 @@ def find_formats(column: pd.Series, among: Sequence[str | None] = ()) -> tuple[s
     # beside ISO, others are the same dates in one precision; and a row that is none is refused by any of them
     if kept[0] in (ISO, ZONED) or counts[kept[0]] < len(column):
         return (kept[0],)
-    for fits in (_increases, _is_even):
-        if len(kept) > 1:
-            kept = [form for form in kept if fits(parsed[form].dropna())] or kept
+    kept = [form for form in kept if _increases(parsed[form])] or kept
+    kept = [form for form in kept if (form or "").startswith("%d.")] or kept
+    kept = [form for form in kept if len(kept) == 1 or _is_even(parsed[form])] or kept
     return tuple(kept)
 
 
-def _candidates(column: pd.Series) -> tuple[str | None, ...]:
+def candidates(column: pd.Series) -> tuple[str | None, ...]:
     """Formats that the first time stamp of a column may have; of numbers those that all of them may have."""
-    if (numbers := _whole_column(column)) is not None:
-        return _number_formats(numbers)
+    if (numbers := whole_numbers(column)) is not None:
+        return number_formats(numbers)
     first = _first(column)
     if not isinstance(first, str):
         return (None,) if isinstance(first, date | np.datetime64) else ()
     first = first.strip()
     forms: list[str | None] = []
     if re.match(r"\d{4}-?\d\d", first) and not pd.isna(pd.to_datetime(first, errors="coerce", format=ISO)):
-        zone = re.search(_ZONE, first)
+        zone = IN_ISO.search(first)
         forms.append(ZONED if zone and re.search("[1-9]", zone[1]) else ISO)
     forms += _formats(first)
     if not forms and (guessed := guess_datetime_format(first)) is not None and "%Y" in guessed:
@@ -155,7 +161,7 @@ def _code(part: str, code: str) -> str | None:
     return f"%{code}" if len(part) <= 2 else None
 
 
-def _whole_column(column: pd.Series) -> pd.Series | None:
+def whole_numbers(column: pd.Series) -> pd.Series | None:
     """A column of numbers, or of texts that are numbers, as numbers; None if it is another."""
     if pd.api.types.is_bool_dtype(column) or pd.api.types.is_complex_dtype(column):
         return None
@@ -167,7 +173,7 @@ def _whole_column(column: pd.Series) -> pd.Series | None:
     return None
 
 
-def _number_formats(numbers: pd.Series) -> tuple[str, ...]:
+def number_formats(numbers: pd.Series) -> tuple[str, ...]:
     """Formats by which all numbers of a column are dates from 1990 to 2100."""
     known = numbers.dropna()
     if known.empty:
@@ -175,7 +181,7 @@ def _number_formats(numbers: pd.Series) -> tuple[str, ...]:
     low, high = float(known.min()), float(known.max())
     forms = [f"unix {unit}" for unit, part in _UNITS.items() if _FIRST * part <= low and high <= _LAST * part]
     form = _DIGITS.get(len(f"{low:.0f}")) if low > 0 and high < 10**14.5 else None
-    if form is not None and _parse_dates(known, form).notna().all():
+    if form is not None and parse_dates(known, form).notna().all():
         forms.append(form)
     return tuple(forms)
 
@@ -204,7 +210,7 @@ def require_order(column: pd.Series, formats: Sequence[str | None], path: Path) 
     """
     if len(formats) < 2:
         return
-    parsed = [_parse_dates(column, form) for form in formats[:2]]
+    parsed = [parse_dates(column, form) for form in formats[:2]]
     differ = (parsed[0] != parsed[1]).to_numpy()
     if not differ.any():
         return
@@ -212,8 +218,8 @@ def require_order(column: pd.Series, formats: Sequence[str | None], path: Path) 
     one, other = (f"{dates.iloc[place]} ({form})" for dates, form in zip(parsed, formats, strict=False))
     raise DataError(
         f"{path}: time column `{column.name}` can be read in two ways, and no row tells which is meant: row "
-        f"{column.index[place]}, {shown(column.iloc[place])}, is {one} or {other}. Write the dates as "
-        "2024-01-31."
+        f"{column.index[place]}, {shown(column.iloc[place])}, is {one} or {other}. State "
+        "which as `time_format`, or write the dates as 2024-01-31."
     )
 
 
@@ -222,11 +228,14 @@ def _first(column: pd.Series) -> Any:
     return None if place is None else column[place]
 
 
-def _parse_dates(column: pd.Series, form: str | None) -> pd.Series:
+def parse_dates(column: pd.Series, form: str | None) -> pd.Series:
     """The dates of a column, in UTC and without a zone; NaT where a value is none by this format."""
     if form is not None and form.startswith("unix "):
         return _since_1970(column, _UNITS[form.removeprefix("unix ")])
-    if form in _DIGITS.values():
+    numeric = pd.api.types.is_numeric_dtype(column)
+    if numeric and form in (ISO, ZONED):
+        return pd.Series(pd.NaT, column.index, dtype="datetime64[ns]")
+    if form in _DIGITS.values() or (numeric and form is not None):
         numbers = pd.to_numeric(column, errors="coerce")
         whole = numbers.where((numbers % 1 == 0) & (numbers < 1e15), 0).fillna(0)
         column = whole.astype("int64").astype(str)
@@ -244,7 +253,7 @@ def _parse_dates(column: pd.Series, form: str | None) -> pd.Series:
         form == ISO and not text.str.contains(r"\d[+-]\d\d:?\d\d$").any()
     ):  # the usual case, without slower searches
         return dates
-    zones = text.str.extract(_ZONE)[0]
+    zones = text.str.extract(IN_ISO)[0]
     fits = zones.notna() if form == ZONED else ~zones.str.contains("[1-9]").fillna(False).astype(bool)
     return dates.where(fits)
 
@@ -261,130 +270,16 @@ def _since_1970(column: pd.Series, parts: int) -> pd.Series:
     return nanoseconds.astype("datetime64[ns]").where(fits.fillna(False).astype(bool))
 
 
-def find_time_column(frame: pd.DataFrame, path: Path, without: Collection[str | None] = ()) -> str | None:
-    """The only column of dates, or else the only one of numbers that are dates and named so.
+def time_stamps(
+    column: pd.Series, form: str | None, path: Path, before: np.datetime64 | None, zone: str | None = None
+) -> tuple[np.ndarray, Written]:
+    """The dates of a column, datetime64[ns] (T,), all after `before`, and the zone that they are written in.
 
-    Args:
-        frame: The table.
-        path: The file, for messages.
-        without: Columns of another role.
-
-    Returns:
-        Name of the column; None if rows only have numbers.
+    With a zone, of the column or else `zone`, they are in UTC. `form` is one of `find_formats`.
 
     Raises:
-        DataError: there are several, or one that is meant to be the time cannot be read.
-    """
-    names = [name for name in frame.columns if name not in without]
-    dated = [name for name in names if _holds_dates(frame[name], name == frame.columns[0] or _is_time(name))]
-    if not dated:
-        numbers = {name: _whole_column(frame[name]) for name in names if _for_time(name)}
-        dated = [name for name, column in numbers.items() if column is not None and _number_formats(column)]
-    # a column with gaps cannot be the time
-    whole = [name for name in dated if frame[name].notna().all()] or dated
-    if len(whole) > 1:
-        listed = ", ".join(f"`{name}`" for name in whole)
-        raise DataError(
-            f"{path}: several columns hold dates: {listed}. Name the one to use as `time_column`."
-        )
-    if whole:
-        return whole[0]
-    for name in names:
-        if (row := _unreadable(frame[name], name, name == frame.columns[0])) is not None:
-            raise DataError(
-                f"{path}: column `{name}` seems to hold the time, in no format that is certain; row {row} "
-                f"holds {shown(frame[name][row])}. Write it as 2024-01-31 13:00, or rename it if it is no "
-                "time."
-            )
-    return None
-
-
-def _holds_dates(column: pd.Series, leading: bool) -> bool:
-    """Whether most values of a column, or for a `leading` one the first, are dates, and no mere numbers."""
-    if pd.api.types.is_datetime64_any_dtype(column):
-        return bool(column.notna().any())
-    if not is_text(column) or _whole_column(column) is not None or not _candidates(column):
-        return False
-    known = column.dropna()
-    parsed = _parse_dates(known, find_formats(known)[0]).notna()
-    return bool((leading and parsed.iloc[0]) or parsed.mean() > 0.5)
-
-
-def is_text(column: pd.Series) -> bool:
-    """Whether a column holds texts or other objects, durations among them."""
-    types = pd.api.types
-    return (
-        types.is_object_dtype(column)
-        or types.is_string_dtype(column)
-        or types.is_timedelta64_dtype(column)
-        or isinstance(column.dtype, pd.CategoricalDtype)
-    )
-
-
-def with_starts(frame: pd.DataFrame) -> pd.DataFrame:
-    """A table with the start of each period, such as a month, in place of the period."""
-    periods = [name for name, dtype in frame.dtypes.items() if isinstance(dtype, pd.PeriodDtype)]
-    return frame.assign(**{str(name): frame[name].dt.to_timestamp() for name in periods})
-
-
-def _unreadable(column: pd.Series, name: str, leading: bool) -> Any:
-    """The first row of a column of texts that is meant to be the time, but is not by `find_formats`."""
-    first = column.first_valid_index()
-    if first is None or not is_text(column) or _whole_column(column) is not None:
-        return None
-    if _is_time(name):
-        return first
-    some = column.dropna().astype(str).head(100)
-    clock = some.str.fullmatch(r"\d{1,2}:\d\d(?::\d\d)?(?: ?[AaPp][Mm])?")
-    years = some.str.contains(_YEAR)
-    if leading and (clock.all() or (years.all() and some.is_unique and len(some) > 2)):  # 10:15; 2024-W05
-        return first
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of formats and zones that the parser does not know
-        dates = pd.to_datetime(some.where(years), errors="coerce", format="mixed", utc=True).notna()
-    dates |= some.str.match(r"\d{1,4}([-/.])\d{1,2}\1\d{1,4}\b")
-    return first if dates.sum() > len(some) / 2 else None
-
-
-def require_no_time(frame: pd.DataFrame, names: Sequence[str], time: str | None, path: Path) -> list[str]:
-    """Which of the columns of numbers `names` say the same as the time stamps in column `time`.
-
-    Raises:
-        DataError: another of them increases as Unix time or dates in digits do, or is called so.
-    """
-    same = []
-    for name in names:
-        numbers = _whole_column(frame[name])
-        if numbers is None or len(numbers) < 3 or not (numbers.diff().iloc[1:] > 0).all():
-            continue
-        formats = _number_formats(numbers)
-        if time is not None and formats and _agree(frame[time], numbers, formats):
-            same.append(name)
-        elif formats or (time is None and (_is_time(name) or name.strip().lower() in _COUNTED)):
-            rule = "as Unix time or dates in digits do" if formats else "and has the name of a time"
-            remedy = "name it as `time_column`" if formats else "write it as dates or as Unix time"
-            other = "subtract its first value" if formats else "rename it"
-            raise DataError(
-                f"{path}: column `{name}` increases from row to row {rule}; row {frame.index[0]} holds "
-                f"{numbers.iloc[0]}. If it is the time, {remedy}; if it is not, {other}, or name the "
-                "columns to read as `targets` (or `columns`)."
-            )
-    return same
-
-
-def _agree(time: pd.Series, numbers: pd.Series, formats: Sequence[str]) -> bool:
-    """Whether numbers are the same dates as `time`, or those of another zone."""
-    second, zone = pd.Timedelta(1, "s"), pd.Timedelta(15, "h")
-    stamps = _parse_dates(time, find_formats(time)[0])
-    apart = [(stamps - _parse_dates(numbers, form)).dropna() for form in formats]
-    return any(len(gap) and gap.max() - gap.min() < second and abs(gap.iloc[0]) < zone for gap in apart)
-
-
-def time_stamps(column: pd.Series, form: str | None, path: Path, before: np.datetime64 | None) -> np.ndarray:
-    """The dates of a column, datetime64[ns] (T,), all after `before`; `form` is one of `find_formats`.
-
-    Raises:
-        DataError: naming the first row that is not a date, or not after the row before.
+        DataError: naming the first row that is not a date, that comes twice or never by the clock, or is not
+            after the row before.
     """
     name = column.name
     if form == ISO and pd.api.types.is_numeric_dtype(column) and column.notna().any():
@@ -393,14 +288,15 @@ def time_stamps(column: pd.Series, form: str | None, path: Path, before: np.date
             f"us or ns from 1990 on; it holds numbers such as {column.dropna().iloc[0]}. Leave "
             "`time_column` out to count rows instead."
         )
-    parsed = _parse_dates(column, form)
+    parsed = parse_dates(column, form)
     if (bad := parsed.isna().to_numpy()).any():
         place = int(bad.argmax())
         kind = "" if form in (ISO, None) else f" ({form})"
         raise DataError(
             f"{path}: time column `{name}` must hold dates such as 2016-07-01 00:00; row "
             f"{column.index[place]} holds {shown(column.iloc[place])}. Have all in the format of the "
-            f"first{kind}, all with a zone or all without, and delete rows that are no time step."
+            f"first{kind} or of `time_format`, all with a zone or all without, and delete rows that are no "
+            "time step."
         )
     if (far := ((parsed < pd.Timestamp.min) | (parsed > pd.Timestamp.max)).to_numpy()).any():
         place = int(far.argmax())
@@ -409,6 +305,10 @@ def time_stamps(column: pd.Series, form: str | None, path: Path, before: np.date
             f"row {column.index[place]} holds {shown(column.iloc[place])}. Repair it."
         )
     time = parsed.to_numpy(dtype="datetime64[ns]")
+    written = written_zone(column, form, time)
+    if zone is not None:
+        since = form is not None and form.startswith("unix ")
+        time, written = time if since or written is not None else in_utc(time, zone, column, path), zone
     step = np.diff(time, prepend=time[0] - np.timedelta64(1) if before is None else before)
     if (step <= np.timedelta64(0)).any():
         place = int((step <= np.timedelta64(0)).argmax())
@@ -418,10 +318,15 @@ def time_stamps(column: pd.Series, form: str | None, path: Path, before: np.date
             if step[place] == np.timedelta64(0)
             else f"is earlier than {earlier} before"
         )
+        again = step[place] > -np.timedelta64(2, "h")
+        if written is None and again and (change := clock_change(pd.Timestamp(time[place]))) is not None:
+            raise DataError(
+                f"{path}: time column `{name}` must increase from row to row; row {column.index[place]} "
+                f"({column.iloc[place]}) {what}, as local times do: {change}"
+            )
         raise DataError(
             f"{path}: time column `{name}` must increase from row to row; row {column.index[place]} "
-            f"({column.iloc[place]}) {what}. Sort the rows and remove duplicates; a table of several series "
-            "is one file for each, and local times around a change of the clock need their offset, as in "
-            "02:30+01:00."
+            f"({column.iloc[place]}) {what}. Sort the rows; rows that are there twice are to be there once, "
+            "and a table of several series is one file for each."
         )
-    return time
+    return time, written

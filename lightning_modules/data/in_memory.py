@@ -9,8 +9,8 @@ import numpy as np
 import pandas as pd
 
 from dream.errors import DataError
-from lightning_modules.data.dates import find_time_column, with_starts
 from lightning_modules.data.limits import require_header
+from lightning_modules.data.time_column import find_time_column, with_starts
 
 NAME = "the table"
 """Name of a table in memory, in messages."""

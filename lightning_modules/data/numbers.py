@@ -16,8 +16,8 @@ import numpy as np
 import pandas as pd
 
 from dream.errors import DataError, shown
-from lightning_modules.data.dates import is_text, require_no_time, unnamed
 from lightning_modules.data.limits import require_size
+from lightning_modules.data.time_column import is_text, require_no_time, unnamed
 
 logger = logging.getLogger(__name__)
 

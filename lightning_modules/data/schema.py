@@ -11,9 +11,11 @@ from typing import Any, Self
 
 import numpy as np
 import pandas as pd
+from pandas.tseries.frequencies import to_offset
 from pydantic import BaseModel, ConfigDict, FiniteFloat, PositiveFloat, ValidationError
 
 from dream.errors import CheckpointError, ConfigError, DataError, nearest
+from lightning_modules.data.dates import Stamps
 from lightning_modules.data.series import Scaler
 
 logger = logging.getLogger(__name__)
@@ -42,6 +44,12 @@ class Schema(BaseModel):
     """Scale of MASE of each target, see `ForecastingData.mase_scale`."""
     steps: tuple[PositiveFloat, PositiveFloat, PositiveFloat] | None = None
     """Quartiles of the time between rows, in nanoseconds; None without time stamps."""
+    frequency: str | None = None
+    """How rows follow one another, as an alias of pandas; None if they do so by no calendar."""
+    zone: str | None = None
+    """The zone in which time stamps are read and shown; None for those without one."""
+    time_format: str | None = None
+    """The format of the time stamps, by which others are read if all can be."""
     vocabulary: Any = None
     """Classes or symbols in the order of their numbers, as plain values; None in tasks without any."""
     settings: dict[str, Any] = {}
@@ -112,6 +120,27 @@ class Schema(BaseModel):
                 f"{source}: rows must be {_text(self.steps[1])} apart, as those that the checkpoint was "
                 f"trained on; here they are {_text(here[1])} apart. Bring the rows to that frequency, or "
                 "train again."
+            )
+
+    def stamps(self, stated: Stamps) -> Stamps:
+        """How the time stamps of other data are read, of which something may be `stated`.
+
+        They are shown in the place of the training; an offset alone would be wrong for half a year.
+        """
+        place = self.zone if self.zone is not None and "/" in self.zone else None
+        return Stamps(stated.form, self.time_format, stated.zone or place)
+
+    def require_frequency(self, frequency: str | None, source: str) -> None:
+        """Refuse a stated frequency other than that of the schema; both may be unknown.
+
+        Raises:
+            DataError: naming both.
+        """
+        known = self.frequency
+        if None not in (frequency, known) and to_offset(frequency) != to_offset(known):
+            raise DataError(
+                f"{source}: `frequency` must be {known}, as in the training of the checkpoint; got "
+                f"{frequency}. Leave it out, or train again."
             )
 
     def warn_of_scale(self, values: np.ndarray, columns: Sequence[str], source: str) -> None:

@@ -23,13 +23,7 @@ import torch
 
 from dream import memory
 from dream.errors import DataError, nearest, shown
-from lightning_modules.data.dates import (
-    find_formats,
-    find_time_column,
-    require_order,
-    time_stamps,
-    with_starts,
-)
+from lightning_modules.data.dates import UNKNOWN, Stamps, require_order, time_stamps
 from lightning_modules.data.fingerprint import Fingerprint, content_sum
 from lightning_modules.data.in_memory import NAME
 from lightning_modules.data.limits import (
@@ -41,6 +35,8 @@ from lightning_modules.data.limits import (
     require_unpacked,
 )
 from lightning_modules.data.numbers import number_columns, read_numbers, require_real
+from lightning_modules.data.time_column import find_time_column, with_starts
+from lightning_modules.data.zones import Written, one_zone
 
 logger = logging.getLogger(__name__)
 
@@ -59,9 +55,13 @@ class Series:
     """float64 (T, D), in the source's units; NaN where a value is missing."""
     columns: tuple[str, ...]
     time: np.ndarray | None
-    """datetime64[ns] (T,), strictly increasing; None if rows only have numbers."""
+    """datetime64[ns] (T,), strictly increasing, in UTC if there is a zone; None if rows only have numbers."""
     source: str
     """The file or generator, for messages."""
+    zone: str | None = None
+    """The zone in which time stamps are shown, see `zones`; None for those without one."""
+    form: str | None = None
+    """The format of the time stamps as they were read, one of `dates.find_formats`."""
 
     def __len__(self) -> int:
         return len(self.values)
@@ -103,6 +103,8 @@ class Roles(NamedTuple):
     formats: tuple[str | None, ...]
     """Formats of the time stamps, from `find_formats`. The first is used; there are more where no row tells
     which is meant."""
+    zone: str | None = None
+    """The zone that is stated for them."""
 
 
 def read_table(
@@ -111,13 +113,14 @@ def read_table(
     columns: Sequence[str] | None = None,
     covariates: Sequence[str] = (),
     separator: str = ",",
+    stamps: Stamps = UNKNOWN,
 ) -> Series:
     """Read a CSV (.csv, .txt, also .gz) or Parquet (.parquet, .pq) file, or a table in memory.
 
     A row is a time step. Time stamps are all in ISO 8601, of any precision, or all in the format of the
     first; or they are Unix time in s, ms, us or ns, or digits such as 20240131. Year, month and day come in
-    the order that fits all rows; if several do, in the one by which the steps are even. Stamps with a zone
-    are converted to UTC.
+    the order that fits all rows; if several do, with the day first where a dot follows it, and else in the
+    one by which the steps are even. Stamps with a zone are converted to UTC, and shown in their zone.
 
     Args:
         path: The file or the table in memory.
@@ -127,14 +130,15 @@ def read_table(
             unnamed column, or one called `index`, `id` or `row`, that counts the rows.
         covariates: Columns to read besides, which come last.
         separator: The sign between the values of a line of text.
+        stamps: What is known of the time stamps.
 
     Raises:
         DataError: the table cannot be read; names file, column and row.
     """
     if isinstance(path, pd.DataFrame):
-        return table_series(with_starts(path), Path(NAME), time_column, columns, covariates)
+        return table_series(with_starts(path), Path(NAME), time_column, columns, covariates, stamps)
     path = check_file(path)
-    return table_series(read_frame(path, separator), path, time_column, columns, covariates)
+    return table_series(read_frame(path, separator), path, time_column, columns, covariates, stamps)
 
 
 def table_series(
@@ -143,12 +147,14 @@ def table_series(
     time_column: str | None = None,
     columns: Sequence[str] | None = None,
     covariates: Sequence[str] = (),
+    stamps: Stamps = UNKNOWN,
 ) -> Series:
     """As `read_table`, of a table that was read from `path`."""
-    roles = find_roles(frame, path, time_column, columns, covariates)
+    roles = find_roles(frame, path, time_column, columns, covariates, stamps)
     if roles.time is not None:
         require_order(frame[roles.time], roles.formats, path)
-    series = to_series(frame, roles, path)
+    series, written = to_series(frame, roles, path)
+    series = replace(series, zone=one_zone([written]))
     require_values(~np.isnan(series.values).all(axis=0), series.columns, path)
     return series
 
@@ -159,13 +165,14 @@ def find_roles(
     time_column: str | None,
     columns: Sequence[str] | None,
     covariates: Sequence[str],
+    stamps: Stamps,
 ) -> Roles:
     """The columns of a table that `read_table` reads, decided by its rows."""
     require_printable(frame.columns.tolist(), path)
     for name in frame.columns if columns is None else ():
         require_real(frame[name], name, path)
     if time_column is None:
-        time_column = find_time_column(frame, path, [*(columns or ()), *covariates])
+        time_column = find_time_column(frame, path, [*(columns or ()), *covariates], stamps.form)
     else:
         _require(frame, [time_column], path)
     if columns is None:
@@ -174,17 +181,27 @@ def find_roles(
             raise DataError(f"{path}: no column to predict holds numbers. Found: {', '.join(frame.columns)}.")
     columns = [*columns, *covariates]
     _require(frame, columns, path)
-    formats = () if time_column is None else find_formats(frame[time_column])
-    if formats and (counted := formats[0]) is not None and counted.startswith("unix "):
+    formats = () if time_column is None else stamps.formats(frame[time_column])
+    counted = formats[0] if formats and stamps.form is None else None
+    if counted is not None and counted.startswith("unix "):
         logger.warning("%s: column `%s` is read as Unix time in %s.", path, time_column, counted[5:])
-    return Roles(time_column, tuple(columns), formats)
+    return Roles(time_column, tuple(columns), formats, stamps.zone)
 
 
-def to_series(frame: pd.DataFrame, roles: Roles, path: Path, before: np.datetime64 | None = None) -> Series:
-    """Rows of a table, or of a part of one after the time stamp `before`; the index numbers the rows."""
-    time = None if roles.time is None else time_stamps(frame[roles.time], roles.formats[0], path, before)
+def to_series(
+    frame: pd.DataFrame, roles: Roles, path: Path, before: np.datetime64 | None = None
+) -> tuple[Series, Written]:
+    """Rows of a table, or of a part of one after the time stamp `before`, and the zone that they are written
+    in.
+
+    The index numbers the rows.
+    """
+    time, written, form = None, None, None
+    if roles.time is not None:
+        form = roles.formats[0]
+        time, written = time_stamps(frame[roles.time], form, path, before, roles.zone)
     values = np.stack([read_numbers(frame[name], name, path) for name in roles.columns], axis=1)
-    return Series(values, roles.columns, time, str(path))
+    return Series(values, roles.columns, time, str(path), form=form), written
 
 
 def require_values(known: np.ndarray, columns: Sequence[str], path: Path) -> None:

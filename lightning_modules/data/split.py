@@ -21,7 +21,9 @@ class Split(NamedTuple):
     test: slice
 
 
-def split_rows(count: int, split: Sequence[int | float | str], time: np.ndarray | None = None) -> Split:
+def split_rows(
+    count: int, split: Sequence[int | float | str], time: np.ndarray | None = None, zone: str | None = None
+) -> Split:
     """Cut `count` rows into training, validation and test part, in this order.
 
     Args:
@@ -29,13 +31,14 @@ def split_rows(count: int, split: Sequence[int | float | str], time: np.ndarray 
         split: Three fractions whose sum is at most 1; three row counts whose sum is at most `count`; or two
             or three ISO dates: the ends of training, validation and (if given) test, themselves excluded.
         time: (count,) time stamps, for dates.
+        zone: The zone of dates without an offset; UTC if there is none.
 
     Raises:
         ConfigError: `split` is something else, or a part would be empty.
     """
     kinds = {type(part) for part in split}
     if kinds <= {str, date, datetime} and len(split) in (2, 3):
-        borders = _date_borders([str(part) for part in split], count, time)
+        borders = _date_borders([str(part) for part in split], count, time, zone)
     elif kinds == {int} and len(split) == 3:
         borders = _count_borders([int(part) for part in split], count)
     elif kinds == {float} and len(split) == 3:
@@ -52,6 +55,19 @@ def split_rows(count: int, split: Sequence[int | float | str], time: np.ndarray 
                 split, f"at least one row in each part; the {name} part of these {count} rows is empty"
             )
     return parts
+
+
+def enough_rows(count: int, split: Sequence[int | float | str], needed: Sequence[int]) -> int | None:
+    """The fewest rows from `count` on of which fractions leave each part as many as `needed`.
+
+    Returns:
+        None if `split` holds no fractions.
+    """
+    if {type(part) for part in split} != {float}:
+        return None
+    while (np.diff([0, *_fraction_borders([float(part) for part in split], count)]) < needed).any():
+        count += 1
+    return count
 
 
 def _refused(split: Sequence[int | float | str], expected: str) -> ConfigError:
@@ -73,16 +89,22 @@ def _count_borders(split: list[int], count: int) -> list[int]:
     return [split[0], split[0] + split[1], sum(split)]
 
 
-def _date_borders(split: list[str], count: int, time: np.ndarray | None) -> list[int]:
+def _date_borders(split: list[str], count: int, time: np.ndarray | None, zone: str | None) -> list[int]:
     if time is None:
         raise _refused(
             split, "fractions or row counts for data without time stamps (or name its `time_column`)"
         )
     try:
-        dates = pd.to_datetime(split, utc=True, format="ISO8601").tz_localize(None).to_numpy("datetime64[ns]")
+        dates = np.array([_in_utc(pd.to_datetime(part, format="ISO8601"), zone) for part in split])
     except ValueError as error:
         raise _refused(split, "ISO dates such as 2017-07-01") from error
     if (np.diff(dates) <= np.timedelta64(0)).any():
         raise _refused(split, "dates in increasing order: end of training, end of validation, end of test")
     borders = np.searchsorted(time, dates).tolist()
     return borders if len(borders) == 3 else [*borders, count]
+
+
+def _in_utc(date: pd.Timestamp, zone: str | None) -> np.datetime64:
+    if date.tzinfo is None:
+        date = date.tz_localize(zone or "UTC", ambiguous=True, nonexistent="shift_forward")
+    return date.tz_convert("UTC").tz_localize(None).to_datetime64().astype("datetime64[ns]")

@@ -14,6 +14,7 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
+from lightning_modules.data.frequency import figure_times, table_times
 from lightning_modules.forecasting import plots
 from lightning_modules.forecasting.data import ForecastingData, WindowBatch
 from lightning_modules.forecasting.metrics import ForecastMetrics
@@ -51,8 +52,10 @@ class Backtest:
         last = test.stop - data.horizon - (data.stride if data.rolling else 1) + 1
         self.wanted = np.linspace(test.start, max(last, test.start), EXAMPLES).astype(int).tolist()
         self.naive = {"repeat-last": partial(repeat_last, horizon=data.horizon)}
-        if data.season <= data.look_back:
-            self.naive["seasonal-naive"] = partial(seasonal_naive, horizon=data.horizon, season=data.season)
+        for place, season in enumerate(data.seasons):
+            if season <= data.look_back:
+                name = f"seasonal-naive {season}" if place else "seasonal-naive"
+                self.naive[name] = partial(seasonal_naive, horizon=data.horizon, season=season)
         self.spread: dict[str, Tensor] = {}
         if levels:
             count = max(min(SPREAD, MOST // (data.horizon * data.channels)), 1)
@@ -125,7 +128,8 @@ class Backtest:
         drawn = torch.cat(self.drawn).numpy()
         origin = drawn[:, 0].astype(np.int64)
         values = dict(zip(self.columns, drawn[:, 1:].T, strict=True))
-        return pd.DataFrame({"row": origin, "time": self.data.times(origin), **values})
+        time = table_times(self.data.times(origin), self.data.clock.zone)
+        return pd.DataFrame({"row": origin, "time": time, **values})
 
     def figures(self) -> dict[str, Figure]:
         """Figures `forecasts` and `adaptation`; none if nothing was added."""
@@ -135,8 +139,14 @@ class Backtest:
         first, last = table["row"].iloc[[0, -1]]
         changes = np.array([row for row in data.drift_rows if first <= row <= last], dtype=np.int64)
         errors = {name: table[name].to_numpy() for name in self.columns[:-2]}
-        surprise, u_norm, time = (table[name].to_numpy() for name in ("surprise", "u_norm", "time"))
+        surprise, u_norm = (table[name].to_numpy() for name in ("surprise", "u_norm"))
+
+        def times(rows: np.ndarray) -> np.ndarray:
+            return figure_times(data.times(rows), data.clock.zone)
+
         return {
-            "forecasts": plots.forecasts(self.examples, data.target_columns, data.times),
-            "adaptation": plots.adaptation(time, errors, surprise, u_norm, data.times(changes)),
+            "forecasts": plots.forecasts(self.examples, data.target_columns, times),
+            "adaptation": plots.adaptation(
+                times(table["row"].to_numpy()), errors, surprise, u_norm, times(changes)
+            ),
         }

@@ -23,10 +23,20 @@ from lightning_modules.data.base import TaskData
 from lightning_modules.data.columns import calendar_columns, continued, lag_columns, require_lags
 from lightning_modules.data.disk.stored import StoredSeries
 from lightning_modules.data.fingerprint import Fingerprint
+from lightning_modules.data.frequency import (
+    UNTIMED,
+    Clock,
+    clock_of,
+    described,
+    parse_frequency,
+    season_of,
+    skipped_hour,
+    unevenness,
+)
 from lightning_modules.data.order import in_order, loader, one_by_one, shuffled
 from lightning_modules.data.schema import Schema, scales, step_quartiles, units_of
 from lightning_modules.data.series import Missing, Scaler, Series
-from lightning_modules.data.split import Split, split_rows
+from lightning_modules.data.split import Split, enough_rows, split_rows
 from lightning_modules.forecasting.batches import (
     StreamDataset,
     WindowBatch,
@@ -42,6 +52,7 @@ logger = logging.getLogger(__name__)
 _PARTS = ("training", "validation", "test")
 _CHUNK = 32  # origins of a rolling test that are forecast at once
 _ROWS = 1 << 16  # rows that are held in memory together
+_USUAL = 24  # rows of a season where nothing tells of another
 _WARM_UP = 8  # look-backs that a rolling test reads before its first origin
 
 
@@ -95,7 +106,9 @@ class ForecastingData(TaskData, ABC):
         batch_size: Windows in a batch, of all processes together; with `streams`, the number of parallel
             streams.
         season: Rows in one season, such as 24 for hourly data with a daily rhythm, for MASE and the
-            seasonal-naive forecast.
+            seasonal-naive forecast; of several, such as [24, 168] for day and week, MASE takes the first, and
+            each has its seasonal-naive forecast. null: a day of steps within the day, a week of days, a year
+            of longer steps, and 24 without a frequency; 1 where the training part does not hold two of them.
         split: Training, validation and test part, in time order: three fractions, three row counts, or two to
             three ISO dates (the first moment after training, after validation and, if given, after test).
         streams: Train on contiguous streams that carry their state from batch to batch, not on shuffled
@@ -115,6 +128,8 @@ class ForecastingData(TaskData, ABC):
         lags: For a single column: its values that each row shows, as columns: its own and the lags - 1 before
             it; 1 for its own alone. Before the first row they are missing, and where missing values are
             carried forward, the first value.
+        frequency: How rows follow one another, as an alias of pandas such as h, 15min, B, W-MON, MS or ME, by
+            which stamps go on into the horizon; null finds it. Without any they go on at the median step.
     """
 
     for_own_files = "TableData"
@@ -129,7 +144,7 @@ class ForecastingData(TaskData, ABC):
         look_back: int = 96,
         horizon: int = 24,
         batch_size: int = 32,
-        season: int = 24,
+        season: int | list[int] | None = None,
         split: list[int | float | str] = [0.7, 0.1, 0.2],  # noqa: B006 - shown by --print_config, never changed
         streams: bool = False,
         rolling: bool = False,
@@ -139,12 +154,20 @@ class ForecastingData(TaskData, ABC):
         timespans: bool = False,
         num_workers: int = 0,
         lags: int = 1,
+        frequency: str | None = None,
     ) -> None:
         super().__init__()
         self.look_back = require_int("look_back", look_back)
         self.horizon = require_int("horizon", horizon)
         self.batch_size = require_int("batch_size", batch_size)
-        self.season = require_int("season", season)
+        for rows in season if isinstance(season, list) else [] if season is None else [season]:
+            require_int("season", rows)
+        if season == []:
+            raise ConfigError("`season` must be rows, several of them, or null; got [].", key="season")
+        self.season = season
+        if frequency is not None:
+            parse_frequency(frequency)
+        self.frequency = frequency
         self.num_workers = require_int("num_workers", num_workers, least=0)
         self.lags = require_int("lags", lags)
         self.stride = self.look_back if stride is None else require_int("stride", stride)
@@ -202,14 +225,52 @@ class ForecastingData(TaskData, ABC):
             units=units_of(self.series.columns, self.units),
             season_errors=dict(zip(self.target_columns, self.mase_scale.tolist(), strict=True)),
             steps=self.prepared.steps,
-            settings={"season": self.season, "timespans": self.timespans, "lags": self.lags},
+            frequency=self.clock.frequency,
+            zone=self.whole.zone,
+            time_format=self.whole.form,
+            settings={"season": _recorded(self.seasons), "timespans": self.timespans, "lags": self.lags},
         )
 
     def follow(self, schema: Schema | None) -> None:
         super().follow(schema)
         if self.recorded is not None:
             self.calendar = [*self.recorded.ordered("calendar", self.calendar, "`data.calendar`")]
-            self.recorded.require_settings(vars(self), "the data")
+            learned, given = self.recorded.settings, vars(self) | {"season": _recorded(self.season)}
+            if self.season is None:
+                given["season"] = learned.get("season")
+            self.recorded.require_settings(given, "the data")
+            self.recorded.require_frequency(self.frequency, "the data")
+
+    @cached_property
+    def clock(self) -> Clock:
+        """Frequency and zone of the time stamps; the frequency is that of the schema, if one is followed.
+
+        Raises:
+            DataError: the stamps do not fit the frequency that is stated.
+        """
+        whole, recorded = self.whole, self.recorded
+        if whole.time is None:
+            if self.frequency is not None and recorded is None:
+                raise DataError(
+                    f"{whole.source}: `frequency` needs time stamps and the rows have only numbers. Name the "
+                    "`time_column`, or leave `frequency` out."
+                )
+            return UNTIMED
+        if recorded is not None:
+            return clock_of(whole.time, whole.zone, whole.source, self.frequency, recorded.frequency)
+        return clock_of(whole.time[self.parts.train], whole.zone, whole.source, self.frequency, None)
+
+    @cached_property
+    def seasons(self) -> tuple[int, ...]:
+        """Rows of each season."""
+        season = self.season
+        if season is None and self.recorded is not None:
+            season = self.recorded.settings.get("season")
+        if season is None:
+            rows = _USUAL if self.clock.frequency is None else season_of(self.clock.frequency) or 1
+            training = self.parts.train
+            season = rows if training.stop - training.start > 2 * rows else 1
+        return tuple(season) if isinstance(season, list) else (season,)
 
     @cached_property
     def series(self) -> Series | StoredSeries:
@@ -265,7 +326,7 @@ class ForecastingData(TaskData, ABC):
             aged=len(self.columns) - self.calendar_count if self.missing == "mask" else 0,
             look_back=self.look_back,
             horizon=self.horizon,
-            season=self.season,
+            season=self.seasons[0],
         )
 
     @cached_property
@@ -275,14 +336,16 @@ class ForecastingData(TaskData, ABC):
         Raises:
             DataError: one is too short for a window.
         """
-        split = split_rows(len(self.series), self.split, self.series.time)
+        split = split_rows(len(self.series), self.split, self.series.time, self.series.zone)
         needed = (self.look_back + self.horizon, self.horizon, self.horizon)
         for name, part, rows in zip(_PARTS, split, needed, strict=True):
             if part.stop - part.start < rows:
+                remedy = "Shorten them or change `split`."
+                if (enough := enough_rows(len(self.series), self.split, needed)) is not None:
+                    remedy = f"A table of {enough} rows is long enough; or shorten them, or change `split`."
                 raise DataError(
                     f"{self.series.source}: the {name} part has {part.stop - part.start} rows and one window "
-                    f"needs {rows} (look_back {self.look_back}, horizon {self.horizon}). Shorten them or "
-                    "change `split`."
+                    f"needs {rows} (look_back {self.look_back}, horizon {self.horizon}). {remedy}"
                 )
         return split
 
@@ -292,6 +355,7 @@ class ForecastingData(TaskData, ABC):
         training = self.parts.train if self.recorded is None else None
         made = prepare(self.whole, self._recipe(len(self.series), training, self.recorded))
         if self.recorded is None:
+            self._warn_of_gaps()
             for part, name in zip(self.parts[1:], _PARTS[1:], strict=True):
                 self._require_targets(made, part, name)
         else:
@@ -312,6 +376,23 @@ class ForecastingData(TaskData, ABC):
             self.timespans,
             self.lags,
             first,
+            self.clock,
+        )
+
+    def _warn_of_gaps(self) -> None:
+        time, source = self.series.time, self.series.source
+        if time is None or self.timespans or (said := unevenness(time, self.clock)) is None:
+            return
+        if (change := skipped_hour(time, self.clock)) is not None:
+            logger.warning(
+                "%s: the time stamps are %s, as those of local times are: %s", source, said, change
+            )
+            return
+        logger.warning(
+            "%s: the time stamps are %s. `--data.timespans=true` tells the layer how much time lies between "
+            "rows.",
+            source,
+            said,
         )
 
     @cached_property
@@ -323,7 +404,7 @@ class ForecastingData(TaskData, ABC):
         first = len(self.series) - self.look_back
         values = self.values_of(slice(first, None))
         time = None if self.whole.time is None else np.array(self.whole.time[first:])
-        newest = Series(values, self.whole.columns, time, self.whole.source)
+        newest = Series(values, self.whole.columns, time, self.whole.source, self.whole.zone)
         made = prepare(newest, self._recipe(self.look_back, None, self.schema, first))
         self.schema.warn_of_scale(made.values.numpy(), self.series.columns, self.series.source)
         return made
@@ -429,16 +510,14 @@ class ForecastingData(TaskData, ABC):
         """
         if self.recorded is not None:
             return torch.tensor([self.recorded.season_errors[name] for name in self.target_columns])
-        rows = self.prepared.tables.targets[self.parts.train]
-        if len(rows) <= self.season:
+        rows, season = self.prepared.tables.targets[self.parts.train], self.seasons[0]
+        if len(rows) <= season:
             raise DataError(
-                f"`season` is {self.season} rows and the training part has only {len(rows)}. Lower it."
+                f"`season` is {season} rows and the training part has only {len(rows)}. Lower it."
             )
         total = torch.zeros(self.channels, dtype=torch.float64)
         count = torch.zeros(self.channels, dtype=torch.int64)
-        for later, earlier in zip(
-            rows[self.season :].split(_ROWS), rows[: -self.season].split(_ROWS), strict=True
-        ):
+        for later, earlier in zip(rows[season:].split(_ROWS), rows[:-season].split(_ROWS), strict=True):
             change = (later - earlier).abs()
             total += change.nansum(dim=0, dtype=torch.float64)
             count += (~change.isnan()).sum(dim=0)
@@ -467,13 +546,14 @@ class ForecastingData(TaskData, ABC):
     def times(self, origins: Tensor | np.ndarray) -> np.ndarray:
         """Time stamp of each row, or its number for a series without time stamps.
 
-        Rows after the last one follow at the median distance of the time stamps in training.
+        Rows after the last one follow by the frequency, or without one at the median step of the training
+        rows.
         """
-        rows = torch.as_tensor(origins).cpu().numpy()
+        rows = origins.cpu().numpy() if isinstance(origins, Tensor) else origins
         time, steps = self.whole.time, self.schema.steps
         if time is not None and steps is None:
             steps = step_quartiles([time])
-        return rows if time is None or steps is None else continued(time, rows, steps[1])
+        return rows if time is None or steps is None else continued(time, rows, steps[1], self.clock)
 
     def future_times(self, origin: int, horizon: int | None = None) -> np.ndarray:
         """Time stamps of the `horizon` rows that start with row `origin`."""
@@ -488,7 +568,7 @@ class ForecastingData(TaskData, ABC):
         return self.series.source
 
     def describe(self) -> list[tuple[str, str]]:
-        series, split, time = self.series, self.parts, self.series.time
+        series, split = self.series, self.parts
         counts = zip(series.columns, self.prepared.missing, strict=True)
         windows = [f"{len(self._windows(part))} windows" for part in split]
         if self.streams:
@@ -504,12 +584,8 @@ class ForecastingData(TaskData, ABC):
             ("targets", ", ".join(self.target_columns)),
             ("covariates", ", ".join(self.covariates or []) or "none"),
             ("known covariates", ", ".join(self.columns[len(self.columns) - self.known_count :]) or "none"),
-            (
-                "time",
-                "row numbers"
-                if time is None
-                else " to ".join(np.datetime_as_string(time[[0, -1]], unit="s")),
-            ),
+            ("time", described(series.time, self.clock)),
+            ("season", ", ".join(map(str, self.seasons)) + " rows"),
             *zip(_PARTS, parts, strict=True),
             ("missing", ", ".join(f"{name} {count}" for name, count in counts if count) or "none"),
             (
@@ -518,3 +594,10 @@ class ForecastingData(TaskData, ABC):
                 + ("" if self.recorded is None else " of the checkpoint"),
             ),
         ]
+
+
+def _recorded(season: int | list[int] | tuple[int, ...] | None) -> int | list[int] | None:
+    """A season as a schema keeps it: one as a number, several as a list."""
+    if season is None or isinstance(season, int):
+        return season
+    return season[0] if len(season) == 1 else list(season)

@@ -25,6 +25,7 @@ from lightning_modules import ranks
 from lightning_modules.base import TaskModule
 from lightning_modules.checks import require
 from lightning_modules.cores import upper_errors
+from lightning_modules.data.frequency import table_times
 from lightning_modules.data.place import Place, StreamEnd
 from lightning_modules.forecasting.backtest import Backtest
 from lightning_modules.forecasting.data import ForecastingData, ForecastingShape, WindowBatch
@@ -393,5 +394,6 @@ class ForecastingModule(TaskModule):
 
     def prediction_table(self, predictions: list[Tensor]) -> pd.DataFrame:
         """Newest forecast as a table with a line for each row ahead, see `forecast_table`."""
-        values, times = predictions[-1][0].cpu().numpy(), self.data.future_times(len(self.data.series))
-        return forecast_table(values, times, self.data.target_columns, self.levels.tolist())
+        data, values = self.data, predictions[-1][0].cpu().numpy()
+        times = table_times(data.future_times(len(data.series)), data.clock.zone)
+        return forecast_table(values, times, data.target_columns, self.levels.tolist())

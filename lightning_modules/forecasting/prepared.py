@@ -29,6 +29,7 @@ from lightning_modules.data.columns import (
     with_calendar,
 )
 from lightning_modules.data.disk.stored import Pieces, StoredSeries, in_memory
+from lightning_modules.data.frequency import UNTIMED, Clock
 from lightning_modules.data.schema import Schema, step_quartiles
 from lightning_modules.data.series import Missing, Scaler, Series, carry_forward, fill_missing, report_missing
 from lightning_modules.forecasting.batches import Tables
@@ -77,6 +78,8 @@ class Recipe:
     """Values of a single column that each row shows, its own and those before it."""
     first: int = 0
     """Number of the first row in its source, for messages."""
+    clock: Clock = UNTIMED
+    """By which time stamps go on into the horizon."""
 
 
 def prepare(whole: Series | StoredSeries, recipe: Recipe) -> Prepared:
@@ -203,5 +206,7 @@ class _Making:
         whole = self.whole
         if self.recipe.calendar and not self.recipe.known and whole.time is not None:
             values = np.full((self.recipe.horizon, len(whole.columns)), np.nan)
-            time = continued(whole.time, len(whole) + np.arange(self.recipe.horizon), self.step)
-            yield with_calendar(Series(values, whole.columns, time, whole.source), self.recipe.calendar)
+            rows = len(whole) + np.arange(self.recipe.horizon)
+            time = continued(whole.time, rows, self.step, self.recipe.clock)
+            ahead = Series(values, whole.columns, time, whole.source, whole.zone)
+            yield with_calendar(ahead, self.recipe.calendar)

@@ -6,6 +6,7 @@ from typing import Any, Literal, get_args
 
 from dream.errors import ConfigError, nearest
 from lightning_modules.data.catalogue import data_path
+from lightning_modules.data.dates import stamps_as
 from lightning_modules.data.disk.convert import stored_table
 from lightning_modules.data.disk.stored import StoredSeries
 from lightning_modules.data.in_memory import InMemory
@@ -32,6 +33,10 @@ class TableData(ForecastingData, InMemory):
             memory map. null: if it has more than 256 MiB, or 64 MiB compressed (.gz, Parquet).
         units: Measurement unit of columns, by name, such as {load: MW}. A checkpoint keeps them, and refuses
             a file for which other ones are given.
+        time_format: How time stamps are written, such as %d.%m.%Y %H:%M, ISO8601, or unix s (ms, us, ns);
+            null finds out. A run remembers what was found or given, and reads later files so if they can be.
+        zone: The place whose local time calendar and results show, such as Europe/Berlin, and in which time
+            stamps without an offset are written; null: as the stamps say.
     """
 
     def __init__(
@@ -43,6 +48,8 @@ class TableData(ForecastingData, InMemory):
         known_covariates: list[str] | None = None,
         mapped: bool | None = None,
         units: dict[str, str] | None = None,
+        time_format: str | None = None,
+        zone: str | None = None,
         **options: Any,
     ) -> None:
         super().__init__(**options)
@@ -69,16 +76,20 @@ class TableData(ForecastingData, InMemory):
         self.known_covariates = known_covariates
         self.mapped = mapped
         self.units = dict(units or {})
+        self.time_format = time_format
+        self.zone = zone
+        self.stamps = stamps_as(time_format, zone)
 
     def read(self) -> Series | StoredSeries:
         others = [*(self.covariates or []), *(self.known_covariates or [])]
+        stamps = self.stamps if self.recorded is None else self.recorded.stamps(self.stamps)
         if self.frame is not None:
-            return read_table(self.frame, self.time_column, self.targets, others)
+            return read_table(self.frame, self.time_column, self.targets, others, stamps=stamps)
         path = check_file(self.path)
         plain = path.name.lower().endswith((".csv", ".txt"))
         large = path.stat().st_size > (LARGE if plain else LARGE // 4)
         reader = stored_table if (large if self.mapped is None else self.mapped) else read_table
-        return reader(path, self.time_column, self.targets, others)
+        return reader(path, self.time_column, self.targets, others, stamps=stamps)
 
 
 class ETTData(ForecastingData):

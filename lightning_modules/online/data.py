@@ -21,6 +21,14 @@ from lightning_modules.checks import require_int
 from lightning_modules.data.base import TaskData
 from lightning_modules.data.columns import continued, require_lags
 from lightning_modules.data.fingerprint import Fingerprint, content_sum
+from lightning_modules.data.frequency import (
+    UNTIMED,
+    Clock,
+    clock_of,
+    described,
+    parse_frequency,
+    season_of,
+)
 from lightning_modules.data.order import drawn, in_order, loader
 from lightning_modules.data.place import Place
 from lightning_modules.data.schema import Schema, scales, step_quartiles, units_of
@@ -105,6 +113,7 @@ class OnlineData(TaskData, ABC):
         rows: Number of rows to use, from the first; all if not given.
         label_delay: Rows by which each target is late.
         season: Rows in one season, for the seasonal profile and the seasonal-naive forecast; 1 for none.
+            null: in forecasting that of the frequency, as a day of hours, and otherwise none.
         crop: Rows of a training crop.
         context: Rows at the start of a crop that are read but do not count, while a fresh state settles.
         batch_size: Crops in a batch, of all processes together.
@@ -117,6 +126,8 @@ class OnlineData(TaskData, ABC):
         lags: For a single input column: its values that the core reads in each row, the present one and the
             lags - 1 before it; 1 for the present one alone. Before the first row they are not observed, for a
             rival core 0. `model.reading.lags` are those that the head reads.
+        frequency: How rows follow one another, as an alias of pandas such as h, 15min, B, W-MON, MS or ME, by
+            which stamps go on after the last row; null finds it. Without any they go on at the median step.
     """
 
     for_own_files = "TableStream"
@@ -128,7 +139,7 @@ class OnlineData(TaskData, ABC):
         validation: int | float = 0.05,
         rows: int | None = None,
         label_delay: int = 0,
-        season: int = 1,
+        season: int | None = None,
         crop: int = 192,
         context: int = 48,
         batch_size: int = 32,
@@ -136,12 +147,16 @@ class OnlineData(TaskData, ABC):
         chunk: int = 512,
         missing: Literal["error", "ffill", "model"] = "error",
         lags: int = 1,
+        frequency: str | None = None,
     ) -> None:
         super().__init__()
         self.horizon = require_int("horizon", horizon)
         self.label_delay = require_int("label_delay", label_delay, least=0)
         self.rows = None if rows is None else require_int("rows", rows)
-        self.season = require_int("season", season)
+        self.season = None if season is None else require_int("season", season)
+        if frequency is not None:
+            parse_frequency(frequency)
+        self.frequency = frequency
         self.crop = require_int("crop", crop)
         self.context = require_int("context", context, least=0)
         self.batch_size = require_int("batch_size", batch_size)
@@ -218,9 +233,40 @@ class OnlineData(TaskData, ABC):
             scales=found,
             units=units_of((*stream.series.columns, *(() if classes else stream.targets)), self.units),
             steps=None if time is None else step_quartiles([time[: self.borders[0] or None]]),
+            frequency=self.clock.frequency,
+            zone=stream.series.zone,
+            time_format=stream.series.form,
             vocabulary=list(stream.targets) if classes else None,
             settings={"task": stream.task},
         )
+
+    @cached_property
+    def season_rows(self) -> int:
+        """Rows in one season, 1 for none."""
+        if self.season is not None:
+            return self.season
+        known = self.clock.frequency if self.recorded is None else self.recorded.frequency
+        return season_of(known) or 1 if self.task == "forecasting" else 1
+
+    def follow(self, schema: Schema | None) -> None:
+        super().follow(schema)
+        if self.recorded is not None:
+            self.recorded.require_frequency(self.frequency, "the data")
+
+    @cached_property
+    def clock(self) -> Clock:
+        """Frequency and zone of the time stamps; the frequency is that of the schema, if one is followed.
+
+        Raises:
+            DataError: the stamps do not fit the frequency that is stated.
+        """
+        series = self.stream.series
+        if series.time is None:
+            return UNTIMED
+        if self.recorded is not None:
+            return clock_of(series.time, series.zone, series.source, self.frequency, self.recorded.frequency)
+        time = series.time[: self.borders[0] or None]
+        return clock_of(time, series.zone, series.source, self.frequency, None)
 
     @cached_property
     def fingerprint(self) -> Fingerprint:
@@ -250,7 +296,7 @@ class OnlineData(TaskData, ABC):
             self.inputs,
             self.channels,
             self.horizon,
-            self.season,
+            self.season_rows,
             self.lags,
             label_delay=self.label_delay,
         )
@@ -409,12 +455,13 @@ class OnlineData(TaskData, ABC):
     def times(self, rows: np.ndarray) -> np.ndarray:
         """Time stamp of each row, or its number for a stream without time stamps.
 
-        Rows after the last one follow at the median distance of the time stamps in training.
+        Rows after the last one follow by the frequency, or without one at the median step of the warm-up
+        rows.
         """
         time, steps = self.stream.series.time, self.schema.steps
         if time is not None and steps is None:
             steps = step_quartiles([time])
-        return rows if time is None or steps is None else continued(time, rows, steps[1])
+        return rows if time is None or steps is None else continued(time, rows, steps[1], self.clock)
 
     def unscale(self, values: Tensor) -> Tensor:
         """Convert predictions (..., C) for forecasting or regression to the data's measurement units."""
@@ -432,18 +479,13 @@ class OnlineData(TaskData, ABC):
         names = "classes" if stream.task == "classification" else "targets"
         parts = {"warm-up": (0, warm_up), "validation": (warm_up, stop), "stream": (stop, end)}
         rows = [(name, f"rows {a} to {b - 1}" if b > a else "none") for name, (a, b) in parts.items()]
-        stamps = (
-            "row numbers"
-            if time is None
-            else " to ".join(np.datetime_as_string(time[[0, end - 1]], unit="s"))
-        )
         return [
             ("source", stream.series.source),
             ("task", f"{stream.task}, {self.horizon} rows ahead" if self.ahead else stream.task),
             ("rows", str(len(stream.series.values))),
             ("inputs", ", ".join(stream.series.columns)),
             (names, ", ".join(stream.targets)),
-            ("time", stamps),
+            ("time", described(None if time is None else time[:end], self.clock)),
             *rows,
             ("targets come", f"{self.label_delay} rows late" if self.label_delay else "at once"),
         ]

@@ -17,6 +17,7 @@ from torch import Tensor
 from torchmetrics import MetricCollection
 
 from lightning_modules import naive
+from lightning_modules.data.frequency import figure_times, table_times
 from lightning_modules.data.series import carry_forward
 from lightning_modules.online import plots
 from lightning_modules.online.data import OnlineData
@@ -60,7 +61,8 @@ class StreamRecord:
             return ["previous label", "majority class"]
         if self.data.task == "regression":
             return ["repeat-last"]
-        seasonal = self.data.season > 1 and self.data.scored.start + 1 >= self.data.season
+        season = self.data.season_rows
+        seasonal = season > 1 and self.data.scored.start + 1 >= season
         return ["repeat-last", *(["seasonal-naive"] if seasonal else [])]
 
     def add(self, mode: str, start: int, steps: Steps) -> None:
@@ -103,11 +105,9 @@ class StreamRecord:
         if data.task == "regression":
             late = torch.cat([torch.zeros_like(targets[: data.label_delay + 1]), targets])[rows]
             return late.unsqueeze(1)
-        length = 1 if rival == "repeat-last" else data.season
-        past = targets[rows.unsqueeze(1) + torch.arange(1 - length, 1)]
-        if length == 1:
-            return naive.repeat_last(past, data.horizon)
-        return naive.seasonal_naive(past, data.horizon, length)
+        season = 1 if rival == "repeat-last" else data.season_rows
+        # as `naive.seasonal_naive`, without a copy of the whole season for each row
+        return targets[rows.unsqueeze(1) + 1 - season + torch.arange(data.horizon) % season]
 
     def _score(self, model: str, rows: Tensor, found: Tensor) -> None:
         truth = self._truth(rows)
@@ -165,14 +165,18 @@ class StreamRecord:
         threshold = ALARM * self.data.horizon**0.5
         detected = page_hinkley(own if classes else np.log(own + SMALLEST), threshold=threshold)
         known = [row for row in self.data.drift_rows if rows[0] <= row <= rows[-1]]
+
+        def times(rows: np.ndarray) -> np.ndarray:
+            return figure_times(self.data.times(rows), self.data.clock.zone)
+
         return plots.stream(
-            self.data.times(rows),
+            times(rows),
             errors,
             len(self.modes),
             surprise,
             u_norm,
-            self.data.times(np.array(known, dtype=np.int64)),
-            self.data.times(first + np.array(detected, dtype=np.int64)),
+            times(np.array(known, dtype=np.int64)),
+            times(first + np.array(detected, dtype=np.int64)),
             "share of errors" if classes else "squared error (standardised)",
         )
 
@@ -190,5 +194,6 @@ def prediction_table(data: OnlineData, predictions: Tensor) -> pd.DataFrame:
     table = pd.DataFrame(values.numpy(), columns=names)
     if data.task == "classification":
         table.insert(0, "predicted", np.array(names)[values.argmax(-1).numpy()])
-    table.insert(0, free("time", [str(column) for column in table.columns]), data.times(rows))
+    times = table_times(data.times(rows), data.clock.zone)
+    table.insert(0, free("time", [str(column) for column in table.columns]), times)
     return table

@@ -10,10 +10,11 @@ import pandas as pd
 
 from dream.errors import ConfigError, DataError, nearest
 from lightning_modules.data.catalogue import data_path
-from lightning_modules.data.dates import find_time_column
+from lightning_modules.data.dates import stamps_as
 from lightning_modules.data.in_memory import InMemory
 from lightning_modules.data.numbers import number_columns
 from lightning_modules.data.series import Series, read_frame, read_table, table_series
+from lightning_modules.data.time_column import find_time_column
 from lightning_modules.online.data import OnlineData, OnlineStream, Task, check_truth
 
 Name = Literal["ETTh1", "ETTh2", "ETTm1", "WTH", "exchange", "elec2"]
@@ -104,6 +105,10 @@ class TableStream(OnlineData, InMemory):
         time_column: The column of time stamps; null finds it, and counts rows where there is none.
         units: Measurement unit of columns, by name, such as {load: MW}. A checkpoint keeps them, and refuses
             a file for which other ones are given.
+        time_format: How time stamps are written, such as %d.%m.%Y %H:%M, ISO8601, or unix s (ms, us, ns);
+            null finds out. A run remembers what was found or given, and reads later files so if they can be.
+        zone: The place whose local time results show, such as Europe/Berlin, and in which time stamps without
+            an offset are written; null: as the stamps say.
     """
 
     def __init__(
@@ -113,6 +118,8 @@ class TableStream(OnlineData, InMemory):
         task: Literal["auto", "forecasting", "regression", "classification"] = "auto",
         time_column: str | None = None,
         units: dict[str, str] | None = None,
+        time_format: str | None = None,
+        zone: str | None = None,
         **options: Any,
     ) -> None:
         super().__init__(**options)
@@ -135,10 +142,14 @@ class TableStream(OnlineData, InMemory):
         self.asked = task
         self.time_column = time_column
         self.units = dict(units or {})
+        self.time_format = time_format
+        self.zone = zone
+        self.stamps = stamps_as(time_format, zone)
 
     def read(self) -> OnlineStream:
+        stamps = self.stamps if self.recorded is None else self.recorded.stamps(self.stamps)
         if self.targets is None:
-            series = read_table(self.table, self.time_column)
+            series = read_table(self.table, self.time_column, stamps=stamps)
             return OnlineStream(series, "forecasting", series.columns)
         frame = read_frame(Path(self.path).expanduser()) if self.frame is None else self.frame
         path = Path(self.path)
@@ -154,18 +165,18 @@ class TableStream(OnlineData, InMemory):
         if asked == "auto":
             asked = "classification" if len(self.targets) == 1 and not numeric else "forecasting"
         read = frame.drop(columns=self.targets)
-        time_column = self.time_column or find_time_column(read, path)
+        time_column = self.time_column or find_time_column(read, path, form=stamps.form)
         others = number_columns(read, path, time_column)
         if asked == "forecasting":
-            series = table_series(frame, path, time_column, self.targets, others)
+            series = table_series(frame, path, time_column, self.targets, others, stamps)
             return OnlineStream(series, "forecasting", tuple(self.targets))
         if not others:
             raise DataError(
                 f"{self.path}: {asked} needs a column of numbers besides `{self.targets[0]}`; there is none."
             )
-        inputs = table_series(read, path, time_column, others)
+        inputs = table_series(read, path, time_column, others, stamps=stamps)
         if asked == "regression":
-            truth = table_series(frame, path, time_column, self.targets).values
+            truth = table_series(frame, path, time_column, self.targets, stamps=stamps).values
             if self.missing != "model":
                 check_truth(truth, str(self.path), self.targets[0])
             return OnlineStream(inputs, "regression", tuple(self.targets), truth)

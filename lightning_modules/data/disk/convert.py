@@ -24,7 +24,7 @@ from dream.digests import sha256
 from dream.errors import CheckpointError, DataError
 from dream.files import atomic, read_json, write_atomic
 from dream.sealed import note, read_note
-from lightning_modules.data.dates import find_formats, require_order
+from lightning_modules.data.dates import UNKNOWN, Stamps, find_formats, require_order
 from lightning_modules.data.disk.blocks import Block, file_blocks
 from lightning_modules.data.disk.stored import (
     StoredSeries,
@@ -42,11 +42,12 @@ from lightning_modules.data.series import (
     require_values,
     to_series,
 )
+from lightning_modules.data.zones import Written, one_zone
 from lightning_modules.waiting import waiting
 
 logger = logging.getLogger(__name__)
 
-VERSION = 4
+VERSION = 5
 BLOCK = 1 << 21
 """Bytes of a file that are read at once, which needs a few times as much memory."""
 
@@ -62,6 +63,7 @@ def stored_table(
     columns: Sequence[str] | None = None,
     covariates: Sequence[str] = (),
     separator: str = ",",
+    stamps: Stamps = UNKNOWN,
 ) -> StoredSeries:
     """As `read_table`, on disk: converts the file if it has not been, or has changed since.
 
@@ -70,16 +72,17 @@ def stored_table(
     """
     path = check_file(path)
     real = path.resolve()
-    asked = json.dumps([str(real), time_column, columns, list(covariates), separator])
+    asked = json.dumps([str(real), time_column, columns, list(covariates), separator, stamps])
     folder = cache_folder() / "tables" / f"{real.name.partition('.')[0]}-{digest(asked.encode())[:16]}"
     with writing(folder):
         _forget_other(folder, real)
         if (table := _made(folder)) is None:
             logger.warning("%s: stays on disk; converting it once, in %s.", path, folder)
-            table = _Conversion(path, folder, separator).run(time_column, columns, covariates)
+            table = _Conversion(path, folder, separator).run(time_column, columns, covariates, stamps)
     shards = tuple(TableShard(*shard) for shard in table["shards"])
     time = np.memmap(folder / "time", dtype="datetime64[ns]", mode="r") if table["time"] else None
-    return StoredSeries(folder, shards, tuple(table["columns"]), time, str(path), shards[-1].stop)
+    columns, zone, form = tuple(table["columns"]), table["zone"], table["form"]
+    return StoredSeries(folder, shards, columns, time, str(path), shards[-1].stop, zone, form)
 
 
 def _made(folder: Path) -> dict[str, Any] | None:
@@ -128,9 +131,14 @@ class _Conversion:
         self.shards: list[TableShard] = []
         self.stop = 0
         self.last: np.datetime64 | None = None
+        self.zones: list[Written] = []
 
     def run(
-        self, time_column: str | None, columns: Sequence[str] | None, covariates: Sequence[str]
+        self,
+        time_column: str | None,
+        columns: Sequence[str] | None,
+        covariates: Sequence[str],
+        stamps: Stamps,
     ) -> dict[str, Any]:
         """Write the shards, `time` and last `table.sealed`; returns the content of that."""
         for torn in self.folder.glob(".*.tmp"):
@@ -141,7 +149,7 @@ class _Conversion:
         with waiting(f"converting {self.path.name}") as progress:
             for block in file_blocks(self.path, self.separator, self.stop, rows, BLOCK):
                 if roles is None:
-                    roles = find_roles(block.frame, self.path, time_column, columns, covariates)
+                    roles = find_roles(block.frame, self.path, time_column, columns, covariates, stamps)
                     if roles.time is not None and len(roles.formats) > 1:
                         roles = roles._replace(formats=self._formats(roles.time, roles.formats))
                     write_atomic(self.folder / "roles.sealed", note(roles._asdict()))
@@ -152,8 +160,15 @@ class _Conversion:
         if roles is None or not self.shards:
             raise DataError(f"{self.path}: there are column names but no rows.")
         require_values(np.any(known, axis=0), roles.columns, self.path)
-        stamps = None if roles.time is None else self._write_time(roles.time)
-        table = {"columns": roles.columns, "time": roles.time, "stamps": stamps, "shards": self.shards}
+        checksum = None if roles.time is None else self._write_time(roles.time)
+        table = {
+            "columns": roles.columns,
+            "time": roles.time,
+            "stamps": checksum,
+            "zone": one_zone(self.zones),
+            "form": roles.formats[0] if roles.formats else None,
+            "shards": self.shards,
+        }
         write_atomic(self.folder / "table.sealed", note(table))
         return table
 
@@ -177,7 +192,7 @@ class _Conversion:
             found = read_note(self.folder / "roles.sealed")
         except (OSError, ValueError):
             return None
-        return Roles(found["time"], tuple(found["columns"]), tuple(found["formats"]))
+        return Roles(found["time"], tuple(found["columns"]), tuple(found["formats"]), found["zone"])
 
     def _find_done(self, roles: Roles | None) -> list[list[bool]]:
         """Resume after the shards up to the first missing one; returns which columns hold a value in each.
@@ -195,6 +210,7 @@ class _Conversion:
             self.shards.append(TableShard(path.name, first, first + len(table)))
             self.stop = facts["stop"]
             known.append(facts["known"])
+            self.zones.append(_as_written(facts["zone"]))
             if facts["time"] is not None:
                 self.last = table[facts["time"]].to_numpy()[-1]
         if useless:
@@ -207,13 +223,14 @@ class _Conversion:
 
     def _add(self, block: Block, roles: Roles) -> list[bool]:
         """Write a block as a shard; returns which columns hold a value in it."""
-        series = to_series(block.frame, roles, self.path, self.last)
+        series, written = to_series(block.frame, roles, self.path, self.last)
+        self.zones.append(written)
         known = (~np.isnan(series.values)).any(axis=0).tolist()
         columns = dict(zip(series.columns, series.values.T, strict=True))
         if roles.time is not None and series.time is not None:
             columns[roles.time] = series.time
             self.last = series.time[-1]
-        facts = json.dumps({"stop": block.stop, "known": known, "time": roles.time})
+        facts = json.dumps({"stop": block.stop, "known": known, "time": roles.time, "zone": written})
         table = pyarrow.table(columns).replace_schema_metadata({"dream": facts})
         sink = pyarrow.BufferOutputStream()
         with pyarrow.ipc.new_file(sink, table.schema) as writer:
@@ -232,3 +249,8 @@ class _Conversion:
             for shard in self.shards:
                 file.write(read_shard(self.folder / shard.name)[column].to_numpy().view(np.int64).data)
             return sha256(file)
+
+
+def _as_written(plain: Any) -> Written:
+    """The zone of rows, from JSON."""
+    return tuple((stamp, seconds) for stamp, seconds in plain) if isinstance(plain, list) else plain

@@ -54,6 +54,9 @@ class StoredSeries:
     """datetime64[ns] (T,), a memory map."""
     source: str
     rows: int
+    zone: str | None = None
+    form: str | None = None
+    """Zone and format of the time stamps, as those of a `Series`."""
 
     def __len__(self) -> int:
         return self.rows
@@ -89,9 +92,8 @@ class StoredSeries:
             first, last = max(start, shard.first), min(stop, shard.stop)
             if first < last:
                 values = self._load(shard)[first - shard.first : last - shard.first]
-                yield Series(
-                    values, self.columns, None if self.time is None else self.time[first:last], self.source
-                )
+                time = None if self.time is None else self.time[first:last]
+                yield Series(values, self.columns, time, self.source, self.zone, self.form)
 
     def _load(self, shard: TableShard) -> np.ndarray:
         """The values of a shard, (rows, D)."""

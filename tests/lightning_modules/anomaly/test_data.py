@@ -8,6 +8,7 @@ import os
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
@@ -21,6 +22,7 @@ from lightning_modules.anomaly import (
     SKABData,
 )
 from lightning_modules.anomaly.planted import KINDS
+from lightning_modules.anomaly.verdicts import Verdict, score_table
 from lightning_modules.data.catalogue import data_path, dataset
 
 
@@ -216,3 +218,15 @@ def test_what_is_there_is_what_its_publisher_offers(name: str) -> None:
     for file, origin in dataset(name).files.items():
         content = data_path(name, file).read_bytes()
         assert (len(content), hashlib.sha256(content).hexdigest()) == (origin.size, origin.sha256), file
+
+
+def test_scores_keep_the_zone_of_the_stamps() -> None:
+    time = pd.date_range("2024-10-26", periods=200, freq="h", tz="Europe/Berlin")
+    data = AnomalyTable.of(pd.DataFrame({"time": time, "a": np.arange(200.0) % 7}), training=100)
+    (stream,) = data.streams
+    said = "2024-10-26T00:00:00+02:00 to 2024-11-03T06:00:00+01:00 in Europe/Berlin, h, even"
+    assert dict(data.describe())["time"] == said
+    none = np.zeros(200)
+    table = score_table([stream], [Verdict(none, none, 0.5, none > 0, none > 0)])
+    assert table["time"].tolist() == time.tolist()
+    assert (data.schema.zone, data.schema.time_format) == ("Europe/Berlin", None)

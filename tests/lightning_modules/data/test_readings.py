@@ -136,7 +136,7 @@ def test_the_hour_that_comes_twice(tmp_path: Path) -> None:
     autumn = pd.date_range("2024-10-26", periods=ROWS, freq="h", tz="Europe/Berlin")
     check(frame(time=[at.isoformat() for at in autumn]), tmp_path, autumn.tz_convert(None))
     for read in readers(frame(time=written(autumn, "%Y-%m-%d %H:%M")), tmp_path):
-        with pytest.raises(DataError, match=r"row 27 .*repeats the one before.* need their offset"):
+        with pytest.raises(DataError, match=r"row 27 .*repeats the one before.*Berlin.* back, from \+02:00"):
             read()
 
 
@@ -212,7 +212,7 @@ REFUSED = {
     ),
     "an hour in digits": (
         frame(date=[int(t) for t in written(HOURS, "%Y%m%d%H")])[:20],
-        "2024-01-01 00:00:00 .* Write the dates as 2024-01-31",
+        "2024-01-01 00:00:00 .* write the dates as 2024-01-31",
     ),
     "times of day": (frame(q=written(HOURS, "%H:%M")), "`q` seems to hold the time.*row 0 holds '00:00'"),
     "weeks": (frame(week=[f"{1950 + k // 52}-W{k % 52 + 1:02}" for k in COUNT]), "holds '1950-W01'"),

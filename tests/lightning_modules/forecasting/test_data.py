@@ -262,7 +262,7 @@ class TestForecastingData:
         rows = dict(Counting().describe())
         assert rows["training"] == "rows 0 to 41, 35 windows"
         assert rows["test"] == "rows 48 to 59, 10 windows"
-        assert rows["time"] == "2024-01-01T00:00:00 to 2024-01-05T22:00:00"
+        assert rows["time"] == "2024-01-01T00:00:00 to 2024-01-05T22:00:00, 2h, even"
         assert (rows["targets"], rows["covariates"], rows["missing"]) == ("up, square", "down", "none")
         assert dict(Counting(streams=True, batch_size=2).describe())["training"].endswith(
             "3 batches of 2 streams"

@@ -506,7 +506,7 @@ def test_an_order_of_days_and_months_that_no_row_tells(
         with pytest.raises(
             DataError,
             match=r"`time` can be read in two ways.* row 1, '01/02/2024', is 2024-01-02 00:00:00 "
-            r"\(%m/%d/%Y\) or 2024-02-01 00:00:00 \(%d/%m/%Y\). Write the dates as 2024-01-31",
+            r"\(%m/%d/%Y\) or 2024-02-01 00:00:00 \(%d/%m/%Y\). State which as `time_format`",
         ):
             read(path)
 
