@@ -1,7 +1,9 @@
 """Streams of a million rows, one at a time and in tables: `python -m tests.soak.rows`.
 
 Every object reads a stream that drifts, jumps, rests and has gaps, once row by row and once as tables. What
-the two predict must stay finite and agree to rounding until the end, and memory must not grow."""
+the two predict must stay finite, and memory must not grow. They must agree to rounding for as long as that
+means anything: the core of an untrained object on such a stream parts from itself, after some 100,000 rows,
+when one early value is changed by a millionth. So the limit is the distance to a twin which read that."""
 
 from __future__ import annotations
 
@@ -25,6 +27,7 @@ MAKE: dict[str, Callable[[], Any]] = {
     "detector": DREAMAnomalyDetector,
 }
 APART = 0.02  # of the usual size of a prediction, that row by row and tables may differ
+TWIN = 1e-6  # by which one early value of the twin is another
 
 
 def stream(start: int, rows: int) -> np.ndarray:
@@ -54,7 +57,8 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
     """Read the streams; print and return the figures.
 
     Raises:
-        SystemExit: a prediction is not finite, row by row and tables differ, or memory grows.
+        SystemExit: a prediction is not finite, row by row and tables differ by more than twins do, or memory
+            grows.
     """
     parser = argparse.ArgumentParser(prog="python -m tests.soak.rows", description=__doc__)
     parser.add_argument("--rows", type=int, default=1_000_000)
@@ -64,7 +68,8 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
     size = 150 if arguments.quick else 1000  # of a table
     total, figures = 6 * size if arguments.quick else arguments.rows, {}
     for kind in arguments.kinds:
-        one, many, worst, resident = MAKE[kind](), MAKE[kind](), 0.0, []
+        one, many, twin = (MAKE[kind]() for _ in range(3))
+        worst, apart, resident = 0.0, 0.0, []
         seconds = {"one": 0.0, "many": 0.0}
         for start in range(0, total, size):
             table = pd.DataFrame(stream(start, size), columns=["a", "b"])
@@ -74,27 +79,36 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
             begun = time.monotonic()
             many.learn_many(table, *([labels] if known else []))
             seconds["many"] += time.monotonic() - begun
+            if start == 0:
+                table = table.mul(np.where(np.arange(size) == 10, 1 + TWIN, 1), axis=0)
+            twin.learn_many(table, *([labels] if known else []))
+            table = pd.DataFrame(stream(start, size), columns=["a", "b"])
             begun = time.monotonic()
             for row, label in zip(table.to_dict("records"), labels, strict=True):
                 one.learn_one(row, *([label] if known else []))
             seconds["one"] += time.monotonic() - begun
             row = {"a": 0.5, "b": 0.1}
-            said, other = (np.array(predicted(model, row)) for model in (one, many))
+            said, other, third = (np.array(predicted(model, row)) for model in (one, many, twin))
             if not (np.isfinite(said).all() and np.isfinite(other).all()):
                 raise SystemExit(f"the {kind} is not finite at row {start + size}")
             worst = max(worst, float(np.abs(said - other).max() / (1 + np.abs(said).max())))
+            apart = max(apart, float(np.abs(third - other).max() / (1 + np.abs(other).max())))
+            if worst > APART + 2 * apart or not math.isfinite(worst):
+                raise SystemExit(
+                    f"the {kind} differs by {worst:.1e} row by row and in tables at row {start + size}, "
+                    f"and by {apart:.1e} from its twin"
+                )
             resident.append(memory()["resident"] / MIB)
         half = resident[len(resident) // 2 :]
         figures[kind] = {
             "rows": total,
             "largest difference": worst,
+            "of twins": apart,
             "us a row": round(1e6 * seconds["one"] / total, 1),
             "us a row of a table": round(1e6 * seconds["many"] / total, 1),
             "MiB": round(max(half)),
         }
         print(kind, figures[kind], flush=True)  # noqa: T201
-        if worst > APART or not math.isfinite(worst):
-            raise SystemExit(f"the {kind} differs by {worst:.1e} row by row and in tables")
         if max(half) > half[0] + 16:
             raise SystemExit(f"memory grew from {half[0]:.0f} to {max(half):.0f} MiB")
     return figures

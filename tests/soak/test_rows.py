@@ -11,3 +11,4 @@ from tests.soak import rows
 def test_row_by_row_and_in_tables(kind: str) -> None:
     figures = rows.main(["--quick", "--kinds", kind])[kind]
     assert figures["rows"] == 900
+    assert figures["largest difference"] < 1e-4
