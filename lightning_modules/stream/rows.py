@@ -138,16 +138,15 @@ class RowReader:
         return plasticity == self.plasticity and not any(stepper.stale for stepper in self.steppers)
 
     def start(self, state: StreamState) -> RowState:
-        """The same state in NumPy."""
+        """The same state in NumPy, in memory of its own: views of views would never be freed."""
         parts = [[value[0].numpy() for _, value in state.normalizer.items()]]
         if self.normalized > self.inputs:
             parts.append([value[0].numpy() for _, value in state.feedback.items()])
         core = [stepper.start(part) for stepper, part in zip(self.steppers, state.core, strict=True)]
-        seasonal = tuple(value[0].numpy() for _, value in state.seasonal.items())
+        seasonal = tuple(value[0].numpy().copy() for _, value in state.seasonal.items())
         columns = np.concatenate([np.stack(part) for part in parts], 1)
-        return RowState(
-            columns, seasonal, core, state.window[0].numpy(), state.recent[0, :, 0].numpy(), state
-        )
+        window, recent = state.window[0].numpy().copy(), state.recent[0, :, 0].numpy().copy()
+        return RowState(columns, seasonal, core, window, recent, state)
 
     def end(self, state: RowState) -> StreamState:
         """The same state in torch; it shares memory with `state`."""

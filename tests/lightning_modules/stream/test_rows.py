@@ -48,6 +48,14 @@ def stream(task: str) -> tuple[torch.Tensor, torch.Tensor]:
     return rows, feedback
 
 
+def test_a_state_that_goes_from_torch_to_numpy_leaves_nothing_behind() -> None:
+    net = network("forecasting", "running")
+    reader = RowReader.of(net, plasticity=True)
+    assert reader is not None
+    state = reader.start(reader.end(reader.start(net.init_state())))
+    assert all(part.base is None for part in (*state.seasonal, state.window, state.recent))
+
+
 @pytest.mark.parametrize("task", TASKS)
 @pytest.mark.parametrize("reading", READINGS)
 def test_a_row_in_numpy_is_the_row_in_torch(task: str, reading: str) -> None:
