@@ -54,14 +54,7 @@ def main(argv: list[str]) -> int:
     parser.add_argument(
         "--output", type=Path, metavar="FILE", help=f"where it goes; {names} in the run's folder if not given"
     )
-    parser.add_argument(
-        "--run.folder",
-        type=Path,
-        default=Path(folders.RunSettings.folder),
-        metavar="FOLDER",
-        help=f"where {folders.LATEST} is looked for; %(default)s if not given",
-        dest="runs",
-    )
+    folders.add_run_folder(parser)
     arguments = parser.parse_args(argv)
     wording.set_up()
     DREAMCLI.require_output(arguments.output)

@@ -7,6 +7,7 @@ import logging
 import os
 import shutil
 import uuid
+from argparse import ArgumentParser
 from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -242,6 +243,18 @@ def earlier_run(settings: RunSettings, command: list[str], **facts: Any) -> Path
         if not (path.parent / RUN).exists():
             log.warning("%s has no %s and is passed over; put it back to go on with it.", path.parent, RUN)
     return max(runs, key=lambda run: runs[run], default=None)
+
+
+def add_run_folder(parser: ArgumentParser) -> None:
+    """Let a command that takes `LATEST` for a run also take `--run.folder`, as its argument `runs`."""
+    parser.add_argument(
+        "--run.folder",
+        type=Path,
+        default=Path(RunSettings.folder),
+        metavar="FOLDER",
+        help=f"where {LATEST} is looked for (default: %(default)s)",
+        dest="runs",
+    )
 
 
 def latest(parent: Path) -> Path:

@@ -324,18 +324,18 @@ class _Prepared(NamedTuple):
 _prepared: WeakKeyDictionary[Any, _Prepared] = WeakKeyDictionary()
 
 
-def _prepare(
+def single_steps(
+    kernel: native.Kernel,
     learned: Sequence[Tensor | None],
-    pointers: list[int | None],
     config: DREAMConfig,
     plasticity: bool,
     missing: bool,
-    x: Tensor,
-) -> _Prepared:
-    checks.parameters(learned, config, x)
+    forecasts: bool = False,
+) -> tuple[ctypes.Structure, list[Tensor | None]]:
+    """The arguments that single steps of one sample have in common, and the parameters that they point to."""
     plastic = config.base_plasticity > 0
     held = [None if weight is None else weight.contiguous() for weight in learned]
-    scan = _kernel().arguments(
+    scan = kernel.arguments(
         samples=1,
         steps=1,
         inputs=config.input_dim,
@@ -346,6 +346,7 @@ def _prepare(
         plastic=plastic,
         learns=plastic and plasticity,
         liquid=config.ltc_enabled,
+        forecasts=forecasts,
         missing=missing,
         raw=True,
         **dict(zip(KNOBS, _knobs(config), strict=True)),
@@ -353,7 +354,7 @@ def _prepare(
     for name, weight in zip(DREAMParams._fields, held, strict=True):
         if weight is not None:
             setattr(scan, name, weight.data_ptr())
-    return _Prepared(pointers, (config, plasticity, missing, x.dtype), scan, held)
+    return scan, held
 
 
 def step(
@@ -373,7 +374,8 @@ def step(
     prepared = _prepared.get(owner)
     settings = (config, plasticity, missing, x.dtype)
     if prepared is None or prepared.pointers != pointers or prepared.settings != settings:
-        prepared = _prepare(learned, pointers, config, plasticity, missing, x)
+        checks.parameters(learned, config, x)
+        prepared = _Prepared(pointers, settings, *single_steps(_kernel(), learned, *settings[:3]))
         if all(mine is theirs for mine, theirs in zip(prepared.learned, learned, strict=True)):
             _prepared[owner] = prepared
     scan = type(prepared.scan).from_buffer_copy(prepared.scan)  # another thread may step with the same owner
@@ -381,8 +383,7 @@ def step(
     old = [part.contiguous() for part in state]
     new = [torch.empty_like(part) for part in old]
     inputs, hidden, item = config.input_dim, config.hidden_dim, x.element_size()
-    # the output, which is h, and the rest of a trace
-    unread = torch.empty(hidden + 2 * inputs + 3, dtype=x.dtype)
+    unread = torch.empty(hidden + 2 * inputs + 3, dtype=x.dtype)  # the output, which is h, and a trace
     scan.output = at = unread.data_ptr()
     scan.error = at = at + hidden * item
     scan.surprise = at = at + inputs * item

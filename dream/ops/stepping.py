@@ -19,9 +19,9 @@ from torch import Tensor
 from dream import checks
 from dream.config import DREAMConfig
 from dream.ops import native
-from dream.ops.cpu import KNOBS, STATE
+from dream.ops.cpu import STATE, single_steps
 from dream.state import DREAMState
-from dream.types import DREAMParams, DREAMTrace
+from dream.types import DREAMTrace
 
 SEEN = ("error", "surprise", "deviation", "u_norm", "prediction")
 """Parts of an array after the state; the prediction is followed by the forecast."""
@@ -63,28 +63,9 @@ class Stepper:
         self._torch_dtype = like.dtype
         self._kernel = kernel
         self._sources = list(sources)
-        self._held = [None if weight is None else weight.contiguous() for weight in learned]
         self._before = self._key()
-        plastic = config.base_plasticity > 0
-        self._scan = kernel.arguments(
-            samples=1,
-            steps=1,
-            inputs=config.input_dim,
-            hidden=config.hidden_dim,
-            rank=config.rank,
-            every=1,
-            threads=1,
-            plastic=plastic,
-            learns=plastic and plasticity,
-            liquid=config.ltc_enabled,
-            forecasts=True,
-            missing=missing,
-            raw=True,
-            **{name: getattr(config, name) for name in KNOBS},
-        )
-        for name, weight in zip(DREAMParams._fields, self._held, strict=True):
-            if weight is not None:
-                setattr(self._scan, name, weight.data_ptr())
+        # `_held` keeps the parameters that `_scan` points to
+        self._scan, self._held = single_steps(kernel, learned, config, plasticity, missing, forecasts=True)
         inputs = config.input_dim
         alone = {name: shape[1:] for name, shape in DREAMState.shapes(config, 1).items()}
         self._shapes: dict[str, tuple[int, ...]] = alone | {

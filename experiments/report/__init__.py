@@ -11,7 +11,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from dream import sums
 from dream.errors import CheckpointError, DataError
 from dream.files import write_atomic
-from experiments.folders import LATEST, RunSettings, latest
+from experiments.folders import LATEST, add_run_folder, latest
 from experiments.report.folder import RunFolder, SweepFolder, open_folder
 from experiments.report.page import comparison_page, run_page, sweep_page
 
@@ -32,14 +32,7 @@ def main(argv: list[str]) -> int:
         metavar="FOLDER",
         help=f"a run's, a comparison's or a sweep's, such as runs/compare-forecasting; or {LATEST}, a run",
     )
-    parser.add_argument(
-        "--run.folder",
-        type=Path,
-        default=Path(RunSettings.folder),
-        metavar="FOLDER",
-        help=f"where {LATEST} is looked for; %(default)s if not given",
-        dest="runs",
-    )
+    add_run_folder(parser)
     parser.add_argument(
         "--output",
         type=Path,

@@ -12,7 +12,7 @@ from typing import get_args
 
 from dream.errors import CheckpointError, ConfigError, DREAMWarning
 from dream.sealed import read_sealed
-from experiments.folders import LATEST, RunSettings, latest
+from experiments.folders import LATEST, add_run_folder, latest
 from experiments.serve.lines import serve_lines
 from experiments.serve.service import UNKNOWN, Service
 from lightning_modules.checks import require, require_int
@@ -90,14 +90,7 @@ def _parser() -> argparse.ArgumentParser:
         metavar="RUN_OR_FILE",
         help="a run, a checkpoint, or what `save` of a row object wrote",
     )
-    add(
-        "--run.folder",
-        type=Path,
-        default=Path(RunSettings.folder),
-        metavar="FOLDER",
-        help=f"where {LATEST} is looked for",
-        dest="runs",
-    )
+    add_run_folder(parser)
     add(
         "--state",
         choices=get_args(State),

@@ -659,8 +659,8 @@ def stream(dtype: torch.dtype, sizes: Sequence[int] = (1, 30, 7, 13, 9), **knobs
 def test_a_stream_prepares_its_arguments_once(monkeypatch: pytest.MonkeyPatch, rank: int) -> None:
     """And again where weights come to lie elsewhere, or otherwise in the same place."""
     calls: list[int] = []
-    prepare = cpu._prepare
-    monkeypatch.setattr(cpu, "_prepare", lambda *given: calls.append(1) or prepare(*given))
+    prepare = cpu.single_steps
+    monkeypatch.setattr(cpu, "single_steps", lambda *given: calls.append(1) or prepare(*given))
     cell, x = DREAM(7, 16, rank, backend="cpu").cell, torch.randn(1, 7)
     state = cell.init_state(1)
     with torch.no_grad():
