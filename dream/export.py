@@ -24,12 +24,10 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
-from dream import functional as F
 from dream.cell import DREAMCell
 from dream.errors import CheckpointError, ConfigError
 from dream.files import atomic
 from dream.layer import DREAM
-from dream.numerics import full_precision
 from dream.stack import DREAMStack
 from dream.state import DREAMState
 from dream.types import DREAMParams
@@ -154,10 +152,9 @@ class LayerStep(Step):
         new: dict[str, Tensor] = {}
         forecast = None
         for names, cell in zip(self._fields, self._cells(), strict=True):
-            after, expected = cell.step(x, DREAMState(*(state[name] for name in names)), timespans)
+            x, after = cell(x, DREAMState(*(state[name] for name in names)), timespans)
             new.update(zip(names, after, strict=True))
-            forecast = expected if forecast is None else forecast
-            x = after.h
+            forecast = cell.predict_next(after) if forecast is None else forecast
         assert forecast is not None
         return {"output": x, "forecast": forecast}, new
 
@@ -262,14 +259,6 @@ class _Cell(DREAMCell):
 
     def params(self) -> DREAMParams:
         return DREAMParams(*(self.get_buffer(name) for name in DREAMParams._fields))
-
-    def step(self, x: Tensor, state: DREAMState, timespans: Tensor | None) -> tuple[DREAMState, Tensor]:
-        """The state after a step, and the input that is expected next."""
-        params = self.params()
-        with full_precision(x.device.type):
-            seen = F.read_input(x, params, self.config, timespans, self.missing)
-            new = F.advance(seen, state, params, self.config, self.plasticity_enabled).state
-            return new, F.predict_next(new, params, self.config)
 
 
 def _metadata(one: Step) -> str:

@@ -40,7 +40,7 @@ def main(argv: list[str]) -> int:
     _require(arguments)
     source = found(arguments.source, arguments.runs)
     model = load(source, arguments.state)
-    folder = arguments.states or Path(f"{source}.states")
+    folder = getattr(arguments, "states", Path(f"{source}.states"))
     with Streams(model, folder, arguments.streams) as streams:
         service = Service(streams, getattr(arguments, "threshold", None), arguments.flush_every)
         if arguments.http is None:
@@ -100,7 +100,13 @@ def _parser() -> argparse.ArgumentParser:
     add("--http", type=int, metavar="PORT", help="serve HTTP; 0 takes a free port, which stderr tells")
     add("--host", default="127.0.0.1", help="address to listen at; 0.0.0.0 for all")
     add("--token", help=f"what clients send as `Authorization: Bearer TOKEN`; better in {TOKEN}")
-    add("--states", type=Path, metavar="FOLDER", help="where states are kept (default: RUN_OR_FILE.states)")
+    add(
+        "--states",
+        type=Path,
+        default=argparse.SUPPRESS,
+        metavar="FOLDER",
+        help="where states are kept (default: RUN_OR_FILE.states)",
+    )
     add(
         "--flush-every",
         type=int,
