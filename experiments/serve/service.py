@@ -15,7 +15,8 @@ from dream.errors import CheckpointError, DataError, DREAMError, nearest, shown
 from experiments.ending import say
 from lightning_modules.learners import DREAMAnomalyDetector, DREAMForecaster, Streams
 from lightning_modules.learners.base import OnlineObject
-from lightning_modules.learners.streams import Outcome, Stream, require_seq
+from lightning_modules.learners.outcome import Outcome, require_seq
+from lightning_modules.learners.streams import Stream
 from lightning_modules.store.keys import Key, bits_of
 
 Operation = Literal["predict", "learn", "score"]

@@ -23,7 +23,7 @@ from lightning_modules.learners import (
     Streams,
 )
 from lightning_modules.learners.base import OnlineObject
-from lightning_modules.learners.streams import LAST, Outcome, learn, predict
+from lightning_modules.learners.outcome import LAST, Outcome, learn, predict
 from lightning_modules.stream import Reading, Updates
 
 SMALL = DREAMConfig.preset("online_learning", hidden_dim=8, rank=2)
