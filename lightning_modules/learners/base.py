@@ -125,8 +125,7 @@ class OnlineObject(Whole):
         )
         new.learner = module.make_learner(mode, torch.device("cpu"))
         if run.end is not None:
-            held = {name: value for name, value in run.end.tensors.items() if name != NEWEST}
-            new.learner.load(held)
+            new.learner.load({name: value for name, value in run.end.tensors.items() if name != NEWEST})
         else:
             new.learner.learning = moves == "all" or "head" in mode
         roles = run.schema.columns
@@ -134,16 +133,7 @@ class OnlineObject(Whole):
         inputs = roles.get("inputs") or (*targets, *roles.get("covariates", ()))
         new._settle_columns(
             list(inputs),
-            Origin(
-                tuple(run.schema.vocabulary or targets),
-                run.schema.scales,
-                module.missing,
-                new.learner.plasticity,
-                module.shape.label_delay,
-                settings.hidden_dims,
-                settings.dropout,
-                settings.backend,
-            ),
+            Origin.of_stream(run, tuple(run.schema.vocabulary or targets), new.learner.plasticity),
         )
         return new
 
