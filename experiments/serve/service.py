@@ -157,7 +157,7 @@ class Service:
     def _told(self, outcome: Outcome) -> dict[str, Any]:
         judgement = outcome.judgement
         if judgement is None:
-            return {"prediction": plain(outcome.prediction)}
+            return {"prediction": as_json(outcome.prediction)}
         flag = judgement.score > self.threshold
         cause = None
         if judgement.measure is not None:
@@ -278,10 +278,10 @@ def moved(key: Key, stream: Stream[Any]) -> dict[str, Any]:
     }
 
 
-def plain(value: Any) -> Any:
+def as_json(value: Any) -> Any:
     """`value` as JSON has it: what is not finite becomes null."""
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if isinstance(value, dict):
-        return {name: plain(part) for name, part in value.items()}
-    return [plain(part) for part in value] if isinstance(value, list) else value
+        return {name: as_json(part) for name, part in value.items()}
+    return [as_json(part) for part in value] if isinstance(value, list) else value
