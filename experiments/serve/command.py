@@ -26,7 +26,7 @@ from lightning_modules.learners import (
 from lightning_modules.learners.base import OnlineObject
 from lightning_modules.learners.from_run import State, kind_of, read_module
 
-OBJECTS: dict[str, type[OnlineObject]] = {
+CLASSES: dict[str, type[OnlineObject]] = {
     cls.kind: cls for cls in (DREAMForecaster, DREAMClassifier, DREAMRegressor, DREAMAnomalyDetector)
 }
 TOKEN = "DREAM_TOKEN"
@@ -68,13 +68,13 @@ def load(source: Path, state: State) -> OnlineObject:
         ConfigError: no row object goes on with such runs.
     """
     if source.is_dir() or source.suffix == ".ckpt":
-        return OBJECTS[kind_of(read_module(source))].from_run(source, state)
+        return CLASSES[kind_of(read_module(source))].from_run(source, state)
     header, _ = read_sealed(source, "the `save` of a row object", {"format": "dream-learner"})
-    if (kind := header.get("kind", "")) not in OBJECTS:
+    if (kind := header.get("kind", "")) not in CLASSES:
         raise CheckpointError(f"{source} holds a row object of an unknown kind; got {kind!r}.")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DREAMWarning)  # advice for training
-        return OBJECTS[kind].load(source)
+        return CLASSES[kind].load(source)
 
 
 def _parser() -> argparse.ArgumentParser:

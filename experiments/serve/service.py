@@ -15,7 +15,8 @@ from dream.errors import CheckpointError, DataError, DREAMError, nearest, shown
 from experiments.ending import say
 from lightning_modules.learners import DREAMAnomalyDetector, DREAMForecaster, Streams
 from lightning_modules.learners.base import OnlineObject
-from lightning_modules.learners.streams import Outcome, Stream, require_seq
+from lightning_modules.learners.outcome import Outcome, require_seq
+from lightning_modules.learners.streams import Stream
 from lightning_modules.store.keys import Key, bits_of
 
 Operation = Literal["predict", "learn", "score"]
@@ -156,7 +157,7 @@ class Service:
     def _told(self, outcome: Outcome) -> dict[str, Any]:
         judgement = outcome.judgement
         if judgement is None:
-            return {"prediction": plain(outcome.prediction)}
+            return {"prediction": as_json(outcome.prediction)}
         flag = judgement.score > self.threshold
         cause = None
         if judgement.measure is not None:
@@ -277,10 +278,10 @@ def moved(key: Key, stream: Stream[Any]) -> dict[str, Any]:
     }
 
 
-def plain(value: Any) -> Any:
+def as_json(value: Any) -> Any:
     """`value` as JSON has it: what is not finite becomes null."""
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if isinstance(value, dict):
-        return {name: plain(part) for name, part in value.items()}
-    return [plain(part) for part in value] if isinstance(value, list) else value
+        return {name: as_json(part) for name, part in value.items()}
+    return [as_json(part) for part in value] if isinstance(value, list) else value

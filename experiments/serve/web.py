@@ -55,11 +55,11 @@ SAFE = {"Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline
 class Limits:
     """Limits of the HTTP API."""
 
-    body: int = 1 << 20
+    body: int
     """Bytes of a body."""
-    queue: int = 10_000
+    queue: int
     """Rows that wait."""
-    seconds: float = 10.0
+    seconds: float
     """Time for a body to arrive, and for its rows to be answered."""
     connections: int = 1000
     """Connections at a time."""

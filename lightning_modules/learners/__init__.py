@@ -7,7 +7,8 @@ Each is a thin face of a `lightning_modules.stream.StreamLearner`, which `base` 
 - `detector`: how unusual a row is, `DREAMAnomalyDetector`; scores of `lightning_modules.anomaly.scores`.
 
 `from_run` takes them from trained runs; `windows` is the forecaster of a run that was trained on windows.
-`streams` keeps many streams of one such object, `Streams`; `change` tells which of them moved.
+`streams` keeps many streams of one such object, `Streams`; `outcome` is what a row of one comes to, and
+`change` tells which of them moved.
 """
 
 from lightning_modules.learners.detector import DREAMAnomalyDetector

@@ -25,7 +25,7 @@ from lightning_modules.checks import require, require_int
 from lightning_modules.data.columns import require_lags
 from lightning_modules.data.series import Scaler, carry_forward
 from lightning_modules.learners.from_run import UNTRAINED, Origin, Run, Source, State, read_run
-from lightning_modules.learners.values import Row, Table, by_name, number, numbers
+from lightning_modules.learners.values import Row, Table, by_name, number, numbers, texts
 from lightning_modules.online import OnlineModule
 from lightning_modules.online.module import NEWEST
 from lightning_modules.stream import Moves, Reading, Shape, StreamLearner, StreamNetwork, Updates
@@ -125,8 +125,7 @@ class OnlineObject(Whole):
         )
         new.learner = module.make_learner(mode, torch.device("cpu"))
         if run.end is not None:
-            held = {name: value for name, value in run.end.tensors.items() if name != NEWEST}
-            new.learner.load(held)
+            new.learner.load({name: value for name, value in run.end.tensors.items() if name != NEWEST})
         else:
             new.learner.learning = moves == "all" or "head" in mode
         roles = run.schema.columns
@@ -134,16 +133,7 @@ class OnlineObject(Whole):
         inputs = roles.get("inputs") or (*targets, *roles.get("covariates", ()))
         new._settle_columns(
             list(inputs),
-            Origin(
-                tuple(run.schema.vocabulary or targets),
-                run.schema.scales,
-                module.missing,
-                new.learner.plasticity,
-                module.shape.label_delay,
-                settings.hidden_dims,
-                settings.dropout,
-                settings.backend,
-            ),
+            Origin.of_stream(run, tuple(run.schema.vocabulary or targets), new.learner.plasticity),
         )
         return new
 
@@ -232,15 +222,8 @@ class OnlineObject(Whole):
             own = self.origin or UNTRAINED
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(self.seed)
-                network = StreamNetwork(
-                    self._shape(),
-                    self.reading,
-                    self.config,
-                    "dream",
-                    own.hidden_dims,
-                    own.dropout,
-                    own.backend,
-                )
+                layers = own.hidden_dims, own.dropout, own.backend
+                network = StreamNetwork(self._shape(), self.reading, self.config, "dream", *layers)
             self.learner = StreamLearner(network, self.updates, self.moves, own.plasticity, own.delay)
         return self.learner
 
@@ -261,11 +244,7 @@ class OnlineObject(Whole):
             DataError: a value is out of all proportion to those of the run's training.
         """
         learner = self._start()
-        if origin.missing == "error" and np.isnan(rows).any():
-            self._warn(
-                "a value is missing, which the run's data refused (`data.missing=error`); it is read as not "
-                "observed."
-            )
+        self._tell_missing(rows, origin, "it is read as not observed")
         if self._scaler is not None:
             rows = self._scaler.standardise(rows, self.columns, "the stream", first=learner.row)
         if origin.missing == "ffill" and np.isnan(rows).any():
@@ -312,6 +291,11 @@ class OnlineObject(Whole):
             if column in given:
                 rows[:, place] = numbers("x", given[column], column)
         return rows if self.origin is None else self._as_in_run(rows, self.origin)
+
+    def _tell_missing(self, rows: np.ndarray, origin: Origin, instead: str) -> None:
+        """Warn of a missing value that the run's data would have refused; `instead` is what becomes of it."""
+        if origin.missing == "error" and np.isnan(rows).any():
+            self._warn(f"a value is missing, which the run's data refused (`data.missing=error`); {instead}.")
 
     def _tell_new(self, named: Iterable[str], columns: list[str]) -> None:
         """Warn of a column that the first row, or the run, did not have."""
@@ -413,16 +397,3 @@ class OnlineObject(Whole):
         if tensors:
             new._hold(tensors)
         return new
-
-
-def texts(name: str, value: Any) -> list[str]:
-    """`value`, if it is a list of texts that differ.
-
-    Raises:
-        ValueError: it is none.
-    """
-    if not isinstance(value, list) or not all(isinstance(text, str) for text in value):
-        raise ValueError(f"`{name}` must be texts; got {shown(value)}")
-    if len(set(value)) != len(value):
-        raise ValueError(f"`{name}` must differ; got {shown(value)}")
-    return value

@@ -53,7 +53,7 @@ class Change:
 
     @property
     def size(self) -> float:
-        """The larger change of the two, in usual deviations, without its sign; 0 within the first 40 rows."""
+        """The larger change of the two, in usual deviations, without its sign; 0 before the 40th row."""
         if self.rows < SETTLED:
             return 0.0
         return max(abs(self.surprise.change), abs(self.u_norm.change))

@@ -176,14 +176,9 @@ class DREAMAnomalyDetector(OnlineObject):
 
     def _as_in_run(self, rows: np.ndarray, origin: Origin) -> np.ndarray:
         assert self._watcher is not None
-        if origin.missing != "model" and np.isnan(rows).any():
-            if origin.missing == "ffill":
-                return carry_forward(rows, self._watcher.last)
-            self._warn(
-                "a value is missing, which the run's data refused (`data.missing=error`); it is read as not "
-                "observed."
-            )
-        return rows
+        self._tell_missing(rows, origin, "it is read as not observed")
+        fills = origin.missing == "ffill" and np.isnan(rows).any()
+        return carry_forward(rows, self._watcher.last) if fills else rows
 
     def _shape(self) -> Shape:
         return Shape("forecasting", len(self.columns), len(self.columns), lags=self.lags)

@@ -16,9 +16,9 @@ from lightning_modules.calls import alone, whole
 from lightning_modules.checks import require, require_int
 from lightning_modules.forecasting import ForecastingModule
 from lightning_modules.forecasting.module import ROWS
-from lightning_modules.learners.base import OnlineObject, texts
+from lightning_modules.learners.base import OnlineObject
 from lightning_modules.learners.from_run import Origin, Run
-from lightning_modules.learners.values import Row, by_name, number, numbers, require_as_many
+from lightning_modules.learners.values import Row, by_name, number, numbers, require_as_many, texts
 from lightning_modules.learners.windows import Windows, window_origin
 from lightning_modules.online.module import NEWEST
 from lightning_modules.stream import LAYER, Moves, Reading, Shape, Updates
@@ -108,11 +108,7 @@ class DREAMForecaster(OnlineObject):
     def _as_in_run(self, rows: np.ndarray, origin: Origin) -> np.ndarray:
         if self.windows is None:
             return super()._as_in_run(rows, origin)
-        if origin.missing == "error" and np.isnan(rows).any():
-            self._warn(
-                "a value is missing, which the run's data refused (`data.missing=error`); the last known one "
-                "stands in for it."
-            )
+        self._tell_missing(rows, origin, "the last known one stands in for it")
         assert self._scaler is not None
         self._scaler.standardise(rows, self.columns, "the stream")  # refuses what is out of all proportion
         return rows

@@ -80,6 +80,22 @@ class Origin:
         """
         return None if plain is None else TypeAdapter(cls).validate_python(plain)
 
+    @classmethod
+    def of_stream(cls, run: Run, targets: tuple[str, ...], plasticity: bool) -> Origin:
+        """The facts of a run of the online task."""
+        module, settings = run.module, run.module.settings
+        assert isinstance(module, OnlineModule)
+        return cls(
+            targets,
+            run.schema.scales,
+            module.missing,
+            plasticity,
+            module.shape.label_delay,
+            settings.hidden_dims,
+            settings.dropout,
+            settings.backend,
+        )
+
     def scaler(self, columns: list[str] | tuple[str, ...]) -> Scaler | None:
         """Scaler of these columns; None where rows are not standardised."""
         if not self.scales:

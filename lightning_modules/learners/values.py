@@ -124,3 +124,16 @@ def plain(label: Hashable) -> Hashable:
     except ValueError:
         raise DataError(f"`y` must be a number of at most 4,300 digits; got {shown(label)}.") from None
     return value
+
+
+def texts(name: str, value: Any) -> list[str]:
+    """`value`, if it is a list of texts that differ.
+
+    Raises:
+        ValueError: it is none.
+    """
+    if not isinstance(value, list) or not all(isinstance(text, str) for text in value):
+        raise ValueError(f"`{name}` must be texts; got {shown(value)}")
+    if len(set(value)) != len(value):
+        raise ValueError(f"`{name}` must differ; got {shown(value)}")
+    return value

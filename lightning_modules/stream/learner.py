@@ -215,10 +215,8 @@ class StreamLearner(Whole):
         if rows == 0 or self.trust is not None or not self.learning:
             return 0
         self.memory.add_features(read.rows(0, rows), self._no_outputs(rows))
-        before = (
-            range(self.row, self.row + rows) if self.forecasts else range(self.row + 1, self.row + rows + 1)
-        )
-        stops = [row - self.lag + 1 for row in before if row % self.every == 0]
+        first = self.row if self.forecasts else self.row + 1
+        stops = [row - self.lag + 1 for row in range(first, first + rows) if row % self.every == 0]
         stops = [known for known in stops if known > self.learnt]
         self._note_weights()
         self.rule.catch_up(self.memory, self.learnt, stops, head)

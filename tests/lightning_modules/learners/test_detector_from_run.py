@@ -23,7 +23,7 @@ from lightning_modules.anomaly import AnomalyData, AnomalyStream, AnomalyTable
 from lightning_modules.anomaly.watcher import Watcher
 from lightning_modules.learners import DREAMAnomalyDetector, Streams
 from lightning_modules.learners.detector import Judgement
-from lightning_modules.learners.streams import learn, predict
+from lightning_modules.learners.outcome import learn, predict
 from tests.lightning_modules.support import small_trainer
 
 SMALL = DREAMConfig(hidden_dim=8, rank=2, base_plasticity=0.2, base_threshold=0.3)

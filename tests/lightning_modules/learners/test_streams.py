@@ -23,7 +23,7 @@ from lightning_modules.learners import (
     Streams,
 )
 from lightning_modules.learners.base import OnlineObject
-from lightning_modules.learners.streams import LAST, Outcome, learn, predict
+from lightning_modules.learners.outcome import LAST, Outcome, learn, predict
 from lightning_modules.stream import Reading, Updates
 
 SMALL = DREAMConfig.preset("online_learning", hidden_dim=8, rank=2)
@@ -221,6 +221,23 @@ def test_a_change_is_seen_in_its_stream_alone() -> None:
     sizes = {key: stream.change.size for key, stream in streams}
     assert max(sizes, key=lambda key: sizes[key]) == "b"
     assert sizes["a"] == sizes["c"] < sizes["b"]
+
+
+def test_a_change_goes_on_from_disk_and_counts_from_its_40th_row(tmp_path: Path) -> None:
+    model = forecaster_of_waves()
+    draw = np.random.default_rng(4).standard_normal(60).tolist()
+    whole, streams, sizes = Streams(model), Streams(model, tmp_path), []
+    for place, value in enumerate(draw):
+        if place in (20, 50):
+            streams.close()
+            streams = Streams(model, tmp_path)
+        whole.learn_streams({"a": value})
+        streams.learn_streams({"a": value})
+        assert streams.stream("a").change.values() == whole.stream("a").change.values()
+        sizes.append(whole.stream("a").change.size)
+    streams.close()
+    assert not any(sizes[:39])
+    assert all(sizes[39:])
 
 
 def forecaster_of_waves() -> DREAMForecaster:
