@@ -307,6 +307,8 @@ def time_stamps(
     time = parsed.to_numpy(dtype="datetime64[ns]")
     written = written_zone(column, form, time)
     if zone is not None:
+        if form == ISO:
+            _require_alike(column, path)
         since = form is not None and form.startswith("unix ")
         time, written = time if since or written is not None else in_utc(time, zone, column, path), zone
     step = np.diff(time, prepend=time[0] - np.timedelta64(1) if before is None else before)
@@ -330,3 +332,21 @@ def time_stamps(
             "and a table of several series is one file for each."
         )
     return time, written
+
+
+def _require_alike(column: pd.Series, path: Path) -> None:
+    """Refuse texts of ISO 8601 of which some are in UTC and others in no zone, so in local time.
+
+    Raises:
+        DataError: naming the first that is not as the first row.
+    """
+    if not isinstance(_first(column), str):
+        return
+    zoned = column.str.strip().str.extract(IN_ISO)[0].notna().to_numpy()
+    if (other := zoned != zoned[0]).any():
+        place = int(other.argmax())
+        raise DataError(
+            f"{path}: time column `{column.name}` must hold times that are all with a zone or all without; "
+            f"row {column.index[0]} holds {shown(column.iloc[0])}, row {column.index[place]} "
+            f"{shown(column.iloc[place])}. Write all with their zone."
+        )

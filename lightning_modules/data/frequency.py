@@ -27,6 +27,7 @@ _APART = 1.5  # steps that are a gap where there is no grid
 _MANY = 10_000  # of a unit, which are told in a larger one
 _EVEN = 1.1  # steps longer or shorter than this are no drift of a clock
 _DAY = 86_400 * 10**9
+_SHORTEST_MONTH = 28  # days
 _UNITS = {"day": _DAY, "hour": 3600 * 10**9, "minute": 60 * 10**9, "second": 10**9, "ms": 10**6, "us": 10**3}
 _SEASONS = {"Y": 1, "Q": 4, "SM": 24, "M": 12, "W": 52}
 """Rows of a year."""
@@ -95,8 +96,9 @@ def _ticks(offset: BaseOffset) -> int | None:
 def following(last: np.datetime64, count: int, clock: Clock) -> np.ndarray:
     """The `count` time stamps after `last`, which its clock has a frequency for; (count,) in UTC.
 
-    A `last` beside the calendar's dates, such as the 15th for MS, stays as far beside them. A local time that
-    a change of the clock leaves out becomes the next one that exists.
+    A `last` beside the calendar's dates, such as the 15th for MS, stays as far beside them; a day that a
+    month lacks becomes its last. A local time that a change of the clock leaves out becomes the next one that
+    exists.
 
     Raises:
         DataError: nanoseconds cannot count so far.
@@ -107,13 +109,17 @@ def following(last: np.datetime64, count: int, clock: Clock) -> np.ndarray:
         return last + np.arange(1, count + 1) * np.timedelta64(step, "ns")
     start = wall(np.array([last]), clock.zone)[0]
     first = start if offset.is_on_offset(start) else offset.rollback(start)
+    away = start - first
     try:
-        later = _aligned(first, offset, periods=count + 1)[1:] + (start - first)
+        dates = _aligned(first, offset, periods=count + 2)[1:]
+        later = dates[:-1] + away
     except (pd.errors.OutOfBoundsDatetime, OverflowError):
         raise DataError(
             f"time stamps must end by 2261; {count} steps of {clock.frequency} after {start} go beyond. "
             "Shorten `horizon`."
         ) from None
+    if away.days >= _SHORTEST_MONTH:
+        later = later.where(later < dates[1:], dates[1:] - pd.Timedelta(_DAY))
     if clock.zone is not None:
         twice = np.ones(count, dtype=bool)  # an hour that comes twice is its first
         later = later.tz_localize(clock.zone, ambiguous=twice, nonexistent="shift_forward")
@@ -315,12 +321,14 @@ def season_of(frequency: str | None) -> int | None:
     if frequency is None:
         return None
     offset = parse_frequency(frequency)
+    family, count = offset.rule_code.partition("-")[0], offset.n
     if (step := _ticks(offset)) is not None:
-        return _DAY // step if step < _DAY and _DAY % step == 0 else None
-    family = offset.rule_code.partition("-")[0]
+        if step % _DAY:
+            return None if _DAY % step else _DAY // step
+        family, count = "D", step // _DAY  # 24h, as days of UTC are by the clock of another place
     if family in ("B", "D"):
         week = {"B": 5, "D": 7}[family]
-        rows, steps = (week, offset.n) if offset.n % 7 else (52, offset.n // 7)
+        rows, steps = (week, count) if count % week else (52, count // week)
     else:  # such as BQS, quarters by the start of business
-        rows, steps = _SEASONS.get(family.removeprefix("B").removesuffix("E").removesuffix("S"), 0), offset.n
+        rows, steps = _SEASONS.get(family.removeprefix("B").removesuffix("E").removesuffix("S"), 0), count
     return rows // steps if rows and rows % steps == 0 else None

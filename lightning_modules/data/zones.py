@@ -53,7 +53,7 @@ def require_zone(zone: str | None) -> None:
         pd.Timestamp(0, tz="UTC").tz_convert(zone)
         if zone is None or isinstance(zone, str):
             return
-    except (ValueError, TypeError, OSError, KeyError):
+    except (ValueError, TypeError, OSError, LookupError):  # of an empty text an IndexError
         pass
     raise ConfigError(
         f"`zone` must be the name of a zone, such as Europe/Berlin, or an offset such as +01:00; got "

@@ -96,6 +96,25 @@ def test_a_day_of_each_month_stays_that_day() -> None:
     assert later.tolist() == (index[-1] + pd.DateOffset(months=1) * np.arange(1, 4)).tolist()
 
 
+def test_a_day_that_a_month_lacks_is_its_last() -> None:
+    index = pd.DatetimeIndex([pd.Timestamp("2022-03-30 06:00") + pd.DateOffset(months=n) for n in range(11)])
+    expected = [pd.Timestamp("2022-03-30 06:00") + pd.DateOffset(months=n) for n in range(11, 26)]
+    later = following(utc(index)[-1], 15, Clock(find_frequency(utc(index))))
+    assert pd.DatetimeIndex(later).tolist() == expected
+
+
+@pytest.mark.parametrize(
+    ("frequency", "rows"), [("24h", 7), ("48h", None), ("168h", 52), ("5B", 52), ("7B", None)]
+)
+def test_days_that_are_told_in_hours_have_the_season_of_days(frequency: str, rows: int | None) -> None:
+    assert season_of(frequency) == rows
+
+
+def test_days_of_utc_have_a_week_by_the_clock_of_another_place() -> None:
+    found = find_frequency(utc(stamps("D", None, "2024-03-01")), "Europe/Berlin")
+    assert (found, season_of(found)) == ("24h", 7)
+
+
 def test_gaps_are_counted_and_the_longest_is_told() -> None:
     hours = utc(stamps("h", None, rows=4000))
     time = np.delete(hours, np.r_[100:820, 2000:2100])

@@ -77,6 +77,14 @@ def test_local_times_are_those_of_the_stated_place() -> None:
     assert (moved.zone, moved.time[0]) == ("America/New_York", np.datetime64("2024-10-25T22:00"))
 
 
+@pytest.mark.parametrize("first", [0, 1])
+def test_times_of_which_some_are_local_and_others_in_utc_are_refused(first: int) -> None:
+    hours = pd.date_range("2024-06-01", periods=60, freq="h").strftime("%Y-%m-%dT%H:%M")
+    mixed = [f"{hour}Z" if row % 2 == first else hour for row, hour in enumerate(hours)]
+    with pytest.raises(DataError, match=r"all with a zone or all without; row 0 holds .*, row 1 "):
+        read_table(frame(mixed), stamps=stamps_as(None, "Europe/Berlin"))
+
+
 def test_a_local_time_that_comes_twice_is_refused_and_the_remedy_works() -> None:
     local = AUTUMN.strftime("%Y-%m-%d %H:%M")
     change = (
@@ -114,7 +122,7 @@ def test_a_row_that_is_there_twice_is_no_change_of_the_clock() -> None:
 
 
 def test_unknown_zones_and_formats_are_refused() -> None:
-    for zone in ("Berlin", "Europe/Nowhere", 3):
+    for zone in ("Berlin", "Europe/Nowhere", "", 3):
         with pytest.raises(ConfigError, match="`zone` must be the name of a zone"):
             stamps_as(None, zone)  # type: ignore[arg-type]
     for form in ("dd.mm.yyyy", "unix minutes", 3):
