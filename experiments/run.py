@@ -608,7 +608,7 @@ def build(invocation: Invocation) -> tuple[int, TaskModule | None]:
 
 def _ended(cli: DREAMCLI, work: Callable[[], None]) -> int:
     """Run `work` of `cli` with our warnings and errors; return the exit code."""
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), launch.variables_kept():
         wording.set_up(cli.invocation.asks_for_help)
         return _exit_code(cli, work)
 
@@ -618,11 +618,10 @@ def _exit_code(cli: DREAMCLI, work: Callable[[], None]) -> int:
         launch.end_with_parent()
     argv = cli.invocation.argv
     typed, sys.argv[1:] = sys.argv[1:], argv  # the Trainer starts other processes with them
-    leave = launch.leaving()
     code = 1
     try:
         in_memory(work, cli.chosen)
-        leave()
+        launch.leave()
         code = 0
     except BrokenPipeError:
         raise

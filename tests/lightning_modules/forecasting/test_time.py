@@ -6,7 +6,6 @@ import logging
 from pathlib import Path
 from typing import Any
 
-import lightning as L
 import numpy as np
 import pandas as pd
 import pytest
@@ -116,7 +115,7 @@ class TestZones:
 
     @staticmethod
     def forecast(time: Any, folder: Path, **options: Any) -> tuple[pd.DataFrame, TableData]:
-        L.seed_everything(0)
+        torch.manual_seed(0)
         data = table(time, len(time), look_back=48, horizon=12, **options)
         module = ForecastingModule.for_data(data, config=DREAMConfig(hidden_dim=8, rank=2))
         trainer = small_trainer(folder, max_epochs=-1, max_steps=3, limit_val_batches=0)
