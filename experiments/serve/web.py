@@ -22,11 +22,11 @@ from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from dream import __version__
-from dream.errors import ConfigError, DREAMError, shown
+from dream.errors import CheckpointError, ConfigError, DREAMError, shown
 from experiments.ending import say
 from experiments.serve.batches import Batches, BusyError
 from experiments.serve.metrics import CONTENT_TYPE, Requests, text
-from experiments.serve.service import Operation, Service, asked
+from experiments.serve.service import Asked, Operation, Service, asked_or_refused, together
 
 PAGE = Path(__file__).with_name("page.html")
 ROW = {
@@ -67,7 +67,7 @@ class Limits:
 
 def make_app(service: Service, batches: Batches, limits: Limits, token: str | None) -> FastAPI:
     """The HTTP API; `token` is asked for everywhere but at /health, /docs and /openapi.json."""
-    app = FastAPI(title="dream serve", version=__version__, redoc_url=None)
+    app = FastAPI(title="dream serve", version=__version__, redoc_url=None, redirect_slashes=False)
     requests = Requests()
     app.add_middleware(Counted, requests=requests)
     page = Environment(autoescape=True).from_string(PAGE.read_text(encoding="utf-8"))
@@ -92,10 +92,10 @@ def make_app(service: Service, batches: Batches, limits: Limits, token: str | No
         app.post(f"/{operation}", summary=meaning, openapi_extra=BODY)(rows_at(operation))
 
     @app.get("/health", summary="Whether rows are taken and reach the disk.")
-    def health() -> Response:
-        fine = service.failure is None
-        told = {"status": "ok" if fine else "failing", "version": __version__, "error": service.failure}
-        return _json(told, 200 if fine else 503)
+    async def health() -> Response:  # in no thread, which may all wait for a flush
+        error = service.trouble if batches.defect is None else f"it ends: {batches.defect!r}"
+        told = {"status": "failing" if error else "ok", "version": __version__, "error": error}
+        return _json(told, 503 if error else 200)
 
     @app.get("/metrics", summary="Figures in Prometheus' text form.")
     def metrics(request: Request) -> Response:
@@ -110,7 +110,7 @@ def make_app(service: Service, batches: Batches, limits: Limits, token: str | No
             report = service.drift(key or None)
             status = 200
         except DREAMError as error:
-            report, status = {"error": str(error)}, 404
+            report, status = {"error": str(error)}, 503 if isinstance(error, CheckpointError) else 404
         if as_page:
             return Response(page.render(key=key or "", **report), status, SAFE, "text/html")
         return _json(report, status)
@@ -150,22 +150,20 @@ async def _answered(request: Request, operation: Operation, batches: Batches, li
     rows = content if isinstance(content, list) else [content]
     if len(rows) > limits.queue:
         raise HTTPException(413, f"a body must have at most {limits.queue} rows; got {len(rows)}.")
+    found = [asked_or_refused(operation, row) for row in rows]
     try:
-        found = [asked(operation, row) for row in rows]
-    except DREAMError as error:
-        raise HTTPException(400, str(error)) from None
-    try:
-        future = batches.submit(found)
+        future = batches.submit([row for row in found if isinstance(row, Asked)])
     except BusyError as error:
         raise HTTPException(429, str(error), {"Retry-After": "1"}) from None
     try:
-        answers = await asyncio.wait_for(asyncio.wrap_future(future), limits.seconds)
+        answers = together(found, await asyncio.wait_for(asyncio.wrap_future(future), limits.seconds))
     except TimeoutError:
         raise HTTPException(
             503,
             f"the rows were not answered within {limits.seconds:g} s. Send them again, with the same `seq`.",
         ) from None
-    status = 400 if any("error" in answer for answer in answers) else 200
+    fields = {name for answer in answers for name in answer}
+    status = 503 if "retry" in fields else 400 if "error" in fields else 200
     return _json(answers if isinstance(content, list) else answers[0], status)
 
 

@@ -160,18 +160,28 @@ def read_run(source: Source, state: State, kind: str) -> Run:
         kind: A key of `OBJECTS`.
 
     Raises:
-        CheckpointError: see `read_module`; or there is no end to go on from.
-        ConfigError: `state` is none, another object goes on with such runs, the core is not DREAM, or the
-            module has neither been trained nor tested.
+        CheckpointError: see `read_module` and `run_of`.
+        ConfigError: `source` is none, or see `run_of`.
     """
-    require("state", state, state in get_args(State), "end or fresh")
     if not isinstance(source, TaskModule | str | os.PathLike):
         raise ConfigError(
             f"`source` must be a run's folder, a checkpoint file or a module; got {shown(source)}.",
             key="source",
         )
-    module = source if isinstance(source, TaskModule) else read_module(source)
-    name = "the module" if isinstance(source, TaskModule) else os.fspath(source)
+    if isinstance(source, TaskModule):
+        return run_of(source, "the module", state, kind)
+    return run_of(read_module(source), os.fspath(source), state, kind)
+
+
+def run_of(module: TaskModule, name: str, state: State, kind: str) -> Run:
+    """The run of a module, called `name` in messages, that an object of this `kind` goes on with.
+
+    Raises:
+        CheckpointError: there is no end to go on from.
+        ConfigError: `state` is none, another object goes on with such runs, the core is not DREAM, or the
+            module has neither been trained nor tested.
+    """
+    require("state", state, state in get_args(State), "end or fresh")
     if (wanted := kind_of(module)) != kind:
         raise ConfigError(
             f"`source` must be a run that a {OBJECTS[kind]} goes on with; {name} gives a {OBJECTS[wanted]}. "

@@ -96,6 +96,8 @@ class Streams(Generic[Model]):
         self.most = most
         self.held: OrderedDict[Key, Stream[Model]] = OrderedDict()
         """Streams in memory, the one used last at the end."""
+        self.full: str | None = None
+        """Error of the disk for which streams that should have left memory are still there."""
         self.waiting = 0
         """Rows that were learnt since the last flush."""
         self._written: dict[Key, int] = {}
@@ -135,12 +137,15 @@ class Streams(Generic[Model]):
 
         Raises:
             StateError: `key` is not one, or there is no room for one more.
-            CheckpointError: what is on disk of it does not fit.
+            CheckpointError: what is on disk of it does not fit, or no stream can leave memory for it: see
+                `make_room`.
         """
         bits_of(key)  # True and 1.0 would find the stream of 1
         if (found := self.held.get(key)) is not None:
             self.held.move_to_end(key)
             return found
+        if self.full is not None:
+            raise CheckpointError(f"no stream can leave memory, so none can enter: {self.full}")
         if self.store is None and len(self.held) >= self.most:
             raise StateError(f"there are {self.most} streams already, and no folder for more. Name a folder.")
         found = Stream(self._copy(self.model))
@@ -150,11 +155,20 @@ class Streams(Generic[Model]):
         return found
 
     def make_room(self) -> None:
-        """Keep the streams that were used least recently on disk alone."""
+        """Keep the streams that were used least recently on disk alone.
+
+        Where the disk refuses, they stay in memory and `full` is its error. Those in memory go on; no other
+        is taken in until a later call finds room.
+        """
+        self.full = None
         while self.store is not None and len(self.held) > self.most:
             oldest, stream = next(iter(self.held.items()))
             if stream.waits:
-                self._put(self.store, [(oldest, stream)])
+                try:
+                    self._put(self.store, [(oldest, stream)])
+                except CheckpointError as error:
+                    self.full = str(error)
+                    return
                 self._written[oldest] = stream.flushed
             del self.held[oldest]
 
@@ -183,13 +197,15 @@ class Streams(Generic[Model]):
                 above the last was learnt before.
 
         Returns:
-            The outcome for each stream, or the error for which its row was refused.
+            The outcome for each stream, or the error for which its row was refused: a `CheckpointError`
+            where that is the disk's fault.
 
         Raises:
             StateError: an earlier call was interrupted.
-            CheckpointError: a stream that has to leave memory cannot be written.
         """
         self._require_whole()
+        self.make_room()
+        held = set(self.held)
         self._is_whole = False
         found: dict[Key, Outcome | DREAMError] = {}
         due: dict[Key, tuple[Stream[Model], int]] = {}
@@ -200,6 +216,7 @@ class Streams(Generic[Model]):
                 seq = require_seq(stream.seq + 1 if given is None else given)
             except DREAMError as error:
                 found[key] = error
+                self._keep_to(held, key)
                 continue
             if seq > stream.seq:
                 due[key] = stream, seq
@@ -212,6 +229,7 @@ class Streams(Generic[Model]):
                 outcome = done[key] if key in done else learn(stream.model, rows[key], target)
             except DREAMError as error:
                 found[key] = error
+                self._keep_to(held, key)
                 continue
             stream.seq = seq
             if (signals := stream.model._signals()) is not None:
@@ -221,6 +239,11 @@ class Streams(Generic[Model]):
         self._is_whole = True
         self.make_room()
         return found
+
+    def _keep_to(self, held: set[Key], key: Key) -> None:
+        """Let go of a stream that a refused row took in, beside those `held` before."""
+        if key not in held:
+            self.held.pop(key, None)
 
     def _read_together(self, rows: Mapping[Key, tuple[Stream[Model], Any]]) -> dict[Key, Outcome]:
         """Read the row of each stream at once, where that is faster; returns the outcomes that this settles.
@@ -262,6 +285,7 @@ class Streams(Generic[Model]):
         Args:
             rows: As in `learn_streams`; a forecaster whose row is None forecasts after the last one.
         """
+        self.make_room()
         found: dict[Key, Outcome | DREAMError] = {}
         for key, row in rows.items():
             try:

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from experiments.serve.command import _parser
+from experiments.serve.command import parsed
 from experiments.serve.web import make_app
 
 DEPLOY = Path(__file__).parents[3] / "deploy"
@@ -34,7 +34,7 @@ def unit(name: str) -> configparser.ConfigParser:
 
 def test_the_image_serves_for_a_user_without_rights() -> None:
     assert json.loads(instruction("ENTRYPOINT")) == ["dream", "serve"]
-    arguments = _parser().parse_args(json.loads(instruction("CMD")))
+    arguments = parsed(json.loads(instruction("CMD")))
     assert (arguments.host, f"{arguments.http}") == ("0.0.0.0", instruction("EXPOSE"))
     assert instruction("USER").isdigit()
     last = DOCKERFILE.split("FROM ")[-1]
@@ -60,7 +60,7 @@ def test_prometheus_asks_where_the_service_answers() -> None:
 def test_the_units_of_systemd_start_what_there_is() -> None:
     words = shlex.split(unit("dream-serve.service")["Service"]["ExecStart"])
     assert words[1] == "serve"
-    assert _parser().parse_args(words[2:]).http == 8000
+    assert parsed(words[2:]).http == 8000
     daily = shlex.split(unit("dream-forecast.service")["Service"]["ExecStart"])
     assert daily[1] == "predict"
     assert {"--ckpt_path", "--output"} < set(daily)

@@ -78,6 +78,7 @@ def test_a_row_or_a_list_of_rows(address: Address) -> None:
         ("/learn", b'{"key": "\xff"}', 400, "in JSON"),
         ("/learn", b"[" * 15_000, 400, "in JSON"),
         ("/learn", b"7", 400, "must be an object"),
+        ("/learn/", row("one"), 404, "Not Found"),
         ("/learn", b" " * 20_001, 413, "at most 20000 bytes"),
         ("/learn", [row("many")] * 41, 413, "at most 40 rows"),
         ("/score", row("one"), 400, "must be asked to predict"),
@@ -93,9 +94,11 @@ def test_what_is_refused(address: Address, path: str, content: Any, status: int,
 
 
 def test_one_refused_row_of_a_list_leaves_the_others(address: Address) -> None:
-    status, _, answers = ask(address, "/learn", [row("left"), {"key": "left", "x": {"w": 1}}, row("left")])
+    rows = [row("left"), {"key": "left", "x": {"w": 1}}, row("left"), 7, {"key": "left", "seq": 0}]
+    status, _, answers = ask(address, "/learn", rows)
     assert status == 400
-    assert "`w` is none" in answers[1]["error"]
+    whys = ("`w` is none", "must be an object", "from 1 to")
+    assert all(why in answers[place]["error"] for place, why in zip((1, 3, 4), whys, strict=True))
     assert [answers[0]["seq"], answers[2]["seq"]] == [1, 2]
 
 

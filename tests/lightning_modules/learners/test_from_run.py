@@ -7,6 +7,7 @@ import re
 from copy import deepcopy
 from pathlib import Path
 from typing import Any, NamedTuple
+from unittest import mock
 
 import numpy as np
 import pandas as pd
@@ -15,7 +16,6 @@ import torch
 
 from dream import CheckpointError, ConfigError, DataError, DREAMConfig, DREAMWarning
 from dream.sealed import write_sealed
-from experiments.serve.command import load
 from lightning_modules import ForecastingModule, OnlineModule, SpeechModule
 from lightning_modules.base import TaskModule
 from lightning_modules.forecasting.sets import TableData
@@ -28,6 +28,7 @@ from lightning_modules.learners import (
 )
 from lightning_modules.learners.base import OnlineObject
 from lightning_modules.learners.from_run import OBJECTS, kind_of, read_module
+from lightning_modules.learners.loading import load
 from lightning_modules.online import TableStream
 from lightning_modules.online.module import NEWEST
 from lightning_modules.run import checkpoints
@@ -132,7 +133,11 @@ def run(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 
 def test_a_service_takes_the_object_of_the_run(run: Trial) -> None:
     for state in ("end", "fresh"):
-        assert type(load(run.path, state)) is run.case.kind
+        with mock.patch.object(checkpoints, "load", wraps=checkpoints.load) as reading:
+            read_module(run.path)
+            once = reading.call_count
+            assert type(load(run.path, state)) is run.case.kind
+        assert reading.call_count == 2 * once
 
 
 def rows_of(case: Case, start: int, stop: int) -> list[Any]:

@@ -1,0 +1,41 @@
+"""`load`: the row object of a file, a run or a checkpoint, whatever its class."""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+
+from dream.errors import CheckpointError, DREAMWarning
+from dream.sealed import read_sealed
+from lightning_modules.learners.base import OnlineObject
+from lightning_modules.learners.detector import DREAMAnomalyDetector
+from lightning_modules.learners.forecaster import DREAMForecaster
+from lightning_modules.learners.from_run import State, kind_of, read_module, run_of
+from lightning_modules.learners.supervised import DREAMClassifier, DREAMRegressor
+
+CLASSES: dict[str, type[OnlineObject]] = {
+    cls.kind: cls for cls in (DREAMForecaster, DREAMClassifier, DREAMRegressor, DREAMAnomalyDetector)
+}
+
+
+def load(source: Path, state: State) -> OnlineObject:
+    """The row object that a file holds, or that goes on with a run or a checkpoint.
+
+    Args:
+        source: A file, a run's folder or a checkpoint.
+        state: Where each stream of a run begins: see `OnlineObject.from_run`.
+
+    Raises:
+        CheckpointError: it is neither, or damaged; or the run does not hold where its test ended.
+        ConfigError: no row object goes on with such runs.
+    """
+    if source.is_dir() or source.suffix == ".ckpt":
+        module = read_module(source)
+        cls = CLASSES[kind_of(module)]
+        return cls._of_run(run_of(module, str(source), state, cls.kind))
+    header, _ = read_sealed(source, "the `save` of a row object", {"format": "dream-learner"})
+    if (kind := header.get("kind", "")) not in CLASSES:
+        raise CheckpointError(f"{source} holds a row object of an unknown kind; got {kind!r}.")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DREAMWarning)  # advice for training
+        return CLASSES[kind].load(source)
