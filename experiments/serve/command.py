@@ -34,7 +34,8 @@ def main(argv: list[str]) -> int:
         service = Service(streams, arguments.threshold, arguments.flush_every)
         if arguments.http is None:
             return serve_lines(service, sys.stdin.buffer, sys.stdout.buffer, arguments.body)
-        from experiments.serve.web import Limits, serve
+        from experiments.serve.server import serve
+        from experiments.serve.web import Limits
 
         limits = Limits(arguments.body, arguments.queue, arguments.timeout)
         return serve(service, arguments.host, arguments.http, limits, arguments.token)

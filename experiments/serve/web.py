@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import hmac
 import json
-import signal
-import socket
 import time
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import uvicorn
 from fastapi import FastAPI, Request, Response
 from jinja2 import Environment
 from starlette.exceptions import HTTPException
@@ -22,8 +18,7 @@ from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from dream import __version__
-from dream.errors import CheckpointError, ConfigError, DREAMError, shown
-from experiments.ending import say
+from dream.errors import CheckpointError, DREAMError
 from experiments.serve.batches import Batches, BusyError
 from experiments.serve.metrics import CONTENT_TYPE, Requests, text
 from experiments.serve.service import Asked, Operation, Service, asked_or_refused, together
@@ -77,12 +72,18 @@ def make_app(service: Service, batches: Batches, limits: Limits, token: str | No
         if token is not None and not hmac.compare_digest(given.encode(), f"Bearer {token}".encode()):
             raise HTTPException(401, "`Authorization` must be `Bearer` and the token of the service.")
 
+    def refuse_other_sites(request: Request) -> None:
+        # a page of any site can let its reader's browser send a body here, whose answer it cannot see
+        if request.headers.get("sec-fetch-site", "none") not in ("none", "same-origin"):
+            raise HTTPException(403, "rows must not come from a page of another site.")
+
     @app.exception_handler(HTTPException)
     async def refuse(request: Request, error: HTTPException) -> Response:
         return _json({"error": str(error.detail)}, error.status_code, error.headers)
 
     def rows_at(operation: Operation) -> Callable[[Request], Awaitable[Response]]:
         async def take(request: Request) -> Response:
+            refuse_other_sites(request)
             require_token(request)
             return await _answered(request, operation, batches, limits)
 
@@ -189,75 +190,3 @@ async def _body(request: Request, limits: Limits) -> bytes:
 
 def _json(content: Any, status: int = 200, headers: Any = None) -> Response:
     return Response(json.dumps(content, allow_nan=False), status, headers, "application/json")
-
-
-class Server(uvicorn.Server):
-    """A server that SIGTERM and Ctrl-C end once: what was asked is answered first."""
-
-    def stop(self) -> None:
-        """End soon; any thread may call it."""
-        self.should_exit = True
-
-    @contextlib.contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        """Listen to signals while it runs; they are not raised again when it has ended."""
-        before = {
-            number: signal.signal(number, self.handle_exit) for number in (signal.SIGTERM, signal.SIGINT)
-        }
-        try:
-            yield
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
-
-
-def _bound(host: str, port: int) -> socket.socket:
-    """A socket at an address.
-
-    Raises:
-        ConfigError: it is taken, or none of this machine.
-    """
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    try:
-        return socket.create_server((host, port), family=family)
-    except (OSError, UnicodeError) as error:
-        raise ConfigError(
-            "`--host` and `--http` must be an address of this machine and a free port; got "
-            f"{shown(host)} and {port}: {error}."
-        ) from None
-
-
-def serve(service: Service, host: str, port: int, limits: Limits, token: str | None) -> int:
-    """Serve until SIGTERM or Ctrl-C; return the exit code.
-
-    Raises:
-        ConfigError: it cannot listen at this address.
-    """
-    sock = _bound(host, port)
-    batches = Batches(service, limits.queue)
-    config = uvicorn.Config(
-        make_app(service, batches, limits, token),
-        host,
-        port,
-        log_level="warning",
-        access_log=False,
-        server_header=False,
-        lifespan="off",
-        limit_concurrency=limits.connections,
-        timeout_keep_alive=int(limits.seconds) or 1,
-        timeout_graceful_shutdown=int(limits.seconds) or 1,
-    )
-    server = Server(config)
-    batches.on_defect = server.stop
-    # connections inherit it; without, the body of an answer waits for the client to acknowledge its head
-    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    sock.listen(config.backlog)  # before the address is told
-    say(f"dream: serves http://{f'[{host}]' if ':' in host else host}:{sock.getsockname()[1]}")
-    try:
-        server.run([sock])
-    finally:
-        batches.stop()
-        sock.close()
-    if batches.defect is not None:  # whoever watches over the process starts it again from the last flush
-        raise batches.defect
-    return 0

@@ -27,7 +27,12 @@ FILES = ("replace", "rename", "link", "fsync", "unlink", "truncate", "mkdir", "o
 """Functions of `os` that are counted together at the place ``file``."""
 PROCESSES = multiprocessing.get_context("forkserver")
 PROCESSES.set_forkserver_preload(
-    ["experiments.run", "experiments.serve.web", "lightning_modules.data", "lightning_modules.online.module"]
+    [
+        "experiments.run",
+        "experiments.serve.server",
+        "lightning_modules.data",
+        "lightning_modules.online.module",
+    ]
 )
 
 

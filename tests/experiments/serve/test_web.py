@@ -13,7 +13,7 @@ import pytest
 from playwright.sync_api import sync_playwright
 
 from dream.errors import ConfigError
-from experiments.serve.web import _bound
+from experiments.serve.server import _bound
 from tests.soak import service
 from tests.soak.service import served, trained
 
@@ -127,6 +127,25 @@ def test_a_body_that_does_not_come(address: Address) -> None:
         )
         client.sendall("\r\n".join(head).encode())
         assert client.recv(1000).startswith(b"HTTP/1.1 408 ")
+
+
+@pytest.mark.parametrize("sent", [b"", b"GET /health HTTP/1.1\r\nHost: a\r\n\r\nGET /health HTTP/1.1\r\nHo"])
+def test_a_request_that_does_not_come(address: Address, sent: bytes) -> None:
+    with socket.create_connection(address, timeout=20) as client:
+        client.sendall(sent)
+        answers = b"".join(iter(lambda: client.recv(1000), b""))  # until it is closed
+        assert answers.count(b"HTTP/1.1 200 ") == bool(sent)
+
+
+def test_a_page_of_another_site_sends_no_rows(address: Address) -> None:
+    connection = http.client.HTTPConnection(*address, timeout=20)
+    for site, status in (("cross-site", 403), ("same-site", 403), ("same-origin", 200), ("none", 200)):
+        headers = {"Authorization": f"Bearer {TOKEN}", "Sec-Fetch-Site": site}
+        connection.request("POST", "/learn", json.dumps(row("sites")), headers)
+        response = connection.getresponse()
+        response.read()
+        assert response.status == status
+    connection.close()
 
 
 def test_metrics_have_no_label_of_a_key(address: Address) -> None:
