@@ -30,6 +30,8 @@ UNKNOWN = 0.4
 """Threshold of a detector that has none of its own."""
 RESULTS = {"retry": "failed", "error": "refused", "repeated": "repeated"}
 """Result of a row by the first of these fields that its answer has."""
+PAUSE = 1
+"""Seconds after a flush that the disk refused until the next is tried."""
 MOVED = 20
 """Streams that a drift report names."""
 
@@ -106,6 +108,8 @@ class Service:
         self.failure: str | None = None
         """Error of the last flush, if it failed."""
         self.failures = 0
+        self.next_flush = 0.0
+        """Time before which no flush is tried."""
         self.refusing: str | None = None
         """Error of the disk for which a row of the last call was refused."""
 
@@ -130,7 +134,7 @@ class Service:
                     [(place, rows[place]) for place in (turn.popleft() for turn in turns.values())], answers
                 )
                 turns = {key: turn for key, turn in turns.items() if turn}
-            if self.streams.waiting >= self.flush_every:
+            if self.streams.waiting >= self.flush_every and time.monotonic() >= self.next_flush:
                 self._flush()
             self.refusing = next((answer["error"] for answer in answers if "retry" in answer), None)
             for row, answer in zip(rows, answers, strict=True):
@@ -198,7 +202,8 @@ class Service:
         except CheckpointError as error:
             self.failure = str(error)
             self.failures += 1
-            say(f"dream: {error} Rows go on; the next flush is tried after the next rows.")
+            self.next_flush = time.monotonic() + PAUSE
+            say(f"dream: {error} Rows go on; the next flush is tried {PAUSE} s later, after the next rows.")
             return
         self.failure = None
         self.flushes += 1

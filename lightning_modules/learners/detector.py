@@ -22,7 +22,7 @@ from lightning_modules.checks import require_int
 from lightning_modules.cores import build_core
 from lightning_modules.data.series import carry_forward
 from lightning_modules.learners.base import AT_ONCE, OnlineObject
-from lightning_modules.learners.from_run import Origin, Source, State, read_run
+from lightning_modules.learners.from_run import Origin, Run, Source, State, read_run
 from lightning_modules.learners.values import Row, Table
 from lightning_modules.stream import LAYER, Moves, Reading, Shape, Updates
 from lightning_modules.stream.checks import require_like
@@ -141,7 +141,10 @@ class DREAMAnomalyDetector(OnlineObject):
             CheckpointError: see `OnlineObject.from_run`; or it holds no threshold.
             ConfigError: see there; or `stream` is none of the run's, or must be given.
         """
-        run = read_run(source, state, cls.kind)
+        return cls._of_run(read_run(source, state, cls.kind), stream)
+
+    @classmethod
+    def _of_run(cls, run: Run, stream: str | None = None) -> Self:
         module = run.module
         assert isinstance(module, AnomalyModule)
         name = _stream_of(module, stream)

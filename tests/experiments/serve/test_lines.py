@@ -148,7 +148,9 @@ def test_a_disk_that_refuses_is_told_and_tried_again(
             assert [one["flushed"] for one in service.answer([row, row])] == [0, 0]
         assert (service.failure, service.failures) == ("the disk is full.", 1)
         assert "the next flush is tried" in capsys.readouterr().err
-        assert [one["flushed"] for one in service.answer([row])] == [3]
+        assert [one["flushed"] for one in service.answer([row])] == [0]
+        service.next_flush = 0.0
+        assert [one["flushed"] for one in service.answer([row])] == [4]
         assert service.failure is None
 
 
