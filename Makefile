@@ -7,7 +7,7 @@ ifneq ($(wildcard $(CURDIR)/../shared/data),)
 export DREAM_DATA ?= $(CURDIR)/../shared/data
 endif
 
-.PHONY: help demo test bench adaptation soak lint format docs sbom clean
+.PHONY: help demo test bench adaptation soak lint image format docs sbom clean
 
 help:
 	@echo "make demo    set up and run the forecasting demo (under 3 minutes)"
@@ -15,7 +15,8 @@ help:
 	@echo "make bench   set up and time the layer beside nn.LSTM and others (about 5 minutes)"
 	@echo "make adaptation  set up and run tasks with something new at test time, 3 seeds (over an hour)"
 	@echo "make soak    set up and run what the tests run in short for long: kills, hostile and damaged data, memory (about 20 minutes)"
-	@echo "make lint    set up and run ruff, mypy and the check of docstrings"
+	@echo "make lint    set up and run ruff, mypy, hadolint and the check of docstrings"
+	@echo "make image   set up and run the steps of the Dockerfile, without a container engine"
 	@echo "make format  set up and reformat the code"
 	@echo "make docs    set up and build the documentation site, build/docs/index.html"
 	@echo "make sbom    set up and write dist/sbom.json: every pinned package, as CycloneDX"
@@ -62,6 +63,10 @@ lint: $(BIN)/.linters
 	$(BIN)/mypy --strict dream
 	$(BIN)/mypy lightning_modules experiments
 	$(BIN)/python tests/style.py
+	$(BIN)/hadolint deploy/Dockerfile
+
+image: $(BIN)/.installed
+	$(BIN)/python -W ignore -m tests.image
 
 format: $(BIN)/.linters
 	$(BIN)/ruff check --fix .

@@ -106,8 +106,13 @@ def test_more_processes_than_streams_are_refused(data: TaskData, name: str) -> N
         among(data, 3, 4).train_dataloader()
 
 
-def test_two_processes_take_the_steps_of_one() -> None:
-    one, two = soak.train_all(double=True), soak.in_processes(2, double=True)
+def test_two_processes_take_the_steps_of_one_also_after_a_stop(tmp_path: Path) -> None:
+    one, two = soak.train_all(double=True), soak.in_processes(2, double=True, stopped_in=tmp_path)
+    whole, alone = one[soak.STREAMS], soak.train(soak.STREAMS, True, stopped_in=tmp_path, resumes=True)
+    assert 0 < soak.STOP < len(whole.gradients) // soak.EPOCHS
+    for trace in (two.pop(soak.RESUMED), alone):
+        assert soak.difference(whole._replace(gradients=whole.gradients[soak.STOP :]), trace) < 1e-9
+        assert torch.allclose(whole.weights, trace.weights, rtol=0, atol=1e-6)
     assert two.keys() == one.keys() | {name + soak.OWN for name in one}
     for name, trace in two.items():
         alone = one[name.removesuffix(soak.OWN)]

@@ -137,10 +137,15 @@ def systems() -> tuple[TaskModule, TaskData]:
     return SystemsModule.for_data(data, config=CONFIG), data
 
 
+STREAMS = "forecasting, streams"
+"""Case that is stopped after `STOP` steps and goes on."""
+STOP = 3
+RESUMED = f"{STREAMS}, stopped and resumed"
+
 CASES: dict[str, Callable[[], tuple[TaskModule, TaskData]]] = {
     "forecasting, windows": forecasting,
     "forecasting, windows, gradients of 2 batches": forecasting,
-    "forecasting, streams": lambda: forecasting(streams=True, stride=8, rows=300, batch_size=3),
+    STREAMS: lambda: forecasting(streams=True, stride=8, rows=300, batch_size=3),
     "forecasting, streams, GRU": lambda: forecasting(
         streams=True, stride=8, rows=300, batch_size=3, core="gru"
     ),
@@ -213,14 +218,17 @@ def train_all(double: bool) -> dict[str, Trace]:
     }
 
 
-def in_processes(count: int, double: bool) -> dict[str, Trace]:
+def in_processes(count: int, double: bool, stopped_in: Path | None = None) -> dict[str, Trace]:
     """Run `train_all` in `count` processes of one thread on this host, by gloo; return the traces of rank 0.
+
+    With a folder for its save, `STREAMS` is also stopped and goes on; the trace `RESUMED` begins there.
 
     With more threads the initial weights, which are orthogonalised, would differ in the last digits.
     """
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "traces.pt"
         command = ["-m", "tests.soak.ranks", f"--out={out}", *["--double"] * double]
+        command += [] if stopped_in is None else [f"--stopped-in={stopped_in}"]
         start, environment = [*TORCHRUN, f"--nproc-per-node={count}"], {**os.environ, "OMP_NUM_THREADS": "1"}
         done = subprocess.run(
             [*start, *command], env=environment, capture_output=True, text=True, timeout=300
@@ -361,12 +369,16 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
     parser = argparse.ArgumentParser(prog="python -m tests.soak.ranks", description=__doc__.split("\n\n")[0])
     parser.add_argument("--out", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--double", action="store_true", help=argparse.SUPPRESS)
+    parser.add_argument("--stopped-in", type=Path, help=argparse.SUPPRESS)
     arguments = parser.parse_args(argv)
     if arguments.out:
         launch.end_with_parent(for_good=True)
-        traces = {name: tuple(trace) for name, trace in train_all(arguments.double).items()}
+        traces = train_all(arguments.double)
+        if (folder := arguments.stopped_in) is not None:
+            train(STREAMS, arguments.double, stopped_in=folder)
+            traces[RESUMED] = train(STREAMS, arguments.double, stopped_in=folder, resumes=True)
         if launch.is_first():
-            torch.save(traces, arguments.out)
+            torch.save({name: tuple(trace) for name, trace in traces.items()}, arguments.out)
         return {}
     console = Console()
     figures: dict[str, Any] = {"difference of gradients": {}, "killed": {}}
