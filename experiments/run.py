@@ -135,6 +135,7 @@ class DREAMCLI(LightningCLI):
 
     def build(self) -> None:
         """Parse the words, and build data, model and Trainer."""
+        self.stack.enter_context(launch.variables_kept())
         self.signals = self.stack.enter_context(StopSignals())
         strict = {"exit_on_error": False, "allow_abbrev": False}
         super().__init__(
@@ -608,7 +609,7 @@ def build(invocation: Invocation) -> tuple[int, TaskModule | None]:
 
 def _ended(cli: DREAMCLI, work: Callable[[], None]) -> int:
     """Run `work` of `cli` with our warnings and errors; return the exit code."""
-    with warnings.catch_warnings(), launch.variables_kept():
+    with warnings.catch_warnings():
         wording.set_up(cli.invocation.asks_for_help)
         return _exit_code(cli, work)
 

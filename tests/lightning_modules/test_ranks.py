@@ -111,7 +111,9 @@ def test_two_processes_take_the_steps_of_one_also_after_a_stop(tmp_path: Path) -
     whole, alone = one[soak.STREAMS], soak.train(soak.STREAMS, True, stopped_in=tmp_path, resumes=True)
     assert 0 < soak.STOP < len(whole.gradients) // soak.EPOCHS
     for trace in (two.pop(soak.RESUMED), alone):
-        assert soak.difference(whole._replace(gradients=whole.gradients[soak.STOP :]), trace) < 1e-9
+        # not that of float64: the Trainer loads weights before it makes them double
+        rest = whole._replace(gradients=whole.gradients[soak.STOP :])
+        assert soak.difference(rest, trace) < soak.LIMITS["float32"]
         assert torch.allclose(whole.weights, trace.weights, rtol=0, atol=1e-6)
     assert two.keys() == one.keys() | {name + soak.OWN for name in one}
     for name, trace in two.items():

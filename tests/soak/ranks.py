@@ -26,6 +26,7 @@ from typing import Any, NamedTuple
 import lightning as L
 import numpy as np
 import torch
+from lightning.pytorch.utilities.exceptions import SIGTERMException
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor
@@ -52,6 +53,9 @@ from lightning_modules.forecasting.systems import SystemsData, SystemsModule
 from lightning_modules.language import LanguageData
 from lightning_modules.language.data import Text
 from lightning_modules.online import DriftingStream
+from lightning_modules.run import checkpoints
+from lightning_modules.run.loops import make_resumable
+from lightning_modules.run.saving import SaveProgress
 from lightning_modules.speech import ToneWords
 from lightning_modules.stream import Reading
 from tests.experiments.support import DREAM, ENVIRONMENT, SMALL, start
@@ -139,7 +143,7 @@ def systems() -> tuple[TaskModule, TaskData]:
 
 STREAMS = "forecasting, streams"
 """Case that is stopped after `STOP` steps and goes on."""
-STOP = 3
+STOP = 2
 RESUMED = f"{STREAMS}, stopped and resumed"
 
 CASES: dict[str, Callable[[], tuple[TaskModule, TaskData]]] = {
@@ -193,19 +197,48 @@ def own_trainer(model: TaskModule, **options: Any) -> L.Trainer:
     return L.Trainer(**own, **off, logger=False, reload_dataloaders_every_n_epochs=1, **options)
 
 
-def train(name: str, double: bool, own: bool = False) -> Trace:
-    """Train one of the `CASES`, with the other processes, if any, and maybe by an `own_trainer`."""
+class _Stop(L.Callback):
+    """SIGTERM in step `STOP`."""
+
+    def __init__(self, saving: SaveProgress) -> None:
+        self.saving = saving
+
+    def on_train_batch_start(self, trainer: L.Trainer, *_: Any) -> None:
+        if trainer.global_step == STOP - 1:
+            self.saving.signals.received = signal.SIGTERM
+
+
+def train(
+    name: str, double: bool, own: bool = False, stopped_in: Path | None = None, resumes: bool = False
+) -> Trace:
+    """Train one of the `CASES`, with the other processes, if any.
+
+    Args:
+        name: Name of the case.
+        double: Whether in double precision.
+        own: Whether by an `own_trainer`.
+        stopped_in: Folder with the save of a run that is stopped after `STOP` steps, within an epoch.
+        resumes: Whether to go on from there instead.
+    """
     torch.manual_seed(0)
     model, data = CASES[name]()
-    record = _Record()
+    record, saving = _Record(), SaveProgress(keep=9)
+    saving.folder = stopped_in
+    stopping = [] if stopped_in is None else [saving] if resumes else [saving, _Stop(saving)]
     trainer = (own_trainer if own else quiet_trainer)(
         model,
-        callbacks=[record],
+        callbacks=[record, *stopping],
         max_epochs=EPOCHS,
         accumulate_grad_batches=2 if name.endswith("of 2 batches") else 1,
         precision="64-true" if double else "32-true",
     )
-    trainer.fit(model, datamodule=data)
+    if stopped_in is None:
+        trainer.fit(model, datamodule=data)
+    else:
+        make_resumable(trainer, saving)
+        save = stopped_in / checkpoints.STEP.format(STOP)
+        with saving.signals, suppress(SIGTERMException):
+            trainer.fit(model, datamodule=data, ckpt_path=save if resumes else None, weights_only=resumes)
     weights = torch.cat([value.double().flatten() for value in model.state_dict().values()])
     return Trace(record.gradients, weights, {k: float(v) for k, v in trainer.callback_metrics.items()})
 
