@@ -22,6 +22,9 @@ _SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
 if "DREAM_DATA" not in os.environ and _SHARED.is_dir():
     os.environ["DREAM_DATA"] = str(_SHARED)
 
+# as a run that tracks sets it for its process
+os.environ["WANDB_ERROR_REPORTING"] = "false"
+
 # The tests' tensors are small: one thread is faster than two, here and in the commands that tests start.
 torch.set_num_threads(1)
 os.environ["OMP_NUM_THREADS"] = "1"

@@ -7,6 +7,7 @@ import re
 import time
 from collections import Counter, deque
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from threading import Lock
 from types import NoneType
 from typing import Any, Literal, NamedTuple
@@ -203,7 +204,8 @@ class Service:
             self.failure = str(error)
             self.failures += 1
             self.next_flush = time.monotonic() + PAUSE
-            say(f"dream: {error} Rows go on; the next flush is tried {PAUSE} s later, after the next rows.")
+            with suppress(OSError):  # stderr may lead to the same disk
+                say(f"dream: {error} Rows go on; the next flush is tried after {PAUSE} s and the next rows.")
             return
         self.failure = None
         self.flushes += 1

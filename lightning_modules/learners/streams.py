@@ -205,7 +205,7 @@ class Streams(Generic[Model]):
         """
         self._require_whole()
         self.make_room()
-        held = set(self.held)
+        new = {key for key in rows if key not in self.held}
         self._is_whole = False
         found: dict[Key, Outcome | DREAMError] = {}
         due: dict[Key, tuple[Stream[Model], int]] = {}
@@ -216,7 +216,8 @@ class Streams(Generic[Model]):
                 seq = require_seq(stream.seq + 1 if given is None else given)
             except DREAMError as error:
                 found[key] = error
-                self._keep_to(held, key)
+                if key in new:  # what is refused takes no room
+                    self.held.pop(key, None)
                 continue
             if seq > stream.seq:
                 due[key] = stream, seq
@@ -229,7 +230,8 @@ class Streams(Generic[Model]):
                 outcome = done[key] if key in done else learn(stream.model, rows[key], target)
             except DREAMError as error:
                 found[key] = error
-                self._keep_to(held, key)
+                if key in new:  # what is refused takes no room
+                    self.held.pop(key, None)
                 continue
             stream.seq = seq
             if (signals := stream.model._signals()) is not None:
@@ -239,11 +241,6 @@ class Streams(Generic[Model]):
         self._is_whole = True
         self.make_room()
         return found
-
-    def _keep_to(self, held: set[Key], key: Key) -> None:
-        """Let go of a stream that a refused row took in, beside those `held` before."""
-        if key not in held:
-            self.held.pop(key, None)
 
     def _read_together(self, rows: Mapping[Key, tuple[Stream[Model], Any]]) -> dict[Key, Outcome]:
         """Read the row of each stream at once, where that is faster; returns the outcomes that this settles.

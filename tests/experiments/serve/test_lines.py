@@ -17,13 +17,14 @@ from threading import Thread
 from typing import Any
 
 import pytest
+from starlette.requests import Request
 
 from dream.errors import CheckpointError
 from experiments.cli import main
 from experiments.serve.batches import Batches, BusyError
 from experiments.serve.lines import serve_lines
 from experiments.serve.service import Asked, Service, asked
-from experiments.serve.web import Limits, make_app
+from experiments.serve.web import Limits, _answered, make_app
 from lightning_modules.learners import (
     DREAMAnomalyDetector,
     DREAMClassifier,
@@ -154,6 +155,19 @@ def test_a_disk_that_refuses_is_told_and_tried_again(
         assert service.failure is None
 
 
+def status(service: Service, row: Asked) -> int:
+    """Status of an answer over HTTP."""
+
+    async def receive() -> dict[str, Any]:
+        return {"type": "http.request", "body": json.dumps({"key": row.key, "x": row.x}).encode()}
+
+    batches = Batches(service, 10)
+    request = Request({"type": "http", "method": "POST", "headers": []}, receive)
+    found = asyncio.run(_answered(request, row.operation, batches, Limits(1000, 10, 10.0)))
+    batches.stop()
+    return found.status_code
+
+
 def test_a_full_disk_refuses_the_rows_that_need_room_and_loses_none(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -182,6 +196,7 @@ def test_a_full_disk_refuses_the_rows_that_need_room_and_loses_none(
                     continue
                 assert is_full
                 assert answer["retry"]
+                assert status(service, waiting[0]) == 503
                 assert "No space left on device" in answer["error"]
                 assert "No space left on device" in (service.trouble or "")
                 with pytest.raises(CheckpointError, match="No space left on device"):

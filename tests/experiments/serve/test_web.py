@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import http.client
 import json
+import resource
 import shutil
 import socket
+import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,6 +17,7 @@ from playwright.sync_api import sync_playwright
 
 from dream.errors import ConfigError
 from experiments.serve.server import _bound
+from experiments.serve.service import PAUSE
 from tests.soak import service
 from tests.soak.service import served, trained
 
@@ -195,6 +199,24 @@ def test_the_drift_page_in_a_browser(address: Address) -> None:
         assert "nobody" in page.get_by_role("alert").inner_text()
         browser.close()
     assert said == ["Failed to load resource: the server responded with a status of 404 (Not Found)"]
+
+
+@pytest.mark.skipif(not hasattr(resource, "prlimit"), reason="no prlimit on this system")
+def test_a_service_whose_disk_and_log_are_full_goes_on(tmp_path: Path) -> None:
+    trained().save(tmp_path / "model")
+    with served(tmp_path, tmp_path / "model", "--flush-every=1") as (process, found):
+        assert ask(found, "/learn", row("a"))[2]["flushed"] == 1
+        pid, limits = process.pid or 0, resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.prlimit(pid, resource.RLIMIT_FSIZE, (0, limits[1]))
+        status, _, answer = ask(found, "/learn", row("a"))
+        assert (status, answer["seq"], answer["flushed"]) == (200, 2, 1)
+        status, _, told = ask(found, "/health")
+        assert (status, told["status"]) == (503, "failing")
+        assert "File too large" in told["error"]
+        resource.prlimit(pid, resource.RLIMIT_FSIZE, limits)
+        time.sleep(PAUSE)
+        assert ask(found, "/learn", row("a"))[2]["flushed"] == 3
+        assert ask(found, "/health")[0] == 200
 
 
 def test_a_service_that_is_killed_answers_as_one_that_nobody_disturbs() -> None:
