@@ -48,8 +48,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
                 item.add_marker(pytest.mark.skip(reason=reason))
 
 
+LEFT = ("PYTEST_CURRENT_TEST", "WANDB_SERVICE")
+"""Variables that others set: pytest, and wandb for a process of its own that lives as long as this one."""
+
+
 def _variables() -> dict[str, str]:
-    return {name: text for name, text in os.environ.items() if name != "PYTEST_CURRENT_TEST"}
+    return {name: text for name, text in os.environ.items() if name not in LEFT}
 
 
 def _set_variables(before: dict[str, str]) -> None:
