@@ -213,7 +213,7 @@ class Service:
 
     @property
     def trouble(self) -> str | None:
-        """What keeps states from the disk, or on it, now."""
+        """Error of the disk that keeps states from it, or on it, now."""
         return self.failure or self.streams.full or self.refusing
 
     def drift(self, text: str | None = None) -> dict[str, Any]:
