@@ -458,7 +458,9 @@ class AnomalyScore(Sides):
         own = {name: getattr(self, name).copy() for name in ("burst", "drift", "rows", "recent")}
         tail = {name: getattr(self.tail, name).copy() for name in TailProbability.CARRIED}
         scores, alarms, cause = kernel.score(
-            *(part.swapaxes(0, 1) for part in (x, prediction, gate)),
+            x.swapaxes(0, 1),
+            prediction.swapaxes(0, 1),
+            gate.swapaxes(0, 1),
             learning.T,
             [own["burst"], own["drift"], *tail.values(), own["rows"], self.gap, own["recent"]],
             self.tail.memory,

@@ -217,7 +217,7 @@ class Streams(Generic[Model]):
             if (signals := stream.model._signals()) is not None:
                 stream.change.add(*signals)
             self.waiting += 1
-            found[key] = outcome._replace(seq=seq, flushed=stream.flushed)
+            found[key] = Outcome(outcome.prediction, outcome.judgement, seq, stream.flushed)
         self._is_whole = True
         self.make_room()
         return found
@@ -253,7 +253,7 @@ class Streams(Generic[Model]):
             model = rows[keys[place]][0].model
             assert isinstance(model, DREAMForecaster)
             model.latest = model._in_units(prediction)
-            outcomes[keys[place]] = Outcome(model.forecast())
+            outcomes[keys[place]] = Outcome(model._forecast(model.horizon))
         return outcomes
 
     def predict_streams(self, rows: Mapping[Key, Any]) -> dict[Key, Outcome | DREAMError]:

@@ -79,6 +79,7 @@ class StreamLearner(Whole):
         self.rule: Rule = rule(network, updates)
         self.moved: list[Weights] = []
         """Weights as they were before the first update of this call."""
+        self.head = HeadArrays(network.head)
         self.memory = Memory(network)
         self.reader = StreamReader(network, fixed=not isinstance(self.rule, AllSteps))
         self.trust: Trust | None = None
@@ -177,7 +178,7 @@ class StreamLearner(Whole):
     ) -> tuple[np.ndarray, Callable[[], list[DREAMTrace]]]:
         feedback = self._take_feedback(targets)
         self.memory.add_rows(rows, feedback, targets)
-        head = HeadArrays(self.network.head)
+        head = self.head.current()
         whole = None if isinstance(self.rule, AllSteps) else self._read(rows, feedback)
         start = 0 if wanted or whole is None else self._skim(whole, head)
         together = whole is not None and self.trust is None  # nothing is recorded of a piece by itself
@@ -248,7 +249,7 @@ class StreamLearner(Whole):
         """
         with self._turn():
             read = self.reader.foresee(row[None], self.next_feedback, self.plasticity)
-            return self._predict(read, HeadArrays(self.network.head))[1][0]
+            return self._predict(read, self.head.current())[1][0]
 
     @property
     def next_feedback(self) -> np.ndarray:

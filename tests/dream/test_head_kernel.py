@@ -40,15 +40,40 @@ def test_a_matrix_without_a_factor_has_no_solution(kernel: native.Kernel, value:
     assert found is None or not np.isfinite(found).all()
 
 
-def test_one_row_is_added_to_the_sums(kernel: native.Kernel) -> None:
-    gram, moment, _ = sums(3, 33, 5)
-    z, y = np.random.default_rng(0).standard_normal((3, 1, 33)), moment[:, :1]
-    before = gram.copy()
-    found = kernel.add(gram, moment, z, y, 0.9)
-    np.testing.assert_array_equal(gram, before)
-    np.testing.assert_allclose(found[0], 0.9 * gram + z.swapaxes(1, 2) @ z, rtol=1e-12, atol=1e-12)
-    np.testing.assert_allclose(found[1], 0.9 * moment + z.swapaxes(1, 2) @ y, rtol=1e-12, atol=1e-12)
-    np.testing.assert_array_equal(found[0], found[0].swapaxes(1, 2))
+@pytest.mark.parametrize(("n", "o"), [(1, 1), (5, 3), (33, 9), (83, 2)])
+def test_a_row_is_learnt_in_place_and_alone_as_among_others(kernel: native.Kernel, n: int, o: int) -> None:
+    draw = np.random.default_rng(n)
+    gram, moment, prior = (part.reshape(2, 3, n, -1) for part in sums(6, n, o))
+    z, y = draw.standard_normal((2, 3, n)), draw.standard_normal((2, 3, o))
+    sum_z = 0.9 * gram + z[..., None] * z[..., None, :]
+    sum_y = 0.9 * moment + z[..., None] * y[..., None, :]
+    wanted = kernel.solve(sum_z, sum_y, prior, 0.1)
+    assert wanted is not None
+    lower = np.tril(np.ones((n, n), bool), -1)
+    before = np.where(lower, np.nan, gram)  # what lies there means nothing
+    for some in ([0, 1], [1]):
+        grams, moments = [before[k].copy() for k in some], [moment[k].copy() for k in some]
+        found, solved = kernel.follow(z[some], y[some], grams, moments, [prior[k] for k in some], 0.9, 0.1)
+        assert solved.all()
+        np.testing.assert_allclose(found, wanted[some], rtol=1e-9, atol=1e-12)
+        for k, own in zip(some, grams, strict=True):
+            np.testing.assert_allclose(np.triu(own), np.triu(sum_z[k]), rtol=1e-12, atol=1e-12)
+        np.testing.assert_allclose(moments, sum_y[some], rtol=1e-12, atol=1e-12)
+        if len(some) > 1:
+            among = found[1], grams[1], moments[1]
+    for part, other in zip(among, (found[0], grams[0], moments[0]), strict=True):
+        np.testing.assert_array_equal(part, other)
+
+
+def test_a_row_that_has_no_solution_changes_nothing(kernel: native.Kernel) -> None:
+    gram, moment, prior = (part.reshape(2, 1, 9, -1) for part in sums(2, 9, 2))
+    z, y = np.ones((2, 1, 9)), np.ones((2, 1, 2))
+    z[0, 0, 3] = np.inf
+    grams, moments = list(gram.copy()), list(moment.copy())
+    _, solved = kernel.follow(z, y, grams, moments, list(prior), 0.9, 0.1)
+    assert solved.tolist() == [False, True]
+    np.testing.assert_array_equal(grams[0], gram[0])
+    np.testing.assert_array_equal(moments[0], moment[0])
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])

@@ -7,24 +7,13 @@
 
 #include "vector.h"
 
-// Solves (A + d I) X = B + d P with d = 1 + ridge mean(diag A), for A (n, n) and the others (n, o): Cholesky, A + d I = R^T R, by
-// rows of R and four at a time, with B + d P as further columns, which become R^-T (B + d P) and then X. `work` holds n + 1 rows
-// of padded(n) + padded(o), the last one spare. Whether A + d I is positive definite.
-inline bool solve(int64_t n, int64_t o, const double* gram, const double* moment, const double* prior, double ridge, double* work,
-                  double* x) {
+// X of (A + d I) X = B + d P, for A (n, n) and the others (n, o): Cholesky, A + d I = R^T R, by rows of R and four at a time, with
+// B + d P as further columns, which become R^-T (B + d P) and then X. `work` holds n + 1 rows of padded(n) + padded(o), the last
+// one spare: A + d I from the diagonal on, then B + d P. Whether A + d I is positive definite.
+inline bool solve_in(int64_t n, int64_t o, double* work, double* x) {
     using V = Vec<double>;
     constexpr int64_t lanes = Simd<double>::lanes, four = 4;
     const int64_t right = padded<double>(n), stride = right + padded<double>(o);
-    double trace = 0;
-    for (int64_t i = 0; i < n; ++i) trace += gram[i * n + i];
-    const double pull = 1 + ridge * (trace / double(n));
-    for (int64_t i = 0; i < n; ++i) {
-        double* row = work + i * stride;
-        std::copy(gram + i * n, gram + (i + 1) * n, row);  // what lies before the diagonal is never read as a part of R
-        std::fill(row + n, row + stride, 0.0);
-        row[i] += pull;
-        for (int64_t j = 0; j < o; ++j) row[right + j] = moment[i * o + j] + pull * prior[i * o + j];
-    }
     std::fill(work + n * stride, work + (n + 1) * stride, 0.0);
     for (int64_t k = 0; k < n; k += four) {
         const double* first = work + k * stride;
@@ -79,14 +68,63 @@ inline bool solve(int64_t n, int64_t o, const double* gram, const double* moment
     return true;
 }
 
-// Sums with one row more: A' = g A + z z^T (n, n) and B' = g B + z y^T (n, o).
-inline void add(int64_t n, int64_t o, double discount, const double* z, const double* y, const double* gram, const double* moment,
-                double* gram_, double* moment_) {
+// Put A, B and P into `work`, d = 1 + ridge mean(diag A); see `solve_in`.
+inline bool solve(int64_t n, int64_t o, const double* gram, const double* moment, const double* prior, double ridge, double* work,
+                  double* x) {
+    const int64_t right = padded<double>(n), stride = right + padded<double>(o);
+    double trace = 0;
+    for (int64_t i = 0; i < n; ++i) trace += gram[i * n + i];
+    const double pull = 1 + ridge * (trace / double(n));
     for (int64_t i = 0; i < n; ++i) {
-        for (int64_t j = 0; j < n; ++j) gram_[i * n + j] = discount * gram[i * n + j] + z[i] * z[j];
-        for (int64_t j = 0; j < o; ++j) moment_[i * o + j] = discount * moment[i * o + j] + z[i] * y[j];
+        double* row = work + i * stride;
+        std::copy(gram + i * n, gram + (i + 1) * n, row);
+        std::fill(row + n, row + stride, 0.0);
+        row[i] += pull;
+        for (int64_t j = 0; j < o; ++j) row[right + j] = moment[i * o + j] + pull * prior[i * o + j];
     }
+    return solve_in(n, o, work, x);
 }
+
+// A head that follows a stream by least squares: its sums with one row more, A' = g A + z z^T (n, n), of which what lies before
+// the diagonal means nothing, and B' = g B + z y^T (n, o), and the weights (n, o) that they give, see `solve`.
+struct Follower {
+    int64_t n, o;
+    double discount, ridge;
+
+    // put(i, j, left, numbers of A' from j on) for every row i from before its diagonal on.
+    template <class Put>
+    void sums(const double* z, const double* gram, Put put) const {
+        constexpr int64_t lanes = Simd<double>::lanes;
+        for (int64_t i = 0; i < n; ++i)
+            for (int64_t j = i / lanes * lanes; j < n; j += lanes)
+                put(i, j, n - j, all(discount) * load(gram + i * n + j, n - j) + all(z[i]) * load(z + j, n - j));
+    }
+
+    // The weights; false where there are none that are finite.
+    bool weights(const double* z, const double* y, const double* gram, const double* moment, const double* prior, double* work,
+                 double* x) const {
+        const int64_t right = padded<double>(n), stride = right + padded<double>(o);
+        sums(z, gram, [&](int64_t i, int64_t j, int64_t, Vec<double> numbers) { store(work + i * stride + j, numbers); });
+        double trace = 0;
+        for (int64_t i = 0; i < n; ++i) trace += work[i * stride + i];
+        const double pull = 1 + ridge * (trace / double(n));
+        for (int64_t i = 0; i < n; ++i) {
+            double* row = work + i * stride;
+            row[i] += pull;
+            std::fill(row + right + o, row + stride, 0.0);
+            for (int64_t j = 0; j < o; ++j)
+                row[right + j] = (discount * moment[i * o + j] + z[i] * y[j]) + pull * prior[i * o + j];
+        }
+        if (!solve_in(n, o, work, x)) return false;
+        return std::all_of(x, x + n * o, [](double one) { return std::isfinite(one); });
+    }
+
+    void add(const double* z, const double* y, double* gram, double* moment) const {
+        sums(z, gram, [&](int64_t i, int64_t j, int64_t left, Vec<double> numbers) { store(gram + i * n + j, numbers, left); });
+        for (int64_t i = 0; i < n; ++i)
+            for (int64_t j = 0; j < o; ++j) moment[i * o + j] = discount * moment[i * o + j] + z[i] * y[j];
+    }
+};
 
 // Gradient steps of softmax regression, in turn for each window of rows from starts[k] to before stops[k]: weight (o, f) and bias
 // (o) less lr times the slopes of the mean cross-entropy of values (., f) and classes. `slopes` holds o numbers for each row of a

@@ -115,11 +115,20 @@ int dream_solve_f64(int64_t count, int64_t n, int64_t o, const double* gram, con
         if (!solve(n, o, gram + k * n * n, moment + k * n * o, prior + k * n * o, ridge, work, x + k * n * o)) return 1;
     return 0;
 }
-// `count` sums, see `add`.
-void dream_add_f64(int64_t count, int64_t n, int64_t o, double discount, const double* z, const double* y, const double* gram,
-                   const double* moment, double* gram_, double* moment_) {
-    for (int64_t k = 0; k < count; ++k)
-        add(n, o, discount, z + k * n, y + k * o, gram + k * n * n, moment + k * n * o, gram_ + k * n * n, moment_ + k * n * o);
+// One row more of each of `streams` streams, of `lanes` heads each: their sums, at the addresses `gram` and `moment`, move on where
+// `solved` says that there are weights, x (streams, lanes, n, o).
+void dream_follow_f64(int64_t streams, int64_t lanes, int64_t n, int64_t o, double discount, double ridge, const double* z,
+                      const double* y, double* const* gram, double* const* moment, const double* const* prior, double* x,
+                      uint8_t* solved, double* work) {
+    const Follower head{n, o, discount, ridge};
+    for (int64_t k = 0; k < streams; ++k, z += lanes * n, y += lanes * o, x += lanes * n * o) {
+        solved[k] = 1;
+        for (int64_t l = 0; l < lanes; ++l)
+            solved[k] &= head.weights(z + l * n, y + l * o, gram[k] + l * n * n, moment[k] + l * n * o, prior[k] + l * n * o, work,
+                                      x + l * n * o);
+        for (int64_t l = 0; l < lanes && solved[k]; ++l)
+            head.add(z + l * n, y + l * o, gram[k] + l * n * n, moment[k] + l * n * o);
+    }
 }
 void dream_descend_f32(int64_t windows, const int64_t* starts, const int64_t* stops, int64_t steps, int64_t f, int64_t o,
                        double lr, const float* values, const int64_t* classes, float* weight, float* bias, float* slopes) {
