@@ -42,6 +42,7 @@ class ArrayCalls(ABC):
         self._scale = self._typed("dream_scale_f64", "iii" + "ddd" + "p" * 11)
         self._score = self._typed("dream_score_f64", "iiiiii" + "d" + "p" * 20)
         self._follow = self._typed("dream_follow_f64", "iiiidd" + "p" * 8)
+        self._foretell = self._typed("dream_foretell_f64", "iiiiidd" + "p" * 7)
         self._solve = self._typed("dream_solve_f64", "iiipppdpp")
         self._descend = {
             name: self._typed(f"dream_descend_{name}", "ippiiidppppp") for name in ("f32", "f64")
@@ -158,6 +159,46 @@ class ArrayCalls(ABC):
         addresses = [address(part) for part in (z, y, *places, x, solved, work)]
         self._follow(streams, lanes, n, o, discount, ridge, *addresses)
         return x, solved
+
+    def foretell(
+        self,
+        z: np.ndarray,
+        learns: np.ndarray,
+        y: np.ndarray,
+        gram: np.ndarray,
+        moment: np.ndarray,
+        prior: np.ndarray,
+        lag: int,
+        discount: float,
+        ridge: float,
+    ) -> np.ndarray | None:
+        """Predict rows by least squares with the weights of their time, see `kernel/foretell.h`.
+
+        Args:
+            z: (L, T + `lag`, n) float64; row t is learnt before row t + `lag` is predicted.
+            learns: (L, T) bool, rows that are learnt.
+            y: (L, T, o) float64.
+            gram: A of the rows before, (L, n, n) float64, contiguous; from its diagonal on moved on in place.
+            moment: B, (L, n, o), likewise.
+            prior: P, likewise.
+            lag: At least 1.
+            discount: Of the rows before, for each row.
+            ridge: See `solve`.
+
+        Returns:
+            (L, T, o); None where there is no finite solution: then the sums mean nothing.
+
+        Raises:
+            MemoryError: there is not enough for a block of rows.
+        """
+        z, y, learns = _plain(z), _plain(y), _plain(learns, bool)
+        (lanes, rows, o), n = y.shape, z.shape[-1]
+        found = np.empty(y.shape)
+        arrays = z, learns, y, gram, moment, prior, found
+        failed = self._foretell(lanes, rows, n, o, lag, discount, ridge, *map(address, arrays))
+        if failed > 1:
+            raise MemoryError("The CPU kernel found no memory for a block of rows.")
+        return None if failed else found
 
     def solve(
         self, gram: np.ndarray, moment: np.ndarray, prior: np.ndarray, ridge: float

@@ -67,7 +67,7 @@ class LeastSquares(Rule):
         Raises:
             DREAMError: there is no solution, because the features are not finite.
         """
-        z, y = self._pairs(memory, known - new, known)
+        z, y = self.pairs(memory, known - new, known)
         unknown = np.isnan(y)
         if unknown.any():
             y = np.where(unknown, z @ head.columns(), y)
@@ -83,7 +83,7 @@ class LeastSquares(Rule):
             self.gram, self.moment = gram, moment
         else:
             self._add(z, z, y, self.forgetting**new)
-            self._solve(known - new, known, head)
+            self.solve(known - new, known, head)
 
     def catch_up(self, memory: Memory, start: int, stops: Sequence[int], head: HeadArrays) -> None:
         """See `Rule.catch_up`: one sum over all rows, unless targets of a row are known in part.
@@ -92,7 +92,7 @@ class LeastSquares(Rule):
         """
         if not stops:
             return
-        z, y = self._pairs(memory, start, stops[-1])
+        z, y = self.pairs(memory, start, stops[-1])
         unknown = np.isnan(y)
         nothing = unknown.all(-1)
         if (unknown.any(-1) & ~nothing).any():
@@ -102,9 +102,9 @@ class LeastSquares(Rule):
         later = ends[-1] - ends[np.searchsorted(ends, rows, side="right")]  # rows of later updates
         weight = np.where(nothing, 0.0, self.forgetting**later)[..., None]
         self._add(weight * z, z, np.where(unknown, 0.0, y), self.forgetting ** len(rows))
-        self._solve(start, stops[-1], head)
+        self.solve(start, stops[-1], head)
 
-    def _pairs(self, memory: Memory, start: int, stop: int) -> tuple[np.ndarray, np.ndarray]:
+    def pairs(self, memory: Memory, start: int, stop: int) -> tuple[np.ndarray, np.ndarray]:
         """Features with a 1 for the bias (L, M, F + 1), and wanted outputs (L, M, O), of rows."""
         values, wanted = memory.pairs(start, stop)
         z = np.ones((values.shape[1], values.shape[0], values.shape[2] + 1))
@@ -120,7 +120,12 @@ class LeastSquares(Rule):
         self.gram = discount * self.gram + product(transposed, z)
         self.moment = discount * self.moment + product(transposed, y)
 
-    def _solve(self, start: int, stop: int, head: HeadArrays) -> None:
+    def solve(self, start: int, stop: int, head: HeadArrays) -> None:
+        """Solve the head for the sums, of which rows from `start` to before `stop` are the newest.
+
+        Raises:
+            DREAMError: there is no solution.
+        """
         self._take(solved(self.gram, self.moment, self.prior, self.ridge), start, stop, head)
 
     def _take(self, columns: np.ndarray | None, start: int, stop: int, head: HeadArrays) -> None:

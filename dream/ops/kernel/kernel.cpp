@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "backward.h"
+#include "foretell.h"
 #include "forward.h"
 #include "head.h"
 #include "scores.h"
@@ -129,6 +130,19 @@ void dream_follow_f64(int64_t streams, int64_t lanes, int64_t n, int64_t o, doub
         for (int64_t l = 0; l < lanes && solved[k]; ++l)
             head.add(z + l * n, y + l * o, gram[k] + l * n * n, moment[k] + l * n * o);
     }
+}
+// Predictions (lanes, rows, o) of `lanes` heads, see `Foreteller`: 0, 1 where there are none, 2 where memory was short.
+int dream_foretell_f64(int64_t lanes, int64_t rows, int64_t n, int64_t o, int64_t lag, double discount, double ridge, const double* z,
+                       const uint8_t* learns, const double* y, double* gram, double* moment, const double* prior,
+                       double* predicted) try {
+    for (int64_t l = 0; l < lanes; ++l) {
+        Foreteller head(n, o, lag, discount, ridge, z + l * (rows + lag) * n, learns + l * rows, y + l * rows * o, gram + l * n * n,
+                        moment + l * n * o, prior + l * n * o);
+        if (!head.run(rows, predicted + l * rows * o)) return 1;
+    }
+    return 0;
+} catch (const std::exception&) {
+    return 2;
 }
 void dream_descend_f32(int64_t windows, const int64_t* starts, const int64_t* stops, int64_t steps, int64_t f, int64_t o,
                        double lr, const float* values, const int64_t* classes, float* weight, float* bias, float* slopes) {
