@@ -76,6 +76,45 @@ def test_a_row_that_has_no_solution_changes_nothing(kernel: native.Kernel) -> No
     np.testing.assert_array_equal(moments[0], moment[0])
 
 
+@pytest.mark.parametrize(
+    ("n", "o", "lag", "discount", "ridge", "pull"),
+    [
+        (33, 4, 1, 0.999, 1e-3, 0),
+        (9, 2, 3, 0.95, 0.1, 1),
+        (12, 3, 30, 0.999, 1e-6, 1),
+        (5, 1, 1, 0.5, 0.1, 1),
+    ],
+)
+def test_rows_are_predicted_with_the_weights_of_their_time(
+    kernel: native.Kernel, n: int, o: int, lag: int, discount: float, ridge: float, pull: float
+) -> None:
+    draw, rows = np.random.default_rng(n), 53
+    z, y = draw.standard_normal((2, rows + lag, n)), draw.standard_normal((2, rows, o))
+    z[:, 20] *= 1000  # a block ends before it
+    learns = draw.random((2, rows)) < 0.8
+    gram, moment, prior = np.zeros((2, n, n)), np.zeros((2, n, o)), pull * draw.standard_normal((2, n, o))
+    wanted, sum_z, sum_y = [], gram, moment
+    for row in range(rows):
+        learnt = z[:, row, :, None] * learns[:, row, None, None]
+        sum_z = discount * sum_z + learnt * learnt.swapaxes(1, 2)
+        sum_y = discount * sum_y + learnt * y[:, row, None]
+        weights = kernel.solve(sum_z, sum_y, prior, ridge)
+        assert weights is not None
+        wanted.append((z[:, row + lag, None] @ weights)[:, 0])
+    held = gram.copy(), moment.copy()
+    found = kernel.foretell(z, learns, y, *held, prior, lag, discount, ridge)
+    np.testing.assert_allclose(found, np.stack(wanted, 1), rtol=1e-7, atol=1e-8)
+    np.testing.assert_allclose(np.triu(held[0]), np.triu(sum_z), rtol=1e-11, atol=1e-11)
+    np.testing.assert_allclose(held[1], sum_y, rtol=1e-11, atol=1e-11)
+    z[:, 31 + lag :], y[:, 31:] = 1e3, -1e3  # no bit of a prediction depends on a later row
+    other = kernel.foretell(z, learns, y, gram.copy(), moment.copy(), prior, lag, discount, ridge)
+    assert found is not None
+    assert other is not None
+    np.testing.assert_array_equal(found[:, :31], other[:, :31])
+    z[0, 3, 0] = np.nan
+    assert kernel.foretell(z, learns, y, gram.copy(), moment.copy(), prior, lag, discount, ridge) is None
+
+
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("replay", [1, 4])
 def test_steps_are_against_the_gradient(kernel: native.Kernel, dtype: type, replay: int) -> None:
