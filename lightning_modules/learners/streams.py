@@ -137,10 +137,12 @@ class Streams(Generic[Model]):
             StateError: `key` is not one, or there is no room for one more.
             CheckpointError: what is on disk of it does not fit.
         """
-        bits_of(key)  # True and 1.0 would find the stream of 1
+        if type(key) not in (str, int):  # True and 1.0 would find the stream of 1
+            bits_of(key)
         if (found := self.held.get(key)) is not None:
             self.held.move_to_end(key)
             return found
+        bits_of(key)
         if self.store is None and len(self.held) >= self.most:
             raise StateError(f"there are {self.most} streams already, and no folder for more. Name a folder.")
         found = Stream(self._copy(self.model))
