@@ -262,6 +262,9 @@ class DREAMForecaster(OnlineObject):
             isinstance(ahead, int) and 1 <= ahead <= self.horizon,
             f"from 1 to {self.horizon}",
         )
+        return self._forecast(ahead)
+
+    def _forecast(self, ahead: int) -> list[Any]:
         latest = self.latest
         if self.windows is not None and len(self.past) == self.windows.look_back:
             latest = self.windows.forecast(self.past)

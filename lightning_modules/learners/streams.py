@@ -140,10 +140,12 @@ class Streams(Generic[Model]):
             CheckpointError: what is on disk of it does not fit, or no stream can leave memory for it: see
                 `make_room`.
         """
-        bits_of(key)  # True and 1.0 would find the stream of 1
+        if type(key) not in (str, int):  # True and 1.0 would find the stream of 1
+            bits_of(key)
         if (found := self.held.get(key)) is not None:
             self.held.move_to_end(key)
             return found
+        bits_of(key)
         if self.full is not None:
             raise CheckpointError(f"no stream can leave memory, so none can enter: {self.full}")
         if self.store is None and len(self.held) >= self.most:
@@ -237,7 +239,7 @@ class Streams(Generic[Model]):
             if (signals := stream.model._signals()) is not None:
                 stream.change.add(*signals)
             self.waiting += 1
-            found[key] = outcome._replace(seq=seq, flushed=stream.flushed)
+            found[key] = Outcome(outcome.prediction, outcome.judgement, seq, stream.flushed)
         self._is_whole = True
         self.make_room()
         return found
@@ -273,7 +275,7 @@ class Streams(Generic[Model]):
             model = rows[keys[place]][0].model
             assert isinstance(model, DREAMForecaster)
             model.latest = model._in_units(prediction)
-            outcomes[keys[place]] = Outcome(model.forecast())
+            outcomes[keys[place]] = Outcome(model._forecast(model.horizon))
         return outcomes
 
     def predict_streams(self, rows: Mapping[Key, Any]) -> dict[Key, Outcome | DREAMError]:
