@@ -108,7 +108,8 @@ def step_of(home: Path, checkpoint: Path) -> export.Step:
             f"`RUN` must forecast from windows; {home} has `data.rolling`, whose forecasts depend on all "
             "rows before. Train without, or as an online run."
         )
-    end = streams.read(home, checkpoints.digest(checkpoint)) or module.end
+    ends = streams.newest(checkpoint, module.ends)
+    end = next(iter(ends.values())) if len(ends) == 1 else None
     one = make(module, end)
     schema = module.schema
     if schema is None:

@@ -21,23 +21,18 @@ from pydantic import TypeAdapter, ValidationError
 from dream import sums
 from dream.errors import CheckpointError, ConfigError, DataError, shown
 from dream.files import LONGEST_NAME, inside, is_name
+from dream.runs import FOLDER, LATEST, RUN, SAVES, newest_run
 from experiments import records
 from experiments.ending import say
 from experiments.invocation import configs
 
 log = logging.getLogger(__name__)
 
-RUN = "run.json"
-"""Command of a run, written before anything else."""
 CONFIG = "config.yaml"
 """All settings of a run."""
-SAVES = "checkpoints"
-"""Folder of its checkpoints."""
 LOCK = ".lock"
 PLAN = "plan.json"
 """Facts that all runs of a comparison or a sweep share."""
-LATEST = "latest"
-"""Word that stands for the newest run, where a run is asked for."""
 RESULTS = "results.json"
 """Results of a run, written when it has ended well."""
 
@@ -59,7 +54,7 @@ class RunSettings:
             the metrics of the best validation.
     """
 
-    folder: str = "runs"
+    folder: str = FOLDER
     name: str | None = None
     wandb: Literal["offline", "online", "disabled"] | None = None
     project: str = "dream"
@@ -258,24 +253,12 @@ def add_run_folder(parser: ArgumentParser) -> None:
 
 
 def latest(parent: Path) -> Path:
-    """Return the newest run below `parent` that has saved a checkpoint: the one that `LATEST` means.
+    """Return the run that `LATEST` means, the newest below `parent`, and say which it is.
 
     Raises:
         CheckpointError: there is none.
     """
-    runs: dict[Path, tuple[str, int]] = {}
-    for path in parent.glob(f"*/{RUN}"):
-        try:
-            if any((path.parent / SAVES).glob("*.ckpt")):
-                runs[path.parent] = read_run(path.parent).get("started", ""), path.stat().st_mtime_ns
-        except CheckpointError as error:
-            log.warning("%s Its run is passed over; name it if you mean it.", error)
-    if not runs:
-        raise CheckpointError(
-            f"`{LATEST}` means the newest run in `run.folder` with a checkpoint; {parent} holds none. Train "
-            "with `dream fit`, or name the run."
-        )
-    newest = max(runs, key=lambda run: runs[run])
+    newest = newest_run(parent)
     say(f"note: {LATEST} is {newest}.")
     return newest
 

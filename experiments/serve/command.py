@@ -51,9 +51,9 @@ def main(argv: list[str]) -> int:
         return serve(service, arguments.host, arguments.http, limits, arguments.token)
 
 
-def found(source: Path, runs: Path) -> Path:
+def found(source: str, runs: Path) -> Path:
     """The run, checkpoint or file that is meant; `LATEST` is the newest run below `runs`."""
-    return latest(runs) if str(source) == LATEST and not source.exists() else source
+    return latest(runs) if source == LATEST else Path(source)
 
 
 def load(source: Path, state: State) -> OnlineObject:
@@ -86,7 +86,6 @@ def _parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     add(
         "source",
-        type=Path,
         metavar="RUN_OR_FILE",
         help="a run, a checkpoint, or what `save` of a row object wrote",
     )

@@ -65,7 +65,7 @@ class ScoreStep(Step):
         self.register_buffer("limit", limits.repeat_interleave(self.channels))
         self._start = self._fresh(module.shape.lags - 1)
         if end is not None:
-            module._resume(end)  # refuses what is of other settings
+            module.resumed(end)  # refuses what is of other settings
             held = {
                 name.removeprefix("state.").replace(".", "_"): value for name, value in end.tensors.items()
             }

@@ -26,7 +26,7 @@ from lightning_modules.base import TaskModule
 from lightning_modules.checks import require
 from lightning_modules.cores import upper_errors
 from lightning_modules.data.frequency import table_times
-from lightning_modules.data.place import Place, StreamEnd
+from lightning_modules.data.place import ONLY, Place, StreamEnd
 from lightning_modules.forecasting.backtest import Backtest
 from lightning_modules.forecasting.data import ForecastingData, ForecastingShape, WindowBatch
 from lightning_modules.forecasting.heads import KnownEffect, PatchHead
@@ -366,7 +366,7 @@ class ForecastingModule(TaskModule):
         data, end = self.data, self.data.parts.test.stop
         place = Place().after(data.series.time, 0, end, data.parts.train.stop)
         past = torch.from_numpy(data.values_of(slice(end - data.look_back, end)))
-        self.end = StreamEnd(place, {ROWS: past.clone()})
+        self.ends = {ONLY: StreamEnd(place, {ROWS: past.clone()})}
         self.log_results(self._backtest.results())
 
     def write_test_files(self, folder: Path) -> None:

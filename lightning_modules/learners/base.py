@@ -96,11 +96,12 @@ class OnlineObject(Whole):
         missing values. What learns on is what the first of the run's modes names. `source` stays as it is.
 
         Args:
-            source: A run's folder, whose best checkpoint is taken, a checkpoint file, or a module that was
-                fitted or tested.
-            state: `end` goes on after the last row of the run's own test, with all that its stream carried:
-                the next row gets the numbers that the test would have given it. `fresh` begins a new stream
-                with the trained weights.
+            source: A run's folder, whose best checkpoint is taken; ``latest``, the newest one in ``runs``; a
+                checkpoint file; or a module that was fitted or tested.
+            state: `end` goes on from the newest state of the stream, with all that it carried: where
+                ``dream predict --learn`` has brought it, or else after the last row of the run's own test.
+                The next row gets the numbers that these would have given it. `fresh` begins a new stream with
+                the trained weights.
 
         Raises:
             CheckpointError: there is no such run, it is damaged, or of an earlier format; or with `end` it

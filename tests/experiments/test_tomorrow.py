@@ -93,7 +93,7 @@ def test_the_same_command_on_a_longer_file_goes_on(run: str, capsys: pytest.Capt
     pd.testing.assert_frame_equal(predicted(run, rows, "--learn"), tomorrow, check_exact=True)
     assert state.read_bytes() == bytes_
     said = capsys.readouterr().err
-    assert "no row comes after it, nothing is learnt" in said
+    assert "no row comes after, nothing is learnt" in said
     assert ("and nothing is written" in said) == (run != "forecasts")
     # killed before the state was written, and the new rows nearly alone: the same, bit for bit
     state.unlink()
