@@ -209,7 +209,7 @@ class DREAMCLI(LightningCLI):
         return asdict(data.shape)
 
     def find_streams(self, checkpoint: Path, tested: dict[str, Any], data: TaskData) -> None:
-        """Let `data` go on where the streams of the run ended; no other process may go on with them meanwhile.
+        """Let `data` go on where the streams of the run ended, and lock them for this process.
 
         Args:
             checkpoint: Weights of the run.
@@ -494,7 +494,33 @@ class DREAMCLI(LightningCLI):
         """Show the test metrics of a checkpoint, beside its rivals'."""
         self.note_other_data()
         self.trainer.test(**{**kwargs, "verbose": False})
+        self.keep_ends()
         self.finish()
+
+    @rank_zero_only
+    def keep_ends(self) -> None:
+        """Keep where a test ended in the run of the checkpoint, if it is the run's own test: of its data and
+        settings, and the first.
+
+        A test on other data measures, and leaves the run as it is.
+        """
+        checkpoint = self.invocation.checkpoint
+        rehearses = self._get(self.config_init, "trainer").fast_dev_run
+        if checkpoint is None or not self.model.ends or rehearses:
+            return
+        home, held = checkpoint.parent.parent, checkpoints.read(checkpoint)
+        own = held["fingerprint"] == self.datamodule.fingerprint and held.get("missing") == self.model.missing
+        same = held["hyper_parameters"] == dict(self.model.hparams)
+        tested = held.get("streams") or (home / streams.STREAM / streams.STATE).exists()
+        if not (own and same) or tested or not (home / folders.CONFIG).is_file():
+            return
+        try:
+            self.stack.callback(folders.hold(home).release)
+            streams.write(home, checkpoints.digest(checkpoint), self.model.ends)
+        except (DREAMError, OSError) as error:
+            ending.say(f"note: {home} does not keep where this test ended: {error}")
+            return
+        ending.say(f"note: from now on, the {described(self.model.ends, str(home))}.")
 
     @staticmethod
     def require_output(file: Path | None) -> None:

@@ -39,7 +39,7 @@ def main(argv: list[str]) -> int:
     arguments.token = os.environ.get(TOKEN) or None if arguments.token is None else arguments.token
     _require(arguments)
     source = found(arguments.source, arguments.runs)
-    model = load(source, arguments.state)
+    model = load(source, arguments.state, arguments.stream)
     folder = getattr(arguments, "states", Path(f"{source}.states"))
     with Streams(model, folder, arguments.streams) as streams:
         service = Service(streams, getattr(arguments, "threshold", None), arguments.flush_every)
@@ -56,19 +56,26 @@ def found(source: str, runs: Path) -> Path:
     return latest(runs) if source == LATEST else Path(source)
 
 
-def load(source: Path, state: State) -> OnlineObject:
+def load(source: Path, state: State, stream: str | None = None) -> OnlineObject:
     """The row object that a file holds, or that goes on with a run or a checkpoint.
 
     Args:
         source: A file, a run's folder or a checkpoint.
         state: Where each stream of a run begins: see `OnlineObject.from_run`.
+        stream: Of an anomaly run with several streams: see `DREAMAnomalyDetector.from_run`.
 
     Raises:
         CheckpointError: it is neither, or damaged; or the run does not hold where its test ended.
         ConfigError: no row object goes on with such runs.
     """
     if source.is_dir() or source.suffix == ".ckpt":
-        return CLASSES[kind_of(read_module(source))].from_run(source, state)
+        row_object = CLASSES[kind_of(read_module(source))]
+        if stream is None:
+            return row_object.from_run(source, state)
+        if issubclass(row_object, DREAMAnomalyDetector):
+            return row_object.from_run(source, state, stream)
+    if stream is not None:
+        raise ConfigError(f"`--stream` is for anomaly runs with several streams; {source} is none.")
     header, _ = read_sealed(source, "the `save` of a row object", {"format": "dream-learner"})
     if (kind := header.get("kind", "")) not in CLASSES:
         raise CheckpointError(f"{source} holds a row object of an unknown kind; got {kind!r}.")
@@ -95,6 +102,11 @@ def _parser() -> argparse.ArgumentParser:
         choices=get_args(State),
         default="fresh",
         help="of a run: begin anew, or where its test ended",
+    )
+    add(
+        "--stream",
+        metavar="NAME",
+        help="of an anomaly run with several streams: whose end, or threshold, is used",
     )
     add("--http", type=int, metavar="PORT", help="serve HTTP; 0 takes a free port, which stderr tells")
     add("--host", default="127.0.0.1", help="address to listen at; 0.0.0.0 for all")

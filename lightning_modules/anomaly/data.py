@@ -48,7 +48,7 @@ class AnomalyStream:
     zone: str | None = None
     form: str | None = None
     """Zone and format of the time stamps, as those of a `Series`."""
-    place: Place = Place()
+    place: Place = Place()  # noqa: RUF009 - frozen
     """How far it was read already."""
 
     @property
@@ -135,9 +135,7 @@ class Chunks(Dataset[AnomalyBatch]):
         rows = torch.arange(start, start + values.shape[1])
         counted = (rows >= self.counted_from[:, None]) & (rows < self.stops[:, None])
         lengths = (self.stops - start).clamp(0, values.shape[1])
-        return AnomalyBatch(
-            values, lengths, counted, self.training, start, self.before, self.stops == stop
-        )
+        return AnomalyBatch(values, lengths, counted, self.training, start, self.before, self.stops == stop)
 
 
 @dataclass(frozen=True)

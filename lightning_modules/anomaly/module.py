@@ -341,6 +341,7 @@ class AnomalyModule(TaskModule):
         self._require_finite(
             batch, {"the prediction": scans[0].prediction, "the score": scores.transpose(2, 3, 0, 1)}
         )
+        assert self._inputs is not None
         carried = Carried(self._inputs, self._score, self.held[self.title])
         for number in batch.ends.nonzero().flatten().tolist():
             self._last[number] = carried.stream(number)
@@ -428,9 +429,7 @@ class AnomalyModule(TaskModule):
         """The streams that have new rows, and the names under which their ends are kept."""
         streams = self.data.streams
         names = known_as([stream.name for stream in streams], self._before)
-        return [
-            pair for pair in zip(names, streams, strict=True) if pair[1].begin < len(pair[1].values)
-        ]
+        return [pair for pair in zip(names, streams, strict=True) if pair[1].begin < len(pair[1].values)]
 
     def _ended(self, verdicts: list[Verdict]) -> dict[str, StreamEnd]:
         """Ends of the streams that were read, whose new rows had these verdicts."""

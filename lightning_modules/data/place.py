@@ -18,7 +18,6 @@ from torch import Tensor
 
 from dream.errors import CheckpointError, DataError
 
-
 ONLY = ""
 """Name of the stream in tasks that read a single one."""
 

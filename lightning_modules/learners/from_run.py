@@ -177,8 +177,8 @@ def read_run(source: Source, state: State, kind: str, stream: str | None = None)
 
     Raises:
         CheckpointError: see `read_module`; or there is no end to go on from, or several.
-        ConfigError: `state` is none, `stream` is none of the run's, another object goes on with such runs, the core is not DREAM, or the
-            module has neither been trained nor tested.
+        ConfigError: `state` is none, `stream` is none of the run's, another object goes on with such runs,
+            the core is not DREAM, or the module has neither been trained nor tested.
     """
     require("state", state, state in get_args(State), "end or fresh")
     if not isinstance(source, TaskModule | str | os.PathLike):
@@ -225,7 +225,7 @@ def named_stream(names: Sequence[str], stream: str | None) -> str:
     """
     if stream is None and len(names) == 1:
         return names[0]
-    if stream in names:
+    if stream is not None and stream in names:
         return stream
     known = ", ".join(names[:NAMED]) or "none"
     more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""

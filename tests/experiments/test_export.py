@@ -79,11 +79,16 @@ def test_an_anomaly_run_goes_on_in_the_file(exported: Any) -> None:
     tomorrow.trained("scores")
     tomorrow.predicted("scores", TODAY, "--learn")
     step = exported("scores")
-    score = read(step, WHOLE.tail(tomorrow.NEW))["score"]
-    wanted = tomorrow.predicted("scores", WHOLE, "--learn")["score"].to_numpy()
-    torch.testing.assert_close(score, torch.tensor(wanted), rtol=0.0, atol=CLOSE)
-    (threshold,) = step.facts["thresholds"].values()
-    assert 0 < threshold < 1
+    rows = WHOLE.copy()
+    rows.loc[ROWS - 9, "a"] += 20
+    found = read(step, rows.tail(tomorrow.NEW))
+    wanted = tomorrow.predicted("scores", rows, "--learn")
+    torch.testing.assert_close(found["score"], torch.tensor(wanted["score"]), rtol=0.0, atol=CLOSE)
+    torch.testing.assert_close(found["threshold"], torch.tensor(wanted["threshold"]))
+    for verdict in ("flag", "alarm"):
+        assert found[verdict].tolist() == wanted[verdict].astype(bool).tolist()
+        assert found[verdict].any()
+    assert step.facts["gaps"] == {"table.csv": 12}
 
 
 def test_a_forecaster_of_windows_is_exported(

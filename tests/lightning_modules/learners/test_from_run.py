@@ -18,6 +18,7 @@ from dream.sealed import write_sealed
 from experiments.serve.command import load
 from lightning_modules import ForecastingModule, OnlineModule, SpeechModule
 from lightning_modules.base import TaskModule
+from lightning_modules.data.place import ONLY
 from lightning_modules.forecasting.sets import TableData
 from lightning_modules.learners import (
     DREAMAnomalyDetector,
@@ -162,8 +163,7 @@ def test_rows_get_the_numbers_of_a_test_on_the_longer_file(run: Trial) -> None:
     model = run.case.kind.from_run(run.path)
     for row in rows_of(run.case, TESTED, ROWS):
         newest = feed(model, row)
-    assert run.longer.end is not None
-    wanted = dict(run.longer.end.tensors)
+    wanted = dict(run.longer.ends[ONLY].tensors)
     np.testing.assert_allclose(flat(newest), wanted.pop(NEWEST).flatten(), rtol=1e-5)
     assert model.learner is not None
     found = model.learner.tensors()  # state, memory, weights, and what updates them
