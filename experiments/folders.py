@@ -70,6 +70,12 @@ def run_folder(settings: RunSettings, experiment: str, command: list[str], **fac
         ConfigError: `run.name` is taken or no name of a folder, or the folder can't be made.
     """
     require_names(settings)
+    if settings.name == LATEST:
+        raise ConfigError(
+            f"`run.name` must be another than {LATEST}, which stands for the newest run. Choose another, or "
+            "go on with that run with --resume.",
+            key="run.name",
+        )
     parent = Path(settings.folder)
     stem = settings.name or f"{experiment}-{datetime.now():%Y-%m-%d_%H-%M-%S}"
     for attempt in range(1000):
@@ -205,15 +211,17 @@ def settings_of(run: Path) -> RunSettings:
 def earlier_run(settings: RunSettings, command: list[str], **facts: Any) -> Path | None:
     """Return the run that ``--resume`` continues; None where there is none yet.
 
-    It is the one of that name, or else the newest of the same command that has not ended, or else the newest
-    that has. The `facts` are for one that was stopped before it wrote them, see `write_run`.
+    It is the one of that name, of which `LATEST` means the newest run, or else the newest of the same command
+    that has not ended, or else the newest that has. The `facts` are for one that was stopped before it wrote them, see `write_run`.
 
     Raises:
         ConfigError: the folder of that name holds something else.
-        CheckpointError: its facts are damaged.
+        CheckpointError: its facts are damaged, or there is no newest run.
     """
     require_names(settings)
     parent = Path(settings.folder)
+    if settings.name == LATEST:
+        return newest_run(parent)
     if settings.name is not None:
         folder = parent / settings.name
         if folder.is_dir() and not read_run(folder):

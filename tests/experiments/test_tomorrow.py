@@ -157,7 +157,7 @@ class Pumps(AnomalyData):
     def read(self):
         table = pd.read_csv(self.path, parse_dates=["time"])
         return [
-            AnomalyStream(name, rows[["a", "b"]].to_numpy(), ("a", "b"), 120, time=rows.time.to_numpy("M8[ns]"))
+            AnomalyStream(name, rows[["a", "b"]].to_numpy(), ("a", "b"), 120, time=rows["time"].to_numpy())
             for name, rows in table.groupby("pump")
         ]
 """
