@@ -47,7 +47,8 @@ class AnomalyStream:
     """datetime64[ns] (T,), as recorded, in UTC if there is a zone; None if there are no time stamps."""
     zone: str | None = None
     form: str | None = None
-    """Zone and format of the time stamps, as those of a `Series`."""
+    time_column: str | None = None
+    """Zone, format and column of the time stamps, as those of a `Series`."""
     place: Place = Place()  # noqa: RUF009 - frozen
     """How far it was read already."""
 
@@ -224,6 +225,7 @@ class AnomalyData(TaskData, ABC):
             steps=step_quartiles(times),
             zone=first.zone,
             time_format=first.form,
+            time_column=first.time_column,
         )
 
     @cached_property

@@ -205,4 +205,4 @@ def labelled_stream(
         table = replace(table, values=table.values[:, :-1], columns=table.columns[:-1])
     table = fill_missing(table, missing)
     stream = AnomalyStream(name, table.values, table.columns, training, label, table.time)
-    return replace(stream, zone=table.zone, form=table.form)
+    return replace(stream, zone=table.zone, form=table.form, time_column=table.time_column)

@@ -176,6 +176,11 @@ class OnlineObject(Whole):
         require_like(tensors, {})
 
     @property
+    def time_column(self) -> str | None:
+        """Column in which rows may hold their time stamps, as those of the run did; None without a run."""
+        return None if self.origin is None else self.origin.time_column
+
+    @property
     def started(self) -> bool:
         """Whether it knows its columns and can go on from row to row."""
         return self.learner is not None
@@ -301,9 +306,11 @@ class OnlineObject(Whole):
     def _tell_new(self, named: Iterable[str], columns: list[str]) -> None:
         """Warn of a column that the first row, or the run, did not have."""
         for name in named:
-            if name not in columns and self.origin is not None:
+            if name in columns or name == self.time_column:
+                continue
+            if self.origin is not None:
                 self._warn(f"`{name}` is left out: the run did not read it. {nearest(name, columns)}")
-            elif name not in columns:
+            else:
                 self._warn(
                     f"`{name}` is left out: the first row did not have it, which fixes the columns. "
                     f"{nearest(name, columns)} Name every column in the first row, with None where its value "

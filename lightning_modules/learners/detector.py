@@ -22,7 +22,7 @@ from lightning_modules.checks import require_int
 from lightning_modules.cores import build_core
 from lightning_modules.data.series import carry_forward
 from lightning_modules.learners.base import AT_ONCE, OnlineObject
-from lightning_modules.learners.from_run import Origin, Source, State, named_stream, read_run
+from lightning_modules.learners.from_run import TIME, Origin, Source, State, named_stream, read_run
 from lightning_modules.learners.values import Row, Table
 from lightning_modules.stream import LAYER, Moves, Reading, Shape, Updates
 from lightning_modules.stream.checks import require_like
@@ -156,7 +156,8 @@ class DREAMAnomalyDetector(OnlineObject):
             raise CheckpointError(f"{run.source} must hold the threshold of its stream; got {threshold!r}.")
         shape, settings = asdict(module.shape), asdict(module.settings)
         new = cls(module.config, lags=module.shape.lags)
-        new._settle_columns(list(run.schema.columns["columns"]), Origin((), {}, module.missing))
+        origin = Origin((), {}, module.missing, time_column=run.schema.time_column or TIME)
+        new._settle_columns(list(run.schema.columns["columns"]), origin)
         new.watch = Watch(settings, shape, training, threshold)
         new._watcher = new.watch.watcher(module.config, module.core.state_dict())
         if run.end is not None:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
+import pandas as pd
 from pydantic import FiniteFloat, PositiveFloat, TypeAdapter
 
 from dream.errors import CheckpointError, ConfigError, DREAMWarning, nearest, shown
@@ -18,6 +19,7 @@ from dream.runs import FOLDER, LATEST, newest_run
 from lightning_modules.anomaly import AnomalyModule
 from lightning_modules.base import TaskModule
 from lightning_modules.checks import require
+from lightning_modules.data.dates import UNKNOWN, time_stamps
 from lightning_modules.data.place import StreamEnd
 from lightning_modules.data.schema import Schema
 from lightning_modules.data.series import Missing, Scaler
@@ -38,6 +40,8 @@ OBJECTS = {
     "anomaly detector": "DREAMAnomalyDetector",
 }
 """Class of a row object by its `kind`."""
+TIME = "time"
+"""Name of the column of time stamps, where a run's data had it as an index."""
 NAMED = 10
 """Streams that a message names."""
 _KINDS = {"forecasting": "forecaster", "classification": "classifier", "regression": "regressor"}
@@ -53,6 +57,38 @@ class Run(NamedTuple):
     """Where its stream goes on; None for a new one."""
     source: str
     """Its name in messages."""
+
+
+@dataclass(frozen=True)
+class Times:
+    """How the rows of a run lie in time."""
+
+    steps: tuple[PositiveFloat, PositiveFloat, PositiveFloat]
+    """See `Schema.steps`."""
+    frequency: str | None = None
+    zone: str | None = None
+    form: str | None = None
+    calendar: tuple[str, ...] = ()
+    """Parts of the calendar that it reads."""
+    timespans: bool = False
+    """Whether it reads the time between rows."""
+
+    @property
+    def read(self) -> bool:
+        """Whether its numbers depend on time stamps."""
+        return bool(self.calendar) or self.timespans
+
+    def stamps(self, given: Sequence[Any], column: str, before: np.datetime64 | None) -> np.ndarray:
+        """Time stamps of the next rows, datetime64[ns] (T,), as the run's data have them.
+
+        Raises:
+            DataError: one is none, or not after the one `before` it.
+        """
+        values = pd.Series(list(given), name=column)
+        schema = Schema(zone=self.zone, time_format=self.form)
+        stamps = schema.stamps(UNKNOWN)
+        form = stamps.formats(values)[0]
+        return time_stamps(values, form, Path("the stream"), before, stamps.zone)[0]
 
 
 @dataclass(frozen=True)
@@ -74,6 +110,12 @@ class Origin:
     backend: str = "auto"
     window: dict[str, Any] | None = None
     """Arguments of a `ForecastingModule`, whose forecasts are of the last rows alone; None for a stream."""
+    known: tuple[str, ...] = ()
+    """Columns of a window that are known for the rows ahead, too."""
+    time_column: str = TIME
+    """Column of time stamps."""
+    times: Times | None = None
+    """None where rows had no time stamps."""
 
     @classmethod
     def from_plain(cls, plain: Any) -> Origin | None:
@@ -98,6 +140,7 @@ class Origin:
             settings.hidden_dims,
             settings.dropout,
             settings.backend,
+            time_column=run.schema.time_column or TIME,
         )
 
     def scaler(self, columns: list[str] | tuple[str, ...]) -> Scaler | None:

@@ -237,6 +237,7 @@ class OnlineData(TaskData, ABC):
             frequency=self.clock.frequency,
             zone=stream.series.zone,
             time_format=stream.series.form,
+            time_column=stream.series.time_column,
             vocabulary=list(stream.targets) if classes else None,
             settings={"task": stream.task},
         )
