@@ -212,7 +212,8 @@ def earlier_run(settings: RunSettings, command: list[str], **facts: Any) -> Path
     """Return the run that ``--resume`` continues; None where there is none yet.
 
     It is the one of that name, of which `LATEST` means the newest run, or else the newest of the same command
-    that has not ended, or else the newest that has. The `facts` are for one that was stopped before it wrote them, see `write_run`.
+    that has not ended, or else the newest that has. The `facts` are for one that was stopped before it wrote
+    them, see `write_run`.
 
     Raises:
         ConfigError: the folder of that name holds something else.

@@ -124,8 +124,8 @@ class DREAMForecaster(OnlineObject):
         return rows
 
     def _read(self, rows: np.ndarray, times: np.ndarray) -> None:
-        """Read rows (T, D) at these `times`, and learn from them; nothing of a run that was trained on windows
-        learns.
+        """Read rows (T, D), with time stamps where they are read, and learn from them; nothing of a run that
+        was trained on windows learns.
 
         Raises:
             DataError: there is none.

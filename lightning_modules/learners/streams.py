@@ -71,6 +71,7 @@ class Streams(Generic[Model]):
 
     Raises:
         StateError: the object has no columns yet, or another process uses the folder.
+        ConfigError: its forecasts also depend on known covariates of the rows ahead.
         CheckpointError: the folder is another model's, or damaged.
 
     Example:
@@ -94,9 +95,9 @@ class Streams(Generic[Model]):
             )
         if isinstance(model, DREAMForecaster) and model.windows is not None and model.windows.known:
             raise ConfigError(
-                f"`model` must forecast from past rows; this one also reads known covariates of the rows ahead "
-                f"({', '.join(model.windows.known)}), which no row brings. Call its `forecast(known=...)`, or "
-                "forecast with `dream predict`."
+                "`model` must forecast from past rows; this one also reads known covariates of the rows "
+                f"ahead ({', '.join(model.windows.known)}), which no row brings. Call its "
+                "`forecast(known=...)`, or forecast with `dream predict`."
             )
         self.model = deepcopy(model)
         self.most = most
