@@ -467,7 +467,7 @@ class Invocation:
     def _resumed(self) -> Path | None:
         """Folder of the run that ``--resume`` continues; None where there is none yet."""
         settings = self._run_settings
-        if settings.name is None:
+        if settings.name in (None, folders.LATEST):
             return folders.earlier_run(settings, self.argv)
         return Path(settings.folder) / settings.name
 

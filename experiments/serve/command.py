@@ -28,7 +28,7 @@ def main(argv: list[str]) -> int:
     arguments.token = os.environ.get(TOKEN) or None if arguments.token is None else arguments.token
     _require(arguments)
     source = found(arguments.source, arguments.runs)
-    model = load(source, arguments.state)
+    model = load(source, arguments.state, arguments.stream)
     folder = arguments.states or Path(f"{source}.states")
     with Streams(model, folder, arguments.streams) as streams:
         service = Service(streams, arguments.threshold, arguments.flush_every)
@@ -41,9 +41,9 @@ def main(argv: list[str]) -> int:
         return serve(service, arguments.host, arguments.http, limits, arguments.token)
 
 
-def found(source: Path, runs: Path) -> Path:
+def found(source: str, runs: Path) -> Path:
     """The run, checkpoint or file that is meant; `LATEST` is the newest run below `runs`."""
-    return latest(runs) if str(source) == LATEST and not source.exists() else source
+    return latest(runs) if source == LATEST else Path(source)
 
 
 def parsed(argv: list[str]) -> argparse.Namespace:
@@ -57,7 +57,6 @@ def parsed(argv: list[str]) -> argparse.Namespace:
     add = parser.add_argument
     add(
         "source",
-        type=Path,
         metavar="RUN_OR_FILE",
         help="a run, a checkpoint, or what `save` of a row object wrote",
     )
@@ -67,6 +66,12 @@ def parsed(argv: list[str]) -> argparse.Namespace:
         choices=get_args(State),
         default="fresh",
         help="of a run: begin anew, or where its test ended",
+    )
+    add(
+        "--stream",
+        **none,
+        metavar="NAME",
+        help="of an anomaly run with several streams: whose end, or threshold, is used",
     )
     add(
         "--http", type=int, metavar="PORT", **none, help="serve HTTP; 0 takes a free port, which stderr tells"
@@ -97,7 +102,8 @@ def parsed(argv: list[str]) -> argparse.Namespace:
     add("--body", type=int, default=1 << 20, metavar="BYTES", help="longest body, or line")
     add("--queue", type=int, default=10_000, metavar="ROWS", help="rows that may wait; 429 beyond")
     add("--timeout", type=float, default=10.0, metavar="SECONDS", help="for a body to arrive or be answered")
-    return parser.parse_args(argv, argparse.Namespace(http=None, token=None, states=None, threshold=None))
+    unset = argparse.Namespace(http=None, token=None, states=None, stream=None, threshold=None)
+    return parser.parse_args(argv, unset)
 
 
 def _require(arguments: argparse.Namespace) -> None:

@@ -276,7 +276,7 @@ def require_columns(model: OnlineObject, row: Any) -> None:
         DataError: naming it.
     """
     for name in row if isinstance(row, Mapping) else ():
-        if name not in model.columns:
+        if name not in model.columns and name != model.time_column:
             raise DataError(f"`x` must hold columns of the model; {unknown(name, model.columns)}")
 
 

@@ -102,14 +102,16 @@ class Sides:
             setattr(new, name, np.concatenate([getattr(owner, name) for owner in owners]))
         return new
 
+    def stream(self, number: int) -> Self:
+        """One of the streams in an object of its own."""
+        own = duplicate(self)
+        for name in self.CARRIED:
+            setattr(own, name, getattr(self, name)[number : number + 1].copy())
+        return own
+
     def apart(self) -> list[Self]:
         """Each stream in an object of its own."""
-        arrays = {name: getattr(self, name) for name in self.CARRIED}
-        found = [duplicate(self) for _ in arrays[self.CARRIED[0]]]
-        for stream, own in enumerate(found):
-            for name, array in arrays.items():
-                setattr(own, name, array[stream : stream + 1].copy())
-        return found
+        return [self.stream(number) for number in range(len(getattr(self, self.CARRIED[0])))]
 
 
 class RunningScale(Sides):
@@ -523,15 +525,26 @@ class AnomalyScore(Sides):
 
     @classmethod
     def beside(cls, owners: Sequence[Self]) -> Self:
-        new = super().beside(owners)
+        width = max(owner.recent.shape[1] for owner in owners)
+        new = super().beside([owner._widened(width) for owner in owners])
         new.tail = TailProbability.beside([owner.tail for owner in owners])
+        new.cause = tuple(cause for owner in owners for cause in owner.cause)
         return new
 
-    def apart(self) -> list[Self]:
-        found = super().apart()
-        for own, tail, cause in zip(found, self.tail.apart(), self.cause, strict=True):
-            own.tail, own.cause = tail, (cause,)
-        return found
+    def _widened(self, width: int) -> Self:
+        """The same with room for so many recent rows, beside streams of a longer gap."""
+        lacking = width - self.recent.shape[1]
+        if not lacking:
+            return self
+        new = duplicate(self)
+        new.recent = np.pad(self.recent, ((0, 0), (0, lacking)), constant_values=-1.0)
+        return new
+
+    def stream(self, number: int) -> Self:
+        own = super().stream(number)
+        own.recent = own.recent[:, : int(own.gap[0])]
+        own.tail, own.cause = self.tail.stream(number), self.cause[number : number + 1]
+        return own
 
     def copy(self) -> AnomalyScore:
         """Another object with the same past."""

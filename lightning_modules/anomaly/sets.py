@@ -106,7 +106,7 @@ class AnomalyTable(AnomalyData, InMemory):
         table = read_table(self.table, self.time_column, self.watched, label, self.separator, stamps)
         count = len(table.values)
         training = int(self.training * count) if self.training < 1 else int(self.training)
-        known = self.recorded is not None and not self.place.rows
+        known = self.recorded is not None and not self.places
         if known and self.training < 1 and training < LEAST_TRAINING < count:
             logger.warning(
                 "%s: `training` gives %d rows; the first %d, which are needed, say what is normal.",
@@ -205,4 +205,4 @@ def labelled_stream(
         table = replace(table, values=table.values[:, :-1], columns=table.columns[:-1])
     table = fill_missing(table, missing)
     stream = AnomalyStream(name, table.values, table.columns, training, label, table.time)
-    return replace(stream, zone=table.zone, form=table.form)
+    return replace(stream, zone=table.zone, form=table.form, time_column=table.time_column)

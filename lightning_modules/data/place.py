@@ -1,9 +1,13 @@
-"""`Place`: how far a stream was read. `StreamEnd`: all that a task needs to go on there."""
+"""`Place`: how far a stream was read. `StreamEnd`: all that a task needs to go on there.
+
+Streams are known by name. Where there is one before and one now, they are the same, whatever their names:
+tomorrow's file may be called otherwise.
+"""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Protocol, runtime_checkable
 
@@ -13,6 +17,14 @@ from pydantic import TypeAdapter, ValidationError
 from torch import Tensor
 
 from dream.errors import CheckpointError, DataError
+
+ONLY = ""
+"""Name of the stream in tasks that read a single one."""
+
+
+def known_as(names: Sequence[str], earlier: Mapping[str, Any]) -> list[str]:
+    """The names under which streams called `names` are among `earlier` ones, if they are there."""
+    return list(earlier) if len(names) == len(earlier) == 1 else list(names)
 
 
 @dataclass(frozen=True)
@@ -106,19 +118,42 @@ class StreamEnd:
             ) from None
 
 
+def plain(ends: Mapping[str, StreamEnd]) -> dict[str, Any]:
+    """Ends by stream as a checkpoint holds them, for `from_plain`."""
+    return {name: end.plain() for name, end in ends.items()}
+
+
+def from_plain(content: Mapping[str, Any], source: str) -> dict[str, StreamEnd]:
+    """Return the ends whose `plain` came from the file `source`.
+
+    Raises:
+        CheckpointError: one is damaged.
+    """
+    return {name: StreamEnd.from_plain(end, source) for name, end in content.items()}
+
+
+def described(ends: Mapping[str, StreamEnd], owner: str) -> str:
+    """Where the streams of `owner` have come to, in words, after ``the``."""
+    first = min((end.place for end in ends.values()), key=lambda place: (place.last or 0, place.rows))
+    if len(ends) == 1:
+        return f"stream of {owner} has come to {first}"
+    return f"{len(ends)} streams of {owner} have come to {first} or further"
+
+
 @runtime_checkable
 class LearnsOn(Protocol):
     """A task that learns from the rows that it predicts."""
 
-    def go_on(self, end: StreamEnd) -> None:
-        """Let the next prediction go on from `end`, which `stream_end` returned in another process.
+    def go_on(self, ends: Mapping[str, StreamEnd]) -> None:
+        """Let the next prediction go on from `ends`, which `stream_ends` returned in another process.
 
         Raises:
-            CheckpointError: it is of another task, or of other settings.
+            CheckpointError: one is of another task, or of other settings.
         """
 
-    def stream_end(self, predictions: list[Any]) -> StreamEnd:
-        """State after the `predictions`, those of all batches."""
+    def stream_ends(self, predictions: list[Any]) -> dict[str, StreamEnd]:
+        """State of each stream after the `predictions`, those of all batches; of those without new rows as
+        before."""
 
     def predictions_again(self) -> list[Any]:
         """Predictions of a call for which there is no new row; none where they are of the rows themselves."""

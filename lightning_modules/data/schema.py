@@ -50,6 +50,8 @@ class Schema(BaseModel):
     """The zone in which time stamps are read and shown; None for those without one."""
     time_format: str | None = None
     """The format of the time stamps, by which others are read if all can be."""
+    time_column: str | None = None
+    """Name of the column of time stamps, where it has one."""
     vocabulary: Any = None
     """Classes or symbols in the order of their numbers, as plain values; None in tasks without any."""
     settings: dict[str, Any] = {}

@@ -228,6 +228,7 @@ class ForecastingData(TaskData, ABC):
             frequency=self.clock.frequency,
             zone=self.whole.zone,
             time_format=self.whole.form,
+            time_column=self.whole.time_column,
             settings={"season": _recorded(self.seasons), "timespans": self.timespans, "lags": self.lags},
         )
 

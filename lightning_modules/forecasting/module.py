@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import lightning as L
+import numpy as np
 import pandas as pd
 import torch
 from matplotlib.figure import Figure
@@ -26,7 +27,7 @@ from lightning_modules.base import TaskModule
 from lightning_modules.checks import require
 from lightning_modules.cores import upper_errors
 from lightning_modules.data.frequency import table_times
-from lightning_modules.data.place import Place, StreamEnd
+from lightning_modules.data.place import ONLY, Place, StreamEnd
 from lightning_modules.forecasting.backtest import Backtest
 from lightning_modules.forecasting.data import ForecastingData, ForecastingShape, WindowBatch
 from lightning_modules.forecasting.heads import KnownEffect, PatchHead
@@ -35,8 +36,9 @@ from lightning_modules.forecasting.patches import by_channel, read
 from lightning_modules.settings import PredictiveSettings, as_instance
 from lightning_modules.tables import csv_text, forecast_table
 
-ROWS = "rows"
-"""Tensor of a stream's end: the last look-back, (L, columns of the source), in measurement units."""
+ROWS, TIMES = "rows", "times"
+"""Tensors of a stream's end: the last look-back, (L, columns of the source), in measurement units, and its
+time stamps (L,) in nanoseconds since 1970, if there are any."""
 
 
 class Forecast(NamedTuple):
@@ -365,8 +367,11 @@ class ForecastingModule(TaskModule):
         assert self._backtest is not None
         data, end = self.data, self.data.parts.test.stop
         place = Place().after(data.series.time, 0, end, data.parts.train.stop)
-        past = torch.from_numpy(data.values_of(slice(end - data.look_back, end)))
-        self.end = StreamEnd(place, {ROWS: past.clone()})
+        look_back = slice(end - data.look_back, end)
+        held = {ROWS: data.values_of(look_back)}
+        if data.series.time is not None:
+            held[TIMES] = data.series.time[look_back].astype("datetime64[ns]").astype(np.int64)
+        self.ends = {ONLY: StreamEnd(place, {name: torch.tensor(part) for name, part in held.items()})}
         self.log_results(self._backtest.results())
 
     def write_test_files(self, folder: Path) -> None:

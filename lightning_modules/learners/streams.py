@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dream.errors import CheckpointError, DREAMError, StateError
+from dream.errors import CheckpointError, ConfigError, DREAMError, StateError
 from dream.files import write_atomic
 from dream.sealed import checksum, note, read_note
 from lightning_modules.checks import require_int
@@ -71,6 +71,7 @@ class Streams(Generic[Model]):
 
     Raises:
         StateError: the object has no columns yet, or another process uses the folder.
+        ConfigError: its forecasts also depend on known covariates of the rows ahead.
         CheckpointError: the folder is another model's, or damaged.
 
     Example:
@@ -91,6 +92,12 @@ class Streams(Generic[Model]):
             raise StateError(
                 f"`model` must know its columns; got a {type(model).__name__} that has seen no row. Let it "
                 "learn one, or take it from a run."
+            )
+        if isinstance(model, DREAMForecaster) and model.windows is not None and model.windows.known:
+            raise ConfigError(
+                "`model` must forecast from past rows; this one also reads known covariates of the rows "
+                f"ahead ({', '.join(model.windows.known)}), which no row brings. Call its "
+                "`forecast(known=...)`, or forecast with `dream predict`."
             )
         self.model = deepcopy(model)
         self.most = most

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Literal, NamedTuple
@@ -30,7 +31,7 @@ from lightning_modules.data.frequency import (
     season_of,
 )
 from lightning_modules.data.order import drawn, in_order, loader
-from lightning_modules.data.place import Place
+from lightning_modules.data.place import ONLY, Place
 from lightning_modules.data.schema import Schema, scales, step_quartiles, units_of
 from lightning_modules.data.series import Scaler, Series, fill_missing
 from lightning_modules.stream import Shape
@@ -236,6 +237,7 @@ class OnlineData(TaskData, ABC):
             frequency=self.clock.frequency,
             zone=stream.series.zone,
             time_format=stream.series.form,
+            time_column=stream.series.time_column,
             vocabulary=list(stream.targets) if classes else None,
             settings={"task": stream.task},
         )
@@ -435,8 +437,13 @@ class OnlineData(TaskData, ABC):
         """All rows in order, in chunks."""
         return self._in_chunks(self.borders[2])
 
-    def go_on(self, place: Place) -> None:
-        self.place = place
+    def go_on(self, places: Mapping[str, Place]) -> None:
+        self.places = places
+
+    @property
+    def place(self) -> Place:
+        """Rows of the stream that were read already."""
+        return self.places.get(ONLY, Place())
 
     @property
     def begin(self) -> int:

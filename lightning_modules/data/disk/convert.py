@@ -82,7 +82,8 @@ def stored_table(
     shards = tuple(TableShard(*shard) for shard in table["shards"])
     time = np.memmap(folder / "time", dtype="datetime64[ns]", mode="r") if table["time"] else None
     columns, zone, form = tuple(table["columns"]), table["zone"], table["form"]
-    return StoredSeries(folder, shards, columns, time, str(path), shards[-1].stop, zone, form)
+    stop = shards[-1].stop
+    return StoredSeries(folder, shards, columns, time, str(path), stop, zone, form, table["time"])
 
 
 def _made(folder: Path) -> dict[str, Any] | None:

@@ -43,11 +43,20 @@ def test_without_time_rows_are_new_by_their_number() -> None:
 def test_only_tasks_that_learn_from_a_stream_go_on() -> None:
     table = pd.DataFrame(np.zeros((300, 1)), columns=["a"])
     with pytest.raises(ConfigError, match=r"`--learn` must be given for a task that learns .* TableData"):
-        TableData.of(table).go_on(Place())
-    with pytest.raises(ConfigError, match="`--learn` must be given for one stream; there are 2"):
-        Streams().go_on(Place())
+        TableData.of(table).go_on({"": Place()})
     one = AnomalyTable.of(table, training=150)
-    one.go_on(Place(200, None, 150))
-    assert (one.begin, len(one.predicted[0].values), one.streams[0].training) == (200, 100, 150)
+    one.go_on({"yesterday.csv": Place(200, None, 150)})  # the only one there is, whatever its name
+    assert (one.streams[0].begin, len(one.predicted[0].values), one.streams[0].training) == (200, 100, 150)
     (batch,) = one.predict_dataloader()
-    assert (batch.start, batch.values.shape[1]) == (200, 100)
+    assert (batch.before.tolist(), batch.begins, batch.values.shape[1]) == ([200], False, 100)
+
+
+def test_each_of_several_streams_goes_on_by_its_name() -> None:
+    several = Streams()
+    several.go_on({"of 240": Place(240, None, 130), "gone": Place(7)})
+    whole, new = several.streams
+    assert (whole.begin, whole.training, new.begin, new.training) == (240, 130, 0, 120)
+    assert [stream.name for stream in several.predicted] == ["of 300"]
+    several = Streams()
+    several.go_on({"of 240": Place(240), "of 300": Place(300)})
+    assert len(several.predict_dataloader()) == 0
