@@ -22,6 +22,7 @@ from lightning_modules.anomaly.metrics import runs
 from lightning_modules.checks import require_int
 from lightning_modules.data.base import TaskData
 from lightning_modules.data.columns import require_lags
+from lightning_modules.data.dialect import Dialect
 from lightning_modules.data.fingerprint import Fingerprint, content_sum
 from lightning_modules.data.frequency import Clock, described, find_frequency
 from lightning_modules.data.order import loader, one_by_one
@@ -48,6 +49,8 @@ class AnomalyStream:
     zone: str | None = None
     form: str | None = None
     """Zone and format of the time stamps, as those of a `Series`."""
+    dialect: Dialect | None = None
+    """How the table was written; None for other sources."""
 
     @property
     def times(self) -> np.ndarray:
@@ -203,6 +206,7 @@ class AnomalyData(TaskData, ABC):
             steps=step_quartiles(times),
             zone=first.zone,
             time_format=first.form,
+            dialect=None if first.dialect is None else first.dialect[:4],
         )
 
     @cached_property

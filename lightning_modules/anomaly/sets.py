@@ -16,8 +16,9 @@ from lightning_modules.anomaly.data import LEAST_TRAINING, AnomalyData, AnomalyS
 from lightning_modules.anomaly.nab_score import probation
 from lightning_modules.data.catalogue import data_path, dataset
 from lightning_modules.data.dates import stamps_as
+from lightning_modules.data.dialect import Dialect, dialect_as
 from lightning_modules.data.in_memory import InMemory
-from lightning_modules.data.series import Missing, Series, check_file, fill_missing, read_frame, read_table
+from lightning_modules.data.series import Missing, Series, fill_missing, read_frame, read_table, table_series
 
 logger = logging.getLogger(__name__)
 
@@ -39,12 +40,11 @@ class AnomalyTable(AnomalyData, InMemory):
     """A CSV or Parquet file with one row per time step; `AnomalyTable.of` takes a DataFrame or an array.
 
     Args:
-        path: The file: .csv or .txt (also .gz), .parquet or .pq.
+        path: The file: .csv, .txt or .tsv (also .gz, .bz2, .xz, .zst or .zip), .parquet or .pq.
         time_column: The column of time stamps; None finds it, and counts rows where there is none.
         columns: Columns to watch; None for all columns of numbers but the time column and the label.
         label_column: Column that is 0 for a normal and 1 for an anomalous row, used for metrics only; None
             without labels.
-        separator: Character between the values of a line.
         training: Part at the start from which to learn what is normal: a share below 1, or a number of rows.
         missing: Treatment of missing values: stop with an error (`error`), carry the last known value forward
             (`ffill`), or leave them out (`model`): DREAM reads them as not observed, scales and tails do not
@@ -55,6 +55,11 @@ class AnomalyTable(AnomalyData, InMemory):
             null finds out. A run remembers what was found or given, and reads later files so if they can be.
         zone: The place whose local time results show, such as Europe/Berlin, and in which time stamps without
             an offset are written; null: as the stamps say.
+        separator: Sign between the values of a line of text; null finds it. So are `decimal` (. or ,),
+            `thousands` (. , a space or an apostrophe; '' for none) and `encoding` (such as cp1252).
+        decimal: Decimal sign of numbers.
+        thousands: Sign between groups of three digits.
+        encoding: Encoding of a file of text. A run remembers all four, for files that do not show others.
     """
 
     def __init__(
@@ -63,12 +68,15 @@ class AnomalyTable(AnomalyData, InMemory):
         time_column: str | None = None,
         columns: list[str] | None = None,
         label_column: str | None = None,
-        separator: str = ",",
+        separator: str | None = None,
         training: float = 0.2,
         missing: Literal["error", "ffill", "model"] = "error",
         units: dict[str, str] | None = None,
         time_format: str | None = None,
         zone: str | None = None,
+        decimal: str | None = None,
+        thousands: str | None = None,
+        encoding: str | None = None,
         **options: Any,
     ) -> None:
         super().__init__(**options)
@@ -82,28 +90,25 @@ class AnomalyTable(AnomalyData, InMemory):
                 f"`label_column` must not be one of the columns to watch; {label_column!r} is both.",
                 key="label_column",
             )
-        if len(separator) != 1:
-            raise ConfigError(
-                f"`separator` must be one character such as ';'; got {separator!r}.", key="separator"
-            )
         if missing not in ("error", "ffill", "model"):
             raise ConfigError(f"`missing` must be error, ffill or model; got {missing!r}.", key="missing")
         self.path = path
         self.time_column = time_column
         self.watched = columns
         self.label_column = label_column
-        self.separator = separator
         self.training = training
         self.missing = missing
         self.units = dict(units or {})
         self.time_format = time_format
         self.zone = zone
         self.stamps = stamps_as(time_format, zone)
+        self.dialect = dialect_as(separator, decimal, thousands, encoding)
 
     def read(self) -> list[AnomalyStream]:
-        label = [self.label_column] if self.label_column is not None and self._labelled() else []
         stamps = self.stamps if self.recorded is None else self.recorded.stamps(self.stamps)
-        table = read_table(self.table, self.time_column, self.watched, label, self.separator, stamps)
+        frame, path, dialect = read_frame(self.table, self.known_dialect)
+        label = [self.label_column] if self.label_column is not None and self._labelled(frame, path) else []
+        table = table_series(frame, path, self.time_column, self.watched, label, stamps)
         count = len(table.values)
         training = int(self.training * count) if self.training < 1 else int(self.training)
         known = self.recorded is not None and not self.place.rows
@@ -115,16 +120,14 @@ class AnomalyTable(AnomalyData, InMemory):
                 LEAST_TRAINING,
             )
             training = LEAST_TRAINING
-        return [labelled_stream(Path(self.path).name, table, bool(label), training, self.missing)]
+        stream = labelled_stream(Path(self.path).name, table, bool(label), training, self.missing)
+        return [replace(stream, dialect=dialect)]
 
-    def _labelled(self) -> bool:
+    def _labelled(self, frame: pd.DataFrame, path: Path) -> bool:
         """Whether the table has labels, which it needs in training only."""
-        if self.recorded is None:
+        if self.recorded is None or self.label_column in frame:
             return True  # or refused by name
-        frame = read_frame(check_file(self.path), self.separator) if self.frame is None else self.frame
-        if self.label_column in frame:
-            return True
-        logger.warning("%s: there is no column `%s`; read without labels.", self.path, self.label_column)
+        logger.warning("%s: there is no column `%s`; read without labels.", path, self.label_column)
         return False
 
 
@@ -179,7 +182,9 @@ class SKABData(AnomalyData):
         files = [PurePosixPath(file) for file in dataset("skab").files if file.startswith(SKAB_GROUPS)]
         streams = []
         for file in sorted(files, key=lambda file: (file.parent.name, int(file.stem))):
-            table = read_table(data_path("skab", str(file)), "datetime", SKAB_SENSORS, ["anomaly"], ";")
+            table = read_table(
+                data_path("skab", str(file)), "datetime", SKAB_SENSORS, ["anomaly"], Dialect(";")
+            )
             streams.append(labelled_stream(str(file), table, True, SKAB_TRAINING))
         return streams
 

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 import pandas as pd
 
 from dream.errors import DataError
-from lightning_modules.data.limits import require_header
+from lightning_modules.data.dialect import UNKNOWN, Dialect
+from lightning_modules.data.limits import distinct, require_header, tell_repeated
 from lightning_modules.data.time_column import find_time_column, with_starts
+
+if TYPE_CHECKING:
+    from lightning_modules.data.schema import Schema
 
 NAME = "the table"
 """Name of a table in memory, in messages."""
@@ -22,6 +26,9 @@ class InMemory:
     path: str
     frame: pd.DataFrame | None = None
     """The table in memory; None if the file `path` is read."""
+    dialect: Dialect = UNKNOWN
+    """What is stated of how the table is written."""
+    recorded: Schema | None
 
     @classmethod
     def of(cls, table: pd.DataFrame | pd.Series | np.ndarray, **settings: Any) -> Self:
@@ -34,8 +41,7 @@ class InMemory:
             **settings: Other arguments of the class.
 
         Raises:
-            DataError: the table is of another type, has no row, has several levels of its index, or names a
-                column twice.
+            DataError: the table is of another type, has no row, or has several levels of its index.
         """
         data = cls(path=NAME, **settings)  # type: ignore[call-arg] # the class that derives from this
         data.frame = _as_frame(table)
@@ -45,6 +51,11 @@ class InMemory:
     def table(self) -> str | pd.DataFrame:
         """The table in memory, or else the path of the file to read."""
         return self.path if self.frame is None else self.frame
+
+    @property
+    def known_dialect(self) -> Dialect:
+        """What is stated of how the table is written, and what a run that is followed has of its own."""
+        return self.dialect if self.recorded is None else self.recorded.dialect_of(self.dialect)
 
 
 def _as_frame(table: pd.DataFrame | pd.Series | np.ndarray) -> pd.DataFrame:
@@ -66,7 +77,10 @@ def _as_frame(table: pd.DataFrame | pd.Series | np.ndarray) -> pd.DataFrame:
     frame.columns = frame.columns.map(str)
     if (name := find_time_column(index, Path(NAME))) is not None:
         frame.insert(0, name or "time", index[name].array, allow_duplicates=True)
-    require_header(frame.columns.tolist(), Path(NAME))
+    names = frame.columns.tolist()
+    require_header(names, Path(NAME))
+    tell_repeated(names, Path(NAME))
+    frame.columns = distinct(names)
     if frame.empty:
         raise DataError(f"{NAME}: there are column names but no rows.")
     return with_starts(frame)

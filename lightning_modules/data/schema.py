@@ -16,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, FiniteFloat, PositiveFloat, Validati
 
 from dream.errors import CheckpointError, ConfigError, DataError, nearest
 from lightning_modules.data.dates import Stamps
+from lightning_modules.data.dialect import PLAIN, Dialect
 from lightning_modules.data.series import Scaler
 
 logger = logging.getLogger(__name__)
@@ -50,6 +51,8 @@ class Schema(BaseModel):
     """The zone in which time stamps are read and shown; None for those without one."""
     time_format: str | None = None
     """The format of the time stamps, by which others are read if all can be."""
+    dialect: tuple[str | None, ...] | None = None
+    """How the table was written, see `Dialect`, by which others are read if their rows do not differ."""
     vocabulary: Any = None
     """Classes or symbols in the order of their numbers, as plain values; None in tasks without any."""
     settings: dict[str, Any] = {}
@@ -129,6 +132,10 @@ class Schema(BaseModel):
         """
         place = self.zone if self.zone is not None and "/" in self.zone else None
         return Stamps(stated.form, self.time_format, stated.zone or place)
+
+    def dialect_of(self, stated: Dialect) -> Dialect:
+        """How other tables are read, of which something may be `stated`."""
+        return stated._replace(learned=self.dialect or PLAIN[:4])
 
     def require_frequency(self, frequency: str | None, source: str) -> None:
         """Refuse a stated frequency other than that of the schema; both may be unknown.

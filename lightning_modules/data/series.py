@@ -5,10 +5,8 @@ Shapes: T rows, D columns. Rows are counted from 0 everywhere, messages included
 
 from __future__ import annotations
 
-import io
 import logging
 import warnings
-import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -24,17 +22,31 @@ import torch
 from dream import memory
 from dream.errors import DataError, nearest, shown
 from lightning_modules.data.dates import UNKNOWN, Stamps, require_order, time_stamps
+from lightning_modules.data.dialect import (
+    EXCEL,
+    Dialect,
+    find_dialect,
+    frame_dialect,
+    in_plain_numbers,
+    open_text,
+    with_encoding,
+)
+from lightning_modules.data.dialect import (
+    UNKNOWN as UNKNOWN_DIALECT,
+)
 from lightning_modules.data.fingerprint import Fingerprint, content_sum
 from lightning_modules.data.in_memory import NAME
 from lightning_modules.data.limits import (
-    Unpacked,
+    distinct,
     local,
     require_header,
     require_printable,
     require_proportion,
     require_unpacked,
+    tell_repeated,
 )
 from lightning_modules.data.numbers import number_columns, read_numbers, require_real
+from lightning_modules.data.packed import DAMAGED, PACKED
 from lightning_modules.data.time_column import find_time_column, with_starts
 from lightning_modules.data.zones import Written, one_zone
 
@@ -44,7 +56,9 @@ Missing = Literal["error", "ffill", "mask", "model"]
 Values = TypeVar("Values", np.ndarray, torch.Tensor)
 
 PARQUET = (".parquet", ".pq")
-TEXT = (".csv", ".txt", ".csv.gz", ".txt.gz")
+TEXT = (".csv", ".txt", ".tsv")
+ENDINGS = (*TEXT, *(text + packed for text in TEXT for packed in PACKED), ".zip", *PARQUET)
+"""Endings of names of tables."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,6 +76,8 @@ class Series:
     """The zone in which time stamps are shown, see `zones`; None for those without one."""
     form: str | None = None
     """The format of the time stamps as they were read, one of `dates.find_formats`."""
+    dialect: Dialect | None = None
+    """How the table was written; None for a generator's."""
 
     def __len__(self) -> int:
         return len(self.values)
@@ -112,10 +128,10 @@ def read_table(
     time_column: str | None = None,
     columns: Sequence[str] | None = None,
     covariates: Sequence[str] = (),
-    separator: str = ",",
+    dialect: Dialect = UNKNOWN_DIALECT,
     stamps: Stamps = UNKNOWN,
 ) -> Series:
-    """Read a CSV (.csv, .txt, also .gz) or Parquet (.parquet, .pq) file, or a table in memory.
+    """Read a file of text (.csv, .txt, .tsv, also packed), of Parquet (.parquet, .pq), or a table in memory.
 
     A row is a time step. Time stamps are all in ISO 8601, of any precision, or all in the format of the
     first; or they are Unix time in s, ms, us or ns, or digits such as 20240131. Year, month and day come in
@@ -129,16 +145,14 @@ def read_table(
         columns: Columns to read; if None, all others in which some value is a number, but no index: an
             unnamed column, or one called `index`, `id` or `row`, that counts the rows.
         covariates: Columns to read besides, which come last.
-        separator: The sign between the values of a line of text.
+        dialect: What is known of how it is written.
         stamps: What is known of the time stamps.
 
     Raises:
         DataError: the table cannot be read; names file, column and row.
     """
-    if isinstance(path, pd.DataFrame):
-        return table_series(with_starts(path), Path(NAME), time_column, columns, covariates, stamps)
-    path = check_file(path)
-    return table_series(read_frame(path, separator), path, time_column, columns, covariates, stamps)
+    frame, source, dialect = read_frame(path, dialect)
+    return replace(table_series(frame, source, time_column, columns, covariates, stamps), dialect=dialect)
 
 
 def table_series(
@@ -218,8 +232,11 @@ def check_file(path: str | Path) -> Path:
         DataError: there is no file, it is empty, or its type is unknown.
     """
     path = local(path)
-    if not path.name.lower().endswith(PARQUET + TEXT):
-        raise DataError(f"{path}: expected a file ending in {', '.join(TEXT + PARQUET)}.")
+    if not path.name.lower().endswith(ENDINGS):
+        raise DataError(
+            f"{path}: expected a file ending in {', '.join(TEXT + PARQUET)}, those of text also packed: "
+            f"{', '.join(PACKED)}."
+        )
     if not path.is_file():
         raise DataError(
             f"{path}: {'is a folder, not a file' if path.is_dir() else 'no such file'}. Check `path`."
@@ -229,19 +246,70 @@ def check_file(path: str | Path) -> Path:
     return path
 
 
-def read_frame(path: Path, separator: str = ",") -> pd.DataFrame:
-    """The table in a file, unchanged."""
-    path = check_file(path)
+def read_frame(
+    path: str | Path | pd.DataFrame, dialect: Dialect = UNKNOWN_DIALECT
+) -> tuple[pd.DataFrame, Path, Dialect]:
+    """Read all columns of a file or of a table in memory, numbers in whatever notation as numbers.
+
+    Returns:
+        The table, its name for messages, and how it is written.
+
+    Raises:
+        DataError: it cannot be read.
+    """
+    if isinstance(path, pd.DataFrame):
+        frame, source = with_starts(path.set_axis(distinct(path.columns.map(str)), axis=1)), Path(NAME)
+    else:
+        source = check_file(path)
+        if not source.name.lower().endswith(PARQUET):
+            return _read_text(source, dialect)
+        with readable(source), open_parquet(source) as file:
+            tell_repeated(file.schema_arrow.names, source)
+            frame = parse_parquet(file.read(), source)
+    require_rows(frame, source)
+    dialect = frame_dialect(frame, source, dialect)
+    return in_plain_numbers(frame, dialect), source, dialect
+
+
+def _read_text(path: Path, stated: Dialect) -> tuple[pd.DataFrame, Path, Dialect]:
     with readable(path):
-        if path.name.lower().endswith(PARQUET):
-            with open_parquet(path) as file:
-                frame = parse_parquet(file.read(), path)
-        else:
-            with open_text(path) as (text, _):
-                frame = parse_text(text, path, separator)
+        dialect = find_dialect(path, stated)
+        try:
+            frame = _parsed(path, dialect)
+        except UnicodeDecodeError:
+            if (other := with_encoding(path, dialect, stated)) == dialect:
+                raise
+            dialect, frame = other, _parsed(path, other)
+    require_rows(frame, path)
+    return frame, path, dialect
+
+
+def _parsed(path: Path, dialect: Dialect) -> pd.DataFrame:
+    assert dialect.encoding is not None
+    with open_text(path, dialect.encoding) as (text, _):
+        return parse_text(text, path, dialect)
+
+
+def read_texts(path: Path) -> pd.DataFrame:
+    """The table in a file of text, all of it texts: no word of it stands for a gap or is a number.
+
+    Raises:
+        DataError: it cannot be read.
+    """
+    stated = Dialect(decimal=".", thousands="")
+    with readable(path):
+        dialect = with_encoding(path, find_dialect(path, stated), stated)
+        with open_text(path, str(dialect.encoding)) as (text, _):
+            skipped = 1 if EXCEL.match(text.read(32)) else 0
+            text.seek(0)
+            options = dict(sep=dialect.separator, skiprows=skipped, dtype=str, keep_default_na=False)
+            return pd.read_csv(text, **options).fillna("")  # type: ignore[call-overload]
+
+
+def require_rows(frame: pd.DataFrame, path: Path) -> None:
+    """Refuse a table without a row."""
     if frame.empty:
         raise DataError(f"{path}: there are column names but no rows.")
-    return frame
 
 
 @contextmanager
@@ -253,11 +321,12 @@ def readable(path: Path, first: int = 0) -> Iterator[None]:
         raise _too_large(path) from error
     except UnicodeDecodeError as error:
         raise DataError(
-            f"{path}: not UTF-8 text ({error.reason} at byte {error.start}). Save it as UTF-8."
+            f"{path}: no text in {error.encoding} ({error.reason} at byte {error.start}). State another "
+            "`data.encoding`, or save it as UTF-8."
         ) from error
     except pd.errors.EmptyDataError as error:
         raise DataError(f"{path}: the file is empty.") from error
-    except (ValueError, OSError, EOFError, zlib.error, pd.errors.ParserWarning) as error:
+    except (ValueError, OSError, EOFError, *DAMAGED, pd.errors.ParserWarning) as error:
         if memory.exhausted(error):
             raise _too_large(path) from error
         reason = str(error).strip().splitlines()[0]
@@ -272,21 +341,6 @@ def _too_large(path: Path) -> DataError:
         f"{path}: does not fit into memory; {memory.there_is()}. With `mapped: true` a forecaster's table "
         "stays on disk; else read fewer rows or columns, or find more memory."
     )
-
-
-@contextmanager
-def open_text(path: Path) -> Iterator[tuple[BinaryIO, BinaryIO]]:
-    """Open a file of text: its content, unpacked if its name ends in .gz, and the file itself.
-
-    Raises:
-        DataError: while it is read, if it unpacks to far more than its size.
-    """
-    with path.open("rb") as raw:
-        if path.suffix.lower() != ".gz":
-            yield raw, raw
-        else:
-            with io.BufferedReader(Unpacked(path, raw)) as content:
-                yield content, raw
 
 
 @contextmanager
@@ -309,42 +363,35 @@ def open_parquet(path: Path, **options: Any) -> Iterator[parquet.ParquetFile]:
 def parse_parquet(table: pyarrow.Table, path: Path) -> pd.DataFrame:
     """Rows of a Parquet file, all or some of them."""
     require_header(table.column_names, path)
-    return with_starts(table.to_pandas(ignore_metadata=True))
+    return with_starts(table.rename_columns(distinct(table.column_names)).to_pandas(ignore_metadata=True))
 
 
-def parse_text(source: BinaryIO, path: Path, separator: str) -> pd.DataFrame:
-    """Rows of text from `source`, whose first line names the columns; `path` is for messages."""
-    header = (
-        pd.read_csv(source, sep=separator, header=None, nrows=1, dtype=str, keep_default_na=False)
-        .iloc[0]
-        .tolist()
-    )
-    counts = {sign: sum(name.count(sign) for name in header) for sign in ",;\t|" if sign != separator}
-    used = max(counts, key=lambda sign: counts[sign])
-    lone = len(header) == 1 and header[0].lstrip().startswith("#")
-    if lone or header[0].lower().startswith("sep="):
-        raise DataError(
-            f"{path}: the first line must name the columns; it is {shown(header[0])}. Delete the lines "
-            "before the names."
-        )
-    if counts[used] >= max(len(header) - 1, 1) and (len(header) == 1 or used != ","):
-        wanted = "commas" if separator == "," else repr(separator)
-        raise DataError(
-            f"{path}: values must be separated by {wanted}; the first line uses {used!r}. Save it as CSV; "
-            "AnomalyTable also takes `--data.separator`."
-        )
-    require_header(header, path)
+def parse_text(source: BinaryIO, path: Path, dialect: Dialect) -> pd.DataFrame:
+    """Rows of text in UTF-8 from `source`, whose first line names the columns; `path` is for messages."""
+    told = EXCEL.match(source.read(32))
     source.seek(0)
     with warnings.catch_warnings():
         warnings.simplefilter("error", pd.errors.ParserWarning)  # a row longer than the header
         try:
-            return pd.read_csv(source, sep=separator, low_memory=False, index_col=False)
+            frame = pd.read_csv(
+                source,
+                sep=dialect.separator,
+                decimal=dialect.decimal or ".",
+                skiprows=1 if told else 0,
+                low_memory=False,
+                index_col=False,
+            )
         except pd.errors.ParserWarning as error:
+            source.seek(0)
+            names = pd.read_csv(source, sep=dialect.separator, skiprows=1 if told else 0, nrows=0).columns
             raise DataError(
-                f"{path}: cannot be read: rows must have a value for each of the {len(header)} names in the "
-                f"first line ({shown(header[0])}, ...); some have more. Delete lines before the names, "
-                "write numbers as 1234.5, and quote texts that hold the separator."
+                f"{path}: cannot be read: rows must have a value for each of the {len(names)} names in the "
+                f"first line ({shown(names[0])}, ...); some have more. Delete lines before the names, "
+                "write numbers as 1234.5, quote texts that hold the separator, or state it as "
+                "`data.separator`."
             ) from error
+    frame.columns = [" ".join(name.split()) if "\n" in name else name for name in frame.columns]
+    return in_plain_numbers(frame, dialect)
 
 
 def require_same_columns(frame: pd.DataFrame, path: Path, roles: Roles, covariates: Sequence[str]) -> None:

@@ -228,6 +228,7 @@ class ForecastingData(TaskData, ABC):
             frequency=self.clock.frequency,
             zone=self.whole.zone,
             time_format=self.whole.form,
+            dialect=None if self.whole.dialect is None else self.whole.dialect[:4],
             settings={"season": _recorded(self.seasons), "timespans": self.timespans, "lags": self.lags},
         )
 

@@ -7,10 +7,11 @@ from typing import Any, Literal, get_args
 from dream.errors import ConfigError, nearest
 from lightning_modules.data.catalogue import data_path
 from lightning_modules.data.dates import stamps_as
+from lightning_modules.data.dialect import dialect_as
 from lightning_modules.data.disk.convert import stored_table
 from lightning_modules.data.disk.stored import StoredSeries
 from lightning_modules.data.in_memory import InMemory
-from lightning_modules.data.series import Series, check_file, read_table
+from lightning_modules.data.series import TEXT, Series, check_file, read_table
 from lightning_modules.forecasting.data import ForecastingData
 
 LARGE = 1 << 28
@@ -22,7 +23,7 @@ class TableData(ForecastingData, InMemory):
     """A CSV or Parquet file with one row per time step; `TableData.of` takes a DataFrame or an array.
 
     Args:
-        path: The file: .csv or .txt (also .gz), .parquet or .pq.
+        path: The file: .csv, .txt or .tsv (also .gz, .bz2, .xz, .zst or .zip), .parquet or .pq.
         time_column: The column of time stamps; None finds it, and counts rows where there is none.
         targets: Columns to predict; None for all columns of numbers but the time column and the covariates.
         covariates: Columns that are read but not predicted.
@@ -50,6 +51,10 @@ class TableData(ForecastingData, InMemory):
         units: dict[str, str] | None = None,
         time_format: str | None = None,
         zone: str | None = None,
+        separator: str | None = None,
+        decimal: str | None = None,
+        thousands: str | None = None,
+        encoding: str | None = None,
         **options: Any,
     ) -> None:
         super().__init__(**options)
@@ -79,17 +84,19 @@ class TableData(ForecastingData, InMemory):
         self.time_format = time_format
         self.zone = zone
         self.stamps = stamps_as(time_format, zone)
+        self.dialect = dialect_as(separator, decimal, thousands, encoding)
 
     def read(self) -> Series | StoredSeries:
         others = [*(self.covariates or []), *(self.known_covariates or [])]
         stamps = self.stamps if self.recorded is None else self.recorded.stamps(self.stamps)
+        asked = (self.time_column, self.targets, others, self.known_dialect, stamps)
         if self.frame is not None:
-            return read_table(self.frame, self.time_column, self.targets, others, stamps=stamps)
+            return read_table(self.frame, *asked)
         path = check_file(self.path)
-        plain = path.name.lower().endswith((".csv", ".txt"))
+        plain = path.name.lower().endswith(TEXT)
         large = path.stat().st_size > (LARGE if plain else LARGE // 4)
         reader = stored_table if (large if self.mapped is None else self.mapped) else read_table
-        return reader(path, self.time_column, self.targets, others, stamps=stamps)
+        return reader(path, *asked)
 
 
 class ETTData(ForecastingData):

@@ -236,6 +236,7 @@ class OnlineData(TaskData, ABC):
             frequency=self.clock.frequency,
             zone=stream.series.zone,
             time_format=stream.series.form,
+            dialect=None if stream.series.dialect is None else stream.series.dialect[:4],
             vocabulary=list(stream.targets) if classes else None,
             settings={"task": stream.task},
         )

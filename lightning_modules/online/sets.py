@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, get_args
 
@@ -10,7 +11,8 @@ import pandas as pd
 
 from dream.errors import ConfigError, DataError, nearest
 from lightning_modules.data.catalogue import data_path
-from lightning_modules.data.dates import stamps_as
+from lightning_modules.data.dates import Stamps, stamps_as
+from lightning_modules.data.dialect import dialect_as
 from lightning_modules.data.in_memory import InMemory
 from lightning_modules.data.numbers import number_columns
 from lightning_modules.data.series import Series, read_frame, read_table, table_series
@@ -97,7 +99,7 @@ class TableStream(OnlineData, InMemory):
     All columns of numbers are read, for regression and classification all but the targets.
 
     Args:
-        path: The file: .csv or .txt (also .gz), .parquet or .pq.
+        path: The file: .csv, .txt or .tsv (also .gz, .bz2, .xz, .zst or .zip), .parquet or .pq.
         targets: Columns to predict; null for all columns of numbers, which are then forecast.
         task: `forecasting`: the next `horizon` rows of the targets, from all columns; `regression` and
             `classification`: the target of a row from its other columns; `auto`: classification if the only
@@ -109,6 +111,11 @@ class TableStream(OnlineData, InMemory):
             null finds out. A run remembers what was found or given, and reads later files so if they can be.
         zone: The place whose local time results show, such as Europe/Berlin, and in which time stamps without
             an offset are written; null: as the stamps say.
+        separator: Sign between the values of a line of text; null finds it. So are `decimal` (. or ,),
+            `thousands` (. , a space or an apostrophe; '' for none) and `encoding` (such as cp1252).
+        decimal: Decimal sign of numbers.
+        thousands: Sign between groups of three digits.
+        encoding: Encoding of a file of text. A run remembers all four, for files that do not show others.
     """
 
     def __init__(
@@ -120,6 +127,10 @@ class TableStream(OnlineData, InMemory):
         units: dict[str, str] | None = None,
         time_format: str | None = None,
         zone: str | None = None,
+        separator: str | None = None,
+        decimal: str | None = None,
+        thousands: str | None = None,
+        encoding: str | None = None,
         **options: Any,
     ) -> None:
         super().__init__(**options)
@@ -145,14 +156,18 @@ class TableStream(OnlineData, InMemory):
         self.time_format = time_format
         self.zone = zone
         self.stamps = stamps_as(time_format, zone)
+        self.dialect = dialect_as(separator, decimal, thousands, encoding)
 
     def read(self) -> OnlineStream:
         stamps = self.stamps if self.recorded is None else self.recorded.stamps(self.stamps)
+        frame, path, dialect = read_frame(self.table, self.known_dialect)
+        stream = self._stream(frame, path, stamps)
+        return replace(stream, series=replace(stream.series, dialect=dialect))
+
+    def _stream(self, frame: pd.DataFrame, path: Path, stamps: Stamps) -> OnlineStream:
         if self.targets is None:
-            series = read_table(self.table, self.time_column, stamps=stamps)
+            series = table_series(frame, path, self.time_column, stamps=stamps)
             return OnlineStream(series, "forecasting", series.columns)
-        frame = read_frame(Path(self.path).expanduser()) if self.frame is None else self.frame
-        path = Path(self.path)
         for name in self.targets:
             if name not in frame:
                 raise DataError(f"{self.path}: no column `{name}`. {nearest(name, map(str, frame.columns))}")

@@ -25,6 +25,16 @@ from dream.errors import CheckpointError, DataError
 from dream.files import atomic, read_json, write_atomic
 from dream.sealed import note, read_note
 from lightning_modules.data.dates import UNKNOWN, Stamps, find_formats, require_order
+from lightning_modules.data.dialect import (
+    PLAIN,
+    Dialect,
+    find_dialect,
+    frame_dialect,
+    with_encoding,
+)
+from lightning_modules.data.dialect import (
+    UNKNOWN as UNKNOWN_DIALECT,
+)
 from lightning_modules.data.disk.blocks import Block, file_blocks
 from lightning_modules.data.disk.stored import (
     StoredSeries,
@@ -34,10 +44,15 @@ from lightning_modules.data.disk.stored import (
     require_sha256,
     writing,
 )
+from lightning_modules.data.limits import tell_repeated
 from lightning_modules.data.series import (
+    PARQUET,
     Roles,
     check_file,
     find_roles,
+    open_parquet,
+    parse_parquet,
+    readable,
     require_same_columns,
     require_values,
     to_series,
@@ -47,7 +62,7 @@ from lightning_modules.waiting import waiting
 
 logger = logging.getLogger(__name__)
 
-VERSION = 5
+VERSION = 6
 BLOCK = 1 << 21
 """Bytes of a file that are read at once, which needs a few times as much memory."""
 
@@ -62,7 +77,7 @@ def stored_table(
     time_column: str | None = None,
     columns: Sequence[str] | None = None,
     covariates: Sequence[str] = (),
-    separator: str = ",",
+    dialect: Dialect = UNKNOWN_DIALECT,
     stamps: Stamps = UNKNOWN,
 ) -> StoredSeries:
     """As `read_table`, on disk: converts the file if it has not been, or has changed since.
@@ -72,17 +87,34 @@ def stored_table(
     """
     path = check_file(path)
     real = path.resolve()
-    asked = json.dumps([str(real), time_column, columns, list(covariates), separator, stamps])
+    stated, dialect = dialect, _dialect(path, dialect)
+    asked = json.dumps([str(real), time_column, columns, list(covariates), dialect, stamps])
     folder = cache_folder() / "tables" / f"{real.name.partition('.')[0]}-{digest(asked.encode())[:16]}"
     with writing(folder):
         _forget_other(folder, real)
         if (table := _made(folder)) is None:
             logger.warning("%s: stays on disk; converting it once, in %s.", path, folder)
-            table = _Conversion(path, folder, separator).run(time_column, columns, covariates, stamps)
+            if not path.name.lower().endswith(PARQUET):
+                with readable(path):
+                    dialect = with_encoding(path, dialect, stated)
+            table = _Conversion(path, folder, dialect).run(time_column, columns, covariates, stamps)
     shards = tuple(TableShard(*shard) for shard in table["shards"])
     time = np.memmap(folder / "time", dtype="datetime64[ns]", mode="r") if table["time"] else None
     columns, zone, form = tuple(table["columns"]), table["zone"], table["form"]
-    return StoredSeries(folder, shards, columns, time, str(path), shards[-1].stop, zone, form)
+    dialect = Dialect(*table["dialect"])
+    return StoredSeries(folder, shards, columns, time, str(path), shards[-1].stop, zone, form, dialect)
+
+
+def _dialect(path: Path, stated: Dialect) -> Dialect:
+    """How a file is written."""
+    with readable(path):
+        if not path.name.lower().endswith(PARQUET):
+            return find_dialect(path, stated)
+        with open_parquet(path, memory_map=True) as file:
+            tell_repeated(file.schema_arrow.names, path)
+            for batch in file.iter_batches(batch_size=1000):
+                return frame_dialect(parse_parquet(pyarrow.Table.from_batches([batch]), path), path, stated)
+    return PLAIN
 
 
 def _made(folder: Path) -> dict[str, Any] | None:
@@ -124,10 +156,10 @@ def _forget_other(folder: Path, path: Path) -> None:
 class _Conversion:
     """Conversion of one file into one folder."""
 
-    def __init__(self, path: Path, folder: Path, separator: str) -> None:
+    def __init__(self, path: Path, folder: Path, dialect: Dialect) -> None:
         self.path = path
         self.folder = folder
-        self.separator = separator
+        self.dialect = dialect
         self.shards: list[TableShard] = []
         self.stop = 0
         self.last: np.datetime64 | None = None
@@ -147,7 +179,7 @@ class _Conversion:
         known = self._find_done(roles)
         rows = self.shards[-1].stop if self.shards else 0
         with waiting(f"converting {self.path.name}") as progress:
-            for block in file_blocks(self.path, self.separator, self.stop, rows, BLOCK):
+            for block in file_blocks(self.path, self.dialect, self.stop, rows, BLOCK):
                 if roles is None:
                     roles = find_roles(block.frame, self.path, time_column, columns, covariates, stamps)
                     if roles.time is not None and len(roles.formats) > 1:
@@ -167,6 +199,7 @@ class _Conversion:
             "stamps": checksum,
             "zone": one_zone(self.zones),
             "form": roles.formats[0] if roles.formats else None,
+            "dialect": self.dialect,
             "shards": self.shards,
         }
         write_atomic(self.folder / "table.sealed", note(table))
@@ -179,7 +212,7 @@ class _Conversion:
             DataError: no row tells.
         """
         parts: list[pd.Series] = []
-        for block in file_blocks(self.path, self.separator, 0, 0, BLOCK):
+        for block in file_blocks(self.path, self.dialect, 0, 0, BLOCK):
             parts.append(block.frame[column])
             if len(formats := find_formats(pd.concat(parts), formats)) == 1:
                 return formats

@@ -24,6 +24,7 @@ from dream.digests import sha256
 from dream.errors import DataError
 from dream.files import write_atomic
 from dream.sealed import note, read_note
+from lightning_modules.data.dialect import Dialect
 from lightning_modules.data.fingerprint import Fingerprint, content_sum
 from lightning_modules.data.series import Series
 
@@ -57,6 +58,8 @@ class StoredSeries:
     zone: str | None = None
     form: str | None = None
     """Zone and format of the time stamps, as those of a `Series`."""
+    dialect: Dialect | None = None
+    """How the file is written."""
 
     def __len__(self) -> int:
         return self.rows
