@@ -9,7 +9,7 @@ import io
 import logging
 import warnings
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -25,6 +25,7 @@ from dream import memory
 from dream.errors import DataError, nearest, shown
 from lightning_modules.data.dates import UNKNOWN, Stamps, require_order, time_stamps
 from lightning_modules.data.fingerprint import Fingerprint, content_sum
+from lightning_modules.data.ids import repeated_by
 from lightning_modules.data.in_memory import NAME
 from lightning_modules.data.limits import (
     Unpacked,
@@ -153,7 +154,15 @@ def table_series(
     roles = find_roles(frame, path, time_column, columns, covariates, stamps)
     if roles.time is not None:
         require_order(frame[roles.time], roles.formats, path)
-    series, written = to_series(frame, roles, path)
+    try:
+        series, written = to_series(frame, roles, path)
+    except DataError:
+        if roles.time is not None and (name := repeated_by(frame, roles.time)) is not None:
+            raise DataError(
+                f"{path}: time column `{roles.time}` has times that repeat, as of several series, which "
+                f"column `{name}` tells apart. Name it: `--data.id={name}`."
+            ) from None
+        raise
     series = replace(series, zone=one_zone([written]))
     require_values(~np.isnan(series.values).all(axis=0), series.columns, path)
     return series
@@ -229,8 +238,8 @@ def check_file(path: str | Path) -> Path:
     return path
 
 
-def read_frame(path: Path, separator: str = ",") -> pd.DataFrame:
-    """The table in a file, unchanged."""
+def read_frame(path: Path, separator: str = ",", texts: Collection[str] = ()) -> pd.DataFrame:
+    """The table in a file, unchanged; the columns `texts` as they are written."""
     path = check_file(path)
     with readable(path):
         if path.name.lower().endswith(PARQUET):
@@ -238,7 +247,7 @@ def read_frame(path: Path, separator: str = ",") -> pd.DataFrame:
                 frame = parse_parquet(file.read(), path)
         else:
             with open_text(path) as (text, _):
-                frame = parse_text(text, path, separator)
+                frame = parse_text(text, path, separator, texts)
     if frame.empty:
         raise DataError(f"{path}: there are column names but no rows.")
     return frame
@@ -312,8 +321,11 @@ def parse_parquet(table: pyarrow.Table, path: Path) -> pd.DataFrame:
     return with_starts(table.to_pandas(ignore_metadata=True))
 
 
-def parse_text(source: BinaryIO, path: Path, separator: str) -> pd.DataFrame:
-    """Rows of text from `source`, whose first line names the columns; `path` is for messages."""
+def parse_text(source: BinaryIO, path: Path, separator: str, texts: Collection[str] = ()) -> pd.DataFrame:
+    """Rows of text from `source`, whose first line names the columns; `path` is for messages.
+
+    The columns `texts` are read as they are written: an id 007 is no number.
+    """
     header = (
         pd.read_csv(source, sep=separator, header=None, nrows=1, dtype=str, keep_default_na=False)
         .iloc[0]
@@ -338,7 +350,8 @@ def parse_text(source: BinaryIO, path: Path, separator: str) -> pd.DataFrame:
     with warnings.catch_warnings():
         warnings.simplefilter("error", pd.errors.ParserWarning)  # a row longer than the header
         try:
-            return pd.read_csv(source, sep=separator, low_memory=False, index_col=False)
+            kinds = {name: str for name in texts if name in header}
+            return pd.read_csv(source, sep=separator, low_memory=False, index_col=False, dtype=kinds)
         except pd.errors.ParserWarning as error:
             raise DataError(
                 f"{path}: cannot be read: rows must have a value for each of the {len(header)} names in the "
