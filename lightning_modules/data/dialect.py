@@ -8,7 +8,7 @@ import io
 import itertools
 import logging
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
@@ -121,8 +121,9 @@ def open_text(path: Path, encoding: str = "utf-8") -> Iterator[tuple[BinaryIO, B
             yield content, raw
 
 
-def find_dialect(path: Path, stated: Dialect = UNKNOWN) -> Dialect:
-    """The dialect of a file of text, by its first rows; what differs from the plain one is logged.
+def find_dialect(path: Path, stated: Dialect = UNKNOWN, quiet: bool = False) -> Dialect:
+    """The dialect of a file of text, by its first rows; unless `quiet`, what differs from the plain one is
+    logged.
 
     What is stated holds; for a table that a trained model reads, whatever its rows do not contradict.
 
@@ -149,8 +150,9 @@ def find_dialect(path: Path, stated: Dialect = UNKNOWN) -> Dialect:
     columns = list(itertools.zip_longest(*rows, fillvalue=""))
     decimal, thousands = _notation(evidence(columns), stated, path, separator)
     found = Dialect(separator, decimal, thousands, encoding)
-    _tell(found, stated, path)
-    tell_repeated(header, path)
+    if not quiet:
+        _tell(found, stated, path)
+        tell_repeated(header, path)
     return found
 
 
@@ -192,15 +194,15 @@ def frame_dialect(frame: pd.DataFrame, path: Path, stated: Dialect = UNKNOWN) ->
     return found
 
 
-def in_plain_numbers(frame: pd.DataFrame, dialect: Dialect) -> pd.DataFrame:
-    """A table whose columns of texts are numbers where all of their values are, in this notation."""
+def in_plain_numbers(frame: pd.DataFrame, dialect: Dialect, texts: Collection[str] = ()) -> pd.DataFrame:
+    """A table whose columns of texts, but `texts`, are numbers where all their values are of this notation."""
     if (dialect.decimal, dialect.thousands) == (".", ""):
         return frame
     assert dialect.decimal is not None
     found = {
         str(name): to_plain(frame[name], dialect.decimal, dialect.thousands or "")
         for name in frame.columns
-        if is_text(frame[name])
+        if name not in texts and is_text(frame[name])
     }
     return frame.assign(**found) if found else frame
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -24,6 +24,7 @@ from dream.errors import DataError, nearest, shown
 from lightning_modules.data.dates import UNKNOWN, Stamps, require_order, time_stamps
 from lightning_modules.data.dialect import (
     EXCEL,
+    PLAIN,
     Dialect,
     find_dialect,
     frame_dialect,
@@ -35,6 +36,7 @@ from lightning_modules.data.dialect import (
     UNKNOWN as UNKNOWN_DIALECT,
 )
 from lightning_modules.data.fingerprint import Fingerprint, content_sum
+from lightning_modules.data.ids import repeated_by
 from lightning_modules.data.in_memory import NAME
 from lightning_modules.data.limits import (
     distinct,
@@ -167,7 +169,15 @@ def table_series(
     roles = find_roles(frame, path, time_column, columns, covariates, stamps)
     if roles.time is not None:
         require_order(frame[roles.time], roles.formats, path)
-    series, written = to_series(frame, roles, path)
+    try:
+        series, written = to_series(frame, roles, path)
+    except DataError:
+        if roles.time is not None and (name := repeated_by(frame, roles.time)) is not None:
+            raise DataError(
+                f"{path}: time column `{roles.time}` has times that repeat, as of several series, which "
+                f"column `{name}` tells apart. Name it: `--data.id={name}`."
+            ) from None
+        raise
     series = replace(series, zone=one_zone([written]))
     require_values(~np.isnan(series.values).all(axis=0), series.columns, path)
     return series
@@ -247,9 +257,11 @@ def check_file(path: str | Path) -> Path:
 
 
 def read_frame(
-    path: str | Path | pd.DataFrame, dialect: Dialect = UNKNOWN_DIALECT
+    path: str | Path | pd.DataFrame, dialect: Dialect = UNKNOWN_DIALECT, texts: Collection[str] = ()
 ) -> tuple[pd.DataFrame, Path, Dialect]:
     """Read all columns of a file or of a table in memory, numbers in whatever notation as numbers.
+
+    The columns `texts` are read as they are written.
 
     Returns:
         The table, its name for messages, and how it is written.
@@ -262,32 +274,51 @@ def read_frame(
     else:
         source = check_file(path)
         if not source.name.lower().endswith(PARQUET):
-            return _read_text(source, dialect)
+            return _read_text(source, dialect, texts)
         with readable(source), open_parquet(source) as file:
             tell_repeated(file.schema_arrow.names, source)
             frame = parse_parquet(file.read(), source)
     require_rows(frame, source)
     dialect = frame_dialect(frame, source, dialect)
-    return in_plain_numbers(frame, dialect), source, dialect
+    return in_plain_numbers(frame, dialect, texts), source, dialect
 
 
-def _read_text(path: Path, stated: Dialect) -> tuple[pd.DataFrame, Path, Dialect]:
+def _read_text(path: Path, stated: Dialect, texts: Collection[str]) -> tuple[pd.DataFrame, Path, Dialect]:
     with readable(path):
         dialect = find_dialect(path, stated)
         try:
-            frame = _parsed(path, dialect)
+            frame = _parsed(path, dialect, texts)
         except UnicodeDecodeError:
             if (other := with_encoding(path, dialect, stated)) == dialect:
                 raise
-            dialect, frame = other, _parsed(path, other)
+            dialect, frame = other, _parsed(path, other, texts)
     require_rows(frame, path)
     return frame, path, dialect
 
 
-def _parsed(path: Path, dialect: Dialect) -> pd.DataFrame:
-    assert dialect.encoding is not None
-    with open_text(path, dialect.encoding) as (text, _):
-        return parse_text(text, path, dialect)
+def _parsed(path: Path, dialect: Dialect, texts: Collection[str]) -> pd.DataFrame:
+    with open_text(path, str(dialect.encoding)) as (text, _):
+        return parse_text(text, path, dialect, texts)
+
+
+def table_dialect(path: Path, stated: Dialect = UNKNOWN_DIALECT, quiet: bool = False) -> Dialect:
+    """How a file is written that is read in blocks, by its first rows; logged as in `find_dialect`."""
+    with readable(path):
+        if not path.name.lower().endswith(PARQUET):
+            return find_dialect(path, stated, quiet)
+        with open_parquet(path, memory_map=True) as file:
+            tell_repeated(file.schema_arrow.names, path)
+            for batch in file.iter_batches(batch_size=1000):
+                return frame_dialect(parse_parquet(pyarrow.Table.from_batches([batch]), path), path, stated)
+    return PLAIN
+
+
+def full_dialect(path: Path, dialect: Dialect, stated: Dialect) -> Dialect:
+    """The dialect of a file of which `table_dialect` told the first, by all of its letters."""
+    if path.name.lower().endswith(PARQUET):
+        return dialect
+    with readable(path):
+        return with_encoding(path, dialect, stated)
 
 
 def read_texts(path: Path) -> pd.DataFrame:
@@ -366,8 +397,11 @@ def parse_parquet(table: pyarrow.Table, path: Path) -> pd.DataFrame:
     return with_starts(table.rename_columns(distinct(table.column_names)).to_pandas(ignore_metadata=True))
 
 
-def parse_text(source: BinaryIO, path: Path, dialect: Dialect) -> pd.DataFrame:
-    """Rows of text in UTF-8 from `source`, whose first line names the columns; `path` is for messages."""
+def parse_text(source: BinaryIO, path: Path, dialect: Dialect, texts: Collection[str] = ()) -> pd.DataFrame:
+    """Rows of text in UTF-8 from `source`, whose first line names the columns; `path` is for messages.
+
+    The columns `texts` are read as they are written: an id 007 is no number.
+    """
     told = EXCEL.match(source.read(32))
     source.seek(0)
     with warnings.catch_warnings():
@@ -380,6 +414,7 @@ def parse_text(source: BinaryIO, path: Path, dialect: Dialect) -> pd.DataFrame:
                 skiprows=1 if told else 0,
                 low_memory=False,
                 index_col=False,
+                dtype=dict.fromkeys(texts, str),
             )
         except pd.errors.ParserWarning as error:
             source.seek(0)
@@ -391,7 +426,7 @@ def parse_text(source: BinaryIO, path: Path, dialect: Dialect) -> pd.DataFrame:
                 "`data.separator`."
             ) from error
     frame.columns = [" ".join(name.split()) if "\n" in name else name for name in frame.columns]
-    return in_plain_numbers(frame, dialect)
+    return in_plain_numbers(frame, dialect, texts)
 
 
 def require_same_columns(frame: pd.DataFrame, path: Path, roles: Roles, covariates: Sequence[str]) -> None:

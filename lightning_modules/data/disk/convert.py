@@ -26,15 +26,9 @@ from dream.files import atomic, read_json, write_atomic
 from dream.sealed import note, read_note
 from lightning_modules.data.dates import UNKNOWN, Stamps, find_formats, require_order
 from lightning_modules.data.dialect import (
-    PLAIN,
-    Dialect,
-    find_dialect,
-    frame_dialect,
-    with_encoding,
-)
-from lightning_modules.data.dialect import (
     UNKNOWN as UNKNOWN_DIALECT,
 )
+from lightning_modules.data.dialect import Dialect
 from lightning_modules.data.disk.blocks import Block, file_blocks
 from lightning_modules.data.disk.stored import (
     StoredSeries,
@@ -44,17 +38,14 @@ from lightning_modules.data.disk.stored import (
     require_sha256,
     writing,
 )
-from lightning_modules.data.limits import tell_repeated
 from lightning_modules.data.series import (
-    PARQUET,
     Roles,
     check_file,
     find_roles,
-    open_parquet,
-    parse_parquet,
-    readable,
+    full_dialect,
     require_same_columns,
     require_values,
+    table_dialect,
     to_series,
 )
 from lightning_modules.data.zones import Written, one_zone
@@ -87,34 +78,20 @@ def stored_table(
     """
     path = check_file(path)
     real = path.resolve()
-    stated, dialect = dialect, _dialect(path, dialect)
+    stated, dialect = dialect, table_dialect(path, dialect)
     asked = json.dumps([str(real), time_column, columns, list(covariates), dialect, stamps])
     folder = cache_folder() / "tables" / f"{real.name.partition('.')[0]}-{digest(asked.encode())[:16]}"
     with writing(folder):
         _forget_other(folder, real)
         if (table := _made(folder)) is None:
             logger.warning("%s: stays on disk; converting it once, in %s.", path, folder)
-            if not path.name.lower().endswith(PARQUET):
-                with readable(path):
-                    dialect = with_encoding(path, dialect, stated)
+            dialect = full_dialect(path, dialect, stated)
             table = _Conversion(path, folder, dialect).run(time_column, columns, covariates, stamps)
     shards = tuple(TableShard(*shard) for shard in table["shards"])
     time = np.memmap(folder / "time", dtype="datetime64[ns]", mode="r") if table["time"] else None
     columns, zone, form = tuple(table["columns"]), table["zone"], table["form"]
     dialect = Dialect(*table["dialect"])
     return StoredSeries(folder, shards, columns, time, str(path), shards[-1].stop, zone, form, dialect)
-
-
-def _dialect(path: Path, stated: Dialect) -> Dialect:
-    """How a file is written."""
-    with readable(path):
-        if not path.name.lower().endswith(PARQUET):
-            return find_dialect(path, stated)
-        with open_parquet(path, memory_map=True) as file:
-            tell_repeated(file.schema_arrow.names, path)
-            for batch in file.iter_batches(batch_size=1000):
-                return frame_dialect(parse_parquet(pyarrow.Table.from_batches([batch]), path), path, stated)
-    return PLAIN
 
 
 def _made(folder: Path) -> dict[str, Any] | None:
