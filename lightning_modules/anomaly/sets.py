@@ -17,8 +17,10 @@ from lightning_modules.anomaly.nab_score import probation
 from lightning_modules.data.catalogue import data_path, dataset
 from lightning_modules.data.dates import stamps_as
 from lightning_modules.data.dialect import Dialect, dialect_as
+from lightning_modules.data.frequency import tell_uneven
 from lightning_modules.data.in_memory import InMemory
 from lightning_modules.data.series import Missing, Series, fill_missing, read_frame, read_table, table_series
+from lightning_modules.data.truth import require_no_truth
 
 logger = logging.getLogger(__name__)
 
@@ -109,6 +111,10 @@ class AnomalyTable(AnomalyData, InMemory):
         frame, path, dialect = read_frame(self.table, self.known_dialect)
         label = [self.label_column] if self.label_column is not None and self._labelled(frame, path) else []
         table = table_series(frame, path, self.time_column, self.watched, label, stamps)
+        if self.watched is None:
+            learned = () if self.recorded is None else self.recorded.columns["columns"]
+            sensors = [name for name in table.columns if name not in (*label, *learned)]
+            require_no_truth(table.ordered(sensors).values, sensors, path)
         count = len(table.values)
         training = int(self.training * count) if self.training < 1 else int(self.training)
         known = self.recorded is not None and not self.place.rows
@@ -120,6 +126,7 @@ class AnomalyTable(AnomalyData, InMemory):
                 LEAST_TRAINING,
             )
             training = LEAST_TRAINING
+        tell_uneven(table.time, table.zone, table.source)
         stream = labelled_stream(Path(self.path).name, table, bool(label), training, self.missing)
         return [replace(stream, dialect=dialect)]
 

@@ -195,7 +195,7 @@ def frame_dialect(frame: pd.DataFrame, path: Path, stated: Dialect = UNKNOWN) ->
 
 
 def in_plain_numbers(frame: pd.DataFrame, dialect: Dialect, texts: Collection[str] = ()) -> pd.DataFrame:
-    """A table whose columns of texts, but `texts`, are numbers where all their values are of this notation."""
+    """A table in which columns of texts, but `texts`, are numbers if all of their values are, so written."""
     if (dialect.decimal, dialect.thousands) == (".", ""):
         return frame
     assert dialect.decimal is not None

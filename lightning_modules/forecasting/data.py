@@ -45,6 +45,7 @@ from lightning_modules.forecasting.batches import (
     rolling_stream,
     training_streams,
 )
+from lightning_modules.forecasting.known import require_rows_ahead, tell_gaps
 from lightning_modules.forecasting.prepared import Prepared, Recipe, prepare
 
 logger = logging.getLogger(__name__)
@@ -465,15 +466,13 @@ class ForecastingData(TaskData, ABC):
                 f"{self.series.source}: a forecast needs {needed} rows with targets ({what}); there are "
                 f"{rows}. Bring more of the past."
             )
+        if self.known_covariates:
+            whole, names = self.whole, self.known_covariates
+            ahead = len(whole) - rows
+            require_rows_ahead(ahead, self.horizon, names, whole.time, rows - 1, self.clock, whole.source)
+        if self.recorded is not None and self.whole.time is not None and not self.timespans:
+            tell_gaps(self.whole.time[max(rows - self.look_back, 0) : rows], self.clock, self.whole.source)
         tables = self.prepared.tables if self.rolling else self._newest.tables
-        first = 0 if self.rolling else rows - self.look_back
-        if tables.known is not None and (ahead := first + len(tables.known) - rows) < self.horizon:
-            raise DataError(
-                f"{self.series.source}: a forecast of {self.horizon} rows needs the known covariates "
-                f"{', '.join(self.known_covariates or [])} of as many rows after the last target; there are "
-                f"{ahead}. Append rows with their time and known covariates and with empty targets, or "
-                "shorten `horizon`."
-            )
         if self.rolling:
             return self._stream(self._rolling(rows, rows))
         past = torch.arange(self.look_back)[None]

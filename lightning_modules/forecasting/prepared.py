@@ -31,8 +31,9 @@ from lightning_modules.data.columns import (
 from lightning_modules.data.disk.stored import Pieces, StoredSeries, in_memory
 from lightning_modules.data.frequency import UNTIMED, Clock
 from lightning_modules.data.schema import Schema, step_quartiles
-from lightning_modules.data.series import Missing, Scaler, Series, carry_forward, fill_missing, report_missing
+from lightning_modules.data.series import Missing, Scaler, Series, carry_forward, report_missing
 from lightning_modules.forecasting.batches import Tables
+from lightning_modules.forecasting.known import require_values_ahead
 
 
 @dataclass(frozen=True, eq=False)
@@ -191,12 +192,13 @@ class _Making:
         if not self.known:
             return
         before = before[known]
-        for block in chain(self._blocks(slice(recipe.rows, None)), self._calendar_ahead()):
+        horizon = slice(recipe.rows, recipe.rows + recipe.horizon)
+        for block in chain(self._blocks(horizon), self._calendar_ahead()):
             ahead = replace(block, values=block.values[:, known], columns=self.columns[known])
-            policy = (
-                "mask" if recipe.missing == "model" else recipe.missing
-            )  # what is known ahead has no gaps
-            filled = fill_missing(ahead, policy, before).values
+            if recipe.missing == "error":
+                require_values_ahead(ahead.values, ahead.columns, ahead.time, row, ahead.zone, whole.source)
+            report_missing(np.isnan(ahead.values).sum(axis=0), ahead.columns, whole.source, recipe.missing)
+            filled = carry_forward(ahead.values, before)
             values = scaler.standardise(filled, ahead.columns, whole.source, known, row)
             before, row = filled[-1] if len(filled) else before, row + len(filled)
             yield {"known": values.astype(np.float32)}

@@ -12,10 +12,17 @@ from lightning_modules.data.disk.convert import stored_table
 from lightning_modules.data.disk.stored import StoredSeries
 from lightning_modules.data.in_memory import InMemory
 from lightning_modules.data.series import TEXT, Series, check_file, read_table
+from lightning_modules.data.truth import tell_classes
 from lightning_modules.forecasting.data import ForecastingData
 
 LARGE = 1 << 28
 """Bytes of text above which a file stays on disk."""
+ROWS = 1 << 14
+"""First rows in which targets are looked at that may be classes."""
+CLASSES = (
+    "If one is of classes, `dream fit -c online_csv --data.task=classification --data.targets=[NAME]` "
+    "predicts them."
+)
 ETTName = Literal["ETTh1", "ETTh2", "ETTm1"]
 
 
@@ -90,6 +97,14 @@ class TableData(ForecastingData, InMemory):
         others = [*(self.covariates or []), *(self.known_covariates or [])]
         stamps = self.stamps if self.recorded is None else self.recorded.stamps(self.stamps)
         asked = (self.time_column, self.targets, others, self.known_dialect, stamps)
+        whole = self._read(*asked)
+        if self.recorded is None:
+            some = next(iter(whole.blocks(slice(ROWS))))
+            channels = len(whole.columns) - len(others)
+            tell_classes(some.values[:, :channels], whole.columns[:channels], whole.source, CLASSES)
+        return whole
+
+    def _read(self, *asked: Any) -> Series | StoredSeries:
         if self.frame is not None:
             return read_table(self.frame, *asked)
         path = check_file(self.path)

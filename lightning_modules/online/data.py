@@ -28,6 +28,7 @@ from lightning_modules.data.frequency import (
     described,
     parse_frequency,
     season_of,
+    tell_uneven,
 )
 from lightning_modules.data.order import drawn, in_order, loader
 from lightning_modules.data.place import Place
@@ -401,7 +402,11 @@ class OnlineData(TaskData, ABC):
     def setup(self, stage: str | None = None) -> None:
         """Read and standardise the data; calling it again changes nothing."""
         super().setup(stage)
+        if "values" in vars(self):
+            return
         _ = self.values
+        series = self.stream.series
+        tell_uneven(series.time, series.zone, series.source)
 
     def piece(self, start: int, length: int) -> OnlineBatch:
         """At most `length` rows from `start` as a batch of one."""

@@ -17,6 +17,7 @@ from lightning_modules.data.in_memory import InMemory
 from lightning_modules.data.numbers import number_columns
 from lightning_modules.data.series import Series, read_frame, read_table, table_series
 from lightning_modules.data.time_column import find_time_column
+from lightning_modules.data.truth import tell_classes
 from lightning_modules.online.data import OnlineData, OnlineStream, Task, check_truth
 
 Name = Literal["ETTh1", "ETTh2", "ETTm1", "WTH", "exchange", "elec2"]
@@ -162,6 +163,15 @@ class TableStream(OnlineData, InMemory):
         stamps = self.stamps if self.recorded is None else self.recorded.stamps(self.stamps)
         frame, path, dialect = read_frame(self.table, self.known_dialect)
         stream = self._stream(frame, path, stamps)
+        if self.asked == "auto" and self.recorded is None and stream.task == "forecasting":
+            values, names = stream.series.values[:, : len(stream.targets)], stream.targets
+            tell_classes(
+                values,
+                names,
+                str(path),
+                "`--data.targets=[NAME] --data.task=classification` predicts one as classes; "
+                "`--data.task=forecasting` says that they are numbers.",
+            )
         return replace(stream, series=replace(stream.series, dialect=dialect))
 
     def _stream(self, frame: pd.DataFrame, path: Path, stamps: Stamps) -> OnlineStream:
