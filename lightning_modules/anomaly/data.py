@@ -179,7 +179,8 @@ class AnomalyData(TaskData, ABC):
             return [replace(stream, training=self.place.training) for stream in streams]
         for stream in streams:
             if stream.training < LEAST_TRAINING or stream.training >= len(stream.values):
-                remedy = "Change `training`." if len(stream.values) > LEAST_TRAINING else "Bring more rows."
+                enough = len(stream.values) > LEAST_TRAINING
+                remedy = f"Set `training` to {LEAST_TRAINING}." if enough else "Bring more rows."
                 raise DataError(
                     f"{stream.name}: the training part must have at least {LEAST_TRAINING} rows and leave "
                     f"some to score; it has {stream.training} of {len(stream.values)}. {remedy}"

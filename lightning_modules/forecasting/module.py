@@ -7,7 +7,8 @@ layer's batch: N C if channels are independent, N if they are not.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from math import gcd
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -35,8 +36,15 @@ from lightning_modules.forecasting.patches import by_channel, read
 from lightning_modules.settings import PredictiveSettings, as_instance
 from lightning_modules.tables import csv_text, forecast_table
 
+PATCH = 12
+"""Largest patch where none is given."""
 ROWS = "rows"
 """Tensor of a stream's end: the last look-back, (L, columns of the source), in measurement units."""
+
+
+def largest_divisor(number: int, most: int) -> int:
+    """The largest divisor of `number` up to `most`."""
+    return next(part for part in range(min(most, number), 0, -1) if number % part == 0)
 
 
 class Forecast(NamedTuple):
@@ -58,9 +66,9 @@ class ForecastingSettings(PredictiveSettings):
 
     dropout: float = 0.1
     lr: float = 1e-3
-    patch: int = 12
+    patch: int | None = None
     """Rows of the past that are read as one step. Must divide `data.look_back`, and for streams
-    `data.stride`."""
+    `data.stride`. null: the largest number up to 12 that divides the look-back."""
     channel_independent: bool = True
     """Whether each target is read by itself, beside all covariates and with fast weights of its own;
     otherwise all columns are read together."""
@@ -137,13 +145,17 @@ class ForecastingModule(TaskModule):
         shape: ForecastingShape = ForecastingShape(),  # noqa: B008 - frozen
         **settings: Any,
     ) -> None:
-        super().__init__(config, as_instance(ForecastingShape, shape), ForecastingSettings(**settings))
-        shape, options = self.shape, self.settings
-        divides = options.patch > 0 and shape.look_back % options.patch == 0
-        require("patch", options.patch, divides, f"a divisor of look_back, {shape.look_back}")
+        shape, options = as_instance(ForecastingShape, shape), ForecastingSettings(**settings)
+        fitting = largest_divisor(shape.look_back, PATCH)
+        patch = fitting if options.patch is None else options.patch
+        super().__init__(config, shape, replace(options, patch=patch))
+        options, self.patch = self.settings, patch
+        divides = self.patch > 0 and shape.look_back % self.patch == 0
+        rule = f"a divisor of look_back, {shape.look_back}, such as {fitting}"
+        require("patch", self.patch, divides, rule)
         targets = 1 if options.channel_independent else shape.channels
         own_ages, shared_ages = min(shape.aged, targets), max(shape.aged - shape.channels, 0)
-        width = options.patch * (targets + own_ages + shape.covariates + shape.known + shared_ages)
+        width = self.patch * (targets + own_ages + shape.covariates + shape.known + shared_ages)
         identity = options.encoder == "identity"
         self.encoder = nn.Identity() if identity else nn.Linear(width, self.config.input_dim)
         self.core = self.make_core(width if identity else None)
@@ -173,7 +185,7 @@ class ForecastingModule(TaskModule):
         settings, horizon = self.settings, self.shape.horizon
         if settings.head == "patches":
             width = self.core.output_dim
-            return PatchHead(features, width, horizon, settings.patch, outputs, settings.dropout)
+            return PatchHead(features, width, horizon, self.patch, outputs, settings.dropout)
         return nn.Linear(features, horizon * outputs)
 
     def forward(
@@ -195,7 +207,7 @@ class ForecastingModule(TaskModule):
             origins: K, forecasts of each stream.
             observed: Bool like `past`, False where a value was not observed; None if all were.
         """
-        shape, patch = self.shape, self.settings.patch
+        shape, patch = self.shape, self.patch
         cut = (shape.look_back, patch, None if reset is None else origins)
         if not isinstance(self.core, DREAMStack):
             observed = None  # a rival reads what is carried forward
@@ -253,10 +265,12 @@ class ForecastingModule(TaskModule):
 
     def prepare(self, data: L.LightningDataModule) -> None:
         super().prepare(data)
-        patch, stride = self.settings.patch, self.data.stride
+        patch, stride = self.patch, self.data.stride
         if (self.data.streams or self.data.rolling) and stride % patch:
+            fitting = largest_divisor(gcd(stride, self.shape.look_back), PATCH)
             raise ConfigError(
-                f"`data.stride` must be a multiple of `model.patch`, {patch}, for streams; got {stride}.",
+                f"`data.stride` must be a multiple of `model.patch`, {patch}, for streams; got {stride}. Set "
+                f"`model.patch` to {fitting} in training, or `data.stride` to {-(-stride // patch) * patch}.",
                 key="stride",
             )
         missing = self.data.missing == "model"

@@ -331,9 +331,13 @@ class OnlineData(TaskData, ABC):
                 key="warm_up",
             )
         if self.recorded is None and 0 < warm_up < self.crop + self.ahead:
+            room = warm_up - self.ahead
+            remedy = f"Lower `crop` to {room}" + (
+                f" and `context` to {room // 4}" if room <= self.context else ""
+            )
             raise ConfigError(
                 f"`warm_up` must hold a crop of {self.crop} rows and its {self.ahead} rows ahead, or be 0; "
-                f"got {warm_up} rows. Lower `crop`.",
+                f"got {warm_up} rows. {remedy if room > 0 else 'Bring more rows, or set it to 0'}.",
                 key="warm_up",
             )
         return warm_up, both, end
