@@ -15,6 +15,7 @@ from pandas.tseries.frequencies import to_offset
 from pydantic import BaseModel, ConfigDict, FiniteFloat, PositiveFloat, ValidationError
 
 from dream.errors import CheckpointError, ConfigError, DataError, nearest
+from lightning_modules.data.categories import Category
 from lightning_modules.data.dates import Stamps
 from lightning_modules.data.dialect import PLAIN, Dialect
 from lightning_modules.data.series import Scaler
@@ -53,6 +54,8 @@ class Schema(BaseModel):
     """The format of the time stamps, by which others are read if all can be."""
     dialect: tuple[str | None, ...] | None = None
     """How the table was written, see `Dialect`, by which others are read if their rows do not differ."""
+    categories: dict[str, Category] = {}
+    """Words of the columns that are read as categories."""
     vocabulary: Any = None
     """Classes or symbols in the order of their numbers, as plain values; None in tasks without any."""
     settings: dict[str, Any] = {}

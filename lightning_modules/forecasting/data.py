@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import logging
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from types import MappingProxyType
 from typing import Literal, get_args
 
 import numpy as np
@@ -20,6 +22,7 @@ from torch.utils.data import DataLoader
 from dream.errors import ConfigError, DataError
 from lightning_modules.checks import require_int
 from lightning_modules.data.base import TaskData
+from lightning_modules.data.categories import Category
 from lightning_modules.data.columns import calendar_columns, continued, lag_columns, require_lags
 from lightning_modules.data.disk.stored import StoredSeries
 from lightning_modules.data.fingerprint import Fingerprint
@@ -77,6 +80,9 @@ class ForecastingShape:
     """H, rows to forecast."""
     season: int = 24
     """Rows in one season, for the seasonal-naive row of the table."""
+    absolute: tuple[int, ...] = ()
+    """Numbers of the columns that are read as they are though others of their role are made relative:
+    indicators of categories."""
 
     @property
     def relative(self) -> int:
@@ -139,6 +145,8 @@ class ForecastingData(TaskData, ABC):
     known_covariates: list[str] | None = None
     """Columns to predict (None for all but the covariates), columns that are only read, and columns whose
     values are known for the horizon too."""
+    categories: Mapping[str, Category] = MappingProxyType({})
+    """Columns of words, which indicators stand for."""
 
     def __init__(
         self,
@@ -230,6 +238,7 @@ class ForecastingData(TaskData, ABC):
             zone=self.whole.zone,
             time_format=self.whole.form,
             dialect=None if self.whole.dialect is None else self.whole.dialect[:4],
+            categories=self.categories,
             settings={"season": _recorded(self.seasons), "timespans": self.timespans, "lags": self.lags},
         )
 
@@ -329,7 +338,13 @@ class ForecastingData(TaskData, ABC):
             look_back=self.look_back,
             horizon=self.horizon,
             season=self.seasons[0],
+            absolute=tuple(k for k, name in enumerate(self.columns) if name in self._indicators),
         )
+
+    @property
+    def _indicators(self) -> set[str]:
+        """Columns that stand for the categories of others."""
+        return {made for name, category in self.categories.items() for made in category.columns(name)}
 
     @cached_property
     def parts(self) -> Split:

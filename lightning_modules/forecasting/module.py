@@ -211,7 +211,9 @@ class ForecastingModule(TaskModule):
         cut = (shape.look_back, patch, None if reset is None else origins)
         if not isinstance(self.core, DREAMStack):
             observed = None  # a rival reads what is carried forward
-        reading = read(past, *cut, shape.relative, shape.centred, self.settings.normalization, observed)
+        reading = read(
+            past, *cut, shape.relative, shape.centred, self.settings.normalization, observed, shape.absolute
+        )
         patches, copies = reading.patches.flatten(2), 1
         if self.settings.channel_independent:
             patches, copies = by_channel(reading.patches, shape.channels, shape.inputs), shape.channels

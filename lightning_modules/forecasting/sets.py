@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any, Literal, get_args
+
+import numpy as np
 
 from dream.errors import ConfigError, nearest
 from lightning_modules.data.catalogue import data_path
-from lightning_modules.data.dates import stamps_as
+from lightning_modules.data.categories import expanded, is_categorical, learn_category
+from lightning_modules.data.dates import Stamps, stamps_as
 from lightning_modules.data.dialect import dialect_as
 from lightning_modules.data.disk.convert import stored_table
 from lightning_modules.data.disk.stored import StoredSeries
 from lightning_modules.data.in_memory import InMemory
-from lightning_modules.data.series import TEXT, Series, check_file, read_table
+from lightning_modules.data.series import TEXT, Series, check_file, read_frame, read_table, table_series
+from lightning_modules.data.split import split_rows
 from lightning_modules.data.truth import tell_classes
 from lightning_modules.forecasting.data import ForecastingData
 
@@ -37,6 +42,8 @@ class TableData(ForecastingData, InMemory):
         known_covariates: Columns that are read, not predicted, and known for the horizon too, such as prices,
             plans or a weather forecast. `dream predict` reads their future values from the rows after the
             last one with a target.
+        categories: Covariates that are read as categories though they hold numbers; those of words are so
+            anyway. A word that training never saw is read as the rare ones are, or as the mean of all.
         mapped: Keep the data on disk: the file is converted once, into the cache (DREAM_CACHE), and read by
             memory map. null: if it has more than 256 MiB, or 64 MiB compressed (.gz, Parquet).
         units: Measurement unit of columns, by name, such as {load: MW}. A checkpoint keeps them, and refuses
@@ -54,6 +61,7 @@ class TableData(ForecastingData, InMemory):
         targets: list[str] | None = None,
         covariates: list[str] | None = None,
         known_covariates: list[str] | None = None,
+        categories: list[str] | None = None,
         mapped: bool | None = None,
         units: dict[str, str] | None = None,
         time_format: str | None = None,
@@ -84,8 +92,15 @@ class TableData(ForecastingData, InMemory):
         self.path = path
         self.time_column = time_column
         self.targets = targets
-        self.covariates = covariates
-        self.known_covariates = known_covariates
+        self._named = list(covariates or []), list(known_covariates or [])
+        self.covariates, self.known_covariates = self._named
+        for name in categories or []:
+            if name not in named or name in (targets or []):
+                raise ConfigError(
+                    f"`categories` must name `covariates` or `known_covariates`; got `{name}`.",
+                    key="categories",
+                )
+        self.categories_asked = list(categories or [])
         self.mapped = mapped
         self.units = dict(units or {})
         self.time_format = time_format
@@ -94,24 +109,58 @@ class TableData(ForecastingData, InMemory):
         self.dialect = dialect_as(separator, decimal, thousands, encoding)
 
     def read(self) -> Series | StoredSeries:
-        others = [*(self.covariates or []), *(self.known_covariates or [])]
         stamps = self.stamps if self.recorded is None else self.recorded.stamps(self.stamps)
-        asked = (self.time_column, self.targets, others, self.known_dialect, stamps)
-        whole = self._read(*asked)
+        past, ahead = self._named
+        others = [*past, *ahead]
+        whole = self._in_blocks(others, stamps) if self._large else self._in_memory(past, ahead, stamps)
         if self.recorded is None:
             some = next(iter(whole.blocks(slice(ROWS))))
-            channels = len(whole.columns) - len(others)
+            channels = len(self._roles(whole.columns)["targets"])
             tell_classes(some.values[:, :channels], whole.columns[:channels], whole.source, CLASSES)
         return whole
 
-    def _read(self, *asked: Any) -> Series | StoredSeries:
+    @property
+    def _large(self) -> bool:
+        """Whether the table stays on disk."""
         if self.frame is not None:
-            return read_table(self.frame, *asked)
+            return False
         path = check_file(self.path)
         plain = path.name.lower().endswith(TEXT)
         large = path.stat().st_size > (LARGE if plain else LARGE // 4)
-        reader = stored_table if (large if self.mapped is None else self.mapped) else read_table
-        return reader(path, *asked)
+        return large if self.mapped is None else self.mapped
+
+    def _in_blocks(self, others: list[str], stamps: Stamps) -> StoredSeries:
+        if self.categories_asked or (self.recorded is not None and self.recorded.categories):
+            raise ConfigError(
+                "`mapped` must be false for columns of categories, which are read in memory. Set it, or "
+                "leave the columns out.",
+                key="mapped",
+            )
+        return stored_table(self.path, self.time_column, self.targets, others, self.known_dialect, stamps)
+
+    def _in_memory(self, past: list[str], ahead: list[str], stamps: Stamps) -> Series:
+        """The series of a table, its columns of words as indicators, see `categories`."""
+        frame, path, dialect = read_frame(self.table, self.known_dialect)
+        others = [*past, *ahead]
+        asked = [name for name in others if name in frame]
+        self.categories = {} if self.recorded is None else dict(self.recorded.categories)
+        if self.recorded is None:
+            chosen = [name for name in asked if name in self.categories_asked or is_categorical(frame[name])]
+            if chosen:
+                numbers = [name for name in others if name not in chosen]
+                plain = table_series(
+                    frame.drop(columns=chosen), path, self.time_column, self.targets, numbers, stamps
+                )
+                channels = len(plain.columns) - len(numbers)
+                known = np.flatnonzero(~np.isnan(plain.values[:, :channels]).all(axis=1))
+                rows = int(known[-1]) + 1 if ahead and len(known) else len(plain)
+                part = split_rows(rows, self.split, plain.time, plain.zone).train
+                self.categories = {name: learn_category(frame[name].iloc[part], path) for name in chosen}
+        frame, self.covariates = expanded(frame, past, self.categories)
+        frame, self.known_covariates = expanded(frame, ahead, self.categories)
+        others = [*self.covariates, *self.known_covariates]
+        series = table_series(frame, path, self.time_column, self.targets, others, stamps)
+        return replace(series, dialect=dialect)
 
 
 class ETTData(ForecastingData):

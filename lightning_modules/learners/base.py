@@ -22,6 +22,7 @@ from dream.errors import CheckpointError, DataError, DREAMError, nearest, shown,
 from dream.sealed import read_sealed, write_sealed
 from lightning_modules.calls import Whole, alone
 from lightning_modules.checks import require, require_int
+from lightning_modules.data.categories import expanded, expanded_row
 from lightning_modules.data.columns import require_lags
 from lightning_modules.data.series import Scaler, carry_forward
 from lightning_modules.learners.from_run import UNTRAINED, Origin, Run, Source, State, read_run
@@ -262,6 +263,8 @@ class OnlineObject(Whole):
                 "`x` must be a dictionary that names the columns in the first row; got {}. Give None where a "
                 "value is not known."
             )
+        if self.origin is not None and self.origin.categories:
+            named = expanded_row(named, self.origin.categories)
         columns = self.columns or list(named)
         self._tell_new(named, columns)
         values = [number("x", named.get(name), name) for name in columns]
@@ -281,6 +284,10 @@ class OnlineObject(Whole):
             given_rows = [self._values(row, fix=True) for row in x]
             table = np.stack(given_rows) if given_rows else np.zeros((0, len(self.columns)))
             return table if self.origin is None else self._as_in_run(table, self.origin)
+        if self.origin is not None and self.origin.categories:
+            words = self.origin.categories
+            x = x.assign(**{name: None for name in words if name not in x})
+            x, _ = expanded(x, [*words], words)
         given = {str(column): x.iloc[:, place] for place, column in enumerate(x.columns)}
         if len(given) < x.shape[1]:
             raise DataError(f"`x` must hold each column once; got {shown(list(x.columns))}.")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, get_args
 
@@ -16,6 +16,7 @@ from dream.files import inside
 from lightning_modules.anomaly import AnomalyModule
 from lightning_modules.base import TaskModule
 from lightning_modules.checks import require
+from lightning_modules.data.categories import Category
 from lightning_modules.data.place import StreamEnd
 from lightning_modules.data.schema import Schema
 from lightning_modules.data.series import Missing, Scaler
@@ -70,6 +71,8 @@ class Origin:
     backend: str = "auto"
     window: dict[str, Any] | None = None
     """Arguments of a `ForecastingModule`, whose forecasts are of the last rows alone; None for a stream."""
+    categories: dict[str, Category] = field(default_factory=dict)
+    """Columns of words, of which the run reads indicators."""
 
     @classmethod
     def from_plain(cls, plain: Any) -> Origin | None:
@@ -94,6 +97,7 @@ class Origin:
             settings.hidden_dims,
             settings.dropout,
             settings.backend,
+            categories=run.schema.categories,
         )
 
     def scaler(self, columns: list[str] | tuple[str, ...]) -> Scaler | None:

@@ -123,4 +123,5 @@ def window_origin(run: Run) -> Origin:
         run.schema.scales,
         module.missing,
         window=dict(config=asdict(module.config), shape=asdict(module.shape), **asdict(module.settings)),
+        categories=run.schema.categories,
     )

@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
+from types import MappingProxyType
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -19,6 +21,7 @@ from torch.utils.data import DataLoader, Dataset
 from dream.errors import ConfigError, DataError
 from lightning_modules.checks import require_int
 from lightning_modules.data.base import TaskData
+from lightning_modules.data.categories import Category
 from lightning_modules.data.columns import continued, require_lags
 from lightning_modules.data.fingerprint import Fingerprint, content_sum
 from lightning_modules.data.frequency import (
@@ -132,6 +135,8 @@ class OnlineData(TaskData, ABC):
     """
 
     for_own_files = "TableStream"
+    categories: Mapping[str, Category] = MappingProxyType({})
+    """Columns of words, which indicators stand for."""
 
     def __init__(
         self,
@@ -195,7 +200,7 @@ class OnlineData(TaskData, ABC):
             if self.recorded is not None and self.recorded.scales:
                 before = self.recorded.scaler(columns).mean
             else:  # the first known value may lie beyond the warm-up part, in the future
-                warm_up = values[: max(_rows(self.warm_up, len(values)), 1)]
+                warm_up = values[: max(part_rows(self.warm_up, len(values)), 1)]
                 before = Scaler.fit(warm_up, columns).mean
         return replace(stream, series=fill_missing(stream.series, self.missing, before))
 
@@ -238,6 +243,7 @@ class OnlineData(TaskData, ABC):
             zone=stream.series.zone,
             time_format=stream.series.form,
             dialect=None if stream.series.dialect is None else stream.series.dialect[:4],
+            categories=self.categories,
             vocabulary=list(stream.targets) if classes else None,
             settings={"task": stream.task},
         )
@@ -317,7 +323,7 @@ class OnlineData(TaskData, ABC):
     def borders(self) -> tuple[int, int, int]:
         """First row after the warm-up part, after the validation part, and after the stream."""
         count, end = len(self.stream.series.values), self.end
-        warm_up, both = _rows(self.warm_up, count), _rows(self.validation, count)
+        warm_up, both = part_rows(self.warm_up, count), part_rows(self.validation, count)
         if isinstance(self.warm_up, float) and isinstance(self.validation, float):
             both = math.floor((self.warm_up + self.validation) * count + 1e-6)
         else:
@@ -509,7 +515,8 @@ def _roles(stream: OnlineStream) -> dict[str, tuple[str, ...]]:
     return {"inputs": columns} | ({} if stream.task == "classification" else {"targets": stream.targets})
 
 
-def _rows(part: int | float, count: int) -> int:
+def part_rows(part: int | float, count: int) -> int:
+    """Rows of a part that is given as their number, or as a share of `count`."""
     return part if isinstance(part, int) else math.floor(part * count + 1e-6)
 
 
