@@ -36,6 +36,7 @@ from lightning_modules.data.frequency import (
     skipped_hour,
     unevenness,
 )
+from lightning_modules.data.holidays import holiday_name
 from lightning_modules.data.order import in_order, loader, one_by_one, shuffled
 from lightning_modules.data.schema import Schema, scales, step_quartiles, units_of
 from lightning_modules.data.series import Missing, Scaler, Series
@@ -137,6 +138,8 @@ class ForecastingData(TaskData, ABC):
             carried forward, the first value.
         frequency: How rows follow one another, as an alias of pandas such as h, 15min, B, W-MON, MS or ME, by
             which stamps go on into the horizon; null finds it. Without any they go on at the median step.
+        holidays: Known covariate of the public holidays of a country, DE, or of a part of it, DE-BY; needs
+            the extra `holidays`.
     """
 
     for_own_files = "TableData"
@@ -164,6 +167,7 @@ class ForecastingData(TaskData, ABC):
         num_workers: int = 0,
         lags: int = 1,
         frequency: str | None = None,
+        holidays: str | None = None,
     ) -> None:
         super().__init__()
         self.look_back = require_int("look_back", look_back)
@@ -192,7 +196,7 @@ class ForecastingData(TaskData, ABC):
         self.rolling = rolling
         self.missing = missing
         self.timespans = timespans
-        self.calendar = list(calendar or [])
+        self.calendar = [*(calendar or []), *([] if holidays is None else [holiday_name(holidays)])]
         self.calendar_count = len(calendar_columns(self.calendar))
 
     @abstractmethod

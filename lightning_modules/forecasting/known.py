@@ -13,6 +13,7 @@ from lightning_modules.data.frequency import Clock, following, unevenness, zoned
 logger = logging.getLogger(__name__)
 
 _NAMED = 3  # rows that a message names
+_RECENT = 1000  # rows before a forecast; where some are absent, those ahead need not lie on the grid either
 
 
 def require_rows_ahead(
@@ -39,7 +40,8 @@ def require_rows_ahead(
         DataError: telling how many rows are absent and, where stamps tell, which.
     """
     absent, which, place = max(horizon - ahead, 0), "", last + 1
-    if time is not None and clock.frequency is not None:
+    even = time is not None and unevenness(np.asarray(time[max(last - _RECENT, 0) : last + 1]), clock) is None
+    if time is not None and clock.frequency is not None and even:
         wanted = following(time[last], horizon, clock)
         there = np.asarray(time[last + 1 :])
         lacking = wanted[~np.isin(wanted, there)]

@@ -397,8 +397,8 @@ def test_the_learning_rate_rises_and_falls(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("setting", "rule"),
     [
-        ({"patch": 5}, r"`patch` must be a divisor of look_back, 24; got 5"),
-        ({"patch": 0}, r"`patch` must be a divisor of look_back, 24; got 0"),
+        ({"patch": 5}, r"`patch` must be a divisor of look_back, 24, such as 12; got 5"),
+        ({"patch": 0}, r"`patch` must be a divisor of look_back, 24, such as 12; got 0"),
         ({"encoder": "conv"}, r"`encoder` must be identity or linear; got 'conv'"),
         ({"normalization": "batch"}, r"`normalization` must be last, mean, instance or none; got 'batch'"),
         ({"loss": "wild"}, r"`loss` must be mse or mae; got 'wild'"),
