@@ -458,4 +458,4 @@ class AnomalyModule(TaskModule):
 
     def prediction_table(self, predictions: list[np.ndarray]) -> pd.DataFrame:
         """Results of `predict_step` with a line for each row of each stream, see `score_table`."""
-        return score_table(self.data.predicted, self._predicted(predictions))
+        return self.in_kind(score_table(self.data.predicted, self._predicted(predictions)))

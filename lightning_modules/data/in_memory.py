@@ -10,6 +10,7 @@ import pandas as pd
 
 from dream.errors import DataError
 from lightning_modules.data.dialect import UNKNOWN, Dialect
+from lightning_modules.data.frames import as_pandas, kind_of
 from lightning_modules.data.limits import distinct, require_header, tell_repeated
 from lightning_modules.data.time_column import find_time_column, with_starts
 
@@ -26,17 +27,20 @@ class InMemory:
     path: str
     frame: pd.DataFrame | None = None
     """The table in memory; None if the file `path` is read."""
+    kind: str = "pandas"
+    """The library of the table in memory, in whose tables predictions are answered."""
     dialect: Dialect = UNKNOWN
     """What is stated of how the table is written."""
     recorded: Schema | None
 
     @classmethod
-    def of(cls, table: pd.DataFrame | pd.Series | np.ndarray, **settings: Any) -> Self:
+    def of(cls, table: Any, **settings: Any) -> Self:
         """The data module of a table in memory, with one row per time step.
 
         Args:
-            table: A table whose index, if it holds dates or Unix time, is the column of time stamps, and is
-                left out otherwise. The columns of an array (rows, columns), or (rows,), are called
+            table: A table of pandas, polars or pyarrow, or of another library that narwhals knows, or an
+                array. An index of pandas, if it holds dates or Unix time, is the column of time stamps,
+                and is left out otherwise. The columns of an array (rows, columns), or (rows,), are called
                 column_1, ...
             **settings: Other arguments of the class.
 
@@ -44,7 +48,8 @@ class InMemory:
             DataError: the table is of another type, has no row, or has several levels of its index.
         """
         data = cls(path=NAME, **settings)  # type: ignore[call-arg] # the class that derives from this
-        data.frame = _as_frame(table)
+        data.kind = kind_of(table)
+        data.frame = _as_frame(as_pandas(table))
         return data
 
     @property

@@ -412,4 +412,4 @@ class ForecastingModule(TaskModule):
         """Newest forecast as a table with a line for each row ahead, see `forecast_table`."""
         data, values = self.data, predictions[-1][0].cpu().numpy()
         times = table_times(data.future_times(len(data.series)), data.clock.zone)
-        return forecast_table(values, times, data.target_columns, self.levels.tolist())
+        return self.in_kind(forecast_table(values, times, data.target_columns, self.levels.tolist()))

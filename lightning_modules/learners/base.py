@@ -24,6 +24,7 @@ from lightning_modules.calls import Whole, alone
 from lightning_modules.checks import require, require_int
 from lightning_modules.data.categories import expanded, expanded_row
 from lightning_modules.data.columns import require_lags
+from lightning_modules.data.frames import as_pandas
 from lightning_modules.data.series import Scaler, carry_forward
 from lightning_modules.learners.from_run import UNTRAINED, Origin, Run, Source, State, read_run
 from lightning_modules.learners.values import Row, Table, by_name, number, numbers, texts
@@ -278,6 +279,7 @@ class OnlineObject(Whole):
         Raises:
             DataError: it is no table, two columns have one name, or a value is not a number.
         """
+        x = as_pandas(x)
         if not isinstance(x, pd.DataFrame):
             if isinstance(x, str | Mapping | pd.Series) or not isinstance(x, Iterable):
                 raise DataError(f"`x` must be a DataFrame or a list of rows; got {shown(x)}.")

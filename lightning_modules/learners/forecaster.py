@@ -14,6 +14,7 @@ from dream import DREAMConfig
 from dream.errors import DataError, shown
 from lightning_modules.calls import alone, whole
 from lightning_modules.checks import require, require_int
+from lightning_modules.data.frames import as_pandas
 from lightning_modules.forecasting import ForecastingModule
 from lightning_modules.forecasting.module import ROWS
 from lightning_modules.learners.base import OnlineObject
@@ -225,6 +226,7 @@ class DREAMForecaster(OnlineObject):
         Raises:
             DataError: the columns are others, a value is not allowed, or the tables are not of one length.
         """
+        y, x = as_pandas(y), as_pandas(x)
         many = isinstance(y, pd.DataFrame)
         first = not self.columns
         if not first and many != (self.targets is not None):
