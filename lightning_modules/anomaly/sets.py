@@ -148,6 +148,8 @@ class NABData(AnomalyData):
         groups: Groups of files to read, such as `realTweets`; all if not given, as in published scores.
     """
 
+    set_by_name = ("training",)
+
     def __init__(self, groups: list[str] | None = None, **options: Any) -> None:
         super().__init__(**options)
         self.groups = groups
@@ -184,6 +186,8 @@ class SKABData(AnomalyData):
     As on its leaderboard, the first 400 rows of each file are the training part and the others the test. Its
     outlier task ranks by `f1`, `far` and `mar` over the test rows of all files together.
     """
+
+    set_by_name = ("training",)
 
     def read(self) -> list[AnomalyStream]:
         files = [PurePosixPath(file) for file in dataset("skab").files if file.startswith(SKAB_GROUPS)]

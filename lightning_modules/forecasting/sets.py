@@ -176,6 +176,8 @@ class ETTData(ForecastingData):
         horizon: Rows of the future to forecast.
     """
 
+    set_by_name = ("season", "split")
+
     def __init__(
         self,
         name: Literal["ETTh1", "ETTh2", "ETTm1"] = "ETTh1",
@@ -185,7 +187,8 @@ class ETTData(ForecastingData):
     ) -> None:
         if name not in get_args(ETTName):
             raise ConfigError(
-                f"`name` must be ETTh1, ETTh2 or ETTm1; got {name!r}. {nearest(name, get_args(ETTName))}",
+                f"`name` must be ETTh1, ETTh2 or ETTm1; got {name!r}. {nearest(name, get_args(ETTName))} A "
+                "file of your own: `--data.path=FILE`, without `name`.",
                 key="name",
             )
         day = 96 if name == "ETTm1" else 24

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, get_args
@@ -58,6 +59,14 @@ class PublicStream(OnlineData):
         horizon: Rows ahead to forecast; published results use 1, 24 and 48.
     """
 
+    set_by_name = ("warm_up", "validation", "rows", "season")
+
+    @classmethod
+    def kept_for_own_files(cls, given: Mapping[str, Any]) -> dict[str, Any]:
+        protocol = PROTOCOLS.get(str(given.get("name", "ETTh2")), PROTOCOLS["ETTh2"])
+        parts = {"warm_up": protocol.warm_up, "validation": protocol.validation}
+        return {name: part for name, part in parts.items() if part < 1}  # others are rows of this set
+
     def __init__(
         self,
         name: Literal["ETTh1", "ETTh2", "ETTm1", "WTH", "exchange", "elec2"] = "ETTh2",
@@ -67,7 +76,11 @@ class PublicStream(OnlineData):
         if name not in PROTOCOLS:
             names = get_args(Name)
             known = f"{', '.join(names[:-1])} or {names[-1]}"
-            raise ConfigError(f"`name` must be {known}; got {name!r}. {nearest(name, names)}", key="name")
+            raise ConfigError(
+                f"`name` must be {known}; got {name!r}. {nearest(name, names)} A file of your own: "
+                "`--data.path=FILE`, without `name`.",
+                key="name",
+            )
         protocol = PROTOCOLS[name]
         super().__init__(
             horizon=horizon,
