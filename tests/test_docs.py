@@ -127,6 +127,10 @@ def folder(tmp_path: Path) -> Path:
     table.tail(96).to_csv(tmp_path / "newer.csv", index=False)
     later = table.tail(24).assign(time=table["time"].tail(24) + pd.Timedelta("1D"))
     later.to_csv(tmp_path / "newest.csv", index=False)
+    shop = pd.DataFrame({"time": pd.date_range(hours[0], periods=924, freq="h"), "sales": np.nan})
+    shop.loc[: len(day) - 1, "sales"] = (10 + day).round(2)
+    shop["weather"] = np.array(["sunny", "rain", "föhn"])[np.arange(924) // 24 % 3]
+    shop.to_csv(tmp_path / "shop.csv", index=False, sep=";", decimal=",", encoding="cp1252")
     for name in ("sensors.csv", "other.csv", "huge.csv", "longer.csv"):
         table.to_csv(tmp_path / name, index=False)
     table.assign(label=np.where(day > 0, "up", "down")).to_csv(tmp_path / "labels.csv", index=False)
