@@ -40,6 +40,8 @@ def repeated_by(frame: pd.DataFrame, time: str) -> str | None:
     for name in frame.columns:
         column = frame[name]
         few = is_text(column) or pd.api.types.is_integer_dtype(column)
-        if name != time and few and not frame[[name, time]].duplicated().any() and column.duplicated().any():
+        if name == time or not few or column.value_counts().min() < 2:
+            continue
+        if not frame[[name, time]].duplicated().any():
             return str(name)
     return None

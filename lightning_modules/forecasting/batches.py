@@ -1,13 +1,16 @@
-"""Batches of one series: independent windows, and streams that continue from batch to batch.
+"""Batches of series: independent windows, and streams that continue from batch to batch.
 
-Shapes: N samples of a batch, T rows of the series, D inputs (targets, covariates, known covariates, ages), C
+Several series lie in the tables one after another; no window and no stream reaches from one into the next.
+
+Shapes: N samples of a batch, T rows of all series, D inputs (targets, covariates, known covariates, ages), C
 targets, L look-back, H horizon, K origins in one batch of a stream."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset
@@ -17,7 +20,7 @@ from lightning_modules.data.order import EpochOrder
 
 
 class WindowBatch(NamedTuple):
-    """Windows of one series, or the next rows of streams."""
+    """Windows of series, or the next rows of streams."""
 
     past: Tensor
     """(N, L, D) inputs, filled; of streams (N, L + K stride, D): L rows read before, then the new ones."""
@@ -59,8 +62,26 @@ class WindowBatch(NamedTuple):
         )
 
 
+def together(windows: Sequence[WindowBatch]) -> WindowBatch:
+    """One batch of several of windows."""
+    if len(windows) == 1:
+        return windows[0]
+    observed = None
+    if any(each.observed is not None for each in windows):  # of those without, all values were
+        parts = (
+            torch.ones_like(w.past, dtype=torch.bool) if w.observed is None else w.observed for w in windows
+        )
+        observed = torch.cat(list(parts))
+    found = {
+        name: None if any(part is None for part in parts) else torch.cat(parts)
+        for name in ("past", "future", "origin", "known", "timespans")
+        for parts in [[getattr(each, name) for each in windows]]
+    }
+    return WindowBatch(**found, observed=observed)  # type: ignore[arg-type]
+
+
 class Tables(NamedTuple):
-    """A standardised series, from which batches are cut."""
+    """Standardised series, from which batches are cut."""
 
     values: Tensor
     """(T, D) inputs without gaps."""
@@ -83,21 +104,50 @@ class Tables(NamedTuple):
         return WindowBatch(values, future, origin, reset, known, timespans, observed=observed)
 
 
-class WindowDataset(Dataset[WindowBatch]):
-    """All windows, stride 1, whose future lies within `rows`; their past may begin before `rows`."""
+def joined(parts: Sequence[Tables], spans: Sequence[int]) -> Tables:
+    """The tables of several series, one after another, each of which takes `spans` rows.
 
-    def __init__(self, tables: Tables, look_back: int, horizon: int, rows: slice) -> None:
+    Rows after those of a series are unknown; no window holds them.
+    """
+    if len(parts) == 1:
+        return parts[0]
+
+    def whole(name: str) -> Tensor | None:
+        tables = [getattr(part, name) for part in parts]
+        known = [table for table in tables if table is not None]
+        if not known:
+            return None
+        fill = True if known[0].dtype == torch.bool else torch.nan  # all are observed where none is missing
+        made = known[0].new_full((sum(spans), *known[0].shape[1:]), fill)
+        first = 0
+        for table, span in zip(tables, spans, strict=True):
+            if table is not None:
+                made[first : first + len(table)] = table
+            first += span
+        return made
+
+    return Tables(**{name: whole(name) for name in Tables._fields})  # type: ignore[arg-type]
+
+
+class WindowDataset(Dataset[WindowBatch]):
+    """All windows, stride 1, whose future begins in one of the ranges `origins`, one after another."""
+
+    def __init__(self, tables: Tables, look_back: int, horizon: int, origins: Sequence[range]) -> None:
         self.tables = tables
         self.look_back = look_back
         self.horizon = horizon
-        self.origins = range(max(rows.start, look_back), rows.stop - horizon + 1)
+        self.first = torch.tensor([each.start for each in origins])
+        self.stop = torch.tensor([len(each) for each in origins]).cumsum(0)
+        """(S,) number of the window after the last of each series."""
 
     def __len__(self) -> int:
-        return len(self.origins)
+        return int(self.stop[-1])
 
     def __getitem__(self, indices: list[int]) -> WindowBatch:
         """Batch of these windows; without any, a spare one whose future is unknown."""
-        origin = torch.tensor([self.origins[index] for index in indices or [0]])
+        numbers = torch.tensor(indices or [0])
+        series = torch.searchsorted(self.stop, numbers, right=True)
+        origin = self.first[series] + numbers - torch.where(series > 0, self.stop[series - 1], 0)
         batch = self.tables.cut(origin[:, None] + torch.arange(-self.look_back, 0), origin, self.horizon)
         if indices:
             return batch
@@ -105,7 +155,7 @@ class WindowDataset(Dataset[WindowBatch]):
 
 
 class StreamDataset(Dataset[WindowBatch]):
-    """N streams cut from one series, in items that continue each other, with an origin every `stride` rows.
+    """N streams, in items that continue each other, with an origin every `stride` rows.
 
     Stream i begins at row ``starts[i]``, with the `look_back` rows before it shown as well; its origins are
     ``starts[i] + stride, starts[i] + 2 stride, ...``. Item t of a phase holds the next `chunk` origins of
@@ -189,6 +239,22 @@ def training_streams(
     starts = first + length * torch.arange(streams)
     phases = min(first - rows.start - look_back, stride - 1) + 1
     return StreamDataset(tables, look_back, horizon, starts, stride, chunks * chunk, chunk, phases)
+
+
+class StreamsInTurn(Dataset[WindowBatch]):
+    """Groups of streams, one after another; each begins anew."""
+
+    def __init__(self, groups: Sequence[StreamDataset]) -> None:
+        self.groups = groups
+        self.stop = np.cumsum([len(group) for group in groups])
+        """(groups,) number of the item after the last of each."""
+
+    def __len__(self) -> int:
+        return int(self.stop[-1])
+
+    def __getitem__(self, index: int) -> WindowBatch:
+        group = int(np.searchsorted(self.stop, index, side="right"))
+        return self.groups[group][index - (int(self.stop[group - 1]) if group else 0)]
 
 
 def rolling_stream(
