@@ -546,9 +546,9 @@ class ForecastingData(TaskData, ABC):
             return Scaler(
                 np.mean([each.mean for each in known], 0), np.mean([each.scale for each in known], 0)
             )
+        training = [each for each in self.members if each.parts.train.stop]
         return Scaler.fit_blocks(
-            lambda: (block.values for each in self.members for block in each.blocks(each.parts.train)),
-            columns,
+            lambda: (block.values for each in training for block in each.blocks(each.parts.train)), columns
         )
 
     def warn_of_scale(self, made: Iterable[tuple[Member, Tensor]]) -> None:
