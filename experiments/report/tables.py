@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import shlex
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain
 from typing import Any
 
@@ -14,6 +14,7 @@ from experiments.report.folder import ComparisonFolder, RunFolder, SweepFolder
 
 UNKNOWN = "not recorded"
 TRIALS = 30  # trials that are shown
+WORST = 10  # series that are shown
 
 
 @dataclass(frozen=True)
@@ -105,6 +106,34 @@ def run_table(run: RunFolder) -> ReportTable | None:
     return table(cells, run.ended) if cells else None
 
 
+def series_table(run: RunFolder) -> ReportTable | None:
+    """The series of a run with the worst results: by MASE, or by the metric that picked the checkpoint."""
+    found: dict[str, dict[str, float]] = run.ended.get("series", {})
+    metrics = list(dict.fromkeys(chain.from_iterable(found.values())))
+    if not found:
+        return None
+    metric = "mase" if "mase" in metrics else str(run.ended.get("monitor")).rpartition("/")[2]
+    sign = -1 if direction(metric, run.ended) == "down" else 1
+    known = sorted(
+        (name for name in found if metric in found[name]), key=lambda name: sign * found[name][metric]
+    )
+    some = (known or list(found))[:WORST]
+    rows = {
+        name: [
+            Cell(
+                f"{found[name][each]:.4g}" if each in found[name] else "-",
+                exact=repr(found[name].get(each, "")),
+            )
+            for each in metrics
+        ]
+        for name in some
+    }
+    many = (
+        f"These are {len(some)} of {len(found)}; all are in results.json, and the table above has their mean."
+    )
+    return ReportTable(metrics, rows, f"The worst first, by {metric}. {many}", "series")
+
+
 def comparison_table(folder: ComparisonFolder) -> ReportTable | None:
     """Mean and deviation over the seeds of every row."""
     rows = folder.rows
@@ -122,7 +151,8 @@ def comparison_table(folder: ComparisonFolder) -> ReportTable | None:
                 "parameters": (row.parameters, f"{row.parameters:,}"),
                 "seconds": (seconds, f"{seconds:.0f}"),
             }
-    return table(cells, next(iter(folder.done.values())).ended, ("parameters", "seconds"))
+    made = table(cells, next(iter(folder.done.values())).ended, ("parameters", "seconds"))
+    return replace(made, note=f"{made.note} Mean ± standard deviation over the seeds; never the best seed.")
 
 
 def trial_table(folder: SweepFolder) -> ReportTable | None:

@@ -34,14 +34,14 @@ from lightning_modules.data.series import (
     require_same_columns,
     require_values,
 )
-from lightning_modules.data.time_column import with_starts
+from lightning_modules.data.time_column import unnamed, with_starts
 from lightning_modules.data.zones import Written, one_zone
 
 logger = logging.getLogger(__name__)
 
 ID, TIME, TARGET = "unique_id", "ds", "y"
 """Columns of a long table by which it is known as one; forecasts of many series call theirs so."""
-BLOCK = 1 << 24
+BLOCK = 1 << 22
 """Bytes of a file that are read at once. The first ones decide which columns hold numbers."""
 _SIGNS = "*?["
 
@@ -156,7 +156,9 @@ class _Reading:
             if self.long.id is None:
                 _require_other_file(stems.setdefault(_stem(path), path), path)
             ids = self._ids(frame, path)
-            rest = frame.drop(columns=[name for name in (self.long.id, *self.static) if name is not None])
+            rest = frame.drop(
+                columns=[*self.static, *_counts(frame), *([self.long.id] if self.long.id else [])]
+            )
             if roles is None:
                 roles = self._roles(rest, path)
             else:
@@ -245,6 +247,15 @@ def _static(facts: str | pd.DataFrame, long: Long, panel: Panel, separator: str)
             f"{panel.ids[one]} has none. Fill it in, or leave the column out of `static`."
         )
     return Static(tuple(columns), values)
+
+
+def _counts(frame: pd.DataFrame) -> list[str]:
+    """Columns of whole numbers without a name: the index of a table, which may begin anew in each series."""
+    return [
+        name
+        for name in frame.columns
+        if unnamed(name) and pd.api.types.is_numeric_dtype(frame[name]) and (frame[name] % 1 == 0).all()
+    ]
 
 
 def _stem(path: Path) -> str:
