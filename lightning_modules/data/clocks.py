@@ -1,4 +1,4 @@
-"""Clocks of many series: the frequency of each, found once for all whose time stamps have the same pattern."""
+"""Clocks of many series: the frequency of each, found once for all whose time stamps have one pattern."""
 
 from __future__ import annotations
 
@@ -65,7 +65,8 @@ def disagreement(clocks: Sequence[Clock], names: Sequence[str]) -> str | None:
         if frequency != usual:
             some = [name for name, clock in zip(names, clocks, strict=True) if clock.frequency == frequency]
             others.append(f"{frequency or 'no frequency'}: {listed(some)}")
-    return f"the series differ in frequency; {counted[usual]} have {usual or 'none'}, others {'; '.join(others)}."
+    most = f"{counted[usual]} have {usual or 'none'}"
+    return f"the series differ in frequency; {most}, others {'; '.join(others)}."
 
 
 def uneven(times: Sequence[np.ndarray | None], clocks: Sequence[Clock]) -> dict[int, str]:

@@ -131,8 +131,8 @@ def _require_once(codes: np.ndarray, ids: Sequence[str], time: np.ndarray, whole
     name, stamp = ids[codes[again[0]]], zoned(time[again[:1]], whole.zone)[0]
     raise DataError(
         f"{whole.source}: a series must hold each time once; series {name} holds {stamp.isoformat()} more "
-        f"than once ({len(again)} such rows in all). If several series have this id, make it of more columns; if "
-        "not, combine such rows, by their sum or mean."
+        f"than once ({len(again)} such rows in all). If several series have this id, make it of more "
+        "columns; if not, combine such rows, by their sum or mean."
     )
 
 

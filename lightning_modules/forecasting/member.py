@@ -99,8 +99,8 @@ class Member:
                 if (enough := enough_rows(len(series), split, needed)) is not None:
                     remedy = f"A table of {enough} rows is long enough; or shorten them, or change `split`."
                 raise DataError(
-                    f"{series.source}: the {name} part has {part.stop - part.start} rows and one window needs "
-                    f"{rows} (look_back {look_back}, horizon {recipe.horizon}). {remedy}"
+                    f"{series.source}: the {name} part has {part.stop - part.start} rows and one window "
+                    f"needs {rows} (look_back {look_back}, horizon {recipe.horizon}). {remedy}"
                 )
         return parts
 

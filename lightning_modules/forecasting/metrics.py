@@ -117,7 +117,7 @@ class ForecastMetrics(Metric):
         return (self.known > 0) & ~self.mase_scale.isnan()
 
     def compute(self) -> dict[str, Tensor]:
-        """Mean of each metric over the series that were forecast, by name; of MASE over those that have it."""
+        """Mean of each metric over the series that were forecast; of MASE over those that have one."""
         forecast, with_mase = self.count > 0, self._has_mase.any(1)
         return {
             name: _mean(value, with_mase if name == "mase" else forecast, 0)

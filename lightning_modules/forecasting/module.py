@@ -28,10 +28,12 @@ from lightning_modules.cores import upper_errors
 from lightning_modules.data.frequency import table_times
 from lightning_modules.data.place import Place, StreamEnd
 from lightning_modules.forecasting.backtest import Backtest, forecast_metrics
-from lightning_modules.forecasting.data import ForecastingData, ForecastingShape, WindowBatch
+from lightning_modules.forecasting.batches import WindowBatch
+from lightning_modules.forecasting.data import ForecastingData
 from lightning_modules.forecasting.heads import KnownEffect, PatchHead
 from lightning_modules.forecasting.metrics import ForecastMetrics, crps
 from lightning_modules.forecasting.patches import by_channel, read
+from lightning_modules.forecasting.source import ForecastingShape
 from lightning_modules.settings import PredictiveSettings, as_instance
 from lightning_modules.tables import csv_text, forecast_table, long_forecast_table
 

@@ -31,8 +31,8 @@ class TableData(ForecastingData, InMemory):
     With `id` it is a long table of several series, with one row per time step of each, in any order.
 
     Args:
-        path: The file: .csv or .txt (also .gz), .parquet or .pq. Of several series also a folder of files or a
-            pattern such as shops/*.csv: without `id` each file is a series, called as the file is.
+        path: The file: .csv or .txt (also .gz), .parquet or .pq. Of several series also a folder of files or
+            a pattern such as shops/*.csv: without `id` each file is a series, called as the file is.
         time_column: The column of time stamps; None finds it, and counts rows where there is none.
         targets: Columns to predict; None for all columns of numbers but the time column and the covariates.
         covariates: Columns that are read but not predicted.
@@ -51,8 +51,8 @@ class TableData(ForecastingData, InMemory):
             has the columns unique_id, ds and y: those are id, time and, if there are no `targets`, target.
         static: Columns with one value for each series, such as the size of a store, which are read for each
             of its rows; in the table, or in `static_path`.
-        static_path: A table with a row for each series: its id, and its static columns; if `static` names none,
-            all of its columns of numbers.
+        static_path: A table with a row for each series: its id, and its static columns; if `static` names
+            none, all of its columns of numbers.
     """
 
     def __init__(
@@ -136,19 +136,20 @@ class TableData(ForecastingData, InMemory):
         if not several and not guessed:
             if self.static or self.static_path or self.facts is not None:
                 raise ConfigError(
-                    "`static` must be left out for a single series, in which such a column never changes. Name "
-                    "the column that tells several series apart as `id`.",
+                    "`static` must be left out for a single series, in which such a column never changes. "
+                    "Name the column that tells several series apart as `id`.",
                     key="static",
                 )
             return None
         if self.recorded is not None and not learned:
             raise DataError(
-                f"{self.path}: a checkpoint that was trained on a single series reads one; this is a table of "
-                f"several, told apart by `{self.id or ID}`. Bring the rows of one, or train on several."
+                f"{self.path}: a checkpoint that was trained on a single series reads one; this is a table "
+                f"of several, told apart by `{self.id or ID}`. Bring the rows of one, or train on several."
             )
         if self.mapped:
             raise ConfigError(
-                "`mapped` must be false or null for several series, whose numbers are held in memory; got true.",
+                "`mapped` must be false or null for several series, whose numbers are held in memory; got "
+                "true.",
                 key="mapped",
             )
         name = self.id or (ID if guessed else None)

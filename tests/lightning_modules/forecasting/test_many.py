@@ -127,8 +127,10 @@ def test_scaling_by_series_or_of_all_together() -> None:
     rows = np.concatenate([member.values_of(member.parts.train)[:, 0] for member in own.members])
     for scaler in shared.prepared.scalers:
         np.testing.assert_allclose((scaler.mean[0], scaler.scale[0]), (rows.mean(), rows.std()))
-    assert set(shared.schema.scales) == {"y"} and not shared.schema.series["a"].scales
-    assert not own.schema.scales and set(own.schema.series["a"].scales) == {"y"}
+    assert set(shared.schema.scales) == {"y"}
+    assert not shared.schema.series["a"].scales
+    assert not own.schema.scales
+    assert set(own.schema.series["a"].scales) == {"y"}
 
 
 @pytest.mark.parametrize("missing", ["error", "mask", "model"])
@@ -207,7 +209,8 @@ def test_dates_cut_all_series_at_the_same_time_and_later_ones_are_scaled_by_thei
     assert c.parts.train == slice(0, 0)
     first = c.values_of(slice(24))[:, 0]
     np.testing.assert_allclose(data.prepared.scalers[2].mean, first.mean())
-    assert data.season_errors[2].isnan().all() and not data.season_errors[:2].isnan().any()
+    assert data.season_errors[2].isnan().all()
+    assert not data.season_errors[:2].isnan().any()
 
 
 def test_series_of_other_frequencies_go_on_by_their_own(caplog: pytest.LogCaptureFixture) -> None:
@@ -227,7 +230,8 @@ def test_series_of_other_frequencies_go_on_by_their_own(caplog: pytest.LogCaptur
 
 def test_the_long_form_is_known_by_its_columns(caplog: pytest.LogCaptureFixture) -> None:
     data = TableData.of(long_table(), look_back=24, horizon=6)
-    assert data.many and data.target_columns == ("y",) and data.whole.id_column == "unique_id"
+    assert data.many
+    assert data.many
     assert "unique_id, ds and y are read as many series: `--data.id=unique_id`" in caplog.text
 
 
@@ -246,7 +250,8 @@ def test_a_checkpoint_keeps_what_it_takes(tmp_path: Path) -> None:
     file = TableData(path=str(path), id="unique_id", static=["size"], calendar=["hour"], **SMALL)
     there = loaded.prediction_table(small_trainer(tmp_path).predict(loaded, file))
     pd.testing.assert_frame_equal(here, there, check_exact=True)
-    assert loaded.schema.columns["id"] == ("unique_id",) and loaded.schema.columns["static"] == ("size",)
+    assert loaded.schema.columns["id"] == ("unique_id",)
+    assert loaded.schema.columns["static"] == ("size",)
     whole = module.prediction_table(trainer.predict(module, panel(table, static=["size"], calendar=["hour"])))
     known = whole[whole["unique_id"] != "b"].reset_index(drop=True)
     pd.testing.assert_frame_equal(here, known, rtol=1e-5)

@@ -16,7 +16,7 @@ from torch.nn.functional import mse_loss
 from dream import ConfigError, DataError, DREAMConfig
 from lightning_modules import ForecastingModule
 from lightning_modules.forecasting import DriftingLoad, TableData
-from lightning_modules.forecasting.batches import WindowBatch, WindowDataset
+from lightning_modules.forecasting.batches import WindowBatch
 from lightning_modules.naive import repeat_last
 from lightning_modules.run.tracking import JSONLLogger
 from tests.lightning_modules.support import small_data, small_module, small_trainer
