@@ -107,31 +107,24 @@ def run_table(run: RunFolder) -> ReportTable | None:
 
 
 def series_table(run: RunFolder) -> ReportTable | None:
-    """The series of a run with the worst results: by MASE, or by the metric that picked the checkpoint."""
+    """The series of a run with the worst results: by MASE, by the metric that picked the checkpoint, or
+    by the first that has a direction."""
     found: dict[str, dict[str, float]] = run.ended.get("series", {})
     metrics = list(dict.fromkeys(chain.from_iterable(found.values())))
-    if not found:
+    monitor = str(run.ended.get("monitor")).rpartition("/")[2]
+    ranked = [name for name in ("mase", monitor, *metrics) if name in metrics and direction(name, run.ended)]
+    if not ranked:
         return None
-    metric = "mase" if "mase" in metrics else str(run.ended.get("monitor")).rpartition("/")[2]
-    sign = -1 if direction(metric, run.ended) == "down" else 1
-    known = sorted(
-        (name for name in found if metric in found[name]), key=lambda name: sign * found[name][metric]
-    )
-    some = (known or list(found))[:WORST]
-    rows = {
-        name: [
-            Cell(
-                f"{found[name][each]:.4g}" if each in found[name] else "-",
-                exact=repr(found[name].get(each, "")),
-            )
-            for each in metrics
-        ]
-        for name in some
-    }
-    many = (
-        f"These are {len(some)} of {len(found)}; all are in results.json, and the table above has their mean."
-    )
-    return ReportTable(metrics, rows, f"The worst first, by {metric}. {many}", "series")
+    metric, sign = ranked[0], -1 if direction(ranked[0], run.ended) == "down" else 1
+    known = [name for name in found if metric in found[name]]
+    worst = sorted(known, key=lambda name: sign * found[name][metric])[:WORST]
+
+    def made(value: float | None) -> Cell:
+        return Cell("-") if value is None else Cell(f"{value:.4g}", exact=repr(value))
+
+    rows = {name: [made(found[name].get(each)) for each in metrics] for name in worst}
+    note = f"The worst first, by {metric}: {len(worst)} of {len(found)}. All are in results.json."
+    return ReportTable(metrics, rows, note, "series")
 
 
 def comparison_table(folder: ComparisonFolder) -> ReportTable | None:

@@ -81,11 +81,48 @@ def files_of(path: str) -> list[Path]:
     return files
 
 
-def columns_of(table: str | pd.DataFrame) -> list[str]:
+def columns_of(table: str | pd.DataFrame, separator: str = ",") -> list[str]:
     """Names of the columns of a table, or of the first of several files."""
     if isinstance(table, pd.DataFrame):
         return table.columns.tolist()
-    return next(file_blocks(files_of(table)[0], ",", 0, 0, 1 << 16)).frame.columns.tolist()
+    return next(file_blocks(files_of(table)[0], separator, 0, 0, 1 << 16)).frame.columns.tolist()
+
+
+def long_form(
+    table: str | pd.DataFrame,
+    id: str | None,
+    separator: str = ",",
+    learned: Sequence[str] = (),
+) -> Long | None:
+    """How a table holds several series, with the column of time if it is known; None for a single series.
+
+    There are several if `id` is given, in a folder or a pattern of files, in a table with the columns
+    unique_id, ds and y, which is logged, and where a checkpoint has learned from several.
+
+    Args:
+        table: A path, or a table in memory.
+        id: The column of ids, if it is stated.
+        separator: The sign between the values of a line of text.
+        learned: The column of ids of a checkpoint; a file without it is a single series then.
+    """
+    several = id is not None or bool(learned) or (isinstance(table, str) and is_many(table))
+    names = columns_of(table, separator)
+    guessed = {ID, TIME, TARGET} <= set(names) and id in (None, ID)
+    if not several and not guessed:
+        return None
+    if guessed and id is None:
+        logger.warning(
+            "%s: the columns %s, %s and %s are read as many series: `--data.id=%s`.",
+            table if isinstance(table, str) else NAME,
+            ID,
+            TIME,
+            TARGET,
+            ID,
+        )
+    name = id or (ID if guessed else None)
+    if learned and name not in names:
+        name = next((each for each in learned if each in names), None)
+    return Long(name, TIME, [TARGET]) if guessed else Long(name)
 
 
 def read_panel(

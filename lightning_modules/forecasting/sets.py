@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from typing import Any, Literal, get_args
 
 import pandas as pd
@@ -13,12 +12,10 @@ from lightning_modules.data.dates import stamps_as
 from lightning_modules.data.disk.convert import stored_table
 from lightning_modules.data.disk.stored import StoredSeries
 from lightning_modules.data.in_memory import InMemory
-from lightning_modules.data.long_table import ID, TARGET, TIME, Long, columns_of, is_many, read_panel
+from lightning_modules.data.long_table import Long, long_form, read_panel
 from lightning_modules.data.panel import Panel
 from lightning_modules.data.series import Series, check_file, read_table
 from lightning_modules.forecasting.data import ForecastingData
-
-logger = logging.getLogger(__name__)
 
 LARGE = 1 << 28
 """Bytes of text above which a file stays on disk."""
@@ -128,12 +125,10 @@ class TableData(ForecastingData, InMemory):
 
         Raises:
             ConfigError: a setting is for the other kind.
+            DataError: there are several, and the checkpoint has learned from one.
         """
         learned = () if self.recorded is None else self.recorded.columns.get("id", ())
-        several = self.id is not None or bool(learned) or (self.frame is None and is_many(self.path))
-        names = columns_of(self.table)
-        guessed = {ID, TIME, TARGET} <= set(names) and self.id in (None, ID)
-        if not several and not guessed:
+        if (found := long_form(self.table, self.id, learned=learned)) is None:
             if self.static or self.static_path or self.facts is not None:
                 raise ConfigError(
                     "`static` must be left out for a single series, in which such a column never changes. "
@@ -144,7 +139,7 @@ class TableData(ForecastingData, InMemory):
         if self.recorded is not None and not learned:
             raise DataError(
                 f"{self.path}: a checkpoint that was trained on a single series reads one; this is a table "
-                f"of several, told apart by `{self.id or ID}`. Bring the rows of one, or train on several."
+                f"of several, told apart by `{found.id}`. Bring the rows of one, or train on several."
             )
         if self.mapped:
             raise ConfigError(
@@ -152,23 +147,9 @@ class TableData(ForecastingData, InMemory):
                 "true.",
                 key="mapped",
             )
-        name = self.id or (ID if guessed else None)
-        if name not in names and self.recorded is not None:
-            name = next((each for each in learned if each in names), None)  # each file is a series
-        time, targets = self.time_column, self.targets
-        if guessed:
-            time, targets = time or TIME, targets or [TARGET]
-            if self.id is None:
-                logger.warning(
-                    "%s: the columns %s, %s and %s are read as many series: `--data.id=%s`.",
-                    self.path,
-                    ID,
-                    TIME,
-                    TARGET,
-                    ID,
-                )
+        time, targets = self.time_column or found.time, self.targets or found.columns
         others = [*(self.covariates or []), *(self.known_covariates or [])]
-        return Long(name, time, targets, others, self.static or ())
+        return Long(found.id, time, targets, others, self.static or ())
 
 
 class ETTData(ForecastingData):

@@ -67,7 +67,7 @@ def test_the_report_lists_the_ten_worst(folder: Path) -> None:
     assert places[:10] == sorted(places[:10])
     assert min(places[:10]) > 0
     assert places[10:] == [-1, -1]
-    assert "These are 10 of 12" in page
+    assert "by mase: 10 of 12" in page
 
 
 def test_a_new_file_of_other_series_is_forecast_in_the_same_form(
