@@ -85,7 +85,8 @@ def columns_of(table: str | pd.DataFrame, separator: str = ",") -> list[str]:
     """Names of the columns of a table, or of the first of several files."""
     if isinstance(table, pd.DataFrame):
         return table.columns.tolist()
-    return next(file_blocks(files_of(table)[0], separator, 0, 0, 1 << 16)).frame.columns.tolist()
+    first = next(file_blocks(files_of(table)[0], separator, 0, 0, 1 << 16), None)
+    return [] if first is None else first.frame.columns.tolist()
 
 
 def long_form(

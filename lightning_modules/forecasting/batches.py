@@ -257,6 +257,36 @@ class StreamsInTurn(Dataset[WindowBatch]):
         return self.groups[group][index - (int(self.stop[group - 1]) if group else 0)]
 
 
+def panel_streams(
+    tables: Tables, look_back: int, horizon: int, parts: Sequence[slice], streams: int, stride: int
+) -> list[StreamDataset]:
+    """A stream for each series, up to `streams` side by side, of the training `parts` of all.
+
+    Those side by side are of similar length. They have as many origins as the shortest of them, the last ones
+    of each, and as `training_streams` makes them phases.
+
+    Raises:
+        DataError: no part is long enough for an item.
+    """
+    chunk = max(look_back // stride, 1)
+    least = look_back + chunk * stride + horizon
+    enough = [part for part in parts if part.stop - part.start >= least]
+    enough.sort(key=lambda part: part.stop - part.start)
+    if not enough:
+        raise DataError(
+            f"a stream needs look_back + {chunk * stride} + horizon = {least} training rows; no series has "
+            "as many. Lower `stride` or `look_back`."
+        )
+    groups = []
+    for some in (enough[first : first + streams] for first in range(0, len(enough), streams)):
+        available = some[0].stop - some[0].start - look_back - horizon
+        origins = available // (chunk * stride) * chunk
+        starts = torch.tensor([part.stop - horizon - origins * stride for part in some])
+        phases = min(available - origins * stride, stride - 1) + 1
+        groups.append(StreamDataset(tables, look_back, horizon, starts, stride, origins, chunk, phases))
+    return groups
+
+
 def rolling_stream(
     tables: Tables, look_back: int, horizon: int, first: int, last: int, stride: int, chunk: int, warm_up: int
 ) -> StreamDataset:
@@ -273,11 +303,18 @@ def rolling_stream(
     )
 
 
-def one_phase(streams: StreamDataset) -> EpochOrder:
-    """Order that reads the items of one phase in turn, and another phase in each epoch."""
+def groups_at_random(streams: StreamsInTurn) -> EpochOrder:
+    """Order that reads the groups in a random order, and of each the items of a random phase in turn."""
+    groups = streams.groups
+    first = [0, *streams.stop[:-1].tolist()]
 
     def items(generator: torch.Generator) -> Callable[[int], int]:
-        first = int(torch.randint(streams.phases, (), generator=generator)) * streams.chunks
-        return lambda number: first + number
+        places: list[int] = []
+        order = torch.randperm(len(groups), generator=generator).tolist() if len(groups) > 1 else [0]
+        for number in order:
+            phase = int(torch.randint(groups[number].phases, (), generator=generator))
+            begin = first[number] + phase * groups[number].chunks
+            places += range(begin, begin + groups[number].chunks)
+        return places.__getitem__
 
-    return EpochOrder(streams.chunks, items)
+    return EpochOrder(sum(group.chunks for group in groups), items)

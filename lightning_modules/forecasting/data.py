@@ -31,7 +31,8 @@ from lightning_modules.forecasting.batches import (
     StreamsInTurn,
     WindowBatch,
     WindowDataset,
-    one_phase,
+    groups_at_random,
+    panel_streams,
     rolling_stream,
     together,
     training_streams,
@@ -67,7 +68,7 @@ class ForecastingData(ScaledData, ABC):
         split: Training, validation and test part, in time order: three fractions, three row counts, or two to
             three ISO dates (the first moment after training, after validation and, if given, after test).
         streams: Train on contiguous streams that carry their state from batch to batch, not on shuffled
-            windows.
+            windows. Of several series each is a stream from its beginning, in a state of its own.
         rolling: Validate and test with carried state: the part is read once, as one stream, with a forecast
             every `stride` rows. Otherwise every window, stride 1, is read from a fresh state.
         stride: Rows from one forecast of a stream to the next; `look_back` if not given.
@@ -161,9 +162,10 @@ class ForecastingData(ScaledData, ABC):
             return loader(
                 windows, shuffled(len(windows), self.batch_size).shared(*self.share), self.num_workers
             )
-        self.require_streams("batch_size", self.batch_size)
-        streams = self._training_streams().shared(*self.share)
-        return loader(streams, one_phase(streams), self.num_workers)
+        groups = self._training_streams()
+        self.require_streams("batch_size", min(len(group.starts) for group in groups))
+        streams = StreamsInTurn([group.shared(*self.share) for group in groups])
+        return loader(streams, groups_at_random(streams), self.num_workers)
 
     def val_dataloader(self) -> DataLoader[WindowBatch]:
         return self._evaluation("val", "validation", self.share)
@@ -250,16 +252,15 @@ class ForecastingData(ScaledData, ABC):
         ]
         return WindowDataset(self.prepared.tables, self.look_back, self.horizon, moved)
 
-    def _training_streams(self) -> StreamDataset:
-        if self.many:
-            raise ConfigError(
-                "`streams` must be false for several series, of which each window is trained on by itself; "
-                "got true. `rolling` tests them with carried state.",
-                key="streams",
-            )
-        return training_streams(
-            self.prepared.tables, self.look_back, self.horizon, self.parts.train, self.batch_size, self.stride
-        )
+    def _training_streams(self) -> list[StreamDataset]:
+        shape, tables = (self.look_back, self.horizon), self.prepared.tables
+        if not self.many:
+            return [training_streams(tables, *shape, self.parts.train, self.batch_size, self.stride)]
+        parts = [
+            slice(start + member.parts.train.start, start + member.parts.train.stop)
+            for start, member in zip(self.starts.tolist(), self.members, strict=True)
+        ]
+        return panel_streams(tables, *shape, parts, self.batch_size, self.stride)
 
     def _rolling(self, ends: Mapping[int, tuple[int, int]]) -> list[tuple[StreamDataset, list[int]]]:
         """Streams with origins from the first to at most the last row that `ends` gives for a series.
@@ -322,7 +323,7 @@ class ForecastingData(ScaledData, ABC):
     @property
     def training_batches(self) -> int:
         """Batches of streams in an epoch."""
-        return self._training_streams().chunks
+        return sum(group.chunks for group in self._training_streams())
 
     def describe(self) -> list[tuple[str, str]]:
         return facts(self)

@@ -102,7 +102,6 @@ def test_a_rolling_test_carries_a_state_for_each_series(folder: Path) -> None:
     [
         (["--data.path=shops.csv"], "`shop` tells apart. Name it: `--data.id=shop`"),
         (["--data.path=shops.csv", "--data.id=store"], "no column `store`"),
-        (["--data.path=shops.csv", "--data.id=shop", "--data.streams=true"], "`data.streams` must be false"),
         (
             ["--data.path=shops.csv", "--data.id=shop", "--data.mapped=true"],
             "`data.mapped` must be false or null",

@@ -12,10 +12,11 @@ import torch
 from dream.errors import ConfigError, DataError
 from lightning_modules.data.series import Series
 from lightning_modules.forecasting.batches import (
+    StreamsInTurn,
     Tables,
     WindowBatch,
     WindowDataset,
-    one_phase,
+    groups_at_random,
     rolling_stream,
     training_streams,
 )
@@ -122,7 +123,7 @@ class TestStreams:
         streams = training_streams(tables, look_back=5, horizon=3, rows=slice(0, 50), streams=2, stride=5)
         assert streams.phases == 5
         starts = set()
-        order = one_phase(streams)
+        order = groups_at_random(StreamsInTurn([streams]))
         for epoch in range(20):
             order.set_epoch(epoch)
             batches = [streams[index] for index in order]

@@ -255,3 +255,26 @@ def test_a_checkpoint_keeps_what_it_takes(tmp_path: Path) -> None:
     whole = module.prediction_table(trainer.predict(module, panel(table, static=["size"], calendar=["hour"])))
     known = whole[whole["unique_id"] != "b"].reset_index(drop=True)
     pd.testing.assert_frame_equal(here, known, rtol=1e-5)
+
+
+def test_streams_of_training_begin_with_their_series_and_stay_in_it(tmp_path: Path) -> None:
+    """Side by side run series of similar length; every item goes on where the one before ended."""
+    table = long_table()
+    table["y"] = table["unique_id"].map({"a": 100.0, "b": 200.0, "c": 300.0})
+    data = panel(table, scaling="global", streams=True, batch_size=2)
+    items = list(data.train_dataloader())
+    assert [bool(item.reset[0]) for item in items].count(True) == 2
+    ended: torch.Tensor | None = None
+    for item in items:
+        rows = data.unscale(item.past, item.origin[:, 0])[..., 0]
+        assert (rows == rows[:, :1]).all()
+        if not item.reset.all():
+            assert ended is not None
+            assert torch.equal(item.past[:, :24], ended)
+        ended = item.past[:, -24:]
+    trained = data.numbers_of(torch.cat([item.origin.flatten() for item in items]))
+    assert np.bincount(trained).tolist() == [12, 8, 8]  # as many as the shorter one of a pair
+    module = module_for(data)
+    small_trainer(tmp_path).fit(module, data)
+    with pytest.raises(DataError, match="no series has as many"):
+        panel(long_table(), streams=True, look_back=90).train_dataloader()

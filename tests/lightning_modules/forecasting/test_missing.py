@@ -66,7 +66,7 @@ def test_without_gaps_nothing_changes(core: Any, options: dict[str, Any]) -> Non
     for missing in ("model", "ffill"):
         whole = data([], missing, **options)
         module = module_for(whole, core=core)
-        batch = whole._training_streams()[0] if options else whole._windows("train")[[3, 50]]
+        batch = whole._training_streams()[0][0] if options else whole._windows("train")[[3, 50]]
         terms = module.train().losses(batch)
         terms["loss"].backward()
         grads = [p.grad for p in module.parameters() if p.grad is not None]
