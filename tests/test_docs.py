@@ -134,6 +134,18 @@ def folder(tmp_path: Path) -> Path:
     steps.loc[day > 0, "label"] = "up"
     steps.to_csv(tmp_path / "steps.csv", index=False)
     steps.assign(label=steps["label"].where(steps.index % 45 < 9)).to_csv(tmp_path / "new.csv", index=False)
+    for names, name, rows in (
+        (("shops", "new_shops"), "shop", 300),
+        (("pumps",), "pump", 600),
+        (("machines", "machines_new"), "unique_id", 200),
+    ):
+        for number, kind in enumerate(names):
+            time = pd.date_range("2024-01-01", periods=rows, freq="min" if name == "unique_id" else "D")
+            parts = [
+                pd.DataFrame({name: f"{name} {k}", "ds": time, "y": k + np.sin((1 + k) * np.arange(rows))})
+                for k in range(number, number + 3)
+            ]
+            pd.concat(parts).to_csv(tmp_path / f"{kind}.csv", index=False)
     (tmp_path / "text.txt").write_text("All work and no play makes Jack a dull boy.\n" * 60)
     write_recordings(tmp_path)
     return tmp_path

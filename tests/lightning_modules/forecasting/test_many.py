@@ -10,9 +10,10 @@ import pandas as pd
 import pytest
 import torch
 
-from dream import DataError, DREAMConfig
-from lightning_modules import ForecastingModule
+from dream import ConfigError, DataError, DREAMConfig
+from lightning_modules import DREAMForecaster, ForecastingModule
 from lightning_modules.forecasting import TableData
+from lightning_modules.forecasting.exported import WindowStep
 from tests.lightning_modules.data.test_long_table import shuffled
 from tests.lightning_modules.support import small_trainer
 
@@ -278,3 +279,23 @@ def test_streams_of_training_begin_with_their_series_and_stay_in_it(tmp_path: Pa
     small_trainer(tmp_path).fit(module, data)
     with pytest.raises(DataError, match="no series has as many"):
         panel(long_table(), streams=True, look_back=90).train_dataloader()
+
+
+def test_row_objects_and_exports_take_runs_that_scale_all_alike(tmp_path: Path) -> None:
+    for scaling in ("series", "global"):
+        data = panel(long_table(), scaling=scaling)
+        module = module_for(data)
+        small_trainer(tmp_path).fit(module, data)
+        if scaling == "series":
+            with pytest.raises(ConfigError, match=r"scales each of 3 series by itself\. Train with"):
+                DREAMForecaster.from_run(module, state="fresh")
+            with pytest.raises(ConfigError, match="scales each series by itself"):
+                WindowStep(module)
+            continue
+        rows = alone(long_table(), "a")["y"]
+        forecaster = DREAMForecaster.from_run(module, state="fresh")
+        for value in rows:
+            forecaster.learn_one({"y": value})
+        found = module.prediction_table(small_trainer(tmp_path).predict(module, data)).set_index("unique_id")
+        ahead = [row["y"] for row in forecaster.forecast()]
+        np.testing.assert_allclose(ahead, found.loc["a", "yhat"], rtol=1e-4)
