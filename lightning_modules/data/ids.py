@@ -11,6 +11,10 @@ from dream.errors import DataError
 from lightning_modules.data.time_column import is_text
 
 
+_SHARED = 0.1
+"""Share of rows whose time came before, from which on a table is taken to be one of several series."""
+
+
 def id_texts(column: pd.Series, path: Path) -> np.ndarray:
     """The ids in a column as texts (T,): of whole numbers their digits.
 
@@ -35,7 +39,7 @@ def id_texts(column: pd.Series, path: Path) -> np.ndarray:
 
 def repeated_by(frame: pd.DataFrame, time: str) -> str | None:
     """The column that tells the series of a long table apart, where time stamps repeat; None if none does."""
-    if not frame[time].duplicated().any():
+    if frame[time].duplicated().mean() < _SHARED:
         return None
     for name in frame.columns:
         column = frame[name]

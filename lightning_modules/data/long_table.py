@@ -77,7 +77,8 @@ def files_of(path: str) -> list[Path]:
     found = place.iterdir() if place.is_dir() else home.glob(str(place.relative_to(home)))
     files = sorted(each for each in found if each.name.lower().endswith(TEXT + PARQUET) and each.is_file())
     if not files:
-        raise DataError(f"{path}: there is no file ending in {', '.join(TEXT + PARQUET)}. Check `path`.")
+        what = "is a folder, not a file, and holds none" if place.is_dir() else "fits no file"
+        raise DataError(f"{path}: {what} ending in {', '.join(TEXT + PARQUET)}. Check `path`.")
     return files
 
 
