@@ -106,6 +106,8 @@ def shortened(words: list[str]) -> list[str]:
     typed = {word.partition("=")[0] for word in words}
     if (experiment(words) or "").startswith("anomaly"):  # its test reads streams to their end
         typed.add("--trainer.limit_test_batches")
+    if "--data.rolling=true" in words:  # the first batches of a stream only warm it up
+        typed.add("--trainer.limit_val_batches")
     cuts = [f"{name}={value}" for name, value in SHORT.items() if name not in typed]
     if words[0] == "compare":
         words = [word if before != "--seeds" else "1" for before, word in pairwise(["", *words])]
