@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal
@@ -19,7 +20,18 @@ from lightning_modules.data.dates import stamps_as
 from lightning_modules.data.dialect import Dialect, dialect_as
 from lightning_modules.data.frequency import tell_uneven
 from lightning_modules.data.in_memory import InMemory
-from lightning_modules.data.series import Missing, Series, fill_missing, read_frame, read_table, table_series
+from lightning_modules.data.long_table import ID, Long, columns_of, long_form, read_panel
+from lightning_modules.data.panel import Panel, listed
+from lightning_modules.data.series import (
+    Missing,
+    Series,
+    carry_forward,
+    fill_missing,
+    read_frame,
+    read_table,
+    report_missing,
+    table_series,
+)
 from lightning_modules.data.truth import require_no_truth
 
 logger = logging.getLogger(__name__)
@@ -41,8 +53,13 @@ SKAB_TRAINING = 400
 class AnomalyTable(AnomalyData, InMemory):
     """A CSV or Parquet file with one row per time step; `AnomalyTable.of` takes a DataFrame or an array.
 
+    With `id` it is a long table of several series, with one row per time step of each, in any order. Each is
+    a stream with a state, a training part and a threshold of its own.
+
     Args:
-        path: The file: .csv, .txt or .tsv (also .gz, .bz2, .xz, .zst or .zip), .parquet or .pq.
+        path: The file: .csv, .txt or .tsv (also .gz, .bz2, .xz, .zst or .zip), .parquet or .pq. Of several
+            series also a folder of files or a pattern such as pumps/*.csv: without `id` each file is a
+            series, called as the file is.
         time_column: The column of time stamps; None finds it, and counts rows where there is none.
         columns: Columns to watch; None for all columns of numbers but the time column and the label.
         label_column: Column that is 0 for a normal and 1 for an anomalous row, used for metrics only; None
@@ -62,6 +79,8 @@ class AnomalyTable(AnomalyData, InMemory):
         decimal: Decimal sign of numbers.
         thousands: Sign between groups of three digits.
         encoding: Encoding of a file of text. A run remembers all four, for files that do not show others.
+        id: The column that tells the series of a long table apart; null for a single series, unless the table
+            has the columns unique_id, ds and y: those are id, time and, without `columns`, what is watched.
     """
 
     def __init__(
@@ -79,6 +98,7 @@ class AnomalyTable(AnomalyData, InMemory):
         decimal: str | None = None,
         thousands: str | None = None,
         encoding: str | None = None,
+        id: str | None = None,
         **options: Any,
     ) -> None:
         super().__init__(**options)
@@ -105,37 +125,93 @@ class AnomalyTable(AnomalyData, InMemory):
         self.zone = zone
         self.stamps = stamps_as(time_format, zone)
         self.dialect = dialect_as(separator, decimal, thousands, encoding)
+        self.id = id
 
     def read(self) -> list[AnomalyStream]:
         stamps = self.stamps if self.recorded is None else self.recorded.stamps(self.stamps)
-        frame, path, dialect = read_frame(self.table, self.known_dialect)
-        label = [self.label_column] if self.label_column is not None and self._labelled(frame, path) else []
+        learned = () if self.recorded is None else self.recorded.columns.get("id", ())
+        known = self.known_dialect
+        if (long := long_form(self.table, self.id, known, learned)) is not None:
+            label = self._label(columns_of(self.table, known))
+            self.id_column = long.id or ID
+            time, watched = self.time_column or long.time, self.watched or long.columns
+            panel = read_panel(self.table, Long(long.id, time, watched, label), known, stamps)
+            if watched is None:
+                self._require_no_truth(
+                    panel.columns, np.concatenate([one.values for one in panel.series]), label
+                )
+            return self._streams_of(panel, bool(label))
+        frame, path, dialect = read_frame(self.table, known)
+        label = self._label(frame.columns)
         table = table_series(frame, path, self.time_column, self.watched, label, stamps)
         if self.watched is None:
-            learned = () if self.recorded is None else self.recorded.columns["columns"]
-            sensors = [name for name in table.columns if name not in (*label, *learned)]
-            require_no_truth(table.ordered(sensors).values, sensors, path)
-        count = len(table.values)
-        training = int(self.training * count) if self.training < 1 else int(self.training)
-        known = self.recorded is not None and not self.place.rows
-        if known and self.training < 1 and training < LEAST_TRAINING < count:
+            self._require_no_truth(table.columns, table.values, label)
+        training = self._training_rows(len(table))
+        if training > self._asked(len(table)):
             logger.warning(
                 "%s: `training` gives %d rows; the first %d, which are needed, say what is normal.",
                 table.source,
+                self._asked(len(table)),
                 training,
-                LEAST_TRAINING,
             )
-            training = LEAST_TRAINING
         tell_uneven(table.time, table.zone, table.source)
         stream = labelled_stream(Path(self.path).name, table, bool(label), training, self.missing)
         return [replace(stream, dialect=dialect)]
 
-    def _labelled(self, frame: pd.DataFrame, path: Path) -> bool:
-        """Whether the table has labels, which it needs in training only."""
-        if self.recorded is None or self.label_column in frame:
-            return True  # or refused by name
-        logger.warning("%s: there is no column `%s`; read without labels.", path, self.label_column)
-        return False
+    def _require_no_truth(self, columns: Sequence[str], values: np.ndarray, label: Sequence[str]) -> None:
+        """See `require_no_truth`, but for the label and what a run that is followed watches."""
+        learned = () if self.recorded is None else self.recorded.columns["columns"]
+        places = [k for k, name in enumerate(columns) if name not in (*label, *learned)]
+        require_no_truth(values[:, places], [columns[k] for k in places], Path(self.path))
+
+    def _streams_of(self, panel: Panel, labelled: bool) -> list[AnomalyStream]:
+        """A stream for each series that is long enough."""
+        gaps = np.sum([np.isnan(each.values).sum(0) for each in panel.series], 0)
+        report_missing(gaps, panel.columns, panel.source, self.missing)
+        found, short = [], []
+        for name, series in zip(panel.ids, panel.series, strict=True):
+            training = self._training_rows(len(series))
+            if not LEAST_TRAINING <= training < len(series):
+                short.append(name)
+                continue
+            if self.missing == "ffill":
+                series = replace(series, values=carry_forward(series.values))
+            found.append(labelled_stream(name, series, labelled, training, self.missing))
+        if not found:
+            raise DataError(
+                f"{panel.source}: a series must have a training part of at least {LEAST_TRAINING} rows, and "
+                f"some to score; none of {len(panel)} has. Change `training`, or bring more rows."
+            )
+        if short:
+            logger.warning(
+                "%s: %d of %d series are left out, in which `training` does not give %d rows and leave some "
+                "to score: %s.",
+                panel.source,
+                len(short),
+                len(panel),
+                LEAST_TRAINING,
+                listed(short),
+            )
+        return found
+
+    def _asked(self, rows: int) -> int:
+        """Rows of the training part of a stream that `training` asks for."""
+        return int(self.training * rows) if self.training < 1 else int(self.training)
+
+    def _training_rows(self, rows: int) -> int:
+        """Rows of the training part; with a checkpoint as many as are needed, if a share gives fewer."""
+        known = self.recorded is not None and not self.place.rows
+        asked = self._asked(rows)
+        return LEAST_TRAINING if known and self.training < 1 and asked < LEAST_TRAINING < rows else asked
+
+    def _label(self, columns: Sequence[str]) -> list[str]:
+        """The column of labels, if there is one, as there must be in training."""
+        if self.label_column is None:
+            return []
+        if self.recorded is None or self.label_column in columns:
+            return [self.label_column]  # or refused by name
+        logger.warning("%s: there is no column `%s`; read without labels.", self.path, self.label_column)
+        return []
 
 
 class NABData(AnomalyData):

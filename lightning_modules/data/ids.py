@@ -10,6 +10,9 @@ import pandas as pd
 from dream.errors import DataError
 from lightning_modules.data.time_column import is_text
 
+_SHARED = 0.1
+"""Share of rows whose time came before, from which on a table is taken to be one of several series."""
+
 
 def id_texts(column: pd.Series, path: Path) -> np.ndarray:
     """The ids in a column as texts (T,): of whole numbers their digits.
@@ -35,11 +38,13 @@ def id_texts(column: pd.Series, path: Path) -> np.ndarray:
 
 def repeated_by(frame: pd.DataFrame, time: str) -> str | None:
     """The column that tells the series of a long table apart, where time stamps repeat; None if none does."""
-    if not frame[time].duplicated().any():
+    if frame[time].duplicated().mean() < _SHARED:
         return None
     for name in frame.columns:
         column = frame[name]
         few = is_text(column) or pd.api.types.is_integer_dtype(column)
-        if name != time and few and not frame[[name, time]].duplicated().any() and column.duplicated().any():
+        if name == time or not few or column.value_counts().min() < 2:
+            continue
+        if not frame[[name, time]].duplicated().any():
             return str(name)
     return None

@@ -97,6 +97,7 @@ def _index(index: pd.Index) -> pd.DataFrame:
         names = ", ".join(str(name) for name in index.names)
         raise DataError(
             f"{NAME}: the index must have one level, that of the time; it has {index.nlevels} ({names}). "
-            "Give each series a table of its own, or make columns of the levels with reset_index()."
+            "Make columns of the levels with reset_index(), and name the one that tells several series apart "
+            "as `id`."
         )
     return with_starts(pd.DataFrame({str(index.name or ""): index.array}))

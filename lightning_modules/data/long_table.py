@@ -37,14 +37,14 @@ from lightning_modules.data.series import (
     require_values,
     table_dialect,
 )
-from lightning_modules.data.time_column import with_starts
+from lightning_modules.data.time_column import unnamed, with_starts
 from lightning_modules.data.zones import Written, one_zone
 
 logger = logging.getLogger(__name__)
 
 ID, TIME, TARGET = "unique_id", "ds", "y"
 """Columns of a long table by which it is known as one; forecasts of many series call theirs so."""
-BLOCK = 1 << 24
+BLOCK = 1 << 22
 """Bytes of a file that are read at once. The first ones decide which columns hold numbers."""
 _SIGNS = "*?["
 
@@ -80,7 +80,8 @@ def files_of(path: str) -> list[Path]:
     found = place.iterdir() if place.is_dir() else home.glob(str(place.relative_to(home)))
     files = sorted(each for each in found if each.name.lower().endswith(ENDINGS) and each.is_file())
     if not files:
-        raise DataError(f"{path}: there is no file ending in {', '.join(ENDINGS)}. Check `path`.")
+        what = "is a folder, not a file, and holds none" if place.is_dir() else "fits no file"
+        raise DataError(f"{path}: {what} ending in {', '.join(ENDINGS)}. Check `path`.")
     return files
 
 
@@ -90,7 +91,45 @@ def columns_of(table: str | pd.DataFrame, dialect: Dialect = UNKNOWN_DIALECT) ->
         return table.columns.tolist()
     path = files_of(table)[0]
     dialect = table_dialect(path, dialect, quiet=True)
-    return next(file_blocks(path, dialect, 0, 0, 1 << 16)).frame.columns.tolist()
+    first = next(file_blocks(path, dialect, 0, 0, 1 << 16), None)
+    return [] if first is None else first.frame.columns.tolist()
+
+
+def long_form(
+    table: str | pd.DataFrame,
+    id: str | None,
+    dialect: Dialect = UNKNOWN_DIALECT,
+    learned: Sequence[str] = (),
+) -> Long | None:
+    """How a table holds several series, with the column of time if it is known; None for a single series.
+
+    There are several if `id` is given, in a folder or a pattern of files, in a table with the columns
+    unique_id, ds and y, which is logged, and where a checkpoint has learned from several.
+
+    Args:
+        table: A path, or a table in memory.
+        id: The column of ids, if it is stated.
+        dialect: What is known of how it is written.
+        learned: The column of ids of a checkpoint; a file without it is a single series then.
+    """
+    several = id is not None or bool(learned) or (isinstance(table, str) and is_many(table))
+    names = columns_of(table, dialect)
+    guessed = {ID, TIME, TARGET} <= set(names) and id in (None, ID)
+    if not several and not guessed:
+        return None
+    if guessed and id is None:
+        logger.warning(
+            "%s: the columns %s, %s and %s are read as many series: `--data.id=%s`.",
+            table if isinstance(table, str) else NAME,
+            ID,
+            TIME,
+            TARGET,
+            ID,
+        )
+    name = id or (ID if guessed else None)
+    if learned and name not in names:
+        name = next((each for each in learned if each in names), None)
+    return Long(name, TIME, [TARGET]) if guessed else Long(name)
 
 
 def read_panel(
@@ -166,7 +205,9 @@ class _Reading:
             if self.long.id is None:
                 _require_other_file(stems.setdefault(_stem(path), path), path)
             ids = self._ids(frame, path)
-            rest = frame.drop(columns=[name for name in (self.long.id, *self.static) if name is not None])
+            rest = frame.drop(
+                columns=[*self.static, *_counts(frame), *([self.long.id] if self.long.id else [])]
+            )
             if roles is None:
                 roles = self._roles(rest, path)
             else:
@@ -255,6 +296,15 @@ def _static(facts: str | pd.DataFrame, long: Long, panel: Panel, dialect: Dialec
             f"{panel.ids[one]} has none. Fill it in, or leave the column out of `static`."
         )
     return Static(tuple(columns), values)
+
+
+def _counts(frame: pd.DataFrame) -> list[str]:
+    """Columns of whole numbers without a name: the index of a table, which may begin anew in each series."""
+    return [
+        name
+        for name in frame.columns
+        if unnamed(name) and pd.api.types.is_numeric_dtype(frame[name]) and (frame[name] % 1 == 0).all()
+    ]
 
 
 def _stem(path: Path) -> str:

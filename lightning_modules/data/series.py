@@ -175,7 +175,8 @@ def table_series(
         if roles.time is not None and (name := repeated_by(frame, roles.time)) is not None:
             raise DataError(
                 f"{path}: time column `{roles.time}` has times that repeat, as of several series, which "
-                f"column `{name}` tells apart. Name it: `--data.id={name}`."
+                f"column `{name}` tells apart. Name it: `--data.id={name}`; online learning reads the rows "
+                "of one."
             ) from None
         raise
     series = replace(series, zone=one_zone([written]))
@@ -505,8 +506,17 @@ class Scaler:
         return cls.fit_blocks(lambda: [rows], columns)
 
     @classmethod
-    def fit_blocks(cls, blocks: Callable[[], Iterable[np.ndarray]], columns: Sequence[str]) -> Scaler:
-        """As `fit`, from rows that come block by block; `blocks` is called twice."""
+    def fit_blocks(
+        cls,
+        blocks: Callable[[], Iterable[np.ndarray]],
+        columns: Sequence[str],
+        pooled: Scaler | None = None,
+        quiet: bool = False,
+    ) -> Scaler:
+        """As `fit`, from rows that come block by block; `blocks` is called twice.
+
+        A column that holds no value is scaled as `pooled` does. Unless `quiet`, constant ones are logged.
+        """
         width = len(columns)
         count, total = np.zeros(width), np.zeros(width)
         low, high = np.full(width, np.inf), np.full(width, -np.inf)
@@ -514,18 +524,20 @@ class Scaler:
             count += (~np.isnan(rows)).sum(axis=0)
             total += np.nansum(rows, axis=0, dtype=np.float64)
             low, high = np.fmin(low, np.fmin.reduce(rows)), np.fmax(high, np.fmax.reduce(rows))
-        if (empty := count == 0).any():
+        if (empty := count == 0).any() and pooled is None:
             names = ", ".join(name for name, none in zip(columns, empty.tolist(), strict=True) if none)
             raise DataError(
                 f"columns without a value in the training rows: {names}. Leave them out or lengthen that "
                 "part."
             )
         constant = low == high
-        mean = np.where(constant, low, total / count)
+        mean = np.where(constant, low, total / np.maximum(count, 1))
         squares = sum((np.nansum(np.square(rows - mean), axis=0) for rows in blocks()), np.zeros(width))
-        scale = np.where(constant, 1.0, np.sqrt(squares / count))
+        scale = np.where(constant, 1.0, np.sqrt(squares / np.maximum(count, 1)))
         scale = np.where(scale > 0, scale, 1.0)  # a deviation whose square vanishes
-        if constant.any():
+        if pooled is not None:
+            mean, scale = np.where(empty, pooled.mean, mean), np.where(empty, pooled.scale, scale)
+        if constant.any() and not quiet:
             names = ", ".join(name for name, same in zip(columns, constant, strict=True) if same)
             logger.warning(
                 "Columns that never change in the training rows are only centred (scale 1): %s.", names

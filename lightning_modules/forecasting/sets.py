@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any, Literal, get_args
 
 import numpy as np
+import pandas as pd
 
-from dream.errors import ConfigError, nearest
+from dream.errors import ConfigError, DataError, nearest
 from lightning_modules.data.catalogue import data_path
 from lightning_modules.data.categories import expanded, is_categorical, learn_category
 from lightning_modules.data.dates import Stamps, stamps_as
@@ -15,6 +17,8 @@ from lightning_modules.data.dialect import dialect_as
 from lightning_modules.data.disk.convert import stored_table
 from lightning_modules.data.disk.stored import StoredSeries
 from lightning_modules.data.in_memory import InMemory
+from lightning_modules.data.long_table import Long, long_form, read_panel
+from lightning_modules.data.panel import Panel
 from lightning_modules.data.series import TEXT, Series, check_file, read_frame, read_table, table_series
 from lightning_modules.data.split import split_rows
 from lightning_modules.data.truth import tell_classes
@@ -34,8 +38,12 @@ ETTName = Literal["ETTh1", "ETTh2", "ETTm1"]
 class TableData(ForecastingData, InMemory):
     """A CSV or Parquet file with one row per time step; `TableData.of` takes a DataFrame or an array.
 
+    With `id` it is a long table of several series, with one row per time step of each, in any order.
+
     Args:
-        path: The file: .csv, .txt or .tsv (also .gz, .bz2, .xz, .zst or .zip), .parquet or .pq.
+        path: The file: .csv, .txt or .tsv (also .gz, .bz2, .xz, .zst or .zip), .parquet or .pq. Of several
+            series also a folder of files or a pattern such as shops/*.csv: without `id` each file is a
+            series, called as the file is.
         time_column: The column of time stamps; None finds it, and counts rows where there is none.
         targets: Columns to predict; None for all columns of numbers but the time column and the covariates.
         covariates: Columns that are read but not predicted.
@@ -52,6 +60,12 @@ class TableData(ForecastingData, InMemory):
             null finds out. A run remembers what was found or given, and reads later files so if they can be.
         zone: The place whose local time calendar and results show, such as Europe/Berlin, and in which time
             stamps without an offset are written; null: as the stamps say.
+        id: The column that tells the series of a long table apart; null for a single series, unless the table
+            has the columns unique_id, ds and y: those are id, time and, if there are no `targets`, target.
+        static: Columns with one value for each series, such as the size of a store, which are read for each
+            of its rows; in the table, or in `static_path`.
+        static_path: A table with a row for each series: its id, and its static columns; if `static` names
+            none, all of its columns of numbers.
     """
 
     def __init__(
@@ -70,6 +84,9 @@ class TableData(ForecastingData, InMemory):
         decimal: str | None = None,
         thousands: str | None = None,
         encoding: str | None = None,
+        id: str | None = None,
+        static: list[str] | None = None,
+        static_path: str | None = None,
         **options: Any,
     ) -> None:
         super().__init__(**options)
@@ -77,14 +94,19 @@ class TableData(ForecastingData, InMemory):
             raise ConfigError(
                 "`targets` must name at least one column, or be null for all; got [].", key="targets"
             )
-        roles = {"targets": targets, "covariates": covariates, "known_covariates": known_covariates}
+        roles = {
+            "targets": targets,
+            "covariates": covariates,
+            "known_covariates": known_covariates,
+            "static": static,
+        }
         named = [name for names in roles.values() for name in names or []]
         for role, names in roles.items():
             for name in names or []:
-                if named.count(name) > 1 or name == time_column:
+                if named.count(name) > 1 or name in (time_column, id):
                     raise ConfigError(
                         f"column `{name}` must be used once; it is named more than once among `targets`, "
-                        "`covariates`, `known_covariates` and `time_column`.",
+                        "`covariates`, `known_covariates`, `static`, `time_column` and `id`.",
                         key=role,
                     )
         if mapped not in (None, True, False):
@@ -107,17 +129,31 @@ class TableData(ForecastingData, InMemory):
         self.zone = zone
         self.stamps = stamps_as(time_format, zone)
         self.dialect = dialect_as(separator, decimal, thousands, encoding)
+        self.id = id
+        self.static = static
+        self.static_path = static_path
+        self.facts: pd.DataFrame | None = None
+        """Table of static columns in memory, in place of the file `static_path`."""
 
-    def read(self) -> Series | StoredSeries:
+    def read(self) -> Series | StoredSeries | Panel:
         stamps = self.stamps if self.recorded is None else self.recorded.stamps(self.stamps)
+        if (long := self._long()) is not None:
+            facts = self.static_path if self.facts is None else self.facts
+            panel = read_panel(self.table, long, self.known_dialect, stamps, facts)
+            self._tell_classes(panel.columns, (each.values for each in panel.series), panel.source)
+            return panel
         past, ahead = self._named
         others = [*past, *ahead]
         whole = self._in_blocks(others, stamps) if self._large else self._in_memory(past, ahead, stamps)
-        if self.recorded is None:
-            some = next(iter(whole.blocks(slice(ROWS))))
-            channels = len(self._roles(whole.columns)["targets"])
-            tell_classes(some.values[:, :channels], whole.columns[:channels], whole.source, CLASSES)
+        some = (block.values for block in whole.blocks(slice(ROWS)))
+        self._tell_classes(whole.columns, some, whole.source)
         return whole
+
+    def _tell_classes(self, columns: tuple[str, ...], rows: Iterable[np.ndarray], source: str) -> None:
+        """Log which targets may be classes, by the first of `rows`."""
+        if self.recorded is None:
+            some, targets = next(iter(rows)), self._roles(columns)["targets"]
+            tell_classes(some[:, : len(targets)], targets, source, CLASSES)
 
     @property
     def _large(self) -> bool:
@@ -161,6 +197,37 @@ class TableData(ForecastingData, InMemory):
         others = [*self.covariates, *self.known_covariates]
         series = table_series(frame, path, self.time_column, self.targets, others, stamps)
         return replace(series, dialect=dialect)
+
+    def _long(self) -> Long | None:
+        """The columns of a table of several series; None for one of a single series.
+
+        Raises:
+            ConfigError: a setting is for the other kind.
+            DataError: there are several, and the checkpoint has learned from one.
+        """
+        learned = () if self.recorded is None else self.recorded.columns.get("id", ())
+        if (found := long_form(self.table, self.id, self.known_dialect, learned)) is None:
+            if self.static or self.static_path or self.facts is not None:
+                raise ConfigError(
+                    "`static` must be left out for a single series, in which such a column never changes. "
+                    "Name the column that tells several series apart as `id`.",
+                    key="static",
+                )
+            return None
+        if self.recorded is not None and not learned:
+            raise DataError(
+                f"{self.path}: a checkpoint that was trained on a single series reads one; this is a table "
+                f"of several, told apart by `{found.id}`. Bring the rows of one, or train on several."
+            )
+        if self.mapped:
+            raise ConfigError(
+                "`mapped` must be false or null for several series, whose numbers are held in memory; got "
+                "true.",
+                key="mapped",
+            )
+        time, targets = self.time_column or found.time, self.targets or found.columns
+        others = [*(self.covariates or []), *(self.known_covariates or [])]
+        return Long(found.id, time, targets, others, self.static or ())
 
 
 class ETTData(ForecastingData):

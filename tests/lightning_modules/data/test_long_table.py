@@ -149,7 +149,7 @@ class TestRefusals:
     def test_unknown_columns_and_folders_without_tables(self, tmp_path: Path) -> None:
         with pytest.raises(DataError, match=r"no column `store`"):
             read_panel(long_table(), Long("store"))
-        with pytest.raises(DataError, match="there is no file ending in"):
+        with pytest.raises(DataError, match="is a folder, not a file, and holds none ending in"):
             read_panel(str(tmp_path), LONG)
 
     def test_a_table_of_several_series_read_as_one_names_the_column_that_tells(self) -> None:
