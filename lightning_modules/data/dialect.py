@@ -53,7 +53,7 @@ class Dialect(NamedTuple):
 
     @property
     def usual(self) -> Dialect:
-        """What is stated, and where nothing is, that of the training."""
+        """The stated parts, and where nothing is stated, those of the training."""
         known = self.learned or (None,) * 4
         stated = self[:4]
         return Dialect(
