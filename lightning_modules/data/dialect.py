@@ -125,7 +125,8 @@ def find_dialect(path: Path, stated: Dialect = UNKNOWN, quiet: bool = False) -> 
     """The dialect of a file of text, by its first rows; unless `quiet`, what differs from the plain one is
     logged.
 
-    What is stated holds; for a table that a trained model reads, whatever its rows do not contradict.
+    What is stated holds; for a table that a trained model reads, whatever its rows do not contradict, and how
+    it writes numbers only if it separates values as the training did.
 
     Args:
         path: The file.
@@ -148,7 +149,8 @@ def find_dialect(path: Path, stated: Dialect = UNKNOWN, quiet: bool = False) -> 
     header, rows = _rows(text, separator, complete)
     _require_header(header, separator, path)
     columns = list(itertools.zip_longest(*rows, fillvalue=""))
-    decimal, thousands = _notation(evidence(columns), stated, path, separator)
+    same = stated.learned is None or separator == stated.usual.separator
+    decimal, thousands = _notation(evidence(columns), stated if same else UNKNOWN, path, separator)
     found = Dialect(separator, decimal, thousands, encoding)
     if not quiet:
         _tell(found, stated, path)

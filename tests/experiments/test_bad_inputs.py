@@ -133,6 +133,7 @@ ONE_CLASS = b"path,label\n" + b"\n".join(b"%d.wav,yes" % k for k in range(1, 11)
 TWICE = ONE_CLASS + b"\n1.wav,no\n"
 LABEL = "--data.label_column=label"
 CLASS = "--data.targets=[class]"
+AB = "--data.columns=[a,b]"
 FILES = {
     "empty": forecast(b"", "data.csv: the file is empty"),
     "blank lines only": forecast(b"\n\n\n", "data.csv: the file is empty"),
@@ -200,12 +201,12 @@ FILES = {
         "--data.targets=[a]",
     ),
     "missing values": forecast(cell("a", 9, None), "values are missing (a 1)"),
-    "missing values in a stream": anomaly(cell("a", 9, None), "values are missing (a 1)"),
+    "missing values in a stream": anomaly(cell("a", 9, None), "values are missing (a 1)", AB),
     "missing inputs": online(cell("a", 9, None), "values are missing (a 1)", CLASS),
     "an all-missing column": anomaly(csv(lambda t: t.assign(b=np.nan)), "column `b` holds no value at all"),
     "no numbers at all": forecast(csv(lambda t: t[["time", "class"]]), "no column to predict holds numbers"),
     "one row": forecast(csv(rows=1), "the training part of these 1 rows is empty"),
-    "one row of a stream": anomaly(csv(rows=1), "the training part must have at least 100 rows"),
+    "one row of a stream": anomaly(csv(rows=1), "the training part must have at least 100 rows", AB),
     "one row to learn online": online(csv(rows=1), "must leave rows for the stream"),
     "too few rows for a window": forecast(csv(rows=50), "one window needs"),
     "labels out of range": anomaly(cell("label", 20, 2), "must be 0 or 1; row 20 holds 2", LABEL),
@@ -350,7 +351,7 @@ SETTINGS = {
         csv(), "`data.stride` must be a whole number of at least 1; got 0", "--data.stride=0"
     ),
     "training 0": anomaly(csv(), "`data.training` must be a share above 0", "--data.training=0"),
-    "training beyond the rows": anomaly(csv(), "it has 500 of 240", "--data.training=500"),
+    "training beyond the rows": anomaly(csv(), "it has 500 of 240", "--data.training=500", AB),
     "chunk 0": anomaly(csv(), "`data.chunk` must be a whole number of at least 1; got 0", "--data.chunk=0"),
     "crop 0": online(csv(), "`data.crop` must be a whole number of at least 1; got 0", "--data.crop=0"),
     "context of a whole crop": online(

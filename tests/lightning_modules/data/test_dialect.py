@@ -303,13 +303,19 @@ def test_every_task_reads_and_remembers_it(
 
 
 def test_a_run_decides_where_a_file_does_not_tell(tmp_path: Path) -> None:
-    (tmp_path / "t.csv").write_text(text(";", ","))
+    (tmp_path / "t.csv").write_text(text("\t", ","))
     schema = TASKS["windows"](tmp_path / "t.csv").schema
     lines = [f"{at}\t1,234\t{k}" for k, at in enumerate(HOURS)]
     (tmp_path / "u.csv").write_text("\n".join(["time\ta\tb", *lines]))
     data = TASKS["windows"](tmp_path / "u.csv")
     data.follow(schema)
     assert data.whole.values[0].tolist() == [1.234, 0]
+    lines = [f"{at},1.234,{k}" for k, at in enumerate(HOURS)]
+    (tmp_path / "v.csv").write_text("\n".join(["time,a,b", *lines]))
+    data = TASKS["windows"](tmp_path / "v.csv")
+    data.follow(schema)
+    assert data.whole.values[0].tolist() == [1.234, 0]
+    assert data.whole.dialect[:2] == (",", ".")
 
 
 def test_a_manifest_of_semicolons(tmp_path: Path) -> None:
