@@ -142,7 +142,7 @@ class AnomalyTable(AnomalyData, InMemory):
                 )
             return self._streams_of(panel, bool(label))
         frame, path, dialect = read_frame(self.table, known)
-        label = self._label(frame.columns)
+        label = self._label(frame.columns.tolist())
         table = table_series(frame, path, self.time_column, self.watched, label, stamps)
         if self.watched is None:
             self._require_no_truth(table.columns, table.values, label)

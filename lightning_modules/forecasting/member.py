@@ -31,7 +31,7 @@ class Cutting(NamedTuple):
     """How all series of some data are read and cut."""
 
     recipe: Recipe
-    """What `prepare` does to each, without what is of one series alone."""
+    """Settings of `prepare` for each, without those of one series alone."""
     look_back: int
     split: tuple[int | float | str, ...]
     many: bool

@@ -259,7 +259,7 @@ class ScaledData(SeriesData, ABC):
         return _stacked(self.newest_scalers, self.channels)
 
     def newest_schema(self, number: int) -> Schema:
-        """What standardises the last look-back of a series."""
+        """Schema by which the last look-back of a series is standardised."""
         if not self.many:
             return self.schema
         names = self._recipe.made_columns
