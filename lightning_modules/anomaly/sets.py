@@ -32,7 +32,7 @@ from lightning_modules.data.series import (
     report_missing,
     table_series,
 )
-from lightning_modules.data.truth import require_no_truth
+from lightning_modules.data.truth import is_truth, require_no_truth
 
 logger = logging.getLogger(__name__)
 
@@ -137,15 +137,14 @@ class AnomalyTable(AnomalyData, InMemory):
             time, watched = self.time_column or long.time, self.watched or long.columns
             panel = read_panel(self.table, Long(long.id, time, watched, label), known, stamps)
             if watched is None:
-                self._require_no_truth(
-                    panel.columns, np.concatenate([one.values for one in panel.series]), label
-                )
+                self._require_no_truth(panel.columns, [one.values for one in panel.series], label)
             return self._streams_of(panel, bool(label))
         frame, path, dialect = read_frame(self.table, known)
         label = self._label(frame.columns.tolist())
         table = table_series(frame, path, self.time_column, self.watched, label, stamps)
+        table = replace(table, dialect=dialect)
         if self.watched is None:
-            self._require_no_truth(table.columns, table.values, label)
+            self._require_no_truth(table.columns, [table.values], label)
         training = self._training_rows(len(table))
         if training > self._asked(len(table)):
             logger.warning(
@@ -155,14 +154,18 @@ class AnomalyTable(AnomalyData, InMemory):
                 training,
             )
         tell_uneven(table.time, table.zone, table.source)
-        stream = labelled_stream(Path(self.path).name, table, bool(label), training, self.missing)
-        return [replace(stream, dialect=dialect)]
+        return [labelled_stream(Path(self.path).name, table, bool(label), training, self.missing)]
 
-    def _require_no_truth(self, columns: Sequence[str], values: np.ndarray, label: Sequence[str]) -> None:
+    def _require_no_truth(
+        self, columns: Sequence[str], values: Sequence[np.ndarray], label: Sequence[str]
+    ) -> None:
         """See `require_no_truth`, but for the label and what a run that is followed watches."""
         learned = () if self.recorded is None else self.recorded.columns["columns"]
-        places = [k for k, name in enumerate(columns) if name not in (*label, *learned)]
-        require_no_truth(values[:, places], [columns[k] for k in places], Path(self.path))
+        named = [name for name in columns if is_truth(name) and name not in (*label, *learned)]
+        if named:
+            places = [columns.index(name) for name in named]
+            rows = np.concatenate([each[:, places] for each in values])
+            require_no_truth(rows, named, [name for name in columns if name not in label], Path(self.path))
 
     def _streams_of(self, panel: Panel, labelled: bool) -> list[AnomalyStream]:
         """A stream for each series that is long enough."""
@@ -297,4 +300,4 @@ def labelled_stream(
         table = replace(table, values=table.values[:, :-1], columns=table.columns[:-1])
     table = fill_missing(table, missing)
     stream = AnomalyStream(name, table.values, table.columns, training, label, table.time)
-    return replace(stream, zone=table.zone, form=table.form)
+    return replace(stream, zone=table.zone, form=table.form, dialect=table.dialect)

@@ -49,19 +49,25 @@ def is_truth(name: str) -> bool:
     return _TRUTH.fullmatch(re.sub(r"[^A-Za-z]+", "_", name.strip())) is not None
 
 
-def require_no_truth(values: np.ndarray, columns: Sequence[str], path: Path) -> None:
+def require_no_truth(values: np.ndarray, columns: Sequence[str], others: Sequence[str], path: Path) -> None:
     """Refuse to watch a column of 0 and 1 whose name says that it is the truth, see `is_truth`.
+
+    Args:
+        values: (T, D)
+        columns: (D,) names.
+        others: All columns that would be watched.
+        path: The file, for messages.
 
     Raises:
         DataError: naming it and both flags that decide.
     """
     for name, column in zip(columns, values.T, strict=True):
         if is_truth(name) and np.isin(column[~np.isnan(column)], (0, 1)).all():
-            others = ",".join(other for other in columns if other != name) or "..."
+            rest = ",".join(other for other in others if other != name) or "..."
             raise DataError(
                 f"{path}: column `{name}` holds 0 and 1 and is called as if it told the anomalies; were it "
                 f"watched, the detector would read the truth. `--data.label_column={name}` keeps it for the "
-                f"metrics, `--data.columns=[{others}]` leaves it out, and with it named there it is watched."
+                f"metrics, `--data.columns=[{rest}]` leaves it out, and with it named there it is watched."
             )
 
 

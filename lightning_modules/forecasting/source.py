@@ -196,6 +196,7 @@ class SeriesData(TaskData, ABC):
 
     @property
     def _recipe(self) -> Recipe:
+        require_lags(self.lags, self.whole.columns)
         roles = self._roles(self.whole.columns)
         return Recipe(
             self.whole.columns,

@@ -100,7 +100,7 @@ class TestKnown:
         self, ahead: int, drop: list[int], empty: list[int], message: str, tmp_path: Path
     ) -> None:
         with pytest.raises(DataError, match=message):
-            self.future(tmp_path, ahead, drop, empty).predict_dataloader()
+            list(self.future(tmp_path, ahead, drop, empty).predict_dataloader())
 
     @pytest.mark.parametrize(("ahead", "drop", "empty"), [(24, [], []), (40, [], []), (40, [30], [25])])
     def test_more_rows_than_the_horizon(
