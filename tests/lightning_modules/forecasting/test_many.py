@@ -308,6 +308,7 @@ def test_row_objects_and_exports_take_runs_that_scale_all_alike(tmp_path: Path) 
         ({"split": ["2020-01-01", "2020-02-01"]}, "no series has a row in the training part"),
         ({"split": [0.9, 0.05, 0.05], "horizon": 12}, "rows enough for a window of the validation part"),
         ({"static": ["plan"]}, "static column `plan` must hold one value for each series"),
+        ({"covariates": ["plan"], "categories": ["plan"]}, "`categories` must be left out for several"),
         (
             {"id": None, "static": ["size"], "time_column": "ds"},
             "`static` must be left out for a single series",
