@@ -53,7 +53,7 @@ class Dialect(NamedTuple):
 
     @property
     def usual(self) -> Dialect:
-        """What is stated, and where nothing is, that of the training."""
+        """The stated parts, and where nothing is stated, those of the training."""
         known = self.learned or (None,) * 4
         stated = self[:4]
         return Dialect(
@@ -317,6 +317,8 @@ def _notation(found: Evidence, stated: Dialect, path: Path, separator: str | Non
     both = found.thousands & set(DECIMALS)
     if decimal is None and len(both) == 1:
         decimal = "." if "," in both else ","
+    if decimal is None and "," in found.either and not found.decimal and separator == ";":
+        decimal = ","  # which is why values are separated so
     if decimal is None and "," in found.either and not found.decimal:
         raise DataError(
             f"{path}: numbers such as 1,234 may be one and a bit, or over a thousand; no row shows which. "

@@ -30,7 +30,7 @@ class InMemory:
     kind: str = "pandas"
     """The library of the table in memory, in whose tables predictions are answered."""
     dialect: Dialect = UNKNOWN
-    """What is stated of how the table is written."""
+    """Stated facts of how the table is written."""
     recorded: Schema | None
 
     @classmethod
@@ -59,7 +59,7 @@ class InMemory:
 
     @property
     def known_dialect(self) -> Dialect:
-        """What is stated of how the table is written, and what a run that is followed has of its own."""
+        """Stated facts of how the table is written, and those of a run that is followed."""
         return self.dialect if self.recorded is None else self.recorded.dialect_of(self.dialect)
 
 

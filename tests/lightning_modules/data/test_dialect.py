@@ -200,12 +200,14 @@ def test_evidence_of_one_number(number: str, found: Evidence) -> None:
 
 def test_a_number_of_two_sizes_is_refused_or_stated(tmp_path: Path) -> None:
     path = tmp_path / "t.csv"
-    path.write_text("a;b\n" + "1,234;5\n2,345;6\n")
+    path.write_text("a\tb\n1,234\t5\n2,345\t6\n")
     for read in (read_table, stored_table):
         with pytest.raises(DataError, match=r"one and a bit.*`--data.decimal=,` or `--data.thousands=,`"):
             read(path)
     for stated, value in ((Dialect(decimal=","), 1.234), (Dialect(thousands=","), 1234.0)):
         assert all(series.values[0, 0] == value for series in both(path, dialect=stated))
+    (tmp_path / "semicolons.csv").write_text("a;b\n1,234;5\n2,345;6\n")
+    assert read_table(tmp_path / "semicolons.csv").values[0].tolist() == [1.234, 5]
     (tmp_path / "points.csv").write_text("a;b\n1.234;5,5\n2.345;6,5\n")
     assert read_table(tmp_path / "points.csv").values[0].tolist() == [1234, 5.5]
 
@@ -303,7 +305,8 @@ def test_every_task_reads_and_remembers_it(
 def test_a_run_decides_where_a_file_does_not_tell(tmp_path: Path) -> None:
     (tmp_path / "t.csv").write_text(text(";", ","))
     schema = TASKS["windows"](tmp_path / "t.csv").schema
-    (tmp_path / "u.csv").write_text("time;a;b\n" + "\n".join(f"{at};1,234;{k}" for k, at in enumerate(HOURS)))
+    lines = [f"{at}\t1,234\t{k}" for k, at in enumerate(HOURS)]
+    (tmp_path / "u.csv").write_text("\n".join(["time\ta\tb", *lines]))
     data = TASKS["windows"](tmp_path / "u.csv")
     data.follow(schema)
     assert data.whole.values[0].tolist() == [1.234, 0]
