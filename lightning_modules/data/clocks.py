@@ -94,7 +94,7 @@ def _fits(series: Series | StoredSeries, clock: Clock) -> bool:
 
 
 def _pattern(time: np.ndarray, zone: str | None) -> Hashable:
-    """What the frequency and evenness of time stamps depend on."""
+    """A key for time stamps that have the same frequency and evenness."""
     steps = np.diff(time.view(np.int64))
     if zone is None and len(steps) > _ENOUGH and len(steps) < ROWS and (steps == steps[0]).all():
         return int(steps[0]), int(time.view(np.int64)[0] % _WEEK)

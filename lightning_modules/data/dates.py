@@ -294,8 +294,8 @@ def unordered_stamps(
         raise DataError(
             f"{path}: time column `{name}` must hold dates such as 2016-07-01 00:00; row "
             f"{column.index[place]} holds {shown(column.iloc[place])}. Have all in the format of the "
-            f"first{kind} or of `time_format`, all with a zone or all without, and delete rows that are no "
-            "time step."
+            f"first{kind} or of `time_format`, all with a zone or all without, and totals and remarks in "
+            "another file."
         )
     if (far := ((parsed < pd.Timestamp.min) | (parsed > pd.Timestamp.max)).to_numpy()).any():
         place = int(far.argmax())

@@ -96,7 +96,7 @@ class Schema(BaseModel):
         return self.model_dump(mode="json")
 
     def of(self, series: str | None) -> Schema:
-        """What it tells of one series, by its id; of one that training never saw that may be no scales."""
+        """The part of one series, by its id; without scales if training never saw it and each has its own."""
         if series is None:
             return self
         known = self.series.get(series, SeriesFacts())

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dream.errors import DataError
+from dream.errors import ConfigError, DataError
 from lightning_modules.data.disk.stored import StoredSeries
 from lightning_modules.data.frequency import Clock
 from lightning_modules.data.schema import Schema
@@ -31,7 +31,7 @@ class Cutting(NamedTuple):
     """How all series of some data are read and cut."""
 
     recipe: Recipe
-    """What `prepare` does to each, without what is of one series alone."""
+    """Settings of `prepare` for each, without those of one series alone."""
     look_back: int
     split: tuple[int | float | str, ...]
     many: bool
@@ -91,7 +91,12 @@ class Member:
             DataError: it is the only series, and one is too short for a window.
         """
         (recipe, look_back, split, many), series = self.cutting, self.series
-        parts = split_rows(len(series), split, series.time, series.zone, many)
+        try:
+            parts = split_rows(len(series), split, series.time, series.zone, many)
+        except ConfigError as error:
+            if not many:
+                raise
+            raise ConfigError(f"{series.source}: {error}", key="split") from None
         needed = (look_back + recipe.horizon, recipe.horizon, recipe.horizon)
         for name, part, rows in zip(PARTS, parts, needed, strict=True):
             if part.stop - part.start < rows and not many:

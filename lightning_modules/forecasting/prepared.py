@@ -186,7 +186,8 @@ class _Making:
         }
         self.step = steps[1] if steps else 1.0
         self.masked = recipe.missing == "model" and bool(missing.any())
-        yield from self._tables(scaler, scaler.mean if recipe.missing in ("mask", "model") else first)
+        unknown = np.isnan(first) | (recipe.missing in ("mask", "model"))
+        yield from self._tables(scaler, np.where(unknown, scaler.mean, first))
 
     def _scaler(self) -> Scaler:
         recipe = self.recipe

@@ -142,6 +142,11 @@ class ScaledData(SeriesData, ABC):
                 np.mean([each.mean for each in known], 0), np.mean([each.scale for each in known], 0)
             )
         training = [each for each in self.members if each.parts.train.stop]
+        if not training:
+            raise DataError(
+                f"{self.whole.source}: no series has a row in the training part. Change `split`, whose first "
+                "date must come later."
+            )
         return Scaler.fit_blocks(
             lambda: (block.values for each in training for block in each.blocks(each.parts.train)), columns
         )
@@ -189,6 +194,11 @@ class ScaledData(SeriesData, ABC):
 
     def _require_targets(self, made: Joined, part: str, name: str) -> None:
         """Refuse a part without a known target, which nothing could be compared with."""
+        if not self.windows_in(part):
+            raise DataError(
+                f"{self.whole.source}: no series has rows enough for a window of the {name} part (look_back "
+                f"{self.look_back}, horizon {self.horizon}). Shorten them or change `split`."
+            )
         for member, start in zip(self.members, self.starts.tolist(), strict=True):
             rows = getattr(member.parts, part)
             targets = made.tables.targets[start + rows.start : start + rows.stop]
@@ -249,7 +259,7 @@ class ScaledData(SeriesData, ABC):
         return _stacked(self.newest_scalers, self.channels)
 
     def newest_schema(self, number: int) -> Schema:
-        """What standardises the last look-back of a series."""
+        """Schema by which the last look-back of a series is standardised."""
         if not self.many:
             return self.schema
         names = self._recipe.made_columns

@@ -219,6 +219,12 @@ class TableData(ForecastingData, InMemory):
                 f"{self.path}: a checkpoint that was trained on a single series reads one; this is a table "
                 f"of several, told apart by `{found.id}`. Bring the rows of one, or train on several."
             )
+        if self.categories_asked:
+            raise ConfigError(
+                "`categories` must be left out for several series, whose covariates are numbers; got "
+                f"{', '.join(self.categories_asked)}. Give each category a column of 0 and 1.",
+                key="categories",
+            )
         if self.mapped:
             raise ConfigError(
                 "`mapped` must be false or null for several series, whose numbers are held in memory; got "

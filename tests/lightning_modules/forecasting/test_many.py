@@ -299,3 +299,34 @@ def test_row_objects_and_exports_take_runs_that_scale_all_alike(tmp_path: Path) 
         found = module.prediction_table(small_trainer(tmp_path).predict(module, data)).set_index("unique_id")
         ahead = [row["y"] for row in forecaster.forecast()]
         np.testing.assert_allclose(ahead, found.loc["a", "yhat"], rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"split": [120, 20, 20]}, "series a: `split` must be three positive row counts .* the 150 rows"),
+        ({"split": ["2020-01-01", "2020-02-01"]}, "no series has a row in the training part"),
+        ({"split": [0.9, 0.05, 0.05], "horizon": 12}, "rows enough for a window of the validation part"),
+        ({"static": ["plan"]}, "static column `plan` must hold one value for each series"),
+        ({"covariates": ["plan"], "categories": ["plan"]}, "`categories` must be left out for several"),
+        (
+            {"id": None, "static": ["size"], "time_column": "ds"},
+            "`static` must be left out for a single series",
+        ),
+    ],
+)
+def test_refusals_name_the_series_and_what_to_change(options: dict[str, Any], message: str) -> None:
+    table = long_table().rename(columns={"unique_id": "shop"})
+    with pytest.raises((ConfigError, DataError), match=message):
+        TableData.of(table, **{"id": "shop", **SMALL, **options}).setup("fit")
+
+
+@pytest.mark.parametrize("missing", ["ffill", "mask", "model"])
+def test_a_covariate_without_a_value_in_one_series_is_read_as_the_mean_of_all(missing: str) -> None:
+    table = long_table()
+    table.loc[table["unique_id"] == "b", "plan"] = np.nan
+    data = panel(table, covariates=["plan"], missing=missing)
+    first = int(data.starts[1])
+    rows = data.prepared.values[first : first + len(data.members[1].series), :2]
+    assert rows.isfinite().all()
+    assert (rows[:, 1] == 0).all()
