@@ -57,7 +57,7 @@ class AnomalyTable(AnomalyData, InMemory):
     a stream with a state, a training part and a threshold of its own.
 
     Args:
-        path: The file: .csv, .txt or .tsv (also .gz, .bz2, .xz, .zst or .zip), .parquet or .pq. Of several
+        path: The file: .csv, .txt or .tsv (also .gz, .bz2, .xz, .zst, .zip), .parquet or .feather. Of several
             series also a folder of files or a pattern such as pumps/*.csv: without `id` each file is a
             series, called as the file is.
         time_column: The column of time stamps; None finds it, and counts rows where there is none.

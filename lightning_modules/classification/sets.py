@@ -41,7 +41,7 @@ class SequenceTable(ClassificationData, InMemory):
     labels its steps, or those of the test part where there is none.
 
     Args:
-        path: The file: .csv, .txt or .tsv (also .gz, .bz2, .xz, .zst or .zip), .parquet or .pq.
+        path: The file: .csv, .txt or .tsv (also .gz, .bz2, .xz, .zst or .zip), .parquet or .feather.
         label: The column of classes, words or numbers.
         sequence: The column that names the sequence of each row, such as its user, device or plant.
         columns: Columns to read as features; null for all columns of numbers but these.

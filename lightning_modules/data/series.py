@@ -21,6 +21,7 @@ import torch
 
 from dream import memory
 from dream.errors import DataError, nearest, shown
+from lightning_modules.data import feather
 from lightning_modules.data.dates import UNKNOWN, Stamps, require_order, time_stamps
 from lightning_modules.data.dialect import (
     EXCEL,
@@ -57,7 +58,7 @@ logger = logging.getLogger(__name__)
 Missing = Literal["error", "ffill", "mask", "model"]
 Values = TypeVar("Values", np.ndarray, torch.Tensor)
 
-PARQUET = (".parquet", ".pq")
+PARQUET = (".parquet", ".pq", *feather.ENDINGS)
 TEXT = (".csv", ".txt", ".tsv")
 ENDINGS = (*TEXT, *(text + packed for text in TEXT for packed in PACKED), ".zip", *PARQUET)
 """Endings of names of tables."""
@@ -376,12 +377,16 @@ def _too_large(path: Path) -> DataError:
 
 
 @contextmanager
-def open_parquet(path: Path, **options: Any) -> Iterator[parquet.ParquetFile]:
-    """Open a Parquet file.
+def open_parquet(path: Path, **options: Any) -> Iterator[Any]:
+    """Open a Parquet or Feather file.
 
     Raises:
         DataError: it unpacks to far more than its size.
     """
+    if path.name.lower().endswith(feather.ENDINGS):
+        with pyarrow.memory_map(str(path)) as source:
+            yield feather.FeatherFile(path, source)
+        return
     with parquet.ParquetFile(path, **options) as file:
         facts = file.metadata
         groups = [facts.row_group(k) for k in range(facts.num_row_groups)]

@@ -41,7 +41,7 @@ class TableData(ForecastingData, InMemory):
     With `id` it is a long table of several series, with one row per time step of each, in any order.
 
     Args:
-        path: The file: .csv, .txt or .tsv (also .gz, .bz2, .xz, .zst or .zip), .parquet or .pq. Of several
+        path: The file: .csv, .txt or .tsv (also .gz, .bz2, .xz, .zst, .zip), .parquet or .feather. Of several
             series also a folder of files or a pattern such as shops/*.csv: without `id` each file is a
             series, called as the file is.
         time_column: The column of time stamps; None finds it, and counts rows where there is none.

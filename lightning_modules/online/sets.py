@@ -114,7 +114,7 @@ class TableStream(OnlineData, InMemory):
     All columns of numbers are read, for regression and classification all but the targets.
 
     Args:
-        path: The file: .csv, .txt or .tsv (also .gz, .bz2, .xz, .zst or .zip), .parquet or .pq.
+        path: The file: .csv, .txt or .tsv (also .gz, .bz2, .xz, .zst or .zip), .parquet or .feather.
         targets: Columns to predict; null for all columns of numbers, which are then forecast.
         task: `forecasting`: the next `horizon` rows of the targets, from all columns; `regression` and
             `classification`: the target of a row from its other columns; `auto`: classification if the only

@@ -19,6 +19,7 @@ import pytest
 from dream.errors import ConfigError, DataError
 from lightning_modules.anomaly import AnomalyTable
 from lightning_modules.classification.sets import SequenceTable
+from lightning_modules.data import limits
 from lightning_modules.data.dialect import Dialect, dialect_as
 from lightning_modules.data.disk import convert
 from lightning_modules.data.disk.convert import stored_table
@@ -218,6 +219,25 @@ def test_dates_are_no_numbers_with_thousands(tmp_path: Path) -> None:
         assert series.columns == ("a",)
         assert str(np.array(series.time)[0])[:10] == "2024-02-01"
         assert series.values[:, 0].tolist() == [1234.5, 2345.5]
+
+
+@pytest.mark.parametrize("compression", ["lz4", "zstd", "uncompressed"])
+def test_feather(compression: str, tmp_path: Path) -> None:
+    table = pd.DataFrame({"time": HOURS, "a": A, "b": B})
+    table.to_feather(tmp_path / "t.feather", compression=compression, chunksize=70)
+    check(tmp_path / "t.feather")
+    (tmp_path / "cut.arrow").write_bytes((tmp_path / "t.feather").read_bytes()[:-300])
+    for read in (read_table, stored_table):
+        with pytest.raises(DataError, match="cannot be read"):
+            read(tmp_path / "cut.arrow")
+
+
+def test_a_feather_that_unpacks_without_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(limits, "FREE_BYTES", 1 << 16)
+    pd.DataFrame({"a": np.zeros(1_000_000)}).to_feather(tmp_path / "t.feather", compression="zstd")
+    for read in (read_table, stored_table):
+        with pytest.raises(DataError, match="must unpack to at most"):
+            read(tmp_path / "t.feather")
 
 
 @pytest.mark.parametrize("kind", ["frame", "parquet"])
