@@ -288,7 +288,8 @@ class ScaledData(SeriesData, ABC):
         mean, scale = map(
             targets.double().new_tensor, self.units_of_newest if newest else self.units_of_targets
         )
-        if not self.many or origin is None:
+        assert not self.many or origin is not None
+        if origin is None or not self.many:
             return targets.double() * scale[0] + mean[0]
         numbers = torch.as_tensor(self.numbers_of(origin), device=targets.device)
         between = (1,) * (targets.dim() - 2)

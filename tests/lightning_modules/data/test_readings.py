@@ -257,7 +257,7 @@ REFUSED = {
     "a total": (frame(where=["x"] * (ROWS - 1) + ["Total"]), "row 299 is called 'Total' in column `where`"),
     "a total among dates": (
         frame(time=changed(NAIVE, ROWS - 1, "Total")),
-        "row 299 holds 'Total'.*delete rows",
+        "row 299 holds 'Total'.*totals and remarks in another file",
     ),
 }
 
