@@ -34,6 +34,7 @@ from lightning_modules import ranks
 from lightning_modules.checks import gone, require_finite
 from lightning_modules.cores import BaselineCore, build_core, fit_to_width, title
 from lightning_modules.data.base import TaskData
+from lightning_modules.data.frames import as_pandas, in_kind
 from lightning_modules.data.place import StreamEnd, from_plain, plain
 from lightning_modules.data.schema import Schema
 from lightning_modules.data.series import Missing
@@ -163,6 +164,8 @@ class TaskModule(L.LightningModule, Pretrained):
         self.results: dict[str, dict[str, float]] = {}
         """Results of the last test, or of that of the run that wrote a checkpoint: model, then metric, then
         value."""
+        self.by_series: dict[str, dict[str, float]] = {}
+        """The module's own test results of each of several series: id, then metric, then value."""
         self.gradient_norm: Tensor | None = None
         """() norm of all gradients before clipping, if a callback has computed it already."""
         self.steps_read: int | Tensor = 0
@@ -618,7 +621,7 @@ class TaskModule(L.LightningModule, Pretrained):
         return "predictions.csv"
 
     def prediction_table(self, predictions: list[Any]) -> pd.DataFrame:
-        """Results of `predict_step` for every batch as a table.
+        """Results of `predict_step` for every batch as a table, `in_kind`.
 
         Raises:
             ConfigError: the task does not define it, and so predicts nothing.
@@ -627,9 +630,13 @@ class TaskModule(L.LightningModule, Pretrained):
             f"{type(self).__name__} writes no predictions: define `predict_step` and `prediction_table`."
         )
 
+    def in_kind(self, table: pd.DataFrame) -> Any:
+        """A table of the library of that which the data were given, such as polars; else as it is."""
+        return in_kind(table, getattr(self.data, "kind", "pandas"))
+
     def predictions_text(self, predictions: list[Any]) -> str | bytes:
         """Content of the file of predictions: the `prediction_table`."""
-        return csv_text(self.prediction_table(predictions))
+        return csv_text(as_pandas(self.prediction_table(predictions)))
 
     def write_predictions(self, predictions: list[Any], folder: Path) -> list[Path]:
         """Write the predictions into `folder`; return the paths, none if nothing was predicted."""

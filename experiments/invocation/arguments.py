@@ -18,7 +18,7 @@ from dream.errors import CheckpointError, ConfigError, DREAMWarning, shown
 from dream.files import inside, read_bytes
 from experiments import ending, folders
 from experiments.folders import CONFIG, SAVES, RunSettings
-from experiments.invocation import configs, explain, own_code, presets, trust
+from experiments.invocation import configs, explain, own_code, own_file, presets, trust
 from experiments.invocation.configs import YamlFile
 from experiments.invocation.trust import Trust
 from lightning_modules.redaction import (
@@ -117,6 +117,7 @@ class Invocation:
             )
         if not own:
             made = made._with_checkpoint()
+        made = replace(made, files=own_file.with_own_file(made.files, made.names))
         if not made.files:
             raise ConfigError(
                 "-c must name an experiment; got none. `dream config list` shows the shipped ones."

@@ -101,7 +101,8 @@ def explain(error: BaseException, parser_keys: Collection[str], parsed: str = ""
             said = inside[0]
         trust.refuse_address(said.strip("'\""), f"`{key}`")
         value = HIDDEN if is_secret(key) else got[1] if got else "something else"
-        return ConfigError(f"`{key}` must be {_rule(innermost)}; got {value}.", key=key)
+        own = " A file of your own: `--data.path=FILE`, without `name`." if key == "data.name" else ""
+        return ConfigError(f"`{key}` must be {_rule(innermost)}; got {value}.{own}", key=key)
     lines = "\n".join(line.strip() for line in text.splitlines()[:4])
     quoted = _QUOTED.search(lines)
     return _with_path(ConfigError(lines, key=quoted[1] if quoted else None), known)

@@ -218,6 +218,5 @@ class ClassificationModule(TaskModule):
 
     def prediction_table(self, predictions: list[list[tuple[str, int, str, float]]]) -> pd.DataFrame:
         """Results of `predict_step` with a line for each step: sequence, step, class, its probability."""
-        return pd.DataFrame(
-            [row for batch in predictions for row in batch], columns=["sequence", "step", "label", "score"]
-        )
+        rows = [row for batch in predictions for row in batch]
+        return self.in_kind(pd.DataFrame(rows, columns=["sequence", "step", "label", "score"]))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from functools import cached_property
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -21,12 +20,13 @@ from lightning_modules.classification.data import (
     LabelledSequence,
     Part,
 )
+from lightning_modules.data.dialect import Dialect, dialect_as
 from lightning_modules.data.fingerprint import Fingerprint, content_sum
 from lightning_modules.data.in_memory import InMemory
 from lightning_modules.data.numbers import number_columns, read_numbers
 from lightning_modules.data.order import EpochOrder, in_order, loader, one_by_one, shuffled
 from lightning_modules.data.schema import Schema, scales
-from lightning_modules.data.series import Scaler, check_file, read_frame
+from lightning_modules.data.series import Scaler, read_frame
 from lightning_modules.data.time_column import find_time_column
 
 
@@ -41,13 +41,18 @@ class SequenceTable(ClassificationData, InMemory):
     labels its steps, or those of the test part where there is none.
 
     Args:
-        path: The file: .csv or .txt (also .gz), .parquet or .pq.
+        path: The file: .csv, .txt or .tsv (also .gz, .bz2, .xz, .zst or .zip), .parquet or .feather.
         label: The column of classes, words or numbers.
         sequence: The column that names the sequence of each row, such as its user, device or plant.
         columns: Columns to read as features; null for all columns of numbers but these.
         steps: Longest stretch of a training sequence, in steps.
         validation: Share of the sequences that picks the best epoch.
         test: Share of the sequences in the test part.
+        separator: Sign between the values of a line of text; null finds it. So are `decimal` (. or ,),
+            `thousands` (. , a space or an apostrophe; '' for none) and `encoding` (such as cp1252).
+        decimal: Decimal sign of numbers.
+        thousands: Sign between groups of three digits.
+        encoding: Encoding of a file of text. A run remembers all four, for files that do not show others.
     """
 
     def __init__(
@@ -59,6 +64,10 @@ class SequenceTable(ClassificationData, InMemory):
         steps: int = 256,
         validation: float = 0.15,
         test: float = 0.25,
+        separator: str | None = None,
+        decimal: str | None = None,
+        thousands: str | None = None,
+        encoding: str | None = None,
         **options: Any,
     ) -> None:
         super().__init__(**options)
@@ -76,6 +85,7 @@ class SequenceTable(ClassificationData, InMemory):
         self.steps = require_int("steps", steps)
         self.validation = validation
         self.test = test
+        self.dialect = dialect_as(separator, decimal, thousands, encoding)
 
     @property
     def source(self) -> str:
@@ -84,8 +94,7 @@ class SequenceTable(ClassificationData, InMemory):
     @cached_property
     def rows(self) -> _Rows:
         """The table, read once; its features in the order of the schema that is followed, if any."""
-        path = Path(self.path) if self.frame is not None else check_file(self.path)
-        frame = read_frame(path) if self.frame is None else self.frame
+        frame, path, dialect = read_frame(self.table, self.known_dialect)
         named = [("label", self.label), ("sequence", self.sequence_column)]
         for setting, name in (*named, *(("columns", name) for name in self.columns or [])):
             if name not in frame:
@@ -116,7 +125,7 @@ class SequenceTable(ClassificationData, InMemory):
         places = {
             str(name): np.asarray(own) for name, own in subjects.groupby(subjects, sort=False).indices.items()
         }
-        return _Rows(tuple(names), values, labels.to_numpy(dtype=object), places)
+        return _Rows(tuple(names), values, labels.to_numpy(dtype=object), places, dialect)
 
     @cached_property
     def parts(self) -> dict[Part | None, list[str]]:
@@ -135,7 +144,7 @@ class SequenceTable(ClassificationData, InMemory):
 
     @cached_property
     def fingerprint(self) -> Fingerprint:
-        return {"rows": content_sum([*self.rows])}
+        return {"rows": content_sum([*self.rows[:4]])}
 
     @property
     def features(self) -> int:
@@ -167,6 +176,7 @@ class SequenceTable(ClassificationData, InMemory):
         return Schema(
             columns={"features": self.rows.names},
             scales=scales(self.rows.names, self._scaler),
+            dialect=self.rows.dialect[:4],
             vocabulary=list(self.vocabulary),
             settings=dict(self.readings),
         )
@@ -268,6 +278,7 @@ class _Rows(NamedTuple):
     """(rows,) names of the classes, empty where there is none"""
     places: dict[str, np.ndarray]
     """Rows of each sequence, by its name"""
+    dialect: Dialect
 
 
 def _words(column: pd.Series) -> pd.Series:

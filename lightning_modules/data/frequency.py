@@ -7,6 +7,7 @@ zone, as they were written.
 
 from __future__ import annotations
 
+import logging
 import warnings
 from collections.abc import Iterator
 from contextlib import suppress
@@ -19,6 +20,8 @@ from pandas.tseries.offsets import BaseOffset, Day, Tick
 
 from dream.errors import ConfigError, DataError
 from lightning_modules.data.zones import clock_change
+
+logger = logging.getLogger(__name__)
 
 ROWS = 1 << 13
 """First rows in which a frequency is looked for: offsets of the calendar take microseconds a row."""
@@ -279,6 +282,18 @@ def described(time: np.ndarray | None, clock: Clock) -> str:
     period = " to ".join(stamp.isoformat(timespec="seconds") for stamp in zoned(time[[0, -1]], clock.zone))
     place = f" in {clock.zone}" if clock.zone is not None and "/" in clock.zone else ""
     return f"{period}{place}, {clock.frequency or 'no frequency'}, {unevenness(time, clock) or 'even'}"
+
+
+def tell_uneven(time: np.ndarray | None, zone: str | None, source: str) -> None:
+    """Log in one line that rows are absent, for a task that reads them as if none were."""
+    if time is None or (said := unevenness(time, Clock(find_frequency(time, zone), zone))) is None:
+        return
+    logger.warning(
+        "%s: the time stamps are %s; rows are read as if they were even. Insert absent rows with empty "
+        "values and read them with `--data.missing=model`, which tells that nothing was observed.",
+        source,
+        said,
+    )
 
 
 def skipped_hour(time: np.ndarray, clock: Clock) -> str | None:

@@ -5,6 +5,7 @@ Shapes: N samples of the batch, L look-back, D inputs, R relative inputs (the fi
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
 import torch
@@ -36,11 +37,12 @@ def read(
     centred: int,
     normalization: Normalization,
     observed: Tensor | None = None,
+    absolute: Sequence[int] = (),
 ) -> PatchedPast:
     """Cut `past` into patches with relative inputs.
 
     The first `relative` inputs become relative in level and scale, the `centred` ones after them in level
-    only.
+    only; those with the numbers `absolute` stay as they are.
 
     Without `origins`, `past` (N, L, D) is a window: all its patches are relative to the level and scale of
     the window, and its end is the origin. With `origins`, `past` (N, L + new, D) is a stream: its first L
@@ -55,6 +57,9 @@ def read(
     seen = None if observed is None else _cut(observed, look_back, patch, origins)
     known = None if seen is None else seen[0][..., :moving]
     level, scale = _level_and_scale(windows[..., :moving], relative, normalization, known)
+    if absolute:
+        index = torch.tensor(absolute, device=level.device)
+        level, scale = level.index_fill(-1, index, 0.0), scale.index_fill(-1, index, 1.0)
     moved = (new[..., :moving] - level.unsqueeze(2)) / scale.unsqueeze(2)
     patches = torch.cat([moved, new[..., moving:]], -1)
     if seen is not None:

@@ -418,7 +418,7 @@ class OnlineModule(TaskModule):
 
     def prediction_table(self, predictions: list[Tensor]) -> pd.DataFrame:
         """Predictions with a line for each row of the stream; for forecasting, of the rows after the last."""
-        return prediction_table(self.data, torch.cat(predictions))
+        return self.in_kind(prediction_table(self.data, torch.cat(predictions)))
 
 
 def without_fast_weights(mode: str) -> str:

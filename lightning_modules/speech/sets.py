@@ -10,8 +10,8 @@ import pandas as pd
 
 from dream.errors import ConfigError, DataError, nearest, shown
 from lightning_modules.data.catalogue import data_path
-from lightning_modules.data.limits import local, require_header, require_printable
-from lightning_modules.data.series import check_file, readable
+from lightning_modules.data.limits import local, require_printable
+from lightning_modules.data.series import check_file, read_texts
 from lightning_modules.speech.audio import WavZip, read_wav
 from lightning_modules.speech.data import SpeechData
 from lightning_modules.speech.utterances import Part, Recording, spread
@@ -131,12 +131,10 @@ def read_manifest(path: Path) -> pd.DataFrame:
     Raises:
         DataError: the table cannot be read, or lacks a column `path`, a column `label` or `text`, or any row.
     """
-    with readable(path):  # "null" is a word like any other
-        table = pd.read_csv(path, header=None, dtype=str, keep_default_na=False).fillna("")
-    names = table.iloc[0].tolist()
-    require_header(names, path)
+    table = read_texts(path)
+    table.index += 1
+    names = table.columns.tolist()
     require_printable(names, path)
-    table = table[1:].set_axis(names, axis=1)
     for wanted in ("path", "label"):
         if wanted not in table and not (wanted == "label" and "text" in table):
             what = "`path`" if wanted == "path" else "`label` or `text`"
