@@ -85,10 +85,10 @@ class BaselineCore(nn.Module, ABC):
         if steps == 0:  # as of a step that is padding
             spans = None if timespans is None else timespans.new_ones(samples, 1)
             valid = torch.zeros(samples, dtype=torch.long)
-            output, traces, after = self.trace(
+            output, traces, states = self.trace(
                 x.new_zeros(samples, 1, x.shape[2]), state, valid, timespans=spans
             )
-            return output[:, :0], [DREAMTrace(*(part[:, :0] for part in traces[0]))], after
+            return output[:, :0], [DREAMTrace(*(part[:, :0] for part in traces[0]))], states
         if self.check_inputs:
             checks.finite_values(x, timespans, lengths)
         before = self.init_state(samples)[0] if state is None else state[0]

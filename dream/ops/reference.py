@@ -77,8 +77,8 @@ def _no_steps(
     plasticity: bool,
     missing: bool,
 ) -> tuple[Tensor, DREAMTrace, DREAMState]:
-    """The state as it is, and arrays (N, 0, ...) made of a step of no samples: their gradients, zeros, so reach
-    all that those of a sequence reach."""
+    """The state as it is, and arrays (N, 0, ...) made of a step of no samples, so that gradients, zeros,
+    reach all that those of a sequence reach."""
     spans = None if timespans is None else timespans.reshape(0, 1)
     output, trace, _ = scan(
         x.reshape(0, 1, x.shape[2]), state[:0], params, config, spans, None, plasticity, missing

@@ -5,6 +5,8 @@ The shipped ones are found from a checkout and from an installed wheel alike.
 
 from __future__ import annotations
 
+import json
+import math
 import os
 import re
 from collections.abc import Iterator
@@ -48,6 +50,17 @@ class YamlFile:
     path: Path
     text: str
     content: Any
+
+
+def flag_text(value: Any) -> str:
+    """`value` as a flag has it, YAML in one line; a text is itself."""
+    if isinstance(value, str):
+        return value
+    try:
+        return json.dumps(value, default=str, allow_nan=False)
+    except ValueError:  # JSON has no infinity
+        text = yaml.dump(value, Dumper=Dumper, default_flow_style=True, width=math.inf)
+        return text.removesuffix("...\n").strip()
 
 
 def load(path: Path, loader: type[yaml.SafeLoader] = Loader) -> YamlFile:

@@ -84,8 +84,9 @@ class StreamEnd:
 
     def plain(self) -> dict[str, Any]:
         """Tensors, and all else as JSON, for `from_plain`."""
-        place, facts = json.dumps(asdict(self.place)), json.dumps(dict(self.facts))
-        return {"place": place, "facts": facts, "tensors": dict(self.tensors)}
+        plain = {"place": asdict(self.place), "facts": dict(self.facts)}
+        texts = {name: json.dumps(part, allow_nan=False) for name, part in plain.items()}
+        return {**texts, "tensors": dict(self.tensors)}
 
     @classmethod
     def from_plain(cls, content: Mapping[str, Any], source: str) -> StreamEnd:

@@ -102,7 +102,7 @@ ROOTS = [
 def test_second_derivatives_where_roots_norms_and_divisors_are_exactly_0(
     value: float | None, knobs: dict[str, Any]
 ) -> None:
-    """U is 0 for the first two steps of a fresh cell, as h = 0 has the key 0; error_var where a stream rests."""
+    """U is 0 for the first two steps of a fresh cell, as h = 0 has the key 0; error_var at rest."""
     layer = DREAM(3, 5, 2, backend="reference", missing=True, **knobs).double().eval()
     state = layer.init_state(2)
     state.error_var[1] = 0.0

@@ -22,7 +22,7 @@ import pyarrow
 
 from dream.digests import sha256
 from dream.errors import CheckpointError, DataError
-from dream.files import atomic, read_json, write_atomic
+from dream.files import atomic, json_text, read_json, write_atomic
 from dream.sealed import note, read_note
 from lightning_modules.data.dates import UNKNOWN, Stamps, find_formats, require_order
 from lightning_modules.data.disk.blocks import Block, file_blocks
@@ -72,7 +72,9 @@ def stored_table(
     """
     path = check_file(path)
     real = path.resolve()
-    asked = json.dumps([str(real), time_column, columns, list(covariates), separator, stamps])
+    asked = json.dumps(
+        [str(real), time_column, columns, list(covariates), separator, stamps], allow_nan=False
+    )
     folder = cache_folder() / "tables" / f"{real.name.partition('.')[0]}-{digest(asked.encode())[:16]}"
     with writing(folder):
         _forget_other(folder, real)
@@ -118,7 +120,7 @@ def _forget_other(folder: Path, path: Path) -> None:
     if {**before, "changed": times} != source:
         for old in [entry for entry in folder.iterdir() if entry.name != "lock"]:
             shutil.rmtree(old) if old.is_dir() and not old.is_symlink() else old.unlink()
-    write_atomic(known, json.dumps(source))
+    write_atomic(known, json_text(source))
 
 
 class _Conversion:
@@ -230,7 +232,7 @@ class _Conversion:
         if roles.time is not None and series.time is not None:
             columns[roles.time] = series.time
             self.last = series.time[-1]
-        facts = json.dumps({"stop": block.stop, "known": known, "time": roles.time, "zone": written})
+        facts = json_text({"stop": block.stop, "known": known, "time": roles.time, "zone": written})
         table = pyarrow.table(columns).replace_schema_metadata({"dream": facts})
         sink = pyarrow.BufferOutputStream()
         with pyarrow.ipc.new_file(sink, table.schema) as writer:
