@@ -252,6 +252,11 @@ def upper_errors(traces: Sequence[DREAMTrace]) -> Tensor:
     return sum((error.square().mean(-1) for error in errors), none)
 
 
+def full(values: Tensor) -> Tensor:
+    """`values` in float32 at least, where autocast made them half: for logarithms, metrics and NumPy."""
+    return values.to(torch.promote_types(values.dtype, torch.float32))
+
+
 def title(core: CoreName, config: DREAMConfig) -> str:
     """Name of a core in tables."""
     plastic = core != "dream" or config.base_plasticity > 0
