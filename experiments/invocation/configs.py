@@ -93,10 +93,25 @@ def parse(text: str, loader: type[yaml.SafeLoader] = Loader) -> Any:
 def bound_parser() -> None:
     """Let the parser of the settings read what it reads by itself in the same bounds.
 
-    That is the text of a value, and a file that stands for a section or a list.
+    That is the text of a value, and a file that stands for a section or a list. And let it write defaults of
+    a class derived from text or a number, such as members of Lightning's enumerations, as what they are.
     """
+    jsonargparse.set_dumper("yaml", _dump)
     jsonargparse.set_loader("yaml", _parse_value, (yaml.YAMLError,))
     jsonargparse.Path.read_text = _read_section  # type: ignore[method-assign, assignment]
+
+
+class _Plain(yaml.SafeDumper):
+    """Writes values of derived classes as those of the built-in ones."""
+
+
+_Plain.add_multi_representer(str, lambda dumper, value: dumper.represent_str(str.__str__(value)))
+_Plain.add_multi_representer(int, lambda dumper, value: dumper.represent_int(int(value)))
+_Plain.add_multi_representer(float, lambda dumper, value: dumper.represent_float(float(value)))
+
+
+def _dump(data: Any) -> str:
+    return yaml.dump(data, Dumper=_Plain, default_flow_style=False, allow_unicode=True, sort_keys=False)
 
 
 def _parse_value(text: str) -> Any:
