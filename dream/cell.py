@@ -268,6 +268,7 @@ class DREAMCell(nn.Module):
             checks.finite_values(x, timespans, None, self.missing)
         state = self.init_state(x.shape[0]) if state is None else state
         checks.state_of(state, self.config, x, alone)
+        checks.differentiable(x, state, self.parameters())
         # asked in this order, so that a traced program is not one for N = 1, or for any other, alone
         streams = not torch.compiler.is_compiling() and not torch.is_grad_enabled() and x.shape[0] == 1
         step = registry.choose(self.backend, x, self.config).step if streams else None
@@ -326,6 +327,7 @@ class DREAMCell(nn.Module):
             checks.finite_values(x, timespans, lengths, self.missing)
         state = self.init_state(x.shape[0]) if state is None else state
         checks.state_of(state, self.config, x, alone)
+        checks.differentiable(x, state, params)
         backend = registry.choose(self.backend, x, self.config)
         output, trace, final = backend.scan(
             x, state, params, self.config, timespans, lengths, self.plasticity_enabled, self.missing
@@ -342,10 +344,8 @@ class DREAMCell(nn.Module):
             if lengths is not None:
                 observed &= (torch.arange(x.shape[1], device=x.device) < lengths.unsqueeze(1)).unsqueeze(-1)
             counts = observed.sum((0, 1))
-        elif lengths is None:
-            counts = squares.new_full((), error.shape[0] * error.shape[1])
         else:
-            counts = lengths.sum()
+            counts = squares.new_full((), error[..., 0].numel()) if lengths is None else lengths.sum()
         moved = F.moved_prior(self.error_var_prior, self.prior_updates, squares / counts, self.config)
         self.error_var_prior.copy_(torch.where(counts > 0, moved, self.error_var_prior))
         self.prior_updates.add_((counts > 0).any())

@@ -5,7 +5,9 @@ Shapes: N samples, T steps, I `input_dim`.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Iterable, Sequence
+from functools import cache
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -87,6 +89,51 @@ def state_of(value: DREAMState, config: DREAMConfig, like: Tensor, alone: bool =
             f"{given}. One step of each sample is x.unsqueeze(1)."
         )
     value.check(config, like)
+
+
+def differentiable(x: Tensor, state: DREAMState, learned: Iterable[Tensor]) -> None:
+    """Refuse what no gradient flows through: values of inference mode, and a state of a graph that is gone.
+
+    Args:
+        x: input.
+        state: state before it.
+        learned: parameters; where none asks a gradient, values of inference mode are fine.
+
+    Raises:
+        DataError, StateError: naming which.
+    """
+    if not torch.is_grad_enabled() or torch.compiler.is_compiling():
+        return
+    for part in (state.h, state.U):
+        if (node := part.grad_fn) is not None and _freed(node):
+            raise StateError(
+                "`state` must not carry the history of a graph that a backward has freed. Use state.detach() "
+                "for truncated back-propagation, or backward(retain_graph=True) before."
+            )
+    of_inference = [part.is_inference() for part in state]
+    if (x.is_inference() or any(of_inference)) and any(weight.requires_grad for weight in learned):
+        kind, name = (StateError, "state") if any(of_inference) else (DataError, "x")
+        raise kind(
+            f"`{name}` must not come from torch.inference_mode where gradients are computed. Use "
+            f"{name}.clone() outside of it, or torch.no_grad in its place."
+        )
+
+
+def _freed(node: Any) -> bool:
+    """Whether a backward has freed what an operation saved."""
+    name = _saved_name(type(node))
+    try:
+        getattr(node, name, None)
+    except RuntimeError as error:
+        return "second time" in str(error)
+    return False
+
+
+@cache
+def _saved_name(kind: Hashable) -> str:
+    """An attribute of nodes of the graph that cannot be read once it is freed."""
+    names = [name for name in dir(kind) if name.startswith("_saved_")]
+    return names[0] if names else "_raw_saved_tensors"
 
 
 def parameters(values: Sequence[Tensor | None], config: DREAMConfig, x: Tensor) -> None:

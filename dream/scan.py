@@ -46,6 +46,7 @@ def dream_step(
     x, timespans, alone = checks.step_input(x, timespans, params.C, config)
     checks.parameters(params, config, x)
     checks.state_of(state, config, x, alone)
+    checks.differentiable(x, state, params)
     with full_precision(x.device.type):
         seen = F.read_input(x, params, config, timespans, missing)
         new, prediction, error, surprise, deviation, u_norm = F.advance(seen, state, params, config)
@@ -97,6 +98,7 @@ def dream_scan(
     """
     x, timespans, lengths, alone = checks.sequence(x, params, config, timespans, lengths)
     checks.state_of(state, config, x, alone)
+    checks.differentiable(x, state, params)
     chosen = registry.choose(backend, x, config)
     output, trace, final = chosen.scan(x, state, params, config, timespans, lengths, plasticity, missing)
     return (output[0], trace.alone(), final) if alone else (output, trace, final)
