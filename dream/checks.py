@@ -121,7 +121,8 @@ def differentiable(x: Tensor, state: DREAMState, learned: Iterable[Tensor]) -> N
 
 def _freed(node: Any) -> bool:
     """Whether a backward has freed what an operation saved."""
-    name = _saved_name(type(node))
+    kind: Any = type(node)
+    name = _saved_name(kind)
     try:
         getattr(node, name, None)
     except RuntimeError as error:

@@ -52,7 +52,7 @@ class TaskData(L.LightningDataModule, ABC):
     """Schema that the data follow; None for data that a model learns from afresh."""
 
     def __getstate__(self) -> dict[str, Any]:
-        """Everything but the Trainer, as of a module: for pickles, copies, and processes that prepare batches."""
+        """Everything but the Trainer, as of a module: for pickles, copies, and processes that are spawned."""
         return {**vars(self), "trainer": None}
 
     @property
