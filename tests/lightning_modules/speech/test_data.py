@@ -224,6 +224,30 @@ def test_too_few_steps_for_what_is_said_are_refused() -> None:
         data.setup()
 
 
+@pytest.mark.parametrize("string", [None, [1, 2]])
+def test_no_speed_makes_a_legal_transcript_illegal(string: list[int] | None, tmp_path: Path) -> None:
+    """Recordings with just the steps that their characters need are played no faster than recorded."""
+    rows = [f"{k}.wav,{'abcdefghijklmno'[k % 3 :][:13] if k % 4 else 'ab'},{k % 2}" for k in range(24)]
+    path = folder(tmp_path, rows, seconds=0.14, head="path,text,speaker")
+    data = SpeechFolder(
+        str(path),
+        task="recognition",
+        tokens="characters",
+        string=string,
+        speeds=[0.9, 1.2, 1.5],
+        mfcc=MFCC(sample_rate=16000),
+    )
+    data.setup()
+    seen: dict[str, set[float]] = {"short": set(), "long": set()}
+    for epoch in range(8):
+        for utterance in data._drawn("train", torch.Generator().manual_seed(epoch)):
+            many = any(len(data.recordings[k].transcript or "") == 13 for k in utterance.recordings)
+            seen["long" if many else "short"].add(utterance.speed)
+            steps = len(data.features(utterance))
+            assert steps >= len(data.numbers(utterance))
+    assert seen == {"short": {0.9, 1.2, 1.5}, "long": {0.9, 1.0}}
+
+
 def folder(path: Path, rows: list[str], seconds: float = 0.2, head: str = "path,label") -> Path:
     """A table and the WAV files that it names."""
     random = np.random.default_rng(0)
