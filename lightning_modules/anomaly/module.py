@@ -413,7 +413,8 @@ class AnomalyModule(TaskModule):
     def _ended(self, verdict: Verdict) -> StreamEnd:
         """End of the only stream, whose rows from `data.begin` on had this verdict."""
         (stream,) = self.data.streams
-        place = self.data.place.after(stream.time, self.data.begin, len(verdict.score), stream.training)
+        rows = len(verdict.score)
+        place = self.data.place.after(stream.time, self.data.begin, rows, stream.training, stream.zone)
         assert self._inputs is not None
         assert self._score is not None
         tensors = Carried(self._inputs, self._score, self.held[self.title]).tensors()

@@ -257,6 +257,7 @@ class ForecastingData(TaskData, ABC):
                 )
             return UNTIMED
         if recorded is not None:
+            recorded.warn_of_zone(whole.zone, whole.source)
             return clock_of(whole.time, whole.zone, whole.source, self.frequency, recorded.frequency)
         return clock_of(whole.time[self.parts.train], whole.zone, whole.source, self.frequency, None)
 

@@ -364,7 +364,7 @@ class ForecastingModule(TaskModule):
         self.forget_states()
         assert self._backtest is not None
         data, end = self.data, self.data.parts.test.stop
-        place = Place().after(data.series.time, 0, end, data.parts.train.stop)
+        place = Place().after(data.series.time, 0, end, data.parts.train.stop, data.series.zone)
         past = torch.from_numpy(data.values_of(slice(end - data.look_back, end)))
         self.end = StreamEnd(place, {ROWS: past.clone()})
         self.log_results(self._backtest.results())

@@ -226,6 +226,12 @@ class _Conversion:
     def _add(self, block: Block, roles: Roles) -> list[bool]:
         """Write a block as a shard; returns which columns hold a value in it."""
         series, written = to_series(block.frame, roles, self.path, self.last)
+        if self.zones and (written is None) != (self.zones[0] is None):
+            raise DataError(
+                f"{self.path}: time column `{roles.time}` must hold times that are all with a zone or all "
+                f"without; from row {block.frame.index[0]} on they are as they were not before. Write all "
+                "with their zone."
+            )
         self.zones.append(written)
         known = (~np.isnan(series.values)).any(axis=0).tolist()
         columns = dict(zip(series.columns, series.values.T, strict=True))
