@@ -11,6 +11,7 @@ from abc import abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, fields
+from functools import partial
 from pathlib import Path
 from typing import IO, Any, ClassVar, Literal, NamedTuple, Self, get_type_hints
 from weakref import WeakSet
@@ -695,17 +696,20 @@ class TaskModule(L.LightningModule, Pretrained):
             )
         total = max(int(steps), 1)
         rising = max(round(self.settings.warmup * total), 1)
-
-        def factor(step: int) -> float:
-            if step < rising:
-                return (step + 1) / rising
-            if self.settings.schedule == "constant":
-                return 1.0
-            progress = min((step - rising) / max(total - rising, 1), 1.0)
-            return 0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * progress))
-
+        # no closure, with which a fitted module could not be pickled; a partial keeps nothing in checkpoints
+        factor = partial(_share_of_lr, rising=rising, total=total, schedule=self.settings.schedule)
         scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+
+def _share_of_lr(step: int, rising: int, total: int, schedule: str) -> float:
+    """Learning rate at a step as a share of its peak: it rises for some steps and falls until the last."""
+    if step < rising:
+        return (step + 1) / rising
+    if schedule == "constant":
+        return 1.0
+    progress = min((step - rising) / max(total - rising, 1), 1.0)
+    return 0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * progress))
 
 
 def _is_plain(value: Any) -> bool:

@@ -69,8 +69,9 @@ def nearest_mean(known: Tensor, labels: Tensor, asked: Tensor) -> Tensor:
     Args:
         known: (M, D) examples.
         labels: (M,) their classes, numbers from 0.
-        asked: (N, D) samples to classify.
+        asked: (N, D) samples to classify; in another precision where a model computes in one.
     """
+    asked = asked.to(known)
     member = torch.nn.functional.one_hot(labels).to(known)
     count = member.sum(0)
     means = member.T @ known / count.clamp_min(1).unsqueeze(1)

@@ -442,7 +442,8 @@ class AnomalyModule(TaskModule):
         """Ends of the streams that were read, whose new rows had these verdicts."""
         found = {}
         for number, ((name, stream), verdict) in enumerate(zip(self._going_on, verdicts, strict=True)):
-            place = stream.place.after(stream.time, stream.begin, len(verdict.score), stream.training)
+            rows = len(verdict.score)
+            place = stream.place.after(stream.time, stream.begin, rows, stream.training, stream.zone)
             found[name] = StreamEnd(place, self._last[number].tensors(), {"threshold": verdict.threshold})
         return found
 

@@ -29,7 +29,7 @@ from lightning_modules.classification.data import (
     ClassificationShape,
 )
 from lightning_modules.classification.metrics import INSTANCES, by_instance, chosen, instances
-from lightning_modules.cores import upper_errors
+from lightning_modules.cores import full, upper_errors
 from lightning_modules.naive import late, nearest_labelled, nearest_mean_so_far
 from lightning_modules.settings import PredictiveSettings, as_instance
 
@@ -112,7 +112,7 @@ class ClassificationModule(TaskModule):
         output, traces, states = self.core.trace(inputs, lengths=lengths)
         seen = torch.cat([self.dropout(output), traces[0].forecast], -1)
         error = (traces[0].error.square().mean(-1) + upper_errors(traces)).sum()
-        return ClassificationOutput(self.head(seen).log_softmax(-1), error, traces, states)
+        return ClassificationOutput(full(self.head(seen)).log_softmax(-1), error, traces, states)
 
     @staticmethod
     def misfit(log_probs: Tensor, labels: Tensor) -> Tensor:

@@ -53,6 +53,10 @@ class TaskData(L.LightningDataModule, ABC):
     recorded: Schema | None = None
     """Schema that the data follow; None for data that a model learns from afresh."""
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Everything but the Trainer, as of a module: for pickles, copies, and processes that are spawned."""
+        return {**vars(self), "trainer": None}
+
     @property
     def hparams_initial(self) -> Any:
         """Settings that loggers are told, without secrets."""

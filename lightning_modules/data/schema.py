@@ -164,6 +164,22 @@ class Schema(BaseModel):
         """How other tables are read, of which something may be `stated`."""
         return stated._replace(learned=self.dialect or PLAIN[:4])
 
+    def warn_of_zone(self, zone: str | None, source: str) -> None:
+        """Say that time stamps have a zone and those of the training had none, or the other way round."""
+        if self.steps is None or (zone is None) == (self.zone is None):
+            return
+        here, there = (f"in {one}" if one else "without a zone" for one in (zone, self.zone))
+        remedy = (
+            "State the place whose clock those showed as `data.zone`"
+            if zone
+            else "Write them with their zone, or state it as `data.zone`"
+        )
+        logger.warning(
+            "%s: the time stamps are %s, those of the training were %s; hours and dates are read as they "
+            "stand. %s.",
+            *(source, here, there, remedy),
+        )
+
     def require_frequency(self, frequency: str | None, source: str) -> None:
         """Refuse a stated frequency other than that of the schema; both may be unknown.
 

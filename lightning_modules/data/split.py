@@ -12,6 +12,8 @@ import pandas as pd
 
 from dream.errors import ConfigError
 
+_TRIED = 1000  # numbers of rows that are looked at one by one
+
 
 class Split(NamedTuple):
     """The rows of each part, in time order and without overlap."""
@@ -65,14 +67,28 @@ def split_rows(
 def enough_rows(count: int, split: Sequence[int | float | str], needed: Sequence[int]) -> int | None:
     """The fewest rows from `count` on of which fractions leave each part as many as `needed`.
 
+    For a tiny fraction of validation it is a few more: by rounding, a row more may leave it one less.
+
     Returns:
         None if `split` holds no fractions.
     """
     if {type(part) for part in split} != {float}:
         return None
-    while (np.diff([0, *_fraction_borders([float(part) for part in split], count)]) < needed).any():
-        count += 1
-    return count
+    train, val, test = (float(part) for part in split)
+
+    def lacks(rows: int) -> bool:
+        return bool((np.diff([0, *_fraction_borders([train, val, test], rows)]) < needed).any())
+
+    # Training and test are rounded down; so validation, the rest, has up to two rows more than its share.
+    bounds = ((needed[0] - 1e-6) / train, (needed[1] - 2) / val, (needed[2] - 1e-6) / test)
+    least = max(count, *map(math.ceil, bounds))
+    for rows in range(least, least + _TRIED):
+        if not lacks(rows):
+            return rows
+    rows = max(least, math.ceil((needed[1] + 1) / val))
+    while lacks(rows):
+        rows += 1
+    return rows
 
 
 def _refused(split: Sequence[int | float | str], expected: str) -> ConfigError:

@@ -379,7 +379,7 @@ class ForecastingModule(TaskModule):
         data = self.data
         if not data.many:
             end = data.parts.test.stop
-            place = Place().after(data.series.time, 0, end, data.parts.train.stop)
+            place = Place().after(data.series.time, 0, end, data.parts.train.stop, data.series.zone)
             look_back = slice(end - data.look_back, end)
             held = {ROWS: data.values_of(look_back)}
             if data.series.time is not None:

@@ -255,6 +255,8 @@ class SeriesData(TaskData, ABC):
                 )
             return [UNTIMED] * len(members)
         known = None if recorded is None else recorded.frequency
+        if recorded is not None:
+            recorded.warn_of_zone(self._zone, source)
         if not self.many:
             whole = members[0].whole
             assert whole.time is not None

@@ -373,7 +373,8 @@ class OnlineObject(Whole):
         )
         if self.origin is not None:
             settings["origin"] = asdict(self.origin)
-        header = self._kind() | {"settings": json.dumps(settings), "columns": json.dumps(self.columns)}
+        plain = {"settings": settings, "columns": self.columns}
+        header = self._kind() | {name: json.dumps(part, allow_nan=False) for name, part in plain.items()}
         return header, self._held()
 
     @classmethod

@@ -273,6 +273,7 @@ class OnlineData(TaskData, ABC):
         if series.time is None:
             return UNTIMED
         if self.recorded is not None:
+            self.recorded.warn_of_zone(series.zone, series.source)
             return clock_of(series.time, series.zone, series.source, self.frequency, self.recorded.frequency)
         time = series.time[: self.borders[0] or None]
         return clock_of(time, series.zone, series.source, self.frequency, None)

@@ -382,7 +382,8 @@ class OnlineModule(TaskModule):
 
     def _ended(self, newest: Tensor, rows: int) -> dict[str, StreamEnd]:
         """End of the first mode's stream after so many rows from `data.begin` on."""
-        place = self.data.place.after(self.data.stream.series.time, self.data.begin, rows)
+        series = self.data.stream.series
+        place = self.data.place.after(series.time, self.data.begin, rows, zone=series.zone)
         held = self.learners[self.modes[0]].tensors() | {NEWEST: newest}
         return {ONLY: StreamEnd(place, {name: value.cpu() for name, value in held.items()})}
 

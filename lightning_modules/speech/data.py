@@ -97,7 +97,8 @@ class SpeechData(TaskData, ABC):
         string: Least and largest number of recordings in a string, for recognition; single recordings if not
             given.
         silence: Least and largest seconds of silence between the recordings of a string.
-        speeds: Speeds that training utterances are played at; 1 is as recorded.
+        speeds: Speeds that training utterances are played at; 1 is as recorded. One that is too short at a
+            speed for what is said in it is played no faster than it may.
         validation: Share of the training recordings that picks the best epoch, if the source has no
             validation part.
         seed: Seed of that choice, and of the strings of validation and test.
@@ -299,10 +300,22 @@ class SpeechData(TaskData, ABC):
         speeds = self.speeds if part == "train" else [1.0]
         fast = torch.randint(len(speeds), (len(found),), generator=generator).tolist()
         order = torch.randperm(len(found), generator=generator).tolist()
-        return [
-            Utterance(tuple(numbers[k] for k in found[place].recordings), found[place].gaps, speeds[pick])
-            for place, pick in zip(order, fast, strict=True)
-        ]
+        drawn = []
+        for place, pick in zip(order, fast, strict=True):
+            recordings = tuple(numbers[k] for k in found[place].recordings)
+            speed = min([speeds[pick], *(self._fastest[k] for k in recordings if part == "train")])
+            drawn.append(Utterance(recordings, found[place].gaps, speed))
+        return drawn
+
+    @cached_property
+    def _fastest(self) -> dict[int, float]:
+        """Highest of `speeds` and 1 at which each training recording is long enough; 1 where none is."""
+        speeds = sorted({*self.speeds, 1.0}, reverse=True)
+        return {
+            k: next((speed for speed in speeds if self._shortfall(Utterance((k,), (), speed)) is None), 1.0)
+            for k, recording in enumerate(self.recordings)
+            if recording.part == "train"
+        }
 
     def samples(self, utterance: Utterance) -> np.ndarray:
         """(S,) samples of an utterance: its recordings and the silence between them, at its speed."""
@@ -379,9 +392,8 @@ class SpeechData(TaskData, ABC):
         for part in sorted({recording.part for recording in self.recordings}):
             self._require_utterances(part)
         for number, recording in enumerate(self.recordings):
-            self._require_length(
-                Utterance((number,), (), max(self.speeds) if recording.part == "train" else 1.0)
-            )
+            speed = min(max(self.speeds), 1.0) if recording.part == "train" else 1.0
+            self._require_length(Utterance((number,), (), speed))
 
     @cached_property
     def _staying(self) -> set[Utterance]:
@@ -389,24 +401,30 @@ class SpeechData(TaskData, ABC):
 
     def _require_length(self, utterance: Utterance) -> None:
         """Refuse a single recording that is too short, alone or in any string."""
-        name = self.name_of(utterance) + (f" at speed {utterance.speed:g}" if utterance.speed != 1 else "")
+        if shortfall := self._shortfall(utterance):
+            at = f" at speed {utterance.speed:g}" if utterance.speed != 1 else ""
+            raise DataError(f"{self.name_of(utterance)}{at}: {shortfall}")
+
+    def _shortfall(self, utterance: Utterance) -> str | None:
+        """Why a single recording is too short, alone or in any string; None if it is not."""
         try:
             self.mfcc.require_length(self.length(utterance))
         except DataError as error:
-            raise DataError(f"{name}: {error}") from None
+            return str(error)
         if self._task == "classification":
-            return
+            return None
         tokens, frames = self.numbers(utterance), self.frames(utterance)
         needed = len(tokens) + sum(a == b for a, b in pairwise(tokens))  # a blank between two that are equal
         if self.string is None:
             steps = -(-frames // self.stack)
         else:  # the frames that it adds to any string, in which its last token may come again
             steps, needed = (frames - 1) // self.stack, needed + 1
-        if steps < needed:
-            raise DataError(
-                f"{name}: {len(tokens)} tokens need {needed} steps; there are {steps}. Lower `stack` or "
-                "`mfcc.hop`, or correct its transcript."
-            )
+        if steps >= needed:
+            return None
+        return (
+            f"{len(tokens)} tokens need {needed} steps; there are {steps}. Lower `stack` or `mfcc.hop`, or "
+            "correct its transcript."
+        )
 
     def train_dataloader(self) -> DataLoader[SpeechBatch]:
         draw = partial(self._drawn, "train")

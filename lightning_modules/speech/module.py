@@ -26,7 +26,7 @@ from dream.files import write_atomic
 from lightning_modules import ranks
 from lightning_modules.base import TaskModule
 from lightning_modules.checks import require
-from lightning_modules.cores import upper_errors
+from lightning_modules.cores import full, upper_errors
 from lightning_modules.settings import PredictiveSettings, as_instance
 from lightning_modules.speech import plots
 from lightning_modules.speech.data import SpeechData, SpeechShape
@@ -145,7 +145,7 @@ class SpeechModule(TaskModule):
         seen = self.head_input(output, traces)
         if self.shape.task == "classification":
             seen = torch.einsum("ntk,ntw->nkw", self.scores(seen, lengths).softmax(1), seen).flatten(1)
-        log_probs = self.head(self.dropout(seen)).log_softmax(-1)
+        log_probs = full(self.head(self.dropout(seen))).log_softmax(-1)
         error = (traces[0].error.square().mean(-1) + upper_errors(traces)).sum()
         return SpeechOutput(log_probs, error, traces, states)
 

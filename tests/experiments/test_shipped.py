@@ -69,11 +69,14 @@ def test_it_runs_a_batch(
 
 
 def write_recordings(folder: Path) -> None:
-    """Twenty noises called low and high, and the table of them."""
+    """Twenty noises called low and high, the table of them, and a folder with one for each word."""
     random, lines = np.random.default_rng(0), ["path,label"]
     for k in range(20):
-        soundfile.write(folder / f"{k}.wav", 0.1 * random.standard_normal(4000), 16000)
-        lines.append(f"{k}.wav,{'low' if k % 2 else 'high'}")
+        word, noise = "low" if k % 2 else "high", 0.1 * random.standard_normal(4000)
+        (folder / "commands" / word).mkdir(parents=True, exist_ok=True)
+        for place in (folder / f"{k}.wav", folder / "commands" / word / f"{k}.flac"):
+            soundfile.write(place, noise, 16000)
+        lines.append(f"{k}.wav,{word}")
     (folder / "recordings.csv").write_text("\n".join(lines))
 
 

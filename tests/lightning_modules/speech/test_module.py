@@ -9,16 +9,18 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+import soxr
 import torch
 from torchmetrics.text import WordErrorRate
 
 from dream import ConfigError, DataError, DREAMConfig, DREAMError
 from lightning_modules import SpeechModule
 from lightning_modules.naive import nearest_mean
-from lightning_modules.speech import ToneWords, plots
+from lightning_modules.speech import SpeechFolder, ToneWords, plots
 from lightning_modules.speech.decoding import beam_search
 from lightning_modules.speech.mfcc import MFCC
 from lightning_modules.speech.utterances import SpeechBatch, Utterance
+from tests.lightning_modules.speech.test_audio import sound, wav
 from tests.lightning_modules.support import prediction_errors, small_data, small_module, small_trainer
 
 STRINGS = dict(task="recognition", string=[1, 3], stack=3)
@@ -188,6 +190,36 @@ def test_it_learns_to_tell_words_apart(tmp_path: Path) -> None:
     right = (table["said"] == table["file"].str.split("-").str[0]).mean()
     assert right == pytest.approx(own["accuracy"])
     assert table["score"].between(1 / data.channels, 1).all()
+    heard = labels_of_forms(module, data, tmp_path / "forms")
+    for name, label in zip(table["file"], table["said"], strict=True):
+        assert heard[name] == dict.fromkeys(heard[name], label)
+        assert len(heard[name]) == 6
+
+
+def labels_of_forms(module: SpeechModule, data: ToneWords, folder: Path) -> dict[str, dict[str, str]]:
+    """Label by recording of the test part and form: WAV, from a pipe, FLAC, OGG, stereo, twice the rate."""
+    rate, found = data.mfcc.sample_rate, {}
+    folder.mkdir()
+    for recording in (r for r in data.recordings if r.part == "test"):
+        samples, plain = recording.samples, wav(recording.samples, rate)
+        place = plain.index(b"data") + 4
+        forms = {
+            ".wav": plain,
+            ".pipe.wav": plain[:4] + b"\xff" * 4 + plain[8:place] + b"\xff" * 4 + plain[place + 4 :],
+            ".flac": sound("FLAC", rate, samples=samples),
+            ".ogg": sound("OGG", rate, samples=samples, loss=0.0),
+            ".stereo.wav": wav(np.stack([samples, samples], 1), rate),
+            ".twice.wav": wav(soxr.resample(samples, rate, 2 * rate), 2 * rate),
+        }
+        for form, content in forms.items():
+            (folder / f"{recording.name}{form}").write_bytes(content)
+    again = SpeechFolder(str(folder), vocabulary=list(data.vocabulary), mfcc=data.mfcc, stack=data.stack)
+    module.prepare(again)
+    for batch in again.predict_dataloader():
+        for name, label, _ in module.predict_step(batch, 0):
+            recording, dot, form = name.partition(".")
+            found.setdefault(recording, {})[dot + form] = label
+    return found
 
 
 def test_strings_are_written_down(tmp_path: Path) -> None:
