@@ -27,9 +27,10 @@ from lightning_modules.data.base import TaskData
 from lightning_modules.data.fingerprint import Fingerprint, content_sum
 from lightning_modules.data.order import EpochOrder, loader, similar
 from lightning_modules.data.schema import Schema
+from lightning_modules.data.split import spread
 from lightning_modules.naive import nearest_mean
 from lightning_modules.speech.mfcc import MFCC
-from lightning_modules.speech.utterances import Part, Recording, SpeechBatch, Utterance, spread, strings
+from lightning_modules.speech.utterances import Part, Recording, SpeechBatch, Utterance, strings
 
 Task = Literal["classification", "recognition"]
 Tokens = Literal["words", "characters"]
@@ -184,7 +185,7 @@ class SpeechData(TaskData, ABC):
         parts = [recording.part for recording in found]
         if "val" not in parts:
             for place in spread(
-                [r if r.part == "train" else None for r in found], self.validation, self.seed
+                [r.key if r.part == "train" else None for r in found], self.validation, self.seed
             ):
                 parts[place] = "val"
         missing = [part for part in ("train", "val", "test") if part not in parts]
