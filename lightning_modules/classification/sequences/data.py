@@ -1,7 +1,7 @@
 """Sequences that have one class each.
 
-Shapes: N sequences of a batch, T steps of the longest, F features, V classes, I inputs: F, or 2 F with the age
-of each value beside it.
+Shapes: N sequences of a batch, T steps of the longest, F features, V classes, I inputs: F, or 2 F with the
+age of each value beside it.
 """
 
 from __future__ import annotations

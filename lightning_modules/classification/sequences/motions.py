@@ -27,8 +27,8 @@ class Motions(SequenceData):
     """Three coordinates of a moving hand, generated; bit for bit the same for the same arguments.
 
     Six motions, of which some differ in direction, size or height alone. A person has a size (0.85 to 1.18),
-    a tempo (24 to 60 steps for a motion) and a turn about the vertical (up to 0.6 radians). Each take begins at
-    an angle of its own, drifts by a slow sine, and has noise. The last quarter of the people are the test
+    a tempo (24 to 60 steps for a motion) and a turn about the vertical (up to 0.6 radians). Each take begins
+    at an angle of its own, drifts by a slow sine, and has noise. The last quarter of the people are the test
     part: they are new at test time.
 
     Args:
