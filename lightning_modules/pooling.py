@@ -6,12 +6,13 @@ Shapes: N samples, T steps of the longest, I inputs, W values that are pooled, K
 from __future__ import annotations
 
 import math
-from typing import Literal, get_args
+from collections.abc import Sequence
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
-Reads = Literal["last", "mean", "mean_and_deviation", "attention", "error"]
+Read = Literal["last", "mean", "deviation", "attention", "error"]
 QUERIES = 4
 """K, means of `attention`."""
 _FLOOR = 1e-5  # of a variance, whose root has no derivative at 0
@@ -32,41 +33,49 @@ def weighted_means(seen: Tensor, scores: Tensor) -> Tensor:
 class Pooling(nn.Module):
     """One vector for each sequence, from the output z_t of its core and the error e_t of its predictions.
 
-    | `reads` | vector |
+    Parts of it, side by side, over the valid steps:
+
+    | `reads` | part |
     |---|---|
-    | `last` | z of the last valid step |
-    | `mean` | mean of z_t over the valid steps |
-    | `mean_and_deviation` | that, and the deviation of z_t |
+    | `last` | z of the last step |
+    | `mean` | mean of z_t |
+    | `deviation` | standard deviation of z_t |
     | `attention` | four means, in which step t has the weight softmax_t(z_t q_k) |
-    | `error` | mean of z_t, and mean of abs(e_t) for each input |
+    | `error` | mean of abs(e_t) for each input |
 
     Args:
-        reads: What is read.
+        reads: The parts.
         width: W, width of z_t.
         inputs: I, width of e_t.
     """
 
-    def __init__(self, reads: Reads, width: int, inputs: int) -> None:
+    def __init__(self, reads: Sequence[Read], width: int, inputs: int) -> None:
         super().__init__()
-        self.reads = reads
-        self.queries = nn.Linear(width, QUERIES, bias=False) if reads == "attention" else None
-        sizes = (width, width, 2 * width, QUERIES * width, width + inputs)
-        self.width = dict(zip(get_args(Reads), sizes, strict=True))[reads]
+        self.reads = tuple(reads)
+        self.queries = nn.Linear(width, QUERIES, bias=False) if "attention" in reads else None
+        sizes = {"attention": QUERIES * width, "error": inputs}
+        self.width = sum(sizes.get(read, width) for read in reads)
         """Width of the vector."""
 
     def forward(self, output: Tensor, error: Tensor, lengths: Tensor) -> Tensor:
         """(N, width) from `output` (N, T, W) and `error` (N, T, I) of samples with `lengths` (N,)."""
-        if self.reads == "last":
-            return output[torch.arange(len(output), device=output.device), lengths - 1]
-        values = output[..., :1] * 0 if self.queries is None else self.queries(output)
-        scores = step_scores(values, lengths)
-        if self.reads == "error":
-            output = torch.cat([output, error.abs()], -1)
-        means = weighted_means(output, scores)
-        if self.reads != "mean_and_deviation":
-            return means
-        variance = weighted_means((output - means.unsqueeze(1)).square(), scores)
-        return torch.cat([means, (variance + _FLOOR).sqrt()], -1)
+        even = step_scores(torch.zeros_like(output[..., :1]), lengths)
+        mean = weighted_means(output, even)
+        found = []
+        for read in self.reads:
+            if read == "last":
+                found.append(output[torch.arange(len(output), device=output.device), lengths - 1])
+            elif read == "mean":
+                found.append(mean)
+            elif read == "deviation":
+                variance = weighted_means((output - mean.unsqueeze(1)).square(), even)
+                found.append((variance + _FLOOR).sqrt())
+            elif read == "error":
+                found.append(weighted_means(error.abs(), even))
+            else:
+                assert self.queries is not None
+                found.append(weighted_means(output, step_scores(self.queries(output), lengths)))
+        return torch.cat(found, -1)
 
 
 def varied(features: Tensor, lengths: Tensor, noise: float, mask: float) -> Tensor:

@@ -38,7 +38,7 @@ SETS: dict[str, tuple[str, ...]] = {
     "Motions": ("--data.group=group",),
 }
 """Names of the sets, and the settings of their columns."""
-READS = {"dream": "mean_and_deviation", "lstm": "mean_and_deviation", "gru": "mean_and_deviation"}
+READS = {"dream": "[last,mean,deviation]", "lstm": "[last,mean,deviation]", "gru": "[last,mean,deviation]"}
 """Models, and what the head of each reads: chosen by the mean loss on the validation parts of all sets."""
 HALF_HOURS = 48
 TRAINED = 2 / 3  # of the days, the first ones

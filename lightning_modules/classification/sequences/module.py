@@ -5,10 +5,10 @@ Shapes: N sequences of the batch, T steps of the longest, I inputs, F features, 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import lightning as L
 import numpy as np
@@ -34,7 +34,7 @@ from lightning_modules.classification.sequences.data import (
 )
 from lightning_modules.labelled import LabelledModule, LabelOutput
 from lightning_modules.plots import confusion
-from lightning_modules.pooling import Pooling, Reads, varied
+from lightning_modules.pooling import Pooling, Read, varied
 from lightning_modules.settings import PredictiveSettings, as_instance
 from lightning_modules.tables import csv_text
 
@@ -46,10 +46,10 @@ class SequenceSettings(PredictiveSettings):
     """Settings of `SequenceModule`."""
 
     dropout: float = 0.2
-    reads: Reads = "mean_and_deviation"
-    """What the head reads of a sequence: the `last` output of the core, its `mean`, `mean_and_deviation`,
-    four means with learned weights of the steps (`attention`), or the mean and the size of the core's own
-    forecast `error` of each input."""
+    reads: list[Read] = field(default_factory=lambda: ["last", "mean", "deviation"])
+    """What the head reads of a sequence, any of: the `last` output of the core; its `mean` and its standard
+    `deviation` over the steps; four means with learned weights of the steps (`attention`); the mean size of
+    the core's own forecast `error` of each input."""
     noise: float = 0.1
     """Deviation of the noise that is added to the standardised columns in training."""
     mask: float = 0.0
@@ -57,6 +57,9 @@ class SequenceSettings(PredictiveSettings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        known = get_args(Read)
+        fits = 0 < len(set(self.reads)) == len(self.reads) and set(self.reads) <= set(known)
+        require("reads", self.reads, fits, f"one or more of {', '.join(known)}, each once")
         require("noise", self.noise, 0 <= self.noise <= 10, "from 0 to 10 deviations")
         require("mask", self.mask, 0 <= self.mask <= 0.5, "a share from 0 to 0.5")
 

@@ -66,7 +66,7 @@ class LabelledTable(SequenceData, InMemory):
     def of_arrays(
         cls,
         sequences: Sequence[np.ndarray] | np.ndarray,
-        labels: Sequence[Hashable] | None = None,
+        labels: Sequence[Hashable | None] | None = None,
         groups: Sequence[Hashable] | None = None,
         **settings: Any,
     ) -> Self:
@@ -95,6 +95,7 @@ class LabelledTable(SequenceData, InMemory):
             np.concatenate(arrays), columns=[f"column_{k}" for k in range(1, arrays[0].shape[1] + 1)]
         )
         table["unique_id"] = np.repeat(np.arange(len(arrays)), lengths)
+        labels = [None] * len(arrays) if labels is None else labels
         for name, values in (("label", labels), ("group", groups)):
             if values is None:
                 continue
