@@ -118,7 +118,7 @@ def main() -> None:
         "minirocket": rows,
         "unit_test": centroids(public("UnitTest")),
     }
-    Path(rest[0]).write_text(json.dumps(content, indent=1) + "\n")
+    Path(rest[0]).write_text(json.dumps(content) + "\n")
 
 
 if __name__ == "__main__":

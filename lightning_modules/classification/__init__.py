@@ -21,6 +21,7 @@ from lightning_modules.classification.sequences.data import (
     SequenceData,
     SequenceShape,
     WholeSequence,
+    stretches,
 )
 from lightning_modules.classification.sequences.module import SequenceModule, SequenceSettings
 from lightning_modules.classification.sequences.motions import Motions
@@ -46,4 +47,5 @@ __all__ = [
     "SequenceShape",
     "SequenceTable",
     "WholeSequence",
+    "stretches",
 ]
