@@ -38,8 +38,14 @@ SETS: dict[str, tuple[str, ...]] = {
     "Motions": ("--data.group=group",),
 }
 """Names of the sets, and the settings of their columns."""
-READS = {"dream": "[last,mean,deviation]", "lstm": "[last,mean,deviation]", "gru": "[last,mean,deviation]"}
+READS = {
+    "dream": "[last,attention,error]",
+    "lstm": "[last,attention]",
+    "gru": "[last,attention]",
+}
 """Models, and what the head of each reads: chosen by the mean loss on the validation parts of all sets."""
+STEPS = 1000
+"""Steps of the optimiser in a run, at most."""
 HALF_HOURS = 48
 TRAINED = 2 / 3  # of the days, the first ones
 
@@ -113,6 +119,7 @@ def main(argv: list[str] | None = None) -> int:
             folder = arguments.folder / name / model
             words = ["-c", "classification_csv", f"--data.path={path}", "--data.part=part", *SETS[name]]
             words += ["--models", model, f"--model.reads={READS[model]}", f"--seeds={arguments.seeds}"]
+            words.append(f"--trainer.max_steps={STEPS}")
             if code := compare.main([*words, f"--folder={folder}", *settings]):
                 return code
             records[name].append(json.loads((folder / "comparison.json").read_text()))
