@@ -1,4 +1,4 @@
-"""What a head reads of a sequence whose class it tells, and how training varies the sequence.
+"""A sequence as one vector, which a head reads to tell its class, and its variations in training.
 
 Shapes: N samples, T steps of the longest, I inputs, W values that are pooled, K means.
 """

@@ -1,4 +1,4 @@
-"""What tables of labelled sequences share: columns that are named, features, and words."""
+"""Parts that tables of labelled sequences share: columns that are named, features, and words."""
 
 from __future__ import annotations
 

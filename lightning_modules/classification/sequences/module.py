@@ -47,7 +47,7 @@ class SequenceSettings(PredictiveSettings):
 
     dropout: float = 0.2
     reads: list[Read] = field(default_factory=lambda: ["last", "attention", "error"])
-    """What the head reads of a sequence, any of: the `last` output of the core; its `mean` and its standard
+    """Parts that the head reads, any of: the `last` output of the core; its `mean` and its standard
     `deviation` over the steps; four means with learned weights of the steps (`attention`); the mean size of
     the core's own forecast `error` of each input."""
     noise: float = 0.1
