@@ -45,12 +45,12 @@ NEAREST = "nearest mean"
 class SequenceSettings(PredictiveSettings):
     """Settings of `SequenceModule`."""
 
-    dropout: float = 0.2
+    dropout: float = 0.1
     reads: list[Read] = field(default_factory=lambda: ["last", "attention", "error"])
     """Parts that the head reads, any of: the `last` output of the core; its `mean` and its standard
     `deviation` over the steps; four means with learned weights of the steps (`attention`); the mean size of
     the core's own forecast `error` of each input."""
-    noise: float = 0.1
+    noise: float = 0.0
     """Deviation of the noise that is added to the standardised columns in training."""
     mask: float = 0.0
     """Longest stretch of a sequence that is hidden in training, as a share of its length."""
