@@ -46,8 +46,8 @@ class SequenceSettings(PredictiveSettings):
     """Settings of `SequenceModule`."""
 
     dropout: float = 0.1
-    reads: list[Read] = field(default_factory=lambda: ["last", "attention", "error"])
-    """Parts that the head reads, any of: the `last` output of the core; its `mean` and its standard
+    reads: list[Read] = field(default_factory=lambda: list(get_args(Read)))
+    """Parts that the head reads, by default all: the `last` output of the core; its `mean` and its standard
     `deviation` over the steps; four means with learned weights of the steps (`attention`); the mean size of
     the core's own forecast `error` of each input."""
     noise: float = 0.0
