@@ -33,8 +33,8 @@ from lightning_modules.classification.sequences.data import (
     SequenceShape,
 )
 from lightning_modules.labelled import LabelledModule, LabelOutput
+from lightning_modules.labelled.pooling import Pooling, Read, varied
 from lightning_modules.plots import confusion
-from lightning_modules.pooling import Pooling, Read, varied
 from lightning_modules.settings import PredictiveSettings, as_instance
 from lightning_modules.tables import csv_text
 
@@ -68,7 +68,7 @@ class SequenceModule(LabelledModule):
     """Tells the class of a whole sequence, of any length from 1 step on.
 
     The core reads padded batches with their lengths (`DREAMStack.trace`, like `forward_with_mask`): padding
-    changes nothing. The head reads one vector v of a sequence, as `reads` says (`lightning_modules.pooling`):
+    changes nothing. The head reads one vector v of a sequence, as `reads` says (`lightning_modules.labelled.pooling`):
 
         p = softmax(v E + e)
         loss = -mean ln p(label) + prediction_weight * sum over layers of MSE(its predictions, its input)
