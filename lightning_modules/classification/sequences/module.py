@@ -68,7 +68,8 @@ class SequenceModule(LabelledModule):
     """Tells the class of a whole sequence, of any length from 1 step on.
 
     The core reads padded batches with their lengths (`DREAMStack.trace`, like `forward_with_mask`): padding
-    changes nothing. The head reads one vector v of a sequence, as `reads` says (`lightning_modules.labelled.pooling`):
+    changes nothing. The head reads one vector v of a sequence, made of the parts that `reads` names
+    (`lightning_modules.labelled.pooling`):
 
         p = softmax(v E + e)
         loss = -mean ln p(label) + prediction_weight * sum over layers of MSE(its predictions, its input)
