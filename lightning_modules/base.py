@@ -139,7 +139,8 @@ class TaskModule(L.LightningModule, Pretrained):
 
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
-        if TaskModule not in cls.__bases__ and "settings" in vars(cls).get("__annotations__", {}):
+        declared = [base for base in cls.__mro__ if "settings" in vars(base).get("__annotations__", {})]
+        if cls in declared and declared[1:] != [TaskModule]:
             raise ConfigError(
                 f"`{cls.__name__}.settings` must stay those of the task it derives from; got another class. "
                 "Declare settings of its own as arguments of its `__init__`, beside **settings."

@@ -1,4 +1,5 @@
-"""Training, validation and test part of a series, in time order."""
+"""Training, validation and test part: of a series in time order, of labelled samples spread over classes and
+subjects."""
 
 from __future__ import annotations
 
@@ -129,3 +130,36 @@ def _in_utc(date: pd.Timestamp, zone: str | None) -> np.datetime64:
     if date.tzinfo is None:
         date = date.tz_localize(zone or "UTC", ambiguous=True, nonexistent="shift_forward")
     return date.tz_convert("UTC").tz_localize(None).to_datetime64().astype("datetime64[ns]")
+
+
+def spread(keys: Sequence[tuple[str, ...] | None], share: float, seed: int) -> list[int]:
+    """Numbers of a `share` of the samples, at least one, spread evenly over their `keys`, such as classes and
+    speakers; those whose key is None are never taken."""
+    random = np.random.default_rng(seed)
+    ordered = sorted((key, random.random(), place) for place, key in enumerate(keys) if key is not None)
+    count = max(round(share * len(ordered)), 1)
+    places = ((np.arange(count) + 0.5) * len(ordered) / count).astype(int)
+    return [ordered[place][-1] for place in places] if ordered else []
+
+
+def spread_groups(labels: Sequence[str], groups: Sequence[str], share: float, seed: int) -> list[int]:
+    """Numbers of about a `share` of the samples, all of some groups and none of any other.
+
+    One group after another joins while that brings the number of each class nearer to its `share`; the last
+    group never does.
+    """
+    classes = {label: number for number, label in enumerate(sorted(set(labels)))}
+    counts = {group: np.zeros(len(classes)) for group in groups}
+    for label, group in zip(labels, groups, strict=True):
+        counts[group][classes[label]] += 1
+    left = [sorted(counts)[k] for k in np.random.default_rng(seed).permutation(len(counts))]
+    missing = share * sum(counts.values())
+    taken: list[str] = []
+    while len(left) > 1:
+        best = min(left, key=lambda group: np.square(missing - counts[group]).sum())
+        if taken and np.square(missing - counts[best]).sum() >= np.square(missing).sum():
+            break
+        left.remove(best)
+        taken.append(best)
+        missing = missing - counts[best]
+    return [place for place, group in enumerate(groups) if group in taken]

@@ -26,10 +26,12 @@ from lightning_modules.checks import require, require_int
 from lightning_modules.data.base import TaskData
 from lightning_modules.data.fingerprint import Fingerprint, content_sum
 from lightning_modules.data.order import EpochOrder, loader, similar
-from lightning_modules.data.schema import Schema
+from lightning_modules.data.schema import Schema, scales
+from lightning_modules.data.series import Scaler
+from lightning_modules.data.split import spread
 from lightning_modules.naive import nearest_mean
 from lightning_modules.speech.mfcc import MFCC
-from lightning_modules.speech.utterances import Part, Recording, SpeechBatch, Utterance, spread, strings
+from lightning_modules.speech.utterances import Part, Recording, SpeechBatch, Utterance, strings
 
 Task = Literal["classification", "recognition"]
 Tokens = Literal["words", "characters"]
@@ -76,9 +78,9 @@ class SpeechData(TaskData, ABC):
     """Utterances as MFCC features: single recordings, or strings of recordings of one speaker.
 
     Features are standardised over the frames of each utterance (cepstral mean and variance normalisation), so
-    that neither loudness nor microphone counts and nothing is taken from other recordings; they are computed
-    once. No recording is in two parts. Batches hold utterances of similar length, in another random order
-    each epoch.
+    that neither loudness nor microphone counts and nothing is taken from other recordings; without
+    `per_sequence` over the frames of all training recordings, so that both count. They are computed once. No
+    recording is in two parts. Batches hold utterances of similar length, in another random order each epoch.
 
     With `string`, the recordings of a part are joined: every recording of each speaker once, in random order,
     cut into strings of `string[0]` to `string[1]` recordings with `silence` between them. Those of the
@@ -103,6 +105,7 @@ class SpeechData(TaskData, ABC):
             validation part.
         seed: Seed of that choice, and of the strings of validation and test.
         batch_size: Utterances in a batch, of all processes together.
+        per_sequence: Standardise the features of each utterance by itself, not by the training recordings.
     """
 
     for_own_files = "SpeechFolder"
@@ -120,8 +123,11 @@ class SpeechData(TaskData, ABC):
         validation: float = 0.1,
         seed: int = 0,
         batch_size: int = 32,
+        per_sequence: bool = True,
     ) -> None:
         super().__init__()
+        require("per_sequence", per_sequence, isinstance(per_sequence, bool), "true or false")
+        self.per_sequence = per_sequence
         if task not in get_args(Task):
             raise ConfigError(f"`task` must be {' or '.join(get_args(Task))}; got {task!r}.", key="task")
         if tokens not in get_args(Tokens):
@@ -161,7 +167,6 @@ class SpeechData(TaskData, ABC):
         self.speeds = speeds
         self.validation = validation
         self.batch_size = require_int("batch_size", batch_size)
-        self._features: dict[Utterance, Tensor] = {}
 
     @abstractmethod
     def read(self) -> list[Recording]:
@@ -185,7 +190,7 @@ class SpeechData(TaskData, ABC):
         parts = [recording.part for recording in found]
         if "val" not in parts:
             for place in spread(
-                [r if r.part == "train" else None for r in found], self.validation, self.seed
+                [r.key if r.part == "train" else None for r in found], self.validation, self.seed
             ):
                 parts[place] = "val"
         missing = [part for part in ("train", "val", "test") if part not in parts]
@@ -271,7 +276,10 @@ class SpeechData(TaskData, ABC):
 
     @cached_property
     def schema(self) -> Schema:
-        return self.recorded or Schema(vocabulary=list(self.vocabulary), settings=self._readings)
+        if self.recorded is not None:
+            return self.recorded
+        own = {} if self.scaler is None else scales(self._names, self.scaler)
+        return Schema(scales=own, vocabulary=list(self.vocabulary), settings=self._readings)
 
     def follow(self, schema: Schema | None) -> None:
         super().follow(schema)
@@ -281,7 +289,34 @@ class SpeechData(TaskData, ABC):
     @property
     def _readings(self) -> dict[str, Any]:
         """Settings that decide what a step holds, and what its target is."""
-        return {"task": self.task, "tokens": self.kind, "stack": self.stack, "mfcc": asdict(self.mfcc)}
+        return {
+            "task": self.task,
+            "tokens": self.kind,
+            "stack": self.stack,
+            "mfcc": asdict(self.mfcc),
+            "per_sequence": self.per_sequence,
+        }
+
+    @property
+    def _names(self) -> list[str]:
+        return [f"feature_{number}" for number in range(1, self.mfcc.features + 1)]
+
+    @cached_property
+    def scaler(self) -> Scaler | None:
+        """Mean and deviation of each feature over the frames of all training recordings; None if each
+        utterance is standardised by itself."""
+        if self.per_sequence:
+            return None
+        if self.recorded is not None:
+            return self.recorded.scaler(self._names)
+        trained = [recording.samples for recording in self.recordings if recording.part == "train"]
+        frames = torch.cat([self.mfcc(torch.from_numpy(samples)[None])[0] for samples in trained])
+        return Scaler.fit(frames.double().numpy(), self._names)
+
+    @cached_property
+    def _features(self) -> dict[Utterance, Tensor]:
+        """Features that were computed already."""
+        return {}
 
     @cached_property
     def utterances(self) -> dict[Part, list[Utterance]]:
@@ -345,7 +380,10 @@ class SpeechData(TaskData, ABC):
         if (kept := self._features.get(utterance)) is not None:
             return kept
         values = self.mfcc(torch.from_numpy(self.samples(utterance))[None])[0]
-        values = (values - values.mean(0)) / values.std(0, correction=0).clamp_min(FLOOR)
+        if self.scaler is None:
+            values = (values - values.mean(0)) / values.std(0, correction=0).clamp_min(FLOOR)
+        else:
+            values = self.scaler.transform(values)
         values = pad(values, (0, 0, 0, -len(values) % self.stack)).reshape(-1, self.inputs)
         if self.string is None or utterance in self._staying:
             self._features[utterance] = values

@@ -12,9 +12,10 @@ from dream.errors import ConfigError, DataError, nearest, shown
 from lightning_modules.data.catalogue import data_path
 from lightning_modules.data.limits import local, require_printable
 from lightning_modules.data.series import check_file, read_texts
+from lightning_modules.data.split import spread
 from lightning_modules.speech.audio import ENDINGS, WavZip, read_wav
 from lightning_modules.speech.data import SpeechData
-from lightning_modules.speech.utterances import Part, Recording, spread
+from lightning_modules.speech.utterances import Part, Recording
 
 DIGITS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 _TESTED = 5  # recordings of each digit and speaker in the test part, the first ones
@@ -131,7 +132,7 @@ class SpeechFolder(SpeechData):
             posix = PurePath(name).as_posix()
             found.append(Recording(posix, samples, transcript or None, cast("Part", part), speaker))
         if parts is None:
-            tested = set(spread([r if r.transcript else None for r in found], self.test, self.seed))
+            tested = set(spread([r.key if r.transcript else None for r in found], self.test, self.seed))
             found = [replace(r, part="test") if k in tested else r for k, r in enumerate(found)]
         return found
 

@@ -96,7 +96,7 @@ def steps(said: str, *flags: str, change: Callable[[pd.DataFrame], pd.DataFrame]
     table = pd.DataFrame(
         {"id": numbers // 10, "x": numbers % 7.0, "label": np.where(numbers % 3, "up", "down")}
     )
-    return of("classification", change(table).to_csv(index=False).encode(), said, *flags)
+    return of("classification_steps", change(table).to_csv(index=False).encode(), said, *flags)
 
 
 def text(content: bytes, said: str, *flags: str) -> Case:

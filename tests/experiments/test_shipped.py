@@ -16,7 +16,7 @@ from lightning_modules.cores import CoreName
 
 DEFAULTS = (
     *("forecasting", "anomaly", "online", "language", "speech", "speech_recognition"),
-    *("classification", "systems"),
+    *("classification", "classification_steps", "systems"),
 )
 PUBLIC = (
     "etth1",
@@ -45,9 +45,11 @@ def test_it_runs_a_batch(
     monkeypatch.setattr("sys.argv", ["dream"])
     monkeypatch.chdir(tmp_path)
     flags = []
-    if name == "classification_csv":
+    if name in ("classification_csv", "classification_steps_csv"):
         steps = np.arange(600)
-        table = pd.DataFrame({"id": steps // 60, "load": steps % 7, "label": steps % 2})
+        own = steps if name == "classification_steps_csv" else steps // 60
+        ids = "id" if name == "classification_steps_csv" else "unique_id"
+        table = pd.DataFrame({ids: steps // 60, "load": steps % 7, "label": own % 2})
         table.to_csv("steps.csv", index=False)
         flags = ["--data.path=steps.csv"]
     elif name.endswith("_csv"):

@@ -383,3 +383,23 @@ def test_the_official_split_of_fsdd() -> None:
         ConfigError, match=r"with one of george, .*; got 'speaker=teo'. Did you mean `theo`\?"
     ):
         FSDD(split="speaker=teo").read()
+
+
+def test_by_the_training_part_loudness_stays_and_checkpoints_keep_the_scale() -> None:
+    data = tone_words(per_sequence=False)
+    data.setup()
+    trained = [data.features(utterance) for utterance in data.utterances["train"] if utterance.speed == 1]
+    mean, std = torch.cat(trained).mean(0), torch.cat(trained).std(0)
+    assert mean.abs().max() < 0.3
+    assert (std - 1).abs().max() < 0.3
+    quiet = [replace(recording, samples=recording.samples / 8) for recording in data.recordings]
+    other = tone_words(per_sequence=False)
+    other.read = lambda: quiet  # type: ignore[method-assign]
+    other.follow(data.schema)
+    utterance = data.utterances["test"][0]
+    assert other.features(utterance)[:, 0].mean() < data.features(utterance)[:, 0].mean() - 1
+    assert len(data.schema.scales) == data.mfcc.features
+    by_itself = tone_words()
+    assert by_itself.schema.scales == {}
+    with pytest.raises(DataError, match="`per_sequence` must be False, as in the training of the checkpoint"):
+        by_itself.follow(data.schema)

@@ -15,7 +15,9 @@ from torchmetrics.text import WordErrorRate
 
 from dream import ConfigError, DataError, DREAMConfig, DREAMError
 from lightning_modules import SpeechModule
+from lightning_modules.labelled.pooling import varied
 from lightning_modules.naive import nearest_mean
+from lightning_modules.plots import confusion
 from lightning_modules.speech import SpeechFolder, ToneWords, plots
 from lightning_modules.speech.decoding import beam_search
 from lightning_modules.speech.mfcc import MFCC
@@ -140,12 +142,12 @@ def test_variations_are_drawn_from_the_global_generator_and_in_training_only() -
     data = data_of()
     module, batch = module_of(data, noise=0.3, mask=0.5), first(data)
 
-    def varied(seed: int) -> torch.Tensor:
+    def drawn(seed: int) -> torch.Tensor:
         torch.manual_seed(seed)
-        return module.varied(batch.features, batch.lengths)
+        return varied(batch.features, batch.lengths, noise=0.3, mask=0.5)
 
-    assert torch.equal(varied(7), varied(7))
-    assert not torch.equal(varied(7), varied(8))
+    assert torch.equal(drawn(7), drawn(7))
+    assert not torch.equal(drawn(7), drawn(8))
     module.eval()
     before = torch.get_rng_state()
     assert torch.equal(*(module(batch.features, batch.lengths).log_probs for _ in range(2)))
@@ -153,10 +155,8 @@ def test_variations_are_drawn_from_the_global_generator_and_in_training_only() -
 
 
 def test_what_is_hidden_is_one_stretch_of_at_most_its_share() -> None:
-    data = data_of()
-    module = module_of(data, noise=0.0, mask=0.4)
     lengths = torch.tensor([50, 20, 5])
-    hidden = module.varied(torch.ones(3, 50, data.inputs), lengths)[..., 0] == 0
+    hidden = varied(torch.ones(3, 50, 2), lengths, noise=0.0, mask=0.4)[..., 0] == 0
     assert hidden.any()
     for row, length in enumerate(lengths.tolist()):
         places = hidden[row].nonzero().flatten()
@@ -295,6 +295,10 @@ def test_the_nearest_mean() -> None:
     ]
     assert nearest_mean(known, labels + 1, torch.zeros(1, 2)).tolist() == [1]  # nothing is known of class 0
     assert nearest_mean(known[:1], labels[:1], asked).tolist() == [0, 0]
+    resting, moving = (
+        torch.cat([part, torch.full((len(part), 1), at)], 1) for part, at in ((known, 0.3), (asked, 7.0))
+    )
+    assert torch.equal(nearest_mean(resting, labels, moving), nearest_mean(known, labels, asked))
 
 
 def test_names_in_pictures_are_no_formulas() -> None:
@@ -302,7 +306,7 @@ def test_names_in_pictures_are_no_formulas() -> None:
     shown = plots.DrawnUtterance(
         classes[0], np.arange(3.0), *(np.full(size, 0.5) for size in ((3, 2), 3, 3, (3, 2))), classes
     )
-    for figure in (plots.confusion(np.array([0, 1]), np.array([1, 1]), classes), plots.utterance(shown)):
+    for figure in (confusion(np.array([[0, 1], [0, 1]]), classes), plots.utterance(shown)):
         figure.draw_without_rendering()
 
 
