@@ -1,7 +1,7 @@
 """Values of other projects that ours have to equal, each from an environment of its own.
 
-``make peers-NAME`` runs ``python peers/values.py NAME tests/peers/NAME.json`` with the packages of ``peers/NAME.txt``.
-The tests of every environment read that file.
+``make peers-NAME`` runs ``python peers/values.py NAME tests/peers/NAME.json`` with the packages of
+``peers/NAME.txt``. The tests of every environment read that file.
 """
 
 from __future__ import annotations
@@ -88,7 +88,7 @@ def darts() -> dict[str, Any]:
     from darts.metrics import mase, ql
 
     found: dict[str, dict[str, float]] = {}
-    train = {name: one for name, one in parts(sales())[0].groupby("unique_id")}
+    train = dict(iter(parts(sales())[0].groupby("unique_id")))
     for name, one in forecasts(sales()).groupby("unique_id"):
         past, actual = (TimeSeries.from_dataframe(rows, "ds", "y") for rows in (train[name], one))
         expected = TimeSeries.from_dataframe(one, "ds", "yhat")
