@@ -7,7 +7,7 @@ ifneq ($(wildcard $(CURDIR)/../shared/data),)
 export DREAM_DATA ?= $(CURDIR)/../shared/data
 endif
 
-.PHONY: help demo test bench adaptation peers peers-aeon soak lint image format docs sbom clean
+.PHONY: help demo test bench adaptation peers build/peers/wheel soak lint image format docs sbom clean
 
 help:
 	@echo "make demo    set up and run the forecasting demo (under 3 minutes)"
@@ -55,12 +55,30 @@ adaptation: $(BIN)/.installed
 	$(BIN)/python -m experiments.benchmarks.adaptation --jobs 2
 
 # A package whose pins clash with ours has those of peers/NAME.txt, in an environment of its own.
+PEERS := $(basename $(notdir $(wildcard peers/*.txt)))
+VALUES := $(filter-out aeon mlflow,$(PEERS))
+TESTED := $(filter-out aeon,$(PEERS))
+
+peers: $(PEERS:%=peers-%)
+
 build/peers/%/.installed: peers/%.txt
 	$(PYTHON) -m venv build/peers/$*
 	env -u PIP_CONSTRAINT build/peers/$*/bin/python -m pip install --quiet --requirement $<
 	@touch $@
 
-peers: peers-aeon
+build/peers/wheel: $(BIN)/.installed
+	rm -rf $@
+	$(BIN)/python -m pip wheel --quiet --no-deps --wheel-dir $@ .
+
+$(VALUES:%=tests/peers/%.json): tests/peers/%.json: build/peers/%/.installed
+	build/peers/$*/bin/python peers/values.py $* $@
+
+# with the installed wheel: neither the checkout nor the current folder is searched
+$(TESTED:%=peers-%): peers-%: build/peers/%/.installed build/peers/wheel
+	build/peers/$*/bin/python -m pip install --quiet --no-deps --force-reinstall build/peers/wheel/*.whl
+	build/peers/$*/bin/pytest --quiet -o pythonpath= tests/peers
+
+$(VALUES:%=peers-%): peers-%: tests/peers/%.json
 
 peers-aeon: build/peers/aeon/.installed $(BIN)/.installed
 	build/peers/aeon/bin/python peers/random_kernels.py sets build/peers/sequences
