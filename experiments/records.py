@@ -75,6 +75,7 @@ class Results(TypedDict, total=False):
     """`results.json`: the results of a run, and what gave them."""
 
     results: dict[str, dict[str, float]]
+    series: dict[str, dict[str, float]]
     part: str
     experiment: str
     command: list[str]

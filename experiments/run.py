@@ -554,6 +554,7 @@ class DREAMCLI(LightningCLI):
         tracking.write_results(
             self.folder / RESULTS,
             results,
+            **({"series": self.model.by_series} if self.model.by_series and part == "test" else {}),
             part=part,
             experiment=self.invocation.experiment,
             command=["dream", *redacted(self.invocation.argv)],

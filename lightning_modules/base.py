@@ -164,6 +164,8 @@ class TaskModule(L.LightningModule, Pretrained):
         self._trained = False
         self.results: dict[str, dict[str, float]] = {}
         """Test results: model, then metric, then value."""
+        self.by_series: dict[str, dict[str, float]] = {}
+        """Of data of several series, the module's own results of each: id, then metric, then value."""
         self.gradient_norm: Tensor | None = None
         """() norm of all gradients before clipping, if a callback has computed it already."""
         self.steps_read: int | Tensor = 0

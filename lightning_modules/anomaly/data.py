@@ -148,6 +148,8 @@ class AnomalyData(TaskData, ABC):
     """
 
     for_own_files = "AnomalyTable"
+    id_column: str | None = None
+    """Column whose values are the names of the streams; None where streams are files."""
 
     def __init__(
         self, train_chunk: int = 100, chunk: int = 1024, validation: float = 0.2, lags: int = 1
@@ -197,8 +199,9 @@ class AnomalyData(TaskData, ABC):
         times = [stream.time[: stream.training] for stream in self.streams if stream.time is not None]
         units = units_of(self.columns, self.units)
         first = self.streams[0]
+        ids = {} if self.id_column is None else {"id": (self.id_column,)}
         return Schema(
-            columns={"columns": self.columns},
+            columns={"columns": self.columns, **ids},
             units=units,
             steps=step_quartiles(times),
             zone=first.zone,

@@ -365,6 +365,9 @@ class AnomalyModule(TaskModule):
         self.log_results(
             {name: assess(streams, found, buffer, corpus) for name, found in self.verdicts.items()}
         )
+        if self.data.id_column is not None:
+            own = zip(streams, self.verdicts[self.title], strict=True)
+            self.by_series = {stream.name: assess([stream], [one], buffer, False) for stream, one in own}
 
     def _verdicts(self, scores: np.ndarray) -> list[Verdict]:
         """Verdicts on the streams from the scores and alarms (2, N, T) of a detector."""

@@ -17,7 +17,16 @@ from lightning_modules.anomaly.nab_score import probation
 from lightning_modules.data.catalogue import data_path, dataset
 from lightning_modules.data.dates import stamps_as
 from lightning_modules.data.in_memory import InMemory
-from lightning_modules.data.series import Missing, Series, check_file, fill_missing, read_frame, read_table
+from lightning_modules.data.long_table import ID, Long, columns_of, long_form, read_panel
+from lightning_modules.data.panel import Panel, listed
+from lightning_modules.data.series import (
+    Missing,
+    Series,
+    carry_forward,
+    fill_missing,
+    read_table,
+    report_missing,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -38,8 +47,12 @@ SKAB_TRAINING = 400
 class AnomalyTable(AnomalyData, InMemory):
     """A CSV or Parquet file with one row per time step; `AnomalyTable.of` takes a DataFrame or an array.
 
+    With `id` it is a long table of several series, with one row per time step of each, in any order. Each is
+    a stream with a state, a training part and a threshold of its own.
+
     Args:
-        path: The file: .csv or .txt (also .gz), .parquet or .pq.
+        path: The file: .csv or .txt (also .gz), .parquet or .pq. Of several series also a folder of files or
+            a pattern such as pumps/*.csv: without `id` each file is a series, called as the file is.
         time_column: The column of time stamps; None finds it, and counts rows where there is none.
         columns: Columns to watch; None for all columns of numbers but the time column and the label.
         label_column: Column that is 0 for a normal and 1 for an anomalous row, used for metrics only; None
@@ -55,6 +68,8 @@ class AnomalyTable(AnomalyData, InMemory):
             null finds out. A run remembers what was found or given, and reads later files so if they can be.
         zone: The place whose local time results show, such as Europe/Berlin, and in which time stamps without
             an offset are written; null: as the stamps say.
+        id: The column that tells the series of a long table apart; null for a single series, unless the table
+            has the columns unique_id, ds and y: those are id, time and, without `columns`, what is watched.
     """
 
     def __init__(
@@ -69,6 +84,7 @@ class AnomalyTable(AnomalyData, InMemory):
         units: dict[str, str] | None = None,
         time_format: str | None = None,
         zone: str | None = None,
+        id: str | None = None,
         **options: Any,
     ) -> None:
         super().__init__(**options)
@@ -99,30 +115,73 @@ class AnomalyTable(AnomalyData, InMemory):
         self.time_format = time_format
         self.zone = zone
         self.stamps = stamps_as(time_format, zone)
+        self.id = id
 
     def read(self) -> list[AnomalyStream]:
         label = [self.label_column] if self.label_column is not None and self._labelled() else []
         stamps = self.stamps if self.recorded is None else self.recorded.stamps(self.stamps)
+        learned = () if self.recorded is None else self.recorded.columns.get("id", ())
+        if (long := long_form(self.table, self.id, self.separator, learned)) is not None:
+            self.id_column = long.id or ID
+            time, watched = self.time_column or long.time, self.watched or long.columns
+            panel = read_panel(self.table, Long(long.id, time, watched, label), self.separator, stamps)
+            return self._streams_of(panel, bool(label))
         table = read_table(self.table, self.time_column, self.watched, label, self.separator, stamps)
-        count = len(table.values)
-        training = int(self.training * count) if self.training < 1 else int(self.training)
-        known = self.recorded is not None and not self.place.rows
-        if known and self.training < 1 and training < LEAST_TRAINING < count:
+        training = self._training_rows(len(table))
+        if training > self._asked(len(table)):
             logger.warning(
                 "%s: `training` gives %d rows; the first %d, which are needed, say what is normal.",
                 table.source,
+                self._asked(len(table)),
                 training,
-                LEAST_TRAINING,
             )
-            training = LEAST_TRAINING
         return [labelled_stream(Path(self.path).name, table, bool(label), training, self.missing)]
+
+    def _streams_of(self, panel: Panel, labelled: bool) -> list[AnomalyStream]:
+        """A stream for each series that is long enough."""
+        gaps = np.sum([np.isnan(each.values).sum(0) for each in panel.series], 0)
+        report_missing(gaps, panel.columns, panel.source, self.missing)
+        found, short = [], []
+        for name, series in zip(panel.ids, panel.series, strict=True):
+            training = self._training_rows(len(series))
+            if not LEAST_TRAINING <= training < len(series):
+                short.append(name)
+                continue
+            if self.missing == "ffill":
+                series = replace(series, values=carry_forward(series.values))
+            found.append(labelled_stream(name, series, labelled, training, self.missing))
+        if not found:
+            raise DataError(
+                f"{panel.source}: a series must have a training part of at least {LEAST_TRAINING} rows, and "
+                f"some to score; none of {len(panel)} has. Change `training`, or bring more rows."
+            )
+        if short:
+            logger.warning(
+                "%s: %d of %d series are left out, in which `training` does not give %d rows and leave some "
+                "to score: %s.",
+                panel.source,
+                len(short),
+                len(panel),
+                LEAST_TRAINING,
+                listed(short),
+            )
+        return found
+
+    def _asked(self, rows: int) -> int:
+        """Rows of the training part of a stream that `training` asks for."""
+        return int(self.training * rows) if self.training < 1 else int(self.training)
+
+    def _training_rows(self, rows: int) -> int:
+        """Rows of the training part; with a checkpoint as many as are needed, if a share gives fewer."""
+        known = self.recorded is not None and not self.place.rows
+        asked = self._asked(rows)
+        return LEAST_TRAINING if known and self.training < 1 and asked < LEAST_TRAINING < rows else asked
 
     def _labelled(self) -> bool:
         """Whether the table has labels, which it needs in training only."""
         if self.recorded is None:
             return True  # or refused by name
-        frame = read_frame(check_file(self.path), self.separator) if self.frame is None else self.frame
-        if self.label_column in frame:
+        if self.label_column in columns_of(self.table, self.separator):
             return True
         logger.warning("%s: there is no column `%s`; read without labels.", self.path, self.label_column)
         return False

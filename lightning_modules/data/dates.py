@@ -270,16 +270,15 @@ def _since_1970(column: pd.Series, parts: int) -> pd.Series:
     return nanoseconds.astype("datetime64[ns]").where(fits.fillna(False).astype(bool))
 
 
-def time_stamps(
-    column: pd.Series, form: str | None, path: Path, before: np.datetime64 | None, zone: str | None = None
+def unordered_stamps(
+    column: pd.Series, form: str | None, path: Path, zone: str | None = None
 ) -> tuple[np.ndarray, Written]:
-    """The dates of a column, datetime64[ns] (T,), all after `before`, and the zone that they are written in.
+    """The dates of a column, datetime64[ns] (T,), and the zone that they are written in.
 
     With a zone, of the column or else `zone`, they are in UTC. `form` is one of `find_formats`.
 
     Raises:
-        DataError: naming the first row that is not a date, that comes twice or never by the clock, or is not
-            after the row before.
+        DataError: naming the first row that is not a date, or that comes twice or never by the clock.
     """
     name = column.name
     if form == ISO and pd.api.types.is_numeric_dtype(column) and column.notna().any():
@@ -311,6 +310,19 @@ def time_stamps(
             _require_alike(column, path)
         since = form is not None and form.startswith("unix ")
         time, written = time if since or written is not None else in_utc(time, zone, column, path), zone
+    return time, written
+
+
+def time_stamps(
+    column: pd.Series, form: str | None, path: Path, before: np.datetime64 | None, zone: str | None = None
+) -> tuple[np.ndarray, Written]:
+    """As `unordered_stamps`, of a column that increases, from `before` on.
+
+    Raises:
+        DataError: naming the first row that is no date, or is not after the row before.
+    """
+    time, written = unordered_stamps(column, form, path, zone)
+    name = column.name
     step = np.diff(time, prepend=time[0] - np.timedelta64(1) if before is None else before)
     if (step <= np.timedelta64(0)).any():
         place = int((step <= np.timedelta64(0)).argmax())
@@ -328,8 +340,8 @@ def time_stamps(
             )
         raise DataError(
             f"{path}: time column `{name}` must increase from row to row; row {column.index[place]} "
-            f"({column.iloc[place]}) {what}. Sort the rows; rows that are there twice are to be there once, "
-            "and a table of several series is one file for each."
+            f"({column.iloc[place]}) {what}. Sort the rows; rows that are there twice are to be there once; "
+            "and of a table of several series name the column that tells them apart as `id`."
         )
     return time, written
 

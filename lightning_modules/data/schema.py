@@ -29,6 +29,17 @@ _LEAST = 100  # rows of which a deviation tells something
 _NAMED = 5  # columns
 
 
+class SeriesFacts(BaseModel):
+    """Facts about one of several series."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    scales: dict[str, tuple[FiniteFloat, PositiveFloat]] = {}
+    """Mean and deviation of each column; none where all series have the same."""
+    season_errors: dict[str, PositiveFloat] = {}
+    """Scale of MASE of each target that has one."""
+
+
 class Schema(BaseModel):
     """Facts about training data that are kept in checkpoints; by default none, which all data match."""
 
@@ -52,6 +63,8 @@ class Schema(BaseModel):
     """The format of the time stamps, by which others are read if all can be."""
     vocabulary: Any = None
     """Classes or symbols in the order of their numbers, as plain values; None in tasks without any."""
+    series: dict[str, SeriesFacts] = {}
+    """Facts about each of several series, by its id; none for a single one without an id."""
     settings: dict[str, Any] = {}
     """Settings of the data that decide what the numbers of a row mean, such as those of audio features."""
 
@@ -75,6 +88,15 @@ class Schema(BaseModel):
     def plain(self) -> dict[str, Any]:
         """Plain values for a checkpoint: dictionaries, lists, texts and numbers."""
         return self.model_dump(mode="json")
+
+    def of(self, series: str | None) -> Schema:
+        """What it tells of one series, by its id; of one that training never saw that may be no scales."""
+        if series is None:
+            return self
+        known = self.series.get(series, SeriesFacts())
+        shared = {} if self.settings.get("scaling") == "series" else self.scales
+        found = {"scales": known.scales or shared, "season_errors": known.season_errors, "series": {}}
+        return self.model_copy(update=found)
 
     def ordered(self, role: str, found: Sequence[str], source: str) -> tuple[str, ...]:
         """The columns of `role`, which `found` names in any order, in the order of the schema.
@@ -151,6 +173,10 @@ class Schema(BaseModel):
             columns: Their names; those without a scale are passed over.
             source: The file, for messages.
         """
+        warn_of_columns(self.far_columns(values, columns), source)
+
+    def far_columns(self, values: np.ndarray, columns: Sequence[str]) -> list[str]:
+        """A remark on each column that is far from where the training rows were, see `warn_of_scale`."""
         rows = np.linspace(0, len(values) - 1, min(len(values), _ROWS)).astype(np.int64)
         some = np.asarray(values[rows, : len(columns)], dtype=np.float64)
         found = []
@@ -166,15 +192,7 @@ class Schema(BaseModel):
                     f"`{name}` has the median {mean + scale * median:.4g} and the deviation "
                     f"{scale * spread:.4g}, in training its mean was {mean:.4g} and its deviation {scale:.4g}"
                 )
-        if found:
-            more = f"; and {len(found) - _NAMED} more" if len(found) > _NAMED else ""
-            logger.warning(
-                "%s: columns are far from where they were in training, by whose scale they are read. Are "
-                "they in another measurement unit? %s%s.",
-                source,
-                "; ".join(found[:_NAMED]),
-                more,
-            )
+        return found
 
     def require_units(self, found: Mapping[str, str], source: str) -> None:
         """Refuse a column whose measurement unit is another than that of the schema; both may be unknown.
@@ -201,6 +219,19 @@ class Schema(BaseModel):
                     f"{source}: `{name}` must be {learned!r}, as in the training of the checkpoint; got "
                     f"{found[name]!r}. Leave out what changed it."
                 )
+
+
+def warn_of_columns(remarks: Sequence[str], source: str) -> None:
+    """Log the remarks of `Schema.far_columns`, if there are any."""
+    if remarks:
+        more = f"; and {len(remarks) - _NAMED} more" if len(remarks) > _NAMED else ""
+        logger.warning(
+            "%s: columns are far from where they were in training, by whose scale they are read. Are they in "
+            "another measurement unit? %s%s.",
+            source,
+            "; ".join(remarks[:_NAMED]),
+            more,
+        )
 
 
 def units_of(columns: Iterable[str], units: Mapping[str, str]) -> dict[str, str]:

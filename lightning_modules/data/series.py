@@ -9,7 +9,7 @@ import io
 import logging
 import warnings
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -25,6 +25,7 @@ from dream import memory
 from dream.errors import DataError, nearest, shown
 from lightning_modules.data.dates import UNKNOWN, Stamps, require_order, time_stamps
 from lightning_modules.data.fingerprint import Fingerprint, content_sum
+from lightning_modules.data.ids import repeated_by
 from lightning_modules.data.in_memory import NAME
 from lightning_modules.data.limits import (
     Unpacked,
@@ -153,7 +154,15 @@ def table_series(
     roles = find_roles(frame, path, time_column, columns, covariates, stamps)
     if roles.time is not None:
         require_order(frame[roles.time], roles.formats, path)
-    series, written = to_series(frame, roles, path)
+    try:
+        series, written = to_series(frame, roles, path)
+    except DataError:
+        if roles.time is not None and (name := repeated_by(frame, roles.time)) is not None:
+            raise DataError(
+                f"{path}: time column `{roles.time}` has times that repeat, as of several series, which "
+                f"column `{name}` tells apart. Name it: `--data.id={name}`."
+            ) from None
+        raise
     series = replace(series, zone=one_zone([written]))
     require_values(~np.isnan(series.values).all(axis=0), series.columns, path)
     return series
@@ -229,8 +238,8 @@ def check_file(path: str | Path) -> Path:
     return path
 
 
-def read_frame(path: Path, separator: str = ",") -> pd.DataFrame:
-    """The table in a file, unchanged."""
+def read_frame(path: Path, separator: str = ",", texts: Collection[str] = ()) -> pd.DataFrame:
+    """The table in a file, unchanged; the columns `texts` as they are written."""
     path = check_file(path)
     with readable(path):
         if path.name.lower().endswith(PARQUET):
@@ -238,7 +247,7 @@ def read_frame(path: Path, separator: str = ",") -> pd.DataFrame:
                 frame = parse_parquet(file.read(), path)
         else:
             with open_text(path) as (text, _):
-                frame = parse_text(text, path, separator)
+                frame = parse_text(text, path, separator, texts)
     if frame.empty:
         raise DataError(f"{path}: there are column names but no rows.")
     return frame
@@ -312,8 +321,11 @@ def parse_parquet(table: pyarrow.Table, path: Path) -> pd.DataFrame:
     return with_starts(table.to_pandas(ignore_metadata=True))
 
 
-def parse_text(source: BinaryIO, path: Path, separator: str) -> pd.DataFrame:
-    """Rows of text from `source`, whose first line names the columns; `path` is for messages."""
+def parse_text(source: BinaryIO, path: Path, separator: str, texts: Collection[str] = ()) -> pd.DataFrame:
+    """Rows of text from `source`, whose first line names the columns; `path` is for messages.
+
+    The columns `texts` are read as they are written: an id 007 is no number.
+    """
     header = (
         pd.read_csv(source, sep=separator, header=None, nrows=1, dtype=str, keep_default_na=False)
         .iloc[0]
@@ -338,7 +350,8 @@ def parse_text(source: BinaryIO, path: Path, separator: str) -> pd.DataFrame:
     with warnings.catch_warnings():
         warnings.simplefilter("error", pd.errors.ParserWarning)  # a row longer than the header
         try:
-            return pd.read_csv(source, sep=separator, low_memory=False, index_col=False)
+            kinds = {name: str for name in texts if name in header}
+            return pd.read_csv(source, sep=separator, low_memory=False, index_col=False, dtype=kinds)
         except pd.errors.ParserWarning as error:
             raise DataError(
                 f"{path}: cannot be read: rows must have a value for each of the {len(header)} names in the "
@@ -423,8 +436,17 @@ class Scaler:
         return cls.fit_blocks(lambda: [rows], columns)
 
     @classmethod
-    def fit_blocks(cls, blocks: Callable[[], Iterable[np.ndarray]], columns: Sequence[str]) -> Scaler:
-        """As `fit`, from rows that come block by block; `blocks` is called twice."""
+    def fit_blocks(
+        cls,
+        blocks: Callable[[], Iterable[np.ndarray]],
+        columns: Sequence[str],
+        pooled: Scaler | None = None,
+        quiet: bool = False,
+    ) -> Scaler:
+        """As `fit`, from rows that come block by block; `blocks` is called twice.
+
+        A column that holds no value is scaled as `pooled` does. Unless `quiet`, constant ones are logged.
+        """
         width = len(columns)
         count, total = np.zeros(width), np.zeros(width)
         low, high = np.full(width, np.inf), np.full(width, -np.inf)
@@ -432,18 +454,20 @@ class Scaler:
             count += (~np.isnan(rows)).sum(axis=0)
             total += np.nansum(rows, axis=0, dtype=np.float64)
             low, high = np.fmin(low, np.fmin.reduce(rows)), np.fmax(high, np.fmax.reduce(rows))
-        if (empty := count == 0).any():
+        if (empty := count == 0).any() and pooled is None:
             names = ", ".join(name for name, none in zip(columns, empty.tolist(), strict=True) if none)
             raise DataError(
                 f"columns without a value in the training rows: {names}. Leave them out or lengthen that "
                 "part."
             )
         constant = low == high
-        mean = np.where(constant, low, total / count)
+        mean = np.where(constant, low, total / np.maximum(count, 1))
         squares = sum((np.nansum(np.square(rows - mean), axis=0) for rows in blocks()), np.zeros(width))
-        scale = np.where(constant, 1.0, np.sqrt(squares / count))
+        scale = np.where(constant, 1.0, np.sqrt(squares / np.maximum(count, 1)))
         scale = np.where(scale > 0, scale, 1.0)  # a deviation whose square vanishes
-        if constant.any():
+        if pooled is not None:
+            mean, scale = np.where(empty, pooled.mean, mean), np.where(empty, pooled.scale, scale)
+        if constant.any() and not quiet:
             names = ", ".join(name for name, same in zip(columns, constant, strict=True) if same)
             logger.warning(
                 "Columns that never change in the training rows are only centred (scale 1): %s.", names

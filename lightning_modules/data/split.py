@@ -23,7 +23,11 @@ class Split(NamedTuple):
 
 
 def split_rows(
-    count: int, split: Sequence[int | float | str], time: np.ndarray | None = None, zone: str | None = None
+    count: int,
+    split: Sequence[int | float | str],
+    time: np.ndarray | None = None,
+    zone: str | None = None,
+    may_be_empty: bool = False,
 ) -> Split:
     """Cut `count` rows into training, validation and test part, in this order.
 
@@ -33,9 +37,10 @@ def split_rows(
             or three ISO dates: the ends of training, validation and (if given) test, themselves excluded.
         time: (count,) time stamps, for dates.
         zone: The zone of dates without an offset; UTC if there is none.
+        may_be_empty: Whether a part may hold no row.
 
     Raises:
-        ConfigError: `split` is something else, or a part would be empty.
+        ConfigError: `split` is something else, or a part would be empty and must not be.
     """
     kinds = {type(part) for part in split}
     if kinds <= {str, date, datetime} and len(split) in (2, 3):
@@ -51,7 +56,7 @@ def split_rows(
         )
     parts = Split(*(slice(start, stop) for start, stop in zip([0, *borders], borders, strict=False)))
     for name, part in zip(("training", "validation", "test"), parts, strict=True):
-        if part.stop <= part.start:
+        if part.stop <= part.start and not may_be_empty:
             raise _refused(
                 split, f"at least one row in each part; the {name} part of these {count} rows is empty"
             )

@@ -27,13 +27,15 @@ from lightning_modules.checks import require
 from lightning_modules.cores import upper_errors
 from lightning_modules.data.frequency import table_times
 from lightning_modules.data.place import Place, StreamEnd
-from lightning_modules.forecasting.backtest import Backtest
-from lightning_modules.forecasting.data import ForecastingData, ForecastingShape, WindowBatch
+from lightning_modules.forecasting.backtest import Backtest, forecast_metrics
+from lightning_modules.forecasting.batches import WindowBatch
+from lightning_modules.forecasting.data import ForecastingData
 from lightning_modules.forecasting.heads import KnownEffect, PatchHead
 from lightning_modules.forecasting.metrics import ForecastMetrics, crps
 from lightning_modules.forecasting.patches import by_channel, read
+from lightning_modules.forecasting.source import ForecastingShape
 from lightning_modules.settings import PredictiveSettings, as_instance
-from lightning_modules.tables import csv_text, forecast_table
+from lightning_modules.tables import csv_text, forecast_table, long_forecast_table
 
 ROWS = "rows"
 """Tensor of a stream's end: the last look-back, (L, columns of the source), in measurement units."""
@@ -127,8 +129,6 @@ class ForecastingModule(TaskModule):
     """Data that the module was prepared for; set by `prepare`."""
     settings: ForecastingSettings
     shape: ForecastingShape
-    units: Tensor
-    mase_scale: Tensor
     levels: Tensor
 
     def __init__(
@@ -152,9 +152,6 @@ class ForecastingModule(TaskModule):
         features, outputs = self.core.output_dim + self.config.input_dim, targets * max(len(levels), 1)
         self.head = self.make_head(features, outputs)
         self.known_effect = KnownEffect(features, shape.known, outputs) if shape.known else None
-        # facts about the data at hand, not about the model: a checkpoint must not bring those of other data
-        self.register_buffer("units", torch.ones(shape.channels), persistent=False)
-        self.register_buffer("mase_scale", torch.ones(shape.channels), persistent=False)
         self.register_buffer("levels", torch.tensor(levels), persistent=False)
         self._validation: list[ForecastMetrics] = []  # in a list, to keep its state out of checkpoints
         self._backtest: Backtest | None = None
@@ -268,8 +265,6 @@ class ForecastingModule(TaskModule):
             )
         if isinstance(self.core, DREAMStack):
             self.core.missing = missing
-        self.units.copy_(torch.as_tensor(self.data.scaler.scale[: self.shape.channels]))
-        self.mase_scale.copy_(self.data.mase_scale)
 
     def losses(self, batch: WindowBatch) -> dict[str, Tensor]:
         forecast = self.on(batch)
@@ -297,15 +292,14 @@ class ForecastingModule(TaskModule):
 
     def on_validation_epoch_start(self) -> None:
         super().on_validation_epoch_start()
-        metrics = ForecastMetrics(self.units.clone(), self.mase_scale.clone(), self.levels.tolist())
-        self._validation = [metrics.to(self.device)]
+        self._validation = [forecast_metrics(self.data, self.levels.tolist(), self.device)]
 
     def _require_finite(self, batch: WindowBatch, future: Tensor, quantiles: Tensor | None) -> None:
         """Refuse forecasts of a batch that are not finite, naming the rows that the first was made from."""
 
         def place(sample: int) -> str:
             first, last = self.data.rows_of(batch)[sample].tolist()
-            return f"{self.data.source_of(sample)}, rows {first} to {last}"
+            return f"{self.data.sources(batch)(sample)}, rows {first} to {last}"
 
         outputs = {"the forecast": future} | ({} if quantiles is None else {"its quantiles": quantiles})
         self.require_finite_outputs(outputs, place)
@@ -313,19 +307,20 @@ class ForecastingModule(TaskModule):
     def validation_step(self, batch: WindowBatch, batch_idx: int) -> None:
         forecast = self.on(batch)
         self._require_finite(batch, forecast.future, forecast.quantiles)
-        if self._counts(batch, self.data.parts.val):  # a spare batch has no known future
-            self._validation[0].update(forecast.future, batch.future, forecast.quantiles)
+        if self.data.counts(batch, "val"):  # a spare batch has no known future
+            windows, quantiles = batch, forecast.quantiles
+            future = forecast.future
+            if batch.reset is not None:
+                windows, future = batch.afresh(self.shape.look_back), future.flatten(0, 1)
+                quantiles = None if quantiles is None else quantiles.flatten(0, 1)
+            series = torch.as_tensor(self.data.numbers_of(windows.origin), device=future.device)
+            self._validation[0].update(future, windows.future, quantiles, series)
 
     def on_validation_epoch_end(self) -> None:
         super().on_validation_epoch_end()
         self.log_dict(
             {f"val/{name}": value for name, value in self._validation[0].compute().items()}, prog_bar=False
         )
-
-    @staticmethod
-    def _counts(batch: WindowBatch, part: slice) -> bool:
-        """Whether a batch belongs to `part`; one before it only prepares the state."""
-        return int(batch.origin.min()) >= part.start
 
     def on_test_epoch_start(self) -> None:
         super().on_test_epoch_start()
@@ -337,7 +332,7 @@ class ForecastingModule(TaskModule):
         seen = self.observed
         self.observed = []
         self._require_finite(batch, forecast.future, forecast.quantiles)
-        if not self._counts(batch, self.data.parts.test):
+        if not self.data.counts(batch, "test"):
             return
         shape = (
             len(batch.past),
@@ -363,11 +358,14 @@ class ForecastingModule(TaskModule):
     def on_test_epoch_end(self) -> None:
         self.forget_states()
         assert self._backtest is not None
-        data, end = self.data, self.data.parts.test.stop
-        place = Place().after(data.series.time, 0, end, data.parts.train.stop)
-        past = torch.from_numpy(data.values_of(slice(end - data.look_back, end)))
-        self.end = StreamEnd(place, {ROWS: past.clone()})
+        data = self.data
+        if not data.many:
+            end = data.parts.test.stop
+            place = Place().after(data.series.time, 0, end, data.parts.train.stop)
+            past = torch.from_numpy(data.values_of(slice(end - data.look_back, end)))
+            self.end = StreamEnd(place, {ROWS: past.clone()})
         self.log_results(self._backtest.results())
+        self.by_series = self._backtest.by_series()
 
     def write_test_files(self, folder: Path) -> None:
         """Write `origins.csv` with `data.rolling`: the errors at every origin."""
@@ -379,21 +377,30 @@ class ForecastingModule(TaskModule):
         return {} if self._backtest is None else self._backtest.figures()
 
     def predict_step(self, batch: WindowBatch, batch_idx: int) -> Tensor:
-        """Forecasts (N, H, C, 1 + Q) in measurement units, quantiles last; of a stream the newest."""
+        """Forecasts (N, H, C, 1 + Q) in measurement units, quantiles last; of streams the newest."""
         forecast = self.on(batch)
         values = forecast.future.unsqueeze(-1)
         if forecast.quantiles is not None:
             values = torch.cat([values, forecast.quantiles], -1)
         if batch.reset is not None:
             values = values[:, -1]
-        values = self.data.unscale(values.transpose(-1, -2)).transpose(-1, -2)
+        origin, newest = batch.origin.reshape(len(batch.origin), -1)[:, -1], batch.reset is None
+        values = self.data.unscale(values.transpose(-1, -2), origin, newest).transpose(-1, -2)
         self._require_finite(batch, values[..., 0], values[..., 1:] if len(self.levels) else None)
         return values
 
     predictions_file = "forecast.csv"
 
     def prediction_table(self, predictions: list[Tensor]) -> pd.DataFrame:
-        """Newest forecast as a table with a line for each row ahead, see `forecast_table`."""
-        data, values = self.data, predictions[-1][0].cpu().numpy()
-        times = table_times(data.future_times(len(data.series)), data.clock.zone)
-        return forecast_table(values, times, data.target_columns, self.levels.tolist())
+        """Newest forecast as a table with a line for each row ahead, see `forecast_table`; of several series
+        as `long_forecast_table`."""
+        data, levels = self.data, self.levels.tolist()
+        found = [
+            (data.members[number], values, table_times(data.ahead(number), data.clock.zone))
+            for number, values in data.forecasts(predictions)
+        ]
+        if data.many:
+            parts = [(str(member.name), values, times) for member, values, times in found]
+            return long_forecast_table(parts, data.target_columns, levels)
+        _, values, times = found[0]
+        return forecast_table(values, times, data.target_columns, levels)

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from typing import Any, Literal, get_args
 
-from dream.errors import ConfigError, nearest
+import pandas as pd
+
+from dream.errors import ConfigError, DataError, nearest
 from lightning_modules.data.catalogue import data_path
 from lightning_modules.data.dates import stamps_as
 from lightning_modules.data.disk.convert import stored_table
 from lightning_modules.data.disk.stored import StoredSeries
 from lightning_modules.data.in_memory import InMemory
+from lightning_modules.data.long_table import Long, long_form, read_panel
+from lightning_modules.data.panel import Panel
 from lightning_modules.data.series import Series, check_file, read_table
 from lightning_modules.forecasting.data import ForecastingData
 
@@ -21,8 +25,11 @@ ETTName = Literal["ETTh1", "ETTh2", "ETTm1"]
 class TableData(ForecastingData, InMemory):
     """A CSV or Parquet file with one row per time step; `TableData.of` takes a DataFrame or an array.
 
+    With `id` it is a long table of several series, with one row per time step of each, in any order.
+
     Args:
-        path: The file: .csv or .txt (also .gz), .parquet or .pq.
+        path: The file: .csv or .txt (also .gz), .parquet or .pq. Of several series also a folder of files or
+            a pattern such as shops/*.csv: without `id` each file is a series, called as the file is.
         time_column: The column of time stamps; None finds it, and counts rows where there is none.
         targets: Columns to predict; None for all columns of numbers but the time column and the covariates.
         covariates: Columns that are read but not predicted.
@@ -37,6 +44,12 @@ class TableData(ForecastingData, InMemory):
             null finds out. A run remembers what was found or given, and reads later files so if they can be.
         zone: The place whose local time calendar and results show, such as Europe/Berlin, and in which time
             stamps without an offset are written; null: as the stamps say.
+        id: The column that tells the series of a long table apart; null for a single series, unless the table
+            has the columns unique_id, ds and y: those are id, time and, if there are no `targets`, target.
+        static: Columns with one value for each series, such as the size of a store, which are read for each
+            of its rows; in the table, or in `static_path`.
+        static_path: A table with a row for each series: its id, and its static columns; if `static` names
+            none, all of its columns of numbers.
     """
 
     def __init__(
@@ -50,6 +63,9 @@ class TableData(ForecastingData, InMemory):
         units: dict[str, str] | None = None,
         time_format: str | None = None,
         zone: str | None = None,
+        id: str | None = None,
+        static: list[str] | None = None,
+        static_path: str | None = None,
         **options: Any,
     ) -> None:
         super().__init__(**options)
@@ -57,14 +73,19 @@ class TableData(ForecastingData, InMemory):
             raise ConfigError(
                 "`targets` must name at least one column, or be null for all; got [].", key="targets"
             )
-        roles = {"targets": targets, "covariates": covariates, "known_covariates": known_covariates}
+        roles = {
+            "targets": targets,
+            "covariates": covariates,
+            "known_covariates": known_covariates,
+            "static": static,
+        }
         named = [name for names in roles.values() for name in names or []]
         for role, names in roles.items():
             for name in names or []:
-                if named.count(name) > 1 or name == time_column:
+                if named.count(name) > 1 or name in (time_column, id):
                     raise ConfigError(
                         f"column `{name}` must be used once; it is named more than once among `targets`, "
-                        "`covariates`, `known_covariates` and `time_column`.",
+                        "`covariates`, `known_covariates`, `static`, `time_column` and `id`.",
                         key=role,
                     )
         if mapped not in (None, True, False):
@@ -79,10 +100,18 @@ class TableData(ForecastingData, InMemory):
         self.time_format = time_format
         self.zone = zone
         self.stamps = stamps_as(time_format, zone)
+        self.id = id
+        self.static = static
+        self.static_path = static_path
+        self.facts: pd.DataFrame | None = None
+        """Table of static columns in memory, in place of the file `static_path`."""
 
-    def read(self) -> Series | StoredSeries:
-        others = [*(self.covariates or []), *(self.known_covariates or [])]
+    def read(self) -> Series | StoredSeries | Panel:
         stamps = self.stamps if self.recorded is None else self.recorded.stamps(self.stamps)
+        if (long := self._long()) is not None:
+            facts = self.static_path if self.facts is None else self.facts
+            return read_panel(self.table, long, stamps=stamps, facts=facts)
+        others = [*(self.covariates or []), *(self.known_covariates or [])]
         if self.frame is not None:
             return read_table(self.frame, self.time_column, self.targets, others, stamps=stamps)
         path = check_file(self.path)
@@ -90,6 +119,37 @@ class TableData(ForecastingData, InMemory):
         large = path.stat().st_size > (LARGE if plain else LARGE // 4)
         reader = stored_table if (large if self.mapped is None else self.mapped) else read_table
         return reader(path, self.time_column, self.targets, others, stamps=stamps)
+
+    def _long(self) -> Long | None:
+        """The columns of a table of several series; None for one of a single series.
+
+        Raises:
+            ConfigError: a setting is for the other kind.
+            DataError: there are several, and the checkpoint has learned from one.
+        """
+        learned = () if self.recorded is None else self.recorded.columns.get("id", ())
+        if (found := long_form(self.table, self.id, learned=learned)) is None:
+            if self.static or self.static_path or self.facts is not None:
+                raise ConfigError(
+                    "`static` must be left out for a single series, in which such a column never changes. "
+                    "Name the column that tells several series apart as `id`.",
+                    key="static",
+                )
+            return None
+        if self.recorded is not None and not learned:
+            raise DataError(
+                f"{self.path}: a checkpoint that was trained on a single series reads one; this is a table "
+                f"of several, told apart by `{found.id}`. Bring the rows of one, or train on several."
+            )
+        if self.mapped:
+            raise ConfigError(
+                "`mapped` must be false or null for several series, whose numbers are held in memory; got "
+                "true.",
+                key="mapped",
+            )
+        time, targets = self.time_column or found.time, self.targets or found.columns
+        others = [*(self.covariates or []), *(self.known_covariates or [])]
+        return Long(found.id, time, targets, others, self.static or ())
 
 
 class ETTData(ForecastingData):

@@ -109,6 +109,7 @@ def window_origin(run: Run) -> Origin:
     more = {
         "data.known_covariates": module.shape.centred > 0,
         "data.calendar": module.shape.calendar > 0,
+        "data.static": module.shape.static > 0,
         "data.timespans": settings["timespans"],
     }
     if read := [name for name, reads in more.items() if reads]:
@@ -116,6 +117,13 @@ def window_origin(run: Run) -> Origin:
             f"`source` must read the columns of past rows alone, which are all that a row object is given; "
             f"{run.source} also reads {', '.join(f'`{name}`' for name in read)}. Train without, "
             "or forecast with `dream predict`.",
+            key="source",
+        )
+    if settings.get("scaling") == "series":
+        raise ConfigError(
+            f"`source` must scale all rows alike, since a row object does not know which series a row is of; "
+            f"{run.source} scales each of {len(run.schema.series)} series by itself. Train with "
+            "`data.scaling=global`, or forecast with `dream predict`.",
             key="source",
         )
     return Origin(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from io import BytesIO
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
@@ -35,7 +35,9 @@ class Block(NamedTuple):
     """Share of the file that has been read."""
 
 
-def file_blocks(path: Path, separator: str, start: int, rows: int, size: int) -> Iterator[Block]:
+def file_blocks(
+    path: Path, separator: str, start: int, rows: int, size: int, texts: Collection[str] = ()
+) -> Iterator[Block]:
     """Rows of a text or Parquet file in blocks of about `size` bytes.
 
     Args:
@@ -44,14 +46,16 @@ def file_blocks(path: Path, separator: str, start: int, rows: int, size: int) ->
         start: Where to begin: 0, or the `stop` of a block.
         rows: Rows before `start`.
         size: Bytes of text, or of the numbers in the rows of Parquet; a block holds at least one row.
+        texts: Columns of text that are read as they are written.
 
     Raises:
         DataError: the file cannot be read.
     """
     packed = path.name.lower().endswith(PARQUET)
-    blocks = (
-        _parquet_blocks(path, start, size) if packed else _text_blocks(path, separator, start, rows, size)
-    )
+    if packed:
+        blocks = _parquet_blocks(path, start, size)
+    else:
+        blocks = _text_blocks(path, separator, start, rows, size, texts)
     for block in blocks:
         if len(block.frame):
             block.frame.index = pd.RangeIndex(rows, rows + len(block.frame))
@@ -59,7 +63,9 @@ def file_blocks(path: Path, separator: str, start: int, rows: int, size: int) ->
             yield block
 
 
-def _text_blocks(path: Path, separator: str, start: int, rows: int, size: int) -> Iterator[Block]:
+def _text_blocks(
+    path: Path, separator: str, start: int, rows: int, size: int, texts: Collection[str]
+) -> Iterator[Block]:
     total = path.stat().st_size
     with open_text(path) as (file, raw):
         with readable(path):
@@ -80,7 +86,7 @@ def _text_blocks(path: Path, separator: str, start: int, rows: int, size: int) -
                             f"{path}: row {rows} does not end within {len(rest)} bytes. Is a quote left open?"
                         )
                     continue
-                frame = parse_text(BytesIO(header + rest[:cut]), path, separator)
+                frame = parse_text(BytesIO(header + rest[:cut]), path, separator, texts)
             place, rest = place + cut, rest[cut:]
             rows += len(frame)
             yield Block(frame, place, raw.tell() / total)

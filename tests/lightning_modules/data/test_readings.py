@@ -236,7 +236,7 @@ REFUSED = {
     "durations": (frame(time=HOURS - HOURS[0]), "`time` seems to hold the time, in no format that is"),
     "several series": (
         pd.concat([frame(time=NAIVE, id=k) for k in (1, 2)], ignore_index=True),
-        "row 300 .*a table of several series is one file for each",
+        "`time` has times that repeat, .* `--data.id=id`|tells them apart as `id`",
     ),
     "no index without a name": (
         frame(**{"Unnamed: 0": A}),

@@ -51,7 +51,7 @@ class TestKnown:
         assert forecast.parts.test.stop == ROWS
         (batch,) = forecast.predict_dataloader()
         assert batch.origin.tolist() == [ROWS]
-        mean, scale = forecast.prepared.scaler.mean[1], forecast.prepared.scaler.scale[1]
+        mean, scale = forecast.scaler.mean[1], forecast.scaler.scale[1]
         price = np.arange(ROWS, ROWS + AHEAD) ** 2.0
         np.testing.assert_allclose(batch.known[0, :, 0], (price - mean) / scale, rtol=1e-6)
         assert batch.future.isnan().all()
@@ -83,10 +83,7 @@ class TestKnown:
         assert forecast.columns == ("load", "hour_sin", "hour_cos", "weekday_sin", "weekday_cos")
         (batch,) = forecast.predict_dataloader()
         hour = np.arange(ROWS, ROWS + 6) % 24
-        own = (
-            batch.known[0, :, 0].numpy() * forecast.prepared.scaler.scale[1]
-            + forecast.prepared.scaler.mean[1]
-        )
+        own = batch.known[0, :, 0].numpy() * forecast.scaler.scale[1] + forecast.scaler.mean[1]
         np.testing.assert_allclose(own, np.sin(2 * np.pi * hour / 24), atol=1e-6)
 
     def test_a_column_has_one_role(self, tmp_path: Path) -> None:
@@ -130,8 +127,8 @@ class TestMask:
     def test_the_scaler_and_mase_know_observed_values_only(self, tmp_path: Path) -> None:
         forecast = data(table(tmp_path, gaps=self.GAPS), missing="mask")
         train = pd.read_csv(tmp_path / "table.csv")["load"].to_numpy()[:56]
-        assert forecast.prepared.scaler.mean[0] == pytest.approx(np.nanmean(train))
-        assert forecast.prepared.scaler.scale[0] == pytest.approx(np.nanstd(train))
+        assert forecast.scaler.mean[0] == pytest.approx(np.nanmean(train))
+        assert forecast.scaler.scale[0] == pytest.approx(np.nanstd(train))
         season = np.nanmean(np.abs(train[4:] - train[:-4])) / np.nanstd(train)
         assert float(forecast.mase_scale[0]) == pytest.approx(season, rel=1e-5)
 

@@ -97,8 +97,8 @@ class TestSameTables:
             theirs.shape,
         )
         assert ours.parts == theirs.parts
-        np.testing.assert_allclose(ours.prepared.scaler.mean, theirs.prepared.scaler.mean, rtol=1e-14)
-        np.testing.assert_allclose(ours.prepared.scaler.scale, theirs.prepared.scaler.scale, rtol=1e-14)
+        np.testing.assert_allclose(ours.scaler.mean, theirs.scaler.mean, rtol=1e-14)
+        np.testing.assert_allclose(ours.scaler.scale, theirs.scaler.scale, rtol=1e-14)
         for name, mine, other in zip(
             ours.prepared.tables._fields, ours.prepared.tables, theirs.prepared.tables, strict=True
         ):
@@ -199,7 +199,7 @@ class TestSameTables:
 
 def test_memory_does_not_grow_with_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     set_block(monkeypatch, 1 << 14)
-    monkeypatch.setattr("lightning_modules.forecasting.data._ROWS", 1 << 9)
+    monkeypatch.setattr("lightning_modules.forecasting.member.ROWS", 1 << 9)
     monkeypatch.setattr("lightning_modules.data.schema._STEPS", 1 << 9)
     path = tmp_path / "table.csv"
 
