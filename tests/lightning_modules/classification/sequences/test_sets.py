@@ -38,6 +38,18 @@ def test_columns_have_any_name_and_rows_may_alternate() -> None:
     np.testing.assert_array_equal(own["s3"].values[:, 0], frame[frame["device"] == "s3"]["y"])
 
 
+def test_rows_are_sorted_by_their_time_and_ids_are_texts(tmp_path: Path) -> None:
+    stamps = pd.date_range("2026-01-01", periods=len(table()), freq="min")
+    frame = table().assign(ds=stamps, unique_id=lambda rows: "00" + rows["unique_id"].str[1:])
+    shuffled = frame.sample(frac=1, random_state=0)
+    shuffled.to_csv(tmp_path / "a.csv", index=False)
+    data = LabelledTable(str(tmp_path / "a.csv"), batch_size=4)
+    assert data.columns == ("x", "y")
+    own = {one.name: one.values for part in data.sequences.values() for one in part}
+    for name, rows in frame.groupby("unique_id"):
+        np.testing.assert_array_equal(own[name], rows[["x", "y"]])
+
+
 def test_a_label_may_stand_in_one_row_only() -> None:
     frame = table()
     repeated = frame.duplicated("unique_id")
@@ -130,8 +142,13 @@ def test_other_arrays_are_refused(arrays: Any, options: dict[str, Any], message:
             DataError,
             "`part` must be train, val or test; sequence s0 holds 'later'",
         ),
-        (lambda rows: rows.drop(columns=["x", "y"]), {}, DataError, "no column but .* holds numbers to read"),
-        (lambda rows: rows.assign(unique_id=[None, *rows["unique_id"][1:]]), {}, DataError, "row 0 has none"),
+        (lambda rows: rows.drop(columns=["x", "y"]), {}, DataError, "no column to predict holds numbers"),
+        (
+            lambda rows: rows.assign(unique_id=[None, *rows["unique_id"][1:]]),
+            {},
+            DataError,
+            "row 0 has no id",
+        ),
     ],
 )
 def test_other_tables_are_refused(change: Any, options: dict[str, Any], error: Any, message: str) -> None:
