@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -75,11 +76,16 @@ def test_sequences_without_a_label_are_to_be_predicted() -> None:
     assert batch.labels.tolist() == [-1]
 
 
-def test_other_data_follow_the_schema() -> None:
+def test_other_data_follow_the_schema(caplog: pytest.LogCaptureFixture) -> None:
     data = data_of()
     other = data_of(table()[["y", "label", "x", "unique_id"]])
     other.follow(data.schema)
     assert other.columns == ("x", "y")
+    grams = data_of(table().assign(x=lambda rows: 1000 * rows["x"]))
+    grams.follow(data.schema)
+    with caplog.at_level(logging.WARNING):
+        grams.setup()
+    assert "columns are far from where they were in training" in caplog.text
     unknown = data_of(table().replace("high", "higher"))
     unknown.follow(data.schema)
     with pytest.raises(DataError, match="trained on, high, low; unknown to it: higher"):
