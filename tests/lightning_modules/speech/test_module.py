@@ -263,6 +263,10 @@ def test_the_nearest_mean() -> None:
     ]
     assert nearest_mean(known, labels + 1, torch.zeros(1, 2)).tolist() == [1]  # nothing is known of class 0
     assert nearest_mean(known[:1], labels[:1], asked).tolist() == [0, 0]
+    resting, moving = (
+        torch.cat([part, torch.full((len(part), 1), at)], 1) for part, at in ((known, 0.3), (asked, 7.0))
+    )
+    assert torch.equal(nearest_mean(resting, labels, moving), nearest_mean(known, labels, asked))
 
 
 def test_names_in_pictures_are_no_formulas() -> None:
