@@ -39,7 +39,7 @@ SETS: dict[str, tuple[str, ...]] = {
 }
 """Names of the sets, and the settings of their columns."""
 READS = {
-    "dream": "[last,attention,error]",
+    "dream": "[last,mean,deviation,attention,error]",
     "lstm": "[last,attention]",
     "gru": "[last,attention]",
 }

@@ -24,8 +24,8 @@ from dream import ConfigError, DREAMConfig, DREAMTrace
 from dream.files import write_atomic
 from lightning_modules.checks import require
 from lightning_modules.labelled import LabelledModule, LabelOutput
+from lightning_modules.labelled.pooling import step_scores, varied, weighted_means
 from lightning_modules.plots import confusion
-from lightning_modules.pooling import step_scores, varied, weighted_means
 from lightning_modules.settings import PredictiveSettings, as_instance
 from lightning_modules.speech import plots
 from lightning_modules.speech.data import SpeechData, SpeechShape

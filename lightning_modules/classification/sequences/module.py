@@ -33,8 +33,8 @@ from lightning_modules.classification.sequences.data import (
     SequenceShape,
 )
 from lightning_modules.labelled import LabelledModule, LabelOutput
+from lightning_modules.labelled.pooling import Pooling, Read, varied
 from lightning_modules.plots import confusion
-from lightning_modules.pooling import Pooling, Read, varied
 from lightning_modules.settings import PredictiveSettings, as_instance
 from lightning_modules.tables import csv_text
 
@@ -45,12 +45,12 @@ NEAREST = "nearest mean"
 class SequenceSettings(PredictiveSettings):
     """Settings of `SequenceModule`."""
 
-    dropout: float = 0.2
-    reads: list[Read] = field(default_factory=lambda: ["last", "attention", "error"])
-    """Parts that the head reads, any of: the `last` output of the core; its `mean` and its standard
+    dropout: float = 0.1
+    reads: list[Read] = field(default_factory=lambda: list(get_args(Read)))
+    """Parts that the head reads, by default all: the `last` output of the core; its `mean` and its standard
     `deviation` over the steps; four means with learned weights of the steps (`attention`); the mean size of
     the core's own forecast `error` of each input."""
-    noise: float = 0.1
+    noise: float = 0.0
     """Deviation of the noise that is added to the standardised columns in training."""
     mask: float = 0.0
     """Longest stretch of a sequence that is hidden in training, as a share of its length."""
@@ -68,7 +68,8 @@ class SequenceModule(LabelledModule):
     """Tells the class of a whole sequence, of any length from 1 step on.
 
     The core reads padded batches with their lengths (`DREAMStack.trace`, like `forward_with_mask`): padding
-    changes nothing. The head reads one vector v of a sequence, as `reads` says (`lightning_modules.pooling`):
+    changes nothing. The head reads one vector v of a sequence, made of the parts that `reads` names
+    (`lightning_modules.labelled.pooling`):
 
         p = softmax(v E + e)
         loss = -mean ln p(label) + prediction_weight * sum over layers of MSE(its predictions, its input)

@@ -14,9 +14,9 @@ from torchmetrics.text import WordErrorRate
 
 from dream import ConfigError, DataError, DREAMConfig, DREAMError
 from lightning_modules import SpeechModule
+from lightning_modules.labelled.pooling import varied
 from lightning_modules.naive import nearest_mean
 from lightning_modules.plots import confusion
-from lightning_modules.pooling import varied
 from lightning_modules.speech import ToneWords, plots
 from lightning_modules.speech.decoding import beam_search
 from lightning_modules.speech.mfcc import MFCC

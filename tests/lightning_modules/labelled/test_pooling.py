@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from lightning_modules.pooling import QUERIES, Pooling, Read
+from lightning_modules.labelled.pooling import QUERIES, Pooling, Read
 
 LENGTHS = torch.tensor([3, 1, 5])
 
