@@ -40,7 +40,7 @@ SETS: dict[str, tuple[str, ...]] = {
 """Names of the sets, and the settings of their columns."""
 READS = {
     "dream": "[last,mean,deviation,attention,error]",
-    "lstm": "[last,attention]",
+    "lstm": "[last,mean,deviation,attention,error]",
     "gru": "[last,attention]",
 }
 """Models, and what the head of each reads: chosen by the mean loss on the validation parts of all sets."""
