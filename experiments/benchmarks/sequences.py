@@ -41,7 +41,7 @@ SETS: dict[str, tuple[str, ...]] = {
 READS = {
     "dream": "[last,mean,deviation,attention,error]",
     "lstm": "[last,mean,deviation,attention,error]",
-    "gru": "[last,attention]",
+    "gru": "[last,mean,deviation,attention,error]",
 }
 """Models, and what the head of each reads: chosen by the mean loss on the validation parts of all sets."""
 STEPS = 1000
