@@ -138,6 +138,7 @@ def read_panel(
     dialect: Dialect = UNKNOWN_DIALECT,
     stamps: Stamps = UNKNOWN,
     facts: str | pd.DataFrame | None = None,
+    name: Path = Path(NAME),
 ) -> Panel:
     """Read a long table, as `read_table` reads a table of one series, with the same numbers.
 
@@ -151,11 +152,13 @@ def read_panel(
         stamps: What is known of the time stamps.
         facts: Another table with a row for each series: its id, and its static columns; without `long.static`
             all of its columns of numbers.
+        name: The name of a table in memory, for messages.
 
     Raises:
         DataError: the table cannot be read; names file, series, column and row or time.
     """
-    reading = _Reading(table, long, dialect, stamps, static=() if facts is not None else tuple(long.static))
+    static = () if facts is not None else tuple(long.static)
+    reading = _Reading(table, long, dialect, stamps, static, name)
     panel = reading.panel()
     if facts is None:
         return panel
@@ -177,13 +180,14 @@ class _Reading:
     dialect: Dialect
     stamps: Stamps
     static: tuple[str, ...]
+    name: Path
     dialects: dict[Path, Dialect] = field(default_factory=dict)
     """Those of the files that were opened."""
 
     def parts(self) -> Iterator[tuple[Path, pd.DataFrame]]:
         """All rows, piece by piece, each with the file that it is of."""
         if isinstance(self.table, pd.DataFrame):
-            yield Path(NAME), with_starts(self.table)
+            yield self.name, with_starts(self.table)
             return
         texts = [] if self.long.id is None else [self.long.id]
         for path in files_of(self.table):
@@ -224,7 +228,7 @@ class _Reading:
                 written.append(zone)
         if roles is None:
             raise DataError(f"{self.table}: there are column names but no rows.")
-        source = NAME if isinstance(self.table, pd.DataFrame) else str(self.table)
+        source = str(self.name if isinstance(self.table, pd.DataFrame) else self.table)
         values = rows[0] if len(rows) == 1 else np.concatenate(rows)
         del rows
         columns = (*roles.columns, *self.static)

@@ -192,15 +192,14 @@ class SequenceData(TaskData, ABC):
 
     def _drawn(self, found: list[WholeSequence], parts: list[Part], share: float) -> list[int]:
         """Numbers of a share of the sequences that are in the training part."""
-        open_ = [place for place, part in enumerate(parts) if part == "train"]
-        labels = [str(found[place].label) for place in open_]
-        if not open_:
-            return []
-        if not any(found[place].group for place in open_):
-            chosen = spread([(label,) for label in labels], share, self.seed)
+        trained = [place for place, part in enumerate(parts) if part == "train"]
+        labels = [str(found[place].label) for place in trained]
+        groups = [found[place].group for place in trained]
+        if any(groups):
+            chosen = spread_groups(labels, groups, share, self.seed)
         else:
-            chosen = spread_groups(labels, [found[place].group for place in open_], share, self.seed)
-        return [open_[k] for k in chosen]
+            chosen = spread([(label,) for label in labels], share, self.seed)
+        return [trained[k] for k in chosen]
 
     def _require_parts(self, made: Mapping[Part, list[WholeSequence]], labelled: int) -> None:
         whose = "subjects" if any(one.group for one in made["train"]) else "sequences"
@@ -283,10 +282,10 @@ class SequenceData(TaskData, ABC):
     def samples(self) -> dict[Part, list[_Sample]]:
         """Sequences of each part as a model reads them."""
         numbers = {name: number for number, name in enumerate(self.vocabulary)}
-        gaps = np.zeros(len(self.columns), dtype=np.int64)
-        for one in (one for part in self.sequences.values() for one in part):
-            gaps += np.isnan(one.values).sum(axis=0)
-        report_missing(gaps, self.columns, self.source, self.missing)
+        rows = np.concatenate([one.values for part in self.sequences.values() for one in part])
+        report_missing(np.isnan(rows).sum(axis=0), self.columns, self.source, self.missing)
+        if self.recorded is not None and self.scaler is not None:
+            self.recorded.warn_of_scale(self.scaler.transform(rows), self.columns, self.source)
         return {
             part: [
                 _Sample(

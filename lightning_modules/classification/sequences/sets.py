@@ -12,15 +12,12 @@ import pandas as pd
 
 from dream.errors import DataError, shown
 from lightning_modules.classification.sequences.data import Part, SequenceData, WholeSequence
-from lightning_modules.classification.table import (
-    features,
-    places_of,
-    require_apart,
-    require_columns,
-    words,
-)
+from lightning_modules.classification.table import require_apart, require_columns, words
 from lightning_modules.data.dialect import Dialect, dialect_as
+from lightning_modules.data.ids import id_texts
 from lightning_modules.data.in_memory import InMemory
+from lightning_modules.data.long_table import Long, read_panel
+from lightning_modules.data.panel import Panel
 from lightning_modules.data.series import read_frame
 
 GIVEN = ("train", "val", "test")
@@ -31,8 +28,9 @@ class LabelledTable(SequenceData, InMemory):
     """A CSV or Parquet file with a row for each step, the sequence that it belongs to, and the class of that;
     `LabelledTable.of` takes a DataFrame, `LabelledTable.of_arrays` arrays.
 
-    Rows of a sequence are in the order of time. Its class is the same in all of its rows, or given in one of
-    them and left empty in the others. A sequence without one is to be predicted.
+    Rows of a sequence are in the order of their time stamps, where there is a column of them, or else in that
+    of the table. Its class is the same in all of its rows, or given in one of them and left empty in the
+    others. A sequence without one is to be predicted.
 
     Args:
         path: The file: .csv or .txt (also .gz), .parquet or .pq.
@@ -122,21 +120,40 @@ class LabelledTable(SequenceData, InMemory):
         return str(self.path)
 
     @cached_property
-    def _read(self) -> tuple[tuple[str, ...], list[WholeSequence], Dialect]:
-        """Names of the features, the sequences, and how the table is written."""
+    def panel(self) -> Panel:
+        """The sequences and their features, read once."""
+        frame, path, named, _ = self._table
+        facts = [column for setting, column in named.items() if setting != "id"]
+        long = Long(named["id"], columns=self.wanted)
+        found = read_panel(frame.drop(columns=facts), long, name=path)
+        if self.recorded is None:
+            return found
+        return found.ordered(self.recorded.ordered("features", found.columns, str(path)))
+
+    @cached_property
+    def _table(self) -> tuple[pd.DataFrame, Path, dict[str, str], Dialect]:
+        """The table, its name, the columns that are there by the settings that name them, and how it is
+        written."""
         frame, path, dialect = read_frame(self.table, self.known_dialect, [self.named["id"]])
         named = dict(self.named)
         if self.recorded is not None:  # to predict takes features alone
             named = {setting: name for setting, name in named.items() if setting == "id" or name in frame}
         columns = {setting: [name] for setting, name in named.items()} | {"columns": self.wanted or []}
         require_columns(frame, path, columns)
-        names, values = features(frame, path, self.wanted, [*named.values()], self.recorded)
-        places = places_of(words(frame[named["id"]]), path, named["id"])
+        return frame, path, named, dialect
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        return self.panel.columns
+
+    def read(self) -> Sequence[WholeSequence]:
+        frame, path, named, _ = self._table
+        rows = pd.Series(np.arange(len(frame))).groupby(id_texts(frame[named["id"]], path)).indices
         facts = {setting: words(frame[named[setting]]).to_numpy() for setting in named if setting != "id"}
         found = []
-        for name, rows in places.items():
+        for name, series in zip(self.panel.ids, self.panel.series, strict=True):
             own = {
-                setting: self._only(column[rows], name, named[setting], path)
+                setting: self._only(column[rows[name]], name, named[setting], path)
                 for setting, column in facts.items()
             }
             part = own.get("part") or None
@@ -145,15 +162,13 @@ class LabelledTable(SequenceData, InMemory):
                     f"{path}: `{named['part']}` must be train, val or test; sequence {name} holds "
                     f"{shown(part)}."
                 )
-            label = own.get("label") or None
-            found.append(
-                WholeSequence(name, values[rows], label, cast("Part | None", part), own.get("group", ""))
-            )
-        return names, found, dialect
+            label, group = own.get("label") or None, own.get("group", "")
+            found.append(WholeSequence(name, series.values, label, cast("Part | None", part), group))
+        return found
 
     @property
     def written(self) -> Dialect:
-        return self._read[2]
+        return self._table[3]
 
     @staticmethod
     def _only(cells: np.ndarray, name: str, column: str, path: Path) -> str:
@@ -170,10 +185,3 @@ class LabelledTable(SequenceData, InMemory):
                 "`dream fit -c classification_steps_csv`."
             )
         return str(found[0]) if found else ""
-
-    @property
-    def columns(self) -> tuple[str, ...]:
-        return self._read[0]
-
-    def read(self) -> Sequence[WholeSequence]:
-        return self._read[1]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +39,35 @@ def test_columns_have_any_name_and_rows_may_alternate() -> None:
     np.testing.assert_array_equal(own["s3"].values[:, 0], frame[frame["device"] == "s3"]["y"])
 
 
+def test_rows_are_sorted_by_their_time_and_ids_are_texts(tmp_path: Path) -> None:
+    stamps = pd.date_range("2026-01-01", periods=len(table()), freq="min")
+    frame = table().assign(ds=stamps, unique_id=lambda rows: "00" + rows["unique_id"].str[1:])
+    shuffled = frame.sample(frac=1, random_state=0)
+    shuffled.to_csv(tmp_path / "a.csv", index=False)
+    data = LabelledTable(str(tmp_path / "a.csv"), batch_size=4)
+    assert data.columns == ("x", "y")
+    own = {one.name: one.values for part in data.sequences.values() for one in part}
+    for name, rows in frame.groupby("unique_id"):
+        np.testing.assert_array_equal(own[name], rows[["x", "y"]])
+
+
+def test_a_table_of_another_dialect_has_the_same_numbers(tmp_path: Path) -> None:
+    frame = table().assign(x=lambda rows: 1000 * rows["x"], unique_id=lambda rows: rows["unique_id"].str[1:])
+    whole = data_of(frame)
+    path = tmp_path / "a.csv"
+    frame.assign(label=frame["label"].str.replace("i", "ï")).to_csv(
+        path, index=False, sep=";", decimal=",", encoding="cp1252"
+    )
+    stated = {"separator": ";", "decimal": ",", "thousands": "", "encoding": "cp1252"}
+    for settings in ({}, stated):
+        data = LabelledTable(str(path), batch_size=4, **settings)  # type: ignore[arg-type]
+        assert data.vocabulary == ("hïgh", "low")
+        assert data.written[:4] == (";", ",", "", "cp1252")
+        assert tuple(data.schema.dialect or ()) == data.written[:4]
+        for other, one in zip(data.panel.series, whole.panel.series, strict=True):
+            np.testing.assert_array_equal(other.values, one.values)
+
+
 def test_a_label_may_stand_in_one_row_only() -> None:
     frame = table()
     repeated = frame.duplicated("unique_id")
@@ -63,11 +93,16 @@ def test_sequences_without_a_label_are_to_be_predicted() -> None:
     assert batch.labels.tolist() == [-1]
 
 
-def test_other_data_follow_the_schema() -> None:
+def test_other_data_follow_the_schema(caplog: pytest.LogCaptureFixture) -> None:
     data = data_of()
     other = data_of(table()[["y", "label", "x", "unique_id"]])
     other.follow(data.schema)
     assert other.columns == ("x", "y")
+    grams = data_of(table().assign(x=lambda rows: 1000 * rows["x"]))
+    grams.follow(data.schema)
+    with caplog.at_level(logging.WARNING):
+        grams.setup()
+    assert "columns are far from where they were in training" in caplog.text
     unknown = data_of(table().replace("high", "higher"))
     unknown.follow(data.schema)
     with pytest.raises(DataError, match="trained on, high, low; unknown to it: higher"):
@@ -130,8 +165,13 @@ def test_other_arrays_are_refused(arrays: Any, options: dict[str, Any], message:
             DataError,
             "`part` must be train, val or test; sequence s0 holds 'later'",
         ),
-        (lambda rows: rows.drop(columns=["x", "y"]), {}, DataError, "no column but .* holds numbers to read"),
-        (lambda rows: rows.assign(unique_id=[None, *rows["unique_id"][1:]]), {}, DataError, "row 0 has none"),
+        (lambda rows: rows.drop(columns=["x", "y"]), {}, DataError, "no column to predict holds numbers"),
+        (
+            lambda rows: rows.assign(unique_id=[None, *rows["unique_id"][1:]]),
+            {},
+            DataError,
+            "row 0 has no id",
+        ),
     ],
 )
 def test_other_tables_are_refused(change: Any, options: dict[str, Any], error: Any, message: str) -> None:
