@@ -192,9 +192,9 @@ class SequenceModule(LabelledModule):
         self.require_probabilities(batch, log_probs)
         return batch.names, log_probs.exp().cpu().numpy()
 
-    def prediction_table(self, predictions: list[tuple[list[str], np.ndarray]]) -> pd.DataFrame:
-        """Results of `predict_step` with a line for each sequence, in the order of the source: its name,
-        its class, and the probability of each class."""
+    def prediction_table(self, predictions: list[tuple[list[str], np.ndarray]]) -> Any:
+        """Results of `predict_step` with a line for each sequence, in the order of the data: its name, its
+        class, and the probability of each class."""
         names = [name for batch, _ in predictions for name in batch]
         shares = np.concatenate([part for _, part in predictions])
         labels = [self.vocabulary[k] for k in shares.argmax(1)]
@@ -202,4 +202,4 @@ class SequenceModule(LabelledModule):
         table.insert(0, "unique_id", names)
         table.insert(1, "label", labels)
         order = {one.name: k for k, one in enumerate(chain(*self.data.sequences.values()))}
-        return table.sort_values("unique_id", key=lambda column: column.map(order))
+        return self.in_kind(table.sort_values("unique_id", key=lambda column: column.map(order)))

@@ -20,11 +20,14 @@ from lightning_modules import (
     DREAMRegressor,
     ForecastingModule,
     OnlineModule,
+    SequenceModule,
 )
 from lightning_modules.anomaly import AnomalyTable
+from lightning_modules.classification import LabelledTable
 from lightning_modules.data.frames import as_pandas, in_kind, kind_of
 from lightning_modules.forecasting import TableData
 from lightning_modules.online import TableStream
+from tests.lightning_modules.classification.sequences.support import table as labelled
 from tests.lightning_modules.support import small_trainer
 
 polars = pytest.importorskip("polars")
@@ -104,6 +107,16 @@ def test_predictions_are_answered_in_kind(task: str, tmp_path: Path) -> None:
         assert len(found) == len(answers["pandas"])
         if task != "anomalies":
             np.testing.assert_allclose(found[numbers], answers["pandas"][numbers])
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_classes_of_sequences_are_answered_in_kind(kind: str, tmp_path: Path) -> None:
+    make, answer = KINDS[kind]
+    data = LabelledTable.of(make(labelled()), batch_size=4)
+    module = SequenceModule.for_data(data, config=SMALL)
+    found = module.prediction_table(small_trainer(tmp_path).predict(module, data))
+    assert isinstance(found, answer)
+    assert list(as_pandas(found).columns) == ["unique_id", "label", "p_high", "p_low"]
 
 
 @pytest.mark.parametrize("kind", ["polars", "lazy", "pyarrow"])
