@@ -43,7 +43,7 @@ READS = {
     "lstm": "[last,mean,deviation,attention,error]",
     "gru": "[last,mean,deviation,attention,error]",
 }
-"""Models, and what the head of each reads: chosen by the mean loss on the validation parts of all sets."""
+"""Models, and what the head of each reads: chosen by the validation parts of all sets."""
 STEPS = 1000
 """Steps of the optimiser in a run, at most."""
 HALF_HOURS = 48
