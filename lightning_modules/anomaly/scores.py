@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from functools import cache
 from typing import ClassVar, NamedTuple, Self, TypeVar
 
 import numpy as np
@@ -27,6 +28,10 @@ SHARE_DECADES, NEPERS = -math.log10(TAIL_SHARE), math.log(10)
 WARM_UP = 50  # rows before a tail returns anything but 0
 MEASURES = ("error", "burst", "level", "drift")  # one for each column
 GATE_MEASURES = ("deviation", "surprise")  # of the layer: one for all columns
+CONSTANTS = np.array(
+    [DECADES, BURST_ROWS, DRIFT_ROWS, TAIL_SHARE, TAIL_PRIOR, TAIL_CLIP, WARM_UP], np.float64
+)
+"""As the compiled kernel takes them."""
 AT_ONCE = 1 << 15  # numbers of one kind that are computed together, as the cache holds them
 GAUSSIAN_ROWS, GAUSSIAN_REFRESH = 6400, 100  # the benchmark's own constants
 
@@ -64,6 +69,12 @@ def _line(start: np.ndarray, values: np.ndarray, known: np.ndarray | None) -> np
         newest = np.maximum.accumulate(np.where(known, places, 0))
         line[1:] = np.take_along_axis(line, newest, 0)
     return line
+
+
+@cache
+def _places(measures: tuple[str, ...]) -> np.ndarray:
+    """Places of these measures among all, as the compiled kernel counts them."""
+    return np.array([(*MEASURES, *GATE_MEASURES).index(name) for name in measures])
 
 
 class Scaled(NamedTuple):
@@ -153,6 +164,8 @@ class RunningScale(Sides):
             learning: (N, T) where the scales learn.
             expected: (N, T, C) a forecast of each row, in the data's unit; nothing is learnt from it.
         """
+        if isinstance(kernel := native.kernel(), native.Kernel):
+            return self._compiled(kernel, values, learning, expected)
         size = max(1, AT_ONCE // self.rows.size)
         if values.shape[1] <= size:
             return self._read(values, learning, expected)
@@ -161,6 +174,22 @@ class RunningScale(Sides):
         x, levels = (np.concatenate(part, 1) for part in zip(*(piece[:2] for piece in pieces), strict=True))
         forecasts = [piece.expected for piece in pieces if piece.expected is not None]
         return Scaled(x, levels, np.concatenate(forecasts, 1) if forecasts else None)
+
+    def _compiled(
+        self, kernel: native.Kernel, values: np.ndarray, learning: np.ndarray, expected: np.ndarray | None
+    ) -> Scaled:
+        moved = {name: getattr(self, name).copy() for name in self.CARRIED}
+        x, forecast, levels = kernel.scale(
+            values.swapaxes(0, 1),
+            None if expected is None else expected.swapaxes(0, 1),
+            learning.T,
+            list(moved.values()),
+            self.memory,
+            (LEVEL_LIMIT, DIFFERENCE_LIMIT),
+        )
+        vars(self).update(moved)
+        x, forecast, levels = (part.swapaxes(0, 1) for part in (x, forecast, levels))
+        return Scaled(x, levels, None if expected is None else forecast)
 
     def _read(self, values: np.ndarray, learning: np.ndarray, expected: np.ndarray | None = None) -> Scaled:
         values, columns = values.swapaxes(0, 1), values.shape[2]  # (T, N, C): a row is in one piece
@@ -302,22 +331,7 @@ class TailProbability(Sides):
         They change where `exceeds` is True, a twentieth of the time.
         """
         most = TAIL_SHARE * self.memory
-        now = np.empty((3, *self.count.shape))
-        now[0], now[1], now[2] = self.count, self.sum, self.squares
-        kernel = native.kernel()
-        if isinstance(kernel, native.Kernel):
-            found = kernel.excesses(excess, exceeds, mean, now, most, TAIL_CLIP)
-        else:
-            found = self._found(excess, exceeds, mean, now, most)
-        self.count, self.sum, self.squares = (part.copy() for part in now)
-        return found[0], found[1], found[2]
-
-    @staticmethod
-    def _found(
-        excess: np.ndarray, exceeds: np.ndarray, mean: np.ndarray, now: np.ndarray, most: float
-    ) -> np.ndarray:
-        """`_excesses` without the compiled kernel; moves `now` on."""
-        found = np.empty((3, *excess.shape))
+        now, found = np.stack([self.count, self.sum, self.squares]), np.empty((3, *excess.shape))
         begin = 0
         for row in np.nonzero(exceeds.any(axis=(1, 2)))[0].tolist():
             found[:, begin : row + 1] = now[:, None]
@@ -332,7 +346,8 @@ class TailProbability(Sides):
             new *= new
             squares += new
         found[:, begin:] = now[:, None]
-        return found
+        self.count, self.sum, self.squares = (part.copy() for part in now)
+        return found[0], found[1], found[2]
 
     @staticmethod
     def _log_tail(
@@ -425,12 +440,37 @@ class AnomalyScore(Sides):
             gate: (N, T, 2) deviation and surprise.
             learning: (N, T) where the tails learn.
         """
+        if isinstance(kernel := native.kernel(), native.Kernel):
+            return self._compiled(kernel, x, prediction, gate, learning)
         size = max(1, AT_ONCE // self.tail.rows.size)
         if x.shape[1] <= size:
             return self._read(x, prediction, gate, learning)
         pieces = [self._read(*piece) for piece in _pieces(size, x, prediction, gate, learning)]
         scores, alarms = (np.concatenate(part, 1) for part in zip(*pieces, strict=True))
         return scores, alarms
+
+    def _compiled(
+        self,
+        kernel: native.Kernel,
+        x: np.ndarray,
+        prediction: np.ndarray,
+        gate: np.ndarray,
+        learning: np.ndarray,
+    ) -> tuple[np.ndarray, np.ndarray]:
+        own = {name: getattr(self, name).copy() for name in ("burst", "drift", "rows", "recent")}
+        tail = {name: getattr(self.tail, name).copy() for name in TailProbability.CARRIED}
+        scores, alarms, cause = kernel.score(
+            *(part.swapaxes(0, 1) for part in (x, prediction, gate)),
+            learning.T,
+            [own["burst"], own["drift"], *tail.values(), own["rows"], self.gap, own["recent"]],
+            self.tail.memory,
+            _places(self.measures),
+            CONSTANTS,
+        )
+        vars(self).update(own)
+        vars(self.tail).update(tail)
+        self.cause = tuple(cause.tolist())
+        return scores.T, alarms.T
 
     def _read(
         self, x: np.ndarray, prediction: np.ndarray, gate: np.ndarray, learning: np.ndarray
@@ -507,14 +547,14 @@ class AnomalyScore(Sides):
     def copy(self) -> AnomalyScore:
         """Another object with the same past."""
         new = duplicate(self)
-        new.tail, new.recent = duplicate(self.tail), self.recent.copy()
+        new.tail = duplicate(self.tail)
         return new
 
     def _alarm(self, decades: np.ndarray) -> np.ndarray:
         """Alarms (T, N) of rows with so many decades."""
         places, climax = np.arange(decades.shape[1]), np.empty(decades.shape, bool)
         rows = self.rows + np.arange(1, len(decades) + 1)[:, None]  # (T, N)
-        self.rows = rows[-1]
+        self.rows, self.recent = rows[-1], self.recent.copy()
         for row, here in enumerate(decades):
             np.greater(here, self.recent.max(1), out=climax[row])
             self.recent[places, rows[row] % self.gap] = here

@@ -8,7 +8,7 @@
 #include "backward.h"
 #include "forward.h"
 #include "head.h"
-#include "tail.h"
+#include "scores.h"
 
 using Team = void (*)(void (*)(void*), void*, unsigned, unsigned);
 
@@ -129,8 +129,24 @@ void dream_descend_f64(int64_t windows, const int64_t* starts, const int64_t* st
                        double lr, const double* values, const int64_t* classes, double* weight, double* bias, double* slopes) {
     descend(windows, starts, stops, steps, f, o, lr, values, classes, weight, bias, slopes);
 }
-void dream_excesses_f64(int64_t rows, int64_t k, double most, double clip, const double* excess, const uint8_t* counts,
-                        const double* mean, double* now, double* found) {
-    excesses(rows, k, most, clip, excess, counts, mean, now, found);
+void dream_scale_f64(int64_t rows, int64_t streams, int64_t columns, double memory, double level_limit, double difference_limit,
+                     const uint8_t* learning, const double* values, const double* forecasts, double* number, double* last,
+                     double* level, double* mean, double* var, double* x, double* expected, double* levels) {
+    scores::Scale{rows, streams, columns, memory, level_limit, difference_limit, learning, values, forecasts,
+                  number, last, level, mean, var, x, expected, levels}
+        .run();
+}
+// 0, or 1 where memory was short.
+int dream_score_f64(int64_t rows, int64_t streams, int64_t columns, int64_t kinds, int64_t width, int64_t most, double memory,
+                    const scores::Constants* constants, const int64_t* measures, const uint8_t* learning, const double* x,
+                    const double* prediction, const double* gate, double* burst, double* drift, double* number, double* mean,
+                    double* quantile, double* count, double* sum, double* squares, int64_t* row, const int64_t* gap,
+                    double* recent, double* score, double* alarm, int64_t* cause) try {
+    scores::Score{rows, streams, columns, kinds, width, most, memory, constants, measures, learning, x, prediction, gate,
+                  burst, drift, number, mean, quantile, count, sum, squares, row, gap, recent, score, alarm, cause}
+        .run();
+    return 0;
+} catch (const std::exception&) {
+    return 1;
 }
 }
