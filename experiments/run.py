@@ -477,8 +477,9 @@ class DREAMCLI(LightningCLI):
             return
         best = getattr(self.trainer.checkpoint_callback, "best_model_path", "") or None
         self.trainer.test(self.model, datamodule=self.datamodule, ckpt_path=best, verbose=False)
-        if best is not None and self.model.ends and self.trainer.is_global_zero:
-            checkpoints.write({**checkpoints.read(best), "streams": plain(self.model.ends)}, Path(best))
+        if best is not None and self.trainer.is_global_zero:
+            tested = {"streams": plain(self.model.ends), "results": self.model.results}
+            checkpoints.write(checkpoints.read(best) | tested, Path(best))
         self.finish()
 
     def validate(self, **kwargs: Any) -> None:

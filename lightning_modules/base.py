@@ -161,7 +161,8 @@ class TaskModule(L.LightningModule, Pretrained):
         """Whether the next fit resumes a run that may have trained all its steps already."""
         self._trained = False
         self.results: dict[str, dict[str, float]] = {}
-        """Test results: model, then metric, then value."""
+        """Results of the last test, or of the test of the run that wrote a checkpoint: model, then metric, then
+        value."""
         self.gradient_norm: Tensor | None = None
         """() norm of all gradients before clipping, if a callback has computed it already."""
         self.steps_read: int | Tensor = 0
@@ -347,6 +348,7 @@ class TaskModule(L.LightningModule, Pretrained):
         checkpoint["schema"] = self.data_schema.plain()
         checkpoint["missing"] = self.missing
         checkpoint["streams"] = plain(self.ends)
+        checkpoint["results"] = self.results
         for name in (self.CHECKPOINT_HYPER_PARAMS_KEY, TaskData.CHECKPOINT_HYPER_PARAMS_KEY):
             if settings := checkpoint.get(name):
                 kept = {"shape": settings["shape"]} if "shape" in settings else {}  # may be named by the data
@@ -376,6 +378,7 @@ class TaskModule(L.LightningModule, Pretrained):
         self.adopt(Schema.from_plain(checkpoint.get("schema")))
         self.missing = checkpoint.get("missing", "error") if self.data is None else self.data.missing
         self.ends = from_plain(checkpoint.get("streams", {}), "the checkpoint")
+        self.results = dict(checkpoint.get("results", {}))
         if self._trainer is not None and self.trainer.state.fn == TrainerFn.FITTING and checkpoint["carried"]:
             self._per_stream = checkpoint["samples_per_stream"]
             carried = [DREAMState(**tensors) for tensors in checkpoint["carried"]]
@@ -423,7 +426,7 @@ class TaskModule(L.LightningModule, Pretrained):
 
     def on_train_start(self) -> None:
         self.schema = None if self.data is None else self.data.schema
-        self.ends = {}  # of other weights from now on
+        self.ends, self.results = {}, {}  # of other weights from now on
         if self._states is not None:
             self._states = [state.to(self.device) for state in self._states]
 
@@ -636,7 +639,10 @@ class TaskModule(L.LightningModule, Pretrained):
 
     def log_results(self, results: dict[str, dict[str, float]]) -> None:
         """Log and keep test results, the module's own as ``test/METRIC``, others as ``test/MODEL/METRIC``."""
-        self.results = results
+        self.results = {
+            model: {name: float(value) for name, value in metrics.items()}
+            for model, metrics in results.items()
+        }
         own = next(iter(results), None)
         for model, metrics in results.items():
             prefix = "test" if model == own else f"test/{model}"

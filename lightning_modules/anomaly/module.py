@@ -138,12 +138,16 @@ class AnomalyModule(TaskModule):
         checkpoint["training_rows"] = dict(self.training_rows)
 
     def _settings(self) -> dict[str, Any]:
-        return super()._settings() | {"thresholds": dict(self.thresholds)}
+        return super()._settings() | {
+            "thresholds": dict(self.thresholds),
+            "training_rows": dict(self.training_rows),
+        }
 
     @classmethod
     def _from_settings(cls, settings: dict[str, Any]) -> Self:
         new = super()._from_settings(settings)
         new.thresholds = dict(settings["thresholds"])
+        new.training_rows = dict(settings["training_rows"])
         return new
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:

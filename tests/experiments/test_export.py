@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import sys
 from pathlib import Path
@@ -14,6 +15,7 @@ import torch
 from dream import export, sums
 from experiments import export as command
 from experiments.cli import main
+from lightning_modules import AnomalyModule, DREAMAnomalyDetector
 from tests.experiments import test_tomorrow as tomorrow
 from tests.experiments.test_other_files import ROWS, WHOLE
 from tests.soak.export import CLOSE
@@ -89,6 +91,12 @@ def test_an_anomaly_run_goes_on_in_the_file(exported: Any) -> None:
         assert found[verdict].tolist() == wanted[verdict].astype(bool).tolist()
         assert found[verdict].any()
     assert step.facts["gaps"] == {"table.csv": 12}
+    module = AnomalyModule.load_from_checkpoint("runs/scores/checkpoints/best.ckpt")
+    module.save_pretrained("shared")
+    flagged = json.loads(Path("runs/scores/results.json").read_text())["results"][module.title]["flagged"]
+    assert f"| {module.title} | {flagged:.4g} |" in Path("shared/README.md").read_text()
+    again = AnomalyModule.from_pretrained("shared")
+    assert DREAMAnomalyDetector.from_run(again, "fresh").threshold == module.thresholds["table.csv"]
 
 
 def test_a_forecaster_of_windows_is_exported(
