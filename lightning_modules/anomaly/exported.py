@@ -24,7 +24,6 @@ from lightning_modules.anomaly.scores import (
     STRAIGHT,
     TAIL_CLIP,
     TAIL_PRIOR,
-    TAIL_RAMP,
     TAIL_SHARE,
     WARM_UP,
 )
@@ -227,8 +226,9 @@ class ScoreStep(Step):
         decades = torch.where(measured & (rows >= WARM_UP), tail, 0.0)
         rate = measured * (rows + 1).reciprocal().clamp_min(1 / memory)
         mean = mean + rate * (a - mean)
-        above = (excess.clamp_min(0.0) / (TAIL_RAMP * mean).clamp_min(1e-30)).clamp_max(1.0)
-        moved = quantile + rate * mean / TAIL_SHARE * (above - TAIL_SHARE)
+        step = rate * mean / TAIL_SHARE
+        above = (excess.clamp_min(0.0) / step.clamp_min(1e-30)).clamp_max(1.0)
+        moved = quantile + step * (above - TAIL_SHARE)
         moved = torch.where(rows < 10, torch.maximum(quantile, a), moved.clamp_min(0.0))
         counts = (measured & (rows >= WARM_UP // 2)) * above
         largest = TAIL_CLIP * torch.maximum(total / count.clamp_min(1.0), mean)

@@ -23,14 +23,14 @@ DECADES = 10.0  # a score of 1 means a tail probability of 1e-10 or less
 LEVEL_LIMIT, DIFFERENCE_LIMIT = 8.0, 50.0  # in running deviations; larger values are clipped
 DRIFT_ROWS, BURST_ROWS = 24, 12  # rows over which a level, and an error, are averaged
 AVERAGED = np.array([BURST_ROWS, DRIFT_ROWS], np.float64)[:, None, None]
-TAIL_SHARE, TAIL_PRIOR, TAIL_CLIP, TAIL_RAMP = 0.05, 20.0, 20.0, 1e-3
+TAIL_SHARE, TAIL_PRIOR, TAIL_CLIP = 0.05, 20.0, 20.0
 STRAIGHT = 1e-9  # a tail of a smaller shape is exponential to rounding
 SHARE_DECADES, NEPERS = -math.log10(TAIL_SHARE), math.log(10)
 WARM_UP = 50  # rows before a tail returns anything but 0
 MEASURES = ("error", "burst", "level", "drift")  # one for each column
 GATE_MEASURES = ("deviation", "surprise")  # of the layer: one for all columns
 CONSTANTS = np.array(
-    [DECADES, BURST_ROWS, DRIFT_ROWS, TAIL_SHARE, TAIL_PRIOR, TAIL_CLIP, WARM_UP, TAIL_RAMP], np.float64
+    [DECADES, BURST_ROWS, DRIFT_ROWS, TAIL_SHARE, TAIL_PRIOR, TAIL_CLIP, WARM_UP], np.float64
 )
 """As the compiled kernel takes them."""
 AT_ONCE = 1 << 15  # numbers of one kind that are computed together, as the cache holds them
@@ -252,9 +252,9 @@ class TailProbability(Sides):
     M and V are mean and variance of the excesses over u so far, starting from 20 imagined exponential
     excesses as large as the mean of all a; one excess is clipped to 20 times the usual one. Below u the value
     rises linearly from 0 to that at u. u is tracked by stochastic approximation. All statistics fade after
-    `memory` rows. The value is 0 for the first 50 rows. For both, a measure comes to count as above u between
-    u and u + 0.001 m, with m its running mean, so that rounding never decides: streams that differ by
-    rounding stay together.
+    `memory` rows. The value is 0 for the first 50 rows. A step of u ends at the measure that it is for; one
+    that is reached counts as above u by the part of the step that leads to it. So rounding never decides, and
+    streams that differ by rounding stay together.
 
     Source: Pickands, Statistical inference using extreme order statistics, 1975, by the method of moments.
 
@@ -295,9 +295,9 @@ class TailProbability(Sides):
             a = np.where(measured, a, 0.0)
         learns = learning[..., None] & measured
         rows = self.rows[None] + _before(learns)
-        mean, quantile = self._follow(a, rows, learns)
+        mean, quantile, step = self._follow(a, rows, learns)
         excess = a - quantile[:-1]
-        counts = (learns & (rows >= WARM_UP // 2)) * self._part(excess, mean[1:])
+        counts = (learns & (rows >= WARM_UP // 2)) * self._part(excess, step)
         sums = self._excesses(excess, counts, mean[1:])
         surprising = self._log_tail(a, excess, rows, mean[:-1], quantile[:-1], *sums)
         self.rows = rows[-1] + learns[-1]
@@ -305,12 +305,15 @@ class TailProbability(Sides):
         return np.where(measured, surprising, 0.0) if gaps else surprising
 
     @staticmethod
-    def _part(excess: np.ndarray, mean: np.ndarray) -> np.ndarray:
+    def _part(excess: np.ndarray, step: np.ndarray) -> np.ndarray:
         """How far measures with these excesses count as above the quantile, from 0 to 1."""
-        return np.minimum(np.maximum(excess, 0.0) / np.maximum(TAIL_RAMP * mean, 1e-30), 1.0)
+        return np.minimum(np.maximum(excess, 0.0) / np.maximum(step, 1e-30), 1.0)
 
-    def _follow(self, a: np.ndarray, rows: np.ndarray, learns: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Mean and quantile before each row and after the last, (T + 1, N, K)."""
+    def _follow(
+        self, a: np.ndarray, rows: np.ndarray, learns: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Mean and quantile before each row and after the last, (T + 1, N, K), and the longest step of the
+        quantile, (T, N, K)."""
         rate = np.maximum(1 / self.memory, 1 / (rows + 1))
         rate *= learns
         mean, quantile = (np.empty((len(a) + 1, *a.shape[1:])) for _ in range(2))
@@ -324,12 +327,12 @@ class TailProbability(Sides):
         begins = rows[0].min() < 10
         for row, here in enumerate(a):
             before = quantile[row]
-            moved = size[row] * (self._part(here - before, mean[row + 1]) - TAIL_SHARE)
+            moved = size[row] * (self._part(here - before, size[row]) - TAIL_SHARE)
             after = np.add(before, moved, out=quantile[row + 1])
             np.maximum(after, 0.0, out=after)
             if begins:
                 np.copyto(after, np.maximum(before, here), where=(rows[row] < 10) & learns[row])
-        return mean, quantile
+        return mean, quantile, size
 
     def _excesses(
         self, excess: np.ndarray, counts: np.ndarray, mean: np.ndarray

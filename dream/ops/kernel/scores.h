@@ -84,7 +84,7 @@ struct Scale {
 };
 
 struct Constants {
-    double decades, burst_rows, drift_rows, share, prior, clip, warm_up, ramp;
+    double decades, burst_rows, drift_rows, share, prior, clip, warm_up;
 };
 
 // Scores and alarms (T, N) of rows, from x and its prediction (T, N, 2 C), and deviation and surprise of the layer (T, N, 2).
@@ -171,7 +171,7 @@ struct Score {
 
         const V rate = counted(learns) * larger(all(1 / memory), one / (before + one));
         const V mean_ = usual + rate * (a - usual), size = rate * mean_ / all(s.share);
-        const V part = smaller(larger(excess, V{}) / larger(all(s.ramp) * mean_, all(1e-30)), one);
+        const V part = smaller(larger(excess, V{}) / larger(size, all(1e-30)), one);
         const V moved = level + size * (part - all(s.share));
         const M begins = learns && before < all(10.0);
         store(mean + own, mean_, left);
