@@ -227,12 +227,12 @@ class ScoreStep(Step):
         rate = measured * (rows + 1).reciprocal().clamp_min(1 / memory)
         mean = mean + rate * (a - mean)
         step = rate * mean / TAIL_SHARE
-        above = (excess.clamp_min(0.0) / step.clamp_min(1e-30)).clamp_max(1.0)
+        above = ((excess + 0.5 * step) / step.clamp_min(1e-30)).clamp(0.0, 1.0)
         moved = quantile + step * (above - TAIL_SHARE)
         moved = torch.where(rows < 10, torch.maximum(quantile, a), moved.clamp_min(0.0))
         counts = (measured & (rows >= WARM_UP // 2)) * above
         largest = TAIL_CLIP * torch.maximum(total / count.clamp_min(1.0), mean)
-        excess, most = torch.minimum(excess, largest), TAIL_SHARE * memory
+        excess, most = torch.minimum(excess.clamp_min(0.0), largest), TAIL_SHARE * memory
         kept = 1 - counts * (count - (most - 1)).clamp(0.0, 1.0) / most
         new = (
             rows + measured,

@@ -252,9 +252,8 @@ class TailProbability(Sides):
     M and V are mean and variance of the excesses over u so far, starting from 20 imagined exponential
     excesses as large as the mean of all a; one excess is clipped to 20 times the usual one. Below u the value
     rises linearly from 0 to that at u. u is tracked by stochastic approximation. All statistics fade after
-    `memory` rows. The value is 0 for the first 50 rows. A step of u ends at the measure that it is for; one
-    that is reached counts as above u by the part of the step that leads to it. So rounding never decides, and
-    streams that differ by rounding stay together.
+    `memory` rows. The value is 0 for the first 50 rows. A measure that lies within half a step of u counts in
+    part as above it, so that rounding never decides: streams that differ by rounding stay together.
 
     Source: Pickands, Statistical inference using extreme order statistics, 1975, by the method of moments.
 
@@ -307,7 +306,7 @@ class TailProbability(Sides):
     @staticmethod
     def _part(excess: np.ndarray, step: np.ndarray) -> np.ndarray:
         """How far measures with these excesses count as above the quantile, from 0 to 1."""
-        return np.minimum(np.maximum(excess, 0.0) / np.maximum(step, 1e-30), 1.0)
+        return np.minimum(np.maximum((excess + 0.5 * step) / np.maximum(step, 1e-30), 0.0), 1.0)
 
     def _follow(
         self, a: np.ndarray, rows: np.ndarray, learns: np.ndarray
@@ -349,7 +348,7 @@ class TailProbability(Sides):
             begin = row + 1
             part, (count, total, squares) = counts[row], now  # the last three are views
             usual = np.maximum(total / np.maximum(count, 1.0), mean[row])
-            new = np.minimum(excess[row], TAIL_CLIP * usual)
+            new = np.minimum(np.maximum(excess[row], 0.0), TAIL_CLIP * usual)
             now *= 1 - part * np.minimum(np.maximum(count - (most - 1), 0.0), 1.0) / most
             count += part
             total += part * new

@@ -171,13 +171,13 @@ struct Score {
 
         const V rate = counted(learns) * larger(all(1 / memory), one / (before + one));
         const V mean_ = usual + rate * (a - usual), size = rate * mean_ / all(s.share);
-        const V part = smaller(larger(excess, V{}) / larger(size, all(1e-30)), one);
+        const V part = smaller(larger((excess + all(0.5) * size) / larger(size, all(1e-30)), V{}), one);
         const V moved = level + size * (part - all(s.share));
         const M begins = learns && before < all(10.0);
         store(mean + own, mean_, left);
         store(quantile + own, begins ? larger(level, a) : larger(moved, V{}), left);
         const V counts = learns && before >= all(std::floor(s.warm_up / 2)) ? part : V{};
-        const V clipped = smaller(excess, all(s.clip) * larger(total / larger(much, one), mean_));
+        const V clipped = smaller(larger(excess, V{}), all(s.clip) * larger(total / larger(much, one), mean_));
         const double most = s.share * memory;
         const V full = smaller(larger(much - all(most - 1), V{}), one), kept = one - counts * full / all(most);
         store(count + own, much * kept + counts, left);
