@@ -323,11 +323,15 @@ class TailProbability(Sides):
             np.add(mean[row], moved, out=mean[row + 1])
         size = rate * mean[1:]
         size /= TAIL_SHARE
+        reached, down = a + 0.5 * size, TAIL_SHARE * size
         begins = rows[0].min() < 10
         for row, here in enumerate(a):
             before = quantile[row]
-            moved = size[row] * (self._part(here - before, size[row]) - TAIL_SHARE)
-            after = np.add(before, moved, out=quantile[row + 1])
+            after = np.subtract(reached[row], before, out=quantile[row + 1])
+            np.maximum(after, 0.0, out=after)
+            np.minimum(after, size[row], out=after)  # the part of `_part`, times the step
+            after += before
+            after -= down[row]
             np.maximum(after, 0.0, out=after)
             if begins:
                 np.copyto(after, np.maximum(before, here), where=(rows[row] < 10) & learns[row])
