@@ -7,13 +7,14 @@ ifneq ($(wildcard $(CURDIR)/../shared/data),)
 export DREAM_DATA ?= $(CURDIR)/../shared/data
 endif
 
-.PHONY: help demo test bench adaptation soak lint image format docs sbom clean
+.PHONY: help demo test bench adaptation peers build/peers/wheel soak lint image format docs sbom clean
 
 help:
 	@echo "make demo    set up and run the forecasting demo (under 3 minutes)"
 	@echo "make test    set up and run the tests"
 	@echo "make bench   set up and time the layer beside nn.LSTM and others (about 5 minutes)"
 	@echo "make adaptation  set up and run tasks with something new at test time, 3 seeds (over an hour)"
+	@echo "make peers   set up other packages, each in an environment of its own, and write reference values beside the tests"
 	@echo "make soak    set up and run what the tests run in short for long: kills, hostile and damaged data, memory (about 20 minutes)"
 	@echo "make lint    set up and run ruff, mypy, hadolint and the check of docstrings"
 	@echo "make image   set up and run the steps of the Dockerfile, without a container engine"
@@ -52,6 +53,37 @@ bench: $(BIN)/.benchmarks
 
 adaptation: $(BIN)/.installed
 	$(BIN)/python -m experiments.benchmarks.adaptation --jobs 2
+
+# A package whose pins clash with ours has those of peers/NAME.txt, in an environment of its own.
+PEERS := $(basename $(notdir $(wildcard peers/*.txt)))
+VALUES := $(filter-out aeon mlflow,$(PEERS))
+TESTED := $(filter-out aeon,$(PEERS))
+
+peers: $(PEERS:%=peers-%)
+
+build/peers/%/.installed: peers/%.txt
+	$(PYTHON) -m venv build/peers/$*
+	env -u PIP_CONSTRAINT build/peers/$*/bin/python -m pip install --quiet --requirement $<
+	@touch $@
+
+build/peers/wheel: $(BIN)/.installed
+	rm -rf $@
+	$(BIN)/python -m pip wheel --quiet --no-deps --wheel-dir $@ .
+
+$(VALUES:%=tests/peers/%.json): tests/peers/%.json: build/peers/%/.installed
+	build/peers/$*/bin/python peers/values.py $* $@
+
+# with the installed wheel: neither the checkout nor the current folder is searched
+$(TESTED:%=peers-%): peers-%: build/peers/%/.installed build/peers/wheel
+	build/peers/$*/bin/python -m pip install --quiet --no-deps --force-reinstall build/peers/wheel/*.whl
+	build/peers/$*/bin/pytest --quiet -o pythonpath= tests/peers
+
+$(VALUES:%=peers-%): peers-%: tests/peers/%.json
+
+peers-aeon: build/peers/aeon/.installed $(BIN)/.installed
+	build/peers/aeon/bin/python peers/random_kernels.py sets build/peers/sequences
+	$(BIN)/python -m experiments.benchmarks.sequences --write --sets build/peers/sequences
+	build/peers/aeon/bin/python peers/random_kernels.py reference build/peers/sequences tests/peers/aeon.json
 
 soak: $(BIN)/.installed
 	$(BIN)/python -m tests.soak

@@ -252,7 +252,7 @@ class DREAMCell(nn.Module):
         """One step.
 
         Args:
-            x: (N, I), input, in units of the data.
+            x: (N, I), input, in units of the data; (I,) is one sample without a batch, whose state has N = 1.
             state: N samples, not changed; fresh ones if None.
             timespans: (N,), time since the previous step, in steps; 1 if None.
 
@@ -263,23 +263,24 @@ class DREAMCell(nn.Module):
         Raises:
             ShapeError, DataError, StateError: an argument that does not fit, or holds NaN or inf.
         """
-        x = checks.step_input(x, timespans, self.C, self.config)
+        x, timespans, alone = checks.step_input(x, timespans, self.C, self.config)
         if self.check_inputs:
             checks.finite_values(x, timespans, None, self.missing)
         state = self.init_state(x.shape[0]) if state is None else state
-        checks.state_of(state, self.config, x)
+        checks.state_of(state, self.config, x, alone)
+        checks.differentiable(x, state, self.parameters())
         # asked in this order, so that a traced program is not one for N = 1, or for any other, alone
         streams = not torch.compiler.is_compiling() and not torch.is_grad_enabled() and x.shape[0] == 1
         step = registry.choose(self.backend, x, self.config).step if streams else None
         plasticity = self.plasticity_enabled
         if step is not None:
             new = step(x, state, self._learned(), self.config, timespans, plasticity, self.missing, self)
-            return new.h, new
+            return new.h[0] if alone else new.h, new
         params = self.params()
         with full_precision(x.device.type):
             seen = F.read_input(x, params, self.config, timespans, self.missing)
             new = F.advance(seen, state, params, self.config, plasticity).state
-        return new.h, new
+        return new.h[0] if alone else new.h, new
 
     def forward_sequence(
         self,
@@ -291,9 +292,9 @@ class DREAMCell(nn.Module):
         """A whole sequence; the same as a step at a time, and faster.
 
         Args:
-            x_seq: (N, T, I), input, in units of the data.
+            x_seq: (N, T, I), input, in units of the data; (T, I) is one sample without a batch.
             state: N samples, not changed; fresh ones if None.
-            return_all: the outputs of all steps, or of the last only.
+            return_all: the outputs of all steps, or the last only, which is the final h.
             timespans: (N, T), time since the previous step, in steps; 1 if None.
 
         Returns:
@@ -304,7 +305,7 @@ class DREAMCell(nn.Module):
             ShapeError, DataError, StateError: an argument that does not fit, or holds NaN or inf.
         """
         output, _, state = self.scan(x_seq, state, timespans)
-        return (output if return_all else output[:, -1]), state
+        return (output if return_all else state.h.reshape(*output.shape[:-2], -1)), state
 
     def scan(
         self,
@@ -321,32 +322,30 @@ class DREAMCell(nn.Module):
         Args and Returns: as there; `state` None is fresh samples.
         """
         params = self.params()
-        x, lengths = checks.sequence(x, params, self.config, timespans, lengths)
+        x, timespans, lengths, alone = checks.sequence(x, params, self.config, timespans, lengths)
         if self.check_inputs:
             checks.finite_values(x, timespans, lengths, self.missing)
         state = self.init_state(x.shape[0]) if state is None else state
-        checks.state_of(state, self.config, x)
+        checks.state_of(state, self.config, x, alone)
+        checks.differentiable(x, state, params)
         backend = registry.choose(self.backend, x, self.config)
         output, trace, final = backend.scan(
             x, state, params, self.config, timespans, lengths, self.plasticity_enabled, self.missing
         )
         if self.training and not checks.beyond(self.error_var_prior, trace.error):
             self._move_prior(x, trace.error, lengths)
-        return output, trace, final
+        return (output[0], trace.alone(), final) if alone else (output, trace, final)
 
     @torch.no_grad()
     def _move_prior(self, x: Tensor, error: Tensor, lengths: Tensor | None) -> None:
         squares = error.square().sum((0, 1))
-        steps = error.shape[0] * error.shape[1] if lengths is None else lengths.sum()
-        if not self.missing:
-            moved = F.moved_prior(self.error_var_prior, self.prior_updates, squares / steps, self.config)
-            self.error_var_prior.copy_(moved)
-            self.prior_updates.add_(1)
-            return
-        observed = ~x.isnan()
-        if lengths is not None:
-            observed &= (torch.arange(x.shape[1], device=x.device) < lengths.unsqueeze(1)).unsqueeze(-1)
-        counts = observed.sum((0, 1))
+        if self.missing:
+            observed = ~x.isnan()
+            if lengths is not None:
+                observed &= (torch.arange(x.shape[1], device=x.device) < lengths.unsqueeze(1)).unsqueeze(-1)
+            counts = observed.sum((0, 1))
+        else:
+            counts = squares.new_full((), error[..., 0].numel()) if lengths is None else lengths.sum()
         moved = F.moved_prior(self.error_var_prior, self.prior_updates, squares / counts, self.config)
         self.error_var_prior.copy_(torch.where(counts > 0, moved, self.error_var_prior))
         self.prior_updates.add_((counts > 0).any())

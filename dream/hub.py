@@ -47,7 +47,7 @@ class Card:
         rows = [["", *names], ["---"] * (len(names) + 1)]
         rows += [[title, *(_number(row.get(name)) for name in names)] for title, row in self.figures.items()]
         table = "\n".join(f"| {' | '.join(row)} |" for row in rows) if self.figures else "None were given."
-        head = [f"license: {json.dumps(self.license)}"] if self.license else []
+        head = [f"license: {json.dumps(self.license, allow_nan=False)}"] if self.license else []
         count = sum(parameter.numel() for parameter in model.parameters())
         return f"""---
 {chr(10).join(["library_name: dream-memory", "tags: [pytorch, dream]", *head])}
@@ -78,7 +78,7 @@ model = {kind}.from_pretrained("FOLDER, OR THE NAME OF THIS MODEL")
 ## Settings
 
 ```json
-{json.dumps(settings, indent=2)}
+{json.dumps(settings, indent=2, allow_nan=False)}
 ```
 """
 
@@ -117,7 +117,7 @@ class Pretrained(nn.Module, ABC):
         if off := [name for name, cell in self._cells_by_name().items() if not cell.plasticity_enabled]:
             settings[_OFF] = off
         text = (card or self._card()).text(self, settings)
-        header = _KIND | {"class": type(self).__name__, "settings": json.dumps(settings)}
+        header = _KIND | {"class": type(self).__name__, "settings": json.dumps(settings, allow_nan=False)}
         tensors = {name: value.detach().cpu() for name, value in self.state_dict().items()}
         try:
             Path(folder).mkdir(parents=True, exist_ok=True)

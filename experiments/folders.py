@@ -20,7 +20,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from dream import sums
 from dream.errors import CheckpointError, ConfigError, DataError, shown
-from dream.files import LONGEST_NAME, inside, is_name
+from dream.files import LONGEST_NAME, inside, is_name, json_text
 from dream.runs import FOLDER, LATEST, RUN, SAVES, newest_run
 from experiments import records
 from experiments.ending import say
@@ -132,7 +132,7 @@ def write_run(folder: Path, command: list[str], **facts: Any) -> None:
         **facts,
     }
     sums.begin(folder)
-    sums.write_atomic(folder, RUN, json.dumps(record, indent=2) + "\n")
+    sums.write_atomic(folder, RUN, json_text(record, indent=2) + "\n")
 
 
 def read_run(folder: Path) -> dict[str, Any]:
@@ -311,7 +311,7 @@ def claim(folder: Path, identity: dict[str, Any], held: bool, unfinished: Iterab
         ConfigError: it holds runs of another identity, or can't be written.
         CheckpointError: the file with their identity is damaged.
     """
-    path, text = folder / PLAN, json.dumps(identity, indent=2) + "\n"
+    path, text = folder / PLAN, json_text(identity, indent=2) + "\n"
     require_as_written(folder, PLAN)
     try:
         known = records.read(path, records.Plan)

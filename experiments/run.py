@@ -445,7 +445,7 @@ class DREAMCLI(LightningCLI):
             if earlier is not None:
                 folders.require_as_written(folder, *RESUMED)
                 newest = save_to_resume(folder, resolved, self.datamodule.fingerprint)
-            return json.dumps([str(folder), earlier is not None, newest and str(newest)])
+            return json.dumps([str(folder), earlier is not None, newest and str(newest)], allow_nan=False)
 
         folder, saving.resumes, newest = json.loads(launch.decided_by_first(decide))
         if saving.resumes and (ended := folders.results(Path(folder))) is not None:
@@ -580,6 +580,7 @@ class DREAMCLI(LightningCLI):
         tracking.write_results(
             self.folder / RESULTS,
             results,
+            **({"series": self.model.by_series} if self.model.by_series and part == "test" else {}),
             part=part,
             experiment=self.invocation.experiment,
             command=["dream", *redacted(self.invocation.argv)],

@@ -11,6 +11,7 @@ from abc import abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, fields
+from functools import partial
 from pathlib import Path
 from typing import IO, Any, ClassVar, Literal, NamedTuple, Self, get_type_hints
 from weakref import WeakSet
@@ -34,6 +35,7 @@ from lightning_modules import ranks
 from lightning_modules.checks import gone, require_finite
 from lightning_modules.cores import BaselineCore, build_core, fit_to_width, title
 from lightning_modules.data.base import TaskData
+from lightning_modules.data.frames import as_pandas, in_kind
 from lightning_modules.data.place import StreamEnd, from_plain, plain
 from lightning_modules.data.schema import Schema
 from lightning_modules.data.series import Missing
@@ -137,7 +139,8 @@ class TaskModule(L.LightningModule, Pretrained):
 
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
-        if TaskModule not in cls.__bases__ and "settings" in vars(cls).get("__annotations__", {}):
+        declared = [base for base in cls.__mro__ if "settings" in vars(base).get("__annotations__", {})]
+        if cls in declared and declared[1:] != [TaskModule]:
             raise ConfigError(
                 f"`{cls.__name__}.settings` must stay those of the task it derives from; got another class. "
                 "Declare settings of its own as arguments of its `__init__`, beside **settings."
@@ -163,6 +166,8 @@ class TaskModule(L.LightningModule, Pretrained):
         self.results: dict[str, dict[str, float]] = {}
         """Results of the last test, or of that of the run that wrote a checkpoint: model, then metric, then
         value."""
+        self.by_series: dict[str, dict[str, float]] = {}
+        """The module's own test results of each of several series: id, then metric, then value."""
         self.gradient_norm: Tensor | None = None
         """() norm of all gradients before clipping, if a callback has computed it already."""
         self.steps_read: int | Tensor = 0
@@ -618,7 +623,7 @@ class TaskModule(L.LightningModule, Pretrained):
         return "predictions.csv"
 
     def prediction_table(self, predictions: list[Any]) -> pd.DataFrame:
-        """Results of `predict_step` for every batch as a table.
+        """Results of `predict_step` for every batch as a table, `in_kind`.
 
         Raises:
             ConfigError: the task does not define it, and so predicts nothing.
@@ -627,9 +632,13 @@ class TaskModule(L.LightningModule, Pretrained):
             f"{type(self).__name__} writes no predictions: define `predict_step` and `prediction_table`."
         )
 
+    def in_kind(self, table: pd.DataFrame) -> Any:
+        """A table of the library of that which the data were given, such as polars; else as it is."""
+        return in_kind(table, getattr(self.data, "kind", "pandas"))
+
     def predictions_text(self, predictions: list[Any]) -> str | bytes:
         """Content of the file of predictions: the `prediction_table`."""
-        return csv_text(self.prediction_table(predictions))
+        return csv_text(as_pandas(self.prediction_table(predictions)))
 
     def write_predictions(self, predictions: list[Any], folder: Path) -> list[Path]:
         """Write the predictions into `folder`; return the paths, none if nothing was predicted."""
@@ -688,17 +697,20 @@ class TaskModule(L.LightningModule, Pretrained):
             )
         total = max(int(steps), 1)
         rising = max(round(self.settings.warmup * total), 1)
-
-        def factor(step: int) -> float:
-            if step < rising:
-                return (step + 1) / rising
-            if self.settings.schedule == "constant":
-                return 1.0
-            progress = min((step - rising) / max(total - rising, 1), 1.0)
-            return 0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * progress))
-
+        # no closure, with which a fitted module could not be pickled; a partial keeps nothing in checkpoints
+        factor = partial(_share_of_lr, rising=rising, total=total, schedule=self.settings.schedule)
         scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+
+def _share_of_lr(step: int, rising: int, total: int, schedule: str) -> float:
+    """Learning rate at a step as a share of its peak: it rises for some steps and falls until the last."""
+    if step < rising:
+        return (step + 1) / rising
+    if schedule == "constant":
+        return 1.0
+    progress = min((step - rising) / max(total - rising, 1), 1.0)
+    return 0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * progress))
 
 
 def _is_plain(value: Any) -> bool:

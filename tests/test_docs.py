@@ -106,6 +106,8 @@ def shortened(words: list[str]) -> list[str]:
     typed = {word.partition("=")[0] for word in words}
     if (experiment(words) or "").startswith("anomaly"):  # its test reads streams to their end
         typed.add("--trainer.limit_test_batches")
+    if "--data.rolling=true" in words:  # the first batches of a stream only warm it up
+        typed.add("--trainer.limit_val_batches")
     cuts = [f"{name}={value}" for name, value in SHORT.items() if name not in typed]
     if words[0] == "compare":
         words = [word if before != "--seeds" else "1" for before, word in pairwise(["", *words])]
@@ -127,6 +129,10 @@ def folder(tmp_path: Path) -> Path:
     table.tail(96).to_csv(tmp_path / "newer.csv", index=False)
     later = table.tail(24).assign(time=table["time"].tail(24) + pd.Timedelta("1D"))
     later.to_csv(tmp_path / "newest.csv", index=False)
+    shop = pd.DataFrame({"time": pd.date_range(hours[0], periods=924, freq="h"), "sales": np.nan})
+    shop.loc[: len(day) - 1, "sales"] = (10 + day).round(2)
+    shop["weather"] = np.array(["sunny", "rain", "föhn"])[np.arange(924) // 24 % 3]
+    shop.to_csv(tmp_path / "shop.csv", index=False, sep=";", decimal=",", encoding="cp1252")
     for name in ("sensors.csv", "other.csv", "huge.csv", "longer.csv"):
         table.to_csv(tmp_path / name, index=False)
     table.assign(label=np.where(day > 0, "up", "down")).to_csv(tmp_path / "labels.csv", index=False)
@@ -134,6 +140,21 @@ def folder(tmp_path: Path) -> Path:
     steps.loc[day > 0, "label"] = "up"
     steps.to_csv(tmp_path / "steps.csv", index=False)
     steps.assign(label=steps["label"].where(steps.index % 45 < 9)).to_csv(tmp_path / "new.csv", index=False)
+    for names, name, rows in (
+        (("shops", "new_shops"), "shop", 300),
+        (("pumps",), "pump", 600),
+        (("machines", "machines_new"), "unique_id", 200),
+    ):
+        for number, kind in enumerate(names):
+            time = pd.date_range("2024-01-01", periods=rows, freq="min" if name == "unique_id" else "D")
+            parts = [
+                pd.DataFrame({name: f"{name} {k}", "ds": time, "y": k + np.sin((1 + k) * np.arange(rows))})
+                for k in range(number, number + 3)
+            ]
+            pd.concat(parts).to_csv(tmp_path / f"{kind}.csv", index=False)
+    cycles = steps.rename(columns={"id": "unique_id"}).assign(label=np.where(steps["id"] % 2, "a", "b"))
+    cycles.to_csv(tmp_path / "cycles.csv", index=False)
+    cycles.drop(columns="label").to_csv(tmp_path / "unlabelled.csv", index=False)
     (tmp_path / "text.txt").write_text("All work and no play makes Jack a dull boy.\n" * 60)
     write_recordings(tmp_path)
     return tmp_path

@@ -77,7 +77,7 @@ class _Sizes:
         h, r = given["h"].shape[1], given["V"].shape[1]
         plastic, learns, liquid, missing, keeps = flags
         wide = 2 * h if liquid else h
-        every = max(1, SEGMENT // min(n, 8))
+        every = max(1, SEGMENT // max(1, min(n, 8)))
         none, segments = (0,), (t + every - 1) // every
         self.fixed = dict(samples=n, steps=t, inputs=i, hidden=h, rank=r, every=every)
         self.fixed |= dict(plastic=plastic, learns=learns, liquid=liquid, missing=missing)

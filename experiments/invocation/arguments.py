@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import warnings
 from collections.abc import Collection, Iterable, Iterator, Sequence
@@ -18,7 +17,7 @@ from dream.errors import CheckpointError, ConfigError, DREAMWarning, shown
 from dream.files import inside, read_bytes
 from experiments import ending, folders
 from experiments.folders import CONFIG, SAVES, RunSettings
-from experiments.invocation import configs, explain, own_code, presets, trust
+from experiments.invocation import configs, explain, own_code, own_file, presets, trust
 from experiments.invocation.configs import YamlFile
 from experiments.invocation.trust import Trust
 from lightning_modules.redaction import (
@@ -117,6 +116,7 @@ class Invocation:
             )
         if not own:
             made = made._with_checkpoint()
+        made = replace(made, files=own_file.with_own_file(made.files, made.names))
         if not made.files:
             raise ConfigError(
                 "-c must name an experiment; got none. `dream config list` shows the shipped ones."
@@ -297,7 +297,7 @@ class Invocation:
         for name, of, place, key in own_code.class_paths({section: inline}):
             if file := own_code.file_of(name, places):
                 place[key], changed = self._load_own(name, file, of, kept), True
-        return json.dumps(inline, default=str) if changed else value
+        return configs.flag_text(inline) if changed else value
 
     @property
     def trusted(self) -> Trust | None:
@@ -665,8 +665,7 @@ def checkpoint_flags(checkpoint: dict[str, Any]) -> list[str]:
     """Return the model's settings in a checkpoint as flags, without those that the data set."""
     held = leaves(checkpoint["hyper_parameters"])
     settings = {key: value for key, value in held if not key.startswith("shape.")}
-    texts = {key: value if isinstance(value, str) else json.dumps(value) for key, value in settings.items()}
-    return [f"--model.{key}={text}" for key, text in texts.items()]
+    return [f"--model.{key}={configs.flag_text(value)}" for key, value in settings.items()]
 
 
 def checkpoint_file(path: str, name: str, or_last: bool = False) -> Path:

@@ -18,7 +18,7 @@ from dream.formulas import unescaped
 from experiments.report.charts import Charts
 from experiments.report.curves import Groups, learning_curves, test_layers, training_layers, trial_curves
 from experiments.report.folder import ComparisonFolder, Reader, RunFolder, SweepFolder
-from experiments.report.tables import UNKNOWN, comparison_table, facts, run_table, trial_table
+from experiments.report.tables import UNKNOWN, comparison_table, facts, run_table, series_table, trial_table
 
 FIGURES_FOLDER = "figures"
 ROWS = 12  # of a table that are shown
@@ -138,6 +138,7 @@ def run_page(run: RunFolder) -> dict[str, Any]:
         **sealing([run.path]),
         "facts": facts(run),
         "table": run_table(run),
+        "series": series_table(run),
         "pictures": figures(run),
         "files": files(run),
         "config": run.config,

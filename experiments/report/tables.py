@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import shlex
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain
 from typing import Any
 
@@ -14,6 +14,7 @@ from experiments.report.folder import ComparisonFolder, RunFolder, SweepFolder
 
 UNKNOWN = "not recorded"
 TRIALS = 30  # trials that are shown
+WORST = 10  # series that are shown
 
 
 @dataclass(frozen=True)
@@ -105,6 +106,27 @@ def run_table(run: RunFolder) -> ReportTable | None:
     return table(cells, run.ended) if cells else None
 
 
+def series_table(run: RunFolder) -> ReportTable | None:
+    """The series of a run with the worst results: by MASE, by the metric that picked the checkpoint, or
+    by the first that has a direction."""
+    found: dict[str, dict[str, float]] = run.ended.get("series", {})
+    metrics = list(dict.fromkeys(chain.from_iterable(found.values())))
+    monitor = str(run.ended.get("monitor")).rpartition("/")[2]
+    ranked = [name for name in ("mase", monitor, *metrics) if name in metrics and direction(name, run.ended)]
+    if not ranked:
+        return None
+    metric, sign = ranked[0], -1 if direction(ranked[0], run.ended) == "down" else 1
+    known = [name for name in found if metric in found[name]]
+    worst = sorted(known, key=lambda name: sign * found[name][metric])[:WORST]
+
+    def made(value: float | None) -> Cell:
+        return Cell("-") if value is None else Cell(f"{value:.4g}", exact=repr(value))
+
+    rows = {name: [made(found[name].get(each)) for each in metrics] for name in worst}
+    note = f"The worst first, by {metric}: {len(worst)} of {len(found)}. All are in results.json."
+    return ReportTable(metrics, rows, note, "series")
+
+
 def comparison_table(folder: ComparisonFolder) -> ReportTable | None:
     """Mean and deviation over the seeds of every row."""
     rows = folder.rows
@@ -122,7 +144,8 @@ def comparison_table(folder: ComparisonFolder) -> ReportTable | None:
                 "parameters": (row.parameters, f"{row.parameters:,}"),
                 "seconds": (seconds, f"{seconds:.0f}"),
             }
-    return table(cells, next(iter(folder.done.values())).ended, ("parameters", "seconds"))
+    made = table(cells, next(iter(folder.done.values())).ended, ("parameters", "seconds"))
+    return replace(made, note=f"{made.note} Mean ± standard deviation over the seeds; never the best seed.")
 
 
 def trial_table(folder: SweepFolder) -> ReportTable | None:

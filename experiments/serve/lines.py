@@ -45,7 +45,10 @@ def serve_lines(service: Service, given: BinaryIO, out: BinaryIO, most: int) -> 
                     lines.append(rest)
                 rest, too_long = b"", True
             out.write(
-                b"".join(json.dumps(answer).encode() + b"\n" for answer in _answers(service, lines, most))
+                b"".join(
+                    json.dumps(answer, allow_nan=False).encode() + b"\n"
+                    for answer in _answers(service, lines, most)
+                )
             )
             out.flush()
             if not piece:

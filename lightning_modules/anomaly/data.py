@@ -22,6 +22,7 @@ from lightning_modules.anomaly.metrics import runs
 from lightning_modules.checks import require_int
 from lightning_modules.data.base import TaskData
 from lightning_modules.data.columns import require_lags
+from lightning_modules.data.dialect import Dialect
 from lightning_modules.data.fingerprint import Fingerprint, content_sum
 from lightning_modules.data.frequency import Clock, described, find_frequency
 from lightning_modules.data.order import loader, one_by_one
@@ -49,6 +50,8 @@ class AnomalyStream:
     form: str | None = None
     time_column: str | None = None
     """Zone, format and column of the time stamps, as those of a `Series`."""
+    dialect: Dialect | None = None
+    """How the table was written; None for other sources."""
     place: Place = Place()  # noqa: RUF009 - frozen
     """How far it was read already."""
 
@@ -165,6 +168,8 @@ class AnomalyData(TaskData, ABC):
     """
 
     for_own_files = "AnomalyTable"
+    id_column: str | None = None
+    """Column whose values are the names of the streams; None where streams are files."""
 
     def __init__(
         self, train_chunk: int = 100, chunk: int = 1024, validation: float = 0.2, lags: int = 1
@@ -195,7 +200,8 @@ class AnomalyData(TaskData, ABC):
             if place.rows:  # whose first rows were the training part
                 continue
             if stream.training < LEAST_TRAINING or stream.training >= len(stream.values):
-                remedy = "Change `training`." if len(stream.values) > LEAST_TRAINING else "Bring more rows."
+                enough = len(stream.values) > LEAST_TRAINING
+                remedy = f"Set `training` to {LEAST_TRAINING}." if enough else "Bring more rows."
                 raise DataError(
                     f"{stream.name}: the training part must have at least {LEAST_TRAINING} rows and leave "
                     f"some to score; it has {stream.training} of {len(stream.values)}. {remedy}"
@@ -219,13 +225,15 @@ class AnomalyData(TaskData, ABC):
         times = [stream.time[: stream.training] for stream in self.streams if stream.time is not None]
         units = units_of(self.columns, self.units)
         first = self.streams[0]
+        ids = {} if self.id_column is None else {"id": (self.id_column,)}
         return Schema(
-            columns={"columns": self.columns},
+            columns={"columns": self.columns, **ids},
             units=units,
             steps=step_quartiles(times),
             zone=first.zone,
             time_format=first.form,
             time_column=first.time_column,
+            dialect=None if first.dialect is None else first.dialect[:4],
         )
 
     @cached_property

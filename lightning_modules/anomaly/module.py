@@ -382,6 +382,9 @@ class AnomalyModule(TaskModule):
         self.log_results(
             {name: assess(streams, found, buffer, corpus) for name, found in self.verdicts.items()}
         )
+        if self.data.id_column is not None:
+            own = zip(streams, self.verdicts[self.title], strict=True)
+            self.by_series = {stream.name: assess([stream], [one], buffer, False) for stream, one in own}
 
     def _verdicts(self, scores: np.ndarray) -> list[Verdict]:
         """Verdicts on the streams from the scores and alarms (2, N, T) of a detector."""
@@ -439,7 +442,8 @@ class AnomalyModule(TaskModule):
         """Ends of the streams that were read, whose new rows had these verdicts."""
         found = {}
         for number, ((name, stream), verdict) in enumerate(zip(self._going_on, verdicts, strict=True)):
-            place = stream.place.after(stream.time, stream.begin, len(verdict.score), stream.training)
+            rows = len(verdict.score)
+            place = stream.place.after(stream.time, stream.begin, rows, stream.training, stream.zone)
             found[name] = StreamEnd(place, self._last[number].tensors(), {"threshold": verdict.threshold})
         return found
 
@@ -490,4 +494,4 @@ class AnomalyModule(TaskModule):
 
     def prediction_table(self, predictions: list[np.ndarray]) -> pd.DataFrame:
         """Results of `predict_step` with a line for each row of each stream, see `score_table`."""
-        return score_table(self.data.predicted, self._predicted(predictions))
+        return self.in_kind(score_table(self.data.predicted, self._predicted(predictions)))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal
@@ -16,8 +17,22 @@ from lightning_modules.anomaly.data import LEAST_TRAINING, AnomalyData, AnomalyS
 from lightning_modules.anomaly.nab_score import probation
 from lightning_modules.data.catalogue import data_path, dataset
 from lightning_modules.data.dates import stamps_as
+from lightning_modules.data.dialect import Dialect, dialect_as
+from lightning_modules.data.frequency import tell_uneven
 from lightning_modules.data.in_memory import InMemory
-from lightning_modules.data.series import Missing, Series, check_file, fill_missing, read_frame, read_table
+from lightning_modules.data.long_table import ID, Long, columns_of, long_form, read_panel
+from lightning_modules.data.panel import Panel, listed
+from lightning_modules.data.series import (
+    Missing,
+    Series,
+    carry_forward,
+    fill_missing,
+    read_frame,
+    read_table,
+    report_missing,
+    table_series,
+)
+from lightning_modules.data.truth import is_truth, require_no_truth
 
 logger = logging.getLogger(__name__)
 
@@ -38,13 +53,17 @@ SKAB_TRAINING = 400
 class AnomalyTable(AnomalyData, InMemory):
     """A CSV or Parquet file with one row per time step; `AnomalyTable.of` takes a DataFrame or an array.
 
+    With `id` it is a long table of several series, with one row per time step of each, in any order. Each is
+    a stream with a state, a training part and a threshold of its own.
+
     Args:
-        path: The file: .csv or .txt (also .gz), .parquet or .pq.
+        path: The file: .csv, .txt or .tsv (also .gz, .bz2, .xz, .zst, .zip), .parquet or .feather. Of several
+            series also a folder of files or a pattern such as pumps/*.csv: without `id` each file is a
+            series, called as the file is.
         time_column: The column of time stamps; None finds it, and counts rows where there is none.
         columns: Columns to watch; None for all columns of numbers but the time column and the label.
         label_column: Column that is 0 for a normal and 1 for an anomalous row, used for metrics only; None
             without labels.
-        separator: Character between the values of a line.
         training: Part at the start from which to learn what is normal: a share below 1, or a number of rows.
         missing: Treatment of missing values: stop with an error (`error`), carry the last known value forward
             (`ffill`), or leave them out (`model`): DREAM reads them as not observed, scales and tails do not
@@ -55,6 +74,13 @@ class AnomalyTable(AnomalyData, InMemory):
             null finds out. A run remembers what was found or given, and reads later files so if they can be.
         zone: The place whose local time results show, such as Europe/Berlin, and in which time stamps without
             an offset are written; null: as the stamps say.
+        separator: Sign between the values of a line of text; null finds it. So are `decimal` (. or ,),
+            `thousands` (. , a space or an apostrophe; '' for none) and `encoding` (such as cp1252).
+        decimal: Decimal sign of numbers.
+        thousands: Sign between groups of three digits.
+        encoding: Encoding of a file of text. A run remembers all four, for files that do not show others.
+        id: The column that tells the series of a long table apart; null for a single series, unless the table
+            has the columns unique_id, ds and y: those are id, time and, without `columns`, what is watched.
     """
 
     def __init__(
@@ -63,12 +89,16 @@ class AnomalyTable(AnomalyData, InMemory):
         time_column: str | None = None,
         columns: list[str] | None = None,
         label_column: str | None = None,
-        separator: str = ",",
+        separator: str | None = None,
         training: float = 0.2,
         missing: Literal["error", "ffill", "model"] = "error",
         units: dict[str, str] | None = None,
         time_format: str | None = None,
         zone: str | None = None,
+        decimal: str | None = None,
+        thousands: str | None = None,
+        encoding: str | None = None,
+        id: str | None = None,
         **options: Any,
     ) -> None:
         super().__init__(**options)
@@ -82,50 +112,109 @@ class AnomalyTable(AnomalyData, InMemory):
                 f"`label_column` must not be one of the columns to watch; {label_column!r} is both.",
                 key="label_column",
             )
-        if len(separator) != 1:
-            raise ConfigError(
-                f"`separator` must be one character such as ';'; got {separator!r}.", key="separator"
-            )
         if missing not in ("error", "ffill", "model"):
             raise ConfigError(f"`missing` must be error, ffill or model; got {missing!r}.", key="missing")
         self.path = path
         self.time_column = time_column
         self.watched = columns
         self.label_column = label_column
-        self.separator = separator
         self.training = training
         self.missing = missing
         self.units = dict(units or {})
         self.time_format = time_format
         self.zone = zone
         self.stamps = stamps_as(time_format, zone)
+        self.dialect = dialect_as(separator, decimal, thousands, encoding)
+        self.id = id
 
     def read(self) -> list[AnomalyStream]:
-        label = [self.label_column] if self.label_column is not None and self._labelled() else []
         stamps = self.stamps if self.recorded is None else self.recorded.stamps(self.stamps)
-        table = read_table(self.table, self.time_column, self.watched, label, self.separator, stamps)
-        count = len(table.values)
-        training = int(self.training * count) if self.training < 1 else int(self.training)
-        known = self.recorded is not None and not self.places
-        if known and self.training < 1 and training < LEAST_TRAINING < count:
+        learned = () if self.recorded is None else self.recorded.columns.get("id", ())
+        known = self.known_dialect
+        if (long := long_form(self.table, self.id, known, learned)) is not None:
+            label = self._label(columns_of(self.table, known))
+            self.id_column = long.id or ID
+            time, watched = self.time_column or long.time, self.watched or long.columns
+            panel = read_panel(self.table, Long(long.id, time, watched, label), known, stamps)
+            if watched is None:
+                self._require_no_truth(panel.columns, [one.values for one in panel.series], label)
+            return self._streams_of(panel, bool(label))
+        frame, path, dialect = read_frame(self.table, known)
+        label = self._label(frame.columns.tolist())
+        table = table_series(frame, path, self.time_column, self.watched, label, stamps)
+        table = replace(table, dialect=dialect)
+        if self.watched is None:
+            self._require_no_truth(table.columns, [table.values], label)
+        training = self._training_rows(len(table))
+        if training > self._asked(len(table)):
             logger.warning(
                 "%s: `training` gives %d rows; the first %d, which are needed, say what is normal.",
                 table.source,
+                self._asked(len(table)),
                 training,
-                LEAST_TRAINING,
             )
-            training = LEAST_TRAINING
+        tell_uneven(table.time, table.zone, table.source)
         return [labelled_stream(Path(self.path).name, table, bool(label), training, self.missing)]
 
-    def _labelled(self) -> bool:
-        """Whether the table has labels, which it needs in training only."""
-        if self.recorded is None:
-            return True  # or refused by name
-        frame = read_frame(check_file(self.path), self.separator) if self.frame is None else self.frame
-        if self.label_column in frame:
-            return True
+    def _require_no_truth(
+        self, columns: Sequence[str], values: Sequence[np.ndarray], label: Sequence[str]
+    ) -> None:
+        """See `require_no_truth`, but for the label and what a run that is followed watches."""
+        learned = () if self.recorded is None else self.recorded.columns["columns"]
+        named = [name for name in columns if is_truth(name) and name not in (*label, *learned)]
+        if named:
+            places = [columns.index(name) for name in named]
+            rows = np.concatenate([each[:, places] for each in values])
+            require_no_truth(rows, named, [name for name in columns if name not in label], Path(self.path))
+
+    def _streams_of(self, panel: Panel, labelled: bool) -> list[AnomalyStream]:
+        """A stream for each series that is long enough."""
+        gaps = np.sum([np.isnan(each.values).sum(0) for each in panel.series], 0)
+        report_missing(gaps, panel.columns, panel.source, self.missing)
+        found, short = [], []
+        for name, series in zip(panel.ids, panel.series, strict=True):
+            training = self._training_rows(len(series))
+            if not LEAST_TRAINING <= training < len(series):
+                short.append(name)
+                continue
+            if self.missing == "ffill":
+                series = replace(series, values=carry_forward(series.values))
+            found.append(labelled_stream(name, series, labelled, training, self.missing))
+        if not found:
+            raise DataError(
+                f"{panel.source}: a series must have a training part of at least {LEAST_TRAINING} rows, and "
+                f"some to score; none of {len(panel)} has. Change `training`, or bring more rows."
+            )
+        if short:
+            logger.warning(
+                "%s: %d of %d series are left out, in which `training` does not give %d rows and leave some "
+                "to score: %s.",
+                panel.source,
+                len(short),
+                len(panel),
+                LEAST_TRAINING,
+                listed(short),
+            )
+        return found
+
+    def _asked(self, rows: int) -> int:
+        """Rows of the training part of a stream that `training` asks for."""
+        return int(self.training * rows) if self.training < 1 else int(self.training)
+
+    def _training_rows(self, rows: int) -> int:
+        """Rows of the training part; with a checkpoint as many as are needed, if a share gives fewer."""
+        known = self.recorded is not None and not self.places
+        asked = self._asked(rows)
+        return LEAST_TRAINING if known and self.training < 1 and asked < LEAST_TRAINING < rows else asked
+
+    def _label(self, columns: Sequence[str]) -> list[str]:
+        """The column of labels, if there is one, as there must be in training."""
+        if self.label_column is None:
+            return []
+        if self.recorded is None or self.label_column in columns:
+            return [self.label_column]  # or refused by name
         logger.warning("%s: there is no column `%s`; read without labels.", self.path, self.label_column)
-        return False
+        return []
 
 
 class NABData(AnomalyData):
@@ -137,6 +226,8 @@ class NABData(AnomalyData):
     Args:
         groups: Groups of files to read, such as `realTweets`; all if not given, as in published scores.
     """
+
+    set_by_name = ("training",)
 
     def __init__(self, groups: list[str] | None = None, **options: Any) -> None:
         super().__init__(**options)
@@ -175,11 +266,15 @@ class SKABData(AnomalyData):
     outlier task ranks by `f1`, `far` and `mar` over the test rows of all files together.
     """
 
+    set_by_name = ("training",)
+
     def read(self) -> list[AnomalyStream]:
         files = [PurePosixPath(file) for file in dataset("skab").files if file.startswith(SKAB_GROUPS)]
         streams = []
         for file in sorted(files, key=lambda file: (file.parent.name, int(file.stem))):
-            table = read_table(data_path("skab", str(file)), "datetime", SKAB_SENSORS, ["anomaly"], ";")
+            table = read_table(
+                data_path("skab", str(file)), "datetime", SKAB_SENSORS, ["anomaly"], Dialect(";")
+            )
             streams.append(labelled_stream(str(file), table, True, SKAB_TRAINING))
         return streams
 
@@ -205,4 +300,6 @@ def labelled_stream(
         table = replace(table, values=table.values[:, :-1], columns=table.columns[:-1])
     table = fill_missing(table, missing)
     stream = AnomalyStream(name, table.values, table.columns, training, label, table.time)
-    return replace(stream, zone=table.zone, form=table.form, time_column=table.time_column)
+    return replace(
+        stream, zone=table.zone, form=table.form, time_column=table.time_column, dialect=table.dialect
+    )

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 from functools import cached_property
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import pandas as pd
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from dream.errors import ConfigError, DataError, nearest
+from dream.errors import DataError
 from lightning_modules.checks import require, require_int
 from lightning_modules.classification.data import (
     UNKNOWN,
@@ -21,13 +19,19 @@ from lightning_modules.classification.data import (
     LabelledSequence,
     Part,
 )
+from lightning_modules.classification.table import (
+    features,
+    places_of,
+    require_apart,
+    require_columns,
+    words,
+)
+from lightning_modules.data.dialect import Dialect, dialect_as
 from lightning_modules.data.fingerprint import Fingerprint, content_sum
 from lightning_modules.data.in_memory import InMemory
-from lightning_modules.data.numbers import number_columns, read_numbers
 from lightning_modules.data.order import EpochOrder, in_order, loader, one_by_one, shuffled
 from lightning_modules.data.schema import Schema, scales
-from lightning_modules.data.series import Scaler, check_file, read_frame
-from lightning_modules.data.time_column import find_time_column
+from lightning_modules.data.series import Scaler, read_frame
 
 
 class SequenceTable(ClassificationData, InMemory):
@@ -41,13 +45,18 @@ class SequenceTable(ClassificationData, InMemory):
     labels its steps, or those of the test part where there is none.
 
     Args:
-        path: The file: .csv or .txt (also .gz), .parquet or .pq.
+        path: The file: .csv, .txt or .tsv (also .gz, .bz2, .xz, .zst or .zip), .parquet or .feather.
         label: The column of classes, words or numbers.
         sequence: The column that names the sequence of each row, such as its user, device or plant.
         columns: Columns to read as features; null for all columns of numbers but these.
         steps: Longest stretch of a training sequence, in steps.
         validation: Share of the sequences that picks the best epoch.
         test: Share of the sequences in the test part.
+        separator: Sign between the values of a line of text; null finds it. So are `decimal` (. or ,),
+            `thousands` (. , a space or an apostrophe; '' for none) and `encoding` (such as cp1252).
+        decimal: Decimal sign of numbers.
+        thousands: Sign between groups of three digits.
+        encoding: Encoding of a file of text. A run remembers all four, for files that do not show others.
     """
 
     def __init__(
@@ -59,16 +68,16 @@ class SequenceTable(ClassificationData, InMemory):
         steps: int = 256,
         validation: float = 0.15,
         test: float = 0.25,
+        separator: str | None = None,
+        decimal: str | None = None,
+        thousands: str | None = None,
+        encoding: str | None = None,
         **options: Any,
     ) -> None:
         super().__init__(**options)
         shares = validation > 0 and test > 0 and validation + test < 1
         require("validation", validation, shares, "a share above 0, with `test` below 1")
-        for name, column in (("label", label), ("sequence", sequence)):
-            if column in (columns or []):
-                raise ConfigError(
-                    f"`columns` must not hold `{name}`, {column!r}; leave it out.", key="columns"
-                )
+        require_apart(columns, {"label": label, "sequence": sequence})
         self.path = path
         self.label = label
         self.sequence_column = sequence
@@ -76,6 +85,7 @@ class SequenceTable(ClassificationData, InMemory):
         self.steps = require_int("steps", steps)
         self.validation = validation
         self.test = test
+        self.dialect = dialect_as(separator, decimal, thousands, encoding)
 
     @property
     def source(self) -> str:
@@ -84,39 +94,20 @@ class SequenceTable(ClassificationData, InMemory):
     @cached_property
     def rows(self) -> _Rows:
         """The table, read once; its features in the order of the schema that is followed, if any."""
-        path = Path(self.path) if self.frame is not None else check_file(self.path)
-        frame = read_frame(path) if self.frame is None else self.frame
-        named = [("label", self.label), ("sequence", self.sequence_column)]
-        for setting, name in (*named, *(("columns", name) for name in self.columns or [])):
-            if name not in frame:
-                raise ConfigError(
-                    f"`{setting}` must be of {path}; there is no column {name!r}. "
-                    f"{nearest(name, frame.columns)}",
-                    key=setting,
-                )
+        frame, path, dialect = read_frame(self.table, self.known_dialect)
+        named = {"label": [self.label], "sequence": [self.sequence_column], "columns": self.columns or []}
+        require_columns(frame, path, named)
         apart = [self.label, self.sequence_column]
-        names = self.columns or number_columns(frame, path, find_time_column(frame, path, apart), apart)
-        if not names:
-            raise DataError(f"{path}: no column but the label's and the sequence's holds numbers to read.")
-        if self.recorded is not None:
-            names = [*self.recorded.ordered("features", names, str(path))]
-        values = np.stack([read_numbers(frame[name], name, path) for name in names], axis=1)
+        names, values = features(frame, path, self.columns, apart, self.recorded)
         if len(gaps := np.argwhere(np.isnan(values))):
             row, column = gaps[0]
             raise DataError(
                 f"{path}: column `{names[column]}` must have a value in every row; row {frame.index[row]} "
                 f"has none ({len(gaps)} values are missing in all). Fill them in, or name other `columns`."
             )
-        labels, subjects = (_words(frame[name]) for name in apart)
-        if (unnamed := subjects == "").any():
-            raise DataError(
-                f"{path}: every row must name its sequence; row {int(unnamed.to_numpy().argmax())} has none "
-                f"in `{self.sequence_column}`. Fill it in."
-            )
-        places = {
-            str(name): np.asarray(own) for name, own in subjects.groupby(subjects, sort=False).indices.items()
-        }
-        return _Rows(tuple(names), values, labels.to_numpy(dtype=object), places)
+        labels = words(frame[self.label])
+        places = places_of(words(frame[self.sequence_column]), path, self.sequence_column)
+        return _Rows(names, values, labels.to_numpy(dtype=object), places, dialect)
 
     @cached_property
     def parts(self) -> dict[Part | None, list[str]]:
@@ -135,7 +126,7 @@ class SequenceTable(ClassificationData, InMemory):
 
     @cached_property
     def fingerprint(self) -> Fingerprint:
-        return {"rows": content_sum([*self.rows])}
+        return {"rows": content_sum([*self.rows[:4]])}
 
     @property
     def features(self) -> int:
@@ -167,6 +158,7 @@ class SequenceTable(ClassificationData, InMemory):
         return Schema(
             columns={"features": self.rows.names},
             scales=scales(self.rows.names, self._scaler),
+            dialect=self.rows.dialect[:4],
             vocabulary=list(self.vocabulary),
             settings=dict(self.readings),
         )
@@ -268,11 +260,4 @@ class _Rows(NamedTuple):
     """(rows,) names of the classes, empty where there is none"""
     places: dict[str, np.ndarray]
     """Rows of each sequence, by its name"""
-
-
-def _words(column: pd.Series) -> pd.Series:
-    """Values of a column as texts, empty where one is missing; whole numbers without a point."""
-    numbers = column.dropna()
-    if pd.api.types.is_float_dtype(column) and (numbers % 1 == 0).all():  # gaps made them floats
-        column = column.astype("Int64")
-    return column.astype("string").fillna("").str.strip().astype(object)
+    dialect: Dialect

@@ -2,6 +2,7 @@
 
 - `base`: `TaskData`, the interface of all data modules.
 - `series`: a text or Parquet file as a `Series`; gaps, scaling. `in_memory`: a DataFrame instead of a file.
+- `panel`: many series, each with an id. `long_table`: reads them, by `ids`. `clocks`: the frequency of each.
 - `dates`: columns of time stamps. `columns`: columns made from others. `limits`: contents that are refused.
 - `schema`: names, order, scales and frequency of training data, which checkpoints keep.
 - `place`: how far a stream was read, and the state that goes on there.

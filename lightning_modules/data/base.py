@@ -38,7 +38,9 @@ class TaskData(L.LightningDataModule, ABC):
     the data is their `schema`; a module that comes from a checkpoint lets its data `follow` that."""
 
     for_own_files: ClassVar[str]
-    """Name of the class that reads a file of one's own, for messages."""
+    """Name of the class that reads a file of one's own, for messages and for `data.path`."""
+    set_by_name: ClassVar[tuple[str, ...]] = ()
+    """Settings that the set decides and that a file of one's own needs."""
 
     num_workers: int = 0
     """Processes that prepare batches; 0 prepares them in the main process."""
@@ -50,6 +52,10 @@ class TaskData(L.LightningDataModule, ABC):
     """Rows of each stream that were read already, which a prediction passes over."""
     recorded: Schema | None = None
     """Schema that the data follow; None for data that a model learns from afresh."""
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Everything but the Trainer, as of a module: for pickles, copies, and processes that are spawned."""
+        return {**vars(self), "trainer": None}
 
     @property
     def hparams_initial(self) -> Any:
@@ -121,6 +127,11 @@ class TaskData(L.LightningDataModule, ABC):
                     sums = [[content_sum(batch) for batch in islice(each, MOST_BATCHES)] for each in loaders]
                     found[part] = content_sum(sums)
         return found
+
+    @classmethod
+    def kept_for_own_files(cls, given: Mapping[str, Any]) -> dict[str, Any]:
+        """Values of `set_by_name` that hold for a file of one's own, too, by the settings `given`."""
+        return {}
 
     @property
     def trains(self) -> bool:

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from dream.errors import ConfigError, DataError, nearest
 from lightning_modules.data.frequency import UNTIMED, Clock, following, wall
+from lightning_modules.data.holidays import PREFIX, holidays_at
 from lightning_modules.data.series import Series
 
 _CYCLES: dict[str, Callable[[pd.DatetimeIndex], tuple[pd.Index, int]]] = {
@@ -35,7 +36,7 @@ def calendar_columns(names: Sequence[str]) -> tuple[str, ...]:
         ConfigError: a name that is not in `CALENDAR`, or given twice.
     """
     for name in names:
-        if name not in CALENDAR:
+        if name not in CALENDAR and not name.startswith(PREFIX):
             hint = nearest(str(name), CALENDAR)
             raise ConfigError(
                 f"`calendar` must hold {', '.join(CALENDAR)}; got {name!r}. {hint}", key="calendar"
@@ -44,7 +45,11 @@ def calendar_columns(names: Sequence[str]) -> tuple[str, ...]:
             raise ConfigError(
                 f"`calendar` must name each of its parts once; got {name!r} twice.", key="calendar"
             )
-    return tuple(f"{name}_{part}" for name in names for part in ("sin", "cos"))
+    made = (
+        [f"holiday_{n.removeprefix(PREFIX)}"] if n.startswith(PREFIX) else [f"{n}_sin", f"{n}_cos"]
+        for n in names
+    )
+    return tuple(name for each in made for name in each)
 
 
 def calendar(time: np.ndarray, names: Sequence[str], zone: str | None = None) -> np.ndarray:
@@ -52,14 +57,17 @@ def calendar(time: np.ndarray, names: Sequence[str], zone: str | None = None) ->
     time.
 
     k counts from 0 within a cycle of n: 24 hours, 7 days from Monday, 31 days of a month, 12 months, 60
-    minutes.
+    minutes. Of the holidays of a place (`holiday_name`) there is one column, 1 on such a day.
 
     Returns:
-        (T, two columns for each name).
+        (T, columns of `calendar_columns`).
     """
     index = wall(time, zone)
     values = []
     for name in names:
+        if name.startswith(PREFIX):
+            values.append(holidays_at(index, name))
+            continue
         place, length = _CYCLES[name](index)
         angle = 2 * np.pi * np.asarray(place, dtype=np.float64) / length
         values += [np.sin(angle), np.cos(angle)]
@@ -95,8 +103,8 @@ def with_calendar(series: Series, names: Sequence[str]) -> Series:
     made = calendar_columns(names)
     if series.time is None:
         raise DataError(
-            f"{series.source}: `calendar` needs time stamps and the rows have only numbers. Name the "
-            "`time_column`, or leave `calendar` out."
+            f"{series.source}: `calendar` and `holidays` need time stamps and the rows have only numbers. "
+            "Name the `time_column`, or leave them out."
         )
     if taken := set(made) & set(series.columns):
         raise DataError(

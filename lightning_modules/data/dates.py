@@ -39,6 +39,9 @@ _DAY = re.compile(
 _MONTH = re.compile(r"(?P<month>\d{1,2}|[A-Za-z]{3,9})(?P<between>[-/. ])\d{4}$")
 
 
+_UTC = ("Z", "z", "+00:00", "-00:00", "+0000", "-0000", "+00", "-00")
+
+
 class Stamps(NamedTuple):
     """Facts about the time stamps of a table that are known before it is read."""
 
@@ -270,16 +273,15 @@ def _since_1970(column: pd.Series, parts: int) -> pd.Series:
     return nanoseconds.astype("datetime64[ns]").where(fits.fillna(False).astype(bool))
 
 
-def time_stamps(
-    column: pd.Series, form: str | None, path: Path, before: np.datetime64 | None, zone: str | None = None
+def unordered_stamps(
+    column: pd.Series, form: str | None, path: Path, zone: str | None = None
 ) -> tuple[np.ndarray, Written]:
-    """The dates of a column, datetime64[ns] (T,), all after `before`, and the zone that they are written in.
+    """The dates of a column, datetime64[ns] (T,), and the zone that they are written in.
 
     With a zone, of the column or else `zone`, they are in UTC. `form` is one of `find_formats`.
 
     Raises:
-        DataError: naming the first row that is not a date, that comes twice or never by the clock, or is not
-            after the row before.
+        DataError: naming the first row that is not a date, or that comes twice or never by the clock.
     """
     name = column.name
     if form == ISO and pd.api.types.is_numeric_dtype(column) and column.notna().any():
@@ -295,8 +297,8 @@ def time_stamps(
         raise DataError(
             f"{path}: time column `{name}` must hold dates such as 2016-07-01 00:00; row "
             f"{column.index[place]} holds {shown(column.iloc[place])}. Have all in the format of the "
-            f"first{kind} or of `time_format`, all with a zone or all without, and delete rows that are no "
-            "time step."
+            f"first{kind} or of `time_format`, all with a zone or all without, and totals and remarks in "
+            "another file."
         )
     if (far := ((parsed < pd.Timestamp.min) | (parsed > pd.Timestamp.max)).to_numpy()).any():
         place = int(far.argmax())
@@ -306,11 +308,24 @@ def time_stamps(
         )
     time = parsed.to_numpy(dtype="datetime64[ns]")
     written = written_zone(column, form, time)
+    if form == ISO:
+        _require_alike(column, path)
     if zone is not None:
-        if form == ISO:
-            _require_alike(column, path)
         since = form is not None and form.startswith("unix ")
         time, written = time if since or written is not None else in_utc(time, zone, column, path), zone
+    return time, written
+
+
+def time_stamps(
+    column: pd.Series, form: str | None, path: Path, before: np.datetime64 | None, zone: str | None = None
+) -> tuple[np.ndarray, Written]:
+    """As `unordered_stamps`, of a column that increases, from `before` on.
+
+    Raises:
+        DataError: naming the first row that is no date, or is not after the row before.
+    """
+    time, written = unordered_stamps(column, form, path, zone)
+    name = column.name
     step = np.diff(time, prepend=time[0] - np.timedelta64(1) if before is None else before)
     if (step <= np.timedelta64(0)).any():
         place = int((step <= np.timedelta64(0)).argmax())
@@ -328,8 +343,8 @@ def time_stamps(
             )
         raise DataError(
             f"{path}: time column `{name}` must increase from row to row; row {column.index[place]} "
-            f"({column.iloc[place]}) {what}. Sort the rows; rows that are there twice are to be there once, "
-            "and a table of several series is one file for each."
+            f"({column.iloc[place]}) {what}. Sort the rows; rows that are there twice are to be there once; "
+            "and of a table of several series name the column that tells them apart as `id`."
         )
     return time, written
 
@@ -340,10 +355,11 @@ def _require_alike(column: pd.Series, path: Path) -> None:
     Raises:
         DataError: naming the first that is not as the first row.
     """
-    if not isinstance(_first(column), str):
+    if not isinstance(first := _first(column), str):
         return
-    zoned = column.str.strip().str.extract(IN_ISO)[0].notna().to_numpy()
-    if (other := zoned != zoned[0]).any():
+    texts = column if first == first.strip() else column.str.strip()
+    zoned = texts.str.endswith(_UTC).to_numpy(dtype=bool)  # no other zones are there, see `parse_dates`
+    if (other := zoned != zoned[:1]).any():
         place = int(other.argmax())
         raise DataError(
             f"{path}: time column `{column.name}` must hold times that are all with a zone or all without; "

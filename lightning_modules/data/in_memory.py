@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 import pandas as pd
 
 from dream.errors import DataError
-from lightning_modules.data.limits import require_header
+from lightning_modules.data.dialect import UNKNOWN, Dialect
+from lightning_modules.data.frames import as_pandas, kind_of
+from lightning_modules.data.limits import distinct, require_header, tell_repeated
 from lightning_modules.data.time_column import find_time_column, with_starts
+
+if TYPE_CHECKING:
+    from lightning_modules.data.schema import Schema
 
 NAME = "the table"
 """Name of a table in memory, in messages."""
@@ -22,29 +27,40 @@ class InMemory:
     path: str
     frame: pd.DataFrame | None = None
     """The table in memory; None if the file `path` is read."""
+    kind: str = "pandas"
+    """The library of the table in memory, in whose tables predictions are answered."""
+    dialect: Dialect = UNKNOWN
+    """Stated facts of how the table is written."""
+    recorded: Schema | None
 
     @classmethod
-    def of(cls, table: pd.DataFrame | pd.Series | np.ndarray, **settings: Any) -> Self:
+    def of(cls, table: Any, **settings: Any) -> Self:
         """The data module of a table in memory, with one row per time step.
 
         Args:
-            table: A table whose index, if it holds dates or Unix time, is the column of time stamps, and is
-                left out otherwise. The columns of an array (rows, columns), or (rows,), are called
+            table: A table of pandas, polars or pyarrow, or of another library that narwhals knows, or an
+                array. An index of pandas, if it holds dates or Unix time, is the column of time stamps,
+                and is left out otherwise. The columns of an array (rows, columns), or (rows,), are called
                 column_1, ...
             **settings: Other arguments of the class.
 
         Raises:
-            DataError: the table is of another type, has no row, has several levels of its index, or names a
-                column twice.
+            DataError: the table is of another type, has no row, or has several levels of its index.
         """
         data = cls(path=NAME, **settings)  # type: ignore[call-arg] # the class that derives from this
-        data.frame = _as_frame(table)
+        data.kind = kind_of(table)
+        data.frame = _as_frame(as_pandas(table))
         return data
 
     @property
     def table(self) -> str | pd.DataFrame:
         """The table in memory, or else the path of the file to read."""
         return self.path if self.frame is None else self.frame
+
+    @property
+    def known_dialect(self) -> Dialect:
+        """Stated facts of how the table is written, and those of a run that is followed."""
+        return self.dialect if self.recorded is None else self.recorded.dialect_of(self.dialect)
 
 
 def _as_frame(table: pd.DataFrame | pd.Series | np.ndarray) -> pd.DataFrame:
@@ -66,7 +82,10 @@ def _as_frame(table: pd.DataFrame | pd.Series | np.ndarray) -> pd.DataFrame:
     frame.columns = frame.columns.map(str)
     if (name := find_time_column(index, Path(NAME))) is not None:
         frame.insert(0, name or "time", index[name].array, allow_duplicates=True)
-    require_header(frame.columns.tolist(), Path(NAME))
+    names = frame.columns.tolist()
+    require_header(names, Path(NAME))
+    tell_repeated(names, Path(NAME))
+    frame.columns = distinct(names)
     if frame.empty:
         raise DataError(f"{NAME}: there are column names but no rows.")
     return with_starts(frame)
@@ -78,6 +97,7 @@ def _index(index: pd.Index) -> pd.DataFrame:
         names = ", ".join(str(name) for name in index.names)
         raise DataError(
             f"{NAME}: the index must have one level, that of the time; it has {index.nlevels} ({names}). "
-            "Give each series a table of its own, or make columns of the levels with reset_index()."
+            "Make columns of the levels with reset_index(), and name the one that tells several series apart "
+            "as `id`."
         )
     return with_starts(pd.DataFrame({str(index.name or ""): index.array}))

@@ -6,14 +6,11 @@ Each function raises a DataError that names file, column and row.
 
 from __future__ import annotations
 
-import gzip
-import io
-import os
+import logging
 import re
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import BinaryIO
 
 import numpy as np
 import pandas as pd
@@ -22,6 +19,8 @@ import torch
 from dream.errors import DataError, shown
 from dream.files import is_address
 from dream.numerics import largest
+
+logger = logging.getLogger(__name__)
 
 LARGEST = largest(torch.float32)  # a value whose square is finite in the dtype that layers compute in
 MOST_DEVIATIONS = 1e15  # from the mean; sums of squares over a batch stay finite in float32
@@ -59,49 +58,10 @@ def require_unpacked(unpacked: int, path: str | Path) -> None:
         )
 
 
-class Unpacked(io.RawIOBase):
-    """Content of a gzip file, up to the bound of `require_unpacked`.
-
-    Args:
-        path: The file.
-        raw: The same, opened.
-    """
-
-    def __init__(self, path: Path, raw: BinaryIO) -> None:
-        super().__init__()
-        self.path = path
-        self.file = gzip.GzipFile(fileobj=raw)
-        self.most = most_unpacked(path.stat().st_size)
-
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
-
-    def seek(self, place: int, whence: int = os.SEEK_SET) -> int:
-        return self.file.seek(place, whence)
-
-    def tell(self) -> int:
-        return self.file.tell()
-
-    def readinto(self, buffer: memoryview) -> int:  # type: ignore[override] # of the base, any buffer
-        count = self.file.readinto(buffer)
-        if (place := self.file.tell()) > self.most:
-            require_unpacked(place, self.path)
-        return count
-
-
 def require_header(header: Sequence[str], path: Path) -> None:
-    """Refuse a first line without a name, with a name twice, or of a row of numbers and dates."""
+    """Refuse a first line without a name, or of a row of numbers and dates."""
     if not len(header):
         raise DataError(f"{path}: there are no columns.")
-    seen: set[str] = set()
-    repeated = sorted({name for name in header if name in seen or seen.add(name)})  # type: ignore[func-returns-value]
-    if repeated:
-        raise DataError(
-            f"{path}: column names must differ; more than once: {', '.join(map(_short, repeated[:4]))}."
-        )
     cells = pd.Series(list(header))
     numbers = pd.to_numeric(cells, errors="coerce").notna()
     dates = pd.to_datetime(cells.mask(numbers), errors="coerce", format="ISO8601").notna()
@@ -111,6 +71,27 @@ def require_header(header: Sequence[str], path: Path) -> None:
             f"{path}: the first line must name the columns; it holds numbers or dates: "
             f"{', '.join(map(_short, header[:4]))}."
         )
+
+
+def distinct(names: Iterable[str]) -> list[str]:
+    """Names of which those that come again end in .1, .2 and so on, as pandas has them of CSV files."""
+    found: list[str] = []
+    names = list(names)
+    taken = set(names)
+    for name in names:
+        number, new = 0, name
+        while new in found or (number and new in taken):
+            number += 1
+            new = f"{name}.{number}"
+        found.append(new)
+    return found
+
+
+def tell_repeated(names: Sequence[str], path: Path) -> None:
+    """Log which columns have a name that comes again, see `distinct`."""
+    again = [f"{_short(new)}" for old, new in zip(names, distinct(names), strict=True) if old != new]
+    if again:
+        logger.warning("%s: columns whose name comes again are called %s.", path, ", ".join(again[:4]))
 
 
 def require_printable(names: Sequence[str], path: Path) -> None:

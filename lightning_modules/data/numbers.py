@@ -42,7 +42,10 @@ _INDEX = {"index", "level_0", "id", "row", "row_id", "rowid", "rownames", "nr", 
 _NUMBER = r"(?:\d+(?:[.,]\d+)?|\d{1,3}(?:[.,' \u00a0\u202f_]\d{3})+(?:[.,]\d+)?)(?:[eE][+-]?\d+)?"
 _UNIT = r"[%‰$€£¥°A-Za-zµμΩ][A-Za-zµμΩ°²³^/·0-9]{0,8}"
 _NUMERAL = rf"[(]?[+\-\u2212]?(?:[$€£¥]|[A-Z]{{3}} )? ?{_NUMBER} ?(?:{_UNIT})?[)-]?"
-_PLAIN = "Write plain numbers such as 1234.5, the measurement unit in the name of the column"
+_PLAIN = (
+    "Write plain numbers such as 1234.5, the measurement unit in the name of the column, or state "
+    "`data.decimal` and `data.thousands`"
+)
 _TOTAL = re.compile(r"(?:grand |sub)?(?:total|sum|summe|average|mean|gesamt)s?:?", re.IGNORECASE)
 
 
@@ -97,7 +100,7 @@ def _is_index(column: pd.Series, name: str, path: Path) -> bool:
 
 def _require_words(column: pd.Series, name: str, path: Path) -> None:
     """Refuse a column of texts that are numbers in another notation, or whose last row is a total."""
-    known = column[_known(column)].astype(str).str.strip()
+    known = column[known_in(column)].astype(str).str.strip()
     numerals = known.str.fullmatch(_NUMERAL)
     if numerals.mean() >= 0.9:
         row = known.index[int(numerals.to_numpy().argmax())]
@@ -117,7 +120,7 @@ def to_numbers(column: pd.Series) -> pd.Series:
     if pd.api.types.is_numeric_dtype(column):
         return column
     text = column.astype(str).replace(_TRUTH)  # without gaps their column is numeric
-    return pd.to_numeric(text.where(_known(column)), errors="coerce")
+    return pd.to_numeric(text.where(known_in(column)), errors="coerce")
 
 
 def number_in(text: str) -> float | None:
@@ -131,7 +134,7 @@ def number_in(text: str) -> float | None:
         return None
 
 
-def _known(column: pd.Series) -> pd.Series:
+def known_in(column: pd.Series) -> pd.Series:
     """Where a column has a value: neither a gap nor a word that stands for one."""
     return column.notna() & ~column.astype(str).isin(_MISSING) if is_text(column) else column.notna()
 
@@ -144,7 +147,7 @@ def read_numbers(column: pd.Series, name: str, path: Path) -> np.ndarray:
     """
     require_real(column, name, path)
     converted = to_numbers(column)
-    if (bad := (converted.isna() & _known(column)).to_numpy()).any():
+    if (bad := (converted.isna() & known_in(column)).to_numpy()).any():
         place = int(bad.argmax())
         value = column.iloc[place]
         remedy = _PLAIN if re.fullmatch(_NUMERAL, str(value).strip()) else "Repair the value"

@@ -17,6 +17,7 @@ from pydantic import TypeAdapter, ValidationError
 from torch import Tensor
 
 from dream.errors import CheckpointError, DataError
+from lightning_modules.data.frequency import zoned
 
 ONLY = ""
 """Name of the stream in tasks that read a single one."""
@@ -37,15 +38,20 @@ class Place:
     """Time stamp of the last row, in nanoseconds since 1970; None without time stamps."""
     training: int = 0
     """Rows of the training part at the start of the stream, where there is such a part."""
+    zone: str | None = None
+    """The zone in which that time stamp is shown; None for those without one."""
 
     def __str__(self) -> str:
-        return f"row {self.rows - 1}" if self.last is None else str(pd.Timestamp(self.last))
+        return f"row {self.rows - 1}" if self.last is None else str(self._stamp())
 
     def name(self) -> str | int | None:
         """The last row as a file tells it: ISO 8601, without time stamps its number from 0, None for none."""
         if self.rows == 0:
             return None
-        return self.rows - 1 if self.last is None else pd.Timestamp(self.last).isoformat()
+        return self.rows - 1 if self.last is None else self._stamp().isoformat()
+
+    def _stamp(self) -> pd.Timestamp:
+        return zoned(np.array([self.last], dtype="datetime64[ns]"), self.zone)[0]
 
     def first_new(self, time: np.ndarray | None, count: int, source: str) -> int:
         """Number of the first of `count` rows that comes after this place: by time, or without it by number.
@@ -70,13 +76,15 @@ class Place:
             )
         return self.rows
 
-    def after(self, time: np.ndarray | None, first: int, count: int, training: int = 0) -> Place:
+    def after(
+        self, time: np.ndarray | None, first: int, count: int, training: int = 0, zone: str | None = None
+    ) -> Place:
         """Place after `count` more rows, from number `first` of a file with the time stamps `time`."""
         if count == 0:
             return self
         end = first + count
         last = None if time is None else int(_nanoseconds(time[end - 1 : end])[0])
-        return Place(self.rows + count, last, training)
+        return Place(self.rows + count, last, training, zone)
 
 
 def _nanoseconds(time: np.ndarray) -> np.ndarray:
@@ -96,8 +104,9 @@ class StreamEnd:
 
     def plain(self) -> dict[str, Any]:
         """Tensors, and all else as JSON, for `from_plain`."""
-        place, facts = json.dumps(asdict(self.place)), json.dumps(dict(self.facts))
-        return {"place": place, "facts": facts, "tensors": dict(self.tensors)}
+        plain = {"place": asdict(self.place), "facts": dict(self.facts)}
+        texts = {name: json.dumps(part, allow_nan=False) for name, part in plain.items()}
+        return {**texts, "tensors": dict(self.tensors)}
 
     @classmethod
     def from_plain(cls, content: Mapping[str, Any], source: str) -> StreamEnd:

@@ -15,7 +15,9 @@ from pandas.tseries.frequencies import to_offset
 from pydantic import BaseModel, ConfigDict, FiniteFloat, PositiveFloat, ValidationError
 
 from dream.errors import CheckpointError, ConfigError, DataError, nearest
+from lightning_modules.data.categories import Category
 from lightning_modules.data.dates import Stamps
+from lightning_modules.data.dialect import PLAIN, Dialect
 from lightning_modules.data.series import Scaler
 
 logger = logging.getLogger(__name__)
@@ -27,6 +29,17 @@ _FAR = 10  # deviations of the training rows between their mean and the median o
 _WIDER = 100  # factor between the deviations of both
 _LEAST = 100  # rows of which a deviation tells something
 _NAMED = 5  # columns
+
+
+class SeriesFacts(BaseModel):
+    """Facts about one of several series."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    scales: dict[str, tuple[FiniteFloat, PositiveFloat]] = {}
+    """Mean and deviation of each column; none where all series have the same."""
+    season_errors: dict[str, PositiveFloat] = {}
+    """Scale of MASE of each target that has one."""
 
 
 class Schema(BaseModel):
@@ -52,8 +65,14 @@ class Schema(BaseModel):
     """The format of the time stamps, by which others are read if all can be."""
     time_column: str | None = None
     """Name of the column of time stamps, where it has one."""
+    dialect: tuple[str | None, ...] | None = None
+    """How the table was written, see `Dialect`, by which others are read if their rows do not differ."""
+    categories: dict[str, Category] = {}
+    """Words of the columns that are read as categories."""
     vocabulary: Any = None
     """Classes or symbols in the order of their numbers, as plain values; None in tasks without any."""
+    series: dict[str, SeriesFacts] = {}
+    """Facts about each of several series, by its id; none for a single one without an id."""
     settings: dict[str, Any] = {}
     """Settings of the data that decide what the numbers of a row mean, such as those of audio features."""
 
@@ -77,6 +96,15 @@ class Schema(BaseModel):
     def plain(self) -> dict[str, Any]:
         """Plain values for a checkpoint: dictionaries, lists, texts and numbers."""
         return self.model_dump(mode="json")
+
+    def of(self, series: str | None) -> Schema:
+        """The part of one series, by its id; without scales if training never saw it and each has its own."""
+        if series is None:
+            return self
+        known = self.series.get(series, SeriesFacts())
+        shared = {} if self.settings.get("scaling") == "series" else self.scales
+        found = {"scales": known.scales or shared, "season_errors": known.season_errors, "series": {}}
+        return self.model_copy(update=found)
 
     def ordered(self, role: str, found: Sequence[str], source: str) -> tuple[str, ...]:
         """The columns of `role`, which `found` names in any order, in the order of the schema.
@@ -132,6 +160,26 @@ class Schema(BaseModel):
         place = self.zone if self.zone is not None and "/" in self.zone else None
         return Stamps(stated.form, self.time_format, stated.zone or place)
 
+    def dialect_of(self, stated: Dialect) -> Dialect:
+        """How other tables are read, of which something may be `stated`."""
+        return stated._replace(learned=self.dialect or PLAIN[:4])
+
+    def warn_of_zone(self, zone: str | None, source: str) -> None:
+        """Say that time stamps have a zone and those of the training had none, or the other way round."""
+        if self.steps is None or (zone is None) == (self.zone is None):
+            return
+        here, there = (f"in {one}" if one else "without a zone" for one in (zone, self.zone))
+        remedy = (
+            "State the place whose clock those showed as `data.zone`"
+            if zone
+            else "Write them with their zone, or state it as `data.zone`"
+        )
+        logger.warning(
+            "%s: the time stamps are %s, those of the training were %s; hours and dates are read as they "
+            "stand. %s.",
+            *(source, here, there, remedy),
+        )
+
     def require_frequency(self, frequency: str | None, source: str) -> None:
         """Refuse a stated frequency other than that of the schema; both may be unknown.
 
@@ -153,6 +201,10 @@ class Schema(BaseModel):
             columns: Their names; those without a scale are passed over.
             source: The file, for messages.
         """
+        warn_of_columns(self.far_columns(values, columns), source)
+
+    def far_columns(self, values: np.ndarray, columns: Sequence[str]) -> list[str]:
+        """A remark on each column that is far from where the training rows were, see `warn_of_scale`."""
         rows = np.linspace(0, len(values) - 1, min(len(values), _ROWS)).astype(np.int64)
         some = np.asarray(values[rows, : len(columns)], dtype=np.float64)
         found = []
@@ -168,15 +220,7 @@ class Schema(BaseModel):
                     f"`{name}` has the median {mean + scale * median:.4g} and the deviation "
                     f"{scale * spread:.4g}, in training its mean was {mean:.4g} and its deviation {scale:.4g}"
                 )
-        if found:
-            more = f"; and {len(found) - _NAMED} more" if len(found) > _NAMED else ""
-            logger.warning(
-                "%s: columns are far from where they were in training, by whose scale they are read. Are "
-                "they in another measurement unit? %s%s.",
-                source,
-                "; ".join(found[:_NAMED]),
-                more,
-            )
+        return found
 
     def require_units(self, found: Mapping[str, str], source: str) -> None:
         """Refuse a column whose measurement unit is another than that of the schema; both may be unknown.
@@ -203,6 +247,19 @@ class Schema(BaseModel):
                     f"{source}: `{name}` must be {learned!r}, as in the training of the checkpoint; got "
                     f"{found[name]!r}. Leave out what changed it."
                 )
+
+
+def warn_of_columns(remarks: Sequence[str], source: str) -> None:
+    """Log the remarks of `Schema.far_columns`, if there are any."""
+    if remarks:
+        more = f"; and {len(remarks) - _NAMED} more" if len(remarks) > _NAMED else ""
+        logger.warning(
+            "%s: columns are far from where they were in training, by whose scale they are read. Are they in "
+            "another measurement unit? %s%s.",
+            source,
+            "; ".join(remarks[:_NAMED]),
+            more,
+        )
 
 
 def units_of(columns: Iterable[str], units: Mapping[str, str]) -> dict[str, str]:

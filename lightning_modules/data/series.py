@@ -5,11 +5,9 @@ Shapes: T rows, D columns. Rows are counted from 0 everywhere, messages included
 
 from __future__ import annotations
 
-import io
 import logging
 import warnings
-import zlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -23,18 +21,35 @@ import torch
 
 from dream import memory
 from dream.errors import DataError, nearest, shown
+from lightning_modules.data import feather
 from lightning_modules.data.dates import UNKNOWN, Stamps, require_order, time_stamps
+from lightning_modules.data.dialect import (
+    EXCEL,
+    PLAIN,
+    Dialect,
+    find_dialect,
+    frame_dialect,
+    in_plain_numbers,
+    open_text,
+    with_encoding,
+)
+from lightning_modules.data.dialect import (
+    UNKNOWN as UNKNOWN_DIALECT,
+)
 from lightning_modules.data.fingerprint import Fingerprint, content_sum
+from lightning_modules.data.ids import repeated_by
 from lightning_modules.data.in_memory import NAME
 from lightning_modules.data.limits import (
-    Unpacked,
+    distinct,
     local,
     require_header,
     require_printable,
     require_proportion,
     require_unpacked,
+    tell_repeated,
 )
 from lightning_modules.data.numbers import number_columns, read_numbers, require_real
+from lightning_modules.data.packed import DAMAGED, PACKED
 from lightning_modules.data.time_column import find_time_column, with_starts
 from lightning_modules.data.zones import Written, one_zone
 
@@ -43,8 +58,10 @@ logger = logging.getLogger(__name__)
 Missing = Literal["error", "ffill", "mask", "model"]
 Values = TypeVar("Values", np.ndarray, torch.Tensor)
 
-PARQUET = (".parquet", ".pq")
-TEXT = (".csv", ".txt", ".csv.gz", ".txt.gz")
+PARQUET = (".parquet", ".pq", *feather.ENDINGS)
+TEXT = (".csv", ".txt", ".tsv")
+ENDINGS = (*TEXT, *(text + packed for text in TEXT for packed in PACKED), ".zip", *PARQUET)
+"""Endings of names of tables."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,6 +81,8 @@ class Series:
     """The format of the time stamps as they were read, one of `dates.find_formats`."""
     time_column: str | None = None
     """Name of the column of time stamps in the source."""
+    dialect: Dialect | None = None
+    """How the table was written; None for a generator's."""
 
     def __len__(self) -> int:
         return len(self.values)
@@ -114,10 +133,10 @@ def read_table(
     time_column: str | None = None,
     columns: Sequence[str] | None = None,
     covariates: Sequence[str] = (),
-    separator: str = ",",
+    dialect: Dialect = UNKNOWN_DIALECT,
     stamps: Stamps = UNKNOWN,
 ) -> Series:
-    """Read a CSV (.csv, .txt, also .gz) or Parquet (.parquet, .pq) file, or a table in memory.
+    """Read a file of text (.csv, .txt, .tsv, also packed), of Parquet (.parquet, .pq), or a table in memory.
 
     A row is a time step. Time stamps are all in ISO 8601, of any precision, or all in the format of the
     first; or they are Unix time in s, ms, us or ns, or digits such as 20240131. Year, month and day come in
@@ -131,16 +150,14 @@ def read_table(
         columns: Columns to read; if None, all others in which some value is a number, but no index: an
             unnamed column, or one called `index`, `id` or `row`, that counts the rows.
         covariates: Columns to read besides, which come last.
-        separator: The sign between the values of a line of text.
+        dialect: What is known of how it is written.
         stamps: What is known of the time stamps.
 
     Raises:
         DataError: the table cannot be read; names file, column and row.
     """
-    if isinstance(path, pd.DataFrame):
-        return table_series(with_starts(path), Path(NAME), time_column, columns, covariates, stamps)
-    path = check_file(path)
-    return table_series(read_frame(path, separator), path, time_column, columns, covariates, stamps)
+    frame, source, dialect = read_frame(path, dialect)
+    return replace(table_series(frame, source, time_column, columns, covariates, stamps), dialect=dialect)
 
 
 def table_series(
@@ -155,7 +172,16 @@ def table_series(
     roles = find_roles(frame, path, time_column, columns, covariates, stamps)
     if roles.time is not None:
         require_order(frame[roles.time], roles.formats, path)
-    series, written = to_series(frame, roles, path)
+    try:
+        series, written = to_series(frame, roles, path)
+    except DataError:
+        if roles.time is not None and (name := repeated_by(frame, roles.time)) is not None:
+            raise DataError(
+                f"{path}: time column `{roles.time}` has times that repeat, as of several series, which "
+                f"column `{name}` tells apart. Name it: `--data.id={name}`; online learning reads the rows "
+                "of one."
+            ) from None
+        raise
     series = replace(series, zone=one_zone([written]))
     require_values(~np.isnan(series.values).all(axis=0), series.columns, path)
     return series
@@ -220,8 +246,11 @@ def check_file(path: str | Path) -> Path:
         DataError: there is no file, it is empty, or its type is unknown.
     """
     path = local(path)
-    if not path.name.lower().endswith(PARQUET + TEXT):
-        raise DataError(f"{path}: expected a file ending in {', '.join(TEXT + PARQUET)}.")
+    if not path.name.lower().endswith(ENDINGS):
+        raise DataError(
+            f"{path}: expected a file ending in {', '.join(TEXT + PARQUET)}, those of text also packed: "
+            f"{', '.join(PACKED)}."
+        )
     if not path.is_file():
         raise DataError(
             f"{path}: {'is a folder, not a file' if path.is_dir() else 'no such file'}. Check `path`."
@@ -231,19 +260,91 @@ def check_file(path: str | Path) -> Path:
     return path
 
 
-def read_frame(path: Path, separator: str = ",") -> pd.DataFrame:
-    """The table in a file, unchanged."""
-    path = check_file(path)
+def read_frame(
+    path: str | Path | pd.DataFrame, dialect: Dialect = UNKNOWN_DIALECT, texts: Collection[str] = ()
+) -> tuple[pd.DataFrame, Path, Dialect]:
+    """Read all columns of a file or of a table in memory, numbers in whatever notation as numbers.
+
+    The columns `texts` are read as they are written.
+
+    Returns:
+        The table, its name for messages, and how it is written.
+
+    Raises:
+        DataError: it cannot be read.
+    """
+    if isinstance(path, pd.DataFrame):
+        frame, source = with_starts(path.set_axis(distinct(path.columns.map(str)), axis=1)), Path(NAME)
+    else:
+        source = check_file(path)
+        if not source.name.lower().endswith(PARQUET):
+            return _read_text(source, dialect, texts)
+        with readable(source), open_parquet(source) as file:
+            tell_repeated(file.schema_arrow.names, source)
+            frame = parse_parquet(file.read(), source)
+    require_rows(frame, source)
+    dialect = frame_dialect(frame, source, dialect)
+    return in_plain_numbers(frame, dialect, texts), source, dialect
+
+
+def _read_text(path: Path, stated: Dialect, texts: Collection[str]) -> tuple[pd.DataFrame, Path, Dialect]:
     with readable(path):
-        if path.name.lower().endswith(PARQUET):
-            with open_parquet(path) as file:
-                frame = parse_parquet(file.read(), path)
-        else:
-            with open_text(path) as (text, _):
-                frame = parse_text(text, path, separator)
+        dialect = find_dialect(path, stated)
+        try:
+            frame = _parsed(path, dialect, texts)
+        except UnicodeDecodeError:
+            if (other := with_encoding(path, dialect, stated)) == dialect:
+                raise
+            dialect, frame = other, _parsed(path, other, texts)
+    require_rows(frame, path)
+    return frame, path, dialect
+
+
+def _parsed(path: Path, dialect: Dialect, texts: Collection[str]) -> pd.DataFrame:
+    with open_text(path, str(dialect.encoding)) as (text, _):
+        return parse_text(text, path, dialect, texts)
+
+
+def table_dialect(path: Path, stated: Dialect = UNKNOWN_DIALECT, quiet: bool = False) -> Dialect:
+    """How a file is written that is read in blocks, by its first rows; logged as in `find_dialect`."""
+    with readable(path):
+        if not path.name.lower().endswith(PARQUET):
+            return find_dialect(path, stated, quiet)
+        with open_parquet(path, memory_map=True) as file:
+            tell_repeated(file.schema_arrow.names, path)
+            for batch in file.iter_batches(batch_size=1000):
+                return frame_dialect(parse_parquet(pyarrow.Table.from_batches([batch]), path), path, stated)
+    return PLAIN
+
+
+def full_dialect(path: Path, dialect: Dialect, stated: Dialect) -> Dialect:
+    """The dialect of a file of which `table_dialect` told the first, by all of its letters."""
+    if path.name.lower().endswith(PARQUET):
+        return dialect
+    with readable(path):
+        return with_encoding(path, dialect, stated)
+
+
+def read_texts(path: Path) -> pd.DataFrame:
+    """The table in a file of text, all of it texts: no word of it stands for a gap or is a number.
+
+    Raises:
+        DataError: it cannot be read.
+    """
+    stated = Dialect(decimal=".", thousands="")
+    with readable(path):
+        dialect = with_encoding(path, find_dialect(path, stated), stated)
+        with open_text(path, str(dialect.encoding)) as (text, _):
+            skipped = 1 if EXCEL.match(text.read(32)) else 0
+            text.seek(0)
+            options = dict(sep=dialect.separator, skiprows=skipped, dtype=str, keep_default_na=False)
+            return pd.read_csv(text, **options).fillna("")  # type: ignore[call-overload]
+
+
+def require_rows(frame: pd.DataFrame, path: Path) -> None:
+    """Refuse a table without a row."""
     if frame.empty:
         raise DataError(f"{path}: there are column names but no rows.")
-    return frame
 
 
 @contextmanager
@@ -255,11 +356,12 @@ def readable(path: Path, first: int = 0) -> Iterator[None]:
         raise _too_large(path) from error
     except UnicodeDecodeError as error:
         raise DataError(
-            f"{path}: not UTF-8 text ({error.reason} at byte {error.start}). Save it as UTF-8."
+            f"{path}: no text in {error.encoding} ({error.reason} at byte {error.start}). State another "
+            "`data.encoding`, or save it as UTF-8."
         ) from error
     except pd.errors.EmptyDataError as error:
         raise DataError(f"{path}: the file is empty.") from error
-    except (ValueError, OSError, EOFError, zlib.error, pd.errors.ParserWarning) as error:
+    except (ValueError, OSError, EOFError, *DAMAGED, pd.errors.ParserWarning) as error:
         if memory.exhausted(error):
             raise _too_large(path) from error
         reason = str(error).strip().splitlines()[0]
@@ -277,27 +379,16 @@ def _too_large(path: Path) -> DataError:
 
 
 @contextmanager
-def open_text(path: Path) -> Iterator[tuple[BinaryIO, BinaryIO]]:
-    """Open a file of text: its content, unpacked if its name ends in .gz, and the file itself.
-
-    Raises:
-        DataError: while it is read, if it unpacks to far more than its size.
-    """
-    with path.open("rb") as raw:
-        if path.suffix.lower() != ".gz":
-            yield raw, raw
-        else:
-            with io.BufferedReader(Unpacked(path, raw)) as content:
-                yield content, raw
-
-
-@contextmanager
-def open_parquet(path: Path, **options: Any) -> Iterator[parquet.ParquetFile]:
-    """Open a Parquet file.
+def open_parquet(path: Path, **options: Any) -> Iterator[Any]:
+    """Open a Parquet or Feather file.
 
     Raises:
         DataError: it unpacks to far more than its size.
     """
+    if path.name.lower().endswith(feather.ENDINGS):
+        with pyarrow.memory_map(str(path)) as source:
+            yield feather.FeatherFile(path, source)
+        return
     with parquet.ParquetFile(path, **options) as file:
         facts = file.metadata
         groups = [facts.row_group(k) for k in range(facts.num_row_groups)]
@@ -311,42 +402,39 @@ def open_parquet(path: Path, **options: Any) -> Iterator[parquet.ParquetFile]:
 def parse_parquet(table: pyarrow.Table, path: Path) -> pd.DataFrame:
     """Rows of a Parquet file, all or some of them."""
     require_header(table.column_names, path)
-    return with_starts(table.to_pandas(ignore_metadata=True))
+    return with_starts(table.rename_columns(distinct(table.column_names)).to_pandas(ignore_metadata=True))
 
 
-def parse_text(source: BinaryIO, path: Path, separator: str) -> pd.DataFrame:
-    """Rows of text from `source`, whose first line names the columns; `path` is for messages."""
-    header = (
-        pd.read_csv(source, sep=separator, header=None, nrows=1, dtype=str, keep_default_na=False)
-        .iloc[0]
-        .tolist()
-    )
-    counts = {sign: sum(name.count(sign) for name in header) for sign in ",;\t|" if sign != separator}
-    used = max(counts, key=lambda sign: counts[sign])
-    lone = len(header) == 1 and header[0].lstrip().startswith("#")
-    if lone or header[0].lower().startswith("sep="):
-        raise DataError(
-            f"{path}: the first line must name the columns; it is {shown(header[0])}. Delete the lines "
-            "before the names."
-        )
-    if counts[used] >= max(len(header) - 1, 1) and (len(header) == 1 or used != ","):
-        wanted = "commas" if separator == "," else repr(separator)
-        raise DataError(
-            f"{path}: values must be separated by {wanted}; the first line uses {used!r}. Save it as CSV; "
-            "AnomalyTable also takes `--data.separator`."
-        )
-    require_header(header, path)
+def parse_text(source: BinaryIO, path: Path, dialect: Dialect, texts: Collection[str] = ()) -> pd.DataFrame:
+    """Rows of text in UTF-8 from `source`, whose first line names the columns; `path` is for messages.
+
+    The columns `texts` are read as they are written: an id 007 is no number.
+    """
+    told = EXCEL.match(source.read(32))
     source.seek(0)
     with warnings.catch_warnings():
         warnings.simplefilter("error", pd.errors.ParserWarning)  # a row longer than the header
         try:
-            return pd.read_csv(source, sep=separator, low_memory=False, index_col=False)
+            frame = pd.read_csv(
+                source,
+                sep=dialect.separator,
+                decimal=dialect.decimal or ".",
+                skiprows=1 if told else 0,
+                low_memory=False,
+                index_col=False,
+                dtype=dict.fromkeys(texts, str),
+            )
         except pd.errors.ParserWarning as error:
+            source.seek(0)
+            names = pd.read_csv(source, sep=dialect.separator, skiprows=1 if told else 0, nrows=0).columns
             raise DataError(
-                f"{path}: cannot be read: rows must have a value for each of the {len(header)} names in the "
-                f"first line ({shown(header[0])}, ...); some have more. Delete lines before the names, "
-                "write numbers as 1234.5, and quote texts that hold the separator."
+                f"{path}: cannot be read: rows must have a value for each of the {len(names)} names in the "
+                f"first line ({shown(names[0])}, ...); some have more. Delete lines before the names, "
+                "write numbers as 1234.5, quote texts that hold the separator, or state it as "
+                "`data.separator`."
             ) from error
+    frame.columns = [" ".join(name.split()) if "\n" in name else name for name in frame.columns]
+    return in_plain_numbers(frame, dialect, texts)
 
 
 def require_same_columns(frame: pd.DataFrame, path: Path, roles: Roles, covariates: Sequence[str]) -> None:
@@ -425,8 +513,17 @@ class Scaler:
         return cls.fit_blocks(lambda: [rows], columns)
 
     @classmethod
-    def fit_blocks(cls, blocks: Callable[[], Iterable[np.ndarray]], columns: Sequence[str]) -> Scaler:
-        """As `fit`, from rows that come block by block; `blocks` is called twice."""
+    def fit_blocks(
+        cls,
+        blocks: Callable[[], Iterable[np.ndarray]],
+        columns: Sequence[str],
+        pooled: Scaler | None = None,
+        quiet: bool = False,
+    ) -> Scaler:
+        """As `fit`, from rows that come block by block; `blocks` is called twice.
+
+        A column that holds no value is scaled as `pooled` does. Unless `quiet`, constant ones are logged.
+        """
         width = len(columns)
         count, total = np.zeros(width), np.zeros(width)
         low, high = np.full(width, np.inf), np.full(width, -np.inf)
@@ -434,18 +531,20 @@ class Scaler:
             count += (~np.isnan(rows)).sum(axis=0)
             total += np.nansum(rows, axis=0, dtype=np.float64)
             low, high = np.fmin(low, np.fmin.reduce(rows)), np.fmax(high, np.fmax.reduce(rows))
-        if (empty := count == 0).any():
+        if (empty := count == 0).any() and pooled is None:
             names = ", ".join(name for name, none in zip(columns, empty.tolist(), strict=True) if none)
             raise DataError(
                 f"columns without a value in the training rows: {names}. Leave them out or lengthen that "
                 "part."
             )
         constant = low == high
-        mean = np.where(constant, low, total / count)
+        mean = np.where(constant, low, total / np.maximum(count, 1))
         squares = sum((np.nansum(np.square(rows - mean), axis=0) for rows in blocks()), np.zeros(width))
-        scale = np.where(constant, 1.0, np.sqrt(squares / count))
+        scale = np.where(constant, 1.0, np.sqrt(squares / np.maximum(count, 1)))
         scale = np.where(scale > 0, scale, 1.0)  # a deviation whose square vanishes
-        if constant.any():
+        if pooled is not None:
+            mean, scale = np.where(empty, pooled.mean, mean), np.where(empty, pooled.scale, scale)
+        if constant.any() and not quiet:
             names = ", ".join(name for name, same in zip(columns, constant, strict=True) if same)
             logger.warning(
                 "Columns that never change in the training rows are only centred (scale 1): %s.", names

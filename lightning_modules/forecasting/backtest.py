@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import partial
+from math import isnan
 
 import numpy as np
 import pandas as pd
@@ -45,12 +46,11 @@ class Backtest:
         self.drawn: list[Tensor] = []
         self.columns: list[str] = []
         self.examples: list[plots.Example] = []
-        test = data.parts.test
-        self.every = 1 if data.rolling else max((test.stop - test.start) // DRAWN, 1)
+        rows = sum(member.parts.test.stop - member.parts.test.start for member in data.members)
+        self.every = 1 if data.rolling and not data.many else max(rows // DRAWN, 1)
         """One origin in `every` is drawn, so that a test part of any size needs bounded memory."""
-        # the last origin, or at most a stride before it
-        last = test.stop - data.horizon - (data.stride if data.rolling else 1) + 1
-        self.wanted = np.linspace(test.start, max(last, test.start), EXAMPLES).astype(int).tolist()
+        self.wanted = _wanted(data)
+        """Rows of the tables from which on an example is drawn, by the number of the series."""
         self.naive = {"repeat-last": partial(repeat_last, horizon=data.horizon)}
         for place, season in enumerate(data.seasons):
             if season <= data.look_back:
@@ -80,12 +80,14 @@ class Backtest:
             u_norm: (N,) of the first forecaster.
         """
         past = windows.past[..., : self.data.channels]
+        numbers = self.data.numbers_of(windows.origin)
+        series = torch.as_tensor(numbers, device=past.device)
         made = dict(own)
         for name, naive in self.naive.items():
             future = naive(past)
             made[name] = (future, future.unsqueeze(-1) + self.spread[name] if self.levels else None)
         for name, (future, quantiles) in made.items():
-            self._metric(name).update(future, windows.future, quantiles)
+            self._metric(name).update(future, windows.future, quantiles, series)
         drawn = [*own, "repeat-last"]
         errors = [(made[name][0].double() - windows.future).square().flatten(1).nanmean(1) for name in drawn]
         origin, values = windows.origin.cpu(), torch.stack([*errors, surprise, u_norm], 1).cpu()
@@ -94,25 +96,32 @@ class Backtest:
         self.drawn.append(drawn_rows[origin % self.every == 0])
         self.columns = [*drawn, "surprise", "u_norm"]
         future, quantiles = next(iter(own.values()))
-        for window, origin in enumerate(windows.origin.tolist()):
-            if self.wanted and origin >= self.wanted[0]:
-                self.wanted = [row for row in self.wanted if row > origin]
+        for window, (number, origin) in enumerate(
+            zip(numbers.tolist(), windows.origin.tolist(), strict=True)
+        ):
+            if (wanted := self.wanted.get(number)) and origin >= wanted[0]:
+                self.wanted[number] = [row for row in wanted if row > origin]
+
+                def unscaled(values: Tensor, row: Tensor = windows.origin[window : window + 1]) -> np.ndarray:
+                    """Standardised targets (..., C) in the measurement units of the data."""
+                    return self.data.unscale(values[None], row)[0].cpu().numpy()
+
                 band = None
                 if quantiles is not None:
-                    band = self._unscaled(quantiles[window].movedim(-1, 0)).transpose(1, 2, 0)
-                before, truth, forecast = map(
-                    self._unscaled, (past[window], windows.future[window], future[window])
+                    band = unscaled(quantiles[window].movedim(-1, 0)).transpose(1, 2, 0)
+                self.examples.append(
+                    plots.Example(
+                        origin,
+                        unscaled(past[window]),
+                        unscaled(windows.future[window]),
+                        unscaled(future[window]),
+                        band,
+                    )
                 )
-                self.examples.append(plots.Example(origin, before, truth, forecast, band))
-
-    def _unscaled(self, values: Tensor) -> np.ndarray:
-        """Standardised targets (..., C) in the measurement units of the data."""
-        return self.data.unscale(values).cpu().numpy()
 
     def _metric(self, model: str) -> ForecastMetrics:
         if model not in self.metrics:
-            scale = torch.as_tensor(self.data.scaler.scale[: self.data.channels]).float()
-            self.metrics[model] = ForecastMetrics(scale, self.data.mase_scale, self.levels).to(self.device)
+            self.metrics[model] = forecast_metrics(self.data, self.levels, self.device)
         return self.metrics[model]
 
     def results(self) -> dict[str, dict[str, float]]:
@@ -121,32 +130,81 @@ class Backtest:
             name: {k: float(v) for k, v in metric.compute().items()} for name, metric in self.metrics.items()
         }
 
+    def by_series(self) -> dict[str, dict[str, float]]:
+        """Metrics of the first forecaster for each series that was forecast, by its id; empty without ids."""
+        data = self.data
+        if not data.many or not self.metrics:
+            return {}
+        found = next(iter(self.metrics.values())).by_series()
+        rows = zip(*(values.tolist() for values in found.values()), strict=True)
+        return {
+            str(member.name): {
+                name: value for name, value in zip(found, row, strict=True) if not isnan(value)
+            }
+            for member, row in zip(data.members, rows, strict=True)
+            if not all(map(isnan, row))
+        }
+
     def origins(self) -> pd.DataFrame:
-        """Table of the drawn origins: first row ahead, squared errors (standardised), surprise, norm of U."""
+        """Table of the drawn origins: first row ahead, squared errors (standardised), surprise, norm of U.
+
+        Rows are numbered within their series, whose id comes first if there are several.
+        """
         if not self.drawn:
             return pd.DataFrame()
-        drawn = torch.cat(self.drawn).numpy()
+        data, drawn = self.data, torch.cat(self.drawn).numpy()
         origin = drawn[:, 0].astype(np.int64)
         values = dict(zip(self.columns, drawn[:, 1:].T, strict=True))
-        time = table_times(self.data.times(origin), self.data.clock.zone)
-        return pd.DataFrame({"row": origin, "time": time, **values})
+        time = table_times(data.times(origin), data.clock.zone)
+        numbers = data.numbers_of(origin)
+        ids = (
+            {"unique_id": np.array([str(member.name) for member in data.members])[numbers]}
+            if data.many
+            else {}
+        )
+        return pd.DataFrame({**ids, "row": origin - data.starts[numbers], "time": time, **values})
 
     def figures(self) -> dict[str, Figure]:
         """Figures `forecasts` and `adaptation`; none if nothing was added."""
         if not self.drawn:
             return {}
         data, table = self.data, self.origins()
+        if data.many:  # means over the series, by how many rows of its own came before
+            table = table.drop(columns=["unique_id", "time"]).groupby("row", as_index=False).mean()
         first, last = table["row"].iloc[[0, -1]]
         changes = np.array([row for row in data.drift_rows if first <= row <= last], dtype=np.int64)
         errors = {name: table[name].to_numpy() for name in self.columns[:-2]}
         surprise, u_norm = (table[name].to_numpy() for name in ("surprise", "u_norm"))
 
         def times(rows: np.ndarray) -> np.ndarray:
+            """Times of rows of the tables."""
             return figure_times(data.times(rows), data.clock.zone)
+
+        places = table["row"].to_numpy()
 
         return {
             "forecasts": plots.forecasts(self.examples, data.target_columns, times),
             "adaptation": plots.adaptation(
-                times(table["row"].to_numpy()), errors, surprise, u_norm, times(changes)
+                places if data.many else times(places), errors, surprise, u_norm, times(changes)
             ),
         }
+
+
+def forecast_metrics(data: ForecastingData, levels: list[float], device: torch.device) -> ForecastMetrics:
+    """Metrics of forecasts of `data`, without any forecast yet."""
+    _, scale = data.units_of_targets
+    return ForecastMetrics(torch.from_numpy(scale), data.season_errors, levels).to(device)
+
+
+def _wanted(data: ForecastingData) -> dict[int, list[int]]:
+    """Rows of the tables from which on an example is drawn: of one series several, or one of several."""
+    ends = {}
+    for number, member in enumerate(data.members):
+        test, start = member.parts.test, int(data.starts[number])
+        # the last origin, or at most a stride before it
+        last = test.stop - data.horizon - (data.stride if data.rolling else 1) + 1
+        if len(member.origins(test)):
+            ends[number] = (start + test.start, start + max(last, test.start))
+    some = [list(ends)[k] for k in np.linspace(0, len(ends) - 1, min(EXAMPLES, len(ends))).astype(int)]
+    each = EXAMPLES // len(some)
+    return {k: np.linspace(*ends[k], each).astype(int).tolist() for k in some}

@@ -1,13 +1,16 @@
-"""Batches of one series: independent windows, and streams that continue from batch to batch.
+"""Batches of series: independent windows, and streams that continue from batch to batch.
 
-Shapes: N samples of a batch, T rows of the series, D inputs (targets, covariates, known covariates, ages), C
+Several series lie in the tables one after another; no window and no stream reaches from one into the next.
+
+Shapes: N samples of a batch, T rows of all series, D inputs (targets, covariates, known covariates, ages), C
 targets, L look-back, H horizon, K origins in one batch of a stream."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset
@@ -17,7 +20,7 @@ from lightning_modules.data.order import EpochOrder
 
 
 class WindowBatch(NamedTuple):
-    """Windows of one series, or the next rows of streams."""
+    """Windows of series, or the next rows of streams."""
 
     past: Tensor
     """(N, L, D) inputs, filled; of streams (N, L + K stride, D): L rows read before, then the new ones."""
@@ -59,8 +62,26 @@ class WindowBatch(NamedTuple):
         )
 
 
+def together(windows: Sequence[WindowBatch]) -> WindowBatch:
+    """One batch of several of windows."""
+    if len(windows) == 1:
+        return windows[0]
+    observed = None
+    if any(each.observed is not None for each in windows):  # of those without, all values were
+        parts = (
+            torch.ones_like(w.past, dtype=torch.bool) if w.observed is None else w.observed for w in windows
+        )
+        observed = torch.cat(list(parts))
+    found = {
+        name: None if any(part is None for part in parts) else torch.cat(parts)
+        for name in ("past", "future", "origin", "known", "timespans")
+        for parts in [[getattr(each, name) for each in windows]]
+    }
+    return WindowBatch(**found, observed=observed)  # type: ignore[arg-type]
+
+
 class Tables(NamedTuple):
-    """A standardised series, from which batches are cut."""
+    """Standardised series, from which batches are cut."""
 
     values: Tensor
     """(T, D) inputs without gaps."""
@@ -83,21 +104,50 @@ class Tables(NamedTuple):
         return WindowBatch(values, future, origin, reset, known, timespans, observed=observed)
 
 
-class WindowDataset(Dataset[WindowBatch]):
-    """All windows, stride 1, whose future lies within `rows`; their past may begin before `rows`."""
+def joined(parts: Sequence[Tables], spans: Sequence[int]) -> Tables:
+    """The tables of several series, one after another, each of which takes `spans` rows.
 
-    def __init__(self, tables: Tables, look_back: int, horizon: int, rows: slice) -> None:
+    Rows after those of a series are unknown; no window holds them.
+    """
+    if len(parts) == 1:
+        return parts[0]
+
+    def whole(name: str) -> Tensor | None:
+        tables = [getattr(part, name) for part in parts]
+        known = [table for table in tables if table is not None]
+        if not known:
+            return None
+        fill = True if known[0].dtype == torch.bool else torch.nan  # all are observed where none is missing
+        made = known[0].new_full((sum(spans), *known[0].shape[1:]), fill)
+        first = 0
+        for table, span in zip(tables, spans, strict=True):
+            if table is not None:
+                made[first : first + len(table)] = table
+            first += span
+        return made
+
+    return Tables(**{name: whole(name) for name in Tables._fields})  # type: ignore[arg-type]
+
+
+class WindowDataset(Dataset[WindowBatch]):
+    """All windows, stride 1, whose future begins in one of the ranges `origins`, one after another."""
+
+    def __init__(self, tables: Tables, look_back: int, horizon: int, origins: Sequence[range]) -> None:
         self.tables = tables
         self.look_back = look_back
         self.horizon = horizon
-        self.origins = range(max(rows.start, look_back), rows.stop - horizon + 1)
+        self.first = torch.tensor([each.start for each in origins])
+        self.stop = torch.tensor([len(each) for each in origins]).cumsum(0)
+        """(S,) number of the window after the last of each series."""
 
     def __len__(self) -> int:
-        return len(self.origins)
+        return int(self.stop[-1])
 
     def __getitem__(self, indices: list[int]) -> WindowBatch:
         """Batch of these windows; without any, a spare one whose future is unknown."""
-        origin = torch.tensor([self.origins[index] for index in indices or [0]])
+        numbers = torch.tensor(indices or [0])
+        series = torch.searchsorted(self.stop, numbers, right=True)
+        origin = self.first[series] + numbers - torch.where(series > 0, self.stop[series - 1], 0)
         batch = self.tables.cut(origin[:, None] + torch.arange(-self.look_back, 0), origin, self.horizon)
         if indices:
             return batch
@@ -105,7 +155,7 @@ class WindowDataset(Dataset[WindowBatch]):
 
 
 class StreamDataset(Dataset[WindowBatch]):
-    """N streams cut from one series, in items that continue each other, with an origin every `stride` rows.
+    """N streams, in items that continue each other, with an origin every `stride` rows.
 
     Stream i begins at row ``starts[i]``, with the `look_back` rows before it shown as well; its origins are
     ``starts[i] + stride, starts[i] + 2 stride, ...``. Item t of a phase holds the next `chunk` origins of
@@ -191,6 +241,52 @@ def training_streams(
     return StreamDataset(tables, look_back, horizon, starts, stride, chunks * chunk, chunk, phases)
 
 
+class StreamsInTurn(Dataset[WindowBatch]):
+    """Groups of streams, one after another; each begins anew."""
+
+    def __init__(self, groups: Sequence[StreamDataset]) -> None:
+        self.groups = groups
+        self.stop = np.cumsum([len(group) for group in groups])
+        """(groups,) number of the item after the last of each."""
+
+    def __len__(self) -> int:
+        return int(self.stop[-1])
+
+    def __getitem__(self, index: int) -> WindowBatch:
+        group = int(np.searchsorted(self.stop, index, side="right"))
+        return self.groups[group][index - (int(self.stop[group - 1]) if group else 0)]
+
+
+def panel_streams(
+    tables: Tables, look_back: int, horizon: int, parts: Sequence[slice], streams: int, stride: int
+) -> list[StreamDataset]:
+    """A stream for each series, up to `streams` side by side, of the training `parts` of all.
+
+    Those side by side are of similar length. They have as many origins as the shortest of them, the last ones
+    of each, and as `training_streams` makes them phases.
+
+    Raises:
+        DataError: no part is long enough for an item.
+    """
+    chunk = max(look_back // stride, 1)
+    least = look_back + chunk * stride + horizon
+    enough = [part for part in parts if part.stop - part.start >= least]
+    enough.sort(key=lambda part: part.stop - part.start)
+    if not enough:
+        raise DataError(
+            f"a stream needs look_back + {chunk * stride} + horizon = {least} training rows; no series has "
+            "as many. Lower `stride` or `look_back`."
+        )
+    groups = []
+    for some in (enough[first : first + streams] for first in range(0, len(enough), streams)):
+        available = some[0].stop - some[0].start - look_back - horizon
+        origins = available // (chunk * stride) * chunk
+        starts = torch.tensor([part.stop - horizon - origins * stride for part in some])
+        phases = min(available - origins * stride, stride - 1) + 1
+        groups.append(StreamDataset(tables, look_back, horizon, starts, stride, origins, chunk, phases))
+    return groups
+
+
 def rolling_stream(
     tables: Tables, look_back: int, horizon: int, first: int, last: int, stride: int, chunk: int, warm_up: int
 ) -> StreamDataset:
@@ -207,11 +303,18 @@ def rolling_stream(
     )
 
 
-def one_phase(streams: StreamDataset) -> EpochOrder:
-    """Order that reads the items of one phase in turn, and another phase in each epoch."""
+def groups_at_random(streams: StreamsInTurn) -> EpochOrder:
+    """Order that reads the groups in a random order, and of each the items of a random phase in turn."""
+    groups = streams.groups
+    first = [0, *streams.stop[:-1].tolist()]
 
     def items(generator: torch.Generator) -> Callable[[int], int]:
-        first = int(torch.randint(streams.phases, (), generator=generator)) * streams.chunks
-        return lambda number: first + number
+        places: list[int] = []
+        order = torch.randperm(len(groups), generator=generator).tolist() if len(groups) > 1 else [0]
+        for number in order:
+            phase = int(torch.randint(groups[number].phases, (), generator=generator))
+            begin = first[number] + phase * groups[number].chunks
+            places += range(begin, begin + groups[number].chunks)
+        return places.__getitem__
 
-    return EpochOrder(streams.chunks, items)
+    return EpochOrder(sum(group.chunks for group in groups), items)

@@ -32,8 +32,13 @@ class WindowStep(Step):
         if not isinstance(module.core, DREAMStack):
             raise ConfigError(f"a forecaster can be exported if its core is DREAM; this is {module.title}.")
         assert schema is not None
+        if schema.settings.get("scaling") == "series":
+            raise ConfigError(
+                "a forecaster can be exported if it scales all rows alike; this one scales each series by "
+                "itself. Train with `data.scaling=global`."
+            )
         reads = {
-            "`known_covariates` or `calendar`": shape.known > 0,
+            "`known_covariates`, `calendar` or `static`": shape.known > 0,
             "`missing: mask`": shape.aged > 0,
             "`missing: model`": module.core.missing,
             "`timespans`": bool(schema.settings.get("timespans")),

@@ -1,15 +1,16 @@
 """Metrics of forecasts: those that torchmetrics lacks, and the set that every forecasting table shows.
 
-Shapes: N windows, C targets, Q quantile levels; `...` any axes before them.
+Shapes: N windows, S series, C targets, Q quantile levels; `...` any axes before them.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 import torch
 from torch import Tensor
-from torchmetrics import MeanAbsoluteError, MeanSquaredError, Metric, MetricCollection
+from torchmetrics import Metric
 
 
 def pinball(quantiles: Tensor, target: Tensor, levels: Tensor) -> Tensor:
@@ -31,124 +32,99 @@ def crps(quantiles: Tensor, target: Tensor, levels: Tensor) -> Tensor:
     return 2 * pinball(quantiles, target, levels).mean(-1)
 
 
-class MeanAbsoluteScaledError(Metric):
-    """MASE: mean absolute error of each target, relative to the seasonal-naive error on the training rows.
-
-    ``MASE = mean_c( mean |y_c - yhat_c| / scale_c )``, ``scale_c = mean_t |y_c,t - y_c,t-season|`` over the
-    training rows. Below 1: better than the seasonal-naive forecast, one season ahead, of the training rows.
-    Source: Hyndman and Koehler, Another look at measures of forecast accuracy, 2006.
-
-    Args:
-        scale: (C,) the denominator of each target; `ForecastingData.mase_scale`.
-    """
-
-    is_differentiable = False
-    higher_is_better = False
-    full_state_update = False
-    scale: Tensor
-    absolute_error: Tensor
-    count: Tensor
-
-    def __init__(self, scale: Tensor) -> None:
-        super().__init__()
-        self.register_buffer("scale", scale)
-        self.add_state("absolute_error", torch.zeros(scale.shape, dtype=torch.float64), dist_reduce_fx="sum")
-        self.add_state("count", torch.zeros(scale.shape, dtype=torch.long), dist_reduce_fx="sum")
-
-    def update(self, preds: Tensor, target: Tensor) -> None:
-        """Add forecasts (..., C) of `target` (..., C), leaving out NaN in `target`."""
-        known = ~target.isnan()
-        errors = torch.where(known, preds - target, 0.0).abs().flatten(0, -2)
-        self.absolute_error += errors.sum(0, dtype=torch.float64)
-        self.count += known.flatten(0, -2).sum(0)
-
-    def compute(self) -> Tensor:
-        """MASE over all forecasts so far, (); targets without any known value are left out."""
-        return (self.absolute_error / self.count / self.scale)[self.count > 0].mean().float()
-
-
-class QuantileMetrics(Metric):
-    """CRPS on the standardised scale (see `crps`), and coverage.
-
-    Coverage is the share of values within the outermost quantiles. That of a calibrated forecast is
-    ``levels[-1] - levels[0]``.
-
-    Args:
-        levels: (Q,) in increasing order.
-    """
-
-    full_state_update = False
-    levels: Tensor
-    score: Tensor
-    covered: Tensor
-    count: Tensor
-
-    def __init__(self, levels: Sequence[float]) -> None:
-        super().__init__()
-        self.register_buffer("levels", torch.tensor(levels))
-        for name in ("score", "covered", "count"):
-            self.add_state(name, torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
-
-    def update(self, quantiles: Tensor, target: Tensor) -> None:
-        """Add forecasts (..., Q) of `target` (...), leaving out NaN in `target`."""
-        valid = ~target.isnan()
-        quantiles, target = quantiles[valid], target[valid]
-        self.score += crps(quantiles, target, self.levels).sum(dtype=torch.float64)
-        self.covered += ((quantiles[..., 0] <= target) & (target <= quantiles[..., -1])).sum()
-        self.count += target.numel()
-
-    def compute(self) -> dict[str, Tensor]:
-        """`crps` and `coverage` over all forecasts so far."""
-        return {"crps": (self.score / self.count).float(), "coverage": (self.covered / self.count).float()}
-
-
 class ForecastMetrics(Metric):
     """Metrics of a forecasting table: standardised MSE, MAE and MASE, then MSE and MAE in measurement units.
 
-    Quantile forecasts have CRPS and coverage, too.
+    Quantile forecasts have CRPS and coverage, too. Of several series each metric is the mean over the series;
+    `by_series` has those of each.
+
+    ``MASE = mean_c( mean |y_c - yhat_c| / scale_c )``, ``scale_c = mean_t |y_c,t - y_c,t-season|`` over the
+    training rows of a series. Below 1: better than the seasonal-naive forecast, one season ahead, of the
+    training rows. Source: Hyndman and Koehler, Another look at measures of forecast accuracy, 2006. Coverage
+    is the share of values within the outermost quantiles; that of a calibrated forecast is ``levels[-1] -
+    levels[0]``.
 
     Args:
-        scaler_scale: (C,) size of one standardised unit of each target, in its measurement unit.
-        mase_scale: (C,) see `MeanAbsoluteScaledError`.
-        levels: Levels of the quantile forecasts, increasing; see `QuantileMetrics`. Empty without quantiles.
+        scaler_scale: (S, C) size of one standardised unit of each target, in its measurement unit; or (C,).
+        mase_scale: (S, C) denominators of MASE, `ForecastingData.season_errors`; NaN where there is none.
+        levels: Levels of the quantile forecasts, increasing. Empty without quantiles.
     """
 
+    is_differentiable = False
     full_state_update = False
     units: Tensor
+    mase_scale: Tensor
+    levels: Tensor
+    sums: Tensor
+    count: Tensor
+    absolute: Tensor
+    known: Tensor
 
     def __init__(self, scaler_scale: Tensor, mase_scale: Tensor, levels: Sequence[float] = ()) -> None:
         super().__init__()
-        self.register_buffer("units", scaler_scale)
-        self.standardised = MetricCollection({"mse": MeanSquaredError(), "mae": MeanAbsoluteError()})
-        self.mase = MeanAbsoluteScaledError(mase_scale)
-        self.own = MetricCollection({"mse_data": MeanSquaredError(), "mae_data": MeanAbsoluteError()})
-        for part in (self.standardised, self.own):
-            part.set_dtype(torch.float64)  # the square of a legal error can be beyond float32
-        self.quantiles = QuantileMetrics(levels) if levels else None
+        self.register_buffer("units", torch.atleast_2d(scaler_scale).double())
+        self.register_buffer("mase_scale", torch.atleast_2d(mase_scale).double())
+        self.register_buffer("levels", torch.tensor(list(levels)))
+        self.names = ("mse", "mae", "mse_data", "mae_data", *(("crps", "coverage") if len(levels) else ()))
+        series, targets = self.units.shape
+        # float64: the square of a legal error can be beyond float32
+        zeros = partial(torch.zeros, dtype=torch.float64)
+        self.add_state("sums", zeros(series, len(self.names)), dist_reduce_fx="sum")
+        self.add_state("count", zeros(series), dist_reduce_fx="sum")
+        self.add_state("absolute", zeros(series, targets), dist_reduce_fx="sum")
+        self.add_state("known", zeros(series, targets), dist_reduce_fx="sum")
 
-    def update(self, preds: Tensor, target: Tensor, quantiles: Tensor | None = None) -> None:
+    def update(
+        self, preds: Tensor, target: Tensor, quantiles: Tensor | None = None, series: Tensor | None = None
+    ) -> None:
         """Add standardised forecasts (N, horizon, C), and quantile forecasts (N, horizon, C, Q), of `target`.
 
-        NaN in `target` is left out."""
+        NaN in `target` is left out.
+
+        Args:
+            preds, target, quantiles: See above.
+            series: (N,) number of the series of each; the first if not given.
+        """
         valid = ~target.isnan()
-        if valid.any():
-            units = self.units.expand_as(target)[valid]
-            forecast, truth = preds[valid].double(), target[valid].double()
-            self.mase.update(preds, target)
-            self.standardised.update(forecast, truth)
-            self.own.update(forecast * units, truth * units)
-            if self.quantiles is not None and quantiles is not None:
-                self.quantiles.update(quantiles, target)
+        numbers = target.new_zeros(len(target), dtype=torch.long) if series is None else series
+        error = torch.where(valid, preds.double() - target.double(), 0.0)
+        own = error * self.units[numbers].unsqueeze(1)
+        terms = [error.square(), error.abs(), own.square(), own.abs()]
+        if len(self.levels) and quantiles is not None:
+            covered = (quantiles[..., 0] <= target) & (target <= quantiles[..., -1])
+            score = crps(quantiles.double(), target.double(), self.levels.double())
+            terms += [torch.where(valid, score, 0.0), covered.double()]
+        sums = torch.stack([term.flatten(1).sum(1) for term in terms], 1)
+        if sums.shape[1] == self.sums.shape[1]:
+            self.sums.index_add_(0, numbers, sums)
+        else:
+            self.sums[:, : sums.shape[1]].index_add_(0, numbers, sums)
+        self.count.index_add_(0, numbers, valid.flatten(1).sum(1).double())
+        self.absolute.index_add_(0, numbers, error.abs().sum(1))
+        self.known.index_add_(0, numbers, valid.sum(1).double())
+
+    def by_series(self) -> dict[str, Tensor]:
+        """(S,) value of each metric of each series, by name; NaN where nothing of the series was forecast."""
+        values = dict(zip(self.names, (self.sums / self.count.unsqueeze(1)).unbind(1), strict=True))
+        scaled = self.absolute / self.known / self.mase_scale
+        values["mase"] = _mean(scaled, self._has_mase, 1)
+        listed = ("mse", "mae", "mase", "mse_data", "mae_data", "crps", "coverage")
+        return {name: values[name] for name in listed if name in values}
+
+    @property
+    def _has_mase(self) -> Tensor:
+        """(S, C) whether a target has a known value, and a denominator."""
+        return (self.known > 0) & ~self.mase_scale.isnan()
 
     def compute(self) -> dict[str, Tensor]:
-        """Value of each metric, by name."""
-        values = {**self.standardised.compute(), "mase": self.mase.compute(), **self.own.compute()}
-        listed: dict[str, Tensor] = {k: values[k] for k in ("mse", "mae", "mase", "mse_data", "mae_data")}
-        return listed if self.quantiles is None else {**listed, **self.quantiles.compute()}
+        """Mean of each metric over the series that were forecast; of MASE over those that have one."""
+        forecast, with_mase = self.count > 0, self._has_mase.any(1)
+        return {
+            name: _mean(value, with_mase if name == "mase" else forecast, 0)
+            for name, value in self.by_series().items()
+        }
 
-    def reset(self) -> None:
-        """Forget all forecasts."""
-        super().reset()
-        for part in (self.standardised, self.mase, self.own, self.quantiles):
-            if part is not None:
-                part.reset()
+
+def _mean(values: Tensor, counted: Tensor, dim: int) -> Tensor:
+    """Mean over an axis of the values that are `counted`; a NaN among those stays."""
+    return torch.where(counted, values, 0.0).sum(dim) / counted.sum(dim)

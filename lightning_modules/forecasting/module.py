@@ -7,7 +7,8 @@ layer's batch: N C if channels are independent, N if they are not.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from math import gcd
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -28,17 +29,26 @@ from lightning_modules.checks import require
 from lightning_modules.cores import upper_errors
 from lightning_modules.data.frequency import table_times
 from lightning_modules.data.place import ONLY, Place, StreamEnd
-from lightning_modules.forecasting.backtest import Backtest
-from lightning_modules.forecasting.data import ForecastingData, ForecastingShape, WindowBatch
+from lightning_modules.forecasting.backtest import Backtest, forecast_metrics
+from lightning_modules.forecasting.batches import WindowBatch
+from lightning_modules.forecasting.data import ForecastingData
 from lightning_modules.forecasting.heads import KnownEffect, PatchHead
 from lightning_modules.forecasting.metrics import ForecastMetrics, crps
 from lightning_modules.forecasting.patches import by_channel, read
+from lightning_modules.forecasting.source import ForecastingShape
 from lightning_modules.settings import PredictiveSettings, as_instance
-from lightning_modules.tables import csv_text, forecast_table
+from lightning_modules.tables import csv_text, forecast_table, long_forecast_table
 
+PATCH = 12
+"""Largest patch where none is given."""
 ROWS, TIMES = "rows", "times"
 """Tensors of a stream's end: the last look-back, (L, columns of the source), in measurement units, and its
 time stamps (L,) in nanoseconds since 1970, if there are any."""
+
+
+def largest_divisor(number: int, most: int) -> int:
+    """The largest divisor of `number` up to `most`."""
+    return next(part for part in range(min(most, number), 0, -1) if number % part == 0)
 
 
 class Forecast(NamedTuple):
@@ -60,9 +70,9 @@ class ForecastingSettings(PredictiveSettings):
 
     dropout: float = 0.1
     lr: float = 1e-3
-    patch: int = 12
+    patch: int | None = None
     """Rows of the past that are read as one step. Must divide `data.look_back`, and for streams
-    `data.stride`."""
+    `data.stride`. null: the largest number up to 12 that divides the look-back."""
     channel_independent: bool = True
     """Whether each target is read by itself, beside all covariates and with fast weights of its own;
     otherwise all columns are read together."""
@@ -129,8 +139,6 @@ class ForecastingModule(TaskModule):
     """Data that the module was prepared for; set by `prepare`."""
     settings: ForecastingSettings
     shape: ForecastingShape
-    units: Tensor
-    mase_scale: Tensor
     levels: Tensor
 
     def __init__(
@@ -139,13 +147,17 @@ class ForecastingModule(TaskModule):
         shape: ForecastingShape = ForecastingShape(),  # noqa: B008 - frozen
         **settings: Any,
     ) -> None:
-        super().__init__(config, as_instance(ForecastingShape, shape), ForecastingSettings(**settings))
-        shape, options = self.shape, self.settings
-        divides = options.patch > 0 and shape.look_back % options.patch == 0
-        require("patch", options.patch, divides, f"a divisor of look_back, {shape.look_back}")
+        shape, options = as_instance(ForecastingShape, shape), ForecastingSettings(**settings)
+        fitting = largest_divisor(shape.look_back, PATCH)
+        patch = fitting if options.patch is None else options.patch
+        super().__init__(config, shape, replace(options, patch=patch))
+        options, self.patch = self.settings, patch
+        divides = self.patch > 0 and shape.look_back % self.patch == 0
+        rule = f"a divisor of look_back, {shape.look_back}, such as {fitting}"
+        require("patch", self.patch, divides, rule)
         targets = 1 if options.channel_independent else shape.channels
         own_ages, shared_ages = min(shape.aged, targets), max(shape.aged - shape.channels, 0)
-        width = options.patch * (targets + own_ages + shape.covariates + shape.known + shared_ages)
+        width = self.patch * (targets + own_ages + shape.covariates + shape.known + shared_ages)
         identity = options.encoder == "identity"
         self.encoder = nn.Identity() if identity else nn.Linear(width, self.config.input_dim)
         self.core = self.make_core(width if identity else None)
@@ -154,9 +166,6 @@ class ForecastingModule(TaskModule):
         features, outputs = self.core.output_dim + self.config.input_dim, targets * max(len(levels), 1)
         self.head = self.make_head(features, outputs)
         self.known_effect = KnownEffect(features, shape.known, outputs) if shape.known else None
-        # facts about the data at hand, not about the model: a checkpoint must not bring those of other data
-        self.register_buffer("units", torch.ones(shape.channels), persistent=False)
-        self.register_buffer("mase_scale", torch.ones(shape.channels), persistent=False)
         self.register_buffer("levels", torch.tensor(levels), persistent=False)
         self._validation: list[ForecastMetrics] = []  # in a list, to keep its state out of checkpoints
         self._backtest: Backtest | None = None
@@ -175,7 +184,7 @@ class ForecastingModule(TaskModule):
         settings, horizon = self.settings, self.shape.horizon
         if settings.head == "patches":
             width = self.core.output_dim
-            return PatchHead(features, width, horizon, settings.patch, outputs, settings.dropout)
+            return PatchHead(features, width, horizon, self.patch, outputs, settings.dropout)
         return nn.Linear(features, horizon * outputs)
 
     def forward(
@@ -197,11 +206,13 @@ class ForecastingModule(TaskModule):
             origins: K, forecasts of each stream.
             observed: Bool like `past`, False where a value was not observed; None if all were.
         """
-        shape, patch = self.shape, self.settings.patch
+        shape, patch = self.shape, self.patch
         cut = (shape.look_back, patch, None if reset is None else origins)
         if not isinstance(self.core, DREAMStack):
             observed = None  # a rival reads what is carried forward
-        reading = read(past, *cut, shape.relative, shape.centred, self.settings.normalization, observed)
+        reading = read(
+            past, *cut, shape.relative, shape.centred, self.settings.normalization, observed, shape.absolute
+        )
         patches, copies = reading.patches.flatten(2), 1
         if self.settings.channel_independent:
             patches, copies = by_channel(reading.patches, shape.channels, shape.inputs), shape.channels
@@ -255,10 +266,12 @@ class ForecastingModule(TaskModule):
 
     def prepare(self, data: L.LightningDataModule) -> None:
         super().prepare(data)
-        patch, stride = self.settings.patch, self.data.stride
+        patch, stride = self.patch, self.data.stride
         if (self.data.streams or self.data.rolling) and stride % patch:
+            fitting = largest_divisor(gcd(stride, self.shape.look_back), PATCH)
             raise ConfigError(
-                f"`data.stride` must be a multiple of `model.patch`, {patch}, for streams; got {stride}.",
+                f"`data.stride` must be a multiple of `model.patch`, {patch}, for streams; got {stride}. Set "
+                f"`model.patch` to {fitting} in training, or `data.stride` to {-(-stride // patch) * patch}.",
                 key="stride",
             )
         missing = self.data.missing == "model"
@@ -270,8 +283,6 @@ class ForecastingModule(TaskModule):
             )
         if isinstance(self.core, DREAMStack):
             self.core.missing = missing
-        self.units.copy_(torch.as_tensor(self.data.scaler.scale[: self.shape.channels]))
-        self.mase_scale.copy_(self.data.mase_scale)
 
     def losses(self, batch: WindowBatch) -> dict[str, Tensor]:
         forecast = self.on(batch)
@@ -299,15 +310,14 @@ class ForecastingModule(TaskModule):
 
     def on_validation_epoch_start(self) -> None:
         super().on_validation_epoch_start()
-        metrics = ForecastMetrics(self.units.clone(), self.mase_scale.clone(), self.levels.tolist())
-        self._validation = [metrics.to(self.device)]
+        self._validation = [forecast_metrics(self.data, self.levels.tolist(), self.device)]
 
     def _require_finite(self, batch: WindowBatch, future: Tensor, quantiles: Tensor | None) -> None:
         """Refuse forecasts of a batch that are not finite, naming the rows that the first was made from."""
 
         def place(sample: int) -> str:
             first, last = self.data.rows_of(batch)[sample].tolist()
-            return f"{self.data.source_of(sample)}, rows {first} to {last}"
+            return f"{self.data.sources(batch)(sample)}, rows {first} to {last}"
 
         outputs = {"the forecast": future} | ({} if quantiles is None else {"its quantiles": quantiles})
         self.require_finite_outputs(outputs, place)
@@ -315,19 +325,20 @@ class ForecastingModule(TaskModule):
     def validation_step(self, batch: WindowBatch, batch_idx: int) -> None:
         forecast = self.on(batch)
         self._require_finite(batch, forecast.future, forecast.quantiles)
-        if self._counts(batch, self.data.parts.val):  # a spare batch has no known future
-            self._validation[0].update(forecast.future, batch.future, forecast.quantiles)
+        if self.data.counts(batch, "val"):  # a spare batch has no known future
+            windows, quantiles = batch, forecast.quantiles
+            future = forecast.future
+            if batch.reset is not None:
+                windows, future = batch.afresh(self.shape.look_back), future.flatten(0, 1)
+                quantiles = None if quantiles is None else quantiles.flatten(0, 1)
+            series = torch.as_tensor(self.data.numbers_of(windows.origin), device=future.device)
+            self._validation[0].update(future, windows.future, quantiles, series)
 
     def on_validation_epoch_end(self) -> None:
         super().on_validation_epoch_end()
         self.log_dict(
             {f"val/{name}": value for name, value in self._validation[0].compute().items()}, prog_bar=False
         )
-
-    @staticmethod
-    def _counts(batch: WindowBatch, part: slice) -> bool:
-        """Whether a batch belongs to `part`; one before it only prepares the state."""
-        return int(batch.origin.min()) >= part.start
 
     def on_test_epoch_start(self) -> None:
         super().on_test_epoch_start()
@@ -339,7 +350,7 @@ class ForecastingModule(TaskModule):
         seen = self.observed
         self.observed = []
         self._require_finite(batch, forecast.future, forecast.quantiles)
-        if not self._counts(batch, self.data.parts.test):
+        if not self.data.counts(batch, "test"):
             return
         shape = (
             len(batch.past),
@@ -365,14 +376,17 @@ class ForecastingModule(TaskModule):
     def on_test_epoch_end(self) -> None:
         self.forget_states()
         assert self._backtest is not None
-        data, end = self.data, self.data.parts.test.stop
-        place = Place().after(data.series.time, 0, end, data.parts.train.stop)
-        look_back = slice(end - data.look_back, end)
-        held = {ROWS: data.values_of(look_back)}
-        if data.series.time is not None:
-            held[TIMES] = data.series.time[look_back].astype("datetime64[ns]").astype(np.int64)
-        self.ends = {ONLY: StreamEnd(place, {name: torch.tensor(part) for name, part in held.items()})}
+        data = self.data
+        if not data.many:
+            end = data.parts.test.stop
+            place = Place().after(data.series.time, 0, end, data.parts.train.stop, data.series.zone)
+            look_back = slice(end - data.look_back, end)
+            held = {ROWS: data.values_of(look_back)}
+            if data.series.time is not None:
+                held[TIMES] = data.series.time[look_back].astype("datetime64[ns]").astype(np.int64)
+            self.ends = {ONLY: StreamEnd(place, {name: torch.tensor(part) for name, part in held.items()})}
         self.log_results(self._backtest.results())
+        self.by_series = self._backtest.by_series()
 
     def write_test_files(self, folder: Path) -> None:
         """Write `origins.csv` with `data.rolling`: the errors at every origin."""
@@ -384,21 +398,30 @@ class ForecastingModule(TaskModule):
         return {} if self._backtest is None else self._backtest.figures()
 
     def predict_step(self, batch: WindowBatch, batch_idx: int) -> Tensor:
-        """Forecasts (N, H, C, 1 + Q) in measurement units, quantiles last; of a stream the newest."""
+        """Forecasts (N, H, C, 1 + Q) in measurement units, quantiles last; of streams the newest."""
         forecast = self.on(batch)
         values = forecast.future.unsqueeze(-1)
         if forecast.quantiles is not None:
             values = torch.cat([values, forecast.quantiles], -1)
         if batch.reset is not None:
             values = values[:, -1]
-        values = self.data.unscale(values.transpose(-1, -2)).transpose(-1, -2)
+        origin, newest = batch.origin.reshape(len(batch.origin), -1)[:, -1], batch.reset is None
+        values = self.data.unscale(values.transpose(-1, -2), origin, newest).transpose(-1, -2)
         self._require_finite(batch, values[..., 0], values[..., 1:] if len(self.levels) else None)
         return values
 
     predictions_file = "forecast.csv"
 
     def prediction_table(self, predictions: list[Tensor]) -> pd.DataFrame:
-        """Newest forecast as a table with a line for each row ahead, see `forecast_table`."""
-        data, values = self.data, predictions[-1][0].cpu().numpy()
-        times = table_times(data.future_times(len(data.series)), data.clock.zone)
-        return forecast_table(values, times, data.target_columns, self.levels.tolist())
+        """Newest forecast as a table with a line for each row ahead, see `forecast_table`; of several series
+        as `long_forecast_table`."""
+        data, levels = self.data, self.levels.tolist()
+        found = [
+            (data.members[number], values, table_times(data.ahead(number), data.clock.zone))
+            for number, values in data.forecasts(predictions)
+        ]
+        if data.many:
+            parts = [(str(member.name), values, times) for member, values, times in found]
+            return self.in_kind(long_forecast_table(parts, data.target_columns, levels))
+        _, values, times = found[0]
+        return self.in_kind(forecast_table(values, times, data.target_columns, levels))

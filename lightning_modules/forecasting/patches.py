@@ -5,10 +5,13 @@ Shapes: N samples of the batch, L look-back, D inputs, R relative inputs (the fi
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
+
+from dream.numerics import root
 
 Normalization = Literal["last", "mean", "instance", "none"]
 SCALE_FLOOR = 1e-3  # in training deviations; a window that varies less counts as constant
@@ -36,11 +39,12 @@ def read(
     centred: int,
     normalization: Normalization,
     observed: Tensor | None = None,
+    absolute: Sequence[int] = (),
 ) -> PatchedPast:
     """Cut `past` into patches with relative inputs.
 
     The first `relative` inputs become relative in level and scale, the `centred` ones after them in level
-    only.
+    only; those with the numbers `absolute` stay as they are.
 
     Without `origins`, `past` (N, L, D) is a window: all its patches are relative to the level and scale of
     the window, and its end is the origin. With `origins`, `past` (N, L + new, D) is a stream: its first L
@@ -55,6 +59,9 @@ def read(
     seen = None if observed is None else _cut(observed, look_back, patch, origins)
     known = None if seen is None else seen[0][..., :moving]
     level, scale = _level_and_scale(windows[..., :moving], relative, normalization, known)
+    if absolute:
+        index = torch.tensor(absolute, device=level.device)
+        level, scale = level.index_fill(-1, index, 0.0), scale.index_fill(-1, index, 1.0)
     moved = (new[..., :moving] - level.unsqueeze(2)) / scale.unsqueeze(2)
     patches = torch.cat([moved, new[..., moving:]], -1)
     if seen is not None:
@@ -101,7 +108,7 @@ def _mean_and_deviation(windows: Tensor, observed: Tensor | None) -> tuple[Tenso
     mean = torch.where(observed, windows, 0.0).sum(-2) / some
     mean = torch.where(count > 0, mean, windows[..., -1, :])
     away = torch.where(observed, windows - mean.unsqueeze(-2), 0.0)
-    return mean, (away.square().sum(-2) / some).sqrt()
+    return mean, root(away.square().sum(-2) / some)
 
 
 def by_channel(patches: Tensor, channels: int, inputs: int) -> Tensor:

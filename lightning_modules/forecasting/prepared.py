@@ -3,7 +3,8 @@
 Everything is computed block by block (`Series.blocks`), with the necessary state carried from block to block.
 So a series on disk (`StoredSeries`) gets the same tables as one in memory, without ever being loaded.
 
-Shapes: T rows, D columns (targets, their lags, covariates, known covariates, calendar), C targets, H horizon.
+Shapes: T rows, D columns (targets, their lags, covariates, known covariates, calendar), C targets, H horizon,
+K static columns, which follow the D ones.
 """
 
 from __future__ import annotations
@@ -31,8 +32,9 @@ from lightning_modules.data.columns import (
 from lightning_modules.data.disk.stored import Pieces, StoredSeries, in_memory
 from lightning_modules.data.frequency import UNTIMED, Clock
 from lightning_modules.data.schema import Schema, step_quartiles
-from lightning_modules.data.series import Missing, Scaler, Series, carry_forward, fill_missing, report_missing
+from lightning_modules.data.series import Missing, Scaler, Series, carry_forward, report_missing
 from lightning_modules.forecasting.batches import Tables
+from lightning_modules.forecasting.known import require_values_ahead
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,6 +52,24 @@ class Prepared:
     @property
     def values(self) -> Tensor:
         """(T, D) inputs, with the mask policy followed by their ages."""
+        return self.tables.values
+
+
+@dataclass(frozen=True, eq=False)
+class Joined:
+    """Series, ready to be cut into batches, one after another."""
+
+    tables: Tables
+    scalers: tuple[Scaler, ...]
+    """(S,)"""
+    steps: tuple[float, ...] | None
+    """As in `Prepared`, of all series."""
+    missing: np.ndarray
+    """Number of missing values in each column, of all series."""
+
+    @property
+    def values(self) -> Tensor:
+        """(rows, D) inputs, with the mask policy followed by their ages."""
         return self.tables.values
 
 
@@ -80,6 +100,26 @@ class Recipe:
     """Number of the first row in its source, for messages."""
     clock: Clock = UNTIMED
     """By which time stamps go on into the horizon."""
+    static: tuple[float, ...] = ()
+    """(K,) standardised values that are the same in every row."""
+
+    @property
+    def made_columns(self) -> tuple[str, ...]:
+        """Names of the D columns."""
+        lags = lag_columns(self.columns[0], self.lags)
+        return (*self.columns, *lags, *calendar_columns(self.calendar))
+
+
+def blocks_of(whole: Series | StoredSeries, recipe: Recipe, rows: slice) -> Iterator[Series]:
+    """Pieces of these rows, which begin with the first if there are lags, with all D columns."""
+    lags = lag_columns(whole.columns[0], recipe.lags)
+    before = torch.full((1, len(lags), 1), torch.nan, dtype=torch.float64)
+    for block in whole.blocks(rows):
+        if lags:
+            past, before = lagged(torch.tensor(block.values)[None], before)
+            values = np.concatenate([block.values, past[0].numpy()], axis=1)
+            block = replace(block, values=values, columns=(*block.columns, *lags))
+        yield with_calendar(block, recipe.calendar) if recipe.calendar else block
 
 
 def prepare(whole: Series | StoredSeries, recipe: Recipe) -> Prepared:
@@ -101,7 +141,6 @@ def prepare(whole: Series | StoredSeries, recipe: Recipe) -> Prepared:
         )
     made = _Making(whole, recipe).arrays
     arrays = whole.keep(repr(recipe), made()) if isinstance(whole, StoredSeries) else in_memory(made())
-    report_missing(arrays["missing"], whole.columns, whole.source, recipe.missing)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # memory maps are read-only; nothing writes to tables
         parts = {name: torch.from_numpy(arrays[name]) for name in Tables._fields if name in arrays}
@@ -116,21 +155,12 @@ class _Making:
     def __init__(self, whole: Series | StoredSeries, recipe: Recipe) -> None:
         self.whole = whole
         self.recipe = recipe
-        self.lags = lag_columns(whole.columns[0], recipe.lags)
         made = calendar_columns(recipe.calendar)
-        self.columns = (*whole.columns, *self.lags, *made)
+        self.columns = recipe.made_columns
         self.known = recipe.known + len(made)
 
     def _blocks(self, rows: slice) -> Iterator[Series]:
-        """Pieces of these rows, which begin with the first if there are lags, with all columns."""
-        names = self.recipe.calendar
-        before = torch.full((1, len(self.lags), 1), torch.nan, dtype=torch.float64)
-        for block in self.whole.blocks(rows):
-            if self.lags:
-                past, before = lagged(torch.tensor(block.values)[None], before)
-                values = np.concatenate([block.values, past[0].numpy()], axis=1)
-                block = replace(block, values=values, columns=(*block.columns, *self.lags))
-            yield with_calendar(block, names) if names else block
+        return blocks_of(self.whole, self.recipe, rows)
 
     def arrays(self) -> Pieces:
         """Arrays of `Prepared`, piece by piece; the small ones in one piece."""
@@ -156,7 +186,8 @@ class _Making:
         }
         self.step = steps[1] if steps else 1.0
         self.masked = recipe.missing == "model" and bool(missing.any())
-        yield from self._tables(scaler, scaler.mean if recipe.missing in ("mask", "model") else first)
+        unknown = np.isnan(first) | (recipe.missing in ("mask", "model"))
+        yield from self._tables(scaler, np.where(unknown, scaler.mean, first))
 
     def _scaler(self) -> Scaler:
         recipe = self.recipe
@@ -169,44 +200,59 @@ class _Making:
     def _tables(self, scaler: Scaler, before: np.ndarray) -> Pieces:
         """Arrays of `Tables`; `before` (D,) fills the gaps before a column's first value."""
         recipe, whole = self.recipe, self.whole
-        targets, known = slice(recipe.channels), slice(-self.known, None)
+        known = slice(-self.known, None) if self.known else slice(0, 0)
+        targets, aged = slice(recipe.channels), slice(len(self.columns) - self.known + recipe.known)
+        ahead = self.known + len(recipe.static) > 0
         since: np.ndarray | float = np.inf
         row, stamp = recipe.first, None
         for block in self._blocks(slice(recipe.rows)):
             filled = carry_forward(block.values, before)
             values = scaler.standardise(filled, self.columns, whole.source, first=row)
             observed = block.values if recipe.missing in ("mask", "model") else filled
-            piece = {"values": values, "targets": scaler.transform(observed[:, targets], targets)}
-            if self.known:
-                piece["known"] = values[:, known]
+            piece = {
+                "values": self._with_static(values),
+                "targets": scaler.transform(observed[:, targets], targets),
+            }
+            if ahead:
+                piece["known"] = self._with_static(values[:, known])
             if recipe.missing == "mask":
-                ages = rows_since(block.values[:, : len(whole.columns) + len(self.lags)], since)
-                piece["values"], since = np.concatenate([values, age(ages)], axis=1), ages[-1]
+                ages = rows_since(block.values[:, aged], since)
+                piece["values"], since = np.concatenate([piece["values"], age(ages)], axis=1), ages[-1]
             if recipe.timed and block.time is not None:
                 piece["timespans"], stamp = timespans(block.time, stamp, self.step), block.time[-1]
             before, row = filled[-1], row + len(filled)
             made = {name: part.astype(np.float32) for name, part in piece.items()}
-            yield made | ({"observed": ~np.isnan(block.values)} if self.masked else {})
+            known_here = {"observed": ~np.isnan(self._with_static(block.values))} if self.masked else {}
+            yield made | known_here
         yield {"targets": np.full((recipe.horizon, recipe.channels), np.nan, dtype=np.float32)}
-        if not self.known:
+        if not ahead:
             return
         before = before[known]
-        for block in chain(self._blocks(slice(recipe.rows, None)), self._calendar_ahead()):
-            ahead = replace(block, values=block.values[:, known], columns=self.columns[known])
-            policy = (
-                "mask" if recipe.missing == "model" else recipe.missing
-            )  # what is known ahead has no gaps
-            filled = fill_missing(ahead, policy, before).values
-            values = scaler.standardise(filled, ahead.columns, whole.source, known, row)
+        horizon = slice(recipe.rows, recipe.rows + recipe.horizon)
+        for block in chain(self._blocks(horizon), self._made_ahead()):
+            later = replace(block, values=block.values[:, known], columns=self.columns[known])
+            if recipe.missing == "error":
+                require_values_ahead(later.values, later.columns, later.time, row, later.zone, whole.source)
+            report_missing(np.isnan(later.values).sum(axis=0), later.columns, whole.source, recipe.missing)
+            filled = carry_forward(later.values, before)
+            values = scaler.standardise(filled, later.columns, whole.source, known, row)
             before, row = filled[-1] if len(filled) else before, row + len(filled)
-            yield {"known": values.astype(np.float32)}
+            yield {"known": self._with_static(values).astype(np.float32)}
 
-    def _calendar_ahead(self) -> Iterator[Series]:
-        """Rows of the horizon after the last row, if only their calendar is known."""
-        whole = self.whole
-        if self.recipe.calendar and not self.recipe.known and whole.time is not None:
-            values = np.full((self.recipe.horizon, len(whole.columns)), np.nan)
-            rows = len(whole) + np.arange(self.recipe.horizon)
-            time = continued(whole.time, rows, self.step, self.recipe.clock)
-            ahead = Series(values, whole.columns, time, whole.source, whole.zone)
-            yield with_calendar(ahead, self.recipe.calendar)
+    def _with_static(self, values: np.ndarray) -> np.ndarray:
+        """Values (T, ...) with the static ones after them."""
+        static = self.recipe.static
+        return np.hstack([values, np.tile(static, (len(values), 1))]) if static else values
+
+    def _made_ahead(self) -> Iterator[Series]:
+        """Rows of the horizon after the last row, if only their calendar or what is static is known."""
+        whole, recipe = self.whole, self.recipe
+        if recipe.known or not (recipe.calendar or recipe.static):
+            return
+        values = np.full((recipe.horizon, len(whole.columns)), np.nan)
+        time = None
+        if whole.time is not None:
+            rows = len(whole) + np.arange(recipe.horizon)
+            time = continued(whole.time, rows, self.step, recipe.clock)
+        made = Series(values, whole.columns, time, whole.source, whole.zone)
+        yield with_calendar(made, recipe.calendar) if recipe.calendar else made

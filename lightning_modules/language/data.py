@@ -5,6 +5,7 @@ Shapes: N streams, T tokens of a chunk.
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -190,7 +191,7 @@ class LanguageData(TaskData, ABC):
             if len(pieces[part]) < count:
                 raise DataError(
                     f"{names[part]}: the {part} part must have at least {count} {self.unit}; it has "
-                    f"{len(pieces[part])}. Lower `batch_size` or `steps`, or take a longer text."
+                    f"{len(pieces[part])}. {self._remedy(part, len(pieces[part]), count, len(whole), texts)}"
                 )
         vocabulary = Vocabulary.of(self.unit, pieces["train"], self.vocabulary_size)
         if self.recorded is not None and vocabulary != self.vocabulary:
@@ -206,6 +207,17 @@ class LanguageData(TaskData, ABC):
             )
         tokens = {part: vocabulary.encode(held) for part, held in pieces.items()}
         return Parts(vocabulary, tokens, pieces["test"], names)
+
+    def _remedy(self, part: str, there: int, least: int, whole: int, texts: Mapping[str, Text]) -> str:
+        """Settings that make a part of a text long enough, if any do."""
+        if part == "train" and there > 1:
+            return f"Lower `batch_size` times `steps` to at most {there - 1}, or take a longer text."
+        if part == "val" and there > 1:
+            return f"Lower `batch_size` to at most {there - 1}, or take a longer text."
+        share = math.ceil(100 * (least + 1) / max(whole, 1)) / 100
+        if part == "train" or part in texts or share > 0.3:
+            return "Take a longer text."
+        return f"Set `{'test' if part == 'test' else 'validation'}` to {share:g}, or take a longer text."
 
     @cached_property
     def fingerprint(self) -> Fingerprint:

@@ -5,6 +5,7 @@ Shapes: N streams, T tokens of a chunk, V symbols, I width of an embedding.
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Iterator
 from contextlib import suppress
@@ -21,7 +22,7 @@ from torch import Tensor, nn
 from torch.nn.functional import mse_loss
 
 from dream import DREAMConfig, DREAMState, DREAMTrace
-from dream.errors import ConfigError
+from dream.errors import ConfigError, shown
 from lightning_modules import ranks
 from lightning_modules.base import TaskModule
 from lightning_modules.checks import require, require_finite, require_int
@@ -34,6 +35,8 @@ from lightning_modules.language.vocabulary import Decoder, Vocabulary, cut_text
 from lightning_modules.language.vocabulary_loss import tied_loss, tied_nats, tied_scores
 from lightning_modules.settings import PredictiveSettings, as_instance
 from lightning_modules.waiting import waiting
+
+logger = logging.getLogger(__name__)
 
 SEED = 0  # of the text that a test writes
 
@@ -299,6 +302,21 @@ class LanguageModule(TaskModule):
         vocabulary = self.known
         pieces = cut_text(vocabulary.unit, sampling.prompt)
         read, states = vocabulary.encode(pieces if len(pieces) else cut_text(vocabulary.unit, "\n")), None
+        unknown = (
+            {}
+            if vocabulary.unknown is None
+            else dict.fromkeys(
+                piece
+                for piece, number in zip(pieces, read.tolist(), strict=False)
+                if number == vocabulary.unknown
+            )
+        )
+        if unknown:
+            logger.warning(
+                "`prompt` holds %s that the training never saw: %s. Each is read as the unknown one.",
+                vocabulary.unit,
+                ", ".join(shown(piece) for piece in list(unknown)[:5]),
+            )
         for number in range(sampling.length):
             scores, states = self._next(read, states, learn=sampling.learn or number == 0)
             token = choose(scores, sampling, vocabulary.unknown)

@@ -22,7 +22,9 @@ from dream.errors import CheckpointError, DataError, DREAMError, nearest, shown,
 from dream.sealed import read_sealed, write_sealed
 from lightning_modules.calls import Whole, alone
 from lightning_modules.checks import require, require_int
+from lightning_modules.data.categories import expanded, expanded_row
 from lightning_modules.data.columns import require_lags
+from lightning_modules.data.frames import as_pandas
 from lightning_modules.data.series import Scaler, carry_forward
 from lightning_modules.learners.from_run import UNTRAINED, Origin, Run, Source, State, read_run
 from lightning_modules.learners.values import Row, Table, by_name, number, numbers, texts
@@ -268,6 +270,8 @@ class OnlineObject(Whole):
                 "`x` must be a dictionary that names the columns in the first row; got {}. Give None where a "
                 "value is not known."
             )
+        if self.origin is not None and self.origin.categories:
+            named = expanded_row(named, self.origin.categories)
         columns = self.columns or list(named)
         self._tell_new(named, columns)
         values = [number("x", named.get(name), name) for name in columns]
@@ -281,12 +285,17 @@ class OnlineObject(Whole):
         Raises:
             DataError: it is no table, two columns have one name, or a value is not a number.
         """
+        x = as_pandas(x)
         if not isinstance(x, pd.DataFrame):
             if isinstance(x, str | Mapping | pd.Series) or not isinstance(x, Iterable):
                 raise DataError(f"`x` must be a DataFrame or a list of rows; got {shown(x)}.")
             given_rows = [self._values(row, fix=True) for row in x]
             table = np.stack(given_rows) if given_rows else np.zeros((0, len(self.columns)))
             return table if self.origin is None else self._as_in_run(table, self.origin)
+        if self.origin is not None and self.origin.categories:
+            words = self.origin.categories
+            x = x.assign(**{name: None for name in words if name not in x})
+            x, _ = expanded(x, [*words], words)
         given = {str(column): x.iloc[:, place] for place, column in enumerate(x.columns)}
         if len(given) < x.shape[1]:
             raise DataError(f"`x` must hold each column once; got {shown(list(x.columns))}.")
@@ -364,7 +373,8 @@ class OnlineObject(Whole):
         )
         if self.origin is not None:
             settings["origin"] = asdict(self.origin)
-        header = self._kind() | {"settings": json.dumps(settings), "columns": json.dumps(self.columns)}
+        plain = {"settings": settings, "columns": self.columns}
+        header = self._kind() | {name: json.dumps(part, allow_nan=False) for name, part in plain.items()}
         return header, self._held()
 
     @classmethod

@@ -21,6 +21,7 @@ from lightning_modules.calls import alone, whole
 from lightning_modules.checks import require_int
 from lightning_modules.cores import build_core
 from lightning_modules.data.series import carry_forward
+from lightning_modules.data.truth import is_truth
 from lightning_modules.learners.base import AT_ONCE, OnlineObject
 from lightning_modules.learners.from_run import TIME, Origin, Run, Source, State, named_stream, read_run
 from lightning_modules.learners.values import Row, Table
@@ -344,6 +345,11 @@ class DREAMAnomalyDetector(OnlineObject):
             return
         if self.expected is None:
             self._make_scoring()
+            for name in filter(is_truth, self.columns):
+                self._warn(
+                    f"column `{name}` is watched like any other; if it tells the anomalies, leave it out of "
+                    "the rows, or the detector reads the truth."
+                )
             self.expected = np.where(np.isnan(rows[0]), 0.0, rows[0])
         forecasts = self._start().advance(rows)[0][:, 0]
         if len(rows) == 1:

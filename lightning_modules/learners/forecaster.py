@@ -14,6 +14,8 @@ from dream import DREAMConfig
 from dream.errors import DataError, shown
 from lightning_modules.calls import alone, whole
 from lightning_modules.checks import require, require_int
+from lightning_modules.data.categories import expanded
+from lightning_modules.data.frames import as_pandas
 from lightning_modules.forecasting import ForecastingModule
 from lightning_modules.forecasting.module import ROWS, TIMES
 from lightning_modules.learners.base import OnlineObject
@@ -263,6 +265,7 @@ class DREAMForecaster(OnlineObject):
         Raises:
             DataError: the columns are others, a value is not allowed, or the tables are not of one length.
         """
+        y, x = as_pandas(y), as_pandas(x)
         many = isinstance(y, pd.DataFrame)
         first = not self.columns
         if not first and many != (self.targets is not None):
@@ -326,14 +329,19 @@ class DREAMForecaster(OnlineObject):
         names, rows = windows.known, windows.horizon
         if not names:
             return None
+        given = as_pandas(given)
         table = pd.DataFrame(given if isinstance(given, pd.DataFrame) else list(given or ()))
         table.columns = table.columns.map(str)
-        lacking = [name for name in names if name not in table]
+        words = {} if self.origin is None else self.origin.categories
+        of_word = {one: name for name, category in words.items() for one in category.columns(name)}
+        asked = list(dict.fromkeys(of_word.get(name, name) for name in names))
+        lacking = [name for name in asked if name not in table]
         if lacking or len(table) < rows:
             raise DataError(
-                f"`known` must hold {', '.join(names)} of the next {rows} rows, which the run knows ahead; "
+                f"`known` must hold {', '.join(asked)} of the next {rows} rows, which the run knows ahead; "
                 f"got {f'no `{lacking[0]}`' if lacking else f'{len(table)} rows'}."
             )
+        table, _ = expanded(table, [name for name in words if name in asked], words)
         ahead = np.stack([numbers("known", table[name], name) for name in names], 1)[:rows]
         if windows.fills and np.isnan(ahead).any():
             raise DataError("`known` must hold a number in each place; one is missing.")

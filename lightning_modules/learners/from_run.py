@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, get_args
 
@@ -19,6 +19,7 @@ from dream.runs import FOLDER, LATEST, newest_run
 from lightning_modules.anomaly import AnomalyModule
 from lightning_modules.base import TaskModule
 from lightning_modules.checks import require
+from lightning_modules.data.categories import Category
 from lightning_modules.data.dates import UNKNOWN, time_stamps
 from lightning_modules.data.place import StreamEnd
 from lightning_modules.data.schema import Schema
@@ -116,6 +117,8 @@ class Origin:
     """Column of time stamps."""
     times: Times | None = None
     """None where rows had no time stamps."""
+    categories: dict[str, Category] = field(default_factory=dict)
+    """Columns of words, of which the run reads indicators."""
 
     @classmethod
     def from_plain(cls, plain: Any) -> Origin | None:
@@ -141,6 +144,7 @@ class Origin:
             settings.dropout,
             settings.backend,
             time_column=run.schema.time_column or TIME,
+            categories=run.schema.categories,
         )
 
     def scaler(self, columns: list[str] | tuple[str, ...]) -> Scaler | None:

@@ -353,7 +353,7 @@ class Streams(Generic[Model]):
     def _record(self, stream: Stream[Model]) -> dict[str, Tensor]:
         """Everything of a stream but what all share, with the stream's own memory."""
         model = stream.model
-        extra = np.frombuffer(json.dumps(model._extra()).encode(), np.uint8)
+        extra = np.frombuffer(json.dumps(model._extra(), allow_nan=False).encode(), np.uint8)
         return {
             "seq": torch.tensor(stream.seq),
             "extra": torch.from_numpy(extra.copy()),

@@ -14,13 +14,14 @@ import pandas as pd
 from torch import Tensor
 
 from dream.errors import DataError, shown
+from lightning_modules.data.frames import as_pandas
 from lightning_modules.data.limits import LARGEST
 from lightning_modules.data.numbers import number_in
 
 Row = Mapping[str, float | None] | pd.Series
 """A row of a stream, from column name to number; None, NaN or an absent column was not observed."""
 Table = pd.DataFrame | Iterable[Row]
-"""Rows of a stream, oldest first."""
+"""Rows of a stream, oldest first; a table may be one of polars or pyarrow, too."""
 
 
 def by_name(name: str, row: Row) -> dict[str, Any]:
@@ -52,6 +53,7 @@ def listed(name: str, values: Iterable[Any]) -> list[Any]:
     Raises:
         DataError: they are a table, or none that can be.
     """
+    values = as_pandas(values)
     if isinstance(values, str | Mapping | pd.DataFrame) or not isinstance(values, Iterable):
         raise DataError(f"`{name}` must be a list or a Series; got {shown(values)}.")
     return list(values)
@@ -63,6 +65,7 @@ def numbers(name: str, values: Iterable[Any], column: str | None = None) -> np.n
     Raises:
         DataError: one is neither a number nor missing.
     """
+    values = as_pandas(values)
     values = values if isinstance(values, pd.Series) else pd.Series(listed(name, values))
     if pd.api.types.is_numeric_dtype(values.dtype) and not pd.api.types.is_complex_dtype(values.dtype):
         found = values.to_numpy(np.float64, na_value=np.nan)
@@ -114,13 +117,15 @@ def plain(label: Hashable) -> Hashable:
     """`label` as JSON stores it: NumPy's scalars as Python's.
 
     Raises:
-        DataError: it is NaN, a number too long to print, or not a text, number or truth value.
+        DataError: it is no finite number or one too long to print, no text and no truth value.
     """
     value = label.item() if isinstance(label, np.generic) else label
-    if not isinstance(value, (str, int, float, bool)) or value != value:
-        raise DataError(f"`y` must be a text, a number, True or False; got {shown(label)}.")
+    if not isinstance(value, (str, int, float, bool)) or (
+        isinstance(value, float) and not math.isfinite(value)
+    ):
+        raise DataError(f"`y` must be a text, a finite number, True or False; got {shown(label)}.")
     try:
-        json.dumps(value)
+        json.dumps(value, allow_nan=False)
     except ValueError:
         raise DataError(f"`y` must be a number of at most 4,300 digits; got {shown(label)}.") from None
     return value

@@ -131,6 +131,19 @@ def window_origin(run: Run) -> Origin:
     times = None
     if read.steps is not None:
         times = Times(read.steps, read.frequency, read.zone, read.time_format, calendar, timespans)
+    if module.shape.static > 0:
+        raise ConfigError(
+            "`source` must read the columns of past rows alone, which are all that a row object is given; "
+            f"{run.source} also reads `data.static`. Train without, or forecast with `dream predict`.",
+            key="source",
+        )
+    if read.settings.get("scaling") == "series":
+        raise ConfigError(
+            f"`source` must scale all rows alike, since a row object does not know which series a row is of; "
+            f"{run.source} scales each of {len(run.schema.series)} series by itself. Train with "
+            "`data.scaling=global`, or forecast with `dream predict`.",
+            key="source",
+        )
     return Origin(
         run.schema.columns["targets"],
         run.schema.scales,
@@ -139,4 +152,5 @@ def window_origin(run: Run) -> Origin:
         known=tuple(columns.get("known_covariates", ())),
         time_column=read.time_column or TIME,
         times=times,
+        categories=run.schema.categories,
     )

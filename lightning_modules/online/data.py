@@ -10,6 +10,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
+from types import MappingProxyType
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -20,6 +21,7 @@ from torch.utils.data import DataLoader, Dataset
 from dream.errors import ConfigError, DataError
 from lightning_modules.checks import require_int
 from lightning_modules.data.base import TaskData
+from lightning_modules.data.categories import Category
 from lightning_modules.data.columns import continued, require_lags
 from lightning_modules.data.fingerprint import Fingerprint, content_sum
 from lightning_modules.data.frequency import (
@@ -29,6 +31,7 @@ from lightning_modules.data.frequency import (
     described,
     parse_frequency,
     season_of,
+    tell_uneven,
 )
 from lightning_modules.data.order import drawn, in_order, loader
 from lightning_modules.data.place import ONLY, Place
@@ -132,6 +135,8 @@ class OnlineData(TaskData, ABC):
     """
 
     for_own_files = "TableStream"
+    categories: Mapping[str, Category] = MappingProxyType({})
+    """Columns of words, which indicators stand for."""
 
     def __init__(
         self,
@@ -195,7 +200,7 @@ class OnlineData(TaskData, ABC):
             if self.recorded is not None and self.recorded.scales:
                 before = self.recorded.scaler(columns).mean
             else:  # the first known value may lie beyond the warm-up part, in the future
-                warm_up = values[: max(_rows(self.warm_up, len(values)), 1)]
+                warm_up = values[: max(part_rows(self.warm_up, len(values)), 1)]
                 before = Scaler.fit(warm_up, columns).mean
         return replace(stream, series=fill_missing(stream.series, self.missing, before))
 
@@ -238,6 +243,8 @@ class OnlineData(TaskData, ABC):
             zone=stream.series.zone,
             time_format=stream.series.form,
             time_column=stream.series.time_column,
+            dialect=None if stream.series.dialect is None else stream.series.dialect[:4],
+            categories=self.categories,
             vocabulary=list(stream.targets) if classes else None,
             settings={"task": stream.task},
         )
@@ -266,6 +273,7 @@ class OnlineData(TaskData, ABC):
         if series.time is None:
             return UNTIMED
         if self.recorded is not None:
+            self.recorded.warn_of_zone(series.zone, series.source)
             return clock_of(series.time, series.zone, series.source, self.frequency, self.recorded.frequency)
         time = series.time[: self.borders[0] or None]
         return clock_of(time, series.zone, series.source, self.frequency, None)
@@ -317,7 +325,7 @@ class OnlineData(TaskData, ABC):
     def borders(self) -> tuple[int, int, int]:
         """First row after the warm-up part, after the validation part, and after the stream."""
         count, end = len(self.stream.series.values), self.end
-        warm_up, both = _rows(self.warm_up, count), _rows(self.validation, count)
+        warm_up, both = part_rows(self.warm_up, count), part_rows(self.validation, count)
         if isinstance(self.warm_up, float) and isinstance(self.validation, float):
             both = math.floor((self.warm_up + self.validation) * count + 1e-6)
         else:
@@ -331,9 +339,13 @@ class OnlineData(TaskData, ABC):
                 key="warm_up",
             )
         if self.recorded is None and 0 < warm_up < self.crop + self.ahead:
+            room = warm_up - self.ahead
+            remedy = f"Lower `crop` to {room}" + (
+                f" and `context` to {room // 4}" if room <= self.context else ""
+            )
             raise ConfigError(
                 f"`warm_up` must hold a crop of {self.crop} rows and its {self.ahead} rows ahead, or be 0; "
-                f"got {warm_up} rows. Lower `crop`.",
+                f"got {warm_up} rows. {remedy if room > 0 else 'Bring more rows, or set it to 0'}.",
                 key="warm_up",
             )
         return warm_up, both, end
@@ -402,7 +414,11 @@ class OnlineData(TaskData, ABC):
     def setup(self, stage: str | None = None) -> None:
         """Read and standardise the data; calling it again changes nothing."""
         super().setup(stage)
+        if "values" in vars(self):
+            return
         _ = self.values
+        series = self.stream.series
+        tell_uneven(series.time, series.zone, series.source)
 
     def piece(self, start: int, length: int) -> OnlineBatch:
         """At most `length` rows from `start` as a batch of one."""
@@ -506,7 +522,8 @@ def _roles(stream: OnlineStream) -> dict[str, tuple[str, ...]]:
     return {"inputs": columns} | ({} if stream.task == "classification" else {"targets": stream.targets})
 
 
-def _rows(part: int | float, count: int) -> int:
+def part_rows(part: int | float, count: int) -> int:
+    """Rows of a part that is given as their number, or as a share of `count`."""
     return part if isinstance(part, int) else math.floor(part * count + 1e-6)
 
 

@@ -382,7 +382,8 @@ class OnlineModule(TaskModule):
 
     def _ended(self, newest: Tensor, rows: int) -> dict[str, StreamEnd]:
         """End of the first mode's stream after so many rows from `data.begin` on."""
-        place = self.data.place.after(self.data.stream.series.time, self.data.begin, rows)
+        series = self.data.stream.series
+        place = self.data.place.after(series.time, self.data.begin, rows, zone=series.zone)
         held = self.learners[self.modes[0]].tensors() | {NEWEST: newest}
         return {ONLY: StreamEnd(place, {name: value.cpu() for name, value in held.items()})}
 
@@ -418,7 +419,7 @@ class OnlineModule(TaskModule):
 
     def prediction_table(self, predictions: list[Tensor]) -> pd.DataFrame:
         """Predictions with a line for each row of the stream; for forecasting, of the rows after the last."""
-        return prediction_table(self.data, torch.cat(predictions))
+        return self.in_kind(prediction_table(self.data, torch.cat(predictions)))
 
 
 def without_fast_weights(mode: str) -> str:

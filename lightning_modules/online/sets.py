@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, get_args
 
@@ -10,12 +12,15 @@ import pandas as pd
 
 from dream.errors import ConfigError, DataError, nearest
 from lightning_modules.data.catalogue import data_path
-from lightning_modules.data.dates import stamps_as
+from lightning_modules.data.categories import Category, expanded, learn_category
+from lightning_modules.data.dates import Stamps, stamps_as
+from lightning_modules.data.dialect import dialect_as
 from lightning_modules.data.in_memory import InMemory
 from lightning_modules.data.numbers import number_columns
 from lightning_modules.data.series import Series, read_frame, read_table, table_series
 from lightning_modules.data.time_column import find_time_column
-from lightning_modules.online.data import OnlineData, OnlineStream, Task, check_truth
+from lightning_modules.data.truth import tell_classes
+from lightning_modules.online.data import OnlineData, OnlineStream, Task, check_truth, part_rows
 
 Name = Literal["ETTh1", "ETTh2", "ETTm1", "WTH", "exchange", "elec2"]
 Asked = Literal["auto", "forecasting", "regression", "classification"]
@@ -54,6 +59,14 @@ class PublicStream(OnlineData):
         horizon: Rows ahead to forecast; published results use 1, 24 and 48.
     """
 
+    set_by_name = ("warm_up", "validation", "rows", "season")
+
+    @classmethod
+    def kept_for_own_files(cls, given: Mapping[str, Any]) -> dict[str, Any]:
+        protocol = PROTOCOLS.get(str(given.get("name", "ETTh2")), PROTOCOLS["ETTh2"])
+        parts = {"warm_up": protocol.warm_up, "validation": protocol.validation}
+        return {name: part for name, part in parts.items() if part < 1}  # others are rows of this set
+
     def __init__(
         self,
         name: Literal["ETTh1", "ETTh2", "ETTm1", "WTH", "exchange", "elec2"] = "ETTh2",
@@ -63,7 +76,11 @@ class PublicStream(OnlineData):
         if name not in PROTOCOLS:
             names = get_args(Name)
             known = f"{', '.join(names[:-1])} or {names[-1]}"
-            raise ConfigError(f"`name` must be {known}; got {name!r}. {nearest(name, names)}", key="name")
+            raise ConfigError(
+                f"`name` must be {known}; got {name!r}. {nearest(name, names)} A file of your own: "
+                "`--data.path=FILE`, without `name`.",
+                key="name",
+            )
         protocol = PROTOCOLS[name]
         super().__init__(
             horizon=horizon,
@@ -97,18 +114,25 @@ class TableStream(OnlineData, InMemory):
     All columns of numbers are read, for regression and classification all but the targets.
 
     Args:
-        path: The file: .csv or .txt (also .gz), .parquet or .pq.
+        path: The file: .csv, .txt or .tsv (also .gz, .bz2, .xz, .zst or .zip), .parquet or .feather.
         targets: Columns to predict; null for all columns of numbers, which are then forecast.
         task: `forecasting`: the next `horizon` rows of the targets, from all columns; `regression` and
             `classification`: the target of a row from its other columns; `auto`: classification if the only
             target column holds words or truth values, else forecasting.
         time_column: The column of time stamps; null finds it, and counts rows where there is none.
+        categories: Columns to read besides as categories, such as those of words, which are left out else.
+            They are learnt from the warm-up part; what it does not hold is read as the mean of what it does.
         units: Measurement unit of columns, by name, such as {load: MW}. A checkpoint keeps them, and refuses
             a file for which other ones are given.
         time_format: How time stamps are written, such as %d.%m.%Y %H:%M, ISO8601, or unix s (ms, us, ns);
             null finds out. A run remembers what was found or given, and reads later files so if they can be.
         zone: The place whose local time results show, such as Europe/Berlin, and in which time stamps without
             an offset are written; null: as the stamps say.
+        separator: Sign between the values of a line of text; null finds it. So are `decimal` (. or ,),
+            `thousands` (. , a space or an apostrophe; '' for none) and `encoding` (such as cp1252).
+        decimal: Decimal sign of numbers.
+        thousands: Sign between groups of three digits.
+        encoding: Encoding of a file of text. A run remembers all four, for files that do not show others.
     """
 
     def __init__(
@@ -117,9 +141,14 @@ class TableStream(OnlineData, InMemory):
         targets: list[str] | None = None,
         task: Literal["auto", "forecasting", "regression", "classification"] = "auto",
         time_column: str | None = None,
+        categories: list[str] | None = None,
         units: dict[str, str] | None = None,
         time_format: str | None = None,
         zone: str | None = None,
+        separator: str | None = None,
+        decimal: str | None = None,
+        thousands: str | None = None,
+        encoding: str | None = None,
         **options: Any,
     ) -> None:
         super().__init__(**options)
@@ -140,47 +169,92 @@ class TableStream(OnlineData, InMemory):
         self.path = path
         self.targets = targets
         self.asked = task
+        for name in categories or []:
+            if name in (targets or []) or name == time_column:
+                raise ConfigError(
+                    f"`categories` must name columns that are only read; `{name}` is another.",
+                    key="categories",
+                )
+        self.categories_asked = list(categories or [])
         self.time_column = time_column
         self.units = dict(units or {})
         self.time_format = time_format
         self.zone = zone
         self.stamps = stamps_as(time_format, zone)
+        self.dialect = dialect_as(separator, decimal, thousands, encoding)
 
     def read(self) -> OnlineStream:
         stamps = self.stamps if self.recorded is None else self.recorded.stamps(self.stamps)
-        if self.targets is None:
-            series = read_table(self.table, self.time_column, stamps=stamps)
+        frame, path, dialect = read_frame(self.table, self.known_dialect)
+        targets = self.targets
+        self.categories = self._categories(frame, path)
+        if self.categories:
+            if targets is None:
+                rest = frame.drop(columns=[*self.categories])
+                targets = number_columns(rest, path, self.time_column or find_time_column(rest, path))
+            frame, _ = expanded(frame, [*self.categories], self.categories)
+        stream = self._stream(frame, path, stamps, targets)
+        if self.asked == "auto" and self.recorded is None and stream.task == "forecasting":
+            values, names = stream.series.values[:, : len(stream.targets)], stream.targets
+            tell_classes(
+                values,
+                names,
+                str(path),
+                "`--data.targets=[NAME] --data.task=classification` predicts one as classes; "
+                "`--data.task=forecasting` says that they are numbers.",
+            )
+        return replace(stream, series=replace(stream.series, dialect=dialect))
+
+    def _categories(self, frame: pd.DataFrame, path: Path) -> dict[str, Category]:
+        """The columns that are read as categories, by the rows of the warm-up or as a run learnt them."""
+        names = [*self.recorded.categories] if self.recorded is not None else self.categories_asked
+        for name in names:
+            if name not in frame:
+                raise DataError(f"{path}: no column `{name}`. {nearest(name, map(str, frame.columns))}")
+        if self.recorded is not None:
+            return dict(self.recorded.categories)
+        warm_up = part_rows(self.warm_up, len(frame))
+        if names and warm_up == 0:
+            raise ConfigError(
+                "`categories` are learnt from the warm-up part; `warm_up` is 0. Set it, or leave them out.",
+                key="categories",
+            )
+        return {name: learn_category(frame[name].iloc[:warm_up], path) for name in names}
+
+    def _stream(
+        self, frame: pd.DataFrame, path: Path, stamps: Stamps, targets: list[str] | None
+    ) -> OnlineStream:
+        if targets is None:
+            series = table_series(frame, path, self.time_column, stamps=stamps)
             return OnlineStream(series, "forecasting", series.columns)
-        frame = read_frame(Path(self.path).expanduser()) if self.frame is None else self.frame
-        path = Path(self.path)
-        for name in self.targets:
+        for name in targets:
             if name not in frame:
                 raise DataError(f"{self.path}: no column `{name}`. {nearest(name, map(str, frame.columns))}")
         types = pd.api.types
-        dtypes = [frame[name].dtype for name in self.targets]
+        dtypes = [frame[name].dtype for name in targets]
         numeric = all(types.is_numeric_dtype(dtype) and not types.is_bool_dtype(dtype) for dtype in dtypes)
         asked: Task | str = self.asked
         if asked == "auto" and self.recorded is not None:
             asked = self.recorded.settings["task"]
         if asked == "auto":
-            asked = "classification" if len(self.targets) == 1 and not numeric else "forecasting"
-        read = frame.drop(columns=self.targets)
+            asked = "classification" if len(targets) == 1 and not numeric else "forecasting"
+        read = frame.drop(columns=targets)
         time_column = self.time_column or find_time_column(read, path, form=stamps.form)
         others = number_columns(read, path, time_column)
         if asked == "forecasting":
-            series = table_series(frame, path, time_column, self.targets, others, stamps)
-            return OnlineStream(series, "forecasting", tuple(self.targets))
+            series = table_series(frame, path, time_column, targets, others, stamps)
+            return OnlineStream(series, "forecasting", tuple(targets))
         if not others:
             raise DataError(
-                f"{self.path}: {asked} needs a column of numbers besides `{self.targets[0]}`; there is none."
+                f"{self.path}: {asked} needs a column of numbers besides `{targets[0]}`; there is none."
             )
         inputs = table_series(read, path, time_column, others, stamps=stamps)
         if asked == "regression":
-            truth = table_series(frame, path, time_column, self.targets, stamps=stamps).values
+            truth = table_series(frame, path, time_column, targets, stamps=stamps).values
             if self.missing != "model":
-                check_truth(truth, str(self.path), self.targets[0])
-            return OnlineStream(inputs, "regression", tuple(self.targets), truth)
-        label = frame[self.targets[0]]
+                check_truth(truth, str(self.path), targets[0])
+            return OnlineStream(inputs, "regression", tuple(targets), truth)
+        label = frame[targets[0]]
         if label.isna().any():
             row = int(label.isna().to_numpy().argmax())
             raise DataError(

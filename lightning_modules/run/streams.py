@@ -92,5 +92,5 @@ def write(run: Path, weights: str, ends: Mapping[str, StreamEnd]) -> Path:
         for number, end in enumerate(content.values())
         for name, value in end.pop("tensors").items()
     }
-    write_sealed(path, KIND | {"weights": weights, "streams": json.dumps(content)}, tensors)
+    write_sealed(path, KIND | {"weights": weights, "streams": json.dumps(content, allow_nan=False)}, tensors)
     return path

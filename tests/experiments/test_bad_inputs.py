@@ -96,7 +96,7 @@ def steps(said: str, *flags: str, change: Callable[[pd.DataFrame], pd.DataFrame]
     table = pd.DataFrame(
         {"id": numbers // 10, "x": numbers % 7.0, "label": np.where(numbers % 3, "up", "down")}
     )
-    return of("classification", change(table).to_csv(index=False).encode(), said, *flags)
+    return of("classification_steps", change(table).to_csv(index=False).encode(), said, *flags)
 
 
 def text(content: bytes, said: str, *flags: str) -> Case:
@@ -133,6 +133,7 @@ ONE_CLASS = b"path,label\n" + b"\n".join(b"%d.wav,yes" % k for k in range(1, 11)
 TWICE = ONE_CLASS + b"\n1.wav,no\n"
 LABEL = "--data.label_column=label"
 CLASS = "--data.targets=[class]"
+AB = "--data.columns=[a,b]"
 FILES = {
     "empty": forecast(b"", "data.csv: the file is empty"),
     "blank lines only": forecast(b"\n\n\n", "data.csv: the file is empty"),
@@ -146,22 +147,19 @@ FILES = {
         csv() + b"2024-02-01 00:00,1\n", "values are missing", "--data.targets=[a,b]"
     ),
     "wrong separator": anomaly(
-        csv().replace(b",", b";"), "values must be separated by commas; the first line uses ';'"
+        csv().replace(b",", b";"), "separated by ',', as `separator` states", "--data.separator=,"
     ),
-    "tabs": online(csv().replace(b",", b"\t"), "values must be separated by commas"),
-    "latin-1": forecast(csv() + "2024-02-01,1,2,0,größe\n".encode("latin-1"), "data.csv: not UTF-8 text"),
-    "utf-16": anomaly(csv().decode().encode("utf-16"), "data.csv: not UTF-8 text"),
+    "an encoding that it does not have": online(
+        csv(), "must be in utf-16, as `encoding` states", "--data.encoding=utf-16"
+    ),
     "bytes of a picture": online(bytes(range(256)) * 40, "data.csv: "),
     "NUL bytes": forecast(csv()[:900] + b"\0" * 40 + csv()[940:], "data.csv: "),
     "NUL in a name": forecast(csv().replace(b"a,b", b"a\0x,b", 1), "data.csv: "),
-    "newline in a name": anomaly(
-        csv(lambda t: t.rename(columns={"a": "a\n" * 9})), "column names must be printable"
+    "a bell in a name": anomaly(
+        csv(lambda t: t.rename(columns={"a": "a\a" * 9})), "column names must be printable"
     ),
     "escape in a name": online(
         csv(lambda t: t.rename(columns={"a": "\x1b[31ma"})), "column names must be printable"
-    ),
-    "the same name twice": forecast(
-        csv(lambda t: t.set_axis(["time", "a", "a", "c", "d"], axis=1)), "more than once: a"
     ),
     "a very long line": forecast(b"x" * 3_000_000 + b",y\n1,2\n", "no column `z`", "--data.targets=[z]"),
     "a very long value": anomaly(cell("a", 7, "y" * 200_000), "row 7 holds 'yyy", "--data.columns=[a]"),
@@ -184,7 +182,7 @@ FILES = {
     "numbers as time": forecast(csv(), "`a` must hold dates", "--data.time_column=a"),
     "mixed types": forecast(cell("b", 40, "broken"), "column `b` must hold numbers; row 40 holds 'broken'"),
     "thousands separators": anomaly(
-        cell("a", 5, "1,234.5"), "column `a` must hold numbers; row 5 holds '1,234.5'"
+        cell("a", 5, "1.234,5"), "column `a` must hold numbers; row 5 holds '1.234,5'"
     ),
     "decimal commas": online(
         cell("a", 5, "0,5"), "row 5 holds '0,5'", "--data.targets=[a]", "--data.task=forecasting"
@@ -203,12 +201,12 @@ FILES = {
         "--data.targets=[a]",
     ),
     "missing values": forecast(cell("a", 9, None), "values are missing (a 1)"),
-    "missing values in a stream": anomaly(cell("a", 9, None), "values are missing (a 1)"),
+    "missing values in a stream": anomaly(cell("a", 9, None), "values are missing (a 1)", AB),
     "missing inputs": online(cell("a", 9, None), "values are missing (a 1)", CLASS),
     "an all-missing column": anomaly(csv(lambda t: t.assign(b=np.nan)), "column `b` holds no value at all"),
     "no numbers at all": forecast(csv(lambda t: t[["time", "class"]]), "no column to predict holds numbers"),
     "one row": forecast(csv(rows=1), "the training part of these 1 rows is empty"),
-    "one row of a stream": anomaly(csv(rows=1), "the training part must have at least 100 rows"),
+    "one row of a stream": anomaly(csv(rows=1), "the training part must have at least 100 rows", AB),
     "one row to learn online": online(csv(rows=1), "must leave rows for the stream"),
     "too few rows for a window": forecast(csv(rows=50), "one window needs"),
     "labels out of range": anomaly(cell("label", 20, 2), "must be 0 or 1; row 20 holds 2", LABEL),
@@ -274,19 +272,16 @@ STEPS = {
 }
 SPOKEN = {
     "a WAV with a wrong header": speech(
-        b"RIFX" + wav()[4:], "a.wav: must be a WAV file (RIFF, WAVE); it starts with"
+        b"RIFX" + wav()[4:], "a.wav: must be a WAV file (RIFF, WAVE), FLAC or OGG; it starts with"
     ),
     "a WAV that is none": speech(b"ID3 music", "a.wav: must be a WAV file"),
     "an empty WAV": speech(b"", "a.wav: must be a WAV file"),
     "a truncated WAV": speech(wav()[:-500], "a.wav: truncated"),
     "a WAV with a broken chunk": speech(wav()[:16] + b"\xff" * 20 + wav()[36:], "a.wav: "),
     "a WAV without samples": speech(wav(np.zeros(0)), "a.wav: there is no sample in it"),
-    "a WAV of 5 samples": speech(
-        wav(np.zeros(5)), "a.wav at speed 1.1: a recording must last at least 0.08 s"
-    ),
+    "a WAV of 5 samples": speech(wav(np.zeros(5)), "a.wav: a recording must last at least 0.08 s"),
     "NaN in a WAV": speech(wav(np.full(900, np.nan), kind="FLOAT"), "number 0 is nan"),
     "inf in a WAV": speech(wav(np.full(900, np.inf), kind="DOUBLE"), "number 0 is inf"),
-    "another sample rate": speech(wav(rate=44100), "a.wav: the sample rate must be 8000 Hz; it has 44100"),
     "a WAV that is not there": speech(
         wav(), "z.wav: no such file", table=b"path,label\nz.wav,yes\n1.wav,no\n"
     ),
@@ -353,7 +348,7 @@ SETTINGS = {
         csv(), "`data.stride` must be a whole number of at least 1; got 0", "--data.stride=0"
     ),
     "training 0": anomaly(csv(), "`data.training` must be a share above 0", "--data.training=0"),
-    "training beyond the rows": anomaly(csv(), "it has 500 of 240", "--data.training=500"),
+    "training beyond the rows": anomaly(csv(), "it has 500 of 240", "--data.training=500", AB),
     "chunk 0": anomaly(csv(), "`data.chunk` must be a whole number of at least 1; got 0", "--data.chunk=0"),
     "crop 0": online(csv(), "`data.crop` must be a whole number of at least 1; got 0", "--data.crop=0"),
     "context of a whole crop": online(
@@ -555,6 +550,10 @@ def test_it_is_refused(name: str, capsys: pytest.CaptureFixture[str]) -> None:
 LEGAL = {
     "a byte order mark": b"\xef\xbb\xbf" + csv(),
     "a constant column": csv(lambda table: table.assign(b=3.0)),
+    "semicolons and decimal commas": csv().replace(b",", b";").replace(b".", b","),
+    "latin-1": csv(lambda table: table.assign(place="größe")).decode().encode("latin-1"),
+    "utf-16": csv().decode().encode("utf-16"),
+    "a name that comes again": csv(lambda t: t.rename(columns={"label": "a"})),
     "carriage returns": csv().replace(b"\n", b"\r\n"),
     "time zones": csv(lambda table: table.assign(time=table.time + "+02:00")),
     "large but legal numbers": csv(lambda table: table.assign(b=table.b / table.b.abs().max() * 1.8e19)),

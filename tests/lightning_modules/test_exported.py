@@ -11,8 +11,8 @@ from dream import ConfigError
 from lightning_modules import AnomalyModule, ForecastingModule, OnlineModule
 from lightning_modules.anomaly.exported import ScoreStep
 from lightning_modules.data.schema import Schema
-from lightning_modules.forecasting.data import ForecastingShape
 from lightning_modules.forecasting.exported import WindowStep
+from lightning_modules.forecasting.source import ForecastingShape
 from lightning_modules.online.data import OnlineShape
 from lightning_modules.online.exported import ForecastStep
 from tests.soak import export_runs as soak
@@ -49,5 +49,5 @@ def test_what_no_file_could_hold_is_refused() -> None:
         WindowStep(ForecastingModule(core="linear"))
     calendar = ForecastingModule(shape=ForecastingShape(1, known=2, calendar=2))
     calendar.schema = Schema(settings={"timespans": True})
-    with pytest.raises(ConfigError, match=r"has `known_covariates` or `calendar` and `timespans`"):
+    with pytest.raises(ConfigError, match=r"has `known_covariates`, `calendar` or `static` and `timespans`"):
         WindowStep(calendar)

@@ -21,6 +21,7 @@ PARTS = {
     "damage": "damaged texts of runs, comparisons and sweeps",
     "archives": "20,000 damaged archives are read right or refused",
     "memory": "a file ten times as large as the memory allowed",
+    "series": "ten thousand series in one table",
     "store": "the states of a million streams",
     "rows": "a million rows, one at a time and in tables",
     "service": "a service that is killed among 100,000 rows of 1,000 sensors loses nothing, bit for bit",

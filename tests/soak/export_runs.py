@@ -16,8 +16,8 @@ from lightning_modules.anomaly.data import AnomalyBatch, AnomalyShape
 from lightning_modules.anomaly.exported import ScoreStep
 from lightning_modules.data.place import Place, StreamEnd
 from lightning_modules.data.schema import Schema
-from lightning_modules.forecasting.data import ForecastingShape
 from lightning_modules.forecasting.exported import WindowStep
+from lightning_modules.forecasting.source import ForecastingShape
 from lightning_modules.online.data import OnlineShape
 from lightning_modules.online.exported import ForecastStep
 from lightning_modules.stream import Reading, Updates

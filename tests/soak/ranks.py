@@ -41,11 +41,12 @@ from lightning_modules import (
     ForecastingModule,
     LanguageModule,
     OnlineModule,
+    SequenceModule,
     SpeechModule,
 )
 from lightning_modules.anomaly import AnomalyData, AnomalyShape, AnomalyStream
 from lightning_modules.base import TaskModule
-from lightning_modules.classification import GaussianClasses
+from lightning_modules.classification import GaussianClasses, Motions
 from lightning_modules.data import TaskData
 from lightning_modules.data.series import Series
 from lightning_modules.forecasting import DriftingLoad
@@ -135,6 +136,12 @@ def classification() -> tuple[TaskModule, TaskData]:
     return ClassificationModule.for_data(data, config=CONFIG), data
 
 
+def sequences() -> tuple[TaskModule, TaskData]:
+    """Whole sequences: 19 of unequal length in batches of 5."""
+    data = Motions(people=5, takes=1, validation=0.3, batch_size=5)
+    return SequenceModule.for_data(data, config=CONFIG, dropout=0.0, noise=0.0), data
+
+
 def systems() -> tuple[TaskModule, TaskData]:
     """Driven systems: 17 sequences in batches of 5."""
     data = SystemsData(steps=20, ahead=[1, 3], systems=17, validation_systems=7, skip=4, batch_size=5)
@@ -157,6 +164,7 @@ CASES: dict[str, Callable[[], tuple[TaskModule, TaskData]]] = {
     "language": language,
     "online": online,
     "classification": classification,
+    "classification, sequences": sequences,
     "systems": systems,
     "speech": speech,
     "speech, strings": lambda: speech(task="recognition", string=[1, 2], batch_size=3),

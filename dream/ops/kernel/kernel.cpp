@@ -56,7 +56,7 @@ int run(const Scan<T>& s, const Weights& weights, int64_t shares, Team team, Com
 
 template <class T>
 int64_t shares_of(const Scan<T>& s) {
-    return std::min<int64_t>(s.threads, Blocks<T>(s).count);
+    return std::clamp<int64_t>(Blocks<T>(s).count, 1, s.threads);
 }
 
 template <class T, template <class> class Matrix>

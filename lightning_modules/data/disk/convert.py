@@ -22,9 +22,13 @@ import pyarrow
 
 from dream.digests import sha256
 from dream.errors import CheckpointError, DataError
-from dream.files import atomic, read_json, write_atomic
+from dream.files import atomic, json_text, read_json, write_atomic
 from dream.sealed import note, read_note
 from lightning_modules.data.dates import UNKNOWN, Stamps, find_formats, require_order
+from lightning_modules.data.dialect import (
+    UNKNOWN as UNKNOWN_DIALECT,
+)
+from lightning_modules.data.dialect import Dialect
 from lightning_modules.data.disk.blocks import Block, file_blocks
 from lightning_modules.data.disk.stored import (
     StoredSeries,
@@ -38,8 +42,10 @@ from lightning_modules.data.series import (
     Roles,
     check_file,
     find_roles,
+    full_dialect,
     require_same_columns,
     require_values,
+    table_dialect,
     to_series,
 )
 from lightning_modules.data.zones import Written, one_zone
@@ -47,7 +53,7 @@ from lightning_modules.waiting import waiting
 
 logger = logging.getLogger(__name__)
 
-VERSION = 5
+VERSION = 6
 BLOCK = 1 << 21
 """Bytes of a file that are read at once, which needs a few times as much memory."""
 
@@ -62,7 +68,7 @@ def stored_table(
     time_column: str | None = None,
     columns: Sequence[str] | None = None,
     covariates: Sequence[str] = (),
-    separator: str = ",",
+    dialect: Dialect = UNKNOWN_DIALECT,
     stamps: Stamps = UNKNOWN,
 ) -> StoredSeries:
     """As `read_table`, on disk: converts the file if it has not been, or has changed since.
@@ -72,18 +78,21 @@ def stored_table(
     """
     path = check_file(path)
     real = path.resolve()
-    asked = json.dumps([str(real), time_column, columns, list(covariates), separator, stamps])
+    stated, dialect = dialect, table_dialect(path, dialect)
+    asked = json.dumps([str(real), time_column, columns, list(covariates), dialect, stamps], allow_nan=False)
     folder = cache_folder() / "tables" / f"{real.name.partition('.')[0]}-{digest(asked.encode())[:16]}"
     with writing(folder):
         _forget_other(folder, real)
         if (table := _made(folder)) is None:
             logger.warning("%s: stays on disk; converting it once, in %s.", path, folder)
-            table = _Conversion(path, folder, separator).run(time_column, columns, covariates, stamps)
+            dialect = full_dialect(path, dialect, stated)
+            table = _Conversion(path, folder, dialect).run(time_column, columns, covariates, stamps)
     shards = tuple(TableShard(*shard) for shard in table["shards"])
     time = np.memmap(folder / "time", dtype="datetime64[ns]", mode="r") if table["time"] else None
     columns, zone, form = tuple(table["columns"]), table["zone"], table["form"]
+    dialect = Dialect(*table["dialect"])
     stop = shards[-1].stop
-    return StoredSeries(folder, shards, columns, time, str(path), stop, zone, form, table["time"])
+    return StoredSeries(folder, shards, columns, time, str(path), stop, zone, form, table["time"], dialect)
 
 
 def _made(folder: Path) -> dict[str, Any] | None:
@@ -119,16 +128,16 @@ def _forget_other(folder: Path, path: Path) -> None:
     if {**before, "changed": times} != source:
         for old in [entry for entry in folder.iterdir() if entry.name != "lock"]:
             shutil.rmtree(old) if old.is_dir() and not old.is_symlink() else old.unlink()
-    write_atomic(known, json.dumps(source))
+    write_atomic(known, json_text(source))
 
 
 class _Conversion:
     """Conversion of one file into one folder."""
 
-    def __init__(self, path: Path, folder: Path, separator: str) -> None:
+    def __init__(self, path: Path, folder: Path, dialect: Dialect) -> None:
         self.path = path
         self.folder = folder
-        self.separator = separator
+        self.dialect = dialect
         self.shards: list[TableShard] = []
         self.stop = 0
         self.last: np.datetime64 | None = None
@@ -148,7 +157,7 @@ class _Conversion:
         known = self._find_done(roles)
         rows = self.shards[-1].stop if self.shards else 0
         with waiting(f"converting {self.path.name}") as progress:
-            for block in file_blocks(self.path, self.separator, self.stop, rows, BLOCK):
+            for block in file_blocks(self.path, self.dialect, self.stop, rows, BLOCK):
                 if roles is None:
                     roles = find_roles(block.frame, self.path, time_column, columns, covariates, stamps)
                     if roles.time is not None and len(roles.formats) > 1:
@@ -168,6 +177,7 @@ class _Conversion:
             "stamps": checksum,
             "zone": one_zone(self.zones),
             "form": roles.formats[0] if roles.formats else None,
+            "dialect": self.dialect,
             "shards": self.shards,
         }
         write_atomic(self.folder / "table.sealed", note(table))
@@ -180,7 +190,7 @@ class _Conversion:
             DataError: no row tells.
         """
         parts: list[pd.Series] = []
-        for block in file_blocks(self.path, self.separator, 0, 0, BLOCK):
+        for block in file_blocks(self.path, self.dialect, 0, 0, BLOCK):
             parts.append(block.frame[column])
             if len(formats := find_formats(pd.concat(parts), formats)) == 1:
                 return formats
@@ -225,13 +235,19 @@ class _Conversion:
     def _add(self, block: Block, roles: Roles) -> list[bool]:
         """Write a block as a shard; returns which columns hold a value in it."""
         series, written = to_series(block.frame, roles, self.path, self.last)
+        if self.zones and (written is None) != (self.zones[0] is None):
+            raise DataError(
+                f"{self.path}: time column `{roles.time}` must hold times that are all with a zone or all "
+                f"without; from row {block.frame.index[0]} on they are as they were not before. Write all "
+                "with their zone."
+            )
         self.zones.append(written)
         known = (~np.isnan(series.values)).any(axis=0).tolist()
         columns = dict(zip(series.columns, series.values.T, strict=True))
         if roles.time is not None and series.time is not None:
             columns[roles.time] = series.time
             self.last = series.time[-1]
-        facts = json.dumps({"stop": block.stop, "known": known, "time": roles.time, "zone": written})
+        facts = json_text({"stop": block.stop, "known": known, "time": roles.time, "zone": written})
         table = pyarrow.table(columns).replace_schema_metadata({"dream": facts})
         sink = pyarrow.BufferOutputStream()
         with pyarrow.ipc.new_file(sink, table.schema) as writer:

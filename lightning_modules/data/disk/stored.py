@@ -24,6 +24,7 @@ from dream.digests import sha256
 from dream.errors import DataError
 from dream.files import write_atomic
 from dream.sealed import note, read_note
+from lightning_modules.data.dialect import Dialect
 from lightning_modules.data.fingerprint import Fingerprint, content_sum
 from lightning_modules.data.series import Series
 
@@ -58,6 +59,8 @@ class StoredSeries:
     form: str | None = None
     time_column: str | None = None
     """Zone, format and column of the time stamps, as those of a `Series`."""
+    dialect: Dialect | None = None
+    """How the file is written."""
 
     def __len__(self) -> int:
         return self.rows

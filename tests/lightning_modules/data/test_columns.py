@@ -61,7 +61,9 @@ def test_calendar_refuses_other_names(names: list[str], message: str) -> None:
 
 
 def test_calendar_needs_time_stamps_and_free_names() -> None:
-    with pytest.raises(DataError, match="`calendar` needs time stamps and the rows have only numbers"):
+    with pytest.raises(
+        DataError, match="`calendar` and `holidays` need time stamps and the rows have only numbers"
+    ):
         with_calendar(series(None), ["hour"])
     with pytest.raises(DataError, match=r"column `hour_cos` has the name of a calendar column. Rename it"):
         with_calendar(series(hours(0, 1), ("a", "hour_cos")), ["hour"])

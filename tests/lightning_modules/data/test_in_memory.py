@@ -71,10 +71,6 @@ def test_an_index_that_is_no_time_is_left_out() -> None:
         ([1, 2], "`table` must be a DataFrame, a Series or an array (rows, columns); got list."),
         (np.zeros((2, 2, 2)), "got ndarray."),
         (pd.DataFrame({"a": []}), "the table: there are column names but no rows."),
-        (
-            pd.DataFrame([[1.0, 2.0]], columns=["a", "a"]),
-            "the table: column names must differ; more than once: a.",
-        ),
         (pd.DataFrame({"a": [1.0, np.inf] * 200}), "the table: column `a` must be finite"),
         (pd.DataFrame({"a": [1.0, None] * 200}), "the table: values are missing (a 200)."),
     ],

@@ -57,7 +57,7 @@ def test_a_forecaster_reads_columns_of_past_values(missing: str) -> None:
     own, table = plain.prepared.tables, data.prepared.tables
     assert torch.equal(table.values[:, 0], own.values[:, 0])
     torch.testing.assert_close(table.targets, own.targets, equal_nan=True)
-    raw = data.prepared.scaler.inverse(table.values[:, :3].double(), slice(3))
+    raw = data.scaler.inverse(table.values[:, :3].double(), slice(3))
     for lag in (1, 2):
         torch.testing.assert_close(raw[lag:, lag], raw[:-lag, 0], rtol=1e-4, atol=1e-4)
     if missing == "error":

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytest
 
 from dream.errors import ConfigError, DataError
 from lightning_modules.anomaly import AnomalyTable
-from lightning_modules.data.place import Place
+from lightning_modules.data.place import Place, StreamEnd
 from lightning_modules.forecasting import TableData
 from tests.lightning_modules.anomaly.test_module import Streams
 
@@ -26,6 +28,17 @@ def test_rows_are_new_by_their_time() -> None:
     assert place.after(TIME[15:], 5, 10).rows == 30
     assert place.after(TIME, 20, 0) is place
     assert Place().first_new(TIME, 30, "x.csv") == 0
+
+
+def test_a_place_is_told_in_the_zone_of_its_stamps() -> None:
+    place = Place().after(TIME, 0, 20, zone="Europe/Berlin")
+    assert (str(place), place.name()) == ("2024-01-31 20:00:00+01:00", "2024-01-31T20:00:00+01:00")
+    again = StreamEnd.from_plain(StreamEnd(place, {}).plain(), "x")
+    assert again.place == place
+    earlier = '{"rows": 20, "last": 1706727600000000000, "training": 0}'  # without a zone
+    assert StreamEnd.from_plain(StreamEnd(place, {}).plain() | {"place": earlier}, "x").place == replace(
+        place, zone=None
+    )
 
 
 def test_without_time_rows_are_new_by_their_number() -> None:

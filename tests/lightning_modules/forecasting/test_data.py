@@ -12,10 +12,11 @@ import torch
 from dream.errors import ConfigError, DataError
 from lightning_modules.data.series import Series
 from lightning_modules.forecasting.batches import (
+    StreamsInTurn,
     Tables,
     WindowBatch,
     WindowDataset,
-    one_phase,
+    groups_at_random,
     rolling_stream,
     training_streams,
 )
@@ -56,7 +57,7 @@ def tables() -> Tables:
 
 class TestWindowDataset:
     def test_contents(self, tables: Tables) -> None:
-        windows, values = WindowDataset(tables, look_back=5, horizon=3, rows=slice(0, 20)), tables.values
+        windows, values = WindowDataset(tables, look_back=5, horizon=3, origins=[range(5, 18)]), tables.values
         assert len(windows) == 20 - 5 - 3 + 1
         batch = windows[[0, 12, 7]]
         assert batch.origin.tolist() == [5, 17, 12]
@@ -70,12 +71,12 @@ class TestWindowDataset:
         assert batch.afresh(5) is batch
 
     def test_past_reaches_back_before_the_part(self, tables: Tables) -> None:
-        windows = WindowDataset(tables, look_back=5, horizon=3, rows=slice(40, 50))
-        assert list(windows.origins) == list(range(40, 48))
+        windows = WindowDataset(tables, look_back=5, horizon=3, origins=[range(40, 48)])
+        assert len(windows) == 8
         assert torch.equal(windows[[0]].past[0], tables.values[35:40])
 
     def test_index_past_the_end(self, tables: Tables) -> None:
-        windows = WindowDataset(tables, look_back=5, horizon=3, rows=slice(0, 10))
+        windows = WindowDataset(tables, look_back=5, horizon=3, origins=[range(5, 8)])
         assert len(windows) == 3
         with pytest.raises(IndexError):
             windows[[3]]
@@ -122,7 +123,7 @@ class TestStreams:
         streams = training_streams(tables, look_back=5, horizon=3, rows=slice(0, 50), streams=2, stride=5)
         assert streams.phases == 5
         starts = set()
-        order = one_phase(streams)
+        order = groups_at_random(StreamsInTurn([streams]))
         for epoch in range(20):
             order.set_epoch(epoch)
             batches = [streams[index] for index in order]
@@ -192,7 +193,7 @@ class TestForecastingData:
 
     @pytest.mark.parametrize(("change", "same"), [(slice(42, None), True), (slice(41, 42), False)])
     def test_scaler_sees_training_rows_only(self, change: slice, same: bool) -> None:
-        before, after = Counting().prepared.scaler, Counting(change).prepared.scaler
+        before, after = Counting().scaler, Counting(change).scaler
         assert np.array_equal(before.mean, after.mean) is same
         assert np.array_equal(before.scale, after.scale) is same
 

@@ -51,7 +51,7 @@ class TestKnown:
         assert forecast.parts.test.stop == ROWS
         (batch,) = forecast.predict_dataloader()
         assert batch.origin.tolist() == [ROWS]
-        mean, scale = forecast.prepared.scaler.mean[1], forecast.prepared.scaler.scale[1]
+        mean, scale = forecast.scaler.mean[1], forecast.scaler.scale[1]
         price = np.arange(ROWS, ROWS + AHEAD) ** 2.0
         np.testing.assert_allclose(batch.known[0, :, 0], (price - mean) / scale, rtol=1e-6)
         assert batch.future.isnan().all()
@@ -71,8 +71,54 @@ class TestKnown:
         list(forecast.test_dataloader())
         with pytest.raises(
             DataError,
-            match=r"forecast of 6 rows needs the known covariates price .* there are 4. Append rows",
+            match=r"forecast of 6 rows needs .* price of each; there are 4 rows after the last target, and "
+            r"2 of those needed are missing, 2024-01-04T12:00:00, 2024-01-04T13:00:00. Append rows",
         ):
+            forecast.predict_dataloader()
+
+    def future(self, folder: Path, ahead: int, drop: list[int] = [], empty: list[int] = []) -> TableData:  # noqa: B006
+        """A horizon of 24 hours, of which so many rows are there; some of them without a time or a price."""
+        row = np.arange(ROWS + ahead, dtype=float)
+        frame = pd.DataFrame({"load": np.sin(row), "price": row**2})
+        frame.insert(0, "time", pd.date_range("2024-01-01", periods=len(frame), freq="h"))
+        frame.loc[ROWS:, "load"] = np.nan
+        frame.loc[[ROWS + k for k in empty], "price"] = np.nan
+        frame.drop([ROWS + k for k in drop]).to_csv(folder / "table.csv", index=False)
+        return data(folder / "table.csv", horizon=24, split=[32, 24, 24])
+
+    @pytest.mark.parametrize(
+        ("ahead", "drop", "empty", "message"),
+        [
+            (23, [], [], "there are 23 rows .* 1 of those needed is missing, 2024-01-05T07:00:00. Append"),
+            (24, [5], [], "there are 23 rows .* 1 of those needed is missing, 2024-01-04T13:00:00. Append"),
+            (40, [5, 7], [], "2 of those needed are missing, 2024-01-04T13:00:00, 2024-01-04T15:00:00"),
+            (0, [], [], "there are 0 .* 24 of those .*T08:00:00, .*T09:00:00, .*T10:00:00 and 21 more"),
+            (24, [], [3], r"`price` must have a value .* row 83 .2024-01-04T11:00:00. has none .1 such"),
+        ],
+    )
+    def test_what_is_missing_is_named(
+        self, ahead: int, drop: list[int], empty: list[int], message: str, tmp_path: Path
+    ) -> None:
+        with pytest.raises(DataError, match=message):
+            list(self.future(tmp_path, ahead, drop, empty).predict_dataloader())
+
+    @pytest.mark.parametrize(("ahead", "drop", "empty"), [(24, [], []), (40, [], []), (40, [30], [25])])
+    def test_more_rows_than_the_horizon(
+        self, ahead: int, drop: list[int], empty: list[int], tmp_path: Path
+    ) -> None:
+        forecast = self.future(tmp_path, ahead, drop, empty)
+        (batch,) = forecast.predict_dataloader()
+        assert batch.known.shape == (1, 24, 1)
+        price = forecast.scaler.inverse(batch.known[0].double(), slice(1, 2))[:, 0].numpy()
+        np.testing.assert_allclose(price, np.arange(ROWS, ROWS + 24) ** 2.0, rtol=1e-6)
+
+    def test_a_row_between_two(self, tmp_path: Path) -> None:
+        self.future(tmp_path, 30)
+        frame = pd.read_csv(tmp_path / "table.csv")
+        frame.loc[len(frame)] = ["2024-01-04 12:30:00", None, 1.0]
+        frame.sort_values("time").to_csv(tmp_path / "table.csv", index=False)
+        forecast = data(tmp_path / "table.csv", horizon=24, split=[32, 24, 24])
+        with pytest.raises(DataError, match=r"must follow by h; row 85, 2024-01-04T12:30:00, lies between"):
             forecast.predict_dataloader()
 
     def test_the_calendar_is_known_for_ever(self, tmp_path: Path) -> None:
@@ -83,10 +129,7 @@ class TestKnown:
         assert forecast.columns == ("load", "hour_sin", "hour_cos", "weekday_sin", "weekday_cos")
         (batch,) = forecast.predict_dataloader()
         hour = np.arange(ROWS, ROWS + 6) % 24
-        own = (
-            batch.known[0, :, 0].numpy() * forecast.prepared.scaler.scale[1]
-            + forecast.prepared.scaler.mean[1]
-        )
+        own = batch.known[0, :, 0].numpy() * forecast.scaler.scale[1] + forecast.scaler.mean[1]
         np.testing.assert_allclose(own, np.sin(2 * np.pi * hour / 24), atol=1e-6)
 
     def test_a_column_has_one_role(self, tmp_path: Path) -> None:
@@ -130,8 +173,8 @@ class TestMask:
     def test_the_scaler_and_mase_know_observed_values_only(self, tmp_path: Path) -> None:
         forecast = data(table(tmp_path, gaps=self.GAPS), missing="mask")
         train = pd.read_csv(tmp_path / "table.csv")["load"].to_numpy()[:56]
-        assert forecast.prepared.scaler.mean[0] == pytest.approx(np.nanmean(train))
-        assert forecast.prepared.scaler.scale[0] == pytest.approx(np.nanstd(train))
+        assert forecast.scaler.mean[0] == pytest.approx(np.nanmean(train))
+        assert forecast.scaler.scale[0] == pytest.approx(np.nanstd(train))
         season = np.nanmean(np.abs(train[4:] - train[:-4])) / np.nanstd(train)
         assert float(forecast.mase_scale[0]) == pytest.approx(season, rel=1e-5)
 
@@ -142,7 +185,10 @@ class TestMask:
         frame.to_csv(path, index=False)
         known = data(path, missing="mask").prepared.tables.known
         assert torch.equal(known[ROWS : ROWS + 2, 0], known[ROWS - 1, 0].expand(2))
-        with pytest.raises(DataError, match=r"values are missing .price 2.*--data.missing=mask"):
+        with pytest.raises(
+            DataError,
+            match=r"`price` must have a value in each row to forecast; row 80 .* has none .2 such values.",
+        ):
             data(path).setup()
 
     @pytest.mark.parametrize("missing", ["mask", "ffill"])

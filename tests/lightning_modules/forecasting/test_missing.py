@@ -15,6 +15,7 @@ from dream import DREAMConfig, DREAMStack
 from dream.errors import ConfigError, DataError
 from lightning_modules import ForecastingModule
 from lightning_modules.forecasting import ForecastingData, TableData
+from lightning_modules.forecasting.batches import WindowDataset
 from lightning_modules.forecasting.patches import read
 from tests.lightning_modules.support import small_trainer
 
@@ -65,7 +66,7 @@ def test_without_gaps_nothing_changes(core: Any, options: dict[str, Any]) -> Non
     for missing in ("model", "ffill"):
         whole = data([], missing, **options)
         module = module_for(whole, core=core)
-        batch = whole._training_streams()[0] if options else whole._windows(whole.parts.train)[[3, 50]]
+        batch = whole._training_streams()[0][0] if options else whole._windows("train")[[3, 50]]
         terms = module.train().losses(batch)
         terms["loss"].backward()
         grads = [p.grad for p in module.parameters() if p.grad is not None]
@@ -78,7 +79,9 @@ def test_the_core_reads_what_is_missing_as_not_observed() -> None:
     """The forecast by hand: normalised by what was observed, NaN in the core's input, then the head."""
     gappy = data(GAPS)
     module = module_for(gappy, patch=4, normalization="instance", loss="mse")
-    batch = gappy._windows(slice(0, 60))[[12]]  # rows 12 to 23, of which 20 to 22 are missing
+    batch = WindowDataset(gappy.prepared.tables, 12, 4, [range(12, 57)])[
+        [12]
+    ]  # rows 12 to 23, of which 20 to 22 are missing
     load, warm = batch.past[0].double().numpy().T
     known = load[[0, 1, 2, 3, 4, 5, 6, 7, 11]]
     mean, scale = known.mean(), known.std()
@@ -99,7 +102,7 @@ def test_the_core_reads_what_is_missing_as_not_observed() -> None:
 
 def test_what_is_carried_forward_does_not_reach_the_forecast() -> None:
     gappy = data(GAPS)
-    batch = gappy._windows(slice(0, 60))[[12]]
+    batch = WindowDataset(gappy.prepared.tables, 12, 4, [range(12, 57)])[[12]]
     other = batch._replace(past=torch.where(batch.observed, batch.past, batch.past + 9.0))
     for core, same in (("dream", True), ("gru", False)):  # a rival reads it
         module = module_for(gappy, core=core)
@@ -128,7 +131,7 @@ def test_streams_and_windows_agree() -> None:
     """Level and scale of an origin are those of the window that ends there, with gaps as without."""
     gappy = data(GAPS, rolling=True, stride=4)
     module = module_for(gappy, normalization="instance")
-    stream = gappy._rolling(16, 60)[0]
+    stream = gappy._rolling({0: (16, 60)})[0][0][0]
     windows = stream.afresh(12)
     assert torch.equal(windows.past, gappy.prepared.values[windows.origin[:, None] + torch.arange(-12, 0)])
     assert torch.equal(
@@ -163,3 +166,13 @@ def test_the_refusal_names_it() -> None:
         data(GAPS, "error").setup()
     with pytest.raises(ConfigError, match="`missing` must be error, ffill, mask or model; got 'drop'"):
         data(GAPS, "drop")
+
+
+@pytest.mark.parametrize("seen", [0, 1, 8])
+def test_a_window_without_deviation_has_finite_gradients(seen: int) -> None:
+    """Explanations differentiate by the past: the root in a deviation of exactly 0 must not be NaN."""
+    past = torch.full((1, 8, 1), 2.0, requires_grad=True)
+    observed = torch.arange(8).view(1, 8, 1) < seen
+    made = read(past, 8, 2, None, 1, 0, "instance", observed)
+    (made.patches.nansum() + made.level.sum() + made.scale.sum()).backward()
+    assert past.grad.isfinite().all()

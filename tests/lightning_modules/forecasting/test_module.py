@@ -16,7 +16,7 @@ from torch.nn.functional import mse_loss
 from dream import ConfigError, DataError, DREAMConfig
 from lightning_modules import ForecastingModule
 from lightning_modules.forecasting import DriftingLoad, TableData
-from lightning_modules.forecasting.batches import WindowBatch, WindowDataset
+from lightning_modules.forecasting.batches import WindowBatch
 from lightning_modules.naive import repeat_last
 from lightning_modules.run.tracking import JSONLLogger
 from tests.lightning_modules.support import small_data, small_module, small_trainer
@@ -172,6 +172,7 @@ class TestStreams:
     @pytest.mark.parametrize("boundary", ["on_train_epoch_start", "on_validation_epoch_start"])
     def test_epochs_and_validation_start_afresh(self, boundary: str) -> None:
         module = small_module().eval()
+        module.prepare(small_data())
         module(*stream(torch.randn(2, 48, 2), True))
         getattr(module, boundary)()
         assert module._states is None
@@ -211,7 +212,7 @@ class TestRolling:
             "repeat-last",
             "seasonal-naive",
         ]
-        windows = WindowDataset(data.prepared.tables, 24, 8, data.parts.test)
+        windows = data._windows("test")
         batch = windows[list(range(0, len(windows), 4))]
         module.eval()
         with torch.no_grad():
@@ -330,7 +331,7 @@ def test_a_target_may_be_called_time(tmp_path: Path) -> None:
     data = small_data()
     module = small_module(data)
     module.prepare(data)
-    data.series = replace(data.series, columns=("time", "load"))
+    data.whole = replace(data.whole, columns=("time", "load"))
     (path,) = module.write_predictions([torch.zeros(1, 8, 2, 1)], tmp_path)
     assert list(pd.read_csv(path).columns) == ["time_", "time", "load"]
 
@@ -339,7 +340,7 @@ def test_a_column_called_like_a_formula_is_a_text_for_a_spreadsheet(tmp_path: Pa
     data = small_data()
     module = small_module(data)
     module.prepare(data)
-    data.series = replace(data.series, columns=("=cmd()", "load"))
+    data.whole = replace(data.whole, columns=("=cmd()", "load"))
     (path,) = module.write_predictions([torch.full((1, 8, 2, 1), -1e3)], tmp_path)
     table = pd.read_csv(path)
     assert list(table.columns) == ["time", "'=cmd()", "load"]
@@ -397,8 +398,8 @@ def test_the_learning_rate_rises_and_falls(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("setting", "rule"),
     [
-        ({"patch": 5}, r"`patch` must be a divisor of look_back, 24; got 5"),
-        ({"patch": 0}, r"`patch` must be a divisor of look_back, 24; got 0"),
+        ({"patch": 5}, r"`patch` must be a divisor of look_back, 24, such as 12; got 5"),
+        ({"patch": 0}, r"`patch` must be a divisor of look_back, 24, such as 12; got 0"),
         ({"encoder": "conv"}, r"`encoder` must be identity or linear; got 'conv'"),
         ({"normalization": "batch"}, r"`normalization` must be last, mean, instance or none; got 'batch'"),
         ({"loss": "wild"}, r"`loss` must be mse or mae; got 'wild'"),

@@ -18,6 +18,7 @@ import pytest
 import torch
 
 from dream.errors import DataError
+from lightning_modules.data.dialect import PLAIN
 from lightning_modules.data.disk import convert, stored
 from lightning_modules.data.disk.blocks import file_blocks
 from lightning_modules.data.disk.convert import stored_table
@@ -97,8 +98,8 @@ class TestSameTables:
             theirs.shape,
         )
         assert ours.parts == theirs.parts
-        np.testing.assert_allclose(ours.prepared.scaler.mean, theirs.prepared.scaler.mean, rtol=1e-14)
-        np.testing.assert_allclose(ours.prepared.scaler.scale, theirs.prepared.scaler.scale, rtol=1e-14)
+        np.testing.assert_allclose(ours.scaler.mean, theirs.scaler.mean, rtol=1e-14)
+        np.testing.assert_allclose(ours.scaler.scale, theirs.scaler.scale, rtol=1e-14)
         for name, mine, other in zip(
             ours.prepared.tables._fields, ours.prepared.tables, theirs.prepared.tables, strict=True
         ):
@@ -199,7 +200,7 @@ class TestSameTables:
 
 def test_memory_does_not_grow_with_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     set_block(monkeypatch, 1 << 14)
-    monkeypatch.setattr("lightning_modules.forecasting.data._ROWS", 1 << 9)
+    monkeypatch.setattr("lightning_modules.forecasting.member.ROWS", 1 << 9)
     monkeypatch.setattr("lightning_modules.data.schema._STEPS", 1 << 9)
     path = tmp_path / "table.csv"
 
@@ -240,12 +241,13 @@ class TestBlocks:
         path = tmp_path / ("t.csv.gz" if packed else "t.csv")
         path.write_bytes(gzip.compress(self.TEXT.encode()) if packed else self.TEXT.encode())
         whole = pd.read_csv(BytesIO(self.TEXT.encode())).astype(str)
+        whole.columns = ["n", 'a "name", of two lines', "b"]
         for size in range(1, len(self.TEXT) + 1, 3):
-            blocks = list(file_blocks(path, ",", 0, 0, size))
+            blocks = list(file_blocks(path, PLAIN, 0, 0, size))
             found = pd.concat([block.frame.astype(str) for block in blocks])
             pd.testing.assert_frame_equal(found, whole)
             for block in blocks[:-1]:
-                rest = list(file_blocks(path, ",", block.stop, block.frame.index[-1] + 1, size))
+                rest = list(file_blocks(path, PLAIN, block.stop, block.frame.index[-1] + 1, size))
                 again = pd.concat([other.frame.astype(str) for other in rest])
                 pd.testing.assert_frame_equal(again, whole.loc[block.frame.index[-1] + 1 :])
 
@@ -256,17 +258,17 @@ class TestBlocks:
             frame.to_parquet(tmp_path / name, row_group_size=90)
         else:
             frame.to_csv(tmp_path / name, index=False)
-        blocks = list(file_blocks(tmp_path / name, ",", 0, 0, 1000))
+        blocks = list(file_blocks(tmp_path / name, PLAIN, 0, 0, 1000))
         assert len(blocks) > 9
         for number, block in enumerate(blocks, 1):
-            rest = file_blocks(tmp_path / name, ",", block.stop, block.frame.index[-1] + 1, 1000)
+            rest = file_blocks(tmp_path / name, PLAIN, block.stop, block.frame.index[-1] + 1, 1000)
             assert [again.stop for again in rest] == [later.stop for later in blocks[number:]]
 
     def test_an_open_quote_is_refused_before_it_fills_the_memory(self, tmp_path: Path) -> None:
         path = tmp_path / "t.csv"
         path.write_text('a,b\n1,2\n3,"4\n' + "5,6\n" * 1000)
         with pytest.raises(DataError, match=r"t\.csv: row 1 does not end within .* Is a quote left open"):
-            list(file_blocks(path, ",", 0, 0, 8))
+            list(file_blocks(path, PLAIN, 0, 0, 8))
 
 
 class TestConversion:
@@ -413,10 +415,8 @@ def stored_writer(monkeypatch: pytest.MonkeyPatch) -> tuple[Any, list[str]]:
         ("\n\n", "the file is empty"),
         ("date,a\n", "column names but no rows"),
         ("a,b\n1,2\n1,2\n1,2,3,4\n", "cannot be read"),
-        ("a,b\n1,2\n3,4\n1,\xff\n".encode("latin-1"), "not UTF-8"),
-        ("a,b,a\n1,2,3\n", "more than once: a"),
+        ("a,b\n1,2\n3,4\n1,\xff\n".encode("latin-1"), "`b` must hold numbers; row 2 holds 'ÿ'"),
         ("0.5,0.7\n1,2\n", "first line must name the columns"),
-        ("a;b\n1;2\n", "values must be separated by commas"),
         ("a,b\n1,2\n1,3\n3,y\n", r"`b` must hold numbers; row 2 holds 'y' \(1 such values\)"),
         ("a,b\n1,2\n1,inf\n3,-inf\n", "`b` must be finite and at most 1.8e.19 .* row 1 holds inf"),
         ("a,b\n1,\n2,\n", "`b` holds no value at all"),
@@ -465,7 +465,7 @@ def stamped(folder: Path, stamps: list[str]) -> Path:
         HOURS.strftime("%m/%d/%Y %H:%M").tolist(),
         [f"{at:%Y-%m-%d}" if at.hour == 0 else f"{at:%Y-%m-%d %H:%M}" for at in HOURS],
         [f"{at:%Y-%m-%d %H:%M:%S}" + ".000" * (at.hour % 3 == 1) for at in HOURS],
-        [f"{at:%Y-%m-%d}T{at:%H:%M:%S}" + "+00:00" * (at.hour % 2) for at in HOURS],
+        [f"{at:%Y-%m-%d}T{at:%H:%M:%S}" + ("Z" if at.hour % 2 else "+00:00") for at in HOURS],
     ],
 )
 def test_common_kinds_of_dates(
