@@ -11,7 +11,7 @@ from torch import Tensor
 
 from dream.config import DREAMConfig
 from dream.errors import ConfigError
-from dream.ops import cpu, reference
+from dream.ops import cpu, reference, triton
 from dream.ops.stepping import Stepper
 from dream.state import DREAMState
 from dream.types import DREAMParams, DREAMTrace
@@ -72,6 +72,7 @@ class Backend(NamedTuple):
 
 BACKENDS: dict[str, Backend] = {  # fastest first; the last serves everything
     "cpu": Backend(cpu.scan, cpu.refusal, cpu.step, Stepper),
+    "triton": Backend(triton.scan, triton.refusal, triton.step),
     "reference": Backend(reference.scan, reference.refusal),
 }
 
