@@ -81,7 +81,7 @@ class DREAMCell(nn.Module):
         self.check_inputs = check_inputs
         self.missing = missing
         self.plasticity_enabled = True
-        self._last_V: tuple[Tensor, Tensor] = torch.empty(0), torch.empty(0)  # V_raw, and the V that it gave
+        self._last_V = torch.empty(0), torch.empty(0), 0  # V_raw, the V that it gave, V_raw's version
         with memory.enough(
             lambda: (
                 f"`hidden_dim`={config.hidden_dim}, `input_dim`={config.input_dim} and `rank`={config.rank}"
@@ -210,9 +210,18 @@ class DREAMCell(nn.Module):
         """As `_effective_filter`, without gradient; computed again only where V_raw has changed."""
         if not self._filter_learned:
             return self.V
-        raw, V = self._last_V
-        if raw.device != self.V_raw.device or raw.dtype != self.V_raw.dtype or not raw.equal(self.V_raw):
-            raw, V = self._last_V = self.V_raw.detach().clone(), self._effective_filter().detach()
+        raw, V, version = self._last_V
+        now = 0 if self.V_raw.is_inference() else self.V_raw._version
+        if raw.device != self.V_raw.device or raw.dtype != self.V_raw.dtype:
+            same = False
+        elif self.V_raw.is_cuda:  # the host does not wait for a look at its values
+            same = raw.data_ptr() == self.V_raw.data_ptr() and version == now
+        else:
+            same = raw.equal(self.V_raw)
+        if not same:
+            raw = self.V_raw.detach() if self.V_raw.is_cuda else self.V_raw.detach().clone()
+            V = self._effective_filter().detach()
+            self._last_V = raw, V, now
         return V
 
     def get_config(self) -> DREAMConfig:

@@ -68,11 +68,13 @@ class Backend(NamedTuple):
     """None where it has no faster way than the equations as they are."""
     stepper: type[Stepper] | None = None
     """Steps of the same samples one after another; None likewise."""
+    device: str | None = None
+    """The type of device it is made for; None for any."""
 
 
 BACKENDS: dict[str, Backend] = {  # fastest first; the last serves everything
-    "cpu": Backend(cpu.scan, cpu.refusal, cpu.step, Stepper),
-    "triton": Backend(triton.scan, triton.refusal, triton.step),
+    "cpu": Backend(cpu.scan, cpu.refusal, cpu.step, Stepper, device="cpu"),
+    "triton": Backend(triton.scan, triton.refusal, triton.step, device="cuda"),
     "reference": Backend(reference.scan, reference.refusal),
 }
 
@@ -96,6 +98,8 @@ def check_name(name: str) -> str:
 def choose(name: str, x: Tensor, config: DREAMConfig) -> Backend:
     """Return the backend called `name`, or for ``"auto"`` the first that serves; log each refusal once.
 
+    It goes without saying that one made for another device is not used where there is one for this.
+
     Raises:
         ConfigError: no such backend, or the one named cannot serve this call.
     """
@@ -112,7 +116,13 @@ def choose(name: str, x: Tensor, config: DREAMConfig) -> Backend:
         if reason is None:
             return backend
         # a logger is nothing that a program could be traced through
-        if not torch.compiler.is_compiling() and (candidate, reason) not in _reported:
+        if torch.compiler.is_compiling() or (candidate, reason) in _reported:
+            continue
+        if backend.device in (None, x.device.type) or not _made_for(x.device.type):
             _reported.add((candidate, reason))
             log.warning("backend %s is not used: %s", candidate, reason)
     raise AssertionError("the reference backend serves every call")
+
+
+def _made_for(device: str) -> bool:
+    return any(backend.device == device for backend in BACKENDS.values())
