@@ -251,7 +251,7 @@ def interpreted() -> bool:
 
 
 @cache
-def _lacking(index: int | None) -> str | None:
+def _found(index: int | None) -> str | None:
     """Why no kernel runs on the GPU of this index, or in the interpreter if None; None if they do."""
     try:
         import triton.language  # noqa: F401
@@ -260,6 +260,10 @@ def _lacking(index: int | None) -> str | None:
     if index is not None and torch.version.hip is None and torch.cuda.get_device_capability(index) < (8, 0):
         return f"it needs compute capability 8.0; {torch.cuda.get_device_name(index)} has less"
     return None
+
+
+def _lacking(index: int | None) -> str | None:
+    return _found(index)
 
 
 # for torch.compile a constant, as in `dream.ops.cpu`
