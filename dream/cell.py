@@ -165,7 +165,17 @@ class DREAMCell(nn.Module):
     def params(self) -> DREAMParams:
         """The effective parameters, differentiable with respect to the learned ones."""
         config = self.config
-        eta, scale = self.log_eta.exp(), self.log_surprise_scale.exp()
+        make = registry.parameters_of(self.backend, self.log_eta, config)
+        if make is None:
+            V, eta, scale = self._effective_filter(), self.log_eta.exp(), self.log_surprise_scale.exp()
+            eta = eta if config.base_plasticity > 0 else torch.zeros_like(eta)
+            tonic, tau = torch.sigmoid(self.logit_tonic), self.log_tau.exp()
+            scale = scale if config.ltc_surprise_scale > 0 else torch.zeros_like(scale)
+        else:
+            raw = self.V_raw if self._filter_learned else None
+            learned = (self.log_eta, self.logit_tonic, self.log_tau, self.log_surprise_scale)
+            filters, eta, tonic, tau, scale = make(raw, learned, config)
+            V = self.V if filters is None else filters
         return DREAMParams(
             C=self.C,
             c=self.c,
@@ -175,11 +185,11 @@ class DREAMCell(nn.Module):
             A=self.A,
             G_x=self.G_x,
             G_h=self.G_h,
-            V=self._effective_filter(),
-            eta=eta if config.base_plasticity > 0 else torch.zeros_like(eta),
-            tonic=torch.sigmoid(self.logit_tonic),
-            tau=self.log_tau.exp(),
-            surprise_scale=scale if config.ltc_surprise_scale > 0 else torch.zeros_like(scale),
+            V=V,
+            eta=eta,
+            tonic=tonic,
+            tau=tau,
+            surprise_scale=scale,
             error_var_prior=self.error_var_prior,
             K=self.K,
             k=self.k,

@@ -58,6 +58,15 @@ class StepFunction(Protocol):
     ) -> DREAMState: ...
 
 
+class ParametersFunction(Protocol):
+    """V, eta, tonic, tau and surprise scale of a cell as `DREAMParams` has them, differentiable, from V_raw (None
+    where V is not learned, and then V is None), log_eta, logit_tonic, log_tau and the scale's logarithm."""
+
+    def __call__(
+        self, V_raw: Tensor | None, learned: Sequence[Tensor], config: DREAMConfig, /
+    ) -> tuple[Tensor | None, Tensor, Tensor, Tensor, Tensor]: ...
+
+
 class Backend(NamedTuple):
     """An implementation of the scan."""
 
@@ -70,11 +79,13 @@ class Backend(NamedTuple):
     """Steps of the same samples one after another; None likewise."""
     device: str | None = None
     """The type of device it is made for; None for any."""
+    parameters: ParametersFunction | None = None
+    """None where it has no faster way than torch."""
 
 
 BACKENDS: dict[str, Backend] = {  # fastest first; the last serves everything
     "cpu": Backend(cpu.scan, cpu.refusal, cpu.step, Stepper, device="cpu"),
-    "triton": Backend(triton.scan, triton.refusal, triton.step, device="cuda"),
+    "triton": Backend(triton.scan, triton.refusal, triton.step, device="cuda", parameters=triton.parameters),
     "reference": Backend(reference.scan, reference.refusal),
 }
 
@@ -122,6 +133,17 @@ def choose(name: str, x: Tensor, config: DREAMConfig) -> Backend:
             _reported.add((candidate, reason))
             log.warning("backend %s is not used: %s", candidate, reason)
     raise AssertionError("the reference backend serves every call")
+
+
+def parameters_of(name: str, like: Tensor, config: DREAMConfig) -> ParametersFunction | None:
+    """How the backend called `name` makes the parameters of a cell; None for torch's way."""
+    if torch.compiler.is_compiling():
+        return None
+    for candidate, backend in BACKENDS.items():
+        asked = name == candidate or (name == "auto" and backend.device == like.device.type)
+        if asked and backend.parameters is not None and backend.refusal(like, config) is None:
+            return backend.parameters
+    return None
 
 
 def _made_for(device: str) -> bool:

@@ -7,8 +7,8 @@ holds those of u, v, the pace of line 9 and the key of tanh v; D_KEY (T + 1, N, 
 (T + 1, N, I) that of the prediction and D_FILTERED (T, N, R) that of e V.
 
 U before a step is read from BEFORE: that is the tape or, where this holds every `every`-th only, room for the
-steps of a segment (every + 1, N, R, H), for which U is computed again; U itself where it does not learn. The adjoint of U stays in registers where all ranks fit, as in the
-forward pass.
+steps of a segment (every + 1, N, R, H), for which U is computed again; U itself where it does not learn. The
+adjoint of U stays in registers where all ranks fit, as in the forward pass.
 """
 
 from __future__ import annotations
@@ -116,7 +116,8 @@ def backward(
             rr = r0 + tl.arange(0, RB)
             tile = (rr < R)[:, None, None] & units[None, :, :]
             at = (n[None, :, None] * R + rr[:, None, None]) * H + j[None, None, :]
-            dU = tl.load(D_FINAL + at, mask=tile, other=0.0)
+            if D_FINAL is not None:
+                dU = tl.load(D_FINAL + at, mask=tile, other=0.0)
             if HELD:
                 after = tl.load(U + at, mask=tile, other=0.0)
             else:

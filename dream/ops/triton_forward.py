@@ -368,3 +368,35 @@ def forward(
             if LEARNS and SLEEPS:
                 old = tl.load(TARGET + at, mask=tile, other=0.0)
                 tl.store(TARGET + at, old + sleep[None, :, None] * (fast - old), mask=tile)
+    if not FUSED:  # 1, after the last step
+        tl.debug_barrier()
+        row = T * N.to(tl.int64) + n
+        at_h = row * H
+        read = tl.zeros((RP, BN), tl.float32)
+        if PLASTIC:
+            q = tl.sum(blocks(Y, at_h, here, H, HP, KB, KP) * mix, 0) + key_bias
+            for r0 in tl.range(0, R, RB):
+                rr = r0 + tl.arange(0, RB)
+                if not HELD:
+                    tile = (rr < R)[:, None, None] & units[None, :, :]
+                    at = n[None, :, None] * out_sample + j[None, None, :] * out_unit + rr[:, None, None] * out_rank
+                    fast = tl.load(U + at, mask=tile, other=0.0)
+                part = tl.sum(q[None, :, :] * fast, 2)
+                tl.store(RANKS + row[None, :] * R + rr[:, None], part, mask=here[None, :] & (rr < R)[:, None])
+            tl.debug_barrier()
+            read = tl.load(RANKS + row[None, :] * R + ranks[:, None], mask=all_ranks, other=0.0)
+        for i0 in tl.range(0, I, IB):
+            i = i0 + tl.arange(0, IB)
+            inputs = here[:, None] & (i < I)[None, :]
+            slow = tl.zeros((BN, IB), tl.float32)
+            for k0 in tl.range(0, H, BK, num_stages=STAGES):
+                kk = k0 + tl.arange(0, BK)
+                hk = tl.load(Y + at_h[:, None] + kk[None, :], mask=here[:, None] & (kk < H)[None, :], other=0.0)
+                slow = dot(hk, matrix(C, kk, i, I, 1, H, I), slow, PREC)
+            expected = slow * c_scale + tl.load(c + i, mask=i < I, other=0.0)[None, :]
+            if PLASTIC:
+                filters = tl.load(
+                    V + i[None, :] * R + ranks[:, None], mask=(i < I)[None, :] & (ranks < R)[:, None], other=0.0
+                )[:, None, :]
+                expected += tl.sum(read[:, :, None] * filters, 0)
+            tl.store(EXPECTED + row[:, None] * I + i[None, :], expected, mask=inputs)

@@ -1,4 +1,4 @@
-"""What the Triton backend launches: how work is cut for a GPU, the kernels' arguments, the products afterwards.
+"""What the Triton backend launches: the kernels of the scan with their arguments, and what they write.
 
 Shapes: N samples, T steps, I `input_dim`, H `hidden_dim`, R `rank`; U is (N, R, H) here.
 """
@@ -6,127 +6,17 @@ Shapes: N samples, T steps, I `input_dim`, H `hidden_dim`, R `rank`; U is (N, R,
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from functools import cache
-from typing import Any, NamedTuple
+from collections.abc import Mapping
+from typing import Any
 
-import torch
 from torch import Tensor
 
-from dream.types import DREAMParams, key_shape
+from dream.ops.triton_cut import Flags, Knobs, Machine, Sizes, Tiles, every, exactness, index_of, machine, power, tiles
+from dream.ops.triton_gradients import products_in
+from dream.types import key_shape
 
 Arrays = Mapping[str, Tensor | None]
 MATRICES = ("A", "G_h", "C", "W", "B", "G_x")  # in the order in which they are packed
-SEGMENTS = 8  # all states of U are kept where they take no more than this part of the memory
-
-
-class Flags(NamedTuple):
-    """What a call asks for."""
-
-    plastic: bool
-    learns: bool
-    liquid: bool
-    missing: bool
-    keeps: bool  # a tape for the backward pass
-    keeps_target: bool  # U_target too, for the gradient of timespans
-    half: bool  # operands of 10 bits of mantissa
-
-
-class Knobs(NamedTuple):
-    """The numbers of a configuration that the kernels use, by its names."""
-
-    time_step: float
-    forgetting_rate: float
-    entropy_influence: float
-    surprise_temperature: float
-    error_smoothing: float
-    surprise_smoothing: float
-    base_threshold: float
-    target_norm: float
-    kappa: float
-    sleep_rate: float
-    min_surprise_for_sleep: float
-
-
-class Sizes(NamedTuple):
-    """Sizes of a call."""
-
-    samples: int
-    steps: int
-    inputs: int
-    hidden: int
-    rank: int
-
-    @classmethod
-    def of(cls, given: Mapping[str, Any]) -> Sizes:
-        n, t, i = given["x"].shape
-        return cls(n, t, i, given["A"].shape[0], given["V"].shape[1])
-
-
-class Machine(NamedTuple):
-    """What of a GPU decides how work is cut."""
-
-    processors: int
-    shared: int  # bytes, of a block
-    memory: int  # bytes
-    products: str  # how Triton's products of float32 keep its mantissa
-
-
-class Tiles(NamedTuple):
-    """How a kernel cuts its work."""
-
-    samples: int  # of a program
-    inputs: int  # at a time
-    ranks: int  # at a time
-    products: int  # units at a time, in a product
-    stages: int  # of loading them
-    warps: int
-
-
-@cache
-def machine(index: int | None) -> Machine:
-    """The GPU of this index; the interpreter, if None."""
-    if index is None:
-        return Machine(1, 1 << 17, 1 << 33, "ieee")
-    found = torch.cuda.get_device_properties(index)
-    shared = getattr(found, "shared_memory_per_block_optin", found.shared_memory_per_block)
-    exact = "tf32x3" if torch.version.hip is None else "ieee"
-    return Machine(found.multi_processor_count, shared, found.total_memory, exact)
-
-
-def index_of(x: Tensor) -> int | None:
-    """The index of a tensor's GPU; None for the interpreter."""
-    return x.device.index if x.device.type == "cuda" else None
-
-
-def power(number: int, least: int = 1) -> int:
-    """The smallest power of two that is at least `number` and `least`."""
-    return max(least, 1 << (number - 1).bit_length())
-
-
-def tiles(sizes: Sizes, half: bool, gpu: Machine) -> Tiles:
-    """The cut for a call: as many programs as processors, and U in registers where it fits."""
-    hidden, item = power(sizes.hidden, 16), 2 if half else 4
-    samples = min(8, power(-(-sizes.samples // gpu.processors)))
-    while samples > 1 and samples * hidden > 4096:
-        samples //= 2
-    ranks = min(power(sizes.rank), max(1, 16384 // (samples * hidden)))
-    inputs = min(power(sizes.inputs, 16), max(16, 65536 // (hidden * item)), 64)
-    products, stages = 16, 1
-    for wanted in ((64, 3), (32, 3), (32, 2), (16, 3), (16, 2)):
-        if wanted[0] * wanted[1] * (2 * hidden + inputs) * item <= 0.6 * gpu.shared:
-            products, stages = wanted
-            break
-    elements = samples * ranks * hidden
-    warps = 4 if elements <= 2048 else 8 if elements <= 8192 else 16
-    return Tiles(samples, inputs, ranks, min(products, hidden), stages, warps)
-
-
-def every(sizes: Sizes, gpu: Machine) -> int:
-    """Steps from one kept state of U to the next."""
-    whole = 4 * (sizes.steps + 1) * sizes.samples * sizes.hidden * sizes.rank
-    return 1 if whole <= gpu.memory // SEGMENTS else math.isqrt(sizes.steps - 1) + 1
 
 
 def shapes(sizes: Sizes, flags: Flags, gpu: Machine) -> dict[str, tuple[int, ...]]:
@@ -171,11 +61,6 @@ def weights(given: Mapping[str, Any], sizes: Sizes, half: bool) -> dict[str, Ten
     return dict(zip(MATRICES, given["packed"].split(list(counts.values())), strict=True))
 
 
-def _precision(half: bool, gpu: Machine) -> str:
-    """The precision of Triton's products of float32."""
-    return "tf32" if half else gpu.products
-
-
 def _constants(sizes: Sizes, cut: Tiles, flags: Flags, products: str) -> dict[str, Any]:
     """The arguments of both kernels that are compiled in."""
     block = key_shape(sizes.hidden)[1]
@@ -201,6 +86,12 @@ def _constants(sizes: Sizes, cut: Tiles, flags: Flags, products: str) -> dict[st
     )
 
 
+def _sizes(given: Mapping[str, Any]) -> Sizes:
+    """Sizes of a call whose x is in the order (T, N, I)."""
+    t, n, i = given["x"].shape
+    return Sizes(n, t, i, given["A"].shape[0], given["V"].shape[1])
+
+
 def forward(
     given: Arrays, made: Mapping[str, Tensor], knobs: Knobs, flags: Flags, fused: str | None = None
 ) -> None:
@@ -213,7 +104,7 @@ def forward(
 
     x, spans, U, target = given["x"], given["timespans"], given["U"], given["U_target"]
     assert x is not None and U is not None and target is not None
-    sizes = Sizes(x.shape[1], x.shape[0], x.shape[2], given["A"].shape[0], given["V"].shape[1])  # type: ignore[union-attr]
+    sizes = _sizes(given)
     gpu = machine(index_of(x))
     cut = tiles(sizes, flags.half, gpu)
     if flags.half:
@@ -292,7 +183,7 @@ def forward(
         kappa=knobs.kappa,
         zeta=knobs.sleep_rate,
         least=knobs.min_surprise_for_sleep,
-        **_constants(sizes, cut, flags, fused or _precision(flags.half, gpu)),
+        **_constants(sizes, cut, flags, fused or exactness(flags.half, gpu)),
         SLEEPS=flags.learns and knobs.sleep_rate > 0,
         PADDED=given["lengths"] is not None,
         SPANNED=spans is not None,
@@ -311,9 +202,9 @@ def backward(
 
     x, spans = given["x"], given["timespans"]
     assert x is not None
-    sizes = Sizes(x.shape[1], x.shape[0], x.shape[2], given["A"].shape[0], given["V"].shape[1])  # type: ignore[union-attr]
+    sizes = _sizes(given)
     gpu = machine(index_of(x))
-    cut = tiles(sizes, flags.half, gpu)
+    cut = tiles(sizes, flags.half, gpu, back=True)
     between = every(sizes, gpu)
     replays = flags.learns and between > 1
     before = room["before"] if replays else given["U_kept"] if flags.learns else given["U_"]
@@ -356,7 +247,7 @@ def backward(
         forgetting=knobs.forgetting_rate,
         norm_allowed=knobs.target_norm,
         kappa=knobs.kappa,
-        **_constants(sizes, cut, flags, _precision(flags.half, gpu)),
+        **_constants(sizes, cut, flags, exactness(flags.half, gpu)),
         PADDED=given["lengths"] is not None,
         SPANNED=spans_wanted,
         REPLAYS=replays,
@@ -383,110 +274,3 @@ def backward_room(sizes: Sizes, flags: Flags, spans_wanted: bool, gpu: Machine) 
         "before": (between + 1, n, r, h) if replays else none,
         "target_before": (between + 1, n, r, h) if replays and spans_wanted else none,
     }
-
-
-def key_gradient(given: Arrays, room: Mapping[str, Tensor], sizes: Sizes, rows: int, half: bool) -> Tensor:
-    """The gradient of K, (G, m, m), from what the backward pass wrote; `rows` of the key's adjoints."""
-    from dream.ops import triton_products
-
-    groups, block, _ = key_shape(sizes.hidden)
-    cue_rows = sizes.steps * sizes.samples
-    shares = max(1, min(64, rows // 256))
-    share = -(-rows // shares)
-    parts = room["d_key"].new_empty(shares, groups, block, block)
-    triton_products.key_gradient[(groups, shares)](
-        given["y"],
-        room["d_key"],
-        given["units"],
-        room["adjoints"][3],
-        parts,
-        rows,
-        cue_rows,
-        share,
-        H=sizes.hidden,
-        KB=block,
-        KP=power(block, 16),
-        BLOCK=64,
-        PREC=_precision(half, machine(index_of(parts))),
-        num_warps=4,
-    )
-    return parts.sum(0)
-
-
-@contextmanager
-def products_in(half: bool, device: torch.device) -> Iterator[None]:
-    """Products of torch in tf32, where those of the scan have no more bits than that."""
-    change = device.type == "cuda" and half and not torch._C._get_cublas_allow_tf32()
-    if change:
-        torch._C._set_cublas_allow_tf32(True)
-    try:
-        yield
-    finally:
-        if change:
-            torch._C._set_cublas_allow_tf32(False)
-
-
-def gradients(given: Arrays, room: Mapping[str, Tensor], sizes: Sizes, flags: Flags, wanted: Sequence[str]) -> dict[str, Tensor]:
-    """The gradients of x and of the parameters, as products of the tape with what the backward pass wrote."""
-    n, t, _, h, _ = sizes
-    last = t + 1 if given["d_expected"] is not None else t
-
-    def rows(part: Tensor | None, steps: int = t) -> Tensor:
-        assert part is not None
-        return part[:steps].reshape(steps * n, -1)
-
-    du, dv, dg, d_cue_key = (rows(part) for part in room["adjoints"])
-    d_expected = rows(room["d_expected"], last)
-    y, x = given["y"], given["read"] if flags.missing else given["x"]
-    ranks, scalars = given["ranks"], given["scalars"]
-    assert y is not None and ranks is not None
-    found: dict[str, Any] = {
-        "A": lambda: rows(y).mT @ dv,
-        "C": lambda: rows(y, last).mT @ d_expected,
-        "c": lambda: d_expected.sum(0),
-        "W": lambda: rows(given["error"]).mT @ du,
-        "B": lambda: rows(x).mT @ dv,
-        "b": lambda: dv.sum(0),
-    }
-    if flags.liquid:
-        tau, scale = given["tau"], room["d_scale"]
-        assert tau is not None
-        found |= {
-            "G_x": lambda: rows(x).mT @ dg,
-            "G_h": lambda: rows(y).mT @ dg,
-            "tau": lambda: dg.sum(0) / -tau,
-            "surprise_scale": lambda: scale.sum(),
-        }
-    if flags.plastic:
-
-        def recalled() -> Tensor:
-            o = ranks[2, :t]
-            return rows(o * scalars[0].unsqueeze(-1) if scalars is not None and flags.learns else o).mT @ du
-
-        def filters() -> Tensor:
-            d_V = d_expected.mT @ rows(ranks[0], last)
-            return d_V + rows(given["error"]).mT @ rows(room["d_filtered"]) if flags.learns else d_V
-
-        found |= {
-            "D": recalled,
-            "V": filters,
-            "K": lambda: key_gradient(given, room, sizes, last * n, flags.half),
-            "k": lambda: rows(room["d_key"], last).sum(0) + d_cue_key.sum(0),
-        }
-    if flags.learns:
-        found |= {"eta": lambda: room["d_units"][1].sum(0), "tonic": lambda: room["d_units"][2].sum(0)}
-
-    def inputs() -> Tensor:
-        d_error = -room["d_expected"][:t]
-        if given["d_expected"] is not None:
-            d_error = d_error + given["d_expected"][:t]
-        d_x = d_error + (dv @ given["B"].mT).view_as(d_error)  # type: ignore[union-attr]
-        if flags.liquid:
-            d_x += (dg @ given["G_x"].mT).view_as(d_error)  # type: ignore[union-attr]
-        if flags.missing:
-            d_x = torch.where(given["x"].isnan(), 0.0, d_x)  # type: ignore[union-attr]
-        return d_x.transpose(0, 1)
-
-    found["x"] = inputs
-    with products_in(flags.half, du.device):
-        return {name: found[name]() for name in wanted if name in found}

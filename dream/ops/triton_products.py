@@ -1,4 +1,4 @@
-"""Triton kernels around the scan: weights in half precision before it, products for K afterwards."""
+"""Triton kernels around the scan: weights in half precision before it, gradients of the parameters after it."""
 
 from __future__ import annotations
 
@@ -50,30 +50,153 @@ def pack(
 
 
 @triton.jit
-def summed(total, LEFT, RIGHT, first, last, at, inside, i, H, BLOCK: tl.constexpr, PREC: tl.constexpr):
-    """total + LEFT^T RIGHT of one block of units, over the rows from `first` to `last`."""
+def summed(
+    total, sums, LEFT, RIGHT, first, last, i, j, M: tl.constexpr, N: tl.constexpr, inside_i, inside_j,
+    BLOCK: tl.constexpr, PREC: tl.constexpr, WEIGHT=None,
+):  # fmt: skip
+    """total + LEFT[rows, i]^T RIGHT[rows, j] and sums + those of RIGHT's rows, from row `first` to `last`."""
     for r0 in tl.range(first, last, BLOCK):
         rows = (r0 + tl.arange(0, BLOCK)).to(tl.int64)
         there = rows < last
-        left = tl.load(LEFT + rows[None, :] * H + at[:, None], mask=there[None, :] & inside[:, None], other=0.0)
-        right = tl.load(RIGHT + rows[:, None] * H + at[None, :], mask=there[:, None] & inside[None, :], other=0.0)
+        left = tl.load(LEFT + rows[None, :] * M + i[:, None], mask=there[None, :] & inside_i[:, None], other=0.0)
+        right = tl.load(RIGHT + rows[:, None] * N + j[None, :], mask=there[:, None] & inside_j[None, :], other=0.0)
+        if WEIGHT is not None:
+            left = left * tl.load(WEIGHT + rows, mask=there, other=0.0)[None, :]
         total = tl.dot(left, right, total, input_precision=PREC)
-    return total
+        sums += tl.sum(right, 0)
+    return total, sums
 
 
-@triton.jit(do_not_specialize=["rows", "cue_rows", "share"])
-def key_gradient(
-    Y, D_KEY, CUE, D_CUE_KEY, OUT, rows, cue_rows, share,
-    H: tl.constexpr, KB: tl.constexpr, KP: tl.constexpr, BLOCK: tl.constexpr, PREC: tl.constexpr,
+@triton.jit
+def one_product(
+    OUT, SUMS, LEFT, RIGHT, first, last, tile, M: tl.constexpr, N: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr,
+    BLOCK: tl.constexpr, PREC: tl.constexpr, WEIGHT=None,
 ):  # fmt: skip
-    """The gradient of one block of K by a share of all rows (steps times samples): OUT (shares, G, KB, KB)."""
-    block, part = tl.program_id(0), tl.program_id(1)
-    i = tl.arange(0, KP)
-    at = block * KB + i
-    inside = (i < KB) & (at < H)
-    total = tl.zeros((KP, KP), tl.float32)
+    """A tile of LEFT^T RIGHT (M, N); the first tiles of rows write RIGHT's sums, where SUMS is given."""
+    columns: tl.constexpr = (N + BN - 1) // BN
+    i = tile // columns * BM + tl.arange(0, BM)
+    j = tile % columns * BN + tl.arange(0, BN)
+    total, sums = tl.zeros((BM, BN), tl.float32), tl.zeros((BN,), tl.float32)
+    total, sums = summed(total, sums, LEFT, RIGHT, first, last, i, j, M, N, i < M, j < N, BLOCK, PREC, WEIGHT)
+    tl.store(OUT + i[:, None] * N + j[None, :], total, mask=(i < M)[:, None] & (j < N)[None, :])
+    if SUMS is not None:
+        if tile < columns:
+            tl.store(SUMS + j, sums, mask=j < N)
+
+
+@triton.jit(do_not_specialize=["rows", "last_rows", "share", "N", "samples"])
+def gradients(
+    Y, X, ERROR, CUE, READ, RECALLED, SHRINK, ADJOINTS, D_KEY, D_EXPECTED, D_FILTERED, D_UNITS, D_SCALE, PARTS,
+    rows, last_rows, share, N, samples,
+    I: tl.constexpr, H: tl.constexpr, R: tl.constexpr, KB: tl.constexpr, KP: tl.constexpr, BH: tl.constexpr,
+    BI: tl.constexpr, BR: tl.constexpr, HP: tl.constexpr, BLOCK: tl.constexpr, PREC: tl.constexpr,
+    LIQUID: tl.constexpr, PLASTIC: tl.constexpr, LEARNS: tl.constexpr,
+):  # fmt: skip
+    """A share of all rows (steps times samples) of one tile of one parameter's gradient; PARTS (shares, all).
+
+    The order within PARTS is that of `dream.ops.triton_gradients.shapes`; of `samples` a share adds up what the
+    backward pass summed over steps. READ (rows, R) is q U, RECALLED is o without SHRINK.
+    """
+    pid, part = tl.program_id(0), tl.program_id(1)
+    TH: tl.constexpr = (H + BH - 1) // BH
+    TI: tl.constexpr = (I + BI - 1) // BI
+    G: tl.constexpr = (H + KB - 1) // KB
+    WITH_GATE: tl.constexpr = 2 if LIQUID else 1
+    # places in PARTS
+    AT_G: tl.constexpr = H * H
+    AT_C: tl.constexpr = 2 * H * H
+    AT_W: tl.constexpr = AT_C + H * I
+    AT_B: tl.constexpr = AT_W + H * I
+    AT_X: tl.constexpr = AT_B + H * I
+    AT_D: tl.constexpr = AT_X + H * I
+    AT_V: tl.constexpr = AT_D + R * H
+    AT_K: tl.constexpr = AT_V + I * R
+    AT_b: tl.constexpr = AT_K + G * KB * KB
+    AT_c: tl.constexpr = AT_b + 5 * H  # after b, tau, k, eta, tonic
+    SIZE: tl.constexpr = AT_c + I + 1
+    OUT = PARTS + part.to(tl.int64) * SIZE
     first = part * share
-    total = summed(total, Y, D_KEY, first, tl.minimum(first + share, rows), at, inside, i, H, BLOCK, PREC)
-    total = summed(total, CUE, D_CUE_KEY, first, tl.minimum(first + share, cue_rows), at, inside, i, H, BLOCK, PREC)
-    place = (part * tl.num_programs(0) + block) * KB * KB + i[:, None] * KB + i[None, :]
-    tl.store(OUT + place, total, mask=(i < KB)[:, None] & (i < KB)[None, :])
+    last = tl.minimum(first + share, rows)
+    last_too = tl.minimum(first + share, last_rows)
+    plane = rows.to(tl.int64) * H
+    D_V = ADJOINTS + plane
+    D_GATE = ADJOINTS + 2 * plane
+    # the tiles of each, one parameter after another
+    A: tl.constexpr = TH * TH
+    C: tl.constexpr = WITH_GATE * A
+    W: tl.constexpr = C + TH * TI
+    B: tl.constexpr = W + TH * TI
+    X_: tl.constexpr = B + TH * TI
+    UNITS: tl.constexpr = B + WITH_GATE * TH * TI
+    D: tl.constexpr = UNITS + 1
+    V: tl.constexpr = D + TH
+    K: tl.constexpr = V + TI
+    if pid < A:
+        one_product(OUT, OUT + AT_b, Y, D_V, first, last, pid, H, H, BH, BH, BLOCK, PREC)
+    elif pid < C:
+        one_product(OUT + AT_G, OUT + AT_b + H, Y, D_GATE, first, last, pid - A, H, H, BH, BH, BLOCK, PREC)
+    elif pid < W:
+        one_product(OUT + AT_C, OUT + AT_c, Y, D_EXPECTED, first, last_too, pid - C, H, I, BH, BI, BLOCK, PREC)
+    elif pid < B:
+        one_product(OUT + AT_W, None, ERROR, ADJOINTS, first, last, pid - W, I, H, BI, BH, BLOCK, PREC)
+    elif pid < X_:
+        one_product(OUT + AT_B, None, X, D_V, first, last, pid - B, I, H, BI, BH, BLOCK, PREC)
+    elif pid < UNITS:
+        one_product(OUT + AT_X, None, X, D_GATE, first, last, pid - X_, I, H, BI, BH, BLOCK, PREC)
+    elif pid < D:
+        j = tl.arange(0, HP)
+        d_eta, d_tonic, d_scale = tl.zeros((HP,), tl.float32), tl.zeros((HP,), tl.float32), 0.0
+        for n in tl.range(part * samples, tl.minimum((part + 1) * samples, N)):
+            if LEARNS:
+                at = D_UNITS + (N + n).to(tl.int64) * H + j
+                d_eta += tl.load(at, mask=j < H, other=0.0)
+                d_tonic += tl.load(at + N.to(tl.int64) * H, mask=j < H, other=0.0)
+            d_scale += tl.load(D_SCALE + n)
+        tl.store(OUT + AT_b + 3 * H + j, d_eta, mask=j < H)
+        tl.store(OUT + AT_b + 4 * H + j, d_tonic, mask=j < H)
+        tl.store(OUT + SIZE - 1, d_scale)
+    elif PLASTIC:
+        if pid < V:
+            one_product(OUT + AT_D, None, RECALLED, ADJOINTS, first, last, pid - D, R, H, BR, BH, BLOCK, PREC, SHRINK)
+        elif pid < K:
+            i = (pid - V) * BI + tl.arange(0, BI)
+            j = tl.arange(0, BR)
+            total, sums = tl.zeros((BI, BR), tl.float32), tl.zeros((BR,), tl.float32)
+            total, sums = summed(
+                total, sums, D_EXPECTED, READ, first, last_too, i, j, I, R, i < I, j < R, BLOCK, PREC
+            )
+            if LEARNS:
+                total, sums = summed(
+                    total, sums, ERROR, D_FILTERED, first, last, i, j, I, R, i < I, j < R, BLOCK, PREC
+                )
+            tl.store(OUT + AT_V + i[:, None] * R + j[None, :], total, mask=(i < I)[:, None] & (j < R)[None, :])
+        else:
+            block, i = pid - K, tl.arange(0, KP)
+            at = block * KB + i
+            inside = (i < KB) & (at < H)
+            total, sums = tl.zeros((KP, KP), tl.float32), tl.zeros((KP,), tl.float32)
+            total, sums = summed(
+                total, sums, Y, D_KEY, first, last_too, at, at, H, H, inside, inside, BLOCK, PREC
+            )
+            total, sums = summed(
+                total, sums, CUE, D_GATE + plane, first, last, at, at, H, H, inside, inside, BLOCK, PREC
+            )
+            place = OUT + AT_K + (block * KB + i[:, None]) * KB + i[None, :]
+            tl.store(place, total, mask=(i < KB)[:, None] & (i < KB)[None, :])
+            tl.store(OUT + AT_b + 2 * H + at, sums, mask=inside)
+
+
+@triton.jit(do_not_specialize=["parts"])
+def totals(
+    PARTS, OUT, tau, parts, SIZE: tl.constexpr, AT_TAU: tl.constexpr, H: tl.constexpr, BLOCK: tl.constexpr
+):
+    """The sum over the shares of PARTS, and what the pace of line 9 gives to tau."""
+    at = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    total = tl.zeros((BLOCK,), tl.float32)
+    for part in tl.range(0, parts):
+        total += tl.load(PARTS + part * SIZE + at, mask=at < SIZE, other=0.0)
+    if tau is not None:
+        unit = at - AT_TAU
+        inside = (unit >= 0) & (unit < H)
+        total = tl.where(inside, total / -tl.load(tau + unit, mask=inside, other=1.0), total)
+    tl.store(OUT + at, total, mask=at < SIZE)
