@@ -84,6 +84,53 @@ def one_product(
             tl.store(SUMS + j, sums, mask=j < N)
 
 
+@triton.jit
+def of_units(OUT, SCALE, D_UNITS, D_SCALE, first, last, N, H: tl.constexpr, HP: tl.constexpr, LEARNS: tl.constexpr):
+    """What samples `first` to `last` give to eta, tonic (2, H) and the surprise scale."""
+    j = tl.arange(0, HP)
+    d_eta, d_tonic, d_scale = tl.zeros((HP,), tl.float32), tl.zeros((HP,), tl.float32), 0.0
+    for n in tl.range(first, last):
+        if LEARNS:
+            at = D_UNITS + (N + n).to(tl.int64) * H + j
+            d_eta += tl.load(at, mask=j < H, other=0.0)
+            d_tonic += tl.load(at + N.to(tl.int64) * H, mask=j < H, other=0.0)
+        d_scale += tl.load(D_SCALE + n)
+    tl.store(OUT + j, d_eta, mask=j < H)
+    tl.store(OUT + H + j, d_tonic, mask=j < H)
+    tl.store(SCALE, d_scale)
+
+
+@triton.jit
+def of_filter(
+    OUT, D_EXPECTED, READ, ERROR, D_FILTERED, first, last, last_too, tile, I: tl.constexpr, R: tl.constexpr,
+    BI: tl.constexpr, BR: tl.constexpr, BLOCK: tl.constexpr, PREC: tl.constexpr, LEARNS: tl.constexpr,
+):  # fmt: skip
+    """A tile of rows of V: what it gave to the prediction, and what of the error it passed on."""
+    i, r = tile * BI + tl.arange(0, BI), tl.arange(0, BR)
+    total, sums = tl.zeros((BI, BR), tl.float32), tl.zeros((BR,), tl.float32)
+    total, sums = summed(total, sums, D_EXPECTED, READ, first, last_too, i, r, I, R, i < I, r < R, BLOCK, PREC)
+    if LEARNS:
+        total, sums = summed(total, sums, ERROR, D_FILTERED, first, last, i, r, I, R, i < I, r < R, BLOCK, PREC)
+    tl.store(OUT + i[:, None] * R + r[None, :], total, mask=(i < I)[:, None] & (r < R)[None, :])
+
+
+@triton.jit
+def of_keys(
+    OUT, SUMS, Y, D_KEY, CUE, D_CUE_KEY, first, last, last_too, block, H: tl.constexpr, KB: tl.constexpr,
+    KP: tl.constexpr, BLOCK: tl.constexpr, PREC: tl.constexpr,
+):  # fmt: skip
+    """One block of K, and its part of k: from the keys of h and those of tanh v."""
+    i = tl.arange(0, KP)
+    at = block * KB + i
+    inside = (i < KB) & (at < H)
+    total, sums = tl.zeros((KP, KP), tl.float32), tl.zeros((KP,), tl.float32)
+    total, sums = summed(total, sums, Y, D_KEY, first, last_too, at, at, H, H, inside, inside, BLOCK, PREC)
+    total, sums = summed(total, sums, CUE, D_CUE_KEY, first, last, at, at, H, H, inside, inside, BLOCK, PREC)
+    place = OUT + (block * KB + i[:, None]) * KB + i[None, :]
+    tl.store(place, total, mask=(i < KB)[:, None] & (i < KB)[None, :])
+    tl.store(SUMS + at, sums, mask=inside)
+
+
 @triton.jit(do_not_specialize=["rows", "last_rows", "share", "N", "samples"])
 def gradients(
     Y, X, ERROR, CUE, READ, RECALLED, SHRINK, ADJOINTS, D_KEY, D_EXPECTED, D_FILTERED, D_UNITS, D_SCALE, PARTS,
@@ -144,46 +191,23 @@ def gradients(
     elif pid < UNITS:
         one_product(OUT + AT_X, None, X, D_GATE, first, last, pid - X_, I, H, BI, BH, BLOCK, PREC)
     elif pid < D:
-        j = tl.arange(0, HP)
-        d_eta, d_tonic, d_scale = tl.zeros((HP,), tl.float32), tl.zeros((HP,), tl.float32), 0.0
-        for n in tl.range(part * samples, tl.minimum((part + 1) * samples, N)):
-            if LEARNS:
-                at = D_UNITS + (N + n).to(tl.int64) * H + j
-                d_eta += tl.load(at, mask=j < H, other=0.0)
-                d_tonic += tl.load(at + N.to(tl.int64) * H, mask=j < H, other=0.0)
-            d_scale += tl.load(D_SCALE + n)
-        tl.store(OUT + AT_b + 3 * H + j, d_eta, mask=j < H)
-        tl.store(OUT + AT_b + 4 * H + j, d_tonic, mask=j < H)
-        tl.store(OUT + SIZE - 1, d_scale)
+        of_units(
+            OUT + AT_b + 3 * H, OUT + SIZE - 1, D_UNITS, D_SCALE, part * samples, tl.minimum((part + 1) * samples, N), N,
+            H, HP, LEARNS,
+        )  # fmt: skip
     elif PLASTIC:
         if pid < V:
             one_product(OUT + AT_D, None, RECALLED, ADJOINTS, first, last, pid - D, R, H, BR, BH, BLOCK, PREC, SHRINK)
         elif pid < K:
-            i = (pid - V) * BI + tl.arange(0, BI)
-            j = tl.arange(0, BR)
-            total, sums = tl.zeros((BI, BR), tl.float32), tl.zeros((BR,), tl.float32)
-            total, sums = summed(
-                total, sums, D_EXPECTED, READ, first, last_too, i, j, I, R, i < I, j < R, BLOCK, PREC
-            )
-            if LEARNS:
-                total, sums = summed(
-                    total, sums, ERROR, D_FILTERED, first, last, i, j, I, R, i < I, j < R, BLOCK, PREC
-                )
-            tl.store(OUT + AT_V + i[:, None] * R + j[None, :], total, mask=(i < I)[:, None] & (j < R)[None, :])
+            of_filter(
+                OUT + AT_V, D_EXPECTED, READ, ERROR, D_FILTERED, first, last, last_too, pid - V, I, R, BI, BR, BLOCK,
+                PREC, LEARNS,
+            )  # fmt: skip
         else:
-            block, i = pid - K, tl.arange(0, KP)
-            at = block * KB + i
-            inside = (i < KB) & (at < H)
-            total, sums = tl.zeros((KP, KP), tl.float32), tl.zeros((KP,), tl.float32)
-            total, sums = summed(
-                total, sums, Y, D_KEY, first, last_too, at, at, H, H, inside, inside, BLOCK, PREC
-            )
-            total, sums = summed(
-                total, sums, CUE, D_GATE + plane, first, last, at, at, H, H, inside, inside, BLOCK, PREC
-            )
-            place = OUT + AT_K + (block * KB + i[:, None]) * KB + i[None, :]
-            tl.store(place, total, mask=(i < KB)[:, None] & (i < KB)[None, :])
-            tl.store(OUT + AT_b + 2 * H + at, sums, mask=inside)
+            of_keys(
+                OUT + AT_K, OUT + AT_b + 2 * H, Y, D_KEY, CUE, D_GATE + plane, first, last, last_too, pid - K, H, KB, KP,
+                BLOCK, PREC,
+            )  # fmt: skip
 
 
 @triton.jit(do_not_specialize=["parts"])

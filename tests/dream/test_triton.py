@@ -108,9 +108,8 @@ def cut(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iter
     """U in registers and all inputs at once, or both in parts."""
     whole = triton_launch.tiles
     if request.param is not None:
-        monkeypatch.setattr(
-            triton_launch, "tiles", lambda *given: whole(*given)._replace(**request.param)
-        )
+        part = request.param
+        monkeypatch.setattr(triton_launch, "tiles", lambda *given, **how: whole(*given, **how)._replace(**part))
     return
 
 
