@@ -148,14 +148,10 @@ def gradients(
     TH: tl.constexpr = (H + BH - 1) // BH
     TI: tl.constexpr = (I + BI - 1) // BI
     G: tl.constexpr = (H + KB - 1) // KB
-    WITH_GATE: tl.constexpr = 2 if LIQUID else 1
     # places in PARTS
-    AT_G: tl.constexpr = H * H
-    AT_C: tl.constexpr = 2 * H * H
+    AT_C: tl.constexpr = 2 * H * H  # after A, G_h
     AT_W: tl.constexpr = AT_C + H * I
-    AT_B: tl.constexpr = AT_W + H * I
-    AT_X: tl.constexpr = AT_B + H * I
-    AT_D: tl.constexpr = AT_X + H * I
+    AT_D: tl.constexpr = AT_W + 3 * H * I  # after W, B, G_x
     AT_V: tl.constexpr = AT_D + R * H
     AT_K: tl.constexpr = AT_V + I * R
     AT_b: tl.constexpr = AT_K + G * KB * KB
@@ -166,30 +162,31 @@ def gradients(
     last = tl.minimum(first + share, rows)
     last_too = tl.minimum(first + share, last_rows)
     plane = rows.to(tl.int64) * H
-    D_V = ADJOINTS + plane
-    D_GATE = ADJOINTS + 2 * plane
     # the tiles of each, one parameter after another
+    GATES: tl.constexpr = 1 if LIQUID else 0
     A: tl.constexpr = TH * TH
-    C: tl.constexpr = WITH_GATE * A
+    C: tl.constexpr = (1 + GATES) * A
     W: tl.constexpr = C + TH * TI
-    B: tl.constexpr = W + TH * TI
-    X_: tl.constexpr = B + TH * TI
-    UNITS: tl.constexpr = B + WITH_GATE * TH * TI
+    B: tl.constexpr = TH * TI
+    UNITS: tl.constexpr = W + (2 + GATES) * B
     D: tl.constexpr = UNITS + 1
     V: tl.constexpr = D + TH
     K: tl.constexpr = V + TI
-    if pid < A:
-        one_product(OUT, OUT + AT_b, Y, D_V, first, last, pid, H, H, BH, BH, BLOCK, PREC)
-    elif pid < C:
-        one_product(OUT + AT_G, OUT + AT_b + H, Y, D_GATE, first, last, pid - A, H, H, BH, BH, BLOCK, PREC)
+    if pid < C:
+        gate = pid // A
+        one_product(
+            OUT + gate * H * H, OUT + AT_b + gate * H, Y, ADJOINTS + (1 + gate) * plane, first, last, pid % A, H, H, BH,
+            BH, BLOCK, PREC,
+        )  # fmt: skip
     elif pid < W:
         one_product(OUT + AT_C, OUT + AT_c, Y, D_EXPECTED, first, last_too, pid - C, H, I, BH, BI, BLOCK, PREC)
-    elif pid < B:
-        one_product(OUT + AT_W, None, ERROR, ADJOINTS, first, last, pid - W, I, H, BI, BH, BLOCK, PREC)
-    elif pid < X_:
-        one_product(OUT + AT_B, None, X, D_V, first, last, pid - B, I, H, BI, BH, BLOCK, PREC)
     elif pid < UNITS:
-        one_product(OUT + AT_X, None, X, D_GATE, first, last, pid - X_, I, H, BI, BH, BLOCK, PREC)
+        which = (pid - W) // B
+        left = tl.where(which == 0, ERROR, X)
+        one_product(
+            OUT + AT_W + which * H * I, None, left, ADJOINTS + which * plane, first, last, (pid - W) % B, I, H, BI, BH,
+            BLOCK, PREC,
+        )  # fmt: skip
     elif pid < D:
         of_units(
             OUT + AT_b + 3 * H, OUT + SIZE - 1, D_UNITS, D_SCALE, part * samples, tl.minimum((part + 1) * samples, N), N,
@@ -205,7 +202,7 @@ def gradients(
             )  # fmt: skip
         else:
             of_keys(
-                OUT + AT_K, OUT + AT_b + 2 * H, Y, D_KEY, CUE, D_GATE + plane, first, last, last_too, pid - K, H, KB, KP,
+                OUT + AT_K, OUT + AT_b + 2 * H, Y, D_KEY, CUE, ADJOINTS + 3 * plane, first, last, last_too, pid - K, H, KB, KP,
                 BLOCK, PREC,
             )  # fmt: skip
 
