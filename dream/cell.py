@@ -343,12 +343,14 @@ class DREAMCell(nn.Module):
         x, lengths = checks.sequence(x, params, self.config, timespans, lengths)
         if self.check_inputs:
             checks.finite_values(x, timespans, lengths, self.missing)
-        state = self.init_state(x.shape[0]) if state is None else state
-        checks.state_of(state, self.config, x)
         backend = registry.choose(self.backend, x, self.config)
-        output, trace, final = backend.scan(
-            x, state, params, self.config, timespans, lengths, self.plasticity_enabled, self.missing
-        )
+        rest = (params, self.config, timespans, lengths, self.plasticity_enabled, self.missing)
+        if state is None and backend.fresh_scan is not None:
+            output, trace, final = backend.fresh_scan(x, None, *rest)
+        else:
+            state = self.init_state(x.shape[0]) if state is None else state
+            checks.state_of(state, self.config, x)
+            output, trace, final = backend.scan(x, state, *rest)
         if self.training and not checks.beyond(self.error_var_prior, trace.error):
             self._move_prior(x, trace.error, lengths)
         return output, trace, final

@@ -81,11 +81,15 @@ class Backend(NamedTuple):
     """The type of device it is made for; None for any."""
     parameters: ParametersFunction | None = None
     """None where it has no faster way than torch."""
+    fresh_scan: Callable[..., tuple[Tensor, DREAMTrace, DREAMState]] | None = None
+    """`scan` with None for the state of fresh samples; None where a state has to be made."""
 
 
 BACKENDS: dict[str, Backend] = {  # fastest first; the last serves everything
     "cpu": Backend(cpu.scan, cpu.refusal, cpu.step, Stepper, device="cpu"),
-    "triton": Backend(triton.scan, triton.refusal, triton.step, device="cuda", parameters=triton.parameters),
+    "triton": Backend(
+        triton.scan, triton.refusal, triton.step, None, "cuda", triton.parameters, fresh_scan=triton.scan
+    ),
     "reference": Backend(reference.scan, reference.refusal),
 }
 

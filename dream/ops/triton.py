@@ -20,6 +20,7 @@ import math
 import os
 from collections.abc import Sequence
 from functools import cache
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -114,7 +115,7 @@ def parameters(
 
 def scan(
     x: Tensor,
-    state: DREAMState,
+    state: DREAMState | None,
     params: DREAMParams,
     config: DREAMConfig,
     timespans: Tensor | None,
@@ -124,7 +125,10 @@ def scan(
 ) -> tuple[Tensor, DREAMTrace, DREAMState]:
     """See `dream.scan.dream_scan`."""
     x, timespans, valid = without_padding(x, timespans, lengths)
-    inputs = (x, timespans, None if lengths is None else lengths.long(), *params, *state)
+    if state is None and not (config.base_plasticity > 0 and plasticity):  # it is part of what is returned
+        state = DREAMState.fresh(config, x.shape[0], params.error_var_prior)
+    before: dict[str, Any] = dict.fromkeys(STATE) if state is None else dict(state.items())
+    inputs = (x, timespans, None if lengths is None else lengths.long(), *params, *before.values())
     grad = torch.is_grad_enabled()
     keeps = grad and any(tensor is not None and tensor.requires_grad for tensor in inputs)
     target = grad and timespans is not None and timespans.requires_grad
@@ -139,13 +143,13 @@ def scan(
         prediction, forecast, output = (torch.where(at, part, 0.0) for part in (prediction, forecast, output))
     surprise, deviation, u_norm = results["trace"].mT
     if not flags.plastic:
-        u_norm = norm(state.U.detach()).unsqueeze(1).expand_as(u_norm)
+        u_norm = norm(before["U"].detach()).unsqueeze(1).expand_as(u_norm)
         u_norm = u_norm if valid is None else torch.where(valid, u_norm, 0.0)
     trace = DREAMTrace(prediction, forecast, results["error"].transpose(0, 1), surprise, deviation, u_norm)
-    new = {name: results.get(f"{name}_", y[-1]) for name in STATE}
-    new["U"] = results["U_"].mT if flags.plastic else state.U
-    new["U_target"] = results["U_target_"].mT if flags.learns else state.U_target.detach()
-    return output, trace, DREAMState(**new)
+    new = {name: results[f"{name}_"] for name in STATE if name != "h"}
+    new["U"] = new["U"].mT if flags.plastic else before["U"]
+    new["U_target"] = new["U_target"].mT if flags.learns else before["U_target"].detach()
+    return output, trace, DREAMState(h=y[-1], **new)
 
 
 def step(
@@ -176,7 +180,7 @@ def step(
     with device_of(x):
         made = {name: x.new_empty(shape) for name, shape in launch.shapes(sizes, flags, gpu).items()}
         launch.forward(given, made, _knobs(config), flags, exactness(ten_bits(x.device), gpu))
-    new = {name: made.get(f"{name}_", made["y"][-1]) for name in STATE}
+    new = {name: made[f"{name}_"] for name in STATE if name != "h"}
     new["U"] = made["U_"].view(state.U.shape) if flags.plastic else state.U
     new["U_target"] = made["U_target_"].view(state.U.shape) if flags.learns else state.U_target
-    return DREAMState(**new)
+    return DREAMState(h=made["y"][-1], **new)

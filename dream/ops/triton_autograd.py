@@ -34,8 +34,8 @@ INCOMING = {"y": "d_y", "expected": "d_expected", "error": "d_error", "U_": "d_U
 LEARNED = tuple(name for name in DREAMParams._fields if name != "error_var_prior")
 SAVED = ("x", "timespans", "lengths", *LEARNED, "y", "error", "trace", "U_", *TAPE)
 GRADIENTS = ("x", "timespans", *LEARNED, "h", "U")
-OPTIONAL = ("timespans", "lengths", *INCOMING.values())
-AS_THEY_ARE = ("U", "U_target", "timespans", "lengths")  # the kernels take their strides, or there are none
+OPTIONAL = ("timespans", "lengths", *STATE, *INCOMING.values())  # a state of None is fresh
+AS_THEY_ARE = ("U", "U_target", "timespans")  # the kernels take their strides
 
 
 def run(inputs: Sequence[Tensor | None], knobs: Knobs, flags: Flags) -> dict[str, Tensor]:

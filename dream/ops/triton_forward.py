@@ -5,6 +5,8 @@ U stays in registers where all its ranks fit (`RB` = `RP`), else it is read from
 every step, `RB` ranks at a time. Lines 7 and 11 are not applied to it before the next pass over it: until
 then U is shrink * U", U_target + sleep * (U - U_target) is still to come.
 
+H0 None is a fresh state: everything 0, the variance `prior`, the threshold `tau_0`.
+
 Tape, for the backward pass: UNITS (4, T, N, H) holds tanh v, tanh u, a and the stored key of line 6; RANKS
 (3, T + 1, N, R) holds q U, e V and o; SCALARS (5, T, N) the factors of lines 7 and 11, |U"|, f and
 1 / (rho (1 + |q|^2)); U_KEPT and TARGET_KEPT (slots, N, R, H) U and U_target before every `every`-th step.
@@ -103,16 +105,25 @@ def forward(
     expected_entropy = prior_logs * (-0.5 / I) + HALF_ENTROPY
 
     # the state; statistics, and what U does not fit in registers, are worked on in memory
-    h = tl.load(H0 + n[:, None] * H + j[None, :], mask=units, other=0.0)
+    h = tl.zeros((BN, HP), tl.float32)
+    threshold = tl.full((BN,), 1.0, tl.float32) * tau_0
+    avg = tl.zeros((BN,), tl.float32)
+    if H0 is not None:
+        h = tl.load(H0 + n[:, None] * H + j[None, :], mask=units, other=0.0)
+        threshold = tl.load(THRESHOLD0 + n, mask=here, other=1.0)
+        avg = tl.load(AVG0 + n, mask=here, other=0.0)
     tl.store(Y + n[:, None] * H + j[None, :], h, mask=units)
     for i0 in tl.range(0, I, IB):
         i = i0 + tl.arange(0, IB)
         at = n[:, None] * I + i[None, :]
         inputs = here[:, None] & (i < I)[None, :]
-        tl.store(MEAN + at, tl.load(MEAN0 + at, mask=inputs, other=0.0), mask=inputs)
-        tl.store(VAR + at, tl.load(VAR0 + at, mask=inputs, other=1.0), mask=inputs)
-    threshold = tl.load(THRESHOLD0 + n, mask=here, other=1.0)
-    avg = tl.load(AVG0 + n, mask=here, other=0.0)
+        mean = tl.zeros((BN, IB), tl.float32)
+        var = mean + tl.load(prior + i, mask=i < I, other=1.0)[None, :]
+        if H0 is not None:
+            mean = tl.load(MEAN0 + at, mask=inputs, other=0.0)
+            var = tl.load(VAR0 + at, mask=inputs, other=1.0)
+        tl.store(MEAN + at, mean, mask=inputs)
+        tl.store(VAR + at, var, mask=inputs)
     fast = tl.zeros((RB, BN, HP), tl.float32)
     shrink = tl.full((BN,), 1.0, tl.float32)
     sleep = tl.zeros((BN,), tl.float32)
@@ -122,18 +133,21 @@ def forward(
         for r0 in tl.range(0, R, RB):
             rr = r0 + tl.arange(0, RB)
             tile = (rr < R)[:, None, None] & units[None, :, :]
-            fast = tl.load(
-                U0 + n[None, :, None] * u_sample + j[None, None, :] * u_unit + rr[:, None, None] * u_rank,
-                mask=tile, other=0.0,
-            )  # fmt: skip
+            if U0 is not None:
+                fast = tl.load(
+                    U0 + n[None, :, None] * u_sample + j[None, None, :] * u_unit + rr[:, None, None] * u_rank,
+                    mask=tile, other=0.0,
+                )  # fmt: skip
             at = n[None, :, None] * out_sample + j[None, None, :] * out_unit + rr[:, None, None] * out_rank
             if not HELD:
                 tl.store(U + at, fast, mask=tile)
             if LEARNS:
-                old = tl.load(
-                    TARGET0 + n[None, :, None] * t_sample + j[None, None, :] * t_unit + rr[:, None, None] * t_rank,
-                    mask=tile, other=0.0,
-                )  # fmt: skip
+                old = tl.zeros((RB, BN, HP), tl.float32)
+                if TARGET0 is not None:
+                    old = tl.load(
+                        TARGET0 + n[None, :, None] * t_sample + j[None, None, :] * t_unit + rr[:, None, None] * t_rank,
+                        mask=tile, other=0.0,
+                    )  # fmt: skip
                 tl.store(TARGET + at, old, mask=tile)
             else:
                 part = fast * UNIT

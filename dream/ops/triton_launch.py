@@ -92,6 +92,12 @@ def _sizes(given: Mapping[str, Any]) -> Sizes:
     return Sizes(n, t, i, given["A"].shape[0], given["V"].shape[1])
 
 
+def _strides(name: str, U: Tensor | None) -> dict[str, int]:
+    """The strides of U or U_target (N, H, R), as the kernel calls them."""
+    sample, unit, rank = (0, 0, 0) if U is None else U.stride()
+    return {f"{name}_sample": sample, f"{name}_unit": unit, f"{name}_rank": rank}
+
+
 def forward(
     given: Arrays, made: Mapping[str, Tensor], knobs: Knobs, flags: Flags, fused: str | None = None
 ) -> None:
@@ -102,8 +108,8 @@ def forward(
     """
     from dream.ops import triton_forward, triton_products
 
-    x, spans, U, target = given["x"], given["timespans"], given["U"], given["U_target"]
-    assert x is not None and U is not None and target is not None
+    x, spans = given["x"], given["timespans"]
+    assert x is not None
     sizes = _sizes(given)
     gpu = machine(index_of(x))
     cut = tiles(sizes, flags.half, gpu)
@@ -131,8 +137,8 @@ def forward(
         SPANS=spans,
         LENGTHS=given["lengths"],
         H0=given["h"],
-        U0=U,
-        TARGET0=target,
+        U0=given["U"],
+        TARGET0=given["U_target"],
         MEAN0=given["error_mean"],
         VAR0=given["error_var"],
         THRESHOLD0=given["adaptive_tau"],
@@ -162,12 +168,8 @@ def forward(
         every=every(sizes, gpu),
         span_sample=spans.stride(0) if spans is not None else 0,
         span_step=spans.stride(1) if spans is not None else 0,
-        u_sample=U.stride(0),
-        u_unit=U.stride(1),
-        u_rank=U.stride(2),
-        t_sample=target.stride(0),
-        t_unit=target.stride(1),
-        t_rank=target.stride(2),
+        **_strides("u", given["U"]),
+        **_strides("t", given["U_target"]),
         out_sample=sizes.hidden * sizes.rank,
         out_unit=sizes.rank if fused else 1,
         out_rank=1 if fused else sizes.hidden,
