@@ -352,14 +352,21 @@ class DREAMCell(nn.Module):
             checks.state_of(state, self.config, x)
             output, trace, final = backend.scan(x, state, *rest)
         if self.training and not checks.beyond(self.error_var_prior, trace.error):
-            self._move_prior(x, trace.error, lengths)
+            self._move_prior(x, trace.error, lengths, backend)
         return output, trace, final
 
     @torch.no_grad()
-    def _move_prior(self, x: Tensor, error: Tensor, lengths: Tensor | None) -> None:
+    def _move_prior(
+        self, x: Tensor, error: Tensor, lengths: Tensor | None, backend: registry.Backend
+    ) -> None:
         squares = error.square().sum((0, 1))
         steps = error.shape[0] * error.shape[1] if lengths is None else lengths.sum()
         if not self.missing:
+            whole = lengths is None and not torch.compiler.is_compiling()
+            if whole and backend.move_prior is not None:
+                prior, moves = self.error_var_prior, self.prior_updates
+                backend.move_prior(prior, moves, squares, int(steps), self.config.error_smoothing)
+                return
             moved = F.moved_prior(self.error_var_prior, self.prior_updates, squares / steps, self.config)
             self.error_var_prior.copy_(moved)
             self.prior_updates.add_(1)

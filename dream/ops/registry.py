@@ -83,12 +83,16 @@ class Backend(NamedTuple):
     """None where it has no faster way than torch."""
     fresh_scan: Callable[..., tuple[Tensor, DREAMTrace, DREAMState]] | None = None
     """`scan` with None for the state of fresh samples; None where a state has to be made."""
+    move_prior: Callable[[Tensor, Tensor, Tensor, int, float], None] | None = None
+    """Move a prior in place, from moves so far, sums of squares, their number and `error_smoothing`; see
+    `dream.functional.moved_prior`. None where torch does it."""
 
 
 BACKENDS: dict[str, Backend] = {  # fastest first; the last serves everything
     "cpu": Backend(cpu.scan, cpu.refusal, cpu.step, Stepper, device="cpu"),
     "triton": Backend(
-        triton.scan, triton.refusal, triton.step, None, "cuda", triton.parameters, fresh_scan=triton.scan
+        *(triton.scan, triton.refusal, triton.step, None, "cuda"),
+        *(triton.parameters, triton.scan, triton.move_prior),
     ),
     "reference": Backend(reference.scan, reference.refusal),
 }

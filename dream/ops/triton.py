@@ -33,9 +33,11 @@ from dream.ops import triton_launch as launch
 from dream.ops.padding import without_padding
 from dream.ops.triton_autograd import STATE, run
 from dream.ops.triton_cut import Flags, Knobs, Sizes, device_of, exactness, index_of, machine, power
-from dream.ops.triton_gradients import LARGEST_FILTER, Effective
+from dream.ops.triton_gradients import LARGEST_FILTER, Effective, move_prior
 from dream.state import DREAMState
 from dream.types import DREAMParams, DREAMTrace
+
+__all__ = ["move_prior", "parameters", "refusal", "scan", "step"]
 
 MOST_UNITS, MOST_RANKS = 1024, 64
 

@@ -35,7 +35,7 @@ LEARNED = tuple(name for name in DREAMParams._fields if name != "error_var_prior
 SAVED = ("x", "timespans", "lengths", *LEARNED, "y", "error", "trace", "U_", *TAPE)
 GRADIENTS = ("x", "timespans", *LEARNED, "h", "U")
 OPTIONAL = ("timespans", "lengths", *STATE, *INCOMING.values())  # a state of None is fresh
-AS_THEY_ARE = ("U", "U_target", "timespans")  # the kernels take their strides
+AS_THEY_ARE = ("x", "U", "U_target", "timespans")  # the kernels take their strides; x is copied by time
 
 
 def run(inputs: Sequence[Tensor | None], knobs: Knobs, flags: Flags) -> dict[str, Tensor]:

@@ -15,7 +15,8 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from dream.ops.triton_cut import Flags, Machine, Sizes, device_of, exactness, index_of, machine, power
+from dream.numerics import largest
+from dream.ops.triton_cut import Flags, Sizes, device_of, exactness, index_of, machine, power
 from dream.types import key_shape
 
 ROWS = 256  # at least so many, steps times samples, to a program
@@ -193,3 +194,16 @@ def _filter(V_raw: Tensor | None, eta: Tensor) -> dict[str, Any]:
     warps = max(1, min(16, columns * rows // 1024))
     h = eta.shape[0]
     return dict(length=math.sqrt(r), I=i, H=h, R=r, IP=columns, RP=rows, HP=power(h), num_warps=warps)
+
+
+def move_prior(prior: Tensor, moves: Tensor, squares: Tensor, steps: int, smoothing: float) -> None:
+    """Move `prior` (I,) towards squares / steps, and count the move; see `dream.functional.moved_prior`."""
+    from dream.ops import triton_parameters
+
+    most = (largest(prior.dtype) / 2) ** 2
+    i = prior.shape[0]
+    with device_of(prior):
+        triton_parameters.move_prior[(1,)](
+            prior, moves, squares, steps, smoothing, most, I=i, BLOCK=min(power(i), 1024), num_warps=1
+        )
+    torch.autograd.graph.increment_version((prior, moves))

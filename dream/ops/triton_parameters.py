@@ -1,4 +1,5 @@
-"""Triton kernels from the parameters as they are learned to those of the equations, and their gradients back.
+"""Triton kernels from the parameters as they are learned to those of the equations, and their gradients back; and
+the move of the prior, see `dream.functional.moved_prior`.
 
 Here eta, tau and the surprise scale are exponentials and tonic is a sigmoid, as in `dream.cell.DREAMCell`, and the
 sensory filter V = sqrt(R) Q comes from V_raw = Q T (Q^T Q = 1, T upper triangular with positive diagonal). One
@@ -102,3 +103,18 @@ def effective_back(
             d_raw = row_of(G, r, ranks) / tl.sum(tl.where(ranks == r, T, 0.0), 0)
             tl.store(raw_V + i * R + r, d_raw, mask=i < I)
             G -= tl.where((ranks < r)[:, None], T[:, None] * d_raw[None, :], 0.0)
+
+
+@triton.jit(do_not_specialize=["steps"])
+def move_prior(PRIOR, MOVES, SQUARES, steps, smoothing, most, I: tl.constexpr, BLOCK: tl.constexpr):
+    """Move PRIOR (I,) towards SQUARES / `steps` where that is at most `most`."""
+    moves = tl.load(MOVES)
+    weight = tl.maximum(1.0 / (moves + 1).to(tl.float32), smoothing)
+    for i0 in tl.range(0, I, BLOCK):
+        i = i0 + tl.arange(0, BLOCK)
+        mean = tl.load(SQUARES + i, mask=i < I, other=0.0) / steps
+        prior = tl.load(PRIOR + i, mask=i < I, other=0.0)
+        moved = tl.where(weight < 0.5, prior + weight * (mean - prior), mean - (mean - prior) * (1.0 - weight))
+        tl.store(PRIOR + i, tl.where(mean <= most, moved, prior), mask=i < I)
+    tl.debug_barrier()
+    tl.store(MOVES, moves + 1)
