@@ -59,8 +59,9 @@ class StepFunction(Protocol):
 
 
 class ParametersFunction(Protocol):
-    """V, eta, tonic, tau and surprise scale of a cell as `DREAMParams` has them, differentiable, from V_raw (None
-    where V is not learned, and then V is None), log_eta, logit_tonic, log_tau and the scale's logarithm."""
+    """V, eta, tonic, tau and surprise scale of a cell as `DREAMParams` has them, differentiable, from V_raw
+    (None where V is not learned, and then V is None), log_eta, logit_tonic, log_tau and the scale's
+    logarithm."""
 
     def __call__(
         self, V_raw: Tensor | None, learned: Sequence[Tensor], config: DREAMConfig, /

@@ -1,17 +1,18 @@
 """The fused scan for tensors on a GPU, by Triton: one launch for all steps, forward, and one backward.
 
-`scan` serves whole sequences, `step` one step of one sample without gradients, `parameters` makes those of the
-equations. The equations are in triton_forward.py, their adjoints in triton_backward.py; triton_cut.py says how work
-is cut, triton_launch.py calls the kernels, triton_gradients.py computes the parameters' gradients afterwards, and
-triton_autograd.py is what autograd and torch.compile see.
+`scan` serves whole sequences, `step` one step of one sample without gradients, `parameters` makes those of
+the equations. The equations are in triton_forward.py, their adjoints in triton_backward.py; triton_cut.py
+says how work is cut, triton_launch.py calls the kernels, triton_gradients.py computes the parameters'
+gradients afterwards, triton_autograd.py is what autograd and torch.compile see, triton_learned.py serves
+`parameters`.
 
-Products within the scan have the precision of a recurrent layer's: where `torch.backends.cudnn.allow_tf32` lets
-`nn.LSTM` round its operands to 10 bits of mantissa, or under autocast, these are half precision in a unit of
-their own (a power of two for each matrix, and for each sample and step), which is tf32's mantissa at half the
-bytes; otherwise float32. Sums are float32 in both.
+Products within the scan have the precision of a recurrent layer's: where `torch.backends.cudnn.allow_tf32`
+lets `nn.LSTM` round its operands to 10 bits of mantissa, or under autocast, these are half precision in a
+unit of their own (a power of two for each matrix, and for each sample and step), which is tf32's mantissa
+at half the bytes; otherwise float32. Sums are float32 in both.
 
-Shapes: N samples, T steps, I `input_dim`, H `hidden_dim`, R `rank`. Results are time-major, (T, N, ...), and U
-is (N, R, H).
+Shapes: N samples, T steps, I `input_dim`, H `hidden_dim`, R `rank`. Results are time-major, (T, N, ...),
+and U is (N, R, H).
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ from dream.ops import triton_launch as launch
 from dream.ops.padding import without_padding
 from dream.ops.triton_autograd import STATE, run
 from dream.ops.triton_cut import Flags, Knobs, Sizes, device_of, exactness, index_of, machine, power
-from dream.ops.triton_gradients import LARGEST_FILTER, Effective, move_prior
+from dream.ops.triton_learned import LARGEST_FILTER, effective, move_prior
 from dream.state import DREAMState
 from dream.types import DREAMParams, DREAMTrace
 
@@ -94,7 +95,9 @@ def ten_bits(device: torch.device) -> bool:
     return bool(torch._C._get_cudnn_allow_tf32()) or torch.is_autocast_enabled("cuda")
 
 
-def _flags(config: DREAMConfig, plasticity: bool, missing: bool, keeps: bool, target: bool, half: bool) -> Flags:
+def _flags(
+    config: DREAMConfig, plasticity: bool, missing: bool, keeps: bool, target: bool, half: bool
+) -> Flags:
     plastic = config.base_plasticity > 0
     return Flags(plastic, plastic and plasticity, config.ltc_enabled, missing, keeps, target, half)
 
@@ -111,7 +114,7 @@ def parameters(
     if V_raw is not None and power(V_raw.shape[0]) * power(V_raw.shape[1]) > LARGEST_FILTER:
         raw, V = None, orthonormal(V_raw) * math.sqrt(config.rank)
     plastic, hastens = config.base_plasticity > 0, config.ltc_surprise_scale > 0
-    filters, *others = Effective.apply(raw, *learned, plastic, hastens)
+    filters, *others = effective(raw, *learned, plastic, hastens)
     return V if raw is None else filters, *others
 
 
@@ -138,7 +141,8 @@ def scan(
     with full_precision(x.device.type):
         results = run(inputs, _knobs(config), flags)
     y, expected = results["y"], results["expected"].transpose(0, 1)
-    prediction, forecast = expected[:, :-1], expected[:, 1:].clone()  # so that a caller may change either alone
+    prediction = expected[:, :-1]
+    forecast = expected[:, 1:].clone()  # so that a caller may change either alone
     output = y[1:].transpose(0, 1)
     if valid is not None:  # where a sample has ended it stands still
         at = valid.unsqueeze(-1)

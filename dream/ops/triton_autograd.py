@@ -1,10 +1,10 @@
-"""What autograd and torch.compile must know of the Triton backend: the scan as a function with a backward pass.
+"""The scan of the Triton backend with its backward pass, for autograd and for torch.compile.
 
 Eager calls go through `Scan`; a traced program holds the custom operators `dream::triton_scan` and
 `dream::triton_scan_backward`, which compute the same at more cost to the host.
 
-Shapes: N samples, T steps, I `input_dim`, H `hidden_dim`, R `rank`. Results are time-major, (T, N, ...), and U
-is (N, R, H).
+Shapes: N samples, T steps, I `input_dim`, H `hidden_dim`, R `rank`. Results are time-major, (T, N, ...),
+and U is (N, R, H).
 """
 
 from __future__ import annotations
@@ -43,7 +43,8 @@ def run(inputs: Sequence[Tensor | None], knobs: Knobs, flags: Flags) -> dict[str
     x = inputs[0]
     assert x is not None
     if type(x) is Tensor and not torch.compiler.is_compiling():
-        return dict(zip(RESULTS, Scan.apply(*inputs, knobs, flags), strict=True))
+        results = eagerly(*inputs, knobs, flags)
+        return dict(zip(RESULTS, results, strict=True))
     return dict(zip((*RESULTS, *TAPE), _forward(*inputs, list(knobs), list(flags)), strict=True))
 
 
@@ -61,7 +62,7 @@ def _enough_memory(sizes: Sizes) -> memory.enough:
 def _computed(
     inputs: Sequence[Tensor | None], knobs: Knobs, flags: Flags
 ) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """What the kernel took, x in the order (T, N, I), and what it wrote."""
+    """Launch the scan; return what the kernel took, x in the order (T, N, I), and what it wrote."""
     given: dict[str, Any] = {
         name: tensor if tensor is None or name in AS_THEY_ARE else tensor.contiguous()
         for name, tensor in zip(INPUTS, inputs, strict=True)
@@ -94,8 +95,7 @@ def _gradients(
         given["x"] = x.transpose(0, 1).contiguous()
         gpu = machine(index_of(x))
         room = {
-            name: x.new_empty(shape)
-            for name, shape in launch.backward_room(sizes, flags, spans, gpu).items()
+            name: x.new_empty(shape) for name, shape in launch.backward_room(sizes, flags, spans, gpu).items()
         }
         if given["d_y"] is None:
             given["d_y"] = x.new_zeros(given["y"].shape)
@@ -115,7 +115,7 @@ def _gradients(
 
 
 def _after_last(given: dict[str, Any], room: Mapping[str, Tensor], flags: Flags) -> None:
-    """The adjoint of the forecast after the last step, which is line 1 on the state: into those of h and U."""
+    """The adjoint of the forecast after the last step, line 1 on the state: into those of h and U."""
     h, d_expected = given["y"][-1], given["d_expected"][-1]
     room["d_expected"][-1] = d_expected
     d_h = d_expected @ given["C"].mT
@@ -127,7 +127,7 @@ def _after_last(given: dict[str, Any], room: Mapping[str, Tensor], flags: Flags)
         d_U = d_read.unsqueeze(-1) * F.key(h, _Keys(K, given["k"])).unsqueeze(1)  # type: ignore[arg-type]
         given["d_U"] = d_U if given["d_U"] is None else given["d_U"] + d_U
         padded = torch.nn.functional.pad(d_key, (0, K.shape[0] * K.shape[1] - d_key.shape[1]))
-        mixed = torch.einsum("ngj,gij->ngi", padded.unflatten(-1, K.shape[:2]), K)
+        mixed = torch.einsum("ngj,gij->ngi", torch.unflatten(padded, -1, K.shape[:2]), K)
         d_h = d_h + mixed.flatten(1)[:, : d_key.shape[1]]
     given["d_y"] = torch.cat([given["d_y"][:-1], given["d_y"][-1:] + d_h])
 
@@ -180,7 +180,12 @@ class Scan(torch.autograd.Function):
         return _differentiate(ctx, dict(zip(RESULTS, gradients, strict=True)), backward)
 
 
-def _by_operator(given: dict[str, Any], knobs: Knobs, flags: Flags, wanted: Sequence[bool]) -> dict[str, Tensor]:
+eagerly: Callable[..., tuple[Tensor, ...]] = Scan.apply
+
+
+def _by_operator(
+    given: dict[str, Any], knobs: Knobs, flags: Flags, wanted: Sequence[bool]
+) -> dict[str, Tensor]:
     """As `_gradients`, by the custom operator."""
     parts = (given[name] for name in (*SAVED, *INCOMING.values()))
     results = _backward(*parts, list(knobs), list(flags), wanted)

@@ -2,9 +2,9 @@
 first, by the tape of `dream.ops.triton_forward`.
 
 Surprise and the statistics carry no gradient, so nothing else is carried from step to step. What each step
-leaves for the parameters is written out, for one large product with all steps afterwards: ADJOINTS (4, T, N, H)
-holds those of u, v, the pace of line 9 and the key of tanh v; D_KEY (T + 1, N, H) that of q, D_EXPECTED
-(T + 1, N, I) that of the prediction and D_FILTERED (T, N, R) that of e V.
+leaves for the parameters is written out, for one large product with all steps afterwards: ADJOINTS (4, T,
+N, H) holds those of u, v, the pace of line 9 and the key of tanh v; D_KEY (T + 1, N, H) that of q,
+D_EXPECTED (T + 1, N, I) that of the prediction and D_FILTERED (T, N, R) that of e V.
 
 U before a step is read from BEFORE: that is the tape or, where this holds every `every`-th only, room for the
 steps of a segment (every + 1, N, R, H), for which U is computed again; U itself where it does not learn. The
@@ -16,7 +16,18 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from dream.ops.triton_parts import HALF_PLASTICITY, blocks, dot, matrix, mixing, powers, product
+from dream.ops.triton_parts import (
+    HALF_PLASTICITY,
+    blocks,
+    dot,
+    filter_of,
+    matrix,
+    mixing,
+    places,
+    powers,
+    product,
+    vectors,
+)
 
 
 @triton.jit
@@ -26,17 +37,17 @@ def replay(
     R: tl.constexpr, H: tl.constexpr, RB: tl.constexpr, BN: tl.constexpr, HP: tl.constexpr,
     KEEP_TARGET: tl.constexpr,
 ):  # fmt: skip
-    """U before each step from `first` to `last` of a segment, and after; with KEEP_TARGET U_target before it."""
+    """U before each step from `first` to `last` of a segment, and after; U_target too with KEEP_TARGET."""
     for r0 in tl.range(0, R, RB):
         rr = r0 + tl.arange(0, RB)
         tile = (rr < R)[:, None, None] & units[None, :, :]
         slot = (first // every) * N.to(tl.int64) + n
-        at = (slot[None, :, None] * R + rr[:, None, None]) * H + j[None, None, :]
+        at = places(slot, rr, j, R * H, 1, H)
         U = tl.load(U_KEPT + at, mask=tile, other=0.0)
         target = tl.load(TARGET_KEPT + at, mask=tile, other=0.0)
         for t in tl.range(first, last + 1):
             row = t * N.to(tl.int64) + n
-            at = ((row - first * N.to(tl.int64))[None, :, None] * R + rr[:, None, None]) * H + j[None, None, :]
+            at = places(row - first * N.to(tl.int64), rr, j, R * H, 1, H)
             tl.store(BEFORE + at, U, mask=tile)
             if KEEP_TARGET:
                 tl.store(TARGET_BEFORE + at, target, mask=tile)
@@ -50,22 +61,21 @@ def replay(
             U = shrink[None, :, None] * U
             target += sleep[None, :, None] * (U - target)
         after = (last + 1 - first) * N.to(tl.int64) + n
-        at = (after[None, :, None] * R + rr[:, None, None]) * H + j[None, None, :]
+        at = places(after, rr, j, R * H, 1, H)
         tl.store(BEFORE + at, U, mask=tile)
 
 
 @triton.jit(do_not_specialize=["T", "N", "every"])
 def backward(
-    D_Y, D_PREDICTION, D_ERROR, D_FINAL, X, SPANS, LENGTHS,
-    A, G_h, C, W, B, G_x, SCALES, V, D, K, k, eta, tonic, surprise_scale,
-    Y, UNITS, RANKS, SCALARS, SURPRISE, U, U_KEPT, TARGET_KEPT, BEFORE, TARGET_BEFORE,
-    ADJOINTS, D_KEY, D_EXPECTED, D_FILTERED, D_UNITS, D_SCALE, D_SPANS, D_U, ROOM,
-    T, N, every, span_sample, span_step, root_rho, forgetting, norm_allowed, kappa,
+    D_Y, D_PREDICTION, D_ERROR, D_FINAL, X, SPANS, LENGTHS, A, G_h, C, W, B, G_x, SCALES, V, D, K, k, eta,
+    tonic, surprise_scale, Y, UNITS, RANKS, SCALARS, SURPRISE, U, U_KEPT, TARGET_KEPT, BEFORE,
+    TARGET_BEFORE, ADJOINTS, D_KEY, D_EXPECTED, D_FILTERED, D_UNITS, D_SCALE, D_SPANS, D_U, ROOM, T, N,
+    every, span_sample, span_step, root_rho, forgetting, norm_allowed, kappa,
     I: tl.constexpr, H: tl.constexpr, R: tl.constexpr, IB: tl.constexpr, HP: tl.constexpr, RP: tl.constexpr,
     RB: tl.constexpr, KB: tl.constexpr, KP: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr,
-    STAGES: tl.constexpr, PREC: tl.constexpr, PLASTIC: tl.constexpr, LEARNS: tl.constexpr, LIQUID: tl.constexpr,
-    MISSING: tl.constexpr, PADDED: tl.constexpr, SPANNED: tl.constexpr, REPLAYS: tl.constexpr,
-    PREDICTION: tl.constexpr, WITH_ERROR: tl.constexpr,
+    STAGES: tl.constexpr, PREC: tl.constexpr, PLASTIC: tl.constexpr, LEARNS: tl.constexpr,
+    LIQUID: tl.constexpr, MISSING: tl.constexpr, PADDED: tl.constexpr, SPANNED: tl.constexpr,
+    REPLAYS: tl.constexpr, PREDICTION: tl.constexpr, WITH_ERROR: tl.constexpr,
 ):  # fmt: skip
     HELD: tl.constexpr = RB == RP
     ONE: tl.constexpr = IB >= I
@@ -115,7 +125,7 @@ def backward(
         for r0 in tl.range(0, R, RB):
             rr = r0 + tl.arange(0, RB)
             tile = (rr < R)[:, None, None] & units[None, :, :]
-            at = (n[None, :, None] * R + rr[:, None, None]) * H + j[None, None, :]
+            at = places(n, rr, j, R * H, 1, H)
             if D_FINAL is not None:
                 dU = tl.load(D_FINAL + at, mask=tile, other=0.0)
             if HELD:
@@ -140,8 +150,9 @@ def backward(
                 if (t == T - 1) | (t == first + every - 1):
                     tl.debug_barrier()
                     replay(
-                        U_KEPT, TARGET_KEPT, BEFORE, TARGET_BEFORE, UNITS, RANKS, SCALARS, plane, rank_plane,
-                        steps_plane, first, t, every, N, n, j, here, units, R, H, RB, BN, HP, SPANNED,
+                        U_KEPT, TARGET_KEPT, BEFORE, TARGET_BEFORE, UNITS, RANKS, SCALARS, plane,
+                        rank_plane, steps_plane, first, t, every, N, n, j, here, units, R, H, RB, BN, HP,
+                        SPANNED,
                     )  # fmt: skip
                     tl.debug_barrier()
                 slot = (t - first) * N.to(tl.int64) + n
@@ -178,7 +189,7 @@ def backward(
         if ONE:
             for k0 in tl.range(0, H, BK, num_stages=STAGES):
                 kk = k0 + tl.arange(0, BK)
-                dk = tl.load(ADJOINTS + at_h[:, None] + kk[None, :], mask=here[:, None] & (kk < H)[None, :], other=0.0)
+                dk = vectors(ADJOINTS, at_h, kk, here, H)
                 if HALF:
                     dk = dk * inverse[:, None]
                 de = dot(dk, matrix(W, kk, i, 1, H, H, I), de, PREC)
@@ -208,13 +219,15 @@ def backward(
                 rr = r0 + tl.arange(0, RB)
                 some = here[None, :] & (rr < R)[:, None]
                 tile = (rr < R)[:, None, None] & units[None, :, :]
-                at = (n[None, :, None] * R + rr[:, None, None]) * H + j[None, None, :]
-                d = tl.load(D + rr[:, None] * H + j[None, :], mask=(rr < R)[:, None] & (j < H)[None, :], other=0.0)
+                at = places(n, rr, j, R * H, 1, H)
+                d = tl.load(
+                    D + rr[:, None] * H + j[None, :], mask=(rr < R)[:, None] & (j < H)[None, :], other=0.0
+                )
                 d_found = root_rho * tl.sum(du[None, :, :] * d[:, None, :], 2)
                 if not HELD:
                     tl.store(ROOM + n[None, :] * R + rr[:, None], d_found, mask=some)
                     dU = tl.load(D_U + at, mask=tile, other=0.0)
-                    later_at = (later[None, :, None] * R + rr[:, None, None]) * H + j[None, None, :]
+                    later_at = places(later, rr, j, R * H, 1, H)
                     after = tl.load(BEFORE + later_at, mask=tile, other=0.0)
                 d_cue += tl.sum(after * d_found[:, :, None], 0)
                 if LEARNS:
@@ -230,7 +243,9 @@ def backward(
                         tl.store(ROOM + 2 * room + n[None, :] * R + rr[:, None], by_stored_U, mask=some)
             tl.store(ADJOINTS + 3 * plane + at_units, d_cue, mask=units)
             tl.debug_barrier()
-            dv = du + tl.sum(blocks(ADJOINTS + 3 * plane, at_h, here, H, HP, KB, KP) * unmix, 0) * (1.0 - cue_h * cue_h)
+            dv = du + tl.sum(blocks(ADJOINTS + 3 * plane, at_h, here, H, HP, KB, KP) * unmix, 0) * (
+                1.0 - cue_h * cue_h
+            )
             if LEARNS:  # 7, 6
                 shrink = tl.load(SCALARS + row, mask=here, other=1.0)
                 norm = tl.load(SCALARS + steps_plane + row, mask=here, other=0.0)
@@ -240,7 +255,10 @@ def backward(
                 by_g = shrink[:, None] * (by_g + cue * g_found[:, None]) - shrinks[:, None] * by_g_U
                 found_stored = tl.sum(cue * stored, 1)
                 if HELD:
-                    d_filtered = shrink[None, :] * (by_stored + found_stored[None, :] * d_found) - shrinks[None, :] * by_stored_U
+                    d_filtered = (
+                        shrink[None, :] * (by_stored + found_stored[None, :] * d_found)
+                        - shrinks[None, :] * by_stored_U
+                    )
                 else:
                     at_room = n[None, :] * R + ranks[:, None]
                     part = tl.load(ROOM + room + at_room, mask=all_ranks, other=0.0)
@@ -263,7 +281,7 @@ def backward(
                 de = tl.zeros((BN, IB), tl.float32)
                 for k0 in tl.range(0, H, BK, num_stages=STAGES):
                     kk = k0 + tl.arange(0, BK)
-                    dk = tl.load(ADJOINTS + at_h[:, None] + kk[None, :], mask=here[:, None] & (kk < H)[None, :], other=0.0)
+                    dk = vectors(ADJOINTS, at_h, kk, here, H)
                     if HALF:
                         dk = dk * inverse[:, None]
                     de = dot(dk, matrix(W, kk, i, 1, H, H, I), de, PREC)
@@ -272,9 +290,7 @@ def backward(
             if WITH_ERROR:
                 de += tl.load(D_ERROR + at_i, mask=inputs, other=0.0)
             if PLASTIC:
-                filters = tl.load(
-                    V + i[None, :] * R + ranks[:, None], mask=(i < I)[None, :] & (ranks < R)[:, None], other=0.0
-                )[:, None, :]
+                filters = filter_of(V, i, ranks, I, R)
                 if LEARNS:
                     de += tl.sum(d_filtered[:, :, None] * filters, 0)
             seen = inputs & valid[:, None]
@@ -285,13 +301,12 @@ def backward(
                 from_g = tl.zeros((BN, IB), tl.float32)
                 for k0 in tl.range(0, H, BK, num_stages=STAGES):
                     kk = k0 + tl.arange(0, BK)
-                    inside = here[:, None] & (kk < H)[None, :]
-                    dk = tl.load(ADJOINTS + plane + at_h[:, None] + kk[None, :], mask=inside, other=0.0)
+                    dk = vectors(ADJOINTS + plane, at_h, kk, here, H)
                     if HALF:
                         dk = dk * inverse_v[:, None]
                     from_v = dot(dk, matrix(B, kk, i, 1, H, H, I), from_v, PREC)
                     if LIQUID:
-                        dk = tl.load(ADJOINTS + 2 * plane + at_h[:, None] + kk[None, :], mask=inside, other=0.0)
+                        dk = vectors(ADJOINTS + 2 * plane, at_h, kk, here, H)
                         if HALF:
                             dk = dk * inverse_g[:, None]
                         from_g = dot(dk, matrix(G_x, kk, i, 1, H, H, I), from_g, PREC)
@@ -330,8 +345,8 @@ def backward(
                 rr = r0 + tl.arange(0, RB)
                 some = here[None, :] & (rr < R)[:, None]
                 tile = (rr < R)[:, None, None] & units[None, :, :]
-                at = (n[None, :, None] * R + rr[:, None, None]) * H + j[None, None, :]
-                slot_at = (slot[None, :, None] * R + rr[:, None, None]) * H + j[None, None, :]
+                at = places(n, rr, j, R * H, 1, H)
+                slot_at = places(slot, rr, j, R * H, 1, H)
                 if HELD:
                     d_part = d_read
                 else:
@@ -341,7 +356,7 @@ def backward(
                 dU += cue[None, :, :] * d_found[:, :, None]
                 if LEARNS:
                     if not HELD:
-                        later_at = (later[None, :, None] * R + rr[:, None, None]) * H + j[None, None, :]
+                        later_at = places(later, rr, j, R * H, 1, H)
                         after = tl.load(BEFORE + later_at, mask=tile, other=0.0)
                     dU = shrink[None, :, None] * dU - shrinks[None, :, None] * after
                     after = tl.load(BEFORE + slot_at, mask=tile, other=0.0)
@@ -366,13 +381,12 @@ def backward(
         from_g = tl.zeros((BN, HP), tl.float32)
         for k0 in tl.range(0, H, BK, num_stages=STAGES):
             kk = k0 + tl.arange(0, BK)
-            inside = here[:, None] & (kk < H)[None, :]
-            dk = tl.load(ADJOINTS + plane + at_h[:, None] + kk[None, :], mask=inside, other=0.0)
+            dk = vectors(ADJOINTS + plane, at_h, kk, here, H)
             if HALF:
                 dk = dk * inverse_v[:, None]
             from_v = dot(dk, matrix(A, kk, j, 1, H, H, H), from_v, PREC)
             if LIQUID:
-                dk = tl.load(ADJOINTS + 2 * plane + at_h[:, None] + kk[None, :], mask=inside, other=0.0)
+                dk = vectors(ADJOINTS + 2 * plane, at_h, kk, here, H)
                 if HALF:
                     dk = dk * inverse_g[:, None]
                 from_g = dot(dk, matrix(G_h, kk, j, 1, H, H, H), from_g, PREC)
@@ -391,5 +405,5 @@ def backward(
     if PLASTIC and HELD:
         rr = tl.arange(0, RB)
         tile = (rr < R)[:, None, None] & units[None, :, :]
-        at = (n[None, :, None] * R + rr[:, None, None]) * H + j[None, None, :]
+        at = places(n, rr, j, R * H, 1, H)
         tl.store(D_U + at, dU, mask=tile)

@@ -18,7 +18,7 @@ HELD = 8192  # numbers of U that a program holds in registers
 
 
 class Flags(NamedTuple):
-    """What a call asks for."""
+    """Wishes of a call."""
 
     plastic: bool
     learns: bool
@@ -61,7 +61,7 @@ class Sizes(NamedTuple):
 
 
 class Machine(NamedTuple):
-    """What of a GPU decides how work is cut."""
+    """Properties of a GPU that decide how work is cut."""
 
     processors: int
     shared: int  # bytes, of a block
@@ -104,9 +104,9 @@ def power(number: int, least: int = 1) -> int:
 def tiles(sizes: Sizes, half: bool, gpu: Machine, back: bool = False) -> Tiles:
     """The cut for a call, forward or `back`.
 
-    As many programs as processors, but with no more samples than have U in registers; where even one has not,
-    ranks in parts, of which the backward pass takes twice as many. It holds U and its adjoint, and so has more
-    warps. Whole matrices at once in products where they are small.
+    As many programs as processors, but with no more samples than have U in registers; where even one has
+    not, ranks in parts, of which the backward pass takes twice as many. It holds U and its adjoint, and so
+    has more warps. Whole matrices at once in products where they are small.
     """
     hidden, rank, item = power(sizes.hidden, 16), power(sizes.rank), 2 if half else 4
     samples = min(8, power(-(-sizes.samples // gpu.processors)))

@@ -27,30 +27,32 @@ from dream.ops.triton_parts import (
     UNIT,
     blocks,
     dot,
+    filter_of,
     learned,
     log1p,
     matrix,
     mixing,
+    places,
     product,
     sigmoid,
     tanh,
+    vectors,
 )
 
 
 @triton.jit(do_not_specialize=["T", "N", "every"])
 def forward(
-    X, DRIVE, GATE, SPANS, LENGTHS, H0, U0, TARGET0, MEAN0, VAR0, THRESHOLD0, AVG0,
-    A, G_h, C, W, B, G_x, SCALES, V, D, K, k, c, b, eta, tonic, tau, surprise_scale, prior,
-    Y, EXPECTED, ERROR, READ, TRACE, UNITS, RANKS, SCALARS,
-    U, TARGET, MEAN, VAR, THRESHOLD, AVG, U_KEPT, TARGET_KEPT,
-    T, N, every, span_sample, span_step, u_sample, u_unit, u_rank, t_sample, t_unit, t_rank,
-    out_sample, out_unit, out_rank,
-    root_rho, log_step, forgetting, alpha, warmth, beta, beta_s, tau_0, norm_allowed, kappa, zeta, least,
+    X, DRIVE, GATE, SPANS, LENGTHS, H0, U0, TARGET0, MEAN0, VAR0, THRESHOLD0, AVG0, A, G_h, C, W, B, G_x,
+    SCALES, V, D, K, k, c, b, eta, tonic, tau, surprise_scale, prior, Y, EXPECTED, ERROR, READ, TRACE,
+    UNITS, RANKS, SCALARS, U, TARGET, MEAN, VAR, THRESHOLD, AVG, U_KEPT, TARGET_KEPT, T, N, every,
+    span_sample, span_step, u_sample, u_unit, u_rank, t_sample, t_unit, t_rank, out_sample, out_unit,
+    out_rank, root_rho, log_step, forgetting, alpha, warmth, beta, beta_s, tau_0, norm_allowed, kappa, zeta,
+    least,
     I: tl.constexpr, H: tl.constexpr, R: tl.constexpr, IB: tl.constexpr, HP: tl.constexpr, RP: tl.constexpr,
     RB: tl.constexpr, KB: tl.constexpr, KP: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr,
-    STAGES: tl.constexpr, PREC: tl.constexpr, PLASTIC: tl.constexpr, LEARNS: tl.constexpr, LIQUID: tl.constexpr,
-    SLEEPS: tl.constexpr, MISSING: tl.constexpr, PADDED: tl.constexpr, SPANNED: tl.constexpr, KEEP: tl.constexpr,
-    KEEP_TARGET: tl.constexpr, FUSED: tl.constexpr,
+    STAGES: tl.constexpr, PREC: tl.constexpr, PLASTIC: tl.constexpr, LEARNS: tl.constexpr,
+    LIQUID: tl.constexpr, SLEEPS: tl.constexpr, MISSING: tl.constexpr, PADDED: tl.constexpr,
+    SPANNED: tl.constexpr, KEEP: tl.constexpr, KEEP_TARGET: tl.constexpr, FUSED: tl.constexpr,
 ):  # fmt: skip
     HELD: tl.constexpr = RB == RP
     ONE: tl.constexpr = IB >= I
@@ -134,20 +136,14 @@ def forward(
             rr = r0 + tl.arange(0, RB)
             tile = (rr < R)[:, None, None] & units[None, :, :]
             if U0 is not None:
-                fast = tl.load(
-                    U0 + n[None, :, None] * u_sample + j[None, None, :] * u_unit + rr[:, None, None] * u_rank,
-                    mask=tile, other=0.0,
-                )  # fmt: skip
-            at = n[None, :, None] * out_sample + j[None, None, :] * out_unit + rr[:, None, None] * out_rank
+                fast = tl.load(U0 + places(n, rr, j, u_sample, u_unit, u_rank), mask=tile, other=0.0)
+            at = places(n, rr, j, out_sample, out_unit, out_rank)
             if not HELD:
                 tl.store(U + at, fast, mask=tile)
             if LEARNS:
                 old = tl.zeros((RB, BN, HP), tl.float32)
                 if TARGET0 is not None:
-                    old = tl.load(
-                        TARGET0 + n[None, :, None] * t_sample + j[None, None, :] * t_unit + rr[:, None, None] * t_rank,
-                        mask=tile, other=0.0,
-                    )  # fmt: skip
+                    old = tl.load(TARGET0 + places(n, rr, j, t_sample, t_unit, t_rank), mask=tile, other=0.0)
                 tl.store(TARGET + at, old, mask=tile)
             else:
                 part = fast * UNIT
@@ -171,7 +167,7 @@ def forward(
         slow = tl.zeros((BN, IB), tl.float32)
         for k0 in tl.range(0, H, BK, num_stages=STAGES):
             kk = k0 + tl.arange(0, BK)
-            hk = tl.load(Y + at_h[:, None] + kk[None, :], mask=here[:, None] & (kk < H)[None, :], other=0.0)
+            hk = vectors(Y, at_h, kk, here, H)
             v = dot(hk, matrix(A, kk, j, H, 1, H, H), v, PREC)
             if LIQUID:
                 gate = dot(hk, matrix(G_h, kk, j, H, 1, H, H), gate, PREC)
@@ -193,9 +189,11 @@ def forward(
                 for r0 in tl.range(0, R, RB):
                     rr = r0 + tl.arange(0, RB)
                     tile = (rr < R)[:, None, None] & units[None, :, :]
-                    at = n[None, :, None] * out_sample + j[None, None, :] * out_unit + rr[:, None, None] * out_rank
+                    at = places(n, rr, j, out_sample, out_unit, out_rank)
                     part = shrink[None, :] * tl.sum(q[None, :, :] * tl.load(U + at, mask=tile, other=0.0), 2)
-                    tl.store(RANKS + row[None, :] * R + rr[:, None], part, mask=here[None, :] & (rr < R)[:, None])
+                    tl.store(
+                        RANKS + row[None, :] * R + rr[:, None], part, mask=here[None, :] & (rr < R)[:, None]
+                    )
                 tl.debug_barrier()
                 read = tl.load(RANKS + row[None, :] * R + ranks[:, None], mask=all_ranks, other=0.0)
         from_error = tl.zeros((BN, HP), tl.float32)
@@ -215,15 +213,11 @@ def forward(
                 slow = tl.zeros((BN, IB), tl.float32)
                 for k0 in tl.range(0, H, BK, num_stages=STAGES):
                     kk = k0 + tl.arange(0, BK)
-                    hk = tl.load(
-                        Y + at_h[:, None] + kk[None, :], mask=here[:, None] & (kk < H)[None, :], other=0.0
-                    )
+                    hk = vectors(Y, at_h, kk, here, H)
                     slow = dot(hk, matrix(C, kk, i, I, 1, H, I), slow, PREC)
             expected = slow * c_scale + tl.load(c + i, mask=i < I, other=0.0)[None, :]  # 1
             if PLASTIC:
-                filters = tl.load(
-                    V + i[None, :] * R + ranks[:, None], mask=(i < I)[None, :] & (ranks < R)[:, None], other=0.0
-                )[:, None, :]
+                filters = filter_of(V, i, ranks, I, R)
                 expected += tl.sum(read[:, :, None] * filters, 0)
             seen = inputs & valid[:, None]  # 2
             if MISSING:
@@ -299,7 +293,7 @@ def forward(
                 rr = r0 + tl.arange(0, RB)
                 some = here[None, :] & (rr < R)[:, None]
                 tile = (rr < R)[:, None, None] & units[None, :, :]
-                at = n[None, :, None] * out_sample + j[None, None, :] * out_unit + rr[:, None, None] * out_rank
+                at = places(n, rr, j, out_sample, out_unit, out_rank)
                 at_r = row[None, :] * R + rr[:, None]
                 if not HELD:
                     fast = tl.load(U + at, mask=tile, other=0.0)
@@ -315,7 +309,7 @@ def forward(
                     if KEEP:
                         if t % every == 0:
                             slot = (t // every) * N.to(tl.int64) + n
-                            kept_at = (slot[None, :, None] * R + rr[:, None, None]) * H + j[None, None, :]
+                            kept_at = places(slot, rr, j, R * H, 1, H)
                             tl.store(U_KEPT + kept_at, before, mask=tile)
                             if KEEP_TARGET:
                                 tl.store(TARGET_KEPT + kept_at, target, mask=tile)
@@ -329,7 +323,9 @@ def forward(
                 o = root_rho * tl.sum(cue[None, :, :] * fast, 2)  # 8, but for line 7
                 if KEEP:
                     tl.store(RANKS + 2 * rank_plane + at_r, o, mask=some)
-                d = tl.load(D + rr[:, None] * H + j[None, :], mask=(rr < R)[:, None] & (j < H)[None, :], other=0.0)
+                d = tl.load(
+                    D + rr[:, None] * H + j[None, :], mask=(rr < R)[:, None] & (j < H)[None, :], other=0.0
+                )
                 found += tl.sum(o[:, :, None] * d[:, None, :], 0)
             if LEARNS:
                 norm = tl.sqrt(squares) * (1.0 / UNIT)
@@ -370,7 +366,7 @@ def forward(
         for r0 in tl.range(0, R, RB):
             rr = r0 + tl.arange(0, RB)
             tile = (rr < R)[:, None, None] & units[None, :, :]
-            at = n[None, :, None] * out_sample + j[None, None, :] * out_unit + rr[:, None, None] * out_rank
+            at = places(n, rr, j, out_sample, out_unit, out_rank)
             if not HELD:
                 fast = tl.load(U + at, mask=tile, other=0.0)
             fast = shrink[None, :, None] * fast
@@ -393,7 +389,7 @@ def forward(
                 rr = r0 + tl.arange(0, RB)
                 if not HELD:
                     tile = (rr < R)[:, None, None] & units[None, :, :]
-                    at = n[None, :, None] * out_sample + j[None, None, :] * out_unit + rr[:, None, None] * out_rank
+                    at = places(n, rr, j, out_sample, out_unit, out_rank)
                     fast = tl.load(U + at, mask=tile, other=0.0)
                 part = tl.sum(q[None, :, :] * fast, 2)
                 tl.store(RANKS + row[None, :] * R + rr[:, None], part, mask=here[None, :] & (rr < R)[:, None])
@@ -405,12 +401,10 @@ def forward(
             slow = tl.zeros((BN, IB), tl.float32)
             for k0 in tl.range(0, H, BK, num_stages=STAGES):
                 kk = k0 + tl.arange(0, BK)
-                hk = tl.load(Y + at_h[:, None] + kk[None, :], mask=here[:, None] & (kk < H)[None, :], other=0.0)
+                hk = vectors(Y, at_h, kk, here, H)
                 slow = dot(hk, matrix(C, kk, i, I, 1, H, I), slow, PREC)
             expected = slow * c_scale + tl.load(c + i, mask=i < I, other=0.0)[None, :]
             if PLASTIC:
-                filters = tl.load(
-                    V + i[None, :] * R + ranks[:, None], mask=(i < I)[None, :] & (ranks < R)[:, None], other=0.0
-                )[:, None, :]
+                filters = filter_of(V, i, ranks, I, R)
                 expected += tl.sum(read[:, :, None] * filters, 0)
             tl.store(EXPECTED + row[:, None] * I + i[None, :], expected, mask=inputs)

@@ -1,5 +1,4 @@
-"""The gradients of a scan's parameters and inputs, as products of its tape with what the backward kernel wrote; and
-the parameters of the equations from those that are learned.
+"""Gradients of a scan's parameters and inputs: products of its tape with what the backward kernel wrote.
 
 Shapes: N samples, T steps, I `input_dim`, H `hidden_dim`, R `rank`.
 """
@@ -7,16 +6,14 @@ Shapes: N samples, T steps, I `input_dim`, H `hidden_dim`, R `rank`.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
-from dream.numerics import largest
-from dream.ops.triton_cut import Flags, Sizes, device_of, exactness, index_of, machine, power
+from dream.ops.triton_cut import Flags, Sizes, exactness, index_of, machine, power
 from dream.types import key_shape
 
 ROWS = 256  # at least so many, steps times samples, to a program
@@ -42,13 +39,18 @@ def shapes(sizes: Sizes) -> dict[str, tuple[int, ...]]:
     matrices = {"A": (h, h), "G_h": (h, h), "C": (h, i), "W": (i, h), "B": (i, h), "G_x": (i, h)}
     return {
         **matrices,
-        **{"D": (r, h), "V": (i, r), "K": key_shape(h)},
+        "D": (r, h),
+        "V": (i, r),
+        "K": key_shape(h),
         **units,
-        **{"c": (i,), "surprise_scale": ()},
+        "c": (i,),
+        "surprise_scale": (),
     }
 
 
-def of_parameters(given: Mapping[str, Any], room: Mapping[str, Tensor], sizes: Sizes, flags: Flags) -> dict[str, Tensor]:
+def of_parameters(
+    given: Mapping[str, Any], room: Mapping[str, Tensor], sizes: Sizes, flags: Flags
+) -> dict[str, Tensor]:
     """The gradients of all parameters; those of one that is not used are undefined."""
     from dream.ops import triton_products
 
@@ -116,7 +118,7 @@ def of_parameters(given: Mapping[str, Any], room: Mapping[str, Tensor], sizes: S
         BLOCK=1024,
         num_warps=4,
     )
-    split = total.split(counts)
+    split = torch.split(total, counts)
     return {name: part.view(shape) for (name, shape), part in zip(found.items(), split, strict=True)}
 
 
@@ -134,76 +136,3 @@ def of_inputs(given: Mapping[str, Any], room: Mapping[str, Tensor], sizes: Sizes
     if flags.missing:
         d_x = torch.where(given["x"].isnan(), 0.0, d_x)
     return d_x.transpose(0, 1)
-
-
-LARGEST_FILTER = 1 << 14  # numbers of V, rounded up, that one program holds
-
-
-class Effective(torch.autograd.Function):
-    """(V, eta, tonic, tau, surprise scale) from V_raw, log_eta, logit_tonic, log_tau and the scale's logarithm.
-
-    Where `V_raw` is None, V is not learned and None. `plastic` and `hastens` False make eta and the scale 0.
-    """
-
-    @staticmethod
-    def forward(
-        ctx: Any, V_raw: Tensor | None, eta: Tensor, tonic: Tensor, tau: Tensor, scale: Tensor, plastic: bool, hastens: bool
-    ) -> tuple[Tensor | None, ...]:
-        from dream.ops import triton_parameters
-
-        learned = (V_raw, eta, tonic, tau, scale)
-        made = [None if part is None else torch.empty_like(part, memory_format=torch.contiguous_format) for part in learned]
-        with device_of(eta):
-            triton_parameters.effective[(1 if V_raw is None else 2,)](
-                *(None if part is None else part.contiguous() for part in learned),
-                *made,
-                **_filter(V_raw, eta),
-                PLASTIC=plastic,
-                HASTENS=hastens,
-            )
-        ctx.save_for_backward(V_raw, *made)
-        ctx.set_materialize_grads(False)
-        return tuple(made)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
-        from dream.ops import triton_parameters
-
-        V_raw, *made = ctx.saved_tensors
-        eta = made[1]
-        found = [
-            None if given is None or not needed else torch.empty_like(part)
-            for part, given, needed in zip(made, gradients, ctx.needs_input_grad, strict=False)
-        ]
-        with device_of(eta):
-            triton_parameters.effective_back[(1 if V_raw is None else 2,)](
-                None if V_raw is None else V_raw.contiguous(),
-                *made,
-                *(None if room is None else part.contiguous() for part, room in zip(gradients, found, strict=True)),
-                *found,
-                **_filter(V_raw, eta),
-            )
-        return *found, None, None
-
-
-def _filter(V_raw: Tensor | None, eta: Tensor) -> dict[str, Any]:
-    """Arguments that both kernels share."""
-    i, r = (1, 1) if V_raw is None else V_raw.shape
-    columns, rows = power(i), power(r)
-    warps = max(1, min(16, columns * rows // 1024))
-    h = eta.shape[0]
-    return dict(length=math.sqrt(r), I=i, H=h, R=r, IP=columns, RP=rows, HP=power(h), num_warps=warps)
-
-
-def move_prior(prior: Tensor, moves: Tensor, squares: Tensor, steps: int, smoothing: float) -> None:
-    """Move `prior` (I,) towards squares / steps, and count the move; see `dream.functional.moved_prior`."""
-    from dream.ops import triton_parameters
-
-    most = (largest(prior.dtype) / 2) ** 2
-    i = prior.shape[0]
-    with device_of(prior):
-        triton_parameters.move_prior[(1,)](
-            prior, moves, squares, steps, smoothing, most, I=i, BLOCK=min(power(i), 1024), num_warps=1
-        )
-    torch.autograd.graph.increment_version((prior, moves))

@@ -1,4 +1,4 @@
-"""What the Triton backend launches: the kernels of the scan with their arguments, and what they write.
+"""Launches of the Triton backend: the kernels of the scan with their arguments, and what they write.
 
 Shapes: N samples, T steps, I `input_dim`, H `hidden_dim`, R `rank`; U is (N, R, H) here.
 """
@@ -11,7 +11,19 @@ from typing import Any
 
 from torch import Tensor
 
-from dream.ops.triton_cut import Flags, Knobs, Machine, Sizes, Tiles, every, exactness, index_of, machine, power, tiles
+from dream.ops.triton_cut import (
+    Flags,
+    Knobs,
+    Machine,
+    Sizes,
+    Tiles,
+    every,
+    exactness,
+    index_of,
+    machine,
+    power,
+    tiles,
+)
 from dream.ops.triton_gradients import products_in
 from dream.types import key_shape
 
@@ -22,8 +34,9 @@ MATRICES = ("A", "G_h", "C", "W", "B", "G_x")  # in the order in which they are 
 def shapes(sizes: Sizes, flags: Flags, gpu: Machine) -> dict[str, tuple[int, ...]]:
     """Shapes of what the forward pass writes; what is not wanted is empty.
 
-    A tape is `units`, `ranks`, `scalars`, `U_kept` and `target_kept`, see `dream.ops.triton_forward`; `read` is
-    what was read where x was not observed. `packed` and `scales` are the weights in half precision.
+    A tape is `units`, `ranks`, `scalars`, `U_kept` and `target_kept`, see `dream.ops.triton_forward`;
+    `read` is what was read where x was not observed. `packed` and `scales` are the weights in half
+    precision.
     """
     n, t, i, h, r = sizes
     between = every(sizes, gpu)
@@ -103,8 +116,8 @@ def forward(
 ) -> None:
     """Launch all steps. `given` holds the inputs by name, x in the order (T, N, I), `made` what is written.
 
-    `fused`, the precision of products with weights of float32: everything in one launch. Then eta, tau and s are
-    logarithms and tonic is a logit, U comes and goes as (N, H, R).
+    `fused`, the precision of products with weights of float32: everything in one launch. Then eta, tau and
+    s are logarithms and tonic is a logit, U comes and goes as (N, H, R).
     """
     from dream.ops import triton_forward, triton_products
 
@@ -145,7 +158,10 @@ def forward(
         AVG0=given["avg_surprise"],
         **weights({**given, **made}, sizes, flags.half),
         SCALES=made["scales"],
-        **{name: given[name] for name in ("V", "D", "K", "k", "c", "b", "eta", "tonic", "tau", "surprise_scale")},
+        **{
+            name: given[name]
+            for name in ("V", "D", "K", "k", "c", "b", "eta", "tonic", "tau", "surprise_scale")
+        },
         prior=given["error_var_prior"],
         Y=made["y"],
         EXPECTED=made["expected"],

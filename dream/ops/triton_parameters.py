@@ -1,9 +1,9 @@
-"""Triton kernels from the parameters as they are learned to those of the equations, and their gradients back; and
-the move of the prior, see `dream.functional.moved_prior`.
+"""Triton kernels from the parameters as they are learned to those of the equations, and their gradients
+back; and the move of the prior, see `dream.functional.moved_prior`.
 
-Here eta, tau and the surprise scale are exponentials and tonic is a sigmoid, as in `dream.cell.DREAMCell`, and the
-sensory filter V = sqrt(R) Q comes from V_raw = Q T (Q^T Q = 1, T upper triangular with positive diagonal). One
-program holds the whole of Q, (RP, IP), in registers.
+Here eta, tau and the surprise scale are exponentials and tonic is a sigmoid, as in `dream.cell.DREAMCell`,
+and the sensory filter V = sqrt(R) Q comes from V_raw = Q T (Q^T Q = 1, T upper triangular with positive
+diagonal). One program holds the whole of Q, (RP, IP), in registers.
 """
 
 from __future__ import annotations
@@ -29,7 +29,11 @@ def orthonormalised(M, ranks, R: tl.constexpr):
         v = row_of(M, r, ranks)
         q = v / tl.maximum(tl.sqrt(tl.sum(v * v, 0)), TINY)
         along = tl.sum(M * q[None, :], 1)
-        M = tl.where((ranks == r)[:, None], q[None, :], tl.where((ranks > r)[:, None], M - along[:, None] * q[None, :], M))
+        M = tl.where(
+            (ranks == r)[:, None],
+            q[None, :],
+            tl.where((ranks > r)[:, None], M - along[:, None] * q[None, :], M),
+        )
     return M
 
 
@@ -66,8 +70,8 @@ def effective(
 
 @triton.jit
 def effective_back(
-    V_raw, V, eta, tonic, tau, scale, d_V, d_eta, d_tonic, d_tau, d_scale,
-    raw_V, raw_eta, raw_tonic, raw_tau, raw_scale, length,
+    V_raw, V, eta, tonic, tau, scale, d_V, d_eta, d_tonic, d_tau, d_scale, raw_V, raw_eta, raw_tonic,
+    raw_tau, raw_scale, length,
     I: tl.constexpr, H: tl.constexpr, R: tl.constexpr, IP: tl.constexpr, RP: tl.constexpr, HP: tl.constexpr,
 ):  # fmt: skip
     """Gradients of the learned parameters (`raw_`) from those of the equations' (`d_`, None for 0)."""
@@ -75,16 +79,21 @@ def effective_back(
         j = tl.arange(0, HP)
         inside = j < H
         if d_eta is not None:
-            tl.store(raw_eta + j, tl.load(d_eta + j, mask=inside) * tl.load(eta + j, mask=inside), mask=inside)
+            tl.store(
+                raw_eta + j, tl.load(d_eta + j, mask=inside) * tl.load(eta + j, mask=inside), mask=inside
+            )
         if d_tonic is not None:
             share = tl.load(tonic + j, mask=inside)
             tl.store(raw_tonic + j, tl.load(d_tonic + j, mask=inside) * share * (1.0 - share), mask=inside)
         if d_tau is not None:
-            tl.store(raw_tau + j, tl.load(d_tau + j, mask=inside) * tl.load(tau + j, mask=inside), mask=inside)
+            tl.store(
+                raw_tau + j, tl.load(d_tau + j, mask=inside) * tl.load(tau + j, mask=inside), mask=inside
+            )
         if d_scale is not None:
             tl.store(raw_scale, tl.load(d_scale) * tl.load(scale))
     elif d_V is not None:
-        # d_raw T^T = G, G = dQ + Q S, S symmetric with -Q^T dQ above and on its diagonal; by columns from the last
+        # d_raw T^T = G, G = dQ + Q S, S symmetric with -Q^T dQ above and on its diagonal; by columns from
+        # the last
         ranks, i = tl.arange(0, RP), tl.arange(0, IP)
         there = (ranks < R)[:, None] & (i < I)[None, :]
         at = i[None, :] * R + ranks[:, None]
@@ -114,7 +123,9 @@ def move_prior(PRIOR, MOVES, SQUARES, steps, smoothing, most, I: tl.constexpr, B
         i = i0 + tl.arange(0, BLOCK)
         mean = tl.load(SQUARES + i, mask=i < I, other=0.0) / steps
         prior = tl.load(PRIOR + i, mask=i < I, other=0.0)
-        moved = tl.where(weight < 0.5, prior + weight * (mean - prior), mean - (mean - prior) * (1.0 - weight))
+        moved = tl.where(
+            weight < 0.5, prior + weight * (mean - prior), mean - (mean - prior) * (1.0 - weight)
+        )
         tl.store(PRIOR + i, tl.where(mean <= most, moved, prior), mask=i < I)
     tl.debug_barrier()
     tl.store(MOVES, moves + 1)

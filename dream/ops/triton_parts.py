@@ -1,9 +1,9 @@
-"""What both Triton kernels are made of: products with a matrix, the key of the fast weights, tiles of U.
+"""Parts of both Triton kernels: products with a matrix, the key of the fast weights, tiles of U.
 
-A program owns `BN` samples. A vector over units is a tile (BN, HP), one over ranks (RP, BN), U is (RB, BN, HP)
-for RB ranks at a time: then sums over ranks stay within a thread. HP and RP are H and R rounded up to powers
-of two. A program's threads exchange vectors through global memory (its own rows, so through the cache) and a
-barrier: a tile in registers cannot be cut along the axis of a product.
+A program owns `BN` samples. A vector over units is a tile (BN, HP), one over ranks (RP, BN), U is (RB, BN,
+HP) for RB ranks at a time: then sums over ranks stay within a thread. HP and RP are H and R rounded up to
+powers of two. A program's threads exchange vectors through global memory (its own rows, so through the
+cache) and a barrier: a tile in registers cannot be cut along the axis of a product.
 """
 
 from __future__ import annotations
@@ -66,7 +66,9 @@ def matrix(M, rows, columns, down, right, ROWS: tl.constexpr, COLUMNS: tl.conste
 
 
 @triton.jit
-def product(v, M, scale, rows, down, right, ROWS: tl.constexpr, COLUMNS: tl.constexpr, columns, PREC: tl.constexpr):
+def product(
+    v, M, scale, rows, down, right, ROWS: tl.constexpr, COLUMNS: tl.constexpr, columns, PREC: tl.constexpr
+):
     """v (scale M)[rows], v (BN, rows) of any size in registers; v is brought into the range of M's dtype."""
     w = matrix(M, rows, columns, down, right, ROWS, COLUMNS)
     if w.dtype == tl.float32:
@@ -79,7 +81,8 @@ def product(v, M, scale, rows, down, right, ROWS: tl.constexpr, COLUMNS: tl.cons
 
 @triton.jit
 def mixing(K, H: tl.constexpr, HP: tl.constexpr, KB: tl.constexpr, KP: tl.constexpr, BACK: tl.constexpr):
-    """K as (KP, 1, HP): what the i-th unit of a block gives to unit j's key or, BACK, gets from its adjoint."""
+    """K as (KP, 1, HP): what the i-th unit of a block gives to unit j's key or, BACK, gets from its
+    adjoint."""
     i = tl.arange(0, KP)[:, None]
     j = tl.arange(0, HP)[None, :]
     block, within = j // KB, j % KB
@@ -98,6 +101,25 @@ def blocks(V, at, here, H: tl.constexpr, HP: tl.constexpr, KB: tl.constexpr, KP:
     unit = (tl.arange(0, HP) // KB * KB)[None, None, :] + i
     there = here[None, :, None] & (i < KB) & (unit < H)
     return tl.load(V + at[None, :, None] + unit, mask=there, other=0.0)
+
+
+@triton.jit
+def vectors(V, at, k, here, H: tl.constexpr):
+    """Numbers k of vectors (BN, H) in memory at `at` (BN,)."""
+    return tl.load(V + at[:, None] + k[None, :], mask=here[:, None] & (k < H)[None, :], other=0.0)
+
+
+@triton.jit
+def places(n, r, j, sample, unit, rank):
+    """Where ranks r of U lie, (RB, BN, HP), for U with these strides."""
+    return n[None, :, None] * sample + j[None, None, :] * unit + r[:, None, None] * rank
+
+
+@triton.jit
+def filter_of(V, i, r, I: tl.constexpr, R: tl.constexpr):
+    """Rows i of V (I, R), as (RP, 1, IB)."""
+    there = (i < I)[None, :] & (r < R)[:, None]
+    return tl.load(V + i[None, :] * R + r[:, None], mask=there, other=0.0)[:, None, :]
 
 
 @triton.jit

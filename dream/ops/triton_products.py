@@ -1,4 +1,4 @@
-"""Triton kernels around the scan: weights in half precision before it, gradients of the parameters after it."""
+"""Triton kernels around the scan: weights in half precision before it, parameters' gradients after it."""
 
 from __future__ import annotations
 
@@ -51,15 +51,20 @@ def pack(
 
 @triton.jit
 def summed(
-    total, sums, LEFT, RIGHT, first, last, i, j, M: tl.constexpr, N: tl.constexpr, inside_i, inside_j,
-    BLOCK: tl.constexpr, PREC: tl.constexpr, WEIGHT=None,
+    total, sums, LEFT, RIGHT, first, last, i, j,
+    M: tl.constexpr, N: tl.constexpr, inside_i, inside_j, BLOCK: tl.constexpr, PREC: tl.constexpr,
+    WEIGHT=None,
 ):  # fmt: skip
     """total + LEFT[rows, i]^T RIGHT[rows, j] and sums + those of RIGHT's rows, from row `first` to `last`."""
     for r0 in tl.range(first, last, BLOCK):
         rows = (r0 + tl.arange(0, BLOCK)).to(tl.int64)
         there = rows < last
-        left = tl.load(LEFT + rows[None, :] * M + i[:, None], mask=there[None, :] & inside_i[:, None], other=0.0)
-        right = tl.load(RIGHT + rows[:, None] * N + j[None, :], mask=there[:, None] & inside_j[None, :], other=0.0)
+        left = tl.load(
+            LEFT + rows[None, :] * M + i[:, None], mask=there[None, :] & inside_i[:, None], other=0.0
+        )
+        right = tl.load(
+            RIGHT + rows[:, None] * N + j[None, :], mask=there[:, None] & inside_j[None, :], other=0.0
+        )
         if WEIGHT is not None:
             left = left * tl.load(WEIGHT + rows, mask=there, other=0.0)[None, :]
         total = tl.dot(left, right, total, input_precision=PREC)
@@ -69,8 +74,9 @@ def summed(
 
 @triton.jit
 def one_product(
-    OUT, SUMS, LEFT, RIGHT, first, last, tile, M: tl.constexpr, N: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr,
-    BLOCK: tl.constexpr, PREC: tl.constexpr, WEIGHT=None,
+    OUT, SUMS, LEFT, RIGHT, first, last, tile,
+    M: tl.constexpr, N: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr, BLOCK: tl.constexpr,
+    PREC: tl.constexpr, WEIGHT=None,
 ):  # fmt: skip
     """A tile of LEFT^T RIGHT (M, N); the first tiles of rows write RIGHT's sums, where SUMS is given."""
     columns: tl.constexpr = (N + BN - 1) // BN
@@ -85,8 +91,10 @@ def one_product(
 
 
 @triton.jit
-def of_units(OUT, SCALE, D_UNITS, D_SCALE, first, last, N, H: tl.constexpr, HP: tl.constexpr, LEARNS: tl.constexpr):
-    """What samples `first` to `last` give to eta, tonic (2, H) and the surprise scale."""
+def of_units(
+    OUT, SCALE, D_UNITS, D_SCALE, first, last, N, H: tl.constexpr, HP: tl.constexpr, LEARNS: tl.constexpr
+):
+    """Gradients of eta, tonic (2, H) and the surprise scale from samples `first` to `last`."""
     j = tl.arange(0, HP)
     d_eta, d_tonic, d_scale = tl.zeros((HP,), tl.float32), tl.zeros((HP,), tl.float32), 0.0
     for n in tl.range(first, last):
@@ -102,22 +110,27 @@ def of_units(OUT, SCALE, D_UNITS, D_SCALE, first, last, N, H: tl.constexpr, HP: 
 
 @triton.jit
 def of_filter(
-    OUT, D_EXPECTED, READ, ERROR, D_FILTERED, first, last, last_too, tile, I: tl.constexpr, R: tl.constexpr,
-    BI: tl.constexpr, BR: tl.constexpr, BLOCK: tl.constexpr, PREC: tl.constexpr, LEARNS: tl.constexpr,
+    OUT, D_EXPECTED, READ, ERROR, D_FILTERED, first, last, last_too, tile,
+    I: tl.constexpr, R: tl.constexpr, BI: tl.constexpr, BR: tl.constexpr, BLOCK: tl.constexpr,
+    PREC: tl.constexpr, LEARNS: tl.constexpr,
 ):  # fmt: skip
     """A tile of rows of V: what it gave to the prediction, and what of the error it passed on."""
     i, r = tile * BI + tl.arange(0, BI), tl.arange(0, BR)
     total, sums = tl.zeros((BI, BR), tl.float32), tl.zeros((BR,), tl.float32)
-    total, sums = summed(total, sums, D_EXPECTED, READ, first, last_too, i, r, I, R, i < I, r < R, BLOCK, PREC)
+    total, sums = summed(
+        total, sums, D_EXPECTED, READ, first, last_too, i, r, I, R, i < I, r < R, BLOCK, PREC
+    )
     if LEARNS:
-        total, sums = summed(total, sums, ERROR, D_FILTERED, first, last, i, r, I, R, i < I, r < R, BLOCK, PREC)
+        total, sums = summed(
+            total, sums, ERROR, D_FILTERED, first, last, i, r, I, R, i < I, r < R, BLOCK, PREC
+        )
     tl.store(OUT + i[:, None] * R + r[None, :], total, mask=(i < I)[:, None] & (r < R)[None, :])
 
 
 @triton.jit
 def of_keys(
-    OUT, SUMS, Y, D_KEY, CUE, D_CUE_KEY, first, last, last_too, block, H: tl.constexpr, KB: tl.constexpr,
-    KP: tl.constexpr, BLOCK: tl.constexpr, PREC: tl.constexpr,
+    OUT, SUMS, Y, D_KEY, CUE, D_CUE_KEY, first, last, last_too, block,
+    H: tl.constexpr, KB: tl.constexpr, KP: tl.constexpr, BLOCK: tl.constexpr, PREC: tl.constexpr,
 ):  # fmt: skip
     """One block of K, and its part of k: from the keys of h and those of tanh v."""
     i = tl.arange(0, KP)
@@ -133,16 +146,16 @@ def of_keys(
 
 @triton.jit(do_not_specialize=["rows", "last_rows", "share", "N", "samples"])
 def gradients(
-    Y, X, ERROR, CUE, READ, RECALLED, SHRINK, ADJOINTS, D_KEY, D_EXPECTED, D_FILTERED, D_UNITS, D_SCALE, PARTS,
-    rows, last_rows, share, N, samples,
+    Y, X, ERROR, CUE, READ, RECALLED, SHRINK, ADJOINTS, D_KEY, D_EXPECTED, D_FILTERED, D_UNITS, D_SCALE,
+    PARTS, rows, last_rows, share, N, samples,
     I: tl.constexpr, H: tl.constexpr, R: tl.constexpr, KB: tl.constexpr, KP: tl.constexpr, BH: tl.constexpr,
     BI: tl.constexpr, BR: tl.constexpr, HP: tl.constexpr, BLOCK: tl.constexpr, PREC: tl.constexpr,
     LIQUID: tl.constexpr, PLASTIC: tl.constexpr, LEARNS: tl.constexpr,
 ):  # fmt: skip
     """A share of all rows (steps times samples) of one tile of one parameter's gradient; PARTS (shares, all).
 
-    The order within PARTS is that of `dream.ops.triton_gradients.shapes`; of `samples` a share adds up what the
-    backward pass summed over steps. READ (rows, R) is q U, RECALLED is o without SHRINK.
+    The order within PARTS is that of `dream.ops.triton_gradients.shapes`; of `samples` a share adds up what
+    the backward pass summed over steps. READ (rows, R) is q U, RECALLED is o without SHRINK.
     """
     pid, part = tl.program_id(0), tl.program_id(1)
     TH: tl.constexpr = (H + BH - 1) // BH
@@ -175,35 +188,39 @@ def gradients(
     if pid < C:
         gate = pid // A
         one_product(
-            OUT + gate * H * H, OUT + AT_b + gate * H, Y, ADJOINTS + (1 + gate) * plane, first, last, pid % A, H, H, BH,
-            BH, BLOCK, PREC,
+            OUT + gate * H * H, OUT + AT_b + gate * H, Y, ADJOINTS + (1 + gate) * plane, first, last,
+            pid % A, H, H, BH, BH, BLOCK, PREC,
         )  # fmt: skip
     elif pid < W:
-        one_product(OUT + AT_C, OUT + AT_c, Y, D_EXPECTED, first, last_too, pid - C, H, I, BH, BI, BLOCK, PREC)
+        one_product(
+            OUT + AT_C, OUT + AT_c, Y, D_EXPECTED, first, last_too, pid - C, H, I, BH, BI, BLOCK, PREC
+        )
     elif pid < UNITS:
         which = (pid - W) // B
         left = tl.where(which == 0, ERROR, X)
         one_product(
-            OUT + AT_W + which * H * I, None, left, ADJOINTS + which * plane, first, last, (pid - W) % B, I, H, BI, BH,
-            BLOCK, PREC,
+            OUT + AT_W + which * H * I, None, left, ADJOINTS + which * plane, first, last, (pid - W) % B, I,
+            H, BI, BH, BLOCK, PREC,
         )  # fmt: skip
     elif pid < D:
         of_units(
-            OUT + AT_b + 3 * H, OUT + SIZE - 1, D_UNITS, D_SCALE, part * samples, tl.minimum((part + 1) * samples, N), N,
-            H, HP, LEARNS,
+            OUT + AT_b + 3 * H, OUT + SIZE - 1, D_UNITS, D_SCALE, part * samples,
+            tl.minimum((part + 1) * samples, N), N, H, HP, LEARNS,
         )  # fmt: skip
     elif PLASTIC:
         if pid < V:
-            one_product(OUT + AT_D, None, RECALLED, ADJOINTS, first, last, pid - D, R, H, BR, BH, BLOCK, PREC, SHRINK)
+            one_product(
+                OUT + AT_D, None, RECALLED, ADJOINTS, first, last, pid - D, R, H, BR, BH, BLOCK, PREC, SHRINK
+            )
         elif pid < K:
             of_filter(
-                OUT + AT_V, D_EXPECTED, READ, ERROR, D_FILTERED, first, last, last_too, pid - V, I, R, BI, BR, BLOCK,
-                PREC, LEARNS,
+                OUT + AT_V, D_EXPECTED, READ, ERROR, D_FILTERED, first, last, last_too, pid - V, I, R, BI,
+                BR, BLOCK, PREC, LEARNS,
             )  # fmt: skip
         else:
             of_keys(
-                OUT + AT_K, OUT + AT_b + 2 * H, Y, D_KEY, CUE, ADJOINTS + 3 * plane, first, last, last_too, pid - K, H, KB, KP,
-                BLOCK, PREC,
+                OUT + AT_K, OUT + AT_b + 2 * H, Y, D_KEY, CUE, ADJOINTS + 3 * plane, first, last, last_too,
+                pid - K, H, KB, KP, BLOCK, PREC,
             )  # fmt: skip
 
 

@@ -1,9 +1,9 @@
-"""Speed of a DREAM layer on a GPU beside nn.LSTM of the same input and hidden size, and beside the reference loop.
+"""Speed of a DREAM layer on a GPU beside nn.LSTM of the same input and hidden size, and the reference loop.
 
-``python -m experiments.benchmarks.gpu`` prints a table and writes every timing as JSON. It needs torch, Triton
-and what `dream` itself needs, nothing else of this project. A figure is the median over the repeats, a ratio that
-of two medians; both layers follow ``torch.backends.cudnn.allow_tf32``. Kernels are compiled first, by as many
-processes as there are processors.
+``python -m experiments.benchmarks.gpu`` prints a table and writes every timing as JSON. It needs torch,
+Triton and what `dream` itself needs, nothing else of this project. A figure is the median over the repeats,
+a ratio that of two medians; both layers follow ``torch.backends.cudnn.allow_tf32``. Kernels are compiled
+first, by as many processes as there are processors.
 
 Shapes: N samples, T steps, I input features, H hidden units, R rank.
 """
@@ -93,7 +93,9 @@ def peak(call: Callable[[], object]) -> float:
     return round((torch.cuda.max_memory_allocated() - before) / 2**20, 1)
 
 
-def sequences(size: tuple[int, int, int], samples: int, steps: int, backend: str, loop: bool) -> dict[str, Any]:
+def sequences(
+    size: tuple[int, int, int], samples: int, steps: int, backend: str, loop: bool
+) -> dict[str, Any]:
     """Timings of one size, in ms, ratios to nn.LSTM, and memory in MiB."""
     i, h, r = size
     x = torch.randn(samples, steps, i, device="cuda")
@@ -126,7 +128,8 @@ def streams(size: tuple[int, int, int], backend: str) -> dict[str, Any]:
     """Microseconds of one step at N = 1, state in and out, eager and as a CUDA graph; of nn.LSTMCell too."""
     i, h, r = size
     x = torch.randn(1, i, device="cuda")
-    cell = DREAMCell(DREAMConfig(input_dim=i, hidden_dim=h, rank=r), backend=backend, check_inputs=False).cuda().eval()
+    config = DREAMConfig(input_dim=i, hidden_dim=h, rank=r)
+    cell = DREAMCell(config, backend=backend, check_inputs=False).cuda().eval()
     state = cell.init_state(1)
     lstm = nn.LSTMCell(i, h).cuda()
     start = torch.zeros(1, h, device="cuda"), torch.zeros(1, h, device="cuda")
@@ -153,6 +156,7 @@ def repeated(backend: str) -> dict[str, Any]:
         output = model(x)[0]
         output.square().sum().backward()
         gradients = [p.grad for p in model.parameters() if p.grad is not None]
+        assert x.grad is not None
         seen.append([output.detach().clone(), x.grad.clone(), *(part.clone() for part in gradients)])
     same = all(torch.equal(a, b) for other in seen[1:] for a, b in zip(seen[0], other, strict=True))
     return {"repeats": len(seen), "same bits": same}

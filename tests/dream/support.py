@@ -34,7 +34,7 @@ CPU_BACKENDS = [
     for name, backend in BACKENDS.items()
     if name in ("cpu", "reference") or backend.refusal(torch.zeros(1, 1, 3, dtype=F64), small()) is None
 ]
-"""Backends that serve float64 on the CPU, in which results are compared: those of another device refuse it."""
+"""Backends that serve float64 on the CPU, in which results are compared; those of other devices refuse it."""
 
 
 def random_params(config: DREAMConfig, seed: int = 0, dtype: torch.dtype = F64) -> DREAMParams:

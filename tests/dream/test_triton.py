@@ -1,5 +1,5 @@
-"""The Triton backend against the reference in float64: in Triton's interpreter (``TRITON_INTERPRET=1``, on tensors
-of the CPU), or on a GPU.
+"""The Triton backend against the reference in float64: in Triton's interpreter (``TRITON_INTERPRET=1``, on
+tensors of the CPU), or on a GPU.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ pytest.importorskip("triton")
 
 from dream import DREAM, ConfigError, DREAMConfig, dream_scan
 from dream.ops import triton, triton_launch
-from tests.dream.support import F32, F64, DIFFERENTIABLE, random_params, random_state, small, tensors
+from tests.dream.support import DIFFERENTIABLE, F32, F64, random_params, random_state, small, tensors
 from tests.dream.test_golden import CASES, Case
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
@@ -109,7 +109,9 @@ def cut(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iter
     whole = triton_launch.tiles
     if request.param is not None:
         part = request.param
-        monkeypatch.setattr(triton_launch, "tiles", lambda *given, **how: whole(*given, **how)._replace(**part))
+        monkeypatch.setattr(
+            triton_launch, "tiles", lambda *given, **how: whole(*given, **how)._replace(**part)
+        )
     return
 
 
@@ -239,7 +241,9 @@ def test_chunks_and_single_steps_are_the_whole(missing: bool) -> None:
     same(state, final)
 
 
-@pytest.mark.parametrize("knobs", [dict(base_plasticity=0.0), dict(ltc_enabled=False), dict(ltc_surprise_scale=0.0)], ids=str)
+@pytest.mark.parametrize(
+    "knobs", [dict(base_plasticity=0.0), dict(ltc_enabled=False), dict(ltc_surprise_scale=0.0)], ids=str
+)
 def test_single_steps_with_switches(knobs: dict[str, Any]) -> None:
     module, x = layer(**knobs), torch.randn(1, 6, 3, device=DEVICE)
     _, final = module(x)
