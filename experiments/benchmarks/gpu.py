@@ -148,7 +148,7 @@ def repeated(backend: str) -> dict[str, Any]:
     i, h, r = SIZES[0]
     model = DREAM(i, h, r, backend=backend).cuda()
     x = torch.randn(512, STEPS, i, device="cuda", requires_grad=True)
-    seen = []
+    seen: list[list[Tensor]] = []
     for _ in range(4):
         model.zero_grad(set_to_none=True)
         x.grad = None

@@ -360,3 +360,26 @@ def test_what_it_refuses() -> None:
     gradient = torch.autograd.grad(layer()(weight)[0].sum(), weight, create_graph=True)[0]
     with pytest.raises(ConfigError, match="no second derivatives"):
         gradient.sum().backward()
+
+
+@pytest.mark.parametrize("knobs", [{}, dict(base_plasticity=0.0)], ids=str)
+def test_a_layer_trains_as_the_reference_does(knobs: dict[str, Any]) -> None:
+    """Fresh samples, learned parameters, gradients of all, and the prior's move."""
+    exact = layer(**knobs).cpu().train()
+    exact.cell.backend = "reference"
+    module, x = layer(**knobs).train(), torch.randn(3, 5, 3)
+    for plastic in (True, False):
+        for made, given in ((exact, x), (module, x.to(DEVICE))):
+            made.plasticity_enabled = plastic
+            made.zero_grad()
+            made.trace(given)[0].square().sum().backward()
+        with torch.no_grad():
+            same(tensors(module.trace(x.to(DEVICE)))["[0]"].cpu(), exact(x)[0])
+        for (name, got), (_, expected) in zip(
+            module.named_parameters(), exact.named_parameters(), strict=True
+        ):
+            if expected.grad is not None:
+                assert got.grad is not None, name
+                torch.testing.assert_close(got.grad.cpu(), expected.grad, atol=1e-4, rtol=1e-4)
+        torch.testing.assert_close(module.cell.error_var_prior.cpu(), exact.cell.error_var_prior)
+        assert module.cell.prior_updates.item() == exact.cell.prior_updates.item()
