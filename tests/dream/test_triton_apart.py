@@ -1,4 +1,4 @@
-"""The Triton backend where there is no GPU: Triton's interpreter runs some of its tests, its compiler builds it.
+"""The Triton backend without a GPU: Triton's interpreter runs some of its tests, its compiler builds it.
 
 All of both is ``python -m tests.soak triton``.
 """
