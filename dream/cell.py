@@ -19,6 +19,7 @@ from dream.config import DREAMConfig
 from dream.errors import CheckpointError, ConfigError
 from dream.numerics import full_precision, logit, orthonormal
 from dream.ops import registry
+from dream.prior import move_prior
 from dream.state import DREAMState, is_count, state_bytes
 from dream.types import DREAMParams, DREAMTrace, key_shape, weight_bytes
 
@@ -177,23 +178,8 @@ class DREAMCell(nn.Module):
             filters, eta, tonic, tau, scale = make(raw, learned, config)
             V = self.V if filters is None else filters
         return DREAMParams(
-            C=self.C,
-            c=self.c,
-            W=self.W,
-            B=self.B,
-            b=self.b,
-            A=self.A,
-            G_x=self.G_x,
-            G_h=self.G_h,
-            V=V,
-            eta=eta,
-            tonic=tonic,
-            tau=tau,
-            surprise_scale=scale,
-            error_var_prior=self.error_var_prior,
-            K=self.K,
-            k=self.k,
-            D=self.D,
+            *(self.C, self.c, self.W, self.B, self.b, self.A, self.G_x, self.G_h),
+            *(V, eta, tonic, tau, scale, self.error_var_prior, self.K, self.k, self.D),
         )
 
     @property
@@ -352,32 +338,10 @@ class DREAMCell(nn.Module):
             checks.state_of(state, self.config, x)
             output, trace, final = backend.scan(x, state, *rest)
         if self.training and not checks.beyond(self.error_var_prior, trace.error):
-            self._move_prior(x, trace.error, lengths, backend)
+            observed = ~x.isnan() if self.missing else None
+            prior, moves = self.error_var_prior, self.prior_updates
+            move_prior(prior, moves, trace.error, observed, lengths, self.config, backend.move_prior)
         return output, trace, final
-
-    @torch.no_grad()
-    def _move_prior(
-        self, x: Tensor, error: Tensor, lengths: Tensor | None, backend: registry.Backend
-    ) -> None:
-        squares = error.square().sum((0, 1))
-        steps = error.shape[0] * error.shape[1] if lengths is None else lengths.sum()
-        if not self.missing:
-            whole = lengths is None and not torch.compiler.is_compiling()
-            if whole and backend.move_prior is not None:
-                prior, moves = self.error_var_prior, self.prior_updates
-                backend.move_prior(prior, moves, squares, int(steps), self.config.error_smoothing)
-                return
-            moved = F.moved_prior(self.error_var_prior, self.prior_updates, squares / steps, self.config)
-            self.error_var_prior.copy_(moved)
-            self.prior_updates.add_(1)
-            return
-        observed = ~x.isnan()
-        if lengths is not None:
-            observed &= (torch.arange(x.shape[1], device=x.device) < lengths.unsqueeze(1)).unsqueeze(-1)
-        counts = observed.sum((0, 1))
-        moved = F.moved_prior(self.error_var_prior, self.prior_updates, squares / counts, self.config)
-        self.error_var_prior.copy_(torch.where(counts > 0, moved, self.error_var_prior))
-        self.prior_updates.add_((counts > 0).any())
 
     def predict_next(self, state: DREAMState) -> Tensor:
         """The input expected next, (N, I), in units of the data: ``c + h C + (key(h) U) V^T``.

@@ -79,7 +79,7 @@ def refusal(x: Tensor, config: DREAMConfig) -> str | None:
             f"it serves `hidden_dim` up to {MOST_UNITS} and `rank` up to {MOST_RANKS}; these are "
             f"{config.hidden_dim} and {config.rank}"
         )
-    if torch.compiler.is_exporting():
+    if torch.compiler._is_exporting_flag:  # for `is_exporting()` Dynamo puts True up to torch 2.11
         return "an exported program could not run it elsewhere"
     if torch._C._are_functorch_transforms_active():
         return "torch.func cannot see into it"

@@ -23,9 +23,11 @@ from dream.ops.triton_parts import (
     filter_of,
     matrix,
     mixing,
+    of_units,
     places,
     powers,
     product,
+    scales_of,
     vectors,
 )
 
@@ -92,22 +94,14 @@ def backward(
     steps_plane = T.to(tl.int64) * N
     room = N.to(tl.int64) * R
 
-    v_scale, g_scale, c_scale, w_scale, b_scale, x_scale = 1.0, 1.0, 1.0, 1.0, 1.0, 1.0
-    if HALF:
-        v_scale, g_scale, c_scale = tl.load(SCALES), tl.load(SCALES + 1), tl.load(SCALES + 2)
-        w_scale, b_scale, x_scale = tl.load(SCALES + 3), tl.load(SCALES + 4), tl.load(SCALES + 5)
-    key_bias = tl.zeros((1, HP), tl.float32)
-    quick = tl.zeros((1, HP), tl.float32)
-    calm = tl.zeros((1, HP), tl.float32)
+    v_scale, g_scale, c_scale, w_scale, b_scale, x_scale = scales_of(SCALES, HALF)
+    key_bias = of_units(k, j, H, PLASTIC)
+    quick, calm = of_units(eta, j, H, LEARNS), of_units(tonic, j, H, LEARNS)
     mix = tl.zeros((KP, 1, HP), tl.float32)
     unmix = tl.zeros((KP, 1, HP), tl.float32)
     if PLASTIC:
         mix = mixing(K, H, HP, KB, KP, False)
         unmix = mixing(K, H, HP, KB, KP, True)
-        key_bias = tl.load(k + j, mask=j < H, other=0.0)[None, :]
-        if LEARNS:
-            quick = tl.load(eta + j, mask=j < H, other=0.0)[None, :]
-            calm = tl.load(tonic + j, mask=j < H, other=0.0)[None, :]
     s_scale = 0.0
     if LIQUID:
         s_scale = tl.load(surprise_scale)
@@ -118,8 +112,7 @@ def backward(
     dh = tl.zeros((BN, HP), tl.float32)
     dU = tl.zeros((RB, BN, HP), tl.float32)
     after = tl.zeros((RB, BN, HP), tl.float32)
-    d_eta = tl.zeros((BN, HP), tl.float32)
-    d_tonic = tl.zeros((BN, HP), tl.float32)
+    d_eta, d_tonic = tl.zeros((BN, HP), tl.float32), tl.zeros((BN, HP), tl.float32)
     d_scale = tl.zeros((BN,), tl.float32)
     if PLASTIC:
         for r0 in tl.range(0, R, RB):
@@ -198,8 +191,7 @@ def backward(
         dv = du
         cue = tl.zeros((BN, HP), tl.float32)
         stored = tl.zeros((BN, HP), tl.float32)
-        by_g = tl.zeros((BN, HP), tl.float32)
-        by_g_U = tl.zeros((BN, HP), tl.float32)
+        by_g, by_g_U = tl.zeros((BN, HP), tl.float32), tl.zeros((BN, HP), tl.float32)
         d_filtered = tl.zeros((RP, BN), tl.float32)
         d_found = tl.zeros((RB, BN), tl.float32)
         g = tl.zeros((RB, BN), tl.float32)
@@ -213,8 +205,7 @@ def backward(
             d_cue = tl.zeros((BN, HP), tl.float32)
             along = tl.zeros((BN,), tl.float32)
             g_found = tl.zeros((BN,), tl.float32)
-            by_stored = tl.zeros((RB, BN), tl.float32)
-            by_stored_U = tl.zeros((RB, BN), tl.float32)
+            by_stored, by_stored_U = tl.zeros((RB, BN), tl.float32), tl.zeros((RB, BN), tl.float32)
             for r0 in tl.range(0, R, RB):
                 rr = r0 + tl.arange(0, RB)
                 some = here[None, :] & (rr < R)[:, None]

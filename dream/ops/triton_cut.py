@@ -116,7 +116,7 @@ def tiles(sizes: Sizes, half: bool, gpu: Machine, back: bool = False) -> Tiles:
     ranks = min(rank, max(1, HELD * (1 if fits or not back else 2) // (samples * hidden)))
     inputs = min(power(sizes.inputs, 16), max(16, 65536 // (hidden * item)), 64)
     products, stages = 16, 1
-    if half and hidden <= 128 and samples == 1:
+    if half and hidden <= 128:
         products = hidden
     else:
         for wanted in ((64, 3), (32, 3), (32, 2), (16, 3), (16, 2)):

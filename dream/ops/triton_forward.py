@@ -32,8 +32,10 @@ from dream.ops.triton_parts import (
     log1p,
     matrix,
     mixing,
+    of_units,
     places,
     product,
+    scales_of,
     sigmoid,
     tanh,
     vectors,
@@ -68,13 +70,10 @@ def forward(
     rank_plane = (T + 1).to(tl.int64) * N * R
     steps_plane = T.to(tl.int64) * N
 
-    v_scale, g_scale, c_scale, w_scale, b_scale, x_scale = 1.0, 1.0, 1.0, 1.0, 1.0, 1.0
-    if HALF:
-        v_scale, g_scale, c_scale = tl.load(SCALES), tl.load(SCALES + 1), tl.load(SCALES + 2)
-        w_scale, b_scale, x_scale = tl.load(SCALES + 3), tl.load(SCALES + 4), tl.load(SCALES + 5)
+    v_scale, g_scale, c_scale, w_scale, b_scale, x_scale = scales_of(SCALES, HALF)
 
     # what stays the same from step to step
-    base = tl.load(b + j, mask=j < H, other=0.0)[None, :]
+    base = of_units(b, j, H, True)
     pace = tl.zeros((1, HP), tl.float32)
     s_scale = 0.0
     if LIQUID:
@@ -85,19 +84,13 @@ def forward(
         else:
             pace = log_step - tl.log(constant)
             s_scale = tl.load(surprise_scale)
-    key_bias = tl.zeros((1, HP), tl.float32)
-    quick = tl.zeros((1, HP), tl.float32)
-    calm = tl.zeros((1, HP), tl.float32)
+    key_bias = of_units(k, j, H, PLASTIC)
+    quick, calm = of_units(eta, j, H, LEARNS), of_units(tonic, j, H, LEARNS)
     mix = tl.zeros((KP, 1, HP), tl.float32)
     if PLASTIC:
         mix = mixing(K, H, HP, KB, KP, False)
-        key_bias = tl.load(k + j, mask=j < H, other=0.0)[None, :]
-        if LEARNS:
-            quick = tl.load(eta + j, mask=j < H, other=0.0)[None, :]
-            calm = tl.load(tonic + j, mask=j < H, other=0.0)[None, :]
-            if FUSED:
-                quick = tl.where((j < H)[None, :], tl.exp(quick), 0.0)
-                calm = sigmoid(calm)
+        if LEARNS and FUSED:
+            quick, calm = tl.where((j < H)[None, :], tl.exp(quick), 0.0), sigmoid(calm)
     rho = root_rho * root_rho
     prior_logs = 0.0
     for i0 in tl.range(0, I, IB):
@@ -127,8 +120,7 @@ def forward(
         tl.store(MEAN + at, mean, mask=inputs)
         tl.store(VAR + at, var, mask=inputs)
     fast = tl.zeros((RB, BN, HP), tl.float32)
-    shrink = tl.full((BN,), 1.0, tl.float32)
-    sleep = tl.zeros((BN,), tl.float32)
+    shrink, sleep = tl.full((BN,), 1.0, tl.float32), tl.zeros((BN,), tl.float32)
     still = tl.zeros((BN,), tl.float32)  # |U| where it doesn't learn
     if PLASTIC:
         squares = tl.zeros((BN,), tl.float32)
@@ -162,8 +154,7 @@ def forward(
         tl.debug_barrier()
         # all that h is multiplied with
         i = tl.arange(0, IB)
-        v = tl.zeros((BN, HP), tl.float32)
-        gate = tl.zeros((BN, HP), tl.float32)
+        v, gate = tl.zeros((BN, HP), tl.float32), tl.zeros((BN, HP), tl.float32)
         slow = tl.zeros((BN, IB), tl.float32)
         for k0 in tl.range(0, H, BK, num_stages=STAGES):
             kk = k0 + tl.arange(0, BK)
@@ -197,8 +188,7 @@ def forward(
                 tl.debug_barrier()
                 read = tl.load(RANKS + row[None, :] * R + ranks[:, None], mask=all_ranks, other=0.0)
         from_error = tl.zeros((BN, HP), tl.float32)
-        squares = tl.zeros((BN,), tl.float32)
-        logs = tl.zeros((BN,), tl.float32)
+        squares, logs = tl.zeros((BN,), tl.float32), tl.zeros((BN,), tl.float32)
         count = tl.zeros((BN,), tl.float32)
         g = tl.zeros((RP, BN), tl.float32)
         for i0 in tl.range(0, I, IB):

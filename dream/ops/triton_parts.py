@@ -104,6 +104,25 @@ def blocks(V, at, here, H: tl.constexpr, HP: tl.constexpr, KB: tl.constexpr, KP:
 
 
 @triton.jit
+def scales_of(SCALES, HALF: tl.constexpr):
+    """The units of A, G_h, C, W, B and G_x; 1 where they are not in half precision."""
+    v, g, c, w, b, x = 1.0, 1.0, 1.0, 1.0, 1.0, 1.0
+    if HALF:
+        v, g, c = tl.load(SCALES), tl.load(SCALES + 1), tl.load(SCALES + 2)
+        w, b, x = tl.load(SCALES + 3), tl.load(SCALES + 4), tl.load(SCALES + 5)
+    return v, g, c, w, b, x
+
+
+@triton.jit
+def of_units(V, j, H: tl.constexpr, USED: tl.constexpr):
+    """A vector of H numbers as (1, HP); 0 where it is not used."""
+    row = tl.zeros((1, j.shape[0]), tl.float32)
+    if USED:
+        row = tl.load(V + j, mask=j < H, other=0.0)[None, :]
+    return row
+
+
+@triton.jit
 def vectors(V, at, k, here, H: tl.constexpr):
     """Numbers k of vectors (BN, H) in memory at `at` (BN,)."""
     return tl.load(V + at[:, None] + k[None, :], mask=here[:, None] & (k < H)[None, :], other=0.0)
