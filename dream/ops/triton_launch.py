@@ -77,6 +77,8 @@ def weights(given: Mapping[str, Any], sizes: Sizes, half: bool) -> dict[str, Ten
 def _constants(sizes: Sizes, cut: Tiles, flags: Flags, products: str) -> dict[str, Any]:
     """The arguments of both kernels that are compiled in."""
     block = key_shape(sizes.hidden)[1]
+    # else ptxas takes 64 registers for 512 threads, and spills; the option is NVIDIA's
+    limit = {"maxnreg": 128} if cut.warps == 16 and products != "ieee" else {}
     return dict(
         I=sizes.inputs,
         H=sizes.hidden,
@@ -96,6 +98,7 @@ def _constants(sizes: Sizes, cut: Tiles, flags: Flags, products: str) -> dict[st
         LIQUID=flags.liquid,
         MISSING=flags.missing,
         num_warps=cut.warps,
+        **limit,
     )
 
 

@@ -46,7 +46,7 @@ KERNELS = {
     triton_products: ("pack", "gradients", "totals"),
     triton_parameters: ("effective", "effective_back", "move_prior"),
 }
-OPTIONS = ("num_warps", "num_stages")
+OPTIONS = ("num_warps", "num_stages", "maxnreg")
 TYPES = {torch.float32: "*fp32", torch.float16: "*fp16", torch.int64: "*i64"}
 
 
