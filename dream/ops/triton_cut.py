@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from functools import cache
+from functools import cache, lru_cache
 from typing import Any, NamedTuple
 
 import torch
@@ -101,6 +101,7 @@ def power(number: int, least: int = 1) -> int:
     return max(least, 1 << (number - 1).bit_length())
 
 
+@lru_cache(256)
 def tiles(sizes: Sizes, half: bool, gpu: Machine, back: bool = False) -> Tiles:
     """The cut for a call, forward or `back`.
 

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from dream.ops.triton_call import call
 from dream.ops.triton_cut import Flags, Sizes, exactness, index_of, machine, power
 from dream.types import key_shape
 
@@ -70,26 +71,8 @@ def of_parameters(
     size = sum(counts)
     shares = room["adjoints"].new_empty(parts, size)
     ranks_tape, scalars, units = given["ranks"], given["scalars"], given["units"]
-    triton_products.gradients[(tiles, parts)](
-        given["y"],
-        given["read"] if flags.missing else given["x"],
-        given["error"],
-        units,
-        ranks_tape,
-        ranks_tape[2],
-        scalars if flags.learns else None,
-        room["adjoints"],
-        room["d_key"],
-        room["d_expected"],
-        room["d_filtered"],
-        room["d_units"],
-        room["d_scale"],
-        shares,
-        t * n,
-        last,
-        -(-last // parts),
-        n,
-        -(-n // parts),
+    gradients = call(
+        triton_products.gradients,
         I=i,
         H=h,
         R=r,
@@ -106,18 +89,22 @@ def of_parameters(
         LEARNS=flags.learns,
         num_warps=4,
     )
-    total = shares.new_empty(size)
-    triton_products.totals[(-(-size // 1024),)](
+    arrays = (
+        given["y"],
+        given["read"] if flags.missing else given["x"],
+        given["error"],
+        units,
+        ranks_tape,
+        ranks_tape[2],
+        scalars if flags.learns else None,
+        *(room[name] for name in ("adjoints", "d_key", "d_expected", "d_filtered", "d_units", "d_scale")),
         shares,
-        total,
-        given["tau"] if flags.liquid else None,
-        parts,
-        SIZE=size,
-        AT_TAU=sum(counts[: list(found).index("tau")]),
-        H=h,
-        BLOCK=1024,
-        num_warps=4,
     )
+    gradients((tiles, parts), arrays, (t * n, last, -(-last // parts), n, -(-n // parts)))
+    total = shares.new_empty(size)
+    at_tau = sum(counts[: list(found).index("tau")])
+    totals = call(triton_products.totals, SIZE=size, AT_TAU=at_tau, H=h, BLOCK=1024, num_warps=4)
+    totals((-(-size // 1024),), (shares, total, given["tau"] if flags.liquid else None), (parts,))
     split = torch.split(total, counts)
     return {name: part.view(shape) for (name, shape), part in zip(found.items(), split, strict=True)}
 

@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import Any
 
 from torch import Tensor
 
+from dream.ops.triton_call import Call, call
 from dream.ops.triton_cut import (
     Flags,
     Knobs,
@@ -29,6 +31,11 @@ from dream.types import key_shape
 
 Arrays = Mapping[str, Tensor | None]
 MATRICES = ("A", "G_h", "C", "W", "B", "G_x")  # in the order in which they are packed
+BEFORE = ("h", "U", "U_target", "error_mean", "error_var", "adaptive_tau", "avg_surprise")
+WRITTEN = (
+    *("y", "expected", "error", "read", "trace", "units", "ranks", "scalars", "U_", "U_target_"),
+    *("error_mean_", "error_var_", "adaptive_tau_", "avg_surprise_", "U_kept", "target_kept"),
+)
 
 
 def shapes(sizes: Sizes, flags: Flags, gpu: Machine) -> dict[str, tuple[int, ...]]:
@@ -74,18 +81,22 @@ def weights(given: Mapping[str, Any], sizes: Sizes, half: bool) -> dict[str, Ten
     return dict(zip(MATRICES, given["packed"].split(list(counts.values())), strict=True))
 
 
-def _constants(sizes: Sizes, cut: Tiles, flags: Flags, products: str) -> dict[str, Any]:
-    """The arguments of both kernels that are compiled in."""
-    block = key_shape(sizes.hidden)[1]
+@lru_cache(256)
+def _scan_call(
+    kernel: Any, shape: tuple[int, ...], cut: Tiles, flags: Flags, products: str, **more: bool
+) -> Call:
+    """The calls of a kernel of all steps for a layer of this `shape`, (I, H, R)."""
+    inputs, hidden, rank = shape
+    block = key_shape(hidden)[1]
     # else ptxas takes 64 registers for 512 threads, and spills; the option is NVIDIA's
     limit = {"maxnreg": 128} if cut.warps == 16 and products != "ieee" else {}
-    return dict(
-        I=sizes.inputs,
-        H=sizes.hidden,
-        R=sizes.rank,
+    constants = dict(
+        I=inputs,
+        H=hidden,
+        R=rank,
         IB=cut.inputs,
-        HP=power(sizes.hidden, 16),
-        RP=power(sizes.rank),
+        HP=power(hidden, 16),
+        RP=power(rank),
         RB=cut.ranks,
         KB=block,
         KP=power(block),
@@ -99,7 +110,9 @@ def _constants(sizes: Sizes, cut: Tiles, flags: Flags, products: str) -> dict[st
         MISSING=flags.missing,
         num_warps=cut.warps,
         **limit,
+        **more,
     )
+    return Call(kernel, constants)
 
 
 def _sizes(given: Mapping[str, Any]) -> Sizes:
@@ -108,10 +121,9 @@ def _sizes(given: Mapping[str, Any]) -> Sizes:
     return Sizes(n, t, i, given["A"].shape[0], given["V"].shape[1])
 
 
-def _strides(name: str, U: Tensor | None) -> dict[str, int]:
-    """The strides of U or U_target (N, H, R), as the kernel calls them."""
-    sample, unit, rank = (0, 0, 0) if U is None else U.stride()
-    return {f"{name}_sample": sample, f"{name}_unit": unit, f"{name}_rank": rank}
+def _strides(U: Tensor | None) -> tuple[int, ...]:
+    """The strides of U or U_target (N, H, R); zeros for None."""
+    return (0, 0, 0) if U is None else U.stride()
 
 
 def forward(
@@ -130,81 +142,27 @@ def forward(
     gpu = machine(index_of(x))
     cut = tiles(sizes, flags.half, gpu)
     if flags.half:
-        triton_products.pack[(6,)](
-            *(given[name] for name in MATRICES),
-            made["packed"],
-            made["scales"],
-            sizes.inputs,
-            sizes.hidden,
-            flags.liquid,
+        pack = call(
+            triton_products.pack,
+            I=sizes.inputs,
+            H=sizes.hidden,
+            LIQUID=flags.liquid,
             BLOCK=4096,
             num_warps=16,
         )
+        pack((6,), (*(given[name] for name in MATRICES), made["packed"], made["scales"]), ())
     drive = gate = None
     if fused is None:
         flat = x.nan_to_num() if flags.missing else x
         with products_in(flags.half, x.device):
             drive = flat @ given["B"]  # type: ignore[operator]
             gate = flat @ given["G_x"] if flags.liquid else None  # type: ignore[operator]
-    triton_forward.forward[(-(-sizes.samples // cut.samples),)](
-        X=x,
-        DRIVE=drive,
-        GATE=gate,
-        SPANS=spans,
-        LENGTHS=given["lengths"],
-        H0=given["h"],
-        U0=given["U"],
-        TARGET0=given["U_target"],
-        MEAN0=given["error_mean"],
-        VAR0=given["error_var"],
-        THRESHOLD0=given["adaptive_tau"],
-        AVG0=given["avg_surprise"],
-        **weights({**given, **made}, sizes, flags.half),
-        SCALES=made["scales"],
-        **{
-            name: given[name]
-            for name in ("V", "D", "K", "k", "c", "b", "eta", "tonic", "tau", "surprise_scale")
-        },
-        prior=given["error_var_prior"],
-        Y=made["y"],
-        EXPECTED=made["expected"],
-        ERROR=made["error"],
-        READ=made["read"],
-        TRACE=made["trace"],
-        UNITS=made["units"],
-        RANKS=made["ranks"],
-        SCALARS=made["scalars"],
-        U=made["U_"],
-        TARGET=made["U_target_"],
-        MEAN=made["error_mean_"],
-        VAR=made["error_var_"],
-        THRESHOLD=made["adaptive_tau_"],
-        AVG=made["avg_surprise_"],
-        U_KEPT=made["U_kept"],
-        TARGET_KEPT=made["target_kept"],
-        T=sizes.steps,
-        N=sizes.samples,
-        every=every(sizes, gpu),
-        span_sample=spans.stride(0) if spans is not None else 0,
-        span_step=spans.stride(1) if spans is not None else 0,
-        **_strides("u", given["U"]),
-        **_strides("t", given["U_target"]),
-        out_sample=sizes.hidden * sizes.rank,
-        out_unit=sizes.rank if fused else 1,
-        out_rank=1 if fused else sizes.hidden,
-        root_rho=math.sqrt(min(sizes.inputs, sizes.rank)),
-        log_step=math.log(knobs.time_step),
-        forgetting=knobs.forgetting_rate,
-        alpha=knobs.entropy_influence,
-        warmth=1.0 / knobs.surprise_temperature,
-        beta=knobs.error_smoothing,
-        beta_s=knobs.surprise_smoothing,
-        tau_0=knobs.base_threshold,
-        norm_allowed=knobs.target_norm,
-        kappa=knobs.kappa,
-        zeta=knobs.sleep_rate,
-        least=knobs.min_surprise_for_sleep,
-        **_constants(sizes, cut, flags, fused or exactness(flags.half, gpu)),
+    launch = _scan_call(
+        triton_forward.forward,
+        sizes[2:],
+        cut,
+        flags,
+        fused or exactness(flags.half, gpu),
         SLEEPS=flags.learns and knobs.sleep_rate > 0,
         PADDED=given["lengths"] is not None,
         SPANNED=spans is not None,
@@ -212,6 +170,36 @@ def forward(
         KEEP_TARGET=bool(made["target_kept"].numel()),
         FUSED=fused is not None,
     )
+    arrays = (
+        *(x, drive, gate, spans, given["lengths"]),
+        *(given[name] for name in BEFORE),
+        *weights({**given, **made}, sizes, flags.half).values(),
+        made["scales"],
+        *(given[name] for name in ("V", "D", "K", "k", "c", "b", "eta", "tonic", "tau", "surprise_scale")),
+        given["error_var_prior"],
+        *(made[name] for name in WRITTEN),
+    )
+    numbers = (
+        *(sizes.steps, sizes.samples, every(sizes, gpu)),
+        *((0, 0) if spans is None else spans.stride()),
+        *_strides(given["U"]),
+        *_strides(given["U_target"]),
+        sizes.hidden * sizes.rank,
+        *((sizes.rank, 1) if fused else (1, sizes.hidden)),
+        math.sqrt(min(sizes.inputs, sizes.rank)),
+        math.log(knobs.time_step),
+        knobs.forgetting_rate,
+        knobs.entropy_influence,
+        1.0 / knobs.surprise_temperature,
+        knobs.error_smoothing,
+        knobs.surprise_smoothing,
+        knobs.base_threshold,
+        knobs.target_norm,
+        knobs.kappa,
+        knobs.sleep_rate,
+        knobs.min_surprise_for_sleep,
+    )
+    launch((-(-sizes.samples // cut.samples),), arrays, numbers)
 
 
 def backward(
@@ -229,52 +217,38 @@ def backward(
     between = every(sizes, gpu)
     replays = flags.learns and between > 1
     before = room["before"] if replays else given["U_kept"] if flags.learns else given["U_"]
-    triton_backward.backward[(-(-sizes.samples // cut.samples),)](
-        D_Y=given["d_y"],
-        D_PREDICTION=given["d_expected"],
-        D_ERROR=given["d_error"],
-        D_FINAL=given["d_U"],
-        X=x,
-        SPANS=spans,
-        LENGTHS=given["lengths"],
-        **weights(given, sizes, flags.half),
-        SCALES=given["scales"],
-        **{name: given[name] for name in ("V", "D", "K", "k", "eta", "tonic", "surprise_scale")},
-        Y=given["y"],
-        UNITS=given["units"],
-        RANKS=given["ranks"],
-        SCALARS=given["scalars"],
-        SURPRISE=given["trace"],
-        U=given["U_"],
-        U_KEPT=given["U_kept"],
-        TARGET_KEPT=given["target_kept"],
-        BEFORE=before,
-        TARGET_BEFORE=room["target_before"] if replays else given["target_kept"],
-        ADJOINTS=room["adjoints"],
-        D_KEY=room["d_key"],
-        D_EXPECTED=room["d_expected"],
-        D_FILTERED=room["d_filtered"],
-        D_UNITS=room["d_units"],
-        D_SCALE=room["d_scale"],
-        D_SPANS=room["d_spans"],
-        D_U=room["d_U"],
-        ROOM=room["room"],
-        T=sizes.steps,
-        N=sizes.samples,
-        every=between,
-        span_sample=spans.stride(0) if spans is not None else 0,
-        span_step=spans.stride(1) if spans is not None else 0,
-        root_rho=math.sqrt(min(sizes.inputs, sizes.rank)),
-        forgetting=knobs.forgetting_rate,
-        norm_allowed=knobs.target_norm,
-        kappa=knobs.kappa,
-        **_constants(sizes, cut, flags, exactness(flags.half, gpu)),
+    launch = _scan_call(
+        triton_backward.backward,
+        sizes[2:],
+        cut,
+        flags,
+        exactness(flags.half, gpu),
         PADDED=given["lengths"] is not None,
         SPANNED=spans_wanted,
         REPLAYS=replays,
         PREDICTION=given["d_expected"] is not None,
         WITH_ERROR=given["d_error"] is not None,
     )
+    arrays = (
+        *(given[name] for name in ("d_y", "d_expected", "d_error", "d_U")),
+        *(x, spans, given["lengths"]),
+        *weights(given, sizes, flags.half).values(),
+        *(given[name] for name in ("scales", "V", "D", "K", "k", "eta", "tonic", "surprise_scale", "y")),
+        *(given[name] for name in ("units", "ranks", "scalars", "trace", "U_", "U_kept", "target_kept")),
+        before,
+        room["target_before"] if replays else given["target_kept"],
+        *(room[name] for name in ("adjoints", "d_key", "d_expected", "d_filtered", "d_units", "d_scale")),
+        *(room[name] for name in ("d_spans", "d_U", "room")),
+    )
+    numbers = (
+        *(sizes.steps, sizes.samples, between),
+        *((0, 0) if spans is None else spans.stride()),
+        math.sqrt(min(sizes.inputs, sizes.rank)),
+        knobs.forgetting_rate,
+        knobs.target_norm,
+        knobs.kappa,
+    )
+    launch((-(-sizes.samples // cut.samples),), arrays, numbers)
 
 
 def backward_room(sizes: Sizes, flags: Flags, spans_wanted: bool, gpu: Machine) -> dict[str, tuple[int, ...]]:

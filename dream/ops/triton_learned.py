@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from dream.numerics import largest
+from dream.ops.triton_call import call
 from dream.ops.triton_cut import device_of, power
 
 LARGEST_FILTER = 1 << 14  # numbers of V, rounded up, that one program holds
@@ -45,13 +46,10 @@ class Effective(torch.autograd.Function):
             for part in learned
         ]
         with device_of(eta):
-            triton_parameters.effective[(1 if V_raw is None else 2,)](
-                *(None if part is None else part.contiguous() for part in learned),
-                *made,
-                **_filter(V_raw, eta),
-                PLASTIC=plastic,
-                HASTENS=hastens,
-            )
+            length, constants = _filter(V_raw, eta)
+            launch = call(triton_parameters.effective, **constants, PLASTIC=plastic, HASTENS=hastens)
+            arrays = (*(None if part is None else part.contiguous() for part in learned), *made)
+            launch((1 if V_raw is None else 2,), arrays, (length,))
         ctx.save_for_backward(V_raw, *made)
         ctx.set_materialize_grads(False)
         return tuple(made)
@@ -69,26 +67,28 @@ class Effective(torch.autograd.Function):
         ]
         used = [part if room is not None else None for part, room in zip(gradients, found, strict=True)]
         with device_of(eta):
-            triton_parameters.effective_back[(1 if V_raw is None else 2,)](
+            length, constants = _filter(V_raw, eta)
+            arrays = (
                 None if V_raw is None else V_raw.contiguous(),
                 *made,
                 *(None if part is None else part.contiguous() for part in used),
                 *found,
-                **_filter(V_raw, eta),
             )
+            launch = call(triton_parameters.effective_back, **constants)
+            launch((1 if V_raw is None else 2,), arrays, (length,))
         return *found, None, None
 
 
 effective: Callable[..., tuple[Any, ...]] = Effective.apply
 
 
-def _filter(V_raw: Tensor | None, eta: Tensor) -> dict[str, Any]:
-    """Arguments that both kernels share."""
+def _filter(V_raw: Tensor | None, eta: Tensor) -> tuple[float, dict[str, Any]]:
+    """The number and the constants that both kernels take."""
     i, r = (1, 1) if V_raw is None else V_raw.shape
     columns, rows = power(i), power(r)
     warps = max(1, min(16, columns * rows // 1024))
     h = eta.shape[0]
-    return dict(length=math.sqrt(r), I=i, H=h, R=r, IP=columns, RP=rows, HP=power(h), num_warps=warps)
+    return math.sqrt(r), dict(I=i, H=h, R=r, IP=columns, RP=rows, HP=power(h), num_warps=warps)
 
 
 def move_prior(prior: Tensor, moves: Tensor, squares: Tensor, steps: int, smoothing: float) -> None:
@@ -98,7 +98,6 @@ def move_prior(prior: Tensor, moves: Tensor, squares: Tensor, steps: int, smooth
     most = (largest(prior.dtype) / 2) ** 2
     i = prior.shape[0]
     with device_of(prior):
-        triton_parameters.move_prior[(1,)](
-            prior, moves, squares, steps, smoothing, most, I=i, BLOCK=min(power(i), 1024), num_warps=1
-        )
+        launch = call(triton_parameters.move_prior, I=i, BLOCK=min(power(i), 1024), num_warps=1)
+        launch((1,), (prior, moves, squares), (steps, smoothing, most))
     torch.autograd.graph.increment_version((prior, moves))
