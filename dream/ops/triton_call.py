@@ -37,8 +37,10 @@ class Call:
         from triton.runtime.jit import JITFunction
 
         self.kernel, self.constants = kernel, constants
-        self.within = tuple(constants[name] for name in kernel.arg_names if name in constants)
         self.direct = isinstance(kernel, JITFunction) and triton.__version__.startswith(FRONT_ENDS)
+        self.within = (
+            [constants[name] for name in kernel.arg_names if name in constants] if self.direct else []
+        )
         self.compiled: dict[Any, Any] = {}
 
     def __call__(

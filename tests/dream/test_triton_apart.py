@@ -14,8 +14,9 @@ from typing import Any
 import pytest
 import torch
 
-triton = pytest.importorskip("triton")
+pytest.importorskip("triton")
 
+import triton
 from triton.backends.compiler import BaseBackend
 from triton.runtime.jit import JITFunction
 
