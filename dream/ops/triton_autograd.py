@@ -20,7 +20,7 @@ from dream import memory
 from dream.errors import ConfigError
 from dream.ops import triton_gradients as products
 from dream.ops import triton_launch as launch
-from dream.ops.triton_cut import Flags, Knobs, Sizes, device_of, index_of, machine
+from dream.ops.triton_cut import Flags, Knobs, Sizes, device_of, index_of, machine, parts_of_one
 from dream.types import DREAMParams
 
 STATE = ("h", "U", "U_target", "adaptive_tau", "error_mean", "error_var", "avg_surprise")
@@ -63,10 +63,7 @@ def _computed(
     inputs: Sequence[Tensor | None], knobs: Knobs, flags: Flags
 ) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """Launch the scan; return what the kernel took, x in the order (T, N, I), and what it wrote."""
-    given: dict[str, Any] = {
-        name: tensor if tensor is None or name in AS_THEY_ARE else tensor.contiguous()
-        for name, tensor in zip(INPUTS, inputs, strict=True)
-    }
+    given = _without_gaps(dict(zip(INPUTS, inputs, strict=True)))
     sizes, x = Sizes.of(given), given["x"]
     with _enough_memory(sizes), device_of(x):
         given["x"] = x.transpose(0, 1).contiguous()
@@ -76,6 +73,13 @@ def _computed(
     return given, made
 
 
+def _without_gaps(given: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        name: tensor if tensor is None or name in AS_THEY_ARE else tensor.contiguous()
+        for name, tensor in given.items()
+    }
+
+
 def _dtype(name: str) -> torch.dtype:
     return torch.float16 if name == "packed" else torch.float32
 
@@ -83,20 +87,16 @@ def _dtype(name: str) -> torch.dtype:
 def _gradients(
     given: dict[str, Any], knobs: Knobs, flags: Flags, wanted: Sequence[bool]
 ) -> dict[str, Tensor]:
-    """The gradients that are wanted, by name, that of U as (N, R, H)."""
-    given = {
-        name: tensor if tensor is None or name in AS_THEY_ARE else tensor.contiguous()
-        for name, tensor in given.items()
-    }
+    """The gradients that are wanted, by name, that of U as (N, R, H), from tensors without gaps."""
     sizes, x = Sizes.of(given), given["x"]
     names = {name for name, wants in zip(GRADIENTS, wanted, strict=True) if wants}
     spans = "timespans" in names
     with _enough_memory(sizes), device_of(x):
         given["x"] = x.transpose(0, 1).contiguous()
         gpu = machine(index_of(x))
-        room = {
-            name: x.new_empty(shape) for name, shape in launch.backward_room(sizes, flags, spans, gpu).items()
-        }
+        shapes = launch.backward_room(sizes, flags, spans, gpu)
+        own = {name: x.new_empty(shapes.pop(name)) for name in ("d_spans", "d_U")}  # they are returned
+        room = parts_of_one(x, shapes) | own
         if given["d_y"] is None:
             given["d_y"] = x.new_zeros(given["y"].shape)
         if given["d_expected"] is not None:
@@ -152,7 +152,7 @@ def _differentiate(
         needs = dict(zip(INPUTS, ctx.needs_input_grad, strict=False))
         wanted = [needs[name] and not unused.get(name, False) for name in GRADIENTS]
         given = dict(zip(SAVED, ctx.saved_tensors, strict=True))
-        given |= {name: outer[source] for source, name in INCOMING.items()}
+        given |= _without_gaps({name: outer[source] for source, name in INCOMING.items()})
         found = backward(given, ctx.knobs, flags, wanted)
         if "U" in found:
             found["U"] = found["U"].mT
@@ -207,7 +207,7 @@ def _scan_fake(*arguments: Any) -> tuple[Tensor, ...]:
 
 def _scan_backward(*arguments: Any) -> tuple[Tensor, ...]:
     *tensors, knobs, flags, wanted = arguments
-    given = dict(zip((*SAVED, *INCOMING.values()), tensors, strict=True))
+    given = _without_gaps(dict(zip((*SAVED, *INCOMING.values()), tensors, strict=True)))
     found = _gradients(given, Knobs(*knobs), Flags(*flags), wanted)
     shapes = _gradient_shapes(given, wanted)
     return tuple(  # an operator's results may not share memory, and have no gaps

@@ -140,6 +140,24 @@ def exactness(half: bool, gpu: Machine) -> str:
     return "tf32" if half and gpu.products != "ieee" else gpu.products  # AMD has it on some alone
 
 
+@lru_cache(256)
+def _layout(shapes: tuple[tuple[int, ...], ...]) -> tuple[int, list[tuple[Any, ...]]]:
+    """How many numbers all of these shapes take, and of each (shape, strides, offset)."""
+    parts, begin = [], 0
+    for shape in shapes:
+        strides = tuple(math.prod(shape[axis + 1 :]) for axis in range(len(shape)))
+        parts.append((shape, strides, begin))
+        begin += -(-math.prod(shape) // 64) * 64  # 256 bytes
+    return begin, parts
+
+
+def parts_of_one(x: Tensor, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Tensor]:
+    """Empty tensors of these shapes and the kind of x, in one piece of memory: an allocation costs time."""
+    count, parts = _layout(tuple(shapes.values()))
+    whole = x.new_empty(count)
+    return {name: whole.as_strided(*part) for name, part in zip(shapes, parts, strict=True)}
+
+
 def device_of(x: Tensor) -> Any:
     """A context in which Triton launches on the device of x: it takes the current one."""
     return torch.cuda.device(x.device if x.device.type == "cuda" else -1)

@@ -18,6 +18,7 @@ from dream.ops.triton_cut import Flags, Sizes, exactness, index_of, machine, pow
 from dream.types import key_shape
 
 ROWS = 256  # at least so many, steps times samples, to a program
+APART = 16384  # from so many on, torch's products of matrices are faster
 
 
 @contextmanager
@@ -62,14 +63,17 @@ def of_parameters(
     tile, width, ranks = min(64, power(h, 16)), min(64, power(i, 16)), power(r, 16)
     down, across = -(-h // tile), -(-i // width)
     gates = 2 if flags.liquid else 1
-    tiles = gates * (down * down + down * across) + 2 * down * across + 1
+    apart = last >= APART
+    tiles = 1 if apart else gates * (down * down + down * across) + 2 * down * across + 1
     if flags.plastic:
         tiles += down + across + groups
     parts = max(1, min(-(-last // ROWS), -(-4 * gpu.processors // tiles)))
     found = shapes(sizes)
     counts = [math.prod(shape) for shape in found.values()]
-    size = sum(counts)
-    shares = room["adjoints"].new_empty(parts, size)
+    total = room["adjoints"].new_empty(sum(counts))
+    skipped = sum(counts[: list(found).index("D")]) if apart else 0
+    size = total.numel() - skipped
+    shares = total.new_empty(parts, size)
     ranks_tape, scalars, units = given["ranks"], given["scalars"], given["units"]
     gradients = call(
         triton_products.gradients,
@@ -87,6 +91,7 @@ def of_parameters(
         LIQUID=flags.liquid,
         PLASTIC=flags.plastic,
         LEARNS=flags.learns,
+        APART=apart,
         num_warps=4,
     )
     arrays = (
@@ -101,12 +106,48 @@ def of_parameters(
         shares,
     )
     gradients((tiles, parts), arrays, (t * n, last, -(-last // parts), n, -(-n // parts)))
-    total = shares.new_empty(size)
-    at_tau = sum(counts[: list(found).index("tau")])
+    at_tau = sum(counts[: list(found).index("tau")]) - skipped
     totals = call(triton_products.totals, SIZE=size, AT_TAU=at_tau, H=h, BLOCK=1024, num_warps=4)
-    totals((-(-size // 1024),), (shares, total, given["tau"] if flags.liquid else None), (parts,))
+    totals((-(-size // 1024),), (shares, total[skipped:], given["tau"] if flags.liquid else None), (parts,))
     split = torch.split(total, counts)
-    return {name: part.view(shape) for (name, shape), part in zip(found.items(), split, strict=True)}
+    gradient = {
+        name: part if len(shape) == 1 else part.view(shape)
+        for (name, shape), part in zip(found.items(), split, strict=True)
+    }
+    if apart:
+        _of_matrices(given, room, sizes, flags, gradient)
+    return gradient
+
+
+def _of_matrices(
+    given: Mapping[str, Any],
+    room: Mapping[str, Tensor],
+    sizes: Sizes,
+    flags: Flags,
+    found: Mapping[str, Tensor],
+) -> None:
+    """Write the gradients of weight matrices, and of what goes with them, into `found`, by torch."""
+    _, t, i, h, _ = sizes
+    dw, dv, dg, _ = room["adjoints"].view(4, -1, h)
+    x = (given["read"] if flags.missing else given["x"]).view(-1, i)
+    d_expected = room["d_expected"][: t + 1 if given["d_expected"] is not None else t].view(-1, i)
+    y = given["y"].view(-1, h)
+    before = y[: len(x)]
+    products = {
+        "A": (before, dv),
+        "C": (y[: len(d_expected)], d_expected),
+        "W": (given["error"].view(-1, i), dw),
+        "B": (x, dv),
+    }
+    if flags.liquid:
+        products |= {"G_h": (before, dg), "G_x": (x, dg)}
+    with products_in(flags.half, x.device):
+        for name, (left, right) in products.items():
+            torch.mm(left.mT, right, out=found[name])
+    torch.sum(dv, 0, out=found["b"])
+    torch.sum(d_expected, 0, out=found["c"])
+    if flags.liquid:
+        torch.div(dg.sum(0), -given["tau"], out=found["tau"])
 
 
 def of_inputs(given: Mapping[str, Any], room: Mapping[str, Tensor], sizes: Sizes, flags: Flags) -> Tensor:

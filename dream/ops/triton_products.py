@@ -150,9 +150,10 @@ def gradients(
     PARTS, rows, last_rows, share, N, samples,
     I: tl.constexpr, H: tl.constexpr, R: tl.constexpr, KB: tl.constexpr, KP: tl.constexpr, BH: tl.constexpr,
     BI: tl.constexpr, BR: tl.constexpr, HP: tl.constexpr, BLOCK: tl.constexpr, PREC: tl.constexpr,
-    LIQUID: tl.constexpr, PLASTIC: tl.constexpr, LEARNS: tl.constexpr,
+    LIQUID: tl.constexpr, PLASTIC: tl.constexpr, LEARNS: tl.constexpr, APART: tl.constexpr,
 ):  # fmt: skip
-    """A share of all rows (steps times samples) of one tile of one parameter's gradient; PARTS (shares, all).
+    """A share of all rows (steps times samples) of one tile of one parameter's gradient; PARTS (shares, all),
+    or with APART without the weight matrices, which stand first, and with nothing in b, tau and c.
 
     The order within PARTS is that of `dream.ops.triton_gradients.shapes`; of `samples` a share adds up what
     the backward pass summed over steps. READ (rows, R) is q U, RECALLED is o without SHRINK.
@@ -170,7 +171,8 @@ def gradients(
     AT_b: tl.constexpr = AT_K + G * KB * KB
     AT_c: tl.constexpr = AT_b + 5 * H  # after b, tau, k, eta, tonic
     SIZE: tl.constexpr = AT_c + I + 1
-    OUT = PARTS + part.to(tl.int64) * SIZE
+    SKIPPED: tl.constexpr = AT_D if APART else 0
+    OUT = PARTS + part.to(tl.int64) * (SIZE - SKIPPED) - SKIPPED
     first = part * share
     last = tl.minimum(first + share, rows)
     last_too = tl.minimum(first + share, last_rows)
@@ -185,6 +187,8 @@ def gradients(
     D: tl.constexpr = UNITS + 1
     V: tl.constexpr = D + TH
     K: tl.constexpr = V + TI
+    if APART:
+        pid += UNITS
     if pid < C:
         gate = pid // A
         one_product(

@@ -17,7 +17,7 @@ from torch.nn.parallel import DistributedDataParallel
 pytest.importorskip("triton")
 
 from dream import DREAM, ConfigError, DREAMConfig, dream_scan
-from dream.ops import triton, triton_launch
+from dream.ops import triton, triton_gradients, triton_launch
 from tests.dream.support import DIFFERENTIABLE, F32, F64, random_params, random_state, small, tensors
 from tests.dream.test_golden import CASES, Case
 
@@ -168,6 +168,13 @@ def test_ten_bits(scale: float, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(triton, "ten_bits", lambda _: True)
     compare(config(20, 37, 5), (4, 9), TEN_BITS, lengths=[9, 1, 6, 4], missing=True, scale=scale)
     compare(config(ltc_enabled=False), (3, 6), TEN_BITS, scale=scale, only_output=True)
+
+
+@pytest.mark.parametrize("knobs", [{}, dict(ltc_enabled=False), dict(base_plasticity=0.0)])
+def test_products_of_many_rows(knobs: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(triton_gradients, "APART", 1)
+    compare(config(5, 7, 2, **knobs), (3, 5), lengths=[5, 1, 3], missing=True)
+    compare(config(5, 7, 2, **knobs), (3, 4), only_output=True)
 
 
 def test_weights_beyond_half_precision(monkeypatch: pytest.MonkeyPatch) -> None:
