@@ -168,7 +168,7 @@ def compiled(job: tuple[tuple[int, int, int], int, bool, str]) -> None:
     (i, h, r), samples, allowed, backend = job
     torch.backends.cudnn.allow_tf32 = allowed
     model = DREAM(i, h, r, backend=backend, check_inputs=False).cuda()
-    for call in passes(model, torch.randn(samples, 2, i, device="cuda"), h).values():
+    for call in passes(model, torch.randn(samples, STEPS, i, device="cuda"), h).values():
         call()
     torch.cuda.synchronize()
 
