@@ -19,7 +19,7 @@ LIMIT = 1 << 31  # of integers of 32 bits
 
 @lru_cache(4096, typed=True)  # 1 and 1.0 are equal
 def _kinds(*numbers: float) -> tuple[Any, ...]:
-    """What may be compiled in of numbers: at least what Triton takes of them."""
+    """The kinds of numbers: Triton compiles in 1, that one is a multiple of 16, and its size."""
     return tuple(
         float if isinstance(number, float) else (number == 1, number % 16 == 0, -LIMIT <= number < LIMIT)
         for number in numbers
