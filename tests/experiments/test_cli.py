@@ -95,7 +95,7 @@ FLAGS = [
     ),
     (["--seed=-1"], "`seed` must lie between 0 and 4294967295; got -1."),
     (["--modle.patch=4"], "`modle.patch` is not a setting. Did you mean `model.patch`?"),
-    (["--model.backend=gpu"], "`model.backend` must be auto or cpu or reference; got 'gpu'."),
+    (["--model.backend=gpu"], "`model.backend` must be auto or cpu or triton or reference; got 'gpu'."),
     (["--data.look_back=-3"], "`data.look_back` must be a whole number of at least 1; got -3."),
     (["--data.lookback=3"], "`data.lookback` is not a setting. Did you mean `data.look_back`?"),
     (
