@@ -59,7 +59,7 @@ FLAGS = [
     (["--model.config.rank=abc"], "`model.config.rank` must be a whole number; got abc."),
     (["--model.config.rnk=8"], "`model.config.rnk` is not a setting. Did you mean `model.config.rank`?"),
     (["--model.config.kappa=1.5"], "`model.config.kappa` must be at most 1; got 1.5."),
-    (["--model.patch=7"], "`model.patch` must be a divisor of look_back, 96; got 7."),
+    (["--model.patch=7"], "`model.patch` must be a divisor of look_back, 96, such as 12; got 7."),
     (["--model.pach=7"], "`model.pach` is not a setting. Did you mean `model.patch`?"),
     (["--model.normalization=batch"], "`model.normalization` must be"),
     (
