@@ -7,12 +7,13 @@ ifneq ($(wildcard $(CURDIR)/../shared/data),)
 export DREAM_DATA ?= $(CURDIR)/../shared/data
 endif
 
-.PHONY: help demo test bench adaptation peers build/peers/wheel soak lint image format docs sbom clean
+.PHONY: help demo test bench gpu adaptation peers build/peers/wheel soak lint image format docs sbom clean
 
 help:
 	@echo "make demo    set up and run the forecasting demo (under 3 minutes)"
 	@echo "make test    set up and run the tests"
 	@echo "make bench   set up and time the layer beside nn.LSTM and others (about 5 minutes)"
+	@echo "make gpu     with a GPU: set up, run the tests that need one, and time the layer beside nn.LSTM (under 8 minutes)"
 	@echo "make adaptation  set up and run tasks with something new at test time, 3 seeds (over an hour)"
 	@echo "make peers   set up other packages, each in an environment of its own, and write reference values beside the tests"
 	@echo "make soak    set up and run what the tests run in short for long: kills, hostile and damaged data, memory (about 20 minutes)"
@@ -50,6 +51,10 @@ bench: $(BIN)/.benchmarks
 	$(BIN)/python -m experiments.benchmarks.rows
 	$(BIN)/python -m experiments.benchmarks.ranks
 	$(BIN)/python -m experiments.benchmarks.service
+
+gpu: $(BIN)/.installed
+	$(BIN)/python -m pytest --quiet -m gpu --numprocesses auto tests
+	$(BIN)/python -m experiments.benchmarks.gpu --seconds 240
 
 adaptation: $(BIN)/.installed
 	$(BIN)/python -m experiments.benchmarks.adaptation --jobs 2

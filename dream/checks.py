@@ -91,12 +91,12 @@ def state_of(value: DREAMState, config: DREAMConfig, like: Tensor, alone: bool =
     value.check(config, like)
 
 
-def differentiable(x: Tensor, state: DREAMState, learned: Iterable[Tensor]) -> None:
+def differentiable(x: Tensor, state: DREAMState | None, learned: Iterable[Tensor]) -> None:
     """Refuse what no gradient flows through: values of inference mode, and a state of a graph that is gone.
 
     Args:
         x: input.
-        state: state before it.
+        state: state before it; None for fresh samples.
         learned: parameters; where none asks a gradient, values of inference mode are fine.
 
     Raises:
@@ -104,13 +104,13 @@ def differentiable(x: Tensor, state: DREAMState, learned: Iterable[Tensor]) -> N
     """
     if not torch.is_grad_enabled() or torch.compiler.is_compiling():
         return
-    for part in (state.h, state.U):
+    for part in () if state is None else (state.h, state.U):
         if (node := part.grad_fn) is not None and _freed(node):
             raise StateError(
                 "`state` must not carry the history of a graph that a backward has freed. Use state.detach() "
                 "for truncated back-propagation, or backward(retain_graph=True) before."
             )
-    of_inference = [part.is_inference() for part in state]
+    of_inference = [part.is_inference() for part in state or ()]
     if (x.is_inference() or any(of_inference)) and any(weight.requires_grad for weight in learned):
         kind, name = (StateError, "state") if any(of_inference) else (DataError, "x")
         raise kind(

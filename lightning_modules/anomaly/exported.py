@@ -21,6 +21,7 @@ from lightning_modules.anomaly.scores import (
     DRIFT_ROWS,
     GATE_MEASURES,
     LEVEL_LIMIT,
+    STRAIGHT,
     TAIL_CLIP,
     TAIL_PRIOR,
     TAIL_SHARE,
@@ -217,7 +218,7 @@ class ScoreStep(Step):
         var = ((squares + 2 * TAIL_PRIOR * mean.square()) / weight - usual.square()).clamp_min(1e-12)
         shape = (0.5 * (1 - usual.square() / var)).clamp_min(0.0)
         beyond = excess.clamp_min(0.0) / (usual * (1 - shape)).clamp_min(1e-9)
-        heavy = shape > 1e-3
+        heavy = shape > STRAIGHT
         nepers = torch.where(heavy, (shape * beyond).log1p() / torch.where(heavy, shape, 1.0), beyond)
         rarest = -math.log10(TAIL_SHARE)
         below = rarest * (a / quantile.clamp_min(1e-9)).clamp_max(1.0)
@@ -225,18 +226,20 @@ class ScoreStep(Step):
         decades = torch.where(measured & (rows >= WARM_UP), tail, 0.0)
         rate = measured * (rows + 1).reciprocal().clamp_min(1 / memory)
         mean = mean + rate * (a - mean)
-        moved = quantile + rate * mean / TAIL_SHARE * ((excess > 0).double() - TAIL_SHARE)
+        step = rate * mean / TAIL_SHARE
+        above = ((excess + 0.5 * step) / step.clamp_min(1e-30)).clamp(0.0, 1.0)
+        moved = quantile + step * (above - TAIL_SHARE)
         moved = torch.where(rows < 10, torch.maximum(quantile, a), moved.clamp_min(0.0))
-        counts = (measured & (excess > 0) & (rows >= WARM_UP // 2)).double()
+        counts = (measured & (rows >= WARM_UP // 2)) * above
         largest = TAIL_CLIP * torch.maximum(total / count.clamp_min(1.0), mean)
-        excess, most = counts * torch.minimum(excess, largest), TAIL_SHARE * memory
-        kept = 1 - counts * (count >= most) / most
+        excess, most = torch.minimum(excess.clamp_min(0.0), largest), TAIL_SHARE * memory
+        kept = 1 - counts * (count - (most - 1)).clamp(0.0, 1.0) / most
         new = (
             rows + measured,
             mean,
             torch.where(measured, moved, quantile),
             kept * count + counts,
-            kept * total + excess,
-            kept * squares + excess.square(),
+            kept * total + counts * excess,
+            kept * squares + counts * excess.square(),
         )
         return decades, dict(zip(names, new, strict=True))

@@ -24,6 +24,7 @@ LEVEL_LIMIT, DIFFERENCE_LIMIT = 8.0, 50.0  # in running deviations; larger value
 DRIFT_ROWS, BURST_ROWS = 24, 12  # rows over which a level, and an error, are averaged
 AVERAGED = np.array([BURST_ROWS, DRIFT_ROWS], np.float64)[:, None, None]
 TAIL_SHARE, TAIL_PRIOR, TAIL_CLIP = 0.05, 20.0, 20.0
+STRAIGHT = 1e-9  # a tail of a smaller shape is exponential to rounding
 SHARE_DECADES, NEPERS = -math.log10(TAIL_SHARE), math.log(10)
 WARM_UP = 50  # rows before a tail returns anything but 0
 MEASURES = ("error", "burst", "level", "drift")  # one for each column
@@ -251,7 +252,8 @@ class TailProbability(Sides):
     M and V are mean and variance of the excesses over u so far, starting from 20 imagined exponential
     excesses as large as the mean of all a; one excess is clipped to 20 times the usual one. Below u the value
     rises linearly from 0 to that at u. u is tracked by stochastic approximation. All statistics fade after
-    `memory` rows. The value is 0 for the first 50 rows.
+    `memory` rows. The value is 0 for the first 50 rows. A measure that lies within half a step of u counts in
+    part as above it, so that rounding never decides: streams that differ by rounding stay together.
 
     Source: Pickands, Statistical inference using extreme order statistics, 1975, by the method of moments.
 
@@ -292,17 +294,25 @@ class TailProbability(Sides):
             a = np.where(measured, a, 0.0)
         learns = learning[..., None] & measured
         rows = self.rows[None] + _before(learns)
-        mean, quantile = self._follow(a, rows, learns)
+        mean, quantile, step = self._follow(a, rows, learns)
         excess = a - quantile[:-1]
-        exceeds = learns & (excess > 0) & (rows >= WARM_UP // 2)
-        sums = self._excesses(excess, exceeds, mean[1:])
+        counts = (learns & (rows >= WARM_UP // 2)) * self._part(excess, step)
+        sums = self._excesses(excess, counts, mean[1:])
         surprising = self._log_tail(a, excess, rows, mean[:-1], quantile[:-1], *sums)
         self.rows = rows[-1] + learns[-1]
         self.mean, self.quantile = mean[-1].copy(), quantile[-1].copy()
         return np.where(measured, surprising, 0.0) if gaps else surprising
 
-    def _follow(self, a: np.ndarray, rows: np.ndarray, learns: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Mean and quantile before each row and after the last, (T + 1, N, K)."""
+    @staticmethod
+    def _part(excess: np.ndarray, step: np.ndarray) -> np.ndarray:
+        """How far measures with these excesses count as above the quantile, from 0 to 1."""
+        return np.minimum(np.maximum((excess + 0.5 * step) / np.maximum(step, 1e-30), 0.0), 1.0)
+
+    def _follow(
+        self, a: np.ndarray, rows: np.ndarray, learns: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Mean and quantile before each row and after the last, (T + 1, N, K), and the longest step of the
+        quantile, (T, N, K)."""
         rate = np.maximum(1 / self.memory, 1 / (rows + 1))
         rate *= learns
         mean, quantile = (np.empty((len(a) + 1, *a.shape[1:])) for _ in range(2))
@@ -313,38 +323,40 @@ class TailProbability(Sides):
             np.add(mean[row], moved, out=mean[row + 1])
         size = rate * mean[1:]
         size /= TAIL_SHARE
-        up, down = size * (1 - TAIL_SHARE), size * (0 - TAIL_SHARE)
+        reached, down = a + 0.5 * size, TAIL_SHARE * size
         begins = rows[0].min() < 10
         for row, here in enumerate(a):
             before = quantile[row]
-            after = np.add(before, np.where(here > before, up[row], down[row]), out=quantile[row + 1])
+            after = np.subtract(reached[row], before, out=quantile[row + 1])
+            np.maximum(after, 0.0, out=after)
+            np.minimum(after, size[row], out=after)  # the part of `_part`, times the step
+            after += before
+            after -= down[row]
             np.maximum(after, 0.0, out=after)
             if begins:
                 np.copyto(after, np.maximum(before, here), where=(rows[row] < 10) & learns[row])
-        return mean, quantile
+        return mean, quantile, size
 
     def _excesses(
-        self, excess: np.ndarray, exceeds: np.ndarray, mean: np.ndarray
+        self, excess: np.ndarray, counts: np.ndarray, mean: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Number, sum and sum of squares of the excesses before each row, (T, N, K).
 
-        They change where `exceeds` is True, a twentieth of the time.
+        They change where `counts`, how far each excess counts, is above 0, a twentieth of the time.
         """
         most = TAIL_SHARE * self.memory
         now, found = np.stack([self.count, self.sum, self.squares]), np.empty((3, *excess.shape))
         begin = 0
-        for row in np.nonzero(exceeds.any(axis=(1, 2)))[0].tolist():
+        for row in np.nonzero(counts.any(axis=(1, 2)))[0].tolist():
             found[:, begin : row + 1] = now[:, None]
             begin = row + 1
-            seen, (count, total, squares) = exceeds[row], now  # the last three are views
+            part, (count, total, squares) = counts[row], now  # the last three are views
             usual = np.maximum(total / np.maximum(count, 1.0), mean[row])
-            new = np.minimum(excess[row], TAIL_CLIP * usual)
-            new *= seen
-            now *= 1 - seen * (count >= most) / most
-            count += seen
-            total += new
-            new *= new
-            squares += new
+            new = np.minimum(np.maximum(excess[row], 0.0), TAIL_CLIP * usual)
+            now *= 1 - part * np.minimum(np.maximum(count - (most - 1), 0.0), 1.0) / most
+            count += part
+            total += part * new
+            squares += part * new * new
         found[:, begin:] = now[:, None]
         self.count, self.sum, self.squares = (part.copy() for part in now)
         return found[0], found[1], found[2]
@@ -365,7 +377,7 @@ class TailProbability(Sides):
         var = np.maximum((squares + 2 * TAIL_PRIOR * mean**2) / weight - usual**2, 1e-12)
         shape = np.maximum(0.5 * (1 - usual**2 / var), 0.0)
         beyond = np.maximum(excess, 0.0) / np.maximum(usual * (1 - shape), 1e-9)
-        heavy = shape > 1e-3
+        heavy = shape > STRAIGHT
         nepers = np.where(heavy, np.log1p(shape * beyond) / np.where(heavy, shape, 1.0), beyond)
         below = SHARE_DECADES * np.minimum(a / np.maximum(quantile, 1e-9), 1.0)
         tail = np.where(excess > 0, nepers / NEPERS + SHARE_DECADES, below)

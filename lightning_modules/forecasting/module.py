@@ -283,6 +283,8 @@ class ForecastingModule(TaskModule):
             )
         if isinstance(self.core, DREAMStack):
             self.core.missing = missing
+        if self.data.recorded is None:
+            _ = self.data.season_errors  # a season that is too long is refused before anything is trained
 
     def losses(self, batch: WindowBatch) -> dict[str, Tensor]:
         forecast = self.on(batch)

@@ -17,7 +17,8 @@ TASKS = {
     "language": ["--data.steps=256"],
     "speech": [],
     "speech_recognition": [],
-    "classification": ["--data.episodes=64", "--data.test_episodes=40"],
+    "classification": ["--data.people=8", "--data.takes=1"],
+    "classification_steps": ["--data.episodes=64", "--data.test_episodes=40"],
     "systems": ["--data.systems=64", "--data.test_systems=32"],
 }
 BRIEF = [

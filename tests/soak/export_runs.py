@@ -24,9 +24,6 @@ from lightning_modules.stream import Reading, Updates
 from tests.soak.export import CLOSE, SAMPLES, Call, about_onnx, about_torch, start
 
 ROWS = {"onnx": 10_000, "torch": 1_000}
-TIED, RARE = 1e-3, 0.01
-"""Largest difference of a score, and share of rows in which one may be above `CLOSE`: a measure within
-rounding of its quantile counts as above it here and below it there, and both tails differ for a while."""
 TRAINING = 100  # rows of streams in which anomalies are found
 BEFORE = 700  # rows that the streams have read
 CONFIG = DREAMConfig(hidden_dim=8, rank=2, base_plasticity=0.2)
@@ -175,10 +172,8 @@ def main(arguments: list[str] | None = None) -> dict[str, float]:
                 about, call = open_file(path)
                 for samples in SAMPLES:
                     apart = differences(case, start(about, samples), call, samples)
-                    found, far = float(apart.max()), float((apart > CLOSE).double().mean())
-                    print(f"{name}, {kind}, {samples} samples: {found}, {far:.2%} above {CLOSE}")  # noqa: T201
-                    ties = "score" in case.expected
-                    assert found < (TIED if ties else CLOSE), found
-                    assert far <= (RARE if ties else 0), far
+                    found = float(apart.max())
+                    print(f"{name}, {kind}, {samples} samples: {found}")  # noqa: T201
+                    assert found < CLOSE, found
                     figures[f"{name}, {kind}, {samples} samples"] = found
     return figures

@@ -161,26 +161,28 @@ struct Score {
         const V spread = larger((square + all(2 * s.prior) * (usual * usual)) / weight - mid * mid, all(1e-12));
         const V shape = larger(all(0.5) * (one - mid * mid / spread), V{});
         const V beyond = larger(excess, V{}) / larger(mid * (one - shape), all(1e-9));
-        const V heavy = log1p(shape * beyond) / (shape > all(1e-3) ? shape : one);
+        const M heavy = shape > all(1e-9);
+        const V bent = log1p(shape * beyond) / (heavy ? shape : one);
         const double rarest = -std::log10(s.share);
-        const V tail = (shape > all(1e-3) ? heavy : beyond) / all(nepers) + all(rarest);
+        const V tail = (heavy ? bent : beyond) / all(nepers) + all(rarest);
         const V below = all(rarest) * smaller(a / larger(level, all(1e-9)), one);
         const M counts_yet = before >= all(s.warm_up);
         store(seen, measured && counts_yet ? (above ? tail : below) : V{}, left);
 
         const V rate = counted(learns) * larger(all(1 / memory), one / (before + one));
         const V mean_ = usual + rate * (a - usual), size = rate * mean_ / all(s.share);
-        const V moved = level + size * (above ? all(1 - s.share) : all(-s.share));
+        const V part = smaller(larger((excess + all(0.5) * size) / larger(size, all(1e-30)), V{}), one);
+        const V moved = level + size * (part - all(s.share));
         const M begins = learns && before < all(10.0);
         store(mean + own, mean_, left);
         store(quantile + own, begins ? larger(level, a) : larger(moved, V{}), left);
-        const M exceeds = learns && above && before >= all(std::floor(s.warm_up / 2));
-        const V clipped = smaller(excess, all(s.clip) * larger(total / larger(much, one), mean_));
+        const V counts = learns && before >= all(std::floor(s.warm_up / 2)) ? part : V{};
+        const V clipped = smaller(larger(excess, V{}), all(s.clip) * larger(total / larger(much, one), mean_));
         const double most = s.share * memory;
-        const V kept = much >= all(most) ? all(1 - 1 / most) : one;
-        store(count + own, exceeds ? much * kept + one : much, left);
-        store(sum + own, exceeds ? total * kept + clipped : total, left);
-        store(squares + own, exceeds ? square * kept + clipped * clipped : square, left);
+        const V full = smaller(larger(much - all(most - 1), V{}), one), kept = one - counts * full / all(most);
+        store(count + own, much * kept + counts, left);
+        store(sum + own, total * kept + counts * clipped, left);
+        store(squares + own, square * kept + counts * clipped * clipped, left);
         store(number + own, before + counted(learns), left);
     }
 
