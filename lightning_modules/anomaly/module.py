@@ -118,7 +118,7 @@ class AnomalyModule(TaskModule):
         self._before: dict[str, StreamEnd] = {}
         """Where each stream goes on in the next prediction; others begin."""
         self._last: dict[int, Carried] = {}
-        """What each stream whose rows are all read carries, by its number."""
+        """State of each stream whose rows are all read, by its number."""
         self._known: list[np.ndarray] = []
         """Scores (N, T) of the training parts in this validation."""
 
