@@ -172,7 +172,7 @@ def test_a_refused_combination_is_a_failed_trial_also_where_it_is_the_first(tmp_
     assert done.returncode == 0, done.stderr
     first, second = sweep_record(tmp_path / "whole")["trials"]
     assert (first["state"], second["state"]) == ("failed", "complete")
-    assert first["reason"] == "`model.patch` must be a divisor of look_back, 24; got 16."
+    assert first["reason"] == "`model.patch` must be a divisor of look_back, 24, such as 12; got 16."
     assert not (tmp_path / "whole" / first["folder"]).exists()
 
 
@@ -379,7 +379,7 @@ def test_words_that_make_no_sense_are_refused(words: list[str], message: str) ->
         ),
         (
             "model.patch: [4, 8, 5]",
-            "`model.patch` must be a divisor of look_back, 24; got 5.\nThat is of a trial with --model",
+            "`model.patch` must be a divisor of look_back, 24, such as 12; got 5.\nThat is of a trial with --model",
         ),
     ],
 )
