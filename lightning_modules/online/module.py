@@ -8,6 +8,7 @@ from __future__ import annotations
 import copy
 import warnings
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any, Literal, get_args
 
 import lightning as L
@@ -24,9 +25,10 @@ from lightning_modules.base import TaskModule
 from lightning_modules.checks import require, require_finite
 from lightning_modules.cores import BaselineCore, upper_errors
 from lightning_modules.data.place import StreamEnd
-from lightning_modules.online.batches import STRIDE, OnlineBatch
+from lightning_modules.online.batches import OnlineBatch
 from lightning_modules.online.data import OnlineData, OnlineShape
 from lightning_modules.online.record import StreamRecord, long_table, mean_results, prediction_table
+from lightning_modules.online.starts import Starts
 from lightning_modules.settings import PredictiveSettings, as_instance
 from lightning_modules.stream import (
     Features,
@@ -35,7 +37,6 @@ from lightning_modules.stream import (
     Steps,
     StreamLearner,
     StreamNetwork,
-    StreamState,
     Updates,
 )
 from lightning_modules.stream.following import followed
@@ -155,7 +156,6 @@ class OnlineModule(TaskModule):
         """Results of the series before it in this test, by their ids."""
         self._number = 0
         """Number of the stream that is being read among the `members` of the data."""
-        self._starts: dict[int, list[StreamState]] = {}
         self._saved_test: dict[str, Any] | None = None
         self._newest: Tensor | None = None
         """(1, H, C) newest prediction of the first mode in this test."""
@@ -169,7 +169,7 @@ class OnlineModule(TaskModule):
 
     def prepare(self, data: L.LightningDataModule) -> None:
         if getattr(self, "data", None) is not data:
-            self._starts = {}  # they belong to other data
+            self.__dict__.pop("_starts", None)  # they belong to other data
         super().prepare(data)
         self.data.setup()
         for mode in self.modes:  # settings that do not fit are refused now, not after the training
@@ -184,28 +184,19 @@ class OnlineModule(TaskModule):
         late = self.shape.label_delay + 1
         return torch.cat([torch.full_like(known[:, :late], torch.nan), known[:, : known.shape[1] - late]], 1)
 
-    def _starts_of(self, number: int) -> list[StreamState]:
-        """State at each possible start of a crop of a stream, with a fresh core: normaliser, profile and past
-        rows."""
-        if number in self._starts:
-            return self._starts[number]
-        member, network = self.data.members[number], self.network
-        inputs, targets = (part.to(self.device) for part in member.values)
-        feedback = self._feedback(targets[None])
-        state, states = network.init_state(), []
-        for start in range(0, member.borders[1], STRIDE):
-            states.append(state)
-            part = slice(start, start + STRIDE)
-            known = None if feedback is None else feedback[:, part]
-            state = network.relate(inputs[None, part], state, known)[1]
-        self._starts[number] = states
-        return states
+    @cached_property
+    def _starts(self) -> Starts:
+        """What the streams carry at each possible start of a crop."""
+        values = [member.values for member in self.data.members]
+        feedback = [self._feedback(targets[None]) for _, targets in values]
+        known = [each[0] for each in feedback if each is not None]
+        stops = [member.borders[1] for member in self.data.members]
+        return Starts(self.network, [inputs for inputs, _ in values], known or None, stops)
 
     def _read(self, batch: OnlineBatch) -> tuple[Features, Tensor]:
         """Return the features of crops, and the layers' own prediction loss ()."""
         network = self.network
-        places = zip(batch.number.tolist(), batch.start.tolist(), strict=True)
-        start = StreamState.cat([self._starts_of(number)[row // STRIDE] for number, row in places])
+        start = self._starts.at(batch.number.tolist(), batch.start.tolist())
         start = replace(start, core=network.core.init_state(len(batch.start) * network.lanes))
         features, state = network.features(batch.rows, start, self._feedback(batch.targets))
         self.observe(features.traces, state.core)
