@@ -90,9 +90,9 @@ class Origin:
         assert isinstance(module, OnlineModule)
         if run.schema.series:
             raise ConfigError(
-                "`source` must be a run of one stream, since a row object does not know which series a row is "
-                f"of; {run.source} has {len(run.schema.series)} series, each with scales of its own. Predict "
-                "with `dream predict`, or train on the rows of one.",
+                "`source` must be a run of one stream, since a row object does not know which series a row "
+                f"is of; {run.source} has {len(run.schema.series)} series, each with scales of its own. "
+                "Predict with `dream predict`, or train on the rows of one.",
                 key="source",
             )
         return cls(

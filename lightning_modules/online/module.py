@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import copy
 import warnings
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from functools import cached_property
-from typing import Any, Literal, get_args
+from typing import Any
 
 import lightning as L
 import pandas as pd
@@ -28,12 +28,12 @@ from lightning_modules.data.place import StreamEnd
 from lightning_modules.online.batches import OnlineBatch
 from lightning_modules.online.data import OnlineData, OnlineShape
 from lightning_modules.online.record import StreamRecord, long_table, mean_results, prediction_table
+from lightning_modules.online.settings import OnlineSettings
 from lightning_modules.online.starts import Starts
-from lightning_modules.settings import PredictiveSettings, as_instance
+from lightning_modules.settings import as_instance
 from lightning_modules.stream import (
     Features,
     Moves,
-    Reading,
     Steps,
     StreamLearner,
     StreamNetwork,
@@ -42,47 +42,9 @@ from lightning_modules.stream import (
 from lightning_modules.stream.following import followed
 from lightning_modules.stream.network import CHANGE_LIMIT, class_shares
 
-Mode = Literal[
-    "fast weights + head", "head", "fast weights", "frozen", "fast weights + all weights", "all weights"
-]
 SMALLEST = 1e-6  # least root mean square of a target, for one that never moves
 NEWEST = "newest"  # tensor of a stream's end
 OUTLIER = 3.0  # in root mean squares; larger errors count linearly in training
-
-
-@dataclass(frozen=True)
-class OnlineSettings(PredictiveSettings):
-    """Settings of `OnlineModule`."""
-
-    prediction_weight: float = 0.3
-    reading: Reading = Reading()  # noqa: RUF009 - frozen
-    """Normalisation of the rows, and the values that the head reads."""
-    updates: Updates = Updates()  # noqa: RUF009 - frozen
-    """Updates of the head from the stream."""
-    through_head: bool = False
-    """Forecasting and regression with `updates.rule: least_squares`: trains the core through a head that
-    follows each crop as it will follow the stream, see `lightning_modules.stream.following.followed`."""
-    all_updates: Updates = Updates(every=24, replay=96, lr=3e-4)  # noqa: RUF009 - frozen
-    """Updates of all weights from the stream, in the modes that move them."""
-    modes: list[Mode] = field(
-        default_factory=lambda: ["fast weights + head", "head", "fast weights", "frozen"]
-    )
-    """Ways to run the test, by what learns while the stream is read; one row of the table of results each."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        object.__setattr__(self, "reading", as_instance(Reading, self.reading, "reading"))
-        object.__setattr__(self, "updates", as_instance(Updates, self.updates, "updates"))
-        object.__setattr__(self, "all_updates", as_instance(Updates, self.all_updates, "all_updates"))
-        require(
-            "through_head",
-            self.through_head,
-            not self.through_head or self.updates.rule == "least_squares",
-            "false unless `updates.rule` is least_squares",
-        )
-        modes, known = self.modes, get_args(Mode)
-        fits = bool(modes) and set(modes) <= set(known) and len(set(modes)) == len(modes)
-        require("modes", modes, fits, f"some of {known}, each once")
 
 
 class OnlineModule(TaskModule):
@@ -186,7 +148,7 @@ class OnlineModule(TaskModule):
 
     @cached_property
     def _starts(self) -> Starts:
-        """What the streams carry at each possible start of a crop."""
+        """All that the streams carry at each possible start of a crop."""
         values = [member.values for member in self.data.members]
         feedback = [self._feedback(targets[None]) for _, targets in values]
         known = [each[0] for each in feedback if each is not None]

@@ -1,4 +1,4 @@
-"""What is said of the data of the online task when they are read, in a line each."""
+"""Remarks on the data of the online task, logged in a line each when they are read."""
 
 from __future__ import annotations
 

@@ -77,7 +77,7 @@ class OnlineSource(TaskData, ABC):
 
     @cached_property
     def streams(self) -> dict[str, OnlineStream]:
-        """What `read_many` read, by the schema that is followed, if any."""
+        """The result of `read_many`, by the schema that is followed, if any."""
         found = {} if self.whole is not None else self.read_many()
         if not found:
             return {}

@@ -1,4 +1,4 @@
-"""`Starts`: what streams carry at the rows where crops may begin, for all streams together.
+"""`Starts`: all that streams carry at the rows where crops may begin, for all streams together.
 
 Shapes: S streams, T rows, D input columns, E columns of feedback.
 """
