@@ -96,6 +96,22 @@ def test_each_series_is_read_as_by_itself(tmp_path: Path, task: str) -> None:
             assert value == pytest.approx(mean, rel=1e-4), (model, metric)
 
 
+@pytest.mark.parametrize("options", [{"missing": "ffill"}, {"missing": "model"}, {"warm_up": 0}])
+def test_gaps_and_no_training_are_as_by_itself(tmp_path: Path, options: dict[str, Any]) -> None:
+    table, trainer = long_table().drop(columns="state"), small_trainer(tmp_path)
+    if "missing" in options:
+        table.loc[[0, 30, 200, 300], "load"] = np.nan
+    many = data(table, id="pump", targets=["load"], **options)
+    module = module_for(many, modes=["fast weights + head"])
+    trainer.test(module, many, verbose=False)
+    for name in ROWS:
+        alone = data(one(table, name), targets=["load"], **options)
+        single = module_for(alone, modes=["fast weights + head"])
+        single.load_state_dict(module.state_dict())
+        trainer.test(single, alone, verbose=False)
+        assert module.by_series[name] == pytest.approx(next(iter(single.results.values())), rel=1e-4)
+
+
 def test_crops_hold_rows_of_one_series() -> None:
     table = long_table().drop(columns="state")
     many = data(table, id="pump", targets=["load"], crops=64)
