@@ -14,7 +14,7 @@ from dream.errors import ConfigError, DataError, nearest
 from lightning_modules.data.catalogue import data_path
 from lightning_modules.data.categories import Category, expanded, learn_category
 from lightning_modules.data.dates import Stamps, stamps_as
-from lightning_modules.data.dialect import dialect_as
+from lightning_modules.data.dialect import Dialect, dialect_as
 from lightning_modules.data.in_memory import NAME, InMemory
 from lightning_modules.data.long_table import (
     ID,
@@ -255,8 +255,9 @@ class TableStream(OnlineData, InMemory):
             long = Long(long.id, time, others, targets)
             panel = read_panel(self.table, long, self.known_dialect, stamps)
         else:
-            table, classes = self._with_numbers(long.id, targets[0])
+            table, classes, dialect = self._with_numbers(long.id, targets[0])
             panel = read_panel(table, Long(self.id_column, time, others, targets), stamps=stamps)
+            panel = replace(panel, series=tuple(replace(each, dialect=dialect) for each in panel.series))
         streams = [self._supervised(each, len(others), targets, classes) for each in panel.series]
         return dict(zip(panel.ids, streams, strict=True))
 
@@ -274,18 +275,20 @@ class TableStream(OnlineData, InMemory):
             check_truth(truth, source, targets[0])
         return OnlineStream(read, "regression", tuple(targets), truth)
 
-    def _with_numbers(self, id: str | None, target: str) -> tuple[pd.DataFrame, tuple[str, ...]]:
-        """The table of several series with the numbers of classes in place of their names, and the names."""
-        parts = []
+    def _with_numbers(self, id: str | None, target: str) -> tuple[pd.DataFrame, tuple[str, ...], Dialect]:
+        """The table of several series with the numbers of classes in place of their names, the names, and how
+        the first file is written."""
+        parts, dialects = [], []
         for table in [self.table] if isinstance(self.table, pd.DataFrame) else files_of(self.table):
-            frame, path, _ = read_frame(table, self.known_dialect, [] if id is None else [id])
+            frame, path, dialect = read_frame(table, self.known_dialect, [] if id is None else [id])
+            dialects.append(dialect)
             if id is None:
                 frame = frame.assign(**{ID: stem(path)})
             require_column(frame, target, path)
             parts.append(frame)
         whole = pd.concat(parts, ignore_index=True)
         truth, classes = self._classes(whole[target])
-        return whole.assign(**{target: truth}), classes
+        return whole.assign(**{target: truth}), classes, dialects[0]
 
     def read(self) -> OnlineStream:
         stamps = self.stamps if self.recorded is None else self.recorded.stamps(self.stamps)

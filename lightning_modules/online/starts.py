@@ -54,15 +54,16 @@ class Starts:
                 start = number * STRIDE
                 known = None if feedback is None else piece(feedback, start, left)
                 state = network.relate(piece(rows, start, left), state, known)[1]
+        self._named = [state.tensors() for state in self.states]
 
     def at(self, numbers: Sequence[int], rows: Sequence[int]) -> StreamState:
         """The state before row `rows` of the streams `numbers`, side by side."""
-        found = []
-        for number, row in zip(numbers, rows, strict=True):
-            state, place = self.states[row // STRIDE], int(self.places[number])
-            named = {name: value[place : place + 1] for name, value in state.tensors().items()}
-            found.append(state.with_tensors(named))
-        return StreamState.cat(found)
+        places = zip(rows, self.places[list(numbers)].tolist(), strict=True)
+        parts = [(self._named[row // STRIDE], slice(place, place + 1)) for row, place in places]
+        names = self._named[0]
+        return self.states[0].with_tensors(
+            {name: torch.cat([named[name][part] for named, part in parts]) for name in names}
+        )
 
 
 def _first(state: StreamState, streams: int) -> StreamState:
