@@ -19,6 +19,7 @@ from dream.config import DREAMConfig
 from dream.errors import CheckpointError, ConfigError
 from dream.numerics import full_precision, logit, orthonormal
 from dream.ops import registry
+from dream.prior import move_prior
 from dream.state import DREAMState, is_count, state_bytes
 from dream.types import DREAMParams, DREAMTrace, key_shape, weight_bytes
 
@@ -81,7 +82,7 @@ class DREAMCell(nn.Module):
         self.check_inputs = check_inputs
         self.missing = missing
         self.plasticity_enabled = True
-        self._last_V: tuple[Tensor, Tensor] = torch.empty(0), torch.empty(0)  # V_raw, and the V that it gave
+        self._last_V = torch.empty(0), torch.empty(0), 0  # V_raw, the V that it gave, V_raw's version
         with memory.enough(
             lambda: (
                 f"`hidden_dim`={config.hidden_dim}, `input_dim`={config.input_dim} and `rank`={config.rank}"
@@ -165,25 +166,20 @@ class DREAMCell(nn.Module):
     def params(self) -> DREAMParams:
         """The effective parameters, differentiable with respect to the learned ones."""
         config = self.config
-        eta, scale = self.log_eta.exp(), self.log_surprise_scale.exp()
+        make = registry.parameters_of(self.backend, self.log_eta, config)
+        if make is None:
+            V, eta, scale = self._effective_filter(), self.log_eta.exp(), self.log_surprise_scale.exp()
+            eta = eta if config.base_plasticity > 0 else torch.zeros_like(eta)
+            tonic, tau = torch.sigmoid(self.logit_tonic), self.log_tau.exp()
+            scale = scale if config.ltc_surprise_scale > 0 else torch.zeros_like(scale)
+        else:
+            raw = self.V_raw if self._filter_learned else None
+            learned = (self.log_eta, self.logit_tonic, self.log_tau, self.log_surprise_scale)
+            filters, eta, tonic, tau, scale = make(raw, learned, config)
+            V = self.V if filters is None else filters
         return DREAMParams(
-            C=self.C,
-            c=self.c,
-            W=self.W,
-            B=self.B,
-            b=self.b,
-            A=self.A,
-            G_x=self.G_x,
-            G_h=self.G_h,
-            V=self._effective_filter(),
-            eta=eta if config.base_plasticity > 0 else torch.zeros_like(eta),
-            tonic=torch.sigmoid(self.logit_tonic),
-            tau=self.log_tau.exp(),
-            surprise_scale=scale if config.ltc_surprise_scale > 0 else torch.zeros_like(scale),
-            error_var_prior=self.error_var_prior,
-            K=self.K,
-            k=self.k,
-            D=self.D,
+            *(self.C, self.c, self.W, self.B, self.b, self.A, self.G_x, self.G_h),
+            *(V, eta, tonic, tau, scale, self.error_var_prior, self.K, self.k, self.D),
         )
 
     @property
@@ -210,9 +206,18 @@ class DREAMCell(nn.Module):
         """As `_effective_filter`, without gradient; computed again only where V_raw has changed."""
         if not self._filter_learned:
             return self.V
-        raw, V = self._last_V
-        if raw.device != self.V_raw.device or raw.dtype != self.V_raw.dtype or not raw.equal(self.V_raw):
-            raw, V = self._last_V = self.V_raw.detach().clone(), self._effective_filter().detach()
+        raw, V, version = self._last_V
+        now = 0 if self.V_raw.is_inference() else self.V_raw._version
+        if raw.device != self.V_raw.device or raw.dtype != self.V_raw.dtype:
+            same = False
+        elif self.V_raw.is_cuda:  # the host does not wait for a look at its values
+            same = raw.data_ptr() == self.V_raw.data_ptr() and version == now
+        else:
+            same = raw.equal(self.V_raw)
+        if not same:
+            raw = self.V_raw.detach() if self.V_raw.is_cuda else self.V_raw.detach().clone()
+            V = self._effective_filter().detach()
+            self._last_V = raw, V, now
         return V
 
     def get_config(self) -> DREAMConfig:
@@ -252,7 +257,7 @@ class DREAMCell(nn.Module):
         """One step.
 
         Args:
-            x: (N, I), input, in units of the data.
+            x: (N, I), input, in units of the data; (I,) is one sample without a batch, whose state has N = 1.
             state: N samples, not changed; fresh ones if None.
             timespans: (N,), time since the previous step, in steps; 1 if None.
 
@@ -263,23 +268,24 @@ class DREAMCell(nn.Module):
         Raises:
             ShapeError, DataError, StateError: an argument that does not fit, or holds NaN or inf.
         """
-        x = checks.step_input(x, timespans, self.C, self.config)
+        x, timespans, alone = checks.step_input(x, timespans, self.C, self.config)
         if self.check_inputs:
             checks.finite_values(x, timespans, None, self.missing)
         state = self.init_state(x.shape[0]) if state is None else state
-        checks.state_of(state, self.config, x)
+        checks.state_of(state, self.config, x, alone)
+        checks.differentiable(x, state, self.parameters())
         # asked in this order, so that a traced program is not one for N = 1, or for any other, alone
         streams = not torch.compiler.is_compiling() and not torch.is_grad_enabled() and x.shape[0] == 1
         step = registry.choose(self.backend, x, self.config).step if streams else None
         plasticity = self.plasticity_enabled
         if step is not None:
             new = step(x, state, self._learned(), self.config, timespans, plasticity, self.missing, self)
-            return new.h, new
+            return new.h[0] if alone else new.h, new
         params = self.params()
         with full_precision(x.device.type):
             seen = F.read_input(x, params, self.config, timespans, self.missing)
             new = F.advance(seen, state, params, self.config, plasticity).state
-        return new.h, new
+        return new.h[0] if alone else new.h, new
 
     def forward_sequence(
         self,
@@ -291,9 +297,9 @@ class DREAMCell(nn.Module):
         """A whole sequence; the same as a step at a time, and faster.
 
         Args:
-            x_seq: (N, T, I), input, in units of the data.
+            x_seq: (N, T, I), input, in units of the data; (T, I) is one sample without a batch.
             state: N samples, not changed; fresh ones if None.
-            return_all: the outputs of all steps, or of the last only.
+            return_all: the outputs of all steps, or the last only, which is the final h.
             timespans: (N, T), time since the previous step, in steps; 1 if None.
 
         Returns:
@@ -304,7 +310,7 @@ class DREAMCell(nn.Module):
             ShapeError, DataError, StateError: an argument that does not fit, or holds NaN or inf.
         """
         output, _, state = self.scan(x_seq, state, timespans)
-        return (output if return_all else output[:, -1]), state
+        return (output if return_all else state.h.reshape(*output.shape[:-2], -1)), state
 
     def scan(
         self,
@@ -321,35 +327,24 @@ class DREAMCell(nn.Module):
         Args and Returns: as there; `state` None is fresh samples.
         """
         params = self.params()
-        x, lengths = checks.sequence(x, params, self.config, timespans, lengths)
+        x, timespans, lengths, alone = checks.sequence(x, params, self.config, timespans, lengths)
         if self.check_inputs:
             checks.finite_values(x, timespans, lengths, self.missing)
-        state = self.init_state(x.shape[0]) if state is None else state
-        checks.state_of(state, self.config, x)
         backend = registry.choose(self.backend, x, self.config)
-        output, trace, final = backend.scan(
-            x, state, params, self.config, timespans, lengths, self.plasticity_enabled, self.missing
-        )
+        rest = (params, self.config, timespans, lengths, self.plasticity_enabled, self.missing)
+        if state is None and backend.fresh_scan is not None:
+            checks.differentiable(x, None, params)
+            output, trace, final = backend.fresh_scan(x, None, *rest)
+        else:
+            state = self.init_state(x.shape[0]) if state is None else state
+            checks.state_of(state, self.config, x, alone)
+            checks.differentiable(x, state, params)
+            output, trace, final = backend.scan(x, state, *rest)
         if self.training and not checks.beyond(self.error_var_prior, trace.error):
-            self._move_prior(x, trace.error, lengths)
-        return output, trace, final
-
-    @torch.no_grad()
-    def _move_prior(self, x: Tensor, error: Tensor, lengths: Tensor | None) -> None:
-        squares = error.square().sum((0, 1))
-        steps = error.shape[0] * error.shape[1] if lengths is None else lengths.sum()
-        if not self.missing:
-            moved = F.moved_prior(self.error_var_prior, self.prior_updates, squares / steps, self.config)
-            self.error_var_prior.copy_(moved)
-            self.prior_updates.add_(1)
-            return
-        observed = ~x.isnan()
-        if lengths is not None:
-            observed &= (torch.arange(x.shape[1], device=x.device) < lengths.unsqueeze(1)).unsqueeze(-1)
-        counts = observed.sum((0, 1))
-        moved = F.moved_prior(self.error_var_prior, self.prior_updates, squares / counts, self.config)
-        self.error_var_prior.copy_(torch.where(counts > 0, moved, self.error_var_prior))
-        self.prior_updates.add_((counts > 0).any())
+            observed = ~x.isnan() if self.missing else None
+            prior, moves = self.error_var_prior, self.prior_updates
+            move_prior(prior, moves, trace.error, observed, lengths, self.config, backend.move_prior)
+        return (output[0], trace.alone(), final) if alone else (output, trace, final)
 
     def predict_next(self, state: DREAMState) -> Tensor:
         """The input expected next, (N, I), in units of the data: ``c + h C + (key(h) U) V^T``.

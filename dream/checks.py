@@ -5,7 +5,9 @@ Shapes: N samples, T steps, I `input_dim`.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Iterable, Sequence
+from functools import cache
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -67,8 +69,10 @@ def configuration(value: object) -> None:
         )
 
 
-def state_of(value: DREAMState, config: DREAMConfig, like: Tensor) -> None:
+def state_of(value: DREAMState, config: DREAMConfig, like: Tensor, alone: bool = False) -> None:
     """Refuse what is not a state for `config` and the N, dtype and device of `like` (N, ...).
+
+    `alone`: `like` came without a batch.
 
     Raises:
         StateError: it is not.
@@ -78,7 +82,59 @@ def state_of(value: DREAMState, config: DREAMConfig, like: Tensor) -> None:
         raise StateError(
             f"`state` must be a DREAMState; got {kind}. Make a fresh one with init_state({like.shape[0]})."
         )
+    if alone and value.batch_size != 1:
+        given = tuple(like.shape[1:])
+        raise StateError(
+            f"`state` must be of 1 sample where `x` has no batch axis; got {value.batch_size}, and `x` "
+            f"{given}. One step of each sample is x.unsqueeze(1)."
+        )
     value.check(config, like)
+
+
+def differentiable(x: Tensor, state: DREAMState | None, learned: Iterable[Tensor]) -> None:
+    """Refuse what no gradient flows through: values of inference mode, and a state of a graph that is gone.
+
+    Args:
+        x: input.
+        state: state before it; None for fresh samples.
+        learned: parameters; where none asks a gradient, values of inference mode are fine.
+
+    Raises:
+        DataError, StateError: naming which.
+    """
+    if not torch.is_grad_enabled() or torch.compiler.is_compiling():
+        return
+    for part in () if state is None else (state.h, state.U):
+        if (node := part.grad_fn) is not None and _freed(node):
+            raise StateError(
+                "`state` must not carry the history of a graph that a backward has freed. Use state.detach() "
+                "for truncated back-propagation, or backward(retain_graph=True) before."
+            )
+    of_inference = [part.is_inference() for part in state or ()]
+    if (x.is_inference() or any(of_inference)) and any(weight.requires_grad for weight in learned):
+        kind, name = (StateError, "state") if any(of_inference) else (DataError, "x")
+        raise kind(
+            f"`{name}` must not come from torch.inference_mode where gradients are computed. Use "
+            f"{name}.clone() outside of it, or torch.no_grad in its place."
+        )
+
+
+def _freed(node: Any) -> bool:
+    """Whether a backward has freed what an operation saved."""
+    kind: Any = type(node)
+    name = _saved_name(kind)
+    try:
+        getattr(node, name, None)
+    except RuntimeError as error:
+        return "second time" in str(error)
+    return False
+
+
+@cache
+def _saved_name(kind: Hashable) -> str:
+    """An attribute of nodes of the graph that cannot be read once it is freed."""
+    names = [name for name in dir(kind) if name.startswith("_saved_")]
+    return names[0] if names else "_raw_saved_tensors"
 
 
 def parameters(values: Sequence[Tensor | None], config: DREAMConfig, x: Tensor) -> None:
@@ -126,15 +182,20 @@ def parameters(values: Sequence[Tensor | None], config: DREAMConfig, x: Tensor) 
             )
 
 
-def step_input(x: Tensor, timespans: Tensor | None, like: Tensor, config: DREAMConfig) -> Tensor:
-    """Return x (N, I) in the dtype that the layer computes in: that of `like`, its parameter C.
+def step_input(
+    x: Tensor, timespans: Tensor | None, like: Tensor, config: DREAMConfig
+) -> tuple[Tensor, Tensor | None, bool]:
+    """Return x (N, I) and timespans (N,), and whether they came without a batch: (I,) and ().
+
+    x is in the dtype that the layer computes in: that of `like`, its parameter C.
 
     Raises:
         ShapeError, DataError: see `_input`.
     """
-    return _input(
-        x, timespans, like, config, ("batch", f"{config.input_dim}"), "Remove the time axis or use a scan."
-    )
+    x = _input(x, timespans, like, config, ("batch",), "Remove the time axis or use a scan.")
+    if x.dim() == 2:
+        return x, timespans, False
+    return x.unsqueeze(0), None if timespans is None else timespans.unsqueeze(0), True
 
 
 def sequence(
@@ -143,40 +204,41 @@ def sequence(
     config: DREAMConfig,
     timespans: Tensor | None,
     lengths: Tensor | None,
-) -> tuple[Tensor, Tensor | None]:
-    """Return x (N, T, I) in the dtype that the layer computes in, and lengths (N,), None where all are T.
+) -> tuple[Tensor, Tensor | None, Tensor | None, bool]:
+    """Return x (N, T, I), timespans (N, T), lengths (N,), and whether they came without a batch.
+
+    Without one they are (T, I), (T,) and (). x is in the dtype that the layer computes in; lengths are None
+    where all are T.
 
     Raises:
         ShapeError, DataError: see `_input`, `_lengths`.
     """
-    axes = ("batch", "time", f"{config.input_dim}")
-    x = _input(
-        x, timespans, params.C, config, axes, "Add a time axis with x.unsqueeze(1); batch comes first."
-    )
+    hint = "Add a time axis with x.unsqueeze(-2); batch comes first."
+    x = _input(x, timespans, params.C, config, ("batch", "time"), hint)
     parameters(params, config, x)
-    return x, _lengths(lengths, x)
+    lengths = _lengths(lengths, x)
+    if x.dim() == 3:
+        return x, timespans, lengths, False
+    spans = None if timespans is None else timespans.unsqueeze(0)
+    return x.unsqueeze(0), spans, None if lengths is None else lengths.unsqueeze(0), True
 
 
 def _input(
     x: Tensor, timespans: Tensor | None, like: Tensor, config: DREAMConfig, axes: tuple[str, ...], hint: str
 ) -> Tensor:
-    """Return `x` if it fits: number of dimensions, features, no empty axis, the parameters' dtype and device.
+    """Return `x` if it fits: number of dimensions, features, the parameters' dtype and device.
 
-    Under autocast the layer before returns half precision, which is cast up. Half-precision
-    parameters are refused: the statistics need float32."""
-    expected = f"({', '.join(axes)})"
+    `axes` are those before the features; the first, that of the batch, may be left out. Under autocast the
+    layer before returns half precision, which is cast up. Half-precision parameters are refused: the
+    statistics need float32."""
+    expected = f"({', '.join((*axes, str(config.input_dim)))})"
     tensor("x", x)
     got = tuple(x.shape)
-    if x.dim() != len(axes):
+    if x.dim() not in (len(axes), len(axes) + 1):
         raise ShapeError(f"`x` must be {expected}; got {got}. {hint}")
     if x.shape[-1] != config.input_dim:
         raise ShapeError(
             f"`x` must be {expected}; got {got}: {x.shape[-1]} features. Set input_dim={x.shape[-1]}."
-        )
-    if 0 in x.shape:
-        empty = axes[got.index(0)]
-        raise ShapeError(
-            f"`x` must be {expected} with no empty axis; got {got}: {empty} is 0. Skip empty batches."
         )
     if like.dtype in (torch.float16, torch.bfloat16):
         raise DataError(
@@ -217,29 +279,33 @@ def _with_values(name: str, value: Tensor) -> None:
 
 
 def _lengths(lengths: Tensor | None, x: Tensor) -> Tensor | None:
-    """Return `lengths` on the device of `x` (N, T, I); None where all are T.
+    """Return `lengths` (N,) on the device of `x` (N, T, I), or () of (T, I); None where all are T.
 
     Raises:
-        ShapeError, DataError: not integers (N,), or not all from 1 to T; where a program is traced, their
-            values are not looked at.
+        ShapeError, DataError: not integers of that shape, or not all from 0 to T; where a program is traced,
+            their values are not looked at.
     """
     if lengths is None:
         return None
     tensor("lengths", lengths)
     _with_values("lengths", lengths)
-    rows, steps = x.shape[:2]
-    if lengths.shape != (rows,):
+    *samples, steps, _ = x.shape
+    if lengths.shape != (*samples,):
         got = tuple(lengths.shape)
-        raise ShapeError(f"`lengths` must be ({rows},); got {got}. Give each row its number of valid steps.")
+        raise ShapeError(
+            f"`lengths` must be {(*samples,)}; got {got}. Give each row its number of valid steps."
+        )
     if lengths.dtype not in (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8):
         raise DataError(f"`lengths` must be integers; got {lengths.dtype}. Use lengths.long().")
     if torch.compiler.is_compiling():  # there are no values yet
         return lengths.to(x.device)
+    if not lengths.numel():
+        return None
     low, high = (int(bound) for bound in torch.aminmax(lengths))
-    if low < 1 or high > steps:
+    if low < 0 or high > steps:
         raise DataError(
-            f"`lengths` must lie between 1 and {steps}, the steps of `x`; got {low if low < 1 else high}. "
-            "Drop empty rows, or pad `x` further."
+            f"`lengths` must lie between 0 and {steps}, the steps of `x`; got {low if low < 0 else high}. "
+            "Count the valid steps from the start, or pad `x` further."
         )
     return None if low == steps else lengths.to(x.device)
 
@@ -254,7 +320,7 @@ def finite_values(x: Tensor, timespans: Tensor | None, lengths: Tensor | None, m
     Raises:
         DataError: naming the first bad place.
     """
-    if torch.compiler.is_compiling() or _mapped(x) or _mapped(timespans):
+    if torch.compiler.is_compiling() or _mapped(x) or _mapped(timespans) or not x.numel():
         return
     most = largest(x.dtype)
     low, high = (bound.item() for bound in torch.aminmax(x.detach()))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import math
 import os
 import re
 import secrets
@@ -140,6 +141,19 @@ def read_bytes(path: str | os.PathLike[str], most: int = MOST, *, links: bool = 
     if not small or len(content) > most:
         raise OSError(errno.EFBIG, f"it has more than {most:,} bytes", str(path))
     return bytes(content)
+
+
+def json_text(content: Any, indent: int | None = None) -> str:
+    """`content` as JSON; numbers that JSON does not have are the words "nan", "inf" and "-inf"."""
+    return json.dumps(_with_words(content), indent=indent, allow_nan=False)
+
+
+def _with_words(value: Any) -> Any:
+    if isinstance(value, float):
+        return value if math.isfinite(value) else repr(float(value))
+    if isinstance(value, dict):
+        return {name: _with_words(part) for name, part in value.items()}
+    return [_with_words(part) for part in value] if isinstance(value, (list, tuple)) else value
 
 
 def read_json(path: str | os.PathLike[str], most: int = MOST) -> dict[str, Any]:

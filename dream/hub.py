@@ -17,6 +17,7 @@ from typing import Any, Self
 import torch
 from torch import nn
 
+from dream.cell import DREAMCell
 from dream.errors import CheckpointError, ConfigError, DREAMError
 from dream.files import write_atomic
 from dream.sealed import read_sealed, write_sealed
@@ -24,6 +25,7 @@ from dream.sealed import read_sealed, write_sealed
 WEIGHTS, CARD = "model.safetensors", "README.md"
 """Files of a folder."""
 _KIND = {"format": "dream-pretrained", "version": "1"}
+_OFF = "plasticity_off"  # setting: names of the cells whose fast weights stay
 _NAME = re.compile(r"[\w.-]+(/[\w.-]+)?")  # on the hub: OWNER/MODEL
 
 
@@ -45,7 +47,7 @@ class Card:
         rows = [["", *names], ["---"] * (len(names) + 1)]
         rows += [[title, *(_number(row.get(name)) for name in names)] for title, row in self.figures.items()]
         table = "\n".join(f"| {' | '.join(row)} |" for row in rows) if self.figures else "None were given."
-        head = [f"license: {json.dumps(self.license)}"] if self.license else []
+        head = [f"license: {json.dumps(self.license, allow_nan=False)}"] if self.license else []
         count = sum(parameter.numel() for parameter in model.parameters())
         return f"""---
 {chr(10).join(["library_name: dream-memory", "tags: [pytorch, dream]", *head])}
@@ -76,7 +78,7 @@ model = {kind}.from_pretrained("FOLDER, OR THE NAME OF THIS MODEL")
 ## Settings
 
 ```json
-{json.dumps(settings, indent=2)}
+{json.dumps(settings, indent=2, allow_nan=False)}
 ```
 """
 
@@ -92,6 +94,9 @@ class Pretrained(nn.Module, ABC):
     @abstractmethod
     def _from_settings(cls, settings: dict[str, Any]) -> Self:
         """A module with these settings and any weights."""
+
+    def _cells_by_name(self) -> dict[str, DREAMCell]:
+        return {name: part for name, part in self.named_modules() if isinstance(part, DREAMCell)}
 
     def _card(self) -> Card:
         """Facts that the module knows of itself."""
@@ -109,8 +114,10 @@ class Pretrained(nn.Module, ABC):
             CheckpointError: the folder cannot be written.
         """
         settings = self._settings()
+        if off := [name for name, cell in self._cells_by_name().items() if not cell.plasticity_enabled]:
+            settings[_OFF] = off
         text = (card or self._card()).text(self, settings)
-        header = _KIND | {"class": type(self).__name__, "settings": json.dumps(settings)}
+        header = _KIND | {"class": type(self).__name__, "settings": json.dumps(settings, allow_nan=False)}
         tensors = {name: value.detach().cpu() for name, value in self.state_dict().items()}
         try:
             Path(folder).mkdir(parents=True, exist_ok=True)
@@ -142,8 +149,12 @@ class Pretrained(nn.Module, ABC):
         if header.get("class") != cls.__name__:
             raise CheckpointError(f"{path} holds a {header.get('class')}. Call its from_pretrained.")
         try:
+            settings = json.loads(header["settings"])
+            off = settings.pop(_OFF, [])
             with torch.random.fork_rng(devices=[]):  # of the first weights, which are replaced
-                new = cls._from_settings(json.loads(header["settings"]))
+                new = cls._from_settings(settings)
+            for name in off:
+                new._cells_by_name()[name].plasticity_enabled = False
             new.load_state_dict(tensors, assign=True)  # in the dtype that they have
         except (DREAMError, LookupError, TypeError, ValueError, AttributeError, RuntimeError) as error:
             raise CheckpointError(f"{path} is inconsistent: {error}") from None

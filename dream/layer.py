@@ -65,9 +65,10 @@ class SequenceModule(Pretrained, Generic[S, Tr]):
         """Process a sequence.
 
         Args:
-            x: (N, T, I), input, in units of the data (standardise it); or a PackedSequence.
+            x: (N, T, I), input, in units of the data (standardise it); or a PackedSequence; or (T, I), one
+                sample without a batch, whose output has no axis N, and whose state has N = 1.
             state: N samples, not changed, in the order of the batch before packing; fresh ones if None.
-            return_sequences: the outputs of all steps, or of each sample's last.
+            return_sequences: the outputs of all steps, or each sample's last, which is the h of its state.
             timespans: (N, T), time since the previous step, in steps; 1 if None. For a PackedSequence (N,
                 longest), samples in the order before packing.
 
@@ -80,13 +81,12 @@ class SequenceModule(Pretrained, Generic[S, Tr]):
         """
         if not isinstance(x, PackedSequence):
             output, _, new = self.scan(x, None, state, timespans)
-            return (output if return_sequences else output[:, -1]), new
+            return (output if return_sequences else _last(new).reshape(*output.shape[:-2], -1)), new
         checks.tensor("x.data", x.data)
         padded, lengths = pad_packed_sequence(x, batch_first=True)
         output, _, new = self.scan(padded, lengths, state, timespans)
         if not return_sequences:
-            last = (lengths - 1).to(output.device).view(-1, 1, 1).expand(-1, 1, output.shape[-1])
-            return output.gather(1, last).squeeze(1), new
+            return _last(new), new
         order = x.sorted_indices
         if order is not None:
             output, lengths = output.index_select(0, order), lengths.index_select(0, order.cpu())
@@ -99,8 +99,8 @@ class SequenceModule(Pretrained, Generic[S, Tr]):
         """Process a padded batch; what lies in the padding, NaN included, has no effect.
 
         Args:
-            x: (N, T, I), padded input.
-            lengths: (N,), valid steps of each sample, from 1 to T.
+            x: (N, T, I), padded input; or (T, I), as in `forward`.
+            lengths: (N,), valid steps of each sample, from 0 to T; () of one without a batch.
             state: N samples, not changed; fresh ones if None.
             timespans: (N, T), time since the previous step, in steps; 1 if None.
 
@@ -131,6 +131,12 @@ class SequenceModule(Pretrained, Generic[S, Tr]):
             state: the state of every sample after its last valid step.
         """
         return self.scan(x, lengths, state, timespans)
+
+
+def _last(state: Any) -> Tensor:
+    """The last output of each sample, (N, H), from the final state of a layer or a stack."""
+    last: DREAMState = state[-1] if isinstance(state, list) else state
+    return last.h
 
 
 class DREAM(SequenceModule[DREAMState, DREAMTrace]):

@@ -22,6 +22,12 @@ def full_precision(device: str) -> AbstractContextManager[object]:
     return torch.autocast(device, enabled=False) if torch.is_autocast_enabled(device) else nullcontext()
 
 
+def root(x: Tensor) -> Tensor:
+    """The square root of x >= 0; at 0 every derivative is 0."""
+    positive = x > 0
+    return torch.where(positive, torch.where(positive, x, 1.0).sqrt(), 0.0)
+
+
 def norm(matrix: Tensor) -> Tensor:
     """The Frobenius norm over the last two axes, finite although squares overflow.
 
@@ -29,9 +35,7 @@ def norm(matrix: Tensor) -> Tensor:
     rounded. At 0 every derivative is 0.
     """
     unit = 2.0 ** (math.frexp(torch.finfo(matrix.dtype).max)[1] // 4)
-    squares = (matrix / unit).square().sum((-2, -1))
-    positive = squares > 0
-    return torch.where(positive, torch.where(positive, squares, 1.0).sqrt(), 0.0) * unit
+    return root((matrix / unit).square().sum((-2, -1))) * unit
 
 
 def shrinkage(norm: Tensor, target: float, kappa: float) -> Tensor:

@@ -28,7 +28,7 @@ def dream_step(
     """One step of N samples: the equations of `dream.functional.advance`, with every argument checked.
 
     Args:
-        x: (N, I), input, in units of the data (standardise it).
+        x: (N, I), input, in units of the data (standardise it); (I,) is one sample without a batch.
         state: N samples; not changed.
         params: effective parameters.
         config: knobs.
@@ -43,14 +43,16 @@ def dream_step(
     Raises:
         ShapeError, DataError, StateError: an argument of a wrong shape, dtype or device.
     """
-    x = checks.step_input(x, timespans, params.C, config)
+    x, timespans, alone = checks.step_input(x, timespans, params.C, config)
     checks.parameters(params, config, x)
-    checks.state_of(state, config, x)
+    checks.state_of(state, config, x, alone)
+    checks.differentiable(x, state, params)
     with full_precision(x.device.type):
         seen = F.read_input(x, params, config, timespans, missing)
         new, prediction, error, surprise, deviation, u_norm = F.advance(seen, state, params, config)
         forecast = F.predict_next(new, params, config)
-    return new.h, DREAMTrace(prediction, forecast, error, surprise, deviation, u_norm), new
+    trace = DREAMTrace(prediction, forecast, error, surprise, deviation, u_norm)
+    return (new.h[0], trace.alone(), new) if alone else (new.h, trace, new)
 
 
 def dream_scan(
@@ -71,12 +73,13 @@ def dream_scan(
     the padding, NaN included, has any effect on values or gradients.
 
     Args:
-        x: (N, T, I), input, in units of the data.
+        x: (N, T, I), input, in units of the data; (T, I) is one sample without a batch, whose output and
+            trace have no axis N, and whose state has N = 1.
         state: N samples; not changed.
         params: effective parameters.
         config: knobs.
         timespans: (N, T), time since the previous step, in steps; 1 if None.
-        lengths: (N,), valid steps of each sample, from 1 to T; T if None.
+        lengths: (N,), valid steps of each sample, from 0 to T; T if None.
         backend: ``"auto"`` for the fastest that can serve this call, or a name of
             `dream.ops.registry.BACKENDS`.
         plasticity: False keeps U as it is: it still predicts and is recalled from, but neither learns, decays
@@ -89,11 +92,13 @@ def dream_scan(
         state: the state of every sample after its last valid step.
 
     Raises:
-        ShapeError, DataError, StateError: an argument of a wrong shape, dtype or device; lengths below 1 or
+        ShapeError, DataError, StateError: an argument of a wrong shape, dtype or device; lengths below 0 or
             above T.
         ConfigError: an unknown backend, or one that cannot serve this call; the message says why.
     """
-    x, lengths = checks.sequence(x, params, config, timespans, lengths)
-    checks.state_of(state, config, x)
+    x, timespans, lengths, alone = checks.sequence(x, params, config, timespans, lengths)
+    checks.state_of(state, config, x, alone)
+    checks.differentiable(x, state, params)
     chosen = registry.choose(backend, x, config)
-    return chosen.scan(x, state, params, config, timespans, lengths, plasticity, missing)
+    output, trace, final = chosen.scan(x, state, params, config, timespans, lengths, plasticity, missing)
+    return (output[0], trace.alone(), final) if alone else (output, trace, final)

@@ -73,7 +73,8 @@ def read_sealed(path: Path, writer: str, kind: Mapping[str, str]) -> tuple[dict[
 
 def note(content: Any) -> bytes:
     """Plain values as the bytes of a sealed file: their JSON is its one tensor."""
-    return _seal({}, {"json": torch.frombuffer(bytearray(json.dumps(content).encode()), dtype=torch.uint8)})
+    text = bytearray(json.dumps(content, allow_nan=False).encode())
+    return _seal({}, {"json": torch.frombuffer(text, dtype=torch.uint8)})
 
 
 def read_note(path: Path, most: int = MOST) -> Any:
@@ -96,7 +97,7 @@ def checksum(header: Mapping[str, str], tensors: Mapping[str, Tensor]) -> str:
     """SHA-256 of all that a file holds, so that no changed byte goes unnoticed."""
     parts = sorted(tensors.items())
     listed = [sorted(header.items()), [(name, str(value.dtype), list(value.shape)) for name, value in parts]]
-    digest = hashlib.sha256(json.dumps(listed).encode())
+    digest = hashlib.sha256(json.dumps(listed, allow_nan=False).encode())
     for _, value in parts:
         plain = value.detach().cpu().resolve_conj().resolve_neg().contiguous()
         if plain.numel():  # an empty tensor may have a stride of 0, which no view as bytes allows

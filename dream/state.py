@@ -78,10 +78,10 @@ class DREAMState:
         Dtype and device are those of `error_var` (I,), the error variance expected.
 
         Raises:
-            StateError: `batch_size` is not a positive integer.
+            StateError: `batch_size` is not an integer from 0.
         """
-        if not is_count(batch_size):
-            raise StateError(f"`batch_size` must be a positive integer; got {batch_size!r}.")
+        if not is_count(batch_size, least=0):
+            raise StateError(f"`batch_size` must be an integer from 0; got {batch_size!r}.")
         if not error_var.is_floating_point():
             raise StateError(f"`dtype` must be floating, such as torch.float32; got {error_var.dtype}.")
 
@@ -163,6 +163,8 @@ class DREAMState:
             StateError: a sample that is not there, or a mask of another length.
         """
         index = rows if isinstance(rows, slice) else torch.as_tensor(rows, device=self.h.device).reshape(-1)
+        if isinstance(index, Tensor) and not index.numel() and index.is_floating_point():  # an empty list
+            index = index.long()
         try:
             return self.map(lambda tensor: tensor[index])
         except IndexError as error:
@@ -236,7 +238,7 @@ class DREAMState:
             low, high, _ = _range_of(name, tensor.dtype)
             values = _comparable(tensor)
             within = (values >= low) & (values <= high)
-            parts.append(within.reshape(len(tensor), -1).all(1))
+            parts.append(within.all(tuple(range(1, within.dim()))) if within.dim() > 1 else within)
         return torch.stack(parts).all(0)
 
     def require_sound(self) -> None:
@@ -319,12 +321,12 @@ class DREAMState:
         return state
 
 
-def is_count(value: object) -> bool:
-    """Whether `value` is a positive integer, Python's, NumPy's, or that of a traced shape."""
+def is_count(value: object, least: int = 1) -> bool:
+    """Whether `value` is an integer from `least`, Python's, NumPy's, or that of a traced shape."""
     return (
         isinstance(value, (int, np.integer, torch.SymInt))
         and not isinstance(value, bool)
-        and bool(value >= 1)
+        and bool(value >= least)
     )
 
 

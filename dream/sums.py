@@ -298,7 +298,7 @@ def _content(sums: Sums) -> dict[str, Any]:
 def _sign(sums: Sums) -> str | None:
     if (key := user_key()) is None:
         return None
-    message = b"dream sums\0" + json.dumps(_content(sums), sort_keys=True).encode()
+    message = b"dream sums\0" + json.dumps(_content(sums), sort_keys=True, allow_nan=False).encode()
     return hmac.new(key, message, hashlib.sha256).hexdigest()
 
 

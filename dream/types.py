@@ -59,3 +59,7 @@ class DREAMTrace(NamedTuple):
     surprise: Tensor  # (N, T) in (0, 1)
     deviation: Tensor  # (N, T) error in units of what the sample is used to
     u_norm: Tensor  # (N, T) |U| after the step
+
+    def alone(self) -> DREAMTrace:
+        """The first sample's, without the axis N."""
+        return DREAMTrace(*(part[0] for part in self))

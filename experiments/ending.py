@@ -5,6 +5,7 @@ Imports nothing that takes time, so that a command can be ended from the start.
 
 from __future__ import annotations
 
+import errno
 import os
 import select
 import signal
@@ -18,6 +19,8 @@ from typing import NoReturn, TextIO
 LONGEST = 1000  # characters of a line of a message
 filters: list[Callable[[str], str]] = []
 """Functions that every message goes through, such as one that hides the secrets among the settings."""
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
+"""Errors of an open file that takes no more."""
 UNREAD = 141
 """Exit code of a command whose output nobody reads any more: that of SIGPIPE, as of other tools."""
 
@@ -30,9 +33,9 @@ def ended(work: Callable[[], int]) -> int:
     """Return the exit code of `work`, and print its errors in one sentence.
 
     It is 2 after a mistake in command, configuration or data, or about a file that cannot be read or written,
-    which is printed in at most five lines; 130 after Ctrl-C and 143 after SIGTERM, where `work` does not
-    handle them; and `UNREAD`, without a word, where nobody reads the output any more, as after a pipe into
-    ``head``.
+    which is printed in at most five lines, the output itself included, as on a full disk; 130 after Ctrl-C
+    and 143 after SIGTERM, where `work` does not handle them; and `UNREAD`, without a word, where nobody reads
+    the output any more, as after a pipe into ``head``.
     """
     try:
         code = _ended(work)
@@ -43,10 +46,15 @@ def ended(work: Callable[[], int]) -> int:
         if not unread:  # it was another pipe
             raise
         for stream in unread:
-            nowhere = os.open(os.devnull, os.O_WRONLY)
-            os.dup2(nowhere, stream.fileno())
-            os.close(nowhere)
+            _silence(stream)
         return UNREAD
+    except OSError as error:
+        if error.errno not in FULL:
+            raise
+        for stream in _outputs():
+            _flush(stream)
+        say(f"dream: the output could not be written: {error.strerror}. Free the disk or write elsewhere.")
+        return 2
     except SystemExit as stop:
         if isinstance(stop.__context__, BrokenPipeError):  # as rich turns it into one
             return UNREAD
@@ -63,6 +71,20 @@ def _is_unread(stream: TextIO) -> bool:
     poll = select.poll()
     poll.register(stream.fileno(), select.POLLOUT)
     return any(event & select.POLLERR for _, event in poll.poll(0))
+
+
+def _flush(stream: TextIO) -> None:
+    """Flush an output; what it refuses is lost, or Python would try again at its exit."""
+    try:
+        stream.flush()
+    except OSError:
+        _silence(stream)
+
+
+def _silence(stream: TextIO) -> None:
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, stream.fileno())
+    os.close(nowhere)
 
 
 def _ended(work: Callable[[], int]) -> int:

@@ -20,6 +20,7 @@ from lightning_modules.base import TaskModule
 from lightning_modules.data.place import StreamEnd
 from lightning_modules.forecasting import ForecastingModule
 from lightning_modules.forecasting.exported import WindowStep
+from lightning_modules.learners.from_run import named_stream
 from lightning_modules.online import OnlineModule
 from lightning_modules.online.exported import ForecastStep
 from lightning_modules.run import checkpoints, streams
@@ -54,6 +55,11 @@ def main(argv: list[str]) -> int:
     parser.add_argument(
         "--output", type=Path, metavar="FILE", help=f"where it goes; {names} in the run's folder if not given"
     )
+    parser.add_argument(
+        "--stream",
+        metavar="NAME",
+        help="of an anomaly run with several streams: the one that it goes on with; else it begins a new one",
+    )
     folders.add_run_folder(parser)
     arguments = parser.parse_args(argv)
     wording.set_up()
@@ -63,19 +69,20 @@ def main(argv: list[str]) -> int:
     home = checkpoint.parent.parent
     name, write = FORMATS[arguments.format]
     path = arguments.output or home / name
-    step = step_of(home, checkpoint)
+    step = step_of(home, checkpoint, arguments.stream)
     ending.say(f"note: {path} is being made, which may take half a minute.")
     write(step, path)
     print(path)  # noqa: T201
     return 0
 
 
-def step_of(home: Path, checkpoint: Path) -> export.Step:
+def step_of(home: Path, checkpoint: Path, stream: str | None = None) -> export.Step:
     """The step of a run, from where its stream ended; and say what learns in it.
 
     Args:
         home: Folder of the run.
         checkpoint: Its weights.
+        stream: Name of the stream, where it has several; None begins a new one then.
 
     Raises:
         ConfigError, CheckpointError: see `main`.
@@ -108,7 +115,10 @@ def step_of(home: Path, checkpoint: Path) -> export.Step:
             f"`RUN` must forecast from windows; {home} has `data.rolling`, whose forecasts depend on all "
             "rows before. Train without, or as an online run."
         )
-    end = streams.read(home, checkpoints.digest(checkpoint)) or module.end
+    ends = streams.newest(checkpoint, module.ends)
+    end = next(iter(ends.values())) if len(ends) == 1 else None
+    if stream is not None:
+        end = ends[named_stream(list(ends), stream)]
     one = make(module, end)
     schema = module.schema
     if schema is None:

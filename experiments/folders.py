@@ -20,24 +20,19 @@ from pydantic import TypeAdapter, ValidationError
 
 from dream import sums
 from dream.errors import CheckpointError, ConfigError, DataError, shown
-from dream.files import LONGEST_NAME, inside, is_name
+from dream.files import LONGEST_NAME, inside, is_name, json_text
+from dream.runs import FOLDER, LATEST, RUN, SAVES, newest_run
 from experiments import records
 from experiments.ending import say
 from experiments.invocation import configs
 
 log = logging.getLogger(__name__)
 
-RUN = "run.json"
-"""Command of a run, written before anything else."""
 CONFIG = "config.yaml"
 """All settings of a run."""
-SAVES = "checkpoints"
-"""Folder of its checkpoints."""
 LOCK = ".lock"
 PLAN = "plan.json"
 """Facts that all runs of a comparison or a sweep share."""
-LATEST = "latest"
-"""Word that stands for the newest run, where a run is asked for."""
 RESULTS = "results.json"
 """Results of a run, written when it has ended well."""
 
@@ -59,7 +54,7 @@ class RunSettings:
             the metrics of the best validation.
     """
 
-    folder: str = "runs"
+    folder: str = FOLDER
     name: str | None = None
     wandb: Literal["offline", "online", "disabled"] | None = None
     project: str = "dream"
@@ -75,6 +70,12 @@ def run_folder(settings: RunSettings, experiment: str, command: list[str], **fac
         ConfigError: `run.name` is taken or no name of a folder, or the folder can't be made.
     """
     require_names(settings)
+    if settings.name == LATEST:
+        raise ConfigError(
+            f"`run.name` must be another than {LATEST}, which stands for the newest run. Choose another, or "
+            "go on with that run with --resume.",
+            key="run.name",
+        )
     parent = Path(settings.folder)
     stem = settings.name or f"{experiment}-{datetime.now():%Y-%m-%d_%H-%M-%S}"
     for attempt in range(1000):
@@ -131,7 +132,7 @@ def write_run(folder: Path, command: list[str], **facts: Any) -> None:
         **facts,
     }
     sums.begin(folder)
-    sums.write_atomic(folder, RUN, json.dumps(record, indent=2) + "\n")
+    sums.write_atomic(folder, RUN, json_text(record, indent=2) + "\n")
 
 
 def read_run(folder: Path) -> dict[str, Any]:
@@ -210,15 +211,18 @@ def settings_of(run: Path) -> RunSettings:
 def earlier_run(settings: RunSettings, command: list[str], **facts: Any) -> Path | None:
     """Return the run that ``--resume`` continues; None where there is none yet.
 
-    It is the one of that name, or else the newest of the same command that has not ended, or else the newest
-    that has. The `facts` are for one that was stopped before it wrote them, see `write_run`.
+    It is the one of that name, of which `LATEST` means the newest run, or else the newest of the same command
+    that has not ended, or else the newest that has. The `facts` are for one that was stopped before it wrote
+    them, see `write_run`.
 
     Raises:
         ConfigError: the folder of that name holds something else.
-        CheckpointError: its facts are damaged.
+        CheckpointError: its facts are damaged, or there is no newest run.
     """
     require_names(settings)
     parent = Path(settings.folder)
+    if settings.name == LATEST:
+        return newest_run(parent)
     if settings.name is not None:
         folder = parent / settings.name
         if folder.is_dir() and not read_run(folder):
@@ -258,24 +262,12 @@ def add_run_folder(parser: ArgumentParser) -> None:
 
 
 def latest(parent: Path) -> Path:
-    """Return the newest run below `parent` that has saved a checkpoint: the one that `LATEST` means.
+    """Return the run that `LATEST` means, the newest below `parent`, and say which it is.
 
     Raises:
         CheckpointError: there is none.
     """
-    runs: dict[Path, tuple[str, int]] = {}
-    for path in parent.glob(f"*/{RUN}"):
-        try:
-            if any((path.parent / SAVES).glob("*.ckpt")):
-                runs[path.parent] = read_run(path.parent).get("started", ""), path.stat().st_mtime_ns
-        except CheckpointError as error:
-            log.warning("%s Its run is passed over; name it if you mean it.", error)
-    if not runs:
-        raise CheckpointError(
-            f"`{LATEST}` means the newest run in `run.folder` with a checkpoint; {parent} holds none. Train "
-            "with `dream fit`, or name the run."
-        )
-    newest = max(runs, key=lambda run: runs[run])
+    newest = newest_run(parent)
     say(f"note: {LATEST} is {newest}.")
     return newest
 
@@ -319,7 +311,7 @@ def claim(folder: Path, identity: dict[str, Any], held: bool, unfinished: Iterab
         ConfigError: it holds runs of another identity, or can't be written.
         CheckpointError: the file with their identity is damaged.
     """
-    path, text = folder / PLAN, json.dumps(identity, indent=2) + "\n"
+    path, text = folder / PLAN, json_text(identity, indent=2) + "\n"
     require_as_written(folder, PLAN)
     try:
         known = records.read(path, records.Plan)

@@ -8,7 +8,8 @@ import os
 import re
 import threading
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,8 @@ from lightning_modules import ranks
 DECIDED = "DREAM_DECIDED"
 """Variable that tells the processes which the Trainer starts what the first one has decided."""
 PLACE = (DECIDED, "LOCAL_RANK", "NODE_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
-"""Variables that the Trainer sets."""
+SEED = ("PL_GLOBAL_SEED", "PL_SEED_WORKERS")
+"""Variables that Lightning seeds the processes of a run with, also those of a later Trainer's."""
 _parted = threading.Event()
 LAUNCHER = "lightning.fabric.strategies.launchers.subprocess_script"
 TIMEOUT = timedelta(minutes=10)
@@ -123,25 +125,29 @@ def decided_by_first(decide: Callable[[], str]) -> str:
     return os.environ[DECIDED]
 
 
-def leaving() -> Callable[[], None]:
-    """Return a function that leaves the group of processes when a run has ended well.
-
-    All processes leave at once; another run may follow in this one.
-    """
-    before = {name: os.environ.get(name) for name in PLACE}
-
-    def leave() -> None:
-        if ranks.world_size() > 1:
-            dist.barrier()
-            dist.destroy_process_group()
-        _parted.set()
+@contextmanager
+def variables_kept() -> Iterator[None]:
+    """Put back, at the end of a run, the variables that Lightning sets for its processes."""
+    before = {name: os.environ.get(name) for name in (*PLACE, *SEED)}
+    try:
+        yield
+    finally:
         for name, text in before.items():
             if text is None:
                 os.environ.pop(name, None)
             else:
                 os.environ[name] = text
 
-    return leave
+
+def leave() -> None:
+    """Leave the group of processes when a run has ended well.
+
+    All processes leave at once; another run may follow in this one.
+    """
+    if ranks.world_size() > 1:
+        dist.barrier()
+        dist.destroy_process_group()
+    _parted.set()
 
 
 def end_with_parent(for_good: bool = False) -> None:

@@ -6,7 +6,16 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any, Literal, Required
 
-from pydantic import AfterValidator, ConfigDict, Field, Strict, TypeAdapter, ValidationError, with_config
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    Strict,
+    TypeAdapter,
+    ValidationError,
+    with_config,
+)
 from typing_extensions import TypedDict
 
 from dream.errors import CheckpointError, shown
@@ -33,9 +42,12 @@ def _named(text: str) -> str:
     return text
 
 
+WORDS = ("nan", "inf", "-inf")
 Count = Annotated[int, Field(ge=0, lt=2**63)]
 Finite = Annotated[float, Field(allow_inf_nan=False, ge=-1e300, le=1e300)]
 """A number that can be drawn: an axis goes a little further."""
+Number = Annotated[float, BeforeValidator(lambda value: float(value) if value in WORDS else value)]
+"""A number, or the word of one that JSON does not have; earlier versions wrote NaN and Infinity."""
 Seconds = Annotated[Finite, Field(ge=0)]
 Epoch = Annotated[str, Field(pattern=r"^[0-9]{1,9}$")]
 Cell = Annotated[tuple[str, Count], Strict(False)]
@@ -74,8 +86,8 @@ class Run(TypedDict, total=False):
 class Results(TypedDict, total=False):
     """`results.json`: the results of a run, and what gave them."""
 
-    results: dict[str, dict[str, float]]
-    series: dict[str, dict[str, float]]
+    results: dict[str, dict[str, Number]]
+    series: dict[str, dict[str, Number]]
     part: str
     experiment: str
     command: list[str]
@@ -161,8 +173,8 @@ class Layer(TypedDict, total=False):
 
     surprise_counts: list[Count]
     place: list[Finite]
-    surprise: list[Finite]
-    u_norm: list[Finite]
+    surprise: list[Number]
+    u_norm: list[Number]
     plasticity: Bordered
     tonic: Bordered
     target_norm: Finite

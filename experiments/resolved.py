@@ -27,7 +27,8 @@ def resolve_config(
 
     Those of the layer are as built: the data may have set the width of its input.
     """
-    resolved: dict[str, Any] = redacted(yaml.safe_load(own_code.plain(parser.dump(config, skip_unset=False))))
+    text = own_code.plain(parser.dump(config, skip_unset=False))
+    resolved: dict[str, Any] = redacted(yaml.safe_load(text))
     resolved["run"]["name"] = None  # a name serves once
     resolved["resume"] = False
     for name in COMMAND_LINE:

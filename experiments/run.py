@@ -56,7 +56,7 @@ from lightning_modules.base import TaskModule
 from lightning_modules.checks import gone, require_there
 from lightning_modules.cores import trainable
 from lightning_modules.data import TaskData
-from lightning_modules.data.place import LearnsOn, Place, StreamEnd
+from lightning_modules.data.place import LearnsOn, StreamEnd, described, from_plain, plain
 from lightning_modules.data.schema import Schema
 from lightning_modules.redaction import redacted, require_given
 from lightning_modules.run import checkpoints, streams, tracking
@@ -123,11 +123,11 @@ class DREAMCLI(LightningCLI):
         """Closed when the run has ended."""
         self.folder: Path | None = None
         self.home: Path | None = None
-        """The run whose stream a prediction goes on with."""
+        """The run whose streams a prediction goes on with."""
         self.weights = ""
         """SHA-256 of the checkpoint that it predicts with."""
-        self.end: StreamEnd | None = None
-        """End of that stream so far; None if it begins."""
+        self.ends: dict[str, StreamEnd] = {}
+        """Ends of its streams so far, by name; others begin."""
         self.newest: str | None = None
         """The save that a resumed run starts from."""
         self.running = False
@@ -135,6 +135,7 @@ class DREAMCLI(LightningCLI):
 
     def build(self) -> None:
         """Parse the words, and build data, model and Trainer."""
+        self.stack.enter_context(launch.variables_kept())
         self.signals = self.stack.enter_context(StopSignals())
         strict = {"exit_on_error": False, "allow_abbrev": False}
         super().__init__(
@@ -205,20 +206,20 @@ class DREAMCLI(LightningCLI):
             checkpoint = checkpoints.read(self.invocation.checkpoint, self.invocation.task)
             data.follow(Schema.from_plain(checkpoint.get("schema")))
             if self.invocation.learn:
-                self.find_stream(self.invocation.checkpoint, checkpoint["stream"], data)
+                self.find_streams(self.invocation.checkpoint, checkpoint["streams"], data)
         return asdict(data.shape)
 
-    def find_stream(self, checkpoint: Path, tested: dict[str, Any] | None, data: TaskData) -> None:
-        """Let `data` go on where the stream of the run ended; no other process may go on with it meanwhile.
+    def find_streams(self, checkpoint: Path, tested: dict[str, Any], data: TaskData) -> None:
+        """Let `data` go on where the streams of the run ended, and lock them for this process.
 
         Args:
             checkpoint: Weights of the run.
-            tested: Where its test ended, as the checkpoint has it: the stream begins there.
+            tested: Where its test ended, as the checkpoint has it: there the streams begin.
             data: Data of the prediction.
 
         Raises:
             ConfigError: the task learns nothing from what it predicts, or no run is around the checkpoint.
-            CheckpointError: the stream is damaged.
+            CheckpointError: the streams are damaged.
         """
         if self.home is None:
             home = checkpoint.parent.parent
@@ -230,10 +231,8 @@ class DREAMCLI(LightningCLI):
             self.stack.callback(folders.hold(home).release)
             self.home = home
             self.weights = checkpoints.digest(checkpoint)
-            self.end = streams.read(home, self.weights)
-            if self.end is None and tested is not None:
-                self.end = StreamEnd.from_plain(tested, str(checkpoint))
-        data.go_on(Place() if self.end is None else self.end.place)
+            self.ends = streams.newest(checkpoint, from_plain(tested, str(checkpoint)))
+        data.go_on({name: end.place for name, end in self.ends.items()})
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         if self.invocation.sets("model.shape"):
@@ -356,8 +355,8 @@ class DREAMCLI(LightningCLI):
                 "does not. Leave it out.",
                 key="learn",
             )
-        if self.end is not None:
-            self.model.go_on(self.end)
+        if self.ends:
+            self.model.go_on(self.ends)
         if self.subcommand in PARTS:
             # refuses what cannot be read before files are written
             getattr(self.datamodule, PARTS[self.subcommand])()
@@ -446,7 +445,7 @@ class DREAMCLI(LightningCLI):
             if earlier is not None:
                 folders.require_as_written(folder, *RESUMED)
                 newest = save_to_resume(folder, resolved, self.datamodule.fingerprint)
-            return json.dumps([str(folder), earlier is not None, newest and str(newest)])
+            return json.dumps([str(folder), earlier is not None, newest and str(newest)], allow_nan=False)
 
         folder, saving.resumes, newest = json.loads(launch.decided_by_first(decide))
         if saving.resumes and (ended := folders.results(Path(folder))) is not None:
@@ -479,8 +478,9 @@ class DREAMCLI(LightningCLI):
             return
         best = getattr(self.trainer.checkpoint_callback, "best_model_path", "") or None
         self.trainer.test(self.model, datamodule=self.datamodule, ckpt_path=best, verbose=False)
-        if best is not None and self.model.end is not None and self.trainer.is_global_zero:
-            checkpoints.write({**checkpoints.read(best), "stream": self.model.end.plain()}, Path(best))
+        if best is not None and self.trainer.is_global_zero:
+            tested = {"streams": plain(self.model.ends), "results": self.model.results}
+            checkpoints.write(checkpoints.read(best) | tested, Path(best))
         self.finish()
 
     def validate(self, **kwargs: Any) -> None:
@@ -496,7 +496,33 @@ class DREAMCLI(LightningCLI):
         """Show the test metrics of a checkpoint, beside its rivals'."""
         self.note_other_data()
         self.trainer.test(**{**kwargs, "verbose": False})
+        self.keep_ends()
         self.finish()
+
+    @rank_zero_only
+    def keep_ends(self) -> None:
+        """Keep where a test ended in the run of the checkpoint, if it is the run's own test: of its data and
+        settings, and the first.
+
+        A test on other data measures, and leaves the run as it is.
+        """
+        checkpoint = self.invocation.checkpoint
+        rehearses = self._get(self.config_init, "trainer").fast_dev_run
+        if checkpoint is None or not self.model.ends or rehearses:
+            return
+        home, held = checkpoint.parent.parent, checkpoints.read(checkpoint)
+        own = held["fingerprint"] == self.datamodule.fingerprint and held.get("missing") == self.model.missing
+        same = held["hyper_parameters"] == dict(self.model.hparams)
+        tested = held.get("streams") or (home / streams.STREAM / streams.STATE).exists()
+        if not (own and same) or tested or not (home / folders.CONFIG).is_file():
+            return
+        try:
+            self.stack.callback(folders.hold(home).release)
+            streams.write(home, checkpoints.digest(checkpoint), self.model.ends)
+        except (DREAMError, OSError) as error:
+            ending.say(f"note: {home} does not keep where this test ended: {error}")
+            return
+        ending.say(f"note: from now on, the {described(self.model.ends, str(home))}.")
 
     @staticmethod
     def require_output(file: Path | None) -> None:
@@ -512,10 +538,10 @@ class DREAMCLI(LightningCLI):
 
         A process that is killed between both learns the same rows again, from the state before them.
         """
-        stands = self.end is not None and len(self.datamodule.predict_dataloader()) == 0
-        if self.end is not None:
-            news = "no row comes after it, nothing is learnt" if stands else "rows up to it are passed over"
-            ending.say(f"note: the stream of {self.home} has come to {self.end.place}; {news}.")
+        stands = bool(self.ends) and len(self.datamodule.predict_dataloader()) == 0
+        if self.ends:
+            news = "no row comes after, nothing is learnt" if stands else "rows until then are passed over"
+            ending.say(f"note: the {described(self.ends, str(self.home))}; {news}.")
         found = self.model.predictions_again() if stands else self.trainer.predict(**kwargs)
         if stands and not found:
             ending.say("note: predictions are of new rows; there are none, and nothing is written.")
@@ -529,7 +555,7 @@ class DREAMCLI(LightningCLI):
                 summary.predictions(self.model, found, self.folder)
             self.seal_metrics()
         if self.home is not None and not stands:
-            streams.write(self.home, self.weights, self.model.stream_end(found))
+            streams.write(self.home, self.weights, self.model.stream_ends(found))
 
     def seal_metrics(self) -> None:
         """Enter the whole `metrics.jsonl`, which nothing is added to any more, into the list of sums.
@@ -619,11 +645,10 @@ def _exit_code(cli: DREAMCLI, work: Callable[[], None]) -> int:
         launch.end_with_parent()
     argv = cli.invocation.argv
     typed, sys.argv[1:] = sys.argv[1:], argv  # the Trainer starts other processes with them
-    leave = launch.leaving()
     code = 1
     try:
         in_memory(work, cli.chosen)
-        leave()
+        launch.leave()
         code = 0
     except BrokenPipeError:
         raise

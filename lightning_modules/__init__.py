@@ -2,7 +2,7 @@
 by row."""
 
 from lightning_modules.anomaly import AnomalyModule
-from lightning_modules.classification import ClassificationModule
+from lightning_modules.classification import ClassificationModule, SequenceModule
 from lightning_modules.forecasting import ForecastingModule
 from lightning_modules.language import LanguageModule
 from lightning_modules.learners import (
@@ -26,6 +26,7 @@ __all__ = [
     "ForecastingModule",
     "LanguageModule",
     "OnlineModule",
+    "SequenceModule",
     "SpeechModule",
     "StateStore",
     "Streams",

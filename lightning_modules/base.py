@@ -11,6 +11,7 @@ from abc import abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, fields
+from functools import partial
 from pathlib import Path
 from typing import IO, Any, ClassVar, Literal, NamedTuple, Self, get_type_hints
 from weakref import WeakSet
@@ -35,7 +36,7 @@ from lightning_modules.checks import gone, require_finite
 from lightning_modules.cores import BaselineCore, build_core, fit_to_width, title
 from lightning_modules.data.base import TaskData
 from lightning_modules.data.frames import as_pandas, in_kind
-from lightning_modules.data.place import StreamEnd
+from lightning_modules.data.place import StreamEnd, from_plain, plain
 from lightning_modules.data.schema import Schema
 from lightning_modules.data.series import Missing
 from lightning_modules.redaction import redacted, require_given
@@ -138,7 +139,8 @@ class TaskModule(L.LightningModule, Pretrained):
 
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
-        if TaskModule not in cls.__bases__ and "settings" in vars(cls).get("__annotations__", {}):
+        declared = [base for base in cls.__mro__ if "settings" in vars(base).get("__annotations__", {})]
+        if cls in declared and declared[1:] != [TaskModule]:
             raise ConfigError(
                 f"`{cls.__name__}.settings` must stay those of the task it derives from; got another class. "
                 "Declare settings of its own as arguments of its `__init__`, beside **settings."
@@ -151,10 +153,9 @@ class TaskModule(L.LightningModule, Pretrained):
         self.schema: Schema | None = None
         """Facts about the data that the weights were trained on, from the training or a checkpoint. Set
         to None before a fit, its data are read as the first of these weights are."""
-        self.end: StreamEnd | None = None
-        """Where the stream of the last test ended, or of the test of the run that wrote a checkpoint.
-
-        None where there was none, or several streams."""
+        self.ends: dict[str, StreamEnd] = {}
+        """Where each stream of the last test ended, or of the test of the run that wrote a checkpoint, by its
+        name; none where there was no test, or no stream."""
         self.missing: Missing = "error"
         """Treatment of missing values by the data that it was last prepared for, or of a checkpoint."""
         self.settings = settings
@@ -163,7 +164,8 @@ class TaskModule(L.LightningModule, Pretrained):
         """Whether the next fit resumes a run that may have trained all its steps already."""
         self._trained = False
         self.results: dict[str, dict[str, float]] = {}
-        """Test results: model, then metric, then value."""
+        """Results of the last test, or of that of the run that wrote a checkpoint: model, then metric, then
+        value."""
         self.by_series: dict[str, dict[str, float]] = {}
         """The module's own test results of each of several series: id, then metric, then value."""
         self.gradient_norm: Tensor | None = None
@@ -350,7 +352,8 @@ class TaskModule(L.LightningModule, Pretrained):
         checkpoint["samples_per_stream"] = self._per_stream
         checkpoint["schema"] = self.data_schema.plain()
         checkpoint["missing"] = self.missing
-        checkpoint["stream"] = None if self.end is None else self.end.plain()
+        checkpoint["streams"] = plain(self.ends)
+        checkpoint["results"] = self.results
         for name in (self.CHECKPOINT_HYPER_PARAMS_KEY, TaskData.CHECKPOINT_HYPER_PARAMS_KEY):
             if settings := checkpoint.get(name):
                 kept = {"shape": settings["shape"]} if "shape" in settings else {}  # may be named by the data
@@ -358,8 +361,11 @@ class TaskModule(L.LightningModule, Pretrained):
 
     def _settings(self) -> dict[str, Any]:
         schema = self.schema if self.data is None else self.data.schema
-        plain = (schema or Schema()).plain()
-        return {"arguments": redacted(dict(self.hparams)), "schema": plain, "missing": self.missing}
+        return {
+            "arguments": redacted(dict(self.hparams)),
+            "schema": (schema or Schema()).plain(),
+            "missing": self.missing,
+        }
 
     @classmethod
     def _from_settings(cls, settings: dict[str, Any]) -> Self:
@@ -376,8 +382,8 @@ class TaskModule(L.LightningModule, Pretrained):
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self.adopt(Schema.from_plain(checkpoint.get("schema")))
         self.missing = checkpoint.get("missing", "error") if self.data is None else self.data.missing
-        stream = checkpoint.get("stream")
-        self.end = None if stream is None else StreamEnd.from_plain(stream, "the checkpoint")
+        self.ends = from_plain(checkpoint.get("streams", {}), "the checkpoint")
+        self.results = dict(checkpoint.get("results", {}))
         if self._trainer is not None and self.trainer.state.fn == TrainerFn.FITTING and checkpoint["carried"]:
             self._per_stream = checkpoint["samples_per_stream"]
             carried = [DREAMState(**tensors) for tensors in checkpoint["carried"]]
@@ -425,7 +431,7 @@ class TaskModule(L.LightningModule, Pretrained):
 
     def on_train_start(self) -> None:
         self.schema = None if self.data is None else self.data.schema
-        self.end = None  # of other weights from now on
+        self.ends, self.results = {}, {}  # of other weights from now on
         if self._states is not None:
             self._states = [state.to(self.device) for state in self._states]
 
@@ -642,7 +648,10 @@ class TaskModule(L.LightningModule, Pretrained):
 
     def log_results(self, results: dict[str, dict[str, float]]) -> None:
         """Log and keep test results, the module's own as ``test/METRIC``, others as ``test/MODEL/METRIC``."""
-        self.results = results
+        self.results = {
+            model: {name: float(value) for name, value in metrics.items()}
+            for model, metrics in results.items()
+        }
         own = next(iter(results), None)
         for model, metrics in results.items():
             prefix = "test" if model == own else f"test/{model}"
@@ -688,17 +697,20 @@ class TaskModule(L.LightningModule, Pretrained):
             )
         total = max(int(steps), 1)
         rising = max(round(self.settings.warmup * total), 1)
-
-        def factor(step: int) -> float:
-            if step < rising:
-                return (step + 1) / rising
-            if self.settings.schedule == "constant":
-                return 1.0
-            progress = min((step - rising) / max(total - rising, 1), 1.0)
-            return 0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * progress))
-
+        # no closure, with which a fitted module could not be pickled; a partial keeps nothing in checkpoints
+        factor = partial(_share_of_lr, rising=rising, total=total, schedule=self.settings.schedule)
         scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+
+def _share_of_lr(step: int, rising: int, total: int, schedule: str) -> float:
+    """Learning rate at a step as a share of its peak: it rises for some steps and falls until the last."""
+    if step < rising:
+        return (step + 1) / rising
+    if schedule == "constant":
+        return 1.0
+    progress = min((step - rising) / max(total - rising, 1), 1.0)
+    return 0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * progress))
 
 
 def _is_plain(value: Any) -> bool:

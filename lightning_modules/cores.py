@@ -82,6 +82,13 @@ class BaselineCore(nn.Module, ABC):
     ) -> tuple[Tensor, list[DREAMTrace], list[DREAMState]]:
         """Same as `dream.DREAMStack.trace`, with one trace and state however many layers the memory has."""
         samples, steps, _ = x.shape
+        if steps == 0:  # as of a step that is padding
+            spans = None if timespans is None else timespans.new_ones(samples, 1)
+            valid = torch.zeros(samples, dtype=torch.long)
+            output, traces, states = self.trace(
+                x.new_zeros(samples, 1, x.shape[2]), state, valid, timespans=spans
+            )
+            return output[:, :0], [DREAMTrace(*(part[:, :0] for part in traces[0]))], states
         if self.check_inputs:
             checks.finite_values(x, timespans, lengths)
         before = self.init_state(samples)[0] if state is None else state[0]
@@ -98,6 +105,7 @@ class BaselineCore(nn.Module, ABC):
             x.new_zeros((samples, steps)) if timespans is None else torch.where(valid, timespans, 1.0).log()
         )
         output, memory = self.remember(torch.cat([x, span.unsqueeze(-1)], -1), before.h, lengths)
+        memory = torch.where(valid.any(1, keepdim=True), memory, before.h)
         mask = valid.unsqueeze(-1)
         output = output * mask
         forecast = self.readout(output) * mask
@@ -136,10 +144,11 @@ class BaselineCore(nn.Module, ABC):
     @torch.no_grad()
     def _move_prior(self, error: Tensor, valid: Tensor) -> None:
         """Move the error variance of fresh states towards that of the batch, as DREAM does."""
-        mean_square = error.square().sum((0, 1)) / valid.sum()
+        steps = valid.sum()
+        mean_square = error.square().sum((0, 1)) / steps
         moved = functional.moved_prior(self.error_var_prior, self.prior_updates, mean_square, self.config)
-        self.error_var_prior.copy_(moved)
-        self.prior_updates.add_(1)
+        self.error_var_prior.copy_(torch.where(steps > 0, moved, self.error_var_prior))
+        self.prior_updates.add_(steps > 0)
 
     def init_state(
         self, batch_size: int, device: str | torch.device | None = None, dtype: torch.dtype | None = None
@@ -191,14 +200,16 @@ class RecurrentCore(BaselineCore):
         if lengths is None:
             output, end = self.cells(x, start)
         else:
-            packed = pack_padded_sequence(x, lengths.cpu(), batch_first=True, enforce_sorted=False)
+            some = lengths.cpu().clamp_min(1)  # what is not read is left out by the caller
+            packed = pack_padded_sequence(x, some, batch_first=True, enforce_sorted=False)
             output, end = self.cells(packed, start)
             output, _ = pad_packed_sequence(output, batch_first=True, total_length=x.shape[1])
         ended = torch.stack(end) if self.parts == 2 else end.unsqueeze(0)
-        return output, ended.permute(2, 0, 1, 3).reshape(samples, -1)
+        return output, ended.permute(2, 0, 1, 3).reshape(samples, self.memory)
 
     def recall(self, memory: Tensor) -> Tensor:
-        return memory.view(len(memory), self.parts, self.cells.num_layers, -1)[:, 0, -1]
+        shape = (len(memory), self.parts, self.cells.num_layers, self.cells.hidden_size)
+        return memory.view(shape)[:, 0, -1]
 
 
 class LinearCore(BaselineCore):
@@ -216,7 +227,7 @@ class LinearCore(BaselineCore):
     def remember(self, x: Tensor, memory: Tensor, lengths: Tensor | None) -> tuple[Tensor, Tensor]:
         samples, steps, inputs = len(x), x.shape[1], self.config.input_dim
         seen = torch.cat([memory.view(samples, self.steps, inputs), x[..., :inputs]], 1)
-        output = seen.unfold(1, self.steps, 1)[:, 1:].transpose(2, 3).reshape(samples, steps, -1)
+        output = seen.unfold(1, self.steps, 1)[:, 1:].transpose(2, 3).reshape(samples, steps, self.memory)
         last = torch.full((samples,), steps, device=x.device) if lengths is None else lengths.to(x.device)
         return output, output[torch.arange(samples, device=x.device), last - 1]
 
@@ -239,6 +250,11 @@ def upper_errors(traces: Sequence[DREAMTrace]) -> Tensor:
     errors = [(upper.prediction - (upper.prediction + upper.error).detach()) for upper in traces[1:]]
     none = torch.zeros_like(traces[0].surprise)
     return sum((error.square().mean(-1) for error in errors), none)
+
+
+def full(values: Tensor) -> Tensor:
+    """`values` in float32 at least, where autocast made them half: for logarithms, metrics and NumPy."""
+    return values.to(torch.promote_types(values.dtype, torch.float32))
 
 
 def title(core: CoreName, config: DREAMConfig) -> str:

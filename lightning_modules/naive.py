@@ -13,6 +13,7 @@ from torch import Tensor
 from dream.errors import ConfigError
 
 _BLOCK = 256  # steps whose distances are in memory together
+_LEAST = 1e-3  # deviation within classes, as a share of that over all
 
 
 def repeat_last(past: Tensor, horizon: int) -> Tensor:
@@ -64,17 +65,19 @@ def majority_class(labels: Tensor, classes: int, delay: int = 0) -> Tensor:
 def nearest_mean(known: Tensor, labels: Tensor, asked: Tensor) -> Tensor:
     """The class whose mean is nearest to each sample, in units of the deviation within classes, (N,).
 
-    A class without an example is never the nearest.
+    A class without an example is never the nearest, and what is the same in all examples does not count.
 
     Args:
         known: (M, D) examples.
         labels: (M,) their classes, numbers from 0.
-        asked: (N, D) samples to classify.
+        asked: (N, D) samples to classify; in another precision where a model computes in one.
     """
+    asked = asked.to(known)
     member = torch.nn.functional.one_hot(labels).to(known)
     count = member.sum(0)
     means = member.T @ known / count.clamp_min(1).unsqueeze(1)
-    deviation = (known - means[labels]).std(0, correction=0).clamp_min(1e-12)
+    within, overall = (part.std(0, correction=0) for part in (known - means[labels], known))
+    deviation = torch.where(overall > 0, torch.maximum(within, _LEAST * overall), torch.inf)
     return torch.cdist(asked / deviation, means / deviation).masked_fill(count == 0, torch.inf).argmin(1)
 
 

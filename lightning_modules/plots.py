@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.dates import AutoDateLocator, ConciseDateFormatter
+from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
 TRUTH, MODEL, RIVAL, NOVEL, WEIGHTS = "#333333", "#0072b2", "#b0b0b0", "#d55e00", "#009e73"
@@ -12,6 +15,8 @@ MODES = (MODEL, "#cc79a7", "#56b4e9", "#e69f00", WEIGHTS, "#7a5195")
 """Ways to run one model, the one that the table names first in the model's own colour."""
 LINE_POINTS = 2000
 """Points of a line, at most."""
+COUNTED = 20
+"""Classes of a confusion matrix whose cells show their counts, at most."""
 
 
 def rolling(values: np.ndarray, window: int) -> np.ndarray:
@@ -48,3 +53,22 @@ def log_scale(axis: Axes) -> None:
     axis.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     axis.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
     axis.yaxis.set_minor_formatter(NullFormatter())
+
+
+def confusion(counts: np.ndarray, classes: Sequence[str]) -> Figure:
+    """Matrix of `counts` (V, V) of predicted classes, with a row for each true one."""
+    size = len(classes)
+    shares = counts / counts.sum(1, keepdims=True).clip(1)
+    figure = Figure(figsize=(2 + 0.42 * min(size, 40), 1.6 + 0.42 * min(size, 40)), layout="constrained")
+    axis = figure.subplots()
+    axis.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+    axis.set_xticks(range(size), classes, rotation=60, ha="right", parse_math=False)
+    axis.set_yticks(range(size), classes, parse_math=False)  # `$` is a sign like any other
+    axis.set_xlabel("predicted")
+    axis.set_ylabel("true")
+    if size <= COUNTED:
+        for row, column in np.argwhere(counts):
+            light = shares[row, column] > 0.5
+            color = "white" if light else "black"
+            axis.text(column, row, str(counts[row, column]), ha="center", va="center", color=color)
+    return figure

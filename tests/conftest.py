@@ -1,4 +1,5 @@
-"""Set-up for the whole suite: where the real data lie, what is skipped where, one seed for every test."""
+"""Set-up for the whole suite: where the real data lie, what is skipped where, and the same process for every
+test."""
 
 from __future__ import annotations
 
@@ -6,7 +7,9 @@ import atexit
 import os
 import shutil
 import tempfile
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -18,6 +21,9 @@ atexit.register(shutil.rmtree, os.environ["XDG_CONFIG_HOME"], ignore_errors=True
 _SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
 if "DREAM_DATA" not in os.environ and _SHARED.is_dir():
     os.environ["DREAM_DATA"] = str(_SHARED)
+
+# as a run that tracks sets it for its process
+os.environ["WANDB_ERROR_REPORTING"] = "false"
 
 # The tests' tensors are small: one thread is faster than two, here and in the commands that tests start.
 torch.set_num_threads(1)
@@ -42,7 +48,47 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
                 item.add_marker(pytest.mark.skip(reason=reason))
 
 
+LEFT = ("PYTEST_CURRENT_TEST", "WANDB_SERVICE")
+"""Variables that others set: pytest, and wandb for a process of its own that lives as long as this one."""
+
+
+def _variables() -> dict[str, str]:
+    return {name: text for name, text in os.environ.items() if name not in LEFT}
+
+
+def _set_variables(before: dict[str, str]) -> None:
+    for name in _variables().keys() - before.keys():
+        del os.environ[name]
+    os.environ.update(before)
+
+
+SETTINGS: dict[str, tuple[Callable[[], Any], Callable[[Any], Any]]] = {
+    "default dtype": (torch.get_default_dtype, torch.set_default_dtype),
+    "default device": (torch.get_default_device, lambda device: torch.set_default_device(None)),
+    "gradients": (torch.is_grad_enabled, torch.set_grad_enabled),
+    "threads": (torch.get_num_threads, torch.set_num_threads),
+    "deterministic algorithms": (
+        torch.are_deterministic_algorithms_enabled,
+        torch.use_deterministic_algorithms,
+    ),
+    "folder": (Path.cwd, os.chdir),
+    "variables": (_variables, _set_variables),
+}
+"""How the settings of a process that a test could change for all after it are read and put back."""
+
+
 @pytest.fixture(autouse=True)
-def _seed() -> None:
-    """The same random numbers for a test whichever ran before it."""
+def _same_process() -> Iterator[None]:
+    """The same random numbers for a test whichever ran before it, and a process that is left as it was."""
     torch.manual_seed(0)
+    before = {name: read() for name, (read, _) in SETTINGS.items()}
+    yield
+    changed = []
+    for name, (read, put_back) in SETTINGS.items():
+        was, now = before[name], read()
+        if was != now:
+            put_back(was)
+            if name == "variables":
+                was, now = (dict(one.items() - other.items()) for one, other in ((was, now), (now, was)))
+            changed.append(f"{name}: {was}, now {now}")
+    assert not changed, f"the test changed the process for all that come after it: {'; '.join(changed)}"

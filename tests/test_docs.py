@@ -152,6 +152,9 @@ def folder(tmp_path: Path) -> Path:
                 for k in range(number, number + 3)
             ]
             pd.concat(parts).to_csv(tmp_path / f"{kind}.csv", index=False)
+    cycles = steps.rename(columns={"id": "unique_id"}).assign(label=np.where(steps["id"] % 2, "a", "b"))
+    cycles.to_csv(tmp_path / "cycles.csv", index=False)
+    cycles.drop(columns="label").to_csv(tmp_path / "unlabelled.csv", index=False)
     (tmp_path / "text.txt").write_text("All work and no play makes Jack a dull boy.\n" * 60)
     write_recordings(tmp_path)
     return tmp_path

@@ -77,7 +77,7 @@ class _Sizes:
         h, r = given["h"].shape[1], given["V"].shape[1]
         plastic, learns, liquid, missing, keeps = flags
         wide = 2 * h if liquid else h
-        every = max(1, SEGMENT // min(n, 8))
+        every = max(1, SEGMENT // max(1, min(n, 8)))
         none, segments = (0,), (t + every - 1) // every
         self.fixed = dict(samples=n, steps=t, inputs=i, hidden=h, rank=r, every=every)
         self.fixed |= dict(plastic=plastic, learns=learns, liquid=liquid, missing=missing)
@@ -263,7 +263,7 @@ def refusal(x: Tensor, config: DREAMConfig) -> str | None:
         return f"it serves tensors on the CPU; these are on {x.device.type}"
     if x.dtype not in DTYPES:
         return f"it computes in float32 and float64; this is {x.dtype}"
-    if torch.compiler.is_exporting():
+    if torch.compiler._is_exporting_flag:  # for `is_exporting()` Dynamo puts True up to torch 2.11
         return "an exported program could not run it elsewhere"
     if torch._C._are_functorch_transforms_active():
         return "torch.func cannot see into it"

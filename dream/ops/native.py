@@ -17,16 +17,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 from dream import files
 from dream.ops import build
+from dream.ops.arrays import ArrayCalls
 
 log = logging.getLogger(__name__)
 
 _DTYPES = {torch.float32: "f32", torch.float64: "f64"}
-_LANES = 8  # float64 numbers in the widest vector, to which the kernel pads a row
 _TYPES = {"int64_t": ctypes.c_int64, "double": ctypes.c_double}  # all others are pointers
 
 
@@ -62,7 +61,7 @@ def _structure(schema: str) -> type[ctypes.Structure]:
     return type("Arguments", (ctypes.Structure,), {"__slots__": (), "_fields_": fields})
 
 
-class Kernel:
+class Kernel(ArrayCalls):
     """The functions of a compiled library.
 
     Attributes:
@@ -88,15 +87,7 @@ class Kernel:
             {dtype: self._function(f"dream_{name}_{short}") for dtype, short in _DTYPES.items()}
             for name in ("forward", "backward", "apply")
         )
-        self._excesses = self._function("dream_excesses_f64")
-        self._excesses.argtypes = _arguments("iiddppppp")
-        self._add = self._function("dream_add_f64")
-        self._add.argtypes = _arguments("iiidpppppp")
-        self._solve = self._function("dream_solve_f64")
-        self._solve.argtypes = _arguments("iiipppdpp")
-        self._descend = {name: self._function(f"dream_descend_{name}") for name in _DTYPES.values()}
-        for function in self._descend.values():
-            function.argtypes = _arguments("ippiiidppppp")
+        self._prepare()
         # torch's own pool of threads, where it has one by this name: a second pool would wait for the idle
         # threads of the first, which spin.
         try:
@@ -136,107 +127,6 @@ class Kernel:
         pointers = ctypes.c_void_p(x.data_ptr()), ctypes.c_void_p(y.data_ptr())
         self._apply[x.dtype](which, *pointers, ctypes.c_int64(x.numel()))
         return y
-
-    def excesses(
-        self,
-        excess: np.ndarray,
-        counts: np.ndarray,
-        mean: np.ndarray,
-        now: np.ndarray,
-        most: float,
-        clip: float,
-    ) -> np.ndarray:
-        """Number, sum and sum of squares (3, T, ...) of excesses before each row, see `kernel/tail.h`.
-
-        Args:
-            excess: (T, ...) float64.
-            counts: (T, ...) bool, where an excess is one.
-            mean: (T, ...) float64 the least that is usual.
-            now: (3, ...) float64, contiguous, before the first row; in place, after the last.
-            most: Excesses after which older ones fade.
-            clip: Largest excess, relative to the usual one.
-        """
-        excess, counts, mean = (np.ascontiguousarray(part) for part in (excess, counts, mean))
-        found = np.empty((3, *excess.shape))
-        pointers = (part.ctypes.data for part in (excess, counts, mean, now, found))
-        self._excesses(len(excess), now[0].size, most, clip, *pointers)
-        return found
-
-    def add(
-        self, gram: np.ndarray, moment: np.ndarray, z: np.ndarray, y: np.ndarray, discount: float
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """Sums with one row more, `discount` A + z z^T and `discount` B + z y^T.
-
-        Args:
-            gram: A, (..., n, n) float64.
-            moment: B, (..., n, o) float64.
-            z: (..., 1, n) float64.
-            y: (..., 1, o) float64.
-            discount: Of the rows before.
-        """
-        given = [np.ascontiguousarray(part, np.float64) for part in (z, y, gram, moment)]
-        found = np.empty(gram.shape), np.empty(moment.shape)
-        n, o = moment.shape[-2:]
-        pointers = (part.ctypes.data for part in (*given, *found))
-        self._add(moment.size // (n * o), n, o, discount, *pointers)
-        return found
-
-    def solve(
-        self, gram: np.ndarray, moment: np.ndarray, prior: np.ndarray, ridge: float
-    ) -> np.ndarray | None:
-        """(A + d I)^-1 (B + d P), d = 1 + `ridge` mean(diag A), of each matrix; None where one has none.
-
-        Each is solved by itself, so that its numbers are the same to the last bit whatever lies beside it.
-
-        Args:
-            gram: A, (..., n, n) float64, symmetric.
-            moment: B, (..., n, o) float64.
-            prior: P, likewise.
-            ridge: Share of the mean of A's diagonal.
-        """
-        gram, moment, prior = (np.ascontiguousarray(part, np.float64) for part in (gram, moment, prior))
-        n, o = moment.shape[-2:]
-        found, work = np.empty(moment.shape), np.empty((n + 1, n + o + 2 * _LANES))
-        pointers = (part.ctypes.data for part in (gram, moment, prior))
-        failed = self._solve(
-            moment.size // (n * o), n, o, *pointers, ridge, work.ctypes.data, found.ctypes.data
-        )
-        return None if failed else found
-
-    def descend(
-        self,
-        values: np.ndarray,
-        classes: np.ndarray,
-        windows: np.ndarray,
-        steps: int,
-        lr: float,
-        weight: np.ndarray,
-        bias: np.ndarray,
-    ) -> None:
-        """Move the weights of a softmax regression by gradient steps over windows of rows, one after another.
-
-        Args:
-            values: (M, F) features of rows.
-            classes: (M,) int64, each from 0 to below O.
-            windows: (2, K) int64 first row of each window, and the row after its last.
-            steps: Steps of each window, against the gradient of its mean cross-entropy.
-            lr: Their size.
-            weight: (O, F), changed in place; contiguous, of the dtype of `values`.
-            bias: (O,), likewise.
-        """
-        values, classes, windows = (np.ascontiguousarray(part) for part in (values, classes, windows))
-        starts, stops = windows
-        room = np.empty((int((stops - starts).max()), len(bias)), values.dtype)
-        self._descend[f"f{8 * values.itemsize}"](
-            len(starts), starts.ctypes.data, stops.ctypes.data, steps, values.shape[1], len(bias), lr,
-            *(part.ctypes.data for part in (values, classes, weight, bias, room)),
-        )  # fmt: skip
-
-
-def _arguments(kinds: str) -> list[type]:
-    """Types of a function's arguments: i for a whole number, d for another, p for a pointer."""
-    named = {"i": ctypes.c_int64, "d": ctypes.c_double, "p": ctypes.c_void_p}
-    return [named[kind] for kind in kinds]
 
 
 def _loaded(content: bytes) -> ctypes.CDLL:

@@ -35,6 +35,8 @@ def scan(
             "`x` must have a fixed number of steps to be exported, since its loop is unrolled; got a free "
             "one. Export a step, with dream.export.step(layer), or leave the time axis out of dynamic_shapes."
         )
+    if x.shape[1] == 0:
+        return _no_steps(x, state, params, config, timespans, plasticity, missing)
     x, timespans, valid = without_padding(x, timespans, lengths)
     spans = None if timespans is None else timespans.mT
     seen = F.read_input(x.transpose(0, 1), params, config, spans, missing)
@@ -64,3 +66,25 @@ def scan(
         return torch.where(valid.view(*valid.shape, *[1] * (part.dim() - 2)), part, 0.0)
 
     return blank(output), DREAMTrace(*map(blank, trace)), state
+
+
+def _no_steps(
+    x: Tensor,
+    state: DREAMState,
+    params: DREAMParams,
+    config: DREAMConfig,
+    timespans: Tensor | None,
+    plasticity: bool,
+    missing: bool,
+) -> tuple[Tensor, DREAMTrace, DREAMState]:
+    """The state as it is, and arrays (N, 0, ...) made of a step of no samples, so that gradients, zeros,
+    reach all that those of a sequence reach."""
+    spans = None if timespans is None else timespans.reshape(0, 1)
+    output, trace, _ = scan(
+        x.reshape(0, 1, x.shape[2]), state[:0], params, config, spans, None, plasticity, missing
+    )
+
+    def shaped(part: Tensor) -> Tensor:
+        return part.reshape(len(x), 0, *part.shape[2:])
+
+    return shaped(output), DREAMTrace(*map(shaped, trace)), state

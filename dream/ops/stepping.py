@@ -147,7 +147,9 @@ class Stepper:
         """The array of a state, as after a step."""
         before = np.zeros((state.batch_size, self._size), self.dtype)
         for name, part in state.items():
-            before[:, self._slices[name]] = part.detach().numpy().reshape(len(before), -1)
+            before[:, self._slices[name]] = (
+                part.detach().numpy().reshape(len(before), math.prod(part.shape[1:]))
+            )
         return before
 
     def state(self, after: np.ndarray) -> DREAMState:

@@ -86,7 +86,7 @@ async def measure(address: tuple[str, int], clients: int, rows: int, seconds: fl
 
     async def client(number: int) -> None:
         reader, writer = await asyncio.open_connection(*address)
-        bodies = [json.dumps(_rows(1000 * number + k, rows)).encode() for k in range(20)]
+        bodies = [json.dumps(_rows(1000 * number + k, rows), allow_nan=False).encode() for k in range(20)]
         place = 0
         while (begun := time.perf_counter()) < until:
             body = bodies[place % len(bodies)]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import warnings
 from collections.abc import Collection, Iterable, Iterator, Sequence
@@ -298,7 +297,7 @@ class Invocation:
         for name, of, place, key in own_code.class_paths({section: inline}):
             if file := own_code.file_of(name, places):
                 place[key], changed = self._load_own(name, file, of, kept), True
-        return json.dumps(inline, default=str) if changed else value
+        return configs.flag_text(inline) if changed else value
 
     @property
     def trusted(self) -> Trust | None:
@@ -468,7 +467,7 @@ class Invocation:
     def _resumed(self) -> Path | None:
         """Folder of the run that ``--resume`` continues; None where there is none yet."""
         settings = self._run_settings
-        if settings.name is None:
+        if settings.name in (None, folders.LATEST):
             return folders.earlier_run(settings, self.argv)
         return Path(settings.folder) / settings.name
 
@@ -666,8 +665,7 @@ def checkpoint_flags(checkpoint: dict[str, Any]) -> list[str]:
     """Return the model's settings in a checkpoint as flags, without those that the data set."""
     held = leaves(checkpoint["hyper_parameters"])
     settings = {key: value for key, value in held if not key.startswith("shape.")}
-    texts = {key: value if isinstance(value, str) else json.dumps(value) for key, value in settings.items()}
-    return [f"--model.{key}={text}" for key, text in texts.items()]
+    return [f"--model.{key}={configs.flag_text(value)}" for key, value in settings.items()]
 
 
 def checkpoint_file(path: str, name: str, or_last: bool = False) -> Path:

@@ -5,6 +5,8 @@ The shipped ones are found from a checkout and from an installed wheel alike.
 
 from __future__ import annotations
 
+import json
+import math
 import os
 import re
 from collections.abc import Iterator
@@ -50,6 +52,17 @@ class YamlFile:
     content: Any
 
 
+def flag_text(value: Any) -> str:
+    """`value` as a flag has it, YAML in one line; a text is itself."""
+    if isinstance(value, str):
+        return value
+    try:
+        return json.dumps(value, default=str, allow_nan=False)
+    except ValueError:  # JSON has no infinity
+        text = yaml.dump(value, Dumper=Dumper, default_flow_style=True, width=math.inf)
+        return text.removesuffix("...\n").strip()
+
+
 def load(path: Path, loader: type[yaml.SafeLoader] = Loader) -> YamlFile:
     """Read a YAML file of bounded size, which the user may have named by a link.
 
@@ -80,10 +93,25 @@ def parse(text: str, loader: type[yaml.SafeLoader] = Loader) -> Any:
 def bound_parser() -> None:
     """Let the parser of the settings read what it reads by itself in the same bounds.
 
-    That is the text of a value, and a file that stands for a section or a list.
+    That is the text of a value, and a file that stands for a section or a list. And let it write defaults of
+    a class derived from text or a number, such as members of Lightning's enumerations, as what they are.
     """
+    jsonargparse.set_dumper("yaml", _dump)
     jsonargparse.set_loader("yaml", _parse_value, (yaml.YAMLError,))
     jsonargparse.Path.read_text = _read_section  # type: ignore[method-assign, assignment]
+
+
+class _Plain(yaml.SafeDumper):
+    """Writes values of derived classes as those of the built-in ones."""
+
+
+_Plain.add_multi_representer(str, lambda dumper, value: dumper.represent_str(str.__str__(value)))
+_Plain.add_multi_representer(int, lambda dumper, value: dumper.represent_int(int(value)))
+_Plain.add_multi_representer(float, lambda dumper, value: dumper.represent_float(float(value)))
+
+
+def _dump(data: Any) -> str:
+    return yaml.dump(data, Dumper=_Plain, default_flow_style=False, allow_unicode=True, sort_keys=False)
 
 
 def _parse_value(text: str) -> Any:

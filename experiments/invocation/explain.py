@@ -16,6 +16,7 @@ from lightning_modules.data import TaskData
 from lightning_modules.redaction import HIDDEN, is_secret
 
 _CLASS = re.compile(r"class_path[= ]'([\w.]+)'")
+_PROBLEM = re.compile(r"^( *)- Problem with given class_path '([\w.]+)':\n(?:\1 .*(?:\n|$))*", re.MULTILINE)
 _PARSER_KEY = re.compile(r'Parser key "([\w.]+)":')
 _UNKNOWN = (
     (re.compile(r"Group '([\w.]+)' does not accept option '([\w.]+)'"), "{0}.{1}"),
@@ -56,7 +57,7 @@ def explain(error: BaseException, parser_keys: Collection[str], parsed: str = ""
         parser_keys: the keys that the parser itself knows, such as ``trainer.max_epochs``.
         parsed: the configuration as text, if parsing got that far; it names the classes in use.
     """
-    text = str(error)
+    text = _without_bases(str(error))
     every = [key for key in (*parser_keys, *_class_keys(text + parsed)) if not key.endswith(".help")]
     known = [key for key in every if key != "model.shape" and not key.startswith("model.shape.")]
     for cause in chain(error):
@@ -64,6 +65,9 @@ def explain(error: BaseException, parser_keys: Collection[str], parsed: str = ""
             return _with_path(cause, known)
     keys = _PARSER_KEY.findall(text)
     section = f"{keys[0]}." if keys and _CLASS.search(text) else ""
+    for _, path in _PROBLEM.findall(text):
+        if cls := trust.find(path):
+            known += [f"{_path(section)}{name}" for name in settings(cls)]
     if not_allowed := _DENIED.search(text):
         return trust.denied(not_allowed[1], _path(".".join(dict.fromkeys(keys))))
     if found := _NO_SECTION.search(text):
@@ -106,6 +110,15 @@ def explain(error: BaseException, parser_keys: Collection[str], parsed: str = ""
     lines = "\n".join(line.strip() for line in text.splitlines()[:4])
     quoted = _QUOTED.search(lines)
     return _with_path(ConfigError(lines, key=quoted[1] if quoted else None), known)
+
+
+def _without_bases(text: str) -> str:
+    """`text` without what it says of a class that a given one derives from: the parser tries that, too."""
+    problems = [(found[0], trust.find(found[2])) for found in _PROBLEM.finditer(text)]
+    for problem, cls in problems:
+        if any(cls and other and other is not cls and issubclass(other, cls) for _, other in problems):
+            text = text.replace(problem, "")
+    return text
 
 
 def _rule(text: str) -> str:

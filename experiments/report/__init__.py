@@ -28,7 +28,6 @@ def main(argv: list[str]) -> int:
     )
     parser.add_argument(
         "folder",
-        type=Path,
         metavar="FOLDER",
         help=f"a run's, a comparison's or a sweep's, such as runs/compare-forecasting; or {LATEST}, a run",
     )
@@ -41,8 +40,8 @@ def main(argv: list[str]) -> int:
     )
     parser.add_argument("--open", action="store_true", help="show it in the browser")
     arguments = parser.parse_args(argv)
-    if arguments.folder == Path(LATEST):
-        arguments.folder = latest(arguments.runs)
+    named = arguments.folder
+    arguments.folder = latest(arguments.runs) if named == LATEST else Path(named)
     path = arguments.output or arguments.folder / sums.REPORT
     try:
         text = render(arguments.folder)

@@ -6,12 +6,11 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from threading import Condition, Thread
-from typing import Any
 
 from dream.errors import DREAMError
-from experiments.serve.service import Asked, Service
+from experiments.serve.service import Answer, Asked, Service
 
-Answers = list[dict[str, Any]]
+Answers = list[Answer]
 AT_ONCE = 1024  # rows that are answered together, unless one body has more
 
 

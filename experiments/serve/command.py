@@ -5,88 +5,58 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-import warnings
 from importlib.util import find_spec
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
-from dream.errors import CheckpointError, ConfigError, DREAMWarning
-from dream.sealed import read_sealed
+from dream.errors import ConfigError
 from experiments.folders import LATEST, add_run_folder, latest
 from experiments.serve.lines import serve_lines
 from experiments.serve.service import UNKNOWN, Service
 from lightning_modules.checks import require, require_int
-from lightning_modules.learners import (
-    DREAMAnomalyDetector,
-    DREAMClassifier,
-    DREAMForecaster,
-    DREAMRegressor,
-    Streams,
-)
-from lightning_modules.learners.base import OnlineObject
-from lightning_modules.learners.from_run import State, kind_of, read_module
+from lightning_modules.learners import Streams
+from lightning_modules.learners.from_run import State
+from lightning_modules.learners.loading import load
 
-CLASSES: dict[str, type[OnlineObject]] = {
-    cls.kind: cls for cls in (DREAMForecaster, DREAMClassifier, DREAMRegressor, DREAMAnomalyDetector)
-}
 TOKEN = "DREAM_TOKEN"
 """Environment variable of the token, which others do not see as they see a command line."""
 
 
 def main(argv: list[str]) -> int:
     """Run ``dream serve`` with these arguments; return the exit code."""
-    arguments = _parser().parse_args(argv)
+    arguments = parsed(argv)
     arguments.token = os.environ.get(TOKEN) or None if arguments.token is None else arguments.token
     _require(arguments)
     source = found(arguments.source, arguments.runs)
-    model = load(source, arguments.state)
-    folder = getattr(arguments, "states", Path(f"{source}.states"))
+    model = load(source, arguments.state, arguments.stream)
+    folder = arguments.states or Path(f"{source}.states")
     with Streams(model, folder, arguments.streams) as streams:
-        service = Service(streams, getattr(arguments, "threshold", None), arguments.flush_every)
+        service = Service(streams, arguments.threshold, arguments.flush_every)
         if arguments.http is None:
             return serve_lines(service, sys.stdin.buffer, sys.stdout.buffer, arguments.body)
-        from experiments.serve.web import Limits, serve
+        from experiments.serve.server import serve
+        from experiments.serve.web import Limits
 
         limits = Limits(arguments.body, arguments.queue, arguments.timeout)
         return serve(service, arguments.host, arguments.http, limits, arguments.token)
 
 
-def found(source: Path, runs: Path) -> Path:
+def found(source: str, runs: Path) -> Path:
     """The run, checkpoint or file that is meant; `LATEST` is the newest run below `runs`."""
-    return latest(runs) if str(source) == LATEST and not source.exists() else source
+    return latest(runs) if source == LATEST else Path(source)
 
 
-def load(source: Path, state: State) -> OnlineObject:
-    """The row object that a file holds, or that goes on with a run or a checkpoint.
-
-    Args:
-        source: A file, a run's folder or a checkpoint.
-        state: Where each stream of a run begins: see `OnlineObject.from_run`.
-
-    Raises:
-        CheckpointError: it is neither, or damaged; or the run does not hold where its test ended.
-        ConfigError: no row object goes on with such runs.
-    """
-    if source.is_dir() or source.suffix == ".ckpt":
-        return CLASSES[kind_of(read_module(source))].from_run(source, state)
-    header, _ = read_sealed(source, "the `save` of a row object", {"format": "dream-learner"})
-    if (kind := header.get("kind", "")) not in CLASSES:
-        raise CheckpointError(f"{source} holds a row object of an unknown kind; got {kind!r}.")
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DREAMWarning)  # advice for training
-        return CLASSES[kind].load(source)
-
-
-def _parser() -> argparse.ArgumentParser:
+def parsed(argv: list[str]) -> argparse.Namespace:
+    """The arguments of a command line; those without a default of their own are None."""
     parser = argparse.ArgumentParser(
         prog="dream serve",
         description="Serve a run or a row object: JSON lines from standard input, or HTTP.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
+    none: dict[str, Any] = {"default": argparse.SUPPRESS}  # which the help leaves out
     add = parser.add_argument
     add(
         "source",
-        type=Path,
         metavar="RUN_OR_FILE",
         help="a run, a checkpoint, or what `save` of a row object wrote",
     )
@@ -97,13 +67,21 @@ def _parser() -> argparse.ArgumentParser:
         default="fresh",
         help="of a run: begin anew, or where its test ended",
     )
-    add("--http", type=int, metavar="PORT", help="serve HTTP; 0 takes a free port, which stderr tells")
+    add(
+        "--stream",
+        **none,
+        metavar="NAME",
+        help="of an anomaly run with several streams: whose end, or threshold, is used",
+    )
+    add(
+        "--http", type=int, metavar="PORT", **none, help="serve HTTP; 0 takes a free port, which stderr tells"
+    )
     add("--host", default="127.0.0.1", help="address to listen at; 0.0.0.0 for all")
-    add("--token", help=f"what clients send as `Authorization: Bearer TOKEN`; better in {TOKEN}")
+    add("--token", **none, help=f"what clients send as `Authorization: Bearer TOKEN`; better in {TOKEN}")
     add(
         "--states",
         type=Path,
-        default=argparse.SUPPRESS,
+        **none,
         metavar="FOLDER",
         help="where states are kept (default: RUN_OR_FILE.states)",
     )
@@ -118,13 +96,14 @@ def _parser() -> argparse.ArgumentParser:
     add(
         "--threshold",
         type=float,
-        default=argparse.SUPPRESS,
+        **none,
         help=f"score above which a detector's row is flagged (default: its own; {UNKNOWN} if it has none)",
     )
     add("--body", type=int, default=1 << 20, metavar="BYTES", help="longest body, or line")
     add("--queue", type=int, default=10_000, metavar="ROWS", help="rows that may wait; 429 beyond")
     add("--timeout", type=float, default=10.0, metavar="SECONDS", help="for a body to arrive or be answered")
-    return parser
+    unset = argparse.Namespace(http=None, token=None, states=None, stream=None, threshold=None)
+    return parser.parse_args(argv, unset)
 
 
 def _require(arguments: argparse.Namespace) -> None:
@@ -136,9 +115,8 @@ def _require(arguments: argparse.Namespace) -> None:
     for name in ("flush_every", "streams", "body", "queue"):
         require_int(f"--{name.replace('_', '-')}", getattr(arguments, name))
     require("--timeout", arguments.timeout, 0 < arguments.timeout < 1e6, "a number of seconds above 0")
-    threshold = getattr(arguments, "threshold", 0)
-    require("--threshold", threshold, 0 <= threshold <= 1, "from 0 to 1")
-    token = arguments.token
+    threshold, token = arguments.threshold, arguments.token
+    require("--threshold", threshold, threshold is None or 0 <= threshold <= 1, "from 0 to 1")
     if token is not None and not (token and token.isascii()):
         raise ConfigError(f"`--token` or {TOKEN} must be a text of ASCII characters, at least one.")
     if arguments.http is None:

@@ -11,8 +11,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import BinaryIO
 
-from dream.errors import DataError, DREAMError
-from experiments.serve.service import Asked, Service, asked, refusal
+from dream.errors import DataError
+from experiments.serve.service import Answer, Asked, Service, asked_or_refused, refusal, together
 
 PIECE = 1 << 16
 
@@ -45,30 +45,32 @@ def serve_lines(service: Service, given: BinaryIO, out: BinaryIO, most: int) -> 
                     lines.append(rest)
                 rest, too_long = b"", True
             out.write(
-                b"".join(json.dumps(answer).encode() + b"\n" for answer in _answers(service, lines, most))
+                b"".join(
+                    json.dumps(answer, allow_nan=False).encode() + b"\n"
+                    for answer in _answers(service, lines, most)
+                )
             )
             out.flush()
             if not piece:
                 return 0
 
 
-def _answers(service: Service, lines: list[bytes], most: int) -> list[dict[str, object]]:
+def _answers(service: Service, lines: list[bytes], most: int) -> list[Answer]:
     """Answers to lines, in their order; a line of blanks has none."""
-    found: list[Asked | dict[str, object]] = []
+    found: list[Asked | Answer] = []
     for line in lines:
         if not line.strip():
             continue
+        if len(line) > most:
+            found.append(refusal(DataError(f"a line must have at most {most} bytes; got more.")))
+            continue
         try:
-            if len(line) > most:
-                raise DataError(f"a line must have at most {most} bytes; got more.")
             row = json.loads(line)
-            found.append(asked(service.operation(row), row))
-        except DREAMError as error:
-            found.append(refusal(error))
         except (ValueError, RecursionError) as error:
-            found.append({"error": f"a line must be a row in JSON: {error}"})
-    answers = iter(service.answer([row for row in found if isinstance(row, Asked)]))
-    return [next(answers) if isinstance(row, Asked) else row for row in found]
+            found.append(refusal(DataError(f"a line must be a row in JSON: {error}")))
+        else:
+            found.append(asked_or_refused(service.operation(row), row))
+    return together(found, service.answer([row for row in found if isinstance(row, Asked)]))
 
 
 @contextmanager

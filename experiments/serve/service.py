@@ -7,6 +7,7 @@ import re
 import time
 from collections import Counter, deque
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from threading import Lock
 from types import NoneType
 from typing import Any, Literal, NamedTuple
@@ -20,6 +21,7 @@ from lightning_modules.learners.streams import Stream
 from lightning_modules.store.keys import Key, bits_of
 
 Operation = Literal["predict", "learn", "score"]
+Answer = dict[str, Any]
 FIELDS = ("key", "x", "y", "seq")
 LONGEST_KEY = 1000
 """Characters of a key."""
@@ -27,6 +29,10 @@ LONGEST_NAME = 100
 """Characters of a client's word that a message repeats."""
 UNKNOWN = 0.4
 """Threshold of a detector that has none of its own."""
+RESULTS = {"retry": "failed", "error": "refused", "repeated": "repeated"}
+"""Result of a row by the first of these fields that its answer has."""
+PAUSE = 1
+"""Seconds after a flush that the disk refused until the next is tried."""
 MOVED = 20
 """Streams that a drift report names."""
 
@@ -65,6 +71,20 @@ def asked(operation: Operation, row: object) -> Asked:
     return Asked(operation, key, row.get("x"), row.get("y"), seq)  # type: ignore[arg-type] # `bits_of` takes keys only
 
 
+def asked_or_refused(operation: Operation, row: object) -> Asked | Answer:
+    """A row of a client, or the answer to what is none."""
+    try:
+        return asked(operation, row)
+    except DREAMError as error:
+        return refusal(error)
+
+
+def together(found: Iterable[Asked | Answer], answers: list[Answer]) -> list[Answer]:
+    """Answers to the rows that were asked, and those that what is no row has already, in one order."""
+    rest = iter(answers)
+    return [next(rest) if isinstance(row, Asked) else row for row in found]
+
+
 class Service:
     """Answers rows; any thread may call it, one call at a time.
 
@@ -83,12 +103,16 @@ class Service:
         self.flush_every = flush_every
         self.lock = Lock()
         self.rows: Counter[tuple[str, str]] = Counter()
-        """Rows by operation and result: done, refused or repeated."""
+        """Rows by operation and result: done, refused, failed or repeated."""
         self.flushes = 0
         self.flush_seconds = 0.0
         self.failure: str | None = None
         """Error of the last flush, if it failed."""
         self.failures = 0
+        self.next_flush = 0.0
+        """Time before which no flush is tried."""
+        self.refusing: str | None = None
+        """Error of the disk for which a row of the last call was refused."""
 
     def operation(self, row: object) -> Operation:
         """Operation of a row that names none: it is learnt, unless its target is missing."""
@@ -96,13 +120,13 @@ class Service:
         learns = isinstance(model, DREAMForecaster | DREAMAnomalyDetector)
         return "learn" if learns or (isinstance(row, Mapping) and row.get("y") is not None) else "predict"
 
-    def answer(self, rows: Sequence[Asked]) -> list[dict[str, Any]]:
+    def answer(self, rows: Sequence[Asked]) -> list[Answer]:
         """Answers to rows, in their order; rows of one key happen in their order, too.
 
         An answer is sent after what it tells: `flushed` is the last row of its key that is on disk.
         """
         with self.lock:
-            answers: list[dict[str, Any]] = [{} for _ in rows]
+            answers: list[Answer] = [{} for _ in rows]
             turns: dict[Key, deque[int]] = {}
             for place, row in enumerate(rows):
                 turns.setdefault(row.key, deque()).append(place)
@@ -111,16 +135,17 @@ class Service:
                     [(place, rows[place]) for place in (turn.popleft() for turn in turns.values())], answers
                 )
                 turns = {key: turn for key, turn in turns.items() if turn}
-            if self.streams.waiting >= self.flush_every:
+            if self.streams.waiting >= self.flush_every and time.monotonic() >= self.next_flush:
                 self._flush()
+            self.refusing = next((answer["error"] for answer in answers if "retry" in answer), None)
             for row, answer in zip(rows, answers, strict=True):
-                kind = "refused" if "error" in answer else "repeated" if "repeated" in answer else "done"
+                kind = next((kind for name, kind in RESULTS.items() if name in answer), "done")
                 self.rows[row.operation, kind] += 1
-                if kind != "refused" and (stream := self.streams.held.get(row.key)) is not None:
+                if "error" not in answer and (stream := self.streams.held.get(row.key)) is not None:
                     answer["flushed"] = stream.flushed
             return answers
 
-    def _answer(self, rows: Iterable[tuple[int, Asked]], answers: list[dict[str, Any]]) -> None:
+    def _answer(self, rows: Iterable[tuple[int, Asked]], answers: list[Answer]) -> None:
         """Answer rows of different keys."""
         places: dict[Key, tuple[int, Asked]] = {}
         learnt: dict[Key, Any] = {}
@@ -178,16 +203,18 @@ class Service:
         except CheckpointError as error:
             self.failure = str(error)
             self.failures += 1
-            say(f"dream: {error} Rows go on; the next flush is tried after the next rows.")
+            self.next_flush = time.monotonic() + PAUSE
+            with suppress(OSError):  # stderr may lead to the same disk
+                say(f"dream: {error} Rows go on; the next flush is tried after {PAUSE} s and the next rows.")
             return
         self.failure = None
         self.flushes += 1
         self.flush_seconds += time.monotonic() - begun
 
-    def flush(self) -> None:
-        """Write what was learnt to disk."""
-        with self.lock:
-            self._flush()
+    @property
+    def trouble(self) -> str | None:
+        """Error of the disk that keeps states from it, or on it, now."""
+        return self.failure or self.streams.full or self.refusing
 
     def drift(self, text: str | None = None) -> dict[str, Any]:
         """The streams in memory that moved most from what they usually are; or the one whose key is `text`,
@@ -195,8 +222,10 @@ class Service:
 
         Raises:
             DataError: there is no stream of this key.
+            CheckpointError: it cannot be read, or not be taken into memory.
         """
         with self.lock:
+            self.streams.make_room()
             found = sorted(self.streams, key=lambda pair: pair[1].change.size, reverse=True)[:MOVED]
             if text is not None:
                 keys: list[Key] = [text]
@@ -247,7 +276,7 @@ def require_columns(model: OnlineObject, row: Any) -> None:
         DataError: naming it.
     """
     for name in row if isinstance(row, Mapping) else ():
-        if name not in model.columns:
+        if name not in model.columns and name != model.time_column:
             raise DataError(f"`x` must hold columns of the model; {unknown(name, model.columns)}")
 
 
@@ -257,10 +286,10 @@ def unknown(name: str, known: Iterable[str]) -> str:
     return f"`{cut}` is none. {nearest(cut, known)}"
 
 
-def refusal(error: DREAMError, row: Asked | None = None) -> dict[str, Any]:
-    """The answer to a row that was refused."""
+def refusal(error: DREAMError, row: Asked | None = None) -> Answer:
+    """The answer to a row that was refused; `retry` where that is the disk's fault."""
     head = {} if row is None else {"key": row.key, "seq": row.seq}
-    return head | {"error": str(error)}
+    return head | {"error": str(error)} | ({"retry": True} if isinstance(error, CheckpointError) else {})
 
 
 def moved(key: Key, stream: Stream[Any]) -> dict[str, Any]:

@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import hmac
 import json
-import signal
-import socket
 import time
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import uvicorn
 from fastapi import FastAPI, Request, Response
 from jinja2 import Environment
 from starlette.exceptions import HTTPException
@@ -22,11 +18,10 @@ from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from dream import __version__
-from dream.errors import ConfigError, DREAMError, shown
-from experiments.ending import say
+from dream.errors import CheckpointError, DREAMError
 from experiments.serve.batches import Batches, BusyError
 from experiments.serve.metrics import CONTENT_TYPE, Requests, text
-from experiments.serve.service import Operation, Service, asked
+from experiments.serve.service import Asked, Operation, Service, asked_or_refused, together
 
 PAGE = Path(__file__).with_name("page.html")
 ROW = {
@@ -67,7 +62,7 @@ class Limits:
 
 def make_app(service: Service, batches: Batches, limits: Limits, token: str | None) -> FastAPI:
     """The HTTP API; `token` is asked for everywhere but at /health, /docs and /openapi.json."""
-    app = FastAPI(title="dream serve", version=__version__, redoc_url=None)
+    app = FastAPI(title="dream serve", version=__version__, redoc_url=None, redirect_slashes=False)
     requests = Requests()
     app.add_middleware(Counted, requests=requests)
     page = Environment(autoescape=True).from_string(PAGE.read_text(encoding="utf-8"))
@@ -77,12 +72,18 @@ def make_app(service: Service, batches: Batches, limits: Limits, token: str | No
         if token is not None and not hmac.compare_digest(given.encode(), f"Bearer {token}".encode()):
             raise HTTPException(401, "`Authorization` must be `Bearer` and the token of the service.")
 
+    def refuse_other_sites(request: Request) -> None:
+        # a page of any site can let its reader's browser send a body here, whose answer it cannot see
+        if request.headers.get("sec-fetch-site", "none") not in ("none", "same-origin"):
+            raise HTTPException(403, "rows must not come from a page of another site.")
+
     @app.exception_handler(HTTPException)
     async def refuse(request: Request, error: HTTPException) -> Response:
         return _json({"error": str(error.detail)}, error.status_code, error.headers)
 
     def rows_at(operation: Operation) -> Callable[[Request], Awaitable[Response]]:
         async def take(request: Request) -> Response:
+            refuse_other_sites(request)
             require_token(request)
             return await _answered(request, operation, batches, limits)
 
@@ -92,10 +93,10 @@ def make_app(service: Service, batches: Batches, limits: Limits, token: str | No
         app.post(f"/{operation}", summary=meaning, openapi_extra=BODY)(rows_at(operation))
 
     @app.get("/health", summary="Whether rows are taken and reach the disk.")
-    def health() -> Response:
-        fine = service.failure is None
-        told = {"status": "ok" if fine else "failing", "version": __version__, "error": service.failure}
-        return _json(told, 200 if fine else 503)
+    async def health() -> Response:  # in no thread, which may all wait for a flush
+        error = service.trouble if batches.defect is None else f"it ends: {batches.defect!r}"
+        told = {"status": "failing" if error else "ok", "version": __version__, "error": error}
+        return _json(told, 503 if error else 200)
 
     @app.get("/metrics", summary="Figures in Prometheus' text form.")
     def metrics(request: Request) -> Response:
@@ -110,7 +111,7 @@ def make_app(service: Service, batches: Batches, limits: Limits, token: str | No
             report = service.drift(key or None)
             status = 200
         except DREAMError as error:
-            report, status = {"error": str(error)}, 404
+            report, status = {"error": str(error)}, 503 if isinstance(error, CheckpointError) else 404
         if as_page:
             return Response(page.render(key=key or "", **report), status, SAFE, "text/html")
         return _json(report, status)
@@ -150,22 +151,20 @@ async def _answered(request: Request, operation: Operation, batches: Batches, li
     rows = content if isinstance(content, list) else [content]
     if len(rows) > limits.queue:
         raise HTTPException(413, f"a body must have at most {limits.queue} rows; got {len(rows)}.")
+    found = [asked_or_refused(operation, row) for row in rows]
     try:
-        found = [asked(operation, row) for row in rows]
-    except DREAMError as error:
-        raise HTTPException(400, str(error)) from None
-    try:
-        future = batches.submit(found)
+        future = batches.submit([row for row in found if isinstance(row, Asked)])
     except BusyError as error:
         raise HTTPException(429, str(error), {"Retry-After": "1"}) from None
     try:
-        answers = await asyncio.wait_for(asyncio.wrap_future(future), limits.seconds)
+        answers = together(found, await asyncio.wait_for(asyncio.wrap_future(future), limits.seconds))
     except TimeoutError:
         raise HTTPException(
             503,
             f"the rows were not answered within {limits.seconds:g} s. Send them again, with the same `seq`.",
         ) from None
-    status = 400 if any("error" in answer for answer in answers) else 200
+    fields = {name for answer in answers for name in answer}
+    status = 503 if "retry" in fields else 400 if "error" in fields else 200
     return _json(answers if isinstance(content, list) else answers[0], status)
 
 
@@ -191,75 +190,3 @@ async def _body(request: Request, limits: Limits) -> bytes:
 
 def _json(content: Any, status: int = 200, headers: Any = None) -> Response:
     return Response(json.dumps(content, allow_nan=False), status, headers, "application/json")
-
-
-class Server(uvicorn.Server):
-    """A server that SIGTERM and Ctrl-C end once: what was asked is answered first."""
-
-    def stop(self) -> None:
-        """End soon; any thread may call it."""
-        self.should_exit = True
-
-    @contextlib.contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        """Listen to signals while it runs; they are not raised again when it has ended."""
-        before = {
-            number: signal.signal(number, self.handle_exit) for number in (signal.SIGTERM, signal.SIGINT)
-        }
-        try:
-            yield
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
-
-
-def _bound(host: str, port: int) -> socket.socket:
-    """A socket at an address.
-
-    Raises:
-        ConfigError: it is taken, or none of this machine.
-    """
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    try:
-        return socket.create_server((host, port), family=family)
-    except (OSError, UnicodeError) as error:
-        raise ConfigError(
-            "`--host` and `--http` must be an address of this machine and a free port; got "
-            f"{shown(host)} and {port}: {error}."
-        ) from None
-
-
-def serve(service: Service, host: str, port: int, limits: Limits, token: str | None) -> int:
-    """Serve until SIGTERM or Ctrl-C; return the exit code.
-
-    Raises:
-        ConfigError: it cannot listen at this address.
-    """
-    sock = _bound(host, port)
-    batches = Batches(service, limits.queue)
-    config = uvicorn.Config(
-        make_app(service, batches, limits, token),
-        host,
-        port,
-        log_level="warning",
-        access_log=False,
-        server_header=False,
-        lifespan="off",
-        limit_concurrency=limits.connections,
-        timeout_keep_alive=int(limits.seconds) or 1,
-        timeout_graceful_shutdown=int(limits.seconds) or 1,
-    )
-    server = Server(config)
-    batches.on_defect = server.stop
-    # connections inherit it; without, the body of an answer waits for the client to acknowledge its head
-    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    sock.listen(config.backlog)  # before the address is told
-    say(f"dream: serves http://{f'[{host}]' if ':' in host else host}:{sock.getsockname()[1]}")
-    try:
-        server.run([sock])
-    finally:
-        batches.stop()
-        sock.close()
-    if batches.defect is not None:  # whoever watches over the process starts it again from the last flush
-        raise batches.defect
-    return 0

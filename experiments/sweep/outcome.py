@@ -45,14 +45,15 @@ def _short(value: Any) -> str:
 
 
 def value(study: Study, number: int) -> float | None:
-    """Best validation value of a trial; None where its run has not ended, or there is none.
+    """Best validation value of a trial; None where its run has not ended, or there is none that is finite.
 
     Raises:
         CheckpointError: its results are damaged, or were changed since they were written.
     """
     sums.altered(study.place(number), [RESULTS])
     results = folders.results(study.place(number)) or {}
-    return next(iter(results.values()), {}).get(study.monitor.removeprefix("val/"))
+    best = next(iter(results.values()), {}).get(study.monitor.removeprefix("val/"))
+    return None if best is None or not math.isfinite(best) else best
 
 
 def headline(study: Study, trial: FrozenTrial) -> str:

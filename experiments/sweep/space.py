@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Hashable, Mapping
 from itertools import cycle, islice
@@ -76,7 +75,7 @@ def _distribution(name: str, entry: Any) -> BaseDistribution:
     _require(".init_args." not in name, name, f"written as `{name.replace('.init_args.', '.')}`", name)
     if isinstance(entry, list):
         _require(bool(entry), name, "a list of at least one value", entry)
-        choices = [value if isinstance(value, str) else json.dumps(value, default=str) for value in entry]
+        choices = [configs.flag_text(value) for value in entry]
         _require(len(set(choices)) == len(choices), name, "a list of values that differ", entry)
         plain = all(value is None or isinstance(value, (bool, int, float, str)) for value in entry)
         return CategoricalDistribution(entry if plain else choices)
@@ -122,9 +121,7 @@ def _require(holds: bool, name: str, rule: str, got: object) -> None:
 
 def flags(values: Mapping[str, Any]) -> list[str]:
     """`values` of settings as flags."""
-    return [
-        f"--{name}={value if isinstance(value, str) else json.dumps(value)}" for name, value in values.items()
-    ]
+    return [f"--{name}={configs.flag_text(value)}" for name, value in values.items()]
 
 
 def corners(space: Space) -> list[dict[str, Any]]:

@@ -6,7 +6,7 @@ the levels of the rows before.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -109,6 +109,23 @@ class Carried(NamedTuple):
         inputs = CoreInputs(1, shape, settings.memory, isinstance(core, DREAMStack))
         score = fresh_score(settings, shape.channels, np.array([training]))
         return cls(inputs, score, core.init_state(1))
+
+    @classmethod
+    def beside(cls, streams: Sequence[Carried]) -> Carried:
+        """Several streams, one beside the other."""
+        inputs, scores, states = zip(*streams, strict=True)
+        whole = duplicate(inputs[0])
+        whole.scale = RunningScale.beside([one.scale for one in inputs])
+        whole.recent = torch.cat([one.recent for one in inputs])
+        layers = [DREAMState.cat(layer) for layer in zip(*states, strict=True)]
+        return cls(whole, AnomalyScore.beside(scores), layers)
+
+    def stream(self, number: int) -> Carried:
+        """One of them by itself."""
+        part = slice(number, number + 1)
+        inputs = duplicate(self.inputs)
+        inputs.scale, inputs.recent = inputs.scale.stream(number), inputs.recent[part].clone()
+        return Carried(inputs, self.score.stream(number), [state[part].clone() for state in self.states])
 
     def tensors(self) -> dict[str, Tensor]:
         """Everything by name, for `resumed`."""

@@ -7,7 +7,7 @@ causally.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import NamedTuple
@@ -26,7 +26,7 @@ from lightning_modules.data.dialect import Dialect
 from lightning_modules.data.fingerprint import Fingerprint, content_sum
 from lightning_modules.data.frequency import Clock, described, find_frequency
 from lightning_modules.data.order import loader, one_by_one
-from lightning_modules.data.place import Place
+from lightning_modules.data.place import Place, known_as
 from lightning_modules.data.schema import Schema, step_quartiles, units_of
 
 LEAST_TRAINING = 100  # rows
@@ -48,9 +48,17 @@ class AnomalyStream:
     """datetime64[ns] (T,), as recorded, in UTC if there is a zone; None if there are no time stamps."""
     zone: str | None = None
     form: str | None = None
-    """Zone and format of the time stamps, as those of a `Series`."""
+    time_column: str | None = None
+    """Zone, format and column of the time stamps, as those of a `Series`."""
     dialect: Dialect | None = None
     """How the table was written; None for other sources."""
+    place: Place = Place()  # noqa: RUF009 - frozen
+    """How far it was read already."""
+
+    @property
+    def begin(self) -> int:
+        """First row that is new."""
+        return self.place.first_new(self.time, len(self.values), self.name)
 
     @property
     def times(self) -> np.ndarray:
@@ -75,15 +83,24 @@ class AnomalyBatch(NamedTuple):
     training: Tensor
     """(N,) int64 rows of each stream's training part."""
     start: int
-    """Row of the streams with which the chunk starts; at 0, carried state must be dropped."""
+    """Row of the streams with which the chunk starts."""
+    before: Tensor
+    """(N,) int64 rows that were read of each stream before its first one here."""
+    ends: Tensor
+    """(N,) bool, True where the last row of the chunk is the stream's last."""
+
+    @property
+    def begins(self) -> bool:
+        """Whether all streams begin here, so that carried state must be dropped."""
+        return self.start == 0 and not bool(self.before.any())
 
 
 class Chunks(Dataset[AnomalyBatch]):
     """The rows of every stream up to `stops`, in chunks of `chunk` rows.
 
     Rows before `counted_from` are read but do not count. Of W processes that share the streams, each takes
-    every W-th one from its own number on, in as many chunks as the longest of all streams needs. With
-    `before` the streams go on: so many rows were read before the first.
+    every W-th one from its own number on, in as many chunks as the longest of all streams needs. With `apart`
+    a chunk also stops wherever a stream does, whose state is then that after its last row.
     """
 
     def __init__(
@@ -93,9 +110,9 @@ class Chunks(Dataset[AnomalyBatch]):
         chunk: int,
         counted_from: Sequence[int] | None = None,
         share: tuple[int, int] = (0, 1),
-        before: int = 0,
+        apart: bool = False,
     ) -> None:
-        longest = max(stops)
+        longest = max(stops, default=0)
         rank, world = share
         part = slice(rank, None, world)
         streams = streams[part]
@@ -104,25 +121,25 @@ class Chunks(Dataset[AnomalyBatch]):
             torch.zeros_like(self.stops) if counted_from is None else torch.tensor(counted_from[part])
         )
         self.training = torch.tensor([stream.training for stream in streams])
-        self.chunk = chunk
-        self.before = before
+        self.before = torch.tensor([stream.place.rows for stream in streams])
+        self.borders = sorted({*range(0, longest, chunk), longest, *(stops if apart else ())})
         padded = [
             np.concatenate([s.values, s.values[-1:].repeat(max(longest - len(s.values), 0), 0)])
             for s in streams
         ]
-        self.values = torch.from_numpy(np.stack([values[:longest] for values in padded]))
+        self.values = torch.from_numpy(np.array([values[:longest] for values in padded]))
 
     def __len__(self) -> int:
-        return -(-self.values.shape[1] // self.chunk)
+        return len(self.borders) - 1
 
     def __getitem__(self, index: int) -> AnomalyBatch:
         """Chunk `index` of every stream."""
-        start = range(len(self))[index] * self.chunk
-        values = self.values[:, start : start + self.chunk]
+        start, stop = self.borders[index], self.borders[index + 1]
+        values = self.values[:, start:stop]
         rows = torch.arange(start, start + values.shape[1])
         counted = (rows >= self.counted_from[:, None]) & (rows < self.stops[:, None])
         lengths = (self.stops - start).clamp(0, values.shape[1])
-        return AnomalyBatch(values, lengths, counted, self.training, self.before + start)
+        return AnomalyBatch(values, lengths, counted, self.training, start, self.before, self.stops == stop)
 
 
 @dataclass(frozen=True)
@@ -177,9 +194,11 @@ class AnomalyData(TaskData, ABC):
         streams = self.read()
         if self.recorded is not None:
             streams = [self._matched(stream, self.recorded) for stream in streams]
-        if self.place.rows:  # whose first rows were the training part
-            return [replace(stream, training=self.place.training) for stream in streams]
-        for stream in streams:
+        names = known_as([stream.name for stream in streams], self.places)
+        places = [self.places.get(name, Place()) for name in names]
+        for stream, place in zip(streams, places, strict=True):
+            if place.rows:  # whose first rows were the training part
+                continue
             if stream.training < LEAST_TRAINING or stream.training >= len(stream.values):
                 enough = len(stream.values) > LEAST_TRAINING
                 remedy = f"Set `training` to {LEAST_TRAINING}." if enough else "Bring more rows."
@@ -187,7 +206,10 @@ class AnomalyData(TaskData, ABC):
                     f"{stream.name}: the training part must have at least {LEAST_TRAINING} rows and leave "
                     f"some to score; it has {stream.training} of {len(stream.values)}. {remedy}"
                 )
-        return streams
+        return [
+            replace(stream, training=place.training, place=place) if place.rows else stream
+            for stream, place in zip(streams, places, strict=True)
+        ]
 
     @staticmethod
     def _matched(stream: AnomalyStream, recorded: Schema) -> AnomalyStream:
@@ -210,6 +232,7 @@ class AnomalyData(TaskData, ABC):
             steps=step_quartiles(times),
             zone=first.zone,
             time_format=first.form,
+            time_column=first.time_column,
             dialect=None if first.dialect is None else first.dialect[:4],
         )
 
@@ -257,48 +280,37 @@ class AnomalyData(TaskData, ABC):
         return self._loader(Chunks(self.streams, parts, self.chunk, self._fitted, self.share))
 
     def test_dataloader(self) -> DataLoader[AnomalyBatch]:
-        return self._loader(Chunks(self.streams, [len(stream.values) for stream in self.streams], self.chunk))
+        return self._whole(self.streams)
 
-    def go_on(self, place: Place) -> None:
-        """See `TaskData.go_on`.
-
-        Raises:
-            ConfigError: there are several streams, which may have gone on by different times.
-        """
-        self.place = place
-        if len(self.streams) > 1:
-            raise ConfigError(
-                f"`--learn` must be given for one stream; there are {len(self.streams)}. Leave it out.",
-                key="learn",
-            )
-
-    @property
-    def begin(self) -> int:
-        """First row that is predicted: 0, or of a single stream the first after `place`."""
-        if not self.place.rows:
-            return 0
-        (stream,) = self.streams
-        return self.place.first_new(stream.time, len(stream.values), stream.name)
+    def go_on(self, places: Mapping[str, Place]) -> None:
+        """See `TaskData.go_on`; a stream without a place begins."""
+        self.places = places
 
     @property
     def predicted(self) -> list[AnomalyStream]:
-        """The streams as `predict_dataloader` reads them, from row `begin`."""
-        part = slice(self.begin, None)
+        """The streams as `predict_dataloader` reads them: the rows after their places, where there are any.
+
+        Their times are row numbers where there are no time stamps.
+        """
         return [
             replace(
                 stream,
-                values=stream.values[part],
-                label=None if stream.label is None else stream.label[part],
-                time=stream.times[part],
+                values=stream.values[stream.begin :],
+                label=None if stream.label is None else stream.label[stream.begin :],
+                time=stream.times[stream.begin :],
             )
             for stream in self.streams
+            if stream.begin < len(stream.values)
         ]
 
     def predict_dataloader(self) -> DataLoader[AnomalyBatch]:
-        """Same rows as in the test, or those after `place`."""
-        streams = self.predicted
+        """Same rows as in the test, or those after the places of the streams."""
+        return self._whole(self.predicted)
+
+    def _whole(self, streams: Sequence[AnomalyStream]) -> DataLoader[AnomalyBatch]:
+        """All rows of some streams."""
         rows = [len(stream.values) for stream in streams]
-        return self._loader(Chunks(streams, rows, self.chunk, before=self.place.rows))
+        return self._loader(Chunks(streams, rows, self.chunk, apart=True))
 
     def _loader(self, chunks: Chunks) -> DataLoader[AnomalyBatch]:
         return loader(chunks, one_by_one(len(chunks)))

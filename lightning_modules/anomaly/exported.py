@@ -1,6 +1,6 @@
 """`ScoreStep`: one row of an anomaly run as a function of tensors alone, from its unit to the score.
 
-Shapes: N streams, C columns, K measures.
+Shapes: N streams, C columns, K measures, G rows of the longest gap between alarms.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from lightning_modules.anomaly.scores import (
     DRIFT_ROWS,
     GATE_MEASURES,
     LEVEL_LIMIT,
+    STRAIGHT,
     TAIL_CLIP,
     TAIL_PRIOR,
     TAIL_SHARE,
@@ -34,21 +35,23 @@ Fields = dict[str, Tensor]
 
 
 class ScoreStep(Step):
-    """Reads a row and scores it; fast weights, running scales and tails learn from it.
+    """Reads a row, scores and judges it; fast weights, running scales and tails learn from it.
 
-    The equations are those of `lightning_modules.anomaly.scores`, in tensors. Alarms, which need the scores
-    since the last one, are left to who reads them.
+    The equations are those of `lightning_modules.anomaly.scores`, in tensors. Threshold and gap of a stream
+    are in its state, since they are its own. A new one starts with those of the stream that the run was
+    trained on; where there are several, without a threshold (NaN), which flags nothing.
 
     Args:
         module: The run's, with its weights and schema.
         end: Where its stream ended: the state that a user starts from; None for a stream that has not begun.
+        stream: Name of a trained stream, whose threshold and gap a new one has.
 
     Raises:
         ConfigError: its core is not DREAM, or it learns in its training part only, which no file knows.
         CheckpointError: `end` is of other settings.
     """
 
-    def __init__(self, module: AnomalyModule, end: StreamEnd | None) -> None:
+    def __init__(self, module: AnomalyModule, end: StreamEnd | None, stream: str | None = None) -> None:
         super().__init__()
         if not isinstance(module.core, DREAMStack):
             raise ConfigError(f"an anomaly run can be exported if its core is DREAM; this is {module.title}.")
@@ -59,25 +62,34 @@ class ScoreStep(Step):
             )
         assert module.schema is not None
         self.core, self.settings = constant(module.core), module.settings
-        columns, thresholds = list(module.schema.columns["columns"]), dict(module.thresholds)
+        columns = list(module.schema.columns["columns"])
         self.channels = len(columns)
         limits = torch.tensor([LEVEL_LIMIT, DIFFERENCE_LIMIT], dtype=torch.float64)
         self.register_buffer("limit", limits.repeat_interleave(self.channels))
-        self._start = self._fresh(module.shape.lags - 1)
+        names = list(module.thresholds) if stream is None else [stream]
+        gaps = {
+            name: max(round(self.settings.gap * module.training_rows[name]), 1) for name in module.thresholds
+        }
+        fresh = self._fresh(module.shape.lags - 1, max((gaps[name] for name in names), default=1))
+        if len(names) == 1:
+            fresh["score_threshold"][:] = module.thresholds[names[0]]
+        self._start = fresh
         if end is not None:
-            module._resume(end)  # refuses what is of other settings
+            score = module.resumed(end).score  # refuses what is of other settings
             held = {
                 name.removeprefix("state.").replace(".", "_"): value for name, value in end.tensors.items()
             }
-            self._start = {name: held[name] for name in self._start}
-            (name,) = thresholds if len(thresholds) == 1 else ("stream",)
-            thresholds = {name: end.facts["threshold"]}
+            gap, rows = int(score.gap[0]), int(score.rows[0])
+            held["score_threshold"] = torch.full((1,), end.facts["threshold"], dtype=torch.float64)
+            held |= {f"score_{name}": held[f"score_{name}"].double() for name in ("rows", "gap")}
+            held["score_recent"] = held["score_recent"].roll(-((rows + 1) % gap), 1)  # a ring there
+            self._start = {name: held[name] for name in fresh}
         fields = [name for name, value in self._start.items() if value.numel()]
         self.inputs = ("x", *fields)
-        self.outputs = ("score", *next_(fields))
-        self.facts = {"columns": columns, "thresholds": thresholds}
+        self.outputs = ("score", "threshold", "flag", "alarm", *next_(fields))
+        self.facts = {"columns": columns, "thresholds": dict(module.thresholds), "gaps": gaps}
 
-    def _fresh(self, lags: int) -> Fields:
+    def _fresh(self, lags: int, gap: int) -> Fields:
         """The state of a stream that has not begun, (1, ...) each."""
         columns = self.channels
         gates = sum(name in GATE_MEASURES for name in self.settings.measures)
@@ -92,6 +104,10 @@ class ScoreStep(Step):
             for owner, widths in parts.items()
             for name, width in widths.items()
         }
+        fields["score_rows"] = torch.zeros(1, dtype=torch.float64)
+        fields["score_gap"] = torch.full((1,), float(gap), dtype=torch.float64)
+        fields["score_threshold"] = torch.full((1,), torch.nan, dtype=torch.float64)
+        fields["score_recent"] = torch.full((1, gap), -1.0, dtype=torch.float64)
         fields["recent"] = torch.zeros(1, lags, 1, dtype=torch.float64)
         states = enumerate(self.core.init_state(1))
         return fields | {f"core_{k}_{name}": value for k, state in states for name, value in state.items()}
@@ -110,29 +126,50 @@ class ScoreStep(Step):
             state: N streams, by the names of `init_state`.
 
         Returns:
-            results: ``score`` (N,), float64, in [0, 1].
+            results: ``score`` (N,), float64, in [0, 1]; the ``threshold`` (N,) of each stream; bool (N,)
+                ``flag`` above it, and ``alarm`` where a flagged row is the peak.
             new_state: the state after the row.
         """
         relative, scale = self._relative(x, part(state, "scale_"))
         read, recent = relative, {}
         if "recent" in state:
-            past, before = lagged(relative[:, None, :1], state["recent"])
-            read, recent = torch.cat([relative, past[:, 0]], 1), {"recent": before}
-        layers = [DREAMState(**part(state, f"core_{k}_")) for k in range(len(self.core.layers))]
-        seen = read.clamp(-LEVEL_LIMIT, LEVEL_LIMIT).to(layers[0].h)
-        _, (trace, *_), core = self.core.trace(seen.unsqueeze(1), layers)
+            past, lags = lagged(relative[:, None, :1], state["recent"])
+            read, recent = torch.cat([relative, past[:, 0]], 1), {"recent": lags}
+        core_states = [DREAMState(**part(state, f"core_{k}_")) for k in range(len(self.core.layers))]
+        inputs = read.clamp(-LEVEL_LIMIT, LEVEL_LIMIT).to(core_states[0].h)
+        _, (trace, *_), core = self.core.trace(inputs.unsqueeze(1), core_states)
         prediction = trace.prediction[:, 0, : 2 * self.channels].double()
         gate = torch.cat([trace.deviation, trace.surprise], 1).double()
-        measures, score = self._measures(relative, prediction, gate, part(state, "score_"))
-        decades, tail = self._decades(measures, part(state, "tail_"))
+        before = part(state, "score_")
+        measures, score = self._measures(relative, prediction, gate, before)
+        improbable, tail = self._decades(measures, part(state, "tail_"))
+        decades = improbable.amax(1)
+        verdict, seen = self._verdict(decades, before)
+        score |= seen
         new = recent | {
             f"core_{k}_{name}": value for k, one in enumerate(core) for name, value in one.items()
         }
         for name, fields in (("scale", scale), ("score", score), ("tail", tail)):
             new |= {f"{name}_{field}": value for field, value in fields.items()}
-        return {"score": (decades.amax(1) / DECADES).clamp_max(1.0)}, {
-            name: new[name] for name in self.inputs[1:]
+        return verdict, {name: new[name] for name in self.inputs[1:]}
+
+    def _verdict(self, decades: Tensor, state: Fields) -> tuple[Fields, Fields]:
+        """Results of rows with so many decades (N,), see `AnomalyScore`; and their new state."""
+        recent, gap, threshold = state["recent"], state["gap"], state["threshold"]
+        places = torch.arange(recent.shape[1], device=recent.device)  # the newest row last
+        within = torch.where(places >= recent.shape[1] - gap.unsqueeze(1), recent, -1.0)
+        rows = state["rows"] + 1
+        rarity = decades - 0.5 * rows.clamp_min(WARM_UP).log10()
+        score = (decades / DECADES).clamp_max(1.0)
+        flag = score > threshold
+        results = {
+            "score": score,
+            "threshold": threshold.clone(),
+            "flag": flag,
+            "alarm": flag & (decades > within.amax(1)) & (rarity > 0),
         }
+        recent = torch.cat([recent[:, 1:], decades.unsqueeze(1)], 1)
+        return results, {"rows": rows, "gap": gap.clone(), "threshold": threshold.clone(), "recent": recent}
 
     def _relative(self, values: Tensor, state: Fields) -> tuple[Tensor, Fields]:
         """Levels, then differences (N, 2 C), see `RunningScale`; and its new state."""
@@ -181,7 +218,7 @@ class ScoreStep(Step):
         var = ((squares + 2 * TAIL_PRIOR * mean.square()) / weight - usual.square()).clamp_min(1e-12)
         shape = (0.5 * (1 - usual.square() / var)).clamp_min(0.0)
         beyond = excess.clamp_min(0.0) / (usual * (1 - shape)).clamp_min(1e-9)
-        heavy = shape > 1e-3
+        heavy = shape > STRAIGHT
         nepers = torch.where(heavy, (shape * beyond).log1p() / torch.where(heavy, shape, 1.0), beyond)
         rarest = -math.log10(TAIL_SHARE)
         below = rarest * (a / quantile.clamp_min(1e-9)).clamp_max(1.0)
@@ -189,18 +226,20 @@ class ScoreStep(Step):
         decades = torch.where(measured & (rows >= WARM_UP), tail, 0.0)
         rate = measured * (rows + 1).reciprocal().clamp_min(1 / memory)
         mean = mean + rate * (a - mean)
-        moved = quantile + rate * mean / TAIL_SHARE * ((excess > 0).double() - TAIL_SHARE)
+        step = rate * mean / TAIL_SHARE
+        above = ((excess + 0.5 * step) / step.clamp_min(1e-30)).clamp(0.0, 1.0)
+        moved = quantile + step * (above - TAIL_SHARE)
         moved = torch.where(rows < 10, torch.maximum(quantile, a), moved.clamp_min(0.0))
-        counts = (measured & (excess > 0) & (rows >= WARM_UP // 2)).double()
+        counts = (measured & (rows >= WARM_UP // 2)) * above
         largest = TAIL_CLIP * torch.maximum(total / count.clamp_min(1.0), mean)
-        excess, most = counts * torch.minimum(excess, largest), TAIL_SHARE * memory
-        kept = 1 - counts * (count >= most) / most
+        excess, most = torch.minimum(excess.clamp_min(0.0), largest), TAIL_SHARE * memory
+        kept = 1 - counts * (count - (most - 1)).clamp(0.0, 1.0) / most
         new = (
             rows + measured,
             mean,
             torch.where(measured, moved, quantile),
             kept * count + counts,
-            kept * total + excess,
-            kept * squares + excess.square(),
+            kept * total + counts * excess,
+            kept * squares + counts * excess.square(),
         )
         return decades, dict(zip(names, new, strict=True))

@@ -6,6 +6,7 @@ single column the levels of the `lags` - 1 rows before.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from itertools import pairwise
 from typing import Any, ClassVar, NamedTuple, Self
 
@@ -21,7 +22,7 @@ from dream.errors import CheckpointError
 from lightning_modules import ranks
 from lightning_modules.anomaly import plots
 from lightning_modules.anomaly.carried import Carried, CoreInputs, Relative, fresh_score
-from lightning_modules.anomaly.data import AnomalyBatch, AnomalyData, AnomalyShape
+from lightning_modules.anomaly.data import AnomalyBatch, AnomalyData, AnomalyShape, AnomalyStream
 from lightning_modules.anomaly.scores import LEVEL_LIMIT, AnomalyScore, WindowedGaussian
 from lightning_modules.anomaly.settings import AnomalySettings
 from lightning_modules.anomaly.verdicts import (
@@ -34,7 +35,7 @@ from lightning_modules.anomaly.verdicts import (
 )
 from lightning_modules.base import Observation, TaskModule
 from lightning_modules.checks import require
-from lightning_modules.data.place import StreamEnd
+from lightning_modules.data.place import StreamEnd, known_as
 from lightning_modules.settings import as_instance
 
 LOSS_LIMIT = 25.0  # squared running deviations; limits what an outlier in the training part can teach
@@ -114,8 +115,10 @@ class AnomalyModule(TaskModule):
         last validation: for rows that come without a training part of their own."""
         self.training_rows: dict[str, int] = {}
         """Rows of the training part of each of these streams."""
-        self._before: StreamEnd | None = None
-        """Where the next prediction goes on."""
+        self._before: dict[str, StreamEnd] = {}
+        """Where each stream goes on in the next prediction; others begin."""
+        self._last: dict[int, Carried] = {}
+        """What each stream whose rows are all read carries, by its number."""
         self._known: list[np.ndarray] = []
         """Scores (N, T) of the training parts in this validation."""
 
@@ -135,12 +138,16 @@ class AnomalyModule(TaskModule):
         checkpoint["training_rows"] = dict(self.training_rows)
 
     def _settings(self) -> dict[str, Any]:
-        return super()._settings() | {"thresholds": dict(self.thresholds)}
+        return super()._settings() | {
+            "thresholds": dict(self.thresholds),
+            "training_rows": dict(self.training_rows),
+        }
 
     @classmethod
     def _from_settings(cls, settings: dict[str, Any]) -> Self:
         new = super()._from_settings(settings)
         new.thresholds = dict(settings["thresholds"])
+        new.training_rows = dict(settings["training_rows"])
         return new
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -163,9 +170,10 @@ class AnomalyModule(TaskModule):
     def relative(self, batch: AnomalyBatch) -> tuple[Relative, np.ndarray]:
         """The rows of a chunk as the core reads them, and where streams learn (N, T); scales are carried."""
         streams, rows, _ = batch.values.shape
-        if batch.start == 0 or self._inputs is None:
+        if batch.begins or self._inputs is None:
             self._inputs = self._fresh_inputs(streams)
-        known = batch.training.cpu().numpy()[:, None] > batch.start + np.arange(rows)
+        left = (batch.training - batch.before).cpu().numpy() - batch.start
+        known = left[:, None] > np.arange(rows)
         learning = known | self.settings.adapt
         return self._inputs.read(batch.values.cpu().numpy(), learning), learning
 
@@ -289,20 +297,26 @@ class AnomalyModule(TaskModule):
             for name, v in flat.items()
         }
         self.require_finite_outputs(
-            by_row, lambda k: f"{self.data.source_of(k % streams)}, row {batch.start + k // streams}"
+            by_row,
+            lambda k: (
+                f"{self.data.source_of(k % streams)}, "
+                f"row {int(batch.before[k % streams]) + batch.start + k // streams}"
+            ),
         )
 
     def judge(self, batch: AnomalyBatch, detectors: list[str]) -> tuple[np.ndarray, np.ndarray]:
         """Return score and alarm (2, D, N, T) of D detectors on a chunk, surprise and norm of U (2, N, T).
 
-        Everything is carried from chunk to chunk; a chunk that starts at row 0 starts afresh.
+        Everything is carried from chunk to chunk, and kept of streams that end; where streams begin, they
+        start afresh.
 
         Raises:
             DREAMError: a prediction or a score is not finite.
         """
         (x, levels, inputs), learning = self.relative(batch)
         streams, rows, channels = len(x), x.shape[1], self.shape.channels
-        if batch.start == 0 or self._score is None:
+        if batch.begins or self._score is None:
+            self._last = {}
             self.held = {name: self.core.init_state(streams) for name in self.variants if name in detectors}
             training = np.tile(batch.training.cpu().numpy(), len(detectors))
             self._score = fresh_score(self.settings, channels, training)
@@ -331,6 +345,10 @@ class AnomalyModule(TaskModule):
         self._require_finite(
             batch, {"the prediction": scans[0].prediction, "the score": scores.transpose(2, 3, 0, 1)}
         )
+        assert self._inputs is not None
+        carried = Carried(self._inputs, self._score, self.held[self.title])
+        for number in batch.ends.nonzero().flatten().tolist():
+            self._last[number] = carried.stream(number)
         return scores, shown[..., 0].cpu().numpy()
 
     def setup(self, stage: str) -> None:
@@ -359,8 +377,7 @@ class AnomalyModule(TaskModule):
         seen = np.concatenate(self._seen, -1)
         for number, name in enumerate([*self.detectors, GAUSSIAN]):
             self.verdicts[name] = self._verdicts(seen[:, number])
-        alone = len(self.data.streams) == 1
-        self.end = self._ended(self.verdicts[self.title][0]) if alone else None
+        self.ends = self._ended(self.verdicts[self.title])
         streams, buffer, corpus = self.data.streams, self.settings.buffer, self.data.nab
         self.log_results(
             {name: assess(streams, found, buffer, corpus) for name, found in self.verdicts.items()}
@@ -371,12 +388,13 @@ class AnomalyModule(TaskModule):
 
     def _verdicts(self, scores: np.ndarray) -> list[Verdict]:
         """Verdicts on the streams from the scores and alarms (2, N, T) of a detector."""
-        found = zip(self.data.streams, *scores, strict=True)
-        threshold, risk = self.settings.threshold, self.settings.risk
         return [
-            Verdict.of(stream, score[: len(stream.values)], alarm[: len(stream.values)], threshold, risk)
-            for stream, score, alarm in found
+            self._verdict(stream, score[: len(stream.values)], alarm[: len(stream.values)])
+            for stream, score, alarm in zip(self.data.streams, *scores, strict=True)
         ]
+
+    def _verdict(self, stream: AnomalyStream, score: np.ndarray, alarm: np.ndarray) -> Verdict:
+        return Verdict.of(stream, score, alarm, self.settings.threshold, self.settings.risk)
 
     def figures(self) -> dict[str, Figure]:
         """Data with labels and alarms, score, threshold, surprise and norm of U of up to three streams."""
@@ -396,66 +414,81 @@ class AnomalyModule(TaskModule):
             for k, n in enumerate(picked[:FIGURES], 1)
         }
 
-    def go_on(self, end: StreamEnd) -> None:
+    def go_on(self, ends: Mapping[str, StreamEnd]) -> None:
         """See `lightning_modules.data.place.LearnsOn`.
 
         Raises:
-            CheckpointError: it holds no threshold.
+            CheckpointError: one holds no threshold.
         """
-        if not isinstance(limit := end.facts.get("threshold"), float):
-            raise CheckpointError(
-                f"the stream must hold its threshold, a number; got {limit!r}. Begin a new one."
-            )
-        self._before = end
+        for end in ends.values():
+            if not isinstance(limit := end.facts.get("threshold"), float):
+                raise CheckpointError(
+                    f"the stream must hold its threshold, a number; got {limit!r}. Begin a new one."
+                )
+        self._before = dict(ends)
 
-    def stream_end(self, predictions: list[np.ndarray]) -> StreamEnd:
+    def stream_ends(self, predictions: list[np.ndarray]) -> dict[str, StreamEnd]:
         """See `lightning_modules.data.place.LearnsOn`."""
-        (verdict,) = self._predicted(predictions)
-        return self._ended(verdict)
+        return self._before | self._ended(self._predicted(predictions))
 
-    def _ended(self, verdict: Verdict) -> StreamEnd:
-        """End of the only stream, whose rows from `data.begin` on had this verdict."""
-        (stream,) = self.data.streams
-        place = self.data.place.after(stream.time, self.data.begin, len(verdict.score), stream.training)
-        assert self._inputs is not None
-        assert self._score is not None
-        tensors = Carried(self._inputs, self._score, self.held[self.title]).tensors()
-        for name, value in tensors.items():  # a test scores all detectors, the module's own first
-            if value.dim() and name.startswith(("score.", "tail.")):
-                tensors[name] = value[:1]
-        return StreamEnd(place, tensors, {"threshold": verdict.threshold})
+    @property
+    def _going_on(self) -> list[tuple[str, AnomalyStream]]:
+        """The streams that have new rows, and the names under which their ends are kept."""
+        streams = self.data.streams
+        names = known_as([stream.name for stream in streams], self._before)
+        return [pair for pair in zip(names, streams, strict=True) if pair[1].begin < len(pair[1].values)]
+
+    def _ended(self, verdicts: list[Verdict]) -> dict[str, StreamEnd]:
+        """Ends of the streams that were read, whose new rows had these verdicts."""
+        found = {}
+        for number, ((name, stream), verdict) in enumerate(zip(self._going_on, verdicts, strict=True)):
+            rows = len(verdict.score)
+            place = stream.place.after(stream.time, stream.begin, rows, stream.training, stream.zone)
+            found[name] = StreamEnd(place, self._last[number].tensors(), {"threshold": verdict.threshold})
+        return found
 
     def predictions_again(self) -> list[np.ndarray]:
         """See `lightning_modules.data.place.LearnsOn`."""
         return []
 
     def on_predict_epoch_start(self) -> None:
-        self._score = None
-        if self._before is not None:
-            self._resume(self._before)
+        self._score, self._last = None, {}
+        if not self._before:
+            return
+        going_on = self._going_on
+        whole = Carried.beside(
+            [self.resumed(self._before.get(name), stream.training) for name, stream in going_on]
+        )
+        self._inputs, self._score = whole.inputs, whole.score
+        self._level = np.zeros((len(going_on), self.shape.channels))
+        self.held = {self.title: [state.to(self.device) for state in whole.states]}
 
-    def _resume(self, end: StreamEnd) -> None:
-        """Go on from a stream's end.
+    def resumed(self, end: StreamEnd | None, training: int = 0) -> Carried:
+        """All that a stream carries at its end; None begins one with so many rows to train on.
 
         Raises:
             CheckpointError: it is of other settings, or holds what no stream does.
         """
-        fresh = Carried.fresh(self.core, self.settings, self.shape, end.place.training)
-        self._inputs, self._score, states = fresh.resumed(end.tensors)
-        self._level = np.zeros((1, self.shape.channels))
-        self.held = {self.title: [state.to(self.device) for state in states]}
+        rows = training if end is None else end.place.training
+        fresh = Carried.fresh(self.core, self.settings, self.shape, rows)
+        return fresh if end is None else fresh.resumed(end.tensors)
 
     def predict_step(self, batch: AnomalyBatch, batch_idx: int) -> np.ndarray:
         """Score and alarm (2, N, T) of a chunk."""
         return self.judge(batch, self.detectors[:1])[0][:, 0]
 
     def _predicted(self, predictions: list[np.ndarray]) -> list[Verdict]:
-        """Verdicts on the streams that were predicted; one that goes on keeps its threshold."""
-        scores = np.concatenate(predictions, -1)
-        if self._before is None:
-            return self._verdicts(scores)
-        score, alarm = scores[:, 0]
-        return [Verdict.by(self._before.facts["threshold"], score, alarm, first=0)]
+        """Verdicts on the streams that were predicted; those that go on keep their thresholds."""
+        found = []
+        for (name, stream), score, alarm in zip(
+            self._going_on, *np.concatenate(predictions, -1), strict=True
+        ):
+            rows = len(stream.values) - stream.begin
+            if (end := self._before.get(name)) is None:
+                found.append(self._verdict(stream, score[:rows], alarm[:rows]))
+            else:
+                found.append(Verdict.by(end.facts["threshold"], score[:rows], alarm[:rows], first=0))
+        return found
 
     predictions_file = "scores.csv"
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from functools import cache
 from typing import ClassVar, NamedTuple, Self, TypeVar
 
 import numpy as np
@@ -23,10 +24,15 @@ LEVEL_LIMIT, DIFFERENCE_LIMIT = 8.0, 50.0  # in running deviations; larger value
 DRIFT_ROWS, BURST_ROWS = 24, 12  # rows over which a level, and an error, are averaged
 AVERAGED = np.array([BURST_ROWS, DRIFT_ROWS], np.float64)[:, None, None]
 TAIL_SHARE, TAIL_PRIOR, TAIL_CLIP = 0.05, 20.0, 20.0
+STRAIGHT = 1e-9  # a tail of a smaller shape is exponential to rounding
 SHARE_DECADES, NEPERS = -math.log10(TAIL_SHARE), math.log(10)
 WARM_UP = 50  # rows before a tail returns anything but 0
 MEASURES = ("error", "burst", "level", "drift")  # one for each column
 GATE_MEASURES = ("deviation", "surprise")  # of the layer: one for all columns
+CONSTANTS = np.array(
+    [DECADES, BURST_ROWS, DRIFT_ROWS, TAIL_SHARE, TAIL_PRIOR, TAIL_CLIP, WARM_UP], np.float64
+)
+"""As the compiled kernel takes them."""
 AT_ONCE = 1 << 15  # numbers of one kind that are computed together, as the cache holds them
 GAUSSIAN_ROWS, GAUSSIAN_REFRESH = 6400, 100  # the benchmark's own constants
 
@@ -66,6 +72,12 @@ def _line(start: np.ndarray, values: np.ndarray, known: np.ndarray | None) -> np
     return line
 
 
+@cache
+def _places(measures: tuple[str, ...]) -> np.ndarray:
+    """Places of these measures among all, as the compiled kernel counts them."""
+    return np.array([(*MEASURES, *GATE_MEASURES).index(name) for name in measures])
+
+
 class Scaled(NamedTuple):
     """Rows of N streams, relative to the past of each column."""
 
@@ -91,14 +103,16 @@ class Sides:
             setattr(new, name, np.concatenate([getattr(owner, name) for owner in owners]))
         return new
 
+    def stream(self, number: int) -> Self:
+        """One of the streams in an object of its own."""
+        own = duplicate(self)
+        for name in self.CARRIED:
+            setattr(own, name, getattr(self, name)[number : number + 1].copy())
+        return own
+
     def apart(self) -> list[Self]:
         """Each stream in an object of its own."""
-        arrays = {name: getattr(self, name) for name in self.CARRIED}
-        found = [duplicate(self) for _ in arrays[self.CARRIED[0]]]
-        for stream, own in enumerate(found):
-            for name, array in arrays.items():
-                setattr(own, name, array[stream : stream + 1].copy())
-        return found
+        return [self.stream(number) for number in range(len(getattr(self, self.CARRIED[0])))]
 
 
 class RunningScale(Sides):
@@ -151,6 +165,8 @@ class RunningScale(Sides):
             learning: (N, T) where the scales learn.
             expected: (N, T, C) a forecast of each row, in the data's unit; nothing is learnt from it.
         """
+        if isinstance(kernel := native.kernel(), native.Kernel):
+            return self._compiled(kernel, values, learning, expected)
         size = max(1, AT_ONCE // self.rows.size)
         if values.shape[1] <= size:
             return self._read(values, learning, expected)
@@ -159,6 +175,22 @@ class RunningScale(Sides):
         x, levels = (np.concatenate(part, 1) for part in zip(*(piece[:2] for piece in pieces), strict=True))
         forecasts = [piece.expected for piece in pieces if piece.expected is not None]
         return Scaled(x, levels, np.concatenate(forecasts, 1) if forecasts else None)
+
+    def _compiled(
+        self, kernel: native.Kernel, values: np.ndarray, learning: np.ndarray, expected: np.ndarray | None
+    ) -> Scaled:
+        moved = {name: getattr(self, name).copy() for name in self.CARRIED}
+        x, forecast, levels = kernel.scale(
+            values.swapaxes(0, 1),
+            None if expected is None else expected.swapaxes(0, 1),
+            learning.T,
+            list(moved.values()),
+            self.memory,
+            (LEVEL_LIMIT, DIFFERENCE_LIMIT),
+        )
+        vars(self).update(moved)
+        x, forecast, levels = (part.swapaxes(0, 1) for part in (x, forecast, levels))
+        return Scaled(x, levels, None if expected is None else forecast)
 
     def _read(self, values: np.ndarray, learning: np.ndarray, expected: np.ndarray | None = None) -> Scaled:
         values, columns = values.swapaxes(0, 1), values.shape[2]  # (T, N, C): a row is in one piece
@@ -220,7 +252,8 @@ class TailProbability(Sides):
     M and V are mean and variance of the excesses over u so far, starting from 20 imagined exponential
     excesses as large as the mean of all a; one excess is clipped to 20 times the usual one. Below u the value
     rises linearly from 0 to that at u. u is tracked by stochastic approximation. All statistics fade after
-    `memory` rows. The value is 0 for the first 50 rows.
+    `memory` rows. The value is 0 for the first 50 rows. A measure that lies within half a step of u counts in
+    part as above it, so that rounding never decides: streams that differ by rounding stay together.
 
     Source: Pickands, Statistical inference using extreme order statistics, 1975, by the method of moments.
 
@@ -261,17 +294,25 @@ class TailProbability(Sides):
             a = np.where(measured, a, 0.0)
         learns = learning[..., None] & measured
         rows = self.rows[None] + _before(learns)
-        mean, quantile = self._follow(a, rows, learns)
+        mean, quantile, step = self._follow(a, rows, learns)
         excess = a - quantile[:-1]
-        exceeds = learns & (excess > 0) & (rows >= WARM_UP // 2)
-        sums = self._excesses(excess, exceeds, mean[1:])
+        counts = (learns & (rows >= WARM_UP // 2)) * self._part(excess, step)
+        sums = self._excesses(excess, counts, mean[1:])
         surprising = self._log_tail(a, excess, rows, mean[:-1], quantile[:-1], *sums)
         self.rows = rows[-1] + learns[-1]
         self.mean, self.quantile = mean[-1].copy(), quantile[-1].copy()
         return np.where(measured, surprising, 0.0) if gaps else surprising
 
-    def _follow(self, a: np.ndarray, rows: np.ndarray, learns: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Mean and quantile before each row and after the last, (T + 1, N, K)."""
+    @staticmethod
+    def _part(excess: np.ndarray, step: np.ndarray) -> np.ndarray:
+        """How far measures with these excesses count as above the quantile, from 0 to 1."""
+        return np.minimum(np.maximum((excess + 0.5 * step) / np.maximum(step, 1e-30), 0.0), 1.0)
+
+    def _follow(
+        self, a: np.ndarray, rows: np.ndarray, learns: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Mean and quantile before each row and after the last, (T + 1, N, K), and the longest step of the
+        quantile, (T, N, K)."""
         rate = np.maximum(1 / self.memory, 1 / (rows + 1))
         rate *= learns
         mean, quantile = (np.empty((len(a) + 1, *a.shape[1:])) for _ in range(2))
@@ -282,55 +323,43 @@ class TailProbability(Sides):
             np.add(mean[row], moved, out=mean[row + 1])
         size = rate * mean[1:]
         size /= TAIL_SHARE
-        up, down = size * (1 - TAIL_SHARE), size * (0 - TAIL_SHARE)
+        reached, down = a + 0.5 * size, TAIL_SHARE * size
         begins = rows[0].min() < 10
         for row, here in enumerate(a):
             before = quantile[row]
-            after = np.add(before, np.where(here > before, up[row], down[row]), out=quantile[row + 1])
+            after = np.subtract(reached[row], before, out=quantile[row + 1])
+            np.maximum(after, 0.0, out=after)
+            np.minimum(after, size[row], out=after)  # the part of `_part`, times the step
+            after += before
+            after -= down[row]
             np.maximum(after, 0.0, out=after)
             if begins:
                 np.copyto(after, np.maximum(before, here), where=(rows[row] < 10) & learns[row])
-        return mean, quantile
+        return mean, quantile, size
 
     def _excesses(
-        self, excess: np.ndarray, exceeds: np.ndarray, mean: np.ndarray
+        self, excess: np.ndarray, counts: np.ndarray, mean: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Number, sum and sum of squares of the excesses before each row, (T, N, K).
 
-        They change where `exceeds` is True, a twentieth of the time.
+        They change where `counts`, how far each excess counts, is above 0, a twentieth of the time.
         """
         most = TAIL_SHARE * self.memory
-        now = np.empty((3, *self.count.shape))
-        now[0], now[1], now[2] = self.count, self.sum, self.squares
-        kernel = native.kernel()
-        if isinstance(kernel, native.Kernel):
-            found = kernel.excesses(excess, exceeds, mean, now, most, TAIL_CLIP)
-        else:
-            found = self._found(excess, exceeds, mean, now, most)
-        self.count, self.sum, self.squares = (part.copy() for part in now)
-        return found[0], found[1], found[2]
-
-    @staticmethod
-    def _found(
-        excess: np.ndarray, exceeds: np.ndarray, mean: np.ndarray, now: np.ndarray, most: float
-    ) -> np.ndarray:
-        """`_excesses` without the compiled kernel; moves `now` on."""
-        found = np.empty((3, *excess.shape))
+        now, found = np.stack([self.count, self.sum, self.squares]), np.empty((3, *excess.shape))
         begin = 0
-        for row in np.nonzero(exceeds.any(axis=(1, 2)))[0].tolist():
+        for row in np.nonzero(counts.any(axis=(1, 2)))[0].tolist():
             found[:, begin : row + 1] = now[:, None]
             begin = row + 1
-            seen, (count, total, squares) = exceeds[row], now  # the last three are views
+            part, (count, total, squares) = counts[row], now  # the last three are views
             usual = np.maximum(total / np.maximum(count, 1.0), mean[row])
-            new = np.minimum(excess[row], TAIL_CLIP * usual)
-            new *= seen
-            now *= 1 - seen * (count >= most) / most
-            count += seen
-            total += new
-            new *= new
-            squares += new
+            new = np.minimum(np.maximum(excess[row], 0.0), TAIL_CLIP * usual)
+            now *= 1 - part * np.minimum(np.maximum(count - (most - 1), 0.0), 1.0) / most
+            count += part
+            total += part * new
+            squares += part * new * new
         found[:, begin:] = now[:, None]
-        return found
+        self.count, self.sum, self.squares = (part.copy() for part in now)
+        return found[0], found[1], found[2]
 
     @staticmethod
     def _log_tail(
@@ -348,7 +377,7 @@ class TailProbability(Sides):
         var = np.maximum((squares + 2 * TAIL_PRIOR * mean**2) / weight - usual**2, 1e-12)
         shape = np.maximum(0.5 * (1 - usual**2 / var), 0.0)
         beyond = np.maximum(excess, 0.0) / np.maximum(usual * (1 - shape), 1e-9)
-        heavy = shape > 1e-3
+        heavy = shape > STRAIGHT
         nepers = np.where(heavy, np.log1p(shape * beyond) / np.where(heavy, shape, 1.0), beyond)
         below = SHARE_DECADES * np.minimum(a / np.maximum(quantile, 1e-9), 1.0)
         tail = np.where(excess > 0, nepers / NEPERS + SHARE_DECADES, below)
@@ -423,12 +452,39 @@ class AnomalyScore(Sides):
             gate: (N, T, 2) deviation and surprise.
             learning: (N, T) where the tails learn.
         """
+        if isinstance(kernel := native.kernel(), native.Kernel):
+            return self._compiled(kernel, x, prediction, gate, learning)
         size = max(1, AT_ONCE // self.tail.rows.size)
         if x.shape[1] <= size:
             return self._read(x, prediction, gate, learning)
         pieces = [self._read(*piece) for piece in _pieces(size, x, prediction, gate, learning)]
         scores, alarms = (np.concatenate(part, 1) for part in zip(*pieces, strict=True))
         return scores, alarms
+
+    def _compiled(
+        self,
+        kernel: native.Kernel,
+        x: np.ndarray,
+        prediction: np.ndarray,
+        gate: np.ndarray,
+        learning: np.ndarray,
+    ) -> tuple[np.ndarray, np.ndarray]:
+        own = {name: getattr(self, name).copy() for name in ("burst", "drift", "rows", "recent")}
+        tail = {name: getattr(self.tail, name).copy() for name in TailProbability.CARRIED}
+        scores, alarms, cause = kernel.score(
+            x.swapaxes(0, 1),
+            prediction.swapaxes(0, 1),
+            gate.swapaxes(0, 1),
+            learning.T,
+            [own["burst"], own["drift"], *tail.values(), own["rows"], self.gap, own["recent"]],
+            self.tail.memory,
+            _places(self.measures),
+            CONSTANTS,
+        )
+        vars(self).update(own)
+        vars(self.tail).update(tail)
+        self.cause = tuple(cause.tolist())
+        return scores.T, alarms.T
 
     def _read(
         self, x: np.ndarray, prediction: np.ndarray, gate: np.ndarray, learning: np.ndarray
@@ -481,27 +537,38 @@ class AnomalyScore(Sides):
 
     @classmethod
     def beside(cls, owners: Sequence[Self]) -> Self:
-        new = super().beside(owners)
+        width = max(owner.recent.shape[1] for owner in owners)
+        new = super().beside([owner._widened(width) for owner in owners])
         new.tail = TailProbability.beside([owner.tail for owner in owners])
+        new.cause = tuple(cause for owner in owners for cause in owner.cause)
         return new
 
-    def apart(self) -> list[Self]:
-        found = super().apart()
-        for own, tail, cause in zip(found, self.tail.apart(), self.cause, strict=True):
-            own.tail, own.cause = tail, (cause,)
-        return found
+    def _widened(self, width: int) -> Self:
+        """The same with room for so many recent rows, beside streams of a longer gap."""
+        lacking = width - self.recent.shape[1]
+        if not lacking:
+            return self
+        new = duplicate(self)
+        new.recent = np.pad(self.recent, ((0, 0), (0, lacking)), constant_values=-1.0)
+        return new
+
+    def stream(self, number: int) -> Self:
+        own = super().stream(number)
+        own.recent = own.recent[:, : int(own.gap[0])]
+        own.tail, own.cause = self.tail.stream(number), self.cause[number : number + 1]
+        return own
 
     def copy(self) -> AnomalyScore:
         """Another object with the same past."""
         new = duplicate(self)
-        new.tail, new.recent = duplicate(self.tail), self.recent.copy()
+        new.tail = duplicate(self.tail)
         return new
 
     def _alarm(self, decades: np.ndarray) -> np.ndarray:
         """Alarms (T, N) of rows with so many decades."""
         places, climax = np.arange(decades.shape[1]), np.empty(decades.shape, bool)
         rows = self.rows + np.arange(1, len(decades) + 1)[:, None]  # (T, N)
-        self.rows = rows[-1]
+        self.rows, self.recent = rows[-1], self.recent.copy()
         for row, here in enumerate(decades):
             np.greater(here, self.recent.max(1), out=climax[row])
             self.recent[places, rows[row] % self.gap] = here

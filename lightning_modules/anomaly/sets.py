@@ -203,7 +203,7 @@ class AnomalyTable(AnomalyData, InMemory):
 
     def _training_rows(self, rows: int) -> int:
         """Rows of the training part; with a checkpoint as many as are needed, if a share gives fewer."""
-        known = self.recorded is not None and not self.place.rows
+        known = self.recorded is not None and not self.places
         asked = self._asked(rows)
         return LEAST_TRAINING if known and self.training < 1 and asked < LEAST_TRAINING < rows else asked
 
@@ -300,4 +300,6 @@ def labelled_stream(
         table = replace(table, values=table.values[:, :-1], columns=table.columns[:-1])
     table = fill_missing(table, missing)
     stream = AnomalyStream(name, table.values, table.columns, training, label, table.time)
-    return replace(stream, zone=table.zone, form=table.form, dialect=table.dialect)
+    return replace(
+        stream, zone=table.zone, form=table.form, time_column=table.time_column, dialect=table.dialect
+    )

@@ -1,8 +1,10 @@
-"""Classification: a class for each step of a sequence, with labels that arrive late as inputs.
+"""Classification: a class for each whole sequence, or for each step of one.
 
-The task is `module`. Sequences come from `sets` (your own table), `omniglot` (public) or `gaussian_classes`
-(generated); `data` draws them and puts them into batches. `metrics` counts how often a class was seen before,
-and `plots` shows accuracy by that."""
+`sequences` tells the class of whole sequences: its module, data, tables and generated motions. All else is of
+steps, with labels that arrive late as inputs: the task is `module`. Its sequences come from `sets` (your own
+table), `omniglot` (public) or `gaussian_classes` (generated); `data` draws them and puts them into batches.
+`metrics` counts how often a class was seen before, and `plots` shows accuracy by that. `table` is what both
+kinds of tables share."""
 
 from lightning_modules.classification.data import (
     ClassificationBatch,
@@ -14,6 +16,16 @@ from lightning_modules.classification.data import (
 from lightning_modules.classification.gaussian_classes import GaussianClasses
 from lightning_modules.classification.module import ClassificationModule, ClassificationSettings
 from lightning_modules.classification.omniglot import Omniglot
+from lightning_modules.classification.sequences.data import (
+    SequenceBatch,
+    SequenceData,
+    SequenceShape,
+    WholeSequence,
+    stretches,
+)
+from lightning_modules.classification.sequences.module import SequenceModule, SequenceSettings
+from lightning_modules.classification.sequences.motions import Motions
+from lightning_modules.classification.sequences.sets import LabelledTable
 from lightning_modules.classification.sets import SequenceTable
 
 __all__ = [
@@ -25,6 +37,15 @@ __all__ = [
     "EpisodeData",
     "GaussianClasses",
     "LabelledSequence",
+    "LabelledTable",
+    "Motions",
     "Omniglot",
+    "SequenceBatch",
+    "SequenceData",
+    "SequenceModule",
+    "SequenceSettings",
+    "SequenceShape",
     "SequenceTable",
+    "WholeSequence",
+    "stretches",
 ]

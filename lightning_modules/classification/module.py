@@ -8,9 +8,8 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
-import lightning as L
 import numpy as np
 import pandas as pd
 import torch
@@ -18,9 +17,7 @@ from matplotlib.figure import Figure
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from dream import DREAMConfig, DREAMState, DREAMTrace
-from lightning_modules import ranks
-from lightning_modules.base import TaskModule
+from dream import DREAMConfig
 from lightning_modules.classification import plots
 from lightning_modules.classification.data import (
     UNKNOWN,
@@ -29,22 +26,12 @@ from lightning_modules.classification.data import (
     ClassificationShape,
 )
 from lightning_modules.classification.metrics import INSTANCES, by_instance, chosen, instances
-from lightning_modules.cores import upper_errors
+from lightning_modules.cores import full
+from lightning_modules.labelled import LabelledModule, LabelOutput
 from lightning_modules.naive import late, nearest_labelled, nearest_mean_so_far
 from lightning_modules.settings import PredictiveSettings, as_instance
 
 NEIGHBOUR, MEAN, PREVIOUS = "nearest neighbour", "nearest mean", "previous label"
-
-
-class ClassificationOutput(NamedTuple):
-    """Outputs for a batch."""
-
-    log_probs: Tensor
-    """(N, T, V) log-probabilities of the classes at each step"""
-    prediction_loss: Tensor
-    """() sum over layers and valid steps of the mean squared error of the layer's own predictions"""
-    traces: list[DREAMTrace]
-    states: list[DREAMState]
 
 
 @dataclass(frozen=True)
@@ -52,7 +39,7 @@ class ClassificationSettings(PredictiveSettings):
     """Settings of `ClassificationModule`."""
 
 
-class ClassificationModule(TaskModule):
+class ClassificationModule(LabelledModule):
     """Classifies each step of a sequence, from its features and the labels of steps before.
 
     The core reads features and, `label_delay` steps late, labels; a linear head reads its output z_t and the
@@ -82,7 +69,6 @@ class ClassificationModule(TaskModule):
     """Data that the module was prepared for; set by `prepare`."""
     settings: ClassificationSettings
     shape: ClassificationShape
-    vocabulary: tuple[str, ...] = ()
 
     def __init__(
         self,
@@ -99,54 +85,24 @@ class ClassificationModule(TaskModule):
         self._instances: list[Tensor] = []
         self._shares: dict[str, np.ndarray] = {}
 
-    def prepare(self, data: L.LightningDataModule) -> None:
-        super().prepare(data)
-        self.data.setup()
-        self.vocabulary = self.data.vocabulary
-
-    def read_vocabulary(self, plain: Any) -> tuple[str, ...]:
-        return tuple(plain)
-
-    def forward(self, inputs: Tensor, lengths: Tensor | None = None) -> ClassificationOutput:
+    def forward(self, inputs: Tensor, lengths: Tensor | None = None) -> LabelOutput:
         """Read padded `inputs` (N, T, I), whose samples have `lengths` (N,), all T if None."""
         output, traces, states = self.core.trace(inputs, lengths=lengths)
         seen = torch.cat([self.dropout(output), traces[0].forecast], -1)
-        error = (traces[0].error.square().mean(-1) + upper_errors(traces)).sum()
-        return ClassificationOutput(self.head(seen).log_softmax(-1), error, traces, states)
+        return self.output(full(self.head(seen)).log_softmax(-1), traces, states)
 
-    @staticmethod
-    def misfit(log_probs: Tensor, labels: Tensor) -> Tensor:
+    def read(self, batch: ClassificationBatch) -> LabelOutput:
+        found: LabelOutput = self(batch.inputs, batch.lengths)
+        return found
+
+    def misfit(self, log_probs: Tensor, batch: ClassificationBatch) -> Tensor:
         """(N, T) nats of each step, -ln p(label); 0 where its class is not asked."""
-        return cross_entropy(log_probs.transpose(1, 2), labels, reduction="none", ignore_index=UNKNOWN)
+        return cross_entropy(log_probs.transpose(1, 2), batch.labels, reduction="none", ignore_index=UNKNOWN)
 
-    @staticmethod
-    def counted(batch: ClassificationBatch) -> Tensor:
-        """(2,) numbers of steps of a batch that are asked, and of all that count."""
+    def counted(self, batch: ClassificationBatch) -> Tensor:
         asked = (batch.labels != UNKNOWN).sum()
         steps = torch.tensor(batch.labels.numel()).to(asked) if batch.lengths is None else batch.lengths.sum()
         return (0 if batch.spare else 1) * torch.stack([asked, steps])
-
-    def losses(self, batch: ClassificationBatch) -> dict[str, Tensor]:
-        output: ClassificationOutput = self(batch.inputs, batch.lengths)
-        self.observe(output.traces, output.states, batch.lengths)
-        own = 0 if batch.spare else 1
-        asked, steps = ranks.mean(self.counted(batch)).clamp_min(1)
-        fit = own * self.misfit(output.log_probs, batch.labels).sum() / asked
-        prediction = own * output.prediction_loss / steps
-        return {
-            "loss": fit + self.settings.prediction_weight * prediction,
-            "fit": fit,
-            "prediction_loss": prediction,
-        }
-
-    def _require_finite(self, batch: ClassificationBatch, log_probs: Tensor) -> None:
-        self.require_finite_outputs({"the probabilities": log_probs}, batch.names.__getitem__)
-
-    def validation_step(self, batch: ClassificationBatch, batch_idx: int) -> None:
-        log_probs = self(batch.inputs, batch.lengths).log_probs
-        self._require_finite(batch, log_probs)
-        asked = self.counted(batch)[0]
-        self.add_validation(asked.clamp(max=1) * self.misfit(log_probs, batch.labels).sum(), asked)
 
     def on_test_epoch_start(self) -> None:
         super().on_test_epoch_start()
@@ -158,12 +114,12 @@ class ClassificationModule(TaskModule):
         self._instances.append(instances(batch.labels, self.shape.classes)[asked].cpu())
         for name in self.variants:
             with self.variant(name):
-                output: ClassificationOutput = self(batch.inputs, batch.lengths)
+                output = self.read(batch)
             if name == self.title:
                 self.observe(output.traces, output.states, batch.lengths)
-            self._require_finite(batch, output.log_probs)
+            self.require_probabilities(batch, output.log_probs)
             right = output.log_probs.argmax(-1) == batch.labels
-            nats = self.misfit(output.log_probs, batch.labels)
+            nats = self.misfit(output.log_probs, batch)
             self._steps[name].append(torch.stack([right, nats], -1)[asked].double().cpu())
         for name, guess in self.guesses(batch).items():
             right = (guess == batch.labels).unsqueeze(-1)
@@ -201,8 +157,8 @@ class ClassificationModule(TaskModule):
 
     def predict_step(self, batch: ClassificationBatch, batch_idx: int) -> list[tuple[str, int, str, float]]:
         """Sequence, step, class and its probability, of each step."""
-        log_probs = self(batch.inputs, batch.lengths).log_probs
-        self._require_finite(batch, log_probs)
+        log_probs = self.read(batch).log_probs
+        self.require_probabilities(batch, log_probs)
         values, numbers = log_probs.max(-1)
         found = []
         for sample, name in enumerate(batch.names):

@@ -6,12 +6,11 @@ from functools import cached_property
 from typing import Any, NamedTuple
 
 import numpy as np
-import pandas as pd
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from dream.errors import ConfigError, DataError, nearest
+from dream.errors import DataError
 from lightning_modules.checks import require, require_int
 from lightning_modules.classification.data import (
     UNKNOWN,
@@ -20,14 +19,19 @@ from lightning_modules.classification.data import (
     LabelledSequence,
     Part,
 )
+from lightning_modules.classification.table import (
+    features,
+    places_of,
+    require_apart,
+    require_columns,
+    words,
+)
 from lightning_modules.data.dialect import Dialect, dialect_as
 from lightning_modules.data.fingerprint import Fingerprint, content_sum
 from lightning_modules.data.in_memory import InMemory
-from lightning_modules.data.numbers import number_columns, read_numbers
 from lightning_modules.data.order import EpochOrder, in_order, loader, one_by_one, shuffled
 from lightning_modules.data.schema import Schema, scales
 from lightning_modules.data.series import Scaler, read_frame
-from lightning_modules.data.time_column import find_time_column
 
 
 class SequenceTable(ClassificationData, InMemory):
@@ -73,11 +77,7 @@ class SequenceTable(ClassificationData, InMemory):
         super().__init__(**options)
         shares = validation > 0 and test > 0 and validation + test < 1
         require("validation", validation, shares, "a share above 0, with `test` below 1")
-        for name, column in (("label", label), ("sequence", sequence)):
-            if column in (columns or []):
-                raise ConfigError(
-                    f"`columns` must not hold `{name}`, {column!r}; leave it out.", key="columns"
-                )
+        require_apart(columns, {"label": label, "sequence": sequence})
         self.path = path
         self.label = label
         self.sequence_column = sequence
@@ -95,37 +95,19 @@ class SequenceTable(ClassificationData, InMemory):
     def rows(self) -> _Rows:
         """The table, read once; its features in the order of the schema that is followed, if any."""
         frame, path, dialect = read_frame(self.table, self.known_dialect)
-        named = [("label", self.label), ("sequence", self.sequence_column)]
-        for setting, name in (*named, *(("columns", name) for name in self.columns or [])):
-            if name not in frame:
-                raise ConfigError(
-                    f"`{setting}` must be of {path}; there is no column {name!r}. "
-                    f"{nearest(name, frame.columns)}",
-                    key=setting,
-                )
+        named = {"label": [self.label], "sequence": [self.sequence_column], "columns": self.columns or []}
+        require_columns(frame, path, named)
         apart = [self.label, self.sequence_column]
-        names = self.columns or number_columns(frame, path, find_time_column(frame, path, apart), apart)
-        if not names:
-            raise DataError(f"{path}: no column but the label's and the sequence's holds numbers to read.")
-        if self.recorded is not None:
-            names = [*self.recorded.ordered("features", names, str(path))]
-        values = np.stack([read_numbers(frame[name], name, path) for name in names], axis=1)
+        names, values = features(frame, path, self.columns, apart, self.recorded)
         if len(gaps := np.argwhere(np.isnan(values))):
             row, column = gaps[0]
             raise DataError(
                 f"{path}: column `{names[column]}` must have a value in every row; row {frame.index[row]} "
                 f"has none ({len(gaps)} values are missing in all). Fill them in, or name other `columns`."
             )
-        labels, subjects = (_words(frame[name]) for name in apart)
-        if (unnamed := subjects == "").any():
-            raise DataError(
-                f"{path}: every row must name its sequence; row {int(unnamed.to_numpy().argmax())} has none "
-                f"in `{self.sequence_column}`. Fill it in."
-            )
-        places = {
-            str(name): np.asarray(own) for name, own in subjects.groupby(subjects, sort=False).indices.items()
-        }
-        return _Rows(tuple(names), values, labels.to_numpy(dtype=object), places, dialect)
+        labels = words(frame[self.label])
+        places = places_of(words(frame[self.sequence_column]), path, self.sequence_column)
+        return _Rows(names, values, labels.to_numpy(dtype=object), places, dialect)
 
     @cached_property
     def parts(self) -> dict[Part | None, list[str]]:
@@ -279,11 +261,3 @@ class _Rows(NamedTuple):
     places: dict[str, np.ndarray]
     """Rows of each sequence, by its name"""
     dialect: Dialect
-
-
-def _words(column: pd.Series) -> pd.Series:
-    """Values of a column as texts, empty where one is missing; whole numbers without a point."""
-    numbers = column.dropna()
-    if pd.api.types.is_float_dtype(column) and (numbers % 1 == 0).all():  # gaps made them floats
-        column = column.astype("Int64")
-    return column.astype("string").fillna("").str.strip().astype(object)

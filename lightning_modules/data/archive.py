@@ -41,7 +41,7 @@ class Archive:
     Args:
         path: The archive.
         kind: Name of such a file, for messages.
-        ending: End of the names of such files, in small letters.
+        ending: End of the names of such files, in small letters, or several.
         most_bytes: Size limit of a file.
 
     Raises:
@@ -51,7 +51,7 @@ class Archive:
             archive has.
     """
 
-    def __init__(self, path: str | Path, kind: str, ending: str, most_bytes: int) -> None:
+    def __init__(self, path: str | Path, kind: str, ending: str | tuple[str, ...], most_bytes: int) -> None:
         self.path = path
         self.ending = ending
         if not Path(path).is_file():

@@ -48,10 +48,14 @@ class TaskData(L.LightningDataModule, ABC):
     """Treatment of missing values; with `model` DREAM reads them as not observed."""
     units: Mapping[str, str] = MappingProxyType({})
     """Measurement unit of columns, by name; of those that are given none, nothing is known."""
-    place: Place = Place()
-    """Rows of the stream that were read already, which a prediction passes over."""
+    places: Mapping[str, Place] = MappingProxyType({})
+    """Rows of each stream that were read already, which a prediction passes over."""
     recorded: Schema | None = None
     """Schema that the data follow; None for data that a model learns from afresh."""
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Everything but the Trainer, as of a module: for pickles, copies, and processes that are spawned."""
+        return {**vars(self), "trainer": None}
 
     @property
     def hparams_initial(self) -> Any:
@@ -88,8 +92,8 @@ class TaskData(L.LightningDataModule, ABC):
             if isinstance(getattr(type(self), name, None), cached_property):
                 delattr(self, name)
 
-    def go_on(self, place: Place) -> None:
-        """Let predictions begin after `place`, for a task that learns from what it predicts.
+    def go_on(self, places: Mapping[str, Place]) -> None:
+        """Let predictions of each stream begin after its place, for a task that learns from what it predicts.
 
         Raises:
             ConfigError: there is no such task for these data.

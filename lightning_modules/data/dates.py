@@ -39,6 +39,9 @@ _DAY = re.compile(
 _MONTH = re.compile(r"(?P<month>\d{1,2}|[A-Za-z]{3,9})(?P<between>[-/. ])\d{4}$")
 
 
+_UTC = ("Z", "z", "+00:00", "-00:00", "+0000", "-0000", "+00", "-00")
+
+
 class Stamps(NamedTuple):
     """Facts about the time stamps of a table that are known before it is read."""
 
@@ -305,9 +308,9 @@ def unordered_stamps(
         )
     time = parsed.to_numpy(dtype="datetime64[ns]")
     written = written_zone(column, form, time)
+    if form == ISO:
+        _require_alike(column, path)
     if zone is not None:
-        if form == ISO:
-            _require_alike(column, path)
         since = form is not None and form.startswith("unix ")
         time, written = time if since or written is not None else in_utc(time, zone, column, path), zone
     return time, written
@@ -352,10 +355,11 @@ def _require_alike(column: pd.Series, path: Path) -> None:
     Raises:
         DataError: naming the first that is not as the first row.
     """
-    if not isinstance(_first(column), str):
+    if not isinstance(first := _first(column), str):
         return
-    zoned = column.str.strip().str.extract(IN_ISO)[0].notna().to_numpy()
-    if (other := zoned != zoned[0]).any():
+    texts = column if first == first.strip() else column.str.strip()
+    zoned = texts.str.endswith(_UTC).to_numpy(dtype=bool)  # no other zones are there, see `parse_dates`
+    if (other := zoned != zoned[:1]).any():
         place = int(other.argmax())
         raise DataError(
             f"{path}: time column `{column.name}` must hold times that are all with a zone or all without; "

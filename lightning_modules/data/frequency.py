@@ -16,7 +16,7 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 from pandas.tseries.frequencies import to_offset
-from pandas.tseries.offsets import BaseOffset, Day, Tick
+from pandas.tseries.offsets import BaseOffset, BusinessHour, Day, Tick
 
 from dream.errors import ConfigError, DataError
 from lightning_modules.data.zones import clock_change
@@ -32,7 +32,7 @@ _EVEN = 1.1  # steps longer or shorter than this are no drift of a clock
 _DAY = 86_400 * 10**9
 _SHORTEST_MONTH = 28  # days
 _UNITS = {"day": _DAY, "hour": 3600 * 10**9, "minute": 60 * 10**9, "second": 10**9, "ms": 10**6, "us": 10**3}
-_SEASONS = {"Y": 1, "Q": 4, "SM": 24, "M": 12, "W": 52}
+_SEASONS = {"Y": 1, "Q": 4, "SM": 24, "M": 12, "WOM": 12, "LWOM": 12, "W": 52}
 """Rows of a year."""
 
 
@@ -159,8 +159,11 @@ def _likely(index: pd.DatetimeIndex) -> Iterator[str]:
     step = int(np.median(steps))
     days = round(step / _DAY)
     same = days > 0 and len((clock - clock.normalize()).unique()) == 1
-    if same and days == 1 and (clock.day_of_week < 5).all():
-        yield "B"
+    if (clock.day_of_week < 5).all():
+        if same and 0 < (business := _business_days(clock)) < 5:
+            yield _times(business, "B")
+        if step == _UNITS["hour"] and ((clock.hour >= 9) & (clock.hour < 17)).all():
+            yield "bh"
     gaps = np.flatnonzero(steps > _APART * step)
     borders = [0, *(gaps + 1), len(index)]
     first = int(np.argmax(np.diff(borders)))
@@ -177,6 +180,12 @@ def _likely(index: pd.DatetimeIndex) -> Iterator[str]:
             yield _times(days // 7, f"W-{clock[0].day_name()[:3].upper()}")
         yield _times(days, "D")
     yield str(to_offset(pd.Timedelta(step)).freqstr)
+
+
+def _business_days(clock: pd.DatetimeIndex) -> int:
+    """The median number of them from a row to the next."""
+    dates = clock.to_numpy().astype("datetime64[D]")
+    return int(np.median(np.busday_count(dates[:-1], dates[1:])))
 
 
 def _times(count: int, name: str) -> str:
@@ -255,10 +264,18 @@ def unevenness(time: np.ndarray, clock: Clock) -> str | None:
         step = _ticks(parse_frequency(clock.frequency))
     if step is None:
         grid = _grid(time, clock)
-        places = np.searchsorted(grid, time)
+        after = np.searchsorted(grid, time)
+        before = np.maximum(after - 1, 0)
+        places = np.where(time - grid[before] < grid[after] - time, before, after)  # the nearest
+        # by up to an hour a change of the clock puts it beside
+        beside = np.flatnonzero(np.abs(grid[places] - time) > np.timedelta64(_UNITS["hour"], "ns"))
+        if len(beside):
+            what = "1 row lies" if len(beside) == 1 else f"{len(beside)} rows lie"
+            stamp = zoned(time[beside[:1]], clock.zone)[0]
+            return f"uneven: {what} beside the frequency {clock.frequency}, the first at {stamp}"
         rows = np.flatnonzero(np.diff(places) > 1)
-        absent, after = wall(grid[places[rows] + 1], clock.zone), wall(time[rows + 1], clock.zone)
-        gaps, low, high = (after - absent).as_unit("ns").asi8, 1.0, 1.0
+        absent, there = wall(grid[places[rows] + 1], clock.zone), wall(time[rows + 1], clock.zone)
+        gaps, low, high = (there - absent).as_unit("ns").asi8, 1.0, 1.0
     else:
         parts, low, high = [], np.inf, 0.0
         for first in range(0, len(time) - 1, _CHUNK):
@@ -332,11 +349,19 @@ def span(nanoseconds: int, largest: str = "hour") -> str:
 
 
 def season_of(frequency: str | None) -> int | None:
-    """Rows of a day for steps within it, of a week for days, of a year for longer ones; None if not whole."""
+    """Rows of a day for steps within it, of a week for days, of a year for longer ones; None if not whole.
+
+    A day of business hours has as many rows as hours.
+    """
     if frequency is None:
         return None
     offset = parse_frequency(frequency)
     family, count = offset.rule_code.partition("-")[0], offset.n
+    if isinstance(offset, BusinessHour):
+        borders = zip(offset.start, offset.end, strict=True)  # type: ignore[attr-defined] # times of the day
+        opened = [(pd.Timedelta(str(end)) - pd.Timedelta(str(start))).value % _DAY for start, end in borders]
+        rows, beyond = divmod(sum(opened), count * _UNITS["hour"])
+        return None if beyond else rows
     if (step := _ticks(offset)) is not None:
         if step % _DAY:
             return None if _DAY % step else _DAY // step

@@ -236,7 +236,8 @@ class _Reading:
         require_values(~np.isnan(values).all(axis=0), columns, Path(source))
         form = roles.formats[0] if roles.formats else None
         dialect = next(iter(self.dialects.values()), None)
-        whole = Series(values, columns, None, source, zone=one_zone(written), form=form, dialect=dialect)
+        zone = one_zone(written)
+        whole = Series(values, columns, None, source, zone, form, time_column=roles.time, dialect=dialect)
         stamps = np.concatenate(times) if times else None
         return cut(np.concatenate(codes), list(names), stamps, whole, self.long.id or ID, len(self.static))
 

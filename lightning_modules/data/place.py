@@ -1,9 +1,13 @@
-"""`Place`: how far a stream was read. `StreamEnd`: all that a task needs to go on there."""
+"""`Place`: how far a stream was read. `StreamEnd`: all that a task needs to go on there.
+
+Streams are known by name. Where there is one before and one now, they are the same, whatever their names:
+tomorrow's file may be called otherwise.
+"""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Protocol, runtime_checkable
 
@@ -13,6 +17,15 @@ from pydantic import TypeAdapter, ValidationError
 from torch import Tensor
 
 from dream.errors import CheckpointError, DataError
+from lightning_modules.data.frequency import zoned
+
+ONLY = ""
+"""Name of the stream in tasks that read a single one."""
+
+
+def known_as(names: Sequence[str], earlier: Mapping[str, Any]) -> list[str]:
+    """The names under which streams called `names` are among `earlier` ones, if they are there."""
+    return list(earlier) if len(names) == len(earlier) == 1 else list(names)
 
 
 @dataclass(frozen=True)
@@ -25,15 +38,20 @@ class Place:
     """Time stamp of the last row, in nanoseconds since 1970; None without time stamps."""
     training: int = 0
     """Rows of the training part at the start of the stream, where there is such a part."""
+    zone: str | None = None
+    """The zone in which that time stamp is shown; None for those without one."""
 
     def __str__(self) -> str:
-        return f"row {self.rows - 1}" if self.last is None else str(pd.Timestamp(self.last))
+        return f"row {self.rows - 1}" if self.last is None else str(self._stamp())
 
     def name(self) -> str | int | None:
         """The last row as a file tells it: ISO 8601, without time stamps its number from 0, None for none."""
         if self.rows == 0:
             return None
-        return self.rows - 1 if self.last is None else pd.Timestamp(self.last).isoformat()
+        return self.rows - 1 if self.last is None else self._stamp().isoformat()
+
+    def _stamp(self) -> pd.Timestamp:
+        return zoned(np.array([self.last], dtype="datetime64[ns]"), self.zone)[0]
 
     def first_new(self, time: np.ndarray | None, count: int, source: str) -> int:
         """Number of the first of `count` rows that comes after this place: by time, or without it by number.
@@ -58,13 +76,15 @@ class Place:
             )
         return self.rows
 
-    def after(self, time: np.ndarray | None, first: int, count: int, training: int = 0) -> Place:
+    def after(
+        self, time: np.ndarray | None, first: int, count: int, training: int = 0, zone: str | None = None
+    ) -> Place:
         """Place after `count` more rows, from number `first` of a file with the time stamps `time`."""
         if count == 0:
             return self
         end = first + count
         last = None if time is None else int(_nanoseconds(time[end - 1 : end])[0])
-        return Place(self.rows + count, last, training)
+        return Place(self.rows + count, last, training, zone)
 
 
 def _nanoseconds(time: np.ndarray) -> np.ndarray:
@@ -84,8 +104,9 @@ class StreamEnd:
 
     def plain(self) -> dict[str, Any]:
         """Tensors, and all else as JSON, for `from_plain`."""
-        place, facts = json.dumps(asdict(self.place)), json.dumps(dict(self.facts))
-        return {"place": place, "facts": facts, "tensors": dict(self.tensors)}
+        plain = {"place": asdict(self.place), "facts": dict(self.facts)}
+        texts = {name: json.dumps(part, allow_nan=False) for name, part in plain.items()}
+        return {**texts, "tensors": dict(self.tensors)}
 
     @classmethod
     def from_plain(cls, content: Mapping[str, Any], source: str) -> StreamEnd:
@@ -106,19 +127,42 @@ class StreamEnd:
             ) from None
 
 
+def plain(ends: Mapping[str, StreamEnd]) -> dict[str, Any]:
+    """Ends by stream as a checkpoint holds them, for `from_plain`."""
+    return {name: end.plain() for name, end in ends.items()}
+
+
+def from_plain(content: Mapping[str, Any], source: str) -> dict[str, StreamEnd]:
+    """Return the ends whose `plain` came from the file `source`.
+
+    Raises:
+        CheckpointError: one is damaged.
+    """
+    return {name: StreamEnd.from_plain(end, source) for name, end in content.items()}
+
+
+def described(ends: Mapping[str, StreamEnd], owner: str) -> str:
+    """Where the streams of `owner` have come to, in words, after ``the``."""
+    first = min((end.place for end in ends.values()), key=lambda place: (place.last or 0, place.rows))
+    if len(ends) == 1:
+        return f"stream of {owner} has come to {first}"
+    return f"{len(ends)} streams of {owner} have come to {first} or further"
+
+
 @runtime_checkable
 class LearnsOn(Protocol):
     """A task that learns from the rows that it predicts."""
 
-    def go_on(self, end: StreamEnd) -> None:
-        """Let the next prediction go on from `end`, which `stream_end` returned in another process.
+    def go_on(self, ends: Mapping[str, StreamEnd]) -> None:
+        """Let the next prediction go on from `ends`, which `stream_ends` returned in another process.
 
         Raises:
-            CheckpointError: it is of another task, or of other settings.
+            CheckpointError: one is of another task, or of other settings.
         """
 
-    def stream_end(self, predictions: list[Any]) -> StreamEnd:
-        """State after the `predictions`, those of all batches."""
+    def stream_ends(self, predictions: list[Any]) -> dict[str, StreamEnd]:
+        """State of each stream after the `predictions`, those of all batches; of those without new rows as
+        before."""
 
     def predictions_again(self) -> list[Any]:
         """Predictions of a call for which there is no new row; none where they are of the rows themselves."""

@@ -63,6 +63,8 @@ class Schema(BaseModel):
     """The zone in which time stamps are read and shown; None for those without one."""
     time_format: str | None = None
     """The format of the time stamps, by which others are read if all can be."""
+    time_column: str | None = None
+    """Name of the column of time stamps, where it has one."""
     dialect: tuple[str | None, ...] | None = None
     """How the table was written, see `Dialect`, by which others are read if their rows do not differ."""
     categories: dict[str, Category] = {}
@@ -161,6 +163,22 @@ class Schema(BaseModel):
     def dialect_of(self, stated: Dialect) -> Dialect:
         """How other tables are read, of which something may be `stated`."""
         return stated._replace(learned=self.dialect or PLAIN[:4])
+
+    def warn_of_zone(self, zone: str | None, source: str) -> None:
+        """Say that time stamps have a zone and those of the training had none, or the other way round."""
+        if self.steps is None or (zone is None) == (self.zone is None):
+            return
+        here, there = (f"in {one}" if one else "without a zone" for one in (zone, self.zone))
+        remedy = (
+            "State the place whose clock those showed as `data.zone`"
+            if zone
+            else "Write them with their zone, or state it as `data.zone`"
+        )
+        logger.warning(
+            "%s: the time stamps are %s, those of the training were %s; hours and dates are read as they "
+            "stand. %s.",
+            *(source, here, there, remedy),
+        )
 
     def require_frequency(self, frequency: str | None, source: str) -> None:
         """Refuse a stated frequency other than that of the schema; both may be unknown.

@@ -79,6 +79,8 @@ class Series:
     """The zone in which time stamps are shown, see `zones`; None for those without one."""
     form: str | None = None
     """The format of the time stamps as they were read, one of `dates.find_formats`."""
+    time_column: str | None = None
+    """Name of the column of time stamps in the source."""
     dialect: Dialect | None = None
     """How the table was written; None for a generator's."""
 
@@ -226,7 +228,7 @@ def to_series(
         form = roles.formats[0]
         time, written = time_stamps(frame[roles.time], form, path, before, roles.zone)
     values = np.stack([read_numbers(frame[name], name, path) for name in roles.columns], axis=1)
-    return Series(values, roles.columns, time, str(path), form=form), written
+    return Series(values, roles.columns, time, str(path), None, form, roles.time), written
 
 
 def require_values(known: np.ndarray, columns: Sequence[str], path: Path) -> None:

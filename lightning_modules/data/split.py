@@ -1,4 +1,5 @@
-"""Training, validation and test part of a series, in time order."""
+"""Training, validation and test part: of a series in time order, of labelled samples spread over classes and
+subjects."""
 
 from __future__ import annotations
 
@@ -11,6 +12,8 @@ import numpy as np
 import pandas as pd
 
 from dream.errors import ConfigError
+
+_TRIED = 1000  # numbers of rows that are looked at one by one
 
 
 class Split(NamedTuple):
@@ -65,14 +68,28 @@ def split_rows(
 def enough_rows(count: int, split: Sequence[int | float | str], needed: Sequence[int]) -> int | None:
     """The fewest rows from `count` on of which fractions leave each part as many as `needed`.
 
+    For a tiny fraction of validation it is a few more: by rounding, a row more may leave it one less.
+
     Returns:
         None if `split` holds no fractions.
     """
     if {type(part) for part in split} != {float}:
         return None
-    while (np.diff([0, *_fraction_borders([float(part) for part in split], count)]) < needed).any():
-        count += 1
-    return count
+    train, val, test = (float(part) for part in split)
+
+    def lacks(rows: int) -> bool:
+        return bool((np.diff([0, *_fraction_borders([train, val, test], rows)]) < needed).any())
+
+    # Training and test are rounded down; so validation, the rest, has up to two rows more than its share.
+    bounds = ((needed[0] - 1e-6) / train, (needed[1] - 2) / val, (needed[2] - 1e-6) / test)
+    least = max(count, *map(math.ceil, bounds))
+    for rows in range(least, least + _TRIED):
+        if not lacks(rows):
+            return rows
+    rows = max(least, math.ceil((needed[1] + 1) / val))
+    while lacks(rows):
+        rows += 1
+    return rows
 
 
 def _refused(split: Sequence[int | float | str], expected: str) -> ConfigError:
@@ -113,3 +130,36 @@ def _in_utc(date: pd.Timestamp, zone: str | None) -> np.datetime64:
     if date.tzinfo is None:
         date = date.tz_localize(zone or "UTC", ambiguous=True, nonexistent="shift_forward")
     return date.tz_convert("UTC").tz_localize(None).to_datetime64().astype("datetime64[ns]")
+
+
+def spread(keys: Sequence[tuple[str, ...] | None], share: float, seed: int) -> list[int]:
+    """Numbers of a `share` of the samples, at least one, spread evenly over their `keys`, such as classes and
+    speakers; those whose key is None are never taken."""
+    random = np.random.default_rng(seed)
+    ordered = sorted((key, random.random(), place) for place, key in enumerate(keys) if key is not None)
+    count = max(round(share * len(ordered)), 1)
+    places = ((np.arange(count) + 0.5) * len(ordered) / count).astype(int)
+    return [ordered[place][-1] for place in places] if ordered else []
+
+
+def spread_groups(labels: Sequence[str], groups: Sequence[str], share: float, seed: int) -> list[int]:
+    """Numbers of about a `share` of the samples, all of some groups and none of any other.
+
+    One group after another joins while that brings the number of each class nearer to its `share`; the last
+    group never does.
+    """
+    classes = {label: number for number, label in enumerate(sorted(set(labels)))}
+    counts = {group: np.zeros(len(classes)) for group in groups}
+    for label, group in zip(labels, groups, strict=True):
+        counts[group][classes[label]] += 1
+    left = [sorted(counts)[k] for k in np.random.default_rng(seed).permutation(len(counts))]
+    missing = share * sum(counts.values())
+    taken: list[str] = []
+    while len(left) > 1:
+        best = min(left, key=lambda group: np.square(missing - counts[group]).sum())
+        if taken and np.square(missing - counts[best]).sum() >= np.square(missing).sum():
+            break
+        left.remove(best)
+        taken.append(best)
+        missing = missing - counts[best]
+    return [place for place, group in enumerate(groups) if group in taken]

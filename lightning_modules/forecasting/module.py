@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import lightning as L
+import numpy as np
 import pandas as pd
 import torch
 from matplotlib.figure import Figure
@@ -27,7 +28,7 @@ from lightning_modules.base import TaskModule
 from lightning_modules.checks import require
 from lightning_modules.cores import upper_errors
 from lightning_modules.data.frequency import table_times
-from lightning_modules.data.place import Place, StreamEnd
+from lightning_modules.data.place import ONLY, Place, StreamEnd
 from lightning_modules.forecasting.backtest import Backtest, forecast_metrics
 from lightning_modules.forecasting.batches import WindowBatch
 from lightning_modules.forecasting.data import ForecastingData
@@ -40,8 +41,9 @@ from lightning_modules.tables import csv_text, forecast_table, long_forecast_tab
 
 PATCH = 12
 """Largest patch where none is given."""
-ROWS = "rows"
-"""Tensor of a stream's end: the last look-back, (L, columns of the source), in measurement units."""
+ROWS, TIMES = "rows", "times"
+"""Tensors of a stream's end: the last look-back, (L, columns of the source), in measurement units, and its
+time stamps (L,) in nanoseconds since 1970, if there are any."""
 
 
 def largest_divisor(number: int, most: int) -> int:
@@ -281,6 +283,8 @@ class ForecastingModule(TaskModule):
             )
         if isinstance(self.core, DREAMStack):
             self.core.missing = missing
+        if self.data.recorded is None:
+            _ = self.data.season_errors  # a season that is too long is refused before anything is trained
 
     def losses(self, batch: WindowBatch) -> dict[str, Tensor]:
         forecast = self.on(batch)
@@ -377,9 +381,12 @@ class ForecastingModule(TaskModule):
         data = self.data
         if not data.many:
             end = data.parts.test.stop
-            place = Place().after(data.series.time, 0, end, data.parts.train.stop)
-            past = torch.from_numpy(data.values_of(slice(end - data.look_back, end)))
-            self.end = StreamEnd(place, {ROWS: past.clone()})
+            place = Place().after(data.series.time, 0, end, data.parts.train.stop, data.series.zone)
+            look_back = slice(end - data.look_back, end)
+            held = {ROWS: data.values_of(look_back)}
+            if data.series.time is not None:
+                held[TIMES] = data.series.time[look_back].astype("datetime64[ns]").astype(np.int64)
+            self.ends = {ONLY: StreamEnd(place, {name: torch.tensor(part) for name, part in held.items()})}
         self.log_results(self._backtest.results())
         self.by_series = self._backtest.by_series()
 

@@ -11,6 +11,8 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
+from dream.numerics import root
+
 Normalization = Literal["last", "mean", "instance", "none"]
 SCALE_FLOOR = 1e-3  # in training deviations; a window that varies less counts as constant
 
@@ -106,7 +108,7 @@ def _mean_and_deviation(windows: Tensor, observed: Tensor | None) -> tuple[Tenso
     mean = torch.where(observed, windows, 0.0).sum(-2) / some
     mean = torch.where(count > 0, mean, windows[..., -1, :])
     away = torch.where(observed, windows - mean.unsqueeze(-2), 0.0)
-    return mean, (away.square().sum(-2) / some).sqrt()
+    return mean, root(away.square().sum(-2) / some)
 
 
 def by_channel(patches: Tensor, channels: int, inputs: int) -> Tensor:

@@ -77,6 +77,7 @@ class ScaledData(SeriesData, ABC):
             frequency=self.clock.frequency,
             zone=self._zone,
             time_format=self._form,
+            time_column=self._time_column,
             dialect=None if self._dialect is None else self._dialect[:4],
             categories=self.categories,
             series=series,

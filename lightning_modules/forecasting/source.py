@@ -231,6 +231,10 @@ class SeriesData(TaskData, ABC):
         return self.whole.series[0].form if isinstance(self.whole, Panel) else self.whole.form
 
     @property
+    def _time_column(self) -> str | None:
+        return self.whole.series[0].time_column if isinstance(self.whole, Panel) else self.whole.time_column
+
+    @property
     def _dialect(self) -> Dialect | None:
         return self.whole.series[0].dialect if isinstance(self.whole, Panel) else self.whole.dialect
 
@@ -251,6 +255,8 @@ class SeriesData(TaskData, ABC):
                 )
             return [UNTIMED] * len(members)
         known = None if recorded is None else recorded.frequency
+        if recorded is not None:
+            recorded.warn_of_zone(self._zone, source)
         if not self.many:
             whole = members[0].whole
             assert whole.time is not None

@@ -98,11 +98,12 @@ class OnlineObject(Whole):
         missing values. What learns on is what the first of the run's modes names. `source` stays as it is.
 
         Args:
-            source: A run's folder, whose best checkpoint is taken, a checkpoint file, or a module that was
-                fitted or tested.
-            state: `end` goes on after the last row of the run's own test, with all that its stream carried:
-                the next row gets the numbers that the test would have given it. `fresh` begins a new stream
-                with the trained weights.
+            source: A run's folder, whose best checkpoint is taken; ``latest``, the newest one in ``runs``; a
+                checkpoint file; or a module that was fitted or tested.
+            state: `end` goes on from the newest state of the stream, with all that it carried: where
+                ``dream predict --learn`` has brought it, or else after the last row of the run's own test.
+                The next row gets the numbers that these would have given it. `fresh` begins a new stream with
+                the trained weights.
 
         Raises:
             CheckpointError: there is no such run, it is damaged, or of an earlier format; or with `end` it
@@ -175,6 +176,11 @@ class OnlineObject(Whole):
     def _load_tensors(self, tensors: Mapping[str, Tensor]) -> None:
         """Restore what `_tensors` returned."""
         require_like(tensors, {})
+
+    @property
+    def time_column(self) -> str | None:
+        """Column in which rows may hold their time stamps, as those of the run did; None without a run."""
+        return None if self.origin is None else self.origin.time_column
 
     @property
     def started(self) -> bool:
@@ -309,9 +315,11 @@ class OnlineObject(Whole):
     def _tell_new(self, named: Iterable[str], columns: list[str]) -> None:
         """Warn of a column that the first row, or the run, did not have."""
         for name in named:
-            if name not in columns and self.origin is not None:
+            if name in columns or name == self.time_column:
+                continue
+            if self.origin is not None:
                 self._warn(f"`{name}` is left out: the run did not read it. {nearest(name, columns)}")
-            elif name not in columns:
+            else:
                 self._warn(
                     f"`{name}` is left out: the first row did not have it, which fixes the columns. "
                     f"{nearest(name, columns)} Name every column in the first row, with None where its value "
@@ -365,7 +373,8 @@ class OnlineObject(Whole):
         )
         if self.origin is not None:
             settings["origin"] = asdict(self.origin)
-        header = self._kind() | {"settings": json.dumps(settings), "columns": json.dumps(self.columns)}
+        plain = {"settings": settings, "columns": self.columns}
+        header = self._kind() | {name: json.dumps(part, allow_nan=False) for name, part in plain.items()}
         return header, self._held()
 
     @classmethod

@@ -18,14 +18,13 @@ class Running:
         self.mean = mean
         self.var = var
 
-    def add(self, value: float, rows: int) -> None:
-        """Enter the value of row number `rows`, counted from 1."""
+    def add(self, value: float, recent: float, usual: float) -> None:
+        """Enter the next value, by the rates of the two means."""
         self.now = value
-        self.recent += max(1 / RECENT, 1 / rows) * (value - self.recent)
-        rate = max(1 / USUAL, 1 / rows)
+        self.recent += recent * (value - self.recent)
         away = value - self.mean
-        self.mean += rate * away
-        self.var = (1 - rate) * (self.var + rate * away * away)
+        self.mean += usual * away
+        self.var = (1 - usual) * (self.var + usual * away * away)
 
     @property
     def change(self) -> float:
@@ -48,8 +47,9 @@ class Change:
     def add(self, surprise: float, u_norm: float) -> None:
         """Enter what the layer has after one more row."""
         self.rows += 1
-        self.surprise.add(surprise, self.rows)
-        self.u_norm.add(u_norm, self.rows)
+        recent, usual = max(1 / RECENT, 1 / self.rows), max(1 / USUAL, 1 / self.rows)
+        self.surprise.add(surprise, recent, usual)
+        self.u_norm.add(u_norm, recent, usual)
 
     @property
     def size(self) -> float:

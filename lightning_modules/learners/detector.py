@@ -12,7 +12,7 @@ from pydantic import TypeAdapter
 from torch import Tensor
 
 from dream import DREAMConfig
-from dream.errors import CheckpointError, ConfigError, DataError, nearest
+from dream.errors import CheckpointError, DataError
 from lightning_modules.anomaly import AnomalyModule, AnomalyShape
 from lightning_modules.anomaly.scores import AnomalyScore, RunningScale, carried_tensors, load_carried
 from lightning_modules.anomaly.settings import AnomalySettings
@@ -23,7 +23,7 @@ from lightning_modules.cores import build_core
 from lightning_modules.data.series import carry_forward
 from lightning_modules.data.truth import is_truth
 from lightning_modules.learners.base import AT_ONCE, OnlineObject
-from lightning_modules.learners.from_run import Origin, Source, State, read_run
+from lightning_modules.learners.from_run import TIME, Origin, Run, Source, State, named_stream, read_run
 from lightning_modules.learners.values import Row, Table
 from lightning_modules.stream import LAYER, Moves, Reading, Shape, Updates
 from lightning_modules.stream.checks import require_like
@@ -71,8 +71,6 @@ class Watch:
         return Watcher(core, settings, AnomalyShape(**self.shape), self.training)
 
 
-NAMED = 10
-"""Streams that a message names."""
 NOT_YET = Judgement(0.0, 0.0, None, None)
 
 
@@ -135,20 +133,23 @@ class DREAMAnomalyDetector(OnlineObject):
             source, state: See `OnlineObject.from_run`. A new stream has the threshold from the training part
                 of the run's, and the same gap between alarms; where the run does not adapt, as many of its
                 rows teach.
-            stream: Name of the run's stream, where it has several. Then only `fresh` is possible, since a run
-                keeps where its test ended of a single one.
+            stream: Name of the run's stream that is gone on with, where it has several; with `fresh`, whose
+                threshold it is.
 
         Raises:
             CheckpointError: see `OnlineObject.from_run`; or it holds no threshold.
             ConfigError: see there; or `stream` is none of the run's, or must be given.
         """
-        run = read_run(source, state, cls.kind)
+        return cls._of_run(read_run(source, state, cls.kind, stream), stream)
+
+    @classmethod
+    def _of_run(cls, run: Run, stream: str | None = None) -> Self:
         module = run.module
         assert isinstance(module, AnomalyModule)
-        name = _stream_of(module, stream)
         if run.end is not None:
             training, threshold = run.end.place.training, run.end.facts.get("threshold")
-        elif name is not None:
+        elif module.thresholds:
+            name = named_stream(list(module.thresholds), stream)
             training, threshold = module.training_rows[name], module.thresholds[name]
         else:
             raise CheckpointError(
@@ -159,7 +160,8 @@ class DREAMAnomalyDetector(OnlineObject):
             raise CheckpointError(f"{run.source} must hold the threshold of its stream; got {threshold!r}.")
         shape, settings = asdict(module.shape), asdict(module.settings)
         new = cls(module.config, lags=module.shape.lags)
-        new._settle_columns(list(run.schema.columns["columns"]), Origin((), {}, module.missing))
+        origin = Origin((), {}, module.missing, time_column=run.schema.time_column or TIME)
+        new._settle_columns(list(run.schema.columns["columns"]), origin)
         new.watch = Watch(settings, shape, training, threshold)
         new._watcher = new.watch.watcher(module.config, module.core.state_dict())
         if run.end is not None:
@@ -368,24 +370,3 @@ def _scored(
     assert prediction is not None
     (scores,), (alarms,) = score.read(x, prediction, np.zeros((1, len(rows), 2)), learning)
     return scores, alarms
-
-
-def _stream_of(module: AnomalyModule, stream: str | None) -> str | None:
-    """Name of the stream whose threshold a detector takes; None where the module knows none.
-
-    Raises:
-        ConfigError: `stream` is none of them, or must be given.
-    """
-    names = list(module.thresholds)
-    if stream is None and len(names) < 2:
-        return names[0] if names else None
-    if stream not in names:
-        known = ", ".join(names[:NAMED]) or "none"
-        more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
-        got = "none is named" if stream is None else f"got {stream!r}"
-        remedy = "" if stream is None else f" {nearest(stream, names)}"
-        raise ConfigError(
-            f"`stream` must be one of those that the run was trained on, {known}{more}; {got}.{remedy}",
-            key="stream",
-        )
-    return stream

@@ -14,12 +14,13 @@ from dream import DREAMConfig
 from dream.errors import DataError, shown
 from lightning_modules.calls import alone, whole
 from lightning_modules.checks import require, require_int
+from lightning_modules.data.categories import expanded
 from lightning_modules.data.frames import as_pandas
 from lightning_modules.forecasting import ForecastingModule
-from lightning_modules.forecasting.module import ROWS
+from lightning_modules.forecasting.module import ROWS, TIMES
 from lightning_modules.learners.base import OnlineObject
 from lightning_modules.learners.from_run import Origin, Run
-from lightning_modules.learners.values import Row, by_name, number, numbers, require_as_many, texts
+from lightning_modules.learners.values import Row, Table, by_name, number, numbers, require_as_many, texts
 from lightning_modules.learners.windows import Windows, window_origin
 from lightning_modules.online.module import NEWEST
 from lightning_modules.stream import LAYER, Moves, Reading, Shape, Updates
@@ -69,6 +70,8 @@ class DREAMForecaster(OnlineObject):
         """Forecasts of a run that was trained on windows."""
         self.past = np.zeros((0, 0))
         """Last rows, (at most look_back, D), which `windows` forecasts from."""
+        self.times = np.zeros(0, "datetime64[ns]")
+        """Their time stamps, if the run reads them."""
 
     @classmethod
     def _arguments(cls, run: Run) -> dict[str, Any]:
@@ -91,11 +94,19 @@ class DREAMForecaster(OnlineObject):
         lags = run.schema.settings["lags"]
         new = cls(run.module.config, lags=lags, **cls._arguments(run))
         new.targets = list(origin.targets)
-        new._settle_columns([*origin.targets, *run.schema.columns["covariates"]], origin)
+        columns = [*origin.targets, *run.schema.columns["covariates"], *origin.known]
+        new._settle_columns(columns, origin)
         new._open_windows({name: value.cpu() for name, value in run.module.state_dict().items()})
         if run.end is not None:
             new.past = run.end.tensors[ROWS].cpu().numpy()
+            if new._timed:
+                new.times = run.end.tensors[TIMES].cpu().numpy().astype("datetime64[ns]")
         return new
+
+    @property
+    def _timed(self) -> bool:
+        """Whether forecasts depend on the time stamps of the rows."""
+        return self.windows is not None and self.windows.times is not None and self.windows.times.read
 
     def _open_windows(self, weights: Mapping[str, Tensor]) -> None:
         assert self.origin is not None
@@ -114,8 +125,9 @@ class DREAMForecaster(OnlineObject):
         self._scaler.standardise(rows, self.columns, "the stream")  # refuses what is out of all proportion
         return rows
 
-    def _read(self, rows: np.ndarray) -> None:
-        """Read rows (T, D), and learn from them; nothing of a run that was trained on windows learns.
+    def _read(self, rows: np.ndarray, times: np.ndarray) -> None:
+        """Read rows (T, D), with time stamps where they are read, and learn from them; nothing of a run that
+        was trained on windows learns.
 
         Raises:
             DataError: there is none.
@@ -126,24 +138,47 @@ class DREAMForecaster(OnlineObject):
             raise DataError("`y` must hold at least one row; got none.")
         else:
             self.past = np.concatenate([self.past, rows])[-self.windows.look_back :]
+            self.times = np.concatenate([self.times, times])[-self.windows.look_back :]
+
+    def _stamps(self, given: Iterable[Any] | None) -> np.ndarray:
+        """Time stamps of the next rows, as their time column holds them; none where nothing reads them.
+
+        Raises:
+            DataError: one is missing, none, or not after the one before.
+        """
+        if self.windows is None or self.windows.times is None or not self._timed:
+            return np.zeros(0, "datetime64[ns]")
+        assert self.time_column is not None
+        values = [] if given is None else list(given)
+        if given is None or any(value is None for value in values):
+            raise DataError(
+                f"a row must hold its time stamp as `{self.time_column}`, by which the run reads calendar or "
+                "timespans; got none. Give it as the run's data have it."
+            )
+        before = self.times[-1] if len(self.times) else None
+        return self.windows.times.stamps(values, self.time_column, before)
 
     def _held(self, core: bool = True) -> dict[str, Tensor]:
         if self.windows is None:
             return super()._held(core)
         weights = {f"module.{name}": value for name, value in self.windows.weights().items()} if core else {}
-        return weights | {"past": torch.from_numpy(self.past.copy())}
+        times = {"times": torch.from_numpy(self.times.astype(np.int64))} if self._timed else {}
+        return weights | {"past": torch.from_numpy(self.past.copy())} | times
 
     def _hold(self, tensors: Mapping[str, Tensor], core: bool = True) -> None:
         if self.origin is None or self.origin.window is None:
             super()._hold(tensors, core)
             return
-        own = {"past": tensors["past"]}
+        own = {name: tensors[name] for name in ("past", "times") if name in tensors}
         if core:
             self._open_windows(part({k: v for k, v in tensors.items() if k not in own}, "module."))
         assert self.windows is not None
         rows = min(len(own["past"]), self.windows.look_back)
-        require_like(own, {"past": torch.zeros(rows, len(self.columns), dtype=torch.float64)})
+        like = {"past": torch.zeros(rows, len(self.columns), dtype=torch.float64)}
+        require_like(own, like | ({"times": torch.zeros(rows, dtype=torch.int64)} if self._timed else {}))
         self.past = own["past"].numpy()
+        if self._timed:
+            self.times = own["times"].numpy().astype("datetime64[ns]")
 
     def _shared(self) -> list[Any]:
         return super()._shared() if self.windows is None else [self.windows]
@@ -181,6 +216,9 @@ class DREAMForecaster(OnlineObject):
                 was observed.
             x: Values of the columns that are only read, by name.
 
+        With a run that reads calendar or timespans, `y` or `x` also holds the time stamp of the row, as the
+        run's data do.
+
         Raises:
             DataError: the columns are others, or a value is not allowed.
         """
@@ -207,10 +245,11 @@ class DREAMForecaster(OnlineObject):
         others = {} if x is None else by_name("x", x)
         if twice := [name for name in others if name in values or name in (self.targets or [])]:
             raise DataError(f"`x` must hold other columns than `y`; `{twice[0]}` is one of `y`.")
-        row = self._row(values | others, fix=True)
+        named = values | others
+        row = self._row(named, fix=True)
         if first:
             self.targets = list(values) if many else None
-        self._read(row[None])
+        self._read(row[None], self._stamps([named.get(self.time_column or "")]))
         return self
 
     @whole
@@ -240,22 +279,26 @@ class DREAMForecaster(OnlineObject):
             raise DataError(f"`x` must hold other columns than `y`, each once; got {shown(names)}.")
         if x is not None:
             require_as_many("x", x, own)
-        rows = self._table(pd.concat(parts, axis=1))
+        table = pd.concat(parts, axis=1)
+        rows = self._table(table)
         if first:
             self.targets = [str(column) for column in own.columns] if many else None
-        self._read(rows)
+        self._read(rows, self._stamps(table.get(self.time_column)))
         return self
 
     @alone
-    def forecast(self, horizon: int | None = None) -> list[Any]:
+    def forecast(self, horizon: int | None = None, known: Table | None = None) -> list[Any]:
         """Forecast the next rows: numbers, or dictionaries where rows are; none before the first row, or of a
         run that was trained on windows before `data.look_back` rows.
 
         Args:
             horizon: Number of rows, at most and by default the horizon that is learnt.
+            known: The next rows, as many as are learnt: the values of the run's known covariates in them, by
+                name. Needed where it has any.
 
         Raises:
             ConfigError: more rows than are learnt.
+            DataError: `known` does not hold what the run reads of the next rows.
         """
         ahead = self.horizon if horizon is None else horizon
         require(
@@ -264,10 +307,42 @@ class DREAMForecaster(OnlineObject):
             isinstance(ahead, int) and 1 <= ahead <= self.horizon,
             f"from 1 to {self.horizon}",
         )
+        return self._forecast(ahead, known)
+
+    def _forecast(self, ahead: int, known: Table | None = None) -> list[Any]:
         latest = self.latest
         if self.windows is not None and len(self.past) == self.windows.look_back:
-            latest = self.windows.forecast(self.past)
+            latest = self.windows.forecast(
+                self.past, self.times if self._timed else None, self._known(self.windows, known)
+            )
         if latest is None:
             return []
         rows = latest[:ahead].tolist()
         return [row[0] if self.targets is None else dict(zip(self.targets, row, strict=True)) for row in rows]
+
+    def _known(self, windows: Windows, given: Table | None) -> np.ndarray | None:
+        """Known covariates (H, known) of the next rows; None where the run has none.
+
+        Raises:
+            DataError: there are too few rows, or a value is missing or no number.
+        """
+        names, rows = windows.known, windows.horizon
+        if not names:
+            return None
+        given = as_pandas(given)
+        table = pd.DataFrame(given if isinstance(given, pd.DataFrame) else list(given or ()))
+        table.columns = table.columns.map(str)
+        words = {} if self.origin is None else self.origin.categories
+        of_word = {one: name for name, category in words.items() for one in category.columns(name)}
+        asked = list(dict.fromkeys(of_word.get(name, name) for name in names))
+        lacking = [name for name in asked if name not in table]
+        if lacking or len(table) < rows:
+            raise DataError(
+                f"`known` must hold {', '.join(asked)} of the next {rows} rows, which the run knows ahead; "
+                f"got {f'no `{lacking[0]}`' if lacking else f'{len(table)} rows'}."
+            )
+        table, _ = expanded(table, [name for name in words if name in asked], words)
+        ahead = np.stack([numbers("known", table[name], name) for name in names], 1)[:rows]
+        if windows.fills and np.isnan(ahead).any():
+            raise DataError("`known` must hold a number in each place; one is missing.")
+        return ahead

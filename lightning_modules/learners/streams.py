@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dream.errors import CheckpointError, DREAMError, StateError
+from dream.errors import CheckpointError, ConfigError, DREAMError, StateError
 from dream.files import write_atomic
 from dream.sealed import checksum, note, read_note
 from lightning_modules.checks import require_int
@@ -71,6 +71,7 @@ class Streams(Generic[Model]):
 
     Raises:
         StateError: the object has no columns yet, or another process uses the folder.
+        ConfigError: its forecasts also depend on known covariates of the rows ahead.
         CheckpointError: the folder is another model's, or damaged.
 
     Example:
@@ -92,10 +93,18 @@ class Streams(Generic[Model]):
                 f"`model` must know its columns; got a {type(model).__name__} that has seen no row. Let it "
                 "learn one, or take it from a run."
             )
+        if isinstance(model, DREAMForecaster) and model.windows is not None and model.windows.known:
+            raise ConfigError(
+                "`model` must forecast from past rows; this one also reads known covariates of the rows "
+                f"ahead ({', '.join(model.windows.known)}), which no row brings. Call its "
+                "`forecast(known=...)`, or forecast with `dream predict`."
+            )
         self.model = deepcopy(model)
         self.most = most
         self.held: OrderedDict[Key, Stream[Model]] = OrderedDict()
         """Streams in memory, the one used last at the end."""
+        self.full: str | None = None
+        """Error of the disk for which streams that should have left memory are still there."""
         self.waiting = 0
         """Rows that were learnt since the last flush."""
         self._written: dict[Key, int] = {}
@@ -135,12 +144,17 @@ class Streams(Generic[Model]):
 
         Raises:
             StateError: `key` is not one, or there is no room for one more.
-            CheckpointError: what is on disk of it does not fit.
+            CheckpointError: what is on disk of it does not fit, or no stream can leave memory for it: see
+                `make_room`.
         """
-        bits_of(key)  # True and 1.0 would find the stream of 1
+        if type(key) not in (str, int):  # True and 1.0 would find the stream of 1
+            bits_of(key)
         if (found := self.held.get(key)) is not None:
             self.held.move_to_end(key)
             return found
+        bits_of(key)
+        if self.full is not None:
+            raise CheckpointError(f"no stream can leave memory, so none can enter: {self.full}")
         if self.store is None and len(self.held) >= self.most:
             raise StateError(f"there are {self.most} streams already, and no folder for more. Name a folder.")
         found = Stream(self._copy(self.model))
@@ -150,11 +164,20 @@ class Streams(Generic[Model]):
         return found
 
     def make_room(self) -> None:
-        """Keep the streams that were used least recently on disk alone."""
+        """Keep the streams that were used least recently on disk alone.
+
+        Where the disk refuses, they stay in memory and `full` is its error. Those in memory go on; no other
+        is taken in until a later call finds room.
+        """
+        self.full = None
         while self.store is not None and len(self.held) > self.most:
             oldest, stream = next(iter(self.held.items()))
             if stream.waits:
-                self._put(self.store, [(oldest, stream)])
+                try:
+                    self._put(self.store, [(oldest, stream)])
+                except CheckpointError as error:
+                    self.full = str(error)
+                    return
                 self._written[oldest] = stream.flushed
             del self.held[oldest]
 
@@ -183,13 +206,15 @@ class Streams(Generic[Model]):
                 above the last was learnt before.
 
         Returns:
-            The outcome for each stream, or the error for which its row was refused.
+            The outcome for each stream, or the error for which its row was refused: a `CheckpointError`
+            where that is the disk's fault.
 
         Raises:
             StateError: an earlier call was interrupted.
-            CheckpointError: a stream that has to leave memory cannot be written.
         """
         self._require_whole()
+        self.make_room()
+        new = {key for key in rows if key not in self.held}
         self._is_whole = False
         found: dict[Key, Outcome | DREAMError] = {}
         due: dict[Key, tuple[Stream[Model], int]] = {}
@@ -200,6 +225,8 @@ class Streams(Generic[Model]):
                 seq = require_seq(stream.seq + 1 if given is None else given)
             except DREAMError as error:
                 found[key] = error
+                if key in new:  # what is refused takes no room
+                    self.held.pop(key, None)
                 continue
             if seq > stream.seq:
                 due[key] = stream, seq
@@ -212,12 +239,14 @@ class Streams(Generic[Model]):
                 outcome = done[key] if key in done else learn(stream.model, rows[key], target)
             except DREAMError as error:
                 found[key] = error
+                if key in new:  # what is refused takes no room
+                    self.held.pop(key, None)
                 continue
             stream.seq = seq
             if (signals := stream.model._signals()) is not None:
                 stream.change.add(*signals)
             self.waiting += 1
-            found[key] = outcome._replace(seq=seq, flushed=stream.flushed)
+            found[key] = Outcome(outcome.prediction, outcome.judgement, seq, stream.flushed)
         self._is_whole = True
         self.make_room()
         return found
@@ -253,7 +282,7 @@ class Streams(Generic[Model]):
             model = rows[keys[place]][0].model
             assert isinstance(model, DREAMForecaster)
             model.latest = model._in_units(prediction)
-            outcomes[keys[place]] = Outcome(model.forecast())
+            outcomes[keys[place]] = Outcome(model._forecast(model.horizon))
         return outcomes
 
     def predict_streams(self, rows: Mapping[Key, Any]) -> dict[Key, Outcome | DREAMError]:
@@ -262,6 +291,7 @@ class Streams(Generic[Model]):
         Args:
             rows: As in `learn_streams`; a forecaster whose row is None forecasts after the last one.
         """
+        self.make_room()
         found: dict[Key, Outcome | DREAMError] = {}
         for key, row in rows.items():
             try:
@@ -323,7 +353,7 @@ class Streams(Generic[Model]):
     def _record(self, stream: Stream[Model]) -> dict[str, Tensor]:
         """Everything of a stream but what all share, with the stream's own memory."""
         model = stream.model
-        extra = np.frombuffer(json.dumps(model._extra()).encode(), np.uint8)
+        extra = np.frombuffer(json.dumps(model._extra(), allow_nan=False).encode(), np.uint8)
         return {
             "seq": torch.tensor(stream.seq),
             "extra": torch.from_numpy(extra.copy()),

@@ -117,13 +117,15 @@ def plain(label: Hashable) -> Hashable:
     """`label` as JSON stores it: NumPy's scalars as Python's.
 
     Raises:
-        DataError: it is NaN, a number too long to print, or not a text, number or truth value.
+        DataError: it is no finite number or one too long to print, no text and no truth value.
     """
     value = label.item() if isinstance(label, np.generic) else label
-    if not isinstance(value, (str, int, float, bool)) or value != value:
-        raise DataError(f"`y` must be a text, a number, True or False; got {shown(label)}.")
+    if not isinstance(value, (str, int, float, bool)) or (
+        isinstance(value, float) and not math.isfinite(value)
+    ):
+        raise DataError(f"`y` must be a text, a finite number, True or False; got {shown(label)}.")
     try:
-        json.dumps(value)
+        json.dumps(value, allow_nan=False)
     except ValueError:
         raise DataError(f"`y` must be a number of at most 4,300 digits; got {shown(label)}.") from None
     return value

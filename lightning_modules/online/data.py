@@ -6,7 +6,7 @@ Shapes: N crops, T rows, D input columns, C targets, H rows ahead.
 from __future__ import annotations
 
 from abc import ABC
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal
@@ -22,7 +22,7 @@ from lightning_modules.data.columns import require_lags
 from lightning_modules.data.frequency import described, parse_frequency, zoned
 from lightning_modules.data.order import drawn, in_order, loader
 from lightning_modules.data.panel import listed
-from lightning_modules.data.place import Place
+from lightning_modules.data.place import ONLY, Place
 from lightning_modules.online.batches import STRIDE, Crops, OnlineBatch
 from lightning_modules.online.remarks import tell
 from lightning_modules.online.source import OnlineSource
@@ -268,19 +268,24 @@ class OnlineData(OnlineSource, ABC):
         streams = self.tested
         return self._in_chunks(streams, [(0, each.borders[2]) for each in streams])
 
-    def go_on(self, place: Place) -> None:
+    def go_on(self, places: Mapping[str, Place]) -> None:
         """See `TaskData.go_on`.
 
         Raises:
             ConfigError: there are several streams, which may have gone on by different times.
         """
-        self.place = place
         if self.many:
             raise ConfigError(
                 f"`--learn` must be given for one stream; there are {len(self.members)}, told apart by "
                 f"`{self.id_column}`. Leave it out, or bring the rows of one without that column.",
                 key="learn",
             )
+        self.places = places
+
+    @property
+    def place(self) -> Place:
+        """Rows of the only stream that were read already."""
+        return self.places.get(ONLY, Place())
 
     @property
     def begin(self) -> int:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import copy
 import warnings
+from collections.abc import Mapping
 from dataclasses import replace
 from functools import cached_property
 from typing import Any
@@ -24,7 +25,7 @@ from lightning_modules import ranks
 from lightning_modules.base import TaskModule
 from lightning_modules.checks import require, require_finite
 from lightning_modules.cores import BaselineCore, upper_errors
-from lightning_modules.data.place import StreamEnd
+from lightning_modules.data.place import ONLY, StreamEnd
 from lightning_modules.online.batches import OnlineBatch
 from lightning_modules.online.data import OnlineData, OnlineShape
 from lightning_modules.online.record import StreamRecord, long_table, mean_results, prediction_table
@@ -331,7 +332,7 @@ class OnlineModule(TaskModule):
     def on_test_epoch_end(self) -> None:
         assert self.record is not None
         if self._newest is not None and not self.data.many:
-            self.end = self._ended(self._shown(self._newest), self.learners[self.modes[0]].row)
+            self.ends = self._ended(self._shown(self._newest), self.learners[self.modes[0]].row)
         self.learners, self._newest = {}, None
         if not self.data.many:
             self.log_results(self.record.results())
@@ -351,12 +352,17 @@ class OnlineModule(TaskModule):
         several series of the last."""
         return {} if self.record is None or self.record.empty else {"stream": self.record.figure()}
 
-    def go_on(self, end: StreamEnd) -> None:
+    def go_on(self, ends: Mapping[str, StreamEnd]) -> None:
         """See `lightning_modules.data.place.LearnsOn`.
 
         Raises:
-            CheckpointError: it holds no prediction of this shape.
+            CheckpointError: there is no such stream, or it holds no prediction of this shape.
         """
+        if (end := ends.get(ONLY)) is None:
+            raise CheckpointError(
+                f"the run must go on with its only stream; it has those of another task, "
+                f"{', '.join(ends) or 'none'}. Begin a new one."
+            )
         newest, wanted = end.tensors.get(NEWEST), (1, self.shape.horizon, self.shape.targets)
         if newest is None or tuple(newest.shape) != wanted:
             raise CheckpointError(
@@ -365,16 +371,17 @@ class OnlineModule(TaskModule):
             )
         self._before = end
 
-    def stream_end(self, predictions: list[Tensor]) -> StreamEnd:
+    def stream_ends(self, predictions: list[Tensor]) -> dict[str, StreamEnd]:
         """See `lightning_modules.data.place.LearnsOn`; the newest prediction is kept, too."""
         made = torch.cat(predictions)
         return self._ended(made[-1:], len(made))
 
-    def _ended(self, newest: Tensor, rows: int) -> StreamEnd:
+    def _ended(self, newest: Tensor, rows: int) -> dict[str, StreamEnd]:
         """End of the first mode's stream after so many rows from `data.begin` on."""
-        place = self.data.place.after(self.data.stream.series.time, self.data.begin, rows)
+        series = self.data.stream.series
+        place = self.data.place.after(series.time, self.data.begin, rows, zone=series.zone)
         held = self.learners[self.modes[0]].tensors() | {NEWEST: newest}
-        return StreamEnd(place, {name: value.cpu() for name, value in held.items()})
+        return {ONLY: StreamEnd(place, {name: value.cpu() for name, value in held.items()})}
 
     def predictions_again(self) -> list[Tensor]:
         """See `lightning_modules.data.place.LearnsOn`: the newest forecast."""

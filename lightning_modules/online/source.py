@@ -183,6 +183,7 @@ class OnlineSource(TaskData, ABC):
             frequency=self.clock.frequency,
             zone=stream.series.zone,
             time_format=stream.series.form,
+            time_column=stream.series.time_column,
             dialect=None if stream.series.dialect is None else stream.series.dialect[:4],
             categories=self.categories,
             vocabulary=list(stream.targets) if classes else None,
@@ -227,6 +228,7 @@ class OnlineSource(TaskData, ABC):
         if series.time is None:
             return UNTIMED
         if self.recorded is not None:
+            self.recorded.warn_of_zone(series.zone, series.source)
             return clock_of(series.time, series.zone, series.source, self.frequency, self.recorded.frequency)
         time = series.time[: self.parts[0] or None]
         return clock_of(time, series.zone, series.source, self.frequency, None)
@@ -238,6 +240,8 @@ class OnlineSource(TaskData, ABC):
         series = [member.stream.series for member in self.members]
         if series[0].time is None:
             return [UNTIMED] * len(series)
+        if self.recorded is not None:
+            self.recorded.warn_of_zone(series[0].zone, self.source)
         clocks = panel_clocks(series, self.frequency, known)
         if (said := disagreement(clocks, list(self.streams))) is not None:
             logger.warning("%s: %s Each goes on by its own.", self.source, said)

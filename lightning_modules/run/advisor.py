@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import math
 from collections import deque
@@ -15,6 +14,7 @@ import numpy as np
 from lightning.pytorch.utilities import rank_zero_only
 
 from dream import DREAMStack, sums
+from dream.files import json_text
 from dream.tuning import SYMPTOMS
 from lightning_modules.base import TaskModule, is_logging_step, run_folder
 from lightning_modules.checks import require
@@ -99,7 +99,7 @@ class TuningAdvisor(L.Callback):
             {"step": step, "symptom": symptom, "adjustment": text}
             for symptom, (step, text) in self.reported.items()
         ]
-        text = json.dumps({"window": self.window, "remarks": remarks}, indent=2)
+        text = json_text({"window": self.window, "remarks": remarks}, indent=2)
         sums.write_atomic(folder, REMARKS, text + "\n")
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from typing import Any
 
@@ -14,6 +13,7 @@ from torch import Tensor
 
 from dream import DREAMStack
 from dream.cell import DREAMCell
+from dream.files import json_text
 from dream.sums import write_atomic
 from lightning_modules.base import Observation, TaskModule, run_folder
 
@@ -122,7 +122,7 @@ class LayerRecord(L.Callback):
         cells = [module for module in pl_module.core.modules() if isinstance(module, DREAMCell)]
         layers = [tally.plain() | fast_weights(cell) for tally, cell in zip(self.tallies, cells, strict=True)]
         record = {"places": "steps" if self.tallies[0].streams else "rows", "layers": layers}
-        write_atomic(run_folder(trainer), LAYERS, json.dumps(record) + "\n")
+        write_atomic(run_folder(trainer), LAYERS, json_text(record) + "\n")
 
 
 def fast_weights(cell: DREAMCell) -> dict[str, Any]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 import operator
 import os
 import platform
@@ -24,7 +23,7 @@ import dream
 from dream import sums
 from dream.digests import begun
 from dream.errors import CheckpointError, DataError
-from dream.files import extended, inside, lines, opened
+from dream.files import extended, inside, json_text, lines, opened
 from lightning_modules.checks import gone
 from lightning_modules.redaction import redacted
 
@@ -32,8 +31,8 @@ from lightning_modules.redaction import redacted
 class JSONLLogger(Logger):
     """Logger that writes each logging step as one line of JSON at once, so that a crash loses none.
 
-    A line holds ``step`` and the metrics logged with it; values that JSON cannot express (NaN, inf) are
-    strings. The folder's list of sums, if it has one, covers the lines that `seal` found.
+    A line holds ``step`` and the metrics logged with it; values that JSON cannot express are the words
+    "nan", "inf" and "-inf". The folder's list of sums, if it has one, covers the lines that `seal` found.
 
     Args:
         folder: Folder of `metrics.jsonl`; if it is not there, the first line makes it.
@@ -68,9 +67,8 @@ class JSONLLogger(Logger):
 
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
-        values = {name: float(value) for name, value in metrics.items()}
-        found = {"step": step, **{k: v if math.isfinite(v) else repr(v) for k, v in values.items()}}
-        line = json.dumps(found).encode() + b"\n"
+        found = {"step": step, **{name: float(value) for name, value in metrics.items()}}
+        line = json_text(found).encode() + b"\n"
         try:
             length, digest = self._written or self._take_up(None)
             with open(self.path, "ab", opener=_append) as file:
@@ -240,7 +238,10 @@ def log_table(logger: WandbLogger, results: dict[str, dict[str, float]]) -> None
 
 
 def write_results(path: Path, results: dict[str, dict[str, float]], **facts: Any) -> None:
-    """Write `results` as JSON, with other `facts` about the run, and its commit, versions and device."""
+    """Write `results` as JSON, with other `facts` about the run, and its commit, versions and device.
+
+    Numbers that JSON does not have are words, see `dream.files.json_text`; `experiments.records` reads both.
+    """
     record = {
         "results": results,
         **facts,
@@ -249,7 +250,7 @@ def write_results(path: Path, results: dict[str, dict[str, float]], **facts: Any
         "device": torch.cuda.get_device_name() if torch.cuda.is_available() else platform.machine(),
         "threads": torch.get_num_threads(),
     }
-    sums.write_atomic(path.parent, path.name, json.dumps(record, indent=2) + "\n")
+    sums.write_atomic(path.parent, path.name, json_text(record, indent=2) + "\n")
 
 
 def versions() -> dict[str, str]:

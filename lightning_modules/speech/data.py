@@ -26,10 +26,12 @@ from lightning_modules.checks import require, require_int
 from lightning_modules.data.base import TaskData
 from lightning_modules.data.fingerprint import Fingerprint, content_sum
 from lightning_modules.data.order import EpochOrder, loader, similar
-from lightning_modules.data.schema import Schema
+from lightning_modules.data.schema import Schema, scales
+from lightning_modules.data.series import Scaler
+from lightning_modules.data.split import spread
 from lightning_modules.naive import nearest_mean
 from lightning_modules.speech.mfcc import MFCC
-from lightning_modules.speech.utterances import Part, Recording, SpeechBatch, Utterance, spread, strings
+from lightning_modules.speech.utterances import Part, Recording, SpeechBatch, Utterance, strings
 
 Task = Literal["classification", "recognition"]
 Tokens = Literal["words", "characters"]
@@ -76,9 +78,9 @@ class SpeechData(TaskData, ABC):
     """Utterances as MFCC features: single recordings, or strings of recordings of one speaker.
 
     Features are standardised over the frames of each utterance (cepstral mean and variance normalisation), so
-    that neither loudness nor microphone counts and nothing is taken from other recordings; they are computed
-    once. No recording is in two parts. Batches hold utterances of similar length, in another random order
-    each epoch.
+    that neither loudness nor microphone counts and nothing is taken from other recordings; without
+    `per_sequence` over the frames of all training recordings, so that both count. They are computed once. No
+    recording is in two parts. Batches hold utterances of similar length, in another random order each epoch.
 
     With `string`, the recordings of a part are joined: every recording of each speaker once, in random order,
     cut into strings of `string[0]` to `string[1]` recordings with `silence` between them. Those of the
@@ -97,11 +99,13 @@ class SpeechData(TaskData, ABC):
         string: Least and largest number of recordings in a string, for recognition; single recordings if not
             given.
         silence: Least and largest seconds of silence between the recordings of a string.
-        speeds: Speeds that training utterances are played at; 1 is as recorded.
+        speeds: Speeds that training utterances are played at; 1 is as recorded. One that is too short at a
+            speed for what is said in it is played no faster than it may.
         validation: Share of the training recordings that picks the best epoch, if the source has no
             validation part.
         seed: Seed of that choice, and of the strings of validation and test.
         batch_size: Utterances in a batch, of all processes together.
+        per_sequence: Standardise the features of each utterance by itself, not by the training recordings.
     """
 
     for_own_files = "SpeechFolder"
@@ -119,8 +123,11 @@ class SpeechData(TaskData, ABC):
         validation: float = 0.1,
         seed: int = 0,
         batch_size: int = 32,
+        per_sequence: bool = True,
     ) -> None:
         super().__init__()
+        require("per_sequence", per_sequence, isinstance(per_sequence, bool), "true or false")
+        self.per_sequence = per_sequence
         if task not in get_args(Task):
             raise ConfigError(f"`task` must be {' or '.join(get_args(Task))}; got {task!r}.", key="task")
         if tokens not in get_args(Tokens):
@@ -160,7 +167,6 @@ class SpeechData(TaskData, ABC):
         self.speeds = speeds
         self.validation = validation
         self.batch_size = require_int("batch_size", batch_size)
-        self._features: dict[Utterance, Tensor] = {}
 
     @abstractmethod
     def read(self) -> list[Recording]:
@@ -184,7 +190,7 @@ class SpeechData(TaskData, ABC):
         parts = [recording.part for recording in found]
         if "val" not in parts:
             for place in spread(
-                [r if r.part == "train" else None for r in found], self.validation, self.seed
+                [r.key if r.part == "train" else None for r in found], self.validation, self.seed
             ):
                 parts[place] = "val"
         missing = [part for part in ("train", "val", "test") if part not in parts]
@@ -270,7 +276,10 @@ class SpeechData(TaskData, ABC):
 
     @cached_property
     def schema(self) -> Schema:
-        return self.recorded or Schema(vocabulary=list(self.vocabulary), settings=self._readings)
+        if self.recorded is not None:
+            return self.recorded
+        own = {} if self.scaler is None else scales(self._names, self.scaler)
+        return Schema(scales=own, vocabulary=list(self.vocabulary), settings=self._readings)
 
     def follow(self, schema: Schema | None) -> None:
         super().follow(schema)
@@ -280,7 +289,34 @@ class SpeechData(TaskData, ABC):
     @property
     def _readings(self) -> dict[str, Any]:
         """Settings that decide what a step holds, and what its target is."""
-        return {"task": self.task, "tokens": self.kind, "stack": self.stack, "mfcc": asdict(self.mfcc)}
+        return {
+            "task": self.task,
+            "tokens": self.kind,
+            "stack": self.stack,
+            "mfcc": asdict(self.mfcc),
+            "per_sequence": self.per_sequence,
+        }
+
+    @property
+    def _names(self) -> list[str]:
+        return [f"feature_{number}" for number in range(1, self.mfcc.features + 1)]
+
+    @cached_property
+    def scaler(self) -> Scaler | None:
+        """Mean and deviation of each feature over the frames of all training recordings; None if each
+        utterance is standardised by itself."""
+        if self.per_sequence:
+            return None
+        if self.recorded is not None:
+            return self.recorded.scaler(self._names)
+        trained = [recording.samples for recording in self.recordings if recording.part == "train"]
+        frames = torch.cat([self.mfcc(torch.from_numpy(samples)[None])[0] for samples in trained])
+        return Scaler.fit(frames.double().numpy(), self._names)
+
+    @cached_property
+    def _features(self) -> dict[Utterance, Tensor]:
+        """Features that were computed already."""
+        return {}
 
     @cached_property
     def utterances(self) -> dict[Part, list[Utterance]]:
@@ -299,10 +335,22 @@ class SpeechData(TaskData, ABC):
         speeds = self.speeds if part == "train" else [1.0]
         fast = torch.randint(len(speeds), (len(found),), generator=generator).tolist()
         order = torch.randperm(len(found), generator=generator).tolist()
-        return [
-            Utterance(tuple(numbers[k] for k in found[place].recordings), found[place].gaps, speeds[pick])
-            for place, pick in zip(order, fast, strict=True)
-        ]
+        drawn = []
+        for place, pick in zip(order, fast, strict=True):
+            recordings = tuple(numbers[k] for k in found[place].recordings)
+            speed = min([speeds[pick], *(self._fastest[k] for k in recordings if part == "train")])
+            drawn.append(Utterance(recordings, found[place].gaps, speed))
+        return drawn
+
+    @cached_property
+    def _fastest(self) -> dict[int, float]:
+        """Highest of `speeds` and 1 at which each training recording is long enough; 1 where none is."""
+        speeds = sorted({*self.speeds, 1.0}, reverse=True)
+        return {
+            k: next((speed for speed in speeds if self._shortfall(Utterance((k,), (), speed)) is None), 1.0)
+            for k, recording in enumerate(self.recordings)
+            if recording.part == "train"
+        }
 
     def samples(self, utterance: Utterance) -> np.ndarray:
         """(S,) samples of an utterance: its recordings and the silence between them, at its speed."""
@@ -332,7 +380,10 @@ class SpeechData(TaskData, ABC):
         if (kept := self._features.get(utterance)) is not None:
             return kept
         values = self.mfcc(torch.from_numpy(self.samples(utterance))[None])[0]
-        values = (values - values.mean(0)) / values.std(0, correction=0).clamp_min(FLOOR)
+        if self.scaler is None:
+            values = (values - values.mean(0)) / values.std(0, correction=0).clamp_min(FLOOR)
+        else:
+            values = self.scaler.transform(values)
         values = pad(values, (0, 0, 0, -len(values) % self.stack)).reshape(-1, self.inputs)
         if self.string is None or utterance in self._staying:
             self._features[utterance] = values
@@ -379,9 +430,8 @@ class SpeechData(TaskData, ABC):
         for part in sorted({recording.part for recording in self.recordings}):
             self._require_utterances(part)
         for number, recording in enumerate(self.recordings):
-            self._require_length(
-                Utterance((number,), (), max(self.speeds) if recording.part == "train" else 1.0)
-            )
+            speed = min(max(self.speeds), 1.0) if recording.part == "train" else 1.0
+            self._require_length(Utterance((number,), (), speed))
 
     @cached_property
     def _staying(self) -> set[Utterance]:
@@ -389,24 +439,30 @@ class SpeechData(TaskData, ABC):
 
     def _require_length(self, utterance: Utterance) -> None:
         """Refuse a single recording that is too short, alone or in any string."""
-        name = self.name_of(utterance) + (f" at speed {utterance.speed:g}" if utterance.speed != 1 else "")
+        if shortfall := self._shortfall(utterance):
+            at = f" at speed {utterance.speed:g}" if utterance.speed != 1 else ""
+            raise DataError(f"{self.name_of(utterance)}{at}: {shortfall}")
+
+    def _shortfall(self, utterance: Utterance) -> str | None:
+        """Why a single recording is too short, alone or in any string; None if it is not."""
         try:
             self.mfcc.require_length(self.length(utterance))
         except DataError as error:
-            raise DataError(f"{name}: {error}") from None
+            return str(error)
         if self._task == "classification":
-            return
+            return None
         tokens, frames = self.numbers(utterance), self.frames(utterance)
         needed = len(tokens) + sum(a == b for a, b in pairwise(tokens))  # a blank between two that are equal
         if self.string is None:
             steps = -(-frames // self.stack)
         else:  # the frames that it adds to any string, in which its last token may come again
             steps, needed = (frames - 1) // self.stack, needed + 1
-        if steps < needed:
-            raise DataError(
-                f"{name}: {len(tokens)} tokens need {needed} steps; there are {steps}. Lower `stack` or "
-                "`mfcc.hop`, or correct its transcript."
-            )
+        if steps >= needed:
+            return None
+        return (
+            f"{len(tokens)} tokens need {needed} steps; there are {steps}. Lower `stack` or `mfcc.hop`, or "
+            "correct its transcript."
+        )
 
     def train_dataloader(self) -> DataLoader[SpeechBatch]:
         draw = partial(self._drawn, "train")

@@ -9,24 +9,24 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-import lightning as L
 import numpy as np
 import pandas as pd
 import torch
 from matplotlib.figure import Figure
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, ctc_loss
-from torchmetrics.functional.classification import multiclass_accuracy
+from torchmetrics.functional.classification import multiclass_accuracy, multiclass_confusion_matrix
 from torchmetrics.functional.text import char_error_rate, word_error_rate
 
-from dream import ConfigError, DREAMConfig, DREAMState, DREAMTrace
+from dream import ConfigError, DREAMConfig, DREAMTrace
 from dream.files import write_atomic
-from lightning_modules import ranks
-from lightning_modules.base import TaskModule
 from lightning_modules.checks import require
-from lightning_modules.cores import upper_errors
+from lightning_modules.cores import full
+from lightning_modules.labelled import LabelledModule, LabelOutput
+from lightning_modules.labelled.pooling import step_scores, varied, weighted_means
+from lightning_modules.plots import confusion
 from lightning_modules.settings import PredictiveSettings, as_instance
 from lightning_modules.speech import plots
 from lightning_modules.speech.data import SpeechData, SpeechShape
@@ -35,17 +35,6 @@ from lightning_modules.speech.utterances import SpeechBatch
 from lightning_modules.tables import csv_text
 
 NEAREST = "nearest mean"
-
-
-class SpeechOutput(NamedTuple):
-    """Outputs for a batch."""
-
-    log_probs: Tensor
-    """(N, V) log-probabilities of the classes; for recognition (N, T, 1 + V), of blank and tokens"""
-    prediction_loss: Tensor
-    """() sum over layers and valid steps of the mean squared error of the layer's own predictions"""
-    traces: list[DREAMTrace]
-    states: list[DREAMState]
 
 
 @dataclass(frozen=True)
@@ -73,7 +62,7 @@ class SpeechSettings(PredictiveSettings):
         require("beam", self.beam, 1 <= self.beam <= 1000, "from 1 to 1000")
 
 
-class SpeechModule(TaskModule):
+class SpeechModule(LabelledModule):
     """Recognises speech: the class of an utterance, such as its word, or its words or characters.
 
     The core reads padded batches with their lengths (`DREAMStack.trace`, like `forward_with_mask`): padding
@@ -103,7 +92,6 @@ class SpeechModule(TaskModule):
     """Data that the module was prepared for; set by `prepare`."""
     settings: SpeechSettings
     shape: SpeechShape
-    vocabulary: tuple[str, ...] = ()
 
     def __init__(
         self,
@@ -129,25 +117,15 @@ class SpeechModule(TaskModule):
         self._transcripts: list[tuple[str, str, str]] = []
         self._example: plots.DrawnUtterance | None = None
 
-    def prepare(self, data: L.LightningDataModule) -> None:
-        super().prepare(data)
-        self.data.setup()
-        self.vocabulary = self.data.vocabulary
-
-    def read_vocabulary(self, plain: Any) -> tuple[str, ...]:
-        return tuple(plain)
-
-    def forward(self, features: Tensor, lengths: Tensor) -> SpeechOutput:
+    def forward(self, features: Tensor, lengths: Tensor) -> LabelOutput:
         """Read padded `features` (N, T, I), whose samples have `lengths` (N,)."""
         if self.training:
-            features = self.varied(features, lengths)
+            features = varied(features, lengths, self.settings.noise, self.settings.mask)
         output, traces, states = self.core.trace(features, lengths=lengths)
         seen = self.head_input(output, traces)
         if self.shape.task == "classification":
-            seen = torch.einsum("ntk,ntw->nkw", self.scores(seen, lengths).softmax(1), seen).flatten(1)
-        log_probs = self.head(self.dropout(seen)).log_softmax(-1)
-        error = (traces[0].error.square().mean(-1) + upper_errors(traces)).sum()
-        return SpeechOutput(log_probs, error, traces, states)
+            seen = weighted_means(seen, self.scores(seen, lengths))
+        return self.output(full(self.head(self.dropout(seen))).log_softmax(-1), traces, states)
 
     def head_input(self, output: Tensor, traces: list[DREAMTrace]) -> Tensor:
         """z, (N, T, W), or (N, T, W + I) with the prediction error beside the output."""
@@ -157,8 +135,11 @@ class SpeechModule(TaskModule):
         """(N, T, K) logarithms of the weights of the steps in each mean of `seen` (N, T, ...); -inf past the
         end."""
         values = seen.new_zeros(*seen.shape[:2], 1) if self.queries is None else self.queries(seen)
-        past_end = torch.arange(seen.shape[1], device=seen.device) >= lengths.unsqueeze(-1)
-        return values.masked_fill(past_end.unsqueeze(-1), -math.inf)
+        return step_scores(values, lengths)
+
+    def read(self, batch: SpeechBatch) -> LabelOutput:
+        found: LabelOutput = self(batch.features, batch.lengths)
+        return found
 
     def misfit(self, log_probs: Tensor, batch: SpeechBatch) -> Tensor:
         """(N,) loss of each utterance: its cross-entropy, or its CTC loss divided by its tokens."""
@@ -170,46 +151,10 @@ class SpeechModule(TaskModule):
         )
         return values / batch.counts
 
-    def varied(self, features: Tensor, lengths: Tensor) -> Tensor:
-        """Features with random noise and a random hidden stretch."""
-        if self.settings.noise:
-            features = features + self.settings.noise * torch.randn_like(features)
-        if self.settings.mask:
-            share, place = torch.rand(2, len(features), 1, device=features.device)
-            long = self.settings.mask * share * lengths.unsqueeze(-1)
-            start = place * (lengths.unsqueeze(-1) - long)
-            step = torch.arange(features.shape[1], device=features.device)
-            hidden = (step >= start) & (step < start + long)
-            features = features.masked_fill(hidden.unsqueeze(-1), 0.0)
-        return features
-
-    @staticmethod
-    def counted(batch: SpeechBatch) -> Tensor:
+    def counted(self, batch: SpeechBatch) -> Tensor:
         """(2,) numbers of utterances and steps of a batch that count."""
         samples = torch.ones_like(batch.lengths).sum()
         return (0 if batch.spare else 1) * torch.stack([samples, batch.lengths.sum()])
-
-    def losses(self, batch: SpeechBatch) -> dict[str, Tensor]:
-        output = self(batch.features, batch.lengths)
-        self.observe(output.traces, output.states, batch.lengths)
-        own = 0 if batch.spare else 1
-        samples, steps = ranks.mean(self.counted(batch))
-        fit = own * self.misfit(output.log_probs, batch).sum() / samples
-        prediction = own * output.prediction_loss / steps
-        return {
-            "loss": fit + self.settings.prediction_weight * prediction,
-            "fit": fit,
-            "prediction_loss": prediction,
-        }
-
-    def _require_finite(self, batch: SpeechBatch, log_probs: Tensor) -> None:
-        self.require_finite_outputs({"the probabilities": log_probs}, batch.names.__getitem__)
-
-    def validation_step(self, batch: SpeechBatch, batch_idx: int) -> None:
-        log_probs = self(batch.features, batch.lengths).log_probs
-        self._require_finite(batch, log_probs)
-        samples = self.counted(batch)[0]
-        self.add_validation(samples.clamp(max=1) * self.misfit(log_probs, batch).sum(), samples)
 
     def on_test_epoch_start(self) -> None:
         super().on_test_epoch_start()
@@ -221,10 +166,10 @@ class SpeechModule(TaskModule):
         self._batches.append(batch)
         for name in self.variants:
             with self.variant(name):
-                output: SpeechOutput = self(batch.features, batch.lengths)
+                output = self.read(batch)
             if name == self.title:
                 self.observe(output.traces, output.states, batch.lengths)
-            self._require_finite(batch, output.log_probs)
+            self.require_probabilities(batch, output.log_probs)
             self._seen[name].append(output.log_probs.cpu())
 
     def on_test_epoch_end(self) -> None:
@@ -311,15 +256,17 @@ class SpeechModule(TaskModule):
             return {}
         found = {"utterance": plots.utterance(self._example)}
         if self.shape.task == "classification":
-            truth = torch.cat([batch.tokens[:, 0].cpu() for batch in self._batches]).numpy()
-            predicted = torch.cat(self._seen[self.title]).argmax(1).numpy()
-            found["confusion"] = plots.confusion(truth, predicted, self.vocabulary)
+            truth = torch.cat([batch.tokens[:, 0].cpu() for batch in self._batches])
+            counts = multiclass_confusion_matrix(
+                torch.cat(self._seen[self.title]), truth, self.shape.channels
+            )
+            found["confusion"] = confusion(counts.numpy(), self.vocabulary)
         return found
 
     def predict_step(self, batch: SpeechBatch, batch_idx: int) -> list[tuple[str, str, float]]:
         """Name, class or text, and its probability, of each utterance."""
-        log_probs = self(batch.features, batch.lengths).log_probs
-        self._require_finite(batch, log_probs)
+        log_probs = self.read(batch).log_probs
+        self.require_probabilities(batch, log_probs)
         if self.shape.task == "classification":
             values, numbers = log_probs.max(-1)
             found = [

@@ -1,4 +1,4 @@
-"""Figures of speech: confusion of classes, and one utterance as the layer read it."""
+"""Figure of speech: one utterance as the layer read it."""
 
 from __future__ import annotations
 
@@ -10,28 +10,7 @@ from matplotlib.figure import Figure
 
 from lightning_modules.plots import NOVEL, WEIGHTS, tidy
 
-COUNTED = 20  # classes; with more of them, cells do not show their counts
 LINES = 10  # posteriors that are drawn, those that come nearest to 1
-
-
-def confusion(truth: np.ndarray, predicted: np.ndarray, classes: Sequence[str]) -> Figure:
-    """Matrix of counts of the classes `predicted` (N,), with a row for each class in `truth` (N,)."""
-    size = len(classes)
-    counts = np.bincount(truth * size + predicted, minlength=size * size).reshape(size, size)
-    shares = counts / counts.sum(1, keepdims=True).clip(1)
-    figure = Figure(figsize=(2 + 0.42 * min(size, 40), 1.6 + 0.42 * min(size, 40)), layout="constrained")
-    axis = figure.subplots()
-    axis.imshow(shares, cmap="Blues", vmin=0, vmax=1)
-    axis.set_xticks(range(size), classes, rotation=60, ha="right", parse_math=False)
-    axis.set_yticks(range(size), classes, parse_math=False)  # `$` is a sign like any other
-    axis.set_xlabel("predicted")
-    axis.set_ylabel("true")
-    if size <= COUNTED:
-        for row, column in np.argwhere(counts):
-            light = shares[row, column] > 0.5
-            color = "white" if light else "black"
-            axis.text(column, row, str(counts[row, column]), ha="center", va="center", color=color)
-    return figure
 
 
 class DrawnUtterance(NamedTuple):

@@ -12,9 +12,10 @@ from dream.errors import ConfigError, DataError, nearest, shown
 from lightning_modules.data.catalogue import data_path
 from lightning_modules.data.limits import local, require_printable
 from lightning_modules.data.series import check_file, read_texts
-from lightning_modules.speech.audio import WavZip, read_wav
+from lightning_modules.data.split import spread
+from lightning_modules.speech.audio import ENDINGS, WavZip, read_wav
 from lightning_modules.speech.data import SpeechData
-from lightning_modules.speech.utterances import Part, Recording, spread
+from lightning_modules.speech.utterances import Part, Recording
 
 DIGITS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 _TESTED = 5  # recordings of each digit and speaker in the test part, the first ones
@@ -65,16 +66,19 @@ class FSDD(SpeechData):
 
 
 class SpeechFolder(SpeechData):
-    """Your own WAV files, listed in a table with their transcripts.
+    """Your own recordings, in a folder for each word, or listed in a table with their transcripts.
 
-    The table is a CSV file whose first line names its columns: `path`, a WAV file below the table's folder;
-    `label` or `text`, the words; and optionally `speaker`, and `split`: train, val or test. Recordings
-    without words are for ``dream predict``.
+    They are WAV, FLAC or OGG files of any rate and number of channels, see `audio.decode`. The table is a CSV
+    file whose first line names its columns: `path`, a file below the table's folder; `label` or `text`, the
+    words; and optionally `speaker`, and `split`: train, val or test. Without a table the words are the names
+    of the folders in `path`, such as `yes/001.wav`; those that begin with `_` or a dot are left out.
+    Recordings without words, in a folder those beside the words, are for ``dream predict``.
 
     Args:
-        path: The table.
-        archive: Zip archive with the WAV files, which is not unpacked; the table's folder if not given.
-        test: Share of the recordings in the test part, if the table has no column `split`.
+        path: The table, or the folder.
+        archive: Zip archive with the files of a table, which is not unpacked; the table's folder if not
+            given.
+        test: Share of the recordings in the test part, if there is no column `split`.
     """
 
     def __init__(self, path: str, archive: str | None = None, test: float = 0.2, **options: Any) -> None:
@@ -90,7 +94,16 @@ class SpeechFolder(SpeechData):
         return str(self.path)
 
     def read(self) -> list[Recording]:
-        table = read_manifest(check_file(self.path))
+        root = local(self.path)
+        if root.is_dir():
+            if self.archive is not None:
+                raise ConfigError(
+                    "`archive` must be left out where `path` is a folder: it holds the files of a table.",
+                    key="archive",
+                )
+            table = folder_table(root)
+        else:
+            table, root = read_manifest(check_file(self.path)), root.parent
         archive = None if self.archive is None else WavZip(local(self.archive))
         columns = ("label", "text") if self.task == "classification" else ("text", "label")
         column = next(name for name in columns if name in table)
@@ -114,15 +127,35 @@ class SpeechFolder(SpeechData):
                     f"{self.path}: `path` must lie below the folder of the table; row {row} holds "
                     f"{shown(name)}. Move the file."
                 )
-            place = Path(self.path).expanduser().parent / name
             rate = self.mfcc.sample_rate
-            samples = read_wav(place, rate) if archive is None else archive.read(name, rate)
+            samples = read_wav(root / name, rate) if archive is None else archive.read(name, rate)
             posix = PurePath(name).as_posix()
             found.append(Recording(posix, samples, transcript or None, cast("Part", part), speaker))
         if parts is None:
-            tested = set(spread([r if r.transcript else None for r in found], self.test, self.seed))
+            tested = set(spread([r.key if r.transcript else None for r in found], self.test, self.seed))
             found = [replace(r, part="test") if k in tested else r for k, r in enumerate(found)]
         return found
+
+
+def folder_table(root: Path) -> pd.DataFrame:
+    """Table of the recordings in a folder, as `read_manifest` returns it: `yes/001.wav` is of the word yes.
+
+    Raises:
+        DataError: there is none.
+    """
+    names = sorted(
+        path.relative_to(root)
+        for path in root.rglob("*")
+        if path.suffix.lower() in ENDINGS
+        and not any(part[0] in "._" for part in path.relative_to(root).parts)
+    )
+    if not names:
+        raise DataError(
+            f"{root}: a folder must hold one for each word, with recordings in it, such as yes/001.wav; "
+            f"there is no file ending in {', '.join(ENDINGS)}. Name another folder, or a table."
+        )
+    rows = [(name.as_posix(), name.parts[0] if len(name.parts) > 1 else "") for name in names]
+    return pd.DataFrame(rows, columns=["path", "label"], index=range(1, len(rows) + 1))
 
 
 def read_manifest(path: Path) -> pd.DataFrame:

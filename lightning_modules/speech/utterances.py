@@ -29,6 +29,11 @@ class Recording:
     part: Part
     speaker: str = ""
 
+    @property
+    def key(self) -> tuple[str, str]:
+        """Words and speaker, over which parts are spread."""
+        return (self.transcript or "", self.speaker)
+
 
 class Utterance(NamedTuple):
     """Recordings of one speaker, joined."""
@@ -86,15 +91,3 @@ def strings(
             found.append(Utterance(tuple(order[:count]), tuple(gaps)))
             order = order[count:]
     return found
-
-
-def spread(recordings: Sequence[Recording | None], share: float, seed: int) -> list[int]:
-    """Numbers of a `share` of the recordings, at least one, spread evenly over words and speakers."""
-    random = np.random.default_rng(seed)
-    keys = [
-        (r.transcript or "", r.speaker, random.random(), k) for k, r in enumerate(recordings) if r is not None
-    ]
-    count = max(round(share * len(keys)), 1)
-    places = ((np.arange(count) + 0.5) * len(keys) / count).astype(int)
-    ordered = sorted(keys)
-    return [ordered[place][-1] for place in places] if keys else []

@@ -502,8 +502,8 @@ class StateStore(Whole):
         name = f"{bits or 'first'}.{self.written}.safetensors"
         names = [[part.name for part in layout] for layout in shard.tables]
         header = KIND | {
-            "keys": json.dumps([table.keys for table in shard.tables.values()]),
-            "fields": json.dumps(names),
+            "keys": json.dumps([table.keys for table in shard.tables.values()], allow_nan=False),
+            "fields": json.dumps(names, allow_nan=False),
         }
         write_sealed(self.folder / name, header, tensors)
         before = self.files[bits]

@@ -9,6 +9,7 @@ Its parts, in the order in which a row passes them:
 - `trust`: how far forecasts are shrunk towards the present level.
 - `memory`: the rows that are still to be learnt from.
 - `rules`, `head_rules`: how the weights are updated (`Updates`).
+- `tables`: many rows that are predicted by a head which least squares moves.
 - `learner`: one stream in order: learn from what is known, then predict (`StreamLearner`).
 - `together`: one row of each of many streams, read at once.
 

@@ -52,9 +52,10 @@ class LeastSquares(Rule):
         self.network = network
         self.forgetting = updates.forgetting
         self.ridge = updates.ridge
-        self.prior = HeadArrays(network.head).columns()
+        self.prior = np.ascontiguousarray(HeadArrays(network.head).columns())
         lanes, width, _ = self.prior.shape
         self.gram = np.zeros((lanes, width, width))
+        """A of each lane; with the compiled kernel what lies before its diagonal means nothing."""
         self.moment = np.zeros(self.prior.shape)
 
     def weights(self) -> Weights:
@@ -66,13 +67,23 @@ class LeastSquares(Rule):
         Raises:
             DREAMError: there is no solution, because the features are not finite.
         """
-        z, y = self._pairs(memory, known - new, known)
+        z, y = self.pairs(memory, known - new, known)
         unknown = np.isnan(y)
         if unknown.any():
             y = np.where(unknown, z @ head.columns(), y)
             z = z * ~unknown.all(-1, keepdims=True)
-        self._add(z, z, y, self.forgetting**new)
-        self._solve(known - new, known, head)
+        kernel = native.kernel()
+        if new == 1 and isinstance(kernel, native.Kernel):
+            gram, moment = self.gram.copy(), self.moment.copy()
+            sums = [gram], [moment], [self.prior]
+            (columns,), (is_solved,) = kernel.follow(
+                z[None, :, 0], y[None, :, 0], *sums, self.forgetting, self.ridge
+            )
+            self._take(columns if is_solved else None, known - 1, known, head)
+            self.gram, self.moment = gram, moment
+        else:
+            self._add(z, z, y, self.forgetting**new)
+            self.solve(known - new, known, head)
 
     def catch_up(self, memory: Memory, start: int, stops: Sequence[int], head: HeadArrays) -> None:
         """See `Rule.catch_up`: one sum over all rows, unless targets of a row are known in part.
@@ -81,7 +92,7 @@ class LeastSquares(Rule):
         """
         if not stops:
             return
-        z, y = self._pairs(memory, start, stops[-1])
+        z, y = self.pairs(memory, start, stops[-1])
         unknown = np.isnan(y)
         nothing = unknown.all(-1)
         if (unknown.any(-1) & ~nothing).any():
@@ -91,9 +102,9 @@ class LeastSquares(Rule):
         later = ends[-1] - ends[np.searchsorted(ends, rows, side="right")]  # rows of later updates
         weight = np.where(nothing, 0.0, self.forgetting**later)[..., None]
         self._add(weight * z, z, np.where(unknown, 0.0, y), self.forgetting ** len(rows))
-        self._solve(start, stops[-1], head)
+        self.solve(start, stops[-1], head)
 
-    def _pairs(self, memory: Memory, start: int, stop: int) -> tuple[np.ndarray, np.ndarray]:
+    def pairs(self, memory: Memory, start: int, stop: int) -> tuple[np.ndarray, np.ndarray]:
         """Features with a 1 for the bias (L, M, F + 1), and wanted outputs (L, M, O), of rows."""
         values, wanted = memory.pairs(start, stop)
         z = np.ones((values.shape[1], values.shape[0], values.shape[2] + 1))
@@ -103,10 +114,27 @@ class LeastSquares(Rule):
         return z, wanted.swapaxes(0, 1).astype(np.float64)
 
     def _add(self, weighted: np.ndarray, z: np.ndarray, y: np.ndarray, discount: float) -> None:
-        self.gram, self.moment = added(self.gram, self.moment, weighted, z, y, discount)
+        """Add rows z (L, M, F + 1), in the sums as often as `weighted` says, and y (L, M, O)."""
+        transposed = weighted.swapaxes(-1, -2)
+        product = np.multiply if z.shape[-2] == 1 else np.matmul  # the same, in half the time, for one row
+        self.gram = discount * self.gram + product(transposed, z)
+        self.moment = discount * self.moment + product(transposed, y)
 
-    def _solve(self, start: int, stop: int, head: HeadArrays) -> None:
-        if (columns := solved(self.gram, self.moment, self.prior, self.ridge)) is None:
+    def solve(self, start: int, stop: int, head: HeadArrays) -> None:
+        """Solve the head for the sums, of which rows from `start` to before `stop` are the newest.
+
+        Raises:
+            DREAMError: there is no solution.
+        """
+        self._take(solved(self.gram, self.moment, self.prior, self.ridge), start, stop, head)
+
+    def _take(self, columns: np.ndarray | None, start: int, stop: int, head: HeadArrays) -> None:
+        """Take weights (L, F + 1, O) that rows have led to.
+
+        Raises:
+            DREAMError: there are none.
+        """
+        if columns is None:
             raise DREAMError(
                 f"not finite: the features of rows {start} to {stop - 1} of the stream, to which the head "
                 f"cannot be fitted. {DIVERGED}"
@@ -116,28 +144,15 @@ class LeastSquares(Rule):
         head.bias[...] = weights[..., -1]
 
     def tensors(self) -> dict[str, Tensor]:
-        arrays = {"prior": self.prior, "gram": self.gram, "moment": self.moment}
+        whole = np.triu(self.gram) + np.triu(self.gram, 1).swapaxes(-1, -2)
+        arrays = {"prior": self.prior, "gram": whole, "moment": self.moment}
         return {name: torch.from_numpy(array) for name, array in arrays.items()}
 
     def load(self, tensors: Mapping[str, Tensor]) -> None:
         require_gram("rule.gram", tensors["gram"])
         self.prior, self.gram, self.moment = (
-            tensors[name].cpu().numpy() for name in ("prior", "gram", "moment")
+            np.ascontiguousarray(tensors[name].cpu().numpy()) for name in ("prior", "gram", "moment")
         )
-
-
-def added(
-    gram: np.ndarray, moment: np.ndarray, weighted: np.ndarray, z: np.ndarray, y: np.ndarray, discount: float
-) -> tuple[np.ndarray, np.ndarray]:
-    """Discounted sums (..., F + 1, F + 1) and (..., F + 1, O) with z (..., M, F + 1) and y (..., M, O)."""
-    if weighted is z and z.shape[-2] == 1 and not isinstance(kernel := native.kernel(), str):
-        return kernel.add(gram, moment, z, y, discount)
-    transposed = weighted.swapaxes(-1, -2)
-    product = np.multiply if z.shape[-2] == 1 else np.matmul  # the same, in half the time, for one row
-    gram, moment = discount * gram, discount * moment
-    gram += product(transposed, z)
-    moment += product(transposed, y)
-    return gram, moment
 
 
 def solved(gram: np.ndarray, moment: np.ndarray, prior: np.ndarray, ridge: float) -> np.ndarray | None:

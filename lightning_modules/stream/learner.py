@@ -5,7 +5,7 @@ Shapes: T rows of a chunk, D input columns, C targets (classes for classificatio
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -25,6 +25,7 @@ from lightning_modules.stream.reader import StreamReader
 from lightning_modules.stream.rows import Read, as_array, as_tensor
 from lightning_modules.stream.rules import AllSteps, HeadArrays, Moves, Rule, Updates, Weights
 from lightning_modules.stream.state import StreamState, part
+from lightning_modules.stream.tables import Table
 from lightning_modules.stream.trust import Trust
 
 SEEN_ENOUGH = 10  # rows for each feature of the head before its forecasts enter the record
@@ -79,6 +80,7 @@ class StreamLearner(Whole):
         self.rule: Rule = rule(network, updates)
         self.moved: list[Weights] = []
         """Weights as they were before the first update of this call."""
+        self.head = HeadArrays(network.head)
         self.memory = Memory(network)
         self.reader = StreamReader(network, fixed=not isinstance(self.rule, AllSteps))
         self.trust: Trust | None = None
@@ -177,14 +179,25 @@ class StreamLearner(Whole):
     ) -> tuple[np.ndarray, Callable[[], list[DREAMTrace]]]:
         feedback = self._take_feedback(targets)
         self.memory.add_rows(rows, feedback, targets)
-        head = HeadArrays(self.network.head)
+        head = self.head.current()
         whole = None if isinstance(self.rule, AllSteps) else self._read(rows, feedback)
         start = 0 if wanted or whole is None else self._skim(whole, head)
         together = whole is not None and self.trust is None  # nothing is recorded of a piece by itself
         if whole is not None and together:
             self.memory.add_features(whole.rows(start, len(rows)), self._no_outputs(len(rows) - start))
+        table = None
+        if together and self.forecasts and self.learning and self.every == 1:
+            table = Table.of(self.rule, self.memory, self.learnt, self.row, len(rows) - start, self.lag)
         predicted, pieces = [], []
-        for stop in self._cuts(start, len(rows)):
+        while start < len(rows):
+            if table is not None and whole is not None:
+                self._note_weights()
+                if (outputs := table.outputs(self.row, self.learnt, head)) is not None:
+                    stop = start + len(outputs)
+                    predicted.append(self._in_units(whole.rows(start, stop), outputs))
+                    self.row, self.learnt, start = self.row + len(outputs), self.learnt + len(outputs), stop
+                    continue
+            stop = min(start + self.every - self.row % self.every, len(rows)) if self.learning else len(rows)
             if self.forecasts:
                 self._update(head)
             if whole is not None:
@@ -248,7 +261,7 @@ class StreamLearner(Whole):
         """
         with self._turn():
             read = self.reader.foresee(row[None], self.next_feedback, self.plasticity)
-            return self._predict(read, HeadArrays(self.network.head))[1][0]
+            return self._predict(read, self.head.current())[1][0]
 
     @property
     def next_feedback(self) -> np.ndarray:
@@ -272,8 +285,12 @@ class StreamLearner(Whole):
         """The head's outputs for each row, in its own units, and the predictions, both (T, H, C)."""
         outputs = self.network.to_targets(head(read.values))
         shrunk = outputs if self.trust is None else outputs * self.trust.factor()
+        return outputs, self._in_units(read, shrunk)
+
+    def _in_units(self, read: Read, outputs: np.ndarray) -> np.ndarray:
+        """The head's outputs (T, H, C) in the data's units."""
         scale = np.where(np.isnan(read.scale), 0.0, read.scale)  # without one the level stays
-        return outputs, read.level[:, None] + scale[:, None] * shrunk
+        return read.level[:, None] + scale[:, None] * outputs
 
     def _take_feedback(self, targets: np.ndarray) -> np.ndarray:
         """The feedback for each row of a chunk, (T, C); keeps that for the rows after it."""
@@ -291,12 +308,6 @@ class StreamLearner(Whole):
         if isinstance(self.rule, AllSteps) and self.learning and self.row % self.every == 0:
             self.rule.before(self.row, self.state)
         return self.reader.read(rows, feedback, self.plasticity)
-
-    def _cuts(self, start: int, rows: int) -> Iterator[int]:
-        """Places at which a chunk is cut from `start` on, so that an update can fall before each piece."""
-        if self.learning:
-            yield from range(start + self.every - self.row % self.every, rows, self.every)
-        yield rows
 
     def _note_weights(self) -> None:
         if not self.moved:

@@ -5,7 +5,7 @@ Shapes: M rows, L lanes, F features of a lane, O outputs of a lane, C targets (c
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
@@ -14,12 +14,15 @@ from torch import Tensor
 from lightning_modules.stream.network import CHANGE_LIMIT, StreamNetwork
 from lightning_modules.stream.rows import Read, as_array
 
+PASSED = ("rows", "targets", "values", "level", "scale")
+"""Parts of a row in `Memory.pass_on`."""
+
 
 class Memory:
     """Rows with their feedback, targets, features and outputs, addressed by their number in the stream.
 
     Features may lag behind the rows: a row is kept when it arrives, its features when it has been read.
-    Arrays are in NumPy, wherever the network is, and are replaced, never changed in place.
+    Arrays are in NumPy, wherever the network is, and are replaced, changed in place by `pass_on` alone.
     """
 
     def __init__(self, network: StreamNetwork) -> None:
@@ -97,15 +100,15 @@ class Memory:
         self.held = {name: value[gone:].copy() for name, value in self.held.items()}
         self.first += gone
 
-    def pass_on(self, new: Mapping[str, np.ndarray]) -> None:
-        """Drop the oldest row and keep a new one; what is not in `new`, such as outputs, is 0."""
-        held = {}
-        for name, value in self.held.items():
-            held[name] = after = np.zeros_like(value)
-            after[:-1] = value[1:]
-            if name in new:
-                after[-1] = new[name]
-        self.held = held
+    def pass_on(self, new: Sequence[np.ndarray]) -> None:
+        """Drop the oldest row and keep a new one, in place; `new` is of the names in `PASSED`, the rest is 0.
+
+        Of a forecaster without a record of its predictions."""
+        for name, value in zip(PASSED, new, strict=True):
+            held = self.held[name]
+            if len(held) > 1:
+                held[:-1] = held[1:]
+            held[-1] = value
         self.first += 1
 
     def tensors(self) -> dict[str, Tensor]:

@@ -165,9 +165,10 @@ class RowReader:
 
     def signals(self, state: RowState) -> tuple[float, float]:
         """Running surprise and norm of the fast weights of the first layer after a row, means over lanes."""
-        lanes = state.core[0][:, self.places].tolist()
-        surprise, u_norm = (sum(values) / len(lanes) for values in zip(*lanes, strict=True))
-        return surprise, u_norm
+        core, (surprise, u_norm) = state.core[0], self.places
+        if len(core) == 1:
+            return core.item(0, surprise), core.item(0, u_norm)
+        return float(core[:, surprise].mean()), float(core[:, u_norm].mean())
 
     def read(self, row: np.ndarray, feedback: np.ndarray, state: RowState) -> tuple[Read, RowState]:
         """Read the next row.
@@ -390,8 +391,8 @@ def _flat(rows: np.ndarray) -> np.ndarray:
 
 def as_array(tensor: Tensor) -> np.ndarray:
     """`tensor` in NumPy, which shares its memory on a CPU; bfloat16, which NumPy lacks, as float32."""
-    tensor = tensor.detach().cpu()
-    return (tensor.float() if tensor.dtype == torch.bfloat16 else tensor).numpy()
+    tensor = tensor.detach()
+    return (tensor.float() if tensor.dtype == torch.bfloat16 else tensor).cpu().numpy()
 
 
 def as_tensor(array: np.ndarray, like: Tensor) -> Tensor:

@@ -106,19 +106,31 @@ class HeadArrays:
         self.head = head
         self.read()
 
+    def __reduce__(self) -> tuple[type[HeadArrays], tuple[Head]]:
+        return HeadArrays, (self.head,)  # a copy of the head lies elsewhere
+
     def read(self) -> None:
         """Take the head's weights as they are."""
-        self.weight = as_array(self.head.weight)
+        weight, bias = self.head.weight, self.head.bias
+        self.copied = weight.device.type != "cpu" or weight.dtype == torch.bfloat16
+        self.weight = as_array(weight)
         """(L, O, F)."""
-        self.bias = as_array(self.head.bias)
+        self.bias = as_array(bias)
         """(L, O)."""
+        self._place = weight.data_ptr()
 
-    @torch.no_grad()
+    def current(self) -> HeadArrays:
+        """These arrays, taken again where they are copies or the head's weights lie elsewhere by now."""
+        if self.copied or self.head.weight.data_ptr() != self._place:
+            self.read()
+        return self
+
     def write(self) -> None:
         """Return copies to the head; where they are its weights there is nothing to do."""
-        for weight, array in ((self.head.weight, self.weight), (self.head.bias, self.bias)):
-            if weight.device.type != "cpu" or weight.dtype == torch.bfloat16:
-                weight.copy_(torch.from_numpy(array))
+        if self.copied:
+            with torch.no_grad():
+                self.head.weight.copy_(torch.from_numpy(self.weight))
+                self.head.bias.copy_(torch.from_numpy(self.bias))
 
     def __call__(self, values: np.ndarray) -> np.ndarray:
         """(M, L, F) to (M, L, O), as `Head.forward`."""

@@ -13,13 +13,13 @@ from typing import NamedTuple
 import numpy as np
 
 from dream.errors import DataError
-from lightning_modules.stream.head_rules import LeastSquares, added, solved
+from dream.ops import native
+from lightning_modules.stream.head_rules import LeastSquares
 from lightning_modules.stream.learner import StreamLearner
 from lightning_modules.stream.memory import relative
 from lightning_modules.stream.rows import ManyRead, Read, RowReader, RowState
-from lightning_modules.stream.rules import HeadArrays
 
-AT_ONCE = 64  # streams whose heads are solved together, so that their sums fit into a cache
+AT_ONCE = 256  # streams that are taken together
 
 
 class _Row(NamedTuple):
@@ -86,7 +86,7 @@ def _read(learners: Sequence[StreamLearner], rows: np.ndarray) -> _Row | None:
 
 def _rest(learners: Sequence[StreamLearner], row: _Row) -> dict[int, np.ndarray]:
     """Predictions after a row of streams that only read."""
-    heads = [HeadArrays(learner.network.head) for learner in learners]
+    heads = [learner.head.current() for learner in learners]
     weights, biases = (np.stack(parts) for parts in zip(*((h.weight, h.bias) for h in heads), strict=True))
     for learner, state in zip(learners, row.states, strict=True):
         learner.reader.move(state)
@@ -97,7 +97,10 @@ def _rest(learners: Sequence[StreamLearner], row: _Row) -> dict[int, np.ndarray]
 
 def _follow(learners: Sequence[StreamLearner], row: _Row) -> dict[int, np.ndarray]:
     """Predictions after a row of streams whose heads learn by least squares from the row whose targets it
-    completes; not of those that miss a target, nor of any where a head cannot be solved."""
+    completes; not of those that miss a target, or whose head cannot be solved.
+
+    The sums of least squares move on where they lie: copying them takes longer than all else. So a stream is
+    left half done where Ctrl-C ends this, and `Streams` goes on no more."""
     network = learners[0].network
     held = [learner.memory.held for learner in learners]
     level, scale, values = (np.stack([one[name][0] for one in held]) for name in ("level", "scale", "values"))
@@ -105,33 +108,31 @@ def _follow(learners: Sequence[StreamLearner], row: _Row) -> dict[int, np.ndarra
     new = row.rows[:, None, : network.shape.targets]
     future = np.concatenate([targets, new], 1)[:, : network.shape.horizon]
     y = network.to_lanes(relative(future, level, scale)).astype(values.dtype)  # (N, L, O)
-    known = np.flatnonzero(~np.isnan(y).any((1, 2))).tolist()
-    if not known:
+    known = np.flatnonzero(~np.isnan(y).any((1, 2)))
+    kernel = native.kernel()
+    if not len(known) or isinstance(kernel, str):
         return {}
-    learners, row = [learners[place] for place in known], row.some(known)
-    rules = [learner.rule for learner in learners if isinstance(learner.rule, LeastSquares)]
-    z = np.ones((len(known), network.lanes, 1, values.shape[-1] + 1))
-    z[..., 0, :-1] = values[known]
-    gram, moment, prior = (
-        np.stack([getattr(rule, name) for rule in rules]) for name in ("gram", "moment", "prior")
-    )
-    gram, moment = added(gram, moment, z, z, y[known, :, None].astype(np.float64), rules[0].forgetting)
-    if (columns := solved(gram, moment, prior, rules[0].ridge)) is None:
-        return {}
-    both = columns.swapaxes(-1, -2).astype(values.dtype)  # (N, L, O, F + 1)
+    rules = [rule for learner in learners if isinstance(rule := learner.rule, LeastSquares)]
+    z = np.ones((len(known), network.lanes, values.shape[-1] + 1))
+    z[..., :-1] = values[known]
+    some = [rules[place] for place in known.tolist()]
+    sums = [rule.gram for rule in some], [rule.moment for rule in some], [rule.prior for rule in some]
+    columns, solved = kernel.follow(z, y[known], *sums, rules[0].forgetting, rules[0].ridge)
+    places = known[solved].tolist()
+    both = columns[solved].swapaxes(-1, -2).astype(values.dtype)  # (N, L, O, F + 1)
     weights, biases = np.ascontiguousarray(both[..., :-1]), both[..., -1]
-    kept = {"rows": row.rows, "targets": new[known, 0], **row.read._asdict()}
-    for k, (learner, rule, state) in enumerate(zip(learners, rules, row.states, strict=True)):
-        rule.gram, rule.moment = gram[k].copy(), moment[k].copy()
-        head = HeadArrays(learner.network.head)
+    learners, row = [learners[place] for place in places], row.some(places)
+    kept = row.rows, new[places, 0], *row.read
+    for k, (learner, state) in enumerate(zip(learners, row.states, strict=True)):
+        head = learner.head.current()
         head.weight[...], head.bias[...] = weights[k], biases[k]
         head.write()
-        learner.memory.pass_on({name: value[k] for name, value in kept.items()})
+        learner.memory.pass_on([value[k] for value in kept])
         learner.reader.move(state)
         learner.row += 1
         learner.learnt += 1
     found = _predictions(learners[0], row.read, weights, biases)
-    return {known[place]: prediction for place, prediction in found.items()}
+    return {places[k]: prediction for k, prediction in found.items()}
 
 
 def _predictions(

@@ -102,8 +102,8 @@ class Contract(ABC):
     @GAPS
     def test_a_padded_row_is_the_row_alone(self, backend: str, hidden_dim: int, missing: bool) -> None:
         """Values and gradients, with NaN in the padding, which is not what was not observed."""
-        module, lengths = self.trained(backend, hidden_dim=hidden_dim, missing=missing), [21, 1, 12]
-        x = inputs(3, 21, missing)
+        module, lengths = self.trained(backend, hidden_dim=hidden_dim, missing=missing), [21, 0, 1, 12]
+        x = inputs(4, 21, missing)
         for row, length in enumerate(lengths):
             x[row, length:] = torch.nan
         x.requires_grad_()
@@ -136,8 +136,8 @@ class Contract(ABC):
         for name in (backend, "reference"):
             torch.manual_seed(3)
             module = self.trained(name, hidden_dim=hidden_dim, missing=missing)
-            x = inputs(4, 33, missing).requires_grad_()
-            result = self.traced(module, x, torch.tensor([33, 1, 20, 7]))
+            x = inputs(5, 33, missing).requires_grad_()
+            result = self.traced(module, x, torch.tensor([33, 1, 0, 20, 7]))
             parts = tensors(result).values()
             sum((part * torch.randn(part.shape, dtype=F64)).sum() for part in parts).backward()
             results.append([*tensors(result).values(), x.grad, *(p.grad for p in module.parameters())])

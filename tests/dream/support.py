@@ -32,9 +32,9 @@ def small(**knobs: Any) -> DREAMConfig:
 CPU_BACKENDS = [
     name
     for name, backend in BACKENDS.items()
-    if name in ("cpu", "reference") or backend.refusal(torch.zeros(1, 1, 3), small()) is None
+    if name in ("cpu", "reference") or backend.refusal(torch.zeros(1, 1, 3, dtype=F64), small()) is None
 ]
-"""Backends that serve tensors on the CPU: those of another device refuse them."""
+"""Backends that serve float64 on the CPU, in which results are compared; those of other devices refuse it."""
 
 
 def random_params(config: DREAMConfig, seed: int = 0, dtype: torch.dtype = F64) -> DREAMParams:

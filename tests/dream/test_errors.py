@@ -73,7 +73,12 @@ def spans(value: float) -> Tensor:
 X_SHAPE = r"`x` must be \(batch, time, 3\).*; got "
 # name: (error, arguments, argument-expected-got, remedy)
 CASES: dict[str, tuple[type[DREAMError], dict[str, Any], str, str]] = {
-    "2 dimensions": (ShapeError, dict(x=good(N, 3)), X_SHAPE + r"\(4, 3\)\.", r"x\.unsqueeze\(1\)"),
+    "no batch, many states": (
+        StateError,
+        dict(x=good(N, 3), state=fresh(N)),
+        r"`state` must be of 1 sample where `x` has no batch axis; got 4, and `x` \(4, 3\)",
+        r"x\.unsqueeze\(1\)",
+    ),
     "1 dimension": (ShapeError, dict(x=good(3)), X_SHAPE + r"\(3,\)\.", r"[Bb]atch comes first"),
     "4 dimensions": (
         ShapeError,
@@ -82,13 +87,6 @@ CASES: dict[str, tuple[type[DREAMError], dict[str, Any], str, str]] = {
         r"[Bb]atch comes first",
     ),
     "features": (ShapeError, dict(x=good(N, T, 5)), X_SHAPE + r"\(4, 6, 5\)", r"input_dim=5"),
-    "no time": (ShapeError, dict(x=good(N, 0, 3)), X_SHAPE + r"\(4, 0, 3\).*time is 0", r"Skip|Drop|Give"),
-    "no batch": (
-        ShapeError,
-        dict(x=good(0, T, 3)),
-        X_SHAPE + r"\(0, 6, 3\).*batch is 0",
-        r"Skip empty batches",
-    ),
     "integers": (
         DataError,
         dict(x=torch.ones(N, T, 3).long()),
@@ -120,22 +118,16 @@ CASES: dict[str, tuple[type[DREAMError], dict[str, Any], str, str]] = {
         r"x\.to\(",
     ),
     "device": (DataError, dict(x=good().to("meta")), r"`x` must be on .*cpu; got meta", r"x\.to\('cpu'\)"),
-    "lengths 0": (
-        DataError,
-        dict(lengths=torch.tensor([6, 0, 1, 1])),
-        r"`lengths` must lie between 1 and 6.*; got 0",
-        r"Drop empty rows",
-    ),
     "lengths below": (
         DataError,
-        dict(lengths=torch.tensor([6, 1, -2, 1])),
-        r"`lengths` must lie between 1 and 6.*; got -2",
-        r"Drop",
+        dict(lengths=torch.tensor([6, 0, -2, 1])),
+        r"`lengths` must lie between 0 and 6.*; got -2",
+        r"Count the valid steps",
     ),
     "lengths above": (
         DataError,
         dict(lengths=torch.tensor([6, 7, 1, 1])),
-        r"`lengths` must lie between 1 and 6.*; got 7",
+        r"`lengths` must lie between 0 and 6.*; got 7",
         r"pad `x`",
     ),
     "lengths shape": (
@@ -283,12 +275,6 @@ STEPS: dict[str, tuple[type[DREAMError], dict[str, Any], str, str]] = {
         r"Remove the time axis",
     ),
     "features": (ShapeError, dict(x=good(N, 2)), r"`x` must be \(batch, 3\); got \(4, 2\)", r"input_dim=2"),
-    "no batch": (
-        ShapeError,
-        dict(x=good(0, 3)),
-        r"`x` must be \(batch, 3\).*; got \(0, 3\)",
-        r"Skip empty batches",
-    ),
     "integers": (
         DataError,
         dict(x=torch.ones(N, 3).long()),
@@ -366,5 +352,5 @@ def test_checking_values_can_be_switched_off() -> None:
         assert output[2, 4:].isnan().all()
         assert output[:2].isfinite().all()
         with pytest.raises(ShapeError):  # shapes are checked all the same
-            module(good(N, 3))
+            module(good(3))
     assert DREAMCell(small(), check_inputs=False).forward_sequence(bad)[0].isnan().any()

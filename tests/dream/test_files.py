@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import ast
+import json
+import math
 import os
 import threading
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 
 from dream.errors import CheckpointError
@@ -15,6 +20,7 @@ from dream.files import (
     extended,
     inside,
     is_name,
+    json_text,
     lines,
     opened,
     read_bytes,
@@ -106,6 +112,46 @@ def test_json_is_read(tmp_path: Path) -> None:
     (tmp_path / "link.json").symlink_to("a.json")
     with pytest.raises(CheckpointError, match="it is a link"):
         read_json(tmp_path / "link.json")
+
+
+def strict(text: str) -> Any:
+    """JSON as browsers and jq read it, without NaN and Infinity."""
+
+    def refuse(word: str) -> None:
+        raise AssertionError(f"{word} is no JSON: {text}")
+
+    return json.loads(text, parse_constant=refuse)
+
+
+def test_numbers_that_json_does_not_have_are_words() -> None:
+    content = {
+        "a": [math.nan, (math.inf, 1.5)],
+        "b": {"c": -math.inf, "d": None, "e": True, "f": np.float64("inf")},
+    }
+    told = {"a": ["nan", ["inf", 1.5]], "b": {"c": "-inf", "d": None, "e": True, "f": "inf"}}
+    assert strict(json_text(content)) == strict(json_text(content, indent=2)) == told
+
+
+def test_no_json_is_written_with_numbers_that_json_does_not_have() -> None:
+    """Every call of json.dump and json.dumps in the packages says so."""
+    calls = [
+        (path.name, node.lineno, node)
+        for package in ("dream", "lightning_modules", "experiments")
+        for path in (Path(__file__).parents[2] / package).rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Call)
+        and isinstance(node.func, ast.Attribute)
+        and node.func.attr in ("dump", "dumps")
+        and isinstance(node.func.value, ast.Name)
+        and node.func.value.id == "json"
+    ]
+    assert len(calls) > 10
+    lax = [
+        f"{name}:{line}"
+        for name, line, call in calls
+        if not any(word.arg == "allow_nan" and ast.unparse(word.value) == "False" for word in call.keywords)
+    ]
+    assert lax == []
 
 
 def test_what_is_extended_is_a_regular_file_and_no_link(tmp_path: Path) -> None:

@@ -28,13 +28,22 @@ def forecaster() -> ForecastingModule:
 
 def detector() -> AnomalyModule:
     module = AnomalyModule()
-    module.thresholds = {"pump": 0.4}
+    module.thresholds, module.training_rows = {"pump": 0.4}, {"pump": 120}
+    module.core.plasticity_enabled = False
     return module
+
+
+def still() -> DREAMStack:
+    """A stack of whose layers the second does not learn."""
+    stack = DREAMStack(3, [5, 4], 2)
+    stack.layers[1].plasticity_enabled = False
+    return stack
 
 
 MODULES: dict[str, Any] = {
     "layer": lambda: DREAM(3, 5, 2, missing=True, base_threshold=0.7).double(),
     "stack": lambda: DREAMStack(3, [5, 4], 2, dropout=0.2, check_inputs=False),
+    "still": still,
     "forecaster": forecaster,
     "detector": detector,
 }
@@ -49,6 +58,10 @@ def test_a_folder_holds_all_of_it(name: str, tmp_path: Path) -> None:
     again = type(module).from_pretrained(tmp_path / "new" / "folder")
     assert torch.equal(torch.get_rng_state(), before)
     assert again._settings() == module._settings()
+    cells, others = again._cells_by_name(), module._cells_by_name()
+    assert [one.plasticity_enabled for one in cells.values()] == [
+        one.plasticity_enabled for one in others.values()
+    ]
     assert_same([*again.state_dict().values()], [*module.state_dict().values()])
     assert not again.training
     assert [one.requires_grad for one in again.parameters()] == [p.requires_grad for p in module.parameters()]

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import math
+from typing import Any
+
 import pytest
 import torch
 
-from dream.numerics import logit, norm, orthonormal, shrinkage
-from tests.dream.support import F32, F64
+from dream import DREAM
+from dream.numerics import logit, norm, orthonormal, root, shrinkage
+from tests.dream.support import F32, F64, leaves
 
 DTYPES = pytest.mark.parametrize("dtype", [F32, F64])
 
@@ -23,6 +27,13 @@ def test_shrinkage(dtype: torch.dtype) -> None:
     assert (norm.grad == 0).all()
     free = torch.tensor([2.5, 7.0], dtype=F64, requires_grad=True)
     assert torch.autograd.gradcheck(lambda n: shrinkage(n, 2.0, 0.3), free)
+
+
+def test_root_has_derivatives_of_every_order_at_zero_too() -> None:
+    x = torch.tensor([0.0, 4.0], dtype=F64, requires_grad=True)
+    (slope,) = torch.autograd.grad(root(x).sum(), x, create_graph=True)
+    (bend,) = torch.autograd.grad(slope.sum(), x)
+    assert (root(x).tolist(), slope.tolist(), bend.tolist()) == ([0.0, 2.0], [0.0, 0.25], [0.0, -1 / 32])
 
 
 def test_norm_has_derivatives_of_every_order_at_zero_too() -> None:
@@ -74,3 +85,35 @@ def test_orthonormal_in_half_precision(half: torch.dtype) -> None:
     Q = orthonormal(matrix)
     assert Q.dtype == half
     torch.testing.assert_close(Q, orthonormal(matrix.float()).to(half))
+
+
+ROOTS = [
+    dict(),
+    dict(base_plasticity=0.0),
+    dict(ltc_enabled=False),
+    dict(ltc_surprise_scale=0.0),
+    dict(forgetting_rate=0.0, sleep_rate=0.05, min_surprise_for_sleep=0.0),
+    dict(kappa=1.0, target_norm=1e-3),
+]
+
+
+@pytest.mark.parametrize("knobs", ROOTS, ids=lambda knobs: "+".join(knobs) or "defaults")
+@pytest.mark.parametrize("value", [None, 0.0, 1.0, math.nan], ids=["any", "zero", "constant", "unobserved"])
+def test_second_derivatives_where_roots_norms_and_divisors_are_exactly_0(
+    value: float | None, knobs: dict[str, Any]
+) -> None:
+    """U is 0 for the first two steps of a fresh cell, as h = 0 has the key 0; error_var at rest."""
+    layer = DREAM(3, 5, 2, backend="reference", missing=True, **knobs).double().eval()
+    state = layer.init_state(2)
+    state.error_var[1] = 0.0
+    x = torch.randn(2, 6, 3, dtype=F64) if value is None else torch.full((2, 6, 3), value, dtype=F64)
+    starts = leaves(x, state.h, state.U, torch.ones(2, 6, dtype=F64))
+    x, state.h, state.U, spans = starts
+    output, trace, new = layer.trace(x, state, torch.tensor([6, 3]), timespans=spans)
+    loss = output.sum() + trace.prediction.square().sum() + new.U.square().sum()
+    weights = [parameter for parameter in layer.parameters() if parameter.requires_grad]
+    slopes = torch.autograd.grad(loss, [*starts, *weights], create_graph=True)
+    sum(slope.square().sum() for slope in slopes).backward()
+    for slope, leaf in zip(slopes, [*starts, *weights], strict=True):
+        assert slope.isfinite().all()
+        assert leaf.grad.isfinite().all()

@@ -59,7 +59,7 @@ FLAGS = [
     (["--model.config.rank=abc"], "`model.config.rank` must be a whole number; got abc."),
     (["--model.config.rnk=8"], "`model.config.rnk` is not a setting. Did you mean `model.config.rank`?"),
     (["--model.config.kappa=1.5"], "`model.config.kappa` must be at most 1; got 1.5."),
-    (["--model.patch=7"], "`model.patch` must be a divisor of look_back, 96; got 7."),
+    (["--model.patch=7"], "`model.patch` must be a divisor of look_back, 96, such as 12; got 7."),
     (["--model.pach=7"], "`model.pach` is not a setting. Did you mean `model.patch`?"),
     (["--model.normalization=batch"], "`model.normalization` must be"),
     (
@@ -95,7 +95,7 @@ FLAGS = [
     ),
     (["--seed=-1"], "`seed` must lie between 0 and 4294967295; got -1."),
     (["--modle.patch=4"], "`modle.patch` is not a setting. Did you mean `model.patch`?"),
-    (["--model.backend=gpu"], "`model.backend` must be auto or cpu or reference; got 'gpu'."),
+    (["--model.backend=gpu"], "`model.backend` must be auto or cpu or triton or reference; got 'gpu'."),
     (["--data.look_back=-3"], "`data.look_back` must be a whole number of at least 1; got -3."),
     (["--data.lookback=3"], "`data.lookback` is not a setting. Did you mean `data.look_back`?"),
     (

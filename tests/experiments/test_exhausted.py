@@ -60,8 +60,8 @@ def test_sizes_beyond_any(
 
 def test_what_lies_highest_above_its_default_is_named_first() -> None:
     sections = {
-        "model": {"class": ForecastingModule, "settings": {"patch": 24, "config": {"hidden_dim": 5120}}},
-        "data": {"class": DriftingLoad, "settings": {"batch_size": 64, "rows": 8000, "timespans": True}},
+        "model": {"class": ForecastingModule, "settings": {"dropout": 0.2, "config": {"hidden_dim": 5120}}},
+        "data": {"class": DriftingLoad, "settings": {"look_back": 192, "rows": 8000, "timespans": True}},
     }
 
     def work() -> None:
@@ -69,8 +69,7 @@ def test_what_lies_highest_above_its_default_is_named_first() -> None:
 
     with pytest.raises(Exception, match=r"it asked for 4096 bytes at once\. Lower what") as found:
         in_memory(work, lambda: sections)
-    assert str(found.value).index("`model.config.hidden_dim`=5120") < str(found.value).index(
-        "`model.patch`=24"
-    )
+    said = str(found.value)
+    assert said.index("`model.config.hidden_dim`=5120") < said.index("`data.look_back`=192")
     with pytest.raises(RuntimeError, match="something else"):
         in_memory(lambda: (_ for _ in ()).throw(RuntimeError("something else")), lambda: sections)

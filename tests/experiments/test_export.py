@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import sys
 from pathlib import Path
@@ -14,6 +15,7 @@ import torch
 from dream import export, sums
 from experiments import export as command
 from experiments.cli import main
+from lightning_modules import AnomalyModule, DREAMAnomalyDetector
 from tests.experiments import test_tomorrow as tomorrow
 from tests.experiments.test_other_files import ROWS, WHOLE
 from tests.soak.export import CLOSE
@@ -79,11 +81,22 @@ def test_an_anomaly_run_goes_on_in_the_file(exported: Any) -> None:
     tomorrow.trained("scores")
     tomorrow.predicted("scores", TODAY, "--learn")
     step = exported("scores")
-    score = read(step, WHOLE.tail(tomorrow.NEW))["score"]
-    wanted = tomorrow.predicted("scores", WHOLE, "--learn")["score"].to_numpy()
-    torch.testing.assert_close(score, torch.tensor(wanted), rtol=0.0, atol=CLOSE)
-    (threshold,) = step.facts["thresholds"].values()
-    assert 0 < threshold < 1
+    rows = WHOLE.copy()
+    rows.loc[ROWS - 9, "a"] += 20
+    found = read(step, rows.tail(tomorrow.NEW))
+    wanted = tomorrow.predicted("scores", rows, "--learn")
+    torch.testing.assert_close(found["score"], torch.tensor(wanted["score"]), rtol=0.0, atol=CLOSE)
+    torch.testing.assert_close(found["threshold"], torch.tensor(wanted["threshold"]))
+    for verdict in ("flag", "alarm"):
+        assert found[verdict].tolist() == wanted[verdict].astype(bool).tolist()
+        assert found[verdict].any()
+    assert step.facts["gaps"] == {"table.csv": 12}
+    module = AnomalyModule.load_from_checkpoint("runs/scores/checkpoints/best.ckpt")
+    module.save_pretrained("shared")
+    flagged = json.loads(Path("runs/scores/results.json").read_text())["results"][module.title]["flagged"]
+    assert f"| {module.title} | {flagged:.4g} |" in Path("shared/README.md").read_text()
+    again = AnomalyModule.from_pretrained("shared")
+    assert DREAMAnomalyDetector.from_run(again, "fresh").threshold == module.thresholds["table.csv"]
 
 
 def test_a_forecaster_of_windows_is_exported(

@@ -4,7 +4,9 @@ hostile."""
 from __future__ import annotations
 
 import json
+import math
 import re
+from collections.abc import Callable
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -12,6 +14,8 @@ from typing import Any
 import pandas as pd
 import pytest
 
+from dream.files import json_text
+from experiments import records
 from experiments.cli import main
 from experiments.report import render
 from experiments.report.charts import Charts
@@ -226,6 +230,28 @@ def test_a_long_run_makes_no_longer_lines() -> None:
     steps = [step for step, _ in series.line]
     assert steps == sorted(steps)
     assert sum(number for *_, number in series.points) == 100_000
+
+
+@pytest.mark.parametrize("written", [json.dumps, json_text], ids=["earlier versions", "this one"])
+def test_numbers_that_json_does_not_have_are_shown(tmp_path: Path, written: Callable[[Any], str]) -> None:
+    results = {"mine": {"ppl": math.inf, "mse": math.nan}, "other": {"ppl": 3.5, "mse": 2.5}}
+    layer = {
+        "surprise_counts": [1, 1],
+        "place": [0, 1],
+        "surprise": [0.5, math.nan],
+        "u_norm": [1.0, math.inf],
+    }
+    files = {
+        "results_json": {**ENDED, "results": results},
+        "layers_json": {"places": "steps", "layers": [layer]},
+    }
+    text = Page(
+        render(made(tmp_path / "run", **{name: written(content) for name, content in files.items()}))
+    ).text
+    assert all(word in text for word in ("inf", "nan", "3.5", "2.5"))
+    assert "damaged" not in text
+    found = records.read(tmp_path / "run" / "results.json", records.Ended)["results"]
+    assert repr(found) == repr(results)
 
 
 @pytest.mark.parametrize("name", ["run_json", "results_json", "metrics_jsonl"])

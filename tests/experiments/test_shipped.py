@@ -16,7 +16,7 @@ from lightning_modules.cores import CoreName
 
 DEFAULTS = (
     *("forecasting", "anomaly", "online", "language", "speech", "speech_recognition"),
-    *("classification", "systems"),
+    *("classification", "classification_steps", "systems"),
 )
 PUBLIC = (
     "etth1",
@@ -45,9 +45,11 @@ def test_it_runs_a_batch(
     monkeypatch.setattr("sys.argv", ["dream"])
     monkeypatch.chdir(tmp_path)
     flags = []
-    if name == "classification_csv":
+    if name in ("classification_csv", "classification_steps_csv"):
         steps = np.arange(600)
-        table = pd.DataFrame({"id": steps // 60, "load": steps % 7, "label": steps % 2})
+        own = steps if name == "classification_steps_csv" else steps // 60
+        ids = "id" if name == "classification_steps_csv" else "unique_id"
+        table = pd.DataFrame({ids: steps // 60, "load": steps % 7, "label": own % 2})
         table.to_csv("steps.csv", index=False)
         flags = ["--data.path=steps.csv"]
     elif name.endswith("_csv"):
@@ -69,11 +71,14 @@ def test_it_runs_a_batch(
 
 
 def write_recordings(folder: Path) -> None:
-    """Twenty noises called low and high, and the table of them."""
+    """Twenty noises called low and high, the table of them, and a folder with one for each word."""
     random, lines = np.random.default_rng(0), ["path,label"]
     for k in range(20):
-        soundfile.write(folder / f"{k}.wav", 0.1 * random.standard_normal(4000), 16000)
-        lines.append(f"{k}.wav,{'low' if k % 2 else 'high'}")
+        word, noise = "low" if k % 2 else "high", 0.1 * random.standard_normal(4000)
+        (folder / "commands" / word).mkdir(parents=True, exist_ok=True)
+        for place in (folder / f"{k}.wav", folder / "commands" / word / f"{k}.flac"):
+            soundfile.write(place, noise, 16000)
+        lines.append(f"{k}.wav,{word}")
     (folder / "recordings.csv").write_text("\n".join(lines))
 
 

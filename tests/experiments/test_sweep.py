@@ -333,8 +333,8 @@ def test_a_wrong_space_is_refused(text: str, message: str, tmp_path: Path) -> No
         (["--space=online"], "-c must name an experiment"),
         (
             ["-c", "online"],
-            "`--space` must be one YAML file, or one of anomaly, classification, forecasting, language, "
-            "online, speech",
+            "`--space` must be one YAML file, or one of anomaly, classification, classification_steps, "
+            "forecasting, language, online, speech",
         ),
         (["-c", "online", "--space=onlin"], "got 'onlin'. Did you mean `online`?"),
         (
@@ -414,6 +414,7 @@ def test_shipped_spaces_keep_to_the_recommended_ranges(name: str) -> None:
         "anomaly",
         "online",
         "classification",
+        "classification_steps",
         "language",
         "speech",
     }

@@ -177,3 +177,23 @@ def test_upper_layers_are_asked_for_what_they_read_and_not_for_easier_inputs() -
 def test_one_layer_has_no_upper_errors() -> None:
     _, traces, _ = build_core("dream", CONFIG).trace(rows())
     assert torch.equal(upper_errors(traces), torch.zeros(3, 12))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_no_steps_and_no_samples_are_no_change(name: str) -> None:
+    """Samples of length 0 beside others, no step at all, and an empty batch."""
+    core, x = build_core(name, CONFIG), rows()
+    _, _, start = core.eval().trace(x)
+    prior = core.state_dict()
+    output, (trace, *_), (state, *_) = core.train().trace(x, start, torch.tensor([0, 5, 0]))
+    equal(state[[0, 2]], start[0][[0, 2]])
+    assert float(output.detach()[[0, 2]].abs().max()) == 0
+    for shape, lengths in (((3, 0), None), ((3, 4), torch.zeros(3, dtype=torch.long)), ((0, 5), None)):
+        core.load_state_dict(prior)
+        before = {key: value.clone() for key, value in prior.items()}
+        some = [one[: shape[0]] for one in start]
+        output, (trace, *_), (state, *_) = core.trace(torch.zeros(*shape, 3), some, lengths)
+        assert output.shape == (*shape, core.output_dim)
+        assert trace.error.shape == (*shape, 3)
+        equal(state, some[0])
+        assert all(torch.equal(value, before[key]) for key, value in core.state_dict().items())

@@ -16,6 +16,7 @@ FORBIDDEN = {
     "data": ROOMS - {"data"},
     "store": ROOMS - {"store"},
     "stream": ROOMS - {"stream", "data"},
+    "labelled": ROOMS - {"labelled", "data"},
     "learners": WINGS - {"anomaly", "forecasting", "online"},
     "run": ROOMS - {"run", "data"},
     **{wing: (WINGS - {wing}) | {"run", "learners", "store"} for wing in WINGS},

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -15,6 +16,7 @@ from torch import Tensor
 
 from dream import DREAMConfig, DREAMState
 from dream.errors import ConfigError
+from experiments import launch
 from lightning_modules import ranks
 from lightning_modules.data import TaskData
 from lightning_modules.data.order import in_order, shuffled
@@ -104,8 +106,15 @@ def test_more_processes_than_streams_are_refused(data: TaskData, name: str) -> N
         among(data, 3, 4).train_dataloader()
 
 
-def test_two_processes_take_the_steps_of_one() -> None:
-    one, two = soak.train_all(double=True), soak.in_processes(2, double=True)
+def test_two_processes_take_the_steps_of_one_also_after_a_stop(tmp_path: Path) -> None:
+    one, two = soak.train_all(double=True), soak.in_processes(2, double=True, stopped_in=tmp_path)
+    whole, alone = one[soak.STREAMS], soak.train(soak.STREAMS, True, stopped_in=tmp_path, resumes=True)
+    assert 0 < soak.STOP < len(whole.gradients) // soak.EPOCHS
+    for trace in (two.pop(soak.RESUMED), alone):
+        # not that of float64: the Trainer loads weights before it makes them double
+        rest = whole._replace(gradients=whole.gradients[soak.STOP :])
+        assert soak.difference(rest, trace) < soak.LIMITS["float32"]
+        assert torch.allclose(whole.weights, trace.weights, rtol=0, atol=1e-6)
     assert two.keys() == one.keys() | {name + soak.OWN for name in one}
     for name, trace in two.items():
         alone = one[name.removesuffix(soak.OWN)]
@@ -117,21 +126,17 @@ def test_two_processes_take_the_steps_of_one() -> None:
         np.testing.assert_allclose(ours, theirs, rtol=1e-6, err_msg=name)
 
 
-def test_a_strategy_that_trains_otherwise_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT"):
-        monkeypatch.delenv(name, raising=False)
+def test_a_strategy_that_trains_otherwise_is_refused(tmp_path: Path) -> None:
     for strategy, message in (
         ("ddp", "`strategy` must be `ddp_find_unused_parameters_true` for this model"),
         (ModelParallelStrategy(process_group_backend="gloo"), "got ModelParallelStrategy"),
     ):
         model, data = soak.anomaly()
         trainer = small_trainer(tmp_path, strategy=strategy, devices=1)
-        try:
+        with launch.variables_kept(), ExitStack() as stack:
+            stack.callback(lambda: dist.is_initialized() and dist.destroy_process_group())
             with pytest.raises(ConfigError, match=message):
                 trainer.fit(model, datamodule=data)
-        finally:
-            if dist.is_initialized():
-                dist.destroy_process_group()
 
 
 def test_batches_that_the_trainer_would_order_are_refused(tmp_path: Path) -> None:

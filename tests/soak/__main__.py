@@ -31,6 +31,7 @@ PARTS = {
     "export_runs": "exported steps of runs forecast and score as the runs do over 10,000 rows",
     "compiled": "a layer that inductor compiles computes what it computes, and learns as it learns",
     "classes": "no setting imports or builds a foreign class",
+    "triton": "the Triton backend passes in the interpreter, and compiles for three targets",
 }
 """Modules of this folder: each has a `main()` that prints figures, returns them as a dictionary, and fails if
 a promise does not hold."""

@@ -27,7 +27,12 @@ FILES = ("replace", "rename", "link", "fsync", "unlink", "truncate", "mkdir", "o
 """Functions of `os` that are counted together at the place ``file``."""
 PROCESSES = multiprocessing.get_context("forkserver")
 PROCESSES.set_forkserver_preload(
-    ["experiments.run", "experiments.serve.web", "lightning_modules.data", "lightning_modules.online.module"]
+    [
+        "experiments.run",
+        "experiments.serve.server",
+        "lightning_modules.data",
+        "lightning_modules.online.module",
+    ]
 )
 
 
@@ -119,7 +124,7 @@ def left(folder: Path) -> dict[str, Any]:
         for path in (saves / "best.ckpt", max(saves.glob("step-*.ckpt")))
     }
     parts = ("state_dict", "optimizer_states", "lr_schedulers", "carried", "loops", "progress")
-    parts += ("epoch", "global_step", "stream")
+    parts += ("epoch", "global_step", "streams")
     return {
         "checkpoints": {name: {part: content[part] for part in parts} for name, content in held.items()},
         "metrics": (folder / "metrics.jsonl").read_text().splitlines(),

@@ -26,6 +26,7 @@ from typing import Any, NamedTuple
 import lightning as L
 import numpy as np
 import torch
+from lightning.pytorch.utilities.exceptions import SIGTERMException
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor
@@ -40,11 +41,12 @@ from lightning_modules import (
     ForecastingModule,
     LanguageModule,
     OnlineModule,
+    SequenceModule,
     SpeechModule,
 )
 from lightning_modules.anomaly import AnomalyData, AnomalyShape, AnomalyStream
 from lightning_modules.base import TaskModule
-from lightning_modules.classification import GaussianClasses
+from lightning_modules.classification import GaussianClasses, Motions
 from lightning_modules.data import TaskData
 from lightning_modules.data.series import Series
 from lightning_modules.forecasting import DriftingLoad
@@ -52,6 +54,9 @@ from lightning_modules.forecasting.systems import SystemsData, SystemsModule
 from lightning_modules.language import LanguageData
 from lightning_modules.language.data import Text
 from lightning_modules.online import DriftingStream
+from lightning_modules.run import checkpoints
+from lightning_modules.run.loops import make_resumable
+from lightning_modules.run.saving import SaveProgress
 from lightning_modules.speech import ToneWords
 from lightning_modules.stream import Reading
 from tests.experiments.support import DREAM, ENVIRONMENT, SMALL, start
@@ -131,16 +136,27 @@ def classification() -> tuple[TaskModule, TaskData]:
     return ClassificationModule.for_data(data, config=CONFIG), data
 
 
+def sequences() -> tuple[TaskModule, TaskData]:
+    """Whole sequences: 19 of unequal length in batches of 5."""
+    data = Motions(people=5, takes=1, validation=0.3, batch_size=5)
+    return SequenceModule.for_data(data, config=CONFIG, dropout=0.0, noise=0.0), data
+
+
 def systems() -> tuple[TaskModule, TaskData]:
     """Driven systems: 17 sequences in batches of 5."""
     data = SystemsData(steps=20, ahead=[1, 3], systems=17, validation_systems=7, skip=4, batch_size=5)
     return SystemsModule.for_data(data, config=CONFIG), data
 
 
+STREAMS = "forecasting, streams"
+"""Case that is stopped after `STOP` steps and goes on."""
+STOP = 2
+RESUMED = f"{STREAMS}, stopped and resumed"
+
 CASES: dict[str, Callable[[], tuple[TaskModule, TaskData]]] = {
     "forecasting, windows": forecasting,
     "forecasting, windows, gradients of 2 batches": forecasting,
-    "forecasting, streams": lambda: forecasting(streams=True, stride=8, rows=300, batch_size=3),
+    STREAMS: lambda: forecasting(streams=True, stride=8, rows=300, batch_size=3),
     "forecasting, streams, GRU": lambda: forecasting(
         streams=True, stride=8, rows=300, batch_size=3, core="gru"
     ),
@@ -148,6 +164,7 @@ CASES: dict[str, Callable[[], tuple[TaskModule, TaskData]]] = {
     "language": language,
     "online": online,
     "classification": classification,
+    "classification, sequences": sequences,
     "systems": systems,
     "speech": speech,
     "speech, strings": lambda: speech(task="recognition", string=[1, 2], batch_size=3),
@@ -188,19 +205,48 @@ def own_trainer(model: TaskModule, **options: Any) -> L.Trainer:
     return L.Trainer(**own, **off, logger=False, reload_dataloaders_every_n_epochs=1, **options)
 
 
-def train(name: str, double: bool, own: bool = False) -> Trace:
-    """Train one of the `CASES`, with the other processes, if any, and maybe by an `own_trainer`."""
+class _Stop(L.Callback):
+    """SIGTERM in step `STOP`."""
+
+    def __init__(self, saving: SaveProgress) -> None:
+        self.saving = saving
+
+    def on_train_batch_start(self, trainer: L.Trainer, *_: Any) -> None:
+        if trainer.global_step == STOP - 1:
+            self.saving.signals.received = signal.SIGTERM
+
+
+def train(
+    name: str, double: bool, own: bool = False, stopped_in: Path | None = None, resumes: bool = False
+) -> Trace:
+    """Train one of the `CASES`, with the other processes, if any.
+
+    Args:
+        name: Name of the case.
+        double: Whether in double precision.
+        own: Whether by an `own_trainer`.
+        stopped_in: Folder with the save of a run that is stopped after `STOP` steps, within an epoch.
+        resumes: Whether to go on from there instead.
+    """
     torch.manual_seed(0)
     model, data = CASES[name]()
-    record = _Record()
+    record, saving = _Record(), SaveProgress(keep=9)
+    saving.folder = stopped_in
+    stopping = [] if stopped_in is None else [saving] if resumes else [saving, _Stop(saving)]
     trainer = (own_trainer if own else quiet_trainer)(
         model,
-        callbacks=[record],
+        callbacks=[record, *stopping],
         max_epochs=EPOCHS,
         accumulate_grad_batches=2 if name.endswith("of 2 batches") else 1,
         precision="64-true" if double else "32-true",
     )
-    trainer.fit(model, datamodule=data)
+    if stopped_in is None:
+        trainer.fit(model, datamodule=data)
+    else:
+        make_resumable(trainer, saving)
+        save = stopped_in / checkpoints.STEP.format(STOP)
+        with saving.signals, suppress(SIGTERMException):
+            trainer.fit(model, datamodule=data, ckpt_path=save if resumes else None, weights_only=resumes)
     weights = torch.cat([value.double().flatten() for value in model.state_dict().values()])
     return Trace(record.gradients, weights, {k: float(v) for k, v in trainer.callback_metrics.items()})
 
@@ -213,14 +259,17 @@ def train_all(double: bool) -> dict[str, Trace]:
     }
 
 
-def in_processes(count: int, double: bool) -> dict[str, Trace]:
+def in_processes(count: int, double: bool, stopped_in: Path | None = None) -> dict[str, Trace]:
     """Run `train_all` in `count` processes of one thread on this host, by gloo; return the traces of rank 0.
+
+    With a folder for its save, `STREAMS` is also stopped and goes on; the trace `RESUMED` begins there.
 
     With more threads the initial weights, which are orthogonalised, would differ in the last digits.
     """
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "traces.pt"
         command = ["-m", "tests.soak.ranks", f"--out={out}", *["--double"] * double]
+        command += [] if stopped_in is None else [f"--stopped-in={stopped_in}"]
         start, environment = [*TORCHRUN, f"--nproc-per-node={count}"], {**os.environ, "OMP_NUM_THREADS": "1"}
         done = subprocess.run(
             [*start, *command], env=environment, capture_output=True, text=True, timeout=300
@@ -361,12 +410,16 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
     parser = argparse.ArgumentParser(prog="python -m tests.soak.ranks", description=__doc__.split("\n\n")[0])
     parser.add_argument("--out", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--double", action="store_true", help=argparse.SUPPRESS)
+    parser.add_argument("--stopped-in", type=Path, help=argparse.SUPPRESS)
     arguments = parser.parse_args(argv)
     if arguments.out:
         launch.end_with_parent(for_good=True)
-        traces = {name: tuple(trace) for name, trace in train_all(arguments.double).items()}
+        traces = train_all(arguments.double)
+        if (folder := arguments.stopped_in) is not None:
+            train(STREAMS, arguments.double, stopped_in=folder)
+            traces[RESUMED] = train(STREAMS, arguments.double, stopped_in=folder, resumes=True)
         if launch.is_first():
-            torch.save(traces, arguments.out)
+            torch.save({name: tuple(trace) for name, trace in traces.items()}, arguments.out)
         return {}
     console = Console()
     figures: dict[str, Any] = {"difference of gradients": {}, "killed": {}}

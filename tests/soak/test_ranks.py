@@ -97,9 +97,10 @@ def test_a_comparison_starts_its_own_processes(monkeypatch: pytest.MonkeyPatch) 
 def test_a_run_leaves_the_environment_as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MASTER_PORT", "1")
     monkeypatch.delenv("LOCAL_RANK", raising=False)
-    leave = launch.leaving()
-    monkeypatch.setenv("MASTER_PORT", "2")
-    monkeypatch.setenv("LOCAL_RANK", "0")
-    leave()
+    monkeypatch.delenv("PL_GLOBAL_SEED", raising=False)
+    with launch.variables_kept():
+        monkeypatch.setenv("MASTER_PORT", "2")
+        monkeypatch.setenv("LOCAL_RANK", "0")
+        monkeypatch.setenv("PL_GLOBAL_SEED", "7")  # or the next processes would order their data by it
     assert os.environ["MASTER_PORT"] == "1"
-    assert "LOCAL_RANK" not in os.environ
+    assert not {"LOCAL_RANK", "PL_GLOBAL_SEED"} & os.environ.keys()

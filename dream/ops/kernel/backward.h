@@ -91,7 +91,7 @@ class Backward {
     void run() {
         long longest = 0;
         for (int n = 0; n < samples; ++n) longest = std::max(longest, begin(n));
-        for (long segment = (longest - 1) / s.every; segment >= 0; --segment) {
+        for (long segment = (longest + s.every - 1) / s.every - 1; segment >= 0; --segment) {
             start = segment * s.every;
             end = std::min(start + s.every, longest);
             for (int n = 0; n < samples && s.plastic; ++n) restore(n, segment);

@@ -6,9 +6,10 @@
 #include <vector>
 
 #include "backward.h"
+#include "foretell.h"
 #include "forward.h"
 #include "head.h"
-#include "tail.h"
+#include "scores.h"
 
 using Team = void (*)(void (*)(void*), void*, unsigned, unsigned);
 
@@ -55,7 +56,7 @@ int run(const Scan<T>& s, const Weights& weights, int64_t shares, Team team, Com
 
 template <class T>
 int64_t shares_of(const Scan<T>& s) {
-    return std::min<int64_t>(s.threads, Blocks<T>(s).count);
+    return std::clamp<int64_t>(Blocks<T>(s).count, 1, s.threads);
 }
 
 template <class T, template <class> class Matrix>
@@ -115,11 +116,33 @@ int dream_solve_f64(int64_t count, int64_t n, int64_t o, const double* gram, con
         if (!solve(n, o, gram + k * n * n, moment + k * n * o, prior + k * n * o, ridge, work, x + k * n * o)) return 1;
     return 0;
 }
-// `count` sums, see `add`.
-void dream_add_f64(int64_t count, int64_t n, int64_t o, double discount, const double* z, const double* y, const double* gram,
-                   const double* moment, double* gram_, double* moment_) {
-    for (int64_t k = 0; k < count; ++k)
-        add(n, o, discount, z + k * n, y + k * o, gram + k * n * n, moment + k * n * o, gram_ + k * n * n, moment_ + k * n * o);
+// One row more of each of `streams` streams, of `lanes` heads each: their sums, at the addresses `gram` and `moment`, move on where
+// `solved` says that there are weights, x (streams, lanes, n, o).
+void dream_follow_f64(int64_t streams, int64_t lanes, int64_t n, int64_t o, double discount, double ridge, const double* z,
+                      const double* y, double* const* gram, double* const* moment, const double* const* prior, double* x,
+                      uint8_t* solved, double* work) {
+    const Follower head{n, o, discount, ridge};
+    for (int64_t k = 0; k < streams; ++k, z += lanes * n, y += lanes * o, x += lanes * n * o) {
+        solved[k] = 1;
+        for (int64_t l = 0; l < lanes; ++l)
+            solved[k] &= head.weights(z + l * n, y + l * o, gram[k] + l * n * n, moment[k] + l * n * o, prior[k] + l * n * o, work,
+                                      x + l * n * o);
+        for (int64_t l = 0; l < lanes && solved[k]; ++l)
+            head.add(z + l * n, y + l * o, gram[k] + l * n * n, moment[k] + l * n * o);
+    }
+}
+// Predictions (lanes, rows, o) of `lanes` heads, see `Foreteller`: 0, 1 where there are none, 2 where memory was short.
+int dream_foretell_f64(int64_t lanes, int64_t rows, int64_t n, int64_t o, int64_t lag, double discount, double ridge, const double* z,
+                       const uint8_t* learns, const double* y, double* gram, double* moment, const double* prior,
+                       double* predicted) try {
+    for (int64_t l = 0; l < lanes; ++l) {
+        Foreteller head(n, o, lag, discount, ridge, z + l * (rows + lag) * n, learns + l * rows, y + l * rows * o, gram + l * n * n,
+                        moment + l * n * o, prior + l * n * o);
+        if (!head.run(rows, predicted + l * rows * o)) return 1;
+    }
+    return 0;
+} catch (const std::exception&) {
+    return 2;
 }
 void dream_descend_f32(int64_t windows, const int64_t* starts, const int64_t* stops, int64_t steps, int64_t f, int64_t o,
                        double lr, const float* values, const int64_t* classes, float* weight, float* bias, float* slopes) {
@@ -129,8 +152,24 @@ void dream_descend_f64(int64_t windows, const int64_t* starts, const int64_t* st
                        double lr, const double* values, const int64_t* classes, double* weight, double* bias, double* slopes) {
     descend(windows, starts, stops, steps, f, o, lr, values, classes, weight, bias, slopes);
 }
-void dream_excesses_f64(int64_t rows, int64_t k, double most, double clip, const double* excess, const uint8_t* counts,
-                        const double* mean, double* now, double* found) {
-    excesses(rows, k, most, clip, excess, counts, mean, now, found);
+void dream_scale_f64(int64_t rows, int64_t streams, int64_t columns, double memory, double level_limit, double difference_limit,
+                     const uint8_t* learning, const double* values, const double* forecasts, double* number, double* last,
+                     double* level, double* mean, double* var, double* x, double* expected, double* levels) {
+    scores::Scale{rows, streams, columns, memory, level_limit, difference_limit, learning, values, forecasts,
+                  number, last, level, mean, var, x, expected, levels}
+        .run();
+}
+// 0, or 1 where memory was short.
+int dream_score_f64(int64_t rows, int64_t streams, int64_t columns, int64_t kinds, int64_t width, int64_t most, double memory,
+                    const scores::Constants* constants, const int64_t* measures, const uint8_t* learning, const double* x,
+                    const double* prediction, const double* gate, double* burst, double* drift, double* number, double* mean,
+                    double* quantile, double* count, double* sum, double* squares, int64_t* row, const int64_t* gap,
+                    double* recent, double* score, double* alarm, int64_t* cause) try {
+    scores::Score{rows, streams, columns, kinds, width, most, memory, constants, measures, learning, x, prediction, gate,
+                  burst, drift, number, mean, quantile, count, sum, squares, row, gap, recent, score, alarm, cause}
+        .run();
+    return 0;
+} catch (const std::exception&) {
+    return 1;
 }
 }

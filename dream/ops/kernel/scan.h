@@ -65,8 +65,8 @@ constexpr long BLOCK = 8;  // samples, at most
 template <class T>
 struct Blocks {
     explicit Blocks(const Scan<T>& s) {
-        const long rounds = (s.samples + BLOCK * s.threads - 1) / (BLOCK * s.threads);
-        size = (s.samples + s.threads * rounds - 1) / (s.threads * rounds);
+        const long rounds = std::max(1L, long(s.samples + BLOCK * s.threads - 1) / long(BLOCK * s.threads));
+        size = std::max(1L, long(s.samples + s.threads * rounds - 1) / long(s.threads * rounds));
         count = (s.samples + size - 1) / size;
     }
     long size, count;

@@ -22,7 +22,7 @@ import pyarrow
 
 from dream.digests import sha256
 from dream.errors import CheckpointError, DataError
-from dream.files import atomic, read_json, write_atomic
+from dream.files import atomic, json_text, read_json, write_atomic
 from dream.sealed import note, read_note
 from lightning_modules.data.dates import UNKNOWN, Stamps, find_formats, require_order
 from lightning_modules.data.dialect import (
@@ -79,7 +79,7 @@ def stored_table(
     path = check_file(path)
     real = path.resolve()
     stated, dialect = dialect, table_dialect(path, dialect)
-    asked = json.dumps([str(real), time_column, columns, list(covariates), dialect, stamps])
+    asked = json.dumps([str(real), time_column, columns, list(covariates), dialect, stamps], allow_nan=False)
     folder = cache_folder() / "tables" / f"{real.name.partition('.')[0]}-{digest(asked.encode())[:16]}"
     with writing(folder):
         _forget_other(folder, real)
@@ -91,7 +91,8 @@ def stored_table(
     time = np.memmap(folder / "time", dtype="datetime64[ns]", mode="r") if table["time"] else None
     columns, zone, form = tuple(table["columns"]), table["zone"], table["form"]
     dialect = Dialect(*table["dialect"])
-    return StoredSeries(folder, shards, columns, time, str(path), shards[-1].stop, zone, form, dialect)
+    stop = shards[-1].stop
+    return StoredSeries(folder, shards, columns, time, str(path), stop, zone, form, table["time"], dialect)
 
 
 def _made(folder: Path) -> dict[str, Any] | None:
@@ -127,7 +128,7 @@ def _forget_other(folder: Path, path: Path) -> None:
     if {**before, "changed": times} != source:
         for old in [entry for entry in folder.iterdir() if entry.name != "lock"]:
             shutil.rmtree(old) if old.is_dir() and not old.is_symlink() else old.unlink()
-    write_atomic(known, json.dumps(source))
+    write_atomic(known, json_text(source))
 
 
 class _Conversion:
@@ -234,13 +235,19 @@ class _Conversion:
     def _add(self, block: Block, roles: Roles) -> list[bool]:
         """Write a block as a shard; returns which columns hold a value in it."""
         series, written = to_series(block.frame, roles, self.path, self.last)
+        if self.zones and (written is None) != (self.zones[0] is None):
+            raise DataError(
+                f"{self.path}: time column `{roles.time}` must hold times that are all with a zone or all "
+                f"without; from row {block.frame.index[0]} on they are as they were not before. Write all "
+                "with their zone."
+            )
         self.zones.append(written)
         known = (~np.isnan(series.values)).any(axis=0).tolist()
         columns = dict(zip(series.columns, series.values.T, strict=True))
         if roles.time is not None and series.time is not None:
             columns[roles.time] = series.time
             self.last = series.time[-1]
-        facts = json.dumps({"stop": block.stop, "known": known, "time": roles.time, "zone": written})
+        facts = json_text({"stop": block.stop, "known": known, "time": roles.time, "zone": written})
         table = pyarrow.table(columns).replace_schema_metadata({"dream": facts})
         sink = pyarrow.BufferOutputStream()
         with pyarrow.ipc.new_file(sink, table.schema) as writer:

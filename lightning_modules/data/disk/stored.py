@@ -57,7 +57,8 @@ class StoredSeries:
     rows: int
     zone: str | None = None
     form: str | None = None
-    """Zone and format of the time stamps, as those of a `Series`."""
+    time_column: str | None = None
+    """Zone, format and column of the time stamps, as those of a `Series`."""
     dialect: Dialect | None = None
     """How the file is written."""
 
@@ -96,7 +97,7 @@ class StoredSeries:
             if first < last:
                 values = self._load(shard)[first - shard.first : last - shard.first]
                 time = None if self.time is None else self.time[first:last]
-                yield Series(values, self.columns, time, self.source, self.zone, self.form)
+                yield Series(values, self.columns, time, self.source, self.zone, self.form, self.time_column)
 
     def _load(self, shard: TableShard) -> np.ndarray:
         """The values of a shard, (rows, D)."""

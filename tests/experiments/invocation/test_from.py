@@ -93,6 +93,12 @@ def test_latest_is_the_newest_run_with_a_checkpoint(capsys: pytest.CaptureFixtur
     assert "note: latest is runs/b." in capsys.readouterr().err
     assert main(["report", "latest"]) == 0  # what was predicted has no checkpoint
     assert "runs/b/report.html" in capsys.readouterr().out
+    command = json.loads(Path("runs/b/run.json").read_text())["command"]
+    words = [word for word in command if not word.startswith("--run.name")]
+    assert main([*words, "--run.name=latest", "--resume"]) == 0
+    assert "the run in runs/b has ended" in capsys.readouterr().out
+    said = refusal(capsys, *words, "--run.name=latest")
+    assert "`run.name` must be another than latest" in said
     said = refusal(capsys, "test", "--ckpt_path", "latest", "--run.folder=elsewhere")
     assert "`latest` means the newest run in `run.folder` with a checkpoint; elsewhere holds none." in said
     assert not list(Path("runs").glob("latest*"))

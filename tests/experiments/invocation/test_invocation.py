@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from collections import Counter
 from collections.abc import Iterator
@@ -14,6 +15,7 @@ import yaml
 
 from dream.errors import ConfigError
 from experiments.cli import main
+from experiments.invocation import configs
 from experiments.invocation.arguments import Invocation
 from tests.experiments.support import SMALL
 
@@ -126,3 +128,13 @@ def test_a_flag_without_its_value() -> None:
     for flag in ("--preset", "--ckpt_path"):
         with pytest.raises(ConfigError, match=f"`{flag}` must be followed by a value; got none."):
             Invocation.parse(["fit", "-c", "forecasting", flag]).words()
+
+
+@pytest.mark.parametrize(
+    "value", [math.inf, [1.5, -math.inf], {"a": [math.inf, "1e-3", None, True]}, 0.25, "a: b"]
+)
+def test_a_value_as_a_flag_is_read_as_that_value(value: Any) -> None:
+    """Infinity, which JSON does not have, too."""
+    text = configs.flag_text(value)
+    assert "\n" not in text
+    assert text == value if isinstance(value, str) else configs.parse(text) == value

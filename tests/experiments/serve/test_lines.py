@@ -2,22 +2,29 @@
 
 from __future__ import annotations
 
+import asyncio
+import errno
 import io
 import json
 import os
+import random
 import signal
+import sys
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from threading import Thread
 from typing import Any
 
 import pytest
+from starlette.requests import Request
 
 from dream.errors import CheckpointError
 from experiments.cli import main
 from experiments.serve.batches import Batches, BusyError
 from experiments.serve.lines import serve_lines
-from experiments.serve.service import Service, asked
+from experiments.serve.service import Asked, Service, asked
+from experiments.serve.web import Limits, _answered, make_app
 from lightning_modules.learners import (
     DREAMAnomalyDetector,
     DREAMClassifier,
@@ -25,6 +32,7 @@ from lightning_modules.learners import (
     DREAMRegressor,
     Streams,
 )
+from tests.experiments.support import in_fork
 from tests.soak.service import trained
 
 Answers = list[dict[str, Any]]
@@ -74,6 +82,11 @@ def test_every_line_has_its_answer_in_order(tmp_path: Path) -> None:
         ('{"key": "a", "sec": 1}', "Did you mean `seq`?"),
         ('{"key": "a", "seq": 0}', "`seq` must be a whole number from 1"),
         ('{"key": "a", "seq": true}', "`seq` must be a whole number from 1"),
+        ('{"key": "a", "seq": 1.0}', "`seq` must be a whole number from 1"),
+        ('{"key": "a", "seq": NaN}', "`seq` must be a whole number from 1"),
+        ('{"key": "\\ud800"}', "a text that UTF-8 can hold"),
+        ('{"key": "a", "x": {"u": 1%s}}' % ("0" * 400), "must be a finite number"),
+        ('{"key": "a", "x": {"u": {"u": 1}}}', "must be a finite number"),
         ('{"key": "%s"}' % ("a" * 1001), "at most 1000 characters"),
         ('{"key": "a", "x": {"w": 1}}', "`w` is none"),
         ('{"%s": 1}' % ("w" * 999), f"`{'w' * 100}...` is none"),
@@ -141,8 +154,96 @@ def test_a_disk_that_refuses_is_told_and_tried_again(
             assert [one["flushed"] for one in service.answer([row, row])] == [0, 0]
         assert (service.failure, service.failures) == ("the disk is full.", 1)
         assert "the next flush is tried" in capsys.readouterr().err
-        assert [one["flushed"] for one in service.answer([row])] == [3]
+        assert [one["flushed"] for one in service.answer([row])] == [0]
+        service.next_flush = 0.0
+        assert [one["flushed"] for one in service.answer([row])] == [4]
         assert service.failure is None
+
+
+def status(service: Service, row: Asked) -> int:
+    """Status of an answer over HTTP."""
+
+    async def receive() -> dict[str, Any]:
+        return {"type": "http.request", "body": json.dumps({"key": row.key, "x": row.x}).encode()}
+
+    batches = Batches(service, 10)
+    request = Request({"type": "http", "method": "POST", "headers": []}, receive)
+    found = asyncio.run(_answered(request, row.operation, batches, Limits(1000, 10, 10.0)))
+    batches.stop()
+    return found.status_code
+
+
+def test_a_full_disk_refuses_the_rows_that_need_room_and_loses_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(path: Path, content: bytes) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device", str(path))
+
+    model, draw = trained(), random.Random(0)
+    calm = Service(Streams(model), 0.5, 1000)
+    with Streams(model, tmp_path, most=2) as streams:
+        assert streams.store is not None
+        streams.store.memory = streams.store.shard_size = 1  # or the store takes some streams all the same
+        service = Service(streams, 0.5, 1000)
+        waiting: list[Asked] = []
+        done: Counter[str] = Counter()
+        for place in range(60):
+            waiting.append(asked("learn", {"key": draw.choice("abcde"), "x": {"u": draw.random(), "v": 1.0}}))
+            with monkeypatch.context() as patch:
+                if is_full := 15 <= place < 45:
+                    patch.setattr("dream.sealed.write_atomic", refuse)
+                (answer,) = service.answer(waiting[:1])
+                if "error" not in answer:
+                    (row,) = waiting[:1]
+                    assert answer["prediction"] == calm.answer([row])[0]["prediction"]
+                    del waiting[0]
+                    done[row.key, is_full] += 1
+                    continue
+                assert is_full
+                assert answer["retry"]
+                assert status(service, waiting[0]) == 503
+                assert "No space left on device" in answer["error"]
+                assert "No space left on device" in (service.trouble or "")
+                with pytest.raises(CheckpointError, match="No space left on device"):
+                    service.drift(waiting[0].key)
+                assert len(streams.held) <= 3
+                waiting.sort(key=lambda row: row.key not in streams.held)  # those in memory go on
+        assert sum(count for (_, is_full), count in done.items() if is_full) > 5
+        left = waiting or [asked("predict", {"key": "a"})]
+        found, wanted = service.answer(left), calm.answer(left)
+        assert [one["prediction"] for one in found] == [one["prediction"] for one in wanted]
+        assert service.trouble is None
+        assert service.counts()["learn", "failed"] > 3
+    with Streams(model, tmp_path) as streams:
+        assert {key: streams.stream(key).seq for key in "abcde"} == {
+            key: calm.streams.stream(key).seq for key in "abcde"
+        }
+
+
+def _serve_into(model: str) -> int:
+    """Serve one line of standard input into a device that is full."""
+    os.dup2(os.open("rows", os.O_RDONLY), 0)
+    sys.stdin = open(0)  # noqa: SIM115 - as long as the process lives
+    os.dup2(os.open("/dev/full", os.O_WRONLY), 1)
+    return main(["serve", model])
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no /dev/full")
+def test_answers_that_cannot_be_written_end_it_with_a_sentence(tmp_path: Path) -> None:
+    trained().save(tmp_path / "model")
+    (tmp_path / "rows").write_text(json.dumps({"key": "a", "x": {"u": 1.0}}) + "\n")
+    done = in_fork(_serve_into, "model", folder=tmp_path)
+    assert done.returncode == 2, done.stderr
+    assert "dream: the output could not be written: No space left on device." in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_help_names_no_default_where_there_is_none(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["serve", "--help"])
+    text = capsys.readouterr().out
+    assert "(default: 10.0)" in text
+    assert "None" not in text
 
 
 def test_sigterm_ends_it_after_the_answers(tmp_path: Path) -> None:
@@ -196,6 +297,11 @@ def test_a_defect_ends_the_thread_of_the_rows_and_is_told(monkeypatch: pytest.Mo
     assert isinstance(batches.defect, ZeroDivisionError)
     with pytest.raises(BusyError, match="it stops"):
         batches.submit([asked("learn", {"key": "a"})])
+    app = make_app(service, batches, Limits(1000, 10, 1.0), None)
+    (health,) = [route.endpoint for route in app.routes if getattr(route, "path", "") == "/health"]
+    found = asyncio.run(health())
+    assert found.status_code == 503
+    assert "ZeroDivisionError" in json.loads(found.body)["error"]
 
 
 def test_rows_that_nobody_waits_for_are_not_learnt() -> None:

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import http.client
 import json
+import resource
 import shutil
 import socket
+import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 from playwright.sync_api import sync_playwright
 
 from dream.errors import ConfigError
-from experiments.serve.web import _bound
+from experiments.serve.server import _bound
+from experiments.serve.service import PAUSE
 from tests.soak import service
 from tests.soak.service import served, trained
 
@@ -78,6 +82,7 @@ def test_a_row_or_a_list_of_rows(address: Address) -> None:
         ("/learn", b'{"key": "\xff"}', 400, "in JSON"),
         ("/learn", b"[" * 15_000, 400, "in JSON"),
         ("/learn", b"7", 400, "must be an object"),
+        ("/learn/", row("one"), 404, "Not Found"),
         ("/learn", b" " * 20_001, 413, "at most 20000 bytes"),
         ("/learn", [row("many")] * 41, 413, "at most 40 rows"),
         ("/score", row("one"), 400, "must be asked to predict"),
@@ -93,9 +98,11 @@ def test_what_is_refused(address: Address, path: str, content: Any, status: int,
 
 
 def test_one_refused_row_of_a_list_leaves_the_others(address: Address) -> None:
-    status, _, answers = ask(address, "/learn", [row("left"), {"key": "left", "x": {"w": 1}}, row("left")])
+    rows = [row("left"), {"key": "left", "x": {"w": 1}}, row("left"), 7, {"key": "left", "seq": 0}]
+    status, _, answers = ask(address, "/learn", rows)
     assert status == 400
-    assert "`w` is none" in answers[1]["error"]
+    whys = ("`w` is none", "must be an object", "from 1 to")
+    assert all(why in answers[place]["error"] for place, why in zip((1, 3, 4), whys, strict=True))
     assert [answers[0]["seq"], answers[2]["seq"]] == [1, 2]
 
 
@@ -124,6 +131,25 @@ def test_a_body_that_does_not_come(address: Address) -> None:
         )
         client.sendall("\r\n".join(head).encode())
         assert client.recv(1000).startswith(b"HTTP/1.1 408 ")
+
+
+@pytest.mark.parametrize("sent", [b"", b"GET /health HTTP/1.1\r\nHost: a\r\n\r\nGET /health HTTP/1.1\r\nHo"])
+def test_a_request_that_does_not_come(address: Address, sent: bytes) -> None:
+    with socket.create_connection(address, timeout=20) as client:
+        client.sendall(sent)
+        answers = b"".join(iter(lambda: client.recv(1000), b""))  # until it is closed
+        assert answers.count(b"HTTP/1.1 200 ") == bool(sent)
+
+
+def test_a_page_of_another_site_sends_no_rows(address: Address) -> None:
+    connection = http.client.HTTPConnection(*address, timeout=20)
+    for site, status in (("cross-site", 403), ("same-site", 403), ("same-origin", 200), ("none", 200)):
+        headers = {"Authorization": f"Bearer {TOKEN}", "Sec-Fetch-Site": site}
+        connection.request("POST", "/learn", json.dumps(row("sites")), headers)
+        response = connection.getresponse()
+        response.read()
+        assert response.status == status
+    connection.close()
 
 
 def test_metrics_have_no_label_of_a_key(address: Address) -> None:
@@ -173,6 +199,24 @@ def test_the_drift_page_in_a_browser(address: Address) -> None:
         assert "nobody" in page.get_by_role("alert").inner_text()
         browser.close()
     assert said == ["Failed to load resource: the server responded with a status of 404 (Not Found)"]
+
+
+@pytest.mark.skipif(not hasattr(resource, "prlimit"), reason="no prlimit on this system")
+def test_a_service_whose_disk_and_log_are_full_goes_on(tmp_path: Path) -> None:
+    trained().save(tmp_path / "model")
+    with served(tmp_path, tmp_path / "model", "--flush-every=1") as (process, found):
+        assert ask(found, "/learn", row("a"))[2]["flushed"] == 1
+        pid, limits = process.pid or 0, resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.prlimit(pid, resource.RLIMIT_FSIZE, (0, limits[1]))
+        status, _, answer = ask(found, "/learn", row("a"))
+        assert (status, answer["seq"], answer["flushed"]) == (200, 2, 1)
+        status, _, told = ask(found, "/health")
+        assert (status, told["status"]) == (503, "failing")
+        assert "File too large" in told["error"]
+        resource.prlimit(pid, resource.RLIMIT_FSIZE, limits)
+        time.sleep(PAUSE)
+        assert ask(found, "/learn", row("a"))[2]["flushed"] == 3
+        assert ask(found, "/health")[0] == 200
 
 
 def test_a_service_that_is_killed_answers_as_one_that_nobody_disturbs() -> None:

@@ -39,12 +39,15 @@ class Two(AnomalyData):
 
 def test_chunks_cover_every_stream_once_and_in_order() -> None:
     batches = list(Two(chunk=64).test_dataloader())
-    assert [batch.start for batch in batches] == [0, 64, 128, 192]
-    assert [batch.lengths.tolist() for batch in batches] == [[64, 64], [64, 64], [2, 64], [0, 58]]
+    assert [batch.start for batch in batches] == [0, 64, 128, 130, 192]
+    assert [batch.lengths.tolist() for batch in batches] == [[64, 64], [64, 64], [2, 2], [0, 62], [0, 58]]
+    ends = [batch.ends.tolist() for batch in batches]
+    assert ends == [[False, False]] * 2 + [[True, False], [False, False], [False, True]]
     seen = torch.cat([batch.values[1, :, 0] for batch in batches])
     assert seen.tolist() == list(range(250))
-    assert batches[2].values[0, :4, 0].tolist() == [128, 129, 129, 129]
-    assert batches[2].counted[0].sum() == 2
+    assert batches[2].values[0, :, 0].tolist() == [128, 129]
+    assert (batches[3].values[0] == 129).all()
+    assert batches[3].counted[0].sum() == 0
     assert batches[3].training.tolist() == [100, 100]
 
 

@@ -48,7 +48,7 @@ def test_each_series_is_scored_as_by_itself(tmp_path: Path, missing: str) -> Non
     trainer.fit(module, many)
     trainer.test(module, many, verbose=False)
     assert set(module.thresholds) == set(module.by_series) == set(ROWS)
-    assert module.end is None
+    assert set(module.ends) == set(ROWS)
     scores = module.prediction_table(trainer.predict(module, many)).set_index("stream")
     assert len(set(scores["threshold"])) == 3
     for name in ROWS:

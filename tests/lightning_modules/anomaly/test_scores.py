@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from torch import Tensor
 
+from dream.ops import native
 from lightning_modules.anomaly import scores
 from lightning_modules.anomaly.scores import (
     DECADES,
@@ -210,3 +211,50 @@ def test_rows_at_once_are_rows_one_by_one(gaps: bool, monkeypatch: pytest.Monkey
         arrays, tensors = found(rows)
         for own, other in zip([*alone[0], *alone[1]], [*arrays, *tensors], strict=True):
             np.testing.assert_array_equal(own, other)
+
+
+@pytest.mark.parametrize("gaps", [False, True])
+@pytest.mark.parametrize(
+    ("streams", "columns", "measures"), [(1, 10, MEASURES), (3, 3, ("error", "surprise", "level"))]
+)
+def test_the_compiled_scores_are_those_of_numpy(
+    streams: int, columns: int, measures: tuple[str, ...], gaps: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And of a table as of its rows, and of a stream as of many, to the bit."""
+    if isinstance(native.kernel(), str):
+        pytest.skip("there is no kernel")
+    draw = np.random.default_rng(columns)
+    values = draw.standard_normal((streams, 300, columns)).cumsum(1)
+    values[draw.random(values.shape) < 0.02] *= 10
+    expected = values + draw.standard_normal(values.shape)
+    if gaps:
+        values[draw.random(values.shape) < 0.05] = np.nan
+        values[:, 150], values[0, 160, 0] = np.nan, np.inf
+    learning = draw.random((streams, 300)) < 0.95
+    gate = draw.random((streams, 300, 2))
+    gap = np.arange(1, streams + 1) * 4
+
+    def found(some: slice, rows: int) -> list[np.ndarray]:
+        """Scores, alarms and all that is carried of some streams, so many rows at a time."""
+        some_gap = gap[some]
+        scale = RunningScale(len(some_gap), columns, 100)
+        score = AnomalyScore(len(some_gap), columns, 100, some_gap, measures)
+        score.recent = np.full((len(some_gap), int(gap.max())), -1.0)
+        parts = []
+        for start in range(0, 300, rows):
+            part = some, slice(start, start + rows)
+            read = scale.read(values[part], learning[part], expected[part])
+            assert read.expected is not None
+            parts.append([*read, *score.read(read.x, read.expected, gate[part], learning[part])])
+        joined = [np.concatenate(part, 1) for part in zip(*parts, strict=True)]
+        owners = (scale, score, score.tail)
+        return [*joined, *(getattr(owner, name) for owner in owners for name in owner.CARRIED)]
+
+    whole = found(slice(None), 300)
+    for part, other in zip(whole, found(slice(None), 1), strict=True):
+        np.testing.assert_array_equal(part, other)
+    for part, other in zip(whole, found(slice(streams - 1, streams), 7), strict=True):
+        np.testing.assert_array_equal(part[streams - 1 :], other)
+    monkeypatch.setattr(native, "_found", "not there")
+    for part, other in zip(whole, found(slice(None), 300), strict=True):
+        np.testing.assert_allclose(part, other, rtol=1e-9, atol=1e-12)

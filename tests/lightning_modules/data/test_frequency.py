@@ -155,3 +155,30 @@ def test_a_frequency_that_is_none_or_does_not_fit_is_refused() -> None:
     require_frequency(days, Clock("D"), "x.csv")
     with pytest.raises(DataError, match="must end by 2261"):
         following(np.datetime64("2261-12-31", "ns"), 5, Clock("YE"))
+
+
+@pytest.mark.parametrize("frequency", ["2B", "3B", "4B", "bh", "WOM-2FRI"])
+@pytest.mark.parametrize("gaps", [[], [10, 11, 40]])
+def test_business_days_and_hours(frequency: str, gaps: list[int]) -> None:
+    """Every second business day is no every second day with a gap at each weekend."""
+    time = np.delete(utc(pd.date_range("2020-01-01", periods=80, freq=frequency)), gaps)
+    assert find_frequency(time) == frequency
+    assert str(unevenness(time, Clock(frequency))).startswith("uneven: 2 gaps" if gaps else "None")
+
+
+@pytest.mark.parametrize(
+    ("frequency", "rows"), [("bh", 8), ("2bh", 4), ("3bh", None), ("WOM-2FRI", 12), ("LWOM-MON", 12)]
+)
+def test_seasons_of_business_hours_and_of_weeks_of_a_month(frequency: str, rows: int | None) -> None:
+    assert season_of(frequency) == rows
+
+
+def test_a_row_beside_the_calendar_after_those_that_decide_is_said() -> None:
+    """A frequency is looked for in the first 8,192 rows."""
+    time = utc(pd.date_range("1980-01-01", periods=9000, freq="D"))
+    time[8500] += np.timedelta64(5, "h")
+    assert find_frequency(time) == "D"
+    said = "uneven: 1 row lies beside the frequency D, the first at 2003-04-10 05:00:00"
+    assert unevenness(time, Clock("D")) == said
+    time[8600] += np.timedelta64(5, "h")
+    assert unevenness(time, Clock("D")) == said.replace("1 row lies", "2 rows lie")

@@ -77,12 +77,30 @@ def test_local_times_are_those_of_the_stated_place() -> None:
     assert (moved.zone, moved.time[0]) == ("America/New_York", np.datetime64("2024-10-25T22:00"))
 
 
+@pytest.mark.parametrize("zone", ["Europe/Berlin", None])
+@pytest.mark.parametrize("ending", ["Z", "+00:00", "+0000"])
 @pytest.mark.parametrize("first", [0, 1])
-def test_times_of_which_some_are_local_and_others_in_utc_are_refused(first: int) -> None:
+def test_times_of_which_some_are_local_and_others_in_utc_are_refused(
+    first: int, ending: str, zone: str | None
+) -> None:
     hours = pd.date_range("2024-06-01", periods=60, freq="h").strftime("%Y-%m-%dT%H:%M")
-    mixed = [f"{hour}Z" if row % 2 == first else hour for row, hour in enumerate(hours)]
+    mixed = [f"{hour}{ending}" if row % 2 == first else hour for row, hour in enumerate(hours)]
     with pytest.raises(DataError, match=r"all with a zone or all without; row 0 holds .*, row 1 "):
-        read_table(frame(mixed), stamps=stamps_as(None, "Europe/Berlin"))
+        read_table(frame(mixed), stamps=stamps_as(None, zone))
+
+
+@pytest.mark.parametrize("endings", [("", "Z"), ("Z", ""), ("", "+02:00"), ("+02:00", "")])
+def test_so_are_they_in_blocks_of_a_table_on_disk(
+    endings: tuple[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DREAM_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(convert, "BLOCK", 300)
+    hours = pd.date_range("2024-06-01", periods=60, freq="h").strftime("%Y-%m-%dT%H:%M")
+    frame([f"{hour}{endings[row > 30]}" for row, hour in enumerate(hours)]).to_csv(
+        tmp_path / "t.csv", index=False
+    )
+    with pytest.raises(DataError, match="all with a zone or all without"):
+        stored_table(tmp_path / "t.csv")
 
 
 def test_a_local_time_that_comes_twice_is_refused_and_the_remedy_works() -> None:

@@ -166,3 +166,13 @@ def test_the_refusal_names_it() -> None:
         data(GAPS, "error").setup()
     with pytest.raises(ConfigError, match="`missing` must be error, ffill, mask or model; got 'drop'"):
         data(GAPS, "drop")
+
+
+@pytest.mark.parametrize("seen", [0, 1, 8])
+def test_a_window_without_deviation_has_finite_gradients(seen: int) -> None:
+    """Explanations differentiate by the past: the root in a deviation of exactly 0 must not be NaN."""
+    past = torch.full((1, 8, 1), 2.0, requires_grad=True)
+    observed = torch.arange(8).view(1, 8, 1) < seen
+    made = read(past, 8, 2, None, 1, 0, "instance", observed)
+    (made.patches.nansum() + made.level.sum() + made.scale.sum()).backward()
+    assert past.grad.isfinite().all()

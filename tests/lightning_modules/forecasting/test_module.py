@@ -419,7 +419,7 @@ def test_the_learning_rate_rises_and_falls(tmp_path: Path) -> None:
         ({"warmup": 1.0}, r"`warmup` must be a share of the steps.*; got 1\.0"),
         ({"schedule": "linear"}, r"`schedule` must be cosine or constant; got 'linear'"),
         ({"dropout": 1.0}, r"`dropout` must be a share from 0 to below 1; got 1\.0"),
-        ({"backend": "gpu"}, r"`backend` must be auto or cpu or reference; got 'gpu'"),
+        ({"backend": "gpu"}, r"`backend` must be auto or cpu or triton or reference; got 'gpu'"),
         ({"hidden_dims": [8, 0]}, r"`hidden_dims` must hold positive integers; got \[8, 0\]"),
     ],
 )

@@ -6,7 +6,6 @@ import logging
 from pathlib import Path
 from typing import Any
 
-import lightning as L
 import numpy as np
 import pandas as pd
 import pytest
@@ -111,12 +110,39 @@ def test_an_uneven_grid_is_told_and_served_by_timespans(caplog: pytest.LogCaptur
     assert caplog.text == ""
 
 
+@pytest.mark.parametrize("trained", ["naive", "UTC"])
+def test_stamps_with_a_zone_where_the_training_had_none_are_told(
+    trained: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    hours = pd.date_range("2024-01-01", periods=ROWS, freq="h")
+    kinds = {"naive": hours.strftime("%Y-%m-%d %H:%M"), "UTC": hours.strftime("%Y-%m-%dT%H:%MZ")}
+    first = table(kinds.pop(trained))
+    other = table(*kinds.values())
+    other.follow(first.schema)
+    with caplog.at_level(logging.WARNING):
+        assert other.clock.frequency == "h"
+    said = {
+        "naive": "are in UTC, those of the training were without a zone; hours and dates are read as they "
+        "stand. State the place whose clock those showed as `data.zone`.",
+        "UTC": "are without a zone, those of the training were in UTC; hours and dates are read as they "
+        "stand. Write them with their zone, or state it as `data.zone`.",
+    }
+    assert said[trained] in caplog.text
+    caplog.clear()
+    same = table(
+        kinds.get(trained, hours.strftime("%Y-%m-%d %H:%M" if trained == "naive" else "%Y-%m-%dT%H:%MZ"))
+    )
+    same.follow(first.schema)
+    assert same.clock.frequency == "h"
+    assert caplog.text == ""
+
+
 class TestZones:
     LOCAL = pd.date_range("2024-10-05", "2024-11-10", freq="h", tz="Europe/Berlin")
 
     @staticmethod
     def forecast(time: Any, folder: Path, **options: Any) -> tuple[pd.DataFrame, TableData]:
-        L.seed_everything(0)
+        torch.manual_seed(0)
         data = table(time, len(time), look_back=48, horizon=12, **options)
         module = ForecastingModule.for_data(data, config=DREAMConfig(hidden_dim=8, rank=2))
         trainer = small_trainer(folder, max_epochs=-1, max_steps=3, limit_val_batches=0)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pickle
+import shutil
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
@@ -89,16 +90,26 @@ def trained(data: AnomalyData, folder: Path, **settings: Any) -> AnomalyModule:
     return module
 
 
-def test_tomorrows_rows_get_the_scores_of_predict_and_learn(
-    run: Path, monkeypatch: pytest.MonkeyPatch
+def test_tomorrows_rows_get_the_scores_of_predict_and_learn_and_the_newest_state_wins(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.chdir(run.parent.parent)
+    shutil.copytree(run, tmp_path / "runs" / "pumps")
+    monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("sys.argv", ["dream"])
-    TABLE.to_csv("longer.csv", index=False)
-    command = ["predict", f"--ckpt_path={run}", "--data.path=longer.csv", "--learn", "--output=new.csv"]
+    TABLE.head(ROWS - 20).to_csv("longer.csv", index=False)
+    command = ["predict", "--ckpt_path=latest", "--data.path=longer.csv", "--learn", "--output=new.csv"]
+    model = DREAMAnomalyDetector.from_run("latest")
     assert main(command) == 0
-    wanted = pd.read_csv("new.csv")
-    model = DREAMAnomalyDetector.from_run(run)
+    first = pd.read_csv("new.csv")
+    later = DREAMAnomalyDetector.from_run("latest"), DREAMAnomalyDetector.from_run("runs/pumps")
+    TABLE.to_csv("longer.csv", index=False)
+    assert main(command) == 0
+    second = pd.read_csv("new.csv")
+    wanted = pd.concat([first, second], ignore_index=True)
+    for other in later:
+        assert [one.score for one in scored(other, TOMORROW[-20:])] == pytest.approx(
+            second["score"].tolist(), rel=1e-4
+        )
     found = scored(model)
     assert [one.score for one in found] == pytest.approx(wanted["score"].tolist(), rel=1e-4)
     assert [one.flag for one in found] == wanted["flag"].astype(bool).tolist()
@@ -136,7 +147,7 @@ def test_rows_and_tables_give_what_the_module_gives(settings: dict[str, Any], tm
     with torch.no_grad():
         for batch in parts[0].test_dataloader():
             module.judge(batch, module.detectors)
-    module.end = module._ended(module.verdicts[module.title][0])
+    module.ends = module._ended(module.verdicts[module.title])
     rows, table, fresh = (DREAMAnomalyDetector.from_run(module, s) for s in ("end", "end", "fresh"))
     with torch.no_grad():
         (wanted,) = [
@@ -276,12 +287,12 @@ class Two(AnomalyData):
 
 def test_of_several_streams_one_is_named(tmp_path: Path) -> None:
     module = trained(Two(), tmp_path)
-    with pytest.raises(ConfigError, match="trained on, pump 0, pump 1; none is named"):
+    with pytest.raises(ConfigError, match="one of the run's, pump 0, pump 1; none is named"):
         DREAMAnomalyDetector.from_run(module, "fresh")
     with pytest.raises(ConfigError, match=r"got 'pump'\..*Did you mean"):
         DREAMAnomalyDetector.from_run(module, "fresh", stream="pump")
-    with pytest.raises(CheckpointError, match=r"on several streams\. Begin a new stream with state='fresh'"):
-        DREAMAnomalyDetector.from_run(module, stream="pump 1")
+    with pytest.raises(ConfigError, match="one of the run's, pump 0, pump 1; none is named"):
+        DREAMAnomalyDetector.from_run(module)
     model = DREAMAnomalyDetector.from_run(module, "fresh", stream="pump 1")
     assert model.threshold == module.thresholds["pump 1"] != module.thresholds["pump 0"]
     assert model.watch is not None

@@ -7,6 +7,7 @@ import re
 from copy import deepcopy
 from pathlib import Path
 from typing import Any, NamedTuple
+from unittest import mock
 
 import numpy as np
 import pandas as pd
@@ -15,9 +16,9 @@ import torch
 
 from dream import CheckpointError, ConfigError, DataError, DREAMConfig, DREAMWarning
 from dream.sealed import write_sealed
-from experiments.serve.command import load
 from lightning_modules import ForecastingModule, OnlineModule, SpeechModule
 from lightning_modules.base import TaskModule
+from lightning_modules.data.place import ONLY
 from lightning_modules.forecasting.sets import TableData
 from lightning_modules.learners import (
     DREAMAnomalyDetector,
@@ -28,6 +29,7 @@ from lightning_modules.learners import (
 )
 from lightning_modules.learners.base import OnlineObject
 from lightning_modules.learners.from_run import OBJECTS, kind_of, read_module
+from lightning_modules.learners.loading import load
 from lightning_modules.online import TableStream
 from lightning_modules.online.module import NEWEST
 from lightning_modules.run import checkpoints
@@ -132,7 +134,11 @@ def run(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 
 def test_a_service_takes_the_object_of_the_run(run: Trial) -> None:
     for state in ("end", "fresh"):
-        assert type(load(run.path, state)) is run.case.kind
+        with mock.patch.object(checkpoints, "load", wraps=checkpoints.load) as reading:
+            read_module(run.path)
+            once = reading.call_count
+            assert type(load(run.path, state)) is run.case.kind
+        assert reading.call_count == 2 * once
 
 
 def rows_of(case: Case, start: int, stop: int) -> list[Any]:
@@ -162,8 +168,7 @@ def test_rows_get_the_numbers_of_a_test_on_the_longer_file(run: Trial) -> None:
     model = run.case.kind.from_run(run.path)
     for row in rows_of(run.case, TESTED, ROWS):
         newest = feed(model, row)
-    assert run.longer.end is not None
-    wanted = dict(run.longer.end.tensors)
+    wanted = dict(run.longer.ends[ONLY].tensors)
     np.testing.assert_allclose(flat(newest), wanted.pop(NEWEST).flatten(), rtol=1e-5)
     assert model.learner is not None
     found = model.learner.tensors()  # state, memory, weights, and what updates them
@@ -222,6 +227,12 @@ def test_it_is_saved_copied_and_gives_many_streams(run: Trial, tmp_path: Path) -
     streams.close()
 
 
+def timed(frame: pd.DataFrame, frequency: str = "h", zone: str | None = None) -> pd.DataFrame:
+    return frame.assign(
+        when=pd.date_range("2026-01-01", periods=len(frame), freq=frequency, tz=zone).astype(str)
+    )
+
+
 WINDOWS: dict[str, tuple[pd.DataFrame, dict[str, Any], dict[str, Any]]] = {
     "plain": (table()[["wind", "load"]], {}, {}),
     "filled": (table("wind", "load")[["load", "wind"]], {"missing": "ffill"}, {"channel_independent": False}),
@@ -232,6 +243,23 @@ WINDOWS: dict[str, tuple[pd.DataFrame, dict[str, Any], dict[str, Any]]] = {
         {"loss": "mae", "quantiles": [0.2, 0.5]},
     ),
     "lags": (table()[["load"]], {"lags": 3}, {}),
+    "calendar": (timed(table()[["wind", "load"]]), {"calendar": ["hour", "weekday"]}, {}),
+    "business days, timespans": (
+        timed(table("wind")[["wind", "load"]], "B", "Europe/Berlin"),
+        {"calendar": ["day"], "timespans": True, "missing": "mask"},
+        {"channel_independent": False},
+    ),
+    "uneven": (timed(table()[["wind", "load"]]).drop(index=[60, 137, 138, 145]), {"timespans": True}, {}),
+    "known covariates": (
+        timed(table().assign(plan=np.arange(ROWS) % 7.0)[["plan", "wind", "load"]]),
+        {"known_covariates": ["plan"], "calendar": ["hour"]},
+        {},
+    ),
+    "known, no stamps": (
+        table().assign(plan=np.arange(ROWS) % 7.0)[["load", "wind", "plan"]],
+        {"known_covariates": ["plan"]},
+        {"normalization": "last"},
+    ),
 }
 
 
@@ -258,27 +286,43 @@ def test_a_forecaster_of_windows_forecasts_as_predict_does_on_the_file_that_ends
     path = trained_windows(tmp_path, frame, data, settings)
     model = DREAMForecaster.from_run(path)
     fresh = DREAMForecaster.from_run(path, state="fresh")
-    streams = Streams(model)
     module, trainer = ForecastingModule.load_from_checkpoint(path), small_trainer(tmp_path)
+    known: list[str] = data.get("known_covariates", [])
 
     def predicted(rows: int) -> np.ndarray:
-        found: Any = trainer.predict(module, datamodule=windows_of(frame.head(rows), **data))
+        ahead = frame.iloc[rows : rows + 3].assign(load=np.nan, wind=np.nan)
+        seen = pd.concat([frame.head(rows), ahead]) if known else frame.head(rows)
+        found: Any = trainer.predict(module, datamodule=windows_of(seen, **data))
         return found[0][0, :, :, 0].numpy()
 
-    np.testing.assert_allclose(flat(model.forecast()), predicted(140).flatten(), rtol=1e-6)
+    def forecast(model: DREAMForecaster, rows: int) -> list[Any]:
+        return model.forecast(known=frame[known].iloc[rows : rows + 3] if known else None)
+
+    np.testing.assert_allclose(flat(forecast(model, 140)), predicted(140).flatten(), rtol=1e-6)
     rows: list[Any] = frame.iloc[140:153].to_dict("records")
-    for number, row in enumerate(rows):
-        outcome = streams.learn_streams({"a": row})["a"]
+    streams = None if known else Streams(model)
+    for number, row in enumerate(rows, 141):
+        outcome = None if streams is None else streams.learn_streams({"a": row})["a"]
         model.learn_one(row)
-        assert (fresh.learn_one(row).forecast() == []) == (number < 11)
-        assert outcome.prediction == model.forecast()  # type: ignore[union-attr]
-    np.testing.assert_allclose(flat(model.forecast()), predicted(153).flatten(), rtol=1e-6)
-    assert fresh.forecast() == model.forecast()
-    assert DREAMForecaster.from_run(path).learn_many(frame.iloc[140:153]).forecast() == model.forecast()
+        assert (forecast(fresh.learn_one(row), number) == []) == (number < 152)
+        if outcome is not None:
+            assert outcome.prediction == model.forecast()  # type: ignore[union-attr]
+    np.testing.assert_allclose(flat(forecast(model, 153)), predicted(153).flatten(), rtol=1e-6)
+    wanted = forecast(model, 153)
+    assert forecast(fresh, 153) == wanted
+    assert forecast(DREAMForecaster.from_run(path).learn_many(frame.iloc[140:153]), 153) == wanted
     model.save(tmp_path / "model")
-    loaded = DREAMForecaster.load(tmp_path / "model")
-    assert loaded.learn_one(row).forecast() == deepcopy(model).learn_one(row).forecast()
-    assert len(loaded.forecast(2)) == 2
+    loaded, (row,) = DREAMForecaster.load(tmp_path / "model"), frame.iloc[153:154].to_dict("records")
+    assert forecast(loaded.learn_one(row), 154) == forecast(deepcopy(model).learn_one(row), 154)
+    assert len(loaded.forecast(2, frame[known].iloc[154:157] if known else None)) == 2
+    if "lags" in data or name == "uneven":  # a window of the test knows of the row before it
+        return
+    batch = list(windows_of(frame.head(140), **data).test_dataloader())[-1]
+    with torch.no_grad():
+        tested = module.eval().on(batch).future[-1].double()
+    at = DREAMForecaster.from_run(path, state="fresh").learn_many(frame.head(137))
+    scaled = tested * module.data_schema.scales["load"][1] + module.data_schema.scales["load"][0]
+    np.testing.assert_allclose(flat(forecast(at, 137)), scaled.flatten(), rtol=1e-5)
 
 
 @pytest.fixture(scope="module")
@@ -348,18 +392,38 @@ class TestRefused:
         with pytest.raises(ConfigError, match="predicts price, wind"):
             DREAMRegressor.from_run(module, state="fresh")
 
-    def test_windows_that_read_more_than_rows(self) -> None:
-        frame = table()[["wind", "load"]].set_index(pd.date_range("2026-01-01", periods=ROWS, freq="h"))
-        data = windows_of(frame, calendar=["hour"])
-        module = ForecastingModule.for_data(data, config=LAYER, patch=4)
-        module.prepare(data)
-        with pytest.raises(ConfigError, match=r"also reads `data.calendar`"):
-            DREAMForecaster.from_run(module, state="fresh")
+    def test_windows_that_read_more_than_rows(self, tmp_path: Path) -> None:
+        frame, settings, _ = WINDOWS["known covariates"]
+        model = DREAMForecaster.from_run(trained_windows(tmp_path, frame, settings, {}))
+        for known, message in (
+            (None, "must hold plan of the next 3 rows, which the run knows ahead; got no `plan`"),
+            ([{"plan": 1.0}] * 2, "got 2 rows"),
+            ([{"plan": None}] * 3, "must hold a number in each place"),
+        ):
+            with pytest.raises(DataError, match=message):
+                model.forecast(known=known)
+        row: Any = frame.iloc[140].to_dict()
+        before = model.forecast(known=frame.iloc[140:143])
+        for stamp, message in (
+            (None, r"must hold its time stamp as `when`, .* got none"),
+            ("soon", "the stream: time column `when` must hold dates"),
+            (frame["when"][139], "the stream: time column `when` must increase"),
+        ):
+            with pytest.raises(DataError, match=message):
+                model.learn_one({**row, "when": stamp})
+        assert model.forecast(known=frame.iloc[140:143]) == before
+        texts, stamps, numbers = (
+            deepcopy(model).learn_one({**row, "when": stamp}).forecast(known=frame.iloc[141:144])
+            for stamp in (row["when"], pd.Timestamp(row["when"]), np.datetime64(row["when"]))
+        )
+        assert texts == stamps == numbers != before
+        with pytest.raises(ConfigError, match="known covariates"):
+            Streams(model)
 
         class Own(ForecastingModule):
             """One with a head of its own, say."""
 
-        data = windows_of(frame)
+        data = windows_of(table()[["wind", "load"]])
         own = Own.for_data(data, config=LAYER, patch=4)
         own.prepare(data)
         with pytest.raises(ConfigError, match="is a Own"):

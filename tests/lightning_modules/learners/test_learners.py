@@ -167,7 +167,11 @@ def test_a_detector_scores_as_the_anomaly_task_and_keeps_it_in_a_file(tmp_path: 
         (lambda: DREAMRegressor(LAYER).learn_one({"a": 1.0}, None), "`y` must be a finite number; got None"),  # type: ignore[arg-type]
         (
             lambda: DREAMClassifier(LAYER).learn_one({"a": 1.0}, (1, 2)),
-            "`y` must be a text, a number, True or False",
+            "`y` must be a text, a finite number, True or False",
+        ),
+        (
+            lambda: DREAMClassifier(LAYER).learn_one({"a": 1.0}, math.inf),
+            "`y` must be a text, a finite number",
         ),
         (lambda: DREAMForecaster(LAYER).learn_one(math.inf), "`y` must be a finite number"),
         (
@@ -196,9 +200,9 @@ def test_a_detector_scores_as_the_anomaly_task_and_keeps_it_in_a_file(tmp_path: 
         ),
         (
             lambda: DREAMClassifier(LAYER).learn_one({"a": 1.0}, math.nan),
-            "`y` must be a text, a number.*got nan",
+            "`y` must be a text, a finite number.*got nan",
         ),
-        (lambda: DREAMClassifier(LAYER).learn_one({"a": 1.0}, VALUES), "`y` must be a text, a number"),  # type: ignore[arg-type]
+        (lambda: DREAMClassifier(LAYER).learn_one({"a": 1.0}, VALUES), "`y` must be a text, a finite number"),  # type: ignore[arg-type]
         (lambda: DREAMForecaster(LAYER).learn_one({"a": 1.0}, {"a": 2.0}), "`a` is one of `y`"),
     ],
 )

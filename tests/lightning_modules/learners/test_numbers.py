@@ -1,6 +1,7 @@
 """The numbers of every object that learns row by row, against those of its first implementation.
 
-`numbers.json` beside this file holds what the objects returned before their rows were read in NumPy.
+`numbers.json` beside this file holds what the objects returned before their rows were read in NumPy;
+the detector's are newer, since a measure near its tail's quantile counts in part.
 ``python -m tests.lightning_modules.learners.test_numbers`` writes it; do so only where numbers should change.
 """
 

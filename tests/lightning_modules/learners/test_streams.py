@@ -137,6 +137,22 @@ def test_what_is_on_disk_is_known_also_of_streams_that_left_memory(tmp_path: Pat
         assert (streams.stream("a").flushed, streams.stream("b").flushed) == (2, 1)
 
 
+def test_refused_rows_of_new_streams_take_no_room(tmp_path: Path) -> None:
+    row, bad = {"u": 1.0, "v": 2.0}, {"u": "high", "v": 2.0}
+    streams = Streams(trained("forecaster"), most=2)
+    for number in range(5):
+        assert isinstance(streams.learn_streams({number: bad})[number], DataError)
+        refused = streams.learn_streams({number: row, -1: bad, "a": row}, seqs={number: 0})
+        assert isinstance(refused[number], DataError)
+    assert streams.stream("a").seq == 5
+    assert isinstance(streams.learn_streams({"b": row})["b"], Outcome)
+    assert isinstance(streams.learn_streams({"c": row})["c"], StateError)
+    with Streams(trained("forecaster"), tmp_path, most=1) as kept:
+        for key, given in (("a", row), ("b", row), ("a", bad), ("a", row)):
+            kept.learn_streams({key: given})
+        assert {key: kept.stream(key).seq for key in "ab"} == {"a": 2, "b": 1}
+
+
 def test_after_an_interrupt_only_the_last_flush_counts(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -12,7 +12,7 @@ import torch
 
 from dream import ConfigError, DataError, DREAMConfig
 from lightning_modules import OnlineModule
-from lightning_modules.data.place import Place
+from lightning_modules.data.place import ONLY, Place
 from lightning_modules.online import TableStream
 from lightning_modules.stream import Reading, Updates
 from tests.lightning_modules.data.test_long_table import shuffled
@@ -68,7 +68,7 @@ def test_each_series_is_read_as_by_itself(tmp_path: Path, task: str) -> None:
     trainer.fit(module, many)
     trainer.test(module, many, verbose=False)
     assert list(module.by_series) == list(ROWS)
-    assert module.end is None
+    assert not module.ends
     assert set(module.figures()) == {"stream"}
     found = module.prediction_table(trainer.predict(module, many)).set_index("unique_id")
     own_rows = []
@@ -196,7 +196,7 @@ def test_a_guessed_form_a_folder_and_refusals(tmp_path: Path) -> None:
     assert [member.name for member in folder.members] == list(ROWS)
     assert folder.stream.series.columns == ("load", "drive")
     with pytest.raises(ConfigError, match="`--learn` must be given for one stream; there are 3"):
-        folder.go_on(Place(5))
+        folder.go_on({ONLY: Place(5)})
     with pytest.raises(ConfigError, match="`categories` must be left out for several series"):
         _ = data(table, id="pump", targets=["load"], categories=["word"]).streams
     with pytest.raises(DataError, match="no column `lod`"):

@@ -71,7 +71,7 @@ def fit(
     data: TaskData | None = None,
     **options: Any,
 ) -> TaskModule:
-    L.seed_everything(0)
+    torch.manual_seed(0)
     data = data or small_data()
     module = module or small_module(data, **STEADY)
     trainer = small_trainer(

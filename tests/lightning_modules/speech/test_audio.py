@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import struct
+import sys
 import tracemalloc
 import zipfile
 import zlib
@@ -15,7 +16,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from dream import DataError
+from dream import DataError, DREAMWarning
 from lightning_modules.data import archive as archive_module
 from lightning_modules.speech import audio
 from lightning_modules.speech.audio import MOST_BYTES, WavZip, decode, read_wav
@@ -60,10 +61,92 @@ def test_a_silent_recording_is_legal() -> None:
     assert (decode(wav(np.zeros(900)), "a.wav", 8000) == 0).all()
 
 
-def ogg() -> bytes:
+def sound(
+    kind: str,
+    rate: int = 8000,
+    subtype: str | None = None,
+    samples: np.ndarray = TONE,
+    loss: float | None = None,
+) -> bytes:
+    """A recording in another format; `loss` from 0 to 1 is that of Vorbis."""
     buffer = io.BytesIO()
-    soundfile.write(buffer, TONE, 8000, format="OGG")
+    soundfile.write(buffer, samples, rate, format=kind, subtype=subtype, compression_level=loss)
     return buffer.getvalue()
+
+
+def piped(riff: int, data: int) -> bytes:
+    """A WAV file with these sizes in its header."""
+    content = wav(TONE)
+    place = content.index(b"data") + 4
+    sized = content[:4] + struct.pack("<I", riff) + content[8:place] + struct.pack("<I", data)
+    return sized + content[place + 4 :]
+
+
+@pytest.mark.parametrize(
+    ("riff", "data"),
+    [
+        (2**32 - 1, 2**32 - 1),
+        (0, 0),
+        (36, 0),
+        (0x7FFFFFFF, 0x7FFFFFDB),
+        (0x80000024, 0x80000000),
+        (0, 4000),
+        (2**32 - 1, 4000),
+    ],
+)
+def test_a_wav_file_that_was_written_to_a_pipe(riff: int, data: int) -> None:
+    """Such a program can't go back and enter the sizes: the samples go on to the end."""
+    np.testing.assert_array_equal(decode(piped(riff, data), "a.wav", 8000), decode(wav(TONE), "a.wav", 8000))
+
+
+def test_a_wav_file_without_samples_holds_none_even_before_other_chunks() -> None:
+    info = b"LIST" + struct.pack("<I", 4) + b"INFO"
+    content = wav(np.zeros(0)) + info
+    content = content[:4] + struct.pack("<I", len(content) - 8) + content[8:]
+    with pytest.raises(DataError, match="there is no sample"):
+        decode(content, "a.wav", 8000)
+
+
+def test_flac_and_ogg() -> None:
+    np.testing.assert_allclose(decode(sound("FLAC"), "a.flac", 8000), TONE, atol=2**-15)
+    for subtype in ("VORBIS", "OPUS"):
+        samples = decode(sound("OGG", subtype=subtype), "a.ogg", 8000)
+        assert len(samples) == len(TONE)
+        assert np.corrcoef(samples, TONE)[0, 1] > 0.98
+
+
+@pytest.mark.parametrize("seconds", [1, 16])
+def test_a_flac_file_that_was_written_to_a_pipe(seconds: int) -> None:
+    """Its header says no length."""
+    samples = 0.5 * np.sin(np.arange(8000 * seconds) / 5)
+    content = bytearray(sound("FLAC", samples=samples))
+    content[21] &= 0xF0
+    content[22:26] = bytes(4)
+    np.testing.assert_allclose(decode(bytes(content), "a.flac", 8000), samples, atol=2**-15)
+
+
+def test_other_rates_are_resampled() -> None:
+    for rate, said in ((44100, "recordings of 44100 Hz are resampled to 8000"), (4000, "nothing above half")):
+        tone = 0.5 * np.sin(2 * np.pi * 300 * np.arange(rate) / rate)
+        with pytest.warns(DREAMWarning, match=said):
+            samples = decode(wav(tone, rate=rate), "a.wav", 8000)
+        expected = 0.5 * np.sin(2 * np.pi * 300 * np.arange(8000) / 8000)
+        assert (len(samples), samples.dtype) == (8000, np.float32)
+        np.testing.assert_allclose(samples[200:-200], expected[200:-200], atol=1e-3)
+
+
+def test_without_soxr_another_rate_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "soxr", None)
+    with pytest.raises(
+        DataError, match=r"must be 8000 Hz; it has 44100\. .* pip install 'dream-memory\[sound\]'"
+    ):
+        decode(wav(TONE, rate=44100), "a.wav", 8000)
+
+
+def test_no_more_is_resampled_than_there_may_be(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(audio, "MOST_SAMPLES", 3000)
+    with pytest.raises(DataError, match="at most 3000 samples; its header says 16000"):
+        decode(wav(TONE, rate=1000), "a.wav", 8000)
 
 
 def infinite(value: float) -> bytes:
@@ -77,7 +160,11 @@ BROKEN: dict[str, tuple[bytes, str]] = {
     "text": (b"hello, this is no recording", "must be a WAV file"),
     "another header": (b"RIFX" + wav(TONE)[4:], "it starts with b'RIFX"),
     "another kind of RIFF": (wav(TONE)[:8] + b"AVI " + wav(TONE)[12:], "must be a WAV file"),
-    "another format": (ogg(), "must be a WAV file"),
+    "another format": (sound("AIFF"), "must be a WAV file (RIFF, WAVE), FLAC or OGG; it starts with b'FORM"),
+    "truncated FLAC": (sound("FLAC")[:-300], "cannot be read as FLAC"),
+    "truncated OGG": (sound("OGG")[:-10], "truncated: the last page of its stream is missing"),
+    "OGG without its last pages": (sound("OGG")[:2000], "truncated: the last page of its stream is missing"),
+    "no more than the name of OGG": (b"OggS", "truncated: the last page of its stream is missing"),
     "truncated": (wav(TONE)[:-700], "truncated: its header says 4044 bytes; there are 3344"),
     "header only": (b"RIFF" + struct.pack("<I", 4) + b"WAVE", "cannot be read as WAV"),
     "a broken chunk": (wav(TONE)[:16] + b"\xff" * 20 + wav(TONE)[36:], "a.wav: "),
@@ -85,7 +172,6 @@ BROKEN: dict[str, tuple[bytes, str]] = {
     "NaN": (infinite(np.nan), "number 7 is nan"),
     "inf": (infinite(np.inf), "number 7 is inf"),
     "far too loud": (infinite(1e30), "number 7 is 1e"),
-    "another rate": (wav(TONE, rate=44100), "the sample rate must be 8000 Hz; it has 44100"),
 }
 
 
@@ -113,10 +199,13 @@ def test_files(tmp_path: Path) -> None:
 
 def test_members_are_read_by_their_names_and_nothing_is_unpacked(tmp_path: Path) -> None:
     found = WavZip(
-        archive(tmp_path / "a.zip", {"x/one.wav": wav(TONE), "two.WAV": wav(TONE[:900]), "readme.txt": b"x"})
+        archive(
+            tmp_path / "a.zip",
+            {"x/one.wav": wav(TONE), "two.WAV": wav(TONE[:900]), "3.flac": sound("FLAC"), "readme.txt": b"x"},
+        )
     )
-    assert found.names == ["x/one.wav", "two.WAV"]
-    assert [len(found.read(name, 8000)) for name in found.names] == [2000, 900]
+    assert found.names == ["x/one.wav", "two.WAV", "3.flac"]
+    assert [len(found.read(name, 8000)) for name in found.names] == [2000, 900, 2000]
     assert [path.name for path in tmp_path.iterdir()] == ["a.zip"]
     with pytest.raises(DataError, match=r"there is no member 'three\.wav'"):
         found.read("three.wav", 8000)

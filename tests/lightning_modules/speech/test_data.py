@@ -15,7 +15,7 @@ from dream import ConfigError, DataError
 from lightning_modules.speech import FSDD, SpeechFolder, ToneWords
 from lightning_modules.speech.mfcc import MFCC
 from lightning_modules.speech.utterances import Utterance
-from tests.lightning_modules.speech.test_audio import wav
+from tests.lightning_modules.speech.test_audio import sound, wav
 
 
 def tone_words(**options: Any) -> ToneWords:
@@ -224,6 +224,30 @@ def test_too_few_steps_for_what_is_said_are_refused() -> None:
         data.setup()
 
 
+@pytest.mark.parametrize("string", [None, [1, 2]])
+def test_no_speed_makes_a_legal_transcript_illegal(string: list[int] | None, tmp_path: Path) -> None:
+    """Recordings with just the steps that their characters need are played no faster than recorded."""
+    rows = [f"{k}.wav,{'abcdefghijklmno'[k % 3 :][:13] if k % 4 else 'ab'},{k % 2}" for k in range(24)]
+    path = folder(tmp_path, rows, seconds=0.14, head="path,text,speaker")
+    data = SpeechFolder(
+        str(path),
+        task="recognition",
+        tokens="characters",
+        string=string,
+        speeds=[0.9, 1.2, 1.5],
+        mfcc=MFCC(sample_rate=16000),
+    )
+    data.setup()
+    seen: dict[str, set[float]] = {"short": set(), "long": set()}
+    for epoch in range(8):
+        for utterance in data._drawn("train", torch.Generator().manual_seed(epoch)):
+            many = any(len(data.recordings[k].transcript or "") == 13 for k in utterance.recordings)
+            seen["long" if many else "short"].add(utterance.speed)
+            steps = len(data.features(utterance))
+            assert steps >= len(data.numbers(utterance))
+    assert seen == {"short": {0.9, 1.2, 1.5}, "long": {0.9, 1.0}}
+
+
 def folder(path: Path, rows: list[str], seconds: float = 0.2, head: str = "path,label") -> Path:
     """A table and the WAV files that it names."""
     random = np.random.default_rng(0)
@@ -255,6 +279,35 @@ def test_a_folder_with_its_own_split_and_texts(tmp_path: Path) -> None:
     assert [recording.part for recording in data.recordings] == parts
     assert data.vocabulary == (" ", "g", "n", "o")
     assert {recording.speaker for recording in data.recordings} == {"sam"}
+
+
+def words(path: Path, files: dict[str, bytes]) -> Path:
+    """A folder of recordings, without a table."""
+    for name, content in files.items():
+        (path / name).parent.mkdir(parents=True, exist_ok=True)
+        (path / name).write_bytes(content)
+    return path
+
+
+def test_a_folder_for_each_word(tmp_path: Path) -> None:
+    noise = np.random.default_rng(0).normal(0, 0.1, (11, 4000))
+    files = {f"{'no' if k % 2 else 'turn on'}/{k}.WAV": wav(noise[k], 16000) for k in range(8)}
+    files |= {
+        "no/deep/8.flac": sound("FLAC", 16000, samples=noise[8]),
+        "new.ogg": sound("OGG", 16000, samples=noise[9]),
+    }
+    files |= {"_background_/a.wav": wav(noise[10], 16000), ".trash/a.wav": b"", "no/notes.txt": b"x"}
+    data = SpeechFolder(str(words(tmp_path / "mine", files)))
+    assert data.vocabulary == ("no", "turn on")
+    assert [(r.name, r.transcript) for r in data.recordings if r.part == "predict"] == [("new.ogg", None)]
+    assert {r.name for r in data.recordings if r.transcript == "no"} == {
+        f"no/{k}.WAV" for k in (1, 3, 5, 7)
+    } | {"no/deep/8.flac"}
+    assert sum(r.part == "test" for r in data.recordings) == 2
+    with pytest.raises(ConfigError, match="`archive` must be left out where `path` is a folder"):
+        SpeechFolder(str(tmp_path / "mine"), archive="a.zip").setup()
+    with pytest.raises(DataError, match=r"such as yes/001\.wav; there is no file ending in \.wav, \.flac"):
+        SpeechFolder(str(words(tmp_path / "none", {"a/b.txt": b""}))).setup()
 
 
 def test_a_folder_to_predict_only(tmp_path: Path) -> None:
@@ -330,3 +383,23 @@ def test_the_official_split_of_fsdd() -> None:
         ConfigError, match=r"with one of george, .*; got 'speaker=teo'. Did you mean `theo`\?"
     ):
         FSDD(split="speaker=teo").read()
+
+
+def test_by_the_training_part_loudness_stays_and_checkpoints_keep_the_scale() -> None:
+    data = tone_words(per_sequence=False)
+    data.setup()
+    trained = [data.features(utterance) for utterance in data.utterances["train"] if utterance.speed == 1]
+    mean, std = torch.cat(trained).mean(0), torch.cat(trained).std(0)
+    assert mean.abs().max() < 0.3
+    assert (std - 1).abs().max() < 0.3
+    quiet = [replace(recording, samples=recording.samples / 8) for recording in data.recordings]
+    other = tone_words(per_sequence=False)
+    other.read = lambda: quiet  # type: ignore[method-assign]
+    other.follow(data.schema)
+    utterance = data.utterances["test"][0]
+    assert other.features(utterance)[:, 0].mean() < data.features(utterance)[:, 0].mean() - 1
+    assert len(data.schema.scales) == data.mfcc.features
+    by_itself = tone_words()
+    assert by_itself.schema.scales == {}
+    with pytest.raises(DataError, match="`per_sequence` must be False, as in the training of the checkpoint"):
+        by_itself.follow(data.schema)

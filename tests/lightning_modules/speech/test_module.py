@@ -9,16 +9,20 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+import soxr
 import torch
 from torchmetrics.text import WordErrorRate
 
 from dream import ConfigError, DataError, DREAMConfig, DREAMError
 from lightning_modules import SpeechModule
+from lightning_modules.labelled.pooling import varied
 from lightning_modules.naive import nearest_mean
-from lightning_modules.speech import ToneWords, plots
+from lightning_modules.plots import confusion
+from lightning_modules.speech import SpeechFolder, ToneWords, plots
 from lightning_modules.speech.decoding import beam_search
 from lightning_modules.speech.mfcc import MFCC
 from lightning_modules.speech.utterances import SpeechBatch, Utterance
+from tests.lightning_modules.speech.test_audio import sound, wav
 from tests.lightning_modules.support import prediction_errors, small_data, small_module, small_trainer
 
 STRINGS = dict(task="recognition", string=[1, 3], stack=3)
@@ -138,12 +142,12 @@ def test_variations_are_drawn_from_the_global_generator_and_in_training_only() -
     data = data_of()
     module, batch = module_of(data, noise=0.3, mask=0.5), first(data)
 
-    def varied(seed: int) -> torch.Tensor:
+    def drawn(seed: int) -> torch.Tensor:
         torch.manual_seed(seed)
-        return module.varied(batch.features, batch.lengths)
+        return varied(batch.features, batch.lengths, noise=0.3, mask=0.5)
 
-    assert torch.equal(varied(7), varied(7))
-    assert not torch.equal(varied(7), varied(8))
+    assert torch.equal(drawn(7), drawn(7))
+    assert not torch.equal(drawn(7), drawn(8))
     module.eval()
     before = torch.get_rng_state()
     assert torch.equal(*(module(batch.features, batch.lengths).log_probs for _ in range(2)))
@@ -151,10 +155,8 @@ def test_variations_are_drawn_from_the_global_generator_and_in_training_only() -
 
 
 def test_what_is_hidden_is_one_stretch_of_at_most_its_share() -> None:
-    data = data_of()
-    module = module_of(data, noise=0.0, mask=0.4)
     lengths = torch.tensor([50, 20, 5])
-    hidden = module.varied(torch.ones(3, 50, data.inputs), lengths)[..., 0] == 0
+    hidden = varied(torch.ones(3, 50, 2), lengths, noise=0.0, mask=0.4)[..., 0] == 0
     assert hidden.any()
     for row, length in enumerate(lengths.tolist()):
         places = hidden[row].nonzero().flatten()
@@ -188,6 +190,36 @@ def test_it_learns_to_tell_words_apart(tmp_path: Path) -> None:
     right = (table["said"] == table["file"].str.split("-").str[0]).mean()
     assert right == pytest.approx(own["accuracy"])
     assert table["score"].between(1 / data.channels, 1).all()
+    heard = labels_of_forms(module, data, tmp_path / "forms")
+    for name, label in zip(table["file"], table["said"], strict=True):
+        assert heard[name] == dict.fromkeys(heard[name], label)
+        assert len(heard[name]) == 6
+
+
+def labels_of_forms(module: SpeechModule, data: ToneWords, folder: Path) -> dict[str, dict[str, str]]:
+    """Label by recording of the test part and form: WAV, from a pipe, FLAC, OGG, stereo, twice the rate."""
+    rate, found = data.mfcc.sample_rate, {}
+    folder.mkdir()
+    for recording in (r for r in data.recordings if r.part == "test"):
+        samples, plain = recording.samples, wav(recording.samples, rate)
+        place = plain.index(b"data") + 4
+        forms = {
+            ".wav": plain,
+            ".pipe.wav": plain[:4] + b"\xff" * 4 + plain[8:place] + b"\xff" * 4 + plain[place + 4 :],
+            ".flac": sound("FLAC", rate, samples=samples),
+            ".ogg": sound("OGG", rate, samples=samples, loss=0.0),
+            ".stereo.wav": wav(np.stack([samples, samples], 1), rate),
+            ".twice.wav": wav(soxr.resample(samples, rate, 2 * rate), 2 * rate),
+        }
+        for form, content in forms.items():
+            (folder / f"{recording.name}{form}").write_bytes(content)
+    again = SpeechFolder(str(folder), vocabulary=list(data.vocabulary), mfcc=data.mfcc, stack=data.stack)
+    module.prepare(again)
+    for batch in again.predict_dataloader():
+        for name, label, _ in module.predict_step(batch, 0):
+            recording, dot, form = name.partition(".")
+            found.setdefault(recording, {})[dot + form] = label
+    return found
 
 
 def test_strings_are_written_down(tmp_path: Path) -> None:
@@ -263,6 +295,10 @@ def test_the_nearest_mean() -> None:
     ]
     assert nearest_mean(known, labels + 1, torch.zeros(1, 2)).tolist() == [1]  # nothing is known of class 0
     assert nearest_mean(known[:1], labels[:1], asked).tolist() == [0, 0]
+    resting, moving = (
+        torch.cat([part, torch.full((len(part), 1), at)], 1) for part, at in ((known, 0.3), (asked, 7.0))
+    )
+    assert torch.equal(nearest_mean(resting, labels, moving), nearest_mean(known, labels, asked))
 
 
 def test_names_in_pictures_are_no_formulas() -> None:
@@ -270,7 +306,7 @@ def test_names_in_pictures_are_no_formulas() -> None:
     shown = plots.DrawnUtterance(
         classes[0], np.arange(3.0), *(np.full(size, 0.5) for size in ((3, 2), 3, 3, (3, 2))), classes
     )
-    for figure in (plots.confusion(np.array([0, 1]), np.array([1, 1]), classes), plots.utterance(shown)):
+    for figure in (confusion(np.array([[0, 1], [0, 1]]), classes), plots.utterance(shown)):
         figure.draw_without_rendering()
 
 

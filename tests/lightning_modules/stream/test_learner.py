@@ -17,6 +17,7 @@ UPDATES = {
     "adam": (Updates("adam", every=3, replay=8, lr=0.01), "head"),
     "each row": (Updates("sgd", every=1, replay=1, lr=0.01), "head"),
     "least squares": (Updates("least_squares", every=4, forgetting=0.99), "head"),
+    "least squares, each row": (Updates("least_squares", every=1, forgetting=0.99), "head"),
     "all weights": (Updates("adam", every=10, replay=15, lr=0.01), "all"),
 }
 TASKS = ["forecasting", "regression", "classification"]

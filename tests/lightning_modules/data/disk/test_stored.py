@@ -465,7 +465,7 @@ def stamped(folder: Path, stamps: list[str]) -> Path:
         HOURS.strftime("%m/%d/%Y %H:%M").tolist(),
         [f"{at:%Y-%m-%d}" if at.hour == 0 else f"{at:%Y-%m-%d %H:%M}" for at in HOURS],
         [f"{at:%Y-%m-%d %H:%M:%S}" + ".000" * (at.hour % 3 == 1) for at in HOURS],
-        [f"{at:%Y-%m-%d}T{at:%H:%M:%S}" + "+00:00" * (at.hour % 2) for at in HOURS],
+        [f"{at:%Y-%m-%d}T{at:%H:%M:%S}" + ("Z" if at.hour % 2 else "+00:00") for at in HOURS],
     ],
 )
 def test_common_kinds_of_dates(
