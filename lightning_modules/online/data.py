@@ -276,8 +276,8 @@ class OnlineData(OnlineSource, ABC):
         """
         if self.many:
             raise ConfigError(
-                f"`--learn` must be given for one stream; there are {len(self.members)}, told apart by "
-                f"`{self.id_column}`. Leave it out, or bring the rows of one without that column.",
+                "`--learn` must be given for a run of one stream; this one is of several series, each with a "
+                "state of its own. Leave it out, or train on the rows of one.",
                 key="learn",
             )
         self.places = places

@@ -195,9 +195,23 @@ def test_a_guessed_form_a_folder_and_refusals(tmp_path: Path) -> None:
     folder = TableStream(str(tmp_path), targets=["load"], warm_up=0.3, validation=0.1, crop=32, context=8)
     assert [member.name for member in folder.members] == list(ROWS)
     assert folder.stream.series.columns == ("load", "drive")
-    with pytest.raises(ConfigError, match="`--learn` must be given for one stream; there are 3"):
+    with pytest.raises(
+        ConfigError, match="`--learn` must be given for a run of one stream; this one is of sev"
+    ):
         folder.go_on({ONLY: Place(5)})
     with pytest.raises(ConfigError, match="`categories` must be left out for several series"):
         _ = data(table, id="pump", targets=["load"], categories=["word"]).streams
     with pytest.raises(DataError, match="no column `lod`"):
         _ = data(table, id="pump", targets=["lod"]).streams
+
+
+def test_stamps_with_a_zone_where_the_training_had_none_are_told_once(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    table = long_table().drop(columns="state")
+    first = data(table, id="pump", targets=["load"])
+    assert first.schema.time_column == "at"
+    other = data(table.assign(at=table["at"].dt.tz_localize("UTC")), targets=["load"])
+    other.follow(first.schema)
+    assert {member.clock.zone for member in other.members} == {"UTC"}
+    assert caplog.text.count("are in UTC, those of the training were without a zone") == 1
