@@ -84,6 +84,10 @@ class TaskData(L.LightningDataModule, ABC):
         if schema is not None:
             schema.require_units(self.units, "the data")
         self.recorded = schema
+        self.forget()
+
+    def forget(self) -> None:
+        """Drop all that was read or computed, and is kept."""
         for name in list(vars(self)):
             if isinstance(getattr(type(self), name, None), cached_property):
                 delattr(self, name)

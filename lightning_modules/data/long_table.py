@@ -87,12 +87,17 @@ def files_of(path: str) -> list[Path]:
 
 def columns_of(table: str | pd.DataFrame, dialect: Dialect = UNKNOWN_DIALECT) -> list[str]:
     """Names of the columns of a table, or of the first of several files."""
+    return head_of(table, dialect).columns.tolist()
+
+
+def head_of(table: str | pd.DataFrame, dialect: Dialect = UNKNOWN_DIALECT) -> pd.DataFrame:
+    """The first rows of a table, or of the first of several files; all of one in memory."""
     if isinstance(table, pd.DataFrame):
-        return table.columns.tolist()
+        return table
     path = files_of(table)[0]
     dialect = table_dialect(path, dialect, quiet=True)
     first = next(file_blocks(path, dialect, 0, 0, 1 << 16), None)
-    return [] if first is None else first.frame.columns.tolist()
+    return pd.DataFrame() if first is None else first.frame
 
 
 def long_form(
@@ -207,7 +212,7 @@ class _Reading:
         stems: dict[str, Path] = {}
         for path, frame in self.parts():
             if self.long.id is None:
-                _require_other_file(stems.setdefault(_stem(path), path), path)
+                _require_other_file(stems.setdefault(stem(path), path), path)
             ids = self._ids(frame, path)
             rest = frame.drop(
                 columns=[*self.static, *_counts(frame), *([self.long.id] if self.long.id else [])]
@@ -244,9 +249,9 @@ class _Reading:
         """(T,) the id of each row, as text."""
         name = self.long.id
         if name is None:
-            return np.full(len(frame), _stem(path), dtype=object)
+            return np.full(len(frame), stem(path), dtype=object)
         for wanted in (name, *self.static):
-            _require(frame, wanted, path)
+            require_column(frame, wanted, path)
         return id_texts(frame[name], path)
 
     def _roles(self, frame: pd.DataFrame, path: Path) -> Roles:
@@ -266,7 +271,7 @@ class _Reading:
     def _require_columns(self, frame: pd.DataFrame, roles: Roles, path: Path) -> None:
         """Refuse a later piece that lacks a column, or has one that the first left out."""
         for name in (*roles.columns, *([] if roles.time is None else [roles.time])):
-            _require(frame, name, path)
+            require_column(frame, name, path)
         if self.long.columns is None:
             require_same_columns(frame, path, roles, self.long.covariates)
 
@@ -278,10 +283,10 @@ def _static(facts: str | pd.DataFrame, long: Long, panel: Panel, dialect: Dialec
         path, frame = Path("the table of static columns"), facts.reset_index(drop=True)
     else:
         frame, path, _ = read_frame(facts, dialect, [name])
-    _require(frame, name, path)
+    require_column(frame, name, path)
     columns = list(long.static) or number_columns(frame, path, None, [name])
     for column in columns:
-        _require(frame, column, path)
+        require_column(frame, column, path)
     rows = pd.Series(np.arange(len(frame)), id_texts(frame[name], path))
     if rows.index.has_duplicates:
         raise DataError(
@@ -312,7 +317,7 @@ def _counts(frame: pd.DataFrame) -> list[str]:
     ]
 
 
-def _stem(path: Path) -> str:
+def stem(path: Path) -> str:
     """The name of a file without the ending of its kind."""
     ending = max((end for end in ENDINGS if path.name.lower().endswith(end)), key=len, default="")
     return path.name[: len(path.name) - len(ending)]
@@ -326,6 +331,7 @@ def _require_other_file(first: Path, path: Path) -> None:
         )
 
 
-def _require(frame: pd.DataFrame, name: str, path: Path) -> None:
+def require_column(frame: pd.DataFrame, name: str, path: Path) -> None:
+    """Refuse a table without the column `name`, and name the nearest."""
     if name not in frame:
         raise DataError(f"{path}: no column `{name}`. {nearest(name, map(str, frame.columns))}")

@@ -178,8 +178,7 @@ def table_series(
         if roles.time is not None and (name := repeated_by(frame, roles.time)) is not None:
             raise DataError(
                 f"{path}: time column `{roles.time}` has times that repeat, as of several series, which "
-                f"column `{name}` tells apart. Name it: `--data.id={name}`; online learning reads the rows "
-                "of one."
+                f"column `{name}` tells apart. Name it: `--data.id={name}`."
             ) from None
         raise
     series = replace(series, zone=one_zone([written]))

@@ -134,6 +134,13 @@ class Origin:
         """The facts of a run of the online task."""
         module, settings = run.module, run.module.settings
         assert isinstance(module, OnlineModule)
+        if run.schema.series:
+            raise ConfigError(
+                "`source` must be a run of one stream, since a row object does not know which series a row "
+                f"is of; {run.source} has {len(run.schema.series)} series, each with scales of its own. "
+                "Predict with `dream predict`, or train on the rows of one.",
+                key="source",
+            )
         return cls(
             targets,
             run.schema.scales,

@@ -6,8 +6,9 @@ part. `record` collects a test, for `metrics` and `plots`; `drift` detects chang
 
 from lightning_modules.online.data import OnlineData, OnlineShape
 from lightning_modules.online.drifting_stream import DriftingStream
-from lightning_modules.online.module import OnlineModule, OnlineSettings
+from lightning_modules.online.module import OnlineModule
 from lightning_modules.online.sets import PublicStream, TableStream
+from lightning_modules.online.settings import OnlineSettings
 
 __all__ = [
     "DriftingStream",

@@ -42,6 +42,11 @@ class ForecastStep(Step):
             raise ConfigError(
                 f"an online run can be exported if it forecasts with DREAM; this is {what}. Train such a run."
             )
+        if module.schema is not None and module.schema.series:
+            raise ConfigError(
+                f"an online run can be exported if it is of one stream; this one has "
+                f"{len(module.schema.series)} series, each with scales of its own. Train on the rows of one."
+            )
         mode = module.modes[0]
         learner = module.make_learner(mode)
         if end is not None:

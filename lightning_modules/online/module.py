@@ -8,9 +8,9 @@ from __future__ import annotations
 import copy
 import warnings
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from functools import cached_property
-from typing import Any, Literal, get_args
+from typing import Any
 
 import lightning as L
 import pandas as pd
@@ -26,63 +26,26 @@ from lightning_modules.base import TaskModule
 from lightning_modules.checks import require, require_finite
 from lightning_modules.cores import BaselineCore, upper_errors
 from lightning_modules.data.place import ONLY, StreamEnd
-from lightning_modules.online.data import STRIDE, OnlineBatch, OnlineData, OnlineShape
-from lightning_modules.online.record import StreamRecord, prediction_table
-from lightning_modules.settings import PredictiveSettings, as_instance
+from lightning_modules.online.batches import OnlineBatch
+from lightning_modules.online.data import OnlineData, OnlineShape
+from lightning_modules.online.record import StreamRecord, long_table, mean_results, prediction_table
+from lightning_modules.online.settings import OnlineSettings
+from lightning_modules.online.starts import Starts
+from lightning_modules.settings import as_instance
 from lightning_modules.stream import (
     Features,
     Moves,
-    Reading,
     Steps,
     StreamLearner,
     StreamNetwork,
-    StreamState,
     Updates,
 )
 from lightning_modules.stream.following import followed
 from lightning_modules.stream.network import CHANGE_LIMIT, class_shares
 
-Mode = Literal[
-    "fast weights + head", "head", "fast weights", "frozen", "fast weights + all weights", "all weights"
-]
 SMALLEST = 1e-6  # least root mean square of a target, for one that never moves
 NEWEST = "newest"  # tensor of a stream's end
 OUTLIER = 3.0  # in root mean squares; larger errors count linearly in training
-
-
-@dataclass(frozen=True)
-class OnlineSettings(PredictiveSettings):
-    """Settings of `OnlineModule`."""
-
-    prediction_weight: float = 0.3
-    reading: Reading = Reading()  # noqa: RUF009 - frozen
-    """Normalisation of the rows, and the values that the head reads."""
-    updates: Updates = Updates()  # noqa: RUF009 - frozen
-    """Updates of the head from the stream."""
-    through_head: bool = False
-    """Forecasting and regression with `updates.rule: least_squares`: trains the core through a head that
-    follows each crop as it will follow the stream, see `lightning_modules.stream.following.followed`."""
-    all_updates: Updates = Updates(every=24, replay=96, lr=3e-4)  # noqa: RUF009 - frozen
-    """Updates of all weights from the stream, in the modes that move them."""
-    modes: list[Mode] = field(
-        default_factory=lambda: ["fast weights + head", "head", "fast weights", "frozen"]
-    )
-    """Ways to run the test, by what learns while the stream is read; one row of the table of results each."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        object.__setattr__(self, "reading", as_instance(Reading, self.reading, "reading"))
-        object.__setattr__(self, "updates", as_instance(Updates, self.updates, "updates"))
-        object.__setattr__(self, "all_updates", as_instance(Updates, self.all_updates, "all_updates"))
-        require(
-            "through_head",
-            self.through_head,
-            not self.through_head or self.updates.rule == "least_squares",
-            "false unless `updates.rule` is least_squares",
-        )
-        modes, known = self.modes, get_args(Mode)
-        fits = bool(modes) and set(modes) <= set(known) and len(set(modes)) == len(modes)
-        require("modes", modes, fits, f"some of {known}, each once")
 
 
 class OnlineModule(TaskModule):
@@ -103,6 +66,9 @@ class OnlineModule(TaskModule):
     side. Up to the first scored row every mode learns; from there on only the parts that it names: the fast
     weights, the head or all weights (`lightning_modules.stream.StreamLearner`), and with `frozen` none. The
     first mode's row is the module's own. A core without fast weights runs each mode once, without them.
+
+    Of several series each is run by itself, from a fresh state and the trained weights; the results are the
+    means over the series, and `by_series` has the module's own of each.
 
     Args:
         config: The DREAM layer; its `input_dim` is set to the width of what it reads.
@@ -148,6 +114,11 @@ class OnlineModule(TaskModule):
         self.modes = modes if plastic else list(dict.fromkeys(map(without_fast_weights, modes)))
         self.learners: dict[str, StreamLearner] = {}
         self.record: StreamRecord | None = None
+        """That of the stream which is being tested, or was last."""
+        self._finished: dict[str, dict[str, dict[str, float]]] = {}
+        """Results of the series before it in this test, by their ids."""
+        self._number = 0
+        """Number of the stream that is being read among the `members` of the data."""
         self._saved_test: dict[str, Any] | None = None
         self._newest: Tensor | None = None
         """(1, H, C) newest prediction of the first mode in this test."""
@@ -177,22 +148,18 @@ class OnlineModule(TaskModule):
         return torch.cat([torch.full_like(known[:, :late], torch.nan), known[:, : known.shape[1] - late]], 1)
 
     @cached_property
-    def _starts(self) -> list[StreamState]:
-        """State at each possible start of a crop, with a fresh core: normaliser, profile and past rows."""
-        network, (inputs, targets) = self.network, (part.to(self.device) for part in self.data.values)
-        feedback = self._feedback(targets[None])
-        state, states = network.init_state(), []
-        for start in range(0, self.data.borders[1], STRIDE):
-            states.append(state)
-            part = slice(start, start + STRIDE)
-            known = None if feedback is None else feedback[:, part]
-            state = network.relate(inputs[None, part], state, known)[1]
-        return states
+    def _starts(self) -> Starts:
+        """All that the streams carry at each possible start of a crop."""
+        values = [member.values for member in self.data.members]
+        feedback = [self._feedback(targets[None]) for _, targets in values]
+        known = [each[0] for each in feedback if each is not None]
+        stops = [member.borders[1] for member in self.data.members]
+        return Starts(self.network, [inputs for inputs, _ in values], known or None, stops)
 
     def _read(self, batch: OnlineBatch) -> tuple[Features, Tensor]:
         """Return the features of crops, and the layers' own prediction loss ()."""
         network = self.network
-        start = StreamState.cat([self._starts[row // STRIDE] for row in batch.start.tolist()])
+        start = self._starts.at(batch.number.tolist(), batch.start.tolist())
         start = replace(start, core=network.core.init_state(len(batch.start) * network.lanes))
         features, state = network.features(batch.rows, start, self._feedback(batch.targets))
         self.observe(features.traces, state.core)
@@ -264,8 +231,10 @@ class OnlineModule(TaskModule):
 
     def validation_step(self, batch: OnlineBatch, batch_idx: int) -> None:
         terms = self.losses(batch)
-        place = f"crops of {self.data.source_of(0)} from rows {batch.start.tolist()}"
-        self.require_finite_outputs({"the loss": terms["fit"].reshape(1, 1)}, lambda _: place)
+        self.require_finite_outputs(
+            {"the loss": terms["fit"].reshape(1, 1)},
+            lambda _: f"crops of {self.data.sources(batch)(0)} from rows {batch.start.tolist()}",
+        )
         own = torch.tensor(0 if batch.spare else len(batch.rows), device=self.device)
         crops = ranks.mean(own) * ranks.world_size()
         self.add_validation(ranks.mean(terms["fit"]) * crops, crops)
@@ -292,30 +261,44 @@ class OnlineModule(TaskModule):
 
     def on_test_epoch_start(self) -> None:
         super().on_test_epoch_start()
+        self._finished = {}
+        if self._saved_test is None:
+            self._begin_test(self.data.tested[0].number)
+            return
+        self._begin_test(self._saved_test["number"])
+        assert self.record is not None
+        with torch.inference_mode(False):  # tensors made in inference mode cannot be learned from
+            for mode, learner in self.learners.items():
+                held = self._saved_test["learners"][mode]
+                learner.load({name: value.to(self.device, copy=True) for name, value in held.items()})
+        self.record.load(self._saved_test["record"])
+        self._finished = self._saved_test["finished"]
+        self._newest = self._saved_test["newest"]
+        self._saved_test = None
+
+    def _begin_test(self, number: int) -> None:
+        """Let a stream be tested from a fresh state, with the trained weights."""
+        self._number = number
         self.learners = {mode: self.make_learner(mode) for mode in self.modes}
-        self.record = StreamRecord(self.data, self.title, self.modes)
-        if self._saved_test is not None:
-            with torch.inference_mode(False):  # tensors made in inference mode cannot be learned from
-                for mode, learner in self.learners.items():
-                    held = self._saved_test["learners"][mode]
-                    learner.load({name: value.to(self.device, copy=True) for name, value in held.items()})
-            self.record.load(self._saved_test["record"])
-            self._newest = self._saved_test["newest"]
-            self._saved_test = None
+        self.record = StreamRecord(self.data.members[number], self.title, self.modes)
 
     def save_test(self) -> dict[str, Any]:
         """Return learners and scores of the test so far, see `lightning_modules.run.saving.ResumableTest`."""
         assert self.record is not None
         learners = {mode: learner.tensors() for mode, learner in self.learners.items()}
-        return {"learners": learners, "record": self.record.tensors(), "newest": self._newest}
+        place = {"number": self._number, "finished": self._finished}
+        return place | {"learners": learners, "record": self.record.tensors(), "newest": self._newest}
 
     def resume_test(self, saved: dict[str, Any]) -> None:
         """Let the next test resume from the values that `save_test` returned."""
         self._saved_test = saved
 
     def test_step(self, batch: OnlineBatch, batch_idx: int) -> None:
+        if (number := int(batch.number[0])) != self._number:
+            self._finish_series()
+            self._begin_test(number)
         assert self.record is not None
-        first = self.data.scored.start
+        first = self.record.data.scored.start
         start, rows = int(batch.start[0]), batch.rows[0]
         border = min(max(first - start, 0), len(rows))
         for mode, learner in self.learners.items():
@@ -341,19 +324,32 @@ class OnlineModule(TaskModule):
         steps = learner.process(batch.rows[0, part], batch.targets[0, part] if supervised else None)
         first = int(batch.start[0]) + part.start
         require_finite(
-            {"the prediction": steps.predictions}, lambda k: f"{self.data.source_of(0)}, row {first + k}"
+            {"the prediction": steps.predictions},
+            lambda k: f"{self.data.sources(batch)(0)}, row {first + k}",
         )
         return steps
 
     def on_test_epoch_end(self) -> None:
         assert self.record is not None
-        if self._newest is not None:
+        if self._newest is not None and not self.data.many:
             self.ends = self._ended(self._shown(self._newest), self.learners[self.modes[0]].row)
         self.learners, self._newest = {}, None
-        self.log_results(self.record.results())
+        if not self.data.many:
+            self.log_results(self.record.results())
+            return
+        self._finish_series()
+        self.log_results(mean_results(list(self._finished.values())))
+        own = next(iter(self.results))
+        self.by_series = {name: found[own] for name, found in self._finished.items()}
+
+    def _finish_series(self) -> None:
+        """Keep the results of the series that was tested last."""
+        assert self.record is not None
+        self._finished[str(self.record.data.name)] = self.record.results()
 
     def figures(self) -> dict[str, Figure]:
-        """Rolling error of every mode and rival, surprise, norm of U, and the known changes of the stream."""
+        """Rolling error of every mode and rival, surprise, norm of U, and the known changes of the stream; of
+        several series of the last."""
         return {} if self.record is None or self.record.empty else {"stream": self.record.figure()}
 
     def go_on(self, ends: Mapping[str, StreamEnd]) -> None:
@@ -395,20 +391,23 @@ class OnlineModule(TaskModule):
 
     def on_predict_epoch_start(self) -> None:
         mode = self.modes[0]
-        self.learners = {mode: self.make_learner(mode)}
+        self.learners, self._number = {mode: self.make_learner(mode)}, 0
         if self._before is not None:
             held = {name: value for name, value in self._before.tensors.items() if name != NEWEST}
             self.learners[mode].load({name: value.to(self.device) for name, value in held.items()})
 
     def predict_step(self, batch: OnlineBatch, batch_idx: int) -> Tensor:
         """Predictions of the first mode for each row of a chunk: class shares, or values as in the data."""
-        learner = self.learners[self.modes[0]]
-        return self._shown(self._process(learner, batch, slice(0, len(batch.rows[0]))).predictions)
+        mode, number = self.modes[0], int(batch.number[0])
+        if number != self._number:
+            self.learners, self._number = {mode: self.make_learner(mode)}, number
+        steps = self._process(self.learners[mode], batch, slice(0, len(batch.rows[0])))
+        return self._shown(steps.predictions)
 
     def _shown(self, predictions: Tensor) -> Tensor:
         """Predictions (T, H, C) of the first mode as class shares, or as values as in the data."""
         if self.network.shape.task != "classification":
-            return self.data.unscale(predictions)
+            return self.data.members[self._number].unscale(predictions)
         rule, mode = self.settings.updates.rule, self.modes[0]
         least_squares = rule == "least_squares" and "all weights" not in mode
         return class_shares(predictions, least_squares)
@@ -418,8 +417,11 @@ class OnlineModule(TaskModule):
         return "forecast.csv" if self.shape.task == "forecasting" else "predictions.csv"
 
     def prediction_table(self, predictions: list[Tensor]) -> pd.DataFrame:
-        """Predictions with a line for each row of the stream; for forecasting, of the rows after the last."""
-        return self.in_kind(prediction_table(self.data, torch.cat(predictions)))
+        """Predictions with a line for each row of a stream; for forecasting, of the rows after the last."""
+        made = torch.cat(predictions)
+        return self.in_kind(
+            long_table(self.data, made) if self.data.many else prediction_table(self.data, made)
+        )
 
 
 def without_fast_weights(mode: str) -> str:

@@ -18,13 +18,14 @@ from torchmetrics import MetricCollection
 
 from lightning_modules import naive
 from lightning_modules.data.frequency import figure_times, table_times
+from lightning_modules.data.long_table import ID
 from lightning_modules.data.series import carry_forward
 from lightning_modules.online import plots
 from lightning_modules.online.data import OnlineData
 from lightning_modules.online.drift import page_hinkley
 from lightning_modules.online.metrics import prequential_metrics
 from lightning_modules.stream import Steps
-from lightning_modules.tables import free
+from lightning_modules.tables import free, long_forecast_table
 
 ALARM = 25.0  # sum of rises of the error, in deviations, that counts as a change
 SMALLEST = 1e-12  # added to squared errors before their logarithm is taken
@@ -197,3 +198,40 @@ def prediction_table(data: OnlineData, predictions: Tensor) -> pd.DataFrame:
     times = table_times(data.times(rows), data.clock.zone)
     table.insert(0, free("time", [str(column) for column in table.columns]), times)
     return table
+
+
+def long_table(data: OnlineData, predictions: Tensor) -> pd.DataFrame:
+    """Predictions (M, H, C) of several series, one after another, as one table: of forecasts in the form of
+    `long_forecast_table`, and otherwise with the ids in the first column."""
+    rows = [member.end - member.begin for member in data.members]
+    stops = np.minimum(np.cumsum(rows), len(predictions)).tolist()  # a limit may have left some out
+    read = [
+        (member, predictions[start:stop])
+        for member, start, stop in zip(data.members, [0, *stops], stops, strict=False)
+        if start < stop
+    ]
+    if data.task == "forecasting":
+        parts = []
+        for member, made in read:
+            last = member.begin + len(made)
+            times = member.times(last + np.arange(member.horizon))
+            shown = table_times(times, member.clock.zone)
+            parts.append((str(member.name), made[-1].cpu().numpy()[..., None], shown))
+        return long_forecast_table(parts, data.stream.targets, [])
+    tables = [prediction_table(member, made) for member, made in read]
+    whole = pd.concat(tables, ignore_index=True)
+    ids = np.repeat([str(member.name) for member, _ in read], [len(table) for table in tables])
+    whole.insert(0, free(ID, [str(column) for column in whole.columns]), ids.astype(object))
+    return whole
+
+
+def mean_results(parts: Sequence[dict[str, dict[str, float]]]) -> dict[str, dict[str, float]]:
+    """Means over series of the metrics of every model that was scored in all of them; a metric that a series
+    does not have (NaN) is left out."""
+    models = [model for model in parts[0] if all(model in part for part in parts)]
+    found = {}
+    for model in models:
+        values = {name: [part[model][name] for part in parts] for name in parts[0][model]}
+        known = {name: [one for one in each if not np.isnan(one)] for name, each in values.items()}
+        found[model] = {name: float(np.mean(each)) if each else np.nan for name, each in known.items()}
+    return found

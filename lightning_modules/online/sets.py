@@ -14,16 +14,34 @@ from dream.errors import ConfigError, DataError, nearest
 from lightning_modules.data.catalogue import data_path
 from lightning_modules.data.categories import Category, expanded, learn_category
 from lightning_modules.data.dates import Stamps, stamps_as
-from lightning_modules.data.dialect import dialect_as
-from lightning_modules.data.in_memory import InMemory
+from lightning_modules.data.dialect import Dialect, dialect_as
+from lightning_modules.data.in_memory import NAME, InMemory
+from lightning_modules.data.long_table import (
+    ID,
+    Long,
+    files_of,
+    head_of,
+    long_form,
+    read_panel,
+    require_column,
+    stem,
+)
 from lightning_modules.data.numbers import number_columns
 from lightning_modules.data.series import Series, read_frame, read_table, table_series
 from lightning_modules.data.time_column import find_time_column
 from lightning_modules.data.truth import tell_classes
-from lightning_modules.online.data import OnlineData, OnlineStream, Task, check_truth, part_rows
+from lightning_modules.online.data import OnlineData
+from lightning_modules.online.stream import OnlineStream, check_truth, part_rows
+from lightning_modules.stream.settings import Task
 
 Name = Literal["ETTh1", "ETTh2", "ETTm1", "WTH", "exchange", "elec2"]
 Asked = Literal["auto", "forecasting", "regression", "classification"]
+
+
+_DECIDES = (
+    "`--data.targets=[NAME] --data.task=classification` predicts one as classes; "
+    "`--data.task=forecasting` says that they are numbers."
+)
 
 
 class Protocol(NamedTuple):
@@ -113,8 +131,13 @@ class TableStream(OnlineData, InMemory):
 
     All columns of numbers are read, for regression and classification all but the targets.
 
+    With `id` it is a long table of several series, with one row per time step of each, in any order. Each is
+    a stream with a state, a head, parts and scales of its own, and one core is trained on all.
+
     Args:
-        path: The file: .csv, .txt or .tsv (also .gz, .bz2, .xz, .zst or .zip), .parquet or .feather.
+        path: The file: .csv, .txt or .tsv (also .gz, .bz2, .xz, .zst or .zip), .parquet or .feather. Of
+            several series also a folder of files or a pattern such as pumps/*.csv: without `id` each file is
+            a series, called as the file is.
         targets: Columns to predict; null for all columns of numbers, which are then forecast.
         task: `forecasting`: the next `horizon` rows of the targets, from all columns; `regression` and
             `classification`: the target of a row from its other columns; `auto`: classification if the only
@@ -133,6 +156,8 @@ class TableStream(OnlineData, InMemory):
         decimal: Decimal sign of numbers.
         thousands: Sign between groups of three digits.
         encoding: Encoding of a file of text. A run remembers all four, for files that do not show others.
+        id: The column that tells the series of a long table apart; null for a single series, unless the table
+            has the columns unique_id, ds and y: those are id, time and, without `targets`, what is forecast.
     """
 
     def __init__(
@@ -149,6 +174,7 @@ class TableStream(OnlineData, InMemory):
         decimal: str | None = None,
         thousands: str | None = None,
         encoding: str | None = None,
+        id: str | None = None,
         **options: Any,
     ) -> None:
         super().__init__(**options)
@@ -182,6 +208,87 @@ class TableStream(OnlineData, InMemory):
         self.zone = zone
         self.stamps = stamps_as(time_format, zone)
         self.dialect = dialect_as(separator, decimal, thousands, encoding)
+        self.id = id
+
+    def read_many(self) -> dict[str, OnlineStream]:
+        learned = () if self.recorded is None else self.recorded.columns.get("id", ())
+        long = long_form(self.table, self.id, self.known_dialect, learned)
+        if long is None:
+            return {}
+        if self.recorded is not None and not learned:
+            raise DataError(
+                f"{self.path}: a checkpoint that was trained on a single series reads one; this is a table "
+                f"of several, told apart by `{long.id or 'their files'}`. Bring the rows of one, or train on "
+                "several."
+            )
+        if self.categories_asked:
+            raise ConfigError(
+                "`categories` must be left out for several series, whose inputs are numbers; got "
+                f"{', '.join(self.categories_asked)}. Give each category a column of 0 and 1.",
+                key="categories",
+            )
+        self.id_column = long.id or ID
+        head, path = head_of(self.table, self.known_dialect), Path(self.path)
+        targets = self.targets or (None if long.columns is None else list(long.columns))
+        for name in targets or []:
+            require_column(head, name, path)
+        task = "forecasting" if targets is None else self._task_of(head, targets)
+        stamps = self.stamps if self.recorded is None else self.recorded.stamps(self.stamps)
+        time, others = self.time_column or long.time, []
+        if self.targets is not None:  # else what is guessed or all columns are targets
+            rest = head.drop(columns=[*self.targets, *([long.id] if long.id in head else [])])
+            time = time or find_time_column(rest, path, form=stamps.form)
+            others = number_columns(rest, path, time)
+        self._require_inputs(task, targets, others)
+        if task == "forecasting":
+            long = Long(long.id, time, targets, others)
+            panel = read_panel(self.table, long, self.known_dialect, stamps)
+            names = tuple(targets or panel.columns)
+            streams = [OnlineStream(each, "forecasting", names) for each in panel.series]
+            if self.asked == "auto" and self.recorded is None:
+                rows = np.concatenate([each.values[:, : len(names)] for each in panel.series])
+                tell_classes(rows, names, panel.source, _DECIDES)
+            return dict(zip(panel.ids, streams, strict=True))
+        assert targets is not None
+        classes: tuple[str, ...] = ()
+        if task == "regression":
+            long = Long(long.id, time, others, targets)
+            panel = read_panel(self.table, long, self.known_dialect, stamps)
+        else:
+            table, classes, dialect = self._with_numbers(long.id, targets[0])
+            panel = read_panel(table, Long(self.id_column, time, others, targets), stamps=stamps)
+            panel = replace(panel, series=tuple(replace(each, dialect=dialect) for each in panel.series))
+        streams = [self._supervised(each, len(others), targets, classes) for each in panel.series]
+        return dict(zip(panel.ids, streams, strict=True))
+
+    def _supervised(
+        self, series: Series, inputs: int, targets: list[str], classes: tuple[str, ...]
+    ) -> OnlineStream:
+        """One of several series whose first columns are `inputs`, and the others targets or class numbers."""
+        truth, source = series.values[:, inputs:], series.source.replace(NAME, self.path, 1)
+        read = replace(
+            series, values=series.values[:, :inputs], columns=series.columns[:inputs], source=source
+        )
+        if classes:
+            return OnlineStream(read, "classification", classes, truth[:, 0].astype(np.int64))
+        if self.missing != "model":
+            check_truth(truth, source, targets[0])
+        return OnlineStream(read, "regression", tuple(targets), truth)
+
+    def _with_numbers(self, id: str | None, target: str) -> tuple[pd.DataFrame, tuple[str, ...], Dialect]:
+        """The table of several series with the numbers of classes in place of their names, the names, and how
+        the first file is written."""
+        parts, dialects = [], []
+        for table in [self.table] if isinstance(self.table, pd.DataFrame) else files_of(self.table):
+            frame, path, dialect = read_frame(table, self.known_dialect, [] if id is None else [id])
+            dialects.append(dialect)
+            if id is None:
+                frame = frame.assign(**{ID: stem(path)})
+            require_column(frame, target, path)
+            parts.append(frame)
+        whole = pd.concat(parts, ignore_index=True)
+        truth, classes = self._classes(whole[target])
+        return whole.assign(**{target: truth}), classes, dialects[0]
 
     def read(self) -> OnlineStream:
         stamps = self.stamps if self.recorded is None else self.recorded.stamps(self.stamps)
@@ -200,8 +307,7 @@ class TableStream(OnlineData, InMemory):
                 values,
                 names,
                 str(path),
-                "`--data.targets=[NAME] --data.task=classification` predicts one as classes; "
-                "`--data.task=forecasting` says that they are numbers.",
+                _DECIDES,
             )
         return replace(stream, series=replace(stream.series, dialect=dialect))
 
@@ -228,41 +334,53 @@ class TableStream(OnlineData, InMemory):
             series = table_series(frame, path, self.time_column, stamps=stamps)
             return OnlineStream(series, "forecasting", series.columns)
         for name in targets:
-            if name not in frame:
-                raise DataError(f"{self.path}: no column `{name}`. {nearest(name, map(str, frame.columns))}")
-        types = pd.api.types
-        dtypes = [frame[name].dtype for name in targets]
-        numeric = all(types.is_numeric_dtype(dtype) and not types.is_bool_dtype(dtype) for dtype in dtypes)
-        asked: Task | str = self.asked
-        if asked == "auto" and self.recorded is not None:
-            asked = self.recorded.settings["task"]
-        if asked == "auto":
-            asked = "classification" if len(targets) == 1 and not numeric else "forecasting"
+            require_column(frame, name, Path(self.path))
+        asked = self._task_of(frame, targets)
         read = frame.drop(columns=targets)
         time_column = self.time_column or find_time_column(read, path, form=stamps.form)
         others = number_columns(read, path, time_column)
         if asked == "forecasting":
             series = table_series(frame, path, time_column, targets, others, stamps)
             return OnlineStream(series, "forecasting", tuple(targets))
-        if not others:
-            raise DataError(
-                f"{self.path}: {asked} needs a column of numbers besides `{targets[0]}`; there is none."
-            )
+        self._require_inputs(asked, targets, others)
         inputs = table_series(read, path, time_column, others, stamps=stamps)
         if asked == "regression":
             truth = table_series(frame, path, time_column, targets, stamps=stamps).values
             if self.missing != "model":
                 check_truth(truth, str(self.path), targets[0])
             return OnlineStream(inputs, "regression", tuple(targets), truth)
-        label = frame[targets[0]]
+        truth, classes = self._classes(frame[targets[0]])
+        return OnlineStream(inputs, "classification", classes, truth)
+
+    def _task_of(self, frame: pd.DataFrame, targets: list[str]) -> Task:
+        """The task, which the checkpoint or the kind of the targets decides if it is not stated."""
+        if self.asked != "auto":
+            return self.asked
+        if self.recorded is not None:
+            known: Task = self.recorded.settings["task"]
+            return known
+        types = pd.api.types
+        dtypes = [frame[name].dtype for name in targets]
+        numeric = all(types.is_numeric_dtype(dtype) and not types.is_bool_dtype(dtype) for dtype in dtypes)
+        return "classification" if len(targets) == 1 and not numeric else "forecasting"
+
+    def _require_inputs(self, task: Task, targets: list[str] | None, others: list[str]) -> None:
+        if task != "forecasting" and targets and not others:
+            raise DataError(
+                f"{self.path}: {task} needs a column of numbers besides `{targets[0]}`; there is none."
+            )
+
+    def _classes(self, label: pd.Series) -> tuple[np.ndarray, tuple[str, ...]]:
+        """Class number of each row (T,), and the names of the classes."""
         if label.isna().any():
             row = int(label.isna().to_numpy().argmax())
             raise DataError(
                 f"{self.path}: column `{label.name}` must hold a class in every row; row {row} has none."
             )
         truth, classes = pd.factorize(label, sort=True)
+        found = truth.astype(np.int64), tuple(map(str, classes))
         if self.recorded is not None:  # any number of the classes that the checkpoint knows
-            return OnlineStream(inputs, "classification", tuple(map(str, classes)), truth.astype(np.int64))
+            return found
         if len(classes) < 2:
             raise DataError(
                 f"{self.path}: column `{label.name}` must hold at least two classes; got {list(classes)}."
@@ -273,4 +391,4 @@ class TableStream(OnlineData, InMemory):
                 f"differ in {len(label)} rows. Name another of `targets`, or set `task` to regression for "
                 "numbers."
             )
-        return OnlineStream(inputs, "classification", tuple(map(str, classes)), truth.astype(np.int64))
+        return found

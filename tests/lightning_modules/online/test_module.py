@@ -17,7 +17,6 @@ from torch.nn.functional import mse_loss
 from dream import ConfigError, DREAMConfig
 from lightning_modules import OnlineModule
 from lightning_modules.online import DriftingStream
-from lightning_modules.online.data import STRIDE
 from lightning_modules.online.drift import page_hinkley
 from lightning_modules.online.metrics import KappaTemporal
 from lightning_modules.plots import rolling
@@ -252,7 +251,7 @@ def test_training_reads_a_crop_as_the_test_reads_a_stream(kind: str, core: str, 
     trained = module.network.to_data(module.outputs(features, wanted), features)
     for crop, row in enumerate(batch.start.tolist()):
         learner = module.make_learner("fast weights + head")
-        start = module._starts[row // STRIDE]
+        start = module._starts.at([0], [row])
         learner.state = replace(start, core=learner.network.core.init_state(1))
         targets = None if kind == "forecasting" else batch.targets[crop]
         read = learner.process(batch.rows[crop], targets).predictions
