@@ -379,7 +379,7 @@ def test_words_that_make_no_sense_are_refused(words: list[str], message: str) ->
         ),
         (
             "model.patch: [4, 8, 5]",
-            "`model.patch` must be a divisor of look_back, 24, such as 12; got 5.\nThat is of a trial with --model",
+            "`model.patch` must be a divisor of look_back, 24, such as 12; got 5.\nThat is of a trial with",
         ),
     ],
 )

@@ -147,7 +147,7 @@ def readers(path: str) -> dict[str, Callable[[], TaskData]]:
         ),
         "forecasting, mapped": lambda: TableData(path, missing="mask", mapped=True, **window),
         "forecasting, chosen": lambda: TableData(path, targets=["a"], known_covariates=["b"], **window),
-        "anomaly": lambda: AnomalyTable(path, missing="ffill", training=100),
+        "anomaly": lambda: AnomalyTable(path, columns=["a", "b"], missing="ffill", training=100),
         "anomaly, labelled": lambda: AnomalyTable(
             path, columns=["a"], label_column="label", training=100, separator=","
         ),

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from dream.numerics import largest
-from dream.ops.registry import BACKENDS
+from tests.dream.support import CPU_BACKENDS
 from tests.soak import hostile
 
 
@@ -22,7 +22,7 @@ def test_a_layer(knobs: dict[str, Any]) -> None:
     assert seen["largest |U|"] <= 2.0 if knobs.get("kappa") == 1.0 else 1e6 < seen["largest |U|"] < 1e21
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("backend", CPU_BACKENDS)
 def test_a_layer_that_trains(backend: str) -> None:
     assert hostile.through_layer(500, backend, train=True)["finite"]
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import lightning as L
 import numpy as np
 import pandas as pd
 import pytest
@@ -113,7 +112,7 @@ class Seen:
 
 def test_the_future_weather_decides_the_forecast(tmp_path: Path) -> None:
     data = windows(table(ahead=AHEAD))
-    L.seed_everything(0)
+    torch.manual_seed(0)
     module = module_for(data)
     small_trainer(tmp_path, max_epochs=12).fit(module, data)
     table_ahead = module.prediction_table(small_trainer(tmp_path).predict(module, data))  # type: ignore[arg-type]
