@@ -218,8 +218,8 @@ def main() -> None:
         except Exception as error:  # the rest of the table is worth having
             row = {"failed": repr(error)[:300]}
         results["rows"].append(row)
-        asked.output.write_text(json.dumps(results, indent=1), encoding="utf-8")
-        print(json.dumps(row), flush=True)  # noqa: T201
+        asked.output.write_text(json.dumps(results, indent=1, allow_nan=False), encoding="utf-8")
+        print(json.dumps(row, allow_nan=False), flush=True)  # noqa: T201
     print(f"wrote {asked.output} after {time.perf_counter() - begin:.0f} s")  # noqa: T201
 
 

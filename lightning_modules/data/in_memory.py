@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Self
 
 import numpy as np
 import pandas as pd
@@ -13,9 +13,6 @@ from lightning_modules.data.dialect import UNKNOWN, Dialect
 from lightning_modules.data.frames import as_pandas, kind_of
 from lightning_modules.data.limits import distinct, require_header, tell_repeated
 from lightning_modules.data.time_column import find_time_column, with_starts
-
-if TYPE_CHECKING:
-    from lightning_modules.data.schema import Schema
 
 NAME = "the table"
 """Name of a table in memory, in messages."""
@@ -31,7 +28,8 @@ class InMemory:
     """The library of the table in memory, in whose tables predictions are answered."""
     dialect: Dialect = UNKNOWN
     """Stated facts of how the table is written."""
-    recorded: Schema | None
+    recorded: Any
+    """See `TaskData.recorded`."""
 
     @classmethod
     def of(cls, table: Any, **settings: Any) -> Self:
@@ -60,7 +58,8 @@ class InMemory:
     @property
     def known_dialect(self) -> Dialect:
         """Stated facts of how the table is written, and those of a run that is followed."""
-        return self.dialect if self.recorded is None else self.recorded.dialect_of(self.dialect)
+        found: Dialect = self.dialect if self.recorded is None else self.recorded.dialect_of(self.dialect)
+        return found
 
 
 def _as_frame(table: pd.DataFrame | pd.Series | np.ndarray) -> pd.DataFrame:

@@ -334,7 +334,12 @@ class ForecastingData(ScaledData, ABC):
         return sum(group.chunks for group in self._training_streams())
 
     def describe(self) -> list[tuple[str, str]]:
-        return facts(self)
+        uses = [f"{self.windows_in(part)} windows" for part in ("train", "val", "test")]
+        if self.streams:
+            uses[0] = f"{self.training_batches} batches of {self.batch_size} streams"
+        if self.rolling:
+            uses[1:] = [f"a forecast every {self.stride} rows with carried state"] * 2
+        return facts(self, uses)
 
 
 class Newest(Dataset[WindowBatch]):

@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import numpy as np
 
 from lightning_modules.data.frequency import described, zoned
 from lightning_modules.data.panel import listed
 from lightning_modules.forecasting.member import PARTS
-
-if TYPE_CHECKING:
-    from lightning_modules.forecasting.data import ForecastingData
+from lightning_modules.forecasting.scaled import ScaledData
 
 
-def facts(data: ForecastingData) -> list[tuple[str, str]]:
-    """Facts as pairs of name and text, of one series or of all together."""
+def facts(data: ScaledData, uses: list[str]) -> list[tuple[str, str]]:
+    """Facts as pairs of name and text, of one series or of all together; `uses` says what becomes of the
+    rows of each part."""
     counts = zip(data.whole.columns, data.prepared.missing, strict=True)
     known = data.columns[len(data.columns) - data.known_count :]
     over = "the training rows" + (" of the checkpoint" if data.recorded is not None else "")
@@ -29,20 +26,20 @@ def facts(data: ForecastingData) -> list[tuple[str, str]]:
         ("known covariates", ", ".join(known) or "none"),
         ("time", _period(data) if data.many else described(data.series.time, data.clock)),
         ("season", ", ".join(map(str, data.seasons)) + " rows"),
-        *zip(PARTS, _parts(data), strict=True),
+        *zip(PARTS, _parts(data, uses), strict=True),
         ("missing", ", ".join(f"{name} {count}" for name, count in counts if count) or "none"),
         ("scaling", f"mean 0 and deviation 1 over {over}"),
     ]
 
 
-def _rows_of_many(data: ForecastingData) -> list[tuple[str, str]]:
+def _rows_of_many(data: ScaledData) -> list[tuple[str, str]]:
     rows = [len(member.series) for member in data.members]
     each = f"{min(rows)}" if min(rows) == max(rows) else f"{min(rows)} to {max(rows)}"
     names = [str(member.name) for member in data.members]
     return [("series", f"{len(names)}: {listed(names)}"), ("rows", f"{sum(rows)}, {each} each")]
 
 
-def _period(data: ForecastingData) -> str:
+def _period(data: ScaledData) -> str:
     """First and last time of all series, and the frequency of most of them."""
     times = [member.series.time for member in data.members if member.series.time is not None]
     if not times:
@@ -54,13 +51,8 @@ def _period(data: ForecastingData) -> str:
     return f"{period}, {data.clock.frequency or 'no frequency'}"
 
 
-def _parts(data: ForecastingData) -> list[str]:
+def _parts(data: ScaledData, uses: list[str]) -> list[str]:
     """Rows of each part, and what becomes of them."""
-    uses = [f"{data.windows_in(part)} windows" for part in ("train", "val", "test")]
-    if data.streams:
-        uses[0] = f"{data.training_batches} batches of {data.batch_size} streams"
-    if data.rolling:
-        uses[1:] = [f"a forecast every {data.stride} rows with carried state"] * 2
     if not data.many:
         return [
             f"rows {part.start} to {part.stop - 1}, {use}" for part, use in zip(data.parts, uses, strict=True)

@@ -69,6 +69,9 @@ class ForecastingShape:
     """Numbers of the columns that are read as they are though others of their role are made relative:
     indicators of categories."""
 
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "absolute", tuple(self.absolute))  # a file holds a list
+
     @property
     def relative(self) -> int:
         """Number of columns that are made relative in level and scale."""

@@ -5,16 +5,13 @@ Shapes: N crops, T rows, D input columns, C targets, H rows ahead.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset
-
-if TYPE_CHECKING:
-    from lightning_modules.online.data import OnlineData
 
 STRIDE = 8  # rows between the starts of training crops
 
@@ -36,10 +33,18 @@ class OnlineBatch(NamedTuple):
 
 
 class Crops(Dataset[OnlineBatch]):
-    """Pieces of `length` rows, each within a stream; those of a stream begin at its `starts`."""
+    """Pieces of `length` rows, each within a stream; those of a stream begin at its `starts`.
 
-    def __init__(self, streams: Sequence[OnlineData], starts: Sequence[range], length: int) -> None:
-        self.streams = streams
+    Args:
+        cuts: give the piece of each stream that begins at a row and has so many.
+        starts: first rows of the pieces of each.
+        length: of a piece.
+    """
+
+    def __init__(
+        self, cuts: Sequence[Callable[[int, int], OnlineBatch]], starts: Sequence[range], length: int
+    ) -> None:
+        self.cuts = cuts
         self.starts = starts
         self.length = length
         self.ends = np.cumsum([len(each) for each in starts])
@@ -58,4 +63,4 @@ class Crops(Dataset[OnlineBatch]):
     def _piece(self, index: int) -> OnlineBatch:
         place = int(np.searchsorted(self.ends, index, "right"))
         start = self.starts[place][index - int(self.ends[place])]  # counted from the last one
-        return self.streams[place].piece(start, self.length)
+        return self.cuts[place](start, self.length)

@@ -221,7 +221,7 @@ class OnlineData(OnlineSource, ABC):
             self._require_room()
         for member in self.members:
             _ = member.values
-        tell(self)
+        tell(self, self.crop, [str(each.name) for each in self.members if not each.has_room])
 
     def piece(self, start: int, length: int) -> OnlineBatch:
         """At most `length` rows of the only stream from `start` on as a batch of one."""
@@ -239,7 +239,7 @@ class OnlineData(OnlineSource, ABC):
             range(0, max(member.borders[0] - self.crop - self.ahead + 1, 0), STRIDE)
             for member in self.members
         ]
-        crops = Crops(self.members, starts, self.crop)
+        crops = Crops([one.piece for one in self.members], starts, self.crop)
         return loader(crops, drawn(len(crops), self.crops, self.batch_size).shared(*self.share))
 
     def val_dataloader(self) -> DataLoader[OnlineBatch] | list[DataLoader[OnlineBatch]]:
@@ -260,7 +260,7 @@ class OnlineData(OnlineSource, ABC):
             )
             for (warm_up, stop, _), count in zip(parts, rows, strict=True)
         ]
-        crops = Crops(self.members, starts, length)
+        crops = Crops([one.piece for one in self.members], starts, length)
         return loader(crops, in_order(len(crops), self.batch_size).shared(*self.share))
 
     def test_dataloader(self) -> DataLoader[OnlineBatch]:
@@ -300,7 +300,8 @@ class OnlineData(OnlineSource, ABC):
     def _in_chunks(
         self, streams: Sequence[OnlineData], parts: Sequence[tuple[int, int]]
     ) -> DataLoader[OnlineBatch]:
-        crops = Crops(streams, [range(*part, self.chunk) for part in parts], self.chunk)
+        starts = [range(*part, self.chunk) for part in parts]
+        crops = Crops([one.piece for one in streams], starts, self.chunk)
         return loader(crops, in_order(len(crops), 1))
 
     def rows_of(self, batch: OnlineBatch) -> Tensor:

@@ -3,28 +3,30 @@
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING
 
 from lightning_modules.data.clocks import uneven
 from lightning_modules.data.frequency import tell_uneven
 from lightning_modules.data.panel import listed
 from lightning_modules.data.schema import warn_of_columns
-from lightning_modules.online.source import LEAST_SCALED
-
-if TYPE_CHECKING:
-    from lightning_modules.online.data import OnlineData
+from lightning_modules.online.source import LEAST_SCALED, OnlineSource
 
 logger = logging.getLogger(__name__)
 
 
-def tell(data: OnlineData) -> None:
-    """Log what may be unexpected: other scales, series that are new or too short, rows that are absent."""
+def tell(data: OnlineSource, crop: int, unscored: list[str]) -> None:
+    """Log what may be unexpected: other scales, series that are new or too short, rows that are absent.
+
+    Args:
+        data: what was read.
+        crop: rows of a piece to train on.
+        unscored: names of the series that have no rows left to score.
+    """
     if data.recorded is not None:
         if data.scaled:
             warn_of_columns(_far_columns(data), data.source)
         _tell_unseen(data)
     elif data.many:
-        _tell_short(data)
+        _tell_short(data, crop, unscored)
     if data.many:
         _tell_uneven(data)
     else:
@@ -32,7 +34,7 @@ def tell(data: OnlineData) -> None:
         tell_uneven(series.time, series.zone, series.source)
 
 
-def _far_columns(data: OnlineData) -> list[str]:
+def _far_columns(data: OnlineSource) -> list[str]:
     """Remarks on the columns that are far from where they were in training."""
     remarks = []
     for member in data.members:
@@ -45,7 +47,7 @@ def _far_columns(data: OnlineData) -> list[str]:
     return remarks
 
 
-def _tell_unseen(data: OnlineData) -> None:
+def _tell_unseen(data: OnlineSource) -> None:
     known = {} if data.recorded is None else data.recorded.series
     unseen = [name for name in data.streams if name not in known]
     if unseen:
@@ -63,10 +65,9 @@ def _tell_unseen(data: OnlineData) -> None:
         )
 
 
-def _tell_short(data: OnlineData) -> None:
-    least = data.crop + data.ahead
+def _tell_short(data: OnlineSource, crop: int, unscored: list[str]) -> None:
+    least = crop + data.ahead
     untrained = [str(each.name) for each in data.members if 0 < each.parts[0] < least]
-    unscored = [str(each.name) for each in data.members if not each.has_room]
     remarks = {
         f"have fewer than {least} warm-up rows, and are not trained on": untrained,
         "have no rows left to score": unscored,
@@ -78,7 +79,7 @@ def _tell_short(data: OnlineData) -> None:
             )
 
 
-def _tell_uneven(data: OnlineData) -> None:
+def _tell_uneven(data: OnlineSource) -> None:
     said = uneven([member.stream.series.time for member in data.members], data.clocks)
     if said:
         number, first = next(iter(said.items()))

@@ -164,5 +164,5 @@ def test_equal_labels_are_one_class_with_a_warning(labels: tuple[Any, ...]) -> N
     with pytest.warns(DREAMWarning, match="is read as the class"):
         many.learn_many([{"a": 1.0}] * 3, labels)
     assert one.labels == many.labels == [labels[0]]
-    with pytest.raises(DataError, match="`y` must be a text, a number"):
+    with pytest.raises(DataError, match="`y` must be a text, a finite number"):
         many.learn_many([{"a": 1.0}], [["a list"]])
