@@ -48,8 +48,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
                 item.add_marker(pytest.mark.skip(reason=reason))
 
 
-LEFT = ("PYTEST_CURRENT_TEST", "WANDB_SERVICE")
-"""Variables that others set: pytest, and wandb for a process of its own that lives as long as this one."""
+LEFT = ("PYTEST_CURRENT_TEST", "WANDB_SERVICE", "TORCHINDUCTOR_CACHE_DIR", "TRITON_CACHE_DIR")
+"""Variables that others set: pytest, wandb for a process of its own that lives as long as this one, and torch
+where its compiler is first imported."""
 
 
 def _variables() -> dict[str, str]:
