@@ -58,7 +58,7 @@ class AnomalyTable(AnomalyData, InMemory):
 
     Args:
         path: The file: .csv, .txt or .tsv (also .gz, .bz2, .xz, .zst, .zip), .parquet or .feather. Of several
-            series also a folder of files or a pattern such as pumps/*.csv: without `id` each file is a
+            series also a folder of files or a pattern such as `pumps/*.csv`: without `id` each file is a
             series, called as the file is.
         time_column: The column of time stamps; None finds it, and counts rows where there is none.
         columns: Columns to watch; None for all columns of numbers but the time column and the label.
