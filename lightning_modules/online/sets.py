@@ -136,8 +136,8 @@ class TableStream(OnlineData, InMemory):
 
     Args:
         path: The file: .csv, .txt or .tsv (also .gz, .bz2, .xz, .zst or .zip), .parquet or .feather. Of
-            several series also a folder of files or a pattern such as `pumps/*.csv`: without `id` each file is
-            a series, called as the file is.
+            several series also a folder of files or a pattern such as `pumps/*.csv`: without `id` each file
+            is a series, called as the file is.
         targets: Columns to predict; null for all columns of numbers, which are then forecast.
         task: `forecasting`: the next `horizon` rows of the targets, from all columns; `regression` and
             `classification`: the target of a row from its other columns; `auto`: classification if the only
